@@ -1,0 +1,122 @@
+//! Addresses as the packet path holds them: fixed-size, `Copy`, comparable without a branch on the family.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An Ethernet address (IEEE 802), in wire order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[repr(transparent)]
+pub struct MacAddr(pub [u8; 6]);
+
+impl MacAddr {
+    /// `ff:ff:ff:ff:ff:ff`.
+    pub const BROADCAST: Self = Self([0xff; 6]);
+    /// The address of the gateway that every pod sees, the same on every node.
+    pub const GATEWAY: Self = Self([0x02, 0x68, 0x65, 0x64, 0x64, 0x6c]);
+
+    /// Whether the group bit is set (broadcast included).
+    #[must_use]
+    pub const fn is_multicast(self) -> bool {
+        self.0[0] & 1 == 1
+    }
+}
+
+impl fmt::Display for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl fmt::Debug for MacAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// An IPv4 or IPv6 address in 16 octets; IPv4 is held as the IPv4-mapped `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
+///
+/// A real packet that carries an IPv4-mapped address in an IPv6 header is refused by the parser, so the two never mix.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Ip([u8; 16]);
+
+impl Ip {
+    /// `::`, used where no address is meant.
+    pub const UNSPECIFIED: Self = Self([0; 16]);
+    const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
+    /// From four octets in wire order.
+    #[must_use]
+    pub const fn from_v4(o: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
+    }
+
+    /// From sixteen octets in wire order.
+    #[must_use]
+    pub const fn from_v6(o: [u8; 16]) -> Self {
+        Self(o)
+    }
+
+    /// Whether this is an IPv4 address.
+    #[must_use]
+    pub fn is_v4(&self) -> bool {
+        self.0[..12] == Self::MAPPED
+    }
+
+    /// The four octets of an IPv4 address (the last four of any other).
+    #[must_use]
+    pub const fn v4_octets(&self) -> [u8; 4] {
+        let o = &self.0;
+        [o[12], o[13], o[14], o[15]]
+    }
+
+    /// All sixteen octets.
+    #[must_use]
+    pub const fn octets(&self) -> [u8; 16] {
+        self.0
+    }
+
+    /// The standard library's form.
+    #[must_use]
+    pub fn to_std(self) -> IpAddr {
+        if self.is_v4() {
+            IpAddr::V4(Ipv4Addr::from(self.v4_octets()))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(self.0))
+        }
+    }
+}
+
+impl From<IpAddr> for Ip {
+    fn from(a: IpAddr) -> Self {
+        match a {
+            IpAddr::V4(a) => Self::from_v4(a.octets()),
+            IpAddr::V6(a) => Self::from_v6(a.octets()),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Ip {
+    fn from(a: Ipv4Addr) -> Self {
+        Self::from_v4(a.octets())
+    }
+}
+
+impl From<Ipv6Addr> for Ip {
+    fn from(a: Ipv6Addr) -> Self {
+        Self::from_v6(a.octets())
+    }
+}
+
+impl fmt::Display for Ip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.to_std().fmt(f)
+    }
+}
+
+impl fmt::Debug for Ip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
