@@ -1,0 +1,71 @@
+//! The laboratory itself, over the kernel's own network: what its tools report is what happened.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use heddle_tests::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
+use heddle_tests::{LabError, NetNs};
+
+const BOUND: Duration = Duration::from_secs(5);
+
+fn two_hosts() -> Result<(NetNs, NetNs, IpAddr), LabError> {
+    let (left, right) = (NetNs::create("left")?, NetNs::create("right")?);
+    let peer = right.path().display().to_string();
+    left.run("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &peer])?;
+    for (ns, address) in [(&left, "198.51.100.1/24"), (&right, "198.51.100.2/24")] {
+        ns.run("ip", &["address", "add", address, "dev", "eth0"])?;
+        ns.run("ip", &["link", "set", "eth0", "up"])?;
+    }
+    Ok((left, right, IpAddr::from([198, 51, 100, 2])))
+}
+
+#[test]
+fn tells_an_answer_from_a_refusal_and_from_silence() -> Result<(), LabError> {
+    let (left, right, ip) = two_hosts()?;
+    let server = TcpServer::start(&right, 8080, Manner::Greet("hello".to_owned()))?;
+    assert_eq!(traffic::tcp_ask(&left, SocketAddr::new(ip, 8080), "", BOUND)?, Reach::Yes("hello".to_owned()));
+    assert_eq!(traffic::tcp_ask(&left, SocketAddr::new(ip, 8081), "", BOUND)?, Reach::Refused);
+    assert_eq!(traffic::udp_ask(&left, SocketAddr::new(ip, 8081), b"x", BOUND)?, Reach::Refused);
+    right.run("ip", &["link", "set", "eth0", "down"])?;
+    let silence = traffic::tcp_ask(&left, SocketAddr::new(ip, 8080), "", Duration::from_millis(200))?;
+    assert_eq!(silence, Reach::Silence);
+    drop(server);
+    Ok(())
+}
+
+#[test]
+fn counts_pings_and_compares_bulk_bytes() -> Result<(), LabError> {
+    let (left, right, ip) = two_hosts()?;
+    assert_eq!(traffic::ping(&left, ip, 3)?, 3);
+    traffic::bulk(&left, &right, SocketAddr::new(ip, 5001), 5001, 10_000_000)?;
+    right.run("ip", &["link", "set", "eth0", "down"])?;
+    assert_eq!(traffic::ping(&left, ip, 1)?, 0);
+    Ok(())
+}
+
+#[test]
+fn a_conversation_progresses_and_notices_a_cut() -> Result<(), LabError> {
+    let (left, right, ip) = two_hosts()?;
+    let _echo = TcpServer::start(&right, 7, Manner::Echo)?;
+    let _first = TcpServer::start(&right, 19, Manner::SpeakFirst)?;
+    let asks = Conversation::start(&left, SocketAddr::new(ip, 7), Speaker::Client)?;
+    let listens = Conversation::start(&left, SocketAddr::new(ip, 19), Speaker::Server)?;
+    asks.progresses(5, BOUND)?;
+    listens.progresses(5, BOUND)?;
+    assert!(asks.finish()? >= 5);
+    right.run("ip", &["link", "set", "eth0", "down"])?;
+    // What was under way may still arrive; after that, nothing does.
+    let _ = listens.progresses(1, Duration::from_millis(100));
+    assert!(listens.progresses(1, Duration::from_millis(300)).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_namespace_goes_with_its_guard() -> Result<(), LabError> {
+    let ns = NetNs::create("gone")?;
+    let path = ns.path().to_owned();
+    assert!(path.exists());
+    drop(ns);
+    assert!(!path.exists());
+    Ok(())
+}
