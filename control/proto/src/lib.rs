@@ -1,1 +1,49 @@
-//! placeholder
+//! The messages of the agent's two sockets, and a client for them.
+//!
+//! Both sockets speak HTTP/1.1 with JSON bodies over a unix socket in the agent's run directory:
+//!
+//! - [`CNI_SOCKET`] serves the CNI plugin ([`attachment`]): *prepare* hands out an attachment (number, addresses, routes),
+//!   *ready* gives the agent the interface and returns when the pod's first packet will be forwarded under its policy,
+//!   *check* and *release* do what they say.
+//! - [`API_SOCKET`] serves the command line ([`status`]).
+//!
+//! Every error answer is a [`CniError`], on both sockets. Requests refuse unknown fields and bound every string and list
+//! at decoding; answers ignore unknown fields, so that a plugin of the last version understands the agent of the next.
+//!
+//! This crate holds no server (the agent's) and decides nothing.
+
+pub mod attachment;
+pub mod client;
+pub mod error;
+pub mod path;
+pub mod serde_mac;
+pub mod status;
+pub mod text;
+
+pub use attachment::{
+    Attachment, AttachmentState, PodRef, PrepareRequest, Prepared, PreparedAddress, PreparedRoute, Ready, ReadyRequest, Released,
+};
+pub use client::{Client, ClientError};
+pub use error::{CniError, ErrorCode};
+pub use status::Status;
+pub use text::{ContainerId, IfName, NetnsPath, ObjectName, TextError};
+
+use std::time::Duration;
+
+/// The run directory where no other is configured.
+pub const DEFAULT_RUN_DIR: &str = "/run/heddle";
+/// The name of the CNI plugin's socket in the run directory.
+pub const CNI_SOCKET: &str = "cni.sock";
+/// The name of the command line's socket in the run directory.
+pub const API_SOCKET: &str = "api.sock";
+
+/// The largest request body; the server refuses more, the client sends no more.
+pub const MAX_REQUEST: usize = 64 * 1024;
+/// The largest answer that the client reads (a status with some thousand ports, a prepare with a route for each Service).
+pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
+
+/// How long the agent lets *ready* wait for the pod to be known, its policy to be compiled and its port to forward,
+/// before it answers [`ErrorCode::TRY_AGAIN_LATER`].
+pub const READY_WAIT: Duration = Duration::from_secs(20);
+/// How long the client waits for any answer: longer than [`READY_WAIT`], so that the agent's own answer arrives.
+pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -1,0 +1,241 @@
+//! What the CNI plugin and the agent say to each other about one attachment: one interface of one container.
+//!
+//! An attachment is named by container id and interface name, as CNI does. Preparing one that exists (a repeated ADD
+//! after a crash of the plugin) hands out a fresh one in its place; releasing one that does not exist succeeds.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use heddle_wire::MacAddr;
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use crate::{ContainerId, IfName, NetnsPath, ObjectName, serde_mac};
+
+/// The most addresses that an attachment has.
+pub const MAX_ADDRESSES: usize = 4;
+/// The most routes that an attachment is given (one for each Service, where there is no Service CIDR).
+pub const MAX_ROUTES: usize = 65_536;
+
+/// The Kubernetes object that an attachment belongs to (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`, `K8S_POD_UID`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PodRef {
+    /// The pod's namespace.
+    pub namespace: ObjectName,
+    /// The pod's name.
+    pub name: ObjectName,
+    /// The pod's uid; runtimes tell it since CNI_ARGS of containerd 1.6 and CRI-O 1.21.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<ObjectName>,
+}
+
+impl fmt::Display for PodRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// `POST /v1/attachments`: a container wants an interface.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrepareRequest {
+    /// `CNI_CONTAINERID`.
+    pub container: ContainerId,
+    /// `CNI_IFNAME`, the name inside the container.
+    pub ifname: IfName,
+    /// `CNI_NETNS`.
+    pub netns: NetnsPath,
+    /// The pod; `None` for attachments that no Kubernetes object stands behind (podman, cnitool).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodRef>,
+    /// The interface MTU that the network configuration asks for; the agent answers with what counts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+}
+
+/// One address of a prepared attachment; in the pod it has the full prefix (`/32`, `/128`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparedAddress {
+    /// The pod's address.
+    pub address: IpAddr,
+    /// The gateway of its family: 169.254.1.1 or `fe80::1`.
+    pub gateway: IpAddr,
+}
+
+/// One route that the pod gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreparedRoute {
+    /// Where to.
+    pub dst: IpNet,
+    /// The gateway, reached on link.
+    pub via: IpAddr,
+    /// The route's MTU (`RTAX_MTU`); `None`: the interface's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// The preferred source (`RTA_PREFSRC`); `None`: the kernel chooses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub src: Option<IpAddr>,
+}
+
+/// The answer to [`PrepareRequest`]: what the plugin is to set up.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The attachment's durable number.
+    pub attachment: u16,
+    /// The name of the node's end of the veth.
+    pub host_ifname: IfName,
+    /// The Ethernet address of the pod's end.
+    #[serde(with = "serde_mac")]
+    pub mac: MacAddr,
+    /// The MTU of both ends.
+    pub mtu: u32,
+    /// The pod's addresses, one or two.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_ADDRESSES>")]
+    pub addresses: Vec<PreparedAddress>,
+    /// The gateway's Ethernet address.
+    #[serde(with = "serde_mac")]
+    pub gateway_mac: MacAddr,
+    /// The pod's routes; the plugin adds those to the gateways itself.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_ROUTES>")]
+    pub routes: Vec<PreparedRoute>,
+}
+
+/// `POST /v1/attachments/{container}/{ifname}/ready`: the veth stands, both ends are up, the pod's end is configured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReadyRequest {
+    /// The attachment's number, from [`Prepared`]: a *ready* that is overtaken by a new *prepare* is refused.
+    pub attachment: u16,
+    /// The interface index of the node's end.
+    pub host_ifindex: u32,
+    /// The Ethernet address of the node's end.
+    #[serde(with = "serde_mac")]
+    pub host_mac: MacAddr,
+    /// The Ethernet address of the pod's end.
+    #[serde(with = "serde_mac")]
+    pub pod_mac: MacAddr,
+}
+
+/// The answer to [`ReadyRequest`]: from now on the pod's first packet is forwarded under its policy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ready {
+    /// The attachment's number.
+    pub attachment: u16,
+    /// How long the agent took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// How far an attachment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AttachmentState {
+    /// Addresses are handed out, the plugin has not said *ready* yet.
+    Prepared,
+    /// The interface stands; the pod is not known yet or its policy not compiled: nothing is forwarded.
+    Waiting,
+    /// The port forwards under the pod's policy.
+    Forwarding,
+    /// The interface has gone without a release, or its port could not be opened: nothing is forwarded.
+    Closed,
+}
+
+impl fmt::Display for AttachmentState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Prepared => "prepared",
+            Self::Waiting => "waiting",
+            Self::Forwarding => "forwarding",
+            Self::Closed => "closed",
+        })
+    }
+}
+
+/// `GET /v1/attachments/{container}/{ifname}`, and a line of the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The attachment's durable number.
+    pub attachment: u16,
+    /// `CNI_CONTAINERID`.
+    pub container: ContainerId,
+    /// `CNI_IFNAME`.
+    pub ifname: IfName,
+    /// `CNI_NETNS`.
+    pub netns: NetnsPath,
+    /// The pod, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodRef>,
+    /// The name of the node's end of the veth.
+    pub host_ifname: IfName,
+    /// The interface index of the node's end, once told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ifindex: Option<u32>,
+    /// The Ethernet address of the pod's end.
+    #[serde(with = "serde_mac")]
+    pub mac: MacAddr,
+    /// The pod's addresses.
+    #[serde(deserialize_with = "at_most::<_, _, MAX_ADDRESSES>")]
+    pub addresses: Vec<IpAddr>,
+    /// How far it is.
+    pub state: AttachmentState,
+    /// Why it is no further, for people; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub why: String,
+}
+
+/// The answer to `DELETE /v1/attachments/{container}/{ifname}`; releasing what is not there is no error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Released {
+    /// Whether there was an attachment of this name.
+    pub existed: bool,
+    /// Its node end, which the plugin deletes if it still stands.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_ifname: Option<IfName>,
+}
+
+/// Decodes a list of at most `MAX` elements.
+fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error> {
+    let list = Vec::deserialize(deserializer)?;
+    if list.len() > MAX {
+        return Err(D::Error::custom(format_args!("{} elements: at most {MAX} are allowed", list.len())));
+    }
+    Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREPARED: &str = r#"{"attachment":7,"host_ifname":"hdl7","mac":"02:00:00:00:00:07","mtu":61000,
+        "addresses":[{"address":"10.1.0.7","gateway":"169.254.1.1"},{"address":"fd00::7","gateway":"fe80::1"}],
+        "gateway_mac":"02:68:65:64:64:6c",
+        "routes":[{"dst":"0.0.0.0/0","via":"169.254.1.1","mtu":1500},{"dst":"fd00::/64","via":"fe80::1"}],"new":1}"#;
+
+    #[test]
+    fn answers_tolerate_unknown_fields_requests_do_not() {
+        let prepared: Prepared = serde_json::from_str(PREPARED).unwrap();
+        assert_eq!(prepared.gateway_mac, MacAddr::GATEWAY);
+        assert_eq!(prepared.routes[1].mtu, None);
+        let again: Prepared = serde_json::from_str(&serde_json::to_string(&prepared).unwrap()).unwrap();
+        assert_eq!(again, prepared);
+
+        let request = r#"{"container":"c","ifname":"eth0","netns":"/run/netns/a"}"#;
+        let decoded: PrepareRequest = serde_json::from_str(request).unwrap();
+        assert_eq!(decoded.pod, None);
+        let unknown = request.replace("{\"container", "{\"x\":1,\"container");
+        assert!(serde_json::from_str::<PrepareRequest>(&unknown).is_err());
+    }
+
+    #[test]
+    fn lists_are_bounded() {
+        let five = format!(
+            "[{}]",
+            vec![r#"{"address":"10.1.0.7","gateway":"169.254.1.1"}"#; MAX_ADDRESSES + 1].join(",")
+        );
+        let start = PREPARED.find("[{\"address").unwrap();
+        let end = PREPARED.find("}],").unwrap() + 2;
+        let text = format!("{}{five}{}", &PREPARED[..start], &PREPARED[end..]);
+        let e = serde_json::from_str::<Prepared>(&text).unwrap_err().to_string();
+        assert!(e.contains("5 elements: at most 4"), "{e}");
+    }
+}

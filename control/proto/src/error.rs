@@ -1,0 +1,91 @@
+//! The one error answer, on both sockets and on the CNI plugin's standard output.
+
+use serde::{Deserialize, Serialize};
+
+/// An error code of the CNI specification (1.1, section 5, "Error"); 100 and above are heddle's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ErrorCode(pub u32);
+
+impl ErrorCode {
+    /// The configuration's `cniVersion` is not supported.
+    pub const INCOMPATIBLE_VERSION: Self = Self(1);
+    /// A field of the configuration is not supported; the message has key and value.
+    pub const UNSUPPORTED_FIELD: Self = Self(2);
+    /// The container is unknown or does not exist: the runtime need not clean up.
+    pub const UNKNOWN_CONTAINER: Self = Self(3);
+    /// A necessary environment variable is missing or wrong; the message has its name.
+    pub const INVALID_ENVIRONMENT: Self = Self(4);
+    /// Reading or writing failed, the network configuration on standard input for example.
+    pub const IO: Self = Self(5);
+    /// Content could not be decoded.
+    pub const DECODE: Self = Self(6);
+    /// The network configuration is not valid.
+    pub const INVALID_CONFIG: Self = Self(7);
+    /// A transient state: the runtime should try again.
+    pub const TRY_AGAIN_LATER: Self = Self(11);
+    /// The kernel refused something about interfaces, addresses, routes or sysctls.
+    pub const KERNEL: Self = Self(100);
+    /// The agent refused or failed.
+    pub const AGENT: Self = Self(101);
+    /// No address, port or attachment number is left on this node.
+    pub const EXHAUSTED: Self = Self(102);
+    /// CHECK found something else than ADD left.
+    pub const CHECK_FAILED: Self = Self(103);
+
+    /// The HTTP status that carries this code.
+    #[must_use]
+    pub const fn http_status(self) -> u16 {
+        match self {
+            Self::UNKNOWN_CONTAINER => 404,
+            Self::TRY_AGAIN_LATER => 503,
+            Self::EXHAUSTED => 507,
+            Self::KERNEL | Self::AGENT | Self::IO => 500,
+            Self::CHECK_FAILED => 409,
+            _ => 400,
+        }
+    }
+}
+
+/// What went wrong: a code for programs, a message with the value and what to do, and perhaps more for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{msg}{}{details} (code {})", if .details.is_empty() { "" } else { ": " }, .code.0)]
+pub struct CniError {
+    /// The code.
+    pub code: ErrorCode,
+    /// One line: what was wrong, with the value, and what to do.
+    pub msg: String,
+    /// What the system said, or where to look; may be empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub details: String,
+}
+
+impl CniError {
+    /// An error without details.
+    #[must_use]
+    pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
+        Self { code, msg: msg.into(), details: String::new() }
+    }
+
+    /// The same error with details.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<String>) -> Self {
+        self.details = details.into();
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_and_json() {
+        let e = CniError::new(ErrorCode::TRY_AGAIN_LATER, "pod a/b is not known yet");
+        assert_eq!(e.to_string(), "pod a/b is not known yet (code 11)");
+        assert_eq!(serde_json::to_string(&e).unwrap(), r#"{"code":11,"msg":"pod a/b is not known yet"}"#);
+        let e = e.with_details("waited 20 s");
+        assert_eq!(e.to_string(), "pod a/b is not known yet: waited 20 s (code 11)");
+        assert_eq!(serde_json::from_str::<CniError>(&serde_json::to_string(&e).unwrap()).unwrap(), e);
+    }
+}

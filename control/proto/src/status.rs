@@ -1,0 +1,326 @@
+//! `GET /v1/status`: everything that `heddle status` prints.
+//!
+//! Counters count from the start of this agent process. Lists come sorted as they are to be printed (ports and
+//! attachments by number, workers by number). Reasons and table names are text here: the enums are the engine's.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Attachment, PodRef};
+
+/// The state of one agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent itself.
+    pub agent: AgentStatus,
+    /// Where objects come from.
+    pub source: SourceStatus,
+    /// What the workers were told last.
+    pub snapshot: SnapshotStatus,
+    /// The worker threads.
+    pub workers: Vec<WorkerStatus>,
+    /// The ports.
+    pub ports: Vec<PortStatus>,
+    /// Sizes of tables by name (`endpoints`, `addresses`, `identities`, `policies`, `services`, `backends`, `nodes` and others).
+    pub tables: BTreeMap<String, u64>,
+    /// The flow table.
+    pub flows: FlowStatus,
+    /// The packet buffers.
+    pub frames: FrameStatus,
+    /// Objects that are refused now.
+    pub rejections: Vec<RejectionStatus>,
+    /// How many refusals there have been, those that have been mended too.
+    pub rejections_total: u64,
+    /// The attachments.
+    pub attachments: Vec<Attachment>,
+}
+
+/// The agent process.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// The version of heddle.
+    pub version: String,
+    /// The node's name.
+    pub node: String,
+    /// The process id.
+    pub pid: u32,
+    /// Seconds since the process started.
+    pub uptime_seconds: u64,
+    /// The flow table's start number: raised by each takeover, so entries of an earlier one are judged anew.
+    pub start: u32,
+    /// The AF_XDP mode and other properties of this machine that matter for numbers, ready to print.
+    #[serde(default)]
+    pub mode: String,
+    /// The node interface whose packets heddle may take, where there is one.
+    #[serde(default)]
+    pub uplink: Option<String>,
+}
+
+/// The source of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// What it is: `manifests` or `kubernetes`.
+    pub kind: String,
+    /// The folder or the API server's address.
+    pub from: String,
+    /// Seconds since every kind had been read for the first time; `None`: not yet, and nothing is published.
+    pub synced_seconds: Option<u64>,
+    /// Seconds since the source was last known to be current; grows while it is away.
+    pub age_seconds: u64,
+    /// Objects held, by kind.
+    #[serde(default)]
+    pub objects: BTreeMap<String, u64>,
+}
+
+/// The published tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// The version published last; 0: none.
+    pub version: u64,
+    /// The oldest version that some worker still reads.
+    pub acknowledged: u64,
+    /// Seconds since the last publication.
+    pub age_seconds: u64,
+}
+
+/// One worker thread.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its number.
+    pub worker: u8,
+    /// The core that it is pinned to; `None`: not pinned.
+    pub core: Option<u32>,
+    /// Turns of its loop.
+    pub turns: u64,
+    /// Turns that found at least one packet.
+    pub busy_turns: u64,
+    /// Times it went to sleep.
+    pub sleeps: u64,
+    /// The share of time with work to do, 0 to 1, over the time since the last status or the last seconds.
+    pub busy_ratio: f64,
+    /// How often a burst had this many packets: upper bound of the class → bursts (1, 2, 4, … 64).
+    pub bursts: BTreeMap<u32, u64>,
+    /// The snapshot version that it reads.
+    pub snapshot: u64,
+    /// The ports that it owns.
+    pub ports: u32,
+    /// Packets handed to other workers.
+    pub handed_over: u64,
+}
+
+/// What a port leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortRole {
+    /// A pod.
+    Pod,
+    /// The node's own network stack (`heddle0`).
+    Host,
+    /// A NIC.
+    Uplink,
+}
+
+impl std::fmt::Display for PortRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pod => "pod",
+            Self::Host => "host",
+            Self::Uplink => "uplink",
+        })
+    }
+}
+
+/// One port, with what came in by it and what went out.
+///
+/// Every packet received is forwarded, answered, absorbed or dropped, and counted at the port where it came in:
+/// `rx_packets = forwarded + answered + absorbed + sum(dropped)`, but for those in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// The port's number.
+    pub port: u16,
+    /// A name for people and for `replay`: `pod:NS/NAME`, `host`, `uplink`.
+    pub name: String,
+    /// What it leads to.
+    pub role: PortRole,
+    /// The pod, where it leads to one that Kubernetes knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodRef>,
+    /// The network interface.
+    pub interface: String,
+    /// The interface's queue.
+    pub queue: u32,
+    /// The worker that owns it.
+    pub worker: u8,
+    /// Packets received.
+    pub rx_packets: u64,
+    /// Bytes received.
+    pub rx_bytes: u64,
+    /// Packets sent.
+    pub tx_packets: u64,
+    /// Bytes sent.
+    pub tx_bytes: u64,
+    /// Packets received here that were forwarded.
+    pub forwarded: u64,
+    /// Packets received here that heddle answered itself (ARP, neighbour discovery, rejects, time exceeded).
+    pub answered: u64,
+    /// Packets received here that need no answer (DAD probes, MLD, router solicitations).
+    pub absorbed: u64,
+    /// Packets received here and dropped, by reason; only reasons that occurred.
+    pub dropped: BTreeMap<String, u64>,
+    /// The kernel's XSK statistics that are not zero (`rx_dropped`, `rx_ring_full`, `rx_fill_ring_empty_descs`, …).
+    #[serde(default)]
+    pub xsk: BTreeMap<String, u64>,
+    /// Frames in its rings.
+    pub frames: u32,
+}
+
+/// The flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowStatus {
+    /// Entries in use; each connection has two.
+    pub used: u64,
+    /// Entries that the table has.
+    pub capacity: u64,
+    /// Entries made since the start.
+    pub inserted: u64,
+    /// Entries that ran out of time.
+    pub expired: u64,
+    /// New connections refused because the table was full.
+    pub refused_full: u64,
+    /// New connections refused because their pod had used up its quota.
+    pub refused_quota: u64,
+    /// Entries taken over from the process before.
+    pub taken_over: u64,
+    /// Entries of the process before that could not be kept (torn, or their other direction missing).
+    pub discarded: u64,
+}
+
+/// The packet buffers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameStatus {
+    /// Frames in all.
+    pub total: u32,
+    /// The size of one, in bytes.
+    pub frame_size: u32,
+    /// The most pod ports (`maxPods`): each has 64 frames set aside.
+    pub max_pods: u32,
+    /// Who holds how many; sums to `total`.
+    pub holders: Vec<FrameHolder>,
+}
+
+/// Frames with one holder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameHolder {
+    /// `shared pool`, `worker 0`, `port 3 (pod:demo/client)`, `hand-over 0 → 1`, `anchor`.
+    pub holder: String,
+    /// How many.
+    pub frames: u32,
+}
+
+/// An object that was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectionStatus {
+    /// Where it was read: a file and the document's number in it, or the API server.
+    pub origin: String,
+    /// Kind, namespace and name, as far as they could be read.
+    pub object: String,
+    /// The path of the field, as `spec.podCIDRs[0]`; empty when the whole is meant.
+    #[serde(default)]
+    pub field: String,
+    /// What was wrong, with the value, and what to do.
+    pub message: String,
+    /// Whether a last good version of the object serves on.
+    #[serde(default)]
+    pub last_good_serves: bool,
+}
+
+impl PortStatus {
+    /// All packets received here and dropped.
+    #[must_use]
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_survives_json() {
+        let status = Status {
+            agent: AgentStatus {
+                version: "0.1.0".into(),
+                node: "n1".into(),
+                pid: 1,
+                uptime_seconds: 2,
+                start: 3,
+                mode: "copy".into(),
+                uplink: None,
+            },
+            source: SourceStatus {
+                kind: "manifests".into(),
+                from: "/m".into(),
+                synced_seconds: Some(1),
+                age_seconds: 0,
+                objects: BTreeMap::from([("Pod".into(), 4)]),
+            },
+            snapshot: SnapshotStatus { version: 9, acknowledged: 9, age_seconds: 1 },
+            workers: vec![WorkerStatus {
+                worker: 0,
+                core: Some(1),
+                turns: 10,
+                busy_turns: 5,
+                sleeps: 1,
+                busy_ratio: 0.5,
+                bursts: BTreeMap::from([(1, 2), (64, 3)]),
+                snapshot: 9,
+                ports: 2,
+                handed_over: 0,
+            }],
+            ports: vec![PortStatus {
+                port: 2,
+                name: "pod:a/b".into(),
+                role: PortRole::Pod,
+                pod: None,
+                interface: "hdl2".into(),
+                queue: 0,
+                worker: 0,
+                rx_packets: 4,
+                rx_bytes: 400,
+                tx_packets: 2,
+                tx_bytes: 200,
+                forwarded: 1,
+                answered: 1,
+                absorbed: 0,
+                dropped: BTreeMap::from([("spoofed".into(), 1), ("policy".into(), 1)]),
+                xsk: BTreeMap::new(),
+                frames: 64,
+            }],
+            tables: BTreeMap::from([("endpoints".into(), 3)]),
+            flows: FlowStatus {
+                used: 2,
+                capacity: 65536,
+                inserted: 2,
+                expired: 0,
+                refused_full: 0,
+                refused_quota: 0,
+                taken_over: 0,
+                discarded: 0,
+            },
+            frames: FrameStatus {
+                total: 16384,
+                frame_size: 4096,
+                max_pods: 128,
+                holders: vec![FrameHolder { holder: "shared pool".into(), frames: 16384 }],
+            },
+            rejections: Vec::new(),
+            rejections_total: 0,
+            attachments: Vec::new(),
+        };
+        let text = serde_json::to_string(&status).unwrap();
+        assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
+        assert_eq!(status.ports[0].dropped_total(), 2);
+    }
+}
