@@ -1,0 +1,190 @@
+//! What a source of objects reports.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::key::{Kind, ObjectKey, ObjectRef};
+use crate::node::{Namespace, Node, ServiceCidr};
+use crate::pod::Pod;
+use crate::policy::NetworkPolicy;
+use crate::service::Service;
+use crate::slice::EndpointSlice;
+
+/// An object of any kind, validated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", content = "object")]
+#[expect(missing_docs, reason = "each variant is the kind of its name")]
+pub enum Object {
+    Node(Arc<Node>),
+    ServiceCidr(Arc<ServiceCidr>),
+    Namespace(Arc<Namespace>),
+    Pod(Arc<Pod>),
+    Service(Arc<Service>),
+    EndpointSlice(Arc<EndpointSlice>),
+    NetworkPolicy(Arc<NetworkPolicy>),
+}
+
+impl Object {
+    /// The object's kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Object::Node(_) => Kind::Node,
+            Object::ServiceCidr(_) => Kind::ServiceCidr,
+            Object::Namespace(_) => Kind::Namespace,
+            Object::Pod(_) => Kind::Pod,
+            Object::Service(_) => Kind::Service,
+            Object::EndpointSlice(_) => Kind::EndpointSlice,
+            Object::NetworkPolicy(_) => Kind::NetworkPolicy,
+        }
+    }
+
+    /// The object's namespace and name.
+    #[must_use]
+    pub fn key(&self) -> ObjectKey {
+        match self {
+            Object::Node(node) => ObjectKey::cluster(Arc::clone(&node.name)),
+            Object::ServiceCidr(cidr) => ObjectKey::cluster(Arc::clone(&cidr.name)),
+            Object::Namespace(namespace) => ObjectKey::cluster(Arc::clone(&namespace.name)),
+            Object::Pod(pod) => pod.key.clone(),
+            Object::Service(service) => service.key.clone(),
+            Object::EndpointSlice(slice) => slice.key.clone(),
+            Object::NetworkPolicy(policy) => policy.key.clone(),
+        }
+    }
+
+    /// Kind and key.
+    #[must_use]
+    pub fn object_ref(&self) -> ObjectRef {
+        ObjectRef::new(self.kind(), self.key())
+    }
+}
+
+macro_rules! object_from {
+    ($($kind:ident),*) => {$(
+        impl From<$kind> for Object {
+            fn from(object: $kind) -> Object {
+                Object::$kind(Arc::new(object))
+            }
+        }
+    )*};
+}
+
+object_from!(Node, ServiceCidr, Namespace, Pod, Service, EndpointSlice, NetworkPolicy);
+
+/// What a source of objects reports, in the order in which it happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An object is there in this version.
+    Upsert {
+        /// Where it was read: a file's name, or the API server.
+        origin: Arc<str>,
+        /// The object.
+        object: Object,
+    },
+    /// An object is gone from every place, whether it was accepted or refused.
+    Delete(ObjectRef),
+    /// An object, a document or a file was refused.
+    Rejected(Rejection),
+    /// What was refused is good again, or gone.
+    Restored(RejectionKey),
+    /// All objects of a kind that there were at the start have been reported.
+    Synced(Kind),
+}
+
+/// What a rejection is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Subject {
+    /// An object whose kind and name could be read.
+    Object(ObjectRef),
+    /// A document without a readable kind and name, by its number in the file, from 1.
+    Document(u32),
+    /// All of the file or source.
+    Source,
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Subject::Object(object) => object.fmt(f),
+            Subject::Document(number) => write!(f, "document {number}"),
+            Subject::Source => f.write_str("the whole file"),
+        }
+    }
+}
+
+/// Why something was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Cause {
+    /// It could not be read, or is neither YAML nor JSON.
+    Unreadable,
+    /// A field has a value that it cannot have.
+    Invalid,
+    /// The same object stands in another place, which counts.
+    Duplicate,
+    /// It claims what another object has: an address, a node port.
+    Conflict,
+}
+
+/// Which rejection: there is at most one for each subject in each place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct RejectionKey {
+    /// Where it was read: a file's name, or the API server.
+    pub origin: Arc<str>,
+    /// What was refused.
+    pub subject: Subject,
+}
+
+/// Something that was refused, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Rejection {
+    /// Where it was read: a file's name, or the API server.
+    pub origin: Arc<str>,
+    /// The line in that file, from 1, where one can be told.
+    pub line: Option<u32>,
+    /// What was refused.
+    pub subject: Subject,
+    /// Why, in a word.
+    pub cause: Cause,
+    /// The field's path, as `spec.ports[0].port`; empty where it is no field.
+    pub field: String,
+    /// The field's value, shortened; empty where there is none.
+    pub value: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// For a policy: what it closes unless an earlier version of it was good.
+    #[serde(skip)]
+    pub closes: Option<Arc<NetworkPolicy>>,
+}
+
+impl Rejection {
+    /// Which rejection it is.
+    #[must_use]
+    pub fn key(&self) -> RejectionKey {
+        RejectionKey {
+            origin: Arc::clone(&self.origin),
+            subject: self.subject.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.origin)?;
+        if let Some(line) = self.line {
+            write!(f, ":{line}")?;
+        }
+        write!(f, ": {}", self.subject)?;
+        if !self.field.is_empty() {
+            write!(f, ": {}", self.field)?;
+        }
+        if !self.value.is_empty() {
+            write!(f, ": {}", self.value)?;
+        }
+        write!(f, ": {}", self.message)
+    }
+}

@@ -1,0 +1,132 @@
+//! Names of objects: kind, namespace and name.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+/// The kinds of objects that heddle reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Kind {
+    /// `v1` `Node`
+    Node,
+    /// `networking.k8s.io/v1` `ServiceCIDR`
+    #[serde(rename = "ServiceCIDR")]
+    ServiceCidr,
+    /// `v1` `Namespace`
+    Namespace,
+    /// `v1` `Pod`
+    Pod,
+    /// `v1` `Service`
+    Service,
+    /// `discovery.k8s.io/v1` `EndpointSlice`
+    EndpointSlice,
+    /// `networking.k8s.io/v1` `NetworkPolicy`
+    NetworkPolicy,
+}
+
+impl Kind {
+    /// Every kind, in an order in which later ones refer to earlier ones.
+    pub const ALL: [Kind; 7] = [
+        Kind::Node,
+        Kind::ServiceCidr,
+        Kind::Namespace,
+        Kind::Pod,
+        Kind::Service,
+        Kind::EndpointSlice,
+        Kind::NetworkPolicy,
+    ];
+
+    /// The kind as the Kubernetes API spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Node => "Node",
+            Kind::ServiceCidr => "ServiceCIDR",
+            Kind::Namespace => "Namespace",
+            Kind::Pod => "Pod",
+            Kind::Service => "Service",
+            Kind::EndpointSlice => "EndpointSlice",
+            Kind::NetworkPolicy => "NetworkPolicy",
+        }
+    }
+
+    /// Whether objects of this kind live in a namespace.
+    #[must_use]
+    pub const fn is_namespaced(self) -> bool {
+        !matches!(self, Kind::Node | Kind::ServiceCidr | Kind::Namespace)
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// `metadata.namespace` and `metadata.name`. Objects without a namespace (nodes, for one) have an empty one.
+///
+/// Cheap to clone. Ordered by namespace, then name, so that a namespace is a range of an ordered map.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ObjectKey {
+    /// `metadata.namespace`, empty for objects without one.
+    pub namespace: Arc<str>,
+    /// `metadata.name`
+    pub name: Arc<str>,
+}
+
+impl ObjectKey {
+    /// The key of an object in a namespace.
+    #[must_use]
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> ObjectKey {
+        ObjectKey {
+            namespace: namespace.into(),
+            name: name.into(),
+        }
+    }
+
+    /// The key of an object without a namespace.
+    #[must_use]
+    pub fn cluster(name: impl Into<Arc<str>>) -> ObjectKey {
+        ObjectKey::new("", name)
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() {
+            f.write_str(&self.name)
+        } else {
+            write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+impl Serialize for ObjectKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// An object by kind and key: `NetworkPolicy shop/db`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ObjectRef {
+    /// The object's kind.
+    pub kind: Kind,
+    /// Its namespace and name.
+    pub key: ObjectKey,
+}
+
+impl ObjectRef {
+    /// Names an object.
+    #[must_use]
+    pub const fn new(kind: Kind, key: ObjectKey) -> ObjectRef {
+        ObjectRef { kind, key }
+    }
+}
+
+impl fmt::Display for ObjectRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, self.key)
+    }
+}

@@ -1,0 +1,63 @@
+//! Nodes, namespaces, and the cluster's Service ranges.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::labels::Labels;
+
+/// The label that every namespace carries with its own name.
+pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// `v1` `Node`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Node {
+    /// `metadata.name`
+    pub name: Arc<str>,
+    /// `metadata.labels`
+    pub labels: Labels,
+    /// `status.addresses[]` of type `InternalIP`, in their order: the first of a family is the node's own.
+    pub internal_ips: Vec<IpAddr>,
+    /// `status.addresses[]` of type `ExternalIP`
+    pub external_ips: Vec<IpAddr>,
+    /// `spec.podCIDRs`, or `spec.podCIDR` where there is no list: at most one of each family.
+    pub pod_cidrs: Vec<IpNet>,
+    /// `status.conditions[]`: `Ready` is `True`.
+    pub ready: bool,
+    /// The node is about to go: `metadata.deletionTimestamp`, or the taint `ToBeDeletedByClusterAutoscaler`.
+    pub draining: bool,
+}
+
+impl Node {
+    /// The label `topology.kubernetes.io/zone`.
+    #[must_use]
+    pub fn zone(&self) -> Option<&str> {
+        self.labels.get("topology.kubernetes.io/zone")
+    }
+
+    /// Whether an address is the node's.
+    #[must_use]
+    pub fn has_address(&self, ip: IpAddr) -> bool {
+        self.internal_ips.contains(&ip) || self.external_ips.contains(&ip)
+    }
+}
+
+/// `v1` `Namespace`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Namespace {
+    /// `metadata.name`
+    pub name: Arc<str>,
+    /// `metadata.labels`, always with [`NAMESPACE_NAME_LABEL`], which the API server sets.
+    pub labels: Labels,
+}
+
+/// `networking.k8s.io/v1` `ServiceCIDR`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServiceCidr {
+    /// `metadata.name`
+    pub name: Arc<str>,
+    /// `spec.cidrs`: one, or one of each family.
+    pub cidrs: Vec<IpNet>,
+}

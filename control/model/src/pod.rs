@@ -1,0 +1,86 @@
+//! Pods.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::key::ObjectKey;
+use crate::labels::Labels;
+use crate::port::{PortNumber, Protocol};
+
+/// `v1` `Pod`, as far as a dataplane is concerned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Pod {
+    /// `metadata.namespace` and `metadata.name`
+    pub key: ObjectKey,
+    /// `metadata.uid`; empty in a manifest that has none.
+    pub uid: Arc<str>,
+    /// `metadata.labels`
+    pub labels: Labels,
+    /// `spec.nodeName`; none before the pod is scheduled.
+    pub node: Option<Arc<str>>,
+    /// `status.podIPs`, or `status.podIP` where there is no list: at most one of each family.
+    pub ips: Vec<IpAddr>,
+    /// `spec.hostNetwork`: the pod's addresses are its node's.
+    pub host_network: bool,
+    /// `status.phase`
+    pub phase: PodPhase,
+    /// `spec.containers[].ports[]`, with those of `spec.initContainers[]` that keep running (`restartPolicy: Always`).
+    pub ports: Vec<ContainerPort>,
+    /// `status.conditions[]`: `Ready` is `True`.
+    pub ready: bool,
+    /// `metadata.deletionTimestamp` is set.
+    pub terminating: bool,
+}
+
+impl Pod {
+    /// Succeeded or failed: its containers will not run again, and its addresses are free for others.
+    #[must_use]
+    pub const fn is_terminated(&self) -> bool {
+        matches!(self.phase, PodPhase::Succeeded | PodPhase::Failed)
+    }
+
+    /// The addresses that are this pod's alone: none when it is terminated or uses its node's network.
+    #[must_use]
+    pub fn own_ips(&self) -> &[IpAddr] {
+        if self.host_network || self.is_terminated() {
+            &[]
+        } else {
+            &self.ips
+        }
+    }
+
+    /// The container ports that have this name and protocol.
+    pub fn named_ports<'a>(&'a self, name: &'a str, protocol: Protocol) -> impl Iterator<Item = PortNumber> + 'a {
+        let wanted = move |port: &&ContainerPort| port.protocol == protocol && port.name.as_deref() == Some(name);
+        self.ports.iter().filter(wanted).map(|port| port.number)
+    }
+}
+
+/// `status.phase`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum PodPhase {
+    /// Not all containers run yet; also the phase of a pod that has no status.
+    #[default]
+    Pending,
+    /// At least one container runs or is being started.
+    Running,
+    /// All containers ended well and will not be restarted.
+    Succeeded,
+    /// All containers ended, one at least badly.
+    Failed,
+    /// The node cannot be asked.
+    Unknown,
+}
+
+/// One entry of `spec.containers[].ports[]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ContainerPort {
+    /// `name`
+    pub name: Option<Arc<str>>,
+    /// `containerPort`
+    pub number: PortNumber,
+    /// `protocol`
+    pub protocol: Protocol,
+}

@@ -1,0 +1,250 @@
+//! Label selectors.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::labels::{LabelError, Labels, check_label_key, check_label_value};
+
+/// `LabelSelector`: all requirements together. Without any, it selects everything.
+///
+/// `matchLabels` are kept as [`Operator::In`] with one value, which means the same. Requirements are sorted and each
+/// stands once, so that selectors that are written differently but mean the same compare equal.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct LabelSelector {
+    requirements: Arc<[Requirement]>,
+}
+
+impl LabelSelector {
+    /// The selector that selects everything (`{}`).
+    #[must_use]
+    pub fn everything() -> LabelSelector {
+        LabelSelector::default()
+    }
+
+    /// A selector from all its requirements.
+    #[must_use]
+    pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> LabelSelector {
+        let sorted: BTreeSet<Requirement> = requirements.into_iter().collect();
+        LabelSelector {
+            requirements: sorted.into_iter().collect(),
+        }
+    }
+
+    /// Whether an object with these labels is selected.
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        self.requirements.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// Whether it selects everything.
+    #[must_use]
+    pub fn is_everything(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// The requirements, sorted by key.
+    #[must_use]
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.requirements
+    }
+}
+
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, requirement) in self.requirements.iter().enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            write!(f, "{comma}{requirement}")?;
+        }
+        Ok(())
+    }
+}
+
+/// `matchExpressions[].operator`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Operator {
+    /// The key is there and has one of the values.
+    In,
+    /// The key is absent or has none of the values.
+    NotIn,
+    /// The key is there.
+    Exists,
+    /// The key is absent.
+    DoesNotExist,
+}
+
+/// One `matchExpressions` entry, or one entry of `matchLabels`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Requirement {
+    key: Arc<str>,
+    operator: Operator,
+    values: Arc<[Arc<str>]>,
+}
+
+/// A requirement that the API does not allow.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequirementError {
+    /// Key or value are no label key or value, so nothing could ever match.
+    #[error(transparent)]
+    Label(#[from] LabelError),
+    /// `In` and `NotIn` without a value.
+    #[error("{0:?} needs at least one value")]
+    NoValues(Operator),
+    /// `Exists` and `DoesNotExist` with a value.
+    #[error("{0:?} takes no values")]
+    Values(Operator),
+}
+
+impl Requirement {
+    /// A requirement on a key.
+    ///
+    /// # Errors
+    /// Refuses keys and values that no label can have, and values that do not fit the operator.
+    pub fn new<V: Into<Arc<str>>>(
+        key: impl Into<Arc<str>>,
+        operator: Operator,
+        values: impl IntoIterator<Item = V>,
+    ) -> Result<Requirement, RequirementError> {
+        let key = key.into();
+        check_label_key(&key)?;
+        let values: BTreeSet<Arc<str>> = values.into_iter().map(Into::into).collect();
+        for value in &values {
+            check_label_value(value)?;
+        }
+        match operator {
+            Operator::In | Operator::NotIn if values.is_empty() => return Err(RequirementError::NoValues(operator)),
+            Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
+                return Err(RequirementError::Values(operator));
+            }
+            _ => {}
+        }
+        Ok(Requirement {
+            key,
+            operator,
+            values: values.into_iter().collect(),
+        })
+    }
+
+    /// One entry of `matchLabels`.
+    ///
+    /// # Errors
+    /// Refuses keys and values that no label can have.
+    pub fn label(key: impl Into<Arc<str>>, value: impl Into<Arc<str>>) -> Result<Requirement, RequirementError> {
+        Requirement::new(key, Operator::In, [value.into()])
+    }
+
+    /// Whether these labels fulfil it.
+    #[must_use]
+    pub fn matches(&self, labels: &Labels) -> bool {
+        let value = labels.get(&self.key);
+        let listed = |value: &str| self.values.binary_search_by(|v| v.as_ref().cmp(value)).is_ok();
+        match self.operator {
+            Operator::In => value.is_some_and(listed),
+            Operator::NotIn => !value.is_some_and(listed),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+        }
+    }
+
+    /// The label key.
+    #[must_use]
+    pub fn key(&self) -> &Arc<str> {
+        &self.key
+    }
+
+    /// The operator.
+    #[must_use]
+    pub const fn operator(&self) -> Operator {
+        self.operator
+    }
+
+    /// The values of `In` and `NotIn`, sorted.
+    #[must_use]
+    pub fn values(&self) -> &[Arc<str>] {
+        &self.values
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let key = &self.key;
+        match (self.operator, self.values.as_ref()) {
+            (Operator::Exists, _) => write!(f, "{key}"),
+            (Operator::DoesNotExist, _) => write!(f, "!{key}"),
+            (Operator::In, [value]) => write!(f, "{key}={value}"),
+            (Operator::NotIn, [value]) => write!(f, "{key}!={value}"),
+            (Operator::In, values) => write!(f, "{key} in ({})", values.join(",")),
+            (Operator::NotIn, values) => write!(f, "{key} notin ({})", values.join(",")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn labels(pairs: &[(&str, &str)]) -> Labels {
+        Labels::new(pairs.iter().copied()).unwrap()
+    }
+
+    #[test]
+    fn each_operator_judges_a_label_that_is_there_another_value_and_none() {
+        let (has, other, none) = (labels(&[("a", "1")]), labels(&[("a", "2")]), labels(&[("b", "1")]));
+        let verdicts = |operator, values: &[&str]| {
+            let requirement = Requirement::new("a", operator, values.iter().copied()).unwrap();
+            [&has, &other, &none].map(|labels| requirement.matches(labels))
+        };
+        assert_eq!(verdicts(Operator::In, &["1", "9"]), [true, false, false]);
+        assert_eq!(verdicts(Operator::NotIn, &["1", "9"]), [false, true, true]);
+        assert_eq!(verdicts(Operator::Exists, &[]), [true, true, false]);
+        assert_eq!(verdicts(Operator::DoesNotExist, &[]), [false, false, true]);
+    }
+
+    #[test]
+    fn all_requirements_must_hold_and_none_select_everything() {
+        let both = LabelSelector::new([
+            Requirement::label("a", "1").unwrap(),
+            Requirement::new("b", Operator::Exists, [""; 0]).unwrap(),
+        ]);
+        assert!(both.matches(&labels(&[("a", "1"), ("b", "x")])));
+        assert!(!both.matches(&labels(&[("a", "1")])));
+        assert!(LabelSelector::everything().matches(&Labels::default()));
+        assert_eq!(both.to_string(), "a=1,b");
+    }
+
+    #[test]
+    fn values_that_do_not_fit_the_operator_are_refused() {
+        let refused = |operator, values: &[&str]| Requirement::new("a", operator, values.iter().copied()).unwrap_err();
+        assert_eq!(refused(Operator::In, &[]), RequirementError::NoValues(Operator::In));
+        assert_eq!(
+            refused(Operator::NotIn, &[]),
+            RequirementError::NoValues(Operator::NotIn)
+        );
+        assert_eq!(
+            refused(Operator::Exists, &["x"]),
+            RequirementError::Values(Operator::Exists)
+        );
+        assert_eq!(
+            refused(Operator::DoesNotExist, &["x"]),
+            RequirementError::Values(Operator::DoesNotExist)
+        );
+        assert!(matches!(
+            refused(Operator::In, &["not a value"]),
+            RequirementError::Label(_)
+        ));
+    }
+
+    #[test]
+    fn the_order_of_writing_makes_no_difference() {
+        let (a, b) = (
+            Requirement::label("a", "1").unwrap(),
+            Requirement::label("b", "2").unwrap(),
+        );
+        assert_eq!(
+            LabelSelector::new([a.clone(), b.clone()]),
+            LabelSelector::new([b, a.clone(), a])
+        );
+    }
+}

@@ -1,0 +1,194 @@
+//! Services.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::key::ObjectKey;
+use crate::labels::Labels;
+use crate::port::{PortNumber, Protocol};
+
+/// `v1` `Service`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Service {
+    /// `metadata.namespace` and `metadata.name`
+    pub key: ObjectKey,
+    /// `spec.type`
+    pub service_type: ServiceType,
+    /// `spec.clusterIPs`, or `spec.clusterIP` where there is no list.
+    pub cluster_ips: ClusterIps,
+    /// `spec.ports`
+    pub ports: Vec<ServicePort>,
+    /// `spec.selector`; none: somebody else writes the EndpointSlices.
+    pub selector: Option<Labels>,
+    /// `spec.externalIPs`
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress[]`, those with an `ip`.
+    pub load_balancer_ingress: Vec<LoadBalancerIngress>,
+    /// `spec.loadBalancerSourceRanges`, or the annotation `service.beta.kubernetes.io/load-balancer-source-ranges`;
+    /// empty: everybody.
+    pub source_ranges: Vec<IpNet>,
+    /// `spec.internalTrafficPolicy`
+    pub internal_policy: TrafficPolicy,
+    /// `spec.externalTrafficPolicy`
+    pub external_policy: TrafficPolicy,
+    /// `spec.sessionAffinity` and `spec.sessionAffinityConfig`
+    pub session_affinity: SessionAffinity,
+    /// `spec.publishNotReadyAddresses`. For information: the writer of the slices already set `ready` by it.
+    pub publish_not_ready: bool,
+    /// `spec.healthCheckNodePort`
+    pub health_check_node_port: Option<PortNumber>,
+    /// `spec.trafficDistribution`
+    pub traffic_distribution: Option<TrafficDistribution>,
+    /// The label `service.kubernetes.io/service-proxy-name`: another proxy serves it.
+    pub proxy_name: Option<Arc<str>>,
+    /// The annotation `heddle.io/load-balancing`
+    pub load_balancing: LoadBalancing,
+}
+
+impl Service {
+    /// Whether it is ours to serve: it has cluster addresses and no other proxy claims it.
+    #[must_use]
+    pub fn is_proxied(&self) -> bool {
+        self.service_type != ServiceType::ExternalName
+            && self.proxy_name.is_none()
+            && !self.cluster_ips.get().is_empty()
+    }
+
+    /// Every address that stands for the Service: cluster, external and load balancer ones.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let ingress = self.load_balancer_ingress.iter().map(|ingress| ingress.ip);
+        self.cluster_ips
+            .get()
+            .iter()
+            .chain(&self.external_ips)
+            .copied()
+            .chain(ingress)
+    }
+}
+
+/// `spec.type`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum ServiceType {
+    /// `ClusterIP`
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    /// `NodePort`: a cluster address, and a port on every node.
+    NodePort,
+    /// `LoadBalancer`: the same, and addresses of a load balancer.
+    LoadBalancer,
+    /// `ExternalName`: a DNS alias, nothing for a dataplane.
+    ExternalName,
+}
+
+/// `spec.clusterIPs`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum ClusterIps {
+    /// Not assigned yet, or an `ExternalName`.
+    Unassigned,
+    /// `None`: pods are found by DNS, there is nothing to translate.
+    Headless,
+    /// One, or one of each family.
+    Addresses(Vec<IpAddr>),
+}
+
+impl ClusterIps {
+    /// The addresses; empty for a headless Service.
+    #[must_use]
+    pub fn get(&self) -> &[IpAddr] {
+        match self {
+            ClusterIps::Addresses(ips) => ips,
+            ClusterIps::Unassigned | ClusterIps::Headless => &[],
+        }
+    }
+}
+
+/// One entry of `spec.ports[]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServicePort {
+    /// `name`, empty when there is only one: what an EndpointSlice's port of the same name belongs to.
+    pub name: Arc<str>,
+    /// `protocol`
+    pub protocol: Protocol,
+    /// `port`
+    pub port: PortNumber,
+    /// `targetPort`. For information: EndpointSlices carry the resolved number.
+    pub target_port: TargetPort,
+    /// `nodePort`
+    pub node_port: Option<PortNumber>,
+}
+
+/// `spec.ports[].targetPort`
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum TargetPort {
+    /// A number; by default that of `port`.
+    Number(PortNumber),
+    /// The name of a container port of each pod.
+    Name(Arc<str>),
+}
+
+/// One entry of `status.loadBalancer.ingress[]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct LoadBalancerIngress {
+    /// `ip`
+    pub ip: IpAddr,
+    /// `ipMode`
+    pub mode: IngressMode,
+}
+
+/// `status.loadBalancer.ingress[].ipMode`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum IngressMode {
+    /// Packets arrive with the address as their destination: nodes serve it themselves.
+    #[default]
+    #[serde(rename = "VIP")]
+    Vip,
+    /// Packets arrive for a node or a pod: the address belongs to the load balancer.
+    Proxy,
+}
+
+/// `internalTrafficPolicy` and `externalTrafficPolicy`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum TrafficPolicy {
+    /// All endpoints.
+    #[default]
+    Cluster,
+    /// The endpoints of the node where the packet is.
+    Local,
+}
+
+/// `spec.sessionAffinity`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum SessionAffinity {
+    /// Each connection for itself.
+    #[default]
+    None,
+    /// Connections of one client address go to one backend.
+    ClientIp {
+        /// `spec.sessionAffinityConfig.clientIP.timeoutSeconds`: 1 to 86,400, by default 10,800.
+        timeout_seconds: u32,
+    },
+}
+
+/// `spec.trafficDistribution`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum TrafficDistribution {
+    /// `PreferSameZone`, and its older name `PreferClose`.
+    PreferSameZone,
+    /// `PreferSameNode`
+    PreferSameNode,
+}
+
+/// How a backend is chosen for a new connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoadBalancing {
+    /// By consistent hashing of the connection: every node chooses alike.
+    #[default]
+    Maglev,
+    /// By chance.
+    Random,
+}

@@ -1,0 +1,75 @@
+//! EndpointSlices.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::key::ObjectKey;
+use crate::port::{PortNumber, Protocol};
+
+/// `discovery.k8s.io/v1` `EndpointSlice`
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EndpointSlice {
+    /// `metadata.namespace` and `metadata.name`
+    pub key: ObjectKey,
+    /// The Service it belongs to: its namespace and the label `kubernetes.io/service-name`.
+    pub service: Option<ObjectKey>,
+    /// The label `service.kubernetes.io/service-proxy-name`: another proxy serves it.
+    pub proxy_name: Option<Arc<str>>,
+    /// `addressType`
+    pub address_type: AddressType,
+    /// `ports`
+    pub ports: Vec<EndpointPort>,
+    /// `endpoints`; empty for [`AddressType::Fqdn`].
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// `addressType`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum AddressType {
+    /// `IPv4`
+    #[serde(rename = "IPv4")]
+    V4,
+    /// `IPv6`
+    #[serde(rename = "IPv6")]
+    V6,
+    /// `FQDN`: names, which no proxy serves.
+    #[serde(rename = "FQDN")]
+    Fqdn,
+}
+
+/// One entry of `ports[]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct EndpointPort {
+    /// `name`: that of the Service's port, empty when it has none.
+    pub name: Arc<str>,
+    /// `protocol`
+    pub protocol: Protocol,
+    /// `port`; none: not to be proxied.
+    pub port: Option<PortNumber>,
+}
+
+/// One entry of `endpoints[]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Endpoint {
+    /// `addresses[0]`: the API says that the others are not to be used.
+    pub address: IpAddr,
+    /// `conditions.ready`; absent counts as true. Never true for a terminating endpoint, unless its Service publishes
+    /// addresses that are not ready.
+    pub ready: bool,
+    /// `conditions.serving`; absent counts as true.
+    pub serving: bool,
+    /// `conditions.terminating`; absent counts as false.
+    pub terminating: bool,
+    /// `nodeName`
+    pub node: Option<Arc<str>>,
+    /// `zone`
+    pub zone: Option<Arc<str>>,
+    /// `hints.forZones[].name`
+    pub hint_zones: Vec<Arc<str>>,
+    /// `hints.forNodes[].name`
+    pub hint_nodes: Vec<Arc<str>>,
+    /// `targetRef`, where it names a pod.
+    pub target_pod: Option<ObjectKey>,
+}
