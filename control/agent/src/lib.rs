@@ -1,1 +1,10 @@
-//! placeholder
+//! The node agent and the command line of heddle.
+//!
+//! It wires the other crates together: configuration, threads, the host port, the attachments' store, the sockets that
+//! `heddle-cni` and the other commands ask. What a packet or an object means is decided elsewhere.
+
+pub mod cli;
+pub mod config;
+pub mod cores;
+pub mod lock;
+pub mod privileges;

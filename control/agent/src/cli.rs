@@ -1,0 +1,177 @@
+//! The command line: what it accepts, and how flags and the configuration file become one configuration.
+//!
+//! It runs nothing: `main` hands the parsed [`Command`] to the module that does the work.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Config, ConfigError, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use crate::cores::CoreList;
+
+/// heddle, a userspace packet dataplane for Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(name = "heddle", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node agent: workers, control, and the socket that heddle-cni asks.
+    Run(RunArgs),
+    /// Show what the running agent has and what went through it.
+    Status(StatusArgs),
+    /// Remove all that an agent made in this network namespace; none may run.
+    Cleanup(CleanupArgs),
+}
+
+/// Flags of `heddle run`; each is a key of the configuration file too, and wins over it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// Configuration file (YAML); configs/heddle.yaml lists every key.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This node's name in the cluster [default: $NODE_NAME, then the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them; it is followed while the agent runs.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Directory of sockets, mounts and the lock [default: /run/heddle].
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Directory of what outlives a reboot [default: /var/lib/heddle].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Cores to pin workers to, such as 1,3 or 2-5 [default: all but the first].
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<CoreList>,
+    /// How many workers [default: one per core].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u16>,
+    /// The most pods at one time [default: 128].
+    #[arg(long, value_name = "N")]
+    pub max_pods: Option<u16>,
+    /// What to log to standard error: a level or tracing directives [default: info].
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+impl RunArgs {
+    /// The configuration: the file's, or the defaults, with the flags on top.
+    ///
+    /// # Errors
+    /// The file cannot be read or understood.
+    pub fn configuration(self) -> Result<Config, ConfigError> {
+        let file = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        Ok(Config {
+            node: self.node.or(file.node),
+            manifests: self.manifests.or(file.manifests),
+            run_dir: self.run_dir.unwrap_or(file.run_dir),
+            state_dir: self.state_dir.unwrap_or(file.state_dir),
+            cores: self.cores.or(file.cores),
+            workers: self.workers.or(file.workers),
+            max_pods: self.max_pods.unwrap_or(file.max_pods),
+            log: self.log.unwrap_or(file.log),
+            ..file
+        })
+    }
+}
+
+/// How a command answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum OutputFormat {
+    /// Tables for people.
+    #[default]
+    Text,
+    /// One JSON value.
+    Json,
+}
+
+/// Flags of `heddle status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+/// Flags of `heddle cleanup`.
+#[derive(Debug, Clone, Args)]
+pub struct CleanupArgs {
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// The agent's state directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run_args(args: &[&str]) -> RunArgs {
+        let cli = Cli::try_parse_from(["heddle", "run"].iter().chain(args)).unwrap();
+        match cli.command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_agrees_with_itself() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("heddle.yaml");
+        std::fs::write(&path, "node: from-file\nmaxPods: 7\n").unwrap();
+        let path = path.to_str().unwrap();
+        let config = run_args(&["--config", path, "--node", "from-flag"])
+            .configuration()
+            .unwrap();
+        assert_eq!(
+            (config.node.as_deref(), config.max_pods, config.frames),
+            (Some("from-flag"), 7, 16_384)
+        );
+    }
+
+    #[test]
+    fn a_bad_value_is_told_with_the_value() {
+        let said = Cli::try_parse_from(["heddle", "run", "--cores", "1,1"])
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("--cores") && said.contains("stands twice"), "{said}");
+        let said = Cli::try_parse_from(["heddle", "run", "--kubeconfig", "x"])
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("--kubeconfig"), "{said}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let said = run_args(&["--config", "/no/such/file"])
+            .configuration()
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("/no/such/file"), "{said}");
+    }
+}

@@ -1,0 +1,548 @@
+//! The configuration file: every key of the agent with its default, and its checked form.
+//!
+//! [`Config`] is what a file says, key by key; [`Settings`] is what the agent runs by: checked once, here. Each flag of
+//! `heddle run` is a key here. `configs/heddle.yaml` lists every key with its default; a test keeps it so.
+//!
+//! It reads no Kubernetes object and touches nothing on the machine but the file and the process's own name and cores.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::cores::{CoreList, CoresError};
+
+/// The configuration file as it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Config {
+    /// This node's name in the cluster; `null`: `$NODE_NAME`, then the host's name.
+    pub node: Option<String>,
+    /// The folder of manifests to read and to follow.
+    pub manifests: Option<PathBuf>,
+    /// Where sockets, mounts and the lock are.
+    pub run_dir: PathBuf,
+    /// Where that lies which outlives a reboot.
+    pub state_dir: PathBuf,
+    /// The cores that workers are pinned to; `null`: all that the process may use but the first.
+    pub cores: Option<CoreList>,
+    /// How many workers; `null`: one per core. More than cores share them in turn.
+    pub workers: Option<u16>,
+    /// The most pods at one time.
+    pub max_pods: u16,
+    /// Frames of 4 KiB shared by all ports.
+    pub frames: u32,
+    /// The MTU of pods.
+    #[serde(rename = "podMTU")]
+    pub pod_mtu: u16,
+    /// Slots of the flow table, two for each connection.
+    pub flow_slots: u32,
+    /// The most slots that one pod's connections may take; `null`: a quarter of all.
+    pub flow_slots_per_pod: Option<u32>,
+    /// Whether the flow table may use reserved huge pages.
+    pub huge_pages: HugePages,
+    /// For how long a worker polls without work before it sleeps.
+    pub idle_after_micros: u32,
+    /// For how long an attachment waits for its pod's object.
+    pub pod_wait_seconds: u16,
+    /// The ranges of all pods of the cluster; empty: the podCIDRs of its nodes.
+    #[serde(rename = "clusterCIDRs")]
+    pub cluster_cidrs: Vec<IpNet>,
+    /// The ranges of Service addresses; empty: the ServiceCIDR objects, and where there are none each address.
+    #[serde(rename = "serviceCIDRs")]
+    pub service_cidrs: Vec<IpNet>,
+    /// Source ports kept for what heddle masquerades to the node's address.
+    pub reserved_ports: PortRange,
+    /// What is logged: a level, or `tracing` directives.
+    pub log: String,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            node: None,
+            manifests: None,
+            run_dir: PathBuf::from(DEFAULT_RUN_DIR),
+            state_dir: PathBuf::from(DEFAULT_STATE_DIR),
+            cores: None,
+            workers: None,
+            max_pods: 128,
+            frames: 16_384,
+            pod_mtu: 1500,
+            flow_slots: 262_144,
+            flow_slots_per_pod: None,
+            huge_pages: HugePages::Auto,
+            idle_after_micros: 200,
+            pod_wait_seconds: 10,
+            cluster_cidrs: Vec::new(),
+            service_cidrs: Vec::new(),
+            reserved_ports: PortRange {
+                first: 61_000,
+                last: 65_535,
+            },
+            log: "info".to_owned(),
+        }
+    }
+}
+
+/// The default of `runDir`.
+pub const DEFAULT_RUN_DIR: &str = "/run/heddle";
+/// The default of `stateDir`.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/heddle";
+/// The most workers: each has a queue of the host port, and those have the first port numbers.
+pub const MAX_WORKERS: u16 = 64;
+/// Frames that a port at rest holds in its fill ring (decision 2 of the design).
+const FRAMES_PER_PORT: u32 = 64;
+/// Frames that must be left for growth, for the workers' pools and for packets on their way.
+const FRAMES_BESIDES: u32 = 1024;
+
+/// Whether the flow table may lie on hugetlbfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HugePages {
+    /// Where enough pages of 2 MiB are free, else ordinary memory.
+    Auto,
+    /// Never.
+    Never,
+    /// Always: the agent does not start without them.
+    Require,
+}
+
+/// A range of ports, both ends included; written `61000-65535`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PortRange {
+    /// The first port.
+    pub first: u16,
+    /// The last port.
+    pub last: u16,
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
+impl std::str::FromStr for PortRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no range of ports; write it like 61000-65535");
+        let (first, last) = text.split_once('-').ok_or_else(bad)?;
+        let first = first.trim().parse::<u16>().map_err(|_| bad())?;
+        let last = last.trim().parse::<u16>().map_err(|_| bad())?;
+        if first > last {
+            Err(bad())
+        } else {
+            Ok(Self { first, last })
+        }
+    }
+}
+
+impl Serialize for PortRange {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for PortRange {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
+    }
+}
+
+/// What the agent runs by: a [`Config`] that was checked, with every default filled in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// This node's name.
+    pub node: String,
+    /// The folder of manifests.
+    pub manifests: PathBuf,
+    /// The run directory.
+    pub run_dir: PathBuf,
+    /// The state directory.
+    pub state_dir: PathBuf,
+    /// The core of each worker.
+    pub worker_cores: Vec<usize>,
+    /// The most pods at one time.
+    pub max_pods: u16,
+    /// Frames of the shared UMEM.
+    pub frames: u32,
+    /// The MTU of pods.
+    pub pod_mtu: u16,
+    /// Slots of the flow table.
+    pub flow_slots: u32,
+    /// The most slots of one pod.
+    pub flow_slots_per_pod: u32,
+    /// Whether the flow table may use huge pages.
+    pub huge_pages: HugePages,
+    /// For how long a worker polls without work.
+    pub idle_after: Duration,
+    /// For how long an attachment waits for its pod.
+    pub pod_wait: Duration,
+    /// Configured ranges of pods.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Configured ranges of Services.
+    pub service_cidrs: Vec<IpNet>,
+    /// Source ports that are heddle's.
+    pub reserved_ports: PortRange,
+}
+
+/// A configuration that the agent cannot run by.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the configuration {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is not what a configuration looks like.
+    #[error("the configuration {}: {message} (configs/heddle.yaml lists every key)", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        message: String,
+    },
+    /// A key has an impossible value.
+    #[error("{key}: {value} {problem}")]
+    Value {
+        /// The key; its flag is the same in kebab case.
+        key: &'static str,
+        /// The value.
+        value: String,
+        /// What is wrong and what would be right.
+        problem: String,
+    },
+    /// A key without default is missing.
+    #[error("{key} is not set: {what}")]
+    Missing {
+        /// The key.
+        key: &'static str,
+        /// How to set it.
+        what: &'static str,
+    },
+}
+
+impl ConfigError {
+    fn value(key: &'static str, value: impl ToString, problem: impl Into<String>) -> Self {
+        Self::Value {
+            key,
+            value: value.to_string(),
+            problem: problem.into(),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// It cannot be read, has an unknown key, or a value of another kind.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::parse(&text).map_err(|message| ConfigError::Parse {
+            path: path.to_owned(),
+            message,
+        })
+    }
+
+    /// Reads a text; an empty one is a configuration of defaults.
+    ///
+    /// # Errors
+    /// What is wrong with it and where.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let has_content = text
+            .lines()
+            .any(|line| !matches!(line.trim(), "" | "---") && !line.trim().starts_with('#'));
+        if !has_content {
+            return Ok(Self::default());
+        }
+        serde_saphyr::from_str(text).map_err(|e| e.to_string())
+    }
+
+    /// Checks every value and fills in what the machine decides.
+    ///
+    /// # Errors
+    /// The first value that is impossible, by key.
+    pub fn check(self) -> Result<Settings, ConfigError> {
+        let node = node_name(self.node)?;
+        let manifests = self.manifests.ok_or(ConfigError::Missing {
+            key: "manifests",
+            what: "give the folder of the cluster's objects by --manifests DIR",
+        })?;
+        let run_dir = absolute("runDir", &self.run_dir)?;
+        let state_dir = absolute("stateDir", &self.state_dir)?;
+        let worker_cores = worker_cores(self.cores.as_ref(), self.workers)?;
+        if !(1..=1024).contains(&self.max_pods) {
+            return Err(ConfigError::value(
+                "maxPods",
+                self.max_pods,
+                "is not between 1 and 1024",
+            ));
+        }
+        let workers = u32::try_from(worker_cores.len()).unwrap_or(u32::MAX);
+        let least = FRAMES_PER_PORT * (u32::from(self.max_pods) + workers + 1) + FRAMES_BESIDES;
+        if self.frames < least || self.frames > 1 << 20 {
+            return Err(ConfigError::value(
+                "frames",
+                self.frames,
+                format!(
+                    "is not between {least} (64 for each of {} pods and {workers} workers, and 1024) and 1048576",
+                    self.max_pods
+                ),
+            ));
+        }
+        if !(1280..=3500).contains(&self.pod_mtu) {
+            return Err(ConfigError::value(
+                "podMTU",
+                self.pod_mtu,
+                "is not between 1280 (the least of IPv6, RFC 8200 section 5) and 3500 (one frame)",
+            ));
+        }
+        if !self.flow_slots.is_power_of_two() || !(1024..=1 << 26).contains(&self.flow_slots) {
+            return Err(ConfigError::value(
+                "flowSlots",
+                self.flow_slots,
+                "is no power of two between 1024 and 67108864",
+            ));
+        }
+        let flow_slots_per_pod = self.flow_slots_per_pod.unwrap_or(self.flow_slots / 4);
+        if flow_slots_per_pod < 2 || flow_slots_per_pod > self.flow_slots {
+            return Err(ConfigError::value(
+                "flowSlotsPerPod",
+                flow_slots_per_pod,
+                format!("is not between 2 and flowSlots ({})", self.flow_slots),
+            ));
+        }
+        if self.idle_after_micros > 10_000_000 {
+            return Err(ConfigError::value(
+                "idleAfterMicros",
+                self.idle_after_micros,
+                "is more than ten seconds",
+            ));
+        }
+        if !(1..=100).contains(&self.pod_wait_seconds) {
+            return Err(ConfigError::value(
+                "podWaitSeconds",
+                self.pod_wait_seconds,
+                "is not between 1 and 100 (a container runtime gives up after some minutes)",
+            ));
+        }
+        if self.reserved_ports.first < 2048 || self.reserved_ports.last - self.reserved_ports.first < 255 {
+            return Err(ConfigError::value(
+                "reservedPorts",
+                self.reserved_ports,
+                "must have at least 256 ports and begin at 2048 or later: the kernel's masquerade uses those from 1024 up to it",
+            ));
+        }
+        for (key, cidrs) in [
+            ("clusterCIDRs", &self.cluster_cidrs),
+            ("serviceCIDRs", &self.service_cidrs),
+        ] {
+            if let Some(cidr) = cidrs.iter().find(|c| c.trunc() != **c) {
+                return Err(ConfigError::value(
+                    key,
+                    cidr,
+                    format!("has host bits set; write {}", cidr.trunc()),
+                ));
+            }
+        }
+        Ok(Settings {
+            node,
+            manifests,
+            run_dir,
+            state_dir,
+            worker_cores,
+            max_pods: self.max_pods,
+            frames: self.frames,
+            pod_mtu: self.pod_mtu,
+            flow_slots: self.flow_slots,
+            flow_slots_per_pod,
+            huge_pages: self.huge_pages,
+            idle_after: Duration::from_micros(self.idle_after_micros.into()),
+            pod_wait: Duration::from_secs(self.pod_wait_seconds.into()),
+            cluster_cidrs: self.cluster_cidrs,
+            service_cidrs: self.service_cidrs,
+            reserved_ports: self.reserved_ports,
+        })
+    }
+}
+
+/// The file's name, then `$NODE_NAME`, then the host's; Node names are RFC 1123 subdomains.
+fn node_name(configured: Option<String>) -> Result<String, ConfigError> {
+    let name = configured
+        .or_else(|| std::env::var("NODE_NAME").ok().filter(|n| !n.is_empty()))
+        .or_else(|| {
+            nix::unistd::gethostname()
+                .ok()
+                .and_then(|n| n.into_string().ok())
+                .map(|n| n.to_ascii_lowercase())
+        });
+    let Some(name) = name else {
+        return Err(ConfigError::Missing {
+            key: "node",
+            what: "give this node's name by --node NAME or $NODE_NAME",
+        });
+    };
+    let good = !name.is_empty()
+        && name.len() <= 253
+        && name.split('.').all(|label| {
+            !label.is_empty()
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+                && !label.starts_with('-')
+                && !label.ends_with('-')
+        });
+    if good {
+        Ok(name)
+    } else {
+        Err(ConfigError::value(
+            "node",
+            format!("{name:?}"),
+            "is no Node name (lower-case letters, digits, '-' and '.'); give it by --node NAME",
+        ))
+    }
+}
+
+fn absolute(key: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
+    if path.as_os_str().is_empty() {
+        return Err(ConfigError::value(key, "\"\"", "is no directory"));
+    }
+    std::path::absolute(path)
+        .map_err(|e| ConfigError::value(key, path.display(), format!("cannot be made absolute: {e}")))
+}
+
+fn worker_cores(cores: Option<&CoreList>, workers: Option<u16>) -> Result<Vec<usize>, ConfigError> {
+    let chosen = crate::cores::choose(cores).map_err(|e| match e {
+        CoresError::System(source) => ConfigError::value("cores", "default", format!("cannot be found out: {source}")),
+        CoresError::NotUsable { core, usable } => ConfigError::value(
+            "cores",
+            core,
+            format!("is no core that this process may use; those are {usable}"),
+        ),
+    })?;
+    let count = workers.map_or(chosen.len(), usize::from);
+    if count == 0 || count > usize::from(MAX_WORKERS) {
+        return Err(ConfigError::value(
+            "workers",
+            count,
+            format!("is not between 1 and {MAX_WORKERS}"),
+        ));
+    }
+    Ok(chosen.iter().copied().cycle().take(count).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: &str = include_str!("../../../configs/heddle.yaml");
+
+    fn good() -> Config {
+        Config {
+            node: Some("node-1".into()),
+            manifests: Some("/m".into()),
+            ..Config::default()
+        }
+    }
+
+    #[test]
+    fn the_listed_defaults_are_the_codes() {
+        assert_eq!(Config::parse(DEFAULTS).unwrap(), Config::default());
+        let listed: serde_json::Map<String, serde_json::Value> = serde_saphyr::from_str(DEFAULTS).unwrap();
+        let known = serde_json::to_value(Config::default()).unwrap();
+        let known = known.as_object().unwrap();
+        assert_eq!(
+            listed.keys().collect::<Vec<_>>(),
+            known.keys().collect::<Vec<_>>(),
+            "every key, once"
+        );
+        assert_eq!(&listed, known);
+    }
+
+    #[test]
+    fn nothing_set_is_all_defaults() {
+        assert_eq!(Config::parse("").unwrap(), Config::default());
+        assert_eq!(Config::parse("---\n# only comments\n").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let said = Config::parse("maxPod: 3\n").unwrap_err();
+        assert!(said.contains("maxPod"), "{said}");
+    }
+
+    #[test]
+    fn a_value_of_another_kind_is_refused() {
+        for text in [
+            "maxPods: many",
+            "reservedPorts: 65000-61000",
+            "clusterCIDRs: [10.0.0.0]",
+            "hugePages: maybe",
+            "cores: x",
+        ] {
+            assert!(Config::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_impossible_value_is_named_by_key() {
+        type Spoil = fn(&mut Config);
+        let cases: &[(&str, Spoil)] = &[
+            ("node", |c| c.node = Some("Node_1".into())),
+            ("manifests", |c| c.manifests = None),
+            ("runDir", |c| c.run_dir = PathBuf::new()),
+            ("cores", |c| c.cores = Some("1023".parse().unwrap())),
+            ("workers", |c| c.workers = Some(0)),
+            ("workers", |c| c.workers = Some(65)),
+            ("maxPods", |c| c.max_pods = 0),
+            ("frames", |c| c.frames = 1000),
+            ("podMTU", |c| c.pod_mtu = 1279),
+            ("flowSlots", |c| c.flow_slots = 100_000),
+            ("flowSlotsPerPod", |c| c.flow_slots_per_pod = Some(1)),
+            ("idleAfterMicros", |c| c.idle_after_micros = u32::MAX),
+            ("podWaitSeconds", |c| c.pod_wait_seconds = 0),
+            ("reservedPorts", |c| {
+                c.reserved_ports = PortRange {
+                    first: 65_500,
+                    last: 65_535,
+                }
+            }),
+            ("clusterCIDRs", |c| {
+                c.cluster_cidrs = vec!["10.0.0.1/8".parse().unwrap()]
+            }),
+            ("serviceCIDRs", |c| {
+                c.service_cidrs = vec!["fd00::1/64".parse().unwrap()]
+            }),
+        ];
+        assert!(good().check().is_ok());
+        for (key, spoil) in cases {
+            let mut config = good();
+            spoil(&mut config);
+            let said = config.check().unwrap_err().to_string();
+            assert!(said.starts_with(key), "{key}: {said}");
+        }
+    }
+
+    #[test]
+    fn more_workers_than_cores_share_them() {
+        let mut config = good();
+        let core = crate::cores::usable().unwrap()[0];
+        config.cores = Some(core.to_string().parse().unwrap());
+        config.workers = Some(3);
+        assert_eq!(config.check().unwrap().worker_cores, vec![core; 3]);
+    }
+}

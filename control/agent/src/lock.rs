@@ -1,0 +1,108 @@
+//! One agent per directory: an exclusive lock on a file that says whose it is.
+//!
+//! The lock is the kernel's (flock(2)), so it ends with the process, however that ends; the file's text only tells
+//! people and other commands who holds it. The file itself stays: removing it would let two processes lock two files.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+
+/// The lock file's name in the run and in the state directory.
+pub const LOCK_FILE: &str = "agent.lock";
+
+/// A lock that is held as long as this lives.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: Flock<File>,
+}
+
+/// A directory that cannot be locked.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("{} is in use by {holder}; end it first, or give another directory", dir.display())]
+    Held {
+        /// The directory.
+        dir: PathBuf,
+        /// What the lock file says of its holder.
+        holder: String,
+    },
+    /// The directory or its lock file cannot be made, opened or written.
+    #[error("locking {}: {source}", path.display())]
+    System {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+impl DirLock {
+    /// Makes the directory where it is missing and locks it for
+    /// `holder`, of whom the lock file will tell.
+    ///
+    /// # Errors
+    /// Another process holds it, or the system refuses.
+    pub fn take(dir: &Path, holder: &str) -> Result<Self, LockError> {
+        let system = |path: &Path| {
+            let path = path.to_owned();
+            move |source| LockError::System { path, source }
+        };
+        fs::create_dir_all(dir).map_err(system(dir))?;
+        let path = dir.join(LOCK_FILE);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .map_err(system(&path))?;
+        let mut locked = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => locked,
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let mut holder = String::new();
+                file.read_to_string(&mut holder).map_err(system(&path))?;
+                let holder = holder.trim();
+                let holder = if holder.is_empty() {
+                    "another process".to_owned()
+                } else {
+                    holder.to_owned()
+                };
+                return Err(LockError::Held {
+                    dir: dir.to_owned(),
+                    holder,
+                });
+            }
+            Err((_, e)) => return Err(system(&path)(e.into())),
+        };
+        locked.set_len(0).map_err(system(&path))?;
+        writeln!(locked, "{holder} (pid {})", std::process::id()).map_err(system(&path))?;
+        Ok(Self { _file: locked })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_one_is_told_who_holds_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let below = dir.path().join("a/b");
+        let first = DirLock::take(&below, "the agent of node-1").unwrap();
+        let said = DirLock::take(&below, "the agent of node-2").unwrap_err().to_string();
+        assert!(
+            said.contains("the agent of node-1 (pid ") && said.contains("a/b"),
+            "{said}"
+        );
+        drop(first);
+        DirLock::take(&below, "the agent of node-2").unwrap();
+        let text = fs::read_to_string(below.join(LOCK_FILE)).unwrap();
+        assert_eq!(text, format!("the agent of node-2 (pid {})\n", std::process::id()));
+    }
+}
