@@ -1,7 +1,16 @@
 //! Views, builders and checksums for the protocols that heddle speaks. Knows no table and no socket.
 
 mod addr;
+mod bytes;
+pub mod checksum;
+pub mod ether;
+pub mod icmp;
+pub mod parse;
 mod proto;
+pub mod tcp;
 
 pub use addr::{Ip, MacAddr};
+pub use icmp::IcmpMessage;
+pub use parse::{Fragment, L3, ParseError, Parsed, parse};
 pub use proto::Proto;
+pub use tcp::TcpFlags;

@@ -1,0 +1,141 @@
+//! The Internet checksum (RFC 1071), its incremental update (RFC 1624), and the CRC32c of SCTP (RFC 9260 appendix A).
+//!
+//! Sums of addresses are taken over all sixteen octets of an [`Ip`], whatever the family: the `ffff` of an IPv4-mapped
+//! address is zero in one's complement arithmetic.
+
+mod crc32c;
+mod delta;
+mod transport;
+
+pub use crc32c::Crc32c;
+pub use delta::Delta;
+pub use transport::{Finished, compute, finish_partial, is_partial, verify};
+
+use crate::addr::Ip;
+use crate::proto::Proto;
+
+/// A one's complement sum of 16-bit words in network order, not yet folded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Sum(u64);
+
+impl Sum {
+    /// The sum of nothing.
+    pub const ZERO: Self = Self(0);
+
+    /// Adds another sum.
+    #[must_use]
+    #[inline]
+    pub const fn plus(self, other: Self) -> Self {
+        Self(self.0 + other.0)
+    }
+
+    /// Adds one 16-bit word.
+    #[must_use]
+    #[inline]
+    pub const fn plus_word(self, word: u16) -> Self {
+        Self(self.0 + word as u64)
+    }
+
+    /// Takes one 16-bit word away, in one's complement: adds its complement.
+    #[must_use]
+    #[inline]
+    pub const fn minus_word(self, word: u16) -> Self {
+        Self(self.0 + (!word) as u64)
+    }
+
+    /// Folded to 16 bits, not complemented. 0 only for a sum of zeros.
+    #[must_use]
+    #[inline]
+    pub const fn fold(self) -> u16 {
+        let s = (self.0 & 0xffff_ffff) + (self.0 >> 32);
+        let s = (s & 0xffff) + (s >> 16);
+        let s = (s & 0xffff) + (s >> 16);
+        let s = (s & 0xffff) + (s >> 16);
+        s as u16
+    }
+
+    /// The checksum: folded and complemented.
+    #[must_use]
+    #[inline]
+    pub const fn checksum(self) -> u16 {
+        !self.fold()
+    }
+
+    /// The sum of the same bytes, one byte further on: each word's octets change places.
+    #[must_use]
+    const fn shifted(self) -> Self {
+        Self(self.fold().swap_bytes() as u64)
+    }
+}
+
+/// The sum over `bytes`; a last odd octet is padded with zero.
+#[must_use]
+#[inline]
+pub fn sum(bytes: &[u8]) -> Sum {
+    Sum(u64::from(native(bytes).to_be()))
+}
+
+/// Folded sum in the machine's own byte order (RFC 1071 section 2 (B): the order does not matter until the end).
+#[inline]
+fn native(bytes: &[u8]) -> u16 {
+    let mut acc: u64 = 0;
+    let mut blocks = bytes.chunks_exact(4);
+    for b in &mut blocks {
+        acc += u64::from(u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+    }
+    let rest = blocks.remainder();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    Sum(acc + u64::from(u32::from_ne_bytes(last))).fold()
+}
+
+/// The sum of an address.
+#[must_use]
+#[inline]
+pub const fn address(ip: Ip) -> Sum {
+    let v = u128::from_be_bytes(ip.octets());
+    Sum((v >> 96) as u64
+        + ((v >> 64) & 0xffff_ffff) as u64
+        + ((v >> 32) & 0xffff_ffff) as u64
+        + (v & 0xffff_ffff) as u64)
+}
+
+/// The sum of the pseudo header of either family (RFC 9293 section 3.1, RFC 8200 section 8.1); `len` is that of the
+/// transport header and its payload.
+#[must_use]
+#[inline]
+pub const fn pseudo(src: Ip, dst: Ip, proto: Proto, len: u32) -> Sum {
+    address(src).plus(address(dst)).plus(Sum(proto.0 as u64 + len as u64))
+}
+
+/// A sum over slices that follow one another, of any length, odd ones too.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Chain {
+    sum: Sum,
+    odd: bool,
+}
+
+impl Chain {
+    /// Starts with a sum, as that of a pseudo header.
+    #[must_use]
+    pub const fn from(sum: Sum) -> Self {
+        Self { sum, odd: false }
+    }
+
+    /// Adds the next slice.
+    #[inline]
+    pub fn push(&mut self, bytes: &[u8]) {
+        let s = sum(bytes);
+        self.sum = self.sum.plus(if self.odd { s.shifted() } else { s });
+        self.odd ^= bytes.len() % 2 == 1;
+    }
+
+    /// The sum so far.
+    #[must_use]
+    pub const fn sum(&self) -> Sum {
+        self.sum
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,93 @@
+//! The fast sums against naive twins, and incremental updates against recomputation.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn naive(bytes: &[u8]) -> u16 {
+    let mut s: u32 = 0;
+    for pair in bytes.chunks(2) {
+        s += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+        s = (s & 0xffff) + (s >> 16);
+    }
+    s as u16
+}
+
+fn ip() -> impl Strategy<Value = Ip> {
+    prop_oneof![
+        any::<[u8; 4]>().prop_map(Ip::from_v4),
+        any::<[u8; 16]>().prop_map(Ip::from_v6)
+    ]
+}
+
+#[test]
+fn example_of_rfc_1071() {
+    assert_eq!(sum(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]).fold(), 0xddf2);
+}
+
+#[test]
+fn example_of_rfc_1624() {
+    // Section 4: equation 3 gives 0000 where the old equation 2 gave ffff.
+    assert_eq!(Delta::word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
+}
+
+#[test]
+fn udp_without_a_checksum_stays_without() {
+    assert_eq!(Delta::word(1, 2).apply_udp(0), 0);
+    assert_eq!(Delta::word(0x5555, 0x3285).apply_udp(0xdd2f), 0xffff);
+}
+
+proptest! {
+    #[test]
+    fn sum_is_that_of_the_naive_twin(bytes in prop::collection::vec(any::<u8>(), 0..4100), skip in 0usize..9) {
+        let bytes = bytes.get(skip..).unwrap_or(&[]);
+        prop_assert_eq!(sum(bytes).fold(), naive(bytes));
+    }
+
+    #[test]
+    fn a_chain_sums_like_its_concatenation(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..70), 0..9)) {
+        let mut c = Chain::default();
+        parts.iter().for_each(|p| c.push(p));
+        prop_assert_eq!(c.sum().fold(), naive(&parts.concat()));
+    }
+
+    #[test]
+    fn pseudo_header_is_the_sum_of_its_bytes(src in ip(), dst in ip(), len in 0u32..70_000, proto: u8) {
+        prop_assume!(src.is_v4() == dst.is_v4());
+        let mut bytes = Vec::new();
+        if src.is_v4() {
+            prop_assume!(len < 65_536);
+            bytes.extend(src.v4_octets());
+            bytes.extend(dst.v4_octets());
+            bytes.extend([0, proto]);
+            bytes.extend((len as u16).to_be_bytes());
+        } else {
+            bytes.extend(src.octets());
+            bytes.extend(dst.octets());
+            bytes.extend(len.to_be_bytes());
+            bytes.extend([0, 0, 0, proto]);
+        }
+        // An IPv4-mapped address adds ffff, which is zero: only the all-zero pseudo header could tell.
+        prop_assume!(naive(&bytes) != 0);
+        prop_assert_eq!(pseudo(src, dst, Proto(proto), len).fold(), naive(&bytes));
+    }
+
+    #[test]
+    fn a_delta_is_recomputation(
+        mut bytes in prop::collection::vec(any::<u8>(), 40..80),
+        new_a: [u8; 16], new_b: [u8; 16], w: u16,
+    ) {
+        bytes[39] |= 1; // a sum of zeros alone has no checksum to speak of
+        let field = !naive(&bytes);
+        let old = |b: &[u8], at: usize| Ip::from_v6(b[at..at + 16].try_into().unwrap());
+        let d = Delta::address(old(&bytes, 0), Ip::from_v6(new_a))
+            .and(Delta::address(old(&bytes, 16), Ip::from_v6(new_b)))
+            .and(Delta::word(u16::from_be_bytes([bytes[32], bytes[33]]), w));
+        bytes[..16].copy_from_slice(&new_a);
+        bytes[16..32].copy_from_slice(&new_b);
+        bytes[32..34].copy_from_slice(&w.to_be_bytes());
+        prop_assert_eq!(d.apply(field), !naive(&bytes));
+        prop_assert_eq!(Delta::from_raw(d.to_raw()), d);
+        prop_assert_eq!(d.reverse().apply(d.apply(field)), field);
+    }
+}

@@ -1,0 +1,33 @@
+//! Ethernet II: the constants and the two address fields. Tagged frames are the parser's to refuse.
+
+use crate::addr::MacAddr;
+use crate::bytes;
+
+/// The length of an untagged header.
+pub const HEADER: usize = 14;
+/// EtherType of IPv4.
+pub const IPV4: u16 = 0x0800;
+/// EtherType of ARP.
+pub const ARP: u16 = 0x0806;
+/// EtherType of IPv6.
+pub const IPV6: u16 = 0x86dd;
+
+/// Whether an EtherType announces a VLAN tag (IEEE 802.1Q, 802.1ad, and the old 0x9100 of stacked tags).
+#[must_use]
+pub const fn is_vlan(ethertype: u16) -> bool {
+    matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
+}
+
+/// The destination of a frame.
+#[must_use]
+#[inline]
+pub fn destination(head: &[u8]) -> Option<MacAddr> {
+    bytes::read::<6>(head, 0).map(|m| MacAddr(*m))
+}
+
+/// The source of a frame.
+#[must_use]
+#[inline]
+pub fn source(head: &[u8]) -> Option<MacAddr> {
+    bytes::read::<6>(head, 6).map(|m| MacAddr(*m))
+}

@@ -1,0 +1,162 @@
+//! The packet that an ICMP error quotes: enough of it to find its flow and to translate it.
+
+use super::{Fragment, L3, ParseError, Parsed, ipv4, ipv6};
+use crate::addr::Ip;
+use crate::bytes;
+use crate::icmp::{self, IcmpMessage};
+use crate::proto::Proto;
+use crate::tcp::TcpFlags;
+
+/// The packet quoted in an ICMP error, as it was sent: `src` is whom the error is for.
+///
+/// Offsets count from the first byte of the frame that carries the error. Ports follow the same convention as in
+/// [`Parsed`]; those of a later fragment, and of a protocol without ports, are 0.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Inner {
+    /// Source address of the quoted packet.
+    pub src: Ip,
+    /// Destination address of the quoted packet.
+    pub dst: Ip,
+    /// Its source port, or the identifier of its echo request.
+    pub sport: u16,
+    /// Its destination port, or the identifier of its echo reply.
+    pub dport: u16,
+    /// Where its network header starts.
+    pub l3_offset: u16,
+    /// Where its transport header starts.
+    pub l4_offset: u16,
+    /// Its network protocol.
+    pub l3: L3,
+    /// Its transport protocol.
+    pub proto: Proto,
+    /// Whether it is a fragment.
+    pub fragment: Fragment,
+    /// The type of a quoted ICMP message.
+    pub icmp_type: u8,
+}
+
+/// Reads the packet quoted in an ICMP error (RFC 792, RFC 4443 section 3).
+///
+/// # Errors
+///
+/// `QuoteTruncated`, `QuoteMalformed` or `QuoteOfError`; the last also when `p` is no ICMP error at all.
+pub fn quoted(head: &[u8], p: &Parsed) -> Result<Inner, ParseError> {
+    if p.icmp() != Some(IcmpMessage::Error) || p.is_fragment() {
+        return Err(ParseError::QuoteOfError);
+    }
+    let at = p.payload();
+    let head = head.get(..p.end()).unwrap_or(head);
+    // A quote is never longer than what RFC 1812 and RFC 4443 allow, so one that the head frame cuts is cut by its sender.
+    let mut inner = match p.l3 {
+        L3::V4 => v4(head, at)?,
+        _ => v6(head, at)?,
+    };
+    let l4 = usize::from(inner.l4_offset);
+    if l4 > head.len() {
+        return Err(ParseError::QuoteTruncated);
+    }
+    if inner.fragment == Fragment::Later {
+        return Ok(inner);
+    }
+    match inner.proto {
+        Proto::TCP | Proto::UDP | Proto::SCTP => {
+            // RFC 792 promises the first eight octets.
+            let t = bytes::read::<8>(head, l4).ok_or(ParseError::QuoteTruncated)?;
+            inner.sport = u16::from_be_bytes([t[0], t[1]]);
+            inner.dport = u16::from_be_bytes([t[2], t[3]]);
+        }
+        Proto::ICMP | Proto::ICMPV6 => {
+            if (inner.proto == Proto::ICMP) != (inner.l3 == L3::V4) {
+                return Err(ParseError::QuoteMalformed);
+            }
+            let i = bytes::read::<{ icmp::HEADER }>(head, l4).ok_or(ParseError::QuoteTruncated)?;
+            let message = IcmpMessage::of(inner.l3, i[0]);
+            if message == IcmpMessage::Error {
+                return Err(ParseError::QuoteOfError);
+            }
+            inner.icmp_type = i[0];
+            (inner.sport, inner.dport) = icmp::echo_ports(message, u16::from_be_bytes([i[4], i[5]]));
+        }
+        _ => {}
+    }
+    Ok(inner)
+}
+
+fn v4(head: &[u8], at: usize) -> Result<Inner, ParseError> {
+    let ip = bytes::read::<{ ipv4::HEADER }>(head, at).ok_or(ParseError::QuoteTruncated)?;
+    let header = usize::from(ip[0] & 0x0f) * 4;
+    if ip[0] >> 4 != 4 || header < ipv4::HEADER {
+        return Err(ParseError::QuoteMalformed);
+    }
+    let word = u16::from_be_bytes([ip[6], ip[7]]);
+    Ok(Inner {
+        src: Ip::from_v4([ip[12], ip[13], ip[14], ip[15]]),
+        dst: Ip::from_v4([ip[16], ip[17], ip[18], ip[19]]),
+        sport: 0,
+        dport: 0,
+        l3_offset: at as u16,
+        l4_offset: (at + header) as u16,
+        l3: L3::V4,
+        proto: Proto(ip[9]),
+        fragment: match word & 0x3fff {
+            0 => Fragment::Whole,
+            0x2000 => Fragment::First,
+            _ => Fragment::Later,
+        },
+        icmp_type: 0,
+    })
+}
+
+fn v6(head: &[u8], at: usize) -> Result<Inner, ParseError> {
+    let ip = bytes::read::<{ ipv6::HEADER }>(head, at).ok_or(ParseError::QuoteTruncated)?;
+    if ip[0] >> 4 != 6 {
+        return Err(ParseError::QuoteMalformed);
+    }
+    let (src, dst) = ipv6::addresses(ip).map_err(|_| ParseError::QuoteMalformed)?;
+    // The walk over the extension headers ends where the quote ends, so its length field does not matter here.
+    let mut walk = Parsed {
+        src,
+        dst,
+        l3_len: head.len().saturating_sub(Parsed::L3_OFFSET) as u32,
+        fragment_id: 0,
+        fragment_offset: 0,
+        sport: 0,
+        dport: 0,
+        l4_offset: (at + ipv6::HEADER) as u16,
+        payload_offset: 0,
+        fragment_field: 0,
+        l3: L3::V6,
+        proto: Proto(ip[6]),
+        ttl: ip[7],
+        fragment: Fragment::Whole,
+        more_fragments: false,
+        dont_fragment: true,
+        tcp_flags: TcpFlags::NONE,
+        icmp_type: 0,
+        icmp_code: 0,
+        l2_multicast: false,
+    };
+    quoted_extensions(head, &mut walk)?;
+    Ok(Inner {
+        src,
+        dst,
+        sport: 0,
+        dport: 0,
+        l3_offset: at as u16,
+        l4_offset: walk.l4_offset,
+        l3: L3::V6,
+        proto: walk.proto,
+        fragment: walk.fragment,
+        icmp_type: 0,
+    })
+}
+
+fn quoted_extensions(head: &[u8], walk: &mut Parsed) -> Result<(), ParseError> {
+    if !ipv6::is_extension(walk.proto.0) {
+        return Ok(());
+    }
+    ipv6::extensions(head, walk, false).map_err(|e| match e {
+        ParseError::Ipv6ExtensionTruncated | ParseError::HeadersSplit => ParseError::QuoteTruncated,
+        _ => ParseError::QuoteMalformed,
+    })
+}
