@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 use crate::{LabError, NetNs, Output, Process, manifests, run_with_input};
 
 const PREFIX: &str = "hdt-";
+const PID_FILE: &str = "agent.pid";
 
 /// The binaries under test.
 #[derive(Debug, Clone)]
@@ -146,8 +148,7 @@ impl Lab {
     /// No privilege, or a name that cannot be made.
     pub fn new(binaries: Binaries) -> Result<Self, LabError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        crate::sweep_leftovers()?;
-        sweep_folders()?;
+        sweep()?;
         let dir = std::env::temp_dir().join(format!(
             "{PREFIX}{}-{}",
             std::process::id(),
@@ -372,6 +373,9 @@ impl Node {
             .args(&self.plan.flags)
             .env("NOTIFY_SOCKET", &notify);
         let mut agent = Process::start(&self.ns, "heddle run", &mut command, &self.log())?;
+        let pid_file = self.dir.join(PID_FILE);
+        fs::write(&pid_file, agent.id().to_string())
+            .map_err(LabError::io(format!("writing {}", pid_file.display())))?;
         let mut word = [0; 256];
         for _ in 0..300 {
             match socket.recv(&mut word) {
@@ -624,8 +628,10 @@ fn remove_folder(dir: &Path) {
     let _ = fs::remove_dir_all(dir);
 }
 
-fn sweep_folders() -> Result<(), LabError> {
+/// Removes the folders of laboratories whose process is gone, and ends the agents that still run in them.
+fn sweep_folders() -> Result<Vec<String>, LabError> {
     let temp = std::env::temp_dir();
+    let mut swept = Vec::new();
     for entry in fs::read_dir(&temp)
         .map_err(LabError::io(format!("reading {}", temp.display())))?
         .flatten()
@@ -635,8 +641,34 @@ fn sweep_folders() -> Result<(), LabError> {
             continue;
         };
         if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
+            end_agents(&entry.path());
             remove_folder(&entry.path());
+            swept.push(entry.path().display().to_string());
         }
     }
-    Ok(())
+    Ok(swept)
+}
+
+/// Ends the agents whose process ids stand in the nodes' folders, if these processes still are what was started there.
+fn end_agents(lab: &Path) {
+    for node in fs::read_dir(lab).into_iter().flatten().flatten() {
+        let Ok(text) = fs::read_to_string(node.path().join(PID_FILE)) else {
+            continue;
+        };
+        let Ok(pid) = text.trim().parse::<i32>() else { continue };
+        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&cmdline).contains(&*lab.to_string_lossy()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+}
+
+/// Removes what laboratories left standing whose process is gone (killed, or asked to keep it), and says what.
+///
+/// # Errors
+/// `/run/netns` or the folder of temporary files cannot be read.
+pub fn sweep() -> Result<Vec<String>, LabError> {
+    let mut swept = sweep_folders()?;
+    swept.extend(crate::netns::sweep_leftovers()?);
+    Ok(swept)
 }

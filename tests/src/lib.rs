@@ -12,10 +12,11 @@ mod lab;
 pub mod manifests;
 mod netns;
 mod process;
+pub mod shop;
 pub mod traffic;
 
 pub use command::{Output, run, run_with_input};
 pub use error::LabError;
-pub use lab::{Attached, Binaries, Lab, Node, NodePlan, Pod};
-pub use netns::{NetNs, sweep_leftovers};
+pub use lab::{Attached, Binaries, Lab, Node, NodePlan, Pod, sweep};
+pub use netns::NetNs;
 pub use process::Process;

@@ -165,7 +165,7 @@ fn in_thread<T: Send>(f: impl FnOnce() -> Result<T, LabError> + Send) -> Result<
 ///
 /// # Errors
 /// `/run/netns` cannot be read.
-pub fn sweep_leftovers() -> Result<Vec<String>, LabError> {
+pub(crate) fn sweep_leftovers() -> Result<Vec<String>, LabError> {
     let entries = match fs::read_dir(DIR) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

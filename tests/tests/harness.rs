@@ -11,7 +11,12 @@ const BOUND: Duration = Duration::from_secs(5);
 fn two_hosts() -> Result<(NetNs, NetNs, IpAddr), LabError> {
     let (left, right) = (NetNs::create("left")?, NetNs::create("right")?);
     let peer = right.path().display().to_string();
-    left.run("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &peer])?;
+    left.run(
+        "ip",
+        &[
+            "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", &peer,
+        ],
+    )?;
     for (ns, address) in [(&left, "198.51.100.1/24"), (&right, "198.51.100.2/24")] {
         ns.run("ip", &["address", "add", address, "dev", "eth0"])?;
         ns.run("ip", &["link", "set", "eth0", "up"])?;
@@ -23,9 +28,18 @@ fn two_hosts() -> Result<(NetNs, NetNs, IpAddr), LabError> {
 fn tells_an_answer_from_a_refusal_and_from_silence() -> Result<(), LabError> {
     let (left, right, ip) = two_hosts()?;
     let server = TcpServer::start(&right, 8080, Manner::Greet("hello".to_owned()))?;
-    assert_eq!(traffic::tcp_ask(&left, SocketAddr::new(ip, 8080), "", BOUND)?, Reach::Yes("hello".to_owned()));
-    assert_eq!(traffic::tcp_ask(&left, SocketAddr::new(ip, 8081), "", BOUND)?, Reach::Refused);
-    assert_eq!(traffic::udp_ask(&left, SocketAddr::new(ip, 8081), b"x", BOUND)?, Reach::Refused);
+    assert_eq!(
+        traffic::tcp_ask(&left, SocketAddr::new(ip, 8080), "", BOUND)?,
+        Reach::Yes("hello".to_owned())
+    );
+    assert_eq!(
+        traffic::tcp_ask(&left, SocketAddr::new(ip, 8081), "", BOUND)?,
+        Reach::Refused
+    );
+    assert_eq!(
+        traffic::udp_ask(&left, SocketAddr::new(ip, 8081), b"x", BOUND)?,
+        Reach::Refused
+    );
     right.run("ip", &["link", "set", "eth0", "down"])?;
     let silence = traffic::tcp_ask(&left, SocketAddr::new(ip, 8080), "", Duration::from_millis(200))?;
     assert_eq!(silence, Reach::Silence);

@@ -1,0 +1,63 @@
+# Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
+# The other targets are their parts.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
+TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/tools
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+BIN := $(TARGET)/e2e
+DENY_VERSION := 0.20.2
+
+# command:package, then packages without a command of their own
+COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool ip:iproute2 ping:iputils-ping \
+	ethtool:ethtool iperf3:iperf3 nft:nftables
+HEADERS := /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
+
+help: ## what there is
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+demo: deps build ## heddle's main job on real traffic, in namespaces of its own
+	@$(SUDO) $(BIN)/heddle demo $(DEMO_FLAGS)
+
+test: deps lint unit loom e2e ## the whole suite
+	@echo "make test: all of it passed"
+
+build: deps ## both binaries, as the demo and the end-to-end suites use them
+	@cargo build --locked --profile e2e -p heddle-agent -p heddle-cni
+
+deps: ## installs what is missing, and says so
+	@command -v cargo > /dev/null || { echo "heddle needs a Rust toolchain (1.90 or later): https://rustup.rs"; exit 1; }
+	@missing=; \
+	for pair in $(COMMANDS); do PATH="$$PATH:/usr/sbin:/sbin" command -v "$${pair%%:*}" > /dev/null || missing="$$missing $${pair#*:}"; done; \
+	for pair in $(HEADERS); do [ -e "$${pair%%:*}" ] || missing="$$missing $${pair#*:}"; done; \
+	[ -z "$$missing" ] && exit 0; \
+	command -v apt-get > /dev/null || { echo "missing, and no apt-get to install it with:$$missing"; exit 1; }; \
+	echo "installing with apt-get:$$missing"; \
+	$(SUDO) apt-get update -qq; \
+	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing > /dev/null
+
+lint: deps $(TOOLS)/bin/cargo-deny ## rustfmt, clippy, cargo deny
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
+
+$(TOOLS)/bin/cargo-deny:
+	@echo "installing cargo-deny $(DENY_VERSION) into $(TOOLS)"
+	@cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(DENY_VERSION)
+
+unit: deps ## unit, property and in-memory tests, AF_XDP on real veths, the CNI plugin in real namespaces
+	@$(SUDO) cargo test --locked --workspace --exclude heddle-tests
+
+loom: deps ## the lock-free code under every interleaving
+	@RUSTFLAGS="--cfg loom" cargo test --locked --release --target-dir $(TARGET)/loom -p heddle-flow --lib loom
+
+e2e: build ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
+	@$(SUDO) cargo test --locked --profile e2e -p heddle-tests -- --test-threads=2
+
+fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuzz)
+	@for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run "$$target" -- -max_total_time=60; done
+
+.PHONY: help demo test build deps lint unit loom e2e fuzz

@@ -1,0 +1,152 @@
+//! The scenario that the demo and most suites play: namespace `shop` on one node, with the backends of a dual-stack
+//! Service, a client, and a database that a NetworkPolicy opens to the backends alone.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::{Attached, Binaries, Lab, LabError, Node, NodePlan, Pod, manifests};
+
+/// The port that the Service's backends listen at.
+pub const WEB_TARGET: u16 = 8080;
+/// The Service's port.
+pub const WEB_PORT: u16 = 80;
+/// The database's port.
+pub const DB_PORT: u16 = 5432;
+
+/// A pod and the addresses that CNI ADD gave it.
+#[derive(Debug)]
+pub struct Member {
+    /// The pod.
+    pub pod: Pod,
+    /// What ADD returned.
+    pub attached: Attached,
+    web: bool,
+}
+
+impl Member {
+    /// Its address of a family, with a port.
+    ///
+    /// # Errors
+    /// It has no address of the family.
+    pub fn at(&self, v6: bool, port: u16) -> Result<SocketAddr, LabError> {
+        Ok(SocketAddr::new(self.attached.ip(v6)?, port))
+    }
+}
+
+/// The scenario; fields drop in their order: pods and node before the laboratory that holds their folders.
+#[derive(Debug)]
+pub struct Shop {
+    members: Vec<Member>,
+    /// The node.
+    pub node: Node,
+    /// The laboratory.
+    pub lab: Lab,
+}
+
+impl Shop {
+    /// The addresses of Service shop/web.
+    pub const SERVICE_IPS: [IpAddr; 2] = [
+        IpAddr::V4(std::net::Ipv4Addr::new(10, 96, 0, 80)),
+        IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x80)),
+    ];
+
+    /// A node with the namespace, the Service (without endpoints) and the policy; no agent runs yet.
+    ///
+    /// # Errors
+    /// A step of the system failed.
+    pub fn new(binaries: Binaries, plan: NodePlan) -> Result<Self, LabError> {
+        let lab = Lab::new(binaries)?;
+        let node = lab.node(plan)?;
+        node.apply(&manifests::service_cidr(&["10.96.0.0/16", "fd00:10:96::/112"]))?;
+        node.apply(&manifests::namespace("shop"))?;
+        node.apply(&manifests::service(
+            "shop",
+            "web",
+            &Self::SERVICE_IPS,
+            WEB_PORT,
+            WEB_TARGET,
+        ))?;
+        node.apply(&manifests::allow_only(
+            "shop",
+            "db-from-web",
+            ("app", "db"),
+            ("app", "web"),
+            DB_PORT,
+        ))?;
+        Ok(Self {
+            members: Vec::new(),
+            node,
+            lab,
+        })
+    }
+
+    /// The whole scenario, running: agent, web-1, web-2, client, db, endpoints.
+    ///
+    /// # Errors
+    /// A step failed.
+    pub fn open(binaries: Binaries, plan: NodePlan) -> Result<Self, LabError> {
+        let mut shop = Self::new(binaries, plan)?;
+        shop.node.start_agent()?;
+        for (name, app) in [("web-1", "web"), ("web-2", "web"), ("client", "client"), ("db", "db")] {
+            shop.join(name, app)?;
+        }
+        shop.publish_endpoints()?;
+        Ok(shop)
+    }
+
+    /// Makes and attaches a pod with the label `app`.
+    ///
+    /// # Errors
+    /// ADD failed.
+    pub fn join(&mut self, name: &str, app: &str) -> Result<&Member, LabError> {
+        let pod = self.lab.pod("shop", name, &[("app", app)])?;
+        let attached = self.node.start_pod(&pod)?;
+        self.members.push(Member {
+            pod,
+            attached,
+            web: app == "web",
+        });
+        self.member(name)
+    }
+
+    /// Writes the Service's EndpointSlices: all pods with app=web.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn publish_endpoints(&self) -> Result<(), LabError> {
+        for v6 in [false, true] {
+            let backends = self.members.iter().filter(|member| member.web);
+            let endpoints = backends
+                .map(|member| Ok((member.attached.ip(v6)?, member.pod.name.as_str())))
+                .collect::<Result<Vec<_>, LabError>>()?;
+            self.node
+                .apply(&manifests::endpoint_slice("shop", "web", v6, WEB_TARGET, &endpoints))?;
+        }
+        Ok(())
+    }
+
+    /// A pod by its name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn member(&self, name: &str) -> Result<&Member, LabError> {
+        self.members
+            .iter()
+            .find(|member| member.pod.name == name)
+            .ok_or_else(|| LabError::Reply {
+                what: "the shop".to_owned(),
+                detail: format!("it has no pod {name}"),
+            })
+    }
+
+    /// All pods.
+    #[must_use]
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// Where the Service is.
+    #[must_use]
+    pub const fn service(v6: bool) -> SocketAddr {
+        SocketAddr::new(Self::SERVICE_IPS[v6 as usize], WEB_PORT)
+    }
+}
