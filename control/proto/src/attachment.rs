@@ -194,10 +194,15 @@ pub struct Released {
 }
 
 /// Decodes a list of at most `MAX` elements.
-fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(deserializer: D) -> Result<Vec<T>, D::Error> {
+fn at_most<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX: usize>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
     let list = Vec::deserialize(deserializer)?;
     if list.len() > MAX {
-        return Err(D::Error::custom(format_args!("{} elements: at most {MAX} are allowed", list.len())));
+        return Err(D::Error::custom(format_args!(
+            "{} elements: at most {MAX} are allowed",
+            list.len()
+        )));
     }
     Ok(list)
 }
@@ -230,7 +235,7 @@ mod tests {
     fn lists_are_bounded() {
         let five = format!(
             "[{}]",
-            vec![r#"{"address":"10.1.0.7","gateway":"169.254.1.1"}"#; MAX_ADDRESSES + 1].join(",")
+            [r#"{"address":"10.1.0.7","gateway":"169.254.1.1"}"#; MAX_ADDRESSES + 1].join(",")
         );
         let start = PREPARED.find("[{\"address").unwrap();
         let end = PREPARED.find("}],").unwrap() + 2;

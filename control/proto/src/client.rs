@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::{
-    ANSWER_TIMEOUT, Attachment, CniError, ContainerId, IfName, MAX_ANSWER, MAX_REQUEST, PrepareRequest, Prepared, Ready,
-    ReadyRequest, Released, Status, path,
+    ANSWER_TIMEOUT, Attachment, CniError, ContainerId, IfName, MAX_ANSWER, MAX_REQUEST, PrepareRequest, Prepared,
+    Ready, ReadyRequest, Released, Status, path,
 };
 
 /// Why a call has no answer.
@@ -129,7 +129,12 @@ impl Client {
     pub async fn connect_within(socket: impl Into<PathBuf>, timeout: Duration) -> Result<Self, ClientError> {
         let socket = socket.into();
         let sender = dial_within(&socket, timeout, "connecting").await?;
-        Ok(Self { socket, sender, timeout, max_answer: MAX_ANSWER })
+        Ok(Self {
+            socket,
+            sender,
+            timeout,
+            max_answer: MAX_ANSWER,
+        })
     }
 
     /// The same client with another bound for the size of answers.
@@ -157,11 +162,21 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn post<B: Serialize + Sync, A: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<A, ClientError> {
-        let refuse = |detail: String| ClientError::Request { what: format!("POST {path}"), detail };
+    pub async fn post<B: Serialize + Sync, A: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &B,
+    ) -> Result<A, ClientError> {
+        let refuse = |detail: String| ClientError::Request {
+            what: format!("POST {path}"),
+            detail,
+        };
         let body = serde_json::to_vec(body).map_err(|e| refuse(e.to_string()))?;
         if body.len() > MAX_REQUEST {
-            return Err(refuse(format!("its body has {} bytes, at most {MAX_REQUEST} are allowed", body.len())));
+            return Err(refuse(format!(
+                "its body has {} bytes, at most {MAX_REQUEST} are allowed",
+                body.len()
+            )));
         }
         self.call(Method::POST, path, body.into()).await
     }
@@ -186,7 +201,12 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn ready(&mut self, container: &ContainerId, ifname: &IfName, request: &ReadyRequest) -> Result<Ready, ClientError> {
+    pub async fn ready(
+        &mut self,
+        container: &ContainerId,
+        ifname: &IfName,
+        request: &ReadyRequest,
+    ) -> Result<Ready, ClientError> {
         self.post(&path::ready(container, ifname), request).await
     }
 
@@ -223,7 +243,13 @@ impl Client {
         }
     }
 
-    async fn exchange<A: DeserializeOwned>(&mut self, what: &str, method: Method, path: &str, body: Bytes) -> Result<A, ClientError> {
+    async fn exchange<A: DeserializeOwned>(
+        &mut self,
+        what: &str,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<A, ClientError> {
         // A connection may be closed, or still busy with a call that was given up on: neither has seen this request.
         if self.sender.is_closed() || !self.sender.is_ready() {
             self.sender = dial(&self.socket).await?;
@@ -232,18 +258,33 @@ impl Client {
         if !body.is_empty() {
             request = request.header("content-type", "application/json");
         }
-        let request = request
-            .body(Full::new(body))
-            .map_err(|e| ClientError::Request { what: what.to_owned(), detail: e.to_string() })?;
-        let broken = |detail: String| ClientError::Broken { what: what.to_owned(), detail };
-        let answer = self.sender.send_request(request).await.map_err(|e| broken(e.to_string()))?;
+        let request = request.body(Full::new(body)).map_err(|e| ClientError::Request {
+            what: what.to_owned(),
+            detail: e.to_string(),
+        })?;
+        let broken = |detail: String| ClientError::Broken {
+            what: what.to_owned(),
+            detail,
+        };
+        let answer = self
+            .sender
+            .send_request(request)
+            .await
+            .map_err(|e| broken(e.to_string()))?;
 
         let status = answer.status();
-        let refuse = |detail: String| ClientError::Answer { what: what.to_owned(), status: status.as_u16(), detail };
+        let refuse = |detail: String| ClientError::Answer {
+            what: what.to_owned(),
+            status: status.as_u16(),
+            detail,
+        };
         let body = match Limited::new(answer.into_body(), self.max_answer).collect().await {
             Ok(body) => body.to_bytes(),
             Err(e) if e.is::<LengthLimitError>() => {
-                return Err(refuse(format!("it is longer than the {} bytes that are read", self.max_answer)));
+                return Err(refuse(format!(
+                    "it is longer than the {} bytes that are read",
+                    self.max_answer
+                )));
             }
             Err(e) => return Err(broken(e.to_string())),
         };
@@ -252,20 +293,34 @@ impl Client {
 }
 
 fn decode<A: DeserializeOwned>(what: &str, status: StatusCode, body: &[u8]) -> Result<A, ClientError> {
-    let refuse = |detail: String| ClientError::Answer { what: what.to_owned(), status: status.as_u16(), detail };
+    let refuse = |detail: String| ClientError::Answer {
+        what: what.to_owned(),
+        status: status.as_u16(),
+        detail,
+    };
     if status.is_success() {
         return serde_json::from_slice(body).map_err(|e| refuse(e.to_string()));
     }
     match serde_json::from_slice::<CniError>(body) {
-        Ok(error) => Err(ClientError::Refused { what: what.to_owned(), error }),
-        Err(_) => Err(refuse(format!("{:?}", String::from_utf8_lossy(&body[..body.len().min(200)])))),
+        Ok(error) => Err(ClientError::Refused {
+            what: what.to_owned(),
+            error,
+        }),
+        Err(_) => Err(refuse(format!(
+            "{:?}",
+            String::from_utf8_lossy(&body[..body.len().min(200)])
+        ))),
     }
 }
 
 async fn dial_within(socket: &Path, after: Duration, what: &str) -> Result<SendRequest<Full<Bytes>>, ClientError> {
     match tokio::time::timeout(after, dial(socket)).await {
         Ok(dialled) => dialled,
-        Err(_) => Err(ClientError::Timeout { socket: socket.to_owned(), what: what.to_owned(), after }),
+        Err(_) => Err(ClientError::Timeout {
+            socket: socket.to_owned(),
+            what: what.to_owned(),
+            after,
+        }),
     }
 }
 
@@ -279,9 +334,18 @@ async fn dial(socket: &Path) -> Result<SendRequest<Full<Bytes>>, ClientError> {
     })?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
-        .map_err(|e| ClientError::Broken { what: "connecting".to_owned(), detail: e.to_string() })?;
+        .map_err(|e| ClientError::Broken {
+            what: "connecting".to_owned(),
+            detail: e.to_string(),
+        })?;
     // Its error, if any, arrives at the waiting call as well.
     tokio::spawn(connection);
-    sender.ready().await.map_err(|e| ClientError::Broken { what: "connecting".to_owned(), detail: e.to_string() })?;
+    sender.ready().await.map_err(|e| ClientError::Broken {
+        what: "connecting".to_owned(),
+        detail: e.to_string(),
+    })?;
     Ok(sender)
 }
+
+#[cfg(test)]
+mod tests;

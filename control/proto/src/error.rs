@@ -64,7 +64,11 @@ impl CniError {
     /// An error without details.
     #[must_use]
     pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
-        Self { code, msg: msg.into(), details: String::new() }
+        Self {
+            code,
+            msg: msg.into(),
+            details: String::new(),
+        }
     }
 
     /// The same error with details.
@@ -83,9 +87,15 @@ mod tests {
     fn display_and_json() {
         let e = CniError::new(ErrorCode::TRY_AGAIN_LATER, "pod a/b is not known yet");
         assert_eq!(e.to_string(), "pod a/b is not known yet (code 11)");
-        assert_eq!(serde_json::to_string(&e).unwrap(), r#"{"code":11,"msg":"pod a/b is not known yet"}"#);
+        assert_eq!(
+            serde_json::to_string(&e).unwrap(),
+            r#"{"code":11,"msg":"pod a/b is not known yet"}"#
+        );
         let e = e.with_details("waited 20 s");
         assert_eq!(e.to_string(), "pod a/b is not known yet: waited 20 s (code 11)");
-        assert_eq!(serde_json::from_str::<CniError>(&serde_json::to_string(&e).unwrap()).unwrap(), e);
+        assert_eq!(
+            serde_json::from_str::<CniError>(&serde_json::to_string(&e).unwrap()).unwrap(),
+            e
+        );
     }
 }

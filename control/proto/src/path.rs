@@ -42,7 +42,13 @@ mod tests {
     #[test]
     fn odd_interface_names_are_escaped() {
         let container = ContainerId::new("c.1").unwrap();
-        assert_eq!(attachment(&container, &IfName::new("eth0").unwrap()), "/v1/attachments/c.1/eth0");
-        assert_eq!(ready(&container, &IfName::new("a?%#ä").unwrap()), "/v1/attachments/c.1/a%3F%25%23%C3%A4/ready");
+        assert_eq!(
+            attachment(&container, &IfName::new("eth0").unwrap()),
+            "/v1/attachments/c.1/eth0"
+        );
+        assert_eq!(
+            ready(&container, &IfName::new("a?%#ä").unwrap()),
+            "/v1/attachments/c.1/a%3F%25%23%C3%A4/ready"
+        );
     }
 }

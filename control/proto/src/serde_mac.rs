@@ -8,7 +8,8 @@ use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 /// # Errors
 /// The text, when it is anything else.
 pub fn parse(text: &str) -> Result<MacAddr, String> {
-    let wrong = || format!("{text:?} is no Ethernet address: give six pairs of hexadecimal digits, as 02:68:65:64:64:6c");
+    let wrong =
+        || format!("{text:?} is no Ethernet address: give six pairs of hexadecimal digits, as 02:68:65:64:64:6c");
     let mut octets = [0u8; 6];
     let mut parts = text.split(':');
     for octet in &mut octets {
@@ -48,7 +49,15 @@ mod tests {
     #[test]
     fn reads_what_it_writes_and_refuses_the_rest() {
         assert_eq!(parse(&MacAddr::GATEWAY.to_string()), Ok(MacAddr::GATEWAY));
-        for bad in ["", "02:68:65:64:64", "02:68:65:64:64:6c:00", "2:68:65:64:64:6c", "02-68-65-64-64-6c", "+2:68:65:64:64:6c", "0g:68:65:64:64:6c"] {
+        for bad in [
+            "",
+            "02:68:65:64:64",
+            "02:68:65:64:64:6c:00",
+            "2:68:65:64:64:6c",
+            "02-68-65-64-64-6c",
+            "+2:68:65:64:64:6c",
+            "0g:68:65:64:64:6c",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
     }

@@ -266,7 +266,11 @@ mod tests {
                 age_seconds: 0,
                 objects: BTreeMap::from([("Pod".into(), 4)]),
             },
-            snapshot: SnapshotStatus { version: 9, acknowledged: 9, age_seconds: 1 },
+            snapshot: SnapshotStatus {
+                version: 9,
+                acknowledged: 9,
+                age_seconds: 1,
+            },
             workers: vec![WorkerStatus {
                 worker: 0,
                 core: Some(1),
@@ -313,7 +317,10 @@ mod tests {
                 total: 16384,
                 frame_size: 4096,
                 max_pods: 128,
-                holders: vec![FrameHolder { holder: "shared pool".into(), frames: 16384 }],
+                holders: vec![FrameHolder {
+                    holder: "shared pool".into(),
+                    frames: 16384,
+                }],
             },
             rejections: Vec::new(),
             rejections_total: 0,

@@ -46,13 +46,26 @@ fn bounded(what: &'static str, text: &str, max: usize) -> Result<(), TextError> 
         return Err(TextError::Empty { what });
     }
     if text.len() > max {
-        return Err(TextError::TooLong { what, shown: shown(text), len: text.len(), max });
+        return Err(TextError::TooLong {
+            what,
+            shown: shown(text),
+            len: text.len(),
+            max,
+        });
     }
     Ok(())
 }
 
 fn formed(ok: bool, what: &'static str, text: &str, rule: &'static str) -> Result<(), TextError> {
-    if ok { Ok(()) } else { Err(TextError::Form { what, shown: shown(text), rule }) }
+    if ok {
+        Ok(())
+    } else {
+        Err(TextError::Form {
+            what,
+            shown: shown(text),
+            rule,
+        })
+    }
 }
 
 macro_rules! text_type {
@@ -144,29 +157,50 @@ fn check_container(text: &str) -> Result<(), TextError> {
     const WHAT: &str = "container id";
     bounded(WHAT, text, 255)?;
     let ok = text.starts_with(|c: char| c.is_ascii_alphanumeric())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
-    formed(ok, WHAT, text, "it must begin with a letter or digit and go on with letters, digits, '_', '.' or '-'")
+        && text
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'));
+    formed(
+        ok,
+        WHAT,
+        text,
+        "it must begin with a letter or digit and go on with letters, digits, '_', '.' or '-'",
+    )
 }
 
 fn check_ifname(text: &str) -> Result<(), TextError> {
     const WHAT: &str = "interface name";
     bounded(WHAT, text, 15)?;
     formed(text != "." && text != "..", WHAT, text, "it must not be '.' or '..'")?;
-    let ok = !text.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
-    formed(ok, WHAT, text, "it must not contain '/', ':', white space or control characters")
+    let ok = !text
+        .chars()
+        .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control());
+    formed(
+        ok,
+        WHAT,
+        text,
+        "it must not contain '/', ':', white space or control characters",
+    )
 }
 
 fn check_object(text: &str) -> Result<(), TextError> {
     const WHAT: &str = "object name";
     bounded(WHAT, text, 253)?;
-    let ok = text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
+    let ok = text
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
     formed(ok, WHAT, text, "only letters, digits, '-' and '.' can stand in it")
 }
 
 fn check_netns(text: &str) -> Result<(), TextError> {
     const WHAT: &str = "network namespace";
     bounded(WHAT, text, 4095)?;
-    formed(text.starts_with('/') && !text.contains('\0'), WHAT, text, "it must be an absolute path, as /run/netns/NAME")
+    formed(
+        text.starts_with('/') && !text.contains('\0'),
+        WHAT,
+        text,
+        "it must be an absolute path, as /run/netns/NAME",
+    )
 }
 
 #[cfg(test)]
@@ -188,7 +222,17 @@ mod tests {
         for good in ["eth0", "a", "...", "net-1.5", "abcdefghijklmno"] {
             assert!(IfName::new(good).is_ok(), "{good}");
         }
-        for bad in ["", ".", "..", "a/b", "a:b", "a b", "a\tb", "a\u{7f}", "abcdefghijklmnop"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "a:b",
+            "a b",
+            "a\tb",
+            "a\u{7f}",
+            "abcdefghijklmnop",
+        ] {
             assert!(IfName::new(bad).is_err(), "{bad}");
         }
     }
