@@ -76,7 +76,7 @@ impl Default for Config {
             flow_slots_per_pod: None,
             huge_pages: HugePages::Auto,
             idle_after_micros: 200,
-            pod_wait_seconds: 10,
+            pod_wait_seconds: 20,
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             reserved_ports: PortRange {
@@ -233,7 +233,7 @@ pub enum ConfigError {
 }
 
 impl ConfigError {
-    fn value(key: &'static str, value: impl ToString, problem: impl Into<String>) -> Self {
+    fn value(key: &'static str, value: impl std::fmt::Display, problem: impl Into<String>) -> Self {
         Self::Value {
             key,
             value: value.to_string(),
@@ -333,11 +333,11 @@ impl Config {
                 "is more than ten seconds",
             ));
         }
-        if !(1..=100).contains(&self.pod_wait_seconds) {
+        if !(1..=25).contains(&self.pod_wait_seconds) {
             return Err(ConfigError::value(
                 "podWaitSeconds",
                 self.pod_wait_seconds,
-                "is not between 1 and 100 (a container runtime gives up after some minutes)",
+                "is not between 1 and 25 (heddle-cni gives up after 30)",
             ));
         }
         if self.reserved_ports.first < 2048 || self.reserved_ports.last - self.reserved_ports.first < 255 {
@@ -522,10 +522,10 @@ mod tests {
                 }
             }),
             ("clusterCIDRs", |c| {
-                c.cluster_cidrs = vec!["10.0.0.1/8".parse().unwrap()]
+                c.cluster_cidrs = vec!["10.0.0.1/8".parse().unwrap()];
             }),
             ("serviceCIDRs", |c| {
-                c.service_cidrs = vec!["fd00::1/64".parse().unwrap()]
+                c.service_cidrs = vec!["fd00::1/64".parse().unwrap()];
             }),
         ];
         assert!(good().check().is_ok());

@@ -1,0 +1,436 @@
+//! The attachments' file in the state directory.
+//!
+//! Every change is written before it counts: a new file is written whole, synced, renamed over the old one, and the
+//! directory is synced; so a crash leaves the state before or after, never between. A file that cannot be understood
+//! stops the agent and stays as it is.
+
+use std::collections::{HashSet, VecDeque};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use heddle_proto::{ContainerId, IfName, PrepareRequest};
+use heddle_wire::MacAddr;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::{FIRST_NUMBER, LAST_NUMBER, Record, alloc};
+
+/// The file's name.
+pub const FILE: &str = "attachments.json";
+/// The form of the file; another one is refused.
+const LAYOUT: u32 = 1;
+/// Freed addresses that are remembered.
+const MOST_FREED: usize = 4096;
+
+/// All that the file holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct State {
+    layout: u32,
+    /// The number given last.
+    last_number: u16,
+    /// The address given last, of each range.
+    last_addresses: Vec<IpAddr>,
+    /// Addresses in the order in which they were freed.
+    freed: VecDeque<IpAddr>,
+    attachments: Vec<Record>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            layout: LAYOUT,
+            last_number: FIRST_NUMBER - 1,
+            last_addresses: Vec::new(),
+            freed: VecDeque::new(),
+            attachments: Vec::new(),
+        }
+    }
+}
+
+/// Why the store cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file or its directory cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is damaged or of another version.
+    #[error(
+        "{} cannot be understood: {problem}. It is left as it is; restore it, or move it away to begin without attachments \
+         (pods attached before must then be made anew)", path.display()
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// There are as many pods as there may be.
+    #[error("{who}: this node has {max} attachments, the most that it may have (key maxPods)")]
+    TooMany {
+        /// Who asked.
+        who: String,
+        /// The most.
+        max: u16,
+    },
+    /// A range has no free address.
+    #[error("{who}: no address of this node's pod range {range} is free")]
+    Exhausted {
+        /// Who asked.
+        who: String,
+        /// The range.
+        range: IpNet,
+    },
+}
+
+/// The attachments, in memory and in their file.
+#[derive(Debug)]
+pub struct Store {
+    path: PathBuf,
+    state: State,
+}
+
+impl Store {
+    /// Reads the file of a state directory; a missing one is an empty store.
+    ///
+    /// # Errors
+    /// The file cannot be read or understood.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let path = state_dir.join(FILE);
+        let state = match fs::read(&path) {
+            Ok(bytes) => read(&bytes).map_err(|problem| StoreError::Damaged {
+                path: path.clone(),
+                problem,
+            })?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => State::default(),
+            Err(source) => return Err(StoreError::Io { path, source }),
+        };
+        Ok(Self { path, state })
+    }
+
+    /// All attachments, by number.
+    #[must_use]
+    pub fn all(&self) -> &[Record] {
+        &self.state.attachments
+    }
+
+    /// The attachment of an interface of a container.
+    #[must_use]
+    pub fn get(&self, container: &ContainerId, ifname: &IfName) -> Option<&Record> {
+        self.state.attachments.iter().find(|a| a.is(container, ifname))
+    }
+
+    /// The attachment of a number.
+    #[must_use]
+    pub fn by_number(&self, number: u16) -> Option<&Record> {
+        let at = self
+            .state
+            .attachments
+            .binary_search_by_key(&number, |a| a.number)
+            .ok()?;
+        self.state.attachments.get(at)
+    }
+
+    /// Makes an attachment: the next number, an address of each range, an interface name. The caller has released an
+    /// earlier one of the same name.
+    ///
+    /// # Errors
+    /// No number or address is left, or the file cannot be written; then nothing has changed.
+    pub fn add(
+        &mut self,
+        request: &PrepareRequest,
+        ranges: &[IpNet],
+        mtu: u32,
+        max: u16,
+    ) -> Result<Record, StoreError> {
+        let who = match &request.pod {
+            Some(pod) => pod.to_string(),
+            None => format!("container {}", request.container),
+        };
+        if self.state.attachments.len() >= usize::from(max) {
+            return Err(StoreError::TooMany { who, max });
+        }
+        let mut next = self.state.clone();
+        let taken: HashSet<IpAddr> = next
+            .attachments
+            .iter()
+            .flat_map(|a| a.addresses.iter().copied())
+            .collect();
+        let mut addresses = Vec::with_capacity(ranges.len());
+        for &range in ranges {
+            let last = next.last_addresses.iter().find(|a| range.contains(*a)).copied();
+            let address = alloc::pick(range, last, &taken, &next.freed).ok_or_else(|| StoreError::Exhausted {
+                who: who.clone(),
+                range,
+            })?;
+            next.last_addresses.retain(|a| !range.contains(a));
+            next.last_addresses.push(address);
+            next.freed.retain(|a| *a != address);
+            addresses.push(address);
+        }
+        // Ranges that are the node's no more are forgotten.
+        next.last_addresses
+            .retain(|a| ranges.iter().any(|range| range.contains(a)));
+        let number = next_number(&next).ok_or(StoreError::TooMany { who, max })?;
+        next.last_number = number;
+        let record = Record {
+            number,
+            container: request.container.clone(),
+            ifname: request.ifname.clone(),
+            netns: request.netns.clone(),
+            pod: request.pod.clone(),
+            host_ifname: host_ifname(number, &request.container),
+            host_ifindex: None,
+            mac: pod_mac(number, &addresses),
+            mtu,
+            addresses,
+            ready: false,
+        };
+        let at = next.attachments.partition_point(|a| a.number < number);
+        next.attachments.insert(at, record.clone());
+        self.replace(next)?;
+        Ok(record)
+    }
+
+    /// Notes that the interface of an attachment stands.
+    ///
+    /// # Errors
+    /// The file cannot be written; then nothing has changed.
+    pub fn set_ready(&mut self, number: u16, host_ifindex: u32, mac: MacAddr) -> Result<(), StoreError> {
+        let mut next = self.state.clone();
+        if let Some(record) = next.attachments.iter_mut().find(|a| a.number == number) {
+            (record.ready, record.host_ifindex, record.mac) = (true, Some(host_ifindex), mac);
+        }
+        self.replace(next)
+    }
+
+    /// Forgets an attachment and lets its addresses rest.
+    ///
+    /// # Errors
+    /// The file cannot be written; then nothing has changed.
+    pub fn remove(&mut self, number: u16) -> Result<(), StoreError> {
+        let mut next = self.state.clone();
+        let Some(at) = next.attachments.iter().position(|a| a.number == number) else {
+            return Ok(());
+        };
+        let gone = next.attachments.remove(at);
+        next.freed.extend(gone.addresses);
+        let excess = next.freed.len().saturating_sub(MOST_FREED);
+        next.freed.drain(..excess);
+        self.replace(next)
+    }
+
+    fn replace(&mut self, next: State) -> Result<(), StoreError> {
+        if next != self.state {
+            write(&self.path, &next).map_err(|source| StoreError::Io {
+                path: self.path.clone(),
+                source,
+            })?;
+            self.state = next;
+        }
+        Ok(())
+    }
+}
+
+fn read(bytes: &[u8]) -> Result<State, String> {
+    /// The one field that every layout has.
+    #[derive(Deserialize)]
+    struct Layout {
+        layout: u32,
+    }
+    let Layout { layout } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    if layout != LAYOUT {
+        return Err(format!("its layout is {layout}, this version reads {LAYOUT}"));
+    }
+    let mut state: State = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    state.attachments.sort_by_key(|a| a.number);
+    let mut addresses = HashSet::new();
+    for (n, record) in state.attachments.iter().enumerate() {
+        if !(FIRST_NUMBER..=LAST_NUMBER).contains(&record.number) {
+            return Err(format!(
+                "attachment number {} is not between {FIRST_NUMBER} and {LAST_NUMBER}",
+                record.number
+            ));
+        }
+        if n > 0
+            && state
+                .attachments
+                .get(n - 1)
+                .is_some_and(|before| before.number == record.number)
+        {
+            return Err(format!("two attachments have the number {}", record.number));
+        }
+        if let Some(twice) = record.addresses.iter().find(|a| !addresses.insert(**a)) {
+            return Err(format!("two attachments have the address {twice}"));
+        }
+    }
+    Ok(state)
+}
+
+fn write(path: &Path, state: &State) -> io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(dir)?;
+    let new = path.with_extension("json.new");
+    let mut file = File::create(&new)?;
+    serde_json::to_writer_pretty(&mut file, state)?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    File::open(dir)?.sync_all()
+}
+
+/// The next number after the last that nobody has.
+fn next_number(state: &State) -> Option<u16> {
+    let count = LAST_NUMBER - FIRST_NUMBER + 1;
+    let last = state.last_number.clamp(FIRST_NUMBER - 1, LAST_NUMBER);
+    (0..count)
+        .map(|step| FIRST_NUMBER + (last + 1 - FIRST_NUMBER + step) % count)
+        .find(|number| state.attachments.binary_search_by_key(number, |a| a.number).is_err())
+}
+
+/// `hd7-3f2a91bc`: the number makes it unique, the container's first letters help people.
+fn host_ifname(number: u16, container: &ContainerId) -> IfName {
+    let mut name = format!("hd{number}-");
+    name.extend(container.as_str().chars().take(15 - name.len()));
+    IfName::new(name).unwrap_or_else(|_| fallback_ifname(number))
+}
+
+fn fallback_ifname(number: u16) -> IfName {
+    // Letters and digits only, at most six: always a legal name.
+    match IfName::new(format!("hd{number}")) {
+        Ok(name) => name,
+        Err(e) => unreachable!("{e}"),
+    }
+}
+
+/// A locally administered address, unique on the node by the number.
+fn pod_mac(number: u16, addresses: &[IpAddr]) -> MacAddr {
+    let [high, low] = number.to_be_bytes();
+    let (a, b) = match addresses.first() {
+        Some(IpAddr::V4(v4)) => (v4.octets()[2], v4.octets()[3]),
+        Some(IpAddr::V6(v6)) => (v6.octets()[14], v6.octets()[15]),
+        None => (0, 0),
+    };
+    MacAddr([0x0a, 0x68, high, low, a, b])
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn request(container: &str) -> PrepareRequest {
+        serde_json::from_value(serde_json::json!({
+            "container": container, "ifname": "eth0", "netns": "/run/netns/x", "pod": {"namespace": "a", "name": container},
+        }))
+        .unwrap()
+    }
+
+    fn ranges() -> [IpNet; 2] {
+        ["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]
+    }
+
+    #[test]
+    fn survives_reopening() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let a = store.add(&request("a"), &ranges(), 1500, 8).unwrap();
+        let b = store.add(&request("b"), &ranges(), 1500, 8).unwrap();
+        assert_eq!((a.number, b.number), (2, 3));
+        assert_eq!(
+            a.addresses,
+            ["10.0.1.4".parse::<IpAddr>().unwrap(), "fd00:1::4".parse().unwrap()]
+        );
+        assert_eq!(a.host_ifname.as_str(), "hd2-a");
+        store.set_ready(2, 77, a.mac).unwrap();
+        store.remove(3).unwrap();
+        let mut again = Store::open(dir.path()).unwrap();
+        assert_eq!(again.all().len(), 1);
+        assert_eq!(again.by_number(2).unwrap().host_ifindex, Some(77));
+        assert!(again.get(&request("a").container, &request("a").ifname).unwrap().ready);
+        let c = again.add(&request("c"), &ranges(), 1500, 8).unwrap();
+        assert_eq!(c.number, 4, "a freed number is not the next one");
+        assert_eq!(
+            c.addresses[0],
+            "10.0.1.6".parse::<IpAddr>().unwrap(),
+            "nor is a freed address"
+        );
+    }
+
+    #[test]
+    fn the_most_pods_are_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        store.add(&request("a"), &ranges(), 1500, 1).unwrap();
+        let said = store.add(&request("b"), &ranges(), 1500, 1).unwrap_err().to_string();
+        assert!(said.contains("a/b") && said.contains("maxPods"), "{said}");
+        let small = ["10.9.0.0/29".parse().unwrap()];
+        for name in ["b", "c", "d"] {
+            store.add(&request(name), &small, 1500, 9).unwrap();
+        }
+        let said = store.add(&request("e"), &small, 1500, 9).unwrap_err().to_string();
+        assert!(said.contains("a/e") && said.contains("10.9.0.0/29"), "{said}");
+        assert_eq!(Store::open(dir.path()).unwrap().all().len(), 4);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE);
+        let state = |attachments: &str| {
+            format!(r#"{{"layout":1,"lastNumber":2,"lastAddresses":[],"freed":[],"attachments":[{attachments}]}}"#)
+        };
+        let one = |number: u16| {
+            format!(
+                r#"{{"number":{number},"container":"c","ifname":"eth0","netns":"/n","hostIfname":"h","mac":"02:00:00:00:00:01","mtu":1500,"addresses":["10.0.0.9"],"ready":true}}"#
+            )
+        };
+        fs::write(&path, state(&one(2))).unwrap();
+        assert_eq!(Store::open(dir.path()).unwrap().all().len(), 1);
+        for text in [
+            String::new(),
+            "{\"layout\":1".to_owned(),
+            "{\"layout\":2}".to_owned(),
+            state(&one(1)),
+            state(&format!("{},{}", one(2), one(2))),
+            state(&format!("{},{}", one(2), one(3))),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let said = Store::open(dir.path()).unwrap_err().to_string();
+            assert!(said.contains(FILE) && said.contains("move it away"), "{said}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn names_fit_an_interface() {
+        let long = ContainerId::new("f".repeat(64)).unwrap();
+        assert_eq!(host_ifname(8191, &long).as_str(), "hd8191-ffffffff");
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_and_addresses_are_never_shared(steps in proptest::collection::vec((any::<bool>(), 0usize..6), 1..40)) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut store = Store::open(dir.path()).unwrap();
+            let range = ["10.0.0.0/29".parse().unwrap()];
+            for (n, (add, which)) in steps.into_iter().enumerate() {
+                if add {
+                    let _ = store.add(&request(&format!("c{n}")), &range, 1500, 3);
+                } else if let Some(number) = store.all().get(which).map(|a| a.number) {
+                    store.remove(number).unwrap();
+                }
+                let reread = Store::open(dir.path()).unwrap();
+                prop_assert_eq!(&reread.state, &store.state);
+            }
+        }
+    }
+}
