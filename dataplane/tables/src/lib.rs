@@ -1,1 +1,39 @@
-//! placeholder
+//! What the workers read: endpoints, addresses and their identities, policy, Services, and the node itself.
+//!
+//! Control builds a [`Snapshot`] with a [`SnapshotBuilder`] and publishes it through [`publish`]; workers take the
+//! newest one between two bursts and read it without a lock, an allocation or a wait. Every table is a root of `Arc`
+//! pages: a change copies the pages that it touches and the root, the rest is shared with the snapshot before.
+//!
+//! This crate knows no Kubernetes object and decides nothing: `heddle-compile` turns the cluster into these tables,
+//! `heddle-engine` asks them about packets.
+
+mod address;
+mod endpoint;
+mod lpm;
+mod maglev;
+mod node;
+mod numbers;
+mod paged_map;
+mod paged_vec;
+mod policy;
+mod policy_builder;
+mod ports;
+pub mod publish;
+mod reasons;
+mod service;
+mod snapshot;
+
+pub use address::{AddressInfo, Place};
+pub use endpoint::Endpoint;
+pub use lpm::{Lpm, Prefix};
+pub use maglev::Maglev;
+pub use node::{HostPort, Masquerade, NodeTable};
+pub use numbers::{Direction, EndpointNo, Generation, IdentityNo, NodeNo, RuleNo, WorkerNo};
+pub use paged_map::PagedMap;
+pub use paged_vec::PagedVec;
+pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict, Row};
+pub use policy_builder::{Answer, PolicySideBuilder};
+pub use ports::{PortRange, PortSet};
+pub use reasons::{Decision, PolicyKind};
+pub use service::{Backend, Backends, Choice, Frontend, FrontendKey, FrontendKind, ServiceLookup};
+pub use snapshot::{Snapshot, SnapshotBuilder, TableSizes};

@@ -1,0 +1,36 @@
+//! What the tables know about an address: its identity for policy, and where it is.
+
+use crate::{EndpointNo, IdentityNo, NodeNo};
+
+/// Where an address is, seen from this node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Place {
+    /// A pod of this node, behind that attachment.
+    Local(EndpointNo),
+    /// An address of this node itself.
+    Host,
+    /// A pod of another node, or an address of that node's pod ranges that no known pod has.
+    Node(NodeNo),
+    /// Another node's own address.
+    RemoteHost(NodeNo),
+    /// Anywhere else.
+    #[default]
+    Outside,
+}
+
+impl Place {
+    /// Whether the address belongs to the pods of the cluster (as against nodes and the outside).
+    #[must_use]
+    pub const fn is_pod(self) -> bool {
+        matches!(self, Self::Local(_) | Self::Node(_))
+    }
+}
+
+/// The answer to "who is this address?".
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct AddressInfo {
+    /// Its class as policy sees it.
+    pub identity: IdentityNo,
+    /// Where it is.
+    pub place: Place,
+}

@@ -1,0 +1,64 @@
+//! Local endpoints: the host, the uplink, and the attachments of pods.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use heddle_port::PortNo;
+use heddle_wire::{Ip, MacAddr, Proto};
+
+use crate::{AddressInfo, Direction, EndpointNo, EndpointPolicy, Generation, Place, PolicyVerdict, RuleNo, WorkerNo};
+
+/// One local endpoint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Endpoint {
+    /// Its number.
+    pub no: EndpointNo,
+    /// Raised by each change that reaches it; flow entries remember it. A reused number goes on counting.
+    pub generation: Generation,
+    /// Its addresses: what anti-spoof lets it send from. Empty for the uplink.
+    pub addresses: ArrayVec<Ip, 4>,
+    /// Where frames to it are sent: the MAC of the pod's end, or of `heddle0`.
+    pub mac: MacAddr,
+    /// Its port. The host has one a worker: this is its first one.
+    pub port: PortNo,
+    /// The worker that owns the port.
+    pub worker: WorkerNo,
+    /// `namespace/name` of the pod, for drops and status; `host`, `uplink`, or empty for an attachment without a pod.
+    pub name: Arc<str>,
+    /// Its policy. `None` on a pod: not compiled yet, it forwards nothing. Host and uplink have none and need none.
+    pub policy: Option<Arc<EndpointPolicy>>,
+}
+
+impl Endpoint {
+    /// Whether traffic may be judged for it at all: a pod without a policy is closed.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        !self.no.is_pod() || self.policy.is_some()
+    }
+
+    /// Whether `addr` is its own.
+    #[inline]
+    #[must_use]
+    pub fn has_address(&self, addr: Ip) -> bool {
+        self.addresses.contains(&addr)
+    }
+
+    /// The verdict of this endpoint on a connection in `direction` (towards or from it) with `peer`, to `dst_port` of
+    /// the accepting side. Where the endpoint is a pod: closed until its policy is compiled; its own node and itself
+    /// always allowed; else what its policy says.
+    #[inline]
+    #[must_use]
+    pub fn judge(&self, direction: Direction, peer: AddressInfo, proto: Proto, dst_port: u16) -> PolicyVerdict {
+        if !self.no.is_pod() {
+            return PolicyVerdict::Allow(RuleNo::NO_POLICY);
+        }
+        let Some(policy) = &self.policy else {
+            return PolicyVerdict::Deny(RuleNo::NOT_READY);
+        };
+        match peer.place {
+            Place::Host => PolicyVerdict::Allow(RuleNo::OWN_NODE),
+            Place::Local(no) if no == self.no => PolicyVerdict::Allow(RuleNo::SELF),
+            _ => policy.verdict(direction, peer.identity, proto, dst_port),
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! The node itself: what holds for every packet here and comes from configuration and the Node object.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use heddle_wire::{Ip, MacAddr};
+
+use crate::Prefix;
+
+/// The host port: `heddle0` and what is behind it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct HostPort {
+    /// The MAC of `heddle0`, to which frames for the node are sent.
+    pub mac: MacAddr,
+    /// The addresses of `heddle0`, one a family; they belong to the node.
+    pub addresses: ArrayVec<Ip, 4>,
+}
+
+/// To what heddle masquerades.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Masquerade {
+    /// The address of each family, IPv4 first, where there is one. Only heddle has it; it is routed to `heddle0`.
+    pub addresses: ArrayVec<Ip, 2>,
+    /// The source ports that are reserved for it: first and last.
+    pub ports: (u16, u16),
+}
+
+impl Masquerade {
+    /// The address of the family of `peer`.
+    #[must_use]
+    pub fn address_for(&self, peer: Ip) -> Option<Ip> {
+        self.addresses.iter().find(|a| a.is_v4() == peer.is_v4()).copied()
+    }
+}
+
+/// What a node is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct NodeTable {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its addresses: the Node object's and those of `heddle0`.
+    pub addresses: Vec<Ip>,
+    /// The ranges that its own pods have their addresses from.
+    pub pod_cidrs: Vec<Prefix>,
+    /// The ranges that Services have their addresses from; empty where no ServiceCIDR object and no configuration
+    /// names one.
+    pub service_cidrs: Vec<Prefix>,
+    /// The host port.
+    pub host: HostPort,
+    /// Masquerade.
+    pub masquerade: Masquerade,
+    /// The largest packet that local pods and the host exchange.
+    pub local_mtu: u16,
+    /// The MTU of the uplink.
+    pub uplink_mtu: u16,
+}
+
+impl NodeTable {
+    /// The gateway of every IPv4 pod: 169.254.1.1, which exists only in heddle.
+    pub const GATEWAY_V4: Ip = Ip::from_v4([169, 254, 1, 1]);
+    /// The gateway of every IPv6 pod: fe80::1.
+    pub const GATEWAY_V6: Ip = Ip::from_v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+    /// The gateway's MAC, the same everywhere.
+    pub const GATEWAY_MAC: MacAddr = MacAddr::GATEWAY;
+
+    /// Whether `addr` is the gateway of one of the families.
+    #[inline]
+    #[must_use]
+    pub fn is_gateway(addr: Ip) -> bool {
+        addr == Self::GATEWAY_V4 || addr == Self::GATEWAY_V6
+    }
+
+    /// Whether an address lies in a range of Services.
+    #[must_use]
+    pub fn in_service_range(&self, addr: Ip) -> bool {
+        self.service_cidrs.iter().any(|c| c.contains(addr))
+    }
+}

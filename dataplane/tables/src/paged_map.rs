@@ -1,0 +1,369 @@
+//! A hash map in `Arc` pages: cheap to clone, and a change copies one page and the root.
+//!
+//! Extendible hashing: the root is a directory indexed by the top bits of the hash, each page holds up to
+//! [`PAGE`] entries, and a full page alone is split (the directory doubles when its depth is used up). A lookup is
+//! the directory, a page's tags (one byte of hash each), and as a rule one entry. Pages do not merge again: a map that
+//! has shrunk keeps its directory.
+//!
+//! The hash is fixed, not seeded: keys are addresses that the cluster gave out. Keys that collide in every bit beyond
+//! [`MAX_DEPTH`] go to the page's overflow list, which is slow and correct.
+
+use std::fmt;
+use std::hash::{BuildHasher, Hash};
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use foldhash::quality::FixedState;
+
+/// Entries in a page before it is split.
+const PAGE: usize = 32;
+/// Bits of the hash that the directory uses at most.
+const MAX_DEPTH: u32 = 22;
+
+#[derive(Clone)]
+struct Page<K, V> {
+    depth: u32,
+    tags: [u8; PAGE],
+    entries: ArrayVec<(K, V), PAGE>,
+    overflow: Vec<(K, V)>,
+}
+
+impl<K, V> Page<K, V> {
+    const fn new(depth: u32) -> Self {
+        Self {
+            depth,
+            tags: [0; PAGE],
+            entries: ArrayVec::new_const(),
+            overflow: Vec::new(),
+        }
+    }
+}
+
+enum Slot {
+    Page(usize),
+    Overflow(usize),
+}
+
+impl<K: Eq, V> Page<K, V> {
+    #[inline]
+    fn find(&self, tag: u8, key: &K) -> Option<Slot> {
+        let mut hits = 0u32;
+        for (i, t) in self.tags.iter().enumerate() {
+            hits |= u32::from(*t == tag) << i;
+        }
+        hits &= u32::MAX
+            .checked_shr(PAGE as u32 - self.entries.len() as u32)
+            .unwrap_or(0);
+        while hits != 0 {
+            let slot = hits.trailing_zeros() as usize;
+            if self.entries.get(slot).is_some_and(|(k, _)| k == key) {
+                return Some(Slot::Page(slot));
+            }
+            hits &= hits - 1;
+        }
+        if self.overflow.is_empty() {
+            return None;
+        }
+        self.overflow.iter().position(|(k, _)| k == key).map(Slot::Overflow)
+    }
+
+    fn push(&mut self, tag: u8, entry: (K, V)) {
+        let slot = self.entries.len();
+        match self.entries.try_push(entry) {
+            Ok(()) => self.tags[slot] = tag,
+            Err(full) => self.overflow.push(full.element()),
+        }
+    }
+}
+
+/// A persistent hash map.
+#[derive(Clone)]
+pub struct PagedMap<K, V> {
+    /// Length a power of two, `1 << depth`.
+    root: Arc<Vec<Arc<Page<K, V>>>>,
+    depth: u32,
+    len: usize,
+    copied: u64,
+}
+
+impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
+    /// An empty map.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            root: Arc::new(vec![Arc::new(Page::new(0))]),
+            depth: 0,
+            len: 0,
+            copied: 0,
+        }
+    }
+
+    /// Entries in the map.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    #[inline]
+    fn hash(key: &K) -> u64 {
+        FixedState::with_seed(0).hash_one(key)
+    }
+
+    /// The directory uses the top bits, the tag the lowest.
+    #[inline]
+    const fn tag(hash: u64) -> u8 {
+        hash as u8
+    }
+
+    #[inline]
+    const fn bucket(hash: u64, depth: u32) -> usize {
+        // `depth` is at most 22; a shift by 64 would be undefined, hence in two steps.
+        ((hash >> 1) >> (63 - depth)) as usize
+    }
+
+    /// The value of `key`.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, key: &K) -> Option<&V> {
+        let hash = Self::hash(key);
+        let page = self.root.get(Self::bucket(hash, self.depth))?;
+        match page.find(Self::tag(hash), key)? {
+            Slot::Page(i) => page.entries.get(i),
+            Slot::Overflow(i) => page.overflow.get(i),
+        }
+        .map(|(_, v)| v)
+    }
+
+    fn root_mut(&mut self) -> &mut Vec<Arc<Page<K, V>>> {
+        if Arc::get_mut(&mut self.root).is_none() {
+            self.copied += 1;
+        }
+        Arc::make_mut(&mut self.root)
+    }
+
+    /// Replaces the page behind `bucket` (all its directory slots) by what `edit` makes of it.
+    fn edit<R>(&mut self, bucket: usize, edit: impl FnOnce(&mut Page<K, V>) -> R) -> R {
+        let depth = self.depth;
+        self.root_mut();
+        let root = Arc::make_mut(&mut self.root);
+        let span = 1usize << (depth - root[bucket].depth);
+        let first = bucket & !(span - 1);
+        if Arc::strong_count(&root[first]) > span {
+            self.copied += 1;
+        }
+        if span == 1 {
+            return edit(Arc::make_mut(&mut root[first]));
+        }
+        // The directory's own slots share the page: take it out of them, edit it, and put it back.
+        let blank = Arc::new(Page::new(0));
+        let mut page = std::mem::replace(&mut root[first], Arc::clone(&blank));
+        root[first + 1..first + span].fill(blank);
+        let result = edit(Arc::make_mut(&mut page));
+        root[first..first + span].fill(page);
+        result
+    }
+
+    /// Sets the value of `key` and gives back the one before.
+    pub fn insert(&mut self, key: K, value: V) -> Option<V> {
+        let hash = Self::hash(&key);
+        let tag = Self::tag(hash);
+        loop {
+            let bucket = Self::bucket(hash, self.depth);
+            let page = self.root.get(bucket)?;
+            if let Some(slot) = page.find(tag, &key) {
+                return Some(self.edit(bucket, |page| match slot {
+                    Slot::Page(i) => std::mem::replace(&mut page.entries[i].1, value),
+                    Slot::Overflow(i) => std::mem::replace(&mut page.overflow[i].1, value),
+                }));
+            }
+            if !page.entries.is_full() || page.depth >= MAX_DEPTH {
+                self.len += 1;
+                self.edit(bucket, |page| page.push(tag, (key, value)));
+                return None;
+            }
+            self.split(bucket);
+        }
+    }
+
+    /// Sets the value of `key` unless it is equal already. Whether it was changed.
+    pub fn set(&mut self, key: K, value: V) -> bool
+    where
+        V: PartialEq,
+    {
+        if self.get(&key) == Some(&value) {
+            return false;
+        }
+        self.insert(key, value);
+        true
+    }
+
+    /// Takes `key` out.
+    pub fn remove(&mut self, key: &K) -> Option<V> {
+        let hash = Self::hash(key);
+        let bucket = Self::bucket(hash, self.depth);
+        let slot = self.root.get(bucket)?.find(Self::tag(hash), key)?;
+        self.len -= 1;
+        Some(self.edit(bucket, |page| match slot {
+            Slot::Overflow(i) => page.overflow.swap_remove(i).1,
+            Slot::Page(i) => {
+                page.tags[i] = page.tags[page.entries.len() - 1];
+                let removed = page.entries.swap_remove(i).1;
+                if let Some((k, v)) = page.overflow.pop() {
+                    let tag = Self::tag(Self::hash(&k));
+                    page.push(tag, (k, v));
+                }
+                removed
+            }
+        }))
+    }
+
+    /// Splits the page behind `bucket` in two, doubling the directory first if need be.
+    fn split(&mut self, bucket: usize) {
+        let mut bucket = bucket;
+        if self.root[bucket].depth == self.depth {
+            let doubled = self.root.iter().flat_map(|p| [Arc::clone(p), Arc::clone(p)]).collect();
+            self.root = Arc::new(doubled);
+            self.copied += 1;
+            self.depth += 1;
+            bucket *= 2;
+        }
+        let depth = self.depth;
+        self.root_mut();
+        let root = Arc::make_mut(&mut self.root);
+        let page = Arc::clone(&root[bucket]);
+        let half_depth = page.depth + 1;
+        let span = 1usize << (depth - page.depth);
+        let first = bucket & !(span - 1);
+        let (mut low, mut high) = (Page::new(half_depth), Page::new(half_depth));
+        for (k, v) in page.entries.iter().chain(&page.overflow) {
+            let hash = Self::hash(k);
+            let half = if Self::bucket(hash, half_depth) & 1 == 0 {
+                &mut low
+            } else {
+                &mut high
+            };
+            half.push(Self::tag(hash), (k.clone(), v.clone()));
+        }
+        self.copied += 1;
+        root[first..first + span / 2].fill(Arc::new(low));
+        root[first + span / 2..first + span].fill(Arc::new(high));
+    }
+
+    fn pages(&self) -> impl Iterator<Item = &Arc<Page<K, V>>> {
+        let depth = self.depth;
+        self.root
+            .iter()
+            .enumerate()
+            .filter(move |(i, p)| i & ((1usize << (depth - p.depth)) - 1) == 0)
+            .map(|(_, p)| p)
+    }
+
+    /// All entries, in no particular order.
+    pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.pages()
+            .flat_map(|p| p.entries.iter().chain(&p.overflow))
+            .map(|(k, v)| (k, v))
+    }
+
+    /// How many pages (roots included) were copied or split since the last call.
+    pub fn take_copied(&mut self) -> u64 {
+        std::mem::take(&mut self.copied)
+    }
+
+    /// Pages that the map consists of.
+    #[must_use]
+    pub fn page_count(&self) -> usize {
+        self.pages().count()
+    }
+}
+
+impl<K: Clone + Eq + Hash, V: Clone> Default for PagedMap<K, V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<K: Clone + Eq + Hash + fmt::Debug, V: Clone + fmt::Debug> fmt::Debug for PagedMap<K, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn one_change_among_thousands_copies_one_page_and_the_root() {
+        let mut map = PagedMap::new();
+        for i in 0..10_000u32 {
+            map.insert(i, i);
+        }
+        let old = map.clone();
+        map.take_copied();
+        map.insert(77, 1);
+        assert_eq!(map.take_copied(), 2);
+        assert_eq!((old.get(&77), map.get(&77)), (Some(&77), Some(&1)));
+        map.remove(&77);
+        assert_eq!(map.take_copied(), 0);
+        assert_eq!((map.len(), old.len()), (9_999, 10_000));
+        assert!(map.page_count() > 10_000 / PAGE);
+    }
+
+    /// A key whose hash is always the same.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    struct Colliding(u32);
+    impl Hash for Colliding {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            state.write_u8(1);
+        }
+    }
+
+    #[test]
+    fn keys_that_collide_in_every_bit_are_kept_in_the_overflow() {
+        let mut map = PagedMap::new();
+        for i in 0..100 {
+            assert_eq!(map.insert(Colliding(i), i), None);
+        }
+        for i in (0..100).step_by(3) {
+            assert_eq!(map.remove(&Colliding(i)), Some(i));
+        }
+        for i in 0..100 {
+            assert_eq!(map.get(&Colliding(i)).copied(), (i % 3 != 0).then_some(i));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_hash_map_with_snapshots(
+            ops in prop::collection::vec((0u16..600, any::<u8>(), 0u8..8), 0..2000),
+        ) {
+            let mut naive: HashMap<u16, u8> = HashMap::new();
+            let mut paged: PagedMap<u16, u8> = PagedMap::new();
+            let mut held = Vec::new();
+            for (key, value, op) in ops {
+                match op {
+                    0 => held.push((naive.clone(), paged.clone())),
+                    1..=2 => prop_assert_eq!(paged.remove(&key), naive.remove(&key)),
+                    _ => prop_assert_eq!(paged.insert(key, value), naive.insert(key, value)),
+                }
+            }
+            held.push((naive, paged));
+            for (naive, paged) in held {
+                prop_assert_eq!(naive.len(), paged.len());
+                prop_assert_eq!(paged.iter().count(), naive.len());
+                for key in 0..600 {
+                    prop_assert_eq!(paged.get(&key), naive.get(&key));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! An endpoint's compiled policy: the verdict for (direction, identity of the peer, protocol, port) in constant time.
+//!
+//! For each direction there is one [`Cell`] per identity, in pages; most cells are the answer already. Where it
+//! depends on protocol and port, the cell names a [`Row`], and rows that are equal are one. How many policies and
+//! rules the cells were made of makes no difference to the lookup.
+
+use std::fmt;
+use std::sync::Arc;
+
+use heddle_wire::Proto;
+
+use crate::{Direction, IdentityNo, PagedVec, PortSet, RuleNo};
+
+/// What the policy says, and by which rule.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PolicyVerdict {
+    /// Allowed by that rule.
+    Allow(RuleNo),
+    /// Denied by that rule or by a default denial.
+    Deny(RuleNo),
+}
+
+impl PolicyVerdict {
+    /// Whether it is allowed.
+    #[must_use]
+    pub const fn is_allowed(self) -> bool {
+        matches!(self, Self::Allow(_))
+    }
+
+    /// What decided.
+    #[must_use]
+    pub const fn rule(self) -> RuleNo {
+        match self {
+            Self::Allow(rule) | Self::Deny(rule) => rule,
+        }
+    }
+}
+
+/// One answer in 32 bits: the default, allowed or denied by a rule, or "see that row".
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[repr(transparent)]
+pub struct Cell(u32);
+
+impl Cell {
+    /// No rule speaks of it: the default of the direction.
+    pub const DEFAULT: Self = Self(0);
+    const ALLOW: u32 = 1 << 30;
+    const DENY: u32 = 2 << 30;
+    pub(crate) const ROW: u32 = 3 << 30;
+    const NUMBER: u32 = (1 << 30) - 1;
+
+    /// Allowed by `rule`.
+    #[must_use]
+    pub const fn allow(rule: RuleNo) -> Self {
+        Self(Self::ALLOW | rule.0 & Self::NUMBER)
+    }
+
+    /// Denied by `rule`.
+    #[must_use]
+    pub const fn deny(rule: RuleNo) -> Self {
+        Self(Self::DENY | rule.0 & Self::NUMBER)
+    }
+
+    pub(crate) const fn row(row: u32) -> Self {
+        Self(Self::ROW | row & Self::NUMBER)
+    }
+
+    pub(crate) const fn number(self) -> u32 {
+        self.0 & Self::NUMBER
+    }
+
+    pub(crate) const fn kind(self) -> u32 {
+        self.0 & !Self::NUMBER
+    }
+}
+
+impl fmt::Debug for Cell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            Self::ALLOW => write!(f, "allow({})", self.number()),
+            Self::DENY => write!(f, "deny({})", self.number()),
+            Self::ROW => write!(f, "row({})", self.number()),
+            _ => f.write_str("default"),
+        }
+    }
+}
+
+/// What holds for one class of peers, by protocol and port.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Row {
+    /// TCP by destination port.
+    pub tcp: PortSet,
+    /// UDP by destination port.
+    pub udp: PortSet,
+    /// SCTP by destination port.
+    pub sctp: PortSet,
+    /// Every other protocol: what rules without ports say.
+    pub other: Cell,
+}
+
+impl Row {
+    #[inline]
+    fn get(&self, proto: Proto, port: u16) -> Cell {
+        match proto {
+            Proto::TCP => self.tcp.get(port),
+            Proto::UDP => self.udp.get(port),
+            Proto::SCTP => self.sctp.get(port),
+            _ => self.other,
+        }
+    }
+}
+
+/// One direction of an endpoint's policy, as the workers read it. Made by a
+/// [`PolicySideBuilder`](crate::PolicySideBuilder).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PolicySide {
+    pub(crate) default: Cell,
+    pub(crate) cells: PagedVec<Cell, 256>,
+    pub(crate) rows: PagedVec<Option<Arc<Row>>, 16>,
+}
+
+impl PolicySide {
+    /// A direction that no policy isolates: all is allowed.
+    #[must_use]
+    pub fn open() -> Self {
+        Self {
+            default: Cell::allow(RuleNo::NO_POLICY),
+            ..Self::default()
+        }
+    }
+
+    /// A direction in which what no rule allows is denied, by `rule`.
+    #[must_use]
+    pub fn isolated(rule: RuleNo) -> Self {
+        Self {
+            default: Cell::deny(rule),
+            ..Self::default()
+        }
+    }
+
+    /// The verdict for (peer, protocol, destination port).
+    #[inline]
+    #[must_use]
+    pub fn verdict(&self, peer: IdentityNo, proto: Proto, dst_port: u16) -> PolicyVerdict {
+        let mut cell = self.cells.get(peer.index()).copied().unwrap_or_default();
+        if cell.kind() == Cell::ROW {
+            let row = self.rows.get(cell.number() as usize);
+            cell = row
+                .and_then(Option::as_ref)
+                .map_or(Cell::DEFAULT, |r| r.get(proto, dst_port));
+        }
+        if cell.kind() == 0 {
+            cell = self.default;
+        }
+        let rule = RuleNo(cell.number());
+        if cell.kind() == Cell::ALLOW {
+            PolicyVerdict::Allow(rule)
+        } else {
+            PolicyVerdict::Deny(rule)
+        }
+    }
+
+    /// Whether the same answer, by the same rules, holds for two classes of peers.
+    #[must_use]
+    pub fn same_answer(&self, a: IdentityNo, b: IdentityNo) -> bool {
+        // Equal rows have one number, so equal cells are equal answers.
+        let cell = |no: IdentityNo| self.cells.get(no.index()).copied().unwrap_or_default();
+        cell(a) == cell(b)
+    }
+}
+
+/// The compiled policy of one endpoint, or of several that are selected alike.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct EndpointPolicy {
+    sides: [PolicySide; 2],
+}
+
+impl EndpointPolicy {
+    /// From its two directions.
+    #[must_use]
+    pub const fn new(ingress: PolicySide, egress: PolicySide) -> Self {
+        Self {
+            sides: [ingress, egress],
+        }
+    }
+
+    /// A policy that allows everything: of an endpoint that nothing selects.
+    #[must_use]
+    pub fn open() -> Self {
+        Self::new(PolicySide::open(), PolicySide::open())
+    }
+
+    /// One direction.
+    #[inline]
+    #[must_use]
+    pub const fn side(&self, direction: Direction) -> &PolicySide {
+        &self.sides[direction.index()]
+    }
+
+    /// The verdict on a connection in `direction` (towards or from the endpoint) with `peer`, to `dst_port` of the
+    /// side that accepts it. Constant time. [`Snapshot::judge`](crate::Snapshot::judge) adds what holds for every
+    /// endpoint: its own node, itself, and "not ready".
+    #[inline]
+    #[must_use]
+    pub fn verdict(&self, direction: Direction, peer: IdentityNo, proto: Proto, dst_port: u16) -> PolicyVerdict {
+        self.side(direction).verdict(peer, proto, dst_port)
+    }
+}

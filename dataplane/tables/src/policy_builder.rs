@@ -1,0 +1,182 @@
+//! Builds one direction of a policy: keeps equal rows once, and changes only the cells that it is told to.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::{Cell, IdentityNo, PolicySide, Row, RuleNo};
+
+/// What holds for one class of peers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// The default of the direction.
+    Default,
+    /// The same for every protocol and port.
+    Every(Cell),
+    /// By protocol and port.
+    Ports(Row),
+}
+
+/// Makes a [`PolicySide`] and goes on changing it; what it hands out shares all pages that did not change.
+#[derive(Clone, Debug)]
+pub struct PolicySideBuilder {
+    side: PolicySide,
+    known: HashMap<Arc<Row>, u32>,
+    uses: Vec<u32>,
+    free: Vec<u32>,
+}
+
+impl PolicySideBuilder {
+    /// Starts with no rule: see [`PolicySide::open`].
+    #[must_use]
+    pub fn open() -> Self {
+        Self::from(PolicySide::open())
+    }
+
+    /// Starts with no rule: see [`PolicySide::isolated`].
+    #[must_use]
+    pub fn isolated(rule: RuleNo) -> Self {
+        Self::from(PolicySide::isolated(rule))
+    }
+
+    fn from(side: PolicySide) -> Self {
+        Self {
+            side,
+            known: HashMap::new(),
+            uses: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    /// Sets the answer for a class of peers. Whether it differs from the one before.
+    pub fn set(&mut self, peer: IdentityNo, answer: Answer) -> bool {
+        let before = self.side.cells.get(peer.index()).copied().unwrap_or_default();
+        let cell = match answer {
+            Answer::Default => Cell::DEFAULT,
+            Answer::Every(cell) => cell,
+            Answer::Ports(row) => Cell::row(self.row(row)),
+        };
+        if before == cell {
+            return false;
+        }
+        if cell.kind() == Cell::ROW {
+            self.uses[cell.number() as usize] += 1;
+        }
+        self.side.cells.set(peer.index(), cell);
+        if before.kind() == Cell::ROW {
+            self.release(before.number());
+        }
+        true
+    }
+
+    /// The number of a row, given out anew if it is not known; used zero times as yet.
+    fn row(&mut self, row: Row) -> u32 {
+        if let Some(number) = self.known.get(&row) {
+            return *number;
+        }
+        let number = self.free.pop().unwrap_or(self.uses.len() as u32);
+        if number as usize == self.uses.len() {
+            self.uses.push(0);
+        }
+        let row = Arc::new(row);
+        self.side.rows.set(number as usize, Some(Arc::clone(&row)));
+        self.known.insert(row, number);
+        number
+    }
+
+    fn release(&mut self, number: u32) {
+        let uses = &mut self.uses[number as usize];
+        *uses -= 1;
+        if *uses == 0 {
+            if let Some(row) = self.side.rows.set(number as usize, None) {
+                self.known.remove(&row);
+            }
+            self.free.push(number);
+        }
+    }
+
+    /// What has been built, as it stands.
+    #[must_use]
+    pub const fn side(&self) -> &PolicySide {
+        &self.side
+    }
+
+    /// How many pages were copied since the last call.
+    pub fn take_copied(&mut self) -> u64 {
+        self.side.cells.take_copied() + self.side.rows.take_copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PolicyVerdict, PortRange, PortSet};
+    use heddle_wire::Proto;
+    use proptest::prelude::*;
+
+    fn tcp(port: u16, rule: u32) -> Row {
+        let cell = Cell::allow(RuleNo(rule));
+        Row {
+            tcp: PortSet::new([PortRange {
+                first: port,
+                last: port,
+                cell,
+            }]),
+            ..Row::default()
+        }
+    }
+
+    #[test]
+    fn the_default_holds_where_no_rule_speaks() {
+        let deny = RuleNo(40);
+        let mut side = PolicySideBuilder::isolated(deny);
+        side.set(IdentityNo(3), Answer::Every(Cell::allow(RuleNo(41))));
+        side.set(IdentityNo(700), Answer::Ports(tcp(80, 42)));
+        let ask = |who, proto, port| side.side().verdict(IdentityNo(who), proto, port);
+        assert_eq!(ask(3, Proto::ICMP, 0), PolicyVerdict::Allow(RuleNo(41)));
+        assert_eq!(ask(4, Proto::TCP, 80), PolicyVerdict::Deny(deny));
+        assert_eq!(ask(700, Proto::TCP, 80), PolicyVerdict::Allow(RuleNo(42)));
+        assert_eq!(ask(700, Proto::TCP, 81), PolicyVerdict::Deny(deny));
+        assert_eq!(ask(700, Proto::UDP, 80), PolicyVerdict::Deny(deny));
+        assert_eq!(ask(700, Proto::ICMP, 0), PolicyVerdict::Deny(deny));
+        assert_eq!(ask(1_000_000, Proto::TCP, 80), PolicyVerdict::Deny(deny));
+        assert_eq!(
+            PolicySide::open().verdict(IdentityNo(9), Proto::UDP, 53),
+            PolicyVerdict::Allow(RuleNo::NO_POLICY)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_a_map_of_answers(
+            ops in prop::collection::vec((0u32..40, 0u16..5, 0u8..3), 0..200),
+        ) {
+            let mut side = PolicySideBuilder::isolated(RuleNo(99));
+            let mut naive: HashMap<u32, Answer> = HashMap::new();
+            for (who, port, kind) in ops {
+                let answer = match kind {
+                    0 => Answer::Default,
+                    1 => Answer::Every(Cell::deny(RuleNo(100 + u32::from(port)))),
+                    _ => Answer::Ports(tcp(port, 200 + u32::from(port))),
+                };
+                let before = naive.insert(who, answer.clone()).unwrap_or(Answer::Default);
+                prop_assert_eq!(side.set(IdentityNo(who), answer.clone()), before != answer);
+            }
+            for who in 0..40 {
+                for port in 0..5 {
+                    let want = match naive.get(&who) {
+                        None | Some(Answer::Default) => PolicyVerdict::Deny(RuleNo(99)),
+                        Some(Answer::Every(c)) => PolicyVerdict::Deny(RuleNo(c.number())),
+                        Some(Answer::Ports(row)) if *row == tcp(port, 200 + u32::from(port)) => {
+                            PolicyVerdict::Allow(RuleNo(200 + u32::from(port)))
+                        }
+                        Some(Answer::Ports(_)) => PolicyVerdict::Deny(RuleNo(99)),
+                    };
+                    prop_assert_eq!(side.side().verdict(IdentityNo(who), Proto::TCP, port), want);
+                }
+            }
+            let rows: std::collections::HashSet<_> =
+                naive.values().filter_map(|a| if let Answer::Ports(r) = a { Some(r.clone()) } else { None }).collect();
+            prop_assert_eq!(side.known.len(), rows.len(), "rows that nothing uses are gone");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Sets of ports with a verdict each: ranges that do not overlap, looked up in constant time.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+
+use crate::Cell;
+
+/// An inclusive range of ports and what holds for it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PortRange {
+    /// The first port.
+    pub first: u16,
+    /// The last port, not below the first.
+    pub last: u16,
+    /// What holds.
+    pub cell: Cell,
+}
+
+/// Ranges searched one by one before the two-level table is worth its memory.
+const FEW: usize = 8;
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Repr {
+    Few(ArrayVec<PortRange, FEW>),
+    /// By the high octet: the number of a leaf of 256 cells.
+    Table {
+        high: Box<[u16; 256]>,
+        leaves: Arc<[[Cell; 256]]>,
+    },
+}
+
+/// What holds for each port of one protocol.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct PortSet(Repr);
+
+impl PortSet {
+    /// From ranges; where they overlap the first one counts. Ports in none are [`Cell::DEFAULT`].
+    #[must_use]
+    pub fn new(ranges: impl IntoIterator<Item = PortRange>) -> Self {
+        let mut flat: Vec<PortRange> = Vec::new();
+        for range in ranges {
+            lay(&mut flat, range);
+        }
+        match flat.iter().copied().collect::<FewOrMore>() {
+            FewOrMore::Few(few) => Self(Repr::Few(few)),
+            FewOrMore::More => Self(table(&flat)),
+        }
+    }
+
+    /// What holds for `port`.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, port: u16) -> Cell {
+        match &self.0 {
+            Repr::Few(ranges) => ranges
+                .iter()
+                .find(|r| r.first <= port && port <= r.last)
+                .map_or(Cell::DEFAULT, |r| r.cell),
+            Repr::Table { high, leaves } => {
+                let leaf = high[usize::from(port >> 8)];
+                leaves
+                    .get(usize::from(leaf))
+                    .map_or(Cell::DEFAULT, |l| l[usize::from(port & 255)])
+            }
+        }
+    }
+}
+
+impl Default for PortSet {
+    fn default() -> Self {
+        Self(Repr::Few(ArrayVec::new_const()))
+    }
+}
+
+enum FewOrMore {
+    Few(ArrayVec<PortRange, FEW>),
+    More,
+}
+
+impl FromIterator<PortRange> for FewOrMore {
+    fn from_iter<I: IntoIterator<Item = PortRange>>(ranges: I) -> Self {
+        let mut few = ArrayVec::new();
+        for range in ranges {
+            if few.try_push(range).is_err() {
+                return Self::More;
+            }
+        }
+        Self::Few(few)
+    }
+}
+
+/// Adds to sorted, disjoint ranges what they leave free of `range`, and joins neighbours that agree.
+fn lay(flat: &mut Vec<PortRange>, range: PortRange) {
+    let mut free = Vec::new();
+    let mut next = u32::from(range.first);
+    for r in flat.iter() {
+        if u32::from(r.last) < next {
+            continue;
+        }
+        if r.first > range.last {
+            break;
+        }
+        if u32::from(r.first) > next {
+            free.push(PortRange {
+                first: next as u16,
+                last: r.first - 1,
+                cell: range.cell,
+            });
+        }
+        next = u32::from(r.last) + 1;
+    }
+    if next <= u32::from(range.last) {
+        free.push(PortRange {
+            first: next as u16,
+            last: range.last,
+            cell: range.cell,
+        });
+    }
+    flat.extend(free);
+    flat.sort_unstable_by_key(|r| r.first);
+    flat.dedup_by(|b, a| {
+        let joins = a.cell == b.cell && u32::from(a.last) + 1 == u32::from(b.first);
+        if joins {
+            a.last = b.last;
+        }
+        joins
+    });
+}
+
+fn table(flat: &[PortRange]) -> Repr {
+    let mut leaves: Vec<[Cell; 256]> = Vec::new();
+    let mut high = Box::new([0u16; 256]);
+    for (octet, slot) in (0u16..256).zip(high.iter_mut()) {
+        let mut leaf = [Cell::DEFAULT; 256];
+        for (low, cell) in (0u16..256).zip(leaf.iter_mut()) {
+            let port = octet << 8 | low;
+            let at = flat.partition_point(|r| r.last < port);
+            if let Some(r) = flat.get(at).filter(|r| r.first <= port) {
+                *cell = r.cell;
+            }
+        }
+        let known = leaves.iter().position(|l| *l == leaf);
+        *slot = known.unwrap_or(leaves.len()) as u16;
+        if known.is_none() {
+            leaves.push(leaf);
+        }
+    }
+    Repr::Table {
+        high,
+        leaves: leaves.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RuleNo;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_edges_of_a_range_belong_to_it() {
+        let cell = Cell::allow(RuleNo(20));
+        let set = PortSet::new([PortRange {
+            first: 80,
+            last: 90,
+            cell,
+        }]);
+        for (port, want) in [(79, Cell::DEFAULT), (80, cell), (90, cell), (91, Cell::DEFAULT)] {
+            assert_eq!(set.get(port), want, "port {port}");
+        }
+        let all = PortSet::new([PortRange {
+            first: 0,
+            last: 65535,
+            cell,
+        }]);
+        assert_eq!((all.get(0), all.get(65535)), (cell, cell));
+    }
+
+    proptest! {
+        #[test]
+        fn agrees_with_the_first_range_that_holds_the_port(
+            ranges in prop::collection::vec((any::<u16>(), 0u16..3000, 16u32..20), 0..40),
+        ) {
+            let ranges: Vec<_> = ranges
+                .iter()
+                .map(|(first, span, rule)| PortRange {
+                    first: *first,
+                    last: first.saturating_add(*span),
+                    cell: Cell::allow(RuleNo(*rule)),
+                })
+                .collect();
+            let set = PortSet::new(ranges.clone());
+            let naive = |port: u16| {
+                ranges.iter().find(|r| r.first <= port && port <= r.last).map_or(Cell::DEFAULT, |r| r.cell)
+            };
+            for port in ranges.iter().flat_map(|r| [r.first, r.last, r.first.wrapping_sub(1), r.last.wrapping_add(1)]) {
+                prop_assert_eq!(set.get(port), naive(port));
+            }
+        }
+    }
+}

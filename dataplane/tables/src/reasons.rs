@@ -1,0 +1,122 @@
+//! What decided, by name: the text behind a [`RuleNo`](crate::RuleNo).
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::{Direction, RuleNo};
+
+/// The kind of a policy object.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PolicyKind {
+    /// `networking.k8s.io/v1` NetworkPolicy.
+    NetworkPolicy,
+}
+
+impl PolicyKind {
+    /// The Kubernetes kind.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NetworkPolicy => "NetworkPolicy",
+        }
+    }
+}
+
+/// Why something was allowed or denied.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Decision {
+    /// [`RuleNo::NO_POLICY`].
+    NoPolicy,
+    /// [`RuleNo::OWN_NODE`].
+    OwnNode,
+    /// [`RuleNo::SELF`].
+    Itself,
+    /// [`RuleNo::NOT_READY`].
+    NotReady,
+    /// A rule of a policy matched.
+    Rule {
+        /// What kind of policy.
+        kind: PolicyKind,
+        /// Its namespace; empty for kinds of the whole cluster.
+        namespace: Arc<str>,
+        /// Its name.
+        name: Arc<str>,
+        /// Of its ingress or of its egress rules.
+        direction: Direction,
+        /// The place of the rule in that list, from 0.
+        rule: u32,
+    },
+    /// No rule matched, and this policy (the first by name of those that do) selects the pod for that direction.
+    DefaultDeny {
+        /// The policy's namespace.
+        namespace: Arc<str>,
+        /// The policy's name.
+        name: Arc<str>,
+        /// The direction.
+        direction: Direction,
+    },
+    /// A policy that was refused and never was good closes what it selects.
+    Refused {
+        /// The policy's namespace.
+        namespace: Arc<str>,
+        /// The policy's name.
+        name: Arc<str>,
+        /// The direction.
+        direction: Direction,
+    },
+}
+
+impl Decision {
+    /// The decision behind a number with a fixed meaning.
+    #[must_use]
+    pub const fn fixed(rule: RuleNo) -> Option<Self> {
+        match rule {
+            RuleNo::NO_POLICY => Some(Self::NoPolicy),
+            RuleNo::OWN_NODE => Some(Self::OwnNode),
+            RuleNo::SELF => Some(Self::Itself),
+            RuleNo::NOT_READY => Some(Self::NotReady),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Decision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoPolicy => f.write_str("no policy selects the pod"),
+            Self::OwnNode => f.write_str("traffic between a pod and its own node is always allowed"),
+            Self::Itself => f.write_str("traffic of a pod with itself is always allowed"),
+            Self::NotReady => f.write_str("the pod's policy is not compiled yet"),
+            Self::Rule {
+                kind,
+                namespace,
+                name,
+                direction,
+                rule,
+            } => {
+                let slash = if namespace.is_empty() { "" } else { "/" };
+                write!(f, "{} {namespace}{slash}{name} {direction} rule {rule}", kind.as_str())
+            }
+            Self::DefaultDeny {
+                namespace,
+                name,
+                direction,
+            } => {
+                write!(
+                    f,
+                    "default deny because {namespace}/{name} selects this pod for {direction}"
+                )
+            }
+            Self::Refused {
+                namespace,
+                name,
+                direction,
+            } => {
+                write!(
+                    f,
+                    "denied because {namespace}/{name}, which selects this pod for {direction}, was refused"
+                )
+            }
+        }
+    }
+}
