@@ -69,6 +69,9 @@ impl Change {
 pub struct Changes {
     /// Objects in the order in which they changed. After [`extend`](Changes::extend) the same object may come twice;
     /// the later `before` is then the earlier `after`.
+    ///
+    /// Pods that exchanged their addresses change together: who keeps a table of addresses takes away all that
+    /// `before` had first, or asks [`Cluster::pod_at`](crate::Cluster::pod_at) who has an address now.
     pub objects: Vec<Change>,
     /// The list of rejections changed.
     pub rejections: bool,

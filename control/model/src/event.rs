@@ -77,7 +77,8 @@ object_from!(Node, ServiceCidr, Namespace, Pod, Service, EndpointSlice, NetworkP
 /// What a source of objects reports, in the order in which it happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An object is there in this version.
+    /// An object is there in this version. This restores it, too, unless the rejection speaks of a
+    /// [duplicate](Cause::Duplicate).
     Upsert {
         /// Where it was read: a file's name, or the API server.
         origin: Arc<str>,
@@ -133,10 +134,10 @@ pub enum Cause {
 /// Which rejection: there is at most one for each subject in each place.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct RejectionKey {
-    /// Where it was read: a file's name, or the API server.
-    pub origin: Arc<str>,
     /// What was refused.
     pub subject: Subject,
+    /// Where it was read: a file's name, or the API server.
+    pub origin: Arc<str>,
 }
 
 /// Something that was refused, and why.

@@ -1,4 +1,0 @@
-//! The state of all objects.
-/// The state.
-#[derive(Debug, Default)]
-pub struct Cluster {}

@@ -1,0 +1,295 @@
+//! What only one object can have: a pod's address, a Service's cluster address, a node port.
+//!
+//! A version that claims what another object holds waits until it is free; the object's last good version goes on.
+//! Objects that wait for each other in a circle (two pods that swapped their addresses while their node rebooted) are
+//! let through together.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::event::{Cause, Object, Rejection, Subject};
+use crate::key::{Kind, ObjectRef};
+use crate::port::{PortNumber, Protocol};
+
+/// Something that only one object can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Claim {
+    /// The address of a running pod with a network of its own.
+    PodAddress(IpAddr),
+    /// A Service's cluster address.
+    ClusterAddress(IpAddr),
+    /// A port on every node: a Service's `nodePort` or `healthCheckNodePort`.
+    NodePort(Protocol, PortNumber),
+}
+
+impl Claim {
+    fn field(self, object: &Object) -> String {
+        match self {
+            Claim::PodAddress(_) => "status.podIPs".to_owned(),
+            Claim::ClusterAddress(_) => "spec.clusterIPs".to_owned(),
+            Claim::NodePort(protocol, number) => {
+                let Object::Service(service) = object else {
+                    return String::new();
+                };
+                let wanted = |p: &crate::ServicePort| p.protocol == protocol && p.node_port == Some(number);
+                match service.ports.iter().position(wanted) {
+                    Some(index) => format!("spec.ports[{index}].nodePort"),
+                    None => "spec.healthCheckNodePort".to_owned(),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Claim::PodAddress(ip) | Claim::ClusterAddress(ip) => ip.fmt(f),
+            Claim::NodePort(protocol, port) => write!(f, "{port}/{protocol}"),
+        }
+    }
+}
+
+/// What a version of an object claims, each once.
+fn claims_of(object: &Object) -> Box<[Claim]> {
+    let mut claims: Vec<Claim> = match object {
+        Object::Pod(pod) => pod.own_ips().iter().copied().map(Claim::PodAddress).collect(),
+        Object::Service(service) => {
+            let addresses = service.cluster_ips.get().iter().copied().map(Claim::ClusterAddress);
+            let ports = service
+                .ports
+                .iter()
+                .filter_map(|p| Some(Claim::NodePort(p.protocol, p.node_port?)));
+            let health = service
+                .health_check_node_port
+                .map(|port| Claim::NodePort(Protocol::Tcp, port));
+            addresses.chain(ports).chain(health).collect()
+        }
+        Object::Node(_)
+        | Object::ServiceCidr(_)
+        | Object::Namespace(_)
+        | Object::EndpointSlice(_)
+        | Object::NetworkPolicy(_) => Vec::new(),
+    };
+    claims.sort_unstable();
+    claims.dedup();
+    claims.into()
+}
+
+/// A version that cannot be taken yet.
+#[derive(Debug)]
+struct Waiting {
+    object: Object,
+    claims: Box<[Claim]>,
+    rejection: Rejection,
+}
+
+/// Who has what, and who waits for what.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    holders: HashMap<Claim, ObjectRef>,
+    held: HashMap<ObjectRef, Box<[Claim]>>,
+    waiting: HashMap<ObjectRef, Waiting>,
+    /// In the order of arrival.
+    queues: HashMap<Claim, Vec<ObjectRef>>,
+}
+
+/// What became of a version that was offered.
+pub(super) enum Offer {
+    /// These versions are taken, in this order: the one offered, and those that waited for what it gives up.
+    Taken(Vec<Object>),
+    /// It waits; this was recorded. `true` if the record is new or says something else than before.
+    Waits(bool),
+}
+
+impl Claims {
+    /// Offers a version of an object; takes it if nobody else has what it claims.
+    pub(super) fn offer(&mut self, origin: &Arc<str>, object: Object) -> Offer {
+        let subject = object.object_ref();
+        let claims = claims_of(&object);
+        let before = self.stop_waiting(&subject);
+        let round = match self.round(&subject, &claims) {
+            Ok(round) => round,
+            Err((claim, holder)) => {
+                let rejection = conflict(origin, &object, claim, &holder);
+                let news = before.is_none_or(|before| before.rejection != rejection);
+                for claim in &claims {
+                    self.queues.entry(*claim).or_default().push(subject.clone());
+                }
+                self.waiting.insert(
+                    subject,
+                    Waiting {
+                        object,
+                        claims,
+                        rejection,
+                    },
+                );
+                return Offer::Waits(news);
+            }
+        };
+        let mut taken = Vec::new();
+        let freed = self.take(subject, object, claims, round, &mut taken);
+        self.serve_queues(freed, &mut taken);
+        Offer::Taken(taken)
+    }
+
+    /// Forgets an object; answers with the versions that waited for what it had.
+    pub(super) fn remove(&mut self, subject: &ObjectRef) -> (Vec<Object>, bool) {
+        let was_waiting = self.stop_waiting(subject).is_some();
+        let freed = self.drop_held(subject).into_vec();
+        let mut taken = Vec::new();
+        self.serve_queues(freed, &mut taken);
+        (taken, was_waiting)
+    }
+
+    /// Who has it.
+    pub(super) fn holder(&self, claim: Claim) -> Option<&ObjectRef> {
+        self.holders.get(&claim)
+    }
+
+    /// Why versions wait.
+    pub(super) fn rejections(&self) -> impl Iterator<Item = &Rejection> {
+        self.waiting.values().map(|waiting| &waiting.rejection)
+    }
+
+    /// Why an object's newest version waits.
+    pub(super) fn rejection_of(&self, subject: &ObjectRef) -> Option<&Rejection> {
+        self.waiting.get(subject).map(|waiting| &waiting.rejection)
+    }
+
+    /// Who must move at once so that `subject` gets its claims: nobody, or the others of a circle. An error names the
+    /// claim that is not to be had, and its holder.
+    fn round(&self, subject: &ObjectRef, claims: &[Claim]) -> Result<Vec<ObjectRef>, (Claim, ObjectRef)> {
+        let mut wanted: HashMap<Claim, &ObjectRef> = claims.iter().map(|claim| (*claim, subject)).collect();
+        let mut others: Vec<ObjectRef> = Vec::new();
+        let mut open: Vec<(&ObjectRef, &[Claim])> = vec![(subject, claims)];
+        let mut first_blocked = None;
+        while let Some((mover, claims)) = open.pop() {
+            for claim in claims {
+                let Some(holder) = self.holders.get(claim) else {
+                    continue;
+                };
+                if holder == mover {
+                    continue;
+                }
+                let blocked = first_blocked.get_or_insert_with(|| (*claim, holder.clone()));
+                if holder == subject || others.contains(holder) {
+                    continue;
+                }
+                let Some(waiting) = self.waiting.get(holder) else {
+                    return Err(blocked.clone());
+                };
+                for claim in waiting.claims.iter() {
+                    if wanted.insert(*claim, holder).is_some_and(|rival| rival != holder) {
+                        return Err(blocked.clone());
+                    }
+                }
+                others.push(holder.clone());
+                open.push((holder, &waiting.claims));
+            }
+        }
+        Ok(others)
+    }
+
+    /// Lets a version have its claims, with all that move at once with it; answers with the claims given up.
+    fn take(
+        &mut self,
+        subject: ObjectRef,
+        object: Object,
+        claims: Box<[Claim]>,
+        round: Vec<ObjectRef>,
+        taken: &mut Vec<Object>,
+    ) -> Vec<Claim> {
+        let mut moves = vec![(subject, object, claims)];
+        for other in round {
+            if let Some(waiting) = self.stop_waiting(&other) {
+                moves.push((other, waiting.object, waiting.claims));
+            }
+        }
+        let freed = moves.iter().flat_map(|(subject, ..)| self.drop_held(subject)).collect();
+        for (subject, object, claims) in moves {
+            for claim in &claims {
+                self.holders.insert(*claim, subject.clone());
+            }
+            if !claims.is_empty() {
+                self.held.insert(subject, claims);
+            }
+            taken.push(object);
+        }
+        freed
+    }
+
+    /// Lets those have what has been given up who waited for it, and so on for what they give up.
+    fn serve_queues(&mut self, mut freed: Vec<Claim>, taken: &mut Vec<Object>) {
+        while let Some(claim) = freed.pop() {
+            for subject in self.queues.get(&claim).cloned().unwrap_or_default() {
+                let Some(waiting) = self.waiting.get(&subject) else {
+                    continue;
+                };
+                match self.round(&subject, &waiting.claims) {
+                    Ok(round) => {
+                        if let Some(waiting) = self.stop_waiting(&subject) {
+                            freed.extend(self.take(subject, waiting.object, waiting.claims, round, taken));
+                        }
+                    }
+                    Err((claim, holder)) => {
+                        if let Some(waiting) = self.waiting.get_mut(&subject) {
+                            let origin = Arc::clone(&waiting.rejection.origin);
+                            waiting.rejection = conflict(&origin, &waiting.object, claim, &holder);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn stop_waiting(&mut self, subject: &ObjectRef) -> Option<Waiting> {
+        let waiting = self.waiting.remove(subject)?;
+        for claim in &waiting.claims {
+            if let Some(queue) = self.queues.get_mut(claim) {
+                queue.retain(|other| other != subject);
+                if queue.is_empty() {
+                    self.queues.remove(claim);
+                }
+            }
+        }
+        Some(waiting)
+    }
+
+    fn drop_held(&mut self, subject: &ObjectRef) -> Box<[Claim]> {
+        let held = self.held.remove(subject).unwrap_or_default();
+        for claim in &held {
+            self.holders.remove(claim);
+        }
+        held
+    }
+}
+
+fn conflict(origin: &Arc<str>, object: &Object, claim: Claim, holder: &ObjectRef) -> Rejection {
+    let subject = object.object_ref();
+    let what = match claim {
+        Claim::PodAddress(_) => "address",
+        Claim::ClusterAddress(_) => "cluster address",
+        Claim::NodePort(..) => "node port",
+    };
+    Rejection {
+        origin: Arc::clone(origin),
+        line: None,
+        cause: Cause::Conflict,
+        field: claim.field(object),
+        value: claim.to_string(),
+        message: format!(
+            "this {what} belongs to {holder}, so this version of {subject} is not taken: \
+             it will be as soon as {holder} is deleted or gives it up"
+        ),
+        closes: None,
+        subject: Subject::Object(subject),
+    }
+}
+
+/// The pod that has an address.
+pub(super) fn pod_of(holder: &ObjectRef) -> Option<&crate::ObjectKey> {
+    (holder.kind == Kind::Pod).then_some(&holder.key)
+}

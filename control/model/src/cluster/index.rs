@@ -1,0 +1,76 @@
+//! Cross references between objects, kept up to date change by change.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::changes::{Change, Delta};
+use crate::key::ObjectKey;
+use crate::node::Node;
+use crate::pod::Pod;
+use crate::service::Service;
+use crate::slice::EndpointSlice;
+
+/// Small sorted sets.
+type Sets<K> = HashMap<K, Vec<ObjectKey>>;
+
+/// Which objects stand behind a name or an address.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// Pods by `spec.nodeName`.
+    pub(super) pods_on: Sets<Arc<str>>,
+    /// Nodes by each of their addresses.
+    pub(super) nodes_at: Sets<IpAddr>,
+    /// Services by each of their addresses.
+    pub(super) services_at: Sets<IpAddr>,
+    /// Slices by their Service.
+    pub(super) slices_of: Sets<ObjectKey>,
+}
+
+impl Index {
+    /// Follows a change.
+    pub(super) fn update(&mut self, change: &Change) {
+        match change {
+            Change::Pod(delta) => {
+                let node = |pod: &Pod| pod.node.clone().into_iter().collect();
+                replace(&mut self.pods_on, delta, node);
+            }
+            Change::Node(delta) => {
+                let addresses = |node: &Node| node.internal_ips.iter().chain(&node.external_ips).copied().collect();
+                replace(&mut self.nodes_at, delta, addresses);
+            }
+            Change::Service(delta) => {
+                replace(&mut self.services_at, delta, |service: &Service| {
+                    service.addresses().collect()
+                });
+            }
+            Change::EndpointSlice(delta) => {
+                let service = |slice: &EndpointSlice| slice.service.clone().into_iter().collect();
+                replace(&mut self.slices_of, delta, service);
+            }
+            Change::ServiceCidr(_) | Change::Namespace(_) | Change::NetworkPolicy(_) => {}
+        }
+    }
+}
+
+fn replace<T, K: Eq + Hash + Ord>(sets: &mut Sets<K>, delta: &Delta<T>, names: impl Fn(&T) -> BTreeSet<K>) {
+    let before = delta.before.as_deref().map(&names).unwrap_or_default();
+    let after = delta.after.as_deref().map(&names).unwrap_or_default();
+    for name in before.difference(&after) {
+        if let Some(set) = sets.get_mut(name) {
+            set.retain(|key| *key != delta.key);
+            if set.is_empty() {
+                sets.remove(name);
+            }
+        }
+    }
+    for name in after {
+        if !before.contains(&name) {
+            let set = sets.entry(name).or_default();
+            if let Err(at) = set.binary_search(&delta.key) {
+                set.insert(at, delta.key.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! The state of all objects, and what each event changes in it.
+
+mod claims;
+mod index;
+mod query;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::changes::{Change, Changes, Delta};
+use crate::event::{Cause, Event, Object, Rejection, RejectionKey, Subject};
+use crate::key::{Kind, ObjectKey, ObjectRef};
+use crate::node::{Namespace, Node, ServiceCidr};
+use crate::pod::Pod;
+use crate::policy::NetworkPolicy;
+use crate::service::Service;
+use crate::slice::EndpointSlice;
+
+use claims::{Claims, Offer};
+use index::Index;
+
+type Table<T> = BTreeMap<ObjectKey, Arc<T>>;
+
+/// The state of all objects.
+///
+/// The rules, in the order in which they are asked:
+/// - A deleted object is gone, with all that was said about it.
+/// - A version that was refused leaves the last good one in place. Without a good one the object is absent, except
+///   that a [`NetworkPolicy`] closes what it selects, as far as that could be read ([`Rejection::closes`]).
+/// - A version that claims what another object has (a running pod's address, a cluster address, a node port) waits,
+///   with a rejection that names both, until it is free. A pod that has terminated frees its addresses, and pods of
+///   the host's network share their node's.
+#[derive(Debug, Default)]
+pub struct Cluster {
+    nodes: Table<Node>,
+    service_cidrs: Table<ServiceCidr>,
+    namespaces: Table<Namespace>,
+    pods: Table<Pod>,
+    services: Table<Service>,
+    slices: Table<EndpointSlice>,
+    policies: Table<NetworkPolicy>,
+    index: Index,
+    claims: Claims,
+    reported: BTreeMap<RejectionKey, Rejection>,
+    rejected: u64,
+    synced: [bool; Kind::ALL.len()],
+}
+
+impl Cluster {
+    /// An empty cluster that has synced nothing.
+    #[must_use]
+    pub fn new() -> Cluster {
+        Cluster::default()
+    }
+
+    /// Takes an event; says what it changed.
+    pub fn apply(&mut self, event: Event) -> Changes {
+        let mut changes = Changes::default();
+        match event {
+            Event::Upsert { origin, object } => self.upsert(&origin, object, &mut changes),
+            Event::Delete(object) => self.delete(&object, &mut changes),
+            Event::Rejected(rejection) => self.reject(rejection, &mut changes),
+            Event::Restored(key) => changes.rejections |= self.reported.remove(&key).is_some(),
+            Event::Synced(kind) => {
+                let before = self.is_synced();
+                if let Some(synced) = self.synced.get_mut(kind as usize) {
+                    *synced = true;
+                }
+                changes.synced = !before && self.is_synced();
+            }
+        }
+        changes
+    }
+
+    fn upsert(&mut self, origin: &Arc<str>, object: Object, changes: &mut Changes) {
+        let subject = object.object_ref();
+        let key = RejectionKey {
+            subject: Subject::Object(subject.clone()),
+            origin: Arc::clone(origin),
+        };
+        if self
+            .reported
+            .get(&key)
+            .is_some_and(|rejection| rejection.cause != Cause::Duplicate)
+        {
+            self.reported.remove(&key);
+            changes.rejections = true;
+        }
+        let was_waiting = self.claims.rejection_of(&subject).is_some();
+        match self.claims.offer(origin, object) {
+            Offer::Taken(objects) => {
+                changes.rejections |= was_waiting || objects.len() > 1;
+                self.store(objects, changes);
+            }
+            Offer::Waits(news) => {
+                self.rejected += u64::from(news);
+                changes.rejections |= news;
+            }
+        }
+    }
+
+    fn delete(&mut self, object: &ObjectRef, changes: &mut Changes) {
+        changes.objects.extend(self.put(object.kind, &object.key, None));
+        let (objects, was_waiting) = self.claims.remove(object);
+        changes.rejections |= was_waiting || !objects.is_empty();
+        self.store(objects, changes);
+        let first = RejectionKey {
+            subject: Subject::Object(object.clone()),
+            origin: "".into(),
+        };
+        let about = |key: &&RejectionKey| key.subject == first.subject;
+        let keys: Vec<RejectionKey> = self
+            .reported
+            .range(&first..)
+            .map(|(key, _)| key)
+            .take_while(about)
+            .cloned()
+            .collect();
+        for key in keys {
+            self.reported.remove(&key);
+            changes.rejections = true;
+        }
+    }
+
+    fn reject(&mut self, rejection: Rejection, changes: &mut Changes) {
+        if let Some(policy) = &rejection.closes
+            && self.policies.get(&policy.key).is_none_or(|known| known.refused)
+        {
+            let mut closed = NetworkPolicy::clone(policy);
+            closed.refused = true;
+            self.store(vec![closed.into()], changes);
+        }
+        let key = rejection.key();
+        if self.reported.get(&key) != Some(&rejection) {
+            self.reported.insert(key, rejection);
+            self.rejected += 1;
+            changes.rejections = true;
+        }
+    }
+
+    fn store(&mut self, objects: Vec<Object>, changes: &mut Changes) {
+        for object in objects {
+            let (kind, key) = (object.kind(), object.key());
+            changes.objects.extend(self.put(kind, &key, Some(object)));
+        }
+    }
+
+    fn put(&mut self, kind: Kind, key: &ObjectKey, object: Option<Object>) -> Option<Change> {
+        macro_rules! put {
+            ($table:ident, $kind:ident) => {{
+                let after = match object {
+                    Some(Object::$kind(object)) => Some(object),
+                    _ => None,
+                };
+                Change::$kind(replace(&mut self.$table, key, after)?)
+            }};
+        }
+        let change = match kind {
+            Kind::Node => put!(nodes, Node),
+            Kind::ServiceCidr => put!(service_cidrs, ServiceCidr),
+            Kind::Namespace => put!(namespaces, Namespace),
+            Kind::Pod => put!(pods, Pod),
+            Kind::Service => put!(services, Service),
+            Kind::EndpointSlice => put!(slices, EndpointSlice),
+            Kind::NetworkPolicy => put!(policies, NetworkPolicy),
+        };
+        self.index.update(&change);
+        Some(change)
+    }
+}
+
+/// Puts an object in its place; `None` if that changes nothing.
+fn replace<T: PartialEq>(table: &mut Table<T>, key: &ObjectKey, after: Option<Arc<T>>) -> Option<Delta<T>> {
+    if table.get(key) == after.as_ref() {
+        return None;
+    }
+    let before = match &after {
+        Some(object) => table.insert(key.clone(), Arc::clone(object)),
+        None => table.remove(key),
+    };
+    Some(Delta {
+        key: key.clone(),
+        before,
+        after,
+    })
+}

@@ -1,0 +1,402 @@
+//! What events change, object by object; and, at random, that the cross references always equal a full search.
+
+use std::net::IpAddr;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{ClusterIps, LabelSelector, Labels, NAMESPACE_NAME_LABEL, PodPhase, PortNumber, Protocol};
+use crate::{LoadBalancing, ServicePort, ServiceType, SessionAffinity, TargetPort, TrafficPolicy};
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn pod(name: &str, ips: &[&str]) -> Pod {
+    Pod {
+        key: ObjectKey::new("shop", name),
+        uid: "".into(),
+        labels: Labels::default(),
+        node: Some("node-1".into()),
+        ips: ips.iter().map(|text| ip(text)).collect(),
+        host_network: false,
+        phase: PodPhase::Running,
+        ports: Vec::new(),
+        ready: true,
+        terminating: false,
+    }
+}
+
+fn service(name: &str, cluster_ip: &str, node_port: Option<u16>) -> Service {
+    let port = PortNumber::new(80).unwrap();
+    Service {
+        key: ObjectKey::new("shop", name),
+        service_type: ServiceType::NodePort,
+        cluster_ips: ClusterIps::Addresses(vec![ip(cluster_ip)]),
+        ports: vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::Tcp,
+            port,
+            target_port: TargetPort::Number(port),
+            node_port: node_port.and_then(PortNumber::new),
+        }],
+        selector: None,
+        external_ips: Vec::new(),
+        load_balancer_ingress: Vec::new(),
+        source_ranges: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        session_affinity: SessionAffinity::None,
+        publish_not_ready: false,
+        health_check_node_port: None,
+        traffic_distribution: None,
+        proxy_name: None,
+        load_balancing: LoadBalancing::Maglev,
+    }
+}
+
+fn policy(name: &str) -> NetworkPolicy {
+    NetworkPolicy {
+        key: ObjectKey::new("shop", name),
+        selector: LabelSelector::everything(),
+        ingress: Some(Vec::new()),
+        egress: None,
+        refused: false,
+    }
+}
+
+fn upsert(cluster: &mut Cluster, object: impl Into<Object>) -> Changes {
+    cluster.apply(Event::Upsert {
+        origin: "a.yaml".into(),
+        object: object.into(),
+    })
+}
+
+fn delete(cluster: &mut Cluster, object: impl Into<Object>) -> Changes {
+    cluster.apply(Event::Delete(object.into().object_ref()))
+}
+
+fn invalid(object: impl Into<Object>, closes: Option<NetworkPolicy>) -> Rejection {
+    Rejection {
+        origin: "a.yaml".into(),
+        line: Some(3),
+        subject: Subject::Object(object.into().object_ref()),
+        cause: Cause::Invalid,
+        field: "spec.x".to_owned(),
+        value: "65537".to_owned(),
+        message: "no port".to_owned(),
+        closes: closes.map(Arc::new),
+    }
+}
+
+fn names(changes: &Changes) -> Vec<String> {
+    changes
+        .objects
+        .iter()
+        .map(|change| change.object_ref().key.name.to_string())
+        .collect()
+}
+
+fn owner(cluster: &Cluster, text: &str) -> Option<String> {
+    cluster.pod_at(ip(text)).map(|pod| pod.key.name.to_string())
+}
+
+#[test]
+fn a_change_says_what_was_and_what_is_and_no_change_says_nothing() {
+    let mut cluster = Cluster::new();
+    let (first, mut second) = (pod("a", &["10.0.0.1"]), pod("a", &["10.0.0.2"]));
+    second.node = Some("node-2".into());
+    let added = upsert(&mut cluster, first.clone());
+    let delta = Delta {
+        key: first.key.clone(),
+        before: None,
+        after: Some(Arc::new(first.clone())),
+    };
+    assert_eq!(added.objects, [Change::Pod(delta)]);
+    assert!(upsert(&mut cluster, first.clone()).is_empty());
+    let changed = upsert(&mut cluster, second.clone());
+    let [Change::Pod(delta)] = changed.objects.as_slice() else {
+        panic!("{changed:?}")
+    };
+    assert_eq!(delta.before.as_deref(), Some(&first));
+    assert_eq!(delta.after.as_deref(), Some(&second));
+    assert_eq!(
+        (owner(&cluster, "10.0.0.1"), owner(&cluster, "10.0.0.2")),
+        (None, Some("a".to_owned()))
+    );
+    assert_eq!(
+        (cluster.pods_on("node-1").count(), cluster.pods_on("node-2").count()),
+        (0, 1)
+    );
+    let removed = delete(&mut cluster, second);
+    assert!(matches!(removed.objects.as_slice(), [Change::Pod(delta)] if delta.is_removed()));
+    assert_eq!((cluster.pods_on("node-2").count(), cluster.count(Kind::Pod)), (0, 0));
+    assert!(delete(&mut cluster, pod("a", &[])).is_empty());
+}
+
+#[test]
+fn the_later_of_two_pods_with_one_address_waits_until_the_first_is_gone() {
+    let mut cluster = Cluster::new();
+    upsert(&mut cluster, pod("a", &["10.0.0.1", "fd00::1"]));
+    let refused = upsert(&mut cluster, pod("b", &["10.0.0.2", "fd00::1"]));
+    assert!(refused.objects.is_empty() && refused.rejections);
+    let text = cluster.rejections().next().unwrap().to_string();
+    assert!(
+        text.contains("Pod shop/b") && text.contains("Pod shop/a") && text.contains("fd00::1"),
+        "{text}"
+    );
+    assert_eq!(
+        (
+            owner(&cluster, "10.0.0.2"),
+            cluster.count(Kind::Pod),
+            cluster.rejected_total()
+        ),
+        (None, 1, 1)
+    );
+    assert!(
+        upsert(&mut cluster, pod("b", &["10.0.0.2", "fd00::1"])).is_empty(),
+        "said once"
+    );
+    let freed = delete(&mut cluster, pod("a", &[]));
+    assert_eq!(
+        (names(&freed), freed.rejections),
+        (vec!["a".to_owned(), "b".to_owned()], true)
+    );
+    assert_eq!(owner(&cluster, "fd00::1").as_deref(), Some("b"));
+    assert_eq!((cluster.rejections().count(), cluster.rejected_total()), (0, 1));
+}
+
+#[test]
+fn a_pod_that_wants_a_taken_address_keeps_its_own() {
+    let mut cluster = Cluster::new();
+    upsert(&mut cluster, pod("a", &["10.0.0.1"]));
+    upsert(&mut cluster, pod("b", &["10.0.0.2"]));
+    assert!(upsert(&mut cluster, pod("b", &["10.0.0.1"])).objects.is_empty());
+    assert_eq!(owner(&cluster, "10.0.0.2").as_deref(), Some("b"));
+    // Taking the wish back ends the conflict.
+    let back = upsert(&mut cluster, pod("b", &["10.0.0.2"]));
+    assert!(back.objects.is_empty() && back.rejections);
+    assert_eq!(cluster.rejections().count(), 0);
+}
+
+#[test]
+fn terminated_pods_free_their_addresses_and_host_network_pods_share_them() {
+    let mut cluster = Cluster::new();
+    let mut job = pod("job", &["10.0.0.1"]);
+    upsert(&mut cluster, job.clone());
+    upsert(&mut cluster, pod("web", &["10.0.0.1"]));
+    job.phase = PodPhase::Succeeded;
+    assert_eq!(names(&upsert(&mut cluster, job)), ["job", "web"]);
+    assert_eq!(owner(&cluster, "10.0.0.1").as_deref(), Some("web"));
+    for name in ["proxy", "exporter"] {
+        let mut host = pod(name, &["192.0.2.1"]);
+        host.host_network = true;
+        assert_eq!(names(&upsert(&mut cluster, host)), [name]);
+    }
+    assert_eq!((owner(&cluster, "192.0.2.1"), cluster.rejections().count()), (None, 0));
+}
+
+#[test]
+fn pods_that_exchanged_their_addresses_move_together() {
+    let mut cluster = Cluster::new();
+    for (name, address) in [("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.3")] {
+        upsert(&mut cluster, pod(name, &[address]));
+    }
+    assert!(upsert(&mut cluster, pod("a", &["10.0.0.2"])).objects.is_empty());
+    assert!(upsert(&mut cluster, pod("b", &["10.0.0.3"])).objects.is_empty());
+    let mut moved = names(&upsert(&mut cluster, pod("c", &["10.0.0.1"])));
+    moved.sort();
+    assert_eq!(moved, ["a", "b", "c"]);
+    let owners = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|text| owner(&cluster, text).unwrap());
+    assert_eq!(
+        (owners, cluster.rejections().count()),
+        (["c", "a", "b"].map(str::to_owned), 0)
+    );
+}
+
+#[test]
+fn services_cannot_share_a_cluster_address_or_a_node_port() {
+    let mut cluster = Cluster::new();
+    upsert(&mut cluster, service("a", "10.96.0.1", Some(30080)));
+    upsert(&mut cluster, service("b", "10.96.0.1", None));
+    upsert(&mut cluster, service("c", "10.96.0.3", Some(30080)));
+    let fields: Vec<_> = cluster
+        .rejections()
+        .map(|r| (r.field.as_str(), r.value.as_str()))
+        .collect();
+    assert_eq!(
+        fields,
+        [
+            ("spec.clusterIPs", "10.96.0.1"),
+            ("spec.ports[0].nodePort", "30080/TCP")
+        ]
+    );
+    let one = cluster
+        .services_at(ip("10.96.0.1"))
+        .map(|service| service.key.name.as_ref())
+        .collect::<Vec<_>>();
+    assert_eq!(one, ["a"]);
+    assert_eq!(
+        names(&upsert(&mut cluster, service("a", "10.96.0.9", Some(30081)))).len(),
+        3
+    );
+    assert_eq!((cluster.rejections().count(), cluster.count(Kind::Service)), (0, 3));
+}
+
+#[test]
+fn a_refused_version_leaves_the_last_good_one_until_it_is_good_or_deleted() {
+    let mut cluster = Cluster::new();
+    upsert(&mut cluster, policy("p"));
+    let rejection = invalid(policy("p"), Some(policy("p")));
+    let changes = cluster.apply(Event::Rejected(rejection.clone()));
+    assert!(changes.objects.is_empty() && changes.rejections);
+    assert!(!cluster.policy(&policy("p").key).unwrap().refused);
+    assert!(
+        cluster.apply(Event::Rejected(rejection.clone())).is_empty(),
+        "said once"
+    );
+    assert_eq!(
+        rejection.to_string(),
+        "a.yaml:3: NetworkPolicy shop/p: spec.x: 65537: no port"
+    );
+    assert!(upsert(&mut cluster, policy("p")).rejections);
+    assert_eq!((cluster.rejections().count(), cluster.rejected_total()), (0, 1));
+    cluster.apply(Event::Rejected(rejection));
+    assert_eq!(
+        cluster.rejections_of(&Object::from(policy("p")).object_ref()).count(),
+        1
+    );
+    delete(&mut cluster, policy("p"));
+    assert_eq!(
+        (cluster.rejections().count(), cluster.count(Kind::NetworkPolicy)),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_policy_that_never_was_good_closes_what_it_selects() {
+    let mut cluster = Cluster::new();
+    let mut closes = policy("p");
+    closes.egress = Some(Vec::new());
+    cluster.apply(Event::Rejected(invalid(policy("p"), Some(closes))));
+    assert!(cluster.policies_in("shop").next().unwrap().refused);
+    // A second bad version that closes less replaces the first.
+    cluster.apply(Event::Rejected(invalid(policy("p"), Some(policy("p")))));
+    assert_eq!(cluster.policies().next().unwrap().egress, None);
+    upsert(&mut cluster, policy("p"));
+    assert!(!cluster.policies().next().unwrap().refused);
+    // A pod that never was good is absent.
+    cluster.apply(Event::Rejected(invalid(pod("x", &[]), None)));
+    assert_eq!((cluster.count(Kind::Pod), cluster.rejections().count()), (0, 1));
+}
+
+#[test]
+fn a_duplicate_is_about_its_place_and_not_about_the_version() {
+    let mut cluster = Cluster::new();
+    let mut duplicate = invalid(policy("p"), None);
+    duplicate.cause = Cause::Duplicate;
+    upsert(&mut cluster, policy("p"));
+    cluster.apply(Event::Rejected(duplicate.clone()));
+    upsert(&mut cluster, policy("p"));
+    assert_eq!(cluster.rejections().count(), 1);
+    assert!(cluster.apply(Event::Restored(duplicate.key())).rejections);
+    assert_eq!(cluster.rejections().count(), 0);
+}
+
+#[test]
+fn the_cluster_is_synced_when_every_kind_is() {
+    let mut cluster = Cluster::new();
+    let synced = Kind::ALL.map(|kind| cluster.apply(Event::Synced(kind)).synced);
+    assert_eq!(synced.iter().position(|synced| *synced), Some(Kind::ALL.len() - 1));
+    assert!(cluster.is_synced() && cluster.is_kind_synced(Kind::Pod));
+    assert!(!cluster.apply(Event::Synced(Kind::Pod)).synced);
+}
+
+#[test]
+fn a_namespace_is_a_range_and_has_its_name_as_a_label() {
+    let mut cluster = Cluster::new();
+    for (namespace, name) in [("a", "z"), ("a-b", "x"), ("a", "b"), ("b", "a")] {
+        let mut pod = pod(name, &[]);
+        pod.key = ObjectKey::new(namespace, name);
+        upsert(&mut cluster, pod);
+    }
+    let found: Vec<_> = cluster.pods_in("a").map(|pod| pod.key.to_string()).collect();
+    assert_eq!(found, ["a/b", "a/z"]);
+    assert_eq!(cluster.namespace_labels("a").get(NAMESPACE_NAME_LABEL), Some("a"));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Upsert {
+        pod: u8,
+        ips: Vec<u8>,
+        ended: bool,
+        host: bool,
+        node: u8,
+    },
+    Delete(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let ips = proptest::collection::vec(0..6u8, 0..3);
+    prop_oneof![
+        4 => (0..6u8, ips, proptest::bool::weighted(0.1), proptest::bool::weighted(0.1), 0..3u8)
+            .prop_map(|(pod, ips, ended, host, node)| Step::Upsert { pod, ips, ended, host, node }),
+        1 => (0..6u8).prop_map(Step::Delete),
+    ]
+}
+
+fn address(n: u8) -> IpAddr {
+    IpAddr::from([10, 0, 0, n])
+}
+
+proptest! {
+    /// After each step: one owner an address, the indexes equal a full search, the changes replayed give the same
+    /// pods, the newest version of each pod is taken or waits, and nobody waits for what is free.
+    #[test]
+    fn addresses_have_one_owner_and_nobody_waits_in_vain(steps in proptest::collection::vec(step(), 1..60)) {
+        let mut cluster = Cluster::new();
+        let mut newest: BTreeMap<ObjectKey, Pod> = BTreeMap::new();
+        let mut replayed: Table<Pod> = BTreeMap::new();
+        for step in steps {
+            let changes = match step {
+                Step::Upsert { pod: n, ips, ended, host, node } => {
+                    let mut pod = pod(&n.to_string(), &[]);
+                    pod.ips = ips.into_iter().map(address).collect();
+                    pod.phase = if ended { PodPhase::Failed } else { PodPhase::Running };
+                    pod.host_network = host;
+                    pod.node = Some(node.to_string().into());
+                    newest.insert(pod.key.clone(), pod.clone());
+                    upsert(&mut cluster, pod)
+                }
+                Step::Delete(n) => {
+                    newest.remove(&pod(&n.to_string(), &[]).key);
+                    delete(&mut cluster, pod(&n.to_string(), &[]))
+                }
+            };
+            for change in changes.objects {
+                let Change::Pod(delta) = change else { unreachable!("only pods were changed") };
+                prop_assert_eq!(replayed.get(&delta.key), delta.before.as_ref());
+                replace(&mut replayed, &delta.key, delta.after);
+            }
+            prop_assert_eq!(&replayed, &cluster.pods);
+            for n in 0..6 {
+                let owners: Vec<_> = cluster.pods().filter(|pod| pod.own_ips().contains(&address(n))).collect();
+                prop_assert!(owners.len() <= 1);
+                prop_assert_eq!(cluster.pod_at(address(n)), owners.first().copied());
+            }
+            for n in 0..3 {
+                let name = n.to_string();
+                let on: Vec<_> = cluster.pods().filter(|pod| pod.node.as_deref() == Some(&name)).collect();
+                prop_assert_eq!(cluster.pods_on(&name).collect::<Vec<_>>(), on);
+            }
+            prop_assert!(cluster.pods.keys().all(|key| newest.contains_key(key)));
+            for (key, pod) in &newest {
+                let waits = cluster.rejections_of(&ObjectRef::new(Kind::Pod, key.clone())).next().is_some();
+                prop_assert_eq!(cluster.pods.get(key).map(Arc::as_ref) != Some(pod), waits);
+                let taken = |ip: &&IpAddr| cluster.pod_at(**ip).is_some_and(|owner| owner.key != *key);
+                prop_assert!(!waits || pod.own_ips().iter().any(|ip| taken(&ip)));
+            }
+        }
+    }
+}
