@@ -1,7 +1,7 @@
 //! The laboratory: an outside world, nodes and pods, and what kubelet does for them.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -177,6 +177,15 @@ impl Lab {
     #[must_use]
     pub const fn outside(&self) -> &NetNs {
         &self.outside
+    }
+
+    /// 192.0.2.254 and 2001:db8::fe.
+    #[must_use]
+    pub const fn outside_ips(&self) -> [IpAddr; 2] {
+        [
+            IpAddr::V4(Ipv4Addr::new(192, 0, 2, 254)),
+            IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe)),
+        ]
     }
 
     /// The folder of all files of the laboratory.

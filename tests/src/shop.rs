@@ -138,6 +138,19 @@ impl Shop {
             })
     }
 
+    /// Changes a pod's label `app` and makes it known.
+    ///
+    /// # Errors
+    /// There is no such pod, or its object cannot be written.
+    pub fn relabel(&mut self, name: &str, app: &str) -> Result<(), LabError> {
+        if let Some(member) = self.members.iter_mut().find(|member| member.pod.name == name) {
+            member.pod.relabel(&[("app", app)]);
+        }
+        let member = self.member(name)?;
+        self.node
+            .apply(&member.pod.object(self.node.name(), &member.attached.ips))
+    }
+
     /// All pods.
     #[must_use]
     pub fn members(&self) -> &[Member] {

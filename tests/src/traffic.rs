@@ -13,7 +13,7 @@ use nix::sys::socket::{Shutdown, shutdown};
 use crate::{LabError, NetNs, run_with_input};
 
 /// What became of an attempt to reach somebody.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// It worked; the text is what the other side said.
     Yes(String),

@@ -1,0 +1,49 @@
+//! What the end-to-end suites share.
+#![allow(dead_code, reason = "each suite is a crate of its own and uses its part")]
+
+use std::time::{Duration, Instant};
+
+use heddle_tests::{Binaries, LabError};
+use serde_json::Value;
+
+/// For what must happen.
+pub const BOUND: Duration = Duration::from_secs(5);
+/// For what must not happen: long enough for a handshake and its first retry.
+pub const SILENCE: Duration = Duration::from_millis(1200);
+
+pub fn binaries() -> Result<Binaries, LabError> {
+    Binaries::beside_this()
+}
+
+/// Tries until it holds, at most 15 s.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool, LabError>) -> Result<(), LabError> {
+    let start = Instant::now();
+    while !holds()? {
+        if start.elapsed() > Duration::from_secs(15) {
+            return Err(LabError::Timeout {
+                what: what.to_owned(),
+                seconds: 15,
+                detail: String::new(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// The port of that name in a status.
+pub fn port<'a>(status: &'a Value, name: &str) -> &'a Value {
+    let ports = status["ports"].as_array().map_or(&[][..], Vec::as_slice);
+    ports.iter().find(|port| port["name"] == name).unwrap_or(&Value::Null)
+}
+
+/// Drops at a port whose reason contains `reason`.
+pub fn drops(status: &Value, name: &str, reason: &str) -> u64 {
+    let dropped = port(status, name)["dropped"].as_object();
+    dropped
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| key.contains(reason))
+        .filter_map(|(_, n)| n.as_u64())
+        .sum()
+}

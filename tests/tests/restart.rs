@@ -1,0 +1,130 @@
+//! The agent ends, in order or not, and the next one takes over: connections go on, nothing passes in between.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{BOUND, SILENCE, binaries};
+use heddle_tests::shop::{Shop, WEB_TARGET};
+use heddle_tests::traffic::{self, Conversation, Manner, Speaker, TcpServer};
+use heddle_tests::{LabError, NodePlan};
+use nix::sys::signal::Signal;
+
+/// The port of the servers that speak first.
+const SPEAKS_FIRST: u16 = 8081;
+/// TCP's own retries double their distance: what was lost during the gap comes back within this.
+const AFTER: Duration = Duration::from_secs(15);
+
+fn connections_outlive(signal: Signal) -> Result<(), LabError> {
+    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let addresses =
+        |v6: bool| -> Result<_, LabError> { Ok([shop.member("web-1")?.at(v6, WEB_TARGET)?, Shop::service(v6)]) };
+    let mut servers = Vec::new();
+    for name in ["web-1", "web-2"] {
+        let ns = shop.member(name)?.pod.ns();
+        servers.push(TcpServer::start(ns, WEB_TARGET, Manner::Echo)?);
+        servers.push(TcpServer::start(ns, SPEAKS_FIRST, Manner::SpeakFirst)?);
+    }
+    let client = shop.member("client")?.pod.ns().clone();
+    let mut talks = Vec::new();
+    for v6 in [false, true] {
+        for to in addresses(v6)? {
+            talks.push(Conversation::start(&client, to, Speaker::Client)?);
+        }
+        let first = shop.member("web-2")?.at(v6, SPEAKS_FIRST)?;
+        talks.push(Conversation::start(&client, first, Speaker::Server)?);
+    }
+    for talk in &talks {
+        talk.progresses(5, BOUND)?;
+    }
+    let before = shop.node.status()?;
+    let web = shop.member("web-1")?.attached.ip(false)?;
+
+    shop.node.stop_agent(signal)?;
+    assert_eq!(
+        traffic::ping(&client, web, 1)?,
+        0,
+        "without an agent a pod's port is closed"
+    );
+    let stands: Vec<u64> = talks.iter().map(Conversation::rounds).collect();
+    assert!(
+        talks[0].progresses(1, SILENCE).is_err(),
+        "without an agent nothing passes"
+    );
+    assert_eq!(talks.iter().map(Conversation::rounds).collect::<Vec<_>>(), stands);
+
+    shop.node.start_agent()?;
+    for talk in &talks {
+        talk.progresses(20, AFTER)?;
+    }
+    assert_eq!(traffic::ping(&client, web, 3)?, 3);
+    let after = shop.node.status()?;
+    assert!(
+        after["flows"]["taken_over"].as_u64() >= Some(12),
+        "six connections in both directions: {:#}",
+        after["flows"]
+    );
+    assert_eq!(
+        after["agent"]["start"].as_u64(),
+        before["agent"]["start"].as_u64().map(|n| n + 1)
+    );
+    assert_eq!(after["attachments"], before["attachments"]);
+    for talk in talks {
+        talk.finish()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_restart_in_order() -> Result<(), LabError> {
+    connections_outlive(Signal::SIGTERM)
+}
+
+#[test]
+fn a_kill_and_a_start() -> Result<(), LabError> {
+    connections_outlive(Signal::SIGKILL)
+}
+
+#[test]
+fn a_ping_goes_on_over_a_restart() -> Result<(), LabError> {
+    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let web = shop.member("web-1")?.attached.ip(false)?;
+    let client = shop.member("client")?.pod.ns().clone();
+    let ping = client.spawn({
+        let client = client.clone();
+        move || traffic::ping(&client, web, 100)
+    })?;
+    shop.node.stop_agent(Signal::SIGKILL)?;
+    shop.node.start_agent()?;
+    let answered = match ping.join() {
+        Ok(result) => result?,
+        Err(panic) => std::panic::resume_unwind(panic),
+    };
+    assert!(
+        (1..=100).contains(&answered),
+        "{answered} of 100 over 5 s with one restart"
+    );
+    assert_eq!(traffic::ping(&client, web, 3)?, 3);
+    Ok(())
+}
+
+#[test]
+fn a_pod_that_ends_while_the_agent_is_away_is_gone_after_it() -> Result<(), LabError> {
+    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    shop.node.stop_agent(Signal::SIGTERM)?;
+    let away = shop.node.cni("DEL", &shop.member("db")?.pod, None)?;
+    assert!(away.ok || away.stdout.contains("\"code\""), "{}", away.stdout);
+    shop.node.start_agent()?;
+    shop.node.end_pod(&shop.member("db")?.pod)?;
+    let status = shop.node.status()?;
+    assert_eq!(status["attachments"].as_array().map(Vec::len), Some(3));
+    assert_eq!(
+        traffic::ping(
+            shop.member("client")?.pod.ns(),
+            shop.member("web-1")?.attached.ip(true)?,
+            2
+        )?,
+        2
+    );
+    Ok(())
+}

@@ -1,0 +1,192 @@
+//! Pods that are attached by the real plugin to the real agent, and real traffic between them.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use common::{BOUND, SILENCE, binaries, drops, eventually};
+use heddle_tests::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
+use heddle_tests::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
+use heddle_tests::{LabError, NodePlan, manifests};
+
+fn shop(workers: &str) -> Result<Shop, LabError> {
+    let mut plan = NodePlan::new("node", 1);
+    plan.cores = workers.to_owned();
+    Shop::open(binaries()?, plan)
+}
+
+fn everybody_reaches_whom_they_may(shop: &Shop) -> Result<(), LabError> {
+    let (web, client, db) = (shop.member("web-1")?, shop.member("client")?, shop.member("db")?);
+    let _servers = [
+        TcpServer::start(web.pod.ns(), WEB_TARGET, Manner::Greet("web-1".to_owned()))?,
+        TcpServer::start(
+            shop.member("web-2")?.pod.ns(),
+            WEB_TARGET,
+            Manner::Greet("web-2".to_owned()),
+        )?,
+        TcpServer::start(db.pod.ns(), DB_PORT, Manner::Greet("db".to_owned()))?,
+        TcpServer::start(client.pod.ns(), 9000, Manner::Greet("client".to_owned()))?,
+        TcpServer::start(shop.node.ns(), 9001, Manner::Greet("node".to_owned()))?,
+        TcpServer::start(shop.lab.outside(), 9002, Manner::Greet("outside".to_owned()))?,
+    ];
+    let yes = |name: &str| Reach::Yes(name.to_owned());
+    for v6 in [false, true] {
+        let ask = |from, to| traffic::tcp_ask(from, to, "", BOUND);
+        assert_eq!(traffic::ping(client.pod.ns(), web.attached.ip(v6)?, 3)?, 3);
+        assert_eq!(ask(client.pod.ns(), web.at(v6, WEB_TARGET)?)?, yes("web-1"));
+
+        let mut names = BTreeSet::new();
+        for _ in 0..32 {
+            names.insert(ask(client.pod.ns(), Shop::service(v6))?);
+        }
+        assert_eq!(
+            names,
+            BTreeSet::from([yes("web-1"), yes("web-2")]),
+            "both backends and nobody else"
+        );
+        for _ in 0..16 {
+            assert!(
+                ask(web.pod.ns(), Shop::service(v6))?.is_yes(),
+                "a backend reaches its own Service, itself included"
+            );
+        }
+        let no_such_port = SocketAddr::new(Shop::service(v6).ip(), WEB_PORT + 1);
+        assert_eq!(ask(client.pod.ns(), no_such_port)?, Reach::Refused);
+
+        assert_eq!(ask(web.pod.ns(), db.at(v6, DB_PORT)?)?, yes("db"));
+        assert_eq!(
+            traffic::tcp_ask(client.pod.ns(), db.at(v6, DB_PORT)?, "", SILENCE)?,
+            Reach::Silence
+        );
+        assert_eq!(
+            traffic::ping(client.pod.ns(), db.attached.ip(v6)?, 1)?,
+            0,
+            "the policy allows TCP 5432 alone"
+        );
+
+        let node = shop.node.internal_ips()[usize::from(v6)];
+        assert_eq!(ask(client.pod.ns(), SocketAddr::new(node, 9001))?, yes("node"));
+        assert_eq!(ask(db.pod.ns(), SocketAddr::new(node, 9001))?, yes("node"));
+        assert_eq!(ask(shop.node.ns(), client.at(v6, 9000)?)?, yes("client"));
+        assert_eq!(
+            ask(shop.node.ns(), db.at(v6, DB_PORT)?)?,
+            yes("db"),
+            "a node always reaches its own pods"
+        );
+        for _ in 0..8 {
+            assert!(ask(shop.node.ns(), Shop::service(v6))?.is_yes());
+        }
+        let outside = shop.lab.outside_ips()[usize::from(v6)];
+        assert_eq!(ask(client.pod.ns(), SocketAddr::new(outside, 9002))?, yes("outside"));
+    }
+    traffic::bulk(client.pod.ns(), web.pod.ns(), web.at(false, 5001)?, 5001, 64 << 20)?;
+    traffic::bulk(web.pod.ns(), client.pod.ns(), client.at(true, 5001)?, 5001, 64 << 20)?;
+    Ok(())
+}
+
+#[test]
+fn one_worker() -> Result<(), LabError> {
+    let shop = shop("0")?;
+    everybody_reaches_whom_they_may(&shop)?;
+    let status = shop.node.status()?;
+    assert!(
+        drops(&status, "pod:shop/client", "policy") > 0,
+        "the forbidden attempts are counted where they came in: {status:#}"
+    );
+    assert_eq!(status["rejections_total"], 0);
+    Ok(())
+}
+
+#[test]
+fn two_workers_hand_over_to_each_other() -> Result<(), LabError> {
+    let shop = shop("0,1")?;
+    everybody_reaches_whom_they_may(&shop)?;
+    let status = shop.node.status()?;
+    let handed: u64 = status["workers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(|w| w["handed_over"].as_u64())
+        .sum();
+    assert!(
+        handed > 0,
+        "with two workers some packets change hands: {:#}",
+        status["workers"]
+    );
+    Ok(())
+}
+
+#[test]
+fn a_policy_change_stops_a_live_connection_and_no_other() -> Result<(), LabError> {
+    let shop = shop("0")?;
+    let (web, client) = (shop.member("web-1")?, shop.member("client")?);
+    let _echo = TcpServer::start(web.pod.ns(), WEB_TARGET, Manner::Echo)?;
+    let _other = TcpServer::start(client.pod.ns(), 9000, Manner::Echo)?;
+    let stopped = Conversation::start(client.pod.ns(), web.at(false, WEB_TARGET)?, Speaker::Client)?;
+    let goes_on = Conversation::start(web.pod.ns(), client.at(false, 9000)?, Speaker::Client)?;
+    stopped.progresses(5, BOUND)?;
+
+    let policy = manifests::allow_only("shop", "nobody-to-web", ("app", "web"), ("app", "nobody"), WEB_TARGET);
+    shop.node.apply(&policy)?;
+    eventually("the live connection stands still", || {
+        Ok(stopped.progresses(1, SILENCE).is_err())
+    })?;
+    goes_on.progresses(20, BOUND)?;
+
+    shop.node.delete(&policy)?;
+    // TCP itself tries again; the flow is judged anew.
+    stopped.progresses(5, Duration::from_secs(15))?;
+    goes_on.progresses(5, BOUND)?;
+    stopped.finish()?;
+    goes_on.finish()?;
+    Ok(())
+}
+
+#[test]
+fn a_label_change_opens_and_closes() -> Result<(), LabError> {
+    let mut shop = shop("0")?;
+    let _server = TcpServer::start(shop.member("db")?.pod.ns(), DB_PORT, Manner::Greet("db".to_owned()))?;
+    let to = shop.member("db")?.at(false, DB_PORT)?;
+    assert_eq!(
+        traffic::tcp_ask(shop.member("client")?.pod.ns(), to, "", SILENCE)?,
+        Reach::Silence
+    );
+    shop.relabel("client", "web")?;
+    let client = shop.member("client")?.pod.ns().clone();
+    eventually("the new label opens", || {
+        Ok(traffic::tcp_ask(&client, to, "", SILENCE)?.is_yes())
+    })?;
+    shop.relabel("client", "client")?;
+    eventually("the old label closes", || {
+        Ok(traffic::tcp_ask(&client, to, "", SILENCE)? == Reach::Silence)
+    })
+}
+
+#[test]
+fn a_pod_cannot_speak_for_another() -> Result<(), LabError> {
+    let shop = shop("0")?;
+    let (web, client, db) = (shop.member("web-1")?, shop.member("client")?, shop.member("db")?);
+    // The client takes web-1's address beside its own, and so has what the database's policy asks for.
+    for v6 in [false, true] {
+        let stolen = web.attached.ip(v6)?;
+        let length = if v6 { 128 } else { 32 };
+        client
+            .pod
+            .ns()
+            .run("ip", &["address", "add", &format!("{stolen}/{length}"), "dev", "eth0"])?;
+        let source = stolen.to_string();
+        let to = db.attached.ip(v6)?.to_string();
+        let out = client.pod.ns().enter(|| {
+            heddle_tests::run_with_input(
+                std::process::Command::new("ping").args(["-n", "-c", "2", "-i", "0.1", "-W", "1", "-I", &source, &to]),
+                "",
+            )
+        })?;
+        assert!(!out.ok, "{}", out.stdout);
+    }
+    eventually("the spoofed packets are counted", || {
+        Ok(drops(&shop.node.status()?, "pod:shop/client", "spoof") >= 2)
+    })
+}
