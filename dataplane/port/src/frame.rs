@@ -7,28 +7,59 @@
 use std::fmt;
 
 /// Which memory area (UMEM) a frame belongs to. Copy-mode ports share area 0; a zero-copy NIC will have one of its own.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AreaNo(pub u8);
 
-/// The unique handle of one frame: area in the top 4 bits, index within the area below.
+impl AreaNo {
+    /// Areas that a frame's number can tell apart.
+    pub const MAX: u8 = 15;
+}
+
+/// The unique handle of one frame: area in the top 4 bits, index within the area below, and the store that made it.
+///
+/// At any time at most one `Frame` exists for each (store, index). Everything unsafe in this crate rests on that: a
+/// handle is made only when its store is created ([`FrameStore::heap`](crate::FrameStore::heap),
+/// [`FrameStore::from_raw`](crate::FrameStore::from_raw)), or in exchange for one that was consumed before (put on a
+/// pool's stack, linked into a chain, or lent to a port).
 #[derive(PartialEq, Eq)]
-#[repr(transparent)]
-pub struct Frame(u32);
+pub struct Frame {
+    /// The store's number, unique in the process: a frame shown to another store is a bug that is caught.
+    store: u32,
+    /// Area and index.
+    number: u32,
+}
 
 impl Frame {
     /// Frames an area can have at most.
     pub const MAX_FRAMES: u32 = 1 << 28;
 
+    /// The handle of frame `index`. Private to the crate: the caller keeps the uniqueness described above.
+    pub(crate) const fn conjure(store: u32, area: AreaNo, index: u32) -> Self {
+        Self {
+            store,
+            number: (area.0 as u32) << 28 | index,
+        }
+    }
+
     /// The area that the frame lies in.
     #[must_use]
     pub const fn area(&self) -> AreaNo {
-        AreaNo((self.0 >> 28) as u8)
+        AreaNo((self.number >> 28) as u8)
     }
 
     /// The frame's number within its area.
     #[must_use]
     pub const fn index(&self) -> u32 {
-        self.0 & (Self::MAX_FRAMES - 1)
+        self.number & (Self::MAX_FRAMES - 1)
+    }
+
+    /// The index, in exchange for the handle.
+    pub(crate) const fn into_index(self) -> u32 {
+        self.index()
+    }
+
+    pub(crate) const fn store(&self) -> u32 {
+        self.store
     }
 }
 
@@ -39,12 +70,76 @@ impl fmt::Debug for Frame {
 }
 
 /// Who has a frame: kept in a side array, so that the frames of a closed port or a dead worker can be found again.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Holder {
     /// The shared pool.
     Shared,
-    /// The pool or the hands of the worker of that number.
+    /// The pool of the worker of that number.
+    Pool(u8),
+    /// The hands of the worker of that number: a packet under way, also in a hand-over queue.
     Worker(u8),
-    /// The kernel, in the rings of the port of that number.
+    /// The rings of the port of that number.
     Port(u16),
+    /// The control thread: frames just made, or reclaimed and not yet put back.
+    Control,
+}
+
+impl Holder {
+    pub(crate) const fn encode(self) -> u32 {
+        match self {
+            Self::Shared => 0,
+            Self::Pool(no) => 1 << 16 | no as u32,
+            Self::Worker(no) => 2 << 16 | no as u32,
+            Self::Port(no) => 3 << 16 | no as u32,
+            Self::Control => 4 << 16,
+        }
+    }
+
+    pub(crate) const fn decode(word: u32) -> Self {
+        match word >> 16 {
+            0 => Self::Shared,
+            1 => Self::Pool(word as u8),
+            2 => Self::Worker(word as u8),
+            3 => Self::Port(word as u16),
+            _ => Self::Control,
+        }
+    }
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Shared => f.write_str("shared pool"),
+            Self::Pool(no) => write!(f, "pool of worker {no}"),
+            Self::Worker(no) => write!(f, "worker {no}"),
+            Self::Port(no) => write!(f, "port {no}"),
+            Self::Control => f.write_str("control"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_survive_their_encoding() {
+        for holder in [
+            Holder::Shared,
+            Holder::Pool(0),
+            Holder::Pool(255),
+            Holder::Worker(7),
+            Holder::Port(0),
+            Holder::Port(u16::MAX),
+            Holder::Control,
+        ] {
+            assert_eq!(Holder::decode(holder.encode()), holder);
+        }
+    }
+
+    #[test]
+    fn a_frame_names_its_area_and_index() {
+        let frame = Frame::conjure(9, AreaNo(AreaNo::MAX), Frame::MAX_FRAMES - 1);
+        assert_eq!((frame.area(), frame.index()), (AreaNo(15), Frame::MAX_FRAMES - 1));
+    }
 }

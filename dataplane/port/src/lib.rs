@@ -1,6 +1,26 @@
 //! Frames, packets, batches, frame pools and the port trait, with ports in memory behind the same trait.
 //! No C and no system calls.
+//!
+//! A [`FrameStore`] is the memory: frames of one size, and what is known of each (range, next frame, holder). A [`Frame`]
+//! is the unique handle of one. Free frames are in the [`SharedPool`] and in each worker's [`WorkerPool`]; a [`Packet`] is
+//! a head frame and, seldom, a chain of further ones. A [`Port`] receives and sends packets; the frames in its rings are
+//! its own by the store's ledger ([`Holder`]), so that they are found again when it is closed.
 
+mod budget;
 mod frame;
+mod mem;
+mod packet;
+mod port;
+mod shared;
+mod store;
+mod sync;
+mod worker;
 
+pub use budget::{FillBudget, FillShare, PortRefused, TooFewFrames};
 pub use frame::{AreaNo, Frame, Holder};
+pub use mem::{MemPort, MemWire};
+pub use packet::{Frames, Packet};
+pub use port::{BURST, KernelStats, PacketVec, Port, PortNo, PortStats};
+pub use shared::{BATCH, SharedPool};
+pub use store::{FrameStore, HEADROOM};
+pub use worker::WorkerPool;

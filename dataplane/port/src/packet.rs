@@ -1,0 +1,252 @@
+//! A packet: a head frame and, seldom, a chain of further frames.
+//!
+//! Stages look at the head only; what follows is counted, sent and freed with it.
+
+use crate::frame::Frame;
+use crate::store::{FrameStore, NIL};
+
+/// A packet, the owner of all its frames. Not `Clone`, and without a `Drop`: it ends by being sent, handed over or freed
+/// ([`WorkerPool::free_packet`](crate::WorkerPool::free_packet)).
+///
+/// The frames behind the head are linked by index in the store; the links stand for their handles.
+#[derive(PartialEq, Eq, Debug)]
+#[must_use = "a packet that is forgotten keeps its frames"]
+pub struct Packet {
+    head: Frame,
+    len: u32,
+    frames: u8,
+}
+
+impl Packet {
+    /// Frames a packet may have: the kernel's MAX_SKB_FRAGS of 17 and the head; more is not portable.
+    pub const MAX_FRAMES: u8 = 18;
+
+    /// A packet of one frame, as long as the frame's range says.
+    pub fn new(store: &FrameStore, head: Frame) -> Self {
+        let len = store.len(&head);
+        store.set_next_of(head.index(), NIL);
+        store.set_link_of(head.index(), head.index());
+        Self { head, len, frames: 1 }
+    }
+
+    /// Adds a frame at the end. Gives it back if the packet has [`Packet::MAX_FRAMES`] already.
+    pub fn append(&mut self, store: &FrameStore, frame: Frame) -> Result<(), Frame> {
+        if self.frames >= Self::MAX_FRAMES {
+            return Err(frame);
+        }
+        self.len += store.len(&frame);
+        self.frames += 1;
+        let last = store.link_of(self.head.index());
+        let index = store.link(frame);
+        store.set_next_of(index, NIL);
+        store.set_next_of(last, index);
+        store.set_link_of(self.head.index(), index);
+        Ok(())
+    }
+
+    /// The first frame.
+    #[must_use]
+    pub fn head(&self) -> &Frame {
+        &self.head
+    }
+
+    /// Length of the whole packet, all frames.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// Whether there is not a single byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn frames(&self) -> u8 {
+        self.frames
+    }
+
+    /// The head frame's bytes.
+    #[must_use]
+    pub fn bytes<'a>(&'a self, store: &'a FrameStore) -> &'a [u8] {
+        store.bytes(&self.head)
+    }
+
+    /// The head frame's bytes, to be changed.
+    #[must_use]
+    pub fn bytes_mut<'a>(&'a mut self, store: &'a FrameStore) -> &'a mut [u8] {
+        store.bytes_mut(&mut self.head)
+    }
+
+    /// The bytes of each frame, in order.
+    pub fn chunks<'a>(&'a self, store: &'a FrameStore) -> impl Iterator<Item = &'a [u8]> {
+        let mut next = store.next_of(self.head.index());
+        std::iter::once(store.bytes(&self.head)).chain(std::iter::from_fn(move || {
+            if next == NIL {
+                return None;
+            }
+            // SAFETY: the frame's handle was consumed by this packet's chain (`append`), and the packet is borrowed.
+            let bytes = unsafe { store.linked_bytes(next) };
+            next = store.next_of(next);
+            Some(bytes)
+        }))
+    }
+
+    /// The whole packet as one piece of memory.
+    #[must_use]
+    pub fn to_vec(&self, store: &FrameStore) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len as usize);
+        self.chunks(store).for_each(|chunk| bytes.extend_from_slice(chunk));
+        bytes
+    }
+
+    /// Changes the range of the head frame; the packet's length changes with it.
+    ///
+    /// # Panics
+    /// If the range does not lie in the frame.
+    pub fn set_head_range(&mut self, store: &FrameStore, offset: u32, len: u32) {
+        let before = store.len(&self.head);
+        store.set_range(&mut self.head, offset, len);
+        self.len = self.len - before + len;
+    }
+
+    /// Makes room for `bytes` more at the front of the packet. False, and nothing changed, if there is none.
+    #[must_use]
+    pub fn grow_front(&mut self, store: &FrameStore, bytes: u32) -> bool {
+        let (offset, len) = store.range(&self.head);
+        if bytes > offset {
+            return false;
+        }
+        self.set_head_range(store, offset - bytes, len + bytes);
+        true
+    }
+
+    /// Cuts `bytes` off the front. False, and nothing changed, if the head frame has not that many.
+    #[must_use]
+    pub fn shrink_front(&mut self, store: &FrameStore, bytes: u32) -> bool {
+        let (offset, len) = store.range(&self.head);
+        if bytes > len {
+            return false;
+        }
+        self.set_head_range(store, offset + bytes, len - bytes);
+        true
+    }
+
+    /// Takes the packet apart into its frames, in order.
+    pub fn into_frames(self, store: &FrameStore) -> Frames<'_> {
+        let next = store.next_of(self.head.index());
+        store.set_next_of(self.head.index(), NIL);
+        Frames {
+            store,
+            first: Some(self.head),
+            next,
+        }
+    }
+
+    /// Separates what follows the head frame: the head stays a packet of its own.
+    pub fn split_following<'a>(&mut self, store: &'a FrameStore) -> Frames<'a> {
+        let next = store.next_of(self.head.index());
+        store.set_next_of(self.head.index(), NIL);
+        store.set_link_of(self.head.index(), self.head.index());
+        self.len = store.len(&self.head);
+        self.frames = 1;
+        Frames {
+            store,
+            first: None,
+            next,
+        }
+    }
+}
+
+/// The frames of a packet that was taken apart. To be used up: what is left in it is lost.
+#[must_use = "frames that are not taken are lost"]
+#[derive(Debug)]
+pub struct Frames<'a> {
+    store: &'a FrameStore,
+    first: Option<Frame>,
+    next: u32,
+}
+
+impl Iterator for Frames<'_> {
+    type Item = Frame;
+
+    fn next(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.first.take() {
+            return Some(frame);
+        }
+        if self.next == NIL {
+            return None;
+        }
+        let index = self.next;
+        self.next = self.store.next_of(index);
+        self.store.set_next_of(index, NIL);
+        // `index` was linked by `append` alone, and this chain, which owned it, is being taken apart.
+        Some(self.store.unlink(index))
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::{AreaNo, HEADROOM};
+
+    fn chain(sizes: &[u32]) -> (std::sync::Arc<FrameStore>, Packet) {
+        let (store, mut frames) = FrameStore::heap(AreaNo(0), u32::try_from(sizes.len()).unwrap(), 1024);
+        let mut packet = None;
+        for (i, size) in sizes.iter().enumerate() {
+            let mut frame = frames.remove(0);
+            store.fill(&mut frame, &vec![i as u8; *size as usize]);
+            match &mut packet {
+                None => packet = Some(Packet::new(&store, frame)),
+                Some(packet) => Packet::append(packet, &store, frame).unwrap(),
+            }
+        }
+        (store, packet.unwrap())
+    }
+
+    #[test]
+    fn a_chain_keeps_order_and_length() {
+        let (store, packet) = chain(&[3, 2, 1]);
+        assert_eq!((packet.len(), packet.frames()), (6, 3));
+        assert_eq!(packet.to_vec(&store), [0, 0, 0, 1, 1, 2]);
+        let indices: Vec<u32> = packet.into_frames(&store).map(|f| f.index()).collect();
+        assert_eq!(indices, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_chain_has_a_bound() {
+        let (store, mut frames) = FrameStore::heap(AreaNo(0), 20, 1024);
+        let mut packet = Packet::new(&store, frames.remove(0));
+        for frame in frames.drain(..17) {
+            packet.append(&store, frame).unwrap();
+        }
+        assert_eq!(packet.append(&store, frames.remove(0)).unwrap_err().index(), 18);
+        assert_eq!(packet.frames(), Packet::MAX_FRAMES);
+    }
+
+    #[test]
+    fn the_front_grows_into_the_headroom_only() {
+        let (store, mut packet) = chain(&[10, 5]);
+        assert!(packet.grow_front(&store, 50));
+        assert_eq!((packet.len(), packet.bytes(&store).len()), (65, 60));
+        assert!(!packet.grow_front(&store, HEADROOM - 49));
+        assert!(packet.shrink_front(&store, 60));
+        assert!(!packet.shrink_front(&store, 1));
+        assert_eq!(packet.len(), 5);
+    }
+
+    #[test]
+    fn the_head_can_be_separated() {
+        let (store, mut packet) = chain(&[10, 5, 7]);
+        let following: Vec<Frame> = packet.split_following(&store).collect();
+        assert_eq!(following.len(), 2);
+        assert_eq!((packet.len(), packet.frames()), (10, 1));
+        for frame in following {
+            packet.append(&store, frame).unwrap();
+        }
+        assert_eq!(packet.len(), 22);
+    }
+}

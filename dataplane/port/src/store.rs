@@ -1,0 +1,380 @@
+//! The memory of the frames and their side arrays: range, next frame of the chain, holder.
+//!
+//! # Safety of the bytes
+//!
+//! A [`Frame`] is unique for its index (see there), and [`FrameStore::bytes_mut`] borrows it mutably, so two references
+//! to the same bytes of which one is mutable cannot exist. A handle goes from one thread to another through a pool, a
+//! queue or a channel, each of which orders the writes before it (release) and the reads after it (acquire). The kernel
+//! writes only into frames that were lent to a port, and those have no handle until they are taken back.
+//!
+//! The side arrays are atomics, always accessed relaxed (which costs as much as a plain access): they are written by
+//! whoever has the handle, and read by others only for counting.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU32 as StdAtomicU32;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::frame::{AreaNo, Frame, Holder};
+use crate::port::PortNo;
+use crate::sync::{AtomicU32, Ordering};
+
+/// "No further frame" in a link.
+pub(crate) const NIL: u32 = u32::MAX;
+
+/// Bytes before a received packet, as the kernel leaves them (XDP_PACKET_HEADROOM): room for an outer header.
+pub const HEADROOM: u32 = 256;
+
+/// What is known of one frame. 16 bytes, so that a cache line holds four frames.
+struct Side {
+    /// Offset of the first byte in the frame (upper half) and number of bytes (lower half).
+    range: AtomicU32,
+    /// The next frame of a packet's chain, or of a batch in the shared pool.
+    next: AtomicU32,
+    /// Of a chain's head: the last frame. Of a batch's head: the next batch.
+    link: AtomicU32,
+    /// [`Holder`], encoded.
+    holder: AtomicU32,
+}
+
+/// The frames of one memory area.
+pub struct FrameStore {
+    id: u32,
+    area: AreaNo,
+    base: NonNull<u8>,
+    frame_size: u32,
+    side: Box<[Side]>,
+    /// Ports that are open: what they hold is accounted for.
+    open: Mutex<BTreeSet<PortNo>>,
+    /// Keeps the memory at `base` alive.
+    _owner: Box<dyn Any + Send + Sync>,
+}
+
+// SAFETY: `base` points to memory that `_owner` keeps alive for as long as the store lives, and that is only accessed
+// through unique `Frame` handles (module documentation). Everything else in the store is Send + Sync.
+unsafe impl Send for FrameStore {}
+// SAFETY: as above; a shared store gives `&mut [u8]` only in exchange for a mutable borrow of the unique handle.
+unsafe impl Sync for FrameStore {}
+
+impl FrameStore {
+    /// Largest frame, in bytes: offset and length share a word.
+    pub const MAX_FRAME_SIZE: u32 = 1 << 15;
+
+    /// Frames in memory of the process, with the handles of all of them.
+    ///
+    /// # Panics
+    /// As [`FrameStore::from_raw`].
+    #[must_use]
+    pub fn heap(area: AreaNo, frames: u32, frame_size: u32) -> (Arc<Self>, Vec<Frame>) {
+        let mut memory = vec![0u8; frames as usize * frame_size as usize];
+        let base = NonNull::new(memory.as_mut_ptr()).unwrap_or(NonNull::dangling());
+        // SAFETY: the vector's buffer has the stated size, does not move when the vector is moved into the box, and is
+        // not accessed through the vector any more.
+        unsafe { Self::from_raw(area, base, frames, frame_size, Box::new(memory)) }
+    }
+
+    /// Frames in memory that someone else made (a UMEM), with the handles of all of them.
+    ///
+    /// # Safety
+    /// `base` must be valid for reads and writes of `frames * frame_size` bytes until `owner` is dropped, and nobody
+    /// may access these bytes but through the returned handles, and the kernel for frames that are lent to a port.
+    ///
+    /// # Panics
+    /// If the area's number is above [`AreaNo::MAX`], there are more frames than [`Frame::MAX_FRAMES`], or the frame
+    /// size is not between twice [`HEADROOM`] and [`FrameStore::MAX_FRAME_SIZE`].
+    #[must_use]
+    pub unsafe fn from_raw(
+        area: AreaNo,
+        base: NonNull<u8>,
+        frames: u32,
+        frame_size: u32,
+        owner: Box<dyn Any + Send + Sync>,
+    ) -> (Arc<Self>, Vec<Frame>) {
+        static NEXT_ID: StdAtomicU32 = StdAtomicU32::new(0);
+        assert!(area.0 <= AreaNo::MAX, "area {} is above {}", area.0, AreaNo::MAX);
+        assert!(
+            frames < Frame::MAX_FRAMES,
+            "{frames} frames are more than {}",
+            Frame::MAX_FRAMES - 1
+        );
+        assert!(
+            (2 * HEADROOM..=Self::MAX_FRAME_SIZE).contains(&frame_size),
+            "a frame size of {frame_size} is not between {} and {}",
+            2 * HEADROOM,
+            Self::MAX_FRAME_SIZE
+        );
+        let id = NEXT_ID.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let side = (0..frames)
+            .map(|_| Side {
+                range: AtomicU32::new(HEADROOM << 16),
+                next: AtomicU32::new(NIL),
+                link: AtomicU32::new(NIL),
+                holder: AtomicU32::new(Holder::Control.encode()),
+            })
+            .collect();
+        let store = Self {
+            id,
+            area,
+            base,
+            frame_size,
+            side,
+            open: Mutex::default(),
+            _owner: owner,
+        };
+        // The only place where handles come from nothing: the store is new, so each is the first of its index.
+        let handles = (0..frames).map(|index| Frame::conjure(id, area, index)).collect();
+        (Arc::new(store), handles)
+    }
+
+    /// The area's number.
+    #[must_use]
+    pub fn area(&self) -> AreaNo {
+        self.area
+    }
+
+    /// Number of frames in the area.
+    #[must_use]
+    pub fn frames(&self) -> u32 {
+        u32::try_from(self.side.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Bytes that a frame has, headroom included.
+    #[must_use]
+    pub fn frame_size(&self) -> u32 {
+        self.frame_size
+    }
+
+    /// Bytes of packet that a frame takes behind the usual headroom.
+    #[must_use]
+    pub fn room(&self) -> u32 {
+        self.frame_size - HEADROOM
+    }
+
+    fn side(&self, frame: &Frame) -> &Side {
+        assert_eq!(frame.store(), self.id, "{frame:?} is of another store");
+        &self.side[frame.index() as usize]
+    }
+
+    fn start(&self, index: u32, offset: u32) -> NonNull<u8> {
+        // SAFETY: index < frames and offset <= frame_size (kept by `set_range`), so this stays within the memory that
+        // `from_raw` was promised.
+        unsafe {
+            self.base
+                .add(index as usize * self.frame_size as usize + offset as usize)
+        }
+    }
+
+    /// First byte and number of bytes of the packet's part in the frame.
+    #[must_use]
+    pub fn range(&self, frame: &Frame) -> (u32, u32) {
+        let word = self.side(frame).range.load(Ordering::Relaxed);
+        (word >> 16, word & 0xffff)
+    }
+
+    /// Number of bytes of the packet's part in the frame.
+    #[must_use]
+    pub fn len(&self, frame: &Frame) -> u32 {
+        self.range(frame).1
+    }
+
+    /// Says where in the frame the packet's part lies.
+    ///
+    /// # Panics
+    /// If the range does not lie in the frame.
+    pub fn set_range(&self, frame: &mut Frame, offset: u32, len: u32) {
+        assert!(
+            offset <= self.frame_size && len <= self.frame_size - offset,
+            "{len} bytes at {offset} do not lie in a frame of {}",
+            self.frame_size
+        );
+        self.side(frame).range.store(offset << 16 | len, Ordering::Relaxed);
+    }
+
+    /// Bytes free before the packet's part.
+    #[must_use]
+    pub fn headroom(&self, frame: &Frame) -> u32 {
+        self.range(frame).0
+    }
+
+    /// Bytes free behind the packet's part.
+    #[must_use]
+    pub fn tailroom(&self, frame: &Frame) -> u32 {
+        let (offset, len) = self.range(frame);
+        self.frame_size - offset - len
+    }
+
+    /// The packet's part in the frame.
+    #[must_use]
+    pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
+        let (offset, len) = self.range(frame);
+        // SAFETY: the range lies in the frame (`set_range`). The handle is unique and borrowed for the slice's
+        // lifetime, so nobody has a mutable reference to these bytes.
+        unsafe { NonNull::slice_from_raw_parts(self.start(frame.index(), offset), len as usize).as_ref() }
+    }
+
+    /// The packet's part in the frame, to be changed.
+    #[must_use]
+    pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
+        let (offset, len) = self.range(frame);
+        // SAFETY: the range lies in the frame (`set_range`). The handle is unique and mutably borrowed for the slice's
+        // lifetime, so nobody else has any reference to these bytes.
+        unsafe { NonNull::slice_from_raw_parts(self.start(frame.index(), offset), len as usize).as_mut() }
+    }
+
+    /// Puts the frame into its first state, with room for `data` behind the headroom, and copies as much of `data` as
+    /// fits. Returns how much that was.
+    pub fn fill(&self, frame: &mut Frame, data: &[u8]) -> usize {
+        let len = data.len().min(self.room() as usize);
+        self.set_range(frame, HEADROOM, u32::try_from(len).unwrap_or(0));
+        self.bytes_mut(frame).copy_from_slice(&data[..len]);
+        len
+    }
+
+    // Links. A frame's index in a link stands for its handle, which was consumed when the link was made.
+
+    pub(crate) fn next_of(&self, index: u32) -> u32 {
+        self.side[index as usize].next.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_next_of(&self, index: u32, next: u32) {
+        self.side[index as usize].next.store(next, Ordering::Relaxed);
+    }
+
+    pub(crate) fn link_of(&self, index: u32) -> u32 {
+        self.side[index as usize].link.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_link_of(&self, index: u32, link: u32) {
+        self.side[index as usize].link.store(link, Ordering::Relaxed);
+    }
+
+    /// The packet's part in a frame whose handle is in a link; see [`Packet::chunks`](crate::Packet::chunks).
+    ///
+    /// # Safety
+    /// The frame's handle must have been consumed by a link that the caller borrows for `'a`.
+    pub(crate) unsafe fn linked_bytes(&self, index: u32) -> &[u8] {
+        let word = self.side[index as usize].range.load(Ordering::Relaxed);
+        // SAFETY: the range lies in the frame; the borrowed link stands for the borrowed handle.
+        unsafe { NonNull::slice_from_raw_parts(self.start(index, word >> 16), (word & 0xffff) as usize).as_ref() }
+    }
+
+    /// The handle of a frame whose link has just been taken apart.
+    ///
+    /// The caller took `index` out of the link (chain, batch) for which the handle was consumed, and out of nothing
+    /// else: so the handle is unique again.
+    pub(crate) fn unlink(&self, index: u32) -> Frame {
+        Frame::conjure(self.id, self.area, index)
+    }
+
+    /// Checks that the frame is of this store, and gives its index in exchange for the handle.
+    pub(crate) fn link(&self, frame: Frame) -> u32 {
+        assert_eq!(frame.store(), self.id, "{frame:?} is of another store");
+        frame.into_index()
+    }
+
+    // The ledger.
+
+    /// Who has a frame.
+    ///
+    /// # Panics
+    /// If there is no such frame.
+    #[must_use]
+    pub fn holder(&self, index: u32) -> Holder {
+        Holder::decode(self.side[index as usize].holder.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_holder(&self, frame: &Frame, holder: Holder) {
+        self.side(frame).holder.store(holder.encode(), Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_holder_of(&self, index: u32, holder: Holder) {
+        self.side[index as usize]
+            .holder
+            .store(holder.encode(), Ordering::Relaxed);
+    }
+
+    /// How many frames each holder has. Exact while nothing moves.
+    #[must_use]
+    pub fn holders(&self) -> BTreeMap<Holder, u32> {
+        let mut counts = BTreeMap::new();
+        for side in &self.side {
+            *counts
+                .entry(Holder::decode(side.holder.load(Ordering::Relaxed)))
+                .or_insert(0) += 1;
+        }
+        counts
+    }
+
+    /// Frames that are neither in the shared pool, nor in a worker's pool, nor held by an open port: packets under way,
+    /// and what was lost. Exact while nothing moves; zero when all packets have ended and nothing was lost.
+    #[must_use]
+    pub fn outstanding(&self) -> u32 {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        self.holders()
+            .into_iter()
+            .filter(|(holder, _)| match holder {
+                Holder::Shared | Holder::Pool(_) => false,
+                Holder::Port(port) => !open.contains(&PortNo(*port)),
+                Holder::Worker(_) | Holder::Control => true,
+            })
+            .map(|(_, count)| count)
+            .sum()
+    }
+
+    /// A port that may hold frames is there. False if one of that number is open already.
+    pub fn port_opened(&self, port: PortNo) -> bool {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(port)
+    }
+
+    /// The port is gone: what it still holds counts as outstanding until it is [reclaimed](Self::reclaim).
+    pub fn port_closed(&self, port: PortNo) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+    }
+
+    /// Hands a frame to a port's rings: the handle is gone until [`FrameStore::take_back`] or
+    /// [`FrameStore::reclaim`].
+    pub fn lend(&self, frame: Frame, port: PortNo) -> u32 {
+        self.set_holder(&frame, Holder::Port(port.0));
+        self.link(frame)
+    }
+
+    /// Takes a frame out of a port's rings: `None` if the ledger does not say that the port has it.
+    ///
+    /// # Safety
+    /// The port's rings belong to the caller (no other thread takes frames from that port at the same time), and they
+    /// have given this frame back: the kernel does not access it any more.
+    #[must_use]
+    pub unsafe fn take_back(&self, index: u32, port: PortNo, to: Holder) -> Option<Frame> {
+        let side = self.side.get(index as usize)?;
+        if side.holder.load(Ordering::Relaxed) != Holder::Port(port.0).encode() {
+            return None;
+        }
+        side.holder.store(to.encode(), Ordering::Relaxed);
+        side.next.store(NIL, Ordering::Relaxed);
+        // The handle was consumed by `lend`, which alone writes `Port` into the ledger.
+        Some(Frame::conjure(self.id, self.area, index))
+    }
+
+    /// Takes back all that a port holds by the ledger, after it was closed.
+    ///
+    /// # Safety
+    /// The port's rings are gone and nobody else takes frames from it: the kernel accesses none of its frames any more.
+    #[must_use]
+    pub unsafe fn reclaim(&self, port: PortNo) -> Vec<Frame> {
+        // SAFETY: the caller's promise is the one that `take_back` asks for, for every frame of the port.
+        (0..self.frames())
+            .filter_map(|index| unsafe { self.take_back(index, port, Holder::Control) })
+            .collect()
+    }
+}
+
+impl std::fmt::Debug for FrameStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FrameStore")
+            .field("area", &self.area)
+            .field("frames", &self.side.len())
+            .field("frame_size", &self.frame_size)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! A worker's own pool: a small stack of frames that trades batches with the shared pool.
+
+use std::sync::Arc;
+
+use crate::frame::{Frame, Holder};
+use crate::packet::Packet;
+use crate::shared::{BATCH, SharedPool};
+use crate::store::FrameStore;
+
+/// The frames that one worker keeps at hand. Dropping it puts them into the shared pool.
+#[derive(Debug)]
+pub struct WorkerPool {
+    no: u8,
+    shared: SharedPool,
+    store: Arc<FrameStore>,
+    stack: Vec<Frame>,
+}
+
+impl WorkerPool {
+    /// Frames a worker's pool keeps at most; one more, and a batch goes to the shared pool.
+    pub const CAPACITY: usize = 4 * BATCH;
+
+    /// The empty pool of worker `no`.
+    #[must_use]
+    pub fn new(no: u8, shared: SharedPool) -> Self {
+        let store = Arc::clone(shared.store());
+        Self {
+            no,
+            shared,
+            store,
+            stack: Vec::with_capacity(Self::CAPACITY + BATCH),
+        }
+    }
+
+    /// The worker's number.
+    #[must_use]
+    pub fn worker(&self) -> u8 {
+        self.no
+    }
+
+    /// Whose hands a frame is in that this pool gave away.
+    #[must_use]
+    pub fn holder(&self) -> Holder {
+        Holder::Worker(self.no)
+    }
+
+    /// The frames' memory.
+    #[must_use]
+    pub fn store(&self) -> &FrameStore {
+        &self.store
+    }
+
+    /// The same, to be kept beside the pool, so that bytes can be borrowed while the pool is in use.
+    #[must_use]
+    pub fn store_arc(&self) -> &Arc<FrameStore> {
+        &self.store
+    }
+
+    /// The pool behind this one.
+    #[must_use]
+    pub fn shared(&self) -> &SharedPool {
+        &self.shared
+    }
+
+    /// Frames at hand.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.stack.len()
+    }
+
+    /// Whether no frame is at hand.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.stack.is_empty()
+    }
+
+    /// A frame, if this pool or the shared one has any to give. Its range and bytes are those of its last use.
+    #[must_use]
+    pub fn alloc(&mut self) -> Option<Frame> {
+        if self.stack.is_empty() {
+            self.shared.take(BATCH as u32, Holder::Pool(self.no), &mut self.stack);
+        }
+        let frame = self.stack.pop()?;
+        self.store.set_holder(&frame, Holder::Worker(self.no));
+        Some(frame)
+    }
+
+    /// Takes a frame back.
+    pub fn free(&mut self, frame: Frame) {
+        self.store.set_holder(&frame, Holder::Pool(self.no));
+        self.stack.push(frame);
+        if self.stack.len() > Self::CAPACITY {
+            self.shared.put(self.stack.drain(Self::CAPACITY - BATCH..));
+        }
+    }
+
+    /// Takes back all frames of a packet.
+    pub fn free_packet(&mut self, packet: Packet) {
+        let store = Arc::clone(&self.store);
+        for frame in packet.into_frames(&store) {
+            self.free(frame);
+        }
+    }
+
+    /// A packet with these bytes, over as many frames as it takes. `None` if there are not enough frames, or it takes
+    /// more than a packet may have.
+    #[must_use]
+    pub fn packet(&mut self, bytes: &[u8]) -> Option<Packet> {
+        let store = Arc::clone(&self.store);
+        let mut head = self.alloc()?;
+        let mut done = store.fill(&mut head, bytes);
+        let mut packet = Packet::new(&store, head);
+        while done < bytes.len() {
+            let Some(mut frame) = self.alloc() else {
+                self.free_packet(packet);
+                return None;
+            };
+            done += store.fill(&mut frame, &bytes[done..]);
+            if let Err(frame) = packet.append(&store, frame) {
+                self.free(frame);
+                self.free_packet(packet);
+                return None;
+            }
+        }
+        Some(packet)
+    }
+
+    /// Puts all frames at hand into the shared pool: before a worker sleeps for long or ends.
+    pub fn drain(&mut self) {
+        self.shared.put(self.stack.drain(..));
+    }
+}
+
+impl Drop for WorkerPool {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}
