@@ -155,7 +155,7 @@ mod tests {
         // A constant on purpose: another table after an upgrade would make nodes of two versions choose differently.
         let table = Maglev::new(&backends(4));
         let picks: Vec<_> = hashes(16).map(|h| table.pick(h)).collect();
-        assert_eq!(picks, PICKS);
+        assert_eq!(picks, [3, 0, 3, 3, 3, 2, 3, 1, 3, 0, 2, 2, 0, 1, 2, 3]);
     }
 
     #[test]

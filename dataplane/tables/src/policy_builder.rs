@@ -13,7 +13,7 @@ pub enum Answer {
     /// The same for every protocol and port.
     Every(Cell),
     /// By protocol and port.
-    Ports(Row),
+    Ports(Box<Row>),
 }
 
 /// Makes a [`PolicySide`] and goes on changing it; what it hands out shares all pages that did not change.
@@ -69,15 +69,15 @@ impl PolicySideBuilder {
     }
 
     /// The number of a row, given out anew if it is not known; used zero times as yet.
-    fn row(&mut self, row: Row) -> u32 {
-        if let Some(number) = self.known.get(&row) {
+    fn row(&mut self, row: Box<Row>) -> u32 {
+        if let Some(number) = self.known.get(&*row) {
             return *number;
         }
         let number = self.free.pop().unwrap_or(self.uses.len() as u32);
         if number as usize == self.uses.len() {
             self.uses.push(0);
         }
-        let row = Arc::new(row);
+        let row: Arc<Row> = row.into();
         self.side.rows.set(number as usize, Some(Arc::clone(&row)));
         self.known.insert(row, number);
         number
@@ -130,7 +130,7 @@ mod tests {
         let deny = RuleNo(40);
         let mut side = PolicySideBuilder::isolated(deny);
         side.set(IdentityNo(3), Answer::Every(Cell::allow(RuleNo(41))));
-        side.set(IdentityNo(700), Answer::Ports(tcp(80, 42)));
+        side.set(IdentityNo(700), Answer::Ports(Box::new(tcp(80, 42))));
         let ask = |who, proto, port| side.side().verdict(IdentityNo(who), proto, port);
         assert_eq!(ask(3, Proto::ICMP, 0), PolicyVerdict::Allow(RuleNo(41)));
         assert_eq!(ask(4, Proto::TCP, 80), PolicyVerdict::Deny(deny));
@@ -156,7 +156,7 @@ mod tests {
                 let answer = match kind {
                     0 => Answer::Default,
                     1 => Answer::Every(Cell::deny(RuleNo(100 + u32::from(port)))),
-                    _ => Answer::Ports(tcp(port, 200 + u32::from(port))),
+                    _ => Answer::Ports(Box::new(tcp(port, 200 + u32::from(port)))),
                 };
                 let before = naive.insert(who, answer.clone()).unwrap_or(Answer::Default);
                 prop_assert_eq!(side.set(IdentityNo(who), answer.clone()), before != answer);
@@ -166,7 +166,7 @@ mod tests {
                     let want = match naive.get(&who) {
                         None | Some(Answer::Default) => PolicyVerdict::Deny(RuleNo(99)),
                         Some(Answer::Every(c)) => PolicyVerdict::Deny(RuleNo(c.number())),
-                        Some(Answer::Ports(row)) if *row == tcp(port, 200 + u32::from(port)) => {
+                        Some(Answer::Ports(row)) if **row == tcp(port, 200 + u32::from(port)) => {
                             PolicyVerdict::Allow(RuleNo(200 + u32::from(port)))
                         }
                         Some(Answer::Ports(_)) => PolicyVerdict::Deny(RuleNo(99)),

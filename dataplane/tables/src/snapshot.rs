@@ -249,3 +249,92 @@ impl SnapshotBuilder {
         (Arc::new(next.clone()), copied)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backend, Backends, Choice, FrontendKind};
+
+    fn frontend(port: u16, backend: u8) -> Arc<Frontend> {
+        Arc::new(Frontend {
+            key: FrontendKey {
+                ip: Ip::from_v4([10, 96, 0, 1]),
+                proto: Proto::TCP,
+                port,
+            },
+            kind: FrontendKind::ClusterIp,
+            name: "shop/web".into(),
+            backends: Backends::new(
+                [Backend {
+                    ip: Ip::from_v4([10, 0, 0, backend]),
+                    port: 8080,
+                }],
+                false,
+            ),
+        })
+    }
+
+    #[test]
+    fn a_known_address_counts_before_the_range_that_it_is_in() {
+        let mut tables = SnapshotBuilder::new();
+        let (pod, neighbour) = (Ip::from_v4([10, 0, 1, 1]), Ip::from_v4([10, 0, 1, 2]));
+        let info = AddressInfo {
+            identity: IdentityNo(5),
+            place: Place::Local(EndpointNo(2)),
+        };
+        tables.set_cidr(Prefix::new(pod, 8), IdentityNo(9));
+        tables.set_range(Prefix::new(pod, 24), Place::Node(crate::NodeNo(3)));
+        tables.set_address(pod, info);
+        let (snapshot, _) = tables.build();
+        assert_eq!(snapshot.address(pod), info);
+        let there = AddressInfo {
+            identity: IdentityNo(9),
+            place: Place::Node(crate::NodeNo(3)),
+        };
+        assert_eq!(snapshot.address(neighbour), there);
+        assert_eq!(snapshot.address(Ip::from_v4([192, 0, 2, 1])), AddressInfo::default());
+    }
+
+    #[test]
+    fn an_address_is_a_service_as_long_as_it_has_a_frontend() {
+        let mut tables = SnapshotBuilder::new();
+        tables.set_frontend(frontend(80, 1));
+        tables.set_frontend(frontend(443, 1));
+        tables.set_frontend(frontend(80, 2));
+        let (two, _) = tables.build();
+        tables.remove_frontend(frontend(80, 2).key);
+        let (one, _) = tables.build();
+        tables.remove_frontend(frontend(443, 1).key);
+        let (none, _) = tables.build();
+        let ask = |s: &Snapshot, port| match s.frontend(Ip::from_v4([10, 96, 0, 1]), Proto::TCP, port) {
+            ServiceLookup::Frontend(f) => match f.pick(0) {
+                Choice::Backend(b) => i32::from(b.ip.v4_octets()[3]),
+                _ => 0,
+            },
+            ServiceLookup::NoSuchPort => -1,
+            ServiceLookup::NotAService => -2,
+        };
+        assert_eq!([80, 443, 22].map(|p| ask(&two, p)), [2, 1, -1]);
+        assert_eq!([80, 443, 22].map(|p| ask(&one, p)), [-1, 1, -1]);
+        assert_eq!([80, 443, 22].map(|p| ask(&none, p)), [-2, -2, -2]);
+    }
+
+    #[test]
+    fn saying_the_same_again_changes_nothing() {
+        let mut tables = SnapshotBuilder::new();
+        let say = |tables: &mut SnapshotBuilder| {
+            tables.set_frontend(frontend(80, 1));
+            tables.set_cidr(Prefix::new(Ip::from_v4([10, 0, 0, 0]), 8), IdentityNo(1));
+            tables.set_address(Ip::from_v4([10, 0, 0, 1]), AddressInfo::default());
+            tables.set_node(NodeTable {
+                name: "n".into(),
+                ..NodeTable::default()
+            });
+        };
+        say(&mut tables);
+        let (first, _) = tables.build();
+        say(&mut tables);
+        assert!(!tables.is_changed());
+        assert_eq!((tables.build().1, first.version()), (0, 1));
+    }
+}
