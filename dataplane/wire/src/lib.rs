@@ -1,12 +1,15 @@
 //! Views, builders and checksums for the protocols that heddle speaks. Knows no table and no socket.
 
 mod addr;
+pub mod build;
 mod bytes;
 pub mod checksum;
 pub mod ether;
 pub mod icmp;
+pub mod ndp;
 pub mod parse;
 mod proto;
+pub mod rewrite;
 pub mod tcp;
 
 pub use addr::{Ip, MacAddr};

@@ -8,7 +8,7 @@ use crate::proto::Proto;
 use crate::tcp::TcpFlags;
 
 /// The length of an ARP packet for Ethernet and IPv4.
-pub(crate) const LEN: usize = 28;
+const LEN: usize = 28;
 /// Hardware type 1, protocol type IPv4, lengths 6 and 4.
 pub(crate) const PREFIX: [u8; 6] = [0, 1, 0x08, 0x00, 6, 4];
 

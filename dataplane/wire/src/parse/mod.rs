@@ -11,6 +11,7 @@ mod ipv6;
 mod quoted;
 mod transport;
 
+pub(crate) use arp::PREFIX as ARP_PREFIX;
 pub use arp::{ArpOperation, ArpPacket, arp};
 pub use error::ParseError;
 pub use ipv6::MAX_EXTENSIONS;

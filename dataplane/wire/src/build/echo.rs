@@ -1,0 +1,23 @@
+//! Echo replies (RFC 792, RFC 4443 section 4.2).
+
+use super::{BuildError, room};
+use crate::addr::MacAddr;
+use crate::parse::Parsed;
+use crate::rewrite;
+
+/// Answers an echo request with its own data, as the address that it was sent to.
+///
+/// # Errors
+///
+/// `NotAnswerable` for anything but a whole request to one host, `NoRoom`, and `NotInHead` where the request is longer
+/// than the head frame: [`rewrite::echo_reply_in_place`] answers those.
+pub fn echo_reply(head: &[u8], p: &Parsed, mac: MacAddr, out: &mut [u8]) -> Result<usize, BuildError> {
+    let request = head.get(..p.end()).ok_or(BuildError::NotInHead)?;
+    let frame = room(out, request.len())?;
+    frame.copy_from_slice(request);
+    if rewrite::echo_reply_in_place(frame, p, mac) {
+        Ok(request.len())
+    } else {
+        Err(BuildError::NotAnswerable)
+    }
+}

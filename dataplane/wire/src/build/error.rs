@@ -1,0 +1,146 @@
+//! ICMP and ICMPv6 errors about a packet (RFC 792, RFC 1122, RFC 1812, RFC 4443), and when none may be sent.
+
+use super::{BuildError, Envelope};
+use crate::addr::{Ip, MacAddr};
+use crate::bytes;
+use crate::ether;
+use crate::icmp::{self, IcmpMessage, v4, v6};
+use crate::parse::{L3, Parsed};
+use crate::proto::Proto;
+
+/// RFC 1812 section 4.3.2.3: the datagram of an error is at most this long.
+const V4_LIMIT: usize = 576;
+/// RFC 4443 section 2.4(c): the least IPv6 MTU.
+const V6_LIMIT: usize = 1280;
+/// RFC 1812 section 4.3.2.5: precedence 6, internetwork control.
+const V4_CLASS: u8 = 0xc0;
+
+/// Why a destination cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum Unreachable {
+    /// No route: code 0 in either family.
+    NoRoute,
+    /// The host does not answer: code 1, in IPv6 code 3.
+    Host,
+    /// Nothing listens: code 3, in IPv6 code 4. What kube-proxy's reject sends.
+    Port,
+    /// Policy forbids it: code 13, in IPv6 code 1.
+    Prohibited,
+    /// This code, whatever the family.
+    Code(u8),
+}
+
+/// What went wrong with a packet, for either family.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum IcmpError {
+    /// TTL or hop limit ran out in transit.
+    TimeExceeded,
+    /// The destination cannot be reached.
+    Unreachable(Unreachable),
+    /// The packet does not fit the next hop's MTU: fragmentation needed (RFC 1191), or packet too big.
+    TooBig {
+        /// The MTU that it would have to fit.
+        mtu: u32,
+    },
+}
+
+impl IcmpError {
+    /// Type, code and the second word of the header.
+    fn header(self, l3: L3) -> (u8, u8, u32) {
+        match (l3, self) {
+            (L3::V6, Self::TimeExceeded) => (v6::TIME_EXCEEDED, 0, 0),
+            (L3::V6, Self::TooBig { mtu }) => (v6::TOO_BIG, 0, mtu),
+            (L3::V6, Self::Unreachable(why)) => {
+                let code = match why {
+                    Unreachable::NoRoute => v6::CODE_NO_ROUTE,
+                    Unreachable::Host => v6::CODE_ADDRESS,
+                    Unreachable::Port => v6::CODE_PORT,
+                    Unreachable::Prohibited => v6::CODE_PROHIBITED,
+                    Unreachable::Code(code) => code,
+                };
+                (v6::UNREACHABLE, code, 0)
+            }
+            (_, Self::TimeExceeded) => (v4::TIME_EXCEEDED, 0, 0),
+            (_, Self::TooBig { mtu }) => (v4::UNREACHABLE, v4::CODE_FRAGMENTATION_NEEDED, mtu.min(0xffff)),
+            (_, Self::Unreachable(why)) => {
+                let code = match why {
+                    Unreachable::NoRoute => v4::CODE_NET,
+                    Unreachable::Host => v4::CODE_HOST,
+                    Unreachable::Port => v4::CODE_PORT,
+                    Unreachable::Prohibited => v4::CODE_PROHIBITED,
+                    Unreachable::Code(code) => code,
+                };
+                (v4::UNREACHABLE, code, 0)
+            }
+        }
+    }
+}
+
+/// Whether an ICMP error about a packet may be sent at all (RFC 1122 section 3.2.2, RFC 4443 section 2.4(e)).
+///
+/// Never about an ICMP error or a redirect, a fragment but the first, a packet to a group address or sent to one on the
+/// link (but for packet too big in IPv6), or from an address that is no single host's. Subnet broadcasts cannot be told here.
+#[must_use]
+pub fn may_answer_with_error(p: &Parsed, error: IcmpError) -> bool {
+    if p.l3 == L3::Arp || p.is_later_fragment() {
+        return false;
+    }
+    if matches!(p.icmp(), Some(IcmpMessage::Error | IcmpMessage::Redirect)) {
+        return false;
+    }
+    let group_allowed = p.l3 == L3::V6 && matches!(error, IcmpError::TooBig { .. });
+    if (p.to_multicast() || p.l2_multicast) && !group_allowed {
+        return false;
+    }
+    match p.l3 {
+        // 0/8, loopback, group, broadcast and class E; the parser refuses most of them.
+        L3::V4 => !matches!(p.src.v4_octets()[0], 0 | 127 | 224..=255),
+        _ => p.src != Ip::UNSPECIFIED && p.src.octets()[0] != 0xff,
+    }
+}
+
+/// Tells the source of a packet what went wrong with it, as `from` at `mac`, quoting as much as the family's rules and the
+/// head frame allow.
+///
+/// # Errors
+///
+/// `NotAnswerable` where [`may_answer_with_error`] says no or `from` is of the other family, `NoRoom`.
+pub fn icmp_error(
+    head: &[u8],
+    p: &Parsed,
+    error: IcmpError,
+    mac: MacAddr,
+    from: Ip,
+    out: &mut [u8],
+) -> Result<usize, BuildError> {
+    if !may_answer_with_error(p, error) || from.is_v4() != (p.l3 == L3::V4) {
+        return Err(BuildError::NotAnswerable);
+    }
+    let (proto, class, limit) = match p.l3 {
+        L3::V4 => (Proto::ICMP, V4_CLASS, V4_LIMIT - super::IPV4_HEADER - icmp::HEADER),
+        _ => (Proto::ICMPV6, 0, V6_LIMIT - super::IPV6_HEADER - icmp::HEADER),
+    };
+    let packet = head
+        .get(..p.end())
+        .unwrap_or(head)
+        .get(Parsed::L3_OFFSET..)
+        .ok_or(BuildError::NotAnswerable)?;
+    let quote = packet.get(..limit).unwrap_or(packet);
+    let (kind, code, word) = error.header(p.l3);
+    let envelope = Envelope {
+        src_mac: mac,
+        dst_mac: ether::source(head).ok_or(BuildError::NotAnswerable)?,
+        src: from,
+        dst: p.src,
+        proto,
+        class,
+        ttl: super::TTL,
+    };
+    envelope.write(out, icmp::HEADER + quote.len(), 2, |m| {
+        bytes::put(m, 0, [kind, code]);
+        bytes::put(m, 4, word.to_be_bytes());
+        if let Some(room) = m.get_mut(icmp::HEADER..) {
+            room.copy_from_slice(quote);
+        }
+    })
+}

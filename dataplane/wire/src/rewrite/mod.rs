@@ -1,0 +1,282 @@
+//! Changing a parsed packet in place: addresses, ports, TTL, MACs, each with its checksums brought along (RFC 1624).
+//!
+//! Setters take the head frame's bytes and the [`Parsed`] that was made from them, and return `false` without a panic when
+//! the two do not belong together. A partial transport checksum is to be finished first (`checksum::finish_partial`).
+//! A `Parsed` goes on telling the packet as it was; [`Parsed::translated`] tells it as it is afterwards.
+
+mod echo;
+mod error;
+mod mss;
+
+pub use echo::echo_reply_in_place;
+pub use error::translate_error;
+pub use mss::clamp_mss;
+
+use crate::addr::{Ip, MacAddr};
+use crate::bytes;
+use crate::checksum::{self, Crc32c, Delta};
+use crate::icmp::IcmpMessage;
+use crate::parse::{Inner, L3, Parsed};
+use crate::proto::Proto;
+
+const L3: usize = Parsed::L3_OFFSET;
+const V4_CHECKSUM: usize = L3 + 10;
+
+/// What a translation changes, and what flows are told apart by. Ports as in [`Parsed`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Tuple {
+    /// Source address.
+    pub src: Ip,
+    /// Destination address.
+    pub dst: Ip,
+    /// Source port, or the identifier of an echo request.
+    pub sport: u16,
+    /// Destination port, or the identifier of an echo reply.
+    pub dport: u16,
+}
+
+impl Tuple {
+    /// The tuple of the answer.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            sport: self.dport,
+            dport: self.sport,
+        }
+    }
+}
+
+impl Parsed {
+    /// The packet's tuple.
+    #[must_use]
+    #[inline]
+    pub const fn tuple(&self) -> Tuple {
+        Tuple {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
+        }
+    }
+
+    /// As the packet is after [`translate`] with `new`.
+    #[must_use]
+    pub const fn translated(mut self, new: &Tuple) -> Self {
+        self.src = new.src;
+        self.dst = new.dst;
+        if !self.is_later_fragment() {
+            self.sport = new.sport;
+            self.dport = new.dport;
+        }
+        self
+    }
+}
+
+impl Inner {
+    /// The quoted packet's tuple.
+    #[must_use]
+    pub const fn tuple(&self) -> Tuple {
+        Tuple {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
+        }
+    }
+}
+
+/// What a translation adds to the checksums; computed once a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Deltas {
+    /// For the IPv4 header.
+    pub l3: Delta,
+    /// For the transport header.
+    pub l4: Delta,
+}
+
+impl Deltas {
+    /// Of a flow's packets being changed from `old` to `new`.
+    #[must_use]
+    pub fn between(proto: Proto, old: &Tuple, new: &Tuple) -> Self {
+        let addresses = Delta::address(old.src, new.src).and(Delta::address(old.dst, new.dst));
+        let ports = Delta::word(old.sport, new.sport).and(Delta::word(old.dport, new.dport));
+        let l4 = match proto {
+            Proto::TCP | Proto::UDP | Proto::ICMPV6 => addresses.and(ports),
+            // No pseudo header.
+            Proto::ICMP => ports,
+            // The CRC32c of SCTP is updated packet by packet, and covers no address.
+            _ => Delta::NONE,
+        };
+        Self { l3: addresses, l4 }
+    }
+}
+
+/// Sets both Ethernet addresses.
+#[inline]
+pub fn set_macs(frame: &mut [u8], dst: MacAddr, src: MacAddr) -> bool {
+    let Some(macs) = bytes::read_mut::<12>(frame, 0) else {
+        return false;
+    };
+    macs[..6].copy_from_slice(&dst.0);
+    macs[6..].copy_from_slice(&src.0);
+    true
+}
+
+/// Sets addresses and ports to those of `new` and applies `deltas` to the checksums.
+///
+/// Of a later fragment the addresses alone are changed. `false`, and nothing changed, where `new` is of the other family.
+#[inline]
+pub fn translate(frame: &mut [u8], p: &Parsed, new: &Tuple, deltas: Deltas) -> bool {
+    set_addresses(frame, p, new.src, new.dst, deltas.l3)
+        && (p.is_later_fragment() || set_ports(frame, p, new, deltas.l4))
+}
+
+#[inline]
+fn set_addresses(frame: &mut [u8], p: &Parsed, src: Ip, dst: Ip, delta: Delta) -> bool {
+    let v4 = p.l3 == L3::V4;
+    if src.is_v4() != v4 || dst.is_v4() != v4 || p.l3 == L3::Arp {
+        return false;
+    }
+    if v4 {
+        let Some(ip) = bytes::read_mut::<20>(frame, L3) else {
+            return false;
+        };
+        let field = delta.apply(u16::from_be_bytes([ip[10], ip[11]]));
+        ip[10..12].copy_from_slice(&field.to_be_bytes());
+        ip[12..16].copy_from_slice(&src.v4_octets());
+        ip[16..20].copy_from_slice(&dst.v4_octets());
+    } else {
+        let Some(ip) = bytes::read_mut::<40>(frame, L3) else {
+            return false;
+        };
+        ip[8..24].copy_from_slice(&src.octets());
+        ip[24..40].copy_from_slice(&dst.octets());
+    }
+    true
+}
+
+#[inline]
+fn set_ports(frame: &mut [u8], p: &Parsed, new: &Tuple, delta: Delta) -> bool {
+    let at = p.l4();
+    match p.proto {
+        Proto::TCP => put_ports(frame, at, new) && apply(frame, at + 16, delta),
+        Proto::UDP => put_ports(frame, at, new) && apply_udp(frame, at + 6, delta),
+        Proto::SCTP => set_sctp_ports(frame, p, new),
+        Proto::ICMP | Proto::ICMPV6 => {
+            let id = match p.icmp() {
+                Some(IcmpMessage::EchoRequest) => Some(new.sport),
+                Some(IcmpMessage::EchoReply) => Some(new.dport),
+                _ => None,
+            };
+            id.is_none_or(|id| bytes::put16(frame, at + 4, id)) && apply(frame, at + 2, delta)
+        }
+        _ => true,
+    }
+}
+
+/// The CRC32c is linear, so it is updated from the ports' difference without reading the payload.
+fn set_sctp_ports(frame: &mut [u8], p: &Parsed, new: &Tuple) -> bool {
+    let at = p.l4();
+    if (new.sport, new.dport) == (p.sport, p.dport) {
+        return true;
+    }
+    // The CRC of a fragmented packet covers octets that are not here: how many is not known from the first.
+    if p.is_fragment() {
+        return false;
+    }
+    let (Some(old), Some(field)) = (
+        bytes::read::<4>(frame, at).copied(),
+        bytes::read::<4>(frame, at + 8).copied(),
+    ) else {
+        return false;
+    };
+    put_ports(frame, at, new);
+    let Some(ports) = bytes::read::<4>(frame, at).copied() else {
+        return false;
+    };
+    bytes::put(frame, at + 8, Crc32c::update(field, old, ports, p.l4_len() - 4))
+}
+
+#[inline(always)]
+fn put_ports(frame: &mut [u8], at: usize, new: &Tuple) -> bool {
+    let ([a, b], [c, d]) = (new.sport.to_be_bytes(), new.dport.to_be_bytes());
+    bytes::put(frame, at, [a, b, c, d])
+}
+
+#[inline(always)]
+fn apply(frame: &mut [u8], at: usize, delta: Delta) -> bool {
+    match bytes::be16(frame, at) {
+        Some(field) => bytes::put16(frame, at, delta.apply(field)),
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) -> bool {
+    match bytes::be16(frame, at) {
+        Some(field) => bytes::put16(frame, at, delta.apply_udp(field)),
+        None => false,
+    }
+}
+
+/// Takes one from TTL or hop limit. `false`, and nothing changed, when it would become 0: the packet's time is exceeded.
+#[inline]
+pub fn decrement_ttl(frame: &mut [u8], p: &Parsed) -> bool {
+    match p.l3 {
+        L3::V4 => {
+            let Some(word) = bytes::read::<2>(frame, L3 + 8).copied() else {
+                return false;
+            };
+            if word[0] <= 1 {
+                return false;
+            }
+            let new = [word[0] - 1, word[1]];
+            bytes::put(frame, L3 + 8, new)
+                && apply(
+                    frame,
+                    V4_CHECKSUM,
+                    Delta::word(u16::from_be_bytes(word), u16::from_be_bytes(new)),
+                )
+        }
+        L3::V6 => match bytes::read_mut::<1>(frame, L3 + 7) {
+            Some(hops) if hops[0] > 1 => {
+                hops[0] -= 1;
+                true
+            }
+            _ => false,
+        },
+        L3::Arp => false,
+    }
+}
+
+/// Sets TTL or hop limit, for packets that the dataplane itself sends on behalf of a gateway.
+pub(crate) fn set_ttl(frame: &mut [u8], p: &Parsed, ttl: u8) -> bool {
+    match p.l3 {
+        L3::V4 => {
+            let Some(word) = bytes::read::<2>(frame, L3 + 8).copied() else {
+                return false;
+            };
+            let delta = Delta::word(u16::from_be_bytes(word), u16::from_be_bytes([ttl, word[1]]));
+            bytes::put(frame, L3 + 8, [ttl]) && apply(frame, V4_CHECKSUM, delta)
+        }
+        L3::V6 => bytes::put(frame, L3 + 7, [ttl]),
+        L3::Arp => false,
+    }
+}
+
+/// Recomputes the IPv4 header checksum from the header as it is.
+pub(crate) fn finish_ipv4_header(frame: &mut [u8], at: usize) -> bool {
+    let Some(ip) = bytes::read_mut::<20>(frame, at) else {
+        return false;
+    };
+    ip[10] = 0;
+    ip[11] = 0;
+    let sum = checksum::sum(ip).checksum();
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    true
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,29 @@
+//! The MSS option of SYN segments, lowered to what a flow's path takes.
+
+use crate::bytes;
+use crate::checksum::Delta;
+use crate::parse::Parsed;
+use crate::tcp::{self, TcpFlags};
+
+/// Lowers the MSS option of a SYN or SYN-ACK to `max`; true when it was changed.
+///
+/// A SYN without the option stays without: its sender then takes 536 or 1220 (RFC 9293 section 3.7.1), which every path
+/// that may carry it takes too.
+pub fn clamp_mss(frame: &mut [u8], p: &Parsed, max: u16) -> bool {
+    if !p.tcp_flags.contains(TcpFlags::SYN) {
+        return false;
+    }
+    let Some((at, old)) = tcp::mss(frame, p) else {
+        return false;
+    };
+    if old <= max {
+        return false;
+    }
+    // An option behind a lone no-operation stands across two words of the sum: its octets change places in it.
+    let delta = if (at - p.l4()).is_multiple_of(2) {
+        Delta::word(old, max)
+    } else {
+        Delta::word(old.swap_bytes(), max.swap_bytes())
+    };
+    bytes::put16(frame, at, max) && super::apply(frame, p.l4() + 16, delta)
+}
