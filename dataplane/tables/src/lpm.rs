@@ -244,8 +244,33 @@ impl<V: Copy + PartialEq> Lpm<V> {
         best
     }
 
-    /// Adds or replaces a prefix and gives back its value before.
+    /// The value of exactly this prefix.
+    #[must_use]
+    pub fn get(&self, prefix: Prefix) -> Option<V> {
+        let octets = prefix.addr.octets();
+        let (mut node, mut octets) = if prefix.is_v4() {
+            (&self.v4, &octets[12..])
+        } else {
+            (&self.v6, &octets[..])
+        };
+        let mut len = prefix.len;
+        while len > 8 {
+            let (&octet, rest) = octets.split_first()?;
+            node = node.child(octet)?;
+            (octets, len) = (rest, len - 8);
+        }
+        let octet = *octets.first()?;
+        node.prefixes
+            .iter()
+            .find(|(bits, l, _)| (*bits, *l) == (octet, len))
+            .map(|(_, _, v)| *v)
+    }
+
+    /// Adds or replaces a prefix and gives back its value before. Copies nothing if that is the same.
     pub fn insert(&mut self, prefix: Prefix, value: V) -> Option<V> {
+        if self.get(prefix) == Some(value) {
+            return Some(value);
+        }
         let before = self.change(prefix, Some(value));
         self.len += usize::from(before.is_none());
         before
@@ -398,6 +423,9 @@ mod tests {
                 }
             }
             prop_assert_eq!(lpm.len(), naive.len());
+            for p in &asked {
+                prop_assert_eq!(lpm.get(*p), naive.get(p).copied());
+            }
             for a in asked.iter().flat_map(|p| [p.addr(), p.last()]) {
                 let longest = naive.iter().filter(|(p, _)| p.contains(a)).max_by_key(|(p, _)| p.len());
                 prop_assert_eq!(lpm.lookup(a), longest.map(|(_, v)| *v));
