@@ -1,1 +1,41 @@
-//! placeholder
+//! The flow table: connection tracking for all workers in one place.
+//!
+//! Both directions of a connection can arrive at different workers, and NAT makes their tuples differ, so there is one
+//! table of fixed capacity. A lookup takes no lock and writes nothing; an insert or a removal locks the two buckets that
+//! it touches. Each connection is one record of three cache lines that serves both directions, found by a bucket line.
+//! The table may live in a mapped file that the next start of the agent takes over ([`FlowTable::open`]).
+//!
+//! What it does not do: judge. Whether an entry is stale is told by its generations and start number, whether a SYN may
+//! hit it by [`FlowView::admits_syn`]; what follows is the engine's. It never evicts a live connection, never reads a clock
+//! and never allocates after it was made.
+//!
+//! # Layout
+//!
+//! `header | buckets | overflow buckets | records`, all in 64-byte lines of atomic words.
+//! A bucket holds seven entries of tag and record number; one that is full continues in an overflow bucket.
+//! A connection costs 192 B of record, 32 B of buckets (four entries expected in a full table) and 8 B of overflow buckets.
+//! Per-endpoint counts and the other statistics are not in the file; a takeover counts anew.
+
+mod bucket;
+mod config;
+mod freelist;
+mod hash;
+mod layout;
+mod memory;
+mod numbers;
+mod record;
+mod state;
+mod stats;
+mod sync;
+mod table;
+#[cfg(test)]
+mod testing;
+mod types;
+
+pub use config::Config;
+pub use numbers::{EndpointNo, Generation, NextHopNo, NodeNo};
+pub use record::{Counters, Route};
+pub use state::{FlowState, Timeouts};
+pub use stats::Stats;
+pub use table::{Connection, FlowTable, InsertError};
+pub use types::{Egress, FlowFlags, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, Rewrite, SlotNo, StartNo, Tuple};

@@ -1,0 +1,294 @@
+//! The index: buckets of seven entries, each continued by overflow buckets where it is full.
+//!
+//! | word | contents |
+//! |------|----------|
+//! | 0    | lower half: number + 1 of the next overflow bucket, or 0; upper half: lock bit and version (of a first bucket only) |
+//! | 1..8 | an entry: tag in the upper half, record * 2 + direction + 1 in the lower one; 0: free |
+//!
+//! # Ordering
+//!
+//! Whoever changes a chain holds the lock of its first bucket; a thread that takes two takes the lower number first. An entry
+//! is stored with Release after its record was written, and loaded with Acquire. Entries never move, so a reader that
+//! passes a place finds what was there before it began. One thing could make it lose its way: an empty
+//! overflow bucket leaves the chain and joins another one. The version, raised before the bucket is given back, tells that: a
+//! miss counts only if the version is as it was before the search.
+
+use crate::hash::Hash;
+use crate::layout::BUCKET_ENTRIES;
+use crate::memory::Line;
+use crate::sync::{AtomicU64, Ordering, fence, relax};
+
+const HEAD: usize = 0;
+const LOCK: u64 = 1 << 32;
+const VERSION_STEP: u64 = 1 << 33;
+const NEXT: u64 = u32::MAX as u64;
+
+/// Overflow buckets that a reader follows before it looks whether it lost its way.
+const LONGEST_CHAIN: u32 = 64;
+
+/// An entry of a bucket, and of nothing else.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Entry(u64);
+
+impl Entry {
+    pub(crate) const fn new(hash: Hash, record: u32, direction: usize) -> Self {
+        Self((hash.tag() as u64) << 32 | ((record as u64) << 1 | direction as u64 & 1) + 1)
+    }
+
+    #[inline]
+    const fn from_word(word: u64) -> Option<Self> {
+        if word == 0 { None } else { Some(Self(word)) }
+    }
+
+    #[inline]
+    pub(crate) const fn tag(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    #[inline]
+    pub(crate) const fn record(self) -> u32 {
+        (self.0 as u32).wrapping_sub(1) >> 1
+    }
+
+    #[inline]
+    pub(crate) const fn direction(self) -> usize {
+        ((self.0 as u32).wrapping_sub(1) & 1) as usize
+    }
+}
+
+/// A place for an entry.
+#[derive(Clone, Copy)]
+pub(crate) struct Place<'a>(&'a AtomicU64);
+
+impl PartialEq for Place<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self.0, other.0)
+    }
+}
+
+impl Place<'_> {
+    /// Lets readers see `entry`.
+    pub(crate) fn set(self, entry: Entry) {
+        self.0.store(entry.0, Ordering::Release);
+    }
+}
+
+/// A bucket, first or overflow.
+#[derive(Clone, Copy)]
+pub(crate) struct Bucket<'a>(pub(crate) &'a Line);
+
+impl<'a> Bucket<'a> {
+    fn head(&self) -> &'a AtomicU64 {
+        &self.0.0[HEAD]
+    }
+
+    /// Where the free list keeps its link.
+    pub(crate) fn link(&self) -> &'a AtomicU64 {
+        self.head()
+    }
+
+    fn places(&self) -> &'a [AtomicU64] {
+        &self.0.0[1..=BUCKET_ENTRIES]
+    }
+
+    /// Its entries at this moment.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> + 'a {
+        self.places()
+            .iter()
+            .filter_map(|p| Entry::from_word(p.load(Ordering::Acquire)))
+    }
+
+    /// The first entry of this bucket alone with the tag, for the fast path.
+    #[inline]
+    pub(crate) fn candidate(&self, tag: u32) -> Option<Entry> {
+        self.places()
+            .iter()
+            .map(|p| p.load(Ordering::Acquire))
+            .find(|&w| w != 0 && (w >> 32) as u32 == tag)
+            .and_then(Entry::from_word)
+    }
+
+    #[inline]
+    pub(crate) fn next(&self) -> Option<u32> {
+        (self.head().load(Ordering::Acquire) as u32).checked_sub(1)
+    }
+
+    #[inline]
+    fn version(&self) -> u64 {
+        self.head().load(Ordering::Acquire) & !(LOCK | NEXT)
+    }
+
+    /// Empties the bucket; only while nobody else uses the table.
+    pub(crate) fn reset(&self) {
+        for word in &self.0.0 {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+/// All buckets of a table.
+#[derive(Clone, Copy)]
+pub(crate) struct Index<'a> {
+    pub(crate) first: &'a [Line],
+    pub(crate) overflow: &'a [Line],
+}
+
+impl<'a> Index<'a> {
+    #[inline]
+    pub(crate) fn bucket(&self, n: u32) -> Bucket<'a> {
+        Bucket(&self.first[n as usize])
+    }
+
+    fn overflow(&self, n: u32) -> Option<Bucket<'a>> {
+        self.overflow.get(n as usize).map(Bucket)
+    }
+
+    /// The first answer of `check` among the entries with this tag. Needs no lock; called under it, it is exact as well.
+    #[inline]
+    pub(crate) fn find<T>(&self, bucket: u32, tag: u32, mut check: impl FnMut(Entry) -> Option<T>) -> Option<T> {
+        let first = self.bucket(bucket);
+        let mut round = 0;
+        loop {
+            let version = first.version();
+            let mut chain = Some(first);
+            let mut length = 0;
+            while let Some(bucket) = chain {
+                for entry in bucket.entries().filter(|e| e.tag() == tag) {
+                    if let Some(found) = check(entry) {
+                        return Some(found);
+                    }
+                }
+                length += 1;
+                chain = if length < LONGEST_CHAIN {
+                    bucket.next().and_then(|n| self.overflow(n))
+                } else {
+                    None
+                };
+            }
+            fence(Ordering::Acquire);
+            if first.head().load(Ordering::Relaxed) & !(LOCK | NEXT) == version {
+                return None;
+            }
+            relax(round);
+            round += 1;
+        }
+    }
+
+    /// Locks one or two buckets, the lower number first.
+    pub(crate) fn lock(&self, a: u32, b: u32) -> Locked<'a> {
+        let (low, high) = (a.min(b), a.max(b));
+        let low = self.bucket(low);
+        let high = (a != b).then(|| self.bucket(high));
+        acquire(low);
+        if let Some(high) = high {
+            acquire(high);
+        }
+        Locked {
+            index: *self,
+            low,
+            high,
+        }
+    }
+}
+
+fn acquire(bucket: Bucket<'_>) {
+    let mut round = 0;
+    loop {
+        let free = bucket.head().load(Ordering::Relaxed) & !LOCK;
+        if bucket
+            .head()
+            .compare_exchange(free, free | LOCK, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+        {
+            return;
+        }
+        relax(round);
+        round += 1;
+    }
+}
+
+fn release(bucket: Bucket<'_>) {
+    let head = bucket.head().load(Ordering::Relaxed);
+    bucket.head().store(head & !LOCK, Ordering::Release);
+}
+
+/// One or two locked buckets.
+pub(crate) struct Locked<'a> {
+    index: Index<'a>,
+    low: Bucket<'a>,
+    high: Option<Bucket<'a>>,
+}
+
+impl<'a> Locked<'a> {
+    /// A free place in the chain of `bucket`, which is locked, other than `taken`. `more` gives another overflow bucket.
+    pub(crate) fn vacancy(
+        &self,
+        bucket: u32,
+        taken: Option<Place<'a>>,
+        more: impl FnOnce() -> Option<u32>,
+    ) -> Option<Place<'a>> {
+        let mut last = self.index.bucket(bucket);
+        loop {
+            let free = last
+                .places()
+                .iter()
+                .filter(|p| p.load(Ordering::Relaxed) == 0)
+                .map(Place);
+            if let Some(place) = free.into_iter().find(|p| Some(*p) != taken) {
+                return Some(place);
+            }
+            match last.next().and_then(|n| self.index.overflow(n)) {
+                Some(next) => last = next,
+                None => break,
+            }
+        }
+        let number = more()?;
+        let fresh = self.index.overflow(number)?;
+        fresh.head().store(0, Ordering::Relaxed);
+        let head = last.head().load(Ordering::Relaxed);
+        last.head()
+            .store(head & !NEXT | u64::from(number + 1), Ordering::Release);
+        fresh.places().first().map(Place)
+    }
+
+    /// Takes an entry out of the chain of `bucket`, which is locked. An overflow bucket that is empty then goes to `back`.
+    pub(crate) fn unlink(&self, bucket: u32, entry: Entry, back: impl FnOnce(u32)) {
+        let first = self.index.bucket(bucket);
+        let mut before = first;
+        let mut number = None;
+        let mut at = first;
+        loop {
+            if let Some(place) = at.places().iter().find(|p| p.load(Ordering::Relaxed) == entry.0) {
+                place.store(0, Ordering::Release);
+                break;
+            }
+            match at.next().and_then(|n| Some((n, self.index.overflow(n)?))) {
+                Some((n, next)) => {
+                    before = at;
+                    number = Some(n);
+                    at = next;
+                }
+                None => return,
+            }
+        }
+        let Some(number) = number else { return };
+        if at.entries().next().is_some() {
+            return;
+        }
+        let next = at.head().load(Ordering::Relaxed) & NEXT;
+        let head = before.head().load(Ordering::Relaxed);
+        before.head().store(head & !NEXT | next, Ordering::Release);
+        let head = first.head().load(Ordering::Relaxed);
+        first.head().store(head.wrapping_add(VERSION_STEP), Ordering::Release);
+        back(number);
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        if let Some(high) = self.high {
+            release(high);
+        }
+        release(self.low);
+    }
+}

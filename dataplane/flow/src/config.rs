@@ -1,0 +1,34 @@
+//! What a table is made with.
+
+use crate::state::Timeouts;
+
+/// What a table is made with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Connections that fit, both directions included: 232 B each, fixed for the life of the table.
+    pub capacity: u32,
+    /// Connections that one pod may have opened at a time; `None`: no limit. The host and the uplink have none.
+    pub quota: Option<u32>,
+    /// When silent connections expire.
+    pub timeouts: Timeouts,
+    /// The key of the hash; `None`: random. For replay and tests, which have to be repeatable.
+    pub seed: Option<[u64; 8]>,
+}
+
+impl Config {
+    /// The least capacity.
+    pub const MIN_CAPACITY: u32 = 2;
+    /// The greatest capacity: what a record number has bits for.
+    pub const MAX_CAPACITY: u32 = 1 << 28;
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            capacity: 262_144,
+            quota: Some(65_536),
+            timeouts: Timeouts::default(),
+            seed: None,
+        }
+    }
+}

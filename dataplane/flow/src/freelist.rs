@@ -1,0 +1,89 @@
+//! A lock-free stack of free numbers, with a high-water mark so that a new table needs no list to be written.
+//!
+//! # Ordering
+//!
+//! The head is a tag and the number plus one. A pop reads the link of the top and then swaps the head if it is unchanged;
+//! the tag, raised by every pop, tells a head that was popped and pushed again in between. A push publishes the
+//! link with Release, a pop takes it with Acquire; what the former owner wrote is thereby seen by the next one.
+
+use crate::memory::Line;
+use crate::sync::{AtomicU64, Ordering, relax};
+
+/// Words of the line.
+const HEAD: usize = 0;
+const MARK: usize = 1;
+
+/// A free list in one line; the links live in the free things themselves.
+#[derive(Clone, Copy)]
+pub(crate) struct FreeList<'a> {
+    head: &'a AtomicU64,
+    mark: &'a AtomicU64,
+    limit: u32,
+}
+
+impl<'a> FreeList<'a> {
+    pub(crate) fn new(line: &'a Line, limit: u32) -> Self {
+        Self {
+            head: &line.0[HEAD],
+            mark: &line.0[MARK],
+            limit,
+        }
+    }
+
+    /// Numbers at or above this were never given out.
+    pub(crate) fn mark(&self) -> u32 {
+        (self.mark.load(Ordering::Acquire) as u32).min(self.limit)
+    }
+
+    /// Forgets everything: `mark` numbers count as given out. Only while nobody else uses the list.
+    pub(crate) fn reset(&self, mark: u32) {
+        self.head.store(0, Ordering::Relaxed);
+        self.mark.store(u64::from(mark), Ordering::Release);
+    }
+
+    /// Takes a number; `link(n)` is where number `n` keeps its link while it is free.
+    pub(crate) fn pop<'l>(&self, link: impl Fn(u32) -> &'l AtomicU64) -> Option<u32> {
+        let mut head = self.head.load(Ordering::Acquire);
+        let mut round = 0;
+        while let Some(n) = (head as u32).checked_sub(1) {
+            let next = link(n).load(Ordering::Relaxed) as u32;
+            let tagged = (head >> 32).wrapping_add(1) << 32 | u64::from(next);
+            match self
+                .head
+                .compare_exchange(head, tagged, Ordering::Acquire, Ordering::Acquire)
+            {
+                Ok(_) => return Some(n),
+                Err(now) => head = now,
+            }
+            relax(round);
+            round += 1;
+        }
+        let mut mark = self.mark.load(Ordering::Relaxed);
+        while mark < u64::from(self.limit) {
+            match self
+                .mark
+                .compare_exchange(mark, mark + 1, Ordering::AcqRel, Ordering::Relaxed)
+            {
+                Ok(_) => return Some(mark as u32),
+                Err(now) => mark = now,
+            }
+        }
+        None
+    }
+
+    /// Gives a number back.
+    pub(crate) fn push(&self, n: u32, link: &AtomicU64) {
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            link.store(u64::from(head as u32), Ordering::Relaxed);
+            let top = head & !u64::from(u32::MAX) | u64::from(n + 1);
+            match self
+                .head
+                .compare_exchange(head, top, Ordering::Release, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+}

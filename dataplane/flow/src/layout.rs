@@ -1,0 +1,75 @@
+//! Where everything is, in lines from the beginning of the memory.
+
+use crate::config::Config;
+use crate::memory::LINE_WORDS;
+
+/// Raised with every change of what the words mean.
+pub(crate) const LAYOUT_VERSION: u64 = 1;
+
+/// Lines of a record.
+pub(crate) const RECORD_LINES: usize = 3;
+
+/// Entries of a bucket.
+pub(crate) const BUCKET_ENTRIES: usize = LINE_WORDS - 1;
+
+/// Entries per bucket in a full table.
+const LOAD: u32 = 4;
+
+/// Buckets for each overflow bucket. A full table needs one for every twenty.
+const OVERFLOW_SHARE: u32 = 4;
+
+/// Lines of the header.
+pub(crate) mod header {
+    /// Magic, layout version, capacity and so on: see the words below.
+    pub(crate) const FIXED: usize = 0;
+    /// The hash's key.
+    pub(crate) const SEED: usize = 1;
+    /// The free list of records.
+    pub(crate) const RECORDS: usize = 2;
+    /// The free list of overflow buckets.
+    pub(crate) const OVERFLOW: usize = 3;
+    /// Where expiry goes on.
+    pub(crate) const CURSOR: usize = 4;
+    /// How many.
+    pub(crate) const LINES: usize = 8;
+}
+
+/// The sizes of a table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Geometry {
+    pub(crate) capacity: u32,
+    pub(crate) buckets: u32,
+    pub(crate) overflow: u32,
+}
+
+impl Geometry {
+    pub(crate) fn new(capacity: u32) -> Self {
+        let capacity = capacity.clamp(Config::MIN_CAPACITY, Config::MAX_CAPACITY);
+        let buckets = (capacity * 2).div_ceil(LOAD);
+        // A small table is the less even the smaller it is: give it some overflow buckets more.
+        Self {
+            capacity,
+            buckets,
+            overflow: buckets.div_ceil(OVERFLOW_SHARE) + if cfg!(loom) { 1 } else { 8 },
+        }
+    }
+
+    #[inline]
+    pub(crate) const fn bucket(&self, n: u32) -> usize {
+        header::LINES + n as usize
+    }
+
+    #[inline]
+    pub(crate) const fn overflow(&self, n: u32) -> usize {
+        header::LINES + self.buckets as usize + n as usize
+    }
+
+    #[inline]
+    pub(crate) const fn record(&self, n: u32) -> usize {
+        header::LINES + (self.buckets + self.overflow) as usize + n as usize * RECORD_LINES
+    }
+
+    pub(crate) const fn lines(&self) -> usize {
+        self.record(self.capacity)
+    }
+}

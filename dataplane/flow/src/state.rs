@@ -1,0 +1,321 @@
+//! How far a connection has come, and how long it may rest there.
+//!
+//! Only flags are followed, not sequence numbers: the table forwards what policy allowed and leaves the window to the
+//! two ends. The state decides the timeout and whether a SYN may still belong to the connection, nothing else.
+
+use std::time::Duration;
+
+use heddle_wire::{Proto, TcpFlags};
+
+use crate::types::{FlowFlags, Millis};
+
+/// How far a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum FlowState {
+    /// Not TCP: only the opener has sent.
+    New = 0,
+    /// Not TCP: both sides have sent.
+    Replied = 1,
+    /// TCP: the opener's SYN was seen.
+    SynSent = 2,
+    /// TCP: the SYN-ACK was seen.
+    SynReceived = 3,
+    /// TCP: the handshake is complete, or the connection was adopted.
+    Established = 4,
+    /// TCP: one side has sent its FIN.
+    FinWait = 5,
+    /// TCP: both sides have.
+    TimeWait = 6,
+    /// TCP: a reset was seen.
+    Closed = 7,
+}
+
+impl FlowState {
+    /// Whether no more data is to come: a SYN now means another connection.
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Closed)
+    }
+
+    /// The state's name, as `heddle flows` prints it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Replied => "replied",
+            Self::SynSent => "syn-sent",
+            Self::SynReceived => "syn-received",
+            Self::Established => "established",
+            Self::FinWait => "fin-wait",
+            Self::TimeWait => "time-wait",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+/// How long a connection may be silent before its entry expires. The defaults are those of Linux conntrack
+/// (`Documentation/networking/nf_conntrack-sysctl.rst`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timeouts {
+    /// `nf_conntrack_tcp_timeout_syn_sent`.
+    pub tcp_syn_sent: Duration,
+    /// `nf_conntrack_tcp_timeout_syn_recv`.
+    pub tcp_syn_received: Duration,
+    /// `nf_conntrack_tcp_timeout_established`.
+    pub tcp_established: Duration,
+    /// `nf_conntrack_tcp_timeout_fin_wait`.
+    pub tcp_fin_wait: Duration,
+    /// `nf_conntrack_tcp_timeout_time_wait`.
+    pub tcp_time_wait: Duration,
+    /// `nf_conntrack_tcp_timeout_close`.
+    pub tcp_closed: Duration,
+    /// `nf_conntrack_udp_timeout`.
+    pub udp_new: Duration,
+    /// `nf_conntrack_udp_timeout_stream`.
+    pub udp_replied: Duration,
+    /// `nf_conntrack_sctp_timeout_heartbeat_sent`.
+    pub sctp_new: Duration,
+    /// `nf_conntrack_sctp_timeout_established`.
+    pub sctp_replied: Duration,
+    /// `nf_conntrack_icmp_timeout` and `nf_conntrack_icmpv6_timeout`.
+    pub icmp: Duration,
+    /// `nf_conntrack_generic_timeout`.
+    pub other: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_syn_sent: Duration::from_secs(120),
+            tcp_syn_received: Duration::from_secs(60),
+            tcp_established: Duration::from_secs(432_000),
+            tcp_fin_wait: Duration::from_secs(120),
+            tcp_time_wait: Duration::from_secs(120),
+            tcp_closed: Duration::from_secs(10),
+            udp_new: Duration::from_secs(30),
+            udp_replied: Duration::from_secs(120),
+            sctp_new: Duration::from_secs(30),
+            sctp_replied: Duration::from_secs(210),
+            icmp: Duration::from_secs(30),
+            other: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Timeouts {
+    /// How long an entry of this protocol rests in this state.
+    #[must_use]
+    pub const fn of(&self, proto: Proto, state: FlowState) -> Duration {
+        match (proto, state) {
+            (_, FlowState::SynSent) => self.tcp_syn_sent,
+            (_, FlowState::SynReceived) => self.tcp_syn_received,
+            (_, FlowState::Established) => self.tcp_established,
+            (_, FlowState::FinWait) => self.tcp_fin_wait,
+            (_, FlowState::TimeWait) => self.tcp_time_wait,
+            (_, FlowState::Closed) => self.tcp_closed,
+            (Proto::UDP, FlowState::New) => self.udp_new,
+            (Proto::UDP, FlowState::Replied) => self.udp_replied,
+            (Proto::SCTP, FlowState::New) => self.sctp_new,
+            (Proto::SCTP, FlowState::Replied) => self.sctp_replied,
+            (Proto::ICMP | Proto::ICMPV6, _) => self.icmp,
+            _ => self.other,
+        }
+    }
+}
+
+/// The connection's life in 32 bits: state, protocol, who opened, whose FIN was seen. The incarnation of the slot stands
+/// in the upper half of the same atomic word, so a change can never hit another connection's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Life(u32);
+
+impl Life {
+    const STATE: u32 = 0x7;
+    const LIVE: u32 = 1 << 3;
+    const OPENER_B: u32 = 1 << 4;
+    const FIN: [u32; 2] = [1 << 6, 1 << 7];
+    const BOTH_FINS: u32 = Self::FIN[0] | Self::FIN[1];
+
+    /// The life of a slot that holds no connection.
+    pub(crate) const NONE: Self = Self(0);
+
+    /// The life of a connection that is being inserted; `forward` are the flags of its direction 0.
+    pub(crate) fn begin(proto: Proto, forward: FlowFlags) -> Self {
+        let state = match proto {
+            Proto::TCP if forward.contains(FlowFlags::ADOPTED) => FlowState::Established,
+            Proto::TCP => FlowState::SynSent,
+            _ => FlowState::New,
+        };
+        let opener = if forward.contains(FlowFlags::REPLY) {
+            Self::OPENER_B
+        } else {
+            0
+        };
+        Self(Self::LIVE | state as u32 | opener | u32::from(proto.0) << 8)
+    }
+
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn is_live(self) -> bool {
+        self.0 & Self::LIVE != 0
+    }
+
+    pub(crate) const fn proto(self) -> Proto {
+        Proto((self.0 >> 8) as u8)
+    }
+
+    pub(crate) const fn state(self) -> FlowState {
+        match self.0 & Self::STATE {
+            0 => FlowState::New,
+            1 => FlowState::Replied,
+            2 => FlowState::SynSent,
+            3 => FlowState::SynReceived,
+            4 => FlowState::Established,
+            5 => FlowState::FinWait,
+            6 => FlowState::TimeWait,
+            _ => FlowState::Closed,
+        }
+    }
+
+    /// The direction that opened the connection.
+    pub(crate) const fn opener(self) -> usize {
+        (self.0 & Self::OPENER_B != 0) as usize
+    }
+
+    const fn with(self, state: FlowState) -> Self {
+        Self(self.0 & !Self::STATE | state as u32)
+    }
+
+    /// The life after a packet of `direction` with `flags` (of TCP; ignored otherwise).
+    #[inline]
+    pub(crate) fn after(self, direction: usize, flags: TcpFlags) -> Self {
+        let from_opener = self.opener() == direction & 1;
+        let state = self.state();
+        if self.proto() != Proto::TCP {
+            return if !from_opener && state == FlowState::New {
+                self.with(FlowState::Replied)
+            } else {
+                self
+            };
+        }
+        if flags.contains(TcpFlags::RST) {
+            return self.with(FlowState::Closed);
+        }
+        if flags.contains(TcpFlags::FIN) && state != FlowState::Closed {
+            let seen = Self(self.0 | Self::FIN[direction & 1]);
+            let both = seen.0 & Self::BOTH_FINS == Self::BOTH_FINS;
+            return seen.with(if both { FlowState::TimeWait } else { FlowState::FinWait });
+        }
+        let syn = flags.contains(TcpFlags::SYN);
+        let ack = flags.contains(TcpFlags::ACK);
+        match state {
+            FlowState::SynSent if !from_opener && syn && ack => self.with(FlowState::SynReceived),
+            FlowState::SynReceived if from_opener && !syn && ack => self.with(FlowState::Established),
+            _ => self,
+        }
+    }
+
+    /// Whether a connection with this life, last seen then, has expired.
+    #[inline]
+    pub(crate) fn is_expired(self, timeouts: &Timeouts, last_seen: Millis, now: Millis) -> bool {
+        u128::from(now.since(last_seen)) >= timeouts.of(self.proto(), self.state()).as_millis()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SYN: TcpFlags = TcpFlags::SYN;
+    const ACK: TcpFlags = TcpFlags::ACK;
+    const FIN: TcpFlags = TcpFlags::FIN;
+    const RST: TcpFlags = TcpFlags::RST;
+
+    fn walk(proto: Proto, flags: FlowFlags, packets: &[(usize, TcpFlags)]) -> FlowState {
+        packets
+            .iter()
+            .fold(Life::begin(proto, flags), |l, &(d, f)| l.after(d, f))
+            .state()
+    }
+
+    #[test]
+    fn a_tcp_connection_from_syn_to_time_wait() {
+        let mut packets = Vec::new();
+        for (packet, state) in [
+            ((0, SYN), FlowState::SynSent),
+            ((0, SYN), FlowState::SynSent),
+            ((1, SYN | ACK), FlowState::SynReceived),
+            ((1, SYN | ACK), FlowState::SynReceived),
+            ((0, ACK), FlowState::Established),
+            ((1, ACK), FlowState::Established),
+            ((1, FIN | ACK), FlowState::FinWait),
+            ((1, FIN | ACK), FlowState::FinWait),
+            ((0, ACK), FlowState::FinWait),
+            ((0, FIN | ACK), FlowState::TimeWait),
+            ((1, ACK), FlowState::TimeWait),
+        ] {
+            packets.push(packet);
+            assert_eq!(
+                walk(Proto::TCP, FlowFlags::empty(), &packets),
+                state,
+                "after {packets:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_handshake_cannot_be_completed_by_one_side() {
+        let only_opener = [(0, SYN), (0, SYN | ACK), (0, ACK)];
+        assert_eq!(walk(Proto::TCP, FlowFlags::empty(), &only_opener), FlowState::SynSent);
+        let only_other = [(1, SYN | ACK), (1, ACK)];
+        assert_eq!(
+            walk(Proto::TCP, FlowFlags::empty(), &only_other),
+            FlowState::SynReceived
+        );
+    }
+
+    #[test]
+    fn the_opener_is_the_side_without_the_reply_flag() {
+        let packets = [(1, SYN), (0, SYN | ACK), (1, ACK)];
+        assert_eq!(walk(Proto::TCP, FlowFlags::REPLY, &packets), FlowState::Established);
+    }
+
+    #[test]
+    fn a_reset_closes_and_stays() {
+        assert_eq!(walk(Proto::TCP, FlowFlags::ADOPTED, &[]), FlowState::Established);
+        let packets = [(1, RST), (0, FIN | ACK), (0, SYN), (1, SYN | ACK)];
+        assert_eq!(walk(Proto::TCP, FlowFlags::ADOPTED, &packets), FlowState::Closed);
+    }
+
+    #[test]
+    fn other_protocols_are_new_until_answered() {
+        for proto in [Proto::UDP, Proto::SCTP, Proto::ICMP, Proto(47)] {
+            assert_eq!(
+                walk(proto, FlowFlags::empty(), &[(0, TcpFlags::NONE); 3]),
+                FlowState::New
+            );
+            assert_eq!(
+                walk(proto, FlowFlags::empty(), &[(0, RST), (1, TcpFlags::NONE)]),
+                FlowState::Replied
+            );
+        }
+    }
+
+    #[test]
+    fn expiry_is_at_the_timeout_and_not_before() {
+        let life = Life::begin(Proto::UDP, FlowFlags::empty());
+        let t = Timeouts::default();
+        assert!(!life.is_expired(&t, Millis(1000), Millis(30_999)));
+        assert!(life.is_expired(&t, Millis(1000), Millis(31_000)));
+        assert!(
+            !life.is_expired(&t, Millis(1000), Millis(0)),
+            "a clock that steps back expires nothing"
+        );
+    }
+}

@@ -1,0 +1,104 @@
+//! Counts of a table: what is in it, what was refused, and who opened how much.
+
+use crate::EndpointNo;
+use crate::layout::Geometry;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// Counts of a table at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Connections that fit.
+    pub capacity: u32,
+    /// Connections in the table, expired ones that were not collected yet included.
+    pub used: u32,
+    /// Connections inserted since the table was made or taken over.
+    pub inserted: u64,
+    /// Connections that were removed because they had expired.
+    pub expired: u64,
+    /// New connections refused because the table was full.
+    pub refused_full: u64,
+    /// New connections refused because their endpoint's quota was used up.
+    pub refused_quota: u64,
+    /// Bytes of memory that the table takes.
+    pub bytes: u64,
+}
+
+/// Endpoints that are counted: all numbers that there are, but for a model checker, which tracks every atomic.
+const ENDPOINTS: usize = if cfg!(loom) { 4 } else { 1 << 16 };
+
+/// Counts that the table keeps beside its memory.
+pub(crate) struct Counts {
+    used: AtomicU32,
+    opened: Box<[AtomicU32]>,
+    quota: Option<u32>,
+    pub(crate) inserted: AtomicU64,
+    pub(crate) expired: AtomicU64,
+    pub(crate) refused_full: AtomicU64,
+    pub(crate) refused_quota: AtomicU64,
+}
+
+impl Counts {
+    pub(crate) fn new(quota: Option<u32>) -> Self {
+        Self {
+            used: AtomicU32::new(0),
+            opened: (0..ENDPOINTS).map(|_| AtomicU32::new(0)).collect(),
+            quota,
+            inserted: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
+            refused_full: AtomicU64::new(0),
+            refused_quota: AtomicU64::new(0),
+        }
+    }
+
+    fn opened(&self, endpoint: EndpointNo) -> &AtomicU32 {
+        &self.opened[usize::from(endpoint.0) % ENDPOINTS]
+    }
+
+    /// Counts a connection; `false`, and not counted, if the endpoint's quota is used up.
+    pub(crate) fn charge(&self, endpoint: EndpointNo) -> bool {
+        let before = self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
+        if endpoint.0 >= FIRST_POD && self.quota.is_some_and(|quota| before >= quota) {
+            self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        self.used.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Counts a connection whatever the quota says: one that was taken over.
+    pub(crate) fn charge_anyway(&self, endpoint: EndpointNo) {
+        self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
+        self.used.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn discharge(&self, endpoint: EndpointNo) {
+        self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
+        self.used.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn recharge(&self, from: EndpointNo, to: EndpointNo) {
+        if from != to {
+            self.opened(to).fetch_add(1, Ordering::Relaxed);
+            self.opened(from).fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn opened_by(&self, endpoint: EndpointNo) -> u32 {
+        self.opened(endpoint).load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn stats(&self, geometry: &Geometry) -> Stats {
+        Stats {
+            capacity: geometry.capacity,
+            used: self.used.load(Ordering::Relaxed),
+            inserted: self.inserted.load(Ordering::Relaxed),
+            expired: self.expired.load(Ordering::Relaxed),
+            refused_full: self.refused_full.load(Ordering::Relaxed),
+            refused_quota: self.refused_quota.load(Ordering::Relaxed),
+            bytes: geometry.lines() as u64 * 64,
+        }
+    }
+}
+
+/// The host and the uplink have lower numbers, and no quota.
+const FIRST_POD: u16 = 2;

@@ -1,0 +1,476 @@
+//! The table: finding, inserting, changing and removing connections.
+
+use heddle_wire::TcpFlags;
+use thiserror::Error;
+
+use crate::bucket::{Bucket, Entry, Index, Locked};
+use crate::config::Config;
+use crate::freelist::FreeList;
+use crate::hash::{Hash, Seed};
+use crate::layout::{Geometry, RECORD_LINES, header};
+use crate::memory::{Line, Memory, prefetch};
+use crate::record::{Contents, Counters, Record, Route};
+use crate::state::Timeouts;
+use crate::stats::{Counts, Stats};
+use crate::sync::Ordering;
+use crate::types::{FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotNo, StartNo, Tuple};
+use crate::{EndpointNo, Generation};
+
+/// Keys that are looked up side by side; a longer burst is cut.
+const BURST: usize = 64;
+
+/// Records that an insert into a full table looks at for expired ones.
+const LAST_RESORT: u32 = 64;
+
+/// Why a connection was not inserted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum InsertError {
+    /// Another worker was faster: its entry is the connection's.
+    #[error("the connection is in the table already, as {:?}: use that entry", .0.slot)]
+    Exists(Hit),
+    /// The tuple belongs to a connection whose packets come in elsewhere.
+    #[error("the tuple is in the table with origin {}: judge it again and move the key", .0.view.origin)]
+    OtherOrigin(Hit),
+    /// The answer's tuple belongs to another connection.
+    #[error("the answer's tuple belongs to another connection: choose another source port")]
+    ReverseTaken,
+    /// No room, and nothing in sight has expired.
+    #[error("the flow table is full: raise its capacity or shorten its timeouts")]
+    Full,
+    /// The endpoint has opened as many connections as it may.
+    #[error("endpoint {} has used up its quota of connections", .0.0)]
+    Quota(EndpointNo),
+    /// A direction's rewrite is not the other's key reversed, or the protocols differ: a mistake of the caller.
+    #[error("the two directions do not belong to one connection: each one's rewrite must be the other's key reversed")]
+    NotAPair,
+}
+
+/// One connection, as `heddle flows` and sweeps see it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Connection {
+    /// The forward direction's slot; `peer()` is the reverse one's.
+    pub slot: SlotNo,
+    /// The keys of the forward and the reverse direction.
+    pub keys: [FlowKey; 2],
+    /// What is known of both.
+    pub views: [FlowView; 2],
+    /// Packets and bytes of both.
+    pub counters: [Counters; 2],
+    /// When it was inserted.
+    pub inserted_at: Millis,
+}
+
+/// The flow table.
+pub struct FlowTable {
+    memory: Memory,
+    geometry: Geometry,
+    seed: Seed,
+    start: StartNo,
+    timeouts: Timeouts,
+    pub(crate) counts: Counts,
+}
+
+impl FlowTable {
+    /// An empty table on the heap, gone with its last owner.
+    #[must_use]
+    pub fn anonymous(config: &Config) -> Self {
+        let geometry = Geometry::new(config.capacity);
+        let seed = config.seed.map_or_else(Seed::random, Seed);
+        Self::over(Memory::owned(geometry.lines()), geometry, seed, StartNo(1), config)
+    }
+
+    /// A table over memory that holds one, or zeroes.
+    pub(crate) fn over(memory: Memory, geometry: Geometry, seed: Seed, start: StartNo, config: &Config) -> Self {
+        let counts = Counts::new(config.quota);
+        Self {
+            memory,
+            geometry,
+            seed,
+            start,
+            timeouts: config.timeouts,
+            counts,
+        }
+    }
+
+    /// The number of this start; an entry of another is stale.
+    #[must_use]
+    pub fn start(&self) -> StartNo {
+        self.start
+    }
+
+    /// When silent connections expire.
+    #[must_use]
+    pub fn timeouts(&self) -> &Timeouts {
+        &self.timeouts
+    }
+
+    pub(crate) fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    #[inline]
+    pub(crate) fn line(&self, n: usize) -> &Line {
+        &self.memory.lines()[n]
+    }
+
+    #[inline]
+    pub(crate) fn index(&self) -> Index<'_> {
+        let (lines, g) = (self.memory.lines(), &self.geometry);
+        Index {
+            first: &lines[g.bucket(0)..g.overflow(0)],
+            overflow: &lines[g.overflow(0)..g.record(0)],
+        }
+    }
+
+    /// `None` for a number that names none.
+    #[inline]
+    pub(crate) fn record(&self, n: u32) -> Option<Record<'_>> {
+        let lines = self.memory.lines().get(self.geometry.record(n)..)?;
+        lines.first_chunk::<RECORD_LINES>().map(Record)
+    }
+
+    pub(crate) fn free_records(&self) -> FreeList<'_> {
+        FreeList::new(self.line(header::RECORDS), self.geometry.capacity)
+    }
+
+    pub(crate) fn free_overflow(&self) -> FreeList<'_> {
+        FreeList::new(self.line(header::OVERFLOW), self.geometry.overflow)
+    }
+
+    #[inline]
+    pub(crate) fn hash(&self, tuple: &Tuple) -> (Hash, u32) {
+        let hash = Hash::of(&self.seed, tuple);
+        (hash, hash.bucket(self.geometry.buckets))
+    }
+
+    /// Looks up a burst of keys. `out[n]` is what was found for `keys[n]`; an expired entry is not found.
+    /// Keys beyond the length of `out` are not looked up.
+    pub fn lookup(&self, keys: &[FlowKey], now: Millis, out: &mut [Option<Hit>]) {
+        for (keys, out) in keys.chunks(BURST).zip(out.chunks_mut(BURST)) {
+            self.lookup_burst(keys, now, out);
+        }
+    }
+
+    fn lookup_burst(&self, keys: &[FlowKey], now: Millis, out: &mut [Option<Hit>]) {
+        let index = self.index();
+        let mut hashes = [(0u32, 0u32); BURST];
+        for (key, slot) in keys.iter().zip(&mut hashes) {
+            let (hash, bucket) = self.hash(&key.tuple());
+            prefetch(index.bucket(bucket).0);
+            *slot = (hash.tag(), bucket);
+        }
+        let mut candidates = [None; BURST];
+        for (&(tag, bucket), candidate) in hashes.iter().zip(&mut candidates).take(keys.len()) {
+            *candidate = index.bucket(bucket).candidate(tag);
+            if let Some(record) = candidate.and_then(|e: Entry| self.record(e.record())) {
+                record.0.iter().for_each(prefetch);
+            }
+        }
+        for (((key, out), &(tag, bucket)), candidate) in keys.iter().zip(out).zip(&hashes).zip(candidates) {
+            let check = |entry| {
+                self.hit_at(entry, now, |c, d| {
+                    c.origin(d) == key.origin && c.tuple(d) == key.tuple()
+                })
+            };
+            *out = candidate.and_then(check).or_else(|| index.find(bucket, tag, check));
+        }
+    }
+
+    /// What stands at `entry`, if it is live and is meant.
+    #[inline]
+    fn hit_at(&self, entry: Entry, now: Millis, is_meant: impl Fn(&Contents, usize) -> bool) -> Option<Hit> {
+        let contents = self.record(entry.record())?.read();
+        let direction = entry.direction();
+        if !contents.life.is_live()
+            || !is_meant(&contents, direction)
+            || contents.life.is_expired(&self.timeouts, contents.last_seen, now)
+        {
+            return None;
+        }
+        let slot = SlotNo::new(contents.incarnation, entry.record(), direction);
+        Some(Hit {
+            slot,
+            view: contents.view(direction)?,
+        })
+    }
+
+    /// Finds a tuple wherever it comes in: for a key that misses because its packets came from elsewhere.
+    #[must_use]
+    pub fn find_tuple(&self, tuple: &Tuple, now: Millis) -> Option<Hit> {
+        let (hash, bucket) = self.hash(tuple);
+        self.index()
+            .find(bucket, hash.tag(), |e| self.hit_at(e, now, |c, d| c.tuple(d) == *tuple))
+    }
+
+    /// Inserts both directions of a connection, or neither. Returns the slots of the forward and the reverse one.
+    ///
+    /// The connection's endpoints and generations are those of `forward`; `reverse` is delivered with them swapped. The
+    /// quota that it uses is that of the opener: of `forward`'s first endpoint, or of its second if `forward` is the reply.
+    /// A tuple is in the table once, whatever its origin.
+    ///
+    /// # Errors
+    /// [`InsertError`] says what stands in the way; the table is then unchanged but for entries that had expired.
+    pub fn insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotNo, SlotNo), InsertError> {
+        let tuples = [forward.key.tuple(), reverse.key.tuple()];
+        let proto = forward.key.proto;
+        if forward.rewrite.tuple(proto).reversed() != tuples[1] || reverse.rewrite.tuple(proto).reversed() != tuples[0]
+        {
+            return Err(InsertError::NotAPair);
+        }
+        if tuples[0] == tuples[1] {
+            return Err(InsertError::ReverseTaken);
+        }
+        let mut swept = false;
+        loop {
+            match self.try_insert(forward, reverse, now) {
+                Ok(slots) => return Ok(slots),
+                Err(Obstacle::Expired(slot)) => {
+                    self.remove_if_expired(slot, now);
+                }
+                Err(Obstacle::Full) if !swept => {
+                    swept = true;
+                    self.expire(now, LAST_RESORT);
+                }
+                Err(Obstacle::Full) => {
+                    self.counts.refused_full.fetch_add(1, Ordering::Relaxed);
+                    return Err(InsertError::Full);
+                }
+                Err(Obstacle::Error(error)) => {
+                    if matches!(error, InsertError::Quota(_)) {
+                        self.counts.refused_quota.fetch_add(1, Ordering::Relaxed);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    fn try_insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotNo, SlotNo), Obstacle> {
+        let (forward_hash, forward_bucket) = self.hash(&forward.key.tuple());
+        let (reverse_hash, reverse_bucket) = self.hash(&reverse.key.tuple());
+        let index = self.index();
+        let locked = index.lock(forward_bucket, reverse_bucket);
+        if let Some(hit) = self.standing(forward_bucket, forward_hash, &forward.key.tuple(), now)? {
+            let same = hit.view.origin == forward.key.origin;
+            return Err(Obstacle::Error(if same {
+                InsertError::Exists(hit)
+            } else {
+                InsertError::OtherOrigin(hit)
+            }));
+        }
+        if self
+            .standing(reverse_bucket, reverse_hash, &reverse.key.tuple(), now)?
+            .is_some()
+        {
+            return Err(Obstacle::Error(InsertError::ReverseTaken));
+        }
+        let more = || self.free_overflow().pop(|n| self.overflow_link(n));
+        let place = locked.vacancy(forward_bucket, None, more).ok_or(Obstacle::Full)?;
+        let taken = (forward_bucket == reverse_bucket).then_some(place);
+        let reverse_place = locked.vacancy(reverse_bucket, taken, more).ok_or(Obstacle::Full)?;
+
+        let charged = forward.endpoints[usize::from(forward.flags.contains(crate::FlowFlags::REPLY))];
+        if !self.counts.charge(charged) {
+            return Err(Obstacle::Error(InsertError::Quota(charged)));
+        }
+        let Some((number, record)) = self
+            .free_records()
+            .pop(|n| self.record_link(n))
+            .and_then(|n| Some((n, self.record(n)?)))
+        else {
+            self.counts.discharge(charged);
+            return Err(Obstacle::Full);
+        };
+        let incarnation = record.write().fill(forward, reverse, self.start, now);
+        place.set(Entry::new(forward_hash, number, 0));
+        reverse_place.set(Entry::new(reverse_hash, number, 1));
+        drop(locked);
+        self.counts.inserted.fetch_add(1, Ordering::Relaxed);
+        Ok((SlotNo::new(incarnation, number, 0), SlotNo::new(incarnation, number, 1)))
+    }
+
+    /// The live entry with this tuple; an expired one is an obstacle that can be removed.
+    fn standing(&self, bucket: u32, hash: Hash, tuple: &Tuple, now: Millis) -> Result<Option<Hit>, Obstacle> {
+        let beginning_of_time = Millis(0);
+        let hit = self.index().find(bucket, hash.tag(), |e| {
+            self.hit_at(e, beginning_of_time, |c, d| c.tuple(d) == *tuple)
+        });
+        match hit {
+            Some(hit) if self.is_expired(&hit.view, tuple, now) => Err(Obstacle::Expired(hit.slot)),
+            hit => Ok(hit),
+        }
+    }
+
+    fn is_expired(&self, view: &FlowView, tuple: &Tuple, now: Millis) -> bool {
+        u128::from(now.since(view.last_seen)) >= self.timeouts.of(tuple.proto, view.state).as_millis()
+    }
+
+    fn overflow_link(&self, n: u32) -> &crate::sync::AtomicU64 {
+        Bucket(&self.line(self.geometry.overflow(n))).link()
+    }
+
+    fn record_link(&self, n: u32) -> &crate::sync::AtomicU64 {
+        Record::link_of(&self.memory.lines()[self.geometry.record(n)..])
+    }
+
+    /// Notes a packet of this direction: time, counters, and with `flags` how far TCP has come. `false` if the connection
+    /// is gone.
+    #[inline]
+    pub fn touch(&self, slot: SlotNo, now: Millis, bytes: u32, flags: TcpFlags) -> bool {
+        self.record(slot.record())
+            .is_some_and(|r| r.touch(slot.incarnation(), slot.direction(), now, bytes, flags))
+    }
+
+    /// The connection was judged again and may go on: both directions are current under these generations (of the named
+    /// direction's endpoints, in its order) and in this start. `false` if it is gone.
+    pub fn revalidate(&self, slot: SlotNo, generations: [Generation; 2]) -> bool {
+        self.change(slot, |w| w.set_generations(slot.direction(), generations, self.start))
+            .is_some()
+    }
+
+    /// As [`Self::revalidate`], and the way has changed; the translation stays. `false` if the connection is gone.
+    pub fn reroute(&self, slot: SlotNo, route: &Route) -> bool {
+        let moved = self.change(slot, |w| {
+            let before = w.charged();
+            w.set_route(slot.direction(), route, self.start);
+            (before, w.charged())
+        });
+        if let Some((before, after)) = moved {
+            self.counts.recharge(before, after);
+        }
+        moved.is_some()
+    }
+
+    /// From now on the packets of this direction come in at `origin`. `false` if the connection is gone.
+    pub fn move_origin(&self, slot: SlotNo, origin: Origin) -> bool {
+        self.change(slot, |w| w.set_origin(slot.direction(), origin)).is_some()
+    }
+
+    fn change<T>(&self, slot: SlotNo, with: impl FnOnce(&crate::record::Writing<'_>) -> T) -> Option<T> {
+        let writing = self.record(slot.record())?.write();
+        let (incarnation, life) = writing.life();
+        (incarnation == slot.incarnation() && life.is_live()).then(|| with(&writing))
+    }
+
+    /// Reads an entry again. `None` if it is gone.
+    #[must_use]
+    pub fn view(&self, slot: SlotNo) -> Option<FlowView> {
+        self.contents(slot)?.view(slot.direction())
+    }
+
+    /// Packets and bytes of this direction. `None` if the connection is gone.
+    #[must_use]
+    pub fn counters(&self, slot: SlotNo) -> Option<Counters> {
+        let counters = self.record(slot.record())?.counters(slot.direction());
+        self.contents(slot).map(|_| counters)
+    }
+
+    fn contents(&self, slot: SlotNo) -> Option<Contents> {
+        let contents = self.record(slot.record())?.read();
+        (contents.incarnation == slot.incarnation() && contents.life.is_live()).then_some(contents)
+    }
+
+    /// Removes a connection, both directions. `false` if it was gone.
+    pub fn remove(&self, slot: SlotNo) -> bool {
+        self.remove_when(slot, |_, _| true)
+    }
+
+    fn remove_if_expired(&self, slot: SlotNo, now: Millis) -> bool {
+        let removed = self.remove_when(slot, |life, last_seen| life.is_expired(&self.timeouts, last_seen, now));
+        if removed {
+            self.counts.expired.fetch_add(1, Ordering::Relaxed);
+        }
+        removed
+    }
+
+    fn remove_when(&self, slot: SlotNo, condition: impl Fn(crate::state::Life, Millis) -> bool) -> bool {
+        let Some((record, contents)) = self.record(slot.record()).zip(self.contents(slot)) else {
+            return false;
+        };
+        // The tuples of an incarnation never change, so these are the buckets whatever happens before they are locked.
+        let [(h0, b0), (h1, b1)] = [0, 1].map(|d| self.hash(&contents.tuple(d)));
+        let locked: Locked<'_> = self.index().lock(b0, b1);
+        let charged = {
+            let writing = record.write();
+            let (incarnation, life) = writing.life();
+            if incarnation != slot.incarnation() || !life.is_live() || !condition(life, writing.last_seen()) {
+                return false;
+            }
+            let charged = writing.charged();
+            writing.clear();
+            charged
+        };
+        let back = |n: u32| self.free_overflow().push(n, self.overflow_link(n));
+        locked.unlink(b0, Entry::new(h0, slot.record(), 0), back);
+        locked.unlink(b1, Entry::new(h1, slot.record(), 1), back);
+        self.free_records().push(slot.record(), record.link());
+        drop(locked);
+        self.counts.discharge(charged);
+        true
+    }
+
+    /// Looks at the next `budget` records and removes what has expired. Returns how many connections that were.
+    pub fn expire(&self, now: Millis, budget: u32) -> u32 {
+        let mark = self.free_records().mark();
+        if mark == 0 {
+            return 0;
+        }
+        let budget = budget.min(mark);
+        let cursor = self.line(header::CURSOR).0[0].fetch_add(u64::from(budget), Ordering::Relaxed);
+        let mut removed = 0;
+        for step in 0..u64::from(budget) {
+            let number = (cursor.wrapping_add(step) % u64::from(mark)) as u32;
+            let Some(record) = self.record(number) else { continue };
+            let (incarnation, life) = record.life();
+            if life.is_live() && life.is_expired(&self.timeouts, record.last_seen(), now) {
+                removed += u32::from(self.remove_if_expired(SlotNo::new(incarnation, number, 0), now));
+            }
+        }
+        removed
+    }
+
+    /// Shows every connection to `see`, each as it stands at its moment. Takes no lock: `see` may remove connections.
+    pub fn for_each(&self, mut see: impl FnMut(&Connection)) {
+        for number in 0..self.free_records().mark() {
+            let Some(record) = self.record(number) else { return };
+            if !record.life().1.is_live() {
+                continue;
+            }
+            let contents = record.read();
+            let Some(views) = contents.view(0).zip(contents.view(1)) else {
+                continue;
+            };
+            if contents.life.is_live() {
+                see(&Connection {
+                    slot: SlotNo::new(contents.incarnation, number, 0),
+                    keys: [0, 1].map(|d| FlowKey::new(contents.tuple(d), contents.origin(d))),
+                    views: [views.0, views.1],
+                    counters: [0, 1].map(|d| record.counters(d)),
+                    inserted_at: record.inserted_at(),
+                });
+            }
+        }
+    }
+
+    /// Connections that the endpoint has opened.
+    #[must_use]
+    pub fn opened_by(&self, endpoint: EndpointNo) -> u32 {
+        self.counts.opened_by(endpoint)
+    }
+
+    /// Counts at this moment.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.counts.stats(&self.geometry)
+    }
+}
+
+/// What keeps an insert from being done, for now or for good.
+enum Obstacle {
+    Expired(SlotNo),
+    Full,
+    Error(InsertError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+//! Connections for the tests of this crate.
+
+use std::net::Ipv4Addr;
+
+use heddle_wire::{Ip, Proto};
+
+use crate::{
+    Config, Egress, EndpointNo, FlowFlags, FlowKey, FlowTable, Generation, Hit, Millis, NewFlow, NodeNo, Origin,
+    Rewrite, SlotNo, Tuple,
+};
+
+/// Moments of the tests begin here.
+pub(crate) const T0: Millis = Millis(1_000_000);
+
+pub(crate) fn config(capacity: u32) -> Config {
+    Config {
+        capacity,
+        quota: None,
+        seed: Some([3, 1, 4, 1, 5, 9, 2, 6].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
+        ..Config::default()
+    }
+}
+
+pub(crate) fn v4(n: u32) -> Ip {
+    Ip::from(Ipv4Addr::from(0x0a00_0000 | n))
+}
+
+pub(crate) fn v6(n: u32) -> Ip {
+    let mut o = [0x20; 16];
+    o[12..].copy_from_slice(&n.to_be_bytes());
+    Ip::from_v6(o)
+}
+
+/// Both directions of a connection from pod 2 by way of a Service address to a pod of another node.
+pub(crate) fn through_service(client: Ip, service: Ip, backend: Ip, sport: u16, proto: Proto) -> (NewFlow, NewFlow) {
+    let arrives = Tuple {
+        src: client,
+        dst: service,
+        sport,
+        dport: 80,
+        proto,
+    };
+    let leaves = Tuple {
+        src: client,
+        dst: backend,
+        sport,
+        dport: 8080,
+        proto,
+    };
+    pair(arrives, leaves, Origin::pod(EndpointNo(2)), Origin::node(NodeNo(7)))
+}
+
+/// Both directions of the connection that arrives as one tuple and leaves as another.
+pub(crate) fn pair(arrives: Tuple, leaves: Tuple, origin: Origin, reply_origin: Origin) -> (NewFlow, NewFlow) {
+    let direction = |key: Tuple, to: Tuple, origin, reply: bool| NewFlow {
+        key: FlowKey::new(key, origin),
+        rewrite: Rewrite {
+            src: to.src,
+            dst: to.dst,
+            sport: to.sport,
+            dport: to.dport,
+            l3_delta: key.sport ^ u16::from(reply),
+            l4_delta: !key.sport,
+        },
+        egress: if reply {
+            Egress::Endpoint(EndpointNo(2))
+        } else {
+            Egress::Node(NodeNo(7))
+        },
+        endpoints: if reply {
+            [EndpointNo(1), EndpointNo(2)]
+        } else {
+            [EndpointNo(2), EndpointNo(1)]
+        },
+        generations: if reply {
+            [Generation(50), Generation(40)]
+        } else {
+            [Generation(40), Generation(50)]
+        },
+        mss_clamp: if reply { 1410 } else { 1400 },
+        flags: if reply {
+            FlowFlags::NAT | FlowFlags::REPLY
+        } else {
+            FlowFlags::NAT
+        },
+    };
+    (
+        direction(arrives, leaves, origin, false),
+        direction(leaves.reversed(), arrives.reversed(), reply_origin, true),
+    )
+}
+
+/// The `n`-th of many different connections.
+pub(crate) fn nth(n: u32) -> (NewFlow, NewFlow) {
+    let sport = 1024 + (n % 50_000) as u16;
+    through_service(v4(1 + n / 50_000), v4(0x60_0001), v4(0x12_0001), sport, Proto::TCP)
+}
+
+pub(crate) fn look(table: &FlowTable, key: FlowKey, now: Millis) -> Option<Hit> {
+    let mut out = [None];
+    table.lookup(&[key], now, &mut out);
+    out[0]
+}
+
+/// Inserts, and asserts that it went well.
+pub(crate) fn put(table: &FlowTable, (f, r): (NewFlow, NewFlow), now: Millis) -> (SlotNo, SlotNo) {
+    table.insert(&f, &r, now).unwrap()
+}
+
+/// Asserts that a hit delivers exactly what was inserted.
+pub(crate) fn assert_delivers(hit: Option<Hit>, flow: &NewFlow) {
+    let view = hit.unwrap_or_else(|| panic!("not found: {:?}", flow.key)).view;
+    assert_eq!(view.rewrite, flow.rewrite);
+    assert_eq!(view.origin, flow.key.origin);
+    assert_eq!(view.egress, flow.egress);
+    assert_eq!(view.endpoints, flow.endpoints);
+    assert_eq!(view.generations, flow.generations);
+    assert_eq!(view.mss_clamp, flow.mss_clamp);
+    assert_eq!(view.flags, flow.flags);
+}

@@ -1,0 +1,393 @@
+//! What a caller says to the table and what it gets back: keys, rewrites, entries. Plain data, no table.
+
+use std::fmt;
+
+use bitflags::bitflags;
+use heddle_wire::{Ip, Proto};
+
+use crate::state::FlowState;
+use crate::{EndpointNo, Generation, NextHopNo, NodeNo};
+
+/// Milliseconds of a clock that does not stop: `CLOCK_BOOTTIME` in the agent, so that it goes on over a restart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[repr(transparent)]
+pub struct Millis(pub u64);
+
+impl Millis {
+    /// This moment and `ms` milliseconds.
+    #[must_use]
+    pub const fn plus(self, ms: u64) -> Self {
+        Self(self.0.saturating_add(ms))
+    }
+
+    /// Milliseconds since `earlier`; none if that is not earlier.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> u64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// Which start of the agent an entry was last evaluated in. Each takeover of the table raises it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
+#[repr(transparent)]
+pub struct StartNo(pub u32);
+
+/// Where a packet came in: a part of the flow key. Never the queue or the worker.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
+pub struct Origin(u32);
+
+impl Origin {
+    /// The host port.
+    pub const HOST: Self = Self(0);
+    /// The uplink, not encapsulated.
+    pub const UPLINK: Self = Self(1 << 16);
+    const POD: u32 = 2 << 16;
+    const NODE: u32 = 3 << 16;
+
+    /// A local pod's attachment.
+    #[must_use]
+    pub const fn pod(endpoint: EndpointNo) -> Self {
+        Self(Self::POD | endpoint.0 as u32)
+    }
+
+    /// Another node, by VXLAN.
+    #[must_use]
+    pub const fn node(node: NodeNo) -> Self {
+        Self(Self::NODE | node.0 as u32)
+    }
+
+    /// The attachment, if the packet came from a pod.
+    #[must_use]
+    pub const fn as_pod(self) -> Option<EndpointNo> {
+        if self.0 & !0xffff == Self::POD {
+            Some(EndpointNo(self.0 as u16))
+        } else {
+            None
+        }
+    }
+
+    /// The node, if the packet came from another node's tunnel.
+    #[must_use]
+    pub const fn as_node(self) -> Option<NodeNo> {
+        if self.0 & !0xffff == Self::NODE {
+            Some(NodeNo(self.0 as u16))
+        } else {
+            None
+        }
+    }
+
+    pub(crate) const fn to_bits(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let no = self.0 & 0xffff;
+        match self.0 & !0xffff {
+            0 => f.write_str("host"),
+            Self::POD => write!(f, "pod {no}"),
+            Self::NODE => write!(f, "node {no}"),
+            _ => f.write_str("uplink"),
+        }
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The addresses and ports of one direction of a connection.
+///
+/// Ports are in host byte order. Protocols without ports have zeroes. An ICMP echo request has its identifier as `sport`
+/// and 0 as `dport`, an echo reply 0 as `sport` and the identifier as `dport`: so the key of the reply is the
+/// [`reversed`](Self::reversed) key of the request, and an unasked reply opens nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Tuple {
+    /// Source address.
+    pub src: Ip,
+    /// Destination address.
+    pub dst: Ip,
+    /// Source port.
+    pub sport: u16,
+    /// Destination port.
+    pub dport: u16,
+    /// Protocol.
+    pub proto: Proto,
+}
+
+impl Tuple {
+    /// The tuple of the answer.
+    #[must_use]
+    pub const fn reversed(self) -> Self {
+        Self {
+            src: self.dst,
+            dst: self.src,
+            sport: self.dport,
+            dport: self.sport,
+            proto: self.proto,
+        }
+    }
+}
+
+/// What identifies one direction of a connection: its tuple as it arrives, and where it arrives.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct FlowKey {
+    /// Source address.
+    pub src: Ip,
+    /// Destination address.
+    pub dst: Ip,
+    /// Source port, or the identifier of an ICMP echo request.
+    pub sport: u16,
+    /// Destination port, or the identifier of an ICMP echo reply.
+    pub dport: u16,
+    /// Protocol.
+    pub proto: Proto,
+    /// Where the packet came in.
+    pub origin: Origin,
+}
+
+impl FlowKey {
+    /// The key of `tuple` coming from `origin`.
+    #[must_use]
+    pub const fn new(tuple: Tuple, origin: Origin) -> Self {
+        let Tuple {
+            src,
+            dst,
+            sport,
+            dport,
+            proto,
+        } = tuple;
+        Self {
+            src,
+            dst,
+            sport,
+            dport,
+            proto,
+            origin,
+        }
+    }
+
+    /// The key without its origin.
+    #[must_use]
+    pub const fn tuple(&self) -> Tuple {
+        Tuple {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
+            proto: self.proto,
+        }
+    }
+}
+
+/// What a packet of this direction looks like when it leaves, and the checksum differences that make it so.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Rewrite {
+    /// Source address.
+    pub src: Ip,
+    /// Destination address.
+    pub dst: Ip,
+    /// Source port (ICMP echo request: identifier).
+    pub sport: u16,
+    /// Destination port (ICMP echo reply: identifier).
+    pub dport: u16,
+    /// What to add to the IPv4 header checksum (RFC 1624), as the caller computed it; opaque here.
+    pub l3_delta: u16,
+    /// What to add to the transport checksum, as the caller computed it; opaque here.
+    pub l4_delta: u16,
+}
+
+impl Rewrite {
+    /// The rewrite that changes nothing.
+    #[must_use]
+    pub const fn none(key: &FlowKey) -> Self {
+        Self {
+            src: key.src,
+            dst: key.dst,
+            sport: key.sport,
+            dport: key.dport,
+            l3_delta: 0,
+            l4_delta: 0,
+        }
+    }
+
+    /// The tuple of a packet that was rewritten.
+    #[must_use]
+    pub const fn tuple(&self, proto: Proto) -> Tuple {
+        Tuple {
+            src: self.src,
+            dst: self.dst,
+            sport: self.sport,
+            dport: self.dport,
+            proto,
+        }
+    }
+}
+
+/// Where packets of one direction go.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Egress {
+    /// A local pod, or the host port.
+    Endpoint(EndpointNo),
+    /// The uplink, by a next-hop record.
+    Uplink(NextHopNo),
+    /// The tunnel to another node.
+    Node(NodeNo),
+}
+
+impl Egress {
+    pub(crate) const fn to_bits(self) -> u32 {
+        match self {
+            Self::Endpoint(n) => n.0 as u32,
+            Self::Uplink(n) => 1 << 16 | n.0 as u32,
+            Self::Node(n) => 2 << 16 | n.0 as u32,
+        }
+    }
+
+    /// `None` for bits that [`Self::to_bits`] never makes.
+    pub(crate) const fn try_from_bits(bits: u32) -> Option<Self> {
+        let no = bits as u16;
+        match bits >> 16 {
+            0 => Some(Self::Endpoint(EndpointNo(no))),
+            1 => Some(Self::Uplink(NextHopNo(no))),
+            2 => Some(Self::Node(NodeNo(no))),
+            _ => None,
+        }
+    }
+}
+
+bitflags! {
+    /// Facts about one direction that the caller notes when it inserts it.
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+    pub struct FlowFlags: u16 {
+        /// This direction is the answer: the other side opened the connection. Exactly one of the two has it.
+        const REPLY = 1;
+        /// The connection was picked up in its middle, after a start without a table.
+        const ADOPTED = 1 << 1;
+        /// The packet's addresses or ports change.
+        const NAT = 1 << 2;
+        /// The source is replaced by an address of the node.
+        const MASQUERADED = 1 << 3;
+        /// A pod that reaches itself through its Service.
+        const HAIRPIN = 1 << 4;
+        /// The connection goes through a Service.
+        const SERVICE = 1 << 5;
+    }
+}
+
+/// One direction of a connection, to be inserted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewFlow {
+    /// Its key.
+    pub key: FlowKey,
+    /// What it becomes.
+    pub rewrite: Rewrite,
+    /// Where it goes.
+    pub egress: Egress,
+    /// The endpoints that it comes from and goes to. The table takes those of the forward direction for both.
+    pub endpoints: [EndpointNo; 2],
+    /// Their generations when it was evaluated.
+    pub generations: [Generation; 2],
+    /// The MSS that a SYN or SYN-ACK may carry at most; 0: not clamped.
+    pub mss_clamp: u16,
+    /// What else is known.
+    pub flags: FlowFlags,
+}
+
+/// The name of one direction of one connection, for as long as that connection stands.
+///
+/// It holds the number of times the slot was given out: an operation on a slot that was removed, and perhaps reused by
+/// another worker, does nothing and says so.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct SlotNo(u64);
+
+impl SlotNo {
+    pub(crate) const fn new(incarnation: u32, record: u32, direction: usize) -> Self {
+        Self((incarnation as u64) << 32 | (record as u64) << 1 | direction as u64 & 1)
+    }
+
+    pub(crate) const fn incarnation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub(crate) const fn record(self) -> u32 {
+        (self.0 as u32) >> 1
+    }
+
+    pub(crate) const fn direction(self) -> usize {
+        (self.0 & 1) as usize
+    }
+
+    /// The other direction of the same connection.
+    #[must_use]
+    pub const fn peer(self) -> Self {
+        Self(self.0 ^ 1)
+    }
+}
+
+impl fmt::Debug for SlotNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}@{}", self.record(), self.direction(), self.incarnation())
+    }
+}
+
+/// One direction of a connection as it stood at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FlowView {
+    /// What its packets become.
+    pub rewrite: Rewrite,
+    /// Where its packets have to come in; differs from the asked one only after `find_tuple`.
+    pub origin: Origin,
+    /// Where they go.
+    pub egress: Egress,
+    /// The endpoints this direction comes from and goes to.
+    pub endpoints: [EndpointNo; 2],
+    /// The generations of these endpoints under which it was last evaluated.
+    pub generations: [Generation; 2],
+    /// The start of the agent in which it was last evaluated.
+    pub start: StartNo,
+    /// The MSS that a SYN or SYN-ACK of this direction may carry at most; 0: not clamped.
+    pub mss_clamp: u16,
+    /// What the caller noted.
+    pub flags: FlowFlags,
+    /// How far the connection has come.
+    pub state: FlowState,
+    /// When a packet of either direction was last seen.
+    pub last_seen: Millis,
+}
+
+impl FlowView {
+    /// Whether the entry was evaluated in start `start` and under these generations of [`Self::endpoints`].
+    #[must_use]
+    pub fn is_current(&self, start: StartNo, generations: [Generation; 2]) -> bool {
+        self.start == start && self.generations == generations
+    }
+
+    /// Whether a SYN without ACK may be taken as a packet of this connection.
+    ///
+    /// Not from the side that did not open it, not on an adopted and not on a closed entry: such a SYN is a new
+    /// connection in its own direction and has to be judged as one. (A SYN of the opener on a live entry is a
+    /// retransmission.)
+    #[must_use]
+    pub fn admits_syn(&self) -> bool {
+        !self.flags.intersects(FlowFlags::REPLY | FlowFlags::ADOPTED) && !self.state.is_closed()
+    }
+}
+
+/// A flow that was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hit {
+    /// Its name.
+    pub slot: SlotNo,
+    /// Its contents.
+    pub view: FlowView,
+}
