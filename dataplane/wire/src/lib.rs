@@ -11,6 +11,8 @@ pub mod parse;
 mod proto;
 pub mod rewrite;
 pub mod tcp;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use addr::{Ip, MacAddr};
 pub use icmp::IcmpMessage;
