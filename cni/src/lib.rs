@@ -1,1 +1,105 @@
-//! placeholder
+//! The CNI plugin of heddle: one call of the runtime, from environment and standard input to standard output.
+//!
+//! It does what needs the pod's network namespace (the veth pair, addresses, routes, neighbours, sysctls); the agent does
+//! the rest (addresses, policy, the AF_XDP port) and is asked over its socket. Supported are ADD, DEL, CHECK and VERSION
+//! of the CNI versions in [`version::SUPPORTED`]; STATUS and GC are not, nor does the plugin delegate to IPAM plugins or
+//! chain on another's interface.
+//!
+//! The way of a call: [`env`] and [`config`] validate what came in, [`add`], [`del`] and [`check`] do it with the help of
+//! [`netns`] (entering a namespace), [`rtnl`] (links, addresses, routes, neighbours), [`pod`] (the pod's side), [`sysctl`]
+//! and [`ethtool`]; [`result`] is what is printed.
+
+use std::ffi::OsString;
+use std::io::Read;
+
+use heddle_proto::{CniError, ErrorCode};
+use serde_json::json;
+
+pub mod add;
+pub mod agent;
+pub mod check;
+pub mod config;
+pub mod del;
+pub mod env;
+pub mod ethtool;
+pub mod netns;
+pub mod pod;
+pub mod result;
+pub mod rtnl;
+pub mod sysctl;
+pub mod version;
+
+use config::NetConf;
+use env::Call;
+use version::CniVersion;
+
+/// The most that is read from standard input. A configuration with the result of an ADD is a few kilobytes.
+pub const MAX_STDIN: u64 = 1024 * 1024;
+
+/// What a call ends with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// For standard output: the result, the error as JSON, or nothing.
+    pub stdout: String,
+    /// Whether it succeeded; a failed call exits with status 1.
+    pub ok: bool,
+}
+
+/// Serves one call.
+pub fn run(variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) -> Outcome {
+    // What an error says about its version: the configuration's, as soon as it is known.
+    let mut spoken = CniVersion::LATEST;
+    match serve(variable, stdin, &mut spoken) {
+        Ok(stdout) => Outcome { stdout, ok: true },
+        Err(error) => Outcome {
+            stdout: error_json(spoken, &error),
+            ok: false,
+        },
+    }
+}
+
+fn serve(
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn Read,
+    spoken: &mut CniVersion,
+) -> Result<String, CniError> {
+    let call = Call::from_env(variable)?;
+    let mut input = Vec::new();
+    stdin.take(MAX_STDIN + 1).read_to_end(&mut input).map_err(|e| {
+        CniError::new(
+            ErrorCode::IO,
+            "the network configuration on standard input cannot be read",
+        )
+        .with_details(e.to_string())
+    })?;
+    if input.len() as u64 > MAX_STDIN {
+        return Err(CniError::new(
+            ErrorCode::DECODE,
+            format!("the network configuration on standard input is longer than {MAX_STDIN} bytes"),
+        ));
+    }
+    if matches!(call, Call::Version) {
+        return version::answer(&input);
+    }
+    let conf = NetConf::parse(&input, spoken)?;
+    let runtime = rtnl::runtime().map_err(CniError::from)?;
+    match call {
+        Call::Version => version::answer(&input),
+        Call::Add(target, netns) => runtime.block_on(add::add(&conf, &target, &netns)),
+        Call::Del(target, netns) => runtime
+            .block_on(del::del(&conf, &target, netns.as_ref()))
+            .map(|()| String::new()),
+        Call::Check(target, netns) => runtime
+            .block_on(check::check(&conf, &target, &netns))
+            .map(|()| String::new()),
+    }
+}
+
+/// The error object of the specification (CNI 1.1, section 5, "Error").
+fn error_json(spoken: CniVersion, error: &CniError) -> String {
+    let mut object = json!({"cniVersion": spoken.as_str(), "code": error.code, "msg": error.msg});
+    if !error.details.is_empty() {
+        object["details"] = json!(error.details);
+    }
+    object.to_string()
+}

@@ -1,0 +1,184 @@
+//! ADD: a pod gets its interface.
+//!
+//! Nothing is left behind by an ADD that fails: what was made is taken back, and the error stays the first one; what could
+//! not be taken back is told in its details (the runtime's DEL then tries again). An ADD that is killed leaves that to DEL
+//! too.
+
+use std::net::IpAddr;
+
+use heddle_proto::{Client, ClientError, CniError, ErrorCode, NetnsPath, PrepareRequest, Prepared, ReadyRequest};
+
+use crate::config::NetConf;
+use crate::env::Target;
+use crate::netns::Netns;
+use crate::rtnl::{KernelError, Link, Rtnl, VethPair};
+use crate::{agent, pod, result, sysctl};
+
+/// Attaches the pod; gives the result as JSON.
+///
+/// # Errors
+/// See [`ErrorCode`].
+pub async fn add(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<String, CniError> {
+    let netns = Netns::open(path)?;
+    if pod::find(&netns, &target.ifname)?.is_some() {
+        return Err(CniError::new(
+            ErrorCode::INVALID_ENVIRONMENT,
+            format!(
+                "CNI_IFNAME: the network namespace {path} already has an interface {}: choose another name, or DEL first",
+                target.ifname
+            ),
+        ));
+    }
+    let mut agent = agent::connect(conf).await?;
+    let request = PrepareRequest {
+        container: target.container.clone(),
+        ifname: target.ifname.clone(),
+        netns: path.clone(),
+        pod: target.pod.clone(),
+        mtu: conf.mtu,
+    };
+    let prepared = match agent.prepare(&request).await {
+        Ok(prepared) => prepared,
+        Err(e) => {
+            let error = agent::cni_error(&e);
+            // An answer that was lost or not understood may have made an attachment.
+            return match e {
+                ClientError::Refused { .. } => Err(error),
+                _ => Err(undo(&mut agent, target, None, error).await),
+            };
+        }
+    };
+    let mut made = None;
+    match attach(conf, target, &netns, &prepared, &mut agent, &mut made).await {
+        Ok(host) => Ok(result::added(conf.version, &prepared, host.mac, target, path.as_str())),
+        Err(error) => Err(undo(&mut agent, target, made.as_ref(), error).await),
+    }
+}
+
+/// What the agent handed out must make sense before the kernel is asked for it.
+fn validate(prepared: &Prepared) -> Result<(), CniError> {
+    let wrong = |what: String| {
+        Err(CniError::new(
+            ErrorCode::AGENT,
+            format!("the agent's answer cannot be used: {what}"),
+        ))
+    };
+    if prepared.addresses.is_empty() {
+        return wrong("it has no address".to_owned());
+    }
+    if let Some(a) = prepared
+        .addresses
+        .iter()
+        .find(|a| a.address.is_ipv4() != a.gateway.is_ipv4())
+    {
+        return wrong(format!(
+            "address {} has gateway {} of the other family",
+            a.address, a.gateway
+        ));
+    }
+    if let Some(r) = prepared
+        .routes
+        .iter()
+        .find(|r| r.dst.addr().is_ipv4() != r.via.is_ipv4())
+    {
+        return wrong(format!(
+            "the route to {} has gateway {} of the other family",
+            r.dst, r.via
+        ));
+    }
+    let has = |src: IpAddr| prepared.addresses.iter().any(|a| a.address == src);
+    if let Some(src) = prepared.routes.iter().filter_map(|r| r.src).find(|src| !has(*src)) {
+        return wrong(format!("a route has source {src}, which is not the pod's"));
+    }
+    for (whose, mac) in [("the pod's", prepared.mac), ("the gateway's", prepared.gateway_mac)] {
+        if mac.is_multicast() || mac.0 == [0; 6] {
+            return wrong(format!("{whose} Ethernet address is {mac}"));
+        }
+    }
+    Ok(())
+}
+
+/// Makes the pair and waits until it forwards. `made` is set as soon as there is something to delete.
+async fn attach(
+    conf: &NetConf,
+    target: &Target,
+    netns: &Netns,
+    prepared: &Prepared,
+    agent: &mut Client,
+    made: &mut Option<Link>,
+) -> Result<Link, CniError> {
+    validate(prepared)?;
+    let rtnl = Rtnl::open()?;
+    let name = prepared.host_ifname.as_str();
+    // The attachment's number is this call's alone, so what bears its name is the leftover of a call that was killed.
+    match rtnl.link(name).await? {
+        Some(stale) if stale.veth => rtnl.delete(&stale).await?,
+        Some(_) => {
+            return Err(CniError::new(
+                ErrorCode::KERNEL,
+                format!("the node has an interface {name} that is no veth: rename or delete it, heddle needs the name"),
+            ));
+        }
+        None => {}
+    }
+    let pair = VethPair {
+        name,
+        peer: target.ifname.as_str(),
+        peer_netns: netns.fd(),
+        peer_mac: prepared.mac,
+        mtu: prepared.mtu,
+    };
+    rtnl.add_veth(&pair).await?;
+    let host = rtnl.link(name).await?.ok_or_else(|| {
+        KernelError::step(format!("finding interface {name}, which was just made"))(std::io::ErrorKind::NotFound.into())
+    })?;
+    *made = Some(host.clone());
+
+    // The node's kernel is not to speak on this end, nor to listen: it is heddle's. `addr_gen_mode` 1: no link-local address.
+    sysctl::set_ipv6(
+        name,
+        &[("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "1")],
+    )?;
+    rtnl.up(&host).await?;
+    let pod_end = pod::configure(netns, &target.ifname, prepared, conf.tx_off)?;
+
+    let request = ReadyRequest {
+        attachment: prepared.attachment,
+        host_ifindex: host.index,
+        host_mac: host.mac,
+        pod_mac: pod_end.mac,
+    };
+    agent
+        .ready(&target.container, &target.ifname, &request)
+        .await
+        .map_err(|e| agent::cni_error(&e))?;
+    Ok(host)
+}
+
+/// Takes back what was made: the interface first, so that nobody uses the address when the agent hands it out again.
+async fn undo(agent: &mut Client, target: &Target, made: Option<&Link>, mut error: CniError) -> CniError {
+    let mut failed = Vec::new();
+    if let Some(link) = made {
+        let deleted = match Rtnl::open() {
+            Ok(rtnl) => rtnl.delete(link).await,
+            Err(e) => Err(e),
+        };
+        if let Err(e) = deleted {
+            failed.push(e.to_string());
+        }
+    }
+    // With the interface still there, its address is still in use: the attachment stays for DEL.
+    if failed.is_empty()
+        && let Err(e) = agent.release(&target.container, &target.ifname).await
+    {
+        failed.push(e.to_string());
+    }
+    for what in failed {
+        if !error.details.is_empty() {
+            error.details.push_str("; ");
+        }
+        error.details.push_str("could not be taken back: ");
+        error.details.push_str(&what);
+    }
+    error
+}

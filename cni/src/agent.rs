@@ -1,0 +1,26 @@
+//! What errors of the agent's socket mean to the runtime.
+
+use heddle_proto::{Client, ClientError, CniError, ErrorCode};
+
+use crate::config::NetConf;
+
+/// Connects to the agent.
+///
+/// # Errors
+/// Code 11 when no agent is there (it may be starting), code 5 when its socket cannot be used.
+pub async fn connect(conf: &NetConf) -> Result<Client, CniError> {
+    Client::connect(conf.socket()).await.map_err(|e| cni_error(&e))
+}
+
+/// The error that the runtime gets: the agent's own, or one that says what became of the call.
+#[must_use]
+pub fn cni_error(e: &ClientError) -> CniError {
+    match e {
+        ClientError::Refused { error, .. } => error.clone(),
+        ClientError::Absent { .. } | ClientError::Timeout { .. } | ClientError::Broken { .. } => {
+            CniError::new(ErrorCode::TRY_AGAIN_LATER, e.to_string())
+        }
+        ClientError::Connect { .. } => CniError::new(ErrorCode::IO, e.to_string()),
+        ClientError::Answer { .. } | ClientError::Request { .. } => CniError::new(ErrorCode::AGENT, e.to_string()),
+    }
+}

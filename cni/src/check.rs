@@ -1,0 +1,163 @@
+//! CHECK: is everything still as ADD left it?
+
+use heddle_proto::{AttachmentState, CniError, ErrorCode, NetnsPath};
+
+use crate::agent;
+use crate::config::NetConf;
+use crate::env::Target;
+use crate::netns::Netns;
+use crate::result::{PrevInterface, PrevResult};
+use crate::rtnl::{KernelError, KernelRoute, Link, Rtnl, runtime};
+use crate::version::CniVersion;
+
+/// Compares the pod's namespace with `prevResult`, and asks the agent whether the port forwards.
+///
+/// # Errors
+/// [`ErrorCode::CHECK_FAILED`] with the first difference; code 3 when namespace or attachment is gone; code 11 when no
+/// agent answers.
+pub async fn check(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<(), CniError> {
+    if conf.version < CniVersion::V0_4_0 {
+        return Err(CniError::new(
+            ErrorCode::INCOMPATIBLE_VERSION,
+            format!(
+                "cniVersion {:?} has no CHECK: set 0.4.0 or later",
+                conf.version.as_str()
+            ),
+        ));
+    }
+    let Some(expected) = &conf.prev_result else {
+        return Err(CniError::new(
+            ErrorCode::INVALID_CONFIG,
+            "prevResult is missing: CHECK needs the result of ADD",
+        ));
+    };
+    let (number, interface) = expected
+        .interfaces
+        .iter()
+        .enumerate()
+        .find(|(_, i)| i.name == target.ifname.as_str() && !i.sandbox.is_empty())
+        .ok_or_else(|| {
+            CniError::new(
+                ErrorCode::INVALID_CONFIG,
+                format!(
+                    "prevResult has no interface {} of a container: CHECK needs the result of ADD",
+                    target.ifname
+                ),
+            )
+        })?;
+
+    let found = inspect(&Netns::open(path)?, target)?;
+    found.compare(expected, number, interface, path)?;
+
+    let mut agent = agent::connect(conf).await?;
+    let known = agent
+        .attachment(&target.container, &target.ifname)
+        .await
+        .map_err(|e| agent::cni_error(&e))?;
+    if known.state != AttachmentState::Forwarding {
+        return Err(differs(format!(
+            "the port of {} does not forward: it is {}",
+            target.ifname, known.state
+        ))
+        .with_details(known.why));
+    }
+    let host = Rtnl::open()?.link(known.host_ifname.as_str()).await?;
+    match host {
+        Some(link) if known.host_ifindex.is_none_or(|index| index == link.index) && link.up => Ok(()),
+        Some(link) if !link.up => Err(differs(format!(
+            "the node's interface {} is switched off",
+            known.host_ifname
+        ))),
+        _ => Err(differs(format!("the node's interface {} is gone", known.host_ifname))),
+    }
+}
+
+fn differs(msg: String) -> CniError {
+    CniError::new(ErrorCode::CHECK_FAILED, msg)
+}
+
+/// What the pod's namespace has.
+struct Found {
+    link: Option<Link>,
+    addresses: Vec<ipnet::IpNet>,
+    routes: Vec<KernelRoute>,
+}
+
+fn inspect(netns: &Netns, target: &Target) -> Result<Found, KernelError> {
+    netns.enter(|| {
+        runtime()?.block_on(async {
+            let rtnl = Rtnl::open()?;
+            let link = rtnl.link(target.ifname.as_str()).await?;
+            let addresses = match &link {
+                Some(link) => rtnl.addresses(link).await?,
+                None => Vec::new(),
+            };
+            Ok(Found {
+                link,
+                addresses,
+                routes: rtnl.routes().await?,
+            })
+        })
+    })
+}
+
+impl Found {
+    fn compare(
+        &self,
+        expected: &PrevResult,
+        number: usize,
+        interface: &PrevInterface,
+        path: &NetnsPath,
+    ) -> Result<(), CniError> {
+        let name = &interface.name;
+        let Some(link) = &self.link else {
+            return Err(differs(format!("{path} has no interface {name}")));
+        };
+        if !link.veth {
+            return Err(differs(format!("interface {name} in {path} is no veth")));
+        }
+        if !link.up {
+            return Err(differs(format!("interface {name} in {path} is switched off")));
+        }
+        if !interface.mac.is_empty() && !interface.mac.eq_ignore_ascii_case(&link.mac.to_string()) {
+            return Err(differs(format!(
+                "interface {name} has the Ethernet address {}, ADD gave {}",
+                link.mac, interface.mac
+            )));
+        }
+        if let Some(mtu) = interface.mtu.filter(|mtu| *mtu != link.mtu) {
+            return Err(differs(format!(
+                "interface {name} has MTU {}, ADD gave {mtu}",
+                link.mtu
+            )));
+        }
+        for ip in expected
+            .ips
+            .iter()
+            .filter(|ip| ip.interface.is_none_or(|i| i == number))
+        {
+            if !self.addresses.contains(&ip.address) {
+                return Err(differs(format!(
+                    "interface {name} does not have the address {}",
+                    ip.address
+                )));
+            }
+        }
+        for route in &expected.routes {
+            let same = |r: &KernelRoute| {
+                r.dst == route.dst.trunc()
+                    && route.gw.is_none_or(|gw| r.via == Some(gw))
+                    && route.mtu.is_none_or(|mtu| r.mtu == Some(mtu))
+                    && (route.gw.is_none() || r.index == link.index)
+            };
+            if !self.routes.iter().any(same) {
+                let via = route.gw.map_or_else(String::new, |gw| format!(" via {gw}"));
+                return Err(differs(format!(
+                    "the route to {}{via} that ADD gave is missing or changed",
+                    route.dst
+                )));
+            }
+        }
+        Ok(())
+    }
+}

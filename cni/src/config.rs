@@ -1,0 +1,274 @@
+//! The network configuration on standard input, validated (CNI 1.1, section 1).
+
+use std::path::PathBuf;
+
+use heddle_proto::{CNI_SOCKET, CniError, DEFAULT_RUN_DIR, ErrorCode};
+use serde_json::{Map, Value};
+
+use crate::result::PrevResult;
+use crate::version::CniVersion;
+
+/// The least MTU: IPv6 needs it (RFC 8200, section 5).
+const MIN_MTU: u64 = 1280;
+/// The greatest MTU that a veth takes (`ETH_MAX_MTU`).
+const MAX_MTU: u64 = 65_535;
+/// The longest run directory: a unix socket's address has room for 107 bytes.
+const MAX_RUN_DIR: usize = 107 - 1 - CNI_SOCKET.len();
+
+/// Keys that the specification or its library puts into every plugin's configuration, and that mean nothing here.
+const IGNORED: [&str; 10] = [
+    "cniVersions",
+    "type",
+    "args",
+    "capabilities",
+    "runtimeConfig",
+    "dns",
+    "disableCheck",
+    "disableGC",
+    "loadOnlyInlinedPlugins",
+    "ipMasq",
+];
+
+/// A valid network configuration.
+#[derive(Clone, Debug)]
+pub struct NetConf {
+    /// `cniVersion`: what the result is written in.
+    pub version: CniVersion,
+    /// `name`: the network's.
+    pub name: String,
+    /// `runDir`: where the agent's sockets are.
+    pub run_dir: PathBuf,
+    /// `mtu`: of the interface; the agent decides where it is absent.
+    pub mtu: Option<u32>,
+    /// `txOff`: the pod's interface computes all checksums (needed by pods that tunnel themselves).
+    pub tx_off: bool,
+    /// `prevResult`, which CHECK gets.
+    pub prev_result: Option<PrevResult>,
+}
+
+fn invalid(msg: impl Into<String>) -> CniError {
+    CniError::new(ErrorCode::INVALID_CONFIG, msg)
+}
+
+/// A value in a message: not more of it than helps.
+fn shown(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(100) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+/// Decodes a JSON object.
+///
+/// # Errors
+/// Code 6.
+pub fn object(input: &[u8]) -> Result<Map<String, Value>, CniError> {
+    let decode = |msg: &str, details: String| CniError::new(ErrorCode::DECODE, msg).with_details(details);
+    if input.trim_ascii().is_empty() {
+        return Err(decode(
+            "the network configuration on standard input is empty",
+            String::new(),
+        ));
+    }
+    match serde_json::from_slice(input) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(other) => Err(decode(
+            "the network configuration on standard input is no JSON object",
+            shown(&other),
+        )),
+        Err(e) => Err(decode(
+            "the network configuration on standard input is no JSON",
+            e.to_string(),
+        )),
+    }
+}
+
+impl NetConf {
+    /// Decodes and validates; `spoken` becomes the configuration's version as soon as it is known.
+    ///
+    /// # Errors
+    /// Code 1 (version), 2 (a key that is not supported, with its value), 6 (no JSON) or 7 (a value that cannot be).
+    pub fn parse(input: &[u8], spoken: &mut CniVersion) -> Result<Self, CniError> {
+        let conf = object(input)?;
+        let version = CniVersion::of(&conf)?;
+        *spoken = version;
+
+        let name = match conf.get("name") {
+            Some(Value::String(name)) if valid_name(name) => name.clone(),
+            Some(other) => {
+                return Err(invalid(format!(
+                    "name {} is not allowed: it must begin with a letter or digit and go on with letters, digits, '_', '.' or '-'",
+                    shown(other)
+                )));
+            }
+            None => return Err(invalid("name is missing: give the network a name, as \"heddle\"")),
+        };
+        let mut parsed = Self {
+            version,
+            name,
+            run_dir: DEFAULT_RUN_DIR.into(),
+            mtu: None,
+            tx_off: false,
+            prev_result: None,
+        };
+        for (key, value) in &conf {
+            match key.as_str() {
+                "cniVersion" | "name" => {}
+                "runDir" => parsed.run_dir = run_dir(value)?,
+                "mtu" => parsed.mtu = Some(mtu(value)?),
+                "txOff" => {
+                    parsed.tx_off = value
+                        .as_bool()
+                        .ok_or_else(|| invalid(format!("txOff is {}: give true or false", shown(value))))?;
+                }
+                "prevResult" => parsed.prev_result = Some(PrevResult::decode(value)?),
+                "ipMasq" if value != &Value::Bool(false) => {
+                    return Err(unsupported(key, value, "the agent decides about masquerading"));
+                }
+                "ipam" if !is_empty(value) => return Err(unsupported(key, value, "the agent hands out addresses")),
+                "ipam" => {}
+                ignored if IGNORED.contains(&ignored) || ignored.starts_with("cni.dev/") => {}
+                _ => return Err(unsupported(key, value, "heddle-cni has runDir, mtu and txOff")),
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// The agent's socket.
+    #[must_use]
+    pub fn socket(&self) -> PathBuf {
+        self.run_dir.join(CNI_SOCKET)
+    }
+}
+
+fn unsupported(key: &str, value: &Value, why: &str) -> CniError {
+    CniError::new(
+        ErrorCode::UNSUPPORTED_FIELD,
+        format!("{key:?}: {} is not supported: {why}; remove it", shown(value)),
+    )
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(object) => object.is_empty(),
+        _ => false,
+    }
+}
+
+fn valid_name(name: &str) -> bool {
+    name.len() <= 255
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+}
+
+fn run_dir(value: &Value) -> Result<PathBuf, CniError> {
+    match value.as_str() {
+        Some(dir) if dir.starts_with('/') && dir.len() <= MAX_RUN_DIR && !dir.contains('\0') => Ok(dir.into()),
+        _ => Err(invalid(format!(
+            "runDir is {}: give an absolute path of at most {MAX_RUN_DIR} bytes, as {DEFAULT_RUN_DIR}",
+            shown(value)
+        ))),
+    }
+}
+
+fn mtu(value: &Value) -> Result<u32, CniError> {
+    value
+        .as_u64()
+        .filter(|mtu| (MIN_MTU..=MAX_MTU).contains(mtu))
+        .and_then(|mtu| u32::try_from(mtu).ok())
+        .ok_or_else(|| {
+            invalid(format!(
+                "mtu is {}: give a number from {MIN_MTU} to {MAX_MTU}, or leave it out",
+                shown(value)
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn parse(conf: &Value) -> Result<NetConf, CniError> {
+        NetConf::parse(conf.to_string().as_bytes(), &mut CniVersion::V0_3_0)
+    }
+
+    #[test]
+    fn defaults_and_options() {
+        let conf = parse(&json!({"cniVersion": "1.1.0", "name": "heddle", "type": "heddle-cni"})).unwrap();
+        assert_eq!(
+            (conf.socket(), conf.mtu, conf.tx_off),
+            ("/run/heddle/cni.sock".into(), None, false)
+        );
+        let conf = parse(&json!({
+            "cniVersion": "1.0.0", "name": "n", "runDir": "/tmp/h", "mtu": 9000, "txOff": true, "ipam": {}, "ipMasq": false,
+            "runtimeConfig": {"portMappings": []}, "cni.dev/x": 1, "args": {}
+        }))
+        .unwrap();
+        assert_eq!(
+            (conf.socket(), conf.mtu, conf.tx_off),
+            ("/tmp/h/cni.sock".into(), Some(9000), true)
+        );
+        assert_eq!(conf.version, CniVersion::V1_0_0);
+    }
+
+    #[test]
+    fn every_bad_configuration_has_its_code() {
+        let good = json!({"cniVersion": "1.1.0", "name": "heddle"});
+        let table = [
+            (
+                "cniVersion",
+                json!("9.9.9"),
+                1,
+                "cniVersion \"9.9.9\" is not supported: set one of",
+            ),
+            ("cniVersion", json!("0.2.0"), 1, "\"0.2.0\""),
+            ("cniVersion", json!(1), 6, "cniVersion is 1"),
+            ("name", json!(""), 7, "name \"\" is not allowed"),
+            ("name", json!("a/b"), 7, "name \"a/b\""),
+            ("name", json!(3), 7, "name 3"),
+            ("runDir", json!("run"), 7, "runDir is \"run\""),
+            ("runDir", json!("/".repeat(200)), 7, "at most 98 bytes"),
+            ("mtu", json!(1279), 7, "mtu is 1279"),
+            ("mtu", json!(65536), 7, "mtu is 65536"),
+            ("mtu", json!("1500"), 7, "mtu is \"1500\""),
+            ("txOff", json!("yes"), 7, "txOff is \"yes\""),
+            ("runDIr", json!("/run"), 2, "\"runDIr\": \"/run\" is not supported"),
+            (
+                "ipam",
+                json!({"type": "host-local"}),
+                2,
+                "\"ipam\": {\"type\":\"host-local\"}",
+            ),
+            ("ipMasq", json!(true), 2, "\"ipMasq\": true"),
+            ("prevResult", json!({"interfaces": 3}), 6, "prevResult"),
+        ];
+        for (key, value, code, part) in table {
+            let mut conf = good.clone();
+            conf[key] = value;
+            let e = parse(&conf).unwrap_err();
+            assert!(e.code == ErrorCode(code) && e.msg.contains(part), "{conf}: {e}");
+        }
+        assert_eq!(
+            parse(&json!({"name": "heddle"})).unwrap_err().code,
+            ErrorCode::INCOMPATIBLE_VERSION
+        );
+        assert_eq!(
+            parse(&json!({"cniVersion": "1.1.0"})).unwrap_err().code,
+            ErrorCode::INVALID_CONFIG
+        );
+    }
+
+    #[test]
+    fn what_is_no_object_does_not_decode() {
+        for input in ["", " \n", "{", "[]", "3", "{}{}", "\u{0}"] {
+            let e = NetConf::parse(input.as_bytes(), &mut CniVersion::V1_1_0).unwrap_err();
+            assert_eq!(e.code, ErrorCode::DECODE, "{input:?}: {e}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! DEL: a pod's interface goes. Repeating it is no error, nor is anything that is gone already.
+//!
+//! The interface goes first, then the attachment is released: an address is handed out again only when nobody can use it.
+//!
+//! When no agent answers, the interface is deleted as far as it can be found by the pod's namespace, and the call ends with
+//! code 11, so that the runtime repeats it: a DEL that succeeded here would leave the address taken for good, as nobody
+//! would ask again. (Calico's plugin does the same; Cilium's keeps a queue of deletions in files for its agent.)
+
+use heddle_proto::{CniError, ErrorCode, NetnsPath};
+
+use crate::config::NetConf;
+use crate::env::Target;
+use crate::netns::{Netns, NetnsError};
+use crate::rtnl::Rtnl;
+use crate::{agent, pod};
+
+/// Detaches the pod.
+///
+/// # Errors
+/// Code 11 when no agent answers; the kernel's when the interface cannot be deleted.
+pub async fn del(conf: &NetConf, target: &Target, path: Option<&NetnsPath>) -> Result<(), CniError> {
+    let mut agent = match agent::connect(conf).await {
+        Ok(agent) => agent,
+        Err(error) => return Err(with_interface(error, delete_in_pod(target, path))),
+    };
+    match agent.attachment(&target.container, &target.ifname).await {
+        Ok(known) => {
+            let rtnl = Rtnl::open()?;
+            let host = rtnl.link(known.host_ifname.as_str()).await?;
+            // The index tells an interface of the same name that is another one.
+            let same = |index: u32| known.host_ifindex.is_none_or(|told| told == index);
+            if let Some(link) = host.filter(|link| link.veth && same(link.index)) {
+                rtnl.delete(&link).await?;
+            }
+        }
+        Err(e)
+            if e.refused()
+                .is_some_and(|said| said.code == ErrorCode::UNKNOWN_CONTAINER) => {}
+        Err(e) => return Err(with_interface(agent::cni_error(&e), delete_in_pod(target, path))),
+    }
+    delete_in_pod(target, path)?;
+    agent
+        .release(&target.container, &target.ifname)
+        .await
+        .map(drop)
+        .map_err(|e| agent::cni_error(&e))
+}
+
+/// Deletes the interface by the pod's namespace, where that still is.
+fn delete_in_pod(target: &Target, path: Option<&NetnsPath>) -> Result<(), CniError> {
+    let Some(path) = path else { return Ok(()) };
+    match Netns::open(path) {
+        Ok(netns) => Ok(pod::delete(&netns, &target.ifname)?),
+        // With the namespace, its interfaces have gone. In the node's own nothing is heddle-cni's to delete.
+        Err(NetnsError::Gone { .. } | NetnsError::Own { .. }) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn with_interface(error: CniError, deleted: Result<(), CniError>) -> CniError {
+    match deleted {
+        Ok(()) => error,
+        Err(e) => error.with_details(format!("nor could the interface be deleted: {e}")),
+    }
+}

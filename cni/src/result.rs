@@ -1,0 +1,183 @@
+//! The result of ADD as the specification writes it (CNI 1.1, section 5, "Success"), and the one that CHECK gets back.
+
+use std::net::IpAddr;
+
+use heddle_proto::{CniError, ErrorCode, Prepared};
+use heddle_wire::MacAddr;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::env::Target;
+use crate::version::CniVersion;
+
+/// The result of ADD: the node's end is interface 0, the pod's interface 1.
+///
+/// Interfaces and routes carry an MTU from version 1.1.0 on; addresses carry their family's number before 1.0.0.
+#[must_use]
+pub fn added(version: CniVersion, prepared: &Prepared, host_mac: MacAddr, target: &Target, netns: &str) -> String {
+    let mut host = json!({"name": prepared.host_ifname, "mac": host_mac.to_string()});
+    let mut pod = json!({"name": target.ifname, "mac": prepared.mac.to_string(), "sandbox": netns});
+    let with_mtu = version >= CniVersion::V1_1_0;
+    if with_mtu {
+        host["mtu"] = json!(prepared.mtu);
+        pod["mtu"] = json!(prepared.mtu);
+    }
+    let ips = prepared.addresses.iter().map(|a| {
+        let mut ip = json!({"address": IpNet::from(a.address).to_string(), "gateway": a.gateway, "interface": 1});
+        if version < CniVersion::V1_0_0 {
+            ip["version"] = json!(if a.address.is_ipv4() { "4" } else { "6" });
+        }
+        ip
+    });
+    let routes = prepared.routes.iter().map(|r| {
+        let mut route = json!({"dst": r.dst.to_string(), "gw": r.via});
+        if let (Some(mtu), true) = (r.mtu, with_mtu) {
+            route["mtu"] = json!(mtu);
+        }
+        route
+    });
+    json!({
+        "cniVersion": version.as_str(),
+        "interfaces": [host, pod],
+        "ips": ips.collect::<Vec<_>>(),
+        "routes": routes.collect::<Vec<_>>(),
+    })
+    .to_string()
+}
+
+/// What CHECK compares with: the result of ADD, perhaps with what plugins behind this one added.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PrevResult {
+    /// The interfaces.
+    #[serde(default)]
+    pub interfaces: Vec<PrevInterface>,
+    /// The addresses.
+    #[serde(default)]
+    pub ips: Vec<PrevIp>,
+    /// The routes.
+    #[serde(default)]
+    pub routes: Vec<PrevRoute>,
+}
+
+/// An interface of [`PrevResult`].
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PrevInterface {
+    /// Its name.
+    pub name: String,
+    /// Its Ethernet address; may be missing.
+    #[serde(default)]
+    pub mac: String,
+    /// Its MTU, from version 1.1.0 on.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// The path of its network namespace; nothing for the node's.
+    #[serde(default)]
+    pub sandbox: String,
+}
+
+/// An address of [`PrevResult`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PrevIp {
+    /// The address with its prefix length.
+    pub address: IpNet,
+    /// The index of its interface.
+    #[serde(default)]
+    pub interface: Option<usize>,
+}
+
+/// A route of [`PrevResult`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct PrevRoute {
+    /// Where to.
+    pub dst: IpNet,
+    /// The gateway.
+    #[serde(default)]
+    pub gw: Option<IpAddr>,
+    /// Its MTU, from version 1.1.0 on.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+}
+
+impl PrevResult {
+    /// Decodes `prevResult`.
+    ///
+    /// # Errors
+    /// Code 6.
+    pub fn decode(value: &Value) -> Result<Self, CniError> {
+        Self::deserialize(value)
+            .map_err(|e| CniError::new(ErrorCode::DECODE, "prevResult cannot be decoded").with_details(e.to_string()))
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use heddle_proto::{ContainerId, IfName, PreparedAddress, PreparedRoute};
+
+    use super::*;
+
+    /// A dual-stack attachment.
+    pub(crate) fn prepared() -> Prepared {
+        let (gw4, gw6): (IpAddr, IpAddr) = ("169.254.1.1".parse().unwrap(), "fe80::1".parse().unwrap());
+        let route = |dst: &str, via, mtu| PreparedRoute {
+            dst: dst.parse().unwrap(),
+            via,
+            mtu,
+            src: None,
+        };
+        Prepared {
+            attachment: 7,
+            host_ifname: IfName::new("hdl7").unwrap(),
+            mac: MacAddr([2, 0, 0, 0, 0, 7]),
+            mtu: 61_000,
+            addresses: vec![
+                PreparedAddress {
+                    address: "10.1.0.7".parse().unwrap(),
+                    gateway: gw4,
+                },
+                PreparedAddress {
+                    address: "fd00:1::7".parse().unwrap(),
+                    gateway: gw6,
+                },
+            ],
+            gateway_mac: MacAddr::GATEWAY,
+            routes: vec![
+                route("10.1.0.0/16", gw4, None),
+                PreparedRoute {
+                    src: Some("10.1.0.7".parse().unwrap()),
+                    ..route("0.0.0.0/0", gw4, Some(1500))
+                },
+                route("fd00:1::/64", gw6, None),
+                route("::/0", gw6, Some(1500)),
+            ],
+        }
+    }
+
+    fn shown(version: CniVersion) -> String {
+        let target = Target {
+            container: ContainerId::new("c1").unwrap(),
+            ifname: IfName::new("eth0").unwrap(),
+            pod: None,
+        };
+        let text = added(
+            version,
+            &prepared(),
+            MacAddr([2, 0, 0, 0, 0, 8]),
+            &target,
+            "/run/netns/a",
+        );
+        PrevResult::decode(&serde_json::from_str(&text).unwrap()).unwrap();
+        text
+    }
+
+    #[test]
+    fn the_newest_result_carries_mtus() {
+        insta::assert_snapshot!(shown(CniVersion::V1_1_0), @"");
+    }
+
+    #[test]
+    fn older_results_carry_none_and_before_1_0_families() {
+        insta::assert_snapshot!(shown(CniVersion::V1_0_0), @"");
+        insta::assert_snapshot!(shown(CniVersion::V0_3_1), @"");
+    }
+}
