@@ -10,9 +10,8 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 
-use heddle_wire::Ip;
-
-use crate::types::Tuple;
+use heddle_wire::rewrite::Tuple;
+use heddle_wire::{Ip, Proto};
 
 /// Words of secret key.
 pub(crate) const SEED_WORDS: usize = 8;
@@ -49,11 +48,11 @@ pub(crate) struct Hash(u64);
 
 impl Hash {
     #[inline]
-    pub(crate) fn of(seed: &Seed, t: &Tuple) -> Self {
+    pub(crate) fn of(seed: &Seed, t: &Tuple, proto: Proto) -> Self {
         let k = &seed.0;
         let [s0, s1] = ip_words(t.src);
         let [d0, d1] = ip_words(t.dst);
-        let ports = u64::from(t.sport) << 32 | u64::from(t.dport) << 16 | u64::from(t.proto.0);
+        let ports = u64::from(t.sport) << 32 | u64::from(t.dport) << 16 | u64::from(proto.0);
         let nh = product(s0.wrapping_add(k[0]), s1.wrapping_add(k[1]))
             .wrapping_add(product(d0.wrapping_add(k[2]), d1.wrapping_add(k[3])))
             .wrapping_add(product(ports.wrapping_add(k[4]), k[5]));

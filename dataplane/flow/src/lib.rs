@@ -38,4 +38,4 @@ pub use record::{Counters, Route};
 pub use state::{FlowState, Timeouts};
 pub use stats::Stats;
 pub use table::{Connection, FlowTable, InsertError};
-pub use types::{Egress, FlowFlags, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, Rewrite, SlotNo, StartNo, Tuple};
+pub use types::{Egress, FlowFlags, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, Rewrite, SlotNo, StartNo};

@@ -34,6 +34,8 @@
 //! late worker fails if the record has another tenant by now. A counter or the time of the last packet may in that case be
 //! added to the new tenant's; that harms nothing.
 
+use heddle_wire::checksum::Delta;
+use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Proto, TcpFlags};
 
 use crate::hash::{ip_from_words, ip_words};
@@ -41,7 +43,7 @@ use crate::layout::RECORD_LINES;
 use crate::memory::{LINE_WORDS, Line};
 use crate::state::Life;
 use crate::sync::{AtomicU64, Ordering, fence, relax};
-use crate::types::{Egress, FlowFlags, FlowView, Millis, NewFlow, Origin, Rewrite, StartNo, Tuple};
+use crate::types::{Egress, FlowFlags, FlowView, Millis, NewFlow, Origin, Rewrite, StartNo};
 use crate::{EndpointNo, Generation};
 
 const SEQUENCE: usize = 0;
@@ -111,13 +113,18 @@ impl Contents {
             dst: ip_from_words([w[a + 2], w[a + 3]]),
             sport: ports as u16,
             dport: (ports >> 16) as u16,
-            proto: self.proto(),
         }
     }
 
     #[inline]
     pub(crate) const fn proto(&self) -> Proto {
         Proto((self.words[META] >> (2 * FLAG_BITS)) as u8)
+    }
+
+    /// Whether `direction` has this tuple and protocol.
+    #[inline]
+    pub(crate) fn is(&self, direction: usize, tuple: &Tuple, proto: Proto) -> bool {
+        self.tuple(direction) == *tuple && self.proto() == proto
     }
 
     #[inline]
@@ -163,16 +170,14 @@ impl Contents {
     #[inline]
     pub(crate) fn view(&self, direction: usize) -> Option<FlowView> {
         let d = direction & 1;
-        let to = self.tuple(d ^ 1).reversed();
         let deltas = self.words[DELTAS] >> (d * 32);
         Some(FlowView {
             rewrite: Rewrite {
-                src: to.src,
-                dst: to.dst,
-                sport: to.sport,
-                dport: to.dport,
-                l3_delta: deltas as u16,
-                l4_delta: (deltas >> 16) as u16,
+                to: self.tuple(d ^ 1).reversed(),
+                deltas: Deltas {
+                    l3: Delta::from_raw(deltas as u16),
+                    l4: Delta::from_raw((deltas >> 16) as u16),
+                },
             },
             origin: self.origin(d),
             egress: self.egress(d)?,
@@ -376,19 +381,25 @@ impl Writing<'_> {
 
     /// Fills a free record; returns the incarnation.
     pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, start: StartNo, now: Millis) -> u32 {
-        for (base, key) in ADDRESSES.into_iter().zip([&forward.key, &reverse.key]) {
-            let ([s0, s1], [d0, d1]) = (ip_words(key.src), ip_words(key.dst));
+        for (base, tuple) in ADDRESSES.into_iter().zip([&forward.key.tuple, &reverse.key.tuple]) {
+            let ([s0, s1], [d0, d1]) = (ip_words(tuple.src), ip_words(tuple.dst));
             self.set(base, s0);
             self.set(base + 1, s1);
             self.set(base + 2, d0);
             self.set(base + 3, d1);
         }
         let (f, r) = (&forward.key, &reverse.key);
-        self.set(PORTS, quad16(f.sport, f.dport, r.sport, r.dport));
+        self.set(
+            PORTS,
+            quad16(f.tuple.sport, f.tuple.dport, r.tuple.sport, r.tuple.dport),
+        );
         self.set(ORIGINS, pair32(f.origin.to_bits(), r.origin.to_bits()));
         self.set(META, meta(start, f.proto, [forward.flags, reverse.flags]));
-        let (f, r) = (&forward.rewrite, &reverse.rewrite);
-        self.set(DELTAS, quad16(f.l3_delta, f.l4_delta, r.l3_delta, r.l4_delta));
+        let (f, r) = (&forward.rewrite.deltas, &reverse.rewrite.deltas);
+        self.set(
+            DELTAS,
+            quad16(f.l3.to_raw(), f.l4.to_raw(), r.l3.to_raw(), r.l4.to_raw()),
+        );
         self.set(EGRESS, pair32(forward.egress.to_bits(), reverse.egress.to_bits()));
         self.set(
             ENDS,

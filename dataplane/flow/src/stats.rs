@@ -57,7 +57,7 @@ impl Counts {
     /// Counts a connection; `false`, and not counted, if the endpoint's quota is used up.
     pub(crate) fn charge(&self, endpoint: EndpointNo) -> bool {
         let before = self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
-        if endpoint.0 >= FIRST_POD && self.quota.is_some_and(|quota| before >= quota) {
+        if endpoint.is_pod() && self.quota.is_some_and(|quota| before >= quota) {
             self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
             return false;
         }
@@ -99,6 +99,3 @@ impl Counts {
         }
     }
 }
-
-/// The host and the uplink have lower numbers, and no quota.
-const FIRST_POD: u16 = 2;

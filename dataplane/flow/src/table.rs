@@ -1,6 +1,7 @@
 //! The table: finding, inserting, changing and removing connections.
 
-use heddle_wire::TcpFlags;
+use heddle_wire::rewrite::Tuple;
+use heddle_wire::{Proto, TcpFlags};
 use thiserror::Error;
 
 use crate::bucket::{Bucket, Entry, Index, Locked};
@@ -13,7 +14,7 @@ use crate::record::{Contents, Counters, Record, Route};
 use crate::state::Timeouts;
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering;
-use crate::types::{FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotNo, StartNo, Tuple};
+use crate::types::{FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotNo, StartNo};
 use crate::{EndpointNo, Generation};
 
 /// Keys that are looked up side by side; a longer burst is cut.
@@ -138,8 +139,8 @@ impl FlowTable {
     }
 
     #[inline]
-    pub(crate) fn hash(&self, tuple: &Tuple) -> (Hash, u32) {
-        let hash = Hash::of(&self.seed, tuple);
+    pub(crate) fn hash(&self, tuple: &Tuple, proto: Proto) -> (Hash, u32) {
+        let hash = Hash::of(&self.seed, tuple, proto);
         (hash, hash.bucket(self.geometry.buckets))
     }
 
@@ -155,7 +156,7 @@ impl FlowTable {
         let index = self.index();
         let mut hashes = [(0u32, 0u32); BURST];
         for (key, slot) in keys.iter().zip(&mut hashes) {
-            let (hash, bucket) = self.hash(&key.tuple());
+            let (hash, bucket) = self.hash(&key.tuple, key.proto);
             prefetch(index.bucket(bucket).0);
             *slot = (hash.tag(), bucket);
         }
@@ -169,7 +170,7 @@ impl FlowTable {
         for (((key, out), &(tag, bucket)), candidate) in keys.iter().zip(out).zip(&hashes).zip(candidates) {
             let check = |entry| {
                 self.hit_at(entry, now, |c, d| {
-                    c.origin(d) == key.origin && c.tuple(d) == key.tuple()
+                    c.origin(d) == key.origin && c.is(d, &key.tuple, key.proto)
                 })
             };
             *out = candidate.and_then(check).or_else(|| index.find(bucket, tag, check));
@@ -196,10 +197,11 @@ impl FlowTable {
 
     /// Finds a tuple wherever it comes in: for a key that misses because its packets came from elsewhere.
     #[must_use]
-    pub fn find_tuple(&self, tuple: &Tuple, now: Millis) -> Option<Hit> {
-        let (hash, bucket) = self.hash(tuple);
-        self.index()
-            .find(bucket, hash.tag(), |e| self.hit_at(e, now, |c, d| c.tuple(d) == *tuple))
+    pub fn find_tuple(&self, tuple: &Tuple, proto: Proto, now: Millis) -> Option<Hit> {
+        let (hash, bucket) = self.hash(tuple, proto);
+        self.index().find(bucket, hash.tag(), |e| {
+            self.hit_at(e, now, |c, d| c.is(d, tuple, proto))
+        })
     }
 
     /// Inserts both directions of a connection, or neither. Returns the slots of the forward and the reverse one.
@@ -211,9 +213,10 @@ impl FlowTable {
     /// # Errors
     /// [`InsertError`] says what stands in the way; the table is then unchanged but for entries that had expired.
     pub fn insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotNo, SlotNo), InsertError> {
-        let tuples = [forward.key.tuple(), reverse.key.tuple()];
-        let proto = forward.key.proto;
-        if forward.rewrite.tuple(proto).reversed() != tuples[1] || reverse.rewrite.tuple(proto).reversed() != tuples[0]
+        let tuples = [forward.key.tuple, reverse.key.tuple];
+        if forward.key.proto != reverse.key.proto
+            || forward.rewrite.to.reversed() != tuples[1]
+            || reverse.rewrite.to.reversed() != tuples[0]
         {
             return Err(InsertError::NotAPair);
         }
@@ -246,11 +249,12 @@ impl FlowTable {
     }
 
     fn try_insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotNo, SlotNo), Obstacle> {
-        let (forward_hash, forward_bucket) = self.hash(&forward.key.tuple());
-        let (reverse_hash, reverse_bucket) = self.hash(&reverse.key.tuple());
+        let proto = forward.key.proto;
+        let (forward_hash, forward_bucket) = self.hash(&forward.key.tuple, proto);
+        let (reverse_hash, reverse_bucket) = self.hash(&reverse.key.tuple, proto);
         let index = self.index();
         let locked = index.lock(forward_bucket, reverse_bucket);
-        if let Some(hit) = self.standing(forward_bucket, forward_hash, &forward.key.tuple(), now)? {
+        if let Some(hit) = self.standing(forward_bucket, forward_hash, &forward.key.tuple, proto, now)? {
             let same = hit.view.origin == forward.key.origin;
             return Err(Obstacle::Error(if same {
                 InsertError::Exists(hit)
@@ -259,7 +263,7 @@ impl FlowTable {
             }));
         }
         if self
-            .standing(reverse_bucket, reverse_hash, &reverse.key.tuple(), now)?
+            .standing(reverse_bucket, reverse_hash, &reverse.key.tuple, proto, now)?
             .is_some()
         {
             return Err(Obstacle::Error(InsertError::ReverseTaken));
@@ -290,19 +294,26 @@ impl FlowTable {
     }
 
     /// The live entry with this tuple; an expired one is an obstacle that can be removed.
-    fn standing(&self, bucket: u32, hash: Hash, tuple: &Tuple, now: Millis) -> Result<Option<Hit>, Obstacle> {
+    fn standing(
+        &self,
+        bucket: u32,
+        hash: Hash,
+        tuple: &Tuple,
+        proto: Proto,
+        now: Millis,
+    ) -> Result<Option<Hit>, Obstacle> {
         let beginning_of_time = Millis(0);
         let hit = self.index().find(bucket, hash.tag(), |e| {
-            self.hit_at(e, beginning_of_time, |c, d| c.tuple(d) == *tuple)
+            self.hit_at(e, beginning_of_time, |c, d| c.is(d, tuple, proto))
         });
         match hit {
-            Some(hit) if self.is_expired(&hit.view, tuple, now) => Err(Obstacle::Expired(hit.slot)),
+            Some(hit) if self.is_expired(&hit.view, proto, now) => Err(Obstacle::Expired(hit.slot)),
             hit => Ok(hit),
         }
     }
 
-    fn is_expired(&self, view: &FlowView, tuple: &Tuple, now: Millis) -> bool {
-        u128::from(now.since(view.last_seen)) >= self.timeouts.of(tuple.proto, view.state).as_millis()
+    fn is_expired(&self, view: &FlowView, proto: Proto, now: Millis) -> bool {
+        u128::from(now.since(view.last_seen)) >= self.timeouts.of(proto, view.state).as_millis()
     }
 
     fn overflow_link(&self, n: u32) -> &crate::sync::AtomicU64 {
@@ -388,7 +399,7 @@ impl FlowTable {
             return false;
         };
         // The tuples of an incarnation never change, so these are the buckets whatever happens before they are locked.
-        let [(h0, b0), (h1, b1)] = [0, 1].map(|d| self.hash(&contents.tuple(d)));
+        let [(h0, b0), (h1, b1)] = [0, 1].map(|d| self.hash(&contents.tuple(d), contents.proto()));
         let locked: Locked<'_> = self.index().lock(b0, b1);
         let charged = {
             let writing = record.write();
@@ -443,7 +454,11 @@ impl FlowTable {
             if contents.life.is_live() {
                 see(&Connection {
                     slot: SlotNo::new(contents.incarnation, number, 0),
-                    keys: [0, 1].map(|d| FlowKey::new(contents.tuple(d), contents.origin(d))),
+                    keys: [0, 1].map(|d| FlowKey {
+                        tuple: contents.tuple(d),
+                        proto: contents.proto(),
+                        origin: contents.origin(d),
+                    }),
                     views: [views.0, views.1],
                     counters: [0, 1].map(|d| record.counters(d)),
                     inserted_at: record.inserted_at(),

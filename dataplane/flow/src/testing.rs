@@ -2,11 +2,12 @@
 
 use std::net::Ipv4Addr;
 
+use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
 use crate::{
     Config, Egress, EndpointNo, FlowFlags, FlowKey, FlowTable, Generation, Hit, Millis, NewFlow, NodeNo, Origin,
-    Rewrite, SlotNo, Tuple,
+    Rewrite, SlotNo,
 };
 
 /// Moments of the tests begin here.
@@ -38,30 +39,44 @@ pub(crate) fn through_service(client: Ip, service: Ip, backend: Ip, sport: u16, 
         dst: service,
         sport,
         dport: 80,
-        proto,
     };
     let leaves = Tuple {
         src: client,
         dst: backend,
         sport,
         dport: 8080,
-        proto,
     };
-    pair(arrives, leaves, Origin::pod(EndpointNo(2)), Origin::node(NodeNo(7)))
+    pair(
+        proto,
+        arrives,
+        leaves,
+        Origin::pod(EndpointNo(2)),
+        Origin::node(NodeNo(7)),
+    )
 }
 
 /// Both directions of the connection that arrives as one tuple and leaves as another.
-pub(crate) fn pair(arrives: Tuple, leaves: Tuple, origin: Origin, reply_origin: Origin) -> (NewFlow, NewFlow) {
+pub(crate) fn pair(
+    proto: Proto,
+    arrives: Tuple,
+    leaves: Tuple,
+    origin: Origin,
+    reply_origin: Origin,
+) -> (NewFlow, NewFlow) {
     let direction = |key: Tuple, to: Tuple, origin, reply: bool| NewFlow {
-        key: FlowKey::new(key, origin),
-        rewrite: Rewrite {
-            src: to.src,
-            dst: to.dst,
-            sport: to.sport,
-            dport: to.dport,
-            l3_delta: key.sport ^ u16::from(reply),
-            l4_delta: !key.sport,
+        key: FlowKey {
+            tuple: key,
+            proto,
+            origin,
         },
+        rewrite: Rewrite::between(
+            &FlowKey {
+                tuple: key,
+                proto,
+                origin,
+            },
+            to,
+        ),
         egress: if reply {
             Egress::Endpoint(EndpointNo(2))
         } else {

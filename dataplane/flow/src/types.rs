@@ -3,7 +3,9 @@
 use std::fmt;
 
 use bitflags::bitflags;
-use heddle_wire::{Ip, Proto};
+use heddle_wire::checksum::Delta;
+use heddle_wire::rewrite::{Deltas, Tuple};
+use heddle_wire::{Parsed, Proto};
 
 use crate::state::FlowState;
 use crate::{EndpointNo, Generation, NextHopNo, NodeNo};
@@ -104,50 +106,15 @@ impl fmt::Debug for Origin {
     }
 }
 
-/// The addresses and ports of one direction of a connection.
+/// What identifies one direction of a connection: its tuple as it arrives, its protocol, and where it arrives.
 ///
-/// Ports are in host byte order. Protocols without ports have zeroes. An ICMP echo request has its identifier as `sport`
-/// and 0 as `dport`, an echo reply 0 as `sport` and the identifier as `dport`: so the key of the reply is the
-/// [`reversed`](Self::reversed) key of the request, and an unasked reply opens nothing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Tuple {
-    /// Source address.
-    pub src: Ip,
-    /// Destination address.
-    pub dst: Ip,
-    /// Source port.
-    pub sport: u16,
-    /// Destination port.
-    pub dport: u16,
-    /// Protocol.
-    pub proto: Proto,
-}
-
-impl Tuple {
-    /// The tuple of the answer.
-    #[must_use]
-    pub const fn reversed(self) -> Self {
-        Self {
-            src: self.dst,
-            dst: self.src,
-            sport: self.dport,
-            dport: self.sport,
-            proto: self.proto,
-        }
-    }
-}
-
-/// What identifies one direction of a connection: its tuple as it arrives, and where it arrives.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+/// Protocols without ports have zeroes for them. An ICMP echo request has its identifier as `sport` and 0 as `dport`, an
+/// echo reply 0 as `sport` and the identifier as `dport`, as the parser gives them: so the key of the reply is the key of the
+/// request reversed, and a reply that nobody asked for never is a request's.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowKey {
-    /// Source address.
-    pub src: Ip,
-    /// Destination address.
-    pub dst: Ip,
-    /// Source port, or the identifier of an ICMP echo request.
-    pub sport: u16,
-    /// Destination port, or the identifier of an ICMP echo reply.
-    pub dport: u16,
+    /// Addresses and ports.
+    pub tuple: Tuple,
     /// Protocol.
     pub proto: Proto,
     /// Where the packet came in.
@@ -155,54 +122,26 @@ pub struct FlowKey {
 }
 
 impl FlowKey {
-    /// The key of `tuple` coming from `origin`.
+    /// The key of a packet that came in at `origin`.
     #[must_use]
-    pub const fn new(tuple: Tuple, origin: Origin) -> Self {
-        let Tuple {
-            src,
-            dst,
-            sport,
-            dport,
-            proto,
-        } = tuple;
+    #[inline]
+    pub const fn of(packet: &Parsed, origin: Origin) -> Self {
         Self {
-            src,
-            dst,
-            sport,
-            dport,
-            proto,
+            tuple: packet.tuple(),
+            proto: packet.proto,
             origin,
-        }
-    }
-
-    /// The key without its origin.
-    #[must_use]
-    pub const fn tuple(&self) -> Tuple {
-        Tuple {
-            src: self.src,
-            dst: self.dst,
-            sport: self.sport,
-            dport: self.dport,
-            proto: self.proto,
         }
     }
 }
 
-/// What a packet of this direction looks like when it leaves, and the checksum differences that make it so.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+/// What a packet of this direction looks like when it leaves, and the checksum differences that make it so: what
+/// [`heddle_wire::rewrite::translate`] takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rewrite {
-    /// Source address.
-    pub src: Ip,
-    /// Destination address.
-    pub dst: Ip,
-    /// Source port (ICMP echo request: identifier).
-    pub sport: u16,
-    /// Destination port (ICMP echo reply: identifier).
-    pub dport: u16,
-    /// What to add to the IPv4 header checksum (RFC 1624), as the caller computed it; opaque here.
-    pub l3_delta: u16,
-    /// What to add to the transport checksum, as the caller computed it; opaque here.
-    pub l4_delta: u16,
+    /// The tuple that it leaves with.
+    pub to: Tuple,
+    /// What changes in its checksums.
+    pub deltas: Deltas,
 }
 
 impl Rewrite {
@@ -210,24 +149,20 @@ impl Rewrite {
     #[must_use]
     pub const fn none(key: &FlowKey) -> Self {
         Self {
-            src: key.src,
-            dst: key.dst,
-            sport: key.sport,
-            dport: key.dport,
-            l3_delta: 0,
-            l4_delta: 0,
+            to: key.tuple,
+            deltas: Deltas {
+                l3: Delta::NONE,
+                l4: Delta::NONE,
+            },
         }
     }
 
-    /// The tuple of a packet that was rewritten.
+    /// The rewrite that makes packets with this key leave with another tuple.
     #[must_use]
-    pub const fn tuple(&self, proto: Proto) -> Tuple {
-        Tuple {
-            src: self.src,
-            dst: self.dst,
-            sport: self.sport,
-            dport: self.dport,
-            proto,
+    pub fn between(key: &FlowKey, to: Tuple) -> Self {
+        Self {
+            to,
+            deltas: Deltas::between(key.proto, &key.tuple, &to),
         }
     }
 }

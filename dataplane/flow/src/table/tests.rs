@@ -40,7 +40,7 @@ fn another_origin_misses_and_is_found_by_its_tuple() {
         ..flows.0.key
     };
     assert_eq!(look(&table, elsewhere, T0), None);
-    assert_delivers(table.find_tuple(&elsewhere.tuple(), T0), &flows.0);
+    assert_delivers(table.find_tuple(&elsewhere.tuple, Proto::TCP, T0), &flows.0);
     assert!(table.move_origin(slot, elsewhere.origin));
     assert_eq!(look(&table, flows.0.key, T0), None, "the old origin misses from now on");
     let view = look(&table, elsewhere, T0).unwrap().view;
@@ -82,16 +82,15 @@ fn a_taken_reverse_key_is_told_and_nothing_is_inserted() {
 fn directions_that_do_not_fit_together_are_refused() {
     let table = FlowTable::anonymous(&config(16));
     let (f, mut r) = nth(0);
-    r.key.dport += 1;
+    r.key.tuple.dport += 1;
     assert_eq!(table.insert(&f, &r, T0), Err(InsertError::NotAPair));
     let to_itself = Tuple {
         src: v4(1),
         dst: v4(1),
         sport: 7,
         dport: 7,
-        proto: Proto::UDP,
     };
-    let (f, r) = pair(to_itself, to_itself, Origin::HOST, Origin::HOST);
+    let (f, r) = pair(Proto::UDP, to_itself, to_itself, Origin::HOST, Origin::HOST);
     assert_eq!(table.insert(&f, &r, T0), Err(InsertError::ReverseTaken));
 }
 
@@ -165,7 +164,7 @@ fn an_expired_entry_is_not_found_and_makes_room() {
     let later = T0.plus(120_000);
     assert!(look(&table, old.0.key, T0.plus(119_999)).is_some());
     assert_eq!(look(&table, old.0.key, later), None);
-    assert_eq!(table.find_tuple(&old.0.key.tuple(), later), None);
+    assert_eq!(table.find_tuple(&old.0.key.tuple, Proto::TCP, later), None);
     put(&table, old, later);
     assert_delivers(look(&table, old.0.key, later), &old.0);
     put(&table, new, later);
@@ -291,8 +290,8 @@ fn for_each_shows_every_connection_once_and_lets_it_be_removed() {
     }
     let mut seen = Vec::new();
     table.for_each(|c| {
-        seen.push(c.keys[0]);
-        let n = u64::from(c.keys[0].sport - 1024);
+        seen.push(c.keys[0].tuple.sport);
+        let n = u64::from(c.keys[0].tuple.sport - 1024);
         assert_eq!(c.inserted_at, T0.plus(n));
         assert_eq!(c.keys[1].origin, Origin::node(NodeNo(7)));
         if n.is_multiple_of(2) {
@@ -322,10 +321,9 @@ fn icmp_echo_is_keyed_by_its_identifier() {
         dst: v4(2),
         sport: 77,
         dport: 0,
-        proto: Proto::ICMP,
     };
-    let flows = pair(request, request, Origin::HOST, Origin::UPLINK);
+    let flows = pair(Proto::ICMP, request, request, Origin::HOST, Origin::UPLINK);
     put(&table, flows, T0);
-    assert_eq!((flows.1.key.sport, flows.1.key.dport), (0, 77));
+    assert_eq!((flows.1.key.tuple.sport, flows.1.key.tuple.dport), (0, 77));
     assert_delivers(look(&table, flows.1.key, T0), &flows.1);
 }
