@@ -13,6 +13,9 @@ pub enum Place {
     Node(NodeNo),
     /// Another node's own address.
     RemoteHost(NodeNo),
+    /// A pod's address, or one of this node's own pod ranges, that no attachment and no known node has: there is
+    /// nowhere to send to.
+    Unreachable,
     /// Anywhere else.
     #[default]
     Outside,

@@ -114,7 +114,10 @@ impl Row {
 /// [`PolicySideBuilder`](crate::PolicySideBuilder).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicySide {
+    /// What holds where no rule speaks; never a row.
     pub(crate) default: Cell,
+    /// For peers without a cell of their own: what the rules for everyone say.
+    pub(crate) base: Cell,
     pub(crate) cells: PagedVec<Cell, 256>,
     pub(crate) rows: PagedVec<Option<Arc<Row>>, 16>,
 }
@@ -142,12 +145,9 @@ impl PolicySide {
     #[inline]
     #[must_use]
     pub fn verdict(&self, peer: IdentityNo, proto: Proto, dst_port: u16) -> PolicyVerdict {
-        let mut cell = self.cells.get(peer.index()).copied().unwrap_or_default();
+        let mut cell = self.cell(peer);
         if cell.kind() == Cell::ROW {
-            let row = self.rows.get(cell.number() as usize);
-            cell = row
-                .and_then(Option::as_ref)
-                .map_or(Cell::DEFAULT, |r| r.get(proto, dst_port));
+            cell = self.row(cell).map_or(Cell::DEFAULT, |r| r.get(proto, dst_port));
         }
         if cell.kind() == 0 {
             cell = self.default;
@@ -160,12 +160,38 @@ impl PolicySide {
         }
     }
 
-    /// Whether the same answer, by the same rules, holds for two classes of peers.
+    #[inline]
+    fn cell(&self, peer: IdentityNo) -> Cell {
+        match self.cells.get(peer.index()) {
+            None | Some(&Cell::DEFAULT) => self.base,
+            Some(cell) => *cell,
+        }
+    }
+
+    #[inline]
+    fn row(&self, cell: Cell) -> Option<&Row> {
+        self.rows.get(cell.number() as usize)?.as_deref()
+    }
+
+    /// Whether two classes of peers, here and in `other`, get the same answer for every protocol and port, by the
+    /// same rules. For control, which so finds out whom a change reaches.
     #[must_use]
-    pub fn same_answer(&self, a: IdentityNo, b: IdentityNo) -> bool {
-        // Equal rows have one number, so equal cells are equal answers.
-        let cell = |no: IdentityNo| self.cells.get(no.index()).copied().unwrap_or_default();
-        cell(a) == cell(b)
+    pub fn answers_as(&self, peer: IdentityNo, other: &Self, other_peer: IdentityNo) -> bool {
+        let (a, b) = (self.cell(peer), other.cell(other_peer));
+        let rows = (a.kind() == Cell::ROW, b.kind() == Cell::ROW);
+        self.default == other.default
+            && match rows {
+                (true, true) => self.row(a) == other.row(b),
+                (false, false) => a == b,
+                _ => false,
+            }
+    }
+
+    /// Whether peers that no cell speaks of get the same answer here and in `other`.
+    #[must_use]
+    pub fn defaults_as(&self, other: &Self) -> bool {
+        // No table has a cell for the last number.
+        self.answers_as(IdentityNo(u32::MAX), other, IdentityNo(u32::MAX))
     }
 }
 

@@ -8,7 +8,7 @@ use crate::{Cell, IdentityNo, PolicySide, Row, RuleNo};
 /// What holds for one class of peers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Answer {
-    /// The default of the direction.
+    /// What holds for everyone: see [`PolicySideBuilder::set_base`].
     Default,
     /// The same for every protocol and port.
     Every(Cell),
@@ -50,22 +50,41 @@ impl PolicySideBuilder {
     /// Sets the answer for a class of peers. Whether it differs from the one before.
     pub fn set(&mut self, peer: IdentityNo, answer: Answer) -> bool {
         let before = self.side.cells.get(peer.index()).copied().unwrap_or_default();
-        let cell = match answer {
-            Answer::Default => Cell::DEFAULT,
-            Answer::Every(cell) => cell,
-            Answer::Ports(row) => Cell::row(self.row(row)),
-        };
+        let cell = self.cell(answer);
         if before == cell {
             return false;
         }
-        if cell.kind() == Cell::ROW {
-            self.uses[cell.number() as usize] += 1;
-        }
         self.side.cells.set(peer.index(), cell);
+        self.exchange(before, cell);
+        true
+    }
+
+    /// Sets the answer for all peers that have none of their own; [`Answer::Default`] is then the side's default.
+    pub fn set_base(&mut self, answer: Answer) {
+        let before = self.side.base;
+        let cell = self.cell(answer);
+        if before != cell {
+            self.side.base = cell;
+            self.exchange(before, cell);
+        }
+    }
+
+    fn cell(&mut self, answer: Answer) -> Cell {
+        match answer {
+            Answer::Default => Cell::DEFAULT,
+            Answer::Every(cell) => cell,
+            Answer::Ports(row) => Cell::row(self.row(row)),
+        }
+    }
+
+    /// Counts the uses of rows.
+    fn exchange(&mut self, before: Cell, after: Cell) {
+        if after.kind() == Cell::ROW {
+            self.uses[after.number() as usize] += 1;
+        }
         if before.kind() == Cell::ROW {
             self.release(before.number());
         }
-        true
     }
 
     /// The number of a row, given out anew if it is not known; used zero times as yet.
@@ -143,6 +162,27 @@ mod tests {
             PolicySide::open().verdict(IdentityNo(9), Proto::UDP, 53),
             PolicyVerdict::Allow(RuleNo::NO_POLICY)
         );
+    }
+
+    #[test]
+    fn what_holds_for_everyone_gives_way_to_a_cell_of_its_own() {
+        let mut side = PolicySideBuilder::isolated(RuleNo(40));
+        side.set_base(Answer::Ports(Box::new(tcp(53, 50))));
+        side.set(IdentityNo(1), Answer::Ports(Box::new(tcp(80, 51))));
+        let ask = |who, port| side.side().verdict(IdentityNo(who), Proto::TCP, port);
+        assert_eq!(
+            (ask(2, 53), ask(2, 80)),
+            (PolicyVerdict::Allow(RuleNo(50)), PolicyVerdict::Deny(RuleNo(40)))
+        );
+        assert_eq!(
+            (ask(1, 53), ask(1, 80)),
+            (PolicyVerdict::Deny(RuleNo(40)), PolicyVerdict::Allow(RuleNo(51)))
+        );
+        let mut other = PolicySideBuilder::isolated(RuleNo(40));
+        other.set(IdentityNo(7), Answer::Ports(Box::new(tcp(53, 50))));
+        let alike = |a, b| side.side().answers_as(IdentityNo(a), other.side(), IdentityNo(b));
+        assert!(alike(2, 7) && !alike(1, 7) && !alike(2, 8));
+        assert!(!side.side().defaults_as(other.side()));
     }
 
     proptest! {
