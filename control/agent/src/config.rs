@@ -38,10 +38,10 @@ pub struct Config {
     /// The MTU of pods.
     #[serde(rename = "podMTU")]
     pub pod_mtu: u16,
-    /// Slots of the flow table, two for each connection.
-    pub flow_slots: u32,
-    /// The most slots that one pod's connections may take; `null`: a quarter of all.
-    pub flow_slots_per_pod: Option<u32>,
+    /// Connections that the flow table has room for.
+    pub connections: u32,
+    /// The most connections that one pod may have opened; `null`: a quarter of all.
+    pub connections_per_pod: Option<u32>,
     /// Whether the flow table may use reserved huge pages.
     pub huge_pages: HugePages,
     /// For how long a worker polls without work before it sleeps.
@@ -72,8 +72,8 @@ impl Default for Config {
             max_pods: 128,
             frames: 16_384,
             pod_mtu: 1500,
-            flow_slots: 262_144,
-            flow_slots_per_pod: None,
+            connections: 262_144,
+            connections_per_pod: None,
             huge_pages: HugePages::Auto,
             idle_after_micros: 200,
             pod_wait_seconds: 20,
@@ -175,10 +175,10 @@ pub struct Settings {
     pub frames: u32,
     /// The MTU of pods.
     pub pod_mtu: u16,
-    /// Slots of the flow table.
-    pub flow_slots: u32,
-    /// The most slots of one pod.
-    pub flow_slots_per_pod: u32,
+    /// Connections that the flow table has room for.
+    pub connections: u32,
+    /// The most connections that one pod may have opened.
+    pub connections_per_pod: u32,
     /// Whether the flow table may use huge pages.
     pub huge_pages: HugePages,
     /// For how long a worker polls without work.
@@ -311,19 +311,19 @@ impl Config {
                 "is not between 1280 (the least of IPv6, RFC 8200 section 5) and 3500 (one frame)",
             ));
         }
-        if !self.flow_slots.is_power_of_two() || !(1024..=1 << 26).contains(&self.flow_slots) {
+        if !(1024..=1 << 26).contains(&self.connections) {
             return Err(ConfigError::value(
-                "flowSlots",
-                self.flow_slots,
-                "is no power of two between 1024 and 67108864",
+                "connections",
+                self.connections,
+                "is not between 1024 and 67108864 (each takes 232 bytes)",
             ));
         }
-        let flow_slots_per_pod = self.flow_slots_per_pod.unwrap_or(self.flow_slots / 4);
-        if flow_slots_per_pod < 2 || flow_slots_per_pod > self.flow_slots {
+        let connections_per_pod = self.connections_per_pod.unwrap_or(self.connections / 4);
+        if connections_per_pod < 1 || connections_per_pod > self.connections {
             return Err(ConfigError::value(
-                "flowSlotsPerPod",
-                flow_slots_per_pod,
-                format!("is not between 2 and flowSlots ({})", self.flow_slots),
+                "connectionsPerPod",
+                connections_per_pod,
+                format!("is not between 1 and connections ({})", self.connections),
             ));
         }
         if self.idle_after_micros > 10_000_000 {
@@ -368,8 +368,8 @@ impl Config {
             max_pods: self.max_pods,
             frames: self.frames,
             pod_mtu: self.pod_mtu,
-            flow_slots: self.flow_slots,
-            flow_slots_per_pod,
+            connections: self.connections,
+            connections_per_pod,
             huge_pages: self.huge_pages,
             idle_after: Duration::from_micros(self.idle_after_micros.into()),
             pod_wait: Duration::from_secs(self.pod_wait_seconds.into()),
@@ -511,8 +511,8 @@ mod tests {
             ("maxPods", |c| c.max_pods = 0),
             ("frames", |c| c.frames = 1000),
             ("podMTU", |c| c.pod_mtu = 1279),
-            ("flowSlots", |c| c.flow_slots = 100_000),
-            ("flowSlotsPerPod", |c| c.flow_slots_per_pod = Some(1)),
+            ("connections", |c| c.connections = 1000),
+            ("connectionsPerPod", |c| c.connections_per_pod = Some(0)),
             ("idleAfterMicros", |c| c.idle_after_micros = u32::MAX),
             ("podWaitSeconds", |c| c.pod_wait_seconds = 0),
             ("reservedPorts", |c| {

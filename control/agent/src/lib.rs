@@ -7,5 +7,7 @@ pub mod attachments;
 pub mod cli;
 pub mod config;
 pub mod cores;
+pub mod host;
 pub mod lock;
+pub mod notify;
 pub mod privileges;

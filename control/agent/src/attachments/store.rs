@@ -417,6 +417,8 @@ mod tests {
     }
 
     proptest! {
+        // Each step waits for the disk.
+        #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn numbers_and_addresses_are_never_shared(steps in proptest::collection::vec((any::<bool>(), 0usize..6), 1..40)) {
             let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,170 @@
+//! The host port: how the node's own processes, and traffic that leaves the node, meet the dataplane.
+//!
+//! A veth pair: [`INTERFACE`] in the node's namespace with an address per family and routes for pod and Service ranges,
+//! [`PEER`] with one AF_XDP queue for each worker. [`plan`] computes what should be there from the cluster's objects,
+//! [`HostPort`] makes it so: idempotent, and what an earlier agent left is taken over. Beside the interface's own there
+//! are one nftables table ([`nft`]) and one sysctl with the reserved ports ([`reserved`]).
+//!
+//! Nothing of the node's NICs, of its other routes or of its forwarding switches is changed.
+
+pub mod links;
+pub mod netlink;
+pub mod nft;
+pub mod plan;
+pub mod reserved;
+pub mod routes;
+pub mod sysctl;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use heddle_wire::MacAddr;
+use rtnetlink::Handle;
+
+pub use netlink::HostError;
+pub use plan::Plan;
+
+/// The node's end.
+pub const INTERFACE: &str = "heddle0";
+/// The dataplane's end.
+pub const PEER: &str = "hdhost";
+/// The gateway of pods and of the host port's routes; it exists only in heddle.
+pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
+/// The same for IPv6.
+pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+
+/// The gateway of an address's family.
+#[must_use]
+pub const fn gateway_of(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
+        IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
+    }
+}
+
+/// The host port as it stands in this network namespace.
+#[derive(Debug)]
+pub struct HostPort {
+    handle: Handle,
+    index: u32,
+    mac: MacAddr,
+    peer_index: u32,
+    addresses: BTreeSet<IpAddr>,
+    routes: routes::Routes,
+    masquerade: Option<nft::Masquerade>,
+}
+
+impl HostPort {
+    /// Makes the pair with one queue for each worker, or takes over the one that is there; both ends are up.
+    ///
+    /// # Errors
+    /// The kernel refuses, or something else has the name.
+    pub async fn open(handle: Handle, queues: u32, mtu: u32) -> Result<Self, HostError> {
+        let pair = links::ensure_pair(&handle, INTERFACE, PEER, queues, mtu).await?;
+        for (key, value) in sysctl::HOST_INTERFACE {
+            sysctl::write(&key.replace("IFACE", INTERFACE), value)?;
+        }
+        sysctl::write_optional(&format!("net/ipv6/conf/{PEER}/disable_ipv6"), "1")?;
+        links::set_up(&handle, pair.peer_index).await?;
+        links::set_up(&handle, pair.index).await?;
+        for gateway in [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)] {
+            if gateway.is_ipv4() || sysctl::has_ipv6() {
+                routes::permanent_neighbour(&handle, pair.index, gateway, MacAddr::GATEWAY).await?;
+            }
+        }
+        let addresses = links::addresses(&handle, pair.index).await?;
+        let routes = routes::Routes::read(&handle, pair.index).await?;
+        Ok(Self {
+            handle,
+            index: pair.index,
+            mac: pair.mac,
+            peer_index: pair.peer_index,
+            addresses,
+            routes,
+            masquerade: None,
+        })
+    }
+
+    /// The Ethernet address of the node's end.
+    #[must_use]
+    pub const fn mac(&self) -> MacAddr {
+        self.mac
+    }
+
+    /// The interface index of the node's end.
+    #[must_use]
+    pub const fn index(&self) -> u32 {
+        self.index
+    }
+
+    /// The interface index of the dataplane's end.
+    #[must_use]
+    pub const fn peer_index(&self) -> u32 {
+        self.peer_index
+    }
+
+    /// Makes addresses, routes and the nftables table what the plan says; only what differs is touched. It does as much
+    /// as it can and returns all that failed.
+    pub async fn apply(&mut self, plan: &Plan) -> Vec<HostError> {
+        let mut failed = Vec::new();
+        for &gone in self
+            .addresses
+            .difference(&plan.addresses)
+            .copied()
+            .collect::<Vec<_>>()
+            .iter()
+        {
+            match links::remove_address(&self.handle, self.index, gone).await {
+                Ok(()) => {
+                    self.addresses.remove(&gone);
+                    // The kernel removes the routes whose preferred source has gone.
+                    match routes::Routes::read(&self.handle, self.index).await {
+                        Ok(routes) => self.routes = routes,
+                        Err(e) => failed.push(e),
+                    }
+                }
+                Err(e) => failed.push(e),
+            }
+        }
+        for &new in plan.addresses.difference(&self.addresses.clone()) {
+            match links::add_address(&self.handle, self.index, new).await {
+                Ok(()) => {
+                    self.addresses.insert(new);
+                }
+                Err(e) => failed.push(e),
+            }
+        }
+        failed.extend(self.routes.apply(&self.handle, &plan.routes, &self.addresses).await);
+        if self.masquerade.as_ref() != Some(&plan.masquerade) {
+            match nft::apply(&plan.masquerade).await {
+                Ok(()) => self.masquerade = Some(plan.masquerade.clone()),
+                Err(e) => failed.push(e),
+            }
+        }
+        failed
+    }
+}
+
+/// Removes all that a host port leaves in this network namespace, and says what it was.
+///
+/// # Errors
+/// The first thing that could not be removed.
+pub async fn remove(handle: &Handle, state_dir: &Path) -> Result<Vec<String>, HostError> {
+    let mut removed = Vec::new();
+    if links::delete(handle, INTERFACE).await? {
+        removed.push(format!(
+            "interface {INTERFACE} with its addresses, routes and neighbours"
+        ));
+    }
+    if links::delete(handle, PEER).await? {
+        removed.push(format!("interface {PEER}"));
+    }
+    if nft::remove().await? {
+        removed.push(format!("nftables table {}", nft::TABLE));
+    }
+    if let Some(range) = reserved::release(state_dir)? {
+        removed.push(format!("{range} of net.ipv4.ip_local_reserved_ports"));
+    }
+    Ok(removed)
+}

@@ -1,0 +1,77 @@
+//! A netlink connection of this network namespace, and what can go wrong at the host port.
+
+use std::io;
+use std::path::PathBuf;
+
+use rtnetlink::{Handle, new_connection};
+
+/// A step at the host port failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The kernel refused a netlink request.
+    #[error("{what}: {source}")]
+    Netlink {
+        /// What was asked.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Something that is not heddle's is in the way.
+    #[error("{0}")]
+    InTheWay(String),
+    /// A sysctl cannot be read or written.
+    #[error("sysctl {}: {source}", path.display())]
+    Sysctl {
+        /// Its file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `nft` is missing or refused.
+    #[error("nft: {0}")]
+    Nft(String),
+    /// The record of what was changed cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Connects to the kernel; the connection lives as a task of the current runtime until the handle goes.
+///
+/// # Errors
+/// The socket cannot be opened.
+pub fn connect() -> Result<Handle, HostError> {
+    let (connection, handle, _) = new_connection().map_err(|source| HostError::Netlink {
+        what: "opening a netlink socket".into(),
+        source,
+    })?;
+    tokio::spawn(connection);
+    Ok(handle)
+}
+
+/// The system's error in what rtnetlink says.
+#[must_use]
+pub fn io_error(error: &rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(message) => io::Error::from_raw_os_error(message.raw_code().wrapping_neg()),
+        other => io::Error::other(other.to_string()),
+    }
+}
+
+/// Names the request that failed.
+pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> HostError {
+    let what = what.into();
+    move |error| HostError::Netlink {
+        what,
+        source: io_error(&error),
+    }
+}
+
+/// Whether the kernel answered with this error number.
+pub(crate) fn is_errno(error: &rtnetlink::Error, errno: nix::errno::Errno) -> bool {
+    io_error(error).raw_os_error() == Some(errno as i32)
+}

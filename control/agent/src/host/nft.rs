@@ -1,0 +1,148 @@
+//! The agent's one nftables table: pods' traffic that leaves the node by an interface of the kernel's is masqueraded.
+//!
+//! The whole table is replaced in one transaction, by the `nft` program. Rules of others are not looked at.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::process::Stdio;
+
+use ipnet::IpNet;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::{HostError, INTERFACE};
+use crate::config::PortRange;
+
+/// The table's family and name.
+pub const TABLE: &str = "inet heddle";
+
+/// Which traffic is masqueraded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Masquerade {
+    /// The node's pod ranges.
+    pub sources: BTreeSet<IpNet>,
+    /// The cluster's pod and Service ranges: traffic to them keeps its source.
+    pub inside: BTreeSet<IpNet>,
+    /// Ports that the kernel must not choose: what comes back to them is heddle's.
+    pub reserved: Option<PortRange>,
+}
+
+/// The table as `nft -f` reads it; it replaces the one that is there.
+#[must_use]
+pub fn ruleset(masquerade: &Masquerade) -> String {
+    let mut text = String::new();
+    // Adding it first makes deleting it always right. Writing to a String cannot fail.
+    let _ = write!(text, "add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+    for (name, v4) in [("4", true), ("6", false)] {
+        for (set, ranges) in [("pods", &masquerade.sources), ("inside", &masquerade.inside)] {
+            let of_family: Vec<String> = ranges
+                .iter()
+                .filter(|range| range.addr().is_ipv4() == v4)
+                .map(ToString::to_string)
+                .collect();
+            let _ = write!(
+                text,
+                "  set {set}{name} {{ type ipv{name}_addr; flags interval; auto-merge;"
+            );
+            if !of_family.is_empty() {
+                let _ = write!(text, " elements = {{ {} }}", of_family.join(", "));
+            }
+            text.push_str(" }\n");
+        }
+    }
+    text.push_str("  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n");
+    // The kernel chooses source ports for these three only; below 1024 it would stay below 1024 anyway.
+    let ports = masquerade.reserved.map_or(String::new(), |range| {
+        format!(" to :1024-{}", range.first.saturating_sub(1))
+    });
+    for (family, name) in [("ip", "4"), ("ip6", "6")] {
+        let leaves = format!(
+            "oifname != {{ \"{INTERFACE}\", \"lo\" }} {family} saddr @pods{name} {family} daddr != @inside{name}"
+        );
+        let _ = writeln!(text, "    {leaves} meta l4proto {{ tcp, udp, sctp }} masquerade{ports}");
+        let _ = writeln!(text, "    {leaves} masquerade");
+    }
+    text.push_str("  }\n}\n");
+    text
+}
+
+/// Replaces the table.
+///
+/// # Errors
+/// `nft` is missing or refuses.
+pub async fn apply(masquerade: &Masquerade) -> Result<(), HostError> {
+    run(&["-f", "-"], &ruleset(masquerade)).await
+}
+
+/// Removes the table; whether there was one.
+///
+/// # Errors
+/// `nft` is missing or refuses.
+pub async fn remove() -> Result<bool, HostError> {
+    if run(&["list", "table", "inet", "heddle"], "").await.is_err() {
+        return Ok(false);
+    }
+    run(&["delete", "table", "inet", "heddle"], "").await.map(|()| true)
+}
+
+async fn run(args: &[&str], input: &str) -> Result<(), HostError> {
+    let mut child = Command::new("nft")
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|e| HostError::Nft(format!("cannot be started ({e}); install nftables")))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // Where it ends without reading, its status tells why.
+        let _ = stdin.write_all(input.as_bytes()).await;
+    }
+    let out = child
+        .wait_with_output()
+        .await
+        .map_err(|e| HostError::Nft(e.to_string()))?;
+    if out.status.success() {
+        Ok(())
+    } else {
+        Err(HostError::Nft(format!(
+            "{} ({})",
+            String::from_utf8_lossy(&out.stderr).trim(),
+            out.status
+        )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_for_both_families() {
+        let masquerade = Masquerade {
+            sources: BTreeSet::from(["10.0.1.0/24".parse().unwrap()]),
+            inside: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()]),
+            reserved: Some(PortRange {
+                first: 61_000,
+                last: 65_535,
+            }),
+        };
+        let expected = r#"add table inet heddle
+delete table inet heddle
+table inet heddle {
+  set pods4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.0.1.0/24 } }
+  set inside4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.0.0.0/16 } }
+  set pods6 { type ipv6_addr; flags interval; auto-merge; }
+  set inside6 { type ipv6_addr; flags interval; auto-merge; elements = { fd00::/48 } }
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname != { "heddle0", "lo" } ip saddr @pods4 ip daddr != @inside4 meta l4proto { tcp, udp, sctp } masquerade to :1024-60999
+    oifname != { "heddle0", "lo" } ip saddr @pods4 ip daddr != @inside4 masquerade
+    oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @inside6 meta l4proto { tcp, udp, sctp } masquerade to :1024-60999
+    oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @inside6 masquerade
+  }
+}
+"#;
+        assert_eq!(ruleset(&masquerade), expected);
+    }
+}

@@ -1,0 +1,219 @@
+//! What the host port should look like, computed from configuration and objects. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use heddle_model::Node;
+use ipnet::IpNet;
+
+use super::nft::Masquerade;
+use crate::attachments::alloc;
+use crate::config::PortRange;
+
+/// What a plan is computed from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// This node.
+    pub node: &'a Node,
+    /// The pod ranges of all nodes.
+    pub node_ranges: &'a BTreeSet<IpNet>,
+    /// `clusterCIDRs`
+    pub cluster_cidrs: &'a [IpNet],
+    /// `serviceCIDRs`
+    pub service_cidrs: &'a [IpNet],
+    /// The ranges of ServiceCIDR objects.
+    pub service_objects: &'a BTreeSet<IpNet>,
+    /// Every Service address.
+    pub service_addresses: &'a BTreeSet<IpAddr>,
+    /// `reservedPorts`
+    pub reserved_ports: PortRange,
+}
+
+/// The host port's addresses and routes, and what is masqueraded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The addresses of the node's end.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Each range with the source that the node's own traffic to it should have, by the gateway of its family.
+    pub routes: BTreeMap<IpNet, IpAddr>,
+    /// The masquerade rules.
+    pub masquerade: Masquerade,
+}
+
+/// The ranges of Service addresses: those configured, else those of ServiceCIDR objects, else each address.
+#[must_use]
+pub fn service_ranges(
+    configured: &[IpNet],
+    objects: &BTreeSet<IpNet>,
+    addresses: &BTreeSet<IpAddr>,
+) -> BTreeSet<IpNet> {
+    if !configured.is_empty() {
+        configured.iter().copied().collect()
+    } else if !objects.is_empty() {
+        objects.clone()
+    } else {
+        addresses.iter().map(|&address| IpNet::from(address)).collect()
+    }
+}
+
+/// Computes the plan.
+#[must_use]
+pub fn compute(inputs: &Inputs<'_>) -> Plan {
+    let addresses: BTreeSet<IpAddr> = inputs
+        .node
+        .pod_cidrs
+        .iter()
+        .filter_map(|&r| alloc::host_address(r))
+        .collect();
+    let mut pods: BTreeSet<IpNet> = inputs.node.pod_cidrs.iter().copied().collect();
+    if inputs.cluster_cidrs.is_empty() {
+        pods.extend(inputs.node_ranges);
+    } else {
+        pods.extend(inputs.cluster_cidrs);
+    }
+    let services = service_ranges(inputs.service_cidrs, inputs.service_objects, inputs.service_addresses);
+    let inside = without_covered(pods.iter().chain(&services).copied().collect());
+    let source_of = |range: &IpNet| {
+        let same_family = |ip: &&IpAddr| ip.is_ipv4() == range.addr().is_ipv4();
+        inputs
+            .node
+            .internal_ips
+            .iter()
+            .find(same_family)
+            .or_else(|| addresses.iter().find(same_family))
+            .copied()
+    };
+    // A family without any address on this node cannot be spoken by it.
+    let routes = inside
+        .iter()
+        .filter_map(|range| Some((*range, source_of(range)?)))
+        .collect();
+    let masquerade = Masquerade {
+        sources: inputs.node.pod_cidrs.iter().copied().collect(),
+        inside,
+        reserved: Some(inputs.reserved_ports),
+    };
+    Plan {
+        addresses,
+        routes,
+        masquerade,
+    }
+}
+
+/// Drops every range that lies in another one.
+fn without_covered(ranges: BTreeSet<IpNet>) -> BTreeSet<IpNet> {
+    let mut kept: BTreeSet<IpNet> = BTreeSet::new();
+    let mut by_size: Vec<IpNet> = ranges.into_iter().collect();
+    by_size.sort_by_key(IpNet::prefix_len);
+    // A covering range is at one of the shorter prefixes of the same address: at most 128 lookups for each.
+    for range in by_size {
+        let covered = (0..range.prefix_len())
+            .filter_map(|len| IpNet::new(range.addr(), len).ok())
+            .any(|wider| kept.contains(&wider.trunc()));
+        if !covered {
+            kept.insert(range);
+        }
+    }
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn net(text: &str) -> IpNet {
+        text.parse().unwrap()
+    }
+
+    fn node() -> Node {
+        Node {
+            name: Arc::from("n1"),
+            labels: Default::default(),
+            internal_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
+            external_ips: Vec::new(),
+            pod_cidrs: vec![net("10.0.1.0/24"), net("fd00:0:0:1::/64")],
+            ready: true,
+            draining: false,
+        }
+    }
+
+    fn plan(node: &Node, cluster: &[IpNet], services: &[IpNet], objects: &[IpNet], addresses: &[&str]) -> Plan {
+        compute(&Inputs {
+            node,
+            node_ranges: &BTreeSet::from([net("10.0.1.0/24"), net("10.0.2.0/24"), net("fd00:0:0:1::/64")]),
+            cluster_cidrs: cluster,
+            service_cidrs: services,
+            service_objects: &objects.iter().copied().collect(),
+            service_addresses: &addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            reserved_ports: PortRange {
+                first: 61_000,
+                last: 65_535,
+            },
+        })
+    }
+
+    fn shown(plan: &Plan) -> Vec<String> {
+        plan.routes
+            .iter()
+            .map(|(range, src)| format!("{range} src {src}"))
+            .collect()
+    }
+
+    #[test]
+    fn without_configuration_nodes_and_services_have_routes_of_their_own() {
+        let plan = plan(&node(), &[], &[], &[], &["10.96.0.1", "fd01::1"]);
+        assert_eq!(
+            shown(&plan),
+            [
+                "10.0.1.0/24 src 192.0.2.1",
+                "10.0.2.0/24 src 192.0.2.1",
+                "10.96.0.1/32 src 192.0.2.1",
+                "fd00:0:0:1::/64 src 2001:db8::1",
+                "fd01::1/128 src 2001:db8::1",
+            ]
+        );
+        let addresses: Vec<String> = plan.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.1.1", "fd00:0:0:1::1"]);
+    }
+
+    #[test]
+    fn objects_and_configuration_take_the_place_of_single_addresses() {
+        let objects = plan(&node(), &[], &[], &[net("10.96.0.0/16")], &["10.96.0.1"]);
+        assert!(
+            objects.routes.contains_key(&net("10.96.0.0/16")) && !objects.routes.contains_key(&net("10.96.0.1/32"))
+        );
+        let configured = plan(
+            &node(),
+            &[net("10.0.0.0/16")],
+            &[net("10.97.0.0/16")],
+            &[net("10.96.0.0/16")],
+            &["10.96.0.1"],
+        );
+        let routes: Vec<String> = configured.routes.keys().map(ToString::to_string).collect();
+        assert_eq!(
+            routes,
+            ["10.0.0.0/16", "10.97.0.0/16", "fd00:0:0:1::/64"],
+            "covered ranges are dropped"
+        );
+    }
+
+    #[test]
+    fn a_family_without_address_of_the_node_uses_the_host_ports_or_has_no_route() {
+        let mut v4_only = node();
+        v4_only.internal_ips.truncate(1);
+        assert_eq!(
+            plan(&v4_only, &[], &[], &[], &[]).routes[&net("fd00:0:0:1::/64")],
+            "fd00:0:0:1::1".parse::<IpAddr>().unwrap()
+        );
+        v4_only.pod_cidrs.truncate(1);
+        let plan = plan(&v4_only, &[], &[], &[], &["fd01::1"]);
+        assert!(
+            plan.routes
+                .keys()
+                .all(|range| range.addr().is_ipv4() || range == &net("fd00:0:0:1::/64"))
+        );
+        assert!(!plan.routes.contains_key(&net("fd01::1/128")));
+    }
+}

@@ -1,0 +1,188 @@
+//! heddle's range of source ports in `net.ipv4.ip_local_reserved_ports`, beside what others put there.
+//!
+//! The sysctl is one value for all, so what heddle added is noted in the state directory before it is written, and only
+//! that is taken out again.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::netlink::HostError;
+use super::sysctl;
+use crate::config::PortRange;
+
+const SYSCTL: &str = "net/ipv4/ip_local_reserved_ports";
+/// The note's name in the state directory.
+pub const FILE: &str = "reserved-ports";
+
+/// A set of ports as sorted ranges that neither touch nor overlap, written as the kernel does: `8080,61000-65535`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct PortSet(Vec<(u16, u16)>);
+
+impl PortSet {
+    fn parse(text: &str) -> Option<Self> {
+        let mut ranges = Vec::new();
+        for part in text.trim().split(',').filter(|part| !part.is_empty()) {
+            let (first, last) = part.split_once('-').unwrap_or((part, part));
+            ranges.push((first.trim().parse().ok()?, last.trim().parse().ok()?));
+        }
+        Some(Self::default().union(&Self(ranges)))
+    }
+
+    fn union(&self, other: &Self) -> Self {
+        let mut all: Vec<(u16, u16)> = self
+            .0
+            .iter()
+            .chain(&other.0)
+            .copied()
+            .filter(|(first, last)| first <= last)
+            .collect();
+        all.sort_unstable();
+        let mut merged: Vec<(u16, u16)> = Vec::new();
+        for (first, last) in all {
+            match merged.last_mut() {
+                Some(before) if u32::from(first) <= u32::from(before.1) + 1 => before.1 = before.1.max(last),
+                _ => merged.push((first, last)),
+            }
+        }
+        Self(merged)
+    }
+
+    fn without(&self, other: &Self) -> Self {
+        let mut left = self.0.clone();
+        for &(cut_first, cut_last) in &other.0 {
+            left = left
+                .into_iter()
+                .flat_map(|(first, last)| {
+                    if cut_last < first || cut_first > last {
+                        return [Some((first, last)), None];
+                    }
+                    let before = cut_first
+                        .checked_sub(1)
+                        .filter(|end| *end >= first)
+                        .map(|end| (first, end));
+                    let after = cut_last
+                        .checked_add(1)
+                        .filter(|start| *start <= last)
+                        .map(|start| (start, last));
+                    [before, after]
+                })
+                .flatten()
+                .collect();
+        }
+        Self(left)
+    }
+}
+
+impl fmt::Display for PortSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, (first, last)) in self.0.iter().enumerate() {
+            let comma = if n == 0 { "" } else { "," };
+            if first == last {
+                write!(f, "{comma}{first}")?;
+            } else {
+                write!(f, "{comma}{first}-{last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adds the range to the sysctl and notes what was not there before; a range that heddle added earlier and does not use
+/// any more is taken out.
+///
+/// # Errors
+/// The sysctl or the note cannot be read or written.
+pub fn reserve(state_dir: &Path, range: PortRange) -> Result<(), HostError> {
+    let wanted = PortSet(vec![(range.first, range.last)]);
+    let noted = read_note(state_dir)?;
+    let others = current()?.without(&noted);
+    let added = wanted.without(&others);
+    // Until the sysctl is written both may be in it.
+    write_note(state_dir, &noted.union(&added))?;
+    sysctl::write(SYSCTL, &others.union(&added).to_string())?;
+    write_note(state_dir, &added)
+}
+
+/// Takes out what heddle added and returns it.
+///
+/// # Errors
+/// The sysctl or the note cannot be read or written.
+pub fn release(state_dir: &Path) -> Result<Option<String>, HostError> {
+    let noted = read_note(state_dir)?;
+    if noted == PortSet::default() {
+        return Ok(None);
+    }
+    let now = current()?;
+    let left = now.without(&noted);
+    // An empty line clears the list; nothing at all would be ignored.
+    sysctl::write(SYSCTL, &format!("{left}\n"))?;
+    let path = state_dir.join(FILE);
+    fs::remove_file(&path).map_err(|source| HostError::Record { path, source })?;
+    Ok((left != now).then(|| noted.to_string()))
+}
+
+fn current() -> Result<PortSet, HostError> {
+    let text = sysctl::read(SYSCTL)?;
+    PortSet::parse(&text).ok_or_else(|| HostError::InTheWay(format!("{SYSCTL} cannot be understood: {text:?}")))
+}
+
+fn read_note(state_dir: &Path) -> Result<PortSet, HostError> {
+    let path = state_dir.join(FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => PortSet::parse(&text)
+            .ok_or_else(|| HostError::InTheWay(format!("{} is damaged: {text:?}; delete it", path.display()))),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(PortSet::default()),
+        Err(source) => Err(HostError::Record { path, source }),
+    }
+}
+
+fn write_note(state_dir: &Path, set: &PortSet) -> Result<(), HostError> {
+    let path = state_dir.join(FILE);
+    let new = state_dir.join(format!("{FILE}.new"));
+    let written = fs::create_dir_all(state_dir)
+        .and_then(|()| fs::write(&new, format!("{set}\n")))
+        .and_then(|()| fs::File::open(&new)?.sync_all())
+        .and_then(|()| fs::rename(&new, &path));
+    written.map_err(|source| HostError::Record { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ports(set: &PortSet) -> BTreeSet<u16> {
+        set.0.iter().flat_map(|&(first, last)| first..=last).collect()
+    }
+
+    #[test]
+    fn written_as_the_kernel_does() {
+        let set = PortSet::parse("8080,9000-9001,9002\n").unwrap();
+        assert_eq!(set.to_string(), "8080,9000-9002");
+        assert_eq!(
+            set.union(&PortSet(vec![(61_000, 65_535)])).to_string(),
+            "8080,9000-9002,61000-65535"
+        );
+        assert_eq!(PortSet::parse("").unwrap().to_string(), "");
+        assert!(PortSet::parse("x").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn sets_agree_with_sets(
+            a in proptest::collection::vec((0u16..40, 0u16..6), 0..6),
+            b in proptest::collection::vec((0u16..40, 0u16..6), 0..6),
+        ) {
+            let build = |v: Vec<(u16, u16)>| PortSet::default().union(&PortSet(v.into_iter().map(|(f, n)| (f, f + n)).collect()));
+            let (a, b) = (build(a), build(b));
+            prop_assert_eq!(ports(&a.union(&b)), ports(&a).union(&ports(&b)).copied().collect::<BTreeSet<_>>());
+            prop_assert_eq!(ports(&a.without(&b)), ports(&a).difference(&ports(&b)).copied().collect::<BTreeSet<_>>());
+            prop_assert_eq!(PortSet::parse(&a.to_string()).unwrap(), a);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The host port in a real network namespace: made, changed, taken over, removed. Needs root, as the agent does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::process::Command;
+
+use heddle_agent::config::PortRange;
+use heddle_agent::host::nft::Masquerade;
+use heddle_agent::host::{self, HostPort, Plan, netlink, reserved};
+use nix::sched::{CloneFlags, unshare};
+
+/// Runs in a network namespace of its own, which goes with its thread.
+fn in_namespace<T: Send + 'static>(f: impl AsyncFnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(move || {
+        unshare(CloneFlags::CLONE_NEWNET).expect("needs CAP_SYS_ADMIN");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(f())
+    })
+    .join()
+    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn said(program: &str, args: &[&str]) -> String {
+    let out = Command::new(program).args(args).output().unwrap();
+    assert!(
+        out.status.success(),
+        "{program} {args:?}: {}",
+        String::from_utf8_lossy(&out.stderr)
+    );
+    String::from_utf8(out.stdout).unwrap()
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn plan() -> Plan {
+    Plan {
+        addresses: BTreeSet::from([ip("10.0.1.1"), ip("fd00:1::1")]),
+        routes: BTreeMap::from([
+            ("10.0.0.0/16".parse().unwrap(), ip("192.0.2.1")),
+            ("10.96.0.1/32".parse().unwrap(), ip("192.0.2.1")),
+            ("fd00::/48".parse().unwrap(), ip("fd00:1::1")),
+            ("fd01::/112".parse().unwrap(), ip("2001:db8::1")),
+        ]),
+        masquerade: Masquerade {
+            sources: BTreeSet::from(["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]),
+            inside: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "10.96.0.1/32".parse().unwrap()]),
+            reserved: Some(PortRange {
+                first: 61_000,
+                last: 65_535,
+            }),
+        },
+    }
+}
+
+#[test]
+fn made_changed_taken_over_and_removed() {
+    in_namespace(async || {
+        let state = tempfile::tempdir().unwrap();
+        said("ip", &["link", "add", "uplink", "type", "bridge"]);
+        said("ip", &["address", "add", "192.0.2.1/24", "dev", "uplink"]);
+        said("ip", &["link", "set", "uplink", "up"]);
+        said("ip", &["route", "add", "10.96.0.1/32", "dev", "uplink"]);
+        let handle = netlink::connect().unwrap();
+        let mut port = HostPort::open(handle.clone(), 3, 1500).await.unwrap();
+
+        let failed = port.apply(&plan()).await;
+        assert_eq!(failed.len(), 1, "{failed:?}");
+        assert!(
+            failed[0].to_string().contains("10.96.0.1/32") && failed[0].to_string().contains("not heddle's"),
+            "{}",
+            failed[0]
+        );
+        said("ip", &["route", "del", "10.96.0.1/32", "dev", "uplink"]);
+        assert!(port.apply(&plan()).await.is_empty());
+
+        let routes = said("ip", &["route", "show", "dev", host::INTERFACE]);
+        assert!(
+            routes.contains("10.0.0.0/16 via 169.254.1.1 proto 104 src 192.0.2.1 onlink"),
+            "{routes}"
+        );
+        let routes = said("ip", &["-6", "route", "show", "dev", host::INTERFACE]);
+        assert!(
+            routes.contains("fd00::/48 via fe80::1 proto 104 src fd00:1::1"),
+            "{routes}"
+        );
+        assert!(
+            routes.contains("fd01::/112 via fe80::1 proto 104 src fd00:1::1"),
+            "a source that is not there: {routes}"
+        );
+        let neighbours = said("ip", &["neigh", "show", "dev", host::INTERFACE]);
+        assert!(
+            neighbours.contains("169.254.1.1 lladdr 02:68:65:64:64:6c PERMANENT"),
+            "{neighbours}"
+        );
+        assert!(said("ip", &["route", "get", "10.0.7.7"]).contains("src 192.0.2.1"));
+        let table = said("nft", &["list", "table", "inet", "heddle"]);
+        assert!(table.contains("masquerade to :1024-60999"), "{table}");
+
+        // The next agent finds it and changes nothing but what differs.
+        let before = said("ip", &["-o", "link", "show", "dev", host::INTERFACE]);
+        let mut again = HostPort::open(handle.clone(), 3, 1500).await.unwrap();
+        let mut other = plan();
+        other.routes.remove(&"10.96.0.1/32".parse().unwrap());
+        assert!(again.apply(&other).await.is_empty());
+        assert_eq!(said("ip", &["-o", "link", "show", "dev", host::INTERFACE]), before);
+        assert!(!said("ip", &["route"]).contains("10.96.0.1"));
+        other.addresses.remove(&ip("fd00:1::1"));
+        other.routes.retain(|range, _| range.addr().is_ipv4());
+        assert!(again.apply(&other).await.is_empty());
+        assert!(!said("ip", &["-6", "route", "show", "dev", host::INTERFACE]).contains("proto 104"));
+
+        // Another number of workers: another pair.
+        let wider = HostPort::open(handle.clone(), 2, 1500).await.unwrap();
+        assert_ne!(wider.index(), again.index());
+
+        let removed = host::remove(&handle, state.path()).await.unwrap();
+        assert_eq!(removed.len(), 2, "{removed:?}");
+        assert!(!said("ip", &["-o", "link"]).contains("hedd"));
+        assert!(said("nft", &["list", "ruleset"]).trim().is_empty());
+        assert!(
+            host::remove(&handle, state.path()).await.unwrap().is_empty(),
+            "twice is no error"
+        );
+    });
+}
+
+#[test]
+fn reserved_ports_stand_beside_those_of_others() {
+    in_namespace(async || {
+        let state = tempfile::tempdir().unwrap();
+        let file = "/proc/sys/net/ipv4/ip_local_reserved_ports";
+        let now = || std::fs::read_to_string(file).unwrap().trim().to_owned();
+        std::fs::write(file, "8080,65000-65010").unwrap();
+        reserved::reserve(
+            state.path(),
+            PortRange {
+                first: 61_000,
+                last: 65_535,
+            },
+        )
+        .unwrap();
+        assert_eq!(now(), "8080,61000-65535");
+        reserved::reserve(
+            state.path(),
+            PortRange {
+                first: 62_000,
+                last: 65_535,
+            },
+        )
+        .unwrap();
+        assert_eq!(now(), "8080,62000-65535", "a range used no more is given back");
+        assert!(reserved::release(state.path()).unwrap().is_some());
+        assert_eq!(now(), "8080,65000-65010");
+        assert_eq!(reserved::release(state.path()).unwrap(), None);
+        std::fs::write(file, "\n").unwrap();
+        reserved::reserve(
+            state.path(),
+            PortRange {
+                first: 61_000,
+                last: 65_535,
+            },
+        )
+        .unwrap();
+        reserved::release(state.path()).unwrap();
+        assert_eq!(now(), "");
+    });
+}
+
+#[test]
+fn a_foreign_interface_of_the_name_is_left_alone() {
+    in_namespace(async || {
+        said("ip", &["link", "add", host::INTERFACE, "type", "bridge"]);
+        let handle = netlink::connect().unwrap();
+        let said_so = HostPort::open(handle, 1, 1500).await.unwrap_err().to_string();
+        assert!(
+            said_so.contains("heddle0") && said_so.contains("not heddle's"),
+            "{said_so}"
+        );
+        assert!(said("ip", &["link"]).contains("heddle0"));
+    });
+}
