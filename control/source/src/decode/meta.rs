@@ -1,0 +1,125 @@
+//! `metadata`: names and labels.
+
+use std::sync::Arc;
+
+use heddle_model::{Kind, LabelError, Labels, ObjectKey, check_label_key, check_label_value};
+
+use super::node::{Found, Node};
+
+/// `metadata` of an object whose names are legal.
+pub(super) struct Meta<'a> {
+    pub(super) key: ObjectKey,
+    node: Node<'a>,
+}
+
+impl<'a> Meta<'a> {
+    /// Reads the names. An object without a namespace is in `default`, as `kubectl apply` has it.
+    pub(super) fn read(root: Node<'a>, kind: Kind) -> Found<'a, Meta<'a>> {
+        let node = root.need("metadata")?;
+        let name = node.need("name")?;
+        let max = if kind == Kind::Namespace { 63 } else { 253 };
+        let name = name.parse(|text| check_name(text, max))?;
+        let namespace = if kind.is_namespaced() {
+            node.parse_of("namespace", |text| check_name(text, 63))?
+                .unwrap_or("default")
+        } else {
+            ""
+        };
+        Ok(Meta {
+            key: ObjectKey::new(namespace, name),
+            node,
+        })
+    }
+
+    pub(super) fn name(&self) -> Arc<str> {
+        Arc::clone(&self.key.name)
+    }
+
+    /// `labels`
+    pub(super) fn labels(&self) -> Found<'a, Labels> {
+        labels(self.node, "labels", &[])
+    }
+
+    /// `labels`, with one more that the API server sets.
+    pub(super) fn labels_and(&self, key: &str, value: &str) -> Found<'a, Labels> {
+        labels(self.node, "labels", &[(key, value)])
+    }
+
+    /// One of the labels.
+    pub(super) fn label(&self, key: &str) -> Found<'a, Option<&'a str>> {
+        entry(self.node, "labels", key)
+    }
+
+    /// One of the annotations, with its place.
+    pub(super) fn annotation(&self, key: &str) -> Found<'a, Option<Node<'a>>> {
+        Ok(self
+            .node
+            .entries("annotations")?
+            .find(|(name, _)| *name == key)
+            .map(|(_, node)| node))
+    }
+
+    /// `uid`
+    pub(super) fn uid(&self) -> Found<'a, Arc<str>> {
+        Ok(self.node.text_of("uid")?.unwrap_or_default().into())
+    }
+
+    /// `deletionTimestamp` is set.
+    pub(super) fn is_terminating(&self) -> Found<'a, bool> {
+        Ok(self.node.get("deletionTimestamp")?.is_some())
+    }
+}
+
+fn entry<'a>(node: Node<'a>, field: &'static str, key: &str) -> Found<'a, Option<&'a str>> {
+    let found = node.entries(field)?.find(|(name, _)| *name == key);
+    found.map(|(_, node)| node.text()).transpose()
+}
+
+/// A map of labels, each checked where it stands.
+pub(super) fn labels<'a>(node: Node<'a>, field: &'static str, more: &[(&str, &str)]) -> Found<'a, Labels> {
+    let mut pairs = Vec::new();
+    for (key, value) in node.entries(field)? {
+        check_label_key(key).map_err(|error| value.fault(error))?;
+        pairs.push((key, value.parse(|text| check_label_value(text).map(|()| text))?));
+    }
+    pairs.extend(more.iter().copied());
+    Labels::new(pairs).map_err(|error: LabelError| node.fault(error))
+}
+
+/// RFC 1123: what the API server takes for the name of an object. A label of a name may be as long as the name.
+fn check_name(text: &str, max: usize) -> Result<&str, String> {
+    let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        [bytes.first(), bytes.last()]
+            .iter()
+            .all(|end| end.is_some_and(alphanumeric))
+            && bytes.iter().all(|b| alphanumeric(b) || *b == b'-')
+    };
+    // Namespaces are DNS labels; other names may have dots.
+    let dotted = max > 63;
+    if text.len() <= max && (dotted || !text.contains('.')) && text.split('.').all(label) {
+        return Ok(text);
+    }
+    let dots = if dotted { ", '-' and '.'" } else { " and '-'" };
+    Err(format!(
+        "must be 1 to {max} lower case letters, digits{dots}, with a letter or digit at both ends"
+    ))
+}
+
+/// IANA service name, as container ports and policies have it (RFC 6335 section 5.1).
+pub(super) fn check_port_name(text: &str) -> Result<Arc<str>, &'static str> {
+    let bytes = text.as_bytes();
+    let good = bytes.len() <= 15
+        && bytes
+            .iter()
+            .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-')
+        && bytes.iter().any(u8::is_ascii_lowercase)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && !text.contains("--");
+    if good {
+        return Ok(text.into());
+    }
+    Err("must be a port name: up to 15 lower case letters, digits and single '-' inside, with at least one letter")
+}

@@ -1,0 +1,169 @@
+//! A Kubernetes object as JSON, to an object of the model or a refusal.
+//!
+//! Only the fields that heddle uses are looked at, so that neither a newer API nor a malformed field that is none of a
+//! dataplane's business makes an object unusable. Those are checked as the API server does: a folder of manifests has
+//! passed no API server. Nothing here panics, whatever the JSON.
+
+mod meta;
+mod net;
+mod node;
+mod objects;
+mod pod;
+mod policy;
+mod selector;
+mod service;
+mod slice;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use heddle_model::{Cause, Kind, NetworkPolicy, Object, ObjectRef, Rejection, Subject};
+use serde_json::Value;
+
+use meta::Meta;
+use node::{Fault, Node};
+
+/// What a JSON value turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoded {
+    /// An object of a kind that heddle reads.
+    Object(Object),
+    /// An object of another kind: `apps/v1 Deployment`, for one.
+    Other(String),
+}
+
+/// Why a JSON value is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {value}: {message}")]
+pub struct Refusal {
+    /// The object, where kind and name can be read.
+    pub object: Option<ObjectRef>,
+    /// The field's path.
+    pub field: String,
+    /// The field's value, shortened; empty when it is missing.
+    pub value: String,
+    /// What is wrong and what to do.
+    pub message: String,
+    /// What a refused policy closes.
+    pub closes: Option<Arc<NetworkPolicy>>,
+}
+
+impl Refusal {
+    /// The rejection that a source reports: `document` counts from 1 in the file.
+    #[must_use]
+    pub fn into_rejection(self, origin: &Arc<str>, document: u32, line: Option<u32>) -> Rejection {
+        Rejection {
+            origin: Arc::clone(origin),
+            line,
+            subject: self.object.map_or(Subject::Document(document), Subject::Object),
+            cause: Cause::Invalid,
+            field: self.field,
+            value: self.value,
+            message: self.message,
+            closes: self.closes,
+        }
+    }
+}
+
+/// Decodes one object. Lists are to be taken apart by [`unlist`] before.
+///
+/// # Errors
+/// Says which field of which object is wrong, with its value. Objects of other kinds are no error.
+pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
+    let root = Node(value);
+    let refuse = |object: Option<ObjectRef>, closes, fault: Fault<'_>| Refusal {
+        object,
+        field: fault.path(value),
+        value: fault.value(),
+        message: fault.message,
+        closes,
+    };
+    let (kind, meta) = match header(root) {
+        Ok(Header::Ours(kind, meta)) => (kind, meta),
+        Ok(Header::Other(name)) => return Ok(Decoded::Other(name)),
+        Err(fault) => return Err(refuse(None, None, fault)),
+    };
+    let object = match kind.1 {
+        // A version of the API that heddle does not know must not be taken for one that it knows.
+        Some(fault) => Err(fault),
+        None => match kind.0 {
+            Kind::Node => objects::node(root, &meta).map(Object::from),
+            Kind::ServiceCidr => objects::service_cidr(root, &meta).map(Object::from),
+            Kind::Namespace => objects::namespace(root, &meta).map(Object::from),
+            Kind::Pod => pod::pod(root, &meta).map(Object::from),
+            Kind::Service => service::service(root, &meta).map(Object::from),
+            Kind::EndpointSlice => slice::slice(root, &meta).map(Object::from),
+            Kind::NetworkPolicy => policy::policy(root, &meta).map(Object::from),
+        },
+    };
+    object.map(Decoded::Object).map_err(|fault| {
+        let closes = (kind.0 == Kind::NetworkPolicy).then(|| Arc::new(policy::closing(value, &meta)));
+        refuse(Some(ObjectRef::new(kind.0, meta.key.clone())), closes, fault)
+    })
+}
+
+enum Header<'a> {
+    /// A kind that heddle reads, with what is wrong with its version.
+    Ours((Kind, Option<Fault<'a>>), Meta<'a>),
+    Other(String),
+}
+
+fn header(root: Node<'_>) -> Result<Header<'_>, Fault<'_>> {
+    let version_node = root.need("apiVersion")?;
+    let (version, name) = (version_node.text()?, root.need("kind")?.text()?);
+    let (group, number) = version.rsplit_once('/').unwrap_or(("", version));
+    let (kind, known): (Kind, &[&str]) = match (group, name) {
+        ("", "Node") => (Kind::Node, &["v1"]),
+        ("", "Namespace") => (Kind::Namespace, &["v1"]),
+        ("", "Pod") => (Kind::Pod, &["v1"]),
+        ("", "Service") => (Kind::Service, &["v1"]),
+        ("discovery.k8s.io", "EndpointSlice") => (Kind::EndpointSlice, &["v1"]),
+        ("networking.k8s.io", "NetworkPolicy") => (Kind::NetworkPolicy, &["v1"]),
+        ("networking.k8s.io", "ServiceCIDR") => (Kind::ServiceCidr, &["v1", "v1beta1"]),
+        _ => return Ok(Header::Other(format!("{version} {name}"))),
+    };
+    let unknown = !known.contains(&number);
+    let fault = unknown.then(|| version_node.fault(format!("heddle reads {name} of version {}", known.join(", "))));
+    Ok(Header::Ours((kind, fault), Meta::read(root, kind)?))
+}
+
+/// Takes a `List`, or a list of one kind such as `PodList`, apart, lists in lists too. What is no list comes back as it
+/// is. Entries of a typed list without `kind` and `apiVersion` get them from the list.
+#[must_use]
+pub fn unlist(value: Value) -> Vec<Value> {
+    let mut out = Vec::new();
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        match take_items(value) {
+            Ok(items) => open.extend(items.into_iter().rev()),
+            Err(object) => out.push(object),
+        }
+    }
+    out
+}
+
+fn take_items(mut value: Value) -> Result<Vec<Value>, Value> {
+    let of = value
+        .get("kind")
+        .and_then(Value::as_str)
+        .and_then(|kind| kind.strip_suffix("List"))
+        .map(str::to_owned);
+    let Some(of) = of else { return Err(value) };
+    let version = value.get("apiVersion").cloned();
+    let Some(Value::Array(items)) = value.get_mut("items").map(Value::take) else {
+        return Err(value);
+    };
+    let complete = |mut item: Value| {
+        if let Value::Object(fields) = &mut item
+            && !of.is_empty()
+        {
+            fields.entry("kind").or_insert_with(|| of.as_str().into());
+            if let Some(version) = &version {
+                fields.entry("apiVersion").or_insert_with(|| version.clone());
+            }
+        }
+        item
+    };
+    Ok(items.into_iter().map(complete).collect())
+}

@@ -1,0 +1,214 @@
+//! A value inside an object, with typed access; what is wrong with it, and where it stands.
+
+use std::fmt::Display;
+
+use heddle_model::PortNumber;
+use serde_json::Value;
+
+/// A value inside an object. `null` counts as absent, as the API has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Node<'a>(pub(super) &'a Value);
+
+/// What is wrong. It holds the value itself, so that its path is looked for only when something is wrong.
+#[derive(Debug)]
+pub(super) struct Fault<'a> {
+    at: &'a Value,
+    key: Option<&'static str>,
+    /// What is wrong and what to do.
+    pub(super) message: String,
+}
+
+pub(super) type Found<'a, T> = Result<T, Fault<'a>>;
+
+impl<'a> Node<'a> {
+    /// A field of an object.
+    pub(super) fn get(self, key: &'static str) -> Found<'a, Option<Node<'a>>> {
+        match self.0 {
+            Value::Object(fields) => Ok(fields.get(key).filter(|value| !value.is_null()).map(Node)),
+            _ => Err(self.fault("must be an object")),
+        }
+    }
+
+    /// A field that must be there.
+    pub(super) fn need(self, key: &'static str) -> Found<'a, Node<'a>> {
+        self.get(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// The entries of a list; none when it is absent.
+    pub(super) fn items(self, key: &'static str) -> Found<'a, impl ExactSizeIterator<Item = Node<'a>> + use<'a>> {
+        let items: &'a [Value] = match self.get(key)? {
+            None => &[],
+            Some(Node(Value::Array(items))) => items,
+            Some(other) => return Err(other.fault("must be a list")),
+        };
+        Ok(items.iter().map(Node))
+    }
+
+    /// The fields of an object; none when it is absent.
+    pub(super) fn entries(
+        self,
+        key: &'static str,
+    ) -> Found<'a, impl ExactSizeIterator<Item = (&'a str, Node<'a>)> + use<'a>> {
+        static EMPTY: std::sync::LazyLock<serde_json::Map<String, Value>> = std::sync::LazyLock::new(Default::default);
+        let fields: &'a serde_json::Map<String, Value> = match self.get(key)? {
+            None => &EMPTY,
+            Some(Node(Value::Object(fields))) => fields,
+            Some(other) => return Err(other.fault("must be an object")),
+        };
+        Ok(fields.iter().map(|(key, value)| (key.as_str(), Node(value))))
+    }
+
+    /// The value as a string.
+    pub(super) fn text(self) -> Found<'a, &'a str> {
+        match self.0 {
+            Value::String(text) => Ok(text),
+            Value::Number(_) | Value::Bool(_) => Err(self.fault("must be a string: put it in quotes")),
+            _ => Err(self.fault("must be a string")),
+        }
+    }
+
+    /// A field as a string.
+    pub(super) fn text_of(self, key: &'static str) -> Found<'a, Option<&'a str>> {
+        self.get(key)?.map(Node::text).transpose()
+    }
+
+    /// A field as a boolean, false when it is absent.
+    pub(super) fn flag_of(self, key: &'static str) -> Found<'a, bool> {
+        self.flag_or(key, false)
+    }
+
+    /// A field as a boolean.
+    pub(super) fn flag_or(self, key: &'static str, default: bool) -> Found<'a, bool> {
+        match self.get(key)? {
+            None => Ok(default),
+            Some(Node(Value::Bool(flag))) => Ok(*flag),
+            Some(other) => Err(other.fault("must be true or false")),
+        }
+    }
+
+    /// The value as a port.
+    pub(super) fn port(self) -> Found<'a, PortNumber> {
+        let number = self
+            .0
+            .as_u64()
+            .and_then(|number| u16::try_from(number).ok())
+            .and_then(PortNumber::new);
+        number.ok_or_else(|| self.fault("must be a port number, 1 to 65535"))
+    }
+
+    /// A field as a port.
+    pub(super) fn port_of(self, key: &'static str) -> Found<'a, Option<PortNumber>> {
+        self.get(key)?.map(Node::port).transpose()
+    }
+
+    /// A field as a port, where the API takes 0 for absent.
+    pub(super) fn port_or_zero_of(self, key: &'static str) -> Found<'a, Option<PortNumber>> {
+        match self.get(key)? {
+            Some(node) if node.0.as_u64() == Some(0) => Ok(None),
+            node => node.map(Node::port).transpose(),
+        }
+    }
+
+    /// The value read from its text.
+    pub(super) fn parse<T, E: Display>(self, read: impl FnOnce(&'a str) -> Result<T, E>) -> Found<'a, T> {
+        read(self.text()?).map_err(|error| self.fault(error))
+    }
+
+    /// A field read from its text.
+    pub(super) fn parse_of<T, E: Display>(
+        self,
+        key: &'static str,
+        read: impl FnOnce(&'a str) -> Result<T, E>,
+    ) -> Found<'a, Option<T>> {
+        self.get(key)?.map(|node| node.parse(read)).transpose()
+    }
+
+    /// This value is wrong.
+    pub(super) fn fault(self, message: impl Display) -> Fault<'a> {
+        Fault {
+            at: self.0,
+            key: None,
+            message: message.to_string(),
+        }
+    }
+
+    /// A field is missing.
+    pub(super) fn missing(self, key: &'static str) -> Fault<'a> {
+        Fault {
+            at: self.0,
+            key: Some(key),
+            message: "is missing".to_owned(),
+        }
+    }
+}
+
+impl Fault<'_> {
+    /// The path of the field, as `spec.ports[0].port`.
+    pub(super) fn path(&self, root: &Value) -> String {
+        let mut path = String::new();
+        if !find(root, self.at, &mut path) {
+            path.clear();
+        }
+        if let Some(key) = self.key {
+            if !path.is_empty() {
+                path.push('.');
+            }
+            path.push_str(key);
+        }
+        path
+    }
+
+    /// The field's value, shortened; empty for a missing field.
+    pub(super) fn value(&self) -> String {
+        if self.key.is_some() {
+            String::new()
+        } else {
+            shortened(self.at)
+        }
+    }
+}
+
+fn find(here: &Value, wanted: &Value, path: &mut String) -> bool {
+    use std::fmt::Write as _;
+
+    if std::ptr::eq(here, wanted) {
+        return true;
+    }
+    let length = path.len();
+    match here {
+        Value::Object(fields) => {
+            for (key, value) in fields {
+                // Keys with dots are written as kubectl's JSON path does.
+                let _ = match (key.contains('.'), path.is_empty()) {
+                    (true, _) => write!(path, "[{key:?}]"),
+                    (false, true) => write!(path, "{key}"),
+                    (false, false) => write!(path, ".{key}"),
+                };
+                if find(value, wanted, path) {
+                    return true;
+                }
+                path.truncate(length);
+            }
+        }
+        Value::Array(items) => {
+            for (index, value) in items.iter().enumerate() {
+                let _ = write!(path, "[{index}]");
+                if find(value, wanted, path) {
+                    return true;
+                }
+                path.truncate(length);
+            }
+        }
+        _ => {}
+    }
+    false
+}
+
+fn shortened(value: &Value) -> String {
+    const MOST: usize = 80;
+    let text = value.to_string();
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}

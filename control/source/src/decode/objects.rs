@@ -1,0 +1,70 @@
+//! Nodes, namespaces and ServiceCIDRs.
+
+use heddle_model::{NAMESPACE_NAME_LABEL, Namespace, Node as ClusterNode, ServiceCidr};
+use ipnet::IpNet;
+
+use super::meta::Meta;
+use super::net;
+use super::node::{Found, Node};
+
+const IS_V4: fn(&IpNet) -> bool = |net| matches!(net, IpNet::V4(_));
+
+pub(super) fn node<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNode> {
+    let (spec, status) = (root.get("spec")?, root.get("status")?);
+    let mut pod_cidrs = Vec::new();
+    let mut draining = meta.is_terminating()?;
+    if let Some(spec) = spec {
+        let read = |node: Node<'a>| node.parse(net::range);
+        pod_cidrs = net::one_of_each_family(spec.items("podCIDRs")?, read, IS_V4)?;
+        // An empty podCIDR is how a node without one is written.
+        if let Some(cidr) = spec.get("podCIDR")?.filter(|node| node.0 != "")
+            && pod_cidrs.is_empty()
+        {
+            pod_cidrs.push(cidr.parse(net::range)?);
+        }
+        for taint in spec.items("taints")? {
+            draining |= taint.text_of("key")? == Some("ToBeDeletedByClusterAutoscaler");
+        }
+    }
+    let (mut internal_ips, mut external_ips) = (Vec::new(), Vec::new());
+    if let Some(status) = status {
+        for address in status.items("addresses")? {
+            let list = match address.need("type")?.text()? {
+                "InternalIP" => &mut internal_ips,
+                "ExternalIP" => &mut external_ips,
+                _ => continue,
+            };
+            let ip = address.need("address")?.parse(net::address)?;
+            if !list.contains(&ip) {
+                list.push(ip);
+            }
+        }
+    }
+    Ok(ClusterNode {
+        name: meta.name(),
+        labels: meta.labels()?,
+        internal_ips,
+        external_ips,
+        pod_cidrs,
+        ready: net::is_ready(status)?,
+        draining,
+    })
+}
+
+pub(super) fn namespace<'a>(_: Node<'a>, meta: &Meta<'a>) -> Found<'a, Namespace> {
+    let name = meta.name();
+    let labels = meta.labels_and(NAMESPACE_NAME_LABEL, &name)?;
+    Ok(Namespace { name, labels })
+}
+
+pub(super) fn service_cidr<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ServiceCidr> {
+    let spec = root.need("spec")?;
+    let cidrs = net::one_of_each_family(spec.items("cidrs")?, |node| node.parse(net::range), IS_V4)?;
+    if cidrs.is_empty() {
+        return Err(spec.missing("cidrs"));
+    }
+    Ok(ServiceCidr {
+        name: meta.name(),
+        cidrs,
+    })
+}
