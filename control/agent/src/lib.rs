@@ -3,6 +3,7 @@
 //! It wires the other crates together: configuration, threads, the host port, the attachments' store, the sockets that
 //! `heddle-cni` and the other commands ask. What a packet or an object means is decided elsewhere.
 
+pub mod api;
 pub mod attachments;
 pub mod cli;
 pub mod config;

@@ -1,0 +1,32 @@
+//! Unix sockets that an earlier agent may have left behind.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use tokio::net::UnixListener;
+
+/// A listening socket whose file goes with it.
+#[derive(Debug)]
+pub(super) struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Nobody is left to whom it would matter that it cannot be removed; the next start replaces it.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Listens at `path`. The caller holds the run directory's lock, so a socket there is a dead agent's and is replaced.
+pub(super) fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::other("there is something that is no socket; remove it")),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok((listener, SocketFile(path.to_owned())))
+}
