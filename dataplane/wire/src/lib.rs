@@ -5,6 +5,8 @@ pub mod build;
 mod bytes;
 pub mod checksum;
 pub mod ether;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod icmp;
 pub mod ndp;
 pub mod parse;

@@ -49,7 +49,7 @@ pub fn solicitation(head: &[u8], p: &Parsed) -> Result<Solicitation, ParseError>
         return Err(invalid);
     }
     let target = Ip::from_v6(*bytes::read::<16>(message, 8).ok_or(invalid)?);
-    if target.octets()[0] == 0xff || target.is_v4() {
+    if target.octets()[0] == 0xff || target.is_v4() || target == Ip::UNSPECIFIED {
         return Err(invalid);
     }
     let source_mac = link_layer_option(message.get(SOLICITATION..).ok_or(invalid)?, OPTION_SOURCE_MAC)?;

@@ -206,3 +206,6 @@ pub fn parse(head: &[u8], packet_len: usize) -> Result<Parsed, ParseError> {
         _ => Err(ParseError::UnknownEtherType),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,9 @@
+//! Any bytes as a frame: the parser's invariants, answers and rewrites hold, and etherparse sees the same.
+#![no_main]
+
+use heddle_wire::fuzzing;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    fuzzing::check_parse(data);
+    fuzzing::check_against_etherparse(data);
+});
