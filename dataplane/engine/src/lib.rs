@@ -1,1 +1,33 @@
-//! placeholder
+//! The pipeline: what happens to a packet between the port where it comes in and the one where it leaves.
+//!
+//! [`process`] takes a burst through the stages and gives each packet its [`Verdict`]; it knows packets and tables, no ring
+//! and no socket. A [`Worker`] has the rings: it receives bursts, sends what is to be forwarded or answered, hands over what
+//! leaves by another worker's port, counts, and listens to control. [`decide`](decide()) is the slow path without a frame.
+//!
+//! What it does not do: make ports, compile tables, or read a clock. It never allocates, logs or locks per packet, but for
+//! the flow table's own bucket locks when a connection comes or goes.
+
+mod batch;
+mod context;
+mod control;
+mod counters;
+mod decide;
+mod handover;
+mod process;
+mod reason;
+mod stage;
+mod verdict;
+mod waker;
+mod worker;
+
+pub use batch::Batch;
+pub use context::{Ingress, StageConfig, Stages};
+pub use control::{AddError, PortRole, WorkerGone, WorkerHandle};
+pub use counters::{Counter, PortCounters, PortTotals, WorkerCounters, WorkerTotals};
+pub use decide::{Decision, Denial, Passage, Query, Source, Target, connection_hash, decide, judge};
+pub use handover::{Ends, mesh};
+pub use process::{Tables, process};
+pub use reason::{AbsorbReason, AnswerKind, DropReason};
+pub use verdict::Verdict;
+pub use waker::Waker;
+pub use worker::{TurnStats, Worker, WorkerConfig};

@@ -1,0 +1,85 @@
+//! A burst of packets and what the stages learn about them, in arrays side by side.
+
+use arrayvec::ArrayVec;
+use heddle_flow::{FlowKey, Hit};
+use heddle_port::{BURST, Packet, PacketVec};
+use heddle_wire::Parsed;
+use heddle_wire::parse::Inner;
+
+use crate::reason::DropReason;
+use crate::verdict::Verdict;
+
+/// A packet that waits for its flow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pending {
+    /// Its place in the burst.
+    pub(crate) at: u8,
+    /// What the parser said.
+    pub(crate) parsed: Parsed,
+    /// The packet that it quotes, if it is an ICMP error; its key is then that of the flow's answers.
+    pub(crate) quoted: Option<Inner>,
+}
+
+/// A burst. Made once a worker and filled again and again: it never allocates.
+#[derive(Debug)]
+pub struct Batch {
+    /// What came in, in order.
+    pub(crate) packets: PacketVec,
+    /// How each packet ends.
+    pub(crate) verdicts: [Verdict; BURST],
+    /// Packets that a flow has to answer for, ...
+    pub(crate) pending: ArrayVec<Pending, BURST>,
+    /// ... their keys ...
+    pub(crate) keys: ArrayVec<FlowKey, BURST>,
+    /// ... and what the flow table had for each.
+    pub(crate) hits: [Option<Hit>; BURST],
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Batch {
+    /// An empty burst.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            packets: PacketVec::new(),
+            verdicts: [Verdict::drop(DropReason::NoVerdict); BURST],
+            pending: ArrayVec::new(),
+            keys: ArrayVec::new(),
+            hits: [None; BURST],
+        }
+    }
+
+    /// Where a port receives into.
+    pub fn packets_mut(&mut self) -> &mut PacketVec {
+        &mut self.packets
+    }
+
+    /// The packets.
+    #[must_use]
+    pub fn packets(&self) -> &[Packet] {
+        &self.packets
+    }
+
+    /// The verdict on each packet, in their order; right after [`process`](crate::process).
+    #[must_use]
+    pub fn verdicts(&self) -> &[Verdict] {
+        self.verdicts.get(..self.packets.len()).unwrap_or_default()
+    }
+
+    /// Takes all packets out, each with its verdict.
+    pub fn drain(&mut self) -> impl Iterator<Item = (Packet, Verdict)> + '_ {
+        self.packets.drain(..).zip(self.verdicts)
+    }
+
+    /// Forgets what was learned about the burst before.
+    pub(crate) fn begin(&mut self) {
+        self.pending.clear();
+        self.keys.clear();
+        self.verdicts = [Verdict::drop(DropReason::NoVerdict); BURST];
+    }
+}

@@ -1,0 +1,102 @@
+//! What the stages of one burst share.
+
+use heddle_flow::{FlowTable, Millis, Origin};
+use heddle_port::{FrameStore, PortNo, WorkerPool};
+use heddle_tables::{Endpoint, EndpointNo, Generation, Snapshot};
+
+use crate::control::PortRole;
+
+/// What the stages are told once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StageConfig {
+    /// Until then, TCP connections are picked up in their middle: after a start without a flow table. `Millis(0)`: never.
+    pub adopt_until: Millis,
+    /// ICMP errors that a worker sends in one turn at most.
+    pub errors_per_turn: u32,
+}
+
+impl Default for StageConfig {
+    fn default() -> Self {
+        Self { adopt_until: Millis(0), errors_per_turn: 64 }
+    }
+}
+
+/// The longest answer that is not made in place: an ICMPv6 error (RFC 4443 section 2.4(c)) with its Ethernet header.
+const SCRATCH: usize = 1280 + 14;
+
+/// What a worker's stages keep from burst to burst.
+#[derive(Debug)]
+pub struct Stages {
+    pub(crate) config: StageConfig,
+    /// ICMP errors that may still be sent in this turn.
+    pub(crate) errors_left: u32,
+    /// Packets that no current flow answered for.
+    pub(crate) slow: u64,
+    /// Where answers are built.
+    pub(crate) scratch: Box<[u8; SCRATCH]>,
+}
+
+impl Stages {
+    /// Stages with a full budget.
+    #[must_use]
+    pub fn new(config: StageConfig) -> Self {
+        Self { config, errors_left: config.errors_per_turn, slow: 0, scratch: Box::new([0; SCRATCH]) }
+    }
+
+    /// A turn begins: budgets are full again.
+    pub fn begin_turn(&mut self) {
+        self.errors_left = self.config.errors_per_turn;
+    }
+}
+
+/// Where a burst came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ingress {
+    /// The port.
+    pub port: PortNo,
+    /// Whom it leads to.
+    pub role: PortRole,
+}
+
+impl Ingress {
+    /// The origin in the flow keys of its packets.
+    #[must_use]
+    pub const fn origin(&self) -> Origin {
+        match self.role {
+            PortRole::Pod(no) => Origin::pod(no),
+            PortRole::Host => Origin::HOST,
+        }
+    }
+}
+
+/// Everything a stage may look at; `pool` takes back frames that an answer does not need.
+pub(crate) struct Context<'a> {
+    pub(crate) stages: &'a mut Stages,
+    pub(crate) pool: &'a mut WorkerPool,
+    pub(crate) store: &'a FrameStore,
+    pub(crate) snapshot: &'a Snapshot,
+    pub(crate) flows: &'a FlowTable,
+    pub(crate) now: Millis,
+    pub(crate) ingress: Ingress,
+    /// The endpoint behind the port, as the snapshot knows it.
+    pub(crate) endpoint: &'a Endpoint,
+}
+
+impl Context<'_> {
+    #[inline]
+    pub(crate) fn origin(&self) -> Origin {
+        self.ingress.origin()
+    }
+
+    #[inline]
+    pub(crate) fn from_pod(&self) -> bool {
+        self.endpoint.no.is_pod()
+    }
+
+    /// The generations of a flow's endpoints now; an endpoint that is gone has none.
+    #[inline]
+    pub(crate) fn generations(&self, endpoints: [EndpointNo; 2]) -> Option<[Generation; 2]> {
+        let [a, b] = endpoints;
+        Some([self.snapshot.endpoint(a)?.generation, self.snapshot.endpoint(b)?.generation])
+    }
+}

@@ -1,0 +1,145 @@
+//! How control talks to a worker: messages that the worker reads once a turn, and a handle that sends them and wakes it.
+//!
+//! Control makes and closes ports; the worker only uses them in between. A port that is removed comes back with nothing
+//! of it left in the worker.
+
+use std::sync::Arc;
+
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use heddle_port::{Port, PortNo};
+use heddle_tables::{EndpointNo, WorkerNo};
+
+use crate::counters::WorkerCounters;
+use crate::waker::Waker;
+
+/// Whom a port leads to.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PortRole {
+    /// A pod's attachment.
+    Pod(EndpointNo),
+    /// The node itself: this worker's queue of the host port.
+    Host,
+}
+
+impl PortRole {
+    /// The endpoint behind the port.
+    #[must_use]
+    pub const fn endpoint(self) -> EndpointNo {
+        match self {
+            Self::Pod(no) => no,
+            Self::Host => EndpointNo::HOST,
+        }
+    }
+}
+
+/// What control asks of a worker.
+#[derive(Debug)]
+pub(crate) enum Message<P> {
+    Add { port: P, role: PortRole, done: Sender<Result<(), AddError<P>>> },
+    Remove { port: PortNo, done: Sender<Option<P>> },
+    Stop,
+}
+
+/// Why a worker did not take a port; it comes back.
+#[derive(Debug, thiserror::Error)]
+pub enum AddError<P> {
+    /// The number is beyond those that the worker has counters for.
+    #[error("port {number} does not fit: this worker was made for ports 0 to {}; raise maxPods", .limit.saturating_sub(1))]
+    NumberTooGreat {
+        /// The port.
+        port: P,
+        /// Its number.
+        number: u16,
+        /// How many numbers there are.
+        limit: usize,
+    },
+    /// The worker has a port of that number.
+    #[error("port {number} is taken: remove the old port before adding the new one")]
+    NumberTaken {
+        /// The port.
+        port: P,
+        /// Its number.
+        number: u16,
+    },
+}
+
+/// The worker has ended, or its thread died.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("worker {0} has stopped: start the agent again")]
+pub struct WorkerGone(pub WorkerNo);
+
+/// The handle of one worker, for control.
+#[derive(Debug)]
+pub struct WorkerHandle<P> {
+    no: WorkerNo,
+    messages: Sender<Message<P>>,
+    waker: Waker,
+    counters: Arc<WorkerCounters>,
+}
+
+impl<P> Clone for WorkerHandle<P> {
+    fn clone(&self) -> Self {
+        Self {
+            no: self.no,
+            messages: self.messages.clone(),
+            waker: self.waker.clone(),
+            counters: Arc::clone(&self.counters),
+        }
+    }
+}
+
+impl<P: Port> WorkerHandle<P> {
+    pub(crate) fn new(no: WorkerNo, waker: Waker, counters: Arc<WorkerCounters>) -> (Self, Receiver<Message<P>>) {
+        let (messages, receiver) = unbounded();
+        (Self { no, messages, waker, counters }, receiver)
+    }
+
+    /// The worker's number.
+    #[must_use]
+    pub fn number(&self) -> WorkerNo {
+        self.no
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.counters
+    }
+
+    /// Gives it a port. The answer comes when the worker has it: from then on its packets are seen.
+    ///
+    /// # Errors
+    /// [`WorkerGone`]; the port is dropped then.
+    pub fn add_port(&self, port: P, role: PortRole) -> Result<Receiver<Result<(), AddError<P>>>, WorkerGone> {
+        let (done, answer) = bounded(1);
+        self.send(Message::Add { port, role, done })?;
+        Ok(answer)
+    }
+
+    /// Takes a port from it. The answer is the port, or `None` if it had none of that number.
+    ///
+    /// # Errors
+    /// [`WorkerGone`].
+    pub fn remove_port(&self, port: PortNo) -> Result<Receiver<Option<P>>, WorkerGone> {
+        let (done, answer) = bounded(1);
+        self.send(Message::Remove { port, done })?;
+        Ok(answer)
+    }
+
+    /// Ends it: its thread returns from `run` with all its ports. Without effect if it has ended.
+    pub fn stop(&self) {
+        // A worker that is gone needs no stopping.
+        let _ = self.send(Message::Stop);
+    }
+
+    /// Wakes it if it sleeps, as after a new snapshot that shall be taken at once.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
+    fn send(&self, message: Message<P>) -> Result<(), WorkerGone> {
+        self.messages.send(message).map_err(|_| WorkerGone(self.no))?;
+        self.waker.wake();
+        Ok(())
+    }
+}

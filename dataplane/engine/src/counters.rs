@@ -1,0 +1,296 @@
+//! What a worker counts: one writer (the worker), any number of readers, no shared write.
+//!
+//! Each worker has its own [`PortCounters`] for every port number, its own ports' and others': a packet that was handed
+//! over and dropped at its way out is counted by the worker that dropped it, at the port where the packet came in. So
+//! over all workers `received = forwarded + answered + absorbed + dropped` holds for each port whenever no packet is
+//! under way. Sums over workers are control's ([`PortTotals`]).
+
+use std::ops::AddAssign;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use heddle_port::PortNo;
+
+use crate::reason::{AbsorbReason, AnswerKind, DropReason};
+
+/// A number that one thread raises and others read: no locked instruction.
+#[derive(Default, Debug)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Raises it; only the owning worker does.
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// What it stands at.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// What one worker counted for one port.
+#[derive(Debug)]
+#[repr(align(64))]
+pub struct PortCounters {
+    pub(crate) rx_packets: Counter,
+    pub(crate) rx_bytes: Counter,
+    pub(crate) tx_packets: Counter,
+    pub(crate) tx_bytes: Counter,
+    pub(crate) forwarded: Counter,
+    pub(crate) answered: [Counter; AnswerKind::COUNT],
+    pub(crate) absorbed: [Counter; AbsorbReason::COUNT],
+    pub(crate) dropped: [Counter; DropReason::COUNT],
+}
+
+impl Default for PortCounters {
+    fn default() -> Self {
+        Self {
+            rx_packets: Counter::default(),
+            rx_bytes: Counter::default(),
+            tx_packets: Counter::default(),
+            tx_bytes: Counter::default(),
+            forwarded: Counter::default(),
+            answered: std::array::from_fn(|_| Counter::default()),
+            absorbed: std::array::from_fn(|_| Counter::default()),
+            dropped: std::array::from_fn(|_| Counter::default()),
+        }
+    }
+}
+
+impl PortCounters {
+    #[inline]
+    pub(crate) fn drop_packet(&self, reason: DropReason) {
+        if let Some(c) = self.dropped.get(reason as usize) {
+            c.add(1);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn answer(&self, kind: AnswerKind) {
+        if let Some(c) = self.answered.get(kind as usize) {
+            c.add(1);
+        }
+    }
+
+    #[inline]
+    pub(crate) fn absorb(&self, reason: AbsorbReason) {
+        if let Some(c) = self.absorbed.get(reason as usize) {
+            c.add(1);
+        }
+    }
+}
+
+/// The counters of one worker.
+#[derive(Debug)]
+pub struct WorkerCounters {
+    ports: Box<[PortCounters]>,
+    pub(crate) turns: Counter,
+    pub(crate) busy_turns: Counter,
+    pub(crate) bursts: Counter,
+    pub(crate) sleeps: Counter,
+    pub(crate) handed_over: Counter,
+    pub(crate) taken_over: Counter,
+    pub(crate) expired: Counter,
+    pub(crate) slow_path: Counter,
+}
+
+impl WorkerCounters {
+    /// For port numbers below `ports`.
+    #[must_use]
+    pub fn new(ports: u16) -> Arc<Self> {
+        Arc::new(Self {
+            ports: (0..ports).map(|_| PortCounters::default()).collect(),
+            turns: Counter::default(),
+            busy_turns: Counter::default(),
+            bursts: Counter::default(),
+            sleeps: Counter::default(),
+            handed_over: Counter::default(),
+            taken_over: Counter::default(),
+            expired: Counter::default(),
+            slow_path: Counter::default(),
+        })
+    }
+
+    /// How many port numbers there are room for.
+    #[must_use]
+    pub fn ports(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Those of one port: `None` for a number beyond the configured ones.
+    #[must_use]
+    #[inline]
+    pub fn port(&self, port: PortNo) -> Option<&PortCounters> {
+        self.ports.get(usize::from(port.0))
+    }
+
+    /// What this worker counted for one port.
+    #[must_use]
+    pub fn port_totals(&self, port: PortNo) -> PortTotals {
+        let mut totals = PortTotals::default();
+        if let Some(c) = self.port(port) {
+            totals.add_counters(c);
+        }
+        totals
+    }
+
+    /// What the worker did besides packets.
+    #[must_use]
+    pub fn totals(&self) -> WorkerTotals {
+        WorkerTotals {
+            turns: self.turns.get(),
+            busy_turns: self.busy_turns.get(),
+            bursts: self.bursts.get(),
+            sleeps: self.sleeps.get(),
+            handed_over: self.handed_over.get(),
+            taken_over: self.taken_over.get(),
+            expired: self.expired.get(),
+            slow_path: self.slow_path.get(),
+        }
+    }
+}
+
+/// What the worker did besides packets, read at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct WorkerTotals {
+    /// Turns.
+    pub turns: u64,
+    /// Turns in which a packet came.
+    pub busy_turns: u64,
+    /// Bursts received; `rx_packets / bursts` is the vector rate.
+    pub bursts: u64,
+    /// Times it went to sleep.
+    pub sleeps: u64,
+    /// Packets given to other workers.
+    pub handed_over: u64,
+    /// Packets taken from other workers.
+    pub taken_over: u64,
+    /// Flows that it expired.
+    pub expired: u64,
+    /// Packets that no current flow answered for.
+    pub slow_path: u64,
+}
+
+/// What was counted for one port, by one worker or by all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortTotals {
+    /// Packets received at the port.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets that left by the port.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+    /// Packets that came in at the port and left by any port.
+    pub forwarded: u64,
+    /// Packets that came in at the port and were answered by heddle, by [`AnswerKind`].
+    pub answered: [u64; AnswerKind::COUNT],
+    /// Packets that came in at the port and were absorbed, by [`AbsorbReason`].
+    pub absorbed: [u64; AbsorbReason::COUNT],
+    /// Packets that came in at the port and were dropped, by [`DropReason`].
+    pub dropped: [u64; DropReason::COUNT],
+}
+
+impl Default for PortTotals {
+    fn default() -> Self {
+        Self {
+            rx_packets: 0,
+            rx_bytes: 0,
+            tx_packets: 0,
+            tx_bytes: 0,
+            forwarded: 0,
+            answered: [0; AnswerKind::COUNT],
+            absorbed: [0; AbsorbReason::COUNT],
+            dropped: [0; DropReason::COUNT],
+        }
+    }
+}
+
+impl PortTotals {
+    fn add_counters(&mut self, c: &PortCounters) {
+        self.rx_packets += c.rx_packets.get();
+        self.rx_bytes += c.rx_bytes.get();
+        self.tx_packets += c.tx_packets.get();
+        self.tx_bytes += c.tx_bytes.get();
+        self.forwarded += c.forwarded.get();
+        add_each(&mut self.answered, &c.answered);
+        add_each(&mut self.absorbed, &c.absorbed);
+        add_each(&mut self.dropped, &c.dropped);
+    }
+
+    /// Drops by reason, those that happened.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL.iter().copied().zip(self.dropped).filter(|(_, n)| *n > 0)
+    }
+
+    /// Answers by kind, those that happened.
+    pub fn answers(&self) -> impl Iterator<Item = (AnswerKind, u64)> + '_ {
+        AnswerKind::ALL.iter().copied().zip(self.answered).filter(|(_, n)| *n > 0)
+    }
+
+    /// Absorbed packets by reason, those that happened.
+    pub fn absorptions(&self) -> impl Iterator<Item = (AbsorbReason, u64)> + '_ {
+        AbsorbReason::ALL.iter().copied().zip(self.absorbed).filter(|(_, n)| *n > 0)
+    }
+
+    /// Packets that ended, in whichever way: `rx_packets` as soon as none is under way.
+    #[must_use]
+    pub fn ended(&self) -> u64 {
+        self.forwarded
+            + self.answered.iter().sum::<u64>()
+            + self.absorbed.iter().sum::<u64>()
+            + self.dropped.iter().sum::<u64>()
+    }
+}
+
+impl AddAssign<&PortTotals> for PortTotals {
+    fn add_assign(&mut self, o: &Self) {
+        self.rx_packets += o.rx_packets;
+        self.rx_bytes += o.rx_bytes;
+        self.tx_packets += o.tx_packets;
+        self.tx_bytes += o.tx_bytes;
+        self.forwarded += o.forwarded;
+        for (mine, theirs) in self.answered.iter_mut().zip(o.answered) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.absorbed.iter_mut().zip(o.absorbed) {
+            *mine += theirs;
+        }
+        for (mine, theirs) in self.dropped.iter_mut().zip(o.dropped) {
+            *mine += theirs;
+        }
+    }
+}
+
+fn add_each(totals: &mut [u64], counters: &[Counter]) {
+    for (t, c) in totals.iter_mut().zip(counters) {
+        *t += c.get();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn totals_sum_what_workers_counted() {
+        let workers = [WorkerCounters::new(4), WorkerCounters::new(4)];
+        for (w, n) in workers.iter().zip([1, 2]) {
+            let c = w.port(PortNo(3)).unwrap();
+            c.rx_packets.add(n);
+            c.drop_packet(DropReason::SpoofedSource);
+        }
+        let mut sum = PortTotals::default();
+        for w in &workers {
+            sum += &w.port_totals(PortNo(3));
+        }
+        assert_eq!(sum.rx_packets, 3);
+        assert_eq!(sum.drops().collect::<Vec<_>>(), [(DropReason::SpoofedSource, 2)]);
+        assert_eq!(sum.ended(), 2);
+        assert!(workers[0].port(PortNo(4)).is_none());
+    }
+}

@@ -1,0 +1,50 @@
+//! Who may send from which address. A pod: from its own, whatever it asks for. The host: from anything but a local
+//! pod's or the gateway's. Nothing comes by the uplink yet.
+
+use heddle_flow::Origin;
+use heddle_tables::{EndpointNo, NodeTable, Place, Snapshot};
+use heddle_wire::Ip;
+
+use super::{Denial, Query};
+use crate::reason::DropReason;
+
+/// The endpoint that a packet of this origin comes from.
+#[must_use]
+pub(crate) fn owner(origin: Origin) -> EndpointNo {
+    match origin.as_pod() {
+        Some(pod) => pod,
+        None if origin == Origin::HOST => EndpointNo::HOST,
+        None => EndpointNo::UPLINK,
+    }
+}
+
+/// Whether an address means something on its own link only (RFC 3927, RFC 4291 section 2.5.6).
+#[must_use]
+pub(crate) fn is_link_local(ip: Ip) -> bool {
+    let o = ip.octets();
+    if ip.is_v4() { ip.v4_octets()[..2] == [169, 254] } else { o[0] == 0xfe && o[1] & 0xc0 == 0x80 }
+}
+
+/// The endpoint that the connection comes from, if its source address belongs there.
+pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointNo, Denial> {
+    let from = owner(q.origin);
+    let Some(endpoint) = snapshot.endpoint(from) else {
+        return Err(Denial::new(DropReason::PortClosed));
+    };
+    let src = q.tuple.src;
+    let own = if from.is_pod() {
+        // A pod's link-local address says nothing beyond its link, on which there is the gateway alone.
+        endpoint.has_address(src) || (NodeTable::is_gateway(q.tuple.dst) && is_link_local(src) && !src.is_v4())
+    } else if from == EndpointNo::HOST {
+        !matches!(snapshot.address(src).place, Place::Local(_)) && !NodeTable::is_gateway(src)
+    } else {
+        false
+    };
+    if !own {
+        return Err(Denial::new(DropReason::SpoofedSource));
+    }
+    if src == Ip::UNSPECIFIED || src == Ip::from_v4([0; 4]) {
+        return Err(Denial::new(DropReason::Martian));
+    }
+    Ok(from)
+}

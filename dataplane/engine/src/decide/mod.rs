@@ -1,0 +1,145 @@
+//! The slow path as a pure function: what becomes of a connection, asked of one snapshot, without a frame.
+//!
+//! [`decide`] is what a worker asks for the first packet of a connection, and what `heddle simulate` asks for a probe.
+//! [`judge`] asks the same of a connection whose translation stands already: policy is newer than its flow entry, or its
+//! packets come in elsewhere now. Neither knows the flow table; what depends on other flows (a free source port) is
+//! the inserting stage's.
+
+mod anti_spoof;
+mod policy;
+mod route;
+mod service;
+
+use heddle_flow::{FlowKey, Origin};
+use heddle_tables::{EndpointNo, NodeTable, RuleNo, Snapshot};
+use heddle_wire::rewrite::Tuple;
+use heddle_wire::{Ip, Proto};
+
+use crate::reason::DropReason;
+
+pub(crate) use anti_spoof::{check as check_source, is_link_local, owner};
+pub use service::connection_hash;
+
+/// A connection to be decided: the tuple of its first packet, and where that came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Query {
+    /// Where the packet came in.
+    pub origin: Origin,
+    /// Its addresses and ports as it came in.
+    pub tuple: Tuple,
+    /// Its protocol.
+    pub proto: Proto,
+}
+
+impl From<&FlowKey> for Query {
+    fn from(key: &FlowKey) -> Self {
+        Self { origin: key.origin, tuple: key.tuple, proto: key.proto }
+    }
+}
+
+/// What became of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// It may pass.
+    Pass(Passage),
+    /// The Service has no such port or no endpoint: the client is told so at once.
+    Reject,
+    /// It is for the gateway, which is heddle itself.
+    Gateway,
+    /// It may not pass.
+    Drop(Denial),
+}
+
+/// Why a connection may not pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Denial {
+    /// The reason.
+    pub reason: DropReason,
+    /// What decided, where it was policy.
+    pub rule: RuleNo,
+}
+
+impl Denial {
+    /// A denial that no policy made.
+    #[must_use]
+    pub const fn new(reason: DropReason) -> Self {
+        Self { reason, rule: RuleNo::NO_POLICY }
+    }
+}
+
+/// Where the connection goes behind the Service, if there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The address that the connection reaches.
+    pub dst: Ip,
+    /// The port that it reaches.
+    pub dport: u16,
+    /// Whether a Service led there.
+    pub service: bool,
+}
+
+/// What the destination sees as the source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// What the packet says.
+    Kept,
+    /// The gateway: a pod reaches itself through its Service.
+    Hairpin(Ip),
+    /// The masquerade address: the reply would not come by heddle otherwise.
+    Masqueraded(Ip),
+}
+
+/// A connection that may pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Passage {
+    /// Where it comes from.
+    pub from: EndpointNo,
+    /// Where it goes.
+    pub to: EndpointNo,
+    /// The other end after DNAT.
+    pub target: Target,
+    /// The source after SNAT.
+    pub source: Source,
+    /// What allowed it to leave its source.
+    pub egress_rule: RuleNo,
+    /// What allowed it to reach its destination.
+    pub ingress_rule: RuleNo,
+}
+
+/// What becomes of a new connection.
+#[must_use]
+pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
+    let from = match anti_spoof::check(snapshot, q) {
+        Ok(from) => from,
+        Err(denial) => return Decision::Drop(denial),
+    };
+    if NodeTable::is_gateway(q.tuple.dst) {
+        return Decision::Gateway;
+    }
+    let target = match service::target(snapshot, q) {
+        service::Lookup::Target(target) => target,
+        service::Lookup::Reject => return Decision::Reject,
+        service::Lookup::Drop(reason) => return Decision::Drop(Denial::new(reason)),
+    };
+    match settle(snapshot, q, from, target) {
+        Ok(passage) => Decision::Pass(passage),
+        Err(denial) => Decision::Drop(denial),
+    }
+}
+
+/// Whether a connection whose destination is settled may (still) pass, and how.
+///
+/// # Errors
+/// Why it may not.
+pub fn judge(snapshot: &Snapshot, q: &Query, target: Target) -> Result<Passage, Denial> {
+    let from = anti_spoof::check(snapshot, q)?;
+    settle(snapshot, q, from, target)
+}
+
+fn settle(snapshot: &Snapshot, q: &Query, from: EndpointNo, target: Target) -> Result<Passage, Denial> {
+    let src = snapshot.address(q.tuple.src);
+    let dst = snapshot.address(target.dst);
+    let rules = policy::judge(snapshot, q, from, target, src, dst)?;
+    let (to, source) = route::route(snapshot, from, target, src, dst)?;
+    Ok(Passage { from, to, target, source, egress_rule: rules.egress, ingress_rule: rules.ingress })
+}

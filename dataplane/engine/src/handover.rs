@@ -1,0 +1,163 @@
+//! Hand-over between workers: one bounded queue for each ordered pair, so that each has one producer and one consumer.
+//!
+//! A packet is handed over finished: its headers are written, only the transmission is left. The queue's owner is its
+//! receiver; when that one has stopped, nothing is accepted any more, and what was left in the queue is freed by
+//! [`Inbox::drain`] after all workers have stopped.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use heddle_port::{Packet, PortNo};
+use heddle_tables::{EndpointNo, WorkerNo};
+
+use crate::waker::{Sleeper, Waker};
+
+/// A packet on its way to the worker that owns its way out.
+#[derive(Debug)]
+pub struct Parcel {
+    /// The packet, ready to be sent.
+    pub packet: Packet,
+    /// Where it came in: there its end is counted.
+    pub ingress: PortNo,
+    /// Where it shall leave.
+    pub egress: PortNo,
+    /// Whom it shall reach: the port may have another owner by the time it is taken.
+    pub to: EndpointNo,
+}
+
+#[derive(Debug)]
+struct Lane {
+    queue: ArrayQueue<Parcel>,
+    closed: AtomicBool,
+}
+
+/// The lanes that end at one worker.
+#[derive(Debug)]
+pub struct Inbox {
+    lanes: Box<[Arc<Lane>]>,
+    sleeper: Sleeper,
+}
+
+/// The lanes that start at one worker.
+#[derive(Debug)]
+pub struct Outbox {
+    lanes: Box<[(Arc<Lane>, Waker)]>,
+    /// Workers to be woken at the end of the turn.
+    touched: Box<[bool]>,
+}
+
+/// One worker's ends of the mesh.
+#[derive(Debug)]
+pub struct Ends {
+    /// What others give to it.
+    pub inbox: Inbox,
+    /// What it gives to others.
+    pub outbox: Outbox,
+}
+
+/// The mesh for `workers` workers with `capacity` packets a lane: element `w` belongs to worker `w`.
+///
+/// # Errors
+/// What eventfd(2) says: each worker has one.
+pub fn mesh(workers: u8, capacity: usize) -> std::io::Result<Vec<Ends>> {
+    let n = usize::from(workers);
+    let lane = || Arc::new(Lane { queue: ArrayQueue::new(capacity.max(1)), closed: AtomicBool::new(false) });
+    // lanes[from][to]
+    let lanes: Vec<Vec<Arc<Lane>>> = (0..n).map(|_| (0..n).map(|_| lane()).collect()).collect();
+    let sleepers = (0..n).map(|_| Sleeper::new()).collect::<std::io::Result<Vec<_>>>()?;
+    let wakers: Vec<Waker> = sleepers.iter().map(Sleeper::waker).collect();
+    Ok(sleepers
+        .into_iter()
+        .enumerate()
+        .map(|(me, sleeper)| Ends {
+            inbox: Inbox { lanes: lanes.iter().map(|to| Arc::clone(&to[me])).collect(), sleeper },
+            outbox: Outbox {
+                lanes: lanes[me].iter().map(Arc::clone).zip(wakers.iter().cloned()).collect(),
+                touched: vec![false; n].into(),
+            },
+        })
+        .collect())
+}
+
+impl Outbox {
+    /// Gives a packet to another worker.
+    ///
+    /// # Errors
+    /// [`Refused`] gives it back: the lane is full, or that worker has stopped or never was.
+    #[inline]
+    pub fn give(&mut self, to: WorkerNo, parcel: Parcel) -> Result<(), Refused> {
+        let Some((lane, _)) = self.lanes.get(to.index()) else { return Err(Refused::Closed(parcel)) };
+        if lane.closed.load(Ordering::Acquire) {
+            return Err(Refused::Closed(parcel));
+        }
+        lane.queue.push(parcel).map_err(Refused::Full)?;
+        if let Some(t) = self.touched.get_mut(to.index()) {
+            *t = true;
+        }
+        Ok(())
+    }
+
+    /// Wakes those who got something since the last call and sleep.
+    #[inline]
+    pub fn wake(&mut self) {
+        for (touched, (_, waker)) in self.touched.iter_mut().zip(&self.lanes) {
+            if std::mem::take(touched) {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// Why a parcel came back.
+#[derive(Debug)]
+pub enum Refused {
+    /// The lane is full.
+    Full(Parcel),
+    /// The worker has stopped.
+    Closed(Parcel),
+}
+
+impl Inbox {
+    /// The next parcel of one lane.
+    #[inline]
+    pub fn take(&self, from: usize) -> Option<Parcel> {
+        self.lanes.get(from)?.queue.pop()
+    }
+
+    /// How many lanes end here.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Whether anything waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lanes.iter().all(|l| l.queue.is_empty())
+    }
+
+    /// Accepts nothing more.
+    pub fn close(&self) {
+        for l in &self.lanes {
+            l.closed.store(true, Ordering::Release);
+        }
+    }
+
+    /// What is left, lane by lane.
+    pub fn drain(&self) -> impl Iterator<Item = Parcel> + '_ {
+        self.lanes.iter().flat_map(|l| std::iter::from_fn(|| l.queue.pop()))
+    }
+
+    /// The owner's sleep.
+    #[must_use]
+    pub fn sleeper(&self) -> &Sleeper {
+        &self.sleeper
+    }
+
+    /// Wakes the owner.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        self.sleeper.waker()
+    }
+}

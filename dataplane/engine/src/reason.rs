@@ -1,0 +1,291 @@
+//! Why a packet was dropped, absorbed or answered: one enum each, one counter for each variant.
+//!
+//! A name, once released, stays: people alert on it.
+
+use heddle_wire::parse::ParseError;
+
+macro_rules! reasons {
+    ($(#[$enum_doc:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
+        $(#[$enum_doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum $name {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl $name {
+            /// Every variant, in the order of its number.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name in counters and messages, in kebab case.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $text,)+
+                }
+            }
+
+            /// What it means, in a sentence.
+            #[must_use]
+            pub const fn describe(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc,)+),)+
+                }
+            }
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Why a packet was dropped.
+    DropReason {
+        // What the parser refuses, in the parser's order and under its names: see `From<ParseError>`.
+        /// The frame is shorter than an Ethernet header.
+        EthernetTruncated = "ethernet-truncated",
+        /// The frame carries a VLAN tag.
+        VlanTagged = "vlan-tagged",
+        /// The EtherType is neither ARP nor IPv4 nor IPv6.
+        UnknownEtherType = "unknown-ethertype",
+        /// The headers do not fit the first frame of the packet.
+        HeadersSplit = "headers-split",
+        /// The ARP packet is truncated.
+        ArpTruncated = "arp-truncated",
+        /// The ARP packet is not an Ethernet/IPv4 request or reply.
+        ArpMalformed = "arp-malformed",
+        /// The IPv4 header is truncated.
+        Ipv4Truncated = "ipv4-truncated",
+        /// The version field of an IPv4 header is not 4.
+        Ipv4Version = "ipv4-version",
+        /// The IPv4 header length is below 20.
+        Ipv4HeaderLength = "ipv4-header-length",
+        /// The IPv4 total length is below the header length.
+        Ipv4TotalLength = "ipv4-total-length",
+        /// The IPv4 total length is more than the frame holds.
+        Ipv4LengthExceedsFrame = "ipv4-length-exceeds-frame",
+        /// The IPv4 header checksum is wrong.
+        Ipv4Checksum = "ipv4-checksum",
+        /// The IPv6 header is truncated.
+        Ipv6Truncated = "ipv6-truncated",
+        /// The version field of an IPv6 header is not 6.
+        Ipv6Version = "ipv6-version",
+        /// The IPv6 payload length is more than the frame holds.
+        Ipv6LengthExceedsFrame = "ipv6-length-exceeds-frame",
+        /// An IPv6 extension header goes on behind the packet's end.
+        Ipv6ExtensionTruncated = "ipv6-extension-truncated",
+        /// There are too many IPv6 extension headers.
+        Ipv6TooManyExtensions = "ipv6-too-many-extensions",
+        /// IPv6 extension headers stand in a forbidden order.
+        Ipv6ExtensionOrder = "ipv6-extension-order",
+        /// An IPv6 routing header of type 0 (RFC 5095).
+        Ipv6RoutingType0 = "ipv6-routing-type0",
+        /// An IPv6 routing header with segments left.
+        Ipv6RoutingSegmentsLeft = "ipv6-routing-segments-left",
+        /// An IPv4-mapped address in an IPv6 header.
+        Ipv4MappedAddress = "ipv4-mapped-address",
+        /// The source address is multicast or broadcast.
+        SourceMulticast = "source-multicast",
+        /// The source address is a loopback address.
+        SourceLoopback = "source-loopback",
+        /// The destination address is a loopback address.
+        DestinationLoopback = "destination-loopback",
+        /// The destination address is unspecified.
+        DestinationUnspecified = "destination-unspecified",
+        /// ICMP in IPv6 or ICMPv6 in IPv4.
+        ProtocolFamily = "protocol-family",
+        /// A fragment ends beyond the largest datagram.
+        FragmentOverflow = "fragment-overflow",
+        /// A fragment is empty, or not the last and no multiple of 8 octets.
+        FragmentLength = "fragment-length",
+        /// A fragment splits or overlays the transport header (RFC 1858, RFC 7112).
+        FragmentTiny = "fragment-tiny",
+        /// The TCP header is truncated.
+        TcpTruncated = "tcp-truncated",
+        /// The TCP data offset is below 5 or beyond the segment.
+        TcpHeaderLength = "tcp-header-length",
+        /// The UDP header is truncated.
+        UdpTruncated = "udp-truncated",
+        /// The UDP length is below 8 or more than the packet holds.
+        UdpLength = "udp-length",
+        /// The SCTP header is truncated.
+        SctpTruncated = "sctp-truncated",
+        /// The ICMP header is truncated.
+        IcmpTruncated = "icmp-truncated",
+        /// The packet quoted in an ICMP error is truncated.
+        IcmpQuoteTruncated = "icmp-quote-truncated",
+        /// The packet quoted in an ICMP error is malformed.
+        IcmpQuoteMalformed = "icmp-quote-malformed",
+        /// An ICMP error quotes an ICMP error.
+        IcmpQuoteOfError = "icmp-quote-of-error",
+        /// A neighbor discovery message that RFC 4861 section 7.1 says to discard.
+        NeighborInvalid = "neighbor-invalid",
+
+        // What the source may not send.
+        /// The frame is not addressed to the gateway.
+        NotForGateway = "not-for-gateway",
+        /// The source MAC address is not the pod's.
+        SpoofedMac = "spoofed-mac",
+        /// The source IP address does not belong where the packet came in.
+        SpoofedSource = "spoofed-source",
+        /// An ARP or neighbor message speaks for an address that does not belong where it came in.
+        SpoofedNeighbor = "spoofed-neighbor",
+        /// A destination that no router forwards to: link-local, or the unspecified source.
+        Martian = "martian",
+        /// A multicast or broadcast destination.
+        Multicast = "multicast",
+        /// A protocol other than TCP, UDP, SCTP, ICMP and ICMPv6.
+        UnsupportedProtocol = "unsupported-protocol",
+        /// An ICMP message that is neither echo nor error.
+        UnsupportedIcmp = "unsupported-icmp",
+        /// A fragment other than the first of its datagram.
+        FragmentNotFirst = "fragment-not-first",
+        /// A combination of TCP flags that no TCP sends.
+        TcpFlags = "tcp-flags",
+
+        // Where it cannot go.
+        /// The destination is in a pod range of this node and no pod has it.
+        UnknownDestination = "unknown-destination",
+        /// The destination would lead back to where the packet came from.
+        NoRoute = "no-route",
+        /// The TTL or hop limit is used up, and no answer was due or the errors of this turn are used up.
+        TtlExceeded = "ttl-exceeded",
+        /// A header could not be rewritten as its flow says: ports of a fragmented SCTP packet.
+        Untranslatable = "untranslatable",
+        /// The packet is larger than its way out takes, and no answer was due or the errors of this turn are used up.
+        TooBig = "too-big",
+        /// The Service has endpoints, but its traffic policy leaves none here.
+        ServiceNoLocalEndpoint = "service-no-local-endpoint",
+        /// The Service has no such port or no endpoint, and no answer was due or the errors of this turn are used up.
+        ServiceRejected = "service-rejected",
+
+        // What policy says.
+        /// The policy of the pod that the packet came in from is not compiled yet.
+        PolicyNotReady = "policy-not-ready",
+        /// Denied by the source pod's egress policy.
+        PolicyDeniedEgress = "policy-denied-egress",
+        /// Denied by the destination pod's ingress policy.
+        PolicyDeniedIngress = "policy-denied-ingress",
+
+        // What the flow table says.
+        /// An ICMP error or reply that belongs to no flow.
+        IcmpWithoutFlow = "icmp-without-flow",
+        /// A reset in the middle of no flow, or a segment there to which none may be sent.
+        TcpWithoutFlow = "tcp-without-flow",
+        /// The flow table is full.
+        FlowTableFull = "flow-table-full",
+        /// The pod has as many flows as it may have.
+        FlowQuota = "flow-quota",
+        /// No source port was free to tell the flow from the others to the same backend.
+        FlowPortsUsedUp = "flow-ports-used-up",
+        /// The flow table refused the flow while another worker was changing the same one.
+        FlowContended = "flow-contended",
+
+        // What the way out says.
+        /// The queue to the worker that owns the port was full.
+        HandoverQueueFull = "handover-queue-full",
+        /// The transmit ring of the port was full.
+        TxRingFull = "tx-ring-full",
+        /// The port that the packet should leave by, or its worker, is closed.
+        PortClosed = "port-closed",
+        /// The packet ran through the pipeline without a verdict: a defect of heddle, please report it.
+        NoVerdict = "no-verdict",
+    }
+}
+
+reasons! {
+    /// Why a packet went no further although nothing was wrong with it.
+    AbsorbReason {
+        /// A probe for a duplicate of the sender's own address (RFC 4862 section 5.4, RFC 5227).
+        DuplicateAddressDetection = "duplicate-address-detection",
+        /// A multicast listener report: there is no multicast to listen to.
+        MulticastListener = "multicast-listener",
+        /// A router solicitation: pods are configured by CNI.
+        RouterSolicitation = "router-solicitation",
+        /// An announcement of the sender's own address: heddle knows its neighbours.
+        NeighborAnnouncement = "neighbor-announcement",
+        /// A packet to heddle's own gateway address that is no echo request.
+        ToGateway = "to-gateway",
+        /// From the host: multicast, broadcast and router messages of the kernel on its own interface.
+        HostLink = "host-link",
+    }
+}
+
+reasons! {
+    /// What heddle itself answered to a packet.
+    AnswerKind {
+        /// An ARP reply.
+        Arp = "arp",
+        /// A neighbor advertisement.
+        Neighbor = "neighbor",
+        /// An echo reply from the gateway address.
+        Echo = "echo",
+        /// ICMP time exceeded.
+        TimeExceeded = "time-exceeded",
+        /// ICMP fragmentation needed, or packet too big.
+        TooBig = "too-big",
+        /// A TCP reset, because the segment belongs to no flow.
+        TcpReset = "tcp-reset",
+        /// A TCP reset, because the Service has no such port or no endpoint.
+        RejectReset = "reject-reset",
+        /// ICMP port unreachable, because the Service has no such port or no endpoint.
+        RejectUnreachable = "reject-unreachable",
+    }
+}
+
+impl From<ParseError> for DropReason {
+    #[inline]
+    fn from(e: ParseError) -> Self {
+        // The first variants are the parser's, in its order (a test compares the names).
+        Self::ALL.get(e as usize).copied().unwrap_or(Self::NoVerdict)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(names: Vec<&'static str>) {
+        let mut unique = names.clone();
+        unique.sort_unstable();
+        unique.dedup();
+        assert_eq!(unique.len(), names.len());
+        for n in names {
+            assert!(n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{n}");
+        }
+    }
+
+    #[test]
+    fn names_are_kebab_case_and_unique() {
+        check(DropReason::ALL.iter().map(|r| r.as_str()).collect());
+        check(AbsorbReason::ALL.iter().map(|r| r.as_str()).collect());
+        check(AnswerKind::ALL.iter().map(|r| r.as_str()).collect());
+    }
+
+    #[test]
+    fn numbers_follow_the_list() {
+        for (n, r) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*r as usize, n);
+        }
+    }
+
+    #[test]
+    fn each_parse_error_has_the_reason_of_its_name() {
+        for e in ParseError::ALL {
+            assert_eq!(DropReason::from(e).as_str(), e.as_str());
+        }
+    }
+
+    #[test]
+    fn each_reason_says_what_it_means() {
+        for r in DropReason::ALL {
+            assert!(r.describe().trim().ends_with('.'), "{r}");
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! Rewrites a packet for its way out: MAC addresses, TTL, addresses and ports, each with its checksum.
+//!
+//! What comes from a veth may carry an unfinished transport checksum; whatever leaves, leaves finished. Only those pay
+//! for a sum over the payload; all others get the flow's prepared delta (RFC 1624).
+
+use heddle_flow::{Egress, FlowFlags, FlowView, Rewrite};
+use heddle_port::Packet;
+use heddle_tables::EndpointNo;
+use heddle_wire::{MacAddr, Parsed, checksum, rewrite};
+
+use super::answer;
+use crate::context::Context;
+use crate::reason::DropReason;
+use crate::verdict::Verdict;
+
+/// What a flow says about each of its packets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) rewrite: Rewrite,
+    pub(crate) nat: bool,
+    pub(crate) egress: Egress,
+}
+
+impl Plan {
+    #[inline]
+    pub(crate) fn of(view: &FlowView) -> Self {
+        Self { rewrite: view.rewrite, nat: view.flags.contains(FlowFlags::NAT), egress: view.egress }
+    }
+
+    /// Whom the packet reaches. There is no tunnel and no uplink yet, and nothing makes such flows.
+    #[inline]
+    pub(crate) fn endpoint(&self) -> Option<EndpointNo> {
+        match self.egress {
+            Egress::Endpoint(no) => Some(no),
+            Egress::Uplink(_) | Egress::Node(_) => None,
+        }
+    }
+}
+
+/// Rewrites the packet and sends it on.
+#[inline]
+pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Verdict {
+    let Some(to) = plan.endpoint() else { return Verdict::drop(DropReason::NoRoute) };
+    let Some(endpoint) = cx.snapshot.endpoint(to) else { return Verdict::drop(DropReason::PortClosed) };
+    let mtu = cx.snapshot.node().local_mtu;
+    if p.l3_len > u32::from(mtu) && mtu != 0 {
+        return answer::too_big(cx, packet, p, mtu);
+    }
+    // Every port is a veth's end so far, so any frame may be unfinished.
+    let partial = checksum::is_partial(packet.bytes(cx.store), p);
+    let head = packet.bytes_mut(cx.store);
+    let mut whole = rewrite::set_macs(head, endpoint.mac, MacAddr::GATEWAY) && rewrite::decrement_ttl(head, p);
+    if plan.nat {
+        whole &= rewrite::translate(head, p, &plan.rewrite.to, plan.rewrite.deltas);
+    }
+    if partial {
+        whole &= finish(cx, packet, p, plan);
+    }
+    if whole { Verdict::Forward(to) } else { Verdict::drop(DropReason::Untranslatable) }
+}
+
+/// Computes the whole transport checksum of the packet as it leaves.
+fn finish(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> bool {
+    let leaving = if plan.nat { p.translated(&plan.rewrite.to) } else { *p };
+    checksum::compute(&leaving, packet.chunks(cx.store)).is_some_and(|sum| sum.store(packet.bytes_mut(cx.store)))
+}

@@ -1,0 +1,124 @@
+//! Judges a connection again whose translation stands: tables have changed since, or its packets come in elsewhere.
+//!
+//! Both directions are judged by the one in which the connection was opened. What is no longer allowed ends here; what is
+//! keeps its translation.
+
+use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Origin, Route};
+use heddle_port::Packet;
+use heddle_tables::EndpointNo;
+use heddle_wire::Parsed;
+
+use super::{miss, resolve};
+use crate::context::Context;
+use crate::decide::{self, Denial, Passage, Query, Source, Target, owner};
+use crate::reason::DropReason;
+use crate::verdict::Verdict;
+
+/// The origin of what an endpoint sends.
+pub(crate) const fn origin_of(endpoint: EndpointNo) -> Origin {
+    match endpoint {
+        EndpointNo::HOST => Origin::HOST,
+        EndpointNo::UPLINK => Origin::UPLINK,
+        pod => Origin::pod(pod),
+    }
+}
+
+/// The connection as its opener began it, from either direction's key and entry.
+fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
+    let service = view.flags.contains(FlowFlags::SERVICE);
+    let r = &view.rewrite;
+    if view.flags.contains(FlowFlags::REPLY) {
+        // The answer's rewrite is the opener's packet reversed, and the answer's source is what the opener reached.
+        let origin = origin_of(view.endpoints[1]);
+        let query = Query { origin, tuple: r.to.reversed(), proto: key.proto };
+        (query, Target { dst: key.tuple.src, dport: key.tuple.sport, service })
+    } else {
+        (Query::from(key), Target { dst: r.to.dst, dport: r.to.dport, service })
+    }
+}
+
+/// Opener and other end, from either direction's entry.
+fn ends(view: &FlowView) -> (EndpointNo, EndpointNo) {
+    let [from, to] = view.endpoints;
+    if view.flags.contains(FlowFlags::REPLY) { (to, from) } else { (from, to) }
+}
+
+/// Whether the passage has the source translation that the entry was compiled with.
+fn same_source(passage: &Passage, view: &FlowView) -> bool {
+    let flags = view.flags & (FlowFlags::HAIRPIN | FlowFlags::MASQUERADED);
+    flags
+        == match passage.source {
+            Source::Kept => FlowFlags::empty(),
+            Source::Hairpin(_) => FlowFlags::HAIRPIN,
+            Source::Masqueraded(_) => FlowFlags::MASQUERADED,
+        }
+}
+
+/// The end of a packet whose entry is older than the tables.
+#[cold]
+pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
+    match again(cx, key, hit) {
+        Ok(true) => resolve::replay(cx, packet, p, hit),
+        Ok(false) => miss::open(cx, packet, p, key, None),
+        Err(denial) => denial.into(),
+    }
+}
+
+/// Judges an entry that is older than the tables. True: it stands and is current again. False: it led somewhere that is no
+/// more, and is removed.
+///
+/// # Errors
+/// It is not allowed any more, and is removed.
+pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<bool, Denial> {
+    let (query, target) = connection(key, &hit.view);
+    let passage = decide::judge(cx.snapshot, &query, target).inspect_err(|_| {
+        cx.flows.remove(hit.slot);
+    })?;
+    let generations = cx.generations(hit.view.endpoints);
+    match generations {
+        Some(generations) if (passage.from, passage.to) == ends(&hit.view) && same_source(&passage, &hit.view) => {
+            cx.flows.revalidate(hit.slot, generations);
+            Ok(true)
+        }
+        _ => {
+            cx.flows.remove(hit.slot);
+            Ok(false)
+        }
+    }
+}
+
+/// The end of a packet of a known tuple that comes in elsewhere: another pod's, which is dropped and leaves the connection
+/// alone, or the same end's, which has moved.
+#[cold]
+pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
+    let (query, target) = connection(key, &hit.view);
+    let reply = hit.view.flags.contains(FlowFlags::REPLY);
+    let passage = match decide::judge(cx.snapshot, &query, target) {
+        Ok(passage) => passage,
+        Err(denial) => return denial.into(),
+    };
+    let here = owner(key.origin);
+    let (from, to) = if reply { (passage.to, passage.from) } else { (passage.from, passage.to) };
+    if from != here {
+        return Verdict::drop(DropReason::SpoofedSource);
+    }
+    let Some(generations) = cx.generations([from, to]) else {
+        return Verdict::drop(DropReason::UnknownDestination);
+    };
+    if !same_source(&passage, &hit.view) {
+        cx.flows.remove(hit.slot);
+        return miss::open(cx, packet, p, key, None);
+    }
+    let clamp = hit.view.mss_clamp;
+    let route = Route {
+        egress: [Egress::Endpoint(to), Egress::Endpoint(from)],
+        endpoints: [from, to],
+        generations,
+        mss_clamp: [clamp, clamp],
+    };
+    cx.flows.reroute(hit.slot, &route);
+    cx.flows.move_origin(hit.slot, key.origin);
+    let mut moved = *hit;
+    moved.view.egress = Egress::Endpoint(to);
+    resolve::replay(cx, packet, p, &moved)
+}

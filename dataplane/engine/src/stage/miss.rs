@@ -1,0 +1,118 @@
+//! A packet without a flow of its own: one that another place knows, the first of a connection, or one in the middle of none.
+
+use heddle_flow::{FlowFlags, FlowKey, SlotNo};
+use heddle_port::Packet;
+use heddle_tables::{EndpointNo, NodeTable, Place};
+use heddle_wire::{IcmpMessage, Parsed, Proto, TcpFlags};
+
+use super::forward;
+use super::insert::{self, Inserted};
+use super::judge::{self, origin_of};
+use super::{answer, resolve};
+use crate::context::Context;
+use crate::decide::{self, Decision, Passage, Query, Target, owner};
+use crate::reason::{AnswerKind, DropReason};
+use crate::verdict::Verdict;
+
+/// The end of a packet whose key is not in the table.
+#[cold]
+pub(crate) fn miss(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) -> Verdict {
+    match cx.flows.find_tuple(&key.tuple, key.proto, cx.now) {
+        // An earlier packet of this burst, or another worker, has opened it by now.
+        Some(hit) if hit.view.origin == key.origin => resolve::found(cx, packet, p, key, &hit),
+        Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => open(cx, packet, p, key, Some(hit.slot)),
+        Some(hit) => judge::moved(cx, packet, p, key, &hit),
+        None => open(cx, packet, p, key, None),
+    }
+}
+
+/// The end of a packet that opens a connection, or should have. `replaces` is the entry that a new connection of the same
+/// tuple takes the place of, once it is allowed.
+#[cold]
+pub(crate) fn open(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    p: &Parsed,
+    key: &FlowKey,
+    replaces: Option<SlotNo>,
+) -> Verdict {
+    let query = Query::from(key);
+    if let Err(denial) = decide::check_source(cx.snapshot, &query) {
+        return denial.into();
+    }
+    if NodeTable::is_gateway(p.dst) {
+        return answer::to_gateway(cx, packet, p);
+    }
+    if p.ttl <= 1 {
+        return answer::time_exceeded(cx, packet, p);
+    }
+    if p.proto == Proto::TCP && !p.tcp_flags.opens() {
+        return midstream(cx, packet, p, &query);
+    }
+    if p.icmp() == Some(IcmpMessage::EchoReply) {
+        return Verdict::drop(DropReason::IcmpWithoutFlow);
+    }
+    match decide::decide(cx.snapshot, &query) {
+        Decision::Pass(passage) => {
+            if let Some(old) = replaces {
+                cx.flows.remove(old);
+            }
+            match insert::insert(cx, &query, &passage, FlowFlags::empty()) {
+                Ok(inserted) => first(cx, packet, p, inserted.forward),
+                Err(reason) => Verdict::drop(reason),
+            }
+        }
+        Decision::Reject => answer::reject(cx, packet, p),
+        Decision::Gateway => answer::to_gateway(cx, packet, p),
+        Decision::Drop(denial) => denial.into(),
+    }
+}
+
+/// A segment in the middle of no connection: adopted for a while after a start without a table, else answered by a reset.
+fn midstream(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, query: &Query) -> Verdict {
+    if cx.now < cx.stages.config.adopt_until && !p.tcp_flags.contains(TcpFlags::RST) {
+        let adopted = match adopt_as_seen(cx, query) {
+            Some((query, passage)) => insert::insert(cx, &query, &passage, FlowFlags::ADOPTED).map(|i| i.forward),
+            None => match adopt_as_answer(cx, query) {
+                Some((query, passage)) => insert::insert(cx, &query, &passage, FlowFlags::ADOPTED).map(|i| i.reverse),
+                None => return reset(cx, packet, p),
+            },
+        };
+        return match adopted {
+            Ok(direction) => first(cx, packet, p, direction),
+            Err(reason) => Verdict::drop(reason),
+        };
+    }
+    reset(cx, packet, p)
+}
+
+fn reset(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
+    answer::reset(cx, packet, p, AnswerKind::TcpReset, DropReason::TcpWithoutFlow)
+}
+
+/// The segment is its opener's: it may pass as a new connection would, through a Service where the hash chooses again.
+fn adopt_as_seen(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> {
+    match decide::decide(cx.snapshot, query) {
+        Decision::Pass(passage) => Some((*query, passage)),
+        Decision::Reject | Decision::Gateway | Decision::Drop(_) => None,
+    }
+}
+
+/// The segment is an answer: its connection may have been opened the other way.
+fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> {
+    let opener = match cx.snapshot.address(query.tuple.dst).place {
+        Place::Local(pod) => pod,
+        Place::Unreachable => return None,
+        Place::Host | Place::Node(_) | Place::RemoteHost(_) | Place::Outside => EndpointNo::HOST,
+    };
+    let opened = Query { origin: origin_of(opener), tuple: query.tuple.reversed(), proto: query.proto };
+    let target = Target { dst: query.tuple.src, dport: query.tuple.sport, service: false };
+    let passage = decide::judge(cx.snapshot, &opened, target).ok()?;
+    (passage.to == owner(query.origin)).then_some((opened, passage))
+}
+
+/// Sends the packet that made its flow.
+fn first(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, direction: Inserted) -> Verdict {
+    cx.flows.touch(direction.slot, cx.now, packet.len(), p.tcp_flags);
+    forward::forward(cx, packet, p, &direction.plan)
+}

@@ -1,0 +1,66 @@
+//! ICMP errors: they belong to the flow whose packet they quote, and travel back along it, translated like its answers.
+//!
+//! The quoted packet is one of the flow as it left; so the reversed quote is the key of the flow's answers, and an error
+//! must come in where those do. Its quote is given back the addresses that the sender knows (RFC 5508 section 4).
+
+use heddle_flow::{FlowKey, Hit};
+use heddle_port::Packet;
+use heddle_wire::parse::Inner;
+use heddle_wire::rewrite;
+use heddle_wire::{MacAddr, Parsed};
+
+use super::forward::Plan;
+use super::judge;
+use crate::context::Context;
+use crate::decide::{self, Query};
+use crate::reason::DropReason;
+use crate::verdict::Verdict;
+
+/// The end of an ICMP error; `key` is that of the answers to the packet that it quotes.
+#[cold]
+pub(crate) fn error(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    p: &Parsed,
+    inner: &Inner,
+    key: &FlowKey,
+    hit: Option<Hit>,
+) -> Verdict {
+    cx.stages.slow += 1;
+    let sender = Query { origin: key.origin, tuple: p.tuple(), proto: p.proto };
+    if let Err(denial) = decide::check_source(cx.snapshot, &sender) {
+        return denial.into();
+    }
+    let Some(hit) = hit else { return Verdict::drop(DropReason::IcmpWithoutFlow) };
+    // An error to somebody else than the sender of what it quotes is no error of this flow.
+    if p.dst != inner.src {
+        return Verdict::drop(DropReason::IcmpWithoutFlow);
+    }
+    let current = cx.generations(hit.view.endpoints).is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
+    if !current {
+        match judge::again(cx, key, &hit) {
+            Ok(true) => {}
+            Ok(false) => return Verdict::drop(DropReason::IcmpWithoutFlow),
+            Err(denial) => return denial.into(),
+        }
+    }
+    // No error answers an error (RFC 1122 section 3.2.2).
+    if p.ttl <= 1 {
+        return Verdict::drop(DropReason::TtlExceeded);
+    }
+    pass(cx, packet, p, inner, &Plan::of(&hit.view))
+}
+
+fn pass(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, inner: &Inner, plan: &Plan) -> Verdict {
+    let Some(to) = plan.endpoint() else { return Verdict::drop(DropReason::NoRoute) };
+    let Some(endpoint) = cx.snapshot.endpoint(to) else { return Verdict::drop(DropReason::PortClosed) };
+    let back = plan.rewrite.to;
+    let head = packet.bytes_mut(cx.store);
+    let mut whole = rewrite::set_macs(head, endpoint.mac, MacAddr::GATEWAY) && rewrite::decrement_ttl(head, p);
+    if plan.nat {
+        // The other end speaks under the name that the opener knows; a router on the way under its own.
+        let src = if p.src == inner.dst { back.src } else { p.src };
+        whole &= rewrite::translate_error(head, p, inner, src, back.dst, &back.reversed());
+    }
+    if whole { Verdict::Forward(to) } else { Verdict::drop(DropReason::Untranslatable) }
+}

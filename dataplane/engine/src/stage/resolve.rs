@@ -1,0 +1,59 @@
+//! What a looked-up packet's flow says: replay it, or find out why not.
+
+use heddle_flow::{FlowKey, Hit};
+use heddle_port::Packet;
+use heddle_wire::Parsed;
+
+use super::forward::{self, Plan};
+use super::{answer, judge, miss, quote};
+use crate::batch::Pending;
+use crate::context::Context;
+use crate::verdict::Verdict;
+
+/// The end of a packet whose key was looked up.
+#[inline]
+pub(crate) fn resolve(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    waiting: &Pending,
+    key: &FlowKey,
+    hit: Option<Hit>,
+) -> Verdict {
+    let p = &waiting.parsed;
+    if let Some(inner) = &waiting.quoted {
+        return quote::error(cx, packet, p, inner, key, hit);
+    }
+    match hit {
+        Some(hit) => found(cx, packet, p, key, &hit),
+        None => {
+            cx.stages.slow += 1;
+            miss::miss(cx, packet, p, key)
+        }
+    }
+}
+
+/// The end of a packet whose key is in the table.
+#[inline]
+pub(crate) fn found(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
+    if p.tcp_flags.opens() && !hit.view.admits_syn() {
+        cx.stages.slow += 1;
+        return miss::open(cx, packet, p, key, Some(hit.slot));
+    }
+    let current = cx.generations(hit.view.endpoints).is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
+    if !current {
+        cx.stages.slow += 1;
+        return judge::stale(cx, packet, p, key, hit);
+    }
+    replay(cx, packet, p, hit)
+}
+
+/// Does to the packet what was done to the first one.
+#[inline]
+pub(crate) fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, hit: &Hit) -> Verdict {
+    if p.ttl <= 1 {
+        return answer::time_exceeded(cx, packet, p);
+    }
+    // False only where another worker removed the connection a moment ago; this packet was allowed before that.
+    cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags);
+    forward::forward(cx, packet, p, &Plan::of(&hit.view))
+}

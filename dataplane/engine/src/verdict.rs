@@ -1,0 +1,33 @@
+//! How a packet ends.
+
+use heddle_tables::{EndpointNo, RuleNo};
+
+use crate::decide::Denial;
+use crate::reason::{AbsorbReason, AnswerKind, DropReason};
+
+/// How a packet ends; every packet of a batch gets exactly one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// It leaves by the port of that endpoint; its headers are written.
+    Forward(EndpointNo),
+    /// Its frame holds heddle's answer now, which leaves by the port where the packet came in.
+    Answer(AnswerKind),
+    /// It was meant for nobody but heddle.
+    Absorb(AbsorbReason),
+    /// It goes no further; the rule is what decided, where it was policy.
+    Drop(DropReason, RuleNo),
+}
+
+impl Verdict {
+    /// A drop that no policy decided.
+    #[must_use]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self::Drop(reason, RuleNo::NO_POLICY)
+    }
+}
+
+impl From<Denial> for Verdict {
+    fn from(d: Denial) -> Self {
+        Self::Drop(d.reason, d.rule)
+    }
+}

@@ -1,0 +1,346 @@
+//! A worker: the rings of its ports, its hand-over lanes, and the turn that moves packets between them.
+//!
+//! Packets are [`process`]'s. Here they are received, sent by the port that their verdict names, handed over to the worker
+//! that owns it, or freed; every one is counted where it came in. One turn serves every port once.
+
+mod port_table;
+mod sleep;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::Receiver;
+use heddle_flow::{FlowTable, Millis};
+use heddle_port::{BURST, Packet, Port, PortNo, WorkerPool};
+use heddle_tables::publish::Reader;
+use heddle_tables::{EndpointNo, Snapshot, WorkerNo};
+
+use crate::batch::Batch;
+use crate::context::{Ingress, StageConfig, Stages};
+use crate::control::{AddError, Message, PortRole, WorkerHandle};
+use crate::counters::WorkerCounters;
+use crate::handover::{Ends, Inbox, Outbox, Parcel, Refused};
+use crate::process::{Tables, process};
+use crate::reason::DropReason;
+use crate::verdict::Verdict;
+use port_table::{Outcome, PortTable};
+
+/// How a worker works.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkerConfig {
+    /// Its number.
+    pub no: WorkerNo,
+    /// Port numbers that it knows of: 0 up to this, its own and others'.
+    pub ports: u16,
+    /// What its stages are told.
+    pub stages: StageConfig,
+    /// How long it polls without work before it sleeps; `Duration::MAX`: never.
+    pub idle_after: Duration,
+    /// How long it sleeps at a time, so that flows expire on an idle node too.
+    pub sleep_at_most: Duration,
+    /// Flow records that it looks at in one turn for expired ones.
+    pub expire_per_turn: u32,
+}
+
+impl WorkerConfig {
+    /// The defaults for worker `no`.
+    #[must_use]
+    pub fn new(no: WorkerNo, ports: u16) -> Self {
+        Self {
+            no,
+            ports,
+            stages: StageConfig::default(),
+            idle_after: Duration::from_millis(2),
+            sleep_at_most: Duration::from_secs(1),
+            expire_per_turn: 8,
+        }
+    }
+}
+
+/// What happened in a turn.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct TurnStats {
+    /// Packets received by its ports.
+    pub received: usize,
+    /// Packets taken from other workers.
+    pub taken_over: usize,
+    /// Control asked for something.
+    pub messages: usize,
+}
+
+impl TurnStats {
+    /// Whether there was anything to do.
+    #[must_use]
+    pub const fn is_busy(&self) -> bool {
+        self.received + self.taken_over + self.messages > 0
+    }
+}
+
+/// A worker. It belongs to one thread at a time; tests step several on one.
+pub struct Worker<P> {
+    config: WorkerConfig,
+    pool: WorkerPool,
+    reader: Reader<Snapshot>,
+    flows: Arc<FlowTable>,
+    inbox: Inbox,
+    outbox: Outbox,
+    messages: Receiver<Message<P>>,
+    ports: PortTable<P>,
+    stages: Stages,
+    batch: Box<Batch>,
+    counters: Arc<WorkerCounters>,
+    stopped: bool,
+}
+
+impl<P: Port> Worker<P> {
+    /// A worker without ports, and the handle by which control gives it some.
+    #[must_use]
+    pub fn new(
+        config: WorkerConfig,
+        pool: WorkerPool,
+        reader: Reader<Snapshot>,
+        flows: Arc<FlowTable>,
+        ends: Ends,
+    ) -> (Self, WorkerHandle<P>) {
+        let counters = WorkerCounters::new(config.ports);
+        let (handle, messages) = WorkerHandle::new(config.no, ends.inbox.waker(), Arc::clone(&counters));
+        let worker = Self {
+            pool,
+            reader,
+            flows,
+            inbox: ends.inbox,
+            outbox: ends.outbox,
+            messages,
+            ports: PortTable::new(usize::from(config.ports)),
+            stages: Stages::new(config.stages),
+            batch: Box::new(Batch::new()),
+            counters,
+            stopped: false,
+            config,
+        };
+        (worker, handle)
+    }
+
+    /// Serves every port, every lane and control once.
+    pub fn turn(&mut self, now: Millis) -> TurnStats {
+        self.stages.begin_turn();
+        // Before control's messages: what waits for a port that is to be removed still leaves by it.
+        let taken_over = self.take_over();
+        let messages = self.read_messages();
+        let mut received = 0;
+        for at in 0..self.ports.len() {
+            received += self.burst(at, now);
+        }
+        for slot in self.ports.slots_mut() {
+            slot.send(&mut self.pool, &self.counters);
+            slot.port.flush(&mut self.pool);
+        }
+        self.outbox.wake();
+        let expired = self.flows.expire(now, self.config.expire_per_turn);
+        let stats = TurnStats { received, taken_over, messages };
+        self.count(&stats, expired);
+        stats
+    }
+
+    fn count(&mut self, stats: &TurnStats, expired: u32) {
+        let c = &self.counters;
+        c.turns.add(1);
+        if stats.is_busy() {
+            c.busy_turns.add(1);
+            c.slow_path.add(std::mem::take(&mut self.stages.slow));
+        }
+        if expired > 0 {
+            c.expired.add(u64::from(expired));
+        }
+    }
+
+    /// Receives a burst from one port and brings each packet on its way.
+    fn burst(&mut self, at: usize, now: Millis) -> usize {
+        let Some(slot) = self.ports.slot_mut(at) else { return 0 };
+        let received = slot.port.rx(&mut self.pool, self.batch.packets_mut());
+        if received == 0 {
+            return 0;
+        }
+        let ingress = slot.ingress();
+        self.counters.bursts.add(1);
+        if let Some(c) = self.counters.port(ingress.port) {
+            c.rx_packets.add(received as u64);
+            c.rx_bytes.add(self.batch.packets().iter().map(|p| u64::from(p.len())).sum());
+        }
+        let tables = Tables { snapshot: self.reader.refresh(), flows: &self.flows };
+        process(&mut self.stages, &mut self.batch, ingress, tables, &mut self.pool, now);
+        self.dispatch(at, ingress);
+        received
+    }
+
+    fn dispatch(&mut self, at: usize, ingress: Ingress) {
+        let Self { batch, pool, counters, ports, outbox, reader, config, .. } = self;
+        let mut way = Way { pool, counters, ports, outbox, snapshot: reader.current(), me: config.no, ingress, at };
+        for (packet, verdict) in batch.drain() {
+            way.take(packet, verdict);
+        }
+    }
+
+    /// Puts what other workers gave into the queues of its ports.
+    fn take_over(&mut self) -> usize {
+        let mut taken = 0;
+        for lane in 0..self.inbox.lanes() {
+            for _ in 0..BURST {
+                let Some(Parcel { packet, ingress, egress, to }) = self.inbox.take(lane) else { break };
+                taken += 1;
+                let at = self.ports.find(egress);
+                match at.and_then(|at| self.ports.slot_mut(at)).filter(|slot| slot.role.endpoint() == to) {
+                    Some(slot) => {
+                        slot.enqueue(packet, ingress, Outcome::Forwarded, &mut self.pool, &self.counters);
+                    }
+                    None => discard(packet, ingress, DropReason::PortClosed, &mut self.pool, &self.counters),
+                }
+            }
+        }
+        if taken > 0 {
+            self.counters.taken_over.add(taken as u64);
+        }
+        taken
+    }
+
+    fn read_messages(&mut self) -> usize {
+        let mut read = 0;
+        while let Ok(message) = self.messages.try_recv() {
+            read += 1;
+            // Who asked may have stopped waiting: then a port that was to be handed back is dropped, which closes it.
+            match message {
+                Message::Add { port, role, done } => {
+                    let _ = done.send(self.add(port, role));
+                }
+                Message::Remove { port, done } => {
+                    let removed = self.ports.remove(port, &mut self.pool, &self.counters);
+                    let _ = done.send(removed.map(|(port, _)| port));
+                }
+                Message::Stop => self.stopped = true,
+            }
+        }
+        read
+    }
+
+    fn add(&mut self, port: P, role: PortRole) -> Result<(), AddError<P>> {
+        let PortNo(number) = port.number();
+        let limit = self.ports.numbers();
+        if usize::from(number) >= limit {
+            return Err(AddError::NumberTooGreat { port, number, limit });
+        }
+        if self.ports.find(PortNo(number)).is_some() {
+            return Err(AddError::NumberTaken { port, number });
+        }
+        self.ports.add(port, role);
+        Ok(())
+    }
+
+    /// Whether control has stopped it.
+    #[must_use]
+    pub const fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub const fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.counters
+    }
+
+    /// Gives back its ports, with nothing of them left here, and frees what other workers left in its lanes.
+    ///
+    /// To be called when no worker of the mesh runs any more: what one gives to a lane after its end is counted as
+    /// outstanding.
+    pub fn finish(mut self) -> Vec<(P, PortRole)> {
+        self.inbox.close();
+        let mut ports = Vec::with_capacity(self.ports.len());
+        while let Some(slot) = self.ports.slots().first() {
+            let number = slot.ingress().port;
+            ports.extend(self.ports.remove(number, &mut self.pool, &self.counters));
+        }
+        for parcel in self.inbox.drain() {
+            discard(parcel.packet, parcel.ingress, DropReason::PortClosed, &mut self.pool, &self.counters);
+        }
+        ports
+    }
+}
+
+/// Drops a packet and counts that where it came in.
+fn discard(packet: Packet, ingress: PortNo, reason: DropReason, pool: &mut WorkerPool, counters: &WorkerCounters) {
+    pool.free_packet(packet);
+    if let Some(c) = counters.port(ingress) {
+        c.drop_packet(reason);
+    }
+}
+
+/// What it takes to bring the packets of one burst on their way.
+struct Way<'a, P> {
+    pool: &'a mut WorkerPool,
+    counters: &'a WorkerCounters,
+    ports: &'a mut PortTable<P>,
+    outbox: &'a mut Outbox,
+    snapshot: &'a Snapshot,
+    me: WorkerNo,
+    ingress: Ingress,
+    /// The place of the port where the burst came in.
+    at: usize,
+}
+
+impl<P: Port> Way<'_, P> {
+    #[inline]
+    fn take(&mut self, packet: Packet, verdict: Verdict) {
+        match verdict {
+            Verdict::Forward(to) => self.forward(packet, to),
+            Verdict::Answer(kind) => self.enqueue(self.at, packet, Outcome::Answered(kind)),
+            Verdict::Absorb(reason) => {
+                self.pool.free_packet(packet);
+                if let Some(c) = self.counters.port(self.ingress.port) {
+                    c.absorb(reason);
+                }
+            }
+            // The rule is for the ring of recent drops, which is filled here.
+            Verdict::Drop(reason, _) => self.drop(packet, reason),
+        }
+    }
+
+    #[inline]
+    fn forward(&mut self, packet: Packet, to: EndpointNo) {
+        if to == EndpointNo::HOST
+            && let Some(host) = self.ports.host()
+        {
+            return self.enqueue(host, packet, Outcome::Forwarded);
+        }
+        let Some(endpoint) = self.snapshot.endpoint(to) else {
+            return self.drop(packet, DropReason::PortClosed);
+        };
+        if endpoint.worker != self.me {
+            return self.hand_over(packet, to, endpoint.worker, endpoint.port);
+        }
+        match self.ports.find(endpoint.port) {
+            Some(at) => self.enqueue(at, packet, Outcome::Forwarded),
+            None => self.drop(packet, DropReason::PortClosed),
+        }
+    }
+
+    fn hand_over(&mut self, packet: Packet, to: EndpointNo, worker: WorkerNo, egress: PortNo) {
+        let parcel = Parcel { packet, ingress: self.ingress.port, egress, to };
+        match self.outbox.give(worker, parcel) {
+            Ok(()) => self.counters.handed_over.add(1),
+            Err(Refused::Full(parcel)) => self.drop(parcel.packet, DropReason::HandoverQueueFull),
+            Err(Refused::Closed(parcel)) => self.drop(parcel.packet, DropReason::PortClosed),
+        }
+    }
+
+    #[inline]
+    fn enqueue(&mut self, at: usize, packet: Packet, outcome: Outcome) {
+        match self.ports.slot_mut(at) {
+            Some(slot) => slot.enqueue(packet, self.ingress.port, outcome, self.pool, self.counters),
+            None => self.drop(packet, DropReason::PortClosed),
+        }
+    }
+
+    #[inline]
+    fn drop(&mut self, packet: Packet, reason: DropReason) {
+        discard(packet, self.ingress.port, reason, self.pool, self.counters);
+    }
+}

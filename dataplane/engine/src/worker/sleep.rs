@@ -1,0 +1,73 @@
+//! The loop around turns: poll while there is work, sleep when there has been none for a while.
+//!
+//! Asleep, a worker waits in poll(2) on its ports and its eventfd. It counts as having every snapshot and takes the newest
+//! before its first packet. A port that cannot wake it (one in memory) keeps it awake.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use heddle_flow::Millis;
+use heddle_port::Port;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::Worker;
+
+/// Flow records that a worker looks at for expired ones when it wakes with nothing to do.
+const EXPIRE_WHEN_IDLE: u32 = 4096;
+
+impl<P: Port> Worker<P> {
+    /// Turns until control stops it. `clock` is read once a turn and does not go back.
+    pub fn run(&mut self, clock: impl Fn() -> Millis) {
+        let idle_after = u64::try_from(self.config.idle_after.as_millis()).unwrap_or(u64::MAX);
+        let mut last_busy = clock();
+        while !self.stopped {
+            let now = clock();
+            if self.turn(now).is_busy() {
+                last_busy = now;
+            } else if now.since(last_busy) >= idle_after && self.can_sleep() {
+                if self.sleep() {
+                    last_busy = clock();
+                } else {
+                    let expired = self.flows.expire(clock(), EXPIRE_WHEN_IDLE);
+                    self.counters.expired.add(u64::from(expired));
+                }
+            }
+        }
+    }
+
+    fn can_sleep(&self) -> bool {
+        self.ports.slots().iter().all(|s| s.port.wait_fd().is_some())
+    }
+
+    /// Sleeps until there is something to do (true) or the longest time is over (false).
+    fn sleep(&mut self) -> bool {
+        self.reader.sleep();
+        let sleeper = self.inbox.sleeper();
+        sleeper.fall_asleep();
+        // Who left something before it saw this worker asleep will not wake it.
+        let woken = if self.inbox.is_empty() && self.messages.is_empty() {
+            self.counters.sleeps.add(1);
+            self.wait(self.config.sleep_at_most)
+        } else {
+            true
+        };
+        self.inbox.sleeper().wake_up();
+        self.reader.wake();
+        woken
+    }
+
+    fn wait(&self, at_most: Duration) -> bool {
+        let sleeper = self.inbox.sleeper();
+        let ports = self.ports.slots().iter().filter_map(|s| s.port.wait_fd());
+        let mut fds: Vec<PollFd<'_>> = std::iter::once(sleeper.as_fd())
+            .chain(ports)
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
+            .collect();
+        let timeout = Timespec {
+            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(at_most.subsec_nanos()),
+        };
+        // An error (a signal, no memory) means looking once more, as a wake-up does.
+        poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
+    }
+}
