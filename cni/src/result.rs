@@ -153,31 +153,60 @@ pub(crate) mod tests {
         }
     }
 
-    fn shown(version: CniVersion) -> String {
+    fn shown(version: CniVersion) -> Value {
         let target = Target {
             container: ContainerId::new("c1").unwrap(),
             ifname: IfName::new("eth0").unwrap(),
             pod: None,
         };
-        let text = added(
+        let result: Value = serde_json::from_str(&added(
             version,
             &prepared(),
             MacAddr([2, 0, 0, 0, 0, 8]),
             &target,
             "/run/netns/a",
-        );
-        PrevResult::decode(&serde_json::from_str(&text).unwrap()).unwrap();
-        text
+        ))
+        .unwrap();
+        PrevResult::decode(&result).unwrap();
+        result
     }
 
     #[test]
     fn the_newest_result_carries_mtus() {
-        insta::assert_snapshot!(shown(CniVersion::V1_1_0), @"");
+        let expected = json!({
+            "cniVersion": "1.1.0",
+            "interfaces": [
+                {"name": "hdl7", "mac": "02:00:00:00:00:08", "mtu": 61000},
+                {"name": "eth0", "mac": "02:00:00:00:00:07", "mtu": 61000, "sandbox": "/run/netns/a"}
+            ],
+            "ips": [
+                {"address": "10.1.0.7/32", "gateway": "169.254.1.1", "interface": 1},
+                {"address": "fd00:1::7/128", "gateway": "fe80::1", "interface": 1}
+            ],
+            "routes": [
+                {"dst": "10.1.0.0/16", "gw": "169.254.1.1"},
+                {"dst": "0.0.0.0/0", "gw": "169.254.1.1", "mtu": 1500},
+                {"dst": "fd00:1::/64", "gw": "fe80::1"},
+                {"dst": "::/0", "gw": "fe80::1", "mtu": 1500}
+            ]
+        });
+        assert_eq!(shown(CniVersion::V1_1_0), expected);
     }
 
     #[test]
-    fn older_results_carry_none_and_before_1_0_families() {
-        insta::assert_snapshot!(shown(CniVersion::V1_0_0), @"");
-        insta::assert_snapshot!(shown(CniVersion::V0_3_1), @"");
+    fn older_results_carry_no_mtus_and_before_1_0_families() {
+        let one = shown(CniVersion::V1_0_0);
+        assert_eq!(
+            one["interfaces"][0],
+            json!({"name": "hdl7", "mac": "02:00:00:00:00:08"})
+        );
+        assert_eq!(one["routes"][1], json!({"dst": "0.0.0.0/0", "gw": "169.254.1.1"}));
+        assert_eq!(one["ips"][0]["version"], Value::Null);
+        let old = shown(CniVersion::V0_3_1);
+        assert_eq!(
+            old["ips"][1],
+            json!({"version": "6", "address": "fd00:1::7/128", "gateway": "fe80::1", "interface": 1})
+        );
+        assert_eq!(old["ips"][0]["version"], "4");
     }
 }

@@ -126,7 +126,7 @@ impl Link {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(octets) => {
-                    link.mac = octets.as_slice().try_into().map(MacAddr).unwrap_or_default()
+                    link.mac = octets.as_slice().try_into().map(MacAddr).unwrap_or_default();
                 }
                 LinkAttribute::LinkInfo(infos) => link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
                 _ => {}

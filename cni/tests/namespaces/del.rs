@@ -1,0 +1,141 @@
+//! DEL: complete, repeatable, and careful with what is not heddle's.
+
+use heddle_proto::{CniError, ErrorCode};
+use serde_json::json;
+
+use crate::scene::{HOST, Scene, error, links};
+
+fn gone(scene: &Scene) {
+    assert_eq!(
+        (links(&scene.pod), links(&scene.node)),
+        (vec!["lo".to_owned()], vec!["lo".to_owned()])
+    );
+    scene.agent().with(|script| assert_eq!(script.attachment, None));
+}
+
+#[test]
+fn del_removes_all_and_may_be_repeated() {
+    let scene = Scene::new();
+    let result = scene.add();
+    scene.agent().calls();
+    let out = scene.call_with("DEL", &scene.netns(), &scene.conf_after(&result));
+    assert!(out.ok && out.stdout.is_empty(), "{out:?}");
+    gone(&scene);
+    assert_eq!(scene.agent().calls(), ["GET /c1/eth0", "DELETE /c1/eth0"]);
+    assert!(scene.call("DEL").ok);
+    scene.add();
+}
+
+#[test]
+fn del_needs_no_namespace() {
+    for netns in ["", "/run/netns/hdt-none"] {
+        let scene = Scene::new();
+        scene.add();
+        assert!(scene.call_with("DEL", netns, &scene.conf).ok);
+        gone(&scene);
+    }
+}
+
+#[test]
+fn del_after_the_namespace_and_its_interfaces_went() {
+    let mut scene = Scene::new();
+    scene.add();
+    let path = scene.netns();
+    scene.pod = heddle_tests::NetNs::create("other").unwrap();
+    assert!(scene.call_with("DEL", &path, &scene.conf).ok);
+    gone(&scene);
+}
+
+#[test]
+fn del_of_what_the_agent_does_not_know_still_removes_the_interface() {
+    let scene = Scene::new();
+    scene.add();
+    scene.agent().with(|script| script.attachment = None);
+    assert!(scene.call("DEL").ok);
+    gone(&scene);
+}
+
+#[test]
+fn without_an_agent_the_interface_goes_and_the_runtime_is_to_try_again() {
+    let mut scene = Scene::new();
+    scene.add();
+    scene.agent = None;
+    let (code, msg, _) = error(&scene.call("DEL"));
+    assert!(code == 11 && msg.contains("no heddle agent"), "{code} {msg}");
+    assert_eq!(
+        (links(&scene.pod), links(&scene.node)),
+        (vec!["lo".to_owned()], vec!["lo".to_owned()])
+    );
+}
+
+#[test]
+fn del_leaves_alone_what_heddle_did_not_make() {
+    // In the pod: an interface of another kind.
+    let scene = Scene::new();
+    scene.pod.run("ip", &["link", "add", "eth0", "type", "dummy"]).unwrap();
+    assert!(scene.call("DEL").ok);
+    assert!(links(&scene.pod).contains(&"eth0".to_owned()));
+
+    // In the node's own namespace: a veth of the pod's name.
+    let scene = Scene::new();
+    scene
+        .node
+        .run("ip", &["link", "add", "eth0", "type", "veth", "peer", "name", "up0"])
+        .unwrap();
+    assert!(
+        scene
+            .call_with("DEL", scene.node.path().to_str().unwrap(), &scene.conf)
+            .ok
+    );
+    assert!(links(&scene.node).contains(&"eth0".to_owned()));
+
+    // In the node: another interface that has the name of the pod's end meanwhile.
+    let scene = Scene::new();
+    scene.add();
+    scene.node.run("ip", &["link", "del", HOST]).unwrap();
+    scene
+        .node
+        .run("ip", &["link", "add", HOST, "type", "veth", "peer", "name", "x"])
+        .unwrap();
+    assert!(scene.call("DEL").ok);
+    assert!(links(&scene.node).contains(&HOST.to_owned()));
+}
+
+#[test]
+fn an_agent_that_fails_keeps_the_runtime_trying() {
+    let scene = Scene::new();
+    scene.add();
+    let path = scene.dir.path().join(heddle_proto::CNI_SOCKET);
+    let aside = scene.dir.path().join("aside.sock");
+    std::fs::rename(&path, &aside).unwrap();
+    std::fs::write(&path, "").unwrap();
+    assert_eq!(error(&scene.call("DEL")).0, 11);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::rename(&aside, &path).unwrap();
+    assert!(scene.call("DEL").ok);
+    gone(&scene);
+}
+
+#[test]
+fn a_failed_add_may_be_followed_by_del() {
+    let scene = Scene::new();
+    scene
+        .agent()
+        .with(|script| script.prepare = Err(CniError::new(ErrorCode::EXHAUSTED, "no address is left")));
+    error(&scene.call("ADD"));
+    assert!(scene.call("DEL").ok);
+    gone(&scene);
+}
+
+#[test]
+fn del_takes_a_configuration_with_a_result_of_another_plugin() {
+    let scene = Scene::new();
+    let mut result = scene.add();
+    result["interfaces"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "ifb0"}));
+    result["dns"] = json!({});
+    assert!(scene.call_with("DEL", &scene.netns(), &scene.conf_after(&result)).ok);
+    gone(&scene);
+}
