@@ -1,5 +1,7 @@
 //! Views, builders and checksums for the protocols that heddle speaks. Knows no table and no socket.
 
+#![deny(unsafe_code)]
+
 mod addr;
 pub mod build;
 mod bytes;
@@ -12,6 +14,7 @@ pub mod ndp;
 pub mod parse;
 mod proto;
 pub mod rewrite;
+pub mod simd;
 pub mod tcp;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -13,6 +13,7 @@ pub use transport::{Finished, compute, finish_partial, is_partial, verify};
 
 use crate::addr::Ip;
 use crate::proto::Proto;
+use crate::simd;
 
 /// A one's complement sum of 16-bit words in network order, not yet folded.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -78,15 +79,7 @@ pub fn sum(bytes: &[u8]) -> Sum {
 /// Folded sum in the machine's own byte order (RFC 1071 section 2 (B): the order does not matter until the end).
 #[inline]
 fn native(bytes: &[u8]) -> u16 {
-    let mut acc: u64 = 0;
-    let mut blocks = bytes.chunks_exact(4);
-    for b in &mut blocks {
-        acc += u64::from(u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
-    }
-    let rest = blocks.remainder();
-    let mut last = [0; 4];
-    last[..rest.len()].copy_from_slice(rest);
-    Sum(acc + u64::from(u32::from_ne_bytes(last))).fold()
+    Sum(simd::words(bytes)).fold()
 }
 
 /// The sum of an address.

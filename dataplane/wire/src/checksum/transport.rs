@@ -95,8 +95,16 @@ pub fn compute<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> Opt
     let value = if p.proto == Proto::SCTP {
         Value::Crc(crc(p, head, chain, len)?)
     } else {
-        let field = bytes::be16(head, at)?;
-        let total = sum_range(pseudo_of(p, len), head, chain, p.l4(), len)?.minus_word(field);
+        // Left out, not taken away: in one's complement that would make ffff of a message of zeros.
+        let before = super::sum(head.get(p.l4()..at)?);
+        let behind = at + 2;
+        let total = sum_range(
+            pseudo_of(p, len).plus(before),
+            head,
+            chain,
+            behind,
+            (p.l4() + len).checked_sub(behind)?,
+        )?;
         Value::Sum(match total.checksum() {
             0 if p.proto == Proto::UDP => 0xffff,
             sum => sum,

@@ -1,6 +1,6 @@
 //! An echo request made into its reply where it stands, whatever its length: chains of frames too.
 
-use super::{apply, set_addresses, set_macs, set_ttl};
+use super::{apply_icmp, set_addresses, set_macs, set_ttl};
 use crate::addr::MacAddr;
 use crate::bytes;
 use crate::checksum::Delta;
@@ -31,9 +31,9 @@ pub fn echo_reply_in_place(frame: &mut [u8], p: &Parsed, mac: MacAddr) -> bool {
         && set_macs(frame, asker, mac)
         && set_ttl(frame, p, TTL)
         && bytes::put(frame, p.l4(), [reply, 0])
-        && apply(
+        && apply_icmp(
             frame,
-            p.l4() + 2,
+            p,
             Delta::word(u16::from_be_bytes([request, 0]), u16::from_be_bytes([reply, 0])),
         )
 }

@@ -170,7 +170,7 @@ fn set_ports(frame: &mut [u8], p: &Parsed, new: &Tuple, delta: Delta) -> bool {
                 Some(IcmpMessage::EchoReply) => Some(new.dport),
                 _ => None,
             };
-            id.is_none_or(|id| bytes::put16(frame, at + 4, id)) && apply(frame, at + 2, delta)
+            id.is_none_or(|id| bytes::put16(frame, at + 4, id)) && apply_icmp(frame, p, delta)
         }
         _ => true,
     }
@@ -211,6 +211,23 @@ fn apply(frame: &mut [u8], at: usize, delta: Delta) -> bool {
         Some(field) => bytes::put16(frame, at, delta.apply(field)),
         None => false,
     }
+}
+
+/// Without a pseudo header a message can be all zeros, as an echo reply can; its checksum is ffff, and 0 would be wrong.
+fn apply_icmp(frame: &mut [u8], p: &Parsed, delta: Delta) -> bool {
+    let at = p.l4() + 2;
+    if delta == Delta::NONE {
+        return true;
+    }
+    if !apply(frame, at, delta) {
+        return false;
+    }
+    let message = frame.get(p.l4()..p.end()).or_else(|| frame.get(p.l4()..));
+    if p.proto == Proto::ICMP && bytes::be16(frame, at) == Some(0) && message.is_some_and(|m| m.iter().all(|b| *b == 0))
+    {
+        return bytes::put16(frame, at, 0xffff);
+    }
+    true
 }
 
 #[inline(always)]

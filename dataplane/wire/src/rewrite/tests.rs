@@ -269,3 +269,29 @@ fn an_echo_request_is_answered_in_place_whatever_its_length() {
         assert_valid(&want);
     }
 }
+
+#[test]
+fn a_message_of_zeros_has_the_checksum_ffff() {
+    let (a, b, packet) = base(true);
+    let mut f = packet.echo_request(0, 0, &[0; 16]);
+    let p = parsed(&f);
+    assert!(echo_reply_in_place(&mut f, &p, mac(7)));
+    assert_eq!(f, Packet::new(mac(7), mac(1), b, a).echo_reply(0, 0, &[0; 16]));
+    assert_eq!(f[36..38], [0xff; 2]);
+    let mut f = packet.echo_reply(5, 0, &[0; 16]);
+    let (p, to) = (
+        parsed(&f),
+        Tuple {
+            src: b,
+            dst: a,
+            sport: 0,
+            dport: 0,
+        },
+    );
+    assert!(translate(&mut f, &p, &to, Deltas::between(p.proto, &p.tuple(), &to)));
+    assert_eq!(f[36..38], [0xff; 2]);
+    assert_valid(&f);
+    f[36..38].fill(0);
+    assert!(compute(&parsed(&f), [&f[..]]).unwrap().store(&mut f));
+    assert_eq!(f[36..38], [0xff; 2]);
+}

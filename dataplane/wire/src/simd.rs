@@ -1,0 +1,117 @@
+//! Prefetch, and the vector sum of long slices: the only unsafe code of the crate, each piece with a safe twin in the tests.
+//!
+//! What is not known here for a processor falls back to code that is right everywhere: no prefetch, and the scalar sum.
+
+#![allow(unsafe_code, reason = "processor intrinsics; the rest of the crate forbids it")]
+
+/// Asks the processor to load the start of `what` into its nearest cache, for a read that comes soon.
+#[inline(always)]
+pub fn prefetch<T: ?Sized>(what: &T) {
+    let address = std::ptr::from_ref(what).cast::<i8>();
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: SSE is part of x86_64; a prefetch is a hint that reads no value and faults on no address, and this one is
+        // that of a live reference.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
+    }
+    #[cfg(all(target_arch = "aarch64", not(miri)))]
+    {
+        // SAFETY: `prfm` is a hint that reads no value and faults on no address; no register or memory is changed.
+        unsafe {
+            std::arch::asm!("prfm pldl1keep, [{0}]", in(reg) address, options(nostack, readonly, preserves_flags));
+        }
+    }
+    #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
+    let _ = address;
+}
+
+/// From this length on the vector sum is faster than the scalar one.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+const VECTOR_FROM: usize = 128;
+
+/// The sum of 32-bit words in the machine's own byte order, the last one padded with zeros; folds to the checksum's sum.
+///
+/// Slices are at most the length of a packet: the sum of 2^32 words would overflow.
+#[inline]
+pub(crate) fn words(bytes: &[u8]) -> u64 {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    if bytes.len() >= VECTOR_FROM && is_x86_feature_detected!("avx2") {
+        // SAFETY: the processor has AVX2, as was just asked.
+        return unsafe { words_avx2(bytes) };
+    }
+    words_scalar(bytes)
+}
+
+/// The twin that is right everywhere.
+#[inline]
+fn words_scalar(bytes: &[u8]) -> u64 {
+    let mut sum: u64 = 0;
+    let mut blocks = bytes.chunks_exact(4);
+    for b in &mut blocks {
+        sum += u64::from(u32::from_ne_bytes([b[0], b[1], b[2], b[3]]));
+    }
+    let rest = blocks.remainder();
+    if !rest.is_empty() {
+        let mut last = [0; 4];
+        last[..rest.len()].copy_from_slice(rest);
+        sum += u64::from(u32::from_ne_bytes(last));
+    }
+    sum
+}
+
+/// Sixteen words a step, as sums of 64 bits each.
+#[cfg(all(target_arch = "x86_64", not(miri)))]
+#[target_feature(enable = "avx2")]
+fn words_avx2(bytes: &[u8]) -> u64 {
+    use std::arch::x86_64::{
+        __m256i, _mm256_add_epi64, _mm256_and_si256, _mm256_loadu_si256, _mm256_set1_epi64x, _mm256_setzero_si256,
+        _mm256_srli_epi64,
+    };
+    let low = _mm256_set1_epi64x(0xffff_ffff);
+    let mut sums = [_mm256_setzero_si256(); 4];
+    let mut blocks = bytes.chunks_exact(64);
+    for block in &mut blocks {
+        let at = block.as_ptr().cast::<__m256i>();
+        // SAFETY: `block` is 64 bytes long, so both loads of 32 are within it; they need no alignment.
+        let (a, b) = unsafe { (_mm256_loadu_si256(at), _mm256_loadu_si256(at.add(1))) };
+        sums[0] = _mm256_add_epi64(sums[0], _mm256_and_si256(a, low));
+        sums[1] = _mm256_add_epi64(sums[1], _mm256_srli_epi64::<32>(a));
+        sums[2] = _mm256_add_epi64(sums[2], _mm256_and_si256(b, low));
+        sums[3] = _mm256_add_epi64(sums[3], _mm256_srli_epi64::<32>(b));
+    }
+    let all = _mm256_add_epi64(_mm256_add_epi64(sums[0], sums[1]), _mm256_add_epi64(sums[2], sums[3]));
+    // SAFETY: both types are 32 bytes without padding, and any bytes are four numbers.
+    let lanes: [u64; 4] = unsafe { std::mem::transmute(all) };
+    lanes.iter().sum::<u64>() + words_scalar(blocks.remainder())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn prefetch_changes_nothing() {
+        let bytes = [7u8; 100];
+        prefetch(&bytes);
+        prefetch(&bytes[100..]);
+        prefetch::<[u8]>(&[]);
+        assert_eq!(bytes, [7; 100]);
+    }
+
+    #[test]
+    fn a_long_slice_of_ones_does_not_overflow() {
+        let bytes = vec![0xff; 1 << 17];
+        assert_eq!(words(&bytes), (1 << 15) * u64::from(u32::MAX));
+    }
+
+    proptest! {
+        #[test]
+        fn the_vector_sum_is_that_of_its_twin(bytes in prop::collection::vec(any::<u8>(), 0..5000), skip in 0usize..70) {
+            let bytes = bytes.get(skip..).unwrap_or(&[]);
+            prop_assert_eq!(words(bytes), words_scalar(bytes));
+        }
+    }
+}
