@@ -5,10 +5,13 @@
 
 pub mod api;
 pub mod attachments;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod cores;
+pub mod dataplane;
 pub mod host;
 pub mod lock;
 pub mod notify;
 pub mod privileges;
+pub mod status;

@@ -44,6 +44,14 @@ pub async fn index_of(handle: &Handle, name: &str) -> Result<Option<u32>, HostEr
     Ok(get(handle, name).await?.map(|link| link.header.index))
 }
 
+/// Whether there is a veth of a name.
+///
+/// # Errors
+/// The kernel refuses to tell.
+pub async fn is_veth_named(handle: &Handle, name: &str) -> Result<bool, HostError> {
+    Ok(get(handle, name).await?.is_some_and(|link| is_veth(&link)))
+}
+
 /// Makes a veth pair with this many queues and this MTU, or takes over one that has them. One with other queues (the
 /// number of workers has changed) is made anew.
 ///

@@ -1,0 +1,199 @@
+//! Where the flow table's file lies: a file system of memory that the agent mounts under its run directory, so that it
+//! outlives the process and not the machine.
+//!
+//! hugetlbfs where enough pages of 2 MiB are free, else tmpfs. A mount that is there is an earlier agent's and stays,
+//! with the table in it. The mount belongs to the mount namespace of the agent, so the next start finds it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+
+use crate::config::HugePages;
+
+/// The mount's name in the run directory.
+pub const DIR: &str = "flow";
+/// The table's name in it.
+pub const FILE: &str = "table";
+/// What one huge page has.
+const HUGE_PAGE: u64 = 2 << 20;
+
+/// What the table lies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// Pages of 2 MiB.
+    HugePages,
+    /// Ordinary memory.
+    Tmpfs,
+}
+
+/// The mount cannot be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowFileError {
+    /// A system call failed.
+    #[error("{what} {}: {source}", path.display())]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// The directory or file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Huge pages are required and there are not enough.
+    #[error(
+        "hugePages: require, but {free} pages of 2 MiB are free and the flow table needs {needed}: reserve more \
+         (vm.nr_hugepages) or lower connections"
+    )]
+    NoHugePages {
+        /// Free pages.
+        free: u64,
+        /// Pages that the table needs.
+        needed: u64,
+    },
+}
+
+fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FlowFileError {
+    let path = path.to_owned();
+    move |source| FlowFileError::System { what, path, source }
+}
+
+/// Makes sure that the mount is there, for a table of about `bytes`. Gives the table's file and what it lies on.
+///
+/// # Errors
+/// It cannot be mounted, or huge pages are required and missing.
+pub fn prepare(run_dir: &Path, huge: HugePages, bytes: u64) -> Result<(PathBuf, Medium), FlowFileError> {
+    let dir = run_dir.join(DIR);
+    fs::create_dir_all(&dir).map_err(failed("creating", &dir))?;
+    if let Some(medium) = mounted(&dir)? {
+        return Ok((dir.join(FILE), medium));
+    }
+    let needed = bytes.div_ceil(HUGE_PAGE);
+    let free = free_huge_pages();
+    let medium = match huge {
+        HugePages::Never => Medium::Tmpfs,
+        HugePages::Auto if free < needed => Medium::Tmpfs,
+        HugePages::Require if free < needed => return Err(FlowFileError::NoHugePages { free, needed }),
+        HugePages::Auto | HugePages::Require => Medium::HugePages,
+    };
+    let (kind, options) = match medium {
+        Medium::HugePages => ("hugetlbfs", "mode=0700,pagesize=2M"),
+        // The one file in it is of fixed size; the default bound of half the memory says nothing about it.
+        Medium::Tmpfs => ("tmpfs", "mode=0700,size=0,nr_inodes=16"),
+    };
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("heddle"), &dir, Some(kind), flags, Some(options)).map_err(|e| failed("mounting", &dir)(e.into()))?;
+    Ok((dir.join(FILE), medium))
+}
+
+/// Removes the mount and the table in it; whether there was one.
+///
+/// # Errors
+/// It cannot be unmounted or its directory not be removed.
+pub fn remove(run_dir: &Path) -> Result<bool, FlowFileError> {
+    let dir = run_dir.join(DIR);
+    let mut was = false;
+    while mounted(&dir)?.is_some() {
+        umount2(&dir, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| failed("unmounting", &dir)(e.into()))?;
+        was = true;
+    }
+    match fs::remove_dir(&dir) {
+        Ok(()) => Ok(was),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(was),
+        Err(e) => Err(failed("removing", &dir)(e)),
+    }
+}
+
+/// What is mounted at a directory, if it is one of ours.
+fn mounted(dir: &Path) -> Result<Option<Medium>, FlowFileError> {
+    let table = Path::new("/proc/self/mountinfo");
+    let text = fs::read_to_string(table).map_err(failed("reading", table))?;
+    let Ok(dir) = dir.canonicalize() else { return Ok(None) };
+    Ok(text.lines().rev().find_map(|line| medium_at(line, &dir)))
+}
+
+/// One line of mountinfo (proc_pid_mountinfo(5)): the mount point is the fifth field, the type follows ` - `.
+fn medium_at(line: &str, dir: &Path) -> Option<Medium> {
+    let point = line.split(' ').nth(4)?;
+    if unescaped(point) != dir.as_os_str().as_encoded_bytes() {
+        return None;
+    }
+    match line.split(" - ").nth(1)?.split(' ').next()? {
+        "hugetlbfs" => Some(Medium::HugePages),
+        "tmpfs" => Some(Medium::Tmpfs),
+        _ => None,
+    }
+}
+
+/// Space, tab, newline and backslash are written as three octal digits.
+fn unescaped(text: &str) -> Vec<u8> {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while let Some((&first, after)) = rest.split_first() {
+        let code = (first == b'\\')
+            .then(|| after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok()))
+            .flatten()
+            .and_then(|digits| u8::from_str_radix(digits, 8).ok());
+        match code {
+            Some(byte) => {
+                out.push(byte);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(first);
+                rest = after;
+            }
+        }
+    }
+    out
+}
+
+fn free_huge_pages() -> u64 {
+    let file = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+    fs::read_to_string(file)
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_of_mountinfo() {
+        let line = r"36 35 98:0 / /run/a\040b/flow rw,nosuid shared:1 - tmpfs heddle rw,size=0k";
+        assert_eq!(medium_at(line, Path::new("/run/a b/flow")), Some(Medium::Tmpfs));
+        assert_eq!(medium_at(line, Path::new("/run/a b")), None);
+        assert_eq!(
+            medium_at(&line.replace("tmpfs", "hugetlbfs"), Path::new("/run/a b/flow")),
+            Some(Medium::HugePages)
+        );
+        assert_eq!(
+            medium_at(&line.replace("tmpfs", "ext4"), Path::new("/run/a b/flow")),
+            None
+        );
+        assert_eq!(medium_at("", Path::new("/run")), None);
+        assert_eq!(unescaped(r"\134\"), br"\\"[..].to_vec());
+    }
+
+    /// Needs root, as the agent does.
+    #[test]
+    fn mounted_once_found_again_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, medium) = prepare(dir.path(), HugePages::Never, 1 << 20).unwrap();
+        fs::write(&file, "kept").unwrap();
+        assert_eq!(prepare(dir.path(), HugePages::Auto, 1).unwrap(), (file.clone(), medium));
+        assert_eq!(fs::read_to_string(&file).unwrap(), "kept");
+        assert!(remove(dir.path()).unwrap());
+        assert!(!remove(dir.path()).unwrap());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let said = prepare(dir.path(), HugePages::Require, u64::MAX)
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("hugePages: require"), "{said}");
+        assert!(!remove(dir.path()).unwrap());
+    }
+}
