@@ -32,7 +32,7 @@ pub(crate) struct Entry(u64);
 
 impl Entry {
     pub(crate) const fn new(hash: Hash, record: u32, direction: usize) -> Self {
-        Self((hash.tag() as u64) << 32 | ((record as u64) << 1 | direction as u64 & 1) + 1)
+        Self(((hash.tag() as u64) << 32) | (((record as u64) << 1 | direction as u64 & 1) + 1))
     }
 
     #[inline]

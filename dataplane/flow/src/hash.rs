@@ -63,7 +63,7 @@ impl Hash {
     /// A number below `buckets`.
     #[inline]
     pub(crate) const fn bucket(self, buckets: u32) -> u32 {
-        ((self.0 >> 32) * buckets as u64 >> 32) as u32
+        (((self.0 >> 32) * buckets as u64) >> 32) as u32
     }
 
     #[inline]

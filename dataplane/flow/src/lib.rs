@@ -18,6 +18,7 @@
 
 mod bucket;
 mod config;
+mod file;
 mod freelist;
 mod hash;
 mod layout;
@@ -28,11 +29,13 @@ mod state;
 mod stats;
 mod sync;
 mod table;
+mod takeover;
 #[cfg(test)]
 mod testing;
 mod types;
 
 pub use config::Config;
+pub use file::{BootId, Fresh, OpenError, Takeover};
 pub use numbers::{EndpointNo, Generation, NextHopNo, NodeNo};
 pub use record::{Counters, Route};
 pub use state::{FlowState, Timeouts};

@@ -1,13 +1,23 @@
-//! Where the words of a table live: cache lines of atomics, owned or in a mapped file.
+//! Where the words of a table live: cache lines of atomics, on the heap, in anonymous pages or in a mapped file.
+//!
+//! The only module of this crate with `unsafe` in it: a mapping as a slice of atomics, and the prefetch instruction.
+
+use memmap2::MmapRaw;
 
 use crate::sync::AtomicU64;
 
 /// Words in a line.
 pub(crate) const LINE_WORDS: usize = 8;
 
+/// Bytes of a line.
+pub(crate) const LINE_BYTES: usize = LINE_WORDS * 8;
+
 /// One cache line.
 #[repr(C, align(64))]
 pub(crate) struct Line(pub(crate) [AtomicU64; LINE_WORDS]);
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Line>() == LINE_BYTES);
 
 impl Default for Line {
     fn default() -> Self {
@@ -17,21 +27,60 @@ impl Default for Line {
 
 /// The lines of a table.
 pub(crate) enum Memory {
-    /// On the heap, gone with the table.
-    Owned(Box<[Line]>),
+    /// On the heap: where there are no pages to map.
+    Heap(Box<[Line]>),
+    /// In pages of a file or in anonymous ones.
+    Mapped(Mapping),
 }
 
 impl Memory {
-    /// Zeroed lines on the heap.
-    pub(crate) fn owned(lines: usize) -> Self {
-        Self::Owned((0..lines).map(|_| Line::default()).collect())
+    /// Zeroed lines, gone with the table.
+    pub(crate) fn anonymous(lines: usize) -> Self {
+        #[cfg(not(any(loom, miri)))]
+        if let Ok(pages) = memmap2::MmapMut::map_anon(lines * LINE_BYTES)
+            && let Some(mapping) = Mapping::new(pages.into())
+        {
+            return Self::Mapped(mapping);
+        }
+        Self::Heap((0..lines).map(|_| Line::default()).collect())
     }
 
     #[inline]
     pub(crate) fn lines(&self) -> &[Line] {
         match self {
-            Self::Owned(lines) => lines,
+            Self::Heap(lines) => lines,
+            Self::Mapped(mapping) => mapping.lines(),
         }
+    }
+}
+
+/// A mapping that is seen as lines and nothing else.
+pub(crate) struct Mapping {
+    pages: MmapRaw,
+    count: usize,
+}
+
+impl Mapping {
+    /// `None` where atomics are not plain words, as under a model checker.
+    pub(crate) fn new(pages: MmapRaw) -> Option<Self> {
+        if cfg!(loom) {
+            return None;
+        }
+        // A wish: without it, or where the file system has no large pages, the table works with small ones.
+        #[cfg(target_os = "linux")]
+        let _ = pages.advise(memmap2::Advice::HugePage);
+        let count = pages.len() / LINE_BYTES;
+        Some(Self { pages, count })
+    }
+
+    #[inline]
+    pub(crate) fn lines(&self) -> &[Line] {
+        // SAFETY: the mapping is readable and writable, begins at a page boundary, which is a multiple of a line's alignment,
+        // holds `count` whole lines, and lives as long as `self`. Any bits are a valid `Line`: it consists of atomic words
+        // (`new` refuses where it does not). Nothing in this process makes a plain reference to the mapped bytes; another
+        // process that writes the file races with atomic accesses only, and the file is locked and private to root. Nobody
+        // shortens the file while it is locked.
+        unsafe { std::slice::from_raw_parts(self.pages.as_ptr().cast(), self.count) }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The table: finding, inserting, changing and removing connections.
 
+use std::fs::File;
+
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Proto, TcpFlags};
 use thiserror::Error;
@@ -69,6 +71,8 @@ pub struct FlowTable {
     start: StartNo,
     timeouts: Timeouts,
     pub(crate) counts: Counts,
+    /// The file behind `memory`, locked while it is open.
+    lock: Option<File>,
 }
 
 impl FlowTable {
@@ -77,7 +81,7 @@ impl FlowTable {
     pub fn anonymous(config: &Config) -> Self {
         let geometry = Geometry::new(config.capacity);
         let seed = config.seed.map_or_else(Seed::random, Seed);
-        Self::over(Memory::owned(geometry.lines()), geometry, seed, StartNo(1), config)
+        Self::over(Memory::anonymous(geometry.lines()), geometry, seed, StartNo(1), config)
     }
 
     /// A table over memory that holds one, or zeroes.
@@ -90,7 +94,13 @@ impl FlowTable {
             start,
             timeouts: config.timeouts,
             counts,
+            lock: None,
         }
+    }
+
+    /// Holds the lock on the table's file until the table is dropped.
+    pub(crate) fn keep_locked(&mut self, file: File) {
+        self.lock = Some(file);
     }
 
     /// The number of this start; an entry of another is stale.
@@ -103,10 +113,6 @@ impl FlowTable {
     #[must_use]
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
-    }
-
-    pub(crate) fn geometry(&self) -> &Geometry {
-        &self.geometry
     }
 
     #[inline]
@@ -268,7 +274,7 @@ impl FlowTable {
         {
             return Err(Obstacle::Error(InsertError::ReverseTaken));
         }
-        let more = || self.free_overflow().pop(|n| self.overflow_link(n));
+        let more = || self.more_overflow();
         let place = locked.vacancy(forward_bucket, None, more).ok_or(Obstacle::Full)?;
         let taken = (forward_bucket == reverse_bucket).then_some(place);
         let reverse_place = locked.vacancy(reverse_bucket, taken, more).ok_or(Obstacle::Full)?;
@@ -316,8 +322,12 @@ impl FlowTable {
         u128::from(now.since(view.last_seen)) >= self.timeouts.of(proto, view.state).as_millis()
     }
 
+    pub(crate) fn more_overflow(&self) -> Option<u32> {
+        self.free_overflow().pop(|n| self.overflow_link(n))
+    }
+
     fn overflow_link(&self, n: u32) -> &crate::sync::AtomicU64 {
-        Bucket(&self.line(self.geometry.overflow(n))).link()
+        Bucket(self.line(self.geometry.overflow(n))).link()
     }
 
     fn record_link(&self, n: u32) -> &crate::sync::AtomicU64 {
@@ -487,5 +497,7 @@ enum Obstacle {
     Error(InsertError),
 }
 
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,322 @@
+//! The table as a file: making one, and finding out whether a file is one that can be taken over.
+//!
+//! | line | word | contents |
+//! |------|------|----------|
+//! | 0    | 0    | magic, written last |
+//! | 0    | 1    | layout version |
+//! | 0    | 2    | capacity |
+//! | 0    | 3    | start number |
+//! | 0    | 4    | when the table was made |
+//! | 0    | 5, 6 | boot id of the machine |
+//! | 0    | 7    | 1 while a takeover rebuilds the index |
+//! | 1    | all  | the key of the hash: the file is for root alone |
+//!
+//! The further header lines are the free lists and the cursor of expiry.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use memmap2::MmapOptions;
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
+use rustix::io::Errno;
+use thiserror::Error;
+
+use crate::config::Config;
+use crate::hash::Seed;
+use crate::layout::{Geometry, LAYOUT_VERSION, header};
+use crate::memory::{LINE_BYTES, Mapping, Memory};
+use crate::sync::Ordering;
+use crate::table::FlowTable;
+use crate::types::{Millis, StartNo};
+
+const MAGIC: u64 = u64::from_le_bytes(*b"heddleFT");
+
+const MAGIC_WORD: usize = 0;
+const LAYOUT: usize = 1;
+const CAPACITY: usize = 2;
+const START: usize = 3;
+const FRESH_SINCE: usize = 4;
+const BOOT: usize = 5;
+pub(crate) const REBUILDING: usize = 7;
+
+/// File sizes are multiples of this, the large page of x86-64 and arm64: hugetlbfs demands it.
+const FILE_UNIT: usize = 2 << 20;
+
+/// The boot of the machine in which the times of a table are meant.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct BootId(pub u128);
+
+impl BootId {
+    /// Where the kernel tells it (`Documentation/admin-guide/sysctl/kernel.rst`, `random`).
+    const PATH: &str = "/proc/sys/kernel/random/boot_id";
+
+    /// This boot's.
+    ///
+    /// # Errors
+    /// The file cannot be read or holds no UUID.
+    pub fn current() -> io::Result<Self> {
+        let text = std::fs::read_to_string(Self::PATH)?;
+        let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+        u128::from_str_radix(&digits, 16).map(Self).map_err(|e| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{}: {text:?} is no UUID: {e}", Self::PATH),
+            )
+        })
+    }
+}
+
+impl fmt::Debug for BootId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+/// Why a table could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The file cannot be made or opened.
+    #[error("flow table {}: cannot open it: {source}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Another process uses it.
+    #[error("flow table {}: another process has it locked; end the agent that uses this run directory first", path.display())]
+    Locked {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no memory for it.
+    #[error("flow table {}: no room for {bytes} bytes: {source}; lower its capacity or enlarge the file system", path.display())]
+    NoRoom {
+        /// The file.
+        path: PathBuf,
+        /// What it takes.
+        bytes: usize,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// It cannot be mapped.
+    #[error("flow table {}: cannot map {bytes} bytes: {source}", path.display())]
+    Map {
+        /// The file.
+        path: PathBuf,
+        /// What it takes.
+        bytes: usize,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+/// Why a table begins empty.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum Fresh {
+    /// There was no file.
+    #[error("there was no table")]
+    NoFile,
+    /// The file was none of ours, or one that was never finished.
+    #[error("the file was no complete table")]
+    Damaged,
+    /// Another version of heddle wrote it.
+    #[error("the table's layout is version {found}, this one is {LAYOUT_VERSION}")]
+    Layout {
+        /// Its layout version.
+        found: u64,
+    },
+    /// The configuration was changed.
+    #[error("the table's capacity was {found}, the configuration says otherwise")]
+    Capacity {
+        /// Its capacity.
+        found: u64,
+    },
+    /// The machine was booted since: times mean nothing any more, and neither do the connections.
+    #[error("the table is from before this boot")]
+    Boot,
+}
+
+/// What became of the table that was found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Takeover {
+    /// Why the table begins empty; `None`: it was taken over.
+    pub fresh: Option<Fresh>,
+    /// When this table was made: adoption is counted from here.
+    pub fresh_since: Millis,
+    /// The number of this start.
+    pub start_number: StartNo,
+    /// Connections that go on.
+    pub entries_kept: u32,
+    /// Connections thrown away because somebody was writing them.
+    pub discarded_torn: u32,
+    /// Connections thrown away because one direction was missing.
+    pub discarded_orphans: u32,
+}
+
+impl FlowTable {
+    /// Opens the table in the file at `path`, or makes it. The file stays locked until the table is dropped.
+    ///
+    /// What was found is taken over: connections stay with their translation but are stale, since their start number is
+    /// old; half-written ones go. `now` and `boot` are of the clock that all times of this table are of.
+    ///
+    /// # Errors
+    /// [`OpenError`] with the path. A file that is no table of this layout is no error: it is replaced.
+    pub fn open(path: &Path, config: &Config, boot: BootId, now: Millis) -> Result<(Self, Takeover), OpenError> {
+        let io = |source| OpenError::Open {
+            path: path.to_owned(),
+            source,
+        };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .custom_flags(OFlags::NOFOLLOW.bits() as i32)
+            .open(path)
+            .map_err(io)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path.to_owned() }),
+            Err(e) => return Err(io(e.into())),
+        }
+        let geometry = Geometry::new(config.capacity);
+        let bytes = (geometry.lines() * LINE_BYTES).next_multiple_of(FILE_UNIT);
+        let found = file.metadata().map_err(io)?.len();
+        let fresh = if found == 0 {
+            Some(Fresh::NoFile)
+        } else {
+            examine(&file, path, found, bytes, &geometry, boot)?
+        };
+        if fresh.is_some() {
+            // Twice, so that what was there is gone.
+            file.set_len(0).and_then(|()| file.set_len(bytes as u64)).map_err(io)?;
+            reserve(&file, path, bytes)?;
+        }
+        let memory = map(&file, path, bytes)?;
+        let opened = match fresh {
+            Some(reason) => Self::make(memory, geometry, config, boot, now, reason),
+            None => Self::take_over(memory, geometry, config),
+        };
+        let (mut table, takeover) = opened;
+        table.keep_locked(file);
+        Ok((table, takeover))
+    }
+
+    fn make(
+        memory: Memory,
+        geometry: Geometry,
+        config: &Config,
+        boot: BootId,
+        now: Millis,
+        reason: Fresh,
+    ) -> (Self, Takeover) {
+        let seed = config.seed.map_or_else(Seed::random, Seed);
+        let start = StartNo(1);
+        let table = Self::over(memory, geometry, seed, start, config);
+        for (word, key) in table.line(header::SEED).0.iter().zip(seed.0) {
+            word.store(key, Ordering::Relaxed);
+        }
+        let fixed = &table.line(header::FIXED).0;
+        fixed[LAYOUT].store(LAYOUT_VERSION, Ordering::Relaxed);
+        fixed[CAPACITY].store(u64::from(geometry.capacity), Ordering::Relaxed);
+        fixed[START].store(u64::from(start.0), Ordering::Relaxed);
+        fixed[FRESH_SINCE].store(now.0, Ordering::Relaxed);
+        fixed[BOOT].store(boot.0 as u64, Ordering::Relaxed);
+        fixed[BOOT + 1].store((boot.0 >> 64) as u64, Ordering::Relaxed);
+        fixed[MAGIC_WORD].store(MAGIC, Ordering::Release);
+        let takeover = Takeover {
+            fresh: Some(reason),
+            fresh_since: now,
+            start_number: start,
+            entries_kept: 0,
+            discarded_torn: 0,
+            discarded_orphans: 0,
+        };
+        (table, takeover)
+    }
+
+    fn take_over(memory: Memory, geometry: Geometry, config: &Config) -> (Self, Takeover) {
+        let lines = memory.lines();
+        let fixed = &lines[header::FIXED].0;
+        let start = StartNo((fixed[START].load(Ordering::Relaxed) as u32).wrapping_add(1));
+        fixed[START].store(u64::from(start.0), Ordering::Relaxed);
+        let fresh_since = Millis(fixed[FRESH_SINCE].load(Ordering::Relaxed));
+        let seed = Seed(std::array::from_fn(|n| {
+            lines[header::SEED].0[n].load(Ordering::Relaxed)
+        }));
+        let table = Self::over(memory, geometry, seed, start, config);
+        let repaired = table.repair();
+        let takeover = Takeover {
+            fresh: None,
+            fresh_since,
+            start_number: start,
+            entries_kept: repaired.kept,
+            discarded_torn: repaired.torn,
+            discarded_orphans: repaired.orphans,
+        };
+        (table, takeover)
+    }
+}
+
+/// Why this file is no table to be taken over, if so.
+fn examine(
+    file: &File,
+    path: &Path,
+    found: u64,
+    bytes: usize,
+    geometry: &Geometry,
+    boot: BootId,
+) -> Result<Option<Fresh>, OpenError> {
+    if found < FILE_UNIT as u64 {
+        return Ok(Some(Fresh::Damaged));
+    }
+    let head = map(file, path, FILE_UNIT)?;
+    let word = |n: usize| head.lines()[header::FIXED].0[n].load(Ordering::Acquire);
+    Ok(if word(MAGIC_WORD) != MAGIC {
+        Some(Fresh::Damaged)
+    } else if word(LAYOUT) != LAYOUT_VERSION {
+        Some(Fresh::Layout { found: word(LAYOUT) })
+    } else if u128::from(word(BOOT)) | u128::from(word(BOOT + 1)) << 64 != boot.0 {
+        Some(Fresh::Boot)
+    } else if word(CAPACITY) != u64::from(geometry.capacity) {
+        Some(Fresh::Capacity { found: word(CAPACITY) })
+    } else if found != bytes as u64 {
+        Some(Fresh::Damaged)
+    } else {
+        None
+    })
+}
+
+/// Has the file system set the memory aside now: a worker that runs out of it later would die of SIGBUS.
+fn reserve(file: &File, path: &Path, bytes: usize) -> Result<(), OpenError> {
+    match fallocate(file, FallocateFlags::empty(), 0, bytes as u64) {
+        Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => {
+            // Best effort: a file of no length is no table.
+            let _ = file.set_len(0);
+            Err(OpenError::NoRoom {
+                path: path.to_owned(),
+                bytes,
+                source: e.into(),
+            })
+        }
+    }
+}
+
+fn map(file: &File, path: &Path, bytes: usize) -> Result<Memory, OpenError> {
+    let failed = |source| OpenError::Map {
+        path: path.to_owned(),
+        bytes,
+        source,
+    };
+    let pages = MmapOptions::new().len(bytes).map_raw(file).map_err(failed)?;
+    Mapping::new(pages)
+        .map(Memory::Mapped)
+        .ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))
+}

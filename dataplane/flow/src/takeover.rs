@@ -1,0 +1,141 @@
+//! Putting a table in order that a process left in whatever state it died in.
+//!
+//! Nobody else uses the table yet. What a killed process may leave: a locked bucket, a record with an odd sequence, a record
+//! that is linked by one direction or none, a bucket entry whose record is gone, a record or overflow bucket that
+//! is in no chain and no free list. So the index and the free lists are made anew from the records that are whole; this
+//! takes back everything else. A takeover that is killed itself is repeated by the next.
+
+use crate::bucket::{Bucket, Entry};
+use crate::file::REBUILDING;
+use crate::layout::header;
+use crate::record::Record;
+use crate::sync::Ordering;
+use crate::table::FlowTable;
+
+/// What a repair found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct Repaired {
+    pub(crate) kept: u32,
+    pub(crate) torn: u32,
+    pub(crate) orphans: u32,
+}
+
+/// What a record holds.
+enum Finding {
+    Whole,
+    Free,
+    Torn,
+    Orphan,
+}
+
+impl FlowTable {
+    /// Makes index, free lists and counts anew from the records that are whole.
+    pub(crate) fn repair(&self) -> Repaired {
+        let rebuilding = &self.line(header::FIXED).0[REBUILDING];
+        // If the last takeover was killed in the middle of this, the index says nothing, and the records were sorted out.
+        let trust_index = rebuilding.load(Ordering::Acquire) == 0;
+        let mut repaired = Repaired::default();
+        let mut whole = Vec::new();
+        let mark = self.free_records().mark();
+        for (number, record) in (0..mark).filter_map(|n| Some((n, self.record(n)?))) {
+            match self.examine(number, record, trust_index) {
+                Finding::Whole => whole.push(number),
+                Finding::Free => {}
+                Finding::Torn => {
+                    repaired.torn += 1;
+                    record.reset();
+                }
+                Finding::Orphan => {
+                    repaired.orphans += 1;
+                    record.reset();
+                }
+            }
+        }
+        rebuilding.store(1, Ordering::Release);
+        self.clear_index();
+        for &number in &whole {
+            if self.relink(number) {
+                repaired.kept += 1;
+            } else {
+                repaired.orphans += 1;
+            }
+        }
+        self.free_what_is_between(&whole);
+        rebuilding.store(0, Ordering::Release);
+        repaired
+    }
+
+    fn examine(&self, number: u32, record: Record<'_>, trust_index: bool) -> Finding {
+        if record.is_torn() {
+            return Finding::Torn;
+        }
+        if !record.life().1.is_live() {
+            return Finding::Free;
+        }
+        let contents = record.read();
+        if contents.view(0).and(contents.view(1)).is_none() {
+            return Finding::Torn;
+        }
+        let linked = |direction| {
+            let (hash, bucket) = self.hash(&contents.tuple(direction), contents.proto());
+            let entry = Entry::new(hash, number, direction);
+            self.index()
+                .find(bucket, hash.tag(), |e| (e == entry).then_some(()))
+                .is_some()
+        };
+        if trust_index && !(linked(0) && linked(1)) {
+            Finding::Orphan
+        } else {
+            Finding::Whole
+        }
+    }
+
+    fn clear_index(&self) {
+        let index = self.index();
+        index
+            .first
+            .iter()
+            .chain(index.overflow)
+            .for_each(|line| Bucket(line).reset());
+        self.free_overflow().reset(0);
+    }
+
+    /// Puts both directions into the index; if there is no room, the record is free.
+    fn relink(&self, number: u32) -> bool {
+        let Some(record) = self.record(number) else {
+            return false;
+        };
+        let contents = record.read();
+        let [(h0, b0), (h1, b1)] = [0, 1].map(|d| self.hash(&contents.tuple(d), contents.proto()));
+        let locked = self.index().lock(b0, b1);
+        let Some(place) = locked.vacancy(b0, None, || self.more_overflow()) else {
+            record.reset();
+            return false;
+        };
+        let taken = (b0 == b1).then_some(place);
+        let Some(other) = locked.vacancy(b1, taken, || self.more_overflow()) else {
+            record.reset();
+            return false;
+        };
+        place.set(Entry::new(h0, number, 0));
+        other.set(Entry::new(h1, number, 1));
+        self.counts.charge_anyway(contents.charged());
+        true
+    }
+
+    /// Records beyond the last whole one count as never used; those before it that are free go to the free list.
+    fn free_what_is_between(&self, whole: &[u32]) {
+        let list = self.free_records();
+        list.reset(whole.last().map_or(0, |last| last + 1));
+        let is_live = |record: &Record<'_>| record.life().1.is_live();
+        // The lowest is pushed last, so that it is used first.
+        for (number, record) in (0..list.mark()).rev().filter_map(|n| Some((n, self.record(n)?))) {
+            if !is_live(&record) {
+                list.push(number, record.link());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
