@@ -1,8 +1,12 @@
 //! CHECK: is everything still as ADD left it?
 
+use std::net::IpAddr;
+
 use heddle_proto::{AttachmentState, CniError, ErrorCode, NetnsPath};
 
 use crate::agent;
+use heddle_wire::MacAddr;
+
 use crate::config::NetConf;
 use crate::env::Target;
 use crate::netns::Netns;
@@ -80,6 +84,7 @@ fn differs(msg: String) -> CniError {
 struct Found {
     link: Option<Link>,
     addresses: Vec<ipnet::IpNet>,
+    neighbours: Vec<(IpAddr, MacAddr)>,
     routes: Vec<KernelRoute>,
 }
 
@@ -88,13 +93,14 @@ fn inspect(netns: &Netns, target: &Target) -> Result<Found, KernelError> {
         runtime()?.block_on(async {
             let rtnl = Rtnl::open()?;
             let link = rtnl.link(target.ifname.as_str()).await?;
-            let addresses = match &link {
-                Some(link) => rtnl.addresses(link).await?,
-                None => Vec::new(),
+            let (addresses, neighbours) = match &link {
+                Some(link) => (rtnl.addresses(link).await?, rtnl.neighbours(link).await?),
+                None => (Vec::new(), Vec::new()),
             };
             Ok(Found {
                 link,
                 addresses,
+                neighbours,
                 routes: rtnl.routes().await?,
             })
         })
@@ -140,6 +146,15 @@ impl Found {
                 return Err(differs(format!(
                     "interface {name} does not have the address {}",
                     ip.address
+                )));
+            }
+            if let Some(gateway) = ip
+                .gateway
+                .filter(|gw| !self.neighbours.contains(&(*gw, MacAddr::GATEWAY)))
+            {
+                return Err(differs(format!(
+                    "interface {name} does not have the gateway {gateway} as a permanent neighbour with {}",
+                    MacAddr::GATEWAY
                 )));
             }
         }

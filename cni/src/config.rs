@@ -271,4 +271,22 @@ mod tests {
             assert_eq!(e.code, ErrorCode::DECODE, "{input:?}: {e}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_input_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+            let _ = NetConf::parse(&bytes, &mut CniVersion::V1_1_0);
+        }
+
+        #[test]
+        fn no_value_of_a_key_makes_it_panic(key in "runDir|mtu|txOff|prevResult|name|ipam|cniVersion", text in ".{0,80}", number: i64) {
+            for value in [json!(text), json!(number), json!([text]), json!({"a": number}), json!({"interfaces": [{"name": text}]})] {
+                let mut conf = json!({"cniVersion": "1.1.0", "name": "heddle"});
+                conf[&key] = value;
+                if let Err(e) = parse(&conf) {
+                    proptest::prop_assert!(e.msg.len() < 1000 && e.code.0 <= 7);
+                }
+            }
+        }
+    }
 }

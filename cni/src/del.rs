@@ -4,7 +4,7 @@
 //!
 //! When no agent answers, the interface is deleted as far as it can be found by the pod's namespace, and the call ends with
 //! code 11, so that the runtime repeats it: a DEL that succeeded here would leave the address taken for good, as nobody
-//! would ask again. (Calico's plugin does the same; Cilium's keeps a queue of deletions in files for its agent.)
+//! would ask again.
 
 use heddle_proto::{CniError, ErrorCode, NetnsPath};
 

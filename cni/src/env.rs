@@ -246,4 +246,15 @@ mod tests {
         let e = Call::from_env(&|_| Some(OsString::from_vec(vec![0xff]))).unwrap_err();
         assert!(e.msg.contains("no UTF-8"), "{e}");
     }
+
+    proptest::proptest! {
+        #[test]
+        fn arguments_are_read_or_refused(args in "((K8S_POD_NAME|K8S_POD_NAMESPACE|IgnoreUnknown|X)?=?[a-z0-9/=]{0,5};?){0,5}") {
+            match pod(&args) {
+                Ok(Some(pod)) => proptest::prop_assert!(!pod.name.as_str().contains('/')),
+                Ok(None) => {}
+                Err(e) => proptest::prop_assert_eq!(e.code, ErrorCode::INVALID_ENVIRONMENT),
+            }
+        }
+    }
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use heddle_proto::NetnsPath;
+use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
@@ -25,6 +26,12 @@ pub enum NetnsError {
     /// The path leads to the namespace that the plugin runs in.
     #[error("{path} is the node's own network namespace: heddle-cni gives interfaces to containers only")]
     Own {
+        /// `CNI_NETNS`.
+        path: String,
+    },
+    /// The plugin may not enter it.
+    #[error("the network namespace {path} may not be entered: heddle-cni needs CAP_SYS_ADMIN, run it as root")]
+    Forbidden {
         /// `CNI_NETNS`.
         path: String,
     },
@@ -97,9 +104,12 @@ impl Netns {
     /// [`NetnsError::Unusable`] as an error of the caller's kind, or what `f` returns.
     pub fn enter<T: Send, E: From<NetnsError> + Send>(&self, f: impl FnOnce() -> Result<T, E> + Send) -> Result<T, E> {
         let inside = || {
-            setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|e| NetnsError::Unusable {
-                path: self.path.clone(),
-                source: e.into(),
+            setns(&self.file, CloneFlags::CLONE_NEWNET).map_err(|e| {
+                let path = self.path.clone();
+                match e {
+                    Errno::EPERM => NetnsError::Forbidden { path },
+                    _ => NetnsError::Unusable { path, source: e.into() },
+                }
             })?;
             f()
         };

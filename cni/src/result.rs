@@ -81,6 +81,9 @@ pub struct PrevInterface {
 pub struct PrevIp {
     /// The address with its prefix length.
     pub address: IpNet,
+    /// Its gateway.
+    #[serde(default)]
+    pub gateway: Option<IpAddr>,
     /// The index of its interface.
     #[serde(default)]
     pub interface: Option<usize>,

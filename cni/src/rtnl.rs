@@ -63,7 +63,7 @@ impl From<KernelError> for CniError {
         match e {
             KernelError::Step { what, source } => {
                 let hint = match source.kind() {
-                    io::ErrorKind::PermissionDenied => " (heddle-cni needs CAP_NET_ADMIN and CAP_SYS_ADMIN)",
+                    io::ErrorKind::PermissionDenied => ": heddle-cni needs CAP_NET_ADMIN, run it as root",
                     _ => "",
                 };
                 Self::new(ErrorCode::KERNEL, format!("{what} failed{hint}")).with_details(source.to_string())
@@ -77,6 +77,7 @@ impl From<NetnsError> for CniError {
     fn from(e: NetnsError) -> Self {
         let code = match e {
             NetnsError::Gone { .. } => ErrorCode::UNKNOWN_CONTAINER,
+            NetnsError::Forbidden { .. } => return Self::new(ErrorCode::KERNEL, e.to_string()),
             NetnsError::Own { .. } | NetnsError::Unusable { .. } => ErrorCode::INVALID_ENVIRONMENT,
         };
         Self::new(code, format!("CNI_NETNS: {e}"))

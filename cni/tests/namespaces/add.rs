@@ -187,7 +187,7 @@ fn a_pod_that_switched_ipv6_off_by_default_gets_its_address_all_the_same() {
 #[test]
 fn an_existing_interface_is_refused_before_the_agent_is_asked() {
     let scene = Scene::new();
-    scene.pod.run("ip", &["link", "add", "eth0", "type", "dummy"]).unwrap();
+    scene.pod.run("ip", &["link", "add", "eth0", "type", "bridge"]).unwrap();
     let (code, msg, _) = error(&scene.call("ADD"));
     assert!(code == 4 && msg.contains("already has an interface eth0"), "{msg}");
     assert_eq!(scene.agent().calls(), Vec::<String>::new());
@@ -346,11 +346,27 @@ fn a_leftover_of_the_name_is_replaced_but_nothing_else() {
     assert!(!links(&scene.node).contains(&"old".to_owned()));
 
     let scene = Scene::new();
-    scene.node.run("ip", &["link", "add", HOST, "type", "dummy"]).unwrap();
+    scene.node.run("ip", &["link", "add", HOST, "type", "bridge"]).unwrap();
     let (code, msg, _) = error(&scene.call("ADD"));
     assert!(code == 100 && msg.contains("hdl7 that is no veth"), "{msg}");
     assert!(links(&scene.node).contains(&HOST.to_owned()));
     assert_eq!(scene.agent().calls(), ["POST ", "DELETE /c1/eth0"]);
+}
+
+#[test]
+fn a_missing_privilege_is_named() {
+    let scene = Scene::new();
+    for (without, part) in [("-sys_admin", "CAP_SYS_ADMIN"), ("-net_admin", "CAP_NET_ADMIN")] {
+        let out = scene.call_under(
+            &["setpriv", "--bounding-set", without],
+            "ADD",
+            &scene.netns(),
+            &scene.conf,
+        );
+        let (code, msg, _) = error(&out);
+        assert!(code == 100 && msg.contains(part) && !msg.contains('\n'), "{code} {msg}");
+        assert_eq!(links(&scene.node), ["lo"]);
+    }
 }
 
 #[test]

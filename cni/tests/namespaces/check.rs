@@ -40,6 +40,11 @@ fn check_finds_what_was_changed_in_the_pod() {
             "ip route change default via 169.254.1.1 dev eth0 onlink mtu 1400",
             "the route to 0.0.0.0/0 via 169.254.1.1",
         ),
+        ("ip neigh del 169.254.1.1 dev eth0", "the gateway 169.254.1.1"),
+        (
+            "ip neigh replace fe80::1 dev eth0 lladdr 02:00:00:00:00:01 nud permanent",
+            "the gateway fe80::1",
+        ),
         ("ip link del eth0", "has no interface eth0"),
     ] {
         let scene = Scene::new();

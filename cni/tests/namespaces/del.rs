@@ -72,7 +72,7 @@ fn without_an_agent_the_interface_goes_and_the_runtime_is_to_try_again() {
 fn del_leaves_alone_what_heddle_did_not_make() {
     // In the pod: an interface of another kind.
     let scene = Scene::new();
-    scene.pod.run("ip", &["link", "add", "eth0", "type", "dummy"]).unwrap();
+    scene.pod.run("ip", &["link", "add", "eth0", "type", "bridge"]).unwrap();
     assert!(scene.call("DEL").ok);
     assert!(links(&scene.pod).contains(&"eth0".to_owned()));
 

@@ -56,11 +56,17 @@ impl Scene {
 
     /// Calls the plugin with another `CNI_NETNS` (`""`: none) and configuration.
     pub fn call_with(&self, command: &str, netns: &str, conf: &Value) -> Output {
+        self.call_under(&["env"], command, netns, conf)
+    }
+
+    /// The same by another program that executes it (`setpriv`).
+    pub fn call_under(&self, by: &[&str], command: &str, netns: &str, conf: &Value) -> Output {
         self.node
             .enter(|| {
                 run_with_input(
-                    Command::new(env!("CARGO_BIN_EXE_heddle-cni"))
-                        .env_clear()
+                    Command::new(by[0])
+                        .args(&by[1..])
+                        .arg(env!("CARGO_BIN_EXE_heddle-cni"))
                         .env("CNI_COMMAND", command)
                         .env("CNI_CONTAINERID", "c1")
                         .env("CNI_NETNS", netns)

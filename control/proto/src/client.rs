@@ -107,7 +107,8 @@ impl ClientError {
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
-    sender: SendRequest<Full<Bytes>>,
+    /// Absent while a call is under way and after one that failed: its connection may still be busy with it.
+    sender: Option<SendRequest<Full<Bytes>>>,
     timeout: Duration,
     max_answer: usize,
 }
@@ -131,7 +132,7 @@ impl Client {
         let sender = dial_within(&socket, timeout, "connecting").await?;
         Ok(Self {
             socket,
-            sender,
+            sender: Some(sender),
             timeout,
             max_answer: MAX_ANSWER,
         })
@@ -250,9 +251,13 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<A, ClientError> {
-        // A connection may be closed, or still busy with a call that was given up on: neither has seen this request.
-        if self.sender.is_closed() || !self.sender.is_ready() {
-            self.sender = dial(&self.socket).await?;
+        let mut sender = match self.sender.take() {
+            Some(sender) => sender,
+            None => dial(&self.socket).await?,
+        };
+        // A connection that was closed meanwhile has not seen this request.
+        if sender.ready().await.is_err() {
+            sender = dial(&self.socket).await?;
         }
         let mut request = Request::builder().method(method).uri(path).header("host", "heddle");
         if !body.is_empty() {
@@ -266,11 +271,7 @@ impl Client {
             what: what.to_owned(),
             detail,
         };
-        let answer = self
-            .sender
-            .send_request(request)
-            .await
-            .map_err(|e| broken(e.to_string()))?;
+        let answer = sender.send_request(request).await.map_err(|e| broken(e.to_string()))?;
 
         let status = answer.status();
         let refuse = |detail: String| ClientError::Answer {
@@ -288,6 +289,7 @@ impl Client {
             }
             Err(e) => return Err(broken(e.to_string())),
         };
+        self.sender = Some(sender);
         decode(what, status, &body)
     }
 }

@@ -255,4 +255,25 @@ mod tests {
         assert!(ObjectName::new("kube-system").is_ok());
         assert!(ObjectName::new("a/b").is_err());
     }
+
+    proptest::proptest! {
+        /// The interface name rule against the kernel's own words (`dev_valid_name`), written down again.
+        #[test]
+        fn interface_names_are_the_kernels(text in "[a-z./: \\t\u{e4}]{0,17}") {
+            let kernel = !text.is_empty()
+                && text.len() < 16
+                && text != "."
+                && text != ".."
+                && !text.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace());
+            proptest::prop_assert_eq!(IfName::new(text).is_ok(), kernel);
+        }
+
+        #[test]
+        fn what_is_let_through_survives_json(text in ".{0,300}") {
+            if let Ok(id) = ContainerId::new(text) {
+                let json = serde_json::to_string(&id).unwrap();
+                proptest::prop_assert_eq!(serde_json::from_str::<ContainerId>(&json).unwrap(), id);
+            }
+        }
+    }
 }
