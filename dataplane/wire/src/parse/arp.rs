@@ -86,7 +86,6 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
         dport: 0,
         l4_offset: (ether::HEADER + LEN) as u16,
         payload_offset: (ether::HEADER + LEN) as u16,
-        fragment_field: 0,
         l3: L3::Arp,
         proto: Proto(0),
         ttl: 0,

@@ -1,6 +1,8 @@
 //! The IPv4 header (RFC 791).
 
-use super::{Fragment, L3, ParseError, Parsed, transport};
+use super::fragment::Fragmented;
+use super::transport::{At, transport};
+use super::{L3, ParseError, Parsed};
 use crate::addr::Ip;
 use crate::bytes;
 use crate::checksum;
@@ -44,33 +46,43 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
     let dst = [ip[16], ip[17], ip[18], ip[19]];
     addresses(src, dst)?;
     let word = u16::from_be_bytes([ip[6], ip[7]]);
-    let mut p = Parsed {
+    let mut fragment = Fragmented::WHOLE;
+    if word & (MORE_FRAGMENTS | OFFSET) != 0 {
+        fragment.set(
+            usize::from(word & OFFSET) * 8,
+            word & MORE_FRAGMENTS != 0,
+            total - header,
+        )?;
+    }
+    let at = At {
+        l3: L3::V4,
+        proto: Proto(ip[9]),
+        l4,
+        end: ether::HEADER + total,
+        fragment,
+    };
+    let t = transport(head, &at)?;
+    Ok(Parsed {
         src: Ip::from_v4(src),
         dst: Ip::from_v4(dst),
         l3_len: total as u32,
         fragment_id: u32::from(u16::from_be_bytes([ip[4], ip[5]])),
-        fragment_offset: 0,
-        sport: 0,
-        dport: 0,
+        fragment_offset: fragment.offset,
+        sport: t.sport,
+        dport: t.dport,
         l4_offset: l4 as u16,
-        payload_offset: l4 as u16,
-        fragment_field: 0,
+        payload_offset: t.payload,
         l3: L3::V4,
-        proto: Proto(ip[9]),
+        proto: at.proto,
         ttl: ip[8],
-        fragment: Fragment::Whole,
-        more_fragments: false,
+        fragment: fragment.kind,
+        more_fragments: fragment.more,
         dont_fragment: word & DONT_FRAGMENT != 0,
-        tcp_flags: crate::tcp::TcpFlags::NONE,
-        icmp_type: 0,
-        icmp_code: 0,
+        tcp_flags: t.flags,
+        icmp_type: t.icmp_type,
+        icmp_code: t.icmp_code,
         l2_multicast,
-    };
-    if word & (MORE_FRAGMENTS | OFFSET) != 0 {
-        fragment(&mut p, word, total - header)?;
-    }
-    transport(head, &mut p)?;
-    Ok(p)
+    })
 }
 
 /// Addresses that never stand on a wire (RFC 1122 section 3.2.1.3).
@@ -88,14 +100,6 @@ fn addresses(src: [u8; 4], dst: [u8; 4]) -> Result<(), ParseError> {
     if dst == [0; 4] {
         return Err(ParseError::DestinationUnspecified);
     }
-    Ok(())
-}
-
-#[cold]
-fn fragment(p: &mut Parsed, word: u16, payload: usize) -> Result<(), ParseError> {
-    let offset = usize::from(word & OFFSET) * 8;
-    p.set_fragment(offset, word & MORE_FRAGMENTS != 0, payload)?;
-    p.fragment_field = (ether::HEADER + 6) as u16;
     Ok(())
 }
 

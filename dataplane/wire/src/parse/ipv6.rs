@@ -1,6 +1,8 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
-use super::{Fragment, L3, ParseError, Parsed, transport};
+use super::fragment::Fragmented;
+use super::transport::{At, transport};
+use super::{Fragment, L3, ParseError, Parsed};
 use crate::addr::Ip;
 use crate::bytes;
 use crate::ether;
@@ -29,33 +31,58 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
         return Err(ParseError::Ipv6LengthExceedsFrame);
     }
     let (src, dst) = addresses(ip)?;
-    let mut p = Parsed {
+    let end = ether::HEADER + total;
+    let mut walk = Walk {
+        proto: Proto(ip[6]),
+        l4: ether::HEADER + HEADER,
+        fragment: Fragmented::WHOLE,
+    };
+    if is_extension(ip[6]) {
+        walk = extensions(head, walk, end, true)?;
+    }
+    let Walk { proto, l4, fragment } = walk;
+    let t = transport(
+        head,
+        &At {
+            l3: L3::V6,
+            proto,
+            l4,
+            end,
+            fragment,
+        },
+    )?;
+    Ok(Parsed {
         src,
         dst,
         l3_len: total as u32,
-        fragment_id: 0,
-        fragment_offset: 0,
-        sport: 0,
-        dport: 0,
-        l4_offset: (ether::HEADER + HEADER) as u16,
-        payload_offset: (ether::HEADER + HEADER) as u16,
-        fragment_field: 0,
+        fragment_id: fragment.id,
+        fragment_offset: fragment.offset,
+        sport: t.sport,
+        dport: t.dport,
+        l4_offset: l4 as u16,
+        payload_offset: t.payload,
         l3: L3::V6,
-        proto: Proto(ip[6]),
+        proto,
         ttl: ip[7],
-        fragment: Fragment::Whole,
-        more_fragments: false,
+        fragment: fragment.kind,
+        more_fragments: fragment.more,
         dont_fragment: true,
-        tcp_flags: crate::tcp::TcpFlags::NONE,
-        icmp_type: 0,
-        icmp_code: 0,
+        tcp_flags: t.flags,
+        icmp_type: t.icmp_type,
+        icmp_code: t.icmp_code,
         l2_multicast,
-    };
-    if is_extension(ip[6]) {
-        extensions(head, &mut p, true)?;
-    }
-    transport(head, &mut p)?;
-    Ok(p)
+    })
+}
+
+/// Where a walk over extension headers stands, and what it found.
+#[derive(Clone, Copy)]
+pub(super) struct Walk {
+    /// The next header's protocol.
+    pub(super) proto: Proto,
+    /// Where it starts.
+    pub(super) l4: usize,
+    /// What the fragment header says.
+    pub(super) fragment: Fragmented,
 }
 
 /// The addresses, unless one of them never stands on a wire (RFC 4291 sections 2.5.2, 2.5.3, 2.5.5.2 and 2.7).
@@ -92,15 +119,17 @@ pub(super) const fn is_extension(next: u8) -> bool {
     )
 }
 
-/// Walks the extension headers; leaves protocol, transport offset and fragment fields in `p`.
+/// Walks from the end of the IPv6 header to the transport header, through a packet that ends at `end`.
 ///
 /// It stops at a fragment header of a later fragment: what follows is payload. The length of a fragment is judged only where
 /// the packet is `complete` and no quote.
 #[cold]
-pub(super) fn extensions(head: &[u8], p: &mut Parsed, complete: bool) -> Result<(), ParseError> {
-    let end = p.end();
-    let mut at = p.l4();
-    let mut next = p.proto.0;
+pub(super) fn extensions(head: &[u8], from: Walk, end: usize, complete: bool) -> Result<Walk, ParseError> {
+    let Walk {
+        proto: Proto(mut next),
+        l4: mut at,
+        mut fragment,
+    } = from;
     let mut seen_fragment = false;
     let mut count = 0;
     while is_extension(next) {
@@ -131,12 +160,11 @@ pub(super) fn extensions(head: &[u8], p: &mut Parsed, complete: bool) -> Result<
                 }
                 seen_fragment = true;
                 let word = u16::from_be_bytes([h[2], h[3]]);
-                p.fragment_id = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
-                p.fragment_field = (at + 2) as u16;
+                fragment.id = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
                 // Offset 0 and none to follow: an atomic fragment, a whole packet (RFC 6946).
                 if word & 0xfff9 != 0 {
                     let payload = if complete { end - at - len } else { 8 };
-                    p.set_fragment(usize::from(word & 0xfff8), word & 1 != 0, payload)?;
+                    fragment.set(usize::from(word & 0xfff8), word & 1 != 0, payload)?;
                 }
             }
             _ => {}
@@ -144,17 +172,24 @@ pub(super) fn extensions(head: &[u8], p: &mut Parsed, complete: bool) -> Result<
         next = h[0];
         at += len;
         count += 1;
-        if p.is_later_fragment() {
+        if fragment.kind == Fragment::Later {
             break;
         }
     }
     if at > head.len() {
         return Err(ParseError::HeadersSplit);
     }
-    p.proto = Proto(next);
-    p.l4_offset = u16::try_from(at).map_err(|_| ParseError::Ipv6TooManyExtensions)?;
-    p.payload_offset = p.l4_offset;
-    Ok(())
+    if at > head.len() {
+        return Err(ParseError::HeadersSplit);
+    }
+    if at > usize::from(u16::MAX) {
+        return Err(ParseError::Ipv6TooManyExtensions);
+    }
+    Ok(Walk {
+        proto: Proto(next),
+        l4: at,
+        fragment,
+    })
 }
 
 #[cold]

@@ -6,6 +6,7 @@
 
 mod arp;
 mod error;
+mod fragment;
 mod ipv4;
 mod ipv6;
 mod quoted;
@@ -22,7 +23,6 @@ use crate::bytes;
 use crate::ether;
 use crate::proto::Proto;
 use crate::tcp::TcpFlags;
-use transport::transport;
 
 /// What stands behind the Ethernet header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
@@ -72,8 +72,6 @@ pub struct Parsed {
     pub l4_offset: u16,
     /// Where the transport payload starts; equals `l4_offset` where the protocol is not known or the fragment a later one.
     pub payload_offset: u16,
-    /// Where the two octets with the fragment offset stand; 0 where the packet is whole.
-    pub(crate) fragment_field: u16,
     /// The network protocol.
     pub l3: L3,
     /// The transport protocol, behind all extension headers.
@@ -163,19 +161,6 @@ impl Parsed {
     #[inline]
     pub fn to_multicast(&self) -> bool {
         is_group(self.l3, self.dst)
-    }
-
-    fn set_fragment(&mut self, offset: usize, more: bool, payload: usize) -> Result<(), ParseError> {
-        if offset + payload > usize::from(u16::MAX) {
-            return Err(ParseError::FragmentOverflow);
-        }
-        if payload == 0 || (more && !payload.is_multiple_of(8)) {
-            return Err(ParseError::FragmentLength);
-        }
-        self.fragment = if offset == 0 { Fragment::First } else { Fragment::Later };
-        self.fragment_offset = offset as u16;
-        self.more_fragments = more;
-        Ok(())
     }
 }
 

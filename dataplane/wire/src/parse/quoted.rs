@@ -1,11 +1,12 @@
 //! The packet that an ICMP error quotes: enough of it to find its flow and to translate it.
 
+use super::fragment::Fragmented;
+use super::ipv6::Walk;
 use super::{Fragment, L3, ParseError, Parsed, ipv4, ipv6};
 use crate::addr::Ip;
 use crate::bytes;
 use crate::icmp::{self, IcmpMessage};
 use crate::proto::Proto;
-use crate::tcp::TcpFlags;
 
 /// The packet quoted in an ICMP error, as it was sent: `src` is whom the error is for.
 ///
@@ -113,50 +114,28 @@ fn v6(head: &[u8], at: usize) -> Result<Inner, ParseError> {
         return Err(ParseError::QuoteMalformed);
     }
     let (src, dst) = ipv6::addresses(ip).map_err(|_| ParseError::QuoteMalformed)?;
-    // The walk over the extension headers ends where the quote ends, so its length field does not matter here.
-    let mut walk = Parsed {
-        src,
-        dst,
-        l3_len: head.len().saturating_sub(Parsed::L3_OFFSET) as u32,
-        fragment_id: 0,
-        fragment_offset: 0,
-        sport: 0,
-        dport: 0,
-        l4_offset: (at + ipv6::HEADER) as u16,
-        payload_offset: 0,
-        fragment_field: 0,
-        l3: L3::V6,
+    let mut walk = Walk {
         proto: Proto(ip[6]),
-        ttl: ip[7],
-        fragment: Fragment::Whole,
-        more_fragments: false,
-        dont_fragment: true,
-        tcp_flags: TcpFlags::NONE,
-        icmp_type: 0,
-        icmp_code: 0,
-        l2_multicast: false,
+        l4: at + ipv6::HEADER,
+        fragment: Fragmented::WHOLE,
     };
-    quoted_extensions(head, &mut walk)?;
+    if ipv6::is_extension(ip[6]) {
+        // The walk ends where the quote ends, so the quoted length field does not matter here.
+        walk = ipv6::extensions(head, walk, head.len(), false).map_err(|e| match e {
+            ParseError::Ipv6ExtensionTruncated | ParseError::HeadersSplit => ParseError::QuoteTruncated,
+            _ => ParseError::QuoteMalformed,
+        })?;
+    }
     Ok(Inner {
         src,
         dst,
         sport: 0,
         dport: 0,
         l3_offset: at as u16,
-        l4_offset: walk.l4_offset,
+        l4_offset: walk.l4 as u16,
         l3: L3::V6,
         proto: walk.proto,
-        fragment: walk.fragment,
+        fragment: walk.fragment.kind,
         icmp_type: 0,
-    })
-}
-
-fn quoted_extensions(head: &[u8], walk: &mut Parsed) -> Result<(), ParseError> {
-    if !ipv6::is_extension(walk.proto.0) {
-        return Ok(());
-    }
-    ipv6::extensions(head, walk, false).map_err(|e| match e {
-        ParseError::Ipv6ExtensionTruncated | ParseError::HeadersSplit => ParseError::QuoteTruncated,
-        _ => ParseError::QuoteMalformed,
     })
 }

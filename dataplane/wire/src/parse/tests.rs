@@ -342,6 +342,15 @@ fn headers_behind_the_head_frame_are_a_reason_of_their_own() {
     for cut in 14..58 {
         assert_eq!(parse(&f[..cut], f.len()), Err(ParseError::HeadersSplit), "{cut}");
     }
+    let extended = v6().extension(60, &[0, 1, 4, 0, 0, 0, 0]).raw(Proto(47), &[0; 8]);
+    for cut in 14..62 {
+        assert_eq!(
+            parse(&extended[..cut], extended.len()),
+            Err(ParseError::HeadersSplit),
+            "{cut}"
+        );
+    }
+    assert_eq!(parse(&extended[..62], extended.len()), parse(&extended, extended.len()));
     let whole = parse(&f, f.len());
     assert_eq!(parse(&f[..58], f.len()), whole);
 }

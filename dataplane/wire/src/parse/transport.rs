@@ -1,97 +1,133 @@
 //! The transport headers: ports, flags, message types, and where the payload starts.
 
-use super::{Fragment, L3, ParseError, Parsed};
+use super::fragment::Fragmented;
+use super::{Fragment, L3, ParseError};
 use crate::bytes;
 use crate::icmp::{self, IcmpMessage};
 use crate::proto::Proto;
-use crate::tcp;
+use crate::tcp::{self, TcpFlags};
 
 const UDP_HEADER: usize = 8;
 const SCTP_HEADER: usize = 12;
 
-/// Reads the transport header that `p` points at; `p` has its final `proto`, `l4_offset` and fragment fields.
-#[inline]
-pub(super) fn transport(head: &[u8], p: &mut Parsed) -> Result<(), ParseError> {
-    if p.fragment == Fragment::Later {
-        return later(p);
+/// What the network header says of the transport header.
+pub(super) struct At {
+    pub(super) l3: L3,
+    pub(super) proto: Proto,
+    pub(super) l4: usize,
+    pub(super) end: usize,
+    pub(super) fragment: Fragmented,
+}
+
+/// What the transport header says.
+pub(super) struct Transport {
+    pub(super) sport: u16,
+    pub(super) dport: u16,
+    pub(super) payload: u16,
+    pub(super) flags: TcpFlags,
+    pub(super) icmp_type: u8,
+    pub(super) icmp_code: u8,
+}
+
+/// Reads the transport header.
+#[inline(always)]
+pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
+    let whole = at.fragment.kind == Fragment::Whole;
+    if at.fragment.kind == Fragment::Later {
+        return later(at);
     }
-    let at = p.l4();
-    match p.proto {
+    let mut out = Transport {
+        sport: 0,
+        dport: 0,
+        payload: at.l4 as u16,
+        flags: TcpFlags::NONE,
+        icmp_type: 0,
+        icmp_code: 0,
+    };
+    match at.proto {
         Proto::TCP => {
-            let t = header::<{ tcp::MIN_HEADER }>(head, p, ParseError::TcpTruncated)?;
+            let t = header::<{ tcp::MIN_HEADER }>(head, at, ParseError::TcpTruncated)?;
             let len = usize::from(t[12] >> 4) * 4;
             if len < tcp::MIN_HEADER {
                 return Err(ParseError::TcpHeaderLength);
             }
-            if at + len > p.end() {
-                return Err(if p.is_fragment() {
-                    ParseError::FragmentTiny
-                } else {
+            if at.l4 + len > at.end {
+                return Err(if whole {
                     ParseError::TcpHeaderLength
+                } else {
+                    ParseError::FragmentTiny
                 });
             }
-            if at + len > head.len() {
+            if at.l4 + len > head.len() {
                 return Err(ParseError::HeadersSplit);
             }
-            ports(p, [t[0], t[1], t[2], t[3]]);
-            p.tcp_flags = tcp::TcpFlags(t[13]);
-            p.payload_offset = (at + len) as u16;
+            out.ports([t[0], t[1], t[2], t[3]]);
+            out.flags = TcpFlags(t[13]);
+            out.payload = (at.l4 + len) as u16;
         }
         Proto::UDP => {
-            let u = header::<UDP_HEADER>(head, p, ParseError::UdpTruncated)?;
+            let u = header::<UDP_HEADER>(head, at, ParseError::UdpTruncated)?;
             let len = usize::from(u16::from_be_bytes([u[4], u[5]]));
             // A first fragment's length is that of the whole datagram.
-            if len < UDP_HEADER || (len > p.l4_len() && !p.is_fragment()) {
+            if len < UDP_HEADER || (at.l4 + len > at.end && whole) {
                 return Err(ParseError::UdpLength);
             }
-            ports(p, [u[0], u[1], u[2], u[3]]);
-            p.payload_offset = (at + UDP_HEADER) as u16;
+            out.ports([u[0], u[1], u[2], u[3]]);
+            out.payload = (at.l4 + UDP_HEADER) as u16;
         }
         Proto::SCTP => {
-            let s = header::<SCTP_HEADER>(head, p, ParseError::SctpTruncated)?;
-            ports(p, [s[0], s[1], s[2], s[3]]);
-            p.payload_offset = (at + SCTP_HEADER) as u16;
+            let s = header::<SCTP_HEADER>(head, at, ParseError::SctpTruncated)?;
+            out.ports([s[0], s[1], s[2], s[3]]);
+            out.payload = (at.l4 + SCTP_HEADER) as u16;
         }
         Proto::ICMP | Proto::ICMPV6 => {
-            if (p.proto == Proto::ICMP) != (p.l3 == L3::V4) {
+            if (at.proto == Proto::ICMP) != (at.l3 == L3::V4) {
                 return Err(ParseError::ProtocolFamily);
             }
-            let i = header::<{ icmp::HEADER }>(head, p, ParseError::IcmpTruncated)?;
-            (p.icmp_type, p.icmp_code) = (i[0], i[1]);
-            let message = IcmpMessage::of(p.l3, i[0]);
-            (p.sport, p.dport) = icmp::echo_ports(message, u16::from_be_bytes([i[4], i[5]]));
-            p.payload_offset = (at + icmp::HEADER) as u16;
+            let i = header::<{ icmp::HEADER }>(head, at, ParseError::IcmpTruncated)?;
+            (out.icmp_type, out.icmp_code) = (i[0], i[1]);
+            let message = IcmpMessage::of(at.l3, i[0]);
+            (out.sport, out.dport) = icmp::echo_ports(message, u16::from_be_bytes([i[4], i[5]]));
+            out.payload = (at.l4 + icmp::HEADER) as u16;
         }
         _ => {}
     }
-    Ok(())
+    Ok(out)
 }
 
-#[inline(always)]
-fn ports(p: &mut Parsed, b: [u8; 4]) {
-    p.sport = u16::from_be_bytes([b[0], b[1]]);
-    p.dport = u16::from_be_bytes([b[2], b[3]]);
+impl Transport {
+    #[inline(always)]
+    fn ports(&mut self, b: [u8; 4]) {
+        self.sport = u16::from_be_bytes([b[0], b[1]]);
+        self.dport = u16::from_be_bytes([b[2], b[3]]);
+    }
 }
 
 /// The fixed part of the transport header, or why it is not there.
 #[inline(always)]
-fn header<'a, const N: usize>(head: &'a [u8], p: &Parsed, short: ParseError) -> Result<&'a [u8; N], ParseError> {
-    let at = p.l4();
-    if at + N > p.end() {
-        return Err(if p.is_fragment() {
-            ParseError::FragmentTiny
-        } else {
+fn header<'a, const N: usize>(head: &'a [u8], at: &At, short: ParseError) -> Result<&'a [u8; N], ParseError> {
+    if at.l4 + N > at.end {
+        return Err(if at.fragment.kind == Fragment::Whole {
             short
+        } else {
+            ParseError::FragmentTiny
         });
     }
-    bytes::read::<N>(head, at).ok_or(ParseError::HeadersSplit)
+    bytes::read::<N>(head, at.l4).ok_or(ParseError::HeadersSplit)
 }
 
 #[cold]
-fn later(p: &Parsed) -> Result<(), ParseError> {
+fn later(at: &At) -> Result<Transport, ParseError> {
     // RFC 1858 section 3.2.2 (RFC 3128): a fragment at offset 8 would overwrite the TCP flags behind the policy's back.
-    if p.proto == Proto::TCP && usize::from(p.fragment_offset) < tcp::MIN_HEADER {
+    if at.proto == Proto::TCP && usize::from(at.fragment.offset) < tcp::MIN_HEADER {
         return Err(ParseError::FragmentTiny);
     }
-    Ok(())
+    Ok(Transport {
+        sport: 0,
+        dport: 0,
+        payload: at.l4 as u16,
+        flags: TcpFlags::NONE,
+        icmp_type: 0,
+        icmp_code: 0,
+    })
 }
