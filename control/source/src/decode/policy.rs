@@ -60,10 +60,7 @@ pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> NetworkPolicy {
     let absent_or_empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty);
     let types = spec.get("policyTypes").unwrap_or(&Value::Null);
     let (ingress, egress) = if absent_or_empty(types) {
-        (
-            true,
-            spec.get("egress").is_some_and(|rules| !rules.is_null()) && some("egress"),
-        )
+        (true, spec.get("egress").is_some_and(|rules| !absent_or_empty(rules)))
     } else {
         // A type that cannot be read may mean either.
         let only = |name: &str| {

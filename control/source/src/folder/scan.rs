@@ -1,0 +1,67 @@
+//! Reading files of a folder.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::FolderError;
+use super::state::Content;
+use crate::manifest::{ParseError, is_manifest, parse};
+
+/// More than any cluster's dump; a file that grows while it is read ends here.
+const MOST_BYTES: u64 = 4 << 30;
+
+/// The names of the manifests in a folder. Names that are not UTF-8 do not count.
+pub(super) fn list(folder: &Path) -> Result<BTreeSet<Arc<str>>, FolderError> {
+    let failed = |source| FolderError::List {
+        path: folder.to_owned(),
+        source,
+    };
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        names.extend(name.to_str().filter(|name| is_manifest(name)).map(Arc::from));
+    }
+    Ok(names)
+}
+
+/// What these files hold now. Files that change while they are read are left out: their writer will close them.
+pub(super) fn read_all(folder: &Path, names: BTreeSet<Arc<str>>) -> BTreeMap<Arc<str>, Content> {
+    let mut contents = BTreeMap::new();
+    for name in names {
+        let content = match read_stable(&folder.join(name.as_ref())) {
+            Ok(Some(text)) => match parse(&name, &text) {
+                Ok(entries) => Content::Entries(entries),
+                Err(error) => Content::Unreadable(error),
+            },
+            Ok(None) => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Content::Gone,
+            Err(error) => Content::Unreadable(ParseError {
+                line: None,
+                message: format!("cannot be read: {error}"),
+            }),
+        };
+        contents.insert(name, content);
+    }
+    contents
+}
+
+/// The text of a file; `None` if it changed meanwhile. What is no file (any more) is not found.
+fn read_stable(path: &Path) -> io::Result<Option<String>> {
+    // Asked before opening: opening a pipe would wait for its writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let file = File::open(path)?;
+    let before = file.metadata()?;
+    let mut bytes = Vec::new();
+    (&file).take(MOST_BYTES).read_to_end(&mut bytes)?;
+    let after = file.metadata()?;
+    if (before.len(), before.modified()?) != (after.len(), after.modified()?) {
+        return Ok(None);
+    }
+    let invalid = |_| io::Error::new(io::ErrorKind::InvalidData, "the text is not UTF-8");
+    String::from_utf8(bytes).map(Some).map_err(invalid)
+}

@@ -1,0 +1,221 @@
+//! The text of a manifest file, to its objects.
+
+use std::path::Path;
+
+use serde_json::Value;
+use serde_saphyr::Spanned;
+
+use crate::decode::{Decoded, Refusal, decode, unlist};
+
+/// One object of a file, decoded or refused.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Its number in the file, from 1; each entry of a list counts.
+    pub number: u32,
+    /// The line where its document begins, from 1.
+    pub line: Option<u32>,
+    /// The object, or why it is refused.
+    pub decoded: Result<Decoded, Refusal>,
+}
+
+/// A file that cannot be read as a whole.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ParseError {
+    /// The line of the fault, from 1, where it can be told.
+    pub line: Option<u32>,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Whether a file of this name holds manifests: `.yaml`, `.yml` and `.json`, but no hidden files, and none of the
+/// copies that editors leave (`#x.yaml#`, `x.yaml~`, `.x.yaml.swp`).
+#[must_use]
+pub fn is_manifest(name: &str) -> bool {
+    let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
+    !name.starts_with(['.', '#']) && matches!(extension, Some("yaml" | "yml" | "json"))
+}
+
+/// Reads all objects of a file: YAML or, by the file's name, JSON; several documents; lists.
+///
+/// # Errors
+/// Refuses the file as a whole when any document does not parse: what a fault leaves unread cannot be known.
+pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ParseError> {
+    let documents = if name.ends_with(".json") {
+        json(text)?
+    } else {
+        yaml(text)?
+    };
+    let mut entries = Vec::new();
+    for (line, document) in documents {
+        for value in unlist(document) {
+            let number = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
+            entries.push(Entry {
+                number,
+                line,
+                decoded: decode(&value),
+            });
+        }
+    }
+    Ok(entries)
+}
+
+type Documents = Vec<(Option<u32>, Value)>;
+
+fn yaml(text: &str) -> Result<Documents, ParseError> {
+    // Generous: a file may hold a dump of a large cluster. What stays bounded is what a small file could blow up.
+    let options = serde_saphyr::options! {
+        budget: serde_saphyr::budget! {
+            max_events: 1_000_000_000,
+            max_nodes: 1_000_000_000,
+            max_documents: 10_000_000,
+            max_total_scalar_bytes: usize::MAX,
+            max_depth: 128,
+        },
+        with_snippet: false,
+    };
+    let documents = serde_saphyr::from_multiple_with_options::<Spanned<Value>>(text, options);
+    let documents = documents.map_err(|error| ParseError {
+        line: error.location().and_then(|location| line_number(location.line())),
+        message: first_line(&error.to_string()),
+    })?;
+    Ok(documents
+        .into_iter()
+        .map(|document| (line_number(document.referenced.line()), document.value))
+        .collect())
+}
+
+fn json(text: &str) -> Result<Documents, ParseError> {
+    let mut documents = Vec::new();
+    let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
+    let (mut seen, mut line) = (0, 1);
+    loop {
+        // The document begins behind the white space that follows the one before.
+        let rest = text.get(seen..).unwrap_or_default();
+        let begin = seen + (rest.len() - rest.trim_start().len());
+        line += text.get(seen..begin).unwrap_or_default().matches('\n').count();
+        let end = match stream.next() {
+            None => return Ok(documents),
+            Some(Ok(value)) => {
+                documents.push((u32::try_from(line).ok(), value));
+                stream.byte_offset()
+            }
+            Some(Err(error)) => {
+                return Err(ParseError {
+                    line: u32::try_from(error.line()).ok(),
+                    message: error.to_string(),
+                });
+            }
+        };
+        line += text.get(begin..end).unwrap_or_default().matches('\n').count();
+        seen = end;
+    }
+}
+
+fn line_number(line: u64) -> Option<u32> {
+    u32::try_from(line).ok().filter(|line| *line > 0)
+}
+
+fn first_line(message: &str) -> String {
+    message.lines().next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(name: &str, text: &str) -> Vec<(u32, Option<u32>, String)> {
+        let show = |entry: Entry| {
+            let what = match entry.decoded {
+                Ok(Decoded::Object(object)) => object.object_ref().to_string(),
+                Ok(Decoded::Other(kind)) => format!("other {kind}"),
+                Err(refusal) => format!("refused {}", refusal.field),
+            };
+            (entry.number, entry.line, what)
+        };
+        parse(name, text).unwrap().into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn documents_and_lists_are_taken_apart_and_keep_their_lines() {
+        let text = "\
+# a comment
+---
+apiVersion: v1
+kind: Namespace
+metadata: {name: shop}
+---
+# nothing here
+---
+apiVersion: v1
+kind: List
+items:
+- {apiVersion: v1, kind: Node, metadata: {name: node-1}}
+- {apiVersion: apps/v1, kind: Deployment, metadata: {name: web}}
+---
+apiVersion: v1
+kind: NamespaceList
+items: [{metadata: {name: a}}, {metadata: {}}]
+";
+        let expected = [
+            (1, Some(3), "Namespace shop"),
+            (2, Some(9), "Node node-1"),
+            (3, Some(9), "other apps/v1 Deployment"),
+            (4, Some(15), "Namespace a"),
+            (5, Some(15), "refused metadata.name"),
+        ];
+        assert_eq!(
+            names("a.yaml", text),
+            expected.map(|(number, line, what)| (number, line, what.to_owned()))
+        );
+        assert_eq!(names("a.yaml", "# only a comment\n"), []);
+        assert_eq!(names("a.yaml", ""), []);
+    }
+
+    #[test]
+    fn json_files_hold_one_or_more_values() {
+        let text =
+            "\n{\"apiVersion\":\"v1\",\"kind\":\"Node\",\n\"metadata\":{\"name\":\"a\"}}\n\n{\"kind\":\"Node\"}\n";
+        let expected = [(1, Some(2), "Node a"), (2, Some(5), "refused apiVersion")];
+        assert_eq!(
+            names("a.json", text),
+            expected.map(|(number, line, what)| (number, line, what.to_owned()))
+        );
+        assert_eq!(
+            names(
+                "a.yaml",
+                "{\"apiVersion\": \"v1\", \"kind\": \"Node\", \"metadata\": {\"name\": \"a\"}}"
+            )
+            .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_fault_is_told_with_its_line() {
+        let error = parse("a.yaml", "apiVersion: v1\nkind: [Node\nmetadata: {}\n").unwrap_err();
+        assert!(error.line.is_some_and(|line| (2..=4).contains(&line)), "{error:?}");
+        assert_eq!(parse("a.json", "{}\n{\"a\": }\n").unwrap_err().line, Some(2));
+        // A key that comes twice is a fault, as for the API server's strict reading.
+        assert_eq!(parse("a.yaml", "kind: a\nkind: b\n").unwrap_err().line, Some(2));
+    }
+
+    #[test]
+    fn editors_files_are_no_manifests() {
+        for name in ["a.yaml", "b.yml", "c.json", "00-x.y.yaml"] {
+            assert!(is_manifest(name), "{name}");
+        }
+        for name in [
+            ".a.yaml",
+            "a.yaml~",
+            "#a.yaml#",
+            ".a.yaml.swp",
+            "a.yaml.tmp",
+            "4913",
+            "README.md",
+            "yaml",
+        ] {
+            assert!(!is_manifest(name), "{name}");
+        }
+    }
+}
