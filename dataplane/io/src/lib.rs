@@ -1,1 +1,21 @@
-//! placeholder
+//! The AF_XDP ports of heddle: the XDP program, the UMEM, sockets and their rings.
+//!
+//! An [`XdpContext`] has what all ports of a network namespace share: the XDP program and its maps, one UMEM with the pools
+//! of its frames, and the anchor, a socket on a device of its own through which libxdp binds all others. It opens and
+//! closes [`XdpPort`]s on the control thread; a port itself belongs to one worker at a time.
+//!
+//! Not here: what happens to packets, which worker has which port, and the program of the uplink.
+
+mod anchor;
+mod context;
+mod error;
+mod netlink;
+mod port;
+mod preflight;
+mod program;
+mod ring;
+mod socket;
+
+pub use context::{OpenPort, XdpConfig, XdpContext};
+pub use error::XdpError;
+pub use port::XdpPort;

@@ -163,6 +163,10 @@ impl Port for MemPort {
         (self.stats.tx_pending, self.stats.held) = (0, 0);
     }
 
+    fn unsent(&self) -> bool {
+        !self.ring.is_empty()
+    }
+
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }

@@ -42,6 +42,10 @@ pub trait Port {
     /// is nothing new.
     fn flush(&mut self, pool: &mut WorkerPool);
 
+    /// Whether something that was taken has not been sent yet, because the kernel would not take it. A worker with such a
+    /// port must not sleep for long: nothing wakes it when there is room again.
+    fn unsent(&self) -> bool;
+
     /// What a sleeping worker waits on until there is something to receive; `None` if there is no such thing.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 

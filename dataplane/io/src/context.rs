@@ -1,0 +1,322 @@
+//! What all ports of a network namespace share, and their opening and closing, on the control thread.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use heddle_port::{AreaNo, FillBudget, FrameStore, Port, PortNo, SharedPool};
+use xsk_rs::Umem;
+
+use crate::anchor::Anchor;
+use crate::error::XdpError;
+use crate::port::XdpPort;
+use crate::program::Program;
+use crate::socket::{self, Socket};
+use crate::{netlink, preflight};
+
+/// Sizes that are fixed when the context is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct XdpConfig {
+    /// Frames of the UMEM. Each port costs the kernel 128 B for every one of them.
+    pub frames: u32,
+    /// Bytes of a frame: a power of two, 2048 or 4096.
+    pub frame_size: u32,
+    /// Pods that may be attached at the same time.
+    pub max_pods: u32,
+    /// Other ports that may be open at the same time: the host port's queues.
+    pub other_ports: u32,
+    /// Frames kept for packets under way and in the workers' pools.
+    pub working: u32,
+    /// Port numbers are below this.
+    pub port_numbers: u32,
+}
+
+impl Default for XdpConfig {
+    fn default() -> Self {
+        Self {
+            frames: 16_384,
+            frame_size: 4096,
+            max_pods: 128,
+            other_ports: 16,
+            working: 2048,
+            port_numbers: 1024,
+        }
+    }
+}
+
+/// Which port to open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenPort {
+    /// The device's name.
+    pub ifname: String,
+    /// The device's index.
+    pub ifindex: u32,
+    /// The device's queue. The queues of a device have consecutive port numbers.
+    pub queue: u32,
+    /// The port's number.
+    pub port: PortNo,
+}
+
+/// A device with open ports.
+#[derive(Debug)]
+struct Device {
+    /// Number of the port on queue 0.
+    base: u32,
+    open: BTreeSet<PortNo>,
+}
+
+/// The XDP program, the UMEM and its pools, and the anchor, in the network namespace of the thread that made it.
+///
+/// It belongs to the control thread; ports must be opened and closed from the same network namespace. Dropping it deletes
+/// the anchor; the program stays attached to the devices and, without sockets, drops what they receive.
+#[derive(Debug)]
+pub struct XdpContext {
+    config: XdpConfig,
+    program: Program,
+    devices: BTreeMap<u32, Device>,
+    pool: SharedPool,
+    umem: Umem,
+    /// Bound before all others, closed after them: libxdp binds the others through it.
+    _anchor_socket: Socket,
+    anchor: Anchor,
+}
+
+impl XdpContext {
+    /// Loads the program, makes the UMEM and the anchor.
+    pub fn new(config: XdpConfig) -> Result<Self, XdpError> {
+        check(&config)?;
+        preflight::check()?;
+        let budget = FillBudget::new(
+            config.frames,
+            config.max_pods.saturating_add(config.other_ports),
+            config.working,
+        )?;
+        let program = Program::load(config.port_numbers)?;
+        let (umem, base) = socket::umem(config.frames, config.frame_size)?;
+        let anchor = Anchor::new()?;
+        let anchor_socket = Socket::bind(&umem, anchor.name(), 0)?;
+        // SAFETY: `base` is where the UMEM begins, which has this size and lives as long as any clone of `umem`. Nobody
+        // else gets at its memory: xsk-rs hands out none by itself, and the kernel writes only to frames in fill rings.
+        let (store, frames) = unsafe {
+            FrameStore::from_raw(
+                AreaNo(0),
+                base,
+                config.frames,
+                config.frame_size,
+                Box::new(UmemOwner(umem.clone())),
+            )
+        };
+        let pool = SharedPool::new(store, frames, budget);
+        Ok(Self {
+            config,
+            program,
+            devices: BTreeMap::new(),
+            pool,
+            umem,
+            _anchor_socket: anchor_socket,
+            anchor,
+        })
+    }
+
+    /// The sizes that the context was made with.
+    #[must_use]
+    pub fn config(&self) -> &XdpConfig {
+        &self.config
+    }
+
+    /// The frames of the UMEM.
+    #[must_use]
+    pub fn store(&self) -> &Arc<FrameStore> {
+        self.pool.store()
+    }
+
+    /// The pool that the workers share.
+    #[must_use]
+    pub fn pool(&self) -> &SharedPool {
+        &self.pool
+    }
+
+    /// Opens a port: socket, fill ring, maps, and last the program on its device. Takes milliseconds.
+    pub fn open(&mut self, open: OpenPort) -> Result<XdpPort, XdpError> {
+        let OpenPort {
+            ifname,
+            ifindex,
+            queue,
+            port,
+        } = open;
+        let base = self.place(&ifname, ifindex, queue, port)?;
+        if netlink::index_of(&ifname) != Some(ifindex) {
+            return Err(XdpError::NoSuchDevice { ifname, ifindex });
+        }
+        if !self.store().port_opened(port) {
+            return Err(XdpError::PortOpen { port });
+        }
+        let mut frames = Vec::new();
+        let share = self
+            .pool
+            .open_port(port, &mut frames)
+            .inspect_err(|_| self.store().port_closed(port))?;
+        let made = Socket::bind(&self.umem, &ifname, queue)
+            .map_err(|error| self.explain(error))
+            .and_then(|socket| {
+                XdpPort::new(
+                    port,
+                    (ifname.clone(), ifindex, queue),
+                    Arc::clone(self.store()),
+                    share,
+                    socket,
+                )
+                .map_err(|error| XdpError::kernel(format!("map the rings of {ifname}"), error))
+            });
+        let mut made = match made {
+            Ok(made) => made,
+            Err(error) => {
+                self.pool.put(frames);
+                self.store().port_closed(port);
+                return Err(error);
+            }
+        };
+        self.pool.put(made.prime(frames));
+        let entered = self
+            .program
+            .set_port(u32::from(port.0), made.fd())
+            .and_then(|()| self.program.set_device(&ifname, ifindex, base))
+            .and_then(|()| self.program.attach(&ifname, ifindex));
+        self.devices
+            .entry(ifindex)
+            .or_insert_with(|| Device {
+                base,
+                open: BTreeSet::new(),
+            })
+            .open
+            .insert(port);
+        match entered {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                self.close(made);
+                Err(error)
+            }
+        }
+    }
+
+    /// Closes a port and puts its frames back into the pool. The program stays on the device and drops what comes.
+    pub fn close(&mut self, mut port: XdpPort) {
+        let (number, ifindex) = (port.number(), port.ifindex());
+        let quiet = |what: &str, result: std::io::Result<()>| {
+            if let Err(error) = result {
+                tracing::warn!(port = number.0, ifindex, %error, "{what} stays in the XDP program's map");
+            }
+        };
+        quiet("the socket", self.program.clear_port(u32::from(number.0)));
+        if let Some(device) = self.devices.get_mut(&ifindex) {
+            device.open.remove(&number);
+            if device.open.is_empty() {
+                self.devices.remove(&ifindex);
+                quiet("the device", self.program.clear_device(ifindex));
+            }
+        }
+        let (pending, share) = port.remains();
+        drop(port);
+        let store = Arc::clone(self.store());
+        if let Some(packet) = pending {
+            self.pool.put(packet.into_frames(&store));
+        }
+        // SAFETY: the socket is closed, which waits until the kernel is done with its rings, and the rings, which alone
+        // took frames from the port, are unmapped.
+        self.pool.put(unsafe { store.reclaim(number) });
+        // The floor is set aside again only now that its frames are back.
+        drop(share);
+    }
+
+    /// Checks that the number fits, and gives the number of the device's queue 0.
+    fn place(&self, ifname: &str, ifindex: u32, queue: u32, port: PortNo) -> Result<u32, XdpError> {
+        if ifname.is_empty() || ifname.len() > 15 || ifname.contains('\0') {
+            return Err(XdpError::BadName {
+                ifname: ifname.to_owned(),
+            });
+        }
+        let number = u32::from(port.0);
+        if number >= self.config.port_numbers {
+            return Err(XdpError::PortNumber {
+                port,
+                max: self.config.port_numbers,
+            });
+        }
+        let base = i64::from(number) - i64::from(queue);
+        let order = |base: i64| XdpError::PortOrder {
+            ifname: ifname.to_owned(),
+            queue,
+            port,
+            base,
+        };
+        let fits = u32::try_from(base).map_err(|_| order(base))?;
+        match self.devices.get(&ifindex) {
+            Some(device) if device.base != fits => Err(order(i64::from(device.base))),
+            _ => Ok(fits),
+        }
+    }
+
+    /// A refusal to bind may be the anchor's loss.
+    fn explain(&self, error: XdpError) -> XdpError {
+        if self.anchor.exists() {
+            error
+        } else {
+            XdpError::AnchorLost {
+                anchor: self.anchor.name().to_owned(),
+            }
+        }
+    }
+}
+
+/// Keeps the UMEM mapped as long as the frame store lives.
+struct UmemOwner(#[expect(dead_code, reason = "kept, not read")] Umem);
+
+fn check(config: &XdpConfig) -> Result<(), XdpError> {
+    let bad = |key, value: u32, rule| {
+        Err(XdpError::BadConfig {
+            key,
+            value: u64::from(value),
+            rule,
+        })
+    };
+    match *config {
+        XdpConfig { frame_size, .. } if !matches!(frame_size, 2048 | 4096) => {
+            bad("frame_size", frame_size, "a frame has 2048 or 4096 bytes")
+        }
+        XdpConfig { frames: 0, .. } => bad("frames", 0, "there must be frames"),
+        XdpConfig { frames, .. } if frames > 1 << 20 => bad("frames", frames, "at most 1048576"),
+        XdpConfig { port_numbers, .. } if !(1..=1 << 16).contains(&port_numbers) => {
+            bad("port_numbers", port_numbers, "between 1 and 65536")
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn impossible_sizes_are_refused_by_name() {
+        check(&XdpConfig::default()).unwrap();
+        let error = check(&XdpConfig {
+            frame_size: 3000,
+            ..XdpConfig::default()
+        })
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "frame_size = 3000 cannot be: a frame has 2048 or 4096 bytes"
+        );
+        check(&XdpConfig {
+            frames: 0,
+            ..XdpConfig::default()
+        })
+        .unwrap_err();
+        check(&XdpConfig {
+            port_numbers: 0,
+            ..XdpConfig::default()
+        })
+        .unwrap_err();
+    }
+}

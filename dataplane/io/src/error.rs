@@ -1,0 +1,168 @@
+//! What can go wrong with AF_XDP: the value, and what to do.
+
+use std::io;
+
+use heddle_port::{PortNo, PortRefused, TooFewFrames};
+
+/// Why a context or a port could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum XdpError {
+    /// The process may not do what AF_XDP takes.
+    #[error("missing {missing}: run heddle as root, or grant it (container: privileged, or these capabilities)")]
+    MissingCapability {
+        /// The capabilities that are missing, by name.
+        missing: String,
+    },
+    /// The kernel lacks multi-buffer AF_XDP.
+    #[error("kernel {release} is too old: heddle needs 6.6 or later (multi-buffer AF_XDP)")]
+    KernelTooOld {
+        /// The kernel's release.
+        release: String,
+    },
+    /// The device does not exist in this network namespace, or has another index.
+    #[error("device {ifname} (index {ifindex}) is not in this network namespace")]
+    NoSuchDevice {
+        /// The device's name.
+        ifname: String,
+        /// The index that was expected.
+        ifindex: u32,
+    },
+    /// The name cannot be one of a device.
+    #[error("{ifname:?} is not a device's name: 1 to 15 characters without a NUL")]
+    BadName {
+        /// The name.
+        ifname: String,
+    },
+    /// The device is down.
+    #[error("device {ifname} is down: set it up before it is opened (ip link set {ifname} up)")]
+    DeviceDown {
+        /// The device's name.
+        ifname: String,
+    },
+    /// The device has no such queue, or cannot be used with AF_XDP.
+    #[error("device {ifname} has no queue {queue}, or does not take AF_XDP (see `ethtool -l {ifname}`): {source}")]
+    NoSuchQueue {
+        /// The device's name.
+        ifname: String,
+        /// The queue.
+        queue: u32,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Another socket is bound to the queue.
+    #[error(
+        "queue {queue} of device {ifname} is still bound to another AF_XDP socket after {waited_ms} ms: \
+         is another heddle running in this network namespace?"
+    )]
+    QueueBusy {
+        /// The device's name.
+        ifname: String,
+        /// The queue.
+        queue: u32,
+        /// How long heddle waited.
+        waited_ms: u128,
+    },
+    /// The device's driver takes no XDP program.
+    #[error("device {ifname} takes no XDP program in native mode ({source}): heddle's ports must be veths")]
+    NoNativeXdp {
+        /// The device's name.
+        ifname: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The UMEM is above what the process may lock.
+    #[error(
+        "{bytes} bytes of packet memory are more than may be locked: raise the limit (ulimit -l, LimitMEMLOCK=infinity), \
+         grant CAP_IPC_LOCK or lower frames"
+    )]
+    MemoryLock {
+        /// The UMEM's size.
+        bytes: u64,
+    },
+    /// The frames do not suffice for the ports.
+    #[error(transparent)]
+    TooFewFrames(#[from] TooFewFrames),
+    /// A port beyond the configured number.
+    #[error(transparent)]
+    TooManyPorts(#[from] PortRefused),
+    /// A value of the configuration cannot be.
+    #[error("{key} = {value} cannot be: {rule}")]
+    BadConfig {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: u64,
+        /// What it must be.
+        rule: &'static str,
+    },
+    /// The number of a port is beyond the program's map.
+    #[error("port number {port} is not below {max}, the size of the XDP program's map of ports")]
+    PortNumber {
+        /// The number.
+        port: PortNo,
+        /// The map's size.
+        max: u32,
+    },
+    /// The number is taken.
+    #[error("port {port} is open already")]
+    PortOpen {
+        /// The number.
+        port: PortNo,
+    },
+    /// The queues of a device have consecutive port numbers; this one does not fit.
+    #[error("queue {queue} of device {ifname} cannot be port {port}: the device's queue 0 is port {base}")]
+    PortOrder {
+        /// The device's name.
+        ifname: String,
+        /// The queue.
+        queue: u32,
+        /// The port's number.
+        port: PortNo,
+        /// The number of the device's first queue.
+        base: i64,
+    },
+    /// The anchor's device is gone, so no socket can be bound.
+    #[error(
+        "the anchor device {anchor} is gone, and no port can be opened any more: restart heddle, and leave it alone"
+    )]
+    AnchorLost {
+        /// The anchor's name.
+        anchor: String,
+    },
+    /// The kernel refused something else.
+    #[error("cannot {what}: {source}")]
+    Kernel {
+        /// What was tried, with the device's name if there is one.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl XdpError {
+    pub(crate) fn kernel(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Kernel {
+            what: what.into(),
+            source: source.into(),
+        }
+    }
+
+    pub(crate) fn bpf(what: impl Into<String>, error: &libbpf_rs::Error) -> Self {
+        Self::Kernel {
+            what: what.into(),
+            source: bpf_io(error),
+        }
+    }
+}
+
+/// The errno in an error of libbpf-rs, or its text.
+pub(crate) fn bpf_io(error: &libbpf_rs::Error) -> io::Error {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = source {
+        if let Some(code) = inner.downcast_ref::<io::Error>().and_then(io::Error::raw_os_error) {
+            return io::Error::from_raw_os_error(code);
+        }
+        source = inner.source();
+    }
+    io::Error::other(error.to_string())
+}

@@ -1,0 +1,368 @@
+//! One AF_XDP port: a socket, its rings, and the frames in them. It belongs to one worker at a time.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use heddle_port::{
+    FillShare, Frame, FrameStore, Holder, KernelStats, Packet, PacketVec, Port, PortNo, PortStats, WorkerPool,
+};
+
+use crate::ring::{Consumer, Desc, Producer, Which};
+use crate::socket::{RX_SLOTS, Socket, TX_SLOTS};
+
+/// `XDP_PKT_CONTD`: the packet goes on in the next descriptor.
+const CONTINUED: u32 = libc::XDP_PKT_CONTD;
+/// Attempts to send that may bring nothing before the rest is left for the next turn.
+const FUTILE_SENDS: u32 = 3;
+/// Bursts with packets after which a grown fill ring that was never used by more than a quarter is halved.
+const CALM_BURSTS: u32 = 1024;
+
+/// An AF_XDP port. Made and closed by [`XdpContext`](crate::XdpContext), on the control thread.
+#[derive(Debug)]
+pub struct XdpPort {
+    number: PortNo,
+    ifname: String,
+    ifindex: u32,
+    queue: u32,
+    store: Arc<FrameStore>,
+    /// `frame_size - 1` and its number of bits: frames lie at multiples of their size, which is a power of two.
+    frame_mask: u64,
+    frame_shift: u32,
+    rx: Consumer<Desc>,
+    fill: Producer<u64>,
+    tx: Producer<Desc>,
+    completion: Consumer<u64>,
+    share: Option<FillShare>,
+    /// Frames in the fill ring, or in the RX ring and not taken yet.
+    level: u32,
+    /// The fill ring's size that the recent bursts call for.
+    wanted: u32,
+    /// Most frames in one burst, and bursts, since the size was last considered.
+    peak: u32,
+    bursts: u32,
+    /// Frames in the TX ring, or on their way through the kernel.
+    in_flight: u32,
+    /// A packet of several frames whose last one has not come yet.
+    pending: Option<Packet>,
+    /// The rest of the current packet is thrown away.
+    discarding: bool,
+    stats: PortStats,
+    /// Last, so that the rings are unmapped before it is closed.
+    socket: Socket,
+}
+
+impl XdpPort {
+    pub(crate) fn new(
+        number: PortNo,
+        device: (String, u32, u32),
+        store: Arc<FrameStore>,
+        share: FillShare,
+        socket: Socket,
+    ) -> io::Result<Self> {
+        let (ifname, ifindex, queue) = device;
+        let frame_size = store.frame_size();
+        Ok(Self {
+            number,
+            ifname,
+            ifindex,
+            queue,
+            frame_mask: u64::from(frame_size - 1),
+            frame_shift: frame_size.trailing_zeros(),
+            rx: Consumer::map(socket.fd(), Which::Rx, RX_SLOTS)?,
+            fill: Producer::map(socket.fd(), Which::Fill, RX_SLOTS)?,
+            tx: Producer::map(socket.fd(), Which::Tx, TX_SLOTS)?,
+            completion: Consumer::map(socket.fd(), Which::Completion, TX_SLOTS)?,
+            level: 0,
+            wanted: share.target(),
+            share: Some(share),
+            peak: 0,
+            bursts: 0,
+            in_flight: 0,
+            pending: None,
+            discarding: false,
+            stats: PortStats::default(),
+            store,
+            socket,
+        })
+    }
+
+    /// The device's name when the port was opened.
+    #[must_use]
+    pub fn ifname(&self) -> &str {
+        &self.ifname
+    }
+
+    /// The device's index.
+    #[must_use]
+    pub fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    /// The device's queue.
+    #[must_use]
+    pub fn queue(&self) -> u32 {
+        self.queue
+    }
+
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.fd()
+    }
+
+    /// Puts the first frames into the fill ring. Gives back those that find no room.
+    pub(crate) fn prime(&mut self, frames: Vec<Frame>) -> Vec<Frame> {
+        let mut left = Vec::new();
+        for frame in frames {
+            if self.fill.room(1) == 0 {
+                left.push(frame);
+            } else {
+                self.give(frame);
+            }
+        }
+        self.fill.submit();
+        left
+    }
+
+    /// Takes out what must be given back after the socket has been closed.
+    pub(crate) fn remains(&mut self) -> (Option<Packet>, Option<FillShare>) {
+        (self.pending.take(), self.share.take())
+    }
+
+    /// Lends a frame to the fill ring, which has room.
+    fn give(&mut self, frame: Frame) {
+        let index = self.store.lend(frame, self.number);
+        let pushed = self.fill.push(u64::from(index) << self.frame_shift);
+        debug_assert!(pushed, "the caller has checked the room");
+        self.level += 1;
+    }
+
+    /// The frame that a descriptor names, if the port has it by the ledger.
+    fn take_back(&self, addr: u64, to: Holder) -> Option<Frame> {
+        let index = u32::try_from(addr >> self.frame_shift).ok()?;
+        // SAFETY: the rings belong to `self`, which is borrowed mutably by all callers, and the descriptor comes out of
+        // the RX or completion ring: the kernel is done with the frame.
+        unsafe { self.store.take_back(index, self.number, to) }
+    }
+
+    /// One descriptor of the RX ring: a packet, or a part of one.
+    fn accept(&mut self, desc: Desc, pool: &mut WorkerPool, out: &mut PacketVec) {
+        let more = desc.options & CONTINUED != 0;
+        let Some(mut frame) = self.take_back(desc.addr, pool.holder()) else {
+            self.spoilt(more, pool);
+            return;
+        };
+        let offset = u32::try_from(desc.addr & self.frame_mask).unwrap_or(u32::MAX);
+        if self.discarding || desc.len > self.store.frame_size() - offset {
+            pool.free(frame);
+            if self.discarding {
+                self.discarding = more;
+            } else {
+                self.spoilt(more, pool);
+            }
+            return;
+        }
+        self.store.set_range(&mut frame, offset, desc.len);
+        let packet = match self.pending.take() {
+            None => Packet::new(&self.store, frame),
+            Some(mut packet) => {
+                if let Err(frame) = packet.append(&self.store, frame) {
+                    pool.free(frame);
+                    self.pending = Some(packet);
+                    self.spoilt(more, pool);
+                    return;
+                }
+                packet
+            }
+        };
+        if more {
+            self.pending = Some(packet);
+            return;
+        }
+        self.stats.rx_packets += 1;
+        self.stats.rx_bytes += u64::from(packet.len());
+        out.push(packet);
+    }
+
+    /// Throws the current packet away, and what is still to come of it.
+    fn spoilt(&mut self, more: bool, pool: &mut WorkerPool) {
+        self.stats.rx_errors += 1;
+        self.discarding = more;
+        if let Some(packet) = self.pending.take() {
+            pool.free_packet(packet);
+        }
+    }
+
+    /// How many frames the fill ring is meant to have, after a burst that took `received` out of it.
+    ///
+    /// It doubles when a burst took half of it, and is halved when no burst of a long time took more than a quarter. The
+    /// kernel gives a frame back only by receiving into it, so the share shrinks by what is not refilled.
+    fn adapt(&mut self, received: u32) -> u32 {
+        let Some(share) = &mut self.share else { return 0 };
+        if received > 0 {
+            self.peak = self.peak.max(received);
+            self.bursts += 1;
+            if received * 2 >= share.target() {
+                self.wanted = share.grow(share.target());
+                (self.peak, self.bursts) = (0, 0);
+            } else if self.bursts >= CALM_BURSTS {
+                if self.peak * 4 <= self.wanted {
+                    self.wanted /= 2;
+                }
+                (self.peak, self.bursts) = (0, 0);
+            }
+        }
+        let surplus = share.target().saturating_sub(self.wanted.max(self.level));
+        if surplus > 0 {
+            share.shrink(surplus)
+        } else {
+            share.target()
+        }
+    }
+
+    fn refill(&mut self, target: u32, pool: &mut WorkerPool) {
+        let missing = target.saturating_sub(self.level);
+        let mut room = self.fill.room(missing).min(missing);
+        while room > 0 {
+            let Some(frame) = pool.alloc() else { break };
+            self.give(frame);
+            room -= 1;
+        }
+        self.fill.submit();
+        if self.fill.needs_wakeup() {
+            self.socket.wake_receiver();
+        }
+    }
+
+    /// Takes back the frames of what has been sent.
+    fn reap(&mut self, pool: &mut WorkerPool) {
+        while let Some(addr) = self.completion.pop() {
+            if let Some(frame) = self.take_back(addr, pool.holder()) {
+                self.in_flight = self.in_flight.saturating_sub(1);
+                pool.free(frame);
+            }
+        }
+        self.completion.release();
+    }
+
+    /// Lets the kernel send until the TX ring is empty, or it takes no more.
+    fn kick(&mut self, pool: &mut WorkerPool) {
+        let mut futile = 0;
+        let mut waiting = self.tx.waiting();
+        while waiting > 0 {
+            let result = self.socket.send();
+            let left = self.tx.waiting();
+            if left < waiting {
+                futile = 0;
+            } else {
+                // EAGAIN: more than the 32 of a call were there, or too much is on its way. EBUSY, ENOBUFS: no room in the
+                // completion ring, or no memory. Anything else (ENETDOWN, ENXIO: the device is going) stays so.
+                futile += 1;
+                let passing = match result {
+                    Ok(()) => true,
+                    Err(error) => matches!(
+                        error.raw_os_error(),
+                        Some(
+                            libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::EMSGSIZE | libc::EOVERFLOW
+                        )
+                    ),
+                };
+                if !passing || futile >= FUTILE_SENDS {
+                    self.stats.tx_stalls += 1;
+                    return;
+                }
+                self.reap(pool);
+            }
+            waiting = left;
+        }
+    }
+}
+
+impl Port for XdpPort {
+    fn number(&self) -> PortNo {
+        self.number
+    }
+
+    fn rx(&mut self, pool: &mut WorkerPool, out: &mut PacketVec) -> usize {
+        let before = out.len();
+        let mut received = 0;
+        while !out.is_full() {
+            let Some(desc) = self.rx.pop() else { break };
+            received += 1;
+            self.accept(desc, pool, out);
+        }
+        self.rx.release();
+        self.level = self.level.saturating_sub(received);
+        let target = self.adapt(received);
+        self.refill(target, pool);
+        out.len() - before
+    }
+
+    fn tx(&mut self, pool: &mut WorkerPool, packets: &mut PacketVec) {
+        self.reap(pool);
+        let mut count = 0;
+        let frames: u32 = packets.iter().map(|packet| u32::from(packet.frames())).sum();
+        let mut room = self.tx.room(frames);
+        for packet in packets.iter() {
+            let Some(left) = room.checked_sub(u32::from(packet.frames())) else {
+                break;
+            };
+            room = left;
+            count += 1;
+        }
+        let store = Arc::clone(&self.store);
+        for packet in packets.drain(..count) {
+            self.stats.tx_packets += 1;
+            self.stats.tx_bytes += u64::from(packet.len());
+            let mut left = u32::from(packet.frames());
+            for frame in packet.into_frames(&store) {
+                left -= 1;
+                let (offset, len) = store.range(&frame);
+                let options = if left > 0 { CONTINUED } else { 0 };
+                let index = store.lend(frame, self.number);
+                let addr = (u64::from(index) << self.frame_shift) + u64::from(offset);
+                let pushed = self.tx.push(Desc { addr, len, options });
+                debug_assert!(pushed, "the room was counted");
+                self.in_flight += 1;
+            }
+        }
+        self.tx.submit();
+    }
+
+    fn flush(&mut self, pool: &mut WorkerPool) {
+        self.kick(pool);
+        self.reap(pool);
+    }
+
+    fn unsent(&self) -> bool {
+        self.tx.waiting_now() > 0
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.socket.fd())
+    }
+
+    fn stats(&self) -> PortStats {
+        PortStats {
+            fill: self.level,
+            fill_target: self.share.as_ref().map_or(0, FillShare::target),
+            tx_pending: self.in_flight,
+            held: self.level + self.in_flight,
+            kernel: self.socket.statistics().map(|counted| KernelStats {
+                rx_dropped: counted.rx_dropped(),
+                rx_invalid_descs: counted.rx_invalid_descs(),
+                tx_invalid_descs: counted.tx_invalid_descs(),
+                rx_ring_full: counted.rx_ring_full(),
+                rx_fill_ring_empty_descs: counted.rx_fill_ring_empty_descs(),
+                tx_ring_empty_descs: counted.tx_ring_empty_descs(),
+            }),
+            ..self.stats
+        }
+    }
+}
+
+impl Drop for XdpPort {
+    /// What the port holds counts as outstanding from now on, until the context reclaims it.
+    fn drop(&mut self) {
+        self.store.port_closed(self.number);
+    }
+}

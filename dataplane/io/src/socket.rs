@@ -1,0 +1,202 @@
+//! The UMEM and the AF_XDP sockets, made by xsk-rs.
+
+use std::error::Error;
+use std::io;
+use std::num::NonZeroU32;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::{self, NonNull};
+use std::str::FromStr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket as XskSocket, TxQueue, Umem};
+
+use crate::error::XdpError;
+
+/// Slots of the fill and RX rings: a port never has more frames to receive into than [`heddle_port::FillBudget::CEILING`].
+pub(crate) const RX_SLOTS: u32 = heddle_port::FillBudget::CEILING;
+/// Slots of the TX and completion rings: a burst of packets of 16 frames each.
+pub(crate) const TX_SLOTS: u32 = 1024;
+/// How long binding is tried again while the queue is busy: closing a socket frees its queue only after a while.
+const BUSY_FOR: Duration = Duration::from_secs(3);
+const BUSY_PAUSE: Duration = Duration::from_millis(2);
+/// Bytes of packets that may be on their way from a socket through the kernel. By default it is less than four packets of
+/// 61 kB, and `sendto` then stops before the ring is empty.
+const SEND_BUFFER: libc::c_int = 8 << 20;
+
+fn invalid(error: impl Error + Send + Sync + 'static) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, error)
+}
+
+/// The errno below an error of xsk-rs.
+fn cause(error: &(dyn Error + 'static)) -> io::Error {
+    let code = error
+        .source()
+        .and_then(|source| source.downcast_ref::<io::Error>())
+        .and_then(io::Error::raw_os_error);
+    code.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
+}
+
+/// Makes the UMEM. Returns it and where it begins.
+pub(crate) fn umem(frames: u32, frame_size: u32) -> Result<(Umem, NonNull<u8>), XdpError> {
+    let failed = |error: io::Error| XdpError::kernel("make the UMEM", error);
+    let config = || -> io::Result<UmemConfig> {
+        UmemConfig::builder()
+            .frame_size(FrameSize::new(frame_size).map_err(invalid)?)
+            .fill_queue_size(QueueSize::new(RX_SLOTS).map_err(invalid)?)
+            .comp_queue_size(QueueSize::new(TX_SLOTS).map_err(invalid)?)
+            .build()
+            .map_err(invalid)
+    };
+    let count = NonZeroU32::new(frames).ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+    let (umem, descriptors) =
+        Umem::new(config().map_err(failed)?, count, false).map_err(|error| match cause(&error) {
+            source if source.raw_os_error() == Some(libc::ENOBUFS) => XdpError::MemoryLock {
+                bytes: u64::from(frames) * u64::from(frame_size),
+            },
+            source if source.raw_os_error() == Some(libc::EPERM) => XdpError::MissingCapability {
+                missing: "CAP_NET_RAW (AF_XDP sockets)".to_owned(),
+            },
+            source => failed(source),
+        })?;
+    let first = descriptors
+        .first()
+        .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+    // SAFETY: the descriptor is of this UMEM, and nobody accesses the memory yet.
+    let data = unsafe { umem.data(first) }.contents().as_ptr().addr();
+    // The UMEM is mapped memory that no Rust allocation has provenance over; its base lies before the first packet by the
+    // headroom, which is the first descriptor's offset.
+    let base = NonNull::new(ptr::with_exposed_provenance_mut(data - first.addr()));
+    base.map(|base| (umem, base))
+        .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))
+}
+
+/// A bound socket. Dropping it closes it; the kernel then accesses none of its frames any more.
+///
+/// xsk-rs's queues are kept because they own the socket; the rings are driven by [`crate::ring`].
+#[derive(Debug)]
+pub(crate) struct Socket {
+    rx: RxQueue,
+    _tx: TxQueue,
+    _fill: FillQueue,
+    _completion: CompQueue,
+}
+
+impl Socket {
+    /// Binds a socket to a queue of a device.
+    pub(crate) fn bind(umem: &Umem, ifname: &str, queue: u32) -> Result<Self, XdpError> {
+        let failed = |error: io::Error| XdpError::kernel(format!("bind to {ifname}"), error);
+        let config = || -> io::Result<SocketConfig> {
+            Ok(SocketConfig::builder()
+                .rx_queue_size(QueueSize::new(RX_SLOTS).map_err(invalid)?)
+                .tx_queue_size(QueueSize::new(TX_SLOTS).map_err(invalid)?)
+                .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
+                .bind_flags(BindFlags::XDP_COPY | BindFlags::XDP_USE_NEED_WAKEUP | BindFlags::XDP_USE_SG)
+                .build())
+        };
+        let config = config().map_err(failed)?;
+        let device = Interface::from_str(ifname).map_err(|_| XdpError::BadName {
+            ifname: ifname.to_owned(),
+        })?;
+        let start = Instant::now();
+        loop {
+            // SAFETY: libxdp loads no program (INHIBIT_PROG_LOAD).
+            let error = match unsafe { XskSocket::new(config, umem, &device, queue) } {
+                Ok((tx, rx, Some((fill, completion)))) => {
+                    let socket = Self {
+                        rx,
+                        _tx: tx,
+                        _fill: fill,
+                        _completion: completion,
+                    };
+                    socket.widen_send_buffer();
+                    return Ok(socket);
+                }
+                // This process has a socket on the queue already, and its fill ring.
+                Ok((_, _, None)) => io::Error::from_raw_os_error(libc::EBUSY),
+                Err(error) => cause(&error),
+            };
+            return Err(match error.raw_os_error() {
+                Some(libc::EBUSY) if start.elapsed() < BUSY_FOR => {
+                    thread::sleep(BUSY_PAUSE);
+                    continue;
+                }
+                Some(libc::EBUSY) => XdpError::QueueBusy {
+                    ifname: ifname.to_owned(),
+                    queue,
+                    waited_ms: start.elapsed().as_millis(),
+                },
+                Some(libc::ENETDOWN) => XdpError::DeviceDown {
+                    ifname: ifname.to_owned(),
+                },
+                Some(libc::EINVAL | libc::EOPNOTSUPP) => XdpError::NoSuchQueue {
+                    ifname: ifname.to_owned(),
+                    queue,
+                    source: error,
+                },
+                _ => failed(error),
+            });
+        }
+    }
+
+    /// The socket's descriptor.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor stays open as long as the queue, which is borrowed with `self`.
+        unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
+    }
+
+    /// The kernel's counters.
+    pub(crate) fn statistics(&self) -> Option<xsk_rs::socket::XdpStatistics> {
+        self.rx.fd().xdp_statistics().ok()
+    }
+
+    fn widen_send_buffer(&self) {
+        let bytes = SEND_BUFFER;
+        // SAFETY: the value is valid for its length. A refusal changes nothing: the default then stays.
+        unsafe {
+            libc::setsockopt(
+                self.fd().as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_SNDBUFFORCE,
+                (&raw const bytes).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            );
+        }
+    }
+
+    /// Lets the kernel send what is in the TX ring: at most 32 descriptors a call.
+    pub(crate) fn send(&self) -> io::Result<()> {
+        // SAFETY: no buffer and no address are given.
+        let result = unsafe {
+            libc::sendto(
+                self.fd().as_raw_fd(),
+                ptr::null(),
+                0,
+                libc::MSG_DONTWAIT,
+                ptr::null(),
+                0,
+            )
+        };
+        if result < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Lets the kernel look at the fill ring.
+    pub(crate) fn wake_receiver(&self) {
+        // SAFETY: no buffer and no address are given. There is nothing to do about an error: the next burst tries again.
+        unsafe {
+            libc::recvfrom(
+                self.fd().as_raw_fd(),
+                ptr::null_mut(),
+                0,
+                libc::MSG_DONTWAIT,
+                ptr::null_mut(),
+                ptr::null_mut(),
+            );
+        }
+    }
+}

@@ -1,0 +1,490 @@
+//! AF_XDP ports on real veths, each test in a network namespace of its own. They need root.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+
+mod harness;
+
+use std::time::{Duration, Instant};
+
+use harness::{ETHERTYPE, Tap, frame, in_namespace, index, ip, on, receive, receive_one, send, veth};
+use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpError, XdpPort};
+use heddle_port::{FillBudget, Packet, PacketVec, Port, PortNo, WorkerPool};
+
+const SOON: Duration = Duration::from_secs(2);
+/// Long enough for a packet that must not come.
+const NEVER: Duration = Duration::from_millis(50);
+
+fn context() -> XdpContext {
+    XdpContext::new(XdpConfig {
+        frames: 4096,
+        max_pods: 16,
+        other_ports: 4,
+        ..XdpConfig::default()
+    })
+    .unwrap()
+}
+
+/// Everything is closed: each frame is back in the pool.
+fn assert_all_frames(context: &XdpContext) {
+    assert_eq!(
+        context.pool().free(),
+        context.config().frames,
+        "{:?}",
+        context.store().holders()
+    );
+    assert_eq!(context.store().outstanding(), 0);
+    assert_eq!(context.pool().budget().open_ports(), 0);
+}
+
+/// What came in by `from` goes out by `to`.
+fn forward(from: &mut XdpPort, to: &mut XdpPort, pool: &mut WorkerPool) {
+    let packets = receive(from, pool, SOON);
+    assert!(!packets.is_empty());
+    send(to, pool, packets);
+}
+
+#[test]
+fn a_frame_goes_from_one_veth_to_another() {
+    in_namespace(|| {
+        veth("a", 1500, 1);
+        veth("b", 1500, 1);
+        let mut context = context();
+        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut a = context.open(on("a", 3)).unwrap();
+        let mut b = context.open(on("b", 4)).unwrap();
+        let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
+        for len in [60, 1514] {
+            near.send(&frame(7, len));
+            forward(&mut a, &mut b, &mut pool);
+            assert_eq!(far.receive(SOON).unwrap(), frame(7, len));
+        }
+        let (rx, tx) = (a.stats(), b.stats());
+        assert_eq!((rx.rx_packets, rx.rx_bytes, rx.rx_errors), (2, 1574, 0));
+        assert_eq!(
+            (tx.tx_packets, tx.tx_bytes, tx.tx_stalls, tx.tx_pending),
+            (2, 1574, 0, 0)
+        );
+        assert_eq!((rx.fill, rx.fill_target), (FillBudget::FLOOR, FillBudget::FLOOR));
+        assert_eq!(rx.kernel.unwrap().rx_dropped, 0);
+        context.close(a);
+        context.close(b);
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn a_packet_whose_front_has_moved_is_sent_from_there() {
+    in_namespace(|| {
+        veth("a", 1500, 1);
+        let mut context = context();
+        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut a = context.open(on("a", 0)).unwrap();
+        let far = Tap::new("ap", ETHERTYPE);
+        far.send(&frame(1, 500));
+        let mut packet = receive_one(&mut a, &mut pool);
+        let store = context.store();
+        assert!(packet.shrink_front(store, 100) && packet.grow_front(store, 150));
+        packet.bytes_mut(store).copy_from_slice(&frame(2, 550));
+        send(&mut a, &mut pool, PacketVec::from_iter([packet]));
+        assert_eq!(far.receive(SOON).unwrap(), frame(2, 550));
+        context.close(a);
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn more_packets_than_one_sendto_takes_all_leave() {
+    in_namespace(|| {
+        veth("a", 1500, 1);
+        let mut context = context();
+        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut a = context.open(on("a", 0)).unwrap();
+        let far = Tap::new("ap", ETHERTYPE);
+        for burst in 0..3 {
+            let packets: PacketVec = (0..64)
+                .map(|i| pool.packet(&frame(burst * 64 + i, 100)).unwrap())
+                .collect();
+            send(&mut a, &mut pool, packets);
+        }
+        for i in 0..192 {
+            assert_eq!(far.receive(SOON).unwrap(), frame(i, 100));
+        }
+        assert_eq!(far.receive(Duration::ZERO), None);
+        assert_eq!(a.stats().tx_packets, 192);
+        context.close(a);
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn large_packets_come_and_go_over_many_frames() {
+    in_namespace(|| {
+        veth("a", 61_000, 1);
+        veth("b", 61_000, 1);
+        let mut context = context();
+        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut a = context.open(on("a", 0)).unwrap();
+        let mut b = context.open(on("b", 1)).unwrap();
+        let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
+        for (len, frames) in [(3840, 1), (3841, 2), (61_014, 16)] {
+            near.send(&frame(len, len as usize));
+            let packet = receive_one(&mut a, &mut pool);
+            assert_eq!((packet.len(), packet.frames()), (len, frames));
+            assert_eq!(packet.to_vec(context.store()), frame(len, len as usize));
+            send(&mut b, &mut pool, PacketVec::from_iter([packet]));
+            assert_eq!(far.receive(SOON).unwrap(), frame(len, len as usize));
+        }
+        // Several at once: the ring grows, and nothing is torn.
+        let mut got = 0;
+        for round in 0..20 {
+            for i in 0..3 {
+                near.send(&frame(round * 3 + i, 61_014));
+            }
+            let until = Instant::now() + SOON;
+            while got < (round + 1) * 3 && Instant::now() < until {
+                let packets = receive(&mut a, &mut pool, SOON);
+                for packet in &packets {
+                    assert_eq!(packet.to_vec(context.store()), frame(got, 61_014));
+                    got += 1;
+                }
+                send(&mut b, &mut pool, packets);
+            }
+        }
+        for i in 0..60 {
+            assert_eq!(far.receive(SOON).unwrap(), frame(i, 61_014));
+        }
+        let stats = a.stats();
+        assert_eq!((got, stats.rx_errors), (60, 0));
+        assert!(stats.fill_target > FillBudget::FLOOR, "{stats:?}");
+        context.close(a);
+        context.close(b);
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn two_queues_are_two_ports() {
+    in_namespace(|| {
+        veth("a", 1500, 2);
+        let mut context = context();
+        let mut pools = [
+            WorkerPool::new(0, context.pool().clone()),
+            WorkerPool::new(1, context.pool().clone()),
+        ];
+        let open = |queue: u32, port: u16| OpenPort { queue, ..on("a", port) };
+        let mut ports = [context.open(open(0, 6)).unwrap(), context.open(open(1, 7)).unwrap()];
+        let refused = context.open(open(2, 9)).unwrap_err();
+        assert!(matches!(refused, XdpError::PortOrder { base: 6, .. }), "{refused}");
+
+        const IPV4: u16 = 0x0800;
+        let near = Tap::new("ap", IPV4);
+        let datagram = |source: u8| {
+            let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+            frame.extend_from_slice(&[0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+            frame.extend_from_slice(&[4, source, 0, 53, 0, 8, 0, 0]);
+            frame
+        };
+        let mut counts = [0, 0];
+        let until = Instant::now() + SOON;
+        for source in 0..32 {
+            near.send(&datagram(source));
+        }
+        while counts.iter().sum::<usize>() < 32 && Instant::now() < until {
+            for (i, port) in ports.iter_mut().enumerate() {
+                let packets = receive(port, &mut pools[i], Duration::from_millis(1));
+                counts[i] += packets.len();
+                packets.into_iter().for_each(|packet| pools[i].free_packet(packet));
+            }
+        }
+        assert_eq!(counts.iter().sum::<usize>(), 32);
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+
+        // One queue goes; the other one's packets still come.
+        let [first, mut second] = ports;
+        context.close(first);
+        for source in 0..32 {
+            near.send(&datagram(source));
+        }
+        let mut still = 0;
+        while still < counts[1] {
+            let packets = receive(&mut second, &mut pools[1], SOON);
+            assert!(!packets.is_empty(), "{still} of {}", counts[1]);
+            still += packets.len();
+            packets.into_iter().for_each(|packet| pools[1].free_packet(packet));
+        }
+        context.close(second);
+        drop(pools);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn when_every_other_device_is_gone_ports_can_still_be_opened() {
+    in_namespace(|| {
+        let mut context = context();
+        let mut pool = WorkerPool::new(0, context.pool().clone());
+        for round in 0..3 {
+            veth("a", 1500, 1);
+            veth("b", 1500, 1);
+            let mut a = context.open(on("a", 0)).unwrap();
+            let b = context.open(on("b", 1)).unwrap();
+            let near = Tap::new("ap", ETHERTYPE);
+            near.send(&frame(round, 90));
+            let packet = receive_one(&mut a, &mut pool);
+            assert_eq!(packet.bytes(context.store()), frame(round, 90));
+            pool.free_packet(packet);
+            // One device goes before its port, the other after it.
+            ip("link del a");
+            context.close(a);
+            context.close(b);
+            ip("link del b");
+        }
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn attaching_and_detaching_under_traffic_loses_no_frame() {
+    let rounds: u32 = std::env::var("HEDDLE_CHURN")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(200);
+    in_namespace(move || {
+        veth("a", 1500, 1);
+        veth("b", 1500, 1);
+        let mut context = context();
+        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
+        let (mut opening, mut closing, mut received) = (Duration::ZERO, Duration::ZERO, 0);
+        for round in 0..rounds {
+            let start = Instant::now();
+            let mut a = context.open(on("a", 0)).unwrap();
+            let mut b = context.open(on("b", 1)).unwrap();
+            opening += start.elapsed();
+            for i in 0..100 {
+                near.send(&frame(round + i, 200));
+                far.send(&frame(round + i, 200));
+            }
+            // Some are received, of those some are sent, and the ports are closed with frames in all their rings.
+            let mut packets = PacketVec::new();
+            received += a.rx(&mut pool, &mut packets);
+            b.tx(&mut pool, &mut packets);
+            if round % 2 == 0 {
+                b.flush(&mut pool);
+            }
+            packets.drain(..).for_each(|packet| pool.free_packet(packet));
+            let start = Instant::now();
+            context.close(a);
+            context.close(b);
+            closing += start.elapsed();
+            assert_eq!(
+                context.store().outstanding(),
+                0,
+                "round {round}: {:?}",
+                context.store().holders()
+            );
+        }
+        assert!(received > rounds as usize, "{received} received in {rounds} rounds");
+        drop(pool);
+        assert_all_frames(&context);
+        eprintln!(
+            "{rounds} rounds: open {:?}, close {:?} a port",
+            opening / rounds / 2,
+            closing / rounds / 2
+        );
+    });
+}
+
+#[test]
+fn a_later_context_takes_the_devices_over() {
+    in_namespace(|| {
+        veth("a", 1500, 1);
+        let near = Tap::new("ap", ETHERTYPE);
+        let mut first = context();
+        let old = first.open(on("a", 0)).unwrap();
+        // The first agent ends without closing anything; the second one runs before the first is quite gone.
+        let mut second = context();
+        drop(old);
+        let mut port = second.open(on("a", 5)).unwrap();
+        drop(first);
+        let mut pool = WorkerPool::new(0, second.pool().clone());
+        near.send(&frame(3, 100));
+        let packet = receive_one(&mut port, &mut pool);
+        assert_eq!(packet.bytes(second.store()), frame(3, 100));
+        pool.free_packet(packet);
+        second.close(port);
+        drop(pool);
+        assert_all_frames(&second);
+        // The first one's anchor went with it, the second one's is there.
+        assert!(index("hdanchor0") == 0 && index("hdanchor1") != 0);
+        drop(second);
+        assert_eq!(index("hdanchor1"), 0);
+    });
+}
+
+#[test]
+fn a_dead_agent_leaves_devices_closed_and_its_anchor_is_removed() {
+    in_namespace(|| {
+        veth("a", 1500, 1);
+        let (near, host) = (Tap::new("ap", ETHERTYPE), Tap::new("a", ETHERTYPE));
+        near.send(&frame(0, 100));
+        assert!(host.receive(SOON).is_some(), "without heddle the kernel gets it");
+        let mut first = context();
+        let port = first.open(on("a", 0)).unwrap();
+        drop(port);
+        drop(first);
+        near.send(&frame(1, 100));
+        assert_eq!(host.receive(NEVER), None, "dropped, not passed to the kernel");
+
+        // An anchor without its mark, as kill -9 leaves it.
+        ip("link add hdanchor0 type veth peer name hdanchor0p");
+        let left = index("hdanchor0");
+        let mut next = context();
+        assert!(index("hdanchor0") != left);
+        let mut port = next.open(on("a", 0)).unwrap();
+        let mut pool = WorkerPool::new(0, next.pool().clone());
+        near.send(&frame(2, 100));
+        let packet = receive_one(&mut port, &mut pool);
+        assert_eq!(packet.bytes(next.store()), frame(2, 100));
+        pool.free_packet(packet);
+        // A closed port's device stays closed too.
+        next.close(port);
+        near.send(&frame(3, 100));
+        assert_eq!(host.receive(NEVER), None);
+        drop(pool);
+        assert_all_frames(&next);
+    });
+}
+
+#[test]
+fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
+    in_namespace(|| {
+        veth("a", 1500, 1);
+        let mut context = XdpContext::new(XdpConfig {
+            frames: 512,
+            max_pods: 1,
+            other_ports: 1,
+            working: 128,
+            port_numbers: 8,
+            ..XdpConfig::default()
+        })
+        .unwrap();
+        let mut refused = |open: OpenPort, words: &str| {
+            let error = context.open(open).unwrap_err();
+            assert!(error.to_string().contains(words), "{error}");
+            assert_all_frames(&context);
+            error
+        };
+        refused(
+            OpenPort {
+                ifname: "nowhere".to_owned(),
+                ..on("a", 0)
+            },
+            "not in this network namespace",
+        );
+        refused(
+            OpenPort {
+                ifindex: 9999,
+                ..on("a", 0)
+            },
+            "not in this network namespace",
+        );
+        refused(
+            OpenPort {
+                ifname: "a-name-that-is-too-long".to_owned(),
+                ..on("a", 0)
+            },
+            "not a device's name",
+        );
+        refused(OpenPort { queue: 3, ..on("a", 4) }, "no queue 3");
+        refused(on("a", 8), "not below 8");
+        refused(OpenPort { queue: 3, ..on("a", 2) }, "queue 0 is port -1");
+        ip("link set lo up");
+        let error = refused(on("lo", 0), "must be veths");
+        assert!(matches!(error, XdpError::NoNativeXdp { .. }));
+        ip("link set a down");
+        refused(on("a", 0), "ip link set a up");
+        ip("link set a up");
+
+        let first = context.open(on("a", 0)).unwrap();
+        veth("b", 1500, 1);
+        let error = context.open(on("b", 0)).unwrap_err();
+        assert!(matches!(error, XdpError::PortOpen { port: PortNo(0) }), "{error}");
+        let second = context.open(on("b", 1)).unwrap();
+        veth("c", 1500, 1);
+        let error = context.open(on("c", 2)).unwrap_err();
+        assert!(error.to_string().contains("raise maxPods"), "{error}");
+        context.close(first);
+        let third = context.open(on("c", 2)).unwrap();
+        context.close(second);
+        context.close(third);
+        assert_all_frames(&context);
+
+        ip("link del hdanchor0");
+        let error = context.open(on("a", 0)).unwrap_err();
+        assert!(matches!(error, XdpError::AnchorLost { .. }), "{error}");
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn a_slow_receiver_leaves_packets_with_their_sender() {
+    in_namespace(|| {
+        veth("a", 1500, 1);
+        let mut context = context();
+        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut a = context.open(on("a", 0)).unwrap();
+        // More than the TX ring holds, without a flush in between.
+        let mut taken = 0;
+        let left = loop {
+            let mut packets: PacketVec = (0..64).map_while(|_| pool.packet(&frame(0, 60))).collect();
+            let before = packets.len();
+            a.tx(&mut pool, &mut packets);
+            taken += before - packets.len();
+            if !packets.is_empty() {
+                break packets;
+            }
+        };
+        assert_eq!((taken, a.stats().tx_pending, a.unsent()), (1024, 1024, true));
+        a.flush(&mut pool);
+        assert!(!a.unsent());
+        send(&mut a, &mut pool, left);
+        context.close(a);
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn a_thread_without_capabilities_is_told_which_are_missing() {
+    in_namespace(|| {
+        // SAFETY: capset(2) for the calling thread: header (version 3, this thread) and two words of empty sets.
+        let result = unsafe {
+            let header: [u32; 2] = [0x2008_0522, 0];
+            let data = [0u32; 6];
+            libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr())
+        };
+        assert_eq!(result, 0);
+        let error = XdpContext::new(XdpConfig::default()).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("CAP_NET_ADMIN") && text.contains("CAP_NET_RAW") && text.contains("CAP_BPF"),
+            "{text}"
+        );
+        assert!(!text.contains('\n'));
+    });
+}
+
+/// A port moves between threads; its packets' types do too.
+#[test]
+fn ports_and_packets_can_be_handed_over() {
+    fn send<T: Send>() {}
+    send::<XdpPort>();
+    send::<Packet>();
+    send::<XdpContext>();
+}
