@@ -181,3 +181,18 @@ async fn a_request_that_is_too_large_is_not_sent() {
     assert!(e.to_string().contains("at most 65536"), "{e}");
     assert_eq!(client.get::<u8>("/v1/y").await.unwrap(), 7);
 }
+
+#[tokio::test]
+async fn an_agent_that_restarts_between_two_calls_is_not_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (socket, task) = serve(&dir, vec![answer("200 OK", "7")]);
+    let mut client = Client::connect(&socket).await.unwrap();
+    assert_eq!(client.get::<u8>("/v1/x").await.unwrap(), 7);
+    task.await.unwrap();
+    let gone = client.get::<u8>("/v1/y").await.unwrap_err();
+    assert!(matches!(gone, ClientError::Absent { .. }), "{gone}");
+    std::fs::remove_file(&socket).unwrap();
+    let (_, task) = serve(&dir, vec![answer("200 OK", "8")]);
+    assert_eq!(client.get::<u8>("/v1/z").await.unwrap(), 8);
+    assert_eq!(task.await.unwrap().len(), 1);
+}
