@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use heddle_port::FillBudget;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,9 @@ pub struct Config {
     /// Whether the flow table may use reserved huge pages.
     pub huge_pages: HugePages,
     /// For how long a worker polls without work before it sleeps.
-    pub idle_after_micros: u32,
+    pub idle_after_millis: u32,
+    /// For how long after a start without a flow table TCP connections are picked up in their middle.
+    pub adopt_seconds: u32,
     /// For how long an attachment waits for its pod's object.
     pub pod_wait_seconds: u16,
     /// The ranges of all pods of the cluster; empty: the podCIDRs of its nodes.
@@ -75,7 +78,8 @@ impl Default for Config {
             connections: 262_144,
             connections_per_pod: None,
             huge_pages: HugePages::Auto,
-            idle_after_micros: 200,
+            idle_after_millis: 2,
+            adopt_seconds: 300,
             pod_wait_seconds: 20,
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
@@ -94,10 +98,11 @@ pub const DEFAULT_RUN_DIR: &str = "/run/heddle";
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/heddle";
 /// The most workers: each has a queue of the host port, and those have the first port numbers.
 pub const MAX_WORKERS: u16 = 64;
-/// Frames that a port at rest holds in its fill ring (decision 2 of the design).
-const FRAMES_PER_PORT: u32 = 64;
-/// Frames that must be left for growth, for the workers' pools and for packets on their way.
-const FRAMES_BESIDES: u32 = 1024;
+/// Frames kept for packets under way and in the workers' pools.
+#[must_use]
+pub const fn working_frames(workers: u32) -> u32 {
+    1024 + 512 * workers
+}
 
 /// Whether the flow table may lie on hugetlbfs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,6 +188,8 @@ pub struct Settings {
     pub huge_pages: HugePages,
     /// For how long a worker polls without work.
     pub idle_after: Duration,
+    /// For how long after a start without a flow table TCP connections are picked up in their middle.
+    pub adopt: Duration,
     /// For how long an attachment waits for its pod.
     pub pod_wait: Duration,
     /// Configured ranges of pods.
@@ -293,14 +300,16 @@ impl Config {
             ));
         }
         let workers = u32::try_from(worker_cores.len()).unwrap_or(u32::MAX);
-        let least = FRAMES_PER_PORT * (u32::from(self.max_pods) + workers + 1) + FRAMES_BESIDES;
+        // 64 frames are set aside for each port (decision 2 of the design).
+        let least = FillBudget::FLOOR * (u32::from(self.max_pods) + workers) + working_frames(workers);
         if self.frames < least || self.frames > 1 << 20 {
+            let pods = self.max_pods;
             return Err(ConfigError::value(
                 "frames",
                 self.frames,
                 format!(
-                    "is not between {least} (64 for each of {} pods and {workers} workers, and 1024) and 1048576",
-                    self.max_pods
+                    "is not between {least} (64 for each of {pods} pods and {workers} workers, {} for packets under way) and 1048576",
+                    working_frames(workers)
                 ),
             ));
         }
@@ -326,11 +335,18 @@ impl Config {
                 format!("is not between 1 and connections ({})", self.connections),
             ));
         }
-        if self.idle_after_micros > 10_000_000 {
+        if self.idle_after_millis > 10_000 {
             return Err(ConfigError::value(
-                "idleAfterMicros",
-                self.idle_after_micros,
+                "idleAfterMillis",
+                self.idle_after_millis,
                 "is more than ten seconds",
+            ));
+        }
+        if self.adopt_seconds > 86_400 {
+            return Err(ConfigError::value(
+                "adoptSeconds",
+                self.adopt_seconds,
+                "is more than a day",
             ));
         }
         if !(1..=25).contains(&self.pod_wait_seconds) {
@@ -371,7 +387,8 @@ impl Config {
             connections: self.connections,
             connections_per_pod,
             huge_pages: self.huge_pages,
-            idle_after: Duration::from_micros(self.idle_after_micros.into()),
+            idle_after: Duration::from_millis(self.idle_after_millis.into()),
+            adopt: Duration::from_secs(self.adopt_seconds.into()),
             pod_wait: Duration::from_secs(self.pod_wait_seconds.into()),
             cluster_cidrs: self.cluster_cidrs,
             service_cidrs: self.service_cidrs,
@@ -513,7 +530,8 @@ mod tests {
             ("podMTU", |c| c.pod_mtu = 1279),
             ("connections", |c| c.connections = 1000),
             ("connectionsPerPod", |c| c.connections_per_pod = Some(0)),
-            ("idleAfterMicros", |c| c.idle_after_micros = u32::MAX),
+            ("idleAfterMillis", |c| c.idle_after_millis = u32::MAX),
+            ("adoptSeconds", |c| c.adopt_seconds = u32::MAX),
             ("podWaitSeconds", |c| c.pod_wait_seconds = 0),
             ("reservedPorts", |c| {
                 c.reserved_ports = PortRange {

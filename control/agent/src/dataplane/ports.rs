@@ -1,0 +1,218 @@
+//! Opening and closing ports, and which worker has which.
+
+use std::collections::BTreeMap;
+
+use heddle_engine::{PortRole, PortTotals};
+use heddle_io::{OpenPort, XdpPort};
+use heddle_port::PortNo;
+use heddle_tables::{EndpointNo, WorkerNo};
+
+use super::numbers::FIRST_HOST;
+use super::workers::WorkerThread;
+use super::{Dataplane, DataplaneError, WORKER_ANSWERS_WITHIN};
+
+/// An open port, as control knows it.
+#[derive(Debug, Clone)]
+pub struct PortInfo {
+    /// Whom it leads to.
+    pub role: PortRole,
+    /// The worker that has it.
+    pub worker: WorkerNo,
+    /// Its interface.
+    pub ifname: String,
+    /// The interface's queue.
+    pub queue: u32,
+    /// What the number had counted for its owners before.
+    before: PortTotals,
+}
+
+impl PortInfo {
+    /// What was counted since it was opened, of `now`, what its number has counted.
+    #[must_use]
+    pub fn since_opened(&self, mut now: PortTotals) -> PortTotals {
+        let before = &self.before;
+        for (n, b) in [
+            (&mut now.rx_packets, before.rx_packets),
+            (&mut now.rx_bytes, before.rx_bytes),
+            (&mut now.tx_packets, before.tx_packets),
+            (&mut now.tx_bytes, before.tx_bytes),
+            (&mut now.forwarded, before.forwarded),
+        ] {
+            *n = n.saturating_sub(b);
+        }
+        subtract(&mut now.answered, &before.answered);
+        subtract(&mut now.absorbed, &before.absorbed);
+        subtract(&mut now.dropped, &before.dropped);
+        now
+    }
+}
+
+fn subtract(now: &mut [u64], before: &[u64]) {
+    for (n, b) in now.iter_mut().zip(before) {
+        *n = n.saturating_sub(*b);
+    }
+}
+
+/// The open ports.
+#[derive(Debug, Default)]
+pub(super) struct Ports(BTreeMap<PortNo, PortInfo>);
+
+impl Ports {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PortNo, &PortInfo)> {
+        self.0.iter().map(|(number, info)| (*number, info))
+    }
+
+    /// The worker with the fewest pods, the first of several.
+    fn least_loaded(&self, workers: usize) -> usize {
+        let mut load = vec![0usize; workers];
+        for info in self.0.values().filter(|info| info.role != PortRole::Host) {
+            if let Some(n) = load.get_mut(info.worker.index()) {
+                *n += 1;
+            }
+        }
+        (0..workers)
+            .min_by_key(|&w| load.get(w).copied().unwrap_or(0))
+            .unwrap_or(0)
+    }
+}
+
+/// A pod's open port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PodPort {
+    /// Its number.
+    pub port: PortNo,
+    /// The worker that has it.
+    pub worker: WorkerNo,
+}
+
+impl Dataplane {
+    /// Opens every queue of the host port, one for each worker.
+    ///
+    /// # Errors
+    /// A socket cannot be made; those made before stay open.
+    pub fn open_host(&mut self, ifname: &str, ifindex: u32) -> Result<PortNo, DataplaneError> {
+        for at in 0..self.workers.len() {
+            let queue = u16::try_from(at).unwrap_or(u16::MAX);
+            let port = PortNo(FIRST_HOST.0 + queue);
+            self.open(ifname, ifindex, queue.into(), port, PortRole::Host, at)?;
+        }
+        Ok(FIRST_HOST)
+    }
+
+    /// Opens a pod's port with the worker that has the fewest.
+    ///
+    /// # Errors
+    /// No number is left, or the socket cannot be made; nothing is left of it then.
+    pub fn open_pod(&mut self, no: EndpointNo, ifname: &str, ifindex: u32) -> Result<PodPort, DataplaneError> {
+        let max = u16::try_from(self.config().max_pods).unwrap_or(u16::MAX);
+        let port = self.numbers.take().ok_or(DataplaneError::NoPortNumber { max })?;
+        let at = self.ports.least_loaded(self.workers.len());
+        match self.open(ifname, ifindex, 0, port, PortRole::Pod(no), at) {
+            Ok(worker) => Ok(PodPort { port, worker }),
+            Err(e) => {
+                self.numbers.give_back(port);
+                Err(e)
+            }
+        }
+    }
+
+    fn open(
+        &mut self,
+        ifname: &str,
+        ifindex: u32,
+        queue: u32,
+        port: PortNo,
+        role: PortRole,
+        at: usize,
+    ) -> Result<WorkerNo, DataplaneError> {
+        let before = self.totals(port);
+        let open = OpenPort {
+            ifname: ifname.to_owned(),
+            ifindex,
+            queue,
+            port,
+        };
+        let rings = self.context.open(open)?;
+        let Some(worker) = self.workers.get(at).map(WorkerThread::number) else {
+            self.context.close(rings);
+            return Err(DataplaneError::NotTaken(format!("there is no worker {at}")));
+        };
+        if let Err((e, back)) = self.hand_over(at, worker, rings, role) {
+            if let Some(rings) = back {
+                self.context.close(rings);
+            }
+            return Err(e);
+        }
+        self.ports.0.insert(
+            port,
+            PortInfo {
+                role,
+                worker,
+                ifname: ifname.to_owned(),
+                queue,
+                before,
+            },
+        );
+        Ok(worker)
+    }
+
+    /// Gives a port to a worker and waits until it has it; a port that was not taken comes back if it can.
+    fn hand_over(
+        &self,
+        at: usize,
+        worker: WorkerNo,
+        rings: XdpPort,
+        role: PortRole,
+    ) -> Result<(), (DataplaneError, Option<XdpPort>)> {
+        let Some(thread) = self.workers.get(at) else {
+            return Err((DataplaneError::WorkerSilent(worker), Some(rings)));
+        };
+        let answer = thread.handle().add_port(rings, role).map_err(|e| (e.into(), None))?;
+        match answer.recv_timeout(WORKER_ANSWERS_WITHIN) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(refused)) => {
+                let message = refused.to_string();
+                let (heddle_engine::AddError::NumberTooGreat { port, .. }
+                | heddle_engine::AddError::NumberTaken { port, .. }) = refused;
+                Err((DataplaneError::NotTaken(message), Some(port)))
+            }
+            Err(_) => Err((DataplaneError::WorkerSilent(worker), None)),
+        }
+    }
+
+    /// Takes a port from its worker and closes it. One that is not open is no error.
+    ///
+    /// # Errors
+    /// The worker does not give it back.
+    pub fn close(&mut self, port: PortNo) -> Result<(), DataplaneError> {
+        let Some(info) = self.ports.0.remove(&port) else {
+            return Ok(());
+        };
+        let Some(thread) = self.workers.get(info.worker.index()) else {
+            return Err(DataplaneError::WorkerSilent(info.worker));
+        };
+        let answer = thread.handle().remove_port(port)?;
+        match answer.recv_timeout(WORKER_ANSWERS_WITHIN) {
+            Ok(Some(rings)) => self.context.close(rings),
+            Ok(None) => tracing::error!(
+                port = port.0,
+                worker = info.worker.0,
+                "the worker did not have its port"
+            ),
+            // The number stays taken: a worker that comes to itself again still has the port.
+            Err(_) => return Err(DataplaneError::WorkerSilent(info.worker)),
+        }
+        self.numbers.give_back(port);
+        Ok(())
+    }
+
+    /// What all workers have counted for a number.
+    #[must_use]
+    pub fn totals(&self, port: PortNo) -> PortTotals {
+        let mut sum = PortTotals::default();
+        for worker in &self.workers {
+            sum += &worker.handle().counters().port_totals(port);
+        }
+        sum
+    }
+}
