@@ -34,7 +34,7 @@ pub enum XdpError {
         ifname: String,
     },
     /// The device is down.
-    #[error("device {ifname} is down: set it up before it is opened (ip link set {ifname} up)")]
+    #[error("device {ifname} is down: set it up before it is opened (ip link set dev {ifname} up)")]
     DeviceDown {
         /// The device's name.
         ifname: String,

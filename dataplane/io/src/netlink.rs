@@ -1,4 +1,4 @@
-//! The two requests of rtnetlink(7) that the anchor takes: make a veth pair, delete a device.
+//! The requests of rtnetlink(7) that the anchor takes: make a veth pair and set it up, delete a device.
 
 use std::ffi::CString;
 use std::io;
@@ -55,20 +55,27 @@ impl Message {
 /// Makes a veth pair, both ends up, in the calling thread's network namespace.
 pub(crate) fn add_veth(name: &str, peer: &str) -> io::Result<()> {
     const VETH_INFO_PEER: u16 = 1;
-    let up = libc::IFF_UP as u32;
     let mut message = Message::new(libc::RTM_NEWLINK, libc::NLM_F_CREATE | libc::NLM_F_EXCL);
-    message.interface(0, up);
+    message.interface(0, 0);
     message.string(libc::IFLA_IFNAME, name);
     message.nest(libc::IFLA_LINKINFO, |message| {
         message.string(libc::IFLA_INFO_KIND, "veth");
         message.nest(libc::IFLA_INFO_DATA, |message| {
             message.nest(VETH_INFO_PEER, |message| {
-                message.interface(0, up);
+                message.interface(0, 0);
                 message.string(libc::IFLA_IFNAME, peer);
             });
         });
     });
-    request(&message.finish())
+    request(&message.finish())?;
+    // Not in the same request: an end cannot go up before the other one is there.
+    for end in [name, peer] {
+        let index = index_of(end).ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
+        let mut message = Message::new(libc::RTM_NEWLINK, 0);
+        message.interface(index, libc::IFF_UP as u32);
+        request(&message.finish())?;
+    }
+    Ok(())
 }
 
 /// Deletes a device of the calling thread's network namespace; of a veth pair, both ends.

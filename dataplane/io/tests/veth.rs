@@ -238,10 +238,10 @@ fn when_every_other_device_is_gone_ports_can_still_be_opened() {
             assert_eq!(packet.bytes(context.store()), frame(round, 90));
             pool.free_packet(packet);
             // One device goes before its port, the other after it.
-            ip("link del a");
+            ip("link del dev a");
             context.close(a);
             context.close(b);
-            ip("link del b");
+            ip("link del dev b");
         }
         drop(pool);
         assert_all_frames(&context);
@@ -342,7 +342,7 @@ fn a_dead_agent_leaves_devices_closed_and_its_anchor_is_removed() {
         assert_eq!(host.receive(NEVER), None, "dropped, not passed to the kernel");
 
         // An anchor without its mark, as kill -9 leaves it.
-        ip("link add hdanchor0 type veth peer name hdanchor0p");
+        ip("link add name hdanchor0 type veth peer name hdanchor0p");
         let left = index("hdanchor0");
         let mut next = context();
         assert!(index("hdanchor0") != left);
@@ -404,12 +404,12 @@ fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
         refused(OpenPort { queue: 3, ..on("a", 4) }, "no queue 3");
         refused(on("a", 8), "not below 8");
         refused(OpenPort { queue: 3, ..on("a", 2) }, "queue 0 is port -1");
-        ip("link set lo up");
+        ip("link set dev lo up");
         let error = refused(on("lo", 0), "must be veths");
         assert!(matches!(error, XdpError::NoNativeXdp { .. }));
-        ip("link set a down");
-        refused(on("a", 0), "ip link set a up");
-        ip("link set a up");
+        ip("link set dev a down");
+        refused(on("a", 0), "ip link set dev a up");
+        ip("link set dev a up");
 
         let first = context.open(on("a", 0)).unwrap();
         veth("b", 1500, 1);
@@ -425,7 +425,7 @@ fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
         context.close(third);
         assert_all_frames(&context);
 
-        ip("link del hdanchor0");
+        ip("link del dev hdanchor0");
         let error = context.open(on("a", 0)).unwrap_err();
         assert!(matches!(error, XdpError::AnchorLost { .. }), "{error}");
         assert_all_frames(&context);

@@ -58,10 +58,10 @@ pub fn index(name: &str) -> u32 {
 pub fn veth(name: &str, mtu: u32, queues: u32) {
     let queues = format!("numtxqueues {queues} numrxqueues {queues}");
     ip(&format!(
-        "link add {name} mtu {mtu} {queues} type veth peer name {name}p mtu {mtu} {queues}"
+        "link add name {name} mtu {mtu} {queues} type veth peer name {name}p mtu {mtu} {queues}"
     ));
-    ip(&format!("link set {name} up"));
-    ip(&format!("link set {name}p up"));
+    ip(&format!("link set dev {name} up"));
+    ip(&format!("link set dev {name}p up"));
 }
 
 pub fn on(name: &str, port: u16) -> OpenPort {
