@@ -120,3 +120,45 @@ impl fmt::Debug for Ip {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn mac_addresses_print_as_people_write_them() {
+        assert_eq!(MacAddr::GATEWAY.to_string(), "02:68:65:64:64:6c");
+        assert!(MacAddr::BROADCAST.is_multicast() && MacAddr([0x33, 0x33, 0, 0, 0, 1]).is_multicast());
+        assert!(!MacAddr::GATEWAY.is_multicast());
+    }
+
+    #[test]
+    fn families_are_told_apart() {
+        let four: Ip = Ipv4Addr::new(10, 0, 0, 1).into();
+        assert!(four.is_v4());
+        assert_eq!(
+            (four.to_string(), four.v4_octets()),
+            ("10.0.0.1".to_owned(), [10, 0, 0, 1])
+        );
+        let six: Ip = Ipv6Addr::LOCALHOST.into();
+        assert!(!six.is_v4() && !Ip::UNSPECIFIED.is_v4());
+        assert_eq!(format!("{six} {six:?}"), "::1 ::1");
+    }
+
+    proptest! {
+        #[test]
+        fn conversion_and_back_is_the_same_address(a: IpAddr) {
+            prop_assume!(!matches!(a, IpAddr::V6(a) if a.to_ipv4_mapped().is_some()));
+            let ip = Ip::from(a);
+            prop_assert_eq!((ip.to_std(), ip.is_v4(), ip.to_string()), (a, a.is_ipv4(), a.to_string()));
+        }
+
+        #[test]
+        fn order_is_that_of_the_family(a: Ipv4Addr, b: Ipv4Addr, c: Ipv6Addr, d: Ipv6Addr) {
+            prop_assert_eq!(Ip::from(a).cmp(&Ip::from(b)), a.cmp(&b));
+            prop_assert_eq!(Ip::from(c).cmp(&Ip::from(d)), c.cmp(&d));
+        }
+    }
+}

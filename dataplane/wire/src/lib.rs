@@ -1,4 +1,30 @@
 //! Views, builders and checksums for the protocols that heddle speaks. Knows no table and no socket.
+//!
+//! A packet is parsed once, to offsets and what a flow key needs ([`parse()`]). What a flow's packets become is compiled once
+//! ([`rewrite::Deltas`]) and applied to each ([`rewrite::translate`]). What the dataplane answers itself, [`build`] writes into a
+//! caller's buffer. Nothing here allocates, keeps state, or panics on any bytes.
+//!
+//! ```
+//! use heddle_wire::rewrite::{Deltas, Tuple, translate};
+//! use heddle_wire::{Ip, checksum, parse};
+//!
+//! # fn main() -> Result<(), heddle_wire::ParseError> {
+//! # let mut frame = [
+//! #     0x02, 0, 0, 0, 0, 2, 0x02, 0, 0, 0, 0, 1, 0x08, 0x00, 0x45, 0, 0, 28, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 96, 0, 10,
+//! #     0x10, 0, 0, 53, 0, 8, 0, 0,
+//! # ];
+//! # let sum = checksum::sum(&frame[14..34]).checksum();
+//! # frame[24..26].copy_from_slice(&sum.to_be_bytes());
+//! let packet = parse(&frame, frame.len())?;
+//! assert_eq!((packet.dst, packet.dport), (Ip::from_v4([10, 96, 0, 10]), 53));
+//!
+//! let backend = Tuple { dst: Ip::from_v4([10, 1, 0, 7]), dport: 5353, ..packet.tuple() };
+//! let deltas = Deltas::between(packet.proto, &packet.tuple(), &backend);
+//! assert!(translate(&mut frame, &packet, &backend, deltas));
+//! assert_eq!(parse(&frame, frame.len())?.tuple(), backend);
+//! # Ok(())
+//! # }
+//! ```
 
 #![deny(unsafe_code)]
 

@@ -44,3 +44,30 @@ impl fmt::Debug for Proto {
         fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protocols_print_by_name_or_number() {
+        let names: Vec<_> = [
+            Proto::TCP,
+            Proto::UDP,
+            Proto::SCTP,
+            Proto::ICMP,
+            Proto::ICMPV6,
+            Proto(47),
+        ]
+        .iter()
+        .map(Proto::to_string)
+        .collect();
+        assert_eq!(names, ["TCP", "UDP", "SCTP", "ICMP", "ICMPv6", "IP protocol 47"]);
+    }
+
+    #[test]
+    fn three_protocols_have_ports() {
+        let with: Vec<u8> = (0..=255).filter(|n| Proto(*n).has_ports()).collect();
+        assert_eq!(with, [6, 17, 132]);
+    }
+}

@@ -28,7 +28,7 @@ pub fn prefetch<T: ?Sized>(what: &T) {
 
 /// From this length on the vector sum is faster than the scalar one.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
-const VECTOR_FROM: usize = 128;
+const VECTOR_FROM: usize = 256;
 
 /// The sum of 32-bit words in the machine's own byte order, the last one padded with zeros; folds to the checksum's sum.
 ///

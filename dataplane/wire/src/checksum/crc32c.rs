@@ -89,20 +89,27 @@ impl Crc32c {
     }
 }
 
+/// `POWERS[k]`: x^(8 * 2^k), the factor of 2^k zero octets; bits reversed.
+static POWERS: [u32; usize::BITS as usize] = powers();
+
+const fn powers() -> [u32; usize::BITS as usize] {
+    // Bit 31 stands for x^0, so this is x^8.
+    let mut p = [1 << (31 - 8); usize::BITS as usize];
+    let mut k = 1;
+    while k < p.len() {
+        p[k] = multiply(p[k - 1], p[k - 1]);
+        k += 1;
+    }
+    p
+}
+
 /// The CRC state after `zeros` more zero octets: times x^(8 * zeros), modulo the polynomial.
 fn advance(state: u32, zeros: usize) -> u32 {
-    // x^8 with the bits reversed: bit 31 stands for x^0.
-    let mut power: u32 = 1 << (31 - 8);
-    let mut state = state;
-    let mut left = zeros;
-    while left != 0 {
-        if left & 1 == 1 {
-            state = multiply(state, power);
-        }
-        power = multiply(power, power);
-        left >>= 1;
-    }
-    state
+    POWERS
+        .iter()
+        .enumerate()
+        .filter(|(k, _)| zeros >> k & 1 == 1)
+        .fold(state, |state, (_, power)| multiply(state, *power))
 }
 
 /// The product of two polynomials over GF(2), modulo the CRC's; bits reversed.

@@ -126,7 +126,8 @@ pub fn set_macs(frame: &mut [u8], dst: MacAddr, src: MacAddr) -> bool {
 
 /// Sets addresses and ports to those of `new` and applies `deltas` to the checksums.
 ///
-/// Of a later fragment the addresses alone are changed. `false`, and nothing changed, where `new` is of the other family.
+/// Of a later fragment the addresses alone are changed. `false` where it cannot be done, and the packet is to be dropped:
+/// `new` is of the other family, or the ports of a fragmented SCTP packet would change (its CRC32c covers what is not here).
 #[inline]
 pub fn translate(frame: &mut [u8], p: &Parsed, new: &Tuple, deltas: Deltas) -> bool {
     set_addresses(frame, p, new.src, new.dst, deltas.l3)
@@ -182,7 +183,7 @@ fn set_sctp_ports(frame: &mut [u8], p: &Parsed, new: &Tuple) -> bool {
     if (new.sport, new.dport) == (p.sport, p.dport) {
         return true;
     }
-    // The CRC of a fragmented packet covers octets that are not here: how many is not known from the first.
+    // How many octets a fragmented packet's CRC covers is not known from the first fragment.
     if p.is_fragment() {
         return false;
     }

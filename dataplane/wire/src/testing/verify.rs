@@ -3,7 +3,7 @@
 use etherparse::{LaxSlicedPacket, NetSlice, SlicedPacket, TransportSlice};
 use thiserror::Error;
 
-use super::crc32c;
+use super::packet::crc32c;
 
 /// What is wrong with a frame.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]

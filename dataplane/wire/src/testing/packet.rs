@@ -1,20 +1,4 @@
-//! Packets for tests: builders with plain arithmetic of their own, and a verifier that is etherparse's.
-//!
-//! Nothing here uses the parsing and checksum code of this crate, so that it can be tested with it.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::too_many_arguments,
-    reason = "helpers of tests fail loudly, and read best with the fields in the order of the wire"
-)]
-
-mod verify;
-
-pub use verify::{VerifyError, assert_valid, verify};
-
-use std::net::IpAddr;
+//! A packet of any kind, with any checksum, written field by field.
 
 use crate::{Ip, MacAddr, Proto, TcpFlags};
 
@@ -75,6 +59,12 @@ impl Packet {
             tcp_options: Vec::new(),
             padding: 0,
         }
+    }
+
+    /// Whether its addresses are IPv4.
+    #[must_use]
+    pub fn is_v4(&self) -> bool {
+        self.src.is_v4()
     }
 
     /// Sets TTL or hop limit.
@@ -350,137 +340,4 @@ pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
         }
     }
     !crc
-}
-
-/// An address from its text.
-///
-/// # Panics
-///
-/// When the text is no address.
-#[must_use]
-pub fn ip(text: &str) -> Ip {
-    text.parse::<IpAddr>().unwrap_or_else(|e| panic!("{text}: {e}")).into()
-}
-
-/// A locally administered Ethernet address that ends in `n`.
-#[must_use]
-pub const fn mac(n: u8) -> MacAddr {
-    MacAddr([0x02, 0, 0, 0, 0, n])
-}
-
-/// A UDP datagram with a finished checksum.
-#[must_use]
-pub fn udp(
-    src_mac: MacAddr,
-    dst_mac: MacAddr,
-    src: impl Into<Ip>,
-    dst: impl Into<Ip>,
-    sport: u16,
-    dport: u16,
-    payload: &[u8],
-) -> Vec<u8> {
-    Packet::new(src_mac, dst_mac, src, dst).udp(sport, dport, payload)
-}
-
-/// A TCP segment with a finished checksum.
-#[must_use]
-pub fn tcp(
-    src_mac: MacAddr,
-    dst_mac: MacAddr,
-    src: impl Into<Ip>,
-    dst: impl Into<Ip>,
-    sport: u16,
-    dport: u16,
-    flags: TcpFlags,
-    seq: u32,
-    ack: u32,
-    payload: &[u8],
-) -> Vec<u8> {
-    Packet::new(src_mac, dst_mac, src, dst).tcp(sport, dport, flags, seq, ack, payload)
-}
-
-/// An SCTP packet with a finished CRC32c.
-#[must_use]
-pub fn sctp(
-    src_mac: MacAddr,
-    dst_mac: MacAddr,
-    src: impl Into<Ip>,
-    dst: impl Into<Ip>,
-    sport: u16,
-    dport: u16,
-    chunks: &[u8],
-) -> Vec<u8> {
-    Packet::new(src_mac, dst_mac, src, dst).sctp(sport, dport, 0, chunks)
-}
-
-/// An echo request of the addresses' family.
-#[must_use]
-pub fn icmp_echo(
-    src_mac: MacAddr,
-    dst_mac: MacAddr,
-    src: impl Into<Ip>,
-    dst: impl Into<Ip>,
-    id: u16,
-    seq: u16,
-    payload: &[u8],
-) -> Vec<u8> {
-    Packet::new(src_mac, dst_mac, src, dst).echo_request(id, seq, payload)
-}
-
-/// An echo reply of the addresses' family.
-#[must_use]
-pub fn icmp_echo_reply(
-    src_mac: MacAddr,
-    dst_mac: MacAddr,
-    src: impl Into<Ip>,
-    dst: impl Into<Ip>,
-    id: u16,
-    seq: u16,
-    payload: &[u8],
-) -> Vec<u8> {
-    Packet::new(src_mac, dst_mac, src, dst).echo_reply(id, seq, payload)
-}
-
-/// An ARP request, broadcast.
-#[must_use]
-pub fn arp_request(src_mac: MacAddr, sender: impl Into<Ip>, target: impl Into<Ip>) -> Vec<u8> {
-    arp(
-        MacAddr::BROADCAST,
-        1,
-        (src_mac, sender.into()),
-        (MacAddr::default(), target.into()),
-    )
-}
-
-/// An ARP reply.
-#[must_use]
-pub fn arp_reply(src_mac: MacAddr, dst_mac: MacAddr, sender: impl Into<Ip>, target: impl Into<Ip>) -> Vec<u8> {
-    arp(dst_mac, 2, (src_mac, sender.into()), (dst_mac, target.into()))
-}
-
-fn arp(dst_mac: MacAddr, operation: u8, sender: (MacAddr, Ip), target: (MacAddr, Ip)) -> Vec<u8> {
-    let mut frame = [dst_mac.0, sender.0.0].concat();
-    frame.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, operation]);
-    frame.extend(sender.0.0);
-    frame.extend(sender.1.v4_octets());
-    frame.extend(target.0.0);
-    frame.extend(target.1.v4_octets());
-    frame
-}
-
-/// A neighbor solicitation to the target's solicited-node group, with the source's Ethernet address; a probe for a
-/// duplicate address where `src` is unspecified.
-#[must_use]
-pub fn ndp_solicit(src_mac: MacAddr, src: impl Into<Ip>, target: impl Into<Ip>) -> Vec<u8> {
-    let (src, t) = (src.into(), target.into().octets());
-    let group = Ip::from_v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, t[13], t[14], t[15]]);
-    let mut message = t.to_vec();
-    if src != Ip::UNSPECIFIED {
-        message.extend([1, 1]);
-        message.extend(src_mac.0);
-    }
-    let dst_mac = MacAddr([0x33, 0x33, 0xff, t[13], t[14], t[15]]);
-    Packet::new(src_mac, dst_mac, src, group)
-        .ttl(255)
-        .icmp(135, 0, [0; 4], &message)
 }
