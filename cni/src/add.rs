@@ -134,7 +134,9 @@ async fn attach(
     })?;
     *made = Some(host.clone());
 
-    // The node's kernel is not to speak on this end, nor to listen: it is heddle's. `addr_gen_mode` 1: no link-local address.
+    // This end is heddle's. Until the agent's program is on it, and should it ever be off, the node's kernel neither
+    // speaks here (`arp_ignore` 8: no answers; `addr_gen_mode` 1: no link-local address) nor forwards what comes in.
+    sysctl::set_ipv4(name, &[("forwarding", "0"), ("arp_ignore", "8")])?;
     sysctl::set_ipv6(
         name,
         &[("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "1")],

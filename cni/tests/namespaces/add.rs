@@ -144,6 +144,70 @@ fn packets_leave_the_pod_at_once_and_the_node_stays_silent() {
 }
 
 #[test]
+fn without_the_agents_program_the_node_neither_answers_nor_forwards() {
+    let scene = Scene::new();
+    scene.node.sysctl("net/ipv4/ip_forward", "1").unwrap();
+    scene.node.sysctl("net/ipv6/conf/all/forwarding", "1").unwrap();
+    for (name, address) in [("up0", "192.0.2.1/24"), ("up0", "2001:db8::1/64")] {
+        let _ = scene
+            .node
+            .run("ip", &["link", "add", name, "type", "veth", "peer", "name", "far"]);
+        scene.node.run("ip", &["link", "set", name, "up"]).unwrap();
+        scene.node.run("ip", &["addr", "add", address, "dev", name]).unwrap();
+    }
+    scene.node.run("ip", &["link", "set", "far", "up"]).unwrap();
+    scene.add();
+
+    // The pod asks for the node's address as if it were on the link, and sends to the node's end instead of the gateway.
+    let mac = ip(&scene.node, &format!("link show {HOST}"))[0]["address"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    scene
+        .pod
+        .run("ip", &["route", "add", "192.0.2.1", "dev", "eth0", "scope", "link"])
+        .unwrap();
+    for to in ["192.0.2.9", "2001:db8::9"] {
+        scene
+            .pod
+            .run(
+                "ip",
+                &[
+                    "neigh",
+                    "replace",
+                    to,
+                    "dev",
+                    "eth0",
+                    "lladdr",
+                    &mac,
+                    "nud",
+                    "permanent",
+                ],
+            )
+            .unwrap();
+        scene
+            .pod
+            .run("ip", &["route", "add", to, "dev", "eth0", "scope", "link"])
+            .unwrap();
+    }
+    for to in ["192.0.2.1", "192.0.2.9", "2001:db8::9"] {
+        assert!(scene.pod.run("ping", &["-c1", "-W1", to]).is_err(), "{to} answered");
+    }
+    let sent = &ip(&scene.node, &format!("-s link show {HOST}"))[0]["stats64"]["tx"]["packets"];
+    assert_eq!(sent, 0);
+    let counters = scene
+        .node
+        .run("nstat", &["-asz", "IpForwDatagrams", "Ip6OutForwDatagrams"])
+        .unwrap();
+    let forwarded: Vec<&str> = counters
+        .lines()
+        .filter(|l| l.starts_with("Ip"))
+        .filter_map(|l| l.split_whitespace().nth(1))
+        .collect();
+    assert_eq!(forwarded, ["0", "0"], "{counters}");
+}
+
+#[test]
 fn tx_off_switches_checksum_offload_of_the_pod_off() {
     let mut scene = Scene::new();
     scene.conf["txOff"] = json!(true);
