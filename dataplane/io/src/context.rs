@@ -148,6 +148,12 @@ impl XdpContext {
         if netlink::index_of(&ifname) != Some(ifindex) {
             return Err(XdpError::NoSuchDevice { ifname, ifindex });
         }
+        // The kernel binds to a device that is down; what is wrong would only be seen by packets that do not come.
+        match netlink::is_up(&ifname) {
+            Ok(true) => {}
+            Ok(false) => return Err(XdpError::DeviceDown { ifname }),
+            Err(error) => return Err(XdpError::kernel(format!("look at {ifname}"), error)),
+        }
         if !self.store().port_opened(port) {
             return Err(XdpError::PortOpen { port });
         }

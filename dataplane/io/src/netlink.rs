@@ -1,4 +1,5 @@
-//! The requests of rtnetlink(7) that the anchor takes: make a veth pair and set it up, delete a device.
+//! The requests of rtnetlink(7) that the anchor takes: make a veth pair and set it up, delete a device;
+//! and what is asked about devices by other calls.
 
 use std::ffi::CString;
 use std::io;
@@ -93,8 +94,23 @@ pub(crate) fn index_of(name: &str) -> Option<u32> {
     (index != 0).then_some(index)
 }
 
-/// Sends one request and waits for its acknowledgement.
-fn request(message: &[u8]) -> io::Result<()> {
+/// Whether the device of that name is set up.
+pub(crate) fn is_up(name: &str) -> io::Result<bool> {
+    // SAFETY: a plain C struct, for which zeros are a value.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes().take(libc::IFNAMSIZ - 1)) {
+        *to = from.cast_signed();
+    }
+    let socket = open()?;
+    // SAFETY: the request is a valid ifreq with a NUL-terminated name, as SIOCGIFFLAGS takes; any socket serves.
+    if unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS, &raw mut request) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: SIOCGIFFLAGS has just set this member of the union.
+    Ok(i32::from(unsafe { request.ifr_ifru.ifru_flags }) & libc::IFF_UP != 0)
+}
+
+fn open() -> io::Result<OwnedFd> {
     // SAFETY: plain socket(2); the result is checked.
     let fd = unsafe {
         libc::socket(
@@ -107,7 +123,12 @@ fn request(message: &[u8]) -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: `fd` was just opened and has no other owner.
-    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends one request and waits for its acknowledgement.
+fn request(message: &[u8]) -> io::Result<()> {
+    let socket = open()?;
     // SAFETY: the buffer is valid for its length.
     let sent = unsafe { libc::send(socket.as_raw_fd(), message.as_ptr().cast(), message.len(), 0) };
     if sent < 0 {

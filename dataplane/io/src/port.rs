@@ -1,5 +1,6 @@
 //! One AF_XDP port: a socket, its rings, and the frames in them. It belongs to one worker at a time.
 
+use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -19,7 +20,6 @@ const FUTILE_SENDS: u32 = 3;
 const CALM_BURSTS: u32 = 1024;
 
 /// An AF_XDP port. Made and closed by [`XdpContext`](crate::XdpContext), on the control thread.
-#[derive(Debug)]
 pub struct XdpPort {
     number: PortNo,
     ifname: String,
@@ -357,6 +357,16 @@ impl Port for XdpPort {
             }),
             ..self.stats
         }
+    }
+}
+
+impl fmt::Debug for XdpPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("XdpPort")
+            .field("number", &self.number)
+            .field("ifname", &self.ifname)
+            .field("queue", &self.queue)
+            .finish_non_exhaustive()
     }
 }
 

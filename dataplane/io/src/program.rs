@@ -8,6 +8,7 @@ use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, PrintLevel, Xdp, XdpFlags};
 
 use crate::error::{XdpError, bpf_io};
+use crate::netlink;
 
 mod skeleton {
     #![allow(
@@ -47,7 +48,13 @@ fn log(level: PrintLevel, message: String) {
 impl Program {
     /// Loads the program with maps for ports numbered below `ports`.
     pub(crate) fn load(ports: u32) -> Result<Self, XdpError> {
-        let failed = |error: libbpf_rs::Error| XdpError::bpf("load the XDP program", &error);
+        let failed = |error: libbpf_rs::Error| match error.kind() {
+            // The thread has the capabilities, or `preflight` had said so: it has them in a user namespace of its own.
+            ErrorKind::PermissionDenied => XdpError::MissingCapability {
+                missing: "CAP_BPF and CAP_NET_ADMIN in the initial user namespace (the XDP program)".to_owned(),
+            },
+            _ => XdpError::bpf("load the XDP program", &error),
+        };
         libbpf_rs::set_print(Some((PrintLevel::Debug, log)));
         let mut object = MaybeUninit::uninit();
         let mut open = skeleton::PortsSkelBuilder::default()
@@ -69,16 +76,15 @@ impl Program {
         let index = i32::try_from(ifindex).unwrap_or(i32::MAX);
         Xdp::new(self.program.as_fd())
             .attach(index, XdpFlags::DRV_MODE)
-            .map_err(|error| match bpf_io(&error) {
-                source if source.raw_os_error() == Some(libc::EOPNOTSUPP) => XdpError::NoNativeXdp {
-                    ifname: ifname.to_owned(),
-                    source,
-                },
-                source if source.raw_os_error() == Some(libc::ENODEV) => XdpError::NoSuchDevice {
-                    ifname: ifname.to_owned(),
-                    ifindex,
-                },
-                source => XdpError::kernel(format!("attach the XDP program to {ifname}"), source),
+            .map_err(|error| {
+                let (kind, source, ifname) = (error.kind(), bpf_io(&error), ifname.to_owned());
+                if kind == ErrorKind::Unsupported {
+                    XdpError::NoNativeXdp { ifname, source }
+                } else if netlink::index_of(&ifname) != Some(ifindex) {
+                    XdpError::NoSuchDevice { ifname, ifindex }
+                } else {
+                    XdpError::kernel(format!("attach the XDP program to {ifname}"), source)
+                }
             })
     }
 

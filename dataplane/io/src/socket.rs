@@ -1,6 +1,7 @@
 //! The UMEM and the AF_XDP sockets, made by xsk-rs.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -75,7 +76,6 @@ pub(crate) fn umem(frames: u32, frame_size: u32) -> Result<(Umem, NonNull<u8>), 
 /// A bound socket. Dropping it closes it; the kernel then accesses none of its frames any more.
 ///
 /// xsk-rs's queues are kept because they own the socket; the rings are driven by [`crate::ring`].
-#[derive(Debug)]
 pub(crate) struct Socket {
     rx: RxQueue,
     _tx: TxQueue,
@@ -198,5 +198,11 @@ impl Socket {
                 ptr::null_mut(),
             );
         }
+    }
+}
+
+impl fmt::Debug for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Socket").field(&self.fd()).finish()
     }
 }

@@ -140,9 +140,8 @@ fn large_packets_come_and_go_over_many_frames() {
         // Several at once: the ring grows, and nothing is torn.
         let mut got = 0;
         for round in 0..20 {
-            for i in 0..3 {
-                near.send(&frame(round * 3 + i, 61_014));
-            }
+            let seeds = round * 3..round * 3 + 3;
+            seeds.clone().for_each(|seed| near.send(&frame(seed, 61_014)));
             let until = Instant::now() + SOON;
             while got < (round + 1) * 3 && Instant::now() < until {
                 let packets = receive(&mut a, &mut pool, SOON);
@@ -152,9 +151,7 @@ fn large_packets_come_and_go_over_many_frames() {
                 }
                 send(&mut b, &mut pool, packets);
             }
-        }
-        for i in 0..60 {
-            assert_eq!(far.receive(SOON).unwrap(), frame(i, 61_014));
+            seeds.for_each(|seed| assert_eq!(far.receive(SOON).unwrap(), frame(seed, 61_014)));
         }
         let stats = a.stats();
         assert_eq!((got, stats.rx_errors), (60, 0));
