@@ -1,1 +1,43 @@
-//! placeholder
+//! The cluster as the model knows it, made into the tables that the workers of one node read.
+//!
+//! [`Compiler`] takes the model's [`Changes`](heddle_model::Changes) and the attachments of the node, and makes
+//! [`Snapshot`](heddle_tables::Snapshot)s. It is pure: no clock, no file, no socket. Work is in proportion to what a
+//! change reaches, and so are the pages that it copies.
+//!
+//! How policy is compiled:
+//!
+//! - An address has an **identity**, the class of all addresses that policy cannot tell apart: the pod's namespace,
+//!   those of its labels and named ports that some active policy speaks of, and the longest policy CIDR that covers the
+//!   address (which implies the shorter ones). Addresses of no pod have the CIDR alone. See `identities`.
+//! - A **selector** is one peer of a rule, kept once however many rules have it, with the identities that it selects.
+//!   New identities find their selectors, and new selectors their identities, by an inverted index. See `selectors`.
+//! - Only policies that select an endpoint of this node are **active**. See `policies`.
+//! - Endpoints that the same policies select share a **group**: for each direction one cell per identity, made anew
+//!   only for identities and groups that a change touches. See `groups`.
+//! - An endpoint's **generation** is raised when an answer of its policy changed for an identity that was there before,
+//!   or when an address moved to an identity that it answers otherwise. See `generations`.
+//!
+//! What it does not do: choose numbers of attachments, talk to workers, or decide when a snapshot is published.
+
+mod addresses;
+mod apply;
+mod attachment;
+mod build;
+mod cidrs;
+mod compiler;
+mod config;
+mod generations;
+mod groups;
+mod identities;
+mod nodes;
+mod policies;
+mod relevance;
+mod rules;
+mod selectors;
+mod services;
+#[cfg(test)]
+mod tests;
+
+pub use attachment::{AddressDifference, Attachment};
+pub use compiler::{BuildResult, Compiler, RemovedBackend};
+pub use config::NodeConfig;

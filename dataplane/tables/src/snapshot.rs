@@ -79,6 +79,18 @@ impl Snapshot {
         }
     }
 
+    /// Whether an address is in the table by itself.
+    #[must_use]
+    pub fn knows(&self, addr: Ip) -> bool {
+        self.addresses.get(&addr).is_some()
+    }
+
+    /// The place of addresses of exactly this range that are not known by themselves.
+    #[must_use]
+    pub fn range(&self, prefix: Prefix) -> Option<Place> {
+        self.places.get(prefix)
+    }
+
     /// Whether (address, protocol, port) is a Service's. Protocols without ports ask with port 0.
     #[inline]
     #[must_use]

@@ -1,0 +1,100 @@
+//! Taking the model's changes in: notes what they reach, for the next build to work off.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use heddle_model::{Change, Changes, Cluster, Delta, EndpointSlice, NetworkPolicy, ObjectKey, Pod};
+use heddle_wire::Ip;
+
+use crate::compiler::Compiler;
+
+impl Compiler {
+    /// Takes in what changed. `cluster` is the state after these changes.
+    pub fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes) {
+        let mut services = BTreeSet::new();
+        let mut ranges = false;
+        for change in &changes.objects {
+            match change {
+                Change::Node(delta) => self.apply_node(cluster, delta),
+                Change::ServiceCidr(_) => ranges = true,
+                Change::Namespace(delta) => self.apply_namespace(cluster, &delta.key.name),
+                Change::Pod(delta) => self.apply_pod(cluster, delta),
+                Change::Service(delta) => {
+                    services.insert(delta.key.clone());
+                }
+                Change::EndpointSlice(delta) => services.extend(services_of(delta)),
+                Change::NetworkPolicy(delta) => self.apply_policy(delta),
+            }
+        }
+        if ranges {
+            self.settle_own_node(cluster);
+        }
+        for key in services {
+            self.settle_service(cluster, &key);
+        }
+    }
+
+    fn apply_namespace(&mut self, cluster: &Cluster, name: &Arc<str>) {
+        let labels = cluster.namespace_labels(name);
+        if self.namespaces.insert(Arc::clone(name), labels.clone()) != Some(labels) {
+            self.dirty_namespaces.insert(Arc::clone(name));
+        }
+    }
+
+    fn apply_pod(&mut self, cluster: &Cluster, delta: &Delta<Pod>) {
+        let key = &delta.key;
+        let (before, after) = (delta.before.as_deref(), delta.after.as_deref());
+        if after.is_some() && !self.namespaces.contains_key(&key.namespace) {
+            self.apply_namespace(cluster, &key.namespace);
+        }
+        self.relevance.update(key, before, after);
+        for ip in before.into_iter().flat_map(Pod::own_ips) {
+            self.addresses.claim(Ip::from(*ip), |claims| {
+                claims.pods.remove(key);
+            });
+        }
+        for ip in after.into_iter().flat_map(Pod::own_ips) {
+            self.addresses.claim(Ip::from(*ip), |claims| {
+                claims.pods.insert(key.clone());
+            });
+        }
+        match &delta.after {
+            Some(pod) => {
+                self.pods.insert(key.clone(), Arc::clone(pod));
+                let attached = self.attachments_of.get(key).into_iter().flatten().copied();
+                for no in attached {
+                    if let Some(attached) = self.attached.get_mut(&no) {
+                        attached.pod = Some(Arc::clone(pod));
+                        self.dirty_endpoints.insert(no);
+                    }
+                }
+            }
+            None => {
+                self.pods.remove(key);
+            }
+        }
+        self.touch_pod(key);
+    }
+
+    fn apply_policy(&mut self, delta: &Delta<NetworkPolicy>) {
+        self.policies.set(&delta.key, delta.after.clone());
+        let selected = |pod: &Pod| {
+            let by =
+                |policy: &Option<Arc<NetworkPolicy>>| policy.as_ref().is_some_and(|p| p.selector.matches(&pod.labels));
+            pod.key.namespace == delta.key.namespace && (by(&delta.before) || by(&delta.after))
+        };
+        let reached = self
+            .attached
+            .iter()
+            .filter(|(_, a)| a.pod.as_deref().is_some_and(selected));
+        self.dirty_endpoints.extend(reached.map(|(no, _)| *no));
+    }
+}
+
+/// The Services that a slice belongs to and belonged to.
+fn services_of(delta: &Delta<EndpointSlice>) -> impl Iterator<Item = ObjectKey> {
+    [&delta.before, &delta.after]
+        .into_iter()
+        .flatten()
+        .filter_map(|slice| slice.service.clone())
+}

@@ -1,0 +1,345 @@
+//! Working off what changed: from policies to groups, from addresses to identities, from both to cells.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use heddle_tables::{Endpoint, EndpointNo, EndpointPolicy, IdentityNo, WorkerNo};
+use heddle_wire::{Ip, MacAddr};
+
+use crate::compiler::{BuildResult, Compiler};
+use crate::generations::{Moves, Reach};
+use crate::groups::{GroupKey, GroupNo};
+use crate::identities::Class;
+use crate::policies::Context;
+use crate::selectors::SelectorNo;
+
+impl Compiler {
+    /// Makes the tables that follow from all that was taken in.
+    pub fn build(&mut self) -> BuildResult {
+        let regrouped = self.regroup();
+        let addresses = self.reclassify();
+        self.reselect();
+        self.groups.fill(&self.selectors, &self.identities);
+        self.drop_unused();
+        for addr in &addresses {
+            self.note_move(*addr);
+        }
+        let mut copied = self.groups.hand_out();
+        self.settle_endpoints(&regrouped);
+
+        let changed = self.tables.is_changed();
+        if changed || self.last.version() == 0 {
+            let (snapshot, pages) = self.tables.build();
+            copied += pages;
+            self.last = snapshot;
+        }
+        self.identities.purge();
+        self.moves = Moves::default();
+        self.build_no += 1;
+        BuildResult {
+            snapshot: Arc::clone(&self.last),
+            changed,
+            pages_copied: copied,
+            ready: self
+                .attached
+                .iter()
+                .filter(|(_, a)| a.group.is_some())
+                .map(|(no, _)| *no)
+                .collect(),
+            raised: self.generations.take_raised().into_iter().collect(),
+            removed_backends: std::mem::take(&mut self.removed_backends),
+            node_numbers: std::mem::take(&mut self.nodes.assigned),
+        }
+    }
+
+    /// Finds the group of each endpoint that may have another one now. Gives the endpoints whose group changed.
+    fn regroup(&mut self) -> BTreeSet<EndpointNo> {
+        let mut regrouped = BTreeSet::new();
+        let mut left = Vec::new();
+        for no in std::mem::take(&mut self.dirty_endpoints) {
+            let Some(attached) = self.attached.get(&no) else {
+                continue;
+            };
+            let key = match (&attached.attachment.pod, &attached.pod) {
+                (None, _) => GroupKey::default(),
+                (Some(_), None) => continue,
+                (Some(_), Some(pod)) => {
+                    let policies = self.policies.selecting(pod);
+                    let names = self.policies.ingress_port_names(&policies);
+                    let named = pod
+                        .ports
+                        .iter()
+                        .filter_map(|p| Some((p.name.clone()?, p.protocol, p.number.get())));
+                    let ports: BTreeSet<_> = named.filter(|(name, ..)| names.contains(name)).collect();
+                    GroupKey {
+                        policies,
+                        ports: ports.into_iter().collect(),
+                    }
+                }
+            };
+            let before = attached.group;
+            if before
+                .and_then(|group| self.groups.get(group))
+                .is_some_and(|group| group.key == key)
+            {
+                continue;
+            }
+            let group = self.acquire_group(key);
+            if let Some(attached) = self.attached.get_mut(&no) {
+                attached.group = Some(group);
+            }
+            left.extend(before);
+            regrouped.insert(no);
+        }
+        // Afterwards, so that what old and new policies share stays as it is.
+        for group in left {
+            self.release_group(group);
+        }
+        regrouped
+    }
+
+    fn acquire_group(&mut self, key: GroupKey) -> GroupNo {
+        if let Some(group) = self.groups.reuse(&key) {
+            return group;
+        }
+        let mut active = Vec::with_capacity(key.policies.len());
+        let (policies, mut context) = self.context();
+        for id in &key.policies {
+            active.extend(policies.acquire(id, &mut context));
+        }
+        self.groups.create(key, active, &mut self.selectors)
+    }
+
+    pub(crate) fn release_group(&mut self, group: GroupNo) {
+        let ids = self.groups.release(group, &mut self.selectors);
+        let (policies, mut context) = self.context();
+        for id in ids {
+            policies.release(&id, &mut context);
+        }
+    }
+
+    const fn context(&mut self) -> (&mut crate::policies::Policies, Context<'_>) {
+        let context = Context {
+            selectors: &mut self.selectors,
+            relevance: &mut self.relevance,
+            cidrs: &mut self.cidrs,
+            identities: &mut self.identities,
+            rules: &mut self.rules,
+            tables: &mut self.tables,
+        };
+        (&mut self.policies, context)
+    }
+
+    /// Gives addresses their identities. Returns those that were looked at.
+    fn reclassify(&mut self) -> BTreeSet<Ip> {
+        for pod in self.relevance.take_touched() {
+            self.touch_pod(&pod);
+        }
+        let (added, removed) = self.cidrs.take_touched();
+        let before: Vec<IdentityNo> = added.iter().map(|p| self.cidrs.outside(*p)).collect();
+        let mut gone = Vec::new();
+        for prefix in removed {
+            self.tables.remove_cidr(prefix);
+            self.addresses.touch_range(prefix);
+            gone.extend(self.cidrs.remove(prefix).map(|identity| (prefix, identity)));
+        }
+        for (prefix, before) in added.into_iter().zip(before) {
+            let identity = self.identities.acquire(
+                Class {
+                    pod: None,
+                    cidr: Some(prefix),
+                },
+                self.build_no,
+            );
+            self.cidrs.add(prefix, identity);
+            self.tables.set_cidr(prefix, identity);
+            self.addresses.touch_range(prefix);
+            self.moves.note(before, identity);
+        }
+        for (prefix, identity) in gone {
+            self.moves.note(identity, self.cidrs.outside(prefix));
+            self.identities.release(identity);
+        }
+        let dirty = self.addresses.take_dirty();
+        for addr in &dirty {
+            self.settle(*addr);
+        }
+        dirty
+    }
+
+    /// Finds the selectors of new identities, the identities of new selectors, and both for namespaces whose labels
+    /// changed; makes the cells that this touches anew.
+    fn reselect(&mut self) {
+        for no in self.identities.take_fresh() {
+            self.reselect_identity(no);
+        }
+        for namespace in std::mem::take(&mut self.dirty_namespaces) {
+            let within: Vec<IdentityNo> = self.identities.in_namespace(&namespace).collect();
+            for no in within {
+                self.reselect_identity(no);
+            }
+        }
+        for no in self.selectors.take_fresh() {
+            let members = self.selectors.search(no, &self.identities, &self.namespaces);
+            for member in &members {
+                if let Some(identity) = self.identities.get_mut(*member)
+                    && let Err(at) = identity.matched.binary_search(&no)
+                {
+                    identity.matched.insert(at, no);
+                }
+            }
+            if let Some(selector) = self.selectors.get_mut(no) {
+                selector.members = members;
+            }
+        }
+    }
+
+    fn reselect_identity(&mut self, no: IdentityNo) {
+        let Some(identity) = self.identities.get(no) else {
+            return;
+        };
+        let matching = self.selectors.matching(&identity.class, &self.namespaces, &self.cidrs);
+        if matching == identity.matched {
+            return;
+        }
+        let changed: BTreeSet<SelectorNo> = {
+            let before: BTreeSet<_> = identity.matched.iter().copied().collect();
+            let after: BTreeSet<_> = matching.iter().copied().collect();
+            before.symmetric_difference(&after).copied().collect()
+        };
+        let born = identity.born;
+        if let Some(identity) = self.identities.get_mut(no) {
+            identity.matched = matching;
+        }
+        let mut cells = BTreeSet::new();
+        for selector in changed {
+            if let Some(selector) = self.selectors.get_mut(selector) {
+                if !selector.members.remove(&no) {
+                    selector.members.insert(no);
+                }
+                cells.extend(selector.groups.iter().copied());
+            }
+        }
+        for (group, direction) in cells {
+            self.groups.refresh(group, direction, no, self.identities.get(no));
+        }
+        if born < self.build_no {
+            self.moves.note(no, no);
+        }
+    }
+
+    /// Takes identities that no address has any more out of selectors and cells.
+    fn drop_unused(&mut self) {
+        for no in self.identities.unused() {
+            let matched = self
+                .identities
+                .get_mut(no)
+                .map(|i| std::mem::take(&mut i.matched))
+                .unwrap_or_default();
+            for selector in matched {
+                let Some(selector) = self.selectors.get_mut(selector) else {
+                    continue;
+                };
+                selector.members.remove(&no);
+                for (group, direction) in selector.groups.iter().copied().collect::<Vec<_>>() {
+                    self.groups.refresh(group, direction, no, None);
+                }
+            }
+        }
+    }
+
+    /// Compares who and where an address is with the last tables.
+    fn note_move(&mut self, addr: Ip) {
+        let (before, after) = (self.last.address(addr), self.tables.current().address(addr));
+        if before.identity != after.identity {
+            self.moves.note(before.identity, after.identity);
+        }
+        // An address that nobody was known to have had no live connection worth moving.
+        if before.place != after.place && self.last.knows(addr) {
+            self.generations.rerouted(before.place);
+        }
+    }
+
+    /// Raises generations where policy answers otherwise, and writes the endpoints that changed.
+    fn settle_endpoints(&mut self, regrouped: &BTreeSet<EndpointNo>) {
+        let mut reach = Reach {
+            moves: &self.moves,
+            identities: &self.identities,
+            build: self.build_no,
+            asked: HashMap::new(),
+        };
+        for (no, attached) in &self.attached {
+            let policy = attached
+                .group
+                .and_then(|g| self.groups.get(g))
+                .map(|g| Arc::clone(&g.policy));
+            let before = self.last.endpoint(*no).and_then(|e| e.policy.as_ref());
+            if let (Some(before), Some(after)) = (before, &policy)
+                && reach.changed(before, after, !regrouped.contains(no))
+            {
+                self.generations.raise(*no);
+            }
+            let attachment = &attached.attachment;
+            let known = self.tables.current().endpoint(*no);
+            let same = known.is_some_and(|e| {
+                e.generation == self.generations.get(*no)
+                    && e.port == attachment.port
+                    && e.worker == attachment.worker
+                    && e.mac == attachment.mac
+                    && e.addresses == attachment.addresses
+                    && same_policy(e.policy.as_ref(), policy.as_ref())
+            });
+            if !same {
+                self.tables.set_endpoint(Endpoint {
+                    no: *no,
+                    generation: self.generations.get(*no),
+                    addresses: attachment.addresses.clone(),
+                    mac: attachment.mac,
+                    port: attachment.port,
+                    worker: attachment.worker,
+                    name: attached.name().into(),
+                    policy,
+                });
+            }
+        }
+        self.settle_node_endpoints();
+    }
+
+    /// Writes the host and the uplink.
+    pub(crate) fn settle_node_endpoints(&mut self) {
+        let config = &self.config;
+        let write = |no, addresses, mac: MacAddr, port, name: &str| Endpoint {
+            no,
+            generation: self.generations.get(no),
+            addresses,
+            mac,
+            port,
+            worker: WorkerNo(0),
+            name: name.into(),
+            policy: None,
+        };
+        let host = write(
+            EndpointNo::HOST,
+            config.host.addresses.clone(),
+            config.host.mac,
+            config.host_port,
+            "host",
+        );
+        let uplink = write(
+            EndpointNo::UPLINK,
+            arrayvec::ArrayVec::new(),
+            config.uplink_mac,
+            config.uplink_port,
+            "uplink",
+        );
+        self.tables.set_endpoint(host);
+        self.tables.set_endpoint(uplink);
+    }
+}
+
+fn same_policy(a: Option<&Arc<EndpointPolicy>>, b: Option<&Arc<EndpointPolicy>>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+        (a, b) => a.is_none() && b.is_none(),
+    }
+}

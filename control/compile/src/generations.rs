@@ -1,0 +1,95 @@
+//! Generations: whom a change reaches.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use heddle_tables::{Direction, EndpointNo, EndpointPolicy, Generation, IdentityNo, Place};
+
+use crate::identities::Identities;
+
+/// The generation of each endpoint number, kept when the endpoint goes.
+#[derive(Debug, Default)]
+pub(crate) struct Generations {
+    now: BTreeMap<EndpointNo, Generation>,
+    raised: BTreeSet<EndpointNo>,
+}
+
+impl Generations {
+    /// The generation of a number.
+    pub(crate) fn get(&self, no: EndpointNo) -> Generation {
+        self.now.get(&no).copied().unwrap_or_default()
+    }
+
+    /// Raises a generation, once a build.
+    pub(crate) fn raise(&mut self, no: EndpointNo) {
+        if self.raised.insert(no) {
+            let generation = self.now.entry(no).or_default();
+            *generation = generation.next();
+        }
+    }
+
+    /// Traffic that went to such a place goes elsewhere from now on.
+    pub(crate) fn rerouted(&mut self, from: Place) {
+        match from {
+            Place::Host | Place::Outside => self.raise(EndpointNo::HOST),
+            Place::Node(_) | Place::RemoteHost(_) => self.raise(EndpointNo::UPLINK),
+            // An endpoint's own number is raised when it goes; nothing flows to nowhere.
+            Place::Local(_) | Place::Unreachable => {}
+        }
+    }
+
+    /// The numbers that were raised since the last call.
+    pub(crate) fn take_raised(&mut self) -> BTreeSet<EndpointNo> {
+        std::mem::take(&mut self.raised)
+    }
+}
+
+/// What changed for policy in one build: pairs of the identity that addresses had and the one that they have.
+#[derive(Debug, Default)]
+pub(crate) struct Moves(BTreeSet<(IdentityNo, IdentityNo)>);
+
+impl Moves {
+    /// Addresses moved from one identity to another; or, where both are one, its answers may have changed.
+    pub(crate) fn note(&mut self, before: IdentityNo, after: IdentityNo) {
+        self.0.insert((before, after));
+    }
+}
+
+/// Tells which policies answer an existing connection otherwise than before; asked for each endpoint, answered once for
+/// each pair of policies.
+pub(crate) struct Reach<'a> {
+    pub(crate) moves: &'a Moves,
+    pub(crate) identities: &'a Identities,
+    pub(crate) build: u64,
+    pub(crate) asked: HashMap<(*const EndpointPolicy, *const EndpointPolicy), bool>,
+}
+
+impl Reach<'_> {
+    /// Whether a connection that was judged by `before` may be judged otherwise now. `same_rules`: both are of one
+    /// group, so only cells that the moves name can differ.
+    pub(crate) fn changed(
+        &mut self,
+        before: &Arc<EndpointPolicy>,
+        after: &Arc<EndpointPolicy>,
+        same_rules: bool,
+    ) -> bool {
+        let key = (Arc::as_ptr(before), Arc::as_ptr(after));
+        if let Some(known) = self.asked.get(&key) {
+            return *known;
+        }
+        let differs = |(a, b): (IdentityNo, IdentityNo)| {
+            Direction::BOTH
+                .iter()
+                .any(|d| !before.side(*d).answers_as(a, after.side(*d), b))
+        };
+        let moved = self.moves.0.iter().copied().any(differs);
+        let changed = moved
+            || !same_rules
+                && (Direction::BOTH
+                    .iter()
+                    .any(|d| !before.side(*d).defaults_as(after.side(*d)))
+                    || self.identities.older_than(self.build).any(|no| differs((no, no))));
+        self.asked.insert(key, changed);
+        changed
+    }
+}

@@ -1,0 +1,328 @@
+//! Groups: endpoints that the same policies select, and the one compiled policy that they share.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use heddle_model::{PolicyPorts, Protocol};
+use heddle_tables::{
+    Answer, Cell, Direction, EndpointPolicy, IdentityNo, PolicySideBuilder, PortRange, PortSet, Row, RuleNo,
+};
+
+use crate::identities::{Identities, Identity};
+use crate::policies::{Active, PolicyId, Rule};
+use crate::selectors::{SelectorNo, Selectors};
+
+/// The number of a group.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(crate) struct GroupNo(u32);
+
+/// A named port: name, protocol, number.
+pub(crate) type NamedPort = (Arc<str>, Protocol, u16);
+
+/// What makes endpoints equal for policy.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub(crate) struct GroupKey {
+    /// The policies that select them, by name.
+    pub(crate) policies: Vec<PolicyId>,
+    /// Their own named ports that ingress rules speak of.
+    pub(crate) ports: Vec<NamedPort>,
+}
+
+/// One direction of a group's policy.
+#[derive(Debug)]
+struct Side {
+    builder: PolicySideBuilder,
+    /// The active policies whose rules these are, in order, and the place of the rule within.
+    rules: Vec<(usize, usize)>,
+    by_selector: HashMap<SelectorNo, Vec<usize>>,
+    everyone: Vec<usize>,
+}
+
+/// A group.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) key: GroupKey,
+    active: Vec<Arc<Active>>,
+    sides: [Side; 2],
+    pub(crate) uses: u32,
+    changed: bool,
+    /// The policy as it was last handed out.
+    pub(crate) policy: Arc<EndpointPolicy>,
+}
+
+impl Group {
+    fn new(key: GroupKey, active: Vec<Arc<Active>>) -> Self {
+        let sides = Direction::BOTH.map(|direction| Side::new(direction, &active));
+        let policy = Arc::new(EndpointPolicy::open());
+        let mut group = Self {
+            key,
+            active,
+            sides,
+            uses: 0,
+            changed: true,
+            policy,
+        };
+        for direction in Direction::BOTH {
+            let everyone = group.side(direction).everyone.clone();
+            let answer = group.answer(direction, &everyone, None);
+            group.sides[direction.index()].builder.set_base(answer);
+        }
+        group
+    }
+
+    const fn side(&self, direction: Direction) -> &Side {
+        &self.sides[direction.index()]
+    }
+
+    /// The selectors that its rules have in one direction.
+    fn selectors(&self, direction: Direction) -> impl Iterator<Item = SelectorNo> {
+        self.side(direction).by_selector.keys().copied()
+    }
+
+    fn rule(&self, direction: Direction, at: usize) -> Option<&Rule> {
+        let (policy, rule) = *self.side(direction).rules.get(at)?;
+        self.active.get(policy)?.sides[direction.index()].as_ref()?.1.get(rule)
+    }
+
+    /// Makes the cell of an identity anew. `None`: the identity is gone.
+    pub(crate) fn refresh(&mut self, direction: Direction, no: IdentityNo, identity: Option<&Identity>) {
+        let side = self.side(direction);
+        let own = identity
+            .into_iter()
+            .flat_map(|i| &i.matched)
+            .filter_map(|s| side.by_selector.get(s))
+            .flatten();
+        let mut rules: BTreeSet<usize> = own.copied().collect();
+        let answer = if rules.is_empty() {
+            Answer::Default
+        } else {
+            rules.extend(&side.everyone);
+            let rules: Vec<usize> = rules.into_iter().collect();
+            self.answer(direction, &rules, identity)
+        };
+        self.changed |= self.sides[direction.index()].builder.set(no, answer);
+    }
+
+    /// What the rules, in their order, say of a peer.
+    fn answer(&self, direction: Direction, rules: &[usize], peer: Option<&Identity>) -> Answer {
+        let named: &[NamedPort] = match direction {
+            // Ports are those of the destination: of the endpoint itself, or of the peer.
+            Direction::Ingress => &self.key.ports,
+            Direction::Egress => peer.and_then(|p| p.class.pod.as_ref()).map_or(&[], |pod| &pod.ports),
+        };
+        let mut ports: [Vec<PortRange>; 3] = Default::default();
+        let mut other = Cell::DEFAULT;
+        for rule in rules.iter().filter_map(|at| self.rule(direction, *at)) {
+            let cell = Cell::allow(rule.number);
+            if rule.ports.is_empty() {
+                if ports.iter().all(Vec::is_empty) {
+                    return Answer::Every(cell);
+                }
+                other = cell;
+                for ranges in &mut ports {
+                    ranges.push(PortRange {
+                        first: 0,
+                        last: u16::MAX,
+                        cell,
+                    });
+                }
+                // Nothing is left for later rules to say.
+                break;
+            }
+            for port in &rule.ports {
+                let ranges = &mut ports[slot(port.protocol)];
+                match &port.ports {
+                    PolicyPorts::Any => ranges.push(PortRange {
+                        first: 0,
+                        last: u16::MAX,
+                        cell,
+                    }),
+                    PolicyPorts::Range(r) => {
+                        ranges.push(PortRange {
+                            first: r.first().get(),
+                            last: r.last().get(),
+                            cell,
+                        });
+                    }
+                    PolicyPorts::Name(name) => {
+                        let of_name = named
+                            .iter()
+                            .filter(|(n, protocol, _)| n == name && *protocol == port.protocol);
+                        ranges.extend(of_name.map(|(_, _, number)| PortRange {
+                            first: *number,
+                            last: *number,
+                            cell,
+                        }));
+                    }
+                }
+            }
+        }
+        if ports.iter().all(Vec::is_empty) {
+            return Answer::Default;
+        }
+        let [tcp, udp, sctp] = ports.map(PortSet::new);
+        Answer::Ports(Box::new(Row { tcp, udp, sctp, other }))
+    }
+
+    /// Hands out the policy as it stands.
+    fn hand_out(&mut self) {
+        if std::mem::take(&mut self.changed) {
+            let [ingress, egress] = &self.sides;
+            self.policy = Arc::new(EndpointPolicy::new(
+                ingress.builder.side().clone(),
+                egress.builder.side().clone(),
+            ));
+        }
+    }
+}
+
+const fn slot(protocol: Protocol) -> usize {
+    match protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => 1,
+        Protocol::Sctp => 2,
+    }
+}
+
+impl Side {
+    fn new(direction: Direction, active: &[Arc<Active>]) -> Self {
+        let isolating = |a: &Arc<Active>| a.sides[direction.index()].as_ref().map(|(default, _)| *default);
+        let default: Option<RuleNo> = active.iter().find_map(isolating);
+        let mut side = Self {
+            builder: default.map_or_else(PolicySideBuilder::open, PolicySideBuilder::isolated),
+            rules: Vec::new(),
+            by_selector: HashMap::new(),
+            everyone: Vec::new(),
+        };
+        for (policy, active) in active.iter().enumerate() {
+            let rules = active.sides[direction.index()].iter().flat_map(|(_, rules)| rules);
+            for (place, rule) in rules.enumerate() {
+                let at = side.rules.len();
+                side.rules.push((policy, place));
+                for selector in &rule.peers {
+                    side.by_selector.entry(*selector).or_default().push(at);
+                }
+                if rule.everyone {
+                    side.everyone.push(at);
+                }
+            }
+        }
+        side
+    }
+}
+
+/// All groups in use.
+#[derive(Debug, Default)]
+pub(crate) struct Groups {
+    slots: Vec<Option<Group>>,
+    known: HashMap<GroupKey, GroupNo>,
+    free: Vec<GroupNo>,
+    fresh: Vec<GroupNo>,
+    touched: BTreeSet<GroupNo>,
+}
+
+impl Groups {
+    pub(crate) fn get(&self, no: GroupNo) -> Option<&Group> {
+        self.slots.get(no.0 as usize)?.as_ref()
+    }
+
+    fn get_mut(&mut self, no: GroupNo) -> Option<&mut Group> {
+        self.slots.get_mut(no.0 as usize)?.as_mut()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// The group of a key, used once more.
+    pub(crate) fn reuse(&mut self, key: &GroupKey) -> Option<GroupNo> {
+        let no = *self.known.get(key)?;
+        self.get_mut(no)?.uses += 1;
+        Some(no)
+    }
+
+    /// Makes a group, used once. Its cells are filled by [`fill`](Self::fill).
+    pub(crate) fn create(&mut self, key: GroupKey, active: Vec<Arc<Active>>, selectors: &mut Selectors) -> GroupNo {
+        let mut group = Group::new(key.clone(), active);
+        group.uses = 1;
+        let no = self.free.pop().unwrap_or(GroupNo(self.slots.len() as u32));
+        for direction in Direction::BOTH {
+            for selector in group.selectors(direction) {
+                if let Some(selector) = selectors.get_mut(selector) {
+                    selector.groups.insert((no, direction));
+                }
+            }
+        }
+        match self.slots.get_mut(no.0 as usize) {
+            Some(slot) => *slot = Some(group),
+            None => self.slots.push(Some(group)),
+        }
+        self.known.insert(key, no);
+        self.fresh.push(no);
+        self.touched.insert(no);
+        no
+    }
+
+    /// A group is used once less; the last use takes it away and gives back the policies that it was made of.
+    pub(crate) fn release(&mut self, no: GroupNo, selectors: &mut Selectors) -> Vec<PolicyId> {
+        let Some(group) = self.get_mut(no) else {
+            return Vec::new();
+        };
+        group.uses -= 1;
+        if group.uses > 0 {
+            return Vec::new();
+        }
+        let Some(group) = self.slots[no.0 as usize].take() else {
+            return Vec::new();
+        };
+        for direction in Direction::BOTH {
+            for selector in group.selectors(direction) {
+                if let Some(selector) = selectors.get_mut(selector) {
+                    selector.groups.remove(&(no, direction));
+                }
+            }
+        }
+        self.known.remove(&group.key);
+        self.touched.remove(&no);
+        self.free.push(no);
+        group.key.policies
+    }
+
+    /// Makes the cells of new groups.
+    pub(crate) fn fill(&mut self, selectors: &Selectors, identities: &Identities) {
+        for no in std::mem::take(&mut self.fresh) {
+            let Some(group) = self.get_mut(no) else { continue };
+            for direction in Direction::BOTH {
+                let members: BTreeSet<IdentityNo> = group
+                    .selectors(direction)
+                    .filter_map(|s| selectors.get(s))
+                    .flat_map(|s| s.members.iter().copied())
+                    .collect();
+                for member in members {
+                    group.refresh(direction, member, identities.get(member));
+                }
+            }
+        }
+    }
+
+    /// Makes one cell anew in one direction of a group.
+    pub(crate) fn refresh(&mut self, no: GroupNo, direction: Direction, who: IdentityNo, identity: Option<&Identity>) {
+        if let Some(group) = self.get_mut(no) {
+            group.refresh(direction, who, identity);
+            self.touched.insert(no);
+        }
+    }
+
+    /// Hands out the policies of the groups that changed; says how many pages were copied for them.
+    pub(crate) fn hand_out(&mut self) -> u64 {
+        let mut copied = 0;
+        for no in std::mem::take(&mut self.touched) {
+            if let Some(group) = self.get_mut(no) {
+                group.hand_out();
+                copied += group.sides.iter_mut().map(|s| s.builder.take_copied()).sum::<u64>();
+            }
+        }
+        copied
+    }
+}

@@ -1,0 +1,226 @@
+//! Identities: classes of addresses that no active policy can tell apart.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use heddle_model::{Labels, Protocol};
+use heddle_tables::{IdentityNo, Prefix};
+
+use crate::selectors::SelectorNo;
+
+/// What an identity is the class of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub(crate) struct Class {
+    /// The pod, where it is one's address.
+    pub(crate) pod: Option<PodClass>,
+    /// The longest policy CIDR that covers the address.
+    pub(crate) cidr: Option<Prefix>,
+}
+
+/// What policy can tell of a pod.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct PodClass {
+    /// Its namespace, whose labels are looked up when they are needed.
+    pub(crate) namespace: Arc<str>,
+    /// Its labels that policies speak of.
+    pub(crate) labels: Labels,
+    /// Its named ports that policies speak of, sorted.
+    pub(crate) ports: Vec<(Arc<str>, Protocol, u16)>,
+}
+
+/// One identity.
+#[derive(Debug)]
+pub(crate) struct Identity {
+    pub(crate) class: Arc<Class>,
+    /// The selectors that select it, sorted.
+    pub(crate) matched: Vec<SelectorNo>,
+    /// The build in which it was made.
+    pub(crate) born: u64,
+    uses: u32,
+}
+
+/// All identities, with the indexes that find those that a selector may select.
+#[derive(Debug)]
+pub(crate) struct Identities {
+    slots: Vec<Option<Identity>>,
+    known: HashMap<Arc<Class>, IdentityNo>,
+    free: Vec<IdentityNo>,
+    by_namespace: HashMap<Arc<str>, BTreeSet<IdentityNo>>,
+    by_label: HashMap<(Arc<str>, Arc<str>), BTreeSet<IdentityNo>>,
+    by_cidr: BTreeMap<Prefix, BTreeSet<IdentityNo>>,
+    fresh: Vec<IdentityNo>,
+    unused: BTreeSet<IdentityNo>,
+}
+
+impl Default for Identities {
+    /// With [`IdentityNo::OUTSIDE`], which always exists.
+    fn default() -> Self {
+        let class = Arc::new(Class::default());
+        let outside = Identity {
+            class: Arc::clone(&class),
+            matched: Vec::new(),
+            born: 0,
+            uses: 1,
+        };
+        Self {
+            slots: vec![Some(outside)],
+            known: HashMap::from([(class, IdentityNo::OUTSIDE)]),
+            free: Vec::new(),
+            by_namespace: HashMap::new(),
+            by_label: HashMap::new(),
+            by_cidr: BTreeMap::new(),
+            fresh: Vec::new(),
+            unused: BTreeSet::new(),
+        }
+    }
+}
+
+impl Identities {
+    pub(crate) fn get(&self, no: IdentityNo) -> Option<&Identity> {
+        self.slots.get(no.index())?.as_ref()
+    }
+
+    pub(crate) fn get_mut(&mut self, no: IdentityNo) -> Option<&mut Identity> {
+        self.slots.get_mut(no.index())?.as_mut()
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// The identities that were there before that build.
+    pub(crate) fn older_than(&self, build: u64) -> impl Iterator<Item = IdentityNo> {
+        let old = move |(no, slot): (u32, &Option<Identity>)| {
+            slot.as_ref().is_some_and(|i| i.born < build).then_some(IdentityNo(no))
+        };
+        (0u32..).zip(&self.slots).filter_map(old)
+    }
+
+    /// The identity of a class, used once more.
+    pub(crate) fn acquire(&mut self, class: Class, build: u64) -> IdentityNo {
+        if let Some(no) = self.known.get(&class) {
+            let no = *no;
+            if let Some(identity) = self.get_mut(no) {
+                identity.uses += 1;
+            }
+            self.unused.remove(&no);
+            return no;
+        }
+        let class = Arc::new(class);
+        let identity = Identity {
+            class: Arc::clone(&class),
+            matched: Vec::new(),
+            born: build,
+            uses: 1,
+        };
+        let no = match self.free.pop() {
+            Some(no) => {
+                self.slots[no.index()] = Some(identity);
+                no
+            }
+            None => {
+                self.slots.push(Some(identity));
+                IdentityNo(self.slots.len() as u32 - 1)
+            }
+        };
+        self.index(&class, |set| {
+            set.insert(no);
+        });
+        self.known.insert(class, no);
+        self.fresh.push(no);
+        no
+    }
+
+    /// An identity is used once less. One that nobody uses goes with [`purge`](Self::purge).
+    pub(crate) fn release(&mut self, no: IdentityNo) {
+        if let Some(identity) = self.get_mut(no) {
+            identity.uses -= 1;
+            if identity.uses == 0 {
+                self.unused.insert(no);
+            }
+        }
+    }
+
+    /// Those that were made since the last call and are still used.
+    pub(crate) fn take_fresh(&mut self) -> Vec<IdentityNo> {
+        std::mem::take(&mut self.fresh)
+    }
+
+    /// Those that nobody uses now.
+    pub(crate) fn unused(&self) -> Vec<IdentityNo> {
+        self.unused.iter().copied().collect()
+    }
+
+    /// Takes out those that nobody uses; their numbers are free from now on.
+    pub(crate) fn purge(&mut self) {
+        for no in std::mem::take(&mut self.unused) {
+            if let Some(identity) = self.slots[no.index()].take() {
+                self.known.remove(&identity.class);
+                self.index(&identity.class, |set| {
+                    set.remove(&no);
+                });
+                self.free.push(no);
+            }
+        }
+    }
+
+    fn index(&mut self, class: &Class, edit: impl Fn(&mut BTreeSet<IdentityNo>)) {
+        if let Some(pod) = &class.pod {
+            edit_set(&mut self.by_namespace, Arc::clone(&pod.namespace), &edit);
+            for (key, value) in pod.labels.iter() {
+                edit_set(&mut self.by_label, (Arc::clone(key), Arc::clone(value)), &edit);
+            }
+        }
+        if let Some(cidr) = class.cidr {
+            let set = self.by_cidr.entry(cidr).or_default();
+            edit(set);
+            if set.is_empty() {
+                self.by_cidr.remove(&cidr);
+            }
+        }
+    }
+
+    /// Identities of pods in a namespace.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = IdentityNo> {
+        self.by_namespace.get(namespace).into_iter().flatten().copied()
+    }
+
+    /// Identities of pods that have a label with that value.
+    pub(crate) fn with_label(&self, key: &Arc<str>, value: &Arc<str>) -> impl Iterator<Item = IdentityNo> {
+        self.by_label
+            .get(&(Arc::clone(key), Arc::clone(value)))
+            .into_iter()
+            .flatten()
+            .copied()
+    }
+
+    /// Identities of all addresses whose longest policy CIDR lies in `prefix`.
+    pub(crate) fn in_cidr(&self, prefix: Prefix) -> impl Iterator<Item = IdentityNo> {
+        let last = prefix.last();
+        let near = self
+            .by_cidr
+            .range(prefix..)
+            .take_while(move |(cidr, _)| cidr.addr() <= last);
+        // `::/0` has the mapped range of IPv4 in its midst.
+        near.filter(move |(cidr, _)| prefix.covers(cidr))
+            .flat_map(|(_, set)| set.iter().copied())
+    }
+
+    /// The namespaces that have identities.
+    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.by_namespace.keys()
+    }
+}
+
+fn edit_set<K: Clone + Eq + std::hash::Hash>(
+    index: &mut HashMap<K, BTreeSet<IdentityNo>>,
+    key: K,
+    edit: &impl Fn(&mut BTreeSet<IdentityNo>),
+) {
+    let set = index.entry(key.clone()).or_default();
+    edit(set);
+    if set.is_empty() {
+        index.remove(&key);
+    }
+}

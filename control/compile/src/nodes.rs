@@ -1,0 +1,195 @@
+//! Nodes: their numbers, addresses and pod ranges; this node's own table.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use heddle_model::{Cluster, Delta, Node};
+use heddle_tables::{EndpointNo, NodeNo, NodeTable, Place, Prefix};
+use heddle_wire::Ip;
+
+use crate::cidrs::prefix;
+use crate::compiler::Compiler;
+
+/// The numbers of other nodes, and who has which pod ranges.
+#[derive(Debug, Default)]
+pub(crate) struct Nodes {
+    numbers: BTreeMap<Arc<str>, NodeNo>,
+    taken: BTreeSet<NodeNo>,
+    present: BTreeSet<Arc<str>>,
+    ranges: BTreeMap<Prefix, BTreeSet<Arc<str>>>,
+    /// Numbers that were given out since the last build.
+    pub(crate) assigned: Vec<(Arc<str>, NodeNo)>,
+}
+
+impl Nodes {
+    pub(crate) fn new(numbers: &BTreeMap<Arc<str>, NodeNo>) -> Self {
+        Self {
+            numbers: numbers.clone(),
+            taken: numbers.values().copied().collect(),
+            ..Self::default()
+        }
+    }
+
+    /// The number of another node whose object there is.
+    pub(crate) fn number(&self, name: &str) -> Option<NodeNo> {
+        self.present.get(name).and_then(|name| self.numbers.get(name)).copied()
+    }
+
+    /// Gives a number to a node; when all are used up, that of one whose object is gone.
+    fn assign(&mut self, name: &Arc<str>) {
+        if self.numbers.contains_key(name) {
+            return;
+        }
+        let free = (0..=u16::MAX).map(NodeNo).find(|no| !self.taken.contains(no));
+        let gone = || {
+            self.numbers
+                .iter()
+                .find(|(name, _)| !self.present.contains(*name))
+                .map(|(n, _)| Arc::clone(n))
+        };
+        let number = match free {
+            Some(number) => Some(number),
+            None => gone().and_then(|gone| self.numbers.remove(&gone)),
+        };
+        if let Some(number) = number {
+            self.taken.insert(number);
+            self.numbers.insert(Arc::clone(name), number);
+            self.assigned.push((Arc::clone(name), number));
+        }
+    }
+}
+
+fn addresses(node: &Node) -> impl Iterator<Item = Ip> {
+    node.internal_ips
+        .iter()
+        .chain(&node.external_ips)
+        .map(|ip| Ip::from(*ip))
+}
+
+fn ranges(node: &Node) -> impl Iterator<Item = Prefix> {
+    node.pod_cidrs.iter().filter_map(|net| prefix(*net))
+}
+
+impl Compiler {
+    pub(crate) fn apply_node(&mut self, cluster: &Cluster, delta: &Delta<Node>) {
+        let own = delta.key.name == self.config.name;
+        let name = Arc::clone(&delta.key.name);
+        if !own && delta.after.is_some() {
+            self.nodes.assign(&name);
+            self.nodes.present.insert(Arc::clone(&name));
+        }
+        if let Some(before) = &delta.before {
+            if !own {
+                for addr in addresses(before) {
+                    self.addresses.claim(addr, |claims| {
+                        claims.nodes.remove(&name);
+                    });
+                }
+            }
+            for range in ranges(before) {
+                if let Some(names) = self.nodes.ranges.get_mut(&range) {
+                    names.remove(&name);
+                }
+                self.settle_range(range);
+            }
+        }
+        if !own && delta.after.is_none() {
+            self.nodes.present.remove(&name);
+        }
+        if let Some(after) = &delta.after {
+            if !own {
+                for addr in addresses(after) {
+                    self.addresses.claim(addr, |claims| {
+                        claims.nodes.insert(Arc::clone(&name));
+                    });
+                }
+            }
+            for range in ranges(after) {
+                self.nodes.ranges.entry(range).or_default().insert(Arc::clone(&name));
+                self.settle_range(range);
+            }
+        }
+        if own {
+            self.own_node = delta.after.clone().or_else(|| self.own_node.take());
+            self.settle_own_node(cluster);
+        } else if delta.is_added() || delta.is_removed() {
+            // Its pods have a place now, or none any more.
+            for pod in cluster.pods_on(&name) {
+                for ip in pod.own_ips() {
+                    self.addresses.touch(Ip::from(*ip));
+                }
+            }
+        }
+    }
+
+    /// Where addresses of a pod range are that no pod is known to have.
+    fn settle_range(&mut self, range: Prefix) {
+        let names = self.nodes.ranges.get(&range).into_iter().flatten();
+        let place = |name: &Arc<str>| {
+            if *name == self.config.name {
+                Some(Place::Unreachable)
+            } else {
+                self.nodes.number(name).map(Place::Node)
+            }
+        };
+        let places: Vec<Place> = names.filter_map(place).collect();
+        let before = self.tables.current().range(range);
+        match places.first() {
+            Some(place) => self.tables.set_range(range, *place),
+            None => {
+                self.nodes.ranges.remove(&range);
+                self.tables.remove_range(range);
+            }
+        }
+        let after = self.tables.current().range(range);
+        if before != after {
+            self.generations.rerouted(before.unwrap_or_default());
+        }
+    }
+
+    /// This node's own addresses, and what the tables say of it.
+    pub(crate) fn settle_own_node(&mut self, cluster: &Cluster) {
+        let configured = self.config.service_cidrs.clone();
+        self.service_cidrs = if configured.is_empty() {
+            cluster
+                .service_cidrs()
+                .flat_map(|c| &c.cidrs)
+                .filter_map(|net| prefix(*net))
+                .collect()
+        } else {
+            configured
+        };
+        self.settle_host();
+    }
+
+    pub(crate) fn settle_host(&mut self) {
+        let node = self.own_node.clone();
+        let own: BTreeSet<Ip> = node
+            .iter()
+            .flat_map(|n| addresses(n))
+            .chain(self.config.host.addresses.clone())
+            .collect();
+        for addr in self.own_addresses.difference(&own) {
+            self.addresses.claim(*addr, |claims| claims.host = false);
+        }
+        for addr in own.difference(&self.own_addresses) {
+            self.addresses.claim(*addr, |claims| claims.host = true);
+        }
+        if own != self.own_addresses {
+            self.generations.raise(EndpointNo::HOST);
+        }
+        let config = &self.config;
+        self.tables.set_node(NodeTable {
+            name: Arc::clone(&config.name),
+            addresses: own.iter().copied().collect(),
+            pod_cidrs: node.iter().flat_map(|n| ranges(n)).collect(),
+            service_cidrs: self.service_cidrs.clone(),
+            host: config.host.clone(),
+            masquerade: config.masquerade.clone(),
+            local_mtu: config.local_mtu,
+            uplink_mtu: config.uplink_mtu,
+        });
+        self.own_addresses = own;
+        self.settle_node_endpoints();
+    }
+}
