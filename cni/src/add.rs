@@ -10,8 +10,9 @@ use heddle_proto::{Client, ClientError, CniError, ErrorCode, NetnsPath, PrepareR
 
 use crate::config::NetConf;
 use crate::env::Target;
+use crate::kernel::KernelError;
 use crate::netns::Netns;
-use crate::rtnl::{KernelError, Link, Rtnl, VethPair};
+use crate::rtnl::{Link, Rtnl, VethPair};
 use crate::{agent, pod, result, sysctl};
 
 /// Attaches the pod; gives the result as JSON.

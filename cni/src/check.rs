@@ -9,9 +9,10 @@ use heddle_wire::MacAddr;
 
 use crate::config::NetConf;
 use crate::env::Target;
+use crate::kernel::{KernelError, runtime};
 use crate::netns::Netns;
 use crate::result::{PrevInterface, PrevResult};
-use crate::rtnl::{KernelError, KernelRoute, Link, Rtnl, runtime};
+use crate::rtnl::{KernelRoute, Link, Rtnl};
 use crate::version::CniVersion;
 
 /// Compares the pod's namespace with `prevResult`, and asks the agent whether the port forwards.

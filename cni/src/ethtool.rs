@@ -9,7 +9,8 @@ use std::io::{self, Read, Write};
 use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-use crate::rtnl::{KernelError, Link};
+use crate::kernel::KernelError;
+use crate::rtnl::Link;
 
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_ACK: u16 = 4;

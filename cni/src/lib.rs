@@ -6,8 +6,8 @@
 //! chain on another's interface.
 //!
 //! The way of a call: [`env`] and [`config`] validate what came in, [`add`], [`del`] and [`check`] do it with the help of
-//! [`netns`] (entering a namespace), [`rtnl`] (links, addresses, routes, neighbours), [`pod`] (the pod's side), [`sysctl`]
-//! and [`ethtool`]; [`result`] is what is printed.
+//! [`netns`] (entering a namespace), [`rtnl`] (links, addresses, routes, neighbours), [`pod`] (the pod's side), [`sysctl`],
+//! [`ethtool`] and [`kernel`] (errors); [`result`] is what is printed.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -22,6 +22,7 @@ pub mod config;
 pub mod del;
 pub mod env;
 pub mod ethtool;
+pub mod kernel;
 pub mod netns;
 pub mod pod;
 pub mod result;
@@ -82,7 +83,7 @@ fn serve(
         return version::answer(&input);
     }
     let conf = NetConf::parse(&input, spoken)?;
-    let runtime = rtnl::runtime().map_err(CniError::from)?;
+    let runtime = kernel::runtime().map_err(CniError::from)?;
     match call {
         Call::Version => version::answer(&input),
         Call::Add(target, netns) => runtime.block_on(add::add(&conf, &target, &netns)),

@@ -2,8 +2,9 @@
 
 use heddle_proto::{IfName, Prepared};
 
+use crate::kernel::{KernelError, runtime};
 use crate::netns::Netns;
-use crate::rtnl::{KernelError, Link, Rtnl, runtime};
+use crate::rtnl::{Link, Rtnl};
 use crate::{ethtool, sysctl};
 
 /// What the namespace has under a name.

@@ -6,7 +6,7 @@ use std::io;
 use std::net::IpAddr;
 
 use futures::TryStreamExt;
-use heddle_proto::{CniError, ErrorCode, PreparedRoute};
+use heddle_proto::PreparedRoute;
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
@@ -18,37 +18,14 @@ use rtnetlink::packet_route::route::{
 };
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
-use crate::netns::NetnsError;
+use crate::kernel::KernelError;
 
 const ENODEV: i32 = nix::libc::ENODEV;
 
-/// The kernel refused a step.
-#[derive(Debug, thiserror::Error)]
-pub enum KernelError {
-    /// A step failed.
-    #[error("{what}: {source}")]
-    Step {
-        /// What was tried, with the names.
-        what: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The namespace could not be entered.
-    #[error(transparent)]
-    Netns(#[from] NetnsError),
-}
-
-impl KernelError {
-    /// Names a step that failed.
-    pub fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Step { what, source }
-    }
-
-    fn netlink(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Self {
-        let what = what.into();
-        move |e| Self::Step { what, source: to_io(e) }
-    }
+/// Names a step that netlink refused.
+fn failed(what: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> KernelError {
+    let what = what.into();
+    move |e| KernelError::Step { what, source: to_io(e) }
 }
 
 fn to_io(e: rtnetlink::Error) -> io::Error {
@@ -56,43 +33,6 @@ fn to_io(e: rtnetlink::Error) -> io::Error {
         rtnetlink::Error::NetlinkError(e) => e.to_io(),
         other => io::Error::other(other.to_string()),
     }
-}
-
-impl From<KernelError> for CniError {
-    fn from(e: KernelError) -> Self {
-        match e {
-            KernelError::Step { what, source } => {
-                let hint = match source.kind() {
-                    io::ErrorKind::PermissionDenied => ": heddle-cni needs CAP_NET_ADMIN, run it as root",
-                    _ => "",
-                };
-                Self::new(ErrorCode::KERNEL, format!("{what} failed{hint}")).with_details(source.to_string())
-            }
-            KernelError::Netns(e) => e.into(),
-        }
-    }
-}
-
-impl From<NetnsError> for CniError {
-    fn from(e: NetnsError) -> Self {
-        let code = match e {
-            NetnsError::Gone { .. } => ErrorCode::UNKNOWN_CONTAINER,
-            NetnsError::Forbidden { .. } => return Self::new(ErrorCode::KERNEL, e.to_string()),
-            NetnsError::Own { .. } | NetnsError::Unusable { .. } => ErrorCode::INVALID_ENVIRONMENT,
-        };
-        Self::new(code, format!("CNI_NETNS: {e}"))
-    }
-}
-
-/// A runtime for one thread; sockets opened on it belong to the thread's namespace.
-///
-/// # Errors
-/// The system gives no more descriptors.
-pub fn runtime() -> Result<tokio::runtime::Runtime, KernelError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(KernelError::step("starting"))
 }
 
 /// A network interface.
@@ -243,7 +183,7 @@ impl Rtnl {
             .add(message)
             .execute()
             .await
-            .map_err(|e| KernelError::netlink(what())(e))
+            .map_err(|e| failed(what())(e))
     }
 
     /// Switches an interface on.
@@ -257,7 +197,7 @@ impl Rtnl {
             .set(message)
             .execute()
             .await
-            .map_err(KernelError::netlink(format!("switching {} on", link.name)))
+            .map_err(failed(format!("switching {} on", link.name)))
     }
 
     /// Deletes an interface; of a veth, both ends go. One that is gone already is no error.
@@ -290,10 +230,10 @@ impl Rtnl {
             message.header.flags |= AddressHeaderFlags::Nodad;
             message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
-        request.execute().await.map_err(KernelError::netlink(format!(
-            "adding address {address} to {}",
-            link.name
-        )))
+        request
+            .execute()
+            .await
+            .map_err(failed(format!("adding address {address} to {}", link.name)))
     }
 
     /// The addresses of an interface.
@@ -309,7 +249,7 @@ impl Rtnl {
             .execute()
             .try_collect()
             .await
-            .map_err(KernelError::netlink(format!("listing the addresses of {}", link.name)))?;
+            .map_err(failed(format!("listing the addresses of {}", link.name)))?;
         Ok(messages.iter().filter_map(address_of).collect())
     }
 
@@ -326,7 +266,7 @@ impl Rtnl {
             .replace()
             .execute()
             .await
-            .map_err(KernelError::netlink(format!(
+            .map_err(failed(format!(
                 "adding neighbour {neighbour} with {mac} to {}",
                 link.name
             )))
@@ -344,7 +284,7 @@ impl Rtnl {
             .execute()
             .try_collect()
             .await
-            .map_err(KernelError::netlink(format!("listing the neighbours of {}", link.name)))?;
+            .map_err(failed(format!("listing the neighbours of {}", link.name)))?;
         let permanent = messages
             .iter()
             .filter(|m| m.header.ifindex == link.index && m.header.state == NeighbourState::Permanent);
@@ -372,12 +312,7 @@ impl Rtnl {
         let mut message = route_to(IpNet::from(host), link.index);
         message.header.scope = RouteScope::Link;
         let what = format!("adding a route to {host} on the link {}", link.name);
-        self.0
-            .route()
-            .add(message)
-            .execute()
-            .await
-            .map_err(KernelError::netlink(what))
+        self.0.route().add(message).execute().await.map_err(failed(what))
     }
 
     /// Adds a route by a gateway that is on the link.
@@ -402,7 +337,7 @@ impl Rtnl {
             .add(message)
             .execute()
             .await
-            .map_err(|e| KernelError::netlink(what())(e))
+            .map_err(|e| failed(what())(e))
     }
 
     /// The unicast routes of the main table, of both families.
@@ -421,7 +356,7 @@ impl Rtnl {
                 .execute()
                 .try_collect()
                 .await
-                .map_err(KernelError::netlink("listing the routes"))?;
+                .map_err(failed("listing the routes"))?;
             routes.extend(messages.iter().filter_map(route_of));
         }
         Ok(routes)

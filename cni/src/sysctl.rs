@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::rtnl::KernelError;
+use crate::kernel::KernelError;
 
 const IPV4: &str = "/proc/sys/net/ipv4/conf";
 const IPV6: &str = "/proc/sys/net/ipv6/conf";

@@ -1,6 +1,6 @@
 //! DEL: complete, repeatable, and careful with what is not heddle's.
 
-use heddle_proto::{CniError, ErrorCode};
+use heddle_proto::{AttachmentState, CniError, ErrorCode};
 use serde_json::json;
 
 use crate::scene::{HOST, Scene, error, links};
@@ -137,5 +137,18 @@ fn del_takes_a_configuration_with_a_result_of_another_plugin() {
         .push(json!({"name": "ifb0"}));
     result["dns"] = json!({});
     assert!(scene.call_with("DEL", &scene.netns(), &scene.conf_after(&result)).ok);
+    gone(&scene);
+}
+
+#[test]
+fn del_after_an_add_that_was_killed_before_ready() {
+    let scene = Scene::new();
+    scene.add();
+    scene.agent().with(|script| {
+        let known = script.attachment.as_mut().unwrap();
+        known.host_ifindex = None;
+        known.state = AttachmentState::Prepared;
+    });
+    assert!(scene.call_with("DEL", "", &scene.conf).ok);
     gone(&scene);
 }
