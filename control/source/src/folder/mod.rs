@@ -14,7 +14,6 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod watch;
-
 use std::io;
 use std::path::{Path, PathBuf};
 

@@ -78,6 +78,12 @@ pub fn follow(
     folder: &Path,
     sink: impl FnMut(Vec<Event>) -> ControlFlow<()> + Send + 'static,
 ) -> Result<Watch, FolderError> {
+    // The kernel's events carry absolute paths.
+    let folder = std::path::absolute(folder).map_err(|source| FolderError::List {
+        path: folder.to_owned(),
+        source,
+    })?;
+    let folder = folder.as_path();
     let failed = |source| FolderError::Watch {
         path: folder.to_owned(),
         source,

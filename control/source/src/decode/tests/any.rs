@@ -1,0 +1,116 @@
+//! Whatever the JSON, nothing panics.
+
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::refusals::{policy_of, service_of};
+use super::*;
+
+/// Objects with every field that is looked at.
+fn full() -> Vec<Value> {
+    let block = json!({"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}});
+    let select =
+        json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "In", "values": ["d"]}]});
+    let ports = json!([{"protocol": "UDP", "port": 1, "endPort": 9}, {"port": "web"}]);
+    vec![
+        policy_of(json!({"podSelector": select, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [block, {"podSelector": select, "namespaceSelector": {}}], "ports": ports}],
+            "egress": [{"to": [block], "ports": ports}]})),
+        service_of(
+            json!({"type": "LoadBalancer", "clusterIPs": ["10.96.0.1"], "selector": {"a": "b"},
+            "ports": [{"name": "a", "port": 80, "targetPort": "web", "nodePort": 30000}], "externalIPs": ["192.0.2.1"],
+            "sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": 5}},
+            "loadBalancerSourceRanges": ["10.0.0.0/8"], "externalTrafficPolicy": "Local",
+            "trafficDistribution": "PreferClose", "healthCheckNodePort": 30001}),
+        ),
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": "s", "labels": {"kubernetes.io/service-name": "s"}}, "ports": [{"name": "a", "port": 1}],
+            "endpoints": [{"addresses": ["10.0.0.1"], "conditions": {"ready": true}, "nodeName": "n",
+                "hints": {"forZones": [{"name": "z"}]}, "targetRef": {"kind": "Pod", "name": "p"}}]}),
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "uid": "u", "labels": {"a": "b"}},
+            "spec": {"nodeName": "n", "hostNetwork": false, "containers": [{"ports": [{"containerPort": 1, "name": "a"}]}],
+                "initContainers": [{"restartPolicy": "Always", "ports": []}]},
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}], "conditions": [{"type": "Ready", "status": "True"}]}}),
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"},
+            "spec": {"podCIDRs": ["10.0.0.0/24"], "taints": [{"key": "a"}]},
+            "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.1"}]}}),
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "k"},
+            "spec": {"cidrs": ["10.96.0.0/12"]}}),
+        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "labels": {"a": "b"}}}),
+    ]
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        (0..70_000u32).prop_map(Value::from),
+        ".{0,80}".prop_map(Value::from),
+        "[0-9a-f:./]{0,20}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 20, 4, |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            proptest::collection::btree_map("[a-zA-Z./]{0,9}", inner, 0..4)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+/// The places of a value, itself included, in a fixed order.
+fn places(value: &Value) -> usize {
+    1 + match value {
+        Value::Object(fields) => fields.values().map(places).sum::<usize>(),
+        Value::Array(items) => items.iter().map(places).sum::<usize>(),
+        _ => 0,
+    }
+}
+
+fn replace(value: &mut Value, at: &mut usize, new: &Value) {
+    if *at == 0 {
+        *value = new.clone();
+    }
+    *at = at.wrapping_sub(1);
+    match value {
+        Value::Object(fields) => fields.values_mut().for_each(|value| replace(value, at, new)),
+        Value::Array(items) => items.iter_mut().for_each(|value| replace(value, at, new)),
+        _ => {}
+    }
+}
+
+#[test]
+fn the_full_objects_are_good() {
+    for value in full() {
+        object(&value);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever stands in the place of any field: an object or a refusal that can be shown, and no panic.
+    #[test]
+    fn decoding_never_panics(
+        which in any::<prop::sample::Index>(),
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), any_json()), 1..3),
+    ) {
+        let mut value = which.get(&full()).clone();
+        for (at, new) in edits {
+            let mut at = at.index(places(&value));
+            replace(&mut value, &mut at, &new);
+        }
+        for value in unlist(value) {
+            if let Err(refusal) = decode(&value) {
+                prop_assert!(!refusal.message.is_empty());
+                prop_assert!(refusal.value.chars().count() <= 83);
+                // The path leads to the value that is shown.
+                let closes = refusal.object.as_ref().is_some_and(|object| object.kind == Kind::NetworkPolicy);
+                prop_assert_eq!(refusal.closes.is_some(), closes);
+                prop_assert!(!refusal.into_rejection(&"x.yaml".into(), 1, None).to_string().is_empty());
+            }
+        }
+    }
+}
