@@ -1,11 +1,13 @@
 //! CHECK: is everything still as ADD left it?
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use heddle_proto::{AttachmentState, CniError, ErrorCode, NetnsPath};
 
 use crate::agent;
 use heddle_wire::MacAddr;
+use ipnet::IpNet;
 
 use crate::config::NetConf;
 use crate::env::Target;
@@ -36,6 +38,7 @@ pub async fn check(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<
             "prevResult is missing: CHECK needs the result of ADD",
         ));
     };
+    let expected = PrevResult::decode(expected)?;
     let (number, interface) = expected
         .interfaces
         .iter()
@@ -52,7 +55,7 @@ pub async fn check(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<
         })?;
 
     let found = inspect(&Netns::open(path)?, target)?;
-    found.compare(expected, number, interface, path)?;
+    found.compare(&expected, number, interface, path)?;
 
     let mut agent = agent::connect(conf).await?;
     let known = agent
@@ -84,7 +87,7 @@ fn differs(msg: String) -> CniError {
 /// What the pod's namespace has.
 struct Found {
     link: Option<Link>,
-    addresses: Vec<ipnet::IpNet>,
+    addresses: Vec<IpNet>,
     neighbours: Vec<(IpAddr, MacAddr)>,
     routes: Vec<KernelRoute>,
 }
@@ -159,14 +162,20 @@ impl Found {
                 )));
             }
         }
+        let mut routes: HashMap<IpNet, Vec<&KernelRoute>> = HashMap::new();
+        for route in &self.routes {
+            routes.entry(route.dst).or_default().push(route);
+        }
         for route in &expected.routes {
             let same = |r: &KernelRoute| {
-                r.dst == route.dst.trunc()
-                    && route.gw.is_none_or(|gw| r.via == Some(gw))
+                route.gw.is_none_or(|gw| r.via == Some(gw))
                     && route.mtu.is_none_or(|mtu| r.mtu == Some(mtu))
                     && (route.gw.is_none() || r.index == link.index)
             };
-            if !self.routes.iter().any(same) {
+            if !routes
+                .get(&route.dst.trunc())
+                .is_some_and(|there| there.iter().any(|r| same(r)))
+            {
                 let via = route.gw.map_or_else(String::new, |gw| format!(" via {gw}"));
                 return Err(differs(format!(
                     "the route to {}{via} that ADD gave is missing or changed",

@@ -34,8 +34,8 @@ use config::NetConf;
 use env::Call;
 use version::CniVersion;
 
-/// The most that is read from standard input. A configuration with the result of an ADD is a few kilobytes.
-pub const MAX_STDIN: u64 = 1024 * 1024;
+/// The most that is read from standard input: room for the result of an ADD with [`heddle_proto::attachment::MAX_ROUTES`].
+pub const MAX_STDIN: u64 = 16 * 1024 * 1024;
 
 /// What a call ends with.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -96,6 +96,10 @@ fn check_needs_what_add_gave() {
     let (code, msg, _) = error(&scene.call("CHECK"));
     assert!(code == 7 && msg.contains("prevResult is missing"), "{msg}");
 
+    scene.conf["prevResult"] = json!({"interfaces": 3});
+    let (code, msg, _) = error(&scene.call("CHECK"));
+    assert!(code == 6 && msg.contains("prevResult"), "{msg}");
+
     let mut other = result.clone();
     other["interfaces"][1]["name"] = json!("net1");
     let (code, msg, _) = error(&scene.call_with("CHECK", &scene.netns(), &scene.conf_after(&other)));

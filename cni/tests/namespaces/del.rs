@@ -1,9 +1,12 @@
 //! DEL: complete, repeatable, and careful with what is not heddle's.
 
-use heddle_proto::{AttachmentState, CniError, ErrorCode};
+use std::net::{IpAddr, Ipv4Addr};
+
+use heddle_proto::{AttachmentState, CniError, ErrorCode, PreparedRoute};
+use ipnet::IpNet;
 use serde_json::json;
 
-use crate::scene::{HOST, Scene, error, links};
+use crate::scene::{HOST, Scene, error, links, prepared};
 
 fn gone(scene: &Scene) {
     assert_eq!(
@@ -137,6 +140,35 @@ fn del_takes_a_configuration_with_a_result_of_another_plugin() {
         .push(json!({"name": "ifb0"}));
     result["dns"] = json!({});
     assert!(scene.call_with("DEL", &scene.netns(), &scene.conf_after(&result)).ok);
+    gone(&scene);
+}
+
+#[test]
+fn del_does_not_depend_on_the_result_that_it_gets() {
+    let mut scene = Scene::new();
+    scene.add();
+    scene.conf["prevResult"] = json!({"interfaces": 3, "ips": "none"});
+    assert!(scene.call("DEL").ok);
+    gone(&scene);
+}
+
+#[test]
+fn a_result_with_a_route_for_each_of_many_services_comes_back() {
+    let mut many = prepared();
+    let via = many.routes[0].via;
+    many.routes.extend((0..20_000u32).map(|i| PreparedRoute {
+        dst: IpNet::from(IpAddr::from(Ipv4Addr::from(0x0a60_0000 + i))),
+        via,
+        mtu: Some(61_000),
+        src: None,
+    }));
+    let scene = Scene::with(&many);
+    let result = scene.add();
+    assert_eq!(result["routes"].as_array().unwrap().len(), 20_004);
+    for command in ["CHECK", "DEL"] {
+        let out = scene.call_with(command, &scene.netns(), &scene.conf_after(&result));
+        assert!(out.ok, "{command}: {}", out.stdout);
+    }
     gone(&scene);
 }
 
