@@ -1,6 +1,6 @@
 //! Packets that the dataplane sends of its own: answers, written into a caller's buffer, with finished checksums.
 //!
-//! Each function takes the packet that it answers (`head` and its [`Parsed`]), writes a whole frame to `out` and returns
+//! Each function takes the packet that it answers (`head` and its [`Parsed`](crate::Parsed)), writes a whole frame to `out` and returns
 //! its length. What is never answered is refused with [`BuildError::NotAnswerable`]; [`may_answer_with_error`] is the one
 //! place with the rules for ICMP errors. Rate limits are the engine's.
 

@@ -342,15 +342,22 @@ fn headers_behind_the_head_frame_are_a_reason_of_their_own() {
     for cut in 14..58 {
         assert_eq!(parse(&f[..cut], f.len()), Err(ParseError::HeadersSplit), "{cut}");
     }
-    let extended = v6().extension(60, &[0, 1, 4, 0, 0, 0, 0]).raw(Proto(47), &[0; 8]);
-    for cut in 14..62 {
+    for (units, behind) in [(0, 62), (1, 70)] {
+        let mut options = vec![units, 1, 4 + 8 * units];
+        options.resize(7 + 8 * usize::from(units), 0);
+        let extended = v6().extension(60, &options).raw(Proto(47), &[0; 8]);
+        for cut in 14..behind {
+            assert_eq!(
+                parse(&extended[..cut], extended.len()),
+                Err(ParseError::HeadersSplit),
+                "{cut}"
+            );
+        }
         assert_eq!(
-            parse(&extended[..cut], extended.len()),
-            Err(ParseError::HeadersSplit),
-            "{cut}"
+            parse(&extended[..behind], extended.len()),
+            parse(&extended, extended.len())
         );
     }
-    assert_eq!(parse(&extended[..62], extended.len()), parse(&extended, extended.len()));
     let whole = parse(&f, f.len());
     assert_eq!(parse(&f[..58], f.len()), whole);
 }

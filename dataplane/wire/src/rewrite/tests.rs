@@ -295,3 +295,19 @@ fn a_message_of_zeros_has_the_checksum_ffff() {
     assert!(compute(&parsed(&f), [&f[..]]).unwrap().store(&mut f));
     assert_eq!(f[36..38], [0xff; 2]);
 }
+
+#[test]
+fn a_udp_checksum_that_comes_to_zero_is_sent_as_ffff() {
+    for is_v4 in [true, false] {
+        let packet = base(is_v4).2;
+        let at = parsed(&packet.udp(1, 2, &[0, 0])).l4() + 6;
+        // A payload that is the checksum of the rest makes the sum ffff.
+        let rest: [u8; 2] = packet.udp(1, 2, &[0, 0])[at..at + 2].try_into().unwrap();
+        let mut f = packet.partial().udp(1, 2, &rest);
+        let p = parsed(&f);
+        assert!(finish_partial(&mut f, [], &p));
+        assert_eq!(f[at..at + 2], [0xff; 2]);
+        assert!(verify(&p, [&f[..]]));
+        assert_valid(&f);
+    }
+}
