@@ -249,6 +249,22 @@ fn a_pod_that_switched_ipv6_off_by_default_gets_its_address_all_the_same() {
 }
 
 #[test]
+fn one_family_alone() {
+    for v4 in [true, false] {
+        let mut one = prepared();
+        one.addresses.retain(|a| a.address.is_ipv4() == v4);
+        one.routes.retain(|r| r.via.is_ipv4() == v4);
+        let scene = Scene::with(&one);
+        let result = scene.add();
+        assert_eq!(result["ips"].as_array().unwrap().len(), 1);
+        assert!(scene.call_with("CHECK", &scene.netns(), &scene.conf_after(&result)).ok);
+        let other = if v4 { "-6" } else { "-4" };
+        assert_eq!(scene.pod.run("ip", &[other, "route", "show", "default"]).unwrap(), "");
+        assert!(scene.call("DEL").ok);
+    }
+}
+
+#[test]
 fn an_existing_interface_is_refused_before_the_agent_is_asked() {
     let scene = Scene::new();
     scene.pod.run("ip", &["link", "add", "eth0", "type", "bridge"]).unwrap();
