@@ -80,9 +80,14 @@ impl MemPort {
         }
     }
 
-    fn receive(&self, pool: &mut WorkerPool, parts: &[Vec<u8>]) -> Option<Packet> {
+    fn receive<'a>(&self, pool: &mut WorkerPool, parts: &'a [Vec<u8>]) -> Option<Packet> {
         let mut packet: Option<Packet> = None;
-        for part in parts {
+        let room = self.store.room() as usize;
+        let pieces = |part: &'a Vec<u8>| {
+            // An empty part is a frame too.
+            std::iter::once(&part[..part.len().min(room)]).chain(part.get(room..).unwrap_or_default().chunks(room))
+        };
+        for part in parts.iter().flat_map(pieces) {
             let frame = pool.alloc();
             let appended = frame.and_then(|mut frame| {
                 self.store.fill(&mut frame, part);
@@ -119,7 +124,9 @@ impl Port for MemPort {
         let mut wire = lock(&wire);
         while !out.is_full() {
             let Some(parts) = wire.incoming.front() else { break };
-            if parts.len() > usize::from(Packet::MAX_FRAMES) {
+            let room = self.store.room() as usize;
+            let frames: usize = parts.iter().map(|part| part.len().div_ceil(room).max(1)).sum();
+            if frames > usize::from(Packet::MAX_FRAMES) {
                 wire.incoming.pop_front();
                 self.stats.rx_errors += 1;
                 continue;
@@ -185,10 +192,10 @@ impl Drop for MemPort {
 impl MemWire {
     /// Sends a packet to the port. It is split over as many frames as it takes when it is received.
     pub fn push(&self, bytes: &[u8]) {
-        self.push_split(bytes, 4096 - crate::HEADROOM as usize);
+        self.push_parts(&[bytes]);
     }
 
-    /// Sends a packet to the port in frames of at most `chunk` bytes each; no more than a frame of the store takes.
+    /// Sends a packet to the port in frames of at most `chunk` bytes each, and no more than a frame of the store takes.
     pub fn push_split(&self, bytes: &[u8], chunk: usize) {
         let parts = if bytes.is_empty() {
             vec![Vec::new()]
@@ -220,5 +227,124 @@ impl MemWire {
     /// How many frames the port's TX ring has room for; what was taken and not flushed counts.
     pub fn set_tx_room(&self, frames: usize) {
         lock(&self.0).tx_room = frames;
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::{BURST, SharedPool};
+
+    fn port(frames: u32) -> (WorkerPool, MemPort, MemWire) {
+        let shared = SharedPool::heap(frames, 512);
+        let pool = WorkerPool::new(0, shared.clone());
+        let (port, wire) = MemPort::new(PortNo(4), shared.store());
+        (pool, port, wire)
+    }
+
+    #[test]
+    fn packets_pass_and_their_frames_come_back() {
+        let (mut pool, mut port, wire) = port(8);
+        wire.push(b"one");
+        wire.push_split(&[5; 700], 256);
+        wire.push_parts(&[b"a", b"", b"bc"]);
+        let mut packets = PacketVec::new();
+        assert_eq!(port.rx(&mut pool, &mut packets), 3);
+        assert_eq!(packets.iter().map(Packet::frames).collect::<Vec<_>>(), [1, 3, 3]);
+        assert_eq!(pool.store().outstanding(), 7);
+        port.tx(&mut pool, &mut packets);
+        assert!(packets.is_empty() && port.unsent());
+        assert_eq!(
+            (wire.pop(), pool.store().outstanding(), port.stats().held),
+            (None, 0, 7)
+        );
+        port.flush(&mut pool);
+        assert!(!port.unsent());
+        assert_eq!(wire.pop().unwrap(), b"one");
+        assert_eq!(wire.pop().unwrap(), [5; 700]);
+        assert_eq!(wire.pop().unwrap(), b"abc");
+        let stats = port.stats();
+        assert_eq!(
+            (stats.rx_packets, stats.rx_bytes, stats.tx_packets, stats.tx_bytes),
+            (3, 706, 3, 706)
+        );
+        assert_eq!((stats.rx_errors, stats.held), (0, 0));
+        port.close(&mut pool);
+        drop(pool);
+    }
+
+    #[test]
+    fn a_full_ring_takes_whole_packets_only() {
+        let (mut pool, mut port, wire) = port(8);
+        wire.set_tx_room(3);
+        let mut packets = PacketVec::new();
+        packets.push(pool.packet(&[1; 300]).unwrap());
+        packets.push(pool.packet(&[2; 300]).unwrap());
+        port.tx(&mut pool, &mut packets);
+        assert_eq!((packets.len(), port.stats().tx_pending), (1, 2));
+        assert_eq!(packets[0].bytes(pool.store())[0], 2);
+        port.flush(&mut pool);
+        port.tx(&mut pool, &mut packets);
+        assert!(packets.is_empty());
+        port.close(&mut pool);
+        assert_eq!((wire.pop().unwrap(), wire.pop()), (vec![1; 300], None));
+        assert_eq!(pool.store().outstanding(), 0);
+    }
+
+    #[test]
+    fn what_finds_no_frames_or_no_place_waits() {
+        let (mut pool, mut port, wire) = port(70);
+        for i in 0..100u8 {
+            wire.push(&[i]);
+        }
+        let mut packets = PacketVec::new();
+        assert_eq!(port.rx(&mut pool, &mut packets), BURST);
+        assert_eq!((port.rx(&mut pool, &mut packets), wire.waiting()), (0, 36));
+        let mut more = PacketVec::new();
+        assert_eq!((port.rx(&mut pool, &mut more), wire.waiting()), (6, 30));
+        packets
+            .drain(..)
+            .chain(more.drain(..))
+            .for_each(|packet| pool.free_packet(packet));
+        assert_eq!(
+            (port.rx(&mut pool, &mut packets), packets[0].bytes(pool.store())[0]),
+            (30, 70)
+        );
+        packets.drain(..).for_each(|packet| pool.free_packet(packet));
+        assert_eq!(pool.store().outstanding(), 0);
+    }
+
+    #[test]
+    fn a_long_packet_takes_the_frames_it_needs() {
+        let (mut pool, mut port, wire) = port(8);
+        let bytes: Vec<u8> = (0..1500).map(|i| (i % 251) as u8).collect();
+        wire.push(&bytes);
+        let mut packets = PacketVec::new();
+        port.rx(&mut pool, &mut packets);
+        assert_eq!((packets[0].frames(), packets[0].to_vec(pool.store())), (6, bytes));
+        packets.drain(..).for_each(|packet| pool.free_packet(packet));
+    }
+
+    #[test]
+    fn too_many_frames_are_an_error() {
+        let (mut pool, mut port, wire) = port(30);
+        wire.push_split(&[0; 19], 1);
+        wire.push(b"next");
+        let mut packets = PacketVec::new();
+        assert_eq!((port.rx(&mut pool, &mut packets), port.stats().rx_errors), (1, 1));
+        packets.drain(..).for_each(|packet| pool.free_packet(packet));
+        assert_eq!(pool.store().outstanding(), 0);
+    }
+
+    #[test]
+    fn a_dropped_port_shows_what_it_lost() {
+        let (mut pool, mut port, _wire) = port(2);
+        let mut packets = PacketVec::from_iter(pool.packet(b"x"));
+        port.tx(&mut pool, &mut packets);
+        let store = Arc::clone(pool.store_arc());
+        assert_eq!(store.outstanding(), 0);
+        drop(port);
+        assert_eq!(store.outstanding(), 1);
     }
 }

@@ -24,8 +24,9 @@ impl Packet {
     /// A packet of one frame, as long as the frame's range says.
     pub fn new(store: &FrameStore, head: Frame) -> Self {
         let len = store.len(&head);
-        store.set_next_of(head.index(), NIL);
-        store.set_link_of(head.index(), head.index());
+        let index = store.index_of(&head);
+        store.set_next_of(index, NIL);
+        store.set_link_of(index, index);
         Self { head, len, frames: 1 }
     }
 
@@ -36,11 +37,12 @@ impl Packet {
         }
         self.len += store.len(&frame);
         self.frames += 1;
-        let last = store.link_of(self.head.index());
+        let head = store.index_of(&self.head);
+        let last = store.link_of(head);
         let index = store.link(frame);
         store.set_next_of(index, NIL);
         store.set_next_of(last, index);
-        store.set_link_of(self.head.index(), index);
+        store.set_link_of(head, index);
         Ok(())
     }
 
@@ -82,7 +84,7 @@ impl Packet {
 
     /// The bytes of each frame, in order.
     pub fn chunks<'a>(&'a self, store: &'a FrameStore) -> impl Iterator<Item = &'a [u8]> {
-        let mut next = store.next_of(self.head.index());
+        let mut next = store.next_of(store.index_of(&self.head));
         std::iter::once(store.bytes(&self.head)).chain(std::iter::from_fn(move || {
             if next == NIL {
                 return None;
@@ -136,8 +138,8 @@ impl Packet {
 
     /// Takes the packet apart into its frames, in order.
     pub fn into_frames(self, store: &FrameStore) -> Frames<'_> {
-        let next = store.next_of(self.head.index());
-        store.set_next_of(self.head.index(), NIL);
+        let next = store.next_of(store.index_of(&self.head));
+        store.set_next_of(store.index_of(&self.head), NIL);
         Frames {
             store,
             first: Some(self.head),
@@ -147,9 +149,10 @@ impl Packet {
 
     /// Separates what follows the head frame: the head stays a packet of its own.
     pub fn split_following<'a>(&mut self, store: &'a FrameStore) -> Frames<'a> {
-        let next = store.next_of(self.head.index());
-        store.set_next_of(self.head.index(), NIL);
-        store.set_link_of(self.head.index(), self.head.index());
+        let head = store.index_of(&self.head);
+        let next = store.next_of(head);
+        store.set_next_of(head, NIL);
+        store.set_link_of(head, head);
         self.len = store.len(&self.head);
         self.frames = 1;
         Frames {

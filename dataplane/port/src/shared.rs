@@ -192,3 +192,272 @@ impl std::fmt::Debug for SharedPool {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::{AreaNo, Packet, WorkerPool};
+    use proptest::prelude::*;
+
+    #[test]
+    fn frames_come_back_in_batches_and_parts_of_them() {
+        let pool = SharedPool::heap(100, 512);
+        assert_eq!(pool.free(), 100);
+        let mut taken = Vec::new();
+        assert_eq!(pool.take(70, Holder::Worker(1), &mut taken), 70);
+        assert_eq!((pool.free(), pool.store().outstanding()), (30, 70));
+        assert_eq!(pool.take(70, Holder::Worker(1), &mut taken), 30);
+        assert_eq!(pool.take(1, Holder::Worker(1), &mut taken), 0);
+        pool.put(taken);
+        assert_eq!((pool.free(), pool.store().outstanding()), (100, 0));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_for_ports_only() {
+        let (store, frames) = FrameStore::heap(AreaNo(0), 200, 512);
+        let pool = SharedPool::new(store, frames, FillBudget::new(200, 2, 10).unwrap());
+        let (mut taken, mut fill) = (Vec::new(), Vec::new());
+        assert_eq!(pool.take(200, Holder::Worker(0), &mut taken), 200 - 128);
+        assert_eq!(pool.take(1, Holder::Worker(0), &mut taken), 0);
+        let first = pool.open_port(PortNo(0), &mut fill).unwrap();
+        assert_eq!((fill.len(), pool.take(1, Holder::Worker(0), &mut taken)), (64, 0));
+        let second = pool.open_port(PortNo(1), &mut fill).unwrap();
+        assert_eq!((fill.len(), pool.free()), (128, 0));
+        pool.open_port(PortNo(2), &mut fill).unwrap_err();
+        pool.put(fill);
+        drop((first, second));
+        assert_eq!(pool.take(1, Holder::Worker(0), &mut taken), 0);
+        pool.put(taken);
+        assert_eq!(pool.free(), 200);
+    }
+
+    #[test]
+    fn threads_lose_and_double_nothing() {
+        let (frames, rounds) = if cfg!(miri) { (40, 10) } else { (1000, 3000) };
+        let pool = SharedPool::heap(frames, 512);
+        let threads: Vec<_> = (0..4u8)
+            .map(|no| {
+                let pool = pool.clone();
+                std::thread::spawn(move || {
+                    let mut taken = Vec::new();
+                    for round in 0..rounds {
+                        pool.take(
+                            (round * 7 + u32::from(no) * 13) % 100 + 1,
+                            Holder::Worker(no),
+                            &mut taken,
+                        );
+                        for frame in &mut taken {
+                            // Two owners of a frame would see each other's mark here, and miri the race.
+                            pool.store().fill(frame, &[no; 8]);
+                        }
+                        assert!(taken.iter().all(|frame| pool.store().bytes(frame) == [no; 8]));
+                        let keep = taken.len() / 3;
+                        pool.put(taken.drain(keep..));
+                    }
+                    pool.put(taken);
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!((pool.free(), pool.store().outstanding()), (frames, 0));
+        let mut all = Vec::new();
+        pool.take(frames, Holder::Control, &mut all);
+        let mut indices: Vec<u32> = all.iter().map(Frame::index).collect();
+        indices.sort_unstable();
+        assert!(indices.into_iter().eq(0..frames));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Alloc(usize),
+        Free(usize, usize),
+        Hand(usize, usize),
+        Packet(usize, usize),
+        Drain(usize),
+        Lend(usize),
+        TakeBack(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => (0..3usize).prop_map(Step::Alloc),
+            4 => (0..3usize, any::<usize>()).prop_map(|(w, i)| Step::Free(w, i)),
+            1 => (0..3usize, 0..3usize).prop_map(|(a, b)| Step::Hand(a, b)),
+            3 => (0..3usize, 0..2000usize).prop_map(|(w, len)| Step::Packet(w, len)),
+            1 => (0..3usize).prop_map(Step::Drain),
+            2 => (0..3usize).prop_map(Step::Lend),
+            2 => (0..3usize).prop_map(Step::TakeBack),
+        ];
+        let count = if cfg!(miri) { 40 } else { 600 };
+        prop::collection::vec(step, 0..count)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            failure_persistence: None,
+            ..ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 128 })
+        })]
+
+        /// Whatever workers and a port do, the ledger agrees with a naive account, and nothing is lost or doubled.
+        #[test]
+        fn no_frame_is_lost_or_doubled(frames in 0u32..300, steps in steps()) {
+            let shared = SharedPool::heap(frames, 512);
+            let store = Arc::clone(shared.store());
+            let port = PortNo(9);
+            store.port_opened(port);
+            let mut pools: Vec<_> = (0..3).map(|no| WorkerPool::new(no, shared.clone())).collect();
+            let mut hands: [Vec<Frame>; 3] = Default::default();
+            let mut packets: [Vec<Packet>; 3] = Default::default();
+            let mut lent = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Alloc(w) => hands[w].extend(pools[w].alloc()),
+                    Step::Free(w, i) => {
+                        if let Some(packet) = packets[w].pop() {
+                            pools[w].free_packet(packet);
+                        } else if !hands[w].is_empty() {
+                            let frame = hands[w].swap_remove(i % hands[w].len());
+                            pools[w].free(frame);
+                        }
+                    }
+                    Step::Hand(a, b) => {
+                        let moved = std::mem::take(&mut packets[a]);
+                        packets[b].extend(moved);
+                        let moved = std::mem::take(&mut hands[a]);
+                        hands[b].extend(moved);
+                    }
+                    Step::Packet(w, len) => {
+                        let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+                        if let Some(packet) = pools[w].packet(&bytes) {
+                            prop_assert_eq!(packet.to_vec(&store), bytes);
+                            packets[w].push(packet);
+                        }
+                    }
+                    Step::Drain(w) => pools[w].drain(),
+                    Step::Lend(w) => lent.extend(hands[w].pop().map(|frame| store.lend(frame, port))),
+                    Step::TakeBack(w) => {
+                        if let Some(index) = lent.pop() {
+                            // SAFETY: there is no kernel behind this port, and no other thread.
+                            let frame = unsafe { store.take_back(index, port, pools[w].holder()) };
+                            hands[w].extend(frame);
+                            // SAFETY: as above.
+                            prop_assert_eq!(unsafe { store.take_back(index, port, pools[w].holder()) }, None);
+                        }
+                    }
+                }
+                let in_hands = hands.iter().map(Vec::len).sum::<usize>()
+                    + packets.iter().flatten().map(|packet| usize::from(packet.frames())).sum::<usize>();
+                let in_pools = pools.iter().map(WorkerPool::len).sum::<usize>();
+                prop_assert_eq!(store.outstanding() as usize, in_hands);
+                prop_assert_eq!(shared.free() as usize, frames as usize - in_hands - in_pools - lent.len());
+                prop_assert!(pools.iter().all(|pool| pool.len() <= WorkerPool::CAPACITY));
+            }
+            store.port_closed(port);
+            for (w, pool) in pools.iter_mut().enumerate() {
+                packets[w].drain(..).for_each(|packet| pool.free_packet(packet));
+                hands[w].drain(..).for_each(|frame| pool.free(frame));
+            }
+            prop_assert_eq!(store.outstanding() as usize, lent.len());
+            // SAFETY: the port is closed, and there is no kernel behind it.
+            shared.put(unsafe { store.reclaim(port) });
+            drop(pools);
+            prop_assert_eq!((shared.free(), store.outstanding()), (frames, 0));
+            let mut all = Vec::new();
+            shared.take(frames, Holder::Control, &mut all);
+            let mut indices: Vec<u32> = all.iter().map(Frame::index).collect();
+            indices.sort_unstable();
+            prop_assert!(indices.into_iter().eq(0..frames));
+        }
+    }
+}
+
+/// `RUSTFLAGS="--cfg loom" cargo test -p heddle-port --release loom`
+#[cfg(test)]
+#[cfg(loom)]
+mod loom_tests {
+    use super::*;
+
+    fn model(check: impl Fn() + Sync + Send + 'static) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(check);
+    }
+
+    /// Each thread takes a frame, writes into it and puts it back: no frame has two owners, the bytes go along with the
+    /// handle, and all come back. Batches of one frame each, so that the same batch is popped and pushed again (ABA).
+    #[test]
+    fn loom_frames_are_exchanged_without_loss() {
+        model(|| {
+            let (store, frames) = FrameStore::heap(crate::AreaNo(0), 2, 512);
+            let pool = SharedPool::new(store, Vec::new(), FillBudget::none());
+            for frame in frames {
+                pool.put([frame]);
+            }
+            let worker = |no: u8| {
+                let pool = pool.clone();
+                move || {
+                    let mut taken = Vec::new();
+                    pool.take(1, Holder::Worker(no), &mut taken);
+                    for frame in &mut taken {
+                        pool.store().fill(frame, &[no; 4]);
+                        assert_eq!(pool.store().bytes(frame), [no; 4]);
+                    }
+                    pool.put(taken);
+                }
+            };
+            let other = loom::thread::spawn(worker(1));
+            worker(2)();
+            other.join().unwrap();
+            assert_eq!((pool.free(), pool.store().outstanding()), (2, 0));
+            let mut all = Vec::new();
+            pool.take(2, Holder::Control, &mut all);
+            assert_eq!(all.len(), 2);
+            assert_ne!(all[0], all[1]);
+        });
+    }
+
+    /// One thread splits a batch of two while another one takes: nobody gets the same frame, and tokens match frames.
+    #[test]
+    fn loom_a_split_batch_is_not_lost() {
+        model(|| {
+            let pool = SharedPool::heap(2, 512);
+            let take = |no: u8| {
+                let pool = pool.clone();
+                move || {
+                    let mut taken = Vec::new();
+                    pool.take(1, Holder::Worker(no), &mut taken);
+                    taken
+                }
+            };
+            let other = loom::thread::spawn(take(1));
+            let mut all = take(2)();
+            all.extend(other.join().unwrap());
+            assert_eq!(pool.free() as usize + all.len(), 2);
+            pool.take(2, Holder::Control, &mut all);
+            assert_eq!(all.len(), 2);
+            assert_ne!(all[0], all[1]);
+        });
+    }
+
+    /// Two ports grow and shrink, and one is opened, at the same time: the budget is kept.
+    #[test]
+    fn loom_the_budget_is_kept() {
+        model(|| {
+            let budget = Arc::new(FillBudget::new(64 * 2 + 10, 2, 0).unwrap());
+            let grow = || {
+                let budget = Arc::clone(&budget);
+                move || {
+                    let mut share = FillBudget::open(&budget, PortNo(0)).unwrap();
+                    let grown = share.grow(8) - 64;
+                    assert!(grown <= 8 && budget.grown() <= 10);
+                    share.shrink(1);
+                }
+            };
+            let other = loom::thread::spawn(grow());
+            grow()();
+            other.join().unwrap();
+            assert_eq!((budget.grown(), budget.open_ports()), (0, 0));
+        });
+    }
+}

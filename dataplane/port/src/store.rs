@@ -152,8 +152,7 @@ impl FrameStore {
     }
 
     fn side(&self, frame: &Frame) -> &Side {
-        assert_eq!(frame.store(), self.id, "{frame:?} is of another store");
-        &self.side[frame.index() as usize]
+        &self.side[self.index_of(frame) as usize]
     }
 
     fn start(&self, index: u32, offset: u32) -> NonNull<u8> {
@@ -267,9 +266,15 @@ impl FrameStore {
         Frame::conjure(self.id, self.area, index)
     }
 
+    /// Checks that the frame is of this store, and gives its index.
+    pub(crate) fn index_of(&self, frame: &Frame) -> u32 {
+        assert_eq!(frame.store(), self.id, "{frame:?} is of another store");
+        frame.index()
+    }
+
     /// Checks that the frame is of this store, and gives its index in exchange for the handle.
     pub(crate) fn link(&self, frame: Frame) -> u32 {
-        assert_eq!(frame.store(), self.id, "{frame:?} is of another store");
+        self.index_of(&frame);
         frame.into_index()
     }
 
@@ -376,5 +381,81 @@ impl std::fmt::Debug for FrameStore {
             .field("frames", &self.side.len())
             .field("frame_size", &self.frame_size)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_do_not_overlap() {
+        let (store, mut frames) = FrameStore::heap(AreaNo(3), 4, 1024);
+        for frame in &mut frames {
+            let index = frame.index() as u8;
+            assert_eq!(
+                (frame.area(), store.headroom(frame), store.len(frame)),
+                (AreaNo(3), HEADROOM, 0)
+            );
+            store.set_range(frame, 0, 1024);
+            store.bytes_mut(frame).fill(index);
+        }
+        for frame in &frames {
+            assert!(store.bytes(frame).iter().all(|byte| *byte == frame.index() as u8));
+        }
+    }
+
+    #[test]
+    fn a_fill_takes_what_fits() {
+        let (store, mut frames) = FrameStore::heap(AreaNo(0), 1, 512);
+        assert_eq!(store.fill(&mut frames[0], &[1; 300]), 256);
+        assert_eq!((store.range(&frames[0]), store.tailroom(&frames[0])), ((256, 256), 0));
+        assert_eq!(store.fill(&mut frames[0], &[2; 3]), 3);
+        assert_eq!(
+            (store.bytes(&frames[0]), store.tailroom(&frames[0])),
+            (&[2, 2, 2][..], 253)
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "do not lie in a frame")]
+    fn a_range_outside_the_frame_is_refused() {
+        let (store, mut frames) = FrameStore::heap(AreaNo(0), 1, 512);
+        store.set_range(&mut frames[0], 500, 13);
+    }
+
+    #[test]
+    #[should_panic(expected = "is of another store")]
+    fn another_stores_frame_is_refused() {
+        let (_one, frames) = FrameStore::heap(AreaNo(0), 1, 512);
+        let (other, _) = FrameStore::heap(AreaNo(0), 1, 512);
+        let _ = other.bytes(&frames[0]);
+    }
+
+    #[test]
+    fn a_closed_ports_frames_are_outstanding_until_they_are_reclaimed() {
+        let (store, mut frames) = FrameStore::heap(AreaNo(0), 3, 512);
+        let (port, other) = (PortNo(7), PortNo(8));
+        assert!(store.port_opened(port) && store.port_opened(other) && !store.port_opened(port));
+        assert_eq!(store.outstanding(), 3);
+        let index = store.lend(frames.remove(1), port);
+        store.lend(frames.remove(1), other);
+        assert_eq!(store.outstanding(), 1);
+        assert_eq!(
+            store.holders(),
+            [(Holder::Port(7), 1), (Holder::Port(8), 1), (Holder::Control, 1)].into()
+        );
+        // SAFETY: there is no kernel behind these ports.
+        unsafe {
+            assert_eq!(store.take_back(index, other, Holder::Control), None);
+            assert_eq!(store.take_back(99, port, Holder::Control), None);
+        }
+        store.port_closed(port);
+        assert_eq!(store.outstanding(), 2);
+        // SAFETY: as above.
+        let reclaimed = unsafe { store.reclaim(port) };
+        assert_eq!(reclaimed.len(), 1);
+        assert_eq!((reclaimed[0].index(), store.holder(index)), (1, Holder::Control));
     }
 }

@@ -136,3 +136,53 @@ impl Drop for WorkerPool {
         self.drain();
     }
 }
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_pool_gives_a_batch_away() {
+        let shared = SharedPool::heap(400, 512);
+        let mut all = Vec::new();
+        shared.take(400, Holder::Worker(0), &mut all);
+        let mut pool = WorkerPool::new(0, shared.clone());
+        for frame in all.drain(..WorkerPool::CAPACITY) {
+            pool.free(frame);
+        }
+        assert_eq!((pool.len(), shared.free()), (256, 0));
+        pool.free(all.remove(0));
+        assert_eq!((pool.len(), shared.free()), (192, 65));
+        all.drain(..).for_each(|frame| pool.free(frame));
+        drop(pool);
+        assert_eq!((shared.free(), shared.store().outstanding()), (400, 0));
+    }
+
+    #[test]
+    fn a_packet_that_finds_too_few_frames_costs_none() {
+        let shared = SharedPool::heap(3, 512);
+        let mut pool = WorkerPool::new(0, shared.clone());
+        assert!(pool.packet(&[0; 1000]).is_none());
+        let packet = pool.packet(&[7; 600]).unwrap();
+        assert_eq!(
+            (packet.frames(), packet.len(), shared.store().outstanding()),
+            (3, 600, 3)
+        );
+        pool.free_packet(packet);
+        let empty = pool.packet(&[]).unwrap();
+        assert_eq!((empty.frames(), empty.is_empty()), (1, true));
+        pool.free_packet(empty);
+        assert_eq!(shared.store().outstanding(), 0);
+    }
+
+    #[test]
+    fn a_packet_has_at_most_18_frames() {
+        let mut pool = WorkerPool::new(0, SharedPool::heap(30, 512));
+        let most = pool.packet(&[0; 18 * 256]).unwrap();
+        assert_eq!(most.frames(), Packet::MAX_FRAMES);
+        assert!(pool.packet(&[0; 18 * 256 + 1]).is_none());
+        pool.free_packet(most);
+        assert_eq!(pool.store().outstanding(), 0);
+    }
+}
