@@ -5,7 +5,7 @@
 //! of the CNI versions in [`version::SUPPORTED`]; STATUS and GC are not, nor does the plugin delegate to IPAM plugins or
 //! chain on another's interface.
 //!
-//! The way of a call: [`env`] and [`config`] validate what came in, [`add`], [`del`] and [`check`] do it with the help of
+//! The way of a call: [`mod@env`] and [`config`] validate what came in, [`add`], [`del`] and [`check`] do it with the help of
 //! [`netns`] (entering a namespace), [`rtnl`] (links, addresses, routes, neighbours), [`pod`] (the pod's side), [`sysctl`],
 //! [`ethtool`] and [`kernel`] (errors); [`result`] is what is printed.
 
