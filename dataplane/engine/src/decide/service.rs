@@ -73,7 +73,7 @@ mod tests {
         assert_ne!(connection_hash(&tuple(40000).reversed(), Proto::TCP), HASH);
     }
 
-    const HASH: u64 = 0;
+    const HASH: u64 = 0x2f3a_da5c_4846_797c;
 
     #[test]
     fn neighbouring_source_ports_spread_evenly() {

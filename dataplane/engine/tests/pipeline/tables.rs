@@ -1,0 +1,169 @@
+//! The node of the tests, as tables: three pods, the host, a few Services.
+
+use std::sync::Arc;
+
+use heddle_port::PortNo;
+use heddle_tables::{
+    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointNo, EndpointPolicy, Frontend, FrontendKey,
+    FrontendKind, Generation, HostPort, IdentityNo, Masquerade, NodeNo, NodeTable, Place, PolicySide, PolicySideBuilder,
+    PortRange, PortSet, Prefix, Row, RuleNo, SnapshotBuilder, WorkerNo,
+};
+use heddle_wire::testing::{Packet, ip, mac};
+use heddle_wire::{Ip, MacAddr, Proto};
+
+/// Somebody with addresses behind a port.
+#[derive(Clone, Copy, Debug)]
+pub struct Party {
+    pub name: &'static str,
+    pub endpoint: EndpointNo,
+    pub identity: IdentityNo,
+    pub port: PortNo,
+    pub mac: MacAddr,
+    v4: &'static str,
+    v6: &'static str,
+}
+
+impl Party {
+    pub fn v4(&self) -> Ip {
+        ip(self.v4)
+    }
+
+    pub fn v6(&self) -> Ip {
+        ip(self.v6)
+    }
+
+    /// Its address of the family of `peer`.
+    pub fn ip(&self, peer: Ip) -> Ip {
+        if peer.is_v4() { self.v4() } else { self.v6() }
+    }
+
+    /// A packet from it to `dst`, by the gateway.
+    pub fn to(&self, dst: Ip) -> Packet {
+        Packet::new(self.mac, MacAddr::GATEWAY, self.ip(dst), dst)
+    }
+}
+
+const fn party(name: &'static str, no: u16, mac_end: u8, v4: &'static str, v6: &'static str) -> Party {
+    Party {
+        name,
+        endpoint: EndpointNo(no),
+        identity: IdentityNo(no as u32),
+        port: PortNo(no + 8),
+        mac: mac(mac_end),
+        v4,
+        v6,
+    }
+}
+
+/// Three pods ...
+pub const A: Party = party("a", 2, 2, "10.0.0.2", "fd00::2");
+pub const B: Party = party("b", 3, 3, "10.0.0.3", "fd00::3");
+pub const C: Party = party("c", 4, 4, "10.0.0.4", "fd00::4");
+/// ... and the node, whose host port has one queue a worker, numbered by it.
+pub const HOST: Party = Party {
+    name: "host",
+    endpoint: EndpointNo::HOST,
+    identity: IdentityNo(1),
+    port: PortNo(0),
+    mac: mac(0xf0),
+    v4: "192.0.2.1",
+    v6: "2001:db8::1",
+};
+pub const PODS: [Party; 3] = [A, B, C];
+
+pub const MASQUERADE_V4: &str = "169.254.2.2";
+pub const MASQUERADE_V6: &str = "fd01::2";
+pub const MASQUERADE_PORTS: (u16, u16) = (61000, 61003);
+pub const LOCAL_MTU: u16 = 3000;
+/// How many port numbers a worker knows.
+pub const PORTS: u16 = 16;
+
+/// The worker that a pod's port belongs to.
+pub fn worker_of(pod: &Party, workers: u8) -> WorkerNo {
+    WorkerNo(((pod.endpoint.0 - 2) % u16::from(workers)) as u8)
+}
+
+/// The tables of a node without policies.
+pub fn node(workers: u8) -> SnapshotBuilder {
+    let mut b = SnapshotBuilder::new();
+    b.set_node(NodeTable {
+        name: "node-1".into(),
+        addresses: vec![HOST.v4(), HOST.v6(), ip("10.0.255.1")],
+        pod_cidrs: vec![Prefix::new(ip("10.0.0.0"), 24), Prefix::new(ip("fd00::"), 64)],
+        service_cidrs: vec![Prefix::new(ip("10.96.0.0"), 16), Prefix::new(ip("fd96::"), 64)],
+        host: HostPort { mac: HOST.mac, addresses: [ip("10.0.255.1")].into_iter().collect() },
+        masquerade: Masquerade {
+            addresses: [ip(MASQUERADE_V4), ip(MASQUERADE_V6)].into_iter().collect(),
+            ports: MASQUERADE_PORTS,
+        },
+        local_mtu: LOCAL_MTU,
+        uplink_mtu: 1500,
+    });
+    for pod in &PODS {
+        b.set_endpoint(endpoint(pod, worker_of(pod, workers), Generation(0), Some(Arc::new(EndpointPolicy::open()))));
+        for addr in [pod.v4(), pod.v6()] {
+            b.set_address(addr, AddressInfo { identity: pod.identity, place: Place::Local(pod.endpoint) });
+        }
+    }
+    b.set_endpoint(endpoint(&HOST, WorkerNo(0), Generation(0), None));
+    for addr in [HOST.v4(), HOST.v6(), ip("10.0.255.1")] {
+        b.set_address(addr, AddressInfo { identity: HOST.identity, place: Place::Host });
+    }
+    b.set_range(Prefix::new(ip("10.0.0.0"), 24), Place::Unreachable);
+    b.set_range(Prefix::new(ip("fd00::"), 64), Place::Unreachable);
+    b.set_range(Prefix::new(ip("10.0.1.0"), 24), Place::Node(NodeNo(1)));
+    b
+}
+
+pub fn endpoint(
+    party: &Party,
+    worker: WorkerNo,
+    generation: Generation,
+    policy: Option<Arc<EndpointPolicy>>,
+) -> Endpoint {
+    Endpoint {
+        no: party.endpoint,
+        generation,
+        addresses: [party.v4(), party.v6()].into_iter().collect(),
+        mac: party.mac,
+        port: party.port,
+        worker,
+        name: party.name.into(),
+        policy,
+    }
+}
+
+/// A frontend with these backends.
+pub fn frontend(addr: &str, proto: Proto, port: u16, backends: &[(Ip, u16)], elsewhere: bool) -> Arc<Frontend> {
+    let list = backends.iter().map(|(ip, port)| Backend { ip: *ip, port: *port });
+    Arc::new(Frontend {
+        key: FrontendKey { ip: ip(addr), proto, port },
+        kind: FrontendKind::ClusterIp,
+        name: "shop/web".into(),
+        backends: Backends::new(list, elsewhere),
+    })
+}
+
+/// What decides in the tests' policies.
+pub const DEFAULT_DENY: RuleNo = RuleNo(16);
+pub const RULE: RuleNo = RuleNo(17);
+
+/// A policy that isolates one direction and allows these (peer, TCP port); port 0 stands for everything.
+pub fn isolate(direction: Direction, allowed: &[(&Party, u16)]) -> Arc<EndpointPolicy> {
+    let mut side = PolicySideBuilder::isolated(DEFAULT_DENY);
+    for (peer, port) in allowed {
+        let answer = match *port {
+            0 => Answer::Every(Cell::allow(RULE)),
+            port => Answer::Ports(Box::new(Row {
+                tcp: PortSet::new([PortRange { first: port, last: port, cell: Cell::allow(RULE) }]),
+                ..Row::default()
+            })),
+        };
+        side.set(peer.identity, answer);
+    }
+    let side = side.side().clone();
+    Arc::new(match direction {
+        Direction::Ingress => EndpointPolicy::new(side, PolicySide::open()),
+        Direction::Egress => EndpointPolicy::new(PolicySide::open(), side),
+    })
+}

@@ -1,0 +1,121 @@
+//! TCP segments that belong to no connection, and SYNs that belong to no old one.
+
+use heddle_flow::FlowState;
+use heddle_tables::Direction;
+use heddle_wire::{TcpFlags, tcp};
+
+use crate::forwarding::addresses;
+use crate::tables::{A, B, HOST, isolate};
+use crate::world::{Options, World, worlds};
+
+const SYN: TcpFlags = TcpFlags::SYN;
+const ACK: TcpFlags = TcpFlags::ACK;
+const RST: TcpFlags = TcpFlags::RST;
+const FIN: TcpFlags = TcpFlags::FIN;
+
+#[test]
+fn a_segment_of_no_connection_is_answered_by_a_reset() {
+    worlds(|w| {
+        for b in addresses(&B) {
+            let (out, p) = w.answered(&A, &A.to(b).tcp(1000, 80, ACK, 5, 77, b"data"), "tcp-reset");
+            assert_eq!((p.src, p.dst, p.sport, p.dport), (b, A.ip(b), 80, 1000));
+            assert_eq!((p.tcp_flags, tcp::sequence(&out, &p)), (RST, Some(77)));
+            w.answered(&A, &A.to(b).tcp(1000, 80, SYN | ACK, 5, 77, b""), "tcp-reset");
+            w.answered(&A, &A.to(b).tcp(1000, 80, FIN | ACK, 5, 77, b""), "tcp-reset");
+            w.dropped(&A, &A.to(b).tcp(1000, 80, RST, 5, 0, b""), "tcp-without-flow");
+        }
+        w.answered(&HOST, &HOST.to(B.v4()).tcp(1000, 80, ACK, 5, 77, b"data"), "tcp-reset");
+        assert_eq!(w.connections(), 0);
+    });
+}
+
+#[test]
+fn impossible_flags_are_dropped() {
+    worlds(|w| {
+        for flags in [TcpFlags::NONE, FIN, SYN | FIN, SYN | RST, FIN | TcpFlags::PSH | TcpFlags::URG] {
+            w.dropped(&A, &A.to(B.v4()).tcp(1000, 80, flags, 1, 0, b""), "tcp-flags");
+        }
+    });
+}
+
+#[test]
+fn a_syn_from_the_other_side_is_a_new_connection_and_judged_as_one() {
+    worlds(|w| {
+        w.set_policy(&A, Some(isolate(Direction::Ingress, &[])));
+        w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+        w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+        // B may answer A, but not call it.
+        w.dropped(&B, &B.to(A.v4()).tcp(80, 1000, SYN, 9, 0, b""), "policy-denied-ingress");
+        w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, ACK, 2, 2, b"still here"));
+        // Where it may, the connection is its own.
+        w.set_policy(&A, Some(isolate(Direction::Ingress, &[(&B, 1000)])));
+        w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN, 9, 0, b""));
+        w.set_policy(&A, Some(isolate(Direction::Ingress, &[])));
+        w.dropped(&A, &A.to(B.v4()).tcp(1000, 80, SYN | ACK, 1, 10, b""), "policy-denied-ingress");
+        assert_eq!(w.connections(), 0);
+    });
+}
+
+#[test]
+fn a_repeated_syn_belongs_to_its_connection() {
+    worlds(|w| {
+        w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+        let before = w.slow();
+        w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+        assert_eq!(w.slow(), before);
+        assert_eq!(w.connections(), 1);
+    });
+}
+
+#[test]
+fn a_syn_on_a_closed_connection_opens_a_new_one() {
+    worlds(|w| {
+        w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+        w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, RST | ACK, 0, 2, b""));
+        w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 100, 0, b""));
+        assert_eq!(w.connections(), 1);
+        assert_eq!(w.states(), [FlowState::SynSent]);
+        // Policy is asked again.
+        w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, RST | ACK, 0, 101, b""));
+        w.set_policy(&B, Some(isolate(Direction::Ingress, &[])));
+        w.dropped(&A, &A.to(B.v4()).tcp(1000, 80, SYN, 200, 0, b""), "policy-denied-ingress");
+    });
+}
+
+#[test]
+fn a_full_table_refuses_new_connections_and_keeps_live_ones() {
+    let mut w = World::new(Options { flows: 2, ..Options::default() });
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1001, 80, SYN, 1, 0, b""));
+    w.dropped(&A, &A.to(B.v4()).tcp(1002, 80, SYN, 1, 0, b""), "flow-table-full");
+    w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+    // What has been silent for long enough makes room.
+    w.now = w.now.plus(200_000);
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1002, 80, SYN, 1, 0, b""));
+}
+
+#[test]
+fn a_pod_cannot_use_up_the_table() {
+    let mut w = World::new(Options { quota: Some(2), ..Options::default() });
+    for sport in [1000, 1001] {
+        w.pass(&A, &B, &A.to(B.v4()).udp(sport, 53, b"x"));
+    }
+    w.dropped(&A, &A.to(B.v4()).udp(1002, 53, b"x"), "flow-quota");
+    w.pass(&B, &A, &B.to(A.v4()).udp(2000, 53, b"x"));
+    w.pass(&HOST, &B, &HOST.to(B.v4()).udp(2000, 53, b"x"));
+}
+
+#[test]
+fn packets_of_one_burst_make_one_connection() {
+    worlds(|w| {
+        for payload in [&b"1"[..], b"2", b"3"] {
+            w.push(&A, &A.to(B.v4()).udp(1000, 53, payload));
+        }
+        w.step();
+        for payload in [b"1", b"2", b"3"] {
+            assert!(w.pop(&B).ends_with(payload), "order is kept");
+        }
+        w.changed(&["a rx 3", "a forwarded 3", "b tx 3"]);
+        assert_eq!(w.connections(), 1);
+    });
+}

@@ -1,0 +1,326 @@
+//! A node in memory: workers with ports, stepped by hand, and what changed since one last looked.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use heddle_engine::{PortRole, PortTotals, StageConfig, Worker, WorkerConfig, WorkerHandle, mesh};
+use heddle_flow::{Config, FlowState, FlowTable, Millis};
+use heddle_port::{MemPort, MemWire, PortNo, SharedPool, WorkerPool};
+use heddle_tables::publish::{Publisher, channel};
+use heddle_tables::{EndpointPolicy, Generation, Snapshot, SnapshotBuilder, WorkerNo};
+use heddle_wire::testing::assert_valid;
+use heddle_wire::{MacAddr, Parsed, parse};
+
+use crate::tables::{self, A, B, C, PODS, PORTS, Party, worker_of};
+
+const FRAMES: u32 = 1024;
+
+/// What a world is made with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub workers: u8,
+    pub lane: usize,
+    pub flows: u32,
+    pub quota: Option<u32>,
+    pub stages: StageConfig,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { workers: 1, lane: 256, flows: 1024, quota: None, stages: StageConfig::default() }
+    }
+}
+
+pub struct World {
+    pub options: Options,
+    pub tables: SnapshotBuilder,
+    pub publisher: Publisher<Snapshot>,
+    pub flows: Arc<FlowTable>,
+    pub workers: Vec<Worker<MemPort>>,
+    pub handles: Vec<WorkerHandle<MemPort>>,
+    pub wires: BTreeMap<u16, MemWire>,
+    pub shared: SharedPool,
+    pub now: Millis,
+    generation: Generation,
+    seen: BTreeMap<u16, PortTotals>,
+    pushed: BTreeMap<u16, u64>,
+    popped: BTreeMap<u16, u64>,
+    outputs: BTreeMap<u16, VecDeque<Vec<u8>>>,
+}
+
+/// Runs a test on nodes with one, two and three workers: who owns a port must make no difference.
+pub fn worlds(test: impl Fn(&mut World)) {
+    for workers in 1..=3 {
+        let mut world = World::new(Options { workers, ..Options::default() });
+        test(&mut world);
+    }
+}
+
+impl World {
+    pub fn new(options: Options) -> Self {
+        let mut tables = tables::node(options.workers);
+        let (publisher, readers) = channel(tables.build().0, usize::from(options.workers));
+        let flows = Arc::new(FlowTable::anonymous(&Config {
+            capacity: options.flows,
+            quota: options.quota,
+            seed: Some([7; 8]),
+            ..Config::default()
+        }));
+        let shared = SharedPool::heap(FRAMES, 4096);
+        let ends = mesh(options.workers, options.lane).unwrap();
+        let (mut workers, mut handles) = (Vec::new(), Vec::new());
+        for (no, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(ends)) {
+            let config = WorkerConfig {
+                stages: options.stages,
+                idle_after: Duration::MAX,
+                ..WorkerConfig::new(WorkerNo(no), PORTS)
+            };
+            let pool = WorkerPool::new(no, shared.clone());
+            let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
+            workers.push(worker);
+            handles.push(handle);
+        }
+        let mut world = Self {
+            tables,
+            publisher,
+            flows,
+            workers,
+            handles,
+            wires: BTreeMap::new(),
+            shared,
+            now: Millis(1_000_000),
+            generation: Generation(0),
+            seen: BTreeMap::new(),
+            pushed: BTreeMap::new(),
+            popped: BTreeMap::new(),
+            outputs: BTreeMap::new(),
+            options,
+        };
+        for w in 0..world.options.workers {
+            world.add_port(w, PortNo(u16::from(w)), PortRole::Host);
+        }
+        for pod in &PODS {
+            world.add_port(worker_of(pod, world.options.workers).0, pod.port, PortRole::Pod(pod.endpoint));
+        }
+        world
+    }
+
+    pub fn add_port(&mut self, worker: u8, port: PortNo, role: PortRole) {
+        let (mem, wire) = MemPort::new(port, self.shared.store());
+        self.wires.insert(port.0, wire);
+        let added = self.handles[usize::from(worker)].add_port(mem, role).unwrap();
+        self.workers[usize::from(worker)].turn(self.now);
+        added.recv().unwrap().unwrap();
+    }
+
+    pub fn wire(&self, party: &Party) -> &MemWire {
+        &self.wires[&party.port.0]
+    }
+
+    /// Puts a frame into the port of `party`.
+    pub fn push(&mut self, party: &Party, frame: &[u8]) {
+        *self.pushed.entry(party.port.0).or_default() += frame.len() as u64;
+        self.wire(party).push(frame);
+    }
+
+    /// The same in frames of at most `chunk` bytes.
+    pub fn pushed_split(&mut self, party: &Party, frame: &[u8], chunk: usize) {
+        *self.pushed.entry(party.port.0).or_default() += frame.len() as u64;
+        self.wire(party).push_split(frame, chunk);
+    }
+
+    /// Turns every worker until none has anything to do.
+    pub fn step(&mut self) {
+        for _ in 0..100 {
+            let mut busy = false;
+            for worker in &mut self.workers {
+                busy |= worker.turn(self.now).is_busy();
+            }
+            if !busy {
+                return self.collect();
+            }
+        }
+        panic!("the workers do not come to rest");
+    }
+
+    /// Turns one worker once.
+    pub fn turn(&mut self, worker: usize) {
+        self.workers[worker].turn(self.now);
+    }
+
+    /// Takes what left by each port and verifies it. What the host's queues sent is the host's.
+    pub fn collect(&mut self) {
+        for (&port, wire) in &self.wires {
+            while let Some(frame) = wire.pop() {
+                assert_valid(&frame);
+                *self.popped.entry(port).or_default() += frame.len() as u64;
+                let party = if port < u16::from(self.options.workers) { 0 } else { port };
+                self.outputs.entry(party).or_default().push_back(frame);
+            }
+        }
+    }
+
+    /// The next frame that reached `party`.
+    #[track_caller]
+    pub fn pop(&mut self, party: &Party) -> Vec<u8> {
+        let frame = self.outputs.get_mut(&party.port.0).and_then(VecDeque::pop_front);
+        let Some(frame) = frame else {
+            panic!("nothing reached {}: {:?}", party.name, self.changes());
+        };
+        frame
+    }
+
+    /// Pushes a frame at `from`, which must reach `to`, and gives back what did.
+    #[track_caller]
+    pub fn pass(&mut self, from: &Party, to: &Party, frame: &[u8]) -> (Vec<u8>, Parsed) {
+        self.push(from, frame);
+        self.step();
+        let out = self.pop(to);
+        let p = parse(&out, out.len()).unwrap();
+        assert_eq!(heddle_wire::ether::destination(&out), Some(to.mac), "destination MAC");
+        assert_eq!(heddle_wire::ether::source(&out), Some(MacAddr::GATEWAY), "source MAC");
+        self.changed(&expected(from, to));
+        (out, p)
+    }
+
+    /// Pushes a frame at `from`, which is answered there, and gives back the answer.
+    #[track_caller]
+    pub fn answered(&mut self, from: &Party, frame: &[u8], kind: &str) -> (Vec<u8>, Parsed) {
+        self.push(from, frame);
+        self.step();
+        let out = self.pop(from);
+        let p = parse(&out, out.len()).unwrap();
+        let n = from.name;
+        self.changed(&[&format!("{n} rx 1"), &format!("{n} tx 1"), &format!("{n} answered {kind} 1")]);
+        (out, p)
+    }
+
+    /// Pushes a frame at `from`, which is dropped for `reason`.
+    #[track_caller]
+    pub fn dropped(&mut self, from: &Party, frame: &[u8], reason: &str) {
+        self.push(from, frame);
+        self.step();
+        let n = from.name;
+        self.changed(&[&format!("{n} rx 1"), &format!("{n} dropped {reason} 1")]);
+    }
+
+    /// Pushes a frame at `from`, which is absorbed for `reason`.
+    #[track_caller]
+    pub fn absorbed(&mut self, from: &Party, frame: &[u8], reason: &str) {
+        self.push(from, frame);
+        self.step();
+        let n = from.name;
+        self.changed(&[&format!("{n} rx 1"), &format!("{n} absorbed {reason} 1")]);
+    }
+
+    fn totals(&self, port: u16) -> PortTotals {
+        let mut sum = PortTotals::default();
+        for handle in &self.handles {
+            sum += &handle.counters().port_totals(PortNo(port));
+        }
+        sum
+    }
+
+    /// All counters that changed since the last call, over all workers, as `who what n`. The host's queues are one.
+    pub fn changes(&mut self) -> Vec<String> {
+        let mut changes = BTreeMap::<(String, String), u64>::new();
+        for port in 0..PORTS {
+            let now = self.totals(port);
+            let before = self.seen.insert(port, now.clone()).unwrap_or_default();
+            let name = [A, B, C].iter().find(|p| p.port.0 == port).map_or("host", |p| p.name);
+            for ((what, new), (_, old)) in flat(&now).into_iter().zip(flat(&before)) {
+                if new != old {
+                    *changes.entry((name.into(), what)).or_default() += new - old;
+                }
+            }
+        }
+        changes.into_iter().map(|((who, what), n)| format!("{who} {what} {n}")).collect()
+    }
+
+    /// Asserts that these counters changed since the last look, and no other.
+    #[track_caller]
+    pub fn changed(&mut self, expected: &[&str]) {
+        let mut expected: Vec<&str> = expected.to_vec();
+        expected.sort_unstable();
+        let mut changes = self.changes();
+        changes.sort();
+        assert_eq!(changes, expected);
+    }
+
+    /// Publishes the tables as they stand now.
+    pub fn publish(&mut self) {
+        let (snapshot, _) = self.tables.build();
+        self.publisher.publish(snapshot);
+    }
+
+    /// Gives a pod another policy (`None`: not ready), with a new generation, and publishes.
+    pub fn set_policy(&mut self, pod: &Party, policy: Option<Arc<EndpointPolicy>>) {
+        self.generation = self.generation.next();
+        let worker = worker_of(pod, self.options.workers);
+        self.tables.set_endpoint(tables::endpoint(pod, worker, self.generation, policy));
+        self.publish();
+    }
+
+    /// Packets that took the slow path so far.
+    pub fn slow(&self) -> u64 {
+        self.handles.iter().map(|h| h.counters().totals().slow_path).sum()
+    }
+
+    /// Connections in the table.
+    pub fn connections(&self) -> usize {
+        self.states().len()
+    }
+
+    /// How far each of them has come.
+    pub fn states(&self) -> Vec<FlowState> {
+        let mut states = Vec::new();
+        self.flows.for_each(|c| states.push(c.views[0].state));
+        states
+    }
+
+    /// Ends the node and looks for what is missing.
+    pub fn finish(&mut self) {
+        self.collect();
+        let rest: usize = self.outputs.values().map(VecDeque::len).sum();
+        assert_eq!(rest, 0, "frames that no test looked at: {:?}", self.outputs);
+        let mut pool = WorkerPool::new(99, self.shared.clone());
+        for worker in self.workers.drain(..) {
+            for (port, _) in worker.finish() {
+                port.close(&mut pool);
+            }
+        }
+        drop(pool);
+        assert_eq!(self.shared.store().outstanding(), 0, "frames were lost");
+        assert_eq!(self.shared.free(), FRAMES);
+        for port in 0..PORTS {
+            let totals = self.totals(port);
+            assert_eq!(totals.rx_packets, totals.ended(), "port {port}: a packet ended twice or never");
+            assert_eq!(totals.rx_bytes, self.pushed.get(&port).copied().unwrap_or(0), "port {port}: bytes received");
+            assert_eq!(totals.tx_bytes, self.popped.get(&port).copied().unwrap_or(0), "port {port}: bytes sent");
+        }
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.finish();
+        }
+    }
+}
+
+/// What changes when one packet goes from one to the other.
+fn expected(from: &Party, to: &Party) -> [&'static str; 3] {
+    let line = |who: &Party, what: &str| -> &'static str { format!("{} {what} 1", who.name).leak() };
+    [line(from, "rx"), line(from, "forwarded"), line(to, "tx")]
+}
+
+fn flat(t: &PortTotals) -> Vec<(String, u64)> {
+    use heddle_engine::{AbsorbReason, AnswerKind, DropReason};
+    let mut list = vec![("rx".into(), t.rx_packets), ("tx".into(), t.tx_packets), ("forwarded".into(), t.forwarded)];
+    list.extend(AnswerKind::ALL.iter().zip(t.answered).map(|(k, n)| (format!("answered {k}"), n)));
+    list.extend(AbsorbReason::ALL.iter().zip(t.absorbed).map(|(k, n)| (format!("absorbed {k}"), n)));
+    list.extend(DropReason::ALL.iter().zip(t.dropped).map(|(k, n)| (format!("dropped {k}"), n)));
+    list
+}
