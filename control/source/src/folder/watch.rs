@@ -71,6 +71,7 @@ pub fn watch(folder: &Path) -> Result<(Watch, Receiver<Event>), FolderError> {
 }
 
 /// The same as [`watch`], with a function that takes what changed together as one batch, on the following thread.
+/// Dropping the [`Watch`] waits for the function to return; when it breaks, the folder is followed no more.
 ///
 /// # Errors
 /// Fails if the folder is not there or cannot be watched.
@@ -212,7 +213,8 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
             let contents = self.read()?;
             let mut events = self.state.update(contents);
             *self.ignored.lock().unwrap_or_else(PoisonError::into_inner) = self.state.ignored();
-            if first && !self.lost {
+            // As long as a file of the first reading is being written, the state is not complete.
+            if first && !self.lost && self.touched.is_empty() {
                 events.extend(Kind::ALL.map(Event::Synced));
                 first = false;
             }
