@@ -1,3 +1,56 @@
-//! The `heddle` binary.
+//! The `heddle` binary: the command line, and nothing else.
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use heddle_agent::cli::{Cli, Command, OutputFormat};
+use heddle_agent::{cleanup, run, status};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run(args) => run::run(args).map_err(|e| e.to_string()),
+        Command::Status(args) => on_runtime(status::report(&args.run_dir, args.output))
+            .and_then(|report| report.map_err(|e| e.to_string()))
+            .and_then(|text| print(&text)),
+        Command::Cleanup(args) => on_runtime(cleanup::run(&args.run_dir, &args.state_dir))
+            .and_then(|removed| removed.map_err(|e| e.to_string()))
+            .and_then(|removed| removed_text(&removed, args.output))
+            .and_then(|text| print(&text)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // Standard error may be closed; the exit status still tells.
+            let _ = writeln!(io::stderr(), "heddle: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .map(|runtime| runtime.block_on(work))
+        .map_err(|e| format!("starting: {e}"))
+}
+
+fn removed_text(removed: &cleanup::Removed, format: OutputFormat) -> Result<String, String> {
+    match format {
+        OutputFormat::Json => serde_json::to_string_pretty(removed)
+            .map(|text| text + "\n")
+            .map_err(|e| e.to_string()),
+        OutputFormat::Text if removed.removed.is_empty() => Ok("there was nothing to remove\n".to_owned()),
+        OutputFormat::Text => Ok(removed.removed.iter().map(|what| format!("removed {what}\n")).collect()),
+    }
+}
+
+fn print(text: &str) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who reads it has seen enough (`heddle status | head`).
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| format!("standard output: {e}")),
+    }
+}

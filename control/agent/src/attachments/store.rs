@@ -4,7 +4,7 @@
 //! directory is synced; so a crash leaves the state before or after, never between. A file that cannot be understood
 //! stops the agent and stays as it is.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -36,6 +36,9 @@ struct State {
     /// Addresses in the order in which they were freed.
     freed: VecDeque<IpAddr>,
     attachments: Vec<Record>,
+    /// The numbers by which the tables and the flow table name other nodes.
+    #[serde(default)]
+    nodes: BTreeMap<String, u16>,
 }
 
 impl Default for State {
@@ -46,6 +49,7 @@ impl Default for State {
             last_addresses: Vec::new(),
             freed: VecDeque::new(),
             attachments: Vec::new(),
+            nodes: BTreeMap::new(),
         }
     }
 }
@@ -227,6 +231,22 @@ impl Store {
         self.replace(next)
     }
 
+    /// The numbers that other nodes have had so far.
+    #[must_use]
+    pub const fn node_numbers(&self) -> &BTreeMap<String, u16> {
+        &self.state.nodes
+    }
+
+    /// Keeps numbers that were given to nodes.
+    ///
+    /// # Errors
+    /// The file cannot be written; then nothing has changed.
+    pub fn keep_node_numbers(&mut self, numbers: impl IntoIterator<Item = (String, u16)>) -> Result<(), StoreError> {
+        let mut next = self.state.clone();
+        next.nodes.extend(numbers);
+        self.replace(next)
+    }
+
     fn replace(&mut self, next: State) -> Result<(), StoreError> {
         if next != self.state {
             write(&self.path, &next).map_err(|source| StoreError::Io {
@@ -352,7 +372,9 @@ mod tests {
         assert_eq!(a.host_ifname.as_str(), "hd2-a");
         store.set_ready(2, 77, a.mac).unwrap();
         store.remove(3).unwrap();
+        store.keep_node_numbers([("n2".to_owned(), 1)]).unwrap();
         let mut again = Store::open(dir.path()).unwrap();
+        assert_eq!(again.node_numbers()["n2"], 1);
         assert_eq!(again.all().len(), 1);
         assert_eq!(again.by_number(2).unwrap().host_ifindex, Some(77));
         assert!(again.get(&request("a").container, &request("a").ifname).unwrap().ready);

@@ -9,6 +9,7 @@ mod ports;
 mod workers;
 
 pub use ports::{PodPort, PortInfo};
+pub use workers::WorkerThread;
 
 use std::io;
 use std::sync::Arc;
@@ -24,7 +25,6 @@ use heddle_tables::{Snapshot, WorkerNo};
 use crate::config::{MAX_WORKERS, Settings, working_frames};
 use numbers::PortNumbers;
 use ports::Ports;
-use workers::WorkerThread;
 
 /// Packets that a hand-over lane between two workers holds.
 const LANE: usize = 1024;
@@ -80,12 +80,12 @@ pub fn clock() -> Millis {
 }
 
 impl Dataplane {
-    /// Starts the workers, without ports; they read an empty snapshot. `fresh`: the flow table is new, so connections are
-    /// picked up in their middle for a while.
+    /// Starts the workers, without ports; they read an empty snapshot. `fresh_since`: when the flow table was
+    /// made; for a while after that connections are picked up in their middle.
     ///
     /// # Errors
     /// AF_XDP is not to be had, or threads cannot be started.
-    pub fn start(settings: &Settings, flows: FlowTable, fresh: bool) -> Result<Self, DataplaneError> {
+    pub fn start(settings: &Settings, flows: FlowTable, fresh_since: Millis) -> Result<Self, DataplaneError> {
         let count = u8::try_from(settings.worker_cores.len()).unwrap_or(u8::MAX);
         let port_numbers = MAX_WORKERS + settings.max_pods;
         let context = XdpContext::new(XdpConfig {
@@ -100,7 +100,7 @@ impl Dataplane {
         let (publisher, readers) = publish::channel(Arc::new(Snapshot::default()), count.into());
         let adopt = u64::try_from(settings.adopt.as_millis()).unwrap_or(u64::MAX);
         let stages = StageConfig {
-            adopt_until: if fresh { clock().plus(adopt) } else { Millis(0) },
+            adopt_until: if adopt == 0 { Millis(0) } else { fresh_since.plus(adopt) },
             ..StageConfig::default()
         };
         let mut workers = Vec::with_capacity(usize::from(count));

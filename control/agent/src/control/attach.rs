@@ -1,0 +1,422 @@
+//! Attachments from the agent's side of CNI: prepare, ready, state, release.
+//!
+//! *Prepare* hands out number and addresses. *Ready* opens the port and is answered when the pod's object is known, its
+//! policy is compiled, and every worker has taken the tables with it: then the pod's first packet is forwarded under its
+//! policy. *Release* closes the port and lets the addresses rest. All of them may be repeated.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use heddle_compile::Attachment as Compiled;
+use heddle_model::ObjectKey;
+use heddle_proto::{
+    Attachment, AttachmentState, CniError, ContainerId, ErrorCode, IfName, PrepareRequest, Prepared, PreparedAddress,
+    PreparedRoute, Ready, ReadyRequest, Released,
+};
+use heddle_tables::EndpointNo;
+use heddle_wire::{Ip, MacAddr};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use nix::net::if_::if_nametoindex;
+
+use super::Control;
+use crate::api::Reply;
+use crate::attachments::{Record, StoreError};
+use crate::dataplane::DataplaneError;
+use crate::host::{gateway_of, links};
+
+/// An interface whose *ready* is not answered yet.
+pub(crate) struct Waiting {
+    number: u16,
+    since: Instant,
+    deadline: Instant,
+    /// The tables that its policy came with, once it is in some.
+    version: Option<u64>,
+    reply: Reply<Ready>,
+}
+
+impl Waiting {
+    /// Answers that it is to be tried again.
+    pub(crate) fn refuse(self, why: &str) {
+        // Who asked may have gone.
+        let _ = self.reply.send(Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, why)));
+    }
+}
+
+impl Control {
+    pub(super) fn prepare(&mut self, request: &PrepareRequest) -> Result<Prepared, CniError> {
+        let ranges = self.pod_ranges();
+        if self.synced_at.is_none() {
+            return Err(CniError::new(
+                ErrorCode::TRY_AGAIN_LATER,
+                "the agent has not read all objects yet",
+            ));
+        }
+        if ranges.is_empty() {
+            let node = &self.settings.node;
+            let message =
+                format!("the Node object {node} is missing or has no spec.podCIDRs: there is no address to give");
+            return Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, message));
+        }
+        let mtu = match request.mtu {
+            Some(mtu) if mtu < 1280 || mtu > u32::from(self.settings.pod_mtu) => {
+                let message = format!(
+                    "mtu {mtu} is not between 1280 and {}, the agent's podMTU",
+                    self.settings.pod_mtu
+                );
+                return Err(CniError::new(ErrorCode::INVALID_CONFIG, message));
+            }
+            Some(mtu) => mtu,
+            None => self.settings.pod_mtu.into(),
+        };
+        // An ADD that was repeated after a crash of the plugin: the first one's attachment goes with its interface.
+        if let Some(stale) = self.store.get(&request.container, &request.ifname).cloned() {
+            tracing::info!(attachment = stale.number, pod = stale.name(), "prepared anew");
+            self.delete_interface(&stale)?;
+            self.forget(&stale)?;
+        }
+        let record = self
+            .store
+            .add(request, &ranges, mtu, self.settings.max_pods)
+            .map_err(|e| store_error(&e))?;
+        tracing::info!(attachment = record.number, pod = record.name(), addresses = ?record.addresses, "prepared");
+        Ok(prepared(&record))
+    }
+
+    pub(super) fn make_ready(
+        &mut self,
+        container: &ContainerId,
+        ifname: &IfName,
+        request: &ReadyRequest,
+        reply: Reply<Ready>,
+    ) {
+        let since = Instant::now();
+        match self.open_attachment(container, ifname, request) {
+            Ok(number) => {
+                self.dirty = true;
+                let deadline = since + self.settings.pod_wait;
+                self.waiting.push(Waiting {
+                    number,
+                    since,
+                    deadline,
+                    version: None,
+                    reply,
+                });
+            }
+            Err(e) => drop(reply.send(Err(e))),
+        }
+    }
+
+    /// Opens the port of an attachment whose interface stands; one that is open stays.
+    fn open_attachment(
+        &mut self,
+        container: &ContainerId,
+        ifname: &IfName,
+        request: &ReadyRequest,
+    ) -> Result<u16, CniError> {
+        let Some(record) = self.store.get(container, ifname).cloned() else {
+            return Err(unknown(container, ifname));
+        };
+        let number = record.number;
+        if number != request.attachment {
+            let message = format!(
+                "attachment {} of {container} {ifname} was replaced by {number}: another ADD has overtaken this one",
+                request.attachment
+            );
+            return Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, message));
+        }
+        let index = index_of(&record);
+        if index != Some(request.host_ifindex) {
+            let message = format!(
+                "the node's interface {} has index {}, not {}",
+                record.host_ifname,
+                index.map_or("none".to_owned(), |i| i.to_string()),
+                request.host_ifindex
+            );
+            return Err(CniError::new(ErrorCode::KERNEL, message));
+        }
+        if self.open.contains_key(&number) && record.host_ifindex != Some(request.host_ifindex) {
+            self.close_port(number).map_err(|e| dataplane_error(&e))?;
+        }
+        self.store
+            .set_ready(number, request.host_ifindex, request.pod_mac)
+            .map_err(|e| store_error(&e))?;
+        if !self.open.contains_key(&number) {
+            self.open_port(number, record.host_ifname.as_str(), request.host_ifindex)
+                .map_err(|e| dataplane_error(&e))?;
+        }
+        Ok(number)
+    }
+
+    /// Opens an attachment's port. It forwards nothing until its policy is in the tables.
+    pub(super) fn open_port(&mut self, number: u16, ifname: &str, ifindex: u32) -> Result<(), DataplaneError> {
+        let port = self.dataplane.open_pod(EndpointNo(number), ifname, ifindex)?;
+        self.open.insert(number, port);
+        self.closed.remove(&number);
+        if let Some(compiler) = &mut self.compiler
+            && self.compiled.contains(&EndpointNo(number))
+        {
+            compiler.set_attachment_port(EndpointNo(number), port.port, port.worker);
+        }
+        self.dirty = true;
+        Ok(())
+    }
+
+    fn close_port(&mut self, number: u16) -> Result<(), DataplaneError> {
+        match self.open.remove(&number) {
+            Some(port) => self.dataplane.close(port.port),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives the compiler those attachments whose pod has become known.
+    pub(super) fn attach_known_pods(&mut self) {
+        let Some(compiler) = &mut self.compiler else { return };
+        for (&number, port) in &self.open {
+            let no = EndpointNo(number);
+            let Some(record) = self.store.by_number(number).filter(|_| !self.compiled.contains(&no)) else {
+                continue;
+            };
+            if !is_known(&self.cluster, record) {
+                continue;
+            }
+            compiler.attach(Compiled {
+                no,
+                pod: key_of(record),
+                addresses: record.addresses.iter().map(|&ip| Ip::from(ip)).take(4).collect(),
+                mac: record.mac,
+                port: port.port,
+                worker: port.worker,
+            });
+            self.compiled.insert(no);
+        }
+    }
+
+    /// Answers those whose policy every worker has, and those who have waited long enough.
+    pub(super) fn answer_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
+        let (acknowledged, published) = (self.dataplane.acknowledged(), self.dataplane.published());
+        let now = Instant::now();
+        for mut waiting in std::mem::take(&mut self.waiting) {
+            let no = EndpointNo(waiting.number);
+            if waiting.version.is_none() && self.ready.contains(&no) && self.open.contains_key(&waiting.number) {
+                waiting.version = Some(published);
+            }
+            if waiting.version.is_some_and(|version| acknowledged >= version) {
+                let took_ms = u64::try_from(waiting.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(attachment = waiting.number, took_ms, "forwards");
+                // Who asked may have gone; a CHECK will find it forwarding.
+                let _ = waiting.reply.send(Ok(Ready {
+                    attachment: waiting.number,
+                    took_ms,
+                }));
+            } else if now >= waiting.deadline {
+                let why = self.why_waiting(waiting.number);
+                let waited = self.settings.pod_wait.as_secs();
+                tracing::warn!(attachment = waiting.number, "does not forward after {waited} s: {why}");
+                waiting.refuse(&format!("{why}; waited {waited} s"));
+            } else {
+                self.waiting.push(waiting);
+            }
+        }
+    }
+
+    /// What an attachment with an open port waits for.
+    pub(super) fn why_waiting(&self, number: u16) -> String {
+        let Some(record) = self.store.by_number(number) else {
+            return "the attachment was released meanwhile".to_owned();
+        };
+        match &record.pod {
+            Some(pod) if !is_known(&self.cluster, record) => format!("pod {pod} is not known yet"),
+            _ => "not every worker has taken the tables with its policy yet".to_owned(),
+        }
+    }
+
+    pub(super) fn attachment(&self, container: &ContainerId, ifname: &IfName) -> Result<Attachment, CniError> {
+        self.store
+            .get(container, ifname)
+            .map(|record| self.describe(record))
+            .ok_or_else(|| unknown(container, ifname))
+    }
+
+    /// An attachment with its state, for CHECK and status.
+    pub(super) fn describe(&self, record: &Record) -> Attachment {
+        let no = EndpointNo(record.number);
+        let (state, why) = if !record.ready {
+            (AttachmentState::Prepared, String::new())
+        } else if let Some(why) = self.closed.get(&record.number) {
+            (AttachmentState::Closed, why.clone())
+        } else if !self.open.contains_key(&record.number) {
+            (AttachmentState::Waiting, "its port is not open yet".to_owned())
+        } else if self.ready.contains(&no) {
+            (AttachmentState::Forwarding, String::new())
+        } else {
+            (AttachmentState::Waiting, self.why_waiting(record.number))
+        };
+        Attachment {
+            attachment: record.number,
+            container: record.container.clone(),
+            ifname: record.ifname.clone(),
+            netns: record.netns.clone(),
+            pod: record.pod.clone(),
+            host_ifname: record.host_ifname.clone(),
+            host_ifindex: record.host_ifindex,
+            mac: record.mac,
+            addresses: record.addresses.clone(),
+            state,
+            why,
+        }
+    }
+
+    pub(super) fn release(&mut self, container: &ContainerId, ifname: &IfName) -> Result<Released, CniError> {
+        let Some(record) = self.store.get(container, ifname).cloned() else {
+            return Ok(Released {
+                existed: false,
+                host_ifname: None,
+            });
+        };
+        self.forget(&record)?;
+        tracing::info!(attachment = record.number, pod = record.name(), "released");
+        Ok(Released {
+            existed: true,
+            host_ifname: Some(record.host_ifname),
+        })
+    }
+
+    /// Closes an attachment's port and takes it out of tables and store.
+    fn forget(&mut self, record: &Record) -> Result<(), CniError> {
+        let number = record.number;
+        let (gone, others) = std::mem::take(&mut self.waiting)
+            .into_iter()
+            .partition(|w| w.number == number);
+        self.waiting = others;
+        for waiting in gone {
+            waiting.refuse("the attachment was released meanwhile");
+        }
+        let closed = self.close_port(number);
+        self.uncompile(number);
+        self.closed.remove(&number);
+        closed.map_err(|e| dataplane_error(&e))?;
+        self.store.remove(number).map_err(|e| store_error(&e))
+    }
+
+    fn uncompile(&mut self, number: u16) {
+        let no = EndpointNo(number);
+        if self.compiled.remove(&no) {
+            if let Some(compiler) = &mut self.compiler {
+                compiler.detach(no);
+            }
+            self.dirty = true;
+        }
+        self.ready.remove(&no);
+    }
+
+    fn delete_interface(&self, record: &Record) -> Result<(), CniError> {
+        let deleted = self.runtime.block_on(async {
+            let handle = crate::host::netlink::connect()?;
+            links::delete(&handle, record.host_ifname.as_str()).await
+        });
+        deleted
+            .map(drop)
+            .map_err(|e| CniError::new(ErrorCode::KERNEL, e.to_string()))
+    }
+
+    /// Closes the ports of interfaces that have gone without a release (their pod's namespace was deleted). The
+    /// attachment stays for DEL.
+    pub(super) fn close_vanished(&mut self) {
+        let vanished: Vec<Record> = self
+            .open
+            .keys()
+            .filter_map(|&number| self.store.by_number(number))
+            .filter(|record| index_of(record) != record.host_ifindex)
+            .cloned()
+            .collect();
+        for record in vanished {
+            let why = format!("its interface {} has gone", record.host_ifname);
+            tracing::warn!(
+                attachment = record.number,
+                pod = record.name(),
+                "{why}; it is kept until DEL"
+            );
+            if let Err(e) = self.close_port(record.number) {
+                tracing::error!(attachment = record.number, "closing its port: {e}");
+            }
+            self.uncompile(record.number);
+            self.closed.insert(record.number, why);
+        }
+    }
+}
+
+/// Whether the pod that an attachment was made for is known: its object, not that of an earlier pod of the same name.
+fn is_known(cluster: &heddle_model::Cluster, record: &Record) -> bool {
+    let Some(pod) = &record.pod else { return true };
+    let Some(key) = key_of(record) else { return true };
+    cluster.pod(&key).is_some_and(|known| {
+        pod.uid
+            .as_ref()
+            .is_none_or(|uid| known.uid.is_empty() || &*known.uid == uid.as_str())
+    })
+}
+
+fn key_of(record: &Record) -> Option<ObjectKey> {
+    record
+        .pod
+        .as_ref()
+        .map(|pod| ObjectKey::new(pod.namespace.as_str(), pod.name.as_str()))
+}
+
+/// The index that the interface's name has now.
+pub(super) fn index_of(record: &Record) -> Option<u32> {
+    if_nametoindex(record.host_ifname.as_str()).ok()
+}
+
+fn prepared(record: &Record) -> Prepared {
+    let address = |&address: &IpAddr| PreparedAddress {
+        address,
+        gateway: gateway_of(address),
+    };
+    let default_route = |address: &IpAddr| PreparedRoute {
+        dst: match address {
+            IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+            IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+        },
+        via: gateway_of(*address),
+        mtu: None,
+        src: None,
+    };
+    Prepared {
+        attachment: record.number,
+        host_ifname: record.host_ifname.clone(),
+        mac: record.mac,
+        mtu: record.mtu,
+        addresses: record.addresses.iter().map(address).collect(),
+        gateway_mac: MacAddr::GATEWAY,
+        routes: record.addresses.iter().map(default_route).collect(),
+    }
+}
+
+fn unknown(container: &ContainerId, ifname: &IfName) -> CniError {
+    CniError::new(
+        ErrorCode::UNKNOWN_CONTAINER,
+        format!("the agent knows no interface {ifname} of container {container}"),
+    )
+}
+
+fn store_error(error: &StoreError) -> CniError {
+    let code = match error {
+        StoreError::TooMany { .. } | StoreError::Exhausted { .. } => ErrorCode::EXHAUSTED,
+        StoreError::Io { .. } | StoreError::Damaged { .. } => ErrorCode::IO,
+    };
+    CniError::new(code, error.to_string())
+}
+
+fn dataplane_error(error: &DataplaneError) -> CniError {
+    use heddle_io::XdpError;
+    let code = match error {
+        DataplaneError::NoPortNumber { .. } | DataplaneError::Xdp(XdpError::TooManyPorts(_)) => ErrorCode::EXHAUSTED,
+        DataplaneError::Xdp(_) => ErrorCode::KERNEL,
+        _ => ErrorCode::AGENT,
+    };
+    CniError::new(code, error.to_string())
+}

@@ -1,0 +1,281 @@
+//! The control thread: the one owner of attachments, objects, tables and ports.
+//!
+//! It takes what comes (objects from the source, requests from the sockets, the wish to stop) one after the other, works
+//! off what that changed ([`Control::settle`]) and answers who waits for it. Nothing is published until every kind of
+//! object has synced. Opening a socket takes it milliseconds; the workers never wait for it.
+
+mod attach;
+mod objects;
+mod report;
+mod sweep;
+mod takeover;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, after, select};
+use heddle_compile::Compiler;
+use heddle_flow::Takeover;
+use heddle_model::{Changes, Cluster, Event};
+use heddle_tables::{EndpointNo, WorkerNo};
+use tokio::runtime::Handle;
+
+use crate::api::Request;
+use crate::attachments::Store;
+use crate::config::Settings;
+use crate::dataplane::{Dataplane, DataplaneError, PodPort};
+use crate::host::{HostError, HostPort, Plan};
+
+pub(crate) use attach::Waiting;
+
+/// How often things are looked after that nobody announces: vanished interfaces, dead workers.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the workers' acknowledgements are looked at while somebody waits for them.
+const WHILE_WAITING: Duration = Duration::from_millis(1);
+/// Events and requests that are taken before what they changed is worked off.
+const AT_ONCE: usize = 1024;
+
+/// What ends the control thread before it is asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// A worker's thread has died: packets of its ports go nowhere.
+    #[error("worker {0} has died: the agent ends, pods are closed until it is started again")]
+    WorkerDied(WorkerNo),
+    /// The source of objects has ended.
+    #[error("the manifest folder is not followed any more: start the agent again")]
+    SourceEnded,
+    /// The host port cannot be made.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The dataplane cannot go on.
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+}
+
+/// What the control thread is made of.
+pub struct Parts {
+    /// The configuration.
+    pub settings: Settings,
+    /// The attachments.
+    pub store: Store,
+    /// Workers and ports.
+    pub dataplane: Dataplane,
+    /// What became of the flow table that was found.
+    pub takeover: Takeover,
+    /// The runtime of sockets and netlink.
+    pub runtime: Handle,
+    /// Batches of events.
+    pub events: Receiver<Vec<Event>>,
+    /// Requests of the sockets.
+    pub requests: Receiver<Request>,
+    /// Something arrives, or this closes: the agent shall end.
+    pub stop: Receiver<()>,
+}
+
+/// The control thread's state.
+pub struct Control {
+    settings: Settings,
+    store: Store,
+    dataplane: Dataplane,
+    takeover: Takeover,
+    runtime: Handle,
+    events: Receiver<Vec<Event>>,
+    requests: Receiver<Request>,
+    stop: Receiver<()>,
+    started: Instant,
+
+    cluster: Cluster,
+    /// Changes that the compiler has not seen; all of them until everything has synced.
+    pending: Changes,
+    compiler: Option<Compiler>,
+    /// Something was attached, detached or changed since the last build.
+    dirty: bool,
+    synced_at: Option<Instant>,
+    published_at: Instant,
+
+    host: HostPort,
+    plan: Option<Plan>,
+    /// What the host port's plan was told to have failed with, so that it is logged once.
+    plan_failures: BTreeSet<String>,
+
+    /// Open ports of pods, by attachment number.
+    open: BTreeMap<u16, PodPort>,
+    /// Attachments that the compiler knows.
+    compiled: BTreeSet<EndpointNo>,
+    /// Attachments whose policy is in the tables published last.
+    ready: BTreeSet<EndpointNo>,
+    /// Why attachments that should forward have no port.
+    closed: BTreeMap<u16, String>,
+    waiting: Vec<Waiting>,
+
+    known_rejections: BTreeSet<String>,
+    known_differences: BTreeSet<String>,
+    meters: report::Meters,
+}
+
+impl Control {
+    /// Makes the host port, or takes it over, and opens its queues. To be called on the control thread.
+    ///
+    /// # Errors
+    /// The kernel refuses the host port or its sockets.
+    pub fn new(parts: Parts) -> Result<Self, ControlError> {
+        let Parts {
+            settings,
+            store,
+            mut dataplane,
+            takeover,
+            runtime,
+            events,
+            requests,
+            stop,
+        } = parts;
+        let queues = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
+        let host = runtime.block_on(async {
+            let handle = crate::host::netlink::connect()?;
+            HostPort::open(handle, queues, settings.pod_mtu.into()).await
+        })?;
+        crate::host::reserved::reserve(&settings.state_dir, settings.reserved_ports)?;
+        dataplane.open_host(crate::host::PEER, host.peer_index())?;
+        Ok(Self {
+            meters: report::Meters::new(dataplane.workers().len()),
+            settings,
+            store,
+            dataplane,
+            takeover,
+            runtime,
+            events,
+            requests,
+            stop,
+            started: Instant::now(),
+            cluster: Cluster::new(),
+            pending: Changes::default(),
+            compiler: None,
+            dirty: false,
+            synced_at: None,
+            published_at: Instant::now(),
+            host,
+            plan: None,
+            plan_failures: BTreeSet::new(),
+            open: BTreeMap::new(),
+            compiled: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            closed: BTreeMap::new(),
+            waiting: Vec::new(),
+            known_rejections: BTreeSet::new(),
+            known_differences: BTreeSet::new(),
+        })
+    }
+
+    /// Runs until it is asked to stop. `ready` is called once, when everything has synced, what was found is taken over,
+    /// and every worker has the tables.
+    ///
+    /// # Errors
+    /// Something that the agent cannot go on without.
+    pub fn run(&mut self, ready: impl FnOnce()) -> Result<(), ControlError> {
+        let mut ready = Some(ready);
+        let mut next_tick = Instant::now() + TICK;
+        loop {
+            let pause = if self.waiting.is_empty() && (ready.is_none() || self.synced_at.is_none()) {
+                next_tick.saturating_duration_since(Instant::now())
+            } else {
+                WHILE_WAITING
+            };
+            let events = self.events.clone();
+            let requests = self.requests.clone();
+            let stop = self.stop.clone();
+            let timer = after(pause);
+            select! {
+                recv(stop) -> _ => return Ok(()),
+                recv(events) -> batch => {
+                    let batch = batch.map_err(|_| ControlError::SourceEnded)?;
+                    self.take_events(batch);
+                }
+                recv(requests) -> request => {
+                    if let Ok(request) = request {
+                        self.take_request(request);
+                    }
+                }
+                recv(timer) -> _ => {}
+            }
+            self.take_more();
+            self.settle()?;
+            self.answer_waiting();
+            if self.synced_at.is_some()
+                && self.dataplane.acknowledged() >= self.dataplane.published()
+                && let Some(ready) = ready.take()
+            {
+                ready();
+            }
+            if Instant::now() >= next_tick {
+                next_tick = Instant::now() + TICK;
+                self.tick()?;
+            }
+        }
+    }
+
+    /// Takes what has come meanwhile, so that many changes at once are worked off together.
+    fn take_more(&mut self) {
+        for _ in 0..AT_ONCE {
+            let mut idle = true;
+            if let Ok(batch) = self.events.try_recv() {
+                self.take_events(batch);
+                idle = false;
+            }
+            if let Ok(request) = self.requests.try_recv() {
+                self.take_request(request);
+                idle = false;
+            }
+            if idle {
+                return;
+            }
+        }
+    }
+
+    fn take_events(&mut self, events: Vec<Event>) {
+        for event in events {
+            let changes = self.cluster.apply(event);
+            self.pending.extend(changes);
+        }
+    }
+
+    fn take_request(&mut self, request: Request) {
+        // Who asked may have gone; the work is done all the same, since a repeated request finds it done.
+        match request {
+            Request::Prepare { request, reply } => drop(reply.send(self.prepare(&request))),
+            Request::Ready {
+                container,
+                ifname,
+                request,
+                reply,
+            } => self.make_ready(&container, &ifname, &request, reply),
+            Request::Attachment {
+                container,
+                ifname,
+                reply,
+            } => drop(reply.send(self.attachment(&container, &ifname))),
+            Request::Release {
+                container,
+                ifname,
+                reply,
+            } => drop(reply.send(self.release(&container, &ifname))),
+            Request::Status { reply } => drop(reply.send(Ok(self.status()))),
+        }
+    }
+
+    fn tick(&mut self) -> Result<(), ControlError> {
+        if let Some(worker) = self.dataplane.dead_worker() {
+            return Err(ControlError::WorkerDied(worker));
+        }
+        self.close_vanished();
+        self.meters.sample(&self.dataplane);
+        Ok(())
+    }
+
+    /// Ends the workers and closes the sockets; everything else stays for the next start.
+    pub fn finish(self) {
+        for waiting in self.waiting {
+            waiting.refuse("the agent is stopping; it will be there again");
+        }
+        self.dataplane.stop();
+    }
+}

@@ -1,0 +1,224 @@
+//! From changed objects to published tables, and to the host port.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use arrayvec::ArrayVec;
+use heddle_compile::{Compiler, NodeConfig};
+use heddle_tables::{HostPort as HostTable, Masquerade, NodeNo, Prefix};
+use heddle_wire::Ip;
+use ipnet::IpNet;
+
+use super::{Control, ControlError};
+use crate::attachments::alloc;
+use crate::host::plan::{self, Inputs};
+
+/// One address of each family.
+const MASQUERADE_FAMILIES: usize = 2;
+
+impl Control {
+    /// Works off what has changed since the last time: tables, publication, host port.
+    pub(super) fn settle(&mut self) -> Result<(), ControlError> {
+        if self.pending.rejections {
+            self.log_rejections();
+        }
+        if self.compiler.is_none() {
+            if !self.cluster.is_synced() {
+                return Ok(());
+            }
+            self.compiler = Some(Compiler::new(self.node_config()));
+            self.synced_at = Some(Instant::now());
+            self.dirty = true;
+            self.take_over_ports();
+            tracing::info!(node = self.settings.node, "every kind of object has synced");
+        }
+        let changes = std::mem::take(&mut self.pending);
+        if changes.is_empty() && !self.dirty {
+            return Ok(());
+        }
+        let first = self.dirty && self.dataplane.published() == 0;
+        let nodes_changed = first || !changes.objects.is_empty();
+        let (host, masquerade) = self.host_tables();
+        if let Some(compiler) = &mut self.compiler {
+            compiler.apply_changes(&self.cluster, &changes);
+            compiler.set_host_port(host);
+            let _ = masquerade;
+        }
+        self.attach_known_pods();
+        if nodes_changed {
+            // Before the tables: a worker that answers an address of the host port finds it there.
+            self.apply_plan();
+        }
+        self.build(first);
+        self.dirty = false;
+        Ok(())
+    }
+
+    fn build(&mut self, first: bool) {
+        let Some(compiler) = &mut self.compiler else { return };
+        let built = compiler.build();
+        self.ready = built.ready.into_iter().collect();
+        if !built.node_numbers.is_empty() {
+            let numbers = built
+                .node_numbers
+                .into_iter()
+                .map(|(name, number)| (name.to_string(), number.0));
+            if let Err(e) = self.store.keep_node_numbers(numbers) {
+                tracing::error!(
+                    "numbers of nodes are not kept, connections with them are judged anew after a restart: {e}"
+                );
+            }
+        }
+        if built.changed || first {
+            tracing::debug!(
+                version = built.snapshot.version(),
+                pages = built.pages_copied,
+                endpoints_raised = built.raised.len(),
+                "tables are published"
+            );
+            self.dataplane.publish(built.snapshot);
+            self.published_at = Instant::now();
+        }
+        self.log_differences();
+        if first || !built.removed_backends.is_empty() {
+            self.sweep_backends();
+        }
+    }
+
+    /// Pods whose status names other addresses than their attachments have: told once.
+    fn log_differences(&mut self) {
+        let Some(compiler) = &self.compiler else { return };
+        let shown = |ips: &BTreeSet<Ip>| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let now: BTreeSet<String> = compiler
+            .address_differences()
+            .into_iter()
+            .map(|d| {
+                format!(
+                    "pod {}: attached with {}, its status says {}",
+                    d.pod,
+                    shown(&d.attached),
+                    shown(&d.status)
+                )
+            })
+            .collect();
+        for new in now.difference(&self.known_differences) {
+            tracing::warn!("{new}; the attachment's addresses count");
+        }
+        self.known_differences = now;
+    }
+
+    fn log_rejections(&mut self) {
+        let now: BTreeSet<String> = self.cluster.rejections().map(ToString::to_string).collect();
+        for new in now.difference(&self.known_rejections) {
+            tracing::warn!("refused: {new}");
+        }
+        for gone in self.known_rejections.difference(&now) {
+            tracing::info!("no longer refused: {gone}");
+        }
+        self.known_rejections = now;
+    }
+
+    /// This node's pod ranges.
+    pub(super) fn pod_ranges(&self) -> Vec<IpNet> {
+        self.cluster
+            .node(&self.settings.node)
+            .map(|node| node.pod_cidrs.clone())
+            .unwrap_or_default()
+    }
+
+    fn node_config(&self) -> NodeConfig {
+        let (host, masquerade) = self.host_tables();
+        NodeConfig {
+            host,
+            host_port: heddle_port::PortNo(0),
+            masquerade,
+            local_mtu: self.settings.pod_mtu,
+            uplink_mtu: self.settings.pod_mtu,
+            service_cidrs: self.settings.service_cidrs.iter().map(|&range| prefix(range)).collect(),
+            node_numbers: self
+                .store
+                .node_numbers()
+                .iter()
+                .map(|(name, number)| (Arc::from(name.as_str()), NodeNo(*number)))
+                .collect(),
+            ..NodeConfig::named(self.settings.node.as_str())
+        }
+    }
+
+    /// What the tables say of the host port, from the node's pod ranges.
+    fn host_tables(&self) -> (HostTable, Masquerade) {
+        let ranges = self.pod_ranges();
+        let addresses: ArrayVec<Ip, 4> = ranges
+            .iter()
+            .filter_map(|&r| alloc::host_address(r))
+            .map(Ip::from)
+            .take(4)
+            .collect();
+        let mut masqueraded: Vec<IpAddr> = ranges.iter().filter_map(|&r| alloc::masquerade_address(r)).collect();
+        masqueraded.sort_by_key(IpAddr::is_ipv6);
+        let reserved = self.settings.reserved_ports;
+        let masquerade = Masquerade {
+            addresses: masqueraded
+                .into_iter()
+                .map(Ip::from)
+                .take(MASQUERADE_FAMILIES)
+                .collect(),
+            ports: (reserved.first, reserved.last),
+        };
+        (
+            HostTable {
+                mac: self.host.mac(),
+                addresses,
+            },
+            masquerade,
+        )
+    }
+
+    /// Brings the host port to what the objects ask for.
+    fn apply_plan(&mut self) {
+        let Some(node) = self.cluster.node(&self.settings.node) else {
+            return;
+        };
+        let node_ranges = self
+            .cluster
+            .nodes()
+            .flat_map(|node| node.pod_cidrs.iter().copied())
+            .collect();
+        let service_objects = self
+            .cluster
+            .service_cidrs()
+            .flat_map(|range| range.cidrs.iter().copied())
+            .collect();
+        let service_addresses = self
+            .cluster
+            .services()
+            .flat_map(|service| service.cluster_ips.get().iter().copied())
+            .collect();
+        let wanted = plan::compute(&Inputs {
+            node,
+            node_ranges: &node_ranges,
+            cluster_cidrs: &self.settings.cluster_cidrs,
+            service_cidrs: &self.settings.service_cidrs,
+            service_objects: &service_objects,
+            service_addresses: &service_addresses,
+            reserved_ports: self.settings.reserved_ports,
+        });
+        if self.plan.as_ref() == Some(&wanted) {
+            return;
+        }
+        let failures = self.runtime.block_on(self.host.apply(&wanted));
+        // What failed is tried again with the next change of an object.
+        self.plan = failures.is_empty().then_some(wanted);
+        let failures: BTreeSet<String> = failures.into_iter().map(|e| e.to_string()).collect();
+        for new in failures.difference(&self.plan_failures) {
+            tracing::error!("the host port: {new}");
+        }
+        self.plan_failures = failures;
+    }
+}
+
+fn prefix(range: IpNet) -> Prefix {
+    Prefix::new(Ip::from(range.network()), range.prefix_len())
+}

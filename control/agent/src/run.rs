@@ -1,0 +1,190 @@
+//! `heddle run`: puts the agent together, runs it until a signal, and takes it apart again.
+//!
+//! What it leaves behind is decision 8 of the design: pods' interfaces with their program, the host port, the nftables
+//! table, the state directory and the flow table. The next start takes them over.
+
+use std::io;
+use std::path::Path;
+
+use crossbeam::channel;
+use heddle_flow::{BootId, FlowTable, OpenError, Takeover};
+use heddle_source::folder::{self, FolderError};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+use crate::api::{ApiError, Server};
+use crate::attachments::{Store, StoreError};
+use crate::cli::RunArgs;
+use crate::config::{ConfigError, Settings};
+use crate::control::{Control, ControlError, Parts};
+use crate::dataplane::flow_file::{self, FlowFileError};
+use crate::dataplane::{Dataplane, DataplaneError, clock};
+use crate::lock::{DirLock, LockError};
+use crate::notify;
+use crate::privileges::{self, PrivilegeError};
+
+/// Why the agent does not start, or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The privileges.
+    #[error(transparent)]
+    Privileges(#[from] PrivilegeError),
+    /// Another agent.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The attachments.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The flow table's place.
+    #[error(transparent)]
+    FlowFile(#[from] FlowFileError),
+    /// The flow table.
+    #[error(transparent)]
+    FlowTable(#[from] OpenError),
+    /// AF_XDP or the workers.
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+    /// The manifest folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// The sockets.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// The control thread.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// The runtime or the signals.
+    #[error("starting the agent: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Bytes of flow table for each connection, for the choice of what it lies on: what `heddle-flow` says, and some.
+const BYTES_PER_CONNECTION: u64 = 240;
+
+/// Runs the agent.
+///
+/// # Errors
+/// It cannot start, or cannot go on.
+pub fn run(args: RunArgs) -> Result<(), RunError> {
+    let config = args.configuration()?;
+    start_logging(&config.log)?;
+    let settings = config.check()?;
+    privileges::check()?;
+
+    let holder = format!("the agent of {}", settings.node);
+    let _locks = (
+        DirLock::take(&settings.run_dir, &holder)?,
+        DirLock::take(&settings.state_dir, &holder)?,
+    );
+    let store = Store::open(&settings.state_dir)?;
+    let (flows, takeover) = open_flows(&settings)?;
+    let dataplane = Dataplane::start(&settings, flows, takeover.fresh_since)?;
+
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("io")
+        .enable_all()
+        .build()?;
+    let stop = stop_on_signal(&runtime)?;
+    let (events_in, events) = channel::unbounded();
+    let (requests_in, requests) = channel::unbounded();
+    let (run_dir, manifests) = (settings.run_dir.clone(), settings.manifests.clone());
+    let runtime_handle = runtime.handle().clone();
+    let mut control = Control::new(Parts {
+        settings,
+        store,
+        dataplane,
+        takeover,
+        runtime: runtime_handle,
+        events,
+        requests,
+        stop,
+    })?;
+
+    let ended = serve(&runtime, &mut control, &run_dir, &manifests, events_in, &requests_in);
+    tell("STOPPING=1");
+    control.finish();
+    if ended.is_ok() {
+        tracing::info!("the agent has ended; pods are closed until it is started again");
+    }
+    ended
+}
+
+/// Follows the objects and serves the sockets for as long as control runs.
+fn serve(
+    runtime: &Runtime,
+    control: &mut Control,
+    run_dir: &Path,
+    manifests: &Path,
+    events: channel::Sender<Vec<heddle_model::Event>>,
+    requests: &channel::Sender<crate::api::Request>,
+) -> Result<(), RunError> {
+    let _watch = folder::follow(manifests, move |batch| match events.send(batch) {
+        Ok(()) => std::ops::ControlFlow::Continue(()),
+        Err(_) => std::ops::ControlFlow::Break(()),
+    })?;
+    let _server = runtime.block_on(async { Server::start(run_dir, requests) })?;
+    tracing::info!(run_dir = %run_dir.display(), manifests = %manifests.display(), "the agent serves its sockets");
+    control.run(|| {
+        tracing::info!("ready");
+        tell("READY=1");
+    })?;
+    Ok(())
+}
+
+fn tell(state: &str) {
+    if let Err(e) = notify::tell(state) {
+        tracing::warn!("the service manager could not be told {state}: {e}");
+    }
+}
+
+fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
+    let bytes = u64::from(settings.connections) * BYTES_PER_CONNECTION;
+    let (file, medium) = flow_file::prepare(&settings.run_dir, settings.huge_pages, bytes)?;
+    tracing::debug!(file = %file.display(), ?medium, "the flow table");
+    let config = heddle_flow::Config {
+        capacity: settings.connections,
+        quota: Some(settings.connections_per_pod),
+        ..heddle_flow::Config::default()
+    };
+    Ok(FlowTable::open(&file, &config, BootId::current()?, clock())?)
+}
+
+/// A channel that something arrives in at SIGTERM or SIGINT.
+fn stop_on_signal(runtime: &Runtime) -> io::Result<channel::Receiver<()>> {
+    let (sender, stop) = channel::bounded(1);
+    let _context = runtime.enter();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    runtime.spawn(async move {
+        let name = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!("{name}: the agent ends");
+        // Control may have ended by itself.
+        let _ = sender.send(());
+        // The other end looks at the channel being closed as at a message, so the sender stays.
+        std::future::pending::<()>().await;
+    });
+    Ok(stop)
+}
+
+fn start_logging(filter: &str) -> Result<(), ConfigError> {
+    let parsed = EnvFilter::try_new(filter).map_err(|e| ConfigError::Value {
+        key: "log",
+        value: format!("{filter:?}"),
+        problem: format!("is no filter ({e}); write a level, or directives like info,heddle_engine=debug"),
+    })?;
+    // A second subscriber in one process (tests) changes nothing.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .try_init();
+    Ok(())
+}
