@@ -201,6 +201,28 @@ items: [{metadata: {name: a}}, {metadata: {}}]
     }
 
     #[test]
+    fn a_small_file_cannot_blow_up() {
+        // Deep nesting, at the limit and far beyond it, on a thread with the usual stack.
+        for depth in [100, 127, 128, 100_000] {
+            let text = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+            for name in ["a.yaml", "a.json"] {
+                let text = text.clone();
+                std::thread::spawn(move || parse(name, &text).map(|entries| entries.len()))
+                    .join()
+                    .unwrap()
+                    .ok();
+            }
+        }
+        // Aliases that multiply ("billion laughs").
+        let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+        for n in 1..12 {
+            let alias = format!("*a{}, ", n - 1).repeat(10);
+            text += &format!("a{n}: &a{n} [{}]\n", alias.trim_end_matches(", "));
+        }
+        assert!(parse("a.yaml", &text).is_err());
+    }
+
+    #[test]
     fn editors_files_are_no_manifests() {
         for name in ["a.yaml", "b.yml", "c.json", "00-x.y.yaml"] {
             assert!(is_manifest(name), "{name}");
