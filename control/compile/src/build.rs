@@ -260,7 +260,7 @@ impl Compiler {
         }
     }
 
-    /// Raises generations where policy answers otherwise, and writes the endpoints that changed.
+    /// Raises generations where policy refuses what it allowed, and writes the endpoints that changed.
     fn settle_endpoints(&mut self, regrouped: &BTreeSet<EndpointNo>) {
         let mut reach = Reach {
             moves: &self.moves,

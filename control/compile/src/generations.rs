@@ -1,4 +1,7 @@
 //! Generations: whom a change reaches.
+//!
+//! A flow entry stands for a connection that was allowed. So a change reaches an endpoint where something that its
+//! policy allowed is allowed no more; that more is allowed ends no connection, and refused ones have no entry.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -55,7 +58,7 @@ impl Moves {
     }
 }
 
-/// Tells which policies answer an existing connection otherwise than before; asked for each endpoint, answered once for
+/// Tells which policies refuse something that they allowed before; asked for each endpoint, answered once for
 /// each pair of policies.
 pub(crate) struct Reach<'a> {
     pub(crate) moves: &'a Moves,
@@ -65,7 +68,7 @@ pub(crate) struct Reach<'a> {
 }
 
 impl Reach<'_> {
-    /// Whether a connection that was judged by `before` may be judged otherwise now. `same_rules`: both are of one
+    /// Whether a connection that `before` allowed may be refused now. `same_rules`: both are of one
     /// group, so only cells that the moves name can differ.
     pub(crate) fn changed(
         &mut self,
@@ -80,14 +83,14 @@ impl Reach<'_> {
         let differs = |(a, b): (IdentityNo, IdentityNo)| {
             Direction::BOTH
                 .iter()
-                .any(|d| !before.side(*d).answers_as(a, after.side(*d), b))
+                .any(|d| !before.side(*d).is_kept(a, after.side(*d), b))
         };
         let moved = self.moves.0.iter().copied().any(differs);
         let changed = moved
             || !same_rules
                 && (Direction::BOTH
                     .iter()
-                    .any(|d| !before.side(*d).defaults_as(after.side(*d)))
+                    .any(|d| !before.side(*d).is_default_kept(after.side(*d)))
                     || self.identities.older_than(self.build).any(|no| differs((no, no))));
         self.asked.insert(key, changed);
         changed

@@ -14,8 +14,8 @@
 //! - Only policies that select an endpoint of this node are **active**. See `policies`.
 //! - Endpoints that the same policies select share a **group**: for each direction one cell per identity, made anew
 //!   only for identities and groups that a change touches. See `groups`.
-//! - An endpoint's **generation** is raised when an answer of its policy changed for an identity that was there before,
-//!   or when an address moved to an identity that it answers otherwise. See `generations`.
+//! - An endpoint's **generation** is raised when its policy refuses something that it allowed before: because an answer
+//!   changed, or because an address moved to another identity. See `generations`.
 //!
 //! What it does not do: choose numbers of attachments, talk to workers, or decide when a snapshot is published.
 

@@ -318,3 +318,11 @@ fn speak_of(peer: &Peer, mut label: impl FnMut(Feature), mut cidr: impl FnMut(Pr
         }
     }
 }
+
+#[cfg(test)]
+impl Selectors {
+    /// Whether none is in use.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.known.is_empty() && self.index.is_empty()
+    }
+}

@@ -108,6 +108,16 @@ impl Row {
             _ => self.other,
         }
     }
+
+    /// The ports at which the answer may change.
+    fn edges(&self, proto: Proto) -> Vec<u16> {
+        match proto {
+            Proto::TCP => self.tcp.edges(),
+            Proto::UDP => self.udp.edges(),
+            Proto::SCTP => self.sctp.edges(),
+            _ => Vec::new(),
+        }
+    }
 }
 
 /// One direction of an endpoint's policy, as the workers read it. Made by a
@@ -173,25 +183,45 @@ impl PolicySide {
         self.rows.get(cell.number() as usize)?.as_deref()
     }
 
-    /// Whether two classes of peers, here and in `other`, get the same answer for every protocol and port, by the
-    /// same rules. For control, which so finds out whom a change reaches.
+    /// Whether all that this side allows `peer`, `other` allows `other_peer` too. For control: where it is so, a change
+    /// from the one to the other ends no connection.
     #[must_use]
-    pub fn answers_as(&self, peer: IdentityNo, other: &Self, other_peer: IdentityNo) -> bool {
-        let (a, b) = (self.cell(peer), other.cell(other_peer));
-        let rows = (a.kind() == Cell::ROW, b.kind() == Cell::ROW);
-        self.default == other.default
-            && match rows {
-                (true, true) => self.row(a) == other.row(b),
-                (false, false) => a == b,
-                _ => false,
-            }
+    pub fn is_kept(&self, peer: IdentityNo, other: &Self, other_peer: IdentityNo) -> bool {
+        let allows = |side: &Self, proto, port, who| side.verdict(who, proto, port).is_allowed();
+        let simple = |side: &Self, who| {
+            let cell = side.cell(who);
+            (cell.kind() != Cell::ROW).then(|| allows(side, Proto(u8::MAX), 0, who))
+        };
+        match (simple(self, peer), simple(other, other_peer)) {
+            (Some(false), _) | (_, Some(true)) => return true,
+            (Some(true), Some(false)) => return false,
+            _ => {}
+        }
+        let row = |side: &'_ Self, who| side.row(side.cell(who)).cloned();
+        let (mine, theirs) = (row(self, peer), row(other, other_peer));
+        if mine.is_some() && mine == theirs && self.default_allows() == other.default_allows() {
+            return true;
+        }
+        let kept = |proto, port| !allows(self, proto, port, peer) || allows(other, proto, port, other_peer);
+        let edges = |proto| {
+            let rows = [&mine, &theirs];
+            let mut edges: Vec<u16> = rows.into_iter().flatten().flat_map(|row| row.edges(proto)).collect();
+            edges.push(0);
+            edges
+        };
+        let ports = |proto| edges(proto).into_iter().all(|port| kept(proto, port));
+        [Proto::TCP, Proto::UDP, Proto::SCTP].into_iter().all(ports) && kept(Proto::ICMP, 0)
     }
 
-    /// Whether peers that no cell speaks of get the same answer here and in `other`.
+    /// The same for peers that no cell speaks of.
     #[must_use]
-    pub fn defaults_as(&self, other: &Self) -> bool {
+    pub fn is_default_kept(&self, other: &Self) -> bool {
         // No table has a cell for the last number.
-        self.answers_as(IdentityNo(u32::MAX), other, IdentityNo(u32::MAX))
+        self.is_kept(IdentityNo(u32::MAX), other, IdentityNo(u32::MAX))
+    }
+
+    fn default_allows(&self) -> bool {
+        self.default.kind() == Cell::ALLOW
     }
 }
 

@@ -178,11 +178,38 @@ mod tests {
             (ask(1, 53), ask(1, 80)),
             (PolicyVerdict::Deny(RuleNo(40)), PolicyVerdict::Allow(RuleNo(51)))
         );
-        let mut other = PolicySideBuilder::isolated(RuleNo(40));
-        other.set(IdentityNo(7), Answer::Ports(Box::new(tcp(53, 50))));
-        let alike = |a, b| side.side().answers_as(IdentityNo(a), other.side(), IdentityNo(b));
-        assert!(alike(2, 7) && !alike(1, 7) && !alike(2, 8));
-        assert!(!side.side().defaults_as(other.side()));
+    }
+
+    #[test]
+    fn what_was_allowed_is_kept_or_not() {
+        let mut a = PolicySideBuilder::isolated(RuleNo(40));
+        a.set_base(Answer::Ports(Box::new(tcp(53, 50))));
+        a.set(IdentityNo(1), Answer::Ports(Box::new(tcp(80, 51))));
+        a.set(IdentityNo(2), Answer::Every(Cell::allow(RuleNo(52))));
+        a.set(IdentityNo(3), Answer::Every(Cell::deny(RuleNo(53))));
+        let mut b = PolicySideBuilder::isolated(RuleNo(41));
+        let both = PortSet::new([52, 80].map(|p| PortRange {
+            first: p,
+            last: p + 1,
+            cell: Cell::allow(RuleNo(60)),
+        }));
+        b.set(
+            IdentityNo(1),
+            Answer::Ports(Box::new(Row {
+                tcp: both,
+                ..Row::default()
+            })),
+        );
+        b.set(IdentityNo(2), Answer::Every(Cell::allow(RuleNo(61))));
+        let kept = |who, other| a.side().is_kept(IdentityNo(who), b.side(), IdentityNo(other));
+        // Against: some ports, everything, nothing.
+        assert_eq!([kept(1, 1), kept(1, 2), kept(1, 9)], [true, true, false]);
+        assert_eq!([kept(2, 1), kept(2, 2), kept(2, 9)], [false, true, false]);
+        assert_eq!([kept(3, 1), kept(3, 2), kept(3, 9)], [true, true, true]);
+        assert_eq!([kept(9, 1), kept(9, 2), kept(9, 9)], [true, true, false]);
+        assert!(!b.side().is_kept(IdentityNo(1), a.side(), IdentityNo(1)));
+        assert!(!a.side().is_default_kept(b.side()) && b.side().is_default_kept(a.side()));
+        assert!(!PolicySide::open().is_default_kept(a.side()) && a.side().is_default_kept(&PolicySide::open()));
     }
 
     proptest! {

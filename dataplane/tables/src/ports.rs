@@ -67,6 +67,23 @@ impl PortSet {
     }
 }
 
+impl PortSet {
+    /// The ports at which the answer differs from that of the port before, 0 aside.
+    #[must_use]
+    pub fn edges(&self) -> Vec<u16> {
+        match &self.0 {
+            Repr::Few(ranges) => ranges
+                .iter()
+                .flat_map(|r| [Some(r.first), r.last.checked_add(1)])
+                .flatten()
+                .collect(),
+            Repr::Table { .. } => (1..=u16::MAX)
+                .filter(|port| self.get(*port) != self.get(port - 1))
+                .collect(),
+        }
+    }
+}
+
 impl Default for PortSet {
     fn default() -> Self {
         Self(Repr::Few(ArrayVec::new_const()))
@@ -196,6 +213,10 @@ mod tests {
             };
             for port in ranges.iter().flat_map(|r| [r.first, r.last, r.first.wrapping_sub(1), r.last.wrapping_add(1)]) {
                 prop_assert_eq!(set.get(port), naive(port));
+            }
+            let edges: std::collections::BTreeSet<u16> = set.edges().into_iter().collect();
+            for port in 1..=u16::MAX {
+                prop_assert!(set.get(port) == set.get(port - 1) || edges.contains(&port));
             }
         }
     }

@@ -1,0 +1,151 @@
+//! Generations are raised for the endpoints that a change reaches, and for no other.
+
+use super::services::{service, slice};
+use super::*;
+
+/// 2: db, closed but for web; 3: web, open; 4: mail, closed but for addresses of 1.0.0.0/8.
+fn world() -> World {
+    let mut world = World::new();
+    world
+        .put(namespace("shop", "team=a"))
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(node("there", "192.168.0.2", "10.0.2.0/24"))
+        .local(2, &pod("shop/db", "here", &["10.0.1.2"], "app=db"))
+        .local(3, &pod("shop/web", "here", &["10.0.1.3"], "app=web"))
+        .local(4, &pod("shop/mail", "here", &["10.0.1.4"], "app=mail"))
+        .put(pod("shop/far", "there", &["10.0.2.9"], "app=web,v=1"))
+        .put(policy(
+            "shop/db",
+            "app=db",
+            Some(vec![rule(vec![pods("app=web")], vec![tcp(5432)])]),
+            None,
+        ))
+        .put(policy(
+            "shop/mail",
+            "app=mail",
+            Some(vec![rule(vec![block("1.0.0.0/8", &[])], vec![])]),
+            None,
+        ));
+    world.build();
+    world
+}
+
+fn raised(world: &mut World) -> Vec<u16> {
+    let before: Vec<_> = (0..10).map(|no| generation(&world.compiler.last, no)).collect();
+    let built = world.build();
+    let raised: Vec<u16> = built.raised.iter().map(|no| no.0).collect();
+    for (no, before) in (0..10).zip(before) {
+        let now = generation(&built.snapshot, no);
+        if now.is_some() && before.is_some() {
+            assert_eq!(now != before, raised.contains(&no), "endpoint {no}");
+        }
+    }
+    raised
+}
+
+fn generation(snapshot: &Snapshot, no: u16) -> Option<u32> {
+    snapshot.endpoint(EndpointNo(no)).map(|e| e.generation.0)
+}
+
+#[test]
+fn churn_elsewhere_reaches_nobody() {
+    let mut world = world();
+    assert_eq!(raised(&mut world), [0; 0]);
+    world.put(pod("shop/new", "there", &["10.0.2.10"], "app=web"));
+    assert_eq!(raised(&mut world), [0; 0], "a pod of a known class");
+    world.put(pod("shop/newer", "there", &["10.0.2.11"], "app=new"));
+    assert_eq!(raised(&mut world), [0; 0], "a pod that no rule speaks of");
+    world.put(pod("shop/far", "there", &["10.0.2.9"], "app=web,v=2"));
+    assert_eq!(raised(&mut world), [0; 0], "a label that no policy speaks of");
+    world.put(policy("other/p", "", Some(vec![]), None));
+    assert_eq!(raised(&mut world), [0; 0], "a policy of another namespace");
+    world.put(service("shop/web", &["10.96.0.1"], &[("", 80)]));
+    world.put(slice(
+        "shop/web-1",
+        "shop/web",
+        &[("", 80)],
+        &[("10.0.2.9", "there", 'r')],
+    ));
+    assert_eq!(raised(&mut world), [0; 0], "Services: live connections stay");
+    world.delete(Kind::Pod, "shop", "newer");
+    assert_eq!(raised(&mut world), [0; 0], "a pod that goes");
+    world
+        .compiler
+        .set_attachment_port(EndpointNo(3), PortNo(77), WorkerNo(1));
+    assert_eq!(raised(&mut world), [0; 0], "another port");
+    assert_eq!(world.compiler.last.endpoint(EndpointNo(3)).unwrap().port, PortNo(77));
+}
+
+#[test]
+fn a_change_reaches_those_who_refuse_what_they_allowed() {
+    let mut world = world();
+    world.put(pod("shop/far", "there", &["10.0.2.9"], "app=none,v=1"));
+    assert_eq!(raised(&mut world), [2], "a peer is one no more");
+    world.put(pod("shop/far", "there", &["10.0.2.9"], "app=web,v=1"));
+    assert_eq!(raised(&mut world), [0; 0], "and is one again: that ends no connection");
+    world.put(policy(
+        "shop/db",
+        "app=db",
+        Some(vec![rule(vec![pods("app=web")], vec![tcp(5433)])]),
+        None,
+    ));
+    assert_eq!(raised(&mut world), [2], "another port");
+    world.put(policy(
+        "shop/mail",
+        "app=mail",
+        Some(vec![rule(vec![block("1.0.0.0/9", &[])], vec![])]),
+        None,
+    ));
+    assert_eq!(raised(&mut world), [4], "a smaller block");
+    world.put(policy("shop/web", "app=web", Some(vec![]), None));
+    assert_eq!(raised(&mut world), [3], "isolated for the first time");
+    world.put(pod("shop/db", "here", &["10.0.1.2"], "app=other"));
+    assert_eq!(raised(&mut world), [0; 0], "selected no more");
+    world.delete(Kind::NetworkPolicy, "shop", "db");
+    assert_eq!(raised(&mut world), [0; 0], "nobody was selected by it");
+}
+
+#[test]
+fn a_new_key_or_cidr_alone_reaches_nobody_else() {
+    let mut world = world();
+    // Splits the identities of web by `v`, and outside addresses by a CIDR inside of mail's.
+    let peers = vec![
+        Peer::Pods {
+            namespaces: None,
+            pods: matching("app=web,v=1"),
+        },
+        block("1.2.0.0/16", &[]),
+    ];
+    world.put(policy("shop/more", "app=web", Some(vec![rule(peers, vec![])]), None));
+    assert_eq!(raised(&mut world), [3]);
+    world.delete(Kind::NetworkPolicy, "shop", "more");
+    assert_eq!(raised(&mut world), [0; 0]);
+}
+
+#[test]
+fn a_number_that_is_used_again_goes_on_counting() {
+    let mut world = world();
+    let before = generation(&world.compiler.last, 2).unwrap();
+    world.compiler.detach(EndpointNo(2));
+    assert_eq!(raised(&mut world), [2]);
+    assert_eq!(generation(&world.compiler.last, 2), None);
+    world.local(2, &pod("shop/next", "here", &["10.0.1.5"], ""));
+    assert_eq!(raised(&mut world), [2]);
+    assert!(generation(&world.compiler.last, 2).unwrap() > before + 1);
+}
+
+#[test]
+fn namespace_labels_reach_those_who_select_by_them() {
+    let mut world = world();
+    world.put(policy(
+        "shop/web",
+        "app=web",
+        None,
+        Some(vec![rule(vec![pods_in("team=a", "")], vec![])]),
+    ));
+    assert_eq!(raised(&mut world), [3]);
+    world.put(namespace("shop", "team=a,more=x"));
+    assert_eq!(raised(&mut world), [0; 0]);
+    world.put(namespace("shop", "team=b"));
+    assert_eq!(raised(&mut world), [3]);
+}

@@ -1,0 +1,235 @@
+//! From model objects to verdicts, Services, generations and pages.
+
+mod generations;
+mod nodes;
+mod oracle;
+mod pages;
+mod policy;
+mod services;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use heddle_model::{
+    Cluster, ContainerPort, Event, IpBlock, Kind, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
+    NetworkPolicy, Node, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule,
+    PortNumber, PortRange, Protocol, Requirement,
+};
+use heddle_port::PortNo;
+use heddle_tables::{Decision, Direction, EndpointNo, PolicyVerdict, Snapshot, WorkerNo};
+use heddle_wire::{Ip, MacAddr, Proto};
+
+use crate::{Attachment, BuildResult, Compiler, NodeConfig};
+
+/// A cluster and the compiler of its node `here`.
+struct World {
+    cluster: Cluster,
+    compiler: Compiler,
+}
+
+impl World {
+    fn new() -> Self {
+        Self {
+            cluster: Cluster::new(),
+            compiler: Compiler::new(NodeConfig::named("here")),
+        }
+    }
+
+    fn put(&mut self, object: impl Into<Object>) -> &mut Self {
+        let changes = self.cluster.apply(Event::Upsert {
+            origin: "test".into(),
+            object: object.into(),
+        });
+        self.compiler.apply_changes(&self.cluster, &changes);
+        self
+    }
+
+    fn delete(&mut self, kind: Kind, namespace: &str, name: &str) -> &mut Self {
+        let object = ObjectRef::new(kind, ObjectKey::new(namespace, name));
+        let changes = self.cluster.apply(Event::Delete(object));
+        self.compiler.apply_changes(&self.cluster, &changes);
+        self
+    }
+
+    /// Adds a pod of this node, attached.
+    fn local(&mut self, no: u16, pod: &Pod) -> &mut Self {
+        self.put(pod.clone());
+        self.compiler.attach(attachment(no, Some(&pod.key), &pod.ips));
+        self
+    }
+
+    fn build(&mut self) -> BuildResult {
+        self.compiler.build()
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+fn port(number: u16) -> PortNumber {
+    PortNumber::new(number).unwrap()
+}
+
+fn labels(text: &str) -> Labels {
+    let pairs = text
+        .split(',')
+        .filter(|p| !p.is_empty())
+        .map(|p| p.split_once('=').unwrap());
+    Labels::new(pairs).unwrap()
+}
+
+/// `a=1,b=2` as `matchLabels`; empty: everything.
+fn matching(text: &str) -> LabelSelector {
+    let pairs = text
+        .split(',')
+        .filter(|p| !p.is_empty())
+        .map(|p| p.split_once('=').unwrap());
+    LabelSelector::new(pairs.map(|(k, v)| Requirement::label(k, v).unwrap()))
+}
+
+fn namespace(name: &str, more: &str) -> Namespace {
+    let own = (NAMESPACE_NAME_LABEL.to_owned(), name.to_owned());
+    let more = labels(more);
+    let pairs = more.iter().map(|(k, v)| (k.to_string(), v.to_string())).chain([own]);
+    Namespace {
+        name: name.into(),
+        labels: Labels::new(pairs).unwrap(),
+    }
+}
+
+/// `ns/name`
+fn key(text: &str) -> ObjectKey {
+    let (namespace, name) = text.split_once('/').unwrap();
+    ObjectKey::new(namespace, name)
+}
+
+fn pod(name: &str, node: &str, ips: &[&str], its_labels: &str) -> Pod {
+    Pod {
+        key: key(name),
+        uid: "".into(),
+        labels: labels(its_labels),
+        node: Some(node.into()),
+        ips: ips.iter().map(|i| ip(i)).collect(),
+        host_network: false,
+        phase: PodPhase::Running,
+        ports: Vec::new(),
+        ready: true,
+        terminating: false,
+    }
+}
+
+fn container_port(name: &str, number: u16, protocol: Protocol) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.into()),
+        number: port(number),
+        protocol,
+    }
+}
+
+fn node(name: &str, address: &str, pod_cidr: &str) -> Node {
+    Node {
+        name: name.into(),
+        labels: Labels::default(),
+        internal_ips: vec![ip(address)],
+        external_ips: Vec::new(),
+        pod_cidrs: vec![pod_cidr.parse().unwrap()],
+        ready: true,
+        draining: false,
+    }
+}
+
+fn attachment(no: u16, pod: Option<&ObjectKey>, ips: &[IpAddr]) -> Attachment {
+    Attachment {
+        no: EndpointNo(no),
+        pod: pod.cloned(),
+        addresses: ips.iter().map(|i| Ip::from(*i)).collect(),
+        mac: MacAddr([2, 0, 0, 0, 0, no as u8]),
+        port: PortNo(no),
+        worker: WorkerNo(0),
+    }
+}
+
+fn policy(
+    name: &str,
+    selector: &str,
+    ingress: Option<Vec<PolicyRule>>,
+    egress: Option<Vec<PolicyRule>>,
+) -> NetworkPolicy {
+    NetworkPolicy {
+        key: key(name),
+        selector: matching(selector),
+        ingress,
+        egress,
+        refused: false,
+    }
+}
+
+fn rule(peers: Vec<Peer>, ports: Vec<PolicyPort>) -> PolicyRule {
+    PolicyRule { peers, ports }
+}
+
+fn pods(selector: &str) -> Peer {
+    Peer::Pods {
+        namespaces: None,
+        pods: matching(selector),
+    }
+}
+
+fn pods_in(namespaces: &str, selector: &str) -> Peer {
+    Peer::Pods {
+        namespaces: Some(matching(namespaces)),
+        pods: matching(selector),
+    }
+}
+
+fn block(cidr: &str, except: &[&str]) -> Peer {
+    Peer::Block(IpBlock::new(cidr.parse().unwrap(), except.iter().map(|e| e.parse().unwrap())).unwrap())
+}
+
+fn tcp(number: u16) -> PolicyPort {
+    PolicyPort {
+        protocol: Protocol::Tcp,
+        ports: PolicyPorts::Range(port(number).into()),
+    }
+}
+
+fn tcp_range(first: u16, last: u16) -> PolicyPort {
+    let range = PortRange::new(port(first), port(last)).unwrap();
+    PolicyPort {
+        protocol: Protocol::Tcp,
+        ports: PolicyPorts::Range(range),
+    }
+}
+
+fn named(name: &str) -> PolicyPort {
+    PolicyPort {
+        protocol: Protocol::Tcp,
+        ports: PolicyPorts::Name(name.into()),
+    }
+}
+
+/// The verdict of a local endpoint, and what decided.
+fn judge(
+    snapshot: &Snapshot,
+    no: u16,
+    direction: Direction,
+    peer: &str,
+    proto: Proto,
+    port: u16,
+) -> (bool, Arc<Decision>) {
+    let endpoint = snapshot.endpoint(EndpointNo(no)).unwrap();
+    let peer = snapshot.address(Ip::from(ip(peer)));
+    let verdict: PolicyVerdict = endpoint.judge(direction, peer, proto, port);
+    (verdict.is_allowed(), snapshot.reason(verdict.rule()).unwrap())
+}
+
+/// Whether a local endpoint lets a TCP connection in.
+fn admits(snapshot: &Snapshot, no: u16, peer: &str, port: u16) -> bool {
+    judge(snapshot, no, Direction::Ingress, peer, Proto::TCP, port).0
+}
+
+/// Whether a local endpoint lets a TCP connection out.
+fn lets_out(snapshot: &Snapshot, no: u16, peer: &str, port: u16) -> bool {
+    judge(snapshot, no, Direction::Egress, peer, Proto::TCP, port).0
+}

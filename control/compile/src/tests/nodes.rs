@@ -1,0 +1,91 @@
+//! Places of addresses, and what the tables say of the node.
+
+use super::*;
+use heddle_model::ServiceCidr;
+use heddle_tables::{HostPort, NodeNo, Place};
+
+fn place(snapshot: &Snapshot, addr: &str) -> Place {
+    snapshot.address(Ip::from(ip(addr))).place
+}
+
+#[test]
+fn every_address_has_its_place() {
+    let mut world = World::new();
+    world
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(node("there", "192.168.0.2", "10.0.2.0/24"))
+        .put(pod("a/far", "there", &["10.9.9.9"], ""))
+        .put(pod("a/lost", "nowhere", &["10.9.9.8"], ""))
+        .local(2, &pod("a/near", "here", &["10.0.1.2"], ""));
+    world.compiler.set_host_port(HostPort {
+        mac: MacAddr([2; 6]),
+        addresses: [Ip::from(ip("169.254.7.7"))].into_iter().collect(),
+    });
+    let built = world.build();
+    let [(name, there)] = &built.node_numbers[..] else {
+        panic!("one number is given out")
+    };
+    assert_eq!((&**name, *there), ("there", NodeNo(0)));
+    for (addr, want) in [
+        ("192.168.0.1", Place::Host),
+        ("169.254.7.7", Place::Host),
+        ("192.168.0.2", Place::RemoteHost(*there)),
+        ("10.0.1.2", Place::Local(EndpointNo(2))),
+        ("10.0.1.3", Place::Unreachable),
+        ("10.0.2.3", Place::Node(*there)),
+        ("10.9.9.9", Place::Node(*there)),
+        ("10.9.9.8", Place::Unreachable),
+        ("1.1.1.1", Place::Outside),
+    ] {
+        assert_eq!(place(&built.snapshot, addr), want, "{addr}");
+    }
+    let table = built.snapshot.node();
+    assert_eq!(table.addresses, [ip("169.254.7.7"), ip("192.168.0.1")].map(Ip::from));
+    assert_eq!(table.pod_cidrs.len(), 1);
+    world.delete(Kind::Node, "", "there");
+    let snapshot = world.build().snapshot;
+    assert_eq!(place(&snapshot, "10.0.2.3"), Place::Outside);
+    assert_eq!(place(&snapshot, "10.9.9.9"), Place::Unreachable);
+    world.put(node("there", "192.168.0.2", "10.0.2.0/24"));
+    let built = world.build();
+    assert_eq!(
+        (place(&built.snapshot, "10.9.9.9"), built.node_numbers.len()),
+        (Place::Node(*there), 0)
+    );
+}
+
+#[test]
+fn the_attachment_counts_and_the_difference_is_told() {
+    let mut world = World::new();
+    world.put(node("here", "192.168.0.1", "10.0.1.0/24"));
+    world.put(pod("a/p", "here", &["10.0.1.77"], "app=p"));
+    assert_eq!(place(&world.build().snapshot, "10.0.1.77"), Place::Unreachable);
+    world
+        .compiler
+        .attach(attachment(2, Some(&key("a/p")), &[ip("10.0.1.2")]));
+    let snapshot = world.build().snapshot;
+    assert_eq!(place(&snapshot, "10.0.1.2"), Place::Local(EndpointNo(2)));
+    assert!(!snapshot.knows(Ip::from(ip("10.0.1.77"))));
+    let [difference] = &world.compiler.address_differences()[..] else {
+        panic!("one difference")
+    };
+    assert_eq!(difference.attached, [Ip::from(ip("10.0.1.2"))].into());
+    world.put(pod("a/p", "here", &["10.0.1.2"], "app=p"));
+    assert_eq!(world.compiler.address_differences(), []);
+}
+
+#[test]
+fn service_ranges_come_from_objects_unless_configured() {
+    let cidr = |text: &str| ServiceCidr {
+        name: "kubernetes".into(),
+        cidrs: vec![text.parse().unwrap()],
+    };
+    let mut world = World::new();
+    world.put(cidr("10.96.0.0/12"));
+    let snapshot = world.build().snapshot;
+    assert!(snapshot.node().in_service_range(Ip::from(ip("10.97.0.1"))));
+    assert!(!snapshot.node().in_service_range(Ip::from(ip("10.1.0.1"))));
+    world.compiler.config.service_cidrs = vec![heddle_tables::Prefix::new(Ip::from(ip("10.1.0.0")), 16)];
+    world.put(cidr("10.98.0.0/16"));
+    assert!(world.build().snapshot.node().in_service_range(Ip::from(ip("10.1.0.1"))));
+}

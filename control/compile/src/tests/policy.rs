@@ -1,0 +1,329 @@
+//! Policies to verdicts, one behaviour a test.
+
+use super::*;
+use heddle_model::{Cause, Operator, Rejection, Subject};
+
+/// Two pods here (2: db, 3: web), two elsewhere, all in `shop` but one.
+fn shop() -> World {
+    let mut world = World::new();
+    world
+        .put(namespace("shop", "team=a"))
+        .put(namespace("other", "team=b"))
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(node("there", "192.168.0.2", "10.0.2.0/24"))
+        .local(2, &pod("shop/db", "here", &["10.0.1.2", "fd00:1::2"], "app=db"))
+        .local(3, &pod("shop/web", "here", &["10.0.1.3", "fd00:1::3"], "app=web"))
+        .put(pod("shop/far", "there", &["10.0.2.9"], "app=web"))
+        .put(pod("other/guest", "there", &["10.0.2.8"], "app=web"));
+    world
+}
+
+#[test]
+fn nothing_selects_so_all_is_allowed() {
+    let snapshot = shop().build().snapshot;
+    for peer in [
+        "10.0.1.3",
+        "10.0.2.9",
+        "10.0.2.8",
+        "192.168.0.1",
+        "192.168.0.2",
+        "1.1.1.1",
+        "fd00:1::3",
+    ] {
+        let (allowed, why) = judge(&snapshot, 2, Direction::Ingress, peer, Proto::TCP, 5432);
+        let free = if peer == "192.168.0.1" {
+            Decision::OwnNode
+        } else {
+            Decision::NoPolicy
+        };
+        assert_eq!((allowed, &*why), (true, &free), "{peer}");
+    }
+}
+
+#[test]
+fn a_policy_without_rules_denies_and_is_named() {
+    let mut world = shop();
+    world.put(policy("shop/closed", "app=db", Some(vec![]), None));
+    let snapshot = world.build().snapshot;
+    let (allowed, why) = judge(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 5432);
+    assert!(!allowed);
+    assert_eq!(
+        why.to_string(),
+        "default deny because shop/closed selects this pod for ingress"
+    );
+    assert!(lets_out(&snapshot, 2, "10.0.1.3", 80), "egress is not spoken of");
+    assert!(admits(&snapshot, 3, "10.0.2.9", 80), "web is not selected");
+    assert!(admits(&snapshot, 2, "192.168.0.1", 80), "its own node");
+    assert!(!admits(&snapshot, 2, "192.168.0.2", 80), "another node");
+    assert!(admits(&snapshot, 2, "10.0.1.2", 80), "itself");
+}
+
+#[test]
+fn peers_by_pod_and_namespace_labels() {
+    let mut world = shop();
+    let from = vec![
+        pods("app=web"),
+        pods_in("team=b", "app=none"),
+        pods_in("kubernetes.io/metadata.name=other", ""),
+    ];
+    world.put(policy(
+        "shop/db",
+        "app=db",
+        Some(vec![rule(from, vec![tcp(5432)])]),
+        None,
+    ));
+    let snapshot = world.build().snapshot;
+    assert!(
+        admits(&snapshot, 2, "10.0.1.3", 5432),
+        "web of the same namespace, here"
+    );
+    assert!(admits(&snapshot, 2, "fd00:1::3", 5432), "its other address");
+    assert!(
+        admits(&snapshot, 2, "10.0.2.9", 5432),
+        "web of the same namespace, there"
+    );
+    assert!(admits(&snapshot, 2, "10.0.2.8", 5432), "any pod of the other namespace");
+    assert!(!admits(&snapshot, 2, "1.1.1.1", 5432));
+    assert!(!admits(&snapshot, 2, "10.0.1.3", 5433));
+    let (icmp, _) = judge(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::ICMP, 0);
+    assert!(!icmp, "a rule with ports speaks of TCP, UDP and SCTP alone");
+    let (_, why) = judge(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 5432);
+    assert_eq!(why.to_string(), "NetworkPolicy shop/db ingress rule 0");
+}
+
+#[test]
+fn expressions_and_labels_that_change() {
+    let mut world = shop();
+    let expression = |operator, values: &[&str]| {
+        LabelSelector::new([Requirement::new("tier", operator, values.iter().copied()).unwrap()])
+    };
+    let peer = |operator, values: &[&str]| Peer::Pods {
+        namespaces: None,
+        pods: expression(operator, values),
+    };
+    let one = |peer| Some(vec![rule(vec![peer], vec![])]);
+    let ask = |world: &mut World| {
+        let snapshot = world.build().snapshot;
+        (
+            admits(&snapshot, 2, "10.0.2.9", 1),
+            judge(&snapshot, 2, Direction::Ingress, "10.0.2.9", Proto::ICMP, 0).0,
+        )
+    };
+    for (operator, values, without, gold, tin) in [
+        (Operator::In, &["gold", "silver"][..], false, true, false),
+        (Operator::NotIn, &["gold"][..], true, false, true),
+        (Operator::Exists, &[][..], false, true, true),
+        (Operator::DoesNotExist, &[][..], true, false, false),
+    ] {
+        world.put(policy("shop/db", "app=db", one(peer(operator, values)), None));
+        for (tier, want) in [("", without), (",tier=gold", gold), (",tier=tin", tin)] {
+            world.put(pod("shop/far", "there", &["10.0.2.9"], &format!("app=web{tier}")));
+            assert_eq!(ask(&mut world), (want, want), "{operator:?} {tier}");
+        }
+    }
+    world.put(policy("shop/db", "app=db", one(pods_in("team=a", "")), None));
+    assert!(ask(&mut world).0);
+    world.put(namespace("shop", "team=c"));
+    assert!(!ask(&mut world).0);
+    world.put(namespace("shop", "team=a"));
+    assert!(ask(&mut world).0);
+    world.put(pod("shop/db", "here", &["10.0.1.2", "fd00:1::2"], "app=changed"));
+    world.put(namespace("shop", "team=c"));
+    assert!(ask(&mut world).0, "no policy selects it any more");
+}
+
+#[test]
+fn blocks_match_outside_addresses_nodes_and_pods_alike() {
+    let mut world = shop();
+    let from = vec![
+        block("10.0.2.0/24", &["10.0.2.9/32"]),
+        block("1.0.0.0/8", &["1.2.0.0/16"]),
+        block("::/0", &[]),
+    ];
+    world.put(policy("shop/db", "app=db", Some(vec![rule(from, vec![])]), None));
+    let snapshot = world.build().snapshot;
+    for (peer, want) in [
+        ("10.0.2.8", true),
+        ("10.0.2.9", false),
+        ("10.0.2.77", true),
+        ("10.0.1.3", false),
+        ("1.1.1.1", true),
+        ("1.2.1.1", false),
+        ("fd00:1::3", true),
+        ("2001:db8::1", true),
+        ("192.168.0.2", false),
+    ] {
+        assert_eq!(admits(&snapshot, 2, peer, 80), want, "{peer}");
+    }
+    world.put(policy(
+        "shop/db",
+        "app=db",
+        Some(vec![rule(vec![block("192.168.0.0/16", &[])], vec![])]),
+        None,
+    ));
+    let snapshot = world.build().snapshot;
+    assert!(admits(&snapshot, 2, "192.168.0.2", 80) && !admits(&snapshot, 2, "1.1.1.1", 80));
+    assert_eq!(snapshot.sizes().policy_cidrs, 1, "CIDRs that no policy names are gone");
+}
+
+#[test]
+fn named_ports_are_those_of_each_destination() {
+    let mut world = shop();
+    let with = |name: &str, node: &str, addr: &str, app: &str, number| {
+        let mut pod = pod(name, node, &[addr], app);
+        pod.ports = vec![
+            container_port("http", number, Protocol::Tcp),
+            container_port("http", 99, Protocol::Udp),
+        ];
+        pod
+    };
+    world
+        .put(with("shop/far", "there", "10.0.2.9", "app=web", 8080))
+        .put(with("other/guest", "there", "10.0.2.8", "app=web", 9090))
+        .local(2, &with("shop/db", "here", "10.0.1.2", "app=db", 7070))
+        .put(policy(
+            "shop/out",
+            "app=db",
+            None,
+            Some(vec![rule(vec![], vec![named("http"), tcp(53)])]),
+        ))
+        .put(policy(
+            "shop/in",
+            "app=db",
+            Some(vec![rule(vec![pods("")], vec![named("http")])]),
+            None,
+        ));
+    let snapshot = world.build().snapshot;
+    for (peer, port, want) in [
+        ("10.0.2.9", 8080, true),
+        ("10.0.2.9", 9090, false),
+        ("10.0.2.9", 53, true),
+        ("10.0.2.8", 9090, true),
+        ("10.0.2.8", 8080, false),
+        ("1.1.1.1", 8080, false),
+        ("1.1.1.1", 53, true),
+        ("10.0.1.3", 8080, false),
+    ] {
+        assert_eq!(lets_out(&snapshot, 2, peer, port), want, "to {peer}:{port}");
+    }
+    assert!(admits(&snapshot, 2, "10.0.2.9", 7070) && !admits(&snapshot, 2, "10.0.2.9", 8080));
+    world.local(2, &with("shop/db", "here", "10.0.1.2", "app=db", 6060));
+    let snapshot = world.build().snapshot;
+    assert!(admits(&snapshot, 2, "10.0.2.9", 6060) && !admits(&snapshot, 2, "10.0.2.9", 7070));
+}
+
+#[test]
+fn several_policies_add_up_and_ranges_have_both_ends() {
+    let mut world = shop();
+    world
+        .put(policy(
+            "shop/a",
+            "app=db",
+            Some(vec![rule(vec![pods("app=web")], vec![tcp_range(100, 200)])]),
+            None,
+        ))
+        .put(policy(
+            "shop/b",
+            "",
+            Some(vec![rule(vec![], vec![tcp(150), tcp(300)])]),
+            None,
+        ));
+    let snapshot = world.build().snapshot;
+    let ask = |peer: &str| [99, 100, 150, 200, 201, 300].map(|port| admits(&snapshot, 2, peer, port));
+    assert_eq!(ask("10.0.2.9"), [false, true, true, true, false, true]);
+    assert_eq!(ask("1.1.1.1"), [false, false, true, false, false, true]);
+    let why = |peer, port| {
+        judge(&snapshot, 2, Direction::Ingress, peer, Proto::TCP, port)
+            .1
+            .to_string()
+    };
+    assert_eq!(why("10.0.2.9", 150), "NetworkPolicy shop/a ingress rule 0");
+    assert_eq!(why("1.1.1.1", 150), "NetworkPolicy shop/b ingress rule 0");
+    assert_eq!(
+        why("1.1.1.1", 100),
+        "default deny because shop/a selects this pod for ingress"
+    );
+    assert_eq!(
+        judge(&snapshot, 3, Direction::Ingress, "1.1.1.1", Proto::TCP, 100)
+            .1
+            .to_string(),
+        "default deny because shop/b selects this pod for ingress"
+    );
+}
+
+#[test]
+fn a_pod_is_closed_until_it_is_known_and_one_without_a_pod_is_open() {
+    let mut world = shop();
+    world.put(policy("shop/closed", "", Some(vec![]), Some(vec![])));
+    world
+        .compiler
+        .attach(attachment(4, Some(&key("shop/late")), &[ip("10.0.1.4")]));
+    world.compiler.attach(attachment(5, None, &[ip("10.0.1.5")]));
+    let built = world.build();
+    assert_eq!(built.ready, [2, 3, 5].map(EndpointNo));
+    let why = |world: &Snapshot, no| judge(world, no, Direction::Egress, "1.1.1.1", Proto::TCP, 80);
+    assert_eq!(why(&built.snapshot, 4), (false, Decision::NotReady.into()));
+    assert_eq!(why(&built.snapshot, 5), (true, Decision::NoPolicy.into()));
+    assert!(!admits(&built.snapshot, 4, "192.168.0.1", 80), "not even its own node");
+    world.put(pod("shop/late", "here", &[], "app=late"));
+    let built = world.build();
+    assert_eq!(built.ready, [2, 3, 4, 5].map(EndpointNo));
+    assert!(!why(&built.snapshot, 4).0);
+    world.delete(Kind::NetworkPolicy, "shop", "closed");
+    assert!(why(&world.build().snapshot, 4).0);
+}
+
+#[test]
+fn a_deleted_pod_keeps_its_policy_as_long_as_it_is_attached() {
+    let mut world = shop();
+    world.put(policy("shop/closed", "app=db", Some(vec![]), None));
+    world.delete(Kind::Pod, "shop", "db");
+    let snapshot = world.build().snapshot;
+    assert!(!admits(&snapshot, 2, "10.0.1.3", 80));
+}
+
+#[test]
+fn a_refused_policy_that_never_was_good_closes_what_it_selects() {
+    let mut world = shop();
+    let closes = Arc::new(policy("shop/bad", "app=db", Some(vec![]), None));
+    let object = ObjectRef::new(Kind::NetworkPolicy, key("shop/bad"));
+    let rejection = Rejection {
+        origin: "test".into(),
+        line: None,
+        subject: Subject::Object(object),
+        cause: Cause::Invalid,
+        field: "spec.ingress[0].ports[0].protocol".into(),
+        value: "TPC".into(),
+        message: "unknown".into(),
+        closes: Some(closes),
+    };
+    let changes = world.cluster.apply(Event::Rejected(rejection));
+    world.compiler.apply_changes(&world.cluster, &changes);
+    let snapshot = world.build().snapshot;
+    let (allowed, why) = judge(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 80);
+    assert!(!allowed);
+    assert_eq!(
+        why.to_string(),
+        "denied because shop/bad, which selects this pod for ingress, was refused"
+    );
+    assert!(lets_out(&snapshot, 2, "10.0.1.3", 80));
+}
+
+#[test]
+fn terminated_and_host_network_pods_are_nobodys_peers() {
+    let mut world = shop();
+    let mut done = pod("shop/done", "there", &["10.0.2.20"], "app=web");
+    done.phase = PodPhase::Succeeded;
+    let mut host = pod("shop/host", "there", &["192.168.0.2"], "app=web");
+    host.host_network = true;
+    world.put(done).put(host).put(policy(
+        "shop/db",
+        "app=db",
+        Some(vec![rule(vec![pods("app=web")], vec![])]),
+        None,
+    ));
+    let snapshot = world.build().snapshot;
+    assert!(admits(&snapshot, 2, "10.0.2.9", 80));
+    assert!(!admits(&snapshot, 2, "10.0.2.20", 80));
+    assert!(!admits(&snapshot, 2, "192.168.0.2", 80));
+}
