@@ -60,7 +60,6 @@ impl Batch {
     }
 
     /// The packets.
-    #[must_use]
     pub fn packets(&self) -> &[Packet] {
         &self.packets
     }

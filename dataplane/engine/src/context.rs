@@ -17,7 +17,10 @@ pub struct StageConfig {
 
 impl Default for StageConfig {
     fn default() -> Self {
-        Self { adopt_until: Millis(0), errors_per_turn: 64 }
+        Self {
+            adopt_until: Millis(0),
+            errors_per_turn: 64,
+        }
     }
 }
 
@@ -40,7 +43,12 @@ impl Stages {
     /// Stages with a full budget.
     #[must_use]
     pub fn new(config: StageConfig) -> Self {
-        Self { config, errors_left: config.errors_per_turn, slow: 0, scratch: Box::new([0; SCRATCH]) }
+        Self {
+            config,
+            errors_left: config.errors_per_turn,
+            slow: 0,
+            scratch: Box::new([0; SCRATCH]),
+        }
     }
 
     /// A turn begins: budgets are full again.
@@ -89,7 +97,7 @@ impl Context<'_> {
     }
 
     #[inline]
-    pub(crate) fn from_pod(&self) -> bool {
+    pub(crate) fn is_from_pod(&self) -> bool {
         self.endpoint.no.is_pod()
     }
 
@@ -97,6 +105,9 @@ impl Context<'_> {
     #[inline]
     pub(crate) fn generations(&self, endpoints: [EndpointNo; 2]) -> Option<[Generation; 2]> {
         let [a, b] = endpoints;
-        Some([self.snapshot.endpoint(a)?.generation, self.snapshot.endpoint(b)?.generation])
+        Some([
+            self.snapshot.endpoint(a)?.generation,
+            self.snapshot.endpoint(b)?.generation,
+        ])
     }
 }

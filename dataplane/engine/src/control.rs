@@ -3,6 +3,7 @@
 //! Control makes and closes ports; the worker only uses them in between. A port that is removed comes back with nothing
 //! of it left in the worker.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -33,15 +34,21 @@ impl PortRole {
 }
 
 /// What control asks of a worker.
-#[derive(Debug)]
 pub(crate) enum Message<P> {
-    Add { port: P, role: PortRole, done: Sender<Result<(), AddError<P>>> },
-    Remove { port: PortNo, done: Sender<Option<P>> },
+    Add {
+        port: P,
+        role: PortRole,
+        done: Sender<Result<(), AddError<P>>>,
+    },
+    Remove {
+        port: PortNo,
+        done: Sender<Option<P>>,
+    },
     Stop,
 }
 
 /// Why a worker did not take a port; it comes back.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum AddError<P> {
     /// The number is beyond those that the worker has counters for.
     #[error("port {number} does not fit: this worker was made for ports 0 to {}; raise maxPods", .limit.saturating_sub(1))]
@@ -63,13 +70,18 @@ pub enum AddError<P> {
     },
 }
 
+impl<P> fmt::Debug for AddError<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// The worker has ended, or its thread died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("worker {0} has stopped: start the agent again")]
 pub struct WorkerGone(pub WorkerNo);
 
 /// The handle of one worker, for control.
-#[derive(Debug)]
 pub struct WorkerHandle<P> {
     no: WorkerNo,
     messages: Sender<Message<P>>,
@@ -91,7 +103,15 @@ impl<P> Clone for WorkerHandle<P> {
 impl<P: Port> WorkerHandle<P> {
     pub(crate) fn new(no: WorkerNo, waker: Waker, counters: Arc<WorkerCounters>) -> (Self, Receiver<Message<P>>) {
         let (messages, receiver) = unbounded();
-        (Self { no, messages, waker, counters }, receiver)
+        (
+            Self {
+                no,
+                messages,
+                waker,
+                counters,
+            },
+            receiver,
+        )
     }
 
     /// The worker's number.

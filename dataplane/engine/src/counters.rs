@@ -224,17 +224,29 @@ impl PortTotals {
 
     /// Drops by reason, those that happened.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL.iter().copied().zip(self.dropped).filter(|(_, n)| *n > 0)
+        DropReason::ALL
+            .iter()
+            .copied()
+            .zip(self.dropped)
+            .filter(|(_, n)| *n > 0)
     }
 
     /// Answers by kind, those that happened.
     pub fn answers(&self) -> impl Iterator<Item = (AnswerKind, u64)> + '_ {
-        AnswerKind::ALL.iter().copied().zip(self.answered).filter(|(_, n)| *n > 0)
+        AnswerKind::ALL
+            .iter()
+            .copied()
+            .zip(self.answered)
+            .filter(|(_, n)| *n > 0)
     }
 
     /// Absorbed packets by reason, those that happened.
     pub fn absorptions(&self) -> impl Iterator<Item = (AbsorbReason, u64)> + '_ {
-        AbsorbReason::ALL.iter().copied().zip(self.absorbed).filter(|(_, n)| *n > 0)
+        AbsorbReason::ALL
+            .iter()
+            .copied()
+            .zip(self.absorbed)
+            .filter(|(_, n)| *n > 0)
     }
 
     /// Packets that ended, in whichever way: `rx_packets` as soon as none is under way.

@@ -62,7 +62,12 @@ pub struct Ends {
 /// What eventfd(2) says: each worker has one.
 pub fn mesh(workers: u8, capacity: usize) -> std::io::Result<Vec<Ends>> {
     let n = usize::from(workers);
-    let lane = || Arc::new(Lane { queue: ArrayQueue::new(capacity.max(1)), closed: AtomicBool::new(false) });
+    let lane = || {
+        Arc::new(Lane {
+            queue: ArrayQueue::new(capacity.max(1)),
+            closed: AtomicBool::new(false),
+        })
+    };
     // lanes[from][to]
     let lanes: Vec<Vec<Arc<Lane>>> = (0..n).map(|_| (0..n).map(|_| lane()).collect()).collect();
     let sleepers = (0..n).map(|_| Sleeper::new()).collect::<std::io::Result<Vec<_>>>()?;
@@ -71,7 +76,10 @@ pub fn mesh(workers: u8, capacity: usize) -> std::io::Result<Vec<Ends>> {
         .into_iter()
         .enumerate()
         .map(|(me, sleeper)| Ends {
-            inbox: Inbox { lanes: lanes.iter().map(|to| Arc::clone(&to[me])).collect(), sleeper },
+            inbox: Inbox {
+                lanes: lanes.iter().map(|to| Arc::clone(&to[me])).collect(),
+                sleeper,
+            },
             outbox: Outbox {
                 lanes: lanes[me].iter().map(Arc::clone).zip(wakers.iter().cloned()).collect(),
                 touched: vec![false; n].into(),
@@ -87,7 +95,9 @@ impl Outbox {
     /// [`Refused`] gives it back: the lane is full, or that worker has stopped or never was.
     #[inline]
     pub fn give(&mut self, to: WorkerNo, parcel: Parcel) -> Result<(), Refused> {
-        let Some((lane, _)) = self.lanes.get(to.index()) else { return Err(Refused::Closed(parcel)) };
+        let Some((lane, _)) = self.lanes.get(to.index()) else {
+            return Err(Refused::Closed(parcel));
+        };
         if lane.closed.load(Ordering::Acquire) {
             return Err(Refused::Closed(parcel));
         }

@@ -50,11 +50,21 @@ pub fn process(
         ingress,
         endpoint,
     };
-    let Batch { packets, verdicts, pending, keys, hits } = batch;
+    let Batch {
+        packets,
+        verdicts,
+        pending,
+        keys,
+        hits,
+    } = batch;
     for (at, (packet, verdict)) in packets.iter_mut().zip(verdicts.iter_mut()).enumerate() {
         match classify::classify(&mut cx, packet) {
             classify::Class::Flow(parsed, key, quoted) => {
-                pending.push(Pending { at: at as u8, parsed, quoted });
+                pending.push(Pending {
+                    at: at as u8,
+                    parsed,
+                    quoted,
+                });
                 keys.push(key);
             }
             classify::Class::Done(done) => *verdict = done,

@@ -257,7 +257,11 @@ mod tests {
         unique.dedup();
         assert_eq!(unique.len(), names.len());
         for n in names {
-            assert!(n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'), "{n}");
+            assert!(
+                n.bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+                "{n}"
+            );
         }
     }
 

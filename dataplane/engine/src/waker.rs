@@ -32,7 +32,10 @@ impl Sleeper {
     /// What eventfd(2) says, such as too many open files.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self(Arc::new(Shared { event, asleep: AtomicBool::new(false) })))
+        Ok(Self(Arc::new(Shared {
+            event,
+            asleep: AtomicBool::new(false),
+        })))
     }
 
     /// The other end.

@@ -22,7 +22,11 @@ pub(crate) fn owner(origin: Origin) -> EndpointNo {
 #[must_use]
 pub(crate) fn is_link_local(ip: Ip) -> bool {
     let o = ip.octets();
-    if ip.is_v4() { ip.v4_octets()[..2] == [169, 254] } else { o[0] == 0xfe && o[1] & 0xc0 == 0x80 }
+    if ip.is_v4() {
+        ip.v4_octets()[..2] == [169, 254]
+    } else {
+        o[0] == 0xfe && o[1] & 0xc0 == 0x80
+    }
 }
 
 /// The endpoint that the connection comes from, if its source address belongs there.

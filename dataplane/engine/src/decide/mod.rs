@@ -33,7 +33,11 @@ pub struct Query {
 
 impl From<&FlowKey> for Query {
     fn from(key: &FlowKey) -> Self {
-        Self { origin: key.origin, tuple: key.tuple, proto: key.proto }
+        Self {
+            origin: key.origin,
+            tuple: key.tuple,
+            proto: key.proto,
+        }
     }
 }
 
@@ -63,7 +67,10 @@ impl Denial {
     /// A denial that no policy made.
     #[must_use]
     pub const fn new(reason: DropReason) -> Self {
-        Self { reason, rule: RuleNo::NO_POLICY }
+        Self {
+            reason,
+            rule: RuleNo::NO_POLICY,
+        }
     }
 }
 
@@ -141,5 +148,12 @@ fn settle(snapshot: &Snapshot, q: &Query, from: EndpointNo, target: Target) -> R
     let dst = snapshot.address(target.dst);
     let rules = policy::judge(snapshot, q, from, target, src, dst)?;
     let (to, source) = route::route(snapshot, from, target, src, dst)?;
-    Ok(Passage { from, to, target, source, egress_rule: rules.egress, ingress_rule: rules.ingress })
+    Ok(Passage {
+        from,
+        to,
+        target,
+        source,
+        egress_rule: rules.egress,
+        ingress_rule: rules.ingress,
+    })
 }

@@ -46,7 +46,10 @@ pub(super) fn judge(
 fn ready(snapshot: &Snapshot, pod: EndpointNo, rule: RuleNo) -> Result<RuleNo, Denial> {
     match snapshot.endpoint(pod) {
         Some(e) if e.is_ready() => Ok(rule),
-        Some(_) => Err(Denial { reason: DropReason::PolicyNotReady, rule: RuleNo::NOT_READY }),
+        Some(_) => Err(Denial {
+            reason: DropReason::PolicyNotReady,
+            rule: RuleNo::NOT_READY,
+        }),
         None => Err(Denial::new(DropReason::UnknownDestination)),
     }
 }
@@ -63,7 +66,10 @@ fn ask(
         return Err(Denial::new(DropReason::UnknownDestination));
     };
     let Some(policy) = &endpoint.policy else {
-        return Err(Denial { reason: DropReason::PolicyNotReady, rule: RuleNo::NOT_READY });
+        return Err(Denial {
+            reason: DropReason::PolicyNotReady,
+            rule: RuleNo::NOT_READY,
+        });
     };
     match policy.verdict(direction, peer, proto, dport) {
         PolicyVerdict::Allow(rule) => Ok(rule),

@@ -37,7 +37,11 @@ pub(super) fn route(
         }
         if to.is_pod() {
             // Its reply to its own address would never leave the pod.
-            Source::Hairpin(if target.dst.is_v4() { NodeTable::GATEWAY_V4 } else { NodeTable::GATEWAY_V6 })
+            Source::Hairpin(if target.dst.is_v4() {
+                NodeTable::GATEWAY_V4
+            } else {
+                NodeTable::GATEWAY_V6
+            })
         } else {
             // With a source of the node's own the reply would not come by heddle.
             Source::Masqueraded(node.masquerade.address_for(target.dst).ok_or_else(no_route)?)

@@ -20,10 +20,18 @@ pub(super) enum Lookup {
 pub(super) fn target(snapshot: &Snapshot, q: &Query) -> Lookup {
     let t = &q.tuple;
     match snapshot.frontend(t.dst, q.proto, t.dport) {
-        ServiceLookup::NotAService => Lookup::Target(Target { dst: t.dst, dport: t.dport, service: false }),
+        ServiceLookup::NotAService => Lookup::Target(Target {
+            dst: t.dst,
+            dport: t.dport,
+            service: false,
+        }),
         ServiceLookup::NoSuchPort => Lookup::Reject,
         ServiceLookup::Frontend(frontend) => match frontend.pick(connection_hash(t, q.proto)) {
-            Choice::Backend(b) => Lookup::Target(Target { dst: b.ip, dport: b.port, service: true }),
+            Choice::Backend(b) => Lookup::Target(Target {
+                dst: b.ip,
+                dport: b.port,
+                service: true,
+            }),
             Choice::Reject => Lookup::Reject,
             Choice::Drop => Lookup::Drop(DropReason::ServiceNoLocalEndpoint),
         },
@@ -62,7 +70,12 @@ mod tests {
     use super::*;
 
     fn tuple(sport: u16) -> Tuple {
-        Tuple { src: Ip::from_v4([10, 0, 0, 1]), dst: Ip::from_v4([10, 96, 0, 1]), sport, dport: 443 }
+        Tuple {
+            src: Ip::from_v4([10, 0, 0, 1]),
+            dst: Ip::from_v4([10, 96, 0, 1]),
+            sport,
+            dport: 443,
+        }
     }
 
     #[test]

@@ -18,8 +18,12 @@ pub(crate) fn send(
     kind: AnswerKind,
     otherwise: DropReason,
 ) -> Verdict {
-    let Ok(len) = built else { return Verdict::drop(otherwise) };
-    let Some(answer) = cx.stages.scratch.get(..len) else { return Verdict::drop(otherwise) };
+    let Ok(len) = built else {
+        return Verdict::drop(otherwise);
+    };
+    let Some(answer) = cx.stages.scratch.get(..len) else {
+        return Verdict::drop(otherwise);
+    };
     if len > cx.store.room() as usize {
         return Verdict::drop(otherwise);
     }
@@ -35,7 +39,11 @@ pub(crate) fn send(
 
 /// The gateway of a packet's family.
 fn gateway(p: &Parsed) -> Ip {
-    if p.dst.is_v4() { NodeTable::GATEWAY_V4 } else { NodeTable::GATEWAY_V6 }
+    if p.dst.is_v4() {
+        NodeTable::GATEWAY_V4
+    } else {
+        NodeTable::GATEWAY_V6
+    }
 }
 
 /// An ICMP error, as long as the turn's budget lasts.
@@ -70,7 +78,15 @@ pub(crate) fn time_exceeded(cx: &mut Context<'_>, packet: &mut Packet, p: &Parse
 #[cold]
 pub(crate) fn too_big(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, mtu: u16) -> Verdict {
     let (kind, otherwise) = (AnswerKind::TooBig, DropReason::TooBig);
-    error(cx, packet, p, IcmpError::TooBig { mtu: u32::from(mtu) }, gateway(p), kind, otherwise)
+    error(
+        cx,
+        packet,
+        p,
+        IcmpError::TooBig { mtu: u32::from(mtu) },
+        gateway(p),
+        kind,
+        otherwise,
+    )
 }
 
 /// The Service has no such port or no endpoint: what kube-proxy's reject answers, from the Service's address.
@@ -81,7 +97,15 @@ pub(crate) fn reject(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> V
         return reset(cx, packet, p, AnswerKind::RejectReset, otherwise);
     }
     let unreachable = IcmpError::Unreachable(Unreachable::Port);
-    error(cx, packet, p, unreachable, p.dst, AnswerKind::RejectUnreachable, otherwise)
+    error(
+        cx,
+        packet,
+        p,
+        unreachable,
+        p.dst,
+        AnswerKind::RejectUnreachable,
+        otherwise,
+    )
 }
 
 /// A reset for a segment of no connection (RFC 9293 section 3.10.7.1). No budget: one small segment for each received.

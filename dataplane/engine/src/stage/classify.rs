@@ -31,7 +31,7 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet) -> Class {
         Ok(p) => p,
         Err(e) => return Class::drop(e),
     };
-    if cx.from_pod() && ether::source(head) != Some(cx.endpoint.mac) {
+    if cx.is_from_pod() && ether::source(head) != Some(cx.endpoint.mac) {
         return Class::drop(DropReason::SpoofedMac);
     }
     if p.l3 == L3::Arp {
@@ -47,7 +47,7 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet) -> Class {
         return Class::Done(verdict);
     }
     if p.l2_multicast || p.to_multicast() {
-        return if cx.from_pod() {
+        return if cx.is_from_pod() {
             Class::drop(DropReason::Multicast)
         } else {
             Class::Done(Verdict::Absorb(AbsorbReason::HostLink))
@@ -64,7 +64,11 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet) -> Class {
         }
         (_, Some(IcmpMessage::Error)) => match quoted(packet.bytes(cx.store), &p) {
             Ok(inner) => {
-                let answers = FlowKey { tuple: inner.tuple().reversed(), proto: inner.proto, origin: key.origin };
+                let answers = FlowKey {
+                    tuple: inner.tuple().reversed(),
+                    proto: inner.proto,
+                    origin: key.origin,
+                };
                 Class::Flow(p, answers, Some(inner))
             }
             Err(e) => Class::drop(e),

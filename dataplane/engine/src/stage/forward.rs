@@ -24,7 +24,11 @@ pub(crate) struct Plan {
 impl Plan {
     #[inline]
     pub(crate) fn of(view: &FlowView) -> Self {
-        Self { rewrite: view.rewrite, nat: view.flags.contains(FlowFlags::NAT), egress: view.egress }
+        Self {
+            rewrite: view.rewrite,
+            nat: view.flags.contains(FlowFlags::NAT),
+            egress: view.egress,
+        }
     }
 
     /// Whom the packet reaches. There is no tunnel and no uplink yet, and nothing makes such flows.
@@ -40,8 +44,12 @@ impl Plan {
 /// Rewrites the packet and sends it on.
 #[inline]
 pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Verdict {
-    let Some(to) = plan.endpoint() else { return Verdict::drop(DropReason::NoRoute) };
-    let Some(endpoint) = cx.snapshot.endpoint(to) else { return Verdict::drop(DropReason::PortClosed) };
+    let Some(to) = plan.endpoint() else {
+        return Verdict::drop(DropReason::NoRoute);
+    };
+    let Some(endpoint) = cx.snapshot.endpoint(to) else {
+        return Verdict::drop(DropReason::PortClosed);
+    };
     let mtu = cx.snapshot.node().local_mtu;
     if p.l3_len > u32::from(mtu) && mtu != 0 {
         return answer::too_big(cx, packet, p, mtu);
@@ -56,7 +64,11 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     if partial {
         whole &= finish(cx, packet, p, plan);
     }
-    if whole { Verdict::Forward(to) } else { Verdict::drop(DropReason::Untranslatable) }
+    if whole {
+        Verdict::Forward(to)
+    } else {
+        Verdict::drop(DropReason::Untranslatable)
+    }
 }
 
 /// Computes the whole transport checksum of the packet as it leaves.

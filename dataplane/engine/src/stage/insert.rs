@@ -35,12 +35,7 @@ const UNRESERVED: (u16, u16) = (1024, 65535);
 ///
 /// # Errors
 /// Why it is refused.
-pub(crate) fn insert(
-    cx: &Context<'_>,
-    query: &Query,
-    passage: &Passage,
-    flags: FlowFlags,
-) -> Result<Pair, DropReason> {
+pub(crate) fn insert(cx: &Context<'_>, query: &Query, passage: &Passage, flags: FlowFlags) -> Result<Pair, DropReason> {
     let own = query.tuple.sport;
     let ports = match passage.source {
         Source::Masqueraded(_) => Ports::within(cx.snapshot.node().masquerade.ports, query, None),
@@ -49,12 +44,26 @@ pub(crate) fn insert(
     for sport in ports {
         let (forward, reverse) = compile(cx, query, passage, sport, flags).ok_or(DropReason::UnknownDestination)?;
         match cx.flows.insert(&forward, &reverse, cx.now) {
-            Ok((a, b)) => return Ok(Pair { forward: inserted(a, &forward), reverse: inserted(b, &reverse) }),
+            Ok((a, b)) => {
+                return Ok(Pair {
+                    forward: inserted(a, &forward),
+                    reverse: inserted(b, &reverse),
+                });
+            }
             // Another worker was faster; its translation is the connection's.
             Err(InsertError::Exists(winner)) => {
-                let forward = Inserted { slot: winner.slot, plan: Plan::of(&winner.view) };
+                let forward = Inserted {
+                    slot: winner.slot,
+                    plan: Plan::of(&winner.view),
+                };
                 let peer = cx.flows.view(winner.slot.peer()).ok_or(DropReason::FlowContended)?;
-                return Ok(Pair { forward, reverse: Inserted { slot: winner.slot.peer(), plan: Plan::of(&peer) } });
+                return Ok(Pair {
+                    forward,
+                    reverse: Inserted {
+                        slot: winner.slot.peer(),
+                        plan: Plan::of(&peer),
+                    },
+                });
             }
             Err(InsertError::ReverseTaken) => {}
             Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
@@ -66,7 +75,11 @@ pub(crate) fn insert(
 }
 
 fn inserted(slot: SlotNo, flow: &NewFlow) -> Inserted {
-    let plan = Plan { rewrite: flow.rewrite, nat: flow.flags.contains(FlowFlags::NAT), egress: flow.egress };
+    let plan = Plan {
+        rewrite: flow.rewrite,
+        nat: flow.flags.contains(FlowFlags::NAT),
+        egress: flow.egress,
+    };
     Inserted { slot, plan }
 }
 
@@ -78,20 +91,35 @@ fn compile(
     sport: u16,
     mut flags: FlowFlags,
 ) -> Option<(NewFlow, NewFlow)> {
-    let Passage { from, to, target, source, .. } = *passage;
+    let Passage {
+        from,
+        to,
+        target,
+        source,
+        ..
+    } = *passage;
     let seen = query.tuple;
     let src = match source {
         Source::Kept => seen.src,
         Source::Hairpin(ip) | Source::Masqueraded(ip) => ip,
     };
-    let sent = Tuple { src, dst: target.dst, sport, dport: target.dport };
+    let sent = Tuple {
+        src,
+        dst: target.dst,
+        sport,
+        dport: target.dport,
+    };
     flags.set(FlowFlags::NAT, sent != seen);
     flags.set(FlowFlags::SERVICE, target.service);
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
     let generations = cx.generations([from, to])?;
     let direction = |seen: Tuple, sent: Tuple, origin: Origin, [from, to]: [_; 2], generations, flags| {
-        let key = FlowKey { tuple: seen, proto: query.proto, origin };
+        let key = FlowKey {
+            tuple: seen,
+            proto: query.proto,
+            origin,
+        };
         NewFlow {
             key,
             rewrite: Rewrite::between(&key, sent),
@@ -105,7 +133,14 @@ fn compile(
     let [g, h] = generations;
     Some((
         direction(seen, sent, query.origin, [from, to], [g, h], flags),
-        direction(sent.reversed(), seen.reversed(), origin_of(to), [to, from], [h, g], flags | FlowFlags::REPLY),
+        direction(
+            sent.reversed(),
+            seen.reversed(),
+            origin_of(to),
+            [to, from],
+            [h, g],
+            flags | FlowFlags::REPLY,
+        ),
     ))
 }
 
@@ -123,7 +158,13 @@ impl Ports {
     fn within((first, last): (u16, u16), q: &Query, own: Option<u16>) -> Self {
         let count = u32::from(last.saturating_sub(first)) + 1;
         let start = (u128::from(connection_hash(&q.tuple, q.proto)) * u128::from(count)) >> 64;
-        Self { own, first, count, next: start as u32, left: TRIES.min(count.min(u32::from(TRIES)) as u16) }
+        Self {
+            own,
+            first,
+            count,
+            next: start as u32,
+            left: TRIES.min(count.min(u32::from(TRIES)) as u16),
+        }
     }
 }
 
@@ -149,7 +190,16 @@ mod tests {
 
     fn query() -> Query {
         let (src, dst) = (Ip::from_v4([10, 0, 0, 1]), Ip::from_v4([10, 0, 0, 2]));
-        Query { origin: Origin::HOST, tuple: Tuple { src, dst, sport: 5, dport: 80 }, proto: Proto::TCP }
+        Query {
+            origin: Origin::HOST,
+            tuple: Tuple {
+                src,
+                dst,
+                sport: 5,
+                dport: 80,
+            },
+            proto: Proto::TCP,
+        }
     }
 
     #[test]

@@ -30,17 +30,39 @@ fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
     if view.flags.contains(FlowFlags::REPLY) {
         // The answer's rewrite is the opener's packet reversed, and the answer's source is what the opener reached.
         let origin = origin_of(view.endpoints[1]);
-        let query = Query { origin, tuple: r.to.reversed(), proto: key.proto };
-        (query, Target { dst: key.tuple.src, dport: key.tuple.sport, service })
+        let query = Query {
+            origin,
+            tuple: r.to.reversed(),
+            proto: key.proto,
+        };
+        (
+            query,
+            Target {
+                dst: key.tuple.src,
+                dport: key.tuple.sport,
+                service,
+            },
+        )
     } else {
-        (Query::from(key), Target { dst: r.to.dst, dport: r.to.dport, service })
+        (
+            Query::from(key),
+            Target {
+                dst: r.to.dst,
+                dport: r.to.dport,
+                service,
+            },
+        )
     }
 }
 
 /// Opener and other end, from either direction's entry.
 fn ends(view: &FlowView) -> (EndpointNo, EndpointNo) {
     let [from, to] = view.endpoints;
-    if view.flags.contains(FlowFlags::REPLY) { (to, from) } else { (from, to) }
+    if view.flags.contains(FlowFlags::REPLY) {
+        (to, from)
+    } else {
+        (from, to)
+    }
 }
 
 /// Whether the passage has the source translation that the entry was compiled with.
@@ -98,7 +120,11 @@ pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
         Err(denial) => return denial.into(),
     };
     let here = owner(key.origin);
-    let (from, to) = if reply { (passage.to, passage.from) } else { (passage.from, passage.to) };
+    let (from, to) = if reply {
+        (passage.to, passage.from)
+    } else {
+        (passage.from, passage.to)
+    };
     if from != here {
         return Verdict::drop(DropReason::SpoofedSource);
     }

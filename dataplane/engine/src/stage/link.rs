@@ -18,7 +18,7 @@ const NO_ADDRESS: Ip = Ip::from_v4([0; 4]);
 
 /// Whether the address is that of whoever is behind the port.
 fn own(cx: &Context<'_>, ip: Ip) -> bool {
-    cx.endpoint.has_address(ip) || (!cx.from_pod() && cx.snapshot.address(ip).place == Place::Host)
+    cx.endpoint.has_address(ip) || (!cx.is_from_pod() && cx.snapshot.address(ip).place == Place::Host)
 }
 
 /// The end of an ARP packet.
@@ -28,7 +28,7 @@ pub(crate) fn arp(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verd
         return Verdict::drop(DropReason::ArpMalformed);
     };
     let probe = a.sender == NO_ADDRESS;
-    if cx.from_pod() && (a.sender_mac != cx.endpoint.mac || !(probe || own(cx, a.sender))) {
+    if cx.is_from_pod() && (a.sender_mac != cx.endpoint.mac || !(probe || own(cx, a.sender))) {
         return Verdict::drop(DropReason::SpoofedNeighbor);
     }
     if a.operation == ArpOperation::Reply {
@@ -46,19 +46,14 @@ pub(crate) fn arp(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verd
 
 /// The end of a message of the link, if the packet is one.
 #[inline]
-pub(crate) fn neighbor(
-    cx: &mut Context<'_>,
-    packet: &mut Packet,
-    p: &Parsed,
-    message: IcmpMessage,
-) -> Option<Verdict> {
+pub(crate) fn neighbor(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, message: IcmpMessage) -> Option<Verdict> {
     match message {
         IcmpMessage::NeighborSolicitation => Some(solicitation(cx, packet, p)),
         IcmpMessage::NeighborAdvertisement => Some(Verdict::Absorb(AbsorbReason::NeighborAnnouncement)),
         IcmpMessage::RouterSolicitation => Some(Verdict::Absorb(AbsorbReason::RouterSolicitation)),
         IcmpMessage::Mld => Some(Verdict::Absorb(AbsorbReason::MulticastListener)),
         // There is one router, and the pod is not it.
-        IcmpMessage::RouterAdvertisement | IcmpMessage::Redirect => Some(if cx.from_pod() {
+        IcmpMessage::RouterAdvertisement | IcmpMessage::Redirect => Some(if cx.is_from_pod() {
             Verdict::drop(DropReason::SpoofedNeighbor)
         } else {
             Verdict::Absorb(AbsorbReason::HostLink)
@@ -77,7 +72,7 @@ fn solicitation(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdic
         return Verdict::Absorb(AbsorbReason::DuplicateAddressDetection);
     }
     // The kernel asks from the address that it is about to send from, or from its link-local one.
-    if cx.from_pod() && !own(cx, asked.asker) && !is_link_local(asked.asker) {
+    if cx.is_from_pod() && !own(cx, asked.asker) && !is_link_local(asked.asker) {
         return Verdict::drop(DropReason::SpoofedNeighbor);
     }
     if own(cx, asked.target) || asked.target == asked.asker {

@@ -105,8 +105,16 @@ fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> 
         Place::Unreachable => return None,
         Place::Host | Place::Node(_) | Place::RemoteHost(_) | Place::Outside => EndpointNo::HOST,
     };
-    let opened = Query { origin: origin_of(opener), tuple: query.tuple.reversed(), proto: query.proto };
-    let target = Target { dst: query.tuple.src, dport: query.tuple.sport, service: false };
+    let opened = Query {
+        origin: origin_of(opener),
+        tuple: query.tuple.reversed(),
+        proto: query.proto,
+    };
+    let target = Target {
+        dst: query.tuple.src,
+        dport: query.tuple.sport,
+        service: false,
+    };
     let passage = decide::judge(cx.snapshot, &opened, target).ok()?;
     (passage.to == owner(query.origin)).then_some((opened, passage))
 }

@@ -27,16 +27,24 @@ pub(crate) fn error(
     hit: Option<Hit>,
 ) -> Verdict {
     cx.stages.slow += 1;
-    let sender = Query { origin: key.origin, tuple: p.tuple(), proto: p.proto };
+    let sender = Query {
+        origin: key.origin,
+        tuple: p.tuple(),
+        proto: p.proto,
+    };
     if let Err(denial) = decide::check_source(cx.snapshot, &sender) {
         return denial.into();
     }
-    let Some(hit) = hit else { return Verdict::drop(DropReason::IcmpWithoutFlow) };
+    let Some(hit) = hit else {
+        return Verdict::drop(DropReason::IcmpWithoutFlow);
+    };
     // An error to somebody else than the sender of what it quotes is no error of this flow.
     if p.dst != inner.src {
         return Verdict::drop(DropReason::IcmpWithoutFlow);
     }
-    let current = cx.generations(hit.view.endpoints).is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
+    let current = cx
+        .generations(hit.view.endpoints)
+        .is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
     if !current {
         match judge::again(cx, key, &hit) {
             Ok(true) => {}
@@ -52,8 +60,12 @@ pub(crate) fn error(
 }
 
 fn pass(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, inner: &Inner, plan: &Plan) -> Verdict {
-    let Some(to) = plan.endpoint() else { return Verdict::drop(DropReason::NoRoute) };
-    let Some(endpoint) = cx.snapshot.endpoint(to) else { return Verdict::drop(DropReason::PortClosed) };
+    let Some(to) = plan.endpoint() else {
+        return Verdict::drop(DropReason::NoRoute);
+    };
+    let Some(endpoint) = cx.snapshot.endpoint(to) else {
+        return Verdict::drop(DropReason::PortClosed);
+    };
     let back = plan.rewrite.to;
     let head = packet.bytes_mut(cx.store);
     let mut whole = rewrite::set_macs(head, endpoint.mac, MacAddr::GATEWAY) && rewrite::decrement_ttl(head, p);
@@ -62,5 +74,9 @@ fn pass(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, inner: &Inner, plan: 
         let src = if p.src == inner.dst { back.src } else { p.src };
         whole &= rewrite::translate_error(head, p, inner, src, back.dst, &back.reversed());
     }
-    if whole { Verdict::Forward(to) } else { Verdict::drop(DropReason::Untranslatable) }
+    if whole {
+        Verdict::Forward(to)
+    } else {
+        Verdict::drop(DropReason::Untranslatable)
+    }
 }

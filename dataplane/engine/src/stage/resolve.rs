@@ -39,7 +39,9 @@ pub(crate) fn found(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
         cx.stages.slow += 1;
         return miss::open(cx, packet, p, key, Some(hit.slot));
     }
-    let current = cx.generations(hit.view.endpoints).is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
+    let current = cx
+        .generations(hit.view.endpoints)
+        .is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
     if !current {
         cx.stages.slow += 1;
         return judge::stale(cx, packet, p, key, hit);

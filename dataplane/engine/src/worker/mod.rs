@@ -137,7 +137,11 @@ impl<P: Port> Worker<P> {
         }
         self.outbox.wake();
         let expired = self.flows.expire(now, self.config.expire_per_turn);
-        let stats = TurnStats { received, taken_over, messages };
+        let stats = TurnStats {
+            received,
+            taken_over,
+            messages,
+        };
         self.count(&stats, expired);
         stats
     }
@@ -165,17 +169,39 @@ impl<P: Port> Worker<P> {
         self.counters.bursts.add(1);
         if let Some(c) = self.counters.port(ingress.port) {
             c.rx_packets.add(received as u64);
-            c.rx_bytes.add(self.batch.packets().iter().map(|p| u64::from(p.len())).sum());
+            c.rx_bytes
+                .add(self.batch.packets().iter().map(|p| u64::from(p.len())).sum());
         }
-        let tables = Tables { snapshot: self.reader.refresh(), flows: &self.flows };
+        let tables = Tables {
+            snapshot: self.reader.refresh(),
+            flows: &self.flows,
+        };
         process(&mut self.stages, &mut self.batch, ingress, tables, &mut self.pool, now);
         self.dispatch(at, ingress);
         received
     }
 
     fn dispatch(&mut self, at: usize, ingress: Ingress) {
-        let Self { batch, pool, counters, ports, outbox, reader, config, .. } = self;
-        let mut way = Way { pool, counters, ports, outbox, snapshot: reader.current(), me: config.no, ingress, at };
+        let Self {
+            batch,
+            pool,
+            counters,
+            ports,
+            outbox,
+            reader,
+            config,
+            ..
+        } = self;
+        let mut way = Way {
+            pool,
+            counters,
+            ports,
+            outbox,
+            snapshot: reader.current(),
+            me: config.no,
+            ingress,
+            at,
+        };
         for (packet, verdict) in batch.drain() {
             way.take(packet, verdict);
         }
@@ -186,10 +212,21 @@ impl<P: Port> Worker<P> {
         let mut taken = 0;
         for lane in 0..self.inbox.lanes() {
             for _ in 0..BURST {
-                let Some(Parcel { packet, ingress, egress, to }) = self.inbox.take(lane) else { break };
+                let Some(Parcel {
+                    packet,
+                    ingress,
+                    egress,
+                    to,
+                }) = self.inbox.take(lane)
+                else {
+                    break;
+                };
                 taken += 1;
                 let at = self.ports.find(egress);
-                match at.and_then(|at| self.ports.slot_mut(at)).filter(|slot| slot.role.endpoint() == to) {
+                match at
+                    .and_then(|at| self.ports.slot_mut(at))
+                    .filter(|slot| slot.role.endpoint() == to)
+                {
                     Some(slot) => {
                         slot.enqueue(packet, ingress, Outcome::Forwarded, &mut self.pool, &self.counters);
                     }
@@ -259,7 +296,13 @@ impl<P: Port> Worker<P> {
             ports.extend(self.ports.remove(number, &mut self.pool, &self.counters));
         }
         for parcel in self.inbox.drain() {
-            discard(parcel.packet, parcel.ingress, DropReason::PortClosed, &mut self.pool, &self.counters);
+            discard(
+                parcel.packet,
+                parcel.ingress,
+                DropReason::PortClosed,
+                &mut self.pool,
+                &self.counters,
+            );
         }
         ports
     }
@@ -323,7 +366,12 @@ impl<P: Port> Way<'_, P> {
     }
 
     fn hand_over(&mut self, packet: Packet, to: EndpointNo, worker: WorkerNo, egress: PortNo) {
-        let parcel = Parcel { packet, ingress: self.ingress.port, egress, to };
+        let parcel = Parcel {
+            packet,
+            ingress: self.ingress.port,
+            egress,
+            to,
+        };
         match self.outbox.give(worker, parcel) {
             Ok(()) => self.counters.handed_over.add(1),
             Err(Refused::Full(parcel)) => self.drop(parcel.packet, DropReason::HandoverQueueFull),

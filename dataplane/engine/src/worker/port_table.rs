@@ -35,11 +35,20 @@ pub(super) struct Slot<P> {
 
 impl<P: Port> Slot<P> {
     fn new(port: P, role: PortRole) -> Self {
-        Self { number: port.number(), port, role, packets: PacketVec::new(), leaving: ArrayVec::new() }
+        Self {
+            number: port.number(),
+            port,
+            role,
+            packets: PacketVec::new(),
+            leaving: ArrayVec::new(),
+        }
     }
 
     pub(super) fn ingress(&self) -> Ingress {
-        Ingress { port: self.number, role: self.role }
+        Ingress {
+            port: self.number,
+            role: self.role,
+        }
     }
 
     /// Puts a packet into the queue; a full one is sent first, so this one always fits.
@@ -55,7 +64,11 @@ impl<P: Port> Slot<P> {
         if self.packets.is_full() {
             self.send(pool, counters);
         }
-        self.leaving.push(Leaving { ingress, outcome, len: packet.len() });
+        self.leaving.push(Leaving {
+            ingress,
+            outcome,
+            len: packet.len(),
+        });
         self.packets.push(packet);
     }
 
@@ -126,7 +139,11 @@ pub(super) struct PortTable<P> {
 impl<P: Port> PortTable<P> {
     /// For port numbers below `numbers`.
     pub(super) fn new(numbers: usize) -> Self {
-        Self { slots: Vec::with_capacity(numbers), by_number: vec![None; numbers].into(), host: None }
+        Self {
+            slots: Vec::with_capacity(numbers),
+            by_number: vec![None; numbers].into(),
+            host: None,
+        }
     }
 
     /// How many numbers there are room for.
@@ -154,7 +171,11 @@ impl<P: Port> PortTable<P> {
     /// The place of a port.
     #[inline]
     pub(super) fn find(&self, number: PortNo) -> Option<usize> {
-        self.by_number.get(usize::from(number.0)).copied().flatten().map(usize::from)
+        self.by_number
+            .get(usize::from(number.0))
+            .copied()
+            .flatten()
+            .map(usize::from)
     }
 
     /// The place of this worker's queue of the host port.

@@ -15,6 +15,9 @@ use super::Worker;
 /// Flow records that a worker looks at for expired ones when it wakes with nothing to do.
 const EXPIRE_WHEN_IDLE: u32 = 4096;
 
+/// How long it sleeps at a time while a port could not send all that it had.
+const RETRY: Duration = Duration::from_millis(1);
+
 impl<P: Port> Worker<P> {
     /// Turns until control stops it. `clock` is read once a turn and does not go back.
     pub fn run(&mut self, clock: impl Fn() -> Millis) {
@@ -47,7 +50,9 @@ impl<P: Port> Worker<P> {
         // Who left something before it saw this worker asleep will not wake it.
         let woken = if self.inbox.is_empty() && self.messages.is_empty() {
             self.counters.sleeps.add(1);
-            self.wait(self.config.sleep_at_most)
+            // Nothing wakes a worker when a ring that the kernel left full has room again.
+            let unsent = self.ports.slots().iter().any(|s| s.port.unsent());
+            self.wait(if unsent { RETRY } else { self.config.sleep_at_most })
         } else {
             true
         };

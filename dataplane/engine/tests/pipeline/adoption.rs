@@ -15,8 +15,15 @@ const SYN: TcpFlags = TcpFlags::SYN;
 
 fn just_started(test: impl Fn(&mut World)) {
     for workers in 1..=3 {
-        let stages = StageConfig { adopt_until: Millis(1_300_000), ..StageConfig::default() };
-        test(&mut World::new(Options { workers, stages, ..Options::default() }));
+        let stages = StageConfig {
+            adopt_until: Millis(1_300_000),
+            ..StageConfig::default()
+        };
+        test(&mut World::new(Options {
+            workers,
+            stages,
+            ..Options::default()
+        }));
     }
 }
 
@@ -86,6 +93,10 @@ fn an_ack_does_not_open_the_way_for_a_syn() {
 #[test]
 fn a_reset_is_not_adopted() {
     just_started(|w| {
-        w.dropped(&A, &A.to(B.v4()).tcp(1000, 80, TcpFlags::RST, 2, 0, b""), "tcp-without-flow");
+        w.dropped(
+            &A,
+            &A.to(B.v4()).tcp(1000, 80, TcpFlags::RST, 2, 0, b""),
+            "tcp-without-flow",
+        );
     });
 }

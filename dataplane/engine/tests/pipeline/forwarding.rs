@@ -122,7 +122,10 @@ fn the_last_hop_is_answered_from_the_gateway() {
             let (out, p) = w.answered(&A, &A.to(dst).ttl(1).udp(1000, 33434, b"trace"), "time-exceeded");
             assert_eq!((p.src, p.dst), (ip(gateway), A.ip(dst)));
             let inner = heddle_wire::parse::quoted(&out, &p).unwrap();
-            assert_eq!((inner.src, inner.dst, inner.sport, inner.dport), (A.ip(dst), dst, 1000, 33434));
+            assert_eq!(
+                (inner.src, inner.dst, inner.sport, inner.dport),
+                (A.ip(dst), dst, 1000, 33434)
+            );
             // Also in the middle of a flow.
             w.pass(&A, &B, &A.to(dst).ttl(2).udp(1000, 33434, b"trace"));
             w.answered(&A, &A.to(dst).ttl(1).udp(1000, 33434, b"trace"), "time-exceeded");
@@ -133,7 +136,10 @@ fn the_last_hop_is_answered_from_the_gateway() {
 #[test]
 fn errors_are_bounded_per_turn() {
     let mut w = World::new(crate::world::Options {
-        stages: heddle_engine::StageConfig { errors_per_turn: 2, ..Default::default() },
+        stages: heddle_engine::StageConfig {
+            errors_per_turn: 2,
+            ..Default::default()
+        },
         ..Default::default()
     });
     for _ in 0..5 {
@@ -143,7 +149,12 @@ fn errors_are_bounded_per_turn() {
     for _ in 0..2 {
         w.pop(&A);
     }
-    w.changed(&["a rx 5", "a tx 2", "a answered time-exceeded 2", "a dropped ttl-exceeded 3"]);
+    w.changed(&[
+        "a rx 5",
+        "a tx 2",
+        "a answered time-exceeded 2",
+        "a dropped ttl-exceeded 3",
+    ]);
     // The next turn has a budget of its own.
     w.answered(&A, &A.to(B.v4()).ttl(1).udp(1000, 33434, b"trace"), "time-exceeded");
 }
@@ -167,7 +178,10 @@ fn a_packet_that_is_too_big_is_refused_with_the_size_that_fits() {
 #[test]
 fn a_reused_port_number_does_not_get_the_old_pods_packets() {
     // The snapshot still says that B is behind port 11, but that port is another pod's now.
-    let mut w = World::new(crate::world::Options { workers: 2, ..Default::default() });
+    let mut w = World::new(crate::world::Options {
+        workers: 2,
+        ..Default::default()
+    });
     let removed = w.handles[1].remove_port(B.port).unwrap();
     w.turn(1);
     drop(removed.recv().unwrap().unwrap());

@@ -16,7 +16,10 @@ fn arp_for_the_gateway_and_for_everybody_else_is_answered_with_the_gateways_mac(
         for target in [ip("169.254.1.1"), B.v4(), ip("10.96.0.10"), ip("198.51.100.7")] {
             let (out, p) = w.answered(&A, &arp_request(A.mac, A.v4(), target), "arp");
             let a = arp(&out, &p).unwrap();
-            assert_eq!((a.operation, a.sender_mac, a.sender), (ArpOperation::Reply, MacAddr::GATEWAY, target));
+            assert_eq!(
+                (a.operation, a.sender_mac, a.sender),
+                (ArpOperation::Reply, MacAddr::GATEWAY, target)
+            );
             assert_eq!((a.target_mac, a.target), (A.mac, A.v4()));
         }
         for target in [A.v4(), ip("10.96.0.10")] {
@@ -75,18 +78,33 @@ fn what_a_pod_says_about_itself_is_absorbed() {
     worlds(|w| {
         let none = Ip::from_v4([0; 4]);
         w.absorbed(&A, &arp_request(A.mac, none, A.v4()), "duplicate-address-detection");
-        w.absorbed(&A, &ndp_solicit(A.mac, Ip::UNSPECIFIED, A.v6()), "duplicate-address-detection");
+        w.absorbed(
+            &A,
+            &ndp_solicit(A.mac, Ip::UNSPECIFIED, A.v6()),
+            "duplicate-address-detection",
+        );
         w.absorbed(&A, &arp_request(A.mac, A.v4(), A.v4()), "neighbor-announcement");
-        w.absorbed(&A, &arp_reply(A.mac, MacAddr::GATEWAY, A.v4(), B.v4()), "neighbor-announcement");
+        w.absorbed(
+            &A,
+            &arp_reply(A.mac, MacAddr::GATEWAY, A.v4(), B.v4()),
+            "neighbor-announcement",
+        );
         w.absorbed(&A, &ndp_solicit(A.mac, A.v6(), A.v6()), "neighbor-announcement");
         let group = MacAddr([0x33, 0x33, 0, 0, 0, 2]);
         let from = |dst: &str| Packet::new(A.mac, group, ip(LINK_LOCAL), ip(dst)).ttl(255);
         w.absorbed(&A, &from("ff02::2").icmp(133, 0, [0; 4], &[]), "router-solicitation");
-        w.absorbed(&A, &from(ALL_NODES).icmp(136, 0, [0x20, 0, 0, 0], &A.v6().octets()), "neighbor-announcement");
+        w.absorbed(
+            &A,
+            &from(ALL_NODES).icmp(136, 0, [0x20, 0, 0, 0], &A.v6().octets()),
+            "neighbor-announcement",
+        );
         let report = [4, 0, 0, 0, 0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 2];
         // A router alert option before the report (RFC 3810 section 5).
         let alert = [0, 5, 2, 0, 0, 1, 0];
-        let mld = from("ff02::16").ttl(1).extension(0, &alert).icmp(143, 0, [0, 0, 0, 1], &report);
+        let mld = from("ff02::16")
+            .ttl(1)
+            .extension(0, &alert)
+            .icmp(143, 0, [0, 0, 0, 1], &report);
         w.absorbed(&A, &mld, "multicast-listener");
     });
 }
@@ -110,11 +128,20 @@ fn a_pod_is_no_router_and_no_multicast_source() {
 #[test]
 fn what_the_host_says_on_its_own_link_stays_there() {
     worlds(|w| {
-        let mdns = Packet::new(HOST.mac, MacAddr([1, 0, 0x5e, 0, 0, 0xfb]), HOST.v4(), ip("224.0.0.251"));
+        let mdns = Packet::new(
+            HOST.mac,
+            MacAddr([1, 0, 0x5e, 0, 0, 0xfb]),
+            HOST.v4(),
+            ip("224.0.0.251"),
+        );
         w.absorbed(&HOST, &mdns.udp(5353, 5353, b"x"), "host-link");
         let own = ip("10.0.255.1");
         w.absorbed(&HOST, &arp_request(HOST.mac, own, own), "neighbor-announcement");
-        w.absorbed(&HOST, &arp_request(HOST.mac, Ip::from_v4([0; 4]), own), "duplicate-address-detection");
+        w.absorbed(
+            &HOST,
+            &arp_request(HOST.mac, Ip::from_v4([0; 4]), own),
+            "duplicate-address-detection",
+        );
     });
 }
 

@@ -21,7 +21,13 @@ fn takes_over(w: &mut World, old: &Party, new: &Party) {
     w.tables.remove_endpoint(old.endpoint);
     w.tables.set_endpoint(e);
     for addr in [old.v4(), old.v6()] {
-        w.tables.set_address(addr, AddressInfo { identity: old.identity, place: Place::Local(new.endpoint) });
+        w.tables.set_address(
+            addr,
+            AddressInfo {
+                identity: old.identity,
+                place: Place::Local(new.endpoint),
+            },
+        );
     }
     w.publish();
 }
@@ -101,7 +107,13 @@ fn a_number_that_another_pod_has_now_does_not_inherit_connections() {
         for addr in [B.v4(), B.v6()] {
             w.tables.remove_address(addr);
         }
-        w.tables.set_address(ip("10.0.0.77"), AddressInfo { identity: B.identity, place: Place::Local(B.endpoint) });
+        w.tables.set_address(
+            ip("10.0.0.77"),
+            AddressInfo {
+                identity: B.identity,
+                place: Place::Local(B.endpoint),
+            },
+        );
         w.publish();
         w.dropped(&A, &A.to(B.v4()).udp(1000, 53, b"x"), "unknown-destination");
         assert_eq!(w.connections(), 0);

@@ -16,8 +16,16 @@ fn ingress_lets_in_who_is_named_and_nobody_else() {
         w.set_policy(&B, Some(isolate(Direction::Ingress, &[(&A, 80)])));
         for b in addresses(&B) {
             w.pass(&A, &B, &A.to(b).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
-            w.dropped(&A, &A.to(b).tcp(1000, 81, TcpFlags::SYN, 1, 0, b""), "policy-denied-ingress");
-            w.dropped(&C, &C.to(b).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""), "policy-denied-ingress");
+            w.dropped(
+                &A,
+                &A.to(b).tcp(1000, 81, TcpFlags::SYN, 1, 0, b""),
+                "policy-denied-ingress",
+            );
+            w.dropped(
+                &C,
+                &C.to(b).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""),
+                "policy-denied-ingress",
+            );
             w.dropped(&A, &A.to(b).echo_request(1, 1, b"x"), "policy-denied-ingress");
         }
         assert_eq!(w.connections(), 2);
@@ -29,8 +37,16 @@ fn egress_lets_out_to_who_is_named_and_nobody_else() {
     worlds(|w| {
         w.set_policy(&A, Some(isolate(Direction::Egress, &[(&B, 80)])));
         w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
-        w.dropped(&A, &A.to(C.v4()).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""), "policy-denied-egress");
-        w.dropped(&A, &A.to(ip("198.51.100.7")).udp(1000, 53, b"x"), "policy-denied-egress");
+        w.dropped(
+            &A,
+            &A.to(C.v4()).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""),
+            "policy-denied-egress",
+        );
+        w.dropped(
+            &A,
+            &A.to(ip("198.51.100.7")).udp(1000, 53, b"x"),
+            "policy-denied-egress",
+        );
         // The own node is always allowed.
         w.pass(&A, &HOST, &A.to(HOST.v4()).udp(1000, 53, b"x"));
     });
@@ -46,7 +62,11 @@ fn replies_need_no_rule_of_their_own() {
             w.pass(&B, &A, &B.to(a).tcp(80, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b""));
             w.pass(&A, &B, &A.to(b).echo_request(7, 1, b"x"));
             w.pass(&B, &A, &B.to(a).echo_reply(7, 1, b"x"));
-            w.dropped(&B, &B.to(a).tcp(80, 1001, TcpFlags::SYN, 1, 0, b""), "policy-denied-egress");
+            w.dropped(
+                &B,
+                &B.to(a).tcp(80, 1001, TcpFlags::SYN, 1, 0, b""),
+                "policy-denied-egress",
+            );
         }
     });
 }
@@ -59,9 +79,17 @@ fn policy_sees_the_backend_behind_the_service() {
         w.set_policy(&B, Some(isolate(Direction::Ingress, &[(&A, 8080)])));
         w.set_policy(&A, Some(isolate(Direction::Egress, &[(&B, 8080)])));
         w.pass(&A, &B, &A.to(vip).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
-        w.dropped(&C, &C.to(vip).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""), "policy-denied-ingress");
+        w.dropped(
+            &C,
+            &C.to(vip).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""),
+            "policy-denied-ingress",
+        );
         w.set_policy(&A, Some(isolate(Direction::Egress, &[(&B, 80)])));
-        w.dropped(&A, &A.to(vip).tcp(1001, 80, TcpFlags::SYN, 1, 0, b""), "policy-denied-egress");
+        w.dropped(
+            &A,
+            &A.to(vip).tcp(1001, 80, TcpFlags::SYN, 1, 0, b""),
+            "policy-denied-egress",
+        );
     });
 }
 
@@ -73,7 +101,11 @@ fn a_flow_that_is_no_longer_allowed_stops_and_the_others_go_on() {
         w.pass(&A, &B, &A.to(vip).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
         w.pass(&C, &B, &C.to(vip).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
         w.set_policy(&B, Some(isolate(Direction::Ingress, &[(&C, 8080)])));
-        w.dropped(&A, &A.to(vip).tcp(1000, 80, TcpFlags::ACK, 2, 2, b"x"), "policy-denied-ingress");
+        w.dropped(
+            &A,
+            &A.to(vip).tcp(1000, 80, TcpFlags::ACK, 2, 2, b"x"),
+            "policy-denied-ingress",
+        );
         // The entry is gone: what comes now belongs to no connection.
         w.answered(&A, &A.to(vip).tcp(1000, 80, TcpFlags::ACK, 2, 2, b"x"), "tcp-reset");
         // The other one goes on, translated as before, although its Service has gone elsewhere.
@@ -124,6 +156,10 @@ fn a_pod_always_reaches_itself() {
         let ingress = closed.side(Direction::Ingress).clone();
         w.set_policy(&A, Some(Arc::new(EndpointPolicy::new(ingress.clone(), ingress))));
         w.pass(&A, &A, &A.to(ip("10.96.0.10")).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
-        w.dropped(&A, &A.to(B.v4()).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""), "policy-denied-egress");
+        w.dropped(
+            &A,
+            &A.to(B.v4()).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""),
+            "policy-denied-egress",
+        );
     });
 }

@@ -27,7 +27,10 @@ fn a_service_leads_to_its_backend_and_the_answer_comes_from_the_service() {
         for vip in WEB.map(ip) {
             let (_, p) = w.pass(&A, &B, &A.to(vip).partial().tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
             assert_eq!((p.src, p.dst, p.sport, p.dport), (A.ip(vip), B.ip(vip), 1000, 8080));
-            let answer = B.to(A.ip(vip)).partial().tcp(8080, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
+            let answer = B
+                .to(A.ip(vip))
+                .partial()
+                .tcp(8080, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
             let (_, p) = w.pass(&B, &A, &answer);
             assert_eq!((p.src, p.dst, p.sport, p.dport), (vip, A.ip(vip), 80, 1000));
             // The same with checksums that only need a delta.
@@ -101,7 +104,10 @@ fn a_pod_reaches_itself_through_its_service() {
             let own = A.ip(vip);
             let (_, p) = w.pass(&A, &A, &A.to(vip).partial().tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
             assert_eq!((p.src, p.dst, p.sport, p.dport), (ip(gateway), own, 1000, 8080));
-            let answer = A.to(ip(gateway)).partial().tcp(8080, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
+            let answer = A
+                .to(ip(gateway))
+                .partial()
+                .tcp(8080, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
             let (_, p) = w.pass(&A, &A, &answer);
             assert_eq!((p.src, p.dst, p.sport, p.dport), (vip, own, 80, 1000));
         }
@@ -112,7 +118,8 @@ fn a_pod_reaches_itself_through_its_service() {
 fn two_services_with_one_backend_keep_one_client_port_apart() {
     worlds(|w| {
         serve(w, &[&B]);
-        w.tables.set_frontend(frontend("10.96.0.11", Proto::TCP, 80, &[(B.v4(), 8080)], false));
+        w.tables
+            .set_frontend(frontend("10.96.0.11", Proto::TCP, 80, &[(B.v4(), 8080)], false));
         w.publish();
         let (_, first) = w.pass(&A, &B, &A.to(ip(WEB[0])).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
         let (_, second) = w.pass(&A, &B, &A.to(ip("10.96.0.11")).tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
@@ -161,9 +168,15 @@ fn the_host_reaches_a_service_of_pods_under_its_own_address() {
     worlds(|w| {
         serve(w, &[&B]);
         for vip in WEB.map(ip) {
-            let (_, p) = w.pass(&HOST, &B, &HOST.to(vip).partial().tcp(1000, 80, TcpFlags::SYN, 1, 0, b""));
+            let (_, p) = w.pass(
+                &HOST,
+                &B,
+                &HOST.to(vip).partial().tcp(1000, 80, TcpFlags::SYN, 1, 0, b""),
+            );
             assert_eq!((p.src, p.dst, p.sport, p.dport), (HOST.ip(vip), B.ip(vip), 1000, 8080));
-            let answer = B.to(HOST.ip(vip)).tcp(8080, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
+            let answer = B
+                .to(HOST.ip(vip))
+                .tcp(8080, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
             let (_, p) = w.pass(&B, &HOST, &answer);
             assert_eq!((p.src, p.sport), (vip, 80));
         }
@@ -174,17 +187,30 @@ fn the_host_reaches_a_service_of_pods_under_its_own_address() {
 fn the_host_reaches_a_service_that_no_pod_serves_masqueraded() {
     worlds(|w| {
         let vip = "10.96.0.1";
-        w.tables.set_frontend(frontend(vip, Proto::TCP, 443, &[(HOST.v4(), 6443)], false));
-        w.tables.set_frontend(frontend("fd96::1", Proto::TCP, 443, &[(ip("2001:db8:9::9"), 6443)], false));
+        w.tables
+            .set_frontend(frontend(vip, Proto::TCP, 443, &[(HOST.v4(), 6443)], false));
+        w.tables.set_frontend(frontend(
+            "fd96::1",
+            Proto::TCP,
+            443,
+            &[(ip("2001:db8:9::9"), 6443)],
+            false,
+        ));
         w.publish();
-        for (vip, backend, masquerade) in
-            [(vip, HOST.v4(), MASQUERADE_V4), ("fd96::1", ip("2001:db8:9::9"), MASQUERADE_V6)]
-        {
+        for (vip, backend, masquerade) in [
+            (vip, HOST.v4(), MASQUERADE_V4),
+            ("fd96::1", ip("2001:db8:9::9"), MASQUERADE_V6),
+        ] {
             let vip = ip(vip);
-            let (_, p) = w.pass(&HOST, &HOST, &HOST.to(vip).partial().tcp(1000, 443, TcpFlags::SYN, 1, 0, b""));
+            let (_, p) = w.pass(
+                &HOST,
+                &HOST,
+                &HOST.to(vip).partial().tcp(1000, 443, TcpFlags::SYN, 1, 0, b""),
+            );
             assert_eq!((p.src, p.dst, p.dport), (ip(masquerade), backend, 6443));
             assert!((MASQUERADE_PORTS.0..=MASQUERADE_PORTS.1).contains(&p.sport));
-            let packet = heddle_wire::testing::Packet::new(HOST.mac, heddle_wire::MacAddr::GATEWAY, backend, ip(masquerade));
+            let packet =
+                heddle_wire::testing::Packet::new(HOST.mac, heddle_wire::MacAddr::GATEWAY, backend, ip(masquerade));
             let answer = packet.tcp(6443, p.sport, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
             let (_, p) = w.pass(&HOST, &HOST, &answer);
             assert_eq!((p.src, p.dst, p.sport, p.dport), (vip, HOST.ip(vip), 443, 1000));
@@ -195,10 +221,13 @@ fn the_host_reaches_a_service_that_no_pod_serves_masqueraded() {
 #[test]
 fn masquerade_ports_that_are_used_up_refuse_the_next_connection() {
     worlds(|w| {
-        w.tables.set_frontend(frontend("10.96.0.1", Proto::TCP, 443, &[(HOST.v4(), 6443)], false));
+        w.tables
+            .set_frontend(frontend("10.96.0.1", Proto::TCP, 443, &[(HOST.v4(), 6443)], false));
         w.publish();
         let syn = |sport| HOST.to(ip("10.96.0.1")).tcp(sport, 443, TcpFlags::SYN, 1, 0, b"");
-        let mut ports: Vec<u16> = (1000..1004).map(|sport| w.pass(&HOST, &HOST, &syn(sport)).1.sport).collect();
+        let mut ports: Vec<u16> = (1000..1004)
+            .map(|sport| w.pass(&HOST, &HOST, &syn(sport)).1.sport)
+            .collect();
         ports.sort_unstable();
         assert_eq!(ports, (MASQUERADE_PORTS.0..=MASQUERADE_PORTS.1).collect::<Vec<u16>>());
         w.dropped(&HOST, &syn(1004), "flow-ports-used-up");
@@ -215,7 +244,9 @@ fn a_service_reached_from_outside_is_masqueraded() {
             .tcp(1000, 80, TcpFlags::SYN, 1, 0, b"");
         let (_, p) = w.pass(&HOST, &B, &frame);
         assert_eq!((p.src, p.dst, p.dport), (ip(MASQUERADE_V4), B.v4(), 8080));
-        let answer = B.to(ip(MASQUERADE_V4)).tcp(8080, p.sport, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
+        let answer = B
+            .to(ip(MASQUERADE_V4))
+            .tcp(8080, p.sport, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
         let (_, p) = w.pass(&B, &HOST, &answer);
         assert_eq!((p.src, p.dst, p.sport, p.dport), (ip(WEB[0]), outside, 80, 1000));
     });

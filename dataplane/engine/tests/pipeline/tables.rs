@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use heddle_port::PortNo;
 use heddle_tables::{
-    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointNo, EndpointPolicy, Frontend, FrontendKey,
-    FrontendKind, Generation, HostPort, IdentityNo, Masquerade, NodeNo, NodeTable, Place, PolicySide, PolicySideBuilder,
-    PortRange, PortSet, Prefix, Row, RuleNo, SnapshotBuilder, WorkerNo,
+    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointNo, EndpointPolicy, Frontend,
+    FrontendKey, FrontendKind, Generation, HostPort, IdentityNo, Masquerade, NodeNo, NodeTable, Place, PolicySide,
+    PolicySideBuilder, PortRange, PortSet, Prefix, Row, RuleNo, SnapshotBuilder, WorkerNo,
 };
 use heddle_wire::testing::{Packet, ip, mac};
 use heddle_wire::{Ip, MacAddr, Proto};
@@ -91,7 +91,10 @@ pub fn node(workers: u8) -> SnapshotBuilder {
         addresses: vec![HOST.v4(), HOST.v6(), ip("10.0.255.1")],
         pod_cidrs: vec![Prefix::new(ip("10.0.0.0"), 24), Prefix::new(ip("fd00::"), 64)],
         service_cidrs: vec![Prefix::new(ip("10.96.0.0"), 16), Prefix::new(ip("fd96::"), 64)],
-        host: HostPort { mac: HOST.mac, addresses: [ip("10.0.255.1")].into_iter().collect() },
+        host: HostPort {
+            mac: HOST.mac,
+            addresses: [ip("10.0.255.1")].into_iter().collect(),
+        },
         masquerade: Masquerade {
             addresses: [ip(MASQUERADE_V4), ip(MASQUERADE_V6)].into_iter().collect(),
             ports: MASQUERADE_PORTS,
@@ -100,14 +103,31 @@ pub fn node(workers: u8) -> SnapshotBuilder {
         uplink_mtu: 1500,
     });
     for pod in &PODS {
-        b.set_endpoint(endpoint(pod, worker_of(pod, workers), Generation(0), Some(Arc::new(EndpointPolicy::open()))));
+        b.set_endpoint(endpoint(
+            pod,
+            worker_of(pod, workers),
+            Generation(0),
+            Some(Arc::new(EndpointPolicy::open())),
+        ));
         for addr in [pod.v4(), pod.v6()] {
-            b.set_address(addr, AddressInfo { identity: pod.identity, place: Place::Local(pod.endpoint) });
+            b.set_address(
+                addr,
+                AddressInfo {
+                    identity: pod.identity,
+                    place: Place::Local(pod.endpoint),
+                },
+            );
         }
     }
     b.set_endpoint(endpoint(&HOST, WorkerNo(0), Generation(0), None));
     for addr in [HOST.v4(), HOST.v6(), ip("10.0.255.1")] {
-        b.set_address(addr, AddressInfo { identity: HOST.identity, place: Place::Host });
+        b.set_address(
+            addr,
+            AddressInfo {
+                identity: HOST.identity,
+                place: Place::Host,
+            },
+        );
     }
     b.set_range(Prefix::new(ip("10.0.0.0"), 24), Place::Unreachable);
     b.set_range(Prefix::new(ip("fd00::"), 64), Place::Unreachable);
@@ -137,7 +157,11 @@ pub fn endpoint(
 pub fn frontend(addr: &str, proto: Proto, port: u16, backends: &[(Ip, u16)], elsewhere: bool) -> Arc<Frontend> {
     let list = backends.iter().map(|(ip, port)| Backend { ip: *ip, port: *port });
     Arc::new(Frontend {
-        key: FrontendKey { ip: ip(addr), proto, port },
+        key: FrontendKey {
+            ip: ip(addr),
+            proto,
+            port,
+        },
         kind: FrontendKind::ClusterIp,
         name: "shop/web".into(),
         backends: Backends::new(list, elsewhere),
@@ -155,7 +179,11 @@ pub fn isolate(direction: Direction, allowed: &[(&Party, u16)]) -> Arc<EndpointP
         let answer = match *port {
             0 => Answer::Every(Cell::allow(RULE)),
             port => Answer::Ports(Box::new(Row {
-                tcp: PortSet::new([PortRange { first: port, last: port, cell: Cell::allow(RULE) }]),
+                tcp: PortSet::new([PortRange {
+                    first: port,
+                    last: port,
+                    cell: Cell::allow(RULE),
+                }]),
                 ..Row::default()
             })),
         };

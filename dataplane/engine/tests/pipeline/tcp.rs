@@ -32,7 +32,13 @@ fn a_segment_of_no_connection_is_answered_by_a_reset() {
 #[test]
 fn impossible_flags_are_dropped() {
     worlds(|w| {
-        for flags in [TcpFlags::NONE, FIN, SYN | FIN, SYN | RST, FIN | TcpFlags::PSH | TcpFlags::URG] {
+        for flags in [
+            TcpFlags::NONE,
+            FIN,
+            SYN | FIN,
+            SYN | RST,
+            FIN | TcpFlags::PSH | TcpFlags::URG,
+        ] {
             w.dropped(&A, &A.to(B.v4()).tcp(1000, 80, flags, 1, 0, b""), "tcp-flags");
         }
     });
@@ -51,7 +57,11 @@ fn a_syn_from_the_other_side_is_a_new_connection_and_judged_as_one() {
         w.set_policy(&A, Some(isolate(Direction::Ingress, &[(&B, 1000)])));
         w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN, 9, 0, b""));
         w.set_policy(&A, Some(isolate(Direction::Ingress, &[])));
-        w.dropped(&A, &A.to(B.v4()).tcp(1000, 80, SYN | ACK, 1, 10, b""), "policy-denied-ingress");
+        w.dropped(
+            &A,
+            &A.to(B.v4()).tcp(1000, 80, SYN | ACK, 1, 10, b""),
+            "policy-denied-ingress",
+        );
         assert_eq!(w.connections(), 0);
     });
 }
@@ -78,13 +88,20 @@ fn a_syn_on_a_closed_connection_opens_a_new_one() {
         // Policy is asked again.
         w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, RST | ACK, 0, 101, b""));
         w.set_policy(&B, Some(isolate(Direction::Ingress, &[])));
-        w.dropped(&A, &A.to(B.v4()).tcp(1000, 80, SYN, 200, 0, b""), "policy-denied-ingress");
+        w.dropped(
+            &A,
+            &A.to(B.v4()).tcp(1000, 80, SYN, 200, 0, b""),
+            "policy-denied-ingress",
+        );
     });
 }
 
 #[test]
 fn a_full_table_refuses_new_connections_and_keeps_live_ones() {
-    let mut w = World::new(Options { flows: 2, ..Options::default() });
+    let mut w = World::new(Options {
+        flows: 2,
+        ..Options::default()
+    });
     w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
     w.pass(&A, &B, &A.to(B.v4()).tcp(1001, 80, SYN, 1, 0, b""));
     w.dropped(&A, &A.to(B.v4()).tcp(1002, 80, SYN, 1, 0, b""), "flow-table-full");
@@ -96,7 +113,10 @@ fn a_full_table_refuses_new_connections_and_keeps_live_ones() {
 
 #[test]
 fn a_pod_cannot_use_up_the_table() {
-    let mut w = World::new(Options { quota: Some(2), ..Options::default() });
+    let mut w = World::new(Options {
+        quota: Some(2),
+        ..Options::default()
+    });
     for sport in [1000, 1001] {
         w.pass(&A, &B, &A.to(B.v4()).udp(sport, 53, b"x"));
     }
