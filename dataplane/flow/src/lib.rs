@@ -22,9 +22,12 @@ mod file;
 mod freelist;
 mod hash;
 mod layout;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod memory;
 mod numbers;
 mod record;
+mod seqlock;
 mod state;
 mod stats;
 mod sync;

@@ -25,14 +25,10 @@
 //!
 //! # Ordering
 //!
-//! Every word is an atomic, so a racing reader gets old or new words and never undefined behaviour. A writer makes the
-//! sequence odd (a compare-and-swap, which also keeps other writers out), then a Release fence, stores the words, and
-//! stores the even sequence with Release. A reader loads the sequence with Acquire, the words relaxed, then an Acquire fence and
-//! the sequence again: had it seen a word of a later writer, the two fences would make it see that writer's odd sequence too
-//! (Boehm, "Can seqlocks get along with programming language memory models?", MSPC 2012).
-//! The last line is written by hits without the sequence. Its life word carries the incarnation, so a change of state by a
-//! late worker fails if the record has another tenant by now. A counter or the time of the last packet may in that case be
-//! added to the new tenant's; that harms nothing.
+//! That of [`crate::seqlock`] for what the sequence guards. The last line is written by hits without the sequence. Its life
+//! word carries the incarnation, which changes only under the sequence: so a reader gets the incarnation that goes with the
+//! words, and a change of state by a late worker fails if the record has another tenant by now. A count or the time of the
+//! last packet may in that case be added to the new tenant's; that harms nothing.
 
 use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
@@ -41,8 +37,9 @@ use heddle_wire::{Proto, TcpFlags};
 use crate::hash::{ip_from_words, ip_words};
 use crate::layout::RECORD_LINES;
 use crate::memory::{LINE_WORDS, Line};
+use crate::seqlock::{Odd, Sequence};
 use crate::state::Life;
-use crate::sync::{AtomicU64, Ordering, fence, relax};
+use crate::sync::{AtomicU64, Ordering};
 use crate::types::{Egress, FlowFlags, FlowView, Millis, NewFlow, Origin, Rewrite, StartNo};
 use crate::{EndpointNo, Generation};
 
@@ -214,13 +211,18 @@ pub(crate) struct Record<'a>(pub(crate) &'a [Line; RECORD_LINES]);
 /// The right to write a record; the sequence is odd while it lives.
 pub(crate) struct Writing<'a> {
     record: Record<'a>,
-    odd: u64,
+    _odd: Odd<'a>,
 }
 
 impl<'a> Record<'a> {
     #[inline]
     fn word(&self, n: usize) -> &'a AtomicU64 {
         &self.0[n / LINE_WORDS].0[n % LINE_WORDS]
+    }
+
+    #[inline]
+    fn sequence(&self) -> Sequence<'a> {
+        Sequence(self.word(SEQUENCE))
     }
 
     /// Where the free list keeps its link.
@@ -236,34 +238,24 @@ impl<'a> Record<'a> {
     /// A consistent copy. Waits for a writer, which never waits for anybody while it writes.
     #[inline]
     pub(crate) fn read(&self) -> Contents {
-        let mut round = 0;
-        loop {
-            let before = self.word(SEQUENCE).load(Ordering::Acquire);
+        self.sequence().read(|| {
             let mut words = [0; GUARDED];
             for (n, word) in words.iter_mut().enumerate().skip(1) {
                 *word = self.word(n).load(Ordering::Relaxed);
             }
             let life = self.word(LIFE).load(Ordering::Relaxed);
-            let last_seen = self.word(LAST_SEEN).load(Ordering::Relaxed);
-            fence(Ordering::Acquire);
-            let after = self.word(SEQUENCE).load(Ordering::Relaxed);
-            if before == after && before & 1 == 0 {
-                let incarnation = (life >> 32) as u32;
-                return Contents {
-                    words,
-                    incarnation,
-                    life: Life::from_bits(life as u32),
-                    last_seen: Millis(last_seen),
-                };
+            Contents {
+                words,
+                incarnation: (life >> 32) as u32,
+                life: Life::from_bits(life as u32),
+                last_seen: self.last_seen(),
             }
-            relax(round);
-            round += 1;
-        }
+        })
     }
 
     /// Whether a writer was at it; for takeover.
     pub(crate) fn is_torn(&self) -> bool {
-        self.word(SEQUENCE).load(Ordering::Relaxed) & 1 == 1
+        self.sequence().is_odd()
     }
 
     /// Incarnation and life.
@@ -290,20 +282,9 @@ impl<'a> Record<'a> {
 
     /// Locks the record against other writers and makes readers wait.
     pub(crate) fn write(self) -> Writing<'a> {
-        let mut round = 0;
-        loop {
-            let even = self.word(SEQUENCE).load(Ordering::Relaxed) & !1;
-            let odd = even | 1;
-            if self
-                .word(SEQUENCE)
-                .compare_exchange(even, odd, Ordering::Acquire, Ordering::Relaxed)
-                .is_ok()
-            {
-                fence(Ordering::Release);
-                return Writing { record: self, odd };
-            }
-            relax(round);
-            round += 1;
+        Writing {
+            record: self,
+            _odd: self.sequence().write(),
         }
     }
 
@@ -344,9 +325,7 @@ impl<'a> Record<'a> {
             pair32(Life::NONE.to_bits(), incarnation.wrapping_add(1)),
             Ordering::Relaxed,
         );
-        let sequence = self.word(SEQUENCE).load(Ordering::Relaxed);
-        self.word(SEQUENCE)
-            .store((sequence | 1).wrapping_add(1), Ordering::Release);
+        self.sequence().make_even();
     }
 }
 
@@ -453,12 +432,4 @@ impl Writing<'_> {
 /// A pair as direction 0 sees it.
 fn oriented<T>(direction: usize, [a, b]: [T; 2]) -> [T; 2] {
     if direction & 1 == 0 { [a, b] } else { [b, a] }
-}
-
-impl Drop for Writing<'_> {
-    fn drop(&mut self) {
-        self.record
-            .word(SEQUENCE)
-            .store(self.odd.wrapping_add(1), Ordering::Release);
-    }
 }

@@ -3,7 +3,9 @@
 //! # Ordering
 //!
 //! Three protocols are built on these words; each is described where it is implemented:
-//! the record's sequence lock (`record`), the bucket's lock and version (`bucket`), the free lists (`freelist`).
+//! the sequence lock (`seqlock`), the bucket's lock and version (`bucket`), the free lists (`freelist`).
+//! The models that check them are in `loom_tests`:
+//! `RUSTFLAGS="--cfg loom" cargo test -p heddle-flow --release --lib loom_tests`.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

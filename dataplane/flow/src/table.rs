@@ -498,6 +498,8 @@ enum Obstacle {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod model;
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

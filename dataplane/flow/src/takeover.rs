@@ -138,4 +138,5 @@ impl FlowTable {
 }
 
 #[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

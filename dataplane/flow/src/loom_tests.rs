@@ -1,0 +1,272 @@
+//! All interleavings, and all values that a relaxed load may see, of a few threads on the smallest cases that show what matters.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test -p heddle-flow --release --lib loom_tests`
+
+use heddle_wire::{Proto, TcpFlags};
+use loom::sync::Arc;
+use loom::thread;
+
+use crate::bucket::{Bucket, Entry, Index};
+use crate::freelist::FreeList;
+use crate::hash::{Hash, Seed};
+use crate::memory::Line;
+use crate::seqlock::Sequence;
+use crate::sync::{AtomicU64, Ordering};
+use crate::testing::{T0, assert_delivers, config, look, nth, put};
+use crate::{FlowTable, Generation, InsertError};
+
+fn check(model: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(2));
+    builder.max_branches = 100_000;
+    builder.check(model);
+}
+
+fn table(capacity: u32) -> Arc<FlowTable> {
+    Arc::new(FlowTable::anonymous(&config(capacity)))
+}
+
+#[test]
+fn a_reader_of_a_sequence_never_sees_halves() {
+    check(|| {
+        let words = Arc::new([0; 4].map(AtomicU64::new));
+        let writers: Vec<_> = [1u64, 2]
+            .into_iter()
+            .map(|value| {
+                let words = Arc::clone(&words);
+                thread::spawn(move || {
+                    let _odd = Sequence(&words[0]).write();
+                    words[1].store(value, Ordering::Relaxed);
+                    words[2].store(value, Ordering::Relaxed);
+                })
+            })
+            .collect();
+        let seen = Sequence(&words[0]).read(|| [1, 2].map(|n| words[n].load(Ordering::Relaxed)));
+        assert_eq!(seen[0], seen[1]);
+        writers.into_iter().for_each(|w| w.join().unwrap());
+        assert_eq!(words[1].load(Ordering::Relaxed), words[2].load(Ordering::Relaxed));
+        assert_eq!(words[0].load(Ordering::Relaxed), 4);
+    });
+}
+
+#[test]
+fn a_number_is_given_out_once() {
+    check(|| {
+        let line = Arc::new(Line::default());
+        let links = Arc::new([0; 3].map(AtomicU64::new));
+        // 0 and 1 were used and are free again.
+        let list = FreeList::new(&line, 3);
+        let both = [0, 1].map(|_| list.pop(|n| &links[n as usize]).unwrap());
+        both.into_iter().for_each(|n| list.push(n, &links[n as usize]));
+        let other = {
+            let (line, links) = (Arc::clone(&line), Arc::clone(&links));
+            thread::spawn(move || {
+                let list = FreeList::new(&line, 3);
+                let first = list.pop(|n| &links[n as usize]).unwrap();
+                let second = list.pop(|n| &links[n as usize]).unwrap();
+                list.push(first, &links[first as usize]);
+                second
+            })
+        };
+        let mine = list.pop(|n| &links[n as usize]);
+        let second = other.join().unwrap();
+        assert_ne!(mine, Some(second));
+        let mut left: Vec<_> = std::iter::from_fn(|| list.pop(|n| &links[n as usize]))
+            .chain(mine)
+            .chain([second])
+            .collect();
+        left.sort_unstable();
+        assert_eq!(left, [0, 1, 2]);
+    });
+}
+
+#[test]
+fn an_entry_is_found_whatever_happens_in_front_of_it() {
+    check(|| {
+        let [first, overflow] = [2, 2].map(|n| Arc::new((0..n).map(|_| Line::default()).collect::<Vec<_>>()));
+        let seed = Seed([1, 2, 3, 4, 5, 6, 7, 8]);
+        let hash = |n: u32| Hash::of(&seed, &nth(n).0.key.tuple, Proto::TCP);
+        let index = Index {
+            first: &first,
+            overflow: &overflow,
+        };
+        // Bucket 0: seven entries, one in overflow bucket 0, one in overflow bucket 1. Bucket 1: seven.
+        let locked = index.lock(0, 1);
+        for n in 0..7 {
+            locked.vacancy(0, None, || None).unwrap().set(Entry::new(hash(n), n, 0));
+            locked.vacancy(1, None, || None).unwrap().set(Entry::new(hash(n), n, 1));
+        }
+        let passing = Entry::new(hash(20), 20, 0);
+        locked.vacancy(0, None, || Some(0)).unwrap().set(passing);
+        for n in 7..13 {
+            locked.vacancy(0, None, || None).unwrap().set(Entry::new(hash(n), n, 0));
+        }
+        let standing = Entry::new(hash(30), 30, 0);
+        locked.vacancy(0, None, || Some(1)).unwrap().set(standing);
+        for n in 7..13 {
+            locked.unlink(0, Entry::new(hash(n), n, 0), |_| {
+                unreachable!("the bucket is not empty")
+            });
+        }
+        drop(locked);
+        let other = {
+            let (first, overflow) = (Arc::clone(&first), Arc::clone(&overflow));
+            let newcomer = Entry::new(hash(40), 40, 0);
+            thread::spawn(move || {
+                let index = Index {
+                    first: &first,
+                    overflow: &overflow,
+                };
+                let mut freed = None;
+                index.lock(0, 0).unlink(0, passing, |n| freed = Some(n));
+                assert_eq!(freed, Some(0));
+                // The overflow bucket goes to another chain at once.
+                index.lock(1, 1).vacancy(1, None, || freed).unwrap().set(newcomer);
+            })
+        };
+        let found = index.find(0, hash(30).tag(), |e| (e == standing).then_some(()));
+        assert!(found.is_some(), "lost its way");
+        other.join().unwrap();
+        assert_eq!(index.find(0, hash(20).tag(), |e| (e == passing).then_some(())), None);
+        assert_eq!(Bucket(&overflow[0]).entries().count(), 1);
+    });
+}
+
+#[test]
+fn a_lookup_during_an_insert_finds_nothing_or_all() {
+    check(|| {
+        let table = table(2);
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || put(&table, nth(0), T0))
+        };
+        let (f, r) = nth(0);
+        let reply = look(&table, r.key, T0);
+        if reply.is_some() {
+            assert_delivers(reply, &r);
+            assert_delivers(look(&table, f.key, T0), &f);
+        }
+        other.join().unwrap();
+        assert_delivers(look(&table, f.key, T0), &f);
+        assert_delivers(look(&table, r.key, T0), &r);
+    });
+}
+
+#[test]
+fn of_two_equal_inserts_one_wins_and_the_other_gets_its_entry() {
+    check(|| {
+        let table = table(4);
+        let insert = |table: &FlowTable| {
+            let (f, r) = nth(0);
+            match table.insert(&f, &r, T0) {
+                Ok(_) => true,
+                Err(InsertError::Exists(hit)) => {
+                    assert_delivers(Some(hit), &f);
+                    false
+                }
+                Err(other) => unreachable!("{other}"),
+            }
+        };
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || insert(&table))
+        };
+        let mine = insert(&table);
+        assert_ne!(mine, other.join().unwrap());
+        assert_eq!(table.stats().used, 1);
+    });
+}
+
+#[test]
+fn inserts_with_one_answer_exclude_each_other() {
+    check(|| {
+        let table = table(4);
+        let (f, r) = nth(0);
+        let (mut f2, mut r2) = (f, r);
+        f2.key.tuple.dport = 81;
+        r2.rewrite.to = f2.key.tuple.reversed();
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || table.insert(&f2, &r2, T0).is_ok())
+        };
+        let mine = table.insert(&f, &r, T0).is_ok();
+        assert_ne!(mine, other.join().unwrap());
+        assert_eq!(look(&table, f.key, T0).is_some(), mine);
+        assert_eq!(look(&table, f2.key, T0).is_some(), !mine);
+    });
+}
+
+#[test]
+fn a_lookup_during_a_removal_finds_all_or_nothing() {
+    check(|| {
+        let table = table(2);
+        let (f, r) = nth(0);
+        let (slot, peer) = put(&table, (f, r), T0);
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || assert!(table.remove(peer)))
+        };
+        let hit = look(&table, f.key, T0);
+        if hit.is_some() {
+            assert_delivers(hit, &f);
+            assert_eq!(hit.map(|h| h.slot), Some(slot));
+        }
+        other.join().unwrap();
+        assert_eq!(look(&table, f.key, T0), None);
+        assert_eq!(look(&table, r.key, T0), None);
+    });
+}
+
+#[test]
+fn of_two_removals_one_counts() {
+    check(|| {
+        let table = table(2);
+        let (slot, peer) = put(&table, nth(0), T0);
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || table.remove(peer))
+        };
+        let mine = table.remove(slot);
+        assert_ne!(mine, other.join().unwrap());
+        assert_eq!(table.stats().used, 0);
+    });
+}
+
+#[test]
+fn a_lookup_during_a_revalidation_sees_both_generations_old_or_new() {
+    check(|| {
+        let table = table(2);
+        let (f, r) = nth(0);
+        let (slot, _) = put(&table, (f, r), T0);
+        let new = [Generation(1), Generation(2)];
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || assert!(table.revalidate(slot, new)))
+        };
+        let view = look(&table, f.key, T0).unwrap().view;
+        assert!(view.generations == new || view.generations == f.generations);
+        other.join().unwrap();
+        assert_eq!(look(&table, f.key, T0).unwrap().view.generations, new);
+    });
+}
+
+#[test]
+fn a_slot_with_a_new_tenant_is_left_alone() {
+    check(|| {
+        let table = table(2);
+        let (slot, _) = put(&table, nth(0), T0);
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || {
+                table.remove(slot);
+                put(&table, nth(1), T0).0
+            })
+        };
+        table.touch(slot, T0, 1, TcpFlags::RST);
+        table.revalidate(slot, [Generation(1); 2]);
+        table.remove(slot.peer());
+        let tenant = other.join().unwrap();
+        assert_delivers(look(&table, nth(1).0.key, T0), &nth(1).0);
+        assert!(!table.view(tenant).unwrap().state.is_closed());
+    });
+}

@@ -1,0 +1,77 @@
+//! A sequence lock over words that are atomics themselves.
+//!
+//! # Ordering
+//!
+//! Every guarded word is an atomic, so a racing reader gets old or new words and never undefined behaviour. A writer makes
+//! the sequence odd (a compare-and-swap, which also keeps other writers out), then a Release fence, stores the words
+//! relaxed, and stores the next even sequence with Release. A reader loads the sequence with Acquire, the words
+//! relaxed, then an Acquire fence and the sequence again: had it seen a word of a later writer, the two fences would make it
+//! see that writer's odd sequence too (Boehm, "Can seqlocks get along with programming language memory models?",
+//! MSPC 2012).
+
+use crate::sync::{AtomicU64, Ordering, fence, relax};
+
+/// The sequence: even while the words are whole.
+#[derive(Clone, Copy)]
+pub(crate) struct Sequence<'a>(pub(crate) &'a AtomicU64);
+
+impl<'a> Sequence<'a> {
+    /// What `load` loads, all of it between two writers. Waits for a writer; no writer waits while it writes.
+    #[inline]
+    pub(crate) fn read<T>(&self, load: impl Fn() -> T) -> T {
+        let mut round = 0;
+        loop {
+            let before = self.0.load(Ordering::Acquire);
+            let loaded = load();
+            fence(Ordering::Acquire);
+            let after = self.0.load(Ordering::Relaxed);
+            if before == after && before & 1 == 0 {
+                return loaded;
+            }
+            relax(round);
+            round += 1;
+        }
+    }
+
+    /// Keeps other writers out and makes readers wait, until the answer is dropped.
+    pub(crate) fn write(&self) -> Odd<'a> {
+        let mut round = 0;
+        loop {
+            let even = self.0.load(Ordering::Relaxed) & !1;
+            let odd = even | 1;
+            if self
+                .0
+                .compare_exchange(even, odd, Ordering::Acquire, Ordering::Relaxed)
+                .is_ok()
+            {
+                fence(Ordering::Release);
+                return Odd { sequence: *self, odd };
+            }
+            relax(round);
+            round += 1;
+        }
+    }
+
+    /// Whether a writer died at it.
+    pub(crate) fn is_odd(&self) -> bool {
+        self.0.load(Ordering::Relaxed) & 1 == 1
+    }
+
+    /// Ends what a dead writer began; only while nobody else uses the words.
+    pub(crate) fn make_even(&self) {
+        let sequence = self.0.load(Ordering::Relaxed);
+        self.0.store((sequence | 1).wrapping_add(1), Ordering::Release);
+    }
+}
+
+/// The right to write the guarded words.
+pub(crate) struct Odd<'a> {
+    sequence: Sequence<'a>,
+    odd: u64,
+}
+
+impl Drop for Odd<'_> {
+    fn drop(&mut self) {
+        self.sequence.0.store(self.odd.wrapping_add(1), Ordering::Release);
+    }
+}
