@@ -1,6 +1,8 @@
 //! Identities: classes of addresses that no active policy can tell apart.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use heddle_model::{Labels, Protocol};
@@ -213,14 +215,18 @@ impl Identities {
     }
 }
 
-fn edit_set<K: Clone + Eq + std::hash::Hash>(
+fn edit_set<K: Eq + Hash>(
     index: &mut HashMap<K, BTreeSet<IdentityNo>>,
     key: K,
     edit: &impl Fn(&mut BTreeSet<IdentityNo>),
 ) {
-    let set = index.entry(key.clone()).or_default();
-    edit(set);
-    if set.is_empty() {
-        index.remove(&key);
+    match index.entry(key) {
+        Entry::Occupied(mut set) => {
+            edit(set.get_mut());
+            if set.get().is_empty() {
+                set.remove();
+            }
+        }
+        Entry::Vacant(set) => edit(set.insert(BTreeSet::new())),
     }
 }

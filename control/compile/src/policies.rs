@@ -15,10 +15,13 @@ use crate::selectors::{Peer, Scope, SelectorNo, Selectors};
 /// A version of a policy.
 pub(crate) type PolicyId = (ObjectKey, u64);
 
+/// The policies of a namespace, each with the number of its version.
+type ByName = BTreeMap<Arc<str>, (u64, Arc<NetworkPolicy>)>;
+
 /// All policies by namespace and name.
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
-    stored: HashMap<Arc<str>, BTreeMap<Arc<str>, (u64, Arc<NetworkPolicy>)>>,
+    stored: HashMap<Arc<str>, ByName>,
     versions: u64,
     active: HashMap<PolicyId, (Arc<Active>, u32)>,
 }

@@ -178,8 +178,12 @@ impl PolicySide {
         }
     }
 
+    /// The row that a cell names, if it names one.
     #[inline]
     fn row(&self, cell: Cell) -> Option<&Row> {
+        if cell.kind() != Cell::ROW {
+            return None;
+        }
         self.rows.get(cell.number() as usize)?.as_deref()
     }
 
@@ -197,14 +201,13 @@ impl PolicySide {
             (Some(true), Some(false)) => return false,
             _ => {}
         }
-        let row = |side: &'_ Self, who| side.row(side.cell(who)).cloned();
-        let (mine, theirs) = (row(self, peer), row(other, other_peer));
+        let (mine, theirs) = (self.row(self.cell(peer)), other.row(other.cell(other_peer)));
         if mine.is_some() && mine == theirs && self.default_allows() == other.default_allows() {
             return true;
         }
         let kept = |proto, port| !allows(self, proto, port, peer) || allows(other, proto, port, other_peer);
         let edges = |proto| {
-            let rows = [&mine, &theirs];
+            let rows = [mine, theirs];
             let mut edges: Vec<u16> = rows.into_iter().flatten().flat_map(|row| row.edges(proto)).collect();
             edges.push(0);
             edges
