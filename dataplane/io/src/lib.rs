@@ -7,6 +7,7 @@
 //! Not here: what happens to packets, which worker has which port, and the program of the uplink.
 
 mod anchor;
+mod assemble;
 mod context;
 mod error;
 mod netlink;

@@ -9,6 +9,7 @@ use heddle_port::{
     FillShare, Frame, FrameStore, Holder, KernelStats, Packet, PacketVec, Port, PortNo, PortStats, WorkerPool,
 };
 
+use crate::assemble::{Assembler, Part};
 use crate::ring::{Consumer, Desc, Producer, Which};
 use crate::socket::{RX_SLOTS, Socket, TX_SLOTS};
 
@@ -43,10 +44,7 @@ pub struct XdpPort {
     bursts: u32,
     /// Frames in the TX ring, or on their way through the kernel.
     in_flight: u32,
-    /// A packet of several frames whose last one has not come yet.
-    pending: Option<Packet>,
-    /// The rest of the current packet is thrown away.
-    discarding: bool,
+    assembler: Assembler,
     stats: PortStats,
     /// Last, so that the rings are unmapped before it is closed.
     socket: Socket,
@@ -79,8 +77,7 @@ impl XdpPort {
             peak: 0,
             bursts: 0,
             in_flight: 0,
-            pending: None,
-            discarding: false,
+            assembler: Assembler::default(),
             stats: PortStats::default(),
             store,
             socket,
@@ -125,7 +122,7 @@ impl XdpPort {
 
     /// Takes out what must be given back after the socket has been closed.
     pub(crate) fn remains(&mut self) -> (Option<Packet>, Option<FillShare>) {
-        (self.pending.take(), self.share.take())
+        (self.assembler.take(), self.share.take())
     }
 
     /// Lends a frame to the fill ring, which has room.
@@ -144,52 +141,16 @@ impl XdpPort {
         unsafe { self.store.take_back(index, self.number, to) }
     }
 
-    /// One descriptor of the RX ring: a packet, or a part of one.
-    fn accept(&mut self, desc: Desc, pool: &mut WorkerPool, out: &mut PacketVec) {
-        let more = desc.options & CONTINUED != 0;
-        let Some(mut frame) = self.take_back(desc.addr, pool.holder()) else {
-            self.spoilt(more, pool);
-            return;
-        };
-        let offset = u32::try_from(desc.addr & self.frame_mask).unwrap_or(u32::MAX);
-        if self.discarding || desc.len > self.store.frame_size() - offset {
+    /// The frame of a descriptor of the RX ring, if the descriptor makes sense.
+    fn part(&self, desc: Desc, pool: &mut WorkerPool) -> Option<Frame> {
+        let mut frame = self.take_back(desc.addr, pool.holder())?;
+        let offset = u32::try_from(desc.addr & self.frame_mask).unwrap_or(0);
+        if desc.len > self.store.frame_size() - offset {
             pool.free(frame);
-            if self.discarding {
-                self.discarding = more;
-            } else {
-                self.spoilt(more, pool);
-            }
-            return;
+            return None;
         }
         self.store.set_range(&mut frame, offset, desc.len);
-        let packet = match self.pending.take() {
-            None => Packet::new(&self.store, frame),
-            Some(mut packet) => {
-                if let Err(frame) = packet.append(&self.store, frame) {
-                    pool.free(frame);
-                    self.pending = Some(packet);
-                    self.spoilt(more, pool);
-                    return;
-                }
-                packet
-            }
-        };
-        if more {
-            self.pending = Some(packet);
-            return;
-        }
-        self.stats.rx_packets += 1;
-        self.stats.rx_bytes += u64::from(packet.len());
-        out.push(packet);
-    }
-
-    /// Throws the current packet away, and what is still to come of it.
-    fn spoilt(&mut self, more: bool, pool: &mut WorkerPool) {
-        self.stats.rx_errors += 1;
-        self.discarding = more;
-        if let Some(packet) = self.pending.take() {
-            pool.free_packet(packet);
-        }
+        Some(frame)
     }
 
     /// How many frames the fill ring is meant to have, after a burst that took `received` out of it.
@@ -288,7 +249,16 @@ impl Port for XdpPort {
         while !out.is_full() {
             let Some(desc) = self.rx.pop() else { break };
             received += 1;
-            self.accept(desc, pool, out);
+            let part = self.part(desc, pool);
+            match self.assembler.push(part, desc.options & CONTINUED != 0, pool) {
+                Part::Whole(packet) => {
+                    self.stats.rx_packets += 1;
+                    self.stats.rx_bytes += u64::from(packet.len());
+                    out.push(packet);
+                }
+                Part::Taken => {}
+                Part::Spoilt => self.stats.rx_errors += 1,
+            }
         }
         self.rx.release();
         self.level = self.level.saturating_sub(received);
