@@ -1,8 +1,7 @@
 //! NetworkPolicy for one connection: egress of the source, then ingress of the destination if that is a pod of this
 //! node. Both see the pods' own addresses: after DNAT and before any SNAT.
 
-use heddle_tables::{AddressInfo, Direction, EndpointNo, IdentityNo, Place, PolicyVerdict, RuleNo, Snapshot};
-use heddle_wire::Proto;
+use heddle_tables::{AddressInfo, Direction, EndpointNo, Place, PolicyVerdict, RuleNo, Snapshot};
 
 use super::{Denial, Query, Target};
 use crate::reason::DropReason;
@@ -21,60 +20,32 @@ pub(super) fn judge(
     src: AddressInfo,
     dst: AddressInfo,
 ) -> Result<Rules, Denial> {
-    let to_self = dst.place == Place::Local(from);
-    let egress = if !from.is_pod() {
-        RuleNo::NO_POLICY
-    } else if to_self {
-        ready(snapshot, from, RuleNo::SELF)?
-    } else if dst.place == Place::Host {
-        ready(snapshot, from, RuleNo::OWN_NODE)?
-    } else {
-        ask(snapshot, from, Direction::Egress, dst.identity, q.proto, target.dport)?
-    };
-    let ingress = match dst.place {
-        Place::Local(pod) if to_self => ready(snapshot, pod, RuleNo::SELF)?,
-        Place::Local(pod) if from == EndpointNo::HOST && src.place == Place::Host => {
-            ready(snapshot, pod, RuleNo::OWN_NODE)?
-        }
-        Place::Local(pod) => ask(snapshot, pod, Direction::Ingress, src.identity, q.proto, target.dport)?,
-        _ => RuleNo::NO_POLICY,
-    };
-    Ok(Rules { egress, ingress })
-}
-
-/// What needs no policy still needs a pod that is open: one whose policy is not compiled forwards nothing.
-fn ready(snapshot: &Snapshot, pod: EndpointNo, rule: RuleNo) -> Result<RuleNo, Denial> {
-    match snapshot.endpoint(pod) {
-        Some(e) if e.is_ready() => Ok(rule),
-        Some(_) => Err(Denial {
-            reason: DropReason::PolicyNotReady,
-            rule: RuleNo::NOT_READY,
-        }),
-        None => Err(Denial::new(DropReason::UnknownDestination)),
-    }
+    let ask = |endpoint, direction, peer| ask(snapshot, endpoint, direction, peer, q, target);
+    Ok(Rules {
+        egress: ask(from, Direction::Egress, dst)?,
+        ingress: match dst.place {
+            Place::Local(pod) => ask(pod, Direction::Ingress, src)?,
+            _ => RuleNo::NO_POLICY,
+        },
+    })
 }
 
 fn ask(
     snapshot: &Snapshot,
-    pod: EndpointNo,
+    endpoint: EndpointNo,
     direction: Direction,
-    peer: IdentityNo,
-    proto: Proto,
-    dport: u16,
+    peer: AddressInfo,
+    q: &Query,
+    target: Target,
 ) -> Result<RuleNo, Denial> {
-    let Some(endpoint) = snapshot.endpoint(pod) else {
+    let Some(endpoint) = snapshot.endpoint(endpoint) else {
         return Err(Denial::new(DropReason::UnknownDestination));
     };
-    let Some(policy) = &endpoint.policy else {
-        return Err(Denial {
-            reason: DropReason::PolicyNotReady,
-            rule: RuleNo::NOT_READY,
-        });
-    };
-    match policy.verdict(direction, peer, proto, dport) {
+    match endpoint.judge(direction, peer, q.proto, target.dport) {
         PolicyVerdict::Allow(rule) => Ok(rule),
         PolicyVerdict::Deny(rule) => Err(Denial {
             reason: match direction {
+                _ if rule == RuleNo::NOT_READY => DropReason::PolicyNotReady,
                 Direction::Egress => DropReason::PolicyDeniedEgress,
                 Direction::Ingress => DropReason::PolicyDeniedIngress,
             },

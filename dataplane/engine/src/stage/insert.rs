@@ -156,6 +156,8 @@ struct Ports {
 
 impl Ports {
     fn within((first, last): (u16, u16), q: &Query, own: Option<u16>) -> Self {
+        // Port 0 is no port: a range that nobody configured.
+        let (first, last) = if first == 0 { UNRESERVED } else { (first, last) };
         let count = u32::from(last.saturating_sub(first)) + 1;
         let start = (u128::from(connection_hash(&q.tuple, q.proto)) * u128::from(count)) >> 64;
         Self {

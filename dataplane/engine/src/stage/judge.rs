@@ -80,7 +80,7 @@ fn same_source(passage: &Passage, view: &FlowView) -> bool {
 #[cold]
 pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     match again(cx, key, hit) {
-        Ok(true) => resolve::replay(cx, packet, p, hit),
+        Ok(true) => resolve::replay(cx, packet, p, key, hit),
         Ok(false) => miss::open(cx, packet, p, key, None),
         Err(denial) => denial.into(),
     }
@@ -146,5 +146,5 @@ pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     cx.flows.move_origin(hit.slot, key.origin);
     let mut moved = *hit;
     moved.view.egress = Egress::Endpoint(to);
-    resolve::replay(cx, packet, p, &moved)
+    resolve::replay(cx, packet, p, key, &moved)
 }

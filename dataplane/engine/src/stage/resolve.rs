@@ -46,16 +46,37 @@ pub(crate) fn found(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
         cx.stages.slow += 1;
         return judge::stale(cx, packet, p, key, hit);
     }
-    replay(cx, packet, p, hit)
+    replay(cx, packet, p, key, hit)
 }
 
 /// Does to the packet what was done to the first one.
 #[inline]
-pub(crate) fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, hit: &Hit) -> Verdict {
+pub(crate) fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     if p.ttl <= 1 {
         return answer::time_exceeded(cx, packet, p);
     }
-    // False only where another worker removed the connection a moment ago; this packet was allowed before that.
-    cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags);
-    forward::forward(cx, packet, p, &Plan::of(&hit.view))
+    if cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags) {
+        forward::forward(cx, packet, p, &Plan::of(&hit.view))
+    } else {
+        replaced(cx, packet, p, key)
+    }
+}
+
+/// The end of a packet whose connection was removed since it was looked up: by an earlier packet of its burst, or by
+/// another worker. A new one of the same tuple may stand in its place.
+#[cold]
+fn replaced(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) -> Verdict {
+    let successor = cx.flows.find_tuple(&key.tuple, key.proto, cx.now).filter(|hit| {
+        let current = cx
+            .generations(hit.view.endpoints)
+            .is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
+        hit.view.origin == key.origin && current
+    });
+    match successor {
+        Some(hit) => {
+            cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags);
+            forward::forward(cx, packet, p, &Plan::of(&hit.view))
+        }
+        None => miss::open(cx, packet, p, key, None),
+    }
 }

@@ -2,10 +2,12 @@
 
 use heddle_flow::FlowState;
 use heddle_tables::Direction;
+use heddle_wire::testing::ip;
 use heddle_wire::{TcpFlags, tcp};
 
 use crate::forwarding::addresses;
-use crate::tables::{A, B, HOST, isolate};
+use crate::services::serve;
+use crate::tables::{A, B, C, HOST, isolate};
 use crate::world::{Options, World, worlds};
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -137,5 +139,22 @@ fn packets_of_one_burst_make_one_connection() {
         }
         w.changed(&["a rx 3", "a forwarded 3", "b tx 3"]);
         assert_eq!(w.connections(), 1);
+    });
+}
+
+#[test]
+fn a_syn_and_what_follows_it_in_one_burst_go_the_same_new_way() {
+    worlds(|w| {
+        serve(w, &[&B]);
+        let vip = ip("10.96.0.10");
+        w.pass(&A, &B, &A.to(vip).tcp(1000, 80, SYN, 1, 0, b""));
+        w.pass(&B, &A, &B.to(A.v4()).tcp(8080, 1000, RST | ACK, 0, 2, b""));
+        serve(w, &[&C]);
+        w.push(&A, &A.to(vip).tcp(1000, 80, SYN, 100, 0, b""));
+        w.push(&A, &A.to(vip).tcp(1000, 80, ACK, 101, 7, b"data"));
+        w.step();
+        w.pop(&C);
+        w.pop(&C);
+        w.changed(&["a rx 2", "a forwarded 2", "c tx 2"]);
     });
 }
