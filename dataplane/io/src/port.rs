@@ -44,6 +44,8 @@ pub struct XdpPort {
     bursts: u32,
     /// Frames in the TX ring, or on their way through the kernel.
     in_flight: u32,
+    /// The kernel sends nothing at all: the device is down or gone.
+    refused: bool,
     assembler: Assembler,
     stats: PortStats,
     /// Last, so that the rings are unmapped before it is closed.
@@ -77,6 +79,7 @@ impl XdpPort {
             peak: 0,
             bursts: 0,
             in_flight: 0,
+            refused: false,
             assembler: Assembler::default(),
             stats: PortStats::default(),
             store,
@@ -209,6 +212,7 @@ impl XdpPort {
     fn kick(&mut self, pool: &mut WorkerPool) {
         let mut futile = 0;
         let mut waiting = self.tx.waiting();
+        self.refused = false;
         while waiting > 0 {
             let result = self.socket.send();
             let left = self.tx.waiting();
@@ -216,18 +220,11 @@ impl XdpPort {
                 futile = 0;
             } else {
                 // EAGAIN: more than the 32 of a call were there, or too much is on its way. EBUSY, ENOBUFS: no room in the
-                // completion ring, or no memory. Anything else (ENETDOWN, ENXIO: the device is going) stays so.
+                // completion ring, or no memory. ENETDOWN, ENXIO: the device is down or gone.
                 futile += 1;
-                let passing = match result {
-                    Ok(()) => true,
-                    Err(error) => matches!(
-                        error.raw_os_error(),
-                        Some(
-                            libc::EAGAIN | libc::EBUSY | libc::ENOBUFS | libc::EINTR | libc::EMSGSIZE | libc::EOVERFLOW
-                        )
-                    ),
-                };
-                if !passing || futile >= FUTILE_SENDS {
+                self.refused =
+                    result.is_err_and(|error| matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO)));
+                if self.refused || futile >= FUTILE_SENDS {
                     self.stats.tx_stalls += 1;
                     return;
                 }
@@ -304,7 +301,7 @@ impl Port for XdpPort {
     }
 
     fn unsent(&self) -> bool {
-        self.tx.waiting_now() > 0
+        !self.refused && self.tx.waiting_now() > 0
     }
 
     fn wait_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -477,6 +477,132 @@ fn a_thread_without_capabilities_is_told_which_are_missing() {
     });
 }
 
+#[test]
+fn a_port_whose_device_is_gone_neither_spins_nor_keeps_its_frames() {
+    in_namespace(|| {
+        veth("a", 1500, 1);
+        let mut context = context();
+        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut a = context.open(on("a", 0)).unwrap();
+        ip("link set dev a down");
+        let mut packets: PacketVec = (0..10).map(|i| pool.packet(&frame(i, 60)).unwrap()).collect();
+        a.tx(&mut pool, &mut packets);
+        a.flush(&mut pool);
+        assert_eq!((a.unsent(), a.stats().tx_pending, a.stats().tx_stalls), (false, 10, 1));
+        ip("link set dev a up");
+        a.flush(&mut pool);
+        assert_eq!((a.unsent(), a.stats().tx_stalls), (false, 1));
+
+        ip("link del dev a");
+        let packet = pool.packet(&frame(0, 60)).unwrap();
+        a.tx(&mut pool, &mut PacketVec::from_iter([packet]));
+        a.flush(&mut pool);
+        assert!(!a.unsent());
+        // Nothing to receive, and poll(2) does sleep: a worker does not spin until the port is taken away.
+        let start = Instant::now();
+        assert_eq!(receive(&mut a, &mut pool, NEVER).len(), 0);
+        assert!(start.elapsed() >= NEVER);
+        assert_eq!(polls_at_once(&a), 0);
+        context.close(a);
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+/// What poll(2) says of the port without waiting.
+fn polls_at_once(port: &XdpPort) -> i32 {
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&port.wait_fd().unwrap());
+    let mut poll = libc::pollfd {
+        fd,
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    // SAFETY: one valid pollfd.
+    unsafe { libc::poll(&raw mut poll, 1, 0) }
+}
+
+#[test]
+fn a_worker_forwards_while_control_opens_and_closes_other_ports() {
+    const PACKETS: u32 = 20_000;
+    in_namespace(|| {
+        for name in ["a", "b", "c"] {
+            veth(name, 1500, 1);
+        }
+        let mut context = context();
+        let (mut a, mut b) = (context.open(on("a", 0)).unwrap(), context.open(on("b", 1)).unwrap());
+        let (near, far, third) = (
+            Tap::new("ap", ETHERTYPE),
+            Tap::new("bp", ETHERTYPE),
+            Tap::new("cp", ETHERTYPE),
+        );
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let (mut pool, stopped) = (WorkerPool::new(0, context.pool().clone()), std::sync::Arc::clone(&stop));
+        let worker = std::thread::spawn(move || {
+            let mut packets = PacketVec::new();
+            while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
+                packets.extend(receive(&mut a, &mut pool, Duration::from_millis(5)));
+                b.tx(&mut pool, &mut packets);
+                b.flush(&mut pool);
+                packets.drain(..).for_each(|packet| pool.free_packet(packet));
+            }
+            (a, b)
+        });
+        // One frame at a time, so that none is dropped on the way for lack of room.
+        let traffic = std::thread::spawn(move || {
+            for i in 0..PACKETS {
+                near.send(&frame(i, 100));
+                assert_eq!(far.receive(SOON).unwrap(), frame(i, 100));
+            }
+        });
+        let mut rounds = 0;
+        while !traffic.is_finished() {
+            let c = context.open(on("c", 2)).unwrap();
+            (0..20).for_each(|i| third.send(&frame(i, 100)));
+            context.close(c);
+            rounds += 1;
+        }
+        traffic.join().unwrap();
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (a, b) = worker.join().unwrap();
+        assert_eq!(
+            (a.stats().rx_packets, b.stats().tx_packets),
+            (u64::from(PACKETS), u64::from(PACKETS))
+        );
+        assert!(rounds > 3, "{rounds}");
+        context.close(a);
+        context.close(b);
+        assert_all_frames(&context);
+    });
+}
+
+/// Not a check: `cargo test -p heddle-io -- --ignored --nocapture how_long`
+#[test]
+#[ignore = "a measurement"]
+fn how_long_opening_and_closing_take() {
+    in_namespace(|| {
+        for frames in [16_384, 131_072] {
+            let start = Instant::now();
+            let mut context = XdpContext::new(XdpConfig {
+                frames,
+                ..XdpConfig::default()
+            })
+            .unwrap();
+            let made = start.elapsed();
+            (0..64).for_each(|i| veth(&format!("v{i}"), 61_000, 1));
+            let start = Instant::now();
+            let ports: Vec<_> = (0..64)
+                .map(|i| context.open(on(&format!("v{i}"), i)).unwrap())
+                .collect();
+            let opened = start.elapsed() / 64;
+            let start = Instant::now();
+            ports.into_iter().for_each(|port| context.close(port));
+            let closed = start.elapsed() / 64;
+            eprintln!("{frames} frames: context {made:?}, open {opened:?} and close {closed:?} a port");
+            (0..64).for_each(|i| ip(&format!("link del dev v{i}")));
+        }
+    });
+}
+
 /// A port moves between threads; its packets' types do too.
 #[test]
 fn ports_and_packets_can_be_handed_over() {

@@ -43,13 +43,13 @@ pub trait Port {
     fn flush(&mut self, pool: &mut WorkerPool);
 
     /// Whether something that was taken has not been sent yet, because the kernel would not take it. A worker with such a
-    /// port must not sleep for long: nothing wakes it when there is room again.
+    /// port must not sleep for long: nothing wakes it when there is room again. False when the device is down or gone.
     fn unsent(&self) -> bool;
 
     /// What a sleeping worker waits on until there is something to receive; `None` if there is no such thing.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// What the port has done so far and has now.
+    /// What the port has done so far and has now. May cost a system call: not for each burst.
     fn stats(&self) -> PortStats;
 }
 
