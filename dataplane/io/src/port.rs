@@ -276,16 +276,15 @@ impl Port for XdpPort {
             room = left;
             count += 1;
         }
-        let store = Arc::clone(&self.store);
         for packet in packets.drain(..count) {
             self.stats.tx_packets += 1;
             self.stats.tx_bytes += u64::from(packet.len());
             let mut left = u32::from(packet.frames());
-            for frame in packet.into_frames(&store) {
+            for frame in packet.into_frames(&self.store) {
                 left -= 1;
-                let (offset, len) = store.range(&frame);
+                let (offset, len) = self.store.range(&frame);
                 let options = if left > 0 { CONTINUED } else { 0 };
-                let index = store.lend(frame, self.number);
+                let index = self.store.lend(frame, self.number);
                 let addr = (u64::from(index) << self.frame_shift) + u64::from(offset);
                 let pushed = self.tx.push(Desc { addr, len, options });
                 debug_assert!(pushed, "the room was counted");

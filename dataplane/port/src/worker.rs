@@ -89,16 +89,21 @@ impl WorkerPool {
     pub fn free(&mut self, frame: Frame) {
         self.store.set_holder(&frame, Holder::Pool(self.no));
         self.stack.push(frame);
-        if self.stack.len() > Self::CAPACITY {
-            self.shared.put(self.stack.drain(Self::CAPACITY - BATCH..));
-        }
+        self.spill();
     }
 
     /// Takes back all frames of a packet.
     pub fn free_packet(&mut self, packet: Packet) {
-        let store = Arc::clone(&self.store);
-        for frame in packet.into_frames(&store) {
-            self.free(frame);
+        for frame in packet.into_frames(&self.store) {
+            self.store.set_holder(&frame, Holder::Pool(self.no));
+            self.stack.push(frame);
+        }
+        self.spill();
+    }
+
+    fn spill(&mut self) {
+        if self.stack.len() > Self::CAPACITY {
+            self.shared.put(self.stack.drain(Self::CAPACITY - BATCH..));
         }
     }
 
@@ -106,17 +111,16 @@ impl WorkerPool {
     /// more than a packet may have.
     #[must_use]
     pub fn packet(&mut self, bytes: &[u8]) -> Option<Packet> {
-        let store = Arc::clone(&self.store);
         let mut head = self.alloc()?;
-        let mut done = store.fill(&mut head, bytes);
-        let mut packet = Packet::new(&store, head);
+        let mut done = self.store.fill(&mut head, bytes);
+        let mut packet = Packet::new(&self.store, head);
         while done < bytes.len() {
             let Some(mut frame) = self.alloc() else {
                 self.free_packet(packet);
                 return None;
             };
-            done += store.fill(&mut frame, &bytes[done..]);
-            if let Err(frame) = packet.append(&store, frame) {
+            done += self.store.fill(&mut frame, &bytes[done..]);
+            if let Err(frame) = packet.append(&self.store, frame) {
                 self.free(frame);
                 self.free_packet(packet);
                 return None;
