@@ -1,4 +1,4 @@
-//! AF_XDP ports on real veths, each test in a network namespace of its own. They need root.
+//! Packets through AF_XDP ports on real veths, each test in a network namespace of its own. They need root.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
@@ -6,35 +6,9 @@ mod harness;
 
 use std::time::{Duration, Instant};
 
-use harness::{ETHERTYPE, Tap, frame, in_namespace, index, ip, on, receive, receive_one, send, veth};
-use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpError, XdpPort};
-use heddle_port::{FillBudget, Packet, PacketVec, Port, PortNo, WorkerPool};
-
-const SOON: Duration = Duration::from_secs(2);
-/// Long enough for a packet that must not come.
-const NEVER: Duration = Duration::from_millis(50);
-
-fn context() -> XdpContext {
-    XdpContext::new(XdpConfig {
-        frames: 4096,
-        max_pods: 16,
-        other_ports: 4,
-        ..XdpConfig::default()
-    })
-    .unwrap()
-}
-
-/// Everything is closed: each frame is back in the pool.
-fn assert_all_frames(context: &XdpContext) {
-    assert_eq!(
-        context.pool().free(),
-        context.config().frames,
-        "{:?}",
-        context.store().holders()
-    );
-    assert_eq!(context.store().outstanding(), 0);
-    assert_eq!(context.pool().budget().open_ports(), 0);
-}
+use harness::*;
+use heddle_io::{OpenPort, XdpError, XdpPort};
+use heddle_port::{FillBudget, PacketVec, Port, WorkerPool};
 
 /// What came in by `from` goes out by `to`.
 fn forward(from: &mut XdpPort, to: &mut XdpPort, pool: &mut WorkerPool) {
@@ -220,216 +194,6 @@ fn two_queues_are_two_ports() {
 }
 
 #[test]
-fn when_every_other_device_is_gone_ports_can_still_be_opened() {
-    in_namespace(|| {
-        let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
-        for round in 0..3 {
-            veth("a", 1500, 1);
-            veth("b", 1500, 1);
-            let mut a = context.open(on("a", 0)).unwrap();
-            let b = context.open(on("b", 1)).unwrap();
-            let near = Tap::new("ap", ETHERTYPE);
-            near.send(&frame(round, 90));
-            let packet = receive_one(&mut a, &mut pool);
-            assert_eq!(packet.bytes(context.store()), frame(round, 90));
-            pool.free_packet(packet);
-            // One device goes before its port, the other after it.
-            ip("link del dev a");
-            context.close(a);
-            context.close(b);
-            ip("link del dev b");
-        }
-        drop(pool);
-        assert_all_frames(&context);
-    });
-}
-
-#[test]
-fn attaching_and_detaching_under_traffic_loses_no_frame() {
-    let rounds: u32 = std::env::var("HEDDLE_CHURN")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(200);
-    in_namespace(move || {
-        veth("a", 1500, 1);
-        veth("b", 1500, 1);
-        let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
-        let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
-        let (mut opening, mut closing, mut received) = (Duration::ZERO, Duration::ZERO, 0);
-        for round in 0..rounds {
-            let start = Instant::now();
-            let mut a = context.open(on("a", 0)).unwrap();
-            let mut b = context.open(on("b", 1)).unwrap();
-            opening += start.elapsed();
-            for i in 0..100 {
-                near.send(&frame(round + i, 200));
-                far.send(&frame(round + i, 200));
-            }
-            // Some are received, of those some are sent, and the ports are closed with frames in all their rings.
-            let mut packets = PacketVec::new();
-            received += a.rx(&mut pool, &mut packets);
-            b.tx(&mut pool, &mut packets);
-            if round % 2 == 0 {
-                b.flush(&mut pool);
-            }
-            packets.drain(..).for_each(|packet| pool.free_packet(packet));
-            let start = Instant::now();
-            context.close(a);
-            context.close(b);
-            closing += start.elapsed();
-            assert_eq!(
-                context.store().outstanding(),
-                0,
-                "round {round}: {:?}",
-                context.store().holders()
-            );
-        }
-        assert!(received > rounds as usize, "{received} received in {rounds} rounds");
-        drop(pool);
-        assert_all_frames(&context);
-        eprintln!(
-            "{rounds} rounds: open {:?}, close {:?} a port",
-            opening / rounds / 2,
-            closing / rounds / 2
-        );
-    });
-}
-
-#[test]
-fn a_later_context_takes_the_devices_over() {
-    in_namespace(|| {
-        veth("a", 1500, 1);
-        let near = Tap::new("ap", ETHERTYPE);
-        let mut first = context();
-        let old = first.open(on("a", 0)).unwrap();
-        // The first agent ends without closing anything; the second one runs before the first is quite gone.
-        let mut second = context();
-        drop(old);
-        let mut port = second.open(on("a", 5)).unwrap();
-        drop(first);
-        let mut pool = WorkerPool::new(0, second.pool().clone());
-        near.send(&frame(3, 100));
-        let packet = receive_one(&mut port, &mut pool);
-        assert_eq!(packet.bytes(second.store()), frame(3, 100));
-        pool.free_packet(packet);
-        second.close(port);
-        drop(pool);
-        assert_all_frames(&second);
-        // The first one's anchor went with it, the second one's is there.
-        assert!(index("hdanchor0") == 0 && index("hdanchor1") != 0);
-        drop(second);
-        assert_eq!(index("hdanchor1"), 0);
-    });
-}
-
-#[test]
-fn a_dead_agent_leaves_devices_closed_and_its_anchor_is_removed() {
-    in_namespace(|| {
-        veth("a", 1500, 1);
-        let (near, host) = (Tap::new("ap", ETHERTYPE), Tap::new("a", ETHERTYPE));
-        near.send(&frame(0, 100));
-        assert!(host.receive(SOON).is_some(), "without heddle the kernel gets it");
-        let mut first = context();
-        let port = first.open(on("a", 0)).unwrap();
-        drop(port);
-        drop(first);
-        near.send(&frame(1, 100));
-        assert_eq!(host.receive(NEVER), None, "dropped, not passed to the kernel");
-
-        // An anchor without its mark, as kill -9 leaves it.
-        ip("link add name hdanchor0 type veth peer name hdanchor0p");
-        let left = index("hdanchor0");
-        let mut next = context();
-        assert!(index("hdanchor0") != left);
-        let mut port = next.open(on("a", 0)).unwrap();
-        let mut pool = WorkerPool::new(0, next.pool().clone());
-        near.send(&frame(2, 100));
-        let packet = receive_one(&mut port, &mut pool);
-        assert_eq!(packet.bytes(next.store()), frame(2, 100));
-        pool.free_packet(packet);
-        // A closed port's device stays closed too.
-        next.close(port);
-        near.send(&frame(3, 100));
-        assert_eq!(host.receive(NEVER), None);
-        drop(pool);
-        assert_all_frames(&next);
-    });
-}
-
-#[test]
-fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
-    in_namespace(|| {
-        veth("a", 1500, 1);
-        let mut context = XdpContext::new(XdpConfig {
-            frames: 512,
-            max_pods: 1,
-            other_ports: 1,
-            working: 128,
-            port_numbers: 8,
-            ..XdpConfig::default()
-        })
-        .unwrap();
-        let mut refused = |open: OpenPort, words: &str| {
-            let error = context.open(open).unwrap_err();
-            assert!(error.to_string().contains(words), "{error}");
-            assert_all_frames(&context);
-            error
-        };
-        refused(
-            OpenPort {
-                ifname: "nowhere".to_owned(),
-                ..on("a", 0)
-            },
-            "not in this network namespace",
-        );
-        refused(
-            OpenPort {
-                ifindex: 9999,
-                ..on("a", 0)
-            },
-            "not in this network namespace",
-        );
-        refused(
-            OpenPort {
-                ifname: "a-name-that-is-too-long".to_owned(),
-                ..on("a", 0)
-            },
-            "not a device's name",
-        );
-        refused(OpenPort { queue: 3, ..on("a", 4) }, "no queue 3");
-        refused(on("a", 8), "not below 8");
-        refused(OpenPort { queue: 3, ..on("a", 2) }, "queue 0 is port -1");
-        ip("link set dev lo up");
-        let error = refused(on("lo", 0), "must be veths");
-        assert!(matches!(error, XdpError::NoNativeXdp { .. }));
-        ip("link set dev a down");
-        refused(on("a", 0), "ip link set dev a up");
-        ip("link set dev a up");
-
-        let first = context.open(on("a", 0)).unwrap();
-        veth("b", 1500, 1);
-        let error = context.open(on("b", 0)).unwrap_err();
-        assert!(matches!(error, XdpError::PortOpen { port: PortNo(0) }), "{error}");
-        let second = context.open(on("b", 1)).unwrap();
-        veth("c", 1500, 1);
-        let error = context.open(on("c", 2)).unwrap_err();
-        assert!(error.to_string().contains("raise maxPods"), "{error}");
-        context.close(first);
-        let third = context.open(on("c", 2)).unwrap();
-        context.close(second);
-        context.close(third);
-        assert_all_frames(&context);
-
-        ip("link del dev hdanchor0");
-        let error = context.open(on("a", 0)).unwrap_err();
-        assert!(matches!(error, XdpError::AnchorLost { .. }), "{error}");
-        assert_all_frames(&context);
-    });
-}
-
-#[test]
 fn a_slow_receiver_leaves_packets_with_their_sender() {
     in_namespace(|| {
         veth("a", 1500, 1);
@@ -454,26 +218,6 @@ fn a_slow_receiver_leaves_packets_with_their_sender() {
         context.close(a);
         drop(pool);
         assert_all_frames(&context);
-    });
-}
-
-#[test]
-fn a_thread_without_capabilities_is_told_which_are_missing() {
-    in_namespace(|| {
-        // SAFETY: capset(2) for the calling thread: header (version 3, this thread) and two words of empty sets.
-        let result = unsafe {
-            let header: [u32; 2] = [0x2008_0522, 0];
-            let data = [0u32; 6];
-            libc::syscall(libc::SYS_capset, header.as_ptr(), data.as_ptr())
-        };
-        assert_eq!(result, 0);
-        let error = XdpContext::new(XdpConfig::default()).unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("CAP_NET_ADMIN") && text.contains("CAP_NET_RAW") && text.contains("CAP_BPF"),
-            "{text}"
-        );
-        assert!(!text.contains('\n'));
     });
 }
 
@@ -573,41 +317,4 @@ fn a_worker_forwards_while_control_opens_and_closes_other_ports() {
         context.close(b);
         assert_all_frames(&context);
     });
-}
-
-/// Not a check: `cargo test -p heddle-io -- --ignored --nocapture how_long`
-#[test]
-#[ignore = "a measurement"]
-fn how_long_opening_and_closing_take() {
-    in_namespace(|| {
-        for frames in [16_384, 131_072] {
-            let start = Instant::now();
-            let mut context = XdpContext::new(XdpConfig {
-                frames,
-                ..XdpConfig::default()
-            })
-            .unwrap();
-            let made = start.elapsed();
-            (0..64).for_each(|i| veth(&format!("v{i}"), 61_000, 1));
-            let start = Instant::now();
-            let ports: Vec<_> = (0..64)
-                .map(|i| context.open(on(&format!("v{i}"), i)).unwrap())
-                .collect();
-            let opened = start.elapsed() / 64;
-            let start = Instant::now();
-            ports.into_iter().for_each(|port| context.close(port));
-            let closed = start.elapsed() / 64;
-            eprintln!("{frames} frames: context {made:?}, open {opened:?} and close {closed:?} a port");
-            (0..64).for_each(|i| ip(&format!("link del dev v{i}")));
-        }
-    });
-}
-
-/// A port moves between threads; its packets' types do too.
-#[test]
-fn ports_and_packets_can_be_handed_over() {
-    fn send<T: Send>() {}
-    send::<XdpPort>();
-    send::<Packet>();
-    send::<XdpContext>();
 }

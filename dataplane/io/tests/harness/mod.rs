@@ -1,5 +1,7 @@
 //! A network namespace for one test, and the far end of a veth as raw frames.
 
+#![allow(dead_code, reason = "each suite uses a part of it")]
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
@@ -7,8 +9,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use heddle_io::OpenPort;
+use heddle_io::{OpenPort, XdpConfig, XdpContext};
 use heddle_port::{Packet, PacketVec, Port, PortNo, WorkerPool};
+
+pub const SOON: Duration = Duration::from_secs(2);
+/// Long enough for a packet that must not come.
+pub const NEVER: Duration = Duration::from_millis(50);
 
 /// IEEE 802 local experimental: nothing else speaks it.
 pub const ETHERTYPE: u16 = 0x88b5;
@@ -166,4 +172,26 @@ pub fn send(port: &mut impl Port, pool: &mut WorkerPool, mut packets: PacketVec)
         port.flush(pool);
         assert!(Instant::now() < until, "sent in time: {:?}", port.stats());
     }
+}
+
+pub fn context() -> XdpContext {
+    XdpContext::new(XdpConfig {
+        frames: 4096,
+        max_pods: 16,
+        other_ports: 4,
+        ..XdpConfig::default()
+    })
+    .unwrap()
+}
+
+/// Everything is closed: each frame is back in the pool.
+pub fn assert_all_frames(context: &XdpContext) {
+    assert_eq!(
+        context.pool().free(),
+        context.config().frames,
+        "{:?}",
+        context.store().holders()
+    );
+    assert_eq!(context.store().outstanding(), 0);
+    assert_eq!(context.pool().budget().open_ports(), 0);
 }
