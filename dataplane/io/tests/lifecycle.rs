@@ -39,10 +39,11 @@ fn when_every_other_device_is_gone_ports_can_still_be_opened() {
 
 #[test]
 fn attaching_and_detaching_under_traffic_loses_no_frame() {
+    // A round takes some 40 ms; HEDDLE_CHURN=1000 for the long run.
     let rounds: u32 = std::env::var("HEDDLE_CHURN")
         .ok()
         .and_then(|n| n.parse().ok())
-        .unwrap_or(200);
+        .unwrap_or(120);
     in_namespace(move || {
         veth("a", 1500, 1);
         veth("b", 1500, 1);
