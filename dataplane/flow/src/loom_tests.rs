@@ -264,7 +264,6 @@ fn a_slot_with_a_new_tenant_is_left_alone() {
         };
         table.touch(slot, T0, 1, TcpFlags::RST);
         table.revalidate(slot, [Generation(1); 2]);
-        table.remove(slot.peer());
         let tenant = other.join().unwrap();
         assert_delivers(look(&table, nth(1).0.key, T0), &nth(1).0);
         assert!(!table.view(tenant).unwrap().state.is_closed());
