@@ -7,6 +7,7 @@ use std::sync::Arc;
 use heddle_flow::{FlowTable, Millis};
 use heddle_port::{FrameStore, WorkerPool};
 use heddle_tables::Snapshot;
+use heddle_wire::simd;
 
 use crate::batch::{Batch, Pending};
 use crate::context::{Context, Ingress, Stages};
@@ -57,6 +58,7 @@ pub fn process(
         keys,
         hits,
     } = batch;
+    packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
     for (at, (packet, verdict)) in packets.iter_mut().zip(verdicts.iter_mut()).enumerate() {
         match classify::classify(&mut cx, packet) {
             classify::Class::Flow(parsed, key, quoted) => {

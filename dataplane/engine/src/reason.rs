@@ -136,7 +136,7 @@ reasons! {
         SpoofedSource = "spoofed-source",
         /// An ARP or neighbor message speaks for an address that does not belong where it came in.
         SpoofedNeighbor = "spoofed-neighbor",
-        /// A destination that no router forwards to: link-local, or the unspecified source.
+        /// An address that no router forwards to or from: IPv6 link-local, or the unspecified source.
         Martian = "martian",
         /// A multicast or broadcast destination.
         Multicast = "multicast",

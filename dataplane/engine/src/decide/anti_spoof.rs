@@ -18,15 +18,11 @@ pub(crate) fn owner(origin: Origin) -> EndpointNo {
     }
 }
 
-/// Whether an address means something on its own link only (RFC 3927, RFC 4291 section 2.5.6).
+/// Whether an IPv6 address means something on its own link only (RFC 4291 section 2.5.6).
 #[must_use]
 pub(crate) fn is_link_local(ip: Ip) -> bool {
     let o = ip.octets();
-    if ip.is_v4() {
-        ip.v4_octets()[..2] == [169, 254]
-    } else {
-        o[0] == 0xfe && o[1] & 0xc0 == 0x80
-    }
+    o[0] == 0xfe && o[1] & 0xc0 == 0x80
 }
 
 /// The endpoint that the connection comes from, if its source address belongs there.
@@ -38,7 +34,7 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointNo, Denial
     let src = q.tuple.src;
     let own = if from.is_pod() {
         // A pod's link-local address says nothing beyond its link, on which there is the gateway alone.
-        endpoint.has_address(src) || (NodeTable::is_gateway(q.tuple.dst) && is_link_local(src) && !src.is_v4())
+        endpoint.has_address(src) || (NodeTable::is_gateway(q.tuple.dst) && is_link_local(src))
     } else if from == EndpointNo::HOST {
         !matches!(snapshot.address(src).place, Place::Local(_)) && !NodeTable::is_gateway(src)
     } else {

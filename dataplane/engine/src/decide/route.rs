@@ -20,6 +20,7 @@ pub(super) fn route(
     let no_route = || Denial::new(DropReason::NoRoute);
     let to = match dst.place {
         Place::Local(pod) => pod,
+        // RFC 4291 section 2.5.6. IPv4's are the kernel's to know: node-local DNS, the cloud's metadata.
         _ if is_link_local(target.dst) => return Err(Denial::new(DropReason::Martian)),
         Place::Unreachable => return Err(Denial::new(DropReason::UnknownDestination)),
         // The kernel's routes for Services lead back here.

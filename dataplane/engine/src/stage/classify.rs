@@ -10,6 +10,9 @@ use crate::context::Context;
 use crate::reason::{AbsorbReason, DropReason};
 use crate::verdict::Verdict;
 
+/// The group management of IPv4 (RFC 9776).
+const IGMP: Proto = Proto(2);
+
 /// What a packet is.
 pub(crate) enum Class {
     /// One of a flow: its own, or the one that it quotes.
@@ -47,7 +50,9 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet) -> Class {
         return Class::Done(verdict);
     }
     if p.l2_multicast || p.to_multicast() {
-        return if cx.is_from_pod() {
+        return if p.proto == IGMP {
+            Class::Done(Verdict::Absorb(AbsorbReason::MulticastListener))
+        } else if cx.is_from_pod() {
             Class::drop(DropReason::Multicast)
         } else {
             Class::Done(Verdict::Absorb(AbsorbReason::HostLink))

@@ -52,7 +52,11 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     };
     let mtu = cx.snapshot.node().local_mtu;
     if p.l3_len > u32::from(mtu) && mtu != 0 {
-        return answer::too_big(cx, packet, p, mtu);
+        return if p.dont_fragment {
+            answer::too_big(cx, packet, p, mtu)
+        } else {
+            Verdict::drop(DropReason::TooBig)
+        };
     }
     // Every port is a veth's end so far, so any frame may be unfinished.
     let partial = checksum::is_partial(packet.bytes(cx.store), p);

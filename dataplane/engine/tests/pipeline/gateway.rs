@@ -106,6 +106,8 @@ fn what_a_pod_says_about_itself_is_absorbed() {
             .extension(0, &alert)
             .icmp(143, 0, [0, 0, 0, 1], &report);
         w.absorbed(&A, &mld, "multicast-listener");
+        let igmp = Packet::new(A.mac, MacAddr([1, 0, 0x5e, 0, 0, 22]), A.v4(), ip("224.0.0.22")).ttl(1);
+        w.absorbed(&A, &igmp.raw(heddle_wire::Proto(2), &[0x22; 16]), "multicast-listener");
     });
 }
 
