@@ -17,13 +17,16 @@ impl Compiler {
     /// Makes the tables that follow from all that was taken in.
     pub fn build(&mut self) -> BuildResult {
         let regrouped = self.regroup();
-        let addresses = self.reclassify();
+        let (addresses, ranges) = self.reclassify();
         self.reselect();
         self.groups.fill(&self.selectors, &self.identities);
-        self.drop_unused();
-        for addr in &addresses {
-            self.note_move(*addr);
+        for (before, after) in ranges {
+            self.moves.note(before, after, &self.identities);
         }
+        for addr in addresses {
+            self.note_move(addr);
+        }
+        self.drop_unused();
         let mut copied = self.groups.hand_out();
         self.settle_endpoints(&regrouped);
 
@@ -130,8 +133,10 @@ impl Compiler {
         (&mut self.policies, context)
     }
 
-    /// Gives addresses their identities. Returns those that were looked at.
-    fn reclassify(&mut self) -> BTreeSet<Ip> {
+    /// Gives addresses their identities. Returns those that were looked at, and the identities that outside addresses
+    /// of a policy CIDR had and have.
+    fn reclassify(&mut self) -> (BTreeSet<Ip>, Vec<(IdentityNo, IdentityNo)>) {
+        let mut ranges = Vec::new();
         for pod in self.relevance.take_touched() {
             self.touch_pod(&pod);
         }
@@ -154,17 +159,17 @@ impl Compiler {
             self.cidrs.add(prefix, identity);
             self.tables.set_cidr(prefix, identity);
             self.addresses.touch_range(prefix);
-            self.moves.note(before, identity);
+            ranges.push((before, identity));
         }
         for (prefix, identity) in gone {
-            self.moves.note(identity, self.cidrs.outside(prefix));
+            ranges.push((identity, self.cidrs.outside(prefix)));
             self.identities.release(identity);
         }
         let dirty = self.addresses.take_dirty();
         for addr in &dirty {
             self.settle(*addr);
         }
-        dirty
+        (dirty, ranges)
     }
 
     /// Finds the selectors of new identities, the identities of new selectors, and both for namespaces whose labels
@@ -224,7 +229,7 @@ impl Compiler {
             self.groups.refresh(group, direction, no, self.identities.get(no));
         }
         if born < self.build_no {
-            self.moves.note(no, no);
+            self.moves.note_changed(no);
         }
     }
 
@@ -252,7 +257,7 @@ impl Compiler {
     fn note_move(&mut self, addr: Ip) {
         let (before, after) = (self.last.address(addr), self.tables.current().address(addr));
         if before.identity != after.identity {
-            self.moves.note(before.identity, after.identity);
+            self.moves.note(before.identity, after.identity, &self.identities);
         }
         // An address that nobody was known to have had no live connection worth moving.
         if before.place != after.place && self.last.knows(addr) {

@@ -3,7 +3,7 @@
 //! A flow entry stands for a connection that was allowed. So a change reaches an endpoint where something that its
 //! policy allowed is allowed no more; that more is allowed ends no connection, and refused ones have no entry.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use heddle_tables::{Direction, EndpointNo, EndpointPolicy, Generation, IdentityNo, Place};
@@ -49,12 +49,28 @@ impl Generations {
 
 /// What changed for policy in one build: pairs of the identity that addresses had and the one that they have.
 #[derive(Debug, Default)]
-pub(crate) struct Moves(BTreeSet<(IdentityNo, IdentityNo)>);
+pub(crate) struct Moves {
+    /// Pairs between which every policy may differ.
+    apart: HashSet<(IdentityNo, IdentityNo)>,
+    /// Pairs of identities that the same selectors select: only policies with other rules than before may differ.
+    alike: HashSet<(IdentityNo, IdentityNo)>,
+}
 
 impl Moves {
-    /// Addresses moved from one identity to another; or, where both are one, its answers may have changed.
-    pub(crate) fn note(&mut self, before: IdentityNo, after: IdentityNo) {
-        self.0.insert((before, after));
+    /// The answers for an identity may have changed.
+    pub(crate) fn note_changed(&mut self, identity: IdentityNo) {
+        self.apart.insert((identity, identity));
+    }
+
+    /// Addresses moved from one identity to another. To be told after all [changes](Self::note_changed).
+    pub(crate) fn note(&mut self, before: IdentityNo, after: IdentityNo, identities: &Identities) {
+        let alike = !self.apart.contains(&(before, before))
+            && match (identities.get(before), identities.get(after)) {
+                (Some(a), Some(b)) => a.matched == b.matched && a.ports() == b.ports(),
+                _ => false,
+            };
+        let pairs = if alike { &mut self.alike } else { &mut self.apart };
+        pairs.insert((before, after));
     }
 }
 
@@ -85,12 +101,12 @@ impl Reach<'_> {
                 .iter()
                 .any(|d| !before.side(*d).is_kept(a, after.side(*d), b))
         };
-        let moved = self.moves.0.iter().copied().any(differs);
-        let changed = moved
+        let changed = self.moves.apart.iter().copied().any(differs)
             || !same_rules
                 && (Direction::BOTH
                     .iter()
                     .any(|d| !before.side(*d).is_default_kept(after.side(*d)))
+                    || self.moves.alike.iter().copied().any(differs)
                     || self.identities.older_than(self.build).any(|no| differs((no, no))));
         self.asked.insert(key, changed);
         changed

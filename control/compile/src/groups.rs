@@ -108,7 +108,7 @@ impl Group {
         let named: &[NamedPort] = match direction {
             // Ports are those of the destination: of the endpoint itself, or of the peer.
             Direction::Ingress => &self.key.ports,
-            Direction::Egress => peer.and_then(|p| p.class.pod.as_ref()).map_or(&[], |pod| &pod.ports),
+            Direction::Egress => peer.map_or(&[], Identity::ports),
         };
         let mut ports: [Vec<PortRange>; 3] = Default::default();
         let mut other = Cell::DEFAULT;

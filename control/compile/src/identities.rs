@@ -41,6 +41,13 @@ pub(crate) struct Identity {
     uses: u32,
 }
 
+impl Identity {
+    /// The named ports of its pods.
+    pub(crate) fn ports(&self) -> &[(Arc<str>, Protocol, u16)] {
+        self.class.pod.as_ref().map_or(&[], |pod| &pod.ports)
+    }
+}
+
 /// All identities, with the indexes that find those that a selector may select.
 #[derive(Debug)]
 pub(crate) struct Identities {
@@ -49,6 +56,7 @@ pub(crate) struct Identities {
     free: Vec<IdentityNo>,
     by_namespace: HashMap<Arc<str>, BTreeSet<IdentityNo>>,
     by_label: HashMap<(Arc<str>, Arc<str>), BTreeSet<IdentityNo>>,
+    by_port: HashMap<Arc<str>, BTreeSet<IdentityNo>>,
     by_cidr: BTreeMap<Prefix, BTreeSet<IdentityNo>>,
     fresh: Vec<IdentityNo>,
     unused: BTreeSet<IdentityNo>,
@@ -70,6 +78,7 @@ impl Default for Identities {
             free: Vec::new(),
             by_namespace: HashMap::new(),
             by_label: HashMap::new(),
+            by_port: HashMap::new(),
             by_cidr: BTreeMap::new(),
             fresh: Vec::new(),
             unused: BTreeSet::new(),
@@ -91,10 +100,12 @@ impl Identities {
         self.known.len()
     }
 
-    /// The identities that were there before that build.
+    /// The identities that were there before that build, and still are.
     pub(crate) fn older_than(&self, build: u64) -> impl Iterator<Item = IdentityNo> {
         let old = move |(no, slot): (u32, &Option<Identity>)| {
-            slot.as_ref().is_some_and(|i| i.born < build).then_some(IdentityNo(no))
+            slot.as_ref()
+                .is_some_and(|i| i.born < build && i.uses > 0)
+                .then_some(IdentityNo(no))
         };
         (0u32..).zip(&self.slots).filter_map(old)
     }
@@ -174,6 +185,9 @@ impl Identities {
                 edit_set(&mut self.by_label, (Arc::clone(key), Arc::clone(value)), &edit);
             }
         }
+        for (name, ..) in class.pod.iter().flat_map(|pod| &pod.ports) {
+            edit_set(&mut self.by_port, Arc::clone(name), &edit);
+        }
         if let Some(cidr) = class.cidr {
             let set = self.by_cidr.entry(cidr).or_default();
             edit(set);
@@ -195,6 +209,11 @@ impl Identities {
             .into_iter()
             .flatten()
             .copied()
+    }
+
+    /// Identities of pods that have a port of that name.
+    pub(crate) fn with_port(&self, name: &str) -> impl Iterator<Item = IdentityNo> {
+        self.by_port.get(name).into_iter().flatten().copied()
     }
 
     /// Identities of all addresses whose longest policy CIDR lies in `prefix`.

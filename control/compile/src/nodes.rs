@@ -74,6 +74,10 @@ impl Compiler {
     pub(crate) fn apply_node(&mut self, cluster: &Cluster, delta: &Delta<Node>) {
         let own = delta.key.name == self.config.name;
         let name = Arc::clone(&delta.key.name);
+        if own && delta.after.is_none() {
+            // The node that runs this keeps what it had, with its object or without.
+            return;
+        }
         if !own && delta.after.is_some() {
             self.nodes.assign(&name);
             self.nodes.present.insert(Arc::clone(&name));
@@ -110,7 +114,7 @@ impl Compiler {
             }
         }
         if own {
-            self.own_node = delta.after.clone().or_else(|| self.own_node.take());
+            self.own_node.clone_from(&delta.after);
             self.settle_own_node(cluster);
         } else if delta.is_added() || delta.is_removed() {
             // Its pods have a place now, or none any more.

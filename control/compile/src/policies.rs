@@ -213,7 +213,7 @@ fn make_rule(
             pods: pods.clone(),
         },
     });
-    let depends = (everyone && peer_names).then(Peer::any_pod);
+    let depends = (everyone && peer_names).then(|| Peer::Named(port_names(rule).cloned().collect()));
     let mut peers: Vec<SelectorNo> = named
         .chain(depends)
         .map(|peer| context.selectors.acquire(peer, context.relevance, context.cidrs))

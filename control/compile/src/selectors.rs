@@ -34,19 +34,13 @@ pub(crate) enum Scope {
 pub(crate) enum Peer {
     /// Pods.
     Pods { scope: Scope, pods: LabelSelector },
+    /// Pods that have a port of one of these names: all for whom a rule for everyone says more than for others.
+    Named(BTreeSet<Arc<str>>),
     /// Addresses, those of pods too.
     Block(IpBlock),
 }
 
 impl Peer {
-    /// Every pod of the cluster.
-    pub(crate) fn any_pod() -> Self {
-        Self::Pods {
-            scope: Scope::Labels(LabelSelector::everything()),
-            pods: LabelSelector::everything(),
-        }
-    }
-
     fn selects(&self, class: &Class, namespaces: &HashMap<Arc<str>, Labels>) -> bool {
         match self {
             Self::Pods { scope, pods } => class.pod.as_ref().is_some_and(|pod| {
@@ -59,6 +53,10 @@ impl Peer {
                 };
                 in_scope && pods.matches(&pod.labels)
             }),
+            Self::Named(names) => class
+                .pod
+                .as_ref()
+                .is_some_and(|pod| pod.ports.iter().any(|(name, ..)| names.contains(name))),
             Self::Block(block) => class.cidr.is_some_and(|inner| {
                 let covers = |net| prefix(net).is_some_and(|p| p.covers(&inner));
                 covers(block.cidr()) && !block.except().iter().any(|net| covers(*net))
@@ -70,6 +68,7 @@ impl Peer {
     fn places(&self) -> Vec<Place> {
         match self {
             Self::Block(block) => prefix(block.cidr()).map(Place::Cidr).into_iter().collect(),
+            Self::Named(names) => names.iter().cloned().map(Place::Port).collect(),
             Self::Pods {
                 scope: Scope::Namespace(name),
                 ..
@@ -103,6 +102,7 @@ enum Place {
     Namespace(Arc<str>),
     PodLabel(Label),
     NamespaceLabel(Label),
+    Port(Arc<str>),
     Cidr(Prefix),
     Anywhere,
 }
@@ -241,6 +241,9 @@ impl Selectors {
             for (key, value) in pod.labels.iter() {
                 look(&Place::PodLabel((Arc::clone(key), Arc::clone(value))));
             }
+            for (name, ..) in &pod.ports {
+                look(&Place::Port(Arc::clone(name)));
+            }
             for (key, value) in namespaces.get(&pod.namespace).into_iter().flat_map(Labels::iter) {
                 look(&Place::NamespaceLabel((Arc::clone(key), Arc::clone(value))));
             }
@@ -270,6 +273,11 @@ impl Selectors {
                 .is_some_and(|identity| peer.selects(&identity.class, namespaces))
         };
         match peer.as_ref() {
+            Peer::Named(names) => names
+                .iter()
+                .flat_map(|name| identities.with_port(name))
+                .filter(selected)
+                .collect(),
             Peer::Block(block) => prefix(block.cidr())
                 .into_iter()
                 .flat_map(|p| identities.in_cidr(p))
@@ -301,14 +309,15 @@ impl Selectors {
     }
 }
 
-/// Tells which labels of pods and which CIDRs a peer speaks of.
-fn speak_of(peer: &Peer, mut label: impl FnMut(Feature), mut cidr: impl FnMut(Prefix)) {
+/// Tells which labels and names of ports of pods and which CIDRs a peer speaks of.
+fn speak_of(peer: &Peer, mut feature: impl FnMut(Feature), mut cidr: impl FnMut(Prefix)) {
     match peer {
         Peer::Pods { pods, .. } => {
             for requirement in pods.requirements() {
-                label(Feature::Label(Arc::clone(requirement.key())));
+                feature(Feature::Label(Arc::clone(requirement.key())));
             }
         }
+        Peer::Named(names) => names.iter().cloned().map(Feature::Port).for_each(feature),
         Peer::Block(block) => {
             for net in std::iter::once(block.cidr()).chain(block.except().iter().copied()) {
                 if let Some(prefix) = prefix(net) {
