@@ -16,20 +16,21 @@
 //!   decides only whether to swap.
 //! - Letting go: the reader drops its old `Arc` and then stores the version with release; the publisher loads it with
 //!   acquire before it drops its own. In the wrong order (acknowledge, then drop) the reader could be the last.
-//! - Sleeping: [`Reader::sleep`] marks the reader, [`Reader::wake`] takes the mark away, runs a sequentially
-//!   consistent fence and only then looks into the mailbox. [`Publisher::publish`] fills the mailbox and runs such a
-//!   fence before [`Publisher::acknowledged`] looks at the marks. Of the two fences one is first: either the publisher
-//!   sees that the reader is awake (and waits for its acknowledgement), or the reader sees the new value. So a reader
-//!   that counts as current while it sleeps never runs with an older value afterwards.
+//! - Sleeping: [`Reader::wake`] takes the mark away that [`Reader::sleep`] set and only then swaps the mailbox, whether
+//!   it looks empty or not; [`Publisher::publish`] swaps it before [`Publisher::acknowledged`] looks at the marks. Both
+//!   swaps are read-modify-writes of one word, so one of them is first, and the second acquires what the first
+//!   released: either the reader takes the new value, or the publisher sees that the reader is awake and waits for its
+//!   acknowledgement. So a reader that counts as current while it sleeps never runs with an older value afterwards. A
+//!   mere load in `wake` would not do: it could read the empty mailbox of before.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 #[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 #[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence};
+use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 /// What can be published: something that counts its versions, starting with 0.
 pub trait Versioned {
@@ -113,7 +114,6 @@ impl<T: Versioned> Publisher<T> {
         for reader in &self.readers {
             drop(reader.swap(Some(Arc::clone(&value))));
         }
-        fence(Ordering::SeqCst);
         self.kept.push_back(value);
         self.collect();
     }
@@ -197,7 +197,6 @@ impl<T: Versioned> Reader<T> {
     /// Ends a sleep and takes the newest value. To be called before the first packet is looked at.
     pub fn wake(&mut self) -> &T {
         self.shared.asleep.store(false, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
         self.take();
         &self.current
     }
@@ -323,10 +322,11 @@ mod loom_tests {
     use loom::thread;
     use std::sync::Mutex;
 
-    /// Notes its version when it is freed.
+    /// Notes its version when it is freed; the publisher must be who frees it.
     struct Value {
         version: u64,
         freed: Arc<Mutex<Vec<u64>>>,
+        publisher: thread::ThreadId,
     }
 
     impl Versioned for Value {
@@ -337,6 +337,7 @@ mod loom_tests {
 
     impl Drop for Value {
         fn drop(&mut self) {
+            assert_eq!(thread::current().id(), self.publisher, "freed by a reader");
             self.freed.lock().unwrap().push(self.version);
         }
     }
