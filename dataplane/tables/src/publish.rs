@@ -346,10 +346,12 @@ mod loom_tests {
     fn model(reader: impl Fn(&mut Reader<Value>) + Copy + Send + Sync + 'static) {
         loom::model(move || {
             let freed = Arc::new(Mutex::new(Vec::new()));
+            let me = thread::current().id();
             let value = |version| {
                 Arc::new(Value {
                     version,
                     freed: Arc::clone(&freed),
+                    publisher: me,
                 })
             };
             let (mut publisher, mut readers) = channel(value(0), 1);
