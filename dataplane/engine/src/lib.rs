@@ -12,6 +12,7 @@ mod context;
 mod control;
 mod counters;
 mod decide;
+mod doze;
 mod handover;
 mod process;
 mod reason;

@@ -1,15 +1,15 @@
 //! A worker's sleep, and how others end it.
 //!
 //! The worker says that it sleeps, looks once more for work, and blocks in poll(2) on its ports and this eventfd. Who
-//! leaves work for it looks whether it sleeps and, only then, writes the eventfd. Both orders of the two pairs of
-//! accesses need a total order between them (store then load on either side, Dekker): hence the fences.
+//! leaves work for it looks whether it sleeps and, only then, writes the eventfd. The word between them is `doze`'s.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
+
+use crate::doze::Doze;
 
 /// The end that the worker has.
 #[derive(Debug)]
@@ -22,7 +22,7 @@ pub struct Waker(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     event: OwnedFd,
-    asleep: AtomicBool,
+    doze: Doze,
 }
 
 impl Sleeper {
@@ -34,7 +34,7 @@ impl Sleeper {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         Ok(Self(Arc::new(Shared {
             event,
-            asleep: AtomicBool::new(false),
+            doze: Doze::new(),
         })))
     }
 
@@ -46,13 +46,12 @@ impl Sleeper {
 
     /// Says that the worker is about to sleep; it must look for work once more after this.
     pub fn fall_asleep(&self) {
-        self.0.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.0.doze.fall_asleep();
     }
 
     /// Says that the worker is awake, and takes what was written to the eventfd.
     pub fn wake_up(&self) {
-        self.0.asleep.store(false, Ordering::Relaxed);
+        self.0.doze.wake_up();
         let mut count = [0; 8];
         // EAGAIN is the usual case: nobody wrote.
         let _ = rustix::io::read(&self.0.event, &mut count);
@@ -69,8 +68,7 @@ impl Waker {
     /// Wakes the worker if it sleeps. What it shall see must have been left for it before.
     #[inline]
     pub fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.0.asleep.load(Ordering::Relaxed) && self.0.asleep.swap(false, Ordering::Relaxed) {
+        if self.0.doze.must_wake() {
             // The only error besides a closed descriptor is a counter at its end, and then it is readable anyway.
             let _ = rustix::io::write(&self.0.event, &1_u64.to_ne_bytes());
         }

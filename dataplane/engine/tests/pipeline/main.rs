@@ -20,6 +20,7 @@ mod malformed;
 mod origin;
 mod policy;
 mod properties;
+mod restart;
 mod services;
 mod spoofing;
 mod tables;

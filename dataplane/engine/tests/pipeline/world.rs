@@ -65,6 +65,17 @@ pub struct World {
     outputs: BTreeMap<u16, VecDeque<Vec<u8>>>,
 }
 
+/// The configuration of the flow table.
+pub fn config(options: &Options) -> Config {
+    Config {
+        capacity: options.flows,
+        quota: options.quota,
+        // Fixed, so that a failure repeats; the digits of e, since a key of small numbers would be none.
+        seed: Some(SEED),
+        ..Config::default()
+    }
+}
+
 /// Runs a test on nodes with one, two and three workers: who owns a port must make no difference.
 pub fn worlds(test: impl Fn(&mut World)) {
     for workers in 1..=3 {
@@ -78,15 +89,15 @@ pub fn worlds(test: impl Fn(&mut World)) {
 
 impl World {
     pub fn new(options: Options) -> Self {
+        let flows = FlowTable::anonymous(&config(&options));
+        Self::over(options, flows)
+    }
+
+    /// A node whose flow table is there already.
+    pub fn over(options: Options, flows: FlowTable) -> Self {
+        let flows = Arc::new(flows);
         let mut tables = tables::node(options.workers);
         let (publisher, readers) = channel(tables.build().0, usize::from(options.workers));
-        let flows = Arc::new(FlowTable::anonymous(&Config {
-            capacity: options.flows,
-            quota: options.quota,
-            // Fixed, so that a failure repeats; the digits of e, since a key of small numbers would be none.
-            seed: Some(SEED),
-            ..Config::default()
-        }));
         let shared = SharedPool::heap(FRAMES, 4096);
         let ends = mesh(options.workers, options.lane).unwrap();
         let (mut workers, mut handles) = (Vec::new(), Vec::new());

@@ -1,0 +1,92 @@
+//! The word between a worker that falls asleep and those who leave work for it: no wake-up is lost, and none is made for a
+//! worker that is awake. The only lock-free protocol of this crate; queues, snapshots and flows are other crates'.
+//!
+//! # Ordering
+//!
+//! The sleeper writes `asleep`, then reads whether there is work; the other writes the work, then reads `asleep`. At least
+//! one of the two must see what the other wrote (Dekker's problem), which release and acquire do not give: so there is a
+//! sequentially consistent fence between write and read on either side. The swap lets one of several wakers do the waking.
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, Ordering, fence};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+
+/// Whether a worker is asleep, or about to be.
+#[derive(Debug)]
+pub(crate) struct Doze {
+    asleep: AtomicBool,
+}
+
+impl Doze {
+    /// Awake.
+    pub(crate) fn new() -> Self {
+        Self {
+            asleep: AtomicBool::new(false),
+        }
+    }
+
+    /// Says that the worker is about to sleep; it must look for work once more after this.
+    pub(crate) fn fall_asleep(&self) {
+        self.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+    }
+
+    /// Says that the worker is awake.
+    pub(crate) fn wake_up(&self) {
+        self.asleep.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether the caller, who has left work before, has to wake the worker.
+    #[inline]
+    pub(crate) fn must_wake(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed)
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+    use loom::thread;
+
+    use super::Doze;
+
+    struct World {
+        doze: Doze,
+        work: [AtomicBool; 2],
+        events: AtomicU32,
+    }
+
+    /// Two leave work, one sleeps: whatever it has not seen before it sleeps wakes it, and at most one does.
+    #[test]
+    fn loom_no_wake_up_is_lost() {
+        loom::model(|| {
+            let world = Arc::new(World {
+                doze: Doze::new(),
+                work: [AtomicBool::new(false), AtomicBool::new(false)],
+                events: AtomicU32::new(0),
+            });
+            let wakers: Vec<_> = (0..2)
+                .map(|n| {
+                    let world = Arc::clone(&world);
+                    thread::spawn(move || {
+                        world.work[n].store(true, Ordering::Release);
+                        if world.doze.must_wake() {
+                            world.events.fetch_add(1, Ordering::Relaxed);
+                        }
+                    })
+                })
+                .collect();
+            world.doze.fall_asleep();
+            let seen = [0, 1].map(|n: usize| world.work[n].load(Ordering::Acquire));
+            wakers.into_iter().for_each(|w| w.join().unwrap());
+            let events = world.events.load(Ordering::Relaxed);
+            assert!(events <= 1, "woken twice");
+            if seen != [true, true] {
+                assert_eq!(events, 1, "slept over work: {seen:?}");
+            }
+        });
+    }
+}

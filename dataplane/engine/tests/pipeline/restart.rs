@@ -1,0 +1,96 @@
+//! The agent ends and another takes its flow table over: connections go on, judged again, translated as before.
+
+use std::path::Path;
+
+use heddle_flow::{BootId, FlowTable, Millis};
+use heddle_tables::Direction;
+use heddle_wire::TcpFlags;
+use heddle_wire::testing::ip;
+
+use crate::services::serve;
+use crate::tables::{A, B, C, isolate};
+use crate::world::{Options, World, config};
+
+const SYN: TcpFlags = TcpFlags::SYN;
+const ACK: TcpFlags = TcpFlags::ACK;
+const VIP: &str = "10.96.0.10";
+
+fn start(path: &Path, workers: u8) -> World {
+    let options = Options {
+        workers,
+        ..Options::default()
+    };
+    let (flows, _) = FlowTable::open(path, &config(&options), BootId(1), Millis(1)).unwrap();
+    World::over(options, flows)
+}
+
+/// Two starts on one table: `before` on the first, `after` on the second, with one worker more.
+fn restarted(before: impl Fn(&mut World), after: impl Fn(&mut World)) {
+    for workers in 1..=2 {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut w = start(file.path(), workers);
+        serve(&mut w, &[&B]);
+        before(&mut w);
+        drop(w);
+        after(&mut start(file.path(), workers + 1));
+    }
+}
+
+fn open_connection(w: &mut World) {
+    w.pass(&A, &B, &A.to(ip(VIP)).tcp(1000, 80, SYN, 1, 0, b""));
+    w.pass(&B, &A, &B.to(A.v4()).tcp(8080, 1000, SYN | ACK, 1, 2, b""));
+}
+
+#[test]
+fn the_client_speaks_first() {
+    restarted(open_connection, |w| {
+        // Meanwhile the Service has another backend.
+        serve(w, &[&C]);
+        let (_, p) = w.pass(&A, &B, &A.to(ip(VIP)).tcp(1000, 80, ACK, 2, 2, b"x"));
+        assert_eq!((p.dst, p.dport), (B.v4(), 8080));
+        let (_, p) = w.pass(&B, &A, &B.to(A.v4()).tcp(8080, 1000, ACK, 2, 2, b"y"));
+        assert_eq!((p.src, p.sport), (ip(VIP), 80));
+    });
+}
+
+#[test]
+fn the_server_speaks_first() {
+    restarted(open_connection, |w| {
+        serve(w, &[&C]);
+        w.set_policy(&A, Some(isolate(Direction::Ingress, &[])));
+        let (_, p) = w.pass(&B, &A, &B.to(A.v4()).tcp(8080, 1000, ACK, 2, 2, b"y"));
+        assert_eq!((p.src, p.sport), (ip(VIP), 80));
+        // Once judged, it is a hit again, from both sides.
+        let before = w.slow();
+        w.pass(&B, &A, &B.to(A.v4()).tcp(8080, 1000, ACK, 2, 2, b"y"));
+        w.pass(&A, &B, &A.to(ip(VIP)).tcp(1000, 80, ACK, 2, 2, b"x"));
+        assert_eq!(w.slow(), before);
+    });
+}
+
+#[test]
+fn what_policy_forbids_by_now_ends() {
+    restarted(open_connection, |w| {
+        w.set_policy(&B, Some(isolate(Direction::Ingress, &[(&C, 8080)])));
+        w.dropped(
+            &B,
+            &B.to(A.v4()).tcp(8080, 1000, ACK, 2, 2, b"y"),
+            "policy-denied-ingress",
+        );
+        assert_eq!(w.connections(), 0);
+    });
+}
+
+#[test]
+fn a_ping_goes_on() {
+    restarted(
+        |w| {
+            w.pass(&A, &B, &A.to(B.v6()).echo_request(7, 1, b"x"));
+        },
+        |w| {
+            w.pass(&B, &A, &B.to(A.v6()).echo_reply(7, 1, b"x"));
+            w.pass(&A, &B, &A.to(B.v6()).echo_request(7, 2, b"x"));
+            w.pass(&B, &A, &B.to(A.v6()).echo_reply(7, 2, b"x"));
+        },
+    );
+}
