@@ -1,5 +1,5 @@
-//! Who may send from which address. A pod: from its own, whatever it asks for. The host: from anything but a local
-//! pod's or the gateway's. Nothing comes by the uplink yet.
+//! Who may send from which address. A pod: from its own, whatever it asks for. The host: from anything but the gateway's
+//! and what is in this node's own pod ranges, which it does not route. Nothing comes by the uplink yet.
 
 use heddle_flow::Origin;
 use heddle_tables::{EndpointNo, NodeTable, Place, Snapshot};
@@ -36,7 +36,7 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointNo, Denial
         // A pod's link-local address says nothing beyond its link, on which there is the gateway alone.
         endpoint.has_address(src) || (NodeTable::is_gateway(q.tuple.dst) && is_link_local(src))
     } else if from == EndpointNo::HOST {
-        !matches!(snapshot.address(src).place, Place::Local(_)) && !NodeTable::is_gateway(src)
+        !matches!(snapshot.address(src).place, Place::Local(_) | Place::Unreachable) && !NodeTable::is_gateway(src)
     } else {
         false
     };

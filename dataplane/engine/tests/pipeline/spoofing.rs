@@ -92,7 +92,7 @@ fn another_pods_packets_of_a_live_flow_are_dropped_and_the_flow_lives_on() {
 #[test]
 fn the_host_does_not_speak_for_local_pods_or_the_gateway() {
     worlds(|w| {
-        for src in [A.v4(), ip("169.254.1.1")] {
+        for src in [A.v4(), ip("169.254.1.1"), ip("10.0.0.99")] {
             let frame = Packet::new(HOST.mac, MacAddr::GATEWAY, src, B.v4());
             w.dropped(&HOST, &frame.udp(1, 2, b"x"), "spoofed-source");
         }
