@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use crate::cores::CoreList;
+use crate::demo::DemoArgs;
 
 /// heddle, a userspace packet dataplane for Kubernetes nodes.
 #[derive(Debug, Parser)]
@@ -27,6 +28,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Remove all that an agent made in this network namespace; none may run.
     Cleanup(CleanupArgs),
+    /// Show heddle's main job: a node and four pods in namespaces of their own, with real traffic.
+    Demo(DemoArgs),
 }
 
 /// Flags of `heddle run`; each is a key of the configuration file too, and wins over it.

@@ -5,7 +5,6 @@
 //!
 //! It reads no Kubernetes object and touches nothing on the machine but the file and the process's own name and cores.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::cores::{CoreList, CoresError};
+pub use crate::port_range::PortRange;
 
 /// The configuration file as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,51 +114,6 @@ pub enum HugePages {
     Never,
     /// Always: the agent does not start without them.
     Require,
-}
-
-/// A range of ports, both ends included; written `61000-65535`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PortRange {
-    /// The first port.
-    pub first: u16,
-    /// The last port.
-    pub last: u16,
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}", self.first, self.last)
-    }
-}
-
-impl std::str::FromStr for PortRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is no range of ports; write it like 61000-65535");
-        let (first, last) = text.split_once('-').ok_or_else(bad)?;
-        let first = first.trim().parse::<u16>().map_err(|_| bad())?;
-        let last = last.trim().parse::<u16>().map_err(|_| bad())?;
-        if first > last {
-            Err(bad())
-        } else {
-            Ok(Self { first, last })
-        }
-    }
-}
-
-impl Serialize for PortRange {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PortRange {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
 }
 
 /// What the agent runs by: a [`Config`] that was checked, with every default filled in.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use heddle_agent::cli::{Cli, Command, OutputFormat};
-use heddle_agent::{cleanup, run, status};
+use heddle_agent::{cleanup, demo, run, status};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             .and_then(|removed| removed.map_err(|e| e.to_string()))
             .and_then(|removed| removed_text(&removed, args.output))
             .and_then(|text| print(&text)),
+        Command::Demo(args) => demo::run(&args).map_err(|e| e.to_string()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -122,7 +122,7 @@ fn workers(status: &Status, out: &mut String) {
             worker.snapshot.to_string(),
         ]);
     }
-    finish(table, 1, out);
+    finish(&table, 1, out);
 }
 
 fn ports(status: &Status, out: &mut String) {
@@ -169,7 +169,7 @@ fn ports(status: &Status, out: &mut String) {
     for column in [1, 2] {
         left(&mut table, column);
     }
-    finish(table, 0, out);
+    finish(&table, 0, out);
 }
 
 fn drops(status: &Status, out: &mut String) {
@@ -196,7 +196,7 @@ fn drops(status: &Status, out: &mut String) {
     for column in [0, 1] {
         left(&mut table, column);
     }
-    finish(table, 0, out);
+    finish(&table, 0, out);
 }
 
 fn attachments(status: &Status, out: &mut String) {
@@ -227,7 +227,7 @@ fn attachments(status: &Status, out: &mut String) {
     for column in 1..6 {
         left(&mut table, column);
     }
-    finish(table, 0, out);
+    finish(&table, 0, out);
 }
 
 fn rest(status: &Status, out: &mut String) {
@@ -311,7 +311,7 @@ fn left(table: &mut Table, column: usize) {
     }
 }
 
-fn finish(table: Table, least_rows: usize, out: &mut String) {
+fn finish(table: &Table, least_rows: usize, out: &mut String) {
     if table.row_iter().count() < least_rows {
         out.push_str("  none\n");
         return;

@@ -110,7 +110,7 @@ fn finished(routes: Router<Control>, control: Control) -> Router {
 async fn prepare(State(control): State<Control>, body: Result<axum::body::Bytes, BytesRejection>) -> Response {
     let request = match decoded(body) {
         Ok(request) => request,
-        Err(refused) => return refused,
+        Err(refusal) => return failure(refusal.0, &refusal.1),
     };
     ask(&control, |reply| Request::Prepare { request, reply }).await
 }
@@ -122,11 +122,11 @@ async fn ready(
 ) -> Response {
     let (container, ifname) = match named(names) {
         Ok(names) => names,
-        Err(refused) => return refused,
+        Err(refusal) => return failure(refusal.0, &refusal.1),
     };
     let request: ReadyRequest = match decoded(body) {
         Ok(request) => request,
-        Err(refused) => return refused,
+        Err(refusal) => return failure(refusal.0, &refusal.1),
     };
     ask(&control, |reply| Request::Ready {
         container,
@@ -147,7 +147,7 @@ async fn attachment(State(control): State<Control>, UrlPath(names): UrlPath<(Str
             })
             .await
         }
-        Err(refused) => refused,
+        Err(refusal) => failure(refusal.0, &refusal.1),
     }
 }
 
@@ -161,7 +161,7 @@ async fn release(State(control): State<Control>, UrlPath(names): UrlPath<(String
             })
             .await
         }
-        Err(refused) => refused,
+        Err(refusal) => failure(refusal.0, &refusal.1),
     }
 }
 
@@ -188,21 +188,27 @@ async fn ask<T: Serialize>(control: &Control, request: impl FnOnce(Reply<T>) -> 
     }
 }
 
-fn decoded<T: DeserializeOwned>(body: Result<axum::body::Bytes, BytesRejection>) -> Result<T, Response> {
+/// An error answer with a status of its own.
+type Refusal = Box<(StatusCode, CniError)>;
+
+fn decoded<T: DeserializeOwned>(body: Result<axum::body::Bytes, BytesRejection>) -> Result<T, Refusal> {
     let body = body.map_err(|e| {
         let message = format!("the request's body was refused: {e} (at most {MAX_REQUEST} bytes are read)");
-        failure(e.status(), &CniError::new(ErrorCode::DECODE, message))
+        Box::new((e.status(), CniError::new(ErrorCode::DECODE, message)))
     })?;
     serde_json::from_slice(&body).map_err(|e| {
-        refused(&CniError::new(
-            ErrorCode::DECODE,
-            format!("the request cannot be understood: {e}"),
-        ))
+        let message = format!("the request cannot be understood: {e}");
+        Box::new((StatusCode::BAD_REQUEST, CniError::new(ErrorCode::DECODE, message)))
     })
 }
 
-fn named((container, ifname): (String, String)) -> Result<(ContainerId, IfName), Response> {
-    let bad = |e: heddle_proto::TextError| refused(&CniError::new(ErrorCode::INVALID_ENVIRONMENT, e.to_string()));
+fn named((container, ifname): (String, String)) -> Result<(ContainerId, IfName), Refusal> {
+    let bad = |e: heddle_proto::TextError| {
+        Box::new((
+            StatusCode::BAD_REQUEST,
+            CniError::new(ErrorCode::INVALID_ENVIRONMENT, e.to_string()),
+        ))
+    };
     Ok((
         ContainerId::new(container).map_err(bad)?,
         IfName::new(ifname).map_err(bad)?,
@@ -257,10 +263,10 @@ mod tests {
                 let error = |text: String| CniError::new(ErrorCode::EXHAUSTED, text);
                 match request {
                     Request::Prepare { request, reply } => {
-                        drop(reply.send(Err(error(format!("prepare {}", request.container)))))
+                        drop(reply.send(Err(error(format!("prepare {}", request.container)))));
                     }
                     Request::Ready { container, reply, .. } => {
-                        drop(reply.send(Err(error(format!("ready {container}")))))
+                        drop(reply.send(Err(error(format!("ready {container}")))));
                     }
                     Request::Attachment {
                         container,

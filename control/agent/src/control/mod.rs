@@ -32,8 +32,10 @@ pub(crate) use attach::Waiting;
 const TICK: Duration = Duration::from_secs(1);
 /// How often the workers' acknowledgements are looked at while somebody waits for them.
 const WHILE_WAITING: Duration = Duration::from_millis(1);
-/// Events and requests that are taken before what they changed is worked off.
-const AT_ONCE: usize = 1024;
+/// Batches of events that are taken before what they changed is worked off.
+const EVENTS_AT_ONCE: usize = 1024;
+/// Requests that are taken at once: opening a port takes milliseconds, and who came first shall not wait for all others.
+const REQUESTS_AT_ONCE: usize = 4;
 
 /// What ends the control thread before it is asked to.
 #[derive(Debug, thiserror::Error)]
@@ -129,13 +131,9 @@ impl Control {
             requests,
             stop,
         } = parts;
-        let queues = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
-        let host = runtime.block_on(async {
-            let handle = crate::host::netlink::connect()?;
-            HostPort::open(handle, queues, settings.pod_mtu.into()).await
-        })?;
+        let host = make_host(&runtime, &settings, &mut dataplane)?;
         crate::host::reserved::reserve(&settings.state_dir, settings.reserved_ports)?;
-        dataplane.open_host(crate::host::PEER, host.peer_index())?;
+        crate::host::sysctl::warn_without_forwarding();
         Ok(Self {
             meters: report::Meters::new(dataplane.workers().len()),
             settings,
@@ -215,19 +213,13 @@ impl Control {
 
     /// Takes what has come meanwhile, so that many changes at once are worked off together.
     fn take_more(&mut self) {
-        for _ in 0..AT_ONCE {
-            let mut idle = true;
-            if let Ok(batch) = self.events.try_recv() {
-                self.take_events(batch);
-                idle = false;
-            }
-            if let Ok(request) = self.requests.try_recv() {
-                self.take_request(request);
-                idle = false;
-            }
-            if idle {
-                return;
-            }
+        for _ in 0..EVENTS_AT_ONCE {
+            let Ok(batch) = self.events.try_recv() else { break };
+            self.take_events(batch);
+        }
+        for _ in 1..REQUESTS_AT_ONCE {
+            let Ok(request) = self.requests.try_recv() else { break };
+            self.take_request(request);
         }
     }
 
@@ -266,8 +258,23 @@ impl Control {
         if let Some(worker) = self.dataplane.dead_worker() {
             return Err(ControlError::WorkerDied(worker));
         }
+        if !self.host.is_there() {
+            self.restore_host()?;
+        }
         self.close_vanished();
         self.meters.sample(&self.dataplane);
+        Ok(())
+    }
+
+    /// Makes the host port anew after somebody has deleted it.
+    fn restore_host(&mut self) -> Result<(), ControlError> {
+        tracing::error!("interface {} has gone; it is made anew", crate::host::INTERFACE);
+        self.dataplane.close_host()?;
+        self.host = make_host(&self.runtime, &self.settings, &mut self.dataplane)?;
+        self.plan = None;
+        self.dirty = true;
+        self.settle()?;
+        self.apply_plan();
         Ok(())
     }
 
@@ -278,4 +285,15 @@ impl Control {
         }
         self.dataplane.stop();
     }
+}
+
+/// Makes the host port, or takes it over, and opens its queues.
+fn make_host(runtime: &Handle, settings: &Settings, dataplane: &mut Dataplane) -> Result<HostPort, ControlError> {
+    let queues = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
+    let host = runtime.block_on(async {
+        let handle = crate::host::netlink::connect()?;
+        HostPort::open(handle, queues, settings.pod_mtu.into()).await
+    })?;
+    dataplane.open_host(crate::host::PEER, host.peer_index())?;
+    Ok(host)
 }

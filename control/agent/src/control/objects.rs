@@ -177,7 +177,7 @@ impl Control {
     }
 
     /// Brings the host port to what the objects ask for.
-    fn apply_plan(&mut self) {
+    pub(super) fn apply_plan(&mut self) {
         let Some(node) = self.cluster.node(&self.settings.node) else {
             return;
         };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use heddle_engine::{PortRole, PortTotals};
+use heddle_engine::{AddError, PortRole, PortTotals};
 use heddle_io::{OpenPort, XdpPort};
 use heddle_port::PortNo;
 use heddle_tables::{EndpointNo, WorkerNo};
@@ -99,6 +99,20 @@ impl Dataplane {
         Ok(FIRST_HOST)
     }
 
+    /// Closes every queue of the host port.
+    ///
+    /// # Errors
+    /// A worker does not give its queue back.
+    pub fn close_host(&mut self) -> Result<(), DataplaneError> {
+        let queues: Vec<PortNo> = self
+            .ports
+            .iter()
+            .filter(|(_, info)| info.role == PortRole::Host)
+            .map(|(port, _)| port)
+            .collect();
+        queues.into_iter().try_for_each(|port| self.close(port))
+    }
+
     /// Opens a pod's port with the worker that has the fewest.
     ///
     /// # Errors
@@ -137,12 +151,7 @@ impl Dataplane {
             self.context.close(rings);
             return Err(DataplaneError::NotTaken(format!("there is no worker {at}")));
         };
-        if let Err((e, back)) = self.hand_over(at, worker, rings, role) {
-            if let Some(rings) = back {
-                self.context.close(rings);
-            }
-            return Err(e);
-        }
+        self.hand_over(at, worker, rings, role)?;
         self.ports.0.insert(
             port,
             PortInfo {
@@ -156,27 +165,22 @@ impl Dataplane {
         Ok(worker)
     }
 
-    /// Gives a port to a worker and waits until it has it; a port that was not taken comes back if it can.
-    fn hand_over(
-        &self,
-        at: usize,
-        worker: WorkerNo,
-        rings: XdpPort,
-        role: PortRole,
-    ) -> Result<(), (DataplaneError, Option<XdpPort>)> {
+    /// Gives a port to a worker and waits until it has it; one that was not taken is closed.
+    fn hand_over(&mut self, at: usize, worker: WorkerNo, rings: XdpPort, role: PortRole) -> Result<(), DataplaneError> {
         let Some(thread) = self.workers.get(at) else {
-            return Err((DataplaneError::WorkerSilent(worker), Some(rings)));
+            self.context.close(rings);
+            return Err(DataplaneError::WorkerSilent(worker));
         };
-        let answer = thread.handle().add_port(rings, role).map_err(|e| (e.into(), None))?;
+        let answer = thread.handle().add_port(rings, role)?;
         match answer.recv_timeout(WORKER_ANSWERS_WITHIN) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(refused)) => {
                 let message = refused.to_string();
-                let (heddle_engine::AddError::NumberTooGreat { port, .. }
-                | heddle_engine::AddError::NumberTaken { port, .. }) = refused;
-                Err((DataplaneError::NotTaken(message), Some(port)))
+                let (AddError::NumberTooGreat { port, .. } | AddError::NumberTaken { port, .. }) = refused;
+                self.context.close(port);
+                Err(DataplaneError::NotTaken(message))
             }
-            Err(_) => Err((DataplaneError::WorkerSilent(worker), None)),
+            Err(_) => Err(DataplaneError::WorkerSilent(worker)),
         }
     }
 

@@ -12,31 +12,50 @@ pub fn build(stage: &mut Stage, binaries: Binaries) -> Result<Shop, DemoError> {
     let mut shop = Shop::new(binaries, NodePlan::new("node-1", 1))?;
     let [v4, v6] = shop.node.internal_ips();
     let ns = shop.node.ns().name();
-    stage.say(&format!("   network namespace {ns}: node-1 with {v4} and {v6}, and an uplink to an outside world"))?;
+    stage.say(&format!(
+        "   network namespace {ns}: node-1 with {v4} and {v6}, and an uplink to an outside world"
+    ))?;
     stage.say("   objects: Namespace shop, Service shop/web (dual stack), NetworkPolicy shop/db-from-web:")?;
     stage.say("   only pods labelled app=web may reach pods labelled app=db, and only at TCP port 5432")?;
     shop.node.start_agent()?;
     if let Some(agent) = shop.node.agent() {
-        stage.say(&format!("   heddle run: process {}, one worker thread pinned to core 0", agent.id()))?;
+        stage.say(&format!(
+            "   heddle run: process {}, one worker thread pinned to core 0",
+            agent.id()
+        ))?;
     }
 
     stage.chapter("Four pods, attached by the CNI plugin (heddle-cni ADD)")?;
     for (name, app) in [("web-1", "web"), ("web-2", "web"), ("client", "client"), ("db", "db")] {
         let member = shop.join(name, app)?;
-        let ips = member.attached.ips.iter().map(ToString::to_string).collect::<Vec<_>>().join("  ");
+        let ips = member
+            .attached
+            .ips
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("  ");
         stage.say(&format!("   shop/{name:<8} app={app:<8} {ips}"))?;
     }
     shop.publish_endpoints()?;
     let [s4, s6] = Shop::SERVICE_IPS;
-    stage.say(&format!("   Service shop/web at {s4} and {s6}, port {WEB_PORT}, now has web-1 and web-2 as its backends"))?;
+    stage.say(&format!(
+        "   Service shop/web at {s4} and {s6}, port {WEB_PORT}, now has web-1 and web-2 as its backends"
+    ))?;
     Ok(shop)
 }
 
 /// `heddle status`, as a person sees it.
 pub fn status(shop: &Shop) -> Result<String, DemoError> {
-    let out = shop.node.ns().enter(|| run_with_input(&mut shop.node.heddle("status"), ""))?;
+    let out = shop
+        .node
+        .ns()
+        .enter(|| run_with_input(&mut shop.node.heddle("status"), ""))?;
     let lines = out.stdout.lines().chain(out.stderr.lines());
-    Ok(lines.map(|line| format!("   {line}").trim_end().to_owned()).collect::<Vec<_>>().join("\n"))
+    Ok(lines
+        .map(|line| format!("   {line}").trim_end().to_owned())
+        .collect::<Vec<_>>()
+        .join("\n"))
 }
 
 /// Ends pods and agent and removes everything with heddle's own means; the laboratory goes with `shop`.
@@ -57,16 +76,27 @@ pub fn clean_up(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
 pub fn keep(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     stage.chapter("It is left standing. To look around:")?;
     let heddle = shop.node.heddle("status").get_program().display().to_string();
-    stage.say(&format!("   {heddle} status --run-dir {}", shop.node.run_dir().display()))?;
+    stage.say(&format!(
+        "   {heddle} status --run-dir {}",
+        shop.node.run_dir().display()
+    ))?;
     stage.say(&format!("   less {}", shop.node.log().display()))?;
-    stage.say(&format!("   ls {}      # change these files while it runs", shop.node.manifests().display()))?;
+    stage.say(&format!(
+        "   ls {}      # change these files while it runs",
+        shop.node.manifests().display()
+    ))?;
     for member in shop.members() {
         let path = member.pod.ns().path().display();
-        stage.say(&format!("   nsenter --net={path} ip address      # pod {}", member.pod.name))?;
+        stage.say(&format!(
+            "   nsenter --net={path} ip address      # pod {}",
+            member.pod.name
+        ))?;
     }
     let client = shop.member("client")?.pod.ns().path().display();
     let web = shop.member("web-1")?.attached.ip(false)?;
-    stage.say(&format!("   nsenter --net={client} ping {web}      # from pod client to pod web-1"))?;
+    stage.say(&format!(
+        "   nsenter --net={client} ping {web}      # from pod client to pod web-1"
+    ))?;
     stage.say(&format!("   {heddle} demo --remove      # removes all of it"))?;
     for member in shop.members() {
         member.pod.ns().keep();

@@ -8,7 +8,6 @@ mod cluster;
 mod probes;
 
 use std::io::Write;
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -25,15 +24,21 @@ pub struct DemoArgs {
     remove: bool,
 }
 
-/// Why the demo ended early.
+/// Why the demo did not end well.
 #[derive(Debug, thiserror::Error)]
-enum DemoError {
+pub enum DemoError {
     /// A step of the laboratory failed.
     #[error(transparent)]
     Lab(#[from] LabError),
     /// Ctrl-C or SIGTERM.
     #[error("interrupted; everything that the demo made is removed")]
     Interrupted,
+    /// Something came to something else than expected.
+    #[error("something differs from what was expected: see the rows marked `NO`")]
+    Different,
+    /// Signals cannot be listened for.
+    #[error("listening for signals: {0}")]
+    Signals(std::io::Error),
     /// Standard output is closed.
     #[error("standard output: {0}")]
     Output(#[from] std::io::Error),
@@ -63,34 +68,31 @@ impl Stage {
     }
 }
 
-/// Runs the demo; the exit status is 1 if anything differs from what was expected.
-#[must_use]
-pub fn run(args: &DemoArgs) -> ExitCode {
+/// Runs the demo.
+///
+/// # Errors
+/// A step failed, somebody interrupted it, or something differs from what was expected.
+pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
     let interrupted = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        if let Err(e) = signal_hook::flag::register(signal, Arc::clone(&interrupted)) {
-            return fail(&format!("cannot listen for signal {signal}: {e}"));
-        }
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(DemoError::Signals)?;
     }
-    let mut stage = Stage { out: std::io::stdout(), interrupted, chapter: 0 };
-    if args.remove {
-        return match remove(&mut stage) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(e) => fail(&e.to_string()),
-        };
+    let mut stage = Stage {
+        out: std::io::stdout(),
+        interrupted,
+        chapter: 0,
+    };
+    let played = if args.remove {
+        remove(&mut stage)
+    } else {
+        play(&mut stage, args.keep)
+    };
+    // What an interrupted step says is of no interest: Ctrl-C reaches its processes too.
+    if stage.interrupted.load(Ordering::Acquire) {
+        Err(DemoError::Interrupted)
+    } else {
+        played
     }
-    match play(&mut stage, args.keep) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(_) if stage.interrupted.load(Ordering::Acquire) => fail(&DemoError::Interrupted.to_string()),
-        Err(e) => fail(&e.to_string()),
-    }
-}
-
-fn fail(message: &str) -> ExitCode {
-    // Standard error may be closed; the exit status still tells.
-    let _ = writeln!(std::io::stderr(), "heddle demo: {message}");
-    ExitCode::FAILURE
 }
 
 fn remove(stage: &mut Stage) -> Result<(), DemoError> {
@@ -104,8 +106,7 @@ fn remove(stage: &mut Stage) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// Whether everything was as expected.
-fn play(stage: &mut Stage, keep: bool) -> Result<bool, DemoError> {
+fn play(stage: &mut Stage, keep: bool) -> Result<(), DemoError> {
     stage.say("heddle is a userspace packet dataplane for Kubernetes nodes: every packet of a pod goes through AF_XDP sockets")?;
     stage.say("into one pipeline of policy, Service NAT and forwarding. This demo is one node of a cluster, with real traffic.")?;
     let shop = cluster::build(stage, Binaries::beside_this()?)?;
@@ -118,6 +119,9 @@ fn play(stage: &mut Stage, keep: bool) -> Result<bool, DemoError> {
         stage.chapter("Removing all of it")?;
         cluster::clean_up(shop, stage)?;
     }
-    stage.say(if fine { "\nAll as expected." } else { "\nSomething differs from what was expected: see the rows marked `NO` above." })?;
-    Ok(fine)
+    if fine {
+        stage.say("\nAll as expected.")
+    } else {
+        Err(DemoError::Different)
+    }
 }

@@ -43,15 +43,36 @@ pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
     ];
     let mut rows = Vec::new();
     for v6 in [false, true] {
-        stage.say(if v6 { "   the same over IPv6 ..." } else { "   over IPv4 ..." })?;
+        stage.say(if v6 {
+            "   the same over IPv6 ..."
+        } else {
+            "   over IPv4 ..."
+        })?;
         family(shop, v6, &mut rows)?;
     }
-    stage.say(&format!("   a bulk transfer of {} MiB, every byte compared ...", BULK >> 20))?;
+    stage.say(&format!(
+        "   a bulk transfer of {} MiB, every byte compared ...",
+        BULK >> 20
+    ))?;
     rows.push(bulk(shop)?);
     let mut table = Table::new();
-    table.load_preset(presets::ASCII_BORDERS_ONLY_CONDENSED).set_header(["from", "to", "what", "expected", "seen", "as expected"]);
+    table.load_style(presets::ASCII_BORDERS_ONLY_CONDENSED).set_header([
+        "from",
+        "to",
+        "what",
+        "expected",
+        "seen",
+        "as expected",
+    ]);
     for row in &rows {
-        table.add_row([row.from, &row.to, &row.what, &row.expected, &row.seen, if row.fine { "yes" } else { "NO" }]);
+        table.add_row([
+            row.from,
+            &row.to,
+            &row.what,
+            &row.expected,
+            &row.seen,
+            if row.fine { "yes" } else { "NO" },
+        ]);
     }
     let text: Vec<String> = table.lines().map(|line| format!("   {line}")).collect();
     stage.say(&text.join("\n"))?;
@@ -60,10 +81,14 @@ pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
 
 fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
     let ip = |name: &str| shop.member(name)?.attached.ip(v6);
-    let (client, web, host) = (shop.member("client")?.pod.ns(), shop.member("web-1")?.pod.ns(), shop.node.ns());
+    let (client, web, host) = (
+        shop.member("client")?.pod.ns(),
+        shop.member("web-1")?.pod.ns(),
+        shop.node.ns(),
+    );
     let service = Shop::service(v6).ip();
     let node = shop.node.internal_ips()[usize::from(v6)];
-    let outside = if v6 { IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0xfe]) } else { IpAddr::from([192, 0, 2, 254]) };
+    let outside = shop.lab.outside_ips()[usize::from(v6)];
 
     let answered = traffic::ping(client, ip("web-1")?, 5)?;
     rows.push(Row {
@@ -75,14 +100,62 @@ fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
         fine: answered == 5,
     });
     rows.push(both_backends(client, SocketAddr::new(service, WEB_PORT))?);
-    rows.push(hears("web-1", web, "db", ip("db")?, DB_PORT, "allowed by shop/db-from-web")?);
-    rows.push(silent("client", client, "db", ip("db")?, DB_PORT, "no policy allows it")?);
-    rows.push(refused("client", client, "Service shop/web", service, WEB_PORT + 1, "the Service has no such port")?);
-    rows.push(either("web-1", web, "Service shop/web", service, "its own Service (hairpin)")?);
-    rows.push(hears("client", client, "node-1", node, HOST_PORT, "a process of the node")?);
-    rows.push(hears("node-1", host, "client", ip("client")?, WEB_TARGET, "as a kubelet probe")?);
+    rows.push(hears(
+        "web-1",
+        web,
+        "db",
+        ip("db")?,
+        DB_PORT,
+        "allowed by shop/db-from-web",
+    )?);
+    rows.push(silent(
+        "client",
+        client,
+        "db",
+        ip("db")?,
+        DB_PORT,
+        "no policy allows it",
+    )?);
+    rows.push(refused(
+        "client",
+        client,
+        "Service shop/web",
+        service,
+        WEB_PORT + 1,
+        "the Service has no such port",
+    )?);
+    rows.push(either(
+        "web-1",
+        web,
+        "Service shop/web",
+        service,
+        "its own Service (hairpin)",
+    )?);
+    rows.push(hears(
+        "client",
+        client,
+        "node-1",
+        node,
+        HOST_PORT,
+        "a process of the node",
+    )?);
+    rows.push(hears(
+        "node-1",
+        host,
+        "client",
+        ip("client")?,
+        WEB_TARGET,
+        "as a kubelet probe",
+    )?);
     rows.push(either("node-1", host, "Service shop/web", service, "from the node")?);
-    rows.push(hears("client", client, "outside", outside, OUTSIDE_PORT, "masqueraded by the node")?);
+    rows.push(hears(
+        "client",
+        client,
+        "outside",
+        outside,
+        OUTSIDE_PORT,
+        "masqueraded by the node",
+    )?);
     Ok(())
 }
 
@@ -104,21 +177,42 @@ fn hears(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note
     let reach = traffic::tcp_ask(ns, to, "", BOUND)?;
     let fine = reach == Reach::Yes(name.to_owned());
     let expected = format!("{name} answers");
-    Ok(Row { from, to: name.to_owned(), what: tcp(to, note), expected, seen: seen(&reach), fine })
+    Ok(Row {
+        from,
+        to: name.to_owned(),
+        what: tcp(to, note),
+        expected,
+        seen: seen(&reach),
+        fine,
+    })
 }
 
 fn silent(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note: &str) -> Result<Row, LabError> {
     let to = SocketAddr::new(ip, port);
     let reach = traffic::tcp_ask(ns, to, "", SILENCE)?;
     let fine = reach == Reach::Silence;
-    Ok(Row { from, to: name.to_owned(), what: tcp(to, note), expected: "no answer".to_owned(), seen: seen(&reach), fine })
+    Ok(Row {
+        from,
+        to: name.to_owned(),
+        what: tcp(to, note),
+        expected: "no answer".to_owned(),
+        seen: seen(&reach),
+        fine,
+    })
 }
 
 fn refused(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note: &str) -> Result<Row, LabError> {
     let to = SocketAddr::new(ip, port);
     let reach = traffic::tcp_ask(ns, to, "", BOUND)?;
     let fine = reach == Reach::Refused;
-    Ok(Row { from, to: name.to_owned(), what: tcp(to, note), expected: "refused at once".to_owned(), seen: seen(&reach), fine })
+    Ok(Row {
+        from,
+        to: name.to_owned(),
+        what: tcp(to, note),
+        expected: "refused at once".to_owned(),
+        seen: seen(&reach),
+        fine,
+    })
 }
 
 /// One of the backends answers, whichever, eight times out of eight.

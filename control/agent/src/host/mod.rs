@@ -20,6 +20,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use heddle_wire::MacAddr;
+use nix::net::if_::if_nametoindex;
 use rtnetlink::Handle;
 
 pub use netlink::HostError;
@@ -90,6 +91,13 @@ impl HostPort {
     #[must_use]
     pub const fn mac(&self) -> MacAddr {
         self.mac
+    }
+
+    /// Whether both ends are still there.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        let has = |name: &str, index: u32| if_nametoindex(name).is_ok_and(|now| now == index);
+        has(INTERFACE, self.index) && has(PEER, self.peer_index)
     }
 
     /// The interface index of the node's end.

@@ -33,6 +33,18 @@ pub fn has_ipv6() -> bool {
     file("net/ipv6/conf").exists()
 }
 
+/// Says so when this node does not forward: then pods do not reach the outside, and the switch is the administrator's.
+pub fn warn_without_forwarding() {
+    for (key, family) in [
+        ("net/ipv4/ip_forward", "IPv4"),
+        ("net/ipv6/conf/all/forwarding", "IPv6"),
+    ] {
+        if read(key).is_ok_and(|value| value == "0") {
+            tracing::warn!("sysctl {key} is 0: pods of this node do not reach the outside by {family}");
+        }
+    }
+}
+
 /// Reads a sysctl.
 ///
 /// # Errors
