@@ -1,5 +1,11 @@
 //! The host port in a real network namespace: made, changed, taken over, removed. Needs root, as the agent does.
 
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "helpers of tests: a failure is to end the test"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::process::Command;

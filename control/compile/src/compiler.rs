@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use heddle_model::{Labels, Node, ObjectKey, Pod};
 use heddle_port::PortNo;
-use heddle_tables::{Backend, EndpointNo, FrontendKey, HostPort, NodeNo, Prefix, Snapshot, SnapshotBuilder, WorkerNo};
+use heddle_tables::{
+    Backend, EndpointNo, FrontendKey, HostPort, Masquerade, NodeNo, Prefix, Snapshot, SnapshotBuilder, WorkerNo,
+};
 use heddle_wire::Ip;
 
 use crate::addresses::AddressBook;
@@ -191,6 +193,12 @@ impl Compiler {
     /// Says what `heddle0` has now.
     pub fn set_host_port(&mut self, host: HostPort) {
         self.config.host = host;
+        self.settle_host();
+    }
+
+    /// Says to what heddle masquerades now.
+    pub fn set_masquerade(&mut self, masquerade: Masquerade) {
+        self.config.masquerade = masquerade;
         self.settle_host();
     }
 

@@ -44,7 +44,7 @@ impl Control {
         if let Some(compiler) = &mut self.compiler {
             compiler.apply_changes(&self.cluster, &changes);
             compiler.set_host_port(host);
-            let _ = masquerade;
+            compiler.set_masquerade(masquerade);
         }
         self.attach_known_pods();
         if nodes_changed {
