@@ -4,7 +4,6 @@ use arrayvec::ArrayVec;
 use heddle_flow::{FlowKey, Hit};
 use heddle_port::{BURST, Packet, PacketVec};
 use heddle_wire::Parsed;
-use heddle_wire::parse::Inner;
 
 use crate::reason::DropReason;
 use crate::verdict::Verdict;
@@ -16,8 +15,8 @@ pub(crate) struct Pending {
     pub(crate) at: u8,
     /// What the parser said.
     pub(crate) parsed: Parsed,
-    /// The packet that it quotes, if it is an ICMP error; its key is then that of the flow's answers.
-    pub(crate) quoted: Option<Inner>,
+    /// It is an ICMP error: its key is that of the answers to the packet that it quotes.
+    pub(crate) quotes: bool,
 }
 
 /// A burst. Made once a worker and filled again and again: it never allocates.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use heddle_flow::{FlowTable, Millis};
 use heddle_port::{FrameStore, WorkerPool};
 use heddle_tables::Snapshot;
-use heddle_wire::simd;
+use heddle_wire::{parse, simd};
 
 use crate::batch::{Batch, Pending};
 use crate::context::{Context, Ingress, Stages};
@@ -60,17 +60,28 @@ pub fn process(
     } = batch;
     packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
     for (at, (packet, verdict)) in packets.iter_mut().zip(verdicts.iter_mut()).enumerate() {
-        match classify::classify(&mut cx, packet) {
-            classify::Class::Flow(parsed, key, quoted) => {
-                pending.push(Pending {
-                    at: at as u8,
-                    parsed,
-                    quoted,
-                });
-                keys.push(key);
+        let parsed = parse(packet.bytes(&store), packet.len() as usize);
+        let parsed = match &parsed {
+            Ok(parsed) => parsed,
+            Err(e) => {
+                *verdict = Verdict::drop((*e).into());
+                continue;
             }
-            classify::Class::Done(done) => *verdict = done,
-        }
+        };
+        let (key, quotes) = match classify::classify(&mut cx, packet, parsed) {
+            classify::Class::Flow(key) => (key, false),
+            classify::Class::Quote(key) => (key, true),
+            classify::Class::Done(done) => {
+                *verdict = done;
+                continue;
+            }
+        };
+        pending.push(Pending {
+            at: at as u8,
+            parsed: *parsed,
+            quotes,
+        });
+        keys.push(key);
     }
     cx.flows.lookup(keys, now, hits);
     for ((waiting, key), hit) in pending.iter().zip(keys.iter()).zip(hits.iter()) {

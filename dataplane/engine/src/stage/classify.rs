@@ -1,9 +1,9 @@
-//! Parses a packet and says what it is: one that a flow answers for, or one whose end is clear without tables.
+//! Says what a parsed packet is: one that a flow answers for, or one whose end is clear without tables.
 
 use heddle_flow::FlowKey;
 use heddle_port::Packet;
-use heddle_wire::parse::{Inner, quoted};
-use heddle_wire::{IcmpMessage, L3, MacAddr, Parsed, Proto, ether, parse};
+use heddle_wire::parse::quoted;
+use heddle_wire::{IcmpMessage, L3, MacAddr, Parsed, Proto, ether};
 
 use super::link;
 use crate::context::Context;
@@ -15,8 +15,10 @@ const IGMP: Proto = Proto(2);
 
 /// What a packet is.
 pub(crate) enum Class {
-    /// One of a flow: its own, or the one that it quotes.
-    Flow(Parsed, FlowKey, Option<Inner>),
+    /// One of the flow with that key.
+    Flow(FlowKey),
+    /// An ICMP error about a packet of the flow whose answers have that key.
+    Quote(FlowKey),
     /// One that has ended.
     Done(Verdict),
 }
@@ -28,24 +30,20 @@ impl Class {
 }
 
 #[inline]
-pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet) -> Class {
+pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Class {
     let head = packet.bytes(cx.store);
-    let p = match parse(head, packet.len() as usize) {
-        Ok(p) => p,
-        Err(e) => return Class::drop(e),
-    };
     if cx.is_from_pod() && ether::source(head) != Some(cx.endpoint.mac) {
         return Class::drop(DropReason::SpoofedMac);
     }
     if p.l3 == L3::Arp {
-        return Class::Done(link::arp(cx, packet, &p));
+        return Class::Done(link::arp(cx, packet, p));
     }
     if !p.l2_multicast && ether::destination(head) != Some(MacAddr::GATEWAY) {
         return Class::drop(DropReason::NotForGateway);
     }
     let message = p.icmp();
     if let Some(message) = message
-        && let Some(verdict) = link::neighbor(cx, packet, &p, message)
+        && let Some(verdict) = link::neighbor(cx, packet, p, message)
     {
         return Class::Done(verdict);
     }
@@ -61,21 +59,18 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet) -> Class {
     if p.is_later_fragment() {
         return Class::drop(DropReason::FragmentNotFirst);
     }
-    let key = FlowKey::of(&p, cx.origin());
+    let key = FlowKey::of(p, cx.origin());
     match (p.proto, message) {
         (Proto::TCP, _) if p.tcp_flags.is_impossible() => Class::drop(DropReason::TcpFlags),
         (Proto::TCP | Proto::UDP | Proto::SCTP, _) | (_, Some(IcmpMessage::EchoRequest | IcmpMessage::EchoReply)) => {
-            Class::Flow(p, key, None)
+            Class::Flow(key)
         }
-        (_, Some(IcmpMessage::Error)) => match quoted(packet.bytes(cx.store), &p) {
-            Ok(inner) => {
-                let answers = FlowKey {
-                    tuple: inner.tuple().reversed(),
-                    proto: inner.proto,
-                    origin: key.origin,
-                };
-                Class::Flow(p, answers, Some(inner))
-            }
+        (_, Some(IcmpMessage::Error)) => match quoted(packet.bytes(cx.store), p) {
+            Ok(inner) => Class::Quote(FlowKey {
+                tuple: inner.tuple().reversed(),
+                proto: inner.proto,
+                origin: key.origin,
+            }),
             Err(e) => Class::drop(e),
         },
         (_, Some(_)) => Class::drop(DropReason::UnsupportedIcmp),

@@ -5,7 +5,7 @@
 
 use heddle_flow::{FlowKey, Hit};
 use heddle_port::Packet;
-use heddle_wire::parse::Inner;
+use heddle_wire::parse::{Inner, quoted};
 use heddle_wire::rewrite;
 use heddle_wire::{MacAddr, Parsed};
 
@@ -18,15 +18,12 @@ use crate::verdict::Verdict;
 
 /// The end of an ICMP error; `key` is that of the answers to the packet that it quotes.
 #[cold]
-pub(crate) fn error(
-    cx: &mut Context<'_>,
-    packet: &mut Packet,
-    p: &Parsed,
-    inner: &Inner,
-    key: &FlowKey,
-    hit: Option<Hit>,
-) -> Verdict {
+pub(crate) fn error(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: Option<Hit>) -> Verdict {
     cx.stages.slow += 1;
+    let inner = match quoted(packet.bytes(cx.store), p) {
+        Ok(inner) => inner,
+        Err(e) => return Verdict::drop(e.into()),
+    };
     let sender = Query {
         origin: key.origin,
         tuple: p.tuple(),
@@ -56,7 +53,7 @@ pub(crate) fn error(
     if p.ttl <= 1 {
         return Verdict::drop(DropReason::TtlExceeded);
     }
-    pass(cx, packet, p, inner, &Plan::of(&hit.view))
+    pass(cx, packet, p, &inner, &Plan::of(&hit.view))
 }
 
 fn pass(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, inner: &Inner, plan: &Plan) -> Verdict {

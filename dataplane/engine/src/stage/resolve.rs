@@ -20,8 +20,8 @@ pub(crate) fn resolve(
     hit: Option<Hit>,
 ) -> Verdict {
     let p = &waiting.parsed;
-    if let Some(inner) = &waiting.quoted {
-        return quote::error(cx, packet, p, inner, key, hit);
+    if waiting.quotes {
+        return quote::error(cx, packet, p, key, hit);
     }
     match hit {
         Some(hit) => found(cx, packet, p, key, &hit),
