@@ -17,6 +17,8 @@ use crate::{LabError, NetNs, Output, Process, manifests, run_with_input};
 
 const PREFIX: &str = "hdt-";
 const PID_FILE: &str = "agent.pid";
+/// In the folder of a laboratory that was left standing on purpose.
+const KEPT: &str = "kept";
 
 /// The binaries under test.
 #[derive(Debug, Clone)]
@@ -148,7 +150,7 @@ impl Lab {
     /// No privilege, or a name that cannot be made.
     pub fn new(binaries: Binaries) -> Result<Self, LabError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        sweep()?;
+        sweep(Leftovers::Forgotten)?;
         let dir = std::env::temp_dir().join(format!(
             "{PREFIX}{}-{}",
             std::process::id(),
@@ -194,10 +196,16 @@ impl Lab {
         &self.dir
     }
 
-    /// Leaves everything standing at the end.
-    pub fn keep(&self) {
+    /// Leaves everything standing at the end, until [`sweep`] is asked to remove also that.
+    ///
+    /// # Errors
+    /// That cannot be noted down.
+    pub fn keep(&self) -> Result<(), LabError> {
+        let note = self.dir.join(KEPT);
+        fs::write(&note, "").map_err(LabError::io(format!("writing {}", note.display())))?;
         self.keep.store(true, Ordering::Relaxed);
         self.outside.keep();
+        Ok(())
     }
 
     /// Makes a node with addresses 192.0.2.NUMBER and 2001:db8::NUMBER, its Node object and its folders; starts nothing.
@@ -637,24 +645,40 @@ fn remove_folder(dir: &Path) {
     let _ = fs::remove_dir_all(dir);
 }
 
-/// Removes the folders of laboratories whose process is gone, and ends the agents that still run in them.
-fn sweep_folders() -> Result<Vec<String>, LabError> {
+/// Which leftovers of dead processes to remove.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leftovers {
+    /// Those that nobody asked to keep.
+    Forgotten,
+    /// Those that were kept on purpose too.
+    All,
+}
+
+/// Removes what laboratories left standing whose process is gone (killed, or asked to keep it), and says what.
+///
+/// # Errors
+/// `/run/netns` or the folder of temporary files cannot be read.
+pub fn sweep(which: Leftovers) -> Result<Vec<String>, LabError> {
     let temp = std::env::temp_dir();
     let mut swept = Vec::new();
+    let mut spared = Vec::new();
     for entry in fs::read_dir(&temp)
         .map_err(LabError::io(format!("reading {}", temp.display())))?
         .flatten()
     {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else {
+        let Some(pid) = crate::netns::dead_owner(&name) else {
             continue;
         };
-        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
-            end_agents(&entry.path());
-            remove_folder(&entry.path());
-            swept.push(entry.path().display().to_string());
+        if which == Leftovers::Forgotten && entry.path().join(KEPT).exists() {
+            spared.push(pid);
+            continue;
         }
+        end_agents(&entry.path());
+        remove_folder(&entry.path());
+        swept.push(entry.path().display().to_string());
     }
+    swept.extend(crate::netns::sweep_leftovers(&spared)?);
     Ok(swept)
 }
 
@@ -670,14 +694,4 @@ fn end_agents(lab: &Path) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
-}
-
-/// Removes what laboratories left standing whose process is gone (killed, or asked to keep it), and says what.
-///
-/// # Errors
-/// `/run/netns` or the folder of temporary files cannot be read.
-pub fn sweep() -> Result<Vec<String>, LabError> {
-    let mut swept = sweep_folders()?;
-    swept.extend(crate::netns::sweep_leftovers()?);
-    Ok(swept)
 }

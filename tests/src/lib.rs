@@ -17,6 +17,6 @@ pub mod traffic;
 
 pub use command::{Output, run, run_with_input};
 pub use error::LabError;
-pub use lab::{Attached, Binaries, Lab, Node, NodePlan, Pod, sweep};
+pub use lab::{Attached, Binaries, Lab, Leftovers, Node, NodePlan, Pod, sweep};
 pub use netns::NetNs;
 pub use process::Process;

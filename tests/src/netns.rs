@@ -161,11 +161,17 @@ fn in_thread<T: Send>(f: impl FnOnce() -> Result<T, LabError> + Send) -> Result<
     })
 }
 
-/// Removes namespaces of laboratories whose process is gone, and says which.
+/// The process that a name of the laboratory speaks of, if that process is gone.
+pub(crate) fn dead_owner(name: &str) -> Option<u32> {
+    let pid = name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()?;
+    (!Path::new("/proc").join(format!("{pid}")).exists()).then_some(pid)
+}
+
+/// Removes namespaces whose process is gone and not among `spared`, and says which.
 ///
 /// # Errors
 /// `/run/netns` cannot be read.
-pub(crate) fn sweep_leftovers() -> Result<Vec<String>, LabError> {
+pub(crate) fn sweep_leftovers(spared: &[u32]) -> Result<Vec<String>, LabError> {
     let entries = match fs::read_dir(DIR) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -174,10 +180,7 @@ pub(crate) fn sweep_leftovers() -> Result<Vec<String>, LabError> {
     let mut swept = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').next()) else {
-            continue;
-        };
-        if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
+        if dead_owner(&name).is_some_and(|pid| !spared.contains(&pid)) {
             remove(&entry.path());
             swept.push(name);
         }

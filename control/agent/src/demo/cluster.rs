@@ -101,7 +101,7 @@ pub fn keep(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     for member in shop.members() {
         member.pod.ns().keep();
     }
-    shop.lab.keep();
+    shop.lab.keep()?;
     shop.node.keep();
     Ok(())
 }

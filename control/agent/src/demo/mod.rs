@@ -11,7 +11,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use heddle_tests::{Binaries, LabError, sweep};
+use heddle_tests::{Binaries, LabError, Leftovers, sweep};
 
 /// The arguments of `heddle demo`.
 #[derive(Debug, clap::Args)]
@@ -96,7 +96,7 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
 }
 
 fn remove(stage: &mut Stage) -> Result<(), DemoError> {
-    let swept = sweep()?;
+    let swept = sweep(Leftovers::All)?;
     if swept.is_empty() {
         return stage.say("nothing was left standing");
     }
