@@ -11,6 +11,7 @@
 )]
 
 mod adoption;
+mod decision;
 mod forwarding;
 mod gateway;
 mod handover;

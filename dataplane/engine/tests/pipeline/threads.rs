@@ -239,3 +239,35 @@ fn a_policy_that_is_acknowledged_holds_for_every_later_packet() {
         });
     }
 }
+
+#[test]
+fn ports_come_and_go_under_traffic_and_no_frame_is_lost() {
+    for workers in 1..=3 {
+        run(workers, |handles, line, _| {
+            let owner = &handles[worker_of(&B, workers).index()];
+            let mut sent = 0;
+            for _ in 0..100 {
+                for n in 0..20 {
+                    line(&A).push(A.to(B.v4()).udp(1000 + n, 53, b"payload"));
+                    line(&C).push(C.to(B.v4()).udp(1000 + n, 53, b"payload"));
+                    sent += 1;
+                }
+                let port = owner.remove_port(B.port).unwrap().recv().unwrap().unwrap();
+                assert!(port.sent.is_empty(), "something was left in the port");
+                owner
+                    .add_port(port, PortRole::Pod(B.endpoint))
+                    .unwrap()
+                    .recv()
+                    .unwrap()
+                    .unwrap();
+            }
+            for pod in [&A, &C] {
+                eventually("all packets end", || total(handles, pod).ended() == sent);
+                let t = total(handles, pod);
+                let closed = t.dropped[heddle_engine::DropReason::PortClosed as usize];
+                let full = t.dropped[heddle_engine::DropReason::HandoverQueueFull as usize];
+                assert_eq!(t.forwarded + closed + full, sent);
+            }
+        });
+    }
+}
