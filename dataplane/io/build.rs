@@ -7,10 +7,10 @@ use std::path::PathBuf;
 
 use libbpf_cargo::SkeletonBuilder;
 
-const SOURCE: &str = "src/bpf/ports.bpf.c";
+const PROGRAMS: [&str; 2] = ["ports", "pktgen"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?).join("ports.skel.rs");
+    let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
     // <linux/bpf.h> needs <asm/types.h>, which Debian keeps in a directory of the architecture that clang does not
     // search for the bpf target.
     let arch = env::var("CARGO_CFG_TARGET_ARCH")?;
@@ -19,10 +19,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     if multiarch.is_dir() {
         arguments.extend(["-isystem".into(), multiarch.into_os_string()]);
     }
-    SkeletonBuilder::new()
-        .source(SOURCE)
-        .clang_args(arguments)
-        .build_and_generate(&out)?;
-    println!("cargo:rerun-if-changed={SOURCE}");
+    for name in PROGRAMS {
+        let source = format!("src/bpf/{name}.bpf.c");
+        SkeletonBuilder::new()
+            .source(&source)
+            .clang_args(arguments.clone())
+            .build_and_generate(out.join(format!("{name}.skel.rs")))?;
+        println!("cargo:rerun-if-changed={source}");
+    }
     Ok(())
 }

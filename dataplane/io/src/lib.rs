@@ -11,6 +11,7 @@ mod assemble;
 mod context;
 mod error;
 mod netlink;
+pub mod pktgen;
 mod port;
 mod preflight;
 mod program;

@@ -1,0 +1,84 @@
+//! Instructions per packet, counted by callgrind: the regression gate. The same on every machine with the same compiler.
+//!
+//! One burst of 64 packets through the stages; what is allowed stands in `budget.toml`. Needs valgrind and gungraun-runner.
+
+#![allow(missing_docs, reason = "made by gungraun's macros")]
+#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
+
+use gungraun::prelude::*;
+use gungraun::{Callgrind, EventKind};
+use heddle_bench::frames::Checksum;
+use heddle_bench::memory::{Burst, Connections, Load};
+use serde::Deserialize;
+
+const BUDGET: &str = include_str!("../budget.toml");
+
+#[derive(Deserialize)]
+struct Budget {
+    tolerance_percent: f64,
+    instructions_per_packet: std::collections::BTreeMap<String, f64>,
+}
+
+/// The limit of one bench, for its burst of 64.
+fn limit(name: &str) -> LibraryBenchmarkConfig {
+    let budget: Budget = toml::from_str(BUDGET).expect("budget.toml can be read");
+    let allowed = budget
+        .instructions_per_packet
+        .get(name)
+        .expect("the bench stands in budget.toml");
+    let burst = allowed * 64.0 * (1.0 + budget.tolerance_percent / 100.0);
+    let mut config = LibraryBenchmarkConfig::default();
+    config.tool(Callgrind::default().hard_limits([(EventKind::Ir, burst as u64)]));
+    config
+}
+
+/// A burst that stands before the stages; those before it have warmed up everything.
+fn ready(load: Load) -> Burst {
+    let mut burst = Burst::new(load).expect("the pipeline in memory");
+    for _ in 0..32 {
+        burst.prepare();
+        burst.process();
+        burst.settle().expect("every packet is forwarded");
+    }
+    burst.prepare();
+    burst
+}
+
+fn established() -> Burst {
+    ready(Load::new(Connections::Established(1000)))
+}
+
+fn partial() -> Burst {
+    ready(Load {
+        checksum: Checksum::Partial,
+        ..Load::new(Connections::Established(1000))
+    })
+}
+
+fn fresh() -> Burst {
+    ready(Load::new(Connections::New(8192)))
+}
+
+#[library_benchmark(config = limit("hit"))]
+#[bench::burst_of_64(setup = established)]
+fn hit(mut burst: Burst) -> Burst {
+    burst.process();
+    burst
+}
+
+#[library_benchmark(config = limit("hit_partial"))]
+#[bench::burst_of_64(setup = partial)]
+fn hit_partial(mut burst: Burst) -> Burst {
+    burst.process();
+    burst
+}
+
+#[library_benchmark(config = limit("new"))]
+#[bench::burst_of_64(setup = fresh)]
+fn new(mut burst: Burst) -> Burst {
+    burst.process();
+    burst
+}
+
+library_benchmark_group!(name = pipeline, benchmarks = [hit, hit_partial, new]);
+gungraun::main!(library_benchmark_groups = pipeline);

@@ -1,0 +1,171 @@
+//! The pipeline in memory by criterion: time per packet, ticks per packet, allocations per packet.
+//!
+//! `process` is timed burst by burst, without the writing of the frames in between; `turn` is a whole worker, with a
+//! stand-in port whose own cost stands beside it. After criterion's own words comes one table.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
+#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use criterion::{Criterion, Throughput};
+use heddle_bench::frames::Checksum;
+use heddle_bench::memory::turn::Turn;
+use heddle_bench::memory::{Burst, Connections, FRAME_SIZE, Load, ROTATION};
+use heddle_bench::ticks::Ticks;
+use heddle_bench::{Machine, stats};
+
+/// Bursts over which allocations are counted.
+const COUNTED: u64 = 1000;
+/// Bursts whose times are kept.
+const SAMPLES: usize = 1 << 20;
+
+struct Row {
+    name: String,
+    /// Of each burst.
+    ticks: Vec<u32>,
+    burst: usize,
+    allocations: f64,
+}
+
+struct Suite {
+    criterion: Criterion,
+    ticks: Ticks,
+    rows: Vec<Row>,
+}
+
+impl Suite {
+    /// Times one closure that runs a burst and gives the ticks that it took.
+    fn case(&mut self, name: &str, burst: usize, mut once: impl FnMut() -> u64) {
+        let samples = RefCell::new(Vec::with_capacity(SAMPLES));
+        let ticks = &self.ticks;
+        let mut group = self.criterion.benchmark_group("pipeline");
+        group.throughput(Throughput::Elements(burst as u64));
+        group.bench_function(name, |b| {
+            b.iter_custom(|bursts| {
+                let mut samples = samples.borrow_mut();
+                let mut total = 0;
+                for _ in 0..bursts {
+                    let took = once();
+                    total += took;
+                    if samples.len() < SAMPLES {
+                        samples.push(took as u32);
+                    }
+                }
+                ticks.duration(total)
+            });
+        });
+        group.finish();
+        if samples.borrow().is_empty() {
+            // Filtered out.
+            return;
+        }
+        let counted = allocation_counter::measure(|| {
+            for _ in 0..COUNTED {
+                once();
+            }
+        });
+        let allocations = counted.count_total as f64 / (COUNTED as f64 * burst as f64);
+        let mut ticks = samples.into_inner();
+        ticks.sort_unstable();
+        self.rows.push(Row {
+            name: name.to_owned(),
+            ticks,
+            burst,
+            allocations,
+        });
+    }
+
+    fn process(&mut self, name: &str, load: Load) {
+        let mut burst = Burst::new(load).expect("the pipeline in memory");
+        let ticks = self.ticks.clone();
+        self.case(name, load.burst, || {
+            burst.prepare();
+            let before = ticks.now();
+            burst.process();
+            let after = ticks.now();
+            burst.settle().expect("every packet is forwarded");
+            after.wrapping_sub(before)
+        });
+    }
+
+    fn turn(&mut self, name: &str, load: Load) {
+        let mut turn = Turn::new(load).expect("a worker in memory");
+        let ticks = self.ticks.clone();
+        self.case(&format!("turn/{name}"), load.burst, || {
+            let before = ticks.now();
+            turn.turn();
+            ticks.now().wrapping_sub(before)
+        });
+        turn.check().expect("every packet is forwarded");
+        self.case(&format!("turn/{name}, the stand-in port alone"), load.burst, || {
+            let before = ticks.now();
+            turn.stand_in();
+            ticks.now().wrapping_sub(before)
+        });
+    }
+
+    fn print(&self) {
+        let tsc = if self.ticks.is_tsc() {
+            "TSC"
+        } else {
+            "no TSC: the clock's nanoseconds"
+        };
+        println!("\n{}", Machine::look());
+        println!(
+            "in memory, no system call; 64-octet UDP frames without FCS in frames of {FRAME_SIZE} octets, {ROTATION} in \
+             rotation; bursts of 64; {tsc} {:.0} MHz; per packet, from the times of single bursts",
+            self.ticks.mhz()
+        );
+        let head = ["ns", "ticks", "ticks p10", "ticks p90", "Mpps", "allocations"];
+        let [ns, ticks, low, high, mpps, allocations] = head;
+        println!(
+            "{:<48} {ns:>7} {ticks:>7} {low:>10} {high:>10} {mpps:>7} {allocations:>12}",
+            ""
+        );
+        for Row {
+            name,
+            ticks,
+            burst,
+            allocations,
+        } in &self.rows
+        {
+            let [low, median, high] =
+                [0.1, 0.5, 0.9].map(|p| f64::from(stats::percentile::<u32>(ticks, p)) / *burst as f64);
+            let ns = self.ticks.nanos(median);
+            let mpps = 1000.0 / ns;
+            println!("{name:<48} {ns:>7.1} {median:>7.1} {low:>10.1} {high:>10.1} {mpps:>7.2} {allocations:>12}");
+        }
+    }
+}
+
+fn main() {
+    let criterion = Criterion::default()
+        .sample_size(40)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(2))
+        .without_plots()
+        .configure_from_args();
+    let mut suite = Suite {
+        criterion,
+        ticks: Ticks::calibrate(),
+        rows: Vec::new(),
+    };
+    for (name, flows) in [("1k", 1000), ("100k", 100_000), ("1M", 1_000_000)] {
+        suite.process(
+            &format!("process/{name} flows"),
+            Load::new(Connections::Established(flows)),
+        );
+    }
+    let partial = Load {
+        checksum: Checksum::Partial,
+        ..Load::new(Connections::Established(1000))
+    };
+    suite.process("process/1k flows, unfinished checksums", partial);
+    suite.process("process/first packets", Load::new(Connections::New(262_144)));
+    suite.turn("1k flows", Load::new(Connections::Established(1000)));
+    suite.turn("1M flows", Load::new(Connections::Established(1_000_000)));
+    suite.print();
+    suite.criterion.final_summary();
+}

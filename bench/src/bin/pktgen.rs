@@ -1,0 +1,81 @@
+//! `heddle-pktgen`: how many frames a second one core can send into a veth here, in namespaces of its own.
+//!
+//! The bare forwarder's port takes the frames at the other end; its socket drops what it cannot take.
+
+use std::error::Error;
+use std::io::{self, Write};
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use clap::Parser;
+use heddle_bench::frames::{self, Checksum, Ends};
+use heddle_bench::plane::{self, Kind, Plane};
+use heddle_bench::veth::Scene;
+use heddle_bench::{Machine, load, node};
+use heddle_io::pktgen::{self, Traffic};
+use heddle_wire::MacAddr;
+
+/// Sends UDP frames into a veth by BPF_PROG_RUN on live frames and says how many a second. Needs root.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Arguments {
+    /// Octets of a frame, without FCS
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(44..=1514))]
+    frame: u32,
+    /// Connections, each with a source port of its own
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..=60_000))]
+    flows: u16,
+    /// Most frames to send
+    #[arg(long, default_value_t = 100_000_000)]
+    count: u64,
+    /// Longest time to send, in seconds
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Core of the generator
+    #[arg(long, default_value_t = 1)]
+    core: usize,
+    /// Core of the forwarder at the other end
+    #[arg(long, default_value_t = 0)]
+    forwarder_core: usize,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let scene = Scene::new(1500)?;
+    let _deaf = load::deafen(&scene)?;
+    let plane = Plane::start(&scene, Kind::Bare, arguments.forwarder_core)?;
+    let client = scene.client();
+    let ends = Ends {
+        macs: (client.pod.mac, MacAddr::GATEWAY),
+        ips: (client.pod.ip, node::service_ip(0)),
+        ports: (1024, node::SERVICE_PORT),
+    };
+    let frame = frames::udp(&ends, arguments.frame as usize, Checksum::Finished);
+    let ifindex = client.ifindex()?;
+    let before = scene.server().received()?;
+    let sent = client.ns.enter(|| {
+        let traffic = Traffic {
+            ifindex,
+            frame: &frame,
+            first_port: 1024,
+            ports: arguments.flows,
+            count: arguments.count,
+            time: Duration::from_secs(arguments.seconds),
+        };
+        Ok(plane::pin(arguments.core).map(|()| pktgen::send(&traffic, &AtomicBool::new(false))))
+    })???;
+    let forwarded = scene.server().received()? - before;
+    plane.finish()?;
+    let rate = sent.frames as f64 / sent.time.as_secs_f64() / 1e6;
+    writeln!(
+        io::stdout(),
+        "{}\nveth, BPF_PROG_RUN live frames, {}-octet UDP frames, {} flows: {} frames in {:.3} s, {rate:.3} Mpps offered; \
+         {forwarded} forwarded",
+        Machine::look(),
+        arguments.frame,
+        arguments.flows,
+        sent.frames,
+        sent.time.as_secs_f64()
+    )?;
+    Ok(())
+}

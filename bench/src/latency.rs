@@ -1,0 +1,102 @@
+//! A UDP ping-pong between the pods with blocking ends: how long a round takes.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use heddle_tests::LabError;
+use serde::Serialize;
+
+use crate::BenchError;
+use crate::stats;
+use crate::veth::Scene;
+
+/// Octets of a datagram.
+const SIZE: usize = 32;
+/// The longest that an answer may take.
+const LOST: Duration = Duration::from_secs(1);
+/// Rounds that do not count.
+const WARM_UP: usize = 50;
+
+/// How the pings come.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Rhythm {
+    /// Rounds.
+    pub rounds: usize,
+    /// Silence before each: with more than its idle time, a worker that may sleep does.
+    pub pause: Duration,
+}
+
+/// Round-trip times in microseconds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Times {
+    /// Half are shorter.
+    pub p50: f64,
+    /// One in a hundred is longer.
+    pub p99: f64,
+    /// One in a thousand is longer.
+    pub p999: f64,
+}
+
+/// Plays ping-pong between client and server, who is reached by `to`, at `port`.
+///
+/// # Errors
+/// The sockets cannot be made, or a datagram is lost.
+pub fn ping_pong(scene: &Scene, to: SocketAddr, port: u16, rhythm: Rhythm) -> Result<Times, BenchError> {
+    let bind = |port: u16| {
+        UdpSocket::bind(SocketAddr::from(([0, 0, 0, 0], port))).map_err(LabError::io(format!("UDP port {port}")))
+    };
+    let server = scene.server().ns.enter(|| bind(port))?;
+    let client = scene.client().ns.enter(|| {
+        let socket = bind(0)?;
+        socket.connect(to).map_err(LabError::io(format!("UDP to {to}")))?;
+        Ok(socket)
+    })?;
+    let over = AtomicBool::new(false);
+    let result = thread::scope(|scope| {
+        let echo = scope.spawn(|| echo(&server, &over));
+        let times = rounds(&client, rhythm);
+        over.store(true, Ordering::Relaxed);
+        let echoed = echo.join().unwrap_or_else(|_| Err(io::Error::other("the echo died")));
+        echoed.and(times)
+    });
+    let mut times = result.map_err(BenchError::io(format!("ping-pong with {to}")))?;
+    times.sort_unstable();
+    let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|p| stats::percentile(&times, p) as f64 / 1000.0);
+    Ok(Times { p50, p99, p999 })
+}
+
+fn echo(socket: &UdpSocket, over: &AtomicBool) -> io::Result<()> {
+    socket.set_read_timeout(Some(LOST / 10))?;
+    let mut buffer = [0; 2 * SIZE];
+    while !over.load(Ordering::Relaxed) {
+        match socket.recv_from(&mut buffer) {
+            Ok((n, from)) => {
+                socket.send_to(buffer.get(..n).unwrap_or_default(), from)?;
+            }
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+fn rounds(socket: &UdpSocket, rhythm: Rhythm) -> io::Result<Vec<u64>> {
+    socket.set_read_timeout(Some(LOST))?;
+    let mut times = Vec::with_capacity(rhythm.rounds);
+    let mut buffer = [0; 2 * SIZE];
+    for round in 0..rhythm.rounds + WARM_UP {
+        if !rhythm.pause.is_zero() {
+            thread::sleep(rhythm.pause);
+        }
+        let began = Instant::now();
+        socket.send(&[0x5a; SIZE])?;
+        socket.recv(&mut buffer)?;
+        if round >= WARM_UP {
+            times.push(began.elapsed().as_nanos() as u64);
+        }
+    }
+    Ok(times)
+}

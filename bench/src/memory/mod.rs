@@ -1,0 +1,407 @@
+//! The pipeline in memory: bursts of prepared frames, no ring, no system call.
+//!
+//! [`Burst`] has the stages alone, as `process` runs them; [`turn::Turn`] a whole worker between two ports that cost as
+//! little as possible. Both send the same packets: UDP from pods through Services, so that each is a flow hit, a check
+//! of both endpoints' generations and a rewrite of destination address and port, or, for [`Connections::New`], a
+//! policy decision, a choice of backend and an insert of both directions.
+
+pub mod turn;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use heddle_engine::{Batch, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process};
+use heddle_flow::{Config, FlowTable, Millis};
+use heddle_port::{BURST, FrameStore, Packet, SharedPool, WorkerPool};
+use heddle_tables::Snapshot;
+use heddle_wire::MacAddr;
+
+use crate::BenchError;
+use crate::frames::{self, Checksum, Ends};
+use crate::node::{self, Pod, Side};
+
+/// Pods that open connections, and pods that accept them.
+pub const PODS: (u16, u16) = (16, 16);
+/// Services that the connections go through.
+pub const SERVICES: u16 = 16;
+/// Source ports begin here.
+const FIRST_PORT: u16 = 1024;
+/// Bytes of a frame of packet memory.
+pub const FRAME_SIZE: u32 = 4096;
+/// Frames that packets come in, one after the other: as many as a busy port has in its fill ring.
+pub const ROTATION: u32 = 512;
+/// Records of the default configuration's flow table.
+const LEAST_CAPACITY: u32 = 262_144;
+
+/// Which connections the packets are of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Connections {
+    /// Established ones, so many, chosen at random packet by packet.
+    Established(u32),
+    /// New ones; when a table of this capacity is three quarters full, all expire.
+    New(u32),
+}
+
+/// What is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Load {
+    /// The connections.
+    pub connections: Connections,
+    /// Packets in a burst, at most [`BURST`].
+    pub burst: usize,
+    /// Octets of a frame, without FCS.
+    pub frame: usize,
+    /// The UDP checksum that they come with.
+    pub checksum: Checksum,
+}
+
+impl Load {
+    /// 64 octets in bursts of 64 with finished checksums.
+    #[must_use]
+    pub const fn new(connections: Connections) -> Self {
+        Self {
+            connections,
+            burst: BURST,
+            frame: 64,
+            checksum: Checksum::Finished,
+        }
+    }
+
+    fn check(&self) -> Result<(), BenchError> {
+        let bad = |what, value: usize, rule| {
+            Err(BenchError::BadValue {
+                what,
+                value: value as u64,
+                rule,
+            })
+        };
+        let (Connections::Established(flows) | Connections::New(flows)) = self.connections;
+        if flows < u32::from(PODS.0) || flows > u32::from(PODS.0) * 60_000 + 65_536 {
+            return bad("flows", flows as usize, "between 16 and 1025536");
+        }
+        if !(1..=BURST).contains(&self.burst) {
+            return bad("burst", self.burst, "between 1 and 64");
+        }
+        if !(frames::MIN_FRAME..=1514).contains(&self.frame) {
+            return bad("frame", self.frame, "between 44 and 1514 octets");
+        }
+        Ok(())
+    }
+
+    /// Connections of each client.
+    const fn each(&self) -> u32 {
+        match self.connections {
+            Connections::Established(flows) => flows / PODS.0 as u32,
+            Connections::New(capacity) => capacity / PODS.0 as u32 * 3 / 4,
+        }
+    }
+
+    fn table(&self) -> FlowTable {
+        let capacity = match self.connections {
+            Connections::Established(flows) => flows.next_power_of_two().max(LEAST_CAPACITY),
+            Connections::New(capacity) => capacity,
+        };
+        FlowTable::anonymous(&Config {
+            capacity,
+            quota: None,
+            seed: Some([0x9e37_79b9; 8]),
+            ..Config::default()
+        })
+    }
+}
+
+/// The frames of one client: a template for each Service.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) pod: Pod,
+    templates: Vec<Vec<u8>>,
+}
+
+impl Client {
+    fn new(pod: Pod, load: &Load) -> Self {
+        let ends = |n| Ends {
+            macs: (pod.mac, MacAddr::GATEWAY),
+            ips: (pod.ip, node::service_ip(n)),
+            ports: (FIRST_PORT, node::SERVICE_PORT),
+        };
+        let templates = (0..SERVICES)
+            .map(|n| frames::udp(&ends(n), load.frame, load.checksum))
+            .collect();
+        Self { pod, templates }
+    }
+
+    /// Octets of its frames.
+    pub(crate) fn len(&self) -> usize {
+        self.templates.first().map_or(0, Vec::len)
+    }
+
+    /// Makes `frame` the packet of the client's connection `n`.
+    #[inline]
+    pub(crate) fn write(&self, frame: &mut [u8], n: u32) {
+        let service = n as usize % self.templates.len();
+        if let Some(template) = self.templates.get(service) {
+            frames::put_whole(frame, template);
+        }
+        frames::set_source_port(frame, FIRST_PORT.wrapping_add(n as u16));
+    }
+}
+
+/// The clients of a load and the tables of their node.
+fn scene(load: &Load) -> (Vec<Client>, Arc<Snapshot>) {
+    let pods = Pod::all(PODS.0, PODS.1);
+    let snapshot = node::tables(&pods, SERVICES, 1500);
+    let clients = pods
+        .into_iter()
+        .filter(|pod| pod.side == Side::Client)
+        .map(|pod| Client::new(pod, load))
+        .collect();
+    (clients, snapshot)
+}
+
+/// Says which connection comes next.
+#[derive(Debug)]
+pub(crate) struct Order {
+    each: u32,
+    random: bool,
+    state: u64,
+}
+
+impl Order {
+    fn new(load: &Load) -> Self {
+        let random = matches!(load.connections, Connections::Established(_));
+        Self {
+            each: load.each(),
+            random,
+            state: 0x2545_f491_4f6c_dd1d,
+        }
+    }
+
+    /// The client's connection that the next packet is of; `step` counts the packets of each client.
+    #[inline]
+    pub(crate) fn next(&mut self, step: u32) -> u32 {
+        if !self.random {
+            return step % self.each;
+        }
+        // Marsaglia's xorshift, scaled down.
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        (((self.state >> 32) * u64::from(self.each)) >> 32) as u32
+    }
+}
+
+/// A worker's stages with a burst in front of them.
+pub struct Burst {
+    load: Load,
+    clients: Vec<Client>,
+    snapshot: Arc<Snapshot>,
+    flows: FlowTable,
+    stages: Stages,
+    batch: Batch,
+    pool: WorkerPool,
+    store: Arc<FrameStore>,
+    waiting: VecDeque<Packet>,
+    order: Order,
+    now: Millis,
+    /// Bursts so far.
+    bursts: u32,
+}
+
+impl Burst {
+    /// Makes the node and opens the connections, all of them by packets.
+    ///
+    /// # Errors
+    /// A load that cannot be, or packets that are not forwarded.
+    pub fn new(load: Load) -> Result<Self, BenchError> {
+        load.check()?;
+        let (clients, snapshot) = scene(&load);
+        let shared = SharedPool::heap(2 * ROTATION, FRAME_SIZE);
+        let mut pool = WorkerPool::new(0, shared);
+        let waiting = (0..ROTATION)
+            .filter_map(|_| pool.packet(&vec![0; load.frame]))
+            .collect();
+        let mut made = Self {
+            load,
+            clients,
+            snapshot,
+            flows: load.table(),
+            stages: Stages::new(StageConfig::default()),
+            batch: Batch::new(),
+            store: Arc::clone(pool.store_arc()),
+            pool,
+            waiting,
+            order: Order {
+                random: false,
+                ..Order::new(&load)
+            },
+            now: Millis(1_000_000),
+            bursts: 0,
+        };
+        made.open_all()?;
+        made.order = Order::new(&load);
+        if matches!(load.connections, Connections::New(_)) {
+            made.expire_all();
+        }
+        Ok(made)
+    }
+
+    fn open_all(&mut self) -> Result<(), BenchError> {
+        let packets = self.load.each().div_ceil(self.load.burst as u32);
+        for _ in 0..packets * self.clients.len() as u32 {
+            self.prepare();
+            self.process();
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Lets every connection expire.
+    fn expire_all(&mut self) {
+        self.now = self.now.plus(24 * 3600 * 1000);
+        self.flows.expire(self.now, u32::MAX);
+        self.bursts = 0;
+    }
+
+    /// Writes the next burst: the part of the kernel, or of a NIC. New connections expire here when the table has
+    /// taken its share of them.
+    pub fn prepare(&mut self) {
+        let clients = self.clients.len() as u32;
+        let mut step = self.bursts / clients * self.load.burst as u32;
+        if step >= self.load.each() && !self.order.random && matches!(self.load.connections, Connections::New(_)) {
+            self.expire_all();
+            step = 0;
+        }
+        let Some(client) = self.clients.get((self.bursts % clients) as usize) else {
+            return;
+        };
+        for _ in 0..self.load.burst {
+            let Some(mut packet) = self.waiting.pop_front() else {
+                break;
+            };
+            client.write(packet.bytes_mut(&self.store), self.order.next(step));
+            step += 1;
+            self.batch.packets_mut().push(packet);
+        }
+    }
+
+    /// Runs the stages over the burst: what is measured.
+    #[inline]
+    pub fn process(&mut self) {
+        let Some(client) = self.clients.get(self.bursts as usize % self.clients.len()) else {
+            return;
+        };
+        let ingress = Ingress {
+            port: client.pod.port,
+            role: PortRole::Pod(client.pod.endpoint),
+        };
+        let tables = Tables {
+            snapshot: &self.snapshot,
+            flows: &self.flows,
+        };
+        process(
+            &mut self.stages,
+            &mut self.batch,
+            ingress,
+            tables,
+            &mut self.pool,
+            self.now,
+        );
+    }
+
+    /// Takes the burst out and looks whether every packet was forwarded.
+    ///
+    /// # Errors
+    /// One was not: then the time is that of something else.
+    pub fn settle(&mut self) -> Result<(), BenchError> {
+        let mut other = None;
+        for (packet, verdict) in self.batch.drain() {
+            if !matches!(verdict, Verdict::Forward(_)) {
+                other = Some(verdict);
+            }
+            self.waiting.push_back(packet);
+        }
+        self.bursts = self.bursts.wrapping_add(1);
+        match other {
+            None => Ok(()),
+            Some(verdict) => Err(BenchError::Unexpected {
+                what: format!("a packet of {:?}", self.load.connections),
+                expected: "it is forwarded".to_owned(),
+                got: format!("{verdict:?}"),
+            }),
+        }
+    }
+
+    /// Packets in a burst.
+    #[must_use]
+    pub const fn burst(&self) -> usize {
+        self.load.burst
+    }
+
+    /// Connections in the table.
+    #[must_use]
+    pub fn connections(&self) -> u64 {
+        let mut count = 0;
+        self.flows.for_each(|_| count += 1);
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use heddle_wire::{checksum, parse};
+
+    #[test]
+    fn packets_are_translated_and_stay_valid() {
+        for sum in [Checksum::Finished, Checksum::Partial] {
+            let load = Load {
+                checksum: sum,
+                ..Load::new(Connections::Established(1000))
+            };
+            let mut burst = Burst::new(load).unwrap();
+            assert_eq!(burst.connections(), 992);
+            burst.prepare();
+            burst.process();
+            for packet in burst.batch.packets() {
+                let bytes = packet.bytes(&burst.store);
+                let p = parse(bytes, bytes.len()).unwrap();
+                assert!((8000..8016).contains(&p.dport), "{p:?}");
+                assert_eq!(p.ttl, 63);
+                assert!(checksum::verify(&p, [bytes]));
+            }
+            burst.settle().unwrap();
+            assert_eq!(burst.connections(), 992);
+        }
+    }
+
+    #[test]
+    fn new_connections_go_on_when_the_table_is_full() {
+        let mut burst = Burst::new(Load::new(Connections::New(4096))).unwrap();
+        assert_eq!(burst.connections(), 0);
+        for _ in 0..200 {
+            burst.prepare();
+            burst.process();
+            burst.settle().unwrap();
+        }
+        assert!(burst.connections() > 0);
+    }
+
+    #[test]
+    fn impossible_loads_are_refused_by_name() {
+        let load = Load::new(Connections::Established(1000));
+        for (load, says) in [
+            (Load { burst: 65, ..load }, "burst = 65"),
+            (Load { frame: 20, ..load }, "frame = 20"),
+            (
+                Load {
+                    connections: Connections::Established(3),
+                    ..load
+                },
+                "flows = 3",
+            ),
+        ] {
+            let error = Burst::new(load).err().unwrap().to_string();
+            assert!(error.starts_with(says), "{error}");
+        }
+    }
+}

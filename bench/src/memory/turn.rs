@@ -1,0 +1,254 @@
+//! A whole worker in memory: rx, stages, dispatch, tx, counters, expiry, between ports that cost next to nothing.
+//!
+//! A stand-in port writes each packet's headers into a frame, as the kernel does by copy, and frees what is sent. What that
+//! costs alone is [`Turn::stand_in`]'s measure, so that the worker's share can be told.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerHandle, mesh};
+use heddle_flow::Millis;
+use heddle_port::{Frame, FrameStore, Packet, PacketVec, Port, PortNo, PortStats, SharedPool, WorkerPool};
+use heddle_tables::publish::{Publisher, channel};
+use heddle_tables::{EndpointNo, Snapshot, WorkerNo};
+
+use super::{Burst, Client, Connections, FRAME_SIZE, Load, Order, PODS, ROTATION};
+use crate::BenchError;
+use crate::node::{Pod, Side};
+
+/// A port that receives a burst when it is its turn, or never, and throws away what it sends.
+struct StandIn {
+    number: PortNo,
+    /// Which client has a burst.
+    active: Arc<AtomicUsize>,
+    /// Which client it is.
+    place: usize,
+    store: Arc<FrameStore>,
+    /// Whose packets it receives.
+    source: Option<(Client, Order)>,
+    burst: usize,
+    step: u32,
+    stats: PortStats,
+}
+
+impl StandIn {
+    fn frame(&mut self, mut frame: Frame, len: usize) -> Packet {
+        self.store.set_range(&mut frame, heddle_port::HEADROOM, len as u32);
+        if let Some((client, order)) = &mut self.source {
+            let n = order.next(self.step);
+            client.write(self.store.bytes_mut(&mut frame), n);
+            self.step += 1;
+        }
+        Packet::new(&self.store, frame)
+    }
+}
+
+impl Port for StandIn {
+    fn number(&self) -> PortNo {
+        self.number
+    }
+
+    fn rx(&mut self, pool: &mut WorkerPool, out: &mut PacketVec) -> usize {
+        let Some(len) = self.source.as_ref().map(|(client, _)| client.len()) else {
+            return 0;
+        };
+        if self.active.load(Ordering::Relaxed) != self.place {
+            return 0;
+        }
+        for _ in 0..self.burst {
+            let Some(frame) = pool.alloc() else { break };
+            out.push(self.frame(frame, len));
+        }
+        self.stats.rx_packets += out.len() as u64;
+        out.len()
+    }
+
+    fn tx(&mut self, pool: &mut WorkerPool, packets: &mut PacketVec) {
+        self.stats.tx_packets += packets.len() as u64;
+        for packet in packets.drain(..) {
+            pool.free_packet(packet);
+        }
+    }
+
+    fn flush(&mut self, _pool: &mut WorkerPool) {}
+
+    fn unsent(&self) -> bool {
+        false
+    }
+
+    fn wait_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn stats(&self) -> PortStats {
+        self.stats
+    }
+}
+
+/// A worker with all ports of the node, of which one client's has a burst in each turn.
+pub struct Turn {
+    worker: Worker<StandIn>,
+    handle: WorkerHandle<StandIn>,
+    _publisher: Publisher<Snapshot>,
+    alone: StandIn,
+    pool: WorkerPool,
+    packets: PacketVec,
+    now: Millis,
+    burst: usize,
+    active: Arc<AtomicUsize>,
+    turns: usize,
+}
+
+impl Turn {
+    /// Makes the node and a worker over established connections.
+    ///
+    /// # Errors
+    /// A load that cannot be, or packets that are not forwarded.
+    pub fn new(load: Load) -> Result<Self, BenchError> {
+        if let Connections::New(capacity) = load.connections {
+            let (what, value) = ("new connections", u64::from(capacity));
+            return Err(BenchError::BadValue {
+                what,
+                value,
+                rule: "a turn is measured with established ones",
+            });
+        }
+        let Burst {
+            clients,
+            snapshot,
+            flows,
+            now,
+            ..
+        } = Burst::new(load)?;
+        let ports = PODS.0 + PODS.1 + 1;
+        let shared = SharedPool::heap(2 * ROTATION, FRAME_SIZE);
+        let store = Arc::clone(shared.store());
+        let (publisher, readers) = channel(Arc::clone(&snapshot), 1);
+        let lanes = mesh(1, 64).map_err(|error| unexpected(&error))?;
+        let (Some(reader), Some(ends)) = (readers.into_iter().next(), lanes.into_iter().next()) else {
+            return Err(unexpected(&"no reader"));
+        };
+        let config = WorkerConfig {
+            idle_after: Duration::MAX,
+            ..WorkerConfig::new(WorkerNo(0), ports)
+        };
+        let pool = WorkerPool::new(0, shared.clone());
+        let (mut worker, handle) = Worker::new(config, pool, reader, Arc::new(flows), ends);
+        let active = Arc::new(AtomicUsize::new(usize::MAX));
+        let port = |number, place, source| StandIn {
+            number,
+            active: Arc::clone(&active),
+            place,
+            store: Arc::clone(&store),
+            source,
+            burst: load.burst,
+            step: 0,
+            stats: PortStats::default(),
+        };
+        let mut add = |port: StandIn, endpoint: EndpointNo| {
+            let added = handle
+                .add_port(port, PortRole::Pod(endpoint))
+                .map_err(|error| unexpected(&error))?;
+            worker.turn(now);
+            let added = added.recv().ok().and_then(Result::ok);
+            added.ok_or_else(|| unexpected(&"the worker refused a port"))
+        };
+        for server in Pod::all(PODS.0, PODS.1).iter().filter(|pod| pod.side == Side::Server) {
+            add(port(server.port, usize::MAX, None), server.endpoint)?;
+        }
+        let twin = clients.first().cloned().map(|client| (client, Order::new(&load)));
+        let mut alone = port(PortNo(0), 0, twin);
+        alone.active = Arc::new(AtomicUsize::new(0));
+        for (place, client) in clients.into_iter().enumerate() {
+            let Pod {
+                port: number, endpoint, ..
+            } = client.pod;
+            add(port(number, place, Some((client, Order::new(&load)))), endpoint)?;
+        }
+        Ok(Self {
+            worker,
+            handle,
+            _publisher: publisher,
+            alone,
+            pool: WorkerPool::new(1, shared),
+            packets: PacketVec::new(),
+            now,
+            burst: load.burst,
+            active,
+            turns: 0,
+        })
+    }
+
+    /// One turn with one burst: what is measured.
+    #[inline]
+    pub fn turn(&mut self) {
+        self.active.store(self.turns % usize::from(PODS.0), Ordering::Relaxed);
+        self.turns = self.turns.wrapping_add(1);
+        self.worker.turn(self.now);
+    }
+
+    /// What the stand-in port does in a turn, without a worker.
+    #[inline]
+    pub fn stand_in(&mut self) {
+        self.alone.rx(&mut self.pool, &mut self.packets);
+        self.alone.tx(&mut self.pool, &mut self.packets);
+    }
+
+    /// Packets in a burst.
+    #[must_use]
+    pub const fn burst(&self) -> usize {
+        self.burst
+    }
+
+    /// Looks whether every packet so far was forwarded.
+    ///
+    /// # Errors
+    /// Some were not.
+    pub fn check(&self) -> Result<(), BenchError> {
+        let mut sum = PortTotals::default();
+        for port in 0..=PODS.0 + PODS.1 {
+            sum += &self.handle.counters().port_totals(PortNo(port));
+        }
+        if sum.rx_packets == sum.forwarded && sum.forwarded > 0 {
+            return Ok(());
+        }
+        Err(BenchError::Unexpected {
+            what: "packets of the worker".to_owned(),
+            expected: format!("{} forwarded", sum.rx_packets),
+            got: format!(
+                "{} forwarded, drops {:?}",
+                sum.forwarded,
+                sum.drops().collect::<Vec<_>>()
+            ),
+        })
+    }
+}
+
+fn unexpected(got: &dyn std::fmt::Display) -> BenchError {
+    BenchError::Unexpected {
+        what: "a worker in memory".to_owned(),
+        expected: "it can be made".to_owned(),
+        got: got.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_forwards_a_burst() {
+        let mut turn = Turn::new(Load::new(Connections::Established(1000))).unwrap();
+        for _ in 0..10 {
+            turn.turn();
+            turn.stand_in();
+        }
+        turn.check().unwrap();
+        let received: Vec<u64> = (1..12)
+            .map(|n| turn.handle.counters().port_totals(PortNo(n)).rx_packets)
+            .collect();
+        assert_eq!(received, [64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 0]);
+    }
+}

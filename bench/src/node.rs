@@ -1,0 +1,174 @@
+//! The node of the measurements, as tables: clients and servers with policies, and Services in between.
+//!
+//! Every client may reach every server, and only by a rule: servers isolate ingress and clients egress, each with a rule for
+//! the other's identity and a range of ports. Service `n` has every server as a backend, at a target port of its own, so
+//! that many Services give one pod more connections than a port number has values.
+
+use std::sync::Arc;
+
+use heddle_port::PortNo;
+use heddle_tables::{
+    AddressInfo, Answer, Backend, Backends, Cell, Endpoint, EndpointNo, EndpointPolicy, Frontend, FrontendKey,
+    FrontendKind, Generation, HostPort, IdentityNo, Masquerade, NodeTable, Place, PolicySide, PolicySideBuilder,
+    PortRange, PortSet, Prefix, Row, RuleNo, Snapshot, SnapshotBuilder, WorkerNo,
+};
+use heddle_wire::{Ip, MacAddr, Proto};
+
+/// The port of every Service.
+pub const SERVICE_PORT: u16 = 80;
+/// The target port of Service 0; Service `n` has `n` more.
+pub const TARGET_PORT: u16 = 8000;
+/// The last target port that policy allows.
+const LAST_TARGET_PORT: u16 = 8999;
+
+const CLIENTS: IdentityNo = IdentityNo(16);
+const SERVERS: IdentityNo = IdentityNo(17);
+const DEFAULT_DENY: RuleNo = RuleNo(16);
+const RULE: RuleNo = RuleNo(17);
+
+/// On which side of the connections a pod is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Side {
+    /// It opens them.
+    Client,
+    /// It accepts them.
+    Server,
+}
+
+/// A pod of the node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pod {
+    /// Its attachment.
+    pub endpoint: EndpointNo,
+    /// Its port.
+    pub port: PortNo,
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its address.
+    pub ip: Ip,
+    /// What it does.
+    pub side: Side,
+}
+
+impl Pod {
+    /// The `n`-th pod of a node.
+    #[must_use]
+    pub const fn new(n: u16, side: Side) -> Self {
+        let [high, low] = (n + 2).to_be_bytes();
+        Self {
+            endpoint: EndpointNo(n + 2),
+            port: PortNo(n + 1),
+            mac: MacAddr([0x02, 0, 0, 0, high, low]),
+            ip: Ip::from_v4([10, 0, high, low]),
+            side,
+        }
+    }
+
+    /// So many clients, and after them so many servers.
+    #[must_use]
+    pub fn all(clients: u16, servers: u16) -> Vec<Self> {
+        let client = |n| Self::new(n, Side::Client);
+        let server = |n| Self::new(clients + n, Side::Server);
+        (0..clients).map(client).chain((0..servers).map(server)).collect()
+    }
+}
+
+/// The address of Service `n`.
+#[must_use]
+pub const fn service_ip(n: u16) -> Ip {
+    let [high, low] = (n + 1).to_be_bytes();
+    Ip::from_v4([10, 96, high, low])
+}
+
+/// The tables of a node with these pods and so many Services, for UDP and TCP, all ports owned by worker 0.
+#[must_use]
+pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
+    let mut b = SnapshotBuilder::new();
+    let host = Ip::from_v4([192, 0, 2, 1]);
+    b.set_node(NodeTable {
+        name: "bench".into(),
+        addresses: vec![host],
+        pod_cidrs: vec![Prefix::new(Ip::from_v4([10, 0, 0, 0]), 16)],
+        service_cidrs: vec![Prefix::new(Ip::from_v4([10, 96, 0, 0]), 16)],
+        host: HostPort::default(),
+        masquerade: Masquerade::default(),
+        local_mtu: mtu,
+        uplink_mtu: 1500,
+    });
+    b.set_address(
+        host,
+        AddressInfo {
+            identity: IdentityNo(1),
+            place: Place::Host,
+        },
+    );
+    b.set_range(Prefix::new(Ip::from_v4([10, 0, 0, 0]), 16), Place::Unreachable);
+    let client = Arc::new(EndpointPolicy::new(PolicySide::open(), rule_for(SERVERS)));
+    let server = Arc::new(EndpointPolicy::new(rule_for(CLIENTS), PolicySide::open()));
+    for pod in pods {
+        let (policy, identity) = match pod.side {
+            Side::Client => (&client, CLIENTS),
+            Side::Server => (&server, SERVERS),
+        };
+        b.set_endpoint(Endpoint {
+            no: pod.endpoint,
+            generation: Generation(1),
+            addresses: [pod.ip].into_iter().collect(),
+            mac: pod.mac,
+            port: pod.port,
+            worker: WorkerNo(0),
+            name: format!("bench/{}", pod.ip).into(),
+            policy: Some(Arc::clone(policy)),
+        });
+        b.set_address(
+            pod.ip,
+            AddressInfo {
+                identity,
+                place: Place::Local(pod.endpoint),
+            },
+        );
+    }
+    for n in 0..services {
+        let servers = pods.iter().filter(|pod| pod.side == Side::Server);
+        let list: Vec<Backend> = servers
+            .map(|pod| Backend {
+                ip: pod.ip,
+                port: TARGET_PORT + n,
+            })
+            .collect();
+        for proto in [Proto::UDP, Proto::TCP] {
+            b.set_frontend(Arc::new(Frontend {
+                key: FrontendKey {
+                    ip: service_ip(n),
+                    proto,
+                    port: SERVICE_PORT,
+                },
+                kind: FrontendKind::ClusterIp,
+                name: format!("bench/service-{n}").into(),
+                backends: Backends::new(list.iter().copied(), false),
+            }));
+        }
+    }
+    b.build().0
+}
+
+/// Isolated, with a rule that allows the target ports of this peer.
+fn rule_for(peer: IdentityNo) -> PolicySide {
+    let ports = || {
+        PortSet::new([PortRange {
+            first: TARGET_PORT,
+            last: LAST_TARGET_PORT,
+            cell: Cell::allow(RULE),
+        }])
+    };
+    let mut side = PolicySideBuilder::isolated(DEFAULT_DENY);
+    side.set(
+        peer,
+        Answer::Ports(Box::new(Row {
+            tcp: ports(),
+            udp: ports(),
+            ..Row::default()
+        })),
+    );
+    side.side().clone()
+}

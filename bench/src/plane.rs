@@ -1,0 +1,260 @@
+//! What stands between the pods: a bare AF_XDP forwarder, or the whole pipeline, on a thread of its own.
+//!
+//! Both use the same devices, the same context and the same ports of `heddle-io`; the thread lives in the dataplane's
+//! namespace, pinned to a core, and ends with its guard.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerCounters, WorkerHandle, mesh};
+use heddle_flow::{Config, FlowTable, Millis};
+use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpPort};
+use heddle_port::{PacketVec, Port, PortNo, PortStats, WorkerPool};
+use heddle_tables::WorkerNo;
+use heddle_tables::publish::channel;
+use heddle_wire::{MacAddr, rewrite};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use crate::BenchError;
+use crate::node::{self, Pod};
+use crate::veth::{self, Scene};
+
+/// What a plane is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Kind {
+    /// The smallest loop over the rings: whatever comes in at one port leaves by the other, with new MAC addresses.
+    Bare,
+    /// heddle's worker, polling.
+    Polling,
+    /// heddle's worker, which sleeps after the default idle time.
+    Sleeping,
+}
+
+/// What the plane saw until it ended.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The ports' own counters, the client's and the server's.
+    pub ports: Vec<PortStats>,
+    /// Packets that the pipeline dropped, by reason; none for the bare forwarder.
+    pub drops: Vec<(String, u64)>,
+    /// Packets in a burst on average; 0 for the bare forwarder.
+    pub vector: f64,
+}
+
+/// A running plane.
+pub struct Plane {
+    stop: Stop,
+    thread: Option<JoinHandle<Result<Seen, BenchError>>>,
+}
+
+enum Stop {
+    Bare(Arc<AtomicBool>),
+    Worker(WorkerHandle<XdpPort>),
+}
+
+impl Stop {
+    fn stop(&self) {
+        match self {
+            Self::Bare(flag) => flag.store(true, Ordering::Relaxed),
+            Self::Worker(handle) => handle.stop(),
+        }
+    }
+}
+
+impl Plane {
+    /// Starts a plane between the scene's pods, on `core`. When this returns, packets pass.
+    ///
+    /// # Errors
+    /// AF_XDP refuses, or the core does not exist.
+    pub fn start(scene: &Scene, kind: Kind, core: usize) -> Result<Self, BenchError> {
+        let (ready, started) = mpsc::channel();
+        let names = scene.pods.each_ref().map(|pod| pod.host_end.clone());
+        let (pods, mtu) = (scene.tables(), scene.mtu);
+        let thread = scene.dataplane.spawn(move || {
+            Ok(pin(core).and_then(|()| match kind {
+                Kind::Bare => bare(&names, &pods, &ready),
+                Kind::Polling => pipeline(&names, &pods, mtu, Duration::MAX, &ready),
+                Kind::Sleeping => {
+                    let idle = WorkerConfig::new(WorkerNo(0), 0).idle_after;
+                    pipeline(&names, &pods, mtu, idle, &ready)
+                }
+            }))
+        })?;
+        let thread = std::thread::spawn(move || match thread.join() {
+            Ok(Ok(result)) => result,
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(BenchError::Thread("dataplane")),
+        });
+        match started.recv() {
+            Ok(stop) => Ok(Self {
+                stop,
+                thread: Some(thread),
+            }),
+            // It ended before it was ready.
+            Err(_) => Err(match thread.join() {
+                Ok(Err(error)) => error,
+                Ok(Ok(_)) | Err(_) => BenchError::Thread("dataplane"),
+            }),
+        }
+    }
+
+    /// Ends the plane.
+    ///
+    /// # Errors
+    /// What its thread ended with.
+    pub fn finish(mut self) -> Result<Seen, BenchError> {
+        self.stop.stop();
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(seen)) => seen,
+            Some(Err(_)) | None => Err(BenchError::Thread("dataplane")),
+        }
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        self.stop.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Pins the calling thread to a core.
+///
+/// # Errors
+/// There is no such core.
+pub fn pin(core: usize) -> Result<(), BenchError> {
+    let mut set = CpuSet::new();
+    set.set(core)
+        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
+        .map_err(BenchError::nix(format!("core {core}")))
+}
+
+fn open(context: &mut XdpContext, name: &str, port: PortNo) -> Result<XdpPort, BenchError> {
+    let ifindex = veth::index(name)?;
+    Ok(context.open(OpenPort {
+        ifname: name.to_owned(),
+        ifindex,
+        queue: 0,
+        port,
+    })?)
+}
+
+fn bare(names: &[String; 2], pods: &[Pod; 2], ready: &mpsc::Sender<Stop>) -> Result<Seen, BenchError> {
+    let mut context = XdpContext::new(XdpConfig::default())?;
+    let mut pool = WorkerPool::new(0, context.pool().clone());
+    let [a, b] = names;
+    let mut ports = [
+        open(&mut context, a, pods[0].port)?,
+        open(&mut context, b, pods[1].port)?,
+    ];
+    let stop = Arc::new(AtomicBool::new(false));
+    let _ = ready.send(Stop::Bare(Arc::clone(&stop)));
+    let mut packets = PacketVec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let [a, b] = &mut ports;
+        pass(a, b, pods[1].mac, &mut packets, &mut pool);
+        pass(b, a, pods[0].mac, &mut packets, &mut pool);
+    }
+    let seen = Seen {
+        ports: ports.iter().map(Port::stats).collect(),
+        ..Seen::default()
+    };
+    for port in ports {
+        context.close(port);
+    }
+    Ok(seen)
+}
+
+/// One burst from one port to the other.
+fn pass(from: &mut XdpPort, to: &mut XdpPort, mac: MacAddr, packets: &mut PacketVec, pool: &mut WorkerPool) {
+    if from.rx(pool, packets) == 0 {
+        return;
+    }
+    let store = Arc::clone(pool.store_arc());
+    for packet in packets.iter_mut() {
+        rewrite::set_macs(packet.bytes_mut(&store), mac, MacAddr::GATEWAY);
+    }
+    to.tx(pool, packets);
+    to.flush(pool);
+    to.tx(pool, packets);
+    for packet in packets.drain(..) {
+        pool.free_packet(packet);
+    }
+}
+
+fn pipeline(
+    names: &[String; 2],
+    pods: &[Pod; 2],
+    mtu: u32,
+    idle_after: Duration,
+    ready: &mpsc::Sender<Stop>,
+) -> Result<Seen, BenchError> {
+    let mut context = XdpContext::new(XdpConfig::default())?;
+    let snapshot = node::tables(pods, 1, u16::try_from(mtu).unwrap_or(u16::MAX));
+    let (_publisher, readers) = channel(snapshot, 1);
+    let flows = Arc::new(FlowTable::anonymous(&Config::default()));
+    let missing = |what: &str| BenchError::Unexpected {
+        what: what.to_owned(),
+        expected: "there is one".to_owned(),
+        got: "none".to_owned(),
+    };
+    let ends = mesh(1, 64)
+        .ok()
+        .and_then(|ends| ends.into_iter().next())
+        .ok_or_else(|| missing("a mesh of one"))?;
+    let reader = readers.into_iter().next().ok_or_else(|| missing("a reader"))?;
+    let pool = WorkerPool::new(0, context.pool().clone());
+    let config = WorkerConfig {
+        idle_after,
+        ..WorkerConfig::new(WorkerNo(0), 16)
+    };
+    let (mut worker, handle) = Worker::new(config, pool, reader, flows, ends);
+    let start = Instant::now();
+    let clock = move || Millis(1_000_000 + start.elapsed().as_millis() as u64);
+    for (name, pod) in names.iter().zip(pods) {
+        let port = open(&mut context, name, pod.port)?;
+        let added = handle
+            .add_port(port, PortRole::Pod(pod.endpoint))
+            .map_err(|_| missing("a worker"))?;
+        worker.turn(clock());
+        added
+            .recv()
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(|| missing("room for a port"))?;
+    }
+    let counters = Arc::clone(handle.counters());
+    let _ = ready.send(Stop::Worker(handle));
+    worker.run(clock);
+    let ports = worker.finish();
+    let mut seen = seen(&counters, pods);
+    for (port, _) in ports {
+        seen.ports.push(port.stats());
+        context.close(port);
+    }
+    Ok(seen)
+}
+
+fn seen(counters: &WorkerCounters, pods: &[Pod]) -> Seen {
+    let mut sum = PortTotals::default();
+    for pod in pods {
+        sum += &counters.port_totals(pod.port);
+    }
+    let bursts = counters.totals().bursts.max(1);
+    Seen {
+        ports: Vec::new(),
+        drops: sum
+            .drops()
+            .map(|(reason, count)| (reason.as_str().to_owned(), count))
+            .collect(),
+        vector: sum.rx_packets as f64 / bursts as f64,
+    }
+}
