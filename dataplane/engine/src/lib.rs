@@ -7,6 +7,8 @@
 //! What it does not do: make ports, compile tables, or read a clock. It never allocates, logs or locks per packet, but for
 //! the flow table's own bucket locks when a connection comes or goes.
 
+#![forbid(unsafe_code)]
+
 mod batch;
 mod context;
 mod control;
