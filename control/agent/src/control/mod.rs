@@ -116,22 +116,22 @@ pub struct Control {
 }
 
 impl Control {
-    /// Makes the host port, or takes it over, and opens its queues. To be called on the control thread.
+    /// Makes the host port, or takes it over. To be called on the control thread.
     ///
     /// # Errors
-    /// The kernel refuses the host port or its sockets.
+    /// The kernel refuses the host port.
     pub fn new(parts: Parts) -> Result<Self, ControlError> {
         let Parts {
             settings,
             store,
-            mut dataplane,
+            dataplane,
             takeover,
             runtime,
             events,
             requests,
             stop,
         } = parts;
-        let host = make_host(&runtime, &settings, &mut dataplane)?;
+        let host = make_host(&runtime, &settings)?;
         crate::host::reserved::reserve(&settings.state_dir, settings.reserved_ports)?;
         crate::host::sysctl::warn_without_forwarding();
         Ok(Self {
@@ -258,7 +258,7 @@ impl Control {
         if let Some(worker) = self.dataplane.dead_worker() {
             return Err(ControlError::WorkerDied(worker));
         }
-        if !self.host.is_there() {
+        if self.compiler.is_some() && !self.host.is_there() {
             self.restore_host()?;
         }
         self.close_vanished();
@@ -266,11 +266,17 @@ impl Control {
         Ok(())
     }
 
+    fn open_host(&mut self) -> Result<(), ControlError> {
+        self.dataplane.open_host(crate::host::PEER, self.host.peer_index())?;
+        Ok(())
+    }
+
     /// Makes the host port anew after somebody has deleted it.
     fn restore_host(&mut self) -> Result<(), ControlError> {
         tracing::error!("interface {} has gone; it is made anew", crate::host::INTERFACE);
         self.dataplane.close_host()?;
-        self.host = make_host(&self.runtime, &self.settings, &mut self.dataplane)?;
+        self.host = make_host(&self.runtime, &self.settings)?;
+        self.open_host()?;
         self.plan = None;
         self.dirty = true;
         self.settle()?;
@@ -287,13 +293,12 @@ impl Control {
     }
 }
 
-/// Makes the host port, or takes it over, and opens its queues.
-fn make_host(runtime: &Handle, settings: &Settings, dataplane: &mut Dataplane) -> Result<HostPort, ControlError> {
+/// Makes the host port, or takes it over.
+fn make_host(runtime: &Handle, settings: &Settings) -> Result<HostPort, ControlError> {
     let queues = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
     let host = runtime.block_on(async {
         let handle = crate::host::netlink::connect()?;
         HostPort::open(handle, queues, settings.pod_mtu.into()).await
     })?;
-    dataplane.open_host(crate::host::PEER, host.peer_index())?;
     Ok(host)
 }

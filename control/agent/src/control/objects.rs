@@ -31,6 +31,8 @@ impl Control {
             self.compiler = Some(Compiler::new(self.node_config()));
             self.synced_at = Some(Instant::now());
             self.dirty = true;
+            // Ports before tables: what comes in between is dropped, and the tables name the ports.
+            self.open_host()?;
             self.take_over_ports();
             tracing::info!(node = self.settings.node, "every kind of object has synced");
         }

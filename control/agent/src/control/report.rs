@@ -53,15 +53,16 @@ impl Meters {
 
 impl Control {
     pub(super) fn status(&mut self) -> Status {
+        let acknowledged = self.dataplane.acknowledged();
         Status {
             agent: self.agent_status(),
             source: self.source_status(),
             snapshot: SnapshotStatus {
                 version: self.dataplane.published(),
-                acknowledged: self.dataplane.acknowledged(),
+                acknowledged,
                 age_seconds: self.published_at.elapsed().as_secs(),
             },
-            workers: self.worker_statuses(),
+            workers: self.worker_statuses(acknowledged),
             ports: self
                 .dataplane
                 .ports()
@@ -103,8 +104,7 @@ impl Control {
         }
     }
 
-    fn worker_statuses(&self) -> Vec<WorkerStatus> {
-        let acknowledged = self.dataplane.published();
+    fn worker_statuses(&self, acknowledged: u64) -> Vec<WorkerStatus> {
         let status = |(worker, sample): (&crate::dataplane::WorkerThread, &Sample)| {
             let totals = worker.handle().counters().totals();
             let no = worker.number();
