@@ -31,7 +31,8 @@ impl Control {
             self.compiler = Some(Compiler::new(self.node_config()));
             self.synced_at = Some(Instant::now());
             self.dirty = true;
-            // Ports before tables: what comes in between is dropped, and the tables name the ports.
+            // Ports shortly before the tables that name them: what comes in between is dropped.
+            self.apply_plan();
             self.open_host()?;
             self.take_over_ports();
             tracing::info!(node = self.settings.node, "every kind of object has synced");
@@ -41,7 +42,6 @@ impl Control {
             return Ok(());
         }
         let first = self.dirty && self.dataplane.published() == 0;
-        let nodes_changed = first || !changes.objects.is_empty();
         let (host, masquerade) = self.host_tables();
         if let Some(compiler) = &mut self.compiler {
             compiler.apply_changes(&self.cluster, &changes);
@@ -49,7 +49,7 @@ impl Control {
             compiler.set_masquerade(masquerade);
         }
         self.attach_known_pods();
-        if nodes_changed {
+        if !first && !changes.objects.is_empty() {
             // Before the tables: a worker that answers an address of the host port finds it there.
             self.apply_plan();
         }
