@@ -239,6 +239,17 @@ reasons! {
     }
 }
 
+impl DropReason {
+    /// Whether policy decided, which may decide otherwise tomorrow.
+    #[must_use]
+    pub const fn is_policy(self) -> bool {
+        matches!(
+            self,
+            Self::PolicyNotReady | Self::PolicyDeniedEgress | Self::PolicyDeniedIngress
+        )
+    }
+}
+
 impl From<ParseError> for DropReason {
     #[inline]
     fn from(e: ParseError) -> Self {

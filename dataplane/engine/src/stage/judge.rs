@@ -1,7 +1,9 @@
 //! Judges a connection again whose translation stands: tables have changed since, or its packets come in elsewhere.
 //!
-//! Both directions are judged by the one in which the connection was opened. What is no longer allowed ends here; what is
-//! keeps its translation.
+//! Both directions are judged by the one in which the connection was opened. What is allowed keeps its translation. What
+//! policy forbids by now keeps its entry too, stale: each of its packets is judged again, until policy allows it or it
+//! runs out of time. Without an entry a packet of it would belong to no connection, and while connections are adopted it
+//! could come back by the direction that policy says nothing about.
 
 use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Origin, Route};
 use heddle_port::Packet;
@@ -90,11 +92,13 @@ pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
 /// more, and is removed.
 ///
 /// # Errors
-/// It is not allowed any more, and is removed.
+/// It is not allowed now; if anything but policy says so, it is removed.
 pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<bool, Denial> {
     let (query, target) = connection(key, &hit.view);
-    let passage = decide::judge(cx.snapshot, &query, target).inspect_err(|_| {
-        cx.flows.remove(hit.slot);
+    let passage = decide::judge(cx.snapshot, &query, target).inspect_err(|denial| {
+        if !denial.reason.is_policy() {
+            cx.flows.remove(hit.slot);
+        }
     })?;
     let generations = cx.generations(hit.view.endpoints);
     match generations {

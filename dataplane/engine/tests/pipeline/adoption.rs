@@ -60,6 +60,28 @@ fn the_server_may_speak_first_where_only_the_client_may_open() {
 }
 
 #[test]
+fn what_policy_has_stopped_does_not_come_back_by_the_other_direction() {
+    just_started(|w| {
+        w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+        w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+        // B may still open connections to A; that does not make this one B's.
+        w.set_policy(&B, Some(isolate(Direction::Ingress, &[])));
+        for _ in 0..2 {
+            w.dropped(
+                &A,
+                &A.to(B.v4()).tcp(1000, 80, ACK, 2, 2, b"x"),
+                "policy-denied-ingress",
+            );
+            w.dropped(
+                &B,
+                &B.to(A.v4()).tcp(80, 1000, ACK, 2, 2, b"y"),
+                "policy-denied-ingress",
+            );
+        }
+    });
+}
+
+#[test]
 fn what_policy_allows_in_neither_direction_is_reset() {
     just_started(|w| {
         w.set_policy(&A, Some(isolate(Direction::Ingress, &[])));

@@ -64,7 +64,12 @@ fn a_syn_from_the_other_side_is_a_new_connection_and_judged_as_one() {
             &A.to(B.v4()).tcp(1000, 80, SYN | ACK, 1, 10, b""),
             "policy-denied-ingress",
         );
-        assert_eq!(w.connections(), 0);
+        w.dropped(
+            &B,
+            &B.to(A.v4()).tcp(80, 1000, ACK, 10, 2, b""),
+            "policy-denied-ingress",
+        );
+        assert_eq!(w.connections(), 1);
     });
 }
 
