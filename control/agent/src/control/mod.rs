@@ -109,6 +109,9 @@ pub struct Control {
     /// Why attachments that should forward have no port.
     closed: BTreeMap<u16, String>,
     waiting: Vec<Waiting>,
+    /// The flow table is to be swept once every worker has the tables of this version: until then one may still choose
+    /// a backend that is removed.
+    sweep_after: Option<u64>,
 
     known_rejections: BTreeSet<String>,
     known_differences: BTreeSet<String>,
@@ -159,6 +162,7 @@ impl Control {
             ready: BTreeSet::new(),
             closed: BTreeMap::new(),
             waiting: Vec::new(),
+            sweep_after: None,
             known_rejections: BTreeSet::new(),
             known_differences: BTreeSet::new(),
         })
@@ -173,10 +177,12 @@ impl Control {
         let mut ready = Some(ready);
         let mut next_tick = Instant::now() + TICK;
         loop {
-            let pause = if self.waiting.is_empty() && (ready.is_none() || self.synced_at.is_none()) {
-                next_tick.saturating_duration_since(Instant::now())
-            } else {
+            let awaits_workers =
+                !self.waiting.is_empty() || self.sweep_after.is_some() || ready.is_some() && self.synced_at.is_some();
+            let pause = if awaits_workers {
                 WHILE_WAITING
+            } else {
+                next_tick.saturating_duration_since(Instant::now())
             };
             let events = self.events.clone();
             let requests = self.requests.clone();
@@ -198,6 +204,7 @@ impl Control {
             self.take_more();
             self.settle()?;
             self.answer_waiting();
+            self.sweep_when_due();
             if self.synced_at.is_some()
                 && self.dataplane.acknowledged() >= self.dataplane.published()
                 && let Some(ready) = ready.take()

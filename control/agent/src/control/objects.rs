@@ -85,7 +85,7 @@ impl Control {
         }
         self.log_differences();
         if first || !built.removed_backends.is_empty() {
-            self.sweep_backends();
+            self.sweep_after = Some(self.dataplane.published());
         }
     }
 
