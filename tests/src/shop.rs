@@ -2,6 +2,7 @@
 //! Service, a client, and a database that a NetworkPolicy opens to the backends alone.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use crate::{Attached, Binaries, Lab, LabError, Node, NodePlan, Pod, manifests};
 
@@ -108,11 +109,12 @@ impl Shop {
         self.member(name)
     }
 
-    /// Writes the Service's EndpointSlices: all pods with app=web.
+    /// Writes the Service's EndpointSlices: all pods with app=web; waits until the agent has them in its tables.
     ///
     /// # Errors
-    /// A file cannot be written.
+    /// A file cannot be written, or the agent does not take it within 5 s.
     pub fn publish_endpoints(&self) -> Result<(), LabError> {
+        let wanted = 2 * self.members.iter().filter(|member| member.web).count() as u64;
         for v6 in [false, true] {
             let backends = self.members.iter().filter(|member| member.web);
             let endpoints = backends
@@ -120,6 +122,17 @@ impl Shop {
                 .collect::<Result<Vec<_>, LabError>>()?;
             self.node
                 .apply(&manifests::endpoint_slice("shop", "web", v6, WEB_TARGET, &endpoints))?;
+        }
+        let start = Instant::now();
+        while self.node.status()?["tables"]["backends"].as_u64() != Some(wanted) {
+            if start.elapsed() > Duration::from_secs(5) {
+                return Err(LabError::Timeout {
+                    what: format!("{wanted} backends in the agent's tables"),
+                    seconds: 5,
+                    detail: String::new(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())
     }
