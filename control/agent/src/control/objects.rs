@@ -31,9 +31,8 @@ impl Control {
             self.compiler = Some(Compiler::new(self.node_config()));
             self.synced_at = Some(Instant::now());
             self.dirty = true;
-            // Ports shortly before the tables that name them: what comes in between is dropped.
             self.apply_plan();
-            self.open_host()?;
+            // Pods' ports before the tables that name them; what comes in between is dropped.
             self.take_over_ports();
             tracing::info!(node = self.settings.node, "every kind of object has synced");
         }
@@ -55,6 +54,10 @@ impl Control {
         }
         self.build(first);
         self.dirty = false;
+        if first {
+            // The host's queues have fixed numbers: nothing comes in by them before there are tables.
+            self.open_host()?;
+        }
         Ok(())
     }
 
