@@ -10,6 +10,7 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/e2e
 DENY_VERSION := 0.20.2
+LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 
 # command:package, then packages without a command of their own
 COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool ip:iproute2 ping:iputils-ping \
@@ -49,10 +50,10 @@ $(TOOLS)/bin/cargo-deny:
 	@cargo install --quiet --locked --root $(TOOLS) cargo-deny@$(DENY_VERSION)
 
 unit: deps ## unit, property and in-memory tests, AF_XDP on real veths, the CNI plugin in real namespaces
-	@$(SUDO) cargo test --locked --workspace --exclude heddle-tests
+	@$(SUDO) cargo test --locked --profile e2e --workspace --exclude heddle-tests
 
 loom: deps ## the lock-free code under every interleaving
-	@RUSTFLAGS="--cfg loom" cargo test --locked --release --target-dir $(TARGET)/loom -p heddle-flow --lib loom
+	@RUSTFLAGS="--cfg loom" cargo test --locked --release --target-dir $(TARGET)/loom --lib $(LOOM) loom
 
 e2e: build ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
 	@$(SUDO) cargo test --locked --profile e2e -p heddle-tests -- --test-threads=2
