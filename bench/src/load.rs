@@ -103,10 +103,9 @@ pub fn run(scene: &Scene, kind: Kind, packets: Packets, cores: Cores) -> Result<
             time,
         };
         // The inner result is the generator's, the outer one the namespace's.
-        let sent = client.ns.enter(|| {
+        client.ns.enter(|| {
             Ok::<_, LabError>(pin(cores.generator).and_then(|()| Ok(pktgen::send(&traffic, &AtomicBool::new(false))?)))
-        })?;
-        sent
+        })?
     };
     generate(WARM_UP)?;
     let (before, began) = (scene.server().received()?, Instant::now());

@@ -168,7 +168,7 @@ fn ways(scene: &Scene, kinds: &[(&'static str, Kind)], service: bool) -> Result<
     let mut ways: Vec<Way> = kinds
         .iter()
         .map(|(name, kind)| Way {
-            name: *name,
+            name,
             plane: Some(*kind),
             to: pod,
         })
