@@ -235,6 +235,9 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
     fn wait(&mut self) -> ControlFlow<()> {
         let first = if self.lost {
             self.inbox.recv_timeout(LOOK_AGAIN)
+        } else if self.touched.iter().any(|name| !self.writing.contains(name)) {
+            // Touched while others were read, or changed while it was read itself.
+            self.inbox.recv_timeout(QUIET)
         } else {
             self.inbox.recv().map_err(Into::into)
         };
@@ -295,15 +298,19 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
         }
         let ready = self.touched.difference(&self.writing).cloned().collect();
         let mut contents = scan::read_all(&self.folder, ready);
-        // Somebody may have begun to write what has just been read.
+        self.touched.retain(|name| !contents.contains_key(name));
+        // Somebody may have begun to write what has just been read; what is touched from here on is read again.
         while let Ok(signal) = self.inbox.try_recv() {
             self.absorb(signal)?;
         }
-        contents.retain(|name, _| !self.writing.contains(name));
+        for name in &self.writing {
+            if contents.remove(name).is_some() {
+                self.touched.insert(Arc::clone(name));
+            }
+        }
         if self.lost {
             contents.clear();
         }
-        self.touched.retain(|name| !contents.contains_key(name));
         ControlFlow::Continue(contents)
     }
 
