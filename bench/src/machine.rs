@@ -46,7 +46,7 @@ impl Machine {
                 field("cpu family"),
                 field("model")
             ),
-            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            cpus: cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
             memory_mib: number(&read("/proc/meminfo"), 1) as u64 / 1024,
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             virtual_machine: field("flags").split(' ').any(|flag| flag == "hypervisor"),
