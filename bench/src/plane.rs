@@ -132,9 +132,12 @@ impl Drop for Plane {
 /// There is no such core.
 pub fn pin(core: usize) -> Result<(), BenchError> {
     let mut set = CpuSet::new();
-    set.set(core)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set))
-        .map_err(BenchError::nix(format!("core {core}")))
+    let pinned = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    pinned.map_err(|_| BenchError::BadValue {
+        what: "core",
+        value: core as u64,
+        rule: "one that this process may use (/proc/self/status: Cpus_allowed_list)",
+    })
 }
 
 fn open(context: &mut XdpContext, name: &str, port: PortNo) -> Result<XdpPort, BenchError> {
