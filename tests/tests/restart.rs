@@ -2,18 +2,41 @@
 
 mod common;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use common::{BOUND, SILENCE, binaries};
+use common::{BOUND, SILENCE, binaries, eventually};
 use heddle_tests::shop::{Shop, WEB_TARGET};
 use heddle_tests::traffic::{self, Conversation, Manner, Speaker, TcpServer};
-use heddle_tests::{LabError, NodePlan};
+use heddle_tests::{LabError, NodePlan, manifests};
 use nix::sys::signal::Signal;
 
 /// The port of the servers that speak first.
 const SPEAKS_FIRST: u16 = 8081;
+/// Service shop/talk, whose backends speak first.
+const TALK: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 81)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x81)),
+];
 /// TCP's own retries double their distance: what was lost during the gap comes back within this.
 const AFTER: Duration = Duration::from_secs(15);
+
+/// Makes Service shop/talk and waits until it answers.
+fn open_talk(shop: &Shop) -> Result<(), LabError> {
+    shop.node
+        .apply(&manifests::service("shop", "talk", &TALK, SPEAKS_FIRST, SPEAKS_FIRST))?;
+    let client = shop.member("client")?.pod.ns();
+    for (v6, service) in [(false, TALK[0]), (true, TALK[1])] {
+        let backend = [(shop.member("web-2")?.attached.ip(v6)?, "web-2")];
+        shop.node
+            .apply(&manifests::endpoint_slice("shop", "talk", v6, SPEAKS_FIRST, &backend))?;
+        let to = SocketAddr::new(service, SPEAKS_FIRST);
+        eventually("Service shop/talk answers", || {
+            Ok(traffic::tcp_ask(client, to, "", BOUND)?.is_yes())
+        })?;
+    }
+    Ok(())
+}
 
 fn connections_outlive(signal: Signal) -> Result<(), LabError> {
     let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
@@ -25,6 +48,7 @@ fn connections_outlive(signal: Signal) -> Result<(), LabError> {
         servers.push(TcpServer::start(ns, WEB_TARGET, Manner::Echo)?);
         servers.push(TcpServer::start(ns, SPEAKS_FIRST, Manner::SpeakFirst)?);
     }
+    open_talk(&shop)?;
     let client = shop.member("client")?.pod.ns().clone();
     let mut talks = Vec::new();
     for v6 in [false, true] {
@@ -32,7 +56,10 @@ fn connections_outlive(signal: Signal) -> Result<(), LabError> {
             talks.push(Conversation::start(&client, to, Speaker::Client)?);
         }
         let first = shop.member("web-2")?.at(v6, SPEAKS_FIRST)?;
-        talks.push(Conversation::start(&client, first, Speaker::Server)?);
+        let through_service = SocketAddr::new(TALK[usize::from(v6)], SPEAKS_FIRST);
+        for to in [first, through_service] {
+            talks.push(Conversation::start(&client, to, Speaker::Server)?);
+        }
     }
     for talk in &talks {
         talk.progresses(5, BOUND)?;
@@ -60,8 +87,8 @@ fn connections_outlive(signal: Signal) -> Result<(), LabError> {
     assert_eq!(traffic::ping(&client, web, 3)?, 3);
     let after = shop.node.status()?;
     assert!(
-        after["flows"]["taken_over"].as_u64() >= Some(12),
-        "six connections in both directions: {:#}",
+        after["flows"]["taken_over"].as_u64() >= Some(16),
+        "eight connections in both directions: {:#}",
         after["flows"]
     );
     assert_eq!(
