@@ -1,0 +1,91 @@
+//! The measurements on veths in small: every way lets packets through. Figures are not looked at. Needs root.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use heddle_bench::latency::{self, Rhythm};
+use heddle_bench::load::{self, Cores, Packets};
+use heddle_bench::plane::{Kind, Plane};
+use heddle_bench::veth::{Offload, Scene};
+use heddle_bench::{BenchError, node, tcp};
+
+const CORE: usize = 0;
+const SHORT: Duration = Duration::from_millis(200);
+
+fn pod(scene: &Scene) -> SocketAddr {
+    SocketAddr::new(scene.server().pod.ip.to_std(), node::TARGET_PORT)
+}
+
+#[test]
+fn generated_frames_pass_both_planes() {
+    let scene = Scene::new(1500).unwrap();
+    let _deaf = load::deafen(&scene).unwrap();
+    let packets = Packets {
+        frame: 64,
+        flows: 100,
+        time: SHORT,
+    };
+    for kind in [Kind::Bare, Kind::Polling] {
+        let run = load::run(
+            &scene,
+            kind,
+            packets,
+            Cores {
+                plane: CORE,
+                generator: CORE,
+            },
+        )
+        .unwrap();
+        assert!(run.offered > 0.0 && run.received > 0.0, "{kind:?}: {run:?}");
+        assert_eq!(
+            run.drops.iter().filter(|(reason, _)| reason != "tx-ring-full").count(),
+            0,
+            "{:?}",
+            run.drops
+        );
+    }
+}
+
+#[test]
+fn streams_and_datagrams_pass_every_plane() {
+    let scene = Scene::new(1500).unwrap();
+    let service = SocketAddr::new(node::service_ip(0).to_std(), node::SERVICE_PORT);
+    let rhythm = Rhythm {
+        rounds: 20,
+        pause: Duration::from_millis(3),
+    };
+    for (kind, offload, to) in [
+        (Kind::Bare, Offload::Off, pod(&scene)),
+        (Kind::Polling, Offload::On, pod(&scene)),
+        (Kind::Sleeping, Offload::On, service),
+    ] {
+        scene.offload(offload).unwrap();
+        let plane = Plane::start(&scene, kind, CORE).unwrap();
+        let rate = tcp::stream(&scene, to, node::TARGET_PORT, SHORT).unwrap();
+        let times = latency::ping_pong(&scene, to, node::TARGET_PORT, rhythm).unwrap();
+        let seen = plane.finish().unwrap();
+        assert!(rate > 0.0 && times.p50 > 0.0, "{kind:?}: {rate} {times:?}");
+        assert!(seen.ports.iter().all(|port| port.rx_packets > 0), "{kind:?}: {seen:?}");
+    }
+    let kernel = SocketAddr::new(scene.server().kernel_ip.parse().unwrap(), node::TARGET_PORT);
+    assert!(tcp::stream(&scene, kernel, node::TARGET_PORT, SHORT).unwrap() > 0.0);
+}
+
+#[test]
+fn an_impossible_scene_is_refused_by_name() {
+    let error = Scene::new(70_000).unwrap_err().to_string();
+    assert_eq!(error, "mtu = 70000 cannot be: between 576 and 61000");
+    let scene = Scene::new(1500).unwrap();
+    let error = Plane::start(&scene, Kind::Bare, 1000).err();
+    assert!(
+        matches!(
+            error,
+            Some(BenchError::BadValue {
+                what: "core",
+                value: 1000,
+                ..
+            })
+        ),
+        "{error:?}"
+    );
+}
