@@ -10,6 +10,7 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/tools
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/e2e
 DENY_VERSION := 0.20.2
+GUNGRAUN_VERSION := 0.20.0
 LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 
 # command:package, then packages without a command of their own
@@ -58,7 +59,18 @@ loom: deps ## the lock-free code under every interleaving
 e2e: build ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
 	@$(SUDO) cargo test --locked --profile e2e -p heddle-tests -- --test-threads=2
 
+bench: deps ## the pipeline in memory; on veths beside a bare forwarder and the kernel, interleaved (bench/README.md)
+	@cargo bench --locked -p heddle-bench --bench pipeline
+	@$(SUDO) cargo run --locked --release -p heddle-bench --bin heddle-compare -- $(BENCH_FLAGS)
+
+instructions: deps $(TOOLS)/bin/gungraun-runner ## instructions a packet against the budget (needs valgrind)
+	@PATH="$(TOOLS)/bin:$$PATH" cargo bench --locked -p heddle-bench --bench instructions
+
+$(TOOLS)/bin/gungraun-runner:
+	@echo "installing gungraun-runner $(GUNGRAUN_VERSION) into $(TOOLS)"
+	@cargo install --quiet --locked --root $(TOOLS) gungraun-runner@$(GUNGRAUN_VERSION)
+
 fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuzz)
 	@for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run "$$target" -- -max_total_time=60; done
 
-.PHONY: help demo test build deps lint unit loom e2e fuzz
+.PHONY: help demo test build deps lint unit loom e2e bench instructions fuzz
