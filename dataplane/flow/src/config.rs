@@ -11,7 +11,8 @@ pub struct Config {
     pub quota: Option<u32>,
     /// When silent connections expire.
     pub timeouts: Timeouts,
-    /// The key of the hash; `None`: random. For replay and tests, which have to be repeatable.
+    /// What the key of the hash is made from; `None`: it is random. For replay and tests, which have to be repeatable: any
+    /// words will do, zeroes too.
     pub seed: Option<[u64; 8]>,
 }
 

@@ -216,7 +216,7 @@ impl FlowTable {
         now: Millis,
         reason: Fresh,
     ) -> (Self, Takeover) {
-        let seed = config.seed.map_or_else(Seed::random, Seed);
+        let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
         let start = StartNo(1);
         let table = Self::over(memory, geometry, seed, start, config);
         for (word, key) in table.line(header::SEED).0.iter().zip(seed.0) {

@@ -35,6 +35,13 @@ impl<'a> FreeList<'a> {
         (self.mark.load(Ordering::Acquire) as u32).min(self.limit)
     }
 
+    /// The number that a pop would get at this moment.
+    #[inline]
+    pub(crate) fn peek(&self) -> Option<u32> {
+        let top = (self.head.load(Ordering::Relaxed) as u32).checked_sub(1);
+        top.or_else(|| Some(self.mark()).filter(|mark| *mark < self.limit))
+    }
+
     /// Forgets everything: `mark` numbers count as given out. Only while nobody else uses the list.
     pub(crate) fn reset(&self, mark: u32) {
         self.head.store(0, Ordering::Relaxed);
@@ -75,7 +82,8 @@ impl<'a> FreeList<'a> {
     pub(crate) fn push(&self, n: u32, link: &AtomicU64) {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            link.store(u64::from(head as u32), Ordering::Relaxed);
+            // Release for those who read the link without owning the thing: see `bucket`.
+            link.store(u64::from(head as u32), Ordering::Release);
             let top = head & !u64::from(u32::MAX) | u64::from(n + 1);
             match self
                 .head

@@ -21,12 +21,26 @@ pub(crate) const SEED_WORDS: usize = 8;
 pub(crate) struct Seed(pub(crate) [u64; SEED_WORDS]);
 
 impl Seed {
+    /// A key from any words: few and small ones serve as well as random ones, though they are no secret.
+    pub(crate) fn from_words(words: [u64; SEED_WORDS]) -> Self {
+        let all = words.iter().fold(0, |all, &word| scramble(all ^ word));
+        Self(std::array::from_fn(|n| scramble(all.wrapping_add(n as u64))))
+    }
+
     /// A key that nobody knows.
     pub(crate) fn random() -> Self {
         // The standard library's hasher is a pseudo-random function (SipHash) under a key from the system's generator.
         let secret = RandomState::new();
         Self(std::array::from_fn(|n| secret.hash_one(n)))
     }
+}
+
+/// One step of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+const fn scramble(word: u64) -> u64 {
+    let z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
 }
 
 /// An address as two words.
@@ -75,4 +89,41 @@ impl Hash {
 #[inline]
 const fn product(a: u64, b: u64) -> u128 {
     a as u128 * b as u128
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::testing::{nth, through_service, v6};
+
+    #[test]
+    fn any_seed_spreads_the_tuples_over_the_buckets() {
+        const TUPLES: u32 = 40_000;
+        let seeds = [[0; SEED_WORDS], [1; SEED_WORDS], [u64::MAX; SEED_WORDS]]
+            .into_iter()
+            .chain((0..SEED_WORDS).map(|at| std::array::from_fn(|n| u64::from(n == at))))
+            .chain([[1, 2, 3, 4, 5, 6, 7, 8], [8, 7, 6, 5, 4, 3, 2, 1]]);
+        for words in seeds {
+            let seed = Seed::from_words(words);
+            let mut lengths = vec![0u32; TUPLES as usize / 4];
+            let mut tags = std::collections::HashSet::new();
+            for n in 0..TUPLES {
+                let tuple = if n.is_multiple_of(2) {
+                    nth(n).0.key.tuple
+                } else {
+                    through_service(v6(n), v6(2), v6(3), 40_000, Proto::TCP).1.key.tuple
+                };
+                let hash = Hash::of(&seed, &tuple, Proto::TCP);
+                let bucket = hash.bucket(lengths.len() as u32);
+                lengths[bucket as usize] += 1;
+                tags.insert(hash.tag());
+            }
+            // Four a bucket expected; more than twenty in one of ten thousand has a probability of 1e-5.
+            let longest = lengths.iter().max().unwrap();
+            assert!(*longest <= 20, "seed {words:?}: a chain of {longest}");
+            assert!(tags.len() > TUPLES as usize - 20, "seed {words:?}: equal tags");
+            assert!(lengths.iter().filter(|l| **l == 0).count() < lengths.len() / 30);
+        }
+    }
 }

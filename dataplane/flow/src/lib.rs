@@ -22,6 +22,7 @@ mod file;
 mod freelist;
 mod hash;
 mod layout;
+mod lookup;
 #[cfg(all(test, loom))]
 mod loom_tests;
 mod memory;
@@ -36,6 +37,7 @@ mod takeover;
 #[cfg(test)]
 mod testing;
 mod types;
+mod words;
 
 pub use config::Config;
 pub use file::{BootId, Fresh, OpenError, Takeover};

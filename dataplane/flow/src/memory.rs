@@ -37,7 +37,7 @@ impl Memory {
     /// Zeroed lines, gone with the table.
     pub(crate) fn anonymous(lines: usize) -> Self {
         #[cfg(not(any(loom, miri)))]
-        if let Ok(pages) = memmap2::MmapMut::map_anon(lines * LINE_BYTES)
+        if let Ok(pages) = pages(lines * LINE_BYTES)
             && let Some(mapping) = Mapping::new(pages.into())
         {
             return Self::Mapped(mapping);
@@ -52,6 +52,21 @@ impl Memory {
             Self::Mapped(mapping) => mapping.lines(),
         }
     }
+}
+
+/// Anonymous pages: large ones out of those that the administrator has set aside, else whatever the kernel gives.
+#[cfg(not(any(loom, miri)))]
+fn pages(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
+    /// The base-2 logarithm of the large page's size on x86-64 and arm64.
+    const LARGE: u8 = 21;
+    let options = || memmap2::MmapOptions::new();
+    if bytes >= 1 << LARGE {
+        let whole = bytes.next_multiple_of(1 << LARGE);
+        if let Ok(pages) = options().len(whole).huge(Some(LARGE)).map_anon() {
+            return Ok(pages);
+        }
+    }
+    options().len(bytes).map_anon()
 }
 
 /// A mapping that is seen as lines and nothing else.

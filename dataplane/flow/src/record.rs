@@ -5,19 +5,16 @@
 //! | 0     | the sequence: odd while somebody writes words 1 to 15, 17 upwards of a free record, or the incarnation |
 //! | 1, 2  | direction 0: source address |
 //! | 3, 4  | direction 0: destination address |
-//! | 5     | ports: 0 source, 0 destination, 1 source, 1 destination |
-//! | 6     | origins of 0 and 1 |
+//! | 5     | direction 0: source port, destination port, origin |
+//! | 6     | direction 0: checksum deltas l3, l4, egress |
 //! | 7     | start number, protocol, flags of 0 and 1 |
-//! | 8, 9  | direction 1: source address |
-//! | 10, 11| direction 1: destination address |
-//! | 12    | checksum deltas: 0 l3, 0 l4, 1 l3, 1 l4 |
-//! | 13    | egress of 0 and 1 |
+//! | 8..14 | direction 1: as words 1 to 6 |
 //! | 14    | endpoints of direction 0, MSS clamps of 0 and 1 |
 //! | 15    | generations of these endpoints |
 //! | 16    | incarnation and life |
-//! | 17    | last seen |
-//! | 18, 19| packets of 0 and 1 |
-//! | 20, 21| bytes of 0 and 1 |
+//! | 17    | last seen: 24 bits of incarnation, 40 of milliseconds |
+//! | 18, 19| packets of 0 and 1: 8 bits of incarnation, 56 of the number |
+//! | 20, 21| bytes of 0 and 1, likewise |
 //! | 22    | link while free |
 //! | 23    | inserted at |
 //!
@@ -27,28 +24,30 @@
 //!
 //! That of [`crate::seqlock`] for what the sequence guards. The last line is written by hits without the sequence. Its life
 //! word carries the incarnation, which changes only under the sequence: so a reader gets the incarnation that goes with the
-//! words, and a change of state by a late worker fails if the record has another tenant by now. A count or the time of the
-//! last packet may in that case be added to the new tenant's; that harms nothing.
+//! words, and a change of state by a late worker fails if the record has another tenant by now. Time and counts are plain
+//! stores, so a worker that was stopped in the middle of a touch may still write them when the record has a new tenant. They
+//! carry their incarnation for that: what a late worker wrote shows as another tenant's, is read as "nothing since the
+//! insert", and the next packet begins anew. So the new tenant can lose what was noted before the late store, which is what
+//! happened within one touch of another worker, and never gets a time or count that is not its own. (A count's eight bits of
+//! incarnation take a worker for current that was stopped for exactly a multiple of 256 tenants.)
 
-use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Proto, TcpFlags};
 
-use crate::hash::{ip_from_words, ip_words};
 use crate::layout::RECORD_LINES;
 use crate::memory::{LINE_WORDS, Line};
 use crate::seqlock::{Odd, Sequence};
-use crate::state::Life;
+use crate::state::{Life, Limits};
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::{Egress, FlowFlags, FlowView, Millis, NewFlow, Origin, Rewrite, StartNo};
+use crate::types::{Egress, FlowView, Millis, NewFlow, Origin, StartNo};
+use crate::words::{
+    COUNT_BITS, FLAG_BITS, LEAVING, PORTS, TIME_BITS, Wanted, Words, count_word, leaving, meta, pair32, quad16,
+    time_word, tuple,
+};
 use crate::{EndpointNo, Generation};
 
 const SEQUENCE: usize = 0;
-const PORTS: usize = 5;
-const ORIGINS: usize = 6;
 const META: usize = 7;
-const DELTAS: usize = 12;
-const EGRESS: usize = 13;
 const ENDS: usize = 14;
 const GENERATIONS: usize = 15;
 const LIFE: usize = 16;
@@ -61,12 +60,11 @@ const INSERTED: usize = 23;
 /// Words under the sequence.
 const GUARDED: usize = 16;
 
-/// Where the addresses of each direction begin.
-const ADDRESSES: [usize; 2] = [1, 8];
+/// Where the words of each direction begin.
+const DIRECTION: [usize; 2] = [1, 8];
 
-/// Bits of the flags of one direction in the word of meta data.
-const FLAG_BITS: u32 = 12;
-const _: () = assert!(FlowFlags::all().bits() < 1 << FLAG_BITS);
+/// Words of a direction.
+const DIRECTION_WORDS: usize = 6;
 
 /// What a route of a connection consists of; see `FlowTable::reroute`. Index 0 is the direction of the slot that is named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,17 +98,16 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
+    /// The words of a direction.
+    #[inline]
+    const fn at(&self, direction: usize, word: usize) -> u64 {
+        self.words[DIRECTION[direction & 1] + word]
+    }
+
     #[inline]
     pub(crate) fn tuple(&self, direction: usize) -> Tuple {
-        let a = ADDRESSES[direction & 1];
-        let w = &self.words;
-        let ports = w[PORTS] >> ((direction & 1) * 32);
-        Tuple {
-            src: ip_from_words([w[a], w[a + 1]]),
-            dst: ip_from_words([w[a + 2], w[a + 3]]),
-            sport: ports as u16,
-            dport: (ports >> 16) as u16,
-        }
+        let w = |n| self.at(direction, n);
+        tuple([w(0), w(1), w(2), w(3)], w(PORTS))
     }
 
     #[inline]
@@ -118,30 +115,9 @@ impl Contents {
         Proto((self.words[META] >> (2 * FLAG_BITS)) as u8)
     }
 
-    /// Whether `direction` has this tuple and protocol.
-    #[inline]
-    pub(crate) fn is(&self, direction: usize, tuple: &Tuple, proto: Proto) -> bool {
-        self.tuple(direction) == *tuple && self.proto() == proto
-    }
-
     #[inline]
     pub(crate) const fn origin(&self, direction: usize) -> Origin {
-        Origin::from_bits((self.words[ORIGINS] >> ((direction & 1) * 32)) as u32)
-    }
-
-    #[inline]
-    pub(crate) const fn start(&self) -> StartNo {
-        StartNo((self.words[META] >> 32) as u32)
-    }
-
-    #[inline]
-    fn flags(&self, direction: usize) -> FlowFlags {
-        FlowFlags::from_bits_truncate((self.words[META] >> ((direction & 1) as u32 * FLAG_BITS)) as u16)
-    }
-
-    #[inline]
-    fn egress(&self, direction: usize) -> Option<Egress> {
-        Egress::try_from_bits((self.words[EGRESS] >> ((direction & 1) * 32)) as u32)
+        Origin::from_bits((self.at(direction, PORTS) >> 32) as u32)
     }
 
     #[inline]
@@ -156,52 +132,17 @@ impl Contents {
         self.endpoints(self.life.opener())[0]
     }
 
-    #[inline]
-    const fn generations(&self, direction: usize) -> [Generation; 2] {
-        let w = self.words[GENERATIONS];
-        let both = [Generation(w as u32), Generation((w >> 32) as u32)];
-        if direction & 1 == 0 { both } else { [both[1], both[0]] }
-    }
-
     /// The entry as `direction` sees it; `None` if the words are none that this crate wrote.
-    #[inline]
     pub(crate) fn view(&self, direction: usize) -> Option<FlowView> {
-        let d = direction & 1;
-        let deltas = self.words[DELTAS] >> (d * 32);
-        Some(FlowView {
-            rewrite: Rewrite {
-                to: self.tuple(d ^ 1).reversed(),
-                deltas: Deltas {
-                    l3: Delta::from_raw(deltas as u16),
-                    l4: Delta::from_raw((deltas >> 16) as u16),
-                },
-            },
-            origin: self.origin(d),
-            egress: self.egress(d)?,
-            endpoints: self.endpoints(d),
-            generations: self.generations(d),
-            start: self.start(),
-            mss_clamp: (self.words[ENDS] >> (32 + d * 16)) as u16,
-            flags: self.flags(d),
-            state: self.life.state(),
-            last_seen: self.last_seen,
-        })
+        Words {
+            own: [self.at(direction, PORTS), self.at(direction, LEAVING)],
+            peer: std::array::from_fn(|n| self.at(direction ^ 1, n)),
+            meta: self.words[META],
+            ends: self.words[ENDS],
+            generations: self.words[GENERATIONS],
+        }
+        .view(direction, self.life, self.last_seen)
     }
-}
-
-const fn pair32(a: u32, b: u32) -> u64 {
-    a as u64 | (b as u64) << 32
-}
-
-const fn quad16(a: u16, b: u16, c: u16, d: u16) -> u64 {
-    a as u64 | (b as u64) << 16 | (c as u64) << 32 | (d as u64) << 48
-}
-
-const fn meta(start: StartNo, proto: Proto, flags: [FlowFlags; 2]) -> u64 {
-    (start.0 as u64) << 32
-        | (proto.0 as u64) << (2 * FLAG_BITS)
-        | (flags[1].bits() as u64) << FLAG_BITS
-        | flags[0].bits() as u64
 }
 
 /// The lines of one connection.
@@ -243,13 +184,62 @@ impl<'a> Record<'a> {
             for (n, word) in words.iter_mut().enumerate().skip(1) {
                 *word = self.word(n).load(Ordering::Relaxed);
             }
-            let life = self.word(LIFE).load(Ordering::Relaxed);
+            let (incarnation, life) = self.life();
             Contents {
                 words,
-                incarnation: (life >> 32) as u32,
-                life: Life::from_bits(life as u32),
-                last_seen: self.last_seen(),
+                incarnation,
+                life,
+                last_seen: self.last_seen(incarnation),
             }
+        })
+    }
+
+    /// The direction as it stands now, with its incarnation, if it is live, what is wanted, and has not expired.
+    #[inline(always)]
+    pub(crate) fn find(
+        &self,
+        direction: usize,
+        wanted: &Wanted,
+        limits: &Limits,
+        now: Millis,
+    ) -> Option<(u32, FlowView)> {
+        let (own, peer) = self.directions(direction)?;
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let (differs, incarnation, life, last_seen, words) = self.sequence().read(|| {
+            let ports = load(&own[PORTS]);
+            let meta = load(self.word(META));
+            let addresses = own.iter().zip(wanted.addresses).map(|(word, a)| load(word) ^ a);
+            let differs = addresses.fold(0, |all, a| all | a)
+                | (ports ^ wanted.ports) & wanted.mask
+                | (meta >> (2 * FLAG_BITS) & 0xff) ^ wanted.proto;
+            let (incarnation, life) = self.life();
+            let words = Words {
+                own: [ports, load(&own[LEAVING])],
+                peer: std::array::from_fn(|n| load(&peer[n])),
+                meta,
+                ends: load(self.word(ENDS)),
+                generations: load(self.word(GENERATIONS)),
+            };
+            (differs, incarnation, life, self.last_seen(incarnation), words)
+        });
+        if differs != 0 || !life.is_live() || life.is_expired(limits, last_seen, now) {
+            return None;
+        }
+        Some((incarnation, words.view(direction, life, last_seen)?))
+    }
+
+    /// The words of a direction and of its peer.
+    #[inline(always)]
+    fn directions(
+        &self,
+        direction: usize,
+    ) -> Option<(&'a [AtomicU64; DIRECTION_WORDS], &'a [AtomicU64; DIRECTION_WORDS])> {
+        let first = self.0[0].0[DIRECTION[0]..].first_chunk()?;
+        let second = self.0[1].0[DIRECTION[1] - LINE_WORDS..].first_chunk()?;
+        Some(if direction & 1 == 0 {
+            (first, second)
+        } else {
+            (second, first)
         })
     }
 
@@ -265,18 +255,26 @@ impl<'a> Record<'a> {
         ((word >> 32) as u32, Life::from_bits(word as u32))
     }
 
-    pub(crate) fn last_seen(&self) -> Millis {
-        Millis(self.word(LAST_SEEN).load(Ordering::Relaxed))
+    /// When a packet of this tenant was last noted.
+    #[inline]
+    pub(crate) fn last_seen(&self, incarnation: u32) -> Millis {
+        let word = self.word(LAST_SEEN).load(Ordering::Relaxed);
+        let of_another = (word ^ time_word(incarnation, Millis(0))) >> TIME_BITS != 0;
+        if of_another {
+            return self.inserted_at();
+        }
+        Millis(word & ((1 << TIME_BITS) - 1))
     }
 
     pub(crate) fn inserted_at(&self) -> Millis {
         Millis(self.word(INSERTED).load(Ordering::Relaxed))
     }
 
-    pub(crate) fn counters(&self, direction: usize) -> Counters {
+    /// What this tenant has counted.
+    pub(crate) fn counters(&self, incarnation: u32, direction: usize) -> Counters {
         Counters {
-            packets: self.word(PACKETS + (direction & 1)).load(Ordering::Relaxed),
-            bytes: self.word(BYTES + (direction & 1)).load(Ordering::Relaxed),
+            packets: count(self.word(PACKETS + (direction & 1)), incarnation),
+            bytes: count(self.word(BYTES + (direction & 1)), incarnation),
         }
     }
 
@@ -309,12 +307,16 @@ impl<'a> Record<'a> {
                 Err(other) => old = other,
             }
         }
-        if self.word(LAST_SEEN).load(Ordering::Relaxed) < now.0 {
-            self.word(LAST_SEEN).store(now.0, Ordering::Relaxed);
+        let (seen, time) = (
+            self.word(LAST_SEEN).load(Ordering::Relaxed),
+            time_word(incarnation, now),
+        );
+        if seen < time || (seen ^ time) >> TIME_BITS != 0 {
+            self.word(LAST_SEEN).store(time, Ordering::Relaxed);
         }
         let d = direction & 1;
-        bump(self.word(PACKETS + d), 1);
-        bump(self.word(BYTES + d), u64::from(bytes));
+        bump(self.word(PACKETS + d), incarnation, 1);
+        bump(self.word(BYTES + d), incarnation, u64::from(bytes));
         true
     }
 
@@ -330,8 +332,20 @@ impl<'a> Record<'a> {
 }
 
 #[inline]
-fn bump(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+fn count(counter: &AtomicU64, incarnation: u32) -> u64 {
+    let word = counter.load(Ordering::Relaxed);
+    let count = word & ((1 << COUNT_BITS) - 1);
+    if word == count_word(incarnation, count) {
+        count
+    } else {
+        0
+    }
+}
+
+#[inline]
+fn bump(counter: &AtomicU64, incarnation: u32, by: u64) {
+    let count = count(counter, incarnation).wrapping_add(by);
+    counter.store(count_word(incarnation, count), Ordering::Relaxed);
 }
 
 impl Writing<'_> {
@@ -349,7 +363,7 @@ impl Writing<'_> {
     }
 
     pub(crate) fn last_seen(&self) -> Millis {
-        self.record.last_seen()
+        self.record.last_seen(self.life().0)
     }
 
     /// The endpoint whose quota the connection uses.
@@ -360,26 +374,16 @@ impl Writing<'_> {
 
     /// Fills a free record; returns the incarnation.
     pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, start: StartNo, now: Millis) -> u32 {
-        for (base, tuple) in ADDRESSES.into_iter().zip([&forward.key.tuple, &reverse.key.tuple]) {
-            let ([s0, s1], [d0, d1]) = (ip_words(tuple.src), ip_words(tuple.dst));
-            self.set(base, s0);
-            self.set(base + 1, s1);
-            self.set(base + 2, d0);
-            self.set(base + 3, d1);
+        for (base, flow) in DIRECTION.into_iter().zip([forward, reverse]) {
+            let Wanted { addresses, ports, .. } = Wanted::key(&flow.key);
+            for (n, word) in addresses.into_iter().enumerate() {
+                self.set(base + n, word);
+            }
+            self.set(base + PORTS, ports);
+            let Deltas { l3, l4 } = flow.rewrite.deltas;
+            self.set(base + LEAVING, leaving(l3.to_raw(), l4.to_raw(), flow.egress));
         }
-        let (f, r) = (&forward.key, &reverse.key);
-        self.set(
-            PORTS,
-            quad16(f.tuple.sport, f.tuple.dport, r.tuple.sport, r.tuple.dport),
-        );
-        self.set(ORIGINS, pair32(f.origin.to_bits(), r.origin.to_bits()));
-        self.set(META, meta(start, f.proto, [forward.flags, reverse.flags]));
-        let (f, r) = (&forward.rewrite.deltas, &reverse.rewrite.deltas);
-        self.set(
-            DELTAS,
-            quad16(f.l3.to_raw(), f.l4.to_raw(), r.l3.to_raw(), r.l4.to_raw()),
-        );
-        self.set(EGRESS, pair32(forward.egress.to_bits(), reverse.egress.to_bits()));
+        self.set(META, meta(start, forward.key.proto, [forward.flags, reverse.flags]));
         self.set(
             ENDS,
             quad16(
@@ -392,9 +396,9 @@ impl Writing<'_> {
         self.set(GENERATIONS, pair32(forward.generations[0].0, forward.generations[1].0));
         let (incarnation, _) = self.life();
         for n in PACKETS..LINK {
-            self.set(n, 0);
+            self.set(n, count_word(incarnation, 0));
         }
-        self.set(LAST_SEEN, now.0);
+        self.set(LAST_SEEN, time_word(incarnation, now));
         self.set(INSERTED, now.0);
         let life = Life::begin(forward.key.proto, forward.flags);
         self.set(LIFE, pair32(life.to_bits(), incarnation));
@@ -412,9 +416,8 @@ impl Writing<'_> {
     }
 
     pub(crate) fn set_origin(&self, direction: usize, origin: Origin) {
-        let shift = (direction & 1) * 32;
-        let keep = self.get(ORIGINS) & !(u64::from(u32::MAX) << shift);
-        self.set(ORIGINS, keep | u64::from(origin.to_bits()) << shift);
+        let word = DIRECTION[direction & 1] + PORTS;
+        self.set(word, pair32(self.get(word) as u32, origin.to_bits()));
     }
 
     pub(crate) fn set_generations(&self, direction: usize, generations: [Generation; 2], start: StartNo) {
@@ -424,8 +427,10 @@ impl Writing<'_> {
     }
 
     pub(crate) fn set_route(&self, direction: usize, route: &Route, start: StartNo) {
-        let [to, from] = oriented(direction, route.egress);
-        self.set(EGRESS, pair32(to.to_bits(), from.to_bits()));
+        for (base, egress) in DIRECTION.into_iter().zip(oriented(direction, route.egress)) {
+            let word = base + LEAVING;
+            self.set(word, pair32(self.get(word) as u32, egress.to_bits()));
+        }
         let [a, b] = oriented(direction, route.endpoints);
         let [c, d] = oriented(direction, route.mss_clamp);
         self.set(ENDS, quad16(a.0, b.0, c, d));

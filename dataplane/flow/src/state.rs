@@ -124,6 +124,32 @@ impl Timeouts {
     }
 }
 
+/// The timeouts in milliseconds, by class and state of a [`Life`]: what each lookup asks.
+pub(crate) struct Limits([u64; Self::CLASSES.len() * Self::STATES]);
+
+impl Limits {
+    const STATES: usize = 8;
+    /// One protocol for each class whose timeouts differ; the number of none of them is the class of all others.
+    const CLASSES: [Proto; 4] = [Proto(0), Proto::UDP, Proto::SCTP, Proto::ICMP];
+
+    pub(crate) fn of(timeouts: &Timeouts) -> Self {
+        Self(std::array::from_fn(|n| {
+            let life = Life((n % Self::STATES) as u32);
+            let timeout = timeouts.of(Self::CLASSES[n / Self::STATES], life.state());
+            u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
+        }))
+    }
+
+    const fn class(proto: Proto) -> u32 {
+        match proto {
+            Proto::UDP => 1,
+            Proto::SCTP => 2,
+            Proto::ICMP | Proto::ICMPV6 => 3,
+            _ => 0,
+        }
+    }
+}
+
 /// The connection's life in 32 bits: state, protocol, who opened, whose FIN was seen. The incarnation of the slot stands
 /// in the upper half of the same atomic word, so a change can never hit another connection's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -135,6 +161,9 @@ impl Life {
     const OPENER_B: u32 = 1 << 4;
     const FIN: [u32; 2] = [1 << 6, 1 << 7];
     const BOTH_FINS: u32 = Self::FIN[0] | Self::FIN[1];
+    const PROTO_SHIFT: u32 = 8;
+    const CLASS_SHIFT: u32 = 16;
+    const CLASS: u32 = 0x3;
 
     /// The life of a slot that holds no connection.
     pub(crate) const NONE: Self = Self(0);
@@ -151,7 +180,8 @@ impl Life {
         } else {
             0
         };
-        Self(Self::LIVE | state as u32 | opener | u32::from(proto.0) << 8)
+        let class = Limits::class(proto) << Self::CLASS_SHIFT;
+        Self(Self::LIVE | state as u32 | opener | u32::from(proto.0) << Self::PROTO_SHIFT | class)
     }
 
     pub(crate) const fn from_bits(bits: u32) -> Self {
@@ -167,7 +197,7 @@ impl Life {
     }
 
     pub(crate) const fn proto(self) -> Proto {
-        Proto((self.0 >> 8) as u8)
+        Proto((self.0 >> Self::PROTO_SHIFT) as u8)
     }
 
     pub(crate) const fn state(self) -> FlowState {
@@ -223,8 +253,9 @@ impl Life {
 
     /// Whether a connection with this life, last seen then, has expired.
     #[inline]
-    pub(crate) fn is_expired(self, timeouts: &Timeouts, last_seen: Millis, now: Millis) -> bool {
-        u128::from(now.since(last_seen)) >= timeouts.of(self.proto(), self.state()).as_millis()
+    pub(crate) const fn is_expired(self, limits: &Limits, last_seen: Millis, now: Millis) -> bool {
+        let class = self.0 >> Self::CLASS_SHIFT & Self::CLASS;
+        now.since(last_seen) >= limits.0[class as usize * Limits::STATES + (self.0 & Self::STATE) as usize]
     }
 }
 
@@ -310,12 +341,40 @@ mod tests {
     #[test]
     fn expiry_is_at_the_timeout_and_not_before() {
         let life = Life::begin(Proto::UDP, FlowFlags::empty());
-        let t = Timeouts::default();
+        let t = Limits::of(&Timeouts::default());
         assert!(!life.is_expired(&t, Millis(1000), Millis(30_999)));
         assert!(life.is_expired(&t, Millis(1000), Millis(31_000)));
         assert!(
             !life.is_expired(&t, Millis(1000), Millis(0)),
             "a clock that steps back expires nothing"
         );
+    }
+
+    #[test]
+    fn limits_are_the_timeouts_of_every_protocol_and_state() {
+        let timeouts = Timeouts {
+            other: Duration::MAX,
+            ..Timeouts::default()
+        };
+        let limits = Limits::of(&timeouts);
+        for proto in (0..=255).map(Proto) {
+            let states: &[u32] = if proto == Proto::TCP {
+                &[2, 3, 4, 5, 6, 7]
+            } else {
+                &[0, 1]
+            };
+            for state in states {
+                let life = Life(Life::begin(proto, FlowFlags::empty()).0 & !Life::STATE | state);
+                let timeout = timeouts.of(proto, life.state()).as_millis().min(u128::from(u64::MAX)) as u64;
+                assert!(
+                    life.is_expired(&limits, Millis(0), Millis(timeout)),
+                    "{proto:?} {state}"
+                );
+                assert!(
+                    !life.is_expired(&limits, Millis(0), Millis(timeout - 1)),
+                    "{proto:?} {state}"
+                );
+            }
+        }
     }
 }

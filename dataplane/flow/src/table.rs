@@ -13,14 +13,12 @@ use crate::hash::{Hash, Seed};
 use crate::layout::{Geometry, RECORD_LINES, header};
 use crate::memory::{Line, Memory, prefetch};
 use crate::record::{Contents, Counters, Record, Route};
-use crate::state::Timeouts;
+use crate::state::{Limits, Timeouts};
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering;
 use crate::types::{FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotNo, StartNo};
+use crate::words::Wanted;
 use crate::{EndpointNo, Generation};
-
-/// Keys that are looked up side by side; a longer burst is cut.
-const BURST: usize = 64;
 
 /// Records that an insert into a full table looks at for expired ones.
 const LAST_RESORT: u32 = 64;
@@ -70,6 +68,7 @@ pub struct FlowTable {
     seed: Seed,
     start: StartNo,
     timeouts: Timeouts,
+    pub(crate) limits: Limits,
     pub(crate) counts: Counts,
     /// The file behind `memory`, locked while it is open.
     lock: Option<File>,
@@ -80,7 +79,7 @@ impl FlowTable {
     #[must_use]
     pub fn anonymous(config: &Config) -> Self {
         let geometry = Geometry::new(config.capacity);
-        let seed = config.seed.map_or_else(Seed::random, Seed);
+        let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
         Self::over(Memory::anonymous(geometry.lines()), geometry, seed, StartNo(1), config)
     }
 
@@ -93,6 +92,7 @@ impl FlowTable {
             seed,
             start,
             timeouts: config.timeouts,
+            limits: Limits::of(&config.timeouts),
             counts,
             lock: None,
         }
@@ -136,6 +136,12 @@ impl FlowTable {
         lines.first_chunk::<RECORD_LINES>().map(Record)
     }
 
+    /// All records.
+    #[inline]
+    pub(crate) fn records(&self) -> &[[Line; RECORD_LINES]] {
+        self.memory.lines()[self.geometry.record(0)..].as_chunks().0
+    }
+
     pub(crate) fn free_records(&self) -> FreeList<'_> {
         FreeList::new(self.line(header::RECORDS), self.geometry.capacity)
     }
@@ -148,66 +154,6 @@ impl FlowTable {
     pub(crate) fn hash(&self, tuple: &Tuple, proto: Proto) -> (Hash, u32) {
         let hash = Hash::of(&self.seed, tuple, proto);
         (hash, hash.bucket(self.geometry.buckets))
-    }
-
-    /// Looks up a burst of keys. `out[n]` is what was found for `keys[n]`; an expired entry is not found.
-    /// Keys beyond the length of `out` are not looked up.
-    pub fn lookup(&self, keys: &[FlowKey], now: Millis, out: &mut [Option<Hit>]) {
-        for (keys, out) in keys.chunks(BURST).zip(out.chunks_mut(BURST)) {
-            self.lookup_burst(keys, now, out);
-        }
-    }
-
-    fn lookup_burst(&self, keys: &[FlowKey], now: Millis, out: &mut [Option<Hit>]) {
-        let index = self.index();
-        let mut hashes = [(0u32, 0u32); BURST];
-        for (key, slot) in keys.iter().zip(&mut hashes) {
-            let (hash, bucket) = self.hash(&key.tuple, key.proto);
-            prefetch(index.bucket(bucket).0);
-            *slot = (hash.tag(), bucket);
-        }
-        let mut candidates = [None; BURST];
-        for (&(tag, bucket), candidate) in hashes.iter().zip(&mut candidates).take(keys.len()) {
-            *candidate = index.bucket(bucket).candidate(tag);
-            if let Some(record) = candidate.and_then(|e: Entry| self.record(e.record())) {
-                record.0.iter().for_each(prefetch);
-            }
-        }
-        for (((key, out), &(tag, bucket)), candidate) in keys.iter().zip(out).zip(&hashes).zip(candidates) {
-            let check = |entry| {
-                self.hit_at(entry, now, |c, d| {
-                    c.origin(d) == key.origin && c.is(d, &key.tuple, key.proto)
-                })
-            };
-            *out = candidate.and_then(check).or_else(|| index.find(bucket, tag, check));
-        }
-    }
-
-    /// What stands at `entry`, if it is live and is meant.
-    #[inline]
-    fn hit_at(&self, entry: Entry, now: Millis, is_meant: impl Fn(&Contents, usize) -> bool) -> Option<Hit> {
-        let contents = self.record(entry.record())?.read();
-        let direction = entry.direction();
-        if !contents.life.is_live()
-            || !is_meant(&contents, direction)
-            || contents.life.is_expired(&self.timeouts, contents.last_seen, now)
-        {
-            return None;
-        }
-        let slot = SlotNo::new(contents.incarnation, entry.record(), direction);
-        Some(Hit {
-            slot,
-            view: contents.view(direction)?,
-        })
-    }
-
-    /// Finds a tuple wherever it comes in: for a key that misses because its packets came from elsewhere.
-    #[must_use]
-    pub fn find_tuple(&self, tuple: &Tuple, proto: Proto, now: Millis) -> Option<Hit> {
-        let (hash, bucket) = self.hash(tuple, proto);
-        self.index().find(bucket, hash.tag(), |e| {
-            self.hit_at(e, now, |c, d| c.is(d, tuple, proto))
-        })
     }
 
     /// Inserts both directions of a connection, or neither. Returns the slots of the forward and the reverse one.
@@ -259,6 +205,12 @@ impl FlowTable {
         let (forward_hash, forward_bucket) = self.hash(&forward.key.tuple, proto);
         let (reverse_hash, reverse_bucket) = self.hash(&reverse.key.tuple, proto);
         let index = self.index();
+        // What the insert will wait for, all at once.
+        prefetch(index.bucket(forward_bucket).0);
+        prefetch(index.bucket(reverse_bucket).0);
+        if let Some(record) = self.free_records().peek().and_then(|n| self.record(n)) {
+            record.0.iter().for_each(prefetch);
+        }
         let locked = index.lock(forward_bucket, reverse_bucket);
         if let Some(hit) = self.standing(forward_bucket, forward_hash, &forward.key.tuple, proto, now)? {
             let same = hit.view.origin == forward.key.origin;
@@ -309,17 +261,15 @@ impl FlowTable {
         now: Millis,
     ) -> Result<Option<Hit>, Obstacle> {
         let beginning_of_time = Millis(0);
-        let hit = self.index().find(bucket, hash.tag(), |e| {
-            self.hit_at(e, beginning_of_time, |c, d| c.is(d, tuple, proto))
-        });
+        let wanted = Wanted::tuple(tuple, proto);
+        let check = |entry: Entry, now| self.hit_at(self.record(entry.record())?, entry, &wanted, now);
+        let hit = self
+            .index()
+            .find(bucket, hash.tag(), |e| Some((e, check(e, beginning_of_time)?)));
         match hit {
-            Some(hit) if self.is_expired(&hit.view, proto, now) => Err(Obstacle::Expired(hit.slot)),
-            hit => Ok(hit),
+            Some((entry, hit)) if check(entry, now).is_none() => Err(Obstacle::Expired(hit.slot)),
+            hit => Ok(hit.map(|(_, hit)| hit)),
         }
-    }
-
-    fn is_expired(&self, view: &FlowView, proto: Proto, now: Millis) -> bool {
-        u128::from(now.since(view.last_seen)) >= self.timeouts.of(proto, view.state).as_millis()
     }
 
     pub(crate) fn more_overflow(&self) -> Option<u32> {
@@ -382,7 +332,9 @@ impl FlowTable {
     /// Packets and bytes of this direction. `None` if the connection is gone.
     #[must_use]
     pub fn counters(&self, slot: SlotNo) -> Option<Counters> {
-        let counters = self.record(slot.record())?.counters(slot.direction());
+        let counters = self
+            .record(slot.record())?
+            .counters(slot.incarnation(), slot.direction());
         self.contents(slot).map(|_| counters)
     }
 
@@ -397,7 +349,7 @@ impl FlowTable {
     }
 
     fn remove_if_expired(&self, slot: SlotNo, now: Millis) -> bool {
-        let removed = self.remove_when(slot, |life, last_seen| life.is_expired(&self.timeouts, last_seen, now));
+        let removed = self.remove_when(slot, |life, last_seen| life.is_expired(&self.limits, last_seen, now));
         if removed {
             self.counts.expired.fetch_add(1, Ordering::Relaxed);
         }
@@ -410,7 +362,10 @@ impl FlowTable {
         };
         // The tuples of an incarnation never change, so these are the buckets whatever happens before they are locked.
         let [(h0, b0), (h1, b1)] = [0, 1].map(|d| self.hash(&contents.tuple(d), contents.proto()));
-        let locked: Locked<'_> = self.index().lock(b0, b1);
+        let index = self.index();
+        prefetch(index.bucket(b0).0);
+        prefetch(index.bucket(b1).0);
+        let locked: Locked<'_> = index.lock(b0, b1);
         let charged = {
             let writing = record.write();
             let (incarnation, life) = writing.life();
@@ -443,7 +398,7 @@ impl FlowTable {
             let number = (cursor.wrapping_add(step) % u64::from(mark)) as u32;
             let Some(record) = self.record(number) else { continue };
             let (incarnation, life) = record.life();
-            if life.is_live() && life.is_expired(&self.timeouts, record.last_seen(), now) {
+            if life.is_live() && life.is_expired(&self.limits, record.last_seen(incarnation), now) {
                 removed += u32::from(self.remove_if_expired(SlotNo::new(incarnation, number, 0), now));
             }
         }
@@ -470,7 +425,7 @@ impl FlowTable {
                         origin: contents.origin(d),
                     }),
                     views: [views.0, views.1],
-                    counters: [0, 1].map(|d| record.counters(d)),
+                    counters: [0, 1].map(|d| record.counters(contents.incarnation, d)),
                     inserted_at: record.inserted_at(),
                 });
             }
