@@ -3,6 +3,7 @@
 //! It runs nothing: `main` hands the parsed [`Command`] to the module that does the work.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -24,6 +25,8 @@ pub struct Cli {
 pub enum Command {
     /// Run the node agent: workers, control, and the socket that heddle-cni asks.
     Run(RunArgs),
+    /// Say whether this machine is fit for heddle, and what to do where it is not.
+    Check(CheckArgs),
     /// Show what the running agent has and what went through it.
     Status(StatusArgs),
     /// Remove all that an agent made in this network namespace; none may run.
@@ -98,15 +101,40 @@ pub enum OutputFormat {
     Json,
 }
 
+/// Flags of `heddle check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The agent's configuration file, for the sizes that the machine must have room for [default: the defaults].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The agent's state directory, where the test of AF_XDP leaves its marker [default: /var/lib/heddle].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
 /// Flags of `heddle status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
     /// The agent's run directory.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
-    /// How to answer.
+    /// How to answer; with --watch, JSON is one object a line.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
+    /// Go on with the rates since the last look, every so many seconds, until Ctrl-C [default: 1].
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    pub watch: Option<Duration>,
+}
+
+/// A number of seconds between two looks.
+fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("it takes seconds between 0.1 and 86400".to_owned()),
+    }
 }
 
 /// Flags of `heddle cleanup`.
@@ -167,6 +195,24 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(said.contains("--kubeconfig"), "{said}");
+    }
+
+    #[test]
+    fn watching_takes_seconds_or_none() {
+        let watch = |args: &[&str]| {
+            let cli = Cli::try_parse_from(["heddle", "status"].iter().chain(args))?;
+            match cli.command {
+                Command::Status(args) => Ok::<_, clap::Error>(args.watch),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(watch(&[]).unwrap(), None);
+        assert_eq!(watch(&["--watch"]).unwrap(), Some(Duration::from_secs(1)));
+        assert_eq!(watch(&["--watch", "0.5"]).unwrap(), Some(Duration::from_millis(500)));
+        for bad in ["0", "-1", "x", "NaN", "1e9"] {
+            let said = watch(&[&format!("--watch={bad}")]).unwrap_err().to_string();
+            assert!(said.contains("--watch") && said.contains(bad), "{said}");
+        }
     }
 
     #[test]

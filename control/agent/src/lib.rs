@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod attachments;
+pub mod check;
 pub mod cleanup;
 pub mod cli;
 pub mod config;
@@ -14,8 +15,10 @@ pub mod dataplane;
 pub mod demo;
 pub mod host;
 pub mod lock;
+pub mod memory;
 pub mod notify;
 pub mod port_range;
 pub mod privileges;
 pub mod run;
 pub mod status;
+pub mod watch;

@@ -4,13 +4,26 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use heddle_agent::cli::{Cli, Command, OutputFormat};
-use heddle_agent::{cleanup, demo, run, status};
+use heddle_agent::cli::{Cli, Command, OutputFormat, StatusArgs};
+use heddle_agent::{check, cleanup, demo, run, status, watch};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Run(args) => run::run(args).map_err(|e| e.to_string()),
+        Command::Check(args) => match check::run(&args) {
+            Ok((text, fit)) => match print(&text) {
+                Ok(()) if !fit => return ExitCode::FAILURE,
+                other => other,
+            },
+            Err(e) => Err(e.to_string()),
+        },
+        Command::Status(StatusArgs {
+            run_dir,
+            output,
+            watch: Some(every),
+        }) => on_runtime(watch::run(&run_dir, output, every, &mut io::stdout()))
+            .and_then(|ended| ended.map_err(|e| e.to_string())),
         Command::Status(args) => on_runtime(status::report(&args.run_dir, args.output))
             .and_then(|report| report.map_err(|e| e.to_string()))
             .and_then(|text| print(&text)),

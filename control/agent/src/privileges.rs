@@ -41,6 +41,19 @@ pub fn check() -> Result<(), PrivilegeError> {
     missing_of(|capability| held.contains(&capability))
 }
 
+/// Every capability that this process lacks, and what it is for.
+///
+/// # Errors
+/// The process's capabilities cannot be read.
+pub fn missing() -> Result<Vec<(Capability, &'static str)>, PrivilegeError> {
+    let held = caps::read(None, CapSet::Effective)?;
+    Ok(NEEDED
+        .iter()
+        .filter(|(capability, _)| !held.contains(capability))
+        .copied()
+        .collect())
+}
+
 fn missing_of(held: impl Fn(Capability) -> bool) -> Result<(), PrivilegeError> {
     match NEEDED.iter().find(|(capability, _)| !held(*capability)) {
         Some(&(capability, purpose)) => Err(PrivilegeError::Missing { capability, purpose }),

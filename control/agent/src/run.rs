@@ -15,12 +15,14 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::{ApiError, Server};
 use crate::attachments::{Store, StoreError};
+use crate::check::scratch::{self, ScratchError};
 use crate::cli::RunArgs;
 use crate::config::{ConfigError, Settings};
 use crate::control::{Control, ControlError, Parts};
 use crate::dataplane::flow_file::{self, FlowFileError};
 use crate::dataplane::{Dataplane, DataplaneError, clock};
 use crate::lock::{DirLock, LockError};
+use crate::memory::{self, Demand, TooLarge};
 use crate::notify;
 use crate::privileges::{self, PrivilegeError};
 
@@ -36,6 +38,12 @@ pub enum RunError {
     /// Another agent.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// AF_XDP.
+    #[error(transparent)]
+    Scratch(#[from] ScratchError),
+    /// The memory.
+    #[error(transparent)]
+    Memory(#[from] TooLarge),
     /// The attachments.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -62,9 +70,6 @@ pub enum RunError {
     System(#[from] io::Error),
 }
 
-/// Bytes of flow table for each connection, for the choice of what it lies on: what `heddle-flow` says, and some.
-const BYTES_PER_CONNECTION: u64 = 240;
-
 /// Runs the agent.
 ///
 /// # Errors
@@ -80,6 +85,8 @@ pub fn run(args: RunArgs) -> Result<(), RunError> {
         DirLock::take(&settings.run_dir, &holder)?,
         DirLock::take(&settings.state_dir, &holder)?,
     );
+    try_afxdp(&settings.state_dir)?;
+    check_memory(&settings)?;
     let store = Store::open(&settings.state_dir)?;
     let (flows, takeover) = open_flows(&settings)?;
     let dataplane = Dataplane::start(&settings, flows, takeover.fresh_since)?;
@@ -114,6 +121,46 @@ pub fn run(args: RunArgs) -> Result<(), RunError> {
     ended
 }
 
+/// Tries AF_XDP in a scratch namespace before anything of the node's is touched.
+fn try_afxdp(state_dir: &Path) -> Result<(), ScratchError> {
+    let passed = scratch::test(state_dir)?;
+    if passed.repeated {
+        tracing::warn!("an earlier test of AF_XDP was interrupted; it was repeated");
+    }
+    tracing::info!(
+        millis = passed.took.as_millis(),
+        "AF_XDP works: a packet went through a scratch namespace and back"
+    );
+    Ok(())
+}
+
+/// Refuses what does not fit into memory. A flow table that is there already has its memory.
+fn check_memory(settings: &Settings) -> Result<(), TooLarge> {
+    let there = settings.run_dir.join(flow_file::DIR).join(flow_file::FILE).exists();
+    let workers = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
+    let demand = Demand {
+        frames: settings.frames,
+        flows: if there {
+            0
+        } else {
+            memory::ordinary_flow_bytes(settings.connections, settings.huge_pages)
+        },
+        ports: workers.saturating_add(settings.max_pods.into()),
+    };
+    let Some(left) = memory::left() else { return Ok(()) };
+    demand.check(&left)?;
+    if demand.at_start() + demand.of_ports() > left.bytes {
+        tracing::warn!(
+            "with {} ports open the kernel takes {} bytes more, and {} are left {}: lower frames or maxPods",
+            demand.ports,
+            demand.of_ports(),
+            left.bytes,
+            left.of
+        );
+    }
+    Ok(())
+}
+
 /// Follows the objects and serves the sockets for as long as control runs.
 fn serve(
     runtime: &Runtime,
@@ -143,7 +190,7 @@ fn tell(state: &str) {
 }
 
 fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
-    let bytes = u64::from(settings.connections) * BYTES_PER_CONNECTION;
+    let bytes = memory::flow_table_bytes(settings.connections);
     let (file, medium) = flow_file::prepare(&settings.run_dir, settings.huge_pages, bytes)?;
     tracing::debug!(file = %file.display(), ?medium, "the flow table");
     let config = heddle_flow::Config {

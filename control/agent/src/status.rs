@@ -40,6 +40,7 @@ pub fn text(status: &Status) -> String {
     workers(status, &mut out);
     ports(status, &mut out);
     drops(status, &mut out);
+    rings(status, &mut out);
     attachments(status, &mut out);
     rest(status, &mut out);
     rejections(status, &mut out);
@@ -96,6 +97,7 @@ fn workers(status: &Status, out: &mut String) {
             "turns",
             "busy",
             "sleeps",
+            "woken",
             "packets a burst",
             "handed over",
             "tables",
@@ -117,6 +119,7 @@ fn workers(status: &Status, out: &mut String) {
             worker.turns.to_string(),
             format!("{:.1} %", worker.busy_ratio * 100.0),
             worker.sleeps.to_string(),
+            worker.wakeups.to_string(),
             ratio(received, bursts),
             worker.handed_over.to_string(),
             worker.snapshot.to_string(),
@@ -173,11 +176,7 @@ fn ports(status: &Status, out: &mut String) {
 }
 
 fn drops(status: &Status, out: &mut String) {
-    if status
-        .ports
-        .iter()
-        .all(|port| port.dropped.is_empty() && port.xsk.is_empty())
-    {
+    if status.ports.iter().all(|port| port.dropped.is_empty()) {
         return;
     }
     let mut table = table(
@@ -189,11 +188,36 @@ fn drops(status: &Status, out: &mut String) {
         for (reason, count) in &port.dropped {
             table.add_row(vec![port.name.clone(), reason.clone(), count.to_string()]);
         }
-        for (reason, count) in &port.xsk {
-            table.add_row(vec![port.name.clone(), format!("kernel: {reason}"), count.to_string()]);
-        }
     }
     for column in [0, 1] {
+        left(&mut table, column);
+    }
+    finish(&table, 0, out);
+}
+
+/// Without a port there is no ring.
+fn rings(status: &Status, out: &mut String) {
+    if status.ports.is_empty() {
+        return;
+    }
+    let mut table = table(
+        "rings: what waits in them, and what the kernel counted for the socket",
+        &["name", "rx", "fill", "tx", "completion", "kernel"],
+        out,
+    );
+    for port in &status.ports {
+        let rings = &port.rings;
+        let kernel: Vec<String> = port.xsk.iter().map(|(name, n)| format!("{name} {n}")).collect();
+        let mut row = vec![port.name.clone()];
+        row.extend([rings.rx, rings.fill, rings.tx, rings.completion].map(|n| n.to_string()));
+        row.push(if kernel.is_empty() {
+            "-".to_owned()
+        } else {
+            kernel.join(", ")
+        });
+        table.add_row(row);
+    }
+    for column in [0, 5] {
         left(&mut table, column);
     }
     finish(&table, 0, out);
@@ -293,7 +317,7 @@ fn rejections(status: &Status, out: &mut String) {
     }
 }
 
-fn table(title: &str, header: &[&str], out: &mut String) -> Table {
+pub(crate) fn table(title: &str, header: &[&str], out: &mut String) -> Table {
     let _ = writeln!(out, "\n{title}");
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -305,13 +329,13 @@ fn table(title: &str, header: &[&str], out: &mut String) -> Table {
     table
 }
 
-fn left(table: &mut Table, column: usize) {
+pub(crate) fn left(table: &mut Table, column: usize) {
     if let Some(column) = table.column_mut(column) {
         column.set_cell_alignment(CellAlignment::Left);
     }
 }
 
-fn finish(table: &Table, least_rows: usize, out: &mut String) {
+pub(crate) fn finish(table: &Table, least_rows: usize, out: &mut String) {
     if table.row_iter().count() < least_rows {
         out.push_str("  none\n");
         return;
@@ -322,7 +346,7 @@ fn finish(table: &Table, least_rows: usize, out: &mut String) {
     }
 }
 
-fn ratio(part: u64, whole: u64) -> String {
+pub(crate) fn ratio(part: u64, whole: u64) -> String {
     if whole == 0 {
         "-".to_owned()
     } else {
@@ -331,7 +355,7 @@ fn ratio(part: u64, whole: u64) -> String {
 }
 
 /// `1.5 MiB`
-fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut value = count as f64;
     let mut unit = 0;
@@ -390,7 +414,7 @@ mod tests {
             "pod:a/b",
             "4.0 KiB",
             "spoofed-source",
-            "kernel: rx_ring_full",
+            "rx_ring_full 3",
             "waiting: no pod",
             "flows: 2 of 4 (50.0 %)",
             "shared pool 16384",

@@ -97,6 +97,9 @@ pub struct WorkerStatus {
     pub busy_turns: u64,
     /// Times it went to sleep.
     pub sleeps: u64,
+    /// Times that something woke it: a packet, another worker, or control.
+    #[serde(default)]
+    pub wakeups: u64,
     /// The share of time with work to do, 0 to 1, over the time since the last status or the last seconds.
     pub busy_ratio: f64,
     /// How often a burst had this many packets: upper bound of the class → bursts (1, 2, 4, … 64).
@@ -171,8 +174,24 @@ pub struct PortStatus {
     /// The kernel's XSK statistics that are not zero (`rx_dropped`, `rx_ring_full`, `rx_fill_ring_empty_descs`, …).
     #[serde(default)]
     pub xsk: BTreeMap<String, u64>,
+    /// How full its rings are at this moment.
+    #[serde(default)]
+    pub rings: RingStatus,
     /// Frames in its rings.
     pub frames: u32,
+}
+
+/// Entries in the rings of a port that the other side has not taken yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingStatus {
+    /// Received, and not taken by the worker yet.
+    pub rx: u32,
+    /// Frames that the kernel can receive into.
+    pub fill: u32,
+    /// Not sent by the kernel yet.
+    pub tx: u32,
+    /// Sent, and not taken back by the worker yet.
+    pub completion: u32,
 }
 
 /// The flow table.
@@ -277,6 +296,7 @@ mod tests {
                 turns: 10,
                 busy_turns: 5,
                 sleeps: 1,
+                wakeups: 1,
                 busy_ratio: 0.5,
                 bursts: BTreeMap::from([(1, 2), (64, 3)]),
                 snapshot: 9,
@@ -300,6 +320,7 @@ mod tests {
                 absorbed: 0,
                 dropped: BTreeMap::from([("spoofed".into(), 1), ("policy".into(), 1)]),
                 xsk: BTreeMap::new(),
+                rings: RingStatus::default(),
                 frames: 64,
             }],
             tables: BTreeMap::from([("endpoints".into(), 3)]),

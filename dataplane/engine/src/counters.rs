@@ -9,9 +9,12 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use heddle_port::PortNo;
+use heddle_port::{BURST, PortNo};
 
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
+
+/// Classes of burst sizes: 1, 2, 4, … up to [`BURST`].
+pub const BURST_CLASSES: usize = BURST.ilog2() as usize + 1;
 
 /// A number that one thread raises and others read: no locked instruction.
 #[derive(Default, Debug)]
@@ -89,8 +92,10 @@ pub struct WorkerCounters {
     ports: Box<[PortCounters]>,
     pub(crate) turns: Counter,
     pub(crate) busy_turns: Counter,
-    pub(crate) bursts: Counter,
+    /// By size: those of at most 1, 2, 4, … packets.
+    pub(crate) bursts: [Counter; BURST_CLASSES],
     pub(crate) sleeps: Counter,
+    pub(crate) wakeups: Counter,
     pub(crate) handed_over: Counter,
     pub(crate) taken_over: Counter,
     pub(crate) expired: Counter,
@@ -98,6 +103,15 @@ pub struct WorkerCounters {
 }
 
 impl WorkerCounters {
+    /// Counts a burst of so many packets, at least one.
+    #[inline]
+    pub(crate) fn burst(&self, packets: usize) {
+        let class = packets.next_power_of_two().ilog2() as usize;
+        if let Some(c) = self.bursts.get(class) {
+            c.add(1);
+        }
+    }
+
     /// For port numbers below `ports`.
     #[must_use]
     pub fn new(ports: u16) -> Arc<Self> {
@@ -105,8 +119,9 @@ impl WorkerCounters {
             ports: (0..ports).map(|_| PortCounters::default()).collect(),
             turns: Counter::default(),
             busy_turns: Counter::default(),
-            bursts: Counter::default(),
+            bursts: std::array::from_fn(|_| Counter::default()),
             sleeps: Counter::default(),
+            wakeups: Counter::default(),
             handed_over: Counter::default(),
             taken_over: Counter::default(),
             expired: Counter::default(),
@@ -143,8 +158,10 @@ impl WorkerCounters {
         WorkerTotals {
             turns: self.turns.get(),
             busy_turns: self.busy_turns.get(),
-            bursts: self.bursts.get(),
+            bursts: self.bursts.iter().map(Counter::get).sum(),
+            burst_sizes: std::array::from_fn(|class| self.bursts.get(class).map_or(0, Counter::get)),
             sleeps: self.sleeps.get(),
+            wakeups: self.wakeups.get(),
             handed_over: self.handed_over.get(),
             taken_over: self.taken_over.get(),
             expired: self.expired.get(),
@@ -162,8 +179,12 @@ pub struct WorkerTotals {
     pub busy_turns: u64,
     /// Bursts received; `rx_packets / bursts` is the vector rate.
     pub bursts: u64,
+    /// Bursts by size: class `n` has those of at most `1 << n` packets, and more than class `n - 1`.
+    pub burst_sizes: [u64; BURST_CLASSES],
     /// Times it went to sleep.
     pub sleeps: u64,
+    /// Times that something woke it: a packet, another worker, or control. From the other sleeps it woke by itself.
+    pub wakeups: u64,
     /// Packets given to other workers.
     pub handed_over: u64,
     /// Packets taken from other workers.
@@ -287,6 +308,17 @@ fn add_each(totals: &mut [u64], counters: &[Counter]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bursts_are_counted_by_size() {
+        let counters = WorkerCounters::new(1);
+        for packets in [1, 1, 2, 3, 4, 5, 33, BURST] {
+            counters.burst(packets);
+        }
+        let totals = counters.totals();
+        assert_eq!(totals.burst_sizes, [2, 1, 2, 1, 0, 0, 2]);
+        assert_eq!(totals.bursts, 8);
+    }
 
     #[test]
     fn totals_sum_what_workers_counted() {

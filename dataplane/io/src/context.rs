@@ -9,6 +9,7 @@ use xsk_rs::Umem;
 
 use crate::anchor::Anchor;
 use crate::error::XdpError;
+use crate::observe::{Observer, PortView};
 use crate::port::XdpPort;
 use crate::program::Program;
 use crate::socket::{self, Socket};
@@ -72,6 +73,8 @@ struct Device {
 #[derive(Debug)]
 pub struct XdpContext {
     config: XdpConfig,
+    /// They keep sockets open: each goes before its port is closed.
+    observers: BTreeMap<PortNo, Observer>,
     program: Program,
     devices: BTreeMap<u32, Device>,
     pool: SharedPool,
@@ -109,6 +112,7 @@ impl XdpContext {
         let pool = SharedPool::new(store, frames, budget);
         Ok(Self {
             config,
+            observers: BTreeMap::new(),
             program,
             devices: BTreeMap::new(),
             pool,
@@ -196,6 +200,10 @@ impl XdpContext {
             })
             .open
             .insert(port);
+        match Observer::new(made.fd()) {
+            Ok(observer) => drop(self.observers.insert(port, observer)),
+            Err(error) => tracing::warn!(port = port.0, %error, "the rings of {ifname} will not be seen in the status"),
+        }
         match entered {
             Ok(()) => Ok(made),
             Err(error) => {
@@ -208,6 +216,7 @@ impl XdpContext {
     /// Closes a port and puts its frames back into the pool. The program stays on the device and drops what comes.
     pub fn close(&mut self, mut port: XdpPort) {
         let (number, ifindex) = (port.number(), port.ifindex());
+        self.observers.remove(&number);
         let quiet = |what: &str, result: std::io::Result<()>| {
             if let Err(error) = result {
                 tracing::warn!(port = number.0, ifindex, %error, "{what} stays in the XDP program's map");
@@ -232,6 +241,12 @@ impl XdpContext {
         self.pool.put(unsafe { store.reclaim(number) });
         // The floor is set aside again only now that its frames are back.
         drop(share);
+    }
+
+    /// What control sees of an open port while a worker has it. Costs a system call.
+    #[must_use]
+    pub fn view(&self, port: PortNo) -> Option<PortView> {
+        self.observers.get(&port).map(Observer::view)
     }
 
     /// Checks that the number fits, and gives the number of the device's queue 0.

@@ -19,6 +19,24 @@ pub enum XdpError {
         /// The kernel's release.
         release: String,
     },
+    /// The kernel panics when a copy-mode socket sends into a veth.
+    #[error(
+        "kernel {release} panics when AF_XDP sends into a veth (CVE-2025-40290): run 6.17.11 or later, 6.18 or later, \
+         or a 6.12 or 6.6"
+    )]
+    KernelPanics {
+        /// The kernel's release.
+        release: String,
+    },
+    /// The kernel's release does not say whether it panics.
+    #[error(
+        "kernel {release} does not say which stable release it holds, and a part of its series panics when AF_XDP sends \
+         into a veth (CVE-2025-40290): run 6.17.11 or later, 6.18 or later, or a 6.12 or 6.6"
+    )]
+    KernelMayPanic {
+        /// The kernel's release.
+        release: String,
+    },
     /// The device does not exist in this network namespace, or has another index.
     #[error("device {ifname} (index {ifindex}) is not in this network namespace")]
     NoSuchDevice {

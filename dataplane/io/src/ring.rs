@@ -294,6 +294,29 @@ impl<T: Slot> Consumer<T> {
     }
 }
 
+/// Looks at a ring from outside: only how many slots were produced and not consumed yet.
+#[derive(Debug)]
+pub(crate) struct Gauge<T> {
+    ring: Layout<T>,
+}
+
+impl<T: Slot> Gauge<T> {
+    /// Sees a ring of a socket.
+    pub(crate) fn map(socket: BorrowedFd<'_>, which: Which, size: u32) -> io::Result<Self> {
+        Ok(Self {
+            ring: Layout::map(socket, which, size)?,
+        })
+    }
+
+    /// Slots produced and not consumed. The two indices are not read at one moment: in a busy ring it is about right, and
+    /// never more than the ring has.
+    pub(crate) fn level(&self) -> u32 {
+        let consumed = self.ring.consumer().load(Ordering::Relaxed);
+        let produced = self.ring.producer().load(Ordering::Relaxed);
+        produced.wrapping_sub(consumed).min(self.ring.size)
+    }
+}
+
 #[cfg(test)]
 mod testing {
     use super::*;

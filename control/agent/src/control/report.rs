@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use heddle_engine::PortRole;
+use heddle_io::RingLevels;
 use heddle_model::{Cluster, Kind, ObjectRef, Subject};
-use heddle_port::{Holder, PortNo};
+use heddle_port::{Holder, KernelStats, PortNo};
 use heddle_proto::Status;
 use heddle_proto::status::{
-    AgentStatus, FlowStatus, FrameHolder, FrameStatus, PortRole as RoleName, PortStatus, RejectionStatus,
+    AgentStatus, FlowStatus, FrameHolder, FrameStatus, PortRole as RoleName, PortStatus, RejectionStatus, RingStatus,
     SnapshotStatus, SourceStatus, WorkerStatus,
 };
 
@@ -114,8 +115,9 @@ impl Control {
                 turns: totals.turns,
                 busy_turns: totals.busy_turns,
                 sleeps: totals.sleeps,
+                wakeups: totals.wakeups,
                 busy_ratio: sample.ratio,
-                bursts: BTreeMap::from([(u32::try_from(heddle_port::BURST).unwrap_or(u32::MAX), totals.bursts)]),
+                bursts: (0u32..).map(|class| 1 << class).zip(totals.burst_sizes).collect(),
                 snapshot: acknowledged,
                 ports: u32::try_from(self.dataplane.ports().filter(|(_, info)| info.worker == no).count())
                     .unwrap_or(u32::MAX),
@@ -136,6 +138,7 @@ impl Control {
             PortRole::Pod(no) => self.store.by_number(no.0),
             PortRole::Host => None,
         };
+        let view = self.dataplane.view(port);
         PortStatus {
             port: port.0,
             name: self.port_name(info.role),
@@ -158,7 +161,11 @@ impl Control {
                 .drops()
                 .map(|(reason, n)| (reason.as_str().to_owned(), n))
                 .collect(),
-            xsk: BTreeMap::new(),
+            xsk: view
+                .and_then(|view| view.kernel)
+                .map(kernel_counters)
+                .unwrap_or_default(),
+            rings: view.map(|view| rings(view.rings)).unwrap_or_default(),
             frames: self
                 .dataplane
                 .pool()
@@ -248,6 +255,31 @@ impl Control {
             max_pods: config.max_pods,
             holders: holders.into_iter().map(named).collect(),
         }
+    }
+}
+
+/// The kernel's names (struct xdp_statistics in include/uapi/linux/if_xdp.h), those that are not zero.
+fn kernel_counters(stats: KernelStats) -> BTreeMap<String, u64> {
+    [
+        ("rx_dropped", stats.rx_dropped),
+        ("rx_invalid_descs", stats.rx_invalid_descs),
+        ("tx_invalid_descs", stats.tx_invalid_descs),
+        ("rx_ring_full", stats.rx_ring_full),
+        ("rx_fill_ring_empty_descs", stats.rx_fill_ring_empty_descs),
+        ("tx_ring_empty_descs", stats.tx_ring_empty_descs),
+    ]
+    .into_iter()
+    .filter(|(_, n)| *n > 0)
+    .map(|(name, n)| (name.to_owned(), n))
+    .collect()
+}
+
+fn rings(levels: RingLevels) -> RingStatus {
+    RingStatus {
+        rx: levels.rx,
+        fill: levels.fill,
+        tx: levels.tx,
+        completion: levels.completion,
     }
 }
 

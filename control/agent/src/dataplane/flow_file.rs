@@ -17,7 +17,7 @@ pub const DIR: &str = "flow";
 /// The table's name in it.
 pub const FILE: &str = "table";
 /// What one huge page has.
-const HUGE_PAGE: u64 = 2 << 20;
+pub const HUGE_PAGE: u64 = 2 << 20;
 
 /// What the table lies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,8 +151,13 @@ fn unescaped(text: &str) -> Vec<u8> {
 }
 
 fn free_huge_pages() -> u64 {
-    let file = "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
-    fs::read_to_string(file)
+    huge_pages("free_hugepages")
+}
+
+/// A count of pages of 2 MiB, by the name of its file in `/sys/kernel/mm/hugepages`; 0 where the kernel has none.
+pub fn huge_pages(which: &str) -> u64 {
+    let dir = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
+    fs::read_to_string(dir.join(which))
         .ok()
         .and_then(|text| text.trim().parse().ok())
         .unwrap_or(0)

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use heddle_engine::{StageConfig, WorkerGone, mesh};
 use heddle_flow::{FlowTable, Millis};
-use heddle_io::{XdpConfig, XdpContext, XdpError};
+use heddle_io::{PortView, XdpConfig, XdpContext, XdpError};
 use heddle_port::{PortNo, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
 use heddle_tables::{Snapshot, WorkerNo};
@@ -194,6 +194,12 @@ impl Dataplane {
     /// The open ports, by number.
     pub fn ports(&self) -> impl Iterator<Item = (PortNo, &PortInfo)> {
         self.ports.iter()
+    }
+
+    /// The kernel's counters and the rings of an open port.
+    #[must_use]
+    pub fn view(&self, port: PortNo) -> Option<PortView> {
+        self.context.view(port)
     }
 
     /// Ends the workers and closes all ports.

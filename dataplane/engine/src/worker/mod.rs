@@ -166,7 +166,7 @@ impl<P: Port> Worker<P> {
             return 0;
         }
         let ingress = slot.ingress();
-        self.counters.bursts.add(1);
+        self.counters.burst(received);
         if let Some(c) = self.counters.port(ingress.port) {
             c.rx_packets.add(received as u64);
             c.rx_bytes

@@ -52,7 +52,11 @@ impl<P: Port> Worker<P> {
             self.counters.sleeps.add(1);
             // Nothing wakes a worker when a ring that the kernel left full has room again.
             let unsent = self.ports.slots().iter().any(|s| s.port.unsent());
-            self.wait(if unsent { RETRY } else { self.config.sleep_at_most })
+            let woken = self.wait(if unsent { RETRY } else { self.config.sleep_at_most });
+            if woken {
+                self.counters.wakeups.add(1);
+            }
+            woken
         } else {
             true
         };

@@ -1,0 +1,253 @@
+//! Whether what the agent is configured to take fits into the machine's memory, asked before it is taken.
+//!
+//! Packet memory is mapped and pinned at the start; a machine that has too little would end the agent, or others, by its
+//! out-of-memory killer instead of saying so.
+
+use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::config::{Config, HugePages};
+use crate::dataplane::flow_file::{HUGE_PAGE, huge_pages};
+
+/// Bytes of a frame.
+pub const FRAME_SIZE: u64 = 4096;
+/// Bytes of flow table for each connection: what `heddle-flow` says, and some.
+const BYTES_PER_CONNECTION: u64 = 240;
+/// Bytes that the kernel takes for each port and each frame of the UMEM.
+const KERNEL_BYTES_PER_PORT_AND_FRAME: u64 = 128;
+
+/// What the agent takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Demand {
+    /// Frames of the UMEM.
+    pub frames: u32,
+    /// Bytes of ordinary memory for a flow table that is to be made.
+    pub flows: u64,
+    /// The most ports.
+    pub ports: u32,
+}
+
+/// What is left, and by whose account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Left {
+    /// Bytes.
+    pub bytes: u64,
+    /// Of the machine, or of a control group.
+    pub of: String,
+}
+
+/// It does not fit.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "frames: {frames} of {} bytes are {} of packet memory, and the flow table takes {}, but only {} are left {}: \
+     lower frames or connections",
+    FRAME_SIZE, Bytes(u64::from(*.frames) * FRAME_SIZE), Bytes(*.flows), Bytes(.left.bytes), .left.of
+)]
+pub struct TooLarge {
+    /// Frames of the UMEM.
+    pub frames: u32,
+    /// Bytes of the flow table.
+    pub flows: u64,
+    /// What is left.
+    pub left: Left,
+}
+
+/// Bytes of a flow table.
+#[must_use]
+pub fn flow_table_bytes(connections: u32) -> u64 {
+    u64::from(connections) * BYTES_PER_CONNECTION
+}
+
+/// Bytes of a flow table in ordinary memory: none where it will lie on huge pages, which are set aside already.
+#[must_use]
+pub fn ordinary_flow_bytes(connections: u32, wish: HugePages) -> u64 {
+    let bytes = flow_table_bytes(connections);
+    match wish {
+        HugePages::Require => 0,
+        HugePages::Auto if huge_pages("free_hugepages") >= bytes.div_ceil(HUGE_PAGE) => 0,
+        HugePages::Auto | HugePages::Never => bytes,
+    }
+}
+
+impl Demand {
+    /// What a configuration takes when no flow table is there yet.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        Self {
+            frames: config.frames,
+            flows: ordinary_flow_bytes(config.connections, config.huge_pages),
+            ports: u32::from(config.max_pods) + u32::from(config.workers.unwrap_or(1)),
+        }
+    }
+
+    /// What is taken at the start.
+    #[must_use]
+    pub fn at_start(&self) -> u64 {
+        u64::from(self.frames) * FRAME_SIZE + self.flows
+    }
+
+    /// What the kernel takes besides when all ports are open.
+    #[must_use]
+    pub fn of_ports(&self) -> u64 {
+        KERNEL_BYTES_PER_PORT_AND_FRAME * u64::from(self.frames) * u64::from(self.ports)
+    }
+
+    /// Compares it with what is left.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn check(&self, left: &Left) -> Result<(), TooLarge> {
+        if self.at_start() <= left.bytes {
+            return Ok(());
+        }
+        Err(TooLarge {
+            frames: self.frames,
+            flows: self.flows,
+            left: left.clone(),
+        })
+    }
+}
+
+/// What is left: the least of the machine's and of the control groups' of this process. `None` where nobody tells.
+#[must_use]
+pub fn left() -> Option<Left> {
+    let machine = fs::read_to_string("/proc/meminfo")
+        .ok()
+        .and_then(|text| mem_available(&text))
+        .map(|bytes| Left {
+            bytes,
+            of: "on this machine (MemAvailable)".to_owned(),
+        });
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    group_dirs(&groups)
+        .into_iter()
+        .filter_map(|dir| left_in_group(&dir))
+        .chain(machine)
+        .min_by_key(|left| left.bytes)
+}
+
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The directories of the memory controller's groups of a process (proc_pid_cgroup(5)), with all above them.
+fn group_dirs(cgroup: &str) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    for line in cgroup.lines() {
+        let mut parts = line.splitn(3, ':');
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
+        let root = match controllers {
+            "" => Path::new("/sys/fs/cgroup"),
+            list if list.split(',').any(|name| name == "memory") => Path::new("/sys/fs/cgroup/memory"),
+            _ => continue,
+        };
+        let own = root.join(path.trim_start_matches('/'));
+        dirs.extend(
+            own.ancestors()
+                .take_while(|dir| dir.starts_with(root))
+                .map(Path::to_owned),
+        );
+    }
+    dirs
+}
+
+/// What a group may still take: its limit less what it has, of which unused page cache can be had back.
+fn left_in_group(dir: &Path) -> Option<Left> {
+    let number = |name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
+    let (limit, used) = match number("memory.max") {
+        Some(limit) => (limit, number("memory.current")?),
+        None => (number("memory.limit_in_bytes")?, number("memory.usage_in_bytes")?),
+    };
+    let stat = fs::read_to_string(dir.join("memory.stat")).unwrap_or_default();
+    let cache = stat
+        .lines()
+        .find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok())
+        .unwrap_or(0);
+    Some(Left {
+        bytes: limit.saturating_sub(used.saturating_sub(cache)),
+        of: format!(
+            "in the control group {} (its memory limit is {})",
+            dir.display(),
+            Bytes(limit)
+        ),
+    })
+}
+
+/// A number of bytes for people.
+pub(crate) struct Bytes(pub(crate) u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::status::bytes(self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn demand(frames: u32) -> Demand {
+        Demand {
+            frames,
+            flows: 60 << 20,
+            ports: 129,
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_told_with_the_numbers() {
+        let left = Left {
+            bytes: 124 << 20,
+            of: "on this machine (MemAvailable)".to_owned(),
+        };
+        demand(16_384).check(&left).unwrap();
+        let said = demand(16_385).check(&left).unwrap_err().to_string();
+        for part in ["16385", "64.0 MiB", "60.0 MiB", "124.0 MiB", "MemAvailable"] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        assert_eq!(demand(16_384).of_ports(), 270_532_608);
+    }
+
+    #[test]
+    fn meminfo_and_cgroup() {
+        assert_eq!(
+            mem_available("MemTotal:       100 kB\nMemAvailable:    42 kB\n"),
+            Some(43_008)
+        );
+        assert_eq!(mem_available("MemTotal: 100 kB\n"), None);
+        let dirs = group_dirs("4:memory:/a/b\n3:cpuset:/\n0::/c\nodd\n");
+        let dirs: Vec<_> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+        assert_eq!(
+            dirs,
+            [
+                "/sys/fs/cgroup/memory/a/b",
+                "/sys/fs/cgroup/memory/a",
+                "/sys/fs/cgroup/memory",
+                "/sys/fs/cgroup/c",
+                "/sys/fs/cgroup"
+            ]
+        );
+    }
+
+    #[test]
+    fn groups_of_both_kinds() {
+        for (limit, used) in [
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            fs::write(dir.path().join(limit), "1000\n").unwrap();
+            fs::write(dir.path().join(used), "700\n").unwrap();
+            assert_eq!(left_in_group(dir.path()).unwrap().bytes, 300);
+            fs::write(dir.path().join("memory.stat"), "anon 1\ninactive_file 200\n").unwrap();
+            assert_eq!(left_in_group(dir.path()).unwrap().bytes, 500);
+            fs::write(dir.path().join(limit), "max\n").unwrap();
+            assert_eq!(left_in_group(dir.path()), None);
+        }
+    }
+}

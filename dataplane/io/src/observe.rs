@@ -1,0 +1,91 @@
+//! A look at a port from control, while a worker has it: the kernel's statistics, and how full the rings are.
+//!
+//! The rings are mapped once more and only their indices are read, so the worker pays nothing for it.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use heddle_port::KernelStats;
+
+use crate::ring::{Desc, Gauge, Which};
+use crate::socket::{RX_SLOTS, TX_SLOTS};
+
+/// Entries in the rings of a port that the other side has not taken yet.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct RingLevels {
+    /// Packets, or parts of them, that the worker has not taken yet.
+    pub rx: u32,
+    /// Frames that the kernel can receive into.
+    pub fill: u32,
+    /// Packets, or parts of them, that the kernel has not sent yet.
+    pub tx: u32,
+    /// Frames of sent packets that the worker has not taken back yet.
+    pub completion: u32,
+}
+
+/// What is seen of a port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PortView {
+    /// The kernel's counters.
+    pub kernel: Option<KernelStats>,
+    /// The rings.
+    pub rings: RingLevels,
+}
+
+/// Sees one port. It keeps the socket open, so it goes before the port is closed.
+#[derive(Debug)]
+pub(crate) struct Observer {
+    rx: Gauge<Desc>,
+    fill: Gauge<u64>,
+    tx: Gauge<Desc>,
+    completion: Gauge<u64>,
+    socket: OwnedFd,
+}
+
+impl Observer {
+    pub(crate) fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self {
+            rx: Gauge::map(socket, Which::Rx, RX_SLOTS)?,
+            fill: Gauge::map(socket, Which::Fill, RX_SLOTS)?,
+            tx: Gauge::map(socket, Which::Tx, TX_SLOTS)?,
+            completion: Gauge::map(socket, Which::Completion, TX_SLOTS)?,
+            socket: socket.try_clone_to_owned()?,
+        })
+    }
+
+    pub(crate) fn view(&self) -> PortView {
+        PortView {
+            kernel: self.statistics(),
+            rings: RingLevels {
+                rx: self.rx.level(),
+                fill: self.fill.level(),
+                tx: self.tx.level(),
+                completion: self.completion.level(),
+            },
+        }
+    }
+
+    fn statistics(&self) -> Option<KernelStats> {
+        // SAFETY: a plain C struct of integers, for which zeros are a value.
+        let mut counted: libc::xdp_statistics = unsafe { std::mem::zeroed() };
+        let mut len = libc::socklen_t::try_from(size_of::<libc::xdp_statistics>()).ok()?;
+        // SAFETY: the buffer is valid for `len` bytes, which the kernel does not exceed.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_XDP,
+                libc::XDP_STATISTICS,
+                (&raw mut counted).cast(),
+                &raw mut len,
+            )
+        };
+        (result == 0).then_some(KernelStats {
+            rx_dropped: counted.rx_dropped,
+            rx_invalid_descs: counted.rx_invalid_descs,
+            tx_invalid_descs: counted.tx_invalid_descs,
+            rx_ring_full: counted.rx_ring_full,
+            rx_fill_ring_empty_descs: counted.rx_fill_ring_empty_descs,
+            tx_ring_empty_descs: counted.tx_ring_empty_descs,
+        })
+    }
+}

@@ -1,0 +1,351 @@
+//! Is this machine fit? `heddle check`, what every start tries before it touches anything, and settings that the machine
+//! cannot fulfil.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::binaries;
+use heddle_tests::{Lab, LabError, Node, NodePlan, Output, run_with_input};
+use serde_json::Value;
+
+const MARKER: &str = "afxdp-test";
+
+/// A node without an agent.
+struct Bench {
+    node: Node,
+    lab: Lab,
+}
+
+impl Bench {
+    fn new() -> Result<Self, LabError> {
+        let lab = Lab::new(binaries()?)?;
+        let node = lab.node(NodePlan::new("node", 1))?;
+        Ok(Self { node, lab })
+    }
+
+    fn heddle(&self) -> PathBuf {
+        self.node.heddle("check").get_program().into()
+    }
+
+    fn marker(&self) -> PathBuf {
+        self.node.state_dir().join(MARKER)
+    }
+
+    /// A file in the laboratory's folder.
+    fn file(&self, name: &str, text: &str) -> Result<PathBuf, LabError> {
+        let path = self.lab.dir().join(name);
+        fs::write(&path, text).map_err(LabError::io(format!("writing {}", path.display())))?;
+        Ok(path)
+    }
+
+    fn check(&self, command: &mut Command) -> Result<(Output, Value), LabError> {
+        command
+            .arg("check")
+            .arg("--state-dir")
+            .arg(self.node.state_dir())
+            .args(["--output", "json"]);
+        let out = self.node.ns().enter(|| run_with_input(command, ""))?;
+        let report = serde_json::from_str(&out.stdout).map_err(|e| LabError::Reply {
+            what: "heddle check".to_owned(),
+            detail: format!("{e}: {}{}", out.stdout, out.stderr),
+        })?;
+        Ok((out, report))
+    }
+
+    fn run(&self, command: &mut Command, flags: &[&str]) -> Result<Output, LabError> {
+        command
+            .arg("run")
+            .arg("--run-dir")
+            .arg(self.node.run_dir())
+            .arg("--state-dir")
+            .arg(self.node.state_dir())
+            .arg("--manifests")
+            .arg(self.node.manifests())
+            .args(["--node", "node"])
+            .args(flags);
+        self.node.ns().enter(|| run_with_input(command, ""))
+    }
+}
+
+/// `heddle` that sees other files of the kernel's than there are.
+fn with_files(heddle: &Path, files: &[(&Path, &str)]) -> Command {
+    let mut command = Command::new("unshare");
+    let mounts: String = files
+        .iter()
+        .map(|(with, of)| format!("mount --bind '{}' {of} && ", with.display()))
+        .collect();
+    command
+        .args(["--mount", "sh", "-c"])
+        .arg(format!("{mounts}exec \"$0\" \"$@\""))
+        .arg(heddle);
+    command
+}
+
+fn rows<'a>(report: &'a Value, what: &str) -> Vec<&'a Value> {
+    let all = report["rows"].as_array().map_or(&[][..], Vec::as_slice);
+    all.iter().filter(|row| row["what"] == what).collect()
+}
+
+fn text<'a>(row: &'a Value, key: &str) -> &'a str {
+    row[key].as_str().unwrap_or_default()
+}
+
+fn read(path: &str) -> Result<String, LabError> {
+    let text = fs::read_to_string(path).map_err(LabError::io(format!("reading {path}")))?;
+    Ok(text.trim().to_owned())
+}
+
+/// The names of the node's interfaces; their state may still change.
+fn links(bench: &Bench) -> Result<Vec<String>, LabError> {
+    let all = bench.node.ns().run("ip", &["-o", "link"])?;
+    let name = |line: &str| line.split(": ").nth(1).map(str::to_owned);
+    Ok(all.lines().filter_map(name).collect())
+}
+
+#[test]
+fn a_good_machine_is_fit_and_left_as_it_was() -> Result<(), LabError> {
+    let bench = Bench::new()?;
+    let links = links(&bench)?;
+    let (out, report) = bench.check(&mut Command::new(bench.heddle()))?;
+    assert!(out.ok && report["fit"] == true, "{}{}", out.stdout, out.stderr);
+    for what in [
+        "kernel",
+        "bpf(2)",
+        "privileges",
+        "XDP on veth",
+        "AF_XDP",
+        "cores",
+        "memlock",
+        "nft",
+        "forwarding of IPv4",
+        "forwarding of IPv6",
+        "rp_filter",
+        "FORWARD policy",
+    ] {
+        let found = rows(&report, what);
+        assert!(
+            found.len() == 1 && found[0]["state"] == "ok" && !text(found[0], "value").is_empty(),
+            "{what}: {found:?}"
+        );
+    }
+    assert_eq!(rows(&report, "kernel")[0]["value"], read("/proc/sys/kernel/osrelease")?);
+    assert!(
+        text(rows(&report, "rp_filter")[0], "value").contains("eth0"),
+        "{report}"
+    );
+    assert!(!bench.marker().exists());
+    assert_eq!(self::links(&bench)?, links);
+
+    // For people: a line for each row.
+    let absent = bench.lab.dir().join("absent/state");
+    let out = bench.node.ns().enter(|| {
+        run_with_input(
+            Command::new(bench.heddle())
+                .arg("check")
+                .arg("--state-dir")
+                .arg(&absent),
+            "",
+        )
+    })?;
+    assert!(out.ok, "{}{}", out.stdout, out.stderr);
+    assert!(
+        out.stdout.contains("a packet went there and back") && out.stdout.contains("this machine is fit"),
+        "{}",
+        out.stdout
+    );
+    assert!(!absent.parent().is_some_and(Path::exists), "it leaves no directory");
+    Ok(())
+}
+
+#[test]
+fn what_keeps_pods_from_the_outside_is_told() -> Result<(), LabError> {
+    let bench = Bench::new()?;
+    let ns = bench.node.ns();
+    ns.sysctl("net/ipv4/ip_forward", "0")?;
+    ns.run("nft", &["add", "table", "ip", "others"])?;
+    let chain = "{ type filter hook forward priority 0; policy drop; }";
+    ns.run("nft", &["add", "chain", "ip", "others", "FORWARD", chain])?;
+    let (out, report) = bench.check(&mut Command::new(bench.heddle()))?;
+    assert!(out.ok, "neither keeps heddle from running: {}", out.stdout);
+    let v4 = rows(&report, "forwarding of IPv4")[0];
+    assert_eq!(
+        (text(v4, "state"), text(v4, "advice")),
+        ("warn", "sysctl net.ipv4.ip_forward=1")
+    );
+    let forward = rows(&report, "FORWARD policy")[0];
+    assert!(
+        forward["state"] == "warn" && text(forward, "value").contains("ip others FORWARD"),
+        "{forward}"
+    );
+    Ok(())
+}
+
+#[test]
+fn each_missing_capability_is_named() -> Result<(), LabError> {
+    let bench = Bench::new()?;
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--bounding-set", "-net_admin,-ipc_lock", "--inh-caps", "-all"])
+        .arg(bench.heddle());
+    let (out, report) = bench.check(&mut command)?;
+    assert!(!out.ok && report["fit"] == false, "{}", out.stdout);
+    let missing: Vec<&str> = rows(&report, "privileges")
+        .iter()
+        .map(|row| text(row, "value"))
+        .collect();
+    assert_eq!(missing.len(), 2, "{missing:?}");
+    for name in ["CAP_NET_ADMIN", "CAP_IPC_LOCK"] {
+        assert!(
+            missing.iter().any(|value| value.starts_with(name)),
+            "{name}: {missing:?}"
+        );
+    }
+    let afxdp = rows(&report, "AF_XDP")[0];
+    assert!(
+        afxdp["state"] == "bad" && text(afxdp, "value").contains("CAP_NET_ADMIN"),
+        "{afxdp}"
+    );
+    assert!(!bench.marker().exists());
+    Ok(())
+}
+
+#[test]
+fn a_test_that_took_the_machine_down_is_not_repeated() -> Result<(), LabError> {
+    let bench = Bench::new()?;
+    let kernel = read("/proc/sys/kernel/osrelease")?;
+    let marker = bench.marker();
+    let put = |text: &str| fs::write(&marker, text).map_err(LabError::io("writing the marker"));
+    put(&format!("{kernel}\n00000000-0000-4000-8000-000000000000\n"))?;
+    let name = marker.display().to_string();
+    let (out, report) = bench.check(&mut Command::new(bench.heddle()))?;
+    let afxdp = rows(&report, "AF_XDP")[0];
+    assert!(
+        !out.ok && afxdp["state"] == "bad" && text(afxdp, "value").contains(&name),
+        "{}",
+        out.stdout
+    );
+    let out = bench.run(&mut Command::new(bench.heddle()), &["--cores", "0"])?;
+    assert!(
+        !out.ok && out.stderr.contains(&name) && out.stderr.trim().lines().count() == 1,
+        "{}",
+        out.stderr
+    );
+    assert!(marker.exists(), "it stays until somebody deletes it");
+
+    // One of this boot was interrupted with its process: the test is repeated.
+    put(&format!("{kernel}\n{}\n", read("/proc/sys/kernel/random/boot_id")?))?;
+    let (out, report) = bench.check(&mut Command::new(bench.heddle()))?;
+    let afxdp = rows(&report, "AF_XDP")[0];
+    assert!(out.ok && text(afxdp, "value").contains("interrupted"), "{}", out.stdout);
+    assert!(!marker.exists());
+
+    // Another kernel may try again.
+    put("5.4.0-other\n00000000-0000-4000-8000-000000000000\n")?;
+    let mut node = bench.node;
+    node.start_agent()?;
+    assert!(!marker.exists());
+    let log = fs::read_to_string(node.log()).map_err(LabError::io("reading the log"))?;
+    assert!(log.contains("AF_XDP works"), "{log}");
+    Ok(())
+}
+
+#[test]
+fn kernels_that_panic_are_refused_and_nothing_is_tried() -> Result<(), LabError> {
+    let bench = Bench::new()?;
+    for (release, says) in [
+        ("6.16.9-generic", "panics"),
+        ("6.17.0-5-generic", "CVE-2025-40290"),
+        ("6.1.0-18-amd64", "6.6"),
+    ] {
+        let file = bench.file("osrelease", &format!("{release}\n"))?;
+        let seen = [(file.as_path(), "/proc/sys/kernel/osrelease")];
+        let (out, report) = bench.check(&mut with_files(&bench.heddle(), &seen))?;
+        let kernel = rows(&report, "kernel")[0];
+        assert!(
+            !out.ok && kernel["state"] == "bad" && text(kernel, "value").contains(release),
+            "{}",
+            out.stdout
+        );
+        assert!(
+            text(rows(&report, "AF_XDP")[0], "value").starts_with("not tried"),
+            "{report}"
+        );
+        let out = bench.run(&mut with_files(&bench.heddle(), &seen), &["--cores", "0"])?;
+        assert!(
+            !out.ok && out.stderr.contains(release) && out.stderr.contains(says),
+            "{}",
+            out.stderr
+        );
+        assert!(!bench.marker().exists());
+    }
+    Ok(())
+}
+
+#[test]
+fn what_the_machine_cannot_fulfil_is_refused_with_the_numbers() -> Result<(), LabError> {
+    let bench = Bench::new()?;
+    let meminfo = bench.file(
+        "meminfo",
+        "MemTotal: 512000 kB\nMemFree: 1 kB\nMemAvailable: 102400 kB\n",
+    )?;
+    let pages = bench.file("free_hugepages", "3\n")?;
+    let seen = [
+        (meminfo.as_path(), "/proc/meminfo"),
+        (
+            pages.as_path(),
+            "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
+        ),
+    ];
+    // Key and value, and what the message has to say.
+    let table: &[(&str, &[&str])] = &[
+        (
+            "frames: 32768",
+            &["32768", "128.0 MiB", "100.0 MiB", "MemAvailable", "lower frames"],
+        ),
+        (
+            "connections: 1000000",
+            &["64.0 MiB", "228.9 MiB", "100.0 MiB", "connections"],
+        ),
+        (
+            "hugePages: require\nconnections: 262144",
+            &["hugePages: require", "3 pages", "30", "nr_hugepages"],
+        ),
+        ("maxPods: 1024", &["frames", "16384", "1024 pods"]),
+        ("maxPods: 0", &["maxPods", "0", "1024"]),
+        ("podMTU: 576", &["podMTU", "576", "1280"]),
+        ("podMTU: 65535", &["podMTU", "65535"]),
+        ("cores: 0,0", &["core 0", "twice"]),
+        ("cores: 1000", &["cores", "1000"]),
+        ("workers: 65", &["workers", "65", "64"]),
+    ];
+    for (text, parts) in table {
+        let config = bench.file("heddle.yaml", &format!("{text}\n"))?;
+        let config = config.display().to_string();
+        let out = bench.run(&mut with_files(&bench.heddle(), &seen), &["--config", &config])?;
+        let errors: Vec<&str> = out.stderr.lines().filter(|line| line.starts_with("heddle: ")).collect();
+        assert!(
+            !out.ok && errors.len() == 1 && parts.iter().all(|part| errors[0].contains(part)),
+            "{text}: {}",
+            out.stderr
+        );
+    }
+    // `heddle check` says the same before, for the same file.
+    let config = bench.file("heddle.yaml", "frames: 32768\nmaxPods: 10\n")?;
+    let mut command = with_files(&bench.heddle(), &seen);
+    command.arg("check").arg("--config").arg(&config);
+    command.arg("--state-dir").arg(bench.node.state_dir());
+    let out = bench.node.ns().enter(|| run_with_input(&mut command, ""))?;
+    assert!(
+        !out.ok
+            && out
+                .stdout
+                .lines()
+                .any(|line| line.starts_with("memory") && line.contains("BAD")),
+        "{}",
+        out.stdout
+    );
+    Ok(())
+}
