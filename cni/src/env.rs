@@ -23,6 +23,8 @@ pub struct Target {
 pub enum Call {
     /// VERSION.
     Version,
+    /// STATUS.
+    Status,
     /// ADD, into this namespace.
     Add(Target, NetnsPath),
     /// DEL; the namespace may be unknown or gone.
@@ -74,11 +76,12 @@ impl Call {
     pub fn from_env(variable: Variable<'_>) -> Result<Self, CniError> {
         let Some(command) = text(variable, "CNI_COMMAND")? else {
             return Err(invalid(
-                "CNI_COMMAND is missing: heddle-cni is called by a container runtime, with ADD, DEL, CHECK or VERSION",
+                "CNI_COMMAND is missing: heddle-cni is called by a container runtime, with ADD, DEL, CHECK, STATUS or VERSION",
             ));
         };
         match command.as_str() {
             "VERSION" => Ok(Self::Version),
+            "STATUS" => Ok(Self::Status),
             "ADD" => Ok(Self::Add(
                 target(variable, &command)?,
                 required(variable, "CNI_NETNS", &command, NetnsPath::new)?,
@@ -94,7 +97,7 @@ impl Call {
             other => {
                 let shown: String = other.chars().take(32).collect();
                 Err(invalid(format!(
-                    "CNI_COMMAND {shown:?} is not supported: heddle-cni serves ADD, DEL, CHECK and VERSION"
+                    "CNI_COMMAND {shown:?} is not supported: heddle-cni serves ADD, DEL, CHECK, STATUS and VERSION"
                 )))
             }
         }

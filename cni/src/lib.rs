@@ -1,11 +1,12 @@
 //! The CNI plugin of heddle: one call of the runtime, from environment and standard input to standard output.
 //!
 //! It does what needs the pod's network namespace (the veth pair, addresses, routes, neighbours, sysctls); the agent does
-//! the rest (addresses, policy, the AF_XDP port) and is asked over its socket. Supported are ADD, DEL, CHECK and VERSION
-//! of the CNI versions in [`version::SUPPORTED`]; STATUS and GC are not, nor does the plugin delegate to IPAM plugins or
+//! the rest (addresses, policy, the AF_XDP port) and is asked over its socket. Supported are ADD, DEL, CHECK, STATUS
+//! and VERSION of the CNI versions in [`version::SUPPORTED`]; GC is not, nor does the plugin delegate to IPAM plugins or
 //! chain on another's interface.
 //!
-//! The way of a call: [`mod@env`] and [`config`] validate what came in, [`add`], [`del`] and [`check`] do it with the help of
+//! The way of a call: [`mod@env`] and [`config`] validate what came in, [`add`], [`del`], [`check`] and
+//! [`status`] do it with the help of
 //! [`netns`] (entering a namespace), [`rtnl`] (links, addresses, routes, neighbours), [`pod`] (the pod's side), [`sysctl`],
 //! [`ethtool`] and [`kernel`] (errors); [`result`] is what is printed.
 
@@ -22,11 +23,14 @@ pub mod config;
 pub mod del;
 pub mod env;
 pub mod ethtool;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod kernel;
 pub mod netns;
 pub mod pod;
 pub mod result;
 pub mod rtnl;
+pub mod status;
 pub mod sysctl;
 pub mod version;
 
@@ -59,11 +63,24 @@ pub fn run(variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) ->
     }
 }
 
-fn serve(
+/// A call whose input is valid.
+#[derive(Debug)]
+pub enum Input {
+    /// VERSION, which answers without anything else; this is the answer.
+    Version(String),
+    /// Any other call, with its configuration.
+    Call(Call, NetConf),
+}
+
+/// Reads and validates all that the runtime gives. `spoken` becomes the configuration's version as soon as it is known.
+///
+/// # Errors
+/// See [`Call::from_env`] and [`NetConf::parse`]; code 5 or 6 for a standard input that cannot be read or is too long.
+pub fn input(
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
     spoken: &mut CniVersion,
-) -> Result<String, CniError> {
+) -> Result<Input, CniError> {
     let call = Call::from_env(variable)?;
     let mut input = Vec::new();
     stdin.take(MAX_STDIN + 1).read_to_end(&mut input).map_err(|e| {
@@ -79,20 +96,29 @@ fn serve(
             format!("the network configuration on standard input is longer than {MAX_STDIN} bytes"),
         ));
     }
-    if matches!(call, Call::Version) {
-        return version::answer(&input);
-    }
-    let conf = NetConf::parse(&input, spoken)?;
-    let runtime = kernel::runtime().map_err(CniError::from)?;
     match call {
-        Call::Version => version::answer(&input),
+        Call::Version => version::answer(&input).map(Input::Version),
+        call => Ok(Input::Call(call, NetConf::parse(&input, spoken)?)),
+    }
+}
+
+fn serve(
+    variable: &dyn Fn(&str) -> Option<OsString>,
+    stdin: &mut dyn Read,
+    spoken: &mut CniVersion,
+) -> Result<String, CniError> {
+    let (call, conf) = match input(variable, stdin, spoken)? {
+        Input::Version(answer) => return Ok(answer),
+        Input::Call(call, conf) => (call, conf),
+    };
+    let runtime = kernel::runtime().map_err(CniError::from)?;
+    let silent = |()| String::new();
+    match call {
+        Call::Version => version::answer(&[]),
+        Call::Status => runtime.block_on(status::status(&conf)).map(silent),
         Call::Add(target, netns) => runtime.block_on(add::add(&conf, &target, &netns)),
-        Call::Del(target, netns) => runtime
-            .block_on(del::del(&conf, &target, netns.as_ref()))
-            .map(|()| String::new()),
-        Call::Check(target, netns) => runtime
-            .block_on(check::check(&conf, &target, &netns))
-            .map(|()| String::new()),
+        Call::Del(target, netns) => runtime.block_on(del::del(&conf, &target, netns.as_ref())).map(silent),
+        Call::Check(target, netns) => runtime.block_on(check::check(&conf, &target, &netns)).map(silent),
     }
 }
 

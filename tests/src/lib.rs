@@ -14,6 +14,8 @@ mod netns;
 mod process;
 pub mod shop;
 pub mod traffic;
+pub mod udp;
+pub mod usage;
 
 pub use command::{Output, run, run_with_input};
 pub use error::LabError;

@@ -265,6 +265,40 @@ fn check_sees_what_is_missing_and_del_may_be_repeated() -> Result<(), LabError> 
 }
 
 #[test]
+fn status_tells_whether_an_add_could_be_served() -> Result<(), LabError> {
+    let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
+    let status = |shop: &Shop, version: &str| -> Result<Output, LabError> {
+        let mut call = Call {
+            command: "STATUS",
+            without: Some("CNI_CONTAINERID"),
+            ..Call::of(shop, std::path::Path::new(""))
+        };
+        call.config = call.config.replace("1.1.0", version);
+        call.run(shop)
+    };
+    let absent = status(&shop, "1.1.0")?;
+    assert_eq!((absent.ok, code(&absent)), (false, Some(50)), "{}", absent.stdout);
+    assert!(
+        absent.stdout.contains("heddle run"),
+        "it says what to start: {}",
+        absent.stdout
+    );
+    shop.node.start_agent()?;
+    let there = status(&shop, "1.1.0")?;
+    assert!(there.ok && there.stdout.is_empty(), "{}", there.stdout);
+    let old = status(&shop, "1.0.0")?;
+    assert_eq!((old.ok, code(&old)), (false, Some(1)), "{}", old.stdout);
+    shop.node.delete(&heddle_tests::manifests::node(
+        shop.node.name(),
+        &shop.node.internal_ips(),
+        &[],
+    ))?;
+    common::eventually("without the Node object there is no address to give", || {
+        Ok(code(&status(&shop, "1.1.0")?) == Some(50))
+    })
+}
+
+#[test]
 fn version_lists_what_works() -> Result<(), LabError> {
     let shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     let call = Call {

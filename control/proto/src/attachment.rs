@@ -126,6 +126,13 @@ pub struct Ready {
     pub took_ms: u64,
 }
 
+/// The answer to `GET /v1/readiness` when an ADD can be served; otherwise it is refused with code 50.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Readiness {
+    /// The node's name.
+    pub node: String,
+}
+
 /// How far an attachment is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

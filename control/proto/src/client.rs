@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 
 use crate::{
     ANSWER_TIMEOUT, Attachment, CniError, ContainerId, IfName, MAX_ANSWER, MAX_REQUEST, PrepareRequest, Prepared,
-    Ready, ReadyRequest, Released, Status, path,
+    Readiness, Ready, ReadyRequest, Released, Status, path,
 };
 
 /// Why a call has no answer.
@@ -225,6 +225,14 @@ impl Client {
     /// See [`ClientError`].
     pub async fn release(&mut self, container: &ContainerId, ifname: &IfName) -> Result<Released, ClientError> {
         self.delete(&path::attachment(container, ifname)).await
+    }
+
+    /// Asks whether an ADD can be served (CNI socket).
+    ///
+    /// # Errors
+    /// See [`ClientError`]; if not, it is refused with [`crate::ErrorCode::UNAVAILABLE`].
+    pub async fn readiness(&mut self) -> Result<Readiness, ClientError> {
+        self.get(path::READINESS).await
     }
 
     /// The agent's state (API socket).

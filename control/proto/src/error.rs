@@ -24,6 +24,8 @@ impl ErrorCode {
     pub const INVALID_CONFIG: Self = Self(7);
     /// A transient state: the runtime should try again.
     pub const TRY_AGAIN_LATER: Self = Self(11);
+    /// STATUS: the plugin cannot serve ADD now.
+    pub const UNAVAILABLE: Self = Self(50);
     /// The kernel refused something about interfaces, addresses, routes or sysctls.
     pub const KERNEL: Self = Self(100);
     /// The agent refused or failed.
@@ -38,7 +40,7 @@ impl ErrorCode {
     pub const fn http_status(self) -> u16 {
         match self {
             Self::UNKNOWN_CONTAINER => 404,
-            Self::TRY_AGAIN_LATER => 503,
+            Self::TRY_AGAIN_LATER | Self::UNAVAILABLE => 503,
             Self::EXHAUSTED => 507,
             Self::KERNEL | Self::AGENT | Self::IO => 500,
             Self::CHECK_FAILED => 409,

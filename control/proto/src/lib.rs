@@ -4,7 +4,7 @@
 //!
 //! - [`CNI_SOCKET`] serves the CNI plugin ([`attachment`]): *prepare* hands out an attachment (number, addresses, routes),
 //!   *ready* gives the agent the interface and returns when the pod's first packet will be forwarded under its policy,
-//!   *check* and *release* do what they say.
+//!   *check* and *release* do what they say; *readiness* tells whether an ADD can be served.
 //! - [`API_SOCKET`] serves the command line ([`status`]).
 //!
 //! Every error answer is a [`CniError`], on both sockets. Requests refuse unknown fields and bound every string and list
@@ -15,14 +15,17 @@
 pub mod attachment;
 pub mod client;
 pub mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod path;
+pub mod request;
 pub mod serde_mac;
 pub mod status;
 pub mod text;
 
 pub use attachment::{
-    Attachment, AttachmentState, PodRef, PrepareRequest, Prepared, PreparedAddress, PreparedRoute, Ready, ReadyRequest,
-    Released,
+    Attachment, AttachmentState, PodRef, PrepareRequest, Prepared, PreparedAddress, PreparedRoute, Readiness, Ready,
+    ReadyRequest, Released,
 };
 pub use client::{Client, ClientError};
 pub use error::{CniError, ErrorCode};

@@ -10,6 +10,8 @@ pub const ATTACHMENTS: &str = "/v1/attachments";
 pub const ATTACHMENT_PATTERN: &str = "/v1/attachments/{container}/{ifname}";
 /// The router's pattern for `POST`: ready ([`crate::ReadyRequest`] → [`crate::Ready`]).
 pub const READY_PATTERN: &str = "/v1/attachments/{container}/{ifname}/ready";
+/// `GET`: whether ADD can be served (→ [`crate::Readiness`]).
+pub const READINESS: &str = "/v1/readiness";
 /// `GET` on the command line's socket (→ [`crate::Status`]).
 pub const STATUS: &str = "/v1/status";
 

@@ -1,19 +1,28 @@
 //! A worker's sleep, and how others end it.
 //!
-//! The worker says that it sleeps, looks once more for work, and blocks in poll(2) on its ports and this eventfd. Who
+//! The worker says that it sleeps, looks once more for work, and blocks in epoll_wait(2) on its ports and an eventfd. Who
 //! leaves work for it looks whether it sleeps and, only then, writes the eventfd. The word between them is `doze`'s.
+//!
+//! The set is epoll's and not poll's because poll(2) asks every descriptor before and after each sleep, and an AF_XDP
+//! socket that is asked tries to send: with a hundred ports that is most of what a wake-up costs.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use crate::doze::Doze;
 
 /// The end that the worker has.
 #[derive(Debug)]
-pub struct Sleeper(Arc<Shared>);
+pub struct Sleeper {
+    shared: Arc<Shared>,
+    /// Everything that ends the sleep: the eventfd, and what is watched.
+    set: OwnedFd,
+}
 
 /// The end that everybody else has.
 #[derive(Clone, Debug)]
@@ -26,41 +35,68 @@ struct Shared {
 }
 
 impl Sleeper {
-    /// A new pair is one descriptor.
+    /// A new pair is two descriptors.
     ///
     /// # Errors
-    /// What eventfd(2) says, such as too many open files.
+    /// What eventfd(2) and epoll_create(2) say, such as too many open files.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self(Arc::new(Shared {
+        let set = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&set, &event, EventData::new_u64(0), EventFlags::IN)?;
+        let shared = Arc::new(Shared {
             event,
             doze: Doze::new(),
-        })))
+        });
+        Ok(Self { shared, set })
+    }
+
+    /// From now on this descriptor ends the sleep too, when there is something to read.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says, such as too many watches; the sleep then goes on without it.
+    pub fn watch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(epoll::add(&self.set, fd, EventData::new_u64(0), EventFlags::IN)?)
+    }
+
+    /// Ends a [`watch`](Self::watch). To be called while the descriptor is open.
+    pub fn unwatch(&self, fd: BorrowedFd<'_>) {
+        // It fails only for what is not watched.
+        let _ = epoll::delete(&self.set, fd);
+    }
+
+    /// Blocks until there is something to do (true) or the time is over (false).
+    #[must_use]
+    pub fn wait(&self, at_most: Duration) -> bool {
+        let timeout = Timespec {
+            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(at_most.subsec_nanos()),
+        };
+        let mut ready = [epoll::Event {
+            flags: EventFlags::empty(),
+            data: EventData::new_u64(0),
+        }];
+        // An error (a signal) means looking once more, as a wake-up does. Which one is ready is of no interest: a turn
+        // looks at all ports.
+        epoll::wait(&self.set, &mut ready, Some(&timeout)).is_ok_and(|count| count > 0)
     }
 
     /// The other end.
     #[must_use]
     pub fn waker(&self) -> Waker {
-        Waker(Arc::clone(&self.0))
+        Waker(Arc::clone(&self.shared))
     }
 
     /// Says that the worker is about to sleep; it must look for work once more after this.
     pub fn fall_asleep(&self) {
-        self.0.doze.fall_asleep();
+        self.shared.doze.fall_asleep();
     }
 
     /// Says that the worker is awake, and takes what was written to the eventfd.
     pub fn wake_up(&self) {
-        self.0.doze.wake_up();
+        self.shared.doze.wake_up();
         let mut count = [0; 8];
         // EAGAIN is the usual case: nobody wrote.
-        let _ = rustix::io::read(&self.0.event, &mut count);
-    }
-}
-
-impl AsFd for Sleeper {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.event.as_fd()
+        let _ = rustix::io::read(&self.shared.event, &mut count);
     }
 }
 
@@ -77,13 +113,27 @@ impl Waker {
 
 #[cfg(test)]
 mod tests {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use std::os::fd::AsFd;
 
     use super::*;
 
     fn readable(s: &Sleeper) -> bool {
-        let mut fds = [PollFd::new(s, PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap() == 1
+        s.wait(Duration::ZERO)
+    }
+
+    #[test]
+    fn what_is_watched_ends_the_sleep_until_it_is_watched_no_more() {
+        let s = Sleeper::new().unwrap();
+        let port = eventfd(1, EventfdFlags::NONBLOCK).unwrap();
+        assert!(!readable(&s));
+        s.watch(port.as_fd()).unwrap();
+        s.watch(port.as_fd()).unwrap_err();
+        assert!(readable(&s) && readable(&s), "for as long as nobody reads it");
+        s.unwatch(port.as_fd());
+        assert!(!readable(&s));
+        s.watch(port.as_fd()).unwrap();
+        drop(port);
+        assert!(!readable(&s), "a closed descriptor is watched no more");
     }
 
     #[test]

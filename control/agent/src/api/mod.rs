@@ -8,7 +8,8 @@ pub mod server;
 mod socket;
 
 use heddle_proto::{
-    Attachment, CniError, ContainerId, IfName, PrepareRequest, Prepared, Ready, ReadyRequest, Released, Status,
+    Attachment, CniError, ContainerId, IfName, PrepareRequest, Prepared, Readiness, Ready, ReadyRequest, Released,
+    Status,
 };
 use tokio::sync::oneshot;
 
@@ -55,6 +56,11 @@ pub enum Request {
         ifname: IfName,
         /// The answer.
         reply: Reply<Released>,
+    },
+    /// Whether an ADD can be served.
+    Readiness {
+        /// The answer.
+        reply: Reply<Readiness>,
     },
     /// The agent's state.
     Status {

@@ -10,7 +10,9 @@ use axum::http::{StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use crossbeam::channel::Sender;
-use heddle_proto::{API_SOCKET, CNI_SOCKET, CniError, ContainerId, ErrorCode, IfName, MAX_REQUEST, ReadyRequest, path};
+use heddle_proto::{
+    API_SOCKET, CNI_SOCKET, CniError, ContainerId, ErrorCode, IfName, MAX_REQUEST, ReadyRequest, path, request,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
@@ -80,6 +82,7 @@ fn cni_routes() -> Router<Control> {
         .route(path::ATTACHMENTS, post(prepare))
         .route(path::ATTACHMENT_PATTERN, get(attachment).delete(release))
         .route(path::READY_PATTERN, post(ready))
+        .route(path::READINESS, get(readiness))
 }
 
 fn api_routes() -> Router<Control> {
@@ -165,6 +168,10 @@ async fn release(State(control): State<Control>, UrlPath(names): UrlPath<(String
     }
 }
 
+async fn readiness(State(control): State<Control>) -> Response {
+    ask(&control, |reply| Request::Readiness { reply }).await
+}
+
 async fn status(State(control): State<Control>) -> Response {
     ask(&control, |reply| Request::Status { reply }).await
 }
@@ -196,23 +203,11 @@ fn decoded<T: DeserializeOwned>(body: Result<axum::body::Bytes, BytesRejection>)
         let message = format!("the request's body was refused: {e} (at most {MAX_REQUEST} bytes are read)");
         Box::new((e.status(), CniError::new(ErrorCode::DECODE, message)))
     })?;
-    serde_json::from_slice(&body).map_err(|e| {
-        let message = format!("the request cannot be understood: {e}");
-        Box::new((StatusCode::BAD_REQUEST, CniError::new(ErrorCode::DECODE, message)))
-    })
+    request::body(&body).map_err(|e| Box::new((StatusCode::BAD_REQUEST, e)))
 }
 
 fn named((container, ifname): (String, String)) -> Result<(ContainerId, IfName), Refusal> {
-    let bad = |e: heddle_proto::TextError| {
-        Box::new((
-            StatusCode::BAD_REQUEST,
-            CniError::new(ErrorCode::INVALID_ENVIRONMENT, e.to_string()),
-        ))
-    };
-    Ok((
-        ContainerId::new(container).map_err(bad)?,
-        IfName::new(ifname).map_err(bad)?,
-    ))
+    request::names(container, ifname).map_err(|e| Box::new((StatusCode::BAD_REQUEST, e)))
 }
 
 fn refused(error: &CniError) -> Response {
@@ -276,7 +271,7 @@ mod tests {
                         drop(reply.send(Err(error(format!("attachment {container} {ifname}")))));
                     }
                     // Dropping a reply is what a stopping control thread does.
-                    Request::Release { .. } | Request::Status { .. } => {}
+                    Request::Release { .. } | Request::Readiness { .. } | Request::Status { .. } => {}
                 }
             }
         });

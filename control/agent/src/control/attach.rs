@@ -11,7 +11,7 @@ use heddle_compile::Attachment as Compiled;
 use heddle_model::ObjectKey;
 use heddle_proto::{
     Attachment, AttachmentState, CniError, ContainerId, ErrorCode, IfName, PrepareRequest, Prepared, PreparedAddress,
-    PreparedRoute, Ready, ReadyRequest, Released,
+    PreparedRoute, Readiness, Ready, ReadyRequest, Released,
 };
 use heddle_tables::EndpointNo;
 use heddle_wire::{Ip, MacAddr};
@@ -21,7 +21,7 @@ use nix::net::if_::if_nametoindex;
 use super::Control;
 use crate::api::Reply;
 use crate::attachments::{Record, StoreError};
-use crate::dataplane::DataplaneError;
+use crate::dataplane::{DataplaneError, NotReopened};
 use crate::host::{gateway_of, links};
 
 /// An interface whose *ready* is not answered yet.
@@ -43,20 +43,34 @@ impl Waiting {
 }
 
 impl Control {
-    pub(super) fn prepare(&mut self, request: &PrepareRequest) -> Result<Prepared, CniError> {
-        let ranges = self.pod_ranges();
+    /// Whether an ADD could be served now.
+    pub(super) fn readiness(&self) -> Result<Readiness, CniError> {
+        self.ranges_to_give()
+            .map_err(|why| CniError::new(ErrorCode::UNAVAILABLE, why))?;
+        Ok(Readiness {
+            node: self.settings.node.clone(),
+        })
+    }
+
+    /// The ranges that addresses are given from, or why there are none.
+    fn ranges_to_give(&self) -> Result<Vec<IpNet>, String> {
         if self.synced_at.is_none() {
-            return Err(CniError::new(
-                ErrorCode::TRY_AGAIN_LATER,
-                "the agent has not read all objects yet",
-            ));
+            return Err("the agent has not read all objects yet: try again in a moment".to_owned());
         }
+        let ranges = self.pod_ranges();
         if ranges.is_empty() {
             let node = &self.settings.node;
-            let message =
-                format!("the Node object {node} is missing or has no spec.podCIDRs: there is no address to give");
-            return Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, message));
+            return Err(format!(
+                "the Node object {node} is missing or has no spec.podCIDRs: there is no address to give"
+            ));
         }
+        Ok(ranges)
+    }
+
+    pub(super) fn prepare(&mut self, request: &PrepareRequest) -> Result<Prepared, CniError> {
+        let ranges = self
+            .ranges_to_give()
+            .map_err(|why| CniError::new(ErrorCode::TRY_AGAIN_LATER, why))?;
         let mtu = match request.mtu {
             Some(mtu) if mtu < 1280 || mtu > u32::from(self.settings.pod_mtu) => {
                 let message = format!(
@@ -345,6 +359,22 @@ impl Control {
             self.uncompile(record.number);
             self.closed.insert(record.number, why);
         }
+    }
+
+    /// Takes frames back from ports that have grown and fallen silent, where others need them.
+    pub(super) fn shrink_silent(&mut self) -> Result<(), DataplaneError> {
+        for NotReopened { port, error } in self.dataplane.shrink_silent()? {
+            let why = format!("its port could not be opened again: {error}");
+            let Some(number) = self.open.iter().find(|(_, open)| open.port == port).map(|(n, _)| *n) else {
+                // A queue of the host port: without it this node's own traffic to pods stops.
+                return Err(error);
+            };
+            tracing::error!(attachment = number, "{why}");
+            self.open.remove(&number);
+            self.uncompile(number);
+            self.closed.insert(number, why);
+        }
+        Ok(())
     }
 }
 

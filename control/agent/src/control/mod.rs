@@ -257,6 +257,7 @@ impl Control {
                 ifname,
                 reply,
             } => drop(reply.send(self.release(&container, &ifname))),
+            Request::Readiness { reply } => drop(reply.send(self.readiness())),
             Request::Status { reply } => drop(reply.send(Ok(self.status()))),
         }
     }
@@ -269,6 +270,7 @@ impl Control {
             self.restore_host()?;
         }
         self.close_vanished();
+        self.shrink_silent()?;
         self.meters.sample(&self.dataplane);
         Ok(())
     }

@@ -6,9 +6,11 @@
 pub mod flow_file;
 mod numbers;
 mod ports;
+mod rings;
 mod workers;
 
 pub use ports::{PodPort, PortInfo};
+pub use rings::NotReopened;
 pub use workers::WorkerThread;
 
 use std::io;
@@ -68,6 +70,7 @@ pub struct Dataplane {
     flows: Arc<FlowTable>,
     context: XdpContext,
     numbers: PortNumbers,
+    silence: rings::Silence,
 }
 
 /// The clock of the flow table: it goes on while the machine sleeps and over restarts of the agent.
@@ -132,6 +135,7 @@ impl Dataplane {
             flows,
             context,
             numbers: PortNumbers::new(settings.max_pods),
+            silence: rings::Silence::default(),
         })
     }
 

@@ -62,6 +62,14 @@ impl Ports {
         self.0.iter().map(|(number, info)| (*number, info))
     }
 
+    pub(super) fn insert(&mut self, port: PortNo, info: PortInfo) {
+        self.0.insert(port, info);
+    }
+
+    pub(super) fn remove(&mut self, port: PortNo) -> Option<PortInfo> {
+        self.0.remove(&port)
+    }
+
     /// The worker with the fewest pods, the first of several.
     fn least_loaded(&self, workers: usize) -> usize {
         let mut load = vec![0usize; workers];
@@ -139,30 +147,36 @@ impl Dataplane {
         role: PortRole,
         at: usize,
     ) -> Result<WorkerNo, DataplaneError> {
-        let before = self.totals(port);
-        let open = OpenPort {
-            ifname: ifname.to_owned(),
-            ifindex,
-            queue,
-            port,
-        };
-        let rings = self.context.open(open)?;
         let Some(worker) = self.workers.get(at).map(WorkerThread::number) else {
-            self.context.close(rings);
             return Err(DataplaneError::NotTaken(format!("there is no worker {at}")));
         };
-        self.hand_over(at, worker, rings, role)?;
-        self.ports.0.insert(
-            port,
-            PortInfo {
-                role,
-                worker,
-                ifname: ifname.to_owned(),
-                queue,
-                before,
-            },
-        );
+        let info = PortInfo {
+            role,
+            worker,
+            ifname: ifname.to_owned(),
+            queue,
+            before: self.totals(port),
+        };
+        self.open_rings(&info, ifindex, port)?;
+        self.ports.insert(port, info);
         Ok(worker)
+    }
+
+    /// Makes a port's socket and gives it to its worker.
+    pub(super) fn open_rings(
+        &mut self,
+        info: &PortInfo,
+        ifindex: u32,
+        port: PortNo,
+    ) -> Result<WorkerNo, DataplaneError> {
+        let rings = self.context.open(OpenPort {
+            ifname: info.ifname.clone(),
+            ifindex,
+            queue: info.queue,
+            port,
+        })?;
+        self.hand_over(info.worker.index(), info.worker, rings, info.role)?;
+        Ok(info.worker)
     }
 
     /// Gives a port to a worker and waits until it has it; one that was not taken is closed.
@@ -189,25 +203,39 @@ impl Dataplane {
     /// # Errors
     /// The worker does not give it back.
     pub fn close(&mut self, port: PortNo) -> Result<(), DataplaneError> {
-        let Some(info) = self.ports.0.remove(&port) else {
+        let Some(info) = self.ports.remove(port) else {
             return Ok(());
         };
-        let Some(thread) = self.workers.get(info.worker.index()) else {
-            return Err(DataplaneError::WorkerSilent(info.worker));
+        if let Some(rings) = self.take_from_worker(port, info.worker)? {
+            self.context.close(rings);
+        }
+        self.give_back(port);
+        Ok(())
+    }
+
+    /// Takes a port from its worker; `None`: the worker did not have it. When the worker does not answer, the number stays
+    /// taken: one that comes to itself again still has the port.
+    pub(super) fn take_from_worker(
+        &mut self,
+        port: PortNo,
+        worker: WorkerNo,
+    ) -> Result<Option<XdpPort>, DataplaneError> {
+        let Some(thread) = self.workers.get(worker.index()) else {
+            return Err(DataplaneError::WorkerSilent(worker));
         };
         let answer = thread.handle().remove_port(port)?;
-        match answer.recv_timeout(WORKER_ANSWERS_WITHIN) {
-            Ok(Some(rings)) => self.context.close(rings),
-            Ok(None) => tracing::error!(
-                port = port.0,
-                worker = info.worker.0,
-                "the worker did not have its port"
-            ),
-            // The number stays taken: a worker that comes to itself again still has the port.
-            Err(_) => return Err(DataplaneError::WorkerSilent(info.worker)),
+        let rings = answer
+            .recv_timeout(WORKER_ANSWERS_WITHIN)
+            .map_err(|_| DataplaneError::WorkerSilent(worker))?;
+        if rings.is_none() {
+            tracing::error!(port = port.0, worker = worker.0, "the worker did not have its port");
         }
+        Ok(rings)
+    }
+
+    /// Lets another port have the number.
+    pub(super) fn give_back(&mut self, port: PortNo) {
         self.numbers.give_back(port);
-        Ok(())
     }
 
     /// What all workers have counted for a number.

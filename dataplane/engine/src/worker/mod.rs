@@ -250,8 +250,7 @@ impl<P: Port> Worker<P> {
                     let _ = done.send(self.add(port, role));
                 }
                 Message::Remove { port, done } => {
-                    let removed = self.ports.remove(port, &mut self.pool, &self.counters);
-                    let _ = done.send(removed.map(|(port, _)| port));
+                    let _ = done.send(self.remove(port).map(|(port, _)| port));
                 }
                 Message::Stop => self.stopped = true,
             }
@@ -268,8 +267,18 @@ impl<P: Port> Worker<P> {
         if self.ports.find(PortNo(number)).is_some() {
             return Err(AddError::NumberTaken { port, number });
         }
-        self.ports.add(port, role);
+        let wakes = port.wait_fd().is_some_and(|fd| self.inbox.sleeper().watch(fd).is_ok());
+        self.ports.add(port, role, wakes);
         Ok(())
+    }
+
+    /// Takes a port out, with nothing of it left here.
+    fn remove(&mut self, number: PortNo) -> Option<(P, PortRole)> {
+        let (port, role) = self.ports.remove(number, &mut self.pool, &self.counters)?;
+        if let Some(fd) = port.wait_fd() {
+            self.inbox.sleeper().unwatch(fd);
+        }
+        Some((port, role))
     }
 
     /// Whether control has stopped it.
@@ -293,7 +302,7 @@ impl<P: Port> Worker<P> {
         let mut ports = Vec::with_capacity(self.ports.len());
         while let Some(slot) = self.ports.slots().first() {
             let number = slot.ingress().port;
-            ports.extend(self.ports.remove(number, &mut self.pool, &self.counters));
+            ports.extend(self.remove(number));
         }
         for parcel in self.inbox.drain() {
             discard(

@@ -28,17 +28,20 @@ struct Leaving {
 pub(super) struct Slot<P> {
     pub(super) port: P,
     pub(super) role: PortRole,
+    /// Whether it ends its worker's sleep when a packet comes.
+    pub(super) wakes: bool,
     number: PortNo,
     packets: PacketVec,
     leaving: ArrayVec<Leaving, BURST>,
 }
 
 impl<P: Port> Slot<P> {
-    fn new(port: P, role: PortRole) -> Self {
+    fn new(port: P, role: PortRole, wakes: bool) -> Self {
         Self {
             number: port.number(),
             port,
             role,
+            wakes,
             packets: PacketVec::new(),
             leaving: ArrayVec::new(),
         }
@@ -184,9 +187,9 @@ impl<P: Port> PortTable<P> {
         self.host
     }
 
-    /// Adds a port, whose number is free and has room.
-    pub(super) fn add(&mut self, port: P, role: PortRole) {
-        self.slots.push(Slot::new(port, role));
+    /// Adds a port, whose number is free and has room. `wakes`: whether it can end its worker's sleep.
+    pub(super) fn add(&mut self, port: P, role: PortRole, wakes: bool) {
+        self.slots.push(Slot::new(port, role, wakes));
         self.index();
     }
 

@@ -1,14 +1,12 @@
 //! The loop around turns: poll while there is work, sleep when there has been none for a while.
 //!
-//! Asleep, a worker waits in poll(2) on its ports and its eventfd. It counts as having every snapshot and takes the newest
+//! Asleep, a worker waits on its ports and its eventfd. It counts as having every snapshot and takes the newest
 //! before its first packet. A port that cannot wake it (one in memory) keeps it awake.
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use heddle_flow::Millis;
 use heddle_port::Port;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Worker;
 
@@ -39,7 +37,7 @@ impl<P: Port> Worker<P> {
     }
 
     fn can_sleep(&self) -> bool {
-        self.ports.slots().iter().all(|s| s.port.wait_fd().is_some())
+        self.ports.slots().iter().all(|s| s.wakes)
     }
 
     /// Sleeps until there is something to do (true) or the longest time is over (false).
@@ -52,7 +50,7 @@ impl<P: Port> Worker<P> {
             self.counters.sleeps.add(1);
             // Nothing wakes a worker when a ring that the kernel left full has room again.
             let unsent = self.ports.slots().iter().any(|s| s.port.unsent());
-            let woken = self.wait(if unsent { RETRY } else { self.config.sleep_at_most });
+            let woken = sleeper.wait(if unsent { RETRY } else { self.config.sleep_at_most });
             if woken {
                 self.counters.wakeups.add(1);
             }
@@ -63,20 +61,5 @@ impl<P: Port> Worker<P> {
         self.inbox.sleeper().wake_up();
         self.reader.wake();
         woken
-    }
-
-    fn wait(&self, at_most: Duration) -> bool {
-        let sleeper = self.inbox.sleeper();
-        let ports = self.ports.slots().iter().filter_map(|s| s.port.wait_fd());
-        let mut fds: Vec<PollFd<'_>> = std::iter::once(sleeper.as_fd())
-            .chain(ports)
-            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN))
-            .collect();
-        let timeout = Timespec {
-            tv_sec: i64::try_from(at_most.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(at_most.subsec_nanos()),
-        };
-        // An error (a signal, no memory) means looking once more, as a wake-up does.
-        poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready > 0)
     }
 }

@@ -1,0 +1,40 @@
+//! STATUS: can an ADD be served? (CNI 1.1, section 4, "STATUS".)
+
+use heddle_proto::{CniError, ErrorCode};
+
+use crate::agent;
+use crate::config::NetConf;
+use crate::version::CniVersion;
+
+/// Asks the agent.
+///
+/// # Errors
+/// Code 50 when no agent answers, or when it has not read the objects that it needs for an ADD; code 1 for a version of the
+/// specification that has no STATUS.
+pub async fn status(conf: &NetConf) -> Result<(), CniError> {
+    if conf.version < CniVersion::V1_1_0 {
+        return Err(CniError::new(
+            ErrorCode::INCOMPATIBLE_VERSION,
+            format!(
+                "cniVersion {:?} has no STATUS: set 1.1.0 or later",
+                conf.version.as_str()
+            ),
+        ));
+    }
+    let asked = async {
+        agent::connect(conf)
+            .await?
+            .readiness()
+            .await
+            .map_err(|e| agent::cni_error(&e))
+    };
+    match asked.await {
+        Ok(_) => Ok(()),
+        // The specification has a code of its own for "not now" here.
+        Err(e) if e.code == ErrorCode::TRY_AGAIN_LATER => Err(CniError {
+            code: ErrorCode::UNAVAILABLE,
+            ..e
+        }),
+        Err(e) => Err(e),
+    }
+}

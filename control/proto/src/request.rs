@@ -1,0 +1,35 @@
+//! Reading requests: what comes in by a socket becomes a valid message or a [`CniError`], once, here.
+
+use serde::de::DeserializeOwned;
+
+use crate::{CniError, ContainerId, ErrorCode, IfName};
+
+/// What a message about a request that cannot be understood has at most: it may quote the request.
+const MAX_MESSAGE: usize = 400;
+
+/// Decodes a body.
+///
+/// # Errors
+/// Code 6, with where and why.
+pub fn body<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, CniError> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        let mut message = format!("the request cannot be understood: {e}");
+        if let Some((end, _)) = message.char_indices().nth(MAX_MESSAGE) {
+            message.truncate(end);
+            message.push('…');
+        }
+        CniError::new(ErrorCode::DECODE, message)
+    })
+}
+
+/// Reads the names in the path of an attachment.
+///
+/// # Errors
+/// Code 4, with the name that cannot be.
+pub fn names(container: String, ifname: String) -> Result<(ContainerId, IfName), CniError> {
+    let bad = |e: crate::TextError| CniError::new(ErrorCode::INVALID_ENVIRONMENT, e.to_string());
+    Ok((
+        ContainerId::new(container).map_err(bad)?,
+        IfName::new(ifname).map_err(bad)?,
+    ))
+}

@@ -1,0 +1,281 @@
+//! A full node: 110 pods at once, coming and going under traffic, and the memory that all ports share.
+
+mod common;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use common::{binaries, eventually, port};
+use heddle_tests::udp::{Pace, UdpServer, send};
+use heddle_tests::{Attached, Lab, LabError, Node, NodePlan, Pod, traffic, usage};
+use serde_json::Value;
+
+/// What kubelet runs on a node by default (`--max-pods`).
+const PODS: usize = 110;
+/// Calls of the plugin under way at the same time.
+const AT_ONCE: usize = 8;
+const SINK: u16 = 9;
+
+fn frames(status: &Value) -> (u64, u64) {
+    let holders = status["frames"]["holders"].as_array().into_iter().flatten();
+    let held = holders.filter_map(|holder| holder["frames"].as_u64()).sum();
+    (held, status["frames"]["total"].as_u64().unwrap_or(0))
+}
+
+/// Frames with holders whose name begins so.
+fn held_by(status: &Value, prefix: &str) -> u64 {
+    let holders = status["frames"]["holders"].as_array().into_iter().flatten();
+    holders
+        .filter(|holder| holder["holder"].as_str().is_some_and(|name| name.starts_with(prefix)))
+        .filter_map(|holder| holder["frames"].as_u64())
+        .sum()
+}
+
+/// Every frame is with somebody, and none on its way: with the pools or a port that is open.
+fn all_frames_are_at_rest(node: &Node) -> Result<(), LabError> {
+    eventually("no frame is under way or lost", || {
+        let status = node.status()?;
+        let (held, total) = frames(&status);
+        assert_eq!(held, total, "{}", status["frames"]);
+        let pools = held_by(&status, "shared pool") + held_by(&status, "pool of worker");
+        let ports: u64 = status["ports"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|port| port["frames"].as_u64())
+            .sum();
+        Ok(pools + ports == total)
+    })
+}
+
+/// Runs `f` for every number below `count`, some at once, and gives how long each took, shortest first.
+fn at_once(count: usize, f: impl Fn(usize) -> Result<(), LabError> + Sync) -> Result<Vec<Duration>, LabError> {
+    let next = AtomicUsize::new(0);
+    let times = Mutex::new(Vec::with_capacity(count));
+    let work = || -> Result<(), LabError> {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= count {
+                return Ok(());
+            }
+            let start = Instant::now();
+            f(n)?;
+            if let Ok(mut times) = times.lock() {
+                times.push(start.elapsed());
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().try_for_each(|thread| match thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
+    })?;
+    let mut times = times.into_inner().unwrap_or_default();
+    times.sort_unstable();
+    Ok(times)
+}
+
+fn pods(lab: &Lab, count: usize) -> Result<Vec<Pod>, LabError> {
+    (0..count)
+        .map(|n| lab.pod("many", &format!("p{n}"), &[("app", "many")]))
+        .collect()
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+#[test]
+fn a_full_node_is_attached_at_once_and_again_after_all_has_gone() -> Result<(), LabError> {
+    let lab = Lab::new(binaries()?)?;
+    let mut node = lab.node(NodePlan::new("node", 1))?;
+    node.start_agent()?;
+    let agent = node.agent().map(|agent| agent.id()).unwrap_or_default();
+    let pods = pods(&lab, PODS)?;
+    let (rss, kernel) = (usage::resident(agent)?, usage::kernel_memory()?);
+
+    let attached: Vec<Mutex<Option<Attached>>> = pods.iter().map(|_| Mutex::default()).collect();
+    let start = Instant::now();
+    let times = at_once(PODS, |n| {
+        let ips = node.start_pod(&pods[n])?;
+        if let Ok(mut slot) = attached[n].lock() {
+            *slot = Some(ips);
+        }
+        Ok(())
+    })?;
+    println!(
+        "{PODS} pods, {AT_ONCE} ADDs at a time: {:?} in all; one ADD median {:?}, p90 {:?}, max {:?}",
+        start.elapsed(),
+        times[PODS / 2],
+        times[PODS * 9 / 10],
+        times[PODS - 1]
+    );
+    println!(
+        "memory for them: agent {:.1} MiB (to {:.1}), kernel {:.1} MiB",
+        mebibytes(usage::resident(agent)?.saturating_sub(rss)),
+        mebibytes(usage::resident(agent)?),
+        mebibytes(usage::kernel_memory()?.saturating_sub(kernel))
+    );
+    let attached: Vec<Attached> = attached
+        .into_iter()
+        .filter_map(|slot| slot.into_inner().ok().flatten())
+        .collect();
+    assert_eq!(attached.len(), PODS);
+
+    // Every pod once as the one that asks and once as the one that answers, by alternating families.
+    let answered = AtomicUsize::new(0);
+    at_once(PODS, |n| {
+        let to = attached[(n * 37 + 11) % PODS].ip(n % 2 == 0)?;
+        answered.fetch_add(usize::from(traffic::ping(pods[n].ns(), to, 1)? == 1), Ordering::Relaxed);
+        Ok(())
+    })?;
+    assert_eq!(answered.into_inner(), PODS, "each pair answers");
+    all_frames_are_at_rest(&node)?;
+
+    let start = Instant::now();
+    let times = at_once(PODS, |n| node.end_pod(&pods[n]))?;
+    println!(
+        "{AT_ONCE} DELs at a time: {:?} in all; one DEL median {:?}, max {:?}",
+        start.elapsed(),
+        times[PODS / 2],
+        times[PODS - 1]
+    );
+    all_frames_are_at_rest(&node)?;
+
+    // All sockets but the anchor's have gone, with their devices; libxdp binds every socket through its first one.
+    node.ns().run("ip", &["link", "delete", "heddle0"])?;
+    eventually("the host port is made anew", || {
+        Ok(node.ns().run("ip", &["link", "show", "heddle0"]).is_ok())
+    })?;
+    let again = [node.start_pod(&pods[0])?, node.start_pod(&pods[1])?];
+    for v6 in [false, true] {
+        assert_eq!(traffic::ping(pods[0].ns(), again[1].ip(v6)?, 2)?, 2);
+        eventually("the node reaches a pod by the new host port", || {
+            Ok(traffic::ping(node.ns(), again[0].ip(v6)?, 1)? == 1)
+        })?;
+    }
+    all_frames_are_at_rest(&node)
+}
+
+/// `HEDDLE_CHURN=1000` for the long run.
+#[test]
+fn pods_that_come_and_go_under_traffic_cost_no_frame() -> Result<(), LabError> {
+    let rounds = std::env::var("HEDDLE_CHURN")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(100usize);
+    let lab = Lab::new(binaries()?)?;
+    let mut node = lab.node(NodePlan::new("node", 1))?;
+    node.start_agent()?;
+    let [talker, listener, guest] = ["talker", "listener", "guest"].map(|name| lab.pod("many", name, &[]));
+    let (talker, listener, guest) = (talker?, listener?, guest?);
+    node.start_pod(&talker)?;
+    let to = node.start_pod(&listener)?.ip(false)?;
+    let sink = UdpServer::sink(listener.ns(), SINK)?;
+    let first = node.start_pod(&guest)?;
+    node.end_pod(&guest)?;
+
+    let guest_at = Mutex::new(first.ip(false)?);
+    let done = AtomicBool::new(false);
+    let slice = Duration::from_millis(200);
+    std::thread::scope(|scope| -> Result<(), LabError> {
+        // One stream that goes on, and one to wherever the guest was last: to a port that is closed again and again.
+        let streams = [false, true].map(|to_guest| {
+            let (guest_at, done, talker) = (&guest_at, &done, &talker);
+            scope.spawn(move || -> Result<(), LabError> {
+                while !done.load(Ordering::Acquire) {
+                    let ip = match guest_at.lock() {
+                        Ok(ip) if to_guest => *ip,
+                        _ => to,
+                    };
+                    send(talker.ns(), (ip, SINK).into(), 1000, Pace::PerMillisecond(4), slice)?;
+                }
+                Ok(())
+            })
+        });
+        let churn = || -> Result<(), LabError> {
+            for round in 0..rounds {
+                let at = node.start_pod(&guest)?.ip(false)?;
+                if let Ok(mut ip) = guest_at.lock() {
+                    *ip = at;
+                }
+                if round % 10 == 0 {
+                    assert_eq!(traffic::ping(guest.ns(), to, 1)?, 1, "round {round}");
+                }
+                node.end_pod(&guest)?;
+                let (held, total) = frames(&node.status()?);
+                assert_eq!(held, total, "round {round}");
+            }
+            Ok(())
+        };
+        let churned = churn();
+        done.store(true, Ordering::Release);
+        for stream in streams {
+            match stream.join() {
+                Ok(result) => result?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        churned
+    })?;
+    println!(
+        "{rounds} attached and detached; the other stream heard {}",
+        sink.heard()
+    );
+    assert!(sink.heard() > 0);
+    all_frames_are_at_rest(&node)?;
+    let status = node.status()?;
+    assert_eq!(
+        status["ports"].as_array().map(Vec::len),
+        Some(3),
+        "talker, listener, host"
+    );
+    node.end_pod(&talker)?;
+    node.end_pod(&listener)?;
+    all_frames_are_at_rest(&node)
+}
+
+/// A node whose frames let exactly one port grow (a burst of 64 packets of one frame makes a ring of 256): a silent one that has grown gives its frames to one that needs them.
+#[test]
+fn fill_rings_grow_and_a_silent_one_shrinks_for_another() -> Result<(), LabError> {
+    let lab = Lab::new(binaries()?)?;
+    let mut plan = NodePlan::new("node", 1);
+    // 64 for each of 4 pods and the host's queue, 1024 + 512 for packets under way of one worker, 192 to grow by.
+    let config = lab.dir().join("small.yaml");
+    let text = format!("maxPods: 4\nframes: {}\n", 64 * 5 + 1024 + 512 + 192);
+    std::fs::write(&config, text).map_err(LabError::io("writing small.yaml"))?;
+    plan.flags = vec!["--config".to_owned(), config.display().to_string()];
+    let mut node = lab.node(plan)?;
+    node.start_agent()?;
+    let [one, two, sink] = ["one", "two", "sink"].map(|name| lab.pod("many", name, &[]));
+    let (one, two, sink) = (one?, two?, sink?);
+    node.start_pod(&one)?;
+    node.start_pod(&two)?;
+    let to = std::net::SocketAddr::from((node.start_pod(&sink)?.ip(false)?, SINK));
+    let _server = UdpServer::sink(sink.ns(), SINK)?;
+    let ring = |name: &str| -> Result<u64, LabError> {
+        let status = node.status()?;
+        let (held, total) = frames(&status);
+        assert_eq!(held, total);
+        Ok(port(&status, &format!("pod:many/{name}"))["frames"]
+            .as_u64()
+            .unwrap_or(0))
+    };
+    let flood = Duration::from_millis(500);
+    assert_eq!((ring("one")?, ring("two")?), (64, 64), "at rest");
+    eventually("the first ring grows to its most", || {
+        send(one.ns(), to, 1000, Pace::Flood, flood)?;
+        Ok(ring("one")? >= 200)
+    })?;
+    eventually("the second ring grows once the first, silent, has given back", || {
+        send(two.ns(), to, 1000, Pace::Flood, flood)?;
+        Ok(ring("two")? >= 200)
+    })?;
+    assert_eq!(ring("one")?, 64);
+    // And the port that was closed and opened works.
+    assert_eq!(traffic::ping(one.ns(), to.ip(), 3)?, 3);
+    all_frames_are_at_rest(&node)
+}
