@@ -137,16 +137,14 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
             })
             .collect();
         for proto in [Proto::UDP, Proto::TCP] {
-            b.set_frontend(Arc::new(Frontend {
-                key: FrontendKey {
-                    ip: service_ip(n),
-                    proto,
-                    port: SERVICE_PORT,
-                },
-                kind: FrontendKind::ClusterIp,
-                name: format!("bench/service-{n}").into(),
-                backends: Backends::new(list.iter().copied(), false),
-            }));
+            let key = FrontendKey {
+                ip: service_ip(n),
+                proto,
+                port: SERVICE_PORT,
+            };
+            let name = format!("bench/service-{n}");
+            let backends = Backends::new(list.iter().copied(), false);
+            b.set_frontend(Arc::new(Frontend::new(key, FrontendKind::ClusterIp, name, backends)));
         }
     }
     b.build().0

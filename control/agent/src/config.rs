@@ -57,6 +57,9 @@ pub struct Config {
     /// The ranges of Service addresses; empty: the ServiceCIDR objects, and where there are none each address.
     #[serde(rename = "serviceCIDRs")]
     pub service_cidrs: Vec<IpNet>,
+    /// Whether the externalIPs of Services are served.
+    #[serde(rename = "externalIPs")]
+    pub external_ips: bool,
     /// Source ports kept for what heddle masquerades to the node's address.
     pub reserved_ports: PortRange,
     /// What is logged: a level, or `tracing` directives.
@@ -83,6 +86,7 @@ impl Default for Config {
             pod_wait_seconds: 20,
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
+            external_ips: false,
             reserved_ports: PortRange {
                 first: 61_000,
                 last: 65_535,
@@ -151,6 +155,8 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// Configured ranges of Services.
     pub service_cidrs: Vec<IpNet>,
+    /// Whether the externalIPs of Services are served.
+    pub external_ips: bool,
     /// Source ports that are heddle's.
     pub reserved_ports: PortRange,
 }
@@ -347,6 +353,7 @@ impl Config {
             pod_wait: Duration::from_secs(self.pod_wait_seconds.into()),
             cluster_cidrs: self.cluster_cidrs,
             service_cidrs: self.service_cidrs,
+            external_ips: self.external_ips,
             reserved_ports: self.reserved_ports,
         })
     }

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use heddle_model::{Change, Changes, Cluster, Delta, EndpointSlice, NetworkPolicy, ObjectKey, Pod};
+use heddle_model::{Change, Changes, Cluster, Delta, EndpointSlice, NetworkPolicy, Node, ObjectKey, Pod};
 use heddle_wire::Ip;
 
 use crate::compiler::Compiler;
+use crate::services::rivals;
 
 impl Compiler {
     /// Takes in what changed. `cluster` is the state after these changes.
@@ -15,12 +16,18 @@ impl Compiler {
         let mut ranges = false;
         for change in &changes.objects {
             match change {
-                Change::Node(delta) => self.apply_node(cluster, delta),
+                Change::Node(delta) => {
+                    self.apply_node(cluster, delta);
+                    if delta.key.name == self.config.name && is_elsewhere(delta) {
+                        services.extend(cluster.services().map(|service| service.key.clone()));
+                    }
+                }
                 Change::ServiceCidr(_) => ranges = true,
                 Change::Namespace(delta) => self.apply_namespace(cluster, &delta.key.name),
                 Change::Pod(delta) => self.apply_pod(cluster, delta),
                 Change::Service(delta) => {
                     services.insert(delta.key.clone());
+                    services.extend(rivals(cluster, delta));
                 }
                 Change::EndpointSlice(delta) => services.extend(services_of(delta)),
                 Change::NetworkPolicy(delta) => self.apply_policy(delta),
@@ -89,6 +96,16 @@ impl Compiler {
             .filter(|(_, a)| a.pod.as_deref().is_some_and(selected));
         self.dirty_endpoints.extend(reached.map(|(no, _)| *no));
     }
+}
+
+/// Whether what Services ask of this node is another: its zone and its addresses.
+fn is_elsewhere(delta: &Delta<Node>) -> bool {
+    let asked = |node: &Option<Arc<Node>>| {
+        let node = node.as_deref()?;
+        let zone = node.zone().map(str::to_owned);
+        Some((zone, node.internal_ips.clone(), node.external_ips.clone()))
+    };
+    delta.after.is_some() && asked(&delta.before) != asked(&delta.after)
 }
 
 /// The Services that a slice belongs to and belonged to.

@@ -51,6 +51,7 @@ impl Compiler {
                 .collect(),
             raised: self.generations.take_raised().into_iter().collect(),
             removed_backends: std::mem::take(&mut self.removed_backends),
+            new_frontends: std::mem::take(&mut self.new_frontends),
             node_numbers: std::mem::take(&mut self.nodes.assigned),
         }
     }

@@ -59,6 +59,8 @@ pub struct Compiler {
     pub(crate) services: Services,
     pub(crate) frontend_owner: BTreeMap<FrontendKey, ObjectKey>,
     pub(crate) removed_backends: Vec<RemovedBackend>,
+    /// An address and port became a Service's.
+    pub(crate) new_frontends: bool,
 
     /// Endpoints whose policies must be looked up anew.
     pub(crate) dirty_endpoints: BTreeSet<EndpointNo>,
@@ -90,6 +92,8 @@ pub struct BuildResult {
     pub raised: Vec<EndpointNo>,
     /// Backends that frontends lost since the build before.
     pub removed_backends: Vec<RemovedBackend>,
+    /// Whether an address and port became a Service's since the build before: connections to it from before go elsewhere.
+    pub new_frontends: bool,
     /// Numbers that were given to nodes since the build before, to be kept in the state directory.
     pub node_numbers: Vec<(Arc<str>, NodeNo)>,
 }
@@ -124,6 +128,7 @@ impl Compiler {
             services: Services::new(),
             frontend_owner: BTreeMap::new(),
             removed_backends: Vec::new(),
+            new_frontends: false,
             dirty_endpoints: BTreeSet::new(),
             dirty_namespaces: BTreeSet::new(),
         };

@@ -28,6 +28,8 @@ pub struct NodeConfig {
     pub uplink_mtu: u16,
     /// The ranges of Services; empty: those of the ServiceCIDR objects.
     pub service_cidrs: Vec<Prefix>,
+    /// Whether `spec.externalIPs` of Services are served: whoever may write a Service takes over any address by them.
+    pub external_ips: bool,
     /// The numbers that other nodes have had before. New nodes get numbers that are free here.
     pub node_numbers: BTreeMap<Arc<str>, NodeNo>,
 }
@@ -46,6 +48,7 @@ impl NodeConfig {
             local_mtu: 0,
             uplink_mtu: 0,
             service_cidrs: Vec::new(),
+            external_ips: false,
             node_numbers: BTreeMap::new(),
         }
     }

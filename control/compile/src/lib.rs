@@ -26,6 +26,7 @@ mod build;
 mod cidrs;
 mod compiler;
 mod config;
+mod endpoints;
 mod generations;
 mod groups;
 mod identities;

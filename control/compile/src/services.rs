@@ -1,19 +1,49 @@
-//! Services: their frontends, and which endpoints each may choose from.
+//! Services: their frontends, as kube-proxy makes them.
 //!
-//! As kube-proxy does (`pkg/proxy/topology.go`, `categorizeEndpoints`): ready endpoints; where none is ready, those that
-//! terminate but still serve. With `internalTrafficPolicy: Local` the same among the endpoints of this node alone.
+//! A Service has frontends at its cluster addresses, at its load balancer's (those that nodes serve themselves), at its
+//! external addresses (where the configuration allows them), and at a port of every address of this node. Which endpoints
+//! they choose from is `endpoints`' to say. What it does not do: health check ports, and routes to the addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use heddle_model::{AddressType, Cluster, Endpoint, ObjectKey, Service, ServicePort, TrafficPolicy};
-use heddle_tables::{Backend, Backends, Frontend, FrontendKey, FrontendKind, ServiceLookup};
+use heddle_model::{
+    Cluster, Delta, IngressMode, LoadBalancing, ObjectKey, Service, ServicePort, SessionAffinity, TrafficPolicy,
+};
+use heddle_tables::{Affinity, Backend, Backends, Balancing, Frontend, FrontendKey, FrontendKind, Prefix};
 use heddle_wire::{Ip, Proto};
 
+use crate::cidrs::prefix;
 use crate::compiler::{Compiler, RemovedBackend};
+use crate::endpoints::Endpoints;
 
 /// What stands in the tables for each Service.
 pub(crate) type Services = BTreeMap<ObjectKey, BTreeSet<FrontendKey>>;
+
+/// The addresses of a Service that frontends listen on, with their kind.
+fn addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = (FrontendKind, Ip)> {
+    let cluster = service.cluster_ips.get().iter().copied();
+    let balancer = service.load_balancer_ingress.iter();
+    // With `Proxy` the load balancer has the address itself, and sends to node ports.
+    let balancer = balancer.filter(|ingress| ingress.mode == IngressMode::Vip);
+    let external = service.external_ips.iter().filter(move |_| external_ips).copied();
+    let of = |kind| move |ip| (kind, Ip::from(ip));
+    cluster
+        .map(of(FrontendKind::ClusterIp))
+        .chain(balancer.map(|ingress| ingress.ip).map(of(FrontendKind::LoadBalancer)))
+        .chain(external.map(of(FrontendKind::ExternalIp)))
+}
+
+/// Services that may listen on the same addresses as this one, which a change of it may give or take something.
+pub(crate) fn rivals(cluster: &Cluster, delta: &Delta<Service>) -> BTreeSet<ObjectKey> {
+    [&delta.before, &delta.after]
+        .into_iter()
+        .flatten()
+        .flat_map(|service| service.addresses())
+        .flat_map(|ip| cluster.services_at(ip))
+        .map(|service| service.key.clone())
+        .collect()
+}
 
 impl Compiler {
     /// Makes the frontends of a Service anew.
@@ -21,17 +51,14 @@ impl Compiler {
         let mut made = BTreeMap::new();
         if let Some(service) = cluster.service(key).filter(|s| s.is_proxied()) {
             for port in &service.ports {
-                for addr in service.cluster_ips.get() {
-                    let frontend = self.frontend(cluster, service, port, Ip::from(*addr));
-                    made.entry(frontend.key).or_insert(frontend);
-                }
+                self.frontends(cluster, service, port, &mut made);
             }
         }
         let before = self.services.remove(key).unwrap_or_default();
         for gone in before.iter().filter(|key| !made.contains_key(*key)) {
             // Another Service may have taken the address over within the same changes.
             if self.frontend_owner.get(gone) == Some(key) {
-                self.note_removed(*gone, &[]);
+                self.note_removed(*gone, None);
                 self.tables.remove_frontend(*gone);
                 self.frontend_owner.remove(gone);
             }
@@ -41,85 +68,155 @@ impl Compiler {
         }
         self.services.insert(key.clone(), made.keys().copied().collect());
         for (at, frontend) in made {
-            self.note_removed(at, frontend.backends.list());
+            self.note_removed(at, Some(&frontend));
             self.tables.set_frontend(Arc::new(frontend));
             self.frontend_owner.insert(at, key.clone());
         }
     }
 
-    /// Notes the backends of a frontend that are not among those that it has from now on.
-    fn note_removed(&mut self, frontend: FrontendKey, now: &[Backend]) {
-        let lookup = self
-            .tables
-            .current()
-            .frontend(frontend.ip, frontend.proto, frontend.port);
-        if let ServiceLookup::Frontend(before) = lookup {
-            let gone = before.backends.list().iter().filter(|b| now.binary_search(b).is_err());
-            self.removed_backends.extend(gone.map(|backend| RemovedBackend {
-                frontend,
-                backend: *backend,
-            }));
-        }
-    }
-
-    fn frontend(&self, cluster: &Cluster, service: &Service, port: &ServicePort, ip: Ip) -> Frontend {
-        let name = if port.name.is_empty() {
-            service.key.to_string()
-        } else {
-            format!("{}:{}", service.key, port.name)
+    /// Notes the endpoints of a frontend that are not among those that it has from now on, and that a frontend is new: its
+    /// address was somebody's else before.
+    fn note_removed(&mut self, key: FrontendKey, now: Option<&Frontend>) {
+        let Some(before) = self.tables.current().frontend_at(key) else {
+            self.new_frontends |= now.is_some();
+            return;
         };
-        Frontend {
-            key: FrontendKey {
-                ip,
-                proto: Proto(port.protocol.number()),
-                port: port.port.get(),
-            },
-            kind: FrontendKind::ClusterIp,
-            name: name.into(),
-            backends: self.backends(cluster, service, port, ip.is_v4()),
-        }
+        let gone = before.endpoints().filter(|b| !now.is_some_and(|now| now.keeps(b)));
+        let gone: BTreeSet<RemovedBackend> = gone
+            .map(|backend| RemovedBackend {
+                frontend: key,
+                backend: *backend,
+            })
+            .collect();
+        self.removed_backends.extend(gone);
     }
 
-    fn backends(&self, cluster: &Cluster, service: &Service, port: &ServicePort, v4: bool) -> Backends {
-        let family = if v4 { AddressType::V4 } else { AddressType::V6 };
-        let slices = cluster
-            .slices_of(&service.key)
-            .filter(|s| s.address_type == family && s.proxy_name.is_none());
-        let mut all: Vec<(&Endpoint, Backend)> = Vec::new();
-        for slice in slices {
-            let ports = slice
-                .ports
-                .iter()
-                .filter(|p| p.name == port.name && p.protocol == port.protocol);
-            for number in ports.filter_map(|p| p.port) {
-                let to = |e: &Endpoint| Backend {
-                    ip: Ip::from(e.address),
-                    port: number.get(),
-                };
-                all.extend(slice.endpoints.iter().map(|e| (e, to(e))));
+    /// Makes the frontends of one port.
+    fn frontends(
+        &self,
+        cluster: &Cluster,
+        service: &Service,
+        port: &ServicePort,
+        made: &mut BTreeMap<FrontendKey, Frontend>,
+    ) {
+        let name: Arc<str> = if port.name.is_empty() {
+            service.key.to_string().into()
+        } else {
+            format!("{}:{}", service.key, port.name).into()
+        };
+        let proto = Proto(port.protocol.number());
+        let mut families: [Option<Answers>; 2] = [None, None];
+        let mut put = |kind, key: FrontendKey| {
+            let family = families.get_mut(usize::from(!key.ip.is_v4()));
+            let Some(family) = family else { return };
+            let answers = family.get_or_insert_with(|| self.answers(cluster, service, port, key.ip.is_v4()));
+            let frontend = answers.frontend(kind, key, &name, service);
+            made.entry(key).or_insert(frontend);
+        };
+        for (kind, ip) in addresses(service, self.config.external_ips) {
+            let key = FrontendKey {
+                ip,
+                proto,
+                port: port.port.get(),
+            };
+            if !self.is_taken(cluster, service, kind, key) {
+                put(kind, key);
             }
         }
-        let local = |e: &Endpoint| e.node.as_deref() == Some(&*self.config.name);
-        let everywhere = usable(&all, |_| true);
-        match service.internal_policy {
-            TrafficPolicy::Cluster => Backends::new(everywhere, false),
-            TrafficPolicy::Local => Backends::new(usable(&all, local), !everywhere.is_empty()),
+        if let Some(number) = port.node_port {
+            for ip in service.cluster_ips.get() {
+                put(
+                    FrontendKind::NodePort,
+                    FrontendKey::node_port(ip.is_ipv4(), proto, number.get()),
+                );
+            }
+        }
+        for frontend in made.values_mut().filter(|f| f.kind == FrontendKind::LoadBalancer) {
+            if frontend.source_ranges.is_none() {
+                frontend.source_ranges = self.source_ranges(service, frontend.key.ip);
+            }
+        }
+    }
+
+    /// Whether another Service listens there with more right: by a kind that comes first, then by name.
+    fn is_taken(&self, cluster: &Cluster, service: &Service, kind: FrontendKind, at: FrontendKey) -> bool {
+        cluster.services_at(at.ip.to_std()).any(|other| {
+            let listens = |p: &ServicePort| p.port.get() == at.port && p.protocol.number() == at.proto.0;
+            let first = addresses(other, self.config.external_ips)
+                .filter(|(_, ip)| *ip == at.ip)
+                .map(|(kind, _)| kind)
+                .min();
+            other.key != service.key
+                && other.is_proxied()
+                && other.ports.iter().any(listens)
+                && first.is_some_and(|first| (first, &other.key) < (kind, &service.key))
+        })
+    }
+
+    /// The source ranges of the family; where it has none, everybody may come (kube-proxy keeps them by family). Where
+    /// they cover this node, what it sends to the load balancer's address counts too, even with that address as its source
+    /// (kube-proxy, `allowFromNode`).
+    fn source_ranges(&self, service: &Service, balancer: Ip) -> Option<Arc<[Prefix]>> {
+        let family = service
+            .source_ranges
+            .iter()
+            .filter(|net| net.addr().is_ipv4() == balancer.is_v4());
+        let mut ranges: Vec<Prefix> = family.clone().filter_map(|net| prefix(*net)).collect();
+        if self
+            .own_addresses
+            .iter()
+            .any(|own| ranges.iter().any(|r| r.contains(*own)))
+        {
+            ranges.push(Prefix::host(balancer));
+        }
+        (family.count() > 0).then(|| ranges.into())
+    }
+
+    fn answers(&self, cluster: &Cluster, service: &Service, port: &ServicePort, v4: bool) -> Answers {
+        let node = &*self.config.name;
+        let zone = self.own_node.as_deref().and_then(|node| node.zone());
+        let endpoints = Endpoints::of(cluster, service, port, v4);
+        let everywhere = Backends::new(endpoints.everywhere(node, zone), false);
+        let wanted = [service.internal_policy, service.external_policy];
+        let here = wanted
+            .contains(&TrafficPolicy::Local)
+            .then(|| Backends::new(endpoints.on(node), endpoints.are_usable()));
+        Answers {
+            resting: endpoints.others(&everywhere, here.as_ref()),
+            everywhere,
+            here,
         }
     }
 }
 
-/// The ready endpoints among some, or else those that terminate but serve.
-fn usable(all: &[(&Endpoint, Backend)], among: impl Fn(&Endpoint) -> bool) -> Vec<Backend> {
-    let those = |wanted: fn(&Endpoint) -> bool| -> Vec<Backend> {
-        all.iter()
-            .filter(|(e, _)| among(e) && wanted(e))
-            .map(|(_, backend)| *backend)
-            .collect()
-    };
-    let ready = those(|e| e.ready);
-    if ready.is_empty() {
-        those(|e| e.serving && e.terminating)
-    } else {
-        ready
+/// Who answers at the frontends of one port, in one family.
+struct Answers {
+    everywhere: Backends,
+    /// Where a traffic policy asks for it.
+    here: Option<Backends>,
+    resting: Box<[Backend]>,
+}
+
+impl Answers {
+    fn frontend(&self, kind: FrontendKind, key: FrontendKey, name: &Arc<str>, service: &Service) -> Frontend {
+        let policy = match kind {
+            FrontendKind::ClusterIp => service.internal_policy,
+            FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => service.external_policy,
+        };
+        let here = self.here.as_ref().filter(|_| policy == TrafficPolicy::Local);
+        let mut frontend = Frontend::new(key, kind, Arc::clone(name), here.unwrap_or(&self.everywhere).clone());
+        if here.is_some() && kind != FrontendKind::ClusterIp {
+            frontend.inside = Some(self.everywhere.clone());
+        }
+        frontend.resting.clone_from(&self.resting);
+        frontend.balancing = match service.load_balancing {
+            LoadBalancing::Maglev => Balancing::Maglev,
+            LoadBalancing::Random => Balancing::Random,
+        };
+        frontend.affinity = match service.session_affinity {
+            SessionAffinity::None => None,
+            SessionAffinity::ClientIp { timeout_seconds } => Some(Affinity::new(name, timeout_seconds)),
+        };
+        frontend
     }
 }

@@ -17,12 +17,22 @@ pub struct EndpointSlice {
     pub service: Option<ObjectKey>,
     /// The label `service.kubernetes.io/service-proxy-name`: another proxy serves it.
     pub proxy_name: Option<Arc<str>>,
+    /// The label `service.kubernetes.io/headless`: it belongs to a headless Service, which no proxy serves.
+    pub headless: bool,
     /// `addressType`
     pub address_type: AddressType,
     /// `ports`
     pub ports: Vec<EndpointPort>,
     /// `endpoints`; empty for [`AddressType::Fqdn`].
     pub endpoints: Vec<Endpoint>,
+}
+
+impl EndpointSlice {
+    /// Whether it is ours to serve.
+    #[must_use]
+    pub const fn is_proxied(&self) -> bool {
+        self.proxy_name.is_none() && !self.headless
+    }
 }
 
 /// `addressType`

@@ -5,6 +5,7 @@ use heddle_port::{FrameStore, PortNo, WorkerPool};
 use heddle_tables::{Endpoint, EndpointNo, Generation, Snapshot};
 
 use crate::control::PortRole;
+use crate::decide::Chooser;
 
 /// What the stages are told once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,6 +14,8 @@ pub struct StageConfig {
     pub adopt_until: Millis,
     /// ICMP errors that a worker sends in one turn at most.
     pub errors_per_turn: u32,
+    /// Where chance begins, for Services that choose by it: another number for each worker, the same one for a replay.
+    pub seed: u64,
 }
 
 impl Default for StageConfig {
@@ -20,6 +23,7 @@ impl Default for StageConfig {
         Self {
             adopt_until: Millis(0),
             errors_per_turn: 64,
+            seed: 0,
         }
     }
 }
@@ -35,6 +39,8 @@ pub struct Stages {
     pub(crate) errors_left: u32,
     /// Packets that no current flow answered for.
     pub(crate) slow: u64,
+    /// The state of the generator of chance.
+    pub(crate) chance: u64,
     /// Where answers are built.
     pub(crate) scratch: Box<[u8; SCRATCH]>,
 }
@@ -47,6 +53,7 @@ impl Stages {
             config,
             errors_left: config.errors_per_turn,
             slow: 0,
+            chance: config.seed,
             scratch: Box::new([0; SCRATCH]),
         }
     }
@@ -90,10 +97,23 @@ pub(crate) struct Context<'a> {
     pub(crate) endpoint: &'a Endpoint,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
     #[inline]
     pub(crate) fn origin(&self) -> Origin {
         self.ingress.origin()
+    }
+
+    /// What the choice of a backend depends on now.
+    pub(crate) fn chooser(&mut self) -> Chooser<'a> {
+        // SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
+        self.stages.chance = self.stages.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.stages.chance;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        Chooser {
+            chance: z ^ (z >> 31),
+            memory: Some((self.flows.affinities(), self.now)),
+        }
     }
 
     #[inline]

@@ -27,7 +27,9 @@ pub use batch::Batch;
 pub use context::{Ingress, StageConfig, Stages};
 pub use control::{AddError, PortRole, WorkerGone, WorkerHandle};
 pub use counters::{Counter, PortCounters, PortTotals, WorkerCounters, WorkerTotals};
-pub use decide::{Decision, Denial, Passage, Query, Source, Target, connection_hash, decide, judge};
+pub use decide::{
+    Chooser, Decision, Denial, Passage, Query, Source, Target, connection_hash, decide, decide_with, judge,
+};
 pub use handover::{Ends, mesh};
 pub use process::{Tables, process};
 pub use reason::{AbsorbReason, AnswerKind, DropReason};

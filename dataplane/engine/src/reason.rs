@@ -162,6 +162,8 @@ reasons! {
         TooBig = "too-big",
         /// The Service has endpoints, but its traffic policy leaves none here.
         ServiceNoLocalEndpoint = "service-no-local-endpoint",
+        /// The source address is in none of the Service's loadBalancerSourceRanges.
+        ServiceSourceRange = "service-source-range",
         /// The Service has no such port or no endpoint, and no answer was due or the errors of this turn are used up.
         ServiceRejected = "service-rejected",
 

@@ -9,6 +9,8 @@ pub struct Config {
     pub capacity: u32,
     /// Connections that one pod may have opened at a time; `None`: no limit. The host and the uplink have none.
     pub quota: Option<u32>,
+    /// Clients of Services with session affinity that are remembered: 64 B each, beside the table.
+    pub affinities: u32,
     /// When silent connections expire.
     pub timeouts: Timeouts,
     /// What the key of the hash is made from; `None`: it is random. For replay and tests, which have to be repeatable: any
@@ -28,6 +30,8 @@ impl Default for Config {
         Self {
             capacity: 262_144,
             quota: Some(65_536),
+            // Under loom every word is an object of the model.
+            affinities: if cfg!(loom) { 0 } else { 65_536 },
             timeouts: Timeouts::default(),
             seed: None,
         }

@@ -16,6 +16,7 @@
 //! A connection costs 192 B of record, 32 B of buckets (four entries expected in a full table) and 8 B of overflow buckets.
 //! Per-endpoint counts and the other statistics are not in the file; a takeover counts anew.
 
+mod affinity;
 mod bucket;
 mod config;
 mod file;
@@ -39,6 +40,7 @@ mod testing;
 mod types;
 mod words;
 
+pub use affinity::AffinityTable;
 pub use config::Config;
 pub use file::{BootId, Fresh, OpenError, Takeover};
 pub use numbers::{EndpointNo, Generation, NextHopNo, NodeNo};

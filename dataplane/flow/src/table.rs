@@ -6,6 +6,7 @@ use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Proto, TcpFlags};
 use thiserror::Error;
 
+use crate::affinity::AffinityTable;
 use crate::bucket::{Bucket, Entry, Index, Locked};
 use crate::config::Config;
 use crate::freelist::FreeList;
@@ -70,6 +71,7 @@ pub struct FlowTable {
     timeouts: Timeouts,
     pub(crate) limits: Limits,
     pub(crate) counts: Counts,
+    affinities: AffinityTable,
     /// The file behind `memory`, locked while it is open.
     lock: Option<File>,
 }
@@ -94,6 +96,7 @@ impl FlowTable {
             timeouts: config.timeouts,
             limits: Limits::of(&config.timeouts),
             counts,
+            affinities: AffinityTable::new(config.affinities, seed),
             lock: None,
         }
     }
@@ -107,6 +110,12 @@ impl FlowTable {
     #[must_use]
     pub fn start(&self) -> StartNo {
         self.start
+    }
+
+    /// Where clients of Services with session affinity went last.
+    #[must_use]
+    pub fn affinities(&self) -> &AffinityTable {
+        &self.affinities
     }
 
     /// When silent connections expire.

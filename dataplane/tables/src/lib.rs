@@ -35,5 +35,7 @@ pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict, Row};
 pub use policy_builder::{Answer, PolicySideBuilder};
 pub use ports::{PortRange, PortSet};
 pub use reasons::{Decision, PolicyKind};
-pub use service::{Backend, Backends, Choice, Frontend, FrontendKey, FrontendKind, ServiceLookup};
+pub use service::{
+    Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, FrontendKey, FrontendKind, ServiceLookup,
+};
 pub use snapshot::{Snapshot, SnapshotBuilder, TableSizes};

@@ -116,7 +116,53 @@ impl Walk {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+    use std::net::Ipv4Addr;
+
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn some_backends(least: usize) -> impl Strategy<Value = Vec<SocketAddr>> {
+        prop::collection::btree_set((any::<u32>(), 1_u16..), least..200).prop_map(|set| {
+            set.into_iter()
+                .map(|(ip, port)| (Ipv4Addr::from(ip), port).into())
+                .collect()
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        /// Whatever order they hear of backends in, nodes that sort them agree on every connection.
+        #[test]
+        fn all_nodes_agree(backends in some_backends(1), seed: u64) {
+            let mut heard = backends.clone();
+            heard.rotate_left((seed % backends.len() as u64) as usize);
+            let sorted: Vec<SocketAddr> = heard.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+            let (one, other) = (Maglev::new(&backends), Maglev::new(&sorted));
+            for hash in hashes(500) {
+                prop_assert_eq!(backends[one.pick(hash)], sorted[other.pick(hash)]);
+            }
+        }
+
+        /// A removed backend moves its own share, and at most 5 % of the others' slots where the size stays.
+        #[test]
+        fn a_removed_backend_moves_its_share_and_few_others(before in some_backends(3), which: prop::sample::Index) {
+            let mut after = before.clone();
+            let gone = after.remove(which.index(before.len()));
+            let (old, new) = (Maglev::new(&before), Maglev::new(&after));
+            prop_assume!(old.size() == new.size());
+            let slots = old.slots.iter().zip(&new.slots);
+            let others = slots.filter(|(a, _)| before[usize::from(**a)] != gone);
+            let (mut all, mut moved) = (0, 0);
+            for (a, b) in others {
+                all += 1;
+                moved += usize::from(before[usize::from(*a)] != after[usize::from(*b)]);
+            }
+            prop_assert!(moved * 20 <= all, "{} of {} backends, {moved} of {all} slots moved", gone, before.len());
+        }
+    }
 
     fn backends(n: u16) -> Vec<SocketAddr> {
         (0..n)

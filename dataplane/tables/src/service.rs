@@ -1,12 +1,14 @@
 //! Services: frontends, their backends, and the choice between them.
 
 use std::fmt;
+use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use heddle_wire::{Ip, Proto};
+use siphasher::sip::SipHasher24;
 
-use crate::Maglev;
+use crate::{Maglev, Place, Prefix};
 
 /// What a frontend listens on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,11 +27,47 @@ impl fmt::Debug for FrontendKey {
     }
 }
 
+impl FrontendKey {
+    /// A port on every address of the node that is of this family.
+    #[must_use]
+    pub const fn node_port(v4: bool, proto: Proto, port: u16) -> Self {
+        let ip = if v4 { Ip::from_v4([0; 4]) } else { Ip::UNSPECIFIED };
+        Self { ip, proto, port }
+    }
+}
+
 /// Which of a Service's addresses a frontend is.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
     ClusterIp,
+    /// `status.loadBalancer.ingress[]`.
+    LoadBalancer,
+    /// `spec.externalIPs`.
+    ExternalIp,
+    /// `spec.ports[].nodePort`, at [`FrontendKey::node_port`].
+    NodePort,
+}
+
+/// Who asks, as traffic policies tell clients apart.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Client {
+    /// A pod of the cluster, on any node.
+    Pod,
+    /// This node itself, or a pod of its network.
+    ThisNode,
+    /// Anybody else: other nodes too.
+    Outside,
+}
+
+impl From<Place> for Client {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Local(_) | Place::Node(_) | Place::Unreachable => Self::Pod,
+            Place::Host => Self::ThisNode,
+            Place::RemoteHost(_) | Place::Outside => Self::Outside,
+        }
+    }
 }
 
 /// One endpoint of a Service. Where it is, the address table says.
@@ -125,14 +163,114 @@ pub struct Frontend {
     pub name: Arc<str>,
     /// Who answers.
     pub backends: Backends,
+    /// With `externalTrafficPolicy: Local`, who answers pods and this node itself.
+    pub inside: Option<Backends>,
+    /// Endpoints that get no new connection but keep those that they have.
+    pub resting: Box<[Backend]>,
+    /// `spec.loadBalancerSourceRanges`; `None`: everybody.
+    pub source_ranges: Option<Arc<[Prefix]>>,
+    /// How a backend is chosen.
+    pub balancing: Balancing,
+    /// `spec.sessionAffinity`
+    pub affinity: Option<Affinity>,
+}
+
+/// How a backend is chosen for a new connection.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Balancing {
+    /// By the connection's hash, alike on every node.
+    #[default]
+    Maglev,
+    /// By chance.
+    Random,
+}
+
+/// New connections of a client go where its last one went.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Affinity {
+    /// Which port of which Service: one for all its frontends.
+    pub service: u64,
+    /// For how long after the client's last new connection.
+    pub seconds: u32,
+}
+
+impl Affinity {
+    /// Of a port of a Service, by the frontends' name.
+    #[must_use]
+    pub fn new(name: &str, seconds: u32) -> Self {
+        let mut hash = SipHasher24::new_with_keys(3, 0x6166_6669_6e69_7479);
+        hash.write(name.as_bytes());
+        // Zero stands for no entry in the table of those who remember.
+        let service = hash.finish() | 1;
+        Self { service, seconds }
+    }
 }
 
 impl Frontend {
-    /// [`Backends::pick`].
+    /// A frontend for everybody, without affinity.
+    #[must_use]
+    pub fn new(key: FrontendKey, kind: FrontendKind, name: impl Into<Arc<str>>, backends: Backends) -> Self {
+        Self {
+            key,
+            kind,
+            name: name.into(),
+            backends,
+            inside: None,
+            resting: Box::new([]),
+            source_ranges: None,
+            balancing: Balancing::Maglev,
+            affinity: None,
+        }
+    }
+
+    /// [`Backends::pick`] for a client outside.
     #[inline]
     #[must_use]
     pub fn pick(&self, hash: u64) -> Choice<'_> {
         self.backends.pick(hash)
+    }
+
+    /// Who answers this client.
+    #[inline]
+    #[must_use]
+    pub fn backends_for(&self, client: Client) -> &Backends {
+        match (&self.inside, client) {
+            (Some(inside), Client::Pod | Client::ThisNode) => inside,
+            _ => &self.backends,
+        }
+    }
+
+    /// Whether the source ranges let that address in.
+    #[must_use]
+    pub fn admits(&self, source: Ip) -> bool {
+        self.source_ranges
+            .as_ref()
+            .is_none_or(|ranges| ranges.iter().any(|range| range.contains(source)))
+    }
+
+    /// Whether the client's address is replaced by the node's (kube-proxy with a cluster CIDR, `writeServiceToEndpointRules`
+    /// and the `KUBE-EXT` chains): a cluster address does so for all but pods, an external one for all with the traffic
+    /// policy `Cluster`, and for the node itself with `Local`.
+    #[must_use]
+    pub const fn masquerades(&self, client: Client) -> bool {
+        match (self.kind, &self.inside) {
+            (FrontendKind::ClusterIp, _) => !matches!(client, Client::Pod),
+            (_, None) => true,
+            (_, Some(_)) => matches!(client, Client::ThisNode),
+        }
+    }
+
+    /// Whether connections that this backend has may go on: it is one of the Service's endpoints, ready or not.
+    #[must_use]
+    pub fn keeps(&self, backend: &Backend) -> bool {
+        let has = |list: &[Backend]| list.binary_search(backend).is_ok();
+        has(self.backends.list()) || has(&self.resting) || self.inside.as_ref().is_some_and(|inside| has(inside.list()))
+    }
+
+    /// Every endpoint of the Service, ready or not; some twice.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Backend> {
+        let inside = self.inside.iter().flat_map(|inside| inside.list());
+        self.backends.list().iter().chain(inside).chain(&self.resting)
     }
 }
 
@@ -141,7 +279,7 @@ impl Frontend {
 pub enum ServiceLookup<'a> {
     /// The address is no Service's.
     NotAService,
-    /// A Service has the address, but not this port and protocol: reject.
+    /// A cluster address, but the Service has no such port and protocol: reject.
     NoSuchPort,
     /// The frontend.
     Frontend(&'a Arc<Frontend>),
@@ -150,6 +288,51 @@ pub enum ServiceLookup<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn frontend(kind: FrontendKind, inside: Option<Backends>) -> Frontend {
+        let key = FrontendKey::node_port(true, Proto::TCP, 30_000);
+        let mut frontend = Frontend::new(key, kind, "a/web", Backends::new([b(1, 80)], false));
+        frontend.inside = inside;
+        frontend
+    }
+
+    #[test]
+    fn who_is_masqueraded_depends_on_address_policy_and_client() {
+        let clients = [Client::Pod, Client::ThisNode, Client::Outside];
+        let asked = |frontend: Frontend| clients.map(|client| frontend.masquerades(client));
+        assert_eq!(asked(frontend(FrontendKind::ClusterIp, None)), [false, true, true]);
+        for kind in [
+            FrontendKind::LoadBalancer,
+            FrontendKind::ExternalIp,
+            FrontendKind::NodePort,
+        ] {
+            assert_eq!(asked(frontend(kind, None)), [true, true, true]);
+            let local = frontend(kind, Some(Backends::new([b(1, 80), b(2, 80)], false)));
+            assert_eq!(local.backends_for(Client::Pod).list().len(), 2);
+            assert_eq!(local.backends_for(Client::ThisNode).list().len(), 2);
+            assert_eq!(local.backends_for(Client::Outside).list().len(), 1);
+            assert_eq!(asked(local), [false, true, false]);
+        }
+    }
+
+    #[test]
+    fn connections_stay_with_endpoints_that_rest() {
+        let mut frontend = frontend(FrontendKind::LoadBalancer, Some(Backends::new([b(2, 80)], false)));
+        frontend.resting = Box::new([b(3, 80)]);
+        assert_eq!(
+            [1, 2, 3, 4].map(|n| frontend.keeps(&b(n, 80))),
+            [true, true, true, false]
+        );
+    }
+
+    #[test]
+    fn source_ranges_admit_what_they_cover() {
+        let mut frontend = frontend(FrontendKind::LoadBalancer, None);
+        assert!(frontend.admits(Ip::from_v4([192, 0, 2, 1])));
+        frontend.source_ranges = Some([Prefix::new(Ip::from_v4([10, 0, 0, 0]), 8)].into());
+        assert!(frontend.admits(Ip::from_v4([10, 9, 9, 9])));
+        assert!(!frontend.admits(Ip::from_v4([192, 0, 2, 1])));
+    }
 
     fn b(last: u8, port: u16) -> Backend {
         Backend {

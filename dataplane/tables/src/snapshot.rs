@@ -5,8 +5,8 @@ use std::sync::Arc;
 use heddle_wire::{Ip, Proto};
 
 use crate::{
-    AddressInfo, Decision, Endpoint, EndpointNo, Frontend, FrontendKey, IdentityNo, Lpm, NodeTable, PagedMap, PagedVec,
-    Place, Prefix, RuleNo, ServiceLookup,
+    AddressInfo, Decision, Endpoint, EndpointNo, Frontend, FrontendKey, FrontendKind, IdentityNo, Lpm, NodeTable,
+    PagedMap, PagedVec, Place, Prefix, RuleNo, ServiceLookup,
 };
 
 /// All that workers read. Immutable; cheap to clone, since tables are roots of shared pages.
@@ -18,10 +18,27 @@ pub struct Snapshot {
     addresses: PagedMap<Ip, AddressInfo>,
     identities: Lpm<IdentityNo>,
     places: Lpm<Place>,
-    /// Addresses of Services, with how many frontends each has.
-    service_addresses: PagedMap<Ip, u32>,
+    /// Addresses of Services; the unspecified ones stand for the node's.
+    service_addresses: PagedMap<Ip, Frontends>,
     frontends: PagedMap<FrontendKey, Arc<Frontend>>,
     reasons: PagedVec<Option<Arc<Decision>>>,
+}
+
+/// How many frontends an address has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+struct Frontends {
+    all: u32,
+    /// Those that make it a cluster address.
+    cluster: u32,
+}
+
+impl Frontends {
+    fn count(&mut self, kind: FrontendKind, by: fn(u32, u32) -> u32) {
+        self.all = by(self.all, 1);
+        if kind == FrontendKind::ClusterIp {
+            self.cluster = by(self.cluster, 1);
+        }
+    }
 }
 
 /// How full the tables are.
@@ -92,15 +109,32 @@ impl Snapshot {
     }
 
     /// Whether (address, protocol, port) is a Service's. Protocols without ports ask with port 0.
+    ///
+    /// A cluster address is the Service's with all its ports; any other address may be somebody's own too, and what no
+    /// frontend listens on is not touched.
     #[inline]
     #[must_use]
     pub fn frontend(&self, ip: Ip, proto: Proto, port: u16) -> ServiceLookup<'_> {
-        if self.service_addresses.get(&ip).is_none() {
-            return ServiceLookup::NotAService;
+        if let Some(known) = self.service_addresses.get(&ip) {
+            if let Some(frontend) = self.frontends.get(&FrontendKey { ip, proto, port }) {
+                return ServiceLookup::Frontend(frontend);
+            }
+            if known.cluster > 0 {
+                return ServiceLookup::NoSuchPort;
+            }
         }
-        self.frontends
-            .get(&FrontendKey { ip, proto, port })
-            .map_or(ServiceLookup::NoSuchPort, ServiceLookup::Frontend)
+        if self.node.addresses.contains(&ip)
+            && let Some(frontend) = self.frontends.get(&FrontendKey::node_port(ip.is_v4(), proto, port))
+        {
+            return ServiceLookup::Frontend(frontend);
+        }
+        ServiceLookup::NotAService
+    }
+
+    /// The frontend of exactly this key.
+    #[must_use]
+    pub fn frontend_at(&self, key: FrontendKey) -> Option<&Arc<Frontend>> {
+        self.frontends.get(&key)
     }
 
     /// All frontends, in no particular order.
@@ -207,30 +241,37 @@ impl SnapshotBuilder {
 
     /// Adds or replaces a frontend.
     pub fn set_frontend(&mut self, frontend: Arc<Frontend>) {
-        let key = frontend.key;
+        let (key, kind) = (frontend.key, frontend.kind);
         if self.next.frontends.get(&key) == Some(&frontend) {
             return;
         }
         self.changed = true;
-        if self.next.frontends.insert(key, frontend).is_none() {
-            let ports = self.next.service_addresses.get(&key.ip).copied().unwrap_or(0);
-            self.next.service_addresses.insert(key.ip, ports + 1);
+        let before = self.next.frontends.insert(key, frontend).map(|before| before.kind);
+        if before != Some(kind) {
+            self.count_frontend(key.ip, before, Some(kind));
         }
     }
 
     /// Takes a frontend out.
     pub fn remove_frontend(&mut self, key: FrontendKey) {
-        if self.next.frontends.remove(&key).is_none() {
-            return;
+        if let Some(before) = self.next.frontends.remove(&key) {
+            self.changed = true;
+            self.count_frontend(key.ip, Some(before.kind), None);
         }
-        self.changed = true;
-        match self.next.service_addresses.get(&key.ip).copied() {
-            Some(ports) if ports > 1 => {
-                self.next.service_addresses.insert(key.ip, ports - 1);
-            }
-            _ => {
-                self.next.service_addresses.remove(&key.ip);
-            }
+    }
+
+    fn count_frontend(&mut self, ip: Ip, before: Option<FrontendKind>, after: Option<FrontendKind>) {
+        let mut known = self.next.service_addresses.get(&ip).copied().unwrap_or_default();
+        if let Some(kind) = before {
+            known.count(kind, u32::saturating_sub);
+        }
+        if let Some(kind) = after {
+            known.count(kind, u32::saturating_add);
+        }
+        if known.all == 0 {
+            self.next.service_addresses.remove(&ip);
+        } else {
+            self.next.service_addresses.set(ip, known);
         }
     }
 
@@ -268,22 +309,51 @@ mod tests {
     use crate::{Backend, Backends, Choice, FrontendKind};
 
     fn frontend(port: u16, backend: u8) -> Arc<Frontend> {
-        Arc::new(Frontend {
-            key: FrontendKey {
-                ip: Ip::from_v4([10, 96, 0, 1]),
-                proto: Proto::TCP,
-                port,
-            },
-            kind: FrontendKind::ClusterIp,
-            name: "shop/web".into(),
-            backends: Backends::new(
-                [Backend {
-                    ip: Ip::from_v4([10, 0, 0, backend]),
-                    port: 8080,
-                }],
-                false,
-            ),
-        })
+        made(FrontendKind::ClusterIp, [10, 96, 0, 1], port, backend)
+    }
+
+    fn made(kind: FrontendKind, addr: [u8; 4], port: u16, backend: u8) -> Arc<Frontend> {
+        let key = FrontendKey {
+            ip: Ip::from_v4(addr),
+            proto: Proto::TCP,
+            port,
+        };
+        let backend = Backend {
+            ip: Ip::from_v4([10, 0, 0, backend]),
+            port: 8080,
+        };
+        Arc::new(Frontend::new(key, kind, "shop/web", Backends::new([backend], false)))
+    }
+
+    #[test]
+    fn other_ports_of_external_addresses_and_of_the_node_are_not_touched() {
+        let mut tables = SnapshotBuilder::new();
+        let node = [192, 0, 2, 1];
+        tables.set_node(NodeTable {
+            addresses: vec![Ip::from_v4(node)],
+            ..NodeTable::default()
+        });
+        tables.set_frontend(made(FrontendKind::LoadBalancer, [198, 51, 100, 1], 80, 1));
+        tables.set_frontend(made(FrontendKind::ExternalIp, node, 80, 2));
+        tables.set_frontend(made(FrontendKind::NodePort, [0; 4], 30_080, 3));
+        let ask = |tables: &mut SnapshotBuilder, addr, port| match tables.build().0.frontend(
+            Ip::from_v4(addr),
+            Proto::TCP,
+            port,
+        ) {
+            ServiceLookup::Frontend(frontend) => Some(frontend.kind),
+            ServiceLookup::NotAService => None,
+            ServiceLookup::NoSuchPort => panic!("no cluster address"),
+        };
+        let balancer = [198, 51, 100, 1];
+        assert_eq!(ask(&mut tables, balancer, 80), Some(FrontendKind::LoadBalancer));
+        assert_eq!(ask(&mut tables, balancer, 81), None);
+        assert_eq!(ask(&mut tables, balancer, 30_080), None);
+        assert_eq!(ask(&mut tables, node, 80), Some(FrontendKind::ExternalIp));
+        assert_eq!(ask(&mut tables, node, 30_080), Some(FrontendKind::NodePort));
+        assert_eq!(ask(&mut tables, node, 22), None);
+        tables.remove_frontend(FrontendKey::node_port(true, Proto::TCP, 30_080));
+        assert_eq!(ask(&mut tables, node, 30_080), None);
     }
 
     #[test]

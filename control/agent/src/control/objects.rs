@@ -87,7 +87,7 @@ impl Control {
             self.published_at = Instant::now();
         }
         self.log_differences();
-        if first || !built.removed_backends.is_empty() {
+        if first || built.new_frontends || !built.removed_backends.is_empty() {
             self.sweep_after = Some(self.dataplane.published());
         }
     }
@@ -142,6 +142,7 @@ impl Control {
             local_mtu: self.settings.pod_mtu,
             uplink_mtu: self.settings.pod_mtu,
             service_cidrs: self.settings.service_cidrs.iter().map(|&range| prefix(range)).collect(),
+            external_ips: self.settings.external_ips,
             node_numbers: self
                 .store
                 .node_numbers()

@@ -1,8 +1,10 @@
-//! UDP connections to backends that their Service does not have any more.
+//! Connections that Services would not lead to where they go: those to endpoints that are gone, and those from before an
+//! address was a Service's.
 //!
-//! They would go on for as long as the client sends, so they are removed; TCP notices by itself, and may end what it has
-//! begun. States are compared, not events followed: so it is right after a restart too, and when a Service has no
-//! backend left.
+//! UDP would go on for as long as the client sends, so it begins anew with its next packet. TCP to an endpoint that no slice
+//! names any more and that no pod is gets a reset with its next packet, since it belongs to no connection then; while the
+//! pod is there, it may end what it has begun. Endpoints that rest (not ready, or terminating) keep what they have.
+//! States are compared, not events followed: so it is right after a restart too, and when a Service has no endpoint left.
 
 use heddle_flow::{Connection, FlowFlags};
 use heddle_tables::{Backend, ServiceLookup, Snapshot};
@@ -29,30 +31,32 @@ impl Control {
         let flows = self.dataplane.flows();
         let mut removed = 0u64;
         flows.for_each(|connection| {
-            if lost_backend(snapshot, connection) && flows.remove(connection.slot) {
+            if is_lost(snapshot, connection) && flows.remove(connection.slot) {
                 removed += 1;
             }
         });
         if removed > 0 {
-            tracing::info!(removed, "UDP connections to removed backends were cleared");
+            tracing::info!(removed, "connections that Services lead elsewhere were cleared");
         }
     }
 }
 
-/// Whether this is a UDP connection through a Service that would not be sent to its backend today.
-fn lost_backend(snapshot: &Snapshot, connection: &Connection) -> bool {
+/// Whether a connection goes where its Service does not lead to any more.
+fn is_lost(snapshot: &Snapshot, connection: &Connection) -> bool {
     let ([key, _], [view, _]) = (&connection.keys, &connection.views);
-    if key.proto != Proto::UDP || !view.flags.contains(FlowFlags::SERVICE) {
-        return false;
+    let lookup = snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport);
+    if !view.flags.contains(FlowFlags::SERVICE) {
+        return key.proto == Proto::UDP && matches!(lookup, ServiceLookup::Frontend(_));
     }
     let backend = Backend {
         ip: view.rewrite.to.dst,
         port: view.rewrite.to.dport,
     };
-    match snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport) {
-        ServiceLookup::Frontend(frontend) => !frontend.backends.list().contains(&backend),
-        ServiceLookup::NoSuchPort | ServiceLookup::NotAService => true,
-    }
+    let kept = match lookup {
+        ServiceLookup::Frontend(frontend) => frontend.keeps(&backend),
+        ServiceLookup::NoSuchPort | ServiceLookup::NotAService => false,
+    };
+    !kept && (key.proto == Proto::UDP || !snapshot.knows(backend.ip))
 }
 
 #[cfg(test)]
@@ -60,7 +64,9 @@ mod tests {
     use std::sync::Arc;
 
     use heddle_flow::{Config, Egress, FlowKey, FlowTable, Millis, NewFlow, Origin, Rewrite};
-    use heddle_tables::{Backends, EndpointNo, Frontend, FrontendKey, FrontendKind, Generation, SnapshotBuilder};
+    use heddle_tables::{
+        AddressInfo, Backends, EndpointNo, Frontend, FrontendKey, FrontendKind, Generation, SnapshotBuilder,
+    };
     use heddle_wire::Ip;
     use heddle_wire::rewrite::Tuple;
 
@@ -107,16 +113,13 @@ mod tests {
         let mut builder = SnapshotBuilder::new();
         for proto in [Proto::UDP, Proto::TCP] {
             let list = backends.iter().map(|&ip| Backend { ip, port: 5353 });
-            builder.set_frontend(Arc::new(Frontend {
-                key: FrontendKey {
-                    ip: SERVICE,
-                    proto,
-                    port: 53,
-                },
-                kind: FrontendKind::ClusterIp,
-                name: "a/dns".into(),
-                backends: Backends::new(list, false),
-            }));
+            let key = FrontendKey {
+                ip: SERVICE,
+                proto,
+                port: 53,
+            };
+            let backends = Backends::new(list, false);
+            builder.set_frontend(Arc::new(Frontend::new(key, FrontendKind::ClusterIp, "a/dns", backends)));
         }
         builder.build().0
     }
@@ -124,7 +127,7 @@ mod tests {
     fn lost(snapshot: &Snapshot, flows: &FlowTable) -> Vec<u16> {
         let mut ports = Vec::new();
         flows.for_each(|connection| {
-            if lost_backend(snapshot, connection) {
+            if is_lost(snapshot, connection) {
                 ports.push(connection.keys[0].tuple.sport);
             }
         });
@@ -132,8 +135,63 @@ mod tests {
         ports
     }
 
+    fn with(edit: impl FnOnce(&mut Frontend), pods: &[Ip]) -> Arc<Snapshot> {
+        let mut builder = SnapshotBuilder::new();
+        for proto in [Proto::UDP, Proto::TCP] {
+            let key = FrontendKey {
+                ip: SERVICE,
+                proto,
+                port: 53,
+            };
+            let none = Backends::new([], false);
+            builder.set_frontend(Arc::new(Frontend::new(key, FrontendKind::ClusterIp, "a/dns", none)));
+        }
+        let mut frontend = Frontend::clone(
+            builder
+                .current()
+                .frontends()
+                .find(|f| f.key.proto == Proto::TCP)
+                .unwrap(),
+        );
+        edit(&mut frontend);
+        builder.set_frontend(Arc::new(frontend));
+        for pod in pods {
+            builder.set_address(*pod, AddressInfo::default());
+        }
+        builder.build().0
+    }
+
     #[test]
-    fn only_udp_through_a_service_to_a_backend_that_it_has_lost() {
+    fn tcp_ends_when_neither_a_slice_nor_a_pod_has_the_endpoint() {
+        let flows = FlowTable::anonymous(&Config {
+            capacity: 64,
+            ..Config::default()
+        });
+        connect(&flows, Proto::TCP, 1001, pod(1), FlowFlags::SERVICE);
+        assert_eq!(lost(&with(|_| {}, &[]), &flows), [1001]);
+        assert_eq!(lost(&with(|_| {}, &[pod(1)]), &flows), [0u16; 0], "its pod is there");
+        let resting = Backend { ip: pod(1), port: 5353 };
+        let rests = |frontend: &mut Frontend| frontend.resting = Box::new([resting]);
+        assert_eq!(lost(&with(rests, &[]), &flows), [0u16; 0], "a slice names it");
+    }
+
+    #[test]
+    fn a_service_that_comes_back_finds_nothing_of_the_time_before() {
+        let flows = FlowTable::anonymous(&Config {
+            capacity: 64,
+            ..Config::default()
+        });
+        connect(&flows, Proto::UDP, 1001, pod(1), FlowFlags::SERVICE);
+        // To zero and back to another pod between two sweeps: the state says all.
+        assert_eq!(lost(&tables(&[pod(2)]), &flows), [1001]);
+        // A flow from before the address was a Service's.
+        connect(&flows, Proto::UDP, 1002, SERVICE, FlowFlags::empty());
+        assert_eq!(lost(&tables(&[pod(1)]), &flows), [1002]);
+        assert_eq!(lost(&Snapshot::default(), &flows), [1001]);
+    }
+
+    #[test]
+    fn what_goes_to_a_backend_that_its_service_has_lost() {
         let flows = FlowTable::anonymous(&Config {
             capacity: 64,
             ..Config::default()
@@ -142,9 +200,17 @@ mod tests {
         connect(&flows, Proto::UDP, 1002, pod(2), FlowFlags::SERVICE);
         connect(&flows, Proto::TCP, 1003, pod(1), FlowFlags::SERVICE);
         connect(&flows, Proto::UDP, 1004, pod(1), FlowFlags::empty());
-        assert_eq!(lost(&tables(&[pod(1), pod(2)]), &flows), [0u16; 0]);
-        assert_eq!(lost(&tables(&[pod(2)]), &flows), [1001]);
-        assert_eq!(lost(&tables(&[]), &flows), [1001, 1002], "scaled to zero");
-        assert_eq!(lost(&Snapshot::default(), &flows), [1001, 1002], "the Service is gone");
+        assert_eq!(
+            lost(&tables(&[pod(1), pod(2)]), &flows),
+            [1004],
+            "from before the Service"
+        );
+        assert_eq!(lost(&tables(&[pod(2)]), &flows), [1001, 1003, 1004]);
+        assert_eq!(lost(&tables(&[]), &flows), [1001, 1002, 1003, 1004], "scaled to zero");
+        assert_eq!(
+            lost(&Snapshot::default(), &flows),
+            [1001, 1002, 1003],
+            "the Service is gone"
+        );
     }
 }

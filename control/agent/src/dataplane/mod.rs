@@ -13,6 +13,8 @@ pub use ports::{PodPort, PortInfo};
 pub use rings::NotReopened;
 pub use workers::WorkerThread;
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,7 +117,10 @@ impl Dataplane {
         {
             let pool = WorkerPool::new(no, context.pool().clone());
             let config = heddle_engine::WorkerConfig {
-                stages,
+                stages: StageConfig {
+                    seed: RandomState::new().hash_one(no),
+                    ..stages
+                },
                 idle_after: settings.idle_after,
                 ..heddle_engine::WorkerConfig::new(WorkerNo(no), port_numbers)
             };

@@ -43,6 +43,7 @@ pub(super) fn slice(name: &str, of: &str, ports: &[(&str, u16)], endpoints: &[(&
         key: key(name),
         service: Some(key(of)),
         proxy_name: None,
+        headless: false,
         address_type: if endpoints.iter().any(|e| e.0.contains(':')) {
             AddressType::V6
         } else {

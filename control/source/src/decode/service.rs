@@ -16,6 +16,8 @@ use super::node::{Found, Node};
 
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const LOAD_BALANCING_ANNOTATION: &str = "heddle.io/load-balancing";
+/// kube-proxy leaves what carries it alone, whatever addresses it has.
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// Three hours: `sessionAffinityConfig.clientIP.timeoutSeconds` when it is absent.
 const AFFINITY_TIMEOUT: u32 = 10_800;
 
@@ -23,10 +25,12 @@ pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service>
     let spec = root.need("spec")?;
     let service_type = spec.parse_of("type", service_type)?.unwrap_or_default();
     let external_name = service_type == ServiceType::ExternalName;
+    let headless = meta.label(HEADLESS_LABEL)?.is_some();
     let cluster_ips = if external_name {
         ClusterIps::Unassigned
     } else {
-        cluster_ips(spec)?
+        let read = cluster_ips(spec)?;
+        if headless { ClusterIps::Headless } else { read }
     };
     let selector = labels(spec, "selector", &[])?;
     let external_policy = traffic_policy(spec, "externalTrafficPolicy")?;

@@ -24,6 +24,7 @@ pub(super) fn slice<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, EndpointSl
         key: meta.key.clone(),
         service: service.map(|name| ObjectKey::new(Arc::clone(&meta.key.namespace), name)),
         proxy_name: meta.label("service.kubernetes.io/service-proxy-name")?.map(Into::into),
+        headless: meta.label("service.kubernetes.io/headless")?.is_some(),
         address_type,
         ports: Vec::new(),
         endpoints: Vec::new(),

@@ -11,14 +11,15 @@ mod route;
 mod service;
 
 use heddle_flow::{FlowKey, Origin};
-use heddle_tables::{EndpointNo, NodeTable, RuleNo, Snapshot};
+use heddle_tables::{AddressInfo, EndpointNo, NodeTable, RuleNo, Snapshot};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
 use crate::reason::DropReason;
 
 pub(crate) use anti_spoof::{check as check_source, is_link_local, owner};
-pub use service::connection_hash;
+pub(crate) use service::remember;
+pub use service::{Chooser, connection_hash};
 
 /// A connection to be decided: the tuple of its first packet, and where that came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +84,21 @@ pub struct Target {
     pub dport: u16,
     /// Whether a Service led there.
     pub service: bool,
+    /// Whether the source is to be hidden on the way there: what kube-proxy marks for masquerade.
+    pub masquerade: bool,
+}
+
+impl Target {
+    /// What no Service leads to.
+    #[must_use]
+    pub const fn direct(dst: Ip, dport: u16) -> Self {
+        Self {
+            dst,
+            dport,
+            service: false,
+            masquerade: false,
+        }
+    }
 }
 
 /// What the destination sees as the source.
@@ -113,9 +129,23 @@ pub struct Passage {
     pub ingress_rule: RuleNo,
 }
 
-/// What becomes of a new connection.
+impl Passage {
+    /// Whether kube-proxy would replace the source address by the node's, even where it already is the node's.
+    #[must_use]
+    pub const fn is_masqueraded(&self) -> bool {
+        self.target.masquerade || !matches!(self.source, Source::Kept)
+    }
+}
+
+/// What becomes of a new connection of a client that nobody remembers.
 #[must_use]
 pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
+    decide_with(snapshot, q, Chooser::default())
+}
+
+/// What becomes of a new connection.
+#[must_use]
+pub fn decide_with(snapshot: &Snapshot, q: &Query, chooser: Chooser<'_>) -> Decision {
     let from = match anti_spoof::check(snapshot, q) {
         Ok(from) => from,
         Err(denial) => return Decision::Drop(denial),
@@ -123,12 +153,13 @@ pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
     if NodeTable::is_gateway(q.tuple.dst) {
         return Decision::Gateway;
     }
-    let target = match service::target(snapshot, q) {
+    let src = snapshot.address(q.tuple.src);
+    let target = match service::target(snapshot, q, src, chooser) {
         service::Lookup::Target(target) => target,
         service::Lookup::Reject => return Decision::Reject,
         service::Lookup::Drop(reason) => return Decision::Drop(Denial::new(reason)),
     };
-    match settle(snapshot, q, from, target) {
+    match settle(snapshot, q, from, src, target) {
         Ok(passage) => Decision::Pass(passage),
         Err(denial) => Decision::Drop(denial),
     }
@@ -140,11 +171,16 @@ pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
 /// Why it may not.
 pub fn judge(snapshot: &Snapshot, q: &Query, target: Target) -> Result<Passage, Denial> {
     let from = anti_spoof::check(snapshot, q)?;
-    settle(snapshot, q, from, target)
+    settle(snapshot, q, from, snapshot.address(q.tuple.src), target)
 }
 
-fn settle(snapshot: &Snapshot, q: &Query, from: EndpointNo, target: Target) -> Result<Passage, Denial> {
-    let src = snapshot.address(q.tuple.src);
+fn settle(
+    snapshot: &Snapshot,
+    q: &Query,
+    from: EndpointNo,
+    src: AddressInfo,
+    target: Target,
+) -> Result<Passage, Denial> {
     let dst = snapshot.address(target.dst);
     let rules = policy::judge(snapshot, q, from, target, src, dst)?;
     let (to, source) = route::route(snapshot, from, target, src, dst)?;

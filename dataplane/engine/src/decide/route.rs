@@ -2,6 +2,7 @@
 //!
 //! A local pod by its port, everything else by the host port: the kernel knows the way to other nodes and outside
 //! (the uplink and the tunnel are a later stage's). What would lead back to where it came from goes nowhere.
+//! Who is masqueraded the Service says; an address of this node's own is one already, and its answers come by heddle.
 
 use heddle_tables::{AddressInfo, EndpointNo, NodeTable, Place, Snapshot};
 
@@ -47,8 +48,7 @@ pub(super) fn route(
             // With a source of the node's own the reply would not come by heddle.
             Source::Masqueraded(node.masquerade.address_for(target.dst).ok_or_else(no_route)?)
         }
-    } else if target.service && from == EndpointNo::HOST && !src.place.is_pod() && src.place != Place::Host {
-        // kube-proxy with a cluster CIDR masquerades what reaches a ClusterIP from an address that is no pod's.
+    } else if target.masquerade && src.place != Place::Host {
         Source::Masqueraded(node.masquerade.address_for(target.dst).ok_or_else(no_route)?)
     } else {
         Source::Kept

@@ -1,8 +1,11 @@
 //! From a Service's address to a backend's, or the address itself where no Service has it.
 
-use heddle_tables::{Choice, ServiceLookup, Snapshot};
-use heddle_wire::Proto;
+use heddle_flow::{AffinityTable, Millis};
+use heddle_tables::{
+    AddressInfo, Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, ServiceLookup, Snapshot,
+};
 use heddle_wire::rewrite::Tuple;
+use heddle_wire::{Ip, Proto};
 
 use super::{Query, Target};
 use crate::reason::DropReason;
@@ -17,25 +20,87 @@ pub(super) enum Lookup {
     Drop(DropReason),
 }
 
-pub(super) fn target(snapshot: &Snapshot, q: &Query) -> Lookup {
+/// What a choice depends on beside the connection.
+#[derive(Clone, Copy, Default)]
+pub struct Chooser<'a> {
+    /// 64 random bits, for Services that want chance.
+    pub chance: u64,
+    /// Where clients went before, and the time now; none: nobody is remembered.
+    pub memory: Option<(&'a AffinityTable, Millis)>,
+}
+
+pub(super) fn target(snapshot: &Snapshot, q: &Query, src: AddressInfo, chooser: Chooser<'_>) -> Lookup {
     let t = &q.tuple;
-    match snapshot.frontend(t.dst, q.proto, t.dport) {
-        ServiceLookup::NotAService => Lookup::Target(Target {
-            dst: t.dst,
-            dport: t.dport,
-            service: false,
-        }),
-        ServiceLookup::NoSuchPort => Lookup::Reject,
-        ServiceLookup::Frontend(frontend) => match frontend.pick(connection_hash(t, q.proto)) {
-            Choice::Backend(b) => Lookup::Target(Target {
-                dst: b.ip,
-                dport: b.port,
-                service: true,
-            }),
-            Choice::Reject => Lookup::Reject,
-            Choice::Drop => Lookup::Drop(DropReason::ServiceNoLocalEndpoint),
-        },
+    let frontend = match snapshot.frontend(t.dst, q.proto, t.dport) {
+        ServiceLookup::NotAService => return Lookup::Target(Target::direct(t.dst, t.dport)),
+        ServiceLookup::NoSuchPort => return Lookup::Reject,
+        ServiceLookup::Frontend(frontend) => frontend,
+    };
+    if !frontend.admits(t.src) {
+        return Lookup::Drop(DropReason::ServiceSourceRange);
     }
+    let client = Client::from(src.place);
+    let backends = frontend.backends_for(client);
+    match choose(frontend, backends, q, chooser) {
+        Choice::Reject => Lookup::Reject,
+        Choice::Drop => Lookup::Drop(DropReason::ServiceNoLocalEndpoint),
+        Choice::Backend(b) => Lookup::Target(Target {
+            dst: b.ip,
+            dport: b.port,
+            service: true,
+            masquerade: frontend.masquerades(client),
+        }),
+    }
+}
+
+fn choose<'a>(frontend: &Frontend, backends: &'a Backends, q: &Query, chooser: Chooser<'_>) -> Choice<'a> {
+    let Some(affinity) = frontend.affinity else {
+        return backends.pick(match frontend.balancing {
+            Balancing::Maglev => connection_hash(&q.tuple, q.proto),
+            Balancing::Random => chooser.chance,
+        });
+    };
+    let client = q.tuple.src;
+    if let Some(chosen) = remembered(backends, affinity, client, chooser) {
+        return Choice::Backend(chosen);
+    }
+    backends.pick(match frontend.balancing {
+        // The client alone: where it is not remembered, every node sends it to the same backend.
+        Balancing::Maglev => client_hash(client, affinity),
+        Balancing::Random => chooser.chance,
+    })
+}
+
+/// Where the client went the last time, if that may still be chosen.
+fn remembered<'a>(backends: &'a Backends, affinity: Affinity, client: Ip, chooser: Chooser<'_>) -> Option<&'a Backend> {
+    let (table, now) = chooser.memory?;
+    let (ip, port) = table.find(client, affinity.service, now, u64::from(affinity.seconds) * 1000)?;
+    let at = backends.list().binary_search(&Backend { ip, port }).ok()?;
+    backends.list().get(at)
+}
+
+/// Notes where the client of a new connection went, so that its next one goes there too.
+pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: &AffinityTable, now: Millis) {
+    if !target.service {
+        return;
+    }
+    let t = &q.tuple;
+    if let ServiceLookup::Frontend(frontend) = snapshot.frontend(t.dst, q.proto, t.dport)
+        && let Some(affinity) = frontend.affinity
+    {
+        memory.note(t.src, affinity.service, (target.dst, target.dport), now);
+    }
+}
+
+fn client_hash(client: Ip, affinity: Affinity) -> u64 {
+    let ports = affinity.service;
+    let tuple = Tuple {
+        src: client,
+        dst: Ip::UNSPECIFIED,
+        sport: (ports >> 48) as u16,
+        dport: (ports >> 32) as u16,
+    };
+    connection_hash(&tuple, Proto::TCP)
 }
 
 /// The hash by which a backend is chosen: over the whole tuple, with no seed, so that every node chooses alike, and the

@@ -8,12 +8,12 @@
 use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Origin, Route};
 use heddle_port::Packet;
 use heddle_tables::EndpointNo;
-use heddle_wire::Parsed;
+use heddle_wire::{Parsed, Proto};
 
-use super::{miss, resolve};
+use super::{answer, miss, resolve};
 use crate::context::Context;
 use crate::decide::{self, Denial, Passage, Query, Source, Target, owner};
-use crate::reason::DropReason;
+use crate::reason::{AnswerKind, DropReason};
 use crate::verdict::Verdict;
 
 /// The origin of what an endpoint sends.
@@ -28,6 +28,7 @@ pub(crate) const fn origin_of(endpoint: EndpointNo) -> Origin {
 /// The connection as its opener began it, from either direction's key and entry.
 fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
     let service = view.flags.contains(FlowFlags::SERVICE);
+    let masquerade = view.flags.contains(FlowFlags::MASQUERADED);
     let r = &view.rewrite;
     if view.flags.contains(FlowFlags::REPLY) {
         // The answer's rewrite is the opener's packet reversed, and the answer's source is what the opener reached.
@@ -43,6 +44,7 @@ fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
                 dst: key.tuple.src,
                 dport: key.tuple.sport,
                 service,
+                masquerade,
             },
         )
     } else {
@@ -52,6 +54,7 @@ fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
                 dst: r.to.dst,
                 dport: r.to.dport,
                 service,
+                masquerade,
             },
         )
     }
@@ -84,6 +87,14 @@ pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     match again(cx, key, hit) {
         Ok(true) => resolve::replay(cx, packet, p, key, hit),
         Ok(false) => miss::open(cx, packet, p, key, None),
+        // The backend's pod is gone: the client connects again at once, to another one.
+        Err(denial)
+            if denial.reason == DropReason::UnknownDestination
+                && p.proto == Proto::TCP
+                && hit.view.flags.contains(FlowFlags::SERVICE) =>
+        {
+            answer::reset(cx, packet, p, AnswerKind::TcpReset, denial.reason)
+        }
         Err(denial) => denial.into(),
     }
 }

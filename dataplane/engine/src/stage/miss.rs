@@ -52,8 +52,9 @@ pub(crate) fn open(
     if p.icmp() == Some(IcmpMessage::EchoReply) {
         return Verdict::drop(DropReason::IcmpWithoutFlow);
     }
-    match decide::decide(cx.snapshot, &query) {
+    match decide::decide_with(cx.snapshot, &query, cx.chooser()) {
         Decision::Pass(passage) => {
+            decide::remember(cx.snapshot, &query, &passage.target, cx.flows.affinities(), cx.now);
             if let Some(old) = replaces {
                 cx.flows.remove(old);
             }
@@ -91,8 +92,8 @@ fn reset(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
 }
 
 /// The segment is its opener's: it may pass as a new connection would, through a Service where the hash chooses again.
-fn adopt_as_seen(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> {
-    match decide::decide(cx.snapshot, query) {
+fn adopt_as_seen(cx: &mut Context<'_>, query: &Query) -> Option<(Query, Passage)> {
+    match decide::decide_with(cx.snapshot, query, cx.chooser()) {
         Decision::Pass(passage) => Some((*query, passage)),
         Decision::Reject | Decision::Gateway | Decision::Drop(_) => None,
     }
@@ -110,11 +111,7 @@ fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> 
         tuple: query.tuple.reversed(),
         proto: query.proto,
     };
-    let target = Target {
-        dst: query.tuple.src,
-        dport: query.tuple.sport,
-        service: false,
-    };
+    let target = Target::direct(query.tuple.src, query.tuple.sport);
     let passage = decide::judge(cx.snapshot, &opened, target).ok()?;
     (passage.to == owner(query.origin)).then_some((opened, passage))
 }

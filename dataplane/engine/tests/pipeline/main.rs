@@ -11,7 +11,9 @@
 )]
 
 mod adoption;
+mod affinity;
 mod decision;
+mod external;
 mod forwarding;
 mod gateway;
 mod handover;

@@ -153,19 +153,38 @@ pub fn endpoint(
     }
 }
 
-/// A frontend with these backends.
+/// A cluster address's frontend with these backends.
 pub fn frontend(addr: &str, proto: Proto, port: u16, backends: &[(Ip, u16)], elsewhere: bool) -> Arc<Frontend> {
-    let list = backends.iter().map(|(ip, port)| Backend { ip: *ip, port: *port });
-    Arc::new(Frontend {
-        key: FrontendKey {
-            ip: ip(addr),
-            proto,
-            port,
-        },
-        kind: FrontendKind::ClusterIp,
-        name: "shop/web".into(),
-        backends: Backends::new(list, elsewhere),
-    })
+    Arc::new(external(
+        FrontendKind::ClusterIp,
+        addr,
+        proto,
+        port,
+        backends,
+        elsewhere,
+    ))
+}
+
+/// A frontend of any kind; `0.0.0.0` and `::` stand for the node's addresses.
+pub fn external(
+    kind: FrontendKind,
+    addr: &str,
+    proto: Proto,
+    port: u16,
+    backends: &[(Ip, u16)],
+    elsewhere: bool,
+) -> Frontend {
+    let key = FrontendKey {
+        ip: ip(addr),
+        proto,
+        port,
+    };
+    Frontend::new(key, kind, "shop/web", list(backends, elsewhere))
+}
+
+/// Backends in any order.
+pub fn list(backends: &[(Ip, u16)], elsewhere: bool) -> Backends {
+    Backends::new(backends.iter().map(|&(ip, port)| Backend { ip, port }), elsewhere)
 }
 
 /// What decides in the tests' policies.

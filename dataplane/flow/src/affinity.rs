@@ -1,0 +1,225 @@
+//! Where clients of Services with session affinity went last.
+//!
+//! A second use of what the flow table is made of: lines of atomic words, each under a sequence lock, read without a lock
+//! by all workers. An entry is one line; a client and a Service lead to a set of lines, of which a new entry takes its own,
+//! an empty one, or else the one that was used longest ago. So the table is bounded, and a client that it forgot is chosen
+//! for anew. It is not kept over a restart.
+
+use heddle_wire::Ip;
+
+use crate::hash::{Seed, ip_from_words, ip_words};
+use crate::memory::{LINE_WORDS, Line, Memory};
+use crate::seqlock::Sequence;
+use crate::sync::{AtomicU64, Ordering};
+use crate::types::Millis;
+
+/// Lines that one client and Service may be in.
+const WAYS: usize = 8;
+
+/// Who went where, and when.
+#[derive(Clone, Copy)]
+struct Entry {
+    client: [u64; 2],
+    /// Zero: nobody.
+    service: u64,
+    backend: [u64; 2],
+    port: u64,
+    used: u64,
+}
+
+impl Entry {
+    fn is_of(&self, client: [u64; 2], service: u64) -> bool {
+        self.service == service && self.client == client
+    }
+}
+
+/// The table.
+pub struct AffinityTable {
+    memory: Memory,
+    sets: usize,
+    seed: Seed,
+}
+
+impl AffinityTable {
+    /// A table for so many clients, at least; none: nobody is remembered.
+    pub(crate) fn new(capacity: u32, seed: Seed) -> Self {
+        let sets = (capacity as usize).div_ceil(WAYS);
+        let memory = Memory::anonymous(sets * WAYS);
+        Self { memory, sets, seed }
+    }
+
+    /// How many clients it can remember.
+    #[must_use]
+    pub const fn capacity(&self) -> usize {
+        self.sets * WAYS
+    }
+
+    /// Where the client's last new connection to the Service went, if that is not longer ago than `timeout`.
+    #[must_use]
+    pub fn find(&self, client: Ip, service: u64, now: Millis, timeout: u64) -> Option<(Ip, u16)> {
+        let client = ip_words(client);
+        let mut set = self.set(client, service).iter().map(load);
+        let entry = set.find(|entry| entry.is_of(client, service))?;
+        let fresh = now.0.saturating_sub(entry.used) <= timeout;
+        fresh.then(|| (ip_from_words(entry.backend), entry.port as u16))
+    }
+
+    /// Notes where a new connection of the client went.
+    pub fn note(&self, client: Ip, service: u64, (backend, port): (Ip, u16), now: Millis) {
+        let client = ip_words(client);
+        let set = self.set(client, service);
+        let place = set.iter().min_by_key(|line| {
+            let entry = load(line);
+            let own = entry.is_of(client, service);
+            (!own, if entry.service == 0 { 0 } else { entry.used.max(1) })
+        });
+        // Whoever else takes the line meanwhile, one of the two is forgotten.
+        if let Some(line) = place {
+            store(
+                line,
+                Entry {
+                    client,
+                    service,
+                    backend: ip_words(backend),
+                    port: u64::from(port),
+                    used: now.0,
+                },
+            );
+        }
+    }
+
+    fn set(&self, client: [u64; 2], service: u64) -> &[Line] {
+        let k = &self.seed.0;
+        let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
+        let mixed = product(client[0].wrapping_add(k[0]), client[1].wrapping_add(k[1]))
+            .wrapping_add(product(service.wrapping_add(k[2]), k[3]));
+        let mixed = product(mixed as u64 ^ k[4], (mixed >> 64) as u64 ^ k[5]);
+        let hash = (mixed >> 64) as u64 ^ mixed as u64;
+        let first = (product(hash, self.sets as u64) >> 64) as usize * WAYS;
+        self.memory.lines().get(first..first + WAYS).unwrap_or_default()
+    }
+}
+
+fn parts(line: &Line) -> (Sequence<'_>, &[AtomicU64; LINE_WORDS - 1]) {
+    let [sequence, words @ ..] = &line.0;
+    (Sequence(sequence), words)
+}
+
+fn load(line: &Line) -> Entry {
+    let (sequence, words) = parts(line);
+    let [c0, c1, service, b0, b1, port, used] =
+        sequence.read(|| words.each_ref().map(|word| word.load(Ordering::Relaxed)));
+    Entry {
+        client: [c0, c1],
+        service,
+        backend: [b0, b1],
+        port,
+        used,
+    }
+}
+
+fn store(line: &Line, entry: Entry) {
+    let (sequence, words) = parts(line);
+    let ([c0, c1], [b0, b1]) = (entry.client, entry.backend);
+    let values = [c0, c1, entry.service, b0, b1, entry.port, entry.used];
+    let _odd = sequence.write();
+    for (word, value) in words.iter().zip(values) {
+        word.store(value, Ordering::Relaxed);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn client(n: u8) -> Ip {
+        Ip::from_v4([10, 0, 0, n])
+    }
+
+    fn table(capacity: u32) -> AffinityTable {
+        AffinityTable::new(
+            capacity,
+            Seed(std::array::from_fn(|n| {
+                0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(n as u64 + 1)
+            })),
+        )
+    }
+
+    #[test]
+    fn a_client_is_remembered_until_the_timeout_after_its_last_connection() {
+        let table = table(64);
+        let backend = (client(200), 8080);
+        table.note(client(1), 7, backend, Millis(1_000));
+        assert_eq!(table.find(client(1), 7, Millis(11_000), 10_000), Some(backend));
+        assert_eq!(table.find(client(1), 7, Millis(11_001), 10_000), None);
+        assert_eq!(table.find(client(1), 8, Millis(1_000), 10_000), None, "another Service");
+        assert_eq!(table.find(client(2), 7, Millis(1_000), 10_000), None, "another client");
+        table.note(client(1), 7, backend, Millis(11_000));
+        assert_eq!(table.find(client(1), 7, Millis(11_001), 10_000), Some(backend));
+    }
+
+    #[test]
+    fn a_full_set_forgets_who_came_longest_ago() {
+        let table = table(1);
+        assert_eq!(table.capacity(), WAYS);
+        for n in 0..=WAYS as u8 {
+            table.note(client(n), 7, (client(100 + n), 80), Millis(100 + u64::from(n)));
+        }
+        let known = |n| table.find(client(n), 7, Millis(200), 1_000).is_some();
+        assert!(!known(0));
+        assert!((1..=WAYS as u8).all(known));
+    }
+
+    #[test]
+    fn without_room_nobody_is_remembered() {
+        let table = table(0);
+        table.note(client(1), 7, (client(2), 80), Millis(1));
+        assert_eq!(table.find(client(1), 7, Millis(1), 1), None);
+    }
+
+    proptest! {
+        /// As long as it has room for all, it is a map.
+        #[test]
+        fn it_is_a_map_with_a_bound(steps in prop::collection::vec((0_u8..8, 1_u64..3, any::<u16>(), 0_u64..50), 1..100)) {
+            let table = table(4096);
+            let mut map = HashMap::new();
+            let mut now = 1;
+            for (who, service, port, later) in steps {
+                now += later;
+                let found = table.find(client(who), service, Millis(now), 30);
+                let known = map.get(&(who, service)).filter(|(_, used)| now - used <= 30).map(|(port, _)| (client(9), *port));
+                prop_assert_eq!(found, known);
+                table.note(client(who), service, (client(9), port), Millis(now));
+                map.insert((who, service), (port, now));
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_found_is_whole_while_others_write() {
+        let table = table(8);
+        std::thread::scope(|scope| {
+            for worker in 0..2_u16 {
+                let table = &table;
+                scope.spawn(move || {
+                    for n in 0..if cfg!(miri) { 50 } else { 20_000_u16 } {
+                        let port = n * 2 + worker;
+                        table.note(
+                            client(1),
+                            7,
+                            (Ip::from_v4([10, 1, (port >> 8) as u8, port as u8]), port),
+                            Millis(5),
+                        );
+                        if let Some((ip, port)) = table.find(client(1), 7, Millis(5), 10) {
+                            assert_eq!(ip, Ip::from_v4([10, 1, (port >> 8) as u8, port as u8]));
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
