@@ -94,6 +94,7 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
         masquerade: Masquerade::default(),
         local_mtu: mtu,
         uplink_mtu: 1500,
+        overlay_mtu: 1450,
     });
     b.set_address(
         host,
@@ -117,6 +118,7 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
             mac: pod.mac,
             port: pod.port,
             worker: WorkerNo(0),
+            mtu,
             name: format!("bench/{}", pod.ip).into(),
             policy: Some(Arc::clone(policy)),
         });

@@ -59,6 +59,9 @@ pub struct RunArgs {
     /// How many workers [default: one per core].
     #[arg(long, value_name = "N")]
     pub workers: Option<u16>,
+    /// The NIC that leads to other nodes and outside [default: the interface with the node's InternalIP].
+    #[arg(long, value_name = "IFACE")]
+    pub uplink: Option<String>,
     /// The most pods at one time [default: 128].
     #[arg(long, value_name = "N")]
     pub max_pods: Option<u16>,
@@ -84,6 +87,7 @@ impl RunArgs {
             state_dir: self.state_dir.unwrap_or(file.state_dir),
             cores: self.cores.or(file.cores),
             workers: self.workers.or(file.workers),
+            uplink: self.uplink.or(file.uplink),
             max_pods: self.max_pods.unwrap_or(file.max_pods),
             log: self.log.unwrap_or(file.log),
             ..file

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use heddle_port::FillBudget;
+use heddle_port::{FillBudget, HEADROOM, Packet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -36,9 +36,11 @@ pub struct Config {
     pub max_pods: u16,
     /// Frames of 4 KiB shared by all ports.
     pub frames: u32,
-    /// The MTU of pods.
+    /// The NIC that leads to other nodes and outside; `null`: the interface with the node's InternalIP.
+    pub uplink: Option<String>,
+    /// The MTU of pods' interfaces.
     #[serde(rename = "podMTU")]
-    pub pod_mtu: u16,
+    pub pod_mtu: u32,
     /// Connections that the flow table has room for.
     pub connections: u32,
     /// The most connections that one pod may have opened; `null`: a quarter of all.
@@ -77,7 +79,8 @@ impl Default for Config {
             workers: None,
             max_pods: 128,
             frames: 16_384,
-            pod_mtu: 1500,
+            uplink: None,
+            pod_mtu: 61_000,
             connections: 262_144,
             connections_per_pod: None,
             huge_pages: HugePages::Auto,
@@ -100,6 +103,12 @@ impl Default for Config {
 pub const DEFAULT_RUN_DIR: &str = "/run/heddle";
 /// The default of `stateDir`.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/heddle";
+/// Bytes of a frame.
+pub const FRAME_SIZE: u32 = 4096;
+/// The least MTU of a pod: RFC 8200 section 5.
+pub const MIN_POD_MTU: u16 = 1280;
+// The largest packet that an MTU of 16 bits allows fits the frames that a packet may have, with its Ethernet header.
+const _: () = assert!(Packet::MAX_FRAMES as u32 * (FRAME_SIZE - HEADROOM) >= u16::MAX as u32 + 14);
 /// The most workers: each has a queue of the host port, and those have the first port numbers.
 pub const MAX_WORKERS: u16 = 64;
 /// Frames kept for packets under way and in the workers' pools.
@@ -137,7 +146,9 @@ pub struct Settings {
     pub max_pods: u16,
     /// Frames of the shared UMEM.
     pub frames: u32,
-    /// The MTU of pods.
+    /// The uplink's name, where it is configured.
+    pub uplink: Option<String>,
+    /// The MTU of pods' interfaces.
     pub pod_mtu: u16,
     /// Connections that the flow table has room for.
     pub connections: u32,
@@ -274,13 +285,28 @@ impl Config {
                 ),
             ));
         }
-        if !(1280..=3500).contains(&self.pod_mtu) {
+        if let Some(name) = self.uplink.as_ref().filter(|name| !is_interface_name(name)) {
             return Err(ConfigError::value(
-                "podMTU",
-                self.pod_mtu,
-                "is not between 1280 (the least of IPv6, RFC 8200 section 5) and 3500 (one frame)",
+                "uplink",
+                format!("{name:?}"),
+                "is no name of an interface (1 to 15 characters, no '/' and no space)",
             ));
         }
+        let pod_mtu = match u16::try_from(self.pod_mtu) {
+            Ok(mtu) if mtu >= MIN_POD_MTU => mtu,
+            _ => {
+                return Err(ConfigError::value(
+                    "podMTU",
+                    self.pod_mtu,
+                    format!(
+                        "is not between {MIN_POD_MTU} (the least of IPv6, RFC 8200 section 5) and {} (the largest \
+                         packet of IPv4, and what {} frames hold)",
+                        u16::MAX,
+                        Packet::MAX_FRAMES
+                    ),
+                ));
+            }
+        };
         if !(1024..=1 << 26).contains(&self.connections) {
             return Err(ConfigError::value(
                 "connections",
@@ -344,7 +370,8 @@ impl Config {
             worker_cores,
             max_pods: self.max_pods,
             frames: self.frames,
-            pod_mtu: self.pod_mtu,
+            uplink: self.uplink,
+            pod_mtu,
             connections: self.connections,
             connections_per_pod,
             huge_pages: self.huge_pages,
@@ -357,6 +384,14 @@ impl Config {
             reserved_ports: self.reserved_ports,
         })
     }
+}
+
+/// What the kernel takes as an interface's name (`dev_valid_name`).
+fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace())
 }
 
 /// The file's name, then `$NODE_NAME`, then the host's; Node names are RFC 1123 subdomains.
@@ -490,6 +525,8 @@ mod tests {
             ("maxPods", |c| c.max_pods = 0),
             ("frames", |c| c.frames = 1000),
             ("podMTU", |c| c.pod_mtu = 1279),
+            ("podMTU", |c| c.pod_mtu = 65_536),
+            ("uplink", |c| c.uplink = Some("eth 0".into())),
             ("connections", |c| c.connections = 1000),
             ("connectionsPerPod", |c| c.connections_per_pod = Some(0)),
             ("idleAfterMillis", |c| c.idle_after_millis = u32::MAX),

@@ -26,6 +26,8 @@ pub struct Attachment {
     pub port: PortNo,
     /// The worker that owns the port.
     pub worker: WorkerNo,
+    /// The MTU of its veth; 0: the node's usual one.
+    pub mtu: u16,
 }
 
 /// A local pod whose `status.podIPs` are not the addresses of its attachments.

@@ -286,11 +286,16 @@ impl Compiler {
                 self.generations.raise(*no);
             }
             let attachment = &attached.attachment;
+            let mtu = match attachment.mtu {
+                0 => self.config.local_mtu,
+                own => own,
+            };
             let known = self.tables.current().endpoint(*no);
             let same = known.is_some_and(|e| {
                 e.generation == self.generations.get(*no)
                     && e.port == attachment.port
                     && e.worker == attachment.worker
+                    && e.mtu == mtu
                     && e.mac == attachment.mac
                     && e.addresses == attachment.addresses
                     && same_policy(e.policy.as_ref(), policy.as_ref())
@@ -303,6 +308,7 @@ impl Compiler {
                     mac: attachment.mac,
                     port: attachment.port,
                     worker: attachment.worker,
+                    mtu,
                     name: attached.name().into(),
                     policy,
                 });
@@ -321,6 +327,7 @@ impl Compiler {
             mac,
             port,
             worker: WorkerNo(0),
+            mtu: config.uplink.direct,
             name: name.into(),
             policy: None,
         };

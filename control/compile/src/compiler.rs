@@ -13,7 +13,7 @@ use heddle_wire::Ip;
 use crate::addresses::AddressBook;
 use crate::attachment::{AddressDifference, Attached, Attachment};
 use crate::cidrs::Cidrs;
-use crate::config::NodeConfig;
+use crate::config::{NodeConfig, UplinkMtu};
 use crate::generations::{Generations, Moves};
 use crate::groups::Groups;
 use crate::identities::Identities;
@@ -199,6 +199,18 @@ impl Compiler {
     pub fn set_host_port(&mut self, host: HostPort) {
         self.config.host = host;
         self.settle_host();
+    }
+
+    /// Says what fits the way out of the node now; whether that is news. Live connections that take that way are judged
+    /// again, and clamped anew.
+    pub fn set_uplink_mtu(&mut self, uplink: UplinkMtu) -> bool {
+        if self.config.uplink == uplink {
+            return false;
+        }
+        self.config.uplink = uplink;
+        self.generations.raise(EndpointNo::HOST);
+        self.settle_host();
+        true
     }
 
     /// Says to what heddle masquerades now.

@@ -7,6 +7,32 @@ use heddle_port::PortNo;
 use heddle_tables::{HostPort, Masquerade, NodeNo, Prefix};
 use heddle_wire::MacAddr;
 
+/// What fits the way out of the node. 0: not known, and not bounded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct UplinkMtu {
+    /// The MTU of the uplink, which is also that of the host port.
+    pub direct: u16,
+    /// What is left of it in a VXLAN header.
+    pub overlay: u16,
+}
+
+impl UplinkMtu {
+    /// What VXLAN adds over IPv4: outer IPv4, UDP and VXLAN headers, and the inner Ethernet header (RFC 7348 section 5).
+    const OVER_IPV4: u16 = 20 + 8 + 8 + 14;
+    /// The same over IPv6.
+    const OVER_IPV6: u16 = 40 + 8 + 8 + 14;
+
+    /// For an uplink of that MTU; nodes reach each other over IPv6, or over IPv4.
+    #[must_use]
+    pub const fn new(mtu: u16, over_ipv6: bool) -> Self {
+        let header = if over_ipv6 { Self::OVER_IPV6 } else { Self::OVER_IPV4 };
+        Self {
+            direct: mtu,
+            overlay: mtu.saturating_sub(header),
+        }
+    }
+}
+
 /// The node for which tables are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
@@ -22,10 +48,10 @@ pub struct NodeConfig {
     pub uplink_port: PortNo,
     /// To what heddle masquerades.
     pub masquerade: Masquerade,
-    /// The largest packet that local pods and the host exchange.
+    /// The MTU of attachments that name none; 0: not known.
     pub local_mtu: u16,
-    /// The MTU of the uplink.
-    pub uplink_mtu: u16,
+    /// The MTU of the uplink and of what lies behind it.
+    pub uplink: UplinkMtu,
     /// The ranges of Services; empty: those of the ServiceCIDR objects.
     pub service_cidrs: Vec<Prefix>,
     /// Whether `spec.externalIPs` of Services are served: whoever may write a Service takes over any address by them.
@@ -46,7 +72,7 @@ impl NodeConfig {
             uplink_port: PortNo(0),
             masquerade: Masquerade::default(),
             local_mtu: 0,
-            uplink_mtu: 0,
+            uplink: UplinkMtu::default(),
             service_cidrs: Vec::new(),
             external_ips: false,
             node_numbers: BTreeMap::new(),

@@ -41,4 +41,4 @@ mod tests;
 
 pub use attachment::{AddressDifference, Attachment};
 pub use compiler::{BuildResult, Compiler, RemovedBackend};
-pub use config::NodeConfig;
+pub use config::{NodeConfig, UplinkMtu};

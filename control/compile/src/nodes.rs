@@ -191,7 +191,8 @@ impl Compiler {
             host: config.host.clone(),
             masquerade: config.masquerade.clone(),
             local_mtu: config.local_mtu,
-            uplink_mtu: config.uplink_mtu,
+            uplink_mtu: config.uplink.direct,
+            overlay_mtu: config.uplink.overlay,
         });
         self.own_addresses = own;
         self.settle_node_endpoints();

@@ -23,6 +23,8 @@ pub struct Endpoint {
     pub port: PortNo,
     /// The worker that owns the port.
     pub worker: WorkerNo,
+    /// The largest packet that it sends and receives, from the network header on; 0: not known, and not bounded.
+    pub mtu: u16,
     /// `namespace/name` of the pod, for drops and status; `host`, `uplink`, or empty for an attachment without a pod.
     pub name: Arc<str>,
     /// Its policy. `None` on a pod: not compiled yet, it forwards nothing. Host and uplink have none and need none.

@@ -49,10 +49,12 @@ pub struct NodeTable {
     pub host: HostPort,
     /// Masquerade.
     pub masquerade: Masquerade,
-    /// The largest packet that local pods and the host exchange.
+    /// The MTU of attachments that name none.
     pub local_mtu: u16,
-    /// The MTU of the uplink.
+    /// The MTU of the uplink, which is also that of the host port.
     pub uplink_mtu: u16,
+    /// What a packet to a pod of another node may have, so that it fits the uplink in a VXLAN header.
+    pub overlay_mtu: u16,
 }
 
 impl NodeTable {

@@ -15,10 +15,9 @@ use heddle_proto::{
 };
 use heddle_tables::EndpointNo;
 use heddle_wire::{Ip, MacAddr};
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use nix::net::if_::if_nametoindex;
 
-use super::Control;
+use super::{Control, pod_routes};
 use crate::api::Reply;
 use crate::attachments::{Record, StoreError};
 use crate::dataplane::{DataplaneError, NotReopened};
@@ -93,7 +92,8 @@ impl Control {
             .add(request, &ranges, mtu, self.settings.max_pods)
             .map_err(|e| store_error(&e))?;
         tracing::info!(attachment = record.number, pod = record.name(), addresses = ?record.addresses, "prepared");
-        Ok(prepared(&record))
+        let routes = pod_routes::compute(&self.route_ranges(), &record.addresses, record.mtu, self.uplink_mtu());
+        Ok(prepared(&record, routes))
     }
 
     pub(super) fn make_ready(
@@ -200,6 +200,7 @@ impl Control {
                 mac: record.mac,
                 port: port.port,
                 worker: port.worker,
+                mtu: u16::try_from(record.mtu).unwrap_or(u16::MAX),
             });
             self.compiled.insert(no);
         }
@@ -401,19 +402,10 @@ pub(super) fn index_of(record: &Record) -> Option<u32> {
     if_nametoindex(record.host_ifname.as_str()).ok()
 }
 
-fn prepared(record: &Record) -> Prepared {
+fn prepared(record: &Record, routes: Vec<PreparedRoute>) -> Prepared {
     let address = |&address: &IpAddr| PreparedAddress {
         address,
         gateway: gateway_of(address),
-    };
-    let default_route = |address: &IpAddr| PreparedRoute {
-        dst: match address {
-            IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
-            IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
-        },
-        via: gateway_of(*address),
-        mtu: None,
-        src: None,
     };
     Prepared {
         attachment: record.number,
@@ -422,7 +414,7 @@ fn prepared(record: &Record) -> Prepared {
         mtu: record.mtu,
         addresses: record.addresses.iter().map(address).collect(),
         gateway_mac: MacAddr::GATEWAY,
-        routes: record.addresses.iter().map(default_route).collect(),
+        routes,
     }
 }
 

@@ -6,9 +6,11 @@
 
 mod attach;
 mod objects;
+mod pod_routes;
 mod report;
 mod sweep;
 mod takeover;
+mod uplink;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -24,6 +26,7 @@ use crate::api::Request;
 use crate::attachments::Store;
 use crate::config::Settings;
 use crate::dataplane::{Dataplane, DataplaneError, PodPort};
+use crate::host::uplink::Uplink;
 use crate::host::{HostError, HostPort, Plan};
 
 pub(crate) use attach::Waiting;
@@ -96,6 +99,7 @@ pub struct Control {
     published_at: Instant,
 
     host: HostPort,
+    uplink: Option<Uplink>,
     plan: Option<Plan>,
     /// What the host port's plan was told to have failed with, so that it is logged once.
     plan_failures: BTreeSet<String>,
@@ -155,6 +159,7 @@ impl Control {
             synced_at: None,
             published_at: Instant::now(),
             host,
+            uplink: None,
             plan: None,
             plan_failures: BTreeSet::new(),
             open: BTreeMap::new(),
@@ -269,6 +274,7 @@ impl Control {
         if self.compiler.is_some() && !self.host.is_there() {
             self.restore_host()?;
         }
+        self.look_at_uplink();
         self.close_vanished();
         self.shrink_silent()?;
         self.meters.sample(&self.dataplane);
@@ -285,6 +291,7 @@ impl Control {
         tracing::error!("interface {} has gone; it is made anew", crate::host::INTERFACE);
         self.dataplane.close_host()?;
         self.host = make_host(&self.runtime, &self.settings)?;
+        self.set_host_mtu();
         self.open_host()?;
         self.plan = None;
         self.dirty = true;
@@ -307,7 +314,7 @@ fn make_host(runtime: &Handle, settings: &Settings) -> Result<HostPort, ControlE
     let queues = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
     let host = runtime.block_on(async {
         let handle = crate::host::netlink::connect()?;
-        HostPort::open(handle, queues, settings.pod_mtu.into()).await
+        HostPort::open(handle, queues, uplink::USUAL_MTU.into()).await
     })?;
     Ok(host)
 }

@@ -11,6 +11,7 @@ use heddle_tables::{HostPort as HostTable, Masquerade, NodeNo, Prefix};
 use heddle_wire::Ip;
 use ipnet::IpNet;
 
+use super::pod_routes::Ranges;
 use super::{Control, ControlError};
 use crate::attachments::alloc;
 use crate::host::plan::{self, Inputs};
@@ -28,6 +29,7 @@ impl Control {
             if !self.cluster.is_synced() {
                 return Ok(());
             }
+            self.look_at_uplink();
             self.compiler = Some(Compiler::new(self.node_config()));
             self.synced_at = Some(Instant::now());
             self.dirty = true;
@@ -140,7 +142,7 @@ impl Control {
             host_port: heddle_port::PortNo(0),
             masquerade,
             local_mtu: self.settings.pod_mtu,
-            uplink_mtu: self.settings.pod_mtu,
+            uplink: self.uplink_mtu(),
             service_cidrs: self.settings.service_cidrs.iter().map(|&range| prefix(range)).collect(),
             external_ips: self.settings.external_ips,
             node_numbers: self
@@ -182,26 +184,51 @@ impl Control {
         )
     }
 
+    /// The pod ranges of all nodes.
+    fn node_ranges(&self) -> BTreeSet<IpNet> {
+        let ranges = self.cluster.nodes().flat_map(|node| node.pod_cidrs.iter().copied());
+        ranges.collect()
+    }
+
+    /// The ranges of ServiceCIDR objects.
+    fn service_objects(&self) -> BTreeSet<IpNet> {
+        let ranges = self.cluster.service_cidrs();
+        ranges.flat_map(|range| range.cidrs.iter().copied()).collect()
+    }
+
+    /// Every Service's address.
+    fn service_addresses(&self) -> BTreeSet<IpAddr> {
+        let services = self.cluster.services();
+        services
+            .flat_map(|service| service.cluster_ips.get().iter().copied())
+            .collect()
+    }
+
+    /// What a pod's routes are made of now.
+    pub(super) fn route_ranges(&self) -> Ranges {
+        Ranges {
+            own: self.pod_ranges().into_iter().collect(),
+            cluster: self
+                .node_ranges()
+                .into_iter()
+                .chain(self.settings.cluster_cidrs.iter().copied())
+                .collect(),
+            services: plan::service_ranges(
+                &self.settings.service_cidrs,
+                &self.service_objects(),
+                &self.service_addresses(),
+            ),
+        }
+    }
+
     /// Brings the host port to what the objects ask for.
     pub(super) fn apply_plan(&mut self) {
         let Some(node) = self.cluster.node(&self.settings.node) else {
             return;
         };
-        let node_ranges = self
-            .cluster
-            .nodes()
-            .flat_map(|node| node.pod_cidrs.iter().copied())
-            .collect();
-        let service_objects = self
-            .cluster
-            .service_cidrs()
-            .flat_map(|range| range.cidrs.iter().copied())
-            .collect();
-        let service_addresses = self
-            .cluster
-            .services()
-            .flat_map(|service| service.cluster_ips.get().iter().copied())
-            .collect();
+        let node_ranges = self.node_ranges();
+        let service_objects = self.service_objects();
+        let service_addresses = self.service_addresses();
         let wanted = plan::compute(&Inputs {
             node,
             node_ranges: &node_ranges,

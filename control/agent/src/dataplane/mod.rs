@@ -26,14 +26,12 @@ use heddle_port::{PortNo, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
 use heddle_tables::{Snapshot, WorkerNo};
 
-use crate::config::{MAX_WORKERS, Settings, working_frames};
+use crate::config::{FRAME_SIZE, MAX_WORKERS, Settings, working_frames};
 use numbers::PortNumbers;
 use ports::Ports;
 
 /// Packets that a hand-over lane between two workers holds.
 const LANE: usize = 1024;
-/// Bytes of a frame.
-const FRAME_SIZE: u32 = 4096;
 /// How long a worker may take to answer control. It looks once a turn, so only a dead one takes longer.
 const WORKER_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 

@@ -52,22 +52,13 @@ pub async fn is_veth_named(handle: &Handle, name: &str) -> Result<bool, HostErro
     Ok(get(handle, name).await?.is_some_and(|link| is_veth(&link)))
 }
 
-/// Makes a veth pair with this many queues and this MTU, or takes over one that has them. One with other queues (the
+/// Makes a veth pair with this many queues and this MTU, or takes over one of whatever MTU. One with other queues (the
 /// number of workers has changed) is made anew.
 ///
 /// # Errors
 /// The kernel refuses, or one of the names belongs to something else.
 pub async fn ensure_pair(handle: &Handle, name: &str, peer: &str, queues: u32, mtu: u32) -> Result<Pair, HostError> {
     if let Some(pair) = existing_pair(handle, name, peer, queues).await? {
-        for (index, name) in [(pair.index, name), (pair.peer_index, peer)] {
-            let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
-            handle
-                .link()
-                .set(message)
-                .execute()
-                .await
-                .map_err(failed(format!("setting MTU {mtu} on {name}")))?;
-        }
         return Ok(pair);
     }
     let queue_attributes = [LinkAttribute::NumTxQueues(queues), LinkAttribute::NumRxQueues(queues)];
@@ -174,6 +165,20 @@ pub async fn delete(handle: &Handle, name: &str) -> Result<bool, HostError> {
         Err(e) if is_errno(&e, Errno::ENODEV) => Ok(false),
         Err(e) => Err(failed(format!("deleting interface {name}"))(e)),
     }
+}
+
+/// Sets an interface's MTU.
+///
+/// # Errors
+/// The kernel refuses.
+pub async fn set_mtu(handle: &Handle, index: u32, name: &str, mtu: u32) -> Result<(), HostError> {
+    let message = LinkUnspec::new_with_index(index).mtu(mtu).build();
+    handle
+        .link()
+        .set(message)
+        .execute()
+        .await
+        .map_err(failed(format!("setting MTU {mtu} on {name}")))
 }
 
 /// Sets an interface up.

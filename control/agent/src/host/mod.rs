@@ -14,6 +14,7 @@ pub mod plan;
 pub mod reserved;
 pub mod routes;
 pub mod sysctl;
+pub mod uplink;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -51,13 +52,15 @@ pub struct HostPort {
     index: u32,
     mac: MacAddr,
     peer_index: u32,
+    mtu: Option<u32>,
     addresses: BTreeSet<IpAddr>,
     routes: routes::Routes,
     masquerade: Option<nft::Masquerade>,
 }
 
 impl HostPort {
-    /// Makes the pair with one queue for each worker, or takes over the one that is there; both ends are up.
+    /// Makes the pair with one queue for each worker and this MTU, or takes over the one that is there, with the MTU that
+    /// it has; both ends are up.
     ///
     /// # Errors
     /// The kernel refuses, or something else has the name.
@@ -81,6 +84,7 @@ impl HostPort {
             index: pair.index,
             mac: pair.mac,
             peer_index: pair.peer_index,
+            mtu: None,
             addresses,
             routes,
             masquerade: None,
@@ -91,6 +95,28 @@ impl HostPort {
     #[must_use]
     pub const fn mac(&self) -> MacAddr {
         self.mac
+    }
+
+    /// Gives both ends this MTU: that of the uplink, since what a process of the node sends to a pod of this node or of
+    /// another one takes routes of the same interface.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
+        if self.mtu == Some(mtu) {
+            return Ok(());
+        }
+        for (index, name) in [(self.index, INTERFACE), (self.peer_index, PEER)] {
+            links::set_mtu(&self.handle, index, name, mtu).await?;
+        }
+        self.mtu = Some(mtu);
+        Ok(())
+    }
+
+    /// The netlink connection.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.handle
     }
 
     /// Whether both ends are still there.

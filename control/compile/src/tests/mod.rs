@@ -148,6 +148,7 @@ fn attachment(no: u16, pod: Option<&ObjectKey>, ips: &[IpAddr]) -> Attachment {
         mac: MacAddr([2, 0, 0, 0, 0, no as u8]),
         port: PortNo(no),
         worker: WorkerNo(0),
+        mtu: 0,
     }
 }
 

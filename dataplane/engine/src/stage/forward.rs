@@ -6,9 +6,10 @@
 use heddle_flow::{Egress, FlowFlags, FlowView, Rewrite};
 use heddle_port::Packet;
 use heddle_tables::EndpointNo;
-use heddle_wire::{MacAddr, Parsed, checksum, rewrite};
+use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
 
 use super::answer;
+use super::mtu::Fit;
 use crate::context::Context;
 use crate::reason::DropReason;
 use crate::verdict::Verdict;
@@ -19,6 +20,7 @@ pub(crate) struct Plan {
     pub(crate) rewrite: Rewrite,
     pub(crate) nat: bool,
     pub(crate) egress: Egress,
+    pub(crate) fit: Fit,
 }
 
 impl Plan {
@@ -28,6 +30,7 @@ impl Plan {
             rewrite: view.rewrite,
             nat: view.flags.contains(FlowFlags::NAT),
             egress: view.egress,
+            fit: Fit::from_mss(view.mss_clamp),
         }
     }
 
@@ -50,8 +53,9 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     let Some(endpoint) = cx.snapshot.endpoint(to) else {
         return Verdict::drop(DropReason::PortClosed);
     };
-    let mtu = cx.snapshot.node().local_mtu;
-    if p.l3_len > u32::from(mtu) && mtu != 0 {
+    if let Some(mtu) = plan.fit.mtu(p.l3)
+        && p.l3_len > u32::from(mtu)
+    {
         return if p.dont_fragment {
             answer::too_big(cx, packet, p, mtu)
         } else {
@@ -64,6 +68,9 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     let mut whole = rewrite::set_macs(head, endpoint.mac, MacAddr::GATEWAY) && rewrite::decrement_ttl(head, p);
     if plan.nat {
         whole &= rewrite::translate(head, p, &plan.rewrite.to, plan.rewrite.deltas);
+    }
+    if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {
+        rewrite::clamp_mss(head, p, plan.fit.mss());
     }
     if partial {
         whole &= finish(cx, packet, p, plan);

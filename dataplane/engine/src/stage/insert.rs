@@ -8,6 +8,7 @@ use heddle_wire::rewrite::Tuple;
 
 use super::forward::Plan;
 use super::judge::origin_of;
+use super::mtu::{self, Fit};
 use crate::context::Context;
 use crate::decide::{Passage, Query, Source, connection_hash};
 use crate::reason::DropReason;
@@ -79,6 +80,7 @@ fn inserted(slot: SlotNo, flow: &NewFlow) -> Inserted {
         rewrite: flow.rewrite,
         nat: flow.flags.contains(FlowFlags::NAT),
         egress: flow.egress,
+        fit: Fit::from_mss(flow.mss_clamp),
     };
     Inserted { slot, plan }
 }
@@ -114,6 +116,7 @@ fn compile(
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
     let generations = cx.generations([from, to])?;
+    let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
     let direction = |seen: Tuple, sent: Tuple, origin: Origin, [from, to]: [_; 2], generations, flags| {
         let key = FlowKey {
             tuple: seen,
@@ -126,7 +129,7 @@ fn compile(
             egress: Egress::Endpoint(to),
             endpoints: [from, to],
             generations,
-            mss_clamp: 0,
+            mss_clamp: fit.mss(),
             flags,
         }
     };

@@ -10,7 +10,7 @@ use heddle_port::Packet;
 use heddle_tables::EndpointNo;
 use heddle_wire::{Parsed, Proto};
 
-use super::{answer, miss, resolve};
+use super::{answer, miss, mtu, resolve};
 use crate::context::Context;
 use crate::decide::{self, Denial, Passage, Query, Source, Target, owner};
 use crate::reason::{AnswerKind, DropReason};
@@ -85,8 +85,8 @@ fn same_source(passage: &Passage, view: &FlowView) -> bool {
 #[cold]
 pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     match again(cx, key, hit) {
-        Ok(true) => resolve::replay(cx, packet, p, key, hit),
-        Ok(false) => miss::open(cx, packet, p, key, None),
+        Ok(Some(hit)) => resolve::replay(cx, packet, p, key, &hit),
+        Ok(None) => miss::open(cx, packet, p, key, None),
         // The backend's pod is gone: the client connects again at once, to another one.
         Err(denial)
             if denial.reason == DropReason::UnknownDestination
@@ -99,12 +99,12 @@ pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     }
 }
 
-/// Judges an entry that is older than the tables. True: it stands and is current again. False: it led somewhere that is no
-/// more, and is removed.
+/// Judges an entry that is older than the tables. It stands and is current again, with what its path takes now; or it led
+/// somewhere that is no more, and is removed: `None`.
 ///
 /// # Errors
 /// It is not allowed now; if anything but policy says so, it is removed.
-pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<bool, Denial> {
+pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>, Denial> {
     let (query, target) = connection(key, &hit.view);
     let passage = decide::judge(cx.snapshot, &query, target).inspect_err(|denial| {
         if !denial.reason.is_policy() {
@@ -114,14 +114,36 @@ pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<bool, 
     let generations = cx.generations(hit.view.endpoints);
     match generations {
         Some(generations) if (passage.from, passage.to) == ends(&hit.view) && same_source(&passage, &hit.view) => {
-            cx.flows.revalidate(hit.slot, generations);
-            Ok(true)
+            let mss = fit(cx, &query, &passage);
+            if mss == hit.view.mss_clamp {
+                cx.flows.revalidate(hit.slot, generations);
+                return Ok(Some(*hit));
+            }
+            let [from, to] = hit.view.endpoints;
+            cx.flows.reroute(
+                hit.slot,
+                &Route {
+                    egress: [Egress::Endpoint(to), Egress::Endpoint(from)],
+                    endpoints: [from, to],
+                    generations,
+                    mss_clamp: [mss, mss],
+                },
+            );
+            let mut hit = *hit;
+            hit.view.mss_clamp = mss;
+            Ok(Some(hit))
         }
         _ => {
             cx.flows.remove(hit.slot);
-            Ok(false)
+            Ok(None)
         }
     }
+}
+
+/// What the path of a passage takes, as the MSS that fits.
+fn fit(cx: &Context<'_>, query: &Query, passage: &Passage) -> u16 {
+    let ends = [(passage.from, query.tuple.src), (passage.to, passage.target.dst)];
+    mtu::fit(cx.snapshot, ends).mss()
 }
 
 /// The end of a packet of a known tuple that comes in elsewhere: another pod's, which is dropped and leaves the connection
@@ -150,7 +172,7 @@ pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
         cx.flows.remove(hit.slot);
         return miss::open(cx, packet, p, key, None);
     }
-    let clamp = hit.view.mss_clamp;
+    let clamp = fit(cx, &query, &passage);
     let route = Route {
         egress: [Egress::Endpoint(to), Egress::Endpoint(from)],
         endpoints: [from, to],
@@ -161,5 +183,6 @@ pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     cx.flows.move_origin(hit.slot, key.origin);
     let mut moved = *hit;
     moved.view.egress = Egress::Endpoint(to);
+    moved.view.mss_clamp = clamp;
     resolve::replay(cx, packet, p, key, &moved)
 }

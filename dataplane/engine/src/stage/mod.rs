@@ -7,5 +7,6 @@ pub(crate) mod insert;
 pub(crate) mod judge;
 pub(crate) mod link;
 pub(crate) mod miss;
+pub(crate) mod mtu;
 pub(crate) mod quote;
 pub(crate) mod resolve;

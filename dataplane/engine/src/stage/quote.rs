@@ -44,8 +44,8 @@ pub(crate) fn error(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
         .is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
     if !current {
         match judge::again(cx, key, &hit) {
-            Ok(true) => {}
-            Ok(false) => return Verdict::drop(DropReason::IcmpWithoutFlow),
+            Ok(Some(_)) => {}
+            Ok(None) => return Verdict::drop(DropReason::IcmpWithoutFlow),
             Err(denial) => return denial.into(),
         }
     }

@@ -3,7 +3,7 @@
 use heddle_wire::testing::ip;
 use heddle_wire::{Ip, TcpFlags};
 
-use crate::tables::{A, B, C, HOST, LOCAL_MTU, Party};
+use crate::tables::{A, B, C, HOST, Party};
 use crate::world::{World, worlds};
 
 /// Both families' addresses of a party.
@@ -157,26 +157,6 @@ fn errors_are_bounded_per_turn() {
     ]);
     // The next turn has a budget of its own.
     w.answered(&A, &A.to(B.v4()).ttl(1).udp(1000, 33434, b"trace"), "time-exceeded");
-}
-
-#[test]
-fn a_packet_that_is_too_big_is_refused_with_the_size_that_fits() {
-    worlds(|w| {
-        let payload = vec![0; usize::from(LOCAL_MTU)];
-        for dst in addresses(&B) {
-            let frame = A.to(dst).udp(1000, 53, &payload);
-            w.pushed_split(&A, &frame, 3000);
-            w.step();
-            let out = w.pop(&A);
-            let p = heddle_wire::parse(&out, out.len()).unwrap();
-            assert_eq!(out[p.l4() + 6..p.l4() + 8], LOCAL_MTU.to_be_bytes());
-            w.changed(&["a rx 1", "a tx 1", "a answered too-big 1"]);
-        }
-        let frame = A.to(B.v4()).dont_fragment(false).udp(1000, 53, &payload);
-        w.pushed_split(&A, &frame, 3000);
-        w.step();
-        w.changed(&["a rx 1", "a dropped too-big 1"]);
-    });
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod gateway;
 mod handover;
 mod host;
 mod icmp;
+mod large;
 mod malformed;
 mod origin;
 mod policy;

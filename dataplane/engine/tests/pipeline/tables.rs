@@ -74,7 +74,10 @@ pub const PODS: [Party; 3] = [A, B, C];
 pub const MASQUERADE_V4: &str = "169.254.2.2";
 pub const MASQUERADE_V6: &str = "fd01::2";
 pub const MASQUERADE_PORTS: (u16, u16) = (61000, 61003);
-pub const LOCAL_MTU: u16 = 3000;
+/// Large enough for packets of several frames.
+pub const LOCAL_MTU: u16 = 61000;
+pub const UPLINK_MTU: u16 = 1500;
+pub const OVERLAY_MTU: u16 = 1450;
 /// How many port numbers a worker knows.
 pub const PORTS: u16 = 16;
 
@@ -100,7 +103,8 @@ pub fn node(workers: u8) -> SnapshotBuilder {
             ports: MASQUERADE_PORTS,
         },
         local_mtu: LOCAL_MTU,
-        uplink_mtu: 1500,
+        uplink_mtu: UPLINK_MTU,
+        overlay_mtu: OVERLAY_MTU,
     });
     for pod in &PODS {
         b.set_endpoint(endpoint(
@@ -148,6 +152,7 @@ pub fn endpoint(
         mac: party.mac,
         port: party.port,
         worker,
+        mtu: if party.endpoint.is_pod() { LOCAL_MTU } else { UPLINK_MTU },
         name: party.name.into(),
         policy,
     }

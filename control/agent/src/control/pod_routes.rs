@@ -1,0 +1,117 @@
+//! The routes of a pod: each with the size that its way takes, so that a sender knows before it sends.
+//!
+//! To its own node's pods and to Services as large as its interface; to pods of other nodes what the tunnel leaves; to
+//! everything else what the uplink takes. What a Service leads to elsewhere is clamped and told by the dataplane.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use heddle_compile::UplinkMtu;
+use heddle_proto::{MAX_ROUTES, PreparedRoute};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use crate::host::gateway_of;
+
+/// What a pod's routes are computed from.
+#[derive(Debug, Default)]
+pub(super) struct Ranges {
+    /// The pod ranges of this node.
+    pub(super) own: BTreeSet<IpNet>,
+    /// All others of the cluster; they may cover this node's.
+    pub(super) cluster: BTreeSet<IpNet>,
+    /// Where Services have their addresses.
+    pub(super) services: BTreeSet<IpNet>,
+}
+
+/// The routes of a pod with these addresses, the default ones last; at most as many as an attachment may have.
+pub(super) fn compute(ranges: &Ranges, addresses: &[IpAddr], mtu: u32, uplink: UplinkMtu) -> Vec<PreparedRoute> {
+    // What is not known is not bounded.
+    let within = |bound: u16| if bound == 0 { mtu } else { mtu.min(bound.into()) };
+    let mut sizes = BTreeMap::new();
+    sizes.extend(ranges.cluster.iter().map(|&range| (range, within(uplink.overlay))));
+    sizes.extend(ranges.services.iter().map(|&range| (range, mtu)));
+    sizes.extend(ranges.own.iter().map(|&range| (range, mtu)));
+    let defaults: BTreeSet<IpNet> = addresses.iter().map(|&ip| everything(ip)).collect();
+    let route = |(dst, mtu): (IpNet, u32)| PreparedRoute {
+        dst,
+        via: gateway_of(dst.addr()),
+        mtu: Some(mtu),
+        src: None,
+    };
+    sizes
+        .into_iter()
+        .filter(|(range, _)| defaults.contains(&everything(range.addr())) && !defaults.contains(range))
+        .take(MAX_ROUTES - defaults.len())
+        .chain(defaults.iter().map(|&all| (all, within(uplink.direct))))
+        .map(route)
+        .collect()
+}
+
+fn everything(ip: IpAddr) -> IpNet {
+    match ip {
+        IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(Ipv6Net::default()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nets(list: &[&str]) -> BTreeSet<IpNet> {
+        list.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    fn shown(ranges: &Ranges, addresses: &[&str], mtu: u32, uplink: UplinkMtu) -> Vec<String> {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        compute(ranges, &addresses, mtu, uplink)
+            .iter()
+            .map(|r| format!("{} via {} mtu {}", r.dst, r.via, r.mtu.unwrap()))
+            .collect()
+    }
+
+    fn ranges() -> Ranges {
+        Ranges {
+            own: nets(&["10.244.1.0/24", "fd00:0:0:1::/64"]),
+            cluster: nets(&["10.244.1.0/24", "10.244.2.0/24", "fd00:0:0:2::/64"]),
+            services: nets(&["10.96.0.0/16", "fd96::/108"]),
+        }
+    }
+
+    #[test]
+    fn each_way_has_its_size() {
+        let both = ["10.244.1.5", "fd00:0:0:1::5"];
+        assert_eq!(
+            shown(&ranges(), &both, 61_000, UplinkMtu::new(1500, false)),
+            [
+                "10.96.0.0/16 via 169.254.1.1 mtu 61000",
+                "10.244.1.0/24 via 169.254.1.1 mtu 61000",
+                "10.244.2.0/24 via 169.254.1.1 mtu 1450",
+                "fd00:0:0:1::/64 via fe80::1 mtu 61000",
+                "fd00:0:0:2::/64 via fe80::1 mtu 1450",
+                "fd96::/108 via fe80::1 mtu 61000",
+                "0.0.0.0/0 via 169.254.1.1 mtu 1500",
+                "::/0 via fe80::1 mtu 1500",
+            ]
+        );
+    }
+
+    #[test]
+    fn one_family_and_a_small_interface() {
+        assert_eq!(
+            shown(&ranges(), &["10.244.1.5"], 1400, UplinkMtu::new(9000, true)),
+            [
+                "10.96.0.0/16 via 169.254.1.1 mtu 1400",
+                "10.244.1.0/24 via 169.254.1.1 mtu 1400",
+                "10.244.2.0/24 via 169.254.1.1 mtu 1400",
+                "0.0.0.0/0 via 169.254.1.1 mtu 1400",
+            ]
+        );
+    }
+
+    #[test]
+    fn over_ipv6_the_tunnel_takes_twenty_more() {
+        let routes = shown(&ranges(), &["10.244.1.5"], 61_000, UplinkMtu::new(1500, true));
+        assert_eq!(routes[2], "10.244.2.0/24 via 169.254.1.1 mtu 1430");
+    }
+}

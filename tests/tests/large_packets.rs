@@ -1,0 +1,219 @@
+//! Large packets between pods, and what becomes of them on ways that take less.
+
+mod common;
+
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+
+use common::{BOUND, binaries, eventually, port};
+use heddle_tests::shop::{Shop, WEB_TARGET};
+use heddle_tests::{LabError, NetNs, NodePlan, manifests, run_with_input, traffic};
+
+/// The default of `podMTU`.
+const LARGE: u32 = 61_000;
+const UPLINK: u32 = 1500;
+const BULK: u64 = 128 << 20;
+
+fn shop(workers: &str) -> Result<Shop, LabError> {
+    let mut plan = NodePlan::new("node", 1);
+    plan.cores = workers.to_owned();
+    Shop::open(binaries()?, plan)
+}
+
+/// What `ip` says in a namespace.
+fn ip(ns: &NetNs, arguments: &str) -> Result<String, LabError> {
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    ns.run("ip", &arguments)
+}
+
+/// The MTU in the line of a listing that starts with a destination.
+fn route_mtu(listing: &str, destination: &str) -> Option<u32> {
+    let line = listing
+        .lines()
+        .find(|line| line.split(' ').next() == Some(destination))?;
+    line.split_once(" mtu ")?.1.split(' ').next()?.parse().ok()
+}
+
+#[test]
+fn interfaces_and_routes_carry_what_their_ways_take() -> Result<(), LabError> {
+    let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
+    let other = ["10.244.2.0/24".to_owned(), "fd00:10:244:2::/64".to_owned()];
+    let address: IpAddr = [192, 0, 2, 2].into();
+    shop.node.apply(&manifests::node("other", &[address], &other))?;
+    shop.node.start_agent()?;
+    let ns = shop.join("client", "client")?.pod.ns().clone();
+
+    let link = ip(&ns, "link show eth0")?;
+    assert!(link.contains(&format!("mtu {LARGE} ")), "{link}");
+    let (v4, v6) = (ip(&ns, "route show")?, ip(&ns, "-6 route show")?);
+    for (destination, mtu) in [
+        ("10.244.1.0/24", LARGE),
+        ("10.96.0.0/16", LARGE),
+        ("10.244.2.0/24", UPLINK - 50),
+        ("default", UPLINK),
+    ] {
+        assert_eq!(route_mtu(&v4, destination), Some(mtu), "{destination}: {v4}");
+    }
+    for (destination, mtu) in [
+        ("fd00:10:244:1::/64", LARGE),
+        ("fd00:10:96::/112", LARGE),
+        ("fd00:10:244:2::/64", UPLINK - 50),
+        ("default", UPLINK),
+    ] {
+        assert_eq!(route_mtu(&v6, destination), Some(mtu), "{destination}: {v6}");
+    }
+    for interface in ["heddle0", "hdhost"] {
+        let link = ip(shop.node.ns(), &format!("link show {interface}"))?;
+        assert!(link.contains(&format!("mtu {UPLINK} ")), "{link}");
+    }
+    // The uplink's MTU changes while the agent runs.
+    ip(shop.node.ns(), "link set eth0 mtu 1400")?;
+    eventually("the host port follows the uplink", || {
+        Ok(ip(shop.node.ns(), "link show heddle0")?.contains("mtu 1400 "))
+    })
+}
+
+/// The MSS that a connection from one to the other ends up with at its client.
+fn mss(from: &NetNs, to_ns: &NetNs, to: SocketAddr, listen: u16) -> Result<u32, LabError> {
+    let listener =
+        to_ns.enter(|| TcpListener::bind(SocketAddr::from(([0_u16; 8], listen))).map_err(LabError::io("listening")))?;
+    let (stream, own) = from.enter(|| {
+        let stream = std::net::TcpStream::connect_timeout(&to, BOUND).map_err(LabError::io(format!("to {to}")))?;
+        let own = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg)
+            .map_err(|e| LabError::io("TCP_MAXSEG")(e.into()))?;
+        Ok((stream, own))
+    })?;
+    drop((stream, listener));
+    Ok(own)
+}
+
+#[test]
+fn segments_are_as_large_as_the_way_takes() -> Result<(), LabError> {
+    for workers in ["0", "0,1"] {
+        let shop = shop(workers)?;
+        let (web, client) = (shop.member("web-1")?, shop.member("client")?);
+        for v6 in [false, true] {
+            let headers = if v6 { 60 } else { 40 };
+            // At first a sender takes half of the window at most, which is no more than 64 KiB then.
+            let local = mss(client.pod.ns(), web.pod.ns(), web.at(v6, 5100)?, 5100)?;
+            assert!(local > 20_000, "pod to pod: {local}");
+            // Options take 12: timestamps.
+            let node = shop.node.internal_ips()[usize::from(v6)];
+            let host = mss(client.pod.ns(), shop.node.ns(), SocketAddr::new(node, 5101), 5101)?;
+            assert_eq!(host, UPLINK - headers - 12, "pod to host");
+            let pod = mss(shop.node.ns(), web.pod.ns(), web.at(v6, 5102)?, 5102)?;
+            assert_eq!(pod, UPLINK - headers - 12, "host to pod");
+        }
+    }
+    Ok(())
+}
+
+/// A web pod and a client, so that the Service leads to the one listener there is.
+fn pair(workers: &str) -> Result<Shop, LabError> {
+    let mut plan = NodePlan::new("node", 1);
+    plan.cores = workers.to_owned();
+    let mut shop = Shop::new(binaries()?, plan)?;
+    shop.node.start_agent()?;
+    shop.join("web-1", "web")?;
+    shop.join("client", "client")?;
+    shop.publish_endpoints()?;
+    Ok(shop)
+}
+
+#[test]
+fn bulk_by_address_by_service_to_host_and_outside() -> Result<(), LabError> {
+    for workers in ["0", "0,1"] {
+        let shop = pair(workers)?;
+        let (web, client) = (shop.member("web-1")?, shop.member("client")?);
+        let (web_ns, client_ns) = (web.pod.ns(), client.pod.ns());
+        for v6 in [false, true] {
+            traffic::bulk(client_ns, web_ns, web.at(v6, 5001)?, 5001, BULK)?;
+            traffic::bulk(client_ns, web_ns, Shop::service(v6), WEB_TARGET, BULK)?;
+        }
+        let status = shop.node.status()?;
+        let counted = port(&status, "pod:shop/client");
+        let (bytes, packets) = (counted["rx_bytes"].as_u64(), counted["rx_packets"].as_u64());
+        assert!(bytes > packets.map(|n| n * 5000), "packets are large: {counted:#}");
+        for v6 in [false, true] {
+            let node = SocketAddr::new(shop.node.internal_ips()[usize::from(v6)], 5003);
+            traffic::bulk(client_ns, shop.node.ns(), node, 5003, BULK / 16)?;
+            let outside = SocketAddr::new(shop.lab.outside_ips()[usize::from(v6)], 5004);
+            traffic::bulk(client_ns, shop.lab.outside(), outside, 5004, BULK / 16)?;
+            traffic::bulk(shop.node.ns(), web_ns, web.at(v6, 5005)?, 5005, BULK / 16)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_large_datagram_reaches_a_pod_of_the_same_node_in_one_piece() -> Result<(), LabError> {
+    let shop = pair("0")?;
+    let (web, client) = (shop.member("web-1")?, shop.member("client")?);
+    let datagram: Vec<u8> = (0..50_000_u32).map(|n| (n * 7 + n / 256) as u8).collect();
+    for v6 in [false, true] {
+        let receiver = web.pod.ns().enter(|| {
+            let socket = UdpSocket::bind(SocketAddr::from(([0_u16; 8], 5200))).map_err(LabError::io("binding"))?;
+            socket
+                .set_read_timeout(Some(BOUND))
+                .map_err(LabError::io("a timeout"))?;
+            Ok(socket)
+        })?;
+        let to = web.at(v6, 5200)?;
+        client.pod.ns().enter(|| {
+            let any: IpAddr = if v6 { [0_u16; 8].into() } else { [0; 4].into() };
+            let socket = UdpSocket::bind((any, 0)).map_err(LabError::io("binding"))?;
+            socket
+                .send_to(&datagram, to)
+                .map_err(LabError::io(format!("sending to {to}")))
+                .map(drop)
+        })?;
+        let mut heard = vec![0; 65_536];
+        let (n, _) = receiver.recv_from(&mut heard).map_err(LabError::io("receiving"))?;
+        assert!(heard[..n] == datagram, "{n} octets arrived");
+    }
+    let status = shop.node.status()?;
+    assert_eq!(
+        port(&status, "pod:shop/client")["dropped"],
+        serde_json::json!({}),
+        "{status:#}"
+    );
+    Ok(())
+}
+
+#[test]
+fn what_is_too_large_for_the_uplink_is_told_so() -> Result<(), LabError> {
+    let shop = pair("0")?;
+    let client = shop.member("client")?.pod.ns();
+    // A pod that does not know: without the size in its route, it sends as much as its interface takes.
+    client.run(
+        "ip",
+        &[
+            "route",
+            "replace",
+            "default",
+            "via",
+            "169.254.1.1",
+            "dev",
+            "eth0",
+            "onlink",
+        ],
+    )?;
+    ip(client, "-6 route del default")?;
+    ip(client, "-6 route add default via fe80::1 dev eth0")?;
+    for (v6, said) in [(false, "(mtu = 1500)"), (true, "Packet too big: mtu=1500")] {
+        let outside = shop.lab.outside_ips()[usize::from(v6)].to_string();
+        let out = client.enter(|| {
+            let mut ping = std::process::Command::new("ping");
+            ping.args([
+                "-n", "-c", "2", "-i", "0.2", "-W", "1", "-M", "do", "-s", "20000", &outside,
+            ]);
+            run_with_input(&mut ping, "")
+        })?;
+        assert!(!out.ok && out.stdout.contains(said), "{}{}", out.stdout, out.stderr);
+    }
+    let status = shop.node.status()?;
+    assert!(
+        port(&status, "pod:shop/client")["answered"].as_u64() >= Some(2),
+        "{status:#}"
+    );
+    Ok(())
+}
