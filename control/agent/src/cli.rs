@@ -26,6 +26,8 @@ pub enum Command {
     Run(RunArgs),
     /// Show what the running agent has and what went through it.
     Status(StatusArgs),
+    /// Say what would happen to connections, from manifests alone: nothing is sent and no agent is asked.
+    Simulate(SimulateArgs),
     /// Remove all that an agent made in this network namespace; none may run.
     Cleanup(CleanupArgs),
     /// Show heddle's main job: a node and four pods in namespaces of their own, with real traffic.
@@ -104,6 +106,24 @@ pub struct StatusArgs {
     /// The agent's run directory.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+/// Flags of `heddle simulate`.
+#[derive(Debug, Clone, Args)]
+pub struct SimulateArgs {
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// File of the connections to ask about: a JSON array of objects with id, src, dst, protocol, port and node.
+    /// Ends are {"pod": "NAMESPACE/NAME"}, {"node": "NAME"} or {"ip": "ADDRESS"}.
+    #[arg(long, value_name = "FILE")]
+    pub probes: PathBuf,
+    /// The node at which packets enter [default: the source pod's, or else the destination pod's].
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
     /// How to answer.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,

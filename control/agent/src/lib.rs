@@ -18,4 +18,5 @@ pub mod notify;
 pub mod port_range;
 pub mod privileges;
 pub mod run;
+pub mod simulate;
 pub mod status;

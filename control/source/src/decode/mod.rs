@@ -47,7 +47,7 @@ pub struct Refusal {
     /// What is wrong and what to do.
     pub message: String,
     /// What stands in the place of a refused policy of either kind, and closes.
-    pub closes: Option<Object>,
+    pub closes: Option<Box<Object>>,
 }
 
 impl Refusal {
@@ -62,7 +62,7 @@ impl Refusal {
             field: self.field,
             value: self.value,
             message: self.message,
-            closes: self.closes,
+            closes: self.closes.map(|object| *object),
         }
     }
 }
@@ -100,11 +100,12 @@ pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
         },
     };
     object.map(Decoded::Object).map_err(|fault| {
-        let closes = match kind.0 {
+        let closes: Option<Object> = match kind.0 {
             Kind::NetworkPolicy => Some(policy::closing(value, &meta).into()),
             Kind::ClusterNetworkPolicy => Some(cluster_policy::closing(value, &meta).into()),
             _ => None,
         };
+        let closes = closes.map(Box::new);
         refuse(Some(ObjectRef::new(kind.0, meta.key.clone())), closes, fault)
     })
 }

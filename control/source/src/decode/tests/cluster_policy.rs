@@ -29,7 +29,7 @@ fn read(value: &Value) -> Arc<ClusterNetworkPolicy> {
 }
 
 fn closed(value: &Value) -> Arc<ClusterNetworkPolicy> {
-    match decode(value).unwrap_err().closes {
+    match decode(value).unwrap_err().closes.map(|object| *object) {
         Some(Object::ClusterNetworkPolicy(policy)) => policy,
         other => panic!("{other:?} from {value}"),
     }
@@ -156,7 +156,7 @@ fn what_the_api_does_not_take_is_refused_by_field() {
 fn a_refused_one_closes_its_subject_where_it_would_be_asked() {
     let bad = json!([{"action": "Allow", "from": [{"namespaces": {}}]}]);
     let mut spec = json!({"tier": "Baseline", "priority": 9, "subject": {"namespaces": {"matchLabels": {"a": "b"}}}});
-    spec["ingress"] = bad.clone();
+    spec["ingress"] = bad;
     let policy = closed(&of(spec.clone()));
     assert_eq!(
         (policy.tier, policy.priority, policy.refused),
