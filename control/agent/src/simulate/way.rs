@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use heddle_engine::{Decision, Passage, Query, Source, decide};
 use heddle_flow::Origin;
-use heddle_model::{Cluster, ObjectKey};
+use heddle_model::{Cluster, ObjectKey, Pod};
 use heddle_tables::{Place, RuleNo, ServiceLookup, Snapshot};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
@@ -90,6 +90,11 @@ fn name(snapshot: &Snapshot, rule: RuleNo) -> String {
 }
 
 fn walk(world: &mut World, asked: &Asked, seen: &mut Seen) -> Outcome {
+    if asked.from == asked.to {
+        // It never leaves the pod, or the node.
+        seen.reasons.push(heddle_tables::Decision::Itself.to_string());
+        return Outcome::Pass;
+    }
     let mut hop = match at(world, &asked.entry, asked.from, asked.to, asked, asked.port, seen) {
         Ok(hop) => hop,
         Err(outcome) => return outcome,
@@ -136,6 +141,11 @@ fn at(
         },
         proto: asked.proto,
     };
+    if query.origin == Origin::HOST && is_the_kernels(snapshot, &query) {
+        seen.reasons
+            .push("traffic of nodes with nodes and the outside does not pass heddle".to_owned());
+        return Ok(None);
+    }
     if let ServiceLookup::Frontend(frontend) = snapshot.frontend(query.tuple.dst, query.proto, port) {
         seen.backends = frontend
             .backends
@@ -163,6 +173,17 @@ fn at(
     // As kube-proxy with a cluster CIDR: true for what is no pod's, even where the source is the node's already.
     seen.masquerade |= passage.source != Source::Kept || passage.target.service && !source.place.is_pod();
     Ok(next_node(world.cluster(), node, &passage))
+}
+
+/// Whether a packet that no pod sent is for no pod and no Service either: the node's kernel never hands it to heddle.
+fn is_the_kernels(snapshot: &Snapshot, query: &Query) -> bool {
+    let dst = query.tuple.dst;
+    let elsewhere = matches!(
+        snapshot.address(dst).place,
+        Place::Host | Place::RemoteHost(_) | Place::Outside
+    );
+    let service = snapshot.frontend(dst, query.proto, query.tuple.dport);
+    elsewhere && service == ServiceLookup::NotAService && !snapshot.node().in_service_range(dst)
 }
 
 /// The node of the pod that the connection reaches, if that is another one.
@@ -193,14 +214,22 @@ fn resolve(cluster: &Cluster, probe: &Probe, node: Option<&str>) -> Result<Asked
         Some(port) if port > 0 => port,
         _ => return Err(ProbeError::NoPort(probe.protocol)),
     };
-    let of_pod = |ip: IpAddr| cluster.pod_at(ip).and_then(|pod| pod.node.as_deref());
+    let of_pod = |end: &End, ip: IpAddr| -> Option<String> {
+        // A pod of the host's network has no address by which it could be found.
+        let pod = match end {
+            End::Pod { pod, .. } => pod_named(cluster, pod),
+            End::Node { .. } | End::Ip { .. } => cluster.pod_at(ip).map(|pod| &**pod),
+        };
+        pod?.node.as_deref().map(str::to_owned)
+    };
     let of_node = |end: &End| match end {
         End::Node { node, .. } => Some(node.clone()),
         End::Pod { .. } | End::Ip { .. } => None,
     };
     let named = probe.node.as_deref().or(node).map(str::to_owned);
     let entry = named
-        .or_else(|| of_pod(from).or_else(|| of_pod(to)).map(str::to_owned))
+        .or_else(|| of_pod(&probe.src, from))
+        .or_else(|| of_pod(&probe.dst, to))
         .or_else(|| of_node(&probe.src))
         .or_else(|| of_node(&probe.dst));
     Ok(Asked {
@@ -212,14 +241,16 @@ fn resolve(cluster: &Cluster, probe: &Probe, node: Option<&str>) -> Result<Asked
     })
 }
 
+fn pod_named<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Pod> {
+    let (namespace, name) = name.split_once('/')?;
+    cluster.pod(&ObjectKey::new(namespace, name)).map(|pod| &**pod)
+}
+
 fn address(cluster: &Cluster, end: &End) -> Result<IpAddr, ProbeError> {
     let (ips, family) = match end {
         End::Ip { ip } => return Ok(*ip),
         End::Pod { pod, family } => {
-            let key = pod
-                .split_once('/')
-                .map(|(namespace, name)| ObjectKey::new(namespace, name));
-            let found = key.and_then(|key| cluster.pod(&key)).filter(|pod| !pod.is_terminated());
+            let found = pod_named(cluster, pod).filter(|pod| !pod.is_terminated());
             let found = found.ok_or_else(|| ProbeError::NoPod(pod.clone()))?;
             (&found.ips, family)
         }
