@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use heddle_engine::{Decision, Passage, Query, Source, decide};
+use heddle_engine::{Decision, Query, Source, decide};
 use heddle_flow::Origin;
 use heddle_model::{Cluster, ObjectKey, Pod};
 use heddle_tables::{Place, RuleNo, ServiceLookup, Snapshot};
@@ -95,11 +95,11 @@ fn walk(world: &mut World, asked: &Asked, seen: &mut Seen) -> Outcome {
         seen.reasons.push(heddle_tables::Decision::Itself.to_string());
         return Outcome::Pass;
     }
-    let mut hop = match at(world, &asked.entry, asked.from, asked.to, asked, asked.port, seen) {
-        Ok(hop) => hop,
+    let next = match at(world, &asked.entry, asked.from, asked.to, asked, asked.port, seen) {
+        Ok(next) => next,
         Err(outcome) => return outcome,
     };
-    if let Some(next) = hop.take() {
+    if let Some(next) = next {
         let port = next.port;
         // The destination's node has the last word on what it takes in.
         if let Err(outcome) = at(world, &next.node, asked.from, next.to, asked, port, seen) {
@@ -143,8 +143,8 @@ fn at(
     };
     if query.origin == Origin::HOST && is_the_kernels(snapshot, &query) {
         seen.reasons
-            .push("traffic of nodes with nodes and the outside does not pass heddle".to_owned());
-        return Ok(None);
+            .push("what a node sends elsewhere is not judged there".to_owned());
+        return Ok(hop(world.cluster(), node, to, port));
     }
     if let ServiceLookup::Frontend(frontend) = snapshot.frontend(query.tuple.dst, query.proto, port) {
         seen.backends = frontend
@@ -172,28 +172,29 @@ fn at(
     seen.note(snapshot, passage.ingress_rule);
     // As kube-proxy with a cluster CIDR: true for what is no pod's, even where the source is the node's already.
     seen.masquerade |= passage.source != Source::Kept || passage.target.service && !source.place.is_pod();
-    Ok(next_node(world.cluster(), node, &passage))
+    let target = passage.target;
+    Ok(hop(world.cluster(), node, target.dst.to_std(), target.dport))
 }
 
-/// Whether a packet that no pod sent is for no pod and no Service either: the node's kernel never hands it to heddle.
+/// Whether a packet that no pod of the node sent is for no pod of the node and no Service either: there is nothing to
+/// judge here. Whether it reaches another node is the kernel's routing.
 fn is_the_kernels(snapshot: &Snapshot, query: &Query) -> bool {
     let dst = query.tuple.dst;
     let elsewhere = matches!(
         snapshot.address(dst).place,
-        Place::Host | Place::RemoteHost(_) | Place::Outside
+        Place::Host | Place::RemoteHost(_) | Place::Node(_) | Place::Outside
     );
     let service = snapshot.frontend(dst, query.proto, query.tuple.dport);
     elsewhere && service == ServiceLookup::NotAService && !snapshot.node().in_service_range(dst)
 }
 
-/// The node of the pod that the connection reaches, if that is another one.
-fn next_node(cluster: &Cluster, node: &str, passage: &Passage) -> Option<Hop> {
-    let to = passage.target.dst.to_std();
+/// The node of the pod that has an address, if that is another one.
+fn hop(cluster: &Cluster, node: &str, to: IpAddr, port: u16) -> Option<Hop> {
     let there = cluster.pod_at(to)?.node.as_deref().filter(|there| *there != node)?;
     Some(Hop {
         node: there.to_owned(),
         to,
-        port: passage.target.dport,
+        port,
     })
 }
 
