@@ -29,6 +29,8 @@ pub enum Command {
     Check(CheckArgs),
     /// Show what the running agent has and what went through it.
     Status(StatusArgs),
+    /// Say what would happen to connections, from manifests alone: nothing is sent and no agent is asked.
+    Simulate(SimulateArgs),
     /// Remove all that an agent made in this network namespace; none may run.
     Cleanup(CleanupArgs),
     /// Show heddle's main job: a node and four pods in namespaces of their own, with real traffic.
@@ -139,6 +141,24 @@ fn interval(text: &str) -> Result<Duration, String> {
         Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
         _ => Err("it takes seconds between 0.1 and 86400".to_owned()),
     }
+}
+
+/// Flags of `heddle simulate`.
+#[derive(Debug, Clone, Args)]
+pub struct SimulateArgs {
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// File of the connections to ask about: a JSON array of objects with id, src, dst, protocol, port and node.
+    /// Ends are {"pod": "NAMESPACE/NAME"}, {"node": "NAME"} or {"ip": "ADDRESS"}.
+    #[arg(long, value_name = "FILE")]
+    pub probes: PathBuf,
+    /// The node at which packets enter [default: the source pod's, or else the destination pod's].
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
 }
 
 /// Flags of `heddle cleanup`.

@@ -20,5 +20,6 @@ pub mod notify;
 pub mod port_range;
 pub mod privileges;
 pub mod run;
+pub mod simulate;
 pub mod status;
 pub mod watch;

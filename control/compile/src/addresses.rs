@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use heddle_model::ObjectKey;
+use heddle_model::{Labels, ObjectKey};
 use heddle_tables::{AddressInfo, EndpointNo, IdentityNo, Place, Prefix};
 use heddle_wire::Ip;
 
@@ -54,6 +54,13 @@ impl AddressBook {
         }
     }
 
+    /// What policy can tell of nodes may have changed.
+    pub(crate) fn touch_nodes(&mut self) {
+        let of_nodes = |known: &Known| known.claims.host || !known.claims.nodes.is_empty();
+        let addresses = self.known.iter().filter(|(_, known)| of_nodes(known));
+        self.dirty.extend(addresses.map(|(addr, _)| *addr));
+    }
+
     /// The addresses in a range may have another policy CIDR now.
     pub(crate) fn touch_range(&mut self, prefix: Prefix) {
         let inside = self.known.range(prefix.addr()..=prefix.last()).map(|(addr, _)| *addr);
@@ -78,11 +85,12 @@ impl Compiler {
             self.addresses.known.remove(&addr);
             self.tables.remove_address(addr);
         } else {
-            let (pod, place) = self.holder(&known.claims);
+            let (pod, node, place) = self.holder(addr, &known.claims);
             match place {
                 Some(place) => {
                     let class = Class {
                         pod,
+                        node,
                         cidr: self.cidrs.longest(addr),
                     };
                     let identity = self.identities.acquire(class, self.build_no);
@@ -106,18 +114,21 @@ impl Compiler {
         }
     }
 
-    /// The pod's part of the class and the place; no place if no claim counts.
-    fn holder(&self, claims: &Claims) -> (Option<PodClass>, Option<Place>) {
+    /// The pod's and the node's part of the class, and the place; no place if no claim counts.
+    fn holder(&self, addr: Ip, claims: &Claims) -> (Option<PodClass>, Option<Labels>, Option<Place>) {
         if let Some(no) = claims.attachment {
             let pod = self
                 .attached
                 .get(&no)
                 .and_then(|a| a.pod.as_ref())
                 .filter(|pod| !pod.is_terminated());
-            return (pod.map(|pod| self.pod_class(pod)), Some(Place::Local(no)));
+            return (pod.map(|pod| self.pod_class(pod)), None, Some(Place::Local(no)));
         }
         if claims.host {
-            return (None, Some(Place::Host));
+            // `heddle0` has addresses that are not in the node's status.
+            let own = self.own_node.as_ref().filter(|node| node.has_address(addr.to_std()));
+            let labels = own.and_then(|node| self.relevance.node_labels(&node.labels));
+            return (None, labels, Some(Place::Host));
         }
         // What the status of a pod with attachments says does not count.
         let pods = claims.pods.iter().filter(|key| !self.attachments_of.contains_key(*key));
@@ -125,11 +136,15 @@ impl Compiler {
             let node = pod.node.as_ref().and_then(|name| self.nodes.number(name));
             return (
                 Some(self.pod_class(pod)),
+                None,
                 Some(node.map_or(Place::Unreachable, Place::Node)),
             );
         }
-        let node = claims.nodes.iter().find_map(|name| self.nodes.number(name));
-        (None, node.map(Place::RemoteHost))
+        let numbered = |name: &Arc<str>| Some((self.nodes.number(name)?, self.nodes.labels(name)));
+        match claims.nodes.iter().find_map(numbered) {
+            Some((node, labels)) => (None, self.relevance.node_labels(labels), Some(Place::RemoteHost(node))),
+            None => (None, None, None),
+        }
     }
 
     fn pod_class(&self, pod: &heddle_model::Pod) -> PodClass {

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use heddle_model::{Change, Changes, Cluster, Delta, EndpointSlice, NetworkPolicy, Node, ObjectKey, Pod};
+use heddle_model::{
+    Change, Changes, Cluster, ClusterNetworkPolicy, Delta, EndpointSlice, Labels, NetworkPolicy, Node, ObjectKey, Pod,
+};
 use heddle_wire::Ip;
 
 use crate::compiler::Compiler;
@@ -31,6 +33,7 @@ impl Compiler {
                 }
                 Change::EndpointSlice(delta) => services.extend(services_of(delta)),
                 Change::NetworkPolicy(delta) => self.apply_policy(delta),
+                Change::ClusterNetworkPolicy(delta) => self.apply_cluster_policy(delta),
             }
         }
         if ranges {
@@ -45,6 +48,9 @@ impl Compiler {
         let labels = cluster.namespace_labels(name);
         if self.namespaces.insert(Arc::clone(name), labels.clone()) != Some(labels) {
             self.dirty_namespaces.insert(Arc::clone(name));
+            // Policies of administrators select pods by these labels too.
+            let within = self.attached.iter().filter(|(_, a)| a.is_in(name));
+            self.dirty_endpoints.extend(within.map(|(no, _)| *no));
         }
     }
 
@@ -89,6 +95,23 @@ impl Compiler {
             let by =
                 |policy: &Option<Arc<NetworkPolicy>>| policy.as_ref().is_some_and(|p| p.selector.matches(&pod.labels));
             pod.key.namespace == delta.key.namespace && (by(&delta.before) || by(&delta.after))
+        };
+        let reached = self
+            .attached
+            .iter()
+            .filter(|(_, a)| a.pod.as_deref().is_some_and(selected));
+        self.dirty_endpoints.extend(reached.map(|(no, _)| *no));
+    }
+
+    fn apply_cluster_policy(&mut self, delta: &Delta<ClusterNetworkPolicy>) {
+        self.policies.set_cluster(&delta.key.name, delta.after.clone());
+        let none = Labels::default();
+        let selected = |pod: &Pod| {
+            let namespace = self.namespaces.get(&pod.key.namespace).unwrap_or(&none);
+            [&delta.before, &delta.after]
+                .into_iter()
+                .flatten()
+                .any(|policy| policy.subject.matches(namespace, &pod.labels))
         };
         let reached = self
             .attached

@@ -52,6 +52,12 @@ pub(crate) struct Attached {
 }
 
 impl Attached {
+    /// Whether its pod is of a namespace.
+    pub(crate) fn is_in(&self, namespace: &str) -> bool {
+        let pod = self.attachment.pod.as_ref();
+        pod.is_some_and(|key| &*key.namespace == namespace)
+    }
+
     /// The name for people: the pod's, or nothing.
     pub(crate) fn name(&self) -> String {
         self.attachment

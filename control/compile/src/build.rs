@@ -68,7 +68,7 @@ impl Compiler {
                 (None, _) => GroupKey::default(),
                 (Some(_), None) => continue,
                 (Some(_), Some(pod)) => {
-                    let policies = self.policies.selecting(pod);
+                    let policies = self.policies.selecting(pod, self.namespaces.get(&pod.key.namespace));
                     let names = self.policies.ingress_port_names(&policies);
                     let named = pod
                         .ports
@@ -141,6 +141,9 @@ impl Compiler {
         for pod in self.relevance.take_touched() {
             self.touch_pod(&pod);
         }
+        if self.relevance.take_nodes_touched() {
+            self.addresses.touch_nodes();
+        }
         let (added, removed) = self.cidrs.take_touched();
         let before: Vec<IdentityNo> = added.iter().map(|p| self.cidrs.outside(*p)).collect();
         let mut gone = Vec::new();
@@ -152,8 +155,8 @@ impl Compiler {
         for (prefix, before) in added.into_iter().zip(before) {
             let identity = self.identities.acquire(
                 Class {
-                    pod: None,
                     cidr: Some(prefix),
+                    ..Class::default()
                 },
                 self.build_no,
             );

@@ -4,12 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use heddle_model::{PolicyPorts, Protocol};
-use heddle_tables::{
-    Answer, Cell, Direction, EndpointPolicy, IdentityNo, PolicySideBuilder, PortRange, PortSet, Row, RuleNo,
-};
+use heddle_tables::{Answer, Direction, EndpointPolicy, IdentityNo, PolicySideBuilder, RuleNo};
 
 use crate::identities::{Identities, Identity};
-use crate::policies::{Active, PolicyId, Rule};
+use crate::policies::{Active, PolicyId, Rule, Tier};
+use crate::said::Said;
 use crate::selectors::{SelectorNo, Selectors};
 
 /// The number of a group.
@@ -22,7 +21,7 @@ pub(crate) type NamedPort = (Arc<str>, Protocol, u16);
 /// What makes endpoints equal for policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) struct GroupKey {
-    /// The policies that select them, by name.
+    /// The policies that select them, in the order in which they are asked.
     pub(crate) policies: Vec<PolicyId>,
     /// Their own named ports that ingress rules speak of.
     pub(crate) ports: Vec<NamedPort>,
@@ -79,9 +78,10 @@ impl Group {
         self.side(direction).by_selector.keys().copied()
     }
 
-    fn rule(&self, direction: Direction, at: usize) -> Option<&Rule> {
+    fn rule(&self, direction: Direction, at: usize) -> Option<(Tier, &Rule)> {
         let (policy, rule) = *self.side(direction).rules.get(at)?;
-        self.active.get(policy)?.sides[direction.index()].as_ref()?.1.get(rule)
+        let active = self.active.get(policy)?;
+        Some((active.tier, active.sides[direction.index()].rules.get(rule)?))
     }
 
     /// Makes the cell of an identity anew. `None`: the identity is gone.
@@ -110,58 +110,30 @@ impl Group {
             Direction::Ingress => &self.key.ports,
             Direction::Egress => peer.map_or(&[], Identity::ports),
         };
-        let mut ports: [Vec<PortRange>; 3] = Default::default();
-        let mut other = Cell::DEFAULT;
-        for rule in rules.iter().filter_map(|at| self.rule(direction, *at)) {
-            let cell = Cell::allow(rule.number);
-            if rule.ports.is_empty() {
-                if ports.iter().all(Vec::is_empty) {
-                    return Answer::Every(cell);
-                }
-                other = cell;
-                for ranges in &mut ports {
-                    ranges.push(PortRange {
-                        first: 0,
-                        last: u16::MAX,
-                        cell,
-                    });
-                }
-                // Nothing is left for later rules to say.
+        let mut said = Said::default();
+        for (tier, rule) in rules.iter().filter_map(|at| self.rule(direction, *at)) {
+            if said.is_settled() {
                 break;
             }
+            if rule.ports.is_empty() {
+                said.everything(tier, rule);
+            }
             for port in &rule.ports {
-                let ranges = &mut ports[slot(port.protocol)];
                 match &port.ports {
-                    PolicyPorts::Any => ranges.push(PortRange {
-                        first: 0,
-                        last: u16::MAX,
-                        cell,
-                    }),
-                    PolicyPorts::Range(r) => {
-                        ranges.push(PortRange {
-                            first: r.first().get(),
-                            last: r.last().get(),
-                            cell,
-                        });
-                    }
+                    PolicyPorts::Any => said.ports(tier, rule, port.protocol, 0, u16::MAX),
+                    PolicyPorts::Range(r) => said.ports(tier, rule, port.protocol, r.first().get(), r.last().get()),
                     PolicyPorts::Name(name) => {
                         let of_name = named
                             .iter()
                             .filter(|(n, protocol, _)| n == name && *protocol == port.protocol);
-                        ranges.extend(of_name.map(|(_, _, number)| PortRange {
-                            first: *number,
-                            last: *number,
-                            cell,
-                        }));
+                        for (_, _, number) in of_name {
+                            said.ports(tier, rule, port.protocol, *number, *number);
+                        }
                     }
                 }
             }
         }
-        if ports.iter().all(Vec::is_empty) {
-            return Answer::Default;
-        }
-        let [tcp, udp, sctp] = ports.map(PortSet::new);
-        Answer::Ports(Box::new(Row { tcp, udp, sctp, other }))
+        said.answer()
     }
 
     /// Hands out the policy as it stands.
@@ -176,18 +148,9 @@ impl Group {
     }
 }
 
-const fn slot(protocol: Protocol) -> usize {
-    match protocol {
-        Protocol::Tcp => 0,
-        Protocol::Udp => 1,
-        Protocol::Sctp => 2,
-    }
-}
-
 impl Side {
     fn new(direction: Direction, active: &[Arc<Active>]) -> Self {
-        let isolating = |a: &Arc<Active>| a.sides[direction.index()].as_ref().map(|(default, _)| *default);
-        let default: Option<RuleNo> = active.iter().find_map(isolating);
+        let default: Option<RuleNo> = active.iter().find_map(|a| a.sides[direction.index()].default);
         let mut side = Self {
             builder: default.map_or_else(PolicySideBuilder::open, PolicySideBuilder::isolated),
             rules: Vec::new(),
@@ -195,8 +158,11 @@ impl Side {
             everyone: Vec::new(),
         };
         for (policy, active) in active.iter().enumerate() {
-            let rules = active.sides[direction.index()].iter().flat_map(|(_, rules)| rules);
-            for (place, rule) in rules.enumerate() {
+            // "v1.NetworkPolicy always makes a final decision for selected pods."
+            if active.tier == Tier::Baseline && default.is_some() {
+                continue;
+            }
+            for (place, rule) in active.sides[direction.index()].rules.iter().enumerate() {
                 let at = side.rules.len();
                 side.rules.push((policy, place));
                 for selector in &rule.peers {

@@ -15,6 +15,8 @@ use crate::selectors::SelectorNo;
 pub(crate) struct Class {
     /// The pod, where it is one's address.
     pub(crate) pod: Option<PodClass>,
+    /// Those of a node's labels that policies speak of, where it is one's address and they speak of nodes at all.
+    pub(crate) node: Option<Labels>,
     /// The longest policy CIDR that covers the address.
     pub(crate) cidr: Option<Prefix>,
 }
@@ -58,6 +60,7 @@ pub(crate) struct Identities {
     by_label: HashMap<(Arc<str>, Arc<str>), BTreeSet<IdentityNo>>,
     by_port: HashMap<Arc<str>, BTreeSet<IdentityNo>>,
     by_cidr: BTreeMap<Prefix, BTreeSet<IdentityNo>>,
+    of_nodes: BTreeSet<IdentityNo>,
     fresh: Vec<IdentityNo>,
     unused: BTreeSet<IdentityNo>,
 }
@@ -80,6 +83,7 @@ impl Default for Identities {
             by_label: HashMap::new(),
             by_port: HashMap::new(),
             by_cidr: BTreeMap::new(),
+            of_nodes: BTreeSet::new(),
             fresh: Vec::new(),
             unused: BTreeSet::new(),
         }
@@ -188,6 +192,9 @@ impl Identities {
         for (name, ..) in class.pod.iter().flat_map(|pod| &pod.ports) {
             edit_set(&mut self.by_port, Arc::clone(name), &edit);
         }
+        if class.node.is_some() {
+            edit(&mut self.of_nodes);
+        }
         if let Some(cidr) = class.cidr {
             let set = self.by_cidr.entry(cidr).or_default();
             edit(set);
@@ -214,6 +221,11 @@ impl Identities {
     /// Identities of pods that have a port of that name.
     pub(crate) fn with_port(&self, name: &str) -> impl Iterator<Item = IdentityNo> {
         self.by_port.get(name).into_iter().flatten().copied()
+    }
+
+    /// Identities of nodes' addresses, while policies speak of nodes.
+    pub(crate) fn of_nodes(&self) -> impl Iterator<Item = IdentityNo> {
+        self.of_nodes.iter().copied()
     }
 
     /// Identities of all addresses whose longest policy CIDR lies in `prefix`.

@@ -34,6 +34,7 @@ mod nodes;
 mod policies;
 mod relevance;
 mod rules;
+mod said;
 mod selectors;
 mod services;
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use heddle_model::{Cluster, Delta, Node};
+use heddle_model::{Cluster, Delta, Labels, Node};
 use heddle_tables::{EndpointNo, NodeNo, NodeTable, Place, Prefix};
 use heddle_wire::Ip;
 
@@ -15,7 +15,8 @@ use crate::compiler::Compiler;
 pub(crate) struct Nodes {
     numbers: BTreeMap<Arc<str>, NodeNo>,
     taken: BTreeSet<NodeNo>,
-    present: BTreeSet<Arc<str>>,
+    /// The other nodes whose objects there are, with their labels.
+    present: BTreeMap<Arc<str>, Labels>,
     ranges: BTreeMap<Prefix, BTreeSet<Arc<str>>>,
     /// Numbers that were given out since the last build.
     pub(crate) assigned: Vec<(Arc<str>, NodeNo)>,
@@ -32,7 +33,14 @@ impl Nodes {
 
     /// The number of another node whose object there is.
     pub(crate) fn number(&self, name: &str) -> Option<NodeNo> {
-        self.present.get(name).and_then(|name| self.numbers.get(name)).copied()
+        let (name, _) = self.present.get_key_value(name)?;
+        self.numbers.get(name).copied()
+    }
+
+    /// The labels of another node whose object there is.
+    pub(crate) fn labels(&self, name: &str) -> &Labels {
+        static NONE: std::sync::LazyLock<Labels> = std::sync::LazyLock::new(Labels::default);
+        self.present.get(name).unwrap_or(&NONE)
     }
 
     /// Gives a number to a node; when all are used up, that of one whose object is gone.
@@ -44,7 +52,7 @@ impl Nodes {
         let gone = || {
             self.numbers
                 .iter()
-                .find(|(name, _)| !self.present.contains(*name))
+                .find(|(name, _)| !self.present.contains_key(*name))
                 .map(|(n, _)| Arc::clone(n))
         };
         let number = match free {
@@ -78,9 +86,9 @@ impl Compiler {
             // The node that runs this keeps what it had, with its object or without.
             return;
         }
-        if !own && delta.after.is_some() {
+        if let Some(after) = delta.after.as_ref().filter(|_| !own) {
             self.nodes.assign(&name);
-            self.nodes.present.insert(Arc::clone(&name));
+            self.nodes.present.insert(Arc::clone(&name), after.labels.clone());
         }
         if let Some(before) = &delta.before {
             if !own {
@@ -115,6 +123,9 @@ impl Compiler {
         }
         if own {
             self.own_node.clone_from(&delta.after);
+            for addr in delta.after.iter().flat_map(|node| addresses(node)) {
+                self.addresses.touch(addr);
+            }
             self.settle_own_node(cluster);
         } else if delta.is_added() || delta.is_removed() {
             // Its pods have a place now, or none any more.

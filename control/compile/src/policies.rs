@@ -3,8 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use heddle_model::{NetworkPolicy, ObjectKey, Peer as ModelPeer, Pod, PolicyPort, PolicyPorts, PolicyRule};
-use heddle_tables::{Decision, Direction, PolicyKind, RuleNo, SnapshotBuilder};
+use heddle_model::{
+    ClusterNetworkPolicy, ClusterPeer, ClusterRule, IpBlock, Labels, NetworkPolicy, ObjectKey, Peer as ModelPeer, Pod,
+    PolicyPort, PolicyPorts, PolicyRule, RuleAction, Tier as ModelTier,
+};
+use heddle_tables::{Decision, Direction, PolicyKind, PolicyTier, RuleNo, SnapshotBuilder};
 
 use crate::cidrs::Cidrs;
 use crate::identities::Identities;
@@ -12,7 +15,7 @@ use crate::relevance::{Feature, Relevance};
 use crate::rules::Rules;
 use crate::selectors::{Peer, Scope, SelectorNo, Selectors};
 
-/// A version of a policy.
+/// A version of a policy. Those of administrators have no namespace.
 pub(crate) type PolicyId = (ObjectKey, u64);
 
 /// The policies of a namespace, each with the number of its version.
@@ -22,22 +25,62 @@ type ByName = BTreeMap<Arc<str>, (u64, Arc<NetworkPolicy>)>;
 #[derive(Debug, Default)]
 pub(crate) struct Policies {
     stored: HashMap<Arc<str>, ByName>,
+    cluster: BTreeMap<Arc<str>, (u64, Arc<ClusterNetworkPolicy>)>,
     versions: u64,
     active: HashMap<PolicyId, (Arc<Active>, u32)>,
+}
+
+/// In which order policies are asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Tier {
+    /// Those of administrators, before all others.
+    Admin,
+    /// Network policies.
+    Namespaced,
+    /// Those of administrators, for what no network policy decides.
+    Baseline,
+}
+
+impl From<ModelTier> for Tier {
+    fn from(tier: ModelTier) -> Self {
+        match tier {
+            ModelTier::Admin => Self::Admin,
+            ModelTier::Baseline => Self::Baseline,
+        }
+    }
 }
 
 /// An active policy.
 #[derive(Debug)]
 pub(crate) struct Active {
-    /// For each direction that it isolates: what names the default denial, and its rules.
-    pub(crate) sides: [Option<(RuleNo, Vec<Rule>)>; 2],
+    pub(crate) tier: Tier,
+    /// What it says in each direction.
+    pub(crate) sides: [ActiveSide; 2],
     features: Vec<Feature>,
+}
+
+/// What an active policy says in one direction.
+#[derive(Debug, Default)]
+pub(crate) struct ActiveSide {
+    /// It isolates: this denies what nothing allows.
+    pub(crate) default: Option<RuleNo>,
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// What a rule says of what it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    Allow,
+    Deny,
+    /// The next tier decides.
+    Pass,
 }
 
 /// One rule of an active policy.
 #[derive(Debug)]
 pub(crate) struct Rule {
     pub(crate) number: RuleNo,
+    pub(crate) effect: Effect,
     /// It speaks of every peer, in the cluster and outside.
     pub(crate) everyone: bool,
     /// Whom it speaks of. With `everyone`: those for whom the answer depends on the peer (named ports).
@@ -63,8 +106,15 @@ fn rules_of(policy: &NetworkPolicy, direction: Direction) -> Option<&Vec<PolicyR
     }
 }
 
-fn port_names(rule: &PolicyRule) -> impl Iterator<Item = &Arc<str>> {
-    rule.ports.iter().filter_map(|port| match &port.ports {
+fn cluster_rules_of(policy: &ClusterNetworkPolicy, direction: Direction) -> &[ClusterRule] {
+    match direction {
+        Direction::Ingress => &policy.ingress,
+        Direction::Egress => &policy.egress,
+    }
+}
+
+fn port_names(ports: &[PolicyPort]) -> impl Iterator<Item = &Arc<str>> {
+    ports.iter().filter_map(|port| match &port.ports {
         PolicyPorts::Name(name) => Some(name),
         PolicyPorts::Any | PolicyPorts::Range(_) => None,
     })
@@ -88,28 +138,58 @@ impl Policies {
         }
     }
 
-    /// The policies that select a pod, by name.
-    pub(crate) fn selecting(&self, pod: &Pod) -> Vec<PolicyId> {
+    /// Adds, replaces or removes a policy of administrators.
+    pub(crate) fn set_cluster(&mut self, name: &Arc<str>, policy: Option<Arc<ClusterNetworkPolicy>>) {
+        self.versions += 1;
+        match policy {
+            Some(policy) => {
+                self.cluster.insert(Arc::clone(name), (self.versions, policy));
+            }
+            None => {
+                self.cluster.remove(name);
+            }
+        }
+    }
+
+    /// The policies that select a pod, in the order in which they are asked: administrators' by priority, then name;
+    /// network policies by name; administrators' of the last tier.
+    pub(crate) fn selecting(&self, pod: &Pod, namespace: Option<&Labels>) -> Vec<PolicyId> {
         let names = self.stored.get(&pod.key.namespace).into_iter().flatten();
         let selecting = names.filter(|(_, (_, policy))| policy.selector.matches(&pod.labels));
-        selecting
-            .map(|(_, (version, policy))| (policy.key.clone(), *version))
-            .collect()
+        let mut all: Vec<(Tier, u16, PolicyId)> = selecting
+            .map(|(_, (version, policy))| (Tier::Namespaced, 0, (policy.key.clone(), *version)))
+            .collect();
+        let none = Labels::default();
+        let labels = namespace.unwrap_or(&none);
+        let cluster = self.cluster.values();
+        let selecting = cluster.filter(|(_, policy)| policy.subject.matches(labels, &pod.labels));
+        all.extend(selecting.map(|(version, policy)| {
+            let id = (ObjectKey::cluster(Arc::clone(&policy.name)), *version);
+            (policy.tier.into(), policy.priority, id)
+        }));
+        all.sort();
+        all.into_iter().map(|(.., id)| id).collect()
     }
 
     /// The names of ports that these policies' ingress rules speak of: those of the selected pod count.
     pub(crate) fn ingress_port_names(&self, ids: &[PolicyId]) -> BTreeSet<Arc<str>> {
-        let policies = ids.iter().filter_map(|id| self.get(id));
-        policies
+        let namespaced = ids.iter().filter_map(|id| self.get(id));
+        let rules = namespaced
             .flat_map(|p| p.ingress.iter().flatten())
-            .flat_map(port_names)
-            .cloned()
-            .collect()
+            .map(|rule| &rule.ports);
+        let cluster = ids.iter().filter_map(|id| self.get_cluster(id));
+        let rules = rules.chain(cluster.flat_map(|p| &p.ingress).map(|rule| &rule.ports));
+        rules.flat_map(|ports| port_names(ports)).cloned().collect()
     }
 
     fn get(&self, (key, version): &PolicyId) -> Option<&Arc<NetworkPolicy>> {
         let (stored, policy) = self.stored.get(&key.namespace)?.get(&key.name)?;
         (stored == version).then_some(policy)
+    }
+
+    fn get_cluster(&self, (key, version): &PolicyId) -> Option<&Arc<ClusterNetworkPolicy>> {
+        let (stored, policy) = self.cluster.get(&key.name)?;
+        (key.namespace.is_empty() && stored == version).then_some(policy)
     }
 
     /// An active policy, used once more.
@@ -118,7 +198,11 @@ impl Policies {
             *uses += 1;
             return Some(Arc::clone(active));
         }
-        let active = Arc::new(activate(self.get(id)?, context));
+        let active = match self.get(id) {
+            Some(policy) => activate(policy, context),
+            None => activate_cluster(self.get_cluster(id)?, context),
+        };
+        let active = Arc::new(active);
         self.active.insert(id.clone(), (Arc::clone(&active), 1));
         Some(active)
     }
@@ -138,9 +222,11 @@ impl Policies {
         for feature in &active.features {
             context.relevance.release(feature.clone());
         }
-        for (default, rules) in active.sides.iter().flatten() {
-            context.rules.release(*default);
-            for rule in rules {
+        for side in &active.sides {
+            if let Some(default) = side.default {
+                context.rules.release(default);
+            }
+            for rule in &side.rules {
                 context.rules.release(rule.number);
                 for peer in &rule.peers {
                     context
@@ -155,10 +241,13 @@ impl Policies {
 fn activate(policy: &NetworkPolicy, context: &mut Context<'_>) -> Active {
     let mut features = Vec::new();
     let sides = Direction::BOTH.map(|direction| {
-        let rules = rules_of(policy, direction)?;
+        let Some(rules) = rules_of(policy, direction) else {
+            return ActiveSide::default();
+        };
         let (namespace, name) = (Arc::clone(&policy.key.namespace), Arc::clone(&policy.key.name));
         let default = if policy.refused {
             Decision::Refused {
+                kind: PolicyKind::NetworkPolicy,
                 namespace,
                 name,
                 direction,
@@ -173,18 +262,47 @@ fn activate(policy: &NetworkPolicy, context: &mut Context<'_>) -> Active {
         let default = context.rules.acquire(default, context.tables);
         let mut made = Vec::new();
         for (place, rule) in (0u32..).zip(rules) {
-            let names = port_names(rule).next().is_some() && direction == Direction::Egress;
-            if names {
-                features.extend(port_names(rule).cloned().map(Feature::Port));
-            }
+            let names = speaks_of_peers_ports(&rule.ports, direction, &mut features);
             made.push(make_rule(policy, direction, place, rule, names, context));
         }
-        Some((default, made))
+        ActiveSide {
+            default: Some(default),
+            rules: made,
+        }
     });
+    finish(Tier::Namespaced, sides, features, context)
+}
+
+fn activate_cluster(policy: &ClusterNetworkPolicy, context: &mut Context<'_>) -> Active {
+    let mut features = Vec::new();
+    let sides = Direction::BOTH.map(|direction| {
+        let mut made = Vec::new();
+        for (place, rule) in (0u32..).zip(cluster_rules_of(policy, direction)) {
+            speaks_of_peers_ports(&rule.ports, direction, &mut features);
+            made.push(make_cluster_rule(policy, direction, place, rule, context));
+        }
+        ActiveSide {
+            default: None,
+            rules: made,
+        }
+    });
+    finish(policy.tier.into(), sides, features, context)
+}
+
+fn finish(tier: Tier, sides: [ActiveSide; 2], features: Vec<Feature>, context: &mut Context<'_>) -> Active {
     for feature in &features {
         context.relevance.acquire(feature.clone());
     }
-    Active { sides, features }
+    Active { tier, sides, features }
+}
+
+/// Notes the names of ports for which the peer's own count; whether there are any.
+fn speaks_of_peers_ports(ports: &[PolicyPort], direction: Direction, features: &mut Vec<Feature>) -> bool {
+    let names = direction == Direction::Egress && port_names(ports).next().is_some();
+    if names {
+        features.extend(port_names(ports).cloned().map(Feature::Port));
+    }
+    names
 }
 
 fn make_rule(
@@ -213,16 +331,69 @@ fn make_rule(
             pods: pods.clone(),
         },
     });
-    let depends = (everyone && peer_names).then(|| Peer::Named(port_names(rule).cloned().collect()));
-    let mut peers: Vec<SelectorNo> = named
-        .chain(depends)
-        .map(|peer| context.selectors.acquire(peer, context.relevance, context.cidrs))
-        .collect();
-    peers.sort_unstable();
+    let depends = (everyone && peer_names).then(|| Peer::Named(port_names(&rule.ports).cloned().collect()));
     Rule {
+        peers: select(named.chain(depends), context),
         number: context.rules.acquire(decision, context.tables),
+        effect: Effect::Allow,
         everyone,
-        peers,
         ports: rule.ports.clone(),
     }
+}
+
+fn make_cluster_rule(
+    policy: &ClusterNetworkPolicy,
+    direction: Direction,
+    place: u32,
+    rule: &ClusterRule,
+    context: &mut Context<'_>,
+) -> Rule {
+    let name = Arc::clone(&policy.name);
+    let decision = if policy.refused {
+        Decision::Refused {
+            kind: PolicyKind::ClusterNetworkPolicy,
+            namespace: "".into(),
+            name,
+            direction,
+        }
+    } else {
+        Decision::ClusterRule {
+            tier: match policy.tier {
+                ModelTier::Admin => PolicyTier::Admin,
+                ModelTier::Baseline => PolicyTier::Baseline,
+            },
+            name,
+            direction,
+            rule: place,
+            title: Arc::clone(&rule.name),
+        }
+    };
+    let peers = rule.peers.iter().filter_map(|peer| match peer {
+        ClusterPeer::Pods(subject) => Some(Peer::Pods {
+            scope: Scope::Labels(subject.namespaces.clone()),
+            pods: subject.pods.clone(),
+        }),
+        ClusterPeer::Nodes(selector) => Some(Peer::Nodes(selector.clone())),
+        // A block without holes is always one.
+        ClusterPeer::Network(net) => IpBlock::new(*net, []).ok().map(Peer::Block),
+    });
+    Rule {
+        peers: select(peers, context),
+        number: context.rules.acquire(decision, context.tables),
+        effect: match rule.action {
+            RuleAction::Accept => Effect::Allow,
+            RuleAction::Deny => Effect::Deny,
+            RuleAction::Pass => Effect::Pass,
+        },
+        everyone: false,
+        ports: rule.ports.clone(),
+    }
+}
+
+fn select(peers: impl Iterator<Item = Peer>, context: &mut Context<'_>) -> Vec<SelectorNo> {
+    let mut selectors: Vec<SelectorNo> = peers
+        .map(|peer| context.selectors.acquire(peer, context.relevance, context.cidrs))
+        .collect();
+    selectors.sort_unstable();
+    selectors
 }

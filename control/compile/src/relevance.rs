@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use heddle_model::{Labels, ObjectKey, Pod, Protocol};
+use heddle_model::{LabelSelector, Labels, ObjectKey, Pod, Protocol};
 
 /// Something of a pod that a policy can speak of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +23,10 @@ pub(crate) struct Relevance {
     uses: HashMap<Feature, u32>,
     pods: HashMap<Feature, BTreeSet<ObjectKey>>,
     touched: Vec<Feature>,
+    /// How many selectors of nodes there are, and which labels they speak of.
+    node_selectors: u32,
+    node_labels: HashMap<Arc<str>, u32>,
+    nodes_touched: bool,
 }
 
 fn features(pod: &Pod) -> impl Iterator<Item = Feature> {
@@ -76,6 +80,40 @@ impl Relevance {
         for feature in after.into_iter().flat_map(features) {
             self.pods.entry(feature).or_default().insert(key.clone());
         }
+    }
+
+    /// One more selector of nodes is in use.
+    pub(crate) fn acquire_nodes(&mut self, selector: &LabelSelector) {
+        self.node_selectors += 1;
+        for requirement in selector.requirements() {
+            *self.node_labels.entry(Arc::clone(requirement.key())).or_default() += 1;
+        }
+        self.nodes_touched = true;
+    }
+
+    /// One less selector of nodes is in use.
+    pub(crate) fn release_nodes(&mut self, selector: &LabelSelector) {
+        self.node_selectors -= 1;
+        for requirement in selector.requirements() {
+            if let Some(uses) = self.node_labels.get_mut(requirement.key()) {
+                *uses -= 1;
+            }
+        }
+        self.node_labels.retain(|_, uses| *uses > 0);
+        self.nodes_touched = true;
+    }
+
+    /// Whether nodes may have to be classified again.
+    pub(crate) fn take_nodes_touched(&mut self) -> bool {
+        std::mem::take(&mut self.nodes_touched)
+    }
+
+    /// The labels of a node that some policy speaks of; `None` while none speaks of nodes.
+    pub(crate) fn node_labels(&self, labels: &Labels) -> Option<Labels> {
+        let used = labels.iter().filter(|(key, _)| self.node_labels.contains_key(*key));
+        // Labels of a valid set are valid.
+        let used = || Labels::new(used.map(|(k, v)| (Arc::clone(k), Arc::clone(v)))).unwrap_or_default();
+        (self.node_selectors > 0).then(used)
     }
 
     fn is_used(&self, feature: &Feature) -> bool {

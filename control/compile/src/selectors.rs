@@ -38,6 +38,8 @@ pub(crate) enum Peer {
     Named(BTreeSet<Arc<str>>),
     /// Addresses, those of pods too.
     Block(IpBlock),
+    /// Nodes' own addresses.
+    Nodes(LabelSelector),
 }
 
 impl Peer {
@@ -57,6 +59,7 @@ impl Peer {
                 .pod
                 .as_ref()
                 .is_some_and(|pod| pod.ports.iter().any(|(name, ..)| names.contains(name))),
+            Self::Nodes(selector) => class.node.as_ref().is_some_and(|labels| selector.matches(labels)),
             Self::Block(block) => class.cidr.is_some_and(|inner| {
                 let covers = |net| prefix(net).is_some_and(|p| p.covers(&inner));
                 covers(block.cidr()) && !block.except().iter().any(|net| covers(*net))
@@ -69,6 +72,7 @@ impl Peer {
         match self {
             Self::Block(block) => prefix(block.cidr()).map(Place::Cidr).into_iter().collect(),
             Self::Named(names) => names.iter().cloned().map(Place::Port).collect(),
+            Self::Nodes(_) => vec![Place::Node],
             Self::Pods {
                 scope: Scope::Namespace(name),
                 ..
@@ -104,6 +108,7 @@ enum Place {
     NamespaceLabel(Label),
     Port(Arc<str>),
     Cidr(Prefix),
+    Node,
     Anywhere,
 }
 
@@ -145,6 +150,9 @@ impl Selectors {
                 selector.uses += 1;
             }
             return no;
+        }
+        if let Peer::Nodes(selector) = &peer {
+            relevance.acquire_nodes(selector);
         }
         speak_of(
             &peer,
@@ -192,6 +200,9 @@ impl Selectors {
         let Some(selector) = self.slots[no.0 as usize].take() else {
             return;
         };
+        if let Peer::Nodes(selector) = &*selector.peer {
+            relevance.release_nodes(selector);
+        }
         speak_of(
             &selector.peer,
             |feature| relevance.release(feature),
@@ -248,6 +259,9 @@ impl Selectors {
                 look(&Place::NamespaceLabel((Arc::clone(key), Arc::clone(value))));
             }
         }
+        if class.node.is_some() {
+            look(&Place::Node);
+        }
         if let Some(cidr) = class.cidr {
             for (covering, _) in cidrs.covering(cidr) {
                 look(&Place::Cidr(covering));
@@ -278,6 +292,7 @@ impl Selectors {
                 .flat_map(|name| identities.with_port(name))
                 .filter(selected)
                 .collect(),
+            Peer::Nodes(_) => identities.of_nodes().filter(selected).collect(),
             Peer::Block(block) => prefix(block.cidr())
                 .into_iter()
                 .flat_map(|p| identities.in_cidr(p))
@@ -318,6 +333,8 @@ fn speak_of(peer: &Peer, mut feature: impl FnMut(Feature), mut cidr: impl FnMut(
             }
         }
         Peer::Named(names) => names.iter().cloned().map(Feature::Port).for_each(feature),
+        // Those are labels of nodes, not of pods.
+        Peer::Nodes(_) => {}
         Peer::Block(block) => {
             for net in std::iter::once(block.cidr()).chain(block.except().iter().copied()) {
                 if let Some(prefix) = prefix(net) {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::key::{Kind, ObjectKey, ObjectRef};
 use crate::node::{Namespace, Node, ServiceCidr};
 use crate::pod::Pod;
@@ -45,6 +46,7 @@ pub enum Change {
     Service(Delta<Service>),
     EndpointSlice(Delta<EndpointSlice>),
     NetworkPolicy(Delta<NetworkPolicy>),
+    ClusterNetworkPolicy(Delta<ClusterNetworkPolicy>),
 }
 
 impl Change {
@@ -59,6 +61,7 @@ impl Change {
             Change::Service(delta) => (Kind::Service, &delta.key),
             Change::EndpointSlice(delta) => (Kind::EndpointSlice, &delta.key),
             Change::NetworkPolicy(delta) => (Kind::NetworkPolicy, &delta.key),
+            Change::ClusterNetworkPolicy(delta) => (Kind::ClusterNetworkPolicy, &delta.key),
         };
         ObjectRef::new(kind, key.clone())
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::key::{Kind, ObjectKey, ObjectRef};
 use crate::node::{Namespace, Node, ServiceCidr};
 use crate::pod::Pod;
@@ -24,6 +25,7 @@ pub enum Object {
     Service(Arc<Service>),
     EndpointSlice(Arc<EndpointSlice>),
     NetworkPolicy(Arc<NetworkPolicy>),
+    ClusterNetworkPolicy(Arc<ClusterNetworkPolicy>),
 }
 
 impl Object {
@@ -38,6 +40,7 @@ impl Object {
             Object::Service(_) => Kind::Service,
             Object::EndpointSlice(_) => Kind::EndpointSlice,
             Object::NetworkPolicy(_) => Kind::NetworkPolicy,
+            Object::ClusterNetworkPolicy(_) => Kind::ClusterNetworkPolicy,
         }
     }
 
@@ -52,6 +55,7 @@ impl Object {
             Object::Service(service) => service.key.clone(),
             Object::EndpointSlice(slice) => slice.key.clone(),
             Object::NetworkPolicy(policy) => policy.key.clone(),
+            Object::ClusterNetworkPolicy(policy) => ObjectKey::cluster(Arc::clone(&policy.name)),
         }
     }
 
@@ -72,7 +76,16 @@ macro_rules! object_from {
     )*};
 }
 
-object_from!(Node, ServiceCidr, Namespace, Pod, Service, EndpointSlice, NetworkPolicy);
+object_from!(
+    Node,
+    ServiceCidr,
+    Namespace,
+    Pod,
+    Service,
+    EndpointSlice,
+    NetworkPolicy,
+    ClusterNetworkPolicy
+);
 
 /// What a source of objects reports, in the order in which it happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,9 +170,9 @@ pub struct Rejection {
     pub value: String,
     /// What is wrong and what to do.
     pub message: String,
-    /// For a policy: what it closes unless an earlier version of it was good.
+    /// For a policy of either kind: what stands in its place and closes unless an earlier version of it was good.
     #[serde(skip)]
-    pub closes: Option<Arc<NetworkPolicy>>,
+    pub closes: Option<Object>,
 }
 
 impl Rejection {

@@ -23,11 +23,13 @@ pub enum Kind {
     EndpointSlice,
     /// `networking.k8s.io/v1` `NetworkPolicy`
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` `ClusterNetworkPolicy`
+    ClusterNetworkPolicy,
 }
 
 impl Kind {
     /// Every kind, in an order in which later ones refer to earlier ones.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Node,
         Kind::ServiceCidr,
         Kind::Namespace,
@@ -35,6 +37,7 @@ impl Kind {
         Kind::Service,
         Kind::EndpointSlice,
         Kind::NetworkPolicy,
+        Kind::ClusterNetworkPolicy,
     ];
 
     /// The kind as the Kubernetes API spells it.
@@ -48,13 +51,17 @@ impl Kind {
             Kind::Service => "Service",
             Kind::EndpointSlice => "EndpointSlice",
             Kind::NetworkPolicy => "NetworkPolicy",
+            Kind::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
     }
 
     /// Whether objects of this kind live in a namespace.
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
-        !matches!(self, Kind::Node | Kind::ServiceCidr | Kind::Namespace)
+        !matches!(
+            self,
+            Kind::Node | Kind::ServiceCidr | Kind::Namespace | Kind::ClusterNetworkPolicy
+        )
     }
 }
 

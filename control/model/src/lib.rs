@@ -9,6 +9,7 @@
 
 mod changes;
 mod cluster;
+mod cluster_policy;
 mod event;
 mod key;
 mod labels;
@@ -22,6 +23,7 @@ mod slice;
 
 pub use changes::{Change, Changes, Delta};
 pub use cluster::Cluster;
+pub use cluster_policy::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSubject, RuleAction, Tier, UnknownTier};
 pub use event::{Cause, Event, Object, Rejection, RejectionKey, Subject};
 pub use key::{Kind, ObjectKey, ObjectRef};
 pub use labels::{LabelError, Labels, check_label_key, check_label_value};

@@ -44,16 +44,20 @@ pub struct Service {
     pub traffic_distribution: Option<TrafficDistribution>,
     /// The label `service.kubernetes.io/service-proxy-name`: another proxy serves it.
     pub proxy_name: Option<Arc<str>>,
+    /// The label `service.kubernetes.io/headless` is there, whatever its value: proxies leave the Service alone.
+    pub headless_label: bool,
     /// The annotation `heddle.io/load-balancing`
     pub load_balancing: LoadBalancing,
 }
 
 impl Service {
-    /// Whether it is ours to serve: it has cluster addresses and no other proxy claims it.
+    /// Whether it is ours to serve: it has cluster addresses, no other proxy claims it, and it is not labelled headless
+    /// (as kube-proxy asks when it selects the Services that it watches).
     #[must_use]
     pub fn is_proxied(&self) -> bool {
         self.service_type != ServiceType::ExternalName
             && self.proxy_name.is_none()
+            && !self.headless_label
             && !self.cluster_ips.get().is_empty()
     }
 

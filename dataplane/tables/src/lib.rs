@@ -33,8 +33,8 @@ pub use paged_map::PagedMap;
 pub use paged_vec::PagedVec;
 pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict, Row};
 pub use policy_builder::{Answer, PolicySideBuilder};
-pub use ports::{PortRange, PortSet};
-pub use reasons::{Decision, PolicyKind};
+pub use ports::{PortRange, PortSet, first_wins};
+pub use reasons::{Decision, PolicyKind, PolicyTier};
 pub use service::{
     Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, FrontendKey, FrontendKind, ServiceLookup,
 };

@@ -38,10 +38,7 @@ impl PortSet {
     /// From ranges; where they overlap the first one counts. Ports in none are [`Cell::DEFAULT`].
     #[must_use]
     pub fn new(ranges: impl IntoIterator<Item = PortRange>) -> Self {
-        let mut flat: Vec<PortRange> = Vec::new();
-        for range in ranges {
-            lay(&mut flat, range);
-        }
+        let flat = first_wins(ranges);
         match flat.iter().copied().collect::<FewOrMore>() {
             FewOrMore::Few(few) => Self(Repr::Few(few)),
             FewOrMore::More => Self(table(&flat)),
@@ -105,6 +102,16 @@ impl FromIterator<PortRange> for FewOrMore {
         }
         Self::Few(few)
     }
+}
+
+/// Sorted ranges that do not overlap and mean the same as `ranges`, of which the first one counts where they overlap.
+#[must_use]
+pub fn first_wins(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRange> {
+    let mut flat: Vec<PortRange> = Vec::new();
+    for range in ranges {
+        lay(&mut flat, range);
+    }
+    flat
 }
 
 /// Adds to sorted, disjoint ranges what they leave free of `range`, and joins neighbours that agree.

@@ -10,6 +10,28 @@ use crate::{Direction, RuleNo};
 pub enum PolicyKind {
     /// `networking.k8s.io/v1` NetworkPolicy.
     NetworkPolicy,
+    /// `policy.networking.k8s.io/v1alpha2` ClusterNetworkPolicy.
+    ClusterNetworkPolicy,
+}
+
+/// Where policies of the cluster's administrators stand: before network policies or after them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum PolicyTier {
+    /// Asked before network policies.
+    Admin,
+    /// Asked after them.
+    Baseline,
+}
+
+impl PolicyTier {
+    /// As the Kubernetes API spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Admin => "Admin",
+            Self::Baseline => "Baseline",
+        }
+    }
 }
 
 impl PolicyKind {
@@ -18,6 +40,7 @@ impl PolicyKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
         }
     }
 }
@@ -46,6 +69,19 @@ pub enum Decision {
         /// The place of the rule in that list, from 0.
         rule: u32,
     },
+    /// A rule of a policy of the cluster's administrators matched.
+    ClusterRule {
+        /// Its tier.
+        tier: PolicyTier,
+        /// The policy's name.
+        name: Arc<str>,
+        /// Of its ingress or of its egress rules.
+        direction: Direction,
+        /// The place of the rule in that list, from 0.
+        rule: u32,
+        /// The rule's own name; may be empty.
+        title: Arc<str>,
+    },
     /// No rule matched, and this policy (the first by name of those that do) selects the pod for that direction.
     DefaultDeny {
         /// The policy's namespace.
@@ -57,7 +93,9 @@ pub enum Decision {
     },
     /// A policy that was refused and never was good closes what it selects.
     Refused {
-        /// The policy's namespace.
+        /// What kind of policy.
+        kind: PolicyKind,
+        /// The policy's namespace; empty for kinds of the whole cluster.
         namespace: Arc<str>,
         /// The policy's name.
         name: Arc<str>,
@@ -97,6 +135,21 @@ impl fmt::Display for Decision {
                 let slash = if namespace.is_empty() { "" } else { "/" };
                 write!(f, "{} {namespace}{slash}{name} {direction} rule {rule}", kind.as_str())
             }
+            Self::ClusterRule {
+                tier,
+                name,
+                direction,
+                rule,
+                title,
+            } => {
+                let (kind, tier) = (PolicyKind::ClusterNetworkPolicy.as_str(), tier.as_str());
+                write!(f, "{kind} {name} (tier {tier}) {direction} rule {rule}")?;
+                if title.is_empty() {
+                    Ok(())
+                } else {
+                    write!(f, " {title:?}")
+                }
+            }
             Self::DefaultDeny {
                 namespace,
                 name,
@@ -108,13 +161,16 @@ impl fmt::Display for Decision {
                 )
             }
             Self::Refused {
+                kind,
                 namespace,
                 name,
                 direction,
             } => {
+                let slash = if namespace.is_empty() { "" } else { "/" };
+                let kind = kind.as_str();
                 write!(
                     f,
-                    "denied because {namespace}/{name}, which selects this pod for {direction}, was refused"
+                    "denied because {kind} {namespace}{slash}{name}, which selects this pod for {direction}, was refused"
                 )
             }
         }

@@ -316,5 +316,6 @@ fn is_there(cluster: &Cluster, object: &ObjectRef) -> bool {
         Kind::Service => cluster.service(key).is_some(),
         Kind::EndpointSlice => cluster.slice(key).is_some(),
         Kind::NetworkPolicy => cluster.policy(key).is_some_and(|policy| !policy.refused),
+        Kind::ClusterNetworkPolicy => cluster.cluster_policy(&key.name).is_some_and(|policy| !policy.refused),
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
-use heddle_model::Operator;
+use heddle_model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, Operator, PodSubject, RuleAction, Tier};
 use proptest::prelude::*;
 
 const PROTOS: [Proto; 4] = [Proto::TCP, Proto::UDP, Proto::SCTP, Proto::ICMP];
@@ -46,20 +46,59 @@ fn one_policy(
                     namespace && pods.matches(&other.labels)
                 }),
             });
-        let port_matches = rule.ports.is_empty()
-            || rule.ports.iter().any(|p| {
-                Proto(p.protocol.number()) == proto
-                    && match &p.ports {
-                        PolicyPorts::Any => true,
-                        PolicyPorts::Range(range) => range.numbers().contains(&port),
-                        PolicyPorts::Name(name) => {
-                            destination.is_some_and(|d| d.named_ports(name, p.protocol).any(|n| n.get() == port))
-                        }
-                    }
-            });
-        peer_matches && port_matches
+        peer_matches && ports_match(&rule.ports, destination, (proto, port))
     });
     Some(allowed)
+}
+
+fn ports_match(ports: &[PolicyPort], destination: Option<&Pod>, (proto, port): (Proto, u16)) -> bool {
+    ports.is_empty()
+        || ports.iter().any(|p| {
+            Proto(p.protocol.number()) == proto
+                && match &p.ports {
+                    PolicyPorts::Any => true,
+                    PolicyPorts::Range(range) => range.numbers().contains(&port),
+                    PolicyPorts::Name(name) => {
+                        destination.is_some_and(|d| d.named_ports(name, p.protocol).any(|n| n.get() == port))
+                    }
+                }
+        })
+}
+
+/// "Policies with lower priority values ... are checked before policies with higher priority values in the same tier"; "a
+/// rule that appears at the top ... would take the highest precedence". `None`: no rule of the tier matches.
+fn one_tier(
+    cluster: &Cluster,
+    tier: Tier,
+    pod: &Pod,
+    direction: Direction,
+    peer: IpAddr,
+    what: (Proto, u16),
+) -> Option<RuleAction> {
+    let namespace = cluster.namespace_labels(&pod.key.namespace);
+    let selecting = |p: &&Arc<ClusterNetworkPolicy>| p.tier == tier && p.subject.matches(&namespace, &pod.labels);
+    let mut policies: Vec<_> = cluster.cluster_policies().filter(selecting).collect();
+    policies.sort_by_key(|p| (p.priority, Arc::clone(&p.name)));
+    let peer_pod = cluster.pod_at(peer);
+    let destination = match direction {
+        Direction::Ingress => Some(pod),
+        Direction::Egress => peer_pod.map(|p| &**p),
+    };
+    let rules = policies.into_iter().flat_map(|p| match direction {
+        Direction::Ingress => &p.ingress,
+        Direction::Egress => &p.egress,
+    });
+    let peer_matches = |p: &ClusterPeer| match p {
+        ClusterPeer::Pods(subject) => peer_pod
+            .is_some_and(|other| subject.matches(&cluster.namespace_labels(&other.key.namespace), &other.labels)),
+        ClusterPeer::Nodes(selector) => {
+            peer_pod.is_none() && cluster.node_at(peer).is_some_and(|node| selector.matches(&node.labels))
+        }
+        ClusterPeer::Network(net) => net.contains(&peer),
+    };
+    let mut matching =
+        rules.filter(|rule| rule.peers.iter().any(peer_matches) && ports_match(&rule.ports, destination, what));
+    matching.next().map(|rule| rule.action)
 }
 
 /// "Isolated if any policy selects it for the direction; then allowed is the union of what they allow."
@@ -72,7 +111,13 @@ fn naive(cluster: &Cluster, pod: &Pod, direction: Direction, peer: IpAddr, what:
         .policies()
         .filter_map(|p| one_policy(cluster, p, pod, direction, peer, what))
         .collect();
-    verdicts.is_empty() || verdicts.contains(&true)
+    let tier = |tier| one_tier(cluster, tier, pod, direction, peer, what);
+    match (tier(Tier::Admin), verdicts.is_empty()) {
+        (Some(RuleAction::Accept), _) => true,
+        (Some(RuleAction::Deny), _) => false,
+        (Some(RuleAction::Pass) | None, false) => verdicts.contains(&true),
+        (Some(RuleAction::Pass) | None, true) => tier(Tier::Baseline) != Some(RuleAction::Deny),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -83,6 +128,9 @@ enum Step {
     NoNamespace(u8),
     Policy(u8, u8, LabelSelector, Option<Vec<PolicyRule>>, Option<Vec<PolicyRule>>),
     NoPolicy(u8, u8),
+    Cluster(ClusterNetworkPolicy),
+    NoCluster(u8),
+    Node(bool, Labels),
     Attach(u8),
     Detach(u8),
     Build,
@@ -163,8 +211,69 @@ fn rules() -> impl Strategy<Value = Option<Vec<PolicyRule>>> {
     prop::option::weighted(0.7, prop::collection::vec(one, 0..=2))
 }
 
+fn subject() -> impl Strategy<Value = PodSubject> {
+    (selector(), selector()).prop_map(|(namespaces, pods)| PodSubject { namespaces, pods })
+}
+
+fn cluster_peer() -> impl Strategy<Value = ClusterPeer> {
+    let networks = vec![
+        "10.0.0.0/16",
+        "10.0.1.11/32",
+        "0.0.0.0/0",
+        "192.168.0.0/31",
+        "fd00:1::/32",
+        "::/0",
+    ];
+    prop_oneof![
+        3 => subject().prop_map(ClusterPeer::Pods),
+        1 => selector().prop_map(ClusterPeer::Nodes),
+        1 => prop::sample::select(networks).prop_map(|net| ClusterPeer::Network(net.parse().unwrap())),
+    ]
+}
+
+fn cluster_rules() -> impl Strategy<Value = Vec<ClusterRule>> {
+    let one = (
+        prop::sample::select(vec![RuleAction::Accept, RuleAction::Deny, RuleAction::Pass]),
+        prop::collection::vec(cluster_peer(), 0..=2),
+        prop::collection::vec(policy_port(), 0..=2),
+    )
+        .prop_map(|(action, peers, ports)| ClusterRule {
+            name: "".into(),
+            action,
+            peers,
+            ports,
+        });
+    prop::collection::vec(one, 0..=3)
+}
+
+fn cluster_policy() -> impl Strategy<Value = ClusterNetworkPolicy> {
+    let tier = prop::sample::select(vec![Tier::Admin, Tier::Baseline]);
+    (0u8..4, tier, 0u16..3, subject(), cluster_rules(), cluster_rules()).prop_map(
+        |(n, tier, priority, subject, ingress, egress)| ClusterNetworkPolicy {
+            name: format!("c{n}").into(),
+            tier,
+            priority,
+            subject,
+            ingress,
+            egress,
+            refused: false,
+        },
+    )
+}
+
+fn a_node(here: bool) -> Node {
+    if here {
+        node("here", "192.168.0.1", "10.0.1.0/24")
+    } else {
+        node("there", "192.168.0.2", "10.0.2.0/24")
+    }
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
+        4 => cluster_policy().prop_map(Step::Cluster),
+        1 => (0u8..4).prop_map(Step::NoCluster),
+        1 => (any::<bool>(), some_labels()).prop_map(|(here, l)| Step::Node(here, l)),
         5 => (0..PODS, some_labels(), any::<bool>()).prop_map(|(n, l, p)| Step::Pod(n, l, p)),
         1 => (0..PODS).prop_map(Step::NoPod),
         2 => (0u8..2, some_labels()).prop_map(|(n, l)| Step::Namespace(n, l)),
@@ -229,6 +338,15 @@ fn take(world: &mut World, step: Step) {
         }
         Step::NoPolicy(space, n) => {
             world.delete(Kind::NetworkPolicy, &format!("n{space}"), &format!("q{n}"));
+        }
+        Step::Cluster(policy) => {
+            world.put(policy);
+        }
+        Step::NoCluster(n) => {
+            world.delete(Kind::ClusterNetworkPolicy, "", &format!("c{n}"));
+        }
+        Step::Node(here, labels) => {
+            world.put(Node { labels, ..a_node(here) });
         }
         Step::Attach(n) => {
             let ips = pod_ips(n).map(|i| ip(&i));
@@ -304,7 +422,7 @@ proptest! {
     #[test]
     fn verdicts_agree_with_the_documentation(steps in prop::collection::vec(step(), 1..40)) {
         let mut world = World::new();
-        world.put(node("here", "192.168.0.1", "10.0.1.0/24")).put(node("there", "192.168.0.2", "10.0.2.0/24"));
+        world.put(a_node(true)).put(a_node(false));
         let mut snapshot = world.build().snapshot;
         for step in steps {
             let build = matches!(step, Step::Build);
@@ -320,7 +438,7 @@ proptest! {
     fn the_way_to_a_state_makes_no_difference(steps in prop::collection::vec(step(), 1..40)) {
         let (mut one_by_one, mut at_once) = (World::new(), World::new());
         for world in [&mut one_by_one, &mut at_once] {
-            world.put(node("here", "192.168.0.1", "10.0.1.0/24")).put(node("there", "192.168.0.2", "10.0.2.0/24"));
+            world.put(a_node(true)).put(a_node(false));
         }
         for step in steps {
             take(&mut one_by_one, step.clone());

@@ -295,7 +295,7 @@ fn a_refused_policy_that_never_was_good_closes_what_it_selects() {
         field: "spec.ingress[0].ports[0].protocol".into(),
         value: "TPC".into(),
         message: "unknown".into(),
-        closes: Some(closes),
+        closes: Some(Object::NetworkPolicy(closes)),
     };
     let changes = world.cluster.apply(Event::Rejected(rejection));
     world.compiler.apply_changes(&world.cluster, &changes);
@@ -304,7 +304,7 @@ fn a_refused_policy_that_never_was_good_closes_what_it_selects() {
     assert!(!allowed);
     assert_eq!(
         why.to_string(),
-        "denied because shop/bad, which selects this pod for ingress, was refused"
+        "denied because NetworkPolicy shop/bad, which selects this pod for ingress, was refused"
     );
     assert!(lets_out(&snapshot, 2, "10.0.1.3", 80));
 }

@@ -33,6 +33,7 @@ pub(super) fn service(name: &str, ips: &[&str], ports: &[(&str, u16)]) -> Servic
         health_check_node_port: None,
         traffic_distribution: None,
         proxy_name: None,
+        headless_label: false,
         load_balancing: LoadBalancing::Maglev,
     }
 }

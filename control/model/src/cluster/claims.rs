@@ -71,7 +71,8 @@ fn claims_of(object: &Object) -> Box<[Claim]> {
         | Object::ServiceCidr(_)
         | Object::Namespace(_)
         | Object::EndpointSlice(_)
-        | Object::NetworkPolicy(_) => Vec::new(),
+        | Object::NetworkPolicy(_)
+        | Object::ClusterNetworkPolicy(_) => Vec::new(),
     };
     claims.sort_unstable();
     claims.dedup();

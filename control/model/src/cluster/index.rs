@@ -49,7 +49,10 @@ impl Index {
                 let service = |slice: &EndpointSlice| slice.service.clone().into_iter().collect();
                 replace(&mut self.slices_of, delta, service);
             }
-            Change::ServiceCidr(_) | Change::Namespace(_) | Change::NetworkPolicy(_) => {}
+            Change::ServiceCidr(_)
+            | Change::Namespace(_)
+            | Change::NetworkPolicy(_)
+            | Change::ClusterNetworkPolicy(_) => {}
         }
     }
 }

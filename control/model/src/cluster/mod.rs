@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::changes::{Change, Changes, Delta};
+use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Cause, Event, Object, Rejection, RejectionKey, Subject};
 use crate::key::{Kind, ObjectKey, ObjectRef};
 use crate::node::{Namespace, Node, ServiceCidr};
@@ -28,7 +29,8 @@ type Table<T> = BTreeMap<ObjectKey, Arc<T>>;
 /// The rules, in the order in which they are asked:
 /// - A deleted object is gone, with all that was said about it.
 /// - A version that was refused leaves the last good one in place. Without a good one the object is absent, except
-///   that a [`NetworkPolicy`] closes what it selects, as far as that could be read ([`Rejection::closes`]).
+///   that a [`NetworkPolicy`] or a [`ClusterNetworkPolicy`] closes what it selects, as far as that could be read
+///   ([`Rejection::closes`]).
 /// - A version that claims what another object has (a running pod's address, a cluster address, a node port) waits,
 ///   with a rejection that names both, until it is free. A pod that has terminated frees its addresses, and pods of
 ///   the host's network share their node's.
@@ -41,6 +43,7 @@ pub struct Cluster {
     services: Table<Service>,
     slices: Table<EndpointSlice>,
     policies: Table<NetworkPolicy>,
+    cluster_policies: Table<ClusterNetworkPolicy>,
     index: Index,
     claims: Claims,
     reported: BTreeMap<RejectionKey, Rejection>,
@@ -125,18 +128,33 @@ impl Cluster {
     }
 
     fn reject(&mut self, rejection: Rejection, changes: &mut Changes) {
-        if let Some(policy) = &rejection.closes
-            && self.policies.get(&policy.key).is_none_or(|known| known.refused)
-        {
-            let mut closed = NetworkPolicy::clone(policy);
-            closed.refused = true;
-            self.store(vec![closed.into()], changes);
+        if let Some(closed) = rejection.closes.as_ref().and_then(|object| self.closed(object)) {
+            self.store(vec![closed], changes);
         }
         let key = rejection.key();
         if self.reported.get(&key) != Some(&rejection) {
             self.reported.insert(key, rejection);
             self.rejected += 1;
             changes.rejections = true;
+        }
+    }
+
+    /// What closes in the place of a policy, unless a good version of it is known.
+    fn closed(&self, object: &Object) -> Option<Object> {
+        match object {
+            Object::NetworkPolicy(policy) => {
+                let mut closed = NetworkPolicy::clone(policy);
+                closed.refused = true;
+                let known = self.policies.get(&policy.key);
+                known.is_none_or(|known| known.refused).then(|| closed.into())
+            }
+            Object::ClusterNetworkPolicy(policy) => {
+                let mut closed = ClusterNetworkPolicy::clone(policy);
+                closed.refused = true;
+                let known = self.cluster_policy(&policy.name);
+                known.is_none_or(|known| known.refused).then(|| closed.into())
+            }
+            _ => None,
         }
     }
 
@@ -165,6 +183,7 @@ impl Cluster {
             Kind::Service => put!(services, Service),
             Kind::EndpointSlice => put!(slices, EndpointSlice),
             Kind::NetworkPolicy => put!(policies, NetworkPolicy),
+            Kind::ClusterNetworkPolicy => put!(cluster_policies, ClusterNetworkPolicy),
         };
         self.index.update(&change);
         Some(change)

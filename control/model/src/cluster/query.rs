@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::claims::{Claim, pod_of};
 use super::{Cluster, Table};
+use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Rejection, Subject};
 use crate::key::{Kind, ObjectKey, ObjectRef};
 use crate::labels::Labels;
@@ -38,6 +39,7 @@ impl Cluster {
             Kind::Service => self.services.len(),
             Kind::EndpointSlice => self.slices.len(),
             Kind::NetworkPolicy => self.policies.len(),
+            Kind::ClusterNetworkPolicy => self.cluster_policies.len(),
         }
     }
 
@@ -207,6 +209,17 @@ impl Cluster {
     /// The policies of a namespace, by name.
     pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
         in_namespace(&self.policies, namespace)
+    }
+
+    /// All policies of the cluster's administrators, by name.
+    pub fn cluster_policies(&self) -> impl ExactSizeIterator<Item = &Arc<ClusterNetworkPolicy>> {
+        self.cluster_policies.values()
+    }
+
+    /// A policy of the cluster's administrators by its name.
+    #[must_use]
+    pub fn cluster_policy(&self, name: &str) -> Option<&Arc<ClusterNetworkPolicy>> {
+        self.cluster_policies.get(&ObjectKey::cluster(name))
     }
 }
 

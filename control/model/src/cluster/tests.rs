@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{ClusterIps, LabelSelector, Labels, NAMESPACE_NAME_LABEL, PodPhase, PortNumber, Protocol};
 use crate::{LoadBalancing, ServicePort, ServiceType, SessionAffinity, TargetPort, TrafficPolicy};
+use crate::{PodSubject, Tier};
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
@@ -51,6 +52,7 @@ fn service(name: &str, cluster_ip: &str, node_port: Option<u16>) -> Service {
         health_check_node_port: None,
         traffic_distribution: None,
         proxy_name: None,
+        headless_label: false,
         load_balancing: LoadBalancing::Maglev,
     }
 }
@@ -85,7 +87,7 @@ fn invalid(object: impl Into<Object>, closes: Option<NetworkPolicy>) -> Rejectio
         field: "spec.x".to_owned(),
         value: "65537".to_owned(),
         message: "no port".to_owned(),
-        closes: closes.map(Arc::new),
+        closes: closes.map(Object::from),
     }
 }
 
@@ -285,9 +287,29 @@ fn a_policy_that_never_was_good_closes_what_it_selects() {
     assert_eq!(cluster.policies().next().unwrap().egress, None);
     upsert(&mut cluster, policy("p"));
     assert!(!cluster.policies().next().unwrap().refused);
+    // Those of administrators alike.
+    let denying = ClusterNetworkPolicy {
+        name: "c".into(),
+        tier: Tier::Admin,
+        priority: 0,
+        subject: PodSubject::default(),
+        ingress: Vec::new(),
+        egress: Vec::new(),
+        refused: false,
+    };
+    let mut bad = invalid(denying.clone(), None);
+    bad.closes = Some(denying.clone().into());
+    cluster.apply(Event::Rejected(bad.clone()));
+    assert!(cluster.cluster_policy("c").unwrap().refused);
+    upsert(&mut cluster, denying);
+    cluster.apply(Event::Rejected(bad));
+    assert!(
+        !cluster.cluster_policies().next().unwrap().refused,
+        "the last good version stays"
+    );
     // A pod that never was good is absent.
     cluster.apply(Event::Rejected(invalid(pod("x", &[]), None)));
-    assert_eq!((cluster.count(Kind::Pod), cluster.rejections().count()), (0, 1));
+    assert_eq!((cluster.count(Kind::Pod), cluster.rejections().count()), (0, 2));
 }
 
 #[test]

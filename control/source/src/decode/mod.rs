@@ -4,6 +4,7 @@
 //! dataplane's business makes an object unusable. Those are checked as the API server does: a folder of manifests has
 //! passed no API server. Nothing here panics, whatever the JSON.
 
+mod cluster_policy;
 mod meta;
 mod net;
 mod node;
@@ -18,7 +19,7 @@ mod tests;
 
 use std::sync::Arc;
 
-use heddle_model::{Cause, Kind, NetworkPolicy, Object, ObjectRef, Rejection, Subject};
+use heddle_model::{Cause, Kind, Object, ObjectRef, Rejection, Subject};
 use serde_json::Value;
 
 use meta::Meta;
@@ -45,8 +46,8 @@ pub struct Refusal {
     pub value: String,
     /// What is wrong and what to do.
     pub message: String,
-    /// What a refused policy closes.
-    pub closes: Option<Arc<NetworkPolicy>>,
+    /// What stands in the place of a refused policy of either kind, and closes.
+    pub closes: Option<Box<Object>>,
 }
 
 impl Refusal {
@@ -61,7 +62,7 @@ impl Refusal {
             field: self.field,
             value: self.value,
             message: self.message,
-            closes: self.closes,
+            closes: self.closes.map(|object| *object),
         }
     }
 }
@@ -95,10 +96,16 @@ pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
             Kind::Service => service::service(root, &meta).map(Object::from),
             Kind::EndpointSlice => slice::slice(root, &meta).map(Object::from),
             Kind::NetworkPolicy => policy::policy(root, &meta).map(Object::from),
+            Kind::ClusterNetworkPolicy => cluster_policy::policy(root, &meta).map(Object::from),
         },
     };
     object.map(Decoded::Object).map_err(|fault| {
-        let closes = (kind.0 == Kind::NetworkPolicy).then(|| Arc::new(policy::closing(value, &meta)));
+        let closes: Option<Object> = match kind.0 {
+            Kind::NetworkPolicy => Some(policy::closing(value, &meta).into()),
+            Kind::ClusterNetworkPolicy => Some(cluster_policy::closing(value, &meta).into()),
+            _ => None,
+        };
+        let closes = closes.map(Box::new);
         refuse(Some(ObjectRef::new(kind.0, meta.key.clone())), closes, fault)
     })
 }
@@ -120,6 +127,7 @@ fn header(root: Node<'_>) -> Result<Header<'_>, Fault<'_>> {
         ("", "Service") => (Kind::Service, &["v1"]),
         ("discovery.k8s.io", "EndpointSlice") => (Kind::EndpointSlice, &["v1"]),
         ("networking.k8s.io", "NetworkPolicy") => (Kind::NetworkPolicy, &["v1"]),
+        ("policy.networking.k8s.io", "ClusterNetworkPolicy") => (Kind::ClusterNetworkPolicy, &["v1alpha2"]),
         ("networking.k8s.io", "ServiceCIDR") => (Kind::ServiceCidr, &["v1", "v1beta1"]),
         _ => return Ok(Header::Other(format!("{version} {name}"))),
     };

@@ -80,7 +80,7 @@ pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> NetworkPolicy {
     }
 }
 
-fn only<'a>(node: Node<'a>, known: &[&str]) -> Found<'a, ()> {
+pub(super) fn only<'a>(node: Node<'a>, known: &[&str]) -> Found<'a, ()> {
     let Value::Object(fields) = node.0 else {
         return Err(node.fault("must be an object"));
     };
@@ -125,7 +125,7 @@ fn peer(node: Node<'_>) -> Found<'_, Peer> {
     }
 }
 
-fn peer_selector<'a>(node: Node<'a>, key: &'static str) -> Found<'a, Option<LabelSelector>> {
+pub(super) fn peer_selector<'a>(node: Node<'a>, key: &'static str) -> Found<'a, Option<LabelSelector>> {
     let Some(node) = node.get(key)? else { return Ok(None) };
     only(node, &["matchLabels", "matchExpressions"])?;
     selector(node).map(Some)

@@ -63,6 +63,7 @@ pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service>
             Some(_) | None => None,
         },
         proxy_name: meta.label("service.kubernetes.io/service-proxy-name")?.map(Into::into),
+        headless_label: meta.label("service.kubernetes.io/headless")?.is_some(),
         load_balancing: match meta.annotation(LOAD_BALANCING_ANNOTATION)? {
             Some(node) => node.parse(load_balancing)?,
             None => LoadBalancing::default(),

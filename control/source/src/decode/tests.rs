@@ -441,3 +441,5 @@ fn a_network_policy_as_the_api_has_it() {
     );
     assert_eq!(egress.ports[1].ports, PolicyPorts::Any);
 }
+
+mod cluster_policy;

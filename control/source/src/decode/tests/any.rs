@@ -107,7 +107,9 @@ proptest! {
                 prop_assert!(!refusal.message.is_empty());
                 prop_assert!(refusal.value.chars().count() <= 83);
                 // The path leads to the value that is shown.
-                let closes = refusal.object.as_ref().is_some_and(|object| object.kind == Kind::NetworkPolicy);
+                let closes = refusal.object.as_ref().is_some_and(|object| {
+                    matches!(object.kind, Kind::NetworkPolicy | Kind::ClusterNetworkPolicy)
+                });
                 prop_assert_eq!(refusal.closes.is_some(), closes);
                 prop_assert!(!refusal.into_rejection(&"x.yaml".into(), 1, None).to_string().is_empty());
             }

@@ -141,7 +141,10 @@ fn impossible_fields_of_policies_are_refused_by_name() {
 #[test]
 fn a_refused_policy_closes_what_can_be_read_of_it() {
     let closes = |spec: Value| {
-        let policy = decode(&policy_of(spec)).unwrap_err().closes.unwrap();
+        let Some(Object::NetworkPolicy(policy)) = decode(&policy_of(spec)).unwrap_err().closes.map(|object| *object)
+        else {
+            panic!()
+        };
         assert!(policy.refused);
         let empty = |rules: &Option<Vec<_>>| rules.as_ref().map(Vec::is_empty);
         (

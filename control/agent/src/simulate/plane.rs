@@ -1,0 +1,150 @@
+//! One node's compiled tables, kept up to date as objects change: what its agent would have published.
+//!
+//! Each pod of the node with addresses of its own is taken as attached, with the addresses that its status names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use heddle_compile::{Attachment, Compiler, NodeConfig};
+use heddle_model::{Change, Changes, Cluster, Delta, ObjectKey};
+use heddle_port::PortNo;
+use heddle_tables::{EndpointNo, HostPort, Masquerade, Snapshot, WorkerNo};
+use heddle_wire::{Ip, MacAddr};
+
+use crate::attachments::alloc;
+
+/// The tables of one node.
+#[derive(Debug)]
+pub struct Plane {
+    node: Arc<str>,
+    compiler: Compiler,
+    attached: BTreeMap<ObjectKey, (EndpointNo, Vec<IpAddr>)>,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Plane {
+    /// The tables of a node for a cluster as it is now.
+    #[must_use]
+    pub fn new(cluster: &Cluster, node: &str) -> Self {
+        let mut plane = Self {
+            node: node.into(),
+            compiler: Compiler::new(NodeConfig::named(node)),
+            attached: BTreeMap::new(),
+            snapshot: Arc::default(),
+        };
+        plane.follow(cluster, &everything(cluster));
+        plane
+    }
+
+    /// Takes in what changed; `cluster` is the state afterwards.
+    pub fn follow(&mut self, cluster: &Cluster, changes: &Changes) {
+        self.compiler.apply_changes(cluster, changes);
+        self.configure(cluster);
+        self.attach(cluster);
+        self.snapshot = self.compiler.build().snapshot;
+    }
+
+    /// The tables.
+    #[must_use]
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The host port and the masquerade addresses, as the agent takes them from the node's pod ranges. A node without
+    /// such ranges masquerades to its own address, so that it can be asked at all.
+    fn configure(&mut self, cluster: &Cluster) {
+        let Some(node) = cluster.node(&self.node) else { return };
+        let of = |choose: fn(ipnet::IpNet) -> Option<IpAddr>| -> Vec<IpAddr> {
+            node.pod_cidrs.iter().filter_map(|&range| choose(range)).collect()
+        };
+        let mut masquerade = of(alloc::masquerade_address);
+        if masquerade.is_empty() {
+            masquerade.clone_from(&node.internal_ips);
+        }
+        masquerade.sort_by_key(IpAddr::is_ipv6);
+        masquerade.dedup_by_key(|ip| ip.is_ipv6());
+        self.compiler.set_host_port(HostPort {
+            addresses: of(alloc::host_address).into_iter().take(4).map(Ip::from).collect(),
+            ..HostPort::default()
+        });
+        self.compiler.set_masquerade(Masquerade {
+            addresses: masquerade.into_iter().take(2).map(Ip::from).collect(),
+            ..Masquerade::default()
+        });
+    }
+
+    fn attach(&mut self, cluster: &Cluster) {
+        let wanted: BTreeMap<&ObjectKey, &[IpAddr]> = cluster
+            .pods_on(&self.node)
+            .map(|pod| (&pod.key, pod.own_ips()))
+            .filter(|(_, ips)| !ips.is_empty())
+            .collect();
+        let compiler = &mut self.compiler;
+        self.attached.retain(|key, (no, ips)| {
+            let stays = wanted.get(key).is_some_and(|now| *now == ips.as_slice());
+            if !stays {
+                compiler.detach(*no);
+            }
+            stays
+        });
+        let taken: BTreeSet<EndpointNo> = self.attached.values().map(|(no, _)| *no).collect();
+        let mut free = (EndpointNo::FIRST_POD.0..=u16::MAX)
+            .map(EndpointNo)
+            .filter(|no| !taken.contains(no));
+        for (key, ips) in wanted {
+            if self.attached.contains_key(key) {
+                continue;
+            }
+            let Some(no) = free.next() else { return };
+            let [high, low] = no.0.to_be_bytes();
+            compiler.attach(Attachment {
+                no,
+                pod: Some(key.clone()),
+                addresses: ips.iter().take(4).map(|ip| Ip::from(*ip)).collect(),
+                mac: MacAddr([2, 0, 0, 0, high, low]),
+                port: PortNo(no.0),
+                worker: WorkerNo(0),
+            });
+            self.attached.insert(key.clone(), (no, ips.to_vec()));
+        }
+    }
+}
+
+/// A cluster as the changes that lead to it from an empty one.
+fn everything(cluster: &Cluster) -> Changes {
+    fn added<T>(key: ObjectKey, object: &Arc<T>) -> Delta<T> {
+        Delta {
+            key,
+            before: None,
+            after: Some(Arc::clone(object)),
+        }
+    }
+    let cluster_key = |name: &Arc<str>| ObjectKey::cluster(Arc::clone(name));
+    let mut objects = Vec::new();
+    objects.extend(cluster.nodes().map(|n| Change::Node(added(cluster_key(&n.name), n))));
+    objects.extend(
+        cluster
+            .service_cidrs()
+            .map(|c| Change::ServiceCidr(added(cluster_key(&c.name), c))),
+    );
+    objects.extend(
+        cluster
+            .namespaces()
+            .map(|n| Change::Namespace(added(cluster_key(&n.name), n))),
+    );
+    objects.extend(cluster.pods().map(|p| Change::Pod(added(p.key.clone(), p))));
+    objects.extend(cluster.services().map(|s| Change::Service(added(s.key.clone(), s))));
+    objects.extend(cluster.slices().map(|s| Change::EndpointSlice(added(s.key.clone(), s))));
+    objects.extend(
+        cluster
+            .policies()
+            .map(|p| Change::NetworkPolicy(added(p.key.clone(), p))),
+    );
+    let cluster_policies = cluster.cluster_policies();
+    objects.extend(cluster_policies.map(|p| Change::ClusterNetworkPolicy(added(cluster_key(&p.name), p))));
+    Changes {
+        objects,
+        ..Changes::default()
+    }
+}

@@ -1,0 +1,70 @@
+//! The objects, and the compiled tables of each node that was asked about.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use heddle_model::{Changes, Cluster, Event, ObjectRef};
+use heddle_source::decode::{Decoded, decode};
+use serde_json::Value;
+
+use super::plane::Plane;
+
+/// A cluster to be asked. Tables are compiled when a node is first asked about, and follow changes from then on.
+#[derive(Debug, Default)]
+pub struct World {
+    cluster: Cluster,
+    planes: BTreeMap<Arc<str>, Plane>,
+    /// Changes that the planes have not taken in.
+    pending: Changes,
+}
+
+impl World {
+    /// A world without objects.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Takes what a source reports.
+    pub fn take(&mut self, event: Event) {
+        self.pending.extend(self.cluster.apply(event));
+    }
+
+    /// Takes an object in this version, as the Kubernetes API has it. One that is refused is a rejection of the
+    /// cluster; kinds that heddle does not read are left out.
+    pub fn apply(&mut self, origin: &Arc<str>, object: &Value) {
+        match decode(object) {
+            Ok(Decoded::Object(object)) => self.take(Event::Upsert {
+                origin: Arc::clone(origin),
+                object,
+            }),
+            Ok(Decoded::Other(_)) => {}
+            Err(refusal) => self.take(Event::Rejected(refusal.into_rejection(origin, 0, None))),
+        }
+    }
+
+    /// Takes an object away.
+    pub fn delete(&mut self, object: ObjectRef) {
+        self.take(Event::Delete(object));
+    }
+
+    /// The objects.
+    #[must_use]
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The tables of a node, as its agent would have published them.
+    pub fn plane(&mut self, node: &str) -> &Plane {
+        let changes = std::mem::take(&mut self.pending);
+        if !changes.objects.is_empty() {
+            for plane in self.planes.values_mut() {
+                plane.follow(&self.cluster, &changes);
+            }
+        }
+        let cluster = &self.cluster;
+        self.planes
+            .entry(node.into())
+            .or_insert_with(|| Plane::new(cluster, node))
+    }
+}

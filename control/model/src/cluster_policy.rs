@@ -1,0 +1,165 @@
+//! Policies of the cluster's administrators, evaluated around network policies.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::labels::Labels;
+use crate::policy::PolicyPort;
+use crate::selector::LabelSelector;
+
+/// `policy.networking.k8s.io/v1alpha2` `ClusterNetworkPolicy`
+///
+/// Those of the Admin tier are asked first, by priority; then the network policies, which decide finally for the pods
+/// that they select; then those of the Baseline tier. The first rule of a tier that matches ends it. A policy
+/// without rules for a direction does not affect it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ClusterNetworkPolicy {
+    /// `metadata.name`
+    pub name: Arc<str>,
+    /// `spec.tier`
+    pub tier: Tier,
+    /// `spec.priority`, 0 to 1000: lower ones are asked first. The API leaves open who is first among equals: here it is
+    /// the first by name.
+    pub priority: u16,
+    /// `spec.subject`
+    pub subject: PodSubject,
+    /// `spec.ingress`, in order.
+    pub ingress: Vec<ClusterRule>,
+    /// `spec.egress`, in order.
+    pub egress: Vec<ClusterRule>,
+    /// The policy was refused and never was good: it stands here with one rule for each direction that denies
+    /// everything.
+    pub refused: bool,
+}
+
+impl ClusterNetworkPolicy {
+    /// The highest `spec.priority`.
+    pub const MAX_PRIORITY: u16 = 1000;
+}
+
+/// `spec.tier`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum Tier {
+    /// `Admin`: asked before the network policies.
+    Admin,
+    /// `Baseline`: asked after them, for pods that none of them selects.
+    Baseline,
+}
+
+impl Tier {
+    /// As the API spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Tier::Admin => "Admin",
+            Tier::Baseline => "Baseline",
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A tier that is none of [`Tier`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is no known tier: use Admin or Baseline")]
+pub struct UnknownTier;
+
+impl FromStr for Tier {
+    type Err = UnknownTier;
+
+    fn from_str(text: &str) -> Result<Tier, UnknownTier> {
+        match text {
+            "Admin" => Ok(Tier::Admin),
+            "Baseline" => Ok(Tier::Baseline),
+            _ => Err(UnknownTier),
+        }
+    }
+}
+
+/// Pods by the labels of their namespace and their own: `subject`, and a peer. Pods of the host's network are none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct PodSubject {
+    /// `namespaces`, or `pods.namespaceSelector`
+    pub namespaces: LabelSelector,
+    /// `pods.podSelector`; with `namespaces` alone: all pods.
+    pub pods: LabelSelector,
+}
+
+impl PodSubject {
+    /// Whether it selects a pod of these labels in a namespace of those.
+    #[must_use]
+    pub fn matches(&self, namespace: &Labels, pod: &Labels) -> bool {
+        self.namespaces.matches(namespace) && self.pods.matches(pod)
+    }
+}
+
+/// One entry of `spec.ingress[]` or `spec.egress[]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct ClusterRule {
+    /// `name`; may be empty.
+    pub name: Arc<str>,
+    /// `action`
+    pub action: RuleAction,
+    /// `from` or `to`: it matches whom one of them matches. Unlike a network policy's, an empty list matches nobody.
+    pub peers: Vec<ClusterPeer>,
+    /// `protocols`; empty (or absent): all ports and protocols.
+    pub ports: Vec<PolicyPort>,
+}
+
+/// `action`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum RuleAction {
+    /// Allowed, whatever later rules and tiers say.
+    Accept,
+    /// Denied, whatever later rules and tiers say.
+    Deny,
+    /// The next tier decides.
+    Pass,
+}
+
+/// One entry of `from[]` or `to[]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub enum ClusterPeer {
+    /// `namespaces` or `pods`
+    Pods(PodSubject),
+    /// `nodes`: the addresses of nodes with such labels.
+    Nodes(LabelSelector),
+    /// One entry of `networks`: addresses, those of pods too.
+    Network(IpNet),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::selector::Requirement;
+
+    #[test]
+    fn tiers_are_read_as_the_api_spells_them() {
+        for tier in [Tier::Admin, Tier::Baseline] {
+            assert_eq!(tier.as_str().parse(), Ok(tier));
+        }
+        assert_eq!("admin".parse::<Tier>(), Err(UnknownTier));
+    }
+
+    #[test]
+    fn a_subject_needs_both_the_namespace_and_the_pod() {
+        let label = |value| LabelSelector::new([Requirement::label("a", value).unwrap()]);
+        let labels = |value: &str| Labels::new([("a", value)]).unwrap();
+        let subject = PodSubject {
+            namespaces: label("1"),
+            pods: label("2"),
+        };
+        assert!(subject.matches(&labels("1"), &labels("2")));
+        assert!(!subject.matches(&labels("2"), &labels("2")));
+        assert!(!subject.matches(&labels("1"), &labels("1")));
+        assert!(PodSubject::default().matches(&Labels::default(), &labels("9")));
+    }
+}
