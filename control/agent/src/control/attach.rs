@@ -15,6 +15,7 @@ use heddle_proto::{
 };
 use heddle_tables::EndpointNo;
 use heddle_wire::{Ip, MacAddr};
+use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 
 use super::{Control, pod_routes};

@@ -105,11 +105,15 @@ impl Plane {
                 mac: MacAddr([2, 0, 0, 0, high, low]),
                 port: PortNo(no.0),
                 worker: WorkerNo(0),
+                mtu: ANY_MTU,
             });
             self.attached.insert(key.clone(), (no, ips.to_vec()));
         }
     }
 }
+
+/// What a simulated pod's interface takes: sizes decide nothing about a connection.
+const ANY_MTU: u16 = u16::MAX;
 
 /// A cluster as the changes that lead to it from an empty one.
 fn everything(cluster: &Cluster) -> Changes {
