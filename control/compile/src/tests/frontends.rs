@@ -136,7 +136,7 @@ fn external_addresses_are_served_where_the_configuration_says_so() {
     second.ports[0].name = "web".into();
     second.external_ips = vec![ip("198.51.100.1"), ip("10.96.0.1")];
     world
-        .put(external.clone())
+        .put(external)
         .put(slice("a/s", "a/web", &[("", 8080)], &[("10.0.0.1", "x", 'r')]));
     let name = |world: &mut World, addr: &str, port| {
         let snapshot = world.build().snapshot;
