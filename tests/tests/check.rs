@@ -316,7 +316,7 @@ fn what_the_machine_cannot_fulfil_is_refused_with_the_numbers() -> Result<(), La
         ("maxPods: 1024", &["frames", "16384", "1024 pods"]),
         ("maxPods: 0", &["maxPods", "0", "1024"]),
         ("podMTU: 576", &["podMTU", "576", "1280"]),
-        ("podMTU: 65535", &["podMTU", "65535"]),
+        ("podMTU: 65536", &["podMTU", "65536"]),
         ("cores: 0,0", &["core 0", "twice"]),
         ("cores: 1000", &["cores", "1000"]),
         ("workers: 65", &["workers", "65", "64"]),

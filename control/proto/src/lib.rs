@@ -24,8 +24,8 @@ pub mod status;
 pub mod text;
 
 pub use attachment::{
-    Attachment, AttachmentState, MAX_ROUTES, PodRef, PrepareRequest, Prepared, PreparedAddress, PreparedRoute, Readiness,
-    Ready, ReadyRequest, Released,
+    Attachment, AttachmentState, MAX_ROUTES, PodRef, PrepareRequest, Prepared, PreparedAddress, PreparedRoute,
+    Readiness, Ready, ReadyRequest, Released,
 };
 pub use client::{Client, ClientError};
 pub use error::{CniError, ErrorCode};
