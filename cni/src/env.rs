@@ -213,7 +213,7 @@ mod tests {
     fn every_bad_variable_is_named_with_its_value() {
         let table = [
             (("CNI_COMMAND", ""), "CNI_COMMAND is missing"),
-            (("CNI_COMMAND", "STATUS"), "CNI_COMMAND \"STATUS\" is not supported"),
+            (("CNI_COMMAND", "GC"), "CNI_COMMAND \"GC\" is not supported"),
             (("CNI_COMMAND", "add"), "CNI_COMMAND \"add\" is not supported"),
             (("CNI_CONTAINERID", ""), "CNI_CONTAINERID is missing: ADD needs it"),
             (("CNI_CONTAINERID", "a/b"), "CNI_CONTAINERID: container id \"a/b\""),

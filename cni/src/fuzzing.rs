@@ -41,7 +41,8 @@ pub fn check_input(data: &[u8]) {
         Ok(Input::Version(answer)) => {
             assert!(serde_json::from_str::<serde_json::Value>(&answer).is_ok(), "{answer}");
         }
-        Ok(Input::Call(call, conf)) => {
+        Ok(Input::Call(valid)) => {
+            let (call, conf) = *valid;
             assert_eq!(conf.version, spoken);
             assert!(conf.socket().is_absolute() && conf.socket().as_os_str().len() < 108);
             assert!(conf.mtu.is_none_or(|mtu| (1280..=65_535).contains(&mtu)));

@@ -69,7 +69,7 @@ pub enum Input {
     /// VERSION, which answers without anything else; this is the answer.
     Version(String),
     /// Any other call, with its configuration.
-    Call(Call, NetConf),
+    Call(Box<(Call, NetConf)>),
 }
 
 /// Reads and validates all that the runtime gives. `spoken` becomes the configuration's version as soon as it is known.
@@ -98,7 +98,7 @@ pub fn input(
     }
     match call {
         Call::Version => version::answer(&input).map(Input::Version),
-        call => Ok(Input::Call(call, NetConf::parse(&input, spoken)?)),
+        call => Ok(Input::Call(Box::new((call, NetConf::parse(&input, spoken)?)))),
     }
 }
 
@@ -109,7 +109,7 @@ fn serve(
 ) -> Result<String, CniError> {
     let (call, conf) = match input(variable, stdin, spoken)? {
         Input::Version(answer) => return Ok(answer),
-        Input::Call(call, conf) => (call, conf),
+        Input::Call(call) => *call,
     };
     let runtime = kernel::runtime().map_err(CniError::from)?;
     let silent = |()| String::new();

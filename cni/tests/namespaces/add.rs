@@ -460,7 +460,7 @@ fn version_and_commands_that_are_not_served() {
                 .contains(r#""supportedVersions":["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]"#),
         "{out:?}"
     );
-    for command in ["STATUS", "GC", "UPDATE"] {
+    for command in ["GC", "UPDATE"] {
         assert_eq!(error(&scene.call(command)).0, 4);
     }
     let mut conf = scene.conf.clone();
