@@ -145,22 +145,30 @@ mod tests {
                 prop_assert_eq!(backends[one.pick(hash)], sorted[other.pick(hash)]);
             }
         }
+    }
 
-        /// A removed backend moves its own share, and at most 5 % of the others' slots where the size stays.
-        #[test]
-        fn a_removed_backend_moves_its_share_and_few_others(before in some_backends(3), which: prop::sample::Index) {
-            let mut after = before.clone();
-            let gone = after.remove(which.index(before.len()));
-            let (old, new) = (Maglev::new(&before), Maglev::new(&after));
-            prop_assume!(old.size() == new.size());
-            let slots = old.slots.iter().zip(&new.slots);
-            let others = slots.filter(|(a, _)| before[usize::from(**a)] != gone);
+    /// A removed backend moves its own share and, on the average over Services, at most 5 % of the others' slots where
+    /// the size stays. A single Service may see more: few backends whose walks happen to run in step.
+    #[test]
+    fn a_removed_backend_moves_its_share_and_few_others() {
+        for n in [3u32, 4, 6, 17, 60] {
             let (mut all, mut moved) = (0, 0);
-            for (a, b) in others {
-                all += 1;
-                moved += usize::from(before[usize::from(*a)] != after[usize::from(*b)]);
+            for service in 0..100u32 {
+                let before: Vec<SocketAddr> = (0..n)
+                    .map(|i| (Ipv4Addr::from(0x0af4_0000 + service * n + i), 8080).into())
+                    .collect();
+                let (gone, after) = (before[0], &before[1..]);
+                let (old, new) = (Maglev::new(&before), Maglev::new(after));
+                assert_eq!(old.size(), new.size());
+                for (a, b) in old.slots.iter().zip(&new.slots) {
+                    let was = before[usize::from(*a)];
+                    if was != gone {
+                        all += 1;
+                        moved += usize::from(was != after[usize::from(*b)]);
+                    }
+                }
             }
-            prop_assert!(moved * 20 <= all, "{} of {} backends, {moved} of {all} slots moved", gone, before.len());
+            assert!(moved * 20 <= all, "{n} backends: {moved} of {all} slots moved");
         }
     }
 
