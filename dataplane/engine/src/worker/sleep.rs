@@ -3,6 +3,7 @@
 //! Asleep, a worker waits on its ports and its eventfd. It counts as having every snapshot and takes the newest
 //! before its first packet. A port that cannot wake it (one in memory) keeps it awake.
 
+use std::thread;
 use std::time::Duration;
 
 use heddle_flow::Millis;
@@ -32,6 +33,10 @@ impl<P: Port> Worker<P> {
                     let expired = self.flows.expire(clock(), EXPIRE_WHEN_IDLE);
                     self.counters.expired.add(u64::from(expired));
                 }
+            } else {
+                // What a pod's process was just sent may wait for this very core: without other cores that are free it
+                // would get it when this worker falls asleep. Costs nothing where nobody waits.
+                thread::yield_now();
             }
         }
     }
