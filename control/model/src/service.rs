@@ -190,7 +190,7 @@ pub enum TrafficDistribution {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LoadBalancing {
-    /// By consistent hashing of the connection: every node chooses alike.
+    /// By consistent hashing of the connection (rendezvous among few endpoints, Maglev among many): every node chooses alike.
     #[default]
     Maglev,
     /// By chance.

@@ -20,6 +20,7 @@ mod policy_builder;
 mod ports;
 pub mod publish;
 mod reasons;
+pub mod rendezvous;
 mod service;
 mod snapshot;
 

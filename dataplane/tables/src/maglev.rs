@@ -1,20 +1,23 @@
-//! Maglev tables: which backend a connection's hash leads to.
+//! Maglev tables: which of many backends a connection's hash leads to.
 //!
 //! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4. A backend's
 //! permutation comes from its address and port alone, by a hash that never changes (SipHash-2-4 with a constant key),
 //! and backends are taken in canonical order: every node that sees the same backends builds the same table.
-//! The table has a prime size that grows in steps of four with the number of backends, so one that comes or goes
-//! moves its own share and little else, and thousands of small Services stay small.
+//! The table has a prime size that grows in steps of four with the number of backends.
+//!
+//! It is for more than [`rendezvous::MOST`](crate::rendezvous::MOST) backends. Among few, walks that happen to run in step
+//! move up to 41 % of the others' connections when a backend goes, whatever the average; each of many backends has too
+//! small a part in that.
 
 use std::hash::Hasher;
 use std::net::SocketAddr;
 
 use siphasher::sip::SipHasher24;
 
-/// Table sizes: the greatest primes below 2^8, 2^10, ... 2^18.
-const SIZES: [u32; 6] = [251, 1_021, 4_093, 16_381, 65_521, 262_139];
-/// Slots that each backend has at least, below the last step.
-const SLOTS_EACH: usize = 60;
+/// Table sizes: the greatest primes below 2^14, 2^16, 2^18 and 2^20.
+const SIZES: [u32; 4] = [16_381, 65_521, 262_139, 1_048_573];
+/// Slots that each backend has at least, below the last step: shares differ by 1 % at most.
+const SLOTS_EACH: usize = 100;
 
 /// A lookup table from hash to the place of a backend in its list.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -26,12 +29,9 @@ impl Maglev {
     /// Backends that a table can name.
     pub const MAX_BACKENDS: usize = 1 << 16;
 
-    /// The size of the table for that many backends; none is needed for fewer than two.
+    /// The size of the table for that many backends.
     #[must_use]
     pub fn size_for(backends: usize) -> usize {
-        if backends < 2 {
-            return 0;
-        }
         let [.., last] = SIZES;
         SIZES
             .into_iter()
@@ -43,10 +43,10 @@ impl Maglev {
     #[must_use]
     pub fn new(backends: &[SocketAddr]) -> Self {
         let backends = &backends[..backends.len().min(Self::MAX_BACKENDS)];
-        let size = Self::size_for(backends.len());
-        if size == 0 {
+        if backends.is_empty() {
             return Self { slots: Box::new([]) };
         }
+        let size = Self::size_for(backends.len());
         let mut walks: Vec<Walk> = backends.iter().map(|b| Walk::new(b, size)).collect();
         let mut slots: Vec<Option<u16>> = vec![None; size];
         let mut free = size;
@@ -147,28 +147,34 @@ mod tests {
         }
     }
 
-    /// A removed backend moves its own share and, on the average over Services, at most 5 % of the others' slots where
-    /// the size stays. A single Service may see more: few backends whose walks happen to run in step.
+    /// A removed backend moves its share and at most 5 % of the others', of each Service, whichever backend goes.
     #[test]
     fn a_removed_backend_moves_its_share_and_few_others() {
-        for n in [3u32, 4, 6, 17, 60] {
+        let service = |n: u32, no: u32| -> Vec<SocketAddr> {
+            let addr = |i| Ipv4Addr::from(0x0af4_0000 + no * 0x9e37 + i);
+            (0..n).map(|i| (addr(i), 8080).into()).collect()
+        };
+        // Each backend of one Service, and one backend of each of many.
+        let each = (0..66).map(|gone| (66, 0, gone));
+        let many = (0..60).flat_map(|no| [(66, no, no as usize), (100, no, 7), (163, no, 9)]);
+        for (n, no, gone) in each.chain(many).chain([(400, 1, 3), (655, 2, 0)]) {
+            let before = service(n, no);
+            let mut after = before.clone();
+            let gone_addr = after.remove(gone);
+            let (old, new) = (Maglev::new(&before), Maglev::new(&after));
+            assert_eq!(old.size(), new.size());
             let (mut all, mut moved) = (0, 0);
-            for service in 0..100u32 {
-                let before: Vec<SocketAddr> = (0..n)
-                    .map(|i| (Ipv4Addr::from(0x0af4_0000 + service * n + i), 8080).into())
-                    .collect();
-                let (gone, after) = (before[0], &before[1..]);
-                let (old, new) = (Maglev::new(&before), Maglev::new(after));
-                assert_eq!(old.size(), new.size());
-                for (a, b) in old.slots.iter().zip(&new.slots) {
-                    let was = before[usize::from(*a)];
-                    if was != gone {
-                        all += 1;
-                        moved += usize::from(was != after[usize::from(*b)]);
-                    }
+            for (a, b) in old.slots.iter().zip(&new.slots) {
+                let was = before[usize::from(*a)];
+                if was != gone_addr {
+                    all += 1;
+                    moved += usize::from(was != after[usize::from(*b)]);
                 }
             }
-            assert!(moved * 20 <= all, "{n} backends: {moved} of {all} slots moved");
+            assert!(
+                moved * 20 <= all,
+                "{n} backends of service {no}: {moved} of {all} slots moved"
+            );
         }
     }
 
@@ -189,7 +195,7 @@ mod tests {
 
     #[test]
     fn each_backend_gets_its_share() {
-        for n in [2u16, 3, 4, 5, 16, 17, 100, 1000] {
+        for n in [65u16, 100, 163, 164, 1000] {
             let table = Maglev::new(&backends(n));
             let mut share = vec![0usize; usize::from(n)];
             for slot in &table.slots {
@@ -207,36 +213,16 @@ mod tests {
     #[test]
     fn the_table_is_the_same_on_every_node() {
         // A constant on purpose: another table after an upgrade would make nodes of two versions choose differently.
-        let table = Maglev::new(&backends(4));
+        let table = Maglev::new(&backends(100));
         let picks: Vec<_> = hashes(16).map(|h| table.pick(h)).collect();
-        assert_eq!(picks, [3, 0, 3, 3, 3, 2, 3, 1, 3, 0, 2, 2, 0, 1, 2, 3]);
-    }
-
-    #[test]
-    fn a_removed_backend_moves_few_of_the_others() {
-        for n in [3u16, 10, 50] {
-            let before = backends(n);
-            let mut after = before.clone();
-            let gone = after.remove(1);
-            let (old, new) = (Maglev::new(&before), Maglev::new(&after));
-            if old.size() != new.size() {
-                continue;
-            }
-            let moved = hashes(20_000)
-                .filter(|h| before[old.pick(*h)] != gone && before[old.pick(*h)] != after[new.pick(*h)])
-                .count();
-            assert!(
-                moved <= 20_000 / 20,
-                "{n} backends: {moved} of 20000 moved without need"
-            );
-        }
+        assert_eq!(picks, [10, 52, 43, 88, 27, 93, 62, 10, 46, 69, 74, 80, 20, 11, 65, 66]);
     }
 
     #[test]
     fn sizes_go_in_coarse_steps() {
         assert_eq!(
-            [0, 1, 2, 4, 5, 17, 18, 69, 2000, 60_000].map(Maglev::size_for),
-            [0, 0, 251, 251, 1021, 1021, 4093, 16_381, 262_139, 262_139]
+            [65, 163, 164, 655, 656, 2621, 2622, 60_000].map(Maglev::size_for),
+            [16_381, 16_381, 65_521, 65_521, 262_139, 262_139, 1_048_573, 1_048_573]
         );
     }
 }

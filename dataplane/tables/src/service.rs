@@ -8,7 +8,7 @@ use std::sync::Arc;
 use heddle_wire::{Ip, Proto};
 use siphasher::sip::SipHasher24;
 
-use crate::{Maglev, Place, Prefix};
+use crate::{Maglev, Place, Prefix, rendezvous};
 
 /// What a frontend listens on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -93,11 +93,11 @@ impl fmt::Debug for Backend {
     }
 }
 
-/// The endpoints that may be chosen, and the table that chooses.
+/// The endpoints that may be chosen: weighed one by one where there are few ([`rendezvous`]), else by a [`Maglev`] table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backends {
     list: Arc<[Backend]>,
-    maglev: Arc<Maglev>,
+    maglev: Option<Arc<Maglev>>,
     /// The Service has usable endpoints, but its traffic policy leaves none here.
     elsewhere: bool,
 }
@@ -109,9 +109,12 @@ impl Backends {
         let mut list: Vec<Backend> = backends.into_iter().collect();
         list.sort_unstable();
         list.dedup();
-        let sockets: Vec<_> = list.iter().map(Backend::socket).collect();
+        let table = || {
+            let sockets: Vec<_> = list.iter().map(Backend::socket).collect();
+            Arc::new(Maglev::new(&sockets))
+        };
         Self {
-            maglev: Arc::new(Maglev::new(&sockets)),
+            maglev: (list.len() > rendezvous::MOST).then(table),
             list: list.into(),
             elsewhere,
         }
@@ -123,17 +126,21 @@ impl Backends {
         &self.list
     }
 
-    /// Slots of the Maglev table.
+    /// Slots of the Maglev table; 0 without one.
     #[must_use]
     pub fn table_size(&self) -> usize {
-        self.maglev.size()
+        self.maglev.as_ref().map_or(0, |table| table.size())
     }
 
     /// The endpoint for a connection of that hash (64 well-mixed bits, equal on every node).
     #[inline]
     #[must_use]
     pub fn pick(&self, hash: u64) -> Choice<'_> {
-        match self.list.get(self.maglev.pick(hash)) {
+        let chosen = match &self.maglev {
+            Some(table) => self.list.get(table.pick(hash)),
+            None => rendezvous::pick(hash, &self.list),
+        };
+        match chosen {
             Some(backend) => Choice::Backend(backend),
             None if self.elsewhere => Choice::Drop,
             None => Choice::Reject,
@@ -178,7 +185,7 @@ pub struct Frontend {
 /// How a backend is chosen for a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Balancing {
-    /// By the connection's hash, alike on every node.
+    /// By the connection's hash, alike on every node: a backend that comes or goes moves little beside its own share.
     #[default]
     Maglev,
     /// By chance.
@@ -347,6 +354,25 @@ mod tests {
         let two = Backends::new([b(1, 80), b(2, 80), b(3, 80)], false);
         assert_eq!(one, two);
         assert_eq!(one.list(), [b(1, 80), b(2, 80), b(3, 80)]);
+    }
+
+    /// What a backend that goes moves of the others' new connections: nothing among few, little among many, and nearly
+    /// all where the one way of choosing gives over to the other.
+    #[test]
+    fn a_table_is_made_for_many_backends_only() {
+        let of = |n: u8| Backends::new((0..n).map(|last| b(last, 80)), false);
+        let most = rendezvous::MOST as u8;
+        assert_eq!((of(most).table_size(), of(most + 1).table_size()), (0, 16_381));
+        let moved = |n: u8| {
+            let (before, after) = (of(n), Backends::new((1..n).map(|last| b(last, 80)), false));
+            let hashes = (1..=10_000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let gone = Choice::Backend(&b(0, 80));
+            let others = |h: &u64| before.pick(*h) != gone && before.pick(*h) != after.pick(*h);
+            hashes.filter(others).count() * 100 / 10_000
+        };
+        assert_eq!([4, most].map(moved), [0, 0]);
+        assert!(moved(100) <= 5);
+        assert!(moved(most + 1) >= 90);
     }
 
     #[test]
