@@ -5,11 +5,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Config, ConfigError, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use crate::cores::CoreList;
 use crate::demo::DemoArgs;
+use crate::simulate::command::ObjectName;
+use crate::simulate::named::{Goal, Named};
 
 /// heddle, a userspace packet dataplane for Kubernetes nodes.
 #[derive(Debug, Parser)]
@@ -145,14 +147,35 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 /// Flags of `heddle simulate`.
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("question").required(true).multiple(true).args(["probes", "from", "what_if", "without"])))]
 pub struct SimulateArgs {
     /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them.
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
     /// File of the connections to ask about: a JSON array of objects with id, src, dst, protocol, port and node.
     /// Ends are {"pod": "NAMESPACE/NAME"}, {"node": "NAME"} or {"ip": "ADDRESS"}.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "what_if", "without"])]
+    pub probes: Option<PathBuf>,
+    /// Explain one connection: from this end. NAMESPACE/NAME of a pod, a node's name, or an address.
+    #[arg(long, value_name = "END", requires = "to")]
+    pub from: Option<Named>,
+    /// Explain one connection: to this end, with :PORT[/PROTOCOL] or :icmp. NAMESPACE/NAME of a pod or else of a Service
+    /// (pod/NAMESPACE/NAME and service/NAMESPACE/NAME tell them apart), a node's name, or an address. PORT may be a
+    /// name that the pod or Service gives it.
+    #[arg(long, value_name = "END:PORT", requires = "from")]
+    pub to: Option<Goal>,
+    /// File of objects to add or to replace: shows the pairs of pods between which they would change something, or
+    /// with --from and --to that connection as it is and as it would be.
     #[arg(long, value_name = "FILE")]
-    pub probes: PathBuf,
+    pub what_if: Option<PathBuf>,
+    /// An object to take away, as NetworkPolicy/NAMESPACE/NAME or ClusterNetworkPolicy/NAME; shows the same. May be given
+    /// several times.
+    #[arg(long, value_name = "KIND/NAME")]
+    pub without: Vec<ObjectName>,
+    /// The agents' configuration file, for externalIPs and serviceCIDRs. Without it external addresses are served, as by
+    /// kube-proxy.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// The node at which packets enter [default: the source pod's, or else the destination pod's].
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,

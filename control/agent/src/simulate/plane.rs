@@ -9,9 +9,11 @@ use std::sync::Arc;
 use heddle_compile::{Attachment, Compiler, NodeConfig};
 use heddle_model::{Change, Changes, Cluster, Delta, ObjectKey};
 use heddle_port::PortNo;
-use heddle_tables::{EndpointNo, HostPort, Masquerade, Snapshot, WorkerNo};
+use heddle_tables::{EndpointNo, HostPort, Masquerade, Prefix, Snapshot, WorkerNo};
 use heddle_wire::{Ip, MacAddr};
+use ipnet::IpNet;
 
+use super::world::Rules;
 use crate::attachments::alloc;
 
 /// The tables of one node.
@@ -24,12 +26,17 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// The tables of a node for a cluster as it is now.
+    /// The tables of a node for a cluster as it is now, by the rules of its agent's configuration.
     #[must_use]
-    pub fn new(cluster: &Cluster, node: &str) -> Self {
+    pub fn new(cluster: &Cluster, node: &str, rules: &Rules) -> Self {
+        let config = NodeConfig {
+            external_ips: rules.external_ips,
+            service_cidrs: rules.service_cidrs.iter().copied().map(prefix).collect(),
+            ..NodeConfig::named(node)
+        };
         let mut plane = Self {
             node: node.into(),
-            compiler: Compiler::new(NodeConfig::named(node)),
+            compiler: Compiler::new(config),
             attached: BTreeMap::new(),
             snapshot: Arc::default(),
         };
@@ -47,21 +54,26 @@ impl Plane {
 
     /// The tables.
     #[must_use]
-    pub fn snapshot(&self) -> &Snapshot {
+    pub const fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
     }
 
-    /// The host port and the masquerade addresses, as the agent takes them from the node's pod ranges. A node without
-    /// such ranges masquerades to its own address, so that it can be asked at all.
+    /// The pods taken as attached, with their numbers.
+    pub fn attached(&self) -> impl Iterator<Item = (&ObjectKey, EndpointNo)> {
+        self.attached.iter().map(|(key, (no, _))| (key, *no))
+    }
+
+    /// The host port and the masquerade addresses, as the agent takes them from the node's pod ranges. Pods of manifests
+    /// may have those addresses already, and nodes may have no ranges: then the node's own address does, so that it can
+    /// be asked at all.
     fn configure(&mut self, cluster: &Cluster) {
         let Some(node) = cluster.node(&self.node) else { return };
         let of = |choose: fn(ipnet::IpNet) -> Option<IpAddr>| -> Vec<IpAddr> {
-            node.pod_cidrs.iter().filter_map(|&range| choose(range)).collect()
+            let chosen = node.pod_cidrs.iter().filter_map(|&range| choose(range));
+            chosen.filter(|ip| cluster.pod_at(*ip).is_none()).collect()
         };
         let mut masquerade = of(alloc::masquerade_address);
-        if masquerade.is_empty() {
-            masquerade.clone_from(&node.internal_ips);
-        }
+        masquerade.extend(&node.internal_ips);
         masquerade.sort_by_key(IpAddr::is_ipv6);
         masquerade.dedup_by_key(|ip| ip.is_ipv6());
         self.compiler.set_host_port(HostPort {
@@ -110,6 +122,10 @@ impl Plane {
             self.attached.insert(key.clone(), (no, ips.to_vec()));
         }
     }
+}
+
+fn prefix(range: IpNet) -> Prefix {
+    Prefix::new(Ip::from(range.network()), range.prefix_len())
 }
 
 /// What a simulated pod's interface takes: sizes decide nothing about a connection.

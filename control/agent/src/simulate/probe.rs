@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 
 use heddle_wire::Proto;
 use serde::{Deserialize, Serialize};
@@ -44,7 +45,7 @@ impl fmt::Display for End {
 }
 
 /// What the connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub enum Transport {
     /// TCP.
     #[serde(rename = "TCP")]
@@ -76,12 +77,39 @@ impl Transport {
         }
     }
 
+    /// As a probe spells it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+            Self::Icmp => "ICMP",
+            Self::Icmpv6 => "ICMPv6",
+        }
+    }
+
     /// Whether it has ports.
     #[must_use]
     pub const fn has_ports(self) -> bool {
         matches!(self, Self::Tcp | Self::Udp | Self::Sctp)
     }
 }
+
+impl FromStr for Transport {
+    type Err = UnknownTransport;
+
+    fn from_str(text: &str) -> Result<Self, UnknownTransport> {
+        let all = [Self::Tcp, Self::Udp, Self::Sctp, Self::Icmp, Self::Icmpv6];
+        let found = all.into_iter().find(|known| known.as_str().eq_ignore_ascii_case(text));
+        found.ok_or_else(|| UnknownTransport(text.to_owned()))
+    }
+}
+
+/// A protocol that is none of [`Transport`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown protocol {0:?}: use tcp, udp, sctp, icmp or icmpv6")]
+pub struct UnknownTransport(String);
 
 /// The first packet of a new connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -164,7 +192,10 @@ pub enum ProbeError {
     /// Nothing says where the packet enters.
     #[error("neither end is a pod, so a node must be named at which the packet enters (\"node\", or --node)")]
     NoEntry,
+    /// The node at which the packet is to enter is not known.
+    #[error("there is no node {0:?} at which the packet could enter")]
+    NoEntryNode(String),
     /// TCP, UDP and SCTP have ports.
-    #[error("{0:?} needs a port from 1 to 65535")]
+    #[error("{} needs a port from 1 to 65535", .0.as_str())]
     NoPort(Transport),
 }

@@ -1,29 +1,21 @@
 //! The way of one connection: egress and Service at the node where it enters, ingress at the destination's.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
-use heddle_engine::{Decision, Query, Source, decide};
+use heddle_engine::{Decision, Denial, DropReason, Passage, Query, Target, decide, judge};
 use heddle_flow::Origin;
-use heddle_model::{Cluster, ObjectKey, Pod};
-use heddle_tables::{Place, RuleNo, ServiceLookup, Snapshot};
+use heddle_model::Cluster;
+use heddle_tables::{Client, Direction, Frontend, Place, PolicyVerdict, RuleNo, ServiceLookup, Snapshot};
+use heddle_wire::Ip;
 use heddle_wire::rewrite::Tuple;
-use heddle_wire::{Ip, Proto};
 
-use super::probe::{Answer, End, Probe, ProbeError, Verdict};
+use super::ends::{Asked, resolve};
+use super::probe::{Answer, Probe, ProbeError, Verdict};
 use super::world::World;
 
 /// The source port of a probe, and the identifier of its echo request.
-const SOURCE_PORT: u16 = 49_152;
-
-/// A probe whose ends are addresses.
-#[derive(Clone, Debug)]
-struct Asked {
-    from: IpAddr,
-    to: IpAddr,
-    proto: Proto,
-    port: u16,
-    entry: String,
-}
+pub const SOURCE_PORT: u16 = 49_152;
 
 /// Answers a probe. `node`: where packets enter for which the probe does not say it.
 ///
@@ -31,53 +23,121 @@ struct Asked {
 /// An end is not known, or nothing says where the packet enters.
 pub fn ask(world: &mut World, probe: &Probe, node: Option<&str>) -> Result<Answer, ProbeError> {
     let asked = resolve(world.cluster(), probe, node)?;
-    let mut seen = Seen::default();
-    let outcome = walk(world, &asked, &mut seen);
-    let (verdict, policy) = match outcome {
-        Outcome::Pass => (Verdict::Allow, seen.allowed()),
-        Outcome::Reject(why) => (Verdict::Reject, why),
-        Outcome::Drop(why) => (Verdict::Deny, why),
-    };
+    let service = Service::at(world, &asked);
+    let way = walk(world, &asked, None);
     Ok(Answer {
         id: probe.id.clone(),
-        verdict,
-        policy,
-        backends: seen.backends,
-        masquerade: seen.masquerade,
+        verdict: way.verdict,
+        policy: way.why(),
+        backends: service.iter().flat_map(Service::answering).collect(),
+        masquerade: way.masquerade,
     })
 }
 
-enum Outcome {
-    Pass,
-    Reject(String),
-    Drop(String),
+/// The Service at whose address a connection knocks, as the node knows it where it enters.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    /// The frontend.
+    pub(super) frontend: Arc<Frontend>,
+    /// Who asks.
+    pub(super) client: Client,
 }
 
-/// What was seen on the way.
-#[derive(Default)]
-struct Seen {
-    backends: Vec<String>,
-    masquerade: bool,
-    /// What allowed it, in order.
-    reasons: Vec<String>,
-}
-
-impl Seen {
-    fn allowed(&self) -> String {
-        if self.reasons.is_empty() {
-            return "no policy selects either side".to_owned();
+impl Service {
+    /// The Service that a connection reaches, if its destination is one.
+    pub(super) fn at(world: &mut World, asked: &Asked) -> Option<Self> {
+        let snapshot = world.plane(&asked.entry).snapshot();
+        match snapshot.frontend(Ip::from(asked.to), asked.proto, asked.port) {
+            ServiceLookup::Frontend(frontend) => Some(Self {
+                frontend: Arc::clone(frontend),
+                client: Client::from(snapshot.address(Ip::from(asked.from)).place),
+            }),
+            ServiceLookup::NotAService | ServiceLookup::NoSuchPort => None,
         }
-        self.reasons.join("; ")
     }
 
-    fn note(&mut self, snapshot: &Snapshot, rule: RuleNo) {
-        if rule == RuleNo::NO_POLICY {
-            return;
+    /// Where this client may be sent.
+    pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
+        let masquerade = self.frontend.masquerades(self.client);
+        let all = self.frontend.backends_for(self.client).list().iter();
+        all.map(move |backend| Target {
+            dst: backend.ip,
+            dport: backend.port,
+            service: true,
+            masquerade,
+        })
+    }
+
+    /// The same as the answer spells it: sorted by text.
+    fn answering(&self) -> Vec<String> {
+        let all = self.targets();
+        let mut all: Vec<String> = all
+            .map(|target| SocketAddr::new(target.dst.to_std(), target.dport).to_string())
+            .collect();
+        all.sort();
+        all
+    }
+}
+
+/// What policy said of one side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// Of which side.
+    pub(super) direction: Direction,
+    /// Where.
+    pub(super) node: String,
+    /// Whether it may.
+    pub(super) allowed: bool,
+    /// What decided; [`RuleNo::NO_POLICY`] has no text.
+    pub(super) rule: Option<String>,
+}
+
+/// What became of a connection on one way.
+#[derive(Clone, Debug)]
+pub(super) struct Way {
+    /// How it ended.
+    pub(super) verdict: Verdict,
+    /// Whether the source is replaced.
+    pub(super) masquerade: bool,
+    /// What policy said, in the order in which it was asked.
+    pub(super) judged: Vec<Judged>,
+    /// What decided, where that was no policy.
+    pub(super) note: Option<String>,
+}
+
+impl Way {
+    /// What decided, in words.
+    pub(super) fn why(&self) -> String {
+        if let Some(denied) = self.judged.iter().find(|judged| !judged.allowed) {
+            return denied.rule.clone().unwrap_or_default();
         }
-        let reason = name(snapshot, rule);
-        if !self.reasons.contains(&reason) {
-            self.reasons.push(reason);
+        let mut reasons: Vec<&str> = Vec::new();
+        for rule in self.judged.iter().filter_map(|judged| judged.rule.as_deref()) {
+            if !reasons.contains(&rule) {
+                reasons.push(rule);
+            }
         }
+        match (&self.note, &reasons[..]) {
+            (Some(note), []) => note.clone(),
+            (None, []) => "no policy forbids it".to_owned(),
+            (Some(note), reasons) if self.verdict == Verdict::Allow => format!("{}; {note}", reasons.join("; ")),
+            (Some(note), _) => note.clone(),
+            (None, reasons) => reasons.join("; "),
+        }
+    }
+
+    fn judge(&mut self, snapshot: &Snapshot, direction: Direction, rule: RuleNo, allowed: bool) {
+        self.judged.push(Judged {
+            direction,
+            node: snapshot.node().name.to_string(),
+            allowed,
+            rule: (rule != RuleNo::NO_POLICY).then(|| name(snapshot, rule)),
+        });
+    }
+
+    fn ends(&mut self, verdict: Verdict, note: impl Into<String>) {
+        self.verdict = verdict;
+        self.note = Some(note.into());
     }
 }
 
@@ -89,109 +149,150 @@ fn name(snapshot: &Snapshot, rule: RuleNo) -> String {
     }
 }
 
-fn walk(world: &mut World, asked: &Asked, seen: &mut Seen) -> Outcome {
-    if asked.from == asked.to {
-        // It never leaves the pod, or the node.
-        seen.reasons.push(heddle_tables::Decision::Itself.to_string());
-        return Outcome::Pass;
-    }
-    let next = match at(world, &asked.entry, asked.from, asked.to, asked, asked.port, seen) {
-        Ok(next) => next,
-        Err(outcome) => return outcome,
+/// Follows the connection from node to node; `via`: to that endpoint of its Service, instead of the one that is chosen.
+pub(super) fn walk(world: &mut World, asked: &Asked, via: Option<Target>) -> Way {
+    let mut way = Way {
+        verdict: Verdict::Allow,
+        masquerade: false,
+        judged: Vec::new(),
+        note: None,
     };
-    if let Some(next) = next {
-        let port = next.port;
+    let knocks = Step {
+        node: asked.entry.clone(),
+        to: asked.to,
+        port: asked.port,
+    };
+    if let Some(next) = step(world, asked, &knocks, via, &mut way) {
         // The destination's node has the last word on what it takes in.
-        if let Err(outcome) = at(world, &next.node, asked.from, next.to, asked, port, seen) {
-            return outcome;
-        }
+        step(world, asked, &next, None, &mut way);
     }
-    Outcome::Pass
+    way
 }
 
-/// Another node has to be asked.
-struct Hop {
+/// A node to be asked about a destination.
+struct Step {
     node: String,
     to: IpAddr,
     port: u16,
 }
 
-fn at(
-    world: &mut World,
-    node: &str,
-    from: IpAddr,
-    to: IpAddr,
-    asked: &Asked,
-    port: u16,
-    seen: &mut Seen,
-) -> Result<Option<Hop>, Outcome> {
-    let plane = world.plane(node);
-    let snapshot = plane.snapshot();
-    let source = snapshot.address(Ip::from(from));
-    let query = Query {
-        origin: match source.place {
+/// Asks one node; the next one, if another has to be asked.
+fn step(world: &mut World, asked: &Asked, at: &Step, via: Option<Target>, way: &mut Way) -> Option<Step> {
+    let snapshot = world.plane(&at.node).snapshot();
+    let query = query(snapshot, asked, at.to, at.port, SOURCE_PORT);
+    let is_itself = asked.from == at.to && (query.origin != Origin::HOST || !is_a_service(snapshot, &query));
+    if is_itself {
+        // It never leaves the pod, or the node.
+        way.note = Some(heddle_tables::Decision::Itself.to_string());
+        return None;
+    }
+    if query.origin == Origin::HOST && is_the_kernels(snapshot, &query) {
+        way.note = Some("what a node sends elsewhere is not judged there".to_owned());
+        return next(world.cluster(), &at.node, at.to, at.port);
+    }
+    let aimed = via.or_else(|| (!is_a_service(snapshot, &query)).then(|| Target::direct(query.tuple.dst, at.port)));
+    let decision = match via {
+        Some(target) => match judge(snapshot, &query, target) {
+            Ok(passage) => Decision::Pass(passage),
+            Err(denial) => Decision::Drop(denial),
+        },
+        None => decide(snapshot, &query),
+    };
+    match decision {
+        Decision::Pass(passage) => {
+            passes(snapshot, &passage, way);
+            let target = passage.target;
+            next(world.cluster(), &at.node, target.dst.to_std(), target.dport)
+        }
+        Decision::Gateway => {
+            way.note = Some("the gateway is heddle itself".to_owned());
+            None
+        }
+        Decision::Reject => {
+            way.ends(Verdict::Reject, rejected(snapshot, &query));
+            None
+        }
+        Decision::Drop(denial) => {
+            drops(snapshot, &query, aimed, denial, way);
+            None
+        }
+    }
+}
+
+/// The first packet of a connection as it reaches a node.
+pub(super) fn query(snapshot: &Snapshot, asked: &Asked, to: IpAddr, port: u16, source_port: u16) -> Query {
+    let src = Ip::from(asked.from);
+    Query {
+        origin: match snapshot.address(src).place {
             Place::Local(pod) => Origin::pod(pod),
             _ => Origin::HOST,
         },
         tuple: Tuple {
-            src: Ip::from(from),
+            src,
             dst: Ip::from(to),
-            sport: SOURCE_PORT,
+            sport: source_port,
             dport: port,
         },
         proto: asked.proto,
-    };
-    if query.origin == Origin::HOST && is_the_kernels(snapshot, &query) {
-        seen.reasons
-            .push("what a node sends elsewhere is not judged there".to_owned());
-        return Ok(hop(world.cluster(), node, to, port));
     }
-    if let ServiceLookup::Frontend(frontend) = snapshot.frontend(query.tuple.dst, query.proto, port) {
-        seen.backends = frontend
-            .backends
-            .list()
-            .iter()
-            .map(|b| b.socket().to_string())
-            .collect();
-        seen.backends.sort();
+}
+
+fn passes(snapshot: &Snapshot, passage: &Passage, way: &mut Way) {
+    way.masquerade |= passage.is_masqueraded();
+    if passage.from.is_pod() {
+        way.judge(snapshot, Direction::Egress, passage.egress_rule, true);
     }
-    let passage = match decide(snapshot, &query) {
-        Decision::Pass(passage) => passage,
-        Decision::Gateway => return Ok(None),
-        Decision::Reject => return Err(Outcome::Reject(rejected(snapshot, &query))),
-        Decision::Drop(denial) => {
-            let why = if denial.rule == RuleNo::NO_POLICY {
-                denial.reason.as_str().to_owned()
-            } else {
-                name(snapshot, denial.rule)
-            };
-            return Err(Outcome::Drop(why));
+    if passage.to.is_pod() {
+        way.judge(snapshot, Direction::Ingress, passage.ingress_rule, true);
+    }
+}
+
+/// `aimed`: where it was to go, where that is known.
+fn drops(snapshot: &Snapshot, query: &Query, aimed: Option<Target>, denial: Denial, way: &mut Way) {
+    way.verdict = Verdict::Deny;
+    let direction = match denial.reason {
+        DropReason::PolicyDeniedEgress => Direction::Egress,
+        DropReason::PolicyDeniedIngress => Direction::Ingress,
+        other => {
+            way.note = Some(other.as_str().to_owned());
+            return;
         }
     };
-    seen.note(snapshot, passage.egress_rule);
-    seen.note(snapshot, passage.ingress_rule);
-    // As kube-proxy with a cluster CIDR: true for what is no pod's, even where the source is the node's already.
-    seen.masquerade |= passage.source != Source::Kept || passage.target.service && !source.place.is_pod();
-    let target = passage.target;
-    Ok(hop(world.cluster(), node, target.dst.to_std(), target.dport))
+    // The denial does not tell what let it out of its source before.
+    if direction == Direction::Ingress
+        && let (Some(pod), Some(target)) = (query.origin.as_pod().and_then(|no| snapshot.endpoint(no)), aimed)
+        && let PolicyVerdict::Allow(rule) = pod.judge(
+            Direction::Egress,
+            snapshot.address(target.dst),
+            query.proto,
+            target.dport,
+        )
+    {
+        way.judge(snapshot, Direction::Egress, rule, true);
+    }
+    way.judge(snapshot, direction, denial.rule, false);
+}
+
+fn is_a_service(snapshot: &Snapshot, query: &Query) -> bool {
+    let t = &query.tuple;
+    snapshot.frontend(t.dst, query.proto, t.dport) != ServiceLookup::NotAService
 }
 
 /// Whether a packet that no pod of the node sent is for no pod of the node and no Service either: there is nothing to
 /// judge here. Whether it reaches another node is the kernel's routing.
-fn is_the_kernels(snapshot: &Snapshot, query: &Query) -> bool {
+pub(super) fn is_the_kernels(snapshot: &Snapshot, query: &Query) -> bool {
     let dst = query.tuple.dst;
     let elsewhere = matches!(
         snapshot.address(dst).place,
         Place::Host | Place::RemoteHost(_) | Place::Node(_) | Place::Outside
     );
-    let service = snapshot.frontend(dst, query.proto, query.tuple.dport);
-    elsewhere && service == ServiceLookup::NotAService && !snapshot.node().in_service_range(dst)
+    elsewhere && !is_a_service(snapshot, query) && !snapshot.node().in_service_range(dst)
 }
 
 /// The node of the pod that has an address, if that is another one.
-fn hop(cluster: &Cluster, node: &str, to: IpAddr, port: u16) -> Option<Hop> {
+fn next(cluster: &Cluster, node: &str, to: IpAddr, port: u16) -> Option<Step> {
     let there = cluster.pod_at(to)?.node.as_deref().filter(|there| *there != node)?;
-    Some(Hop {
+    Some(Step {
         node: there.to_owned(),
         to,
         port,
@@ -203,70 +304,4 @@ fn rejected(snapshot: &Snapshot, query: &Query) -> String {
         ServiceLookup::Frontend(frontend) => format!("Service {} has no endpoints", frontend.name),
         _ => "a Service has this address, but not this port and protocol".to_owned(),
     }
-}
-
-fn resolve(cluster: &Cluster, probe: &Probe, node: Option<&str>) -> Result<Asked, ProbeError> {
-    let (from, to) = (address(cluster, &probe.src)?, address(cluster, &probe.dst)?);
-    if from.is_ipv4() != to.is_ipv4() {
-        return Err(ProbeError::Mixed { from, to });
-    }
-    let port = match probe.port {
-        _ if !probe.protocol.has_ports() => 0,
-        Some(port) if port > 0 => port,
-        _ => return Err(ProbeError::NoPort(probe.protocol)),
-    };
-    let of_pod = |end: &End, ip: IpAddr| -> Option<String> {
-        // A pod of the host's network has no address by which it could be found.
-        let pod = match end {
-            End::Pod { pod, .. } => pod_named(cluster, pod),
-            End::Node { .. } | End::Ip { .. } => cluster.pod_at(ip).map(|pod| &**pod),
-        };
-        pod?.node.as_deref().map(str::to_owned)
-    };
-    let of_node = |end: &End| match end {
-        End::Node { node, .. } => Some(node.clone()),
-        End::Pod { .. } | End::Ip { .. } => None,
-    };
-    let named = probe.node.as_deref().or(node).map(str::to_owned);
-    let entry = named
-        .or_else(|| of_pod(&probe.src, from))
-        .or_else(|| of_pod(&probe.dst, to))
-        .or_else(|| of_node(&probe.src))
-        .or_else(|| of_node(&probe.dst));
-    Ok(Asked {
-        from,
-        to,
-        proto: probe.protocol.proto(),
-        port,
-        entry: entry.ok_or(ProbeError::NoEntry)?,
-    })
-}
-
-fn pod_named<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Pod> {
-    let (namespace, name) = name.split_once('/')?;
-    cluster.pod(&ObjectKey::new(namespace, name)).map(|pod| &**pod)
-}
-
-fn address(cluster: &Cluster, end: &End) -> Result<IpAddr, ProbeError> {
-    let (ips, family) = match end {
-        End::Ip { ip } => return Ok(*ip),
-        End::Pod { pod, family } => {
-            let found = pod_named(cluster, pod).filter(|pod| !pod.is_terminated());
-            let found = found.ok_or_else(|| ProbeError::NoPod(pod.clone()))?;
-            (&found.ips, family)
-        }
-        End::Node { node, family } => {
-            let found = cluster.node(node).ok_or_else(|| ProbeError::NoNode(node.clone()))?;
-            (&found.internal_ips, family)
-        }
-    };
-    let of_family = |ip: &&IpAddr| family.is_none_or(|family| ip.is_ipv4() == (family == 4));
-    let missing = || match family {
-        Some(family) => ProbeError::NoFamily(end.clone(), *family),
-        None => match end {
-            End::Pod { pod, .. } => ProbeError::NoPod(pod.clone()),
-            other => ProbeError::NoNode(other.to_string()),
-        },
-    };
-    ips.iter().find(of_family).copied().ok_or_else(missing)
 }

@@ -5,13 +5,44 @@ use std::sync::Arc;
 
 use heddle_model::{Changes, Cluster, Event, ObjectRef};
 use heddle_source::decode::{Decoded, decode};
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::plane::Plane;
+use crate::config::Config;
+
+/// What the agents' configuration says that decides about connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// `externalIPs`: whether those of Services are served.
+    pub external_ips: bool,
+    /// `serviceCIDRs`: the ranges of Service addresses; empty: those of the ServiceCIDR objects.
+    pub service_cidrs: Vec<IpNet>,
+}
+
+impl Default for Rules {
+    /// As kube-proxy does: it serves external addresses. The agent does so where its configuration says it.
+    fn default() -> Self {
+        Self {
+            external_ips: true,
+            service_cidrs: Vec::new(),
+        }
+    }
+}
+
+impl From<&Config> for Rules {
+    fn from(config: &Config) -> Self {
+        Self {
+            external_ips: config.external_ips,
+            service_cidrs: config.service_cidrs.clone(),
+        }
+    }
+}
 
 /// A cluster to be asked. Tables are compiled when a node is first asked about, and follow changes from then on.
 #[derive(Debug, Default)]
 pub struct World {
+    rules: Rules,
     cluster: Cluster,
     planes: BTreeMap<Arc<str>, Plane>,
     /// Changes that the planes have not taken in.
@@ -19,10 +50,19 @@ pub struct World {
 }
 
 impl World {
-    /// A world without objects.
+    /// A world without objects, by the default rules.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A world without objects.
+    #[must_use]
+    pub fn by(rules: Rules) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
     }
 
     /// Takes what a source reports.
@@ -62,9 +102,9 @@ impl World {
                 plane.follow(&self.cluster, &changes);
             }
         }
-        let cluster = &self.cluster;
+        let (cluster, rules) = (&self.cluster, &self.rules);
         self.planes
             .entry(node.into())
-            .or_insert_with(|| Plane::new(cluster, node))
+            .or_insert_with(|| Plane::new(cluster, node, rules))
     }
 }
