@@ -15,6 +15,7 @@ use ipnet::IpNet;
 
 use super::world::Rules;
 use crate::attachments::alloc;
+use crate::config::Config;
 
 /// The tables of one node.
 #[derive(Debug)]
@@ -77,12 +78,13 @@ impl Plane {
         masquerade.sort_by_key(IpAddr::is_ipv6);
         masquerade.dedup_by_key(|ip| ip.is_ipv6());
         self.compiler.set_host_port(HostPort {
+            mac: HOST_MAC,
             addresses: of(alloc::host_address).into_iter().take(4).map(Ip::from).collect(),
-            ..HostPort::default()
         });
+        let ports = Config::default().reserved_ports;
         self.compiler.set_masquerade(Masquerade {
             addresses: masquerade.into_iter().take(2).map(Ip::from).collect(),
-            ..Masquerade::default()
+            ports: (ports.first, ports.last),
         });
     }
 
@@ -127,6 +129,9 @@ impl Plane {
 fn prefix(range: IpNet) -> Prefix {
     Prefix::new(Ip::from(range.network()), range.prefix_len())
 }
+
+/// The host port's; pods' end in their numbers, which begin above it.
+const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
 
 /// What a simulated pod's interface takes: sizes decide nothing about a connection.
 const ANY_MTU: u16 = u16::MAX;

@@ -2,6 +2,7 @@
 //! there) and of the project's own `tests/cases`.
 //!
 //! - `answers`: step by step through the code of `heddle simulate`.
+//! - `packets`: the same as packets in memory, through the pipeline of each node on their way, and back.
 //!
 //! An **exception** is a case that we hold to be wrong, with the sentence of the API that it contradicts: see
 //! [`EXCEPTIONS`]. One that passes fails the test, so that the list stays true. Every other case must pass; none is left
@@ -15,7 +16,10 @@
 )]
 
 mod answers;
+mod node;
+mod packets;
 mod suite;
+mod trip;
 
 /// Cases that contradict the API, by id, with the sentence.
 const EXCEPTIONS: &[(&str, &str)] = &[];

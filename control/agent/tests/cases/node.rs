@@ -1,0 +1,119 @@
+//! A node in memory: the pipeline over the tables that its agent would have published, packet by packet. Every frame that
+//! leaves is verified by etherparse, and no frame is lost.
+
+use heddle_engine::{AnswerKind, Batch, DropReason, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process};
+use heddle_flow::{Config, FlowTable, Millis};
+use heddle_port::{PortNo, SharedPool, WorkerPool};
+use heddle_tables::{EndpointNo, Snapshot};
+use heddle_wire::testing::assert_valid;
+
+const FRAMES: u32 = 64;
+/// Fixed, so that a failure repeats: digits of the square root of two.
+const SEED: [u64; 8] = [
+    0x6a09_e667_f3bc_c908,
+    0xb2fb_1366_ea95_7d3e,
+    0x3adc_1751_2775_6f14,
+    0x1f83_d9ab_fb41_bd6b,
+    0x5be0_cd19_137e_2179,
+    0x428a_2f98_d728_ae22,
+    0x7137_4491_23ef_65cd,
+    0xb5c0_fbcf_ec4d_3b2f,
+];
+
+/// How a packet ended.
+pub enum Ended {
+    /// It left by the port of that endpoint.
+    Sent(EndpointNo, Vec<u8>),
+    /// Heddle answered it itself.
+    Answered(AnswerKind, Vec<u8>),
+    /// It was dropped.
+    Dropped(DropReason),
+}
+
+/// A node.
+pub struct Node {
+    shared: SharedPool,
+    pool: WorkerPool,
+    flows: FlowTable,
+    stages: Stages,
+    batch: Batch,
+    now: Millis,
+}
+
+impl Node {
+    pub fn new() -> Self {
+        let shared = SharedPool::heap(FRAMES, 4096);
+        Self {
+            pool: WorkerPool::new(0, shared.clone()),
+            shared,
+            flows: FlowTable::anonymous(&Config {
+                capacity: 8192,
+                quota: None,
+                affinities: 256,
+                seed: Some(SEED),
+                ..Config::default()
+            }),
+            stages: Stages::new(StageConfig {
+                seed: 1,
+                ..StageConfig::default()
+            }),
+            batch: Batch::new(),
+            now: Millis(1_000_000),
+        }
+    }
+
+    /// A packet comes in at an endpoint's port.
+    pub fn receive(&mut self, snapshot: &Snapshot, at: EndpointNo, frame: &[u8]) -> Ended {
+        let role = if at.is_pod() { PortRole::Pod(at) } else { PortRole::Host };
+        let ingress = Ingress {
+            port: PortNo(at.0),
+            role,
+        };
+        self.stages.begin_turn();
+        self.now = Millis(self.now.0 + 1);
+        let packet = self.pool.packet(frame).expect("frames enough for one packet");
+        self.batch.packets_mut().push(packet);
+        let tables = Tables {
+            snapshot,
+            flows: &self.flows,
+        };
+        process(
+            &mut self.stages,
+            &mut self.batch,
+            ingress,
+            tables,
+            &mut self.pool,
+            self.now,
+        );
+        let (packet, verdict) = self.batch.drain().next().expect("a packet as many as came in");
+        let bytes = packet.to_vec(self.pool.store());
+        self.pool.free_packet(packet);
+        if matches!(verdict, Verdict::Forward(_) | Verdict::Answer(_)) {
+            assert_valid(&bytes);
+        }
+        match verdict {
+            Verdict::Forward(to) => Ended::Sent(to, bytes),
+            Verdict::Answer(kind) => Ended::Answered(kind, bytes),
+            Verdict::Drop(reason, _) => Ended::Dropped(reason),
+            Verdict::Absorb(reason) => panic!("the first packet of a connection is absorbed: {reason}"),
+        }
+    }
+
+    /// Forgets all connections.
+    pub fn forget(&mut self) {
+        let mut all = Vec::new();
+        self.flows.for_each(|connection| all.push(connection.slot));
+        for slot in all {
+            self.flows.remove(slot);
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.pool.drain();
+        if !std::thread::panicking() {
+            assert_eq!(self.shared.free(), FRAMES, "frames were lost");
+        }
+    }
+}
