@@ -2,237 +2,13 @@
 
 mod common;
 
-use std::process::Command;
-
 use common::binaries;
+use common::call::{Call, code};
 use heddle_tests::shop::Shop;
 use heddle_tests::traffic;
 use heddle_tests::{LabError, NodePlan, Output, run_with_input};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
-
-/// A call of the plugin with everything right but what is changed in it.
-struct Call {
-    command: &'static str,
-    container: String,
-    netns: String,
-    ifname: String,
-    args: String,
-    config: String,
-    without: Option<&'static str>,
-}
-
-impl Call {
-    fn of(shop: &Shop, netns: &std::path::Path) -> Self {
-        Self {
-            command: "ADD",
-            container: "container-1".to_owned(),
-            netns: netns.display().to_string(),
-            ifname: "eth0".to_owned(),
-            args: String::new(),
-            config:
-                json!({"cniVersion": "1.1.0", "name": "heddle", "type": "heddle-cni", "runDir": shop.node.run_dir()})
-                    .to_string(),
-            without: None,
-        }
-    }
-
-    fn run(&self, shop: &Shop) -> Result<Output, LabError> {
-        let mut plugin = Command::new(binaries()?.cni);
-        plugin
-            .env_clear()
-            .env("PATH", std::env::var_os("PATH").unwrap_or_default());
-        for (key, value) in [
-            ("CNI_COMMAND", self.command),
-            ("CNI_CONTAINERID", &self.container),
-            ("CNI_NETNS", &self.netns),
-            ("CNI_IFNAME", &self.ifname),
-            ("CNI_ARGS", &self.args),
-            ("CNI_PATH", "/"),
-        ] {
-            if self.without != Some(key) {
-                plugin.env(key, value);
-            }
-        }
-        shop.node.ns().enter(|| run_with_input(&mut plugin, &self.config))
-    }
-}
-
-fn code(out: &Output) -> Option<u64> {
-    serde_json::from_str::<Value>(&out.stdout).ok()?["code"].as_u64()
-}
-
-fn links(shop: &Shop) -> Result<String, LabError> {
-    shop.node.ns().run("ip", &["-br", "link"])
-}
-
-#[test]
-fn broken_calls_get_the_code_of_the_specification_and_leave_nothing() -> Result<(), LabError> {
-    let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
-    shop.node.start_agent()?;
-    let pod = shop.lab.pod("shop", "pod", &[])?;
-    let before = links(&shop)?;
-    let call = || Call::of(&shop, pod.ns().path());
-    let config = |change: &dyn Fn(&mut Value)| -> String {
-        let mut config: Value = serde_json::from_str(&call().config).unwrap_or_default();
-        change(&mut config);
-        config.to_string()
-    };
-    let gone = shop.lab.dir().join("gone").display().to_string();
-    let no_namespace = "/proc/self/ns/uts".to_owned();
-    let table: Vec<(&str, Call, u64)> = vec![
-        (
-            "no command",
-            Call {
-                without: Some("CNI_COMMAND"),
-                ..call()
-            },
-            4,
-        ),
-        (
-            "an unknown command",
-            Call {
-                command: "FROB",
-                ..call()
-            },
-            4,
-        ),
-        (
-            "no container",
-            Call {
-                without: Some("CNI_CONTAINERID"),
-                ..call()
-            },
-            4,
-        ),
-        (
-            "a bad container",
-            Call {
-                container: "../x".to_owned(),
-                ..call()
-            },
-            4,
-        ),
-        (
-            "no interface name",
-            Call {
-                without: Some("CNI_IFNAME"),
-                ..call()
-            },
-            4,
-        ),
-        (
-            "a long interface name",
-            Call {
-                ifname: "a-name-that-is-too-long".to_owned(),
-                ..call()
-            },
-            4,
-        ),
-        (
-            "a slash in the interface name",
-            Call {
-                ifname: "a/b".to_owned(),
-                ..call()
-            },
-            4,
-        ),
-        (
-            "an existing interface name",
-            Call {
-                ifname: "lo".to_owned(),
-                ..call()
-            },
-            4,
-        ),
-        (
-            "no namespace",
-            Call {
-                without: Some("CNI_NETNS"),
-                ..call()
-            },
-            4,
-        ),
-        ("a namespace that is gone", Call { netns: gone, ..call() }, 3),
-        (
-            "a namespace that is none",
-            Call {
-                netns: no_namespace,
-                ..call()
-            },
-            4,
-        ),
-        (
-            "garbage arguments",
-            Call {
-                args: "=;;x".to_owned(),
-                ..call()
-            },
-            4,
-        ),
-        (
-            "no configuration",
-            Call {
-                config: String::new(),
-                ..call()
-            },
-            6,
-        ),
-        (
-            "a configuration that is no JSON",
-            Call {
-                config: "{".to_owned(),
-                ..call()
-            },
-            6,
-        ),
-        (
-            "an unknown version",
-            Call {
-                config: config(&|c| c["cniVersion"] = json!("9.9.9")),
-                ..call()
-            },
-            1,
-        ),
-        (
-            "a bad MTU",
-            Call {
-                config: config(&|c| c["mtu"] = json!(1)),
-                ..call()
-            },
-            7,
-        ),
-        (
-            "a pod that nobody knows",
-            Call {
-                args: "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=nobody".to_owned(),
-                ..call()
-            },
-            11,
-        ),
-        (
-            "an agent that is not there",
-            Call {
-                config: config(&|c| c["runDir"] = json!("/run/heddle-absent")),
-                ..call()
-            },
-            11,
-        ),
-    ];
-    for (what, call, expected) in table {
-        let out = call.run(&shop)?;
-        assert!(!out.ok, "{what}: {}", out.stdout);
-        assert_eq!(code(&out), Some(expected), "{what}: {}{}", out.stdout, out.stderr);
-    }
-    assert_eq!(links(&shop)?, before, "no interface is left on the node");
-    assert_eq!(
-        pod.ns().run("ip", &["-br", "link"])?.lines().count(),
-        1,
-        "and none but lo in the pod"
-    );
-    assert_eq!(shop.node.status()?["attachments"], json!([]));
-    Ok(())
-}
 
 #[test]
 fn check_sees_what_is_missing_and_del_may_be_repeated() -> Result<(), LabError> {
@@ -268,13 +44,11 @@ fn check_sees_what_is_missing_and_del_may_be_repeated() -> Result<(), LabError> 
 fn status_tells_whether_an_add_could_be_served() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     let status = |shop: &Shop, version: &str| -> Result<Output, LabError> {
-        let mut call = Call {
-            command: "STATUS",
-            without: Some("CNI_CONTAINERID"),
-            ..Call::of(shop, std::path::Path::new(""))
-        };
-        call.config = call.config.replace("1.1.0", version);
-        call.run(shop)
+        Call::of(shop, std::path::Path::new(""))
+            .with("CNI_COMMAND", "STATUS")
+            .without("CNI_CONTAINERID")
+            .key("cniVersion", json!(version))
+            .run(shop)
     };
     let absent = status(&shop, "1.1.0")?;
     assert_eq!((absent.ok, code(&absent)), (false, Some(50)), "{}", absent.stdout);
@@ -301,11 +75,9 @@ fn status_tells_whether_an_add_could_be_served() -> Result<(), LabError> {
 #[test]
 fn version_lists_what_works() -> Result<(), LabError> {
     let shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
-    let call = Call {
-        command: "VERSION",
-        ..Call::of(&shop, std::path::Path::new(""))
-    };
-    let out = call.run(&shop)?;
+    let out = Call::of(&shop, std::path::Path::new(""))
+        .with("CNI_COMMAND", "VERSION")
+        .run(&shop)?;
     let version: Value = serde_json::from_str(&out.stdout).unwrap_or_default();
     let versions = version["supportedVersions"].as_array().cloned().unwrap_or_default();
     assert!(
@@ -327,11 +99,7 @@ fn a_pod_without_a_name_is_an_endpoint_that_no_policy_selects() -> Result<(), La
         2
     );
     assert_eq!(traffic::ping(pod.ns(), shop.member("db")?.attached.ip(false)?, 1)?, 0);
-    let out = Call {
-        command: "DEL",
-        ..Call::of(&shop, pod.ns().path())
-    }
-    .run(&shop)?;
+    let out = Call::of(&shop, pod.ns().path()).with("CNI_COMMAND", "DEL").run(&shop)?;
     assert!(out.ok, "{}", out.stdout);
     Ok(())
 }

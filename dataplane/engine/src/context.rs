@@ -125,9 +125,6 @@ impl<'a> Context<'a> {
     #[inline]
     pub(crate) fn generations(&self, endpoints: [EndpointNo; 2]) -> Option<[Generation; 2]> {
         let [a, b] = endpoints;
-        Some([
-            self.snapshot.endpoint(a)?.generation,
-            self.snapshot.endpoint(b)?.generation,
-        ])
+        Some([self.snapshot.exit(a)?.generation, self.snapshot.exit(b)?.generation])
     }
 }

@@ -87,7 +87,7 @@ pub fn process(
     for ((waiting, key), hit) in pending.iter().zip(keys.iter()).zip(hits.iter()) {
         let at = usize::from(waiting.at);
         if let (Some(packet), Some(verdict)) = (packets.get_mut(at), verdicts.get_mut(at)) {
-            *verdict = resolve::resolve(&mut cx, packet, waiting, key, *hit);
+            *verdict = resolve::resolve(&mut cx, packet, waiting, key, hit.as_ref());
         }
     }
 }

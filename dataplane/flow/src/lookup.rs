@@ -46,19 +46,23 @@ impl FlowTable {
             }
         }
         for (((key, out), hash), glance) in keys.iter().zip(out).zip(&hashes).zip(glances) {
-            *out = match glance {
-                Glance::Miss => None,
+            // One place writes what nearly all keys find: a hit that met others on its way would be copied once more.
+            match glance {
+                Glance::Miss => {
+                    *out = None;
+                    continue;
+                }
                 Glance::Candidate(entry) => {
-                    let hit = records
-                        .get(entry.record() as usize)
-                        .and_then(|lines| self.hit_at(Record(lines), entry, &Wanted::key(key), now));
-                    match hit {
-                        Some(hit) => Some(hit),
-                        None => self.search(&index, *hash, key, now),
+                    if let Some(lines) = records.get(entry.record() as usize)
+                        && let Some(hit) = self.hit_at(Record(lines), entry, &Wanted::key(key), now)
+                    {
+                        *out = Some(hit);
+                        continue;
                     }
                 }
-                Glance::Search => self.search(&index, *hash, key, now),
-            };
+                Glance::Search => {}
+            }
+            *out = self.search(&index, *hash, key, now);
         }
     }
 

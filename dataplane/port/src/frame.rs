@@ -49,6 +49,7 @@ impl Frame {
 
     /// The frame's number within its area.
     #[must_use]
+    #[inline]
     pub const fn index(&self) -> u32 {
         self.number & (Self::MAX_FRAMES - 1)
     }

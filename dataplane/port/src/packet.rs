@@ -48,12 +48,14 @@ impl Packet {
 
     /// The first frame.
     #[must_use]
+    #[inline]
     pub fn head(&self) -> &Frame {
         &self.head
     }
 
     /// Length of the whole packet, all frames.
     #[must_use]
+    #[inline]
     pub fn len(&self) -> u32 {
         self.len
     }
@@ -66,18 +68,21 @@ impl Packet {
 
     /// Number of frames.
     #[must_use]
+    #[inline]
     pub fn frames(&self) -> u8 {
         self.frames
     }
 
     /// The head frame's bytes.
     #[must_use]
+    #[inline]
     pub fn bytes<'a>(&'a self, store: &'a FrameStore) -> &'a [u8] {
         store.bytes(&self.head)
     }
 
     /// The head frame's bytes, to be changed.
     #[must_use]
+    #[inline]
     pub fn bytes_mut<'a>(&'a mut self, store: &'a FrameStore) -> &'a mut [u8] {
         store.bytes_mut(&mut self.head)
     }

@@ -151,10 +151,12 @@ impl FrameStore {
         self.frame_size - HEADROOM
     }
 
+    #[inline]
     fn side(&self, frame: &Frame) -> &Side {
         &self.side[self.index_of(frame) as usize]
     }
 
+    #[inline]
     fn start(&self, index: u32, offset: u32) -> NonNull<u8> {
         // SAFETY: index < frames and offset <= frame_size (kept by `set_range`), so this stays within the memory that
         // `from_raw` was promised.
@@ -166,6 +168,7 @@ impl FrameStore {
 
     /// First byte and number of bytes of the packet's part in the frame.
     #[must_use]
+    #[inline]
     pub fn range(&self, frame: &Frame) -> (u32, u32) {
         let word = self.side(frame).range.load(Ordering::Relaxed);
         (word >> 16, word & 0xffff)
@@ -173,6 +176,7 @@ impl FrameStore {
 
     /// Number of bytes of the packet's part in the frame.
     #[must_use]
+    #[inline]
     pub fn len(&self, frame: &Frame) -> u32 {
         self.range(frame).1
     }
@@ -205,6 +209,7 @@ impl FrameStore {
 
     /// The packet's part in the frame.
     #[must_use]
+    #[inline]
     pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         let (offset, len) = self.range(frame);
         // SAFETY: the range lies in the frame (`set_range`). The handle is unique and borrowed for the slice's
@@ -214,6 +219,7 @@ impl FrameStore {
 
     /// The packet's part in the frame, to be changed.
     #[must_use]
+    #[inline]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         let (offset, len) = self.range(frame);
         // SAFETY: the range lies in the frame (`set_range`). The handle is unique and mutably borrowed for the slice's
@@ -267,6 +273,7 @@ impl FrameStore {
     }
 
     /// Checks that the frame is of this store, and gives its index.
+    #[inline]
     pub(crate) fn index_of(&self, frame: &Frame) -> u32 {
         assert_eq!(frame.store(), self.id, "{frame:?} is of another store");
         frame.index()

@@ -9,6 +9,7 @@
 
 mod address;
 mod endpoint;
+mod exit;
 mod lpm;
 mod maglev;
 mod node;
@@ -26,6 +27,7 @@ mod snapshot;
 
 pub use address::{AddressInfo, Place};
 pub use endpoint::Endpoint;
+pub use exit::Exit;
 pub use lpm::{Lpm, Prefix};
 pub use maglev::Maglev;
 pub use node::{HostPort, Masquerade, NodeTable};

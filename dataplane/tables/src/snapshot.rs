@@ -5,7 +5,7 @@ use std::sync::Arc;
 use heddle_wire::{Ip, Proto};
 
 use crate::{
-    AddressInfo, Decision, Endpoint, EndpointNo, Frontend, FrontendKey, FrontendKind, IdentityNo, Lpm, NodeTable,
+    AddressInfo, Decision, Endpoint, EndpointNo, Exit, Frontend, FrontendKey, FrontendKind, IdentityNo, Lpm, NodeTable,
     PagedMap, PagedVec, Place, Prefix, RuleNo, ServiceLookup,
 };
 
@@ -15,6 +15,8 @@ pub struct Snapshot {
     version: u64,
     node: Arc<NodeTable>,
     endpoints: PagedVec<Option<Endpoint>, 16>,
+    /// Of each of `endpoints`.
+    exits: PagedVec<Option<Exit>>,
     addresses: PagedMap<Ip, AddressInfo>,
     identities: Lpm<IdentityNo>,
     places: Lpm<Place>,
@@ -75,6 +77,13 @@ impl Snapshot {
     #[must_use]
     pub fn endpoint(&self, no: EndpointNo) -> Option<&Endpoint> {
         self.endpoints.get(no.index())?.as_ref()
+    }
+
+    /// The way out to a local endpoint, without the rest of it.
+    #[inline]
+    #[must_use]
+    pub fn exit(&self, no: EndpointNo) -> Option<&Exit> {
+        self.exits.get(no.index())?.as_ref()
     }
 
     /// All local endpoints, by number.
@@ -196,6 +205,7 @@ impl SnapshotBuilder {
     pub fn set_endpoint(&mut self, endpoint: Endpoint) {
         let no = endpoint.no.index();
         if self.next.endpoint(endpoint.no) != Some(&endpoint) {
+            self.next.exits.set(no, Some(Exit::from(&endpoint)));
             *self.next.endpoints.get_mut(no) = Some(endpoint);
             self.changed = true;
         }
@@ -204,6 +214,7 @@ impl SnapshotBuilder {
     /// Takes an endpoint out. Its addresses are entries of their own.
     pub fn remove_endpoint(&mut self, no: EndpointNo) {
         if self.next.endpoint(no).is_some() {
+            self.next.exits.set(no.index(), None);
             *self.next.endpoints.get_mut(no.index()) = None;
             self.changed = true;
         }
@@ -293,6 +304,7 @@ impl SnapshotBuilder {
         next.version += 1;
         self.changed = false;
         let copied = next.endpoints.take_copied()
+            + next.exits.take_copied()
             + next.addresses.take_copied()
             + next.identities.take_copied()
             + next.places.take_copied()

@@ -44,7 +44,6 @@ pub struct Ip([u8; 16]);
 impl Ip {
     /// `::`, used where no address is meant.
     pub const UNSPECIFIED: Self = Self([0; 16]);
-    const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
 
     /// From four octets in wire order.
     #[must_use]
@@ -60,8 +59,9 @@ impl Ip {
 
     /// Whether this is an IPv4 address.
     #[must_use]
-    pub fn is_v4(&self) -> bool {
-        self.0[..12] == Self::MAPPED
+    #[inline]
+    pub const fn is_v4(&self) -> bool {
+        u128::from_be_bytes(self.0) >> 32 == 0xffff
     }
 
     /// The four octets of an IPv4 address (the last four of any other).

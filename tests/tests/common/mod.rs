@@ -1,6 +1,8 @@
 //! What the end-to-end suites share.
 #![allow(dead_code, reason = "each suite is a crate of its own and uses its part")]
 
+pub mod call;
+
 use std::time::{Duration, Instant};
 
 use heddle_tests::{Binaries, LabError};

@@ -50,7 +50,7 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     let Some(to) = plan.endpoint() else {
         return Verdict::drop(DropReason::NoRoute);
     };
-    let Some(endpoint) = cx.snapshot.endpoint(to) else {
+    let Some(exit) = cx.snapshot.exit(to) else {
         return Verdict::drop(DropReason::PortClosed);
     };
     if let Some(mtu) = plan.fit.mtu(p.l3)
@@ -65,10 +65,8 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     // Every port is a veth's end so far, so any frame may be unfinished.
     let partial = checksum::is_partial(packet.bytes(cx.store), p);
     let head = packet.bytes_mut(cx.store);
-    let mut whole = rewrite::set_macs(head, endpoint.mac, MacAddr::GATEWAY) && rewrite::decrement_ttl(head, p);
-    if plan.nat {
-        whole &= rewrite::translate(head, p, &plan.rewrite.to, plan.rewrite.deltas);
-    }
+    let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
+    let mut whole = rewrite::forward(head, p, (exit.mac, MacAddr::GATEWAY), to_be);
     if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {
         rewrite::clamp_mss(head, p, plan.fit.mss());
     }

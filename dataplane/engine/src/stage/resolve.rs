@@ -17,14 +17,14 @@ pub(crate) fn resolve(
     packet: &mut Packet,
     waiting: &Pending,
     key: &FlowKey,
-    hit: Option<Hit>,
+    hit: Option<&Hit>,
 ) -> Verdict {
     let p = &waiting.parsed;
     if waiting.quotes {
-        return quote::error(cx, packet, p, key, hit);
+        return quote::error(cx, packet, p, key, hit.copied());
     }
     match hit {
-        Some(hit) => found(cx, packet, p, key, &hit),
+        Some(hit) => found(cx, packet, p, key, hit),
         None => {
             cx.stages.slow += 1;
             miss::miss(cx, packet, p, key)

@@ -362,13 +362,13 @@ impl<P: Port> Way<'_, P> {
         {
             return self.enqueue(host, packet, Outcome::Forwarded);
         }
-        let Some(endpoint) = self.snapshot.endpoint(to) else {
+        let Some(exit) = self.snapshot.exit(to) else {
             return self.drop(packet, DropReason::PortClosed);
         };
-        if endpoint.worker != self.me {
-            return self.hand_over(packet, to, endpoint.worker, endpoint.port);
+        if exit.worker != self.me {
+            return self.hand_over(packet, to, exit.worker, exit.port);
         }
-        match self.ports.find(endpoint.port) {
+        match self.ports.find(exit.port) {
             Some(at) => self.enqueue(at, packet, Outcome::Forwarded),
             None => self.drop(packet, DropReason::PortClosed),
         }

@@ -54,7 +54,9 @@ impl Delta {
         if self.0 == 0 {
             return field;
         }
-        Sum::ZERO.minus_word(field).plus_word(self.0).checksum()
+        // Two words: one carry at most.
+        let sum = (!field) as u32 + self.0 as u32;
+        !((sum as u16).wrapping_add((sum >> 16) as u16))
     }
 
     /// As `apply`, for UDP: 0 (no checksum) stays 0, and a computed 0 is sent as ffff (RFC 768).
@@ -72,17 +74,20 @@ impl Delta {
 
     /// As a bare number, to be kept in a flow entry.
     #[must_use]
+    #[inline]
     pub const fn to_raw(self) -> u16 {
         self.0
     }
 
     /// From a number of `to_raw`.
     #[must_use]
+    #[inline]
     pub const fn from_raw(raw: u16) -> Self {
-        Self::normal(Sum::ZERO.plus_word(raw))
+        Self(if raw == 0xffff { 0 } else { raw })
     }
 
     /// ffff and 0 are the same change; 0 is the one that is tested for.
+    #[inline]
     const fn normal(sum: Sum) -> Self {
         match sum.fold() {
             0xffff => Self(0),

@@ -48,11 +48,11 @@ impl Sum {
     #[must_use]
     #[inline]
     pub const fn fold(self) -> u16 {
-        let s = (self.0 & 0xffff_ffff) + (self.0 >> 32);
-        let s = (s & 0xffff) + (s >> 16);
-        let s = (s & 0xffff) + (s >> 16);
-        let s = (s & 0xffff) + (s >> 16);
-        s as u16
+        // Each carry comes back at the other end, and brings no further one.
+        let (half, carry) = (self.0 as u32).overflowing_add((self.0 >> 32) as u32);
+        let half = half + carry as u32;
+        let (word, carry) = (half as u16).overflowing_add((half >> 16) as u16);
+        word + carry as u16
     }
 
     /// The checksum: folded and complemented.
@@ -87,10 +87,9 @@ fn native(bytes: &[u8]) -> u16 {
 #[inline]
 pub const fn address(ip: Ip) -> Sum {
     let v = u128::from_be_bytes(ip.octets());
-    Sum((v >> 96) as u64
-        + ((v >> 64) & 0xffff_ffff) as u64
-        + ((v >> 32) & 0xffff_ffff) as u64
-        + (v & 0xffff_ffff) as u64)
+    let (sum, carry) = ((v >> 64) as u64).overflowing_add(v as u64);
+    let sum = sum + carry as u64;
+    Sum((sum >> 32) + (sum & 0xffff_ffff))
 }
 
 /// The sum of the pseudo header of either family (RFC 9293 section 3.1, RFC 8200 section 8.1); `len` is that of the

@@ -124,6 +124,71 @@ pub fn set_macs(frame: &mut [u8], dst: MacAddr, src: MacAddr) -> bool {
     true
 }
 
+/// What one off the TTL adds to the header's checksum: `~m + m'` of the word that it is the upper half of, whatever that is.
+const ONE_HOP: u32 = 0xfeff;
+
+/// Sends a packet on as a router does: new Ethernet addresses, one off TTL or hop limit, and the translation that its flow
+/// asks for, all in one pass over its headers.
+///
+/// `false` where it cannot be done, and the packet is to be dropped: its time is over, or what [`translate`] says.
+#[inline]
+pub fn forward(frame: &mut [u8], p: &Parsed, macs: (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
+    let sent = match p.l3 {
+        L3::V4 => forward_v4(frame, macs, to),
+        L3::V6 => forward_v6(frame, macs, to),
+        L3::Arp => false,
+    };
+    sent && to.is_none_or(|(new, deltas)| p.is_later_fragment() || set_ports(frame, p, new, deltas.l4))
+}
+
+#[inline(always)]
+fn forward_v4(frame: &mut [u8], (dst, src): (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
+    let Some(head) = bytes::read_mut::<{ L3 + 20 }>(frame, 0) else {
+        return false;
+    };
+    if head[L3 + 8] <= 1 {
+        return false;
+    }
+    head[..6].copy_from_slice(&dst.0);
+    head[6..12].copy_from_slice(&src.0);
+    head[L3 + 8] -= 1;
+    let mut sum = u32::from(!u16::from_be_bytes([head[L3 + 10], head[L3 + 11]])) + ONE_HOP;
+    if let Some((new, deltas)) = to {
+        if !(new.src.is_v4() && new.dst.is_v4()) {
+            return false;
+        }
+        sum += u32::from(deltas.l3.to_raw());
+        head[L3 + 12..L3 + 16].copy_from_slice(&new.src.v4_octets());
+        head[L3 + 16..L3 + 20].copy_from_slice(&new.dst.v4_octets());
+    }
+    // Three words: the first carry may bring another one.
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let field = !((sum + (sum >> 16)) as u16);
+    head[L3 + 10..L3 + 12].copy_from_slice(&field.to_be_bytes());
+    true
+}
+
+#[inline(always)]
+fn forward_v6(frame: &mut [u8], (dst, src): (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
+    let Some(head) = bytes::read_mut::<{ L3 + 40 }>(frame, 0) else {
+        return false;
+    };
+    if head[L3 + 7] <= 1 {
+        return false;
+    }
+    head[..6].copy_from_slice(&dst.0);
+    head[6..12].copy_from_slice(&src.0);
+    head[L3 + 7] -= 1;
+    if let Some((new, _)) = to {
+        if new.src.is_v4() || new.dst.is_v4() {
+            return false;
+        }
+        head[L3 + 8..L3 + 24].copy_from_slice(&new.src.octets());
+        head[L3 + 24..L3 + 40].copy_from_slice(&new.dst.octets());
+    }
+    true
+}
+
 /// Sets addresses and ports to those of `new` and applies `deltas` to the checksums.
 ///
 /// Of a later fragment the addresses alone are changed. `false` where it cannot be done, and the packet is to be dropped:
@@ -158,7 +223,7 @@ fn set_addresses(frame: &mut [u8], p: &Parsed, src: Ip, dst: Ip, delta: Delta) -
     true
 }
 
-#[inline]
+#[inline(always)]
 fn set_ports(frame: &mut [u8], p: &Parsed, new: &Tuple, delta: Delta) -> bool {
     let at = p.l4();
     match p.proto {
@@ -178,6 +243,7 @@ fn set_ports(frame: &mut [u8], p: &Parsed, new: &Tuple, delta: Delta) -> bool {
 }
 
 /// The CRC32c is linear, so it is updated from the ports' difference without reading the payload.
+#[inline(never)]
 fn set_sctp_ports(frame: &mut [u8], p: &Parsed, new: &Tuple) -> bool {
     let at = p.l4();
     if (new.sport, new.dport) == (p.sport, p.dport) {
@@ -215,6 +281,7 @@ fn apply(frame: &mut [u8], at: usize, delta: Delta) -> bool {
 }
 
 /// Without a pseudo header a message can be all zeros, as an echo reply can; its checksum is ffff, and 0 would be wrong.
+#[inline(never)]
 fn apply_icmp(frame: &mut [u8], p: &Parsed, delta: Delta) -> bool {
     let at = p.l4() + 2;
     if delta == Delta::NONE {

@@ -140,6 +140,29 @@ proptest! {
     }
 
     #[test]
+    fn forwarding_is_new_macs_one_hop_and_the_translation(
+        is_v4: bool, which in 0usize..4, ttl: u8, ports: (u16, u16), new: (u16, u16), nat: bool, hosts: ([u8; 16], [u8; 16]),
+    ) {
+        let (_, _, packet) = base(is_v4);
+        let before = frame(&packet.ttl(ttl), which, ports, b"some payload");
+        let p = parsed(&before);
+        // An echo request has its identifier for a source port, and no other.
+        let dport = if which == 3 { 0 } else { new.1 };
+        let to = Tuple { src: address(is_v4, hosts.0), dst: address(is_v4, hosts.1), sport: new.0, dport };
+        let deltas = Deltas::between(p.proto, &p.tuple(), &to);
+        let (mut one, mut other) = (before.clone(), before);
+        let sent = forward(&mut one, &p, (mac(7), mac(8)), nat.then_some((&to, deltas)));
+        let expected = set_macs(&mut other, mac(7), mac(8))
+            && decrement_ttl(&mut other, &p)
+            && (!nat || translate(&mut other, &p, &to, deltas));
+        prop_assert_eq!(sent, expected);
+        if sent {
+            prop_assert_eq!(&one, &other);
+            assert_valid(&one);
+        }
+    }
+
+    #[test]
     fn mss_is_clamped_wherever_it_stands(is_v4: bool, mss: u16, max: u16, odd: bool, ack: bool) {
         let (_, _, packet) = base(is_v4);
         let flags = if ack { TcpFlags::SYN | TcpFlags::ACK } else { TcpFlags::SYN };

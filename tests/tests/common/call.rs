@@ -1,0 +1,90 @@
+//! A call of the CNI plugin as a container runtime makes it, to be made wrong in one thing.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::Command;
+
+use heddle_tests::shop::Shop;
+use heddle_tests::{LabError, Output, run_with_input};
+use serde_json::{Value, json};
+
+use super::binaries;
+
+/// The variables and the configuration of a call.
+#[derive(Clone)]
+pub struct Call {
+    variables: Vec<(&'static str, String)>,
+    config: String,
+    /// What it is run by.
+    wrapper: &'static [&'static str],
+}
+
+impl Call {
+    /// An ADD with everything right.
+    pub fn of(shop: &Shop, netns: &Path) -> Self {
+        Self {
+            variables: vec![
+                ("CNI_COMMAND", "ADD".to_owned()),
+                ("CNI_CONTAINERID", "container-1".to_owned()),
+                ("CNI_NETNS", netns.display().to_string()),
+                ("CNI_IFNAME", "eth0".to_owned()),
+                ("CNI_ARGS", String::new()),
+                ("CNI_PATH", "/".to_owned()),
+            ],
+            config:
+                json!({"cniVersion": "1.1.0", "name": "heddle", "type": "heddle-cni", "runDir": shop.node.run_dir()})
+                    .to_string(),
+            wrapper: &[],
+        }
+    }
+
+    /// With another value of a variable.
+    pub fn with(mut self, variable: &'static str, value: &str) -> Self {
+        self = self.without(variable);
+        self.variables.push((variable, value.to_owned()));
+        self
+    }
+
+    /// Without a variable.
+    pub fn without(mut self, variable: &str) -> Self {
+        self.variables.retain(|(name, _)| *name != variable);
+        self
+    }
+
+    /// With a key of the configuration set.
+    pub fn key(mut self, key: &str, value: Value) -> Self {
+        let mut config: Value = serde_json::from_str(&self.config).unwrap_or_default();
+        config[key] = value;
+        self.config = config.to_string();
+        self
+    }
+
+    /// With these words on standard input.
+    pub fn input(mut self, input: &str) -> Self {
+        input.clone_into(&mut self.config);
+        self
+    }
+
+    /// Run by another program, given with its arguments.
+    pub const fn by(mut self, wrapper: &'static [&'static str]) -> Self {
+        self.wrapper = wrapper;
+        self
+    }
+
+    pub fn run(&self, shop: &Shop) -> Result<Output, LabError> {
+        let cni = binaries()?.cni.into_os_string();
+        let mut words = self.wrapper.iter().map(OsString::from).chain([cni]);
+        let mut plugin = Command::new(words.next().unwrap_or_default());
+        plugin
+            .args(words)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
+        shop.node.ns().enter(|| run_with_input(&mut plugin, &self.config))
+    }
+}
+
+/// The code of the error that the plugin printed.
+pub fn code(out: &Output) -> Option<u64> {
+    serde_json::from_str::<Value>(&out.stdout).ok()?["code"].as_u64()
+}
