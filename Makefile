@@ -15,7 +15,7 @@ LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 
 # command:package, then packages without a command of their own
 COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool ip:iproute2 ping:iputils-ping \
-	ethtool:ethtool iperf3:iperf3 nft:nftables
+	ethtool:ethtool iperf3:iperf3 nft:nftables valgrind:valgrind
 HEADERS := /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
 
 help: ## what there is
@@ -24,7 +24,7 @@ help: ## what there is
 demo: deps build ## heddle's main job on real traffic, in namespaces of its own
 	@$(SUDO) $(BIN)/heddle demo $(DEMO_FLAGS)
 
-test: deps lint unit loom e2e ## the whole suite
+test: deps lint unit loom e2e instructions ## the whole suite
 	@echo "make test: all of it passed"
 
 build: deps ## both binaries, as the demo and the end-to-end suites use them
