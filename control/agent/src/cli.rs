@@ -10,6 +10,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Config, ConfigError, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use crate::cores::CoreList;
 use crate::demo::DemoArgs;
+use crate::replay::Input;
 use crate::simulate::command::ObjectName;
 use crate::simulate::named::{Goal, Named};
 
@@ -33,6 +34,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Say what would happen to connections, from manifests alone: nothing is sent and no agent is asked.
     Simulate(SimulateArgs),
+    /// Run captured frames through the pipeline of a node, from manifests alone: what leaves each port, as captures.
+    Replay(ReplayArgs),
     /// Remove all that an agent made in this network namespace; none may run.
     Cleanup(CleanupArgs),
     /// Show heddle's main job: a node and four pods in namespaces of their own, with real traffic.
@@ -179,6 +182,30 @@ pub struct SimulateArgs {
     /// The node at which packets enter [default: the source pod's, or else the destination pod's].
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+/// Flags of `heddle replay`.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayArgs {
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The node whose pipeline it is.
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// A capture (pcap, Ethernet) of what comes in at a port: pod:NAMESPACE/NAME or host. May be given several times; frames
+    /// of all run in the order of their times.
+    #[arg(long = "in", value_name = "PORT=FILE", required = true)]
+    pub inputs: Vec<Input>,
+    /// Folder for what leaves: pod_NAMESPACE_NAME.pcap and host.pcap, of ports that send anything.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The agent's configuration file. Without it the defaults hold, and external addresses are served, as by kube-proxy.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// How to answer.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,

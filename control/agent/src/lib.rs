@@ -19,6 +19,7 @@ pub mod memory;
 pub mod notify;
 pub mod port_range;
 pub mod privileges;
+pub mod replay;
 pub mod run;
 pub mod simulate;
 pub mod status;

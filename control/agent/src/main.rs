@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use heddle_agent::cli::{Cli, Command, OutputFormat, StatusArgs};
-use heddle_agent::{check, cleanup, demo, run, simulate, status, watch};
+use heddle_agent::{check, cleanup, demo, replay, run, simulate, status, watch};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -27,12 +27,12 @@ fn main() -> ExitCode {
         Command::Status(args) => on_runtime(status::report(&args.run_dir, args.output))
             .and_then(|report| report.map_err(|e| e.to_string()))
             .and_then(|text| print(&text)),
-        Command::Simulate(args) => simulate::run(&args, |text| {
-            // Standard error may be closed; the answers still come.
-            let _ = writeln!(io::stderr(), "heddle: {text}");
-        })
-        .map_err(|e| e.to_string())
-        .and_then(|text| print(&text)),
+        Command::Replay(args) => replay::run(&args, warn)
+            .map_err(|e| e.to_string())
+            .and_then(|text| print(&text)),
+        Command::Simulate(args) => simulate::run(&args, warn)
+            .map_err(|e| e.to_string())
+            .and_then(|text| print(&text)),
         Command::Cleanup(args) => on_runtime(cleanup::run(&args.run_dir, &args.state_dir))
             .and_then(|removed| removed.map_err(|e| e.to_string()))
             .and_then(|removed| removed_text(&removed, args.output))
@@ -47,6 +47,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Standard error may be closed; the answers still come.
+fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "heddle: {text}");
 }
 
 fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, String> {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use heddle_compile::{Attachment, Compiler, NodeConfig};
+use heddle_compile::{Attachment, Compiler, NodeConfig, UplinkMtu};
 use heddle_model::{Change, Changes, Cluster, Delta, ObjectKey};
 use heddle_port::PortNo;
 use heddle_tables::{EndpointNo, HostPort, Masquerade, Prefix, Snapshot, WorkerNo};
@@ -17,10 +17,24 @@ use super::world::Rules;
 use crate::attachments::alloc;
 use crate::config::Config;
 
+/// What manifests do not say of a node's interfaces.
+#[derive(Clone, Debug, Default)]
+pub struct Interfaces {
+    /// MAC addresses of pods; those of others are made from their addresses.
+    pub macs: BTreeMap<ObjectKey, MacAddr>,
+    /// The MAC address of the host port, if it is known.
+    pub host: Option<MacAddr>,
+    /// What pods' interfaces take; 0: anything, where sizes decide nothing.
+    pub mtu: u16,
+    /// The same of the uplink.
+    pub uplink: UplinkMtu,
+}
+
 /// The tables of one node.
 #[derive(Debug)]
 pub struct Plane {
     node: Arc<str>,
+    interfaces: Interfaces,
     compiler: Compiler,
     attached: BTreeMap<ObjectKey, (EndpointNo, Vec<IpAddr>)>,
     snapshot: Arc<Snapshot>,
@@ -30,13 +44,22 @@ impl Plane {
     /// The tables of a node for a cluster as it is now, by the rules of its agent's configuration.
     #[must_use]
     pub fn new(cluster: &Cluster, node: &str, rules: &Rules) -> Self {
+        Self::with(cluster, node, rules, Interfaces::default())
+    }
+
+    /// The same, with interfaces of which more is known.
+    #[must_use]
+    pub fn with(cluster: &Cluster, node: &str, rules: &Rules, interfaces: Interfaces) -> Self {
         let config = NodeConfig {
+            local_mtu: interfaces.mtu,
+            uplink: interfaces.uplink,
             external_ips: rules.external_ips,
             service_cidrs: rules.service_cidrs.iter().copied().map(prefix).collect(),
             ..NodeConfig::named(node)
         };
         let mut plane = Self {
             node: node.into(),
+            interfaces,
             compiler: Compiler::new(config),
             attached: BTreeMap::new(),
             snapshot: Arc::default(),
@@ -78,7 +101,7 @@ impl Plane {
         masquerade.sort_by_key(IpAddr::is_ipv6);
         masquerade.dedup_by_key(|ip| ip.is_ipv6());
         self.compiler.set_host_port(HostPort {
-            mac: HOST_MAC,
+            mac: self.interfaces.host.unwrap_or(HOST_MAC),
             addresses: of(alloc::host_address).into_iter().take(4).map(Ip::from).collect(),
         });
         let ports = Config::default().reserved_ports;
@@ -94,7 +117,7 @@ impl Plane {
             .map(|pod| (&pod.key, pod.own_ips()))
             .filter(|(_, ips)| !ips.is_empty())
             .collect();
-        let compiler = &mut self.compiler;
+        let (compiler, interfaces) = (&mut self.compiler, &self.interfaces);
         self.attached.retain(|key, (no, ips)| {
             let stays = wanted.get(key).is_some_and(|now| *now == ips.as_slice());
             if !stays {
@@ -111,15 +134,14 @@ impl Plane {
                 continue;
             }
             let Some(no) = free.next() else { return };
-            let [high, low] = no.0.to_be_bytes();
             compiler.attach(Attachment {
                 no,
                 pod: Some(key.clone()),
                 addresses: ips.iter().take(4).map(|ip| Ip::from(*ip)).collect(),
-                mac: MacAddr([2, 0, 0, 0, high, low]),
+                mac: interfaces.macs.get(key).copied().unwrap_or_else(|| mac_of(ips)),
                 port: PortNo(no.0),
                 worker: WorkerNo(0),
-                mtu: ANY_MTU,
+                mtu: if interfaces.mtu == 0 { ANY_MTU } else { interfaces.mtu },
             });
             self.attached.insert(key.clone(), (no, ips.to_vec()));
         }
@@ -130,8 +152,23 @@ fn prefix(range: IpNet) -> Prefix {
     Prefix::new(Ip::from(range.network()), range.prefix_len())
 }
 
-/// The host port's; pods' end in their numbers, which begin above it.
+/// The host port's, where it is not known.
 const HOST_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0]);
+
+/// A locally administered address that ends in the last octets of the pod's first address.
+fn mac_of(ips: &[IpAddr]) -> MacAddr {
+    match ips.first() {
+        Some(IpAddr::V4(ip)) => {
+            let [a, b, c, d] = ip.octets();
+            MacAddr([2, 0, a, b, c, d])
+        }
+        Some(IpAddr::V6(ip)) => {
+            let [.., a, b, c, d] = ip.octets();
+            MacAddr([2, 6, a, b, c, d])
+        }
+        None => HOST_MAC,
+    }
+}
 
 /// What a simulated pod's interface takes: sizes decide nothing about a connection.
 const ANY_MTU: u16 = u16::MAX;

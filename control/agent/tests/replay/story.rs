@@ -1,0 +1,107 @@
+//! Frames one after another through the node of `cluster`, and their tale: each with what became of it and what left.
+
+use std::fs;
+use std::io::BufReader;
+use std::path::Path;
+use std::time::Duration;
+
+use heddle_agent::config::Config;
+use heddle_agent::replay::input::Inputs;
+use heddle_agent::replay::node::{Node, Shape};
+use heddle_agent::replay::report::{PortReport, Report};
+use heddle_agent::simulate::{Rules, World};
+use heddle_port::{Capture, Captured};
+use heddle_wire::testing::assert_valid;
+
+use super::told::told;
+
+/// What comes in.
+pub struct Step {
+    /// What it shows.
+    pub what: &'static str,
+    /// The port.
+    pub port: &'static str,
+    /// The frame.
+    pub frame: Vec<u8>,
+}
+
+pub fn step(what: &'static str, port: &'static str, frame: Vec<u8>) -> Step {
+    Step { what, port, frame }
+}
+
+pub fn cluster() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/replay/cluster"))
+}
+
+/// Plays the steps, a millisecond each, and tells them. Every frame that leaves is verified by etherparse.
+pub fn tale(steps: &[Step]) -> String {
+    let out = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    for event in heddle_source::folder::read(cluster()).unwrap() {
+        world.take(event);
+    }
+    assert_eq!(world.cluster().rejections().count(), 0);
+    let shape = Shape {
+        cluster: world.cluster(),
+        name: "node-1",
+        rules: &Rules::default(),
+        config: &Config::default(),
+        out: out.path(),
+    };
+    let mut node = Node::new(&shape, &Inputs::open(&[]).unwrap()).unwrap();
+    let mut ends = Vec::new();
+    for (n, step) in steps.iter().enumerate() {
+        let before = node.report();
+        let captured = Captured {
+            at: Duration::from_millis(n as u64),
+            frame: step.frame.clone(),
+        };
+        node.receive(node.find(step.port).unwrap(), &captured).unwrap();
+        ends.push(end(&before, &node.report(), step.port));
+    }
+    node.finish().unwrap();
+    let left = left(out.path());
+    let mut tale = String::new();
+    for (n, (step, end)) in steps.iter().zip(ends).enumerate() {
+        tale += &format!("# {}\n{}: {}\n  {end}\n", step.what, step.port, told(&step.frame));
+        for (port, captured) in &left {
+            if captured.at == Duration::from_millis(n as u64) {
+                assert_valid(&captured.frame);
+                tale += &format!("  {port}: {}\n", told(&captured.frame));
+            }
+        }
+    }
+    tale
+}
+
+/// How the one frame that came in ended.
+fn end(before: &Report, after: &Report, port: &str) -> String {
+    let (a, b): (&PortReport, &PortReport) = (&before.ports[port], &after.ports[port]);
+    assert_eq!(b.received, a.received + 1, "the frame is counted where it came in");
+    let dropped = b.dropped.iter().find(|(reason, n)| a.dropped.get(*reason) != Some(n));
+    match dropped {
+        Some((reason, _)) => format!("dropped: {reason}"),
+        None if b.forwarded > a.forwarded => "forwarded".to_owned(),
+        None if b.answered > a.answered => "answered".to_owned(),
+        None if b.absorbed > a.absorbed => "absorbed".to_owned(),
+        None => "waits".to_owned(),
+    }
+}
+
+fn left(out: &Path) -> Vec<(String, Captured)> {
+    let mut files: Vec<_> = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut left = Vec::new();
+    for file in files {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let port = match name.split('_').collect::<Vec<_>>()[..] {
+            ["pod", namespace, pod] => format!("pod:{namespace}/{pod}"),
+            _ => name,
+        };
+        let mut capture = Capture::new(BufReader::new(fs::File::open(&file).unwrap())).unwrap();
+        while let Some(captured) = capture.take().unwrap() {
+            left.push((port.clone(), captured));
+        }
+    }
+    left
+}

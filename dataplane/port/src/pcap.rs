@@ -1,0 +1,269 @@
+//! Captures as the wire of a [`MemPort`](crate::MemPort): frames of a pcap file on their way in, what the port sent on its
+//! way out (the classic format of libpcap, draft-ietf-opsawg-pcap; pcapng is refused).
+//!
+//! Whose turn it is and what time it is says the caller; files are the caller's too.
+
+use std::io::{Read, Write};
+use std::time::Duration;
+
+use pcap_file::pcap::{PcapHeader, PcapPacket, PcapReader, PcapWriter};
+use pcap_file::{DataLink, PcapError, TsResolution};
+
+use crate::mem::MemWire;
+
+/// The longest frame that a capture of ours holds: more than any packet of [`Packet::MAX_FRAMES`](crate::Packet::MAX_FRAMES)
+/// frames of 4 KiB.
+const SNAPLEN: u32 = 262_144;
+
+/// Why a capture cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The file is no capture, or ends in the middle of a frame.
+    #[error("frame {number}: {source} (a pcap file is wanted; `editcap -F pcap` makes one of pcapng)")]
+    Malformed {
+        /// Which frame, counted from 1; 0: the file's header.
+        number: u64,
+        /// Why.
+        source: PcapError,
+    },
+    /// The frames are none of Ethernet.
+    #[error("its frames are of link type {0:?}, and heddle's ports are Ethernet (LINKTYPE_ETHERNET, 1)")]
+    LinkType(DataLink),
+    /// The capture holds only the front of a frame.
+    #[error("frame {number} has {have} of its {len} bytes: capture whole frames (tcpdump -s 0)")]
+    Cut {
+        /// Which frame, counted from 1.
+        number: u64,
+        /// Its bytes in the file.
+        have: usize,
+        /// Its length on the wire.
+        len: u32,
+    },
+    /// What was sent cannot be written down.
+    #[error("writing a capture: {0}")]
+    Write(PcapError),
+}
+
+/// A frame of a capture.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Captured {
+    /// When, since the epoch.
+    pub at: Duration,
+    /// From the Ethernet header on, without FCS.
+    pub frame: Vec<u8>,
+}
+
+/// The frames of a capture, read one by one; the next one can be looked at.
+pub struct Capture<R: Read> {
+    reader: PcapReader<R>,
+    next: Option<Captured>,
+    read: u64,
+}
+
+impl<R: Read> Capture<R> {
+    /// Opens a capture and reads its first frame.
+    ///
+    /// # Errors
+    /// It is none, or none of Ethernet.
+    pub fn new(file: R) -> Result<Self, CaptureError> {
+        let reader = PcapReader::new(file).map_err(|source| CaptureError::Malformed { number: 0, source })?;
+        match reader.header().datalink {
+            DataLink::ETHERNET => {}
+            other => return Err(CaptureError::LinkType(other)),
+        }
+        let mut capture = Self {
+            reader,
+            next: None,
+            read: 0,
+        };
+        capture.advance()?;
+        Ok(capture)
+    }
+
+    /// The next frame.
+    pub const fn peek(&self) -> Option<&Captured> {
+        self.next.as_ref()
+    }
+
+    /// Takes the next frame.
+    ///
+    /// # Errors
+    /// The one after it cannot be read.
+    pub fn take(&mut self) -> Result<Option<Captured>, CaptureError> {
+        let taken = self.next.take();
+        if taken.is_some() {
+            self.advance()?;
+        }
+        Ok(taken)
+    }
+
+    fn advance(&mut self) -> Result<(), CaptureError> {
+        let Some(packet) = self.reader.next_packet() else {
+            return Ok(());
+        };
+        self.read += 1;
+        let number = self.read;
+        let packet = packet.map_err(|source| CaptureError::Malformed { number, source })?;
+        if packet.data.len() != packet.orig_len as usize {
+            return Err(CaptureError::Cut {
+                number,
+                have: packet.data.len(),
+                len: packet.orig_len,
+            });
+        }
+        self.next = Some(Captured {
+            at: packet.timestamp,
+            frame: packet.data.into_owned(),
+        });
+        Ok(())
+    }
+}
+
+/// Writes down what a port sends. Its file begins with the first frame: a port that sends nothing writes nothing.
+pub struct Record<W: Write> {
+    wire: MemWire,
+    file: File<W>,
+}
+
+enum File<W: Write> {
+    New(W),
+    Begun(PcapWriter<W>),
+    Broken,
+}
+
+impl<W: Write> Record<W> {
+    /// Of the port at the other end of `wire`.
+    pub const fn new(wire: MemWire, file: W) -> Self {
+        Self {
+            wire,
+            file: File::New(file),
+        }
+    }
+
+    /// The port's wire.
+    pub const fn wire(&self) -> &MemWire {
+        &self.wire
+    }
+
+    /// Writes what the port has sent since the last call, as sent at `at`. Returns how many frames that were.
+    ///
+    /// # Errors
+    /// They cannot be written.
+    pub fn write(&mut self, at: Duration) -> Result<u64, CaptureError> {
+        let mut written = 0;
+        while let Some(frame) = self.wire.pop() {
+            let writer = self.begin()?;
+            let len = u32::try_from(frame.len()).unwrap_or(u32::MAX);
+            writer
+                .write_packet(&PcapPacket::new(at, len, &frame))
+                .map_err(CaptureError::Write)?;
+            written += 1;
+        }
+        Ok(written)
+    }
+
+    /// Ends the capture.
+    ///
+    /// # Errors
+    /// It cannot be written to its end.
+    pub fn finish(self) -> Result<(), CaptureError> {
+        let flushed = match self.file {
+            File::Begun(writer) => writer.into_writer().flush(),
+            File::New(_) | File::Broken => Ok(()),
+        };
+        flushed.map_err(|error| CaptureError::Write(PcapError::IoError(error)))
+    }
+
+    fn begin(&mut self) -> Result<&mut PcapWriter<W>, CaptureError> {
+        if let File::New(_) = self.file
+            && let File::New(file) = std::mem::replace(&mut self.file, File::Broken)
+        {
+            let header = PcapHeader {
+                snaplen: SNAPLEN,
+                datalink: DataLink::ETHERNET,
+                ts_resolution: TsResolution::MicroSecond,
+                endianness: pcap_file::Endianness::Little,
+                ..PcapHeader::default()
+            };
+            self.file = File::Begun(PcapWriter::with_header(file, header).map_err(CaptureError::Write)?);
+        }
+        match &mut self.file {
+            File::Begun(writer) => Ok(writer),
+            File::New(_) | File::Broken => Err(CaptureError::Write(PcapError::IoError(std::io::Error::other(
+                "its header could not be written",
+            )))),
+        }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+    use crate::{MemPort, PacketVec, Port, PortNo, SharedPool, WorkerPool};
+
+    fn capture(frames: &[(u64, &[u8])]) -> Vec<u8> {
+        let mut writer = PcapWriter::new(Vec::new()).unwrap();
+        for (at, frame) in frames {
+            let packet = PcapPacket::new(Duration::from_micros(*at), frame.len() as u32, frame);
+            writer.write_packet(&packet).unwrap();
+        }
+        writer.into_writer()
+    }
+
+    #[test]
+    fn frames_come_in_order_with_their_times() {
+        let file = capture(&[(1_000_001, b"one"), (5, b"an earlier one")]);
+        let mut frames = Capture::new(&file[..]).unwrap();
+        assert_eq!(frames.peek().unwrap().at, Duration::from_micros(1_000_001));
+        assert_eq!(frames.take().unwrap().unwrap().frame, b"one");
+        assert_eq!(frames.take().unwrap().unwrap().frame, b"an earlier one");
+        assert_eq!(frames.take().unwrap(), None);
+        assert!(Capture::new(&capture(&[])[..]).unwrap().peek().is_none());
+    }
+
+    #[test]
+    fn what_is_no_whole_capture_of_ethernet_is_refused() {
+        let refusal = |file: &[u8]| match Capture::new(file).and_then(|mut c| c.take().map(|_| ())) {
+            Ok(()) => String::new(),
+            Err(error) => error.to_string(),
+        };
+        let file = capture(&[(1, b"one"), (2, b"two")]);
+        assert!(refusal(b"").starts_with("frame 0: "), "{}", refusal(b""));
+        assert!(refusal(&[0x0a, 0x0d, 0x0d, 0x0a, 0, 0, 0, 0]).contains("editcap"));
+        assert!(refusal(&file[..file.len() - 1]).starts_with("frame 2: "));
+        let mut other = file.clone();
+        other[20] = 101;
+        assert!(refusal(&other).contains("LINKTYPE_ETHERNET"), "{}", refusal(&other));
+        let mut cut = file;
+        cut[24 + 12] = 60;
+        assert_eq!(
+            refusal(&cut),
+            "frame 1 has 3 of its 60 bytes: capture whole frames (tcpdump -s 0)"
+        );
+    }
+
+    #[test]
+    fn what_the_port_sends_is_written_and_nothing_else() {
+        let shared = SharedPool::heap(8, 512);
+        let mut pool = WorkerPool::new(0, shared.clone());
+        let (mut port, wire) = MemPort::new(PortNo(1), shared.store());
+        let mut file = Vec::new();
+        let mut record = Record::new(wire.clone(), &mut file);
+        assert_eq!(record.write(Duration::from_secs(1)).unwrap(), 0);
+        wire.push(&[7; 700]);
+        let mut packets = PacketVec::new();
+        port.rx(&mut pool, &mut packets);
+        port.tx(&mut pool, &mut packets);
+        port.flush(&mut pool);
+        assert_eq!(record.write(Duration::from_micros(1_000_002)).unwrap(), 1);
+        record.finish().unwrap();
+        let mut written = Capture::new(&file[..]).unwrap();
+        let frame = written.take().unwrap().unwrap();
+        assert_eq!(
+            (frame.at, frame.frame),
+            (Duration::from_micros(1_000_002), vec![7; 700])
+        );
+        port.close(&mut pool);
+    }
+}
