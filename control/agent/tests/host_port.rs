@@ -11,8 +11,10 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use heddle_agent::config::PortRange;
-use heddle_agent::host::nft::Masquerade;
+use heddle_agent::host::frontends::NodePort;
+use heddle_agent::host::nft::Table;
 use heddle_agent::host::{self, HostPort, Plan, netlink, reserved};
+use heddle_model::Protocol;
 use nix::sched::{CloneFlags, unshare};
 
 /// Runs in a network namespace of its own, which goes with its thread.
@@ -52,13 +54,26 @@ fn plan() -> Plan {
             ("fd00::/48".parse().unwrap(), ip("fd00:1::1")),
             ("fd01::/112".parse().unwrap(), ip("2001:db8::1")),
         ]),
-        masquerade: Masquerade {
+        table: Table {
             sources: BTreeSet::from(["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]),
             inside: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "10.96.0.1/32".parse().unwrap()]),
             reserved: Some(PortRange {
                 first: 61_000,
                 last: 65_535,
             }),
+            node_ports: BTreeSet::from([
+                NodePort {
+                    v4: true,
+                    protocol: Protocol::Sctp,
+                    port: 30_099,
+                },
+                NodePort {
+                    v4: false,
+                    protocol: Protocol::Tcp,
+                    port: 30_080,
+                },
+            ]),
+            node_ports_at: BTreeSet::from([ip("10.0.1.2"), ip("fd00:1::2")]),
         },
     }
 }
@@ -106,6 +121,10 @@ fn made_changed_taken_over_and_removed() {
         assert!(said("ip", &["route", "get", "10.0.7.7"]).contains("src 192.0.2.1"));
         let table = said("nft", &["list", "table", "inet", "heddle"]);
         assert!(table.contains("masquerade to :1024-60999"), "{table}");
+        assert!(
+            table.contains("dnat ip to 10.0.1.2") && table.contains("dnat ip6 to fd00:1::2"),
+            "{table}"
+        );
 
         // The next agent finds it and changes nothing but what differs.
         let before = said("ip", &["-o", "link", "show", "dev", host::INTERFACE]);

@@ -72,6 +72,14 @@ impl NodeTable {
         addr == Self::GATEWAY_V4 || addr == Self::GATEWAY_V6
     }
 
+    /// Whether node ports are reached at an address: one of the node's, and the masquerade address, where the kernel sends
+    /// what the node's own processes send to one of the node's.
+    #[inline]
+    #[must_use]
+    pub fn has_node_ports(&self, addr: Ip) -> bool {
+        self.addresses.contains(&addr) || self.masquerade.addresses.contains(&addr)
+    }
+
     /// Whether an address lies in a range of Services.
     #[must_use]
     pub fn in_service_range(&self, addr: Ip) -> bool {

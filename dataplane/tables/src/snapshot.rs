@@ -132,7 +132,7 @@ impl Snapshot {
                 return ServiceLookup::NoSuchPort;
             }
         }
-        if self.node.addresses.contains(&ip)
+        if self.node.has_node_ports(ip)
             && let Some(frontend) = self.frontends.get(&FrontendKey::node_port(ip.is_v4(), proto, port))
         {
             return ServiceLookup::Frontend(frontend);

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use heddle_compile::{Compiler, NodeConfig};
+use heddle_model::Change;
 use heddle_tables::{HostPort as HostTable, Masquerade, NodeNo, Prefix};
 use heddle_wire::Ip;
 use ipnet::IpNet;
@@ -14,6 +15,7 @@ use ipnet::IpNet;
 use super::pod_routes::Ranges;
 use super::{Control, ControlError};
 use crate::attachments::alloc;
+use crate::host::frontends::Frontends;
 use crate::host::plan::{self, Inputs};
 
 /// One address of each family.
@@ -50,7 +52,7 @@ impl Control {
             compiler.set_masquerade(masquerade);
         }
         self.attach_known_pods();
-        if !first && !changes.objects.is_empty() {
+        if !first && changes.objects.iter().any(concerns_host) {
             // Before the tables: a worker that answers an address of the host port finds it there.
             self.apply_plan();
         }
@@ -229,6 +231,13 @@ impl Control {
         let node_ranges = self.node_ranges();
         let service_objects = self.service_objects();
         let service_addresses = self.service_addresses();
+        let mut frontends = Frontends::default();
+        self.cluster
+            .services()
+            .for_each(|service| frontends.add(service, self.settings.external_ips));
+        let nodes = self.cluster.nodes();
+        let node_addresses = nodes.flat_map(|n| n.internal_ips.iter().chain(&n.external_ips).copied());
+        let node_addresses = node_addresses.collect();
         let wanted = plan::compute(&Inputs {
             node,
             node_ranges: &node_ranges,
@@ -236,6 +245,8 @@ impl Control {
             service_cidrs: &self.settings.service_cidrs,
             service_objects: &service_objects,
             service_addresses: &service_addresses,
+            frontends: &frontends,
+            node_addresses: &node_addresses,
             reserved_ports: self.settings.reserved_ports,
         });
         if self.plan.as_ref() == Some(&wanted) {
@@ -250,6 +261,11 @@ impl Control {
         }
         self.plan_failures = failures;
     }
+}
+
+/// Whether a change can reach the host port: pods and policies, most of all changes, cannot.
+const fn concerns_host(change: &Change) -> bool {
+    matches!(change, Change::Node(_) | Change::Service(_) | Change::ServiceCidr(_))
 }
 
 fn prefix(range: IpNet) -> Prefix {

@@ -7,6 +7,7 @@
 //!
 //! Nothing of the node's NICs, of its other routes or of its forwarding switches is changed.
 
+pub mod frontends;
 pub mod links;
 pub mod netlink;
 pub mod nft;
@@ -55,7 +56,7 @@ pub struct HostPort {
     mtu: Option<u32>,
     addresses: BTreeSet<IpAddr>,
     routes: routes::Routes,
-    masquerade: Option<nft::Masquerade>,
+    table: Option<nft::Table>,
 }
 
 impl HostPort {
@@ -87,7 +88,7 @@ impl HostPort {
             mtu: None,
             addresses,
             routes,
-            masquerade: None,
+            table: None,
         })
     }
 
@@ -170,9 +171,9 @@ impl HostPort {
             }
         }
         failed.extend(self.routes.apply(&self.handle, &plan.routes, &self.addresses).await);
-        if self.masquerade.as_ref() != Some(&plan.masquerade) {
-            match nft::apply(&plan.masquerade).await {
-                Ok(()) => self.masquerade = Some(plan.masquerade.clone()),
+        if self.table.as_ref() != Some(&plan.table) {
+            match nft::apply(&plan.table).await {
+                Ok(()) => self.table = Some(plan.table.clone()),
                 Err(e) => failed.push(e),
             }
         }
@@ -195,7 +196,7 @@ pub async fn remove(handle: &Handle, state_dir: &Path) -> Result<Vec<String>, Ho
         removed.push(format!("interface {PEER}"));
     }
     if nft::remove().await? {
-        removed.push(format!("nftables table {}", nft::TABLE));
+        removed.push(format!("nftables table {}", nft::NAME));
     }
     if let Some(range) = reserved::release(state_dir)? {
         removed.push(format!("{range} of net.ipv4.ip_local_reserved_ports"));

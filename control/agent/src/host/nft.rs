@@ -1,40 +1,47 @@
-//! The agent's one nftables table: pods' traffic that leaves the node by an interface of the kernel's is masqueraded.
+//! The agent's one nftables table: pods' traffic that leaves the node by an interface of the kernel's is masqueraded, and
+//! what the node's own processes send to node ports of its addresses goes to heddle.
 //!
 //! The whole table is replaced in one transaction, by the `nft` program. Rules of others are not looked at.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::IpAddr;
 use std::process::Stdio;
 
 use ipnet::IpNet;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use super::frontends::NodePort;
 use super::{HostError, INTERFACE};
 use crate::config::PortRange;
 
 /// The table's family and name.
-pub const TABLE: &str = "inet heddle";
+pub const NAME: &str = "inet heddle";
 
-/// Which traffic is masqueraded.
+/// What stands in the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Masquerade {
-    /// The node's pod ranges.
+pub struct Table {
+    /// The node's pod ranges: what they send is masqueraded.
     pub sources: BTreeSet<IpNet>,
     /// The cluster's pod and Service ranges: traffic to them keeps its source.
     pub inside: BTreeSet<IpNet>,
     /// Ports that the kernel must not choose: what comes back to them is heddle's.
     pub reserved: Option<PortRange>,
+    /// Node ports that processes of the node reach at its own addresses, ...
+    pub node_ports: BTreeSet<NodePort>,
+    /// ... and where they are sent instead: an address of each family that only heddle has.
+    pub node_ports_at: BTreeSet<IpAddr>,
 }
 
 /// The table as `nft -f` reads it; it replaces the one that is there.
 #[must_use]
-pub fn ruleset(masquerade: &Masquerade) -> String {
+pub fn ruleset(table: &Table) -> String {
     let mut text = String::new();
     // Adding it first makes deleting it always right. Writing to a String cannot fail.
-    let _ = write!(text, "add table {TABLE}\ndelete table {TABLE}\ntable {TABLE} {{\n");
+    let _ = write!(text, "add table {NAME}\ndelete table {NAME}\ntable {NAME} {{\n");
     for (name, v4) in [("4", true), ("6", false)] {
-        for (set, ranges) in [("pods", &masquerade.sources), ("inside", &masquerade.inside)] {
+        for (set, ranges) in [("pods", &table.sources), ("inside", &table.inside)] {
             let of_family: Vec<String> = ranges
                 .iter()
                 .filter(|range| range.addr().is_ipv4() == v4)
@@ -52,7 +59,7 @@ pub fn ruleset(masquerade: &Masquerade) -> String {
     }
     text.push_str("  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n");
     // The kernel chooses source ports for these three only; below 1024 it would stay below 1024 anyway.
-    let ports = masquerade.reserved.map_or(String::new(), |range| {
+    let ports = table.reserved.map_or(String::new(), |range| {
         format!(" to :1024-{}", range.first.saturating_sub(1))
     });
     for (family, name) in [("ip", "4"), ("ip6", "6")] {
@@ -62,16 +69,55 @@ pub fn ruleset(masquerade: &Masquerade) -> String {
         let _ = writeln!(text, "    {leaves} meta l4proto {{ tcp, udp, sctp }} masquerade{ports}");
         let _ = writeln!(text, "    {leaves} masquerade");
     }
-    text.push_str("  }\n}\n");
+    text.push_str("  }\n");
+    node_ports(table, &mut text);
+    text.push_str("}\n");
     text
+}
+
+/// Loopback addresses are left out, as kube-proxy's nftables mode leaves them: an answer to them could not come back.
+fn node_ports(table: &Table, text: &mut String) {
+    if table.node_ports.is_empty() {
+        return;
+    }
+    let mut chain = String::new();
+    for to in &table.node_ports_at {
+        let (family, name, loopback) = if to.is_ipv4() {
+            ("ip", "4", "127.0.0.0/8")
+        } else {
+            ("ip6", "6", "::1")
+        };
+        let ports: Vec<String> = table
+            .node_ports
+            .iter()
+            .filter(|port| port.v4 == to.is_ipv4())
+            .map(|port| format!("{} . {}", port.protocol.as_str().to_ascii_lowercase(), port.port))
+            .collect();
+        if ports.is_empty() {
+            continue;
+        }
+        let _ = writeln!(
+            text,
+            "  set nodeports{name} {{ type inet_proto . inet_service; elements = {{ {} }} }}",
+            ports.join(", ")
+        );
+        let _ = writeln!(
+            chain,
+            "    {family} daddr != {loopback} fib daddr type local meta l4proto . th dport @nodeports{name} dnat {family} to {to}"
+        );
+    }
+    let _ = write!(
+        text,
+        "  chain output {{\n    type nat hook output priority -100; policy accept;\n{chain}  }}\n"
+    );
 }
 
 /// Replaces the table.
 ///
 /// # Errors
 /// `nft` is missing or refuses.
-pub async fn apply(masquerade: &Masquerade) -> Result<(), HostError> {
-    run(&["-f", "-"], &ruleset(masquerade)).await
+pub async fn apply(table: &Table) -> Result<(), HostError> {
+    run(&["-f", "-"], &ruleset(table)).await
 }
 
 /// Removes the table; whether there was one.
@@ -115,17 +161,28 @@ async fn run(args: &[&str], input: &str) -> Result<(), HostError> {
 
 #[cfg(test)]
 mod tests {
+    use heddle_model::Protocol;
+
     use super::*;
 
     #[test]
     fn the_table_for_both_families() {
-        let masquerade = Masquerade {
+        let table = Table {
             sources: BTreeSet::from(["10.0.1.0/24".parse().unwrap()]),
             inside: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()]),
             reserved: Some(PortRange {
                 first: 61_000,
                 last: 65_535,
             }),
+            node_ports: [
+                (true, Protocol::Tcp, 30_080),
+                (true, Protocol::Sctp, 30_099),
+                (false, Protocol::Udp, 30_053),
+            ]
+            .into_iter()
+            .map(|(v4, protocol, port)| NodePort { v4, protocol, port })
+            .collect(),
+            node_ports_at: BTreeSet::from(["10.0.1.2".parse().unwrap(), "fd00::2".parse().unwrap()]),
         };
         let expected = r#"add table inet heddle
 delete table inet heddle
@@ -141,8 +198,15 @@ table inet heddle {
     oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @inside6 meta l4proto { tcp, udp, sctp } masquerade to :1024-60999
     oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @inside6 masquerade
   }
+  set nodeports4 { type inet_proto . inet_service; elements = { tcp . 30080, sctp . 30099 } }
+  set nodeports6 { type inet_proto . inet_service; elements = { udp . 30053 } }
+  chain output {
+    type nat hook output priority -100; policy accept;
+    ip daddr != 127.0.0.0/8 fib daddr type local meta l4proto . th dport @nodeports4 dnat ip to 10.0.1.2
+    ip6 daddr != ::1 fib daddr type local meta l4proto . th dport @nodeports6 dnat ip6 to fd00::2
+  }
 }
 "#;
-        assert_eq!(ruleset(&masquerade), expected);
+        assert_eq!(ruleset(&table), expected);
     }
 }

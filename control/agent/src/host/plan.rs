@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use heddle_model::Node;
 use ipnet::IpNet;
 
-use super::nft::Masquerade;
+use super::frontends::Frontends;
+use super::nft::Table;
 use crate::attachments::alloc;
 use crate::config::PortRange;
 
@@ -25,6 +26,10 @@ pub struct Inputs<'a> {
     pub service_objects: &'a BTreeSet<IpNet>,
     /// Every Service address.
     pub service_addresses: &'a BTreeSet<IpAddr>,
+    /// Node ports and addresses of Services outside of these ranges.
+    pub frontends: &'a Frontends,
+    /// The addresses of all nodes.
+    pub node_addresses: &'a BTreeSet<IpAddr>,
     /// `reservedPorts`
     pub reserved_ports: PortRange,
 }
@@ -36,8 +41,8 @@ pub struct Plan {
     pub addresses: BTreeSet<IpAddr>,
     /// Each range with the source that the node's own traffic to it should have, by the gateway of its family.
     pub routes: BTreeMap<IpNet, IpAddr>,
-    /// The masquerade rules.
-    pub masquerade: Masquerade,
+    /// The nftables table.
+    pub table: Table,
 }
 
 /// The ranges of Service addresses: those configured, else those of ServiceCIDR objects, else each address.
@@ -84,19 +89,34 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .copied()
     };
     // A family without any address on this node cannot be spoken by it.
-    let routes = inside
+    let mut routes: BTreeMap<IpNet, IpAddr> = inside
         .iter()
         .filter_map(|range| Some((*range, source_of(range)?)))
         .collect();
-    let masquerade = Masquerade {
+    // A node's own address is reached as a node: taking all of it over would cut that node off.
+    let elsewhere = inputs.frontends.addresses.difference(inputs.node_addresses);
+    routes.extend(
+        elsewhere
+            .map(|&address| IpNet::from(address))
+            .filter(|address| !inside.iter().any(|range| range.contains(address)))
+            .filter_map(|address| Some((address, source_of(&address)?))),
+    );
+    let table = Table {
         sources: inputs.node.pod_cidrs.iter().copied().collect(),
         inside,
         reserved: Some(inputs.reserved_ports),
+        node_ports: inputs.frontends.node_ports.clone(),
+        node_ports_at: inputs
+            .node
+            .pod_cidrs
+            .iter()
+            .filter_map(|&range| alloc::masquerade_address(range))
+            .collect(),
     };
     Plan {
         addresses,
         routes,
-        masquerade,
+        table,
     }
 }
 
@@ -147,6 +167,8 @@ mod tests {
             service_cidrs: services,
             service_objects: &objects.iter().copied().collect(),
             service_addresses: &addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            frontends: &Frontends::default(),
+            node_addresses: &BTreeSet::new(),
             reserved_ports: PortRange {
                 first: 61_000,
                 last: 65_535,
@@ -215,5 +237,41 @@ mod tests {
                 .all(|range| range.addr().is_ipv4() || range == &net("fd00:0:0:1::/64"))
         );
         assert!(!plan.routes.contains_key(&net("fd01::1/128")));
+    }
+
+    #[test]
+    fn addresses_of_load_balancers_are_routed_to_heddle_unless_they_are_a_nodes() {
+        let frontends = Frontends {
+            addresses: ["203.0.113.5", "192.0.2.2", "10.96.0.9", "2001:db8:1::5"]
+                .map(|a| a.parse().unwrap())
+                .into(),
+            ..Frontends::default()
+        };
+        let plan = compute(&Inputs {
+            node: &node(),
+            node_ranges: &BTreeSet::new(),
+            cluster_cidrs: &[],
+            service_cidrs: &[net("10.96.0.0/16")],
+            service_objects: &BTreeSet::new(),
+            service_addresses: &BTreeSet::new(),
+            frontends: &frontends,
+            node_addresses: &BTreeSet::from(["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()]),
+            reserved_ports: PortRange {
+                first: 61_000,
+                last: 65_535,
+            },
+        });
+        assert_eq!(
+            shown(&plan),
+            [
+                "10.0.1.0/24 src 192.0.2.1",
+                "10.96.0.0/16 src 192.0.2.1",
+                "203.0.113.5/32 src 192.0.2.1",
+                "2001:db8:1::5/128 src 2001:db8::1",
+                "fd00:0:0:1::/64 src 2001:db8::1",
+            ]
+        );
+        let at: Vec<String> = plan.table.node_ports_at.iter().map(ToString::to_string).collect();
+        assert_eq!(at, ["10.0.1.2", "fd00:0:0:1::2"]);
     }
 }

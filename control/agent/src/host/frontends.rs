@@ -1,0 +1,59 @@
+//! Frontends of Services that the node's own processes reach by addresses which are the node's, or somebody else's: node
+//! ports, load balancer and external addresses. Computed from the Services; pure.
+//!
+//! A packet to an address that the node holds never leaves it, so the agent's nftables table sends node ports to an address
+//! that only heddle has and that is routed to `heddle0` ([`super::nft`]); its port stays. Addresses that the node does not
+//! hold get a route there ([`super::plan`]); where it does hold one, the kernel's local table comes before that route.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use heddle_model::{IngressMode, Protocol, Service, ServiceType};
+
+/// A node port of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct NodePort {
+    /// IPv4, or IPv6.
+    pub v4: bool,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// `spec.ports[].nodePort`
+    pub port: u16,
+}
+
+/// What all Services have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Frontends {
+    /// Node ports.
+    pub node_ports: BTreeSet<NodePort>,
+    /// Load balancer addresses that nodes serve themselves (`ipMode: VIP`) and, where they are served, external ones.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl Frontends {
+    /// Adds those of a Service; `external_ips`: whether external addresses are served.
+    pub fn add(&mut self, service: &Service, external_ips: bool) {
+        if !service.is_proxied() {
+            return;
+        }
+        let families = BTreeSet::from_iter(service.cluster_ips.get().iter().map(IpAddr::is_ipv4));
+        if matches!(service.service_type, ServiceType::NodePort | ServiceType::LoadBalancer) {
+            let ports = service.ports.iter().filter_map(|p| Some((p.protocol, p.node_port?)));
+            self.node_ports.extend(ports.flat_map(|(protocol, port)| {
+                families.iter().map(move |&v4| NodePort {
+                    v4,
+                    protocol,
+                    port: port.get(),
+                })
+            }));
+        }
+        if service.service_type == ServiceType::LoadBalancer {
+            let ingress = service.load_balancer_ingress.iter();
+            self.addresses
+                .extend(ingress.filter(|i| i.mode == IngressMode::Vip).map(|i| i.ip));
+        }
+        if external_ips {
+            self.addresses.extend(&service.external_ips);
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What the node's own processes reach of Services: node ports at the node's addresses, load balancer and external addresses
+//! that nobody on the node holds, over TCP and UDP.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use common::{BOUND, binaries, eventually};
+use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
+use heddle_tests::traffic::{self, Manner, Reach, TcpServer};
+use heddle_tests::udp::UdpServer;
+use heddle_tests::{LabError, NodePlan, manifests};
+use serde_json::{Value, json};
+
+const NODE_PORT: u16 = 30_080;
+const UDP_NODE_PORT: u16 = 30_053;
+const UDP_TARGET: u16 = 5353;
+const BALANCERS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 5)),
+];
+
+/// A Service of type LoadBalancer for the shop's web pods, with addresses of its own.
+fn balanced(policy: &str) -> Value {
+    let mut service = manifests::service("shop", "front", &cluster_ips(), WEB_PORT, WEB_TARGET);
+    service["spec"]["type"] = json!("LoadBalancer");
+    service["spec"]["externalTrafficPolicy"] = json!(policy);
+    service["spec"]["ports"][0]["nodePort"] = json!(NODE_PORT);
+    service["status"] = json!({"loadBalancer": {"ingress": BALANCERS.map(|ip| json!({"ip": ip, "ipMode": "VIP"}))}});
+    service
+}
+
+fn cluster_ips() -> [IpAddr; 2] {
+    let [a, b] = Shop::SERVICE_IPS;
+    let next = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) + 1).into()),
+        IpAddr::V6(ip) => IpAddr::V6((u128::from(ip) + 1).into()),
+    };
+    [next(a), next(b)]
+}
+
+#[test]
+fn processes_of_the_node_reach_node_ports_and_load_balancers() -> Result<(), LabError> {
+    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let webs = ["web-1", "web-2"];
+    let mut servers = Vec::new();
+    for name in webs {
+        let pod = &shop.member(name)?.pod;
+        servers.push(TcpServer::start(pod.ns(), WEB_TARGET, Manner::Greet(name.to_owned()))?);
+    }
+    // Local as well: what a node sends itself goes to all endpoints, as with kube-proxy.
+    for policy in ["Cluster", "Local"] {
+        shop.node.apply(&balanced(policy))?;
+        for v6 in [false, true] {
+            let mut endpoints = Vec::new();
+            for name in webs {
+                endpoints.push((shop.member(name)?.attached.ip(v6)?, name));
+            }
+            shop.node
+                .apply(&manifests::endpoint_slice("shop", "front", v6, WEB_TARGET, &endpoints))?;
+        }
+        for v6 in [false, true] {
+            let own = shop.node.internal_ips()[usize::from(v6)];
+            let balancer = BALANCERS[usize::from(v6)];
+            let pod = shop.member("client")?.pod.ns();
+            for to in [SocketAddr::new(own, NODE_PORT), SocketAddr::new(balancer, WEB_PORT)] {
+                eventually("the frontend is there", || {
+                    Ok(traffic::tcp_ask(shop.node.ns(), to, "", BOUND)?.is_yes())
+                })?;
+                let mut names = BTreeSet::new();
+                for _ in 0..32 {
+                    names.insert(traffic::tcp_ask(shop.node.ns(), to, "", BOUND)?);
+                }
+                let both = BTreeSet::from(webs.map(|name| Reach::Yes(name.to_owned())));
+                assert_eq!(names, both, "{policy}: the node to {to}");
+                assert!(
+                    traffic::tcp_ask(pod, to, "", BOUND)?.is_yes(),
+                    "{policy}: a pod to {to}"
+                );
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn udp_node_ports_answer_the_node() -> Result<(), LabError> {
+    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let web = shop.member("web-1")?;
+    let _server = UdpServer::echo(web.pod.ns(), UDP_TARGET)?;
+    let mut service = manifests::service("shop", "dns", &cluster_ips(), 53, UDP_TARGET);
+    service["spec"]["type"] = json!("NodePort");
+    service["spec"]["ports"] =
+        json!([{"name": "dns", "protocol": "UDP", "port": 53, "targetPort": UDP_TARGET, "nodePort": UDP_NODE_PORT}]);
+    shop.node.apply(&service)?;
+    for v6 in [false, true] {
+        let endpoints = [(web.attached.ip(v6)?, "web-1")];
+        let mut slice = manifests::endpoint_slice("shop", "dns", v6, UDP_TARGET, &endpoints);
+        slice["ports"] = json!([{"name": "dns", "protocol": "UDP", "port": UDP_TARGET}]);
+        shop.node.apply(&slice)?;
+    }
+    for v6 in [false, true] {
+        let to = SocketAddr::new(shop.node.internal_ips()[usize::from(v6)], UDP_NODE_PORT);
+        eventually("the node port answers", || {
+            Ok(traffic::udp_ask(shop.node.ns(), to, b"hello", BOUND)?.is_yes())
+        })?;
+    }
+    Ok(())
+}
