@@ -1,10 +1,11 @@
 //! What the node's own processes reach of Services: node ports at the node's addresses, load balancer and external addresses
-//! that nobody on the node holds, over TCP and UDP.
+//! that nobody on the node holds, over TCP and UDP; and what load balancers ask the node about its endpoints.
 
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 use common::{BOUND, binaries, eventually};
 use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
@@ -16,6 +17,7 @@ use serde_json::{Value, json};
 const NODE_PORT: u16 = 30_080;
 const UDP_NODE_PORT: u16 = 30_053;
 const UDP_TARGET: u16 = 5353;
+const HEALTH_PORT: u16 = 32_000;
 const BALANCERS: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(203, 0, 113, 5)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 5)),
@@ -107,4 +109,37 @@ fn udp_node_ports_answer_the_node() -> Result<(), LabError> {
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn a_load_balancer_is_told_whether_the_node_has_endpoints() -> Result<(), LabError> {
+    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let mut service = balanced("Local");
+    service["spec"]["healthCheckNodePort"] = json!(HEALTH_PORT);
+    shop.node.apply(&service)?;
+    let to = SocketAddr::new(shop.node.internal_ips()[0], HEALTH_PORT);
+    // The balancer asks from outside.
+    let status = || -> Result<String, LabError> {
+        shop.lab.outside().enter(|| {
+            let ask = || -> std::io::Result<String> {
+                let mut stream = TcpStream::connect_timeout(&to, BOUND)?;
+                stream.set_read_timeout(Some(BOUND))?;
+                stream.write_all(b"GET / HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n")?;
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer)?;
+                Ok(answer.lines().next().unwrap_or_default().to_owned())
+            };
+            Ok(ask().unwrap_or_default())
+        })
+    };
+    eventually("without endpoints it is unavailable", || {
+        Ok(status()? == "HTTP/1.1 503 Service Unavailable")
+    })?;
+    let endpoints = [(shop.member("web-1")?.attached.ip(false)?, "web-1")];
+    let mut slice = manifests::endpoint_slice("shop", "front", false, WEB_TARGET, &endpoints);
+    slice["endpoints"][0]["nodeName"] = json!(shop.node.name());
+    shop.node.apply(&slice)?;
+    eventually("with one it is available", || Ok(status()? == "HTTP/1.1 200 OK"))?;
+    shop.node.delete(&service)?;
+    eventually("without the Service the port is closed", || Ok(status()?.is_empty()))
 }

@@ -13,6 +13,7 @@ pub mod control;
 pub mod cores;
 pub mod dataplane;
 pub mod demo;
+pub mod health;
 pub mod host;
 pub mod lock;
 pub mod memory;

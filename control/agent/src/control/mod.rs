@@ -26,6 +26,7 @@ use crate::api::Request;
 use crate::attachments::Store;
 use crate::config::Settings;
 use crate::dataplane::{Dataplane, DataplaneError, PodPort};
+use crate::health::HealthChecks;
 use crate::host::uplink::Uplink;
 use crate::host::{HostError, HostPort, Plan};
 
@@ -103,6 +104,9 @@ pub struct Control {
     plan: Option<Plan>,
     /// What the host port's plan was told to have failed with, so that it is logged once.
     plan_failures: BTreeSet<String>,
+    health: HealthChecks,
+    /// Ports of health checks that could not be opened, so that each is logged once.
+    health_failures: BTreeSet<u16>,
 
     /// Open ports of pods, by attachment number.
     open: BTreeMap<u16, PodPort>,
@@ -139,6 +143,7 @@ impl Control {
             stop,
         } = parts;
         let host = make_host(&runtime, &settings)?;
+        let health = HealthChecks::new(runtime.clone());
         crate::host::reserved::reserve(&settings.state_dir, settings.reserved_ports)?;
         crate::host::sysctl::warn_without_forwarding();
         Ok(Self {
@@ -162,6 +167,8 @@ impl Control {
             uplink: None,
             plan: None,
             plan_failures: BTreeSet::new(),
+            health,
+            health_failures: BTreeSet::new(),
             open: BTreeMap::new(),
             compiled: BTreeSet::new(),
             ready: BTreeSet::new(),

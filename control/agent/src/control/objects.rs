@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use super::pod_routes::Ranges;
 use super::{Control, ControlError};
 use crate::attachments::alloc;
+use crate::health;
 use crate::host::frontends::Frontends;
 use crate::host::plan::{self, Inputs};
 
@@ -57,6 +58,9 @@ impl Control {
             self.apply_plan();
         }
         self.build(first);
+        if first || changes.objects.iter().any(concerns_health) {
+            self.check_health();
+        }
         self.dirty = false;
         if first {
             // The host's queues have fixed numbers: nothing comes in by them before there are tables.
@@ -223,6 +227,19 @@ impl Control {
         }
     }
 
+    /// Brings the ports of health checks to what the objects ask for.
+    fn check_health(&mut self) {
+        let failed = self.health.serve(health::wanted(&self.cluster, &self.settings.node));
+        for (port, error) in &failed {
+            if !self.health_failures.contains(port) {
+                tracing::error!(
+                    "healthCheckNodePort {port} cannot be served, load balancers take this node for one without endpoints: {error}; it is tried again with the next change of a Service or its endpoints"
+                );
+            }
+        }
+        self.health_failures = failed.into_iter().map(|(port, _)| port).collect();
+    }
+
     /// Brings the host port to what the objects ask for.
     pub(super) fn apply_plan(&mut self) {
         let Some(node) = self.cluster.node(&self.settings.node) else {
@@ -266,6 +283,11 @@ impl Control {
 /// Whether a change can reach the host port: pods and policies, most of all changes, cannot.
 const fn concerns_host(change: &Change) -> bool {
     matches!(change, Change::Node(_) | Change::Service(_) | Change::ServiceCidr(_))
+}
+
+/// Whether a change can reach what a health check answers.
+const fn concerns_health(change: &Change) -> bool {
+    matches!(change, Change::Service(_) | Change::EndpointSlice(_))
 }
 
 fn prefix(range: IpNet) -> Prefix {

@@ -1,0 +1,263 @@
+//! `spec.healthCheckNodePort` of Services, as kube-proxy serves it: a load balancer asks each node by HTTP whether it has
+//! endpoints of a Service with `externalTrafficPolicy: Local`, and sends nothing to a node that has none.
+//!
+//! The answer is 200 with at least one ready endpoint here and 503 without; their number is in the body and in the header
+//! `X-Load-Balancing-Endpoint-Weight`. Terminating endpoints do not count, so a node drains while they still serve. When the
+//! agent ends, the port is closed, and the node counts as without endpoints.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use heddle_model::{Cluster, ObjectKey, ServiceType, TrafficPolicy};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// What a port answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The Service.
+    pub service: ObjectKey,
+    /// Its ready endpoints on this node.
+    pub local: usize,
+}
+
+/// What each port has to answer on a node. Of two Services with one port the first by name has it.
+#[must_use]
+pub fn wanted(cluster: &Cluster, node: &str) -> BTreeMap<u16, Health> {
+    let mut wanted = BTreeMap::new();
+    for service in cluster.services() {
+        let Some(port) = service.health_check_node_port else {
+            continue;
+        };
+        if !service.is_proxied()
+            || service.service_type != ServiceType::LoadBalancer
+            || service.external_policy != TrafficPolicy::Local
+        {
+            continue;
+        }
+        let endpoints = cluster.slices_of(&service.key).filter(|slice| slice.is_proxied());
+        let local: BTreeSet<IpAddr> = endpoints
+            .flat_map(|slice| &slice.endpoints)
+            .filter(|e| e.ready && !e.terminating && e.node.as_deref() == Some(node))
+            .map(|e| e.address)
+            .collect();
+        let health = Health {
+            service: service.key.clone(),
+            local: local.len(),
+        };
+        wanted.entry(port.get()).or_insert(health);
+    }
+    wanted
+}
+
+#[derive(Debug)]
+struct Served {
+    health: watch::Sender<Health>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The ports that are served; they close with this.
+#[derive(Debug)]
+pub struct HealthChecks {
+    runtime: Handle,
+    served: BTreeMap<u16, Served>,
+}
+
+impl HealthChecks {
+    /// Serves nothing yet.
+    #[must_use]
+    pub const fn new(runtime: Handle) -> Self {
+        Self {
+            runtime,
+            served: BTreeMap::new(),
+        }
+    }
+
+    /// Serves these ports and closes all others. Returns the ports that cannot be served, and why.
+    pub fn serve(&mut self, wanted: BTreeMap<u16, Health>) -> Vec<(u16, io::Error)> {
+        self.served.retain(|port, _| wanted.contains_key(port));
+        let mut failed = Vec::new();
+        for (port, health) in wanted {
+            if let Some(served) = self.served.get(&port) {
+                served.health.send_if_modified(|now| {
+                    let changed = *now != health;
+                    *now = health;
+                    changed
+                });
+                continue;
+            }
+            match self.runtime.block_on(listen(port)) {
+                Ok(listener) => {
+                    let (health, seen) = watch::channel(health);
+                    let routes = Router::new().fallback(answer).with_state(Arc::new(seen));
+                    let task = self.runtime.spawn(async move {
+                        if let Err(e) = axum::serve(listener, routes).await {
+                            tracing::error!(port, error = %e, "the health check is served no more");
+                        }
+                    });
+                    self.served.insert(port, Served { health, task });
+                }
+                Err(e) => failed.push((port, e)),
+            }
+        }
+        failed
+    }
+}
+
+/// Both families by one socket, or IPv4 where there is no IPv6.
+async fn listen(port: u16) -> io::Result<TcpListener> {
+    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
+        Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
+        }
+        other => other,
+    }
+}
+
+async fn answer(State(health): State<Arc<watch::Receiver<Health>>>) -> impl IntoResponse {
+    let Health { service, local } = health.borrow().clone();
+    let status = if local > 0 {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let headers = [
+        ("x-content-type-options", "nosniff".to_owned()),
+        ("x-load-balancing-endpoint-weight", local.to_string()),
+    ];
+    let body = json!({
+        "service": {"namespace": service.namespace.as_ref(), "name": service.name.as_ref()},
+        "localEndpoints": local,
+        "serviceProxyHealthy": true,
+    });
+    (status, headers, Json(body))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use heddle_source::decode::{Decoded, decode};
+    use serde_json::Value;
+
+    use super::*;
+
+    fn cluster(objects: &[Value]) -> Cluster {
+        let mut cluster = Cluster::new();
+        for object in objects {
+            let Decoded::Object(object) = decode(object).unwrap() else {
+                panic!("a kind that is not read");
+            };
+            cluster.apply(heddle_model::Event::Upsert {
+                origin: "test".into(),
+                object,
+            });
+        }
+        cluster
+    }
+
+    fn service(name: &str, policy: &str, port: u16) -> Value {
+        json!({"apiVersion": "v1", "kind": "Service", "metadata": {"namespace": "shop", "name": name}, "spec": {
+            "type": "LoadBalancer", "clusterIPs": ["10.96.0.1"], "externalTrafficPolicy": policy,
+            "healthCheckNodePort": port, "ports": [{"port": 80, "nodePort": 30080}]}})
+    }
+
+    fn slice(service: &str, endpoints: &Value) -> Value {
+        json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"namespace": "shop", "name": service, "labels": {"kubernetes.io/service-name": service}},
+            "ports": [{"port": 8080}], "endpoints": endpoints})
+    }
+
+    #[test]
+    fn ready_endpoints_of_this_node_count_once_and_terminating_ones_do_not() {
+        let endpoints = json!([
+            {"addresses": ["10.0.1.1"], "nodeName": "n1"},
+            {"addresses": ["10.0.1.1"], "nodeName": "n1"},
+            {"addresses": ["10.0.1.2"], "nodeName": "n1", "conditions": {"ready": false, "serving": true, "terminating": true}},
+            {"addresses": ["10.0.2.1"], "nodeName": "n2"},
+        ]);
+        let cluster = cluster(&[service("web", "Local", 32_000), slice("web", &endpoints)]);
+        let local = |node| {
+            wanted(&cluster, node)
+                .into_iter()
+                .map(|(port, h)| (port, h.local))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            [local("n1"), local("n2"), local("n3")],
+            [[(32_000, 1)], [(32_000, 1)], [(32_000, 0)]]
+        );
+    }
+
+    #[test]
+    fn only_local_policy_has_a_health_check() {
+        assert!(wanted(&cluster(&[service("web", "Cluster", 32_000)]), "n1").is_empty());
+    }
+
+    fn ask(port: u16) -> io::Result<String> {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    #[test]
+    fn the_answer_follows_the_endpoints_and_the_port_closes() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        // A port that was free a moment ago.
+        let taken = std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        let health = |local| {
+            let service = ObjectKey::new("shop", "web");
+            BTreeMap::from([(port, Health { service, local })])
+        };
+        let mut checks = HealthChecks::new(runtime.handle().clone());
+        let failed = checks.serve(health(1));
+        assert_eq!(
+            failed.first().map(|(port, e)| (*port, e.kind())),
+            Some((port, io::ErrorKind::AddrInUse))
+        );
+        drop(taken);
+        assert!(checks.serve(health(2)).is_empty());
+        let answer = ask(port).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.contains("x-load-balancing-endpoint-weight: 2"),
+            "{answer}"
+        );
+        assert!(
+            answer.ends_with(
+                r#"{"localEndpoints":2,"service":{"name":"web","namespace":"shop"},"serviceProxyHealthy":true}"#
+            ),
+            "{answer}"
+        );
+        checks.serve(health(0));
+        assert!(ask(port).unwrap().starts_with("HTTP/1.1 503 "));
+        checks.serve(BTreeMap::new());
+        // The task ends at its next step.
+        while ask(port).is_ok_and(|answer| !answer.is_empty()) {
+            std::thread::yield_now();
+        }
+    }
+}
