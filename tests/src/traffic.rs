@@ -1,6 +1,6 @@
 //! Real traffic between namespaces, bounded in count and time.
 
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -129,6 +129,8 @@ pub enum Manner {
     Echo,
     /// Counts what it hears.
     Sink,
+    /// Answers each HTTP/1.1 request with this text, on a connection that stays open.
+    Http(String),
     /// Says a number line by line, one each time the other side's last line came back.
     SpeakFirst,
 }
@@ -220,6 +222,16 @@ fn serve(mut stream: TcpStream, manner: &Manner, heard: &AtomicU64) {
                 }
             }
         }
+        Manner::Http(text) => {
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
+            let mut requests = BufReader::new(&stream).split(b'\n');
+            // A request without a body ends with an empty line.
+            while let Some(Ok(line)) = requests.next() {
+                if line == b"\r" && (&stream).write_all(answer.as_bytes()).is_err() {
+                    break;
+                }
+            }
+        }
         Manner::SpeakFirst => {
             let mut number = 0u64;
             loop {
@@ -237,6 +249,51 @@ fn serve(mut stream: TcpStream, manner: &Manner, heard: &AtomicU64) {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
+    }
+}
+
+/// A client that asks a [`Manner::Http`] server again and again on one connection.
+#[derive(Debug)]
+pub struct Browser(BufReader<TcpStream>);
+
+impl Browser {
+    /// Connects.
+    ///
+    /// # Errors
+    /// The connection is not made within `bound`, which holds for every answer too.
+    pub fn open(from: &NetNs, to: SocketAddr, bound: Duration) -> Result<Self, LabError> {
+        let stream = from.enter(move || {
+            TcpStream::connect_timeout(&to, bound).map_err(LabError::io(format!("connecting to {to}")))
+        })?;
+        stream
+            .set_read_timeout(Some(bound))
+            .map_err(LabError::io("a read timeout"))?;
+        stream.set_nodelay(true).map_err(LabError::io("TCP_NODELAY"))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Asks and hears the answer's text.
+    ///
+    /// # Errors
+    /// The connection broke, or the answer is none.
+    pub fn get(&mut self) -> Result<String, LabError> {
+        let mut get = || -> io::Result<String> {
+            self.0.get_ref().write_all(b"GET / HTTP/1.1\r\nHost: service\r\n\r\n")?;
+            let (mut line, mut length) = (String::new(), None);
+            while line != "\r\n" {
+                line.clear();
+                if self.0.read_line(&mut line)? == 0 {
+                    return Err(ErrorKind::UnexpectedEof.into());
+                }
+                if let Some(value) = line.strip_prefix("Content-Length: ") {
+                    length = value.trim().parse().ok();
+                }
+            }
+            let mut text = vec![0; length.ok_or(ErrorKind::InvalidData)?];
+            self.0.read_exact(&mut text)?;
+            String::from_utf8(text).map_err(|_| ErrorKind::InvalidData.into())
+        };
+        get().map_err(LabError::io("an HTTP request"))
     }
 }
 

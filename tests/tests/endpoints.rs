@@ -1,0 +1,194 @@
+//! Real connections through ClusterIPs while endpoints come and go: none is lost that should live, and none goes where it
+//! should not any more.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{BOUND, binaries, eventually};
+use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
+use heddle_tests::traffic::{Browser, Manner, TcpServer};
+use heddle_tests::udp::UdpServer;
+use heddle_tests::{LabError, NodePlan, manifests};
+use serde_json::json;
+
+const ROUNDS: usize = 40;
+/// New connections that have to be made meanwhile: thousands on a machine that does nothing else.
+const AT_LEAST: u64 = 1000;
+const WEBS: [&str; 3] = ["web-1", "web-2", "web-3"];
+
+/// Which of the web pods are endpoints: `None` is not there, `Some(ready)` serves and is ready or terminates.
+type Choice = [Option<bool>; 3];
+
+fn publish(shop: &Shop, choice: Choice) -> Result<(), LabError> {
+    let chosen: Vec<(&str, bool)> = WEBS
+        .into_iter()
+        .zip(choice)
+        .filter_map(|(w, c)| Some((w, c?)))
+        .collect();
+    for v6 in [false, true] {
+        let mut endpoints = Vec::new();
+        for (name, _) in &chosen {
+            endpoints.push((shop.member(name)?.attached.ip(v6)?, *name));
+        }
+        let mut slice = manifests::endpoint_slice("shop", "web", v6, WEB_TARGET, &endpoints);
+        for (n, (_, ready)) in chosen.iter().enumerate() {
+            slice["endpoints"][n]["conditions"] = json!({"ready": ready, "serving": true, "terminating": !ready});
+        }
+        shop.node.apply(&slice)?;
+    }
+    let ready = 2 * chosen.iter().filter(|(_, ready)| *ready).count() as u64;
+    eventually("the tables have the endpoints", || {
+        Ok(shop.node.status()?["tables"]["backends"].as_u64() == Some(ready))
+    })
+}
+
+#[test]
+fn thousands_of_connections_while_endpoints_come_and_go() -> Result<(), LabError> {
+    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    shop.join("web-3", "web")?;
+    let shop = shop;
+    let mut servers = Vec::new();
+    for name in WEBS {
+        servers.push(TcpServer::start(
+            shop.member(name)?.pod.ns(),
+            WEB_TARGET,
+            Manner::Http(name.to_owned()),
+        )?);
+    }
+    publish(&shop, [Some(true); 3])?;
+    let client = shop.member("client")?.pod.ns();
+    // Open all the while, at every endpoint.
+    let mut lasting = Vec::new();
+    for n in 0..24 {
+        let mut browser = Browser::open(client, Shop::service(n % 2 == 1), BOUND)?;
+        let at = browser.get()?;
+        lasting.push((browser, at));
+    }
+    let reached: BTreeSet<&str> = lasting.iter().map(|(_, at)| at.as_str()).collect();
+    assert_eq!(reached, BTreeSet::from(WEBS), "24 connections reach all three");
+
+    let (done, made) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| -> Result<(), LabError> {
+        let clients = [false, true].map(|v6| {
+            let (done, made) = (&done, &made);
+            scope.spawn(move || -> Result<(), LabError> {
+                while !done.load(Ordering::Acquire) {
+                    Browser::open(client, Shop::service(v6), BOUND)?.get()?;
+                    made.fetch_add(1, Ordering::AcqRel);
+                }
+                Ok(())
+            })
+        });
+        let mut play = || -> Result<(), LabError> {
+            for round in 0..ROUNDS {
+                // One goes, one terminates, one stays, in turns; and all are there again.
+                let choice = match round % 4 {
+                    3 => [Some(true); 3],
+                    at => std::array::from_fn(|n| match (n + at) % 3 {
+                        0 => None,
+                        1 => Some(false),
+                        _ => Some(true),
+                    }),
+                };
+                publish(&shop, choice)?;
+                for (browser, at) in &mut lasting {
+                    assert_eq!(
+                        browser.get()?,
+                        *at,
+                        "round {round}: a live connection stays where it is"
+                    );
+                }
+            }
+            eventually("enough connections are made", || {
+                Ok(made.load(Ordering::Acquire) >= AT_LEAST)
+            })
+        };
+        let played = play();
+        done.store(true, Ordering::Release);
+        for client in clients {
+            match client.join() {
+                Ok(result) => result?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        played
+    })?;
+    println!("{} connections in {ROUNDS} rounds, none lost", made.into_inner());
+    Ok(())
+}
+
+#[test]
+fn datagrams_do_not_go_on_to_an_endpoint_that_was_removed() -> Result<(), LabError> {
+    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let names = ["web-1", "web-2"];
+    let mut servers = Vec::new();
+    for name in names {
+        servers.push(UdpServer::echo(shop.member(name)?.pod.ns(), WEB_TARGET)?);
+    }
+    let mut service = manifests::service("shop", "web", &Shop::SERVICE_IPS, WEB_PORT, WEB_TARGET);
+    service["spec"]["ports"] = json!([{"name": "main", "protocol": "UDP", "port": WEB_PORT, "targetPort": WEB_TARGET}]);
+    shop.node.apply(&service)?;
+    let publish = |chosen: &[&str]| -> Result<(), LabError> {
+        for v6 in [false, true] {
+            let mut endpoints = Vec::new();
+            for name in chosen {
+                endpoints.push((shop.member(name)?.attached.ip(v6)?, *name));
+            }
+            let mut slice = manifests::endpoint_slice("shop", "web", v6, WEB_TARGET, &endpoints);
+            slice["ports"] = json!([{"name": "main", "protocol": "UDP", "port": WEB_TARGET}]);
+            shop.node.apply(&slice)?;
+        }
+        eventually("the tables have the endpoints", || {
+            Ok(shop.node.status()?["tables"]["backends"].as_u64() == Some(2 * chosen.len() as u64))
+        })
+    };
+    publish(&names)?;
+    for v6 in [false, true] {
+        // One socket, so one flow: only its removal lets the datagrams go elsewhere.
+        let socket = shop.member("client")?.pod.ns().enter(|| {
+            let any = if v6 { "[::]:0" } else { "0.0.0.0:0" };
+            let socket = UdpSocket::bind(any).map_err(LabError::io("a UDP socket"))?;
+            socket.connect(Shop::service(v6)).map_err(LabError::io("connecting"))?;
+            let short = Some(Duration::from_millis(200));
+            socket.set_read_timeout(short).map_err(LabError::io("a read timeout"))?;
+            Ok(socket)
+        })?;
+        let ask = || -> bool { socket.send(b"hello").is_ok() && socket.recv(&mut [0; 16]).is_ok() };
+        eventually("the Service answers", || Ok(ask()))?;
+        let before: Vec<u64> = servers.iter().map(UdpServer::heard).collect();
+        for _ in 0..10 {
+            ask();
+        }
+        let heard: Vec<u64> = servers.iter().zip(before).map(|(s, b)| s.heard() - b).collect();
+        let at = heard.iter().position(|n| *n > 0).unwrap_or_default();
+        assert_eq!(
+            heard.iter().filter(|n| **n > 0).count(),
+            1,
+            "one flow, one endpoint: {heard:?}"
+        );
+        let other = names[1 - at];
+        publish(&[other])?;
+        let before = servers[1 - at].heard();
+        eventually("the datagrams go to the endpoint that is left", || {
+            Ok(ask() && servers[1 - at].heard() > before)
+        })?;
+        let before = servers[at].heard();
+        for _ in 0..10 {
+            ask();
+        }
+        assert_eq!(servers[at].heard(), before, "the removed endpoint hears nothing more");
+        // None at all, and back: the flow of before does not come to life again.
+        publish(&[])?;
+        publish(&[names[at]])?;
+        let before = servers[at].heard();
+        eventually("the datagrams go to the endpoint that came back", || {
+            Ok(ask() && servers[at].heard() > before)
+        })?;
+        publish(&names)?;
+    }
+    Ok(())
+}
