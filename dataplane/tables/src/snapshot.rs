@@ -140,6 +140,12 @@ impl Snapshot {
         ServiceLookup::NotAService
     }
 
+    /// Whether an address is the cluster address of a Service.
+    #[must_use]
+    pub fn is_cluster_address(&self, ip: Ip) -> bool {
+        self.service_addresses.get(&ip).is_some_and(|known| known.cluster > 0)
+    }
+
     /// The frontend of exactly this key.
     #[must_use]
     pub fn frontend_at(&self, key: FrontendKey) -> Option<&Arc<Frontend>> {

@@ -101,6 +101,10 @@ fn adopt_as_seen(cx: &mut Context<'_>, query: &Query) -> Option<(Query, Passage)
 
 /// The segment is an answer: its connection may have been opened the other way.
 fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> {
+    if cx.snapshot.is_cluster_address(query.tuple.dst) {
+        // Nobody opens connections from the address of a Service.
+        return None;
+    }
     let opener = match cx.snapshot.address(query.tuple.dst).place {
         Place::Local(pod) => pod,
         Place::Unreachable => return None,

@@ -50,6 +50,16 @@ fn through_a_service_the_hash_chooses_again() {
 }
 
 #[test]
+fn an_answer_to_a_services_address_belongs_to_nobody() {
+    just_started(|w| {
+        serve(w, &[&B]);
+        let vip = ip("10.96.0.10");
+        w.answered(&A, &A.to(vip).tcp(1000, 40_000, SYN | ACK, 2, 2, b""), "tcp-reset");
+        assert_eq!(w.connections(), 0);
+    });
+}
+
+#[test]
 fn the_server_may_speak_first_where_only_the_client_may_open() {
     just_started(|w| {
         w.set_policy(&A, Some(isolate(Direction::Ingress, &[])));
