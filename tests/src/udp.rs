@@ -87,6 +87,67 @@ impl Drop for UdpServer {
     }
 }
 
+/// One socket that keeps asking a [`UdpServer::echo`], so that all it says is one connection; it counts the answers.
+#[derive(Debug)]
+pub struct UdpTalk {
+    stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
+    thread: Option<JoinHandle<Result<(), LabError>>>,
+}
+
+impl UdpTalk {
+    /// Begins to ask, a word every 10 ms or when the last one was answered, whichever is later; an answer that is missing
+    /// for 50 ms is given up.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn start(from: &NetNs, to: SocketAddr) -> Result<Self, LabError> {
+        let socket = from.enter(move || connected(to))?;
+        socket
+            .set_read_timeout(Some(LOOK))
+            .map_err(LabError::io("a read timeout"))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let rounds = Arc::new(AtomicU64::new(0));
+        let thread = from.spawn({
+            let (stop, rounds) = (Arc::clone(&stop), Arc::clone(&rounds));
+            move || {
+                let mut buffer = [0; 8];
+                let mut number = 0u64;
+                while !stop.load(Ordering::Acquire) {
+                    let word = number.to_be_bytes();
+                    // What cannot be sent now, or is not answered, is noticed by the count.
+                    if socket.send(&word).is_ok() && matches!(socket.recv(&mut buffer), Ok(8)) && buffer == word {
+                        rounds.fetch_add(1, Ordering::AcqRel);
+                    }
+                    number += 1;
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Ok(())
+            }
+        })?;
+        Ok(Self {
+            stop,
+            rounds,
+            thread: Some(thread),
+        })
+    }
+
+    /// Words answered so far.
+    #[must_use]
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for UdpTalk {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 fn connected(to: SocketAddr) -> Result<UdpSocket, LabError> {
     let any: SocketAddr = if to.is_ipv4() {
         ([0, 0, 0, 0], 0).into()
