@@ -5,7 +5,7 @@ mod common;
 use std::net::IpAddr;
 
 use common::{BOUND, SILENCE, binaries, eventually};
-use heddle_tests::shop::{DB_PORT, Shop};
+use heddle_tests::shop::{DB_PORT, Shop, WEB_TARGET};
 use heddle_tests::traffic::{self, Manner, Reach, TcpServer};
 use heddle_tests::{LabError, Node, NodePlan, manifests, run_with_input};
 use serde_json::{Value, json};
@@ -122,6 +122,163 @@ fn a_refused_policy_closes_what_it_selects() -> Result<(), LabError> {
     eventually("it opens again when the policy is gone", || {
         Ok(traffic::ping(client, web, 1)? == 1)
     })
+}
+
+/// A policy that closes `shop/web-*` but for this rule, or whatever else `spec` changes.
+fn policy(name: &str, change: impl FnOnce(&mut Value)) -> Value {
+    let mut policy = manifests::allow_only("shop", name, ("app", "web"), ("app", "client"), WEB_TARGET);
+    change(&mut policy["spec"]);
+    policy
+}
+
+#[test]
+fn each_impossible_field_of_a_policy_is_named_and_opens_nothing() -> Result<(), LabError> {
+    let shop = shop()?;
+    let (client, db) = (shop.member("client")?.pod.ns(), shop.member("db")?.pod.ns());
+    let _server = TcpServer::start(
+        shop.member("web-1")?.pod.ns(),
+        WEB_TARGET,
+        Manner::Greet("web-1".to_owned()),
+    )?;
+    let to = shop.member("web-1")?.at(false, WEB_TARGET)?;
+    let reaches = |from| traffic::tcp_ask(from, to, "", SILENCE);
+    // A good version stays when a bad one comes: open to the client, closed to everyone else.
+    shop.node.apply(&policy("kept", |_| {}))?;
+    eventually("the good version is taken", || Ok(reaches(db)? == Reach::Silence))?;
+    assert!(reaches(client)?.is_yes());
+
+    let ingress = |key: &'static str, value: Value| move |spec: &mut Value| spec["ingress"][0][key] = value;
+    let select = |value: Value| move |spec: &mut Value| spec["podSelector"] = value;
+    let block = |cidr: &str, except: &str| json!([{"ipBlock": {"cidr": cidr, "except": [except]}}]);
+    let expression = |operator: &str, values: Value| {
+        json!({"matchLabels": {"app": "web"},
+               "matchExpressions": [{"key": "app", "operator": operator, "values": values}]})
+    };
+    let bad = [
+        (
+            policy("operator", select(expression("Like", json!(["web"])))),
+            "operator",
+        ),
+        (
+            policy("no-values", select(expression("In", json!([])))),
+            "matchExpressions[0]",
+        ),
+        (
+            policy("no-label", select(json!({"matchLabels": {"app": "not a label"}}))),
+            "matchLabels.app",
+        ),
+        (
+            policy("port", ingress("ports", json!([{"port": 65_537}]))),
+            "ports[0].port",
+        ),
+        (
+            policy("end-port", ingress("ports", json!([{"port": 90, "endPort": 80}]))),
+            "ports[0].endPort",
+        ),
+        (
+            policy("protocol", ingress("ports", json!([{"port": 80, "protocol": "QUIC"}]))),
+            "ports[0].protocol",
+        ),
+        (
+            policy("cidr", ingress("from", block("10.0.0.0/33", "10.1.0.0/16"))),
+            "ipBlock.cidr",
+        ),
+        (
+            policy("except", ingress("from", block("10.0.0.0/8", "11.0.0.0/16"))),
+            "ipBlock.except[0]",
+        ),
+    ];
+    for (object, field) in &bad {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        shop.node.apply(object)?;
+        is_refused(&shop.node, &[&format!("shop/{name} |"), field])?;
+    }
+    // None was ever good, so each closes what it selects, as far as that can be read; together with the good one, which
+    // is one more way in: policies are a union.
+    assert!(reaches(client)?.is_yes());
+    assert_eq!(reaches(db)?, Reach::Silence);
+    shop.node
+        .apply(&policy("kept", ingress("ports", json!([{"port": 0}]))))?;
+    is_refused(&shop.node, &["shop/kept |", "ports[0].port"])?;
+    assert!(reaches(client)?.is_yes(), "the last good version stays");
+    // Without it nothing is left that opens.
+    shop.node.delete(&policy("kept", |_| {}))?;
+    eventually("what only refused policies select is closed", || {
+        Ok(reaches(client)? == Reach::Silence)
+    })?;
+    for (object, _) in &bad {
+        shop.node.delete(object)?;
+    }
+    eventually("it opens when they are gone", || Ok(reaches(db)?.is_yes()))?;
+    assert_eq!(rejections(&shop.node)?, Vec::<String>::new());
+    Ok(())
+}
+
+#[test]
+fn impossible_services_are_named_and_the_others_work() -> Result<(), LabError> {
+    let shop = shop()?;
+    let _servers = [
+        TcpServer::start(
+            shop.member("web-1")?.pod.ns(),
+            WEB_TARGET,
+            Manner::Greet("web".to_owned()),
+        )?,
+        TcpServer::start(
+            shop.member("web-2")?.pod.ns(),
+            WEB_TARGET,
+            Manner::Greet("web".to_owned()),
+        )?,
+    ];
+    let service = |name: &str, last: u8, change: &dyn Fn(&mut Value)| {
+        let mut service = manifests::service("shop", name, &[IpAddr::from([10, 96, 1, last])], 80, WEB_TARGET);
+        change(&mut service["spec"]);
+        service
+    };
+    let node_port = |spec: &mut Value| {
+        spec["type"] = json!("NodePort");
+        spec["ports"][0]["nodePort"] = json!(30_080);
+    };
+    shop.node.apply(&service("first", 1, &node_port))?;
+    // The second comes after the first: who has a node port keeps it.
+    eventually("the first Service is in the tables", || {
+        Ok(shop.node.status()?["tables"]["frontends"].as_u64() >= Some(3))
+    })?;
+    let mut mixed = manifests::endpoint_slice("shop", "web", false, WEB_TARGET, &[(IpAddr::from([10, 9, 9, 9]), "x")]);
+    mixed["metadata"]["name"] = json!("web-mixed");
+    mixed["endpoints"][0]["addresses"] = json!(["fd00::9"]);
+    let both = json!([{"name": "a", "port": 80, "nodePort": 30_081}, {"name": "b", "port": 81, "nodePort": 30_081}]);
+    let bad: [(Value, &[&str]); 5] = [
+        (
+            service("no-ports", 2, &|spec| spec["ports"] = json!([])),
+            &["shop/no-ports", "spec.ports"],
+        ),
+        (
+            service("no-address", 3, &|spec| spec["clusterIPs"] = json!(["10.96.0.256"])),
+            &["shop/no-address", "spec.clusterIPs[0]", "10.96.0.256"],
+        ),
+        (
+            service("twice", 4, &|spec| {
+                spec["type"] = json!("NodePort");
+                spec["ports"] = both.clone();
+            }),
+            &["shop/twice", "spec.ports[1].nodePort"],
+        ),
+        (
+            service("second", 5, &node_port),
+            &["shop/second", "nodePort", "shop/first"],
+        ),
+        (mixed, &["shop/web-mixed", "endpoints[0].addresses[0]", "fd00::9"]),
+    ];
+    for (object, parts) in &bad {
+        shop.node.apply(object)?;
+        is_refused(&shop.node, parts)?;
+    }
+    assert_eq!(rejections(&shop.node)?.len(), bad.len());
+    for v6 in [false, true] {
+        let ask = traffic::tcp_ask(shop.member("client")?.pod.ns(), Shop::service(v6), "", BOUND)?;
+        assert_eq!(ask, Reach::Yes("web".to_owned()), "the other Service works on");
+    }
+    Ok(())
 }
 
 #[test]

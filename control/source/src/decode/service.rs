@@ -140,7 +140,8 @@ fn ports(spec: Node<'_>, node_ports: bool) -> Found<'_, Vec<ServicePort>> {
         if let Some(node_port) = node_port
             && !on_nodes.insert((protocol, node_port))
         {
-            return Err(node.fault("has the nodePort of another port, with the same protocol"));
+            let at = node.get("nodePort")?.unwrap_or(node);
+            return Err(at.fault("is another port's nodePort, with the same protocol"));
         }
         let target_port = target_port(node)?.unwrap_or(TargetPort::Number(port));
         out.push(ServicePort {

@@ -209,6 +209,10 @@ fn impossible_fields_of_services_are_refused_by_name() {
     );
     let twice = json!([{"name": "a", "port": 1}, {"name": "b", "port": 1}]);
     is_refused(&with("ports", twice), "spec.ports[1].port", "1");
+    let node_port = |name: &str, port: u16| json!({"name": name, "port": port, "nodePort": 30_080});
+    let mut same_node_port = with("ports", json!([node_port("a", 80), node_port("b", 81)]));
+    same_node_port["spec"]["type"] = json!("NodePort");
+    is_refused(&same_node_port, "spec.ports[1].nodePort", "30080");
     is_refused(
         &with("ports", json!([{"port": 1, "targetPort": 70000}])),
         "spec.ports[0].targetPort",
