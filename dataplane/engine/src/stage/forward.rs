@@ -63,8 +63,8 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
         };
     }
     // Every port is a veth's end so far, so any frame may be unfinished.
-    let partial = checksum::is_partial(packet.bytes(cx.store), p);
     let head = packet.bytes_mut(cx.store);
+    let partial = checksum::is_partial(head, p);
     let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
     let mut whole = rewrite::forward(head, p, (exit.mac, MacAddr::GATEWAY), to_be);
     if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {
