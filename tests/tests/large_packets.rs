@@ -4,8 +4,9 @@ mod common;
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
-use common::{BOUND, binaries, eventually, port};
+use common::{BOUND, binaries, drops, eventually, port};
 use heddle_tests::shop::{Shop, WEB_TARGET};
+use heddle_tests::udp::UdpServer;
 use heddle_tests::{LabError, NetNs, NodePlan, manifests, run_with_input, traffic};
 
 /// The default of `podMTU`.
@@ -176,6 +177,156 @@ fn a_large_datagram_reaches_a_pod_of_the_same_node_in_one_piece() -> Result<(), 
         serde_json::json!({}),
         "{status:#}"
     );
+    Ok(())
+}
+
+/// Sends a datagram to an echo and compares what comes back.
+fn exchange(from: &NetNs, to: SocketAddr, len: usize) -> Result<(), LabError> {
+    from.enter(move || {
+        let any: IpAddr = if to.is_ipv6() { [0_u16; 8].into() } else { [0; 4].into() };
+        let socket = UdpSocket::bind((any, 0)).map_err(LabError::io("binding"))?;
+        socket
+            .set_read_timeout(Some(BOUND))
+            .map_err(LabError::io("a timeout"))?;
+        let asked = format!("{len} octets to {to}");
+        socket.connect(to).map_err(LabError::io(asked.clone()))?;
+        let said: Vec<u8> = (0..len).map(|n| (n * 7 + n / 256) as u8).collect();
+        socket.send(&said).map_err(LabError::io(asked.clone()))?;
+        let mut heard = vec![0; 65_536];
+        let n = socket
+            .recv(&mut heard)
+            .map_err(LabError::io(format!("{asked}: the answer")))?;
+        if heard[..n] == said {
+            return Ok(());
+        }
+        Err(LabError::Reply {
+            what: asked,
+            detail: format!("{n} octets came back, and not the same"),
+        })
+    })
+}
+
+/// What a UDP Service of the suite is reached at, and where its backend listens.
+const UDP_SERVICE: [&str; 2] = ["10.96.0.77", "fd00:10:96::77"];
+const UDP_PORTS: (u16, u16) = (5353, 5300);
+
+/// Makes a UDP Service with one backend.
+fn udp_service(shop: &Shop, backend: &str) -> Result<[SocketAddr; 2], LabError> {
+    let reply = |e: std::net::AddrParseError| LabError::Reply {
+        what: "the Service's address".to_owned(),
+        detail: e.to_string(),
+    };
+    let parsed = |text: &str| text.parse::<IpAddr>().map_err(reply);
+    let ips = [parsed(UDP_SERVICE[0])?, parsed(UDP_SERVICE[1])?];
+    let mut service = manifests::service("shop", "bulk", &ips, UDP_PORTS.0, UDP_PORTS.1);
+    service["spec"]["ports"][0]["protocol"] = "UDP".into();
+    shop.node.apply(&service)?;
+    let before = shop.node.status()?["tables"]["backends"].as_u64();
+    for v6 in [false, true] {
+        let ip = shop.member(backend)?.attached.ip(v6)?;
+        let mut slice = manifests::endpoint_slice("shop", "bulk", v6, UDP_PORTS.1, &[(ip, backend)]);
+        slice["ports"][0]["protocol"] = "UDP".into();
+        shop.node.apply(&slice)?;
+    }
+    eventually("the Service's backends", || {
+        Ok(shop.node.status()?["tables"]["backends"].as_u64() == before.map(|n| n + 2))
+    })?;
+    Ok(ips.map(|ip| SocketAddr::new(ip, UDP_PORTS.0)))
+}
+
+/// Pods' routes to pods and Services take no more than `mtu` from now on.
+fn narrow(pod: &NetNs, mtu: u32) -> Result<(), LabError> {
+    for route in ["10.244.1.0/24", "10.96.0.0/16"] {
+        ip(
+            pod,
+            &format!("route replace {route} via 169.254.1.1 dev eth0 onlink mtu {mtu}"),
+        )?;
+    }
+    for route in ["fd00:10:244:1::/64", "fd00:10:96::/112"] {
+        ip(pod, &format!("-6 route del {route}"))?;
+        ip(pod, &format!("-6 route add {route} via fe80::1 dev eth0 mtu {mtu}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn datagrams_cross_in_fragments_by_address_and_by_service() -> Result<(), LabError> {
+    for workers in ["0", "0,1"] {
+        let shop = pair(workers)?;
+        let (web, client) = (shop.member("web-1")?, shop.member("client")?);
+        let services = udp_service(&shop, "web-1")?;
+        let _echo = UdpServer::echo(web.pod.ns(), UDP_PORTS.1)?;
+        // What is larger than the interface takes is cut in two; then into some forty each way.
+        for (mtu, sizes) in [(LARGE, [65_000, 61_000, 2000]), (1400, [60_000, 1373, 3000])] {
+            if mtu != LARGE {
+                narrow(client.pod.ns(), mtu)?;
+                narrow(web.pod.ns(), mtu)?;
+            }
+            for (v6, service) in [false, true].into_iter().zip(services) {
+                for len in sizes {
+                    exchange(client.pod.ns(), web.at(v6, UDP_PORTS.1)?, len)?;
+                    exchange(client.pod.ns(), service, len)?;
+                }
+            }
+        }
+        for v6 in [false, true] {
+            let to = web.attached.ip(v6)?.to_string();
+            let said = client
+                .pod
+                .ns()
+                .run("ping", &["-n", "-c", "2", "-i", "0.2", "-W", "2", "-s", "4000", &to])?;
+            assert!(
+                said.contains("4008 bytes from") && said.contains(" 0% packet loss"),
+                "{said}"
+            );
+        }
+        let status = shop.node.status()?;
+        for name in ["pod:shop/client", "pod:shop/web-1"] {
+            let counted = port(&status, name);
+            assert_eq!(drops(&status, name, "fragment"), 0, "{counted:#}");
+            assert!(counted["rx_packets"].as_u64() > Some(4 * 43), "{counted:#}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_may_be_fragmented_is_where_the_way_takes_less() -> Result<(), LabError> {
+    for workers in ["0", "0,1"] {
+        let shop = pair(workers)?;
+        let client = shop.member("client")?.pod.ns();
+        // A pod that does not know, and says that routers may fragment.
+        ip(client, "route replace default via 169.254.1.1 dev eth0 onlink")?;
+        client.sysctl("net/ipv4/ip_no_pmtu_disc", "1")?;
+        for (ns, to) in [
+            (shop.node.ns(), shop.node.internal_ips()[0]),
+            (shop.lab.outside(), shop.lab.outside_ips()[0]),
+        ] {
+            let _echo = UdpServer::echo(ns, 5301)?;
+            for len in [60_000, 1473, 9000] {
+                exchange(client, SocketAddr::new(to, 5301), len)?;
+            }
+            let to = to.to_string();
+            let said = client.run(
+                "ping",
+                &[
+                    "-n", "-c", "2", "-i", "0.2", "-W", "2", "-M", "dont", "-s", "20000", &to,
+                ],
+            )?;
+            assert!(
+                said.contains("20008 bytes from") && said.contains(" 0% packet loss"),
+                "{said}"
+            );
+        }
+        let status = shop.node.status()?;
+        let counted = port(&status, "pod:shop/client");
+        assert_eq!(drops(&status, "pod:shop/client", "too-big"), 0, "{counted:#}");
+        assert!(
+            counted["fragments"].as_u64() >= Some(2 * (40 + 1 + 6 + 2 * 13)),
+            "{counted:#}"
+        );
+        assert_eq!(counted["fragments_lost"], 0);
+    }
     Ok(())
 }
 

@@ -165,6 +165,12 @@ pub struct PortStatus {
     pub tx_bytes: u64,
     /// Packets received here that were forwarded.
     pub forwarded: u64,
+    /// Fragments that heddle cut such packets into and sent, beside the first of each, which counts as the packet.
+    #[serde(default)]
+    pub fragments: u64,
+    /// Those that found no room on their way out.
+    #[serde(default)]
+    pub fragments_lost: u64,
     /// Packets received here that heddle answered itself (ARP, neighbour discovery, rejects, time exceeded).
     pub answered: u64,
     /// Packets received here that need no answer (DAD probes, MLD, router solicitations).
@@ -316,6 +322,8 @@ mod tests {
                 tx_packets: 2,
                 tx_bytes: 200,
                 forwarded: 1,
+                fragments: 0,
+                fragments_lost: 0,
                 answered: 1,
                 absorbed: 0,
                 dropped: BTreeMap::from([("spoofed".into(), 1), ("policy".into(), 1)]),

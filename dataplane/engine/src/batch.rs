@@ -6,6 +6,7 @@ use heddle_port::{BURST, Packet, PacketVec};
 use heddle_wire::Parsed;
 
 use crate::reason::DropReason;
+use crate::reassembly::Ticket;
 use crate::verdict::Verdict;
 
 /// A packet that waits for its flow.
@@ -15,8 +16,19 @@ pub(crate) struct Pending {
     pub(crate) at: u8,
     /// What the parser said.
     pub(crate) parsed: Parsed,
-    /// It is an ICMP error: its key is that of the answers to the packet that it quotes.
-    pub(crate) quotes: bool,
+    /// What it is.
+    pub(crate) kind: Kind,
+}
+
+/// What a packet that waits for its flow is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Kind {
+    /// A whole packet of the flow.
+    Whole,
+    /// A fragment: a first one, or one whose key says nothing.
+    Fragment,
+    /// An ICMP error: its key is that of the answers to the packet that it quotes.
+    Quote,
 }
 
 /// A burst. Made once a worker and filled again and again: it never allocates.
@@ -32,6 +44,8 @@ pub struct Batch {
     pub(crate) keys: ArrayVec<FlowKey, BURST>,
     /// ... and what the flow table had for each.
     pub(crate) hits: [Option<Hit>; BURST],
+    /// Fragments that wait for their first, by their place in the burst, in order.
+    pub(crate) waiting: ArrayVec<(u8, Ticket), BURST>,
 }
 
 impl Default for Batch {
@@ -50,6 +64,7 @@ impl Batch {
             pending: ArrayVec::new(),
             keys: ArrayVec::new(),
             hits: [None; BURST],
+            waiting: ArrayVec::new(),
         }
     }
 
@@ -78,6 +93,7 @@ impl Batch {
     pub(crate) fn begin(&mut self) {
         self.pending.clear();
         self.keys.clear();
+        self.waiting.clear();
         self.verdicts = [Verdict::drop(DropReason::NoVerdict); BURST];
     }
 }

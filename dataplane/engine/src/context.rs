@@ -1,11 +1,14 @@
 //! What the stages of one burst share.
 
 use heddle_flow::{FlowTable, Millis, Origin};
-use heddle_port::{FrameStore, PortNo, WorkerPool};
+use heddle_port::{FrameStore, Packet, PortNo, WorkerPool};
 use heddle_tables::{Endpoint, EndpointNo, Generation, Snapshot};
 
+use crate::batch::Batch;
 use crate::control::PortRole;
 use crate::decide::Chooser;
+use crate::reason::DropReason;
+use crate::reassembly::{Datagrams, FragmentConfig};
 
 /// What the stages are told once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,6 +19,8 @@ pub struct StageConfig {
     pub errors_per_turn: u32,
     /// Where chance begins, for Services that choose by it: another number for each worker, the same one for a replay.
     pub seed: u64,
+    /// What the fragments of datagrams may use.
+    pub fragments: FragmentConfig,
 }
 
 impl Default for StageConfig {
@@ -24,6 +29,7 @@ impl Default for StageConfig {
             adopt_until: Millis(0),
             errors_per_turn: 64,
             seed: 0,
+            fragments: FragmentConfig::default(),
         }
     }
 }
@@ -43,6 +49,8 @@ pub struct Stages {
     pub(crate) chance: u64,
     /// Where answers are built.
     pub(crate) scratch: Box<[u8; SCRATCH]>,
+    /// Datagrams of which a fragment has come, and the fragments that wait for their first.
+    pub(crate) datagrams: Datagrams,
 }
 
 impl Stages {
@@ -55,12 +63,31 @@ impl Stages {
             slow: 0,
             chance: config.seed,
             scratch: Box::new([0; SCRATCH]),
+            datagrams: Datagrams::new(config.fragments),
         }
     }
 
-    /// A turn begins: budgets are full again.
-    pub fn begin_turn(&mut self) {
+    /// A turn begins: budgets are full again, and fragments whose time is up are given up.
+    pub fn begin_turn(&mut self, now: Millis) {
         self.errors_left = self.config.errors_per_turn;
+        self.datagrams.expire(now);
+    }
+
+    /// Puts held fragments whose first has come into an empty burst, to be processed as if they came in now, and says where
+    /// they did. To be called after each burst until there is none.
+    pub fn release(&mut self, batch: &mut Batch) -> Option<Ingress> {
+        self.datagrams.take_ready(batch.packets_mut())
+    }
+
+    /// A held fragment that will not be forwarded any more, the port where it came in, and why: to be freed and counted. To
+    /// be called after each burst until there is none.
+    pub fn give_up(&mut self) -> Option<(Packet, PortNo, DropReason)> {
+        self.datagrams.take_given_up()
+    }
+
+    /// A port is closed: what came in by it and is held is given up.
+    pub fn close(&mut self, port: PortNo) {
+        self.datagrams.close(port);
     }
 }
 

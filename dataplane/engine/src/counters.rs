@@ -43,6 +43,8 @@ pub struct PortCounters {
     pub(crate) tx_packets: Counter,
     pub(crate) tx_bytes: Counter,
     pub(crate) forwarded: Counter,
+    pub(crate) fragments: Counter,
+    pub(crate) fragments_lost: Counter,
     pub(crate) answered: [Counter; AnswerKind::COUNT],
     pub(crate) absorbed: [Counter; AbsorbReason::COUNT],
     pub(crate) dropped: [Counter; DropReason::COUNT],
@@ -56,6 +58,8 @@ impl Default for PortCounters {
             tx_packets: Counter::default(),
             tx_bytes: Counter::default(),
             forwarded: Counter::default(),
+            fragments: Counter::default(),
+            fragments_lost: Counter::default(),
             answered: std::array::from_fn(|_| Counter::default()),
             absorbed: std::array::from_fn(|_| Counter::default()),
             dropped: std::array::from_fn(|_| Counter::default()),
@@ -64,6 +68,16 @@ impl Default for PortCounters {
 }
 
 impl PortCounters {
+    /// A packet goes no further; `further`: it is a fragment of one that is counted by its first.
+    #[inline]
+    pub(crate) fn lose(&self, further: bool, reason: DropReason) {
+        if further {
+            self.fragments_lost.add(1);
+        } else {
+            self.drop_packet(reason);
+        }
+    }
+
     #[inline]
     pub(crate) fn drop_packet(&self, reason: DropReason) {
         if let Some(c) = self.dropped.get(reason as usize) {
@@ -208,6 +222,10 @@ pub struct PortTotals {
     pub tx_bytes: u64,
     /// Packets that came in at the port and left by any port.
     pub forwarded: u64,
+    /// Fragments that heddle cut such packets into and sent, beside the first of each, which counts as the packet.
+    pub fragments: u64,
+    /// Those that there was no room to send.
+    pub fragments_lost: u64,
     /// Packets that came in at the port and were answered by heddle, by [`AnswerKind`].
     pub answered: [u64; AnswerKind::COUNT],
     /// Packets that came in at the port and were absorbed, by [`AbsorbReason`].
@@ -224,6 +242,8 @@ impl Default for PortTotals {
             tx_packets: 0,
             tx_bytes: 0,
             forwarded: 0,
+            fragments: 0,
+            fragments_lost: 0,
             answered: [0; AnswerKind::COUNT],
             absorbed: [0; AbsorbReason::COUNT],
             dropped: [0; DropReason::COUNT],
@@ -238,6 +258,8 @@ impl PortTotals {
         self.tx_packets += c.tx_packets.get();
         self.tx_bytes += c.tx_bytes.get();
         self.forwarded += c.forwarded.get();
+        self.fragments += c.fragments.get();
+        self.fragments_lost += c.fragments_lost.get();
         add_each(&mut self.answered, &c.answered);
         add_each(&mut self.absorbed, &c.absorbed);
         add_each(&mut self.dropped, &c.dropped);
@@ -287,6 +309,8 @@ impl AddAssign<&PortTotals> for PortTotals {
         self.tx_packets += o.tx_packets;
         self.tx_bytes += o.tx_bytes;
         self.forwarded += o.forwarded;
+        self.fragments += o.fragments;
+        self.fragments_lost += o.fragments_lost;
         for (mine, theirs) in self.answered.iter_mut().zip(o.answered) {
             *mine += theirs;
         }

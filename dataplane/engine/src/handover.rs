@@ -24,6 +24,8 @@ pub struct Parcel {
     pub egress: PortNo,
     /// Whom it shall reach: the port may have another owner by the time it is taken.
     pub to: EndpointNo,
+    /// It is a fragment of a packet that heddle has cut, other than the first, by which that one is counted.
+    pub further: bool,
 }
 
 #[derive(Debug)]

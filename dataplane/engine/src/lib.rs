@@ -15,9 +15,12 @@ mod control;
 mod counters;
 mod decide;
 mod doze;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod handover;
 mod process;
 mod reason;
+mod reassembly;
 mod stage;
 mod verdict;
 mod waker;
@@ -33,6 +36,7 @@ pub use decide::{
 pub use handover::{Ends, mesh};
 pub use process::{Tables, process};
 pub use reason::{AbsorbReason, AnswerKind, DropReason};
+pub use reassembly::FragmentConfig;
 pub use verdict::Verdict;
 pub use waker::Waker;
 pub use worker::{TurnStats, Worker, WorkerConfig};

@@ -144,10 +144,24 @@ reasons! {
         UnsupportedProtocol = "unsupported-protocol",
         /// An ICMP message that is neither echo nor error.
         UnsupportedIcmp = "unsupported-icmp",
-        /// A fragment other than the first of its datagram.
-        FragmentNotFirst = "fragment-not-first",
         /// A combination of TCP flags that no TCP sends.
         TcpFlags = "tcp-flags",
+
+        // What its datagram says of a fragment; which fragments no datagram may have, the parser says.
+        /// The fragment overlaps another one of its datagram, or belongs to a datagram in which two did (RFC 5722).
+        FragmentOverlap = "fragment-overlap",
+        /// The fragment is held already, and waits for the first of its datagram.
+        FragmentDuplicate = "fragment-duplicate",
+        /// The first fragment of its datagram was dropped or answered.
+        FragmentFirstRefused = "fragment-first-refused",
+        /// The first fragment of its datagram did not come in time.
+        FragmentFirstMissing = "fragment-first-missing",
+        /// There was no room to hold the fragment until the first one comes, or other datagrams needed it.
+        FragmentNoRoom = "fragment-no-room",
+        /// Its datagram has more fragments than any needs.
+        FragmentTooMany = "fragment-too-many",
+        /// The flow of the first fragment is gone.
+        FragmentWithoutFlow = "fragment-without-flow",
 
         // Where it cannot go.
         /// The destination is in a pod range of this node and no pod has it.
@@ -158,7 +172,8 @@ reasons! {
         TtlExceeded = "ttl-exceeded",
         /// A header could not be rewritten as its flow says: ports of a fragmented SCTP packet.
         Untranslatable = "untranslatable",
-        /// The packet is larger than its way out takes, and no answer was due or the errors of this turn are used up.
+        /// The packet is larger than its way out takes, cannot be fragmented, and no answer was due or the errors of this turn
+        /// are used up.
         TooBig = "too-big",
         /// The Service has endpoints, but its traffic policy leaves none here.
         ServiceNoLocalEndpoint = "service-no-local-endpoint",
@@ -190,6 +205,8 @@ reasons! {
         FlowContended = "flow-contended",
 
         // What the way out says.
+        /// There were too few frames to fragment the packet into.
+        PoolEmpty = "pool-empty",
         /// The queue to the worker that owns the port was full.
         HandoverQueueFull = "handover-queue-full",
         /// The transmit ring of the port was full.

@@ -10,6 +10,13 @@ use crate::reason::{AbsorbReason, AnswerKind, DropReason};
 pub enum Verdict {
     /// It leaves by the port of that endpoint; its headers are written.
     Forward(EndpointNo),
+    /// The same, but it is larger than that way takes: its worker cuts it into fragments.
+    Fragment {
+        /// By whose port it leaves.
+        to: EndpointNo,
+        /// The largest packet there.
+        mtu: u16,
+    },
     /// Its frame holds heddle's answer now, which leaves by the port where the packet came in.
     Answer(AnswerKind),
     /// It was meant for nobody but heddle.

@@ -33,6 +33,7 @@ pub mod build;
 mod bytes;
 pub mod checksum;
 pub mod ether;
+mod fragment;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod icmp;
@@ -46,6 +47,7 @@ pub mod tcp;
 pub mod testing;
 
 pub use addr::{Ip, MacAddr};
+pub use fragment::Fragmenter;
 pub use icmp::IcmpMessage;
 pub use parse::{Fragment, L3, ParseError, Parsed, parse};
 pub use proto::Proto;

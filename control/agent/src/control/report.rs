@@ -155,6 +155,8 @@ impl Control {
             tx_packets: totals.tx_packets,
             tx_bytes: totals.tx_bytes,
             forwarded: totals.forwarded,
+            fragments: totals.fragments,
+            fragments_lost: totals.fragments_lost,
             answered: totals.answered.iter().sum(),
             absorbed: totals.absorbed.iter().sum(),
             dropped: totals

@@ -37,6 +37,8 @@ impl PortInfo {
             (&mut now.tx_packets, before.tx_packets),
             (&mut now.tx_bytes, before.tx_bytes),
             (&mut now.forwarded, before.forwarded),
+            (&mut now.fragments, before.fragments),
+            (&mut now.fragments_lost, before.fragments_lost),
         ] {
             *n = n.saturating_sub(b);
         }

@@ -69,8 +69,8 @@ impl Node {
             port: PortNo(at.0),
             role,
         };
-        self.stages.begin_turn();
         self.now = Millis(self.now.0 + 1);
+        self.stages.begin_turn(self.now);
         let packet = self.pool.packet(frame).expect("frames enough for one packet");
         self.batch.packets_mut().push(packet);
         let tables = Tables {
@@ -95,6 +95,7 @@ impl Node {
             Verdict::Forward(to) => Ended::Sent(to, bytes),
             Verdict::Answer(kind) => Ended::Answered(kind, bytes),
             Verdict::Drop(reason, _) => Ended::Dropped(reason),
+            Verdict::Fragment { mtu, .. } => panic!("the first packet of a connection is larger than {mtu}"),
             Verdict::Absorb(reason) => panic!("the first packet of a connection is absorbed: {reason}"),
         }
     }

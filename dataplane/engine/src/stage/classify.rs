@@ -56,10 +56,11 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) ->
             Class::Done(Verdict::Absorb(AbsorbReason::HostLink))
         };
     }
-    if p.is_later_fragment() {
-        return Class::drop(DropReason::FragmentNotFirst);
-    }
     let key = FlowKey::of(p, cx.origin());
+    if p.is_later_fragment() {
+        // It has no ports: what it is a packet of, its first fragment says.
+        return Class::Flow(key);
+    }
     match (p.proto, message) {
         (Proto::TCP, _) if p.tcp_flags.is_impossible() => Class::drop(DropReason::TcpFlags),
         (Proto::TCP | Proto::UDP | Proto::SCTP, _) | (_, Some(IcmpMessage::EchoRequest | IcmpMessage::EchoReply)) => {

@@ -53,14 +53,11 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     let Some(exit) = cx.snapshot.exit(to) else {
         return Verdict::drop(DropReason::PortClosed);
     };
-    if let Some(mtu) = plan.fit.mtu(p.l3)
-        && p.l3_len > u32::from(mtu)
+    let too_small = plan.fit.mtu(p.l3).filter(|mtu| p.l3_len > u32::from(*mtu));
+    if let Some(mtu) = too_small
+        && p.dont_fragment
     {
-        return if p.dont_fragment {
-            answer::too_big(cx, packet, p, mtu)
-        } else {
-            Verdict::drop(DropReason::TooBig)
-        };
+        return answer::too_big(cx, packet, p, mtu);
     }
     // Every port is a veth's end so far, so any frame may be unfinished.
     let head = packet.bytes_mut(cx.store);
@@ -73,10 +70,10 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     if partial {
         whole &= finish(cx, packet, p, plan);
     }
-    if whole {
-        Verdict::Forward(to)
-    } else {
-        Verdict::drop(DropReason::Untranslatable)
+    match (whole, too_small) {
+        (false, _) => Verdict::drop(DropReason::Untranslatable),
+        (true, None) => Verdict::Forward(to),
+        (true, Some(mtu)) => Verdict::Fragment { to, mtu },
     }
 }
 

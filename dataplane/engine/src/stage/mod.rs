@@ -3,6 +3,7 @@
 pub(crate) mod answer;
 pub(crate) mod classify;
 pub(crate) mod forward;
+pub(crate) mod fragment;
 pub(crate) mod insert;
 pub(crate) mod judge;
 pub(crate) mod link;
@@ -10,3 +11,4 @@ pub(crate) mod miss;
 pub(crate) mod mtu;
 pub(crate) mod quote;
 pub(crate) mod resolve;
+pub(crate) mod split;

@@ -5,24 +5,19 @@ use heddle_port::Packet;
 use heddle_wire::Parsed;
 
 use super::forward::{self, Plan};
-use super::{answer, judge, miss, quote};
-use crate::batch::Pending;
+use super::{answer, judge, miss};
 use crate::context::Context;
 use crate::verdict::Verdict;
 
-/// The end of a packet whose key was looked up.
+/// The end of a packet with its transport header, whose key was looked up.
 #[inline]
-pub(crate) fn resolve(
+pub(crate) fn whole(
     cx: &mut Context<'_>,
     packet: &mut Packet,
-    waiting: &Pending,
+    p: &Parsed,
     key: &FlowKey,
     hit: Option<&Hit>,
 ) -> Verdict {
-    let p = &waiting.parsed;
-    if waiting.quotes {
-        return quote::error(cx, packet, p, key, hit.copied());
-    }
     match hit {
         Some(hit) => found(cx, packet, p, key, hit),
         None => {

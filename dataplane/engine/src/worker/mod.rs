@@ -5,25 +5,26 @@
 
 mod port_table;
 mod sleep;
+mod way;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 use heddle_flow::{FlowTable, Millis};
-use heddle_port::{BURST, Packet, Port, PortNo, WorkerPool};
+use heddle_port::{BURST, Port, PortNo, WorkerPool};
 use heddle_tables::publish::Reader;
-use heddle_tables::{EndpointNo, Snapshot, WorkerNo};
+use heddle_tables::{Snapshot, WorkerNo};
 
 use crate::batch::Batch;
 use crate::context::{Ingress, StageConfig, Stages};
 use crate::control::{AddError, Message, PortRole, WorkerHandle};
 use crate::counters::WorkerCounters;
-use crate::handover::{Ends, Inbox, Outbox, Parcel, Refused};
+use crate::handover::{Ends, Inbox, Outbox, Parcel};
 use crate::process::{Tables, process};
 use crate::reason::DropReason;
-use crate::verdict::Verdict;
-use port_table::{Outcome, PortTable};
+use port_table::PortTable;
+use way::{Way, discard, forwarded};
 
 /// How a worker works.
 #[derive(Clone, Copy, Debug)]
@@ -123,7 +124,8 @@ impl<P: Port> Worker<P> {
 
     /// Serves every port, every lane and control once.
     pub fn turn(&mut self, now: Millis) -> TurnStats {
-        self.stages.begin_turn();
+        self.stages.begin_turn(now);
+        self.settle(now);
         // Before control's messages: what waits for a port that is to be removed still leaves by it.
         let taken_over = self.take_over();
         let messages = self.read_messages();
@@ -178,7 +180,34 @@ impl<P: Port> Worker<P> {
         };
         process(&mut self.stages, &mut self.batch, ingress, tables, &mut self.pool, now);
         self.dispatch(at, ingress);
+        self.settle(now);
         received
+    }
+
+    /// Brings held fragments on their way whose first has come, and drops those that are given up.
+    #[inline]
+    fn settle(&mut self, now: Millis) {
+        loop {
+            while let Some((packet, ingress, reason)) = self.stages.give_up() {
+                discard(packet, ingress, false, reason, &mut self.pool, &self.counters);
+            }
+            let Some(ingress) = self.stages.release(&mut self.batch) else {
+                return;
+            };
+            let tables = Tables {
+                snapshot: self.reader.current(),
+                flows: &self.flows,
+            };
+            process(&mut self.stages, &mut self.batch, ingress, tables, &mut self.pool, now);
+            match self.ports.find(ingress.port) {
+                Some(at) => self.dispatch(at, ingress),
+                // It was closed between two packets of a datagram: then `close` has given all of them up.
+                None => self.batch.drain().for_each(|(packet, _)| {
+                    let (pool, counters) = (&mut self.pool, &self.counters);
+                    discard(packet, ingress.port, false, DropReason::PortClosed, pool, counters);
+                }),
+            }
+        }
     }
 
     fn dispatch(&mut self, at: usize, ingress: Ingress) {
@@ -217,6 +246,7 @@ impl<P: Port> Worker<P> {
                     ingress,
                     egress,
                     to,
+                    further,
                 }) = self.inbox.take(lane)
                 else {
                     break;
@@ -228,9 +258,16 @@ impl<P: Port> Worker<P> {
                     .filter(|slot| slot.role.endpoint() == to)
                 {
                     Some(slot) => {
-                        slot.enqueue(packet, ingress, Outcome::Forwarded, &mut self.pool, &self.counters);
+                        slot.enqueue(packet, ingress, forwarded(further), &mut self.pool, &self.counters);
                     }
-                    None => discard(packet, ingress, DropReason::PortClosed, &mut self.pool, &self.counters),
+                    None => discard(
+                        packet,
+                        ingress,
+                        further,
+                        DropReason::PortClosed,
+                        &mut self.pool,
+                        &self.counters,
+                    ),
                 }
             }
         }
@@ -274,6 +311,10 @@ impl<P: Port> Worker<P> {
 
     /// Takes a port out, with nothing of it left here.
     fn remove(&mut self, number: PortNo) -> Option<(P, PortRole)> {
+        self.stages.close(number);
+        while let Some((packet, ingress, reason)) = self.stages.give_up() {
+            discard(packet, ingress, false, reason, &mut self.pool, &self.counters);
+        }
         let (port, role) = self.ports.remove(number, &mut self.pool, &self.counters)?;
         if let Some(fd) = port.wait_fd() {
             self.inbox.sleeper().unwatch(fd);
@@ -308,96 +349,12 @@ impl<P: Port> Worker<P> {
             discard(
                 parcel.packet,
                 parcel.ingress,
+                parcel.further,
                 DropReason::PortClosed,
                 &mut self.pool,
                 &self.counters,
             );
         }
         ports
-    }
-}
-
-/// Drops a packet and counts that where it came in.
-fn discard(packet: Packet, ingress: PortNo, reason: DropReason, pool: &mut WorkerPool, counters: &WorkerCounters) {
-    pool.free_packet(packet);
-    if let Some(c) = counters.port(ingress) {
-        c.drop_packet(reason);
-    }
-}
-
-/// What it takes to bring the packets of one burst on their way.
-struct Way<'a, P> {
-    pool: &'a mut WorkerPool,
-    counters: &'a WorkerCounters,
-    ports: &'a mut PortTable<P>,
-    outbox: &'a mut Outbox,
-    snapshot: &'a Snapshot,
-    me: WorkerNo,
-    ingress: Ingress,
-    /// The place of the port where the burst came in.
-    at: usize,
-}
-
-impl<P: Port> Way<'_, P> {
-    #[inline]
-    fn take(&mut self, packet: Packet, verdict: Verdict) {
-        match verdict {
-            Verdict::Forward(to) => self.forward(packet, to),
-            Verdict::Answer(kind) => self.enqueue(self.at, packet, Outcome::Answered(kind)),
-            Verdict::Absorb(reason) => {
-                self.pool.free_packet(packet);
-                if let Some(c) = self.counters.port(self.ingress.port) {
-                    c.absorb(reason);
-                }
-            }
-            // The rule is for the ring of recent drops, which is filled here.
-            Verdict::Drop(reason, _) => self.drop(packet, reason),
-        }
-    }
-
-    #[inline]
-    fn forward(&mut self, packet: Packet, to: EndpointNo) {
-        if to == EndpointNo::HOST
-            && let Some(host) = self.ports.host()
-        {
-            return self.enqueue(host, packet, Outcome::Forwarded);
-        }
-        let Some(exit) = self.snapshot.exit(to) else {
-            return self.drop(packet, DropReason::PortClosed);
-        };
-        if exit.worker != self.me {
-            return self.hand_over(packet, to, exit.worker, exit.port);
-        }
-        match self.ports.find(exit.port) {
-            Some(at) => self.enqueue(at, packet, Outcome::Forwarded),
-            None => self.drop(packet, DropReason::PortClosed),
-        }
-    }
-
-    fn hand_over(&mut self, packet: Packet, to: EndpointNo, worker: WorkerNo, egress: PortNo) {
-        let parcel = Parcel {
-            packet,
-            ingress: self.ingress.port,
-            egress,
-            to,
-        };
-        match self.outbox.give(worker, parcel) {
-            Ok(()) => self.counters.handed_over.add(1),
-            Err(Refused::Full(parcel)) => self.drop(parcel.packet, DropReason::HandoverQueueFull),
-            Err(Refused::Closed(parcel)) => self.drop(parcel.packet, DropReason::PortClosed),
-        }
-    }
-
-    #[inline]
-    fn enqueue(&mut self, at: usize, packet: Packet, outcome: Outcome) {
-        match self.ports.slot_mut(at) {
-            Some(slot) => slot.enqueue(packet, self.ingress.port, outcome, self.pool, self.counters),
-            None => self.drop(packet, DropReason::PortClosed),
-        }
-    }
-
-    #[inline]
-    fn drop(&mut self, packet: Packet, reason: DropReason) {
-        discard(packet, self.ingress.port, reason, self.pool, self.counters);
     }
 }

@@ -12,6 +12,8 @@ use crate::reason::{AnswerKind, DropReason};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Forwarded,
+    /// A fragment other than the first.
+    Fragment,
     Answered(AnswerKind),
 }
 
@@ -89,7 +91,7 @@ impl<P: Port> Slot<P> {
         for (packet, leaving) in self.packets.drain(..).zip(self.leaving.drain(..)) {
             pool.free_packet(packet);
             if let Some(c) = counters.port(leaving.ingress) {
-                c.drop_packet(DropReason::TxRingFull);
+                c.lose(leaving.outcome == Outcome::Fragment, DropReason::TxRingFull);
             }
         }
     }
@@ -108,6 +110,11 @@ impl<P: Port> Slot<P> {
                 Outcome::Forwarded => {
                     forwarded(counters, at.replace(ingress), run);
                     run = 1;
+                }
+                Outcome::Fragment => {
+                    if let Some(c) = counters.port(ingress) {
+                        c.fragments.add(1);
+                    }
                 }
                 Outcome::Answered(kind) => {
                     if let Some(c) = counters.port(ingress) {

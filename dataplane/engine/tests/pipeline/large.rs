@@ -13,7 +13,7 @@ use crate::world::{World, worlds};
 const SYN: TcpFlags = TcpFlags::SYN;
 const ACK: TcpFlags = TcpFlags::ACK;
 
-fn pattern(len: usize) -> Vec<u8> {
+pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 31 + n / 251) as u8).collect()
 }
 

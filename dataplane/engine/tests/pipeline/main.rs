@@ -12,9 +12,12 @@
 
 mod adoption;
 mod affinity;
+mod datagram;
 mod decision;
 mod external;
 mod forwarding;
+mod fragmented;
+mod fragments;
 mod gateway;
 mod handover;
 mod host;

@@ -79,31 +79,6 @@ fn what_the_parser_refuses_is_dropped_under_the_parsers_name() {
 }
 
 #[test]
-fn fragments_other_than_the_first_never_pass() {
-    worlds(|w| {
-        let later = A.to(B.v4()).fragment(1480, false).raw(Proto::UDP, &[0; 64]);
-        w.dropped(&A, &later, "fragment-not-first");
-        let later = A.to(B.v6()).fragment(1480, false).raw(Proto::UDP, &[0; 64]);
-        w.dropped(&A, &later, "fragment-not-first");
-        // Its first fragment has the ports, and so a flow; what follows has none.
-        let mut udp = vec![0x03, 0xe8, 0, 53, 0x05, 0xc8, 0x12, 0x34];
-        udp.resize(1480, 7);
-        w.pass(&A, &B, &A.to(B.v4()).fragment(0, true).raw(Proto::UDP, &udp));
-        w.dropped(
-            &A,
-            &A.to(B.v4()).fragment(1480, false).raw(Proto::UDP, &[0; 8]),
-            "fragment-not-first",
-        );
-        // One that overlays the header of the first.
-        w.dropped(
-            &A,
-            &A.to(B.v4()).fragment(8, false).raw(Proto::TCP, &[0; 16]),
-            "fragment-tiny",
-        );
-    });
-}
-
-#[test]
 fn other_protocols_are_dropped() {
     worlds(|w| {
         for proto in [47, 50, 4, 41, 89, 255].map(Proto) {

@@ -1,7 +1,7 @@
 //! Whatever comes in, in whatever order: nothing panics, no frame is lost, every packet ends once.
 
 use heddle_wire::testing::{Packet, ip};
-use heddle_wire::{Ip, MacAddr, TcpFlags};
+use heddle_wire::{Ip, MacAddr, Proto, TcpFlags};
 use proptest::prelude::*;
 
 use crate::services::serve;
@@ -39,6 +39,8 @@ enum Step {
     Udp(Party, Option<Ip>, Ip, u16, u16, bool),
     Echo(Party, Ip, u16, bool),
     Error(Party, Ip, Ip, u16, u16),
+    /// Identification, place and length in units of 64 octets, whether more follow, and the port of a first fragment.
+    Fragment(Party, Ip, u32, u16, u16, bool, u16),
     Raw(Party, Vec<u8>),
     Policy(Party, bool),
     Backends(Vec<Party>),
@@ -57,6 +59,8 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(p, s, d, a, b, c)| Step::Udp(p, s, d, a, b, c)),
         2 => (sender(), address(), port(), any::<bool>()).prop_map(|(p, d, id, r)| Step::Echo(p, d, id, r)),
         2 => (sender(), address(), address(), port(), port()).prop_map(|(p, x, y, a, b)| Step::Error(p, x, y, a, b)),
+        6 => (sender(), address(), 0..3_u32, 0..5_u16, 1..3_u16, any::<bool>(), port())
+            .prop_map(|(p, d, id, at, n, more, port)| Step::Fragment(p, d, id, at, n, more, port)),
         1 => (sender(), prop::collection::vec(any::<u8>(), 0..120)).prop_map(|(p, b)| Step::Raw(p, b)),
         1 => (sender(), any::<bool>()).prop_map(|(p, open)| Step::Policy(p, open)),
         1 => prop::collection::vec(sender(), 0..3).prop_map(Step::Backends),
@@ -95,6 +99,14 @@ fn play(w: &mut World, steps: &[Step], bursts: bool) {
             Step::Error(p, x, y, a, b) => {
                 let quote = Packet::new(A.mac, MacAddr::GATEWAY, *x, *y).udp(*a, *b, b"data");
                 w.push(p, &packet(p, None, *x, 64).icmp_error(3, 3, 0, &quote));
+            }
+            Step::Fragment(p, d, id, at, n, more, port) => {
+                let mut data = vec![*n as u8; usize::from(*n) * 64];
+                if *at == 0 {
+                    data[..8].copy_from_slice(&[1000, *port, 400, 0].map(u16::to_be_bytes).concat());
+                }
+                let packet = packet(p, None, *d, 64).identification(*id);
+                w.push(p, &packet.fragment(at * 64, *more || *at == 0).raw(Proto::UDP, &data));
             }
             Step::Raw(p, bytes) => w.push(p, bytes),
             Step::Policy(p, open) if p.endpoint.is_pod() => {

@@ -391,6 +391,8 @@ fn flat(t: &PortTotals) -> Vec<(String, u64)> {
         ("rx".into(), t.rx_packets),
         ("tx".into(), t.tx_packets),
         ("forwarded".into(), t.forwarded),
+        ("fragments".into(), t.fragments),
+        ("fragments-lost".into(), t.fragments_lost),
     ];
     list.extend(
         AnswerKind::ALL

@@ -11,9 +11,11 @@
 )]
 
 mod packet;
+mod reassemble;
 mod verify;
 
 pub use packet::{Checksum, Packet};
+pub use reassemble::reassemble;
 pub use verify::{VerifyError, assert_valid, verify};
 
 use std::net::IpAddr;

@@ -1,0 +1,91 @@
+//! What must hold for any sequence of packets: asserted by the fuzz target, the replay of its corpus and a property test.
+//!
+//! [`check_sequence`] takes any bytes as a sequence of steps (`steps`) of a small node in memory (`cluster`): workers, ports, a
+//! flow table, hand-built tables. It panics when an invariant is broken; the packet path never calls it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "an invariant that is broken has to stop the fuzzer"
+)]
+
+pub(crate) mod cluster;
+mod node;
+mod steps;
+
+use crate::counters::PortTotals;
+use node::Node;
+
+pub use steps::op;
+
+/// Plays the steps that `data` stands for and asserts that every frame is accounted for, that every packet ends once, and
+/// that whatever leaves is parsed and verified by etherparse: each packet, and each datagram of which all fragments left.
+/// What was counted, over all ports.
+///
+/// # Panics
+///
+/// When an invariant is broken.
+pub fn check_sequence(data: &[u8]) -> PortTotals {
+    let mut steps = steps::Decoder::new(data);
+    let mut node = Node::new(1 + steps.octet() % 2);
+    // Long inputs are no better than many short ones.
+    for _ in 0..400 {
+        if steps.is_empty() {
+            break;
+        }
+        steps.play(&mut node);
+    }
+    node.turn();
+    node.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::DropReason;
+
+    #[test]
+    fn the_corpus_of_the_fuzz_target_holds() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/sequence");
+        let (mut replayed, mut seen) = (0, PortTotals::default());
+        for entry in fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())) {
+            let file = entry.unwrap().path();
+            println!("{}", file.display());
+            seen += &check_sequence(&fs::read(&file).unwrap());
+            replayed += 1;
+        }
+        assert!(replayed >= 30, "{replayed} inputs in {}", folder.display());
+        // They get far: whatever may become of a packet becomes of some.
+        assert!(seen.forwarded > 1000 && seen.fragments > 50, "{seen:?}");
+        assert!(seen.answers().count() >= 5, "{:?}", seen.answers().collect::<Vec<_>>());
+        let reasons: Vec<_> = seen.drops().map(|(reason, _)| reason).collect();
+        for reason in [
+            DropReason::FragmentOverlap,
+            DropReason::FragmentFirstRefused,
+            DropReason::FragmentFirstMissing,
+            DropReason::FragmentNoRoom,
+            DropReason::PolicyDeniedIngress,
+            DropReason::TxRingFull,
+        ] {
+            assert!(reasons.contains(&reason), "{reason} is not among {reasons:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes(data in prop::collection::vec(any::<u8>(), 0..600)) {
+            check_sequence(&data);
+        }
+
+        /// Octets that mean more: small numbers are steps, parties, places.
+        #[test]
+        fn any_small_bytes(data in prop::collection::vec(0_u8..24, 0..900)) {
+            check_sequence(&data);
+        }
+    }
+}

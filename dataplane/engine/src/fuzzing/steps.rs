@@ -1,0 +1,238 @@
+//! Octets as steps: one that says what happens ([`op`]), then those that say how. Missing ones are 0, and every octet means
+//! something, so that most inputs get far.
+
+use heddle_wire::testing::{Packet, ip};
+use heddle_wire::{Ip, MacAddr, Proto, TcpFlags, parse};
+
+use super::cluster::{ELSEWHERE, PARTIES};
+use super::node::Node;
+
+/// What happens; the octets that follow each.
+pub mod op {
+    /// How many there are: an octet counts modulo this.
+    pub const COUNT: u8 = 12;
+    /// A whole packet: from, to, kind, source port, destination port, flags, TTL, length, how.
+    pub const PACKET: u8 = 0;
+    /// A UDP datagram or echo request in fragments: from, to, kind, port, length, size, order, lost.
+    pub const DATAGRAM: u8 = 1;
+    /// A fragment of no good datagram: from, to, protocol, identification, place, length, more, port.
+    pub const FRAGMENT: u8 = 2;
+    /// A frame of those octets: from, length, octets.
+    pub const RAW: u8 = 3;
+    /// As `PACKET`, then where an octet is changed, and to what.
+    pub const BROKEN: u8 = 4;
+    /// Workers turn.
+    pub const TURN: u8 = 5;
+    /// Time passes: how long, by ten milliseconds; then workers turn.
+    pub const WAIT: u8 = 6;
+    /// A pod's policy and MTU: whose, which.
+    pub const POLICY: u8 = 7;
+    /// The Service's backends: a bit for each party.
+    pub const SERVE: u8 = 8;
+    /// Room in a TX ring: whose, how much.
+    pub const ROOM: u8 = 9;
+}
+
+/// Reads steps.
+pub(super) struct Decoder<'a> {
+    left: &'a [u8],
+    /// The next identification that is used once.
+    next_id: u32,
+    /// Identifications of datagrams that were sent once, whole and valid.
+    ids: Vec<u32>,
+}
+
+impl<'a> Decoder<'a> {
+    pub(super) const fn new(data: &'a [u8]) -> Self {
+        Self {
+            left: data,
+            next_id: 0x8000,
+            ids: Vec::new(),
+        }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.left.is_empty()
+    }
+
+    pub(super) fn octet(&mut self) -> u8 {
+        match self.left.split_first() {
+            Some((first, rest)) => {
+                self.left = rest;
+                *first
+            }
+            None => 0,
+        }
+    }
+
+    fn id(&mut self) -> u32 {
+        self.next_id += 1;
+        self.ids.push(self.next_id);
+        self.next_id
+    }
+
+    /// Who sends, and to whom; the high bit of the latter is the family.
+    fn ends(&mut self) -> (usize, Packet) {
+        let (party, packet, _) = self.between();
+        (party, packet)
+    }
+
+    fn between(&mut self) -> (usize, Packet, (Ip, Ip)) {
+        let party = usize::from(self.octet()) % PARTIES.len();
+        let to = self.octet();
+        let v4 = to & 0x80 == 0;
+        let from = &PARTIES[party];
+        let dst: Ip = match usize::from(to & 0x7f) % (PARTIES.len() + ELSEWHERE.len()) {
+            n if n < PARTIES.len() => PARTIES[n].ip(v4),
+            n => ip(ELSEWHERE[n - PARTIES.len()][usize::from(!v4)]),
+        };
+        let src = from.ip(v4);
+        (party, Packet::new(from.mac, MacAddr::GATEWAY, src, dst), (src, dst))
+    }
+
+    /// One of few, so that flows meet.
+    fn port(&mut self) -> u16 {
+        [80, 8080, 1000, 1001, 61000, 53][usize::from(self.octet()) % 6]
+    }
+
+    fn packet(&mut self) -> (usize, Vec<u8>) {
+        let (party, packet, (src, dst)) = self.between();
+        let (kind, sport, dport, flags) = (self.octet(), self.port(), self.port(), self.octet());
+        let ttl = self.octet();
+        let len = usize::from(self.octet());
+        let how = self.octet();
+        // Most are short; some take several frames.
+        let len = if how & 8 == 0 { len } else { len * 200 };
+        let mut packet = packet.ttl(if ttl % 8 == 7 { ttl / 8 % 3 } else { 64 });
+        if how & 1 != 0 {
+            packet = packet.partial();
+        }
+        if how & 2 != 0 && packet.is_v4() {
+            packet = packet.dont_fragment(false).identification(self.id());
+        }
+        if how & 4 != 0 && packet.is_v4() {
+            packet = packet.ip_options(&[0x94, 4, 0, 0, 7, 7, 4, 0, 0, 0, 0, 0]);
+        }
+        let data = vec![len as u8; len];
+        let frame = match kind % 8 {
+            0 | 1 => packet.udp(sport, dport, &data),
+            2 | 3 => packet.tcp(sport, dport, TcpFlags(flags), 1, 1, &data),
+            4 => packet.sctp(sport, dport, 7, &data),
+            5 => packet.echo_request(sport, 1, &data),
+            6 => packet.echo_reply(dport, 1, &data),
+            _ => {
+                let quoted = Packet::new(MacAddr::GATEWAY, MacAddr::GATEWAY, dst, src);
+                let (kind, code) = if packet.is_v4() { (3, 3) } else { (1, 4) };
+                packet.icmp_error(kind, code, 0, &quoted.udp(dport, sport, &data[..len.min(500)]))
+            }
+        };
+        (party, frame)
+    }
+
+    fn datagram(&mut self, node: &mut Node) {
+        let (party, packet) = self.ends();
+        let (kind, port) = (self.octet(), self.port());
+        let (len, size, mut order, lost) = (self.octet(), self.octet(), self.octet(), self.octet());
+        let data: Vec<u8> = (0..usize::from(len) * 32 + 8)
+            .map(|n| (n * 7 + n / 256) as u8)
+            .collect();
+        let size = (usize::from(size % 64) + 2) * 8;
+        let id = self.id();
+        let packet = packet.identification(id);
+        let (v4, icmp) = (packet.is_v4(), kind % 4 == 3);
+        let whole = if icmp {
+            packet.echo_request(port, 1, &data)
+        } else {
+            packet.udp(1000, port, &data)
+        };
+        let proto = match (icmp, v4) {
+            (true, true) => Proto::ICMP,
+            (true, false) => Proto::ICMPV6,
+            (false, _) => Proto::UDP,
+        };
+        let l4 = &whole[if v4 { 34 } else { 54 }..];
+        let count = l4.len().div_ceil(size);
+        let mut fragments: Vec<Vec<u8>> = l4
+            .chunks(size)
+            .enumerate()
+            .map(|(n, part)| {
+                packet
+                    .clone()
+                    .fragment((n * size) as u16, n + 1 < count)
+                    .raw(proto, part)
+            })
+            .collect();
+        while fragments.len() > 1 {
+            let n = usize::from(order) % fragments.len();
+            order = order.rotate_left(3);
+            let fragment = fragments.remove(n);
+            if lost == 0 || usize::from(lost) % (fragments.len() + 1) != 0 {
+                node.push(party, &fragment);
+            }
+        }
+        fragments.iter().for_each(|fragment| node.push(party, fragment));
+    }
+
+    fn fragment(&mut self, node: &mut Node) {
+        let (party, packet) = self.ends();
+        let proto = [Proto::UDP, Proto::TCP, Proto::SCTP, Proto::ICMP, Proto(47)][usize::from(self.octet()) % 5];
+        let (id, place, len, more) = (self.octet() % 8, self.octet(), self.octet(), self.octet());
+        let port = self.port();
+        let mut data = vec![len; usize::from(len % 32) * 8 + usize::from(more >> 5)];
+        if place == 0 && data.len() >= 8 {
+            data[..8].copy_from_slice(&[1000, port, 400, 0].map(u16::to_be_bytes).concat());
+        }
+        let packet = packet.identification(u32::from(id));
+        let offset = if place == 255 { 65_528 } else { u16::from(place) * 8 };
+        node.push(party, &packet.fragment(offset, more & 1 == 1).raw(proto, &data));
+    }
+
+    /// Any octets: what they say of identifications that were to be used once is not so any more.
+    fn raw(&mut self, node: &mut Node, party: usize, frame: &[u8]) {
+        if let Ok(p) = parse(frame, frame.len()) {
+            self.ids.retain(|id| *id != p.fragment_id);
+        }
+        node.push(party, frame);
+    }
+
+    /// Does the next step.
+    pub(super) fn play(&mut self, node: &mut Node) {
+        match self.octet() % op::COUNT {
+            op::PACKET => {
+                let (party, frame) = self.packet();
+                node.push(party, &frame);
+            }
+            op::DATAGRAM => self.datagram(node),
+            op::FRAGMENT => self.fragment(node),
+            op::RAW => {
+                let (party, len) = (usize::from(self.octet()) % PARTIES.len(), usize::from(self.octet()));
+                let (frame, rest) = self.left.split_at(len.min(self.left.len()));
+                self.left = rest;
+                self.raw(node, party, frame);
+            }
+            op::BROKEN => {
+                let (party, mut frame) = self.packet();
+                let (at, to) = (usize::from(self.octet()), self.octet());
+                let at = at % frame.len();
+                frame[at] = to;
+                self.raw(node, party, &frame);
+            }
+            op::WAIT => {
+                node.wait(u64::from(self.octet()) * 10);
+                node.turn();
+            }
+            op::POLICY => {
+                let (party, what) = (self.octet(), self.octet());
+                node.set_policy(1 + usize::from(party) % 2, what);
+            }
+            op::SERVE => node.serve(self.octet()),
+            op::ROOM => {
+                let (party, frames) = (self.octet(), self.octet());
+                let frames = if frames > 100 { usize::MAX } else { usize::from(frames) };
+                node.set_room(usize::from(party) % PARTIES.len(), frames);
+            }
+            _ => node.turn(),
+        }
+        node.check_datagrams(&self.ids);
+    }
+}
