@@ -122,7 +122,7 @@ fn naive(cluster: &Cluster, pod: &Pod, direction: Direction, peer: IpAddr, what:
 
 #[derive(Clone, Debug)]
 enum Step {
-    Pod(u8, Labels, bool),
+    Pod(u8, Labels, bool, State),
     NoPod(u8),
     Namespace(u8, Labels),
     NoNamespace(u8),
@@ -134,6 +134,16 @@ enum Step {
     Attach(u8),
     Detach(u8),
     Build,
+}
+
+/// What a pod of the other node is in; those of this node, which have endpoints, run.
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Running,
+    /// Its addresses are nobody's.
+    Ended,
+    /// Its address is its node's.
+    OnTheHost,
 }
 
 const PODS: u8 = 6;
@@ -269,12 +279,16 @@ fn a_node(here: bool) -> Node {
     }
 }
 
+fn state() -> impl Strategy<Value = State> {
+    prop_oneof![6 => Just(State::Running), 1 => Just(State::Ended), 1 => Just(State::OnTheHost)]
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => cluster_policy().prop_map(Step::Cluster),
         1 => (0u8..4).prop_map(Step::NoCluster),
         1 => (any::<bool>(), some_labels()).prop_map(|(here, l)| Step::Node(here, l)),
-        5 => (0..PODS, some_labels(), any::<bool>()).prop_map(|(n, l, p)| Step::Pod(n, l, p)),
+        5 => (0..PODS, some_labels(), any::<bool>(), state()).prop_map(|(n, l, p, s)| Step::Pod(n, l, p, s)),
         1 => (0..PODS).prop_map(Step::NoPod),
         2 => (0u8..2, some_labels()).prop_map(|(n, l)| Step::Namespace(n, l)),
         1 => (0u8..2).prop_map(Step::NoNamespace),
@@ -290,7 +304,7 @@ fn pod_key(n: u8) -> ObjectKey {
     ObjectKey::new(format!("n{}", n % 2), format!("p{n}"))
 }
 
-fn make_pod(n: u8, its_labels: Labels, other_ports: bool) -> Pod {
+fn make_pod(n: u8, its_labels: Labels, other_ports: bool, state: State) -> Pod {
     let ips = pod_ips(n);
     let mut made = pod("n/p", if n < 3 { "here" } else { "there" }, &[&ips[0], &ips[1]], "");
     made.key = pod_key(n);
@@ -300,13 +314,21 @@ fn make_pod(n: u8, its_labels: Labels, other_ports: bool) -> Pod {
         container_port("http", number, Protocol::Tcp),
         container_port("dns", number, Protocol::Udp),
     ];
+    match state {
+        State::Ended if n >= 3 => made.phase = PodPhase::Succeeded,
+        State::OnTheHost if n >= 3 => {
+            made.host_network = true;
+            made.ips = a_node(false).internal_ips;
+        }
+        State::Running | State::Ended | State::OnTheHost => {}
+    }
     made
 }
 
 fn take(world: &mut World, step: Step) {
     match step {
-        Step::Pod(n, its_labels, other) => {
-            world.put(make_pod(n, its_labels, other));
+        Step::Pod(n, its_labels, other, state) => {
+            world.put(make_pod(n, its_labels, other, state));
         }
         Step::NoPod(n) => {
             // A deleted pod that is still attached keeps its last policy, which the oracle does not know.
@@ -415,6 +437,31 @@ fn check(world: &mut World, before: &Arc<Snapshot>) -> Result<Arc<Snapshot>, Tes
     Ok(snapshot)
 }
 
+/// The same cluster and attachments, compiled anew, policies first.
+fn anew(world: &World) -> World {
+    let mut fresh = World::new();
+    let from = &world.cluster;
+    for object in from.cluster_policies() {
+        fresh.put(ClusterNetworkPolicy::clone(object));
+    }
+    for object in from.policies() {
+        fresh.put(NetworkPolicy::clone(object));
+    }
+    for object in from.pods() {
+        fresh.put(Pod::clone(object));
+    }
+    for object in from.nodes() {
+        fresh.put(Node::clone(object));
+    }
+    for object in from.namespaces() {
+        fresh.put(Namespace::clone(object));
+    }
+    for attached in world.compiler.attachments() {
+        fresh.compiler.attach(attached.clone());
+    }
+    fresh
+}
+
 proptest! {
     // Each case builds and asks thousands of verdicts, hence fewer than usual.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 3, ..ProptestConfig::default() })]
@@ -448,9 +495,13 @@ proptest! {
         let strip = |world: &mut World| -> BTreeMap<_, _> {
             verdicts(&world.build().snapshot).into_iter().map(|(asked, (verdict, _))| (asked, verdict)).collect()
         };
-        prop_assert_eq!(strip(&mut one_by_one), strip(&mut at_once));
+        let mut fresh = anew(&one_by_one);
+        let reached = strip(&mut one_by_one);
+        prop_assert_eq!(&reached, &strip(&mut at_once));
+        prop_assert_eq!(reached, strip(&mut fresh), "compiled from nothing");
         let sizes = |world: &World| (world.compiler.identity_count(), world.compiler.policy_count());
         prop_assert_eq!(sizes(&one_by_one), sizes(&at_once));
+        prop_assert_eq!(sizes(&one_by_one), sizes(&fresh));
         let attached: BTreeSet<_> = one_by_one.compiler.attachments().map(|a| a.no).collect();
         prop_assert_eq!(attached.len(), one_by_one.build().snapshot.endpoints().count() - 2);
     }
