@@ -264,7 +264,7 @@ struct Row<'a> {
     one: &'a Difference,
     /// Protocols, with ports where it has them.
     traffic: Vec<(&'static str, Option<Stretch>)>,
-    /// Empty: it is the same in both.
+    /// Empty: it is the same in both, or there is but one.
     family: &'static str,
 }
 
@@ -279,7 +279,11 @@ impl<'a> Row<'a> {
                     let mut row = Self {
                         one,
                         traffic: Vec::new(),
-                        family: if one.family == 4 { "IPv4 " } else { "IPv6 " },
+                        family: match one.family {
+                            _ if one.only_family => "",
+                            4 => "IPv4 ",
+                            _ => "IPv6 ",
+                        },
                     };
                     row.add(one);
                     rows.push(row);

@@ -57,6 +57,9 @@ pub struct Difference {
     pub after: Verdict,
     /// What would decide.
     pub decided_after: String,
+    /// The two have no other family in common, so there is no need to name it.
+    #[serde(skip)]
+    pub only_family: bool,
 }
 
 impl fmt::Display for Stretch {
@@ -87,6 +90,7 @@ pub fn differences(now: &mut World, then: &mut World) -> Vec<Difference> {
                         from,
                         to,
                         ends: (*source, *destination),
+                        only_family: from.own_ips().len() == 1 || to.own_ips().len() == 1,
                     };
                     pair.compare(now, then, &stretches, &mut found);
                 }
@@ -253,6 +257,7 @@ struct Pair<'a> {
     from: &'a Pod,
     to: &'a Pod,
     ends: (IpAddr, IpAddr),
+    only_family: bool,
 }
 
 impl Pair<'_> {
@@ -303,6 +308,7 @@ impl Pair<'_> {
             decided_before: before.why(),
             after: after.verdict,
             decided_after: after.why(),
+            only_family: self.only_family,
         })
     }
 }
