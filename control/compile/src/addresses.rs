@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use heddle_model::{Labels, ObjectKey};
+use heddle_model::{Labels, ObjectKey, Pod};
 use heddle_tables::{AddressInfo, EndpointNo, IdentityNo, Place, Prefix};
 use heddle_wire::Ip;
+use smallvec::SmallVec;
 
 use crate::compiler::Compiler;
-use crate::identities::{Class, PodClass};
+use crate::identities::Class;
+use crate::kinds::KindNo;
 
 /// Those who claim an address. An attachment counts before the node itself, that before a pod, that before other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,13 +18,44 @@ pub(crate) struct Claims {
     pub(crate) attachment: Option<EndpointNo>,
     /// It is this node's own.
     pub(crate) host: bool,
-    pub(crate) pods: BTreeSet<ObjectKey>,
-    pub(crate) nodes: BTreeSet<Arc<str>>,
+    /// By namespace and name.
+    pods: SmallVec<[ClaimingPod; 1]>,
+    /// By name.
+    nodes: SmallVec<[Arc<str>; 1]>,
+}
+
+/// A pod whose status names the address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ClaimingPod {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) kind: KindNo,
 }
 
 impl Claims {
     fn is_empty(&self) -> bool {
-        *self == Self::default()
+        self.attachment.is_none() && !self.host && self.pods.is_empty() && self.nodes.is_empty()
+    }
+
+    /// A pod claims the address, in the place of its earlier version.
+    pub(crate) fn add_pod(&mut self, pod: &Arc<Pod>, kind: KindNo) {
+        self.remove_pod(&pod.key);
+        let at = self.pods.partition_point(|other| other.pod.key < pod.key);
+        let pod = Arc::clone(pod);
+        self.pods.insert(at, ClaimingPod { pod, kind });
+    }
+
+    pub(crate) fn remove_pod(&mut self, key: &ObjectKey) {
+        self.pods.retain(|other| other.pod.key != *key);
+    }
+
+    pub(crate) fn add_node(&mut self, name: &Arc<str>) {
+        if let Err(at) = self.nodes.binary_search(name) {
+            self.nodes.insert(at, Arc::clone(name));
+        }
+    }
+
+    pub(crate) fn remove_node(&mut self, name: &Arc<str>) {
+        self.nodes.retain(|other| other != name);
     }
 }
 
@@ -30,6 +63,8 @@ impl Claims {
 struct Known {
     claims: Claims,
     identity: Option<IdentityNo>,
+    /// The kind by which it has that identity.
+    kind: Option<KindNo>,
 }
 
 /// All known addresses.
@@ -80,49 +115,49 @@ impl Compiler {
         let Some(known) = self.addresses.known.get(&addr) else {
             return;
         };
-        let before = known.identity;
+        let before = (known.identity, known.kind);
+        let mut after = (None, None);
         if known.claims.is_empty() {
             self.addresses.known.remove(&addr);
             self.tables.remove_address(addr);
         } else {
-            let (pod, node, place) = self.holder(addr, &known.claims);
+            let (kind, node, place) = self.holder(addr, &known.claims);
             match place {
                 Some(place) => {
+                    let part = kind.and_then(|kind| self.kinds.get(kind)).map(|kind| kind.part);
                     let class = Class {
-                        pod,
+                        part,
                         node,
                         cidr: self.cidrs.longest(addr),
                     };
-                    let identity = self.identities.acquire(class, self.build_no);
+                    let signature = part.and_then(|part| self.kinds.signature(part));
+                    let identity = self.identities.acquire(class, signature.map(|s| &**s), self.build_no);
                     self.tables.set_address(addr, AddressInfo { identity, place });
-                    self.note_identity(addr, Some(identity));
+                    after = (Some(identity), kind);
                 }
-                None => {
-                    self.tables.remove_address(addr);
-                    self.note_identity(addr, None);
-                }
+                None => self.tables.remove_address(addr),
+            }
+            if before != after
+                && let Some(known) = self.addresses.known.get_mut(&addr)
+            {
+                (known.identity, known.kind) = after;
             }
         }
-        if let Some(before) = before {
+        self.kinds.settle(addr, before.1, after.1);
+        if let Some(before) = before.0 {
             self.identities.release(before);
         }
     }
 
-    fn note_identity(&mut self, addr: Ip, identity: Option<IdentityNo>) {
-        if let Some(known) = self.addresses.known.get_mut(&addr) {
-            known.identity = identity;
-        }
-    }
-
-    /// The pod's and the node's part of the class, and the place; no place if no claim counts.
-    fn holder(&self, addr: Ip, claims: &Claims) -> (Option<PodClass>, Option<Labels>, Option<Place>) {
+    /// The pod's kind and the node's part of the class, and the place; no place if no claim counts.
+    fn holder(&self, addr: Ip, claims: &Claims) -> (Option<KindNo>, Option<Labels>, Option<Place>) {
         if let Some(no) = claims.attachment {
-            let pod = self
-                .attached
-                .get(&no)
+            let attached = self.attached.get(&no);
+            let runs = attached
                 .and_then(|a| a.pod.as_ref())
-                .filter(|pod| !pod.is_terminated());
-            return (pod.map(|pod| self.pod_class(pod)), None, Some(Place::Local(no)));
+                .is_some_and(|pod| !pod.is_terminated());
+            let kind = attached.and_then(|a| a.kind).filter(|_| runs);
+            return (kind, None, Some(Place::Local(no)));
         }
         if claims.host {
             // `heddle0` has addresses that are not in the node's status.
@@ -131,11 +166,11 @@ impl Compiler {
             return (None, labels, Some(Place::Host));
         }
         // What the status of a pod with attachments says does not count.
-        let pods = claims.pods.iter().filter(|key| !self.attachments_of.contains_key(*key));
-        if let Some(pod) = pods.filter_map(|key| self.pods.get(key)).next() {
-            let node = pod.node.as_ref().and_then(|name| self.nodes.number(name));
+        let unattached = |claim: &&ClaimingPod| !self.attachments_of.contains_key(&claim.pod.key);
+        if let Some(claim) = claims.pods.iter().find(unattached) {
+            let node = claim.pod.node.as_ref().and_then(|name| self.nodes.number(name));
             return (
-                Some(self.pod_class(pod)),
+                Some(claim.kind),
                 None,
                 Some(node.map_or(Place::Unreachable, Place::Node)),
             );
@@ -144,14 +179,6 @@ impl Compiler {
         match claims.nodes.iter().find_map(numbered) {
             Some((node, labels)) => (None, self.relevance.node_labels(labels), Some(Place::RemoteHost(node))),
             None => (None, None, None),
-        }
-    }
-
-    fn pod_class(&self, pod: &heddle_model::Pod) -> PodClass {
-        PodClass {
-            namespace: Arc::clone(&pod.key.namespace),
-            labels: self.relevance.labels(pod),
-            ports: self.relevance.ports(pod),
         }
     }
 }

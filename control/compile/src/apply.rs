@@ -8,7 +8,8 @@ use heddle_model::{
 };
 use heddle_wire::Ip;
 
-use crate::compiler::Compiler;
+use crate::compiler::{Compiler, KnownPod};
+use crate::kinds::{KindNo, PodKind, Signature};
 use crate::services::rivals;
 
 impl Compiler {
@@ -56,37 +57,54 @@ impl Compiler {
 
     fn apply_pod(&mut self, cluster: &Cluster, delta: &Delta<Pod>) {
         let key = &delta.key;
-        let (before, after) = (delta.before.as_deref(), delta.after.as_deref());
-        if after.is_some() && !self.namespaces.contains_key(&key.namespace) {
+        let before = delta.before.as_deref();
+        if delta.after.is_some() && !self.namespaces.contains_key(&key.namespace) {
             self.apply_namespace(cluster, &key.namespace);
         }
-        self.relevance.update(key, before, after);
         for ip in before.into_iter().flat_map(Pod::own_ips) {
-            self.addresses.claim(Ip::from(*ip), |claims| {
-                claims.pods.remove(key);
-            });
+            self.addresses.claim(Ip::from(*ip), |claims| claims.remove_pod(key));
         }
-        for ip in after.into_iter().flat_map(Pod::own_ips) {
-            self.addresses.claim(Ip::from(*ip), |claims| {
-                claims.pods.insert(key.clone());
-            });
-        }
-        match &delta.after {
+        let gone = match &delta.after {
             Some(pod) => {
-                self.pods.insert(key.clone(), Arc::clone(pod));
-                let attached = self.attachments_of.get(key).into_iter().flatten().copied();
-                for no in attached {
+                let kind = self.kind_of(pod);
+                for ip in pod.own_ips() {
+                    self.addresses.claim(Ip::from(*ip), |claims| claims.add_pod(pod, kind));
+                }
+                for no in self.attachments_of.get(key).into_iter().flatten().copied() {
                     if let Some(attached) = self.attached.get_mut(&no) {
                         attached.pod = Some(Arc::clone(pod));
+                        let before = attached.kind.replace(self.kinds.reuse(kind));
+                        before.into_iter().for_each(|kind| self.kinds.release(kind));
                         self.dirty_endpoints.insert(no);
                     }
                 }
+                let known = KnownPod {
+                    pod: Arc::clone(pod),
+                    kind,
+                };
+                self.pods.insert(key.clone(), known)
             }
-            None => {
-                self.pods.remove(key);
-            }
+            None => self.pods.remove(key),
+        };
+        if let Some(gone) = gone {
+            self.kinds.release(gone.kind);
         }
         self.touch_pod(key);
+    }
+
+    /// The kind of a pod, used once more.
+    fn kind_of(&mut self, pod: &Pod) -> KindNo {
+        let Self {
+            kinds,
+            selectors,
+            relevance,
+            namespaces,
+            ..
+        } = self;
+        kinds.acquire(PodKind::of(pod), |kind| Signature {
+            matched: selectors.of_kind(kind, namespaces),
+            ports: relevance.ports(&kind.ports),
+        })
     }
 
     fn apply_policy(&mut self, delta: &Delta<NetworkPolicy>) {

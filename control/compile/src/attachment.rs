@@ -10,6 +10,7 @@ use heddle_tables::{EndpointNo, WorkerNo};
 use heddle_wire::{Ip, MacAddr};
 
 use crate::groups::GroupNo;
+use crate::kinds::KindNo;
 
 /// One attachment of this node, as the agent made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub(crate) struct Attached {
     pub(crate) attachment: Attachment,
     /// The last version of the pod; kept when the object is deleted, since the pod may still run.
     pub(crate) pod: Option<Arc<Pod>>,
+    /// The kind of that version.
+    pub(crate) kind: Option<KindNo>,
     /// Where its policy is; `None` until the pod is known.
     pub(crate) group: Option<GroupNo>,
 }

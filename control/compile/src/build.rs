@@ -10,6 +10,7 @@ use crate::compiler::{BuildResult, Compiler};
 use crate::generations::{Moves, Reach};
 use crate::groups::{GroupKey, GroupNo};
 use crate::identities::Class;
+use crate::kinds::{KindNo, PartNo, Signature};
 use crate::policies::Context;
 use crate::selectors::SelectorNo;
 
@@ -17,8 +18,9 @@ impl Compiler {
     /// Makes the tables that follow from all that was taken in.
     pub fn build(&mut self) -> BuildResult {
         let regrouped = self.regroup();
+        let renamed = self.divide();
         let (addresses, ranges) = self.reclassify();
-        self.reselect();
+        self.reselect(&renamed);
         self.groups.fill(&self.selectors, &self.identities);
         for (before, after) in ranges {
             self.moves.note(before, after, &self.identities);
@@ -37,6 +39,7 @@ impl Compiler {
             self.last = snapshot;
         }
         self.identities.purge();
+        self.kinds.purge();
         self.moves = Moves::default();
         self.build_no += 1;
         BuildResult {
@@ -128,6 +131,8 @@ impl Compiler {
             relevance: &mut self.relevance,
             cidrs: &mut self.cidrs,
             identities: &mut self.identities,
+            kinds: &mut self.kinds,
+            divided: &mut self.divided,
             rules: &mut self.rules,
             tables: &mut self.tables,
         };
@@ -138,9 +143,6 @@ impl Compiler {
     /// of a policy CIDR had and have.
     fn reclassify(&mut self) -> (BTreeSet<Ip>, Vec<(IdentityNo, IdentityNo)>) {
         let mut ranges = Vec::new();
-        for pod in self.relevance.take_touched() {
-            self.touch_pod(&pod);
-        }
         if self.relevance.take_nodes_touched() {
             self.addresses.touch_nodes();
         }
@@ -153,13 +155,11 @@ impl Compiler {
             gone.extend(self.cidrs.remove(prefix).map(|identity| (prefix, identity)));
         }
         for (prefix, before) in added.into_iter().zip(before) {
-            let identity = self.identities.acquire(
-                Class {
-                    cidr: Some(prefix),
-                    ..Class::default()
-                },
-                self.build_no,
-            );
+            let class = Class {
+                cidr: Some(prefix),
+                ..Class::default()
+            };
+            let identity = self.identities.acquire(class, None, self.build_no);
             self.cidrs.add(prefix, identity);
             self.tables.set_cidr(prefix, identity);
             self.addresses.touch_range(prefix);
@@ -176,29 +176,73 @@ impl Compiler {
         (dirty, ranges)
     }
 
-    /// Finds the selectors of new identities, the identities of new selectors, and both for namespaces whose labels
-    /// changed; makes the cells that this touches anew.
-    fn reselect(&mut self) {
+    /// Divides pods into parts by what selectors and named ports have come and gone, and what labels of namespaces have
+    /// changed. Gives the parts that are what they were but for their signature.
+    fn divide(&mut self) -> BTreeSet<PartNo> {
+        // Identities of those know already that a selector went.
+        let mut moved = std::mem::take(&mut self.divided).moved;
+        let mut signed = BTreeSet::new();
+        for no in self.selectors.fresh() {
+            let Some(kinds) = self.selectors.kinds_of(no, &self.kinds, &self.namespaces) else {
+                continue;
+            };
+            let divided = self.kinds.gain(no, kinds);
+            moved.extend(divided.moved);
+            // Only groups that are new as well have the selector: no cell of another one changes.
+            for part in divided.renamed {
+                for member in self.identities.of_part(part).collect::<Vec<_>>() {
+                    self.select(no, member);
+                }
+            }
+        }
+        for name in self.relevance.take_touched() {
+            signed.extend(self.kinds.with_port(&name));
+        }
+        for namespace in std::mem::take(&mut self.dirty_namespaces) {
+            signed.extend(self.kinds.in_namespace(&namespace));
+        }
+        let sign = |no: KindNo| {
+            let what = &self.kinds.get(no)?.what;
+            let signature = Signature {
+                matched: self.selectors.of_kind(what, &self.namespaces),
+                ports: self.relevance.ports(&what.ports),
+            };
+            Some((no, Arc::new(signature)))
+        };
+        let signed: Vec<_> = signed.into_iter().filter_map(sign).collect();
+        let divided = self.kinds.sign(signed);
+        for addr in moved.into_iter().chain(divided.moved) {
+            self.addresses.touch(addr);
+        }
+        divided.renamed.into_iter().collect()
+    }
+
+    /// Notes on both sides that a selector selects an identity.
+    fn select(&mut self, selector: SelectorNo, member: IdentityNo) {
+        if let Some(identity) = self.identities.get_mut(member)
+            && let Err(at) = identity.matched.binary_search(&selector)
+        {
+            identity.matched.insert(at, selector);
+        }
+        if let Some(selector) = self.selectors.get_mut(selector) {
+            selector.members.insert(member);
+        }
+    }
+
+    /// Finds the selectors of new identities and of those of renamed parts, and the identities of new selectors of
+    /// addresses; makes the cells that this touches anew.
+    fn reselect(&mut self, renamed: &BTreeSet<PartNo>) {
         for no in self.identities.take_fresh() {
             self.reselect_identity(no);
         }
-        for namespace in std::mem::take(&mut self.dirty_namespaces) {
-            let within: Vec<IdentityNo> = self.identities.in_namespace(&namespace).collect();
-            for no in within {
+        for part in renamed {
+            for no in self.identities.of_part(*part).collect::<Vec<_>>() {
                 self.reselect_identity(no);
             }
         }
         for no in self.selectors.take_fresh() {
-            let members = self.selectors.search(no, &self.identities, &self.namespaces);
-            for member in &members {
-                if let Some(identity) = self.identities.get_mut(*member)
-                    && let Err(at) = identity.matched.binary_search(&no)
-                {
-                    identity.matched.insert(at, no);
-                }
-            }
-            if let Some(selector) = self.selectors.get_mut(no) {
-                selector.members = members;
+            for member in self.selectors.addresses_of(no, &self.identities) {
+                self.select(no, member);
             }
         }
     }
@@ -207,25 +251,34 @@ impl Compiler {
         let Some(identity) = self.identities.get(no) else {
             return;
         };
-        let matching = self.selectors.matching(&identity.class, &self.namespaces, &self.cidrs);
-        if matching == identity.matched {
+        let signature = identity.class.part.and_then(|part| self.kinds.signature(part));
+        let mut matching = self.selectors.of_addresses(&identity.class, &self.cidrs);
+        matching.extend(signature.iter().flat_map(|s| &s.matched));
+        matching.sort_unstable();
+        let ports = signature.map(|s| Arc::clone(&s.ports)).unwrap_or_default();
+        let same_ports = ports == identity.ports;
+        if matching == identity.matched && same_ports {
             return;
         }
-        let changed: BTreeSet<SelectorNo> = {
-            let before: BTreeSet<_> = identity.matched.iter().copied().collect();
-            let after: BTreeSet<_> = matching.iter().copied().collect();
-            before.symmetric_difference(&after).copied().collect()
-        };
+        let before: BTreeSet<SelectorNo> = identity.matched.iter().copied().collect();
+        let after: BTreeSet<SelectorNo> = matching.iter().copied().collect();
         let born = identity.born;
         if let Some(identity) = self.identities.get_mut(no) {
-            identity.matched = matching;
+            (identity.matched, identity.ports) = (matching, ports);
         }
         let mut cells = BTreeSet::new();
-        for selector in changed {
-            if let Some(selector) = self.selectors.get_mut(selector) {
-                if !selector.members.remove(&no) {
-                    selector.members.insert(no);
-                }
+        for at in before.union(&after) {
+            let (was, is) = (before.contains(at), after.contains(at));
+            let Some(selector) = self.selectors.get_mut(*at) else {
+                continue;
+            };
+            if was && !is {
+                selector.members.remove(&no);
+            } else if is && !was {
+                selector.members.insert(no);
+            }
+            // Rules by name mean other numbers where the ports are others.
+            if was != is || !same_ports {
                 cells.extend(selector.groups.iter().copied());
             }
         }

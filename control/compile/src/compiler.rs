@@ -17,6 +17,7 @@ use crate::config::{NodeConfig, UplinkMtu};
 use crate::generations::{Generations, Moves};
 use crate::groups::Groups;
 use crate::identities::Identities;
+use crate::kinds::{Divided, KindNo, Kinds};
 use crate::nodes::Nodes;
 use crate::policies::Policies;
 use crate::relevance::Relevance;
@@ -35,8 +36,8 @@ pub struct Compiler {
     pub(crate) last: Arc<Snapshot>,
     pub(crate) build_no: u64,
 
-    pub(crate) pods: HashMap<ObjectKey, Arc<Pod>>,
-    pub(crate) namespaces: HashMap<Arc<str>, Labels>,
+    pub(crate) pods: foldhash::HashMap<ObjectKey, KnownPod>,
+    pub(crate) namespaces: foldhash::HashMap<Arc<str>, Labels>,
     pub(crate) policies: Policies,
     pub(crate) attached: BTreeMap<EndpointNo, Attached>,
     pub(crate) attachments_of: HashMap<ObjectKey, BTreeSet<EndpointNo>>,
@@ -45,6 +46,7 @@ pub struct Compiler {
     pub(crate) relevance: Relevance,
     pub(crate) cidrs: Cidrs,
     pub(crate) identities: Identities,
+    pub(crate) kinds: Kinds,
     pub(crate) selectors: Selectors,
     pub(crate) rules: Rules,
     pub(crate) groups: Groups,
@@ -62,10 +64,19 @@ pub struct Compiler {
     /// An address and port became a Service's.
     pub(crate) new_frontends: bool,
 
+    /// What selectors that went did to parts.
+    pub(crate) divided: Divided,
     /// Endpoints whose policies must be looked up anew.
     pub(crate) dirty_endpoints: BTreeSet<EndpointNo>,
     /// Namespaces whose labels changed.
     pub(crate) dirty_namespaces: BTreeSet<Arc<str>>,
+}
+
+/// A pod of the cluster.
+#[derive(Debug)]
+pub(crate) struct KnownPod {
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) kind: KindNo,
 }
 
 /// A backend that a frontend does not have any more: the flow table's sweep looks for its connections.
@@ -109,8 +120,8 @@ impl Compiler {
             tables: SnapshotBuilder::new(),
             last: Arc::default(),
             build_no: 1,
-            pods: HashMap::new(),
-            namespaces: HashMap::new(),
+            pods: foldhash::HashMap::default(),
+            namespaces: foldhash::HashMap::default(),
             policies: Policies::default(),
             attached: BTreeMap::new(),
             attachments_of: HashMap::new(),
@@ -118,6 +129,7 @@ impl Compiler {
             relevance: Relevance::default(),
             cidrs: Cidrs::default(),
             identities: Identities::default(),
+            kinds: Kinds::default(),
             selectors: Selectors::default(),
             rules: Rules::default(),
             groups: Groups::default(),
@@ -129,6 +141,7 @@ impl Compiler {
             frontend_owner: BTreeMap::new(),
             removed_backends: Vec::new(),
             new_frontends: false,
+            divided: Divided::default(),
             dirty_endpoints: BTreeSet::new(),
             dirty_namespaces: BTreeSet::new(),
         };
@@ -143,7 +156,9 @@ impl Compiler {
         for addr in &attachment.addresses {
             self.addresses.claim(*addr, |claims| claims.attachment = Some(no));
         }
-        let pod = attachment.pod.as_ref().and_then(|key| self.pods.get(key)).cloned();
+        let known = attachment.pod.as_ref().and_then(|key| self.pods.get(key));
+        let (pod, kind) = known.map(|known| (Arc::clone(&known.pod), known.kind)).unzip();
+        let kind = kind.map(|kind| self.kinds.reuse(kind));
         if let Some(key) = &attachment.pod {
             self.attachments_of.entry(key.clone()).or_default().insert(no);
             self.touch_pod(&key.clone());
@@ -153,6 +168,7 @@ impl Compiler {
             Attached {
                 attachment,
                 pod,
+                kind,
                 group: None,
             },
         );
@@ -181,6 +197,9 @@ impl Compiler {
         }
         if let Some(group) = gone.group {
             self.release_group(group);
+        }
+        if let Some(kind) = gone.kind {
+            self.kinds.release(kind);
         }
         self.tables.remove_endpoint(no);
         self.generations.raise(no);
@@ -228,7 +247,7 @@ impl Compiler {
     #[must_use]
     pub fn address_differences(&self) -> Vec<AddressDifference> {
         let difference = |(key, numbers): (&ObjectKey, &BTreeSet<EndpointNo>)| {
-            let pod = self.pods.get(key)?;
+            let pod = &self.pods.get(key)?.pod;
             let status: BTreeSet<Ip> = pod.own_ips().iter().map(|ip| Ip::from(*ip)).collect();
             let attachments = numbers.iter().filter_map(|no| self.attached.get(no));
             let attached: BTreeSet<Ip> = attachments
@@ -264,7 +283,7 @@ impl Compiler {
             .pods
             .get(key)
             .into_iter()
-            .flat_map(|pod| pod.own_ips().iter().map(|ip| Ip::from(*ip)));
+            .flat_map(|known| known.pod.own_ips().iter().map(|ip| Ip::from(*ip)));
         let attachments = self
             .attachments_of
             .get(key)

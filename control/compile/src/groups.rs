@@ -1,8 +1,9 @@
 //! Groups: endpoints that the same policies select, and the one compiled policy that they share.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use heddle_model::{PolicyPorts, Protocol};
 use heddle_tables::{Answer, Direction, EndpointPolicy, IdentityNo, PolicySideBuilder, RuleNo};
 
@@ -17,6 +18,9 @@ pub(crate) struct GroupNo(u32);
 
 /// A named port: name, protocol, number.
 pub(crate) type NamedPort = (Arc<str>, Protocol, u16);
+
+/// Identities whose cells are made already, by the rules that they were made of.
+type Alike = HashMap<Vec<usize>, IdentityNo>;
 
 /// What makes endpoints equal for policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -84,23 +88,34 @@ impl Group {
         Some((active.tier, active.sides[direction.index()].rules.get(rule)?))
     }
 
-    /// Makes the cell of an identity anew. `None`: the identity is gone.
-    pub(crate) fn refresh(&mut self, direction: Direction, no: IdentityNo, identity: Option<&Identity>) {
+    /// Makes the cell of an identity anew. `None`: the identity is gone. `alike` are identities whose cells are made, by
+    /// the rules that they were made of.
+    fn refresh(&mut self, direction: Direction, no: IdentityNo, identity: Option<&Identity>, alike: &mut Alike) {
         let side = self.side(direction);
         let own = identity
             .into_iter()
             .flat_map(|i| &i.matched)
             .filter_map(|s| side.by_selector.get(s))
             .flatten();
-        let mut rules: BTreeSet<usize> = own.copied().collect();
-        let answer = if rules.is_empty() {
-            Answer::Default
-        } else {
-            rules.extend(&side.everyone);
-            let rules: Vec<usize> = rules.into_iter().collect();
-            self.answer(direction, &rules, identity)
-        };
+        let mut rules: Vec<usize> = own.copied().collect();
+        if rules.is_empty() {
+            self.changed |= self.sides[direction.index()].builder.set(no, Answer::Default);
+            return;
+        }
+        rules.extend(&side.everyone);
+        rules.sort_unstable();
+        rules.dedup();
+        // What a rule says may depend on the peer's named ports.
+        let depends = direction == Direction::Egress && identity.is_some_and(|i| !i.ports().is_empty());
+        if !depends && let Some(other) = alike.get(&rules) {
+            self.changed |= self.sides[direction.index()].builder.set_like(no, *other);
+            return;
+        }
+        let answer = self.answer(direction, &rules, identity);
         self.changed |= self.sides[direction.index()].builder.set(no, answer);
+        if !depends {
+            alike.insert(rules, no);
+        }
     }
 
     /// What the rules, in their order, say of a peer.
@@ -154,7 +169,7 @@ impl Side {
         let mut side = Self {
             builder: default.map_or_else(PolicySideBuilder::open, PolicySideBuilder::isolated),
             rules: Vec::new(),
-            by_selector: HashMap::new(),
+            by_selector: HashMap::default(),
             everyone: Vec::new(),
         };
         for (policy, active) in active.iter().enumerate() {
@@ -265,8 +280,9 @@ impl Groups {
                     .filter_map(|s| selectors.get(s))
                     .flat_map(|s| s.members.iter().copied())
                     .collect();
+                let mut alike = Alike::default();
                 for member in members {
-                    group.refresh(direction, member, identities.get(member));
+                    group.refresh(direction, member, identities.get(member), &mut alike);
                 }
             }
         }
@@ -275,7 +291,7 @@ impl Groups {
     /// Makes one cell anew in one direction of a group.
     pub(crate) fn refresh(&mut self, no: GroupNo, direction: Direction, who: IdentityNo, identity: Option<&Identity>) {
         if let Some(group) = self.get_mut(no) {
-            group.refresh(direction, who, identity);
+            group.refresh(direction, who, identity, &mut Alike::default());
             self.touched.insert(no);
         }
     }

@@ -1,43 +1,35 @@
 //! Identities: classes of addresses that no active policy can tell apart.
 
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::Hash;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use heddle_model::{Labels, Protocol};
+use foldhash::{HashMap, HashMapExt};
+use heddle_model::Labels;
 use heddle_tables::{IdentityNo, Prefix};
 
+use crate::groups::NamedPort;
+use crate::kinds::{PartNo, Signature};
 use crate::selectors::SelectorNo;
 
 /// What an identity is the class of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Class {
-    /// The pod, where it is one's address.
-    pub(crate) pod: Option<PodClass>,
+    /// What policy can tell of the pod, where it is one's address.
+    pub(crate) part: Option<PartNo>,
     /// Those of a node's labels that policies speak of, where it is one's address and they speak of nodes at all.
     pub(crate) node: Option<Labels>,
     /// The longest policy CIDR that covers the address.
     pub(crate) cidr: Option<Prefix>,
 }
 
-/// What policy can tell of a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PodClass {
-    /// Its namespace, whose labels are looked up when they are needed.
-    pub(crate) namespace: Arc<str>,
-    /// Its labels that policies speak of.
-    pub(crate) labels: Labels,
-    /// Its named ports that policies speak of, sorted.
-    pub(crate) ports: Vec<(Arc<str>, Protocol, u16)>,
-}
-
 /// One identity.
 #[derive(Debug)]
 pub(crate) struct Identity {
-    pub(crate) class: Arc<Class>,
+    pub(crate) class: Class,
     /// The selectors that select it, sorted.
     pub(crate) matched: Vec<SelectorNo>,
+    /// The named ports of its pods that policies speak of.
+    pub(crate) ports: Arc<[NamedPort]>,
     /// The build in which it was made.
     pub(crate) born: u64,
     uses: u32,
@@ -45,8 +37,8 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// The named ports of its pods.
-    pub(crate) fn ports(&self) -> &[(Arc<str>, Protocol, u16)] {
-        self.class.pod.as_ref().map_or(&[], |pod| &pod.ports)
+    pub(crate) fn ports(&self) -> &[NamedPort] {
+        &self.ports
     }
 }
 
@@ -54,11 +46,9 @@ impl Identity {
 #[derive(Debug)]
 pub(crate) struct Identities {
     slots: Vec<Option<Identity>>,
-    known: HashMap<Arc<Class>, IdentityNo>,
+    known: HashMap<Class, IdentityNo>,
     free: Vec<IdentityNo>,
-    by_namespace: HashMap<Arc<str>, BTreeSet<IdentityNo>>,
-    by_label: HashMap<(Arc<str>, Arc<str>), BTreeSet<IdentityNo>>,
-    by_port: HashMap<Arc<str>, BTreeSet<IdentityNo>>,
+    by_part: HashMap<PartNo, BTreeSet<IdentityNo>>,
     by_cidr: BTreeMap<Prefix, BTreeSet<IdentityNo>>,
     of_nodes: BTreeSet<IdentityNo>,
     fresh: Vec<IdentityNo>,
@@ -68,20 +58,20 @@ pub(crate) struct Identities {
 impl Default for Identities {
     /// With [`IdentityNo::OUTSIDE`], which always exists.
     fn default() -> Self {
-        let class = Arc::new(Class::default());
         let outside = Identity {
-            class: Arc::clone(&class),
+            class: Class::default(),
             matched: Vec::new(),
+            ports: Arc::default(),
             born: 0,
             uses: 1,
         };
+        let mut known = HashMap::new();
+        known.insert(Class::default(), IdentityNo::OUTSIDE);
         Self {
             slots: vec![Some(outside)],
-            known: HashMap::from([(class, IdentityNo::OUTSIDE)]),
+            known,
             free: Vec::new(),
-            by_namespace: HashMap::new(),
-            by_label: HashMap::new(),
-            by_port: HashMap::new(),
+            by_part: HashMap::new(),
             by_cidr: BTreeMap::new(),
             of_nodes: BTreeSet::new(),
             fresh: Vec::new(),
@@ -114,20 +104,22 @@ impl Identities {
         (0u32..).zip(&self.slots).filter_map(old)
     }
 
-    /// The identity of a class, used once more.
-    pub(crate) fn acquire(&mut self, class: Class, build: u64) -> IdentityNo {
+    /// The identity of a class, used once more. `signature` is that of the class's part.
+    pub(crate) fn acquire(&mut self, class: Class, signature: Option<&Signature>, build: u64) -> IdentityNo {
         if let Some(no) = self.known.get(&class) {
             let no = *no;
             if let Some(identity) = self.get_mut(no) {
                 identity.uses += 1;
+                if identity.uses == 1 {
+                    self.unused.remove(&no);
+                }
             }
-            self.unused.remove(&no);
             return no;
         }
-        let class = Arc::new(class);
         let identity = Identity {
-            class: Arc::clone(&class),
+            class: class.clone(),
             matched: Vec::new(),
+            ports: signature.map(|s| Arc::clone(&s.ports)).unwrap_or_default(),
             born: build,
             uses: 1,
         };
@@ -183,14 +175,12 @@ impl Identities {
     }
 
     fn index(&mut self, class: &Class, edit: impl Fn(&mut BTreeSet<IdentityNo>)) {
-        if let Some(pod) = &class.pod {
-            edit_set(&mut self.by_namespace, Arc::clone(&pod.namespace), &edit);
-            for (key, value) in pod.labels.iter() {
-                edit_set(&mut self.by_label, (Arc::clone(key), Arc::clone(value)), &edit);
+        if let Some(part) = class.part {
+            let set = self.by_part.entry(part).or_default();
+            edit(set);
+            if set.is_empty() {
+                self.by_part.remove(&part);
             }
-        }
-        for (name, ..) in class.pod.iter().flat_map(|pod| &pod.ports) {
-            edit_set(&mut self.by_port, Arc::clone(name), &edit);
         }
         if class.node.is_some() {
             edit(&mut self.of_nodes);
@@ -204,23 +194,9 @@ impl Identities {
         }
     }
 
-    /// Identities of pods in a namespace.
-    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = IdentityNo> {
-        self.by_namespace.get(namespace).into_iter().flatten().copied()
-    }
-
-    /// Identities of pods that have a label with that value.
-    pub(crate) fn with_label(&self, key: &Arc<str>, value: &Arc<str>) -> impl Iterator<Item = IdentityNo> {
-        self.by_label
-            .get(&(Arc::clone(key), Arc::clone(value)))
-            .into_iter()
-            .flatten()
-            .copied()
-    }
-
-    /// Identities of pods that have a port of that name.
-    pub(crate) fn with_port(&self, name: &str) -> impl Iterator<Item = IdentityNo> {
-        self.by_port.get(name).into_iter().flatten().copied()
+    /// Identities of pods of a part.
+    pub(crate) fn of_part(&self, part: PartNo) -> impl Iterator<Item = IdentityNo> {
+        self.by_part.get(&part).into_iter().flatten().copied()
     }
 
     /// Identities of nodes' addresses, while policies speak of nodes.
@@ -238,26 +214,5 @@ impl Identities {
         // `::/0` has the mapped range of IPv4 in its midst.
         near.filter(move |(cidr, _)| prefix.covers(cidr))
             .flat_map(|(_, set)| set.iter().copied())
-    }
-
-    /// The namespaces that have identities.
-    pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.by_namespace.keys()
-    }
-}
-
-fn edit_set<K: Eq + Hash>(
-    index: &mut HashMap<K, BTreeSet<IdentityNo>>,
-    key: K,
-    edit: &impl Fn(&mut BTreeSet<IdentityNo>),
-) {
-    match index.entry(key) {
-        Entry::Occupied(mut set) => {
-            edit(set.get_mut());
-            if set.get().is_empty() {
-                set.remove();
-            }
-        }
-        Entry::Vacant(set) => edit(set.insert(BTreeSet::new())),
     }
 }

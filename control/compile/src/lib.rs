@@ -30,6 +30,7 @@ mod endpoints;
 mod generations;
 mod groups;
 mod identities;
+mod kinds;
 mod nodes;
 mod policies;
 mod relevance;

@@ -93,9 +93,7 @@ impl Compiler {
         if let Some(before) = &delta.before {
             if !own {
                 for addr in addresses(before) {
-                    self.addresses.claim(addr, |claims| {
-                        claims.nodes.remove(&name);
-                    });
+                    self.addresses.claim(addr, |claims| claims.remove_node(&name));
                 }
             }
             for range in ranges(before) {
@@ -111,9 +109,7 @@ impl Compiler {
         if let Some(after) = &delta.after {
             if !own {
                 for addr in addresses(after) {
-                    self.addresses.claim(addr, |claims| {
-                        claims.nodes.insert(Arc::clone(&name));
-                    });
+                    self.addresses.claim(addr, |claims| claims.add_node(&name));
                 }
             }
             for range in ranges(after) {

@@ -11,7 +11,8 @@ use heddle_tables::{Decision, Direction, PolicyKind, PolicyTier, RuleNo, Snapsho
 
 use crate::cidrs::Cidrs;
 use crate::identities::Identities;
-use crate::relevance::{Feature, Relevance};
+use crate::kinds::{Divided, Kinds};
+use crate::relevance::Relevance;
 use crate::rules::Rules;
 use crate::selectors::{Peer, Scope, SelectorNo, Selectors};
 
@@ -56,7 +57,8 @@ pub(crate) struct Active {
     pub(crate) tier: Tier,
     /// What it says in each direction.
     pub(crate) sides: [ActiveSide; 2],
-    features: Vec<Feature>,
+    /// The names of ports of which the peer's own count.
+    port_names: Vec<Arc<str>>,
 }
 
 /// What an active policy says in one direction.
@@ -95,6 +97,9 @@ pub(crate) struct Context<'a> {
     pub(crate) relevance: &'a mut Relevance,
     pub(crate) cidrs: &'a mut Cidrs,
     pub(crate) identities: &'a mut Identities,
+    pub(crate) kinds: &'a mut Kinds,
+    /// What selectors that go do to parts.
+    pub(crate) divided: &'a mut Divided,
     pub(crate) rules: &'a mut Rules,
     pub(crate) tables: &'a mut SnapshotBuilder,
 }
@@ -219,8 +224,8 @@ impl Policies {
         let Some((active, _)) = self.active.remove(id) else {
             return;
         };
-        for feature in &active.features {
-            context.relevance.release(feature.clone());
+        for name in &active.port_names {
+            context.relevance.release_port(name);
         }
         for side in &active.sides {
             if let Some(default) = side.default {
@@ -229,9 +234,16 @@ impl Policies {
             for rule in &side.rules {
                 context.rules.release(rule.number);
                 for peer in &rule.peers {
-                    context
-                        .selectors
-                        .release(*peer, context.relevance, context.cidrs, context.identities);
+                    let Context {
+                        selectors,
+                        relevance,
+                        cidrs,
+                        identities,
+                        kinds,
+                        ..
+                    } = context;
+                    let divided = selectors.release(*peer, relevance, cidrs, identities, kinds);
+                    context.divided.extend(divided);
                 }
             }
         }
@@ -239,7 +251,7 @@ impl Policies {
 }
 
 fn activate(policy: &NetworkPolicy, context: &mut Context<'_>) -> Active {
-    let mut features = Vec::new();
+    let mut names = Vec::new();
     let sides = Direction::BOTH.map(|direction| {
         let Some(rules) = rules_of(policy, direction) else {
             return ActiveSide::default();
@@ -262,23 +274,23 @@ fn activate(policy: &NetworkPolicy, context: &mut Context<'_>) -> Active {
         let default = context.rules.acquire(default, context.tables);
         let mut made = Vec::new();
         for (place, rule) in (0u32..).zip(rules) {
-            let names = speaks_of_peers_ports(&rule.ports, direction, &mut features);
-            made.push(make_rule(policy, direction, place, rule, names, context));
+            let peer_names = speaks_of_peers_ports(&rule.ports, direction, &mut names);
+            made.push(make_rule(policy, direction, place, rule, peer_names, context));
         }
         ActiveSide {
             default: Some(default),
             rules: made,
         }
     });
-    finish(Tier::Namespaced, sides, features, context)
+    finish(Tier::Namespaced, sides, names, context)
 }
 
 fn activate_cluster(policy: &ClusterNetworkPolicy, context: &mut Context<'_>) -> Active {
-    let mut features = Vec::new();
+    let mut names = Vec::new();
     let sides = Direction::BOTH.map(|direction| {
         let mut made = Vec::new();
         for (place, rule) in (0u32..).zip(cluster_rules_of(policy, direction)) {
-            speaks_of_peers_ports(&rule.ports, direction, &mut features);
+            speaks_of_peers_ports(&rule.ports, direction, &mut names);
             made.push(make_cluster_rule(policy, direction, place, rule, context));
         }
         ActiveSide {
@@ -286,21 +298,25 @@ fn activate_cluster(policy: &ClusterNetworkPolicy, context: &mut Context<'_>) ->
             rules: made,
         }
     });
-    finish(policy.tier.into(), sides, features, context)
+    finish(policy.tier.into(), sides, names, context)
 }
 
-fn finish(tier: Tier, sides: [ActiveSide; 2], features: Vec<Feature>, context: &mut Context<'_>) -> Active {
-    for feature in &features {
-        context.relevance.acquire(feature.clone());
+fn finish(tier: Tier, sides: [ActiveSide; 2], port_names: Vec<Arc<str>>, context: &mut Context<'_>) -> Active {
+    for name in &port_names {
+        context.relevance.acquire_port(name);
     }
-    Active { tier, sides, features }
+    Active {
+        tier,
+        sides,
+        port_names,
+    }
 }
 
 /// Notes the names of ports for which the peer's own count; whether there are any.
-fn speaks_of_peers_ports(ports: &[PolicyPort], direction: Direction, features: &mut Vec<Feature>) -> bool {
+fn speaks_of_peers_ports(ports: &[PolicyPort], direction: Direction, noted: &mut Vec<Arc<str>>) -> bool {
     let names = direction == Direction::Egress && port_names(ports).next().is_some();
     if names {
-        features.extend(port_names(ports).cloned().map(Feature::Port));
+        noted.extend(port_names(ports).cloned());
     }
     names
 }

@@ -1,20 +1,22 @@
 //! Selectors: the peers of rules, each kept once, with the identities that they select.
 //!
-//! The inverted index goes both ways. A new identity asks for the selectors that may select it: those of its
-//! namespace, those that need one of its labels, or one of its namespace's labels, those of the CIDRs that cover it, and
-//! the few that need nothing. A new selector asks the identities' indexes the same questions.
+//! The inverted index goes both ways. A new kind of pods asks for the selectors that may select it: those of its
+//! namespace, those that need one of its labels, or one of its namespace's labels, and the few that need nothing. A new
+//! selector asks the kinds' indexes the same questions. Blocks and nodes are asked of identities, by CIDR and by what is a
+//! node's.
 
-use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use heddle_model::{IpBlock, LabelSelector, Labels, Operator};
 use heddle_tables::{Direction, IdentityNo, Prefix};
 
 use crate::cidrs::{Cidrs, prefix};
 use crate::groups::GroupNo;
 use crate::identities::{Class, Identities};
-use crate::relevance::{Feature, Relevance};
+use crate::kinds::{Divided, KindNo, Kinds, PodKind};
+use crate::relevance::Relevance;
 
 /// The number of a selector in use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -43,28 +45,40 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
-    fn selects(&self, class: &Class, namespaces: &HashMap<Arc<str>, Labels>) -> bool {
+    /// Whether pods of a kind are selected as such.
+    fn selects_pods(&self, kind: &PodKind, namespaces: &HashMap<Arc<str>, Labels>) -> bool {
         match self {
-            Self::Pods { scope, pods } => class.pod.as_ref().is_some_and(|pod| {
+            Self::Pods { scope, pods } => {
                 let in_scope = match scope {
-                    Scope::Namespace(name) => *name == pod.namespace,
-                    Scope::Labels(selector) => match namespaces.get(&pod.namespace) {
+                    Scope::Namespace(name) => *name == kind.namespace,
+                    Scope::Labels(selector) if selector.is_everything() => true,
+                    Scope::Labels(selector) => match namespaces.get(&kind.namespace) {
                         Some(labels) => selector.matches(labels),
                         None => selector.matches(&Labels::default()),
                     },
                 };
-                in_scope && pods.matches(&pod.labels)
-            }),
-            Self::Named(names) => class
-                .pod
-                .as_ref()
-                .is_some_and(|pod| pod.ports.iter().any(|(name, ..)| names.contains(name))),
+                in_scope && pods.matches(&kind.labels)
+            }
+            Self::Named(names) => kind.ports.iter().any(|(name, ..)| names.contains(name)),
+            Self::Nodes(_) | Self::Block(_) => false,
+        }
+    }
+
+    /// Whether addresses of a class are selected, whoever has them.
+    fn selects_addresses(&self, class: &Class) -> bool {
+        match self {
+            Self::Pods { .. } | Self::Named(_) => false,
             Self::Nodes(selector) => class.node.as_ref().is_some_and(|labels| selector.matches(labels)),
             Self::Block(block) => class.cidr.is_some_and(|inner| {
                 let covers = |net| prefix(net).is_some_and(|p| p.covers(&inner));
                 covers(block.cidr()) && !block.except().iter().any(|net| covers(*net))
             }),
         }
+    }
+
+    /// Whether it is pods that it selects, as against addresses.
+    const fn is_of_pods(&self) -> bool {
+        matches!(self, Self::Pods { .. } | Self::Named(_))
     }
 
     /// Where the index keeps it.
@@ -154,11 +168,11 @@ impl Selectors {
         if let Peer::Nodes(selector) = &peer {
             relevance.acquire_nodes(selector);
         }
-        speak_of(
-            &peer,
-            |feature| relevance.acquire(feature),
-            |prefix| cidrs.acquire(prefix),
-        );
+        match &peer {
+            Peer::Named(names) => names.iter().for_each(|name| relevance.acquire_port(name)),
+            Peer::Block(block) => prefixes(block).for_each(|prefix| cidrs.acquire(prefix)),
+            Peer::Pods { .. } | Peer::Nodes(_) => {}
+        }
         let peer = Arc::new(peer);
         let selector = Selector {
             peer: Arc::clone(&peer),
@@ -184,30 +198,32 @@ impl Selectors {
         no
     }
 
-    /// A selector is used once less; the last use takes it away, also from the identities that it selected.
+    /// A selector is used once less; the last use takes it away, also from the identities that it selected. Gives what that
+    /// does to parts.
     pub(crate) fn release(
         &mut self,
         no: SelectorNo,
         relevance: &mut Relevance,
         cidrs: &mut Cidrs,
         identities: &mut Identities,
-    ) {
-        let Some(selector) = self.get_mut(no) else { return };
+        kinds: &mut Kinds,
+    ) -> Divided {
+        let Some(selector) = self.get_mut(no) else {
+            return Divided::default();
+        };
         selector.uses -= 1;
         if selector.uses > 0 {
-            return;
+            return Divided::default();
         }
         let Some(selector) = self.slots[no.0 as usize].take() else {
-            return;
+            return Divided::default();
         };
-        if let Peer::Nodes(selector) = &*selector.peer {
-            relevance.release_nodes(selector);
+        match &*selector.peer {
+            Peer::Nodes(selector) => relevance.release_nodes(selector),
+            Peer::Named(names) => names.iter().for_each(|name| relevance.release_port(name)),
+            Peer::Block(block) => prefixes(block).for_each(|prefix| cidrs.release(prefix)),
+            Peer::Pods { .. } => {}
         }
-        speak_of(
-            &selector.peer,
-            |feature| relevance.release(feature),
-            |prefix| cidrs.release(prefix),
-        );
         for place in selector.peer.places() {
             if let Some(set) = self.index.get_mut(&place) {
                 set.remove(&no);
@@ -224,6 +240,16 @@ impl Selectors {
         self.known.remove(&selector.peer);
         self.fresh.remove(&no);
         self.free.push(no);
+        if selector.peer.is_of_pods() {
+            kinds.lose(no)
+        } else {
+            Divided::default()
+        }
+    }
+
+    /// The selectors that were made since the last call of [`take_fresh`](Self::take_fresh).
+    pub(crate) fn fresh(&self) -> BTreeSet<SelectorNo> {
+        self.fresh.clone()
     }
 
     /// The selectors that were made since the last call.
@@ -231,52 +257,108 @@ impl Selectors {
         std::mem::take(&mut self.fresh)
     }
 
-    /// The selectors that select a class, sorted.
-    pub(crate) fn matching(
-        &self,
-        class: &Class,
-        namespaces: &HashMap<Arc<str>, Labels>,
-        cidrs: &Cidrs,
-    ) -> Vec<SelectorNo> {
-        let mut found = BTreeSet::new();
-        let mut look = |place: &Place| {
-            for no in self.index.get(place).into_iter().flatten() {
-                if self.get(*no).is_some_and(|s| s.peer.selects(class, namespaces)) {
-                    found.insert(*no);
+    /// The selectors of pods that select a kind, sorted.
+    pub(crate) fn of_kind(&self, kind: &PodKind, namespaces: &HashMap<Arc<str>, Labels>) -> Vec<SelectorNo> {
+        let mut found = Vec::new();
+        let mut look = |place: Place| {
+            for no in self.index.get(&place).into_iter().flatten() {
+                if self.get(*no).is_some_and(|s| s.peer.selects_pods(kind, namespaces)) {
+                    found.push(*no);
                 }
             }
         };
-        if let Some(pod) = &class.pod {
-            look(&Place::Anywhere);
-            look(&Place::Namespace(Arc::clone(&pod.namespace)));
-            for (key, value) in pod.labels.iter() {
-                look(&Place::PodLabel((Arc::clone(key), Arc::clone(value))));
-            }
-            for (name, ..) in &pod.ports {
-                look(&Place::Port(Arc::clone(name)));
-            }
-            for (key, value) in namespaces.get(&pod.namespace).into_iter().flat_map(Labels::iter) {
-                look(&Place::NamespaceLabel((Arc::clone(key), Arc::clone(value))));
-            }
+        if self.index.is_empty() {
+            return found;
         }
+        look(Place::Anywhere);
+        look(Place::Namespace(Arc::clone(&kind.namespace)));
+        for (key, value) in kind.labels.iter() {
+            look(Place::PodLabel((Arc::clone(key), Arc::clone(value))));
+        }
+        for (name, ..) in &kind.ports {
+            look(Place::Port(Arc::clone(name)));
+        }
+        for (key, value) in namespaces.get(&kind.namespace).into_iter().flat_map(Labels::iter) {
+            look(Place::NamespaceLabel((Arc::clone(key), Arc::clone(value))));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The selectors that select a class of addresses, sorted, beside those of its pods.
+    pub(crate) fn of_addresses(&self, class: &Class, cidrs: &Cidrs) -> Vec<SelectorNo> {
+        let mut found = Vec::new();
+        let mut look = |place: Place| {
+            for no in self.index.get(&place).into_iter().flatten() {
+                if self.get(*no).is_some_and(|s| s.peer.selects_addresses(class)) {
+                    found.push(*no);
+                }
+            }
+        };
         if class.node.is_some() {
-            look(&Place::Node);
+            look(Place::Node);
         }
         if let Some(cidr) = class.cidr {
             for (covering, _) in cidrs.covering(cidr) {
-                look(&Place::Cidr(covering));
+                look(Place::Cidr(covering));
             }
         }
-        found.into_iter().collect()
+        found.sort_unstable();
+        found.dedup();
+        found
     }
 
-    /// The identities that a selector selects, by the identities' indexes.
-    pub(crate) fn search(
+    /// The kinds that a selector selects, by the kinds' indexes; `None` if it is not pods that it selects.
+    pub(crate) fn kinds_of(
         &self,
         no: SelectorNo,
-        identities: &Identities,
+        kinds: &Kinds,
         namespaces: &HashMap<Arc<str>, Labels>,
-    ) -> BTreeSet<IdentityNo> {
+    ) -> Option<Vec<KindNo>> {
+        let peer = &self.get(no)?.peer;
+        let selected = |no: &KindNo| {
+            kinds
+                .get(*no)
+                .is_some_and(|kind| peer.selects_pods(&kind.what, namespaces))
+        };
+        let mut found: Vec<KindNo> = match peer.as_ref() {
+            Peer::Block(_) | Peer::Nodes(_) => return None,
+            Peer::Named(names) => names
+                .iter()
+                .flat_map(|name| kinds.with_port(name))
+                .filter(selected)
+                .collect(),
+            Peer::Pods {
+                scope: Scope::Namespace(name),
+                ..
+            } => kinds.in_namespace(name).filter(selected).collect(),
+            Peer::Pods {
+                scope: Scope::Labels(wanted),
+                pods,
+            } => match needed(pods) {
+                Some(labels) => {
+                    let labels: Vec<Label> = labels.collect();
+                    let having = labels.iter().flat_map(|label| kinds.with_label(label));
+                    having.filter(selected).collect()
+                }
+                None => {
+                    let none = Labels::default();
+                    let all = kinds.namespaces();
+                    let scope = all.filter(|name| wanted.matches(namespaces.get(*name).unwrap_or(&none)));
+                    let within = scope.flat_map(|name| kinds.in_namespace(name));
+                    let selected = |no: &KindNo| kinds.get(*no).is_some_and(|kind| pods.matches(&kind.what.labels));
+                    within.filter(selected).collect()
+                }
+            },
+        };
+        found.sort_unstable();
+        found.dedup();
+        Some(found)
+    }
+
+    /// The identities that a selector of addresses selects, by the identities' indexes.
+    pub(crate) fn addresses_of(&self, no: SelectorNo, identities: &Identities) -> BTreeSet<IdentityNo> {
         let Some(selector) = self.get(no) else {
             return BTreeSet::new();
         };
@@ -284,65 +366,24 @@ impl Selectors {
         let selected = |id: &IdentityNo| {
             identities
                 .get(*id)
-                .is_some_and(|identity| peer.selects(&identity.class, namespaces))
+                .is_some_and(|identity| peer.selects_addresses(&identity.class))
         };
         match peer.as_ref() {
-            Peer::Named(names) => names
-                .iter()
-                .flat_map(|name| identities.with_port(name))
-                .filter(selected)
-                .collect(),
+            Peer::Pods { .. } | Peer::Named(_) => BTreeSet::new(),
             Peer::Nodes(_) => identities.of_nodes().filter(selected).collect(),
             Peer::Block(block) => prefix(block.cidr())
                 .into_iter()
                 .flat_map(|p| identities.in_cidr(p))
                 .filter(selected)
                 .collect(),
-            Peer::Pods {
-                scope: Scope::Namespace(name),
-                ..
-            } => identities.in_namespace(name).filter(selected).collect(),
-            Peer::Pods {
-                scope: Scope::Labels(wanted),
-                pods,
-            } => match needed(pods) {
-                Some(labels) => labels
-                    .flat_map(|(k, v)| identities.with_label(&k, &v).collect::<Vec<_>>())
-                    .filter(selected)
-                    .collect(),
-                None => {
-                    let none = Labels::default();
-                    let all = identities.namespaces();
-                    let scope = all.filter(|name| wanted.matches(namespaces.get(*name).unwrap_or(&none)));
-                    scope
-                        .flat_map(|name| identities.in_namespace(name))
-                        .filter(selected)
-                        .collect()
-                }
-            },
         }
     }
 }
 
-/// Tells which labels and names of ports of pods and which CIDRs a peer speaks of.
-fn speak_of(peer: &Peer, mut feature: impl FnMut(Feature), mut cidr: impl FnMut(Prefix)) {
-    match peer {
-        Peer::Pods { pods, .. } => {
-            for requirement in pods.requirements() {
-                feature(Feature::Label(Arc::clone(requirement.key())));
-            }
-        }
-        Peer::Named(names) => names.iter().cloned().map(Feature::Port).for_each(feature),
-        // Those are labels of nodes, not of pods.
-        Peer::Nodes(_) => {}
-        Peer::Block(block) => {
-            for net in std::iter::once(block.cidr()).chain(block.except().iter().copied()) {
-                if let Some(prefix) = prefix(net) {
-                    cidr(prefix);
-                }
-            }
-        }
-    }
+/// The CIDRs that a block speaks of.
+fn prefixes(block: &IpBlock) -> impl Iterator<Item = Prefix> {
+    let nets = std::iter::once(block.cidr()).chain(block.except().iter().copied());
+    nets.filter_map(prefix)
 }
 
 #[cfg(test)]

@@ -48,6 +48,25 @@ impl Labels {
         self.0.len()
     }
 
+    /// Hands out every key and value for exchange against an equal one. Does nothing if others share the set.
+    pub(crate) fn each_text(&mut self, mut exchange: impl FnMut(&mut Arc<str>)) {
+        for (key, value) in Arc::get_mut(&mut self.0).into_iter().flatten() {
+            exchange(key);
+            exchange(value);
+        }
+    }
+
+    /// Whether somebody else has the same copy.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    /// Whether both are one copy.
+    #[cfg(test)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Whether there is no label at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -11,6 +11,7 @@ mod changes;
 mod cluster;
 mod cluster_policy;
 mod event;
+mod intern;
 mod key;
 mod labels;
 mod node;

@@ -59,6 +59,18 @@ impl PolicySideBuilder {
         true
     }
 
+    /// Sets the answer for a class of peers to that of another class. Whether it differs from the one before.
+    pub fn set_like(&mut self, peer: IdentityNo, other: IdentityNo) -> bool {
+        let of = |no: IdentityNo| self.side.cells.get(no.index()).copied().unwrap_or_default();
+        let (before, cell) = (of(peer), of(other));
+        if before == cell {
+            return false;
+        }
+        self.side.cells.set(peer.index(), cell);
+        self.exchange(before, cell);
+        true
+    }
+
     /// Sets the answer for all peers that have none of their own; [`Answer::Default`] is then the side's default.
     pub fn set_base(&mut self, answer: Answer) {
         let before = self.side.base;
@@ -154,6 +166,12 @@ mod tests {
         assert_eq!(ask(3, Proto::ICMP, 0), PolicyVerdict::Allow(RuleNo(41)));
         assert_eq!(ask(4, Proto::TCP, 80), PolicyVerdict::Deny(deny));
         assert_eq!(ask(700, Proto::TCP, 80), PolicyVerdict::Allow(RuleNo(42)));
+        assert!(side.set_like(IdentityNo(5), IdentityNo(700)) && !side.set_like(IdentityNo(5), IdentityNo(700)));
+        side.set(IdentityNo(700), Answer::Default);
+        let ask = |who, proto, port| side.side().verdict(IdentityNo(who), proto, port);
+        assert_eq!(ask(5, Proto::TCP, 80), PolicyVerdict::Allow(RuleNo(42)));
+        side.set_like(IdentityNo(700), IdentityNo(5));
+        let ask = |who, proto, port| side.side().verdict(IdentityNo(who), proto, port);
         assert_eq!(ask(700, Proto::TCP, 81), PolicyVerdict::Deny(deny));
         assert_eq!(ask(700, Proto::UDP, 80), PolicyVerdict::Deny(deny));
         assert_eq!(ask(700, Proto::ICMP, 0), PolicyVerdict::Deny(deny));

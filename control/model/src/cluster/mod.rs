@@ -12,6 +12,7 @@ use std::sync::Arc;
 use crate::changes::{Change, Changes, Delta};
 use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Cause, Event, Object, Rejection, RejectionKey, Subject};
+use crate::intern::Interner;
 use crate::key::{Kind, ObjectKey, ObjectRef};
 use crate::node::{Namespace, Node, ServiceCidr};
 use crate::pod::Pod;
@@ -46,6 +47,7 @@ pub struct Cluster {
     cluster_policies: Table<ClusterNetworkPolicy>,
     index: Index,
     claims: Claims,
+    interner: Interner,
     reported: BTreeMap<RejectionKey, Rejection>,
     rejected: u64,
     synced: [bool; Kind::ALL.len()],
@@ -77,7 +79,8 @@ impl Cluster {
         changes
     }
 
-    fn upsert(&mut self, origin: &Arc<str>, object: Object, changes: &mut Changes) {
+    fn upsert(&mut self, origin: &Arc<str>, mut object: Object, changes: &mut Changes) {
+        self.interner.object(&mut object);
         let subject = object.object_ref();
         let key = RejectionKey {
             subject: Subject::Object(subject.clone()),

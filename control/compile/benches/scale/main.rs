@@ -1,0 +1,31 @@
+//! What a cluster costs the control thread, in three sizes of ten times each: the first tables, single changes, memory.
+//!
+//! `cargo bench -p heddle-compile --bench scale`; with `-- policy` or `-- services` only what has that in its name. Each
+//! change is timed from the object that the source hands over to the snapshot that could be published. Where a change
+//! reaches nothing local the bench insists that nothing was copied and no generation raised.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
+#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
+
+mod cluster;
+mod policy;
+mod report;
+mod services;
+
+use std::time::Duration;
+
+use criterion::Criterion;
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_secs(2))
+        .without_plots()
+        .configure_from_args();
+    let mut report = report::Report::default();
+    policy::run(&mut criterion, &mut report);
+    services::run(&mut criterion, &mut report);
+    report.print();
+    criterion.final_summary();
+}

@@ -1,0 +1,161 @@
+//! Services with four endpoints each.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use criterion::Criterion;
+use heddle_model::{
+    AddressType, ClusterIps, Endpoint, EndpointPort, EndpointSlice, Event, LoadBalancing, Object, ObjectKey, Protocol,
+    Service, ServicePort, ServiceType, SessionAffinity, TargetPort, TrafficPolicy,
+};
+
+use crate::cluster::{World, port};
+use crate::report::{Report, cpu_time, median, millis, time};
+
+const SIZES: [(&str, u32); 3] = [("100", 100), ("3k", 3_000), ("30k", 30_000)];
+const ENDPOINTS: u32 = 4;
+
+fn key(no: u32, name: &str) -> ObjectKey {
+    ObjectKey::new(format!("ns{}", no / 30), name)
+}
+
+fn service(no: u32) -> Service {
+    Service {
+        key: key(no, &format!("service-{no}")),
+        service_type: ServiceType::ClusterIp,
+        cluster_ips: ClusterIps::Addresses(vec![Ipv4Addr::from(0x0a60_0000 + no).into()]),
+        ports: vec![ServicePort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: port(80),
+            target_port: TargetPort::Name("http".into()),
+            node_port: None,
+        }],
+        selector: None,
+        external_ips: Vec::new(),
+        load_balancer_ingress: Vec::new(),
+        source_ranges: Vec::new(),
+        internal_policy: TrafficPolicy::Cluster,
+        external_policy: TrafficPolicy::Cluster,
+        session_affinity: SessionAffinity::None,
+        publish_not_ready: false,
+        health_check_node_port: None,
+        traffic_distribution: None,
+        proxy_name: None,
+        headless_label: false,
+        load_balancing: LoadBalancing::Maglev,
+    }
+}
+
+/// The slice of a Service; of its first endpoint there are versions.
+fn slice(no: u32, version: u32) -> EndpointSlice {
+    let endpoint = |n: u32| {
+        let address = IpAddr::from(Ipv4Addr::from(0x0a80_0000 + no * ENDPOINTS + n));
+        let other = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + version));
+        Endpoint {
+            address: if n == 0 && version > 0 { other } else { address },
+            ready: true,
+            serving: true,
+            terminating: false,
+            node: Some(format!("node-{:04}", (no + n) % 908).into()),
+            zone: Some("zone-a".into()),
+            hint_zones: Vec::new(),
+            hint_nodes: Vec::new(),
+            target_pod: Some(key(no, &format!("service-{no}-{n}"))),
+        }
+    };
+    EndpointSlice {
+        key: key(no, &format!("service-{no}-abcde")),
+        service: Some(key(no, &format!("service-{no}"))),
+        proxy_name: None,
+        headless: false,
+        address_type: AddressType::V4,
+        ports: vec![EndpointPort {
+            name: "http".into(),
+            protocol: Protocol::Tcp,
+            port: Some(port(8080)),
+        }],
+        endpoints: (0..ENDPOINTS).map(endpoint).collect(),
+    }
+}
+
+fn objects(count: u32) -> impl Iterator<Item = Object> {
+    let services = (0..count).map(|no| service(no).into());
+    services.chain((0..count).map(|no| slice(no, 0).into()))
+}
+
+fn cold(count: u32, parts: &RefCell<[Vec<Duration>; 3]>) -> Duration {
+    let objects: Vec<Object> = objects(count).collect();
+    let mut world = World::new();
+    let began = cpu_time();
+    let changes = world.apply(objects);
+    let applied = cpu_time() - began;
+    world.compiler.apply_changes(&world.cluster, &changes);
+    drop(changes);
+    let taken = cpu_time() - began;
+    world.compiler.build();
+    let built = cpu_time() - began;
+    for (part, took) in parts
+        .borrow_mut()
+        .iter_mut()
+        .zip([applied, taken - applied, built - taken])
+    {
+        part.push(took);
+    }
+    built
+}
+
+fn world(count: u32) -> World {
+    let mut world = World::new();
+    let changes = world.apply(objects(count));
+    world.compiler.apply_changes(&world.cluster, &changes);
+    world.compiler.build();
+    world
+}
+
+pub fn run(criterion: &mut Criterion, report: &mut Report) {
+    for (name, count) in SIZES {
+        let parts = RefCell::default();
+        time(criterion, report, ("services/cold", name), || cold(count, &parts));
+        for (part, times) in ["model", "taking changes in, tables", "build"]
+            .iter()
+            .zip(&mut parts.into_inner())
+        {
+            if !times.is_empty() {
+                report.note(&format!("  Services, of it {part}"), millis(median(times)));
+            }
+        }
+        let mut made = None;
+        let mut version = 0;
+        time(criterion, report, ("services/one endpoint changed", name), || {
+            let world = made.get_or_insert_with(|| world(count));
+            version += 1;
+            let event = Event::Upsert {
+                origin: "api".into(),
+                object: slice(count / 2, version).into(),
+            };
+            let began = cpu_time();
+            let changes = world.cluster.apply(event);
+            world.compiler.apply_changes(&world.cluster, &changes);
+            let built = world.compiler.build();
+            let took = cpu_time() - began;
+            assert_eq!(built.pages_copied, 2, "a page of frontends, and their root");
+            took
+        });
+        let memory = RefCell::default();
+        criterion.bench_function(&format!("services/memory/{name}"), |b| {
+            let mut kept = None;
+            let all = allocation_counter::measure(|| kept = Some(world(count)));
+            let mut tables = None;
+            let alone = allocation_counter::measure(|| tables = Some(world(count).compiler.build().snapshot));
+            *memory.borrow_mut() = Some((alone.bytes_current, all.bytes_current));
+            b.iter(|| tables.as_ref().map(|tables| tables.version()));
+        });
+        if let Some((tables, all)) = memory.into_inner() {
+            let mb = |bytes: i64| format!("{:.1} MB", bytes as f64 / 1e6);
+            report.note("services/memory of tables", mb(tables));
+            report.note("services/memory of model, compiler and tables", mb(all));
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The verdict for a first packet by how many rules its endpoint has: the address's identity and the policy's answer, in
+//! bursts of 32.
+//!
+//! `cargo bench -p heddle-compile --bench verdict`. Of the rules 40 % name an identity and a port, 40 % a block of /8 to /32
+//! with a hole, 20 % an identity and a range of ports. Queries are uniform over the rules; half of them match the rule that
+//! they were made for. Before anything is timed, a search of all rules judges a sample of the queries, and the tables must
+//! say the same. What a change costs among so many rules is timed too.
+
+#![allow(clippy::print_stdout, reason = "a bench prints its result")]
+#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
+
+use std::cell::RefCell;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, Instant};
+
+use criterion::{Criterion, Throughput};
+use heddle_compile::{Attachment, Compiler, NodeConfig};
+use heddle_model::{
+    Cluster, Event, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object, ObjectKey, Peer, Pod,
+    PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber, PortRange, Protocol, Requirement,
+};
+use heddle_port::PortNo;
+use heddle_tables::{Direction, Endpoint, EndpointNo, Snapshot, WorkerNo};
+use heddle_wire::{Ip, MacAddr, Proto};
+use ipnet::{IpNet, Ipv4Net};
+use quanta::Clock;
+use rustix::time::{ClockId, clock_gettime};
+
+const BURST: usize = 32;
+const SIZES: [(&str, u32); 3] = [("1k rules", 1_000), ("10k rules", 10_000), ("100k rules", 100_000)];
+/// Queries in rotation.
+const QUERIES: usize = 1 << 16;
+/// Of which so many are asked of the naive search.
+const SAMPLE: usize = 2_000;
+/// Rules of one policy.
+const EACH: usize = 1_000;
+const ENDPOINT: EndpointNo = EndpointNo::FIRST_POD;
+
+/// Numbers that look random, repeatable.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (((self.0 >> 32) * u64::from(limit)) >> 32) as u32
+    }
+}
+
+/// A rule, as it is written.
+enum Rule {
+    /// Pods of an application, at some ports.
+    Pods { app: u32, ports: (u16, u16) },
+    /// A block, at any port.
+    Block { net: Ipv4Net, hole: Ipv4Net },
+}
+
+#[derive(Clone, Copy)]
+struct Query {
+    from: Ip,
+    port: u16,
+}
+
+fn rules(count: u32, random: &mut Random) -> Vec<Rule> {
+    (0..count)
+        .map(|n| match n % 5 {
+            0 | 2 => {
+                let port = 1 + random.below(60_000) as u16;
+                Rule::Pods {
+                    app: n,
+                    ports: (port, port),
+                }
+            }
+            4 => {
+                let first = 1 + random.below(50_000) as u16;
+                let last = first + random.below(10_000) as u16;
+                Rule::Pods {
+                    app: n,
+                    ports: (first, last),
+                }
+            }
+            _ => loop {
+                let len = 8 + random.below(25) as u8;
+                let hole = (len + 1 + random.below(8) as u8).min(32);
+                let addr = Ipv4Addr::from(random.below(u32::MAX));
+                // Pods have 10/8.
+                if addr.octets()[0] == 10 || len == 32 && hole == 32 && random.below(2) == 0 {
+                    continue;
+                }
+                let net = Ipv4Net::new(addr, len).expect("a length").trunc();
+                break Rule::Block {
+                    net,
+                    hole: Ipv4Net::new(addr, hole).expect("a length").trunc(),
+                };
+            },
+        })
+        .collect()
+}
+
+/// The address of the pod of an application.
+fn pod_address(app: u32) -> Ipv4Addr {
+    Ipv4Addr::from(0x0a00_0100 + app)
+}
+
+/// An address of a network.
+fn within(net: Ipv4Net, random: &mut Random) -> Ipv4Addr {
+    let host = u32::MAX.checked_shr(net.prefix_len().into()).unwrap_or(0);
+    Ipv4Addr::from(u32::from(net.network()) | random.below(u32::MAX) & host)
+}
+
+/// A query that the rule matches, or one that it does not.
+fn query(rule: &Rule, matching: bool, random: &mut Random) -> Query {
+    let (from, port) = match rule {
+        Rule::Pods {
+            app,
+            ports: (first, last),
+        } => {
+            let port = if matching {
+                first + random.below(u32::from(last - first) + 1) as u16
+            } else {
+                last + 1 + random.below(100) as u16
+            };
+            (pod_address(*app), port)
+        }
+        Rule::Block { net, hole } => {
+            let from = if !matching {
+                within(*hole, random)
+            } else {
+                let mut from = within(*net, random);
+                while hole.contains(&from) && hole != net {
+                    from = within(*net, random);
+                }
+                from
+            };
+            (from, random.below(65_535) as u16)
+        }
+    };
+    let from = IpAddr::from(from).into();
+    Query { from, port }
+}
+
+/// The search of all rules.
+fn naive(rules: &[Rule], query: Query) -> bool {
+    let IpAddr::V4(from) = query.from.to_std() else {
+        return false;
+    };
+    rules.iter().any(|rule| match rule {
+        Rule::Pods {
+            app,
+            ports: (first, last),
+        } => pod_address(*app) == from && (*first..=*last).contains(&query.port),
+        Rule::Block { net, hole } => net.contains(&from) && (hole == net || !hole.contains(&from)),
+    })
+}
+
+/// The time that this thread has had a core for.
+fn cpu_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+fn port(number: u16) -> PortNumber {
+    PortNumber::new(number).expect("not zero")
+}
+
+fn as_policy_rule(rule: &Rule) -> PolicyRule {
+    match rule {
+        Rule::Pods {
+            app,
+            ports: (first, last),
+        } => PolicyRule {
+            peers: vec![Peer::Pods {
+                namespaces: None,
+                pods: LabelSelector::new([Requirement::label("app", format!("a{app}")).expect("a legal label")]),
+            }],
+            ports: vec![PolicyPort {
+                protocol: Protocol::Tcp,
+                ports: PolicyPorts::Range(PortRange::new(port(*first), port(*last)).expect("in order")),
+            }],
+        },
+        Rule::Block { net, hole } => PolicyRule {
+            peers: vec![Peer::Block(
+                IpBlock::new(IpNet::V4(*net), (hole != net).then_some(IpNet::V4(*hole))).expect("a hole in its block"),
+            )],
+            ports: Vec::new(),
+        },
+    }
+}
+
+fn pod(name: &str, app: u32, address: Ipv4Addr, node: &str) -> Pod {
+    Pod {
+        key: ObjectKey::new("shop", name),
+        uid: "".into(),
+        labels: Labels::new([("app", format!("a{app}"))]).expect("a legal label"),
+        node: Some(node.into()),
+        ips: vec![address.into()],
+        host_network: false,
+        phase: PodPhase::Running,
+        ports: Vec::new(),
+        ready: true,
+        terminating: false,
+    }
+}
+
+fn policy(no: usize, rules: &[Rule]) -> NetworkPolicy {
+    NetworkPolicy {
+        key: ObjectKey::new("shop", format!("policy-{no}")),
+        selector: LabelSelector::new([Requirement::label("app", "here").expect("a legal label")]),
+        ingress: Some(rules.iter().map(as_policy_rule).collect()),
+        egress: None,
+        refused: false,
+    }
+}
+
+struct World {
+    rules: Vec<Rule>,
+    cluster: Cluster,
+    compiler: Compiler,
+    snapshot: std::sync::Arc<Snapshot>,
+}
+
+impl World {
+    fn put(&mut self, object: impl Into<Object>) {
+        let changes = self.cluster.apply(Event::Upsert {
+            origin: "api".into(),
+            object: object.into(),
+        });
+        self.compiler.apply_changes(&self.cluster, &changes);
+    }
+
+    fn of(rules: Vec<Rule>) -> Self {
+        let mut world = Self {
+            cluster: Cluster::new(),
+            compiler: Compiler::new(NodeConfig::named("here")),
+            snapshot: std::sync::Arc::default(),
+            rules: Vec::new(),
+        };
+        world.put(Namespace {
+            name: "shop".into(),
+            labels: Labels::default(),
+        });
+        for (name, last) in [("here", 1), ("there", 2)] {
+            world.put(Node {
+                name: name.into(),
+                labels: Labels::default(),
+                internal_ips: vec![Ipv4Addr::new(192, 168, 0, last).into()],
+                external_ips: Vec::new(),
+                pod_cidrs: Vec::new(),
+                ready: true,
+                draining: false,
+            });
+        }
+        for rule in &rules {
+            if let Rule::Pods { app, .. } = rule {
+                world.put(pod(&format!("p{app}"), *app, pod_address(*app), "there"));
+            }
+        }
+        let own = Ipv4Addr::new(10, 255, 0, 1);
+        let mut local = pod("local", 0, own, "here");
+        local.labels = Labels::new([("app", "here")]).expect("a legal label");
+        world.put(local);
+        for (no, rules) in rules.chunks(EACH).enumerate() {
+            world.put(policy(no, rules));
+        }
+        world.compiler.attach(Attachment {
+            no: ENDPOINT,
+            pod: Some(ObjectKey::new("shop", "local")),
+            addresses: [Ip::from(own)].into_iter().collect(),
+            mac: MacAddr([2, 0, 0, 0, 0, 1]),
+            port: PortNo(2),
+            worker: WorkerNo(0),
+            mtu: 0,
+        });
+        world.snapshot = world.compiler.build().snapshot;
+        world.rules = rules;
+        world
+    }
+
+    fn endpoint(&self) -> &Endpoint {
+        self.snapshot.endpoint(ENDPOINT).expect("it is attached")
+    }
+}
+
+fn ask(snapshot: &Snapshot, endpoint: &Endpoint, query: Query) -> bool {
+    let peer = snapshot.address(query.from);
+    endpoint
+        .judge(Direction::Ingress, peer, Proto::TCP, query.port)
+        .is_allowed()
+}
+
+fn queries(rules: &[Rule], random: &mut Random) -> Vec<Query> {
+    (0..QUERIES)
+        .map(|n| {
+            let rule = &rules[random.below(rules.len() as u32) as usize];
+            query(rule, n % 2 == 0, random)
+        })
+        .collect()
+}
+
+/// Ticks of a query, by bursts.
+fn ticks(criterion: &mut Criterion, clock: &Clock, name: &str, mut burst: impl FnMut(usize)) -> Option<f64> {
+    let samples = RefCell::new(Vec::new());
+    let mut group = criterion.benchmark_group("verdict");
+    group.throughput(Throughput::Elements(BURST as u64));
+    let mut at = 0;
+    group.bench_function(name, |b| {
+        b.iter_custom(|n| {
+            let began = Instant::now();
+            for _ in 0..n {
+                let before = clock.raw();
+                burst(at);
+                let after = clock.raw();
+                samples.borrow_mut().push((after - before) as f64 / BURST as f64);
+                at = (at + BURST) % QUERIES;
+            }
+            began.elapsed()
+        });
+    });
+    group.finish();
+    let mut samples = samples.into_inner();
+    samples.sort_by(f64::total_cmp);
+    samples.get(samples.len() / 2).copied()
+}
+
+fn main() {
+    let mut criterion = Criterion::default()
+        .sample_size(20)
+        .warm_up_time(Duration::from_millis(300))
+        .measurement_time(Duration::from_secs(2))
+        .without_plots()
+        .configure_from_args();
+    let clock = Clock::new();
+    let mut rows = Vec::new();
+    for (name, count) in SIZES {
+        let mut random = Random(0x2545_f491_4f6c_dd1d);
+        let mut world = World::of(rules(count, &mut random));
+        let queries = queries(&world.rules, &mut random);
+        let (mut allowed, endpoint) = (0, world.endpoint());
+        for query in queries.iter().take(SAMPLE) {
+            let want = naive(&world.rules, *query);
+            allowed += usize::from(want);
+            assert_eq!(
+                ask(&world.snapshot, endpoint, *query),
+                want,
+                "{} {}",
+                query.from,
+                query.port
+            );
+        }
+        let snapshot = &world.snapshot;
+        let one_by_one = ticks(&mut criterion, &clock, name, |at| {
+            for query in &queries[at..at + BURST] {
+                black_box(ask(snapshot, endpoint, *query));
+            }
+        });
+        // One rule of one policy changes, and back.
+        let mut changes: Vec<Duration> = (0..10)
+            .map(|n| {
+                let at = EACH.min(world.rules.len());
+                let mut changed = policy(0, &world.rules[..at]);
+                if n % 2 == 0
+                    && let Some(rules) = &mut changed.ingress
+                {
+                    rules.pop();
+                }
+                let began = cpu_time();
+                world.put(changed);
+                world.snapshot = world.compiler.build().snapshot;
+                cpu_time() - began
+            })
+            .collect();
+        rows.push((name, one_by_one, allowed * 100 / SAMPLE, {
+            changes.sort_unstable();
+            changes[changes.len() / 2]
+        }));
+    }
+    println!("\nTSC ticks a verdict in bursts of {BURST}, median; share of queries allowed; a policy changed");
+    for (name, one_by_one, allowed, change) in rows {
+        if let Some(ticks) = one_by_one {
+            println!(
+                "{name:<12} {ticks:>7.1} {allowed:>4} % {:>9.1} ms",
+                change.as_secs_f64() * 1e3
+            );
+        }
+    }
+    criterion.final_summary();
+}

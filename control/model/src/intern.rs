@@ -1,0 +1,153 @@
+//! One copy of what many objects say alike: the label sets of a deployment's pods, their keys and values, the names of
+//! namespaces and nodes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use crate::event::Object;
+use crate::labels::Labels;
+
+/// The copies. What nobody else has any more is dropped from time to time: each time that there are twice as many as
+/// were left then.
+#[derive(Debug, Default)]
+pub(crate) struct Interner {
+    texts: HashSet<Arc<str>>,
+    labels: HashSet<Labels>,
+    swept_at: usize,
+}
+
+/// Fewer copies than this are not worth looking for.
+const FEW: usize = 1024;
+
+impl Interner {
+    /// Lets an object share what others say alike. One that somebody else holds already stays as it is.
+    pub(crate) fn object(&mut self, object: &mut Object) {
+        match object {
+            Object::Pod(pod) => {
+                let Some(pod) = Arc::get_mut(pod) else { return };
+                self.text(&mut pod.key.namespace);
+                self.labels(&mut pod.labels);
+                pod.node.iter_mut().for_each(|node| self.text(node));
+                let names = pod.ports.iter_mut().filter_map(|port| port.name.as_mut());
+                names.for_each(|name| self.text(name));
+                pod.ips.shrink_to_fit();
+                pod.ports.shrink_to_fit();
+            }
+            Object::Namespace(namespace) => {
+                let Some(namespace) = Arc::get_mut(namespace) else {
+                    return;
+                };
+                self.text(&mut namespace.name);
+                self.labels(&mut namespace.labels);
+            }
+            Object::NetworkPolicy(policy) => {
+                let Some(policy) = Arc::get_mut(policy) else { return };
+                self.text(&mut policy.key.namespace);
+            }
+            Object::Service(service) => {
+                let Some(service) = Arc::get_mut(service) else { return };
+                self.text(&mut service.key.namespace);
+            }
+            Object::EndpointSlice(slice) => {
+                let Some(slice) = Arc::get_mut(slice) else { return };
+                self.text(&mut slice.key.namespace);
+                for endpoint in &mut slice.endpoints {
+                    let names = endpoint.node.iter_mut().chain(&mut endpoint.zone);
+                    let hints = endpoint.hint_zones.iter_mut().chain(&mut endpoint.hint_nodes);
+                    names.chain(hints).for_each(|name| self.text(name));
+                }
+            }
+            Object::Node(_) | Object::ServiceCidr(_) | Object::ClusterNetworkPolicy(_) => {}
+        }
+        if self.len() > 2 * self.swept_at.max(FEW) {
+            self.sweep();
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.texts.len() + self.labels.len()
+    }
+
+    fn text(&mut self, text: &mut Arc<str>) {
+        match self.texts.get(text) {
+            Some(known) => *text = Arc::clone(known),
+            None => {
+                self.texts.insert(Arc::clone(text));
+            }
+        }
+    }
+
+    fn labels(&mut self, labels: &mut Labels) {
+        if let Some(known) = self.labels.get(labels) {
+            *labels = known.clone();
+            return;
+        }
+        labels.each_text(|text| self.text(text));
+        self.labels.insert(labels.clone());
+    }
+
+    fn sweep(&mut self) {
+        // Sets first: they hold texts.
+        self.labels.retain(Labels::is_shared);
+        self.texts.retain(|text| Arc::strong_count(text) > 1);
+        self.swept_at = self.len();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Namespace, ObjectKey, Pod, PodPhase};
+
+    fn pod(name: &str, app: &str) -> Object {
+        Object::from(Pod {
+            key: ObjectKey::new("shop", name),
+            uid: "".into(),
+            labels: Labels::new([("app", app), ("tier", "db")]).unwrap(),
+            node: Some("node-1".into()),
+            ips: Vec::new(),
+            host_network: false,
+            phase: PodPhase::Running,
+            ports: Vec::new(),
+            ready: true,
+            terminating: false,
+        })
+    }
+
+    fn labels(object: &Object) -> &Labels {
+        match object {
+            Object::Pod(pod) => &pod.labels,
+            Object::Namespace(namespace) => &namespace.labels,
+            _ => panic!("no labels"),
+        }
+    }
+
+    #[test]
+    fn equal_label_sets_are_one_and_so_are_the_texts_of_different_ones() {
+        let mut interner = Interner::default();
+        let mut pods = [pod("a", "web"), pod("b", "web"), pod("c", "db")];
+        pods.iter_mut().for_each(|pod| interner.object(pod));
+        assert_eq!(pods, [pod("a", "web"), pod("b", "web"), pod("c", "db")]);
+        let [a, b, c] = pods.each_ref().map(labels);
+        assert!(a.is_same(b) && !a.is_same(c));
+        let keys = [a, c].map(|labels| Arc::as_ptr(labels.iter().next().unwrap().0));
+        assert_eq!(keys[0].cast::<u8>(), keys[1].cast::<u8>());
+    }
+
+    #[test]
+    fn what_nobody_has_any_more_is_dropped() {
+        let mut interner = Interner::default();
+        for n in 0..20_000 {
+            interner.object(&mut pod("a", &format!("app{n}")));
+        }
+        assert!(interner.len() < 5 * FEW, "{}", interner.len());
+        let mut kept = Object::from(Namespace {
+            name: "shop".into(),
+            labels: Labels::new([("team", "a")]).unwrap(),
+        });
+        interner.object(&mut kept);
+        interner.sweep();
+        assert!(interner.labels.contains(labels(&kept)));
+        assert_eq!(interner.labels.len(), 1);
+    }
+}
