@@ -86,6 +86,13 @@ impl FlowTable {
         })
     }
 
+    /// Asks the processor for what an insert of a connection with this tuple will wait for. No effect but on time.
+    #[inline]
+    pub fn expect(&self, tuple: &Tuple, proto: Proto) {
+        let (_, bucket) = self.hash(tuple, proto);
+        prefetch(self.index().bucket(bucket).0);
+    }
+
     /// Finds a tuple wherever it comes in: for a key that misses because its packets came from elsewhere.
     #[must_use]
     pub fn find_tuple(&self, tuple: &Tuple, proto: Proto, now: Millis) -> Option<Hit> {

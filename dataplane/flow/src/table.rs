@@ -214,12 +214,9 @@ impl FlowTable {
         let (forward_hash, forward_bucket) = self.hash(&forward.key.tuple, proto);
         let (reverse_hash, reverse_bucket) = self.hash(&reverse.key.tuple, proto);
         let index = self.index();
-        // What the insert will wait for, all at once.
+        // What the insert will wait for, all at once. The record was asked for by the insert before.
         prefetch(index.bucket(forward_bucket).0);
         prefetch(index.bucket(reverse_bucket).0);
-        if let Some(record) = self.free_records().peek().and_then(|n| self.record(n)) {
-            record.0.iter().for_each(prefetch);
-        }
         let locked = index.lock(forward_bucket, reverse_bucket);
         if let Some(hit) = self.standing(forward_bucket, forward_hash, &forward.key.tuple, proto, now)? {
             let same = hit.view.origin == forward.key.origin;
@@ -252,6 +249,9 @@ impl FlowTable {
             self.counts.discharge(charged);
             return Err(Obstacle::Full);
         };
+        if let Some(next) = self.free_records().peek().and_then(|n| self.record(n)) {
+            next.0.iter().for_each(prefetch);
+        }
         let incarnation = record.write().fill(forward, reverse, self.start, now);
         place.set(Entry::new(forward_hash, number, 0));
         reverse_place.set(Entry::new(reverse_hash, number, 1));

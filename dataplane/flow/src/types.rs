@@ -157,6 +157,18 @@ impl Rewrite {
         }
     }
 
+    /// The rewrite of the answers to packets that came with `seen` and leave by this one.
+    #[must_use]
+    pub const fn back(&self, seen: &Tuple) -> Self {
+        Self {
+            to: seen.reversed(),
+            deltas: Deltas {
+                l3: self.deltas.l3.reverse(),
+                l4: self.deltas.l4.reverse(),
+            },
+        }
+    }
+
     /// The rewrite that makes packets with this key leave with another tuple.
     #[must_use]
     pub fn between(key: &FlowKey, to: Tuple) -> Self {

@@ -64,6 +64,7 @@ impl Service {
             dst: backend.ip,
             dport: backend.port,
             service: true,
+            sticky: false,
             masquerade,
         })
     }

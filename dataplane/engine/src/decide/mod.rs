@@ -84,6 +84,8 @@ pub struct Target {
     pub dport: u16,
     /// Whether a Service led there.
     pub service: bool,
+    /// Whether the Service's next connection of the same client is to go there too.
+    pub sticky: bool,
     /// Whether the source is to be hidden on the way there: what kube-proxy marks for masquerade.
     pub masquerade: bool,
 }
@@ -96,6 +98,7 @@ impl Target {
             dst,
             dport,
             service: false,
+            sticky: false,
             masquerade: false,
         }
     }
@@ -146,10 +149,14 @@ pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
 /// What becomes of a new connection.
 #[must_use]
 pub fn decide_with(snapshot: &Snapshot, q: &Query, chooser: Chooser<'_>) -> Decision {
-    let from = match anti_spoof::check(snapshot, q) {
-        Ok(from) => from,
-        Err(denial) => return Decision::Drop(denial),
-    };
+    match anti_spoof::check(snapshot, q) {
+        Ok(from) => decide_from(snapshot, q, from, chooser),
+        Err(denial) => Decision::Drop(denial),
+    }
+}
+
+/// What becomes of a new connection that comes from there, as its source was found to.
+pub(crate) fn decide_from(snapshot: &Snapshot, q: &Query, from: EndpointNo, chooser: Chooser<'_>) -> Decision {
     if NodeTable::is_gateway(q.tuple.dst) {
         return Decision::Gateway;
     }

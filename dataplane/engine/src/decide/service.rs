@@ -48,6 +48,7 @@ pub(super) fn target(snapshot: &Snapshot, q: &Query, src: AddressInfo, chooser: 
             dst: b.ip,
             dport: b.port,
             service: true,
+            sticky: frontend.affinity.is_some(),
             masquerade: frontend.masquerades(client),
         }),
     }
@@ -81,7 +82,7 @@ fn remembered<'a>(backends: &'a Backends, affinity: Affinity, client: Ip, choose
 
 /// Notes where the client of a new connection went, so that its next one goes there too.
 pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: &AffinityTable, now: Millis) {
-    if !target.service {
+    if !target.sticky {
         return;
     }
     let t = &q.tuple;

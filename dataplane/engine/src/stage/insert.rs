@@ -3,7 +3,7 @@
 //! Where the answer's tuple is another connection's already (the same backend behind two Services and one client port),
 //! or where the source is masqueraded, another source port is tried.
 
-use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Origin, Rewrite, SlotNo};
+use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite, SlotNo};
 use heddle_wire::rewrite::Tuple;
 
 use super::forward::Plan;
@@ -115,31 +115,36 @@ fn compile(
     flags.set(FlowFlags::SERVICE, target.service);
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
+    // The answer's place in the table is the one that nobody has asked for yet.
+    cx.flows.expect(&sent.reversed(), query.proto);
     let generations = cx.generations([from, to])?;
     let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
-    let direction = |seen: Tuple, sent: Tuple, origin: Origin, [from, to]: [_; 2], generations, flags| {
-        let key = FlowKey {
-            tuple: seen,
-            proto: query.proto,
-            origin,
-        };
-        NewFlow {
-            key,
-            rewrite: Rewrite::between(&key, sent),
-            egress: Egress::Endpoint(to),
-            endpoints: [from, to],
-            generations,
-            mss_clamp: fit.mss(),
-            flags,
-        }
+    let key = |tuple, origin| FlowKey {
+        tuple,
+        proto: query.proto,
+        origin,
+    };
+    let there = key(seen, query.origin);
+    let rewrite = if sent == seen {
+        Rewrite::none(&there)
+    } else {
+        Rewrite::between(&there, sent)
+    };
+    let direction = |key: FlowKey, rewrite: Rewrite, [from, to]: [_; 2], generations, flags| NewFlow {
+        key,
+        rewrite,
+        egress: Egress::Endpoint(to),
+        endpoints: [from, to],
+        generations,
+        mss_clamp: fit.mss(),
+        flags,
     };
     let [g, h] = generations;
     Some((
-        direction(seen, sent, query.origin, [from, to], [g, h], flags),
+        direction(there, rewrite, [from, to], [g, h], flags),
         direction(
-            sent.reversed(),
-            seen.reversed(),
-            origin_of(to),
+            key(sent.reversed(), origin_of(to)),
+            rewrite.back(&seen),
             [to, from],
             [h, g],
             flags | FlowFlags::REPLY,
@@ -189,6 +194,7 @@ impl Iterator for Ports {
 
 #[cfg(test)]
 mod tests {
+    use heddle_flow::Origin;
     use heddle_wire::{Ip, Proto};
 
     use super::*;

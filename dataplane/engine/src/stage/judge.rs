@@ -44,6 +44,7 @@ fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
                 dst: key.tuple.src,
                 dport: key.tuple.sport,
                 service,
+                sticky: false,
                 masquerade,
             },
         )
@@ -54,6 +55,7 @@ fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
                 dst: r.to.dst,
                 dport: r.to.dport,
                 service,
+                sticky: false,
                 masquerade,
             },
         )

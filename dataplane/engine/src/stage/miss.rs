@@ -37,9 +37,10 @@ pub(crate) fn open(
     replaces: Option<SlotNo>,
 ) -> Verdict {
     let query = Query::from(key);
-    if let Err(denial) = decide::check_source(cx.snapshot, &query) {
-        return denial.into();
-    }
+    let from = match decide::check_source(cx.snapshot, &query) {
+        Ok(from) => from,
+        Err(denial) => return denial.into(),
+    };
     if NodeTable::is_gateway(p.dst) {
         return answer::to_gateway(cx, packet, p);
     }
@@ -52,7 +53,7 @@ pub(crate) fn open(
     if p.icmp() == Some(IcmpMessage::EchoReply) {
         return Verdict::drop(DropReason::IcmpWithoutFlow);
     }
-    match decide::decide_with(cx.snapshot, &query, cx.chooser()) {
+    match decide::decide_from(cx.snapshot, &query, from, cx.chooser()) {
         Decision::Pass(passage) => {
             decide::remember(cx.snapshot, &query, &passage.target, cx.flows.affinities(), cx.now);
             if let Some(old) = replaces {

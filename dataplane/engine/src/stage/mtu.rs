@@ -51,13 +51,14 @@ pub(crate) fn fit(snapshot: &Snapshot, ends: [(EndpointNo, Ip); 2]) -> Fit {
 /// What the way to an address takes that is behind an endpoint.
 fn take(snapshot: &Snapshot, no: EndpointNo, ip: Ip) -> Option<u16> {
     let own = snapshot.endpoint(no).map_or(0, |e| e.mtu);
-    let mtu = match snapshot.address(ip).place {
-        // Pods of other nodes are told of the tunnel's size even while the kernel routes to them.
-        Place::Node(_) if !no.is_pod() => match snapshot.node().overlay_mtu {
+    // Pods of other nodes are told of the tunnel's size even while the kernel routes to them.
+    let mtu = if !no.is_pod() && matches!(snapshot.address(ip).place, Place::Node(_)) {
+        match snapshot.node().overlay_mtu {
             0 => own,
             overlay => overlay,
-        },
-        _ => own,
+        }
+    } else {
+        own
     };
     (mtu != 0).then_some(mtu)
 }
