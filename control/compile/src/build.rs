@@ -91,7 +91,7 @@ impl Compiler {
             {
                 continue;
             }
-            let group = self.acquire_group(key);
+            let group = self.acquire_group(key, before);
             if let Some(attached) = self.attached.get_mut(&no) {
                 attached.group = Some(group);
             }
@@ -105,7 +105,7 @@ impl Compiler {
         regrouped
     }
 
-    fn acquire_group(&mut self, key: GroupKey) -> GroupNo {
+    fn acquire_group(&mut self, key: GroupKey, before: Option<GroupNo>) -> GroupNo {
         if let Some(group) = self.groups.reuse(&key) {
             return group;
         }
@@ -114,7 +114,7 @@ impl Compiler {
         for id in &key.policies {
             active.extend(policies.acquire(id, &mut context));
         }
-        self.groups.create(key, active, &mut self.selectors)
+        self.groups.create(key, active, before, &mut self.selectors)
     }
 
     pub(crate) fn release_group(&mut self, group: GroupNo) {

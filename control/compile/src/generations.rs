@@ -101,13 +101,20 @@ impl Reach<'_> {
                 .iter()
                 .any(|d| !before.side(*d).is_kept(a, after.side(*d), b))
         };
+        // Cells that one policy has from the other say the same in both.
+        let differs_of = |no: IdentityNo| {
+            Direction::BOTH.iter().any(|d| {
+                let (before, after) = (before.side(*d), after.side(*d));
+                !before.shares(after, no) && !before.is_kept(no, after, no)
+            })
+        };
         let changed = self.moves.apart.iter().copied().any(differs)
             || !same_rules
                 && (Direction::BOTH
                     .iter()
                     .any(|d| !before.side(*d).is_default_kept(after.side(*d)))
                     || self.moves.alike.iter().copied().any(differs)
-                    || self.identities.older_than(self.build).any(|no| differs((no, no))));
+                    || self.identities.older_than(self.build).any(differs_of));
         self.asked.insert(key, changed);
         changed
     }

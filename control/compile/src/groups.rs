@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use heddle_model::{PolicyPorts, Protocol};
 use heddle_tables::{Answer, Direction, EndpointPolicy, IdentityNo, PolicySideBuilder, RuleNo};
 
@@ -54,7 +54,7 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    fn new(key: GroupKey, active: Vec<Arc<Active>>) -> Self {
+    fn new(key: GroupKey, active: Vec<Arc<Active>>, inherited: [Option<PolicySideBuilder>; 2]) -> Self {
         let sides = Direction::BOTH.map(|direction| Side::new(direction, &active));
         let policy = Arc::new(EndpointPolicy::open());
         let mut group = Self {
@@ -65,7 +65,11 @@ impl Group {
             changed: true,
             policy,
         };
-        for direction in Direction::BOTH {
+        for (direction, inherited) in Direction::BOTH.into_iter().zip(inherited) {
+            if let Some(builder) = inherited {
+                group.sides[direction.index()].builder = builder;
+                continue;
+            }
             let everyone = group.side(direction).everyone.clone();
             let answer = group.answer(direction, &everyone, None);
             group.sides[direction.index()].builder.set_base(answer);
@@ -192,13 +196,52 @@ impl Side {
     }
 }
 
+/// What a group of nearly the same policies as another one has from it: all cells but those that the others speak of.
+#[derive(Debug)]
+struct Inheritance {
+    /// The selectors of policies that the other group did not have.
+    came: BTreeSet<SelectorNo>,
+    /// Whom the policies that it had besides selected.
+    touched: BTreeSet<IdentityNo>,
+}
+
+impl Inheritance {
+    /// `None` where what is said of everyone, or by default, is another.
+    fn of(direction: Direction, before: &Group, active: &[Arc<Active>], selectors: &Selectors) -> Option<Self> {
+        let without = |all: &[Arc<Active>], others: &[Arc<Active>]| -> Vec<Arc<Active>> {
+            let others: HashSet<*const Active> = others.iter().map(Arc::as_ptr).collect();
+            let those = all.iter().filter(|one| !others.contains(&Arc::as_ptr(one)));
+            those.cloned().collect()
+        };
+        let default = |all: &[Arc<Active>]| all.iter().find_map(|a| a.sides[direction.index()].default);
+        if default(&before.active) != default(active) {
+            return None;
+        }
+        let (went, came) = (without(&before.active, active), without(active, &before.active));
+        let rules = |all: &[Arc<Active>]| -> Option<BTreeSet<SelectorNo>> {
+            let rules = || all.iter().flat_map(|a| &a.sides[direction.index()].rules);
+            let peers = || rules().flat_map(|rule| rule.peers.iter().copied()).collect();
+            (!rules().any(|rule| rule.everyone)).then(peers)
+        };
+        let touched = rules(&went)?
+            .into_iter()
+            .filter_map(|s| selectors.get(s))
+            .flat_map(|s| s.members.iter().copied())
+            .collect();
+        Some(Self {
+            came: rules(&came)?,
+            touched,
+        })
+    }
+}
+
 /// All groups in use.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     slots: Vec<Option<Group>>,
     known: HashMap<GroupKey, GroupNo>,
     free: Vec<GroupNo>,
-    fresh: Vec<GroupNo>,
+    fresh: Vec<(GroupNo, [Option<Inheritance>; 2])>,
     touched: BTreeSet<GroupNo>,
 }
 
@@ -223,9 +266,28 @@ impl Groups {
         Some(no)
     }
 
-    /// Makes a group, used once. Its cells are filled by [`fill`](Self::fill).
-    pub(crate) fn create(&mut self, key: GroupKey, active: Vec<Arc<Active>>, selectors: &mut Selectors) -> GroupNo {
-        let mut group = Group::new(key.clone(), active);
+    /// Makes a group, used once, with the cells that it can have from the one before it. The others are filled by
+    /// [`fill`](Self::fill).
+    pub(crate) fn create(
+        &mut self,
+        key: GroupKey,
+        active: Vec<Arc<Active>>,
+        before: Option<GroupNo>,
+        selectors: &mut Selectors,
+    ) -> GroupNo {
+        let before = before.and_then(|no| self.get(no));
+        let inherited = Direction::BOTH.map(|direction| {
+            let before = before.filter(|before| before.key.ports == key.ports)?;
+            Some((before, Inheritance::of(direction, before, &active, selectors)?))
+        });
+        let builders = inherited.each_ref().map(|inherited| {
+            let (before, _) = inherited.as_ref()?;
+            Some(before)
+        });
+        let builders: [Option<PolicySideBuilder>; 2] =
+            Direction::BOTH.map(|d| builders[d.index()].map(|before| before.side(d).builder.clone()));
+        let inherited = inherited.map(|inherited| inherited.map(|(_, inheritance)| inheritance));
+        let mut group = Group::new(key.clone(), active, builders);
         group.uses = 1;
         let no = self.free.pop().unwrap_or(GroupNo(self.slots.len() as u32));
         for direction in Direction::BOTH {
@@ -240,7 +302,7 @@ impl Groups {
             None => self.slots.push(Some(group)),
         }
         self.known.insert(key, no);
-        self.fresh.push(no);
+        self.fresh.push((no, inherited));
         self.touched.insert(no);
         no
     }
@@ -272,14 +334,14 @@ impl Groups {
 
     /// Makes the cells of new groups.
     pub(crate) fn fill(&mut self, selectors: &Selectors, identities: &Identities) {
-        for no in std::mem::take(&mut self.fresh) {
+        for (no, inherited) in std::mem::take(&mut self.fresh) {
             let Some(group) = self.get_mut(no) else { continue };
-            for direction in Direction::BOTH {
-                let members: BTreeSet<IdentityNo> = group
-                    .selectors(direction)
-                    .filter_map(|s| selectors.get(s))
-                    .flat_map(|s| s.members.iter().copied())
-                    .collect();
+            for (direction, inherited) in Direction::BOTH.into_iter().zip(inherited) {
+                let of = |s| selectors.get(s).into_iter().flat_map(|s| s.members.iter().copied());
+                let members: BTreeSet<IdentityNo> = match inherited {
+                    Some(other) => other.came.into_iter().flat_map(of).chain(other.touched).collect(),
+                    None => group.selectors(direction).flat_map(of).collect(),
+                };
                 let mut alike = Alike::default();
                 for member in members {
                     group.refresh(direction, member, identities.get(member), &mut alike);

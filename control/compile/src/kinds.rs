@@ -235,6 +235,16 @@ impl Kinds {
         self.by_label.get(label).into_iter().flatten().copied()
     }
 
+    /// How many kinds a namespace has.
+    pub(crate) fn count_in(&self, namespace: &str) -> usize {
+        self.by_namespace.get(namespace).map_or(0, BTreeSet::len)
+    }
+
+    /// How many kinds have a label with that value.
+    pub(crate) fn count_with(&self, label: &(Arc<str>, Arc<str>)) -> usize {
+        self.by_label.get(label).map_or(0, BTreeSet::len)
+    }
+
     /// The kinds that have a port of that name.
     pub(crate) fn with_port(&self, name: &str) -> impl Iterator<Item = KindNo> {
         self.by_port.get(name).into_iter().flatten().copied()

@@ -89,8 +89,13 @@ impl Peer {
             Self::Nodes(_) => vec![Place::Node],
             Self::Pods {
                 scope: Scope::Namespace(name),
-                ..
-            } => vec![Place::Namespace(Arc::clone(name))],
+                pods,
+            } => {
+                let within = |label| Place::LabelWithin(Arc::clone(name), label);
+                needed(pods)
+                    .map(|labels| labels.map(within).collect())
+                    .unwrap_or_else(|| vec![Place::Namespace(Arc::clone(name))])
+            }
             Self::Pods {
                 scope: Scope::Labels(namespaces),
                 pods,
@@ -118,6 +123,7 @@ fn needed(selector: &LabelSelector) -> Option<impl Iterator<Item = Label>> {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Place {
     Namespace(Arc<str>),
+    LabelWithin(Arc<str>, Label),
     PodLabel(Label),
     NamespaceLabel(Label),
     Port(Arc<str>),
@@ -273,7 +279,9 @@ impl Selectors {
         look(Place::Anywhere);
         look(Place::Namespace(Arc::clone(&kind.namespace)));
         for (key, value) in kind.labels.iter() {
-            look(Place::PodLabel((Arc::clone(key), Arc::clone(value))));
+            let label = (Arc::clone(key), Arc::clone(value));
+            look(Place::LabelWithin(Arc::clone(&kind.namespace), label.clone()));
+            look(Place::PodLabel(label));
         }
         for (name, ..) in &kind.ports {
             look(Place::Port(Arc::clone(name)));
@@ -331,8 +339,18 @@ impl Selectors {
                 .collect(),
             Peer::Pods {
                 scope: Scope::Namespace(name),
-                ..
-            } => kinds.in_namespace(name).filter(selected).collect(),
+                pods,
+            } => {
+                let labels: Option<Vec<Label>> = needed(pods).map(Iterator::collect);
+                let having = |labels: &Vec<Label>| labels.iter().map(|label| kinds.count_with(label)).sum::<usize>();
+                match labels {
+                    Some(labels) if having(&labels) < kinds.count_in(name) => {
+                        let having = labels.iter().flat_map(|label| kinds.with_label(label));
+                        having.filter(selected).collect()
+                    }
+                    _ => kinds.in_namespace(name).filter(selected).collect(),
+                }
+            }
             Peer::Pods {
                 scope: Scope::Labels(wanted),
                 pods,

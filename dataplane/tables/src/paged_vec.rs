@@ -81,6 +81,15 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         std::mem::take(&mut self.copied)
     }
 
+    /// Whether both have the element at `index` in one page.
+    #[must_use]
+    pub fn shares(&self, other: &Self, index: usize) -> bool {
+        match (self.root.get(index / N), other.root.get(index / N)) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            _ => false,
+        }
+    }
+
     /// Pages that this vector shares with `other`, and how many it has: for tests and status.
     #[must_use]
     pub fn shared_pages(&self, other: &Self) -> (usize, usize) {

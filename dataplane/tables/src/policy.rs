@@ -216,6 +216,13 @@ impl PolicySide {
         [Proto::TCP, Proto::UDP, Proto::SCTP].into_iter().all(ports) && kept(Proto::ICMP, 0)
     }
 
+    /// Whether both have the cell of `peer` in one page: then one was made from the other, and they say the same of it.
+    #[must_use]
+    pub fn shares(&self, other: &Self, peer: IdentityNo) -> bool {
+        let apart = self.default != other.default || self.base != other.base;
+        !apart && self.cells.shares(&other.cells, peer.index())
+    }
+
     /// The same for peers that no cell speaks of.
     #[must_use]
     pub fn is_default_kept(&self, other: &Self) -> bool {
