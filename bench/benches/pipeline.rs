@@ -175,6 +175,13 @@ fn main() {
     };
     suite.process("process/1k flows, unfinished checksums", partial);
     suite.process("process/first packets", Load::new(Connections::New(262_144)));
+    for services in [100, 3_000, 30_000] {
+        let load = Load {
+            services,
+            ..Load::new(Connections::New(262_144))
+        };
+        suite.process(&format!("process/first packets, {services} Services"), load);
+    }
     suite.turn("1k flows", Load::new(Connections::Established(1000)));
     suite.turn("1M flows", Load::new(Connections::Established(1_000_000)));
     suite.print();

@@ -19,7 +19,7 @@ pub const SERVICE_PORT: u16 = 80;
 /// The target port of Service 0; Service `n` has `n` more.
 pub const TARGET_PORT: u16 = 8000;
 /// The last target port that policy allows.
-const LAST_TARGET_PORT: u16 = 8999;
+const LAST_TARGET_PORT: u16 = 39_999;
 
 const CLIENTS: IdentityNo = IdentityNo(16);
 const SERVERS: IdentityNo = IdentityNo(17);
@@ -80,6 +80,9 @@ pub const fn service_ip(n: u16) -> Ip {
     Ip::from_v4([10, 96, high, low])
 }
 
+/// Endpoints of a Service.
+const BACKENDS: usize = 4;
+
 /// The tables of a node with these pods and so many Services, for UDP and TCP, all ports owned by worker 0.
 #[must_use]
 pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
@@ -130,9 +133,11 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
             },
         );
     }
+    let servers: Vec<&Pod> = pods.iter().filter(|pod| pod.side == Side::Server).collect();
     for n in 0..services {
-        let servers = pods.iter().filter(|pod| pod.side == Side::Server);
-        let list: Vec<Backend> = servers
+        let others = servers.iter().cycle().skip(usize::from(n) % servers.len().max(1));
+        let list: Vec<Backend> = others
+            .take(BACKENDS.min(servers.len()))
             .map(|pod| Backend {
                 ip: pod.ip,
                 port: TARGET_PORT + n,

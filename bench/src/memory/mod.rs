@@ -22,7 +22,7 @@ use crate::node::{self, Pod, Side};
 
 /// Pods that open connections, and pods that accept them.
 pub const PODS: (u16, u16) = (16, 16);
-/// Services that the connections go through.
+/// Services that the connections go through, unless a load says another number.
 pub const SERVICES: u16 = 16;
 /// Source ports begin here.
 const FIRST_PORT: u16 = 1024;
@@ -47,6 +47,8 @@ pub enum Connections {
 pub struct Load {
     /// The connections.
     pub connections: Connections,
+    /// The Services that they go through, of four endpoints each.
+    pub services: u16,
     /// Packets in a burst, at most [`BURST`].
     pub burst: usize,
     /// Octets of a frame, without FCS.
@@ -61,6 +63,7 @@ impl Load {
     pub const fn new(connections: Connections) -> Self {
         Self {
             connections,
+            services: SERVICES,
             burst: BURST,
             frame: 64,
             checksum: Checksum::Finished,
@@ -78,6 +81,9 @@ impl Load {
         let (Connections::Established(flows) | Connections::New(flows)) = self.connections;
         if flows < u32::from(PODS.0) || flows > u32::from(PODS.0) * 60_000 + 65_536 {
             return bad("flows", flows as usize, "between 16 and 1025536");
+        }
+        if !(1..=30_000).contains(&self.services) {
+            return bad("services", self.services.into(), "between 1 and 30000");
         }
         if !(1..=BURST).contains(&self.burst) {
             return bad("burst", self.burst, "between 1 and 64");
@@ -124,7 +130,7 @@ impl Client {
             ips: (pod.ip, node::service_ip(n)),
             ports: (FIRST_PORT, node::SERVICE_PORT),
         };
-        let templates = (0..SERVICES)
+        let templates = (0..load.services)
             .map(|n| frames::udp(&ends(n), load.frame, load.checksum))
             .collect();
         Self { pod, templates }
@@ -138,7 +144,8 @@ impl Client {
     /// Makes `frame` the packet of the client's connection `n`.
     #[inline]
     pub(crate) fn write(&self, frame: &mut [u8], n: u32) {
-        let service = n as usize % self.templates.len();
+        // Neighbouring connections go through Services that are far from each other.
+        let service = n as usize * 40_503 % self.templates.len();
         if let Some(template) = self.templates.get(service) {
             frames::put_whole(frame, template);
         }
@@ -149,7 +156,7 @@ impl Client {
 /// The clients of a load and the tables of their node.
 fn scene(load: &Load) -> (Vec<Client>, Arc<Snapshot>) {
     let pods = Pod::all(PODS.0, PODS.1);
-    let snapshot = node::tables(&pods, SERVICES, 1500);
+    let snapshot = node::tables(&pods, load.services, 1500);
     let clients = pods
         .into_iter()
         .filter(|pod| pod.side == Side::Client)

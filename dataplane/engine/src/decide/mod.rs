@@ -91,6 +91,16 @@ pub struct Target {
 }
 
 impl Target {
+    /// The tuple of its answers, where the source address stays.
+    pub(crate) const fn answers(&self, seen: &Tuple) -> Tuple {
+        Tuple {
+            src: self.dst,
+            dst: seen.src,
+            sport: self.dport,
+            dport: seen.sport,
+        }
+    }
+
     /// What no Service leads to.
     #[must_use]
     pub const fn direct(dst: Ip, dport: u16) -> Self {
@@ -150,13 +160,20 @@ pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
 #[must_use]
 pub fn decide_with(snapshot: &Snapshot, q: &Query, chooser: Chooser<'_>) -> Decision {
     match anti_spoof::check(snapshot, q) {
-        Ok(from) => decide_from(snapshot, q, from, chooser),
+        Ok(from) => decide_from(snapshot, q, from, chooser, |_| ()),
         Err(denial) => Decision::Drop(denial),
     }
 }
 
-/// What becomes of a new connection that comes from there, as its source was found to.
-pub(crate) fn decide_from(snapshot: &Snapshot, q: &Query, from: EndpointNo, chooser: Chooser<'_>) -> Decision {
+/// What becomes of a new connection that comes from there, as its source was found to. `foresee` is told where it goes
+/// before policy is asked.
+pub(crate) fn decide_from(
+    snapshot: &Snapshot,
+    q: &Query,
+    from: EndpointNo,
+    chooser: Chooser<'_>,
+    foresee: impl FnOnce(&Target),
+) -> Decision {
     if NodeTable::is_gateway(q.tuple.dst) {
         return Decision::Gateway;
     }
@@ -166,6 +183,7 @@ pub(crate) fn decide_from(snapshot: &Snapshot, q: &Query, from: EndpointNo, choo
         service::Lookup::Reject => return Decision::Reject,
         service::Lookup::Drop(reason) => return Decision::Drop(Denial::new(reason)),
     };
+    foresee(&target);
     match settle(snapshot, q, from, src, target) {
         Ok(passage) => Decision::Pass(passage),
         Err(denial) => Decision::Drop(denial),

@@ -115,8 +115,6 @@ fn compile(
     flags.set(FlowFlags::SERVICE, target.service);
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
-    // The answer's place in the table is the one that nobody has asked for yet.
-    cx.flows.expect(&sent.reversed(), query.proto);
     let generations = cx.generations([from, to])?;
     let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
     let key = |tuple, origin| FlowKey {

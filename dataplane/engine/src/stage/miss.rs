@@ -53,7 +53,10 @@ pub(crate) fn open(
     if p.icmp() == Some(IcmpMessage::EchoReply) {
         return Verdict::drop(DropReason::IcmpWithoutFlow);
     }
-    match decide::decide_from(cx.snapshot, &query, from, cx.chooser()) {
+    // The answer's place in the table is the one that nobody has asked for yet.
+    let flows = cx.flows;
+    let foresee = |target: &Target| flows.expect(&target.answers(&query.tuple), query.proto);
+    match decide::decide_from(cx.snapshot, &query, from, cx.chooser(), foresee) {
         Decision::Pass(passage) => {
             decide::remember(cx.snapshot, &query, &passage.target, cx.flows.affinities(), cx.now);
             if let Some(old) = replaces {
