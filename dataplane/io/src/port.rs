@@ -219,7 +219,7 @@ impl XdpPort {
             if left < waiting {
                 futile = 0;
             } else {
-                // EAGAIN: more than the 32 of a call were there, or too much is on its way. EBUSY, ENOBUFS: no room in the
+                // EAGAIN: more than a call takes were there, or too much is on its way. EBUSY, ENOBUFS: no room in the
                 // completion ring, or no memory. ENETDOWN, ENXIO: the device is down or gone.
                 futile += 1;
                 self.refused =

@@ -22,6 +22,8 @@ pub(crate) const TX_SLOTS: u32 = 1024;
 /// How long binding is tried again while the queue is busy: closing a socket frees its queue only after a while.
 const BUSY_FOR: Duration = Duration::from_secs(3);
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
+/// How many descriptors one `sendto` takes in copy mode (`include/uapi/linux/if_xdp.h`, since Linux 6.17).
+const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
 /// Bytes of packets that may be on their way from a socket through the kernel. By default it is less than four packets of
 /// 61 kB, and `sendto` then stops before the ring is empty.
 const SEND_BUFFER: libc::c_int = 8 << 20;
@@ -111,6 +113,7 @@ impl Socket {
                         _completion: completion,
                     };
                     socket.widen_send_buffer();
+                    socket.raise_send_budget();
                     return Ok(socket);
                 }
                 // This process has a socket on the queue already, and its fill ring.
@@ -165,7 +168,22 @@ impl Socket {
         }
     }
 
-    /// Lets the kernel send what is in the TX ring: at most 32 descriptors a call.
+    /// Lets one call send the whole TX ring.
+    fn raise_send_budget(&self) {
+        let descriptors = TX_SLOTS;
+        // SAFETY: the value is valid for its length. Kernels before 6.17 refuse: a call then sends 32 at most.
+        unsafe {
+            libc::setsockopt(
+                self.fd().as_raw_fd(),
+                libc::SOL_XDP,
+                XDP_MAX_TX_SKB_BUDGET,
+                (&raw const descriptors).cast(),
+                size_of::<u32>() as libc::socklen_t,
+            );
+        }
+    }
+
+    /// Lets the kernel send what is in the TX ring; before Linux 6.17, at most 32 descriptors a call.
     pub(crate) fn send(&self) -> io::Result<()> {
         // SAFETY: no buffer and no address are given.
         let result = unsafe {
