@@ -53,28 +53,57 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     let Some(exit) = cx.snapshot.exit(to) else {
         return Verdict::drop(DropReason::PortClosed);
     };
-    let too_small = plan.fit.mtu(p.l3).filter(|mtu| p.l3_len > u32::from(*mtu));
-    if let Some(mtu) = too_small
-        && p.dont_fragment
+    if let Some(mtu) = plan.fit.mtu(p.l3)
+        && p.l3_len > u32::from(mtu)
     {
+        return too_large(cx, packet, p, plan, mtu);
+    }
+    if write(cx, packet, p, plan, exit.mac) {
+        Verdict::Forward(to)
+    } else {
+        Verdict::drop(DropReason::Untranslatable)
+    }
+}
+
+/// As [`forward`], for what is not the common case: code of its own, so that the common one has all of its to itself.
+#[cold]
+#[inline(never)]
+pub(crate) fn forward_seldom(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Verdict {
+    forward(cx, packet, p, plan)
+}
+
+/// The end of a packet that its way does not take: it is cut when it leaves, or its sender is told.
+#[cold]
+#[inline(never)]
+fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mtu: u16) -> Verdict {
+    if p.dont_fragment {
         return answer::too_big(cx, packet, p, mtu);
     }
+    let Some((to, exit)) = plan.endpoint().and_then(|to| Some((to, cx.snapshot.exit(to)?))) else {
+        return Verdict::drop(DropReason::PortClosed);
+    };
+    if write(cx, packet, p, plan, exit.mac) {
+        Verdict::Fragment { to, mtu }
+    } else {
+        Verdict::drop(DropReason::Untranslatable)
+    }
+}
+
+/// Writes the packet's headers as they leave.
+#[inline(always)]
+fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mac: MacAddr) -> bool {
     // Every port is a veth's end so far, so any frame may be unfinished.
     let head = packet.bytes_mut(cx.store);
     let partial = checksum::is_partial(head, p);
     let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
-    let mut whole = rewrite::forward(head, p, (exit.mac, MacAddr::GATEWAY), to_be);
+    let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), to_be);
     if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {
         rewrite::clamp_mss(head, p, plan.fit.mss());
     }
     if partial {
         whole &= finish(cx, packet, p, plan);
     }
-    match (whole, too_small) {
-        (false, _) => Verdict::drop(DropReason::Untranslatable),
-        (true, None) => Verdict::Forward(to),
-        (true, Some(mtu)) => Verdict::Fragment { to, mtu },
-    }
+    whole
 }
 
 /// Computes the whole transport checksum of the packet as it leaves.

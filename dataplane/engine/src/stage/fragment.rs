@@ -112,5 +112,5 @@ fn follow(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) 
     if !cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags) {
         return without_flow;
     }
-    forward::forward(cx, packet, p, &Plan::of(&hit.view))
+    forward::forward_seldom(cx, packet, p, &Plan::of(&hit.view))
 }

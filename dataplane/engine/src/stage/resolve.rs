@@ -70,7 +70,7 @@ fn replaced(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey
     match successor {
         Some(hit) => {
             cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags);
-            forward::forward(cx, packet, p, &Plan::of(&hit.view))
+            forward::forward_seldom(cx, packet, p, &Plan::of(&hit.view))
         }
         None => miss::open(cx, packet, p, key, None),
     }

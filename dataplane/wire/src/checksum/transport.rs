@@ -84,6 +84,7 @@ impl Finished {
 ///
 /// `None` for fragments, protocols without a checksum known here, and a chain that is shorter than the packet.
 #[must_use]
+#[inline(always)]
 pub fn compute<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> Option<Finished> {
     let mut chain = chain.into_iter();
     let head = chain.next()?;
@@ -151,6 +152,7 @@ pub fn verify<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> bool
 }
 
 /// Adds `len` octets from `start` of the packet to `sum`.
+#[inline(always)]
 fn sum_range<'a>(sum: Sum, head: &[u8], rest: impl Iterator<Item = &'a [u8]>, start: usize, len: usize) -> Option<Sum> {
     let mut total = Chain::from(sum);
     each_slice(head, rest, start, len, |slice| total.push(slice))?;
@@ -166,6 +168,7 @@ fn crc<'a>(p: &Parsed, head: &[u8], rest: impl Iterator<Item = &'a [u8]>, len: u
 }
 
 /// Calls `f` with the parts of a chain that make up `len` octets from `start`, which is in the head.
+#[inline(always)]
 fn each_slice<'a>(
     head: &[u8],
     rest: impl Iterator<Item = &'a [u8]>,
