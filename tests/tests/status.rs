@@ -4,13 +4,10 @@ mod common;
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Stdio};
-use std::time::Instant;
 
-use common::{BOUND, binaries, port};
+use common::{binaries, ends_well, interrupt, port};
 use heddle_tests::shop::Shop;
 use heddle_tests::{LabError, NodePlan, traffic};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 
 /// `heddle status --watch` of a node, and what it prints.
@@ -35,25 +32,6 @@ fn line(out: &mut impl BufRead) -> Result<String, LabError> {
     out.read_line(&mut line)
         .map_err(LabError::io("reading heddle status"))?;
     Ok(line)
-}
-
-/// Waits for its end; one that does not end is killed, and it is an error.
-fn ends_well(mut child: Child) -> Result<(), LabError> {
-    let start = Instant::now();
-    while start.elapsed() < BOUND {
-        if let Some(status) = child.try_wait().map_err(LabError::io("waiting for heddle status"))? {
-            assert!(status.success(), "{status}");
-            return Ok(());
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
-    Err(LabError::Timeout {
-        what: "the end of heddle status --watch".to_owned(),
-        seconds: BOUND.as_secs(),
-        detail: String::new(),
-    })
 }
 
 #[test]
@@ -106,7 +84,7 @@ fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
         rounds += usize::from(line.starts_with("the last 0."));
     }
     drop(out);
-    ends_well(child)?;
+    ends_well(child, "heddle status --watch")?;
 
     // JSON: one object a line; the first has no rates. Ctrl-C ends it in order.
     let (child, mut out) = watch(&shop, &["--output", "json"])?;
@@ -135,8 +113,7 @@ fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
             "{rates}"
         );
     }
-    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
-    kill(pid, Signal::SIGINT).map_err(LabError::nix("Ctrl-C"))?;
+    interrupt(&child)?;
     drop(out);
-    ends_well(child)
+    ends_well(child, "heddle status --watch")
 }

@@ -2,10 +2,15 @@
 //!
 //! It runs nothing: `main` hands the parsed [`Command`] to the module that does the work.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::builder::PossibleValuesParser;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
+use heddle_engine::DropReason;
+use heddle_proto::PolicyName;
+use heddle_proto::drops::MAX_DROPS;
 
 use crate::config::{Config, ConfigError, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use crate::cores::CoreList;
@@ -32,6 +37,10 @@ pub enum Command {
     Check(CheckArgs),
     /// Show what the running agent has and what went through it.
     Status(StatusArgs),
+    /// Show the packets that were dropped last: who, where to, why, and by which policy.
+    Drops(DropsArgs),
+    /// List the connections: who, by which Service, to whom, how far, how much; --watch tells which come, change and end.
+    Flows(FlowsArgs),
     /// Say what would happen to connections, from manifests alone: nothing is sent and no agent is asked.
     Simulate(SimulateArgs),
     /// Run captured frames through the pipeline of a node, from manifests alone: what leaves each port, as captures.
@@ -138,6 +147,64 @@ pub struct StatusArgs {
     /// Go on with the rates since the last look, every so many seconds, until Ctrl-C [default: 1].
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
     pub watch: Option<Duration>,
+}
+
+/// Flags of `heddle drops`.
+#[derive(Debug, Clone, Args)]
+pub struct DropsArgs {
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// How to answer; with --watch, JSON is one object a line: a drop, or how many could not be shown.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    /// Go on with new ones, looking every so many seconds, until Ctrl-C [default: 0.5].
+    #[arg(short = 'f', long, visible_alias = "follow", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.5", value_parser = interval)]
+    pub watch: Option<Duration>,
+    /// Only those from or to this pod, or denied by its policy.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<heddle_proto::Named>,
+    /// Only those for this reason, as `heddle status` counts them (policy-denied-ingress, spoofed-source, ...).
+    #[arg(long, value_name = "REASON", hide_possible_values = true, value_parser = PossibleValuesParser::new(DropReason::ALL.iter().map(|reason| reason.as_str())))]
+    pub reason: Option<String>,
+    /// Only those that this policy decided; a policy of the whole cluster has no namespace.
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub policy: Option<PolicyName>,
+    /// The newest so many; with --watch: to begin with.
+    #[arg(long, value_name = "N", default_value = "100", value_parser = value_parser!(u32).range(0..=i64::from(MAX_DROPS)))]
+    pub limit: u32,
+}
+
+/// Flags of `heddle flows`.
+#[derive(Debug, Clone, Args)]
+pub struct FlowsArgs {
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// How to answer: JSON comes as it is read; with --watch it is one object a line.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    /// Tell which come, change and end, looking every so many seconds, until Ctrl-C [default: 1].
+    #[arg(short = 'f', long, visible_alias = "follow", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    pub watch: Option<Duration>,
+    /// Only those that this pod has opened or that reach it.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<heddle_proto::Named>,
+    /// Only those through this Service.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<heddle_proto::Named>,
+    /// Only those in this state: new, replied, syn-sent, syn-received, established, fin-wait, time-wait, closed.
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<String>,
+    /// Only those with this address on any side, before or after translation.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
+    /// Only those of this protocol: TCP, UDP, SCTP, ICMP, ICMPv6, or a number.
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<String>,
+    /// At most so many [default: all]; with --watch: follow at most so many [default: 16384].
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
 }
 
 /// A number of seconds between two looks.
@@ -286,6 +353,44 @@ mod tests {
         for bad in ["0", "-1", "x", "NaN", "1e9"] {
             let said = watch(&[&format!("--watch={bad}")]).unwrap_err().to_string();
             assert!(said.contains("--watch") && said.contains(bad), "{said}");
+        }
+    }
+
+    #[test]
+    fn drops_are_chosen_by_pod_policy_and_reason() {
+        let parse = |args: &[&str]| {
+            let cli = Cli::try_parse_from(["heddle", "drops"].iter().chain(args))?;
+            match cli.command {
+                Command::Drops(args) => Ok::<_, clap::Error>(args),
+                other => panic!("{other:?}"),
+            }
+        };
+        let all = parse(&[
+            "-f",
+            "--pod",
+            "shop/db",
+            "--policy",
+            "admins",
+            "--reason",
+            "spoofed-source",
+        ])
+        .unwrap();
+        assert_eq!(all.watch, Some(Duration::from_millis(500)));
+        assert_eq!(all.pod.map(|pod| pod.to_string()).as_deref(), Some("shop/db"));
+        assert_eq!(
+            all.policy.map(|policy| policy.name.to_string()).as_deref(),
+            Some("admins")
+        );
+        assert_eq!((all.reason.as_deref(), all.limit), (Some("spoofed-source"), 100));
+        assert_eq!(parse(&["--follow", "2"]).unwrap().watch, Some(Duration::from_secs(2)));
+        for (bad, part) in [
+            (["--pod", "db"], "NAMESPACE/NAME"),
+            (["--reason", "spoofed"], "spoofed-source"),
+            (["--policy", "a/b/c"], "not allowed"),
+            (["--limit", "100000"], "100000"),
+        ] {
+            let said = parse(&bad).unwrap_err().to_string();
+            assert!(said.contains(bad[0]) && said.contains(part), "{said}");
         }
     }
 

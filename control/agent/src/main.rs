@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use heddle_agent::cli::{Cli, Command, OutputFormat, StatusArgs};
-use heddle_agent::{check, cleanup, demo, replay, run, simulate, status, watch};
+use heddle_agent::{check, cleanup, demo, drops, flows, replay, run, simulate, status, watch};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -27,6 +27,12 @@ fn main() -> ExitCode {
         Command::Status(args) => on_runtime(status::report(&args.run_dir, args.output))
             .and_then(|report| report.map_err(|e| e.to_string()))
             .and_then(|text| print(&text)),
+        Command::Drops(args) => {
+            on_runtime(drops::run(&args, &mut io::stdout())).and_then(|ended| ended.map_err(|e| e.to_string()))
+        }
+        Command::Flows(args) => {
+            on_runtime(flows::run(&args, &mut io::stdout())).and_then(|ended| ended.map_err(|e| e.to_string()))
+        }
         Command::Replay(args) => replay::run(&args, warn)
             .map_err(|e| e.to_string())
             .and_then(|text| print(&text)),

@@ -40,6 +40,7 @@ pub fn text(status: &Status) -> String {
     workers(status, &mut out);
     ports(status, &mut out);
     drops(status, &mut out);
+    denied(status, &mut out);
     rings(status, &mut out);
     attachments(status, &mut out);
     rest(status, &mut out);
@@ -188,6 +189,38 @@ fn drops(status: &Status, out: &mut String) {
         for (reason, count) in &port.dropped {
             table.add_row(vec![port.name.clone(), reason.clone(), count.to_string()]);
         }
+    }
+    for column in [0, 1] {
+        left(&mut table, column);
+    }
+    finish(&table, 0, out);
+}
+
+/// Policies that are shown, those that denied most.
+const DENIED_ROWS: usize = 20;
+
+fn denied(status: &Status, out: &mut String) {
+    if status.denied.is_empty() && status.denied_by_others == 0 {
+        return;
+    }
+    let mut table = table(
+        "denied by policy (heddle drops shows the packets)",
+        &["pod", "decided by", "packets"],
+        out,
+    );
+    let mut all: Vec<_> = status.denied.iter().collect();
+    all.sort_by_key(|denied| std::cmp::Reverse(denied.packets));
+    let (shown, rest) = all.split_at(all.len().min(DENIED_ROWS));
+    for denied in shown {
+        table.add_row(vec![
+            denied.pod.as_ref().map_or("-".to_owned(), ToString::to_string),
+            denied.policy.says.clone(),
+            denied.packets.to_string(),
+        ]);
+    }
+    let others = rest.iter().map(|denied| denied.packets).sum::<u64>() + status.denied_by_others;
+    if others > 0 {
+        table.add_row(vec!["-".to_owned(), "others".to_owned(), others.to_string()]);
     }
     for column in [0, 1] {
         left(&mut table, column);
@@ -371,7 +404,7 @@ pub(crate) fn bytes(count: u64) -> String {
 }
 
 /// `3 d 4 h`, `5 min 6 s`, `7 s`
-fn duration(seconds: u64) -> String {
+pub(crate) fn duration(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),
         60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
@@ -402,6 +435,10 @@ mod tests {
             "rejections_total": 5,
             "attachments": [{"attachment": 2, "container": "c", "ifname": "eth0", "netns": "/n", "pod": {"namespace": "a", "name": "b"},
                 "host_ifname": "hd2-x", "mac": "02:00:00:00:00:01", "addresses": ["10.0.0.9"], "state": "waiting", "why": "no pod"}],
+            "denied": (0..30).map(|n| serde_json::json!({"pod": {"namespace": "a", "name": format!("b{n}")}, "packets": 100 + n,
+                "policy": {"kind": "NetworkPolicy", "namespace": "a", "name": "p", "direction": "ingress", "rule": null,
+                    "says": format!("default deny because a/p{n} selects this pod for ingress")}})).collect::<Vec<_>>(),
+            "denied_by_others": 7,
         }))
         .unwrap();
         let shown = text(&status);
@@ -414,6 +451,10 @@ mod tests {
             "pod:a/b",
             "4.0 KiB",
             "spoofed-source",
+            "a/b29  default deny because a/p29 selects this pod for ingress      129\n",
+            // The ten that denied least, and those without a counter of their own.
+            "  -      others ",
+            " 1052\n",
             "rx_ring_full 3",
             "waiting: no pod",
             "flows: 2 of 4 (50.0 %)",

@@ -229,10 +229,10 @@ impl Policies {
         }
         for side in &active.sides {
             if let Some(default) = side.default {
-                context.rules.release(default);
+                context.rules.release(default, context.tables);
             }
             for rule in &side.rules {
-                context.rules.release(rule.number);
+                context.rules.release(rule.number, context.tables);
                 for peer in &rule.peers {
                     let Context {
                         selectors,

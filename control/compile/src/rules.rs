@@ -1,12 +1,13 @@
-//! Numbers for what can decide. Equal decisions have one number, and a number that nobody uses any more rests a while
-//! before it means something else: rings of recent drops still name it.
+//! Numbers for what can decide. Equal decisions have one number, and a number means one decision for good: rings of recent
+//! drops and counters of workers still name it when the policy has changed or is gone. What can deny keeps its name for a
+//! while then.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use heddle_tables::{Decision, RuleNo, SnapshotBuilder};
 
-/// How many numbers rest before the first of them is used again.
+/// How many numbers that nobody uses any more keep their names.
 const REST: usize = 4096;
 
 /// The numbers in use.
@@ -29,6 +30,11 @@ impl Default for Rules {
     }
 }
 
+/// Whether a packet can have been dropped by it: rules of network policies only allow.
+const fn can_deny(decision: &Decision) -> bool {
+    !matches!(decision, Decision::Rule { .. })
+}
+
 impl Rules {
     /// The number of a decision, used once more.
     pub(crate) fn acquire(&mut self, decision: Decision, tables: &mut SnapshotBuilder) -> RuleNo {
@@ -36,15 +42,7 @@ impl Rules {
             *uses += 1;
             return *number;
         }
-        let rested = if self.resting.len() > REST || self.next >= RuleNo::MAX.0 {
-            self.resting.pop_front()
-        } else {
-            None
-        };
-        let number = rested.unwrap_or_else(|| {
-            self.next += 1;
-            RuleNo(self.next - 1)
-        });
+        let number = self.fresh(tables);
         let decision = Arc::new(decision);
         self.known.insert(Arc::clone(&decision), (number, 1));
         self.names.insert(number, Arc::clone(&decision));
@@ -52,18 +50,112 @@ impl Rules {
         number
     }
 
-    /// A number is used once less. Its name stays in the tables until the number is used for something else.
-    pub(crate) fn release(&mut self, number: RuleNo) {
+    /// A number that means nothing. There are a billion: only then they begin anew, with those that have no name.
+    fn fresh(&mut self, tables: &SnapshotBuilder) -> RuleNo {
+        loop {
+            let number = RuleNo(self.next);
+            self.next = if number >= RuleNo::MAX {
+                RuleNo::FIRST_POLICY.0
+            } else {
+                number.0 + 1
+            };
+            if tables.current().reason(number).is_none() {
+                return number;
+            }
+        }
+    }
+
+    /// A number is used once less.
+    pub(crate) fn release(&mut self, number: RuleNo, tables: &mut SnapshotBuilder) {
         let Some(decision) = self.names.get(&number) else {
             return;
         };
-        if let Some((_, uses)) = self.known.get_mut(decision) {
-            *uses -= 1;
-            if *uses == 0 {
-                self.known.remove(decision);
-                self.names.remove(&number);
-                self.resting.push_back(number);
-            }
+        let Some((_, uses)) = self.known.get_mut(decision) else {
+            return;
+        };
+        *uses -= 1;
+        if *uses > 0 {
+            return;
         }
+        let rests = can_deny(decision);
+        self.known.remove(decision);
+        self.names.remove(&number);
+        if !rests {
+            tables.set_reason(number, None);
+            return;
+        }
+        self.resting.push_back(number);
+        if self.resting.len() > REST
+            && let Some(oldest) = self.resting.pop_front()
+        {
+            tables.set_reason(oldest, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_tables::{Direction, PolicyKind};
+
+    use super::*;
+
+    fn deny(name: &str) -> Decision {
+        Decision::DefaultDeny {
+            namespace: "a".into(),
+            name: name.into(),
+            direction: Direction::Ingress,
+        }
+    }
+
+    fn allow(rule: u32) -> Decision {
+        Decision::Rule {
+            kind: PolicyKind::NetworkPolicy,
+            namespace: "a".into(),
+            name: "p".into(),
+            direction: Direction::Ingress,
+            rule,
+        }
+    }
+
+    #[test]
+    fn a_number_never_means_something_else() {
+        let (mut rules, mut tables) = (Rules::default(), SnapshotBuilder::new());
+        let first = rules.acquire(deny("first"), &mut tables);
+        assert_eq!(rules.acquire(deny("first"), &mut tables), first);
+        rules.release(first, &mut tables);
+        assert_eq!(rules.acquire(deny("first"), &mut tables), first, "still in use");
+        rules.release(first, &mut tables);
+        rules.release(first, &mut tables);
+        // Gone from the policies; drops from before are still named.
+        assert_eq!(tables.current().reason(first).as_deref(), Some(&deny("first")));
+        assert_ne!(rules.acquire(deny("first"), &mut tables), first);
+        for n in 0..REST {
+            let number = rules.acquire(deny(&format!("p{n}")), &mut tables);
+            assert_ne!(number, first);
+            rules.release(number, &mut tables);
+        }
+        assert_eq!(tables.current().reason(first), None, "forgotten, not renamed");
+    }
+
+    #[test]
+    fn what_only_allows_is_forgotten_at_once() {
+        let (mut rules, mut tables) = (Rules::default(), SnapshotBuilder::new());
+        let denies = rules.acquire(deny("p"), &mut tables);
+        rules.release(denies, &mut tables);
+        for n in 0..2 * REST as u32 {
+            let number = rules.acquire(allow(n), &mut tables);
+            rules.release(number, &mut tables);
+            assert_eq!(tables.current().reason(number), None);
+        }
+        assert_eq!(tables.current().reason(denies).as_deref(), Some(&deny("p")));
+    }
+
+    #[test]
+    fn after_a_billion_numbers_those_in_use_are_left_out() {
+        let (mut rules, mut tables) = (Rules::default(), SnapshotBuilder::new());
+        let kept = rules.acquire(deny("kept"), &mut tables);
+        rules.next = RuleNo::MAX.0;
+        assert_eq!(rules.acquire(deny("last"), &mut tables), RuleNo::MAX);
+        assert_eq!(rules.acquire(deny("next"), &mut tables), RuleNo(kept.0 + 1));
     }
 }

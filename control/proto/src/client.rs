@@ -17,8 +17,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::{
-    ANSWER_TIMEOUT, Attachment, CniError, ContainerId, IfName, MAX_ANSWER, MAX_REQUEST, PrepareRequest, Prepared,
-    Readiness, Ready, ReadyRequest, Released, Status, path,
+    ANSWER_TIMEOUT, Attachment, CniError, ContainerId, Drops, DropsRequest, Flows, FlowsRequest, IfName, MAX_ANSWER,
+    MAX_REQUEST, PrepareRequest, Prepared, Readiness, Ready, ReadyRequest, Released, Status, path,
 };
 
 /// Why a call has no answer.
@@ -241,6 +241,22 @@ impl Client {
     /// See [`ClientError`].
     pub async fn status(&mut self) -> Result<Status, ClientError> {
         self.get(path::STATUS).await
+    }
+
+    /// The packets that were dropped last (API socket).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn drops(&mut self, request: &DropsRequest) -> Result<Drops, ClientError> {
+        self.post(path::DROPS, request).await
+    }
+
+    /// A page of the connections (API socket).
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn flows(&mut self, request: &FlowsRequest) -> Result<Flows, ClientError> {
+        self.post(path::FLOWS, request).await
     }
 
     async fn call<A: DeserializeOwned>(&mut self, method: Method, path: &str, body: Bytes) -> Result<A, ClientError> {

@@ -9,9 +9,9 @@ use std::fmt::Debug;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::{CniError, ErrorCode, PrepareRequest, ReadyRequest, path, request};
+use crate::{CniError, DropsRequest, ErrorCode, FlowsRequest, PrepareRequest, ReadyRequest, path, request};
 
-/// Reads `data` as a request of the agent's CNI socket, as the server does: `CONTAINER/IFNAME` up to the first newline, the
+/// Reads `data` as a request of the agent's sockets, as the server does: `CONTAINER/IFNAME` up to the first newline, the
 /// body behind it. Asserts that it is understood or refused by a short error of the right code, and that what is
 /// understood survives being written and read again.
 ///
@@ -33,6 +33,8 @@ pub fn check_request(data: &[u8]) {
     }
     check_body::<PrepareRequest>(body);
     check_body::<ReadyRequest>(body);
+    check_body::<DropsRequest>(body);
+    check_body::<FlowsRequest>(body);
 }
 
 fn check_body<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8]) {

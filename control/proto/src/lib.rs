@@ -5,7 +5,7 @@
 //! - [`CNI_SOCKET`] serves the CNI plugin ([`attachment`]): *prepare* hands out an attachment (number, addresses, routes),
 //!   *ready* gives the agent the interface and returns when the pod's first packet will be forwarded under its policy,
 //!   *check* and *release* do what they say; *readiness* tells whether an ADD can be served.
-//! - [`API_SOCKET`] serves the command line ([`status`]).
+//! - [`API_SOCKET`] serves the command line ([`status`], [`drops`], [`flows`]).
 //!
 //! Every error answer is a [`CniError`], on both sockets. Requests refuse unknown fields and bound every string and list
 //! at decoding; answers ignore unknown fields, so that a plugin of the last version understands the agent of the next.
@@ -14,9 +14,12 @@
 
 pub mod attachment;
 pub mod client;
+pub mod drops;
 pub mod error;
+pub mod flows;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+pub mod object;
 pub mod path;
 pub mod request;
 pub mod serde_mac;
@@ -28,7 +31,10 @@ pub use attachment::{
     Readiness, Ready, ReadyRequest, Released,
 };
 pub use client::{Client, ClientError};
+pub use drops::{DropCursor, DroppedPacket, Drops, DropsRequest};
 pub use error::{CniError, ErrorCode};
+pub use flows::{Flow, Flows, FlowsRequest};
+pub use object::{End, Named, Policy, PolicyName};
 pub use status::Status;
 pub use text::{ContainerId, IfName, NetnsPath, ObjectName, TextError};
 

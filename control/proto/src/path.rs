@@ -15,6 +15,11 @@ pub const READINESS: &str = "/v1/readiness";
 /// `GET` on the command line's socket (→ [`crate::Status`]).
 pub const STATUS: &str = "/v1/status";
 
+/// `POST` on the command line's socket ([`crate::DropsRequest`] → [`crate::Drops`]).
+pub const DROPS: &str = "/v1/drops";
+/// `POST` on the command line's socket ([`crate::FlowsRequest`] → [`crate::Flows`]).
+pub const FLOWS: &str = "/v1/flows";
+
 /// The path of one attachment.
 #[must_use]
 pub fn attachment(container: &ContainerId, ifname: &IfName) -> String {

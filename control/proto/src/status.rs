@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Attachment, PodRef};
+use crate::{Attachment, Named, PodRef, Policy};
 
 /// The state of one agent.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -34,6 +34,23 @@ pub struct Status {
     pub rejections_total: u64,
     /// The attachments.
     pub attachments: Vec<Attachment>,
+    /// What policies denied, by policy and pod.
+    #[serde(default)]
+    pub denied: Vec<Denied>,
+    /// Packets denied by policies for which there was no counter of their own.
+    #[serde(default)]
+    pub denied_by_others: u64,
+}
+
+/// Packets that one rule, default or refused policy denied for one pod, since the agent's start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Denied {
+    /// What denied.
+    pub policy: Policy,
+    /// The pod whose policy it is: the sender for `egress`, the receiver for `ingress`. `None`: it is gone.
+    pub pod: Option<Named>,
+    /// Packets.
+    pub packets: u64,
 }
 
 /// The agent process.
@@ -354,6 +371,8 @@ mod tests {
             rejections: Vec::new(),
             rejections_total: 0,
             attachments: Vec::new(),
+            denied: Vec::new(),
+            denied_by_others: 0,
         };
         let text = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);

@@ -31,6 +31,21 @@ pub(crate) enum Kind {
     Quote,
 }
 
+/// What the parser said of the packets of a burst that waited for their flows.
+#[derive(Clone, Copy)]
+pub(crate) struct Seen<'a>(&'a [Pending]);
+
+impl Seen<'_> {
+    /// Of the packet at that place, if it was one of them.
+    pub(crate) fn parsed(&self, at: usize) -> Option<&Parsed> {
+        let place = self
+            .0
+            .binary_search_by_key(&at, |waiting| usize::from(waiting.at))
+            .ok()?;
+        self.0.get(place).map(|waiting| &waiting.parsed)
+    }
+}
+
 /// A burst. Made once a worker and filled again and again: it never allocates.
 #[derive(Debug)]
 pub struct Batch {
@@ -87,6 +102,17 @@ impl Batch {
     /// Takes all packets out, each with its verdict.
     pub fn drain(&mut self) -> impl Iterator<Item = (Packet, Verdict)> + '_ {
         self.packets.drain(..).zip(self.verdicts)
+    }
+
+    /// The same, beside what is known of packets that waited for their flows.
+    pub(crate) fn drain_seen(&mut self) -> (impl Iterator<Item = (Packet, Verdict)> + '_, Seen<'_>) {
+        let Self {
+            packets,
+            verdicts,
+            pending,
+            ..
+        } = self;
+        (packets.drain(..).zip(*verdicts), Seen(pending))
     }
 
     /// Forgets what was learned about the burst before.

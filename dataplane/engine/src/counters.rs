@@ -9,12 +9,20 @@ use std::ops::AddAssign;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use heddle_flow::Millis;
 use heddle_port::{BURST, PortNo};
+use heddle_tables::RuleNo;
 
+use crate::drops::{DropRing, Dropped, PolicyCounters};
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
 
 /// Classes of burst sizes: 1, 2, 4, … up to [`BURST`].
 pub const BURST_CLASSES: usize = BURST.ilog2() as usize + 1;
+
+/// Dropped packets that each worker remembers: 64 B each.
+const RECENT_DROPS: usize = 2048;
+/// Pairs of rule and pod that each worker counts denied packets for: 32 B each.
+const POLICY_COUNTERS: usize = 2048;
 
 /// A number that one thread raises and others read: no locked instruction.
 #[derive(Default, Debug)]
@@ -25,6 +33,12 @@ impl Counter {
     #[inline]
     pub(crate) fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Sets it; only the owning worker does.
+    #[inline]
+    pub(crate) fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
     }
 
     /// What it stands at.
@@ -68,18 +82,14 @@ impl Default for PortCounters {
 }
 
 impl PortCounters {
-    /// A packet goes no further; `further`: it is a fragment of one that is counted by its first.
+    /// A fragment goes no further whose packet is counted by its first.
     #[inline]
-    pub(crate) fn lose(&self, further: bool, reason: DropReason) {
-        if further {
-            self.fragments_lost.add(1);
-        } else {
-            self.drop_packet(reason);
-        }
+    pub(crate) fn lose_fragment(&self) {
+        self.fragments_lost.add(1);
     }
 
     #[inline]
-    pub(crate) fn drop_packet(&self, reason: DropReason) {
+    fn drop_packet(&self, reason: DropReason) {
         if let Some(c) = self.dropped.get(reason as usize) {
             c.add(1);
         }
@@ -114,9 +124,38 @@ pub struct WorkerCounters {
     pub(crate) taken_over: Counter,
     pub(crate) expired: Counter,
     pub(crate) slow_path: Counter,
+    /// When the turn began.
+    pub(crate) now: Counter,
+    recent: DropRing,
+    policy: PolicyCounters,
 }
 
 impl WorkerCounters {
+    /// Counts and remembers a dropped packet.
+    #[inline]
+    pub(crate) fn drop_packet(&self, dropped: &Dropped) {
+        if let Some(c) = self.port(dropped.ingress) {
+            c.drop_packet(dropped.reason);
+        }
+        let now = Millis(self.now.get());
+        if dropped.rule >= RuleNo::FIRST_POLICY {
+            self.policy.count(dropped.rule, dropped.pod, now);
+        }
+        self.recent.note(dropped, now);
+    }
+
+    /// The packets that it dropped last.
+    #[must_use]
+    pub const fn recent(&self) -> &DropRing {
+        &self.recent
+    }
+
+    /// What policies denied.
+    #[must_use]
+    pub const fn policy(&self) -> &PolicyCounters {
+        &self.policy
+    }
+
     /// Counts a burst of so many packets, at least one.
     #[inline]
     pub(crate) fn burst(&self, packets: usize) {
@@ -140,6 +179,9 @@ impl WorkerCounters {
             taken_over: Counter::default(),
             expired: Counter::default(),
             slow_path: Counter::default(),
+            now: Counter::default(),
+            recent: DropRing::new(RECENT_DROPS),
+            policy: PolicyCounters::new(POLICY_COUNTERS),
         })
     }
 

@@ -15,6 +15,7 @@ mod control;
 mod counters;
 mod decide;
 mod doze;
+mod drops;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod handover;
@@ -33,6 +34,7 @@ pub use counters::{Counter, PortCounters, PortTotals, WorkerCounters, WorkerTota
 pub use decide::{
     Chooser, Decision, Denial, Passage, Query, Source, Target, connection_hash, decide, decide_with, judge,
 };
+pub use drops::{DropRecord, DropRing, PolicyCount, PolicyCounters, Reading};
 pub use handover::{Ends, mesh};
 pub use process::{Tables, process};
 pub use reason::{AbsorbReason, AnswerKind, DropReason};

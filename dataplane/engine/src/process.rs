@@ -113,6 +113,8 @@ pub fn process(
     }
     if !waiting.is_empty() {
         keep_back(&mut cx, packets, verdicts, waiting);
+        // Their places do not hold any more.
+        pending.clear();
     }
 }
 

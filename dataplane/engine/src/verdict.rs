@@ -1,6 +1,6 @@
 //! How a packet ends.
 
-use heddle_tables::{EndpointNo, RuleNo};
+use heddle_tables::EndpointNo;
 
 use crate::decide::Denial;
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
@@ -21,20 +21,22 @@ pub enum Verdict {
     Answer(AnswerKind),
     /// It was meant for nobody but heddle.
     Absorb(AbsorbReason),
-    /// It goes no further; the rule is what decided, where it was policy.
-    Drop(DropReason, RuleNo),
+    /// It goes no further.
+    Drop(Denial),
 }
 
 impl Verdict {
     /// A drop that no policy decided.
     #[must_use]
     pub const fn drop(reason: DropReason) -> Self {
-        Self::Drop(reason, RuleNo::NO_POLICY)
+        Self::Drop(Denial::new(reason))
     }
 }
 
+const _: () = assert!(size_of::<Verdict>() <= 8, "a burst of verdicts is 8 cache lines");
+
 impl From<Denial> for Verdict {
     fn from(d: Denial) -> Self {
-        Self::Drop(d.reason, d.rule)
+        Self::Drop(d)
     }
 }

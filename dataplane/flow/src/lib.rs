@@ -38,6 +38,7 @@ mod takeover;
 #[cfg(test)]
 mod testing;
 mod types;
+mod walk;
 mod words;
 
 pub use affinity::AffinityTable;

@@ -414,33 +414,6 @@ impl FlowTable {
         removed
     }
 
-    /// Shows every connection to `see`, each as it stands at its moment. Takes no lock: `see` may remove connections.
-    pub fn for_each(&self, mut see: impl FnMut(&Connection)) {
-        for number in 0..self.free_records().mark() {
-            let Some(record) = self.record(number) else { return };
-            if !record.life().1.is_live() {
-                continue;
-            }
-            let contents = record.read();
-            let Some(views) = contents.view(0).zip(contents.view(1)) else {
-                continue;
-            };
-            if contents.life.is_live() {
-                see(&Connection {
-                    slot: SlotNo::new(contents.incarnation, number, 0),
-                    keys: [0, 1].map(|d| FlowKey {
-                        tuple: contents.tuple(d),
-                        proto: contents.proto(),
-                        origin: contents.origin(d),
-                    }),
-                    views: [views.0, views.1],
-                    counters: [0, 1].map(|d| record.counters(contents.incarnation, d)),
-                    inserted_at: record.inserted_at(),
-                });
-            }
-        }
-    }
-
     /// Connections that the endpoint has opened.
     #[must_use]
     pub fn opened_by(&self, endpoint: EndpointNo) -> u32 {

@@ -274,6 +274,18 @@ impl SlotNo {
         (self.0 & 1) as usize
     }
 
+    /// The slot as a number, which no other connection's slot has in the life of the table.
+    #[must_use]
+    pub const fn id(self) -> u64 {
+        self.0
+    }
+
+    /// The record of the connection: [`FlowTable::page`](crate::FlowTable::page) goes by it.
+    #[must_use]
+    pub const fn number(self) -> u32 {
+        self.record()
+    }
+
     /// The other direction of the same connection.
     #[must_use]
     pub const fn peer(self) -> Self {

@@ -23,7 +23,7 @@ pub struct Snapshot {
     /// Addresses of Services; the unspecified ones stand for the node's.
     service_addresses: PagedMap<Ip, Frontends>,
     frontends: PagedMap<FrontendKey, Arc<Frontend>>,
-    reasons: PagedVec<Option<Arc<Decision>>>,
+    reasons: PagedMap<RuleNo, Arc<Decision>>,
 }
 
 /// How many frontends an address has.
@@ -162,7 +162,7 @@ impl Snapshot {
     pub fn reason(&self, rule: RuleNo) -> Option<Arc<Decision>> {
         match Decision::fixed(rule) {
             Some(fixed) => Some(Arc::new(fixed)),
-            None => self.reasons.get(rule.index())?.clone(),
+            None => self.reasons.get(&rule).cloned(),
         }
     }
 
@@ -294,8 +294,10 @@ impl SnapshotBuilder {
 
     /// Sets what a rule number stands for, or forgets it.
     pub fn set_reason(&mut self, rule: RuleNo, decision: Option<Arc<Decision>>) {
-        self.next.reasons.set(rule.index(), decision);
-        self.changed = true;
+        self.changed |= match decision {
+            Some(decision) => self.next.reasons.set(rule, decision),
+            None => self.next.reasons.remove(&rule).is_some(),
+        };
     }
 
     /// Whether anything changed since the last [`build`](Self::build).

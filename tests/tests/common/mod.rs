@@ -3,9 +3,12 @@
 
 pub mod call;
 
+use std::process::Child;
 use std::time::{Duration, Instant};
 
-use heddle_tests::{Binaries, LabError};
+use heddle_tests::{Binaries, LabError, Node, run_with_input};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// For what must happen.
@@ -31,6 +34,42 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool, LabError>)
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
+}
+
+/// What a command of `heddle` answers as JSON.
+pub fn ask_json(node: &Node, command: &str, flags: &[&str]) -> Result<Value, LabError> {
+    let mut asked = node.heddle(command);
+    asked.args(["--output", "json"]).args(flags);
+    let out = node.ns().enter(|| run_with_input(&mut asked, ""))?;
+    serde_json::from_str(&out.stdout).map_err(|e| LabError::Reply {
+        what: format!("heddle {command}"),
+        detail: format!("{e}: {}{}", out.stdout, out.stderr),
+    })
+}
+
+/// Ctrl-C.
+pub fn interrupt(child: &Child) -> Result<(), LabError> {
+    let pid = Pid::from_raw(i32::try_from(child.id()).unwrap_or(i32::MAX));
+    kill(pid, Signal::SIGINT).map_err(LabError::nix("Ctrl-C"))
+}
+
+/// Waits for the end of `what`; one that does not end is killed, and it is an error.
+pub fn ends_well(mut child: Child, what: &str) -> Result<(), LabError> {
+    let start = Instant::now();
+    while start.elapsed() < BOUND {
+        if let Some(status) = child.try_wait().map_err(LabError::io(format!("waiting for {what}")))? {
+            assert!(status.success(), "{what}: {status}");
+            return Ok(());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    Err(LabError::Timeout {
+        what: format!("the end of {what}"),
+        seconds: BOUND.as_secs(),
+        detail: String::new(),
+    })
 }
 
 /// The port of that name in a status.

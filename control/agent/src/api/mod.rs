@@ -8,8 +8,8 @@ pub mod server;
 mod socket;
 
 use heddle_proto::{
-    Attachment, CniError, ContainerId, IfName, PrepareRequest, Prepared, Readiness, Ready, ReadyRequest, Released,
-    Status,
+    Attachment, CniError, ContainerId, Drops, DropsRequest, Flows, FlowsRequest, IfName, PrepareRequest, Prepared,
+    Readiness, Ready, ReadyRequest, Released, Status,
 };
 use tokio::sync::oneshot;
 
@@ -66,5 +66,19 @@ pub enum Request {
     Status {
         /// The answer.
         reply: Reply<Status>,
+    },
+    /// A page of the connections.
+    Flows {
+        /// Which of them.
+        request: FlowsRequest,
+        /// The answer.
+        reply: Reply<Flows>,
+    },
+    /// The packets that were dropped last.
+    Drops {
+        /// Which of them.
+        request: DropsRequest,
+        /// The answer.
+        reply: Reply<Drops>,
     },
 }

@@ -86,7 +86,10 @@ fn cni_routes() -> Router<Control> {
 }
 
 fn api_routes() -> Router<Control> {
-    Router::new().route(path::STATUS, get(status))
+    Router::new()
+        .route(path::STATUS, get(status))
+        .route(path::DROPS, post(drops))
+        .route(path::FLOWS, post(flows))
 }
 
 fn finished(routes: Router<Control>, control: Control) -> Router {
@@ -174,6 +177,20 @@ async fn readiness(State(control): State<Control>) -> Response {
 
 async fn status(State(control): State<Control>) -> Response {
     ask(&control, |reply| Request::Status { reply }).await
+}
+
+async fn flows(State(control): State<Control>, body: Result<axum::body::Bytes, BytesRejection>) -> Response {
+    match decoded(body) {
+        Ok(request) => ask(&control, |reply| Request::Flows { request, reply }).await,
+        Err(refusal) => failure(refusal.0, &refusal.1),
+    }
+}
+
+async fn drops(State(control): State<Control>, body: Result<axum::body::Bytes, BytesRejection>) -> Response {
+    match decoded(body) {
+        Ok(request) => ask(&control, |reply| Request::Drops { request, reply }).await,
+        Err(refusal) => failure(refusal.0, &refusal.1),
+    }
 }
 
 /// Asks the control thread and answers with what it says.
@@ -270,6 +287,12 @@ mod tests {
                     } => {
                         drop(reply.send(Err(error(format!("attachment {container} {ifname}")))));
                     }
+                    Request::Flows { request, reply } => {
+                        drop(reply.send(Err(error(format!("flows from {}", request.from)))));
+                    }
+                    Request::Drops { request, reply } => {
+                        drop(reply.send(Err(error(format!("drops {:?}", request.limit)))));
+                    }
                     // Dropping a reply is what a stopping control thread does.
                     Request::Release { .. } | Request::Readiness { .. } | Request::Status { .. } => {}
                 }
@@ -279,7 +302,11 @@ mod tests {
     }
 
     async fn client(dir: &Path) -> Client {
-        Client::connect_within(dir.join(CNI_SOCKET), Duration::from_secs(5))
+        client_of(dir, CNI_SOCKET).await
+    }
+
+    async fn client_of(dir: &Path, socket: &str) -> Client {
+        Client::connect_within(dir.join(socket), Duration::from_secs(5))
             .await
             .unwrap()
     }
@@ -299,6 +326,30 @@ mod tests {
         assert_eq!(said.refused().unwrap().msg, "attachment c1 a?%#");
         let said = client.release(&request().container, &odd).await.unwrap_err();
         assert_eq!(said.refused().unwrap().code, ErrorCode::TRY_AGAIN_LATER);
+    }
+
+    #[tokio::test]
+    async fn drops_and_connections_are_asked_for_by_the_other_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let _server = echo(dir.path());
+        let mut client = client_of(dir.path(), API_SOCKET).await;
+        let request = heddle_proto::DropsRequest {
+            limit: Some(7),
+            ..heddle_proto::DropsRequest::default()
+        };
+        let said = client.drops(&request).await.unwrap_err();
+        assert_eq!(said.refused().unwrap().msg, "drops Some(7)");
+        let request = heddle_proto::FlowsRequest {
+            from: 8,
+            ..heddle_proto::FlowsRequest::default()
+        };
+        let said = client.flows(&request).await.unwrap_err();
+        assert_eq!(said.refused().unwrap().msg, "flows from 8");
+        let said = client
+            .post::<_, serde_json::Value>(path::DROPS, &serde_json::json!({"pod": "shop/db"}))
+            .await
+            .unwrap_err();
+        assert_eq!(said.refused().unwrap().code, ErrorCode::DECODE);
     }
 
     #[tokio::test]

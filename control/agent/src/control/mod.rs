@@ -5,6 +5,10 @@
 //! object has synced. Opening a socket takes it milliseconds; the workers never wait for it.
 
 mod attach;
+mod denied;
+mod drops;
+mod flows;
+mod names;
 mod objects;
 mod pod_routes;
 mod report;
@@ -12,7 +16,9 @@ mod sweep;
 mod takeover;
 mod uplink;
 
+use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::BuildHasher;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, after, select};
@@ -124,6 +130,9 @@ pub struct Control {
     known_rejections: BTreeSet<String>,
     known_differences: BTreeSet<String>,
     meters: report::Meters,
+    denied: denied::DeniedSums,
+    /// Tells this process from others in cursors.
+    instance: u64,
 }
 
 impl Control {
@@ -177,6 +186,9 @@ impl Control {
             sweep_after: None,
             known_rejections: BTreeSet::new(),
             known_differences: BTreeSet::new(),
+            denied: denied::DeniedSums::default(),
+            // Of 53 bits: every reader of JSON keeps them.
+            instance: RandomState::new().hash_one(std::process::id()) >> 11,
         })
     }
 
@@ -271,6 +283,8 @@ impl Control {
             } => drop(reply.send(self.release(&container, &ifname))),
             Request::Readiness { reply } => drop(reply.send(self.readiness())),
             Request::Status { reply } => drop(reply.send(Ok(self.status()))),
+            Request::Drops { request, reply } => drop(reply.send(self.drops(&request))),
+            Request::Flows { request, reply } => drop(reply.send(self.flows(&request))),
         }
     }
 
@@ -285,6 +299,7 @@ impl Control {
         self.close_vanished();
         self.shrink_silent()?;
         self.meters.sample(&self.dataplane);
+        self.sum_denied();
         Ok(())
     }
 

@@ -54,6 +54,7 @@ impl Meters {
 
 impl Control {
     pub(super) fn status(&mut self) -> Status {
+        self.sum_denied();
         let acknowledged = self.dataplane.acknowledged();
         Status {
             agent: self.agent_status(),
@@ -75,6 +76,8 @@ impl Control {
             rejections: self.cluster.rejections().map(|r| rejection(&self.cluster, r)).collect(),
             rejections_total: self.cluster.rejected_total(),
             attachments: self.store.all().iter().map(|record| self.describe(record)).collect(),
+            denied: self.denied.all(),
+            denied_by_others: self.denied.others(),
         }
     }
 
@@ -179,7 +182,7 @@ impl Control {
         }
     }
 
-    fn port_name(&self, role: PortRole) -> String {
+    pub(super) fn port_name(&self, role: PortRole) -> String {
         match role {
             PortRole::Host => "host".to_owned(),
             PortRole::Pod(no) => match self.store.by_number(no.0) {

@@ -198,6 +198,12 @@ impl Dataplane {
             .map(WorkerThread::number)
     }
 
+    /// An open port.
+    #[must_use]
+    pub fn port(&self, port: PortNo) -> Option<&PortInfo> {
+        self.ports.get(port)
+    }
+
     /// The open ports, by number.
     pub fn ports(&self) -> impl Iterator<Item = (PortNo, &PortInfo)> {
         self.ports.iter()

@@ -64,6 +64,10 @@ impl Ports {
         self.0.iter().map(|(number, info)| (*number, info))
     }
 
+    pub(super) fn get(&self, port: PortNo) -> Option<&PortInfo> {
+        self.0.get(&port)
+    }
+
     pub(super) fn insert(&mut self, port: PortNo, info: PortInfo) {
         self.0.insert(port, info);
     }

@@ -94,7 +94,7 @@ impl Node {
         match verdict {
             Verdict::Forward(to) => Ended::Sent(to, bytes),
             Verdict::Answer(kind) => Ended::Answered(kind, bytes),
-            Verdict::Drop(reason, _) => Ended::Dropped(reason),
+            Verdict::Drop(denial) => Ended::Dropped(denial.reason),
             Verdict::Fragment { mtu, .. } => panic!("the first packet of a connection is larger than {mtu}"),
             Verdict::Absorb(reason) => panic!("the first packet of a connection is absorbed: {reason}"),
         }

@@ -62,6 +62,8 @@ pub struct Denial {
     pub reason: DropReason,
     /// What decided, where it was policy.
     pub rule: RuleNo,
+    /// The pod whose policy that is; [`EndpointNo::HOST`], which has none, where it was no policy.
+    pub pod: EndpointNo,
 }
 
 impl Denial {
@@ -71,6 +73,7 @@ impl Denial {
         Self {
             reason,
             rule: RuleNo::NO_POLICY,
+            pod: EndpointNo::HOST,
         }
     }
 }

@@ -50,6 +50,7 @@ fn ask(
                 Direction::Ingress => DropReason::PolicyDeniedIngress,
             },
             rule,
+            pod: endpoint.no,
         }),
     }
 }

@@ -20,6 +20,7 @@ use crate::batch::Batch;
 use crate::context::{Ingress, StageConfig, Stages};
 use crate::control::{AddError, Message, PortRole, WorkerHandle};
 use crate::counters::WorkerCounters;
+use crate::decide::Denial;
 use crate::handover::{Ends, Inbox, Outbox, Parcel};
 use crate::process::{Tables, process};
 use crate::reason::DropReason;
@@ -125,6 +126,7 @@ impl<P: Port> Worker<P> {
     /// Serves every port, every lane and control once.
     pub fn turn(&mut self, now: Millis) -> TurnStats {
         self.stages.begin_turn(now);
+        self.counters.now.set(now.0);
         self.settle(now);
         // Before control's messages: what waits for a port that is to be removed still leaves by it.
         let taken_over = self.take_over();
@@ -189,7 +191,14 @@ impl<P: Port> Worker<P> {
     fn settle(&mut self, now: Millis) {
         loop {
             while let Some((packet, ingress, reason)) = self.stages.give_up() {
-                discard(packet, ingress, false, reason, &mut self.pool, &self.counters);
+                discard(
+                    packet,
+                    ingress,
+                    false,
+                    Denial::new(reason),
+                    &mut self.pool,
+                    &self.counters,
+                );
             }
             let Some(ingress) = self.stages.release(&mut self.batch) else {
                 return;
@@ -204,7 +213,8 @@ impl<P: Port> Worker<P> {
                 // It was closed between two packets of a datagram: then `close` has given all of them up.
                 None => self.batch.drain().for_each(|(packet, _)| {
                     let (pool, counters) = (&mut self.pool, &self.counters);
-                    discard(packet, ingress.port, false, DropReason::PortClosed, pool, counters);
+                    let closed = Denial::new(DropReason::PortClosed);
+                    discard(packet, ingress.port, false, closed, pool, counters);
                 }),
             }
         }
@@ -221,6 +231,7 @@ impl<P: Port> Worker<P> {
             config,
             ..
         } = self;
+        let (packets, seen) = batch.drain_seen();
         let mut way = Way {
             pool,
             counters,
@@ -230,9 +241,10 @@ impl<P: Port> Worker<P> {
             me: config.no,
             ingress,
             at,
+            seen,
         };
-        for (packet, verdict) in batch.drain() {
-            way.take(packet, verdict);
+        for (place, (packet, verdict)) in packets.enumerate() {
+            way.take(place, packet, verdict);
         }
     }
 
@@ -264,7 +276,7 @@ impl<P: Port> Worker<P> {
                         packet,
                         ingress,
                         further,
-                        DropReason::PortClosed,
+                        Denial::new(DropReason::PortClosed),
                         &mut self.pool,
                         &self.counters,
                     ),
@@ -313,7 +325,14 @@ impl<P: Port> Worker<P> {
     fn remove(&mut self, number: PortNo) -> Option<(P, PortRole)> {
         self.stages.close(number);
         while let Some((packet, ingress, reason)) = self.stages.give_up() {
-            discard(packet, ingress, false, reason, &mut self.pool, &self.counters);
+            discard(
+                packet,
+                ingress,
+                false,
+                Denial::new(reason),
+                &mut self.pool,
+                &self.counters,
+            );
         }
         let (port, role) = self.ports.remove(number, &mut self.pool, &self.counters)?;
         if let Some(fd) = port.wait_fd() {
@@ -350,7 +369,7 @@ impl<P: Port> Worker<P> {
                 parcel.packet,
                 parcel.ingress,
                 parcel.further,
-                DropReason::PortClosed,
+                Denial::new(DropReason::PortClosed),
                 &mut self.pool,
                 &self.counters,
             );

@@ -3,9 +3,11 @@
 use arrayvec::ArrayVec;
 use heddle_port::{BURST, Packet, PacketVec, Port, PortNo, WorkerPool};
 
+use super::way::discard;
 use crate::context::Ingress;
 use crate::control::PortRole;
 use crate::counters::WorkerCounters;
+use crate::decide::Denial;
 use crate::reason::{AnswerKind, DropReason};
 
 /// As what a packet leaves.
@@ -89,10 +91,15 @@ impl<P: Port> Slot<P> {
         self.port.flush(pool);
         self.give(pool, counters);
         for (packet, leaving) in self.packets.drain(..).zip(self.leaving.drain(..)) {
-            pool.free_packet(packet);
-            if let Some(c) = counters.port(leaving.ingress) {
-                c.lose(leaving.outcome == Outcome::Fragment, DropReason::TxRingFull);
-            }
+            let further = leaving.outcome == Outcome::Fragment;
+            discard(
+                packet,
+                leaving.ingress,
+                further,
+                Denial::new(DropReason::TxRingFull),
+                pool,
+                counters,
+            );
         }
     }
 

@@ -55,6 +55,7 @@ fn a_decision_names_backend_translation_and_rule() {
     let denied = Denial {
         reason: DropReason::PolicyDeniedIngress,
         rule: DEFAULT_DENY,
+        pod: B.endpoint,
     };
     assert_eq!(decide(snapshot, &query(&C, B.v4(), 80)), Decision::Drop(denied));
     let Decision::Pass(p) = decide(snapshot, &query(&HOST, ip("10.96.0.1"), 443)) else {

@@ -14,6 +14,7 @@ mod adoption;
 mod affinity;
 mod datagram;
 mod decision;
+mod drops;
 mod external;
 mod forwarding;
 mod fragmented;

@@ -368,6 +368,15 @@ impl World {
                 "port {port}: bytes sent"
             );
         }
+        let dropped: u64 = (0..PORTS)
+            .map(|port| self.totals(port).dropped.iter().sum::<u64>())
+            .sum();
+        let remembered = |h: &WorkerHandle<MemPort>| h.counters().recent().read(0, |_| {}).next;
+        assert_eq!(
+            self.handles.iter().map(remembered).sum::<u64>(),
+            dropped,
+            "a drop was not remembered, or twice"
+        );
     }
 }
 

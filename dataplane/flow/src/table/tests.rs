@@ -1,5 +1,7 @@
 //! One thread: what each operation does and refuses.
 
+use std::ops::ControlFlow;
+
 use heddle_wire::Proto;
 
 use super::*;
@@ -301,6 +303,47 @@ fn for_each_shows_every_connection_once_and_lets_it_be_removed() {
     seen.sort();
     seen.dedup();
     assert_eq!((seen.len(), table.stats().used), (40, 20));
+}
+
+#[test]
+fn pages_show_each_connection_once_within_their_budget() {
+    let table = FlowTable::anonymous(&config(64));
+    let slots: Vec<_> = (0..40).map(|n| put(&table, nth(n), T0).0).collect();
+    for slot in slots.iter().step_by(4) {
+        table.remove(*slot);
+    }
+    let standing: std::collections::BTreeSet<u64> = (0..40).filter(|n| n % 4 != 0).map(|n| slots[n].id()).collect();
+    for budget in [1, 7, 40, 1000] {
+        let (mut from, mut seen, mut pages) = (0, Vec::new(), 0);
+        loop {
+            let mut records = Vec::new();
+            let next = table.page(from, budget, |c| {
+                records.push(c.slot.number());
+                seen.push(c.slot.id());
+                ControlFlow::Continue(())
+            });
+            assert!(records.iter().all(|n| (from..from.saturating_add(budget)).contains(n)));
+            pages += 1;
+            match next {
+                Some(next) => from = next,
+                None => break,
+            }
+        }
+        assert_eq!(pages, 40_u32.div_ceil(budget));
+        assert_eq!(
+            (seen.len(), seen.into_iter().collect::<std::collections::BTreeSet<_>>()),
+            (30, standing.clone())
+        );
+    }
+    // Whoever has enough goes on behind what it saw last.
+    let mut last = 0;
+    let next = table.page(3, 40, |c| {
+        last = c.slot.number();
+        ControlFlow::Break(())
+    });
+    assert_eq!(next, Some(last + 1));
+    assert_eq!(table.page(40, 7, |_| panic!("there are 40")), None);
+    assert_eq!(table.page(u32::MAX, u32::MAX, |_| panic!("there are 40")), None);
 }
 
 #[test]

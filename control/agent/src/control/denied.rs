@@ -1,0 +1,154 @@
+//! What policies denied, summed over workers and kept by name.
+//!
+//! Workers count by rule number in tables of fixed size and give a number that rests to another one after a while; this looks
+//! more often. So a policy's sum goes on when it is compiled anew, and stays when it is gone.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use heddle_engine::{PolicyCount, PolicyCounters};
+use heddle_proto::status::Denied;
+use heddle_proto::{Named, Policy};
+use heddle_tables::{EndpointNo, RuleNo};
+
+use super::Control;
+use super::names::policy;
+
+/// Sums that are kept; beyond, the one that rested longest becomes one of the others.
+const MOST: usize = 4096;
+
+/// A policy and the pod that it denied packets for.
+type Pair = (Policy, Option<Named>);
+
+#[derive(Debug)]
+struct Sum {
+    packets: u64,
+    raised: Instant,
+}
+
+/// The sums.
+#[derive(Debug, Default)]
+pub(super) struct DeniedSums {
+    /// Of each worker: tenancy and count of each slot as they were last seen, and its others.
+    seen: Vec<(Vec<(u32, u64)>, u64)>,
+    sums: BTreeMap<Pair, Sum>,
+    others: u64,
+}
+
+impl DeniedSums {
+    /// What a worker has counted since the last look.
+    fn news(&mut self, worker: usize, counters: &PolicyCounters) -> Vec<(RuleNo, EndpointNo, u64)> {
+        if self.seen.len() <= worker {
+            self.seen
+                .resize_with(worker + 1, || (vec![(0, 0); counters.capacity()], 0));
+        }
+        let Some((slots, others)) = self.seen.get_mut(worker) else {
+            return Vec::new();
+        };
+        let more = counters.others();
+        self.others += more.saturating_sub(*others);
+        *others = more;
+        let new = |count: PolicyCount| {
+            let (tenancy, before) = slots.get_mut(count.slot)?;
+            if *tenancy != count.tenancy {
+                (*tenancy, *before) = (count.tenancy, 0);
+            }
+            let more = count.packets.saturating_sub(*before);
+            *before = count.packets.max(*before);
+            (more > 0).then_some((count.rule, count.pod, more))
+        };
+        counters.counts().filter_map(new).collect()
+    }
+
+    fn add(&mut self, pair: Option<Pair>, packets: u64, now: Instant) {
+        let Some(pair) = pair else {
+            self.others += packets;
+            return;
+        };
+        if self.sums.len() >= MOST && !self.sums.contains_key(&pair) {
+            let oldest = self.sums.iter().min_by_key(|(_, sum)| sum.raised);
+            if let Some(oldest) = oldest.map(|(pair, _)| pair.clone())
+                && let Some(sum) = self.sums.remove(&oldest)
+            {
+                self.others += sum.packets;
+            }
+        }
+        let sum = self.sums.entry(pair).or_insert(Sum {
+            packets: 0,
+            raised: now,
+        });
+        sum.packets += packets;
+        sum.raised = now;
+    }
+
+    /// By policy and pod.
+    pub(super) fn all(&self) -> Vec<Denied> {
+        let denied = |((policy, pod), sum): (&Pair, &Sum)| Denied {
+            policy: policy.clone(),
+            pod: pod.clone(),
+            packets: sum.packets,
+        };
+        self.sums.iter().map(denied).collect()
+    }
+
+    /// Packets without a sum of their own.
+    pub(super) const fn others(&self) -> u64 {
+        self.others
+    }
+}
+
+impl Control {
+    /// Adds up what workers have counted; to be called more often than their slots change hands.
+    pub(super) fn sum_denied(&mut self) {
+        let now = Instant::now();
+        let mut news = Vec::new();
+        for (at, worker) in self.dataplane.workers().iter().enumerate() {
+            news.extend(self.denied.news(at, worker.handle().counters().policy()));
+        }
+        for (rule, pod, packets) in news {
+            let decision = self.dataplane.newest().and_then(|snapshot| snapshot.reason(rule));
+            let policy = decision.and_then(|decision| policy(&decision));
+            let pair = policy.map(|policy| (policy, self.pod_of(pod)));
+            self.denied.add(pair, packets, now);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pair(name: &str) -> Option<Pair> {
+        let policy = Policy {
+            kind: "NetworkPolicy".to_owned(),
+            namespace: "a".to_owned(),
+            name: name.to_owned(),
+            tier: String::new(),
+            direction: "ingress".to_owned(),
+            rule: None,
+            rule_name: String::new(),
+            says: String::new(),
+        };
+        Some((policy, Named::new("a", "pod")))
+    }
+
+    #[test]
+    fn sums_are_bounded_and_none_is_lost() {
+        let mut sums = DeniedSums::default();
+        let start = Instant::now();
+        for n in 0..MOST as u64 {
+            sums.add(pair(&format!("p{n}")), 1, start + Duration::from_millis(n));
+        }
+        sums.add(pair("p0"), 4, start + Duration::from_secs(60));
+        sums.add(pair("new"), 7, start + Duration::from_secs(61));
+        sums.add(None, 2, start);
+        let packets = |name: &str| {
+            let all = sums.all();
+            all.iter().find(|d| d.policy.name == name).map(|d| d.packets)
+        };
+        assert_eq!((packets("p0"), packets("p1"), packets("new")), (Some(5), None, Some(7)));
+        assert_eq!((sums.all().len(), sums.others()), (MOST, 3));
+    }
+}

@@ -1,0 +1,270 @@
+//! `heddle drops`: the workers' rings of recent drops, merged, filtered and named.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use heddle_engine::{DropReason, DropRecord};
+use heddle_proto::drops::MAX_DROPS;
+use heddle_proto::{CniError, DropCursor, DroppedPacket, Drops, DropsRequest, ErrorCode, Policy, PolicyName};
+use heddle_tables::{EndpointNo, RuleNo};
+use jiff::Timestamp;
+
+use super::Control;
+use super::names::{Whereabouts, policy};
+use crate::dataplane::clock;
+
+/// How many are shown where nobody says how many.
+const USUAL_LIMIT: u32 = 100;
+
+/// What a rule number stands for, looked up once an answer.
+type Decided = HashMap<RuleNo, Option<Policy>>;
+
+/// What is wanted, as records say it.
+#[derive(Debug)]
+struct Wanted<'a> {
+    reason: Option<DropReason>,
+    policy: Option<&'a PolicyName>,
+    pod: Option<Whereabouts>,
+}
+
+impl Wanted<'_> {
+    fn wants(&self, record: &DropRecord, policy: Option<&Policy>, came_from: Option<EndpointNo>) -> bool {
+        self.reason.is_none_or(|reason| record.reason == reason)
+            && self
+                .policy
+                .is_none_or(|wanted| policy.is_some_and(|policy| is_named(policy, wanted)))
+            && self.pod.as_ref().is_none_or(|pod| {
+                let addresses = record.packet.map(|(tuple, _)| [tuple.src, tuple.dst]);
+                addresses.is_some_and(|ends| ends.iter().any(|end| pod.addresses.contains(end)))
+                    || record.pod.is_pod() && pod.endpoints.contains(&record.pod)
+                    || came_from.is_some_and(|from| pod.endpoints.contains(&from))
+            })
+    }
+}
+
+fn is_named(policy: &Policy, name: &PolicyName) -> bool {
+    policy.name == name.name.as_str() && policy.namespace == name.namespace.as_ref().map_or("", |n| n.as_str())
+}
+
+/// Which way a packet went, seen from the pod whose policy decided.
+fn direction(record: &DropRecord, from: Option<EndpointNo>) -> Option<&'static str> {
+    match record.reason {
+        DropReason::PolicyDeniedEgress => Some("egress"),
+        DropReason::PolicyDeniedIngress => Some("ingress"),
+        DropReason::PolicyNotReady if record.pod.is_pod() => {
+            Some(if from == Some(record.pod) { "egress" } else { "ingress" })
+        }
+        _ => None,
+    }
+}
+
+impl Control {
+    pub(super) fn drops(&self, request: &DropsRequest) -> Result<Drops, CniError> {
+        let wanted = self.wanted(request)?;
+        let limit = request.limit.unwrap_or(USUAL_LIMIT).min(MAX_DROPS) as usize;
+        let after = request.after.as_ref().filter(|after| after.agent == self.instance);
+        let mut decided = Decided::new();
+        let mut found: Vec<(u8, DropRecord)> = Vec::new();
+        let (mut next, mut overwritten) = (Vec::new(), 0);
+        for worker in self.dataplane.workers() {
+            let from = after.and_then(|after| after.next.get(next.len())).copied().unwrap_or(0);
+            let reading = worker.handle().counters().recent().read(from, |record| {
+                let policy = self.decided(record.rule, &mut decided);
+                if wanted.wants(&record, policy, self.endpoint_at(record.ingress)) {
+                    found.push((worker.number().0, record));
+                }
+            });
+            overwritten += reading.overwritten;
+            next.push(reading.next);
+        }
+        found.sort_by_key(|(worker, record)| (record.at, *worker, record.number));
+        let left_out = found.len().saturating_sub(limit);
+        let now = (clock().0, Timestamp::now());
+        let drops = found.split_off(left_out).into_iter();
+        Ok(Drops {
+            drops: drops
+                .map(|(worker, record)| self.named(worker, &record, now, &mut decided))
+                .collect(),
+            overwritten,
+            left_out: left_out as u64,
+            cursor: DropCursor {
+                agent: self.instance,
+                next,
+            },
+        })
+    }
+
+    fn wanted<'a>(&self, request: &'a DropsRequest) -> Result<Wanted<'a>, CniError> {
+        let reason = match &request.reason {
+            Some(name) => match DropReason::ALL.iter().find(|reason| reason.as_str() == name) {
+                Some(reason) => Some(*reason),
+                None => {
+                    let message = format!("no packet is dropped for the reason {name:?}");
+                    return Err(CniError::new(ErrorCode::DECODE, message));
+                }
+            },
+            None => None,
+        };
+        let pod = match &request.pod {
+            Some(pod) => match self.whereabouts(pod) {
+                Some(whereabouts) => Some(whereabouts),
+                None => return Err(unknown("pod", pod)),
+            },
+            None => None,
+        };
+        Ok(Wanted {
+            reason,
+            policy: request.policy.as_ref(),
+            pod,
+        })
+    }
+
+    fn decided<'a>(&self, rule: RuleNo, decided: &'a mut Decided) -> Option<&'a Policy> {
+        if rule < RuleNo::FIRST_POLICY {
+            return None;
+        }
+        let look_up = || policy(self.dataplane.newest()?.reason(rule)?.as_ref());
+        decided.entry(rule).or_insert_with(look_up).as_ref()
+    }
+
+    /// The pod whose port that is.
+    fn endpoint_at(&self, port: heddle_port::PortNo) -> Option<EndpointNo> {
+        self.dataplane.port(port).map(|info| info.role.endpoint())
+    }
+
+    fn named(
+        &self,
+        worker: u8,
+        record: &DropRecord,
+        (clock, wall): (u64, Timestamp),
+        decided: &mut Decided,
+    ) -> DroppedPacket {
+        let ago = Duration::from_millis(clock.saturating_sub(record.at.0));
+        let policy = self.decided(record.rule, decided).cloned();
+        DroppedPacket {
+            time: format!("{:.3}", wall.checked_sub(ago).unwrap_or(wall)),
+            worker,
+            number: record.number,
+            port: match self.dataplane.port(record.ingress) {
+                Some(info) => self.port_name(info.role),
+                None => format!("port {}", record.ingress.0),
+            },
+            reason: record.reason.as_str().to_owned(),
+            meaning: record.reason.describe().trim().to_owned(),
+            protocol: record.packet.map(|(_, proto)| proto.to_string()),
+            source: record
+                .packet
+                .map(|(tuple, proto)| self.end(tuple.src, tuple.sport, proto)),
+            destination: record
+                .packet
+                .map(|(tuple, proto)| self.end(tuple.dst, tuple.dport, proto)),
+            bytes: record.len,
+            direction: direction(record, self.endpoint_at(record.ingress)).map(str::to_owned),
+            pod: self.pod_of(record.pod),
+            policy_gone: policy.is_none() && record.rule >= RuleNo::FIRST_POLICY,
+            policy,
+        }
+    }
+}
+
+/// What was asked for is not there.
+pub(super) fn unknown(what: &str, name: &impl std::fmt::Display) -> CniError {
+    CniError::new(
+        ErrorCode::UNKNOWN_CONTAINER,
+        format!("no {what} {name} is known to this agent"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_flow::Millis;
+    use heddle_port::PortNo;
+    use heddle_proto::ObjectName;
+    use heddle_wire::rewrite::Tuple;
+    use heddle_wire::{Ip, Proto};
+
+    use super::*;
+
+    fn record(reason: DropReason) -> DropRecord {
+        DropRecord {
+            number: 0,
+            at: Millis(0),
+            reason,
+            rule: RuleNo(20),
+            pod: EndpointNo(3),
+            ingress: PortNo(64),
+            len: 60,
+            packet: Some((
+                Tuple {
+                    src: Ip::from_v4([10, 0, 0, 2]),
+                    dst: Ip::from_v4([10, 0, 0, 3]),
+                    sport: 1,
+                    dport: 2,
+                },
+                Proto::TCP,
+            )),
+        }
+    }
+
+    fn said(namespace: &str, name: &str) -> Policy {
+        Policy {
+            kind: "NetworkPolicy".to_owned(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            tier: String::new(),
+            direction: "ingress".to_owned(),
+            rule: None,
+            rule_name: String::new(),
+            says: String::new(),
+        }
+    }
+
+    #[test]
+    fn filters_look_at_reason_policy_and_pod() {
+        let denied = record(DropReason::PolicyDeniedIngress);
+        let mut broken = record(DropReason::Ipv4Checksum);
+        (broken.packet, broken.pod, broken.rule) = (None, EndpointNo::HOST, RuleNo::NO_POLICY);
+        let policy = said("shop", "db");
+        let ask = |reason, policy_name: Option<&PolicyName>, pod: Option<(&[Ip], u16)>| {
+            let wanted = Wanted {
+                reason,
+                policy: policy_name,
+                pod: pod.map(|(addresses, no)| Whereabouts {
+                    addresses: addresses.to_vec(),
+                    endpoints: vec![EndpointNo(no)],
+                }),
+            };
+            [
+                wanted.wants(&denied, Some(&policy), Some(EndpointNo(2))),
+                wanted.wants(&broken, None, Some(EndpointNo(2))),
+            ]
+        };
+        assert_eq!(ask(None, None, None), [true, true]);
+        assert_eq!(ask(Some(DropReason::Ipv4Checksum), None, None), [false, true]);
+        let name = |text: &str| text.parse::<PolicyName>().unwrap();
+        assert_eq!(ask(None, Some(&name("shop/db")), None), [true, false]);
+        assert_eq!(ask(None, Some(&name("db")), None), [false, false]);
+        assert_eq!(ask(None, Some(&name("shop/d")), None), [false, false]);
+        // By address, by the port where it came in, and by whose policy it was.
+        assert_eq!(ask(None, None, Some((&[Ip::from_v4([10, 0, 0, 3])], 9))), [true, false]);
+        assert_eq!(ask(None, None, Some((&[], 2))), [true, true]);
+        assert_eq!(ask(None, None, Some((&[], 3))), [true, false]);
+        assert_eq!(ask(None, None, Some((&[], 4))), [false, false]);
+    }
+
+    #[test]
+    fn directions_are_those_of_the_pod_that_denied() {
+        let way = |reason, from| direction(&record(reason), from);
+        assert_eq!(way(DropReason::PolicyDeniedEgress, None), Some("egress"));
+        assert_eq!(way(DropReason::PolicyDeniedIngress, None), Some("ingress"));
+        assert_eq!(way(DropReason::PolicyNotReady, Some(EndpointNo(3))), Some("egress"));
+        assert_eq!(way(DropReason::PolicyNotReady, Some(EndpointNo(2))), Some("ingress"));
+        assert_eq!(way(DropReason::NoRoute, None), None);
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        let name = ObjectName::new("x").unwrap();
+        assert_eq!(unknown("pod", &name).msg, "no pod x is known to this agent");
+    }
+}

@@ -1,0 +1,357 @@
+//! `heddle flows`: a page of the flow table, filtered and named. A page looks at a bounded number of records, so that the control
+//! thread is soon back at its work whatever the table's size.
+
+use std::ops::ControlFlow;
+
+use heddle_flow::{Connection, FlowFlags, FlowState, FlowTable, Millis};
+use heddle_proto::flows::MAX_FLOWS;
+use heddle_proto::{CniError, ErrorCode, Flow, Flows, FlowsRequest};
+use heddle_tables::{ServiceLookup, Snapshot};
+use heddle_wire::{Ip, Proto};
+
+use super::Control;
+use super::drops::unknown;
+use super::names::Whereabouts;
+use crate::dataplane::clock;
+
+/// Records that one page looks at.
+const RECORDS: u32 = 16_384;
+
+/// States by name, in their order.
+const STATES: [FlowState; 8] = [
+    FlowState::New,
+    FlowState::Replied,
+    FlowState::SynSent,
+    FlowState::SynReceived,
+    FlowState::Established,
+    FlowState::FinWait,
+    FlowState::TimeWait,
+    FlowState::Closed,
+];
+const PROTOCOLS: [Proto; 5] = [Proto::TCP, Proto::UDP, Proto::SCTP, Proto::ICMP, Proto::ICMPV6];
+
+/// What is wanted, as the table has it.
+#[derive(Debug, Default)]
+struct Wanted {
+    pod: Option<Whereabouts>,
+    /// `namespace/name`
+    service: Option<String>,
+    state: Option<FlowState>,
+    address: Option<Ip>,
+    protocol: Option<Proto>,
+}
+
+/// A connection as its opener sees it.
+struct Opened<'a> {
+    connection: &'a Connection,
+    /// The opener's direction.
+    forward: usize,
+}
+
+impl<'a> Opened<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        Self {
+            forward: usize::from(connection.views[0].flags.contains(FlowFlags::REPLY)),
+            connection,
+        }
+    }
+
+    fn flags(&self) -> FlowFlags {
+        self.connection.views[self.forward].flags
+    }
+}
+
+impl Wanted {
+    fn wants(&self, snapshot: &Snapshot, opened: &Opened<'_>) -> bool {
+        let (key, view) = (
+            &opened.connection.keys[opened.forward],
+            &opened.connection.views[opened.forward],
+        );
+        let addresses = [key.tuple.src, key.tuple.dst, view.rewrite.to.src, view.rewrite.to.dst];
+        self.state.is_none_or(|state| view.state == state)
+            && self.protocol.is_none_or(|protocol| key.proto == protocol)
+            && self.address.is_none_or(|address| addresses.contains(&address))
+            && self.pod.as_ref().is_none_or(|pod| {
+                pod.endpoints.iter().any(|no| view.endpoints.contains(no))
+                    || [key.tuple.src, view.rewrite.to.dst]
+                        .iter()
+                        .any(|end| pod.addresses.contains(end))
+            })
+            && self.service.as_deref().is_none_or(|service| {
+                let lookup = || snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport);
+                view.flags.contains(FlowFlags::SERVICE)
+                    && matches!(lookup(), ServiceLookup::Frontend(f) if f.name.split(':').next() == Some(service))
+            })
+    }
+}
+
+/// How long a connection that stands has, in milliseconds: idle, and left. `None`: it has expired.
+fn rest(flows: &FlowTable, connection: &Connection, now: Millis) -> Option<(u64, u64)> {
+    let view = &connection.views[0];
+    let idle = now.since(view.last_seen);
+    let timeout = flows.timeouts().of(connection.keys[0].proto, view.state).as_millis();
+    let left = u64::try_from(timeout).unwrap_or(u64::MAX).checked_sub(idle)?;
+    (left > 0).then_some((idle, left))
+}
+
+fn word<T: Copy>(
+    what: &str,
+    asked: Option<&String>,
+    all: &[T],
+    name: impl Fn(T) -> String,
+) -> Result<Option<T>, CniError> {
+    let Some(asked) = asked else { return Ok(None) };
+    let found = all.iter().find(|one| name(**one).eq_ignore_ascii_case(asked));
+    found.copied().map(Some).ok_or_else(|| {
+        let names: Vec<String> = all.iter().map(|one| name(*one)).collect();
+        let message = format!("{asked:?} is no {what}: it is one of {}", names.join(", "));
+        CniError::new(ErrorCode::DECODE, message)
+    })
+}
+
+impl Control {
+    pub(super) fn flows(&self, request: &FlowsRequest) -> Result<Flows, CniError> {
+        let wanted = self.wanted_flows(request)?;
+        let limit = request.limit.unwrap_or(MAX_FLOWS).clamp(1, MAX_FLOWS) as usize;
+        let none = Snapshot::default();
+        let snapshot = self.dataplane.newest().map_or(&none, |snapshot| snapshot);
+        let table = self.dataplane.flows();
+        let now = clock();
+        let mut flows = Vec::new();
+        let next = table.page(request.from, RECORDS, |connection| {
+            let opened = Opened::new(connection);
+            if wanted.wants(snapshot, &opened)
+                && let Some(times) = rest(table, connection, now)
+            {
+                flows.push(self.row(snapshot, &opened, times, now));
+            }
+            if flows.len() < limit {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        });
+        Ok(Flows { flows, next })
+    }
+
+    fn wanted_flows(&self, request: &FlowsRequest) -> Result<Wanted, CniError> {
+        let pod = match &request.pod {
+            Some(pod) => Some(self.whereabouts(pod).ok_or_else(|| unknown("pod", pod))?),
+            None => None,
+        };
+        if let Some(service) = &request.service {
+            let key = heddle_model::ObjectKey::new(service.namespace.as_str(), service.name.as_str());
+            self.cluster.service(&key).ok_or_else(|| unknown("Service", service))?;
+        }
+        let number = request.protocol.as_ref().and_then(|text| text.parse().ok()).map(Proto);
+        Ok(Wanted {
+            pod,
+            service: request.service.as_ref().map(ToString::to_string),
+            state: word("state of a connection", request.state.as_ref(), &STATES, |state| {
+                state.as_str().to_owned()
+            })?,
+            address: request.address.map(Ip::from),
+            protocol: match number {
+                Some(number) => Some(number),
+                None => word("protocol", request.protocol.as_ref(), &PROTOCOLS, |p| p.to_string())?,
+            },
+        })
+    }
+
+    fn row(&self, snapshot: &Snapshot, opened: &Opened<'_>, (idle, left): (u64, u64), now: Millis) -> Flow {
+        let (connection, forward) = (opened.connection, opened.forward);
+        let (key, view) = (&connection.keys[forward], &connection.views[forward]);
+        let (seen, sent, proto) = (key.tuple, view.rewrite.to, key.proto);
+        let flags = opened.flags();
+        let generations = view.endpoints.map(|no| snapshot.endpoint(no).map(|e| e.generation));
+        let current = match generations {
+            [Some(a), Some(b)] => view.is_current(self.dataplane.flows().start(), [a, b]),
+            _ => false,
+        };
+        let translated = (sent.src, sent.sport) != (seen.src, seen.sport);
+        let (from, back) = (connection.counters[forward], connection.counters[1 - forward]);
+        Flow {
+            id: format!("{:x}", connection.slot.id()),
+            record: connection.slot.number(),
+            protocol: proto.to_string(),
+            state: view.state.as_str().to_owned(),
+            client: self.end(seen.src, seen.sport, proto),
+            frontend: flags
+                .contains(FlowFlags::SERVICE)
+                .then(|| self.end(seen.dst, seen.dport, proto)),
+            server: self.end(sent.dst, sent.dport, proto),
+            translated_source: translated.then(|| self.end(sent.src, sent.sport, proto)),
+            age_seconds: now.since(connection.inserted_at) / 1000,
+            idle_seconds: idle / 1000,
+            left_seconds: left / 1000,
+            packets_sent: from.packets,
+            bytes_sent: from.bytes,
+            packets_received: back.packets,
+            bytes_received: back.bytes,
+            adopted: flags.contains(FlowFlags::ADOPTED),
+            hairpin: flags.contains(FlowFlags::HAIRPIN),
+            masquerade: flags.contains(FlowFlags::MASQUERADED),
+            current,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use heddle_flow::{Config, Egress, FlowKey, NewFlow, Origin, Rewrite};
+    use heddle_tables::{
+        Backend, Backends, EndpointNo, Frontend, FrontendKey, FrontendKind, Generation, SnapshotBuilder,
+    };
+    use heddle_wire::rewrite::Tuple;
+
+    use super::*;
+
+    const CLIENT: Ip = Ip::from_v4([10, 0, 0, 9]);
+    const SERVICE: Ip = Ip::from_v4([10, 96, 0, 80]);
+    const SERVER: Ip = Ip::from_v4([10, 0, 0, 5]);
+
+    /// A connection of endpoint 2 through a Service to endpoint 3, inserted by its answer.
+    fn table() -> FlowTable {
+        let flows = FlowTable::anonymous(&Config {
+            capacity: 64,
+            ..Config::default()
+        });
+        let tuple = |dst, dport| Tuple {
+            src: CLIENT,
+            dst,
+            sport: 40_000,
+            dport,
+        };
+        let (asked, sent) = (tuple(SERVICE, 80), tuple(SERVER, 8080));
+        let flow = |from, to: Tuple, endpoints, flags| {
+            let key = FlowKey {
+                tuple: from,
+                proto: Proto::TCP,
+                origin: Origin::HOST,
+            };
+            NewFlow {
+                key,
+                rewrite: Rewrite::between(&key, to),
+                egress: Egress::Endpoint(EndpointNo(3)),
+                endpoints,
+                generations: [Generation(0); 2],
+                mss_clamp: 0,
+                flags: flags | FlowFlags::SERVICE,
+            }
+        };
+        let ends = [EndpointNo(2), EndpointNo(3)];
+        let there = flow(asked, sent, ends, FlowFlags::empty());
+        let back = flow(sent.reversed(), asked.reversed(), [ends[1], ends[0]], FlowFlags::REPLY);
+        flows.insert(&back, &there, Millis(1000)).unwrap();
+        flows
+    }
+
+    fn snapshot() -> Arc<Snapshot> {
+        let mut tables = SnapshotBuilder::new();
+        let key = FrontendKey {
+            ip: SERVICE,
+            proto: Proto::TCP,
+            port: 80,
+        };
+        let backend = Backend { ip: SERVER, port: 8080 };
+        let backends = Backends::new([backend], false);
+        tables.set_frontend(Arc::new(Frontend::new(
+            key,
+            FrontendKind::ClusterIp,
+            "shop/web:http",
+            backends,
+        )));
+        tables.build().0
+    }
+
+    fn wants(wanted: &Wanted) -> bool {
+        let (flows, snapshot) = (table(), snapshot());
+        let mut found = false;
+        flows.for_each(|connection| {
+            let opened = Opened::new(connection);
+            assert_eq!(
+                opened.connection.keys[opened.forward].tuple.src, CLIENT,
+                "the opener is the client"
+            );
+            found = wanted.wants(&snapshot, &opened);
+        });
+        found
+    }
+
+    #[test]
+    fn filters_look_at_both_ends_before_and_after_translation() {
+        let address = |address| Wanted {
+            address: Some(address),
+            ..Wanted::default()
+        };
+        let service = |name: &str| Wanted {
+            service: Some(name.to_owned()),
+            ..Wanted::default()
+        };
+        let pod = |addresses: &[Ip], no| Wanted {
+            pod: Some(Whereabouts {
+                addresses: addresses.to_vec(),
+                endpoints: vec![EndpointNo(no)],
+            }),
+            ..Wanted::default()
+        };
+        for yes in [
+            Wanted::default(),
+            address(CLIENT),
+            address(SERVICE),
+            address(SERVER),
+            service("shop/web"),
+            pod(&[], 2),
+            pod(&[], 3),
+            pod(&[SERVER], 9),
+            Wanted {
+                state: Some(FlowState::SynSent),
+                protocol: Some(Proto::TCP),
+                ..Wanted::default()
+            },
+        ] {
+            assert!(wants(&yes), "{yes:?}");
+        }
+        for no in [
+            address(Ip::from_v4([10, 0, 0, 1])),
+            service("shop/we"),
+            service("shop/web:http"),
+            pod(&[SERVICE], 4),
+            Wanted {
+                state: Some(FlowState::Established),
+                ..Wanted::default()
+            },
+            Wanted {
+                protocol: Some(Proto::UDP),
+                ..Wanted::default()
+            },
+        ] {
+            assert!(!wants(&no), "{no:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_expired_does_not_stand() {
+        let flows = table();
+        let at = |now| {
+            let mut times = None;
+            flows.for_each(|connection| times = rest(&flows, connection, Millis(now)));
+            times
+        };
+        // SYN sent: 120 s.
+        assert_eq!(at(3000), Some((2000, 118_000)));
+        assert_eq!(at(120_999), Some((119_999, 1)));
+        assert_eq!(at(121_000), None);
+    }
+
+    #[test]
+    fn words_are_told_with_what_they_may_be() {
+        let named = |state: FlowState| state.as_str().to_owned();
+        let asked = |text: &str| word("state", Some(&text.to_owned()), &STATES, named);
+        assert_eq!(asked("TIME-WAIT"), Ok(Some(FlowState::TimeWait)));
+        let said = asked("open").unwrap_err().msg;
+        assert!(said.contains("\"open\"") && said.contains("established"), "{said}");
+    }
+}

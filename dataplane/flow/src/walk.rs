@@ -1,0 +1,55 @@
+//! Looking at all connections, at once or page by page. It takes no lock, so each is shown as it stands at its moment.
+
+use std::ops::ControlFlow;
+
+use crate::record::Record;
+use crate::table::{Connection, FlowTable};
+use crate::types::{FlowKey, SlotNo};
+
+impl FlowTable {
+    /// Shows every connection to `see`, which may remove connections.
+    pub fn for_each(&self, mut see: impl FnMut(&Connection)) {
+        for number in 0..self.free_records().mark() {
+            let Some(record) = self.record(number) else { return };
+            if let Some(connection) = connection(number, &record) {
+                see(&connection);
+            }
+        }
+    }
+
+    /// Shows the connections of at most `budget` records, from record `from` on, until `see` breaks off. Says where to go
+    /// on; `None`: that was the end.
+    ///
+    /// Records keep their numbers, so a connection that stands while somebody turns all pages is shown once.
+    pub fn page(&self, from: u32, budget: u32, mut see: impl FnMut(&Connection) -> ControlFlow<()>) -> Option<u32> {
+        let mark = self.free_records().mark();
+        let end = from.saturating_add(budget).min(mark);
+        for number in from..end {
+            let connection = self.record(number).and_then(|record| connection(number, &record));
+            if connection.is_some_and(|connection| see(&connection).is_break()) {
+                return Some(number + 1).filter(|next| *next < mark);
+            }
+        }
+        Some(end).filter(|next| *next < mark)
+    }
+}
+
+/// What a record holds, if it is a live connection.
+fn connection(number: u32, record: &Record<'_>) -> Option<Connection> {
+    if !record.life().1.is_live() {
+        return None;
+    }
+    let contents = record.read();
+    let views = contents.view(0).zip(contents.view(1))?;
+    contents.life.is_live().then(|| Connection {
+        slot: SlotNo::new(contents.incarnation, number, 0),
+        keys: [0, 1].map(|d| FlowKey {
+            tuple: contents.tuple(d),
+            proto: contents.proto(),
+            origin: contents.origin(d),
+        }),
+        views: [views.0, views.1],
+        counters: [0, 1].map(|d| record.counters(contents.incarnation, d)),
+        inserted_at: record.inserted_at(),
+    })
+}

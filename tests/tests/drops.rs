@@ -1,0 +1,265 @@
+//! `heddle drops`: which packets were dropped, and which policy decided.
+
+mod common;
+
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{SILENCE, ask_json, binaries, ends_well, eventually, interrupt};
+use heddle_tests::shop::{DB_PORT, Shop, WEB_TARGET};
+use heddle_tests::{LabError, NodePlan, run_with_input, traffic};
+use serde_json::{Value, json};
+
+fn shop() -> Result<Shop, LabError> {
+    Shop::open(binaries()?, NodePlan::new("node", 1))
+}
+
+fn refused_attempt(shop: &Shop, from: &str, to: SocketAddr) -> Result<(), LabError> {
+    let reach = traffic::tcp_ask(shop.member(from)?.pod.ns(), to, "", SILENCE)?;
+    assert_eq!(reach, traffic::Reach::Silence, "{from} to {to}");
+    Ok(())
+}
+
+/// The drops that `heddle drops` shows with these flags.
+fn drops(shop: &Shop, flags: &[&str]) -> Result<Vec<Value>, LabError> {
+    let answer = ask_json(&shop.node, "drops", flags)?;
+    Ok(answer["drops"].as_array().cloned().unwrap_or_default())
+}
+
+fn named(namespace: &str, name: &str) -> Value {
+    json!({"namespace": namespace, "name": name})
+}
+
+#[test]
+fn a_default_denial_names_both_pods_and_the_policy_that_isolates() -> Result<(), LabError> {
+    let shop = shop()?;
+    for v6 in [false, true] {
+        let db = shop.member("db")?.at(v6, DB_PORT)?;
+        refused_attempt(&shop, "client", db)?;
+        let all = drops(&shop, &["--pod", "shop/client", "--reason", "policy-denied-ingress"])?;
+        let last = all.last().unwrap_or(&Value::Null);
+        assert_eq!(last["source"]["pod"], named("shop", "client"), "{last:#}");
+        assert_eq!(
+            last["source"]["address"],
+            json!(shop.member("client")?.attached.ip(v6)?)
+        );
+        let destination = json!({"address": db.ip(), "port": DB_PORT, "pod": named("shop", "db")});
+        assert_eq!(last["destination"], destination);
+        assert_eq!(last["pod"], named("shop", "db"));
+        for (key, value) in [
+            ("protocol", "TCP"),
+            ("direction", "ingress"),
+            ("port", "pod:shop/client"),
+            ("reason", "policy-denied-ingress"),
+        ] {
+            assert_eq!(last[key], value, "{last:#}");
+        }
+        let policy = &last["policy"];
+        for (key, value) in [
+            ("kind", json!("NetworkPolicy")),
+            ("namespace", json!("shop")),
+            ("name", json!("db-from-web")),
+            ("direction", json!("ingress")),
+            ("rule", Value::Null),
+            (
+                "says",
+                json!("default deny because shop/db-from-web selects this pod for ingress"),
+            ),
+        ] {
+            assert_eq!(policy[key], value, "{key}: {policy:#}");
+        }
+    }
+    // Filters leave out what they do not name; an unknown pod is told.
+    let all = drops(&shop, &["--policy", "shop/db-from-web"])?.len();
+    assert!(all >= 2, "{all}");
+    assert_eq!(
+        drops(&shop, &["--policy", "shop/db-from-web", "--limit", "1"])?.len(),
+        1
+    );
+    assert_eq!(
+        drops(&shop, &["--pod", "shop/db", "--policy", "shop/db-from-web"])?.len(),
+        all
+    );
+    for none in [
+        ["--policy", "shop/another"],
+        ["--policy", "db-from-web"],
+        ["--reason", "spoofed-source"],
+    ] {
+        assert_eq!(drops(&shop, &none)?, Vec::<Value>::new(), "{none:?}");
+    }
+    let mut command = shop.node.heddle("drops");
+    let said = shop
+        .node
+        .ns()
+        .enter(|| run_with_input(command.args(["--pod", "shop/nobody"]), ""))?;
+    assert!(!said.ok && said.stderr.contains("shop/nobody"), "{said:?}");
+
+    // The status counts what the policy denied for that pod, and people can read all of it.
+    let status = shop.node.status()?;
+    let denied = &status["denied"][0];
+    assert_eq!(denied["policy"]["name"], "db-from-web", "{status:#}");
+    assert_eq!(denied["pod"], named("shop", "db"));
+    let counted = usize::try_from(denied["packets"].as_u64().unwrap_or(0)).unwrap_or(0);
+    assert!(counted >= all, "{denied:#}");
+    let mut command = shop.node.heddle("drops");
+    let text = shop.node.ns().enter(|| run_with_input(&mut command, ""))?.stdout;
+    let line = text.lines().last().unwrap_or_default();
+    for part in [
+        "policy-denied-ingress  TCP shop/client ",
+        " -> shop/db ",
+        "default deny because shop/db-from-web selects this pod for ingress [shop/db]",
+    ] {
+        assert!(line.contains(part), "{part:?} is missing: {text}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
+    let shop = shop()?;
+    let policy = json!({
+        "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "no-web"},
+        "spec": {
+            "tier": "Admin", "priority": 10,
+            "subject": {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "client"}}}},
+            "egress": [
+                {"action": "Accept", "to": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "x"}}}}]},
+                {"name": "web is closed", "action": "Deny",
+                 "to": [{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": "web"}}}}]}
+            ]
+        }
+    });
+    shop.node.apply(&policy)?;
+    let web = shop.member("web-1")?.at(false, WEB_TARGET)?;
+    eventually("the rule denies", || {
+        refused_or_reset(&shop, web)?;
+        Ok(!drops(&shop, &["--policy", "no-web"])?.is_empty())
+    })?;
+    let check = || -> Result<(), LabError> {
+        let all = drops(&shop, &["--policy", "no-web"])?;
+        let last = all.last().unwrap_or(&Value::Null);
+        assert_eq!(last["reason"], "policy-denied-egress", "{last:#}");
+        assert_eq!(last["pod"], named("shop", "client"));
+        let policy = &last["policy"];
+        for (key, value) in [
+            ("kind", json!("ClusterNetworkPolicy")),
+            ("name", json!("no-web")),
+            ("tier", json!("Admin")),
+            ("direction", json!("egress")),
+            ("rule", json!(1)),
+            ("rule_name", json!("web is closed")),
+        ] {
+            assert_eq!(policy[key], value, "{key}: {policy:#}");
+        }
+        Ok(())
+    };
+    check()?;
+    // Through the Service the packet is shown as it came in.
+    refused_attempt(&shop, "client", Shop::service(false))?;
+    let all = drops(&shop, &["--pod", "shop/client"])?;
+    let last = all.last().unwrap_or(&Value::Null);
+    assert_eq!(last["destination"]["service"], named("shop", "web"), "{last:#}");
+
+    shop.node.delete(&policy)?;
+    let client = shop.member("client")?.pod.ns();
+    eventually("the policy is gone", || {
+        Ok(traffic::tcp_ask(client, web, "", SILENCE)? == traffic::Reach::Refused)
+    })?;
+    // Other policies come; none of them takes the blame.
+    for n in 0..5 {
+        let name = format!("later-{n}");
+        shop.node.apply(&heddle_tests::manifests::allow_only(
+            "shop",
+            &name,
+            ("app", "db"),
+            ("app", "web"),
+            1,
+        ))?;
+    }
+    eventually("they are compiled", || {
+        Ok(ask_json(&shop.node, "status", &[])?["source"]["objects"]["NetworkPolicy"] == 6)
+    })?;
+    check()
+}
+
+/// An attempt at a port where nobody listens, which is reset as long as policy lets it through.
+fn refused_or_reset(shop: &Shop, to: SocketAddr) -> Result<(), LabError> {
+    let reach = traffic::tcp_ask(shop.member("client")?.pod.ns(), to, "", SILENCE)?;
+    assert!(!reach.is_yes(), "{reach:?}");
+    Ok(())
+}
+
+#[test]
+fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> {
+    let shop = shop()?;
+    let db = shop.member("db")?.at(false, DB_PORT)?;
+    refused_attempt(&shop, "client", db)?;
+    let mut command = shop.node.heddle("drops");
+    command
+        .args([
+            "-f",
+            "0.1",
+            "--output",
+            "json",
+            "--reason",
+            "policy-denied-ingress",
+            "--limit",
+            "0",
+        ])
+        .stdout(Stdio::piped());
+    let mut child = shop
+        .node
+        .ns()
+        .enter(|| command.spawn().map_err(LabError::io("starting heddle drops")))?;
+    let Some(out) = child.stdout.take() else {
+        return Err(LabError::Reply {
+            what: "heddle drops".to_owned(),
+            detail: "it has no standard output".to_owned(),
+        });
+    };
+    // What comes now, by UDP and by another pod, is not among what was there before.
+    let read = AtomicBool::new(false);
+    let line = std::thread::scope(|threads| {
+        let (web, read) = (shop.member("web-1")?.pod.ns(), &read);
+        let sender = threads.spawn(move || {
+            while !read.load(Ordering::Acquire) {
+                traffic::udp_ask(web, db, b"x", Duration::from_millis(100))?;
+            }
+            Ok(())
+        });
+        let mut line = String::new();
+        let done = BufReader::new(out).read_line(&mut line);
+        read.store(true, Ordering::Release);
+        done.map_err(LabError::io("reading heddle drops"))?;
+        match sender.join() {
+            Ok(sent) => sent.map(|()| line),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })?;
+    let drop: Value = serde_json::from_str(&line).unwrap_or(Value::Null);
+    assert_eq!(drop["source"]["pod"], named("shop", "web-1"), "{line}");
+    assert_eq!(
+        (&drop["protocol"], &drop["destination"]["port"]),
+        (&json!("UDP"), &json!(DB_PORT))
+    );
+    interrupt(&child)?;
+    ends_well(child, "heddle drops -f")
+}
+
+#[test]
+fn without_an_agent_it_says_so() -> Result<(), LabError> {
+    let shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
+    for flags in [&[][..], &["--watch"]] {
+        let mut command = shop.node.heddle("drops");
+        let said = shop.node.ns().enter(|| run_with_input(command.args(flags), ""))?;
+        assert!(
+            !said.ok && said.stderr.contains("no heddle agent answers at"),
+            "{said:?}"
+        );
+    }
+    Ok(())
+}

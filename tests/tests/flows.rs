@@ -1,0 +1,239 @@
+//! `heddle flows`: the connections, by the names of pods and Services.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+
+use common::{BOUND, ask_json, binaries, ends_well, eventually, interrupt};
+use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
+use heddle_tests::traffic::{Conversation, Manner, Speaker, TcpServer};
+use heddle_tests::{LabError, NodePlan, run_with_input};
+use serde_json::{Value, json};
+
+fn shop() -> Result<Shop, LabError> {
+    Shop::open(binaries()?, NodePlan::new("node", 1))
+}
+
+fn flows(shop: &Shop, flags: &[&str]) -> Result<Vec<Value>, LabError> {
+    let answer = ask_json(&shop.node, "flows", flags)?;
+    assert_eq!(answer["more"], false, "{answer:#}");
+    Ok(answer["flows"].as_array().cloned().unwrap_or_default())
+}
+
+fn named(name: &str) -> Value {
+    json!({"namespace": "shop", "name": name})
+}
+
+#[test]
+fn a_live_connection_through_a_service_is_listed_until_it_ends() -> Result<(), LabError> {
+    let shop = shop()?;
+    let client = shop.member("client")?;
+    let mut servers = Vec::new();
+    for name in ["web-1", "web-2"] {
+        servers.push(TcpServer::start(shop.member(name)?.pod.ns(), WEB_TARGET, Manner::Echo)?);
+    }
+    for v6 in [false, true] {
+        let talk = Conversation::start(client.pod.ns(), Shop::service(v6), Speaker::Client)?;
+        talk.progresses(5, BOUND)?;
+        let address = Shop::service(v6).ip().to_string();
+        let chosen = [
+            "--pod",
+            "shop/client",
+            "--state",
+            "established",
+            "--address",
+            address.as_str(),
+        ];
+        let all = flows(&shop, &chosen)?;
+        let [flow] = &all[..] else {
+            return Err(LabError::Reply {
+                what: "heddle flows".to_owned(),
+                detail: format!("one connection was expected: {all:#?}"),
+            });
+        };
+        assert_eq!(flow["protocol"], "TCP");
+        assert_eq!(flow["client"]["pod"], named("client"), "{flow:#}");
+        assert_eq!(flow["client"]["address"], json!(client.attached.ip(v6)?));
+        let frontend = json!({"address": address, "port": WEB_PORT, "service": named("web")});
+        assert_eq!(flow["frontend"], frontend);
+        let server = flow["server"]["pod"]["name"].as_str().unwrap_or_default().to_owned();
+        assert!(server == "web-1" || server == "web-2", "{flow:#}");
+        assert_eq!(flow["server"]["port"], WEB_TARGET);
+        assert_eq!(flow["server"]["address"], json!(shop.member(&server)?.attached.ip(v6)?));
+        for count in ["packets_sent", "bytes_sent", "packets_received", "bytes_received"] {
+            assert!(flow[count].as_u64() >= Some(5), "{count}: {flow:#}");
+        }
+        assert!(flow["left_seconds"].as_u64() > Some(400_000), "{flow:#}");
+        let marks = ["adopted", "hairpin", "masquerade", "current"].map(|mark| flow[mark].as_bool());
+        assert_eq!(marks, [false, false, false, true].map(Some));
+
+        // By the Service, by the pod behind it, by the protocol; and not by others.
+        let behind = format!("shop/{server}");
+        for yes in [
+            &["--service", "shop/web", "--state", "established"][..],
+            &["--pod", &behind, "--state", "established"],
+            &["--protocol", "tcp", "--address", &address],
+        ] {
+            let all = flows(&shop, yes)?;
+            assert!(all.iter().any(|other| other["id"] == flow["id"]), "{yes:?}: {all:#?}");
+        }
+        for no in [&["--protocol", "udp", "--address", &address][..], &["--pod", "shop/db"]] {
+            assert_eq!(flows(&shop, no)?, Vec::<Value>::new(), "{no:?}");
+        }
+
+        talk.finish()?;
+        eventually("the connection ends", || Ok(flows(&shop, &chosen)?.is_empty()))?;
+        let ended = flows(&shop, &["--pod", "shop/client", "--address", &address])?;
+        assert!(
+            ended
+                .iter()
+                .all(|flow| ["time-wait", "closed"].iter().any(|state| flow["state"] == *state)),
+            "{ended:#?}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn many_connections_come_page_by_page_and_as_many_as_are_wanted() -> Result<(), LabError> {
+    let shop = shop()?;
+    let (client, to) = (shop.member("client")?, shop.member("web-1")?.attached.ip(false)?);
+    let many = 2500;
+    let flags = ["--pod", "shop/client", "--protocol", "UDP"];
+    // A busy machine loses some of a burst: they come again.
+    eventually("all connections are listed", || {
+        client.pod.ns().enter(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:4242").map_err(LabError::io("a socket"))?;
+            for port in 1..=many {
+                socket
+                    .send_to(b"x", (to, 10_000 + port))
+                    .map_err(LabError::io("sending"))?;
+                if port % 64 == 0 {
+                    std::thread::sleep(std::time::Duration::from_millis(2));
+                }
+            }
+            Ok(())
+        })?;
+        let all = flows(&shop, &flags)?;
+        let ports: BTreeSet<u64> = all.iter().filter_map(|flow| flow["server"]["port"].as_u64()).collect();
+        assert_eq!(ports.len(), all.len(), "a connection was listed twice");
+        Ok(ports.len() == usize::from(many))
+    })?;
+    for limit in [1, 1024, 1500] {
+        let text = limit.to_string();
+        let answer = ask_json(&shop.node, "flows", &[&flags[..], &["--limit", text.as_str()]].concat())?;
+        assert_eq!(
+            (answer["flows"].as_array().map(Vec::len), &answer["more"]),
+            (Some(limit), &json!(true))
+        );
+    }
+    // For people, and as far as somebody reads.
+    let mut command = shop.node.heddle("flows");
+    let text = shop
+        .node
+        .ns()
+        .enter(|| run_with_input(command.args(flags).args(["--limit", "3"]), ""))?
+        .stdout;
+    let lines: Vec<&str> = text.lines().collect();
+    assert!(
+        lines.len() == 4 && lines[0].starts_with("UDP  new  shop/client ") && lines[0].contains(" -> shop/web-1 "),
+        "{text}"
+    );
+    assert_eq!(lines[3], "there are more (--limit)");
+    Ok(())
+}
+
+#[test]
+fn watching_tells_what_comes_changes_and_ends() -> Result<(), LabError> {
+    let shop = shop()?;
+    let client = shop.member("client")?;
+    let _server = TcpServer::start(shop.member("web-1")?.pod.ns(), WEB_TARGET, Manner::Echo)?;
+    let mut command = shop.node.heddle("flows");
+    command
+        .args([
+            "--watch",
+            "0.1",
+            "--output",
+            "json",
+            "--pod",
+            "shop/client",
+            "--protocol",
+            "TCP",
+        ])
+        .stdout(Stdio::piped());
+    let mut child = shop
+        .node
+        .ns()
+        .enter(|| command.spawn().map_err(LabError::io("starting heddle flows")))?;
+    let Some(out) = child.stdout.take() else {
+        return Err(LabError::Reply {
+            what: "heddle flows".to_owned(),
+            detail: "it has no standard output".to_owned(),
+        });
+    };
+    let mut out = BufReader::new(out);
+    let mut next = || -> Result<Value, LabError> {
+        let mut line = String::new();
+        out.read_line(&mut line).map_err(LabError::io("reading heddle flows"))?;
+        Ok(serde_json::from_str(&line).unwrap_or_else(|_| json!(line)))
+    };
+    let to = shop.member("web-1")?.at(false, WEB_TARGET)?;
+    let talk = Conversation::start(client.pod.ns(), to, Speaker::Client)?;
+    talk.progresses(3, BOUND)?;
+    // Whatever was seen first: it is established in the end, and then closed.
+    let mut news = next()?;
+    let id = news["flow"]["id"].clone();
+    assert!(
+        id.is_string() && (news["event"] == "new" || news["event"] == "there"),
+        "{news}"
+    );
+    while news["flow"]["state"] != "established" {
+        news = next()?;
+        assert_eq!(
+            (&news["event"], &news["flow"]["id"]),
+            (&json!("changed"), &id),
+            "{news}"
+        );
+    }
+    talk.finish()?;
+    while news["flow"]["state"] != "time-wait" && news["flow"]["state"] != "closed" {
+        news = next()?;
+        assert_eq!(
+            (&news["event"], &news["flow"]["id"]),
+            (&json!("changed"), &id),
+            "{news}"
+        );
+    }
+    interrupt(&child)?;
+    ends_well(child, "heddle flows --watch")
+}
+
+#[test]
+fn what_cannot_be_answered_is_told() -> Result<(), LabError> {
+    let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
+    let ask = |shop: &Shop, flags: &[&str]| -> Result<String, LabError> {
+        let mut command = shop.node.heddle("flows");
+        let said = shop.node.ns().enter(|| run_with_input(command.args(flags), ""))?;
+        assert!(!said.ok, "{said:?}");
+        Ok(said.stderr)
+    };
+    for flags in [&[][..], &["--watch"]] {
+        let said = ask(&shop, flags)?;
+        assert!(said.contains("no heddle agent answers at"), "{said}");
+    }
+    shop.node.start_agent()?;
+    for (flags, part) in [
+        (["--pod", "shop/nobody"], "no pod shop/nobody"),
+        (["--service", "shop/none"], "no Service shop/none"),
+        (["--state", "open"], "established"),
+        (["--protocol", "quic"], "SCTP"),
+    ] {
+        let said = ask(&shop, &flags)?;
+        assert!(said.contains(part), "{said}");
+    }
+    let out = ask_json(&shop.node, "flows", &[])?;
+    assert_eq!(out["more"], false);
+    Ok(())
+}
