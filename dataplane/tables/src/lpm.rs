@@ -8,6 +8,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use heddle_wire::Ip;
 
 /// A network: an address without host bits and a length in bits of its family.
@@ -123,13 +124,17 @@ impl Bits {
 /// A prefix within a node: its bits of this octet, how many of them count, and the answer.
 type Local<V> = (u8, u8, V);
 
+/// The way down reads the first cache line of each node, the answer the second one of the last node as a rule.
 #[derive(Clone)]
+#[repr(C, align(64))]
 struct Node<V> {
+    kids: Bits,
+    children: Vec<Arc<Node<V>>>,
+    /// Fills the line.
+    _way_down: [u64; 1],
     /// Where a run of equal answers starts; bit 0 is always set when there is a prefix.
     starts: Bits,
     runs: Vec<Option<V>>,
-    kids: Bits,
-    children: Vec<Arc<Node<V>>>,
     /// What the runs are made of, sorted by length; read by changes only.
     prefixes: Vec<Local<V>>,
 }
@@ -137,10 +142,11 @@ struct Node<V> {
 impl<V: Copy + PartialEq> Node<V> {
     const fn new() -> Self {
         Self {
-            starts: Bits([0; 4]),
-            runs: Vec::new(),
             kids: Bits([0; 4]),
             children: Vec::new(),
+            _way_down: [0],
+            starts: Bits([0; 4]),
+            runs: Vec::new(),
             prefixes: Vec::new(),
         }
     }
@@ -233,15 +239,17 @@ impl<V: Copy + PartialEq> Lpm<V> {
         } else {
             (&self.v6, &octets[..])
         };
-        let mut best = None;
+        let mut way = ArrayVec::<(&Node<V>, u8), 16>::new();
         for &octet in octets {
-            best = node.answer(octet).or(best);
+            if way.try_push((node, octet)).is_err() {
+                break;
+            }
             match node.child(octet) {
                 Some(child) => node = child,
                 None => break,
             }
         }
-        best
+        way.iter().rev().find_map(|(node, octet)| node.answer(*octet))
     }
 
     /// The value of exactly this prefix.
