@@ -15,7 +15,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use heddle_model::{Cluster, ObjectKey, ServiceType, TrafficPolicy};
+use heddle_model::{Change, Cluster, ObjectKey, Service, ServiceType, TrafficPolicy};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -58,6 +58,25 @@ pub fn wanted(cluster: &Cluster, node: &str) -> BTreeMap<u16, Health> {
         wanted.entry(port.get()).or_insert(health);
     }
     wanted
+}
+
+/// Whether a change can reach what a port answers: few Services have a health check, and their endpoints change often.
+/// `cluster` is the state afterwards.
+#[must_use]
+pub fn concerns(cluster: &Cluster, change: &Change) -> bool {
+    let has_check = |service: &Arc<Service>| service.health_check_node_port.is_some();
+    match change {
+        Change::Service(delta) => delta.before.iter().chain(&delta.after).any(has_check),
+        Change::EndpointSlice(delta) => {
+            let mut services = delta
+                .before
+                .iter()
+                .chain(&delta.after)
+                .filter_map(|slice| slice.service.as_ref());
+            services.any(|key| cluster.service(key).is_some_and(has_check))
+        }
+        _ => false,
+    }
 }
 
 #[derive(Debug)]
@@ -204,6 +223,26 @@ mod tests {
             [local("n1"), local("n2"), local("n3")],
             [[(32_000, 1)], [(32_000, 1)], [(32_000, 0)]]
         );
+    }
+
+    #[test]
+    fn only_services_with_a_health_check_and_their_endpoints_are_looked_at() {
+        let mut plain = service("plain", "Cluster", 1);
+        plain["spec"].as_object_mut().unwrap().remove("healthCheckNodePort");
+        let mut cluster = cluster(&[service("web", "Local", 32_000), plain]);
+        let mut take = |object: &Value| {
+            let Decoded::Object(object) = decode(object).unwrap() else {
+                panic!("a kind that is not read");
+            };
+            let origin = "test".into();
+            let changes = cluster.apply(heddle_model::Event::Upsert { origin, object });
+            changes.objects.iter().any(|change| concerns(&cluster, change))
+        };
+        let endpoints = json!([{"addresses": ["10.0.1.1"], "nodeName": "n1"}]);
+        assert!(take(&slice("web", &endpoints)));
+        assert!(!take(&slice("plain", &endpoints)));
+        // One that loses its check closes a port.
+        assert!(take(&service("web", "Cluster", 32_000)));
     }
 
     #[test]

@@ -166,6 +166,19 @@ fn check_answer(out: &[u8], built: Result<usize, BuildError>) -> Option<Parsed> 
     }
 }
 
+/// What workers do in one pass is what its parts do one after the other.
+fn check_forward(data: &[u8], p: &Parsed, new: &Tuple, deltas: Deltas) {
+    let macs = (MacAddr([2, 1, 1, 1, 1, 1]), MacAddr::GATEWAY);
+    for to in [None, Some((new, deltas))] {
+        let (mut one, mut parts) = (data.to_vec(), data.to_vec());
+        let expected = rewrite::set_macs(&mut parts, macs.0, macs.1)
+            && rewrite::decrement_ttl(&mut parts, p)
+            && to.is_none_or(|(new, deltas)| rewrite::translate(&mut parts, p, new, deltas));
+        assert_eq!(rewrite::forward(&mut one, p, macs, to), expected, "{p:?}");
+        assert!(!expected || one == parts, "{p:?}");
+    }
+}
+
 fn check_rewrites(data: &[u8], p: &Parsed) {
     let v4 = p.l3 == L3::V4;
     let (a, b) = if v4 {
@@ -215,6 +228,7 @@ fn check_rewrites(data: &[u8], p: &Parsed) {
             assert_eq!(again, Ok((p.translated(&Tuple { src: a, dst: b, ..old }), Ok(quote))));
         }
     }
+    check_forward(data, p, &new, deltas);
     let mut frame = data.to_vec();
     if rewrite::decrement_ttl(&mut frame, p) {
         assert_eq!(parse(&frame, frame.len()), Ok(Parsed { ttl: p.ttl - 1, ..*p }));

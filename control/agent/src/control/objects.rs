@@ -58,7 +58,12 @@ impl Control {
             self.apply_plan();
         }
         self.build(first);
-        if first || changes.objects.iter().any(concerns_health) {
+        if first
+            || changes
+                .objects
+                .iter()
+                .any(|change| health::concerns(&self.cluster, change))
+        {
             self.check_health();
         }
         self.dirty = false;
@@ -283,11 +288,6 @@ impl Control {
 /// Whether a change can reach the host port: pods and policies, most of all changes, cannot.
 const fn concerns_host(change: &Change) -> bool {
     matches!(change, Change::Node(_) | Change::Service(_) | Change::ServiceCidr(_))
-}
-
-/// Whether a change can reach what a health check answers.
-const fn concerns_health(change: &Change) -> bool {
-    matches!(change, Change::Service(_) | Change::EndpointSlice(_))
 }
 
 fn prefix(range: IpNet) -> Prefix {

@@ -60,12 +60,12 @@ fn pass(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, inner: &Inner, plan: 
     let Some(to) = plan.endpoint() else {
         return Verdict::drop(DropReason::NoRoute);
     };
-    let Some(endpoint) = cx.snapshot.endpoint(to) else {
+    let Some(exit) = cx.snapshot.exit(to) else {
         return Verdict::drop(DropReason::PortClosed);
     };
     let back = plan.rewrite.to;
     let head = packet.bytes_mut(cx.store);
-    let mut whole = rewrite::set_macs(head, endpoint.mac, MacAddr::GATEWAY) && rewrite::decrement_ttl(head, p);
+    let mut whole = rewrite::forward(head, p, (exit.mac, MacAddr::GATEWAY), None);
     if plan.nat {
         // The other end speaks under the name that the opener knows; a router on the way under its own.
         let src = if p.src == inner.dst { back.src } else { p.src };

@@ -190,16 +190,7 @@ impl<P: Port> Worker<P> {
     #[inline]
     fn settle(&mut self, now: Millis) {
         loop {
-            while let Some((packet, ingress, reason)) = self.stages.give_up() {
-                discard(
-                    packet,
-                    ingress,
-                    false,
-                    Denial::new(reason),
-                    &mut self.pool,
-                    &self.counters,
-                );
-            }
+            self.drop_given_up();
             let Some(ingress) = self.stages.release(&mut self.batch) else {
                 return;
             };
@@ -217,6 +208,21 @@ impl<P: Port> Worker<P> {
                     discard(packet, ingress.port, false, closed, pool, counters);
                 }),
             }
+        }
+    }
+
+    /// Drops the held fragments that nobody waits for any more.
+    #[inline]
+    fn drop_given_up(&mut self) {
+        while let Some((packet, ingress, reason)) = self.stages.give_up() {
+            discard(
+                packet,
+                ingress,
+                false,
+                Denial::new(reason),
+                &mut self.pool,
+                &self.counters,
+            );
         }
     }
 
@@ -324,16 +330,7 @@ impl<P: Port> Worker<P> {
     /// Takes a port out, with nothing of it left here.
     fn remove(&mut self, number: PortNo) -> Option<(P, PortRole)> {
         self.stages.close(number);
-        while let Some((packet, ingress, reason)) = self.stages.give_up() {
-            discard(
-                packet,
-                ingress,
-                false,
-                Denial::new(reason),
-                &mut self.pool,
-                &self.counters,
-            );
-        }
+        self.drop_given_up();
         let (port, role) = self.ports.remove(number, &mut self.pool, &self.counters)?;
         if let Some(fd) = port.wait_fd() {
             self.inbox.sleeper().unwatch(fd);

@@ -189,7 +189,8 @@ fn forward_v6(frame: &mut [u8], (dst, src): (MacAddr, MacAddr), to: Option<(&Tup
     true
 }
 
-/// Sets addresses and ports to those of `new` and applies `deltas` to the checksums.
+/// Sets addresses and ports to those of `new` and applies `deltas` to the checksums: a part of [`forward`], which does it in
+/// the same pass as the rest.
 ///
 /// Of a later fragment the addresses alone are changed. `false` where it cannot be done, and the packet is to be dropped:
 /// `new` is of the other family, or the ports of a fragmented SCTP packet would change (its CRC32c covers what is not here).
