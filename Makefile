@@ -15,11 +15,14 @@ LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 
 # command:package, then packages without a command of their own
 COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool ip:iproute2 ping:iputils-ping \
-	ethtool:ethtool iperf3:iperf3 nft:nftables valgrind:valgrind
+	ethtool:ethtool iperf3:iperf3 nft:nftables
 HEADERS := /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
 
 help: ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+# Only the instruction budget needs it.
+test instructions: COMMANDS += valgrind:valgrind
 
 demo: deps build ## heddle's main job on real traffic, in namespaces of its own
 	@$(SUDO) $(BIN)/heddle demo $(DEMO_FLAGS)

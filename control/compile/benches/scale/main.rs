@@ -8,6 +8,7 @@
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
 
 mod cluster;
+mod cold;
 mod policy;
 mod report;
 mod services;

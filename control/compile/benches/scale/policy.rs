@@ -7,7 +7,8 @@ use criterion::Criterion;
 use heddle_model::{Event, NetworkPolicy, Object, ObjectRef, Peer, Pod, PolicyRule};
 
 use crate::cluster::{self, Size, World, app, key, labels, matching, namespace, pod, policy, tcp};
-use crate::report::{Report, cpu_time, median, millis, time};
+use crate::cold::{self, Case};
+use crate::report::{Report, cpu_time, time};
 
 const SIZES: [(&str, Size); 3] = [
     (
@@ -202,41 +203,15 @@ fn once(world: &mut World, event: Event, reaches: Reaches, case: &str) -> Durati
     took
 }
 
-/// The first tables, part by part.
-fn cold(size: Size, parts: &RefCell<[Vec<Duration>; 3]>) -> Duration {
-    let objects: Vec<Object> = cluster::objects(size).collect();
-    let mut world = World::new();
-    let began = cpu_time();
-    let changes = world.apply(objects);
-    let applied = cpu_time() - began;
-    world.compiler.apply_changes(&world.cluster, &changes);
-    drop(changes);
-    world.attach(size);
-    let taken = cpu_time() - began;
-    world.compiler.build();
-    let built = cpu_time() - began;
-    for (part, took) in parts
-        .borrow_mut()
-        .iter_mut()
-        .zip([applied, taken - applied, built - taken])
-    {
-        part.push(took);
-    }
-    built
-}
-
 pub fn run(criterion: &mut Criterion, report: &mut Report) {
     for (name, size) in SIZES {
-        let parts = RefCell::default();
-        time(criterion, report, ("policy/cold", name), || cold(size, &parts));
-        for (part, times) in ["model", "taking changes in", "build"]
-            .iter()
-            .zip(&mut parts.into_inner())
-        {
-            if !times.is_empty() {
-                report.note(&format!("  of it {part}"), millis(median(times)));
-            }
-        }
+        let case = Case {
+            name: "policy/cold",
+            size: name,
+            whose: "",
+        };
+        let objects = || cluster::objects(size).collect();
+        cold::run(criterion, report, &case, objects, |world| world.attach(size));
         let mut world = None;
         for pair in pairs(size) {
             let mut forth = false;

@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::Duration;
 
 use criterion::Criterion;
 use heddle_model::{
@@ -11,7 +10,8 @@ use heddle_model::{
 };
 
 use crate::cluster::{World, port};
-use crate::report::{Report, cpu_time, median, millis, time};
+use crate::cold::{self, Case};
+use crate::report::{Report, cpu_time, time};
 
 const SIZES: [(&str, u32); 3] = [("100", 100), ("3k", 3_000), ("30k", 30_000)];
 const ENDPOINTS: u32 = 4;
@@ -85,27 +85,6 @@ fn objects(count: u32) -> impl Iterator<Item = Object> {
     services.chain((0..count).map(|no| slice(no, 0).into()))
 }
 
-fn cold(count: u32, parts: &RefCell<[Vec<Duration>; 3]>) -> Duration {
-    let objects: Vec<Object> = objects(count).collect();
-    let mut world = World::new();
-    let began = cpu_time();
-    let changes = world.apply(objects);
-    let applied = cpu_time() - began;
-    world.compiler.apply_changes(&world.cluster, &changes);
-    drop(changes);
-    let taken = cpu_time() - began;
-    world.compiler.build();
-    let built = cpu_time() - began;
-    for (part, took) in parts
-        .borrow_mut()
-        .iter_mut()
-        .zip([applied, taken - applied, built - taken])
-    {
-        part.push(took);
-    }
-    built
-}
-
 fn world(count: u32) -> World {
     let mut world = World::new();
     let changes = world.apply(objects(count));
@@ -116,16 +95,12 @@ fn world(count: u32) -> World {
 
 pub fn run(criterion: &mut Criterion, report: &mut Report) {
     for (name, count) in SIZES {
-        let parts = RefCell::default();
-        time(criterion, report, ("services/cold", name), || cold(count, &parts));
-        for (part, times) in ["model", "taking changes in, tables", "build"]
-            .iter()
-            .zip(&mut parts.into_inner())
-        {
-            if !times.is_empty() {
-                report.note(&format!("  Services, of it {part}"), millis(median(times)));
-            }
-        }
+        let case = Case {
+            name: "services/cold",
+            size: name,
+            whose: "Services, ",
+        };
+        cold::run(criterion, report, &case, || objects(count).collect(), |_| {});
         let mut made = None;
         let mut version = 0;
         time(criterion, report, ("services/one endpoint changed", name), || {

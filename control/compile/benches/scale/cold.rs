@@ -1,0 +1,55 @@
+//! The first tables of a cluster, and how long each part of the way to them takes.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use criterion::Criterion;
+use heddle_model::Object;
+
+use crate::cluster::World;
+use crate::report::{Report, cpu_time, median, millis, time};
+
+const PARTS: [&str; 3] = ["model", "taking changes in", "build"];
+
+/// What is timed: the case and the size as the report names them, and whose parts these are.
+pub struct Case<'a> {
+    pub name: &'a str,
+    pub size: &'a str,
+    pub whose: &'a str,
+}
+
+/// Times the way from `objects` to the first tables; `attach` says which pods are local.
+pub fn run(
+    criterion: &mut Criterion,
+    report: &mut Report,
+    case: &Case<'_>,
+    objects: impl Fn() -> Vec<Object>,
+    attach: impl Fn(&mut World),
+) {
+    let parts: RefCell<[Vec<Duration>; PARTS.len()]> = RefCell::default();
+    time(criterion, report, (case.name, case.size), || {
+        let objects = objects();
+        let mut world = World::new();
+        let began = cpu_time();
+        let changes = world.apply(objects);
+        let applied = cpu_time() - began;
+        world.compiler.apply_changes(&world.cluster, &changes);
+        drop(changes);
+        attach(&mut world);
+        let taken = cpu_time() - began;
+        world.compiler.build();
+        let built = cpu_time() - began;
+        let took = [applied, taken - applied, built - taken];
+        parts
+            .borrow_mut()
+            .iter_mut()
+            .zip(took)
+            .for_each(|(part, took)| part.push(took));
+        built
+    });
+    for (part, times) in PARTS.iter().zip(&mut parts.into_inner()) {
+        if !times.is_empty() {
+            report.note(&format!("  {}of it {part}", case.whose), millis(median(times)));
+        }
+    }
+}
