@@ -1,6 +1,6 @@
 //! What the stages of one burst share.
 
-use heddle_flow::{FlowTable, Millis, Origin};
+use heddle_flow::{FlowTable, FlowView, Millis, Origin};
 use heddle_port::{FrameStore, Packet, PortNo, WorkerPool};
 use heddle_tables::{Endpoint, EndpointNo, Generation, Snapshot};
 
@@ -153,5 +153,12 @@ impl<'a> Context<'a> {
     pub(crate) fn generations(&self, endpoints: [EndpointNo; 2]) -> Option<[Generation; 2]> {
         let [a, b] = endpoints;
         Some([self.snapshot.exit(a)?.generation, self.snapshot.exit(b)?.generation])
+    }
+
+    /// Whether an entry was evaluated under the tables as they are, and in this start of the agent.
+    #[inline]
+    pub(crate) fn is_current(&self, view: &FlowView) -> bool {
+        self.generations(view.endpoints)
+            .is_some_and(|now| view.is_current(self.flows.start(), now))
     }
 }

@@ -94,10 +94,7 @@ fn follow(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) 
     else {
         return without_flow;
     };
-    let current = cx
-        .generations(hit.view.endpoints)
-        .is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
-    if !current {
+    if !cx.is_current(&hit.view) {
         cx.stages.slow += 1;
         hit = match judge::again(cx, key, &hit) {
             Ok(Some(hit)) => hit,

@@ -39,10 +39,7 @@ pub(crate) fn error(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     if p.dst != inner.src {
         return Verdict::drop(DropReason::IcmpWithoutFlow);
     }
-    let current = cx
-        .generations(hit.view.endpoints)
-        .is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
-    if !current {
+    if !cx.is_current(&hit.view) {
         match judge::again(cx, key, &hit) {
             Ok(Some(_)) => {}
             Ok(None) => return Verdict::drop(DropReason::IcmpWithoutFlow),

@@ -34,10 +34,7 @@ pub(crate) fn found(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
         cx.stages.slow += 1;
         return miss::open(cx, packet, p, key, Some(hit.slot));
     }
-    let current = cx
-        .generations(hit.view.endpoints)
-        .is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
-    if !current {
+    if !cx.is_current(&hit.view) {
         cx.stages.slow += 1;
         return judge::stale(cx, packet, p, key, hit);
     }
@@ -61,12 +58,10 @@ pub(crate) fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key:
 /// another worker. A new one of the same tuple may stand in its place.
 #[cold]
 fn replaced(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) -> Verdict {
-    let successor = cx.flows.find_tuple(&key.tuple, key.proto, cx.now).filter(|hit| {
-        let current = cx
-            .generations(hit.view.endpoints)
-            .is_some_and(|g| hit.view.is_current(cx.flows.start(), g));
-        hit.view.origin == key.origin && current
-    });
+    let successor = cx
+        .flows
+        .find_tuple(&key.tuple, key.proto, cx.now)
+        .filter(|hit| hit.view.origin == key.origin && cx.is_current(&hit.view));
     match successor {
         Some(hit) => {
             cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags);
