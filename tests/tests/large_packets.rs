@@ -150,6 +150,9 @@ fn a_large_datagram_reaches_a_pod_of_the_same_node_in_one_piece() -> Result<(), 
     let shop = pair("0")?;
     let (web, client) = (shop.member("web-1")?, shop.member("client")?);
     let datagram: Vec<u8> = (0..50_000_u32).map(|n| (n * 7 + n / 256) as u8).collect();
+    // What a pod's kernel says when its link comes up may find its port before its policy.
+    let dropped = || -> Result<_, LabError> { Ok(port(&shop.node.status()?, "pod:shop/client")["dropped"].clone()) };
+    let before = dropped()?;
     for v6 in [false, true] {
         let receiver = web.pod.ns().enter(|| {
             let socket = UdpSocket::bind(SocketAddr::from(([0_u16; 8], 5200))).map_err(LabError::io("binding"))?;
@@ -171,12 +174,7 @@ fn a_large_datagram_reaches_a_pod_of_the_same_node_in_one_piece() -> Result<(), 
         let (n, _) = receiver.recv_from(&mut heard).map_err(LabError::io("receiving"))?;
         assert!(heard[..n] == datagram, "{n} octets arrived");
     }
-    let status = shop.node.status()?;
-    assert_eq!(
-        port(&status, "pod:shop/client")["dropped"],
-        serde_json::json!({}),
-        "{status:#}"
-    );
+    assert_eq!(dropped()?, before, "none of the datagrams was dropped");
     Ok(())
 }
 
