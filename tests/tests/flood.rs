@@ -35,6 +35,8 @@ fn a_flood_of_small_or_large_packets_leaves_others_half_of_their_rate() -> Resul
         .max()
         .unwrap_or(1500);
 
+    // What a pod's kernel says when its link comes up may find its port before its policy.
+    let at_first = drops(&node.status()?, "pod:flood/calm", "");
     let quiet = rate(|| send(calm.ns(), (to, PORT).into(), CALM_SIZE, CALM, TIME), &sink)?;
     println!("nobody floods: {quiet:?}");
     for size in [0, usize::try_from(mtu - HEADERS).unwrap_or(1472)] {
@@ -62,7 +64,7 @@ fn a_flood_of_small_or_large_packets_leaves_others_half_of_their_rate() -> Resul
         );
         assert_eq!(
             drops(&status, "pod:flood/calm", ""),
-            0,
+            at_first,
             "none of the calm pod's was dropped by heddle"
         );
     }
