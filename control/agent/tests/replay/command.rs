@@ -88,7 +88,14 @@ fn frames_run_in_the_order_of_their_times_and_the_same_way_each_time() {
     let names: Vec<&String> = report["ports"].as_object().unwrap().keys().collect();
     assert_eq!(
         names,
-        ["host", "pod:shop/client", "pod:shop/closed", "pod:shop/web", "uplink"]
+        [
+            "host",
+            "pod:shop/client",
+            "pod:shop/closed",
+            "pod:shop/web",
+            "pod:shop/web-2",
+            "uplink"
+        ]
     );
     assert_eq!(json_of(&heddle(&two, &inputs)), report);
     let files = |dir: &Path| -> Vec<(String, Vec<u8>)> {
@@ -121,7 +128,7 @@ fn what_cannot_be_replayed_is_told() {
         (
             "pod:shop/nobody",
             &client,
-            "it has: pod:shop/client, pod:shop/closed, pod:shop/web, host",
+            "it has: pod:shop/client, pod:shop/closed, pod:shop/web, pod:shop/web-2, host",
         ),
         ("uplink", &client, "give them to host"),
         ("pod:shop/client", &absent, "absent.pcap: No such file"),

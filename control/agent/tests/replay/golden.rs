@@ -1,4 +1,8 @@
-//! The golden packets: each protocol, both families, both directions, errors, refusals.
+//! The golden packets: each protocol, both families, both directions, errors, fragments, refusals.
+
+mod errors;
+mod fragments;
+mod frontends;
 
 use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{Ip, MacAddr, TcpFlags};
@@ -7,6 +11,7 @@ use super::story::{Step, step, tale};
 
 const CLIENT: &str = "pod:shop/client";
 const WEB: &str = "pod:shop/web";
+const HOST: &str = "host";
 
 /// Addresses of one family.
 struct Family {
@@ -16,8 +21,19 @@ struct Family {
     service: Ip,
     own_service: Ip,
     empty: Ip,
+    /// The address outside of a Service of type LoadBalancer with `externalTrafficPolicy: Local`.
+    balancer: Ip,
+    /// A Service with session affinity and two endpoints.
+    sticky: Ip,
+    /// A Service that no pod serves.
+    plain: Ip,
+    /// A Service with `internalTrafficPolicy: Local` and an endpoint elsewhere.
+    elsewhere: Ip,
+    node: Ip,
+    other_node: Ip,
     outside: Ip,
     gateway: Ip,
+    masquerade: Ip,
 }
 
 fn families() -> [Family; 2] {
@@ -29,8 +45,15 @@ fn families() -> [Family; 2] {
             service: ip("10.96.0.80"),
             own_service: ip("10.96.0.81"),
             empty: ip("10.96.0.82"),
+            balancer: ip("198.51.100.5"),
+            sticky: ip("10.96.0.84"),
+            plain: ip("10.96.0.85"),
+            elsewhere: ip("10.96.0.86"),
+            node: ip("192.0.2.1"),
+            other_node: ip("192.0.2.2"),
             outside: ip("203.0.113.7"),
             gateway: ip("169.254.1.1"),
+            masquerade: ip("10.1.0.2"),
         },
         Family {
             client: ip("fd00:1::10"),
@@ -39,8 +62,15 @@ fn families() -> [Family; 2] {
             service: ip("fd00:96::80"),
             own_service: ip("fd00:96::81"),
             empty: ip("fd00:96::82"),
+            balancer: ip("2001:db8:5::5"),
+            sticky: ip("fd00:96::84"),
+            plain: ip("fd00:96::85"),
+            elsewhere: ip("fd00:96::86"),
+            node: ip("2001:db8::1"),
+            other_node: ip("2001:db8::2"),
             outside: ip("2001:db8:ffff::7"),
             gateway: ip("fe80::1"),
+            masquerade: ip("fd00:1::2"),
         },
     ]
 }
@@ -48,6 +78,11 @@ fn families() -> [Family; 2] {
 /// A packet that a pod sends: its MAC ends in its first IPv4 address.
 fn from(pod: u8, src: Ip, dst: Ip) -> Packet {
     Packet::new(MacAddr([2, 0, 10, 1, 0, pod]), MacAddr::GATEWAY, src, dst)
+}
+
+/// A packet that the host port brings: of the node's own processes, or routed by its kernel.
+fn by_host(src: Ip, dst: Ip) -> Packet {
+    Packet::new(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr::GATEWAY, src, dst)
 }
 
 fn play(name: &str, steps: impl Fn(&Family) -> Vec<Step>) {
@@ -143,6 +178,20 @@ fn sctp_through_a_cluster_ip() {
                 WEB,
                 from(20, f.web, f.client).sctp(9999, 40_002, 8, b"\x02\x00\x00\x04"),
             ),
+            step(
+                "a veth leaves the CRC at zero: it is made, there",
+                CLIENT,
+                from(10, f.client, f.service)
+                    .partial()
+                    .sctp(40_002, 99, 7, b"\x0a\x00\x00\x04"),
+            ),
+            step(
+                "and back",
+                WEB,
+                from(20, f.web, f.client)
+                    .partial()
+                    .sctp(9999, 40_002, 8, b"\x0b\x00\x00\x04"),
+            ),
         ]
     });
 }
@@ -207,6 +256,16 @@ fn refused_and_denied() {
                 "no endpoints: port unreachable",
                 CLIENT,
                 to(f.empty).udp(40_004, 53, b"x"),
+            ),
+            step(
+                "no endpoints, SCTP: port unreachable",
+                CLIENT,
+                to(f.empty).sctp(40_004, 99, 7, b"\x01\x00\x00\x04"),
+            ),
+            step(
+                "endpoints elsewhere only, where the traffic policy wants one of this node: silence",
+                CLIENT,
+                to(f.elsewhere).tcp(40_004, 80, TcpFlags::SYN, 5, 0, b""),
             ),
             step(
                 "no such port",

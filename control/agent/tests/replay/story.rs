@@ -1,5 +1,6 @@
 //! Frames one after another through the node of `cluster`, and their tale: each with what became of it and what left.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::BufReader;
 use std::path::Path;
@@ -11,7 +12,8 @@ use heddle_agent::replay::node::{Node, Shape};
 use heddle_agent::replay::report::{PortReport, Report};
 use heddle_agent::simulate::{Rules, World};
 use heddle_port::{Capture, Captured};
-use heddle_wire::testing::assert_valid;
+use heddle_wire::parse;
+use heddle_wire::testing::{assert_valid, reassemble};
 
 use super::told::told;
 
@@ -23,17 +25,35 @@ pub struct Step {
     pub port: &'static str,
     /// The frame.
     pub frame: Vec<u8>,
+    /// How long after the one before it: a millisecond, if nothing is said.
+    pub after: Duration,
 }
 
-pub fn step(what: &'static str, port: &'static str, frame: Vec<u8>) -> Step {
-    Step { what, port, frame }
+impl Step {
+    /// So many seconds later.
+    pub fn after(self, seconds: u64) -> Self {
+        Self {
+            after: Duration::from_secs(seconds),
+            ..self
+        }
+    }
+}
+
+pub const fn step(what: &'static str, port: &'static str, frame: Vec<u8>) -> Step {
+    Step {
+        what,
+        port,
+        frame,
+        after: Duration::from_millis(1),
+    }
 }
 
 pub fn cluster() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/replay/cluster"))
 }
 
-/// Plays the steps, a millisecond each, and tells them. Every frame that leaves is verified by etherparse.
+/// Plays the steps and tells them. Every frame that leaves is verified by etherparse, and every datagram of which all
+/// fragments leave.
 pub fn tale(steps: &[Step]) -> String {
     let out = tempfile::tempdir().unwrap();
     let mut world = World::new();
@@ -50,28 +70,47 @@ pub fn tale(steps: &[Step]) -> String {
     };
     let mut node = Node::new(&shape, &Inputs::open(&[]).unwrap()).unwrap();
     let mut ends = Vec::new();
-    for (n, step) in steps.iter().enumerate() {
+    let mut at = Duration::ZERO;
+    for step in steps {
         let before = node.report();
+        at += step.after;
         let captured = Captured {
-            at: Duration::from_millis(n as u64),
+            at,
             frame: step.frame.clone(),
         };
         node.receive(node.find(step.port).unwrap(), &captured).unwrap();
-        ends.push(end(&before, &node.report(), step.port));
+        ends.push((at, end(&before, &node.report(), step.port)));
     }
     node.finish().unwrap();
     let left = left(out.path());
+    verify_datagrams(&left);
     let mut tale = String::new();
-    for (n, (step, end)) in steps.iter().zip(ends).enumerate() {
+    for (step, (at, end)) in steps.iter().zip(ends) {
         tale += &format!("# {}\n{}: {}\n  {end}\n", step.what, step.port, told(&step.frame));
-        for (port, captured) in &left {
-            if captured.at == Duration::from_millis(n as u64) {
-                assert_valid(&captured.frame);
-                tale += &format!("  {port}: {}\n", told(&captured.frame));
-            }
+        for (port, captured) in left.iter().filter(|(_, captured)| captured.at == at) {
+            assert_valid(&captured.frame);
+            tale += &format!("  {port}: {}\n", told(&captured.frame));
         }
     }
     tale
+}
+
+/// Fragments that leave by one port for one datagram, put together: the checksum of the whole holds. One whose end never
+/// left is none.
+fn verify_datagrams(left: &[(String, Captured)]) {
+    let mut datagrams = BTreeMap::<_, (Vec<Vec<u8>>, bool)>::new();
+    for (port, captured) in left {
+        let p = parse(&captured.frame, captured.frame.len()).unwrap();
+        if p.is_fragment() {
+            let of = (port, p.src, p.dst, p.fragment_id);
+            let (fragments, ended) = datagrams.entry(of).or_default();
+            fragments.push(captured.frame.clone());
+            *ended |= !p.more_fragments;
+        }
+    }
+    for (fragments, _) in datagrams.values().filter(|(_, ended)| *ended) {
+        assert_valid(&reassemble(fragments).expect("all fragments of what left"));
+    }
 }
 
 /// How the one frame that came in ended.

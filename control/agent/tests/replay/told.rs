@@ -17,7 +17,8 @@ pub fn told(frame: &[u8]) -> String {
     };
     if p.is_fragment() {
         let more = if p.more_fragments { " and more" } else { "" };
-        text += &format!(", octets from {}{more}", p.fragment_offset);
+        let end = usize::from(p.fragment_offset) + p.l4_len();
+        text += &format!(", octets {} to {end}{more}", p.fragment_offset);
     }
     format!("{text}, ttl {}", p.ttl)
 }
