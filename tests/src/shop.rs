@@ -55,7 +55,10 @@ impl Shop {
     /// # Errors
     /// A step of the system failed.
     pub fn new(binaries: Binaries, plan: NodePlan) -> Result<Self, LabError> {
-        let lab = Lab::new(binaries)?;
+        Self::new_in(Lab::new(binaries)?, plan)
+    }
+
+    fn new_in(lab: Lab, plan: NodePlan) -> Result<Self, LabError> {
         let node = lab.node(plan)?;
         node.apply(&manifests::service_cidr(&["10.96.0.0/16", "fd00:10:96::/112"]))?;
         node.apply(&manifests::namespace("shop"))?;
@@ -85,7 +88,15 @@ impl Shop {
     /// # Errors
     /// A step failed.
     pub fn open(binaries: Binaries, plan: NodePlan) -> Result<Self, LabError> {
-        let mut shop = Self::new(binaries, plan)?;
+        Self::open_in(Lab::new(binaries)?, plan)
+    }
+
+    /// The same in a laboratory that has something already, as a configuration file.
+    ///
+    /// # Errors
+    /// A step failed.
+    pub fn open_in(lab: Lab, plan: NodePlan) -> Result<Self, LabError> {
+        let mut shop = Self::new_in(lab, plan)?;
         shop.node.start_agent()?;
         for (name, app) in [("web-1", "web"), ("web-2", "web"), ("client", "client"), ("db", "db")] {
             shop.join(name, app)?;

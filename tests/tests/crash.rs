@@ -1,0 +1,266 @@
+//! The agent is killed in the middle of thousands of new connections, again and again: the next one takes the flow table
+//! over, nothing torn is served, live connections go on, and no place in the table is lost for good.
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::{BOUND, ask_json, binaries, eventually};
+use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
+use heddle_tests::traffic::{Conversation, Manner, Speaker, TcpServer};
+use heddle_tests::udp::UdpServer;
+use heddle_tests::{Lab, LabError, NetNs, NodePlan, manifests};
+use nix::sys::signal::Signal;
+use serde_json::{Value, json};
+
+/// Connections that the table has room for; two entries each.
+const CAPACITY: u64 = 32_000;
+/// The agents that are killed, and the connections made at least under each before it is.
+const ROUNDS: u64 = 5;
+const EACH: u64 = 1000;
+const DNS: u16 = 53;
+const DNS_TARGET: u16 = 5353;
+/// Service shop/mixed: TCP and UDP to both web pods.
+const MIXED: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 96, 0, 82)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x82)),
+];
+const WEBS: [&str; 2] = ["web-1", "web-2"];
+
+/// Two workers and a small table; one pod may have nearly all of it.
+fn open() -> Result<Shop, LabError> {
+    let lab = Lab::new(binaries()?)?;
+    let config = lab.dir().join("small-table.yaml");
+    let text = format!("connections: {CAPACITY}\nconnectionsPerPod: {CAPACITY}\n");
+    std::fs::write(&config, text).map_err(LabError::io("writing small-table.yaml"))?;
+    let mut plan = NodePlan::new("node", 1);
+    plan.cores = "0,1".to_owned();
+    plan.flags = vec!["--config".to_owned(), config.display().to_string()];
+    let shop = Shop::open_in(lab, plan)?;
+    let mut service = manifests::service("shop", "mixed", &MIXED, WEB_PORT, WEB_TARGET);
+    service["spec"]["ports"] = json!([
+        {"name": "main", "protocol": "TCP", "port": WEB_PORT, "targetPort": WEB_TARGET},
+        {"name": "dns", "protocol": "UDP", "port": DNS, "targetPort": DNS_TARGET},
+    ]);
+    shop.node.apply(&service)?;
+    for v6 in [false, true] {
+        let mut endpoints = Vec::new();
+        for name in WEBS {
+            endpoints.push((shop.member(name)?.attached.ip(v6)?, name));
+        }
+        let mut slice = manifests::endpoint_slice("shop", "mixed", v6, WEB_TARGET, &endpoints);
+        slice["ports"] = json!([
+            {"name": "main", "protocol": "TCP", "port": WEB_TARGET},
+            {"name": "dns", "protocol": "UDP", "port": DNS_TARGET},
+        ]);
+        shop.node.apply(&slice)?;
+    }
+    // Shop/web has four backends, this one eight.
+    eventually("the tables have the endpoints", || {
+        Ok(shop.node.status()?["tables"]["backends"].as_u64() == Some(12))
+    })?;
+    Ok(shop)
+}
+
+/// What those who open connections are told, and tell.
+#[derive(Default)]
+struct Openers {
+    opening: AtomicBool,
+    done: AtomicBool,
+    opened: AtomicU64,
+}
+
+impl Openers {
+    /// Waits until connections are to be opened; whether there will be more.
+    fn next(&self) -> bool {
+        while !self.opening.load(Ordering::Acquire) {
+            if self.done.load(Ordering::Acquire) {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+
+    fn count(&self) {
+        self.opened.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// Makes a UDP connection of each source port, a word on each.
+fn open_udp(client: &NetNs, to: SocketAddr, openers: &Openers) -> Result<(), LabError> {
+    client.enter(|| {
+        let (any, ports): (IpAddr, _) = if to.is_ipv4() {
+            (Ipv4Addr::UNSPECIFIED.into(), 10_000..20_000)
+        } else {
+            (Ipv6Addr::UNSPECIFIED.into(), 20_000..30_000)
+        };
+        for port in ports.cycle() {
+            if !openers.next() {
+                break;
+            }
+            let socket = UdpSocket::bind((any, port)).map_err(LabError::io(format!("UDP port {port}")))?;
+            if socket.send_to(b"word", to).is_ok() {
+                openers.count();
+            }
+            if port % 16 == 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Makes TCP connections one after another, and leaves each at once.
+fn open_tcp(client: &NetNs, to: SocketAddr, openers: &Openers) -> Result<(), LabError> {
+    client.enter(|| {
+        while openers.next() {
+            // Those that the kill cuts off are not waited for.
+            if TcpStream::connect_timeout(&to, Duration::from_millis(50)).is_ok() {
+                openers.count();
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        Ok(())
+    })
+}
+
+fn flow_count(shop: &Shop, key: &str) -> Result<u64, LabError> {
+    Ok(shop.node.status()?["flows"][key].as_u64().unwrap_or_default())
+}
+
+/// Every connection that is listed is one that was made: from the client, to a web pod's port behind its Service, back and
+/// forth.
+fn listed(shop: &Shop) -> Result<u64, LabError> {
+    let answer = ask_json(&shop.node, "flows", &["--service", "shop/mixed"])?;
+    let flows = answer["flows"].as_array().cloned().unwrap_or_default();
+    let mut ids = BTreeSet::new();
+    for flow in &flows {
+        assert!(ids.insert(flow["id"].to_string()), "listed twice: {flow:#}");
+        assert_eq!(flow["client"]["pod"]["name"], "client", "{flow:#}");
+        let (port, target) = match flow["protocol"].as_str() {
+            Some("TCP") => (WEB_PORT, WEB_TARGET),
+            Some("UDP") => (DNS, DNS_TARGET),
+            _ => {
+                return Err(LabError::Reply {
+                    what: "heddle flows".to_owned(),
+                    detail: format!("neither TCP nor UDP: {flow:#}"),
+                });
+            }
+        };
+        let v6 = flow["client"]["address"].as_str().is_some_and(|a| a.contains(':'));
+        assert_eq!(flow["frontend"]["address"], json!(MIXED[usize::from(v6)]), "{flow:#}");
+        assert_eq!(flow["frontend"]["port"], port, "{flow:#}");
+        let server = flow["server"]["pod"]["name"].as_str().unwrap_or_default();
+        assert!(WEBS.contains(&server), "{flow:#}");
+        assert_eq!(flow["server"]["address"], json!(shop.member(server)?.attached.ip(v6)?));
+        assert_eq!(flow["server"]["port"], target, "{flow:#}");
+        assert_eq!(flow["translated_source"], Value::Null, "{flow:#}");
+    }
+    Ok(ids.len() as u64)
+}
+
+#[test]
+fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError> {
+    let mut shop = open()?;
+    let mut servers = Vec::new();
+    let mut echoes = Vec::new();
+    for name in WEBS {
+        let ns = shop.member(name)?.pod.ns();
+        servers.push(TcpServer::start(ns, WEB_TARGET, Manner::Echo)?);
+        echoes.push(UdpServer::echo(ns, DNS_TARGET)?);
+    }
+    let client = shop.member("client")?.pod.ns().clone();
+    let mut talks = Vec::new();
+    for n in 0..8 {
+        let to = SocketAddr::new(MIXED[n % 2], WEB_PORT);
+        talks.push(Conversation::start(&client, to, Speaker::Client)?);
+    }
+    let openers = Openers::default();
+    std::thread::scope(|scope| -> Result<(), LabError> {
+        let threads = MIXED.map(|ip| {
+            let (openers, client) = (&openers, &client);
+            [
+                scope.spawn(move || open_udp(client, (ip, DNS).into(), openers)),
+                scope.spawn(move || open_tcp(client, (ip, WEB_PORT).into(), openers)),
+            ]
+        });
+        let mut play = || -> Result<(), LabError> {
+            for round in 0..ROUNDS {
+                openers.opening.store(true, Ordering::Release);
+                eventually(
+                    "connections are made",
+                    || Ok(flow_count(&shop, "inserted")? >= 2 * EACH),
+                )?;
+                let stood = flow_count(&shop, "used")?;
+                shop.node.stop_agent(Signal::SIGKILL)?;
+                openers.opening.store(false, Ordering::Release);
+                shop.node.start_agent()?;
+                let flows = shop.node.status()?["flows"].clone();
+                // Each worker was in the middle of one insert or removal at most; what stood before is there, but for what
+                // expired in between.
+                assert!(flows["discarded"].as_u64() <= Some(2 * 2), "round {round}: {flows:#}");
+                assert!(
+                    flows["taken_over"].as_u64() >= Some(stood - stood / 100),
+                    "round {round}: {stood} entries stood, and {flows:#}"
+                );
+                for talk in &talks {
+                    talk.progresses(3, Duration::from_secs(15))?;
+                }
+            }
+            Ok(())
+        };
+        let played = play();
+        openers.opening.store(false, Ordering::Release);
+        openers.done.store(true, Ordering::Release);
+        for opener in threads.into_iter().flatten() {
+            match opener.join() {
+                Ok(result) => result?,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        played
+    })?;
+    let opened = openers.opened.into_inner();
+    assert!(opened >= ROUNDS * EACH, "{opened} connections");
+    eventually("what is listed is what is in use", || {
+        let used = flow_count(&shop, "used")?;
+        let all = ask_json(&shop.node, "flows", &[])?["flows"]
+            .as_array()
+            .map_or(0, Vec::len);
+        Ok(used == 2 * all as u64 && used == flow_count(&shop, "used")?)
+    })?;
+    let kept = listed(&shop)?;
+
+    // The rest of the table can be filled, to the last place: by another pod, each datagram to a port of its own.
+    let to = shop.member("web-1")?.attached.ip(false)?;
+    let filler = shop.member("db")?.pod.ns();
+    let full = |shop: &Shop| -> Result<bool, LabError> {
+        let flows = &shop.node.status()?["flows"];
+        Ok(flows["used"] == flows["capacity"] && flows["refused_full"].as_u64() > Some(0))
+    };
+    assert_eq!(flow_count(&shop, "capacity")?, 2 * CAPACITY);
+    eventually("the table is full", || {
+        filler.enter(|| {
+            let socket = UdpSocket::bind("0.0.0.0:4242").map_err(LabError::io("a socket"))?;
+            for port in 1..CAPACITY as u16 + 100 {
+                // A refusal of an earlier datagram is told here and means nothing.
+                let _ = socket.send_to(b"x", (to, port));
+                if port % 64 == 0 {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+            Ok(())
+        })?;
+        full(&shop)
+    })?;
+    for talk in talks {
+        talk.progresses(5, BOUND)?;
+        talk.finish()?;
+    }
+    println!("{opened} connections made, {ROUNDS} agents killed, {kept} connections kept to the end");
+    Ok(())
+}
