@@ -180,6 +180,15 @@ pub fn policy(size: Size, no: u32, to: u16) -> NetworkPolicy {
     }
 }
 
+/// The number, MAC and worker of the `n`th local pod. Two workers take turns.
+pub const fn attached_as(n: u16) -> (EndpointNo, MacAddr, WorkerNo) {
+    (
+        EndpointNo(EndpointNo::FIRST_POD.0 + n),
+        MacAddr([2, 0, 0, 0, 0, n as u8]),
+        WorkerNo(n as u8 % 2),
+    )
+}
+
 /// All objects of the cluster.
 pub fn objects(size: Size) -> impl Iterator<Item = Object> {
     let nodes = (0..908u32)
@@ -229,15 +238,16 @@ impl World {
     /// Attaches the local pods.
     pub fn attach(&mut self, size: Size) {
         let local = (0..size.pods).filter(|n| size.is_local(*n));
-        for (no, pod) in (EndpointNo::FIRST_POD.0..).zip(local) {
+        for (n, pod) in (0..).zip(local) {
+            let (no, mac, worker) = attached_as(n);
             let key = self.cluster.pod_at(address(pod)).map(|pod| pod.key.clone());
             self.compiler.attach(Attachment {
-                no: EndpointNo(no),
+                no,
                 pod: key,
                 addresses: [Ip::from(address(pod))].into_iter().collect(),
-                mac: MacAddr([2, 0, 0, 0, 0, no as u8]),
-                port: PortNo(no),
-                worker: WorkerNo(0),
+                mac,
+                port: PortNo(no.0),
+                worker,
                 mtu: 0,
             });
         }

@@ -1,8 +1,10 @@
-//! What a cluster costs the control thread, in three sizes of ten times each: the first tables, single changes, memory.
+//! What a cluster costs the control thread, in three sizes of ten times each: the first tables, single changes, memory; when
+//! workers answer by a change; and which connections move when the number of endpoints does.
 //!
-//! `cargo bench -p heddle-compile --bench scale`; with `-- policy` or `-- services` only what has that in its name. Each
-//! change is timed from the object that the source hands over to the snapshot that could be published. Where a change
-//! reaches nothing local the bench insists that nothing was copied and no generation raised.
+//! `cargo bench -p heddle-compile --bench scale`; with `-- policy`, `-- services`, `-- visible` or `-- choice` only what has
+//! that in its name. Each change is timed from the object that the source hands over to the snapshot that could be
+//! published; `visible` goes on to the workers. Where a change reaches nothing local the bench insists that nothing was
+//! copied and no generation raised.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
@@ -12,6 +14,9 @@ mod cold;
 mod policy;
 mod report;
 mod services;
+mod shares;
+mod visible;
+mod workers;
 
 use std::time::Duration;
 
@@ -27,6 +32,8 @@ fn main() {
     let mut report = report::Report::default();
     policy::run(&mut criterion, &mut report);
     services::run(&mut criterion, &mut report);
+    visible::run(&mut criterion, &mut report);
     report.print();
+    shares::run(&mut criterion);
     criterion.final_summary();
 }

@@ -21,7 +21,9 @@ impl Report {
     }
 
     pub fn print(&self) {
-        println!("\nprocessor time of one thread, median and least, by size of the cluster");
+        println!(
+            "\nprocessor time of one thread, median and least, by size of the cluster; `visible`: time of day, median, 99th of a hundred and most"
+        );
         for (name, cells) in &self.rows {
             print!("{name:<64}");
             cells.iter().for_each(|cell| print!(" {cell:>26}"));

@@ -9,22 +9,29 @@ use heddle_model::{
     Service, ServicePort, ServiceType, SessionAffinity, TargetPort, TrafficPolicy,
 };
 
+use heddle_wire::Ip;
+
 use crate::cluster::{World, port};
 use crate::cold::{self, Case};
 use crate::report::{Report, cpu_time, time};
 
-const SIZES: [(&str, u32); 3] = [("100", 100), ("3k", 3_000), ("30k", 30_000)];
+pub const SIZES: [(&str, u32); 3] = [("100", 100), ("3k", 3_000), ("30k", 30_000)];
 const ENDPOINTS: u32 = 4;
 
 fn key(no: u32, name: &str) -> ObjectKey {
     ObjectKey::new(format!("ns{}", no / 30), name)
 }
 
+/// The address of a Service.
+pub const fn address(no: u32) -> Ip {
+    Ip::from_v4((0x0a60_0000 + no).to_be_bytes())
+}
+
 fn service(no: u32) -> Service {
     Service {
         key: key(no, &format!("service-{no}")),
         service_type: ServiceType::ClusterIp,
-        cluster_ips: ClusterIps::Addresses(vec![Ipv4Addr::from(0x0a60_0000 + no).into()]),
+        cluster_ips: ClusterIps::Addresses(vec![address(no).to_std()]),
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
@@ -49,7 +56,7 @@ fn service(no: u32) -> Service {
 }
 
 /// The slice of a Service; of its first endpoint there are versions.
-fn slice(no: u32, version: u32) -> EndpointSlice {
+pub fn slice(no: u32, version: u32) -> EndpointSlice {
     let endpoint = |n: u32| {
         let address = IpAddr::from(Ipv4Addr::from(0x0a80_0000 + no * ENDPOINTS + n));
         let other = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + version));
@@ -85,7 +92,7 @@ fn objects(count: u32) -> impl Iterator<Item = Object> {
     services.chain((0..count).map(|no| slice(no, 0).into()))
 }
 
-fn world(count: u32) -> World {
+pub fn world(count: u32) -> World {
     let mut world = World::new();
     let changes = world.apply(objects(count));
     world.compiler.apply_changes(&world.cluster, &changes);

@@ -20,8 +20,8 @@ use super::state::{Content, State, unreadable};
 use super::{FolderError, scan};
 use crate::manifest::{ParseError, is_manifest};
 
-/// Changes that come closer together than this are one batch.
-const QUIET: Duration = Duration::from_millis(10);
+/// Changes that come closer together than this are one batch; a change alone waits for as long.
+const QUIET: Duration = Duration::from_millis(2);
 /// A batch waits no longer than this.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// How often to look whether a folder that went is back.

@@ -135,6 +135,10 @@ impl<P: Port> Worker<P> {
         for at in 0..self.ports.len() {
             received += self.burst(at, now);
         }
+        if received == 0 {
+            // A burst takes new tables before its first packet. Who waits for nothing but them waits for no packet.
+            self.reader.refresh();
+        }
         for slot in self.ports.slots_mut() {
             slot.send(&mut self.pool, &self.counters);
             slot.port.flush(&mut self.pool);

@@ -1,0 +1,285 @@
+//! One change, from the event that a source hands over to the packets that every worker answers by it: in time of day, with
+//! two workers that poll. The rest of the machine is in it too, so medians count; on two cores three threads take turns.
+
+use std::cell::RefCell;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use criterion::Criterion;
+use heddle_compile::Attachment;
+use heddle_engine::connection_hash;
+use heddle_model::{Event, IpBlock, NetworkPolicy, Peer, Pod, PolicyRule};
+use heddle_port::PortNo;
+use heddle_tables::{Backend, Backends, Choice, EndpointNo, WorkerNo};
+use heddle_wire::rewrite::Tuple;
+use heddle_wire::{Ip, MacAddr, Parsed, Proto};
+
+use crate::cluster::{self, Size, World, matching, pod, tcp};
+use crate::policy;
+use crate::report::{Report, cpu_time, millis};
+use crate::services;
+use crate::workers::{Client, Seen, WORKERS, Workers};
+
+/// What each call took.
+#[derive(Default)]
+struct Times {
+    work: Vec<Duration>,
+    taken: Vec<Duration>,
+    answered: Vec<Duration>,
+}
+
+impl Times {
+    fn note(self, report: &mut Report, case: &str) {
+        for (what, mut times) in [
+            ("work", self.work),
+            ("until every worker has the tables", self.taken),
+            ("until every worker answers by them", self.answered),
+        ] {
+            if times.is_empty() {
+                continue;
+            }
+            times.sort_unstable();
+            let at = |percent: usize| {
+                millis(
+                    times
+                        .get((times.len() - 1) * percent / 100)
+                        .copied()
+                        .unwrap_or_default(),
+                )
+            };
+            report.note(
+                &format!("{case}: {what}"),
+                format!("{} ({}, {})", at(50), at(99), at(100)),
+            );
+        }
+    }
+}
+
+/// A cluster, and workers that have its tables.
+struct Node {
+    world: World,
+    workers: Workers,
+    times: Times,
+}
+
+impl Node {
+    fn new(mut world: World, clients: &[Client]) -> Self {
+        let tables = world.compiler.build().snapshot;
+        Self {
+            workers: Workers::start(tables, clients),
+            world,
+            times: Times::default(),
+        }
+    }
+
+    /// Follows a change to what each client's question becomes.
+    fn follow(&mut self, event: Event, asked: &[Vec<u8>]) -> (Duration, Vec<Parsed>) {
+        let (began, cpu) = (Instant::now(), cpu_time());
+        let changes = self.world.cluster.apply(event);
+        self.world.compiler.apply_changes(&self.world.cluster, &changes);
+        let built = self.world.compiler.build();
+        let work = cpu_time() - cpu;
+        assert!(built.changed, "there is something to publish");
+        let (Seen { taken, answered }, left) = self.workers.publish(built.snapshot, asked, began);
+        self.times.work.push(work);
+        self.times.taken.push(taken);
+        self.times.answered.push(answered);
+        (answered, left)
+    }
+}
+
+/// Calls `once` as often as criterion wants, each time with the number of the call, and notes what all of them took.
+fn calls(
+    criterion: &mut Criterion,
+    report: &mut Report,
+    (case, size): (&str, &str),
+    make: impl Fn() -> Node,
+    mut once: impl FnMut(&mut Node, u32) -> Duration,
+) {
+    let made = RefCell::new(None);
+    let mut number = 0;
+    criterion.bench_function(&format!("{case}/{size}"), |b| {
+        let mut made = made.borrow_mut();
+        let node = made.get_or_insert_with(&make);
+        b.iter_custom(|n| {
+            (0..n)
+                .map(|_| {
+                    number += 1;
+                    once(node, number)
+                })
+                .sum()
+        });
+    });
+    if let Some(node) = made.into_inner() {
+        node.times.note(report, case);
+    }
+}
+
+/// Pods of nobody's, one for each worker.
+fn strangers() -> [Client; WORKERS as usize] {
+    std::array::from_fn(|n| Client {
+        no: EndpointNo(EndpointNo::FIRST_POD.0 + n as u16),
+        ip: Ip::from_v4([10, 200, 0, 1 + n as u8]),
+        mac: MacAddr([2, 0, 0, 0, 0, n as u8]),
+        worker: WorkerNo(n as u8),
+    })
+}
+
+/// One endpoint of one Service is another one: a connection that the new one is chosen for reaches it.
+fn endpoint(criterion: &mut Criterion, report: &mut Report) {
+    for (name, count) in services::SIZES {
+        let clients = strangers();
+        let make = || {
+            let mut world = services::world(count);
+            for client in clients {
+                world.compiler.attach(Attachment {
+                    no: client.no,
+                    pod: None,
+                    addresses: [client.ip].into_iter().collect(),
+                    mac: client.mac,
+                    port: PortNo(client.no.0),
+                    worker: client.worker,
+                    mtu: 0,
+                });
+            }
+            Node::new(world, &clients)
+        };
+        // A question is a new connection, so Services take turns: each has ports of its own to be asked from.
+        let mut sports = vec![1024u16; count as usize];
+        calls(
+            criterion,
+            report,
+            ("visible/one endpoint", name),
+            make,
+            |node, version| {
+                let no = version.wrapping_mul(7) % count;
+                let (to, sport) = (services::address(no), &mut sports[no as usize]);
+                let slice = services::slice(no, version);
+                let backend = |ip: IpAddr| Backend {
+                    ip: ip.into(),
+                    port: 8080,
+                };
+                let new = backend(slice.endpoints[0].address);
+                let backends = Backends::new(slice.endpoints.iter().map(|e| backend(e.address)), false);
+                let asked = clients.map(|client| {
+                    loop {
+                        *sport = sport.checked_add(1).expect("a port that was not asked from");
+                        let tuple = Tuple {
+                            src: client.ip,
+                            dst: to,
+                            sport: *sport,
+                            dport: 80,
+                        };
+                        if backends.pick(connection_hash(&tuple, Proto::TCP)) == Choice::Backend(&new) {
+                            return client.syn(to, *sport, 80);
+                        }
+                    }
+                });
+                let event = Event::Upsert {
+                    origin: "api".into(),
+                    object: slice.into(),
+                };
+                let (answered, left) = node.follow(event, &asked);
+                assert!(left.iter().all(|p| p.dst == new.ip && p.dport == 8080), "{left:?}");
+                answered
+            },
+        );
+    }
+}
+
+/// The port of addresses outside that is always open.
+const OPEN: u16 = 9000;
+
+/// A policy that lets the pods of a local pod's namespace out to these ports.
+fn outwards(size: Size, local: u32, ports: &[u16]) -> NetworkPolicy {
+    let net = "203.0.113.0/24".parse().expect("a network");
+    NetworkPolicy {
+        key: cluster::key(size.local_namespace(local), "outwards"),
+        selector: matching(&[]),
+        ingress: None,
+        egress: Some(vec![PolicyRule {
+            peers: vec![Peer::Block(IpBlock::new(net, []).expect("a block"))],
+            ports: ports.iter().map(|port| tcp(*port, *port)).collect(),
+        }]),
+        refused: false,
+    }
+}
+
+/// The first two local pods, which different workers have, may go out to one port.
+fn policed(size: Size) -> (World, [Client; WORKERS as usize]) {
+    let mut world = World::of(size);
+    let both = [0, 1].map(|local| outwards(size, local, &[OPEN]).into());
+    let changes = world.apply(both);
+    world.compiler.apply_changes(&world.cluster, &changes);
+    let mut local = (0..size.pods).filter(|n| size.is_local(*n));
+    let clients = std::array::from_fn(|n| {
+        let (no, mac, worker) = cluster::attached_as(n as u16);
+        Client {
+            no,
+            ip: local
+                .next()
+                .map(|pod| Ip::from(cluster::address(pod)))
+                .expect("a local pod"),
+            mac,
+            worker,
+        }
+    });
+    (world, clients)
+}
+
+fn of_policy(criterion: &mut Criterion, report: &mut Report) {
+    for (name, size) in policy::SIZES {
+        let clients = RefCell::new(strangers());
+        let make = || {
+            let (world, locals) = policed(size);
+            *clients.borrow_mut() = locals;
+            Node::new(world, &locals)
+        };
+        // Each question is a new connection.
+        let mut number = 0u32;
+        let mut ask = |ports: [u16; 2]| {
+            number += 1;
+            let to = Ip::from_v4([203, 0, 113, (number >> 15) as u8]);
+            let clients = clients.borrow();
+            [0, 1].map(|n: usize| clients[n].syn(to, (number & 0x7fff) as u16 + 1024, ports[n]))
+        };
+        let remote = size.pods - 1;
+        calls(criterion, report, ("visible/one policy", name), make, |node, number| {
+            let port = OPEN + 1 + (number % 2) as u16;
+            let event = policy::put(outwards(size, 0, &[OPEN, port]));
+            let (answered, left) = node.follow(event, &ask([port, OPEN]));
+            assert!(left.iter().any(|p| p.dport == port), "{left:?}");
+            answered
+        });
+        calls(
+            criterion,
+            report,
+            ("visible/one pod added or gone", name),
+            make,
+            |node, number| {
+                let new = Pod {
+                    ips: vec![cluster::address(size.pods + 2)],
+                    ..pod(size, size.pods + 2, &cluster::app(remote))
+                };
+                let event = if number % 2 == 1 {
+                    policy::put(new)
+                } else {
+                    policy::delete(&new.into())
+                };
+                node.follow(event, &ask([OPEN; 2])).0
+            },
+        );
+        calls(criterion, report, ("visible/one label", name), make, |node, number| {
+            let (no, selected) = policy::SELECTED;
+            let own = cluster::app(no);
+            let label = if number % 2 == 1 { selected } else { &own };
+            let event = policy::put(policy::relabelled(size, no, label));
+            node.follow(event, &ask([OPEN; 2])).0
+        });
+    }
+}
+
+pub fn run(criterion: &mut Criterion, report: &mut Report) {
+    endpoint(criterion, report);
+    of_policy(criterion, report);
+}

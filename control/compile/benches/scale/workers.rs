@@ -1,0 +1,144 @@
+//! Workers on threads of their own that poll ports in memory, so that a change can be followed to where it counts: to the
+//! first packets that each of them answers by it.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use heddle_engine::{PortRole, Worker, WorkerConfig, WorkerHandle, mesh};
+use heddle_flow::{Config, FlowTable, Millis};
+use heddle_port::{MemPort, MemWire, PortNo, SharedPool, WorkerPool};
+use heddle_tables::publish::{self, Publisher};
+use heddle_tables::{EndpointNo, Snapshot, WorkerNo};
+use heddle_wire::testing::Packet;
+use heddle_wire::{Ip, MacAddr, Parsed, TcpFlags, parse};
+
+/// How many there are, each with one pod's port; the first has the host's too.
+pub const WORKERS: u8 = 2;
+/// More than any answer takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// With what the kernel adds to it, a look at what the workers have done every 60 µs or so.
+const LOOK_AGAIN: Duration = Duration::from_micros(5);
+
+/// A pod whose port a worker polls.
+#[derive(Clone, Copy)]
+pub struct Client {
+    pub no: EndpointNo,
+    pub ip: Ip,
+    pub mac: MacAddr,
+    pub worker: WorkerNo,
+}
+
+impl Client {
+    /// A first segment of a connection of this pod.
+    pub fn syn(&self, to: Ip, sport: u16, dport: u16) -> Vec<u8> {
+        Packet::new(self.mac, MacAddr::GATEWAY, self.ip, to).tcp(sport, dport, TcpFlags::SYN, 1, 0, b"")
+    }
+}
+
+/// What was asked for, and when it was there.
+pub struct Seen {
+    /// Until every worker said that it has the tables.
+    pub taken: Duration,
+    /// Until every worker had sent what it was asked for.
+    pub answered: Duration,
+}
+
+pub struct Workers {
+    publisher: Publisher<Snapshot>,
+    handles: Vec<WorkerHandle<MemPort>>,
+    threads: Vec<JoinHandle<()>>,
+    wires: Vec<MemWire>,
+    host: MemWire,
+}
+
+impl Workers {
+    /// Starts them with these tables; client `n` belongs to worker `n`.
+    pub fn start(tables: Arc<Snapshot>, clients: &[Client]) -> Self {
+        let (publisher, readers) = publish::channel(tables, usize::from(WORKERS));
+        let flows = Arc::new(FlowTable::anonymous(&Config {
+            capacity: 1 << 20,
+            quota: None,
+            ..Config::default()
+        }));
+        let shared = SharedPool::heap(4096, 2048);
+        let start = Instant::now();
+        let clock = move || Millis(1_000 + start.elapsed().as_millis() as u64);
+        let ports = clients.iter().map(|client| client.no.0).max().unwrap_or_default() + 1;
+        let (mut handles, mut threads) = (Vec::new(), Vec::new());
+        let lanes = mesh(WORKERS, 1024).expect("lanes between workers");
+        for (no, (reader, ends)) in (0..WORKERS).zip(readers.into_iter().zip(lanes)) {
+            let config = WorkerConfig::new(WorkerNo(no), ports);
+            let pool = WorkerPool::new(no, shared.clone());
+            let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
+            handles.push(handle);
+            threads.push(thread::spawn(move || {
+                worker.run(clock);
+                drop(worker.finish());
+            }));
+        }
+        let open = |worker: WorkerNo, number, role| {
+            let (port, wire) = MemPort::new(number, shared.store());
+            let added = handles[usize::from(worker.0)].add_port(port, role).expect("a worker");
+            assert!(added.recv().expect("a worker").is_ok(), "the port is taken");
+            wire
+        };
+        let host = open(WorkerNo(0), PortNo(0), PortRole::Host);
+        let wires = clients
+            .iter()
+            .map(|client| open(client.worker, PortNo(client.no.0), PortRole::Pod(client.no)))
+            .collect();
+        Self {
+            publisher,
+            handles,
+            threads,
+            wires,
+            host,
+        }
+    }
+
+    /// Gives them new tables, and what each client asks by them: `asked[n]` is a frame of client `n` that leaves by the host
+    /// port. Says when, from `began` on, and gives out what left.
+    pub fn publish(&mut self, tables: Arc<Snapshot>, asked: &[Vec<u8>], began: Instant) -> (Seen, Vec<Parsed>) {
+        let version = tables.version();
+        self.publisher.publish(tables);
+        for (wire, frame) in self.wires.iter().zip(asked) {
+            wire.push(frame);
+        }
+        let mut left = Vec::new();
+        let (mut taken, mut answered) = (None, None);
+        while taken.is_none() || answered.is_none() {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "{} of {} answered, {taken:?}",
+                left.len(),
+                asked.len()
+            );
+            while let Some(frame) = self.host.pop() {
+                left.push(parse(&frame, frame.len()).expect("a frame of ours"));
+            }
+            if answered.is_none() && left.len() == asked.len() {
+                answered = Some(began.elapsed());
+            }
+            if taken.is_none() && self.publisher.acknowledged() >= version {
+                taken = Some(began.elapsed());
+            }
+            // As the control thread waits: with two cores it would stand in the workers' way.
+            thread::sleep(LOOK_AGAIN);
+        }
+        let seen = Seen {
+            taken: taken.unwrap_or_default(),
+            answered: answered.unwrap_or_default(),
+        };
+        (seen, left)
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.handles.iter().for_each(WorkerHandle::stop);
+        for thread in self.threads.drain(..) {
+            assert!(thread.join().is_ok(), "a worker ends well");
+        }
+    }
+}
