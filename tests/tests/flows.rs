@@ -9,7 +9,7 @@ use std::process::Stdio;
 use common::{BOUND, ask_json, binaries, ends_well, eventually, interrupt};
 use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
 use heddle_tests::traffic::{Conversation, Manner, Speaker, TcpServer};
-use heddle_tests::{LabError, NodePlan, run_with_input};
+use heddle_tests::{Lab, LabError, NodePlan, run_with_input};
 use serde_json::{Value, json};
 
 fn shop() -> Result<Shop, LabError> {
@@ -143,6 +143,31 @@ fn many_connections_come_page_by_page_and_as_many_as_are_wanted() -> Result<(), 
     );
     assert_eq!(lines[3], "there are more (--limit)");
     Ok(())
+}
+
+#[test]
+fn connections_expire_as_the_configuration_says() -> Result<(), LabError> {
+    let lab = Lab::new(binaries()?)?;
+    let config = lab.dir().join("timeouts.yaml");
+    std::fs::write(&config, "timeouts: {udpNew: 2}\n").map_err(LabError::io("writing timeouts.yaml"))?;
+    let mut plan = NodePlan::new("node", 1);
+    plan.flags = vec!["--config".to_owned(), config.display().to_string()];
+    let shop = Shop::open_in(lab, plan)?;
+    let (client, to) = (shop.member("client")?, shop.member("web-1")?.at(false, 4242)?);
+    let flags = ["--pod", "shop/client", "--protocol", "UDP", "--state", "new"];
+    eventually("a datagram makes a connection", || {
+        client.pod.ns().enter(|| {
+            let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(LabError::io("a socket"))?;
+            socket.send_to(b"x", to).map_err(LabError::io("sending"))
+        })?;
+        Ok(!flows(&shop, &flags)?.is_empty())
+    })?;
+    for flow in flows(&shop, &flags)? {
+        assert!(flow["left_seconds"].as_u64() <= Some(2), "{flow:#}");
+    }
+    eventually("it expires", || {
+        Ok(flows(&shop, &flags)?.is_empty() && shop.node.status()?["flows"]["expired"].as_u64() > Some(0))
+    })
 }
 
 #[test]

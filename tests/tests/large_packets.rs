@@ -279,6 +279,14 @@ fn datagrams_cross_in_fragments_by_address_and_by_service() -> Result<(), LabErr
             );
         }
         let status = shop.node.status()?;
+        let fragments = &status["fragments"];
+        assert!(fragments["first"].as_u64() > Some(16), "{fragments:#}");
+        assert!(fragments["followed"].as_u64() > Some(4 * 43), "{fragments:#}");
+        assert_eq!(
+            fragments["datagrams_most"],
+            1024 * workers.split(',').count(),
+            "{fragments:#}"
+        );
         for name in ["pod:shop/client", "pod:shop/web-1"] {
             let counted = port(&status, name);
             assert_eq!(drops(&status, name, "fragment"), 0, "{counted:#}");

@@ -5,16 +5,21 @@
 //!
 //! It reads no Kubernetes object and touches nothing on the machine but the file and the process's own name and cores.
 
+mod bounds;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use heddle_engine::FragmentConfig;
+use heddle_flow::Timeouts;
 use heddle_port::{FillBudget, HEADROOM, Packet};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::cores::{CoreList, CoresError};
 pub use crate::port_range::PortRange;
+pub use bounds::{Fragments, TimeoutSeconds};
 
 /// The configuration file as it stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +50,10 @@ pub struct Config {
     pub connections: u32,
     /// The most connections that one pod may have opened; `null`: a quarter of all.
     pub connections_per_pod: Option<u32>,
+    /// Seconds after which a silent connection expires, by protocol and state.
+    pub timeouts: TimeoutSeconds,
+    /// What the fragments of IP datagrams may use, a worker.
+    pub fragments: Fragments,
     /// Whether the flow table may use reserved huge pages.
     pub huge_pages: HugePages,
     /// For how long a worker polls without work before it sleeps.
@@ -83,6 +92,8 @@ impl Default for Config {
             pod_mtu: 61_000,
             connections: 262_144,
             connections_per_pod: None,
+            timeouts: TimeoutSeconds::default(),
+            fragments: Fragments::default(),
             huge_pages: HugePages::Auto,
             idle_after_millis: 2,
             adopt_seconds: 300,
@@ -111,10 +122,11 @@ pub const MIN_POD_MTU: u16 = 1280;
 const _: () = assert!(Packet::MAX_FRAMES as u32 * (FRAME_SIZE - HEADROOM) >= u16::MAX as u32 + 14);
 /// The most workers: each has a queue of the host port, and those have the first port numbers.
 pub const MAX_WORKERS: u16 = 64;
-/// Frames kept for packets under way and in the workers' pools.
+/// Frames kept for packets under way, in the workers' pools and, `held` of each worker, of fragments that wait.
 #[must_use]
-pub const fn working_frames(workers: u32) -> u32 {
-    1024 + 512 * workers
+pub const fn working_frames(workers: u32, held: u16) -> u32 {
+    let held = held as u32;
+    1024 + workers * if held > 512 { held } else { 512 }
 }
 
 /// Whether the flow table may lie on hugetlbfs.
@@ -154,6 +166,10 @@ pub struct Settings {
     pub connections: u32,
     /// The most connections that one pod may have opened.
     pub connections_per_pod: u32,
+    /// When silent connections expire.
+    pub timeouts: Timeouts,
+    /// What the fragments of IP datagrams may use, a worker.
+    pub fragments: FragmentConfig,
     /// Whether the flow table may use huge pages.
     pub huge_pages: HugePages,
     /// For how long a worker polls without work.
@@ -272,16 +288,18 @@ impl Config {
             ));
         }
         let workers = u32::try_from(worker_cores.len()).unwrap_or(u32::MAX);
+        let timeouts = self.timeouts.check()?;
+        let fragments = self.fragments.check()?;
+        let working = working_frames(workers, fragments.held_frames);
         // 64 frames are set aside for each port (decision 2 of the design).
-        let least = FillBudget::FLOOR * (u32::from(self.max_pods) + workers) + working_frames(workers);
+        let least = FillBudget::FLOOR * (u32::from(self.max_pods) + workers) + working;
         if self.frames < least || self.frames > 1 << 20 {
             let pods = self.max_pods;
             return Err(ConfigError::value(
                 "frames",
                 self.frames,
                 format!(
-                    "is not between {least} (64 for each of {pods} pods and {workers} workers, {} for packets under way) and 1048576",
-                    working_frames(workers)
+                    "is not between {least} (64 for each of {pods} pods and {workers} workers, {working} for packets under way) and 1048576"
                 ),
             ));
         }
@@ -374,6 +392,8 @@ impl Config {
             pod_mtu,
             connections: self.connections,
             connections_per_pod,
+            timeouts,
+            fragments,
             huge_pages: self.huge_pages,
             idle_after: Duration::from_millis(self.idle_after_millis.into()),
             adopt: Duration::from_secs(self.adopt_seconds.into()),
@@ -506,6 +526,8 @@ mod tests {
             "reservedPorts: 65000-61000",
             "clusterCIDRs: [10.0.0.0]",
             "hugePages: maybe",
+            "timeouts: {udp: 30}",
+            "fragments: 1024",
             "cores: x",
         ] {
             assert!(Config::parse(text).is_err(), "{text}");
@@ -529,6 +551,13 @@ mod tests {
             ("uplink", |c| c.uplink = Some("eth 0".into())),
             ("connections", |c| c.connections = 1000),
             ("connectionsPerPod", |c| c.connections_per_pod = Some(0)),
+            ("timeouts.tcpEstablished", |c| c.timeouts.tcp_established = 0),
+            ("timeouts.udpNew", |c| c.timeouts.udp_new = u32::MAX),
+            ("fragments.datagrams", |c| c.fragments.datagrams = 3),
+            ("fragments.heldFrames", |c| c.fragments.held_frames = 63),
+            ("frames", |c| c.fragments.held_frames = 1 << 15),
+            ("fragments.waitMillis", |c| c.fragments.wait_millis = 0),
+            ("fragments.rememberSeconds", |c| c.fragments.remember_seconds = 301),
             ("idleAfterMillis", |c| c.idle_after_millis = u32::MAX),
             ("adoptSeconds", |c| c.adopt_seconds = u32::MAX),
             ("podWaitSeconds", |c| c.pod_wait_seconds = 0),

@@ -196,6 +196,7 @@ fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
     let config = heddle_flow::Config {
         capacity: settings.connections,
         quota: Some(settings.connections_per_pod),
+        timeouts: settings.timeouts,
         ..heddle_flow::Config::default()
     };
     Ok(FlowTable::open(&file, &config, BootId::current()?, clock())?)

@@ -308,6 +308,20 @@ fn rest(status: &Status, out: &mut String) {
         flows.taken_over,
         flows.discarded
     );
+    let fragments = &status.fragments;
+    if fragments.first + fragments.waited > 0 {
+        let _ = writeln!(
+            out,
+            "fragments: {} first ones, {} followed, {} waited; {} of {} datagrams remembered, {} of {} frames wait",
+            fragments.first,
+            fragments.followed,
+            fragments.waited,
+            fragments.datagrams,
+            fragments.datagrams_most,
+            fragments.held_frames,
+            fragments.held_frames_most,
+        );
+    }
     let frames = &status.frames;
     let holders: Vec<String> = frames
         .holders
@@ -430,6 +444,7 @@ mod tests {
                 "dropped": {"spoofed-source": 2}, "xsk": {"rx_ring_full": 3}, "frames": 64}],
             "tables": {"endpoints": 3},
             "flows": {"used": 2, "capacity": 4, "inserted": 2, "expired": 0, "refused_full": 0, "refused_quota": 0, "taken_over": 1, "discarded": 0},
+            "fragments": {"first": 3, "followed": 5, "waited": 2, "datagrams": 1, "datagrams_most": 1024, "held_frames": 0, "held_frames_most": 512},
             "frames": {"total": 16384, "frame_size": 4096, "max_pods": 128, "holders": [{"holder": "shared pool", "frames": 16384}]},
             "rejections": [{"origin": "a.yaml", "object": "Pod a/b", "field": "spec.x", "message": "is bad", "last_good_serves": true}],
             "rejections_total": 5,
@@ -458,6 +473,7 @@ mod tests {
             "rx_ring_full 3",
             "waiting: no pod",
             "flows: 2 of 4 (50.0 %)",
+            "fragments: 3 first ones, 5 followed, 2 waited; 1 of 1024 datagrams remembered, 0 of 512 frames wait\n",
             "shared pool 16384",
             "refused objects: 1 now, 5 since the start\n  a.yaml: Pod a/b: spec.x: is bad (its last good version serves)",
         ] {

@@ -26,6 +26,9 @@ pub struct Status {
     pub tables: BTreeMap<String, u64>,
     /// The flow table.
     pub flows: FlowStatus,
+    /// Fragments that came in.
+    #[serde(default)]
+    pub fragments: FragmentStatus,
     /// The packet buffers.
     pub frames: FrameStatus,
     /// Objects that are refused now.
@@ -238,6 +241,26 @@ pub struct FlowStatus {
     pub discarded: u64,
 }
 
+/// Fragments of IP datagrams that came in, and the table by which later ones follow their first. Those that were dropped
+/// are among the ports' drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FragmentStatus {
+    /// First fragments.
+    pub first: u64,
+    /// Later fragments that followed the first of their datagram.
+    pub followed: u64,
+    /// Those that came before it and waited.
+    pub waited: u64,
+    /// Datagrams that are remembered now.
+    pub datagrams: u64,
+    /// The most that can be.
+    pub datagrams_most: u64,
+    /// Frames of fragments that wait now for the first of their datagram.
+    pub held_frames: u64,
+    /// The most that can.
+    pub held_frames_most: u64,
+}
+
 /// The packet buffers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameStatus {
@@ -358,6 +381,10 @@ mod tests {
                 refused_quota: 0,
                 taken_over: 0,
                 discarded: 0,
+            },
+            fragments: FragmentStatus {
+                first: 1,
+                ..FragmentStatus::default()
             },
             frames: FrameStatus {
                 total: 16384,

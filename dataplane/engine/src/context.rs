@@ -8,7 +8,7 @@ use crate::batch::Batch;
 use crate::control::PortRole;
 use crate::decide::Chooser;
 use crate::reason::DropReason;
-use crate::reassembly::{Datagrams, FragmentConfig};
+use crate::reassembly::{Datagrams, FragmentConfig, FragmentTotals};
 
 /// What the stages are told once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -83,6 +83,12 @@ impl Stages {
     /// be called after each burst until there is none.
     pub fn give_up(&mut self) -> Option<(Packet, PortNo, DropReason)> {
         self.datagrams.take_given_up()
+    }
+
+    /// What came of fragments, if that has changed since the last time.
+    #[inline]
+    pub fn fragments(&mut self) -> Option<FragmentTotals> {
+        self.datagrams.news()
     }
 
     /// A port is closed: what came in by it and is held is given up.

@@ -15,6 +15,7 @@ use heddle_tables::RuleNo;
 
 use crate::drops::{DropRing, Dropped, PolicyCounters};
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
+use crate::reassembly::FragmentTotals;
 
 /// Classes of burst sizes: 1, 2, 4, … up to [`BURST`].
 pub const BURST_CLASSES: usize = BURST.ilog2() as usize + 1;
@@ -110,6 +111,37 @@ impl PortCounters {
     }
 }
 
+/// What came of fragments that came in.
+#[derive(Default, Debug)]
+pub(crate) struct FragmentCounters {
+    first: Counter,
+    followed: Counter,
+    waited: Counter,
+    datagrams: Counter,
+    held_frames: Counter,
+}
+
+impl FragmentCounters {
+    #[cold]
+    pub(crate) fn set(&self, totals: &FragmentTotals) {
+        self.first.set(totals.first);
+        self.followed.set(totals.followed);
+        self.waited.set(totals.waited);
+        self.datagrams.set(totals.datagrams);
+        self.held_frames.set(totals.held_frames);
+    }
+
+    fn get(&self) -> FragmentTotals {
+        FragmentTotals {
+            first: self.first.get(),
+            followed: self.followed.get(),
+            waited: self.waited.get(),
+            datagrams: self.datagrams.get(),
+            held_frames: self.held_frames.get(),
+        }
+    }
+}
+
 /// The counters of one worker.
 #[derive(Debug)]
 pub struct WorkerCounters {
@@ -124,6 +156,7 @@ pub struct WorkerCounters {
     pub(crate) taken_over: Counter,
     pub(crate) expired: Counter,
     pub(crate) slow_path: Counter,
+    pub(crate) fragments: FragmentCounters,
     /// When the turn began.
     pub(crate) now: Counter,
     recent: DropRing,
@@ -179,6 +212,7 @@ impl WorkerCounters {
             taken_over: Counter::default(),
             expired: Counter::default(),
             slow_path: Counter::default(),
+            fragments: FragmentCounters::default(),
             now: Counter::default(),
             recent: DropRing::new(RECENT_DROPS),
             policy: PolicyCounters::new(POLICY_COUNTERS),
@@ -222,6 +256,7 @@ impl WorkerCounters {
             taken_over: self.taken_over.get(),
             expired: self.expired.get(),
             slow_path: self.slow_path.get(),
+            fragments: self.fragments.get(),
         }
     }
 }
@@ -249,6 +284,8 @@ pub struct WorkerTotals {
     pub expired: u64,
     /// Packets that no current flow answered for.
     pub slow_path: u64,
+    /// What came of fragments that came in.
+    pub fragments: FragmentTotals,
 }
 
 /// What was counted for one port, by one worker or by all.

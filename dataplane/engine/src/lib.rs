@@ -38,7 +38,7 @@ pub use drops::{DropRecord, DropRing, PolicyCount, PolicyCounters, Reading};
 pub use handover::{Ends, mesh};
 pub use process::{Tables, process};
 pub use reason::{AbsorbReason, AnswerKind, DropReason};
-pub use reassembly::FragmentConfig;
+pub use reassembly::{FragmentConfig, FragmentTotals};
 pub use verdict::Verdict;
 pub use waker::Waker;
 pub use worker::{TurnStats, Worker, WorkerConfig};

@@ -9,8 +9,8 @@ use heddle_model::{Cluster, Kind, ObjectRef, Subject};
 use heddle_port::{Holder, KernelStats, PortNo};
 use heddle_proto::Status;
 use heddle_proto::status::{
-    AgentStatus, FlowStatus, FrameHolder, FrameStatus, PortRole as RoleName, PortStatus, RejectionStatus, RingStatus,
-    SnapshotStatus, SourceStatus, WorkerStatus,
+    AgentStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, PortRole as RoleName, PortStatus,
+    RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
 };
 
 use super::Control;
@@ -72,6 +72,7 @@ impl Control {
                 .collect(),
             tables: self.table_sizes(),
             flows: self.flow_status(),
+            fragments: self.fragment_status(),
             frames: self.frame_status(),
             rejections: self.cluster.rejections().map(|r| rejection(&self.cluster, r)).collect(),
             rejections_total: self.cluster.rejected_total(),
@@ -236,6 +237,25 @@ impl Control {
             taken_over: u64::from(takeover.entries_kept) * 2,
             discarded: u64::from(takeover.discarded_torn + takeover.discarded_orphans) * 2,
         }
+    }
+
+    fn fragment_status(&self) -> FragmentStatus {
+        let workers = self.dataplane.workers();
+        let most = |each: u16| u64::from(each) * workers.len() as u64;
+        let none = FragmentStatus {
+            datagrams_most: most(self.settings.fragments.datagrams),
+            held_frames_most: most(self.settings.fragments.held_frames),
+            ..FragmentStatus::default()
+        };
+        workers.iter().fold(none, |mut sum, worker| {
+            let one = worker.handle().counters().totals().fragments;
+            sum.first += one.first;
+            sum.followed += one.followed;
+            sum.waited += one.waited;
+            sum.datagrams += one.datagrams;
+            sum.held_frames += one.held_frames;
+            sum
+        })
     }
 
     fn frame_status(&self) -> FrameStatus {

@@ -96,7 +96,7 @@ impl Dataplane {
             frame_size: FRAME_SIZE,
             max_pods: settings.max_pods.into(),
             other_ports: count.into(),
-            working: working_frames(count.into()),
+            working: working_frames(count.into(), settings.fragments.held_frames),
             port_numbers: port_numbers.into(),
         })?;
         let flows = Arc::new(flows);
@@ -104,6 +104,7 @@ impl Dataplane {
         let adopt = u64::try_from(settings.adopt.as_millis()).unwrap_or(u64::MAX);
         let stages = StageConfig {
             adopt_until: if adopt == 0 { Millis(0) } else { fresh_since.plus(adopt) },
+            fragments: settings.fragments,
             ..StageConfig::default()
         };
         let mut workers = Vec::with_capacity(usize::from(count));

@@ -25,7 +25,7 @@ use crate::simulate::plane::{Interfaces, Plane};
 
 /// As the agent's.
 pub const FRAME_SIZE: u32 = 4096;
-/// A packet of the greatest length, fragments that wait for each other, and what comes of them.
+/// A packet of the greatest length and what comes of it, and of fragments that have waited for each other.
 const FRAMES: u32 = 16_384;
 /// The first frame's moment; times before it, as of an expiry, are times too.
 const BEGIN: Millis = Millis(1_000_000);
@@ -101,7 +101,8 @@ impl Node {
             });
         }
         let plane = Plane::with(shape.cluster, shape.name, shape.rules, interfaces(shape, inputs));
-        let shared = SharedPool::heap(FRAMES, FRAME_SIZE);
+        let (fragments, timeouts) = (shape.config.fragments.check()?, shape.config.timeouts.check()?);
+        let shared = SharedPool::heap(FRAMES + u32::from(fragments.held_frames), FRAME_SIZE);
         let (publisher, mut readers) = publish::channel(Arc::clone(plane.snapshot()), 1);
         let setup = |what: &str| ReplayError::Setup(what.to_owned());
         let ends = mesh(1, 1).map_err(|e| ReplayError::Setup(e.to_string()))?.pop();
@@ -111,12 +112,14 @@ impl Node {
             stages: StageConfig {
                 adopt_until: if adopt == 0 { Millis(0) } else { BEGIN.plus(adopt) },
                 seed: SEED,
+                fragments,
                 ..StageConfig::default()
             },
             ..WorkerConfig::new(WorkerNo(0), last.saturating_add(1).max(HOST.0 + 1))
         };
         let flows = FlowTable::anonymous(&heddle_flow::Config {
             capacity: shape.config.connections,
+            timeouts,
             seed: Some([SEED; 8]),
             ..heddle_flow::Config::default()
         });

@@ -5,11 +5,11 @@ use std::hash::{BuildHasher, RandomState};
 use heddle_flow::{FlowKey, Millis};
 use heddle_port::{BURST, Packet, PacketVec, PortNo};
 
-use super::FragmentConfig;
 use super::held::{Chain, Held};
 use super::list::{Links, List, NONE};
 use super::part::{DatagramKey, Part};
 use super::spans::{Fits, Spans};
+use super::{FragmentConfig, FragmentTotals};
 use crate::context::Ingress;
 use crate::reason::DropReason;
 
@@ -76,6 +76,9 @@ pub(crate) struct Datagrams {
     hasher: RandomState,
     shares: Box<[u16; 256]>,
     held: Held,
+    totals: FragmentTotals,
+    /// Totals were asked for since the last change.
+    told: bool,
 }
 
 /// An endpoint may have this part of everything.
@@ -114,8 +117,20 @@ impl Datagrams {
             shares: Box::new([0; 256]),
             // A burst may add to what there is before any of that has been given back.
             held: Held::new(config.held_frames.min(NONE - 1 - BURST as u16) + BURST as u16),
+            totals: FragmentTotals::default(),
+            told: true,
             config,
         }
+    }
+
+    /// What has been counted, and what is in use, if that has changed since the last time.
+    #[inline]
+    pub(crate) fn news(&mut self) -> Option<FragmentTotals> {
+        if std::mem::replace(&mut self.told, true) {
+            return None;
+        }
+        self.totals.held_frames = u64::from(self.held.frames());
+        Some(self.totals)
     }
 
     fn bucket(&self, key: &DatagramKey) -> usize {
@@ -170,6 +185,8 @@ impl Datagrams {
         datagram.next = std::mem::replace(head, place);
         self.waiting.push(&mut self.links, place);
         self.shares[usize::from(share)] += 1;
+        self.totals.datagrams += 1;
+        self.told = false;
         Some(place)
     }
 
@@ -204,6 +221,8 @@ impl Datagrams {
         datagram.next = std::mem::replace(&mut self.free, place);
         self.held.give_up(held, share, reason);
         self.shares[usize::from(share)] -= 1;
+        self.totals.datagrams -= 1;
+        self.told = false;
         self.unlink(&key, place, next);
     }
 
@@ -251,6 +270,7 @@ impl Datagrams {
             datagram.spans.clear();
             let held = std::mem::replace(&mut datagram.held, Chain::EMPTY);
             self.held.give_up(held, datagram.share, reason);
+            self.told = false;
         }
         reason
     }
@@ -298,6 +318,8 @@ impl Datagrams {
             self.held.release(held, datagram.share);
             self.know(place, State::Passes(flow), now);
         }
+        self.totals.first += 1;
+        self.told = false;
         Ok(Some(ticket))
     }
 
@@ -339,7 +361,11 @@ impl Datagrams {
                     serial: datagram.serial,
                 });
             }
-            State::Passes(flow) => Later::Follow(flow),
+            State::Passes(flow) => {
+                self.totals.followed += 1;
+                self.told = false;
+                Later::Follow(flow)
+            }
             State::Refused(_) | State::Overlapped => Later::Drop(DropReason::FragmentFirstRefused),
         };
         if datagram.spans.are_all() {
@@ -381,7 +407,10 @@ impl Datagrams {
         };
         self.held
             .wait(&mut datagram.held, packet, ingress, share)
-            .map_err(|packet| (packet, no_room))
+            .map_err(|packet| (packet, no_room))?;
+        self.totals.waited += 1;
+        self.told = false;
+        Ok(())
     }
 
     /// Makes room for so many frames of a share, whose datagram at `place` stays.

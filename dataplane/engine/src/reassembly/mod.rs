@@ -37,6 +37,21 @@ pub struct FragmentConfig {
     pub remember_ms: u32,
 }
 
+/// What came of fragments, and how much of the table is used now.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct FragmentTotals {
+    /// First fragments that went their way, whatever became of them there.
+    pub first: u64,
+    /// Later fragments that followed the first of their datagram.
+    pub followed: u64,
+    /// Those that had to wait for it.
+    pub waited: u64,
+    /// Datagrams that are remembered.
+    pub datagrams: u64,
+    /// Frames of fragments that wait.
+    pub held_frames: u64,
+}
+
 impl Default for FragmentConfig {
     fn default() -> Self {
         Self {

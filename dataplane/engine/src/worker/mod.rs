@@ -164,6 +164,9 @@ impl<P: Port> Worker<P> {
         if expired > 0 {
             c.expired.add(u64::from(expired));
         }
+        if let Some(fragments) = self.stages.fragments() {
+            c.fragments.set(&fragments);
+        }
     }
 
     /// Receives a burst from one port and brings each packet on its way.

@@ -19,6 +19,7 @@ mod external;
 mod forwarding;
 mod fragmented;
 mod fragments;
+mod fragments_counted;
 mod gateway;
 mod handover;
 mod host;

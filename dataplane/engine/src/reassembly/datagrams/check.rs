@@ -25,6 +25,7 @@ impl Datagrams {
         }
         let used = self.datagrams.iter().filter(|d| d.used).count();
         assert_eq!((listed.len(), &shares), (used, &*self.shares));
+        assert_eq!(self.totals.datagrams, used as u64);
         let mut free = self.free;
         for _ in used..self.datagrams.len() {
             free = self.datagrams[usize::from(free)].next;
