@@ -16,8 +16,9 @@
 
 use crate::hash::Hash;
 use crate::layout::BUCKET_ENTRIES;
-use crate::memory::Line;
+use crate::memory::{Line, prefetch};
 use crate::sync::{AtomicU64, Ordering, fence, relax};
+use crate::vector::word_with_tag;
 
 const HEAD: usize = 0;
 const LOCK: u64 = 1 << 32;
@@ -57,15 +58,26 @@ impl Entry {
     }
 }
 
-/// What a first bucket says about a tag.
-#[derive(Clone, Copy)]
-pub(crate) enum Glance {
+/// What a first bucket says about a tag, in half a word: the lower half of the entry that has it, or one of these.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sight(u32);
+
+impl Sight {
     /// The chain ends here: no entry has the tag. One that stood in an overflow bucket all the while would have kept the link.
-    Miss,
-    /// This entry has it, and perhaps others too.
-    Candidate(Entry),
-    /// None here has it; the chain goes on.
-    Search,
+    pub(crate) const MISS: Self = Self(u32::MAX);
+    /// None here has it and the chain goes on, or the one that had it went at that moment.
+    pub(crate) const SEARCH: Self = Self(0);
+
+    /// The record of the entry that has the tag; of no record where there is none.
+    #[inline]
+    pub(crate) const fn record(self) -> usize {
+        (self.0.wrapping_sub(1) >> 1) as usize
+    }
+
+    #[inline]
+    pub(crate) const fn direction(self) -> usize {
+        (self.0.wrapping_sub(1) & 1) as usize
+    }
 }
 
 /// A place for an entry.
@@ -112,20 +124,12 @@ impl<'a> Bucket<'a> {
 
     /// What this bucket alone says, in one pass without a branch: where a burst spends its time.
     #[inline(always)]
-    pub(crate) fn glance(&self, tag: u32) -> Glance {
-        let tag = u64::from(tag) << 32;
-        // An entry with the tag becomes its lower half less one, anything else a greater number.
-        let least = self
-            .places()
-            .iter()
-            .map(|p| (p.load(Ordering::Acquire) ^ tag).wrapping_sub(1))
-            .fold(u64::MAX, u64::min);
-        if least < u64::from(u32::MAX) {
-            Glance::Candidate(Entry(tag | (least + 1)))
-        } else if self.next().is_none() {
-            Glance::Miss
-        } else {
-            Glance::Search
+    pub(crate) fn glance(&self, tag: u32) -> Sight {
+        let (place, head) = word_with_tag(self.0, tag);
+        match self.0.0.get(place) {
+            Some(word) => Sight(word.load(Ordering::Acquire) as u32),
+            None if head & NEXT == 0 => Sight::MISS,
+            None => Sight::SEARCH,
         }
     }
 
@@ -162,6 +166,23 @@ impl<'a> Index<'a> {
 
     fn overflow(&self, n: u32) -> Option<Bucket<'a>> {
         self.overflow.get(n as usize).map(Bucket)
+    }
+
+    /// Asks for the overflow bucket behind a first one.
+    #[cold]
+    pub(crate) fn expect_next(&self, bucket: u32) {
+        if let Some(next) = self.bucket(bucket).next().and_then(|n| self.overflow(n)) {
+            prefetch(next.0);
+        }
+    }
+
+    /// What the overflow bucket behind a first one says alone: of an entry that is not in it, nothing.
+    pub(crate) fn glance_beyond(&self, bucket: u32, tag: u32) -> Sight {
+        let next = self.bucket(bucket).next().and_then(|n| self.overflow(n));
+        match next.map_or(Sight::SEARCH, |next| next.glance(tag)) {
+            Sight::MISS => Sight::SEARCH,
+            sight => sight,
+        }
     }
 
     /// The first answer of `check` among the entries with this tag. Needs no lock; called under it, it is exact as well.

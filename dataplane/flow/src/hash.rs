@@ -80,9 +80,10 @@ impl Hash {
         (((self.0 >> 32) * buckets as u64) >> 32) as u32
     }
 
+    /// Never 0, which is what a free place has.
     #[inline]
     pub(crate) const fn tag(self) -> u32 {
-        self.0 as u32
+        self.0 as u32 | 1
     }
 }
 

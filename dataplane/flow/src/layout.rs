@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::memory::LINE_WORDS;
 
 /// Raised with every change of what the words mean.
-pub(crate) const LAYOUT_VERSION: u64 = 2;
+pub(crate) const LAYOUT_VERSION: u64 = 3;
 
 /// Lines of a record.
 pub(crate) const RECORD_LINES: usize = 3;

@@ -5,6 +5,8 @@
 //! it touches. Each connection is one record of three cache lines that serves both directions, found by a bucket line.
 //! The table may live in a mapped file that the next start of the agent takes over ([`FlowTable::open`]).
 //!
+//! A hit is read and delivered by vector loads where the processor has them (`vector`); the model checker sees their twins.
+//!
 //! What it does not do: judge. Whether an entry is stale is told by its generations and start number, whether a SYN may
 //! hit it by [`FlowView::admits_syn`]; what follows is the engine's. It never evicts a live connection, never reads a clock
 //! and never allocates after it was made.
@@ -38,6 +40,7 @@ mod takeover;
 #[cfg(test)]
 mod testing;
 mod types;
+mod vector;
 mod walk;
 mod words;
 

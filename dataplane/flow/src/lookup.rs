@@ -1,14 +1,19 @@
 //! Finding entries: bursts of keys side by side, and single tuples.
 //!
-//! A burst goes through three passes, so that its cache misses overlap: hash all keys and ask for their buckets; glance at each
-//! bucket and ask for the record of the entry with the right tag; read the records. The first two have no branch that
-//! depends on the data but the last one of a glance. What a glance cannot settle (an overflow bucket, two entries with
-//! one tag) is left to [`Index::find`].
+//! A burst goes through passes, so that its cache misses overlap: hash all keys and ask for their buckets; glance at each bucket
+//! and ask for the record of the entry with the right tag; the same for the overflow buckets of the few whose first bucket does
+//! not settle it; read the records. What is left (two entries with one tag, a writer at that very moment) is
+//! [`Index::find`]'s.
+//!
+//! Whole passes and no pipeline in which each key is a few steps behind another: that was tried, and waits more. A prefetch
+//! holds up the instructions behind it once as many lines are on their way as the core can ask for, and a short loop has
+//! more of them in view than one that does everything.
 
+use arrayvec::ArrayVec;
 use heddle_wire::Proto;
 use heddle_wire::rewrite::Tuple;
 
-use crate::bucket::{Entry, Glance, Index};
+use crate::bucket::{Entry, Index, Sight};
 use crate::memory::prefetch;
 use crate::record::Record;
 use crate::table::FlowTable;
@@ -17,6 +22,24 @@ use crate::words::Wanted;
 
 /// Keys that are looked up side by side; a longer burst is cut.
 const BURST: usize = 64;
+
+/// How far the lookup of one key has come.
+#[derive(Clone, Copy)]
+struct Way {
+    tag: u32,
+    bucket: u32,
+    sight: Sight,
+}
+
+impl Default for Way {
+    fn default() -> Self {
+        Self {
+            tag: 0,
+            bucket: 0,
+            sight: Sight::SEARCH,
+        }
+    }
+}
 
 impl FlowTable {
     /// Looks up a burst of keys. `out[n]` is what was found for `keys[n]`; an expired entry is not found.
@@ -30,47 +53,47 @@ impl FlowTable {
     fn lookup_burst(&self, keys: &[FlowKey], now: Millis, out: &mut [Option<Hit>]) {
         let index = self.index();
         let records = self.records();
-        let mut hashes = [(0u32, 0u32); BURST];
-        for (key, slot) in keys.iter().zip(&mut hashes) {
-            let (hash, bucket) = self.hash(&key.tuple, key.proto);
-            prefetch(index.bucket(bucket).0);
-            *slot = (hash.tag(), bucket);
-        }
-        let mut glances = [Glance::Miss; BURST];
-        for (&(tag, bucket), glance) in hashes.iter().zip(&mut glances).take(keys.len()) {
-            *glance = index.bucket(bucket).glance(tag);
-            if let Glance::Candidate(entry) = glance
-                && let Some(record) = records.get(entry.record() as usize)
-            {
+        let expect = |sight: Sight| {
+            if let Some(record) = records.get(sight.record()) {
                 record.iter().for_each(prefetch);
             }
+        };
+        let mut ways = [Way::default(); BURST];
+        let ways = ways.get_mut(..keys.len().min(out.len())).unwrap_or_default();
+        for (way, key) in ways.iter_mut().zip(keys) {
+            let (hash, bucket) = self.hash(&key.tuple, key.proto);
+            prefetch(index.bucket(bucket).0);
+            (way.tag, way.bucket) = (hash.tag(), bucket);
         }
-        for (((key, out), hash), glance) in keys.iter().zip(out).zip(&hashes).zip(glances) {
-            // One place writes what nearly all keys find: a hit that met others on its way would be copied once more.
-            match glance {
-                Glance::Miss => {
-                    *out = None;
-                    continue;
-                }
-                Glance::Candidate(entry) => {
-                    if let Some(lines) = records.get(entry.record() as usize)
-                        && let Some(hit) = self.hit_at(Record(lines), entry, &Wanted::key(key), now)
-                    {
-                        *out = Some(hit);
-                        continue;
-                    }
-                }
-                Glance::Search => {}
+        let mut further = ArrayVec::<_, BURST>::new();
+        for (n, way) in ways.iter_mut().enumerate() {
+            way.sight = index.bucket(way.bucket).glance(way.tag);
+            expect(way.sight);
+            if way.sight == Sight::SEARCH {
+                index.expect_next(way.bucket);
+                further.push(n);
             }
-            *out = self.search(&index, *hash, key, now);
+        }
+        for n in further {
+            if let Some(way) = ways.get_mut(n) {
+                way.sight = index.glance_beyond(way.bucket, way.tag);
+                expect(way.sight);
+            }
+        }
+        for ((way, key), out) in ways.iter().zip(keys).zip(out) {
+            match records.get(way.sight.record()) {
+                Some(lines) if Record(lines).deliver(way.sight, key, &self.limits, now, out) => {}
+                None if way.sight == Sight::MISS => *out = None,
+                _ => *out = self.search(&index, *way, key, now),
+            }
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn search(&self, index: &Index<'_>, (tag, bucket): (u32, u32), key: &FlowKey, now: Millis) -> Option<Hit> {
+    fn search(&self, index: &Index<'_>, way: Way, key: &FlowKey, now: Millis) -> Option<Hit> {
         let wanted = Wanted::key(key);
-        index.find(bucket, tag, |entry| {
+        index.find(way.bucket, way.tag, |entry| {
             self.hit_at(self.record(entry.record())?, entry, &wanted, now)
         })
     }

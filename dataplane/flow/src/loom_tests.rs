@@ -14,6 +14,8 @@
 //! | Release where an overflow bucket's link is emptied, and where the free list links it | the same |
 //! | Acquire of the link, or the fence after a search | nothing: either is enough |
 //! | Release of the raised version, of the shortened chain | nothing: the free list's Release comes after both |
+//! | the search after a glance at an entry that went | `a_glance_does_not_take_the_end_of_another_entry...` |
+//! | Acquire of the tag in a glance, or of the entry that has it | nothing: either is enough |
 //! | the free list's tag; Acquire of its head; Release of a push | `a_number_is_given_out_once` |
 //! | Acquire of a pop's swap | nothing: the load before it was one |
 //! | each ordering and each fence of the sequence lock | `a_reader_of_a_sequence_never_sees_halves` |
@@ -27,7 +29,7 @@ use heddle_wire::{Proto, TcpFlags};
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::bucket::{Bucket, Entry, Index};
+use crate::bucket::{Bucket, Entry, Index, Sight};
 use crate::freelist::FreeList;
 use crate::hash::{Hash, Seed};
 use crate::layout::RECORD_LINES;
@@ -171,6 +173,35 @@ fn an_entry_is_found_whatever_happens_in_front_of_it() {
         other.join().unwrap();
         assert_eq!(index.find(0, hash(20).tag(), |e| (e == passing).then_some(())), None);
         assert_eq!(Bucket(&overflow[0]).entries().count(), 1);
+    });
+}
+
+#[test]
+fn a_glance_does_not_take_the_end_of_another_entry_with_the_tag_for_a_miss() {
+    check(|| {
+        let first = Arc::new(vec![Line::default()]);
+        let hash = Hash::of(&Seed([1, 2, 3, 4, 5, 6, 7, 8]), &nth(0).0.key.tuple, Proto::TCP);
+        fn index(first: &[Line]) -> Index<'_> {
+            Index { first, overflow: &[] }
+        }
+        let [going, standing] = [1, 2].map(|n| Entry::new(hash, n, 0));
+        let locked = index(&first).lock(0, 0);
+        for entry in [going, standing] {
+            locked.vacancy(0, None, || None).unwrap().set(entry);
+        }
+        drop(locked);
+        let other = {
+            let first = Arc::clone(&first);
+            thread::spawn(move || {
+                index(&first)
+                    .lock(0, 0)
+                    .unlink(0, going, |_| unreachable!("a first bucket stays"));
+            })
+        };
+        let sight = index(&first).bucket(0).glance(hash.tag());
+        assert!(sight != Sight::MISS);
+        other.join().unwrap();
+        assert_eq!(index(&first).bucket(0).glance(hash.tag()).record(), 2);
     });
 }
 

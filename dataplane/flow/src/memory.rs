@@ -1,6 +1,7 @@
 //! Where the words of a table live: cache lines of atomics, on the heap, in anonymous pages or in a mapped file.
 //!
-//! The only module of this crate with `unsafe` in it: a mapping as a slice of atomics, and the prefetch instruction.
+//! `unsafe` stands in this module (a mapping as a slice of atomics, and the prefetch instruction) and in `vector`, nowhere else in
+//! this crate.
 
 use memmap2::MmapRaw;
 

@@ -5,9 +5,9 @@
 //! | 0     | the sequence: odd while somebody writes words 1 to 15, 17 upwards of a free record, or the incarnation |
 //! | 1, 2  | direction 0: source address |
 //! | 3, 4  | direction 0: destination address |
-//! | 5     | direction 0: source port, destination port, origin |
+//! | 5     | direction 0: source port, destination port, origin, protocol |
 //! | 6     | direction 0: checksum deltas l3, l4, egress |
-//! | 7     | start number, protocol, flags of 0 and 1 |
+//! | 7     | flags of 0 and 1, start number |
 //! | 8..14 | direction 1: as words 1 to 6 |
 //! | 14    | endpoints of direction 0, MSS clamps of 0 and 1 |
 //! | 15    | generations of these endpoints |
@@ -34,15 +34,18 @@
 use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Proto, TcpFlags};
 
+use crate::bucket::Sight;
+use crate::hash::ip_from_words;
 use crate::layout::RECORD_LINES;
 use crate::memory::{LINE_WORDS, Line};
 use crate::seqlock::{Odd, Sequence};
 use crate::state::{Life, Limits};
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::{Egress, FlowView, Millis, NewFlow, Origin, StartNo};
+use crate::types::{Egress, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotNo, StartNo};
+use crate::vector::{are, load_pair};
 use crate::words::{
-    COUNT_BITS, FLAG_BITS, LEAVING, PORTS, TIME_BITS, Wanted, Words, count_word, leaving, meta, pair32, quad16,
-    time_word, tuple,
+    COUNT_BITS, LEAVING, PORTS, TIME_BITS, Wanted, Words, count_word, leaving, meta, moved, origin_of, pair32,
+    port_word, proto_of, quad16, time_word, tuple,
 };
 use crate::{EndpointNo, Generation};
 
@@ -112,12 +115,12 @@ impl Contents {
 
     #[inline]
     pub(crate) const fn proto(&self) -> Proto {
-        Proto((self.words[META] >> (2 * FLAG_BITS)) as u8)
+        proto_of(self.at(0, PORTS))
     }
 
     #[inline]
     pub(crate) const fn origin(&self, direction: usize) -> Origin {
-        Origin::from_bits((self.at(direction, PORTS) >> 32) as u32)
+        origin_of(self.at(direction, PORTS))
     }
 
     #[inline]
@@ -134,14 +137,16 @@ impl Contents {
 
     /// The entry as `direction` sees it; `None` if the words are none that this crate wrote.
     pub(crate) fn view(&self, direction: usize) -> Option<FlowView> {
+        let pair = |n| ip_from_words([n, n + 1].map(|n| self.at(direction ^ 1, n))).octets();
         Words {
             own: [self.at(direction, PORTS), self.at(direction, LEAVING)],
-            peer: std::array::from_fn(|n| self.at(direction ^ 1, n)),
+            peer: [pair(0), pair(2)],
+            peer_ports: self.at(direction ^ 1, PORTS),
             meta: self.words[META],
             ends: self.words[ENDS],
             generations: self.words[GENERATIONS],
         }
-        .view(direction, self.life, self.last_seen)
+        .checked_view(direction, self.life, self.last_seen)
     }
 }
 
@@ -195,7 +200,7 @@ impl<'a> Record<'a> {
     }
 
     /// The direction as it stands now, with its incarnation, if it is live, what is wanted, and has not expired.
-    #[inline(always)]
+    #[inline]
     pub(crate) fn find(
         &self,
         direction: usize,
@@ -203,29 +208,65 @@ impl<'a> Record<'a> {
         limits: &Limits,
         now: Millis,
     ) -> Option<(u32, FlowView)> {
-        let (own, peer) = self.directions(direction)?;
-        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
-        let (differs, incarnation, life, last_seen, words) = self.sequence().read(|| {
-            let ports = load(&own[PORTS]);
-            let meta = load(self.word(META));
-            let addresses = own.iter().zip(wanted.addresses).map(|(word, a)| load(word) ^ a);
-            let differs = addresses.fold(0, |all, a| all | a)
-                | (ports ^ wanted.ports) & wanted.mask
-                | (meta >> (2 * FLAG_BITS) & 0xff) ^ wanted.proto;
-            let (incarnation, life) = self.life();
-            let words = Words {
-                own: [ports, load(&own[LEAVING])],
-                peer: std::array::from_fn(|n| load(&peer[n])),
-                meta,
-                ends: load(self.word(ENDS)),
-                generations: load(self.word(GENERATIONS)),
-            };
-            (differs, incarnation, life, self.last_seen(incarnation), words)
-        });
-        if differs != 0 || !life.is_live() || life.is_expired(limits, last_seen, now) {
+        let contents = self.read();
+        let differs = (0..PORTS).fold(0, |all, n| all | contents.at(direction, n) ^ wanted.addresses[n])
+            | (contents.at(direction, PORTS) ^ wanted.ports) & wanted.mask;
+        if differs != 0 || !contents.life.is_live() || contents.life.is_expired(limits, contents.last_seen, now) {
             return None;
         }
-        Some((incarnation, words.view(direction, life, last_seen)?))
+        Some((contents.incarnation, contents.view(direction)?))
+    }
+
+    /// As [`Self::find`], at once and without a loop or a branch: `false` if a writer was at it, or for any other reason; then
+    /// what stands in `out` means nothing.
+    ///
+    /// It writes what it reads straight into `out`, before it knows whether that is what is wanted: a hit that met others on
+    /// its way would be copied once more.
+    #[inline(always)]
+    pub(crate) fn deliver(
+        &self,
+        sight: Sight,
+        key: &FlowKey,
+        limits: &Limits,
+        now: Millis,
+        out: &mut Option<Hit>,
+    ) -> bool {
+        let direction = sight.direction();
+        let Some((own, peer)) = self.directions(direction) else {
+            return false;
+        };
+        let ([own_src, own_dst, _], [peer_src, peer_dst, _]) = (own.as_chunks::<2>().0, peer.as_chunks::<2>().0) else {
+            return false;
+        };
+        let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
+        let before = self.sequence().begin();
+        let ports = load(&own[PORTS]);
+        if !are([own_src, own_dst], [&key.tuple.src.octets(), &key.tuple.dst.octets()])
+            || ports != port_word(&key.tuple, key.proto, key.origin)
+        {
+            return false;
+        }
+        let life_word = load(self.word(LIFE));
+        let life = Life::from_bits(life_word as u32);
+        let seen = load(self.word(LAST_SEEN));
+        let of_another = (seen ^ time_word((life_word >> 32) as u32, Millis(0))) >> TIME_BITS != 0;
+        let last_seen = Millis(seen & ((1 << TIME_BITS) - 1));
+        if of_another || !life.is_live() || life.is_expired(limits, last_seen, now) {
+            return false;
+        }
+        let words = Words {
+            own: [ports, load(&own[LEAVING])],
+            peer: [load_pair(peer_src), load_pair(peer_dst)],
+            peer_ports: load(&peer[PORTS]),
+            meta: load(self.word(META)),
+            ends: load(self.word(ENDS)),
+            generations: load(self.word(GENERATIONS)),
+        };
+        *out = Some(Hit {
+            slot: SlotNo::of_life(life_word, sight.record() as u32, direction),
+            view: words.view(direction, life, last_seen),
+        });
+        self.sequence().is_still(before)
     }
 
     /// The words of a direction and of its peer.
@@ -383,7 +424,7 @@ impl Writing<'_> {
             let Deltas { l3, l4 } = flow.rewrite.deltas;
             self.set(base + LEAVING, leaving(l3.to_raw(), l4.to_raw(), flow.egress));
         }
-        self.set(META, meta(start, forward.key.proto, [forward.flags, reverse.flags]));
+        self.set(META, meta(start, [forward.flags, reverse.flags]));
         self.set(
             ENDS,
             quad16(
@@ -417,7 +458,7 @@ impl Writing<'_> {
 
     pub(crate) fn set_origin(&self, direction: usize, origin: Origin) {
         let word = DIRECTION[direction & 1] + PORTS;
-        self.set(word, pair32(self.get(word) as u32, origin.to_bits()));
+        self.set(word, moved(self.get(word), origin));
     }
 
     pub(crate) fn set_generations(&self, direction: usize, generations: [Generation; 2], start: StartNo) {

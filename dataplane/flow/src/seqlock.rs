@@ -21,16 +21,27 @@ impl<'a> Sequence<'a> {
     pub(crate) fn read<T>(&self, load: impl Fn() -> T) -> T {
         let mut round = 0;
         loop {
-            let before = self.0.load(Ordering::Acquire);
+            let before = self.begin();
             let loaded = load();
-            fence(Ordering::Acquire);
-            let after = self.0.load(Ordering::Relaxed);
-            if before == after && before & 1 == 0 {
+            if self.is_still(before) {
                 return loaded;
             }
             relax(round);
             round += 1;
         }
+    }
+
+    /// Begins a reading that [`Self::is_still`] ends.
+    #[inline(always)]
+    pub(crate) fn begin(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    /// Whether what was loaded since `before` is whole.
+    #[inline(always)]
+    pub(crate) fn is_still(&self, before: u64) -> bool {
+        fence(Ordering::Acquire);
+        (self.0.load(Ordering::Relaxed) == before) & (before & 1 == 0)
     }
 
     /// Keeps other writers out and makes readers wait, until the answer is dropped.

@@ -129,6 +129,8 @@ pub(crate) struct Limits([u64; Self::CLASSES.len() * Self::STATES]);
 
 impl Limits {
     const STATES: usize = 8;
+    /// A timeout that no time reaches.
+    const NEVER: u64 = 1 << 60;
     /// One protocol for each class whose timeouts differ; the number of none of them is the class of all others.
     const CLASSES: [Proto; 4] = [Proto(0), Proto::UDP, Proto::SCTP, Proto::ICMP];
 
@@ -136,7 +138,7 @@ impl Limits {
         Self(std::array::from_fn(|n| {
             let life = Life((n % Self::STATES) as u32);
             let timeout = timeouts.of(Self::CLASSES[n / Self::STATES], life.state());
-            u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)
+            u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).min(Self::NEVER)
         }))
     }
 
@@ -157,13 +159,13 @@ pub(crate) struct Life(u32);
 
 impl Life {
     const STATE: u32 = 0x7;
-    const LIVE: u32 = 1 << 3;
-    const OPENER_B: u32 = 1 << 4;
+    /// Above the state, so that both together are an index of [`Limits`].
+    const CLASS_SHIFT: u32 = 3;
+    const LIVE: u32 = 1 << 5;
     const FIN: [u32; 2] = [1 << 6, 1 << 7];
+    const OPENER_B: u32 = 1 << 16;
     const BOTH_FINS: u32 = Self::FIN[0] | Self::FIN[1];
     const PROTO_SHIFT: u32 = 8;
-    const CLASS_SHIFT: u32 = 16;
-    const CLASS: u32 = 0x3;
 
     /// The life of a slot that holds no connection.
     pub(crate) const NONE: Self = Self(0);
@@ -254,8 +256,8 @@ impl Life {
     /// Whether a connection with this life, last seen then, has expired.
     #[inline]
     pub(crate) const fn is_expired(self, limits: &Limits, last_seen: Millis, now: Millis) -> bool {
-        let class = self.0 >> Self::CLASS_SHIFT & Self::CLASS;
-        now.since(last_seen) >= limits.0[class as usize * Limits::STATES + (self.0 & Self::STATE) as usize]
+        // Neither can overflow: a time has 40 bits, a limit 60.
+        last_seen.0.wrapping_add(limits.0[self.0 as usize % limits.0.len()]) <= now.0
     }
 }
 
@@ -365,7 +367,10 @@ mod tests {
             };
             for state in states {
                 let life = Life(Life::begin(proto, FlowFlags::empty()).0 & !Life::STATE | state);
-                let timeout = timeouts.of(proto, life.state()).as_millis().min(u128::from(u64::MAX)) as u64;
+                let timeout = timeouts
+                    .of(proto, life.state())
+                    .as_millis()
+                    .min(u128::from(Limits::NEVER)) as u64;
                 assert!(
                     life.is_expired(&limits, Millis(0), Millis(timeout)),
                     "{proto:?} {state}"

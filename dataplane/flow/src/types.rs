@@ -199,6 +199,18 @@ impl Egress {
         }
     }
 
+    /// The inverse of [`Self::to_bits`]; of bits that that never makes, something.
+    #[inline]
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        let no = bits as u16;
+        let kind = bits >> 16;
+        match if kind < 2 { kind } else { 2 } {
+            0 => Self::Endpoint(EndpointNo(no)),
+            1 => Self::Uplink(NextHopNo(no)),
+            _ => Self::Node(NodeNo(no)),
+        }
+    }
+
     /// `None` for bits that [`Self::to_bits`] never makes.
     pub(crate) const fn try_from_bits(bits: u32) -> Option<Self> {
         let no = bits as u16;
@@ -260,6 +272,12 @@ pub struct SlotNo(u64);
 impl SlotNo {
     pub(crate) const fn new(incarnation: u32, record: u32, direction: usize) -> Self {
         Self((incarnation as u64) << 32 | (record as u64) << 1 | direction as u64 & 1)
+    }
+
+    /// As [`Self::new`], with the incarnation in the upper half of a word.
+    #[inline]
+    pub(crate) const fn of_life(life_word: u64, record: u32, direction: usize) -> Self {
+        Self(life_word & !(u32::MAX as u64) | (record as u64) << 1 | direction as u64 & 1)
     }
 
     pub(crate) const fn incarnation(self) -> u32 {

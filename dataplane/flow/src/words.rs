@@ -1,16 +1,16 @@
 //! What the words of a record mean, to those who have loaded them; the record itself, and who may write it when, is
 //! in [`crate::record`].
 
-use heddle_wire::Proto;
 use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
+use heddle_wire::{Ip, Proto};
 
 use crate::hash::{ip_from_words, ip_words};
 use crate::state::Life;
 use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Millis, Origin, Rewrite, StartNo};
 use crate::{EndpointNo, Generation};
 
-/// The word of a direction, after those of its addresses, that has ports and origin, ...
+/// The word of a direction, after those of its addresses, that has ports, origin and protocol, ...
 pub(crate) const PORTS: usize = 4;
 /// ... and the one that has deltas and egress.
 pub(crate) const LEAVING: usize = 5;
@@ -20,54 +20,60 @@ pub(crate) const TIME_BITS: u32 = 40;
 /// Bits of a count, below its incarnation.
 pub(crate) const COUNT_BITS: u32 = 56;
 
-/// Bits of the flags of one direction in the word of meta data.
-pub(crate) const FLAG_BITS: u32 = 12;
-const _: () = assert!(FlowFlags::all().bits() < 1 << FLAG_BITS);
+/// Where the protocol stands in the word of ports, above the origin.
+const PROTO_SHIFT: u32 = 56;
 
 /// The words that a view of one direction is made of.
 pub(crate) struct Words {
     /// Ports and origin, deltas and egress.
     pub(crate) own: [u64; 2],
-    /// Addresses and ports of the other direction.
-    pub(crate) peer: [u64; 5],
+    /// Addresses of the other direction, and its ports.
+    pub(crate) peer: [[u8; 16]; 2],
+    pub(crate) peer_ports: u64,
     pub(crate) meta: u64,
     pub(crate) ends: u64,
     pub(crate) generations: u64,
 }
 
 impl Words {
+    /// `None` if the words are none that this crate wrote.
+    pub(crate) fn checked_view(&self, direction: usize, life: Life, last_seen: Millis) -> Option<FlowView> {
+        Egress::try_from_bits((self.own[1] >> 32) as u32)?;
+        Some(self.view(direction, life, last_seen))
+    }
+
+    /// What words say that this crate wrote. Without a branch: which direction it is, nobody can foretell.
     #[inline(always)]
-    pub(crate) fn view(&self, direction: usize, life: Life, last_seen: Millis) -> Option<FlowView> {
-        let second = direction & 1 != 0;
+    pub(crate) fn view(&self, direction: usize, life: Life, last_seen: Millis) -> FlowView {
+        let second = 16 * (direction & 1) as u32;
         let [ports, leaving] = self.own;
-        let [a0, a1, a2, a3, peer_ports] = self.peer;
+        let [src, dst] = self.peer.map(Ip::from_v6);
         // Two of sixteen and two of 32 bits, as the direction sees them.
-        let ends = self.ends as u32;
-        let ends = if second { ends.rotate_right(16) } else { ends };
-        let generations = self.generations;
-        let generations = if second {
-            generations.rotate_right(32)
-        } else {
-            generations
-        };
-        Some(FlowView {
+        let ends = (self.ends as u32).rotate_right(second);
+        let generations = self.generations.rotate_right(2 * second);
+        FlowView {
             rewrite: Rewrite {
-                to: tuple([a0, a1, a2, a3], peer_ports).reversed(),
+                to: Tuple {
+                    src: dst,
+                    dst: src,
+                    sport: (self.peer_ports >> 16) as u16,
+                    dport: self.peer_ports as u16,
+                },
                 deltas: Deltas {
                     l3: Delta::from_raw(leaving as u16),
                     l4: Delta::from_raw((leaving >> 16) as u16),
                 },
             },
-            origin: Origin::from_bits((ports >> 32) as u32),
-            egress: Egress::try_from_bits((leaving >> 32) as u32)?,
+            origin: origin_of(ports),
+            egress: Egress::from_bits((leaving >> 32) as u32),
             endpoints: [EndpointNo(ends as u16), EndpointNo((ends >> 16) as u16)],
             generations: [Generation(generations as u32), Generation((generations >> 32) as u32)],
             start: StartNo((self.meta >> 32) as u32),
-            mss_clamp: (self.ends >> if second { 48 } else { 32 }) as u16,
-            flags: FlowFlags::from_bits_truncate((self.meta >> if second { FLAG_BITS } else { 0 }) as u16),
+            mss_clamp: ((self.ends >> 32) as u32 >> second) as u16,
+            flags: FlowFlags::from_bits_truncate((self.meta as u32 >> second) as u16),
             state: life.state(),
             last_seen,
-        })
+        }
     }
 }
 
@@ -78,7 +84,6 @@ pub(crate) struct Wanted {
     pub(crate) ports: u64,
     /// Which bits of `ports` count: with or without the origin.
     pub(crate) mask: u64,
-    pub(crate) proto: u64,
 }
 
 impl Wanted {
@@ -86,7 +91,7 @@ impl Wanted {
     #[inline]
     pub(crate) fn key(key: &FlowKey) -> Self {
         Self {
-            ports: port_word(&key.tuple, key.origin),
+            ports: port_word(&key.tuple, key.proto, key.origin),
             mask: u64::MAX,
             ..Self::tuple(&key.tuple, key.proto)
         }
@@ -98,15 +103,32 @@ impl Wanted {
         let ([s0, s1], [d0, d1]) = (ip_words(t.src), ip_words(t.dst));
         Self {
             addresses: [s0, s1, d0, d1],
-            ports: port_word(t, Origin::HOST),
-            mask: u64::from(u32::MAX),
-            proto: u64::from(proto.0),
+            ports: port_word(t, proto, Origin::HOST),
+            mask: u64::from(u32::MAX) | 0xff << PROTO_SHIFT,
         }
     }
 }
 
-const fn port_word(t: &Tuple, origin: Origin) -> u64 {
-    t.sport as u64 | (t.dport as u64) << 16 | (origin.to_bits() as u64) << 32
+#[inline]
+pub(crate) const fn port_word(t: &Tuple, proto: Proto, origin: Origin) -> u64 {
+    t.sport as u64 | (t.dport as u64) << 16 | (origin.to_bits() as u64) << 32 | (proto.0 as u64) << PROTO_SHIFT
+}
+
+/// The word of ports with another origin.
+pub(crate) const fn moved(ports: u64, origin: Origin) -> u64 {
+    ports & (u32::MAX as u64 | 0xff << PROTO_SHIFT) | (origin.to_bits() as u64) << 32
+}
+
+/// The origin in a word of ports.
+#[inline]
+pub(crate) const fn origin_of(ports: u64) -> Origin {
+    Origin::from_bits((ports >> 32) as u32 & 0xff_ffff)
+}
+
+/// The protocol in a word of ports.
+#[inline]
+pub(crate) const fn proto_of(ports: u64) -> Proto {
+    Proto((ports >> PROTO_SHIFT) as u8)
 }
 
 #[inline]
@@ -143,9 +165,6 @@ pub(crate) const fn leaving(l3: u16, l4: u16, egress: Egress) -> u64 {
     l3 as u64 | (l4 as u64) << 16 | (egress.to_bits() as u64) << 32
 }
 
-pub(crate) const fn meta(start: StartNo, proto: Proto, flags: [FlowFlags; 2]) -> u64 {
-    (start.0 as u64) << 32
-        | (proto.0 as u64) << (2 * FLAG_BITS)
-        | (flags[1].bits() as u64) << FLAG_BITS
-        | flags[0].bits() as u64
+pub(crate) const fn meta(start: StartNo, flags: [FlowFlags; 2]) -> u64 {
+    (start.0 as u64) << 32 | (flags[1].bits() as u64) << 16 | flags[0].bits() as u64
 }
