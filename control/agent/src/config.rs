@@ -329,7 +329,7 @@ impl Config {
             return Err(ConfigError::value(
                 "connections",
                 self.connections,
-                "is not between 1024 and 67108864 (each takes 232 bytes)",
+                "is not between 1024 and 67108864 (each takes 240 bytes)",
             ));
         }
         let connections_per_pod = self.connections_per_pod.unwrap_or(self.connections / 4);

@@ -12,8 +12,6 @@ use crate::dataplane::flow_file::{HUGE_PAGE, huge_pages};
 
 /// Bytes of a frame.
 pub const FRAME_SIZE: u64 = 4096;
-/// Bytes of flow table for each connection: what `heddle-flow` says, and some.
-const BYTES_PER_CONNECTION: u64 = 240;
 /// Bytes that the kernel takes for each port and each frame of the UMEM.
 const KERNEL_BYTES_PER_PORT_AND_FRAME: u64 = 128;
 
@@ -56,7 +54,11 @@ pub struct TooLarge {
 /// Bytes of a flow table.
 #[must_use]
 pub fn flow_table_bytes(connections: u32) -> u64 {
-    u64::from(connections) * BYTES_PER_CONNECTION
+    let config = heddle_flow::Config {
+        capacity: connections,
+        ..heddle_flow::Config::default()
+    };
+    config.file_bytes()
 }
 
 /// Bytes of a flow table in ordinary memory: none where it will lie on huge pages, which are set aside already.

@@ -17,7 +17,7 @@ use crate::api::{ApiError, Server};
 use crate::attachments::{Store, StoreError};
 use crate::check::scratch::{self, ScratchError};
 use crate::cli::RunArgs;
-use crate::config::{ConfigError, Settings};
+use crate::config::{ConfigError, HugePages, Settings};
 use crate::control::{Control, ControlError, Parts};
 use crate::dataplane::flow_file::{self, FlowFileError};
 use crate::dataplane::{Dataplane, DataplaneError, clock};
@@ -197,6 +197,7 @@ fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
         capacity: settings.connections,
         quota: Some(settings.connections_per_pod),
         timeouts: settings.timeouts,
+        huge_pages: settings.huge_pages != HugePages::Never,
         ..heddle_flow::Config::default()
     };
     Ok(FlowTable::open(&file, &config, BootId::current()?, clock())?)

@@ -4,12 +4,16 @@
 //! `cargo bench -p heddle-flow --bench table`; with `-- 1M` only what has that in its name. What a burst took is kept burst by
 //! burst: the table at the end has the median and the tenth percentile, which other load of the machine moves less
 //! than it moves criterion's mean.
+//!
+//! Tables lie on pages of 2 MiB: reserved ones if there are enough, else those that the kernel makes up; which, and how to
+//! reserve some, stands at the end. `HEDDLE_BENCH_PAGES=4k` forbids them.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
 
 use std::cell::RefCell;
 use std::hint::black_box;
+use std::ops::Not;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
@@ -26,6 +30,8 @@ const SIZES: [(&str, u32); 3] = [("64k", 1 << 16), ("1M", 1 << 20), ("4M", 1 << 
 const MOST: usize = 64;
 /// Connections beyond this number are in no table.
 const ABSENT: u32 = 1 << 30;
+/// Room for connections that are inserted before others are removed.
+const ROOM: u32 = 4096;
 /// Connections of one client.
 const PORTS: u32 = 50_000;
 
@@ -75,12 +81,19 @@ fn connection(n: u32) -> (NewFlow, NewFlow) {
     (forward, answer)
 }
 
-fn table(connections: u32, room: u32) -> FlowTable {
-    let table = FlowTable::anonymous(&Config {
-        capacity: connections + room,
+fn config(capacity: u32) -> Config {
+    Config {
+        capacity,
         quota: None,
+        huge_pages: std::env::var("HEDDLE_BENCH_PAGES")
+            .is_ok_and(|pages| pages == "4k")
+            .not(),
         ..Config::default()
-    });
+    }
+}
+
+fn table(connections: u32, room: u32) -> FlowTable {
+    let table = FlowTable::anonymous(&config(connections + room));
     for n in 0..connections {
         let (forward, reverse) = connection(n);
         table.insert(&forward, &reverse, NOW).expect("there is room");
@@ -111,6 +124,8 @@ struct Suite {
     clock: Clock,
     ticks_per_ns: f64,
     rows: Vec<Row>,
+    /// What pages each table lay on.
+    pages: Vec<String>,
 }
 
 impl Suite {
@@ -130,6 +145,7 @@ impl Suite {
             clock,
             ticks_per_ns,
             rows: Vec::new(),
+            pages: Vec::new(),
         }
     }
 
@@ -189,31 +205,42 @@ impl Suite {
         }
     }
 
+    /// Connections put in 32 at a time, as a worker does: what it will need is asked for while it decides. And one after the
+    /// other, each waiting for its own.
     fn inserts(&mut self, size: &str, connections: u32) {
-        const ROOM: u32 = 4096;
         const BURST: u32 = 32;
         let table = table(connections, ROOM);
+        self.note_pages(size);
         let (mut next, mut oldest) = (connections, 0);
         let mut slots = Vec::new();
         table.for_each(|c| slots.push(c.slot));
         let mut removals = Vec::new();
-        self.case(&format!("insert {size}"), BURST as usize, |clock| {
-            let flows: [_; BURST as usize] = std::array::from_fn(|n| connection(next + n as u32));
-            next += BURST;
-            let began = clock.raw();
-            for (forward, reverse) in black_box(&flows) {
-                let (slot, _) = table.insert(forward, reverse, NOW).expect("there is room");
-                slots.push(slot);
-            }
-            let took = clock.raw() - began;
-            let began = clock.raw();
-            for slot in &slots[oldest..oldest + BURST as usize] {
-                assert!(table.remove(*slot));
-            }
-            removals.push((clock.raw() - began) as f64 / f64::from(BURST));
-            oldest += BURST as usize;
-            took
-        });
+        for (name, foreseen) in [("insert", true), ("insert alone", false)] {
+            self.case(&format!("{name} {size}"), BURST as usize, |clock| {
+                let flows: [_; BURST as usize] = std::array::from_fn(|n| connection(next + n as u32));
+                next += BURST;
+                let flows = black_box(&flows);
+                let began = clock.raw();
+                if foreseen {
+                    for (forward, reverse) in flows {
+                        table.expect(&forward.key.tuple, forward.key.proto);
+                        table.expect(&reverse.key.tuple, reverse.key.proto);
+                    }
+                }
+                for (forward, reverse) in flows {
+                    let (slot, _) = table.insert(forward, reverse, NOW).expect("there is room");
+                    slots.push(slot);
+                }
+                let took = clock.raw() - began;
+                let began = clock.raw();
+                for slot in &slots[oldest..oldest + BURST as usize] {
+                    assert!(table.remove(*slot));
+                }
+                removals.push((clock.raw() - began) as f64 / f64::from(BURST));
+                oldest += BURST as usize;
+                took
+            });
+        }
         removals.sort_unstable_by(f64::total_cmp);
         if !removals.is_empty() {
             self.rows.push(Row {
@@ -223,6 +250,22 @@ impl Suite {
         }
     }
 
+    /// Notes what pages the table lies on that is there.
+    fn note_pages(&mut self, size: &str) {
+        let smaps = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
+        let kib = |name: &str| {
+            let line = smaps.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        self.pages.push(format!(
+            "{size}: {} MiB on reserved pages of 2 MiB, {} MiB on others of 2 MiB, {} MiB resident in all",
+            kib("Private_Hugetlb:") / 1024,
+            kib("AnonHugePages:") / 1024,
+            (kib("Rss:") + kib("Private_Hugetlb:")) / 1024
+        ));
+    }
+
     fn report(&self) {
         println!("\n{:<22} {:>8} {:>8}   TSC ticks each", "", "median", "p10");
         for row in &self.rows {
@@ -230,13 +273,12 @@ impl Suite {
             println!("{:<22} {:>8.1} {:>8.1}", row.name, at(0.5), at(0.1));
         }
         let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-        let thp = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
-        let thp = thp.lines().find(|l| l.starts_with("AnonHugePages")).unwrap_or_default();
-        println!(
-            "{:.0} MHz; load {}; at the end {thp}",
-            self.ticks_per_ns * 1000.0,
-            load.trim()
-        );
+        println!("{:.0} MHz; load {}", self.ticks_per_ns * 1000.0, load.trim());
+        self.pages.iter().for_each(|pages| println!("{pages}"));
+        for (size, connections) in SIZES {
+            let pages = config(connections + ROOM).file_bytes() >> 21;
+            println!("to reserve pages of 2 MiB for {size}: sysctl vm.nr_hugepages={pages}");
+        }
     }
 }
 
@@ -254,9 +296,10 @@ fn main() {
         };
         if wanted(&["hit", "miss"]) {
             let table = table(connections, 0);
+            suite.note_pages(size);
             suite.lookups(size, &table, connections);
         }
-        if wanted(&["insert"]) {
+        if wanted(&["insert", "insert alone"]) {
             suite.inserts(size, connections);
         }
     }

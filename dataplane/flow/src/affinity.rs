@@ -44,7 +44,7 @@ impl AffinityTable {
     /// A table for so many clients, at least; none: nobody is remembered.
     pub(crate) fn new(capacity: u32, seed: Seed) -> Self {
         let sets = (capacity as usize).div_ceil(WAYS);
-        let memory = Memory::anonymous(sets * WAYS);
+        let memory = Memory::anonymous(sets * WAYS, false);
         Self { memory, sets, seed }
     }
 

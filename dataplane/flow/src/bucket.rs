@@ -143,6 +143,19 @@ impl<'a> Bucket<'a> {
         self.head().load(Ordering::Acquire) & !(LOCK | NEXT)
     }
 
+    /// A free place other than `taken`.
+    #[inline(always)]
+    fn vacant(&self, taken: Option<Place<'a>>) -> Option<Place<'a>> {
+        // No entry has the tag 0; what is free has nothing else.
+        let (first, _) = word_with_tag(self.0, 0);
+        let place = Place(self.0.0.get(first)?);
+        if Some(place) != taken {
+            return Some(place);
+        }
+        let rest = self.0.0.get(first + 1..)?;
+        rest.iter().find(|p| p.load(Ordering::Relaxed) == 0).map(Place)
+    }
+
     /// Empties the bucket; only while nobody else uses the table.
     pub(crate) fn reset(&self) {
         for word in &self.0.0 {
@@ -217,6 +230,7 @@ impl<'a> Index<'a> {
     }
 
     /// Locks one or two buckets, the lower number first.
+    #[inline(always)]
     pub(crate) fn lock(&self, a: u32, b: u32) -> Locked<'a> {
         let (low, high) = (a.min(b), a.max(b));
         let low = self.bucket(low);
@@ -233,22 +247,32 @@ impl<'a> Index<'a> {
     }
 }
 
+#[inline(always)]
 fn acquire(bucket: Bucket<'_>) {
+    if !try_acquire(bucket) {
+        wait_for(bucket);
+    }
+}
+
+#[inline(always)]
+fn try_acquire(bucket: Bucket<'_>) -> bool {
+    let free = bucket.head().load(Ordering::Relaxed) & !LOCK;
+    let taken = bucket
+        .head()
+        .compare_exchange(free, free | LOCK, Ordering::Acquire, Ordering::Relaxed);
+    taken.is_ok()
+}
+
+#[cold]
+fn wait_for(bucket: Bucket<'_>) {
     let mut round = 0;
-    loop {
-        let free = bucket.head().load(Ordering::Relaxed) & !LOCK;
-        if bucket
-            .head()
-            .compare_exchange(free, free | LOCK, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-        {
-            return;
-        }
+    while !try_acquire(bucket) {
         relax(round);
         round += 1;
     }
 }
 
+#[inline(always)]
 fn release(bucket: Bucket<'_>) {
     let head = bucket.head().load(Ordering::Relaxed);
     bucket.head().store(head & !LOCK, Ordering::Release);
@@ -263,25 +287,31 @@ pub(crate) struct Locked<'a> {
 
 impl<'a> Locked<'a> {
     /// A free place in the chain of `bucket`, which is locked, other than `taken`. `more` gives another overflow bucket.
+    #[inline(always)]
     pub(crate) fn vacancy(
         &self,
         bucket: u32,
         taken: Option<Place<'a>>,
         more: impl FnOnce() -> Option<u32>,
     ) -> Option<Place<'a>> {
-        let mut last = self.index.bucket(bucket);
-        loop {
-            let free = last
-                .places()
-                .iter()
-                .filter(|p| p.load(Ordering::Relaxed) == 0)
-                .map(Place);
-            if let Some(place) = free.into_iter().find(|p| Some(*p) != taken) {
+        let first = self.index.bucket(bucket);
+        match first.vacant(taken) {
+            Some(place) => Some(place),
+            None => self.vacancy_beyond(first, taken, more),
+        }
+    }
+
+    #[cold]
+    fn vacancy_beyond(
+        &self,
+        mut last: Bucket<'a>,
+        taken: Option<Place<'a>>,
+        more: impl FnOnce() -> Option<u32>,
+    ) -> Option<Place<'a>> {
+        while let Some(next) = last.next().and_then(|n| self.index.overflow(n)) {
+            last = next;
+            if let Some(place) = last.vacant(taken) {
                 return Some(place);
-            }
-            match last.next().and_then(|n| self.index.overflow(n)) {
-                Some(next) => last = next,
-                None => break,
             }
         }
         let number = more()?;
@@ -328,6 +358,7 @@ impl<'a> Locked<'a> {
 }
 
 impl Drop for Locked<'_> {
+    #[inline(always)]
     fn drop(&mut self) {
         if let Some(high) = self.high {
             release(high);

@@ -1,11 +1,12 @@
 //! What a table is made with.
 
+use crate::layout::Geometry;
 use crate::state::Timeouts;
 
 /// What a table is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Connections that fit, both directions included: 232 B each, fixed for the life of the table.
+    /// Connections that fit, both directions included: 240 B each, fixed for the life of the table.
     pub capacity: u32,
     /// Connections that one pod may have opened at a time; `None`: no limit. The host and the uplink have none.
     pub quota: Option<u32>,
@@ -13,6 +14,9 @@ pub struct Config {
     pub affinities: u32,
     /// When silent connections expire.
     pub timeouts: Timeouts,
+    /// Whether the table may lie on pages of 2 MiB where the kernel gives some: they cost lookups in a large table fewer
+    /// address translations.
+    pub huge_pages: bool,
     /// What the key of the hash is made from; `None`: it is random. For replay and tests, which have to be repeatable: any
     /// words will do, zeroes too.
     pub seed: Option<[u64; 8]>,
@@ -23,6 +27,12 @@ impl Config {
     pub const MIN_CAPACITY: u32 = 2;
     /// The greatest capacity: what a record number has bits for.
     pub const MAX_CAPACITY: u32 = 1 << 28;
+
+    /// Bytes of the table's file: whole pages of 2 MiB.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        crate::file::size(&Geometry::new(self.capacity)) as u64
+    }
 }
 
 impl Default for Config {
@@ -33,6 +43,7 @@ impl Default for Config {
             // Under loom every word is an object of the model.
             affinities: if cfg!(loom) { 0 } else { 65_536 },
             timeouts: Timeouts::default(),
+            huge_pages: true,
             seed: None,
         }
     }

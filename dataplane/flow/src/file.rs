@@ -186,7 +186,7 @@ impl FlowTable {
             Err(e) => return Err(io(e.into())),
         }
         let geometry = Geometry::new(config.capacity);
-        let bytes = (geometry.lines() * LINE_BYTES).next_multiple_of(FILE_UNIT);
+        let bytes = size(&geometry);
         let found = file.metadata().map_err(io)?.len();
         let fresh = if found == 0 {
             Some(Fresh::NoFile)
@@ -198,7 +198,7 @@ impl FlowTable {
             file.set_len(0).and_then(|()| file.set_len(bytes as u64)).map_err(io)?;
             reserve(&file, path, bytes)?;
         }
-        let memory = map(&file, path, bytes)?;
+        let memory = map(&file, path, bytes, config.huge_pages)?;
         let opened = match fresh {
             Some(reason) => Self::make(memory, geometry, config, boot, now, reason),
             None => Self::take_over(memory, geometry, config),
@@ -264,6 +264,11 @@ impl FlowTable {
     }
 }
 
+/// Bytes of a table's file.
+pub(crate) fn size(geometry: &Geometry) -> usize {
+    (geometry.lines() * LINE_BYTES).next_multiple_of(FILE_UNIT)
+}
+
 /// Why this file is no table to be taken over, if so.
 fn examine(
     file: &File,
@@ -276,7 +281,7 @@ fn examine(
     if found < FILE_UNIT as u64 {
         return Ok(Some(Fresh::Damaged));
     }
-    let head = map(file, path, FILE_UNIT)?;
+    let head = map(file, path, FILE_UNIT, false)?;
     let word = |n: usize| head.lines()[header::FIXED].0[n].load(Ordering::Acquire);
     Ok(if word(MAGIC_WORD) != MAGIC {
         Some(Fresh::Damaged)
@@ -309,14 +314,14 @@ fn reserve(file: &File, path: &Path, bytes: usize) -> Result<(), OpenError> {
     }
 }
 
-fn map(file: &File, path: &Path, bytes: usize) -> Result<Memory, OpenError> {
+fn map(file: &File, path: &Path, bytes: usize, huge: bool) -> Result<Memory, OpenError> {
     let failed = |source| OpenError::Map {
         path: path.to_owned(),
         bytes,
         source,
     };
     let pages = MmapOptions::new().len(bytes).map_raw(file).map_err(failed)?;
-    Mapping::new(pages)
+    Mapping::new(pages, huge)
         .map(Memory::Mapped)
         .ok_or_else(|| failed(io::ErrorKind::Unsupported.into()))
 }

@@ -15,7 +15,7 @@
 //!
 //! `header | buckets | overflow buckets | records`, all in 64-byte lines of atomic words.
 //! A bucket holds seven entries of tag and record number; one that is full continues in an overflow bucket.
-//! A connection costs 192 B of record, 32 B of buckets (four entries expected in a full table) and 8 B of overflow buckets.
+//! A connection costs 192 B of record, 43 B of buckets (three entries expected in a full table) and 5 B of overflow buckets.
 //! Per-endpoint counts and the other statistics are not in the file; a takeover counts anew.
 
 mod affinity;

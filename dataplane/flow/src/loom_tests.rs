@@ -36,6 +36,7 @@ use crate::layout::RECORD_LINES;
 use crate::memory::Line;
 use crate::record::Record;
 use crate::seqlock::Sequence;
+use crate::state::Life;
 use crate::sync::{AtomicU64, Ordering};
 use crate::testing::{T0, assert_delivers, config, look, nth, put};
 use crate::{Counters, Egress, EndpointNo, FlowTable, Generation, InsertError, Millis, NewFlow, StartNo};
@@ -334,13 +335,17 @@ fn a_reader_of_a_record_in_reuse_gets_one_tenant_whole() {
     sample(5000, || {
         let lines: Arc<[Line; RECORD_LINES]> = Arc::new(std::array::from_fn(|_| Line::default()));
         let (old, new) = (nth(0), another(0));
-        let first = Record(&lines).write().fill(&old.0, &old.1, StartNo(1), T0);
+        let begin = |lines: &[Line; RECORD_LINES], (f, r): &(NewFlow, NewFlow)| {
+            let incarnation = Record(lines).write().fill(f, r, StartNo(1), T0);
+            Record(lines).enliven(incarnation, Life::begin(f.key.proto, f.flags));
+            incarnation
+        };
+        let first = begin(&lines, &old);
         let other = {
             let lines = Arc::clone(&lines);
             thread::spawn(move || {
-                let record = Record(&lines);
-                record.write().clear();
-                record.write().fill(&new.0, &new.1, StartNo(1), T0)
+                Record(&lines).write().clear();
+                begin(&lines, &new)
             })
         };
         let seen = Record(&lines).read();

@@ -36,10 +36,14 @@ pub(crate) enum Memory {
 
 impl Memory {
     /// Zeroed lines, gone with the table.
-    pub(crate) fn anonymous(lines: usize) -> Self {
+    #[cfg_attr(
+        any(loom, miri),
+        expect(unused_variables, reason = "the heap has the pages that it has")
+    )]
+    pub(crate) fn anonymous(lines: usize, huge: bool) -> Self {
         #[cfg(not(any(loom, miri)))]
-        if let Ok(pages) = pages(lines * LINE_BYTES)
-            && let Some(mapping) = Mapping::new(pages.into())
+        if let Ok(pages) = pages(lines * LINE_BYTES, huge)
+            && let Some(mapping) = Mapping::new(pages.into(), huge)
         {
             return Self::Mapped(mapping);
         }
@@ -57,11 +61,11 @@ impl Memory {
 
 /// Anonymous pages: large ones out of those that the administrator has set aside, else whatever the kernel gives.
 #[cfg(not(any(loom, miri)))]
-fn pages(bytes: usize) -> std::io::Result<memmap2::MmapMut> {
+fn pages(bytes: usize, huge: bool) -> std::io::Result<memmap2::MmapMut> {
     /// The base-2 logarithm of the large page's size on x86-64 and arm64.
     const LARGE: u8 = 21;
     let options = || memmap2::MmapOptions::new();
-    if bytes >= 1 << LARGE {
+    if huge && bytes >= 1 << LARGE {
         let whole = bytes.next_multiple_of(1 << LARGE);
         if let Ok(pages) = options().len(whole).huge(Some(LARGE)).map_anon() {
             return Ok(pages);
@@ -78,13 +82,17 @@ pub(crate) struct Mapping {
 
 impl Mapping {
     /// `None` where atomics are not plain words, as under a model checker.
-    pub(crate) fn new(pages: MmapRaw) -> Option<Self> {
+    pub(crate) fn new(pages: MmapRaw, huge: bool) -> Option<Self> {
         if cfg!(loom) {
             return None;
         }
         // A wish: without it, or where the file system has no large pages, the table works with small ones.
         #[cfg(target_os = "linux")]
-        let _ = pages.advise(memmap2::Advice::HugePage);
+        let _ = pages.advise(if huge {
+            memmap2::Advice::HugePage
+        } else {
+            memmap2::Advice::NoHugePage
+        });
         let count = pages.len() / LINE_BYTES;
         Some(Self { pages, count })
     }

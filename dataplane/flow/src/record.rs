@@ -23,8 +23,8 @@
 //! # Ordering
 //!
 //! That of [`crate::seqlock`] for what the sequence guards. The last line is written by hits without the sequence. Its life
-//! word carries the incarnation, which changes only under the sequence: so a reader gets the incarnation that goes with the
-//! words, and a change of state by a late worker fails if the record has another tenant by now. Time and counts are plain
+//! word carries the incarnation, which changes only under the sequence, and begins a life only after the sequence was even
+//! again: so a reader gets the incarnation that goes with the words, and a change of state by a late worker fails if the record has another tenant by now. Time and counts are plain
 //! stores, so a worker that was stopped in the middle of a touch may still write them when the record has a new tenant. They
 //! carry their incarnation for that: what a late worker wrote shows as another tenant's, is read as "nothing since the
 //! insert", and the next packet begins anew. So the new tenant can lose what was noted before the late store, which is what
@@ -319,6 +319,12 @@ impl<'a> Record<'a> {
         }
     }
 
+    /// Lets the tenant live that a free record was filled for. Both its buckets are locked.
+    pub(crate) fn enliven(&self, incarnation: u32, life: Life) {
+        self.word(LIFE)
+            .store(pair32(life.to_bits(), incarnation), Ordering::Relaxed);
+    }
+
     /// Locks the record against other writers and makes readers wait.
     pub(crate) fn write(self) -> Writing<'a> {
         Writing {
@@ -413,7 +419,7 @@ impl Writing<'_> {
         EndpointNo((self.get(ENDS) >> (life.opener() * 16)) as u16)
     }
 
-    /// Fills a free record; returns the incarnation.
+    /// Fills a free record with all but its life; returns the incarnation.
     pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, start: StartNo, now: Millis) -> u32 {
         for (base, flow) in DIRECTION.into_iter().zip([forward, reverse]) {
             let Wanted { addresses, ports, .. } = Wanted::key(&flow.key);
@@ -441,8 +447,6 @@ impl Writing<'_> {
         }
         self.set(LAST_SEEN, time_word(incarnation, now));
         self.set(INSERTED, now.0);
-        let life = Life::begin(forward.key.proto, forward.flags);
-        self.set(LIFE, pair32(life.to_bits(), incarnation));
         incarnation
     }
 

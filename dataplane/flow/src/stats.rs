@@ -34,7 +34,10 @@ const ENDPOINTS: usize = if cfg!(loom) {
 
 /// Counts that the table keeps beside its memory.
 pub(crate) struct Counts {
-    used: AtomicU32,
+    /// Connections that were here from the start, ...
+    kept: AtomicU64,
+    /// ... and that went. An insert counts once, so what is in use is computed.
+    gone: AtomicU64,
     opened: Box<[AtomicU32]>,
     quota: Option<u32>,
     pub(crate) inserted: AtomicU64,
@@ -46,7 +49,8 @@ pub(crate) struct Counts {
 impl Counts {
     pub(crate) fn new(quota: Option<u32>) -> Self {
         Self {
-            used: AtomicU32::new(0),
+            kept: AtomicU64::new(0),
+            gone: AtomicU64::new(0),
             opened: (0..ENDPOINTS).map(|_| AtomicU32::new(0)).collect(),
             quota,
             inserted: AtomicU64::new(0),
@@ -60,26 +64,30 @@ impl Counts {
         &self.opened[usize::from(endpoint.0) % ENDPOINTS]
     }
 
-    /// Counts a connection; `false`, and not counted, if the endpoint's quota is used up.
+    /// Counts a connection to its endpoint; `false`, and not counted, if the endpoint's quota is used up.
     pub(crate) fn charge(&self, endpoint: EndpointNo) -> bool {
         let before = self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
         if endpoint.is_pod() && self.quota.is_some_and(|quota| before >= quota) {
             self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
             return false;
         }
-        self.used.fetch_add(1, Ordering::Relaxed);
         true
+    }
+
+    /// Takes back a [`Self::charge`]: the connection was not inserted.
+    pub(crate) fn withdraw(&self, endpoint: EndpointNo) {
+        self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a connection whatever the quota says: one that was taken over.
     pub(crate) fn charge_anyway(&self, endpoint: EndpointNo) {
         self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
-        self.used.fetch_add(1, Ordering::Relaxed);
+        self.kept.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn discharge(&self, endpoint: EndpointNo) {
         self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
-        self.used.fetch_sub(1, Ordering::Relaxed);
+        self.gone.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn recharge(&self, from: EndpointNo, to: EndpointNo) {
@@ -94,10 +102,13 @@ impl Counts {
     }
 
     pub(crate) fn stats(&self, geometry: &Geometry) -> Stats {
+        let gone = self.gone.load(Ordering::Relaxed);
+        let inserted = self.inserted.load(Ordering::Relaxed);
+        let used = (self.kept.load(Ordering::Relaxed) + inserted).saturating_sub(gone);
         Stats {
             capacity: geometry.capacity,
-            used: self.used.load(Ordering::Relaxed),
-            inserted: self.inserted.load(Ordering::Relaxed),
+            used: u32::try_from(used).unwrap_or(u32::MAX).min(geometry.capacity),
+            inserted,
             expired: self.expired.load(Ordering::Relaxed),
             refused_full: self.refused_full.load(Ordering::Relaxed),
             refused_quota: self.refused_quota.load(Ordering::Relaxed),

@@ -7,14 +7,14 @@ use heddle_wire::{Proto, TcpFlags};
 use thiserror::Error;
 
 use crate::affinity::AffinityTable;
-use crate::bucket::{Bucket, Entry, Index, Locked};
+use crate::bucket::{Bucket, Entry, Index, Locked, Sight};
 use crate::config::Config;
 use crate::freelist::FreeList;
 use crate::hash::{Hash, Seed};
 use crate::layout::{Geometry, RECORD_LINES, header};
 use crate::memory::{Line, Memory, prefetch};
 use crate::record::{Contents, Counters, Record, Route};
-use crate::state::{Limits, Timeouts};
+use crate::state::{Life, Limits, Timeouts};
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering;
 use crate::types::{FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotNo, StartNo};
@@ -82,7 +82,8 @@ impl FlowTable {
     pub fn anonymous(config: &Config) -> Self {
         let geometry = Geometry::new(config.capacity);
         let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
-        Self::over(Memory::anonymous(geometry.lines()), geometry, seed, StartNo(1), config)
+        let memory = Memory::anonymous(geometry.lines(), config.huge_pages);
+        Self::over(memory, geometry, seed, StartNo(1), config)
     }
 
     /// A table over memory that holds one, or zeroes.
@@ -174,19 +175,20 @@ impl FlowTable {
     /// # Errors
     /// [`InsertError`] says what stands in the way; the table is then unchanged but for entries that had expired.
     pub fn insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotNo, SlotNo), InsertError> {
-        let tuples = [forward.key.tuple, reverse.key.tuple];
+        // First of all, what the insert will wait for: so a loop over many has asked for the next one's while it waits.
+        let ends = (self.end(forward), self.end(reverse));
         if forward.key.proto != reverse.key.proto
-            || forward.rewrite.to.reversed() != tuples[1]
-            || reverse.rewrite.to.reversed() != tuples[0]
+            || forward.rewrite.to.reversed() != reverse.key.tuple
+            || reverse.rewrite.to.reversed() != forward.key.tuple
         {
             return Err(InsertError::NotAPair);
         }
-        if tuples[0] == tuples[1] {
+        if forward.key.tuple == reverse.key.tuple {
             return Err(InsertError::ReverseTaken);
         }
         let mut swept = false;
         loop {
-            match self.try_insert(forward, reverse, now) {
+            match self.try_insert((forward, reverse), ends, now) {
                 Ok(slots) => return Ok(slots),
                 Err(Obstacle::Expired(slot)) => {
                     self.remove_if_expired(slot, now);
@@ -209,16 +211,111 @@ impl FlowTable {
         }
     }
 
-    fn try_insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotNo, SlotNo), Obstacle> {
-        let proto = forward.key.proto;
-        let (forward_hash, forward_bucket) = self.hash(&forward.key.tuple, proto);
-        let (reverse_hash, reverse_bucket) = self.hash(&reverse.key.tuple, proto);
+    /// Where a direction's entry belongs; its bucket is asked for.
+    #[inline(always)]
+    fn end(&self, flow: &NewFlow) -> End {
+        let (hash, bucket) = self.hash(&flow.key.tuple, flow.key.proto);
+        prefetch(self.index().bucket(bucket).0);
+        End { hash, bucket }
+    }
+
+    #[inline(always)]
+    fn try_insert(
+        &self,
+        flows: (&NewFlow, &NewFlow),
+        ends: (End, End),
+        now: Millis,
+    ) -> Result<(SlotNo, SlotNo), Obstacle> {
+        let (forward, reverse) = flows;
+        let charged = forward.endpoints[usize::from(forward.flags.contains(crate::FlowFlags::REPLY))];
+        // While the buckets are on their way.
+        let written = self.write_record(forward, reverse, charged, now);
+        let linked = self.link(flows, ends, written.as_ref().map_err(|obstacle| *obstacle), now);
+        match (linked, written) {
+            (
+                Ok(()),
+                Ok(Written {
+                    number, incarnation, ..
+                }),
+            ) => {
+                self.counts.inserted.fetch_add(1, Ordering::Relaxed);
+                let slot = SlotNo::new(incarnation, number, 0);
+                Ok((slot, slot.peer()))
+            }
+            (Err(obstacle), Ok(written)) => {
+                self.free_records().push(written.number, written.record.link());
+                self.counts.withdraw(charged);
+                Err(obstacle)
+            }
+            (Err(obstacle), Err(_)) | (Ok(()), Err(obstacle)) => Err(obstacle),
+        }
+    }
+
+    /// A record with all of the connection in it but its life: nobody finds it, and it can be given back as it is.
+    #[inline(always)]
+    fn write_record(
+        &self,
+        forward: &NewFlow,
+        reverse: &NewFlow,
+        charged: EndpointNo,
+        now: Millis,
+    ) -> Result<Written<'_>, Obstacle> {
+        if !self.counts.charge(charged) {
+            return Err(Obstacle::Error(InsertError::Quota(charged)));
+        }
+        let free = self.free_records().pop(|n| self.record_link(n));
+        let Some((number, record)) = free.and_then(|n| Some((n, self.record(n)?))) else {
+            self.counts.withdraw(charged);
+            return Err(Obstacle::Full);
+        };
+        if let Some(next) = self.free_records().peek().and_then(|n| self.record(n)) {
+            next.0.iter().for_each(prefetch);
+        }
+        let incarnation = record.write().fill(forward, reverse, self.start, now);
+        Ok(Written {
+            number,
+            record,
+            incarnation,
+        })
+    }
+
+    /// Puts both directions into their buckets and then lets the connection live, so that both are found from one moment on.
+    #[inline(always)]
+    fn link(
+        &self,
+        flows: (&NewFlow, &NewFlow),
+        ends: (End, End),
+        written: Result<&Written<'_>, Obstacle>,
+        now: Millis,
+    ) -> Result<(), Obstacle> {
         let index = self.index();
-        // What the insert will wait for, all at once. The record was asked for by the insert before.
-        prefetch(index.bucket(forward_bucket).0);
-        prefetch(index.bucket(reverse_bucket).0);
-        let locked = index.lock(forward_bucket, reverse_bucket);
-        if let Some(hit) = self.standing(forward_bucket, forward_hash, &forward.key.tuple, proto, now)? {
+        let locked = index.lock(ends.0.bucket, ends.1.bucket);
+        let nothing_with = |end: End| index.bucket(end.bucket).glance(end.hash.tag()) == Sight::MISS;
+        if !(nothing_with(ends.0) & nothing_with(ends.1)) {
+            self.nothing_in_the_way(flows, ends, now)?;
+        }
+        let written = written?;
+        let more = || self.more_overflow();
+        let place = locked.vacancy(ends.0.bucket, None, more).ok_or(Obstacle::Full)?;
+        let taken = (ends.0.bucket == ends.1.bucket).then_some(place);
+        let reverse_place = locked.vacancy(ends.1.bucket, taken, more).ok_or(Obstacle::Full)?;
+        place.set(Entry::new(ends.0.hash, written.number, 0));
+        reverse_place.set(Entry::new(ends.1.hash, written.number, 1));
+        let (forward, _) = flows;
+        let life = Life::begin(forward.key.proto, forward.flags);
+        written.record.enliven(written.incarnation, life);
+        Ok(())
+    }
+
+    /// Whether the tuples are in the table already; their buckets are locked.
+    #[cold]
+    fn nothing_in_the_way(
+        &self,
+        (forward, reverse): (&NewFlow, &NewFlow),
+        ends: (End, End),
+        now: Millis,
+    ) -> Result<(), Obstacle> {
+        if let Some(hit) = self.standing(&forward.key, ends.0, now)? {
             let same = hit.view.origin == forward.key.origin;
             return Err(Obstacle::Error(if same {
                 InsertError::Exists(hit)
@@ -226,55 +323,20 @@ impl FlowTable {
                 InsertError::OtherOrigin(hit)
             }));
         }
-        if self
-            .standing(reverse_bucket, reverse_hash, &reverse.key.tuple, proto, now)?
-            .is_some()
-        {
-            return Err(Obstacle::Error(InsertError::ReverseTaken));
+        match self.standing(&reverse.key, ends.1, now)? {
+            Some(_) => Err(Obstacle::Error(InsertError::ReverseTaken)),
+            None => Ok(()),
         }
-        let more = || self.more_overflow();
-        let place = locked.vacancy(forward_bucket, None, more).ok_or(Obstacle::Full)?;
-        let taken = (forward_bucket == reverse_bucket).then_some(place);
-        let reverse_place = locked.vacancy(reverse_bucket, taken, more).ok_or(Obstacle::Full)?;
-
-        let charged = forward.endpoints[usize::from(forward.flags.contains(crate::FlowFlags::REPLY))];
-        if !self.counts.charge(charged) {
-            return Err(Obstacle::Error(InsertError::Quota(charged)));
-        }
-        let Some((number, record)) = self
-            .free_records()
-            .pop(|n| self.record_link(n))
-            .and_then(|n| Some((n, self.record(n)?)))
-        else {
-            self.counts.discharge(charged);
-            return Err(Obstacle::Full);
-        };
-        if let Some(next) = self.free_records().peek().and_then(|n| self.record(n)) {
-            next.0.iter().for_each(prefetch);
-        }
-        let incarnation = record.write().fill(forward, reverse, self.start, now);
-        place.set(Entry::new(forward_hash, number, 0));
-        reverse_place.set(Entry::new(reverse_hash, number, 1));
-        drop(locked);
-        self.counts.inserted.fetch_add(1, Ordering::Relaxed);
-        Ok((SlotNo::new(incarnation, number, 0), SlotNo::new(incarnation, number, 1)))
     }
 
     /// The live entry with this tuple; an expired one is an obstacle that can be removed.
-    fn standing(
-        &self,
-        bucket: u32,
-        hash: Hash,
-        tuple: &Tuple,
-        proto: Proto,
-        now: Millis,
-    ) -> Result<Option<Hit>, Obstacle> {
+    fn standing(&self, key: &FlowKey, end: End, now: Millis) -> Result<Option<Hit>, Obstacle> {
         let beginning_of_time = Millis(0);
-        let wanted = Wanted::tuple(tuple, proto);
+        let wanted = Wanted::tuple(&key.tuple, key.proto);
         let check = |entry: Entry, now| self.hit_at(self.record(entry.record())?, entry, &wanted, now);
         let hit = self
             .index()
-            .find(bucket, hash.tag(), |e| Some((e, check(e, beginning_of_time)?)));
+            .find(end.bucket, end.hash.tag(), |e| Some((e, check(e, beginning_of_time)?)));
         match hit {
             Some((entry, hit)) if check(entry, now).is_none() => Err(Obstacle::Expired(hit.slot)),
             hit => Ok(hit.map(|(_, hit)| hit)),
@@ -365,7 +427,7 @@ impl FlowTable {
         removed
     }
 
-    fn remove_when(&self, slot: SlotNo, condition: impl Fn(crate::state::Life, Millis) -> bool) -> bool {
+    fn remove_when(&self, slot: SlotNo, condition: impl Fn(Life, Millis) -> bool) -> bool {
         let Some((record, contents)) = self.record(slot.record()).zip(self.contents(slot)) else {
             return false;
         };
@@ -427,7 +489,23 @@ impl FlowTable {
     }
 }
 
+/// Where one direction's entry belongs.
+#[derive(Clone, Copy)]
+struct End {
+    hash: Hash,
+    bucket: u32,
+}
+
+/// A record that was written and is not linked yet.
+#[derive(Clone, Copy)]
+struct Written<'a> {
+    number: u32,
+    record: Record<'a>,
+    incarnation: u32,
+}
+
 /// What keeps an insert from being done, for now or for good.
+#[derive(Clone, Copy)]
 enum Obstacle {
     Expired(SlotNo),
     Full,

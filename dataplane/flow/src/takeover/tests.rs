@@ -234,6 +234,29 @@ fn connections_that_lack_a_direction_go() {
 }
 
 #[test]
+fn a_connection_that_was_linked_and_did_not_live_yet_leaves_its_place() {
+    let scratch = Scratch::filled(3);
+    // The life of record 1, as it was before the insert began it.
+    scratch.set_word(record_line(1) + 2, 0, 0);
+    let (table, takeover) = scratch.open();
+    assert_eq!((takeover.entries_kept, takeover.discarded_torn), (2, 0));
+    assert_eq!(look(&table, nth(1).0.key, T0), None);
+    let (again, _) = put(&table, nth(1), T0);
+    assert_eq!(again.number(), 1);
+    assert_whole(&table, 3);
+}
+
+#[test]
+fn the_file_takes_what_the_configuration_says() {
+    let scratch = Scratch::filled(0);
+    let length = std::fs::metadata(scratch.path()).unwrap().len();
+    assert_eq!(length, config(CAPACITY).file_bytes());
+    let million = config(1_000_000).file_bytes();
+    assert!(million.is_multiple_of(2 << 20));
+    assert!((240_000_000..250_000_000).contains(&million), "{million}");
+}
+
+#[test]
 fn locks_of_the_dead_are_opened() {
     let scratch = Scratch::filled(100);
     let geometry = Geometry::new(CAPACITY);
