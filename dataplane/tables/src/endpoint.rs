@@ -6,7 +6,10 @@ use arrayvec::ArrayVec;
 use heddle_port::PortNo;
 use heddle_wire::{Ip, MacAddr, Proto};
 
-use crate::{AddressInfo, Direction, EndpointNo, EndpointPolicy, Generation, Place, PolicyVerdict, RuleNo, WorkerNo};
+use crate::{
+    AddressInfo, Cell, Direction, EndpointNo, EndpointPolicy, Generation, Place, PolicySide, PolicyVerdict, RuleNo,
+    WorkerNo,
+};
 
 /// One local endpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,16 +54,33 @@ impl Endpoint {
     #[inline]
     #[must_use]
     pub fn judge(&self, direction: Direction, peer: AddressInfo, proto: Proto, dst_port: u16) -> PolicyVerdict {
-        if !self.no.is_pod() {
-            return PolicyVerdict::Allow(RuleNo::NO_POLICY);
-        }
-        let Some(policy) = &self.policy else {
-            return PolicyVerdict::Deny(RuleNo::NOT_READY);
-        };
-        match peer.place {
-            Place::Host => PolicyVerdict::Allow(RuleNo::OWN_NODE),
-            Place::Local(no) if no == self.no => PolicyVerdict::Allow(RuleNo::SELF),
-            _ => policy.verdict(direction, peer.identity, proto, dst_port),
+        match self.asked(direction, peer) {
+            Asked::Settled(cell) => cell.verdict(),
+            Asked::Policy(side) => side.verdict(peer.identity, proto, dst_port),
         }
     }
+
+    /// Who settles a connection in `direction` with `peer`.
+    #[inline]
+    pub(crate) fn asked(&self, direction: Direction, peer: AddressInfo) -> Asked<'_> {
+        if !self.no.is_pod() {
+            return Asked::Settled(Cell::allow(RuleNo::NO_POLICY));
+        }
+        let Some(policy) = &self.policy else {
+            return Asked::Settled(Cell::deny(RuleNo::NOT_READY));
+        };
+        match peer.place {
+            Place::Host => Asked::Settled(Cell::allow(RuleNo::OWN_NODE)),
+            Place::Local(no) if no == self.no => Asked::Settled(Cell::allow(RuleNo::SELF)),
+            _ => Asked::Policy(policy.side(direction)),
+        }
+    }
+}
+
+/// Who settles a connection.
+pub(crate) enum Asked<'a> {
+    /// What holds for every endpoint.
+    Settled(Cell),
+    /// The endpoint's policy.
+    Policy(&'a PolicySide),
 }

@@ -10,6 +10,7 @@
 mod address;
 mod endpoint;
 mod exit;
+mod judge;
 mod lpm;
 mod maglev;
 mod node;
@@ -19,25 +20,31 @@ mod paged_vec;
 mod policy;
 mod policy_builder;
 mod ports;
+mod prefix;
 pub mod publish;
 mod reasons;
 pub mod rendezvous;
+mod rows;
 mod service;
+mod sift;
 mod snapshot;
 
 pub use address::{AddressInfo, Place};
 pub use endpoint::Endpoint;
 pub use exit::Exit;
-pub use lpm::{Lpm, Prefix};
+pub use judge::{Ask, judge_all};
+pub use lpm::{Lpm, SoughtRange};
 pub use maglev::Maglev;
 pub use node::{HostPort, Masquerade, NodeTable};
 pub use numbers::{Direction, EndpointNo, Generation, IdentityNo, NodeNo, RuleNo, WorkerNo};
-pub use paged_map::PagedMap;
+pub use paged_map::{PagedMap, Sought};
 pub use paged_vec::PagedVec;
-pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict, Row};
+pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict};
 pub use policy_builder::{Answer, PolicySideBuilder};
 pub use ports::{PortRange, PortSet, first_wins};
+pub use prefix::Prefix;
 pub use reasons::{Decision, PolicyKind, PolicyTier};
+pub use rows::Row;
 pub use service::{
     Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, FrontendKey, FrontendKind, ServiceLookup,
 };

@@ -12,54 +12,89 @@ use std::fmt;
 use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use foldhash::quality::FixedState;
+use heddle_wire::simd;
 
 /// Entries in a page before it is split.
 const PAGE: usize = 32;
 /// Bits of the hash that the directory uses at most.
 const MAX_DEPTH: u32 = 22;
 
+/// What a miss reads is in the first cache line.
 #[derive(Clone)]
+#[repr(C, align(64))]
 struct Page<K, V> {
-    depth: u32,
+    /// Of each entry; [`NO_TAG`] where there is none. The entries in use come first.
     tags: [u8; PAGE],
-    entries: ArrayVec<(K, V), PAGE>,
     overflow: Vec<(K, V)>,
+    depth: u32,
+    entries: [Option<(K, V)>; PAGE],
 }
 
-impl<K, V> Page<K, V> {
-    const fn new(depth: u32) -> Self {
-        Self {
-            depth,
-            tags: [0; PAGE],
-            entries: ArrayVec::new_const(),
-            overflow: Vec::new(),
-        }
-    }
-}
+/// No entry's.
+const NO_TAG: u8 = 0;
 
 enum Slot {
     Page(usize),
     Overflow(usize),
 }
 
-impl<K: Eq, V> Page<K, V> {
-    #[inline]
-    fn find(&self, tag: u8, key: &K) -> Option<Slot> {
-        let mut hits = 0u32;
-        for (i, t) in self.tags.iter().enumerate() {
-            hits |= u32::from(*t == tag) << i;
+impl<K, V> Page<K, V> {
+    const fn new(depth: u32) -> Self {
+        Self {
+            tags: [NO_TAG; PAGE],
+            overflow: Vec::new(),
+            depth,
+            entries: [const { None }; PAGE],
         }
-        hits &= u32::MAX
-            .checked_shr(PAGE as u32 - self.entries.len() as u32)
-            .unwrap_or(0);
-        while hits != 0 {
-            let slot = hits.trailing_zeros() as usize;
-            if self.entries.get(slot).is_some_and(|(k, _)| k == key) {
+    }
+
+    /// The places of entries with that tag, a bit each.
+    #[inline]
+    fn tagged(&self, tag: u8) -> u32 {
+        simd::equal(&self.tags, tag)
+    }
+
+    /// Entries in use, the overflow aside.
+    fn len(&self) -> usize {
+        self.tagged(NO_TAG).trailing_zeros() as usize
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &(K, V)> {
+        self.entries.iter().flatten().chain(&self.overflow)
+    }
+
+    fn push(&mut self, tag: u8, entry: (K, V)) {
+        let slot = self.len();
+        match self.entries.get_mut(slot) {
+            Some(free) => {
+                *free = Some(entry);
+                self.tags[slot] = tag;
+            }
+            None => self.overflow.push(entry),
+        }
+    }
+
+    /// Takes an entry out; the last one takes its place.
+    fn take(&mut self, slot: usize) -> Option<(K, V)> {
+        let last = self.len().checked_sub(1)?;
+        self.tags.swap(slot, last);
+        self.tags[last] = NO_TAG;
+        self.entries.swap(slot, last);
+        self.entries[last].take()
+    }
+}
+
+impl<K: Eq, V> Page<K, V> {
+    /// The entry of `key` among those `tagged`.
+    #[inline]
+    fn find(&self, mut tagged: u32, key: &K) -> Option<Slot> {
+        while tagged != 0 {
+            let slot = tagged.trailing_zeros() as usize;
+            if self.entries[slot % PAGE].as_ref().is_some_and(|(k, _)| k == key) {
                 return Some(Slot::Page(slot));
             }
-            hits &= hits - 1;
+            tagged &= tagged - 1;
         }
         if self.overflow.is_empty() {
             return None;
@@ -67,12 +102,46 @@ impl<K: Eq, V> Page<K, V> {
         self.overflow.iter().position(|(k, _)| k == key).map(Slot::Overflow)
     }
 
-    fn push(&mut self, tag: u8, entry: (K, V)) {
-        let slot = self.entries.len();
-        match self.entries.try_push(entry) {
-            Ok(()) => self.tags[slot] = tag,
-            Err(full) => self.overflow.push(full.element()),
+    #[inline]
+    fn value(&self, tagged: u32, key: &K) -> Option<&V> {
+        match self.find(tagged, key)? {
+            Slot::Page(i) => self.entries.get(i)?.as_ref(),
+            Slot::Overflow(i) => self.overflow.get(i),
         }
+        .map(|(_, v)| v)
+    }
+}
+
+/// A lookup in steps, so that many can be under way at once: each step fetches what the next one reads.
+pub struct Sought<'a, K, V> {
+    page: &'a Page<K, V>,
+    tag: u8,
+    tagged: u32,
+}
+
+impl<'a, K: Eq, V> Sought<'a, K, V> {
+    /// The second step. Whether there may be an entry: if not, there is none.
+    #[inline]
+    pub fn narrow(&mut self) -> bool {
+        self.tagged = self.page.tagged(self.tag);
+        let first = &self.page.entries[self.tagged.trailing_zeros() as usize % PAGE];
+        simd::prefetch(first);
+        (self.tagged != 0) | !self.page.overflow.is_empty()
+    }
+
+    /// The last step: the value of the key that it was begun with.
+    #[inline]
+    #[must_use]
+    pub fn find(&self, key: &K) -> Option<&'a V> {
+        match &self.page.entries[self.tagged.trailing_zeros() as usize % PAGE] {
+            Some((k, value)) if k == key => Some(value),
+            _ => self.find_further(key),
+        }
+    }
+
+    #[cold]
+    fn find_further(&self, key: &K) -> Option<&'a V> {
+        self.page.value(self.tagged, key)
     }
 }
 
@@ -118,7 +187,8 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
     /// The directory uses the top bits, the tag the lowest.
     #[inline]
     const fn tag(hash: u64) -> u8 {
-        hash as u8
+        let tag = hash as u8;
+        if tag == NO_TAG { 1 } else { tag }
     }
 
     #[inline]
@@ -131,13 +201,23 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
     #[inline]
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
+        let (page, tag) = self.page(key);
+        page.value(page.tagged(tag), key)
+    }
+
+    /// Begins a lookup in steps.
+    #[inline]
+    #[must_use]
+    pub fn seek(&self, key: &K) -> Sought<'_, K, V> {
+        let (page, tag) = self.page(key);
+        simd::prefetch(&page.tags);
+        Sought { page, tag, tagged: 0 }
+    }
+
+    #[inline]
+    fn page(&self, key: &K) -> (&Page<K, V>, u8) {
         let hash = Self::hash(key);
-        let page = self.root.get(Self::bucket(hash, self.depth))?;
-        match page.find(Self::tag(hash), key)? {
-            Slot::Page(i) => page.entries.get(i),
-            Slot::Overflow(i) => page.overflow.get(i),
-        }
-        .map(|(_, v)| v)
+        (&self.root[Self::bucket(hash, self.depth)], Self::tag(hash))
     }
 
     fn root_mut(&mut self) -> &mut Vec<Arc<Page<K, V>>> {
@@ -176,13 +256,13 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         loop {
             let bucket = Self::bucket(hash, self.depth);
             let page = self.root.get(bucket)?;
-            if let Some(slot) = page.find(tag, &key) {
-                return Some(self.edit(bucket, |page| match slot {
-                    Slot::Page(i) => std::mem::replace(&mut page.entries[i].1, value),
-                    Slot::Overflow(i) => std::mem::replace(&mut page.overflow[i].1, value),
-                }));
+            if let Some(slot) = page.find(page.tagged(tag), &key) {
+                return self.edit(bucket, |page| match slot {
+                    Slot::Page(i) => page.entries[i].replace((key, value)).map(|(_, before)| before),
+                    Slot::Overflow(i) => Some(std::mem::replace(&mut page.overflow[i].1, value)),
+                });
             }
-            if !page.entries.is_full() || page.depth >= MAX_DEPTH {
+            if page.len() < PAGE || page.depth >= MAX_DEPTH {
                 self.len += 1;
                 self.edit(bucket, |page| page.push(tag, (key, value)));
                 return None;
@@ -207,20 +287,20 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let hash = Self::hash(key);
         let bucket = Self::bucket(hash, self.depth);
-        let slot = self.root.get(bucket)?.find(Self::tag(hash), key)?;
+        let page = self.root.get(bucket)?;
+        let slot = page.find(page.tagged(Self::tag(hash)), key)?;
         self.len -= 1;
-        Some(self.edit(bucket, |page| match slot {
-            Slot::Overflow(i) => page.overflow.swap_remove(i).1,
+        self.edit(bucket, |page| match slot {
+            Slot::Overflow(i) => Some(page.overflow.swap_remove(i).1),
             Slot::Page(i) => {
-                page.tags[i] = page.tags[page.entries.len() - 1];
-                let removed = page.entries.swap_remove(i).1;
+                let removed = page.take(i);
                 if let Some((k, v)) = page.overflow.pop() {
                     let tag = Self::tag(Self::hash(&k));
                     page.push(tag, (k, v));
                 }
-                removed
+                removed.map(|(_, v)| v)
             }
-        }))
+        })
     }
 
     /// Splits the page behind `bucket` in two, doubling the directory first if need be.
@@ -241,7 +321,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         let span = 1usize << (depth - page.depth);
         let first = bucket & !(span - 1);
         let (mut low, mut high) = (Page::new(half_depth), Page::new(half_depth));
-        for (k, v) in page.entries.iter().chain(&page.overflow) {
+        for (k, v) in page.iter() {
             let hash = Self::hash(k);
             let half = if Self::bucket(hash, half_depth) & 1 == 0 {
                 &mut low
@@ -266,9 +346,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
 
     /// All entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.pages()
-            .flat_map(|p| p.entries.iter().chain(&p.overflow))
-            .map(|(k, v)| (k, v))
+        self.pages().flat_map(|p| p.iter()).map(|(k, v)| (k, v))
     }
 
     /// How many pages (roots included) were copied or split since the last call.

@@ -1,15 +1,16 @@
 //! An endpoint's compiled policy: the verdict for (direction, identity of the peer, protocol, port) in constant time.
 //!
 //! For each direction there is one [`Cell`] per identity, in pages; most cells are the answer already. Where it
-//! depends on protocol and port, the cell names a [`Row`], and rows that are equal are one. How many policies and
+//! depends on protocol and port, the cell names a [`Row`](crate::Row), and rows that are equal are one. How many policies and
 //! rules the cells were made of makes no difference to the lookup.
 
 use std::fmt;
-use std::sync::Arc;
+use std::hint::select_unpredictable;
 
-use heddle_wire::Proto;
+use heddle_wire::{Proto, simd};
 
-use crate::{Direction, IdentityNo, PagedVec, PortSet, RuleNo};
+use crate::rows::{PackedRow, WITH_PORTS};
+use crate::{Direction, IdentityNo, PagedVec, RuleNo};
 
 /// What the policy says, and by which rule.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -72,6 +73,32 @@ impl Cell {
     pub(crate) const fn kind(self) -> u32 {
         self.0 & !Self::NUMBER
     }
+
+    pub(crate) const fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub(crate) const fn from_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) const fn is_row(self) -> bool {
+        self.kind() == Self::ROW
+    }
+
+    /// This cell, or the other one where no rule speaks of it. Which of them, nobody can foresee.
+    #[inline]
+    pub(crate) fn or(self, other: Self) -> Self {
+        select_unpredictable(self == Self::DEFAULT, other, self)
+    }
+
+    /// What it says, where that is no row's to say; what no rule speaks of is denied.
+    #[inline]
+    pub(crate) fn verdict(self) -> PolicyVerdict {
+        let rule = RuleNo(self.number());
+        let allowed = self.kind() == Self::ALLOW;
+        select_unpredictable(allowed, PolicyVerdict::Allow(rule), PolicyVerdict::Deny(rule))
+    }
 }
 
 impl fmt::Debug for Cell {
@@ -85,41 +112,6 @@ impl fmt::Debug for Cell {
     }
 }
 
-/// What holds for one class of peers, by protocol and port.
-#[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Row {
-    /// TCP by destination port.
-    pub tcp: PortSet,
-    /// UDP by destination port.
-    pub udp: PortSet,
-    /// SCTP by destination port.
-    pub sctp: PortSet,
-    /// Every other protocol: what rules without ports say.
-    pub other: Cell,
-}
-
-impl Row {
-    #[inline]
-    fn get(&self, proto: Proto, port: u16) -> Cell {
-        match proto {
-            Proto::TCP => self.tcp.get(port),
-            Proto::UDP => self.udp.get(port),
-            Proto::SCTP => self.sctp.get(port),
-            _ => self.other,
-        }
-    }
-
-    /// The ports at which the answer may change.
-    fn edges(&self, proto: Proto) -> Vec<u16> {
-        match proto {
-            Proto::TCP => self.tcp.edges(),
-            Proto::UDP => self.udp.edges(),
-            Proto::SCTP => self.sctp.edges(),
-            _ => Vec::new(),
-        }
-    }
-}
-
 /// One direction of an endpoint's policy, as the workers read it. Made by a
 /// [`PolicySideBuilder`](crate::PolicySideBuilder).
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -129,7 +121,7 @@ pub struct PolicySide {
     /// For peers without a cell of their own: what the rules for everyone say.
     pub(crate) base: Cell,
     pub(crate) cells: PagedVec<Cell, 256>,
-    pub(crate) rows: PagedVec<Option<Arc<Row>>, 16>,
+    pub(crate) rows: PagedVec<PackedRow, 16>,
 }
 
 impl PolicySide {
@@ -155,36 +147,48 @@ impl PolicySide {
     #[inline]
     #[must_use]
     pub fn verdict(&self, peer: IdentityNo, proto: Proto, dst_port: u16) -> PolicyVerdict {
-        let mut cell = self.cell(peer);
-        if cell.kind() == Cell::ROW {
-            cell = self.row(cell).map_or(Cell::DEFAULT, |r| r.get(proto, dst_port));
-        }
-        if cell.kind() == 0 {
-            cell = self.default;
-        }
-        let rule = RuleNo(cell.number());
-        if cell.kind() == Cell::ALLOW {
-            PolicyVerdict::Allow(rule)
+        let cell = self.cell(peer);
+        let cell = if cell.is_row() {
+            self.in_row(cell, proto, dst_port)
         } else {
-            PolicyVerdict::Deny(rule)
+            cell
+        };
+        cell.or(self.default).verdict()
+    }
+
+    /// Fetches the cell of `peer`.
+    #[inline]
+    pub(crate) fn prefetch_cell(&self, peer: IdentityNo) {
+        self.cells.prefetch(peer.index());
+    }
+
+    /// Fetches the row that a cell names, if it names one.
+    #[inline]
+    pub(crate) fn prefetch_row(&self, cell: Cell) {
+        if let Some(row) = self.row(cell) {
+            simd::prefetch(row);
         }
     }
 
+    /// What the row says that a cell names.
     #[inline]
-    fn cell(&self, peer: IdentityNo) -> Cell {
-        match self.cells.get(peer.index()) {
-            None | Some(&Cell::DEFAULT) => self.base,
-            Some(cell) => *cell,
-        }
+    pub(crate) fn in_row(&self, cell: Cell, proto: Proto, dst_port: u16) -> Cell {
+        self.row(cell).map_or(Cell::DEFAULT, |row| row.get(proto, dst_port))
+    }
+
+    #[inline]
+    pub(crate) fn cell(&self, peer: IdentityNo) -> Cell {
+        let cell = self.cells.get(peer.index()).copied().unwrap_or_default();
+        cell.or(self.base)
     }
 
     /// The row that a cell names, if it names one.
     #[inline]
-    fn row(&self, cell: Cell) -> Option<&Row> {
-        if cell.kind() != Cell::ROW {
+    fn row(&self, cell: Cell) -> Option<&PackedRow> {
+        if !cell.is_row() {
             return None;
         }
-        self.rows.get(cell.number() as usize)?.as_deref()
+        self.rows.get(cell.number() as usize)
     }
 
     /// Whether all that this side allows `peer`, `other` allows `other_peer` too. For control: where it is so, a change
@@ -194,7 +198,7 @@ impl PolicySide {
         let allows = |side: &Self, proto, port, who| side.verdict(who, proto, port).is_allowed();
         let simple = |side: &Self, who| {
             let cell = side.cell(who);
-            (cell.kind() != Cell::ROW).then(|| allows(side, Proto(u8::MAX), 0, who))
+            (!cell.is_row()).then(|| allows(side, Proto(u8::MAX), 0, who))
         };
         match (simple(self, peer), simple(other, other_peer)) {
             (Some(false), _) | (_, Some(true)) => return true,
@@ -213,7 +217,7 @@ impl PolicySide {
             edges
         };
         let ports = |proto| edges(proto).into_iter().all(|port| kept(proto, port));
-        [Proto::TCP, Proto::UDP, Proto::SCTP].into_iter().all(ports) && kept(Proto::ICMP, 0)
+        WITH_PORTS.into_iter().all(ports) && kept(Proto::ICMP, 0)
     }
 
     /// Whether both have the cell of `peer` in one page: then one was made from the other, and they say the same of it.

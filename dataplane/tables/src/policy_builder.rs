@@ -1,8 +1,8 @@
 //! Builds one direction of a policy: keeps equal rows once, and changes only the cells that it is told to.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
+use crate::rows::PackedRow;
 use crate::{Cell, IdentityNo, PolicySide, Row, RuleNo};
 
 /// What holds for one class of peers.
@@ -20,7 +20,7 @@ pub enum Answer {
 #[derive(Clone, Debug)]
 pub struct PolicySideBuilder {
     side: PolicySide,
-    known: HashMap<Arc<Row>, u32>,
+    known: HashMap<PackedRow, u32>,
     uses: Vec<u32>,
     free: Vec<u32>,
 }
@@ -85,7 +85,7 @@ impl PolicySideBuilder {
         match answer {
             Answer::Default => Cell::DEFAULT,
             Answer::Every(cell) => cell,
-            Answer::Ports(row) => Cell::row(self.row(row)),
+            Answer::Ports(row) => Cell::row(self.row(PackedRow::from(&*row))),
         }
     }
 
@@ -100,16 +100,15 @@ impl PolicySideBuilder {
     }
 
     /// The number of a row, given out anew if it is not known; used zero times as yet.
-    fn row(&mut self, row: Box<Row>) -> u32 {
-        if let Some(number) = self.known.get(&*row) {
+    fn row(&mut self, row: PackedRow) -> u32 {
+        if let Some(number) = self.known.get(&row) {
             return *number;
         }
         let number = self.free.pop().unwrap_or(self.uses.len() as u32);
         if number as usize == self.uses.len() {
             self.uses.push(0);
         }
-        let row: Arc<Row> = row.into();
-        self.side.rows.set(number as usize, Some(Arc::clone(&row)));
+        self.side.rows.set(number as usize, row.clone());
         self.known.insert(row, number);
         number
     }
@@ -118,9 +117,8 @@ impl PolicySideBuilder {
         let uses = &mut self.uses[number as usize];
         *uses -= 1;
         if *uses == 0 {
-            if let Some(row) = self.side.rows.set(number as usize, None) {
-                self.known.remove(&row);
-            }
+            let row = self.side.rows.set(number as usize, PackedRow::default());
+            self.known.remove(&row);
             self.free.push(number);
         }
     }

@@ -65,6 +65,14 @@ impl PortSet {
 }
 
 impl PortSet {
+    /// The ranges, in order and disjoint, where they are few.
+    pub(crate) fn few(&self) -> Option<&[PortRange]> {
+        match &self.0 {
+            Repr::Few(ranges) => Some(ranges),
+            Repr::Table { .. } => None,
+        }
+    }
+
     /// The ports at which the answer differs from that of the port before, 0 aside.
     #[must_use]
     pub fn edges(&self) -> Vec<u16> {

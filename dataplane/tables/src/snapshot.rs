@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use heddle_wire::{Ip, Proto};
 
+use crate::sift::{LOOK_AHEAD, Places};
 use crate::{
     AddressInfo, Decision, Endpoint, EndpointNo, Exit, Frontend, FrontendKey, FrontendKind, IdentityNo, Lpm, NodeTable,
     PagedMap, PagedVec, Place, Prefix, RuleNo, ServiceLookup,
@@ -96,12 +98,55 @@ impl Snapshot {
     #[inline]
     #[must_use]
     pub fn address(&self, addr: Ip) -> AddressInfo {
-        if let Some(info) = self.addresses.get(&addr) {
-            return *info;
+        match self.addresses.get(&addr) {
+            Some(info) => *info,
+            None => self.address_by_range(addr),
         }
+    }
+
+    /// Who and where an address is that is not known by itself.
+    #[inline]
+    fn address_by_range(&self, addr: Ip) -> AddressInfo {
         AddressInfo {
-            identity: self.identities.lookup(addr).unwrap_or(IdentityNo::OUTSIDE),
-            place: self.places.lookup(addr).unwrap_or_default(),
+            identity: self.identities.lookup(addr),
+            place: self.places.lookup(addr),
+        }
+    }
+
+    /// [`address`](Self::address) of many: what each one reads is fetched while the others are looked at, so that memory
+    /// is waited for once. As many answers as there are questions and places for answers.
+    pub fn addresses(&self, asked: &[Ip], found: &mut [AddressInfo]) {
+        for (asked, found) in asked.chunks(LOOK_AHEAD).zip(found.chunks_mut(LOOK_AHEAD)) {
+            let mut sought: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
+            for addr in asked {
+                sought.push(self.addresses.seek(addr));
+            }
+            let (mut known, mut others) = (Places::default(), Places::default());
+            for (at, sought) in sought.iter_mut().enumerate() {
+                let may_be = sought.narrow();
+                known.note(at, may_be);
+                others.note(at, !may_be);
+            }
+            let mut ranges: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
+            let seek = |place: usize| (place, self.identities.seek(asked[place]));
+            for place in others.iter() {
+                ranges.push(seek(place));
+            }
+            for place in known.iter() {
+                match sought[place].find(&asked[place]) {
+                    Some(info) => found[place] = *info,
+                    None => ranges.push(seek(place)),
+                }
+            }
+            for (_, sought) in &mut ranges {
+                sought.narrow();
+            }
+            for (place, sought) in &ranges {
+                found[*place] = AddressInfo {
+                    identity: sought.find(),
+                    place: self.places.lookup(asked[*place]),
+                };
+            }
         }
     }
 
@@ -326,7 +371,7 @@ impl SnapshotBuilder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Backend, Backends, Choice, FrontendKind};
+    use crate::{Backend, Backends, Choice, FrontendKind, NodeNo};
 
     fn frontend(port: u16, backend: u8) -> Arc<Frontend> {
         made(FrontendKind::ClusterIp, [10, 96, 0, 1], port, backend)
@@ -419,6 +464,41 @@ mod tests {
         assert_eq!([80, 443, 22].map(|p| ask(&two, p)), [2, 1, -1]);
         assert_eq!([80, 443, 22].map(|p| ask(&one, p)), [-1, 1, -1]);
         assert_eq!([80, 443, 22].map(|p| ask(&none, p)), [-2, -2, -2]);
+    }
+
+    #[test]
+    fn many_addresses_are_found_as_each_one_is() {
+        let mut tables = SnapshotBuilder::new();
+        let info = |no| AddressInfo {
+            identity: IdentityNo(no),
+            place: Place::Unreachable,
+        };
+        let v4 = |no: u32| Ip::from_v4((0x0a00_0000 + no * 0x31).to_be_bytes());
+        let v6 = |no: u32| Ip::from_v6((0xfd_u128 << 120 | u128::from(no) << 20).to_be_bytes());
+        for no in 0..2000 {
+            for addr in [v4(no), v6(no)] {
+                tables.set_address(addr, info(no));
+                tables.set_cidr(Prefix::new(addr, 20 + (no % 12) as u8), IdentityNo(10_000 + no));
+                tables.set_range(Prefix::new(addr, 24), Place::Node(NodeNo(no as u16)));
+            }
+        }
+        let (tables, _) = tables.build();
+        let asked: Vec<Ip> = (0..3000)
+            .flat_map(|no| [v4(no), v6(no), v4(no + 7 * (no % 5) + 1)])
+            .collect();
+        let mut found = vec![AddressInfo::default(); asked.len()];
+        tables.addresses(&asked, &mut found);
+        let one_by_one: Vec<_> = asked.iter().map(|addr| tables.address(*addr)).collect();
+        assert_eq!(found, one_by_one);
+        let ways = [
+            |info: &AddressInfo| info.identity.0 < 2000 && info.place == Place::Unreachable,
+            |info: &AddressInfo| info.identity.0 >= 10_000,
+            |info: &AddressInfo| *info == AddressInfo::default(),
+        ];
+        assert!(
+            ways.iter()
+                .all(|way| found.iter().filter(|info| way(info)).count() > 100)
+        );
     }
 
     #[test]

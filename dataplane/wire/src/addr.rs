@@ -1,6 +1,7 @@
 //! Addresses as the packet path holds them: fixed-size, `Copy`, comparable without a branch on the family.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// An Ethernet address (IEEE 802), in wire order.
@@ -37,9 +38,17 @@ impl fmt::Debug for MacAddr {
 /// An IPv4 or IPv6 address in 16 octets; IPv4 is held as the IPv4-mapped `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
 ///
 /// A real packet that carries an IPv4-mapped address in an IPv6 header is refused by the parser, so the two never mix.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Ip([u8; 16]);
+
+impl Hash for Ip {
+    /// As one number: hashers are several times as fast with it as with sixteen octets.
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u128(u128::from_ne_bytes(self.0));
+    }
+}
 
 impl Ip {
     /// `::`, used where no address is meant.

@@ -1,4 +1,4 @@
-//! Prefetch, and the vector sum of long slices: the only unsafe code of the crate, each piece with a safe twin in the tests.
+//! Prefetch, searches in a cache line, and the vector sum of long slices: the only unsafe code of the crate, each piece with a safe twin in the tests.
 //!
 //! What is not known here for a processor falls back to code that is right everywhere: no prefetch, and the scalar sum.
 
@@ -24,6 +24,66 @@ pub fn prefetch<T: ?Sized>(what: &T) {
     }
     #[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
     let _ = address;
+}
+
+/// Which of the octets are `wanted`: the first one's bit is the lowest.
+#[inline(always)]
+#[must_use]
+pub fn equal(octets: &[u8; 32], wanted: u8) -> u32 {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8};
+        let at = octets.as_ptr().cast::<__m128i>();
+        // SAFETY: SSE2 is part of x86_64; the 32 octets are two loads of 16, which need no alignment.
+        let halves = unsafe {
+            let wanted = _mm_set1_epi8(wanted.cast_signed());
+            [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1))]
+                .map(|half| _mm_movemask_epi8(_mm_cmpeq_epi8(half, wanted)))
+        };
+        halves[0].cast_unsigned() | halves[1].cast_unsigned() << 16
+    }
+    #[cfg(any(miri, not(target_arch = "x86_64")))]
+    equal_scalar(octets, wanted)
+}
+
+/// The twin that is right everywhere.
+#[cfg(any(test, miri, not(target_arch = "x86_64")))]
+fn equal_scalar(octets: &[u8; 32], wanted: u8) -> u32 {
+    octets
+        .iter()
+        .rev()
+        .fold(0, |bits, octet| bits << 1 | u32::from(*octet == wanted))
+}
+
+/// How many of the numbers, which are in order, are at most `limit`.
+#[inline(always)]
+#[must_use]
+pub fn count_up_to(ordered: &[u16; 16], limit: u16) -> usize {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        use std::arch::x86_64::{
+            __m128i, _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_set1_epi16,
+            _mm_setzero_si128, _mm_subs_epu16,
+        };
+        let at = ordered.as_ptr().cast::<__m128i>();
+        // SAFETY: SSE2 is part of x86_64; the sixteen numbers are two loads of 16 octets, which need no alignment.
+        let up_to = unsafe {
+            let (limit, zero) = (_mm_set1_epi16(limit.cast_signed()), _mm_setzero_si128());
+            let [low, high] = [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1))]
+                .map(|numbers| _mm_cmpeq_epi16(_mm_subs_epu16(numbers, limit), zero));
+            _mm_movemask_epi8(_mm_packs_epi16(low, high))
+        };
+        // They are in order: the first ones.
+        up_to.trailing_ones() as usize
+    }
+    #[cfg(any(miri, not(target_arch = "x86_64")))]
+    count_up_to_scalar(ordered, limit)
+}
+
+/// The twin that is right everywhere.
+#[cfg(any(test, miri, not(target_arch = "x86_64")))]
+fn count_up_to_scalar(ordered: &[u16; 16], limit: u16) -> usize {
+    ordered.iter().filter(|number| **number <= limit).count()
 }
 
 /// From this length on the vector sum is faster than the scalar one.
@@ -108,6 +168,21 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_vector_search_is_that_of_its_twin(octets in prop::array::uniform32(0u8..4), wanted in 0u8..4, high in any::<bool>()) {
+            let up = |octet: u8| if high { octet | 0x80 } else { octet };
+            let octets = octets.map(up);
+            prop_assert_eq!(equal(&octets, up(wanted)), equal_scalar(&octets, up(wanted)));
+        }
+
+        #[test]
+        fn the_vector_count_is_that_of_its_twin(mut numbers in prop::array::uniform16(any::<u16>()), at in 0usize..16, one in 0u16..3) {
+            numbers.sort_unstable();
+            let limit = numbers[at].wrapping_add(one).wrapping_sub(1);
+            prop_assert_eq!(count_up_to(&numbers, limit), count_up_to_scalar(&numbers, limit));
+            prop_assert_eq!(count_up_to(&[limit; 16], limit), 16);
+        }
+
         #[test]
         fn the_vector_sum_is_that_of_its_twin(bytes in prop::collection::vec(any::<u8>(), 0..5000), skip in 0usize..70) {
             let bytes = bytes.get(skip..).unwrap_or(&[]);

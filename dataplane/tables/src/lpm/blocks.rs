@@ -1,0 +1,223 @@
+//! The answers for IPv4 addresses, laid out flat: an entry for each /16, and a block for those in which longer prefixes
+//! begin.
+//!
+//! A lookup reads one entry and, at most, one block of two cache lines; both are known early enough to be fetched for
+//! many addresses at once. What does not fit into a block, the trie is asked for. Everything here is made from the trie.
+
+use std::hint::select_unpredictable;
+use std::ops::ControlFlow;
+
+use heddle_wire::simd;
+
+use super::trie::Trie;
+use crate::PagedVec;
+
+/// Where another answer begins, at most, within a block.
+const STARTS: usize = 16;
+
+/// What holds in a /16.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+struct Entry<V> {
+    /// What prefixes of at most 16 bits say.
+    answer: V,
+    /// The block's number; [`NO_BLOCK`] or [`DEEP`].
+    block: u32,
+}
+
+/// No longer prefix begins in this /16. There is a block of that number, and it says nothing.
+const NO_BLOCK: u32 = 0;
+/// Too many for a block: the trie knows.
+const DEEP: u32 = u32::MAX;
+
+/// What longer prefixes say within a /16.
+#[derive(Clone, Copy, PartialEq, Debug, Default)]
+#[repr(C, align(64))]
+struct Block<V> {
+    /// The low halves of the addresses at which the answer changes, in order; the answer from 0 on is the first one.
+    /// Unused ones are at the end and the greatest there is, where the last answer stands again.
+    starts: [u16; STARTS],
+    /// By answer: whether a longer prefix says it, or the entry's holds.
+    covered: u32,
+    /// Of a free block: the next free one, as an entry names it.
+    next_free: u32,
+    answers: [V; STARTS + 1],
+}
+
+impl<V: Copy> Block<V> {
+    /// What holds at `low`, where prefixes of at most 16 bits say `outer`.
+    #[inline]
+    fn answer(&self, low: u16, outer: V) -> V {
+        let at = simd::count_up_to(&self.starts, low);
+        // Which of them, nobody can foresee.
+        select_unpredictable(self.covered >> at & 1 == 1, self.answers[at], outer)
+    }
+}
+
+/// How far a lookup has come.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a, V> {
+    entry: &'a Entry<V>,
+    block: Option<&'a Block<V>>,
+}
+
+impl<V: Copy> Way<'_, V> {
+    /// What holds for the address that it was begun with; `None`: it is to be looked up the other way.
+    #[inline]
+    pub(super) fn answer(&self, addr: u32) -> Option<V> {
+        Some(self.block?.answer(addr as u16, self.entry.answer))
+    }
+}
+
+/// The flat answers.
+#[derive(Clone)]
+pub(super) struct Blocks<V> {
+    entries: PagedVec<Entry<V>, 256>,
+    blocks: PagedVec<Block<V>>,
+    /// The first free block, and how many were ever used.
+    free: u32,
+    used: u32,
+}
+
+impl<V: Copy + PartialEq + Default> Blocks<V> {
+    pub(super) fn new() -> Self {
+        Self {
+            entries: PagedVec::new(),
+            blocks: PagedVec::new(),
+            free: NO_BLOCK,
+            used: 0,
+        }
+    }
+
+    #[inline]
+    fn entry(&self, addr: u32) -> Option<&Entry<V>> {
+        self.entries.get((addr >> 16) as usize)
+    }
+
+    fn entry_of(&self, high: u16) -> Entry<V> {
+        self.entries.get(high.into()).copied().unwrap_or_default()
+    }
+
+    #[inline]
+    fn block(&self, number: u32) -> Option<&Block<V>> {
+        self.blocks.get(number as usize)
+    }
+
+    /// Begins a lookup in steps: fetches the entry.
+    #[inline]
+    pub(super) fn seek(&self, addr: u32) -> Option<Way<'_, V>> {
+        let entry = self.entry(addr)?;
+        simd::prefetch(entry);
+        Some(Way { entry, block: None })
+    }
+
+    /// The second step: fetches the block.
+    #[inline]
+    pub(super) fn narrow<'a>(&'a self, way: &mut Way<'a, V>) {
+        way.block = self.block(way.entry.block);
+        if let Some(block) = way.block {
+            simd::prefetch(&block.starts);
+            simd::prefetch(&block.answers[STARTS / 2]);
+        }
+    }
+
+    /// What holds for an address; `None`: the trie is to be asked.
+    #[inline]
+    pub(super) fn lookup(&self, addr: u32) -> Option<V> {
+        let Some(entry) = self.entry(addr) else {
+            return Some(V::default());
+        };
+        match self.block(entry.block) {
+            Some(block) => Some(block.answer(addr as u16, entry.answer)),
+            // There is no block at all yet, or this one has none.
+            None => (entry.block == NO_BLOCK).then_some(entry.answer),
+        }
+    }
+
+    /// Makes anew what the prefix of that length at `addr` reaches, from the trie that has changed.
+    pub(super) fn renew(&mut self, trie: &Trie<V>, addr: u32, len: u8) {
+        let high = (addr >> 16) as u16;
+        if len > 16 {
+            return self.renew_block(trie, high);
+        }
+        let last = high | u16::MAX.checked_shr(len.into()).unwrap_or(0);
+        for high in high..=last {
+            let answer = trie.lookup(&high.to_be_bytes()).unwrap_or_default();
+            let block = self.entry_of(high).block;
+            self.entries.set(high.into(), Entry { answer, block });
+        }
+    }
+
+    fn renew_block(&mut self, trie: &Trie<V>, high: u16) {
+        let mut block = Block {
+            starts: [u16::MAX; STARTS],
+            ..Block::default()
+        };
+        let (mut count, mut before, mut fits) = (0, None, true);
+        trie.told_below(&high.to_be_bytes(), |start, answer| {
+            if start > 0 && answer != before {
+                match block.starts.get_mut(count) {
+                    Some(free) => *free = start,
+                    None => {
+                        fits = false;
+                        return ControlFlow::Break(());
+                    }
+                }
+                count += 1;
+            }
+            before = answer;
+            let covered = u32::from(answer.is_some());
+            block.covered = block.covered & !(1 << count) | covered << count;
+            block.answers[count] = answer.unwrap_or_default();
+            ControlFlow::Continue(())
+        });
+        // The greatest address is at or behind every unused start.
+        let last = block.answers[count];
+        block.answers[count..].fill(last);
+        if block.covered >> count & 1 == 1 {
+            block.covered |= u32::MAX << count;
+        }
+        let entry = self.entry_of(high);
+        let number = if !fits {
+            self.release(entry.block);
+            DEEP
+        } else if block.covered == 0 {
+            self.release(entry.block);
+            NO_BLOCK
+        } else {
+            let number = match entry.block {
+                NO_BLOCK | DEEP => self.allocate(),
+                number => number,
+            };
+            self.blocks.set(number as usize, block);
+            number
+        };
+        self.entries.set(high.into(), Entry { block: number, ..entry });
+    }
+
+    fn allocate(&mut self) -> u32 {
+        if self.free == NO_BLOCK {
+            self.used += 1;
+            return self.used;
+        }
+        let number = self.free;
+        self.free = self.block(number).map_or(NO_BLOCK, |block| block.next_free);
+        number
+    }
+
+    fn release(&mut self, number: u32) {
+        if number == NO_BLOCK || number == DEEP {
+            return;
+        }
+        let freed = Block {
+            next_free: self.free,
+            ..Block::default()
+        };
+        self.blocks.set(number as usize, freed);
+        self.free = number;
+    }
+
+    /// How many pages were copied since the last call.
+    pub(super) fn take_copied(&mut self) -> u64 {
+        self.entries.take_copied() + self.blocks.take_copied()
+    }
+}

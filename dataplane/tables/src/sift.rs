@@ -1,0 +1,45 @@
+//! The places of some of a few, noted without a branch: which of a burst's packets take a way is nothing that a processor
+//! could foresee, and each wrong guess costs as much as a lookup.
+
+/// How many lookups are under way at once.
+pub(crate) const LOOK_AHEAD: usize = 32;
+
+/// Places below [`LOOK_AHEAD`], in the order in which they were noted.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Places {
+    at: [u8; LOOK_AHEAD],
+    len: usize,
+}
+
+impl Places {
+    /// Notes a place if it `counts`. At most [`LOOK_AHEAD`] are kept.
+    #[inline]
+    pub(crate) fn note(&mut self, place: usize, counts: bool) {
+        self.at[self.len % LOOK_AHEAD] = place as u8;
+        self.len += usize::from(counts);
+    }
+
+    /// The places noted.
+    #[inline]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
+        (0..self.len).map(|i| usize::from(self.at[i % LOOK_AHEAD]) % LOOK_AHEAD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_counts_is_kept_in_order() {
+        let mut places = Places::default();
+        for place in 0..LOOK_AHEAD {
+            places.note(place, place % 3 == 1);
+        }
+        let want: Vec<usize> = (0..LOOK_AHEAD).filter(|place| place % 3 == 1).collect();
+        assert_eq!(places.iter().collect::<Vec<_>>(), want);
+        let mut all = Places::default();
+        (0..LOOK_AHEAD).for_each(|place| all.note(place, true));
+        assert_eq!(all.iter().count(), LOOK_AHEAD);
+    }
+}
