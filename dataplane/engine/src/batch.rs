@@ -7,6 +7,7 @@ use heddle_wire::Parsed;
 
 use crate::reason::DropReason;
 use crate::reassembly::Ticket;
+use crate::stage::ahead::Decided;
 use crate::verdict::Verdict;
 
 /// A packet that waits for its flow.
@@ -59,6 +60,8 @@ pub struct Batch {
     pub(crate) keys: ArrayVec<FlowKey, BURST>,
     /// ... and what the flow table had for each.
     pub(crate) hits: [Option<Hit>; BURST],
+    /// What becomes of connections that they open, where that was decided for many at once.
+    pub(crate) decided: Decided,
     /// Fragments that wait for their first, by their place in the burst, in order.
     pub(crate) waiting: ArrayVec<(u8, Ticket), BURST>,
 }
@@ -79,6 +82,7 @@ impl Batch {
             pending: ArrayVec::new(),
             keys: ArrayVec::new(),
             hits: [None; BURST],
+            decided: ArrayVec::new(),
             waiting: ArrayVec::new(),
         }
     }
@@ -119,6 +123,7 @@ impl Batch {
     pub(crate) fn begin(&mut self) {
         self.pending.clear();
         self.keys.clear();
+        self.decided.clear();
         self.waiting.clear();
         self.verdicts = [Verdict::drop(DropReason::NoVerdict); BURST];
     }

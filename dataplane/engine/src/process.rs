@@ -1,6 +1,7 @@
 //! The way of a burst through the stages: packets and tables only, no ring, no socket, no clock.
 //!
-//! parse and classify -> look up all flows at once -> for each packet: replay its flow's rewrite, or take the slow path.
+//! parse and classify -> look up all flows at once -> decide at once the connections that are opened -> for each packet:
+//! replay its flow's rewrite, or take the slow path.
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use crate::batch::{Batch, Kind, Pending};
 use crate::context::{Context, Ingress, Stages};
 use crate::reason::DropReason;
 use crate::reassembly::Ticket;
-use crate::stage::{classify, fragment, quote, resolve};
+use crate::stage::{ahead, classify, fragment, miss, quote, resolve};
 use crate::verdict::Verdict;
 
 /// The tables that a burst is looked up in.
@@ -62,6 +63,7 @@ pub fn process(
         pending,
         keys,
         hits,
+        decided,
         waiting,
     } = batch;
     packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
@@ -94,12 +96,19 @@ pub fn process(
         keys.push(key);
     }
     cx.flows.lookup(keys, now, hits);
-    for ((Pending { at, parsed, kind }, key), hit) in pending.iter().zip(keys.iter()).zip(hits.iter()) {
+    for (no, ((Pending { at, parsed, kind }, key), hit)) in pending.iter().zip(keys.iter()).zip(hits.iter()).enumerate()
+    {
         let place = usize::from(*at);
         let (Some(packet), Some(verdict)) = (packets.get_mut(place), verdicts.get_mut(place)) else {
             continue;
         };
         *verdict = match kind {
+            Kind::Whole if hit.is_none() => {
+                if decided.is_empty() {
+                    ahead::decide(&mut cx, no, pending, keys, hits, decided);
+                }
+                miss::miss(&mut cx, packet, parsed, key, decided.get(no).and_then(Option::as_ref))
+            }
             Kind::Whole => resolve::whole(&mut cx, packet, parsed, key, hit.as_ref()),
             Kind::Quote => quote::error(&mut cx, packet, parsed, key, *hit),
             Kind::Fragment => match fragment::fragment(&mut cx, packet, parsed, key, hit.as_ref()) {

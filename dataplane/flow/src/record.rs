@@ -334,7 +334,7 @@ impl<'a> Record<'a> {
     }
 
     /// Notes a packet. Counts are exact while each direction stays with one worker: they are not locked instructions.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn touch(&self, incarnation: u32, direction: usize, now: Millis, bytes: u32, flags: TcpFlags) -> bool {
         let mut old = self.word(LIFE).load(Ordering::Relaxed);
         loop {

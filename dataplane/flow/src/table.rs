@@ -357,7 +357,7 @@ impl FlowTable {
 
     /// Notes a packet of this direction: time, counters, and with `flags` how far TCP has come. `false` if the connection
     /// is gone.
-    #[inline]
+    #[inline(always)]
     pub fn touch(&self, slot: SlotNo, now: Millis, bytes: u32, flags: TcpFlags) -> bool {
         self.record(slot.record())
             .is_some_and(|r| r.touch(slot.incarnation(), slot.direction(), now, bytes, flags))

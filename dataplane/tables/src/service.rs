@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use heddle_wire::{Ip, Proto};
+use heddle_wire::{Ip, Proto, simd};
 use siphasher::sip::SipHasher24;
 
 use crate::{Maglev, Place, Prefix, rendezvous};
@@ -132,6 +132,19 @@ impl Backends {
         self.maglev.as_ref().map_or(0, |table| table.size())
     }
 
+    /// Fetches what a choice reads.
+    #[inline]
+    pub fn prefetch(&self) {
+        if let [first, .., last] = &*self.list {
+            // A few of them take two cache lines; among many, a table says which one is read.
+            simd::prefetch(first);
+            simd::prefetch(last);
+        }
+        if let Some(maglev) = &self.maglev {
+            simd::prefetch(&**maglev);
+        }
+    }
+
     /// The endpoint for a connection of that hash (64 well-mixed bits, equal on every node).
     #[inline]
     #[must_use]
@@ -159,28 +172,31 @@ pub enum Choice<'a> {
     Drop,
 }
 
-/// One (address, protocol, port) of a Service.
+/// One (address, protocol, port) of a Service. What a choice reads comes first, in two cache lines.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[repr(C, align(64))]
 pub struct Frontend {
-    /// What it listens on.
-    pub key: FrontendKey,
-    /// Which kind of address that is.
-    pub kind: FrontendKind,
-    /// `namespace/name` of the Service, with `:port name` where the port has one.
-    pub name: Arc<str>,
     /// Who answers.
     pub backends: Backends,
     /// With `externalTrafficPolicy: Local`, who answers pods and this node itself.
     pub inside: Option<Backends>,
-    /// Endpoints that get no new connection but keep those that they have.
-    pub resting: Box<[Backend]>,
     /// `spec.loadBalancerSourceRanges`; `None`: everybody.
     pub source_ranges: Option<Arc<[Prefix]>>,
-    /// How a backend is chosen.
-    pub balancing: Balancing,
     /// `spec.sessionAffinity`
     pub affinity: Option<Affinity>,
+    /// How a backend is chosen.
+    pub balancing: Balancing,
+    /// Which kind of address it listens on.
+    pub kind: FrontendKind,
+    /// What it listens on.
+    pub key: FrontendKey,
+    /// `namespace/name` of the Service, with `:port name` where the port has one.
+    pub name: Arc<str>,
+    /// Endpoints that get no new connection but keep those that they have.
+    pub resting: Box<[Backend]>,
 }
+
+const _: () = assert!(std::mem::offset_of!(Frontend, key) <= 128);
 
 /// How a backend is chosen for a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -228,6 +244,13 @@ impl Frontend {
             balancing: Balancing::Maglev,
             affinity: None,
         }
+    }
+
+    /// Fetches what [`backends_for`](Self::backends_for) and the choice among them read first.
+    #[inline]
+    pub fn prefetch(&self) {
+        simd::prefetch(&self.backends);
+        simd::prefetch(&self.source_ranges);
     }
 
     /// [`Backends::pick`] for a client outside.

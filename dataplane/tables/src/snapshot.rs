@@ -169,20 +169,53 @@ impl Snapshot {
     #[inline]
     #[must_use]
     pub fn frontend(&self, ip: Ip, proto: Proto, port: u16) -> ServiceLookup<'_> {
-        if let Some(known) = self.service_addresses.get(&ip) {
-            if let Some(frontend) = self.frontends.get(&FrontendKey { ip, proto, port }) {
-                return ServiceLookup::Frontend(frontend);
+        let mut found = [ServiceLookup::NotAService];
+        self.frontends_at(&[FrontendKey { ip, proto, port }], &mut found);
+        found[0]
+    }
+
+    /// [`frontend`](Self::frontend) of many: what each one reads is fetched while the others are looked at, and so are the
+    /// frontends. As many answers as there are questions and places for answers.
+    pub fn frontends_at<'a>(&'a self, asked: &[FrontendKey], found: &mut [ServiceLookup<'a>]) {
+        for (asked, found) in asked.chunks(LOOK_AHEAD).zip(found.chunks_mut(LOOK_AHEAD)) {
+            let mut sought: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
+            for key in asked {
+                sought.push(self.frontends.seek(key));
             }
-            if known.cluster > 0 {
-                return ServiceLookup::NoSuchPort;
+            for sought in &mut sought {
+                sought.narrow();
+            }
+            let mut others: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
+            for (place, (key, sought)) in asked.iter().zip(&sought).enumerate() {
+                match sought.find(key) {
+                    Some(frontend) => {
+                        frontend.prefetch();
+                        found[place] = ServiceLookup::Frontend(frontend);
+                    }
+                    None => others.push((place, self.service_addresses.seek(&key.ip))),
+                }
+            }
+            for (_, sought) in &mut others {
+                sought.narrow();
+            }
+            for (place, sought) in &others {
+                found[*place] = self.without_frontend(&asked[*place], sought.find(&asked[*place].ip));
             }
         }
-        if self.node.has_node_ports(ip)
-            && let Some(frontend) = self.frontends.get(&FrontendKey::node_port(ip.is_v4(), proto, port))
-        {
-            return ServiceLookup::Frontend(frontend);
+    }
+
+    /// The answer where nothing listens on that very address and port.
+    #[inline]
+    fn without_frontend(&self, key: &FrontendKey, known: Option<&Frontends>) -> ServiceLookup<'_> {
+        if known.is_some_and(|known| known.cluster > 0) {
+            return ServiceLookup::NoSuchPort;
         }
-        ServiceLookup::NotAService
+        let node_port = FrontendKey::node_port(key.ip.is_v4(), key.proto, key.port);
+        let frontend = match self.node.has_node_ports(key.ip) {
+            true => self.frontends.get(&node_port),
+            false => None,
+        };
+        frontend.map_or(ServiceLookup::NotAService, ServiceLookup::Frontend)
     }
 
     /// Whether an address is the cluster address of a Service.

@@ -6,18 +6,22 @@
 //! the inserting stage's.
 
 mod anti_spoof;
+mod many;
 mod policy;
 mod route;
 mod service;
 
 use heddle_flow::{FlowKey, Origin};
-use heddle_tables::{AddressInfo, EndpointNo, NodeTable, RuleNo, Snapshot};
+use heddle_tables::{EndpointNo, RuleNo, Snapshot};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
 use crate::reason::DropReason;
 
 pub(crate) use anti_spoof::{check as check_source, is_link_local, owner};
+use many::MANY;
+pub(crate) use many::{Opening, decide_all};
+use policy::Case;
 pub(crate) use service::remember;
 pub use service::{Chooser, connection_hash};
 
@@ -162,35 +166,10 @@ pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
 /// What becomes of a new connection.
 #[must_use]
 pub fn decide_with(snapshot: &Snapshot, q: &Query, chooser: Chooser<'_>) -> Decision {
-    match anti_spoof::check(snapshot, q) {
-        Ok(from) => decide_from(snapshot, q, from, chooser, |_| ()),
-        Err(denial) => Decision::Drop(denial),
-    }
-}
-
-/// What becomes of a new connection that comes from there, as its source was found to. `foresee` is told where it goes
-/// before policy is asked.
-pub(crate) fn decide_from(
-    snapshot: &Snapshot,
-    q: &Query,
-    from: EndpointNo,
-    chooser: Chooser<'_>,
-    foresee: impl FnOnce(&Target),
-) -> Decision {
-    if NodeTable::is_gateway(q.tuple.dst) {
-        return Decision::Gateway;
-    }
-    let src = snapshot.address(q.tuple.src);
-    let target = match service::target(snapshot, q, src, chooser) {
-        service::Lookup::Target(target) => target,
-        service::Lookup::Reject => return Decision::Reject,
-        service::Lookup::Drop(reason) => return Decision::Drop(Denial::new(reason)),
-    };
-    foresee(&target);
-    match settle(snapshot, q, from, src, target) {
-        Ok(passage) => Decision::Pass(passage),
-        Err(denial) => Decision::Drop(denial),
-    }
+    let opening = Opening { query: *q, chooser };
+    let mut decided = Decision::Drop(Denial::new(DropReason::NoVerdict));
+    decide_all(snapshot, &[opening], |_, _| (), |_, decision| decided = decision);
+    decided
 }
 
 /// Whether a connection whose destination is settled may (still) pass, and how.
@@ -198,26 +177,12 @@ pub(crate) fn decide_from(
 /// # Errors
 /// Why it may not.
 pub fn judge(snapshot: &Snapshot, q: &Query, target: Target) -> Result<Passage, Denial> {
-    let from = anti_spoof::check(snapshot, q)?;
-    settle(snapshot, q, from, snapshot.address(q.tuple.src), target)
-}
-
-fn settle(
-    snapshot: &Snapshot,
-    q: &Query,
-    from: EndpointNo,
-    src: AddressInfo,
-    target: Target,
-) -> Result<Passage, Denial> {
-    let dst = snapshot.address(target.dst);
-    let rules = policy::judge(snapshot, q, from, target, src, dst)?;
-    let (to, source) = route::route(snapshot, from, target, src, dst)?;
-    Ok(Passage {
-        from,
-        to,
+    let case = Case {
+        from: anti_spoof::check(snapshot, q)?,
+        proto: q.proto,
         target,
-        source,
-        egress_rule: rules.egress,
-        ingress_rule: rules.ingress,
-    })
+        src: snapshot.address(q.tuple.src),
+        dst: snapshot.address(target.dst),
+    };
+    case.passage(snapshot, policy::judge(snapshot, &case)?)
 }

@@ -1,56 +1,143 @@
-//! NetworkPolicy for one connection: egress of the source, then ingress of the destination if that is a pod of this
-//! node. Both see the pods' own addresses: after DNAT and before any SNAT.
+//! NetworkPolicy for connections: egress of the source, then ingress of the destination if that is a pod of this node.
+//! Both see the pods' own addresses: after DNAT and before any SNAT.
 
-use heddle_tables::{AddressInfo, Direction, EndpointNo, Place, PolicyVerdict, RuleNo, Snapshot};
+use arrayvec::ArrayVec;
+use heddle_tables::{
+    AddressInfo, Ask, Direction, Endpoint, EndpointNo, Place, PolicyVerdict, RuleNo, Snapshot, judge_all as verdicts_of,
+};
+use heddle_wire::Proto;
 
-use super::{Denial, Query, Target};
+use super::{Denial, MANY, Passage, Target, route};
 use crate::reason::DropReason;
 
+/// A connection whose ends are known.
+#[derive(Clone, Copy)]
+pub(super) struct Case {
+    pub(super) from: EndpointNo,
+    pub(super) proto: Proto,
+    pub(super) target: Target,
+    /// Who sends.
+    pub(super) src: AddressInfo,
+    /// Who is reached.
+    pub(super) dst: AddressInfo,
+}
+
 /// What allowed the connection.
+#[derive(Clone, Copy)]
 pub(super) struct Rules {
     pub(super) egress: RuleNo,
     pub(super) ingress: RuleNo,
 }
 
-pub(super) fn judge(
-    snapshot: &Snapshot,
-    q: &Query,
-    from: EndpointNo,
-    target: Target,
-    src: AddressInfo,
-    dst: AddressInfo,
-) -> Result<Rules, Denial> {
-    let ask = |endpoint, direction, peer| ask(snapshot, endpoint, direction, peer, q, target);
-    Ok(Rules {
-        egress: ask(from, Direction::Egress, dst)?,
-        ingress: match dst.place {
-            Place::Local(pod) => ask(pod, Direction::Ingress, src)?,
-            _ => RuleNo::NO_POLICY,
-        },
-    })
+impl Case {
+    /// Where it goes and how, now that policy allows it.
+    pub(super) fn passage(&self, snapshot: &Snapshot, rules: Rules) -> Result<Passage, Denial> {
+        let (to, source) = route::route(snapshot, self.from, self.target, self.src, self.dst)?;
+        Ok(Passage {
+            from: self.from,
+            to,
+            target: self.target,
+            source,
+            egress_rule: rules.egress,
+            ingress_rule: rules.ingress,
+        })
+    }
 }
 
-fn ask(
-    snapshot: &Snapshot,
-    endpoint: EndpointNo,
-    direction: Direction,
-    peer: AddressInfo,
-    q: &Query,
-    target: Target,
-) -> Result<RuleNo, Denial> {
-    let Some(endpoint) = snapshot.endpoint(endpoint) else {
-        return Err(Denial::new(DropReason::UnknownDestination));
+/// Whose policies are asked: the source's for egress, and the destination's for ingress where that is a pod of this node.
+fn sides<'a>(snapshot: &'a Snapshot, case: &Case) -> Result<(&'a Endpoint, Option<&'a Endpoint>), Denial> {
+    let endpoint = |no| {
+        let gone = Denial::new(DropReason::UnknownDestination);
+        snapshot.endpoint(no).ok_or(gone)
     };
-    match endpoint.judge(direction, peer, q.proto, target.dport) {
+    let destination = match case.dst.place {
+        Place::Local(pod) => Some(endpoint(pod)?),
+        _ => None,
+    };
+    Ok((endpoint(case.from)?, destination))
+}
+
+fn egress<'a>(case: &Case, endpoint: &'a Endpoint) -> Ask<'a> {
+    Ask {
+        endpoint,
+        direction: Direction::Egress,
+        peer: case.dst,
+        proto: case.proto,
+        dst_port: case.target.dport,
+    }
+}
+
+fn ingress<'a>(case: &Case, endpoint: &'a Endpoint) -> Ask<'a> {
+    Ask {
+        direction: Direction::Ingress,
+        peer: case.src,
+        ..egress(case, endpoint)
+    }
+}
+
+fn allowed(ask: &Ask<'_>, verdict: PolicyVerdict) -> Result<RuleNo, Denial> {
+    match verdict {
         PolicyVerdict::Allow(rule) => Ok(rule),
         PolicyVerdict::Deny(rule) => Err(Denial {
-            reason: match direction {
+            reason: match ask.direction {
                 _ if rule == RuleNo::NOT_READY => DropReason::PolicyNotReady,
                 Direction::Egress => DropReason::PolicyDeniedEgress,
                 Direction::Ingress => DropReason::PolicyDeniedIngress,
             },
             rule,
-            pod: endpoint.no,
+            pod: ask.endpoint.no,
         }),
+    }
+}
+
+/// What policy says to a connection.
+pub(super) fn judge(snapshot: &Snapshot, case: &Case) -> Result<Rules, Denial> {
+    let (source, destination) = sides(snapshot, case)?;
+    let judge = |ask: Ask<'_>| {
+        allowed(
+            &ask,
+            ask.endpoint.judge(ask.direction, ask.peer, ask.proto, ask.dst_port),
+        )
+    };
+    Ok(Rules {
+        egress: judge(egress(case, source))?,
+        ingress: destination.map_or(Ok(RuleNo::NO_POLICY), |pod| judge(ingress(case, pod)))?,
+    })
+}
+
+/// What policy says to each of at most [`MANY`] connections; told by their places.
+pub(super) fn judge_all(snapshot: &Snapshot, cases: &[Case], mut told: impl FnMut(usize, Result<Rules, Denial>)) {
+    let mut asks = ArrayVec::<Ask<'_>, { 2 * MANY }>::new();
+    // Of each case: its first question, and how many it has.
+    let mut asked = ArrayVec::<(usize, usize), MANY>::new();
+    for (at, case) in cases.iter().enumerate().take(MANY) {
+        let first = asks.len();
+        match sides(snapshot, case) {
+            Ok((source, destination)) => {
+                asks.push(egress(case, source));
+                asks.extend(destination.map(|pod| ingress(case, pod)));
+            }
+            Err(gone) => told(at, Err(gone)),
+        }
+        asked.push((first, asks.len()));
+    }
+    let mut verdicts = [PolicyVerdict::Deny(RuleNo::NOT_READY); 2 * MANY];
+    verdicts_of(asks.iter().copied(), &mut verdicts[..asks.len()]);
+    for (at, (first, end)) in asked.into_iter().enumerate() {
+        let rule = |of: usize| match (asks.get(of), verdicts.get(of)) {
+            (Some(ask), Some(verdict)) if of < end => allowed(ask, *verdict),
+            _ => Ok(RuleNo::NO_POLICY),
+        };
+        if first < end {
+            told(
+                at,
+                rule(first).and_then(|egress| {
+                    Ok(Rules {
+                        egress,
+                        ingress: rule(first + 1)?,
+                    })
+                }),
+            );
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use heddle_flow::{AffinityTable, Millis};
 use heddle_tables::{
-    AddressInfo, Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, ServiceLookup, Snapshot,
+    AddressInfo, Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, FrontendKey, ServiceLookup, Snapshot,
 };
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
@@ -29,9 +29,30 @@ pub struct Chooser<'a> {
     pub memory: Option<(&'a AffinityTable, Millis)>,
 }
 
-pub(super) fn target(snapshot: &Snapshot, q: &Query, src: AddressInfo, chooser: Chooser<'_>) -> Lookup {
+/// What a connection to such a destination asks the Service tables.
+pub(super) const fn key(q: &Query) -> FrontendKey {
+    FrontendKey {
+        ip: q.tuple.dst,
+        proto: q.proto,
+        port: q.tuple.dport,
+    }
+}
+
+/// Whether the client goes where it went before: then what it did a moment ago matters.
+pub(super) fn is_sticky(found: ServiceLookup<'_>) -> bool {
+    matches!(found, ServiceLookup::Frontend(frontend) if frontend.affinity.is_some())
+}
+
+/// Fetches the endpoints among which one is chosen.
+pub(super) fn prefetch(found: ServiceLookup<'_>, src: AddressInfo) {
+    if let ServiceLookup::Frontend(frontend) = found {
+        frontend.backends_for(Client::from(src.place)).prefetch();
+    }
+}
+
+pub(super) fn target(found: ServiceLookup<'_>, q: &Query, src: AddressInfo, chooser: Chooser<'_>) -> Lookup {
     let t = &q.tuple;
-    let frontend = match snapshot.frontend(t.dst, q.proto, t.dport) {
+    let frontend = match found {
         ServiceLookup::NotAService => return Lookup::Target(Target::direct(t.dst, t.dport)),
         ServiceLookup::NoSuchPort => return Lookup::Reject,
         ServiceLookup::Frontend(frontend) => frontend,

@@ -88,7 +88,7 @@ fn same_source(passage: &Passage, view: &FlowView) -> bool {
 pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     match again(cx, key, hit) {
         Ok(Some(hit)) => resolve::replay(cx, packet, p, key, &hit),
-        Ok(None) => miss::open(cx, packet, p, key, None),
+        Ok(None) => miss::open(cx, packet, p, key, None, None),
         // The backend's pod is gone: the client connects again at once, to another one.
         Err(denial)
             if denial.reason == DropReason::UnknownDestination
@@ -172,7 +172,7 @@ pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     };
     if !same_source(&passage, &hit.view) {
         cx.flows.remove(hit.slot);
-        return miss::open(cx, packet, p, key, None);
+        return miss::open(cx, packet, p, key, None, None);
     }
     let clamp = fit(cx, &query, &passage);
     let route = Route {

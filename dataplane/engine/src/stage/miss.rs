@@ -16,18 +16,25 @@ use crate::verdict::Verdict;
 
 /// The end of a packet whose key is not in the table.
 #[cold]
-pub(crate) fn miss(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) -> Verdict {
+pub(crate) fn miss(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    p: &Parsed,
+    key: &FlowKey,
+    decided: Option<&Decision>,
+) -> Verdict {
+    cx.stages.slow += 1;
     match cx.flows.find_tuple(&key.tuple, key.proto, cx.now) {
         // An earlier packet of this burst, or another worker, has opened it by now.
         Some(hit) if hit.view.origin == key.origin => resolve::found(cx, packet, p, key, &hit),
-        Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => open(cx, packet, p, key, Some(hit.slot)),
+        Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => open(cx, packet, p, key, Some(hit.slot), decided),
         Some(hit) => judge::moved(cx, packet, p, key, &hit),
-        None => open(cx, packet, p, key, None),
+        None => open(cx, packet, p, key, None, decided),
     }
 }
 
 /// The end of a packet that opens a connection, or should have. `replaces` is the entry that a new connection of the same
-/// tuple takes the place of, once it is allowed.
+/// tuple takes the place of, once it is allowed; `decided` what becomes of it, where that is known.
 #[cold]
 pub(crate) fn open(
     cx: &mut Context<'_>,
@@ -35,12 +42,12 @@ pub(crate) fn open(
     p: &Parsed,
     key: &FlowKey,
     replaces: Option<SlotNo>,
+    decided: Option<&Decision>,
 ) -> Verdict {
     let query = Query::from(key);
-    let from = match decide::check_source(cx.snapshot, &query) {
-        Ok(from) => from,
-        Err(denial) => return denial.into(),
-    };
+    if let Err(denial) = decide::check_source(cx.snapshot, &query) {
+        return denial.into();
+    }
     if NodeTable::is_gateway(p.dst) {
         return answer::to_gateway(cx, packet, p);
     }
@@ -53,10 +60,11 @@ pub(crate) fn open(
     if p.icmp() == Some(IcmpMessage::EchoReply) {
         return Verdict::drop(DropReason::IcmpWithoutFlow);
     }
-    // The answer's place in the table is the one that nobody has asked for yet.
-    let flows = cx.flows;
-    let foresee = |target: &Target| flows.expect(&target.answers(&query.tuple), query.proto);
-    match decide::decide_from(cx.snapshot, &query, from, cx.chooser(), foresee) {
+    let decision = match decided {
+        Some(decided) => *decided,
+        None => decide::decide_with(cx.snapshot, &query, cx.chooser()),
+    };
+    match decision {
         Decision::Pass(passage) => {
             decide::remember(cx.snapshot, &query, &passage.target, cx.flows.affinities(), cx.now);
             if let Some(old) = replaces {
@@ -71,6 +79,12 @@ pub(crate) fn open(
         Decision::Gateway => answer::to_gateway(cx, packet, p),
         Decision::Drop(denial) => denial.into(),
     }
+}
+
+/// Whether a packet opens a connection, if none is known: then [`open`] asks what becomes of it.
+pub(crate) fn opens(p: &Parsed) -> bool {
+    let tcp = p.proto == Proto::TCP && !p.tcp_flags.opens();
+    !tcp && p.ttl > 1 && p.icmp() != Some(IcmpMessage::EchoReply)
 }
 
 /// A segment in the middle of no connection: adopted for a while after a start without a table, else answered by a reset.

@@ -1,5 +1,6 @@
 //! The stages, one a file, in the order in which a packet may meet them.
 
+pub(crate) mod ahead;
 pub(crate) mod answer;
 pub(crate) mod classify;
 pub(crate) mod forward;

@@ -20,10 +20,7 @@ pub(crate) fn whole(
 ) -> Verdict {
     match hit {
         Some(hit) => found(cx, packet, p, key, hit),
-        None => {
-            cx.stages.slow += 1;
-            miss::miss(cx, packet, p, key)
-        }
+        None => miss::miss(cx, packet, p, key, None),
     }
 }
 
@@ -32,7 +29,7 @@ pub(crate) fn whole(
 pub(crate) fn found(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     if p.tcp_flags.opens() && !hit.view.admits_syn() {
         cx.stages.slow += 1;
-        return miss::open(cx, packet, p, key, Some(hit.slot));
+        return miss::open(cx, packet, p, key, Some(hit.slot), None);
     }
     if !cx.is_current(&hit.view) {
         cx.stages.slow += 1;
@@ -67,6 +64,6 @@ fn replaced(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey
             cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags);
             forward::forward_seldom(cx, packet, p, &Plan::of(&hit.view))
         }
-        None => miss::open(cx, packet, p, key, None),
+        None => miss::open(cx, packet, p, key, None, None),
     }
 }

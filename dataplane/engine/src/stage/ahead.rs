@@ -1,0 +1,44 @@
+//! Decides at once the connections that the packets of a burst open, before the first of them is opened.
+
+use arrayvec::ArrayVec;
+use heddle_flow::{FlowKey, Hit};
+use heddle_port::BURST;
+
+use super::miss;
+use crate::batch::{Kind, Pending};
+use crate::context::Context;
+use crate::decide::{Decision, Opening, Query, Target, decide_all};
+
+/// What becomes of the connections that packets open, by the packets' places among those that wait for a flow; empty until
+/// one of them has none.
+pub(crate) type Decided = ArrayVec<Option<Decision>, BURST>;
+
+/// Decides for packets without a flow, from the one at `first` on, as far as that does not depend on what the packets before
+/// them leave behind.
+#[cold]
+pub(crate) fn decide(
+    cx: &mut Context<'_>,
+    first: usize,
+    pending: &[Pending],
+    keys: &[FlowKey],
+    hits: &[Option<Hit>],
+    decided: &mut Decided,
+) {
+    let (mut places, mut openings) = (ArrayVec::<usize, BURST>::new(), ArrayVec::<Opening<'_>, BURST>::new());
+    for (place, ((waiting, key), hit)) in pending.iter().zip(keys).zip(hits).enumerate() {
+        decided.push(None);
+        if place >= first && hit.is_none() && waiting.kind == Kind::Whole && miss::opens(&waiting.parsed) {
+            places.push(place);
+            openings.push(Opening {
+                query: Query::from(key),
+                chooser: cx.chooser(),
+            });
+        }
+    }
+    let flows = cx.flows;
+    // The place of the answers is the one that nobody has asked for yet.
+    let foresee = |query: &Query, target: &Target| flows.expect(&target.answers(&query.tuple), query.proto);
+    decide_all(cx.snapshot, &openings, foresee, |at, decision| {
+        decided[places[at]] = Some(decision);
+    });
+}
