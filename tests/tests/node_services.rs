@@ -1,5 +1,5 @@
 //! What the node's own processes reach of Services: node ports at the node's addresses, load balancer and external addresses
-//! that nobody on the node holds, over TCP and UDP; and what load balancers ask the node about its endpoints.
+//! that nobody on the node holds or that the node holds itself, over TCP and UDP; and what load balancers ask the node about its endpoints.
 
 mod common;
 
@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
-use common::{BOUND, binaries, eventually};
+use common::{BOUND, SILENCE, binaries, eventually};
 use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
 use heddle_tests::traffic::{self, Manner, Reach, TcpServer};
 use heddle_tests::udp::UdpServer;
-use heddle_tests::{LabError, NodePlan, manifests};
+use heddle_tests::{Lab, LabError, NodePlan, manifests};
 use serde_json::{Value, json};
 
 const NODE_PORT: u16 = 30_080;
@@ -84,6 +84,96 @@ fn processes_of_the_node_reach_node_ports_and_load_balancers() -> Result<(), Lab
         }
     }
     Ok(())
+}
+
+/// As a load balancer that announces them from the node has it (MetalLB, a VIP of keepalived), or an operator.
+#[test]
+fn processes_of_the_node_reach_addresses_that_it_holds_itself() -> Result<(), LabError> {
+    let lab = Lab::new(binaries()?)?;
+    let config = lab.dir().join("external.yaml");
+    std::fs::write(&config, "externalIPs: true\n").map_err(LabError::io("writing external.yaml"))?;
+    let mut plan = NodePlan::new("node", 1);
+    plan.flags = vec!["--config".to_owned(), config.display().to_string()];
+    let shop = Shop::open_in(lab, plan)?;
+    let external = [
+        Ipv4Addr::new(203, 0, 113, 9).into(),
+        IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 9)),
+    ];
+    for held in BALANCERS.into_iter().chain(external) {
+        let length = if held.is_ipv4() { 32 } else { 128 };
+        shop.node
+            .ns()
+            .run("ip", &["address", "add", &format!("{held}/{length}"), "dev", "lo"])?;
+    }
+    let webs = ["web-1", "web-2"];
+    let (mut servers, mut echoes) = (Vec::new(), Vec::new());
+    for name in webs {
+        let ns = shop.member(name)?.pod.ns();
+        servers.push(TcpServer::start(ns, WEB_TARGET, Manner::Greet(name.to_owned()))?);
+        echoes.push(UdpServer::echo(ns, UDP_TARGET)?);
+    }
+    let publish = |policy: &str, ranges: &[&str]| -> Result<(), LabError> {
+        let mut service = balanced(policy);
+        service["spec"]["externalIPs"] = json!(external);
+        service["spec"]["loadBalancerSourceRanges"] = json!(ranges);
+        service["spec"]["ports"] = json!([
+            {"name": "main", "protocol": "TCP", "port": WEB_PORT, "targetPort": WEB_TARGET, "nodePort": NODE_PORT},
+            {"name": "dns", "protocol": "UDP", "port": 53, "targetPort": UDP_TARGET, "nodePort": UDP_NODE_PORT},
+        ]);
+        shop.node.apply(&service)
+    };
+    for v6 in [false, true] {
+        let mut endpoints = Vec::new();
+        for name in webs {
+            endpoints.push((shop.member(name)?.attached.ip(v6)?, name));
+        }
+        let mut slice = manifests::endpoint_slice("shop", "front", v6, WEB_TARGET, &endpoints);
+        slice["ports"] = json!([
+            {"name": "main", "protocol": "TCP", "port": WEB_TARGET},
+            {"name": "dns", "protocol": "UDP", "port": UDP_TARGET},
+        ]);
+        shop.node.apply(&slice)?;
+    }
+    let ns = shop.node.ns();
+    // With policy Local as well: what a node sends itself goes to all endpoints.
+    for policy in ["Cluster", "Local"] {
+        publish(policy, &[])?;
+        for ip in BALANCERS.into_iter().chain(external) {
+            let to = SocketAddr::new(ip, WEB_PORT);
+            eventually("the frontend is there", || {
+                Ok(traffic::tcp_ask(ns, to, "", BOUND)?.is_yes())
+            })?;
+            let mut names = BTreeSet::new();
+            for _ in 0..32 {
+                names.insert(traffic::tcp_ask(ns, to, "", BOUND)?);
+            }
+            let both = BTreeSet::from(webs.map(|name| Reach::Yes(name.to_owned())));
+            assert_eq!(names, both, "{policy}: the node to {to}");
+            let dns = SocketAddr::new(ip, 53);
+            assert!(traffic::udp_ask(ns, dns, b"hello", BOUND)?.is_yes(), "{policy}: {dns}");
+            assert!(traffic::tcp_ask(shop.member("client")?.pod.ns(), to, "", BOUND)?.is_yes());
+        }
+    }
+    // Other ports of such an address are the node's own.
+    let _own = TcpServer::start(ns, 8888, Manner::Greet("the node".to_owned()))?;
+    let own = traffic::tcp_ask(ns, SocketAddr::new(BALANCERS[0], 8888), "", BOUND)?;
+    assert_eq!(own, Reach::Yes("the node".to_owned()));
+    // The ranges of the load balancer hold for the node too, at the load balancer's address alone.
+    publish("Cluster", &["198.51.100.0/24"])?;
+    let to = SocketAddr::new(BALANCERS[0], WEB_PORT);
+    eventually("the node is kept out", || {
+        Ok(traffic::tcp_ask(ns, to, "", SILENCE)? == Reach::Silence)
+    })?;
+    assert!(traffic::tcp_ask(ns, SocketAddr::new(external[0], WEB_PORT), "", BOUND)?.is_yes());
+    publish("Cluster", &["198.51.100.0/24", "192.0.2.0/24"])?;
+    eventually("a range has the node", || {
+        Ok(traffic::tcp_ask(ns, to, "", SILENCE)?.is_yes())
+    })?;
+    // Without the Service the address is an address of the node without a listener.
+    shop.node.delete(&balanced("Cluster"))?;
+    eventually("the node refuses", || {
+        Ok(traffic::tcp_ask(ns, to, "", SILENCE)? == Reach::Refused)
+    })
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //! endpoints of a Service with `externalTrafficPolicy: Local`, and sends nothing to a node that has none.
 //!
 //! The answer is 200 with at least one ready endpoint here and 503 without; their number is in the body and in the header
-//! `X-Load-Balancing-Endpoint-Weight`. Terminating endpoints do not count, so a node drains while they still serve. When the
+//! `X-Load-Balancing-Endpoint-Weight`. Terminating endpoints do not count, so a node drains while they still serve; that it is to
+//! be removed (a taint of the autoscaler, a deletion) counts only at kube-proxy's own health port, and not here. When the
 //! agent ends, the port is closed, and the node counts as without endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -223,6 +224,20 @@ mod tests {
             [local("n1"), local("n2"), local("n3")],
             [[(32_000, 1)], [(32_000, 1)], [(32_000, 0)]]
         );
+    }
+
+    #[test]
+    fn a_node_that_is_being_drained_answers_by_its_endpoints() {
+        let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1"}, "spec": {"unschedulable": true,
+            "taints": [{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]}, "status": {}});
+        let health = |conditions: Value| {
+            let endpoints = json!([{"addresses": ["10.0.1.1"], "nodeName": "n1", "conditions": conditions}]);
+            let cluster = cluster(&[node.clone(), service("web", "Local", 32_000), slice("web", &endpoints)]);
+            assert!(cluster.node("n1").is_some_and(|node| node.draining));
+            wanted(&cluster, "n1")[&32_000].local
+        };
+        assert_eq!(health(json!({"ready": true})), 1);
+        assert_eq!(health(json!({"ready": false, "serving": true, "terminating": true})), 0);
     }
 
     #[test]

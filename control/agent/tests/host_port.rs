@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::process::Command;
 
 use heddle_agent::config::PortRange;
-use heddle_agent::host::frontends::NodePort;
+use heddle_agent::host::frontends::{NodePort, Outer};
 use heddle_agent::host::nft::Table;
 use heddle_agent::host::{self, HostPort, Plan, netlink, reserved};
 use heddle_model::Protocol;
@@ -74,6 +74,17 @@ fn plan() -> Plan {
                 },
             ]),
             node_ports_at: BTreeSet::from([ip("10.0.1.2"), ip("fd00:1::2")]),
+            outer: [("203.0.113.5", "10.0.1.3"), ("2001:db8:5::5", "fd00:1::3")]
+                .map(|(outer, at)| {
+                    let outer = Outer {
+                        ip: ip(outer),
+                        protocol: Protocol::Tcp,
+                        port: 80,
+                    };
+                    (outer, (ip(at), 1))
+                })
+                .into(),
+            own: BTreeSet::from([ip("192.0.2.1"), ip("2001:db8::1")]),
         },
     }
 }
@@ -123,6 +134,11 @@ fn made_changed_taken_over_and_removed() {
         assert!(table.contains("masquerade to :1024-60999"), "{table}");
         assert!(
             table.contains("dnat ip to 10.0.1.2") && table.contains("dnat ip6 to fd00:1::2"),
+            "{table}"
+        );
+        assert!(
+            table.contains("2001:db8:5::5 . tcp . 80 : fd00:1::3 . 1")
+                && table.contains("snat ip to 192.0.2.1:1024-60999"),
             "{table}"
         );
 

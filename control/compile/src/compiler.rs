@@ -60,6 +60,7 @@ pub struct Compiler {
 
     pub(crate) services: Services,
     pub(crate) frontend_owner: BTreeMap<FrontendKey, ObjectKey>,
+    pub(crate) aliases: BTreeMap<FrontendKey, FrontendKey>,
     pub(crate) removed_backends: Vec<RemovedBackend>,
     /// An address and port became a Service's.
     pub(crate) new_frontends: bool,
@@ -139,6 +140,7 @@ impl Compiler {
             own_addresses: BTreeSet::new(),
             services: Services::new(),
             frontend_owner: BTreeMap::new(),
+            aliases: BTreeMap::new(),
             removed_backends: Vec::new(),
             new_frontends: false,
             divided: Divided::default(),

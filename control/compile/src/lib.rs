@@ -20,6 +20,7 @@
 //! What it does not do: choose numbers of attachments, talk to workers, or decide when a snapshot is published.
 
 mod addresses;
+mod aliases;
 mod apply;
 mod attachment;
 mod build;

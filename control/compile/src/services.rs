@@ -1,8 +1,8 @@
 //! Services: their frontends, as kube-proxy makes them.
 //!
 //! A Service has frontends at its cluster addresses, at its load balancer's (those that nodes serve themselves), at its
-//! external addresses (where the configuration allows them), and at a port of every address of this node. Which endpoints
-//! they choose from is `endpoints`' to say. What it does not do: health check ports, and routes to the addresses.
+//! external addresses (where the configuration allows them), at a port of every address of this node, and at aliases of
+//! these. Which endpoints they choose from is `endpoints`' to say. What it does not do: health check ports, and routes to the addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -121,6 +121,9 @@ impl Compiler {
             };
             if !self.is_taken(cluster, service, kind, key) {
                 put(kind, key);
+                if let Some(alias) = self.aliases.get(&key) {
+                    put(kind, *alias);
+                }
             }
         }
         if let Some(number) = port.node_port {

@@ -26,6 +26,12 @@ pub fn masquerade_address(range: IpNet) -> Option<IpAddr> {
     reserved(range, 2)
 }
 
+/// The address by which processes of the node reach frontends whose addresses the node itself holds, the third of the range.
+#[must_use]
+pub fn frontends_address(range: IpNet) -> Option<IpAddr> {
+    reserved(range, 3)
+}
+
 fn reserved(range: IpNet, offset: u128) -> Option<IpAddr> {
     offsets(range).map(|_| at(range, offset))
 }

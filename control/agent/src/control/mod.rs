@@ -19,6 +19,7 @@ mod uplink;
 use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, after, select};
@@ -33,6 +34,7 @@ use crate::attachments::Store;
 use crate::config::Settings;
 use crate::dataplane::{Dataplane, DataplaneError, PodPort};
 use crate::health::HealthChecks;
+use crate::host::aliases::Aliases;
 use crate::host::uplink::Uplink;
 use crate::host::{HostError, HostPort, Plan};
 
@@ -110,6 +112,10 @@ pub struct Control {
     plan: Option<Plan>,
     /// What the host port's plan was told to have failed with, so that it is logged once.
     plan_failures: BTreeSet<String>,
+    /// Where the node's processes reach load balancer and external addresses that it holds.
+    aliases: Aliases,
+    /// The address of each family for that, as the compiler was told.
+    aliases_at: Vec<IpAddr>,
     health: HealthChecks,
     /// Ports of health checks that could not be opened, so that each is logged once.
     health_failures: BTreeSet<u16>,
@@ -176,6 +182,8 @@ impl Control {
             uplink: None,
             plan: None,
             plan_failures: BTreeSet::new(),
+            aliases: Aliases::default(),
+            aliases_at: Vec::new(),
             health,
             health_failures: BTreeSet::new(),
             open: BTreeMap::new(),

@@ -8,15 +8,15 @@ use std::time::Instant;
 use arrayvec::ArrayVec;
 use heddle_compile::{Compiler, NodeConfig};
 use heddle_model::Change;
-use heddle_tables::{HostPort as HostTable, Masquerade, NodeNo, Prefix};
-use heddle_wire::Ip;
+use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeNo, Prefix};
+use heddle_wire::{Ip, Proto};
 use ipnet::IpNet;
 
 use super::pod_routes::Ranges;
 use super::{Control, ControlError};
 use crate::attachments::alloc;
 use crate::health;
-use crate::host::frontends::Frontends;
+use crate::host::frontends::{Frontends, Outer};
 use crate::host::plan::{self, Inputs};
 
 /// One address of each family.
@@ -28,10 +28,12 @@ impl Control {
         if self.pending.rejections {
             self.log_rejections();
         }
+        if self.compiler.is_none() && !self.cluster.is_synced() {
+            return Ok(());
+        }
+        let external_ips = self.settings.external_ips;
+        let aliases = self.aliases.follow(&self.cluster, &self.pending, external_ips);
         if self.compiler.is_none() {
-            if !self.cluster.is_synced() {
-                return Ok(());
-            }
             self.look_at_uplink();
             self.compiler = Some(Compiler::new(self.node_config()));
             self.synced_at = Some(Instant::now());
@@ -52,6 +54,7 @@ impl Control {
             compiler.set_host_port(host);
             compiler.set_masquerade(masquerade);
         }
+        self.set_aliases(aliases);
         self.attach_known_pods();
         if !first && changes.objects.iter().any(concerns_host) {
             // Before the tables: a worker that answers an address of the host port finds it there.
@@ -72,6 +75,36 @@ impl Control {
             self.open_host()?;
         }
         Ok(())
+    }
+
+    /// Tells the compiler where frontends at load balancer and external addresses are reached too, and that some are not.
+    fn set_aliases(&mut self, news: Vec<(Outer, Option<u16>)>) {
+        let Some(compiler) = &mut self.compiler else { return };
+        let ranges = self.cluster.node(&self.settings.node).map(|node| &node.pod_cidrs);
+        let at = ranges
+            .into_iter()
+            .flatten()
+            .filter_map(|&r| alloc::frontends_address(r));
+        let at: Vec<IpAddr> = at.collect();
+        let news = if at == self.aliases_at {
+            news
+        } else {
+            self.aliases_at = at;
+            let all = self.aliases.all().iter().map(|(outer, port)| (*outer, Some(*port)));
+            news.into_iter().filter(|(_, port)| port.is_none()).chain(all).collect()
+        };
+        for (outer, port) in news {
+            let proto = Proto(outer.protocol.number());
+            let key = |ip: IpAddr, port| FrontendKey {
+                ip: ip.into(),
+                proto,
+                port,
+            };
+            let mut at = self.aliases_at.iter();
+            let at = at.find(|at| at.is_ipv4() == outer.ip.is_ipv4());
+            let alias = at.zip(port).map(|(at, port)| key(*at, port));
+            compiler.set_alias(&self.cluster, key(outer.ip, outer.port), alias);
+        }
     }
 
     fn build(&mut self, first: bool) {
@@ -268,6 +301,7 @@ impl Control {
             service_objects: &service_objects,
             service_addresses: &service_addresses,
             frontends: &frontends,
+            aliases: self.aliases.all(),
             node_addresses: &node_addresses,
             reserved_ports: self.settings.reserved_ports,
         });

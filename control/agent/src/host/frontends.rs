@@ -3,7 +3,8 @@
 //!
 //! A packet to an address that the node holds never leaves it, so the agent's nftables table sends node ports to an address
 //! that only heddle has and that is routed to `heddle0` ([`super::nft`]); its port stays. Addresses that the node does not
-//! hold get a route there ([`super::plan`]); where it does hold one, the kernel's local table comes before that route.
+//! hold get a route there ([`super::plan`]); where it does hold one, the kernel's local table comes before that route, and
+//! the nftables table sends what is for their ports to another address of heddle's, a port for each ([`super::aliases`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -19,6 +20,42 @@ pub struct NodePort {
     pub protocol: Protocol,
     /// `spec.ports[].nodePort`
     pub port: u16,
+}
+
+/// A port of an address of a load balancer or an external one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Outer {
+    /// The address.
+    pub ip: IpAddr,
+    /// Protocol.
+    pub protocol: Protocol,
+    /// The port.
+    pub port: u16,
+}
+
+impl Outer {
+    /// Those of a Service; `external_ips`: whether external addresses are served.
+    pub fn of(service: &Service, external_ips: bool) -> impl Iterator<Item = Self> {
+        let ports = service.ports.iter().filter(|_| service.is_proxied());
+        ports.flat_map(move |port| {
+            outer_addresses(service, external_ips).map(|ip| Self {
+                ip,
+                protocol: port.protocol,
+                port: port.port.get(),
+            })
+        })
+    }
+}
+
+/// Load balancer addresses that nodes serve themselves (`ipMode: VIP`) and, where they are served, external ones.
+fn outer_addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = IpAddr> {
+    let balanced = service.service_type == ServiceType::LoadBalancer;
+    let ingress = service.load_balancer_ingress.iter();
+    let balancers = ingress
+        .filter(move |i| balanced && i.mode == IngressMode::Vip)
+        .map(|i| i.ip);
+    let external = service.external_ips.iter().filter(move |_| external_ips);
+    balancers.chain(external.copied())
 }
 
 /// What all Services have.
@@ -47,13 +84,6 @@ impl Frontends {
                 })
             }));
         }
-        if service.service_type == ServiceType::LoadBalancer {
-            let ingress = service.load_balancer_ingress.iter();
-            self.addresses
-                .extend(ingress.filter(|i| i.mode == IngressMode::Vip).map(|i| i.ip));
-        }
-        if external_ips {
-            self.addresses.extend(&service.external_ips);
-        }
+        self.addresses.extend(outer_addresses(service, external_ips));
     }
 }

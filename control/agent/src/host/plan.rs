@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use heddle_model::Node;
 use ipnet::IpNet;
 
-use super::frontends::Frontends;
+use super::frontends::{Frontends, Outer};
 use super::nft::Table;
 use crate::attachments::alloc;
 use crate::config::PortRange;
@@ -28,6 +28,8 @@ pub struct Inputs<'a> {
     pub service_addresses: &'a BTreeSet<IpAddr>,
     /// Node ports and addresses of Services outside of these ranges.
     pub frontends: &'a Frontends,
+    /// The ports by which the node's processes reach load balancer and external addresses that it holds.
+    pub aliases: &'a BTreeMap<Outer, u16>,
     /// The addresses of all nodes.
     pub node_addresses: &'a BTreeSet<IpAddr>,
     /// `reservedPorts`
@@ -101,7 +103,26 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .filter(|address| !inside.iter().any(|range| range.contains(address)))
             .filter_map(|address| Some((address, source_of(&address)?))),
     );
+    let at = |v4: bool| {
+        let ranges = inputs
+            .node
+            .pod_cidrs
+            .iter()
+            .filter(|range| range.addr().is_ipv4() == v4);
+        ranges.copied().find_map(alloc::frontends_address)
+    };
+    let (at4, at6) = (at(true), at(false));
+    let outer = inputs.aliases.iter().filter_map(|(outer, port)| {
+        let at = if outer.ip.is_ipv4() { at4 } else { at6 };
+        Some((*outer, (at?, *port)))
+    });
     let table = Table {
+        outer: outer.collect(),
+        own: [at4, at6]
+            .into_iter()
+            .flatten()
+            .filter_map(|at| source_of(&IpNet::from(at)))
+            .collect(),
         sources: inputs.node.pod_cidrs.iter().copied().collect(),
         inside,
         reserved: Some(inputs.reserved_ports),
@@ -168,6 +189,7 @@ mod tests {
             service_objects: &objects.iter().copied().collect(),
             service_addresses: &addresses.iter().map(|a| a.parse().unwrap()).collect(),
             frontends: &Frontends::default(),
+            aliases: &BTreeMap::new(),
             node_addresses: &BTreeSet::new(),
             reserved_ports: PortRange {
                 first: 61_000,
@@ -247,8 +269,15 @@ mod tests {
                 .into(),
             ..Frontends::default()
         };
+        let outer = |ip: &str, port| Outer {
+            ip: ip.parse().unwrap(),
+            protocol: heddle_model::Protocol::Tcp,
+            port,
+        };
+        let aliases = BTreeMap::from([(outer("192.0.2.2", 80), 1), (outer("2001:db8:1::5", 443), 2)]);
         let plan = compute(&Inputs {
             node: &node(),
+            aliases: &aliases,
             node_ranges: &BTreeSet::new(),
             cluster_cidrs: &[],
             service_cidrs: &[net("10.96.0.0/16")],
@@ -273,5 +302,18 @@ mod tests {
         );
         let at: Vec<String> = plan.table.node_ports_at.iter().map(ToString::to_string).collect();
         assert_eq!(at, ["10.0.1.2", "fd00:0:0:1::2"]);
+        // Which of them the node holds, the kernel knows: all are in its table.
+        let outer: Vec<String> = plan
+            .table
+            .outer
+            .iter()
+            .map(|(of, (ip, port))| format!("{}:{} at {ip}:{port}", of.ip, of.port))
+            .collect();
+        assert_eq!(
+            outer,
+            ["192.0.2.2:80 at 10.0.1.3:1", "2001:db8:1::5:443 at fd00:0:0:1::3:2"]
+        );
+        let own: Vec<String> = plan.table.own.iter().map(ToString::to_string).collect();
+        assert_eq!(own, ["192.0.2.1", "2001:db8::1"]);
     }
 }

@@ -21,7 +21,9 @@ struct Family {
     service: Ip,
     own_service: Ip,
     empty: Ip,
-    /// The address outside of a Service of type LoadBalancer with `externalTrafficPolicy: Local`.
+    /// A Service of the same backend as `service`, of type LoadBalancer with `externalTrafficPolicy: Local`, and its
+    /// address outside.
+    front: Ip,
     balancer: Ip,
     /// A Service with session affinity and two endpoints.
     sticky: Ip,
@@ -45,6 +47,7 @@ fn families() -> [Family; 2] {
             service: ip("10.96.0.80"),
             own_service: ip("10.96.0.81"),
             empty: ip("10.96.0.82"),
+            front: ip("10.96.0.83"),
             balancer: ip("198.51.100.5"),
             sticky: ip("10.96.0.84"),
             plain: ip("10.96.0.85"),
@@ -62,6 +65,7 @@ fn families() -> [Family; 2] {
             service: ip("fd00:96::80"),
             own_service: ip("fd00:96::81"),
             empty: ip("fd00:96::82"),
+            front: ip("fd00:96::83"),
             balancer: ip("2001:db8:5::5"),
             sticky: ip("fd00:96::84"),
             plain: ip("fd00:96::85"),

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use heddle_model::{
     EndpointSlice, IngressMode, LoadBalancerIngress, LoadBalancing, Service, ServiceType, SessionAffinity,
-    TrafficPolicy,
+    TrafficDistribution, TrafficPolicy,
 };
-use heddle_tables::{Balancing, Choice, Client, Frontend, ServiceLookup};
+use heddle_tables::{Balancing, Choice, Client, Frontend, FrontendKey, ServiceLookup};
 
 use super::services::{ask, service, slice};
 use super::*;
@@ -104,6 +104,47 @@ fn external_policies_tell_clients_apart() {
             );
         }
     }
+}
+
+#[test]
+fn an_alias_leads_where_its_frontend_does() {
+    const ALIAS: &str = "10.0.0.3";
+    let mut world = World::new();
+    world
+        .put(here("a"))
+        .put(balanced("a/web", "10.96.0.1", TrafficPolicy::Local))
+        .put(slice("a/s", "a/web", &[("", 8080)], &[("10.0.1.2", "there", 'r')]));
+    let key = |ip_: &str, port| FrontendKey {
+        ip: Ip::from(ip(ip_)),
+        proto: Proto::TCP,
+        port,
+    };
+    let before = world.build().snapshot;
+    assert!(found(&before, ALIAS, Proto::TCP, 7).is_none());
+    world
+        .compiler
+        .set_alias(&world.cluster, key(BALANCER, 80), Some(key(ALIAS, 7)));
+    let snapshot = world.build().snapshot;
+    let clients = [Client::ThisNode, Client::Outside];
+    assert_eq!(clients.map(|c| led(&snapshot, ALIAS, 7, c)), ["2", "drop"]);
+    assert_eq!(clients.map(|c| led(&snapshot, BALANCER, 80, c)), ["2", "drop"]);
+    // Endpoints that change do so there too; and it goes with its frontend, or by itself.
+    world.put(slice("a/s", "a/web", &[("", 8080)], &[("10.0.1.3", "there", 'r')]));
+    let built = world.build();
+    assert_eq!(led(&built.snapshot, ALIAS, 7, Client::ThisNode), "3");
+    assert!(built.removed_backends.iter().any(|gone| gone.frontend == key(ALIAS, 7)));
+    world
+        .compiler
+        .set_alias(&world.cluster, key(BALANCER, 80), Some(key(ALIAS, 8)));
+    let moved = world.build().snapshot;
+    assert!(found(&moved, ALIAS, Proto::TCP, 7).is_none() && found(&moved, ALIAS, Proto::TCP, 8).is_some());
+    world.compiler.set_alias(&world.cluster, key(BALANCER, 80), None);
+    assert!(found(&world.build().snapshot, ALIAS, Proto::TCP, 8).is_none());
+    world
+        .compiler
+        .set_alias(&world.cluster, key(BALANCER, 80), Some(key(ALIAS, 9)));
+    world.delete(Kind::Service, "a", "web");
+    assert!(found(&world.build().snapshot, ALIAS, Proto::TCP, 9).is_none());
 }
 
 #[test]
@@ -234,6 +275,27 @@ fn hints_count_where_all_ready_endpoints_have_them_and_one_is_near() {
         "1 2",
         "no zone"
     );
+}
+
+/// As kube-proxy does: the writer of the slices turns `trafficDistribution` into hints and `publishNotReadyAddresses` into
+/// readiness; the Service's own fields change nothing.
+#[test]
+fn what_slices_say_counts_and_not_what_the_service_wishes() {
+    let mut world = World::new();
+    world.put(here("a"));
+    let mut web = service("a/web", &["10.96.0.1"], &[("", 80)]);
+    web.publish_not_ready = true;
+    let ends = [
+        ("10.0.0.1", "here", 'r'),
+        ("10.0.1.2", "there", 'r'),
+        ("10.0.1.3", "there", 'n'),
+    ];
+    for preference in [TrafficDistribution::PreferSameZone, TrafficDistribution::PreferSameNode] {
+        web.traffic_distribution = Some(preference);
+        world.put(web.clone()).put(slice("a/s", "a/web", &[("", 80)], &ends));
+        let snapshot = world.build().snapshot;
+        assert_eq!(led(&snapshot, "10.96.0.1", 80, Client::Pod), "1 2", "{preference:?}");
+    }
 }
 
 #[test]

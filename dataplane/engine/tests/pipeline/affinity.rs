@@ -103,6 +103,27 @@ fn affinity_ends_with_its_time_which_each_connection_begins_anew() {
     });
 }
 
+/// The longest that the API allows.
+#[test]
+fn affinity_lasts_for_a_day() {
+    const DAY: u32 = 86_400;
+    worlds(|w| {
+        sticky(w, &[&C], DAY, Balancing::Maglev);
+        open(w, &HOST, VIP, 80, 1000..1001);
+        sticky(w, &[&A, &B, &C], DAY, Balancing::Random);
+        w.now = w.now.plus(u64::from(DAY) * 1000);
+        assert_eq!(open(w, &HOST, VIP, 80, 1001..1002), [("c", 1)].into());
+        let mut reached = BTreeMap::new();
+        for n in 0..20 {
+            w.now = w.now.plus(u64::from(DAY) * 1000 + 1);
+            for (pod, count) in open(w, &HOST, VIP, 80, 1100 + n..1101 + n) {
+                *reached.entry(pod).or_insert(0) += count;
+            }
+        }
+        assert!(reached.len() > 1, "{reached:?}");
+    });
+}
+
 #[test]
 fn by_chance_one_connection_again_and_again_reaches_all() {
     worlds(|w| {

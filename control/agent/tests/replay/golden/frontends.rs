@@ -107,6 +107,35 @@ fn from_the_node_and_from_outside() {
 }
 
 #[test]
+fn one_client_port_to_two_services_of_one_backend() {
+    play("one_client_port_to_two_services_of_one_backend", |f| {
+        let syn = |to| from(10, f.client, to).tcp(40_060, 80, TcpFlags::SYN, 1, 0, b"");
+        let other = if f.client.is_v4() { OTHER_PORT.0 } else { OTHER_PORT.1 };
+        vec![
+            step("to the first", CLIENT, syn(f.service)),
+            step(
+                "to the second: the backend could not tell them apart, so this one gets another port",
+                CLIENT,
+                syn(f.front),
+            ),
+            step(
+                "the answer of the first",
+                WEB,
+                from(20, f.web, f.client).tcp(8080, 40_060, SYN_ACK, 1, 2, b""),
+            ),
+            step(
+                "and that of the second",
+                WEB,
+                from(20, f.web, f.client).tcp(8080, other, SYN_ACK, 1, 2, b""),
+            ),
+        ]
+    });
+}
+
+/// Chosen by a hash with the replay's seed.
+const OTHER_PORT: (u16, u16) = (22_850, 40_775);
+
+#[test]
 fn a_client_stays_with_its_backend() {
     play("a_client_stays_with_its_backend", |f| {
         let syn = |port| from(10, f.client, f.sticky).tcp(port, 80, TcpFlags::SYN, 1, 0, b"");

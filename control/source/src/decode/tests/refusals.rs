@@ -256,6 +256,45 @@ fn impossible_fields_of_services_are_refused_by_name() {
 }
 
 #[test]
+fn preferences_and_timeouts_of_services_are_read_as_the_api_spells_them() {
+    let with = |key: &str, value: Value| {
+        let mut spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80, "appProtocol": "kubernetes.io/h2c"}]});
+        spec[key] = value;
+        let Object::Service(service) = object(&service_of(spec)) else {
+            panic!()
+        };
+        service
+    };
+    for (text, preference) in [
+        ("PreferClose", Some(TrafficDistribution::PreferSameZone)),
+        ("PreferSameZone", Some(TrafficDistribution::PreferSameZone)),
+        ("PreferSameNode", Some(TrafficDistribution::PreferSameNode)),
+        // One that is not known yet is none: the API server decides what there is.
+        ("PreferElsewhere", None),
+    ] {
+        assert_eq!(
+            with("trafficDistribution", json!(text)).traffic_distribution,
+            preference
+        );
+    }
+    let affinity = |config: Value| {
+        let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 80}], "sessionAffinity": "ClientIP",
+            "sessionAffinityConfig": config});
+        let Object::Service(service) = object(&service_of(spec)) else {
+            panic!()
+        };
+        service.session_affinity
+    };
+    for (config, timeout_seconds) in [
+        (json!({"clientIP": {"timeoutSeconds": 86_400}}), 86_400),
+        (json!({"clientIP": {"timeoutSeconds": 1}}), 1),
+        (json!({}), 10_800),
+    ] {
+        assert_eq!(affinity(config), SessionAffinity::ClientIp { timeout_seconds });
+    }
+}
+
+#[test]
 fn impossible_fields_of_slices_and_pods_are_refused_by_name() {
     let slice = |endpoints: Value| {
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
