@@ -1,8 +1,9 @@
 //! Working off what changed: from policies to groups, from addresses to identities, from both to cells.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use heddle_model::Pod;
 use heddle_tables::{Endpoint, EndpointNo, EndpointPolicy, IdentityNo, WorkerNo};
 use heddle_wire::{Ip, MacAddr};
 
@@ -11,7 +12,7 @@ use crate::generations::{Moves, Reach};
 use crate::groups::{GroupKey, GroupNo};
 use crate::identities::Class;
 use crate::kinds::{KindNo, PartNo, Signature};
-use crate::policies::Context;
+use crate::policies::{Context, PolicyId};
 use crate::selectors::SelectorNo;
 
 impl Compiler {
@@ -61,8 +62,7 @@ impl Compiler {
 
     /// Finds the group of each endpoint that may have another one now. Gives the endpoints whose group changed.
     fn regroup(&mut self) -> BTreeSet<EndpointNo> {
-        let mut regrouped = BTreeSet::new();
-        let mut left = Vec::new();
+        let mut moving = Vec::new();
         for no in std::mem::take(&mut self.dirty_endpoints) {
             let Some(attached) = self.attached.get(&no) else {
                 continue;
@@ -70,55 +70,98 @@ impl Compiler {
             let key = match (&attached.attachment.pod, &attached.pod) {
                 (None, _) => GroupKey::default(),
                 (Some(_), None) => continue,
-                (Some(_), Some(pod)) => {
-                    let policies = self.policies.selecting(pod, self.namespaces.get(&pod.key.namespace));
-                    let names = self.policies.ingress_port_names(&policies);
-                    let named = pod
-                        .ports
-                        .iter()
-                        .filter_map(|p| Some((p.name.clone()?, p.protocol, p.number.get())));
-                    let ports: BTreeSet<_> = named.filter(|(name, ..)| names.contains(name)).collect();
-                    GroupKey {
-                        policies,
-                        ports: ports.into_iter().collect(),
-                    }
-                }
+                (Some(_), Some(pod)) => self.group_key(pod),
             };
             let before = attached.group;
             if before
                 .and_then(|group| self.groups.get(group))
+                .is_none_or(|group| group.key != key)
+            {
+                moving.push((no, before, key));
+            }
+        }
+        // Of each group: how many go, and where to if that is one way for all.
+        let mut leaving: BTreeMap<GroupNo, (u32, Option<&GroupKey>)> = BTreeMap::new();
+        for (_, before, key) in &moving {
+            let Some(before) = before else { continue };
+            let (count, together) = leaving.entry(*before).or_insert((0, Some(key)));
+            *count += 1;
+            *together = together.filter(|other| *other == key);
+        }
+        let adaptable = |(group, (count, together)): (GroupNo, (u32, Option<&GroupKey>))| {
+            let all = together.is_some() && self.groups.get(group)?.uses == count;
+            all.then_some(group)
+        };
+        let adaptable: BTreeSet<GroupNo> = leaving.into_iter().filter_map(adaptable).collect();
+
+        let mut regrouped = BTreeSet::new();
+        let (mut left, mut replaced) = (Vec::new(), Vec::new());
+        for (no, before, key) in moving {
+            regrouped.insert(no);
+            if before
+                .and_then(|group| self.groups.get(group))
                 .is_some_and(|group| group.key == key)
             {
+                // It went there with the others.
                 continue;
             }
-            let group = self.acquire_group(key, before);
+            let (group, policies) = self.acquire_group(key, before.filter(|group| adaptable.contains(group)));
+            replaced.extend(policies);
+            if Some(group) != before {
+                left.extend(before);
+            }
             if let Some(attached) = self.attached.get_mut(&no) {
                 attached.group = Some(group);
             }
-            left.extend(before);
-            regrouped.insert(no);
         }
         // Afterwards, so that what old and new policies share stays as it is.
         for group in left {
             self.release_group(group);
         }
+        self.release_policies(replaced);
         regrouped
     }
 
-    fn acquire_group(&mut self, key: GroupKey, before: Option<GroupNo>) -> GroupNo {
+    /// The group that a pod belongs to.
+    fn group_key(&self, pod: &Pod) -> GroupKey {
+        let policies = self.policies.selecting(pod, self.namespaces.get(&pod.key.namespace));
+        let names = self.policies.ingress_port_names(&policies);
+        let named = pod
+            .ports
+            .iter()
+            .filter_map(|p| Some((p.name.clone()?, p.protocol, p.number.get())));
+        let ports: BTreeSet<_> = named.filter(|(name, ..)| names.contains(name)).collect();
+        GroupKey {
+            policies,
+            ports: ports.into_iter().collect(),
+        }
+    }
+
+    /// The group of a key, used once more: one that there is, `own` with other policies, or a new one. With the policies
+    /// that `own` was made of, where it is the one.
+    fn acquire_group(&mut self, key: GroupKey, own: Option<GroupNo>) -> (GroupNo, Vec<PolicyId>) {
         if let Some(group) = self.groups.reuse(&key) {
-            return group;
+            return (group, Vec::new());
         }
         let mut active = Vec::with_capacity(key.policies.len());
         let (policies, mut context) = self.context();
         for id in &key.policies {
             active.extend(policies.acquire(id, &mut context));
         }
-        self.groups.create(key, active, before, &mut self.selectors)
+        if let Some(own) = own
+            && let Some(replaced) = self.groups.adapt(own, &key, &active, &mut self.selectors)
+        {
+            return (own, replaced);
+        }
+        (self.groups.create(key, active, &mut self.selectors), Vec::new())
     }
 
     pub(crate) fn release_group(&mut self, group: GroupNo) {
         let ids = self.groups.release(group, &mut self.selectors);
+        self.release_policies(ids);
+    }
+
+    fn release_policies(&mut self, ids: Vec<PolicyId>) {
         let (policies, mut context) = self.context();
         for id in ids {
             policies.release(&id, &mut context);

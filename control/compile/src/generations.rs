@@ -101,12 +101,13 @@ impl Reach<'_> {
                 .iter()
                 .any(|d| !before.side(*d).is_kept(a, after.side(*d), b))
         };
-        // Cells that one policy has from the other say the same in both.
-        let differs_of = |no: IdentityNo| {
-            Direction::BOTH.iter().any(|d| {
-                let (before, after) = (before.side(*d), after.side(*d));
-                !before.shares(after, no) && !before.is_kept(no, after, no)
-            })
+        let differs_in = |d: &Direction| {
+            let (before, after) = (before.side(*d), after.side(*d));
+            let differs = |no: IdentityNo| !before.is_kept(no, after, no);
+            match before.apart(after) {
+                Some(mut apart) => apart.any(|no| self.identities.is_older(no, self.build) && differs(no)),
+                None => self.identities.older_than(self.build).any(differs),
+            }
         };
         let changed = self.moves.apart.iter().copied().any(differs)
             || !same_rules
@@ -114,7 +115,7 @@ impl Reach<'_> {
                     .iter()
                     .any(|d| !before.side(*d).is_default_kept(after.side(*d)))
                     || self.moves.alike.iter().copied().any(differs)
-                    || self.identities.older_than(self.build).any(differs_of));
+                    || Direction::BOTH.iter().any(differs_in));
         self.asked.insert(key, changed);
         changed
     }

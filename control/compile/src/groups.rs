@@ -20,7 +20,17 @@ pub(crate) struct GroupNo(u32);
 pub(crate) type NamedPort = (Arc<str>, Protocol, u16);
 
 /// Identities whose cells are made already, by the rules that they were made of.
-type Alike = HashMap<Vec<usize>, IdentityNo>;
+type Alike = HashMap<Vec<Ranked>, IdentityNo>;
+
+/// A rule of a group: the slot of its policy, and its place within.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct RuleAt {
+    slot: usize,
+    place: usize,
+}
+
+/// A rule by when it is asked: the rank of its policy, and its place within.
+type Ranked = (usize, usize);
 
 /// What makes endpoints equal for policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -35,17 +45,22 @@ pub(crate) struct GroupKey {
 #[derive(Debug)]
 struct Side {
     builder: PolicySideBuilder,
-    /// The active policies whose rules these are, in order, and the place of the rule within.
-    rules: Vec<(usize, usize)>,
-    by_selector: HashMap<SelectorNo, Vec<usize>>,
-    everyone: Vec<usize>,
+    /// A network policy has the last word.
+    isolates: bool,
+    by_selector: HashMap<SelectorNo, Vec<RuleAt>>,
+    everyone: Vec<RuleAt>,
 }
 
 /// A group.
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) key: GroupKey,
-    active: Vec<Arc<Active>>,
+    /// Its policies. A policy keeps its slot while others come and go.
+    slots: Vec<Option<Arc<Active>>>,
+    /// The slots in the order in which the policies are asked, ...
+    order: Vec<usize>,
+    /// ... and the place in that order, by slot.
+    ranks: Vec<usize>,
     sides: [Side; 2],
     pub(crate) uses: u32,
     changed: bool,
@@ -54,27 +69,85 @@ pub(crate) struct Group {
 }
 
 impl Group {
-    fn new(key: GroupKey, active: Vec<Arc<Active>>, inherited: [Option<PolicySideBuilder>; 2]) -> Self {
-        let sides = Direction::BOTH.map(|direction| Side::new(direction, &active));
+    fn new(key: GroupKey, active: Vec<Arc<Active>>) -> Self {
         let policy = Arc::new(EndpointPolicy::open());
         let mut group = Self {
             key,
-            active,
-            sides,
+            slots: Vec::new(),
+            order: Vec::new(),
+            ranks: Vec::new(),
+            sides: Direction::BOTH.map(|direction| Side::new(default_of(direction, &active))),
             uses: 0,
             changed: true,
             policy,
         };
-        for (direction, inherited) in Direction::BOTH.into_iter().zip(inherited) {
-            if let Some(builder) = inherited {
-                group.sides[direction.index()].builder = builder;
-                continue;
-            }
-            let everyone = group.side(direction).everyone.clone();
+        group.replace(active);
+        for direction in Direction::BOTH {
+            let everyone = group.ranked(&group.side(direction).everyone);
             let answer = group.answer(direction, &everyone, None);
             group.sides[direction.index()].builder.set_base(answer);
         }
         group
+    }
+
+    /// Takes these policies in place of those that it has; gives the selectors that only those named that went, or that those
+    /// that came name again.
+    fn replace(&mut self, active: Vec<Arc<Active>>) -> Vec<(SelectorNo, Direction)> {
+        let mut stays: HashMap<*const Active, usize> = HashMap::default();
+        let mut gone = Vec::new();
+        let new: HashSet<*const Active> = active.iter().map(Arc::as_ptr).collect();
+        for slot in 0..self.slots.len() {
+            let Some(policy) = self.slots[slot].take() else {
+                continue;
+            };
+            if new.contains(&Arc::as_ptr(&policy)) {
+                stays.insert(Arc::as_ptr(&policy), slot);
+                self.slots[slot] = Some(policy);
+                continue;
+            }
+            for direction in Direction::BOTH {
+                let selectors = self.sides[direction.index()].remove(slot, &policy, direction);
+                gone.extend(selectors.into_iter().map(|selector| (selector, direction)));
+            }
+        }
+        self.order.clear();
+        let mut free = 0;
+        for policy in active {
+            let slot = stays.get(&Arc::as_ptr(&policy)).copied().unwrap_or_else(|| {
+                while self.slots.get(free).is_some_and(Option::is_some) {
+                    free += 1;
+                }
+                if free == self.slots.len() {
+                    self.slots.push(None);
+                }
+                for direction in Direction::BOTH {
+                    self.sides[direction.index()].add(free, &policy, direction);
+                }
+                self.slots[free] = Some(policy);
+                free
+            });
+            self.order.push(slot);
+        }
+        self.ranks = vec![0; self.slots.len()];
+        for (rank, slot) in self.order.iter().enumerate() {
+            self.ranks[*slot] = rank;
+        }
+        gone
+    }
+
+    /// Its policies in the order in which they are asked.
+    fn active(&self) -> Vec<Arc<Active>> {
+        let of = |slot: &usize| self.slots.get(*slot)?.clone();
+        self.order.iter().filter_map(of).collect()
+    }
+
+    /// Rules in the order in which they are asked, each once.
+    fn ranked<'a>(&self, rules: impl IntoIterator<Item = &'a RuleAt>) -> Vec<Ranked> {
+        let rank = |at: &RuleAt| (self.ranks[at.slot], at.place);
+        let mut ranked: Vec<Ranked> = rules.into_iter().map(rank).collect();
+        ranked.sort_unstable();
+        ranked.dedup();
+        ranked
     }
 
     const fn side(&self, direction: Direction) -> &Side {
@@ -86,10 +159,9 @@ impl Group {
         self.side(direction).by_selector.keys().copied()
     }
 
-    fn rule(&self, direction: Direction, at: usize) -> Option<(Tier, &Rule)> {
-        let (policy, rule) = *self.side(direction).rules.get(at)?;
-        let active = self.active.get(policy)?;
-        Some((active.tier, active.sides[direction.index()].rules.get(rule)?))
+    fn rule(&self, direction: Direction, (rank, place): Ranked) -> Option<(Tier, &Rule)> {
+        let active = self.slots.get(*self.order.get(rank)?)?.as_ref()?;
+        Some((active.tier, active.sides[direction.index()].rules.get(place)?))
     }
 
     /// Makes the cell of an identity anew. `None`: the identity is gone. `alike` are identities whose cells are made, by
@@ -101,14 +173,12 @@ impl Group {
             .flat_map(|i| &i.matched)
             .filter_map(|s| side.by_selector.get(s))
             .flatten();
-        let mut rules: Vec<usize> = own.copied().collect();
-        if rules.is_empty() {
+        let mut own = own.peekable();
+        if own.peek().is_none() {
             self.changed |= self.sides[direction.index()].builder.set(no, Answer::Default);
             return;
         }
-        rules.extend(&side.everyone);
-        rules.sort_unstable();
-        rules.dedup();
+        let rules = self.ranked(own.chain(&side.everyone));
         // What a rule says may depend on the peer's named ports.
         let depends = direction == Direction::Egress && identity.is_some_and(|i| !i.ports().is_empty());
         if !depends && let Some(other) = alike.get(&rules) {
@@ -123,7 +193,7 @@ impl Group {
     }
 
     /// What the rules, in their order, say of a peer.
-    fn answer(&self, direction: Direction, rules: &[usize], peer: Option<&Identity>) -> Answer {
+    fn answer(&self, direction: Direction, rules: &[Ranked], peer: Option<&Identity>) -> Answer {
         let named: &[NamedPort] = match direction {
             // Ports are those of the destination: of the endpoint itself, or of the peer.
             Direction::Ingress => &self.key.ports,
@@ -167,72 +237,112 @@ impl Group {
     }
 }
 
+/// The default denial of the first policy that isolates.
+fn default_of(direction: Direction, active: &[Arc<Active>]) -> Option<RuleNo> {
+    active.iter().find_map(|a| a.sides[direction.index()].default)
+}
+
 impl Side {
-    fn new(direction: Direction, active: &[Arc<Active>]) -> Self {
-        let default: Option<RuleNo> = active.iter().find_map(|a| a.sides[direction.index()].default);
-        let mut side = Self {
+    fn new(default: Option<RuleNo>) -> Self {
+        Self {
             builder: default.map_or_else(PolicySideBuilder::open, PolicySideBuilder::isolated),
-            rules: Vec::new(),
+            isolates: default.is_some(),
             by_selector: HashMap::default(),
             everyone: Vec::new(),
-        };
-        for (policy, active) in active.iter().enumerate() {
-            // "v1.NetworkPolicy always makes a final decision for selected pods."
-            if active.tier == Tier::Baseline && default.is_some() {
-                continue;
+        }
+    }
+
+    /// The rules of a policy that count.
+    fn counting<'a>(&self, policy: &'a Active, direction: Direction) -> &'a [Rule] {
+        // "v1.NetworkPolicy always makes a final decision for selected pods."
+        match policy.tier == Tier::Baseline && self.isolates {
+            true => &[],
+            false => &policy.sides[direction.index()].rules,
+        }
+    }
+
+    fn add(&mut self, slot: usize, policy: &Active, direction: Direction) {
+        for (place, rule) in self.counting(policy, direction).iter().enumerate() {
+            let at = RuleAt { slot, place };
+            for selector in &rule.peers {
+                self.by_selector.entry(*selector).or_default().push(at);
             }
-            for (place, rule) in active.sides[direction.index()].rules.iter().enumerate() {
-                let at = side.rules.len();
-                side.rules.push((policy, place));
-                for selector in &rule.peers {
-                    side.by_selector.entry(*selector).or_default().push(at);
-                }
-                if rule.everyone {
-                    side.everyone.push(at);
-                }
+            if rule.everyone {
+                self.everyone.push(at);
             }
         }
-        side
+    }
+
+    /// Gives the selectors that no rule has any more.
+    fn remove(&mut self, slot: usize, policy: &Active, direction: Direction) -> Vec<SelectorNo> {
+        let mut unused = Vec::new();
+        for selector in self.counting(policy, direction).iter().flat_map(|rule| &rule.peers) {
+            let Some(rules) = self.by_selector.get_mut(selector) else {
+                continue;
+            };
+            rules.retain(|at| at.slot != slot);
+            if rules.is_empty() {
+                self.by_selector.remove(selector);
+                unused.push(*selector);
+            }
+        }
+        self.everyone.retain(|at| at.slot != slot);
+        unused
     }
 }
 
-/// What a group of nearly the same policies as another one has from it: all cells but those that the others speak of.
+/// Which cells are others where policies of a group are replaced.
 #[derive(Debug)]
-struct Inheritance {
-    /// The selectors of policies that the other group did not have.
+struct Exchange {
+    /// The selectors of policies that came.
     came: BTreeSet<SelectorNo>,
-    /// Whom the policies that it had besides selected.
+    /// Whom the policies that went selected.
     touched: BTreeSet<IdentityNo>,
 }
 
-impl Inheritance {
+impl Exchange {
     /// `None` where what is said of everyone, or by default, is another.
-    fn of(direction: Direction, before: &Group, active: &[Arc<Active>], selectors: &Selectors) -> Option<Self> {
+    fn of(direction: Direction, before: &[Arc<Active>], active: &[Arc<Active>], selectors: &Selectors) -> Option<Self> {
         let without = |all: &[Arc<Active>], others: &[Arc<Active>]| -> Vec<Arc<Active>> {
             let others: HashSet<*const Active> = others.iter().map(Arc::as_ptr).collect();
             let those = all.iter().filter(|one| !others.contains(&Arc::as_ptr(one)));
             those.cloned().collect()
         };
-        let default = |all: &[Arc<Active>]| all.iter().find_map(|a| a.sides[direction.index()].default);
-        if default(&before.active) != default(active) {
+        if default_of(direction, before) != default_of(direction, active) {
             return None;
         }
-        let (went, came) = (without(&before.active, active), without(active, &before.active));
-        let rules = |all: &[Arc<Active>]| -> Option<BTreeSet<SelectorNo>> {
-            let rules = || all.iter().flat_map(|a| &a.sides[direction.index()].rules);
-            let peers = || rules().flat_map(|rule| rule.peers.iter().copied()).collect();
-            (!rules().any(|rule| rule.everyone)).then(peers)
-        };
-        let touched = rules(&went)?
+        let (went, came) = (without(before, active), without(active, before));
+        let touched = peers_of(direction, &went, &came)?
             .into_iter()
             .filter_map(|s| selectors.get(s))
             .flat_map(|s| s.members.iter().copied())
             .collect();
         Some(Self {
-            came: rules(&came)?,
+            came: peers_of(direction, &came, &went)?,
             touched,
         })
     }
+}
+
+/// Whom the rules of `policies` speak of, but for those that `others` have too; `None`: of everyone.
+fn peers_of(direction: Direction, policies: &[Arc<Active>], others: &[Arc<Active>]) -> Option<BTreeSet<SelectorNo>> {
+    // Network policies are asked by name, and a rule's number stands for its policy's name and its own place.
+    let namespaced = others.iter().filter(|active| active.tier == Tier::Namespaced);
+    let known: HashMap<RuleNo, &Rule> = namespaced
+        .flat_map(|active| &active.sides[direction.index()].rules)
+        .map(|rule| (rule.number, rule))
+        .collect();
+    let rules = policies
+        .iter()
+        .flat_map(|active| &active.sides[direction.index()].rules);
+    let mut peers = BTreeSet::new();
+    for rule in rules.filter(|rule| known.get(&rule.number) != Some(rule)) {
+        if rule.everyone {
+            return None;
+        }
+        peers.extend(&rule.peers);
+    }
+    Some(peers)
 }
 
 /// All groups in use.
@@ -241,7 +351,8 @@ pub(crate) struct Groups {
     slots: Vec<Option<Group>>,
     known: HashMap<GroupKey, GroupNo>,
     free: Vec<GroupNo>,
-    fresh: Vec<(GroupNo, [Option<Inheritance>; 2])>,
+    /// Groups whose cells are to be made: all, or those that an exchange names.
+    fresh: Vec<(GroupNo, [Option<Exchange>; 2])>,
     touched: BTreeSet<GroupNo>,
 }
 
@@ -266,28 +377,9 @@ impl Groups {
         Some(no)
     }
 
-    /// Makes a group, used once, with the cells that it can have from the one before it. The others are filled by
-    /// [`fill`](Self::fill).
-    pub(crate) fn create(
-        &mut self,
-        key: GroupKey,
-        active: Vec<Arc<Active>>,
-        before: Option<GroupNo>,
-        selectors: &mut Selectors,
-    ) -> GroupNo {
-        let before = before.and_then(|no| self.get(no));
-        let inherited = Direction::BOTH.map(|direction| {
-            let before = before.filter(|before| before.key.ports == key.ports)?;
-            Some((before, Inheritance::of(direction, before, &active, selectors)?))
-        });
-        let builders = inherited.each_ref().map(|inherited| {
-            let (before, _) = inherited.as_ref()?;
-            Some(before)
-        });
-        let builders: [Option<PolicySideBuilder>; 2] =
-            Direction::BOTH.map(|d| builders[d.index()].map(|before| before.side(d).builder.clone()));
-        let inherited = inherited.map(|inherited| inherited.map(|(_, inheritance)| inheritance));
-        let mut group = Group::new(key.clone(), active, builders);
+    /// Makes a group, used once. Its cells are made by [`fill`](Self::fill).
+    pub(crate) fn create(&mut self, key: GroupKey, active: Vec<Arc<Active>>, selectors: &mut Selectors) -> GroupNo {
+        let mut group = Group::new(key.clone(), active);
         group.uses = 1;
         let no = self.free.pop().unwrap_or(GroupNo(self.slots.len() as u32));
         for direction in Direction::BOTH {
@@ -302,9 +394,50 @@ impl Groups {
             None => self.slots.push(Some(group)),
         }
         self.known.insert(key, no);
-        self.fresh.push((no, inherited));
+        self.fresh.push((no, [None, None]));
         self.touched.insert(no);
         no
+    }
+
+    /// Gives a group another key, for all who use it, if only cells change that its old and new policies name: how much
+    /// the policies that stay have to say costs nothing. Gives back the policies that it was made of.
+    /// `None` where a new group is to be made.
+    pub(crate) fn adapt(
+        &mut self,
+        no: GroupNo,
+        key: &GroupKey,
+        active: &[Arc<Active>],
+        selectors: &mut Selectors,
+    ) -> Option<Vec<PolicyId>> {
+        let group = self.slots.get_mut(no.0 as usize)?.as_mut()?;
+        if group.key.ports != key.ports {
+            return None;
+        }
+        let before = group.active();
+        let exchanges = Direction::BOTH.map(|direction| Exchange::of(direction, &before, active, selectors));
+        if exchanges.iter().any(Option::is_none) {
+            return None;
+        }
+        for (selector, direction) in group.replace(active.to_vec()) {
+            let still = group.side(direction).by_selector.contains_key(&selector);
+            if let Some(selector) = selectors.get_mut(selector).filter(|_| !still) {
+                selector.groups.remove(&(no, direction));
+            }
+        }
+        for (direction, exchange) in Direction::BOTH.into_iter().zip(&exchanges) {
+            for selector in exchange.iter().flat_map(|exchange| &exchange.came) {
+                let counts = group.side(direction).by_selector.contains_key(selector);
+                if let Some(selector) = selectors.get_mut(*selector).filter(|_| counts) {
+                    selector.groups.insert((no, direction));
+                }
+            }
+        }
+        let before = std::mem::replace(&mut group.key, key.clone());
+        self.known.remove(&before);
+        self.known.insert(key.clone(), no);
+        self.fresh.push((no, exchanges));
+        self.touched.insert(no);
+        Some(before.policies)
     }
 
     /// A group is used once less; the last use takes it away and gives back the policies that it was made of.
@@ -334,11 +467,11 @@ impl Groups {
 
     /// Makes the cells of new groups.
     pub(crate) fn fill(&mut self, selectors: &Selectors, identities: &Identities) {
-        for (no, inherited) in std::mem::take(&mut self.fresh) {
+        for (no, exchanges) in std::mem::take(&mut self.fresh) {
             let Some(group) = self.get_mut(no) else { continue };
-            for (direction, inherited) in Direction::BOTH.into_iter().zip(inherited) {
+            for (direction, exchange) in Direction::BOTH.into_iter().zip(exchanges) {
                 let of = |s| selectors.get(s).into_iter().flat_map(|s| s.members.iter().copied());
-                let members: BTreeSet<IdentityNo> = match inherited {
+                let members: BTreeSet<IdentityNo> = match exchange {
                     Some(other) => other.came.into_iter().flat_map(of).chain(other.touched).collect(),
                     None => group.selectors(direction).flat_map(of).collect(),
                 };

@@ -94,14 +94,15 @@ impl Identities {
         self.known.len()
     }
 
+    /// Whether it was there before that build, and still is.
+    pub(crate) fn is_older(&self, no: IdentityNo, build: u64) -> bool {
+        self.get(no).is_some_and(|i| i.born < build && i.uses > 0)
+    }
+
     /// The identities that were there before that build, and still are.
     pub(crate) fn older_than(&self, build: u64) -> impl Iterator<Item = IdentityNo> {
-        let old = move |(no, slot): (u32, &Option<Identity>)| {
-            slot.as_ref()
-                .is_some_and(|i| i.born < build && i.uses > 0)
-                .then_some(IdentityNo(no))
-        };
-        (0u32..).zip(&self.slots).filter_map(old)
+        let all = (0u32..).zip(&self.slots).map(|(no, _)| IdentityNo(no));
+        all.filter(move |no| self.is_older(*no, build))
     }
 
     /// The identity of a class, used once more. `signature` is that of the class's part.

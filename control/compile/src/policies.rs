@@ -79,7 +79,7 @@ pub(crate) enum Effect {
 }
 
 /// One rule of an active policy.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 pub(crate) struct Rule {
     pub(crate) number: RuleNo,
     pub(crate) effect: Effect,

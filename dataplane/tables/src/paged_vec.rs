@@ -91,13 +91,14 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         std::mem::take(&mut self.copied)
     }
 
-    /// Whether both have the element at `index` in one page.
-    #[must_use]
-    pub fn shares(&self, other: &Self, index: usize) -> bool {
-        match (self.root.get(index / N), other.root.get(index / N)) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            _ => false,
-        }
+    /// The indexes of elements in pages that this vector does not share with `other`: all others are equal in both.
+    pub fn unshared(&self, other: &Self) -> impl Iterator<Item = usize> {
+        let pages = self.root.len().max(other.root.len());
+        let apart = move |page: &usize| match (self.root.get(*page), other.root.get(*page)) {
+            (Some(a), Some(b)) => !Arc::ptr_eq(a, b),
+            _ => true,
+        };
+        (0..pages).filter(apart).flat_map(|page| page * N..(page + 1) * N)
     }
 
     /// Pages that this vector shares with `other`, and how many it has: for tests and status.
@@ -158,6 +159,9 @@ mod tests {
         assert_eq!((old.get(500), v.get(500)), (Some(&500), Some(&7)));
         let (shared, all) = v.shared_pages(&old);
         assert_eq!(shared + 1, all);
+        assert_eq!(v.unshared(&old).collect::<Vec<_>>(), (496..512).collect::<Vec<_>>());
+        v.set(1010, 1);
+        assert_eq!(v.unshared(&old).last(), Some(1023), "what only one has is not shared");
     }
 
     #[test]

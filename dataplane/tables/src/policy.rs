@@ -220,11 +220,14 @@ impl PolicySide {
         WITH_PORTS.into_iter().all(ports) && kept(Proto::ICMP, 0)
     }
 
-    /// Whether both have the cell of `peer` in one page: then one was made from the other, and they say the same of it.
+    /// The peers whose answers may differ between two sides that have the same default and the same base; `None` where
+    /// they have not: then anybody's may. Where one was made from the other, these are few.
     #[must_use]
-    pub fn shares(&self, other: &Self, peer: IdentityNo) -> bool {
-        let apart = self.default != other.default || self.base != other.base;
-        !apart && self.cells.shares(&other.cells, peer.index())
+    pub fn apart<'a>(&'a self, other: &'a Self) -> Option<impl Iterator<Item = IdentityNo> + 'a> {
+        // A row's number means another row only in cells that were set again.
+        let alike = self.default == other.default && self.base == other.base;
+        let apart = move || self.cells.unshared(&other.cells).map(|index| IdentityNo(index as u32));
+        alike.then(apart)
     }
 
     /// The same for peers that no cell speaks of.

@@ -1,7 +1,9 @@
 //! Policies to verdicts, one behaviour a test.
 
 use super::*;
-use heddle_model::{Cause, Operator, Rejection, Subject};
+use heddle_model::{
+    Cause, ClusterNetworkPolicy, ClusterPeer, ClusterRule, Operator, PodSubject, Rejection, RuleAction, Subject, Tier,
+};
 
 /// Two pods here (2: db, 3: web), two elsewhere, all in `shop` but one.
 fn shop() -> World {
@@ -326,4 +328,58 @@ fn terminated_and_host_network_pods_are_nobodys_peers() {
     assert!(admits(&snapshot, 2, "10.0.2.9", 80));
     assert!(!admits(&snapshot, 2, "10.0.2.20", 80));
     assert!(!admits(&snapshot, 2, "192.168.0.2", 80));
+}
+
+#[test]
+fn rules_that_stay_in_an_edited_policy_speak_of_new_pods_too() {
+    let mut world = shop();
+    let edited = |second| {
+        let rules = vec![
+            rule(vec![pods("app=new")], vec![tcp(80)]),
+            rule(vec![pods("app=web")], vec![tcp(second)]),
+        ];
+        policy("shop/db", "app=db", Some(rules), None)
+    };
+    world.put(edited(81)).build();
+    let edited = world.put(edited(82)).build().snapshot;
+    assert!(admits(&edited, 2, "10.0.2.9", 82) && !admits(&edited, 2, "10.0.2.9", 81));
+    let with_new = world
+        .put(pod("shop/new", "there", &["10.0.2.20"], "app=new"))
+        .build()
+        .snapshot;
+    assert!(admits(&with_new, 2, "10.0.2.20", 80) && !admits(&with_new, 2, "10.0.2.20", 82));
+}
+
+#[test]
+fn a_policy_of_administrators_counts_by_its_priority_of_now() {
+    let mut world = shop();
+    let everyone = || LabelSelector::new([]);
+    let of_administrators = |name: &str, priority, action| ClusterNetworkPolicy {
+        name: name.into(),
+        tier: Tier::Admin,
+        priority,
+        subject: PodSubject {
+            namespaces: everyone(),
+            pods: matching("app=db"),
+        },
+        ingress: vec![ClusterRule {
+            name: "web".into(),
+            action,
+            peers: vec![ClusterPeer::Pods(PodSubject {
+                namespaces: everyone(),
+                pods: matching("app=web"),
+            })],
+            ports: vec![],
+        }],
+        egress: vec![],
+        refused: false,
+    };
+    world.put(of_administrators("accepts", 20, RuleAction::Accept));
+    for (priority, want) in [(10, false), (30, true), (5, false)] {
+        let snapshot = world
+            .put(of_administrators("denies", priority, RuleAction::Deny))
+            .build()
+            .snapshot;
+        assert_eq!(admits(&snapshot, 2, "10.0.2.9", 80), want, "priority {priority}");
+    }
 }
