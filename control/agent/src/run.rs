@@ -19,7 +19,7 @@ use crate::check::scratch::{self, ScratchError};
 use crate::cli::RunArgs;
 use crate::config::{ConfigError, HugePages, Settings};
 use crate::control::{Control, ControlError, Parts};
-use crate::dataplane::flow_file::{self, FlowFileError};
+use crate::dataplane::flow_file::{self, FlowFileError, Medium};
 use crate::dataplane::{Dataplane, DataplaneError, clock};
 use crate::lock::{DirLock, LockError};
 use crate::memory::{self, Demand, TooLarge};
@@ -192,7 +192,20 @@ fn tell(state: &str) {
 fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
     let bytes = memory::flow_table_bytes(settings.connections);
     let (file, medium) = flow_file::prepare(&settings.run_dir, settings.huge_pages, bytes)?;
-    tracing::debug!(file = %file.display(), ?medium, "the flow table");
+    let needed = bytes.div_ceil(flow_file::HUGE_PAGE);
+    let advice = || {
+        let [reserved, free] = ["nr_hugepages", "free_hugepages"].map(flow_file::huge_pages);
+        flow_file::reservation(needed, reserved, free)
+    };
+    match medium {
+        Medium::Tmpfs if settings.huge_pages != HugePages::Never => {
+            tracing::warn!(
+                "the flow table lies on {medium}; to reserve {needed} pages of 2 MiB for it: {}",
+                advice()
+            );
+        }
+        _ => tracing::info!(file = %file.display(), "the flow table lies on {medium}"),
+    }
     let config = heddle_flow::Config {
         capacity: settings.connections,
         quota: Some(settings.connections_per_pod),

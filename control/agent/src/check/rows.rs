@@ -9,7 +9,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use super::scratch::{self, Passed, ScratchError};
 use super::{Row, State, Wanted, firewall};
 use crate::config::HugePages;
-use crate::dataplane::flow_file::{HUGE_PAGE, huge_pages};
+use crate::dataplane::flow_file::{HUGE_PAGE, huge_pages, reservation, transparent};
 use crate::host::sysctl;
 use crate::memory::{self, Bytes, Demand};
 use crate::{cores, privileges};
@@ -226,16 +226,23 @@ fn huge(wish: HugePages, flow_bytes: u64) -> Row {
         flow_bytes.div_ceil(HUGE_PAGE),
         huge_pages("nr_hugepages"),
         huge_pages("free_hugepages"),
+        transparent(),
     )
 }
 
-fn huge_of(wish: HugePages, needed: u64, reserved: u64, free: u64) -> Row {
+fn huge_of(wish: HugePages, needed: u64, reserved: u64, free: u64, transparent: bool) -> Row {
     const WHAT: &str = "huge pages";
     let value = format!("{reserved} of 2 MiB reserved, {free} free; the flow table takes {needed}");
-    let advice = format!("sysctl vm.nr_hugepages={}", reserved + needed.saturating_sub(free));
+    let advice = reservation(needed, reserved, free);
     match wish {
         HugePages::Never => Row::ok(WHAT, format!("not used (hugePages: never); {reserved} reserved")),
         _ if free >= needed => Row::ok(WHAT, value),
+        HugePages::Auto if transparent => Row::new(
+            WHAT,
+            State::Ok,
+            format!("{value}: it uses those that the kernel makes up from free memory"),
+            format!("to have them for certain: {advice}"),
+        ),
         HugePages::Auto => Row::new(
             WHAT,
             State::Warn,
@@ -330,13 +337,16 @@ mod tests {
 
     #[test]
     fn huge_pages_by_what_is_wished() {
-        let state = |wish, free| huge_of(wish, 30, 10, free).state;
+        let state = |wish, free| huge_of(wish, 30, 10, free, false).state;
         assert_eq!(state(HugePages::Auto, 30), State::Ok);
         assert_eq!(state(HugePages::Auto, 29), State::Warn);
         assert_eq!(state(HugePages::Require, 29), State::Bad);
         assert_eq!(state(HugePages::Never, 0), State::Ok);
+        let made_up = huge_of(HugePages::Auto, 30, 10, 4, true);
+        assert_eq!(made_up.state, State::Ok);
+        assert!(made_up.advice.contains("vm.nr_hugepages=36"));
         assert!(
-            huge_of(HugePages::Auto, 30, 10, 4)
+            huge_of(HugePages::Auto, 30, 10, 4, false)
                 .advice
                 .contains("vm.nr_hugepages=36")
         );

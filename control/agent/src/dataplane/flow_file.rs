@@ -1,13 +1,16 @@
 //! Where the flow table's file lies: a file system of memory that the agent mounts under its run directory, so that it
 //! outlives the process and not the machine.
 //!
-//! hugetlbfs where enough pages of 2 MiB are free, else tmpfs. A mount that is there is an earlier agent's and stays,
+//! hugetlbfs where enough pages of 2 MiB are reserved and free, else tmpfs, which has the kernel make up such pages from free
+//! memory (`huge=within_size`, `Documentation/admin-guide/mm/transhuge.rst`) as far as it can. A mount that is there is an earlier agent's and stays,
 //! with the table in it. The mount belongs to the mount namespace of the agent, so the next start finds it.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::config::HugePages;
@@ -22,10 +25,22 @@ pub const HUGE_PAGE: u64 = 2 << 20;
 /// What the table lies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
-    /// Pages of 2 MiB.
+    /// Reserved pages of 2 MiB.
     HugePages,
-    /// Ordinary memory.
+    /// Ordinary memory, in pages of 2 MiB where the kernel finds free ones.
+    Transparent,
+    /// Ordinary memory in small pages.
     Tmpfs,
+}
+
+impl fmt::Display for Medium {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HugePages => "reserved pages of 2 MiB",
+            Self::Transparent => "ordinary memory, in pages of 2 MiB as far as the kernel finds free ones",
+            Self::Tmpfs => "ordinary memory in small pages",
+        })
+    }
 }
 
 /// The mount cannot be made or removed.
@@ -71,20 +86,43 @@ pub fn prepare(run_dir: &Path, huge: HugePages, bytes: u64) -> Result<(PathBuf, 
     }
     let needed = bytes.div_ceil(HUGE_PAGE);
     let free = free_huge_pages();
-    let medium = match huge {
+    let wanted = match huge {
         HugePages::Never => Medium::Tmpfs,
-        HugePages::Auto if free < needed => Medium::Tmpfs,
+        HugePages::Auto if free < needed => Medium::Transparent,
         HugePages::Require if free < needed => return Err(FlowFileError::NoHugePages { free, needed }),
         HugePages::Auto | HugePages::Require => Medium::HugePages,
     };
+    let medium = match mount_as(wanted, &dir) {
+        Ok(()) => wanted,
+        // A kernel without transparent huge pages does not know the option.
+        Err(Errno::EINVAL) if wanted == Medium::Transparent => {
+            mount_as(Medium::Tmpfs, &dir).map_err(|e| failed("mounting", &dir)(e.into()))?;
+            Medium::Tmpfs
+        }
+        Err(e) => return Err(failed("mounting", &dir)(e.into())),
+    };
+    Ok((dir.join(FILE), medium))
+}
+
+fn mount_as(medium: Medium, dir: &Path) -> nix::Result<()> {
+    // The one file of a tmpfs is of fixed size; the default bound of half the memory says nothing about it.
     let (kind, options) = match medium {
         Medium::HugePages => ("hugetlbfs", "mode=0700,pagesize=2M"),
-        // The one file in it is of fixed size; the default bound of half the memory says nothing about it.
+        Medium::Transparent => ("tmpfs", "mode=0700,size=0,nr_inodes=16,huge=within_size"),
         Medium::Tmpfs => ("tmpfs", "mode=0700,size=0,nr_inodes=16"),
     };
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-    mount(Some("heddle"), &dir, Some(kind), flags, Some(options)).map_err(|e| failed("mounting", &dir)(e.into()))?;
-    Ok((dir.join(FILE), medium))
+    mount(Some("heddle"), dir, Some(kind), flags, Some(options))
+}
+
+/// Whether the kernel makes up huge pages for a tmpfs that wants them.
+pub fn transparent() -> bool {
+    fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").is_ok_and(|text| !text.contains("[deny]"))
+}
+
+/// What sets `vm.nr_hugepages` so that a table finds its pages: those reserved by now, and those that it lacks.
+pub fn reservation(needed: u64, reserved: u64, free: u64) -> String {
+    format!("sysctl vm.nr_hugepages={}", reserved + needed.saturating_sub(free))
 }
 
 /// Removes the mount and the table in it; whether there was one.
@@ -113,14 +151,17 @@ fn mounted(dir: &Path) -> Result<Option<Medium>, FlowFileError> {
     Ok(text.lines().rev().find_map(|line| medium_at(line, &dir)))
 }
 
-/// One line of mountinfo (proc_pid_mountinfo(5)): the mount point is the fifth field, the type follows ` - `.
+/// One line of mountinfo (proc_pid_mountinfo(5)): the mount point is the fifth field, the type follows ` - `, the file system's
+/// options come last.
 fn medium_at(line: &str, dir: &Path) -> Option<Medium> {
     let point = line.split(' ').nth(4)?;
     if unescaped(point) != dir.as_os_str().as_encoded_bytes() {
         return None;
     }
-    match line.split(" - ").nth(1)?.split(' ').next()? {
+    let mut fields = line.split(" - ").nth(1)?.split(' ');
+    match fields.next()? {
         "hugetlbfs" => Some(Medium::HugePages),
+        "tmpfs" if fields.last().is_some_and(|options| options.contains("huge=")) => Some(Medium::Transparent),
         "tmpfs" => Some(Medium::Tmpfs),
         _ => None,
     }
@@ -180,8 +221,28 @@ mod tests {
             medium_at(&line.replace("tmpfs", "ext4"), Path::new("/run/a b/flow")),
             None
         );
+        assert_eq!(
+            medium_at(&format!("{line},huge=within_size"), Path::new("/run/a b/flow")),
+            Some(Medium::Transparent)
+        );
         assert_eq!(medium_at("", Path::new("/run")), None);
         assert_eq!(unescaped(r"\134\"), br"\\"[..].to_vec());
+    }
+
+    /// Needs root, as the agent does.
+    #[test]
+    fn without_reserved_pages_the_kernel_is_asked_to_make_some_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, medium) = prepare(dir.path(), HugePages::Auto, u64::MAX).unwrap();
+        let expected = if transparent() { Medium::Transparent } else { medium };
+        assert_eq!(medium, expected);
+        assert_ne!(medium, Medium::HugePages);
+        assert_eq!(
+            prepare(dir.path(), HugePages::Auto, 1).unwrap(),
+            (file, medium),
+            "found again"
+        );
+        assert!(remove(dir.path()).unwrap());
     }
 
     /// Needs root, as the agent does.
