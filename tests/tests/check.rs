@@ -307,11 +307,11 @@ fn what_the_machine_cannot_fulfil_is_refused_with_the_numbers() -> Result<(), La
         ),
         (
             "connections: 1000000",
-            &["64.0 MiB", "230.0 MiB", "100.0 MiB", "connections"],
+            &["64.0 MiB", "234.0 MiB", "100.0 MiB", "connections"],
         ),
         (
             "hugePages: require\nconnections: 262144",
-            &["hugePages: require", "3 pages", "31", "nr_hugepages"],
+            &["hugePages: require", "3 pages", "33", "nr_hugepages"],
         ),
         ("maxPods: 1024", &["frames", "16384", "1024 pods"]),
         ("maxPods: 0", &["maxPods", "0", "1024"]),

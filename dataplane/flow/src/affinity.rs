@@ -3,18 +3,24 @@
 //! A second use of what the flow table is made of: lines of atomic words, each under a sequence lock, read without a lock
 //! by all workers. An entry is one line; a client and a Service lead to a set of lines, of which a new entry takes its own,
 //! an empty one, or else the one that was used longest ago. So the table is bounded, and a client that it forgot is chosen
-//! for anew. It is not kept over a restart.
+//! for anew.
+//!
+//! It lies behind the records of the flow table, in its file: so clients stay with their backends over a restart. An entry that
+//! a killed process was writing is forgotten by the takeover.
+//!
+//! # Ordering
+//!
+//! That of [`crate::seqlock`], line by line. Nothing is said about two lines: of two workers that note one client at once, each
+//! may take another line, and then either's backend is found.
 
 use heddle_wire::Ip;
 
 use crate::hash::{Seed, ip_from_words, ip_words};
-use crate::memory::{LINE_WORDS, Line, Memory};
+use crate::layout::AFFINITY_WAYS as WAYS;
+use crate::memory::{LINE_WORDS, Line};
 use crate::seqlock::Sequence;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Millis;
-
-/// Lines that one client and Service may be in.
-const WAYS: usize = 8;
 
 /// Who went where, and when.
 #[derive(Clone, Copy)]
@@ -34,24 +40,36 @@ impl Entry {
 }
 
 /// The table.
-pub struct AffinityTable {
-    memory: Memory,
-    sets: usize,
-    seed: Seed,
+#[derive(Clone, Copy)]
+pub struct AffinityTable<'a> {
+    sets: &'a [[Line; WAYS]],
+    seed: &'a Seed,
 }
 
-impl AffinityTable {
-    /// A table for so many clients, at least; none: nobody is remembered.
-    pub(crate) fn new(capacity: u32, seed: Seed) -> Self {
-        let sets = (capacity as usize).div_ceil(WAYS);
-        let memory = Memory::anonymous(sets * WAYS, false);
-        Self { memory, sets, seed }
+impl<'a> AffinityTable<'a> {
+    /// The table in these lines; none: nobody is remembered.
+    pub(crate) fn new(lines: &'a [Line], seed: &'a Seed) -> Self {
+        Self {
+            sets: lines.as_chunks().0,
+            seed,
+        }
+    }
+
+    /// Forgets what a dead writer began; only while nobody else uses the table.
+    pub(crate) fn repair(&self) {
+        for line in self.sets.as_flattened() {
+            let (sequence, words) = parts(line);
+            if sequence.is_odd() {
+                words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
+                sequence.make_even();
+            }
+        }
     }
 
     /// How many clients it can remember.
     #[must_use]
     pub const fn capacity(&self) -> usize {
-        self.sets * WAYS
+        self.sets.len() * WAYS
     }
 
     /// Where the client's last new connection to the Service went, if that is not longer ago than `timeout`.
@@ -88,15 +106,15 @@ impl AffinityTable {
         }
     }
 
-    fn set(&self, client: [u64; 2], service: u64) -> &[Line] {
+    fn set(&self, client: [u64; 2], service: u64) -> &'a [Line] {
         let k = &self.seed.0;
         let product = |a: u64, b: u64| u128::from(a) * u128::from(b);
         let mixed = product(client[0].wrapping_add(k[0]), client[1].wrapping_add(k[1]))
             .wrapping_add(product(service.wrapping_add(k[2]), k[3]));
         let mixed = product(mixed as u64 ^ k[4], (mixed >> 64) as u64 ^ k[5]);
         let hash = (mixed >> 64) as u64 ^ mixed as u64;
-        let first = (product(hash, self.sets as u64) >> 64) as usize * WAYS;
-        self.memory.lines().get(first..first + WAYS).unwrap_or_default()
+        let chosen = (product(hash, self.sets.len() as u64) >> 64) as usize;
+        self.sets.get(chosen).map_or(&[], |set| set)
     }
 }
 
@@ -128,6 +146,9 @@ fn store(line: &Line, entry: Entry) {
     }
 }
 
+#[cfg(all(test, loom))]
+mod loom_tests;
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use std::collections::HashMap;
@@ -140,18 +161,24 @@ mod tests {
         Ip::from_v4([10, 0, 0, n])
     }
 
-    fn table(capacity: u32) -> AffinityTable {
-        AffinityTable::new(
-            capacity,
-            Seed(std::array::from_fn(|n| {
-                0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(n as u64 + 1)
-            })),
-        )
+    struct Owned(Vec<Line>, Seed);
+
+    impl Owned {
+        fn view(&self) -> AffinityTable<'_> {
+            AffinityTable::new(&self.0, &self.1)
+        }
+    }
+
+    fn table(capacity: usize) -> Owned {
+        let lines = (0..capacity.next_multiple_of(WAYS)).map(|_| Line::default());
+        let seed = std::array::from_fn(|n| 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(n as u64 + 1));
+        Owned(lines.collect(), Seed(seed))
     }
 
     #[test]
     fn a_client_is_remembered_until_the_timeout_after_its_last_connection() {
-        let table = table(64);
+        let owned = table(64);
+        let table = owned.view();
         let backend = (client(200), 8080);
         table.note(client(1), 7, backend, Millis(1_000));
         assert_eq!(table.find(client(1), 7, Millis(11_000), 10_000), Some(backend));
@@ -164,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_full_set_forgets_who_came_longest_ago() {
-        let table = table(1);
+        let owned = table(1);
+        let table = owned.view();
         assert_eq!(table.capacity(), WAYS);
         for n in 0..=WAYS as u8 {
             table.note(client(n), 7, (client(100 + n), 80), Millis(100 + u64::from(n)));
@@ -175,8 +203,26 @@ mod tests {
     }
 
     #[test]
+    fn a_repair_forgets_what_was_being_written_and_nothing_else() {
+        let owned = table(64);
+        let table = owned.view();
+        for n in 1..=3 {
+            table.note(client(n), 7, (client(100 + n), 80), Millis(5));
+        }
+        let words = ip_words(client(2));
+        let torn = owned.0.iter().find(|line| load(line).is_of(words, 7)).unwrap();
+        parts(torn).0.0.fetch_add(1, Ordering::Relaxed);
+        table.repair();
+        let found = [1, 2, 3].map(|n| table.find(client(n), 7, Millis(5), 10));
+        assert_eq!(found, [Some((client(101), 80)), None, Some((client(103), 80))]);
+        table.note(client(2), 7, (client(9), 80), Millis(6));
+        assert_eq!(table.find(client(2), 7, Millis(6), 10), Some((client(9), 80)));
+    }
+
+    #[test]
     fn without_room_nobody_is_remembered() {
-        let table = table(0);
+        let owned = table(0);
+        let table = owned.view();
         table.note(client(1), 7, (client(2), 80), Millis(1));
         assert_eq!(table.find(client(1), 7, Millis(1), 1), None);
     }
@@ -185,7 +231,8 @@ mod tests {
         /// As long as it has room for all, it is a map.
         #[test]
         fn it_is_a_map_with_a_bound(steps in prop::collection::vec((0_u8..8, 1_u64..3, any::<u16>(), 0_u64..50), 1..100)) {
-            let table = table(4096);
+            let owned = table(4096);
+        let table = owned.view();
             let mut map = HashMap::new();
             let mut now = 1;
             for (who, service, port, later) in steps {
@@ -201,10 +248,10 @@ mod tests {
 
     #[test]
     fn what_is_found_is_whole_while_others_write() {
-        let table = table(8);
+        let owned = table(8);
+        let table = owned.view();
         std::thread::scope(|scope| {
             for worker in 0..2_u16 {
-                let table = &table;
                 scope.spawn(move || {
                     for n in 0..if cfg!(miri) { 50 } else { 20_000_u16 } {
                         let port = n * 2 + worker;

@@ -10,7 +10,7 @@ pub struct Config {
     pub capacity: u32,
     /// Connections that one pod may have opened at a time; `None`: no limit. The host and the uplink have none.
     pub quota: Option<u32>,
-    /// Clients of Services with session affinity that are remembered: 64 B each, beside the table.
+    /// Clients of Services with session affinity that are remembered: 64 B each.
     pub affinities: u32,
     /// When silent connections expire.
     pub timeouts: Timeouts,
@@ -31,7 +31,7 @@ impl Config {
     /// Bytes of the table's file: whole pages of 2 MiB.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        crate::file::size(&Geometry::new(self.capacity)) as u64
+        crate::file::size(&Geometry::new(self)) as u64
     }
 }
 

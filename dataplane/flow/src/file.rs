@@ -4,7 +4,7 @@
 //! |------|------|----------|
 //! | 0    | 0    | magic, written last |
 //! | 0    | 1    | layout version |
-//! | 0    | 2    | capacity |
+//! | 0    | 2    | capacity; upper half: sets of affinities |
 //! | 0    | 3    | start number |
 //! | 0    | 4    | when the table was made |
 //! | 0    | 5, 6 | boot id of the machine |
@@ -185,7 +185,7 @@ impl FlowTable {
             Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path.to_owned() }),
             Err(e) => return Err(io(e.into())),
         }
-        let geometry = Geometry::new(config.capacity);
+        let geometry = Geometry::new(config);
         let bytes = size(&geometry);
         let found = file.metadata().map_err(io)?.len();
         let fresh = if found == 0 {
@@ -224,7 +224,7 @@ impl FlowTable {
         }
         let fixed = &table.line(header::FIXED).0;
         fixed[LAYOUT].store(LAYOUT_VERSION, Ordering::Relaxed);
-        fixed[CAPACITY].store(u64::from(geometry.capacity), Ordering::Relaxed);
+        fixed[CAPACITY].store(sizes(&geometry), Ordering::Relaxed);
         fixed[START].store(u64::from(start.0), Ordering::Relaxed);
         fixed[FRESH_SINCE].store(now.0, Ordering::Relaxed);
         fixed[BOOT].store(boot.0 as u64, Ordering::Relaxed);
@@ -252,6 +252,7 @@ impl FlowTable {
         }));
         let table = Self::over(memory, geometry, seed, start, config);
         let repaired = table.repair();
+        table.affinities().repair();
         let takeover = Takeover {
             fresh: None,
             fresh_since,
@@ -262,6 +263,11 @@ impl FlowTable {
         };
         (table, takeover)
     }
+}
+
+/// What a configuration has chosen of the layout, in one word.
+fn sizes(geometry: &Geometry) -> u64 {
+    u64::from(geometry.capacity) | u64::from(geometry.affinity_sets) << 32
 }
 
 /// Bytes of a table's file.
@@ -289,8 +295,9 @@ fn examine(
         Some(Fresh::Layout { found: word(LAYOUT) })
     } else if u128::from(word(BOOT)) | u128::from(word(BOOT + 1)) << 64 != boot.0 {
         Some(Fresh::Boot)
-    } else if word(CAPACITY) != u64::from(geometry.capacity) {
-        Some(Fresh::Capacity { found: word(CAPACITY) })
+    } else if word(CAPACITY) != sizes(geometry) {
+        let found = u64::from(word(CAPACITY) as u32);
+        Some(Fresh::Capacity { found })
     } else if found != bytes as u64 {
         Some(Fresh::Damaged)
     } else {

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::memory::LINE_WORDS;
 
 /// Raised with every change of what the words mean.
-pub(crate) const LAYOUT_VERSION: u64 = 3;
+pub(crate) const LAYOUT_VERSION: u64 = 4;
 
 /// Lines of a record.
 pub(crate) const RECORD_LINES: usize = 3;
@@ -41,17 +41,23 @@ pub(crate) struct Geometry {
     pub(crate) capacity: u32,
     pub(crate) buckets: u32,
     pub(crate) overflow: u32,
+    /// Sets of clients of Services with session affinity.
+    pub(crate) affinity_sets: u32,
 }
 
+/// Lines that one client and Service may be in.
+pub(crate) const AFFINITY_WAYS: usize = if cfg!(loom) { 2 } else { 8 };
+
 impl Geometry {
-    pub(crate) fn new(capacity: u32) -> Self {
-        let capacity = capacity.clamp(Config::MIN_CAPACITY, Config::MAX_CAPACITY);
+    pub(crate) fn new(config: &Config) -> Self {
+        let capacity = config.capacity.clamp(Config::MIN_CAPACITY, Config::MAX_CAPACITY);
         let buckets = (capacity * 2).div_ceil(LOAD);
         // A small table is the less even the smaller it is: give it some overflow buckets more.
         Self {
             capacity,
             buckets,
             overflow: buckets.div_ceil(OVERFLOW_SHARE) + if cfg!(loom) { 1 } else { 8 },
+            affinity_sets: config.affinities.div_ceil(AFFINITY_WAYS as u32),
         }
     }
 
@@ -70,7 +76,12 @@ impl Geometry {
         header::LINES + (self.buckets + self.overflow) as usize + n as usize * RECORD_LINES
     }
 
-    pub(crate) const fn lines(&self) -> usize {
+    #[inline]
+    pub(crate) const fn affinities(&self) -> usize {
         self.record(self.capacity)
+    }
+
+    pub(crate) const fn lines(&self) -> usize {
+        self.affinities() + self.affinity_sets as usize * AFFINITY_WAYS
     }
 }

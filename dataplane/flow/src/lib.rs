@@ -13,7 +13,7 @@
 //!
 //! # Layout
 //!
-//! `header | buckets | overflow buckets | records`, all in 64-byte lines of atomic words.
+//! `header | buckets | overflow buckets | records | affinities`, all in 64-byte lines of atomic words.
 //! A bucket holds seven entries of tag and record number; one that is full continues in an overflow bucket.
 //! A connection costs 192 B of record, 43 B of buckets (three entries expected in a full table) and 5 B of overflow buckets.
 //! Per-endpoint counts and the other statistics are not in the file; a takeover counts anew.
@@ -24,6 +24,7 @@ mod config;
 mod file;
 mod freelist;
 mod hash;
+mod insert;
 mod layout;
 mod lookup;
 #[cfg(all(test, loom))]
@@ -47,9 +48,10 @@ mod words;
 pub use affinity::AffinityTable;
 pub use config::Config;
 pub use file::{BootId, Fresh, OpenError, Takeover};
+pub use insert::InsertError;
 pub use numbers::{EndpointNo, Generation, NextHopNo, NodeNo};
 pub use record::{Counters, Route};
 pub use state::{FlowState, Timeouts};
 pub use stats::Stats;
-pub use table::{Connection, FlowTable, InsertError};
+pub use table::{Connection, FlowTable};
 pub use types::{Egress, FlowFlags, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, Rewrite, SlotNo, StartNo};

@@ -41,12 +41,12 @@ use crate::sync::{AtomicU64, Ordering};
 use crate::testing::{T0, assert_delivers, config, look, nth, put};
 use crate::{Counters, Egress, EndpointNo, FlowTable, Generation, InsertError, Millis, NewFlow, StartNo};
 
-fn check(model: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn check(model: impl Fn() + Sync + Send + 'static) {
     check_bounded(2, model);
 }
 
 /// With `bound` preemptions, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
-fn check_bounded(bound: usize, model: impl Fn() + Sync + Send + 'static) {
+pub(crate) fn check_bounded(bound: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(bound));
     builder.max_branches = 100_000;

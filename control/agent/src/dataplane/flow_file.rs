@@ -161,7 +161,7 @@ fn medium_at(line: &str, dir: &Path) -> Option<Medium> {
     let mut fields = line.split(" - ").nth(1)?.split(' ');
     match fields.next()? {
         "hugetlbfs" => Some(Medium::HugePages),
-        "tmpfs" if fields.last().is_some_and(|options| options.contains("huge=")) => Some(Medium::Transparent),
+        "tmpfs" if fields.next_back().is_some_and(|options| options.contains("huge=")) => Some(Medium::Transparent),
         "tmpfs" => Some(Medium::Tmpfs),
         _ => None,
     }

@@ -26,7 +26,7 @@ pub struct Chooser<'a> {
     /// 64 random bits, for Services that want chance.
     pub chance: u64,
     /// Where clients went before, and the time now; none: nobody is remembered.
-    pub memory: Option<(&'a AffinityTable, Millis)>,
+    pub memory: Option<(AffinityTable<'a>, Millis)>,
 }
 
 /// What a connection to such a destination asks the Service tables.
@@ -102,7 +102,7 @@ fn remembered<'a>(backends: &'a Backends, affinity: Affinity, client: Ip, choose
 }
 
 /// Notes where the client of a new connection went, so that its next one goes there too.
-pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: &AffinityTable, now: Millis) {
+pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: AffinityTable<'_>, now: Millis) {
     if !target.sticky {
         return;
     }

@@ -14,7 +14,7 @@ const VIP: &str = "10.96.0.10";
 const NODE_PORT: u16 = 30_080;
 
 /// A Service with affinity, at its cluster address and its node port.
-fn sticky(w: &mut World, to: &[&Party], seconds: u32, balancing: Balancing) {
+pub fn sticky(w: &mut World, to: &[&Party], seconds: u32, balancing: Balancing) {
     for (kind, addr, port) in [
         (FrontendKind::ClusterIp, VIP, 80),
         (FrontendKind::NodePort, "0.0.0.0", NODE_PORT),
@@ -29,7 +29,7 @@ fn sticky(w: &mut World, to: &[&Party], seconds: u32, balancing: Balancing) {
 }
 
 /// Opens connections and says how many reached each pod.
-fn open(
+pub fn open(
     w: &mut World,
     from: &Party,
     addr: &str,

@@ -3,12 +3,13 @@
 use std::path::Path;
 
 use heddle_flow::{BootId, FlowTable, Millis};
-use heddle_tables::Direction;
+use heddle_tables::{Balancing, Direction};
 use heddle_wire::TcpFlags;
 use heddle_wire::testing::ip;
 
+use crate::affinity::{open, sticky};
 use crate::services::serve;
-use crate::tables::{A, B, C, isolate};
+use crate::tables::{A, B, C, HOST, isolate};
 use crate::world::{Options, World, config};
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -39,6 +40,21 @@ fn restarted(before: impl Fn(&mut World), after: impl Fn(&mut World)) {
 fn open_connection(w: &mut World) {
     w.pass(&A, &B, &A.to(ip(VIP)).tcp(1000, 80, SYN, 1, 0, b""));
     w.pass(&B, &A, &B.to(A.v4()).tcp(8080, 1000, SYN | ACK, 1, 2, b""));
+}
+
+#[test]
+fn a_client_with_affinity_stays_with_its_backend() {
+    restarted(
+        |w| {
+            // Alone, so where the client goes is not where chance would lead later.
+            sticky(w, &[&C], 60, Balancing::Maglev);
+            assert_eq!(open(w, &HOST, VIP, 80, 1000..1001), [("c", 1)].into());
+        },
+        |w| {
+            sticky(w, &[&A, &B, &C], 60, Balancing::Random);
+            assert_eq!(open(w, &HOST, VIP, 80, 1001..1021), [("c", 20)].into());
+        },
+    );
 }
 
 #[test]

@@ -7,8 +7,9 @@ use heddle_wire::rewrite::Tuple;
 use proptest::prelude::*;
 
 use super::*;
+
 use crate::testing::{T0, config, look, pair, v4, v6};
-use crate::{Config, EndpointNo, FlowFlags, FlowState, NodeNo};
+use crate::{Config, EndpointNo, FlowFlags, FlowState, Hit, InsertError, NewFlow, NodeNo};
 
 const CAPACITY: u32 = 12;
 const QUOTA: u32 = 8;

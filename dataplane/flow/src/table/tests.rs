@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use heddle_wire::Proto;
 
 use super::*;
+use crate::InsertError;
 use crate::testing::{T0, assert_delivers, config, look, nth, pair, put, through_service, v4, v6};
 use crate::{Config, Egress, FlowFlags, FlowState, NodeNo};
 
@@ -118,8 +119,8 @@ fn it_holds_exactly_its_capacity_and_refuses_more() {
 #[test]
 fn a_connection_takes_at_most_256_bytes() {
     for capacity in [65_536, 1 << 20] {
-        let geometry = Geometry::new(capacity);
-        let index_and_records = geometry.lines() - header::LINES;
+        let geometry = Geometry::new(&config(capacity));
+        let index_and_records = geometry.affinities() - header::LINES;
         assert!(
             index_and_records as u64 * 64 <= u64::from(capacity) * 256,
             "{geometry:?}"

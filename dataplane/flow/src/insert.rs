@@ -1,0 +1,246 @@
+//! Putting a connection in: both directions at once, or neither.
+//!
+//! Cache misses are what an insert costs. So it asks for both buckets first, writes its record meanwhile, and takes the two
+//! locks last. The connection's life begins as the last thing under them: until then nobody finds the record, and it can be
+//! given back as it is if one of the tuples stands already.
+
+use thiserror::Error;
+
+use crate::EndpointNo;
+use crate::bucket::{Entry, Sight};
+use crate::hash::Hash;
+use crate::memory::prefetch;
+use crate::record::Record;
+use crate::state::Life;
+use crate::sync::Ordering;
+use crate::table::FlowTable;
+use crate::types::{FlowKey, Hit, Millis, NewFlow, SlotNo};
+use crate::words::Wanted;
+
+/// Records that an insert into a full table looks at for expired ones.
+const LAST_RESORT: u32 = 64;
+
+/// Why a connection was not inserted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum InsertError {
+    /// Another worker was faster: its entry is the connection's.
+    #[error("the connection is in the table already, as {:?}: use that entry", .0.slot)]
+    Exists(Hit),
+    /// The tuple belongs to a connection whose packets come in elsewhere.
+    #[error("the tuple is in the table with origin {}: judge it again and move the key", .0.view.origin)]
+    OtherOrigin(Hit),
+    /// The answer's tuple belongs to another connection.
+    #[error("the answer's tuple belongs to another connection: choose another source port")]
+    ReverseTaken,
+    /// No room, and nothing in sight has expired.
+    #[error("the flow table is full: raise its capacity or shorten its timeouts")]
+    Full,
+    /// The endpoint has opened as many connections as it may.
+    #[error("endpoint {} has used up its quota of connections", .0.0)]
+    Quota(EndpointNo),
+    /// A direction's rewrite is not the other's key reversed, or the protocols differ: a mistake of the caller.
+    #[error("the two directions do not belong to one connection: each one's rewrite must be the other's key reversed")]
+    NotAPair,
+}
+
+/// Where one direction's entry belongs.
+#[derive(Clone, Copy)]
+struct End {
+    hash: Hash,
+    bucket: u32,
+}
+
+/// A record that was written and is not linked yet.
+#[derive(Clone, Copy)]
+struct Written<'a> {
+    number: u32,
+    record: Record<'a>,
+    incarnation: u32,
+}
+
+/// What keeps an insert from being done, for now or for good.
+#[derive(Clone, Copy)]
+enum Obstacle {
+    Expired(SlotNo),
+    Full,
+    Error(InsertError),
+}
+
+impl FlowTable {
+    /// Inserts both directions of a connection, or neither. Returns the slots of the forward and the reverse one.
+    ///
+    /// The connection's endpoints and generations are those of `forward`; `reverse` is delivered with them swapped. The
+    /// quota that it uses is that of the opener: of `forward`'s first endpoint, or of its second if `forward` is the reply.
+    /// A tuple is in the table once, whatever its origin.
+    ///
+    /// # Errors
+    /// [`InsertError`] says what stands in the way; the table is then unchanged but for entries that had expired.
+    pub fn insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotNo, SlotNo), InsertError> {
+        // First of all, what the insert will wait for: so a loop over many has asked for the next one's while it waits.
+        let ends = (self.end(forward), self.end(reverse));
+        if forward.key.proto != reverse.key.proto
+            || forward.rewrite.to.reversed() != reverse.key.tuple
+            || reverse.rewrite.to.reversed() != forward.key.tuple
+        {
+            return Err(InsertError::NotAPair);
+        }
+        if forward.key.tuple == reverse.key.tuple {
+            return Err(InsertError::ReverseTaken);
+        }
+        let mut swept = false;
+        loop {
+            match self.try_insert((forward, reverse), ends, now) {
+                Ok(slots) => return Ok(slots),
+                Err(Obstacle::Expired(slot)) => {
+                    self.remove_if_expired(slot, now);
+                }
+                Err(Obstacle::Full) if !swept => {
+                    swept = true;
+                    self.expire(now, LAST_RESORT);
+                }
+                Err(Obstacle::Full) => {
+                    self.counts.refused_full.fetch_add(1, Ordering::Relaxed);
+                    return Err(InsertError::Full);
+                }
+                Err(Obstacle::Error(error)) => {
+                    if matches!(error, InsertError::Quota(_)) {
+                        self.counts.refused_quota.fetch_add(1, Ordering::Relaxed);
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Where a direction's entry belongs; its bucket is asked for.
+    #[inline(always)]
+    fn end(&self, flow: &NewFlow) -> End {
+        let (hash, bucket) = self.hash(&flow.key.tuple, flow.key.proto);
+        prefetch(self.index().bucket(bucket).0);
+        End { hash, bucket }
+    }
+
+    #[inline(always)]
+    fn try_insert(
+        &self,
+        flows: (&NewFlow, &NewFlow),
+        ends: (End, End),
+        now: Millis,
+    ) -> Result<(SlotNo, SlotNo), Obstacle> {
+        let (forward, reverse) = flows;
+        let charged = forward.endpoints[usize::from(forward.flags.contains(crate::FlowFlags::REPLY))];
+        // While the buckets are on their way.
+        let written = self.write_record(forward, reverse, charged, now);
+        let linked = self.link(flows, ends, written.as_ref().map_err(|obstacle| *obstacle), now);
+        match (linked, written) {
+            (
+                Ok(()),
+                Ok(Written {
+                    number, incarnation, ..
+                }),
+            ) => {
+                self.counts.inserted.fetch_add(1, Ordering::Relaxed);
+                let slot = SlotNo::new(incarnation, number, 0);
+                Ok((slot, slot.peer()))
+            }
+            (Err(obstacle), Ok(written)) => {
+                self.free_records().push(written.number, written.record.link());
+                self.counts.withdraw(charged);
+                Err(obstacle)
+            }
+            (Err(obstacle), Err(_)) | (Ok(()), Err(obstacle)) => Err(obstacle),
+        }
+    }
+
+    /// A record with all of the connection in it but its life: nobody finds it, and it can be given back as it is.
+    #[inline(always)]
+    fn write_record(
+        &self,
+        forward: &NewFlow,
+        reverse: &NewFlow,
+        charged: EndpointNo,
+        now: Millis,
+    ) -> Result<Written<'_>, Obstacle> {
+        if !self.counts.charge(charged) {
+            return Err(Obstacle::Error(InsertError::Quota(charged)));
+        }
+        let free = self.free_records().pop(|n| self.record_link(n));
+        let Some((number, record)) = free.and_then(|n| Some((n, self.record(n)?))) else {
+            self.counts.withdraw(charged);
+            return Err(Obstacle::Full);
+        };
+        if let Some(next) = self.free_records().peek().and_then(|n| self.record(n)) {
+            next.0.iter().for_each(prefetch);
+        }
+        let incarnation = record.write().fill(forward, reverse, self.start(), now);
+        Ok(Written {
+            number,
+            record,
+            incarnation,
+        })
+    }
+
+    /// Puts both directions into their buckets and then lets the connection live, so that both are found from one moment on.
+    #[inline(always)]
+    fn link(
+        &self,
+        flows: (&NewFlow, &NewFlow),
+        ends: (End, End),
+        written: Result<&Written<'_>, Obstacle>,
+        now: Millis,
+    ) -> Result<(), Obstacle> {
+        let index = self.index();
+        let locked = index.lock(ends.0.bucket, ends.1.bucket);
+        let nothing_with = |end: End| index.bucket(end.bucket).glance(end.hash.tag()) == Sight::MISS;
+        if !(nothing_with(ends.0) & nothing_with(ends.1)) {
+            self.nothing_in_the_way(flows, ends, now)?;
+        }
+        let written = written?;
+        let more = || self.more_overflow();
+        let place = locked.vacancy(ends.0.bucket, None, more).ok_or(Obstacle::Full)?;
+        let taken = (ends.0.bucket == ends.1.bucket).then_some(place);
+        let reverse_place = locked.vacancy(ends.1.bucket, taken, more).ok_or(Obstacle::Full)?;
+        place.set(Entry::new(ends.0.hash, written.number, 0));
+        reverse_place.set(Entry::new(ends.1.hash, written.number, 1));
+        let (forward, _) = flows;
+        let life = Life::begin(forward.key.proto, forward.flags);
+        written.record.enliven(written.incarnation, life);
+        Ok(())
+    }
+
+    /// Whether the tuples are in the table already; their buckets are locked.
+    #[cold]
+    fn nothing_in_the_way(
+        &self,
+        (forward, reverse): (&NewFlow, &NewFlow),
+        ends: (End, End),
+        now: Millis,
+    ) -> Result<(), Obstacle> {
+        if let Some(hit) = self.standing(&forward.key, ends.0, now)? {
+            let same = hit.view.origin == forward.key.origin;
+            return Err(Obstacle::Error(if same {
+                InsertError::Exists(hit)
+            } else {
+                InsertError::OtherOrigin(hit)
+            }));
+        }
+        match self.standing(&reverse.key, ends.1, now)? {
+            Some(_) => Err(Obstacle::Error(InsertError::ReverseTaken)),
+            None => Ok(()),
+        }
+    }
+
+    /// The live entry with this tuple; an expired one is an obstacle that can be removed.
+    fn standing(&self, key: &FlowKey, end: End, now: Millis) -> Result<Option<Hit>, Obstacle> {
+        let beginning_of_time = Millis(0);
+        let wanted = Wanted::tuple(&key.tuple, key.proto);
+        let check = |entry: Entry, now| self.hit_at(self.record(entry.record())?, entry, &wanted, now);
+        let hit = self
+            .index()
+            .find(end.bucket, end.hash.tag(), |e| Some((e, check(e, beginning_of_time)?)));
+        match hit {
+            Some((entry, hit)) if check(entry, now).is_none() => Err(Obstacle::Expired(hit.slot)),
+            hit => Ok(hit.map(|(_, hit)| hit)),
+        }
+    }
+}
