@@ -90,9 +90,9 @@ impl Compiler {
         }
         let adaptable = |(group, (count, together)): (GroupNo, (u32, Option<&GroupKey>))| {
             let all = together.is_some() && self.groups.get(group)?.uses == count;
-            all.then_some(group)
+            all.then_some((group, count))
         };
-        let adaptable: BTreeSet<GroupNo> = leaving.into_iter().filter_map(adaptable).collect();
+        let adaptable: BTreeMap<GroupNo, u32> = leaving.into_iter().filter_map(adaptable).collect();
 
         let mut regrouped = BTreeSet::new();
         let (mut left, mut replaced) = (Vec::new(), Vec::new());
@@ -105,7 +105,9 @@ impl Compiler {
                 // It went there with the others.
                 continue;
             }
-            let (group, policies) = self.acquire_group(key, before.filter(|group| adaptable.contains(group)));
+            // Others may have come to the group meanwhile, for what it is: they are not to be taken along.
+            let own = before.filter(|no| adaptable.get(no).copied() == self.groups.get(*no).map(|group| group.uses));
+            let (group, policies) = self.acquire_group(key, own);
             replaced.extend(policies);
             if Some(group) != before {
                 left.extend(before);

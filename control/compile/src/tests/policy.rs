@@ -383,3 +383,29 @@ fn a_policy_of_administrators_counts_by_its_priority_of_now() {
         assert_eq!(admits(&snapshot, 2, "10.0.2.9", 80), want, "priority {priority}");
     }
 }
+
+#[test]
+fn an_endpoint_that_takes_the_place_of_one_that_moves_on_gets_its_own_policy() {
+    let mut world = World::new();
+    world.put(namespace("shop", ""));
+    world.put(pod("shop/web", "there", &["10.0.2.9"], "app=web"));
+    world.local(2, &pod("shop/first", "here", &["10.0.1.2"], "stage=a"));
+    world.local(3, &pod("shop/second", "here", &["10.0.1.3"], "stage=b"));
+    // What denies by default is the same for all.
+    world.put(policy("shop/all", "", Some(vec![]), None));
+    for (stage, number) in [("a", 81), ("b", 82), ("c", 83)] {
+        let rules = vec![rule(vec![pods("app=web")], vec![tcp(number)])];
+        world.put(policy(
+            &format!("shop/of-{stage}"),
+            &format!("stage={stage}"),
+            Some(rules),
+            None,
+        ));
+    }
+    world.build();
+    world.put(pod("shop/first", "here", &["10.0.1.2"], "stage=b"));
+    world.put(pod("shop/second", "here", &["10.0.1.3"], "stage=c"));
+    let snapshot = world.build().snapshot;
+    let open = |no| [81, 82, 83].map(|number| admits(&snapshot, no, "10.0.2.9", number));
+    assert_eq!((open(2), open(3)), ([false, true, false], [false, false, true]));
+}
