@@ -35,6 +35,10 @@ pub(crate) fn decide(
             });
         }
     }
+    // One alone is decided whatever it depends on. So it has to wait for the packets between, which may be its client's.
+    if matches!(*places, [only] if only != first) {
+        return;
+    }
     let flows = cx.flows;
     // The place of the answers is the one that nobody has asked for yet.
     let foresee = |query: &Query, target: &Target| flows.expect(&target.answers(&query.tuple), query.proto);

@@ -124,6 +124,36 @@ fn affinity_lasts_for_a_day() {
     });
 }
 
+/// What a packet before it in the burst leaves behind counts, whatever kind of packet that is.
+#[test]
+fn a_client_that_comes_twice_in_a_burst_reaches_one_backend() {
+    worlds(|w| {
+        sticky(w, &[&B, &C], 1, Balancing::Random);
+        for sport in (1000..1060).step_by(3) {
+            let frame = |sport, flags| A.to(ip(VIP)).tcp(sport, 80, flags, 1, 0, b"");
+            for flags in [TcpFlags::SYN, TcpFlags::RST] {
+                w.push(&A, &frame(sport, flags));
+                w.step();
+            }
+            w.changes();
+            // It is forgotten, and its connection is closed.
+            w.now = w.now.plus(1_001);
+            for (sport, flags) in [
+                (sport + 1, TcpFlags::ACK),
+                (sport, TcpFlags::SYN),
+                (sport + 2, TcpFlags::SYN),
+            ] {
+                w.push(&A, &frame(sport, flags));
+            }
+            w.step();
+            let changes = w.changes();
+            let both = changes.iter().filter(|line| *line == "b tx 2" || *line == "c tx 2");
+            assert_eq!(both.count(), 1, "{changes:?}");
+            w.discard_outputs();
+        }
+    });
+}
+
 #[test]
 fn by_chance_one_connection_again_and_again_reaches_all() {
     worlds(|w| {
