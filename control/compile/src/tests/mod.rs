@@ -7,6 +7,7 @@ mod oracle;
 mod pages;
 mod policy;
 mod services;
+mod together;
 
 use std::net::IpAddr;
 use std::sync::Arc;
