@@ -45,24 +45,10 @@ pub(crate) fn open(
     decided: Option<&Decision>,
 ) -> Verdict {
     let query = Query::from(key);
-    if let Err(denial) = decide::check_source(cx.snapshot, &query) {
-        return denial.into();
-    }
-    if NodeTable::is_gateway(p.dst) {
-        return answer::to_gateway(cx, packet, p);
-    }
-    if p.ttl <= 1 {
-        return answer::time_exceeded(cx, packet, p);
-    }
-    if p.proto == Proto::TCP && !p.tcp_flags.opens() {
-        return midstream(cx, packet, p, &query);
-    }
-    if p.icmp() == Some(IcmpMessage::EchoReply) {
-        return Verdict::drop(DropReason::IcmpWithoutFlow);
-    }
     let decision = match decided {
         Some(decided) => *decided,
-        None => decide::decide_with(cx.snapshot, &query, cx.chooser()),
+        None if opens(p) => decide::decide_with(cx.snapshot, &query, cx.chooser()),
+        None => return opens_nothing(cx, packet, p, &query),
     };
     match decision {
         Decision::Pass(passage) => {
@@ -81,10 +67,27 @@ pub(crate) fn open(
     }
 }
 
-/// Whether a packet opens a connection, if none is known: then [`open`] asks what becomes of it.
+/// Whether a packet opens a connection, if none is known.
 pub(crate) fn opens(p: &Parsed) -> bool {
     let tcp = p.proto == Proto::TCP && !p.tcp_flags.opens();
     !tcp && p.ttl > 1 && p.icmp() != Some(IcmpMessage::EchoReply)
+}
+
+/// The end of a packet that belongs to no connection and opens none.
+fn opens_nothing(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, query: &Query) -> Verdict {
+    if let Err(denial) = decide::check_source(cx.snapshot, query) {
+        return denial.into();
+    }
+    if NodeTable::is_gateway(p.dst) {
+        return answer::to_gateway(cx, packet, p);
+    }
+    if p.ttl <= 1 {
+        return answer::time_exceeded(cx, packet, p);
+    }
+    if p.proto == Proto::TCP {
+        return midstream(cx, packet, p, query);
+    }
+    Verdict::drop(DropReason::IcmpWithoutFlow)
 }
 
 /// A segment in the middle of no connection: adopted for a while after a start without a table, else answered by a reset.
