@@ -88,31 +88,26 @@ impl Compiler {
             *count += 1;
             *together = together.filter(|other| *other == key);
         }
-        let adaptable = |(group, (count, together)): (GroupNo, (u32, Option<&GroupKey>))| {
-            let all = together.is_some() && self.groups.get(group)?.uses == count;
-            all.then_some((group, count))
-        };
-        let adaptable: BTreeMap<GroupNo, u32> = leaving.into_iter().filter_map(adaptable).collect();
-
         let mut regrouped = BTreeSet::new();
         let (mut left, mut replaced) = (Vec::new(), Vec::new());
-        for (no, before, key) in moving {
-            regrouped.insert(no);
-            if before
-                .and_then(|group| self.groups.get(group))
-                .is_some_and(|group| group.key == key)
-            {
+        for (no, before, key) in &moving {
+            regrouped.insert(*no);
+            let own = before.and_then(|group| Some((group, self.groups.get(group)?)));
+            if own.is_some_and(|(_, group)| group.key == *key) {
                 // It went there with the others.
                 continue;
             }
-            // Others may have come to the group meanwhile, for what it is: they are not to be taken along.
-            let own = before.filter(|no| adaptable.get(no).copied() == self.groups.get(*no).map(|group| group.uses));
+            // If all who use it go there. Others may have come meanwhile, for what it is.
+            let own = own.and_then(|(no, group)| {
+                let (count, together) = leaving.get(&no)?;
+                (together.is_some() && group.uses == *count).then_some(no)
+            });
             let (group, policies) = self.acquire_group(key, own);
             replaced.extend(policies);
-            if Some(group) != before {
+            if Some(group) != *before {
                 left.extend(before);
             }
-            if let Some(attached) = self.attached.get_mut(&no) {
+            if let Some(attached) = self.attached.get_mut(no) {
                 attached.group = Some(group);
             }
         }
@@ -141,8 +136,8 @@ impl Compiler {
 
     /// The group of a key, used once more: one that there is, `own` with other policies, or a new one. With the policies
     /// that `own` was made of, where it is the one.
-    fn acquire_group(&mut self, key: GroupKey, own: Option<GroupNo>) -> (GroupNo, Vec<PolicyId>) {
-        if let Some(group) = self.groups.reuse(&key) {
+    fn acquire_group(&mut self, key: &GroupKey, own: Option<GroupNo>) -> (GroupNo, Vec<PolicyId>) {
+        if let Some(group) = self.groups.reuse(key) {
             return (group, Vec::new());
         }
         let mut active = Vec::with_capacity(key.policies.len());
@@ -151,11 +146,11 @@ impl Compiler {
             active.extend(policies.acquire(id, &mut context));
         }
         if let Some(own) = own
-            && let Some(replaced) = self.groups.adapt(own, &key, &active, &mut self.selectors)
+            && let Some(replaced) = self.groups.adapt(own, key, &active, &mut self.selectors)
         {
             return (own, replaced);
         }
-        (self.groups.create(key, active, &mut self.selectors), Vec::new())
+        (self.groups.create(key.clone(), active, &mut self.selectors), Vec::new())
     }
 
     pub(crate) fn release_group(&mut self, group: GroupNo) {
