@@ -29,6 +29,7 @@ struct Way<'a> {
     cell: Cell,
     /// What holds where no rule speaks.
     default: Cell,
+    peer: IdentityNo,
     proto: Proto,
     dst_port: u16,
 }
@@ -39,11 +40,8 @@ struct Way<'a> {
 pub fn judge_all<'a>(asks: impl IntoIterator<Item = Ask<'a>>, verdicts: &mut [PolicyVerdict]) {
     let mut asks = asks.into_iter();
     for verdicts in verdicts.chunks_mut(LOOK_AHEAD) {
-        let (mut ways, mut peers) = (
-            ArrayVec::<Way<'_>, LOOK_AHEAD>::new(),
-            [IdentityNo::OUTSIDE; LOOK_AHEAD],
-        );
-        for (ask, peer) in asks.by_ref().take(verdicts.len()).zip(&mut peers) {
+        let mut ways = ArrayVec::<Way<'_>, LOOK_AHEAD>::new();
+        for ask in asks.by_ref().take(verdicts.len()) {
             let (side, default) = match ask.endpoint.asked(ask.direction, ask.peer) {
                 Asked::Settled(cell) => (None, cell),
                 Asked::Policy(side) => {
@@ -51,20 +49,19 @@ pub fn judge_all<'a>(asks: impl IntoIterator<Item = Ask<'a>>, verdicts: &mut [Po
                     (Some(side), side.default)
                 }
             };
-            *peer = ask.peer.identity;
-            let Ask { proto, dst_port, .. } = ask;
             ways.push(Way {
                 side,
                 cell: Cell::DEFAULT,
                 default,
-                proto,
-                dst_port,
+                peer: ask.peer.identity,
+                proto: ask.proto,
+                dst_port: ask.dst_port,
             });
         }
         let mut rows = Places::default();
-        for (at, (way, peer)) in ways.iter_mut().zip(peers).enumerate() {
+        for (at, way) in ways.iter_mut().enumerate() {
             if let Some(side) = way.side {
-                way.cell = side.cell(peer);
+                way.cell = side.cell(way.peer);
                 rows.note(at, way.cell.is_row());
             }
         }
