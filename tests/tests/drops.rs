@@ -2,13 +2,12 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::BufRead;
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{SILENCE, ask_json, binaries, ends_well, eventually, interrupt};
+use common::{SILENCE, ask_json, binaries, ends_well, eventually, follow, interrupt};
 use heddle_tests::shop::{DB_PORT, Shop, WEB_TARGET};
 use heddle_tests::{LabError, NodePlan, run_with_input, traffic};
 use serde_json::{Value, json};
@@ -198,29 +197,17 @@ fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> 
     let shop = shop()?;
     let db = shop.member("db")?.at(false, DB_PORT)?;
     refused_attempt(&shop, "client", db)?;
-    let mut command = shop.node.heddle("drops");
-    command
-        .args([
-            "-f",
-            "0.1",
-            "--output",
-            "json",
-            "--reason",
-            "policy-denied-ingress",
-            "--limit",
-            "0",
-        ])
-        .stdout(Stdio::piped());
-    let mut child = shop
-        .node
-        .ns()
-        .enter(|| command.spawn().map_err(LabError::io("starting heddle drops")))?;
-    let Some(out) = child.stdout.take() else {
-        return Err(LabError::Reply {
-            what: "heddle drops".to_owned(),
-            detail: "it has no standard output".to_owned(),
-        });
-    };
+    let flags = [
+        "-f",
+        "0.1",
+        "--output",
+        "json",
+        "--reason",
+        "policy-denied-ingress",
+        "--limit",
+        "0",
+    ];
+    let (child, mut out) = follow(&shop.node, "drops", &flags)?;
     // What comes now, by UDP and by another pod, is not among what was there before.
     let read = AtomicBool::new(false);
     let line = std::thread::scope(|threads| {
@@ -232,7 +219,7 @@ fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> 
             Ok(())
         });
         let mut line = String::new();
-        let done = BufReader::new(out).read_line(&mut line);
+        let done = out.read_line(&mut line);
         read.store(true, Ordering::Release);
         done.map_err(LabError::io("reading heddle drops"))?;
         match sender.join() {

@@ -3,10 +3,9 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::io::BufRead;
 
-use common::{BOUND, ask_json, binaries, ends_well, eventually, interrupt};
+use common::{BOUND, ask_json, binaries, ends_well, eventually, follow, interrupt};
 use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
 use heddle_tests::traffic::{Conversation, Manner, Speaker, TcpServer};
 use heddle_tests::{Lab, LabError, NodePlan, run_with_input};
@@ -175,30 +174,17 @@ fn watching_tells_what_comes_changes_and_ends() -> Result<(), LabError> {
     let shop = shop()?;
     let client = shop.member("client")?;
     let _server = TcpServer::start(shop.member("web-1")?.pod.ns(), WEB_TARGET, Manner::Echo)?;
-    let mut command = shop.node.heddle("flows");
-    command
-        .args([
-            "--watch",
-            "0.1",
-            "--output",
-            "json",
-            "--pod",
-            "shop/client",
-            "--protocol",
-            "TCP",
-        ])
-        .stdout(Stdio::piped());
-    let mut child = shop
-        .node
-        .ns()
-        .enter(|| command.spawn().map_err(LabError::io("starting heddle flows")))?;
-    let Some(out) = child.stdout.take() else {
-        return Err(LabError::Reply {
-            what: "heddle flows".to_owned(),
-            detail: "it has no standard output".to_owned(),
-        });
-    };
-    let mut out = BufReader::new(out);
+    let flags = [
+        "--watch",
+        "0.1",
+        "--output",
+        "json",
+        "--pod",
+        "shop/client",
+        "--protocol",
+        "TCP",
+    ];
+    let (child, mut out) = follow(&shop.node, "flows", &flags)?;
     let mut next = || -> Result<Value, LabError> {
         let mut line = String::new();
         out.read_line(&mut line).map_err(LabError::io("reading heddle flows"))?;

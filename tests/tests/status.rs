@@ -2,30 +2,12 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, Stdio};
+use std::io::BufRead;
 
-use common::{binaries, ends_well, interrupt, port};
+use common::{binaries, ends_well, follow, interrupt, port};
 use heddle_tests::shop::Shop;
 use heddle_tests::{LabError, NodePlan, traffic};
 use serde_json::Value;
-
-/// `heddle status --watch` of a node, and what it prints.
-fn watch(shop: &Shop, flags: &[&str]) -> Result<(Child, BufReader<ChildStdout>), LabError> {
-    let mut command = shop.node.heddle("status");
-    command.args(["--watch", "0.2"]).args(flags).stdout(Stdio::piped());
-    let mut child = shop
-        .node
-        .ns()
-        .enter(|| command.spawn().map_err(LabError::io("starting heddle status")))?;
-    match child.stdout.take() {
-        Some(out) => Ok((child, BufReader::new(out))),
-        None => Err(LabError::Reply {
-            what: "heddle status".to_owned(),
-            detail: "it has no standard output".to_owned(),
-        }),
-    }
-}
 
 fn line(out: &mut impl BufRead) -> Result<String, LabError> {
     let mut line = String::new();
@@ -76,7 +58,7 @@ fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
     shop.join("one", "any")?;
 
     // Two rounds for people; then the pipe is closed.
-    let (child, mut out) = watch(&shop, &[])?;
+    let (child, mut out) = follow(&shop.node, "status", &["--watch", "0.2"])?;
     let mut rounds = 0;
     while rounds < 2 {
         let line = line(&mut out)?;
@@ -87,7 +69,7 @@ fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
     ends_well(child, "heddle status --watch")?;
 
     // JSON: one object a line; the first has no rates. Ctrl-C ends it in order.
-    let (child, mut out) = watch(&shop, &["--output", "json"])?;
+    let (child, mut out) = follow(&shop.node, "status", &["--watch", "0.2", "--output", "json"])?;
     let looks: Vec<Value> = (0..3)
         .map(|_| {
             let line = line(&mut out)?;

@@ -78,10 +78,8 @@ impl Watch {
     /// Takes a page in, which began at `from`. Says what is news.
     fn take(&mut self, page: Flows) -> Vec<(Event, Flow)> {
         let until = page.next.unwrap_or(u32::MAX);
-        let mut before: BTreeMap<u32, Flow> = BTreeMap::new();
-        let mut rest = self.followed.split_off(&self.from);
-        let mut behind = rest.split_off(&until);
-        before.append(&mut rest);
+        let mut before = self.followed.split_off(&self.from);
+        let mut behind = before.split_off(&until);
         self.followed.append(&mut behind);
         let mut news = Vec::new();
         for flow in page.flows {

@@ -7,9 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use heddle_model::{
-    Cluster, Delta, IngressMode, LoadBalancing, ObjectKey, Service, ServicePort, SessionAffinity, TrafficPolicy,
-};
+use heddle_model::{Cluster, Delta, LoadBalancing, ObjectKey, Service, ServicePort, SessionAffinity, TrafficPolicy};
 use heddle_tables::{Affinity, Backend, Backends, Balancing, Frontend, FrontendKey, FrontendKind, Prefix};
 use heddle_wire::{Ip, Proto};
 
@@ -23,14 +21,11 @@ pub(crate) type Services = BTreeMap<ObjectKey, BTreeSet<FrontendKey>>;
 /// The addresses of a Service that frontends listen on, with their kind.
 fn addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = (FrontendKind, Ip)> {
     let cluster = service.cluster_ips.get().iter().copied();
-    let balancer = service.load_balancer_ingress.iter();
-    // With `Proxy` the load balancer has the address itself, and sends to node ports.
-    let balancer = balancer.filter(|ingress| ingress.mode == IngressMode::Vip);
     let external = service.external_ips.iter().filter(move |_| external_ips).copied();
     let of = |kind| move |ip| (kind, Ip::from(ip));
     cluster
         .map(of(FrontendKind::ClusterIp))
-        .chain(balancer.map(|ingress| ingress.ip).map(of(FrontendKind::LoadBalancer)))
+        .chain(service.served_balancers().map(of(FrontendKind::LoadBalancer)))
         .chain(external.map(of(FrontendKind::ExternalIp)))
 }
 

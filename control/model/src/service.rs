@@ -61,6 +61,16 @@ impl Service {
             && !self.cluster_ips.get().is_empty()
     }
 
+    /// Addresses of load balancers that nodes serve themselves: with `ipMode: Proxy` the load balancer has the address, and
+    /// sends to node ports.
+    pub fn served_balancers(&self) -> impl Iterator<Item = IpAddr> {
+        let served = self
+            .load_balancer_ingress
+            .iter()
+            .filter(|ingress| ingress.mode == IngressMode::Vip);
+        served.map(|ingress| ingress.ip)
+    }
+
     /// Every address that stands for the Service: cluster, external and load balancer ones.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let ingress = self.load_balancer_ingress.iter().map(|ingress| ingress.ip);

@@ -3,7 +3,8 @@
 
 pub mod call;
 
-use std::process::Child;
+use std::io::BufReader;
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 use heddle_tests::{Binaries, LabError, Node, run_with_input};
@@ -45,6 +46,22 @@ pub fn ask_json(node: &Node, command: &str, flags: &[&str]) -> Result<Value, Lab
         what: format!("heddle {command}"),
         detail: format!("{e}: {}{}", out.stdout, out.stderr),
     })
+}
+
+/// Starts a command of `heddle` that goes on until it is interrupted, on a node, and gives what it prints.
+pub fn follow(node: &Node, command: &str, flags: &[&str]) -> Result<(Child, BufReader<ChildStdout>), LabError> {
+    let mut heddle = node.heddle(command);
+    heddle.args(flags).stdout(Stdio::piped());
+    let what = format!("heddle {command}");
+    let start = || heddle.spawn().map_err(LabError::io(format!("starting {what}")));
+    let mut child = node.ns().enter(start)?;
+    match child.stdout.take() {
+        Some(out) => Ok((child, BufReader::new(out))),
+        None => Err(LabError::Reply {
+            what,
+            detail: "it has no standard output".to_owned(),
+        }),
+    }
 }
 
 /// Ctrl-C.

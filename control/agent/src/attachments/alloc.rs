@@ -26,10 +26,14 @@ pub fn masquerade_address(range: IpNet) -> Option<IpAddr> {
     reserved(range, 2)
 }
 
-/// The address by which processes of the node reach frontends whose addresses the node itself holds, the third of the range.
+/// The addresses by which processes of the node reach frontends whose addresses the node itself holds, IPv4 and IPv6: the
+/// third of the first range of each family.
 #[must_use]
-pub fn frontends_address(range: IpNet) -> Option<IpAddr> {
-    reserved(range, 3)
+pub fn frontends_addresses(ranges: &[IpNet]) -> [Option<IpAddr>; 2] {
+    [true, false].map(|v4| {
+        let family = ranges.iter().filter(|range| range.addr().is_ipv4() == v4);
+        family.copied().find_map(|range| reserved(range, 3))
+    })
 }
 
 fn reserved(range: IpNet, offset: u128) -> Option<IpAddr> {

@@ -4,21 +4,22 @@
 //! more often. So a policy's sum goes on when it is compiled anew, and stays when it is gone.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use heddle_engine::{PolicyCount, PolicyCounters};
+use heddle_proto::Named;
 use heddle_proto::status::Denied;
-use heddle_proto::{Named, Policy};
-use heddle_tables::{EndpointNo, RuleNo};
+use heddle_tables::{Decision, EndpointNo, RuleNo};
 
 use super::Control;
-use super::names::policy;
+use super::names::{is_policy, policy};
 
 /// Sums that are kept; beyond, the one that rested longest becomes one of the others.
 const MOST: usize = 4096;
 
-/// A policy and the pod that it denied packets for.
-type Pair = (Policy, Option<Named>);
+/// What decided, of a policy, and the pod that it denied packets for.
+type Pair = (Arc<Decision>, Option<Named>);
 
 #[derive(Debug)]
 struct Sum {
@@ -83,12 +84,16 @@ impl DeniedSums {
 
     /// By policy and pod.
     pub(super) fn all(&self) -> Vec<Denied> {
-        let denied = |((policy, pod), sum): (&Pair, &Sum)| Denied {
-            policy: policy.clone(),
-            pod: pod.clone(),
-            packets: sum.packets,
+        let denied = |((decision, pod), sum): (&Pair, &Sum)| {
+            Some(Denied {
+                policy: policy(decision)?,
+                pod: pod.clone(),
+                packets: sum.packets,
+            })
         };
-        self.sums.iter().map(denied).collect()
+        let mut all: Vec<Denied> = self.sums.iter().filter_map(denied).collect();
+        all.sort_by(|a, b| (&a.policy, &a.pod).cmp(&(&b.policy, &b.pod)));
+        all
     }
 
     /// Packets without a sum of their own.
@@ -107,8 +112,8 @@ impl Control {
         }
         for (rule, pod, packets) in news {
             let decision = self.dataplane.newest().and_then(|snapshot| snapshot.reason(rule));
-            let policy = decision.and_then(|decision| policy(&decision));
-            let pair = policy.map(|policy| (policy, self.pod_of(pod)));
+            let decision = decision.filter(|decision| is_policy(decision));
+            let pair = decision.map(|decision| (decision, self.pod_of(pod)));
             self.denied.add(pair, packets, now);
         }
     }
@@ -118,20 +123,17 @@ impl Control {
 mod tests {
     use std::time::Duration;
 
+    use heddle_tables::Direction;
+
     use super::*;
 
     fn pair(name: &str) -> Option<Pair> {
-        let policy = Policy {
-            kind: "NetworkPolicy".to_owned(),
-            namespace: "a".to_owned(),
-            name: name.to_owned(),
-            tier: String::new(),
-            direction: "ingress".to_owned(),
-            rule: None,
-            rule_name: String::new(),
-            says: String::new(),
+        let decision = Decision::DefaultDeny {
+            namespace: "a".into(),
+            name: name.into(),
+            direction: Direction::Ingress,
         };
-        Some((policy, Named::new("a", "pod")))
+        Some((Arc::new(decision), Named::new("a", "pod")))
     }
 
     #[test]

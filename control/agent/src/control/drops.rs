@@ -105,13 +105,7 @@ impl Control {
             },
             None => None,
         };
-        let pod = match &request.pod {
-            Some(pod) => match self.whereabouts(pod) {
-                Some(whereabouts) => Some(whereabouts),
-                None => return Err(unknown("pod", pod)),
-            },
-            None => None,
-        };
+        let pod = self.wanted_pod(request.pod.as_ref())?;
         Ok(Wanted {
             reason,
             policy: request.policy.as_ref(),
@@ -167,14 +161,6 @@ impl Control {
     }
 }
 
-/// What was asked for is not there.
-pub(super) fn unknown(what: &str, name: &impl std::fmt::Display) -> CniError {
-    CniError::new(
-        ErrorCode::UNKNOWN_CONTAINER,
-        format!("no {what} {name} is known to this agent"),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use heddle_flow::Millis;
@@ -184,6 +170,7 @@ mod tests {
     use heddle_wire::{Ip, Proto};
 
     use super::*;
+    use crate::control::names::unknown;
 
     fn record(reason: DropReason) -> DropRecord {
         DropRecord {

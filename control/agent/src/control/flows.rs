@@ -2,6 +2,7 @@
 //! thread is soon back at its work whatever the table's size.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use heddle_flow::{Connection, FlowFlags, FlowState, FlowTable, Millis};
 use heddle_proto::flows::MAX_FLOWS;
@@ -10,8 +11,8 @@ use heddle_tables::{ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
 use super::Control;
-use super::drops::unknown;
-use super::names::Whereabouts;
+
+use super::names::{Whereabouts, service_name, unknown};
 use crate::dataplane::clock;
 
 /// Records that one page looks at.
@@ -80,7 +81,7 @@ impl Wanted {
             && self.service.as_deref().is_none_or(|service| {
                 let lookup = || snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport);
                 view.flags.contains(FlowFlags::SERVICE)
-                    && matches!(lookup(), ServiceLookup::Frontend(f) if f.name.split(':').next() == Some(service))
+                    && matches!(lookup(), ServiceLookup::Frontend(f) if service_name(&f.name) == service)
             })
     }
 }
@@ -113,17 +114,16 @@ impl Control {
     pub(super) fn flows(&self, request: &FlowsRequest) -> Result<Flows, CniError> {
         let wanted = self.wanted_flows(request)?;
         let limit = request.limit.unwrap_or(MAX_FLOWS).clamp(1, MAX_FLOWS) as usize;
-        let none = Snapshot::default();
-        let snapshot = self.dataplane.newest().map_or(&none, |snapshot| snapshot);
+        let snapshot = self.dataplane.newest().map_or_else(Arc::default, Arc::clone);
         let table = self.dataplane.flows();
         let now = clock();
         let mut flows = Vec::new();
         let next = table.page(request.from, RECORDS, |connection| {
             let opened = Opened::new(connection);
-            if wanted.wants(snapshot, &opened)
+            if wanted.wants(&snapshot, &opened)
                 && let Some(times) = rest(table, connection, now)
             {
-                flows.push(self.row(snapshot, &opened, times, now));
+                flows.push(self.row(&snapshot, &opened, times, now));
             }
             if flows.len() < limit {
                 ControlFlow::Continue(())
@@ -135,10 +135,7 @@ impl Control {
     }
 
     fn wanted_flows(&self, request: &FlowsRequest) -> Result<Wanted, CniError> {
-        let pod = match &request.pod {
-            Some(pod) => Some(self.whereabouts(pod).ok_or_else(|| unknown("pod", pod))?),
-            None => None,
-        };
+        let pod = self.wanted_pod(request.pod.as_ref())?;
         if let Some(service) = &request.service {
             let key = heddle_model::ObjectKey::new(service.namespace.as_str(), service.name.as_str());
             self.cluster.service(&key).ok_or_else(|| unknown("Service", service))?;

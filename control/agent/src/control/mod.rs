@@ -115,7 +115,7 @@ pub struct Control {
     /// Where the node's processes reach load balancer and external addresses that it holds.
     aliases: Aliases,
     /// The address of each family for that, as the compiler was told.
-    aliases_at: Vec<IpAddr>,
+    aliases_at: [Option<IpAddr>; 2],
     health: HealthChecks,
     /// Ports of health checks that could not be opened, so that each is logged once.
     health_failures: BTreeSet<u16>,
@@ -183,7 +183,7 @@ impl Control {
             plan: None,
             plan_failures: BTreeSet::new(),
             aliases: Aliases::default(),
-            aliases_at: Vec::new(),
+            aliases_at: [None; 2],
             health,
             health_failures: BTreeSet::new(),
             open: BTreeMap::new(),

@@ -1,13 +1,22 @@
 //! Who is who for people: addresses, ports of the dataplane and rule numbers as the objects of now name them.
 
 use heddle_model::ObjectKey;
-use heddle_proto::{End, Named, Policy};
+use heddle_proto::{CniError, End, ErrorCode, Named, Policy};
 use heddle_tables::{Decision, Direction, EndpointNo, Place, PolicyKind, ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
 use super::Control;
 
 impl Control {
+    /// Where the pod is that is asked for, if one is.
+    ///
+    /// # Errors
+    /// It is not known.
+    pub(super) fn wanted_pod(&self, pod: Option<&Named>) -> Result<Option<Whereabouts>, CniError> {
+        let find = |pod| self.whereabouts(pod).ok_or_else(|| unknown("pod", pod));
+        pod.map(find).transpose()
+    }
+
     /// The addresses and attachments of a pod; `None`: it is not known, neither as an object nor as an attachment.
     pub(super) fn whereabouts(&self, pod: &Named) -> Option<Whereabouts> {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
@@ -76,6 +85,14 @@ impl Control {
     }
 }
 
+/// What was asked for is not there.
+pub(super) fn unknown(what: &str, name: &impl std::fmt::Display) -> CniError {
+    CniError::new(
+        ErrorCode::UNKNOWN_CONTAINER,
+        format!("no {what} {name} is known to this agent"),
+    )
+}
+
 /// Where a pod is.
 #[derive(Debug)]
 pub(super) struct Whereabouts {
@@ -88,9 +105,21 @@ fn named(key: &ObjectKey) -> Option<Named> {
 }
 
 /// The Service of a frontend, whose name is `namespace/name` and perhaps `:port name`.
+pub(super) fn service_name(frontend: &str) -> &str {
+    frontend.split_once(':').map_or(frontend, |(service, _)| service)
+}
+
+/// The same, taken apart.
 pub(super) fn service_of(frontend: &str) -> Option<Named> {
-    let (service, _) = frontend.split_once(':').unwrap_or((frontend, ""));
-    service.parse().ok()
+    service_name(frontend).parse().ok()
+}
+
+/// Whether a policy decided.
+pub(super) const fn is_policy(decision: &Decision) -> bool {
+    !matches!(
+        decision,
+        Decision::NoPolicy | Decision::OwnNode | Decision::Itself | Decision::NotReady
+    )
 }
 
 /// A decision as messages have it; `None` for what no policy decided.

@@ -16,6 +16,7 @@ use super::pod_routes::Ranges;
 use super::{Control, ControlError};
 use crate::attachments::alloc;
 use crate::health;
+use crate::host::aliases;
 use crate::host::frontends::{Frontends, Outer};
 use crate::host::plan::{self, Inputs};
 
@@ -79,32 +80,25 @@ impl Control {
 
     /// Tells the compiler where frontends at load balancer and external addresses are reached too, and that some are not.
     fn set_aliases(&mut self, news: Vec<(Outer, Option<u16>)>) {
+        let at = alloc::frontends_addresses(&self.pod_ranges());
         let Some(compiler) = &mut self.compiler else { return };
-        let ranges = self.cluster.node(&self.settings.node).map(|node| &node.pod_cidrs);
-        let at = ranges
-            .into_iter()
-            .flatten()
-            .filter_map(|&r| alloc::frontends_address(r));
-        let at: Vec<IpAddr> = at.collect();
-        let news = if at == self.aliases_at {
+        let news: Vec<(Outer, Option<u16>)> = if at == self.aliases_at {
             news
         } else {
             self.aliases_at = at;
             let all = self.aliases.all().iter().map(|(outer, port)| (*outer, Some(*port)));
             news.into_iter().filter(|(_, port)| port.is_none()).chain(all).collect()
         };
-        for (outer, port) in news {
-            let proto = Proto(outer.protocol.number());
+        let keys = news.into_iter().map(|(outer, port)| {
             let key = |ip: IpAddr, port| FrontendKey {
                 ip: ip.into(),
-                proto,
+                proto: Proto(outer.protocol.number()),
                 port,
             };
-            let mut at = self.aliases_at.iter();
-            let at = at.find(|at| at.is_ipv4() == outer.ip.is_ipv4());
-            let alias = at.zip(port).map(|(at, port)| key(*at, port));
-            compiler.set_alias(&self.cluster, key(outer.ip, outer.port), alias);
-        }
+            let at = aliases::of_family(at, outer.ip);
+            (key(outer.ip, outer.port), at.zip(port).map(|(at, port)| key(at, port)))
+        });
+        compiler.set_aliases(&self.cluster, keys);
     }
 
     fn build(&mut self, first: bool) {

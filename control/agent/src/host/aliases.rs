@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
+use std::net::IpAddr;
 
 use heddle_model::{Change, Changes, Cluster};
 use heddle_wire::Ip;
@@ -66,6 +67,12 @@ impl Aliases {
     }
 }
 
+/// Of an address of IPv4 and one of IPv6: the one of this address's family.
+#[must_use]
+pub const fn of_family([v4, v6]: [Option<IpAddr>; 2], ip: IpAddr) -> Option<IpAddr> {
+    if ip.is_ipv4() { v4 } else { v6 }
+}
+
 /// The port that a frontend has if nobody has it.
 fn own(outer: &Outer) -> u16 {
     let mut hasher = SipHasher13::new();
@@ -77,8 +84,6 @@ fn own(outer: &Outer) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::net::IpAddr;
-
     use heddle_model::Protocol;
 
     use super::*;

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 
-use heddle_model::{IngressMode, Protocol, Service, ServiceType};
+use heddle_model::{Protocol, Service, ServiceType};
 
 /// A node port of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,15 +47,10 @@ impl Outer {
     }
 }
 
-/// Load balancer addresses that nodes serve themselves (`ipMode: VIP`) and, where they are served, external ones.
+/// Load balancer addresses that nodes serve themselves and, where they are served, external ones.
 fn outer_addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = IpAddr> {
-    let balanced = service.service_type == ServiceType::LoadBalancer;
-    let ingress = service.load_balancer_ingress.iter();
-    let balancers = ingress
-        .filter(move |i| balanced && i.mode == IngressMode::Vip)
-        .map(|i| i.ip);
     let external = service.external_ips.iter().filter(move |_| external_ips);
-    balancers.chain(external.copied())
+    service.served_balancers().chain(external.copied())
 }
 
 /// What all Services have.

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use heddle_model::Node;
 use ipnet::IpNet;
 
+use super::aliases;
 use super::frontends::{Frontends, Outer};
 use super::nft::Table;
 use crate::attachments::alloc;
@@ -103,22 +104,12 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .filter(|address| !inside.iter().any(|range| range.contains(address)))
             .filter_map(|address| Some((address, source_of(&address)?))),
     );
-    let at = |v4: bool| {
-        let ranges = inputs
-            .node
-            .pod_cidrs
-            .iter()
-            .filter(|range| range.addr().is_ipv4() == v4);
-        ranges.copied().find_map(alloc::frontends_address)
-    };
-    let (at4, at6) = (at(true), at(false));
-    let outer = inputs.aliases.iter().filter_map(|(outer, port)| {
-        let at = if outer.ip.is_ipv4() { at4 } else { at6 };
-        Some((*outer, (at?, *port)))
-    });
+    let aliases_at = alloc::frontends_addresses(&inputs.node.pod_cidrs);
+    let aliases = inputs.aliases.iter();
+    let outer = aliases.filter_map(|(outer, port)| Some((*outer, (aliases::of_family(aliases_at, outer.ip)?, *port))));
     let table = Table {
         outer: outer.collect(),
-        own: [at4, at6]
+        own: aliases_at
             .into_iter()
             .flatten()
             .filter_map(|at| source_of(&IpNet::from(at)))

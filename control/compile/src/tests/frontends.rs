@@ -123,7 +123,7 @@ fn an_alias_leads_where_its_frontend_does() {
     assert!(found(&before, ALIAS, Proto::TCP, 7).is_none());
     world
         .compiler
-        .set_alias(&world.cluster, key(BALANCER, 80), Some(key(ALIAS, 7)));
+        .set_aliases(&world.cluster, [(key(BALANCER, 80), Some(key(ALIAS, 7)))]);
     let snapshot = world.build().snapshot;
     let clients = [Client::ThisNode, Client::Outside];
     assert_eq!(clients.map(|c| led(&snapshot, ALIAS, 7, c)), ["2", "drop"]);
@@ -135,14 +135,14 @@ fn an_alias_leads_where_its_frontend_does() {
     assert!(built.removed_backends.iter().any(|gone| gone.frontend == key(ALIAS, 7)));
     world
         .compiler
-        .set_alias(&world.cluster, key(BALANCER, 80), Some(key(ALIAS, 8)));
+        .set_aliases(&world.cluster, [(key(BALANCER, 80), Some(key(ALIAS, 8)))]);
     let moved = world.build().snapshot;
     assert!(found(&moved, ALIAS, Proto::TCP, 7).is_none() && found(&moved, ALIAS, Proto::TCP, 8).is_some());
-    world.compiler.set_alias(&world.cluster, key(BALANCER, 80), None);
+    world.compiler.set_aliases(&world.cluster, [(key(BALANCER, 80), None)]);
     assert!(found(&world.build().snapshot, ALIAS, Proto::TCP, 8).is_none());
     world
         .compiler
-        .set_alias(&world.cluster, key(BALANCER, 80), Some(key(ALIAS, 9)));
+        .set_aliases(&world.cluster, [(key(BALANCER, 80), Some(key(ALIAS, 9)))]);
     world.delete(Kind::Service, "a", "web");
     assert!(found(&world.build().snapshot, ALIAS, Proto::TCP, 9).is_none());
 }
