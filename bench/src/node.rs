@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use heddle_port::PortNo;
+use heddle_port::PortId;
 use heddle_tables::{
-    AddressInfo, Answer, Backend, Backends, Cell, Endpoint, EndpointNo, EndpointPolicy, Frontend, FrontendKey,
-    FrontendKind, Generation, HostPort, IdentityNo, Masquerade, NodeTable, Place, PolicySide, PolicySideBuilder,
-    PortRange, PortSet, Prefix, Row, RuleNo, Snapshot, SnapshotBuilder, WorkerNo,
+    AddressInfo, Answer, Backend, Backends, Cell, Endpoint, EndpointId, EndpointPolicy, Frontend, FrontendKey,
+    FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeTable, Place, PolicySide, PolicySideBuilder,
+    PortRange, PortSet, Prefix, Row, RuleId, Snapshot, SnapshotBuilder, WorkerId,
 };
 use heddle_wire::{Ip, MacAddr, Proto};
 
@@ -21,10 +21,10 @@ pub const TARGET_PORT: u16 = 8000;
 /// The last target port that policy allows.
 const LAST_TARGET_PORT: u16 = 39_999;
 
-const CLIENTS: IdentityNo = IdentityNo(16);
-const SERVERS: IdentityNo = IdentityNo(17);
-const DEFAULT_DENY: RuleNo = RuleNo(16);
-const RULE: RuleNo = RuleNo(17);
+const CLIENTS: IdentityId = IdentityId(16);
+const SERVERS: IdentityId = IdentityId(17);
+const DEFAULT_DENY: RuleId = RuleId(16);
+const RULE: RuleId = RuleId(17);
 
 /// On which side of the connections a pod is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,9 +39,9 @@ pub enum Side {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pod {
     /// Its attachment.
-    pub endpoint: EndpointNo,
+    pub endpoint: EndpointId,
     /// Its port.
-    pub port: PortNo,
+    pub port: PortId,
     /// Its MAC.
     pub mac: MacAddr,
     /// Its address.
@@ -56,8 +56,8 @@ impl Pod {
     pub const fn new(n: u16, side: Side) -> Self {
         let [high, low] = (n + 2).to_be_bytes();
         Self {
-            endpoint: EndpointNo(n + 2),
-            port: PortNo(n + 1),
+            endpoint: EndpointId(n + 2),
+            port: PortId(n + 1),
             mac: MacAddr([0x02, 0, 0, 0, high, low]),
             ip: Ip::from_v4([10, 0, high, low]),
             side,
@@ -102,7 +102,7 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
     b.set_address(
         host,
         AddressInfo {
-            identity: IdentityNo(1),
+            identity: IdentityId(1),
             place: Place::Host,
         },
     );
@@ -120,7 +120,7 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
             addresses: [pod.ip].into_iter().collect(),
             mac: pod.mac,
             port: pod.port,
-            worker: WorkerNo(0),
+            worker: WorkerId(0),
             mtu,
             name: format!("bench/{}", pod.ip).into(),
             policy: Some(Arc::clone(policy)),
@@ -158,7 +158,7 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
 }
 
 /// Isolated, with a rule that allows the target ports of this peer.
-fn rule_for(peer: IdentityNo) -> PolicySide {
+fn rule_for(peer: IdentityId) -> PolicySide {
     let ports = || {
         PortSet::new([PortRange {
             first: TARGET_PORT,

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerCounters, WorkerHandle, mesh};
 use heddle_flow::{Config, FlowTable, Millis};
 use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpPort};
-use heddle_port::{PacketVec, Port, PortNo, PortStats, WorkerPool};
-use heddle_tables::WorkerNo;
+use heddle_port::{PacketVec, Port, PortId, PortStats, WorkerPool};
+use heddle_tables::WorkerId;
 use heddle_tables::publish::channel;
 use heddle_wire::{MacAddr, rewrite};
 use nix::sched::{CpuSet, sched_setaffinity};
@@ -81,7 +81,7 @@ impl Plane {
                 Kind::Bare => bare(&names, &pods, &ready),
                 Kind::Polling => pipeline(&names, &pods, mtu, Duration::MAX, &ready),
                 Kind::Sleeping => {
-                    let idle = WorkerConfig::new(WorkerNo(0), 0).idle_after;
+                    let idle = WorkerConfig::new(WorkerId(0), 0).idle_after;
                     pipeline(&names, &pods, mtu, idle, &ready)
                 }
             }))
@@ -140,7 +140,7 @@ pub fn pin(core: usize) -> Result<(), BenchError> {
     })
 }
 
-fn open(context: &mut XdpContext, name: &str, port: PortNo) -> Result<XdpPort, BenchError> {
+fn open(context: &mut XdpContext, name: &str, port: PortId) -> Result<XdpPort, BenchError> {
     let ifindex = veth::index(name)?;
     Ok(context.open(OpenPort {
         ifname: name.to_owned(),
@@ -217,7 +217,7 @@ fn pipeline(
     let pool = WorkerPool::new(0, context.pool().clone());
     let config = WorkerConfig {
         idle_after,
-        ..WorkerConfig::new(WorkerNo(0), 16)
+        ..WorkerConfig::new(WorkerId(0), 16)
     };
     let (mut worker, handle) = Worker::new(config, pool, reader, flows, ends);
     let start = Instant::now();

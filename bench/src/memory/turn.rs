@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerHandle, mesh};
 use heddle_flow::Millis;
-use heddle_port::{Frame, FrameStore, Packet, PacketVec, Port, PortNo, PortStats, SharedPool, WorkerPool};
+use heddle_port::{Frame, FrameStore, Packet, PacketVec, Port, PortId, PortStats, SharedPool, WorkerPool};
 use heddle_tables::publish::{Publisher, channel};
-use heddle_tables::{EndpointNo, Snapshot, WorkerNo};
+use heddle_tables::{EndpointId, Snapshot, WorkerId};
 
 use super::{Burst, Client, Connections, FRAME_SIZE, Load, Order, PODS, ROTATION};
 use crate::BenchError;
@@ -20,7 +20,7 @@ use crate::node::{Pod, Side};
 
 /// A port that receives a burst when it is its turn, or never, and throws away what it sends.
 struct StandIn {
-    number: PortNo,
+    number: PortId,
     /// Which client has a burst.
     active: Arc<AtomicUsize>,
     /// Which client it is.
@@ -46,7 +46,7 @@ impl StandIn {
 }
 
 impl Port for StandIn {
-    fn number(&self) -> PortNo {
+    fn number(&self) -> PortId {
         self.number
     }
 
@@ -132,7 +132,7 @@ impl Turn {
         };
         let config = WorkerConfig {
             idle_after: Duration::MAX,
-            ..WorkerConfig::new(WorkerNo(0), ports)
+            ..WorkerConfig::new(WorkerId(0), ports)
         };
         let pool = WorkerPool::new(0, shared.clone());
         let (mut worker, handle) = Worker::new(config, pool, reader, Arc::new(flows), ends);
@@ -147,7 +147,7 @@ impl Turn {
             step: 0,
             stats: PortStats::default(),
         };
-        let mut add = |port: StandIn, endpoint: EndpointNo| {
+        let mut add = |port: StandIn, endpoint: EndpointId| {
             let added = handle
                 .add_port(port, PortRole::Pod(endpoint))
                 .map_err(|error| unexpected(&error))?;
@@ -159,7 +159,7 @@ impl Turn {
             add(port(server.port, usize::MAX, None), server.endpoint)?;
         }
         let twin = clients.first().cloned().map(|client| (client, Order::new(&load)));
-        let mut alone = port(PortNo(0), 0, twin);
+        let mut alone = port(PortId(0), 0, twin);
         alone.active = Arc::new(AtomicUsize::new(0));
         for (place, client) in clients.into_iter().enumerate() {
             let Pod {
@@ -209,7 +209,7 @@ impl Turn {
     pub fn check(&self) -> Result<(), BenchError> {
         let mut sum = PortTotals::default();
         for port in 0..=PODS.0 + PODS.1 {
-            sum += &self.handle.counters().port_totals(PortNo(port));
+            sum += &self.handle.counters().port_totals(PortId(port));
         }
         if sum.rx_packets == sum.forwarded {
             return Ok(());
@@ -247,7 +247,7 @@ mod tests {
         }
         turn.check().unwrap();
         let received: Vec<u64> = (1..12)
-            .map(|n| turn.handle.counters().port_totals(PortNo(n)).rx_packets)
+            .map(|n| turn.handle.counters().port_totals(PortId(n)).rx_packets)
             .collect();
         assert_eq!(received, [64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 0]);
     }

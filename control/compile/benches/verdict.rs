@@ -20,9 +20,9 @@ use heddle_model::{
     Cluster, Event, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object, ObjectKey, Peer, Pod,
     PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber, PortRange, Protocol, Requirement,
 };
-use heddle_port::PortNo;
+use heddle_port::PortId;
 use heddle_tables::{
-    AddressInfo, Ask, Direction, Endpoint, EndpointNo, PolicyVerdict, RuleNo, Snapshot, WorkerNo, judge_all,
+    AddressInfo, Ask, Direction, Endpoint, EndpointId, PolicyVerdict, RuleId, Snapshot, WorkerId, judge_all,
 };
 use heddle_wire::{Ip, MacAddr, Proto};
 use ipnet::{IpNet, Ipv4Net};
@@ -37,7 +37,7 @@ const QUERIES: usize = 1 << 16;
 const SAMPLE: usize = 2_000;
 /// Rules of one policy.
 const EACH: usize = 1_000;
-const ENDPOINT: EndpointNo = EndpointNo::FIRST_POD;
+const ENDPOINT: EndpointId = EndpointId::FIRST_POD;
 
 /// Numbers that look random, repeatable.
 struct Random(u64);
@@ -271,8 +271,8 @@ impl World {
             pod: Some(ObjectKey::new("shop", "local")),
             addresses: [Ip::from(own)].into_iter().collect(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
-            port: PortNo(2),
-            worker: WorkerNo(0),
+            port: PortId(2),
+            worker: WorkerId(0),
             mtu: 0,
         });
         world.snapshot = world.compiler.build().snapshot;
@@ -296,7 +296,7 @@ fn ask(snapshot: &Snapshot, endpoint: &Endpoint, queries: &[Query; BURST]) -> [P
         proto: Proto::TCP,
         dst_port: query.port,
     });
-    let mut verdicts = [PolicyVerdict::Deny(RuleNo::NOT_READY); BURST];
+    let mut verdicts = [PolicyVerdict::Deny(RuleId::NOT_READY); BURST];
     judge_all(asks, &mut verdicts);
     verdicts
 }

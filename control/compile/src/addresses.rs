@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use heddle_model::{Labels, ObjectKey, Pod};
-use heddle_tables::{AddressInfo, EndpointNo, IdentityNo, Place, Prefix};
+use heddle_tables::{AddressInfo, EndpointId, IdentityId, Place, Prefix};
 use heddle_wire::Ip;
 use smallvec::SmallVec;
 
 use crate::compiler::Compiler;
 use crate::identities::Class;
-use crate::kinds::KindNo;
+use crate::kinds::KindId;
 
 /// Those who claim an address. An attachment counts before the node itself, that before a pod, that before other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Claims {
-    pub(crate) attachment: Option<EndpointNo>,
+    pub(crate) attachment: Option<EndpointId>,
     /// It is this node's own.
     pub(crate) host: bool,
     /// By namespace and name.
@@ -28,7 +28,7 @@ pub(crate) struct Claims {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ClaimingPod {
     pub(crate) pod: Arc<Pod>,
-    pub(crate) kind: KindNo,
+    pub(crate) kind: KindId,
 }
 
 impl Claims {
@@ -37,7 +37,7 @@ impl Claims {
     }
 
     /// A pod claims the address, in the place of its earlier version.
-    pub(crate) fn add_pod(&mut self, pod: &Arc<Pod>, kind: KindNo) {
+    pub(crate) fn add_pod(&mut self, pod: &Arc<Pod>, kind: KindId) {
         self.remove_pod(&pod.key);
         let at = self.pods.partition_point(|other| other.pod.key < pod.key);
         let pod = Arc::clone(pod);
@@ -62,9 +62,9 @@ impl Claims {
 #[derive(Debug, Default)]
 struct Known {
     claims: Claims,
-    identity: Option<IdentityNo>,
+    identity: Option<IdentityId>,
     /// The kind by which it has that identity.
-    kind: Option<KindNo>,
+    kind: Option<KindId>,
 }
 
 /// All known addresses.
@@ -150,7 +150,7 @@ impl Compiler {
     }
 
     /// The pod's kind and the node's part of the class, and the place; no place if no claim counts.
-    fn holder(&self, addr: Ip, claims: &Claims) -> (Option<KindNo>, Option<Labels>, Option<Place>) {
+    fn holder(&self, addr: Ip, claims: &Claims) -> (Option<KindId>, Option<Labels>, Option<Place>) {
         if let Some(no) = claims.attachment {
             let attached = self.attached.get(&no);
             let runs = attached

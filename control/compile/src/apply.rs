@@ -9,7 +9,7 @@ use heddle_model::{
 use heddle_wire::Ip;
 
 use crate::compiler::{Compiler, KnownPod};
-use crate::kinds::{KindNo, PodKind, Signature};
+use crate::kinds::{KindId, PodKind, Signature};
 use crate::services::rivals;
 
 impl Compiler {
@@ -93,7 +93,7 @@ impl Compiler {
     }
 
     /// The kind of a pod, used once more.
-    fn kind_of(&mut self, pod: &Pod) -> KindNo {
+    fn kind_of(&mut self, pod: &Pod) -> KindId {
         let Self {
             kinds,
             selectors,

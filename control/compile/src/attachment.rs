@@ -5,18 +5,18 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use heddle_model::{ObjectKey, Pod};
-use heddle_port::PortNo;
-use heddle_tables::{EndpointNo, WorkerNo};
+use heddle_port::PortId;
+use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
-use crate::groups::GroupNo;
-use crate::kinds::KindNo;
+use crate::groups::GroupId;
+use crate::kinds::KindId;
 
 /// One attachment of this node, as the agent made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Its durable number, a pod's.
-    pub no: EndpointNo,
+    pub no: EndpointId,
     /// The pod that it belongs to. `None`: it was made without Kubernetes, and no policy selects it.
     pub pod: Option<ObjectKey>,
     /// Its addresses. For policy and forwarding these count, whatever `status.podIPs` says.
@@ -24,9 +24,9 @@ pub struct Attachment {
     /// The MAC of the pod's end.
     pub mac: MacAddr,
     /// Its port.
-    pub port: PortNo,
+    pub port: PortId,
     /// The worker that owns the port.
-    pub worker: WorkerNo,
+    pub worker: WorkerId,
     /// The MTU of its veth; 0: the node's usual one.
     pub mtu: u16,
 }
@@ -49,9 +49,9 @@ pub(crate) struct Attached {
     /// The last version of the pod; kept when the object is deleted, since the pod may still run.
     pub(crate) pod: Option<Arc<Pod>>,
     /// The kind of that version.
-    pub(crate) kind: Option<KindNo>,
+    pub(crate) kind: Option<KindId>,
     /// Where its policy is; `None` until the pod is known.
-    pub(crate) group: Option<GroupNo>,
+    pub(crate) group: Option<GroupId>,
 }
 
 impl Attached {

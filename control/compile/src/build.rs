@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use heddle_model::Pod;
-use heddle_tables::{Endpoint, EndpointNo, EndpointPolicy, IdentityNo, WorkerNo};
+use heddle_tables::{Endpoint, EndpointId, EndpointPolicy, IdentityId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
 use crate::compiler::{BuildResult, Compiler};
 use crate::generations::{Moves, Reach};
-use crate::groups::{GroupKey, GroupNo};
+use crate::groups::{GroupId, GroupKey};
 use crate::identities::Class;
-use crate::kinds::{KindNo, PartNo, Signature};
+use crate::kinds::{KindId, PartId, Signature};
 use crate::policies::{Context, PolicyId};
-use crate::selectors::SelectorNo;
+use crate::selectors::SelectorId;
 
 impl Compiler {
     /// Makes the tables that follow from all that was taken in.
@@ -61,7 +61,7 @@ impl Compiler {
     }
 
     /// Finds the group of each endpoint that may have another one now. Gives the endpoints whose group changed.
-    fn regroup(&mut self) -> BTreeSet<EndpointNo> {
+    fn regroup(&mut self) -> BTreeSet<EndpointId> {
         let mut moving = Vec::new();
         for no in std::mem::take(&mut self.dirty_endpoints) {
             let Some(attached) = self.attached.get(&no) else {
@@ -81,7 +81,7 @@ impl Compiler {
             }
         }
         // Of each group: how many go, and where to if that is one way for all.
-        let mut leaving: BTreeMap<GroupNo, (u32, Option<&GroupKey>)> = BTreeMap::new();
+        let mut leaving: BTreeMap<GroupId, (u32, Option<&GroupKey>)> = BTreeMap::new();
         for (_, before, key) in &moving {
             let Some(before) = before else { continue };
             let (count, together) = leaving.entry(*before).or_insert((0, Some(key)));
@@ -136,7 +136,7 @@ impl Compiler {
 
     /// The group of a key, used once more: one that there is, `own` with other policies, or a new one. With the policies
     /// that `own` was made of, where it is the one.
-    fn acquire_group(&mut self, key: &GroupKey, own: Option<GroupNo>) -> (GroupNo, Vec<PolicyId>) {
+    fn acquire_group(&mut self, key: &GroupKey, own: Option<GroupId>) -> (GroupId, Vec<PolicyId>) {
         if let Some(group) = self.groups.reuse(key) {
             return (group, Vec::new());
         }
@@ -153,7 +153,7 @@ impl Compiler {
         (self.groups.create(key.clone(), active, &mut self.selectors), Vec::new())
     }
 
-    pub(crate) fn release_group(&mut self, group: GroupNo) {
+    pub(crate) fn release_group(&mut self, group: GroupId) {
         let ids = self.groups.release(group, &mut self.selectors);
         self.release_policies(ids);
     }
@@ -181,13 +181,13 @@ impl Compiler {
 
     /// Gives addresses their identities. Returns those that were looked at, and the identities that outside addresses
     /// of a policy CIDR had and have.
-    fn reclassify(&mut self) -> (BTreeSet<Ip>, Vec<(IdentityNo, IdentityNo)>) {
+    fn reclassify(&mut self) -> (BTreeSet<Ip>, Vec<(IdentityId, IdentityId)>) {
         let mut ranges = Vec::new();
         if self.relevance.take_nodes_touched() {
             self.addresses.touch_nodes();
         }
         let (added, removed) = self.cidrs.take_touched();
-        let before: Vec<IdentityNo> = added.iter().map(|p| self.cidrs.outside(*p)).collect();
+        let before: Vec<IdentityId> = added.iter().map(|p| self.cidrs.outside(*p)).collect();
         let mut gone = Vec::new();
         for prefix in removed {
             self.tables.remove_cidr(prefix);
@@ -218,7 +218,7 @@ impl Compiler {
 
     /// Divides pods into parts by what selectors and named ports have come and gone, and what labels of namespaces have
     /// changed. Gives the parts that are what they were but for their signature.
-    fn divide(&mut self) -> BTreeSet<PartNo> {
+    fn divide(&mut self) -> BTreeSet<PartId> {
         // Identities of those know already that a selector went.
         let mut moved = std::mem::take(&mut self.divided).moved;
         let mut signed = BTreeSet::new();
@@ -241,7 +241,7 @@ impl Compiler {
         for namespace in std::mem::take(&mut self.dirty_namespaces) {
             signed.extend(self.kinds.in_namespace(&namespace));
         }
-        let sign = |no: KindNo| {
+        let sign = |no: KindId| {
             let what = &self.kinds.get(no)?.what;
             let signature = Signature {
                 matched: self.selectors.of_kind(what, &self.namespaces),
@@ -258,7 +258,7 @@ impl Compiler {
     }
 
     /// Notes on both sides that a selector selects an identity.
-    fn select(&mut self, selector: SelectorNo, member: IdentityNo) {
+    fn select(&mut self, selector: SelectorId, member: IdentityId) {
         if let Some(identity) = self.identities.get_mut(member)
             && let Err(at) = identity.matched.binary_search(&selector)
         {
@@ -271,7 +271,7 @@ impl Compiler {
 
     /// Finds the selectors of new identities and of those of renamed parts, and the identities of new selectors of
     /// addresses; makes the cells that this touches anew.
-    fn reselect(&mut self, renamed: &BTreeSet<PartNo>) {
+    fn reselect(&mut self, renamed: &BTreeSet<PartId>) {
         for no in self.identities.take_fresh() {
             self.reselect_identity(no);
         }
@@ -287,7 +287,7 @@ impl Compiler {
         }
     }
 
-    fn reselect_identity(&mut self, no: IdentityNo) {
+    fn reselect_identity(&mut self, no: IdentityId) {
         let Some(identity) = self.identities.get(no) else {
             return;
         };
@@ -300,8 +300,8 @@ impl Compiler {
         if matching == identity.matched && same_ports {
             return;
         }
-        let before: BTreeSet<SelectorNo> = identity.matched.iter().copied().collect();
-        let after: BTreeSet<SelectorNo> = matching.iter().copied().collect();
+        let before: BTreeSet<SelectorId> = identity.matched.iter().copied().collect();
+        let after: BTreeSet<SelectorId> = matching.iter().copied().collect();
         let born = identity.born;
         if let Some(identity) = self.identities.get_mut(no) {
             (identity.matched, identity.ports) = (matching, ports);
@@ -363,7 +363,7 @@ impl Compiler {
     }
 
     /// Raises generations where policy refuses what it allowed, and writes the endpoints that changed.
-    fn settle_endpoints(&mut self, regrouped: &BTreeSet<EndpointNo>) {
+    fn settle_endpoints(&mut self, regrouped: &BTreeSet<EndpointId>) {
         let mut reach = Reach {
             moves: &self.moves,
             identities: &self.identities,
@@ -422,20 +422,20 @@ impl Compiler {
             addresses,
             mac,
             port,
-            worker: WorkerNo(0),
+            worker: WorkerId(0),
             mtu: config.uplink.direct,
             name: name.into(),
             policy: None,
         };
         let host = write(
-            EndpointNo::HOST,
+            EndpointId::HOST,
             config.host.addresses.clone(),
             config.host.mac,
             config.host_port,
             "host",
         );
         let uplink = write(
-            EndpointNo::UPLINK,
+            EndpointId::UPLINK,
             arrayvec::ArrayVec::new(),
             config.uplink_mac,
             config.uplink_port,

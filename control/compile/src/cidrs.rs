@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use heddle_tables::{IdentityNo, Prefix};
+use heddle_tables::{IdentityId, Prefix};
 use heddle_wire::Ip;
 use ipnet::IpNet;
 
@@ -20,7 +20,7 @@ pub(crate) fn prefix(net: IpNet) -> Option<Prefix> {
 #[derive(Debug, Default)]
 pub(crate) struct Cidrs {
     wanted: HashMap<Prefix, u32>,
-    live: HashMap<Prefix, IdentityNo>,
+    live: HashMap<Prefix, IdentityId>,
     /// How many live prefixes there are of each (family, length): IPv4 is `true`.
     lengths: BTreeMap<(bool, u8), u32>,
     touched: BTreeSet<Prefix>,
@@ -57,13 +57,13 @@ impl Cidrs {
     }
 
     /// Makes a prefix live, with the identity of its outside addresses.
-    pub(crate) fn add(&mut self, prefix: Prefix, identity: IdentityNo) {
+    pub(crate) fn add(&mut self, prefix: Prefix, identity: IdentityId) {
         self.live.insert(prefix, identity);
         *self.lengths.entry((prefix.is_v4(), prefix.len())).or_default() += 1;
     }
 
     /// Takes a live prefix out.
-    pub(crate) fn remove(&mut self, prefix: Prefix) -> Option<IdentityNo> {
+    pub(crate) fn remove(&mut self, prefix: Prefix) -> Option<IdentityId> {
         let identity = self.live.remove(&prefix)?;
         let length = (prefix.is_v4(), prefix.len());
         if let Some(count) = self.lengths.get_mut(&length) {
@@ -76,7 +76,7 @@ impl Cidrs {
     }
 
     /// The live prefixes that cover `inner`, itself included, the longest first.
-    pub(crate) fn covering(&self, inner: Prefix) -> impl Iterator<Item = (Prefix, IdentityNo)> {
+    pub(crate) fn covering(&self, inner: Prefix) -> impl Iterator<Item = (Prefix, IdentityId)> {
         let v4 = inner.is_v4();
         let lengths = self.lengths.range((v4, 0)..=(v4, inner.len())).rev();
         lengths.filter_map(move |((_, len), _)| {
@@ -91,9 +91,9 @@ impl Cidrs {
     }
 
     /// The identity of outside addresses that no prefix longer than `inner` covers.
-    pub(crate) fn outside(&self, inner: Prefix) -> IdentityNo {
+    pub(crate) fn outside(&self, inner: Prefix) -> IdentityId {
         self.covering(inner)
             .next()
-            .map_or(IdentityNo::OUTSIDE, |(_, identity)| identity)
+            .map_or(IdentityId::OUTSIDE, |(_, identity)| identity)
     }
 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use heddle_model::{Labels, Node, ObjectKey, Pod};
-use heddle_port::PortNo;
+use heddle_port::PortId;
 use heddle_tables::{
-    Backend, EndpointNo, FrontendKey, HostPort, Masquerade, NodeNo, Prefix, Snapshot, SnapshotBuilder, WorkerNo,
+    Backend, EndpointId, FrontendKey, HostPort, Masquerade, NodeId, Prefix, Snapshot, SnapshotBuilder, WorkerId,
 };
 use heddle_wire::Ip;
 
@@ -17,7 +17,7 @@ use crate::config::{NodeConfig, UplinkMtu};
 use crate::generations::{Generations, Moves};
 use crate::groups::Groups;
 use crate::identities::Identities;
-use crate::kinds::{Divided, KindNo, Kinds};
+use crate::kinds::{Divided, KindId, Kinds};
 use crate::nodes::Nodes;
 use crate::policies::Policies;
 use crate::relevance::Relevance;
@@ -39,8 +39,8 @@ pub struct Compiler {
     pub(crate) pods: foldhash::HashMap<ObjectKey, KnownPod>,
     pub(crate) namespaces: foldhash::HashMap<Arc<str>, Labels>,
     pub(crate) policies: Policies,
-    pub(crate) attached: BTreeMap<EndpointNo, Attached>,
-    pub(crate) attachments_of: HashMap<ObjectKey, BTreeSet<EndpointNo>>,
+    pub(crate) attached: BTreeMap<EndpointId, Attached>,
+    pub(crate) attachments_of: HashMap<ObjectKey, BTreeSet<EndpointId>>,
 
     pub(crate) addresses: AddressBook,
     pub(crate) relevance: Relevance,
@@ -68,7 +68,7 @@ pub struct Compiler {
     /// What selectors that went did to parts.
     pub(crate) divided: Divided,
     /// Endpoints whose policies must be looked up anew.
-    pub(crate) dirty_endpoints: BTreeSet<EndpointNo>,
+    pub(crate) dirty_endpoints: BTreeSet<EndpointId>,
     /// Namespaces whose labels changed.
     pub(crate) dirty_namespaces: BTreeSet<Arc<str>>,
 }
@@ -77,7 +77,7 @@ pub struct Compiler {
 #[derive(Debug)]
 pub(crate) struct KnownPod {
     pub(crate) pod: Arc<Pod>,
-    pub(crate) kind: KindNo,
+    pub(crate) kind: KindId,
 }
 
 /// A backend that a frontend does not have any more: the flow table's sweep looks for its connections.
@@ -99,15 +99,15 @@ pub struct BuildResult {
     /// Pages that were copied for it.
     pub pages_copied: u64,
     /// The attachments whose policy is compiled in this snapshot.
-    pub ready: Vec<EndpointNo>,
+    pub ready: Vec<EndpointId>,
     /// The endpoints whose generation was raised.
-    pub raised: Vec<EndpointNo>,
+    pub raised: Vec<EndpointId>,
     /// Backends that frontends lost since the build before.
     pub removed_backends: Vec<RemovedBackend>,
     /// Whether an address and port became a Service's since the build before: connections to it from before go elsewhere.
     pub new_frontends: bool,
     /// Numbers that were given to nodes since the build before, to be kept in the state directory.
-    pub node_numbers: Vec<(Arc<str>, NodeNo)>,
+    pub node_numbers: Vec<(Arc<str>, NodeId)>,
 }
 
 impl Compiler {
@@ -179,7 +179,7 @@ impl Compiler {
     }
 
     /// Takes an attachment away.
-    pub fn detach(&mut self, no: EndpointNo) {
+    pub fn detach(&mut self, no: EndpointId) {
         let Some(gone) = self.attached.remove(&no) else { return };
         for addr in &gone.attachment.addresses {
             self.addresses.claim(*addr, |claims| {
@@ -208,7 +208,7 @@ impl Compiler {
     }
 
     /// Says which port and worker an attachment has now. Live flows stay: they name the endpoint, not the port.
-    pub fn set_attachment_port(&mut self, no: EndpointNo, port: PortNo, worker: WorkerNo) {
+    pub fn set_attachment_port(&mut self, no: EndpointId, port: PortId, worker: WorkerId) {
         if let Some(attached) = self.attached.get_mut(&no) {
             attached.attachment.port = port;
             attached.attachment.worker = worker;
@@ -229,7 +229,7 @@ impl Compiler {
             return false;
         }
         self.config.uplink = uplink;
-        self.generations.raise(EndpointNo::HOST);
+        self.generations.raise(EndpointId::HOST);
         self.settle_host();
         true
     }
@@ -248,7 +248,7 @@ impl Compiler {
     /// The local pods whose status names other addresses than their attachments have.
     #[must_use]
     pub fn address_differences(&self) -> Vec<AddressDifference> {
-        let difference = |(key, numbers): (&ObjectKey, &BTreeSet<EndpointNo>)| {
+        let difference = |(key, numbers): (&ObjectKey, &BTreeSet<EndpointId>)| {
             let pod = &self.pods.get(key)?.pod;
             let status: BTreeSet<Ip> = pod.own_ips().iter().map(|ip| Ip::from(*ip)).collect();
             let attachments = numbers.iter().filter_map(|no| self.attached.get(no));

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use heddle_port::PortNo;
-use heddle_tables::{HostPort, Masquerade, NodeNo, Prefix};
+use heddle_port::PortId;
+use heddle_tables::{HostPort, Masquerade, NodeId, Prefix};
 use heddle_wire::MacAddr;
 
 /// What fits the way out of the node. 0: not known, and not bounded.
@@ -41,11 +41,11 @@ pub struct NodeConfig {
     /// The host port.
     pub host: HostPort,
     /// The first of the host's ports.
-    pub host_port: PortNo,
+    pub host_port: PortId,
     /// The MAC of the NIC.
     pub uplink_mac: MacAddr,
     /// The first of the NIC's ports.
-    pub uplink_port: PortNo,
+    pub uplink_port: PortId,
     /// To what heddle masquerades.
     pub masquerade: Masquerade,
     /// The MTU of attachments that name none; 0: not known.
@@ -57,7 +57,7 @@ pub struct NodeConfig {
     /// Whether `spec.externalIPs` of Services are served: whoever may write a Service takes over any address by them.
     pub external_ips: bool,
     /// The numbers that other nodes have had before. New nodes get numbers that are free here.
-    pub node_numbers: BTreeMap<Arc<str>, NodeNo>,
+    pub node_numbers: BTreeMap<Arc<str>, NodeId>,
 }
 
 impl NodeConfig {
@@ -67,9 +67,9 @@ impl NodeConfig {
         Self {
             name: name.into(),
             host: HostPort::default(),
-            host_port: PortNo(0),
+            host_port: PortId(0),
             uplink_mac: MacAddr::default(),
-            uplink_port: PortNo(0),
+            uplink_port: PortId(0),
             masquerade: Masquerade::default(),
             local_mtu: 0,
             uplink: UplinkMtu::default(),

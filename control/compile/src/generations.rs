@@ -6,25 +6,25 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use heddle_tables::{Direction, EndpointNo, EndpointPolicy, Generation, IdentityNo, Place};
+use heddle_tables::{Direction, EndpointId, EndpointPolicy, Generation, IdentityId, Place};
 
 use crate::identities::Identities;
 
 /// The generation of each endpoint number, kept when the endpoint goes.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
-    now: BTreeMap<EndpointNo, Generation>,
-    raised: BTreeSet<EndpointNo>,
+    now: BTreeMap<EndpointId, Generation>,
+    raised: BTreeSet<EndpointId>,
 }
 
 impl Generations {
     /// The generation of a number.
-    pub(crate) fn get(&self, no: EndpointNo) -> Generation {
+    pub(crate) fn get(&self, no: EndpointId) -> Generation {
         self.now.get(&no).copied().unwrap_or_default()
     }
 
     /// Raises a generation, once a build.
-    pub(crate) fn raise(&mut self, no: EndpointNo) {
+    pub(crate) fn raise(&mut self, no: EndpointId) {
         if self.raised.insert(no) {
             let generation = self.now.entry(no).or_default();
             *generation = generation.next();
@@ -34,15 +34,15 @@ impl Generations {
     /// Traffic that went to such a place goes elsewhere from now on.
     pub(crate) fn rerouted(&mut self, from: Place) {
         match from {
-            Place::Host | Place::Outside => self.raise(EndpointNo::HOST),
-            Place::Node(_) | Place::RemoteHost(_) => self.raise(EndpointNo::UPLINK),
+            Place::Host | Place::Outside => self.raise(EndpointId::HOST),
+            Place::Node(_) | Place::RemoteHost(_) => self.raise(EndpointId::UPLINK),
             // An endpoint's own number is raised when it goes; nothing flows to nowhere.
             Place::Local(_) | Place::Unreachable => {}
         }
     }
 
     /// The numbers that were raised since the last call.
-    pub(crate) fn take_raised(&mut self) -> BTreeSet<EndpointNo> {
+    pub(crate) fn take_raised(&mut self) -> BTreeSet<EndpointId> {
         std::mem::take(&mut self.raised)
     }
 }
@@ -51,19 +51,19 @@ impl Generations {
 #[derive(Debug, Default)]
 pub(crate) struct Moves {
     /// Pairs between which every policy may differ.
-    apart: HashSet<(IdentityNo, IdentityNo)>,
+    apart: HashSet<(IdentityId, IdentityId)>,
     /// Pairs of identities that the same selectors select: only policies with other rules than before may differ.
-    alike: HashSet<(IdentityNo, IdentityNo)>,
+    alike: HashSet<(IdentityId, IdentityId)>,
 }
 
 impl Moves {
     /// The answers for an identity may have changed.
-    pub(crate) fn note_changed(&mut self, identity: IdentityNo) {
+    pub(crate) fn note_changed(&mut self, identity: IdentityId) {
         self.apart.insert((identity, identity));
     }
 
     /// Addresses moved from one identity to another. To be told after all [changes](Self::note_changed).
-    pub(crate) fn note(&mut self, before: IdentityNo, after: IdentityNo, identities: &Identities) {
+    pub(crate) fn note(&mut self, before: IdentityId, after: IdentityId, identities: &Identities) {
         let alike = !self.apart.contains(&(before, before))
             && match (identities.get(before), identities.get(after)) {
                 (Some(a), Some(b)) => a.matched == b.matched && a.ports() == b.ports(),
@@ -96,14 +96,14 @@ impl Reach<'_> {
         if let Some(known) = self.asked.get(&key) {
             return *known;
         }
-        let differs = |(a, b): (IdentityNo, IdentityNo)| {
+        let differs = |(a, b): (IdentityId, IdentityId)| {
             Direction::BOTH
                 .iter()
                 .any(|d| !before.side(*d).is_kept(a, after.side(*d), b))
         };
         let differs_in = |d: &Direction| {
             let (before, after) = (before.side(*d), after.side(*d));
-            let differs = |no: IdentityNo| !before.is_kept(no, after, no);
+            let differs = |no: IdentityId| !before.is_kept(no, after, no);
             match before.apart(after) {
                 Some(mut apart) => apart.any(|no| self.identities.is_older(no, self.build) && differs(no)),
                 None => self.identities.older_than(self.build).any(differs),

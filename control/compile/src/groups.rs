@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 use heddle_model::{PolicyPorts, Protocol};
-use heddle_tables::{Answer, Direction, EndpointPolicy, IdentityNo, PolicySideBuilder, RuleNo};
+use heddle_tables::{Answer, Direction, EndpointPolicy, IdentityId, PolicySideBuilder, RuleId};
 
 use crate::identities::{Identities, Identity};
 use crate::policies::{Active, PolicyId, Rule, Tier};
 use crate::said::Said;
-use crate::selectors::{SelectorNo, Selectors};
+use crate::selectors::{SelectorId, Selectors};
 
 /// The number of a group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct GroupNo(u32);
+pub(crate) struct GroupId(u32);
 
 /// A named port: name, protocol, number.
 pub(crate) type NamedPort = (Arc<str>, Protocol, u16);
 
 /// Identities whose cells are made already, by the rules that they were made of.
-type Alike = HashMap<Vec<Ranked>, IdentityNo>;
+type Alike = HashMap<Vec<Ranked>, IdentityId>;
 
 /// A rule of a group: the slot of its policy, and its place within.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +47,7 @@ struct Side {
     builder: PolicySideBuilder,
     /// A network policy has the last word.
     isolates: bool,
-    by_selector: HashMap<SelectorNo, Vec<RuleAt>>,
+    by_selector: HashMap<SelectorId, Vec<RuleAt>>,
     everyone: Vec<RuleAt>,
 }
 
@@ -92,7 +92,7 @@ impl Group {
 
     /// Takes these policies in place of those that it has; gives the selectors that only those named that went, or that those
     /// that came name again.
-    fn replace(&mut self, active: Vec<Arc<Active>>) -> Vec<(SelectorNo, Direction)> {
+    fn replace(&mut self, active: Vec<Arc<Active>>) -> Vec<(SelectorId, Direction)> {
         let mut stays: HashMap<*const Active, usize> = HashMap::default();
         let mut gone = Vec::new();
         let new: HashSet<*const Active> = active.iter().map(Arc::as_ptr).collect();
@@ -155,7 +155,7 @@ impl Group {
     }
 
     /// The selectors that its rules have in one direction.
-    fn selectors(&self, direction: Direction) -> impl Iterator<Item = SelectorNo> {
+    fn selectors(&self, direction: Direction) -> impl Iterator<Item = SelectorId> {
         self.side(direction).by_selector.keys().copied()
     }
 
@@ -166,7 +166,7 @@ impl Group {
 
     /// Makes the cell of an identity anew. `None`: the identity is gone. `alike` are identities whose cells are made, by
     /// the rules that they were made of.
-    fn refresh(&mut self, direction: Direction, no: IdentityNo, identity: Option<&Identity>, alike: &mut Alike) {
+    fn refresh(&mut self, direction: Direction, no: IdentityId, identity: Option<&Identity>, alike: &mut Alike) {
         let side = self.side(direction);
         let own = identity
             .into_iter()
@@ -238,12 +238,12 @@ impl Group {
 }
 
 /// The default denial of the first policy that isolates.
-fn default_of(direction: Direction, active: &[Arc<Active>]) -> Option<RuleNo> {
+fn default_of(direction: Direction, active: &[Arc<Active>]) -> Option<RuleId> {
     active.iter().find_map(|a| a.sides[direction.index()].default)
 }
 
 impl Side {
-    fn new(default: Option<RuleNo>) -> Self {
+    fn new(default: Option<RuleId>) -> Self {
         Self {
             builder: default.map_or_else(PolicySideBuilder::open, PolicySideBuilder::isolated),
             isolates: default.is_some(),
@@ -274,7 +274,7 @@ impl Side {
     }
 
     /// Gives the selectors that no rule has any more.
-    fn remove(&mut self, slot: usize, policy: &Active, direction: Direction) -> Vec<SelectorNo> {
+    fn remove(&mut self, slot: usize, policy: &Active, direction: Direction) -> Vec<SelectorId> {
         let mut unused = Vec::new();
         for selector in self.counting(policy, direction).iter().flat_map(|rule| &rule.peers) {
             let Some(rules) = self.by_selector.get_mut(selector) else {
@@ -295,9 +295,9 @@ impl Side {
 #[derive(Debug)]
 struct Exchange {
     /// The selectors of policies that came.
-    came: BTreeSet<SelectorNo>,
+    came: BTreeSet<SelectorId>,
     /// Whom the policies that went selected.
-    touched: BTreeSet<IdentityNo>,
+    touched: BTreeSet<IdentityId>,
 }
 
 impl Exchange {
@@ -325,10 +325,10 @@ impl Exchange {
 }
 
 /// Whom the rules of `policies` speak of, but for those that `others` have too; `None`: of everyone.
-fn peers_of(direction: Direction, policies: &[Arc<Active>], others: &[Arc<Active>]) -> Option<BTreeSet<SelectorNo>> {
+fn peers_of(direction: Direction, policies: &[Arc<Active>], others: &[Arc<Active>]) -> Option<BTreeSet<SelectorId>> {
     // Network policies are asked by name, and a rule's number stands for its policy's name and its own place.
     let namespaced = others.iter().filter(|active| active.tier == Tier::Namespaced);
-    let known: HashMap<RuleNo, &Rule> = namespaced
+    let known: HashMap<RuleId, &Rule> = namespaced
         .flat_map(|active| &active.sides[direction.index()].rules)
         .map(|rule| (rule.number, rule))
         .collect();
@@ -349,19 +349,19 @@ fn peers_of(direction: Direction, policies: &[Arc<Active>], others: &[Arc<Active
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
     slots: Vec<Option<Group>>,
-    known: HashMap<GroupKey, GroupNo>,
-    free: Vec<GroupNo>,
+    known: HashMap<GroupKey, GroupId>,
+    free: Vec<GroupId>,
     /// Groups whose cells are to be made: all, or those that an exchange names.
-    fresh: Vec<(GroupNo, [Option<Exchange>; 2])>,
-    touched: BTreeSet<GroupNo>,
+    fresh: Vec<(GroupId, [Option<Exchange>; 2])>,
+    touched: BTreeSet<GroupId>,
 }
 
 impl Groups {
-    pub(crate) fn get(&self, no: GroupNo) -> Option<&Group> {
+    pub(crate) fn get(&self, no: GroupId) -> Option<&Group> {
         self.slots.get(no.0 as usize)?.as_ref()
     }
 
-    fn get_mut(&mut self, no: GroupNo) -> Option<&mut Group> {
+    fn get_mut(&mut self, no: GroupId) -> Option<&mut Group> {
         self.slots.get_mut(no.0 as usize)?.as_mut()
     }
 
@@ -371,17 +371,17 @@ impl Groups {
     }
 
     /// The group of a key, used once more.
-    pub(crate) fn reuse(&mut self, key: &GroupKey) -> Option<GroupNo> {
+    pub(crate) fn reuse(&mut self, key: &GroupKey) -> Option<GroupId> {
         let no = *self.known.get(key)?;
         self.get_mut(no)?.uses += 1;
         Some(no)
     }
 
     /// Makes a group, used once. Its cells are made by [`fill`](Self::fill).
-    pub(crate) fn create(&mut self, key: GroupKey, active: Vec<Arc<Active>>, selectors: &mut Selectors) -> GroupNo {
+    pub(crate) fn create(&mut self, key: GroupKey, active: Vec<Arc<Active>>, selectors: &mut Selectors) -> GroupId {
         let mut group = Group::new(key.clone(), active);
         group.uses = 1;
-        let no = self.free.pop().unwrap_or(GroupNo(self.slots.len() as u32));
+        let no = self.free.pop().unwrap_or(GroupId(self.slots.len() as u32));
         for direction in Direction::BOTH {
             for selector in group.selectors(direction) {
                 if let Some(selector) = selectors.get_mut(selector) {
@@ -404,7 +404,7 @@ impl Groups {
     /// `None` where a new group is to be made.
     pub(crate) fn adapt(
         &mut self,
-        no: GroupNo,
+        no: GroupId,
         key: &GroupKey,
         active: &[Arc<Active>],
         selectors: &mut Selectors,
@@ -441,7 +441,7 @@ impl Groups {
     }
 
     /// A group is used once less; the last use takes it away and gives back the policies that it was made of.
-    pub(crate) fn release(&mut self, no: GroupNo, selectors: &mut Selectors) -> Vec<PolicyId> {
+    pub(crate) fn release(&mut self, no: GroupId, selectors: &mut Selectors) -> Vec<PolicyId> {
         let Some(group) = self.get_mut(no) else {
             return Vec::new();
         };
@@ -471,7 +471,7 @@ impl Groups {
             let Some(group) = self.get_mut(no) else { continue };
             for (direction, exchange) in Direction::BOTH.into_iter().zip(exchanges) {
                 let of = |s| selectors.get(s).into_iter().flat_map(|s| s.members.iter().copied());
-                let members: BTreeSet<IdentityNo> = match exchange {
+                let members: BTreeSet<IdentityId> = match exchange {
                     Some(other) => other.came.into_iter().flat_map(of).chain(other.touched).collect(),
                     None => group.selectors(direction).flat_map(of).collect(),
                 };
@@ -484,7 +484,7 @@ impl Groups {
     }
 
     /// Makes one cell anew in one direction of a group.
-    pub(crate) fn refresh(&mut self, no: GroupNo, direction: Direction, who: IdentityNo, identity: Option<&Identity>) {
+    pub(crate) fn refresh(&mut self, no: GroupId, direction: Direction, who: IdentityId, identity: Option<&Identity>) {
         if let Some(group) = self.get_mut(no) {
             group.refresh(direction, who, identity, &mut Alike::default());
             self.touched.insert(no);

@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashMapExt};
 use heddle_model::Labels;
-use heddle_tables::{IdentityNo, Prefix};
+use heddle_tables::{IdentityId, Prefix};
 
 use crate::groups::NamedPort;
-use crate::kinds::{PartNo, Signature};
-use crate::selectors::SelectorNo;
+use crate::kinds::{PartId, Signature};
+use crate::selectors::SelectorId;
 
 /// What an identity is the class of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Class {
     /// What policy can tell of the pod, where it is one's address.
-    pub(crate) part: Option<PartNo>,
+    pub(crate) part: Option<PartId>,
     /// Those of a node's labels that policies speak of, where it is one's address and they speak of nodes at all.
     pub(crate) node: Option<Labels>,
     /// The longest policy CIDR that covers the address.
@@ -27,7 +27,7 @@ pub(crate) struct Class {
 pub(crate) struct Identity {
     pub(crate) class: Class,
     /// The selectors that select it, sorted.
-    pub(crate) matched: Vec<SelectorNo>,
+    pub(crate) matched: Vec<SelectorId>,
     /// The named ports of its pods that policies speak of.
     pub(crate) ports: Arc<[NamedPort]>,
     /// The build in which it was made.
@@ -46,17 +46,17 @@ impl Identity {
 #[derive(Debug)]
 pub(crate) struct Identities {
     slots: Vec<Option<Identity>>,
-    known: HashMap<Class, IdentityNo>,
-    free: Vec<IdentityNo>,
-    by_part: HashMap<PartNo, BTreeSet<IdentityNo>>,
-    by_cidr: BTreeMap<Prefix, BTreeSet<IdentityNo>>,
-    of_nodes: BTreeSet<IdentityNo>,
-    fresh: Vec<IdentityNo>,
-    unused: BTreeSet<IdentityNo>,
+    known: HashMap<Class, IdentityId>,
+    free: Vec<IdentityId>,
+    by_part: HashMap<PartId, BTreeSet<IdentityId>>,
+    by_cidr: BTreeMap<Prefix, BTreeSet<IdentityId>>,
+    of_nodes: BTreeSet<IdentityId>,
+    fresh: Vec<IdentityId>,
+    unused: BTreeSet<IdentityId>,
 }
 
 impl Default for Identities {
-    /// With [`IdentityNo::OUTSIDE`], which always exists.
+    /// With [`IdentityId::OUTSIDE`], which always exists.
     fn default() -> Self {
         let outside = Identity {
             class: Class::default(),
@@ -66,7 +66,7 @@ impl Default for Identities {
             uses: 1,
         };
         let mut known = HashMap::new();
-        known.insert(Class::default(), IdentityNo::OUTSIDE);
+        known.insert(Class::default(), IdentityId::OUTSIDE);
         Self {
             slots: vec![Some(outside)],
             known,
@@ -81,11 +81,11 @@ impl Default for Identities {
 }
 
 impl Identities {
-    pub(crate) fn get(&self, no: IdentityNo) -> Option<&Identity> {
+    pub(crate) fn get(&self, no: IdentityId) -> Option<&Identity> {
         self.slots.get(no.index())?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, no: IdentityNo) -> Option<&mut Identity> {
+    pub(crate) fn get_mut(&mut self, no: IdentityId) -> Option<&mut Identity> {
         self.slots.get_mut(no.index())?.as_mut()
     }
 
@@ -95,18 +95,18 @@ impl Identities {
     }
 
     /// Whether it was there before that build, and still is.
-    pub(crate) fn is_older(&self, no: IdentityNo, build: u64) -> bool {
+    pub(crate) fn is_older(&self, no: IdentityId, build: u64) -> bool {
         self.get(no).is_some_and(|i| i.born < build && i.uses > 0)
     }
 
     /// The identities that were there before that build, and still are.
-    pub(crate) fn older_than(&self, build: u64) -> impl Iterator<Item = IdentityNo> {
-        let all = (0u32..).zip(&self.slots).map(|(no, _)| IdentityNo(no));
+    pub(crate) fn older_than(&self, build: u64) -> impl Iterator<Item = IdentityId> {
+        let all = (0u32..).zip(&self.slots).map(|(no, _)| IdentityId(no));
         all.filter(move |no| self.is_older(*no, build))
     }
 
     /// The identity of a class, used once more. `signature` is that of the class's part.
-    pub(crate) fn acquire(&mut self, class: Class, signature: Option<&Signature>, build: u64) -> IdentityNo {
+    pub(crate) fn acquire(&mut self, class: Class, signature: Option<&Signature>, build: u64) -> IdentityId {
         if let Some(no) = self.known.get(&class) {
             let no = *no;
             if let Some(identity) = self.get_mut(no) {
@@ -131,7 +131,7 @@ impl Identities {
             }
             None => {
                 self.slots.push(Some(identity));
-                IdentityNo(self.slots.len() as u32 - 1)
+                IdentityId(self.slots.len() as u32 - 1)
             }
         };
         self.index(&class, |set| {
@@ -143,7 +143,7 @@ impl Identities {
     }
 
     /// An identity is used once less. One that nobody uses goes with [`purge`](Self::purge).
-    pub(crate) fn release(&mut self, no: IdentityNo) {
+    pub(crate) fn release(&mut self, no: IdentityId) {
         if let Some(identity) = self.get_mut(no) {
             identity.uses -= 1;
             if identity.uses == 0 {
@@ -153,12 +153,12 @@ impl Identities {
     }
 
     /// Those that were made since the last call and are still used.
-    pub(crate) fn take_fresh(&mut self) -> Vec<IdentityNo> {
+    pub(crate) fn take_fresh(&mut self) -> Vec<IdentityId> {
         std::mem::take(&mut self.fresh)
     }
 
     /// Those that nobody uses now.
-    pub(crate) fn unused(&self) -> Vec<IdentityNo> {
+    pub(crate) fn unused(&self) -> Vec<IdentityId> {
         self.unused.iter().copied().collect()
     }
 
@@ -175,7 +175,7 @@ impl Identities {
         }
     }
 
-    fn index(&mut self, class: &Class, edit: impl Fn(&mut BTreeSet<IdentityNo>)) {
+    fn index(&mut self, class: &Class, edit: impl Fn(&mut BTreeSet<IdentityId>)) {
         if let Some(part) = class.part {
             let set = self.by_part.entry(part).or_default();
             edit(set);
@@ -196,17 +196,17 @@ impl Identities {
     }
 
     /// Identities of pods of a part.
-    pub(crate) fn of_part(&self, part: PartNo) -> impl Iterator<Item = IdentityNo> {
+    pub(crate) fn of_part(&self, part: PartId) -> impl Iterator<Item = IdentityId> {
         self.by_part.get(&part).into_iter().flatten().copied()
     }
 
     /// Identities of nodes' addresses, while policies speak of nodes.
-    pub(crate) fn of_nodes(&self) -> impl Iterator<Item = IdentityNo> {
+    pub(crate) fn of_nodes(&self) -> impl Iterator<Item = IdentityId> {
         self.of_nodes.iter().copied()
     }
 
     /// Identities of all addresses whose longest policy CIDR lies in `prefix`.
-    pub(crate) fn in_cidr(&self, prefix: Prefix) -> impl Iterator<Item = IdentityNo> {
+    pub(crate) fn in_cidr(&self, prefix: Prefix) -> impl Iterator<Item = IdentityId> {
         let last = prefix.last();
         let near = self
             .by_cidr

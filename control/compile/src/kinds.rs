@@ -16,15 +16,15 @@ use heddle_model::{Labels, Pod};
 use heddle_wire::Ip;
 
 use crate::groups::NamedPort;
-use crate::selectors::SelectorNo;
+use crate::selectors::SelectorId;
 
 /// The number of a kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct KindNo(u32);
+pub(crate) struct KindId(u32);
 
 /// The number of a part.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct PartNo(u32);
+pub(crate) struct PartId(u32);
 
 /// What makes pods equal for every policy that can be.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -54,7 +54,7 @@ impl PodKind {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
 pub(crate) struct Signature {
     /// The selectors of pods that select it, sorted.
-    pub(crate) matched: Vec<SelectorNo>,
+    pub(crate) matched: Vec<SelectorId>,
     /// Those of its named ports that policies speak of.
     pub(crate) ports: Arc<[NamedPort]>,
 }
@@ -63,7 +63,7 @@ pub(crate) struct Signature {
 #[derive(Debug)]
 pub(crate) struct Kind {
     pub(crate) what: Arc<PodKind>,
-    pub(crate) part: PartNo,
+    pub(crate) part: PartId,
     /// The addresses that have an identity by it.
     addresses: BTreeSet<Ip>,
     /// Pods and attachments.
@@ -73,35 +73,35 @@ pub(crate) struct Kind {
 #[derive(Debug)]
 struct Part {
     signature: Arc<Signature>,
-    kinds: BTreeSet<KindNo>,
+    kinds: BTreeSet<KindId>,
 }
 
 /// What new signatures did.
 #[derive(Debug, Default)]
 pub(crate) struct Divided {
     /// Parts that have another signature and the same kinds.
-    pub(crate) renamed: Vec<PartNo>,
+    pub(crate) renamed: Vec<PartId>,
     /// Addresses whose kind is in another part now.
     pub(crate) moved: Vec<Ip>,
 }
 
-type Index<K> = HashMap<K, BTreeSet<KindNo>>;
+type Index<K> = HashMap<K, BTreeSet<KindId>>;
 
 /// All kinds and parts.
 #[derive(Debug, Default)]
 pub(crate) struct Kinds {
     slots: Vec<Option<Kind>>,
-    known: HashMap<Arc<PodKind>, KindNo>,
-    free: Vec<KindNo>,
-    unused: BTreeSet<KindNo>,
+    known: HashMap<Arc<PodKind>, KindId>,
+    free: Vec<KindId>,
+    unused: BTreeSet<KindId>,
     by_namespace: Index<Arc<str>>,
     by_label: Index<(Arc<str>, Arc<str>)>,
     by_port: Index<Arc<str>>,
     parts: Vec<Option<Part>>,
-    by_signature: HashMap<Arc<Signature>, PartNo>,
-    by_selector: HashMap<SelectorNo, BTreeSet<PartNo>>,
-    free_parts: Vec<PartNo>,
-    empty_parts: Vec<PartNo>,
+    by_signature: HashMap<Arc<Signature>, PartId>,
+    by_selector: HashMap<SelectorId, BTreeSet<PartId>>,
+    free_parts: Vec<PartId>,
+    empty_parts: Vec<PartId>,
 }
 
 impl Divided {
@@ -113,29 +113,29 @@ impl Divided {
 }
 
 impl Kinds {
-    pub(crate) fn get(&self, no: KindNo) -> Option<&Kind> {
+    pub(crate) fn get(&self, no: KindId) -> Option<&Kind> {
         self.slots.get(no.0 as usize)?.as_ref()
     }
 
-    fn get_mut(&mut self, no: KindNo) -> Option<&mut Kind> {
+    fn get_mut(&mut self, no: KindId) -> Option<&mut Kind> {
         self.slots.get_mut(no.0 as usize)?.as_mut()
     }
 
-    fn part(&self, no: PartNo) -> Option<&Part> {
+    fn part(&self, no: PartId) -> Option<&Part> {
         self.parts.get(no.0 as usize)?.as_ref()
     }
 
-    fn part_mut(&mut self, no: PartNo) -> Option<&mut Part> {
+    fn part_mut(&mut self, no: PartId) -> Option<&mut Part> {
         self.parts.get_mut(no.0 as usize)?.as_mut()
     }
 
     /// The signature of a part.
-    pub(crate) fn signature(&self, no: PartNo) -> Option<&Arc<Signature>> {
+    pub(crate) fn signature(&self, no: PartId) -> Option<&Arc<Signature>> {
         self.part(no).map(|part| &part.signature)
     }
 
     /// The number of a kind, used once more. A new one is signed.
-    pub(crate) fn acquire(&mut self, what: PodKind, sign: impl FnOnce(&PodKind) -> Signature) -> KindNo {
+    pub(crate) fn acquire(&mut self, what: PodKind, sign: impl FnOnce(&PodKind) -> Signature) -> KindId {
         if let Some(no) = self.known.get(&what) {
             let no = *no;
             if let Some(kind) = self.get_mut(no) {
@@ -144,7 +144,7 @@ impl Kinds {
             self.unused.remove(&no);
             return no;
         }
-        let no = self.free.pop().unwrap_or(KindNo(self.slots.len() as u32));
+        let no = self.free.pop().unwrap_or(KindId(self.slots.len() as u32));
         let part = self.part_of(sign(&what));
         let what = Arc::new(what);
         self.index(&what, |set| {
@@ -166,7 +166,7 @@ impl Kinds {
     }
 
     /// A known kind, used once more.
-    pub(crate) fn reuse(&mut self, no: KindNo) -> KindNo {
+    pub(crate) fn reuse(&mut self, no: KindId) -> KindId {
         if let Some(kind) = self.get_mut(no) {
             kind.uses += 1;
         }
@@ -174,7 +174,7 @@ impl Kinds {
     }
 
     /// A kind is used once less. One that nobody uses goes with [`purge`](Self::purge).
-    pub(crate) fn release(&mut self, no: KindNo) {
+    pub(crate) fn release(&mut self, no: KindId) {
         if let Some(kind) = self.get_mut(no) {
             kind.uses -= 1;
             if kind.uses == 0 {
@@ -184,7 +184,7 @@ impl Kinds {
     }
 
     /// An address has an identity by one kind after another.
-    pub(crate) fn settle(&mut self, addr: Ip, before: Option<KindNo>, after: Option<KindNo>) {
+    pub(crate) fn settle(&mut self, addr: Ip, before: Option<KindId>, after: Option<KindId>) {
         if before == after {
             return;
         }
@@ -215,7 +215,7 @@ impl Kinds {
         }
     }
 
-    fn index(&mut self, what: &PodKind, edit: impl Fn(&mut BTreeSet<KindNo>)) {
+    fn index(&mut self, what: &PodKind, edit: impl Fn(&mut BTreeSet<KindId>)) {
         edit_set(&mut self.by_namespace, Arc::clone(&what.namespace), &edit);
         for (key, value) in what.labels.iter() {
             edit_set(&mut self.by_label, (Arc::clone(key), Arc::clone(value)), &edit);
@@ -226,12 +226,12 @@ impl Kinds {
     }
 
     /// The kinds of a namespace.
-    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = KindNo> {
+    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = KindId> {
         self.by_namespace.get(namespace).into_iter().flatten().copied()
     }
 
     /// The kinds that have a label with that value.
-    pub(crate) fn with_label(&self, label: &(Arc<str>, Arc<str>)) -> impl Iterator<Item = KindNo> {
+    pub(crate) fn with_label(&self, label: &(Arc<str>, Arc<str>)) -> impl Iterator<Item = KindId> {
         self.by_label.get(label).into_iter().flatten().copied()
     }
 
@@ -246,7 +246,7 @@ impl Kinds {
     }
 
     /// The kinds that have a port of that name.
-    pub(crate) fn with_port(&self, name: &str) -> impl Iterator<Item = KindNo> {
+    pub(crate) fn with_port(&self, name: &str) -> impl Iterator<Item = KindId> {
         self.by_port.get(name).into_iter().flatten().copied()
     }
 
@@ -256,8 +256,8 @@ impl Kinds {
     }
 
     /// A selector that was not in use selects these kinds.
-    pub(crate) fn gain(&mut self, selector: SelectorNo, kinds: impl IntoIterator<Item = KindNo>) -> Divided {
-        let mut by_part: Vec<(PartNo, KindNo)> = kinds
+    pub(crate) fn gain(&mut self, selector: SelectorId, kinds: impl IntoIterator<Item = KindId>) -> Divided {
+        let mut by_part: Vec<(PartId, KindId)> = kinds
             .into_iter()
             .filter_map(|no| Some((self.get(no)?.part, no)))
             .collect();
@@ -268,7 +268,7 @@ impl Kinds {
             let Some((no, _)) = selected.first().copied() else {
                 continue;
             };
-            let selected: Vec<KindNo> = selected.iter().map(|(_, kind)| *kind).collect();
+            let selected: Vec<KindId> = selected.iter().map(|(_, kind)| *kind).collect();
             let Some(part) = self.part(no) else { continue };
             let before = Arc::clone(&part.signature);
             let Err(at) = before.matched.binary_search(&selector) else {
@@ -281,10 +281,10 @@ impl Kinds {
                     self.relocate(kind, no, &after, &mut divided.moved);
                 }
             } else {
-                let others: Vec<KindNo> = if selected.len() == part.kinds.len() {
+                let others: Vec<KindId> = if selected.len() == part.kinds.len() {
                     Vec::new()
                 } else {
-                    let other = |kind: &KindNo| selected.binary_search(kind).is_err();
+                    let other = |kind: &KindId| selected.binary_search(kind).is_err();
                     part.kinds.iter().copied().filter(other).collect()
                 };
                 self.rename(no, Arc::new(after));
@@ -298,14 +298,14 @@ impl Kinds {
     }
 
     /// A selector is in use no more.
-    pub(crate) fn lose(&mut self, selector: SelectorNo) -> Divided {
+    pub(crate) fn lose(&mut self, selector: SelectorId) -> Divided {
         let mut divided = Divided::default();
         for no in self.by_selector.remove(&selector).unwrap_or_default() {
             let Some(part) = self.part(no) else { continue };
             let mut after = Signature::clone(&part.signature);
             after.matched.retain(|s| *s != selector);
             let twin = self.by_signature.get(&after).copied();
-            let smaller = |twin: &PartNo| self.part(*twin).is_some_and(|twin| twin.kinds.len() < part.kinds.len());
+            let smaller = |twin: &PartId| self.part(*twin).is_some_and(|twin| twin.kinds.len() < part.kinds.len());
             match twin {
                 Some(twin) if !smaller(&twin) => {
                     for kind in part.kinds.clone() {
@@ -329,8 +329,8 @@ impl Kinds {
     }
 
     /// Gives kinds new signatures.
-    pub(crate) fn sign(&mut self, signed: impl IntoIterator<Item = (KindNo, Arc<Signature>)>) -> Divided {
-        let mut by_part: BTreeMap<PartNo, Vec<(KindNo, Arc<Signature>)>> = BTreeMap::new();
+    pub(crate) fn sign(&mut self, signed: impl IntoIterator<Item = (KindId, Arc<Signature>)>) -> Divided {
+        let mut by_part: BTreeMap<PartId, Vec<(KindId, Arc<Signature>)>> = BTreeMap::new();
         for (no, signature) in signed {
             if let Some(kind) = self.get(no) {
                 by_part.entry(kind.part).or_default().push((no, signature));
@@ -357,19 +357,19 @@ impl Kinds {
         divided
     }
 
-    fn rename(&mut self, no: PartNo, after: Arc<Signature>) {
+    fn rename(&mut self, no: PartId, after: Arc<Signature>) {
         let Some(part) = self.part_mut(no) else { return };
         let before = std::mem::replace(&mut part.signature, Arc::clone(&after));
         self.unsign(no, &before);
         self.enroll(no, after);
     }
 
-    fn relocate(&mut self, kind: KindNo, from: PartNo, signature: &Signature, moved: &mut Vec<Ip>) {
+    fn relocate(&mut self, kind: KindId, from: PartId, signature: &Signature, moved: &mut Vec<Ip>) {
         let to = self.part_of(Signature::clone(signature));
         self.transfer(kind, from, to, moved);
     }
 
-    fn transfer(&mut self, kind: KindNo, from: PartNo, to: PartNo, moved: &mut Vec<Ip>) {
+    fn transfer(&mut self, kind: KindId, from: PartId, to: PartId, moved: &mut Vec<Ip>) {
         if to == from {
             return;
         }
@@ -382,11 +382,11 @@ impl Kinds {
     }
 
     /// The part of a signature.
-    fn part_of(&mut self, signature: Signature) -> PartNo {
+    fn part_of(&mut self, signature: Signature) -> PartId {
         if let Some(no) = self.by_signature.get(&signature) {
             return *no;
         }
-        let no = self.free_parts.pop().unwrap_or(PartNo(self.parts.len() as u32));
+        let no = self.free_parts.pop().unwrap_or(PartId(self.parts.len() as u32));
         let signature = Arc::new(signature);
         let part = Part {
             signature: Arc::clone(&signature),
@@ -400,14 +400,14 @@ impl Kinds {
         no
     }
 
-    fn enroll(&mut self, no: PartNo, signature: Arc<Signature>) {
+    fn enroll(&mut self, no: PartId, signature: Arc<Signature>) {
         for selector in &signature.matched {
             self.by_selector.entry(*selector).or_default().insert(no);
         }
         self.by_signature.insert(signature, no);
     }
 
-    fn unsign(&mut self, no: PartNo, signature: &Arc<Signature>) {
+    fn unsign(&mut self, no: PartId, signature: &Arc<Signature>) {
         if self.by_signature.get(signature) == Some(&no) {
             self.by_signature.remove(signature);
         }
@@ -421,13 +421,13 @@ impl Kinds {
         }
     }
 
-    fn join(&mut self, kind: KindNo, to: PartNo) {
+    fn join(&mut self, kind: KindId, to: PartId) {
         if let Some(part) = self.part_mut(to) {
             part.kinds.insert(kind);
         }
     }
 
-    fn leave(&mut self, kind: KindNo, from: PartNo) {
+    fn leave(&mut self, kind: KindId, from: PartId) {
         let Some(part) = self.part_mut(from) else { return };
         part.kinds.remove(&kind);
         if part.kinds.is_empty() {
@@ -439,7 +439,7 @@ impl Kinds {
     }
 }
 
-fn edit_set<K: Eq + std::hash::Hash>(index: &mut Index<K>, key: K, edit: &impl Fn(&mut BTreeSet<KindNo>)) {
+fn edit_set<K: Eq + std::hash::Hash>(index: &mut Index<K>, key: K, edit: &impl Fn(&mut BTreeSet<KindId>)) {
     use std::collections::hash_map::Entry;
     match index.entry(key) {
         Entry::Occupied(mut set) => {

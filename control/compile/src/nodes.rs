@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use heddle_model::{Cluster, Delta, Labels, Node};
-use heddle_tables::{EndpointNo, NodeNo, NodeTable, Place, Prefix};
+use heddle_tables::{EndpointId, NodeId, NodeTable, Place, Prefix};
 use heddle_wire::Ip;
 
 use crate::cidrs::prefix;
@@ -13,17 +13,17 @@ use crate::compiler::Compiler;
 /// The numbers of other nodes, and who has which pod ranges.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes {
-    numbers: BTreeMap<Arc<str>, NodeNo>,
-    taken: BTreeSet<NodeNo>,
+    numbers: BTreeMap<Arc<str>, NodeId>,
+    taken: BTreeSet<NodeId>,
     /// The other nodes whose objects there are, with their labels.
     present: BTreeMap<Arc<str>, Labels>,
     ranges: BTreeMap<Prefix, BTreeSet<Arc<str>>>,
     /// Numbers that were given out since the last build.
-    pub(crate) assigned: Vec<(Arc<str>, NodeNo)>,
+    pub(crate) assigned: Vec<(Arc<str>, NodeId)>,
 }
 
 impl Nodes {
-    pub(crate) fn new(numbers: &BTreeMap<Arc<str>, NodeNo>) -> Self {
+    pub(crate) fn new(numbers: &BTreeMap<Arc<str>, NodeId>) -> Self {
         Self {
             numbers: numbers.clone(),
             taken: numbers.values().copied().collect(),
@@ -32,7 +32,7 @@ impl Nodes {
     }
 
     /// The number of another node whose object there is.
-    pub(crate) fn number(&self, name: &str) -> Option<NodeNo> {
+    pub(crate) fn number(&self, name: &str) -> Option<NodeId> {
         let (name, _) = self.present.get_key_value(name)?;
         self.numbers.get(name).copied()
     }
@@ -48,7 +48,7 @@ impl Nodes {
         if self.numbers.contains_key(name) {
             return;
         }
-        let free = (0..=u16::MAX).map(NodeNo).find(|no| !self.taken.contains(no));
+        let free = (0..=u16::MAX).map(NodeId).find(|no| !self.taken.contains(no));
         let gone = || {
             self.numbers
                 .iter()
@@ -187,7 +187,7 @@ impl Compiler {
             self.addresses.claim(*addr, |claims| claims.host = true);
         }
         if own != self.own_addresses {
-            self.generations.raise(EndpointNo::HOST);
+            self.generations.raise(EndpointId::HOST);
         }
         let config = &self.config;
         self.tables.set_node(NodeTable {

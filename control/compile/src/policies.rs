@@ -7,14 +7,14 @@ use heddle_model::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, IpBlock, Labels, NetworkPolicy, ObjectKey, Peer as ModelPeer, Pod,
     PolicyPort, PolicyPorts, PolicyRule, RuleAction, Tier as ModelTier,
 };
-use heddle_tables::{Decision, Direction, PolicyKind, PolicyTier, RuleNo, SnapshotBuilder};
+use heddle_tables::{Decision, Direction, PolicyKind, PolicyTier, RuleId, SnapshotBuilder};
 
 use crate::cidrs::Cidrs;
 use crate::identities::Identities;
 use crate::kinds::{Divided, Kinds};
 use crate::relevance::Relevance;
 use crate::rules::Rules;
-use crate::selectors::{Peer, Scope, SelectorNo, Selectors};
+use crate::selectors::{Peer, Scope, SelectorId, Selectors};
 
 /// A version of a policy. Those of administrators have no namespace.
 pub(crate) type PolicyId = (ObjectKey, u64);
@@ -65,7 +65,7 @@ pub(crate) struct Active {
 #[derive(Debug, Default)]
 pub(crate) struct ActiveSide {
     /// It isolates: this denies what nothing allows.
-    pub(crate) default: Option<RuleNo>,
+    pub(crate) default: Option<RuleId>,
     pub(crate) rules: Vec<Rule>,
 }
 
@@ -81,12 +81,12 @@ pub(crate) enum Effect {
 /// One rule of an active policy.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Rule {
-    pub(crate) number: RuleNo,
+    pub(crate) number: RuleId,
     pub(crate) effect: Effect,
     /// It speaks of every peer, in the cluster and outside.
     pub(crate) everyone: bool,
     /// Whom it speaks of. With `everyone`: those for whom the answer depends on the peer (named ports).
-    pub(crate) peers: Vec<SelectorNo>,
+    pub(crate) peers: Vec<SelectorId>,
     /// The ports; empty: all of every protocol.
     pub(crate) ports: Vec<PolicyPort>,
 }
@@ -406,8 +406,8 @@ fn make_cluster_rule(
     }
 }
 
-fn select(peers: impl Iterator<Item = Peer>, context: &mut Context<'_>) -> Vec<SelectorNo> {
-    let mut selectors: Vec<SelectorNo> = peers
+fn select(peers: impl Iterator<Item = Peer>, context: &mut Context<'_>) -> Vec<SelectorId> {
+    let mut selectors: Vec<SelectorId> = peers
         .map(|peer| context.selectors.acquire(peer, context.relevance, context.cidrs))
         .collect();
     selectors.sort_unstable();

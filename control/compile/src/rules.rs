@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use heddle_tables::{Decision, RuleNo, SnapshotBuilder};
+use heddle_tables::{Decision, RuleId, SnapshotBuilder};
 
 /// How many numbers that nobody uses any more keep their names.
 const REST: usize = 4096;
@@ -13,9 +13,9 @@ const REST: usize = 4096;
 /// The numbers in use.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    known: HashMap<Arc<Decision>, (RuleNo, u32)>,
-    names: HashMap<RuleNo, Arc<Decision>>,
-    resting: VecDeque<RuleNo>,
+    known: HashMap<Arc<Decision>, (RuleId, u32)>,
+    names: HashMap<RuleId, Arc<Decision>>,
+    resting: VecDeque<RuleId>,
     next: u32,
 }
 
@@ -25,7 +25,7 @@ impl Default for Rules {
             known: HashMap::new(),
             names: HashMap::new(),
             resting: VecDeque::new(),
-            next: RuleNo::FIRST_POLICY.0,
+            next: RuleId::FIRST_POLICY.0,
         }
     }
 }
@@ -37,7 +37,7 @@ const fn can_deny(decision: &Decision) -> bool {
 
 impl Rules {
     /// The number of a decision, used once more.
-    pub(crate) fn acquire(&mut self, decision: Decision, tables: &mut SnapshotBuilder) -> RuleNo {
+    pub(crate) fn acquire(&mut self, decision: Decision, tables: &mut SnapshotBuilder) -> RuleId {
         if let Some((number, uses)) = self.known.get_mut(&decision) {
             *uses += 1;
             return *number;
@@ -51,11 +51,11 @@ impl Rules {
     }
 
     /// A number that means nothing. There are a billion: only then they begin anew, with those that have no name.
-    fn fresh(&mut self, tables: &SnapshotBuilder) -> RuleNo {
+    fn fresh(&mut self, tables: &SnapshotBuilder) -> RuleId {
         loop {
-            let number = RuleNo(self.next);
-            self.next = if number >= RuleNo::MAX {
-                RuleNo::FIRST_POLICY.0
+            let number = RuleId(self.next);
+            self.next = if number >= RuleId::MAX {
+                RuleId::FIRST_POLICY.0
             } else {
                 number.0 + 1
             };
@@ -66,7 +66,7 @@ impl Rules {
     }
 
     /// A number is used once less.
-    pub(crate) fn release(&mut self, number: RuleNo, tables: &mut SnapshotBuilder) {
+    pub(crate) fn release(&mut self, number: RuleId, tables: &mut SnapshotBuilder) {
         let Some(decision) = self.names.get(&number) else {
             return;
         };
@@ -154,8 +154,8 @@ mod tests {
     fn after_a_billion_numbers_those_in_use_are_left_out() {
         let (mut rules, mut tables) = (Rules::default(), SnapshotBuilder::new());
         let kept = rules.acquire(deny("kept"), &mut tables);
-        rules.next = RuleNo::MAX.0;
-        assert_eq!(rules.acquire(deny("last"), &mut tables), RuleNo::MAX);
-        assert_eq!(rules.acquire(deny("next"), &mut tables), RuleNo(kept.0 + 1));
+        rules.next = RuleId::MAX.0;
+        assert_eq!(rules.acquire(deny("last"), &mut tables), RuleId::MAX);
+        assert_eq!(rules.acquire(deny("next"), &mut tables), RuleId(kept.0 + 1));
     }
 }

@@ -6,7 +6,7 @@
 use std::mem;
 
 use heddle_model::Protocol;
-use heddle_tables::{Answer, Cell, PortRange, PortSet, Row, RuleNo, first_wins};
+use heddle_tables::{Answer, Cell, PortRange, PortSet, Row, RuleId, first_wins};
 
 use crate::policies::{Effect, Rule, Tier};
 
@@ -15,7 +15,7 @@ type Lists = [Vec<PortRange>; 4];
 const OTHER: usize = 3;
 
 /// Stands for "the next tier decides". No rule has this cell: nothing is denied by no policy.
-const PASS: Cell = Cell::deny(RuleNo::NO_POLICY);
+const PASS: Cell = Cell::deny(RuleId::NO_POLICY);
 
 /// What has been said so far.
 #[derive(Debug, Default)]
@@ -126,7 +126,7 @@ mod tests {
 
     fn rule(number: u32, effect: Effect) -> Rule {
         Rule {
-            number: RuleNo(number),
+            number: RuleId(number),
             effect,
             everyone: false,
             peers: Vec::new(),
@@ -146,12 +146,12 @@ mod tests {
         assert_eq!(
             cells,
             [21, 22, 21]
-                .map(RuleNo)
+                .map(RuleId)
                 .map(|no| if no.0 == 22 { Cell::allow(no) } else { Cell::deny(no) })
         );
         assert_eq!(
             (row.udp.get(80), row.other),
-            (Cell::deny(RuleNo(21)), Cell::deny(RuleNo(21)))
+            (Cell::deny(RuleId(21)), Cell::deny(RuleId(21)))
         );
     }
 
@@ -161,7 +161,7 @@ mod tests {
         said.ports(Tier::Admin, &rule(20, Effect::Pass), Protocol::Udp, 1, 9);
         said.everything(Tier::Namespaced, &rule(22, Effect::Allow));
         assert!(said.is_settled());
-        assert_eq!(said.answer(), Answer::Every(Cell::allow(RuleNo(22))));
+        assert_eq!(said.answer(), Answer::Every(Cell::allow(RuleId(22))));
         let mut said = Said::default();
         said.everything(Tier::Baseline, &rule(22, Effect::Pass));
         assert_eq!(said.answer(), Answer::Default);

@@ -10,17 +10,17 @@ use std::sync::Arc;
 
 use foldhash::HashMap;
 use heddle_model::{IpBlock, LabelSelector, Labels, Operator};
-use heddle_tables::{Direction, IdentityNo, Prefix};
+use heddle_tables::{Direction, IdentityId, Prefix};
 
 use crate::cidrs::{Cidrs, prefix};
-use crate::groups::GroupNo;
+use crate::groups::GroupId;
 use crate::identities::{Class, Identities};
-use crate::kinds::{Divided, KindNo, Kinds, PodKind};
+use crate::kinds::{Divided, KindId, Kinds, PodKind};
 use crate::relevance::Relevance;
 
 /// The number of a selector in use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct SelectorNo(u32);
+pub(crate) struct SelectorId(u32);
 
 /// Whose pods are meant.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -138,32 +138,32 @@ pub(crate) struct Selector {
     peer: Arc<Peer>,
     uses: u32,
     /// The identities that it selects.
-    pub(crate) members: BTreeSet<IdentityNo>,
+    pub(crate) members: BTreeSet<IdentityId>,
     /// The groups of which some rule has it.
-    pub(crate) groups: BTreeSet<(GroupNo, Direction)>,
+    pub(crate) groups: BTreeSet<(GroupId, Direction)>,
 }
 
 /// All selectors in use.
 #[derive(Debug, Default)]
 pub(crate) struct Selectors {
     slots: Vec<Option<Selector>>,
-    known: HashMap<Arc<Peer>, SelectorNo>,
-    free: Vec<SelectorNo>,
-    index: HashMap<Place, BTreeSet<SelectorNo>>,
-    fresh: BTreeSet<SelectorNo>,
+    known: HashMap<Arc<Peer>, SelectorId>,
+    free: Vec<SelectorId>,
+    index: HashMap<Place, BTreeSet<SelectorId>>,
+    fresh: BTreeSet<SelectorId>,
 }
 
 impl Selectors {
-    pub(crate) fn get(&self, no: SelectorNo) -> Option<&Selector> {
+    pub(crate) fn get(&self, no: SelectorId) -> Option<&Selector> {
         self.slots.get(no.0 as usize)?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, no: SelectorNo) -> Option<&mut Selector> {
+    pub(crate) fn get_mut(&mut self, no: SelectorId) -> Option<&mut Selector> {
         self.slots.get_mut(no.0 as usize)?.as_mut()
     }
 
     /// The number of a peer, used once more. A new one has no members before [`take_fresh`](Self::take_fresh).
-    pub(crate) fn acquire(&mut self, peer: Peer, relevance: &mut Relevance, cidrs: &mut Cidrs) -> SelectorNo {
+    pub(crate) fn acquire(&mut self, peer: Peer, relevance: &mut Relevance, cidrs: &mut Cidrs) -> SelectorId {
         if let Some(no) = self.known.get(&peer) {
             let no = *no;
             if let Some(selector) = self.get_mut(no) {
@@ -193,7 +193,7 @@ impl Selectors {
             }
             None => {
                 self.slots.push(Some(selector));
-                SelectorNo(self.slots.len() as u32 - 1)
+                SelectorId(self.slots.len() as u32 - 1)
             }
         };
         for place in peer.places() {
@@ -208,7 +208,7 @@ impl Selectors {
     /// does to parts.
     pub(crate) fn release(
         &mut self,
-        no: SelectorNo,
+        no: SelectorId,
         relevance: &mut Relevance,
         cidrs: &mut Cidrs,
         identities: &mut Identities,
@@ -254,17 +254,17 @@ impl Selectors {
     }
 
     /// The selectors that were made since the last call of [`take_fresh`](Self::take_fresh).
-    pub(crate) fn fresh(&self) -> BTreeSet<SelectorNo> {
+    pub(crate) fn fresh(&self) -> BTreeSet<SelectorId> {
         self.fresh.clone()
     }
 
     /// The selectors that were made since the last call.
-    pub(crate) fn take_fresh(&mut self) -> BTreeSet<SelectorNo> {
+    pub(crate) fn take_fresh(&mut self) -> BTreeSet<SelectorId> {
         std::mem::take(&mut self.fresh)
     }
 
     /// The selectors of pods that select a kind, sorted.
-    pub(crate) fn of_kind(&self, kind: &PodKind, namespaces: &HashMap<Arc<str>, Labels>) -> Vec<SelectorNo> {
+    pub(crate) fn of_kind(&self, kind: &PodKind, namespaces: &HashMap<Arc<str>, Labels>) -> Vec<SelectorId> {
         let mut found = Vec::new();
         let mut look = |place: Place| {
             for no in self.index.get(&place).into_iter().flatten() {
@@ -295,7 +295,7 @@ impl Selectors {
     }
 
     /// The selectors that select a class of addresses, sorted, beside those of its pods.
-    pub(crate) fn of_addresses(&self, class: &Class, cidrs: &Cidrs) -> Vec<SelectorNo> {
+    pub(crate) fn of_addresses(&self, class: &Class, cidrs: &Cidrs) -> Vec<SelectorId> {
         let mut found = Vec::new();
         let mut look = |place: Place| {
             for no in self.index.get(&place).into_iter().flatten() {
@@ -320,17 +320,17 @@ impl Selectors {
     /// The kinds that a selector selects, by the kinds' indexes; `None` if it is not pods that it selects.
     pub(crate) fn kinds_of(
         &self,
-        no: SelectorNo,
+        no: SelectorId,
         kinds: &Kinds,
         namespaces: &HashMap<Arc<str>, Labels>,
-    ) -> Option<Vec<KindNo>> {
+    ) -> Option<Vec<KindId>> {
         let peer = &self.get(no)?.peer;
-        let selected = |no: &KindNo| {
+        let selected = |no: &KindId| {
             kinds
                 .get(*no)
                 .is_some_and(|kind| peer.selects_pods(&kind.what, namespaces))
         };
-        let mut found: Vec<KindNo> = match peer.as_ref() {
+        let mut found: Vec<KindId> = match peer.as_ref() {
             Peer::Block(_) | Peer::Nodes(_) => return None,
             Peer::Named(names) => names
                 .iter()
@@ -365,7 +365,7 @@ impl Selectors {
                     let all = kinds.namespaces();
                     let scope = all.filter(|name| wanted.matches(namespaces.get(*name).unwrap_or(&none)));
                     let within = scope.flat_map(|name| kinds.in_namespace(name));
-                    let selected = |no: &KindNo| kinds.get(*no).is_some_and(|kind| pods.matches(&kind.what.labels));
+                    let selected = |no: &KindId| kinds.get(*no).is_some_and(|kind| pods.matches(&kind.what.labels));
                     within.filter(selected).collect()
                 }
             },
@@ -376,12 +376,12 @@ impl Selectors {
     }
 
     /// The identities that a selector of addresses selects, by the identities' indexes.
-    pub(crate) fn addresses_of(&self, no: SelectorNo, identities: &Identities) -> BTreeSet<IdentityNo> {
+    pub(crate) fn addresses_of(&self, no: SelectorId, identities: &Identities) -> BTreeSet<IdentityId> {
         let Some(selector) = self.get(no) else {
             return BTreeSet::new();
         };
         let peer = &selector.peer;
-        let selected = |id: &IdentityNo| {
+        let selected = |id: &IdentityId| {
             identities
                 .get(*id)
                 .is_some_and(|identity| peer.selects_addresses(&identity.class))

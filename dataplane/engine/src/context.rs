@@ -1,8 +1,8 @@
 //! What the stages of one burst share.
 
 use heddle_flow::{FlowTable, FlowView, Millis, Origin};
-use heddle_port::{FrameStore, Packet, PortNo, WorkerPool};
-use heddle_tables::{Endpoint, EndpointNo, Generation, Snapshot};
+use heddle_port::{FrameStore, Packet, PortId, WorkerPool};
+use heddle_tables::{Endpoint, EndpointId, Generation, Snapshot};
 
 use crate::batch::Batch;
 use crate::control::PortRole;
@@ -81,7 +81,7 @@ impl Stages {
 
     /// A held fragment that will not be forwarded any more, the port where it came in, and why: to be freed and counted. To
     /// be called after each burst until there is none.
-    pub fn give_up(&mut self) -> Option<(Packet, PortNo, DropReason)> {
+    pub fn give_up(&mut self) -> Option<(Packet, PortId, DropReason)> {
         self.datagrams.take_given_up()
     }
 
@@ -92,7 +92,7 @@ impl Stages {
     }
 
     /// A port is closed: what came in by it and is held is given up.
-    pub fn close(&mut self, port: PortNo) {
+    pub fn close(&mut self, port: PortId) {
         self.datagrams.close(port);
     }
 }
@@ -101,7 +101,7 @@ impl Stages {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ingress {
     /// The port.
-    pub port: PortNo,
+    pub port: PortId,
     /// Whom it leads to.
     pub role: PortRole,
 }
@@ -156,7 +156,7 @@ impl<'a> Context<'a> {
 
     /// The generations of a flow's endpoints now; an endpoint that is gone has none.
     #[inline]
-    pub(crate) fn generations(&self, endpoints: [EndpointNo; 2]) -> Option<[Generation; 2]> {
+    pub(crate) fn generations(&self, endpoints: [EndpointId; 2]) -> Option<[Generation; 2]> {
         let [a, b] = endpoints;
         Some([self.snapshot.exit(a)?.generation, self.snapshot.exit(b)?.generation])
     }

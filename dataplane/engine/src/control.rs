@@ -7,8 +7,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use heddle_port::{Port, PortNo};
-use heddle_tables::{EndpointNo, WorkerNo};
+use heddle_port::{Port, PortId};
+use heddle_tables::{EndpointId, WorkerId};
 
 use crate::counters::WorkerCounters;
 use crate::waker::Waker;
@@ -17,7 +17,7 @@ use crate::waker::Waker;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PortRole {
     /// A pod's attachment.
-    Pod(EndpointNo),
+    Pod(EndpointId),
     /// The node itself: this worker's queue of the host port.
     Host,
 }
@@ -25,10 +25,10 @@ pub enum PortRole {
 impl PortRole {
     /// The endpoint behind the port.
     #[must_use]
-    pub const fn endpoint(self) -> EndpointNo {
+    pub const fn endpoint(self) -> EndpointId {
         match self {
             Self::Pod(no) => no,
-            Self::Host => EndpointNo::HOST,
+            Self::Host => EndpointId::HOST,
         }
     }
 }
@@ -41,7 +41,7 @@ pub(crate) enum Message<P> {
         done: Sender<Result<(), AddError<P>>>,
     },
     Remove {
-        port: PortNo,
+        port: PortId,
         done: Sender<Option<P>>,
     },
     Stop,
@@ -79,11 +79,11 @@ impl<P> fmt::Debug for AddError<P> {
 /// The worker has ended, or its thread died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("worker {0} has stopped: start the agent again")]
-pub struct WorkerGone(pub WorkerNo);
+pub struct WorkerGone(pub WorkerId);
 
 /// The handle of one worker, for control.
 pub struct WorkerHandle<P> {
-    no: WorkerNo,
+    no: WorkerId,
     messages: Sender<Message<P>>,
     waker: Waker,
     counters: Arc<WorkerCounters>,
@@ -101,7 +101,7 @@ impl<P> Clone for WorkerHandle<P> {
 }
 
 impl<P: Port> WorkerHandle<P> {
-    pub(crate) fn new(no: WorkerNo, waker: Waker, counters: Arc<WorkerCounters>) -> (Self, Receiver<Message<P>>) {
+    pub(crate) fn new(no: WorkerId, waker: Waker, counters: Arc<WorkerCounters>) -> (Self, Receiver<Message<P>>) {
         let (messages, receiver) = unbounded();
         (
             Self {
@@ -116,7 +116,7 @@ impl<P: Port> WorkerHandle<P> {
 
     /// The worker's number.
     #[must_use]
-    pub fn number(&self) -> WorkerNo {
+    pub fn number(&self) -> WorkerId {
         self.no
     }
 
@@ -140,7 +140,7 @@ impl<P: Port> WorkerHandle<P> {
     ///
     /// # Errors
     /// [`WorkerGone`].
-    pub fn remove_port(&self, port: PortNo) -> Result<Receiver<Option<P>>, WorkerGone> {
+    pub fn remove_port(&self, port: PortId) -> Result<Receiver<Option<P>>, WorkerGone> {
         let (done, answer) = bounded(1);
         self.send(Message::Remove { port, done })?;
         Ok(answer)

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use heddle_flow::Millis;
-use heddle_port::{BURST, PortNo};
-use heddle_tables::RuleNo;
+use heddle_port::{BURST, PortId};
+use heddle_tables::RuleId;
 
 use crate::drops::{DropRing, Dropped, PolicyCounters};
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
@@ -171,7 +171,7 @@ impl WorkerCounters {
             c.drop_packet(dropped.reason);
         }
         let now = Millis(self.now.get());
-        if dropped.rule >= RuleNo::FIRST_POLICY {
+        if dropped.rule >= RuleId::FIRST_POLICY {
             self.policy.count(dropped.rule, dropped.pod, now);
         }
         self.recent.note(dropped, now);
@@ -228,13 +228,13 @@ impl WorkerCounters {
     /// Those of one port: `None` for a number beyond the configured ones.
     #[must_use]
     #[inline]
-    pub fn port(&self, port: PortNo) -> Option<&PortCounters> {
+    pub fn port(&self, port: PortId) -> Option<&PortCounters> {
         self.ports.get(usize::from(port.0))
     }
 
     /// What this worker counted for one port.
     #[must_use]
-    pub fn port_totals(&self, port: PortNo) -> PortTotals {
+    pub fn port_totals(&self, port: PortId) -> PortTotals {
         let mut totals = PortTotals::default();
         if let Some(c) = self.port(port) {
             totals.add_counters(c);
@@ -427,17 +427,17 @@ mod tests {
     fn totals_sum_what_workers_counted() {
         let workers = [WorkerCounters::new(4), WorkerCounters::new(4)];
         for (w, n) in workers.iter().zip([1, 2]) {
-            let c = w.port(PortNo(3)).unwrap();
+            let c = w.port(PortId(3)).unwrap();
             c.rx_packets.add(n);
             c.drop_packet(DropReason::SpoofedSource);
         }
         let mut sum = PortTotals::default();
         for w in &workers {
-            sum += &w.port_totals(PortNo(3));
+            sum += &w.port_totals(PortId(3));
         }
         assert_eq!(sum.rx_packets, 3);
         assert_eq!(sum.drops().collect::<Vec<_>>(), [(DropReason::SpoofedSource, 2)]);
         assert_eq!(sum.ended(), 2);
-        assert!(workers[0].port(PortNo(4)).is_none());
+        assert!(workers[0].port(PortId(4)).is_none());
     }
 }

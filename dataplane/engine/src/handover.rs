@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossbeam::queue::ArrayQueue;
-use heddle_port::{Packet, PortNo};
-use heddle_tables::{EndpointNo, WorkerNo};
+use heddle_port::{Packet, PortId};
+use heddle_tables::{EndpointId, WorkerId};
 
 use crate::waker::{Sleeper, Waker};
 
@@ -19,11 +19,11 @@ pub struct Parcel {
     /// The packet, ready to be sent.
     pub packet: Packet,
     /// Where it came in: there its end is counted.
-    pub ingress: PortNo,
+    pub ingress: PortId,
     /// Where it shall leave.
-    pub egress: PortNo,
+    pub egress: PortId,
     /// Whom it shall reach: the port may have another owner by the time it is taken.
-    pub to: EndpointNo,
+    pub to: EndpointId,
     /// It is a fragment of a packet that heddle has cut, other than the first, by which that one is counted.
     pub further: bool,
 }
@@ -96,7 +96,7 @@ impl Outbox {
     /// # Errors
     /// [`Refused`] gives it back: the lane is full, or that worker has stopped or never was.
     #[inline]
-    pub fn give(&mut self, to: WorkerNo, parcel: Parcel) -> Result<(), Refused> {
+    pub fn give(&mut self, to: WorkerId, parcel: Parcel) -> Result<(), Refused> {
         let Some((lane, _)) = self.lanes.get(to.index()) else {
             return Err(Refused::Closed(parcel));
         };

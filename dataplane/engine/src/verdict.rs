@@ -1,6 +1,6 @@
 //! How a packet ends.
 
-use heddle_tables::EndpointNo;
+use heddle_tables::EndpointId;
 
 use crate::decide::Denial;
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
@@ -9,11 +9,11 @@ use crate::reason::{AbsorbReason, AnswerKind, DropReason};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// It leaves by the port of that endpoint; its headers are written.
-    Forward(EndpointNo),
+    Forward(EndpointId),
     /// The same, but it is larger than that way takes: its worker cuts it into fragments.
     Fragment {
         /// By whose port it leaves.
-        to: EndpointNo,
+        to: EndpointId,
         /// The largest packet there.
         mtu: u16,
     },

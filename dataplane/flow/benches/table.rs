@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use heddle_flow::{
-    Config, Egress, EndpointNo, FlowFlags, FlowKey, FlowTable, Generation, Hit, Millis, NewFlow, NodeNo, Origin,
+    Config, Egress, EndpointId, FlowFlags, FlowKey, FlowTable, Generation, Hit, Millis, NewFlow, NodeId, Origin,
     Rewrite,
 };
 use heddle_wire::rewrite::Tuple;
@@ -45,7 +45,7 @@ fn arrives(n: u32) -> FlowKey {
     FlowKey {
         tuple,
         proto: Proto::UDP,
-        origin: Origin::pod(EndpointNo(2)),
+        origin: Origin::pod(EndpointId(2)),
     }
 }
 
@@ -58,14 +58,14 @@ fn connection(n: u32) -> (NewFlow, NewFlow) {
     };
     let reverse = FlowKey {
         tuple: leaves.reversed(),
-        origin: Origin::node(NodeNo(7)),
+        origin: Origin::node(NodeId(7)),
         ..key
     };
     let forward = NewFlow {
         key,
         rewrite: Rewrite::between(&key, leaves),
-        egress: Egress::Node(NodeNo(7)),
-        endpoints: [EndpointNo(2), EndpointNo(1)],
+        egress: Egress::Node(NodeId(7)),
+        endpoints: [EndpointId(2), EndpointId(1)],
         generations: [Generation(1), Generation(1)],
         mss_clamp: 1400,
         flags: FlowFlags::NAT,
@@ -73,8 +73,8 @@ fn connection(n: u32) -> (NewFlow, NewFlow) {
     let answer = NewFlow {
         key: reverse,
         rewrite: Rewrite::between(&reverse, key.tuple.reversed()),
-        egress: Egress::Endpoint(EndpointNo(2)),
-        endpoints: [EndpointNo(1), EndpointNo(2)],
+        egress: Egress::Endpoint(EndpointId(2)),
+        endpoints: [EndpointId(1), EndpointId(2)],
         flags: FlowFlags::NAT | FlowFlags::REPLY,
         ..forward
     };

@@ -30,7 +30,7 @@ use crate::layout::{Geometry, LAYOUT_VERSION, header};
 use crate::memory::{LINE_BYTES, Mapping, Memory};
 use crate::sync::Ordering;
 use crate::table::FlowTable;
-use crate::types::{Millis, StartNo};
+use crate::types::{Epoch, Millis};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"heddleFT");
 
@@ -149,7 +149,7 @@ pub struct Takeover {
     /// When this table was made: adoption is counted from here.
     pub fresh_since: Millis,
     /// The number of this start.
-    pub start_number: StartNo,
+    pub start_number: Epoch,
     /// Connections that go on.
     pub entries_kept: u32,
     /// Connections thrown away because somebody was writing them.
@@ -217,7 +217,7 @@ impl FlowTable {
         reason: Fresh,
     ) -> (Self, Takeover) {
         let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
-        let start = StartNo(1);
+        let start = Epoch(1);
         let table = Self::over(memory, geometry, seed, start, config);
         for (word, key) in table.line(header::SEED).0.iter().zip(seed.0) {
             word.store(key, Ordering::Relaxed);
@@ -244,7 +244,7 @@ impl FlowTable {
     fn take_over(memory: Memory, geometry: Geometry, config: &Config) -> (Self, Takeover) {
         let lines = memory.lines();
         let fixed = &lines[header::FIXED].0;
-        let start = StartNo((fixed[START].load(Ordering::Relaxed) as u32).wrapping_add(1));
+        let start = Epoch((fixed[START].load(Ordering::Relaxed) as u32).wrapping_add(1));
         fixed[START].store(u64::from(start.0), Ordering::Relaxed);
         let fresh_since = Millis(fixed[FRESH_SINCE].load(Ordering::Relaxed));
         let seed = Seed(std::array::from_fn(|n| {

@@ -6,7 +6,7 @@
 
 use thiserror::Error;
 
-use crate::EndpointNo;
+use crate::EndpointId;
 use crate::bucket::{Entry, Sight};
 use crate::hash::Hash;
 use crate::memory::prefetch;
@@ -14,7 +14,7 @@ use crate::record::Record;
 use crate::state::Life;
 use crate::sync::Ordering;
 use crate::table::FlowTable;
-use crate::types::{FlowKey, Hit, Millis, NewFlow, SlotNo};
+use crate::types::{FlowKey, Hit, Millis, NewFlow, SlotId};
 use crate::words::Wanted;
 
 /// Records that an insert into a full table looks at for expired ones.
@@ -37,7 +37,7 @@ pub enum InsertError {
     Full,
     /// The endpoint has opened as many connections as it may.
     #[error("endpoint {} has used up its quota of connections", .0.0)]
-    Quota(EndpointNo),
+    Quota(EndpointId),
     /// A direction's rewrite is not the other's key reversed, or the protocols differ: a mistake of the caller.
     #[error("the two directions do not belong to one connection: each one's rewrite must be the other's key reversed")]
     NotAPair,
@@ -61,7 +61,7 @@ struct Written<'a> {
 /// What keeps an insert from being done, for now or for good.
 #[derive(Clone, Copy)]
 enum Obstacle {
-    Expired(SlotNo),
+    Expired(SlotId),
     Full,
     Error(InsertError),
 }
@@ -75,7 +75,7 @@ impl FlowTable {
     ///
     /// # Errors
     /// [`InsertError`] says what stands in the way; the table is then unchanged but for entries that had expired.
-    pub fn insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotNo, SlotNo), InsertError> {
+    pub fn insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotId, SlotId), InsertError> {
         // First of all, what the insert will wait for: so a loop over many has asked for the next one's while it waits.
         let ends = (self.end(forward), self.end(reverse));
         if forward.key.proto != reverse.key.proto
@@ -126,7 +126,7 @@ impl FlowTable {
         flows: (&NewFlow, &NewFlow),
         ends: (End, End),
         now: Millis,
-    ) -> Result<(SlotNo, SlotNo), Obstacle> {
+    ) -> Result<(SlotId, SlotId), Obstacle> {
         let (forward, reverse) = flows;
         let charged = forward.endpoints[usize::from(forward.flags.contains(crate::FlowFlags::REPLY))];
         // While the buckets are on their way.
@@ -140,7 +140,7 @@ impl FlowTable {
                 }),
             ) => {
                 self.counts.inserted.fetch_add(1, Ordering::Relaxed);
-                let slot = SlotNo::new(incarnation, number, 0);
+                let slot = SlotId::new(incarnation, number, 0);
                 Ok((slot, slot.peer()))
             }
             (Err(obstacle), Ok(written)) => {
@@ -158,7 +158,7 @@ impl FlowTable {
         &self,
         forward: &NewFlow,
         reverse: &NewFlow,
-        charged: EndpointNo,
+        charged: EndpointId,
         now: Millis,
     ) -> Result<Written<'_>, Obstacle> {
         if !self.counts.charge(charged) {

@@ -17,7 +17,7 @@ use crate::bucket::{Entry, Index, Sight};
 use crate::memory::prefetch;
 use crate::record::Record;
 use crate::table::FlowTable;
-use crate::types::{FlowKey, Hit, Millis, SlotNo};
+use crate::types::{FlowKey, Hit, Millis, SlotId};
 use crate::words::Wanted;
 
 /// Keys that are looked up side by side; a longer burst is cut.
@@ -104,7 +104,7 @@ impl FlowTable {
         let direction = entry.direction();
         let (incarnation, view) = record.find(direction, wanted, &self.limits, now)?;
         Some(Hit {
-            slot: SlotNo::new(incarnation, entry.record(), direction),
+            slot: SlotId::new(incarnation, entry.record(), direction),
             view,
         })
     }

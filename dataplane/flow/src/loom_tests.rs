@@ -39,7 +39,7 @@ use crate::seqlock::Sequence;
 use crate::state::Life;
 use crate::sync::{AtomicU64, Ordering};
 use crate::testing::{T0, assert_delivers, config, look, nth, put};
-use crate::{Counters, Egress, EndpointNo, FlowTable, Generation, InsertError, Millis, NewFlow, StartNo};
+use crate::{Counters, Egress, EndpointId, Epoch, FlowTable, Generation, InsertError, Millis, NewFlow};
 
 pub(crate) fn check(model: impl Fn() + Sync + Send + 'static) {
     check_bounded(2, model);
@@ -295,7 +295,7 @@ fn a_lookup_during_a_removal_finds_all_or_nothing() {
 fn another(n: u32) -> (NewFlow, NewFlow) {
     let (mut f, mut r) = nth(n);
     for flow in [&mut f, &mut r] {
-        flow.egress = Egress::Endpoint(EndpointNo(3));
+        flow.egress = Egress::Endpoint(EndpointId(3));
         flow.mss_clamp = 99;
     }
     f.generations = [Generation(98), Generation(97)];
@@ -336,7 +336,7 @@ fn a_reader_of_a_record_in_reuse_gets_one_tenant_whole() {
         let lines: Arc<[Line; RECORD_LINES]> = Arc::new(std::array::from_fn(|_| Line::default()));
         let (old, new) = (nth(0), another(0));
         let begin = |lines: &[Line; RECORD_LINES], (f, r): &(NewFlow, NewFlow)| {
-            let incarnation = Record(lines).write().fill(f, r, StartNo(1), T0);
+            let incarnation = Record(lines).write().fill(f, r, Epoch(1), T0);
             Record(lines).enliven(incarnation, Life::begin(f.key.proto, f.flags));
             incarnation
         };

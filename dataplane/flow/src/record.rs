@@ -41,13 +41,13 @@ use crate::memory::{LINE_WORDS, Line};
 use crate::seqlock::{Odd, Sequence};
 use crate::state::{Life, Limits};
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::{Egress, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotNo, StartNo};
+use crate::types::{Egress, Epoch, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
 use crate::vector::{are, load_pair};
 use crate::words::{
     COUNT_BITS, LEAVING, PORTS, TIME_BITS, Wanted, Words, count_word, leaving, meta, moved, origin_of, pair32,
     port_word, proto_of, quad16, time_word, tuple,
 };
-use crate::{EndpointNo, Generation};
+use crate::{EndpointId, Generation};
 
 const SEQUENCE: usize = 0;
 const META: usize = 7;
@@ -75,7 +75,7 @@ pub struct Route {
     /// Where each direction's packets go.
     pub egress: [Egress; 2],
     /// The endpoints that the named direction comes from and goes to.
-    pub endpoints: [EndpointNo; 2],
+    pub endpoints: [EndpointId; 2],
     /// Their generations.
     pub generations: [Generation; 2],
     /// The MSS clamp of each direction.
@@ -124,14 +124,14 @@ impl Contents {
     }
 
     #[inline]
-    const fn endpoints(&self, direction: usize) -> [EndpointNo; 2] {
+    const fn endpoints(&self, direction: usize) -> [EndpointId; 2] {
         let w = self.words[ENDS];
-        let ends = [EndpointNo(w as u16), EndpointNo((w >> 16) as u16)];
+        let ends = [EndpointId(w as u16), EndpointId((w >> 16) as u16)];
         if direction & 1 == 0 { ends } else { [ends[1], ends[0]] }
     }
 
     /// The endpoint whose quota the connection uses: the opener's.
-    pub(crate) const fn charged(&self) -> EndpointNo {
+    pub(crate) const fn charged(&self) -> EndpointId {
         self.endpoints(self.life.opener())[0]
     }
 
@@ -263,7 +263,7 @@ impl<'a> Record<'a> {
             generations: load(self.word(GENERATIONS)),
         };
         *out = Some(Hit {
-            slot: SlotNo::of_life(life_word, sight.record() as u32, direction),
+            slot: SlotId::of_life(life_word, sight.record() as u32, direction),
             view: words.view(direction, life, last_seen),
         });
         self.sequence().is_still(before)
@@ -414,13 +414,13 @@ impl Writing<'_> {
     }
 
     /// The endpoint whose quota the connection uses.
-    pub(crate) fn charged(&self) -> EndpointNo {
+    pub(crate) fn charged(&self) -> EndpointId {
         let (_, life) = self.life();
-        EndpointNo((self.get(ENDS) >> (life.opener() * 16)) as u16)
+        EndpointId((self.get(ENDS) >> (life.opener() * 16)) as u16)
     }
 
     /// Fills a free record with all but its life; returns the incarnation.
-    pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, start: StartNo, now: Millis) -> u32 {
+    pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, start: Epoch, now: Millis) -> u32 {
         for (base, flow) in DIRECTION.into_iter().zip([forward, reverse]) {
             let Wanted { addresses, ports, .. } = Wanted::key(&flow.key);
             for (n, word) in addresses.into_iter().enumerate() {
@@ -465,13 +465,13 @@ impl Writing<'_> {
         self.set(word, moved(self.get(word), origin));
     }
 
-    pub(crate) fn set_generations(&self, direction: usize, generations: [Generation; 2], start: StartNo) {
+    pub(crate) fn set_generations(&self, direction: usize, generations: [Generation; 2], start: Epoch) {
         let [a, b] = oriented(direction, generations);
         self.set(GENERATIONS, pair32(a.0, b.0));
         self.set(META, self.get(META) & u64::from(u32::MAX) | u64::from(start.0) << 32);
     }
 
-    pub(crate) fn set_route(&self, direction: usize, route: &Route, start: StartNo) {
+    pub(crate) fn set_route(&self, direction: usize, route: &Route, start: Epoch) {
         for (base, egress) in DIRECTION.into_iter().zip(oriented(direction, route.egress)) {
             let word = base + LEAVING;
             self.set(word, pair32(self.get(word) as u32, egress.to_bits()));

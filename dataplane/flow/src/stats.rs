@@ -1,6 +1,6 @@
 //! Counts of a table: what is in it, what was refused, and who opened how much.
 
-use crate::EndpointNo;
+use crate::EndpointId;
 use crate::layout::Geometry;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -60,12 +60,12 @@ impl Counts {
         }
     }
 
-    fn opened(&self, endpoint: EndpointNo) -> &AtomicU32 {
+    fn opened(&self, endpoint: EndpointId) -> &AtomicU32 {
         &self.opened[usize::from(endpoint.0) % ENDPOINTS]
     }
 
     /// Counts a connection to its endpoint; `false`, and not counted, if the endpoint's quota is used up.
-    pub(crate) fn charge(&self, endpoint: EndpointNo) -> bool {
+    pub(crate) fn charge(&self, endpoint: EndpointId) -> bool {
         let before = self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
         if endpoint.is_pod() && self.quota.is_some_and(|quota| before >= quota) {
             self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
@@ -75,29 +75,29 @@ impl Counts {
     }
 
     /// Takes back a [`Self::charge`]: the connection was not inserted.
-    pub(crate) fn withdraw(&self, endpoint: EndpointNo) {
+    pub(crate) fn withdraw(&self, endpoint: EndpointId) {
         self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Counts a connection whatever the quota says: one that was taken over.
-    pub(crate) fn charge_anyway(&self, endpoint: EndpointNo) {
+    pub(crate) fn charge_anyway(&self, endpoint: EndpointId) {
         self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
         self.kept.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn discharge(&self, endpoint: EndpointNo) {
+    pub(crate) fn discharge(&self, endpoint: EndpointId) {
         self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
         self.gone.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn recharge(&self, from: EndpointNo, to: EndpointNo) {
+    pub(crate) fn recharge(&self, from: EndpointId, to: EndpointId) {
         if from != to {
             self.opened(to).fetch_add(1, Ordering::Relaxed);
             self.opened(from).fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    pub(crate) fn opened_by(&self, endpoint: EndpointNo) -> u32 {
+    pub(crate) fn opened_by(&self, endpoint: EndpointId) -> u32 {
         self.opened(endpoint).load(Ordering::Relaxed)
     }
 

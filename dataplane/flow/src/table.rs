@@ -16,14 +16,14 @@ use crate::record::{Contents, Counters, Record, Route};
 use crate::state::{Life, Limits, Timeouts};
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering;
-use crate::types::{FlowKey, FlowView, Millis, Origin, SlotNo, StartNo};
-use crate::{EndpointNo, Generation};
+use crate::types::{Epoch, FlowKey, FlowView, Millis, Origin, SlotId};
+use crate::{EndpointId, Generation};
 
 /// One connection, as `heddle flows` and sweeps see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connection {
     /// The forward direction's slot; `peer()` is the reverse one's.
-    pub slot: SlotNo,
+    pub slot: SlotId,
     /// The keys of the forward and the reverse direction.
     pub keys: [FlowKey; 2],
     /// What is known of both.
@@ -39,7 +39,7 @@ pub struct FlowTable {
     memory: Memory,
     geometry: Geometry,
     seed: Seed,
-    start: StartNo,
+    start: Epoch,
     timeouts: Timeouts,
     pub(crate) limits: Limits,
     pub(crate) counts: Counts,
@@ -54,11 +54,11 @@ impl FlowTable {
         let geometry = Geometry::new(config);
         let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
         let memory = Memory::anonymous(geometry.lines(), config.huge_pages);
-        Self::over(memory, geometry, seed, StartNo(1), config)
+        Self::over(memory, geometry, seed, Epoch(1), config)
     }
 
     /// A table over memory that holds one, or zeroes.
-    pub(crate) fn over(memory: Memory, geometry: Geometry, seed: Seed, start: StartNo, config: &Config) -> Self {
+    pub(crate) fn over(memory: Memory, geometry: Geometry, seed: Seed, start: Epoch, config: &Config) -> Self {
         let counts = Counts::new(config.quota);
         Self {
             memory,
@@ -79,7 +79,7 @@ impl FlowTable {
 
     /// The number of this start; an entry of another is stale.
     #[must_use]
-    pub fn start(&self) -> StartNo {
+    pub fn start(&self) -> Epoch {
         self.start
     }
 
@@ -154,20 +154,20 @@ impl FlowTable {
     /// Notes a packet of this direction: time, counters, and with `flags` how far TCP has come. `false` if the connection
     /// is gone.
     #[inline(always)]
-    pub fn touch(&self, slot: SlotNo, now: Millis, bytes: u32, flags: TcpFlags) -> bool {
+    pub fn touch(&self, slot: SlotId, now: Millis, bytes: u32, flags: TcpFlags) -> bool {
         self.record(slot.record())
             .is_some_and(|r| r.touch(slot.incarnation(), slot.direction(), now, bytes, flags))
     }
 
     /// The connection was judged again and may go on: both directions are current under these generations (of the named
     /// direction's endpoints, in its order) and in this start. `false` if it is gone.
-    pub fn revalidate(&self, slot: SlotNo, generations: [Generation; 2]) -> bool {
+    pub fn revalidate(&self, slot: SlotId, generations: [Generation; 2]) -> bool {
         self.change(slot, |w| w.set_generations(slot.direction(), generations, self.start))
             .is_some()
     }
 
     /// As [`Self::revalidate`], and the way has changed; the translation stays. `false` if the connection is gone.
-    pub fn reroute(&self, slot: SlotNo, route: &Route) -> bool {
+    pub fn reroute(&self, slot: SlotId, route: &Route) -> bool {
         let moved = self.change(slot, |w| {
             let before = w.charged();
             w.set_route(slot.direction(), route, self.start);
@@ -180,11 +180,11 @@ impl FlowTable {
     }
 
     /// From now on the packets of this direction come in at `origin`. `false` if the connection is gone.
-    pub fn move_origin(&self, slot: SlotNo, origin: Origin) -> bool {
+    pub fn move_origin(&self, slot: SlotId, origin: Origin) -> bool {
         self.change(slot, |w| w.set_origin(slot.direction(), origin)).is_some()
     }
 
-    fn change<T>(&self, slot: SlotNo, with: impl FnOnce(&crate::record::Writing<'_>) -> T) -> Option<T> {
+    fn change<T>(&self, slot: SlotId, with: impl FnOnce(&crate::record::Writing<'_>) -> T) -> Option<T> {
         let writing = self.record(slot.record())?.write();
         let (incarnation, life) = writing.life();
         (incarnation == slot.incarnation() && life.is_live()).then(|| with(&writing))
@@ -192,30 +192,30 @@ impl FlowTable {
 
     /// Reads an entry again. `None` if it is gone.
     #[must_use]
-    pub fn view(&self, slot: SlotNo) -> Option<FlowView> {
+    pub fn view(&self, slot: SlotId) -> Option<FlowView> {
         self.contents(slot)?.view(slot.direction())
     }
 
     /// Packets and bytes of this direction. `None` if the connection is gone.
     #[must_use]
-    pub fn counters(&self, slot: SlotNo) -> Option<Counters> {
+    pub fn counters(&self, slot: SlotId) -> Option<Counters> {
         let counters = self
             .record(slot.record())?
             .counters(slot.incarnation(), slot.direction());
         self.contents(slot).map(|_| counters)
     }
 
-    fn contents(&self, slot: SlotNo) -> Option<Contents> {
+    fn contents(&self, slot: SlotId) -> Option<Contents> {
         let contents = self.record(slot.record())?.read();
         (contents.incarnation == slot.incarnation() && contents.life.is_live()).then_some(contents)
     }
 
     /// Removes a connection, both directions. `false` if it was gone.
-    pub fn remove(&self, slot: SlotNo) -> bool {
+    pub fn remove(&self, slot: SlotId) -> bool {
         self.remove_when(slot, |_, _| true)
     }
 
-    pub(crate) fn remove_if_expired(&self, slot: SlotNo, now: Millis) -> bool {
+    pub(crate) fn remove_if_expired(&self, slot: SlotId, now: Millis) -> bool {
         let removed = self.remove_when(slot, |life, last_seen| life.is_expired(&self.limits, last_seen, now));
         if removed {
             self.counts.expired.fetch_add(1, Ordering::Relaxed);
@@ -223,7 +223,7 @@ impl FlowTable {
         removed
     }
 
-    fn remove_when(&self, slot: SlotNo, condition: impl Fn(Life, Millis) -> bool) -> bool {
+    fn remove_when(&self, slot: SlotId, condition: impl Fn(Life, Millis) -> bool) -> bool {
         let Some((record, contents)) = self.record(slot.record()).zip(self.contents(slot)) else {
             return false;
         };
@@ -266,7 +266,7 @@ impl FlowTable {
             let Some(record) = self.record(number) else { continue };
             let (incarnation, life) = record.life();
             if life.is_live() && life.is_expired(&self.limits, record.last_seen(incarnation), now) {
-                removed += u32::from(self.remove_if_expired(SlotNo::new(incarnation, number, 0), now));
+                removed += u32::from(self.remove_if_expired(SlotId::new(incarnation, number, 0), now));
             }
         }
         removed
@@ -274,7 +274,7 @@ impl FlowTable {
 
     /// Connections that the endpoint has opened.
     #[must_use]
-    pub fn opened_by(&self, endpoint: EndpointNo) -> u32 {
+    pub fn opened_by(&self, endpoint: EndpointId) -> u32 {
         self.counts.opened_by(endpoint)
     }
 

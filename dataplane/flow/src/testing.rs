@@ -6,8 +6,8 @@ use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
 use crate::{
-    Config, Egress, EndpointNo, FlowFlags, FlowKey, FlowTable, Generation, Hit, Millis, NewFlow, NodeNo, Origin,
-    Rewrite, SlotNo,
+    Config, Egress, EndpointId, FlowFlags, FlowKey, FlowTable, Generation, Hit, Millis, NewFlow, NodeId, Origin,
+    Rewrite, SlotId,
 };
 
 /// Moments of the tests begin here.
@@ -51,8 +51,8 @@ pub(crate) fn through_service(client: Ip, service: Ip, backend: Ip, sport: u16, 
         proto,
         arrives,
         leaves,
-        Origin::pod(EndpointNo(2)),
-        Origin::node(NodeNo(7)),
+        Origin::pod(EndpointId(2)),
+        Origin::node(NodeId(7)),
     )
 }
 
@@ -79,14 +79,14 @@ pub(crate) fn pair(
             to,
         ),
         egress: if reply {
-            Egress::Endpoint(EndpointNo(2))
+            Egress::Endpoint(EndpointId(2))
         } else {
-            Egress::Node(NodeNo(7))
+            Egress::Node(NodeId(7))
         },
         endpoints: if reply {
-            [EndpointNo(1), EndpointNo(2)]
+            [EndpointId(1), EndpointId(2)]
         } else {
-            [EndpointNo(2), EndpointNo(1)]
+            [EndpointId(2), EndpointId(1)]
         },
         generations: if reply {
             [Generation(50), Generation(40)]
@@ -119,7 +119,7 @@ pub(crate) fn look(table: &FlowTable, key: FlowKey, now: Millis) -> Option<Hit> 
 }
 
 /// Inserts, and asserts that it went well.
-pub(crate) fn put(table: &FlowTable, (f, r): (NewFlow, NewFlow), now: Millis) -> (SlotNo, SlotNo) {
+pub(crate) fn put(table: &FlowTable, (f, r): (NewFlow, NewFlow), now: Millis) -> (SlotId, SlotId) {
     table.insert(&f, &r, now).unwrap()
 }
 

@@ -8,7 +8,7 @@ use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Parsed, Proto};
 
 use crate::state::FlowState;
-use crate::{EndpointNo, Generation, NextHopNo, NodeNo};
+use crate::{EndpointId, Generation, NextHopId, NodeId};
 
 /// Milliseconds of a clock that does not stop: `CLOCK_BOOTTIME` in the agent, so that it goes on over a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
@@ -32,7 +32,7 @@ impl Millis {
 /// Which start of the agent an entry was last evaluated in. Each takeover of the table raises it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 #[repr(transparent)]
-pub struct StartNo(pub u32);
+pub struct Epoch(pub u32);
 
 /// Where a packet came in: a part of the flow key. Never the queue or the worker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,21 +49,21 @@ impl Origin {
 
     /// A local pod's attachment.
     #[must_use]
-    pub const fn pod(endpoint: EndpointNo) -> Self {
+    pub const fn pod(endpoint: EndpointId) -> Self {
         Self(Self::POD | endpoint.0 as u32)
     }
 
     /// Another node, by VXLAN.
     #[must_use]
-    pub const fn node(node: NodeNo) -> Self {
+    pub const fn node(node: NodeId) -> Self {
         Self(Self::NODE | node.0 as u32)
     }
 
     /// The attachment, if the packet came from a pod.
     #[must_use]
-    pub const fn as_pod(self) -> Option<EndpointNo> {
+    pub const fn as_pod(self) -> Option<EndpointId> {
         if self.0 & !0xffff == Self::POD {
-            Some(EndpointNo(self.0 as u16))
+            Some(EndpointId(self.0 as u16))
         } else {
             None
         }
@@ -71,9 +71,9 @@ impl Origin {
 
     /// The node, if the packet came from another node's tunnel.
     #[must_use]
-    pub const fn as_node(self) -> Option<NodeNo> {
+    pub const fn as_node(self) -> Option<NodeId> {
         if self.0 & !0xffff == Self::NODE {
-            Some(NodeNo(self.0 as u16))
+            Some(NodeId(self.0 as u16))
         } else {
             None
         }
@@ -183,11 +183,11 @@ impl Rewrite {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Egress {
     /// A local pod, or the host port.
-    Endpoint(EndpointNo),
+    Endpoint(EndpointId),
     /// The uplink, by a next-hop record.
-    Uplink(NextHopNo),
+    Uplink(NextHopId),
     /// The tunnel to another node.
-    Node(NodeNo),
+    Node(NodeId),
 }
 
 impl Egress {
@@ -205,9 +205,9 @@ impl Egress {
         let no = bits as u16;
         let kind = bits >> 16;
         match if kind < 2 { kind } else { 2 } {
-            0 => Self::Endpoint(EndpointNo(no)),
-            1 => Self::Uplink(NextHopNo(no)),
-            _ => Self::Node(NodeNo(no)),
+            0 => Self::Endpoint(EndpointId(no)),
+            1 => Self::Uplink(NextHopId(no)),
+            _ => Self::Node(NodeId(no)),
         }
     }
 
@@ -215,9 +215,9 @@ impl Egress {
     pub(crate) const fn try_from_bits(bits: u32) -> Option<Self> {
         let no = bits as u16;
         match bits >> 16 {
-            0 => Some(Self::Endpoint(EndpointNo(no))),
-            1 => Some(Self::Uplink(NextHopNo(no))),
-            2 => Some(Self::Node(NodeNo(no))),
+            0 => Some(Self::Endpoint(EndpointId(no))),
+            1 => Some(Self::Uplink(NextHopId(no))),
+            2 => Some(Self::Node(NodeId(no))),
             _ => None,
         }
     }
@@ -252,7 +252,7 @@ pub struct NewFlow {
     /// Where it goes.
     pub egress: Egress,
     /// The endpoints that it comes from and goes to. The table takes those of the forward direction for both.
-    pub endpoints: [EndpointNo; 2],
+    pub endpoints: [EndpointId; 2],
     /// Their generations when it was evaluated.
     pub generations: [Generation; 2],
     /// The MSS that a SYN or SYN-ACK may carry at most; 0: not clamped.
@@ -267,9 +267,9 @@ pub struct NewFlow {
 /// another worker, does nothing and says so.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
-pub struct SlotNo(u64);
+pub struct SlotId(u64);
 
-impl SlotNo {
+impl SlotId {
     pub(crate) const fn new(incarnation: u32, record: u32, direction: usize) -> Self {
         Self((incarnation as u64) << 32 | (record as u64) << 1 | direction as u64 & 1)
     }
@@ -311,7 +311,7 @@ impl SlotNo {
     }
 }
 
-impl fmt::Debug for SlotNo {
+impl fmt::Debug for SlotId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}@{}", self.record(), self.direction(), self.incarnation())
     }
@@ -327,11 +327,11 @@ pub struct FlowView {
     /// Where they go.
     pub egress: Egress,
     /// The endpoints this direction comes from and goes to.
-    pub endpoints: [EndpointNo; 2],
+    pub endpoints: [EndpointId; 2],
     /// The generations of these endpoints under which it was last evaluated.
     pub generations: [Generation; 2],
     /// The start of the agent in which it was last evaluated.
-    pub start: StartNo,
+    pub start: Epoch,
     /// The MSS that a SYN or SYN-ACK of this direction may carry at most; 0: not clamped.
     pub mss_clamp: u16,
     /// What the caller noted.
@@ -345,7 +345,7 @@ pub struct FlowView {
 impl FlowView {
     /// Whether the entry was evaluated in start `start` and under these generations of [`Self::endpoints`].
     #[must_use]
-    pub fn is_current(&self, start: StartNo, generations: [Generation; 2]) -> bool {
+    pub fn is_current(&self, start: Epoch, generations: [Generation; 2]) -> bool {
         self.start == start && self.generations == generations
     }
 
@@ -364,7 +364,7 @@ impl FlowView {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hit {
     /// Its name.
-    pub slot: SlotNo,
+    pub slot: SlotId,
     /// Its contents.
     pub view: FlowView,
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::record::Record;
 use crate::table::{Connection, FlowTable};
-use crate::types::{FlowKey, SlotNo};
+use crate::types::{FlowKey, SlotId};
 
 impl FlowTable {
     /// Shows every connection to `see`, which may remove connections.
@@ -42,7 +42,7 @@ fn connection(number: u32, record: &Record<'_>) -> Option<Connection> {
     let contents = record.read();
     let views = contents.view(0).zip(contents.view(1))?;
     contents.life.is_live().then(|| Connection {
-        slot: SlotNo::new(contents.incarnation, number, 0),
+        slot: SlotId::new(contents.incarnation, number, 0),
         keys: [0, 1].map(|d| FlowKey {
             tuple: contents.tuple(d),
             proto: contents.proto(),

@@ -7,8 +7,8 @@ use heddle_wire::{Ip, Proto};
 
 use crate::hash::{ip_from_words, ip_words};
 use crate::state::Life;
-use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Millis, Origin, Rewrite, StartNo};
-use crate::{EndpointNo, Generation};
+use crate::types::{Egress, Epoch, FlowFlags, FlowKey, FlowView, Millis, Origin, Rewrite};
+use crate::{EndpointId, Generation};
 
 /// The word of a direction, after those of its addresses, that has ports, origin and protocol, ...
 pub(crate) const PORTS: usize = 4;
@@ -66,9 +66,9 @@ impl Words {
             },
             origin: origin_of(ports),
             egress: Egress::from_bits((leaving >> 32) as u32),
-            endpoints: [EndpointNo(ends as u16), EndpointNo((ends >> 16) as u16)],
+            endpoints: [EndpointId(ends as u16), EndpointId((ends >> 16) as u16)],
             generations: [Generation(generations as u32), Generation((generations >> 32) as u32)],
-            start: StartNo((self.meta >> 32) as u32),
+            start: Epoch((self.meta >> 32) as u32),
             mss_clamp: ((self.ends >> 32) as u32 >> second) as u16,
             flags: FlowFlags::from_bits_truncate((self.meta as u32 >> second) as u16),
             state: life.state(),
@@ -165,6 +165,6 @@ pub(crate) const fn leaving(l3: u16, l4: u16, egress: Egress) -> u64 {
     l3 as u64 | (l4 as u64) << 16 | (egress.to_bits() as u64) << 32
 }
 
-pub(crate) const fn meta(start: StartNo, flags: [FlowFlags; 2]) -> u64 {
+pub(crate) const fn meta(start: Epoch, flags: [FlowFlags; 2]) -> u64 {
     (start.0 as u64) << 32 | (flags[1].bits() as u64) << 16 | flags[0].bits() as u64
 }

@@ -9,8 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use heddle_flow::{
-    BootId, Config, Egress, EndpointNo, FlowFlags, FlowKey, FlowTable, Generation, InsertError, Millis, NewFlow,
-    NodeNo, Origin, Rewrite,
+    BootId, Config, Egress, EndpointId, FlowFlags, FlowKey, FlowTable, Generation, InsertError, Millis, NewFlow,
+    NodeId, Origin, Rewrite,
 };
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
@@ -55,8 +55,8 @@ fn connection(thread: u32, n: u32) -> (NewFlow, NewFlow) {
         NewFlow {
             key,
             rewrite: Rewrite::between(&key, to),
-            egress: Egress::Node(NodeNo(n as u16)),
-            endpoints: [EndpointNo(thread as u16 + 2); 2],
+            egress: Egress::Node(NodeId(n as u16)),
+            endpoints: [EndpointId(thread as u16 + 2); 2],
             generations: [Generation(n), Generation(n)],
             mss_clamp: n as u16,
             flags,

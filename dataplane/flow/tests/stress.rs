@@ -4,8 +4,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use heddle_flow::{
-    Config, Egress, EndpointNo, FlowFlags, FlowKey, FlowTable, Generation, InsertError, Millis, NewFlow, NodeNo,
-    Origin, Rewrite, StartNo,
+    Config, Egress, EndpointId, Epoch, FlowFlags, FlowKey, FlowTable, Generation, InsertError, Millis, NewFlow, NodeId,
+    Origin, Rewrite,
 };
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto, TcpFlags};
@@ -47,8 +47,8 @@ fn connection(n: u32, stamp: u16) -> (NewFlow, NewFlow) {
             to,
             deltas: Default::default(),
         },
-        egress: Egress::Node(NodeNo(stamp)),
-        endpoints: [EndpointNo(stamp); 2],
+        egress: Egress::Node(NodeId(stamp)),
+        endpoints: [EndpointId(stamp); 2],
         generations: [Generation(stamp.into()); 2],
         mss_clamp: stamp,
         flags,
@@ -62,13 +62,13 @@ fn connection(n: u32, stamp: u16) -> (NewFlow, NewFlow) {
 
 fn stamp_of(hit: &heddle_flow::Hit) -> u16 {
     let v = &hit.view;
-    let Egress::Node(NodeNo(stamp)) = v.egress else {
+    let Egress::Node(NodeId(stamp)) = v.egress else {
         unreachable!("mixed entry: {hit:?}")
     };
-    let whole = v.endpoints == [EndpointNo(stamp); 2]
+    let whole = v.endpoints == [EndpointId(stamp); 2]
         && v.generations == [Generation(stamp.into()); 2]
         && v.mss_clamp == stamp
-        && v.start == StartNo(1)
+        && v.start == Epoch(1)
         && (v.flags.contains(FlowFlags::REPLY) || v.rewrite.to.dport == stamp);
     assert!(whole, "mixed entry: {hit:?}");
     stamp
@@ -150,7 +150,7 @@ fn whoever_fights_for_a_tuple_ends_with_one_whole_entry() {
         assert_eq!(look(&table, c.keys[1]).map(|h| h.slot), Some(c.slot.peer()));
         assert!(table.remove(c.slot));
     }
-    let used: u32 = (0..=u16::MAX).map(|e| table.opened_by(EndpointNo(e))).sum();
+    let used: u32 = (0..=u16::MAX).map(|e| table.opened_by(EndpointId(e))).sum();
     assert_eq!((table.stats().used, used), (0, 0));
     for n in 0..24 {
         let (f, r) = connection(n, 5);

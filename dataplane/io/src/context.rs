@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use heddle_port::{AreaNo, FillBudget, FrameStore, Port, PortNo, SharedPool};
+use heddle_port::{AreaId, FillBudget, FrameStore, Port, PortId, SharedPool};
 use xsk_rs::Umem;
 
 use crate::anchor::Anchor;
@@ -55,7 +55,7 @@ pub struct OpenPort {
     /// The device's queue. The queues of a device have consecutive port numbers.
     pub queue: u32,
     /// The port's number.
-    pub port: PortNo,
+    pub port: PortId,
 }
 
 /// A device with open ports.
@@ -63,7 +63,7 @@ pub struct OpenPort {
 struct Device {
     /// Number of the port on queue 0.
     base: u32,
-    open: BTreeSet<PortNo>,
+    open: BTreeSet<PortId>,
 }
 
 /// The XDP program, the UMEM and its pools, and the anchor, in the network namespace of the thread that made it.
@@ -74,7 +74,7 @@ struct Device {
 pub struct XdpContext {
     config: XdpConfig,
     /// They keep sockets open: each goes before its port is closed.
-    observers: BTreeMap<PortNo, Observer>,
+    observers: BTreeMap<PortId, Observer>,
     program: Program,
     devices: BTreeMap<u32, Device>,
     pool: SharedPool,
@@ -102,7 +102,7 @@ impl XdpContext {
         // else gets at its memory: xsk-rs hands out none by itself, and the kernel writes only to frames in fill rings.
         let (store, frames) = unsafe {
             FrameStore::from_raw(
-                AreaNo(0),
+                AreaId(0),
                 base,
                 config.frames,
                 config.frame_size,
@@ -245,12 +245,12 @@ impl XdpContext {
 
     /// What control sees of an open port while a worker has it. Costs a system call.
     #[must_use]
-    pub fn view(&self, port: PortNo) -> Option<PortView> {
+    pub fn view(&self, port: PortId) -> Option<PortView> {
         self.observers.get(&port).map(Observer::view)
     }
 
     /// Checks that the number fits, and gives the number of the device's queue 0.
-    fn place(&self, ifname: &str, ifindex: u32, queue: u32, port: PortNo) -> Result<u32, XdpError> {
+    fn place(&self, ifname: &str, ifindex: u32, queue: u32, port: PortId) -> Result<u32, XdpError> {
         if ifname.is_empty() || ifname.len() > 15 || ifname.contains('\0') {
             return Err(XdpError::BadName {
                 ifname: ifname.to_owned(),

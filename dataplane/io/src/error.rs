@@ -2,7 +2,7 @@
 
 use std::io;
 
-use heddle_port::{PortNo, PortRefused, TooFewFrames};
+use heddle_port::{PortId, PortRefused, TooFewFrames};
 
 /// Why a context or a port could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +117,7 @@ pub enum XdpError {
     #[error("port number {port} is not below {max}, the size of the XDP program's map of ports")]
     PortNumber {
         /// The number.
-        port: PortNo,
+        port: PortId,
         /// The map's size.
         max: u32,
     },
@@ -125,7 +125,7 @@ pub enum XdpError {
     #[error("port {port} is open already")]
     PortOpen {
         /// The number.
-        port: PortNo,
+        port: PortId,
     },
     /// The queues of a device have consecutive port numbers; this one does not fit.
     #[error("queue {queue} of device {ifname} cannot be port {port}: the device's queue 0 is port {base}")]
@@ -135,7 +135,7 @@ pub enum XdpError {
         /// The queue.
         queue: u32,
         /// The port's number.
-        port: PortNo,
+        port: PortId,
         /// The number of the device's first queue.
         base: i64,
     },

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use heddle_port::{
-    FillShare, Frame, FrameStore, Holder, KernelStats, Packet, PacketVec, Port, PortNo, PortStats, WorkerPool,
+    FillShare, Frame, FrameStore, Holder, KernelStats, Packet, PacketVec, Port, PortId, PortStats, WorkerPool,
 };
 
 use crate::assemble::{Assembler, Part};
@@ -22,7 +22,7 @@ const CALM_BURSTS: u32 = 1024;
 
 /// An AF_XDP port. Made and closed by [`XdpContext`](crate::XdpContext), on the control thread.
 pub struct XdpPort {
-    number: PortNo,
+    number: PortId,
     ifname: String,
     ifindex: u32,
     queue: u32,
@@ -54,7 +54,7 @@ pub struct XdpPort {
 
 impl XdpPort {
     pub(crate) fn new(
-        number: PortNo,
+        number: PortId,
         device: (String, u32, u32),
         store: Arc<FrameStore>,
         share: FillShare,
@@ -236,7 +236,7 @@ impl XdpPort {
 }
 
 impl Port for XdpPort {
-    fn number(&self) -> PortNo {
+    fn number(&self) -> PortId {
         self.number
     }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heddle_port::{PacketVec, Port, PortNo, WorkerPool};
+use heddle_port::{PacketVec, Port, PortId, WorkerPool};
 
 use crate::context::{OpenPort, XdpConfig, XdpContext};
 use crate::error::XdpError;
@@ -96,7 +96,7 @@ fn in_own_namespace() -> Result<(), ProbeError> {
         ifname: DEVICE.to_owned(),
         ifindex: netlink::index_of(DEVICE).unwrap_or(0),
         queue: 0,
-        port: PortNo(0),
+        port: PortId(0),
     })?;
     let mut pool = WorkerPool::new(0, context.pool().clone());
     let passed = Tap::new(PEER)

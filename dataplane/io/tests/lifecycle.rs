@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use harness::*;
 use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpError, XdpPort};
-use heddle_port::{Packet, PacketVec, Port, PortNo, WorkerPool};
+use heddle_port::{Packet, PacketVec, Port, PortId, WorkerPool};
 
 #[test]
 fn when_every_other_device_is_gone_ports_can_still_be_opened() {
@@ -204,7 +204,7 @@ fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
         let first = context.open(on("a", 0)).unwrap();
         veth("b", 1500, 1);
         let error = context.open(on("b", 0)).unwrap_err();
-        assert!(matches!(error, XdpError::PortOpen { port: PortNo(0) }), "{error}");
+        assert!(matches!(error, XdpError::PortOpen { port: PortId(0) }), "{error}");
         let second = context.open(on("b", 1)).unwrap();
         veth("c", 1500, 1);
         let error = context.open(on("c", 2)).unwrap_err();

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::port::PortNo;
+use crate::port::PortId;
 use crate::sync::{AtomicU32, Ordering};
 
 /// A port beyond those that frames are set aside for.
@@ -14,7 +14,7 @@ use crate::sync::{AtomicU32, Ordering};
 #[error("port {port} refused: frames are set aside for {max} ports and all are open; raise maxPods")]
 pub struct PortRefused {
     /// The port that was to be opened.
-    pub port: PortNo,
+    pub port: PortId,
     /// Ports that there may be.
     pub max: u32,
 }
@@ -128,7 +128,7 @@ impl FillBudget {
         self.growth.saturating_sub(self.grown())
     }
 
-    pub(crate) fn check(&self, port: PortNo) -> Result<(), PortRefused> {
+    pub(crate) fn check(&self, port: PortId) -> Result<(), PortRefused> {
         if self.open_ports() >= self.max_ports {
             Err(PortRefused {
                 port,
@@ -139,7 +139,7 @@ impl FillBudget {
         }
     }
 
-    pub(crate) fn open(this: &Arc<Self>, port: PortNo) -> Result<FillShare, PortRefused> {
+    pub(crate) fn open(this: &Arc<Self>, port: PortId) -> Result<FillShare, PortRefused> {
         this.open
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
                 (open < this.max_ports).then_some(open + 1)
@@ -213,7 +213,7 @@ mod tests {
     fn floors_are_set_aside_until_their_port_is_open() {
         let budget = Arc::new(FillBudget::new(16_384, 128, 1024).unwrap());
         assert_eq!((budget.set_aside(), budget.growth_left()), (8192, 7168));
-        let share = FillBudget::open(&budget, PortNo(0)).unwrap();
+        let share = FillBudget::open(&budget, PortId(0)).unwrap();
         assert_eq!((share.target(), budget.set_aside()), (64, 8128));
         drop(share);
         assert_eq!((budget.set_aside(), budget.open_ports()), (8192, 0));
@@ -222,8 +222,8 @@ mod tests {
     #[test]
     fn growth_takes_only_the_rest() {
         let budget = Arc::new(FillBudget::new(1000, 2, 100).unwrap());
-        let mut a = FillBudget::open(&budget, PortNo(0)).unwrap();
-        let mut b = FillBudget::open(&budget, PortNo(1)).unwrap();
+        let mut a = FillBudget::open(&budget, PortId(0)).unwrap();
+        let mut b = FillBudget::open(&budget, PortId(1)).unwrap();
         assert_eq!(a.grow(10_000), FillBudget::CEILING);
         assert_eq!(b.grow(10_000), 64 + 1000 - 128 - 100 - (512 - 64));
         assert_eq!((b.grow(1), budget.growth_left()), (388, 0));
@@ -236,12 +236,12 @@ mod tests {
     #[test]
     fn a_port_too_many_is_refused_by_name() {
         let budget = Arc::new(FillBudget::new(64, 1, 0).unwrap());
-        let _share = FillBudget::open(&budget, PortNo(4)).unwrap();
-        let refused = FillBudget::open(&budget, PortNo(5)).unwrap_err();
+        let _share = FillBudget::open(&budget, PortId(4)).unwrap();
+        let refused = FillBudget::open(&budget, PortId(5)).unwrap_err();
         assert_eq!(
             refused,
             PortRefused {
-                port: PortNo(5),
+                port: PortId(5),
                 max: 1
             }
         );

@@ -8,9 +8,9 @@ use std::fmt;
 
 /// Which memory area (UMEM) a frame belongs to. Copy-mode ports share area 0; a zero-copy NIC will have one of its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct AreaNo(pub u8);
+pub struct AreaId(pub u8);
 
-impl AreaNo {
+impl AreaId {
     /// Areas that a frame's number can tell apart.
     pub const MAX: u8 = 15;
 }
@@ -34,7 +34,7 @@ impl Frame {
     pub const MAX_FRAMES: u32 = 1 << 28;
 
     /// The handle of frame `index`. Private to the crate: the caller keeps the uniqueness described above.
-    pub(crate) const fn conjure(store: u32, area: AreaNo, index: u32) -> Self {
+    pub(crate) const fn conjure(store: u32, area: AreaId, index: u32) -> Self {
         Self {
             store,
             number: (area.0 as u32) << 28 | index,
@@ -43,8 +43,8 @@ impl Frame {
 
     /// The area that the frame lies in.
     #[must_use]
-    pub const fn area(&self) -> AreaNo {
-        AreaNo((self.number >> 28) as u8)
+    pub const fn area(&self) -> AreaId {
+        AreaId((self.number >> 28) as u8)
     }
 
     /// The frame's number within its area.
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn a_frame_names_its_area_and_index() {
-        let frame = Frame::conjure(9, AreaNo(AreaNo::MAX), Frame::MAX_FRAMES - 1);
-        assert_eq!((frame.area(), frame.index()), (AreaNo(15), Frame::MAX_FRAMES - 1));
+        let frame = Frame::conjure(9, AreaId(AreaId::MAX), Frame::MAX_FRAMES - 1);
+        assert_eq!((frame.area(), frame.index()), (AreaId(15), Frame::MAX_FRAMES - 1));
     }
 }

@@ -18,11 +18,11 @@ mod sync;
 mod worker;
 
 pub use budget::{FillBudget, FillShare, PortRefused, TooFewFrames};
-pub use frame::{AreaNo, Frame, Holder};
+pub use frame::{AreaId, Frame, Holder};
 pub use mem::{MemPort, MemWire};
 pub use packet::{Frames, Packet};
 pub use pcap::{Capture, CaptureError, Captured, Record};
-pub use port::{BURST, KernelStats, PacketVec, Port, PortNo, PortStats};
+pub use port::{BURST, KernelStats, PacketVec, Port, PortId, PortStats};
 pub use shared::{BATCH, SharedPool};
 pub use store::{FrameStore, HEADROOM};
 pub use worker::WorkerPool;

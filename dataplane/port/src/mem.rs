@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::frame::Holder;
 use crate::packet::Packet;
-use crate::port::{PacketVec, Port, PortNo, PortStats};
+use crate::port::{PacketVec, Port, PortId, PortStats};
 use crate::store::FrameStore;
 use crate::worker::WorkerPool;
 
@@ -27,7 +27,7 @@ struct Wire {
 /// notices; [`MemPort::close`] gives it back.
 #[derive(Debug)]
 pub struct MemPort {
-    number: PortNo,
+    number: PortId,
     store: Arc<FrameStore>,
     wire: Arc<Mutex<Wire>>,
     /// Packets taken and not flushed.
@@ -49,7 +49,7 @@ impl MemPort {
     /// # Panics
     /// If a port of that number is open on the store.
     #[must_use]
-    pub fn new(number: PortNo, store: &Arc<FrameStore>) -> (Self, MemWire) {
+    pub fn new(number: PortId, store: &Arc<FrameStore>) -> (Self, MemWire) {
         assert!(store.port_opened(number), "port {number} is open already");
         let wire = Arc::new(Mutex::new(Wire {
             tx_room: usize::MAX,
@@ -114,7 +114,7 @@ impl MemPort {
 }
 
 impl Port for MemPort {
-    fn number(&self) -> PortNo {
+    fn number(&self) -> PortId {
         self.number
     }
 
@@ -239,7 +239,7 @@ mod tests {
     fn port(frames: u32) -> (WorkerPool, MemPort, MemWire) {
         let shared = SharedPool::heap(frames, 512);
         let pool = WorkerPool::new(0, shared.clone());
-        let (port, wire) = MemPort::new(PortNo(4), shared.store());
+        let (port, wire) = MemPort::new(PortId(4), shared.store());
         (pool, port, wire)
     }
 

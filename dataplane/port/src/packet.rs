@@ -199,10 +199,10 @@ impl Iterator for Frames<'_> {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::{AreaNo, HEADROOM};
+    use crate::{AreaId, HEADROOM};
 
     fn chain(sizes: &[u32]) -> (std::sync::Arc<FrameStore>, Packet) {
-        let (store, mut frames) = FrameStore::heap(AreaNo(0), u32::try_from(sizes.len()).unwrap(), 1024);
+        let (store, mut frames) = FrameStore::heap(AreaId(0), u32::try_from(sizes.len()).unwrap(), 1024);
         let mut packet = None;
         for (i, size) in sizes.iter().enumerate() {
             let mut frame = frames.remove(0);
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_chain_has_a_bound() {
-        let (store, mut frames) = FrameStore::heap(AreaNo(0), 20, 1024);
+        let (store, mut frames) = FrameStore::heap(AreaId(0), 20, 1024);
         let mut packet = Packet::new(&store, frames.remove(0));
         for frame in frames.drain(..17) {
             packet.append(&store, frame).unwrap();

@@ -200,7 +200,7 @@ impl<W: Write> Record<W> {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::{MemPort, PacketVec, Port, PortNo, SharedPool, WorkerPool};
+    use crate::{MemPort, PacketVec, Port, PortId, SharedPool, WorkerPool};
 
     fn capture(frames: &[(u64, &[u8])]) -> Vec<u8> {
         let mut writer = PcapWriter::new(Vec::new()).unwrap();
@@ -247,7 +247,7 @@ mod tests {
     fn what_the_port_sends_is_written_and_nothing_else() {
         let shared = SharedPool::heap(8, 512);
         let mut pool = WorkerPool::new(0, shared.clone());
-        let (mut port, wire) = MemPort::new(PortNo(1), shared.store());
+        let (mut port, wire) = MemPort::new(PortId(1), shared.store());
         let mut file = Vec::new();
         let mut record = Record::new(wire.clone(), &mut file);
         assert_eq!(record.write(Duration::from_secs(1)).unwrap(), 0);

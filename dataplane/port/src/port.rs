@@ -16,9 +16,9 @@ pub type PacketVec = ArrayVec<Packet, BURST>;
 
 /// The number of a port: its index in the XSKMAP, in the ledger of frames, and in everything that names a port.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PortNo(pub u16);
+pub struct PortId(pub u16);
 
-impl fmt::Display for PortNo {
+impl fmt::Display for PortId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
@@ -27,7 +27,7 @@ impl fmt::Display for PortNo {
 /// One end where packets come in and go out, with one owner: the worker that has it.
 pub trait Port {
     /// The port's number.
-    fn number(&self) -> PortNo;
+    fn number(&self) -> PortId;
 
     /// Receives packets into the free places of `out`, and gives the port new frames to receive into. Returns how many
     /// packets were received. A packet of several frames of which some have not come yet stays in the port until they

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::budget::{FillBudget, FillShare, PortRefused};
 use crate::frame::{Frame, Holder};
-use crate::port::PortNo;
+use crate::port::PortId;
 use crate::store::{FrameStore, NIL};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -51,7 +51,7 @@ impl SharedPool {
     /// A store in memory and its pool, with nothing set aside for ports: for tests, benches and replays.
     #[must_use]
     pub fn heap(frames: u32, frame_size: u32) -> Self {
-        let (store, frames) = FrameStore::heap(crate::AreaNo(0), frames, frame_size);
+        let (store, frames) = FrameStore::heap(crate::AreaId(0), frames, frame_size);
         Self::new(store, frames, FillBudget::none())
     }
 
@@ -133,7 +133,7 @@ impl SharedPool {
     }
 
     /// Admits a port: its share of the budget, and the frames for its fill ring, as many of the floor as there are.
-    pub fn open_port(&self, port: PortNo, out: &mut Vec<Frame>) -> Result<FillShare, PortRefused> {
+    pub fn open_port(&self, port: PortId, out: &mut Vec<Frame>) -> Result<FillShare, PortRefused> {
         let floor = self.0.budget.floor();
         self.0.budget.check(port)?;
         // Frames first, admission second: while the port is not counted, its frames are set aside for it.
@@ -197,7 +197,7 @@ impl std::fmt::Debug for SharedPool {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::{AreaNo, Packet, WorkerPool};
+    use crate::{AreaId, Packet, WorkerPool};
     use proptest::prelude::*;
 
     #[test]
@@ -215,16 +215,16 @@ mod tests {
 
     #[test]
     fn what_is_set_aside_is_for_ports_only() {
-        let (store, frames) = FrameStore::heap(AreaNo(0), 200, 512);
+        let (store, frames) = FrameStore::heap(AreaId(0), 200, 512);
         let pool = SharedPool::new(store, frames, FillBudget::new(200, 2, 10).unwrap());
         let (mut taken, mut fill) = (Vec::new(), Vec::new());
         assert_eq!(pool.take(200, Holder::Worker(0), &mut taken), 200 - 128);
         assert_eq!(pool.take(1, Holder::Worker(0), &mut taken), 0);
-        let first = pool.open_port(PortNo(0), &mut fill).unwrap();
+        let first = pool.open_port(PortId(0), &mut fill).unwrap();
         assert_eq!((fill.len(), pool.take(1, Holder::Worker(0), &mut taken)), (64, 0));
-        let second = pool.open_port(PortNo(1), &mut fill).unwrap();
+        let second = pool.open_port(PortId(1), &mut fill).unwrap();
         assert_eq!((fill.len(), pool.free()), (128, 0));
-        pool.open_port(PortNo(2), &mut fill).unwrap_err();
+        pool.open_port(PortId(2), &mut fill).unwrap_err();
         pool.put(fill);
         drop((first, second));
         assert_eq!(pool.take(1, Holder::Worker(0), &mut taken), 0);
@@ -304,7 +304,7 @@ mod tests {
         fn no_frame_is_lost_or_doubled(frames in 0u32..300, steps in steps()) {
             let shared = SharedPool::heap(frames, 512);
             let store = Arc::clone(shared.store());
-            let port = PortNo(9);
+            let port = PortId(9);
             store.port_opened(port);
             let mut pools: Vec<_> = (0..3).map(|no| WorkerPool::new(no, shared.clone())).collect();
             let mut hands: [Vec<Frame>; 3] = Default::default();
@@ -389,7 +389,7 @@ mod loom_tests {
     #[test]
     fn loom_frames_are_exchanged_without_loss() {
         model(|| {
-            let (store, frames) = FrameStore::heap(crate::AreaNo(0), 2, 512);
+            let (store, frames) = FrameStore::heap(crate::AreaId(0), 2, 512);
             let pool = SharedPool::new(store, Vec::new(), FillBudget::none());
             for frame in frames {
                 pool.put([frame]);
@@ -448,7 +448,7 @@ mod loom_tests {
             let grow = || {
                 let budget = Arc::clone(&budget);
                 move || {
-                    let mut share = FillBudget::open(&budget, PortNo(0)).unwrap();
+                    let mut share = FillBudget::open(&budget, PortId(0)).unwrap();
                     let grown = share.grow(8) - 64;
                     assert!(grown <= 8 && budget.grown() <= 10);
                     share.shrink(1);

@@ -16,8 +16,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32 as StdAtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::frame::{AreaNo, Frame, Holder};
-use crate::port::PortNo;
+use crate::frame::{AreaId, Frame, Holder};
+use crate::port::PortId;
 use crate::sync::{AtomicU32, Ordering};
 
 /// "No further frame" in a link.
@@ -41,12 +41,12 @@ struct Side {
 /// The frames of one memory area.
 pub struct FrameStore {
     id: u32,
-    area: AreaNo,
+    area: AreaId,
     base: NonNull<u8>,
     frame_size: u32,
     side: Box<[Side]>,
     /// Ports that are open: what they hold is accounted for.
-    open: Mutex<BTreeSet<PortNo>>,
+    open: Mutex<BTreeSet<PortId>>,
     /// Keeps the memory at `base` alive.
     _owner: Box<dyn Any + Send + Sync>,
 }
@@ -66,7 +66,7 @@ impl FrameStore {
     /// # Panics
     /// As [`FrameStore::from_raw`].
     #[must_use]
-    pub fn heap(area: AreaNo, frames: u32, frame_size: u32) -> (Arc<Self>, Vec<Frame>) {
+    pub fn heap(area: AreaId, frames: u32, frame_size: u32) -> (Arc<Self>, Vec<Frame>) {
         let mut memory = vec![0u8; frames as usize * frame_size as usize];
         let base = NonNull::new(memory.as_mut_ptr()).unwrap_or(NonNull::dangling());
         // SAFETY: the vector's buffer has the stated size, does not move when the vector is moved into the box, and is
@@ -81,18 +81,18 @@ impl FrameStore {
     /// may access these bytes but through the returned handles, and the kernel for frames that are lent to a port.
     ///
     /// # Panics
-    /// If the area's number is above [`AreaNo::MAX`], there are more frames than [`Frame::MAX_FRAMES`], or the frame
+    /// If the area's number is above [`AreaId::MAX`], there are more frames than [`Frame::MAX_FRAMES`], or the frame
     /// size is not between twice [`HEADROOM`] and [`FrameStore::MAX_FRAME_SIZE`].
     #[must_use]
     pub unsafe fn from_raw(
-        area: AreaNo,
+        area: AreaId,
         base: NonNull<u8>,
         frames: u32,
         frame_size: u32,
         owner: Box<dyn Any + Send + Sync>,
     ) -> (Arc<Self>, Vec<Frame>) {
         static NEXT_ID: StdAtomicU32 = StdAtomicU32::new(0);
-        assert!(area.0 <= AreaNo::MAX, "area {} is above {}", area.0, AreaNo::MAX);
+        assert!(area.0 <= AreaId::MAX, "area {} is above {}", area.0, AreaId::MAX);
         assert!(
             frames < Frame::MAX_FRAMES,
             "{frames} frames are more than {}",
@@ -129,7 +129,7 @@ impl FrameStore {
 
     /// The area's number.
     #[must_use]
-    pub fn area(&self) -> AreaNo {
+    pub fn area(&self) -> AreaId {
         self.area
     }
 
@@ -327,7 +327,7 @@ impl FrameStore {
             .into_iter()
             .filter(|(holder, _)| match holder {
                 Holder::Shared | Holder::Pool(_) => false,
-                Holder::Port(port) => !open.contains(&PortNo(*port)),
+                Holder::Port(port) => !open.contains(&PortId(*port)),
                 Holder::Worker(_) | Holder::Control => true,
             })
             .map(|(_, count)| count)
@@ -335,18 +335,18 @@ impl FrameStore {
     }
 
     /// A port that may hold frames is there. False if one of that number is open already.
-    pub fn port_opened(&self, port: PortNo) -> bool {
+    pub fn port_opened(&self, port: PortId) -> bool {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(port)
     }
 
     /// The port is gone: what it still holds counts as outstanding until it is [reclaimed](Self::reclaim).
-    pub fn port_closed(&self, port: PortNo) {
+    pub fn port_closed(&self, port: PortId) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
     }
 
     /// Hands a frame to a port's rings: the handle is gone until [`FrameStore::take_back`] or
     /// [`FrameStore::reclaim`].
-    pub fn lend(&self, frame: Frame, port: PortNo) -> u32 {
+    pub fn lend(&self, frame: Frame, port: PortId) -> u32 {
         self.set_holder(&frame, Holder::Port(port.0));
         self.link(frame)
     }
@@ -357,7 +357,7 @@ impl FrameStore {
     /// The port's rings belong to the caller (no other thread takes frames from that port at the same time), and they
     /// have given this frame back: the kernel does not access it any more.
     #[must_use]
-    pub unsafe fn take_back(&self, index: u32, port: PortNo, to: Holder) -> Option<Frame> {
+    pub unsafe fn take_back(&self, index: u32, port: PortId, to: Holder) -> Option<Frame> {
         let side = self.side.get(index as usize)?;
         if side.holder.load(Ordering::Relaxed) != Holder::Port(port.0).encode() {
             return None;
@@ -373,7 +373,7 @@ impl FrameStore {
     /// # Safety
     /// The port's rings are gone and nobody else takes frames from it: the kernel accesses none of its frames any more.
     #[must_use]
-    pub unsafe fn reclaim(&self, port: PortNo) -> Vec<Frame> {
+    pub unsafe fn reclaim(&self, port: PortId) -> Vec<Frame> {
         // SAFETY: the caller's promise is the one that `take_back` asks for, for every frame of the port.
         (0..self.frames())
             .filter_map(|index| unsafe { self.take_back(index, port, Holder::Control) })
@@ -398,12 +398,12 @@ mod tests {
 
     #[test]
     fn frames_do_not_overlap() {
-        let (store, mut frames) = FrameStore::heap(AreaNo(3), 4, 1024);
+        let (store, mut frames) = FrameStore::heap(AreaId(3), 4, 1024);
         for frame in &mut frames {
             let index = frame.index() as u8;
             assert_eq!(
                 (frame.area(), store.headroom(frame), store.len(frame)),
-                (AreaNo(3), HEADROOM, 0)
+                (AreaId(3), HEADROOM, 0)
             );
             store.set_range(frame, 0, 1024);
             store.bytes_mut(frame).fill(index);
@@ -415,7 +415,7 @@ mod tests {
 
     #[test]
     fn a_fill_takes_what_fits() {
-        let (store, mut frames) = FrameStore::heap(AreaNo(0), 1, 512);
+        let (store, mut frames) = FrameStore::heap(AreaId(0), 1, 512);
         assert_eq!(store.fill(&mut frames[0], &[1; 300]), 256);
         assert_eq!((store.range(&frames[0]), store.tailroom(&frames[0])), ((256, 256), 0));
         assert_eq!(store.fill(&mut frames[0], &[2; 3]), 3);
@@ -428,22 +428,22 @@ mod tests {
     #[test]
     #[should_panic(expected = "do not lie in a frame")]
     fn a_range_outside_the_frame_is_refused() {
-        let (store, mut frames) = FrameStore::heap(AreaNo(0), 1, 512);
+        let (store, mut frames) = FrameStore::heap(AreaId(0), 1, 512);
         store.set_range(&mut frames[0], 500, 13);
     }
 
     #[test]
     #[should_panic(expected = "is of another store")]
     fn another_stores_frame_is_refused() {
-        let (_one, frames) = FrameStore::heap(AreaNo(0), 1, 512);
-        let (other, _) = FrameStore::heap(AreaNo(0), 1, 512);
+        let (_one, frames) = FrameStore::heap(AreaId(0), 1, 512);
+        let (other, _) = FrameStore::heap(AreaId(0), 1, 512);
         let _ = other.bytes(&frames[0]);
     }
 
     #[test]
     fn a_closed_ports_frames_are_outstanding_until_they_are_reclaimed() {
-        let (store, mut frames) = FrameStore::heap(AreaNo(0), 3, 512);
-        let (port, other) = (PortNo(7), PortNo(8));
+        let (store, mut frames) = FrameStore::heap(AreaId(0), 3, 512);
+        let (port, other) = (PortId(7), PortId(8));
         assert!(store.port_opened(port) && store.port_opened(other) && !store.port_opened(port));
         assert_eq!(store.outstanding(), 3);
         let index = store.lend(frames.remove(1), port);

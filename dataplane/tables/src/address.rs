@@ -1,18 +1,18 @@
 //! What the tables know about an address: its identity for policy, and where it is.
 
-use crate::{EndpointNo, IdentityNo, NodeNo};
+use crate::{EndpointId, IdentityId, NodeId};
 
 /// Where an address is, seen from this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Place {
     /// A pod of this node, behind that attachment.
-    Local(EndpointNo),
+    Local(EndpointId),
     /// An address of this node itself.
     Host,
     /// A pod of another node, or an address of that node's pod ranges that no known pod has.
-    Node(NodeNo),
+    Node(NodeId),
     /// Another node's own address.
-    RemoteHost(NodeNo),
+    RemoteHost(NodeId),
     /// A pod's address, or one of this node's own pod ranges, that no attachment and no known node has: there is
     /// nowhere to send to.
     Unreachable,
@@ -33,7 +33,7 @@ impl Place {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct AddressInfo {
     /// Its class as policy sees it.
-    pub identity: IdentityNo,
+    pub identity: IdentityId,
     /// Where it is.
     pub place: Place,
 }

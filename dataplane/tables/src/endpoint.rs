@@ -3,19 +3,19 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use heddle_port::PortNo;
+use heddle_port::PortId;
 use heddle_wire::{Ip, MacAddr, Proto};
 
 use crate::{
-    AddressInfo, Cell, Direction, EndpointNo, EndpointPolicy, Generation, Place, PolicySide, PolicyVerdict, RuleNo,
-    WorkerNo,
+    AddressInfo, Cell, Direction, EndpointId, EndpointPolicy, Generation, Place, PolicySide, PolicyVerdict, RuleId,
+    WorkerId,
 };
 
 /// One local endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// Its number.
-    pub no: EndpointNo,
+    pub no: EndpointId,
     /// Raised by each change that reaches it; flow entries remember it. A reused number goes on counting.
     pub generation: Generation,
     /// Its addresses: what anti-spoof lets it send from. Empty for the uplink.
@@ -23,9 +23,9 @@ pub struct Endpoint {
     /// Where frames to it are sent: the MAC of the pod's end, or of `heddle0`.
     pub mac: MacAddr,
     /// Its port. The host has one a worker: this is its first one.
-    pub port: PortNo,
+    pub port: PortId,
     /// The worker that owns the port.
-    pub worker: WorkerNo,
+    pub worker: WorkerId,
     /// The largest packet that it sends and receives, from the network header on; 0: not known, and not bounded.
     pub mtu: u16,
     /// `namespace/name` of the pod, for drops and status; `host`, `uplink`, or empty for an attachment without a pod.
@@ -64,14 +64,14 @@ impl Endpoint {
     #[inline]
     pub(crate) fn asked(&self, direction: Direction, peer: AddressInfo) -> Asked<'_> {
         if !self.no.is_pod() {
-            return Asked::Settled(Cell::allow(RuleNo::NO_POLICY));
+            return Asked::Settled(Cell::allow(RuleId::NO_POLICY));
         }
         let Some(policy) = &self.policy else {
-            return Asked::Settled(Cell::deny(RuleNo::NOT_READY));
+            return Asked::Settled(Cell::deny(RuleId::NOT_READY));
         };
         match peer.place {
-            Place::Host => Asked::Settled(Cell::allow(RuleNo::OWN_NODE)),
-            Place::Local(no) if no == self.no => Asked::Settled(Cell::allow(RuleNo::SELF)),
+            Place::Host => Asked::Settled(Cell::allow(RuleId::OWN_NODE)),
+            Place::Local(no) if no == self.no => Asked::Settled(Cell::allow(RuleId::SELF)),
             _ => Asked::Policy(policy.side(direction)),
         }
     }

@@ -1,9 +1,9 @@
 //! What a replay needs of an endpoint: a flow entry's freshness and the way out, close together.
 
-use heddle_port::PortNo;
+use heddle_port::PortId;
 use heddle_wire::MacAddr;
 
-use crate::{Endpoint, Generation, WorkerNo};
+use crate::{Endpoint, Generation, WorkerId};
 
 /// The way out to an endpoint, and the generation that tells whether a flow entry is newer than its last change. A copy of
 /// the endpoint's own: four lie in a cache line, where a whole [`Endpoint`] takes several.
@@ -14,9 +14,9 @@ pub struct Exit {
     /// As [`Endpoint::mac`].
     pub mac: MacAddr,
     /// As [`Endpoint::port`].
-    pub port: PortNo,
+    pub port: PortId,
     /// As [`Endpoint::worker`].
-    pub worker: WorkerNo,
+    pub worker: WorkerId,
 }
 
 const _: () = assert!(size_of::<Option<Exit>>() <= 20);

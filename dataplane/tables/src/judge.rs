@@ -5,7 +5,7 @@ use heddle_wire::Proto;
 
 use crate::endpoint::Asked;
 use crate::sift::{LOOK_AHEAD, Places};
-use crate::{AddressInfo, Cell, Direction, Endpoint, IdentityNo, PolicySide, PolicyVerdict};
+use crate::{AddressInfo, Cell, Direction, Endpoint, IdentityId, PolicySide, PolicyVerdict};
 
 /// A question to an endpoint's policy: see [`Endpoint::judge`].
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ struct Way<'a> {
     cell: Cell,
     /// What holds where no rule speaks.
     default: Cell,
-    peer: IdentityNo,
+    peer: IdentityId,
     proto: Proto,
     dst_port: u16,
 }
@@ -89,21 +89,21 @@ mod tests {
 
     use super::*;
     use crate::{
-        Answer, EndpointNo, EndpointPolicy, Generation, Place, PolicySideBuilder, PortRange, PortSet, Row, RuleNo,
-        WorkerNo,
+        Answer, EndpointId, EndpointPolicy, Generation, Place, PolicySideBuilder, PortRange, PortSet, Row, RuleId,
+        WorkerId,
     };
-    use heddle_port::PortNo;
+    use heddle_port::PortId;
     use heddle_wire::MacAddr;
     use std::sync::Arc;
 
     fn endpoint(no: u16, policy: Option<EndpointPolicy>) -> Endpoint {
         Endpoint {
-            no: EndpointNo(no),
+            no: EndpointId(no),
             generation: Generation(1),
             addresses: [].into_iter().collect(),
             mac: MacAddr([2; 6]),
-            port: PortNo(no),
-            worker: WorkerNo(0),
+            port: PortId(no),
+            worker: WorkerId(0),
             mtu: 0,
             name: "".into(),
             policy: policy.map(Arc::new),
@@ -112,9 +112,9 @@ mod tests {
 
     /// Identities below 100 are allowed a port each, below 200 everything; of others nothing is said but for port 7.
     fn side() -> PolicySide {
-        let mut side = PolicySideBuilder::isolated(RuleNo(30));
+        let mut side = PolicySideBuilder::isolated(RuleId(30));
         let tcp = |port, rule| {
-            let cell = Cell::allow(RuleNo(rule));
+            let cell = Cell::allow(RuleId(rule));
             let tcp = PortSet::new([PortRange {
                 first: port,
                 last: port,
@@ -124,8 +124,8 @@ mod tests {
         };
         side.set_base(tcp(7, 40));
         for no in 1..100 {
-            side.set(IdentityNo(no), tcp(no as u16, 100 + no));
-            side.set(IdentityNo(100 + no), Answer::Every(Cell::allow(RuleNo(500 + no))));
+            side.set(IdentityId(no), tcp(no as u16, 100 + no));
+            side.set(IdentityId(100 + no), Answer::Every(Cell::allow(RuleId(500 + no))));
         }
         side.side().clone()
     }
@@ -141,13 +141,13 @@ mod tests {
                 endpoint: &endpoints[of],
                 direction: if ingress { Direction::Ingress } else { Direction::Egress },
                 peer: AddressInfo {
-                    identity: IdentityNo(identity),
-                    place: [Place::Outside, Place::Host, Place::Local(EndpointNo(3)), Place::Local(EndpointNo(4))][usize::from(place)],
+                    identity: IdentityId(identity),
+                    place: [Place::Outside, Place::Host, Place::Local(EndpointId(3)), Place::Local(EndpointId(4))][usize::from(place)],
                 },
                 proto: if tcp { Proto::TCP } else { Proto::ICMP },
                 dst_port,
             }).collect();
-            let mut verdicts = vec![PolicyVerdict::Deny(RuleNo(0)); asks.len()];
+            let mut verdicts = vec![PolicyVerdict::Deny(RuleId(0)); asks.len()];
             judge_all(asks.iter().copied(), &mut verdicts);
             let one_by_one: Vec<_> =
                 asks.iter().map(|ask| ask.endpoint.judge(ask.direction, ask.peer, ask.proto, ask.dst_port)).collect();

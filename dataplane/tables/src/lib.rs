@@ -36,7 +36,7 @@ pub use judge::{Ask, judge_all};
 pub use lpm::{Lpm, SoughtRange};
 pub use maglev::Maglev;
 pub use node::{HostPort, Masquerade, NodeTable};
-pub use numbers::{Direction, EndpointNo, Generation, IdentityNo, NodeNo, RuleNo, WorkerNo};
+pub use numbers::{Direction, EndpointId, Generation, IdentityId, NodeId, RuleId, WorkerId};
 pub use paged_map::{PagedMap, Sought};
 pub use paged_vec::PagedVec;
 pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict};

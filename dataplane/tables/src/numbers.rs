@@ -34,20 +34,20 @@ macro_rules! number {
 number!(
     /// A local endpoint: the host, the uplink, or an attachment of a pod. Durable: kept over restarts, so that flow
     /// entries may hold it.
-    EndpointNo(u16), "endpoint"
+    EndpointId(u16), "endpoint"
 );
 number!(
-    /// Another node of the cluster. Durable, as [`EndpointNo`] is.
-    NodeNo(u16), "node"
+    /// Another node of the cluster. Durable, as [`EndpointId`] is.
+    NodeId(u16), "node"
 );
 number!(
     /// The class of an address as policy sees it. Means something only within one snapshot and its successors.
-    IdentityNo(u32), "identity"
+    IdentityId(u32), "identity"
 );
 number!(
     /// What decided: a rule of a policy, a default denial, or one of the constants below. A
     /// [`Decision`](crate::Decision) names it.
-    RuleNo(u32), "rule"
+    RuleId(u32), "rule"
 );
 number!(
     /// Counts the changes that reached an endpoint: a flow entry of another generation is judged again.
@@ -55,10 +55,10 @@ number!(
 );
 number!(
     /// A worker thread.
-    WorkerNo(u8), "worker"
+    WorkerId(u8), "worker"
 );
 
-impl EndpointNo {
+impl EndpointId {
     /// The node itself, behind the host port.
     pub const HOST: Self = Self(0);
     /// The node's NIC.
@@ -73,7 +73,7 @@ impl EndpointNo {
     }
 }
 
-impl IdentityNo {
+impl IdentityId {
     /// Addresses that no pod has and no CIDR of a policy covers.
     pub const OUTSIDE: Self = Self(0);
 }
@@ -86,7 +86,7 @@ impl Generation {
     }
 }
 
-impl RuleNo {
+impl RuleId {
     /// No policy selects the endpoint for that direction.
     pub const NO_POLICY: Self = Self(0);
     /// Traffic between a pod and its own node is always allowed.

@@ -10,15 +10,15 @@ use std::hint::select_unpredictable;
 use heddle_wire::{Proto, simd};
 
 use crate::rows::{PackedRow, WITH_PORTS};
-use crate::{Direction, IdentityNo, PagedVec, RuleNo};
+use crate::{Direction, IdentityId, PagedVec, RuleId};
 
 /// What the policy says, and by which rule.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum PolicyVerdict {
     /// Allowed by that rule.
-    Allow(RuleNo),
+    Allow(RuleId),
     /// Denied by that rule or by a default denial.
-    Deny(RuleNo),
+    Deny(RuleId),
 }
 
 impl PolicyVerdict {
@@ -30,7 +30,7 @@ impl PolicyVerdict {
 
     /// What decided.
     #[must_use]
-    pub const fn rule(self) -> RuleNo {
+    pub const fn rule(self) -> RuleId {
         match self {
             Self::Allow(rule) | Self::Deny(rule) => rule,
         }
@@ -52,13 +52,13 @@ impl Cell {
 
     /// Allowed by `rule`.
     #[must_use]
-    pub const fn allow(rule: RuleNo) -> Self {
+    pub const fn allow(rule: RuleId) -> Self {
         Self(Self::ALLOW | rule.0 & Self::NUMBER)
     }
 
     /// Denied by `rule`.
     #[must_use]
-    pub const fn deny(rule: RuleNo) -> Self {
+    pub const fn deny(rule: RuleId) -> Self {
         Self(Self::DENY | rule.0 & Self::NUMBER)
     }
 
@@ -95,7 +95,7 @@ impl Cell {
     /// What it says, where that is no row's to say; what no rule speaks of is denied.
     #[inline]
     pub(crate) fn verdict(self) -> PolicyVerdict {
-        let rule = RuleNo(self.number());
+        let rule = RuleId(self.number());
         let allowed = self.kind() == Self::ALLOW;
         select_unpredictable(allowed, PolicyVerdict::Allow(rule), PolicyVerdict::Deny(rule))
     }
@@ -129,14 +129,14 @@ impl PolicySide {
     #[must_use]
     pub fn open() -> Self {
         Self {
-            default: Cell::allow(RuleNo::NO_POLICY),
+            default: Cell::allow(RuleId::NO_POLICY),
             ..Self::default()
         }
     }
 
     /// A direction in which what no rule allows is denied, by `rule`.
     #[must_use]
-    pub fn isolated(rule: RuleNo) -> Self {
+    pub fn isolated(rule: RuleId) -> Self {
         Self {
             default: Cell::deny(rule),
             ..Self::default()
@@ -146,7 +146,7 @@ impl PolicySide {
     /// The verdict for (peer, protocol, destination port).
     #[inline]
     #[must_use]
-    pub fn verdict(&self, peer: IdentityNo, proto: Proto, dst_port: u16) -> PolicyVerdict {
+    pub fn verdict(&self, peer: IdentityId, proto: Proto, dst_port: u16) -> PolicyVerdict {
         let cell = self.cell(peer);
         let cell = if cell.is_row() {
             self.in_row(cell, proto, dst_port)
@@ -158,7 +158,7 @@ impl PolicySide {
 
     /// Fetches the cell of `peer`.
     #[inline]
-    pub(crate) fn prefetch_cell(&self, peer: IdentityNo) {
+    pub(crate) fn prefetch_cell(&self, peer: IdentityId) {
         self.cells.prefetch(peer.index());
     }
 
@@ -177,7 +177,7 @@ impl PolicySide {
     }
 
     #[inline]
-    pub(crate) fn cell(&self, peer: IdentityNo) -> Cell {
+    pub(crate) fn cell(&self, peer: IdentityId) -> Cell {
         let cell = self.cells.get(peer.index()).copied().unwrap_or_default();
         cell.or(self.base)
     }
@@ -194,7 +194,7 @@ impl PolicySide {
     /// Whether all that this side allows `peer`, `other` allows `other_peer` too. For control: where it is so, a change
     /// from the one to the other ends no connection.
     #[must_use]
-    pub fn is_kept(&self, peer: IdentityNo, other: &Self, other_peer: IdentityNo) -> bool {
+    pub fn is_kept(&self, peer: IdentityId, other: &Self, other_peer: IdentityId) -> bool {
         let allows = |side: &Self, proto, port, who| side.verdict(who, proto, port).is_allowed();
         let simple = |side: &Self, who| {
             let cell = side.cell(who);
@@ -223,10 +223,10 @@ impl PolicySide {
     /// The peers whose answers may differ between two sides that have the same default and the same base; `None` where
     /// they have not: then anybody's may. Where one was made from the other, these are few.
     #[must_use]
-    pub fn apart<'a>(&'a self, other: &'a Self) -> Option<impl Iterator<Item = IdentityNo> + 'a> {
+    pub fn apart<'a>(&'a self, other: &'a Self) -> Option<impl Iterator<Item = IdentityId> + 'a> {
         // A row's number means another row only in cells that were set again.
         let alike = self.default == other.default && self.base == other.base;
-        let apart = move || self.cells.unshared(&other.cells).map(|index| IdentityNo(index as u32));
+        let apart = move || self.cells.unshared(&other.cells).map(|index| IdentityId(index as u32));
         alike.then(apart)
     }
 
@@ -234,7 +234,7 @@ impl PolicySide {
     #[must_use]
     pub fn is_default_kept(&self, other: &Self) -> bool {
         // No table has a cell for the last number.
-        self.is_kept(IdentityNo(u32::MAX), other, IdentityNo(u32::MAX))
+        self.is_kept(IdentityId(u32::MAX), other, IdentityId(u32::MAX))
     }
 
     fn default_allows(&self) -> bool {
@@ -275,7 +275,7 @@ impl EndpointPolicy {
     /// endpoint: its own node, itself, and "not ready".
     #[inline]
     #[must_use]
-    pub fn verdict(&self, direction: Direction, peer: IdentityNo, proto: Proto, dst_port: u16) -> PolicyVerdict {
+    pub fn verdict(&self, direction: Direction, peer: IdentityId, proto: Proto, dst_port: u16) -> PolicyVerdict {
         self.side(direction).verdict(peer, proto, dst_port)
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::rows::PackedRow;
-use crate::{Cell, IdentityNo, PolicySide, Row, RuleNo};
+use crate::{Cell, IdentityId, PolicySide, Row, RuleId};
 
 /// What holds for one class of peers.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,7 +34,7 @@ impl PolicySideBuilder {
 
     /// Starts with no rule: see [`PolicySide::isolated`].
     #[must_use]
-    pub fn isolated(rule: RuleNo) -> Self {
+    pub fn isolated(rule: RuleId) -> Self {
         Self::from(PolicySide::isolated(rule))
     }
 
@@ -48,7 +48,7 @@ impl PolicySideBuilder {
     }
 
     /// Sets the answer for a class of peers. Whether it differs from the one before.
-    pub fn set(&mut self, peer: IdentityNo, answer: Answer) -> bool {
+    pub fn set(&mut self, peer: IdentityId, answer: Answer) -> bool {
         let before = self.side.cells.get(peer.index()).copied().unwrap_or_default();
         let cell = self.cell(answer);
         if before == cell {
@@ -60,8 +60,8 @@ impl PolicySideBuilder {
     }
 
     /// Sets the answer for a class of peers to that of another class. Whether it differs from the one before.
-    pub fn set_like(&mut self, peer: IdentityNo, other: IdentityNo) -> bool {
-        let of = |no: IdentityNo| self.side.cells.get(no.index()).copied().unwrap_or_default();
+    pub fn set_like(&mut self, peer: IdentityId, other: IdentityId) -> bool {
+        let of = |no: IdentityId| self.side.cells.get(no.index()).copied().unwrap_or_default();
         let (before, cell) = (of(peer), of(other));
         if before == cell {
             return false;
@@ -143,7 +143,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn tcp(port: u16, rule: u32) -> Row {
-        let cell = Cell::allow(RuleNo(rule));
+        let cell = Cell::allow(RuleId(rule));
         Row {
             tcp: PortSet::new([PortRange {
                 first: port,
@@ -156,74 +156,74 @@ mod tests {
 
     #[test]
     fn the_default_holds_where_no_rule_speaks() {
-        let deny = RuleNo(40);
+        let deny = RuleId(40);
         let mut side = PolicySideBuilder::isolated(deny);
-        side.set(IdentityNo(3), Answer::Every(Cell::allow(RuleNo(41))));
-        side.set(IdentityNo(700), Answer::Ports(Box::new(tcp(80, 42))));
-        let ask = |who, proto, port| side.side().verdict(IdentityNo(who), proto, port);
-        assert_eq!(ask(3, Proto::ICMP, 0), PolicyVerdict::Allow(RuleNo(41)));
+        side.set(IdentityId(3), Answer::Every(Cell::allow(RuleId(41))));
+        side.set(IdentityId(700), Answer::Ports(Box::new(tcp(80, 42))));
+        let ask = |who, proto, port| side.side().verdict(IdentityId(who), proto, port);
+        assert_eq!(ask(3, Proto::ICMP, 0), PolicyVerdict::Allow(RuleId(41)));
         assert_eq!(ask(4, Proto::TCP, 80), PolicyVerdict::Deny(deny));
-        assert_eq!(ask(700, Proto::TCP, 80), PolicyVerdict::Allow(RuleNo(42)));
-        assert!(side.set_like(IdentityNo(5), IdentityNo(700)) && !side.set_like(IdentityNo(5), IdentityNo(700)));
-        side.set(IdentityNo(700), Answer::Default);
-        let ask = |who, proto, port| side.side().verdict(IdentityNo(who), proto, port);
-        assert_eq!(ask(5, Proto::TCP, 80), PolicyVerdict::Allow(RuleNo(42)));
-        side.set_like(IdentityNo(700), IdentityNo(5));
-        let ask = |who, proto, port| side.side().verdict(IdentityNo(who), proto, port);
+        assert_eq!(ask(700, Proto::TCP, 80), PolicyVerdict::Allow(RuleId(42)));
+        assert!(side.set_like(IdentityId(5), IdentityId(700)) && !side.set_like(IdentityId(5), IdentityId(700)));
+        side.set(IdentityId(700), Answer::Default);
+        let ask = |who, proto, port| side.side().verdict(IdentityId(who), proto, port);
+        assert_eq!(ask(5, Proto::TCP, 80), PolicyVerdict::Allow(RuleId(42)));
+        side.set_like(IdentityId(700), IdentityId(5));
+        let ask = |who, proto, port| side.side().verdict(IdentityId(who), proto, port);
         assert_eq!(ask(700, Proto::TCP, 81), PolicyVerdict::Deny(deny));
         assert_eq!(ask(700, Proto::UDP, 80), PolicyVerdict::Deny(deny));
         assert_eq!(ask(700, Proto::ICMP, 0), PolicyVerdict::Deny(deny));
         assert_eq!(ask(1_000_000, Proto::TCP, 80), PolicyVerdict::Deny(deny));
         assert_eq!(
-            PolicySide::open().verdict(IdentityNo(9), Proto::UDP, 53),
-            PolicyVerdict::Allow(RuleNo::NO_POLICY)
+            PolicySide::open().verdict(IdentityId(9), Proto::UDP, 53),
+            PolicyVerdict::Allow(RuleId::NO_POLICY)
         );
     }
 
     #[test]
     fn what_holds_for_everyone_gives_way_to_a_cell_of_its_own() {
-        let mut side = PolicySideBuilder::isolated(RuleNo(40));
+        let mut side = PolicySideBuilder::isolated(RuleId(40));
         side.set_base(Answer::Ports(Box::new(tcp(53, 50))));
-        side.set(IdentityNo(1), Answer::Ports(Box::new(tcp(80, 51))));
-        let ask = |who, port| side.side().verdict(IdentityNo(who), Proto::TCP, port);
+        side.set(IdentityId(1), Answer::Ports(Box::new(tcp(80, 51))));
+        let ask = |who, port| side.side().verdict(IdentityId(who), Proto::TCP, port);
         assert_eq!(
             (ask(2, 53), ask(2, 80)),
-            (PolicyVerdict::Allow(RuleNo(50)), PolicyVerdict::Deny(RuleNo(40)))
+            (PolicyVerdict::Allow(RuleId(50)), PolicyVerdict::Deny(RuleId(40)))
         );
         assert_eq!(
             (ask(1, 53), ask(1, 80)),
-            (PolicyVerdict::Deny(RuleNo(40)), PolicyVerdict::Allow(RuleNo(51)))
+            (PolicyVerdict::Deny(RuleId(40)), PolicyVerdict::Allow(RuleId(51)))
         );
     }
 
     #[test]
     fn what_was_allowed_is_kept_or_not() {
-        let mut a = PolicySideBuilder::isolated(RuleNo(40));
+        let mut a = PolicySideBuilder::isolated(RuleId(40));
         a.set_base(Answer::Ports(Box::new(tcp(53, 50))));
-        a.set(IdentityNo(1), Answer::Ports(Box::new(tcp(80, 51))));
-        a.set(IdentityNo(2), Answer::Every(Cell::allow(RuleNo(52))));
-        a.set(IdentityNo(3), Answer::Every(Cell::deny(RuleNo(53))));
-        let mut b = PolicySideBuilder::isolated(RuleNo(41));
+        a.set(IdentityId(1), Answer::Ports(Box::new(tcp(80, 51))));
+        a.set(IdentityId(2), Answer::Every(Cell::allow(RuleId(52))));
+        a.set(IdentityId(3), Answer::Every(Cell::deny(RuleId(53))));
+        let mut b = PolicySideBuilder::isolated(RuleId(41));
         let both = PortSet::new([52, 80].map(|p| PortRange {
             first: p,
             last: p + 1,
-            cell: Cell::allow(RuleNo(60)),
+            cell: Cell::allow(RuleId(60)),
         }));
         b.set(
-            IdentityNo(1),
+            IdentityId(1),
             Answer::Ports(Box::new(Row {
                 tcp: both,
                 ..Row::default()
             })),
         );
-        b.set(IdentityNo(2), Answer::Every(Cell::allow(RuleNo(61))));
-        let kept = |who, other| a.side().is_kept(IdentityNo(who), b.side(), IdentityNo(other));
+        b.set(IdentityId(2), Answer::Every(Cell::allow(RuleId(61))));
+        let kept = |who, other| a.side().is_kept(IdentityId(who), b.side(), IdentityId(other));
         // Against: some ports, everything, nothing.
         assert_eq!([kept(1, 1), kept(1, 2), kept(1, 9)], [true, true, false]);
         assert_eq!([kept(2, 1), kept(2, 2), kept(2, 9)], [false, true, false]);
         assert_eq!([kept(3, 1), kept(3, 2), kept(3, 9)], [true, true, true]);
         assert_eq!([kept(9, 1), kept(9, 2), kept(9, 9)], [true, true, false]);
-        assert!(!b.side().is_kept(IdentityNo(1), a.side(), IdentityNo(1)));
+        assert!(!b.side().is_kept(IdentityId(1), a.side(), IdentityId(1)));
         assert!(!a.side().is_default_kept(b.side()) && b.side().is_default_kept(a.side()));
         assert!(!PolicySide::open().is_default_kept(a.side()) && a.side().is_default_kept(&PolicySide::open()));
     }
@@ -233,28 +233,28 @@ mod tests {
         fn agrees_with_a_map_of_answers(
             ops in prop::collection::vec((0u32..40, 0u16..5, 0u8..3), 0..200),
         ) {
-            let mut side = PolicySideBuilder::isolated(RuleNo(99));
+            let mut side = PolicySideBuilder::isolated(RuleId(99));
             let mut naive: HashMap<u32, Answer> = HashMap::new();
             for (who, port, kind) in ops {
                 let answer = match kind {
                     0 => Answer::Default,
-                    1 => Answer::Every(Cell::deny(RuleNo(100 + u32::from(port)))),
+                    1 => Answer::Every(Cell::deny(RuleId(100 + u32::from(port)))),
                     _ => Answer::Ports(Box::new(tcp(port, 200 + u32::from(port)))),
                 };
                 let before = naive.insert(who, answer.clone()).unwrap_or(Answer::Default);
-                prop_assert_eq!(side.set(IdentityNo(who), answer.clone()), before != answer);
+                prop_assert_eq!(side.set(IdentityId(who), answer.clone()), before != answer);
             }
             for who in 0..40 {
                 for port in 0..5 {
                     let want = match naive.get(&who) {
-                        None | Some(Answer::Default) => PolicyVerdict::Deny(RuleNo(99)),
-                        Some(Answer::Every(c)) => PolicyVerdict::Deny(RuleNo(c.number())),
+                        None | Some(Answer::Default) => PolicyVerdict::Deny(RuleId(99)),
+                        Some(Answer::Every(c)) => PolicyVerdict::Deny(RuleId(c.number())),
                         Some(Answer::Ports(row)) if **row == tcp(port, 200 + u32::from(port)) => {
-                            PolicyVerdict::Allow(RuleNo(200 + u32::from(port)))
+                            PolicyVerdict::Allow(RuleId(200 + u32::from(port)))
                         }
-                        Some(Answer::Ports(_)) => PolicyVerdict::Deny(RuleNo(99)),
+                        Some(Answer::Ports(_)) => PolicyVerdict::Deny(RuleId(99)),
                     };
-                    prop_assert_eq!(side.side().verdict(IdentityNo(who), Proto::TCP, port), want);
+                    prop_assert_eq!(side.side().verdict(IdentityId(who), Proto::TCP, port), want);
                 }
             }
             let rows: std::collections::HashSet<_> =

@@ -187,12 +187,12 @@ fn table(flat: &[PortRange]) -> Repr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RuleNo;
+    use crate::RuleId;
     use proptest::prelude::*;
 
     #[test]
     fn the_edges_of_a_range_belong_to_it() {
-        let cell = Cell::allow(RuleNo(20));
+        let cell = Cell::allow(RuleId(20));
         let set = PortSet::new([PortRange {
             first: 80,
             last: 90,
@@ -219,7 +219,7 @@ mod tests {
                 .map(|(first, span, rule)| PortRange {
                     first: *first,
                     last: first.saturating_add(*span),
-                    cell: Cell::allow(RuleNo(*rule)),
+                    cell: Cell::allow(RuleId(*rule)),
                 })
                 .collect();
             let set = PortSet::new(ranges.clone());

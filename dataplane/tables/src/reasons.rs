@@ -1,9 +1,9 @@
-//! What decided, by name: the text behind a [`RuleNo`](crate::RuleNo).
+//! What decided, by name: the text behind a [`RuleId`](crate::RuleId).
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Direction, RuleNo};
+use crate::{Direction, RuleId};
 
 /// The kind of a policy object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -48,13 +48,13 @@ impl PolicyKind {
 /// Why something was allowed or denied.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Decision {
-    /// [`RuleNo::NO_POLICY`].
+    /// [`RuleId::NO_POLICY`].
     NoPolicy,
-    /// [`RuleNo::OWN_NODE`].
+    /// [`RuleId::OWN_NODE`].
     OwnNode,
-    /// [`RuleNo::SELF`].
+    /// [`RuleId::SELF`].
     Itself,
-    /// [`RuleNo::NOT_READY`].
+    /// [`RuleId::NOT_READY`].
     NotReady,
     /// A rule of a policy matched.
     Rule {
@@ -107,12 +107,12 @@ pub enum Decision {
 impl Decision {
     /// The decision behind a number with a fixed meaning.
     #[must_use]
-    pub const fn fixed(rule: RuleNo) -> Option<Self> {
+    pub const fn fixed(rule: RuleId) -> Option<Self> {
         match rule {
-            RuleNo::NO_POLICY => Some(Self::NoPolicy),
-            RuleNo::OWN_NODE => Some(Self::OwnNode),
-            RuleNo::SELF => Some(Self::Itself),
-            RuleNo::NOT_READY => Some(Self::NotReady),
+            RuleId::NO_POLICY => Some(Self::NoPolicy),
+            RuleId::OWN_NODE => Some(Self::OwnNode),
+            RuleId::SELF => Some(Self::Itself),
+            RuleId::NOT_READY => Some(Self::NotReady),
             _ => None,
         }
     }

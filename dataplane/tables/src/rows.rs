@@ -139,13 +139,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{PortRange, RuleNo};
+    use crate::{PortRange, RuleId};
 
     fn ports() -> impl Strategy<Value = PortSet> {
         let range = (0u16..30, 0u16..4, 16u32..20).prop_map(|(first, span, rule)| PortRange {
             first,
             last: first + span,
-            cell: Cell::allow(RuleNo(rule)),
+            cell: Cell::allow(RuleId(rule)),
         });
         prop::collection::vec(range, 0..4).prop_map(PortSet::new)
     }
@@ -153,7 +153,7 @@ mod tests {
     proptest! {
         #[test]
         fn packed_or_not_it_says_the_same(tcp in ports(), udp in ports(), sctp in ports(), other in 16u32..18) {
-            let row = Row { tcp, udp, sctp, other: Cell::deny(RuleNo(other)) };
+            let row = Row { tcp, udp, sctp, other: Cell::deny(RuleId(other)) };
             let packed = PackedRow::from(&row);
             for proto in WITH_PORTS {
                 for port in 0..40 {

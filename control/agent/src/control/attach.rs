@@ -13,7 +13,7 @@ use heddle_proto::{
     Attachment, AttachmentState, CniError, ContainerId, ErrorCode, IfName, PrepareRequest, Prepared, PreparedAddress,
     PreparedRoute, Readiness, Ready, ReadyRequest, Released,
 };
-use heddle_tables::EndpointNo;
+use heddle_tables::EndpointId;
 use heddle_wire::{Ip, MacAddr};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
@@ -164,13 +164,13 @@ impl Control {
 
     /// Opens an attachment's port. It forwards nothing until its policy is in the tables.
     pub(super) fn open_port(&mut self, number: u16, ifname: &str, ifindex: u32) -> Result<(), DataplaneError> {
-        let port = self.dataplane.open_pod(EndpointNo(number), ifname, ifindex)?;
+        let port = self.dataplane.open_pod(EndpointId(number), ifname, ifindex)?;
         self.open.insert(number, port);
         self.closed.remove(&number);
         if let Some(compiler) = &mut self.compiler
-            && self.compiled.contains(&EndpointNo(number))
+            && self.compiled.contains(&EndpointId(number))
         {
-            compiler.set_attachment_port(EndpointNo(number), port.port, port.worker);
+            compiler.set_attachment_port(EndpointId(number), port.port, port.worker);
         }
         self.dirty = true;
         Ok(())
@@ -187,7 +187,7 @@ impl Control {
     pub(super) fn attach_known_pods(&mut self) {
         let Some(compiler) = &mut self.compiler else { return };
         for (&number, port) in &self.open {
-            let no = EndpointNo(number);
+            let no = EndpointId(number);
             let Some(record) = self.store.by_number(number).filter(|_| !self.compiled.contains(&no)) else {
                 continue;
             };
@@ -215,7 +215,7 @@ impl Control {
         let (acknowledged, published) = (self.dataplane.acknowledged(), self.dataplane.published());
         let now = Instant::now();
         for mut waiting in std::mem::take(&mut self.waiting) {
-            let no = EndpointNo(waiting.number);
+            let no = EndpointId(waiting.number);
             if waiting.version.is_none() && self.ready.contains(&no) && self.open.contains_key(&waiting.number) {
                 waiting.version = Some(published);
             }
@@ -258,7 +258,7 @@ impl Control {
 
     /// An attachment with its state, for CHECK and status.
     pub(super) fn describe(&self, record: &Record) -> Attachment {
-        let no = EndpointNo(record.number);
+        let no = EndpointId(record.number);
         let (state, why) = if !record.ready {
             (AttachmentState::Prepared, String::new())
         } else if let Some(why) = self.closed.get(&record.number) {
@@ -318,7 +318,7 @@ impl Control {
     }
 
     fn uncompile(&mut self, number: u16) {
-        let no = EndpointNo(number);
+        let no = EndpointId(number);
         if self.compiled.remove(&no) {
             if let Some(compiler) = &mut self.compiler {
                 compiler.detach(no);

@@ -10,7 +10,7 @@ use std::time::Instant;
 use heddle_engine::{PolicyCount, PolicyCounters};
 use heddle_proto::Named;
 use heddle_proto::status::Denied;
-use heddle_tables::{Decision, EndpointNo, RuleNo};
+use heddle_tables::{Decision, EndpointId, RuleId};
 
 use super::Control;
 use super::names::{is_policy, policy};
@@ -38,7 +38,7 @@ pub(super) struct DeniedSums {
 
 impl DeniedSums {
     /// What a worker has counted since the last look.
-    fn news(&mut self, worker: usize, counters: &PolicyCounters) -> Vec<(RuleNo, EndpointNo, u64)> {
+    fn news(&mut self, worker: usize, counters: &PolicyCounters) -> Vec<(RuleId, EndpointId, u64)> {
         if self.seen.len() <= worker {
             self.seen
                 .resize_with(worker + 1, || (vec![(0, 0); counters.capacity()], 0));

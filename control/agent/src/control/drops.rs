@@ -6,7 +6,7 @@ use std::time::Duration;
 use heddle_engine::{DropReason, DropRecord};
 use heddle_proto::drops::MAX_DROPS;
 use heddle_proto::{CniError, DropCursor, DroppedPacket, Drops, DropsRequest, ErrorCode, Policy, PolicyName};
-use heddle_tables::{EndpointNo, RuleNo};
+use heddle_tables::{EndpointId, RuleId};
 use jiff::Timestamp;
 
 use super::Control;
@@ -17,7 +17,7 @@ use crate::dataplane::clock;
 const USUAL_LIMIT: u32 = 100;
 
 /// What a rule number stands for, looked up once an answer.
-type Decided = HashMap<RuleNo, Option<Policy>>;
+type Decided = HashMap<RuleId, Option<Policy>>;
 
 /// What is wanted, as records say it.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    fn wants(&self, record: &DropRecord, policy: Option<&Policy>, came_from: Option<EndpointNo>) -> bool {
+    fn wants(&self, record: &DropRecord, policy: Option<&Policy>, came_from: Option<EndpointId>) -> bool {
         self.reason.is_none_or(|reason| record.reason == reason)
             && self
                 .policy
@@ -47,7 +47,7 @@ fn is_named(policy: &Policy, name: &PolicyName) -> bool {
 }
 
 /// Which way a packet went, seen from the pod whose policy decided.
-fn direction(record: &DropRecord, from: Option<EndpointNo>) -> Option<&'static str> {
+fn direction(record: &DropRecord, from: Option<EndpointId>) -> Option<&'static str> {
     match record.reason {
         DropReason::PolicyDeniedEgress => Some("egress"),
         DropReason::PolicyDeniedIngress => Some("ingress"),
@@ -113,8 +113,8 @@ impl Control {
         })
     }
 
-    fn decided<'a>(&self, rule: RuleNo, decided: &'a mut Decided) -> Option<&'a Policy> {
-        if rule < RuleNo::FIRST_POLICY {
+    fn decided<'a>(&self, rule: RuleId, decided: &'a mut Decided) -> Option<&'a Policy> {
+        if rule < RuleId::FIRST_POLICY {
             return None;
         }
         let look_up = || policy(self.dataplane.newest()?.reason(rule)?.as_ref());
@@ -122,7 +122,7 @@ impl Control {
     }
 
     /// The pod whose port that is.
-    fn endpoint_at(&self, port: heddle_port::PortNo) -> Option<EndpointNo> {
+    fn endpoint_at(&self, port: heddle_port::PortId) -> Option<EndpointId> {
         self.dataplane.port(port).map(|info| info.role.endpoint())
     }
 
@@ -155,7 +155,7 @@ impl Control {
             bytes: record.len,
             direction: direction(record, self.endpoint_at(record.ingress)).map(str::to_owned),
             pod: self.pod_of(record.pod),
-            policy_gone: policy.is_none() && record.rule >= RuleNo::FIRST_POLICY,
+            policy_gone: policy.is_none() && record.rule >= RuleId::FIRST_POLICY,
             policy,
         }
     }
@@ -164,7 +164,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use heddle_flow::Millis;
-    use heddle_port::PortNo;
+    use heddle_port::PortId;
     use heddle_proto::ObjectName;
     use heddle_wire::rewrite::Tuple;
     use heddle_wire::{Ip, Proto};
@@ -177,9 +177,9 @@ mod tests {
             number: 0,
             at: Millis(0),
             reason,
-            rule: RuleNo(20),
-            pod: EndpointNo(3),
-            ingress: PortNo(64),
+            rule: RuleId(20),
+            pod: EndpointId(3),
+            ingress: PortId(64),
             len: 60,
             packet: Some((
                 Tuple {
@@ -210,7 +210,7 @@ mod tests {
     fn filters_look_at_reason_policy_and_pod() {
         let denied = record(DropReason::PolicyDeniedIngress);
         let mut broken = record(DropReason::Ipv4Checksum);
-        (broken.packet, broken.pod, broken.rule) = (None, EndpointNo::HOST, RuleNo::NO_POLICY);
+        (broken.packet, broken.pod, broken.rule) = (None, EndpointId::HOST, RuleId::NO_POLICY);
         let policy = said("shop", "db");
         let ask = |reason, policy_name: Option<&PolicyName>, pod: Option<(&[Ip], u16)>| {
             let wanted = Wanted {
@@ -218,12 +218,12 @@ mod tests {
                 policy: policy_name,
                 pod: pod.map(|(addresses, no)| Whereabouts {
                     addresses: addresses.to_vec(),
-                    endpoints: vec![EndpointNo(no)],
+                    endpoints: vec![EndpointId(no)],
                 }),
             };
             [
-                wanted.wants(&denied, Some(&policy), Some(EndpointNo(2))),
-                wanted.wants(&broken, None, Some(EndpointNo(2))),
+                wanted.wants(&denied, Some(&policy), Some(EndpointId(2))),
+                wanted.wants(&broken, None, Some(EndpointId(2))),
             ]
         };
         assert_eq!(ask(None, None, None), [true, true]);
@@ -244,8 +244,8 @@ mod tests {
         let way = |reason, from| direction(&record(reason), from);
         assert_eq!(way(DropReason::PolicyDeniedEgress, None), Some("egress"));
         assert_eq!(way(DropReason::PolicyDeniedIngress, None), Some("ingress"));
-        assert_eq!(way(DropReason::PolicyNotReady, Some(EndpointNo(3))), Some("egress"));
-        assert_eq!(way(DropReason::PolicyNotReady, Some(EndpointNo(2))), Some("ingress"));
+        assert_eq!(way(DropReason::PolicyNotReady, Some(EndpointId(3))), Some("egress"));
+        assert_eq!(way(DropReason::PolicyNotReady, Some(EndpointId(2))), Some("ingress"));
         assert_eq!(way(DropReason::NoRoute, None), None);
     }
 

@@ -199,7 +199,7 @@ mod tests {
 
     use heddle_flow::{Config, Egress, FlowKey, NewFlow, Origin, Rewrite};
     use heddle_tables::{
-        Backend, Backends, EndpointNo, Frontend, FrontendKey, FrontendKind, Generation, SnapshotBuilder,
+        Backend, Backends, EndpointId, Frontend, FrontendKey, FrontendKind, Generation, SnapshotBuilder,
     };
     use heddle_wire::rewrite::Tuple;
 
@@ -231,14 +231,14 @@ mod tests {
             NewFlow {
                 key,
                 rewrite: Rewrite::between(&key, to),
-                egress: Egress::Endpoint(EndpointNo(3)),
+                egress: Egress::Endpoint(EndpointId(3)),
                 endpoints,
                 generations: [Generation(0); 2],
                 mss_clamp: 0,
                 flags: flags | FlowFlags::SERVICE,
             }
         };
-        let ends = [EndpointNo(2), EndpointNo(3)];
+        let ends = [EndpointId(2), EndpointId(3)];
         let there = flow(asked, sent, ends, FlowFlags::empty());
         let back = flow(sent.reversed(), asked.reversed(), [ends[1], ends[0]], FlowFlags::REPLY);
         flows.insert(&back, &there, Millis(1000)).unwrap();
@@ -290,7 +290,7 @@ mod tests {
         let pod = |addresses: &[Ip], no| Wanted {
             pod: Some(Whereabouts {
                 addresses: addresses.to_vec(),
-                endpoints: vec![EndpointNo(no)],
+                endpoints: vec![EndpointId(no)],
             }),
             ..Wanted::default()
         };

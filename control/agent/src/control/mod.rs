@@ -26,7 +26,7 @@ use crossbeam::channel::{Receiver, after, select};
 use heddle_compile::Compiler;
 use heddle_flow::Takeover;
 use heddle_model::{Changes, Cluster, Event};
-use heddle_tables::{EndpointNo, WorkerNo};
+use heddle_tables::{EndpointId, WorkerId};
 use tokio::runtime::Handle;
 
 use crate::api::Request;
@@ -54,7 +54,7 @@ const REQUESTS_AT_ONCE: usize = 4;
 pub enum ControlError {
     /// A worker's thread has died: packets of its ports go nowhere.
     #[error("worker {0} has died: the agent ends, pods are closed until it is started again")]
-    WorkerDied(WorkerNo),
+    WorkerDied(WorkerId),
     /// The source of objects has ended.
     #[error("the manifest folder is not followed any more: start the agent again")]
     SourceEnded,
@@ -123,9 +123,9 @@ pub struct Control {
     /// Open ports of pods, by attachment number.
     open: BTreeMap<u16, PodPort>,
     /// Attachments that the compiler knows.
-    compiled: BTreeSet<EndpointNo>,
+    compiled: BTreeSet<EndpointId>,
     /// Attachments whose policy is in the tables published last.
-    ready: BTreeSet<EndpointNo>,
+    ready: BTreeSet<EndpointId>,
     /// Why attachments that should forward have no port.
     closed: BTreeMap<u16, String>,
     waiting: Vec<Waiting>,

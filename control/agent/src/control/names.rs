@@ -2,7 +2,7 @@
 
 use heddle_model::ObjectKey;
 use heddle_proto::{CniError, End, ErrorCode, Named, Policy};
-use heddle_tables::{Decision, Direction, EndpointNo, Place, PolicyKind, ServiceLookup, Snapshot};
+use heddle_tables::{Decision, Direction, EndpointId, Place, PolicyKind, ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
 use super::Control;
@@ -35,12 +35,12 @@ impl Control {
         let status = object.into_iter().flat_map(|pod| pod.own_ips().iter().copied());
         Some(Whereabouts {
             addresses: attached.chain(status).map(Ip::from).collect(),
-            endpoints: own.iter().map(|record| EndpointNo(record.number)).collect(),
+            endpoints: own.iter().map(|record| EndpointId(record.number)).collect(),
         })
     }
 
     /// The pod behind an attachment.
-    pub(super) fn pod_of(&self, endpoint: EndpointNo) -> Option<Named> {
+    pub(super) fn pod_of(&self, endpoint: EndpointId) -> Option<Named> {
         let pod = self.store.by_number(endpoint.0)?.pod.as_ref()?;
         Some(Named {
             namespace: pod.namespace.clone(),
@@ -97,7 +97,7 @@ pub(super) fn unknown(what: &str, name: &impl std::fmt::Display) -> CniError {
 #[derive(Debug)]
 pub(super) struct Whereabouts {
     pub(super) addresses: Vec<Ip>,
-    pub(super) endpoints: Vec<EndpointNo>,
+    pub(super) endpoints: Vec<EndpointId>,
 }
 
 fn named(key: &ObjectKey) -> Option<Named> {

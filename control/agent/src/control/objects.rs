@@ -8,7 +8,7 @@ use std::time::Instant;
 use arrayvec::ArrayVec;
 use heddle_compile::{Compiler, NodeConfig};
 use heddle_model::Change;
-use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeNo, Prefix};
+use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeId, Prefix};
 use heddle_wire::{Ip, Proto};
 use ipnet::IpNet;
 
@@ -177,7 +177,7 @@ impl Control {
         let (host, masquerade) = self.host_tables();
         NodeConfig {
             host,
-            host_port: heddle_port::PortNo(0),
+            host_port: heddle_port::PortId(0),
             masquerade,
             local_mtu: self.settings.pod_mtu,
             uplink: self.uplink_mtu(),
@@ -187,7 +187,7 @@ impl Control {
                 .store
                 .node_numbers()
                 .iter()
-                .map(|(name, number)| (Arc::from(name.as_str()), NodeNo(*number)))
+                .map(|(name, number)| (Arc::from(name.as_str()), NodeId(*number)))
                 .collect(),
             ..NodeConfig::named(self.settings.node.as_str())
         }

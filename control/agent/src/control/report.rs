@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use heddle_engine::PortRole;
 use heddle_io::RingLevels;
 use heddle_model::{Cluster, Kind, ObjectRef, Subject};
-use heddle_port::{Holder, KernelStats, PortNo};
+use heddle_port::{Holder, KernelStats, PortId};
 use heddle_proto::Status;
 use heddle_proto::status::{
     AgentStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, PortRole as RoleName, PortStatus,
@@ -136,7 +136,7 @@ impl Control {
             .collect()
     }
 
-    fn port_status(&self, port: PortNo, info: &PortInfo) -> PortStatus {
+    fn port_status(&self, port: PortId, info: &PortInfo) -> PortStatus {
         let totals = info.since_opened(self.dataplane.totals(port));
         let record = match info.role {
             PortRole::Pod(no) => self.store.by_number(no.0),

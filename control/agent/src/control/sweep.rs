@@ -65,7 +65,7 @@ mod tests {
 
     use heddle_flow::{Config, Egress, FlowKey, FlowTable, Millis, NewFlow, Origin, Rewrite};
     use heddle_tables::{
-        AddressInfo, Backends, EndpointNo, Frontend, FrontendKey, FrontendKind, Generation, SnapshotBuilder,
+        AddressInfo, Backends, EndpointId, Frontend, FrontendKey, FrontendKind, Generation, SnapshotBuilder,
     };
     use heddle_wire::Ip;
     use heddle_wire::rewrite::Tuple;
@@ -98,14 +98,14 @@ mod tests {
             rewrite: Rewrite::between(&key, to),
             key,
             egress: Egress::Endpoint(to_endpoint),
-            endpoints: [EndpointNo(2), EndpointNo(3)],
+            endpoints: [EndpointId(2), EndpointId(3)],
             generations: [Generation(0); 2],
             mss_clamp: 0,
             flags,
         };
-        let forward = flow(key(asked, Origin::pod(EndpointNo(2))), sent, EndpointNo(3), flags);
-        let answer = key(sent.reversed(), Origin::pod(EndpointNo(3)));
-        let reverse = flow(answer, asked.reversed(), EndpointNo(2), flags | FlowFlags::REPLY);
+        let forward = flow(key(asked, Origin::pod(EndpointId(2))), sent, EndpointId(3), flags);
+        let answer = key(sent.reversed(), Origin::pod(EndpointId(3)));
+        let reverse = flow(answer, asked.reversed(), EndpointId(2), flags | FlowFlags::REPLY);
         flows.insert(&forward, &reverse, Millis(1)).unwrap();
     }
 

@@ -22,9 +22,9 @@ use std::time::Duration;
 use heddle_engine::{StageConfig, WorkerGone, mesh};
 use heddle_flow::{FlowTable, Millis};
 use heddle_io::{PortView, XdpConfig, XdpContext, XdpError};
-use heddle_port::{PortNo, SharedPool, WorkerPool};
+use heddle_port::{PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
-use heddle_tables::{Snapshot, WorkerNo};
+use heddle_tables::{Snapshot, WorkerId};
 
 use crate::config::{FRAME_SIZE, MAX_WORKERS, Settings, working_frames};
 use numbers::PortNumbers;
@@ -46,7 +46,7 @@ pub enum DataplaneError {
     WorkerGone(#[from] WorkerGone),
     /// A worker does not answer.
     #[error("worker {0} does not answer: start the agent again")]
-    WorkerSilent(WorkerNo),
+    WorkerSilent(WorkerId),
     /// A worker did not take a port.
     #[error("{0}")]
     NotTaken(String),
@@ -121,7 +121,7 @@ impl Dataplane {
                     ..stages
                 },
                 idle_after: settings.idle_after,
-                ..heddle_engine::WorkerConfig::new(WorkerNo(no), port_numbers)
+                ..heddle_engine::WorkerConfig::new(WorkerId(no), port_numbers)
             };
             workers.push(WorkerThread::start(
                 config,
@@ -192,7 +192,7 @@ impl Dataplane {
 
     /// A worker whose thread has ended though nobody stopped it.
     #[must_use]
-    pub fn dead_worker(&self) -> Option<WorkerNo> {
+    pub fn dead_worker(&self) -> Option<WorkerId> {
         self.workers
             .iter()
             .find(|worker| worker.has_ended())
@@ -201,18 +201,18 @@ impl Dataplane {
 
     /// An open port.
     #[must_use]
-    pub fn port(&self, port: PortNo) -> Option<&PortInfo> {
+    pub fn port(&self, port: PortId) -> Option<&PortInfo> {
         self.ports.get(port)
     }
 
     /// The open ports, by number.
-    pub fn ports(&self) -> impl Iterator<Item = (PortNo, &PortInfo)> {
+    pub fn ports(&self) -> impl Iterator<Item = (PortId, &PortInfo)> {
         self.ports.iter()
     }
 
     /// The kernel's counters and the rings of an open port.
     #[must_use]
-    pub fn view(&self, port: PortNo) -> Option<PortView> {
+    pub fn view(&self, port: PortId) -> Option<PortView> {
         self.context.view(port)
     }
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use heddle_port::PortNo;
+use heddle_port::PortId;
 
 use crate::config::MAX_WORKERS;
 
 /// The number of the host port's first queue; queue `w` belongs to worker `w`.
-pub const FIRST_HOST: PortNo = PortNo(0);
+pub const FIRST_HOST: PortId = PortId(0);
 
 /// Which numbers of pods' ports are in use.
 #[derive(Debug)]
@@ -29,17 +29,17 @@ impl PortNumbers {
     }
 
     /// The next number; `None`: all are in use.
-    pub fn take(&mut self) -> Option<PortNo> {
+    pub fn take(&mut self) -> Option<PortId> {
         let free = (1..=self.count)
             .map(|step| (self.last + step) % self.count)
             .find(|n| !self.used.contains(n))?;
         self.used.insert(free);
         self.last = free;
-        Some(PortNo(MAX_WORKERS + free))
+        Some(PortId(MAX_WORKERS + free))
     }
 
     /// Gives a number back.
-    pub fn give_back(&mut self, port: PortNo) {
+    pub fn give_back(&mut self, port: PortId) {
         if let Some(n) = port.0.checked_sub(MAX_WORKERS) {
             self.used.remove(&n);
         }
@@ -53,15 +53,15 @@ mod tests {
     #[test]
     fn go_round() {
         let mut numbers = PortNumbers::new(3);
-        assert_eq!(numbers.take(), Some(PortNo(64)));
-        numbers.give_back(PortNo(64));
+        assert_eq!(numbers.take(), Some(PortId(64)));
+        numbers.give_back(PortId(64));
         assert_eq!(
             [numbers.take(), numbers.take(), numbers.take()],
-            [Some(PortNo(65)), Some(PortNo(66)), Some(PortNo(64))]
+            [Some(PortId(65)), Some(PortId(66)), Some(PortId(64))]
         );
         assert_eq!(numbers.take(), None);
-        numbers.give_back(PortNo(66));
-        numbers.give_back(PortNo(0));
-        assert_eq!(numbers.take(), Some(PortNo(66)));
+        numbers.give_back(PortId(66));
+        numbers.give_back(PortId(0));
+        assert_eq!(numbers.take(), Some(PortId(66)));
     }
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use heddle_engine::{AddError, PortRole, PortTotals};
 use heddle_io::{OpenPort, XdpPort};
-use heddle_port::PortNo;
-use heddle_tables::{EndpointNo, WorkerNo};
+use heddle_port::PortId;
+use heddle_tables::{EndpointId, WorkerId};
 
 use super::numbers::FIRST_HOST;
 use super::workers::WorkerThread;
@@ -17,7 +17,7 @@ pub struct PortInfo {
     /// Whom it leads to.
     pub role: PortRole,
     /// The worker that has it.
-    pub worker: WorkerNo,
+    pub worker: WorkerId,
     /// Its interface.
     pub ifname: String,
     /// The interface's queue.
@@ -57,22 +57,22 @@ fn subtract(now: &mut [u64], before: &[u64]) {
 
 /// The open ports.
 #[derive(Debug, Default)]
-pub(super) struct Ports(BTreeMap<PortNo, PortInfo>);
+pub(super) struct Ports(BTreeMap<PortId, PortInfo>);
 
 impl Ports {
-    pub(super) fn iter(&self) -> impl Iterator<Item = (PortNo, &PortInfo)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (PortId, &PortInfo)> {
         self.0.iter().map(|(number, info)| (*number, info))
     }
 
-    pub(super) fn get(&self, port: PortNo) -> Option<&PortInfo> {
+    pub(super) fn get(&self, port: PortId) -> Option<&PortInfo> {
         self.0.get(&port)
     }
 
-    pub(super) fn insert(&mut self, port: PortNo, info: PortInfo) {
+    pub(super) fn insert(&mut self, port: PortId, info: PortInfo) {
         self.0.insert(port, info);
     }
 
-    pub(super) fn remove(&mut self, port: PortNo) -> Option<PortInfo> {
+    pub(super) fn remove(&mut self, port: PortId) -> Option<PortInfo> {
         self.0.remove(&port)
     }
 
@@ -94,9 +94,9 @@ impl Ports {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PodPort {
     /// Its number.
-    pub port: PortNo,
+    pub port: PortId,
     /// The worker that has it.
-    pub worker: WorkerNo,
+    pub worker: WorkerId,
 }
 
 impl Dataplane {
@@ -104,10 +104,10 @@ impl Dataplane {
     ///
     /// # Errors
     /// A socket cannot be made; those made before stay open.
-    pub fn open_host(&mut self, ifname: &str, ifindex: u32) -> Result<PortNo, DataplaneError> {
+    pub fn open_host(&mut self, ifname: &str, ifindex: u32) -> Result<PortId, DataplaneError> {
         for at in 0..self.workers.len() {
             let queue = u16::try_from(at).unwrap_or(u16::MAX);
-            let port = PortNo(FIRST_HOST.0 + queue);
+            let port = PortId(FIRST_HOST.0 + queue);
             self.open(ifname, ifindex, queue.into(), port, PortRole::Host, at)?;
         }
         Ok(FIRST_HOST)
@@ -118,7 +118,7 @@ impl Dataplane {
     /// # Errors
     /// A worker does not give its queue back.
     pub fn close_host(&mut self) -> Result<(), DataplaneError> {
-        let queues: Vec<PortNo> = self
+        let queues: Vec<PortId> = self
             .ports
             .iter()
             .filter(|(_, info)| info.role == PortRole::Host)
@@ -131,7 +131,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// No number is left, or the socket cannot be made; nothing is left of it then.
-    pub fn open_pod(&mut self, no: EndpointNo, ifname: &str, ifindex: u32) -> Result<PodPort, DataplaneError> {
+    pub fn open_pod(&mut self, no: EndpointId, ifname: &str, ifindex: u32) -> Result<PodPort, DataplaneError> {
         let max = u16::try_from(self.config().max_pods).unwrap_or(u16::MAX);
         let port = self.numbers.take().ok_or(DataplaneError::NoPortNumber { max })?;
         let at = self.ports.least_loaded(self.workers.len());
@@ -149,10 +149,10 @@ impl Dataplane {
         ifname: &str,
         ifindex: u32,
         queue: u32,
-        port: PortNo,
+        port: PortId,
         role: PortRole,
         at: usize,
-    ) -> Result<WorkerNo, DataplaneError> {
+    ) -> Result<WorkerId, DataplaneError> {
         let Some(worker) = self.workers.get(at).map(WorkerThread::number) else {
             return Err(DataplaneError::NotTaken(format!("there is no worker {at}")));
         };
@@ -173,8 +173,8 @@ impl Dataplane {
         &mut self,
         info: &PortInfo,
         ifindex: u32,
-        port: PortNo,
-    ) -> Result<WorkerNo, DataplaneError> {
+        port: PortId,
+    ) -> Result<WorkerId, DataplaneError> {
         let rings = self.context.open(OpenPort {
             ifname: info.ifname.clone(),
             ifindex,
@@ -186,7 +186,7 @@ impl Dataplane {
     }
 
     /// Gives a port to a worker and waits until it has it; one that was not taken is closed.
-    fn hand_over(&mut self, at: usize, worker: WorkerNo, rings: XdpPort, role: PortRole) -> Result<(), DataplaneError> {
+    fn hand_over(&mut self, at: usize, worker: WorkerId, rings: XdpPort, role: PortRole) -> Result<(), DataplaneError> {
         let Some(thread) = self.workers.get(at) else {
             self.context.close(rings);
             return Err(DataplaneError::WorkerSilent(worker));
@@ -208,7 +208,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// The worker does not give it back.
-    pub fn close(&mut self, port: PortNo) -> Result<(), DataplaneError> {
+    pub fn close(&mut self, port: PortId) -> Result<(), DataplaneError> {
         let Some(info) = self.ports.remove(port) else {
             return Ok(());
         };
@@ -223,8 +223,8 @@ impl Dataplane {
     /// taken: one that comes to itself again still has the port.
     pub(super) fn take_from_worker(
         &mut self,
-        port: PortNo,
-        worker: WorkerNo,
+        port: PortId,
+        worker: WorkerId,
     ) -> Result<Option<XdpPort>, DataplaneError> {
         let Some(thread) = self.workers.get(worker.index()) else {
             return Err(DataplaneError::WorkerSilent(worker));
@@ -240,13 +240,13 @@ impl Dataplane {
     }
 
     /// Lets another port have the number.
-    pub(super) fn give_back(&mut self, port: PortNo) {
+    pub(super) fn give_back(&mut self, port: PortId) {
         self.numbers.give_back(port);
     }
 
     /// What all workers have counted for a number.
     #[must_use]
-    pub fn totals(&self, port: PortNo) -> PortTotals {
+    pub fn totals(&self, port: PortId) -> PortTotals {
         let mut sum = PortTotals::default();
         for worker in &self.workers {
             sum += &worker.handle().counters().port_totals(port);

@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use heddle_port::{FillBudget, Holder, PortNo};
-use heddle_tables::WorkerNo;
+use heddle_port::{FillBudget, Holder, PortId};
+use heddle_tables::WorkerId;
 
 use super::{Dataplane, DataplaneError};
 
@@ -19,7 +19,7 @@ const AT_ONCE: usize = 4;
 
 /// How long each port has been silent, in looks.
 #[derive(Debug, Default)]
-pub(super) struct Silence(BTreeMap<PortNo, Quiet>);
+pub(super) struct Silence(BTreeMap<PortId, Quiet>);
 
 #[derive(Debug, Clone, Copy)]
 struct Quiet {
@@ -29,7 +29,7 @@ struct Quiet {
 
 impl Silence {
     /// Notes how many packets each port has received and sent so far.
-    fn look(&mut self, ports: impl Iterator<Item = (PortNo, u64)>) {
+    fn look(&mut self, ports: impl Iterator<Item = (PortId, u64)>) {
         let before = std::mem::take(&mut self.0);
         self.0 = ports
             .map(|(port, packets)| {
@@ -43,8 +43,8 @@ impl Silence {
     }
 
     /// Which of the silent ports hold more than `rest` frames, those with the most first.
-    fn grown(&self, rest: u32, held: impl Fn(PortNo) -> u32) -> Vec<PortNo> {
-        let mut grown: Vec<(u32, PortNo)> = self
+    fn grown(&self, rest: u32, held: impl Fn(PortId) -> u32) -> Vec<PortId> {
+        let mut grown: Vec<(u32, PortId)> = self
             .0
             .iter()
             .filter(|(_, quiet)| quiet.looks >= SILENT_LOOKS)
@@ -60,7 +60,7 @@ impl Silence {
 #[derive(Debug)]
 pub struct NotReopened {
     /// Its number.
-    pub port: PortNo,
+    pub port: PortId,
     /// Why.
     pub error: DataplaneError,
 }
@@ -72,7 +72,7 @@ impl Dataplane {
     /// # Errors
     /// A worker does not give a port back.
     pub fn shrink_silent(&mut self) -> Result<Vec<NotReopened>, DataplaneError> {
-        let packets: Vec<(PortNo, u64)> = self
+        let packets: Vec<(PortId, u64)> = self
             .ports
             .iter()
             .map(|(port, _)| {
@@ -86,7 +86,7 @@ impl Dataplane {
             return Ok(Vec::new());
         }
         let holders = self.context.store().holders();
-        let held = |port: PortNo| holders.get(&Holder::Port(port.0)).copied().unwrap_or(0);
+        let held = |port: PortId| holders.get(&Holder::Port(port.0)).copied().unwrap_or(0);
         let mut grown = self.silence.grown(budget.floor(), held);
         grown.truncate(AT_ONCE);
         let mut failed = Vec::new();
@@ -106,7 +106,7 @@ impl Dataplane {
     }
 
     /// Closes a port and opens it again with the same number and worker.
-    fn reopen(&mut self, port: PortNo) -> Result<WorkerNo, DataplaneError> {
+    fn reopen(&mut self, port: PortId) -> Result<WorkerId, DataplaneError> {
         let Some(info) = self.ports.remove(port) else {
             return Err(DataplaneError::NotTaken(format!("port {port} is not open")));
         };
@@ -142,10 +142,10 @@ mod tests {
     #[test]
     fn only_silent_ports_that_have_grown_are_chosen_the_largest_first() {
         let mut silence = Silence::default();
-        let held = |port: PortNo| [64, 128, 512, 512, 64][usize::from(port.0)];
+        let held = |port: PortId| [64, 128, 512, 512, 64][usize::from(port.0)];
         let grown = |silence: &Silence| silence.grown(64, held).iter().map(|p| p.0).collect::<Vec<_>>();
         let look = |silence: &mut Silence, packets: [u64; 5]| {
-            silence.look((0..).map(PortNo).zip(packets));
+            silence.look((0..).map(PortId).zip(packets));
         };
         look(&mut silence, [1, 2, 3, 4, 5]);
         look(&mut silence, [1, 2, 3, 4, 5]);
@@ -155,8 +155,8 @@ mod tests {
         look(&mut silence, [1, 2, 3, 9, 5]);
         look(&mut silence, [1, 2, 3, 9, 5]);
         assert_eq!(grown(&silence), [3, 2, 1]);
-        silence.look([(PortNo(2), 3)].into_iter());
-        silence.look([(PortNo(1), 2), (PortNo(2), 3)].into_iter());
+        silence.look([(PortId(2), 3)].into_iter());
+        silence.look([(PortId(1), 2), (PortId(2), 3)].into_iter());
         assert_eq!(grown(&silence), [2], "1 was closed meanwhile: its silence begins anew");
     }
 }

@@ -10,7 +10,7 @@ use heddle_flow::FlowTable;
 use heddle_io::XdpPort;
 use heddle_port::WorkerPool;
 use heddle_tables::publish::Reader;
-use heddle_tables::{Snapshot, WorkerNo};
+use heddle_tables::{Snapshot, WorkerId};
 
 use super::clock;
 
@@ -49,7 +49,7 @@ impl WorkerThread {
 
     /// Its number.
     #[must_use]
-    pub fn number(&self) -> WorkerNo {
+    pub fn number(&self) -> WorkerId {
         self.handle.number()
     }
 

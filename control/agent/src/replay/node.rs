@@ -12,9 +12,9 @@ use heddle_compile::UplinkMtu;
 use heddle_engine::{PortRole, StageConfig, Worker, WorkerConfig, WorkerHandle, mesh};
 use heddle_flow::{FlowTable, Millis};
 use heddle_model::{Cluster, ObjectKey};
-use heddle_port::{Captured, MemPort, PortNo, Record, SharedPool, WorkerPool};
+use heddle_port::{Captured, MemPort, PortId, Record, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
-use heddle_tables::{EndpointNo, Snapshot, WorkerNo};
+use heddle_tables::{EndpointId, Snapshot, WorkerId};
 
 use super::ReplayError;
 use super::input::Inputs;
@@ -70,7 +70,7 @@ impl Write for Late {
 
 struct PortOf {
     name: String,
-    number: PortNo,
+    number: PortId,
     path: PathBuf,
     record: Record<Late>,
 }
@@ -115,7 +115,7 @@ impl Node {
                 fragments,
                 ..StageConfig::default()
             },
-            ..WorkerConfig::new(WorkerNo(0), last.saturating_add(1).max(HOST.0 + 1))
+            ..WorkerConfig::new(WorkerId(0), last.saturating_add(1).max(HOST.0 + 1))
         };
         let flows = FlowTable::anonymous(&heddle_flow::Config {
             capacity: shape.config.connections,
@@ -133,7 +133,7 @@ impl Node {
         let mut ports = Vec::new();
         let pods = plane.attached().map(|(key, no)| {
             let (name, file) = pod_names(key);
-            (name, file, PortNo(no.0), PortRole::Pod(no))
+            (name, file, PortId(no.0), PortRole::Pod(no))
         });
         let host = ("host".to_owned(), "host.pcap".to_owned(), HOST, PortRole::Host);
         for (name, file, number, role) in pods.chain([host]) {
@@ -257,7 +257,7 @@ impl Node {
 }
 
 /// Pods' numbers begin above it.
-const HOST: PortNo = PortNo(EndpointNo::HOST.0);
+const HOST: PortId = PortId(EndpointId::HOST.0);
 const UPLINK: &str = "uplink";
 
 /// A pod's port and the name of its capture.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use heddle_compile::{Attachment, Compiler, NodeConfig, UplinkMtu};
 use heddle_model::{Change, Changes, Cluster, Delta, ObjectKey};
-use heddle_port::PortNo;
-use heddle_tables::{EndpointNo, HostPort, Masquerade, Prefix, Snapshot, WorkerNo};
+use heddle_port::PortId;
+use heddle_tables::{EndpointId, HostPort, Masquerade, Prefix, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 use ipnet::IpNet;
 
@@ -36,7 +36,7 @@ pub struct Plane {
     node: Arc<str>,
     interfaces: Interfaces,
     compiler: Compiler,
-    attached: BTreeMap<ObjectKey, (EndpointNo, Vec<IpAddr>)>,
+    attached: BTreeMap<ObjectKey, (EndpointId, Vec<IpAddr>)>,
     snapshot: Arc<Snapshot>,
 }
 
@@ -83,7 +83,7 @@ impl Plane {
     }
 
     /// The pods taken as attached, with their numbers.
-    pub fn attached(&self) -> impl Iterator<Item = (&ObjectKey, EndpointNo)> {
+    pub fn attached(&self) -> impl Iterator<Item = (&ObjectKey, EndpointId)> {
         self.attached.iter().map(|(key, (no, _))| (key, *no))
     }
 
@@ -125,9 +125,9 @@ impl Plane {
             }
             stays
         });
-        let taken: BTreeSet<EndpointNo> = self.attached.values().map(|(no, _)| *no).collect();
-        let mut free = (EndpointNo::FIRST_POD.0..=u16::MAX)
-            .map(EndpointNo)
+        let taken: BTreeSet<EndpointId> = self.attached.values().map(|(no, _)| *no).collect();
+        let mut free = (EndpointId::FIRST_POD.0..=u16::MAX)
+            .map(EndpointId)
             .filter(|no| !taken.contains(no));
         for (key, ips) in wanted {
             if self.attached.contains_key(key) {
@@ -139,8 +139,8 @@ impl Plane {
                 pod: Some(key.clone()),
                 addresses: ips.iter().take(4).map(|ip| Ip::from(*ip)).collect(),
                 mac: interfaces.macs.get(key).copied().unwrap_or_else(|| mac_of(ips)),
-                port: PortNo(no.0),
-                worker: WorkerNo(0),
+                port: PortId(no.0),
+                worker: WorkerId(0),
                 mtu: if interfaces.mtu == 0 { ANY_MTU } else { interfaces.mtu },
             });
             self.attached.insert(key.clone(), (no, ips.to_vec()));

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use heddle_engine::{Decision, Denial, DropReason, Passage, Query, Target, decide, judge};
 use heddle_flow::Origin;
 use heddle_model::Cluster;
-use heddle_tables::{Client, Direction, Frontend, Place, PolicyVerdict, RuleNo, ServiceLookup, Snapshot};
+use heddle_tables::{Client, Direction, Frontend, Place, PolicyVerdict, RuleId, ServiceLookup, Snapshot};
 use heddle_wire::Ip;
 use heddle_wire::rewrite::Tuple;
 
@@ -89,7 +89,7 @@ pub(super) struct Judged {
     pub(super) node: String,
     /// Whether it may.
     pub(super) allowed: bool,
-    /// What decided; [`RuleNo::NO_POLICY`] has no text.
+    /// What decided; [`RuleId::NO_POLICY`] has no text.
     pub(super) rule: Option<String>,
 }
 
@@ -127,12 +127,12 @@ impl Way {
         }
     }
 
-    fn judge(&mut self, snapshot: &Snapshot, direction: Direction, rule: RuleNo, allowed: bool) {
+    fn judge(&mut self, snapshot: &Snapshot, direction: Direction, rule: RuleId, allowed: bool) {
         self.judged.push(Judged {
             direction,
             node: snapshot.node().name.to_string(),
             allowed,
-            rule: (rule != RuleNo::NO_POLICY).then(|| name(snapshot, rule)),
+            rule: (rule != RuleId::NO_POLICY).then(|| name(snapshot, rule)),
         });
     }
 
@@ -143,7 +143,7 @@ impl Way {
 }
 
 /// What a rule number stands for.
-fn name(snapshot: &Snapshot, rule: RuleNo) -> String {
+fn name(snapshot: &Snapshot, rule: RuleId) -> String {
     match snapshot.reason(rule) {
         Some(reason) => reason.to_string(),
         None => format!("rule {}", rule.0),

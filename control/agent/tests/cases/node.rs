@@ -3,8 +3,8 @@
 
 use heddle_engine::{AnswerKind, Batch, DropReason, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process};
 use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{PortNo, SharedPool, WorkerPool};
-use heddle_tables::{EndpointNo, Snapshot};
+use heddle_port::{PortId, SharedPool, WorkerPool};
+use heddle_tables::{EndpointId, Snapshot};
 use heddle_wire::testing::assert_valid;
 
 const FRAMES: u32 = 64;
@@ -23,7 +23,7 @@ const SEED: [u64; 8] = [
 /// How a packet ended.
 pub enum Ended {
     /// It left by the port of that endpoint.
-    Sent(EndpointNo, Vec<u8>),
+    Sent(EndpointId, Vec<u8>),
     /// Heddle answered it itself.
     Answered(AnswerKind, Vec<u8>),
     /// It was dropped.
@@ -63,10 +63,10 @@ impl Node {
     }
 
     /// A packet comes in at an endpoint's port.
-    pub fn receive(&mut self, snapshot: &Snapshot, at: EndpointNo, frame: &[u8]) -> Ended {
+    pub fn receive(&mut self, snapshot: &Snapshot, at: EndpointId, frame: &[u8]) -> Ended {
         let role = if at.is_pod() { PortRole::Pod(at) } else { PortRole::Host };
         let ingress = Ingress {
-            port: PortNo(at.0),
+            port: PortId(at.0),
             role,
         };
         self.now = Millis(self.now.0 + 1);

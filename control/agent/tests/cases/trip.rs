@@ -8,7 +8,7 @@ use std::sync::Arc;
 use heddle_agent::simulate::World;
 use heddle_agent::simulate::ends::Asked;
 use heddle_engine::{AnswerKind, DropReason};
-use heddle_tables::{EndpointNo, Place, ServiceLookup, Snapshot};
+use heddle_tables::{EndpointId, Place, ServiceLookup, Snapshot};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::testing::Packet;
 use heddle_wire::{Ip, MacAddr, Parsed, Proto, TcpFlags, parse};
@@ -24,9 +24,9 @@ const INIT_ACK: [u8; 20] = [2, 0, 0, 20, 0, 0, 0, 9, 0, 1, 0, 0, 0, 1, 0, 1, 0, 
 #[derive(Clone)]
 struct Hop {
     node: String,
-    entered: EndpointNo,
+    entered: EndpointId,
     seen: Tuple,
-    left: EndpointNo,
+    left: EndpointId,
     sent: Tuple,
 }
 
@@ -72,7 +72,7 @@ impl Nodes {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entrance {
     /// By its own port: a pod of the node.
-    Pod(EndpointNo),
+    Pod(EndpointId),
     /// By the host port: the node itself, or a pod of its network.
     Host,
     /// By the host port too, in the place of the uplink: another node, a pod of another node, or somebody outside.
@@ -88,10 +88,10 @@ impl Entrance {
         }
     }
 
-    const fn endpoint(self) -> EndpointNo {
+    const fn endpoint(self) -> EndpointId {
         match self {
             Self::Pod(pod) => pod,
-            Self::Host | Self::Uplink => EndpointNo::HOST,
+            Self::Host | Self::Uplink => EndpointId::HOST,
         }
     }
 }
@@ -164,7 +164,7 @@ pub fn travel(world: &mut World, nodes: &mut Nodes, asked: &Asked, sport: u16) -
 
 /// Whether a packet does not reach the workers: a pod or a node with itself; what no pod sends and what is for neither a
 /// pod of the node nor a Service.
-fn is_nobodys(snapshot: &Snapshot, entered: EndpointNo, seen: Tuple, asked: &Asked) -> bool {
+fn is_nobodys(snapshot: &Snapshot, entered: EndpointId, seen: Tuple, asked: &Asked) -> bool {
     let service = snapshot.frontend(seen.dst, asked.proto, seen.dport) != ServiceLookup::NotAService;
     let local = matches!(snapshot.address(seen.dst).place, Place::Local(_) | Place::Unreachable);
     if entered.is_pod() {
@@ -238,13 +238,13 @@ fn tuple_of(frame: &[u8]) -> Result<(Parsed, Tuple), String> {
 }
 
 /// From the port of an endpoint; what comes fresh from a veth has only the sum of its pseudo-header.
-fn packet(snapshot: &Snapshot, from: EndpointNo, tuple: Tuple, fresh: bool) -> Packet {
+fn packet(snapshot: &Snapshot, from: EndpointId, tuple: Tuple, fresh: bool) -> Packet {
     let mac = snapshot.endpoint(from).expect("an endpoint that packets came from").mac;
     let packet = Packet::new(mac, MacAddr::GATEWAY, tuple.src, tuple.dst);
     if fresh { packet.partial() } else { packet }
 }
 
-fn first_packet(snapshot: &Snapshot, from: EndpointNo, t: Tuple, proto: Proto, fresh: bool) -> Vec<u8> {
+fn first_packet(snapshot: &Snapshot, from: EndpointId, t: Tuple, proto: Proto, fresh: bool) -> Vec<u8> {
     let packet = packet(snapshot, from, t, fresh);
     match proto {
         Proto::TCP => packet.mss(1460).tcp(t.sport, t.dport, TcpFlags::SYN, 1, 0, b""),
@@ -254,7 +254,7 @@ fn first_packet(snapshot: &Snapshot, from: EndpointNo, t: Tuple, proto: Proto, f
     }
 }
 
-fn answer_packet(snapshot: &Snapshot, from: EndpointNo, t: Tuple, proto: Proto) -> Vec<u8> {
+fn answer_packet(snapshot: &Snapshot, from: EndpointId, t: Tuple, proto: Proto) -> Vec<u8> {
     let packet = packet(snapshot, from, t, from.is_pod());
     match proto {
         Proto::TCP => packet.tcp(t.sport, t.dport, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b""),

@@ -10,8 +10,8 @@ use heddle_model::{
     NetworkPolicy, Node, Object, ObjectKey, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber,
     PortRange, Protocol, Requirement,
 };
-use heddle_port::PortNo;
-use heddle_tables::{EndpointNo, WorkerNo};
+use heddle_port::PortId;
+use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
 /// Pods of this node, at most.
@@ -181,11 +181,11 @@ pub fn policy(size: Size, no: u32, to: u16) -> NetworkPolicy {
 }
 
 /// The number, MAC and worker of the `n`th local pod. Two workers take turns.
-pub const fn attached_as(n: u16) -> (EndpointNo, MacAddr, WorkerNo) {
+pub const fn attached_as(n: u16) -> (EndpointId, MacAddr, WorkerId) {
     (
-        EndpointNo(EndpointNo::FIRST_POD.0 + n),
+        EndpointId(EndpointId::FIRST_POD.0 + n),
         MacAddr([2, 0, 0, 0, 0, n as u8]),
-        WorkerNo(n as u8 % 2),
+        WorkerId(n as u8 % 2),
     )
 }
 
@@ -246,7 +246,7 @@ impl World {
                 pod: key,
                 addresses: [Ip::from(address(pod))].into_iter().collect(),
                 mac,
-                port: PortNo(no.0),
+                port: PortId(no.0),
                 worker,
                 mtu: 0,
             });

@@ -9,8 +9,8 @@ use criterion::Criterion;
 use heddle_compile::Attachment;
 use heddle_engine::connection_hash;
 use heddle_model::{Event, IpBlock, NetworkPolicy, Peer, Pod, PolicyRule};
-use heddle_port::PortNo;
-use heddle_tables::{Backend, Backends, Choice, EndpointNo, WorkerNo};
+use heddle_port::PortId;
+use heddle_tables::{Backend, Backends, Choice, EndpointId, WorkerId};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, MacAddr, Parsed, Proto};
 
@@ -118,10 +118,10 @@ fn calls(
 /// Pods of nobody's, one for each worker.
 fn strangers() -> [Client; WORKERS as usize] {
     std::array::from_fn(|n| Client {
-        no: EndpointNo(EndpointNo::FIRST_POD.0 + n as u16),
+        no: EndpointId(EndpointId::FIRST_POD.0 + n as u16),
         ip: Ip::from_v4([10, 200, 0, 1 + n as u8]),
         mac: MacAddr([2, 0, 0, 0, 0, n as u8]),
-        worker: WorkerNo(n as u8),
+        worker: WorkerId(n as u8),
     })
 }
 
@@ -137,7 +137,7 @@ fn endpoint(criterion: &mut Criterion, report: &mut Report) {
                     pod: None,
                     addresses: [client.ip].into_iter().collect(),
                     mac: client.mac,
-                    port: PortNo(client.no.0),
+                    port: PortId(client.no.0),
                     worker: client.worker,
                     mtu: 0,
                 });

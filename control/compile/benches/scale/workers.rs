@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use heddle_engine::{PortRole, Worker, WorkerConfig, WorkerHandle, mesh};
 use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{MemPort, MemWire, PortNo, SharedPool, WorkerPool};
+use heddle_port::{MemPort, MemWire, PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
-use heddle_tables::{EndpointNo, Snapshot, WorkerNo};
+use heddle_tables::{EndpointId, Snapshot, WorkerId};
 use heddle_wire::testing::Packet;
 use heddle_wire::{Ip, MacAddr, Parsed, TcpFlags, parse};
 
@@ -23,10 +23,10 @@ const LOOK_AGAIN: Duration = Duration::from_micros(5);
 /// A pod whose port a worker polls.
 #[derive(Clone, Copy)]
 pub struct Client {
-    pub no: EndpointNo,
+    pub no: EndpointId,
     pub ip: Ip,
     pub mac: MacAddr,
-    pub worker: WorkerNo,
+    pub worker: WorkerId,
 }
 
 impl Client {
@@ -68,7 +68,7 @@ impl Workers {
         let (mut handles, mut threads) = (Vec::new(), Vec::new());
         let lanes = mesh(WORKERS, 1024).expect("lanes between workers");
         for (no, (reader, ends)) in (0..WORKERS).zip(readers.into_iter().zip(lanes)) {
-            let config = WorkerConfig::new(WorkerNo(no), ports);
+            let config = WorkerConfig::new(WorkerId(no), ports);
             let pool = WorkerPool::new(no, shared.clone());
             let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
             handles.push(handle);
@@ -77,16 +77,16 @@ impl Workers {
                 drop(worker.finish());
             }));
         }
-        let open = |worker: WorkerNo, number, role| {
+        let open = |worker: WorkerId, number, role| {
             let (port, wire) = MemPort::new(number, shared.store());
             let added = handles[usize::from(worker.0)].add_port(port, role).expect("a worker");
             assert!(added.recv().expect("a worker").is_ok(), "the port is taken");
             wire
         };
-        let host = open(WorkerNo(0), PortNo(0), PortRole::Host);
+        let host = open(WorkerId(0), PortId(0), PortRole::Host);
         let wires = clients
             .iter()
-            .map(|client| open(client.worker, PortNo(client.no.0), PortRole::Pod(client.no)))
+            .map(|client| open(client.worker, PortId(client.no.0), PortRole::Pod(client.no)))
             .collect();
         Self {
             publisher,

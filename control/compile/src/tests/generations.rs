@@ -44,7 +44,7 @@ fn raised(world: &mut World) -> Vec<u16> {
 }
 
 fn generation(snapshot: &Snapshot, no: u16) -> Option<u32> {
-    snapshot.endpoint(EndpointNo(no)).map(|e| e.generation.0)
+    snapshot.endpoint(EndpointId(no)).map(|e| e.generation.0)
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn churn_elsewhere_reaches_nobody() {
     assert_eq!(raised(&mut world), [0; 0], "a pod that goes");
     world
         .compiler
-        .set_attachment_port(EndpointNo(3), PortNo(77), WorkerNo(1));
+        .set_attachment_port(EndpointId(3), PortId(77), WorkerId(1));
     assert_eq!(raised(&mut world), [0; 0], "another port");
-    assert_eq!(world.compiler.last.endpoint(EndpointNo(3)).unwrap().port, PortNo(77));
+    assert_eq!(world.compiler.last.endpoint(EndpointId(3)).unwrap().port, PortId(77));
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn a_new_key_or_cidr_alone_reaches_nobody_else() {
 fn a_number_that_is_used_again_goes_on_counting() {
     let mut world = world();
     let before = generation(&world.compiler.last, 2).unwrap();
-    world.compiler.detach(EndpointNo(2));
+    world.compiler.detach(EndpointId(2));
     assert_eq!(raised(&mut world), [2]);
     assert_eq!(generation(&world.compiler.last, 2), None);
     world.local(2, &pod("shop/next", "here", &["10.0.1.5"], ""));

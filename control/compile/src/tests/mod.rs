@@ -17,8 +17,8 @@ use heddle_model::{
     NetworkPolicy, Node, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule,
     PortNumber, PortRange, Protocol, Requirement,
 };
-use heddle_port::PortNo;
-use heddle_tables::{Decision, Direction, EndpointNo, PolicyVerdict, Snapshot, WorkerNo};
+use heddle_port::PortId;
+use heddle_tables::{Decision, Direction, EndpointId, PolicyVerdict, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};
 
 use crate::{Attachment, BuildResult, Compiler, NodeConfig};
@@ -143,12 +143,12 @@ fn node(name: &str, address: &str, pod_cidr: &str) -> Node {
 
 fn attachment(no: u16, pod: Option<&ObjectKey>, ips: &[IpAddr]) -> Attachment {
     Attachment {
-        no: EndpointNo(no),
+        no: EndpointId(no),
         pod: pod.cloned(),
         addresses: ips.iter().map(|i| Ip::from(*i)).collect(),
         mac: MacAddr([2, 0, 0, 0, 0, no as u8]),
-        port: PortNo(no),
-        worker: WorkerNo(0),
+        port: PortId(no),
+        worker: WorkerId(0),
         mtu: 0,
     }
 }
@@ -221,7 +221,7 @@ fn judge(
     proto: Proto,
     port: u16,
 ) -> (bool, Arc<Decision>) {
-    let endpoint = snapshot.endpoint(EndpointNo(no)).unwrap();
+    let endpoint = snapshot.endpoint(EndpointId(no)).unwrap();
     let peer = snapshot.address(Ip::from(ip(peer)));
     let verdict: PolicyVerdict = endpoint.judge(direction, peer, proto, port);
     (verdict.is_allowed(), snapshot.reason(verdict.rule()).unwrap())

@@ -2,7 +2,7 @@
 
 use super::*;
 use heddle_model::ServiceCidr;
-use heddle_tables::{HostPort, NodeNo, Place};
+use heddle_tables::{HostPort, NodeId, Place};
 
 fn place(snapshot: &Snapshot, addr: &str) -> Place {
     snapshot.address(Ip::from(ip(addr))).place
@@ -25,12 +25,12 @@ fn every_address_has_its_place() {
     let [(name, there)] = &built.node_numbers[..] else {
         panic!("one number is given out")
     };
-    assert_eq!((&**name, *there), ("there", NodeNo(0)));
+    assert_eq!((&**name, *there), ("there", NodeId(0)));
     for (addr, want) in [
         ("192.168.0.1", Place::Host),
         ("169.254.7.7", Place::Host),
         ("192.168.0.2", Place::RemoteHost(*there)),
-        ("10.0.1.2", Place::Local(EndpointNo(2))),
+        ("10.0.1.2", Place::Local(EndpointId(2))),
         ("10.0.1.3", Place::Unreachable),
         ("10.0.2.3", Place::Node(*there)),
         ("10.9.9.9", Place::Node(*there)),
@@ -64,7 +64,7 @@ fn the_attachment_counts_and_the_difference_is_told() {
         .compiler
         .attach(attachment(2, Some(&key("a/p")), &[ip("10.0.1.2")]));
     let snapshot = world.build().snapshot;
-    assert_eq!(place(&snapshot, "10.0.1.2"), Place::Local(EndpointNo(2)));
+    assert_eq!(place(&snapshot, "10.0.1.2"), Place::Local(EndpointId(2)));
     assert!(!snapshot.knows(Ip::from(ip("10.0.1.77"))));
     let [difference] = &world.compiler.address_differences()[..] else {
         panic!("one difference")

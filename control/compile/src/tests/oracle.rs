@@ -332,7 +332,7 @@ fn take(world: &mut World, step: Step) {
         }
         Step::NoPod(n) => {
             // A deleted pod that is still attached keeps its last policy, which the oracle does not know.
-            world.compiler.detach(EndpointNo(u16::from(n) + 2));
+            world.compiler.detach(EndpointId(u16::from(n) + 2));
             let key = pod_key(n);
             world.delete(Kind::Pod, &key.namespace, &key.name);
         }
@@ -376,7 +376,7 @@ fn take(world: &mut World, step: Step) {
                 .compiler
                 .attach(attachment(u16::from(n) + 2, Some(&pod_key(n)), &ips));
         }
-        Step::Detach(n) => world.compiler.detach(EndpointNo(u16::from(n) + 2)),
+        Step::Detach(n) => world.compiler.detach(EndpointId(u16::from(n) + 2)),
         Step::Build => {}
     }
 }
@@ -416,7 +416,7 @@ fn check(world: &mut World, before: &Arc<Snapshot>) -> Result<Arc<Snapshot>, Tes
         let pod = world.cluster.pod(&pod_key(no as u8 - 2));
         // Local pods that are not attached have no address as yet, whatever their status says.
         let unattached = (0..3u16)
-            .any(|n| pod_ips(n as u8).iter().any(|i| ip(i) == peer) && snapshot.endpoint(EndpointNo(n + 2)).is_none());
+            .any(|n| pod_ips(n as u8).iter().any(|i| ip(i) == peer) && snapshot.endpoint(EndpointId(n + 2)).is_none());
         if let (Some(pod), false) = (pod, unattached) {
             let want = naive(&world.cluster, pod, direction, peer, (proto, port));
             prop_assert_eq!(*allowed, want, "{} {} {} {} {}", pod.key, direction, peer, proto, port);

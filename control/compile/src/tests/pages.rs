@@ -92,7 +92,7 @@ fn all_changes(pods: u32) -> [u64; 6] {
             ));
         }),
         pages(world, |w| {
-            w.compiler.set_attachment_port(EndpointNo(50), PortNo(9), WorkerNo(0));
+            w.compiler.set_attachment_port(EndpointId(50), PortId(9), WorkerId(0));
         }),
         pages(world, |_| ()),
     ]

@@ -262,14 +262,14 @@ fn a_pod_is_closed_until_it_is_known_and_one_without_a_pod_is_open() {
         .attach(attachment(4, Some(&key("shop/late")), &[ip("10.0.1.4")]));
     world.compiler.attach(attachment(5, None, &[ip("10.0.1.5")]));
     let built = world.build();
-    assert_eq!(built.ready, [2, 3, 5].map(EndpointNo));
+    assert_eq!(built.ready, [2, 3, 5].map(EndpointId));
     let why = |world: &Snapshot, no| judge(world, no, Direction::Egress, "1.1.1.1", Proto::TCP, 80);
     assert_eq!(why(&built.snapshot, 4), (false, Decision::NotReady.into()));
     assert_eq!(why(&built.snapshot, 5), (true, Decision::NoPolicy.into()));
     assert!(!admits(&built.snapshot, 4, "192.168.0.1", 80), "not even its own node");
     world.put(pod("shop/late", "here", &[], "app=late"));
     let built = world.build();
-    assert_eq!(built.ready, [2, 3, 4, 5].map(EndpointNo));
+    assert_eq!(built.ready, [2, 3, 4, 5].map(EndpointId));
     assert!(!why(&built.snapshot, 4).0);
     world.delete(Kind::NetworkPolicy, "shop", "closed");
     assert!(why(&world.build().snapshot, 4).0);

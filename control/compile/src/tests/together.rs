@@ -62,7 +62,7 @@ proptest! {
                 }
                 Step::Detach(no) => {
                     attached.remove(&no);
-                    world.compiler.detach(EndpointNo(no));
+                    world.compiler.detach(EndpointId(no));
                 }
                 Step::Policy(of, port) => {
                     ports[of] = port;

@@ -2,7 +2,7 @@
 //! and what is in this node's own pod ranges, which it does not route. Nothing comes by the uplink yet.
 
 use heddle_flow::Origin;
-use heddle_tables::{EndpointNo, NodeTable, Place, Snapshot};
+use heddle_tables::{EndpointId, NodeTable, Place, Snapshot};
 use heddle_wire::Ip;
 
 use super::{Denial, Query};
@@ -10,11 +10,11 @@ use crate::reason::DropReason;
 
 /// The endpoint that a packet of this origin comes from.
 #[must_use]
-pub(crate) fn owner(origin: Origin) -> EndpointNo {
+pub(crate) fn owner(origin: Origin) -> EndpointId {
     match origin.as_pod() {
         Some(pod) => pod,
-        None if origin == Origin::HOST => EndpointNo::HOST,
-        None => EndpointNo::UPLINK,
+        None if origin == Origin::HOST => EndpointId::HOST,
+        None => EndpointId::UPLINK,
     }
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn is_link_local(ip: Ip) -> bool {
 }
 
 /// The endpoint that the connection comes from, if its source address belongs there.
-pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointNo, Denial> {
+pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial> {
     let from = owner(q.origin);
     let Some(endpoint) = snapshot.endpoint(from) else {
         return Err(Denial::new(DropReason::PortClosed));
@@ -35,7 +35,7 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointNo, Denial
     let own = if from.is_pod() {
         // A pod's link-local address says nothing beyond its link, on which there is the gateway alone.
         endpoint.has_address(src) || (NodeTable::is_gateway(q.tuple.dst) && is_link_local(src))
-    } else if from == EndpointNo::HOST {
+    } else if from == EndpointId::HOST {
         !matches!(snapshot.address(src).place, Place::Local(_) | Place::Unreachable) && !NodeTable::is_gateway(src)
     } else {
         false

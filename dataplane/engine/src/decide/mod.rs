@@ -12,7 +12,7 @@ mod route;
 mod service;
 
 use heddle_flow::{FlowKey, Origin};
-use heddle_tables::{EndpointNo, RuleNo, Snapshot};
+use heddle_tables::{EndpointId, RuleId, Snapshot};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
@@ -65,9 +65,9 @@ pub struct Denial {
     /// The reason.
     pub reason: DropReason,
     /// What decided, where it was policy.
-    pub rule: RuleNo,
-    /// The pod whose policy that is; [`EndpointNo::HOST`], which has none, where it was no policy.
-    pub pod: EndpointNo,
+    pub rule: RuleId,
+    /// The pod whose policy that is; [`EndpointId::HOST`], which has none, where it was no policy.
+    pub pod: EndpointId,
 }
 
 impl Denial {
@@ -76,8 +76,8 @@ impl Denial {
     pub const fn new(reason: DropReason) -> Self {
         Self {
             reason,
-            rule: RuleNo::NO_POLICY,
-            pod: EndpointNo::HOST,
+            rule: RuleId::NO_POLICY,
+            pod: EndpointId::HOST,
         }
     }
 }
@@ -136,17 +136,17 @@ pub enum Source {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Passage {
     /// Where it comes from.
-    pub from: EndpointNo,
+    pub from: EndpointId,
     /// Where it goes.
-    pub to: EndpointNo,
+    pub to: EndpointId,
     /// The other end after DNAT.
     pub target: Target,
     /// The source after SNAT.
     pub source: Source,
     /// What allowed it to leave its source.
-    pub egress_rule: RuleNo,
+    pub egress_rule: RuleId,
     /// What allowed it to reach its destination.
-    pub ingress_rule: RuleNo,
+    pub ingress_rule: RuleId,
 }
 
 impl Passage {

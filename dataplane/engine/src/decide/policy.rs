@@ -3,7 +3,7 @@
 
 use arrayvec::ArrayVec;
 use heddle_tables::{
-    AddressInfo, Ask, Direction, Endpoint, EndpointNo, Place, PolicyVerdict, RuleNo, Snapshot, judge_all as verdicts_of,
+    AddressInfo, Ask, Direction, Endpoint, EndpointId, Place, PolicyVerdict, RuleId, Snapshot, judge_all as verdicts_of,
 };
 use heddle_wire::Proto;
 
@@ -13,7 +13,7 @@ use crate::reason::DropReason;
 /// A connection whose ends are known.
 #[derive(Clone, Copy)]
 pub(super) struct Case {
-    pub(super) from: EndpointNo,
+    pub(super) from: EndpointId,
     pub(super) proto: Proto,
     pub(super) target: Target,
     /// Who sends.
@@ -25,8 +25,8 @@ pub(super) struct Case {
 /// What allowed the connection.
 #[derive(Clone, Copy)]
 pub(super) struct Rules {
-    pub(super) egress: RuleNo,
-    pub(super) ingress: RuleNo,
+    pub(super) egress: RuleId,
+    pub(super) ingress: RuleId,
 }
 
 impl Case {
@@ -75,12 +75,12 @@ fn ingress<'a>(case: &Case, endpoint: &'a Endpoint) -> Ask<'a> {
     }
 }
 
-fn allowed(ask: &Ask<'_>, verdict: PolicyVerdict) -> Result<RuleNo, Denial> {
+fn allowed(ask: &Ask<'_>, verdict: PolicyVerdict) -> Result<RuleId, Denial> {
     match verdict {
         PolicyVerdict::Allow(rule) => Ok(rule),
         PolicyVerdict::Deny(rule) => Err(Denial {
             reason: match ask.direction {
-                _ if rule == RuleNo::NOT_READY => DropReason::PolicyNotReady,
+                _ if rule == RuleId::NOT_READY => DropReason::PolicyNotReady,
                 Direction::Egress => DropReason::PolicyDeniedEgress,
                 Direction::Ingress => DropReason::PolicyDeniedIngress,
             },
@@ -101,7 +101,7 @@ pub(super) fn judge(snapshot: &Snapshot, case: &Case) -> Result<Rules, Denial> {
     };
     Ok(Rules {
         egress: judge(egress(case, source))?,
-        ingress: destination.map_or(Ok(RuleNo::NO_POLICY), |pod| judge(ingress(case, pod)))?,
+        ingress: destination.map_or(Ok(RuleId::NO_POLICY), |pod| judge(ingress(case, pod)))?,
     })
 }
 
@@ -121,12 +121,12 @@ pub(super) fn judge_all(snapshot: &Snapshot, cases: &[Case], mut told: impl FnMu
         }
         asked.push((first, asks.len()));
     }
-    let mut verdicts = [PolicyVerdict::Deny(RuleNo::NOT_READY); 2 * MANY];
+    let mut verdicts = [PolicyVerdict::Deny(RuleId::NOT_READY); 2 * MANY];
     verdicts_of(asks.iter().copied(), &mut verdicts[..asks.len()]);
     for (at, (first, end)) in asked.into_iter().enumerate() {
         let rule = |of: usize| match (asks.get(of), verdicts.get(of)) {
             (Some(ask), Some(verdict)) if of < end => allowed(ask, *verdict),
-            _ => Ok(RuleNo::NO_POLICY),
+            _ => Ok(RuleId::NO_POLICY),
         };
         if first < end {
             told(

@@ -4,7 +4,7 @@
 //! (the uplink and the tunnel are a later stage's). What would lead back to where it came from goes nowhere.
 //! Who is masqueraded the Service says; an address of this node's own is one already, and its answers come by heddle.
 
-use heddle_tables::{AddressInfo, EndpointNo, NodeTable, Place, Snapshot};
+use heddle_tables::{AddressInfo, EndpointId, NodeTable, Place, Snapshot};
 
 use super::anti_spoof::is_link_local;
 use super::{Denial, Source, Target};
@@ -12,11 +12,11 @@ use crate::reason::DropReason;
 
 pub(super) fn route(
     snapshot: &Snapshot,
-    from: EndpointNo,
+    from: EndpointId,
     target: Target,
     src: AddressInfo,
     dst: AddressInfo,
-) -> Result<(EndpointNo, Source), Denial> {
+) -> Result<(EndpointId, Source), Denial> {
     let node = snapshot.node();
     let no_route = || Denial::new(DropReason::NoRoute);
     let to = match dst.place {
@@ -28,7 +28,7 @@ pub(super) fn route(
         Place::Outside if node.in_service_range(target.dst) => {
             return Err(Denial::new(DropReason::UnknownDestination));
         }
-        Place::Host | Place::Node(_) | Place::RemoteHost(_) | Place::Outside => EndpointNo::HOST,
+        Place::Host | Place::Node(_) | Place::RemoteHost(_) | Place::Outside => EndpointId::HOST,
     };
     if snapshot.endpoint(to).is_none() {
         return Err(Denial::new(DropReason::UnknownDestination));

@@ -13,7 +13,7 @@
 //! key's earlier tenancy is told apart by the tenancy.
 
 use heddle_flow::Millis;
-use heddle_tables::{EndpointNo, RuleNo};
+use heddle_tables::{EndpointId, RuleId};
 
 use super::sync::{AtomicU64, Ordering, fence};
 
@@ -51,14 +51,14 @@ pub struct PolicyCount {
     /// How often it had changed hands: another tenancy counts from 0.
     pub tenancy: u32,
     /// What denied.
-    pub rule: RuleNo,
+    pub rule: RuleId,
     /// The pod whose policy that is.
-    pub pod: EndpointNo,
+    pub pod: EndpointId,
     /// Packets.
     pub packets: u64,
 }
 
-const fn key(rule: RuleNo, pod: EndpointNo) -> u64 {
+const fn key(rule: RuleId, pod: EndpointId) -> u64 {
     rule.0 as u64 | (pod.0 as u64) << 32 | 1 << 63
 }
 
@@ -85,7 +85,7 @@ impl PolicyCounters {
 
     /// Counts a packet; only the owning worker does.
     #[inline]
-    pub(crate) fn count(&self, rule: RuleNo, pod: EndpointNo, now: Millis) {
+    pub(crate) fn count(&self, rule: RuleId, pod: EndpointId, now: Millis) {
         let key = key(rule, pod);
         let now = now.0 & ((1 << TIME_BITS) - 1);
         let first = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
@@ -153,8 +153,8 @@ impl Slot {
         (self.key.load(Ordering::Relaxed) == key).then_some(PolicyCount {
             slot: at,
             tenancy: (tenant >> TIME_BITS) as u32,
-            rule: RuleNo(key as u32),
-            pod: EndpointNo((key >> 32 & 0xffff) as u16),
+            rule: RuleId(key as u32),
+            pod: EndpointId((key >> 32 & 0xffff) as u16),
             packets,
         })
     }
@@ -175,7 +175,7 @@ mod tests {
     fn each_pair_of_rule_and_pod_has_its_own() {
         let counters = PolicyCounters::new(64);
         for (rule, pod) in [(16, 2), (16, 3), (16, 2), (17, 2)] {
-            counters.count(RuleNo(rule), EndpointNo(pod), Millis(1));
+            counters.count(RuleId(rule), EndpointId(pod), Millis(1));
         }
         assert_eq!(shown(&counters), [(16, 2, 2), (16, 3, 1), (17, 2, 1)]);
         assert_eq!(counters.others(), 0);
@@ -185,12 +185,12 @@ mod tests {
     fn a_full_table_counts_others_until_a_slot_has_rested() {
         let counters = PolicyCounters::new(8);
         for rule in 16..24 {
-            counters.count(RuleNo(rule), EndpointNo(2), Millis(u64::from(rule)));
+            counters.count(RuleId(rule), EndpointId(2), Millis(u64::from(rule)));
         }
-        counters.count(RuleNo(24), EndpointNo(2), Millis(15 + SETTLED));
+        counters.count(RuleId(24), EndpointId(2), Millis(15 + SETTLED));
         assert_eq!((counters.others(), counters.counts().count()), (1, 8));
         // The one that rested longest goes, and comes back as another tenancy.
-        counters.count(RuleNo(24), EndpointNo(2), Millis(16 + SETTLED));
+        counters.count(RuleId(24), EndpointId(2), Millis(16 + SETTLED));
         let all = shown(&counters);
         assert!(
             all.contains(&(24, 2, 1)) && all.iter().all(|(rule, ..)| *rule != 16),
@@ -225,9 +225,9 @@ mod loom_tests {
                 let counters = Arc::clone(&counters);
                 thread::spawn(move || {
                     // The first denies one packet, the second two.
-                    counters.count(RuleNo(16), EndpointNo(2), Millis(0));
-                    counters.count(RuleNo(17), EndpointNo(3), Millis(SETTLED));
-                    counters.count(RuleNo(17), EndpointNo(3), Millis(SETTLED));
+                    counters.count(RuleId(16), EndpointId(2), Millis(0));
+                    counters.count(RuleId(17), EndpointId(3), Millis(SETTLED));
+                    counters.count(RuleId(17), EndpointId(3), Millis(SETTLED));
                 })
             };
             for count in counters.counts() {

@@ -1,8 +1,8 @@
 //! The packets that a worker dropped last: a record each, in words of a [`Ring`].
 
 use heddle_flow::Millis;
-use heddle_port::PortNo;
-use heddle_tables::{EndpointNo, RuleNo};
+use heddle_port::PortId;
+use heddle_tables::{EndpointId, RuleId};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Parsed, Proto};
 
@@ -19,9 +19,9 @@ const LEN_BITS: u32 = 64 - TIME_BITS;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Dropped {
     pub(crate) reason: DropReason,
-    pub(crate) rule: RuleNo,
-    pub(crate) pod: EndpointNo,
-    pub(crate) ingress: PortNo,
+    pub(crate) rule: RuleId,
+    pub(crate) pod: EndpointId,
+    pub(crate) ingress: PortId,
     pub(crate) len: u32,
     pub(crate) packet: Option<(Tuple, Proto)>,
 }
@@ -44,11 +44,11 @@ pub struct DropRecord {
     /// Why.
     pub reason: DropReason,
     /// What decided, where it was policy.
-    pub rule: RuleNo,
-    /// The pod whose policy that is; [`EndpointNo::HOST`] where it was none.
-    pub pod: EndpointNo,
+    pub rule: RuleId,
+    /// The pod whose policy that is; [`EndpointId::HOST`] where it was none.
+    pub pod: EndpointId,
     /// The port where it came in.
-    pub ingress: PortNo,
+    pub ingress: PortId,
     /// Its length with the Ethernet header.
     pub len: u32,
     /// Its addresses, ports and protocol as it came in; what was dropped at its way out has been translated.
@@ -150,9 +150,9 @@ fn unpacked(number: u64, [when, s0, s1, d0, d1, what, who]: [u64; WORDS]) -> Opt
         number,
         at: Millis(when & ((1 << TIME_BITS) - 1)),
         reason: *DropReason::ALL.get(usize::from((what >> 40) as u8))?,
-        rule: RuleNo(who as u32),
-        pod: EndpointNo((who >> 48) as u16),
-        ingress: PortNo((who >> 32) as u16),
+        rule: RuleId(who as u32),
+        pod: EndpointId((who >> 48) as u16),
+        ingress: PortId((who >> 32) as u16),
         len: (when >> TIME_BITS) as u32,
         packet: (what >> 48 & 1 == 1).then_some((tuple, Proto((what >> 32) as u8))),
     })
@@ -166,9 +166,9 @@ mod tests {
     fn dropped(n: u8) -> Dropped {
         Dropped {
             reason: *DropReason::ALL.last().unwrap(),
-            rule: RuleNo::MAX,
-            pod: EndpointNo(u16::MAX),
-            ingress: PortNo(u16::MAX - 1),
+            rule: RuleId::MAX,
+            pod: EndpointId(u16::MAX),
+            ingress: PortId(u16::MAX - 1),
             len: 61_014,
             packet: Some((
                 Tuple {

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use heddle_port::PortNo;
+use heddle_port::PortId;
 use heddle_tables::{
-    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointNo, EndpointPolicy, Frontend,
-    FrontendKey, FrontendKind, Generation, HostPort, IdentityNo, Masquerade, NodeTable, Place, PolicySide,
-    PolicySideBuilder, Prefix, RuleNo, SnapshotBuilder, WorkerNo,
+    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointId, EndpointPolicy, Frontend,
+    FrontendKey, FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeTable, Place, PolicySide,
+    PolicySideBuilder, Prefix, RuleId, SnapshotBuilder, WorkerId,
 };
 use heddle_wire::testing::{ip, mac};
 use heddle_wire::{Ip, MacAddr, Proto};
@@ -16,8 +16,8 @@ use crate::control::PortRole;
 /// Somebody with addresses behind a port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Party {
-    pub(crate) endpoint: EndpointNo,
-    pub(crate) port: PortNo,
+    pub(crate) endpoint: EndpointId,
+    pub(crate) port: PortId,
     pub(crate) mac: MacAddr,
     v4: &'static str,
     v6: &'static str,
@@ -39,8 +39,8 @@ impl Party {
 
 const fn party(no: u16, port: u16, v4: &'static str, v6: &'static str) -> Party {
     Party {
-        endpoint: EndpointNo(no),
-        port: PortNo(port),
+        endpoint: EndpointId(no),
+        port: PortId(port),
         mac: mac(port as u8),
         v4,
         v6,
@@ -49,7 +49,7 @@ const fn party(no: u16, port: u16, v4: &'static str, v6: &'static str) -> Party 
 
 /// The host, whose port is worker 0's, and two pods.
 pub(crate) const PARTIES: [Party; 3] = [
-    party(EndpointNo::HOST.0, 0, "192.0.2.1", "2001:db8::1"),
+    party(EndpointId::HOST.0, 0, "192.0.2.1", "2001:db8::1"),
     party(2, 10, "10.0.0.2", "fd00::2"),
     party(3, 11, "10.0.0.3", "fd00::3"),
 ];
@@ -65,8 +65,8 @@ pub(crate) const ELSEWHERE: [[&str; 2]; 5] = [
 ];
 
 /// The worker of a party's port.
-pub(crate) const fn worker_of(party: &Party, workers: u8) -> WorkerNo {
-    WorkerNo((party.endpoint.0 % workers as u16) as u8)
+pub(crate) const fn worker_of(party: &Party, workers: u8) -> WorkerId {
+    WorkerId((party.endpoint.0 % workers as u16) as u8)
 }
 
 pub(crate) fn endpoint(party: &Party, workers: u8, generation: u32, mtu: u16, policy: EndpointPolicy) -> Endpoint {
@@ -85,9 +85,9 @@ pub(crate) fn endpoint(party: &Party, workers: u8, generation: u32, mtu: u16, po
 
 /// A policy of one direction that allows only that party; `None`: nobody.
 pub(crate) fn isolate(direction: Direction, allowed: Option<&Party>) -> EndpointPolicy {
-    let mut side = PolicySideBuilder::isolated(RuleNo(16));
+    let mut side = PolicySideBuilder::isolated(RuleId(16));
     if let Some(party) = allowed {
-        side.set(identity(party), Answer::Every(Cell::allow(RuleNo(17))));
+        side.set(identity(party), Answer::Every(Cell::allow(RuleId(17))));
     }
     let side = side.side().clone();
     match direction {
@@ -96,8 +96,8 @@ pub(crate) fn isolate(direction: Direction, allowed: Option<&Party>) -> Endpoint
     }
 }
 
-fn identity(party: &Party) -> IdentityNo {
-    IdentityNo(u32::from(party.endpoint.0) + 1)
+fn identity(party: &Party) -> IdentityId {
+    IdentityId(u32::from(party.endpoint.0) + 1)
 }
 
 /// The Service's backends.

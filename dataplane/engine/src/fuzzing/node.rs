@@ -7,7 +7,7 @@ use std::time::Duration;
 use heddle_flow::{Config, FlowTable, Millis};
 use heddle_port::{MemPort, MemWire, SharedPool, WorkerPool};
 use heddle_tables::publish::{Publisher, channel};
-use heddle_tables::{Direction, EndpointPolicy, Snapshot, SnapshotBuilder, WorkerNo};
+use heddle_tables::{Direction, EndpointPolicy, Snapshot, SnapshotBuilder, WorkerId};
 use heddle_wire::testing::{VerifyError, assert_valid, reassemble, verify};
 use heddle_wire::{Ip, checksum, parse};
 
@@ -65,7 +65,7 @@ impl Node {
                     ..StageConfig::default()
                 },
                 idle_after: Duration::MAX,
-                ..WorkerConfig::new(WorkerNo(no), PORTS)
+                ..WorkerConfig::new(WorkerId(no), PORTS)
             };
             let pool = WorkerPool::new(no, shared.clone());
             let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use heddle_flow::{FlowKey, Millis};
-use heddle_port::{BURST, Packet, PacketVec, PortNo};
+use heddle_port::{BURST, Packet, PacketVec, PortId};
 
 use super::held::{Chain, Held};
 use super::list::{Links, List, NONE};
@@ -50,7 +50,7 @@ struct Datagram {
     state: State,
     spans: Spans,
     held: Chain,
-    port: PortNo,
+    port: PortId,
     share: u8,
     /// When it is forgotten.
     due: Millis,
@@ -98,7 +98,7 @@ impl Datagrams {
             state: State::Waiting,
             spans: Spans::new(),
             held: Chain::EMPTY,
-            port: PortNo(0),
+            port: PortId(0),
             share: 0,
             due: Millis(0),
             seen: Millis(0),
@@ -456,7 +456,7 @@ impl Datagrams {
     }
 
     /// Forgets what came in by a port, which is closed.
-    pub(crate) fn close(&mut self, port: PortNo) {
+    pub(crate) fn close(&mut self, port: PortId) {
         for place in 0..self.datagrams.len() as u16 {
             let here = |d: &Datagram| d.used && d.port == port;
             if self.datagrams.get(usize::from(place)).is_some_and(here) {
@@ -466,7 +466,7 @@ impl Datagrams {
     }
 
     /// The next packet that is given up, where it came in, and why.
-    pub(crate) fn take_given_up(&mut self) -> Option<(Packet, PortNo, DropReason)> {
+    pub(crate) fn take_given_up(&mut self) -> Option<(Packet, PortId, DropReason)> {
         self.held.take_given_up()
     }
 

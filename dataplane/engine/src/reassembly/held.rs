@@ -1,6 +1,6 @@
 //! Packets that are kept back: fragments that wait for their first, those whose first has come, and those that are given up.
 
-use heddle_port::{Packet, PortNo};
+use heddle_port::{Packet, PortId};
 
 use super::list::NONE;
 use crate::context::Ingress;
@@ -198,7 +198,7 @@ impl Held {
     }
 
     /// The next packet that is given up, where it came in, and why.
-    pub(super) fn take_given_up(&mut self) -> Option<(Packet, PortNo, DropReason)> {
+    pub(super) fn take_given_up(&mut self) -> Option<(Packet, PortId, DropReason)> {
         let mut given_up = self.given_up;
         let kept = self.take(&mut given_up);
         self.given_up = given_up;

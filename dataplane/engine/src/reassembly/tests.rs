@@ -1,8 +1,8 @@
 //! The table driven by hand: whatever comes, its lists, shares and frames agree, and every packet ends once.
 
 use heddle_flow::{FlowKey, Millis, Origin};
-use heddle_port::{PacketVec, PortNo, SharedPool, WorkerPool};
-use heddle_tables::EndpointNo;
+use heddle_port::{PacketVec, PortId, SharedPool, WorkerPool};
+use heddle_tables::EndpointId;
 use heddle_wire::testing::{Packet as Build, ip, mac};
 use heddle_wire::{Parsed, Proto, parse};
 use proptest::prelude::*;
@@ -21,8 +21,8 @@ const CONFIG: FragmentConfig = FragmentConfig {
 
 fn ingress(pod: u16) -> Ingress {
     Ingress {
-        port: PortNo(pod),
-        role: PortRole::Pod(EndpointNo(pod)),
+        port: PortId(pod),
+        role: PortRole::Pod(EndpointId(pod)),
     }
 }
 
@@ -54,7 +54,7 @@ impl Table {
     }
 
     fn first(&mut self, pod: u16, p: &Parsed, passes: bool) -> Result<(), DropReason> {
-        let origin = Origin::pod(EndpointNo(pod));
+        let origin = Origin::pod(EndpointId(pod));
         let (key, flow) = (DatagramKey::of(p, origin), FlowKey::of(p, origin));
         let ticket = self.datagrams.first(&key, flow, Part::of(p), ingress(pod), self.now)?;
         ticket
@@ -64,7 +64,7 @@ impl Table {
     }
 
     fn later(&mut self, pod: u16, p: &Parsed) -> Later {
-        let key = DatagramKey::of(p, Origin::pod(EndpointNo(pod)));
+        let key = DatagramKey::of(p, Origin::pod(EndpointId(pod)));
         self.datagrams.later(&key, Part::of(p), ingress(pod), self.now)
     }
 
@@ -193,7 +193,7 @@ proptest! {
                     t.now = t.now.plus(ms);
                     t.datagrams.expire(t.now);
                 }
-                Step::Close(pod) => t.datagrams.close(PortNo(pod)),
+                Step::Close(pod) => t.datagrams.close(PortId(pod)),
                 Step::Settle => {
                     let (given_up, ready) = t.settle();
                     ended += given_up + ready;

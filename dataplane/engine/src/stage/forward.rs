@@ -5,7 +5,7 @@
 
 use heddle_flow::{Egress, FlowFlags, FlowView, Rewrite};
 use heddle_port::Packet;
-use heddle_tables::EndpointNo;
+use heddle_tables::EndpointId;
 use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
 
 use super::answer;
@@ -36,7 +36,7 @@ impl Plan {
 
     /// Whom the packet reaches. There is no tunnel and no uplink yet, and nothing makes such flows.
     #[inline]
-    pub(crate) fn endpoint(&self) -> Option<EndpointNo> {
+    pub(crate) fn endpoint(&self) -> Option<EndpointId> {
         match self.egress {
             Egress::Endpoint(no) => Some(no),
             Egress::Uplink(_) | Egress::Node(_) => None,

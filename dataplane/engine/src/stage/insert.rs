@@ -3,7 +3,7 @@
 //! Where the answer's tuple is another connection's already (the same backend behind two Services and one client port),
 //! or where the source is masqueraded, another source port is tried.
 
-use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite, SlotNo};
+use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite, SlotId};
 use heddle_wire::rewrite::Tuple;
 
 use super::forward::Plan;
@@ -16,7 +16,7 @@ use crate::reason::DropReason;
 /// One direction of a connection that was put into the table.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inserted {
-    pub(crate) slot: SlotNo,
+    pub(crate) slot: SlotId,
     pub(crate) plan: Plan,
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn insert(cx: &Context<'_>, query: &Query, passage: &Passage, flags: 
     Err(DropReason::FlowPortsUsedUp)
 }
 
-fn inserted(slot: SlotNo, flow: &NewFlow) -> Inserted {
+fn inserted(slot: SlotId, flow: &NewFlow) -> Inserted {
     let plan = Plan {
         rewrite: flow.rewrite,
         nat: flow.flags.contains(FlowFlags::NAT),

@@ -7,7 +7,7 @@
 
 use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Origin, Route};
 use heddle_port::Packet;
-use heddle_tables::EndpointNo;
+use heddle_tables::EndpointId;
 use heddle_wire::{Parsed, Proto};
 
 use super::{answer, miss, mtu, resolve};
@@ -17,10 +17,10 @@ use crate::reason::{AnswerKind, DropReason};
 use crate::verdict::Verdict;
 
 /// The origin of what an endpoint sends.
-pub(crate) const fn origin_of(endpoint: EndpointNo) -> Origin {
+pub(crate) const fn origin_of(endpoint: EndpointId) -> Origin {
     match endpoint {
-        EndpointNo::HOST => Origin::HOST,
-        EndpointNo::UPLINK => Origin::UPLINK,
+        EndpointId::HOST => Origin::HOST,
+        EndpointId::UPLINK => Origin::UPLINK,
         pod => Origin::pod(pod),
     }
 }
@@ -63,7 +63,7 @@ fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
 }
 
 /// Opener and other end, from either direction's entry.
-fn ends(view: &FlowView) -> (EndpointNo, EndpointNo) {
+fn ends(view: &FlowView) -> (EndpointId, EndpointId) {
     let [from, to] = view.endpoints;
     if view.flags.contains(FlowFlags::REPLY) {
         (to, from)

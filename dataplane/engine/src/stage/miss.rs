@@ -1,8 +1,8 @@
 //! A packet without a flow of its own: one that another place knows, the first of a connection, or one in the middle of none.
 
-use heddle_flow::{FlowFlags, FlowKey, SlotNo};
+use heddle_flow::{FlowFlags, FlowKey, SlotId};
 use heddle_port::Packet;
-use heddle_tables::{EndpointNo, NodeTable, Place};
+use heddle_tables::{EndpointId, NodeTable, Place};
 use heddle_wire::{IcmpMessage, Parsed, Proto, TcpFlags};
 
 use super::forward;
@@ -41,7 +41,7 @@ pub(crate) fn open(
     packet: &mut Packet,
     p: &Parsed,
     key: &FlowKey,
-    replaces: Option<SlotNo>,
+    replaces: Option<SlotId>,
     decided: Option<&Decision>,
 ) -> Verdict {
     let query = Query::from(key);
@@ -129,7 +129,7 @@ fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> 
     let opener = match cx.snapshot.address(query.tuple.dst).place {
         Place::Local(pod) => pod,
         Place::Unreachable => return None,
-        Place::Host | Place::Node(_) | Place::RemoteHost(_) | Place::Outside => EndpointNo::HOST,
+        Place::Host | Place::Node(_) | Place::RemoteHost(_) | Place::Outside => EndpointId::HOST,
     };
     let opened = Query {
         origin: origin_of(opener),

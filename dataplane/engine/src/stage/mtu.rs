@@ -3,7 +3,7 @@
 //! One size for both directions, the lesser of both ends: a segment size that one end announces is what the other one
 //! sends. TCP is told by its MSS option; whatever else is larger is answered or fragmented by the forwarding stage.
 
-use heddle_tables::{EndpointNo, Place, Snapshot};
+use heddle_tables::{EndpointId, Place, Snapshot};
 use heddle_wire::{Ip, L3};
 
 /// Headers of IPv4 and TCP without options (RFC 9293 section 3.7.1).
@@ -42,14 +42,14 @@ impl Fit {
 }
 
 /// The fit of a connection between two endpoints, each with its address after translation.
-pub(crate) fn fit(snapshot: &Snapshot, ends: [(EndpointNo, Ip); 2]) -> Fit {
+pub(crate) fn fit(snapshot: &Snapshot, ends: [(EndpointId, Ip); 2]) -> Fit {
     let v4 = ends[0].1.is_v4();
     let mtu = ends.map(|(no, ip)| take(snapshot, no, ip)).into_iter().flatten().min();
     mtu.map_or(Fit(0), |mtu| Fit::of(mtu, v4))
 }
 
 /// What the way to an address takes that is behind an endpoint.
-fn take(snapshot: &Snapshot, no: EndpointNo, ip: Ip) -> Option<u16> {
+fn take(snapshot: &Snapshot, no: EndpointId, ip: Ip) -> Option<u16> {
     let own = snapshot.endpoint(no).map_or(0, |e| e.mtu);
     // Pods of other nodes are told of the tunnel's size even while the kernel routes to them.
     let mtu = if !no.is_pod() && matches!(snapshot.address(ip).place, Place::Node(_)) {

@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use crossbeam::channel::Receiver;
 use heddle_flow::{FlowTable, Millis};
-use heddle_port::{BURST, Port, PortNo, WorkerPool};
+use heddle_port::{BURST, Port, PortId, WorkerPool};
 use heddle_tables::publish::Reader;
-use heddle_tables::{Snapshot, WorkerNo};
+use heddle_tables::{Snapshot, WorkerId};
 
 use crate::batch::Batch;
 use crate::context::{Ingress, StageConfig, Stages};
@@ -31,7 +31,7 @@ use way::{Way, discard, forwarded};
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerConfig {
     /// Its number.
-    pub no: WorkerNo,
+    pub no: WorkerId,
     /// Port numbers that it knows of: 0 up to this, its own and others'.
     pub ports: u16,
     /// What its stages are told.
@@ -47,7 +47,7 @@ pub struct WorkerConfig {
 impl WorkerConfig {
     /// The defaults for worker `no`.
     #[must_use]
-    pub fn new(no: WorkerNo, ports: u16) -> Self {
+    pub fn new(no: WorkerId, ports: u16) -> Self {
         Self {
             no,
             ports,
@@ -321,12 +321,12 @@ impl<P: Port> Worker<P> {
     }
 
     fn add(&mut self, port: P, role: PortRole) -> Result<(), AddError<P>> {
-        let PortNo(number) = port.number();
+        let PortId(number) = port.number();
         let limit = self.ports.numbers();
         if usize::from(number) >= limit {
             return Err(AddError::NumberTooGreat { port, number, limit });
         }
-        if self.ports.find(PortNo(number)).is_some() {
+        if self.ports.find(PortId(number)).is_some() {
             return Err(AddError::NumberTaken { port, number });
         }
         let wakes = port.wait_fd().is_some_and(|fd| self.inbox.sleeper().watch(fd).is_ok());
@@ -335,7 +335,7 @@ impl<P: Port> Worker<P> {
     }
 
     /// Takes a port out, with nothing of it left here.
-    fn remove(&mut self, number: PortNo) -> Option<(P, PortRole)> {
+    fn remove(&mut self, number: PortId) -> Option<(P, PortRole)> {
         self.stages.close(number);
         self.drop_given_up();
         let (port, role) = self.ports.remove(number, &mut self.pool, &self.counters)?;

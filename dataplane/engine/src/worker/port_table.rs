@@ -1,7 +1,7 @@
 //! The ports of a worker: found by number, each with the packets that wait to leave by it.
 
 use arrayvec::ArrayVec;
-use heddle_port::{BURST, Packet, PacketVec, Port, PortNo, WorkerPool};
+use heddle_port::{BURST, Packet, PacketVec, Port, PortId, WorkerPool};
 
 use super::way::discard;
 use crate::context::Ingress;
@@ -22,7 +22,7 @@ pub(super) enum Outcome {
 /// What is known of a packet that waits to leave.
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
-    ingress: PortNo,
+    ingress: PortId,
     outcome: Outcome,
     len: u32,
 }
@@ -34,7 +34,7 @@ pub(super) struct Slot<P> {
     pub(super) role: PortRole,
     /// Whether it ends its worker's sleep when a packet comes.
     pub(super) wakes: bool,
-    number: PortNo,
+    number: PortId,
     packets: PacketVec,
     leaving: ArrayVec<Leaving, BURST>,
 }
@@ -63,7 +63,7 @@ impl<P: Port> Slot<P> {
     pub(super) fn enqueue(
         &mut self,
         packet: Packet,
-        ingress: PortNo,
+        ingress: PortId,
         outcome: Outcome,
         pool: &mut WorkerPool,
         counters: &WorkerCounters,
@@ -138,7 +138,7 @@ impl<P: Port> Slot<P> {
     }
 }
 
-fn forwarded(counters: &WorkerCounters, port: Option<PortNo>, packets: u64) {
+fn forwarded(counters: &WorkerCounters, port: Option<PortId>, packets: u64) {
     if let Some(c) = port.and_then(|p| counters.port(p)) {
         c.forwarded.add(packets);
     }
@@ -187,7 +187,7 @@ impl<P: Port> PortTable<P> {
 
     /// The place of a port.
     #[inline]
-    pub(super) fn find(&self, number: PortNo) -> Option<usize> {
+    pub(super) fn find(&self, number: PortId) -> Option<usize> {
         self.by_number
             .get(usize::from(number.0))
             .copied()
@@ -210,7 +210,7 @@ impl<P: Port> PortTable<P> {
     /// Takes a port out, its queue empty.
     pub(super) fn remove(
         &mut self,
-        number: PortNo,
+        number: PortId,
         pool: &mut WorkerPool,
         counters: &WorkerCounters,
     ) -> Option<(P, PortRole)> {

@@ -1,7 +1,7 @@
 //! The way of a packet out of its worker, as its verdict says: a port's queue, a lane to another worker, or the pool.
 
-use heddle_port::{Packet, Port, PortNo, WorkerPool};
-use heddle_tables::{EndpointNo, Snapshot, WorkerNo};
+use heddle_port::{Packet, Port, PortId, WorkerPool};
+use heddle_tables::{EndpointId, Snapshot, WorkerId};
 use heddle_wire::{Parsed, parse};
 
 use super::port_table::{Outcome, PortTable};
@@ -25,7 +25,7 @@ pub(super) const fn forwarded(further: bool) -> Outcome {
 #[cold]
 pub(super) fn discard(
     packet: Packet,
-    ingress: PortNo,
+    ingress: PortId,
     further: bool,
     denial: Denial,
     pool: &mut WorkerPool,
@@ -44,7 +44,7 @@ pub(super) fn discard(
 
 /// Counts and remembers a drop.
 #[inline]
-fn note(packet: &Packet, parsed: Option<&Parsed>, ingress: PortNo, denial: Denial, counters: &WorkerCounters) {
+fn note(packet: &Packet, parsed: Option<&Parsed>, ingress: PortId, denial: Denial, counters: &WorkerCounters) {
     counters.drop_packet(&Dropped {
         reason: denial.reason,
         rule: denial.rule,
@@ -62,7 +62,7 @@ pub(super) struct Way<'a, P> {
     pub(super) ports: &'a mut PortTable<P>,
     pub(super) outbox: &'a mut Outbox,
     pub(super) snapshot: &'a Snapshot,
-    pub(super) me: WorkerNo,
+    pub(super) me: WorkerId,
     pub(super) ingress: Ingress,
     /// The place of the port where the burst came in.
     pub(super) at: usize,
@@ -89,7 +89,7 @@ impl<P: Port> Way<'_, P> {
 
     /// Sends a packet in fragments, the first of which counts as the packet.
     #[cold]
-    fn fragment(&mut self, place: usize, packet: Packet, to: EndpointNo, mtu: u16) {
+    fn fragment(&mut self, place: usize, packet: Packet, to: EndpointId, mtu: u16) {
         let mut fragments = Fragments::new();
         match split(self.pool, &packet, mtu, &mut fragments) {
             Ok(()) => self.pool.free_packet(packet),
@@ -101,8 +101,8 @@ impl<P: Port> Way<'_, P> {
     }
 
     #[inline]
-    fn forward(&mut self, place: usize, packet: Packet, to: EndpointNo, further: bool) {
-        if to == EndpointNo::HOST
+    fn forward(&mut self, place: usize, packet: Packet, to: EndpointId, further: bool) {
+        if to == EndpointId::HOST
             && let Some(host) = self.ports.host()
         {
             return self.enqueue(place, host, packet, forwarded(further));
@@ -123,9 +123,9 @@ impl<P: Port> Way<'_, P> {
         &mut self,
         place: usize,
         packet: Packet,
-        to: EndpointNo,
+        to: EndpointId,
         further: bool,
-        (worker, egress): (WorkerNo, PortNo),
+        (worker, egress): (WorkerId, PortId),
     ) {
         let parcel = Parcel {
             packet,

@@ -2,7 +2,7 @@
 
 use heddle_engine::{Decision, Denial, DropReason, Query, Source, decide};
 use heddle_flow::Origin;
-use heddle_tables::{Direction, EndpointNo, RuleNo};
+use heddle_tables::{Direction, EndpointId, RuleId};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::testing::ip;
 use heddle_wire::{Ip, Proto, TcpFlags};
@@ -51,7 +51,7 @@ fn a_decision_names_backend_translation_and_rule() {
         (p.from, p.to, p.source, p.target.service),
         (A.endpoint, B.endpoint, Source::Kept, false)
     );
-    assert_eq!((p.egress_rule, p.ingress_rule), (RuleNo::NO_POLICY, RULE));
+    assert_eq!((p.egress_rule, p.ingress_rule), (RuleId::NO_POLICY, RULE));
     let denied = Denial {
         reason: DropReason::PolicyDeniedIngress,
         rule: DEFAULT_DENY,
@@ -63,7 +63,7 @@ fn a_decision_names_backend_translation_and_rule() {
     };
     assert_eq!(
         (p.to, p.source),
-        (EndpointNo::HOST, Source::Masqueraded(ip(MASQUERADE_V4)))
+        (EndpointId::HOST, Source::Masqueraded(ip(MASQUERADE_V4)))
     );
     assert_eq!(
         (p.target.dst, p.target.dport, p.target.service),

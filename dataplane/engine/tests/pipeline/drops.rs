@@ -2,7 +2,7 @@
 
 use heddle_engine::{DropReason, DropRecord};
 use heddle_flow::Millis;
-use heddle_tables::{Direction, EndpointNo, RuleNo};
+use heddle_tables::{Direction, EndpointId, RuleId};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::testing::ip;
 use heddle_wire::{Ip, Proto, TcpFlags};
@@ -21,7 +21,7 @@ fn recent(w: &World) -> Vec<DropRecord> {
 }
 
 /// What policies denied: rule, pod, packets.
-fn denied(w: &World) -> Vec<(RuleNo, EndpointNo, u64)> {
+fn denied(w: &World) -> Vec<(RuleId, EndpointId, u64)> {
     let counts = w.handles.iter().flat_map(|handle| handle.counters().policy().counts());
     let mut all: Vec<_> = counts.map(|c| (c.rule, c.pod, c.packets)).collect();
     all.sort_unstable();
@@ -108,7 +108,7 @@ fn a_burst_is_remembered_in_its_order_with_the_reason_of_each() {
                 )
             })
             .collect();
-        let none = EndpointNo::HOST;
+        let none = EndpointId::HOST;
         assert_eq!(
             seen,
             [
@@ -130,7 +130,7 @@ fn a_pod_whose_policy_is_not_compiled_is_said_to_be_so() {
         let [record] = recent(w)[..] else {
             panic!("{:?}", recent(w))
         };
-        assert_eq!((record.rule, record.pod), (RuleNo::NOT_READY, B.endpoint));
+        assert_eq!((record.rule, record.pod), (RuleId::NOT_READY, B.endpoint));
         // No policy has denied it.
         assert_eq!(denied(w), []);
     });

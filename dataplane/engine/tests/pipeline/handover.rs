@@ -1,8 +1,8 @@
 //! What the rings and lanes say: full queues, full rings, ports that come and go, workers that stop.
 
 use heddle_engine::PortRole;
-use heddle_port::PortNo;
-use heddle_tables::{Endpoint, WorkerNo};
+use heddle_port::PortId;
+use heddle_tables::{Endpoint, WorkerId};
 
 use crate::tables::{A, B, C, HOST};
 use crate::world::{Options, World};
@@ -143,7 +143,7 @@ fn what_is_in_the_lane_still_leaves_by_a_port_that_is_being_removed() {
 #[test]
 fn a_port_is_refused_whose_number_is_taken_or_too_great() {
     let mut w = World::new(Options::default());
-    let (port, _wire) = heddle_port::MemPort::new(PortNo(99), w.shared.store());
+    let (port, _wire) = heddle_port::MemPort::new(PortId(99), w.shared.store());
     let refused = w.handles[0].add_port(port, PortRole::Pod(B.endpoint)).unwrap();
     w.step();
     let error = refused.recv().unwrap().unwrap_err().to_string();
@@ -151,7 +151,7 @@ fn a_port_is_refused_whose_number_is_taken_or_too_great() {
         error,
         "port 99 does not fit: this worker was made for ports 0 to 15; raise maxPods"
     );
-    assert!(w.handles[0].remove_port(PortNo(99)).is_ok());
+    assert!(w.handles[0].remove_port(PortId(99)).is_ok());
     w.step();
 }
 
@@ -176,11 +176,11 @@ fn a_worker_that_has_stopped_gets_nothing_more() {
 fn an_endpoint_without_a_port_yet_is_closed() {
     let mut w = World::new(Options::default());
     let mut e: Endpoint = w.tables.current().endpoint(B.endpoint).unwrap().clone();
-    e.port = PortNo(15);
+    e.port = PortId(15);
     w.tables.set_endpoint(e.clone());
     w.publish();
     w.dropped(&A, &A.to(B.v4()).udp(1000, 53, b"x"), "port-closed");
-    e.worker = WorkerNo(7);
+    e.worker = WorkerId(7);
     w.tables.set_endpoint(e);
     w.publish();
     w.dropped(&A, &A.to(B.v4()).udp(1000, 53, b"x"), "port-closed");

@@ -157,7 +157,7 @@ fn live_connections_learn_that_their_way_takes_less_now() {
         assert_eq!(from, [1460; 2]);
         let full = A.to(HOST.v4()).tcp(1000, 80, ACK, 2, 2, &pattern(1460));
         w.pass(&A, &HOST, &full);
-        let mut host = endpoint(&HOST, heddle_tables::WorkerNo(0), Generation(9), None);
+        let mut host = endpoint(&HOST, heddle_tables::WorkerId(0), Generation(9), None);
         host.mtu = 1400;
         w.tables.set_endpoint(host);
         w.publish();

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use heddle_port::PortNo;
+use heddle_port::PortId;
 use heddle_tables::{
-    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointNo, EndpointPolicy, Frontend,
-    FrontendKey, FrontendKind, Generation, HostPort, IdentityNo, Masquerade, NodeNo, NodeTable, Place, PolicySide,
-    PolicySideBuilder, PortRange, PortSet, Prefix, Row, RuleNo, SnapshotBuilder, WorkerNo,
+    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointId, EndpointPolicy, Frontend,
+    FrontendKey, FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeId, NodeTable, Place, PolicySide,
+    PolicySideBuilder, PortRange, PortSet, Prefix, Row, RuleId, SnapshotBuilder, WorkerId,
 };
 use heddle_wire::testing::{Packet, ip, mac};
 use heddle_wire::{Ip, MacAddr, Proto};
@@ -15,9 +15,9 @@ use heddle_wire::{Ip, MacAddr, Proto};
 #[derive(Clone, Copy, Debug)]
 pub struct Party {
     pub name: &'static str,
-    pub endpoint: EndpointNo,
-    pub identity: IdentityNo,
-    pub port: PortNo,
+    pub endpoint: EndpointId,
+    pub identity: IdentityId,
+    pub port: PortId,
     pub mac: MacAddr,
     v4: &'static str,
     v6: &'static str,
@@ -46,9 +46,9 @@ impl Party {
 const fn party(name: &'static str, no: u16, mac_end: u8, v4: &'static str, v6: &'static str) -> Party {
     Party {
         name,
-        endpoint: EndpointNo(no),
-        identity: IdentityNo(no as u32),
-        port: PortNo(no + 8),
+        endpoint: EndpointId(no),
+        identity: IdentityId(no as u32),
+        port: PortId(no + 8),
         mac: mac(mac_end),
         v4,
         v6,
@@ -62,9 +62,9 @@ pub const C: Party = party("c", 4, 4, "10.0.0.4", "fd00::4");
 /// ... and the node, whose host port has one queue a worker, numbered by it.
 pub const HOST: Party = Party {
     name: "host",
-    endpoint: EndpointNo::HOST,
-    identity: IdentityNo(1),
-    port: PortNo(0),
+    endpoint: EndpointId::HOST,
+    identity: IdentityId(1),
+    port: PortId(0),
     mac: mac(0xf0),
     v4: "192.0.2.1",
     v6: "2001:db8::1",
@@ -82,8 +82,8 @@ pub const OVERLAY_MTU: u16 = 1450;
 pub const PORTS: u16 = 16;
 
 /// The worker that a pod's port belongs to.
-pub fn worker_of(pod: &Party, workers: u8) -> WorkerNo {
-    WorkerNo(((pod.endpoint.0 - 2) % u16::from(workers)) as u8)
+pub fn worker_of(pod: &Party, workers: u8) -> WorkerId {
+    WorkerId(((pod.endpoint.0 - 2) % u16::from(workers)) as u8)
 }
 
 /// The tables of a node without policies.
@@ -123,7 +123,7 @@ pub fn node(workers: u8) -> SnapshotBuilder {
             );
         }
     }
-    b.set_endpoint(endpoint(&HOST, WorkerNo(0), Generation(0), None));
+    b.set_endpoint(endpoint(&HOST, WorkerId(0), Generation(0), None));
     for addr in [HOST.v4(), HOST.v6(), ip("10.0.255.1")] {
         b.set_address(
             addr,
@@ -135,13 +135,13 @@ pub fn node(workers: u8) -> SnapshotBuilder {
     }
     b.set_range(Prefix::new(ip("10.0.0.0"), 24), Place::Unreachable);
     b.set_range(Prefix::new(ip("fd00::"), 64), Place::Unreachable);
-    b.set_range(Prefix::new(ip("10.0.1.0"), 24), Place::Node(NodeNo(1)));
+    b.set_range(Prefix::new(ip("10.0.1.0"), 24), Place::Node(NodeId(1)));
     b
 }
 
 pub fn endpoint(
     party: &Party,
-    worker: WorkerNo,
+    worker: WorkerId,
     generation: Generation,
     policy: Option<Arc<EndpointPolicy>>,
 ) -> Endpoint {
@@ -193,8 +193,8 @@ pub fn list(backends: &[(Ip, u16)], elsewhere: bool) -> Backends {
 }
 
 /// What decides in the tests' policies.
-pub const DEFAULT_DENY: RuleNo = RuleNo(16);
-pub const RULE: RuleNo = RuleNo(17);
+pub const DEFAULT_DENY: RuleId = RuleId(16);
+pub const RULE: RuleId = RuleId(17);
 
 /// A policy that isolates one direction and allows these (peer, TCP port); port 0 stands for everything.
 pub fn isolate(direction: Direction, allowed: &[(&Party, u16)]) -> Arc<EndpointPolicy> {

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerHandle, mesh};
 use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{Packet, PacketVec, Port, PortNo, PortStats, SharedPool, WorkerPool};
+use heddle_port::{Packet, PacketVec, Port, PortId, PortStats, SharedPool, WorkerPool};
 use heddle_tables::publish::channel;
-use heddle_tables::{Direction, EndpointPolicy, Generation, WorkerNo};
+use heddle_tables::{Direction, EndpointPolicy, Generation, WorkerId};
 use heddle_wire::testing::assert_valid;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -18,7 +18,7 @@ use crate::tables::{A, B, C, HOST, PODS, PORTS, Party, endpoint, isolate, node, 
 
 /// A port that wakes its worker: frames come from a queue, behind an eventfd.
 struct EventPort {
-    number: PortNo,
+    number: PortId,
     line: Arc<Line>,
     sent: Vec<Packet>,
 }
@@ -47,7 +47,7 @@ impl Line {
 }
 
 impl Port for EventPort {
-    fn number(&self) -> PortNo {
+    fn number(&self) -> PortId {
         self.number
     }
 
@@ -120,7 +120,7 @@ fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party
     for (no, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(mesh(workers, 1024).unwrap())) {
         let config = WorkerConfig {
             idle_after: Duration::ZERO,
-            ..WorkerConfig::new(WorkerNo(no), PORTS)
+            ..WorkerConfig::new(WorkerId(no), PORTS)
         };
         let pool = WorkerPool::new(no, shared.clone());
         let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
@@ -131,7 +131,7 @@ fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party
         }));
     }
     let mut lines = Vec::new();
-    let hosts = (0..workers).map(|w| (w, PortNo(u16::from(w)), PortRole::Host));
+    let hosts = (0..workers).map(|w| (w, PortId(u16::from(w)), PortRole::Host));
     let pods = PODS
         .iter()
         .map(|p| (worker_of(p, workers).0, p.port, PortRole::Pod(p.endpoint)));

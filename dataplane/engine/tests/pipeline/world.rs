@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use heddle_engine::{PortRole, PortTotals, StageConfig, Worker, WorkerConfig, WorkerHandle, mesh};
 use heddle_flow::{Config, FlowState, FlowTable, Millis};
-use heddle_port::{MemPort, MemWire, PortNo, SharedPool, WorkerPool};
+use heddle_port::{MemPort, MemWire, PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{Publisher, channel};
-use heddle_tables::{EndpointPolicy, Generation, Snapshot, SnapshotBuilder, WorkerNo};
+use heddle_tables::{EndpointPolicy, Generation, Snapshot, SnapshotBuilder, WorkerId};
 use heddle_wire::testing::assert_valid;
 use heddle_wire::{MacAddr, Parsed, parse};
 
@@ -105,7 +105,7 @@ impl World {
             let config = WorkerConfig {
                 stages: options.stages,
                 idle_after: Duration::MAX,
-                ..WorkerConfig::new(WorkerNo(no), PORTS)
+                ..WorkerConfig::new(WorkerId(no), PORTS)
             };
             let pool = WorkerPool::new(no, shared.clone());
             let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
@@ -129,7 +129,7 @@ impl World {
             options,
         };
         for w in 0..world.options.workers {
-            world.add_port(w, PortNo(u16::from(w)), PortRole::Host);
+            world.add_port(w, PortId(u16::from(w)), PortRole::Host);
         }
         for pod in &PODS {
             world.add_port(
@@ -141,7 +141,7 @@ impl World {
         world
     }
 
-    pub fn add_port(&mut self, worker: u8, port: PortNo, role: PortRole) {
+    pub fn add_port(&mut self, worker: u8, port: PortId, role: PortRole) {
         let (mem, wire) = MemPort::new(port, self.shared.store());
         self.wires.insert(port.0, wire);
         let added = self.handles[usize::from(worker)].add_port(mem, role).unwrap();
@@ -260,7 +260,7 @@ impl World {
     fn totals(&self, port: u16) -> PortTotals {
         let mut sum = PortTotals::default();
         for handle in &self.handles {
-            sum += &handle.counters().port_totals(PortNo(port));
+            sum += &handle.counters().port_totals(PortId(port));
         }
         sum
     }

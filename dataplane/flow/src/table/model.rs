@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use super::*;
 
 use crate::testing::{T0, config, look, pair, v4, v6};
-use crate::{Config, EndpointNo, FlowFlags, FlowState, Hit, InsertError, NewFlow, NodeNo};
+use crate::{Config, EndpointId, FlowFlags, FlowState, Hit, InsertError, NewFlow, NodeId};
 
 const CAPACITY: u32 = 12;
 const QUOTA: u32 = 8;
@@ -83,7 +83,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-const ORIGINS: [Origin; 3] = [Origin::pod(EndpointNo(2)), Origin::UPLINK, Origin::node(NodeNo(7))];
+const ORIGINS: [Origin; 3] = [Origin::pod(EndpointId(2)), Origin::UPLINK, Origin::node(NodeId(7))];
 
 /// The `n`-th connection of the model's world; many share tuples, answers' tuples, or both.
 fn connection(n: usize, origin: usize) -> (NewFlow, NewFlow) {
@@ -101,8 +101,8 @@ fn connection(n: usize, origin: usize) -> (NewFlow, NewFlow) {
         ..arrives
     };
     let mut flows = pair(proto, arrives, leaves, ORIGINS[origin], ORIGINS[2]);
-    flows.0.endpoints = [EndpointNo(2 + n as u16 % 2), EndpointNo(1)];
-    flows.1.endpoints = [EndpointNo(1), flows.0.endpoints[0]];
+    flows.0.endpoints = [EndpointId(2 + n as u16 % 2), EndpointId(1)];
+    flows.1.endpoints = [EndpointId(1), flows.0.endpoints[0]];
     if n.is_multiple_of(4) {
         flows.0.flags |= FlowFlags::ADOPTED;
         flows.1.flags |= FlowFlags::ADOPTED;
@@ -113,7 +113,7 @@ fn connection(n: usize, origin: usize) -> (NewFlow, NewFlow) {
 /// One connection as the model keeps it.
 #[derive(Clone)]
 struct Entry {
-    slot: SlotNo,
+    slot: SlotId,
     flows: [NewFlow; 2],
     life: crate::state::Life,
     last_seen: Millis,
@@ -147,7 +147,7 @@ struct Model {
     entries: HashMap<u32, Entry>,
     tuples: HashMap<(Tuple, Proto), (u32, usize)>,
     next: u32,
-    history: Vec<(SlotNo, u32)>,
+    history: Vec<(SlotId, u32)>,
 }
 
 impl Model {
@@ -166,7 +166,7 @@ impl Model {
         true
     }
 
-    fn opened_by(&self, endpoint: EndpointNo) -> u32 {
+    fn opened_by(&self, endpoint: EndpointId) -> u32 {
         self.entries
             .values()
             .filter(|e| e.flows[0].endpoints[0] == endpoint)
@@ -242,7 +242,7 @@ impl Model {
     }
 
     /// The `nth` connection from the end of all that ever were, alive or not.
-    fn named(&self, nth: usize, direction: usize) -> Option<(SlotNo, u32)> {
+    fn named(&self, nth: usize, direction: usize) -> Option<(SlotId, u32)> {
         let (slot, id) = *self.history.iter().rev().nth(nth)?;
         Some((if direction == 0 { slot } else { slot.peer() }, id))
     }
@@ -328,10 +328,10 @@ impl Model {
                 };
                 let route = Route {
                     egress: [
-                        crate::Egress::Uplink(crate::NextHopNo(endpoints[0])),
-                        crate::Egress::Node(NodeNo(3)),
+                        crate::Egress::Uplink(crate::NextHopId(endpoints[0])),
+                        crate::Egress::Node(NodeId(3)),
                     ],
-                    endpoints: endpoints.map(EndpointNo),
+                    endpoints: endpoints.map(EndpointId),
                     generations: [Generation(5), Generation(6)],
                     mss_clamp: [1, 2],
                 };
@@ -382,7 +382,7 @@ impl Model {
 
     fn compare_whole(&self, table: &FlowTable) -> Result<(), TestCaseError> {
         prop_assert_eq!(table.stats().used as usize, self.entries.len());
-        for endpoint in (0..8).map(EndpointNo) {
+        for endpoint in (0..8).map(EndpointId) {
             prop_assert_eq!(table.opened_by(endpoint), self.opened_by(endpoint));
         }
         let mut seen = Vec::new();

@@ -7,7 +7,7 @@ use heddle_wire::Proto;
 use super::*;
 use crate::InsertError;
 use crate::testing::{T0, assert_delivers, config, look, nth, pair, put, through_service, v4, v6};
-use crate::{Config, Egress, FlowFlags, FlowState, NodeNo};
+use crate::{Config, Egress, FlowFlags, FlowState, NodeId};
 
 const SYN: TcpFlags = TcpFlags::SYN;
 const ACK: TcpFlags = TcpFlags::ACK;
@@ -39,7 +39,7 @@ fn another_origin_misses_and_is_found_by_its_tuple() {
     let flows = nth(0);
     let (slot, _) = put(&table, flows, T0);
     let elsewhere = FlowKey {
-        origin: Origin::pod(EndpointNo(3)),
+        origin: Origin::pod(EndpointId(3)),
         ..flows.0.key
     };
     assert_eq!(look(&table, elsewhere, T0), None);
@@ -195,7 +195,7 @@ fn a_quota_binds_the_opener_and_only_pods() {
         quota: Some(2),
         ..config(16)
     });
-    let pod = EndpointNo(2);
+    let pod = EndpointId(2);
     let slots = [0, 1].map(|n| put(&table, nth(n), T0).0);
     let (f, r) = nth(2);
     assert_eq!(table.insert(&f, &r, T0), Err(InsertError::Quota(pod)));
@@ -213,7 +213,7 @@ fn a_quota_binds_the_opener_and_only_pods() {
     f.flags |= FlowFlags::REPLY | FlowFlags::ADOPTED;
     r.flags = FlowFlags::ADOPTED;
     put(&table, (f, r), T0);
-    assert_eq!((table.opened_by(pod), table.opened_by(EndpointNo::UPLINK)), (2, 2));
+    assert_eq!((table.opened_by(pod), table.opened_by(EndpointId::UPLINK)), (2, 2));
 }
 
 #[test]
@@ -233,8 +233,8 @@ fn a_new_route_keeps_the_translation_and_moves_the_quota() {
     let flows = nth(0);
     let (f, r) = put(&table, flows, T0);
     let route = Route {
-        egress: [Egress::Endpoint(EndpointNo(9)), Egress::Uplink(crate::NextHopNo(4))],
-        endpoints: [EndpointNo(1), EndpointNo(9)],
+        egress: [Egress::Endpoint(EndpointId(9)), Egress::Uplink(crate::NextHopId(4))],
+        endpoints: [EndpointId(1), EndpointId(9)],
         generations: [Generation(7), Generation(8)],
         mss_clamp: [500, 600],
     };
@@ -244,10 +244,10 @@ fn a_new_route_keeps_the_translation_and_moves_the_quota() {
     assert_eq!((r.egress, f.egress), (route.egress[0], route.egress[1]));
     assert_eq!(
         (r.endpoints, f.endpoints),
-        (route.endpoints, [EndpointNo(9), EndpointNo(1)])
+        (route.endpoints, [EndpointId(9), EndpointId(1)])
     );
     assert_eq!((r.mss_clamp, f.mss_clamp), (500, 600));
-    assert_eq!((table.opened_by(EndpointNo(2)), table.opened_by(EndpointNo(9))), (0, 1));
+    assert_eq!((table.opened_by(EndpointId(2)), table.opened_by(EndpointId(9))), (0, 1));
 }
 
 #[test]
@@ -296,7 +296,7 @@ fn for_each_shows_every_connection_once_and_lets_it_be_removed() {
         seen.push(c.keys[0].tuple.sport);
         let n = u64::from(c.keys[0].tuple.sport - 1024);
         assert_eq!(c.inserted_at, T0.plus(n));
-        assert_eq!(c.keys[1].origin, Origin::node(NodeNo(7)));
+        assert_eq!(c.keys[1].origin, Origin::node(NodeId(7)));
         if n.is_multiple_of(2) {
             assert!(table.remove(c.slot));
         }

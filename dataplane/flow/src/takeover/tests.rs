@@ -7,7 +7,7 @@ use super::*;
 use crate::layout::Geometry;
 use crate::memory::LINE_BYTES;
 use crate::testing::{T0, assert_delivers, config, look, nth, put, v4};
-use crate::{BootId, Fresh, InsertError, Millis, OpenError, StartNo, Takeover};
+use crate::{BootId, Epoch, Fresh, InsertError, Millis, OpenError, Takeover};
 
 const BOOT: BootId = BootId(0x1234_5678_9abc_def0_1122_3344_5566_7788);
 const CAPACITY: u32 = 300;
@@ -90,7 +90,7 @@ fn connections_outlive_the_process_and_are_stale() {
     let (table, first) = scratch.open();
     assert_eq!(
         (first.fresh, first.start_number, first.fresh_since),
-        (Some(Fresh::NoFile), StartNo(1), T0)
+        (Some(Fresh::NoFile), Epoch(1), T0)
     );
     for n in 0..200 {
         put(&table, nth(n), T0);
@@ -103,7 +103,7 @@ fn connections_outlive_the_process_and_are_stale() {
     let expected = Takeover {
         fresh: None,
         fresh_since: T0,
-        start_number: StartNo(2),
+        start_number: Epoch(2),
         entries_kept: 199,
         discarded_torn: 0,
         discarded_orphans: 0,

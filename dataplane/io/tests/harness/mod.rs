@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use heddle_io::{OpenPort, XdpConfig, XdpContext};
-use heddle_port::{Packet, PacketVec, Port, PortNo, WorkerPool};
+use heddle_port::{Packet, PacketVec, Port, PortId, WorkerPool};
 
 pub const SOON: Duration = Duration::from_secs(2);
 /// Long enough for a packet that must not come.
@@ -75,7 +75,7 @@ pub fn on(name: &str, port: u16) -> OpenPort {
         ifname: name.to_owned(),
         ifindex: index(name),
         queue: 0,
-        port: PortNo(port),
+        port: PortId(port),
     }
 }
 

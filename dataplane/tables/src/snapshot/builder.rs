@@ -6,8 +6,8 @@ use heddle_wire::Ip;
 
 use super::Snapshot;
 use crate::{
-    AddressInfo, Decision, Endpoint, EndpointNo, Exit, Frontend, FrontendKey, FrontendKind, IdentityNo, NodeTable,
-    Place, Prefix, RuleNo,
+    AddressInfo, Decision, Endpoint, EndpointId, Exit, Frontend, FrontendKey, FrontendKind, IdentityId, NodeTable,
+    Place, Prefix, RuleId,
 };
 
 /// Changes tables and hands out snapshots. What it is told twice costs nothing.
@@ -49,7 +49,7 @@ impl SnapshotBuilder {
     }
 
     /// Takes an endpoint out. Its addresses are entries of their own.
-    pub fn remove_endpoint(&mut self, no: EndpointNo) {
+    pub fn remove_endpoint(&mut self, no: EndpointId) {
         if self.next.endpoint(no).is_some() {
             self.next.exits.set(no.index(), None);
             *self.next.endpoints.get_mut(no.index()) = None;
@@ -68,7 +68,7 @@ impl SnapshotBuilder {
     }
 
     /// Sets the identity of addresses that are in `prefix` and not known by themselves.
-    pub fn set_cidr(&mut self, prefix: Prefix, identity: IdentityNo) {
+    pub fn set_cidr(&mut self, prefix: Prefix, identity: IdentityId) {
         self.changed |= self.next.identities.insert(prefix, identity) != Some(identity);
     }
 
@@ -124,7 +124,7 @@ impl SnapshotBuilder {
     }
 
     /// Sets what a rule number stands for, or forgets it.
-    pub fn set_reason(&mut self, rule: RuleNo, decision: Option<Arc<Decision>>) {
+    pub fn set_reason(&mut self, rule: RuleId, decision: Option<Arc<Decision>>) {
         self.changed |= match decision {
             Some(decision) => self.next.reasons.set(rule, decision),
             None => self.next.reasons.remove(&rule).is_some(),
@@ -159,7 +159,7 @@ mod tests {
     use heddle_wire::Proto;
 
     use super::*;
-    use crate::{Backend, Backends, Choice, NodeNo, ServiceLookup};
+    use crate::{Backend, Backends, Choice, NodeId, ServiceLookup};
 
     fn frontend(port: u16, backend: u8) -> Arc<Frontend> {
         made(FrontendKind::ClusterIp, [10, 96, 0, 1], port, backend)
@@ -214,17 +214,17 @@ mod tests {
         let mut tables = SnapshotBuilder::new();
         let (pod, neighbour) = (Ip::from_v4([10, 0, 1, 1]), Ip::from_v4([10, 0, 1, 2]));
         let info = AddressInfo {
-            identity: IdentityNo(5),
-            place: Place::Local(EndpointNo(2)),
+            identity: IdentityId(5),
+            place: Place::Local(EndpointId(2)),
         };
-        tables.set_cidr(Prefix::new(pod, 8), IdentityNo(9));
-        tables.set_range(Prefix::new(pod, 24), Place::Node(crate::NodeNo(3)));
+        tables.set_cidr(Prefix::new(pod, 8), IdentityId(9));
+        tables.set_range(Prefix::new(pod, 24), Place::Node(crate::NodeId(3)));
         tables.set_address(pod, info);
         let (snapshot, _) = tables.build();
         assert_eq!(snapshot.address(pod), info);
         let there = AddressInfo {
-            identity: IdentityNo(9),
-            place: Place::Node(crate::NodeNo(3)),
+            identity: IdentityId(9),
+            place: Place::Node(crate::NodeId(3)),
         };
         assert_eq!(snapshot.address(neighbour), there);
         assert_eq!(snapshot.address(Ip::from_v4([192, 0, 2, 1])), AddressInfo::default());
@@ -258,7 +258,7 @@ mod tests {
     fn many_addresses_are_found_as_each_one_is() {
         let mut tables = SnapshotBuilder::new();
         let info = |no| AddressInfo {
-            identity: IdentityNo(no),
+            identity: IdentityId(no),
             place: Place::Unreachable,
         };
         let v4 = |no: u32| Ip::from_v4((0x0a00_0000 + no * 0x31).to_be_bytes());
@@ -266,8 +266,8 @@ mod tests {
         for no in 0..2000 {
             for addr in [v4(no), v6(no)] {
                 tables.set_address(addr, info(no));
-                tables.set_cidr(Prefix::new(addr, 20 + (no % 12) as u8), IdentityNo(10_000 + no));
-                tables.set_range(Prefix::new(addr, 24), Place::Node(NodeNo(no as u16)));
+                tables.set_cidr(Prefix::new(addr, 20 + (no % 12) as u8), IdentityId(10_000 + no));
+                tables.set_range(Prefix::new(addr, 24), Place::Node(NodeId(no as u16)));
             }
         }
         let (tables, _) = tables.build();
@@ -294,7 +294,7 @@ mod tests {
         let mut tables = SnapshotBuilder::new();
         let say = |tables: &mut SnapshotBuilder| {
             tables.set_frontend(frontend(80, 1));
-            tables.set_cidr(Prefix::new(Ip::from_v4([10, 0, 0, 0]), 8), IdentityNo(1));
+            tables.set_cidr(Prefix::new(Ip::from_v4([10, 0, 0, 0]), 8), IdentityId(1));
             tables.set_address(Ip::from_v4([10, 0, 0, 1]), AddressInfo::default());
             tables.set_node(NodeTable {
                 name: "n".into(),

@@ -9,8 +9,8 @@ use heddle_wire::{Ip, Proto};
 
 use crate::sift::{LOOK_AHEAD, Places};
 use crate::{
-    AddressInfo, Decision, Endpoint, EndpointNo, Exit, Frontend, FrontendKey, FrontendKind, IdentityNo, Lpm, NodeTable,
-    PagedMap, PagedVec, Place, Prefix, RuleNo, ServiceLookup,
+    AddressInfo, Decision, Endpoint, EndpointId, Exit, Frontend, FrontendKey, FrontendKind, IdentityId, Lpm, NodeTable,
+    PagedMap, PagedVec, Place, Prefix, RuleId, ServiceLookup,
 };
 
 pub use self::builder::SnapshotBuilder;
@@ -24,12 +24,12 @@ pub struct Snapshot {
     /// Of each of `endpoints`.
     exits: PagedVec<Option<Exit>>,
     addresses: PagedMap<Ip, AddressInfo>,
-    identities: Lpm<IdentityNo>,
+    identities: Lpm<IdentityId>,
     places: Lpm<Place>,
     /// Addresses of Services; the unspecified ones stand for the node's.
     service_addresses: PagedMap<Ip, Frontends>,
     frontends: PagedMap<FrontendKey, Arc<Frontend>>,
-    reasons: PagedMap<RuleNo, Arc<Decision>>,
+    reasons: PagedMap<RuleId, Arc<Decision>>,
 }
 
 /// How many frontends an address has.
@@ -81,14 +81,14 @@ impl Snapshot {
     /// A local endpoint.
     #[inline]
     #[must_use]
-    pub fn endpoint(&self, no: EndpointNo) -> Option<&Endpoint> {
+    pub fn endpoint(&self, no: EndpointId) -> Option<&Endpoint> {
         self.endpoints.get(no.index())?.as_ref()
     }
 
     /// The way out to a local endpoint, without the rest of it.
     #[inline]
     #[must_use]
-    pub fn exit(&self, no: EndpointNo) -> Option<&Exit> {
+    pub fn exit(&self, no: EndpointId) -> Option<&Exit> {
         self.exits.get(no.index())?.as_ref()
     }
 
@@ -241,7 +241,7 @@ impl Snapshot {
 
     /// What a rule number stands for.
     #[must_use]
-    pub fn reason(&self, rule: RuleNo) -> Option<Arc<Decision>> {
+    pub fn reason(&self, rule: RuleId) -> Option<Arc<Decision>> {
         match Decision::fixed(rule) {
             Some(fixed) => Some(Arc::new(fixed)),
             None => self.reasons.get(&rule).cloned(),
