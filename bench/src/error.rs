@@ -1,7 +1,7 @@
 //! What can go wrong in a measurement.
 
 use heddle_io::XdpError;
-use heddle_tests::LabError;
+use heddle_lab::LabError;
 
 /// A measurement that cannot be made, or whose result would mean nothing.
 #[derive(Debug, thiserror::Error)]

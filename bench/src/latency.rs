@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heddle_tests::LabError;
+use heddle_lab::LabError;
 use serde::Serialize;
 
 use crate::BenchError;

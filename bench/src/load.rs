@@ -4,7 +4,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use heddle_io::pktgen::{self, Sent, Traffic};
-use heddle_tests::LabError;
+use heddle_lab::LabError;
 use heddle_wire::MacAddr;
 use serde::Serialize;
 

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heddle_tests::LabError;
+use heddle_lab::LabError;
 
 use crate::BenchError;
 use crate::veth::Scene;

@@ -4,7 +4,7 @@
 //! does (a /32, a default route by the gateway's address and MAC), and `k0`, a veth to a router that forwards by the
 //! kernel. So all ways are compared between the same two pods.
 
-use heddle_tests::{LabError, NetNs, run};
+use heddle_lab::{LabError, NetNs, run};
 use heddle_wire::MacAddr;
 
 use crate::BenchError;

@@ -5,9 +5,9 @@ mod common;
 use std::net::IpAddr;
 
 use common::{BOUND, SILENCE, binaries, eventually};
-use heddle_tests::shop::{DB_PORT, Shop, WEB_TARGET};
-use heddle_tests::traffic::{self, Manner, Reach, TcpServer};
-use heddle_tests::{LabError, Node, NodePlan, manifests, run_with_input};
+use heddle_lab::shop::{DB_PORT, Shop, WEB_TARGET};
+use heddle_lab::traffic::{self, Manner, Reach, TcpServer};
+use heddle_lab::{LabError, Node, NodePlan, manifests, run_with_input};
 use serde_json::{Value, json};
 
 fn shop() -> Result<Shop, LabError> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use common::binaries;
-use heddle_tests::{Lab, LabError, Node, NodePlan, Output, run_with_input};
+use heddle_lab::{Lab, LabError, Node, NodePlan, Output, run_with_input};
 use serde_json::Value;
 
 const MARKER: &str = "afxdp-test";

@@ -5,8 +5,8 @@ mod common;
 use std::fs;
 
 use common::{binaries, eventually};
-use heddle_tests::shop::Shop;
-use heddle_tests::{LabError, NodePlan};
+use heddle_lab::shop::Shop;
+use heddle_lab::{LabError, NodePlan};
 use nix::sys::signal::Signal;
 
 /// Links, addresses, routes, rules, neighbours, nftables, and the sysctl that heddle adds to.

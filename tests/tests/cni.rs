@@ -4,9 +4,9 @@ mod common;
 
 use common::binaries;
 use common::call::{Call, code};
-use heddle_tests::shop::Shop;
-use heddle_tests::traffic;
-use heddle_tests::{LabError, NodePlan, Output, run_with_input};
+use heddle_lab::shop::Shop;
+use heddle_lab::traffic;
+use heddle_lab::{LabError, NodePlan, Output, run_with_input};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -62,7 +62,7 @@ fn status_tells_whether_an_add_could_be_served() -> Result<(), LabError> {
     assert!(there.ok && there.stdout.is_empty(), "{}", there.stdout);
     let old = status(&shop, "1.0.0")?;
     assert_eq!((old.ok, code(&old)), (false, Some(1)), "{}", old.stdout);
-    shop.node.delete(&heddle_tests::manifests::node(
+    shop.node.delete(&heddle_lab::manifests::node(
         shop.node.name(),
         &shop.node.internal_ips(),
         &[],

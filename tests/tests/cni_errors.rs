@@ -5,8 +5,8 @@ mod common;
 
 use common::binaries;
 use common::call::{Call, code};
-use heddle_tests::shop::Shop;
-use heddle_tests::{Lab, LabError, NodePlan};
+use heddle_lab::shop::Shop;
+use heddle_lab::{Lab, LabError, NodePlan};
 use serde_json::{Value, json};
 
 fn links(shop: &Shop) -> Result<String, LabError> {

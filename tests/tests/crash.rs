@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::{BOUND, ask_json, binaries, eventually};
-use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
-use heddle_tests::traffic::{Conversation, Manner, Speaker, TcpServer};
-use heddle_tests::udp::UdpServer;
-use heddle_tests::{Lab, LabError, NetNs, NodePlan, manifests};
+use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
+use heddle_lab::traffic::{Conversation, Manner, Speaker, TcpServer};
+use heddle_lab::udp::UdpServer;
+use heddle_lab::{Lab, LabError, NetNs, NodePlan, manifests};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{SILENCE, ask_json, binaries, ends_well, eventually, follow, interrupt};
-use heddle_tests::shop::{DB_PORT, Shop, WEB_TARGET};
-use heddle_tests::{LabError, NodePlan, run_with_input, traffic};
+use heddle_lab::shop::{DB_PORT, Shop, WEB_TARGET};
+use heddle_lab::{LabError, NodePlan, run_with_input, traffic};
 use serde_json::{Value, json};
 
 fn shop() -> Result<Shop, LabError> {
@@ -171,7 +171,7 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
     // Other policies come; none of them takes the blame.
     for n in 0..5 {
         let name = format!("later-{n}");
-        shop.node.apply(&heddle_tests::manifests::allow_only(
+        shop.node.apply(&heddle_lab::manifests::allow_only(
             "shop",
             &name,
             ("app", "db"),

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{BOUND, binaries, eventually};
-use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
-use heddle_tests::traffic::{Browser, Manner, TcpServer};
-use heddle_tests::udp::UdpServer;
-use heddle_tests::{LabError, NodePlan, manifests};
+use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
+use heddle_lab::traffic::{Browser, Manner, TcpServer};
+use heddle_lab::udp::UdpServer;
+use heddle_lab::{LabError, NodePlan, manifests};
 use serde_json::json;
 
 const ROUNDS: usize = 40;

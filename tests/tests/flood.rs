@@ -5,8 +5,8 @@ mod common;
 use std::time::Duration;
 
 use common::{binaries, drops, port};
-use heddle_tests::udp::{Pace, UdpServer, send};
-use heddle_tests::{Lab, LabError, NodePlan};
+use heddle_lab::udp::{Pace, UdpServer, send};
+use heddle_lab::{Lab, LabError, NodePlan};
 
 /// What the calm pod sends each millisecond, and how large.
 const CALM: Pace = Pace::PerMillisecond(4);

@@ -6,9 +6,9 @@ use std::collections::BTreeSet;
 use std::io::BufRead;
 
 use common::{BOUND, ask_json, binaries, ends_well, eventually, follow, interrupt};
-use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
-use heddle_tests::traffic::{Conversation, Manner, Speaker, TcpServer};
-use heddle_tests::{Lab, LabError, NodePlan, run_with_input};
+use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
+use heddle_lab::traffic::{Conversation, Manner, Speaker, TcpServer};
+use heddle_lab::{Lab, LabError, NodePlan, run_with_input};
 use serde_json::{Value, json};
 
 fn shop() -> Result<Shop, LabError> {

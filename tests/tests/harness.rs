@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use heddle_tests::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
-use heddle_tests::{LabError, NetNs};
+use heddle_lab::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
+use heddle_lab::{LabError, NetNs};
 
 const BOUND: Duration = Duration::from_secs(5);
 

@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("heddle-compile", &["model", "tables", "wire", "port"]),
     ("heddle-proto", &["wire"]),
     ("heddle-cni", &["proto", "wire"]),
+    ("heddle-lab", &[]),
     ("heddle-tests", &[]),
 ];
 

@@ -5,7 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::binaries;
-use heddle_tests::{Lab, LabError, NodePlan, udp, usage};
+use heddle_lab::{Lab, LabError, NodePlan, udp, usage};
 
 /// Pods of the node; two of them talk in the second part.
 const PODS: usize = 20;

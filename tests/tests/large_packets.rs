@@ -5,9 +5,9 @@ mod common;
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
 use common::{BOUND, binaries, drops, eventually, port};
-use heddle_tests::shop::{Shop, WEB_TARGET};
-use heddle_tests::udp::UdpServer;
-use heddle_tests::{LabError, NetNs, NodePlan, manifests, run_with_input, traffic};
+use heddle_lab::shop::{Shop, WEB_TARGET};
+use heddle_lab::udp::UdpServer;
+use heddle_lab::{LabError, NetNs, NodePlan, manifests, run_with_input, traffic};
 
 /// The default of `podMTU`.
 const LARGE: u32 = 61_000;

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{binaries, eventually, port};
-use heddle_tests::udp::{Pace, UdpServer, send};
-use heddle_tests::{Attached, Lab, LabError, Node, NodePlan, Pod, traffic, usage};
+use heddle_lab::udp::{Pace, UdpServer, send};
+use heddle_lab::{Attached, Lab, LabError, Node, NodePlan, Pod, traffic, usage};
 use serde_json::Value;
 
 /// What kubelet runs on a node by default (`--max-pods`).

@@ -8,10 +8,10 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
 use common::{BOUND, SILENCE, binaries, eventually};
-use heddle_tests::shop::{Shop, WEB_PORT, WEB_TARGET};
-use heddle_tests::traffic::{self, Manner, Reach, TcpServer};
-use heddle_tests::udp::UdpServer;
-use heddle_tests::{Lab, LabError, NodePlan, manifests};
+use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
+use heddle_lab::traffic::{self, Manner, Reach, TcpServer};
+use heddle_lab::udp::UdpServer;
+use heddle_lab::{Lab, LabError, NodePlan, manifests};
 use serde_json::{Value, json};
 
 const NODE_PORT: u16 = 30_080;

@@ -18,9 +18,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{binaries, eventually};
-use heddle_tests::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
-use heddle_tests::udp::{UdpServer, UdpTalk};
-use heddle_tests::{Lab, LabError, NetNs, Node, NodePlan, Pod};
+use heddle_lab::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
+use heddle_lab::udp::{UdpServer, UdpTalk};
+use heddle_lab::{Lab, LabError, NetNs, Node, NodePlan, Pod};
 use serde_json::Value;
 
 /// How long one attempt at what is allowed may take; it is repeated.

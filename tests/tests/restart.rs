@@ -6,9 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use common::{BOUND, SILENCE, binaries, eventually};
-use heddle_tests::shop::{Shop, WEB_TARGET};
-use heddle_tests::traffic::{self, Conversation, Manner, Speaker, TcpServer};
-use heddle_tests::{LabError, NodePlan, manifests};
+use heddle_lab::shop::{Shop, WEB_TARGET};
+use heddle_lab::traffic::{self, Conversation, Manner, Speaker, TcpServer};
+use heddle_lab::{LabError, NodePlan, manifests};
 use nix::sys::signal::Signal;
 
 /// The port of the servers that speak first.

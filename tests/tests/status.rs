@@ -5,8 +5,8 @@ mod common;
 use std::io::BufRead;
 
 use common::{binaries, ends_well, follow, interrupt, port};
-use heddle_tests::shop::Shop;
-use heddle_tests::{LabError, NodePlan, traffic};
+use heddle_lab::shop::Shop;
+use heddle_lab::{LabError, NodePlan, traffic};
 use serde_json::Value;
 
 fn line(out: &mut impl BufRead) -> Result<String, LabError> {

@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use common::{BOUND, SILENCE, binaries, drops, eventually};
-use heddle_tests::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
-use heddle_tests::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
-use heddle_tests::{LabError, NodePlan, manifests};
+use heddle_lab::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
+use heddle_lab::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
+use heddle_lab::{LabError, NodePlan, manifests};
 
 fn shop(workers: &str) -> Result<Shop, LabError> {
     let mut plan = NodePlan::new("node", 1);
@@ -179,7 +179,7 @@ fn a_pod_cannot_speak_for_another() -> Result<(), LabError> {
         let source = stolen.to_string();
         let to = db.attached.ip(v6)?.to_string();
         let out = client.pod.ns().enter(|| {
-            heddle_tests::run_with_input(
+            heddle_lab::run_with_input(
                 std::process::Command::new("ping").args(["-n", "-c", "2", "-i", "0.1", "-W", "1", "-I", &source, &to]),
                 "",
             )

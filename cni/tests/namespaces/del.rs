@@ -44,7 +44,7 @@ fn del_after_the_namespace_and_its_interfaces_went() {
     let mut scene = Scene::new();
     scene.add();
     let path = scene.netns();
-    scene.pod = heddle_tests::NetNs::create("other").unwrap();
+    scene.pod = heddle_lab::NetNs::create("other").unwrap();
     assert!(scene.call_with("DEL", &path, &scene.conf).ok);
     gone(&scene);
 }

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::process::Command;
 
+use heddle_lab::{NetNs, Output, run_with_input};
 use heddle_proto::{IfName, Prepared, PreparedAddress, PreparedRoute};
-use heddle_tests::{NetNs, Output, run_with_input};
 use heddle_wire::MacAddr;
 use serde_json::{Value, json};
 

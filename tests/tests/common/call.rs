@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 
-use heddle_tests::shop::Shop;
-use heddle_tests::{LabError, Output, run_with_input};
+use heddle_lab::shop::Shop;
+use heddle_lab::{LabError, Output, run_with_input};
 use serde_json::{Value, json};
 
 use super::binaries;

@@ -7,7 +7,7 @@ use std::io::BufReader;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use heddle_tests::{Binaries, LabError, Node, run_with_input};
+use heddle_lab::{Binaries, LabError, Node, run_with_input};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;

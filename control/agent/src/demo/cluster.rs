@@ -1,7 +1,7 @@
 //! The demo's node and pods, made and removed step by step.
 
-use heddle_tests::shop::{Shop, WEB_PORT};
-use heddle_tests::{Binaries, NodePlan, run_with_input};
+use heddle_lab::shop::{Shop, WEB_PORT};
+use heddle_lab::{Binaries, NodePlan, run_with_input};
 use nix::sys::signal::Signal;
 
 use super::{DemoError, Stage};

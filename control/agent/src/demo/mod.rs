@@ -11,7 +11,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use heddle_tests::{Binaries, LabError, Leftovers, sweep};
+use heddle_lab::{Binaries, LabError, Leftovers, sweep};
 
 /// The arguments of `heddle demo`.
 #[derive(Debug, clap::Args)]

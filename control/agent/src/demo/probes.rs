@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use comfy_table::{Table, presets};
-use heddle_tests::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
-use heddle_tests::traffic::{self, Manner, Reach, TcpServer};
-use heddle_tests::{LabError, NetNs};
+use heddle_lab::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
+use heddle_lab::traffic::{self, Manner, Reach, TcpServer};
+use heddle_lab::{LabError, NetNs};
 
 use super::{DemoError, Stage};
 
