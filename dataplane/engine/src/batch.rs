@@ -7,7 +7,7 @@ use heddle_wire::Parsed;
 
 use crate::reason::DropReason;
 use crate::reassembly::Ticket;
-use crate::stage::ahead::Decided;
+use crate::stage::decide_burst::BurstDecisions;
 use crate::verdict::Verdict;
 
 /// A packet that waits for its flow.
@@ -61,7 +61,7 @@ pub struct Batch {
     /// ... and what the flow table had for each.
     pub(crate) hits: [Option<Hit>; BURST],
     /// What becomes of connections that they open, where that was decided for many at once.
-    pub(crate) decided: Decided,
+    pub(crate) decided: BurstDecisions,
     /// Fragments that wait for their first, by their place in the burst, in order.
     pub(crate) waiting: ArrayVec<(u8, Ticket), BURST>,
 }

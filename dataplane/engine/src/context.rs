@@ -6,7 +6,7 @@ use heddle_tables::{Endpoint, EndpointId, Generation, Snapshot};
 
 use crate::batch::Batch;
 use crate::control::PortRole;
-use crate::decide::Chooser;
+use crate::decide::BackendSelector;
 use crate::reason::DropReason;
 use crate::reassembly::{Datagrams, FragmentConfig, FragmentTotals};
 
@@ -111,7 +111,7 @@ impl Ingress {
     #[must_use]
     pub const fn origin(&self) -> Origin {
         match self.role {
-            PortRole::Pod(no) => Origin::pod(no),
+            PortRole::Pod(id) => Origin::pod(id),
             PortRole::Host => Origin::HOST,
         }
     }
@@ -137,13 +137,13 @@ impl<'a> Context<'a> {
     }
 
     /// What the choice of a backend depends on now.
-    pub(crate) fn chooser(&mut self) -> Chooser<'a> {
+    pub(crate) fn selector(&mut self) -> BackendSelector<'a> {
         // SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
         self.stages.chance = self.stages.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.stages.chance;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        Chooser {
+        BackendSelector {
             chance: z ^ (z >> 31),
             memory: Some((self.flows.affinities(), self.now)),
         }

@@ -11,7 +11,7 @@ use heddle_port::{Port, PortId};
 use heddle_tables::{EndpointId, WorkerId};
 
 use crate::counters::WorkerCounters;
-use crate::waker::Waker;
+use crate::wakeup::Waker;
 
 /// Whom a port leads to.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -27,7 +27,7 @@ impl PortRole {
     #[must_use]
     pub const fn endpoint(self) -> EndpointId {
         match self {
-            Self::Pod(no) => no,
+            Self::Pod(id) => id,
             Self::Host => EndpointId::HOST,
         }
     }
@@ -83,7 +83,7 @@ pub struct WorkerGone(pub WorkerId);
 
 /// The handle of one worker, for control.
 pub struct WorkerHandle<P> {
-    no: WorkerId,
+    id: WorkerId,
     messages: Sender<Message<P>>,
     waker: Waker,
     counters: Arc<WorkerCounters>,
@@ -92,7 +92,7 @@ pub struct WorkerHandle<P> {
 impl<P> Clone for WorkerHandle<P> {
     fn clone(&self) -> Self {
         Self {
-            no: self.no,
+            id: self.id,
             messages: self.messages.clone(),
             waker: self.waker.clone(),
             counters: Arc::clone(&self.counters),
@@ -101,11 +101,11 @@ impl<P> Clone for WorkerHandle<P> {
 }
 
 impl<P: Port> WorkerHandle<P> {
-    pub(crate) fn new(no: WorkerId, waker: Waker, counters: Arc<WorkerCounters>) -> (Self, Receiver<Message<P>>) {
+    pub(crate) fn new(id: WorkerId, waker: Waker, counters: Arc<WorkerCounters>) -> (Self, Receiver<Message<P>>) {
         let (messages, receiver) = unbounded();
         (
             Self {
-                no,
+                id,
                 messages,
                 waker,
                 counters,
@@ -116,8 +116,8 @@ impl<P: Port> WorkerHandle<P> {
 
     /// The worker's number.
     #[must_use]
-    pub fn number(&self) -> WorkerId {
-        self.no
+    pub fn id(&self) -> WorkerId {
+        self.id
     }
 
     /// What it counts.
@@ -158,7 +158,7 @@ impl<P: Port> WorkerHandle<P> {
     }
 
     fn send(&self, message: Message<P>) -> Result<(), WorkerGone> {
-        self.messages.send(message).map_err(|_| WorkerGone(self.no))?;
+        self.messages.send(message).map_err(|_| WorkerGone(self.id))?;
         self.waker.wake();
         Ok(())
     }

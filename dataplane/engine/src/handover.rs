@@ -11,11 +11,11 @@ use crossbeam::queue::ArrayQueue;
 use heddle_port::{Packet, PortId};
 use heddle_tables::{EndpointId, WorkerId};
 
-use crate::waker::{Sleeper, Waker};
+use crate::wakeup::{Sleeper, Waker};
 
 /// A packet on its way to the worker that owns its way out.
 #[derive(Debug)]
-pub struct Parcel {
+pub struct HandoverItem {
     /// The packet, ready to be sent.
     pub packet: Packet,
     /// Where it came in: there its end is counted.
@@ -25,12 +25,12 @@ pub struct Parcel {
     /// Whom it shall reach: the port may have another owner by the time it is taken.
     pub to: EndpointId,
     /// It is a fragment of a packet that heddle has cut, other than the first, by which that one is counted.
-    pub further: bool,
+    pub later_fragment: bool,
 }
 
 #[derive(Debug)]
 struct Lane {
-    queue: ArrayQueue<Parcel>,
+    queue: ArrayQueue<HandoverItem>,
     closed: AtomicBool,
 }
 
@@ -96,14 +96,14 @@ impl Outbox {
     /// # Errors
     /// [`Refused`] gives it back: the lane is full, or that worker has stopped or never was.
     #[inline]
-    pub fn give(&mut self, to: WorkerId, parcel: Parcel) -> Result<(), Refused> {
+    pub fn push(&mut self, to: WorkerId, item: HandoverItem) -> Result<(), Refused> {
         let Some((lane, _)) = self.lanes.get(to.index()) else {
-            return Err(Refused::Closed(parcel));
+            return Err(Refused::Closed(item));
         };
         if lane.closed.load(Ordering::Acquire) {
-            return Err(Refused::Closed(parcel));
+            return Err(Refused::Closed(item));
         }
-        lane.queue.push(parcel).map_err(Refused::Full)?;
+        lane.queue.push(item).map_err(Refused::Full)?;
         if let Some(t) = self.touched.get_mut(to.index()) {
             *t = true;
         }
@@ -121,19 +121,19 @@ impl Outbox {
     }
 }
 
-/// Why a parcel came back.
+/// Why an item came back.
 #[derive(Debug)]
 pub enum Refused {
     /// The lane is full.
-    Full(Parcel),
+    Full(HandoverItem),
     /// The worker has stopped.
-    Closed(Parcel),
+    Closed(HandoverItem),
 }
 
 impl Inbox {
-    /// The next parcel of one lane.
+    /// The next item of one lane.
     #[inline]
-    pub fn take(&self, from: usize) -> Option<Parcel> {
+    pub fn take(&self, from: usize) -> Option<HandoverItem> {
         self.lanes.get(from)?.queue.pop()
     }
 
@@ -157,7 +157,7 @@ impl Inbox {
     }
 
     /// What is left, lane by lane.
-    pub fn drain(&self) -> impl Iterator<Item = Parcel> + '_ {
+    pub fn drain(&self) -> impl Iterator<Item = HandoverItem> + '_ {
         self.lanes.iter().flat_map(|l| std::iter::from_fn(|| l.queue.pop()))
     }
 

@@ -14,7 +14,6 @@ mod context;
 mod control;
 mod counters;
 mod decide;
-mod doze;
 mod drops;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -24,7 +23,7 @@ mod reason;
 mod reassembly;
 mod stage;
 mod verdict;
-mod waker;
+mod wakeup;
 mod worker;
 
 pub use batch::Batch;
@@ -32,7 +31,7 @@ pub use context::{Ingress, StageConfig, Stages};
 pub use control::{AddError, PortRole, WorkerGone, WorkerHandle};
 pub use counters::{Counter, PortCounters, PortTotals, WorkerCounters, WorkerTotals};
 pub use decide::{
-    Chooser, Decision, Denial, Passage, Query, Source, Target, connection_hash, decide, decide_with, judge,
+    Allowed, BackendSelector, Decision, Denial, Query, Source, Target, connection_hash, decide, decide_with, judge,
 };
 pub use drops::{DropRecord, DropRing, PolicyCount, PolicyCounters, Reading};
 pub use handover::{Ends, mesh};
@@ -40,5 +39,5 @@ pub use process::{Tables, process};
 pub use reason::{AbsorbReason, AnswerKind, DropReason};
 pub use reassembly::{FragmentConfig, FragmentTotals};
 pub use verdict::Verdict;
-pub use waker::Waker;
+pub use wakeup::Waker;
 pub use worker::{TurnStats, Worker, WorkerConfig};

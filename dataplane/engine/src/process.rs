@@ -15,7 +15,7 @@ use crate::batch::{Batch, Kind, Pending};
 use crate::context::{Context, Ingress, Stages};
 use crate::reason::DropReason;
 use crate::reassembly::Ticket;
-use crate::stage::{ahead, classify, fragment, miss, quote, resolve};
+use crate::stage::{classify, decide_burst, flow_hit, fragment_in, icmp_error, new_flow};
 use crate::verdict::Verdict;
 
 /// The tables that a burst is looked up in.
@@ -82,7 +82,7 @@ pub fn process(
             classify::Class::Quote(key) => (key, Kind::Quote),
             classify::Class::Done(done) => {
                 if parsed.fragment == Fragment::First {
-                    fragment::refused(&mut cx, parsed);
+                    fragment_in::refused(&mut cx, parsed);
                 }
                 *verdict = done;
                 continue;
@@ -105,15 +105,15 @@ pub fn process(
         *verdict = match kind {
             Kind::Whole if hit.is_none() => {
                 if decided.is_empty() {
-                    ahead::decide(&mut cx, no, pending, keys, hits, decided);
+                    decide_burst::decide_burst(&mut cx, no, pending, keys, hits, decided);
                 }
-                miss::miss(&mut cx, packet, parsed, key, decided.get(no).and_then(Option::as_ref))
+                new_flow::dispatch_miss(&mut cx, packet, parsed, key, decided.get(no).and_then(Option::as_ref))
             }
-            Kind::Whole => resolve::whole(&mut cx, packet, parsed, key, hit.as_ref()),
-            Kind::Quote => quote::error(&mut cx, packet, parsed, key, *hit),
-            Kind::Fragment => match fragment::fragment(&mut cx, packet, parsed, key, hit.as_ref()) {
-                fragment::End::Now(verdict) => verdict,
-                fragment::End::Waits(ticket) => {
+            Kind::Whole => flow_hit::whole(&mut cx, packet, parsed, key, hit.as_ref()),
+            Kind::Quote => icmp_error::error(&mut cx, packet, parsed, key, *hit),
+            Kind::Fragment => match fragment_in::fragment(&mut cx, packet, parsed, key, hit.as_ref()) {
+                fragment_in::End::Now(verdict) => verdict,
+                fragment_in::End::Waits(ticket) => {
                     waiting.push((*at, ticket));
                     continue;
                 }

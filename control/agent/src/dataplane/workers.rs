@@ -50,7 +50,7 @@ impl WorkerThread {
     /// Its number.
     #[must_use]
     pub fn number(&self) -> WorkerId {
-        self.handle.number()
+        self.handle.id()
     }
 
     /// By which control talks to it.

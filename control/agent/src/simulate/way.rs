@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use heddle_engine::{Decision, Denial, DropReason, Passage, Query, Target, decide, judge};
+use heddle_engine::{Allowed, Decision, Denial, DropReason, Query, Target, decide, judge};
 use heddle_flow::Origin;
 use heddle_model::Cluster;
 use heddle_tables::{Client, Direction, Frontend, Place, PolicyVerdict, RuleId, ServiceLookup, Snapshot};
@@ -238,7 +238,7 @@ pub(super) fn query(snapshot: &Snapshot, asked: &Asked, to: IpAddr, port: u16, s
     }
 }
 
-fn passes(snapshot: &Snapshot, passage: &Passage, way: &mut Way) {
+fn passes(snapshot: &Snapshot, passage: &Allowed, way: &mut Way) {
     way.masquerade |= passage.is_masqueraded();
     if passage.from.is_pod() {
         way.judge(snapshot, Direction::Egress, passage.egress_rule, true);

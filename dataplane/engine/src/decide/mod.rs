@@ -6,7 +6,7 @@
 //! the inserting stage's.
 
 mod anti_spoof;
-mod many;
+mod batch;
 mod policy;
 mod route;
 mod service;
@@ -19,11 +19,11 @@ use heddle_wire::{Ip, Proto};
 use crate::reason::DropReason;
 
 pub(crate) use anti_spoof::{check as check_source, is_link_local, owner};
-use many::MANY;
-pub(crate) use many::{Opening, decide_all};
-use policy::Case;
+use batch::BATCH;
+pub(crate) use batch::{NewConnection, decide_all};
+use policy::PolicyCheck;
 pub(crate) use service::remember;
-pub use service::{Chooser, connection_hash};
+pub use service::{BackendSelector, connection_hash};
 
 /// A connection to be decided: the tuple of its first packet, and where that came in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +50,7 @@ impl From<&FlowKey> for Query {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// It may pass.
-    Pass(Passage),
+    Pass(Allowed),
     /// The Service has no such port or no endpoint: the client is told so at once.
     Reject,
     /// It is for the gateway, which is heddle itself.
@@ -134,7 +134,7 @@ pub enum Source {
 
 /// A connection that may pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Passage {
+pub struct Allowed {
     /// Where it comes from.
     pub from: EndpointId,
     /// Where it goes.
@@ -149,7 +149,7 @@ pub struct Passage {
     pub ingress_rule: RuleId,
 }
 
-impl Passage {
+impl Allowed {
     /// Whether kube-proxy would replace the source address by the node's, even where it already is the node's.
     #[must_use]
     pub const fn is_masqueraded(&self) -> bool {
@@ -160,15 +160,15 @@ impl Passage {
 /// What becomes of a new connection of a client that nobody remembers.
 #[must_use]
 pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
-    decide_with(snapshot, q, Chooser::default())
+    decide_with(snapshot, q, BackendSelector::default())
 }
 
 /// What becomes of a new connection.
 #[must_use]
-pub fn decide_with(snapshot: &Snapshot, q: &Query, chooser: Chooser<'_>) -> Decision {
-    let opening = Opening { query: *q, chooser };
+pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>) -> Decision {
+    let connection = NewConnection { query: *q, selector };
     let mut decided = Decision::Drop(Denial::new(DropReason::NoVerdict));
-    decide_all(snapshot, &[opening], |_, _| (), |_, decision| decided = decision);
+    decide_all(snapshot, &[connection], |_, _| (), |_, decision| decided = decision);
     decided
 }
 
@@ -176,13 +176,13 @@ pub fn decide_with(snapshot: &Snapshot, q: &Query, chooser: Chooser<'_>) -> Deci
 ///
 /// # Errors
 /// Why it may not.
-pub fn judge(snapshot: &Snapshot, q: &Query, target: Target) -> Result<Passage, Denial> {
-    let case = Case {
+pub fn judge(snapshot: &Snapshot, q: &Query, target: Target) -> Result<Allowed, Denial> {
+    let case = PolicyCheck {
         from: anti_spoof::check(snapshot, q)?,
         proto: q.proto,
         target,
         src: snapshot.address(q.tuple.src),
         dst: snapshot.address(target.dst),
     };
-    case.passage(snapshot, policy::judge(snapshot, &case)?)
+    case.allowed(snapshot, policy::judge(snapshot, &case)?)
 }

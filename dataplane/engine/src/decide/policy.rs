@@ -7,12 +7,12 @@ use heddle_tables::{
 };
 use heddle_wire::Proto;
 
-use super::{Denial, MANY, Passage, Target, route};
+use super::{Allowed, BATCH, Denial, Target, route};
 use crate::reason::DropReason;
 
 /// A connection whose ends are known.
 #[derive(Clone, Copy)]
-pub(super) struct Case {
+pub(super) struct PolicyCheck {
     pub(super) from: EndpointId,
     pub(super) proto: Proto,
     pub(super) target: Target,
@@ -29,11 +29,11 @@ pub(super) struct Rules {
     pub(super) ingress: RuleId,
 }
 
-impl Case {
+impl PolicyCheck {
     /// Where it goes and how, now that policy allows it.
-    pub(super) fn passage(&self, snapshot: &Snapshot, rules: Rules) -> Result<Passage, Denial> {
+    pub(super) fn allowed(&self, snapshot: &Snapshot, rules: Rules) -> Result<Allowed, Denial> {
         let (to, source) = route::route(snapshot, self.from, self.target, self.src, self.dst)?;
-        Ok(Passage {
+        Ok(Allowed {
             from: self.from,
             to,
             target: self.target,
@@ -45,10 +45,10 @@ impl Case {
 }
 
 /// Whose policies are asked: the source's for egress, and the destination's for ingress where that is a pod of this node.
-fn sides<'a>(snapshot: &'a Snapshot, case: &Case) -> Result<(&'a Endpoint, Option<&'a Endpoint>), Denial> {
-    let endpoint = |no| {
+fn sides<'a>(snapshot: &'a Snapshot, case: &PolicyCheck) -> Result<(&'a Endpoint, Option<&'a Endpoint>), Denial> {
+    let endpoint = |id| {
         let gone = Denial::new(DropReason::UnknownDestination);
-        snapshot.endpoint(no).ok_or(gone)
+        snapshot.endpoint(id).ok_or(gone)
     };
     let destination = match case.dst.place {
         Place::Local(pod) => Some(endpoint(pod)?),
@@ -57,7 +57,7 @@ fn sides<'a>(snapshot: &'a Snapshot, case: &Case) -> Result<(&'a Endpoint, Optio
     Ok((endpoint(case.from)?, destination))
 }
 
-fn egress<'a>(case: &Case, endpoint: &'a Endpoint) -> Ask<'a> {
+fn egress<'a>(case: &PolicyCheck, endpoint: &'a Endpoint) -> Ask<'a> {
     Ask {
         endpoint,
         direction: Direction::Egress,
@@ -67,7 +67,7 @@ fn egress<'a>(case: &Case, endpoint: &'a Endpoint) -> Ask<'a> {
     }
 }
 
-fn ingress<'a>(case: &Case, endpoint: &'a Endpoint) -> Ask<'a> {
+fn ingress<'a>(case: &PolicyCheck, endpoint: &'a Endpoint) -> Ask<'a> {
     Ask {
         direction: Direction::Ingress,
         peer: case.src,
@@ -91,7 +91,7 @@ fn allowed(ask: &Ask<'_>, verdict: PolicyVerdict) -> Result<RuleId, Denial> {
 }
 
 /// What policy says to a connection.
-pub(super) fn judge(snapshot: &Snapshot, case: &Case) -> Result<Rules, Denial> {
+pub(super) fn judge(snapshot: &Snapshot, case: &PolicyCheck) -> Result<Rules, Denial> {
     let (source, destination) = sides(snapshot, case)?;
     let judge = |ask: Ask<'_>| {
         allowed(
@@ -105,12 +105,16 @@ pub(super) fn judge(snapshot: &Snapshot, case: &Case) -> Result<Rules, Denial> {
     })
 }
 
-/// What policy says to each of at most [`MANY`] connections; told by their places.
-pub(super) fn judge_all(snapshot: &Snapshot, cases: &[Case], mut told: impl FnMut(usize, Result<Rules, Denial>)) {
-    let mut asks = ArrayVec::<Ask<'_>, { 2 * MANY }>::new();
+/// What policy says to each of at most [`BATCH`] connections; told by their places.
+pub(super) fn judge_all(
+    snapshot: &Snapshot,
+    cases: &[PolicyCheck],
+    mut told: impl FnMut(usize, Result<Rules, Denial>),
+) {
+    let mut asks = ArrayVec::<Ask<'_>, { 2 * BATCH }>::new();
     // Of each case: its first question, and how many it has.
-    let mut asked = ArrayVec::<(usize, usize), MANY>::new();
-    for (at, case) in cases.iter().enumerate().take(MANY) {
+    let mut asked = ArrayVec::<(usize, usize), BATCH>::new();
+    for (at, case) in cases.iter().enumerate().take(BATCH) {
         let first = asks.len();
         match sides(snapshot, case) {
             Ok((source, destination)) => {
@@ -121,7 +125,7 @@ pub(super) fn judge_all(snapshot: &Snapshot, cases: &[Case], mut told: impl FnMu
         }
         asked.push((first, asks.len()));
     }
-    let mut verdicts = [PolicyVerdict::Deny(RuleId::NOT_READY); 2 * MANY];
+    let mut verdicts = [PolicyVerdict::Deny(RuleId::NOT_READY); 2 * BATCH];
     verdicts_of(asks.iter().copied(), &mut verdicts[..asks.len()]);
     for (at, (first, end)) in asked.into_iter().enumerate() {
         let rule = |of: usize| match (asks.get(of), verdicts.get(of)) {

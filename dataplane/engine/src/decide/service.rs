@@ -22,7 +22,7 @@ pub(super) enum Lookup {
 
 /// What a choice depends on beside the connection.
 #[derive(Clone, Copy, Default)]
-pub struct Chooser<'a> {
+pub struct BackendSelector<'a> {
     /// 64 random bits, for Services that want chance.
     pub chance: u64,
     /// Where clients went before, and the time now; none: nobody is remembered.
@@ -50,7 +50,7 @@ pub(super) fn prefetch(found: ServiceLookup<'_>, src: AddressInfo) {
     }
 }
 
-pub(super) fn target(found: ServiceLookup<'_>, q: &Query, src: AddressInfo, chooser: Chooser<'_>) -> Lookup {
+pub(super) fn target(found: ServiceLookup<'_>, q: &Query, src: AddressInfo, selector: BackendSelector<'_>) -> Lookup {
     let t = &q.tuple;
     let frontend = match found {
         ServiceLookup::NotAService => return Lookup::Target(Target::direct(t.dst, t.dport)),
@@ -62,7 +62,7 @@ pub(super) fn target(found: ServiceLookup<'_>, q: &Query, src: AddressInfo, choo
     }
     let client = Client::from(src.place);
     let backends = frontend.backends_for(client);
-    match choose(frontend, backends, q, chooser) {
+    match choose(frontend, backends, q, selector) {
         Choice::Reject => Lookup::Reject,
         Choice::Drop => Lookup::Drop(DropReason::ServiceNoLocalEndpoint),
         Choice::Backend(b) => Lookup::Target(Target {
@@ -75,27 +75,32 @@ pub(super) fn target(found: ServiceLookup<'_>, q: &Query, src: AddressInfo, choo
     }
 }
 
-fn choose<'a>(frontend: &Frontend, backends: &'a Backends, q: &Query, chooser: Chooser<'_>) -> Choice<'a> {
+fn choose<'a>(frontend: &Frontend, backends: &'a Backends, q: &Query, selector: BackendSelector<'_>) -> Choice<'a> {
     let Some(affinity) = frontend.affinity else {
         return backends.pick(match frontend.balancing {
             Balancing::Maglev => connection_hash(&q.tuple, q.proto),
-            Balancing::Random => chooser.chance,
+            Balancing::Random => selector.chance,
         });
     };
     let client = q.tuple.src;
-    if let Some(chosen) = remembered(backends, affinity, client, chooser) {
+    if let Some(chosen) = remembered(backends, affinity, client, selector) {
         return Choice::Backend(chosen);
     }
     backends.pick(match frontend.balancing {
         // The client alone: where it is not remembered, every node sends it to the same backend.
         Balancing::Maglev => client_hash(client, affinity),
-        Balancing::Random => chooser.chance,
+        Balancing::Random => selector.chance,
     })
 }
 
 /// Where the client went the last time, if that may still be chosen.
-fn remembered<'a>(backends: &'a Backends, affinity: Affinity, client: Ip, chooser: Chooser<'_>) -> Option<&'a Backend> {
-    let (table, now) = chooser.memory?;
+fn remembered<'a>(
+    backends: &'a Backends,
+    affinity: Affinity,
+    client: Ip,
+    selector: BackendSelector<'_>,
+) -> Option<&'a Backend> {
+    let (table, now) = selector.memory?;
     let (ip, port) = table.find(client, affinity.service, now, u64::from(affinity.seconds) * 1000)?;
     let at = backends.list().binary_search(&Backend { ip, port }).ok()?;
     backends.list().get(at)

@@ -37,9 +37,9 @@ impl Party {
     }
 }
 
-const fn party(no: u16, port: u16, v4: &'static str, v6: &'static str) -> Party {
+const fn party(id: u16, port: u16, v4: &'static str, v6: &'static str) -> Party {
     Party {
-        endpoint: EndpointId(no),
+        endpoint: EndpointId(id),
         port: PortId(port),
         mac: mac(port as u8),
         v4,

@@ -53,7 +53,7 @@ impl Node {
         }));
         let (mut all, mut handles) = (Vec::new(), Vec::new());
         let ends = mesh(workers, 32).unwrap();
-        for (no, (reader, ends)) in (0..).zip(readers.into_iter().zip(ends)) {
+        for (id, (reader, ends)) in (0..).zip(readers.into_iter().zip(ends)) {
             let config = WorkerConfig {
                 stages: StageConfig {
                     adopt_until: Millis(1_010_000),
@@ -65,9 +65,9 @@ impl Node {
                     ..StageConfig::default()
                 },
                 idle_after: Duration::MAX,
-                ..WorkerConfig::new(WorkerId(no), PORTS)
+                ..WorkerConfig::new(WorkerId(id), PORTS)
             };
-            let pool = WorkerPool::new(no, shared.clone());
+            let pool = WorkerPool::new(id, shared.clone());
             let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
             all.push(worker);
             handles.push(handle);

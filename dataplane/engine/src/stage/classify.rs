@@ -5,7 +5,7 @@ use heddle_port::Packet;
 use heddle_wire::parse::quoted;
 use heddle_wire::{IcmpMessage, L3, MacAddr, Parsed, Proto, ether};
 
-use super::link;
+use super::neighbor;
 use crate::context::Context;
 use crate::reason::{AbsorbReason, DropReason};
 use crate::verdict::Verdict;
@@ -36,14 +36,14 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) ->
         return Class::drop(DropReason::SpoofedMac);
     }
     if p.l3 == L3::Arp {
-        return Class::Done(link::arp(cx, packet, p));
+        return Class::Done(neighbor::arp(cx, packet, p));
     }
     if !p.l2_multicast && ether::destination(head) != Some(MacAddr::GATEWAY) {
         return Class::drop(DropReason::NotForGateway);
     }
     let message = p.icmp();
     if let Some(message) = message
-        && let Some(verdict) = link::neighbor(cx, packet, p, message)
+        && let Some(verdict) = neighbor::neighbor(cx, packet, p, message)
     {
         return Class::Done(verdict);
     }

@@ -8,7 +8,7 @@ use heddle_port::Packet;
 use heddle_tables::EndpointId;
 use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
 
-use super::answer;
+use super::local_reply;
 use super::mtu::Fit;
 use crate::context::Context;
 use crate::reason::DropReason;
@@ -38,7 +38,7 @@ impl Plan {
     #[inline]
     pub(crate) fn endpoint(&self) -> Option<EndpointId> {
         match self.egress {
-            Egress::Endpoint(no) => Some(no),
+            Egress::Endpoint(id) => Some(id),
             Egress::Uplink(_) | Egress::Node(_) => None,
         }
     }
@@ -77,7 +77,7 @@ pub(crate) fn forward_seldom(cx: &mut Context<'_>, packet: &mut Packet, p: &Pars
 #[inline(never)]
 fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mtu: u16) -> Verdict {
     if p.dont_fragment {
-        return answer::too_big(cx, packet, p, mtu);
+        return local_reply::too_big(cx, packet, p, mtu);
     }
     let Some((to, exit)) = plan.endpoint().and_then(|to| Some((to, cx.snapshot.exit(to)?))) else {
         return Verdict::drop(DropReason::PortClosed);

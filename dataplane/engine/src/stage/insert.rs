@@ -7,10 +7,10 @@ use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite, Slo
 use heddle_wire::rewrite::Tuple;
 
 use super::forward::Plan;
-use super::judge::origin_of;
 use super::mtu::{self, Fit};
+use super::revalidate::origin_of;
 use crate::context::Context;
-use crate::decide::{Passage, Query, Source, connection_hash};
+use crate::decide::{Allowed, Query, Source, connection_hash};
 use crate::reason::DropReason;
 
 /// One direction of a connection that was put into the table.
@@ -36,14 +36,14 @@ const UNRESERVED: (u16, u16) = (1024, 65535);
 ///
 /// # Errors
 /// Why it is refused.
-pub(crate) fn insert(cx: &Context<'_>, query: &Query, passage: &Passage, flags: FlowFlags) -> Result<Pair, DropReason> {
+pub(crate) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: FlowFlags) -> Result<Pair, DropReason> {
     let own = query.tuple.sport;
-    let ports = match passage.source {
+    let ports = match allowed.source {
         Source::Masqueraded(_) => Ports::within(cx.snapshot.node().masquerade.ports, query, None),
         Source::Kept | Source::Hairpin(_) => Ports::within(UNRESERVED, query, Some(own)),
     };
     for sport in ports {
-        let (forward, reverse) = compile(cx, query, passage, sport, flags).ok_or(DropReason::UnknownDestination)?;
+        let (forward, reverse) = compile(cx, query, allowed, sport, flags).ok_or(DropReason::UnknownDestination)?;
         match cx.flows.insert(&forward, &reverse, cx.now) {
             Ok((a, b)) => {
                 return Ok(Pair {
@@ -89,17 +89,17 @@ fn inserted(slot: SlotId, flow: &NewFlow) -> Inserted {
 fn compile(
     cx: &Context<'_>,
     query: &Query,
-    passage: &Passage,
+    allowed: &Allowed,
     sport: u16,
     mut flags: FlowFlags,
 ) -> Option<(NewFlow, NewFlow)> {
-    let Passage {
+    let Allowed {
         from,
         to,
         target,
         source,
         ..
-    } = *passage;
+    } = *allowed;
     let seen = query.tuple;
     let src = match source {
         Source::Kept => seen.src,

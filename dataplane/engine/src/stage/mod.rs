@@ -1,15 +1,15 @@
 //! The stages, one a file, in the order in which a packet may meet them.
 
-pub(crate) mod ahead;
-pub(crate) mod answer;
 pub(crate) mod classify;
+pub(crate) mod decide_burst;
+pub(crate) mod flow_hit;
 pub(crate) mod forward;
-pub(crate) mod fragment;
+pub(crate) mod fragment_in;
+pub(crate) mod fragment_out;
+pub(crate) mod icmp_error;
 pub(crate) mod insert;
-pub(crate) mod judge;
-pub(crate) mod link;
-pub(crate) mod miss;
+pub(crate) mod local_reply;
 pub(crate) mod mtu;
-pub(crate) mod quote;
-pub(crate) mod resolve;
-pub(crate) mod split;
+pub(crate) mod neighbor;
+pub(crate) mod new_flow;
+pub(crate) mod revalidate;

@@ -44,15 +44,15 @@ impl Fit {
 /// The fit of a connection between two endpoints, each with its address after translation.
 pub(crate) fn fit(snapshot: &Snapshot, ends: [(EndpointId, Ip); 2]) -> Fit {
     let v4 = ends[0].1.is_v4();
-    let mtu = ends.map(|(no, ip)| take(snapshot, no, ip)).into_iter().flatten().min();
+    let mtu = ends.map(|(id, ip)| take(snapshot, id, ip)).into_iter().flatten().min();
     mtu.map_or(Fit(0), |mtu| Fit::of(mtu, v4))
 }
 
 /// What the way to an address takes that is behind an endpoint.
-fn take(snapshot: &Snapshot, no: EndpointId, ip: Ip) -> Option<u16> {
-    let own = snapshot.endpoint(no).map_or(0, |e| e.mtu);
+fn take(snapshot: &Snapshot, id: EndpointId, ip: Ip) -> Option<u16> {
+    let own = snapshot.endpoint(id).map_or(0, |e| e.mtu);
     // Pods of other nodes are told of the tunnel's size even while the kernel routes to them.
-    let mtu = if !no.is_pod() && matches!(snapshot.address(ip).place, Place::Node(_)) {
+    let mtu = if !id.is_pod() && matches!(snapshot.address(ip).place, Place::Node(_)) {
         match snapshot.node().overlay_mtu {
             0 => own,
             overlay => overlay,

@@ -3,9 +3,9 @@
 //! Packets are [`process`]'s. Here they are received, sent by the port that their verdict names, handed over to the worker
 //! that owns it, or freed; every one is counted where it came in. One turn serves every port once.
 
+mod dispatch;
+mod idle;
 mod port_table;
-mod sleep;
-mod way;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,17 +21,17 @@ use crate::context::{Ingress, StageConfig, Stages};
 use crate::control::{AddError, Message, PortRole, WorkerHandle};
 use crate::counters::WorkerCounters;
 use crate::decide::Denial;
-use crate::handover::{Ends, Inbox, Outbox, Parcel};
+use crate::handover::{Ends, HandoverItem, Inbox, Outbox};
 use crate::process::{Tables, process};
 use crate::reason::DropReason;
+use dispatch::{Dispatcher, discard, forwarded};
 use port_table::PortTable;
-use way::{Way, discard, forwarded};
 
 /// How a worker works.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerConfig {
     /// Its number.
-    pub no: WorkerId,
+    pub id: WorkerId,
     /// Port numbers that it knows of: 0 up to this, its own and others'.
     pub ports: u16,
     /// What its stages are told.
@@ -45,11 +45,11 @@ pub struct WorkerConfig {
 }
 
 impl WorkerConfig {
-    /// The defaults for worker `no`.
+    /// The defaults for worker `id`.
     #[must_use]
-    pub fn new(no: WorkerId, ports: u16) -> Self {
+    pub fn new(id: WorkerId, ports: u16) -> Self {
         Self {
-            no,
+            id,
             ports,
             stages: StageConfig::default(),
             idle_after: Duration::from_millis(2),
@@ -105,7 +105,7 @@ impl<P: Port> Worker<P> {
         ends: Ends,
     ) -> (Self, WorkerHandle<P>) {
         let counters = WorkerCounters::new(config.ports);
-        let (handle, messages) = WorkerHandle::new(config.no, ends.inbox.waker(), Arc::clone(&counters));
+        let (handle, messages) = WorkerHandle::new(config.id, ends.inbox.waker(), Arc::clone(&counters));
         let worker = Self {
             pool,
             reader,
@@ -245,19 +245,19 @@ impl<P: Port> Worker<P> {
             ..
         } = self;
         let (packets, seen) = batch.drain_seen();
-        let mut way = Way {
+        let mut dispatcher = Dispatcher {
             pool,
             counters,
             ports,
             outbox,
             snapshot: reader.current(),
-            me: config.no,
+            me: config.id,
             ingress,
             at,
             seen,
         };
         for (place, (packet, verdict)) in packets.enumerate() {
-            way.take(place, packet, verdict);
+            dispatcher.dispatch(place, packet, verdict);
         }
     }
 
@@ -266,12 +266,12 @@ impl<P: Port> Worker<P> {
         let mut taken = 0;
         for lane in 0..self.inbox.lanes() {
             for _ in 0..BURST {
-                let Some(Parcel {
+                let Some(HandoverItem {
                     packet,
                     ingress,
                     egress,
                     to,
-                    further,
+                    later_fragment,
                 }) = self.inbox.take(lane)
                 else {
                     break;
@@ -283,12 +283,18 @@ impl<P: Port> Worker<P> {
                     .filter(|slot| slot.role.endpoint() == to)
                 {
                     Some(slot) => {
-                        slot.enqueue(packet, ingress, forwarded(further), &mut self.pool, &self.counters);
+                        slot.enqueue(
+                            packet,
+                            ingress,
+                            forwarded(later_fragment),
+                            &mut self.pool,
+                            &self.counters,
+                        );
                     }
                     None => discard(
                         packet,
                         ingress,
-                        further,
+                        later_fragment,
                         Denial::new(DropReason::PortClosed),
                         &mut self.pool,
                         &self.counters,
@@ -368,11 +374,11 @@ impl<P: Port> Worker<P> {
             let number = slot.ingress().port;
             ports.extend(self.remove(number));
         }
-        for parcel in self.inbox.drain() {
+        for item in self.inbox.drain() {
             discard(
-                parcel.packet,
-                parcel.ingress,
-                parcel.further,
+                item.packet,
+                item.ingress,
+                item.later_fragment,
                 Denial::new(DropReason::PortClosed),
                 &mut self.pool,
                 &self.counters,

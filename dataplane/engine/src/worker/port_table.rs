@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use heddle_port::{BURST, Packet, PacketVec, Port, PortId, WorkerPool};
 
-use super::way::discard;
+use super::dispatch::discard;
 use crate::context::Ingress;
 use crate::control::PortRole;
 use crate::counters::WorkerCounters;
@@ -91,11 +91,11 @@ impl<P: Port> Slot<P> {
         self.port.flush(pool);
         self.give(pool, counters);
         for (packet, leaving) in self.packets.drain(..).zip(self.leaving.drain(..)) {
-            let further = leaving.outcome == Outcome::Fragment;
+            let later_fragment = leaving.outcome == Outcome::Fragment;
             discard(
                 packet,
                 leaving.ingress,
-                further,
+                later_fragment,
                 Denial::new(DropReason::TxRingFull),
                 pool,
                 counters,

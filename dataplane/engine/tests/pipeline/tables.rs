@@ -43,12 +43,12 @@ impl Party {
     }
 }
 
-const fn party(name: &'static str, no: u16, mac_end: u8, v4: &'static str, v6: &'static str) -> Party {
+const fn party(name: &'static str, id: u16, mac_end: u8, v4: &'static str, v6: &'static str) -> Party {
     Party {
         name,
-        endpoint: EndpointId(no),
-        identity: IdentityId(no as u32),
-        port: PortId(no + 8),
+        endpoint: EndpointId(id),
+        identity: IdentityId(id as u32),
+        port: PortId(id + 8),
         mac: mac(mac_end),
         v4,
         v6,

@@ -117,12 +117,12 @@ fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party
     let start = Instant::now();
     let clock = move || Millis(1_000 + start.elapsed().as_millis() as u64);
     let (mut handles, mut threads) = (Vec::new(), Vec::new());
-    for (no, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(mesh(workers, 1024).unwrap())) {
+    for (id, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(mesh(workers, 1024).unwrap())) {
         let config = WorkerConfig {
             idle_after: Duration::ZERO,
-            ..WorkerConfig::new(WorkerId(no), PORTS)
+            ..WorkerConfig::new(WorkerId(id), PORTS)
         };
-        let pool = WorkerPool::new(no, shared.clone());
+        let pool = WorkerPool::new(id, shared.clone());
         let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
         handles.push(handle);
         threads.push(std::thread::spawn(move || {

@@ -101,13 +101,13 @@ impl World {
         let shared = SharedPool::heap(FRAMES, 4096);
         let ends = mesh(options.workers, options.lane).unwrap();
         let (mut workers, mut handles) = (Vec::new(), Vec::new());
-        for (no, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(ends)) {
+        for (id, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(ends)) {
             let config = WorkerConfig {
                 stages: options.stages,
                 idle_after: Duration::MAX,
-                ..WorkerConfig::new(WorkerId(no), PORTS)
+                ..WorkerConfig::new(WorkerId(id), PORTS)
             };
-            let pool = WorkerPool::new(no, shared.clone());
+            let pool = WorkerPool::new(id, shared.clone());
             let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
             workers.push(worker);
             handles.push(handle);

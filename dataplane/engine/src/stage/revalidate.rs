@@ -10,9 +10,9 @@ use heddle_port::Packet;
 use heddle_tables::EndpointId;
 use heddle_wire::{Parsed, Proto};
 
-use super::{answer, miss, mtu, resolve};
+use super::{flow_hit, local_reply, mtu, new_flow};
 use crate::context::Context;
-use crate::decide::{self, Denial, Passage, Query, Source, Target, owner};
+use crate::decide::{self, Allowed, Denial, Query, Source, Target, owner};
 use crate::reason::{AnswerKind, DropReason};
 use crate::verdict::Verdict;
 
@@ -72,11 +72,11 @@ fn ends(view: &FlowView) -> (EndpointId, EndpointId) {
     }
 }
 
-/// Whether the passage has the source translation that the entry was compiled with.
-fn same_source(passage: &Passage, view: &FlowView) -> bool {
+/// Whether the connection has the source translation that the entry was compiled with.
+fn same_source(allowed: &Allowed, view: &FlowView) -> bool {
     let flags = view.flags & (FlowFlags::HAIRPIN | FlowFlags::MASQUERADED);
     flags
-        == match passage.source {
+        == match allowed.source {
             Source::Kept => FlowFlags::empty(),
             Source::Hairpin(_) => FlowFlags::HAIRPIN,
             Source::Masqueraded(_) => FlowFlags::MASQUERADED,
@@ -87,15 +87,15 @@ fn same_source(passage: &Passage, view: &FlowView) -> bool {
 #[cold]
 pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     match again(cx, key, hit) {
-        Ok(Some(hit)) => resolve::replay(cx, packet, p, key, &hit),
-        Ok(None) => miss::open(cx, packet, p, key, None, None),
+        Ok(Some(hit)) => flow_hit::replay(cx, packet, p, key, &hit),
+        Ok(None) => new_flow::open(cx, packet, p, key, None, None),
         // The backend's pod is gone: the client connects again at once, to another one.
         Err(denial)
             if denial.reason == DropReason::UnknownDestination
                 && p.proto == Proto::TCP
                 && hit.view.flags.contains(FlowFlags::SERVICE) =>
         {
-            answer::reset(cx, packet, p, AnswerKind::TcpReset, denial.reason)
+            local_reply::reset(cx, packet, p, AnswerKind::TcpReset, denial.reason)
         }
         Err(denial) => denial.into(),
     }
@@ -108,15 +108,15 @@ pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
 /// It is not allowed now; if anything but policy says so, it is removed.
 pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>, Denial> {
     let (query, target) = connection(key, &hit.view);
-    let passage = decide::judge(cx.snapshot, &query, target).inspect_err(|denial| {
+    let allowed = decide::judge(cx.snapshot, &query, target).inspect_err(|denial| {
         if !denial.reason.is_policy() {
             cx.flows.remove(hit.slot);
         }
     })?;
     let generations = cx.generations(hit.view.endpoints);
     match generations {
-        Some(generations) if (passage.from, passage.to) == ends(&hit.view) && same_source(&passage, &hit.view) => {
-            let mss = fit(cx, &query, &passage);
+        Some(generations) if (allowed.from, allowed.to) == ends(&hit.view) && same_source(&allowed, &hit.view) => {
+            let mss = fit(cx, &query, &allowed);
             if mss == hit.view.mss_clamp {
                 cx.flows.revalidate(hit.slot, generations);
                 return Ok(Some(*hit));
@@ -142,9 +142,9 @@ pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option
     }
 }
 
-/// What the path of a passage takes, as the MSS that fits.
-fn fit(cx: &Context<'_>, query: &Query, passage: &Passage) -> u16 {
-    let ends = [(passage.from, query.tuple.src), (passage.to, passage.target.dst)];
+/// What the path of an allowed connection takes, as the MSS that fits.
+fn fit(cx: &Context<'_>, query: &Query, allowed: &Allowed) -> u16 {
+    let ends = [(allowed.from, query.tuple.src), (allowed.to, allowed.target.dst)];
     mtu::fit(cx.snapshot, ends).mss()
 }
 
@@ -154,15 +154,15 @@ fn fit(cx: &Context<'_>, query: &Query, passage: &Passage) -> u16 {
 pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     let (query, target) = connection(key, &hit.view);
     let reply = hit.view.flags.contains(FlowFlags::REPLY);
-    let passage = match decide::judge(cx.snapshot, &query, target) {
-        Ok(passage) => passage,
+    let allowed = match decide::judge(cx.snapshot, &query, target) {
+        Ok(allowed) => allowed,
         Err(denial) => return denial.into(),
     };
     let here = owner(key.origin);
     let (from, to) = if reply {
-        (passage.to, passage.from)
+        (allowed.to, allowed.from)
     } else {
-        (passage.from, passage.to)
+        (allowed.from, allowed.to)
     };
     if from != here {
         return Verdict::drop(DropReason::SpoofedSource);
@@ -170,11 +170,11 @@ pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     let Some(generations) = cx.generations([from, to]) else {
         return Verdict::drop(DropReason::UnknownDestination);
     };
-    if !same_source(&passage, &hit.view) {
+    if !same_source(&allowed, &hit.view) {
         cx.flows.remove(hit.slot);
-        return miss::open(cx, packet, p, key, None, None);
+        return new_flow::open(cx, packet, p, key, None, None);
     }
-    let clamp = fit(cx, &query, &passage);
+    let clamp = fit(cx, &query, &allowed);
     let route = Route {
         egress: [Egress::Endpoint(to), Egress::Endpoint(from)],
         endpoints: [from, to],
@@ -186,5 +186,5 @@ pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     let mut moved = *hit;
     moved.view.egress = Egress::Endpoint(to);
     moved.view.mss_clamp = clamp;
-    resolve::replay(cx, packet, p, key, &moved)
+    flow_hit::replay(cx, packet, p, key, &moved)
 }

@@ -5,17 +5,17 @@ use arrayvec::ArrayVec;
 use heddle_tables::{AddressInfo, NodeTable, ServiceLookup, Snapshot};
 use heddle_wire::Ip;
 
-use super::policy::{Case, judge_all};
-use super::{Chooser, Decision, Denial, Query, Target, anti_spoof, service};
+use super::policy::{PolicyCheck, judge_all};
+use super::{BackendSelector, Decision, Denial, Query, Target, anti_spoof, service};
 
 /// How many are decided together.
-pub(crate) const MANY: usize = 32;
+pub(crate) const BATCH: usize = 32;
 
 /// A new connection to be decided.
 #[derive(Clone, Copy)]
-pub(crate) struct Opening<'a> {
+pub(crate) struct NewConnection<'a> {
     pub(crate) query: Query,
-    pub(crate) chooser: Chooser<'a>,
+    pub(crate) selector: BackendSelector<'a>,
 }
 
 /// What becomes of each of the new connections: `decided` is told, by their places, in any order. `foresee` is told where
@@ -25,31 +25,31 @@ pub(crate) struct Opening<'a> {
 /// One alone is always decided.
 pub(crate) fn decide_all(
     snapshot: &Snapshot,
-    openings: &[Opening<'_>],
+    connections: &[NewConnection<'_>],
     mut foresee: impl FnMut(&Query, &Target),
     mut decided: impl FnMut(usize, Decision),
 ) {
-    let alone = openings.len() == 1;
-    for (chunk, openings) in openings.chunks(MANY).enumerate() {
-        let srcs: ArrayVec<Ip, MANY> = openings.iter().map(|o| o.query.tuple.src).collect();
-        let mut clients = [AddressInfo::default(); MANY];
+    let alone = connections.len() == 1;
+    for (chunk, connections) in connections.chunks(BATCH).enumerate() {
+        let srcs: ArrayVec<Ip, BATCH> = connections.iter().map(|o| o.query.tuple.src).collect();
+        let mut clients = [AddressInfo::default(); BATCH];
         snapshot.addresses(&srcs, &mut clients);
-        let keys: ArrayVec<_, MANY> = openings.iter().map(|o| service::key(&o.query)).collect();
-        let mut services = [ServiceLookup::NotAService; MANY];
+        let keys: ArrayVec<_, BATCH> = connections.iter().map(|o| service::key(&o.query)).collect();
+        let mut services = [ServiceLookup::NotAService; BATCH];
         snapshot.frontends_at(&keys, &mut services);
         for (found, src) in services.iter().zip(clients) {
             service::prefetch(*found, src);
         }
 
-        let (mut places, mut cases) = (ArrayVec::<usize, MANY>::new(), ArrayVec::<Case, MANY>::new());
-        for (at, ((opening, found), src)) in openings.iter().zip(services).zip(clients).enumerate() {
+        let (mut places, mut cases) = (ArrayVec::<usize, BATCH>::new(), ArrayVec::<PolicyCheck, BATCH>::new());
+        for (at, ((connection, found), src)) in connections.iter().zip(services).zip(clients).enumerate() {
             if service::is_sticky(found) && !alone {
                 continue;
             }
-            let place = chunk * MANY + at;
-            match begin(snapshot, opening, found, src) {
+            let place = chunk * BATCH + at;
+            match begin(snapshot, connection, found, src) {
                 Ok(case) => {
-                    foresee(&opening.query, &case.target);
+                    foresee(&connection.query, &case.target);
                     places.push(place);
                     cases.push(case);
                 }
@@ -57,15 +57,15 @@ pub(crate) fn decide_all(
             }
         }
 
-        let dsts: ArrayVec<Ip, MANY> = cases.iter().map(|case| case.target.dst).collect();
-        let mut others = [AddressInfo::default(); MANY];
+        let dsts: ArrayVec<Ip, BATCH> = cases.iter().map(|case| case.target.dst).collect();
+        let mut others = [AddressInfo::default(); BATCH];
         snapshot.addresses(&dsts, &mut others);
         for (case, dst) in cases.iter_mut().zip(others) {
             case.dst = dst;
         }
         judge_all(snapshot, &cases, |at, rules| {
-            let passage = rules.and_then(|rules| cases[at].passage(snapshot, rules));
-            decided(places[at], passage.map_or_else(Decision::Drop, Decision::Pass));
+            let allowed = rules.and_then(|rules| cases[at].allowed(snapshot, rules));
+            decided(places[at], allowed.map_or_else(Decision::Drop, Decision::Pass));
         });
     }
 }
@@ -73,21 +73,21 @@ pub(crate) fn decide_all(
 /// The connection as far as it can be known before its other end is looked up, or what becomes of it already.
 fn begin(
     snapshot: &Snapshot,
-    opening: &Opening<'_>,
+    connection: &NewConnection<'_>,
     found: ServiceLookup<'_>,
     src: AddressInfo,
-) -> Result<Case, Decision> {
-    let query = &opening.query;
+) -> Result<PolicyCheck, Decision> {
+    let query = &connection.query;
     let from = anti_spoof::check(snapshot, query).map_err(Decision::Drop)?;
     if NodeTable::is_gateway(query.tuple.dst) {
         return Err(Decision::Gateway);
     }
-    let target = match service::target(found, query, src, opening.chooser) {
+    let target = match service::target(found, query, src, connection.selector) {
         service::Lookup::Target(target) => target,
         service::Lookup::Reject => return Err(Decision::Reject),
         service::Lookup::Drop(reason) => return Err(Decision::Drop(Denial::new(reason))),
     };
-    Ok(Case {
+    Ok(PolicyCheck {
         from,
         proto: query.proto,
         target,
@@ -146,18 +146,18 @@ mod tests {
                 tables.set_endpoint(endpoint(b, 1, 1, 1500, isolate(direction, but_for_a.then_some(a))));
             }
             let (snapshot, _) = tables.build();
-            let openings: Vec<_> = queries.iter().map(|q| Opening { query: *q, chooser: Chooser::default() }).collect();
-            let mut decided = vec![None; openings.len()];
+            let connections: Vec<_> = queries.iter().map(|q| NewConnection { query: *q, selector: BackendSelector::default() }).collect();
+            let mut decided = vec![None; connections.len()];
             let mut foreseen = Vec::new();
             let foresee = |query: &Query, target: &Target| foreseen.push((*query, *target));
-            decide_all(&snapshot, &openings, foresee, |place, decision| decided[place] = Some(decision));
+            decide_all(&snapshot, &connections, foresee, |place, decision| decided[place] = Some(decision));
             for (query, decided) in queries.iter().zip(decided) {
                 let Some(decided) = decided else {
                     return Err(TestCaseError::fail(format!("{query:?} was not decided")));
                 };
                 prop_assert_eq!(decided, decide(&snapshot, query));
-                if let Decision::Pass(passage) = decided {
-                    prop_assert!(foreseen.contains(&(*query, passage.target)));
+                if let Decision::Pass(allowed) = decided {
+                    prop_assert!(foreseen.contains(&(*query, allowed.target)));
                 }
             }
         }

@@ -10,7 +10,7 @@ use heddle_wire::rewrite;
 use heddle_wire::{MacAddr, Parsed};
 
 use super::forward::Plan;
-use super::judge;
+use super::revalidate;
 use crate::context::Context;
 use crate::decide::{self, Query};
 use crate::reason::DropReason;
@@ -40,7 +40,7 @@ pub(crate) fn error(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
         return Verdict::drop(DropReason::IcmpWithoutFlow);
     }
     if !cx.is_current(&hit.view) {
-        match judge::again(cx, key, &hit) {
+        match revalidate::again(cx, key, &hit) {
             Ok(Some(_)) => {}
             Ok(None) => return Verdict::drop(DropReason::IcmpWithoutFlow),
             Err(denial) => return denial.into(),

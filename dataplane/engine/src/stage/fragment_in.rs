@@ -12,7 +12,7 @@ use heddle_port::Packet;
 use heddle_wire::Parsed;
 
 use super::forward::{self, Plan};
-use super::{judge, resolve};
+use super::{flow_hit, revalidate};
 use crate::context::Context;
 use crate::decide::{self, Query};
 use crate::reason::DropReason;
@@ -47,7 +47,7 @@ fn first(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, h
         Ok(ticket) => ticket,
         Err(reason) => return Verdict::drop(reason),
     };
-    let verdict = resolve::whole(cx, packet, p, key, hit);
+    let verdict = flow_hit::whole(cx, packet, p, key, hit);
     if let Some(ticket) = ticket {
         let passes = matches!(verdict, Verdict::Forward(_) | Verdict::Fragment { .. });
         cx.stages.datagrams.settle(ticket, *key, passes);
@@ -96,7 +96,7 @@ fn follow(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) 
     };
     if !cx.is_current(&hit.view) {
         cx.stages.slow += 1;
-        hit = match judge::again(cx, key, &hit) {
+        hit = match revalidate::again(cx, key, &hit) {
             Ok(Some(hit)) => hit,
             Ok(None) => return without_flow,
             Err(denial) => return denial.into(),

@@ -8,7 +8,7 @@ use heddle_tables::{NodeTable, Place};
 use heddle_wire::parse::{ArpOperation, arp as arp_fields};
 use heddle_wire::{IcmpMessage, Ip, MacAddr, Parsed, build, ndp};
 
-use super::answer;
+use super::local_reply;
 use crate::context::Context;
 use crate::decide::is_link_local;
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
@@ -41,7 +41,7 @@ pub(crate) fn arp(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verd
         return Verdict::Absorb(AbsorbReason::NeighborAnnouncement);
     }
     let built = build::arp_reply(packet.bytes(cx.store), p, MacAddr::GATEWAY, &mut cx.stages.scratch[..]);
-    answer::send(cx, packet, built, AnswerKind::Arp, DropReason::ArpMalformed)
+    local_reply::send(cx, packet, built, AnswerKind::Arp, DropReason::ArpMalformed)
 }
 
 /// The end of a message of the link, if the packet is one.
@@ -89,5 +89,5 @@ fn solicitation(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdic
         gateway,
         &mut cx.stages.scratch[..],
     );
-    answer::send(cx, packet, built, AnswerKind::Neighbor, DropReason::NeighborInvalid)
+    local_reply::send(cx, packet, built, AnswerKind::Neighbor, DropReason::NeighborInvalid)
 }

@@ -1,10 +1,12 @@
 //! A worker's sleep, and how others end it.
 //!
 //! The worker says that it sleeps, looks once more for work, and blocks in epoll_wait(2) on its ports and an eventfd. Who
-//! leaves work for it looks whether it sleeps and, only then, writes the eventfd. The word between them is `doze`'s.
+//! leaves work for it looks whether it sleeps and, only then, writes the eventfd. The word between them is `sleep_flag`'s.
 //!
 //! The set is epoll's and not poll's because poll(2) asks every descriptor before and after each sleep, and an AF_XDP
 //! socket that is asked tries to send: with a hundred ports that is most of what a wake-up costs.
+
+mod sleep_flag;
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -14,7 +16,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-use crate::doze::Doze;
+use self::sleep_flag::SleepFlag;
 
 /// The end that the worker has.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub struct Waker(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     event: OwnedFd,
-    doze: Doze,
+    sleep_flag: SleepFlag,
 }
 
 impl Sleeper {
@@ -45,7 +47,7 @@ impl Sleeper {
         epoll::add(&set, &event, EventData::new_u64(0), EventFlags::IN)?;
         let shared = Arc::new(Shared {
             event,
-            doze: Doze::new(),
+            sleep_flag: SleepFlag::new(),
         });
         Ok(Self { shared, set })
     }
@@ -88,12 +90,12 @@ impl Sleeper {
 
     /// Says that the worker is about to sleep; it must look for work once more after this.
     pub fn fall_asleep(&self) {
-        self.shared.doze.fall_asleep();
+        self.shared.sleep_flag.fall_asleep();
     }
 
     /// Says that the worker is awake, and takes what was written to the eventfd.
     pub fn wake_up(&self) {
-        self.shared.doze.wake_up();
+        self.shared.sleep_flag.wake_up();
         let mut count = [0; 8];
         // EAGAIN is the usual case: nobody wrote.
         let _ = rustix::io::read(&self.shared.event, &mut count);
@@ -104,7 +106,7 @@ impl Waker {
     /// Wakes the worker if it sleeps. What it shall see must have been left for it before.
     #[inline]
     pub fn wake(&self) {
-        if self.0.doze.must_wake() {
+        if self.0.sleep_flag.must_wake() {
             // The only error besides a closed descriptor is a counter at its end, and then it is readable anyway.
             let _ = rustix::io::write(&self.0.event, &1_u64.to_ne_bytes());
         }

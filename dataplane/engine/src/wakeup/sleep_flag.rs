@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Whether a worker is asleep, or about to be.
 #[derive(Debug)]
-pub(crate) struct Doze {
+pub(crate) struct SleepFlag {
     asleep: AtomicBool,
 }
 
-impl Doze {
+impl SleepFlag {
     /// Awake.
     pub(crate) fn new() -> Self {
         Self {
@@ -51,10 +51,10 @@ mod loom_tests {
     use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering};
     use loom::thread;
 
-    use super::Doze;
+    use super::SleepFlag;
 
     struct World {
-        doze: Doze,
+        sleep_flag: SleepFlag,
         work: [AtomicBool; 2],
         events: AtomicU32,
     }
@@ -64,7 +64,7 @@ mod loom_tests {
     fn loom_no_wake_up_is_lost() {
         loom::model(|| {
             let world = Arc::new(World {
-                doze: Doze::new(),
+                sleep_flag: SleepFlag::new(),
                 work: [AtomicBool::new(false), AtomicBool::new(false)],
                 events: AtomicU32::new(0),
             });
@@ -73,13 +73,13 @@ mod loom_tests {
                     let world = Arc::clone(&world);
                     thread::spawn(move || {
                         world.work[n].store(true, Ordering::Release);
-                        if world.doze.must_wake() {
+                        if world.sleep_flag.must_wake() {
                             world.events.fetch_add(1, Ordering::Relaxed);
                         }
                     })
                 })
                 .collect();
-            world.doze.fall_asleep();
+            world.sleep_flag.fall_asleep();
             let seen = [0, 1].map(|n: usize| world.work[n].load(Ordering::Acquire));
             wakers.into_iter().for_each(|w| w.join().unwrap());
             let events = world.events.load(Ordering::Relaxed);

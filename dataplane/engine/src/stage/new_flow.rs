@@ -7,16 +7,16 @@ use heddle_wire::{IcmpMessage, Parsed, Proto, TcpFlags};
 
 use super::forward;
 use super::insert::{self, Inserted};
-use super::judge::{self, origin_of};
-use super::{answer, resolve};
+use super::revalidate::{self, origin_of};
+use super::{flow_hit, local_reply};
 use crate::context::Context;
-use crate::decide::{self, Decision, Passage, Query, Target, owner};
+use crate::decide::{self, Allowed, Decision, Query, Target, owner};
 use crate::reason::{AnswerKind, DropReason};
 use crate::verdict::Verdict;
 
 /// The end of a packet whose key is not in the table.
 #[cold]
-pub(crate) fn miss(
+pub(crate) fn dispatch_miss(
     cx: &mut Context<'_>,
     packet: &mut Packet,
     p: &Parsed,
@@ -26,9 +26,9 @@ pub(crate) fn miss(
     cx.stages.slow += 1;
     match cx.flows.find_tuple(&key.tuple, key.proto, cx.now) {
         // An earlier packet of this burst, or another worker, has opened it by now.
-        Some(hit) if hit.view.origin == key.origin => resolve::found(cx, packet, p, key, &hit),
+        Some(hit) if hit.view.origin == key.origin => flow_hit::found(cx, packet, p, key, &hit),
         Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => open(cx, packet, p, key, Some(hit.slot), decided),
-        Some(hit) => judge::moved(cx, packet, p, key, &hit),
+        Some(hit) => revalidate::moved(cx, packet, p, key, &hit),
         None => open(cx, packet, p, key, None, decided),
     }
 }
@@ -47,22 +47,22 @@ pub(crate) fn open(
     let query = Query::from(key);
     let decision = match decided {
         Some(decided) => *decided,
-        None if opens(p) => decide::decide_with(cx.snapshot, &query, cx.chooser()),
+        None if opens(p) => decide::decide_with(cx.snapshot, &query, cx.selector()),
         None => return opens_nothing(cx, packet, p, &query),
     };
     match decision {
-        Decision::Pass(passage) => {
-            decide::remember(cx.snapshot, &query, &passage.target, cx.flows.affinities(), cx.now);
+        Decision::Pass(allowed) => {
+            decide::remember(cx.snapshot, &query, &allowed.target, cx.flows.affinities(), cx.now);
             if let Some(old) = replaces {
                 cx.flows.remove(old);
             }
-            match insert::insert(cx, &query, &passage, FlowFlags::empty()) {
+            match insert::insert(cx, &query, &allowed, FlowFlags::empty()) {
                 Ok(inserted) => first(cx, packet, p, inserted.forward),
                 Err(reason) => Verdict::drop(reason),
             }
         }
-        Decision::Reject => answer::reject(cx, packet, p),
-        Decision::Gateway => answer::to_gateway(cx, packet, p),
+        Decision::Reject => local_reply::reject(cx, packet, p),
+        Decision::Gateway => local_reply::to_gateway(cx, packet, p),
         Decision::Drop(denial) => denial.into(),
     }
 }
@@ -79,10 +79,10 @@ fn opens_nothing(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, query: &
         return denial.into();
     }
     if NodeTable::is_gateway(p.dst) {
-        return answer::to_gateway(cx, packet, p);
+        return local_reply::to_gateway(cx, packet, p);
     }
     if p.ttl <= 1 {
-        return answer::time_exceeded(cx, packet, p);
+        return local_reply::time_exceeded(cx, packet, p);
     }
     if p.proto == Proto::TCP {
         return midstream(cx, packet, p, query);
@@ -94,9 +94,9 @@ fn opens_nothing(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, query: &
 fn midstream(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, query: &Query) -> Verdict {
     if cx.now < cx.stages.config.adopt_until && !p.tcp_flags.contains(TcpFlags::RST) {
         let adopted = match adopt_as_seen(cx, query) {
-            Some((query, passage)) => insert::insert(cx, &query, &passage, FlowFlags::ADOPTED).map(|i| i.forward),
+            Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|i| i.forward),
             None => match adopt_as_answer(cx, query) {
-                Some((query, passage)) => insert::insert(cx, &query, &passage, FlowFlags::ADOPTED).map(|i| i.reverse),
+                Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|i| i.reverse),
                 None => return reset(cx, packet, p),
             },
         };
@@ -109,19 +109,19 @@ fn midstream(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, query: &Quer
 }
 
 fn reset(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
-    answer::reset(cx, packet, p, AnswerKind::TcpReset, DropReason::TcpWithoutFlow)
+    local_reply::reset(cx, packet, p, AnswerKind::TcpReset, DropReason::TcpWithoutFlow)
 }
 
 /// The segment is its opener's: it may pass as a new connection would, through a Service where the hash chooses again.
-fn adopt_as_seen(cx: &mut Context<'_>, query: &Query) -> Option<(Query, Passage)> {
-    match decide::decide_with(cx.snapshot, query, cx.chooser()) {
-        Decision::Pass(passage) => Some((*query, passage)),
+fn adopt_as_seen(cx: &mut Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
+    match decide::decide_with(cx.snapshot, query, cx.selector()) {
+        Decision::Pass(allowed) => Some((*query, allowed)),
         Decision::Reject | Decision::Gateway | Decision::Drop(_) => None,
     }
 }
 
 /// The segment is an answer: its connection may have been opened the other way.
-fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> {
+fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
     if cx.snapshot.is_cluster_address(query.tuple.dst) {
         // Nobody opens connections from the address of a Service.
         return None;
@@ -137,8 +137,8 @@ fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Passage)> 
         proto: query.proto,
     };
     let target = Target::direct(query.tuple.src, query.tuple.sport);
-    let passage = decide::judge(cx.snapshot, &opened, target).ok()?;
-    (passage.to == owner(query.origin)).then_some((opened, passage))
+    let allowed = decide::judge(cx.snapshot, &opened, target).ok()?;
+    (allowed.to == owner(query.origin)).then_some((opened, allowed))
 }
 
 /// Sends the packet that made its flow.

@@ -10,28 +10,32 @@ use crate::context::Ingress;
 use crate::counters::WorkerCounters;
 use crate::decide::Denial;
 use crate::drops::Dropped;
-use crate::handover::{Outbox, Parcel, Refused};
+use crate::handover::{HandoverItem, Outbox, Refused};
 use crate::reason::DropReason;
-use crate::stage::split::{Fragments, split};
+use crate::stage::fragment_out::{Fragments, split};
 use crate::verdict::Verdict;
 
-/// As what a packet leaves that is forwarded; `further`: it is a fragment other than the first.
-pub(super) const fn forwarded(further: bool) -> Outcome {
-    if further { Outcome::Fragment } else { Outcome::Forwarded }
+/// As what a packet leaves that is forwarded; `later_fragment`: it is a fragment other than the first.
+pub(super) const fn forwarded(later_fragment: bool) -> Outcome {
+    if later_fragment {
+        Outcome::Fragment
+    } else {
+        Outcome::Forwarded
+    }
 }
 
-/// Drops a packet of which nothing is known any more, and counts that where it came in; `further`: it is a fragment of one
+/// Drops a packet of which nothing is known any more, and counts that where it came in; `later_fragment`: it is a fragment of one
 /// that is counted by its first.
 #[cold]
 pub(super) fn discard(
     packet: Packet,
     ingress: PortId,
-    further: bool,
+    later_fragment: bool,
     denial: Denial,
     pool: &mut WorkerPool,
     counters: &WorkerCounters,
 ) {
-    if further {
+    if later_fragment {
         if let Some(c) = counters.port(ingress) {
             c.lose_fragment();
         }
@@ -56,7 +60,7 @@ fn note(packet: &Packet, parsed: Option<&Parsed>, ingress: PortId, denial: Denia
 }
 
 /// What it takes to bring the packets of one burst on their way.
-pub(super) struct Way<'a, P> {
+pub(super) struct Dispatcher<'a, P> {
     pub(super) pool: &'a mut WorkerPool,
     pub(super) counters: &'a WorkerCounters,
     pub(super) ports: &'a mut PortTable<P>,
@@ -70,9 +74,9 @@ pub(super) struct Way<'a, P> {
     pub(super) seen: Seen<'a>,
 }
 
-impl<P: Port> Way<'_, P> {
+impl<P: Port> Dispatcher<'_, P> {
     #[inline]
-    pub(super) fn take(&mut self, place: usize, packet: Packet, verdict: Verdict) {
+    pub(super) fn dispatch(&mut self, place: usize, packet: Packet, verdict: Verdict) {
         match verdict {
             Verdict::Forward(to) => self.forward(place, packet, to, false),
             Verdict::Fragment { to, mtu } => self.fragment(place, packet, to, mtu),
@@ -101,21 +105,21 @@ impl<P: Port> Way<'_, P> {
     }
 
     #[inline]
-    fn forward(&mut self, place: usize, packet: Packet, to: EndpointId, further: bool) {
+    fn forward(&mut self, place: usize, packet: Packet, to: EndpointId, later_fragment: bool) {
         if to == EndpointId::HOST
             && let Some(host) = self.ports.host()
         {
-            return self.enqueue(place, host, packet, forwarded(further));
+            return self.enqueue(place, host, packet, forwarded(later_fragment));
         }
         let Some(exit) = self.snapshot.exit(to) else {
-            return self.lose(place, packet, further, DropReason::PortClosed);
+            return self.drop_accepted(place, packet, later_fragment, DropReason::PortClosed);
         };
         if exit.worker != self.me {
-            return self.hand_over(place, packet, to, further, (exit.worker, exit.port));
+            return self.hand_over(place, packet, to, later_fragment, (exit.worker, exit.port));
         }
         match self.ports.find(exit.port) {
-            Some(at) => self.enqueue(place, at, packet, forwarded(further)),
-            None => self.lose(place, packet, further, DropReason::PortClosed),
+            Some(at) => self.enqueue(place, at, packet, forwarded(later_fragment)),
+            None => self.drop_accepted(place, packet, later_fragment, DropReason::PortClosed),
         }
     }
 
@@ -124,20 +128,24 @@ impl<P: Port> Way<'_, P> {
         place: usize,
         packet: Packet,
         to: EndpointId,
-        further: bool,
+        later_fragment: bool,
         (worker, egress): (WorkerId, PortId),
     ) {
-        let parcel = Parcel {
+        let item = HandoverItem {
             packet,
             ingress: self.ingress.port,
             egress,
             to,
-            further,
+            later_fragment,
         };
-        match self.outbox.give(worker, parcel) {
+        match self.outbox.push(worker, item) {
             Ok(()) => self.counters.handed_over.add(1),
-            Err(Refused::Full(parcel)) => self.lose(place, parcel.packet, further, DropReason::HandoverQueueFull),
-            Err(Refused::Closed(parcel)) => self.lose(place, parcel.packet, further, DropReason::PortClosed),
+            Err(Refused::Full(item)) => {
+                self.drop_accepted(place, item.packet, later_fragment, DropReason::HandoverQueueFull)
+            }
+            Err(Refused::Closed(item)) => {
+                self.drop_accepted(place, item.packet, later_fragment, DropReason::PortClosed)
+            }
         }
     }
 
@@ -145,14 +153,14 @@ impl<P: Port> Way<'_, P> {
     fn enqueue(&mut self, place: usize, at: usize, packet: Packet, outcome: Outcome) {
         match self.ports.slot_mut(at) {
             Some(slot) => slot.enqueue(packet, self.ingress.port, outcome, self.pool, self.counters),
-            None => self.lose(place, packet, outcome == Outcome::Fragment, DropReason::PortClosed),
+            None => self.drop_accepted(place, packet, outcome == Outcome::Fragment, DropReason::PortClosed),
         }
     }
 
     /// Drops a packet that was allowed, or a fragment of one.
     #[cold]
-    fn lose(&mut self, place: usize, packet: Packet, further: bool, reason: DropReason) {
-        if further {
+    fn drop_accepted(&mut self, place: usize, packet: Packet, later_fragment: bool, reason: DropReason) {
+        if later_fragment {
             let ingress = self.ingress.port;
             discard(packet, ingress, true, Denial::new(reason), self.pool, self.counters);
         } else {

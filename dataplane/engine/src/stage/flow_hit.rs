@@ -5,7 +5,7 @@ use heddle_port::Packet;
 use heddle_wire::Parsed;
 
 use super::forward::{self, Plan};
-use super::{answer, judge, miss};
+use super::{local_reply, new_flow, revalidate};
 use crate::context::Context;
 use crate::verdict::Verdict;
 
@@ -20,7 +20,7 @@ pub(crate) fn whole(
 ) -> Verdict {
     match hit {
         Some(hit) => found(cx, packet, p, key, hit),
-        None => miss::miss(cx, packet, p, key, None),
+        None => new_flow::dispatch_miss(cx, packet, p, key, None),
     }
 }
 
@@ -29,11 +29,11 @@ pub(crate) fn whole(
 pub(crate) fn found(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     if p.tcp_flags.opens() && !hit.view.admits_syn() {
         cx.stages.slow += 1;
-        return miss::open(cx, packet, p, key, Some(hit.slot), None);
+        return new_flow::open(cx, packet, p, key, Some(hit.slot), None);
     }
     if !cx.is_current(&hit.view) {
         cx.stages.slow += 1;
-        return judge::stale(cx, packet, p, key, hit);
+        return revalidate::stale(cx, packet, p, key, hit);
     }
     replay(cx, packet, p, key, hit)
 }
@@ -42,7 +42,7 @@ pub(crate) fn found(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
 #[inline]
 pub(crate) fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     if p.ttl <= 1 {
-        return answer::time_exceeded(cx, packet, p);
+        return local_reply::time_exceeded(cx, packet, p);
     }
     if cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags) {
         forward::forward(cx, packet, p, &Plan::of(&hit.view))
@@ -64,6 +64,6 @@ fn replaced(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey
             cx.flows.touch(hit.slot, cx.now, packet.len(), p.tcp_flags);
             forward::forward_seldom(cx, packet, p, &Plan::of(&hit.view))
         }
-        None => miss::open(cx, packet, p, key, None, None),
+        None => new_flow::open(cx, packet, p, key, None, None),
     }
 }
