@@ -32,7 +32,7 @@ impl WorkerThread {
         ends: Ends,
     ) -> io::Result<Self> {
         let (mut worker, handle) = Worker::new(config, pool, reader, flows, ends);
-        let no = config.no;
+        let no = config.id;
         let thread = thread::Builder::new().name(format!("worker-{no}")).spawn(move || {
             if !core_affinity::set_for_current(CoreId { id: core }) {
                 tracing::warn!(
