@@ -1,4 +1,5 @@
-//! The walls of the house: who may depend on whom, and where `unsafe` and foreign names may stand.
+//! The rules of the layout: which crate may depend on which, and where `unsafe`, foreign crates and changes of the
+//! kernel's state may stand. ARCHITECTURE.md gives the reasons.
 
 #![allow(
     clippy::expect_used,
@@ -13,37 +14,74 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// For each crate of ours the crates of ours that it may name outside of its tests.
+/// For each crate of the workspace the crates of the workspace that it may use outside of its tests.
 const MAY_USE: &[(&str, &[&str])] = &[
-    ("heddle-wire", &[]),
-    ("heddle-port", &[]),
-    ("heddle-tables", &["wire", "port"]),
-    ("heddle-flow", &["wire", "tables"]),
-    ("heddle-engine", &["port", "tables", "flow", "wire"]),
-    ("heddle-io", &["port", "wire"]),
-    ("heddle-model", &["wire"]),
-    ("heddle-source", &["model"]),
-    ("heddle-compile", &["model", "tables", "wire", "port"]),
-    ("heddle-proto", &["wire"]),
-    ("heddle-cni", &["proto", "wire"]),
-    ("heddle-lab", &[]),
-    ("heddle-tests", &[]),
+    // Below everything: identifiers, and headers.
+    ("ids", &[]),
+    ("wire", &[]),
+    // The dataplane.
+    ("port", &["ids", "wire"]),
+    ("tables", &["ids", "wire", "port"]),
+    ("flow", &["ids", "wire", "tables"]),
+    ("engine", &["ids", "wire", "port", "tables", "flow"]),
+    ("linux", &["ids", "wire"]),
+    ("io", &["ids", "wire", "port", "linux"]),
+    // The control plane.
+    ("model", &["wire"]),
+    ("source", &["model"]),
+    ("compile", &["ids", "wire", "tables", "model", "port"]),
+    ("config", &["ids", "wire", "flow", "engine", "model"]),
+    ("proto", &["ids", "wire"]),
+    ("host", &["ids", "wire", "linux", "model", "tables", "config"]),
+    (
+        "agent",
+        &[
+            "ids", "wire", "port", "tables", "flow", "engine", "io", "linux", "model", "source", "compile", "config",
+            "proto", "host", "lab",
+        ],
+    ),
+    (
+        "offline",
+        &[
+            "ids", "wire", "port", "tables", "flow", "engine", "model", "source", "compile", "config",
+        ],
+    ),
+    ("cli", &["wire", "model", "config", "proto", "agent", "offline", "lab"]),
+    ("cni", &["wire", "linux", "proto"]),
+    // Measurements and tests.
+    ("lab", &["wire", "linux"]),
+    (
+        "bench",
+        &["ids", "wire", "port", "tables", "flow", "engine", "io", "linux", "lab"],
+    ),
+    ("tests", &["wire", "lab"]),
 ];
 
-/// Crates from outside that only some of ours may name.
+/// Crates that another crate must not reach, over however many others.
+const NEVER_REACHES: &[(&str, &[&str])] = &[
+    ("offline", &["agent", "host", "io", "linux", "cli"]),
+    ("agent", &["cli", "offline"]),
+    ("compile", &["engine", "flow", "io", "linux", "source"]),
+    ("cni", &["agent", "engine", "io", "tests", "lab"]),
+];
+
+/// Crates from outside that only some crates of the workspace may name.
 const ONLY_IN: &[(&str, &[&str])] = &[
-    ("kube", &["heddle-source"]),
-    ("k8s-openapi", &["heddle-source"]),
-    ("xsk-rs", &["heddle-io"]),
-    ("libbpf-rs", &["heddle-io"]),
-    ("libxdp-sys", &["heddle-io"]),
-    ("libbpf-sys", &["heddle-io"]),
+    ("kube", &["source"]),
+    ("k8s-openapi", &["source"]),
+    ("xsk-rs", &["io"]),
+    ("libbpf-rs", &["io"]),
+    ("libxdp-sys", &["io"]),
+    ("libbpf-sys", &["io"]),
+    ("clap", &["cli", "agent", "bench"]),
+    ("comfy-table", &["cli", "agent"]),
 ];
 
 /// Where `unsafe` may stand, as paths below the workspace.
 const UNSAFE_IN: &[&str] = &[
     "dataplane/port/",
     "dataplane/io/",
+    "dataplane/linux/",
     "dataplane/flow/",
     "dataplane/tables/src/publish",
     "dataplane/wire/src/simd",
@@ -56,7 +94,8 @@ fn root() -> PathBuf {
         .to_owned()
 }
 
-/// Crate → the names of its normal and build dependencies.
+/// Returns, for each crate of the workspace, the names of its normal and build dependencies. The workspace's own crates
+/// go by their names without `heddle-`, foreign ones by their full names.
 fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let out = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
@@ -66,16 +105,34 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let metadata: Value = serde_json::from_slice(&out.stdout).expect("cargo metadata prints JSON");
     let packages = metadata["packages"].as_array().expect("packages");
+    let short = |name: &Value| {
+        let name = name.as_str().expect("name");
+        name.strip_prefix("heddle-").unwrap_or(name).to_owned()
+    };
     packages
         .iter()
         .map(|package| {
             let needs = package["dependencies"].as_array().expect("dependencies").iter();
             let names = needs
                 .filter(|d| d["kind"].as_str() != Some("dev"))
-                .map(|d| d["name"].as_str().expect("name").to_owned());
-            (package["name"].as_str().expect("name").to_owned(), names.collect())
+                .map(|d| short(&d["name"]));
+            (short(&package["name"]), names.collect())
         })
         .collect()
+}
+
+/// Returns every crate of the workspace that `name` depends on, directly or over others.
+fn reached<'a>(dependencies: &'a BTreeMap<String, BTreeSet<String>>, name: &str) -> BTreeSet<&'a str> {
+    let mut reached = BTreeSet::new();
+    let mut open = vec![name];
+    while let Some(next) = open.pop() {
+        for need in dependencies.get(next).into_iter().flatten() {
+            if dependencies.contains_key(need) && reached.insert(need.as_str()) {
+                open.push(need);
+            }
+        }
+    }
+    reached
 }
 
 fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
@@ -91,28 +148,67 @@ fn rust_files(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+fn assert_none(broken: &[String], what_to_do: &str) {
+    assert!(broken.is_empty(), "{}\n{what_to_do}", broken.join("\n"));
+}
+
 #[test]
 fn crates_use_only_what_they_may() {
+    let mut broken = Vec::new();
+    for (name, needs) in &dependencies() {
+        let Some((_, may)) = MAY_USE.iter().find(|(listed, _)| listed == name) else {
+            broken.push(format!("heddle-{name} has no line in MAY_USE"));
+            continue;
+        };
+        for need in needs {
+            let is_ours = MAY_USE.iter().any(|(listed, _)| listed == need);
+            if is_ours && !may.contains(&need.as_str()) {
+                broken.push(format!("heddle-{name} uses heddle-{need}"));
+            }
+        }
+    }
+    assert_none(
+        &broken,
+        "Move the code that needs the dependency up, or the type that both need down (often to heddle-ids or \
+         heddle-wire). If the layout itself is to change, change MAY_USE in tests/tests/house.rs and the map in \
+         ARCHITECTURE.md in the same commit. A new crate gets a line in both.",
+    );
+}
+
+#[test]
+fn crates_never_reach_what_they_must_not() {
     let dependencies = dependencies();
     let mut broken = Vec::new();
-    for (name, may) in MAY_USE {
-        let needs = dependencies
-            .get(*name)
-            .unwrap_or_else(|| panic!("{name} is not in the workspace"));
-        for need in needs.iter().filter_map(|need| need.strip_prefix("heddle-")) {
-            if !may.contains(&need) {
-                broken.push(format!("{name} uses heddle-{need}"));
-            }
+    for (name, never) in NEVER_REACHES {
+        let reached = reached(&dependencies, name);
+        for other in never.iter().filter(|other| reached.contains(*other)) {
+            broken.push(format!("heddle-{name} reaches heddle-{other}"));
         }
     }
-    for (name, needs) in &dependencies {
+    assert_none(
+        &broken,
+        "`cargo tree --locked -e no-dev -p CRATE -i OTHER` shows the way. Cut it where a lower crate began to depend \
+         on a higher one.",
+    );
+}
+
+#[test]
+fn foreign_crates_stay_behind_their_wrappers() {
+    let mut broken = Vec::new();
+    for (name, needs) in &dependencies() {
         for (foreign, only) in ONLY_IN {
             if needs.contains(*foreign) && !only.contains(&name.as_str()) {
-                broken.push(format!("{name} uses {foreign}"));
+                broken.push(format!(
+                    "heddle-{name} uses {foreign}; only heddle-{} may",
+                    only.join(", heddle-")
+                ));
             }
         }
     }
-    assert_eq!(broken, Vec::<String>::new());
+    assert_none(
+        &broken,
+        "Add what is missing to the crate that wraps the foreign one, and use that.",
+    );
 }
 
 #[test]
@@ -145,5 +241,9 @@ fn unsafe_stands_only_where_it_may() {
             }
         }
     }
-    assert_eq!(broken, Vec::<String>::new());
+    assert_none(
+        &broken,
+        "Use a safe wrapper (rustix, nix, heddle-linux), or put the unsafe code behind a safe function of one of the \
+         crates in UNSAFE_IN, with a SAFETY comment.",
+    );
 }
