@@ -206,9 +206,9 @@ fn pod(name: &str, app: u32, address: Ipv4Addr, node: &str) -> Pod {
     }
 }
 
-fn policy(no: usize, rules: &[Rule]) -> NetworkPolicy {
+fn policy(id: usize, rules: &[Rule]) -> NetworkPolicy {
     NetworkPolicy {
-        key: ObjectKey::new("shop", format!("policy-{no}")),
+        key: ObjectKey::new("shop", format!("policy-{id}")),
         selector: LabelSelector::new([Requirement::label("app", "here").expect("a legal label")]),
         ingress: Some(rules.iter().map(as_policy_rule).collect()),
         egress: None,
@@ -263,11 +263,11 @@ impl World {
         let mut local = pod("local", 0, own, "here");
         local.labels = Labels::new([("app", "here")]).expect("a legal label");
         world.put(local);
-        for (no, rules) in rules.chunks(EACH).enumerate() {
-            world.put(policy(no, rules));
+        for (id, rules) in rules.chunks(EACH).enumerate() {
+            world.put(policy(id, rules));
         }
         world.compiler.attach(Attachment {
-            no: ENDPOINT,
+            id: ENDPOINT,
             pod: Some(ObjectKey::new("shop", "local")),
             addresses: [Ip::from(own)].into_iter().collect(),
             mac: MacAddr([2, 0, 0, 0, 0, 1]),
@@ -275,7 +275,7 @@ impl World {
             worker: WorkerId(0),
             mtu: 0,
         });
-        world.snapshot = world.compiler.build().snapshot;
+        world.snapshot = world.compiler.rebuild().snapshot;
         world.rules = rules;
         world
     }
@@ -373,7 +373,7 @@ fn main() {
                 }
                 let began = cpu_time();
                 world.put(changed);
-                world.snapshot = world.compiler.build().snapshot;
+                world.snapshot = world.compiler.rebuild().snapshot;
                 cpu_time() - began
             })
             .collect();

@@ -9,8 +9,8 @@ use heddle_model::{
 use heddle_wire::Ip;
 
 use crate::compiler::{Compiler, KnownPod};
-use crate::kinds::{KindId, PodKind, Signature};
-use crate::services::rivals;
+use crate::policy::pod_classes::{KindId, PodKind, Signature};
+use crate::service::frontends::rivals;
 
 impl Compiler {
     /// Takes in what changed. `cluster` is the state after these changes.
@@ -51,7 +51,7 @@ impl Compiler {
             self.dirty_namespaces.insert(Arc::clone(name));
             // Policies of administrators select pods by these labels too.
             let within = self.attached.iter().filter(|(_, a)| a.is_in(name));
-            self.dirty_endpoints.extend(within.map(|(no, _)| *no));
+            self.dirty_endpoints.extend(within.map(|(id, _)| *id));
         }
     }
 
@@ -70,12 +70,12 @@ impl Compiler {
                 for ip in pod.own_ips() {
                     self.addresses.claim(Ip::from(*ip), |claims| claims.add_pod(pod, kind));
                 }
-                for no in self.attachments_of.get(key).into_iter().flatten().copied() {
-                    if let Some(attached) = self.attached.get_mut(&no) {
+                for id in self.attachments_of.get(key).into_iter().flatten().copied() {
+                    if let Some(attached) = self.attached.get_mut(&id) {
                         attached.pod = Some(Arc::clone(pod));
                         let before = attached.kind.replace(self.kinds.reuse(kind));
                         before.into_iter().for_each(|kind| self.kinds.release(kind));
-                        self.dirty_endpoints.insert(no);
+                        self.dirty_endpoints.insert(id);
                     }
                 }
                 let known = KnownPod {
@@ -118,7 +118,7 @@ impl Compiler {
             .attached
             .iter()
             .filter(|(_, a)| a.pod.as_deref().is_some_and(selected));
-        self.dirty_endpoints.extend(reached.map(|(no, _)| *no));
+        self.dirty_endpoints.extend(reached.map(|(id, _)| *id));
     }
 
     fn apply_cluster_policy(&mut self, delta: &Delta<ClusterNetworkPolicy>) {
@@ -135,7 +135,7 @@ impl Compiler {
             .attached
             .iter()
             .filter(|(_, a)| a.pod.as_deref().is_some_and(selected));
-        self.dirty_endpoints.extend(reached.map(|(no, _)| *no));
+        self.dirty_endpoints.extend(reached.map(|(id, _)| *id));
     }
 }
 

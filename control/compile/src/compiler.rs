@@ -10,31 +10,31 @@ use heddle_tables::{
 };
 use heddle_wire::Ip;
 
-use crate::addresses::AddressBook;
-use crate::attachment::{AddressDifference, Attached, Attachment};
-use crate::cidrs::Cidrs;
 use crate::config::{NodeConfig, UplinkMtu};
 use crate::generations::{Generations, Moves};
-use crate::groups::Groups;
-use crate::identities::Identities;
-use crate::kinds::{Divided, KindId, Kinds};
-use crate::nodes::Nodes;
-use crate::policies::Policies;
-use crate::relevance::Relevance;
-use crate::rules::Rules;
-use crate::selectors::Selectors;
-use crate::services::Services;
+use crate::node::addresses::AddressBook;
+use crate::node::attachment::{AddressDifference, Attached, Attachment};
+use crate::node::nodes::Nodes;
+use crate::policy::cidrs::Cidrs;
+use crate::policy::groups::Groups;
+use crate::policy::identities::Identities;
+use crate::policy::pod_classes::{Divided, KindId, Kinds};
+use crate::policy::policies::Policies;
+use crate::policy::references::Relevance;
+use crate::policy::rule_ids::Rules;
+use crate::policy::selectors::Selectors;
+use crate::service::frontends::Services;
 
 /// Makes the tables of one node.
 ///
-/// Changes are noted as they come and worked off by [`build`](Self::build), so many at once cost less than one by one.
+/// Changes are noted as they come and worked off by [`rebuild`](Self::rebuild), so many at once cost less than one by one.
 #[derive(Debug)]
 pub struct Compiler {
     pub(crate) config: NodeConfig,
     pub(crate) tables: SnapshotBuilder,
     /// The tables as they were last built: what live flows were judged by.
     pub(crate) last: Arc<Snapshot>,
-    pub(crate) build_no: u64,
+    pub(crate) build_number: u64,
 
     pub(crate) pods: foldhash::HashMap<ObjectKey, KnownPod>,
     pub(crate) namespaces: foldhash::HashMap<Arc<str>, Labels>,
@@ -107,7 +107,7 @@ pub struct BuildResult {
     /// Whether an address and port became a Service's since the build before: connections to it from before go elsewhere.
     pub new_frontends: bool,
     /// Numbers that were given to nodes since the build before, to be kept in the state directory.
-    pub node_numbers: Vec<(Arc<str>, NodeId)>,
+    pub node_ids: Vec<(Arc<str>, NodeId)>,
 }
 
 impl Compiler {
@@ -115,12 +115,12 @@ impl Compiler {
     #[must_use]
     pub fn new(config: NodeConfig) -> Self {
         let mut compiler = Self {
-            nodes: Nodes::new(&config.node_numbers),
+            nodes: Nodes::new(&config.node_ids),
             service_cidrs: config.service_cidrs.clone(),
             config,
             tables: SnapshotBuilder::new(),
             last: Arc::default(),
-            build_no: 1,
+            build_number: 1,
             pods: foldhash::HashMap::default(),
             namespaces: foldhash::HashMap::default(),
             policies: Policies::default(),
@@ -153,20 +153,20 @@ impl Compiler {
 
     /// Adds an attachment, or replaces the one of its number, whose generation then goes on.
     pub fn attach(&mut self, attachment: Attachment) {
-        self.detach(attachment.no);
-        let no = attachment.no;
+        self.detach(attachment.id);
+        let id = attachment.id;
         for addr in &attachment.addresses {
-            self.addresses.claim(*addr, |claims| claims.attachment = Some(no));
+            self.addresses.claim(*addr, |claims| claims.attachment = Some(id));
         }
         let known = attachment.pod.as_ref().and_then(|key| self.pods.get(key));
         let (pod, kind) = known.map(|known| (Arc::clone(&known.pod), known.kind)).unzip();
         let kind = kind.map(|kind| self.kinds.reuse(kind));
         if let Some(key) = &attachment.pod {
-            self.attachments_of.entry(key.clone()).or_default().insert(no);
+            self.attachments_of.entry(key.clone()).or_default().insert(id);
             self.touch_pod(&key.clone());
         }
         self.attached.insert(
-            no,
+            id,
             Attached {
                 attachment,
                 pod,
@@ -174,23 +174,23 @@ impl Compiler {
                 group: None,
             },
         );
-        self.dirty_endpoints.insert(no);
-        self.generations.raise(no);
+        self.dirty_endpoints.insert(id);
+        self.generations.raise(id);
     }
 
     /// Takes an attachment away.
-    pub fn detach(&mut self, no: EndpointId) {
-        let Some(gone) = self.attached.remove(&no) else { return };
+    pub fn detach(&mut self, id: EndpointId) {
+        let Some(gone) = self.attached.remove(&id) else { return };
         for addr in &gone.attachment.addresses {
             self.addresses.claim(*addr, |claims| {
-                if claims.attachment == Some(no) {
+                if claims.attachment == Some(id) {
                     claims.attachment = None;
                 }
             });
         }
         if let Some(key) = &gone.attachment.pod {
             if let Some(set) = self.attachments_of.get_mut(key) {
-                set.remove(&no);
+                set.remove(&id);
                 if set.is_empty() {
                     self.attachments_of.remove(key);
                 }
@@ -203,16 +203,16 @@ impl Compiler {
         if let Some(kind) = gone.kind {
             self.kinds.release(kind);
         }
-        self.tables.remove_endpoint(no);
-        self.generations.raise(no);
+        self.tables.remove_endpoint(id);
+        self.generations.raise(id);
     }
 
     /// Says which port and worker an attachment has now. Live flows stay: they name the endpoint, not the port.
-    pub fn set_attachment_port(&mut self, no: EndpointId, port: PortId, worker: WorkerId) {
-        if let Some(attached) = self.attached.get_mut(&no) {
+    pub fn set_attachment_port(&mut self, id: EndpointId, port: PortId, worker: WorkerId) {
+        if let Some(attached) = self.attached.get_mut(&id) {
             attached.attachment.port = port;
             attached.attachment.worker = worker;
-            self.dirty_endpoints.insert(no);
+            self.dirty_endpoints.insert(id);
         }
     }
 
@@ -251,7 +251,7 @@ impl Compiler {
         let difference = |(key, numbers): (&ObjectKey, &BTreeSet<EndpointId>)| {
             let pod = &self.pods.get(key)?.pod;
             let status: BTreeSet<Ip> = pod.own_ips().iter().map(|ip| Ip::from(*ip)).collect();
-            let attachments = numbers.iter().filter_map(|no| self.attached.get(no));
+            let attachments = numbers.iter().filter_map(|id| self.attached.get(id));
             let attached: BTreeSet<Ip> = attachments
                 .flat_map(|a| a.attachment.addresses.iter().copied())
                 .collect();
@@ -291,7 +291,7 @@ impl Compiler {
             .get(key)
             .into_iter()
             .flatten()
-            .filter_map(|no| self.attached.get(no));
+            .filter_map(|id| self.attached.get(id));
         let attached = attachments.flat_map(|a| a.attachment.addresses.iter().copied());
         for addr in status.chain(attached).collect::<Vec<_>>() {
             self.addresses.touch(addr);

@@ -57,7 +57,7 @@ pub struct NodeConfig {
     /// Whether `spec.externalIPs` of Services are served: whoever may write a Service takes over any address by them.
     pub external_ips: bool,
     /// The numbers that other nodes have had before. New nodes get numbers that are free here.
-    pub node_numbers: BTreeMap<Arc<str>, NodeId>,
+    pub node_ids: BTreeMap<Arc<str>, NodeId>,
 }
 
 impl NodeConfig {
@@ -75,7 +75,7 @@ impl NodeConfig {
             uplink: UplinkMtu::default(),
             service_cidrs: Vec::new(),
             external_ips: false,
-            node_numbers: BTreeMap::new(),
+            node_ids: BTreeMap::new(),
         }
     }
 }

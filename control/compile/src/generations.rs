@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use heddle_tables::{Direction, EndpointId, EndpointPolicy, Generation, IdentityId, Place};
 
-use crate::identities::Identities;
+use crate::policy::identities::Identities;
 
 /// The generation of each endpoint number, kept when the endpoint goes.
 #[derive(Debug, Default)]
@@ -19,14 +19,14 @@ pub(crate) struct Generations {
 
 impl Generations {
     /// The generation of a number.
-    pub(crate) fn get(&self, no: EndpointId) -> Generation {
-        self.now.get(&no).copied().unwrap_or_default()
+    pub(crate) fn get(&self, id: EndpointId) -> Generation {
+        self.now.get(&id).copied().unwrap_or_default()
     }
 
     /// Raises a generation, once a build.
-    pub(crate) fn raise(&mut self, no: EndpointId) {
-        if self.raised.insert(no) {
-            let generation = self.now.entry(no).or_default();
+    pub(crate) fn raise(&mut self, id: EndpointId) {
+        if self.raised.insert(id) {
+            let generation = self.now.entry(id).or_default();
             *generation = generation.next();
         }
     }
@@ -103,9 +103,9 @@ impl Reach<'_> {
         };
         let differs_in = |d: &Direction| {
             let (before, after) = (before.side(*d), after.side(*d));
-            let differs = |no: IdentityId| !before.is_kept(no, after, no);
+            let differs = |id: IdentityId| !before.is_kept(id, after, id);
             match before.apart(after) {
-                Some(mut apart) => apart.any(|no| self.identities.is_older(no, self.build) && differs(no)),
+                Some(mut apart) => apart.any(|id| self.identities.is_older(id, self.build) && differs(id)),
                 None => self.identities.older_than(self.build).any(differs),
             }
         };

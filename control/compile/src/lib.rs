@@ -19,29 +19,17 @@
 //!
 //! What it does not do: choose numbers of attachments, talk to workers, or decide when a snapshot is published.
 
-mod addresses;
-mod aliases;
 mod apply;
-mod attachment;
-mod build;
-mod cidrs;
 mod compiler;
 mod config;
-mod endpoints;
 mod generations;
-mod groups;
-mod identities;
-mod kinds;
-mod nodes;
-mod policies;
-mod relevance;
-mod rules;
-mod said;
-mod selectors;
-mod services;
+mod node;
+mod policy;
+mod rebuild;
+mod service;
 #[cfg(test)]
 mod tests;
 
-pub use attachment::{AddressDifference, Attachment};
 pub use compiler::{BuildResult, Compiler, RemovedBackend};
 pub use config::{NodeConfig, UplinkMtu};
+pub use node::attachment::{AddressDifference, Attachment};

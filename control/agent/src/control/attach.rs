@@ -195,7 +195,7 @@ impl Control {
                 continue;
             }
             compiler.attach(Compiled {
-                no,
+                id: no,
                 pod: key_of(record),
                 addresses: record.addresses.iter().map(|&ip| Ip::from(ip)).take(4).collect(),
                 mac: record.mac,

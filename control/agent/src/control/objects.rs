@@ -103,11 +103,11 @@ impl Control {
 
     fn build(&mut self, first: bool) {
         let Some(compiler) = &mut self.compiler else { return };
-        let built = compiler.build();
+        let built = compiler.rebuild();
         self.ready = built.ready.into_iter().collect();
-        if !built.node_numbers.is_empty() {
+        if !built.node_ids.is_empty() {
             let numbers = built
-                .node_numbers
+                .node_ids
                 .into_iter()
                 .map(|(name, number)| (name.to_string(), number.0));
             if let Err(e) = self.store.keep_node_numbers(numbers) {
@@ -183,7 +183,7 @@ impl Control {
             uplink: self.uplink_mtu(),
             service_cidrs: self.settings.service_cidrs.iter().map(|&range| prefix(range)).collect(),
             external_ips: self.settings.external_ips,
-            node_numbers: self
+            node_ids: self
                 .store
                 .node_numbers()
                 .iter()

@@ -73,7 +73,7 @@ impl Plane {
         self.compiler.apply_changes(cluster, changes);
         self.configure(cluster);
         self.attach(cluster);
-        self.snapshot = self.compiler.build().snapshot;
+        self.snapshot = self.compiler.rebuild().snapshot;
     }
 
     /// The tables.
@@ -135,7 +135,7 @@ impl Plane {
             }
             let Some(no) = free.next() else { return };
             compiler.attach(Attachment {
-                no,
+                id: no,
                 pod: Some(key.clone()),
                 addresses: ips.iter().take(4).map(|ip| Ip::from(*ip)).collect(),
                 mac: interfaces.macs.get(key).copied().unwrap_or_else(|| mac_of(ips)),

@@ -74,30 +74,30 @@ pub fn address(pod: u32) -> IpAddr {
     Ipv4Addr::from(0x0a80_0000 + pod).into()
 }
 
-pub fn namespace(no: u32, team: u32) -> Namespace {
-    let name = format!("ns{no}");
+pub fn namespace(id: u32, team: u32) -> Namespace {
+    let name = format!("ns{id}");
     Namespace {
         labels: labels(&[
             (NAMESPACE_NAME_LABEL, &name),
             ("team", &format!("t{team}")),
-            ("env", ["prod", "test", "dev"][no as usize % 3]),
+            ("env", ["prod", "test", "dev"][id as usize % 3]),
         ]),
         name: name.into(),
     }
 }
 
 /// A pod of a deployment, as a source hands it over: it shares nothing with others.
-pub fn pod(size: Size, no: u32, app: &str) -> Pod {
-    let (namespace, deployment) = (no / EACH, no / 5);
+pub fn pod(size: Size, id: u32, app: &str) -> Pod {
+    let (namespace, deployment) = (id / EACH, id / 5);
     let hash = format!("{:010x}", (u64::from(deployment) * 0x9e37_79b9) & 0xff_ffff_ffff);
-    let node = if size.is_local(no) {
+    let node = if size.is_local(id) {
         "here".to_owned()
     } else {
-        format!("node-{:04}", no % 908)
+        format!("node-{:04}", id % 908)
     };
     Pod {
-        key: key(namespace, &format!("{app}-{hash}-{no:05x}")),
-        uid: format!("{no:08x}-0000-4000-8000-000000000000").into(),
+        key: key(namespace, &format!("{app}-{hash}-{id:05x}")),
+        uid: format!("{id:08x}-0000-4000-8000-000000000000").into(),
         labels: labels(&[
             ("app", app),
             ("tier", ["web", "db", "batch"][deployment as usize % 3]),
@@ -105,7 +105,7 @@ pub fn pod(size: Size, no: u32, app: &str) -> Pod {
             ("pod-template-hash", &hash),
         ]),
         node: Some(node.into()),
-        ips: vec![address(no)],
+        ips: vec![address(id)],
         host_network: false,
         phase: PodPhase::Running,
         ports: vec![ContainerPort {
@@ -130,11 +130,11 @@ pub fn tcp(first: u16, last: u16) -> PolicyPort {
 }
 
 /// A policy that lets in on a port.
-pub fn policy(size: Size, no: u32, to: u16) -> NetworkPolicy {
-    let namespace = if no.is_multiple_of(5) {
-        size.local_namespace(no / 5)
+pub fn policy(size: Size, id: u32, to: u16) -> NetworkPolicy {
+    let namespace = if id.is_multiple_of(5) {
+        size.local_namespace(id / 5)
     } else {
-        (no * 2 + 1) % size.namespaces()
+        (id * 2 + 1) % size.namespaces()
     };
     let peer = |namespaces: Option<&[(&str, &str)]>, pods: &[(&str, &str)]| Peer::Pods {
         namespaces: namespaces.map(matching),
@@ -145,35 +145,35 @@ pub fn policy(size: Size, no: u32, to: u16) -> NetworkPolicy {
         Peer::Block(
             IpBlock::new(
                 net(format!("172.{second}.0.0/16")),
-                [net(format!("172.{second}.{}.0/24", no % 256))],
+                [net(format!("172.{second}.{}.0/24", id % 256))],
             )
             .expect("a hole in its block"),
         )
     };
     let rule = |peers, ports| PolicyRule { peers, ports };
-    let (team, app) = (format!("t{}", no % 100), format!("a{}", no % 50));
+    let (team, app) = (format!("t{}", id % 100), format!("a{}", id % 50));
     NetworkPolicy {
-        key: key(namespace, &format!("p{no}")),
-        selector: if no.is_multiple_of(3) {
+        key: key(namespace, &format!("p{id}")),
+        selector: if id.is_multiple_of(3) {
             LabelSelector::everything()
         } else {
-            matching(&[("tier", ["web", "db"][no as usize % 2])])
+            matching(&[("tier", ["web", "db"][id as usize % 2])])
         },
         ingress: Some(vec![
             rule(vec![peer(None, &[("app", &app)])], vec![tcp(to, to)]),
             rule(
                 vec![peer(Some(&[("team", &team)]), &[("app", &app)])],
-                vec![tcp(8000, 8000 + (no % 100) as u16)],
+                vec![tcp(8000, 8000 + (id % 100) as u16)],
             ),
-            rule(vec![block((no % 200) as u8)], vec![]),
+            rule(vec![block((id % 200) as u8)], vec![]),
         ]),
-        egress: no.is_multiple_of(2).then(|| {
+        egress: id.is_multiple_of(2).then(|| {
             vec![
                 rule(
                     vec![peer(Some(&[(NAMESPACE_NAME_LABEL, "ns1")]), &[("tier", "db")])],
                     vec![tcp(53, 53)],
                 ),
-                rule(vec![block((no % 100) as u8)], vec![tcp(443, 443)]),
+                rule(vec![block((id % 100) as u8)], vec![tcp(443, 443)]),
             ]
         }),
         refused: false,
@@ -239,14 +239,14 @@ impl World {
     pub fn attach(&mut self, size: Size) {
         let local = (0..size.pods).filter(|n| size.is_local(*n));
         for (n, pod) in (0..).zip(local) {
-            let (no, mac, worker) = attached_as(n);
+            let (id, mac, worker) = attached_as(n);
             let key = self.cluster.pod_at(address(pod)).map(|pod| pod.key.clone());
             self.compiler.attach(Attachment {
-                no,
+                id,
                 pod: key,
                 addresses: [Ip::from(address(pod))].into_iter().collect(),
                 mac,
-                port: PortId(no.0),
+                port: PortId(id.0),
                 worker,
                 mtu: 0,
             });
@@ -259,7 +259,7 @@ impl World {
         let changes = world.apply(objects(size));
         world.compiler.apply_changes(&world.cluster, &changes);
         world.attach(size);
-        world.compiler.build();
+        world.compiler.rebuild();
         world
     }
 }

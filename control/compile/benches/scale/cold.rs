@@ -37,7 +37,7 @@ pub fn run(
         drop(changes);
         attach(&mut world);
         let taken = cpu_time() - began;
-        world.compiler.build();
+        world.compiler.rebuild();
         let built = cpu_time() - began;
         let took = [applied, taken - applied, built - taken];
         parts

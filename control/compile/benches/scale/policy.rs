@@ -111,10 +111,10 @@ fn with_peer(size: Size, name: &str, peer: Peer) -> NetworkPolicy {
 pub const SELECTED: (u32, &str) = (51, "a5");
 
 /// A pod with another label `app` than it is named by.
-pub fn relabelled(size: Size, no: u32, label: &str) -> Pod {
+pub fn relabelled(size: Size, id: u32, label: &str) -> Pod {
     Pod {
-        key: pod(size, no, &app(no)).key,
-        ..pod(size, no, label)
+        key: pod(size, id, &app(id)).key,
+        ..pod(size, id, label)
     }
 }
 
@@ -122,9 +122,9 @@ fn pairs(size: Size) -> Vec<Pair> {
     use Reaches::{Nothing, Something};
     let elsewhere = (1..size.policies)
         .rev()
-        .find(|no| {
-            !no.is_multiple_of(5)
-                && !(0..cluster::LOCAL).any(|n| size.local_namespace(n) == (no * 2 + 1) % size.namespaces())
+        .find(|id| {
+            !id.is_multiple_of(5)
+                && !(0..cluster::LOCAL).any(|n| size.local_namespace(n) == (id * 2 + 1) % size.namespaces())
         })
         .expect("some namespace has no local pod");
     let remote = size.pods - 1;
@@ -205,7 +205,7 @@ fn once(world: &mut World, event: Event, reaches: Reaches, case: &str) -> Durati
     let began = cpu_time();
     let changes = world.cluster.apply(event);
     world.compiler.apply_changes(&world.cluster, &changes);
-    let built = world.compiler.build();
+    let built = world.compiler.rebuild();
     let took = cpu_time() - began;
     match reaches {
         Reaches::Something => assert!(built.changed, "{case}: tables differ"),

@@ -18,20 +18,20 @@ use crate::report::{Report, cpu_time, time};
 pub const SIZES: [(&str, u32); 3] = [("100", 100), ("3k", 3_000), ("30k", 30_000)];
 const ENDPOINTS: u32 = 4;
 
-fn key(no: u32, name: &str) -> ObjectKey {
-    ObjectKey::new(format!("ns{}", no / 30), name)
+fn key(id: u32, name: &str) -> ObjectKey {
+    ObjectKey::new(format!("ns{}", id / 30), name)
 }
 
 /// The address of a Service.
-pub const fn address(no: u32) -> Ip {
-    Ip::from_v4((0x0a60_0000 + no).to_be_bytes())
+pub const fn address(id: u32) -> Ip {
+    Ip::from_v4((0x0a60_0000 + id).to_be_bytes())
 }
 
-fn service(no: u32) -> Service {
+fn service(id: u32) -> Service {
     Service {
-        key: key(no, &format!("service-{no}")),
+        key: key(id, &format!("service-{id}")),
         service_type: ServiceType::ClusterIp,
-        cluster_ips: ClusterIps::Addresses(vec![address(no).to_std()]),
+        cluster_ips: ClusterIps::Addresses(vec![address(id).to_std()]),
         ports: vec![ServicePort {
             name: "http".into(),
             protocol: Protocol::Tcp,
@@ -56,25 +56,25 @@ fn service(no: u32) -> Service {
 }
 
 /// The slice of a Service; of its first endpoint there are versions.
-pub fn slice(no: u32, version: u32) -> EndpointSlice {
+pub fn slice(id: u32, version: u32) -> EndpointSlice {
     let endpoint = |n: u32| {
-        let address = IpAddr::from(Ipv4Addr::from(0x0a80_0000 + no * ENDPOINTS + n));
+        let address = IpAddr::from(Ipv4Addr::from(0x0a80_0000 + id * ENDPOINTS + n));
         let other = IpAddr::from(Ipv4Addr::from(0x0b00_0000 + version));
         Endpoint {
             address: if n == 0 && version > 0 { other } else { address },
             ready: true,
             serving: true,
             terminating: false,
-            node: Some(format!("node-{:04}", (no + n) % 908).into()),
+            node: Some(format!("node-{:04}", (id + n) % 908).into()),
             zone: Some("zone-a".into()),
             hint_zones: Vec::new(),
             hint_nodes: Vec::new(),
-            target_pod: Some(key(no, &format!("service-{no}-{n}"))),
+            target_pod: Some(key(id, &format!("service-{id}-{n}"))),
         }
     };
     EndpointSlice {
-        key: key(no, &format!("service-{no}-abcde")),
-        service: Some(key(no, &format!("service-{no}"))),
+        key: key(id, &format!("service-{id}-abcde")),
+        service: Some(key(id, &format!("service-{id}"))),
         proxy_name: None,
         headless: false,
         address_type: AddressType::V4,
@@ -88,15 +88,15 @@ pub fn slice(no: u32, version: u32) -> EndpointSlice {
 }
 
 fn objects(count: u32) -> impl Iterator<Item = Object> {
-    let services = (0..count).map(|no| service(no).into());
-    services.chain((0..count).map(|no| slice(no, 0).into()))
+    let services = (0..count).map(|id| service(id).into());
+    services.chain((0..count).map(|id| slice(id, 0).into()))
 }
 
 pub fn world(count: u32) -> World {
     let mut world = World::new();
     let changes = world.apply(objects(count));
     world.compiler.apply_changes(&world.cluster, &changes);
-    world.compiler.build();
+    world.compiler.rebuild();
     world
 }
 
@@ -120,7 +120,7 @@ pub fn run(criterion: &mut Criterion, report: &mut Report) {
             let began = cpu_time();
             let changes = world.cluster.apply(event);
             world.compiler.apply_changes(&world.cluster, &changes);
-            let built = world.compiler.build();
+            let built = world.compiler.rebuild();
             let took = cpu_time() - began;
             assert_eq!(built.pages_copied, 2, "a page of frontends, and their root");
             took
@@ -130,7 +130,7 @@ pub fn run(criterion: &mut Criterion, report: &mut Report) {
             let mut kept = None;
             let all = allocation_counter::measure(|| kept = Some(world(count)));
             let mut tables = None;
-            let alone = allocation_counter::measure(|| tables = Some(world(count).compiler.build().snapshot));
+            let alone = allocation_counter::measure(|| tables = Some(world(count).compiler.rebuild().snapshot));
             *memory.borrow_mut() = Some((alone.bytes_current, all.bytes_current));
             b.iter(|| tables.as_ref().map(|tables| tables.version()));
         });

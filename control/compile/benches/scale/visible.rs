@@ -64,7 +64,7 @@ struct Node {
 
 impl Node {
     fn new(mut world: World, clients: &[Client]) -> Self {
-        let tables = world.compiler.build().snapshot;
+        let tables = world.compiler.rebuild().snapshot;
         Self {
             workers: Workers::start(tables, clients),
             world,
@@ -77,7 +77,7 @@ impl Node {
         let (began, cpu) = (Instant::now(), cpu_time());
         let changes = self.world.cluster.apply(event);
         self.world.compiler.apply_changes(&self.world.cluster, &changes);
-        let built = self.world.compiler.build();
+        let built = self.world.compiler.rebuild();
         let work = cpu_time() - cpu;
         assert!(built.changed, "there is something to publish");
         let (Seen { taken, answered }, left) = self.workers.publish(built.snapshot, asked, began);
@@ -118,7 +118,7 @@ fn calls(
 /// Pods of nobody's, one for each worker.
 fn strangers() -> [Client; WORKERS as usize] {
     std::array::from_fn(|n| Client {
-        no: EndpointId(EndpointId::FIRST_POD.0 + n as u16),
+        id: EndpointId(EndpointId::FIRST_POD.0 + n as u16),
         ip: Ip::from_v4([10, 200, 0, 1 + n as u8]),
         mac: MacAddr([2, 0, 0, 0, 0, n as u8]),
         worker: WorkerId(n as u8),
@@ -133,11 +133,11 @@ fn endpoint(criterion: &mut Criterion, report: &mut Report) {
             let mut world = services::world(count);
             for client in clients {
                 world.compiler.attach(Attachment {
-                    no: client.no,
+                    id: client.id,
                     pod: None,
                     addresses: [client.ip].into_iter().collect(),
                     mac: client.mac,
-                    port: PortId(client.no.0),
+                    port: PortId(client.id.0),
                     worker: client.worker,
                     mtu: 0,
                 });
@@ -152,9 +152,9 @@ fn endpoint(criterion: &mut Criterion, report: &mut Report) {
             ("visible/one endpoint", name),
             make,
             |node, version| {
-                let no = version.wrapping_mul(7) % count;
-                let (to, sport) = (services::address(no), &mut sports[no as usize]);
-                let slice = services::slice(no, version);
+                let id = version.wrapping_mul(7) % count;
+                let (to, sport) = (services::address(id), &mut sports[id as usize]);
+                let slice = services::slice(id, version);
                 let backend = |ip: IpAddr| Backend {
                     ip: ip.into(),
                     port: 8080,
@@ -213,9 +213,9 @@ fn policed(size: Size) -> (World, [Client; WORKERS as usize]) {
     world.compiler.apply_changes(&world.cluster, &changes);
     let mut local = (0..size.pods).filter(|n| size.is_local(*n));
     let clients = std::array::from_fn(|n| {
-        let (no, mac, worker) = cluster::attached_as(n as u16);
+        let (id, mac, worker) = cluster::attached_as(n as u16);
         Client {
-            no,
+            id,
             ip: local
                 .next()
                 .map(|pod| Ip::from(cluster::address(pod)))
@@ -270,10 +270,10 @@ fn of_policy(criterion: &mut Criterion, report: &mut Report) {
             },
         );
         calls(criterion, report, ("visible/one label", name), make, |node, number| {
-            let (no, selected) = policy::SELECTED;
-            let own = cluster::app(no);
+            let (id, selected) = policy::SELECTED;
+            let own = cluster::app(id);
             let label = if number % 2 == 1 { selected } else { &own };
-            let event = policy::put(policy::relabelled(size, no, label));
+            let event = policy::put(policy::relabelled(size, id, label));
             node.follow(event, &ask([OPEN; 2])).0
         });
     }

@@ -23,7 +23,7 @@ const LOOK_AGAIN: Duration = Duration::from_micros(5);
 /// A pod whose port a worker polls.
 #[derive(Clone, Copy)]
 pub struct Client {
-    pub no: EndpointId,
+    pub id: EndpointId,
     pub ip: Ip,
     pub mac: MacAddr,
     pub worker: WorkerId,
@@ -64,12 +64,12 @@ impl Workers {
         let shared = SharedPool::heap(4096, 2048);
         let start = Instant::now();
         let clock = move || Millis(1_000 + start.elapsed().as_millis() as u64);
-        let ports = clients.iter().map(|client| client.no.0).max().unwrap_or_default() + 1;
+        let ports = clients.iter().map(|client| client.id.0).max().unwrap_or_default() + 1;
         let (mut handles, mut threads) = (Vec::new(), Vec::new());
         let lanes = mesh(WORKERS, 1024).expect("lanes between workers");
-        for (no, (reader, ends)) in (0..WORKERS).zip(readers.into_iter().zip(lanes)) {
-            let config = WorkerConfig::new(WorkerId(no), ports);
-            let pool = WorkerPool::new(no, shared.clone());
+        for (id, (reader, ends)) in (0..WORKERS).zip(readers.into_iter().zip(lanes)) {
+            let config = WorkerConfig::new(WorkerId(id), ports);
+            let pool = WorkerPool::new(id, shared.clone());
             let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
             handles.push(handle);
             threads.push(thread::spawn(move || {
@@ -86,7 +86,7 @@ impl Workers {
         let host = open(WorkerId(0), PortId(0), PortRole::Host);
         let wires = clients
             .iter()
-            .map(|client| open(client.worker, PortId(client.no.0), PortRole::Pod(client.no)))
+            .map(|client| open(client.worker, PortId(client.id.0), PortRole::Pod(client.id)))
             .collect();
         Self {
             publisher,

@@ -31,20 +31,20 @@ fn world() -> World {
 }
 
 fn raised(world: &mut World) -> Vec<u16> {
-    let before: Vec<_> = (0..10).map(|no| generation(&world.compiler.last, no)).collect();
+    let before: Vec<_> = (0..10).map(|id| generation(&world.compiler.last, id)).collect();
     let built = world.build();
-    let raised: Vec<u16> = built.raised.iter().map(|no| no.0).collect();
-    for (no, before) in (0..10).zip(before) {
-        let now = generation(&built.snapshot, no);
+    let raised: Vec<u16> = built.raised.iter().map(|id| id.0).collect();
+    for (id, before) in (0..10).zip(before) {
+        let now = generation(&built.snapshot, id);
         if now.is_some() && before.is_some() {
-            assert_eq!(now != before, raised.contains(&no), "endpoint {no}");
+            assert_eq!(now != before, raised.contains(&id), "endpoint {id}");
         }
     }
     raised
 }
 
-fn generation(snapshot: &Snapshot, no: u16) -> Option<u32> {
-    snapshot.endpoint(EndpointId(no)).map(|e| e.generation.0)
+fn generation(snapshot: &Snapshot, id: u16) -> Option<u32> {
+    snapshot.endpoint(EndpointId(id)).map(|e| e.generation.0)
 }
 
 #[test]

@@ -54,14 +54,14 @@ impl World {
     }
 
     /// Adds a pod of this node, attached.
-    fn local(&mut self, no: u16, pod: &Pod) -> &mut Self {
+    fn local(&mut self, id: u16, pod: &Pod) -> &mut Self {
         self.put(pod.clone());
-        self.compiler.attach(attachment(no, Some(&pod.key), &pod.ips));
+        self.compiler.attach(attachment(id, Some(&pod.key), &pod.ips));
         self
     }
 
     fn build(&mut self) -> BuildResult {
-        self.compiler.build()
+        self.compiler.rebuild()
     }
 }
 
@@ -141,13 +141,13 @@ fn node(name: &str, address: &str, pod_cidr: &str) -> Node {
     }
 }
 
-fn attachment(no: u16, pod: Option<&ObjectKey>, ips: &[IpAddr]) -> Attachment {
+fn attachment(id: u16, pod: Option<&ObjectKey>, ips: &[IpAddr]) -> Attachment {
     Attachment {
-        no: EndpointId(no),
+        id: EndpointId(id),
         pod: pod.cloned(),
         addresses: ips.iter().map(|i| Ip::from(*i)).collect(),
-        mac: MacAddr([2, 0, 0, 0, 0, no as u8]),
-        port: PortId(no),
+        mac: MacAddr([2, 0, 0, 0, 0, id as u8]),
+        port: PortId(id),
         worker: WorkerId(0),
         mtu: 0,
     }
@@ -215,24 +215,24 @@ fn named(name: &str) -> PolicyPort {
 /// The verdict of a local endpoint, and what decided.
 fn judge(
     snapshot: &Snapshot,
-    no: u16,
+    id: u16,
     direction: Direction,
     peer: &str,
     proto: Proto,
     port: u16,
 ) -> (bool, Arc<Decision>) {
-    let endpoint = snapshot.endpoint(EndpointId(no)).unwrap();
+    let endpoint = snapshot.endpoint(EndpointId(id)).unwrap();
     let peer = snapshot.address(Ip::from(ip(peer)));
     let verdict: PolicyVerdict = endpoint.judge(direction, peer, proto, port);
     (verdict.is_allowed(), snapshot.reason(verdict.rule()).unwrap())
 }
 
 /// Whether a local endpoint lets a TCP connection in.
-fn admits(snapshot: &Snapshot, no: u16, peer: &str, port: u16) -> bool {
-    judge(snapshot, no, Direction::Ingress, peer, Proto::TCP, port).0
+fn admits(snapshot: &Snapshot, id: u16, peer: &str, port: u16) -> bool {
+    judge(snapshot, id, Direction::Ingress, peer, Proto::TCP, port).0
 }
 
 /// Whether a local endpoint lets a TCP connection out.
-fn lets_out(snapshot: &Snapshot, no: u16, peer: &str, port: u16) -> bool {
-    judge(snapshot, no, Direction::Egress, peer, Proto::TCP, port).0
+fn lets_out(snapshot: &Snapshot, id: u16, peer: &str, port: u16) -> bool {
+    judge(snapshot, id, Direction::Egress, peer, Proto::TCP, port).0
 }

@@ -22,7 +22,7 @@ fn every_address_has_its_place() {
         addresses: [Ip::from(ip("169.254.7.7"))].into_iter().collect(),
     });
     let built = world.build();
-    let [(name, there)] = &built.node_numbers[..] else {
+    let [(name, there)] = &built.node_ids[..] else {
         panic!("one number is given out")
     };
     assert_eq!((&**name, *there), ("there", NodeId(0)));
@@ -49,7 +49,7 @@ fn every_address_has_its_place() {
     world.put(node("there", "192.168.0.2", "10.0.2.0/24"));
     let built = world.build();
     assert_eq!(
-        (place(&built.snapshot, "10.9.9.9"), built.node_numbers.len()),
+        (place(&built.snapshot, "10.9.9.9"), built.node_ids.len()),
         (Place::Node(*there), 0)
     );
 }

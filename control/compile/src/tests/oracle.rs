@@ -412,8 +412,8 @@ fn check(world: &mut World, before: &Arc<Snapshot>) -> Result<Arc<Snapshot>, Tes
     let snapshot = world.build().snapshot;
     let (old, new) = (verdicts(before), verdicts(&snapshot));
     for (asked, (allowed, generation)) in &new {
-        let (no, direction, peer, proto, port) = *asked;
-        let pod = world.cluster.pod(&pod_key(no as u8 - 2));
+        let (id, direction, peer, proto, port) = *asked;
+        let pod = world.cluster.pod(&pod_key(id as u8 - 2));
         // Local pods that are not attached have no address as yet, whatever their status says.
         let unattached = (0..3u16)
             .any(|n| pod_ips(n as u8).iter().any(|i| ip(i) == peer) && snapshot.endpoint(EndpointId(n + 2)).is_none());
@@ -502,7 +502,7 @@ proptest! {
         let sizes = |world: &World| (world.compiler.identity_count(), world.compiler.policy_count());
         prop_assert_eq!(sizes(&one_by_one), sizes(&at_once));
         prop_assert_eq!(sizes(&one_by_one), sizes(&fresh));
-        let attached: BTreeSet<_> = one_by_one.compiler.attachments().map(|a| a.no).collect();
+        let attached: BTreeSet<_> = one_by_one.compiler.attachments().map(|a| a.id).collect();
         prop_assert_eq!(attached.len(), one_by_one.build().snapshot.endpoints().count() - 2);
     }
 }

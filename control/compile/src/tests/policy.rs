@@ -263,7 +263,7 @@ fn a_pod_is_closed_until_it_is_known_and_one_without_a_pod_is_open() {
     world.compiler.attach(attachment(5, None, &[ip("10.0.1.5")]));
     let built = world.build();
     assert_eq!(built.ready, [2, 3, 5].map(EndpointId));
-    let why = |world: &Snapshot, no| judge(world, no, Direction::Egress, "1.1.1.1", Proto::TCP, 80);
+    let why = |world: &Snapshot, id| judge(world, id, Direction::Egress, "1.1.1.1", Proto::TCP, 80);
     assert_eq!(why(&built.snapshot, 4), (false, Decision::NotReady.into()));
     assert_eq!(why(&built.snapshot, 5), (true, Decision::NoPolicy.into()));
     assert!(!admits(&built.snapshot, 4, "192.168.0.1", 80), "not even its own node");
@@ -406,6 +406,6 @@ fn an_endpoint_that_takes_the_place_of_one_that_moves_on_gets_its_own_policy() {
     world.put(pod("shop/first", "here", &["10.0.1.2"], "stage=b"));
     world.put(pod("shop/second", "here", &["10.0.1.3"], "stage=c"));
     let snapshot = world.build().snapshot;
-    let open = |no| [81, 82, 83].map(|number| admits(&snapshot, no, "10.0.2.9", number));
+    let open = |id| [81, 82, 83].map(|number| admits(&snapshot, id, "10.0.2.9", number));
     assert_eq!((open(2), open(3)), ([false, true, false], [false, false, true]));
 }

@@ -75,7 +75,7 @@ pub(super) fn slice(name: &str, of: &str, ports: &[(&str, u16)], endpoints: &[(&
     }
 }
 
-/// What a connection to a frontend may reach: `not a service`, `no such port`, `reject`, `drop`, or its backends.
+/// What a connection to a frontend may reach: `not a service`, `id such port`, `reject`, `drop`, or its backends.
 pub(super) fn ask(snapshot: &Snapshot, addr: &str, port: u16) -> String {
     match snapshot.frontend(Ip::from(ip(addr)), Proto::TCP, port) {
         ServiceLookup::NotAService => "not a service".into(),

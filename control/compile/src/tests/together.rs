@@ -21,18 +21,18 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (2u16..7, any::<Stages>()).prop_map(|(no, stages)| Step::Pod(no, stages)),
+        6 => (2u16..7, any::<Stages>()).prop_map(|(id, stages)| Step::Pod(id, stages)),
         1 => (2u16..7).prop_map(Step::Detach),
         3 => (0usize..3, prop::option::weighted(0.8, 81u16..87)).prop_map(|(of, port)| Step::Policy(of, port)),
         3 => Just(Step::Build),
     ]
 }
 
-fn the_pod(no: u16, stages: Stages) -> Pod {
+fn the_pod(id: u16, stages: Stages) -> Pod {
     let set = STAGES.into_iter().zip(stages).filter(|(_, is)| *is);
     let its_labels: Vec<String> = set.map(|(stage, _)| format!("{stage}=1")).collect();
-    let ip = format!("10.0.1.{no}");
-    pod(&format!("shop/p{no}"), "here", &[&ip], &its_labels.join(","))
+    let ip = format!("10.0.1.{id}");
+    pod(&format!("shop/p{id}"), "here", &[&ip], &its_labels.join(","))
 }
 
 fn the_policy(of: usize, number: u16) -> NetworkPolicy {
@@ -52,17 +52,17 @@ proptest! {
         let mut ports = [None; 3];
         for step in steps.into_iter().chain([Step::Build]) {
             match step {
-                Step::Pod(no, stages) => {
-                    let pod = the_pod(no, stages);
-                    if attached.insert(no, stages).is_none() {
-                        world.local(no, &pod);
+                Step::Pod(id, stages) => {
+                    let pod = the_pod(id, stages);
+                    if attached.insert(id, stages).is_none() {
+                        world.local(id, &pod);
                     } else {
                         world.put(pod);
                     }
                 }
-                Step::Detach(no) => {
-                    attached.remove(&no);
-                    world.compiler.detach(EndpointId(no));
+                Step::Detach(id) => {
+                    attached.remove(&id);
+                    world.compiler.detach(EndpointId(id));
                 }
                 Step::Policy(of, port) => {
                     ports[of] = port;
@@ -77,11 +77,11 @@ proptest! {
                         let of = |at: usize| stages[at].then_some((at, ports[at]?));
                         (0..3).filter_map(of).collect()
                     };
-                    for (no, stages) in &attached {
+                    for (id, stages) in &attached {
                         let open = opens(stages);
                         for number in 81..87 {
                             let want = open.iter().any(|(_, port)| *port == number);
-                            prop_assert_eq!(admits(&snapshot, *no, "10.0.2.9", number), want, "{} at {}", no, number);
+                            prop_assert_eq!(admits(&snapshot, *id, "10.0.2.9", number), want, "{} at {}", id, number);
                         }
                     }
                     let groups: BTreeSet<_> = attached.values().map(opens).collect();

@@ -9,8 +9,8 @@ use heddle_wire::Ip;
 use smallvec::SmallVec;
 
 use crate::compiler::Compiler;
-use crate::identities::Class;
-use crate::kinds::KindId;
+use crate::policy::identities::Class;
+use crate::policy::pod_classes::KindId;
 
 /// Those who claim an address. An attachment counts before the node itself, that before a pod, that before other nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,7 +131,9 @@ impl Compiler {
                         cidr: self.cidrs.longest(addr),
                     };
                     let signature = part.and_then(|part| self.kinds.signature(part));
-                    let identity = self.identities.acquire(class, signature.map(|s| &**s), self.build_no);
+                    let identity = self
+                        .identities
+                        .acquire(class, signature.map(|s| &**s), self.build_number);
                     self.tables.set_address(addr, AddressInfo { identity, place });
                     after = (Some(identity), kind);
                 }
@@ -151,13 +153,13 @@ impl Compiler {
 
     /// The pod's kind and the node's part of the class, and the place; no place if no claim counts.
     fn holder(&self, addr: Ip, claims: &Claims) -> (Option<KindId>, Option<Labels>, Option<Place>) {
-        if let Some(no) = claims.attachment {
-            let attached = self.attached.get(&no);
+        if let Some(id) = claims.attachment {
+            let attached = self.attached.get(&id);
             let runs = attached
                 .and_then(|a| a.pod.as_ref())
                 .is_some_and(|pod| !pod.is_terminated());
             let kind = attached.and_then(|a| a.kind).filter(|_| runs);
-            return (kind, None, Some(Place::Local(no)));
+            return (kind, None, Some(Place::Local(id)));
         }
         if claims.host {
             // `heddle0` has addresses that are not in the node's status.

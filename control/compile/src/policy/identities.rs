@@ -7,9 +7,9 @@ use foldhash::{HashMap, HashMapExt};
 use heddle_model::Labels;
 use heddle_tables::{IdentityId, Prefix};
 
-use crate::groups::NamedPort;
-use crate::kinds::{PartId, Signature};
-use crate::selectors::SelectorId;
+use crate::policy::groups::NamedPort;
+use crate::policy::pod_classes::{PartId, Signature};
+use crate::policy::selectors::SelectorId;
 
 /// What an identity is the class of.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
@@ -81,12 +81,12 @@ impl Default for Identities {
 }
 
 impl Identities {
-    pub(crate) fn get(&self, no: IdentityId) -> Option<&Identity> {
-        self.slots.get(no.index())?.as_ref()
+    pub(crate) fn get(&self, id: IdentityId) -> Option<&Identity> {
+        self.slots.get(id.index())?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, no: IdentityId) -> Option<&mut Identity> {
-        self.slots.get_mut(no.index())?.as_mut()
+    pub(crate) fn get_mut(&mut self, id: IdentityId) -> Option<&mut Identity> {
+        self.slots.get_mut(id.index())?.as_mut()
     }
 
     /// How many there are.
@@ -95,27 +95,27 @@ impl Identities {
     }
 
     /// Whether it was there before that build, and still is.
-    pub(crate) fn is_older(&self, no: IdentityId, build: u64) -> bool {
-        self.get(no).is_some_and(|i| i.born < build && i.uses > 0)
+    pub(crate) fn is_older(&self, id: IdentityId, build: u64) -> bool {
+        self.get(id).is_some_and(|i| i.born < build && i.uses > 0)
     }
 
     /// The identities that were there before that build, and still are.
     pub(crate) fn older_than(&self, build: u64) -> impl Iterator<Item = IdentityId> {
-        let all = (0u32..).zip(&self.slots).map(|(no, _)| IdentityId(no));
-        all.filter(move |no| self.is_older(*no, build))
+        let all = (0u32..).zip(&self.slots).map(|(id, _)| IdentityId(id));
+        all.filter(move |id| self.is_older(*id, build))
     }
 
     /// The identity of a class, used once more. `signature` is that of the class's part.
     pub(crate) fn acquire(&mut self, class: Class, signature: Option<&Signature>, build: u64) -> IdentityId {
-        if let Some(no) = self.known.get(&class) {
-            let no = *no;
-            if let Some(identity) = self.get_mut(no) {
+        if let Some(id) = self.known.get(&class) {
+            let id = *id;
+            if let Some(identity) = self.get_mut(id) {
                 identity.uses += 1;
                 if identity.uses == 1 {
-                    self.unused.remove(&no);
+                    self.unused.remove(&id);
                 }
             }
-            return no;
+            return id;
         }
         let identity = Identity {
             class: class.clone(),
@@ -124,10 +124,10 @@ impl Identities {
             born: build,
             uses: 1,
         };
-        let no = match self.free.pop() {
-            Some(no) => {
-                self.slots[no.index()] = Some(identity);
-                no
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.slots[id.index()] = Some(identity);
+                id
             }
             None => {
                 self.slots.push(Some(identity));
@@ -135,19 +135,19 @@ impl Identities {
             }
         };
         self.index(&class, |set| {
-            set.insert(no);
+            set.insert(id);
         });
-        self.known.insert(class, no);
-        self.fresh.push(no);
-        no
+        self.known.insert(class, id);
+        self.fresh.push(id);
+        id
     }
 
     /// An identity is used once less. One that nobody uses goes with [`purge`](Self::purge).
-    pub(crate) fn release(&mut self, no: IdentityId) {
-        if let Some(identity) = self.get_mut(no) {
+    pub(crate) fn release(&mut self, id: IdentityId) {
+        if let Some(identity) = self.get_mut(id) {
             identity.uses -= 1;
             if identity.uses == 0 {
-                self.unused.insert(no);
+                self.unused.insert(id);
             }
         }
     }
@@ -164,13 +164,13 @@ impl Identities {
 
     /// Takes out those that nobody uses; their numbers are free from now on.
     pub(crate) fn purge(&mut self) {
-        for no in std::mem::take(&mut self.unused) {
-            if let Some(identity) = self.slots[no.index()].take() {
+        for id in std::mem::take(&mut self.unused) {
+            if let Some(identity) = self.slots[id.index()].take() {
                 self.known.remove(&identity.class);
                 self.index(&identity.class, |set| {
-                    set.remove(&no);
+                    set.remove(&id);
                 });
-                self.free.push(no);
+                self.free.push(id);
             }
         }
     }

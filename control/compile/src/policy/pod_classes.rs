@@ -15,8 +15,8 @@ use foldhash::HashMap;
 use heddle_model::{Labels, Pod};
 use heddle_wire::Ip;
 
-use crate::groups::NamedPort;
-use crate::selectors::SelectorId;
+use crate::policy::groups::NamedPort;
+use crate::policy::selectors::SelectorId;
 
 /// The number of a kind.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -113,42 +113,42 @@ impl Divided {
 }
 
 impl Kinds {
-    pub(crate) fn get(&self, no: KindId) -> Option<&Kind> {
-        self.slots.get(no.0 as usize)?.as_ref()
+    pub(crate) fn get(&self, id: KindId) -> Option<&Kind> {
+        self.slots.get(id.0 as usize)?.as_ref()
     }
 
-    fn get_mut(&mut self, no: KindId) -> Option<&mut Kind> {
-        self.slots.get_mut(no.0 as usize)?.as_mut()
+    fn get_mut(&mut self, id: KindId) -> Option<&mut Kind> {
+        self.slots.get_mut(id.0 as usize)?.as_mut()
     }
 
-    fn part(&self, no: PartId) -> Option<&Part> {
-        self.parts.get(no.0 as usize)?.as_ref()
+    fn part(&self, id: PartId) -> Option<&Part> {
+        self.parts.get(id.0 as usize)?.as_ref()
     }
 
-    fn part_mut(&mut self, no: PartId) -> Option<&mut Part> {
-        self.parts.get_mut(no.0 as usize)?.as_mut()
+    fn part_mut(&mut self, id: PartId) -> Option<&mut Part> {
+        self.parts.get_mut(id.0 as usize)?.as_mut()
     }
 
     /// The signature of a part.
-    pub(crate) fn signature(&self, no: PartId) -> Option<&Arc<Signature>> {
-        self.part(no).map(|part| &part.signature)
+    pub(crate) fn signature(&self, id: PartId) -> Option<&Arc<Signature>> {
+        self.part(id).map(|part| &part.signature)
     }
 
     /// The number of a kind, used once more. A new one is signed.
     pub(crate) fn acquire(&mut self, what: PodKind, sign: impl FnOnce(&PodKind) -> Signature) -> KindId {
-        if let Some(no) = self.known.get(&what) {
-            let no = *no;
-            if let Some(kind) = self.get_mut(no) {
+        if let Some(id) = self.known.get(&what) {
+            let id = *id;
+            if let Some(kind) = self.get_mut(id) {
                 kind.uses += 1;
             }
-            self.unused.remove(&no);
-            return no;
+            self.unused.remove(&id);
+            return id;
         }
-        let no = self.free.pop().unwrap_or(KindId(self.slots.len() as u32));
+        let id = self.free.pop().unwrap_or(KindId(self.slots.len() as u32));
         let part = self.part_of(sign(&what));
         let what = Arc::new(what);
         self.index(&what, |set| {
-            set.insert(no);
+            set.insert(id);
         });
         let kind = Kind {
             what: Arc::clone(&what),
@@ -156,29 +156,29 @@ impl Kinds {
             addresses: BTreeSet::new(),
             uses: 1,
         };
-        match self.slots.get_mut(no.0 as usize) {
+        match self.slots.get_mut(id.0 as usize) {
             Some(slot) => *slot = Some(kind),
             None => self.slots.push(Some(kind)),
         }
-        self.known.insert(what, no);
-        self.join(no, part);
-        no
+        self.known.insert(what, id);
+        self.join(id, part);
+        id
     }
 
     /// A known kind, used once more.
-    pub(crate) fn reuse(&mut self, no: KindId) -> KindId {
-        if let Some(kind) = self.get_mut(no) {
+    pub(crate) fn reuse(&mut self, id: KindId) -> KindId {
+        if let Some(kind) = self.get_mut(id) {
             kind.uses += 1;
         }
-        no
+        id
     }
 
     /// A kind is used once less. One that nobody uses goes with [`purge`](Self::purge).
-    pub(crate) fn release(&mut self, no: KindId) {
-        if let Some(kind) = self.get_mut(no) {
+    pub(crate) fn release(&mut self, id: KindId) {
+        if let Some(kind) = self.get_mut(id) {
             kind.uses -= 1;
             if kind.uses == 0 {
-                self.unused.insert(no);
+                self.unused.insert(id);
             }
         }
     }
@@ -188,30 +188,30 @@ impl Kinds {
         if before == after {
             return;
         }
-        if let Some(kind) = before.and_then(|no| self.get_mut(no)) {
+        if let Some(kind) = before.and_then(|id| self.get_mut(id)) {
             kind.addresses.remove(&addr);
         }
-        if let Some(kind) = after.and_then(|no| self.get_mut(no)) {
+        if let Some(kind) = after.and_then(|id| self.get_mut(id)) {
             kind.addresses.insert(addr);
         }
     }
 
     /// Takes out the kinds that nobody uses, and the parts that have none. No identity names those any more.
     pub(crate) fn purge(&mut self) {
-        for no in std::mem::take(&mut self.unused) {
-            let Some(kind) = self.slots[no.0 as usize].take() else {
+        for id in std::mem::take(&mut self.unused) {
+            let Some(kind) = self.slots[id.0 as usize].take() else {
                 continue;
             };
             self.known.remove(&kind.what);
             self.index(&kind.what, |set| {
-                set.remove(&no);
+                set.remove(&id);
             });
-            self.leave(no, kind.part);
-            self.free.push(no);
+            self.leave(id, kind.part);
+            self.free.push(id);
         }
-        for no in std::mem::take(&mut self.empty_parts) {
-            self.parts[no.0 as usize] = None;
-            self.free_parts.push(no);
+        for id in std::mem::take(&mut self.empty_parts) {
+            self.parts[id.0 as usize] = None;
+            self.free_parts.push(id);
         }
     }
 
@@ -259,17 +259,17 @@ impl Kinds {
     pub(crate) fn gain(&mut self, selector: SelectorId, kinds: impl IntoIterator<Item = KindId>) -> Divided {
         let mut by_part: Vec<(PartId, KindId)> = kinds
             .into_iter()
-            .filter_map(|no| Some((self.get(no)?.part, no)))
+            .filter_map(|id| Some((self.get(id)?.part, id)))
             .collect();
         by_part.sort_unstable();
         by_part.dedup();
         let mut divided = Divided::default();
         for selected in by_part.chunk_by(|a, b| a.0 == b.0) {
-            let Some((no, _)) = selected.first().copied() else {
+            let Some((id, _)) = selected.first().copied() else {
                 continue;
             };
             let selected: Vec<KindId> = selected.iter().map(|(_, kind)| *kind).collect();
-            let Some(part) = self.part(no) else { continue };
+            let Some(part) = self.part(id) else { continue };
             let before = Arc::clone(&part.signature);
             let Err(at) = before.matched.binary_search(&selector) else {
                 continue;
@@ -278,7 +278,7 @@ impl Kinds {
             after.matched.insert(at, selector);
             if 2 * selected.len() < part.kinds.len() {
                 for kind in selected {
-                    self.relocate(kind, no, &after, &mut divided.moved);
+                    self.relocate(kind, id, &after, &mut divided.moved);
                 }
             } else {
                 let others: Vec<KindId> = if selected.len() == part.kinds.len() {
@@ -287,10 +287,10 @@ impl Kinds {
                     let other = |kind: &KindId| selected.binary_search(kind).is_err();
                     part.kinds.iter().copied().filter(other).collect()
                 };
-                self.rename(no, Arc::new(after));
-                divided.renamed.push(no);
+                self.rename(id, Arc::new(after));
+                divided.renamed.push(id);
                 for kind in others {
-                    self.relocate(kind, no, &before, &mut divided.moved);
+                    self.relocate(kind, id, &before, &mut divided.moved);
                 }
             }
         }
@@ -300,8 +300,8 @@ impl Kinds {
     /// A selector is in use no more.
     pub(crate) fn lose(&mut self, selector: SelectorId) -> Divided {
         let mut divided = Divided::default();
-        for no in self.by_selector.remove(&selector).unwrap_or_default() {
-            let Some(part) = self.part(no) else { continue };
+        for id in self.by_selector.remove(&selector).unwrap_or_default() {
+            let Some(part) = self.part(id) else { continue };
             let mut after = Signature::clone(&part.signature);
             after.matched.retain(|s| *s != selector);
             let twin = self.by_signature.get(&after).copied();
@@ -309,7 +309,7 @@ impl Kinds {
             match twin {
                 Some(twin) if !smaller(&twin) => {
                     for kind in part.kinds.clone() {
-                        self.relocate(kind, no, &after, &mut divided.moved);
+                        self.relocate(kind, id, &after, &mut divided.moved);
                     }
                 }
                 twin => {
@@ -317,11 +317,11 @@ impl Kinds {
                     let kinds = twin.and_then(|twin| self.part(twin)).map(|twin| twin.kinds.clone());
                     if let Some(twin) = twin {
                         for kind in kinds.unwrap_or_default() {
-                            self.transfer(kind, twin, no, &mut divided.moved);
+                            self.transfer(kind, twin, id, &mut divided.moved);
                         }
                     }
-                    self.rename(no, Arc::new(after));
-                    divided.renamed.push(no);
+                    self.rename(id, Arc::new(after));
+                    divided.renamed.push(id);
                 }
             }
         }
@@ -331,14 +331,14 @@ impl Kinds {
     /// Gives kinds new signatures.
     pub(crate) fn sign(&mut self, signed: impl IntoIterator<Item = (KindId, Arc<Signature>)>) -> Divided {
         let mut by_part: BTreeMap<PartId, Vec<(KindId, Arc<Signature>)>> = BTreeMap::new();
-        for (no, signature) in signed {
-            if let Some(kind) = self.get(no) {
-                by_part.entry(kind.part).or_default().push((no, signature));
+        for (id, signature) in signed {
+            if let Some(kind) = self.get(id) {
+                by_part.entry(kind.part).or_default().push((id, signature));
             }
         }
         let mut divided = Divided::default();
-        for (no, signed) in by_part {
-            let Some(part) = self.part(no) else { continue };
+        for (id, signed) in by_part {
+            let Some(part) = self.part(id) else { continue };
             let Some((_, first)) = signed.first() else { continue };
             let alike =
                 signed.len() == part.kinds.len() && signed.iter().all(|(_, s)| Arc::ptr_eq(s, first) || s == first);
@@ -346,22 +346,22 @@ impl Kinds {
                 continue;
             }
             if alike && !self.by_signature.contains_key(first) {
-                self.rename(no, Arc::clone(first));
-                divided.renamed.push(no);
+                self.rename(id, Arc::clone(first));
+                divided.renamed.push(id);
                 continue;
             }
             for (kind, signature) in signed {
-                self.relocate(kind, no, &signature, &mut divided.moved);
+                self.relocate(kind, id, &signature, &mut divided.moved);
             }
         }
         divided
     }
 
-    fn rename(&mut self, no: PartId, after: Arc<Signature>) {
-        let Some(part) = self.part_mut(no) else { return };
+    fn rename(&mut self, id: PartId, after: Arc<Signature>) {
+        let Some(part) = self.part_mut(id) else { return };
         let before = std::mem::replace(&mut part.signature, Arc::clone(&after));
-        self.unsign(no, &before);
-        self.enroll(no, after);
+        self.unsign(id, &before);
+        self.enroll(id, after);
     }
 
     fn relocate(&mut self, kind: KindId, from: PartId, signature: &Signature, moved: &mut Vec<Ip>) {
@@ -383,37 +383,37 @@ impl Kinds {
 
     /// The part of a signature.
     fn part_of(&mut self, signature: Signature) -> PartId {
-        if let Some(no) = self.by_signature.get(&signature) {
-            return *no;
+        if let Some(id) = self.by_signature.get(&signature) {
+            return *id;
         }
-        let no = self.free_parts.pop().unwrap_or(PartId(self.parts.len() as u32));
+        let id = self.free_parts.pop().unwrap_or(PartId(self.parts.len() as u32));
         let signature = Arc::new(signature);
         let part = Part {
             signature: Arc::clone(&signature),
             kinds: BTreeSet::new(),
         };
-        match self.parts.get_mut(no.0 as usize) {
+        match self.parts.get_mut(id.0 as usize) {
             Some(slot) => *slot = Some(part),
             None => self.parts.push(Some(part)),
         }
-        self.enroll(no, signature);
-        no
+        self.enroll(id, signature);
+        id
     }
 
-    fn enroll(&mut self, no: PartId, signature: Arc<Signature>) {
+    fn enroll(&mut self, id: PartId, signature: Arc<Signature>) {
         for selector in &signature.matched {
-            self.by_selector.entry(*selector).or_default().insert(no);
+            self.by_selector.entry(*selector).or_default().insert(id);
         }
-        self.by_signature.insert(signature, no);
+        self.by_signature.insert(signature, id);
     }
 
-    fn unsign(&mut self, no: PartId, signature: &Arc<Signature>) {
-        if self.by_signature.get(signature) == Some(&no) {
+    fn unsign(&mut self, id: PartId, signature: &Arc<Signature>) {
+        if self.by_signature.get(signature) == Some(&id) {
             self.by_signature.remove(signature);
         }
         for selector in &signature.matched {
             if let Some(parts) = self.by_selector.get_mut(selector) {
-                parts.remove(&no);
+                parts.remove(&id);
                 if parts.is_empty() {
                     self.by_selector.remove(selector);
                 }

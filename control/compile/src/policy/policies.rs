@@ -9,12 +9,12 @@ use heddle_model::{
 };
 use heddle_tables::{Decision, Direction, PolicyKind, PolicyTier, RuleId, SnapshotBuilder};
 
-use crate::cidrs::Cidrs;
-use crate::identities::Identities;
-use crate::kinds::{Divided, Kinds};
-use crate::relevance::Relevance;
-use crate::rules::Rules;
-use crate::selectors::{Peer, Scope, SelectorId, Selectors};
+use crate::policy::cidrs::Cidrs;
+use crate::policy::identities::Identities;
+use crate::policy::pod_classes::{Divided, Kinds};
+use crate::policy::references::Relevance;
+use crate::policy::rule_ids::Rules;
+use crate::policy::selectors::{Peer, Scope, SelectorId, Selectors};
 
 /// A version of a policy. Those of administrators have no namespace.
 pub(crate) type PolicyId = (ObjectKey, u64);

@@ -9,14 +9,14 @@ use heddle_port::PortId;
 use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
-use crate::groups::GroupId;
-use crate::kinds::KindId;
+use crate::policy::groups::GroupId;
+use crate::policy::pod_classes::KindId;
 
 /// One attachment of this node, as the agent made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attachment {
     /// Its durable number, a pod's.
-    pub no: EndpointId,
+    pub id: EndpointId,
     /// The pod that it belongs to. `None`: it was made without Kubernetes, and no policy selects it.
     pub pod: Option<ObjectKey>,
     /// Its addresses. For policy and forwarding these count, whatever `status.podIPs` says.

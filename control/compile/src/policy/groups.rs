@@ -7,10 +7,10 @@ use foldhash::{HashMap, HashSet};
 use heddle_model::{PolicyPorts, Protocol};
 use heddle_tables::{Answer, Direction, EndpointPolicy, IdentityId, PolicySideBuilder, RuleId};
 
-use crate::identities::{Identities, Identity};
-use crate::policies::{Active, PolicyId, Rule, Tier};
-use crate::said::Said;
-use crate::selectors::{SelectorId, Selectors};
+use crate::policy::identities::{Identities, Identity};
+use crate::policy::policies::{Active, PolicyId, Rule, Tier};
+use crate::policy::rule_fold::Said;
+use crate::policy::selectors::{SelectorId, Selectors};
 
 /// The number of a group.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -166,7 +166,7 @@ impl Group {
 
     /// Makes the cell of an identity anew. `None`: the identity is gone. `alike` are identities whose cells are made, by
     /// the rules that they were made of.
-    fn refresh(&mut self, direction: Direction, no: IdentityId, identity: Option<&Identity>, alike: &mut Alike) {
+    fn refresh(&mut self, direction: Direction, id: IdentityId, identity: Option<&Identity>, alike: &mut Alike) {
         let side = self.side(direction);
         let own = identity
             .into_iter()
@@ -175,20 +175,20 @@ impl Group {
             .flatten();
         let mut own = own.peekable();
         if own.peek().is_none() {
-            self.changed |= self.sides[direction.index()].builder.set(no, Answer::Default);
+            self.changed |= self.sides[direction.index()].builder.set(id, Answer::Default);
             return;
         }
         let rules = self.ranked(own.chain(&side.everyone));
         // What a rule says may depend on the peer's named ports.
         let depends = direction == Direction::Egress && identity.is_some_and(|i| !i.ports().is_empty());
         if !depends && let Some(other) = alike.get(&rules) {
-            self.changed |= self.sides[direction.index()].builder.set_like(no, *other);
+            self.changed |= self.sides[direction.index()].builder.set_like(id, *other);
             return;
         }
         let answer = self.answer(direction, &rules, identity);
-        self.changed |= self.sides[direction.index()].builder.set(no, answer);
+        self.changed |= self.sides[direction.index()].builder.set(id, answer);
         if !depends {
-            alike.insert(rules, no);
+            alike.insert(rules, id);
         }
     }
 
@@ -357,12 +357,12 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    pub(crate) fn get(&self, no: GroupId) -> Option<&Group> {
-        self.slots.get(no.0 as usize)?.as_ref()
+    pub(crate) fn get(&self, id: GroupId) -> Option<&Group> {
+        self.slots.get(id.0 as usize)?.as_ref()
     }
 
-    fn get_mut(&mut self, no: GroupId) -> Option<&mut Group> {
-        self.slots.get_mut(no.0 as usize)?.as_mut()
+    fn get_mut(&mut self, id: GroupId) -> Option<&mut Group> {
+        self.slots.get_mut(id.0 as usize)?.as_mut()
     }
 
     /// How many there are.
@@ -372,31 +372,31 @@ impl Groups {
 
     /// The group of a key, used once more.
     pub(crate) fn reuse(&mut self, key: &GroupKey) -> Option<GroupId> {
-        let no = *self.known.get(key)?;
-        self.get_mut(no)?.uses += 1;
-        Some(no)
+        let id = *self.known.get(key)?;
+        self.get_mut(id)?.uses += 1;
+        Some(id)
     }
 
     /// Makes a group, used once. Its cells are made by [`fill`](Self::fill).
     pub(crate) fn create(&mut self, key: GroupKey, active: Vec<Arc<Active>>, selectors: &mut Selectors) -> GroupId {
         let mut group = Group::new(key.clone(), active);
         group.uses = 1;
-        let no = self.free.pop().unwrap_or(GroupId(self.slots.len() as u32));
+        let id = self.free.pop().unwrap_or(GroupId(self.slots.len() as u32));
         for direction in Direction::BOTH {
             for selector in group.selectors(direction) {
                 if let Some(selector) = selectors.get_mut(selector) {
-                    selector.groups.insert((no, direction));
+                    selector.groups.insert((id, direction));
                 }
             }
         }
-        match self.slots.get_mut(no.0 as usize) {
+        match self.slots.get_mut(id.0 as usize) {
             Some(slot) => *slot = Some(group),
             None => self.slots.push(Some(group)),
         }
-        self.known.insert(key, no);
-        self.fresh.push((no, [None, None]));
-        self.touched.insert(no);
-        no
+        self.known.insert(key, id);
+        self.fresh.push((id, [None, None]));
+        self.touched.insert(id);
+        id
     }
 
     /// Gives a group another key, for all who use it, if only cells change that its old and new policies name: how much
@@ -404,12 +404,12 @@ impl Groups {
     /// `None` where a new group is to be made.
     pub(crate) fn adapt(
         &mut self,
-        no: GroupId,
+        id: GroupId,
         key: &GroupKey,
         active: &[Arc<Active>],
         selectors: &mut Selectors,
     ) -> Option<Vec<PolicyId>> {
-        let group = self.slots.get_mut(no.0 as usize)?.as_mut()?;
+        let group = self.slots.get_mut(id.0 as usize)?.as_mut()?;
         if group.key.ports != key.ports {
             return None;
         }
@@ -421,54 +421,54 @@ impl Groups {
         for (selector, direction) in group.replace(active.to_vec()) {
             let still = group.side(direction).by_selector.contains_key(&selector);
             if let Some(selector) = selectors.get_mut(selector).filter(|_| !still) {
-                selector.groups.remove(&(no, direction));
+                selector.groups.remove(&(id, direction));
             }
         }
         for (direction, exchange) in Direction::BOTH.into_iter().zip(&exchanges) {
             for selector in exchange.iter().flat_map(|exchange| &exchange.came) {
                 let counts = group.side(direction).by_selector.contains_key(selector);
                 if let Some(selector) = selectors.get_mut(*selector).filter(|_| counts) {
-                    selector.groups.insert((no, direction));
+                    selector.groups.insert((id, direction));
                 }
             }
         }
         let before = std::mem::replace(&mut group.key, key.clone());
         self.known.remove(&before);
-        self.known.insert(key.clone(), no);
-        self.fresh.push((no, exchanges));
-        self.touched.insert(no);
+        self.known.insert(key.clone(), id);
+        self.fresh.push((id, exchanges));
+        self.touched.insert(id);
         Some(before.policies)
     }
 
     /// A group is used once less; the last use takes it away and gives back the policies that it was made of.
-    pub(crate) fn release(&mut self, no: GroupId, selectors: &mut Selectors) -> Vec<PolicyId> {
-        let Some(group) = self.get_mut(no) else {
+    pub(crate) fn release(&mut self, id: GroupId, selectors: &mut Selectors) -> Vec<PolicyId> {
+        let Some(group) = self.get_mut(id) else {
             return Vec::new();
         };
         group.uses -= 1;
         if group.uses > 0 {
             return Vec::new();
         }
-        let Some(group) = self.slots[no.0 as usize].take() else {
+        let Some(group) = self.slots[id.0 as usize].take() else {
             return Vec::new();
         };
         for direction in Direction::BOTH {
             for selector in group.selectors(direction) {
                 if let Some(selector) = selectors.get_mut(selector) {
-                    selector.groups.remove(&(no, direction));
+                    selector.groups.remove(&(id, direction));
                 }
             }
         }
         self.known.remove(&group.key);
-        self.touched.remove(&no);
-        self.free.push(no);
+        self.touched.remove(&id);
+        self.free.push(id);
         group.key.policies
     }
 
     /// Makes the cells of new groups.
     pub(crate) fn fill(&mut self, selectors: &Selectors, identities: &Identities) {
-        for (no, exchanges) in std::mem::take(&mut self.fresh) {
-            let Some(group) = self.get_mut(no) else { continue };
+        for (id, exchanges) in std::mem::take(&mut self.fresh) {
+            let Some(group) = self.get_mut(id) else { continue };
             for (direction, exchange) in Direction::BOTH.into_iter().zip(exchanges) {
                 let of = |s| selectors.get(s).into_iter().flat_map(|s| s.members.iter().copied());
                 let members: BTreeSet<IdentityId> = match exchange {
@@ -484,18 +484,18 @@ impl Groups {
     }
 
     /// Makes one cell anew in one direction of a group.
-    pub(crate) fn refresh(&mut self, no: GroupId, direction: Direction, who: IdentityId, identity: Option<&Identity>) {
-        if let Some(group) = self.get_mut(no) {
+    pub(crate) fn refresh(&mut self, id: GroupId, direction: Direction, who: IdentityId, identity: Option<&Identity>) {
+        if let Some(group) = self.get_mut(id) {
             group.refresh(direction, who, identity, &mut Alike::default());
-            self.touched.insert(no);
+            self.touched.insert(id);
         }
     }
 
     /// Hands out the policies of the groups that changed; says how many pages were copied for them.
     pub(crate) fn hand_out(&mut self) -> u64 {
         let mut copied = 0;
-        for no in std::mem::take(&mut self.touched) {
-            if let Some(group) = self.get_mut(no) {
+        for id in std::mem::take(&mut self.touched) {
+            if let Some(group) = self.get_mut(id) {
                 group.hand_out();
                 copied += group.sides.iter_mut().map(|s| s.builder.take_copied()).sum::<u64>();
             }

@@ -9,15 +9,15 @@ use heddle_wire::{Ip, MacAddr};
 
 use crate::compiler::{BuildResult, Compiler};
 use crate::generations::{Moves, Reach};
-use crate::groups::{GroupId, GroupKey};
-use crate::identities::Class;
-use crate::kinds::{KindId, PartId, Signature};
-use crate::policies::{Context, PolicyId};
-use crate::selectors::SelectorId;
+use crate::policy::groups::{GroupId, GroupKey};
+use crate::policy::identities::Class;
+use crate::policy::pod_classes::{KindId, PartId, Signature};
+use crate::policy::policies::{Context, PolicyId};
+use crate::policy::selectors::SelectorId;
 
 impl Compiler {
     /// Makes the tables that follow from all that was taken in.
-    pub fn build(&mut self) -> BuildResult {
+    pub fn rebuild(&mut self) -> BuildResult {
         let regrouped = self.regroup();
         let renamed = self.divide();
         let (addresses, ranges) = self.reclassify();
@@ -42,7 +42,7 @@ impl Compiler {
         self.identities.purge();
         self.kinds.purge();
         self.moves = Moves::default();
-        self.build_no += 1;
+        self.build_number += 1;
         BuildResult {
             snapshot: Arc::clone(&self.last),
             changed,
@@ -51,20 +51,20 @@ impl Compiler {
                 .attached
                 .iter()
                 .filter(|(_, a)| a.group.is_some())
-                .map(|(no, _)| *no)
+                .map(|(id, _)| *id)
                 .collect(),
             raised: self.generations.take_raised().into_iter().collect(),
             removed_backends: std::mem::take(&mut self.removed_backends),
             new_frontends: std::mem::take(&mut self.new_frontends),
-            node_numbers: std::mem::take(&mut self.nodes.assigned),
+            node_ids: std::mem::take(&mut self.nodes.assigned),
         }
     }
 
     /// Finds the group of each endpoint that may have another one now. Gives the endpoints whose group changed.
     fn regroup(&mut self) -> BTreeSet<EndpointId> {
         let mut moving = Vec::new();
-        for no in std::mem::take(&mut self.dirty_endpoints) {
-            let Some(attached) = self.attached.get(&no) else {
+        for id in std::mem::take(&mut self.dirty_endpoints) {
+            let Some(attached) = self.attached.get(&id) else {
                 continue;
             };
             let key = match (&attached.attachment.pod, &attached.pod) {
@@ -77,7 +77,7 @@ impl Compiler {
                 .and_then(|group| self.groups.get(group))
                 .is_none_or(|group| group.key != key)
             {
-                moving.push((no, before, key));
+                moving.push((id, before, key));
             }
         }
         // Of each group: how many go, and where to if that is one way for all.
@@ -90,24 +90,24 @@ impl Compiler {
         }
         let mut regrouped = BTreeSet::new();
         let (mut left, mut replaced) = (Vec::new(), Vec::new());
-        for (no, before, key) in &moving {
-            regrouped.insert(*no);
+        for (id, before, key) in &moving {
+            regrouped.insert(*id);
             let own = before.and_then(|group| Some((group, self.groups.get(group)?)));
             if own.is_some_and(|(_, group)| group.key == *key) {
                 // It went there with the others.
                 continue;
             }
             // If all who use it go there. Others may have come meanwhile, for what it is.
-            let own = own.and_then(|(no, group)| {
-                let (count, together) = leaving.get(&no)?;
-                (together.is_some() && group.uses == *count).then_some(no)
+            let own = own.and_then(|(id, group)| {
+                let (count, together) = leaving.get(&id)?;
+                (together.is_some() && group.uses == *count).then_some(id)
             });
             let (group, policies) = self.acquire_group(key, own);
             replaced.extend(policies);
             if Some(group) != *before {
                 left.extend(before);
             }
-            if let Some(attached) = self.attached.get_mut(no) {
+            if let Some(attached) = self.attached.get_mut(id) {
                 attached.group = Some(group);
             }
         }
@@ -165,7 +165,7 @@ impl Compiler {
         }
     }
 
-    const fn context(&mut self) -> (&mut crate::policies::Policies, Context<'_>) {
+    const fn context(&mut self) -> (&mut crate::policy::policies::Policies, Context<'_>) {
         let context = Context {
             selectors: &mut self.selectors,
             relevance: &mut self.relevance,
@@ -199,7 +199,7 @@ impl Compiler {
                 cidr: Some(prefix),
                 ..Class::default()
             };
-            let identity = self.identities.acquire(class, None, self.build_no);
+            let identity = self.identities.acquire(class, None, self.build_number);
             self.cidrs.add(prefix, identity);
             self.tables.set_cidr(prefix, identity);
             self.addresses.touch_range(prefix);
@@ -222,16 +222,16 @@ impl Compiler {
         // Identities of those know already that a selector went.
         let mut moved = std::mem::take(&mut self.divided).moved;
         let mut signed = BTreeSet::new();
-        for no in self.selectors.fresh() {
-            let Some(kinds) = self.selectors.kinds_of(no, &self.kinds, &self.namespaces) else {
+        for id in self.selectors.fresh() {
+            let Some(kinds) = self.selectors.kinds_of(id, &self.kinds, &self.namespaces) else {
                 continue;
             };
-            let divided = self.kinds.gain(no, kinds);
+            let divided = self.kinds.gain(id, kinds);
             moved.extend(divided.moved);
             // Only groups that are new as well have the selector: no cell of another one changes.
             for part in divided.renamed {
                 for member in self.identities.of_part(part).collect::<Vec<_>>() {
-                    self.select(no, member);
+                    self.select(id, member);
                 }
             }
         }
@@ -241,13 +241,13 @@ impl Compiler {
         for namespace in std::mem::take(&mut self.dirty_namespaces) {
             signed.extend(self.kinds.in_namespace(&namespace));
         }
-        let sign = |no: KindId| {
-            let what = &self.kinds.get(no)?.what;
+        let sign = |id: KindId| {
+            let what = &self.kinds.get(id)?.what;
             let signature = Signature {
                 matched: self.selectors.of_kind(what, &self.namespaces),
                 ports: self.relevance.ports(&what.ports),
             };
-            Some((no, Arc::new(signature)))
+            Some((id, Arc::new(signature)))
         };
         let signed: Vec<_> = signed.into_iter().filter_map(sign).collect();
         let divided = self.kinds.sign(signed);
@@ -272,23 +272,23 @@ impl Compiler {
     /// Finds the selectors of new identities and of those of renamed parts, and the identities of new selectors of
     /// addresses; makes the cells that this touches anew.
     fn reselect(&mut self, renamed: &BTreeSet<PartId>) {
-        for no in self.identities.take_fresh() {
-            self.reselect_identity(no);
+        for id in self.identities.take_fresh() {
+            self.reselect_identity(id);
         }
         for part in renamed {
-            for no in self.identities.of_part(*part).collect::<Vec<_>>() {
-                self.reselect_identity(no);
+            for id in self.identities.of_part(*part).collect::<Vec<_>>() {
+                self.reselect_identity(id);
             }
         }
-        for no in self.selectors.take_fresh() {
-            for member in self.selectors.addresses_of(no, &self.identities) {
-                self.select(no, member);
+        for id in self.selectors.take_fresh() {
+            for member in self.selectors.addresses_of(id, &self.identities) {
+                self.select(id, member);
             }
         }
     }
 
-    fn reselect_identity(&mut self, no: IdentityId) {
-        let Some(identity) = self.identities.get(no) else {
+    fn reselect_identity(&mut self, id: IdentityId) {
+        let Some(identity) = self.identities.get(id) else {
             return;
         };
         let signature = identity.class.part.and_then(|part| self.kinds.signature(part));
@@ -303,7 +303,7 @@ impl Compiler {
         let before: BTreeSet<SelectorId> = identity.matched.iter().copied().collect();
         let after: BTreeSet<SelectorId> = matching.iter().copied().collect();
         let born = identity.born;
-        if let Some(identity) = self.identities.get_mut(no) {
+        if let Some(identity) = self.identities.get_mut(id) {
             (identity.matched, identity.ports) = (matching, ports);
         }
         let mut cells = BTreeSet::new();
@@ -313,9 +313,9 @@ impl Compiler {
                 continue;
             };
             if was && !is {
-                selector.members.remove(&no);
+                selector.members.remove(&id);
             } else if is && !was {
-                selector.members.insert(no);
+                selector.members.insert(id);
             }
             // Rules by name mean other numbers where the ports are others.
             if was != is || !same_ports {
@@ -323,28 +323,28 @@ impl Compiler {
             }
         }
         for (group, direction) in cells {
-            self.groups.refresh(group, direction, no, self.identities.get(no));
+            self.groups.refresh(group, direction, id, self.identities.get(id));
         }
-        if born < self.build_no {
-            self.moves.note_changed(no);
+        if born < self.build_number {
+            self.moves.note_changed(id);
         }
     }
 
     /// Takes identities that no address has any more out of selectors and cells.
     fn drop_unused(&mut self) {
-        for no in self.identities.unused() {
+        for id in self.identities.unused() {
             let matched = self
                 .identities
-                .get_mut(no)
+                .get_mut(id)
                 .map(|i| std::mem::take(&mut i.matched))
                 .unwrap_or_default();
             for selector in matched {
                 let Some(selector) = self.selectors.get_mut(selector) else {
                     continue;
                 };
-                selector.members.remove(&no);
+                selector.members.remove(&id);
                 for (group, direction) in selector.groups.iter().copied().collect::<Vec<_>>() {
-                    self.groups.refresh(group, direction, no, None);
+                    self.groups.refresh(group, direction, id, None);
                 }
             }
         }
@@ -367,28 +367,28 @@ impl Compiler {
         let mut reach = Reach {
             moves: &self.moves,
             identities: &self.identities,
-            build: self.build_no,
+            build: self.build_number,
             asked: HashMap::new(),
         };
-        for (no, attached) in &self.attached {
+        for (id, attached) in &self.attached {
             let policy = attached
                 .group
                 .and_then(|g| self.groups.get(g))
                 .map(|g| Arc::clone(&g.policy));
-            let before = self.last.endpoint(*no).and_then(|e| e.policy.as_ref());
+            let before = self.last.endpoint(*id).and_then(|e| e.policy.as_ref());
             if let (Some(before), Some(after)) = (before, &policy)
-                && reach.changed(before, after, !regrouped.contains(no))
+                && reach.changed(before, after, !regrouped.contains(id))
             {
-                self.generations.raise(*no);
+                self.generations.raise(*id);
             }
             let attachment = &attached.attachment;
             let mtu = match attachment.mtu {
                 0 => self.config.local_mtu,
                 own => own,
             };
-            let known = self.tables.current().endpoint(*no);
+            let known = self.tables.current().endpoint(*id);
             let same = known.is_some_and(|e| {
-                e.generation == self.generations.get(*no)
+                e.generation == self.generations.get(*id)
                     && e.port == attachment.port
                     && e.worker == attachment.worker
                     && e.mtu == mtu
@@ -398,8 +398,8 @@ impl Compiler {
             });
             if !same {
                 self.tables.set_endpoint(Endpoint {
-                    no: *no,
-                    generation: self.generations.get(*no),
+                    no: *id,
+                    generation: self.generations.get(*id),
                     addresses: attachment.addresses.clone(),
                     mac: attachment.mac,
                     port: attachment.port,
@@ -416,9 +416,9 @@ impl Compiler {
     /// Writes the host and the uplink.
     pub(crate) fn settle_node_endpoints(&mut self) {
         let config = &self.config;
-        let write = |no, addresses, mac: MacAddr, port, name: &str| Endpoint {
-            no,
-            generation: self.generations.get(no),
+        let write = |id, addresses, mac: MacAddr, port, name: &str| Endpoint {
+            no: id,
+            generation: self.generations.get(id),
             addresses,
             mac,
             port,

@@ -11,9 +11,9 @@ use heddle_model::{Cluster, Delta, LoadBalancing, ObjectKey, Service, ServicePor
 use heddle_tables::{Affinity, Backend, Backends, Balancing, Frontend, FrontendKey, FrontendKind, Prefix};
 use heddle_wire::{Ip, Proto};
 
-use crate::cidrs::prefix;
 use crate::compiler::{Compiler, RemovedBackend};
-use crate::endpoints::Endpoints;
+use crate::policy::cidrs::prefix;
+use crate::service::backends::Endpoints;
 
 /// What stands in the tables for each Service.
 pub(crate) type Services = BTreeMap<ObjectKey, BTreeSet<FrontendKey>>;

@@ -8,7 +8,7 @@ use std::mem;
 use heddle_model::Protocol;
 use heddle_tables::{Answer, Cell, PortRange, PortSet, Row, RuleId, first_wins};
 
-use crate::policies::{Effect, Rule, Tier};
+use crate::policy::policies::{Effect, Rule, Tier};
 
 /// By protocol: TCP, UDP, SCTP, and all others (which have no ports: one range stands for all of them).
 type Lists = [Vec<PortRange>; 4];
@@ -147,7 +147,7 @@ mod tests {
             cells,
             [21, 22, 21]
                 .map(RuleId)
-                .map(|no| if no.0 == 22 { Cell::allow(no) } else { Cell::deny(no) })
+                .map(|id| if id.0 == 22 { Cell::allow(id) } else { Cell::deny(id) })
         );
         assert_eq!(
             (row.udp.get(80), row.other),

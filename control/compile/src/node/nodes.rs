@@ -7,8 +7,8 @@ use heddle_model::{Cluster, Delta, Labels, Node};
 use heddle_tables::{EndpointId, NodeId, NodeTable, Place, Prefix};
 use heddle_wire::Ip;
 
-use crate::cidrs::prefix;
 use crate::compiler::Compiler;
+use crate::policy::cidrs::prefix;
 
 /// The numbers of other nodes, and who has which pod ranges.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Nodes {
         if self.numbers.contains_key(name) {
             return;
         }
-        let free = (0..=u16::MAX).map(NodeId).find(|no| !self.taken.contains(no));
+        let free = (0..=u16::MAX).map(NodeId).find(|id| !self.taken.contains(id));
         let gone = || {
             self.numbers
                 .iter()

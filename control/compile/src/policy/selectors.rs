@@ -12,11 +12,11 @@ use foldhash::HashMap;
 use heddle_model::{IpBlock, LabelSelector, Labels, Operator};
 use heddle_tables::{Direction, IdentityId, Prefix};
 
-use crate::cidrs::{Cidrs, prefix};
-use crate::groups::GroupId;
-use crate::identities::{Class, Identities};
-use crate::kinds::{Divided, KindId, Kinds, PodKind};
-use crate::relevance::Relevance;
+use crate::policy::cidrs::{Cidrs, prefix};
+use crate::policy::groups::GroupId;
+use crate::policy::identities::{Class, Identities};
+use crate::policy::pod_classes::{Divided, KindId, Kinds, PodKind};
+use crate::policy::references::Relevance;
 
 /// The number of a selector in use.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -154,22 +154,22 @@ pub(crate) struct Selectors {
 }
 
 impl Selectors {
-    pub(crate) fn get(&self, no: SelectorId) -> Option<&Selector> {
-        self.slots.get(no.0 as usize)?.as_ref()
+    pub(crate) fn get(&self, id: SelectorId) -> Option<&Selector> {
+        self.slots.get(id.0 as usize)?.as_ref()
     }
 
-    pub(crate) fn get_mut(&mut self, no: SelectorId) -> Option<&mut Selector> {
-        self.slots.get_mut(no.0 as usize)?.as_mut()
+    pub(crate) fn get_mut(&mut self, id: SelectorId) -> Option<&mut Selector> {
+        self.slots.get_mut(id.0 as usize)?.as_mut()
     }
 
     /// The number of a peer, used once more. A new one has no members before [`take_fresh`](Self::take_fresh).
     pub(crate) fn acquire(&mut self, peer: Peer, relevance: &mut Relevance, cidrs: &mut Cidrs) -> SelectorId {
-        if let Some(no) = self.known.get(&peer) {
-            let no = *no;
-            if let Some(selector) = self.get_mut(no) {
+        if let Some(id) = self.known.get(&peer) {
+            let id = *id;
+            if let Some(selector) = self.get_mut(id) {
                 selector.uses += 1;
             }
-            return no;
+            return id;
         }
         if let Peer::Nodes(selector) = &peer {
             relevance.acquire_nodes(selector);
@@ -186,10 +186,10 @@ impl Selectors {
             members: BTreeSet::new(),
             groups: BTreeSet::new(),
         };
-        let no = match self.free.pop() {
-            Some(no) => {
-                self.slots[no.0 as usize] = Some(selector);
-                no
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.slots[id.0 as usize] = Some(selector);
+                id
             }
             None => {
                 self.slots.push(Some(selector));
@@ -197,31 +197,31 @@ impl Selectors {
             }
         };
         for place in peer.places() {
-            self.index.entry(place).or_default().insert(no);
+            self.index.entry(place).or_default().insert(id);
         }
-        self.known.insert(peer, no);
-        self.fresh.insert(no);
-        no
+        self.known.insert(peer, id);
+        self.fresh.insert(id);
+        id
     }
 
     /// A selector is used once less; the last use takes it away, also from the identities that it selected. Gives what that
     /// does to parts.
     pub(crate) fn release(
         &mut self,
-        no: SelectorId,
+        id: SelectorId,
         relevance: &mut Relevance,
         cidrs: &mut Cidrs,
         identities: &mut Identities,
         kinds: &mut Kinds,
     ) -> Divided {
-        let Some(selector) = self.get_mut(no) else {
+        let Some(selector) = self.get_mut(id) else {
             return Divided::default();
         };
         selector.uses -= 1;
         if selector.uses > 0 {
             return Divided::default();
         }
-        let Some(selector) = self.slots[no.0 as usize].take() else {
+        let Some(selector) = self.slots[id.0 as usize].take() else {
             return Divided::default();
         };
         match &*selector.peer {
@@ -232,7 +232,7 @@ impl Selectors {
         }
         for place in selector.peer.places() {
             if let Some(set) = self.index.get_mut(&place) {
-                set.remove(&no);
+                set.remove(&id);
                 if set.is_empty() {
                     self.index.remove(&place);
                 }
@@ -240,14 +240,14 @@ impl Selectors {
         }
         for member in selector.members {
             if let Some(identity) = identities.get_mut(member) {
-                identity.matched.retain(|m| *m != no);
+                identity.matched.retain(|m| *m != id);
             }
         }
         self.known.remove(&selector.peer);
-        self.fresh.remove(&no);
-        self.free.push(no);
+        self.fresh.remove(&id);
+        self.free.push(id);
         if selector.peer.is_of_pods() {
-            kinds.lose(no)
+            kinds.lose(id)
         } else {
             Divided::default()
         }
@@ -267,9 +267,9 @@ impl Selectors {
     pub(crate) fn of_kind(&self, kind: &PodKind, namespaces: &HashMap<Arc<str>, Labels>) -> Vec<SelectorId> {
         let mut found = Vec::new();
         let mut look = |place: Place| {
-            for no in self.index.get(&place).into_iter().flatten() {
-                if self.get(*no).is_some_and(|s| s.peer.selects_pods(kind, namespaces)) {
-                    found.push(*no);
+            for id in self.index.get(&place).into_iter().flatten() {
+                if self.get(*id).is_some_and(|s| s.peer.selects_pods(kind, namespaces)) {
+                    found.push(*id);
                 }
             }
         };
@@ -298,9 +298,9 @@ impl Selectors {
     pub(crate) fn of_addresses(&self, class: &Class, cidrs: &Cidrs) -> Vec<SelectorId> {
         let mut found = Vec::new();
         let mut look = |place: Place| {
-            for no in self.index.get(&place).into_iter().flatten() {
-                if self.get(*no).is_some_and(|s| s.peer.selects_addresses(class)) {
-                    found.push(*no);
+            for id in self.index.get(&place).into_iter().flatten() {
+                if self.get(*id).is_some_and(|s| s.peer.selects_addresses(class)) {
+                    found.push(*id);
                 }
             }
         };
@@ -320,14 +320,14 @@ impl Selectors {
     /// The kinds that a selector selects, by the kinds' indexes; `None` if it is not pods that it selects.
     pub(crate) fn kinds_of(
         &self,
-        no: SelectorId,
+        id: SelectorId,
         kinds: &Kinds,
         namespaces: &HashMap<Arc<str>, Labels>,
     ) -> Option<Vec<KindId>> {
-        let peer = &self.get(no)?.peer;
-        let selected = |no: &KindId| {
+        let peer = &self.get(id)?.peer;
+        let selected = |id: &KindId| {
             kinds
-                .get(*no)
+                .get(*id)
                 .is_some_and(|kind| peer.selects_pods(&kind.what, namespaces))
         };
         let mut found: Vec<KindId> = match peer.as_ref() {
@@ -365,7 +365,7 @@ impl Selectors {
                     let all = kinds.namespaces();
                     let scope = all.filter(|name| wanted.matches(namespaces.get(*name).unwrap_or(&none)));
                     let within = scope.flat_map(|name| kinds.in_namespace(name));
-                    let selected = |no: &KindId| kinds.get(*no).is_some_and(|kind| pods.matches(&kind.what.labels));
+                    let selected = |id: &KindId| kinds.get(*id).is_some_and(|kind| pods.matches(&kind.what.labels));
                     within.filter(selected).collect()
                 }
             },
@@ -376,8 +376,8 @@ impl Selectors {
     }
 
     /// The identities that a selector of addresses selects, by the identities' indexes.
-    pub(crate) fn addresses_of(&self, no: SelectorId, identities: &Identities) -> BTreeSet<IdentityId> {
-        let Some(selector) = self.get(no) else {
+    pub(crate) fn addresses_of(&self, id: SelectorId, identities: &Identities) -> BTreeSet<IdentityId> {
+        let Some(selector) = self.get(id) else {
             return BTreeSet::new();
         };
         let peer = &selector.peer;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use heddle_model::{LabelSelector, Labels};
 
-use crate::groups::NamedPort;
+use crate::policy::groups::NamedPort;
 
 /// The features in use.
 #[derive(Debug, Default)]
