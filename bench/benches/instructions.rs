@@ -38,7 +38,7 @@ fn ready(load: Load) -> Box<Burst> {
     for _ in 0..32 {
         burst.prepare();
         burst.process();
-        burst.settle().expect("every packet is forwarded");
+        burst.finish_burst().expect("every packet is forwarded");
     }
     burst.prepare();
     burst

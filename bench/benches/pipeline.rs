@@ -88,7 +88,7 @@ impl Suite {
                 let before = ticks.now();
                 burst.process();
                 let after = ticks.now();
-                burst.settle().expect("every packet is forwarded");
+                burst.finish_burst().expect("every packet is forwarded");
                 after.wrapping_sub(before)
             }
         });
@@ -123,7 +123,7 @@ impl Suite {
         } else {
             "no TSC: the clock's nanoseconds"
         };
-        println!("\n{}", Machine::look());
+        println!("\n{}", Machine::detect());
         println!(
             "in memory, no system call; 64-octet UDP frames without FCS in frames of {FRAME_SIZE} octets, {ROTATION} in \
              rotation; bursts of 64; {tsc} {:.0} MHz; per packet, from the times of single bursts",

@@ -88,7 +88,7 @@ pub fn set_source_port(frame: &mut [u8], port: u16) {
 
 /// Puts a frame in the place of another; both of one size.
 #[inline]
-pub fn put_whole(frame: &mut [u8], template: &[u8]) {
+pub fn copy_frame(frame: &mut [u8], template: &[u8]) {
     for (to, from) in frame.iter_mut().zip(template) {
         *to = *from;
     }

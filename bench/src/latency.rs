@@ -22,7 +22,7 @@ const WARM_UP: usize = 50;
 
 /// How the pings come.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Rhythm {
+pub struct PingPace {
     /// Rounds.
     pub rounds: usize,
     /// Silence before each: with more than its idle time, a worker that may sleep does.
@@ -31,7 +31,7 @@ pub struct Rhythm {
 
 /// Round-trip times in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub struct Times {
+pub struct RoundTrips {
     /// Half are shorter.
     pub p50: f64,
     /// One in a hundred is longer.
@@ -44,7 +44,7 @@ pub struct Times {
 ///
 /// # Errors
 /// The sockets cannot be made, or a datagram is lost.
-pub fn ping_pong(scene: &Scene, to: SocketAddr, port: u16, rhythm: Rhythm) -> Result<Times, BenchError> {
+pub fn ping_pong(scene: &Scene, to: SocketAddr, port: u16, pace: PingPace) -> Result<RoundTrips, BenchError> {
     let bind = |port: u16| {
         UdpSocket::bind(SocketAddr::from(([0, 0, 0, 0], port))).map_err(LabError::io(format!("UDP port {port}")))
     };
@@ -57,7 +57,7 @@ pub fn ping_pong(scene: &Scene, to: SocketAddr, port: u16, rhythm: Rhythm) -> Re
     let over = AtomicBool::new(false);
     let result = thread::scope(|scope| {
         let echo = scope.spawn(|| echo(&server, &over));
-        let times = rounds(&client, rhythm);
+        let times = rounds(&client, pace);
         over.store(true, Ordering::Relaxed);
         let echoed = echo.join().unwrap_or_else(|_| Err(io::Error::other("the echo died")));
         echoed.and(times)
@@ -65,7 +65,7 @@ pub fn ping_pong(scene: &Scene, to: SocketAddr, port: u16, rhythm: Rhythm) -> Re
     let mut times = result.map_err(BenchError::io(format!("ping-pong with {to}")))?;
     times.sort_unstable();
     let [p50, p99, p999] = [0.5, 0.99, 0.999].map(|p| stats::percentile(&times, p) as f64 / 1000.0);
-    Ok(Times { p50, p99, p999 })
+    Ok(RoundTrips { p50, p99, p999 })
 }
 
 fn echo(socket: &UdpSocket, over: &AtomicBool) -> io::Result<()> {
@@ -83,13 +83,13 @@ fn echo(socket: &UdpSocket, over: &AtomicBool) -> io::Result<()> {
     Ok(())
 }
 
-fn rounds(socket: &UdpSocket, rhythm: Rhythm) -> io::Result<Vec<u64>> {
+fn rounds(socket: &UdpSocket, pace: PingPace) -> io::Result<Vec<u64>> {
     socket.set_read_timeout(Some(LOST))?;
-    let mut times = Vec::with_capacity(rhythm.rounds);
+    let mut times = Vec::with_capacity(pace.rounds);
     let mut buffer = [0; 2 * SIZE];
-    for round in 0..rhythm.rounds + WARM_UP {
-        if !rhythm.pause.is_zero() {
-            thread::sleep(rhythm.pause);
+    for round in 0..pace.rounds + WARM_UP {
+        if !pace.pause.is_zero() {
+            thread::sleep(pace.pause);
         }
         let began = Instant::now();
         socket.send(&[0x5a; SIZE])?;

@@ -1,4 +1,4 @@
-//! Packets per second on veths: the generator in the client's namespace, a plane, and a server that drops what arrives.
+//! Packets per second on veths: the generator in the client's namespace, a forwarder, and a server that drops what arrives.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -9,9 +9,9 @@ use heddle_wire::MacAddr;
 use serde::Serialize;
 
 use crate::BenchError;
+use crate::forwarder::{Forwarder, ForwarderKind, pin_to_core};
 use crate::frames::{self, Checksum, Ends};
 use crate::node;
-use crate::plane::{Kind, Plane, pin};
 use crate::veth::Scene;
 
 /// Source ports begin here.
@@ -33,8 +33,8 @@ pub struct Packets {
 /// Where things run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cores {
-    /// The plane.
-    pub plane: usize,
+    /// The forwarder.
+    pub forwarder: usize,
     /// The generator.
     pub generator: usize,
 }
@@ -56,19 +56,19 @@ pub struct Run {
 ///
 /// # Errors
 /// nft(8) refuses.
-pub fn deafen(scene: &Scene) -> Result<Deaf<'_>, BenchError> {
+pub fn drop_arrivals(scene: &Scene) -> Result<ArrivalsDropped<'_>, BenchError> {
     let chain = "{ type filter hook ingress device eth0 priority 0; policy drop; }";
     let ns = &scene.server().ns;
     ns.run("nft", &["add", "table", "netdev", "heddle_bench"])?;
-    ns.run("nft", &["add", "chain", "netdev", "heddle_bench", "deaf", chain])?;
-    Ok(Deaf(scene))
+    ns.run("nft", &["add", "chain", "netdev", "heddle_bench", "drop_all", chain])?;
+    Ok(ArrivalsDropped(scene))
 }
 
 /// While this stands, the server hears nothing.
 #[derive(Debug)]
-pub struct Deaf<'a>(&'a Scene);
+pub struct ArrivalsDropped<'a>(&'a Scene);
 
-impl Drop for Deaf<'_> {
+impl Drop for ArrivalsDropped<'_> {
     fn drop(&mut self) {
         // It goes with the namespace otherwise.
         let _ = self
@@ -79,11 +79,11 @@ impl Drop for Deaf<'_> {
     }
 }
 
-/// One run of one plane.
+/// One run of one forwarder.
 ///
 /// # Errors
 /// AF_XDP or the generator cannot run.
-pub fn run(scene: &Scene, kind: Kind, packets: Packets, cores: Cores) -> Result<Run, BenchError> {
+pub fn run(scene: &Scene, kind: ForwarderKind, packets: Packets, cores: Cores) -> Result<Run, BenchError> {
     let client = scene.client();
     let ends = Ends {
         macs: (client.pod.mac, MacAddr::GATEWAY),
@@ -92,7 +92,7 @@ pub fn run(scene: &Scene, kind: Kind, packets: Packets, cores: Cores) -> Result<
     };
     let frame = frames::udp(&ends, packets.frame, Checksum::Finished);
     let ifindex = client.ifindex()?;
-    let plane = Plane::start(scene, kind, cores.plane)?;
+    let forwarder = Forwarder::start(scene, kind, cores.forwarder)?;
     let generate = |time: Duration| -> Result<Sent, BenchError> {
         let traffic = Traffic {
             ifindex,
@@ -104,7 +104,9 @@ pub fn run(scene: &Scene, kind: Kind, packets: Packets, cores: Cores) -> Result<
         };
         // The inner result is the generator's, the outer one the namespace's.
         client.ns.enter(|| {
-            Ok::<_, LabError>(pin(cores.generator).and_then(|()| Ok(pktgen::send(&traffic, &AtomicBool::new(false))?)))
+            Ok::<_, LabError>(
+                pin_to_core(cores.generator).and_then(|()| Ok(pktgen::send(&traffic, &AtomicBool::new(false))?)),
+            )
         })?
     };
     generate(WARM_UP)?;
@@ -112,14 +114,14 @@ pub fn run(scene: &Scene, kind: Kind, packets: Packets, cores: Cores) -> Result<
     let sent = generate(packets.time)?;
     let took = began.elapsed();
     let received = scene.server().received()? - before;
-    let seen = plane.finish()?;
+    let seen = forwarder.finish()?;
     let frames = seen.ports.first().map_or(0, |port| port.rx_packets);
     if received == 0 {
         return Err(BenchError::Unexpected {
             what: format!("frames through {kind:?}"),
             expected: "some arrive".to_owned(),
             got: format!(
-                "none of {}; the plane received {frames}; drops: {:?}",
+                "none of {}; the forwarder received {frames}; drops: {:?}",
                 sent.frames, seen.drops
             ),
         });

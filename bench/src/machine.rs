@@ -27,7 +27,7 @@ pub struct Machine {
 impl Machine {
     /// Looks at this machine.
     #[must_use]
-    pub fn look() -> Self {
+    pub fn detect() -> Self {
         let cpuinfo = read("/proc/cpuinfo");
         let field = |name: &str| {
             let line = cpuinfo

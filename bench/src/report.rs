@@ -4,16 +4,16 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::latency::Times;
+use crate::latency::RoundTrips;
 use crate::load::{Cores, Packets, Run};
 use crate::{Machine, stats};
 
-/// A series of one way's results.
+/// A series of one path's results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Series<T> {
-    /// The way: `bare`, `polling`, `sleeping`, `kernel`, and what else tells it apart.
-    pub way: String,
-    /// One for each round, in the order in which they were made, the ways interleaved.
+    /// The path: `bare`, `polling`, `sleeping`, `kernel`, and what else tells it apart.
+    pub path: String,
+    /// One for each round, in the sequence in which they were made, the paths interleaved.
     pub runs: Vec<T>,
 }
 
@@ -50,16 +50,16 @@ pub struct Report {
     /// Bits per second of one TCP stream.
     pub tcp: Vec<Series<f64>>,
     /// Round-trip times.
-    pub latency: Vec<Series<Times>>,
+    pub latency: Vec<Series<RoundTrips>>,
 }
 
 impl Report {
-    /// Packets per second received, the way's median.
+    /// Packets per second received, the path's median.
     #[must_use]
-    pub fn received(&self, way: &str) -> Option<f64> {
+    pub fn received(&self, path: &str) -> Option<f64> {
         self.load
             .iter()
-            .find(|s| s.way == way)
+            .find(|s| s.path == path)
             .map(|s| s.median(|run| run.received))
     }
 }
@@ -70,8 +70,8 @@ impl fmt::Display for Report {
         let (size, frames) = self.memory;
         writeln!(
             f,
-            "{}; batch {}; {frames} frames of {size} octets; MTU {}; plane on core {}; medians of interleaved rounds",
-            self.mode, self.batch, self.mtu, self.cores.plane
+            "{}; batch {}; {frames} frames of {size} octets; MTU {}; forwarder on core {}; medians of interleaved rounds",
+            self.mode, self.batch, self.mtu, self.cores.forwarder
         )?;
         self.write_load(f)?;
         self.write_tcp(f)?;
@@ -102,7 +102,7 @@ impl Report {
             writeln!(
                 f,
                 "  {:<28} {:>7.3} {:>15} {:>10.0} {:>9.2} {:>9.2} {:>7.1}",
-                series.way,
+                series.path,
                 received / 1e6,
                 format!("{least:.3} - {most:.3}"),
                 1e9 / received,
@@ -130,7 +130,7 @@ impl Report {
             writeln!(
                 f,
                 "  {:<28} {:>7.2} {range:>15} {:>9.2}",
-                series.way,
+                series.path,
                 rate / 1e9,
                 rate / base
             )?;
@@ -150,7 +150,7 @@ impl Report {
                 series.median(|t| t.p99),
                 series.median(|t| t.p999),
             ];
-            writeln!(f, "  {:<28} {p50:>8.1} {p99:>8.1} {p999:>8.1}", series.way)?;
+            writeln!(f, "  {:<28} {p50:>8.1} {p99:>8.1} {p999:>8.1}", series.path)?;
         }
         Ok(())
     }

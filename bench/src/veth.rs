@@ -2,7 +2,7 @@
 //!
 //! Each pod has two devices: `eth0`, a veth whose other end is in the dataplane's namespace, set up as heddle's CNI plugin
 //! does (a /32, a default route by the gateway's address and MAC), and `k0`, a veth to a router that forwards by the
-//! kernel. So all ways are compared between the same two pods.
+//! kernel. So all paths are compared between the same two pods.
 
 use heddle_lab::{LabError, NetNs, run};
 use heddle_wire::MacAddr;
@@ -24,7 +24,7 @@ pub struct PodNs {
     pub ns: NetNs,
     /// The name of its device's other end, in the dataplane's namespace.
     pub host_end: String,
-    /// Its address on the way through the kernel.
+    /// Its address on the path through the kernel.
     pub kernel_ip: String,
 }
 
@@ -37,14 +37,14 @@ pub struct Scene {
     pub pods: [PodNs; 2],
     /// The MTU of all devices.
     pub mtu: u32,
-    /// The router of the kernel's way.
+    /// The router of the kernel's path.
     _router: NetNs,
 }
 
 /// How the pods' checksums leave them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Offload {
-    /// Unfinished, as veths do: somebody on the way finishes them.
+    /// Unfinished, as veths do: somebody on the path finishes them.
     On,
     /// Finished by the pod: for a forwarder that does not look at them.
     Off,
@@ -64,7 +64,7 @@ impl Scene {
                 rule: "between 576 and 61000",
             });
         }
-        let dataplane = NetNs::create("plane")?;
+        let dataplane = NetNs::create("forwarder")?;
         let router = NetNs::create("router")?;
         for ns in [&dataplane, &router] {
             no_ipv6(ns)?;

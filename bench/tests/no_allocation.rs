@@ -34,7 +34,7 @@ fn no_packet_costs_an_allocation() {
         let count = allocations(|| {
             burst.prepare();
             burst.process();
-            burst.settle().unwrap();
+            burst.finish_burst().unwrap();
         });
         assert_eq!(count, 0, "{load:?}");
     }

@@ -1,11 +1,11 @@
-//! The measurements on veths in small: every way lets packets through. Figures are not looked at. Needs root.
+//! The measurements on veths in small: every path lets packets through. Figures are not looked at. Needs root.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use heddle_bench::latency::{self, Rhythm};
+use heddle_bench::forwarder::{Forwarder, ForwarderKind};
+use heddle_bench::latency::{self, PingPace};
 use heddle_bench::load::{self, Cores, Packets};
-use heddle_bench::plane::{Kind, Plane};
 use heddle_bench::veth::{Offload, Scene};
 use heddle_bench::{BenchError, node, tcp};
 
@@ -19,19 +19,19 @@ fn pod(scene: &Scene) -> SocketAddr {
 #[test]
 fn generated_frames_pass_both_planes() {
     let scene = Scene::new(1500).unwrap();
-    let _deaf = load::deafen(&scene).unwrap();
+    let _dropping = load::drop_arrivals(&scene).unwrap();
     let packets = Packets {
         frame: 64,
         flows: 100,
         time: SHORT,
     };
-    for kind in [Kind::Bare, Kind::Polling] {
+    for kind in [ForwarderKind::Bare, ForwarderKind::Polling] {
         let run = load::run(
             &scene,
             kind,
             packets,
             Cores {
-                plane: CORE,
+                forwarder: CORE,
                 generator: CORE,
             },
         )
@@ -50,20 +50,20 @@ fn generated_frames_pass_both_planes() {
 fn streams_and_datagrams_pass_every_plane() {
     let scene = Scene::new(1500).unwrap();
     let service = SocketAddr::new(node::service_ip(0).to_std(), node::SERVICE_PORT);
-    let rhythm = Rhythm {
+    let pace = PingPace {
         rounds: 20,
         pause: Duration::from_millis(3),
     };
     for (kind, offload, to) in [
-        (Kind::Bare, Offload::Off, pod(&scene)),
-        (Kind::Polling, Offload::On, pod(&scene)),
-        (Kind::Sleeping, Offload::On, service),
+        (ForwarderKind::Bare, Offload::Off, pod(&scene)),
+        (ForwarderKind::Polling, Offload::On, pod(&scene)),
+        (ForwarderKind::Sleeping, Offload::On, service),
     ] {
         scene.offload(offload).unwrap();
-        let plane = Plane::start(&scene, kind, CORE).unwrap();
+        let forwarder = Forwarder::start(&scene, kind, CORE).unwrap();
         let rate = tcp::stream(&scene, to, node::TARGET_PORT, SHORT).unwrap();
-        let times = latency::ping_pong(&scene, to, node::TARGET_PORT, rhythm).unwrap();
-        let seen = plane.finish().unwrap();
+        let times = latency::ping_pong(&scene, to, node::TARGET_PORT, pace).unwrap();
+        let seen = forwarder.finish().unwrap();
         assert!(rate > 0.0 && times.p50 > 0.0, "{kind:?}: {rate} {times:?}");
         assert!(seen.ports.iter().all(|port| port.rx_packets > 0), "{kind:?}: {seen:?}");
     }
@@ -76,7 +76,7 @@ fn an_impossible_scene_is_refused_by_name() {
     let error = Scene::new(70_000).unwrap_err().to_string();
     assert_eq!(error, "mtu = 70000 cannot be: between 576 and 61000");
     let scene = Scene::new(1500).unwrap();
-    let error = Plane::start(&scene, Kind::Bare, 1000).err();
+    let error = Forwarder::start(&scene, ForwarderKind::Bare, 1000).err();
     assert!(
         matches!(
             error,

@@ -4,14 +4,14 @@ mod common;
 
 use std::net::IpAddr;
 
-use common::{BOUND, SILENCE, binaries, eventually};
+use common::{BOUND, SILENCE, binaries, wait_until};
 use heddle_lab::shop::{DB_PORT, Shop, WEB_TARGET};
-use heddle_lab::traffic::{self, Manner, Reach, TcpServer};
+use heddle_lab::traffic::{self, ProbeOutcome, ServerBehavior, TcpServer};
 use heddle_lab::{LabError, Node, NodePlan, manifests, run_with_input};
 use serde_json::{Value, json};
 
 fn shop() -> Result<Shop, LabError> {
-    Shop::open(binaries()?, NodePlan::new("node", 1))
+    Shop::start(binaries()?, NodePlan::new("node", 1))
 }
 
 /// The refusals that stand now, each as one line.
@@ -30,7 +30,7 @@ fn rejections(node: &Node) -> Result<Vec<String>, LabError> {
 /// Awaits a refusal that contains all of `parts`.
 fn is_refused(node: &Node, parts: &[&str]) -> Result<(), LabError> {
     let has = |line: &String| parts.iter().all(|part| line.contains(part));
-    eventually(&format!("a refusal with {parts:?}"), || {
+    wait_until(&format!("a refusal with {parts:?}"), || {
         Ok(rejections(node)?.iter().any(has))
     })
 }
@@ -38,7 +38,11 @@ fn is_refused(node: &Node, parts: &[&str]) -> Result<(), LabError> {
 #[test]
 fn a_file_that_does_not_parse_is_named_and_opens_nothing() -> Result<(), LabError> {
     let shop = shop()?;
-    let _server = TcpServer::start(shop.member("db")?.pod.ns(), DB_PORT, Manner::Greet("db".to_owned()))?;
+    let _server = TcpServer::start(
+        shop.member("db")?.pod.ns(),
+        DB_PORT,
+        ServerBehavior::Greet("db".to_owned()),
+    )?;
     let to = shop.member("db")?.at(false, DB_PORT)?;
     shop.node.write_manifest(
         "networkpolicy-shop-db-from-web.json",
@@ -47,10 +51,10 @@ fn a_file_that_does_not_parse_is_named_and_opens_nothing() -> Result<(), LabErro
     is_refused(&shop.node, &["networkpolicy-shop-db-from-web.json"])?;
     // The last good version serves: closed to the client, open to the backends.
     assert_eq!(
-        traffic::tcp_ask(shop.member("client")?.pod.ns(), to, "", SILENCE)?,
-        Reach::Silence
+        traffic::tcp_request(shop.member("client")?.pod.ns(), to, "", SILENCE)?,
+        ProbeOutcome::NoAnswer
     );
-    assert!(traffic::tcp_ask(shop.member("web-1")?.pod.ns(), to, "", BOUND)?.is_yes());
+    assert!(traffic::tcp_request(shop.member("web-1")?.pod.ns(), to, "", BOUND)?.is_answered());
     shop.node.apply(&manifests::allow_only(
         "shop",
         "db-from-web",
@@ -58,14 +62,14 @@ fn a_file_that_does_not_parse_is_named_and_opens_nothing() -> Result<(), LabErro
         ("app", "web"),
         DB_PORT,
     ))?;
-    eventually("the refusal goes when the file is mended", || {
+    wait_until("the refusal goes when the file is mended", || {
         Ok(rejections(&shop.node)?.is_empty())
     })
 }
 
 #[test]
 fn impossible_fields_are_refused_by_name() -> Result<(), LabError> {
-    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let mut service = manifests::service("shop", "bad-port", &[IpAddr::from([10, 96, 0, 81])], 80, 8080);
     service["spec"]["ports"][0]["port"] = json!(65_537);
     shop.node.apply(&service)?;
@@ -102,7 +106,7 @@ fn impossible_fields_are_refused_by_name() -> Result<(), LabError> {
     }
     // The rest works: what was there, and what comes now.
     assert_eq!(traffic::ping(shop.member("client")?.pod.ns(), taken, 2)?, 2);
-    let late = shop.join("late", "any")?.attached.ip(true)?;
+    let late = shop.add_pod("late", "any")?.attached.ip(true)?;
     assert_eq!(traffic::ping(shop.member("client")?.pod.ns(), late, 2)?, 2);
     Ok(())
 }
@@ -117,9 +121,9 @@ fn a_refused_policy_closes_what_it_selects() -> Result<(), LabError> {
     policy["spec"]["ingress"][0]["ports"][0]["protocol"] = json!("QUIC");
     shop.node.apply(&policy)?;
     is_refused(&shop.node, &["odd", "protocol", "QUIC"])?;
-    eventually("what it selects is closed", || Ok(traffic::ping(client, web, 1)? == 0))?;
+    wait_until("what it selects is closed", || Ok(traffic::ping(client, web, 1)? == 0))?;
     shop.node.delete(&policy)?;
-    eventually("it opens again when the policy is gone", || {
+    wait_until("it opens again when the policy is gone", || {
         Ok(traffic::ping(client, web, 1)? == 1)
     })
 }
@@ -138,14 +142,16 @@ fn each_impossible_field_of_a_policy_is_named_and_opens_nothing() -> Result<(), 
     let _server = TcpServer::start(
         shop.member("web-1")?.pod.ns(),
         WEB_TARGET,
-        Manner::Greet("web-1".to_owned()),
+        ServerBehavior::Greet("web-1".to_owned()),
     )?;
     let to = shop.member("web-1")?.at(false, WEB_TARGET)?;
-    let reaches = |from| traffic::tcp_ask(from, to, "", SILENCE);
+    let reaches = |from| traffic::tcp_request(from, to, "", SILENCE);
     // A good version stays when a bad one comes: open to the client, closed to everyone else.
     shop.node.apply(&policy("kept", |_| {}))?;
-    eventually("the good version is taken", || Ok(reaches(db)? == Reach::Silence))?;
-    assert!(reaches(client)?.is_yes());
+    wait_until("the good version is taken", || {
+        Ok(reaches(db)? == ProbeOutcome::NoAnswer)
+    })?;
+    assert!(reaches(client)?.is_answered());
 
     let ingress = |key: &'static str, value: Value| move |spec: &mut Value| spec["ingress"][0][key] = value;
     let select = |value: Value| move |spec: &mut Value| spec["podSelector"] = value;
@@ -195,21 +201,21 @@ fn each_impossible_field_of_a_policy_is_named_and_opens_nothing() -> Result<(), 
     }
     // None was ever good, so each closes what it selects, as far as that can be read; together with the good one, which
     // is one more way in: policies are a union.
-    assert!(reaches(client)?.is_yes());
-    assert_eq!(reaches(db)?, Reach::Silence);
+    assert!(reaches(client)?.is_answered());
+    assert_eq!(reaches(db)?, ProbeOutcome::NoAnswer);
     shop.node
         .apply(&policy("kept", ingress("ports", json!([{"port": 0}]))))?;
     is_refused(&shop.node, &["shop/kept |", "ports[0].port"])?;
-    assert!(reaches(client)?.is_yes(), "the last good version stays");
+    assert!(reaches(client)?.is_answered(), "the last good version stays");
     // Without it nothing is left that opens.
     shop.node.delete(&policy("kept", |_| {}))?;
-    eventually("what only refused policies select is closed", || {
-        Ok(reaches(client)? == Reach::Silence)
+    wait_until("what only refused policies select is closed", || {
+        Ok(reaches(client)? == ProbeOutcome::NoAnswer)
     })?;
     for (object, _) in &bad {
         shop.node.delete(object)?;
     }
-    eventually("it opens when they are gone", || Ok(reaches(db)?.is_yes()))?;
+    wait_until("it opens when they are gone", || Ok(reaches(db)?.is_answered()))?;
     assert_eq!(rejections(&shop.node)?, Vec::<String>::new());
     Ok(())
 }
@@ -221,12 +227,12 @@ fn impossible_services_are_named_and_the_others_work() -> Result<(), LabError> {
         TcpServer::start(
             shop.member("web-1")?.pod.ns(),
             WEB_TARGET,
-            Manner::Greet("web".to_owned()),
+            ServerBehavior::Greet("web".to_owned()),
         )?,
         TcpServer::start(
             shop.member("web-2")?.pod.ns(),
             WEB_TARGET,
-            Manner::Greet("web".to_owned()),
+            ServerBehavior::Greet("web".to_owned()),
         )?,
     ];
     let service = |name: &str, last: u8, change: &dyn Fn(&mut Value)| {
@@ -240,7 +246,7 @@ fn impossible_services_are_named_and_the_others_work() -> Result<(), LabError> {
     };
     shop.node.apply(&service("first", 1, &node_port))?;
     // The second comes after the first: who has a node port keeps it.
-    eventually("the first Service is in the tables", || {
+    wait_until("the first Service is in the tables", || {
         Ok(shop.node.status()?["tables"]["frontends"].as_u64() >= Some(3))
     })?;
     let mut mixed = manifests::endpoint_slice("shop", "web", false, WEB_TARGET, &[(IpAddr::from([10, 9, 9, 9]), "x")]);
@@ -275,8 +281,12 @@ fn impossible_services_are_named_and_the_others_work() -> Result<(), LabError> {
     }
     assert_eq!(rejections(&shop.node)?.len(), bad.len());
     for v6 in [false, true] {
-        let ask = traffic::tcp_ask(shop.member("client")?.pod.ns(), Shop::service(v6), "", BOUND)?;
-        assert_eq!(ask, Reach::Yes("web".to_owned()), "the other Service works on");
+        let ask = traffic::tcp_request(shop.member("client")?.pod.ns(), Shop::service(v6), "", BOUND)?;
+        assert_eq!(
+            ask,
+            ProbeOutcome::Answered("web".to_owned()),
+            "the other Service works on"
+        );
     }
     Ok(())
 }

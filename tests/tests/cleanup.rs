@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{binaries, eventually};
+use common::{binaries, wait_until};
 use heddle_lab::shop::Shop;
 use heddle_lab::{LabError, NodePlan};
 use nix::sys::signal::Signal;
@@ -32,14 +32,14 @@ fn everything_of(shop: &Shop) -> Result<String, LabError> {
 fn nothing_is_left() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     // The node's own addresses settle by themselves (duplicate address detection takes a second).
-    eventually("the uplink is at rest", || {
+    wait_until("the uplink is at rest", || {
         let state = shop.node.ns().run("ip", &["address"])?;
         Ok(!state.contains("tentative") && !state.contains("NO-CARRIER"))
     })?;
     let before = everything_of(&shop)?;
     shop.node.start_agent()?;
     for name in ["one", "two"] {
-        shop.join(name, "any")?;
+        shop.add_pod(name, "any")?;
     }
     assert_ne!(everything_of(&shop)?, before);
 

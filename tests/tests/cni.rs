@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 #[test]
 fn check_sees_what_is_missing_and_del_may_be_repeated() -> Result<(), LabError> {
-    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let client = shop.member("client")?;
     let result = &client.attached.result;
     let check = shop.node.cni("CHECK", &client.pod, Some(result))?;
@@ -67,7 +67,7 @@ fn status_tells_whether_an_add_could_be_served() -> Result<(), LabError> {
         &shop.node.internal_ips(),
         &[],
     ))?;
-    common::eventually("without the Node object there is no address to give", || {
+    common::wait_until("without the Node object there is no address to give", || {
         Ok(code(&status(&shop, "1.1.0")?) == Some(50))
     })
 }
@@ -90,7 +90,7 @@ fn version_lists_what_works() -> Result<(), LabError> {
 
 #[test]
 fn a_pod_without_a_name_is_an_endpoint_that_no_policy_selects() -> Result<(), LabError> {
-    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let pod = shop.lab.pod("", "", &[])?;
     let out = Call::of(&shop, pod.ns().path()).run(&shop)?;
     assert!(out.ok, "{}", out.stdout);

@@ -8,9 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::{BOUND, ask_json, binaries, eventually};
+use common::{BOUND, ask_json, binaries, wait_until};
 use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
-use heddle_lab::traffic::{Conversation, Manner, Speaker, TcpServer};
+use heddle_lab::traffic::{Conversation, ServerBehavior, Speaker, TcpServer};
 use heddle_lab::udp::UdpServer;
 use heddle_lab::{Lab, LabError, NetNs, NodePlan, manifests};
 use nix::sys::signal::Signal;
@@ -39,7 +39,7 @@ fn open() -> Result<Shop, LabError> {
     let mut plan = NodePlan::new("node", 1);
     plan.cores = "0,1".to_owned();
     plan.flags = vec!["--config".to_owned(), config.display().to_string()];
-    let shop = Shop::open_in(lab, plan)?;
+    let shop = Shop::start_in(lab, plan)?;
     let mut service = manifests::service("shop", "mixed", &MIXED, WEB_PORT, WEB_TARGET);
     service["spec"]["ports"] = json!([
         {"name": "main", "protocol": "TCP", "port": WEB_PORT, "targetPort": WEB_TARGET},
@@ -59,7 +59,7 @@ fn open() -> Result<Shop, LabError> {
         shop.node.apply(&slice)?;
     }
     // Shop/web has four backends, this one eight.
-    eventually("the tables have the endpoints", || {
+    wait_until("the tables have the endpoints", || {
         Ok(shop.node.status()?["tables"]["backends"].as_u64() == Some(12))
     })?;
     Ok(shop)
@@ -170,7 +170,7 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
     let mut echoes = Vec::new();
     for name in WEBS {
         let ns = shop.member(name)?.pod.ns();
-        servers.push(TcpServer::start(ns, WEB_TARGET, Manner::Echo)?);
+        servers.push(TcpServer::start(ns, WEB_TARGET, ServerBehavior::Echo)?);
         echoes.push(UdpServer::echo(ns, DNS_TARGET)?);
     }
     let client = shop.member("client")?.pod.ns().clone();
@@ -191,7 +191,7 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
         let mut play = || -> Result<(), LabError> {
             for round in 0..ROUNDS {
                 openers.opening.store(true, Ordering::Release);
-                eventually(
+                wait_until(
                     "connections are made",
                     || Ok(flow_count(&shop, "inserted")? >= 2 * EACH),
                 )?;
@@ -208,7 +208,7 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
                     "round {round}: {stood} entries stood, and {flows:#}"
                 );
                 for talk in &talks {
-                    talk.progresses(3, Duration::from_secs(15))?;
+                    talk.wait_for_rounds(3, Duration::from_secs(15))?;
                 }
             }
             Ok(())
@@ -226,7 +226,7 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
     })?;
     let opened = openers.opened.into_inner();
     assert!(opened >= ROUNDS * EACH, "{opened} connections");
-    eventually("what is listed is what is in use", || {
+    wait_until("what is listed is what is in use", || {
         let used = flow_count(&shop, "used")?;
         let all = ask_json(&shop.node, "flows", &[])?["flows"]
             .as_array()
@@ -243,7 +243,7 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
         Ok(flows["used"] == flows["capacity"] && flows["refused_full"].as_u64() > Some(0))
     };
     assert_eq!(flow_count(&shop, "capacity")?, 2 * CAPACITY);
-    eventually("the table is full", || {
+    wait_until("the table is full", || {
         filler.enter(|| {
             let socket = UdpSocket::bind("0.0.0.0:4242").map_err(LabError::io("a socket"))?;
             for port in 1..CAPACITY as u16 + 100 {
@@ -258,7 +258,7 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
         full(&shop)
     })?;
     for talk in talks {
-        talk.progresses(5, BOUND)?;
+        talk.wait_for_rounds(5, BOUND)?;
         talk.finish()?;
     }
     println!("{opened} connections made, {ROUNDS} agents killed, {kept} connections kept to the end");

@@ -7,18 +7,18 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{SILENCE, ask_json, binaries, ends_well, eventually, follow, interrupt};
+use common::{SILENCE, ask_json, binaries, exits_successfully, follow, interrupt, wait_until};
 use heddle_lab::shop::{DB_PORT, Shop, WEB_TARGET};
 use heddle_lab::{LabError, NodePlan, run_with_input, traffic};
 use serde_json::{Value, json};
 
 fn shop() -> Result<Shop, LabError> {
-    Shop::open(binaries()?, NodePlan::new("node", 1))
+    Shop::start(binaries()?, NodePlan::new("node", 1))
 }
 
 fn refused_attempt(shop: &Shop, from: &str, to: SocketAddr) -> Result<(), LabError> {
-    let reach = traffic::tcp_ask(shop.member(from)?.pod.ns(), to, "", SILENCE)?;
-    assert_eq!(reach, traffic::Reach::Silence, "{from} to {to}");
+    let reach = traffic::tcp_request(shop.member(from)?.pod.ns(), to, "", SILENCE)?;
+    assert_eq!(reach, traffic::ProbeOutcome::NoAnswer, "{from} to {to}");
     Ok(())
 }
 
@@ -134,7 +134,7 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
     });
     shop.node.apply(&policy)?;
     let web = shop.member("web-1")?.at(false, WEB_TARGET)?;
-    eventually("the rule denies", || {
+    wait_until("the rule denies", || {
         refused_or_reset(&shop, web)?;
         Ok(!drops(&shop, &["--policy", "no-web"])?.is_empty())
     })?;
@@ -165,8 +165,8 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
 
     shop.node.delete(&policy)?;
     let client = shop.member("client")?.pod.ns();
-    eventually("the policy is gone", || {
-        Ok(traffic::tcp_ask(client, web, "", SILENCE)? == traffic::Reach::Refused)
+    wait_until("the policy is gone", || {
+        Ok(traffic::tcp_request(client, web, "", SILENCE)? == traffic::ProbeOutcome::Refused)
     })?;
     // Other policies come; none of them takes the blame.
     for n in 0..5 {
@@ -179,7 +179,7 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
             1,
         ))?;
     }
-    eventually("they are compiled", || {
+    wait_until("they are compiled", || {
         Ok(ask_json(&shop.node, "status", &[])?["source"]["objects"]["NetworkPolicy"] == 6)
     })?;
     check()
@@ -187,8 +187,8 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
 
 /// An attempt at a port where nobody listens, which is reset as long as policy lets it through.
 fn refused_or_reset(shop: &Shop, to: SocketAddr) -> Result<(), LabError> {
-    let reach = traffic::tcp_ask(shop.member("client")?.pod.ns(), to, "", SILENCE)?;
-    assert!(!reach.is_yes(), "{reach:?}");
+    let reach = traffic::tcp_request(shop.member("client")?.pod.ns(), to, "", SILENCE)?;
+    assert!(!reach.is_answered(), "{reach:?}");
     Ok(())
 }
 
@@ -214,7 +214,7 @@ fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> 
         let (web, read) = (shop.member("web-1")?.pod.ns(), &read);
         let sender = threads.spawn(move || {
             while !read.load(Ordering::Acquire) {
-                traffic::udp_ask(web, db, b"x", Duration::from_millis(100))?;
+                traffic::udp_request(web, db, b"x", Duration::from_millis(100))?;
             }
             Ok(())
         });
@@ -234,7 +234,7 @@ fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> 
         (&json!("UDP"), &json!(DB_PORT))
     );
     interrupt(&child)?;
-    ends_well(child, "heddle drops -f")
+    exits_successfully(child, "heddle drops -f")
 }
 
 #[test]

@@ -8,9 +8,9 @@ use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{BOUND, binaries, eventually};
+use common::{BOUND, binaries, wait_until};
 use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
-use heddle_lab::traffic::{Browser, Manner, TcpServer};
+use heddle_lab::traffic::{HttpClient, ServerBehavior, TcpServer};
 use heddle_lab::udp::UdpServer;
 use heddle_lab::{LabError, NodePlan, manifests};
 use serde_json::json;
@@ -41,22 +41,22 @@ fn publish(shop: &Shop, choice: Choice) -> Result<(), LabError> {
         shop.node.apply(&slice)?;
     }
     let ready = 2 * chosen.iter().filter(|(_, ready)| *ready).count() as u64;
-    eventually("the tables have the endpoints", || {
+    wait_until("the tables have the endpoints", || {
         Ok(shop.node.status()?["tables"]["backends"].as_u64() == Some(ready))
     })
 }
 
 #[test]
 fn thousands_of_connections_while_endpoints_come_and_go() -> Result<(), LabError> {
-    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
-    shop.join("web-3", "web")?;
+    let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
+    shop.add_pod("web-3", "web")?;
     let shop = shop;
     let mut servers = Vec::new();
     for name in WEBS {
         servers.push(TcpServer::start(
             shop.member(name)?.pod.ns(),
             WEB_TARGET,
-            Manner::Http(name.to_owned()),
+            ServerBehavior::Http(name.to_owned()),
         )?);
     }
     publish(&shop, [Some(true); 3])?;
@@ -64,7 +64,7 @@ fn thousands_of_connections_while_endpoints_come_and_go() -> Result<(), LabError
     // Open all the while, at every endpoint.
     let mut lasting = Vec::new();
     for n in 0..24 {
-        let mut browser = Browser::open(client, Shop::service(n % 2 == 1), BOUND)?;
+        let mut browser = HttpClient::connect(client, Shop::service(n % 2 == 1), BOUND)?;
         let at = browser.get()?;
         lasting.push((browser, at));
     }
@@ -77,7 +77,7 @@ fn thousands_of_connections_while_endpoints_come_and_go() -> Result<(), LabError
             let (done, made) = (&done, &made);
             scope.spawn(move || -> Result<(), LabError> {
                 while !done.load(Ordering::Acquire) {
-                    Browser::open(client, Shop::service(v6), BOUND)?.get()?;
+                    HttpClient::connect(client, Shop::service(v6), BOUND)?.get()?;
                     made.fetch_add(1, Ordering::AcqRel);
                 }
                 Ok(())
@@ -103,7 +103,7 @@ fn thousands_of_connections_while_endpoints_come_and_go() -> Result<(), LabError
                     );
                 }
             }
-            eventually("enough connections are made", || {
+            wait_until("enough connections are made", || {
                 Ok(made.load(Ordering::Acquire) >= AT_LEAST)
             })
         };
@@ -126,7 +126,7 @@ fn thousands_of_connections_while_endpoints_come_and_go() -> Result<(), LabError
 #[test]
 fn a_change_is_in_force_at_once() -> Result<(), LabError> {
     const CHANGES: usize = 31;
-    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let names = ["web-1", "web-2"];
     let mut servers = Vec::new();
     for name in names {
@@ -160,10 +160,10 @@ fn a_change_is_in_force_at_once() -> Result<(), LabError> {
             let mut times = Vec::new();
             for n in 0..CHANGES {
                 let to = &servers[n % 2];
-                let before = to.heard();
+                let before = to.received();
                 let start = Instant::now();
                 publish(names[n % 2])?;
-                while to.heard() == before {
+                while to.received() == before {
                     if start.elapsed() > BOUND {
                         return Err(LabError::Timeout {
                             what: format!("a new connection to {}", names[n % 2]),
@@ -196,7 +196,7 @@ fn a_change_is_in_force_at_once() -> Result<(), LabError> {
 
 #[test]
 fn datagrams_do_not_go_on_to_an_endpoint_that_was_removed() -> Result<(), LabError> {
-    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let names = ["web-1", "web-2"];
     let mut servers = Vec::new();
     for name in names {
@@ -215,7 +215,7 @@ fn datagrams_do_not_go_on_to_an_endpoint_that_was_removed() -> Result<(), LabErr
             slice["ports"] = json!([{"name": "main", "protocol": "UDP", "port": WEB_TARGET}]);
             shop.node.apply(&slice)?;
         }
-        eventually("the tables have the endpoints", || {
+        wait_until("the tables have the endpoints", || {
             Ok(shop.node.status()?["tables"]["backends"].as_u64() == Some(2 * chosen.len() as u64))
         })
     };
@@ -231,12 +231,12 @@ fn datagrams_do_not_go_on_to_an_endpoint_that_was_removed() -> Result<(), LabErr
             Ok(socket)
         })?;
         let ask = || -> bool { socket.send(b"hello").is_ok() && socket.recv(&mut [0; 16]).is_ok() };
-        eventually("the Service answers", || Ok(ask()))?;
-        let before: Vec<u64> = servers.iter().map(UdpServer::heard).collect();
+        wait_until("the Service answers", || Ok(ask()))?;
+        let before: Vec<u64> = servers.iter().map(UdpServer::received).collect();
         for _ in 0..10 {
             ask();
         }
-        let heard: Vec<u64> = servers.iter().zip(before).map(|(s, b)| s.heard() - b).collect();
+        let heard: Vec<u64> = servers.iter().zip(before).map(|(s, b)| s.received() - b).collect();
         let at = heard.iter().position(|n| *n > 0).unwrap_or_default();
         assert_eq!(
             heard.iter().filter(|n| **n > 0).count(),
@@ -245,21 +245,25 @@ fn datagrams_do_not_go_on_to_an_endpoint_that_was_removed() -> Result<(), LabErr
         );
         let other = names[1 - at];
         publish(&[other])?;
-        let before = servers[1 - at].heard();
-        eventually("the datagrams go to the endpoint that is left", || {
-            Ok(ask() && servers[1 - at].heard() > before)
+        let before = servers[1 - at].received();
+        wait_until("the datagrams go to the endpoint that is left", || {
+            Ok(ask() && servers[1 - at].received() > before)
         })?;
-        let before = servers[at].heard();
+        let before = servers[at].received();
         for _ in 0..10 {
             ask();
         }
-        assert_eq!(servers[at].heard(), before, "the removed endpoint hears nothing more");
+        assert_eq!(
+            servers[at].received(),
+            before,
+            "the removed endpoint hears nothing more"
+        );
         // None at all, and back: the flow of before does not come to life again.
         publish(&[])?;
         publish(&[names[at]])?;
-        let before = servers[at].heard();
-        eventually("the datagrams go to the endpoint that came back", || {
-            Ok(ask() && servers[at].heard() > before)
+        let before = servers[at].received();
+        wait_until("the datagrams go to the endpoint that came back", || {
+            Ok(ask() && servers[at].received() > before)
         })?;
         publish(&names)?;
     }

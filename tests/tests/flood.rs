@@ -73,9 +73,9 @@ fn a_flood_of_small_or_large_packets_leaves_others_half_of_their_rate() -> Resul
 
 /// How many were sent, and how many of them arrived.
 fn rate(send: impl FnOnce() -> Result<u64, LabError>, sink: &UdpServer) -> Result<(u64, u64), LabError> {
-    let before = sink.heard();
+    let before = sink.received();
     let sent = send()?;
     // What is still under way arrives within this, or not at all.
     std::thread::sleep(Duration::from_millis(100));
-    Ok((sent, sink.heard() - before))
+    Ok((sent, sink.received() - before))
 }

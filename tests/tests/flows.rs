@@ -5,14 +5,14 @@ mod common;
 use std::collections::BTreeSet;
 use std::io::BufRead;
 
-use common::{BOUND, ask_json, binaries, ends_well, eventually, follow, interrupt};
+use common::{BOUND, ask_json, binaries, exits_successfully, follow, interrupt, wait_until};
 use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
-use heddle_lab::traffic::{Conversation, Manner, Speaker, TcpServer};
+use heddle_lab::traffic::{Conversation, ServerBehavior, Speaker, TcpServer};
 use heddle_lab::{Lab, LabError, NodePlan, run_with_input};
 use serde_json::{Value, json};
 
 fn shop() -> Result<Shop, LabError> {
-    Shop::open(binaries()?, NodePlan::new("node", 1))
+    Shop::start(binaries()?, NodePlan::new("node", 1))
 }
 
 fn flows(shop: &Shop, flags: &[&str]) -> Result<Vec<Value>, LabError> {
@@ -31,11 +31,15 @@ fn a_live_connection_through_a_service_is_listed_until_it_ends() -> Result<(), L
     let client = shop.member("client")?;
     let mut servers = Vec::new();
     for name in ["web-1", "web-2"] {
-        servers.push(TcpServer::start(shop.member(name)?.pod.ns(), WEB_TARGET, Manner::Echo)?);
+        servers.push(TcpServer::start(
+            shop.member(name)?.pod.ns(),
+            WEB_TARGET,
+            ServerBehavior::Echo,
+        )?);
     }
     for v6 in [false, true] {
         let talk = Conversation::start(client.pod.ns(), Shop::service(v6), Speaker::Client)?;
-        talk.progresses(5, BOUND)?;
+        talk.wait_for_rounds(5, BOUND)?;
         let address = Shop::service(v6).ip().to_string();
         let chosen = [
             "--pod",
@@ -83,7 +87,7 @@ fn a_live_connection_through_a_service_is_listed_until_it_ends() -> Result<(), L
         }
 
         talk.finish()?;
-        eventually("the connection ends", || Ok(flows(&shop, &chosen)?.is_empty()))?;
+        wait_until("the connection ends", || Ok(flows(&shop, &chosen)?.is_empty()))?;
         let ended = flows(&shop, &["--pod", "shop/client", "--address", &address])?;
         assert!(
             ended
@@ -102,7 +106,7 @@ fn many_connections_come_page_by_page_and_as_many_as_are_wanted() -> Result<(), 
     let many = 2500;
     let flags = ["--pod", "shop/client", "--protocol", "UDP"];
     // A busy machine loses some of a burst: they come again.
-    eventually("all connections are listed", || {
+    wait_until("all connections are listed", || {
         client.pod.ns().enter(|| {
             let socket = std::net::UdpSocket::bind("0.0.0.0:4242").map_err(LabError::io("a socket"))?;
             for port in 1..=many {
@@ -151,10 +155,10 @@ fn connections_expire_as_the_configuration_says() -> Result<(), LabError> {
     std::fs::write(&config, "timeouts: {udpNew: 2}\n").map_err(LabError::io("writing timeouts.yaml"))?;
     let mut plan = NodePlan::new("node", 1);
     plan.flags = vec!["--config".to_owned(), config.display().to_string()];
-    let shop = Shop::open_in(lab, plan)?;
+    let shop = Shop::start_in(lab, plan)?;
     let (client, to) = (shop.member("client")?, shop.member("web-1")?.at(false, 4242)?);
     let flags = ["--pod", "shop/client", "--protocol", "UDP", "--state", "new"];
-    eventually("a datagram makes a connection", || {
+    wait_until("a datagram makes a connection", || {
         client.pod.ns().enter(|| {
             let socket = std::net::UdpSocket::bind("0.0.0.0:0").map_err(LabError::io("a socket"))?;
             socket.send_to(b"x", to).map_err(LabError::io("sending"))
@@ -164,7 +168,7 @@ fn connections_expire_as_the_configuration_says() -> Result<(), LabError> {
     for flow in flows(&shop, &flags)? {
         assert!(flow["left_seconds"].as_u64() <= Some(2), "{flow:#}");
     }
-    eventually("it expires", || {
+    wait_until("it expires", || {
         Ok(flows(&shop, &flags)?.is_empty() && shop.node.status()?["flows"]["expired"].as_u64() > Some(0))
     })
 }
@@ -173,7 +177,7 @@ fn connections_expire_as_the_configuration_says() -> Result<(), LabError> {
 fn watching_tells_what_comes_changes_and_ends() -> Result<(), LabError> {
     let shop = shop()?;
     let client = shop.member("client")?;
-    let _server = TcpServer::start(shop.member("web-1")?.pod.ns(), WEB_TARGET, Manner::Echo)?;
+    let _server = TcpServer::start(shop.member("web-1")?.pod.ns(), WEB_TARGET, ServerBehavior::Echo)?;
     let flags = [
         "--watch",
         "0.1",
@@ -192,7 +196,7 @@ fn watching_tells_what_comes_changes_and_ends() -> Result<(), LabError> {
     };
     let to = shop.member("web-1")?.at(false, WEB_TARGET)?;
     let talk = Conversation::start(client.pod.ns(), to, Speaker::Client)?;
-    talk.progresses(3, BOUND)?;
+    talk.wait_for_rounds(3, BOUND)?;
     // Whatever was seen first: it is established in the end, and then closed.
     let mut news = next()?;
     let id = news["flow"]["id"].clone();
@@ -218,7 +222,7 @@ fn watching_tells_what_comes_changes_and_ends() -> Result<(), LabError> {
         );
     }
     interrupt(&child)?;
-    ends_well(child, "heddle flows --watch")
+    exits_successfully(child, "heddle flows --watch")
 }
 
 #[test]

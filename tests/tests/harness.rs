@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use heddle_lab::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
+use heddle_lab::traffic::{self, Conversation, ProbeOutcome, ServerBehavior, Speaker, TcpServer};
 use heddle_lab::{LabError, NetNs};
 
 const BOUND: Duration = Duration::from_secs(5);
@@ -27,22 +27,22 @@ fn two_hosts() -> Result<(NetNs, NetNs, IpAddr), LabError> {
 #[test]
 fn tells_an_answer_from_a_refusal_and_from_silence() -> Result<(), LabError> {
     let (left, right, ip) = two_hosts()?;
-    let server = TcpServer::start(&right, 8080, Manner::Greet("hello".to_owned()))?;
+    let server = TcpServer::start(&right, 8080, ServerBehavior::Greet("hello".to_owned()))?;
     assert_eq!(
-        traffic::tcp_ask(&left, SocketAddr::new(ip, 8080), "", BOUND)?,
-        Reach::Yes("hello".to_owned())
+        traffic::tcp_request(&left, SocketAddr::new(ip, 8080), "", BOUND)?,
+        ProbeOutcome::Answered("hello".to_owned())
     );
     assert_eq!(
-        traffic::tcp_ask(&left, SocketAddr::new(ip, 8081), "", BOUND)?,
-        Reach::Refused
+        traffic::tcp_request(&left, SocketAddr::new(ip, 8081), "", BOUND)?,
+        ProbeOutcome::Refused
     );
     assert_eq!(
-        traffic::udp_ask(&left, SocketAddr::new(ip, 8081), b"x", BOUND)?,
-        Reach::Refused
+        traffic::udp_request(&left, SocketAddr::new(ip, 8081), b"x", BOUND)?,
+        ProbeOutcome::Refused
     );
     right.run("ip", &["link", "set", "eth0", "down"])?;
-    let silence = traffic::tcp_ask(&left, SocketAddr::new(ip, 8080), "", Duration::from_millis(200))?;
-    assert_eq!(silence, Reach::Silence);
+    let silence = traffic::tcp_request(&left, SocketAddr::new(ip, 8080), "", Duration::from_millis(200))?;
+    assert_eq!(silence, ProbeOutcome::NoAnswer);
     drop(server);
     Ok(())
 }
@@ -60,17 +60,17 @@ fn counts_pings_and_compares_bulk_bytes() -> Result<(), LabError> {
 #[test]
 fn a_conversation_progresses_and_notices_a_cut() -> Result<(), LabError> {
     let (left, right, ip) = two_hosts()?;
-    let _echo = TcpServer::start(&right, 7, Manner::Echo)?;
-    let _first = TcpServer::start(&right, 19, Manner::SpeakFirst)?;
+    let _echo = TcpServer::start(&right, 7, ServerBehavior::Echo)?;
+    let _first = TcpServer::start(&right, 19, ServerBehavior::SpeakFirst)?;
     let asks = Conversation::start(&left, SocketAddr::new(ip, 7), Speaker::Client)?;
     let listens = Conversation::start(&left, SocketAddr::new(ip, 19), Speaker::Server)?;
-    asks.progresses(5, BOUND)?;
-    listens.progresses(5, BOUND)?;
+    asks.wait_for_rounds(5, BOUND)?;
+    listens.wait_for_rounds(5, BOUND)?;
     assert!(asks.finish()? >= 5);
     right.run("ip", &["link", "set", "eth0", "down"])?;
     // What was under way may still arrive; after that, nothing does.
-    let _ = listens.progresses(1, Duration::from_millis(100));
-    assert!(listens.progresses(1, Duration::from_millis(300)).is_err());
+    let _ = listens.wait_for_rounds(1, Duration::from_millis(100));
+    assert!(listens.wait_for_rounds(1, Duration::from_millis(300)).is_err());
     Ok(())
 }
 

@@ -4,7 +4,7 @@ mod common;
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 
-use common::{BOUND, binaries, drops, eventually, port};
+use common::{BOUND, binaries, drops, port, wait_until};
 use heddle_lab::shop::{Shop, WEB_TARGET};
 use heddle_lab::udp::UdpServer;
 use heddle_lab::{LabError, NetNs, NodePlan, manifests, run_with_input, traffic};
@@ -17,7 +17,7 @@ const BULK: u64 = 128 << 20;
 fn shop(workers: &str) -> Result<Shop, LabError> {
     let mut plan = NodePlan::new("node", 1);
     plan.cores = workers.to_owned();
-    Shop::open(binaries()?, plan)
+    Shop::start(binaries()?, plan)
 }
 
 /// What `ip` says in a namespace.
@@ -41,7 +41,7 @@ fn interfaces_and_routes_carry_what_their_ways_take() -> Result<(), LabError> {
     let address: IpAddr = [192, 0, 2, 2].into();
     shop.node.apply(&manifests::node("other", &[address], &other))?;
     shop.node.start_agent()?;
-    let ns = shop.join("client", "client")?.pod.ns().clone();
+    let ns = shop.add_pod("client", "client")?.pod.ns().clone();
 
     let link = ip(&ns, "link show eth0")?;
     assert!(link.contains(&format!("mtu {LARGE} ")), "{link}");
@@ -68,7 +68,7 @@ fn interfaces_and_routes_carry_what_their_ways_take() -> Result<(), LabError> {
     }
     // The uplink's MTU changes while the agent runs.
     ip(shop.node.ns(), "link set eth0 mtu 1400")?;
-    eventually("the host port follows the uplink", || {
+    wait_until("the host port follows the uplink", || {
         Ok(ip(shop.node.ns(), "link show heddle0")?.contains("mtu 1400 "))
     })
 }
@@ -120,8 +120,8 @@ fn pair(workers: &str) -> Result<Shop, LabError> {
     plan.cores = workers.to_owned();
     let mut shop = Shop::new(binaries()?, plan)?;
     shop.node.start_agent()?;
-    shop.join("web-1", "web")?;
-    shop.join("client", "client")?;
+    shop.add_pod("web-1", "web")?;
+    shop.add_pod("client", "client")?;
     shop.publish_endpoints()?;
     Ok(shop)
 }
@@ -232,7 +232,7 @@ fn udp_service(shop: &Shop, backend: &str) -> Result<[SocketAddr; 2], LabError> 
         slice["ports"][0]["protocol"] = "UDP".into();
         shop.node.apply(&slice)?;
     }
-    eventually("the Service's backends", || {
+    wait_until("the Service's backends", || {
         Ok(shop.node.status()?["tables"]["backends"].as_u64() == before.map(|n| n + 2))
     })?;
     Ok(ips.map(|ip| SocketAddr::new(ip, UDP_PORTS.0)))

@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{binaries, eventually, port};
+use common::{binaries, port, wait_until};
 use heddle_lab::udp::{Pace, UdpServer, send};
-use heddle_lab::{Attached, Lab, LabError, Node, NodePlan, Pod, traffic, usage};
+use heddle_lab::{AddResult, Lab, LabError, Node, NodePlan, Pod, traffic, usage};
 use serde_json::Value;
 
 /// What kubelet runs on a node by default (`--max-pods`).
@@ -34,7 +34,7 @@ fn held_by(status: &Value, prefix: &str) -> u64 {
 
 /// Every frame is with somebody, and none on its way: with the pools or a port that is open.
 fn all_frames_are_at_rest(node: &Node) -> Result<(), LabError> {
-    eventually("no frame is under way or lost", || {
+    wait_until("no frame is under way or lost", || {
         let status = node.status()?;
         let (held, total) = frames(&status);
         assert_eq!(held, total, "{}", status["frames"]);
@@ -97,7 +97,7 @@ fn a_full_node_is_attached_at_once_and_again_after_all_has_gone() -> Result<(), 
     let pods = pods(&lab, PODS)?;
     let (rss, kernel) = (usage::resident(agent)?, usage::kernel_memory()?);
 
-    let attached: Vec<Mutex<Option<Attached>>> = pods.iter().map(|_| Mutex::default()).collect();
+    let attached: Vec<Mutex<Option<AddResult>>> = pods.iter().map(|_| Mutex::default()).collect();
     let start = Instant::now();
     let times = at_once(PODS, |n| {
         let ips = node.start_pod(&pods[n])?;
@@ -119,7 +119,7 @@ fn a_full_node_is_attached_at_once_and_again_after_all_has_gone() -> Result<(), 
         mebibytes(usage::resident(agent)?),
         mebibytes(usage::kernel_memory()?.saturating_sub(kernel))
     );
-    let attached: Vec<Attached> = attached
+    let attached: Vec<AddResult> = attached
         .into_iter()
         .filter_map(|slot| slot.into_inner().ok().flatten())
         .collect();
@@ -147,13 +147,13 @@ fn a_full_node_is_attached_at_once_and_again_after_all_has_gone() -> Result<(), 
 
     // All sockets but the anchor's have gone, with their devices; libxdp binds every socket through its first one.
     node.ns().run("ip", &["link", "delete", "heddle0"])?;
-    eventually("the host port is made anew", || {
+    wait_until("the host port is made anew", || {
         Ok(node.ns().run("ip", &["link", "show", "heddle0"]).is_ok())
     })?;
     let again = [node.start_pod(&pods[0])?, node.start_pod(&pods[1])?];
     for v6 in [false, true] {
         assert_eq!(traffic::ping(pods[0].ns(), again[1].ip(v6)?, 2)?, 2);
-        eventually("the node reaches a pod by the new host port", || {
+        wait_until("the node reaches a pod by the new host port", || {
             Ok(traffic::ping(node.ns(), again[0].ip(v6)?, 1)? == 1)
         })?;
     }
@@ -223,9 +223,9 @@ fn pods_that_come_and_go_under_traffic_cost_no_frame() -> Result<(), LabError> {
     })?;
     println!(
         "{rounds} attached and detached; the other stream heard {}",
-        sink.heard()
+        sink.received()
     );
-    assert!(sink.heard() > 0);
+    assert!(sink.received() > 0);
     all_frames_are_at_rest(&node)?;
     let status = node.status()?;
     assert_eq!(
@@ -266,11 +266,11 @@ fn fill_rings_grow_and_a_silent_one_shrinks_for_another() -> Result<(), LabError
     };
     let flood = Duration::from_millis(500);
     assert_eq!((ring("one")?, ring("two")?), (64, 64), "at rest");
-    eventually("the first ring grows to its most", || {
+    wait_until("the first ring grows to its most", || {
         send(one.ns(), to, 1000, Pace::Flood, flood)?;
         Ok(ring("one")? >= 200)
     })?;
-    eventually("the second ring grows once the first, silent, has given back", || {
+    wait_until("the second ring grows once the first, silent, has given back", || {
         send(two.ns(), to, 1000, Pace::Flood, flood)?;
         Ok(ring("two")? >= 200)
     })?;

@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 
-use common::{BOUND, SILENCE, binaries, eventually};
+use common::{BOUND, SILENCE, binaries, wait_until};
 use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
-use heddle_lab::traffic::{self, Manner, Reach, TcpServer};
+use heddle_lab::traffic::{self, ProbeOutcome, ServerBehavior, TcpServer};
 use heddle_lab::udp::UdpServer;
 use heddle_lab::{Lab, LabError, NodePlan, manifests};
 use serde_json::{Value, json};
@@ -44,12 +44,16 @@ fn cluster_ips() -> [IpAddr; 2] {
 
 #[test]
 fn processes_of_the_node_reach_node_ports_and_load_balancers() -> Result<(), LabError> {
-    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let webs = ["web-1", "web-2"];
     let mut servers = Vec::new();
     for name in webs {
         let pod = &shop.member(name)?.pod;
-        servers.push(TcpServer::start(pod.ns(), WEB_TARGET, Manner::Greet(name.to_owned()))?);
+        servers.push(TcpServer::start(
+            pod.ns(),
+            WEB_TARGET,
+            ServerBehavior::Greet(name.to_owned()),
+        )?);
     }
     // Local as well: what a node sends itself goes to all endpoints, as with kube-proxy.
     for policy in ["Cluster", "Local"] {
@@ -67,17 +71,17 @@ fn processes_of_the_node_reach_node_ports_and_load_balancers() -> Result<(), Lab
             let balancer = BALANCERS[usize::from(v6)];
             let pod = shop.member("client")?.pod.ns();
             for to in [SocketAddr::new(own, NODE_PORT), SocketAddr::new(balancer, WEB_PORT)] {
-                eventually("the frontend is there", || {
-                    Ok(traffic::tcp_ask(shop.node.ns(), to, "", BOUND)?.is_yes())
+                wait_until("the frontend is there", || {
+                    Ok(traffic::tcp_request(shop.node.ns(), to, "", BOUND)?.is_answered())
                 })?;
                 let mut names = BTreeSet::new();
                 for _ in 0..32 {
-                    names.insert(traffic::tcp_ask(shop.node.ns(), to, "", BOUND)?);
+                    names.insert(traffic::tcp_request(shop.node.ns(), to, "", BOUND)?);
                 }
-                let both = BTreeSet::from(webs.map(|name| Reach::Yes(name.to_owned())));
+                let both = BTreeSet::from(webs.map(|name| ProbeOutcome::Answered(name.to_owned())));
                 assert_eq!(names, both, "{policy}: the node to {to}");
                 assert!(
-                    traffic::tcp_ask(pod, to, "", BOUND)?.is_yes(),
+                    traffic::tcp_request(pod, to, "", BOUND)?.is_answered(),
                     "{policy}: a pod to {to}"
                 );
             }
@@ -94,7 +98,7 @@ fn processes_of_the_node_reach_addresses_that_it_holds_itself() -> Result<(), La
     std::fs::write(&config, "externalIPs: true\n").map_err(LabError::io("writing external.yaml"))?;
     let mut plan = NodePlan::new("node", 1);
     plan.flags = vec!["--config".to_owned(), config.display().to_string()];
-    let shop = Shop::open_in(lab, plan)?;
+    let shop = Shop::start_in(lab, plan)?;
     let external = [
         Ipv4Addr::new(203, 0, 113, 9).into(),
         IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 9)),
@@ -109,7 +113,11 @@ fn processes_of_the_node_reach_addresses_that_it_holds_itself() -> Result<(), La
     let (mut servers, mut echoes) = (Vec::new(), Vec::new());
     for name in webs {
         let ns = shop.member(name)?.pod.ns();
-        servers.push(TcpServer::start(ns, WEB_TARGET, Manner::Greet(name.to_owned()))?);
+        servers.push(TcpServer::start(
+            ns,
+            WEB_TARGET,
+            ServerBehavior::Greet(name.to_owned()),
+        )?);
         echoes.push(UdpServer::echo(ns, UDP_TARGET)?);
     }
     let publish = |policy: &str, ranges: &[&str]| -> Result<(), LabError> {
@@ -140,45 +148,48 @@ fn processes_of_the_node_reach_addresses_that_it_holds_itself() -> Result<(), La
         publish(policy, &[])?;
         for ip in BALANCERS.into_iter().chain(external) {
             let to = SocketAddr::new(ip, WEB_PORT);
-            eventually("the frontend is there", || {
-                Ok(traffic::tcp_ask(ns, to, "", BOUND)?.is_yes())
+            wait_until("the frontend is there", || {
+                Ok(traffic::tcp_request(ns, to, "", BOUND)?.is_answered())
             })?;
             let mut names = BTreeSet::new();
             for _ in 0..32 {
-                names.insert(traffic::tcp_ask(ns, to, "", BOUND)?);
+                names.insert(traffic::tcp_request(ns, to, "", BOUND)?);
             }
-            let both = BTreeSet::from(webs.map(|name| Reach::Yes(name.to_owned())));
+            let both = BTreeSet::from(webs.map(|name| ProbeOutcome::Answered(name.to_owned())));
             assert_eq!(names, both, "{policy}: the node to {to}");
             let dns = SocketAddr::new(ip, 53);
-            assert!(traffic::udp_ask(ns, dns, b"hello", BOUND)?.is_yes(), "{policy}: {dns}");
-            assert!(traffic::tcp_ask(shop.member("client")?.pod.ns(), to, "", BOUND)?.is_yes());
+            assert!(
+                traffic::udp_request(ns, dns, b"hello", BOUND)?.is_answered(),
+                "{policy}: {dns}"
+            );
+            assert!(traffic::tcp_request(shop.member("client")?.pod.ns(), to, "", BOUND)?.is_answered());
         }
     }
     // Other ports of such an address are the node's own.
-    let _own = TcpServer::start(ns, 8888, Manner::Greet("the node".to_owned()))?;
-    let own = traffic::tcp_ask(ns, SocketAddr::new(BALANCERS[0], 8888), "", BOUND)?;
-    assert_eq!(own, Reach::Yes("the node".to_owned()));
+    let _own = TcpServer::start(ns, 8888, ServerBehavior::Greet("the node".to_owned()))?;
+    let own = traffic::tcp_request(ns, SocketAddr::new(BALANCERS[0], 8888), "", BOUND)?;
+    assert_eq!(own, ProbeOutcome::Answered("the node".to_owned()));
     // The ranges of the load balancer hold for the node too, at the load balancer's address alone.
     publish("Cluster", &["198.51.100.0/24"])?;
     let to = SocketAddr::new(BALANCERS[0], WEB_PORT);
-    eventually("the node is kept out", || {
-        Ok(traffic::tcp_ask(ns, to, "", SILENCE)? == Reach::Silence)
+    wait_until("the node is kept out", || {
+        Ok(traffic::tcp_request(ns, to, "", SILENCE)? == ProbeOutcome::NoAnswer)
     })?;
-    assert!(traffic::tcp_ask(ns, SocketAddr::new(external[0], WEB_PORT), "", BOUND)?.is_yes());
+    assert!(traffic::tcp_request(ns, SocketAddr::new(external[0], WEB_PORT), "", BOUND)?.is_answered());
     publish("Cluster", &["198.51.100.0/24", "192.0.2.0/24"])?;
-    eventually("a range has the node", || {
-        Ok(traffic::tcp_ask(ns, to, "", SILENCE)?.is_yes())
+    wait_until("a range has the node", || {
+        Ok(traffic::tcp_request(ns, to, "", SILENCE)?.is_answered())
     })?;
     // Without the Service the address is an address of the node without a listener.
     shop.node.delete(&balanced("Cluster"))?;
-    eventually("the node refuses", || {
-        Ok(traffic::tcp_ask(ns, to, "", SILENCE)? == Reach::Refused)
+    wait_until("the node refuses", || {
+        Ok(traffic::tcp_request(ns, to, "", SILENCE)? == ProbeOutcome::Refused)
     })
 }
 
 #[test]
 fn udp_node_ports_answer_the_node() -> Result<(), LabError> {
-    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let web = shop.member("web-1")?;
     let _server = UdpServer::echo(web.pod.ns(), UDP_TARGET)?;
     let mut service = manifests::service("shop", "dns", &cluster_ips(), 53, UDP_TARGET);
@@ -194,8 +205,8 @@ fn udp_node_ports_answer_the_node() -> Result<(), LabError> {
     }
     for v6 in [false, true] {
         let to = SocketAddr::new(shop.node.internal_ips()[usize::from(v6)], UDP_NODE_PORT);
-        eventually("the node port answers", || {
-            Ok(traffic::udp_ask(shop.node.ns(), to, b"hello", BOUND)?.is_yes())
+        wait_until("the node port answers", || {
+            Ok(traffic::udp_request(shop.node.ns(), to, b"hello", BOUND)?.is_answered())
         })?;
     }
     Ok(())
@@ -203,7 +214,7 @@ fn udp_node_ports_answer_the_node() -> Result<(), LabError> {
 
 #[test]
 fn a_load_balancer_is_told_whether_the_node_has_endpoints() -> Result<(), LabError> {
-    let shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let mut service = balanced("Local");
     service["spec"]["healthCheckNodePort"] = json!(HEALTH_PORT);
     shop.node.apply(&service)?;
@@ -222,14 +233,14 @@ fn a_load_balancer_is_told_whether_the_node_has_endpoints() -> Result<(), LabErr
             Ok(ask().unwrap_or_default())
         })
     };
-    eventually("without endpoints it is unavailable", || {
+    wait_until("without endpoints it is unavailable", || {
         Ok(status()? == "HTTP/1.1 503 Service Unavailable")
     })?;
     let endpoints = [(shop.member("web-1")?.attached.ip(false)?, "web-1")];
     let mut slice = manifests::endpoint_slice("shop", "front", false, WEB_TARGET, &endpoints);
     slice["endpoints"][0]["nodeName"] = json!(shop.node.name());
     shop.node.apply(&slice)?;
-    eventually("with one it is available", || Ok(status()? == "HTTP/1.1 200 OK"))?;
+    wait_until("with one it is available", || Ok(status()? == "HTTP/1.1 200 OK"))?;
     shop.node.delete(&service)?;
-    eventually("without the Service the port is closed", || Ok(status()?.is_empty()))
+    wait_until("without the Service the port is closed", || Ok(status()?.is_empty()))
 }

@@ -17,9 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{binaries, eventually};
-use heddle_lab::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
-use heddle_lab::udp::{UdpServer, UdpTalk};
+use common::{binaries, wait_until};
+use heddle_lab::traffic::{self, Conversation, ProbeOutcome, ServerBehavior, Speaker, TcpServer};
+use heddle_lab::udp::{UdpConversation, UdpServer};
 use heddle_lab::{Lab, LabError, NetNs, Node, NodePlan, Pod};
 use serde_json::Value;
 
@@ -65,7 +65,7 @@ impl Ask {
 /// A connection that is kept open.
 enum Talk {
     Tcp(Conversation),
-    Udp(UdpTalk),
+    Udp(UdpConversation),
 }
 
 impl Talk {
@@ -130,7 +130,9 @@ impl Scene {
             let ns = scene.ns(&ask.dst).clone();
             let at = (ns.name().to_owned(), ask.port);
             if ask.protocol == "TCP" && !scene.tcp.contains_key(&at) {
-                scene.tcp.insert(at, TcpServer::start(&ns, ask.port, Manner::Echo)?);
+                scene
+                    .tcp
+                    .insert(at, TcpServer::start(&ns, ask.port, ServerBehavior::Echo)?);
             } else if ask.protocol == "UDP" && !scene.udp.contains_key(&at) {
                 scene.udp.insert(at, UdpServer::echo(&ns, ask.port)?);
             }
@@ -165,20 +167,20 @@ impl Scene {
     }
 
     /// Tries it once.
-    fn attempt(&self, ask: &Ask, to: SocketAddr, patience: Duration) -> Result<Reach, LabError> {
+    fn attempt(&self, ask: &Ask, to: SocketAddr, patience: Duration) -> Result<ProbeOutcome, LabError> {
         let from = self.ns(&ask.src);
         match ask.protocol.as_str() {
-            "TCP" => traffic::tcp_ask(from, to, "word\n", patience),
-            "UDP" => traffic::udp_ask(from, to, b"word", patience),
+            "TCP" => traffic::tcp_request(from, to, "word\n", patience),
+            "UDP" => traffic::udp_request(from, to, b"word", patience),
             _ => Ok(match traffic::ping(from, to.ip(), 1)? {
-                0 => Reach::Silence,
-                _ => Reach::Yes("word".to_owned()),
+                0 => ProbeOutcome::NoAnswer,
+                _ => ProbeOutcome::Answered("word".to_owned()),
             }),
         }
     }
 
     /// Tries all at once, and gives those that turn out otherwise.
-    fn differing<'a>(&self, wanted: &'a [(Ask, SocketAddr, bool)]) -> Result<Vec<(&'a Ask, Reach)>, LabError> {
+    fn differing<'a>(&self, wanted: &'a [(Ask, SocketAddr, bool)]) -> Result<Vec<(&'a Ask, ProbeOutcome)>, LabError> {
         let answers = std::thread::scope(|threads| {
             let attempts: Vec<_> = wanted
                 .iter()
@@ -191,12 +193,15 @@ impl Scene {
                 Ok(answer) => answer,
                 Err(panic) => std::panic::resume_unwind(panic),
             };
-            attempts.into_iter().map(join).collect::<Result<Vec<Reach>, LabError>>()
+            attempts
+                .into_iter()
+                .map(join)
+                .collect::<Result<Vec<ProbeOutcome>, LabError>>()
         })?;
-        let differs = |allowed: bool, reach: &Reach| match reach {
-            Reach::Yes(word) => !allowed || word != "word",
-            Reach::Silence => allowed,
-            Reach::Refused | Reach::Unreachable => true,
+        let differs = |allowed: bool, reach: &ProbeOutcome| match reach {
+            ProbeOutcome::Answered(word) => !allowed || word != "word",
+            ProbeOutcome::NoAnswer => allowed,
+            ProbeOutcome::Refused | ProbeOutcome::Unreachable => true,
         };
         let pairs = wanted.iter().zip(answers);
         Ok(pairs
@@ -228,7 +233,7 @@ impl Scene {
             let known = of.iter().filter_map(|(ask, ..)| talks.get(ask));
             known.map(Talk::rounds).collect()
         };
-        eventually(&format!("{at}: what is not allowed any longer stands still"), || {
+        wait_until(&format!("{at}: what is not allowed any longer stands still"), || {
             let before = rounds(talks, &may_not);
             if !before.is_empty() {
                 // Nothing tells that nothing happens.
@@ -237,7 +242,7 @@ impl Scene {
             Ok(rounds(talks, &may_not) == before)
         })?;
         let before = rounds(talks, &may);
-        eventually(&format!("{at}: what is still allowed goes on"), || {
+        wait_until(&format!("{at}: what is still allowed goes on"), || {
             let now = rounds(talks, &may);
             Ok(now.iter().zip(&before).all(|(now, before)| *now >= before + 3))
         })?;
@@ -249,12 +254,12 @@ impl Scene {
             let from = self.ns(&ask.src);
             let talk = match ask.protocol.as_str() {
                 "TCP" => Talk::Tcp(Conversation::start(from, to, Speaker::Client)?),
-                "UDP" => Talk::Udp(UdpTalk::start(from, to)?),
+                "UDP" => Talk::Udp(UdpConversation::start(from, to)?),
                 _ => continue,
             };
             talks.insert(ask, talk);
         }
-        eventually(&format!("{at}: what is allowed talks"), || {
+        wait_until(&format!("{at}: what is allowed talks"), || {
             Ok(talks.values().all(|talk| talk.rounds() >= 2))
         })
     }

@@ -5,9 +5,9 @@ mod common;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use common::{BOUND, SILENCE, binaries, eventually};
+use common::{BOUND, SILENCE, binaries, wait_until};
 use heddle_lab::shop::{Shop, WEB_TARGET};
-use heddle_lab::traffic::{self, Conversation, Manner, Speaker, TcpServer};
+use heddle_lab::traffic::{self, Conversation, ServerBehavior, Speaker, TcpServer};
 use heddle_lab::{LabError, NodePlan, manifests};
 use nix::sys::signal::Signal;
 
@@ -31,22 +31,22 @@ fn open_talk(shop: &Shop) -> Result<(), LabError> {
         shop.node
             .apply(&manifests::endpoint_slice("shop", "talk", v6, SPEAKS_FIRST, &backend))?;
         let to = SocketAddr::new(service, SPEAKS_FIRST);
-        eventually("Service shop/talk answers", || {
-            Ok(traffic::tcp_ask(client, to, "", BOUND)?.is_yes())
+        wait_until("Service shop/talk answers", || {
+            Ok(traffic::tcp_request(client, to, "", BOUND)?.is_answered())
         })?;
     }
     Ok(())
 }
 
 fn connections_outlive(signal: Signal) -> Result<(), LabError> {
-    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let addresses =
         |v6: bool| -> Result<_, LabError> { Ok([shop.member("web-1")?.at(v6, WEB_TARGET)?, Shop::service(v6)]) };
     let mut servers = Vec::new();
     for name in ["web-1", "web-2"] {
         let ns = shop.member(name)?.pod.ns();
-        servers.push(TcpServer::start(ns, WEB_TARGET, Manner::Echo)?);
-        servers.push(TcpServer::start(ns, SPEAKS_FIRST, Manner::SpeakFirst)?);
+        servers.push(TcpServer::start(ns, WEB_TARGET, ServerBehavior::Echo)?);
+        servers.push(TcpServer::start(ns, SPEAKS_FIRST, ServerBehavior::SpeakFirst)?);
     }
     open_talk(&shop)?;
     let client = shop.member("client")?.pod.ns().clone();
@@ -62,7 +62,7 @@ fn connections_outlive(signal: Signal) -> Result<(), LabError> {
         }
     }
     for talk in &talks {
-        talk.progresses(5, BOUND)?;
+        talk.wait_for_rounds(5, BOUND)?;
     }
     let before = shop.node.status()?;
     let web = shop.member("web-1")?.attached.ip(false)?;
@@ -75,14 +75,14 @@ fn connections_outlive(signal: Signal) -> Result<(), LabError> {
     );
     let stands: Vec<u64> = talks.iter().map(Conversation::rounds).collect();
     assert!(
-        talks[0].progresses(1, SILENCE).is_err(),
+        talks[0].wait_for_rounds(1, SILENCE).is_err(),
         "without an agent nothing passes"
     );
     assert_eq!(talks.iter().map(Conversation::rounds).collect::<Vec<_>>(), stands);
 
     shop.node.start_agent()?;
     for talk in &talks {
-        talk.progresses(20, AFTER)?;
+        talk.wait_for_rounds(20, AFTER)?;
     }
     assert_eq!(traffic::ping(&client, web, 3)?, 3);
     let after = shop.node.status()?;
@@ -114,7 +114,7 @@ fn a_kill_and_a_start() -> Result<(), LabError> {
 
 #[test]
 fn a_ping_goes_on_over_a_restart() -> Result<(), LabError> {
-    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let web = shop.member("web-1")?.attached.ip(false)?;
     let client = shop.member("client")?.pod.ns().clone();
     let ping = client.spawn({
@@ -137,7 +137,7 @@ fn a_ping_goes_on_over_a_restart() -> Result<(), LabError> {
 
 #[test]
 fn a_pod_that_ends_while_the_agent_is_away_is_gone_after_it() -> Result<(), LabError> {
-    let mut shop = Shop::open(binaries()?, NodePlan::new("node", 1))?;
+    let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     shop.node.stop_agent(Signal::SIGTERM)?;
     let away = shop.node.cni("DEL", &shop.member("db")?.pod, None)?;
     assert!(away.ok || away.stdout.contains("\"code\""), "{}", away.stdout);

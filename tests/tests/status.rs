@@ -4,7 +4,7 @@ mod common;
 
 use std::io::BufRead;
 
-use common::{binaries, ends_well, follow, interrupt, port};
+use common::{binaries, exits_successfully, follow, interrupt, port};
 use heddle_lab::shop::Shop;
 use heddle_lab::{LabError, NodePlan, traffic};
 use serde_json::Value;
@@ -21,7 +21,7 @@ fn rings_bursts_and_sleeps_are_shown() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     shop.node.start_agent()?;
     for name in ["one", "two"] {
-        shop.join(name, "any")?;
+        shop.add_pod(name, "any")?;
     }
     let to = shop.member("two")?.attached.ip(false)?;
     assert_eq!(traffic::ping(shop.member("one")?.pod.ns(), to, 5)?, 5);
@@ -55,7 +55,7 @@ fn rings_bursts_and_sleeps_are_shown() -> Result<(), LabError> {
 fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     shop.node.start_agent()?;
-    shop.join("one", "any")?;
+    shop.add_pod("one", "any")?;
 
     // Two rounds for people; then the pipe is closed.
     let (child, mut out) = follow(&shop.node, "status", &["--watch", "0.2"])?;
@@ -66,7 +66,7 @@ fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
         rounds += usize::from(line.starts_with("the last 0."));
     }
     drop(out);
-    ends_well(child, "heddle status --watch")?;
+    exits_successfully(child, "heddle status --watch")?;
 
     // JSON: one object a line; the first has no rates. Ctrl-C ends it in order.
     let (child, mut out) = follow(&shop.node, "status", &["--watch", "0.2", "--output", "json"])?;
@@ -97,5 +97,5 @@ fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
     }
     interrupt(&child)?;
     drop(out);
-    ends_well(child, "heddle status --watch")
+    exits_successfully(child, "heddle status --watch")
 }

@@ -6,34 +6,34 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use common::{BOUND, SILENCE, binaries, drops, eventually};
+use common::{BOUND, SILENCE, binaries, drops, wait_until};
 use heddle_lab::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
-use heddle_lab::traffic::{self, Conversation, Manner, Reach, Speaker, TcpServer};
+use heddle_lab::traffic::{self, Conversation, ProbeOutcome, ServerBehavior, Speaker, TcpServer};
 use heddle_lab::{LabError, NodePlan, manifests};
 
 fn shop(workers: &str) -> Result<Shop, LabError> {
     let mut plan = NodePlan::new("node", 1);
     plan.cores = workers.to_owned();
-    Shop::open(binaries()?, plan)
+    Shop::start(binaries()?, plan)
 }
 
 fn everybody_reaches_whom_they_may(shop: &Shop) -> Result<(), LabError> {
     let (web, client, db) = (shop.member("web-1")?, shop.member("client")?, shop.member("db")?);
     let _servers = [
-        TcpServer::start(web.pod.ns(), WEB_TARGET, Manner::Greet("web-1".to_owned()))?,
+        TcpServer::start(web.pod.ns(), WEB_TARGET, ServerBehavior::Greet("web-1".to_owned()))?,
         TcpServer::start(
             shop.member("web-2")?.pod.ns(),
             WEB_TARGET,
-            Manner::Greet("web-2".to_owned()),
+            ServerBehavior::Greet("web-2".to_owned()),
         )?,
-        TcpServer::start(db.pod.ns(), DB_PORT, Manner::Greet("db".to_owned()))?,
-        TcpServer::start(client.pod.ns(), 9000, Manner::Greet("client".to_owned()))?,
-        TcpServer::start(shop.node.ns(), 9001, Manner::Greet("node".to_owned()))?,
-        TcpServer::start(shop.lab.outside(), 9002, Manner::Greet("outside".to_owned()))?,
+        TcpServer::start(db.pod.ns(), DB_PORT, ServerBehavior::Greet("db".to_owned()))?,
+        TcpServer::start(client.pod.ns(), 9000, ServerBehavior::Greet("client".to_owned()))?,
+        TcpServer::start(shop.node.ns(), 9001, ServerBehavior::Greet("node".to_owned()))?,
+        TcpServer::start(shop.lab.outside(), 9002, ServerBehavior::Greet("outside".to_owned()))?,
     ];
-    let yes = |name: &str| Reach::Yes(name.to_owned());
+    let yes = |name: &str| ProbeOutcome::Answered(name.to_owned());
     for v6 in [false, true] {
-        let ask = |from, to| traffic::tcp_ask(from, to, "", BOUND);
+        let ask = |from, to| traffic::tcp_request(from, to, "", BOUND);
         assert_eq!(traffic::ping(client.pod.ns(), web.attached.ip(v6)?, 3)?, 3);
         assert_eq!(ask(client.pod.ns(), web.at(v6, WEB_TARGET)?)?, yes("web-1"));
 
@@ -48,17 +48,17 @@ fn everybody_reaches_whom_they_may(shop: &Shop) -> Result<(), LabError> {
         );
         for _ in 0..16 {
             assert!(
-                ask(web.pod.ns(), Shop::service(v6))?.is_yes(),
+                ask(web.pod.ns(), Shop::service(v6))?.is_answered(),
                 "a backend reaches its own Service, itself included"
             );
         }
         let no_such_port = SocketAddr::new(Shop::service(v6).ip(), WEB_PORT + 1);
-        assert_eq!(ask(client.pod.ns(), no_such_port)?, Reach::Refused);
+        assert_eq!(ask(client.pod.ns(), no_such_port)?, ProbeOutcome::Refused);
 
         assert_eq!(ask(web.pod.ns(), db.at(v6, DB_PORT)?)?, yes("db"));
         assert_eq!(
-            traffic::tcp_ask(client.pod.ns(), db.at(v6, DB_PORT)?, "", SILENCE)?,
-            Reach::Silence
+            traffic::tcp_request(client.pod.ns(), db.at(v6, DB_PORT)?, "", SILENCE)?,
+            ProbeOutcome::NoAnswer
         );
         assert_eq!(
             traffic::ping(client.pod.ns(), db.attached.ip(v6)?, 1)?,
@@ -76,7 +76,7 @@ fn everybody_reaches_whom_they_may(shop: &Shop) -> Result<(), LabError> {
             "a node always reaches its own pods"
         );
         for _ in 0..8 {
-            assert!(ask(shop.node.ns(), Shop::service(v6))?.is_yes());
+            assert!(ask(shop.node.ns(), Shop::service(v6))?.is_answered());
         }
         let outside = shop.lab.outside_ips()[usize::from(v6)];
         assert_eq!(ask(client.pod.ns(), SocketAddr::new(outside, 9002))?, yes("outside"));
@@ -122,23 +122,23 @@ fn two_workers_hand_over_to_each_other() -> Result<(), LabError> {
 fn a_policy_change_stops_a_live_connection_and_no_other() -> Result<(), LabError> {
     let shop = shop("0")?;
     let (web, client) = (shop.member("web-1")?, shop.member("client")?);
-    let _echo = TcpServer::start(web.pod.ns(), WEB_TARGET, Manner::Echo)?;
-    let _other = TcpServer::start(client.pod.ns(), 9000, Manner::Echo)?;
+    let _echo = TcpServer::start(web.pod.ns(), WEB_TARGET, ServerBehavior::Echo)?;
+    let _other = TcpServer::start(client.pod.ns(), 9000, ServerBehavior::Echo)?;
     let stopped = Conversation::start(client.pod.ns(), web.at(false, WEB_TARGET)?, Speaker::Client)?;
     let goes_on = Conversation::start(web.pod.ns(), client.at(false, 9000)?, Speaker::Client)?;
-    stopped.progresses(5, BOUND)?;
+    stopped.wait_for_rounds(5, BOUND)?;
 
     let policy = manifests::allow_only("shop", "nobody-to-web", ("app", "web"), ("app", "nobody"), WEB_TARGET);
     shop.node.apply(&policy)?;
-    eventually("the live connection stands still", || {
-        Ok(stopped.progresses(1, SILENCE).is_err())
+    wait_until("the live connection stands still", || {
+        Ok(stopped.wait_for_rounds(1, SILENCE).is_err())
     })?;
-    goes_on.progresses(20, BOUND)?;
+    goes_on.wait_for_rounds(20, BOUND)?;
 
     shop.node.delete(&policy)?;
     // TCP itself tries again; the flow is judged anew.
-    stopped.progresses(5, Duration::from_secs(15))?;
-    goes_on.progresses(5, BOUND)?;
+    stopped.wait_for_rounds(5, Duration::from_secs(15))?;
+    goes_on.wait_for_rounds(5, BOUND)?;
     stopped.finish()?;
     goes_on.finish()?;
     Ok(())
@@ -147,20 +147,24 @@ fn a_policy_change_stops_a_live_connection_and_no_other() -> Result<(), LabError
 #[test]
 fn a_label_change_opens_and_closes() -> Result<(), LabError> {
     let mut shop = shop("0")?;
-    let _server = TcpServer::start(shop.member("db")?.pod.ns(), DB_PORT, Manner::Greet("db".to_owned()))?;
+    let _server = TcpServer::start(
+        shop.member("db")?.pod.ns(),
+        DB_PORT,
+        ServerBehavior::Greet("db".to_owned()),
+    )?;
     let to = shop.member("db")?.at(false, DB_PORT)?;
     assert_eq!(
-        traffic::tcp_ask(shop.member("client")?.pod.ns(), to, "", SILENCE)?,
-        Reach::Silence
+        traffic::tcp_request(shop.member("client")?.pod.ns(), to, "", SILENCE)?,
+        ProbeOutcome::NoAnswer
     );
     shop.relabel("client", "web")?;
     let client = shop.member("client")?.pod.ns().clone();
-    eventually("the new label opens", || {
-        Ok(traffic::tcp_ask(&client, to, "", SILENCE)?.is_yes())
+    wait_until("the new label opens", || {
+        Ok(traffic::tcp_request(&client, to, "", SILENCE)?.is_answered())
     })?;
     shop.relabel("client", "client")?;
-    eventually("the old label closes", || {
-        Ok(traffic::tcp_ask(&client, to, "", SILENCE)? == Reach::Silence)
+    wait_until("the old label closes", || {
+        Ok(traffic::tcp_request(&client, to, "", SILENCE)? == ProbeOutcome::NoAnswer)
     })
 }
 
@@ -186,7 +190,7 @@ fn a_pod_cannot_speak_for_another() -> Result<(), LabError> {
         })?;
         assert!(!out.ok, "{}", out.stdout);
     }
-    eventually("the spoofed packets are counted", || {
+    wait_until("the spoofed packets are counted", || {
         Ok(drops(&shop.node.status()?, "pod:shop/client", "spoof") >= 2)
     })
 }

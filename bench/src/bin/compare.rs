@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
-use heddle_bench::latency::{self, Rhythm};
+use heddle_bench::forwarder::{Forwarder, ForwarderKind};
+use heddle_bench::latency::{self, PingPace};
 use heddle_bench::load::{self, Cores, Packets};
-use heddle_bench::plane::{Kind, Plane};
 use heddle_bench::report::{Report, Series};
 use heddle_bench::veth::{Offload, Scene};
 use heddle_bench::{BenchError, Machine, node, tcp};
@@ -26,7 +26,7 @@ struct Arguments {
     /// What to measure
     #[arg(long, value_delimiter = ',', default_values_t = [Part::Packets, Part::Tcp, Part::Latency])]
     only: Vec<Part>,
-    /// Rounds, in each of which every way has its turn
+    /// Rounds, in each of which every path has its turn
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Seconds of each run
@@ -92,13 +92,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let config = XdpConfig::default();
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut report = Report {
-        machine: Machine::look(),
+        machine: Machine::detect(),
         mode: "veth, native XDP, AF_XDP copy mode",
         batch: BURST,
         memory: (config.frame_size, config.frames),
         mtu: arguments.mtu,
         cores: Cores {
-            plane: arguments.core,
+            forwarder: arguments.core,
             generator: arguments.generator_core,
         },
         packets: Packets {
@@ -111,7 +111,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         latency: Vec::new(),
     };
     for part in &arguments.only {
-        say(&format!("{part} ..."));
+        print_progress(&format!("{part} ..."));
         match part {
             Part::Packets => packets(&scene, &mut report, arguments.rounds)?,
             Part::Tcp => streams(&scene, &mut report, arguments.rounds, time)?,
@@ -127,117 +127,125 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 }
 
 /// Progress, on standard error, so that the report stays alone.
-fn say(what: &str) {
+fn print_progress(what: &str) {
     // Nobody may be listening.
     let _ = writeln!(io::stderr(), "{what}");
 }
 
-fn series<T>(ways: &[&str]) -> Vec<Series<T>> {
-    ways.iter()
-        .map(|way| Series {
-            way: (*way).to_owned(),
+fn series<T>(paths: &[&str]) -> Vec<Series<T>> {
+    paths
+        .iter()
+        .map(|path| Series {
+            path: (*path).to_owned(),
             runs: Vec::new(),
         })
         .collect()
 }
 
-fn push<T>(all: &mut [Series<T>], way: &str, run: T) {
-    if let Some(series) = all.iter_mut().find(|s| s.way == way) {
+fn push<T>(all: &mut [Series<T>], path: &str, run: T) {
+    if let Some(series) = all.iter_mut().find(|s| s.path == path) {
         series.runs.push(run);
     }
 }
 
 fn packets(scene: &Scene, report: &mut Report, rounds: u32) -> Result<(), BenchError> {
-    const WAYS: [(&str, Kind); 2] = [("bare", Kind::Bare), ("pipeline", Kind::Polling)];
-    report.load = series(&WAYS.map(|(way, _)| way));
-    let _deaf = load::deafen(scene)?;
+    const PATHS: [(&str, ForwarderKind); 2] = [("bare", ForwarderKind::Bare), ("pipeline", ForwarderKind::Polling)];
+    report.load = series(&PATHS.map(|(path, _)| path));
+    let _dropping = load::drop_arrivals(scene)?;
     for _ in 0..rounds {
-        for (way, kind) in WAYS {
+        for (path, kind) in PATHS {
             let run = load::run(scene, kind, report.packets, report.cores)?;
-            say(&format!(
-                "  {way}: {:.3} Mpps of {:.3} offered",
+            print_progress(&format!(
+                "  {path}: {:.3} Mpps of {:.3} offered",
                 run.received / 1e6,
                 run.offered / 1e6
             ));
-            push(&mut report.load, way, run);
+            push(&mut report.load, path, run);
         }
     }
     Ok(())
 }
 
-/// By which way packets go, and to which address.
-struct Way {
+/// By which path packets go, and to which address.
+struct Path {
     name: &'static str,
-    plane: Option<Kind>,
+    forwarder: Option<ForwarderKind>,
     to: SocketAddr,
 }
 
-/// The ways: the server's own address by each, and through a Service by the pipeline.
-fn ways(scene: &Scene, kinds: &[(&'static str, Kind)], service: bool) -> Result<Vec<Way>, BenchError> {
+/// The paths: the server's own address by each, and through a Service by the pipeline.
+fn paths(scene: &Scene, kinds: &[(&'static str, ForwarderKind)], service: bool) -> Result<Vec<Path>, BenchError> {
     let server = scene.server();
     let pod = SocketAddr::new(server.pod.ip.to_std(), node::TARGET_PORT);
-    let mut ways: Vec<Way> = kinds
+    let mut paths: Vec<Path> = kinds
         .iter()
-        .map(|(name, kind)| Way {
+        .map(|(name, kind)| Path {
             name,
-            plane: Some(*kind),
+            forwarder: Some(*kind),
             to: pod,
         })
         .collect();
     if service {
         let to = SocketAddr::new(node::service_ip(0).to_std(), node::SERVICE_PORT);
-        ways.push(Way {
+        paths.push(Path {
             name: "pipeline, ClusterIP",
-            plane: Some(Kind::Polling),
+            forwarder: Some(ForwarderKind::Polling),
             to,
         });
     }
     let kernel: IpAddr = server.kernel_ip.parse().map_err(|_| BenchError::Unexpected {
-        what: "the server's address on the kernel's way".to_owned(),
+        what: "the server's address on the kernel's path".to_owned(),
         expected: "an address".to_owned(),
         got: server.kernel_ip.clone(),
     })?;
-    ways.push(Way {
+    paths.push(Path {
         name: "kernel",
-        plane: None,
+        forwarder: None,
         to: SocketAddr::new(kernel, node::TARGET_PORT),
     });
-    Ok(ways)
+    Ok(paths)
 }
 
-/// Runs something with a way's plane in place.
+/// Runs something with a path's forwarder in place.
 fn by<T>(
     scene: &Scene,
-    way: &Way,
+    path: &Path,
     core: usize,
     measure: impl FnOnce() -> Result<T, BenchError>,
 ) -> Result<T, BenchError> {
     // The bare forwarder does not look at checksums: the pod finishes them.
-    scene.offload(if way.plane == Some(Kind::Bare) {
+    scene.offload(if path.forwarder == Some(ForwarderKind::Bare) {
         Offload::Off
     } else {
         Offload::On
     })?;
-    let plane = way.plane.map(|kind| Plane::start(scene, kind, core)).transpose()?;
+    let forwarder = path
+        .forwarder
+        .map(|kind| Forwarder::start(scene, kind, core))
+        .transpose()?;
     let result = measure()?;
-    if let Some(plane) = plane {
-        let seen = plane.finish()?;
+    if let Some(forwarder) = forwarder {
+        let seen = forwarder.finish()?;
         for (reason, count) in seen.drops {
-            say(&format!("  {}: dropped {reason}: {count}", way.name));
+            print_progress(&format!("  {}: dropped {reason}: {count}", path.name));
         }
     }
     Ok(result)
 }
 
 fn streams(scene: &Scene, report: &mut Report, rounds: u32, time: Duration) -> Result<(), BenchError> {
-    let ways = ways(scene, &[("bare", Kind::Bare), ("pipeline", Kind::Polling)], true)?;
-    report.tcp = series(&ways.iter().map(|way| way.name).collect::<Vec<_>>());
+    let paths = paths(
+        scene,
+        &[("bare", ForwarderKind::Bare), ("pipeline", ForwarderKind::Polling)],
+        true,
+    )?;
+    report.tcp = series(&paths.iter().map(|path| path.name).collect::<Vec<_>>());
     for _ in 0..rounds {
-        for way in &ways {
-            let measure = || tcp::stream(scene, way.to, node::TARGET_PORT, time);
-            let rate = by(scene, way, report.cores.plane, measure)?;
-            say(&format!("  {}: {:.2} Gbit/s", way.name, rate / 1e9));
-            push(&mut report.tcp, way.name, rate);
+        for path in &paths {
+            let measure = || tcp::stream(scene, path.to, node::TARGET_PORT, time);
+            let rate = by(scene, path, report.cores.forwarder, measure)?;
+            print_progress(&format!("  {}: {:.2} Gbit/s", path.name, rate / 1e9));
+            push(&mut report.tcp, path.name, rate);
         }
     }
     Ok(())
@@ -246,33 +254,33 @@ fn streams(scene: &Scene, report: &mut Report, rounds: u32, time: Duration) -> R
 fn ping_pong(scene: &Scene, report: &mut Report, rounds: u32, time: Duration) -> Result<(), BenchError> {
     const PAUSE: Duration = Duration::from_millis(5);
     let kinds = [
-        ("bare", Kind::Bare),
-        ("pipeline", Kind::Polling),
-        ("pipeline, may sleep", Kind::Sleeping),
+        ("bare", ForwarderKind::Bare),
+        ("pipeline", ForwarderKind::Polling),
+        ("pipeline, may sleep", ForwarderKind::Sleeping),
     ];
-    let ways = ways(scene, &kinds, false)?;
-    let paced = |way: &Way| format!("{}, after {} ms", way.name, PAUSE.as_millis());
-    let names: Vec<String> = ways
+    let paths = paths(scene, &kinds, false)?;
+    let paced = |path: &Path| format!("{}, after {} ms", path.name, PAUSE.as_millis());
+    let names: Vec<String> = paths
         .iter()
-        .map(|way| way.name.to_owned())
-        .chain(ways.iter().map(paced))
+        .map(|path| path.name.to_owned())
+        .chain(paths.iter().map(paced))
         .collect();
     report.latency = series(&names.iter().map(String::as_str).collect::<Vec<_>>());
     // So many rounds that they take about the time asked for.
-    let rapid = Rhythm {
+    let rapid = PingPace {
         rounds: (time.as_secs_f64() * 20_000.0) as usize,
         pause: Duration::ZERO,
     };
-    let slow = Rhythm {
+    let slow = PingPace {
         rounds: (time.as_secs_f64() / 0.0055) as usize,
         pause: PAUSE,
     };
     for _ in 0..rounds {
-        for way in &ways {
-            for (name, rhythm) in [(way.name.to_owned(), rapid), (paced(way), slow)] {
-                let measure = || latency::ping_pong(scene, way.to, node::TARGET_PORT, rhythm);
-                let times = by(scene, way, report.cores.plane, measure)?;
-                say(&format!("  {name}: p50 {:.1} us, p99 {:.1} us", times.p50, times.p99));
+        for path in &paths {
+            for (name, pace) in [(path.name.to_owned(), rapid), (paced(path), slow)] {
+                let measure = || latency::ping_pong(scene, path.to, node::TARGET_PORT, pace);
+                let times = by(scene, path, report.cores.forwarder, measure)?;
+                print_progress(&format!("  {name}: p50 {:.1} us, p99 {:.1} us", times.p50, times.p99));
                 push(&mut report.latency, &name, times);
             }
         }

@@ -9,8 +9,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Parser;
+use heddle_bench::forwarder::{self, Forwarder, ForwarderKind};
 use heddle_bench::frames::{self, Checksum, Ends};
-use heddle_bench::plane::{self, Kind, Plane};
 use heddle_bench::veth::Scene;
 use heddle_bench::{Machine, load, node};
 use heddle_io::pktgen::{self, Traffic};
@@ -53,8 +53,8 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let scene = Scene::new(1500)?;
-    let _deaf = load::deafen(&scene)?;
-    let plane = Plane::start(&scene, Kind::Bare, arguments.forwarder_core)?;
+    let _dropping = load::drop_arrivals(&scene)?;
+    let forwarder = Forwarder::start(&scene, ForwarderKind::Bare, arguments.forwarder_core)?;
     let client = scene.client();
     let ends = Ends {
         macs: (client.pod.mac, MacAddr::GATEWAY),
@@ -73,16 +73,16 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             count: arguments.count,
             time: Duration::from_secs(arguments.seconds),
         };
-        Ok(plane::pin(arguments.core).map(|()| pktgen::send(&traffic, &AtomicBool::new(false))))
+        Ok(forwarder::pin_to_core(arguments.core).map(|()| pktgen::send(&traffic, &AtomicBool::new(false))))
     })???;
     let forwarded = scene.server().received()? - before;
-    plane.finish()?;
+    forwarder.finish()?;
     let rate = sent.frames as f64 / sent.time.as_secs_f64() / 1e6;
     writeln!(
         io::stdout(),
         "{}\nveth, BPF_PROG_RUN live frames, {}-octet UDP frames, {} flows: {} frames in {:.3} s, {rate:.3} Mpps offered; \
          {forwarded} forwarded",
-        Machine::look(),
+        Machine::detect(),
         arguments.frame,
         arguments.flows,
         sent.frames,

@@ -95,7 +95,7 @@ impl Load {
     }
 
     /// Connections of each client.
-    const fn each(&self) -> u32 {
+    const fn connections_per_client(&self) -> u32 {
         match self.connections {
             Connections::Established(flows) => flows / PODS.0 as u32,
             Connections::New(capacity) => capacity / PODS.0 as u32 * 3 / 4,
@@ -147,7 +147,7 @@ impl Client {
         // Neighbouring connections go through Services that are far from each other.
         let service = n as usize * 40_503 % self.templates.len();
         if let Some(template) = self.templates.get(service) {
-            frames::put_whole(frame, template);
+            frames::copy_frame(frame, template);
         }
         frames::set_source_port(frame, FIRST_PORT.wrapping_add(n as u16));
     }
@@ -167,17 +167,17 @@ fn scene(load: &Load) -> (Vec<Client>, Arc<Snapshot>) {
 
 /// Says which connection comes next.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct ConnectionSequence {
     each: u32,
     random: bool,
     state: u64,
 }
 
-impl Order {
+impl ConnectionSequence {
     fn new(load: &Load) -> Self {
         let random = matches!(load.connections, Connections::Established(_));
         Self {
-            each: load.each(),
+            each: load.connections_per_client(),
             random,
             state: 0x2545_f491_4f6c_dd1d,
         }
@@ -208,7 +208,7 @@ pub struct Burst {
     pool: WorkerPool,
     store: Arc<FrameStore>,
     waiting: VecDeque<Packet>,
-    order: Order,
+    sequence: ConnectionSequence,
     now: Millis,
     /// Bursts so far.
     bursts: u32,
@@ -237,15 +237,15 @@ impl Burst {
             store: Arc::clone(pool.store_arc()),
             pool,
             waiting,
-            order: Order {
+            sequence: ConnectionSequence {
                 random: false,
-                ..Order::new(&load)
+                ..ConnectionSequence::new(&load)
             },
             now: Millis(1_000_000),
             bursts: 0,
         };
         made.open_all()?;
-        made.order = Order::new(&load);
+        made.sequence = ConnectionSequence::new(&load);
         if matches!(load.connections, Connections::New(_)) {
             made.expire_all();
         }
@@ -253,11 +253,11 @@ impl Burst {
     }
 
     fn open_all(&mut self) -> Result<(), BenchError> {
-        let packets = self.load.each().div_ceil(self.load.burst as u32);
+        let packets = self.load.connections_per_client().div_ceil(self.load.burst as u32);
         for _ in 0..packets * self.clients.len() as u32 {
             self.prepare();
             self.process();
-            self.settle()?;
+            self.finish_burst()?;
         }
         Ok(())
     }
@@ -274,7 +274,10 @@ impl Burst {
     pub fn prepare(&mut self) {
         let clients = self.clients.len() as u32;
         let mut step = self.bursts / clients * self.load.burst as u32;
-        if step >= self.load.each() && !self.order.random && matches!(self.load.connections, Connections::New(_)) {
+        if step >= self.load.connections_per_client()
+            && !self.sequence.random
+            && matches!(self.load.connections, Connections::New(_))
+        {
             self.expire_all();
             step = 0;
         }
@@ -285,7 +288,7 @@ impl Burst {
             let Some(mut packet) = self.waiting.pop_front() else {
                 break;
             };
-            client.write(packet.bytes_mut(&self.store), self.order.next(step));
+            client.write(packet.bytes_mut(&self.store), self.sequence.next(step));
             step += 1;
             self.batch.packets_mut().push(packet);
         }
@@ -319,7 +322,7 @@ impl Burst {
     ///
     /// # Errors
     /// One was not: then the time is that of something else.
-    pub fn settle(&mut self) -> Result<(), BenchError> {
+    pub fn finish_burst(&mut self) -> Result<(), BenchError> {
         let mut other = None;
         for (packet, verdict) in self.batch.drain() {
             if !matches!(verdict, Verdict::Forward(_)) {
@@ -376,7 +379,7 @@ mod tests {
                 assert_eq!(p.ttl, 63);
                 assert!(checksum::verify(&p, [bytes]));
             }
-            burst.settle().unwrap();
+            burst.finish_burst().unwrap();
             assert_eq!(burst.connections(), 992);
         }
     }
@@ -388,7 +391,7 @@ mod tests {
         for _ in 0..200 {
             burst.prepare();
             burst.process();
-            burst.settle().unwrap();
+            burst.finish_burst().unwrap();
         }
         assert!(burst.connections() > 0);
     }

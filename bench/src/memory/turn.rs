@@ -14,12 +14,12 @@ use heddle_port::{Frame, FrameStore, Packet, PacketVec, Port, PortId, PortStats,
 use heddle_tables::publish::{Publisher, channel};
 use heddle_tables::{EndpointId, Snapshot, WorkerId};
 
-use super::{Burst, Client, Connections, FRAME_SIZE, Load, Order, PODS, ROTATION};
+use super::{Burst, Client, ConnectionSequence, Connections, FRAME_SIZE, Load, PODS, ROTATION};
 use crate::BenchError;
 use crate::node::{Pod, Side};
 
 /// A port that receives a burst when it is its turn, or never, and throws away what it sends.
-struct StandIn {
+struct StandInPort {
     number: PortId,
     /// Which client has a burst.
     active: Arc<AtomicUsize>,
@@ -27,17 +27,17 @@ struct StandIn {
     place: usize,
     store: Arc<FrameStore>,
     /// Whose packets it receives.
-    source: Option<(Client, Order)>,
+    source: Option<(Client, ConnectionSequence)>,
     burst: usize,
     step: u32,
     stats: PortStats,
 }
 
-impl StandIn {
+impl StandInPort {
     fn frame(&mut self, mut frame: Frame, len: usize) -> Packet {
         self.store.set_range(&mut frame, heddle_port::HEADROOM, len as u32);
-        if let Some((client, order)) = &mut self.source {
-            let n = order.next(self.step);
+        if let Some((client, sequence)) = &mut self.source {
+            let n = sequence.next(self.step);
             client.write(self.store.bytes_mut(&mut frame), n);
             self.step += 1;
         }
@@ -45,7 +45,7 @@ impl StandIn {
     }
 }
 
-impl Port for StandIn {
+impl Port for StandInPort {
     fn number(&self) -> PortId {
         self.number
     }
@@ -89,10 +89,10 @@ impl Port for StandIn {
 
 /// A worker with all ports of the node, of which one client's has a burst in each turn.
 pub struct Turn {
-    worker: Worker<StandIn>,
-    handle: WorkerHandle<StandIn>,
+    worker: Worker<StandInPort>,
+    handle: WorkerHandle<StandInPort>,
     _publisher: Publisher<Snapshot>,
-    alone: StandIn,
+    alone: StandInPort,
     pool: WorkerPool,
     packets: PacketVec,
     now: Millis,
@@ -137,7 +137,7 @@ impl Turn {
         let pool = WorkerPool::new(0, shared.clone());
         let (mut worker, handle) = Worker::new(config, pool, reader, Arc::new(flows), ends);
         let active = Arc::new(AtomicUsize::new(usize::MAX));
-        let port = |number, place, source| StandIn {
+        let port = |number, place, source| StandInPort {
             number,
             active: Arc::clone(&active),
             place,
@@ -147,7 +147,7 @@ impl Turn {
             step: 0,
             stats: PortStats::default(),
         };
-        let mut add = |port: StandIn, endpoint: EndpointId| {
+        let mut add = |port: StandInPort, endpoint: EndpointId| {
             let added = handle
                 .add_port(port, PortRole::Pod(endpoint))
                 .map_err(|error| unexpected(&error))?;
@@ -158,14 +158,20 @@ impl Turn {
         for server in Pod::all(PODS.0, PODS.1).iter().filter(|pod| pod.side == Side::Server) {
             add(port(server.port, usize::MAX, None), server.endpoint)?;
         }
-        let twin = clients.first().cloned().map(|client| (client, Order::new(&load)));
+        let twin = clients
+            .first()
+            .cloned()
+            .map(|client| (client, ConnectionSequence::new(&load)));
         let mut alone = port(PortId(0), 0, twin);
         alone.active = Arc::new(AtomicUsize::new(0));
         for (place, client) in clients.into_iter().enumerate() {
             let Pod {
                 port: number, endpoint, ..
             } = client.pod;
-            add(port(number, place, Some((client, Order::new(&load)))), endpoint)?;
+            add(
+                port(number, place, Some((client, ConnectionSequence::new(&load)))),
+                endpoint,
+            )?;
         }
         Ok(Self {
             worker,

@@ -34,7 +34,7 @@ impl Binaries {
     ///
     /// # Errors
     /// One of them is not there.
-    pub fn beside_this() -> Result<Self, LabError> {
+    pub fn beside_current_exe() -> Result<Self, LabError> {
         let me = std::env::current_exe().map_err(LabError::io("finding this executable"))?;
         let find = |name: &str| {
             me.ancestors()
@@ -119,14 +119,14 @@ pub struct Pod {
 
 /// What CNI ADD returned.
 #[derive(Debug, Clone)]
-pub struct Attached {
+pub struct AddResult {
     /// The pod's addresses, in the order of the result.
     pub ips: Vec<IpAddr>,
     /// The whole result.
     pub result: Value,
 }
 
-impl Attached {
+impl AddResult {
     /// The first address of a family.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl Lab {
     /// No privilege, or a name that cannot be made.
     pub fn new(binaries: Binaries) -> Result<Self, LabError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        sweep(Leftovers::Forgotten)?;
+        remove_leftovers(Leftovers::NotKept)?;
         let dir = std::env::temp_dir().join(format!(
             "{PREFIX}{}-{}",
             std::process::id(),
@@ -506,7 +506,7 @@ impl Node {
     ///
     /// # Errors
     /// ADD failed; the plugin's message is part of the error.
-    pub fn start_pod(&self, pod: &Pod) -> Result<Attached, LabError> {
+    pub fn start_pod(&self, pod: &Pod) -> Result<AddResult, LabError> {
         self.apply(&pod.object(self.name(), &[]))?;
         let attached = self.attach(pod)?;
         self.apply(&pod.object(self.name(), &attached.ips))?;
@@ -517,7 +517,7 @@ impl Node {
     ///
     /// # Errors
     /// It failed; the plugin's message is part of the error.
-    pub fn attach(&self, pod: &Pod) -> Result<Attached, LabError> {
+    pub fn attach(&self, pod: &Pod) -> Result<AddResult, LabError> {
         let out = self.cni("ADD", pod, None)?;
         if !out.ok {
             let log = self.agent.as_ref().map(|agent| agent.log_tail(10)).unwrap_or_default();
@@ -546,7 +546,7 @@ impl Node {
                 address.parse().map_err(|e| bad(format!("address {text:?}: {e}")))
             })
             .collect::<Result<Vec<IpAddr>, LabError>>()?;
-        Ok(Attached { ips, result })
+        Ok(AddResult { ips, result })
     }
 
     /// What kubelet does for a pod that ends: CNI DEL, then the object goes.
@@ -649,7 +649,7 @@ fn remove_folder(dir: &Path) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leftovers {
     /// Those that nobody asked to keep.
-    Forgotten,
+    NotKept,
     /// Those that were kept on purpose too.
     All,
 }
@@ -658,7 +658,7 @@ pub enum Leftovers {
 ///
 /// # Errors
 /// `/run/netns` or the folder of temporary files cannot be read.
-pub fn sweep(which: Leftovers) -> Result<Vec<String>, LabError> {
+pub fn remove_leftovers(which: Leftovers) -> Result<Vec<String>, LabError> {
     let temp = std::env::temp_dir();
     let mut swept = Vec::new();
     let mut spared = Vec::new();
@@ -670,7 +670,7 @@ pub fn sweep(which: Leftovers) -> Result<Vec<String>, LabError> {
         let Some(pid) = crate::netns::dead_owner(&name) else {
             continue;
         };
-        if which == Leftovers::Forgotten && entry.path().join(KEPT).exists() {
+        if which == Leftovers::NotKept && entry.path().join(KEPT).exists() {
             spared.push(pid);
             continue;
         }

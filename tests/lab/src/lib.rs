@@ -19,6 +19,6 @@ pub mod usage;
 
 pub use command::{Output, run, run_with_input};
 pub use error::LabError;
-pub use lab::{Attached, Binaries, Lab, Leftovers, Node, NodePlan, Pod, sweep};
+pub use lab::{AddResult, Binaries, Lab, Leftovers, Node, NodePlan, Pod, remove_leftovers};
 pub use netns::NetNs;
 pub use process::Process;

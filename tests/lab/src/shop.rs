@@ -4,7 +4,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crate::{Attached, Binaries, Lab, LabError, Node, NodePlan, Pod, manifests};
+use crate::{AddResult, Binaries, Lab, LabError, Node, NodePlan, Pod, manifests};
 
 /// The port that the Service's backends listen at.
 pub const WEB_TARGET: u16 = 8080;
@@ -19,7 +19,7 @@ pub struct Member {
     /// The pod.
     pub pod: Pod,
     /// What ADD returned.
-    pub attached: Attached,
+    pub attached: AddResult,
     web: bool,
 }
 
@@ -87,19 +87,19 @@ impl Shop {
     ///
     /// # Errors
     /// A step failed.
-    pub fn open(binaries: Binaries, plan: NodePlan) -> Result<Self, LabError> {
-        Self::open_in(Lab::new(binaries)?, plan)
+    pub fn start(binaries: Binaries, plan: NodePlan) -> Result<Self, LabError> {
+        Self::start_in(Lab::new(binaries)?, plan)
     }
 
     /// The same in a laboratory that has something already, as a configuration file.
     ///
     /// # Errors
     /// A step failed.
-    pub fn open_in(lab: Lab, plan: NodePlan) -> Result<Self, LabError> {
+    pub fn start_in(lab: Lab, plan: NodePlan) -> Result<Self, LabError> {
         let mut shop = Self::new_in(lab, plan)?;
         shop.node.start_agent()?;
         for (name, app) in [("web-1", "web"), ("web-2", "web"), ("client", "client"), ("db", "db")] {
-            shop.join(name, app)?;
+            shop.add_pod(name, app)?;
         }
         shop.publish_endpoints()?;
         Ok(shop)
@@ -109,7 +109,7 @@ impl Shop {
     ///
     /// # Errors
     /// ADD failed.
-    pub fn join(&mut self, name: &str, app: &str) -> Result<&Member, LabError> {
+    pub fn add_pod(&mut self, name: &str, app: &str) -> Result<&Member, LabError> {
         let pod = self.lab.pod("shop", name, &[("app", app)])?;
         let attached = self.node.start_pod(&pod)?;
         self.members.push(Member {

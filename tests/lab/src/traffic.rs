@@ -14,28 +14,28 @@ use crate::{LabError, NetNs, run_with_input};
 
 /// What became of an attempt to reach somebody.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Reach {
+pub enum ProbeOutcome {
     /// It worked; the text is what the other side said.
-    Yes(String),
+    Answered(String),
     /// The other side (or heddle in its stead) answered with a reset or "port unreachable".
     Refused,
     /// A router answered that there is no way.
     Unreachable,
     /// Nobody answered in time.
-    Silence,
+    NoAnswer,
 }
 
-impl Reach {
+impl ProbeOutcome {
     /// Whether it worked.
     #[must_use]
-    pub const fn is_yes(&self) -> bool {
-        matches!(self, Self::Yes(_))
+    pub const fn is_answered(&self) -> bool {
+        matches!(self, Self::Answered(_))
     }
 
     fn from_error(e: &io::Error) -> Option<Self> {
         match e.kind() {
             ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Some(Self::Refused),
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => Some(Self::Silence),
+            ErrorKind::TimedOut | ErrorKind::WouldBlock => Some(Self::NoAnswer),
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some(Self::Unreachable),
             _ => None,
         }
@@ -70,7 +70,7 @@ pub fn ping(from: &NetNs, to: IpAddr, count: u32) -> Result<u32, LabError> {
 ///
 /// # Errors
 /// Anything but an answer, a refusal or silence.
-pub fn tcp_ask(from: &NetNs, to: SocketAddr, say: &str, bound: Duration) -> Result<Reach, LabError> {
+pub fn tcp_request(from: &NetNs, to: SocketAddr, say: &str, bound: Duration) -> Result<ProbeOutcome, LabError> {
     let say = say.to_owned();
     from.enter(move || {
         let attempt = || -> io::Result<String> {
@@ -86,8 +86,8 @@ pub fn tcp_ask(from: &NetNs, to: SocketAddr, say: &str, bound: Duration) -> Resu
             Ok(String::from_utf8_lossy(&heard).into_owned())
         };
         match attempt() {
-            Ok(heard) => Ok(Reach::Yes(heard)),
-            Err(e) => Reach::from_error(&e).ok_or_else(|| LabError::io(format!("TCP to {to}"))(e)),
+            Ok(heard) => Ok(ProbeOutcome::Answered(heard)),
+            Err(e) => ProbeOutcome::from_error(&e).ok_or_else(|| LabError::io(format!("TCP to {to}"))(e)),
         }
     })
 }
@@ -96,7 +96,7 @@ pub fn tcp_ask(from: &NetNs, to: SocketAddr, say: &str, bound: Duration) -> Resu
 ///
 /// # Errors
 /// Anything but an answer, a refusal or silence.
-pub fn udp_ask(from: &NetNs, to: SocketAddr, say: &[u8], bound: Duration) -> Result<Reach, LabError> {
+pub fn udp_request(from: &NetNs, to: SocketAddr, say: &[u8], bound: Duration) -> Result<ProbeOutcome, LabError> {
     let say = say.to_vec();
     from.enter(move || {
         let any: SocketAddr = if to.is_ipv4() {
@@ -114,15 +114,15 @@ pub fn udp_ask(from: &NetNs, to: SocketAddr, say: &[u8], bound: Duration) -> Res
             Ok(String::from_utf8_lossy(&heard[..n]).into_owned())
         };
         match attempt() {
-            Ok(heard) => Ok(Reach::Yes(heard)),
-            Err(e) => Reach::from_error(&e).ok_or_else(|| LabError::io(format!("UDP to {to}"))(e)),
+            Ok(heard) => Ok(ProbeOutcome::Answered(heard)),
+            Err(e) => ProbeOutcome::from_error(&e).ok_or_else(|| LabError::io(format!("UDP to {to}"))(e)),
         }
     })
 }
 
 /// How a [`TcpServer`] treats a connection.
 #[derive(Debug, Clone)]
-pub enum Manner {
+pub enum ServerBehavior {
     /// Says this line and closes.
     Greet(String),
     /// Sends back what it hears until the other side closes.
@@ -149,7 +149,7 @@ impl TcpServer {
     ///
     /// # Errors
     /// The port cannot be bound.
-    pub fn start(ns: &NetNs, port: u16, manner: Manner) -> Result<Self, LabError> {
+    pub fn start(ns: &NetNs, port: u16, manner: ServerBehavior) -> Result<Self, LabError> {
         let listener = ns.enter(move || {
             TcpListener::bind(SocketAddr::from(([0u16; 8], port)))
                 .map_err(LabError::io(format!("listening at port {port}")))
@@ -186,7 +186,7 @@ impl TcpServer {
 
     /// Bytes heard so far on all connections.
     #[must_use]
-    pub fn heard(&self) -> u64 {
+    pub fn received(&self) -> u64 {
         self.heard.load(Ordering::Acquire)
     }
 }
@@ -202,27 +202,27 @@ impl Drop for TcpServer {
     }
 }
 
-fn serve(mut stream: TcpStream, manner: &Manner, heard: &AtomicU64) {
+fn serve(mut stream: TcpStream, manner: &ServerBehavior, heard: &AtomicU64) {
     let mut buffer = vec![0; 256 * 1024];
     match manner {
-        Manner::Greet(line) => {
+        ServerBehavior::Greet(line) => {
             let _ = stream.write_all(format!("{line}\n").as_bytes());
             let _ = stream.shutdown(std::net::Shutdown::Write);
             // Waits for the other side's end, so that its last bytes are not answered by a reset.
             while matches!(stream.read(&mut buffer), Ok(n) if n > 0) {}
         }
-        Manner::Echo | Manner::Sink => {
+        ServerBehavior::Echo | ServerBehavior::Sink => {
             while let Ok(n) = stream.read(&mut buffer) {
                 if n == 0 {
                     break;
                 }
                 heard.fetch_add(n as u64, Ordering::AcqRel);
-                if matches!(manner, Manner::Echo) && stream.write_all(&buffer[..n]).is_err() {
+                if matches!(manner, ServerBehavior::Echo) && stream.write_all(&buffer[..n]).is_err() {
                     break;
                 }
             }
         }
-        Manner::Http(text) => {
+        ServerBehavior::Http(text) => {
             let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len());
             let mut requests = BufReader::new(&stream).split(b'\n');
             // A request without a body ends with an empty line.
@@ -232,7 +232,7 @@ fn serve(mut stream: TcpStream, manner: &Manner, heard: &AtomicU64) {
                 }
             }
         }
-        Manner::SpeakFirst => {
+        ServerBehavior::SpeakFirst => {
             let mut number = 0u64;
             loop {
                 let line = format!("{number}\n");
@@ -252,16 +252,16 @@ fn serve(mut stream: TcpStream, manner: &Manner, heard: &AtomicU64) {
     }
 }
 
-/// A client that asks a [`Manner::Http`] server again and again on one connection.
+/// A client that asks a [`ServerBehavior::Http`] server again and again on one connection.
 #[derive(Debug)]
-pub struct Browser(BufReader<TcpStream>);
+pub struct HttpClient(BufReader<TcpStream>);
 
-impl Browser {
+impl HttpClient {
     /// Connects.
     ///
     /// # Errors
     /// The connection is not made within `bound`, which holds for every answer too.
-    pub fn open(from: &NetNs, to: SocketAddr, bound: Duration) -> Result<Self, LabError> {
+    pub fn connect(from: &NetNs, to: SocketAddr, bound: Duration) -> Result<Self, LabError> {
         let stream = from.enter(move || {
             TcpStream::connect_timeout(&to, bound).map_err(LabError::io(format!("connecting to {to}")))
         })?;
@@ -308,9 +308,9 @@ pub struct Conversation {
 /// Who says the next word in a [`Conversation`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Speaker {
-    /// The client asks, an [`Manner::Echo`] server answers.
+    /// The client asks, an [`ServerBehavior::Echo`] server answers.
     Client,
-    /// A [`Manner::SpeakFirst`] server asks, the client answers.
+    /// A [`ServerBehavior::SpeakFirst`] server asks, the client answers.
     Server,
 }
 
@@ -355,7 +355,7 @@ impl Conversation {
     ///
     /// # Errors
     /// They are not: the connection hangs or broke.
-    pub fn progresses(&self, more: u64, bound: Duration) -> Result<(), LabError> {
+    pub fn wait_for_rounds(&self, more: u64, bound: Duration) -> Result<(), LabError> {
         let goal = self.rounds() + more;
         let start = Instant::now();
         while self.rounds() < goal {
@@ -424,7 +424,7 @@ fn talk(mut stream: TcpStream, speaker: Speaker, rounds: &AtomicU64, stop: &Atom
     Ok(())
 }
 
-/// Sends `bytes` bytes over one TCP connection to a [`Manner::Echo`]- or [`Manner::Sink`]-like reader of its own in
+/// Sends `bytes` bytes over one TCP connection to a [`ServerBehavior::Echo`]- or [`ServerBehavior::Sink`]-like reader of its own in
 /// `to_ns`; every byte is compared. Returns how long it took.
 ///
 /// # Errors

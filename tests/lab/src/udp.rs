@@ -73,7 +73,7 @@ impl UdpServer {
 
     /// Datagrams heard so far.
     #[must_use]
-    pub fn heard(&self) -> u64 {
+    pub fn received(&self) -> u64 {
         self.heard.load(Ordering::Acquire)
     }
 }
@@ -89,13 +89,13 @@ impl Drop for UdpServer {
 
 /// One socket that keeps asking a [`UdpServer::echo`], so that all it says is one connection; it counts the answers.
 #[derive(Debug)]
-pub struct UdpTalk {
+pub struct UdpConversation {
     stop: Arc<AtomicBool>,
     rounds: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<(), LabError>>>,
 }
 
-impl UdpTalk {
+impl UdpConversation {
     /// Begins to ask, a word every 10 ms or when the last one was answered, whichever is later; an answer that is missing
     /// for 50 ms is given up.
     ///
@@ -139,7 +139,7 @@ impl UdpTalk {
     }
 }
 
-impl Drop for UdpTalk {
+impl Drop for UdpConversation {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {

@@ -18,11 +18,11 @@ pub const BOUND: Duration = Duration::from_secs(5);
 pub const SILENCE: Duration = Duration::from_millis(1200);
 
 pub fn binaries() -> Result<Binaries, LabError> {
-    Binaries::beside_this()
+    Binaries::beside_current_exe()
 }
 
 /// Tries until it holds, at most 15 s.
-pub fn eventually(what: &str, mut holds: impl FnMut() -> Result<bool, LabError>) -> Result<(), LabError> {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> Result<bool, LabError>) -> Result<(), LabError> {
     let start = Instant::now();
     while !holds()? {
         if start.elapsed() > Duration::from_secs(15) {
@@ -71,7 +71,7 @@ pub fn interrupt(child: &Child) -> Result<(), LabError> {
 }
 
 /// Waits for the end of `what`; one that does not end is killed, and it is an error.
-pub fn ends_well(mut child: Child, what: &str) -> Result<(), LabError> {
+pub fn exits_successfully(mut child: Child, what: &str) -> Result<(), LabError> {
     let start = Instant::now();
     while start.elapsed() < BOUND {
         if let Some(status) = child.try_wait().map_err(LabError::io(format!("waiting for {what}")))? {

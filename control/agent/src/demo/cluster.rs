@@ -27,7 +27,7 @@ pub fn build(stage: &mut Stage, binaries: Binaries) -> Result<Shop, DemoError> {
 
     stage.chapter("Four pods, attached by the CNI plugin (heddle-cni ADD)")?;
     for (name, app) in [("web-1", "web"), ("web-2", "web"), ("client", "client"), ("db", "db")] {
-        let member = shop.join(name, app)?;
+        let member = shop.add_pod(name, app)?;
         let ips = member
             .attached
             .ips

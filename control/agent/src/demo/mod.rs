@@ -11,7 +11,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use heddle_lab::{Binaries, LabError, Leftovers, sweep};
+use heddle_lab::{Binaries, LabError, Leftovers, remove_leftovers};
 
 /// The arguments of `heddle demo`.
 #[derive(Debug, clap::Args)]
@@ -96,7 +96,7 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
 }
 
 fn remove(stage: &mut Stage) -> Result<(), DemoError> {
-    let swept = sweep(Leftovers::All)?;
+    let swept = remove_leftovers(Leftovers::All)?;
     if swept.is_empty() {
         return stage.say("nothing was left standing");
     }
@@ -109,7 +109,7 @@ fn remove(stage: &mut Stage) -> Result<(), DemoError> {
 fn play(stage: &mut Stage, keep: bool) -> Result<(), DemoError> {
     stage.say("heddle is a userspace packet dataplane for Kubernetes nodes: every packet of a pod goes through AF_XDP sockets")?;
     stage.say("into one pipeline of policy, Service NAT and forwarding. This demo is one node of a cluster, with real traffic.")?;
-    let shop = cluster::build(stage, Binaries::beside_this()?)?;
+    let shop = cluster::build(stage, Binaries::beside_current_exe()?)?;
     let fine = probes::run(stage, &shop)?;
     stage.chapter("What the agent counted (heddle status)")?;
     stage.say(&cluster::status(&shop)?)?;

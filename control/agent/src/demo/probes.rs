@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 use heddle_lab::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
-use heddle_lab::traffic::{self, Manner, Reach, TcpServer};
+use heddle_lab::traffic::{self, ProbeOutcome, ServerBehavior, TcpServer};
 use heddle_lab::{LabError, NetNs};
 
 use super::{DemoError, Stage};
@@ -32,7 +32,7 @@ struct Row {
 /// Runs all probes, prints the table; whether all came to what was expected.
 pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
     stage.chapter("Who reaches whom")?;
-    let greet = |ns: &NetNs, port: u16, name: &str| TcpServer::start(ns, port, Manner::Greet(name.to_owned()));
+    let greet = |ns: &NetNs, port: u16, name: &str| TcpServer::start(ns, port, ServerBehavior::Greet(name.to_owned()));
     let _servers = [
         greet(shop.member("web-1")?.pod.ns(), WEB_TARGET, "web-1")?,
         greet(shop.member("web-2")?.pod.ns(), WEB_TARGET, "web-2")?,
@@ -163,19 +163,19 @@ fn tcp(to: SocketAddr, note: &str) -> String {
     format!("TCP {to}, {note}")
 }
 
-fn seen(reach: &Reach) -> String {
+fn seen(reach: &ProbeOutcome) -> String {
     match reach {
-        Reach::Yes(name) => format!("{name} answered"),
-        Reach::Refused => "refused at once".to_owned(),
-        Reach::Unreachable => "unreachable".to_owned(),
-        Reach::Silence => "no answer".to_owned(),
+        ProbeOutcome::Answered(name) => format!("{name} answered"),
+        ProbeOutcome::Refused => "refused at once".to_owned(),
+        ProbeOutcome::Unreachable => "unreachable".to_owned(),
+        ProbeOutcome::NoAnswer => "no answer".to_owned(),
     }
 }
 
 fn hears(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note: &str) -> Result<Row, LabError> {
     let to = SocketAddr::new(ip, port);
-    let reach = traffic::tcp_ask(ns, to, "", BOUND)?;
-    let fine = reach == Reach::Yes(name.to_owned());
+    let reach = traffic::tcp_request(ns, to, "", BOUND)?;
+    let fine = reach == ProbeOutcome::Answered(name.to_owned());
     let expected = format!("{name} answers");
     Ok(Row {
         from,
@@ -189,8 +189,8 @@ fn hears(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note
 
 fn silent(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note: &str) -> Result<Row, LabError> {
     let to = SocketAddr::new(ip, port);
-    let reach = traffic::tcp_ask(ns, to, "", SILENCE)?;
-    let fine = reach == Reach::Silence;
+    let reach = traffic::tcp_request(ns, to, "", SILENCE)?;
+    let fine = reach == ProbeOutcome::NoAnswer;
     Ok(Row {
         from,
         to: name.to_owned(),
@@ -203,8 +203,8 @@ fn silent(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, not
 
 fn refused(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note: &str) -> Result<Row, LabError> {
     let to = SocketAddr::new(ip, port);
-    let reach = traffic::tcp_ask(ns, to, "", BOUND)?;
-    let fine = reach == Reach::Refused;
+    let reach = traffic::tcp_request(ns, to, "", BOUND)?;
+    let fine = reach == ProbeOutcome::Refused;
     Ok(Row {
         from,
         to: name.to_owned(),
@@ -220,7 +220,7 @@ fn either(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, note: &str) ->
     let to = SocketAddr::new(ip, WEB_PORT);
     let mut answered = 0;
     for _ in 0..8 {
-        answered += usize::from(traffic::tcp_ask(ns, to, "", BOUND)?.is_yes());
+        answered += usize::from(traffic::tcp_request(ns, to, "", BOUND)?.is_answered());
     }
     Ok(Row {
         from,
@@ -236,7 +236,7 @@ fn both_backends(ns: &NetNs, to: SocketAddr) -> Result<Row, LabError> {
     let mut answered = 0;
     let mut names = BTreeSet::new();
     for _ in 0..ASKED {
-        if let Reach::Yes(name) = traffic::tcp_ask(ns, to, "", BOUND)? {
+        if let ProbeOutcome::Answered(name) = traffic::tcp_request(ns, to, "", BOUND)? {
             answered += 1;
             names.insert(name);
         }

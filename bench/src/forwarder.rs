@@ -24,10 +24,10 @@ use crate::BenchError;
 use crate::node::{self, Pod};
 use crate::veth::{self, Scene};
 
-/// What a plane is.
+/// What a forwarder is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
+pub enum ForwarderKind {
     /// The smallest loop over the rings: whatever comes in at one port leaves by the other, with new MAC addresses.
     Bare,
     /// heddle's worker, polling.
@@ -36,9 +36,9 @@ pub enum Kind {
     Sleeping,
 }
 
-/// What the plane saw until it ended.
+/// What the forwarder saw until it ended.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
+pub struct ForwarderStats {
     /// The ports' own counters, the client's and the server's.
     pub ports: Vec<PortStats>,
     /// Packets that the pipeline dropped, by reason; none for the bare forwarder.
@@ -47,10 +47,10 @@ pub struct Seen {
     pub vector: f64,
 }
 
-/// A running plane.
-pub struct Plane {
+/// A running forwarder.
+pub struct Forwarder {
     stop: Stop,
-    thread: Option<JoinHandle<Result<Seen, BenchError>>>,
+    thread: Option<JoinHandle<Result<ForwarderStats, BenchError>>>,
 }
 
 enum Stop {
@@ -67,20 +67,20 @@ impl Stop {
     }
 }
 
-impl Plane {
-    /// Starts a plane between the scene's pods, on `core`. When this returns, packets pass.
+impl Forwarder {
+    /// Starts a forwarder between the scene's pods, on `core`. When this returns, packets pass.
     ///
     /// # Errors
     /// AF_XDP refuses, or the core does not exist.
-    pub fn start(scene: &Scene, kind: Kind, core: usize) -> Result<Self, BenchError> {
+    pub fn start(scene: &Scene, kind: ForwarderKind, core: usize) -> Result<Self, BenchError> {
         let (ready, started) = mpsc::channel();
         let names = scene.pods.each_ref().map(|pod| pod.host_end.clone());
         let (pods, mtu) = (scene.tables(), scene.mtu);
         let thread = scene.dataplane.spawn(move || {
-            Ok(pin(core).and_then(|()| match kind {
-                Kind::Bare => bare(&names, &pods, &ready),
-                Kind::Polling => pipeline(&names, &pods, mtu, Duration::MAX, &ready),
-                Kind::Sleeping => {
+            Ok(pin_to_core(core).and_then(|()| match kind {
+                ForwarderKind::Bare => bare(&names, &pods, &ready),
+                ForwarderKind::Polling => pipeline(&names, &pods, mtu, Duration::MAX, &ready),
+                ForwarderKind::Sleeping => {
                     let idle = WorkerConfig::new(WorkerId(0), 0).idle_after;
                     pipeline(&names, &pods, mtu, idle, &ready)
                 }
@@ -104,11 +104,11 @@ impl Plane {
         }
     }
 
-    /// Ends the plane.
+    /// Ends the forwarder.
     ///
     /// # Errors
     /// What its thread ended with.
-    pub fn finish(mut self) -> Result<Seen, BenchError> {
+    pub fn finish(mut self) -> Result<ForwarderStats, BenchError> {
         self.stop.stop();
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(seen)) => seen,
@@ -117,7 +117,7 @@ impl Plane {
     }
 }
 
-impl Drop for Plane {
+impl Drop for Forwarder {
     fn drop(&mut self) {
         self.stop.stop();
         if let Some(thread) = self.thread.take() {
@@ -130,7 +130,7 @@ impl Drop for Plane {
 ///
 /// # Errors
 /// There is no such core.
-pub fn pin(core: usize) -> Result<(), BenchError> {
+pub fn pin_to_core(core: usize) -> Result<(), BenchError> {
     let mut set = CpuSet::new();
     let pinned = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     pinned.map_err(|_| BenchError::BadValue {
@@ -150,7 +150,7 @@ fn open(context: &mut XdpContext, name: &str, port: PortId) -> Result<XdpPort, B
     })?)
 }
 
-fn bare(names: &[String; 2], pods: &[Pod; 2], ready: &mpsc::Sender<Stop>) -> Result<Seen, BenchError> {
+fn bare(names: &[String; 2], pods: &[Pod; 2], ready: &mpsc::Sender<Stop>) -> Result<ForwarderStats, BenchError> {
     let mut context = XdpContext::new(XdpConfig::default())?;
     let mut pool = WorkerPool::new(0, context.pool().clone());
     let [a, b] = names;
@@ -163,12 +163,12 @@ fn bare(names: &[String; 2], pods: &[Pod; 2], ready: &mpsc::Sender<Stop>) -> Res
     let mut packets = PacketVec::new();
     while !stop.load(Ordering::Relaxed) {
         let [a, b] = &mut ports;
-        pass(a, b, pods[1].mac, &mut packets, &mut pool);
-        pass(b, a, pods[0].mac, &mut packets, &mut pool);
+        forward_burst(a, b, pods[1].mac, &mut packets, &mut pool);
+        forward_burst(b, a, pods[0].mac, &mut packets, &mut pool);
     }
-    let seen = Seen {
+    let seen = ForwarderStats {
         ports: ports.iter().map(Port::stats).collect(),
-        ..Seen::default()
+        ..ForwarderStats::default()
     };
     for port in ports {
         context.close(port);
@@ -177,7 +177,7 @@ fn bare(names: &[String; 2], pods: &[Pod; 2], ready: &mpsc::Sender<Stop>) -> Res
 }
 
 /// One burst from one port to the other.
-fn pass(from: &mut XdpPort, to: &mut XdpPort, mac: MacAddr, packets: &mut PacketVec, pool: &mut WorkerPool) {
+fn forward_burst(from: &mut XdpPort, to: &mut XdpPort, mac: MacAddr, packets: &mut PacketVec, pool: &mut WorkerPool) {
     if from.rx(pool, packets) == 0 {
         return;
     }
@@ -199,7 +199,7 @@ fn pipeline(
     mtu: u32,
     idle_after: Duration,
     ready: &mpsc::Sender<Stop>,
-) -> Result<Seen, BenchError> {
+) -> Result<ForwarderStats, BenchError> {
     let mut context = XdpContext::new(XdpConfig::default())?;
     let snapshot = node::tables(pods, 1, u16::try_from(mtu).unwrap_or(u16::MAX));
     let (_publisher, readers) = channel(snapshot, 1);
@@ -246,13 +246,13 @@ fn pipeline(
     Ok(seen)
 }
 
-fn seen(counters: &WorkerCounters, pods: &[Pod]) -> Seen {
+fn seen(counters: &WorkerCounters, pods: &[Pod]) -> ForwarderStats {
     let mut sum = PortTotals::default();
     for pod in pods {
         sum += &counters.port_totals(pod.port);
     }
     let bursts = counters.totals().bursts.max(1);
-    Seen {
+    ForwarderStats {
         ports: Vec::new(),
         drops: sum
             .drops()
