@@ -1,5 +1,5 @@
-# Two commands do everything on a fresh Debian machine: `make demo` and `make test`.
-# The other targets are their parts.
+# Two commands do everything on a fresh Debian machine: `make demo` and `make test`. `make check` is what to run while
+# working. The other targets are parts of these.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -13,9 +13,14 @@ DENY_VERSION := 0.20.2
 GUNGRAUN_VERSION := 0.20.0
 LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 
+# Crates whose tests all run without root, and crates whose integration tests need network namespaces.
+ROOTLESS := -p heddle-wire -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine -p heddle-model \
+	-p heddle-source -p heddle-compile -p heddle-proto
+PARTLY_ROOTLESS := -p heddle-io -p heddle-agent -p heddle-cni
+
 # command:package, then packages without a command of their own
 COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool ip:iproute2 ping:iputils-ping \
-	ethtool:ethtool iperf3:iperf3 nft:nftables
+	ethtool:ethtool iperf3:iperf3 nft:nftables python3:python3
 HEADERS := /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
 
 help: ## what there is
@@ -26,6 +31,16 @@ test instructions: COMMANDS += valgrind:valgrind
 
 demo: deps build ## heddle's main job on real traffic, in namespaces of its own
 	@$(SUDO) $(BIN)/heddle demo $(DEMO_FLAGS)
+
+check: deps ## formatting, lints, and every test that needs no root and no network namespace: a few minutes
+	@cargo fmt --all --check
+	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@cargo test --locked --profile e2e $(ROOTLESS)
+	@cargo test --locked --profile e2e $(PARTLY_ROOTLESS) --lib --bins
+	@cargo test --locked --profile e2e -p heddle-tests --test house
+
+style: ## counts what CONTRIBUTING.md forbids in prose and layout
+	@scripts/style.sh
 
 test: deps lint unit loom e2e instructions ## the whole suite
 	@echo "make test: all of it passed"
@@ -74,6 +89,7 @@ $(TOOLS)/bin/gungraun-runner:
 	@cargo install --quiet --locked --root $(TOOLS) gungraun-runner@$(GUNGRAUN_VERSION)
 
 fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuzz)
+	@cargo +nightly fuzz --version > /dev/null || { echo "make fuzz needs: rustup toolchain install nightly; cargo install cargo-fuzz"; exit 1; }
 	@for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run "$$target" -- -max_total_time=60; done
 
-.PHONY: help demo test build deps lint unit loom e2e bench instructions fuzz
+.PHONY: help demo check style test build deps lint unit loom e2e bench instructions fuzz
