@@ -18,9 +18,9 @@ ROOTLESS := -p heddle-wire -p heddle-port -p heddle-tables -p heddle-flow -p hed
 	-p heddle-source -p heddle-compile -p heddle-proto
 PARTLY_ROOTLESS := -p heddle-io -p heddle-agent -p heddle-cni
 
-# command:package, then packages without a command of their own
-COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool ip:iproute2 ping:iputils-ping \
-	ethtool:ethtool iperf3:iperf3 nft:nftables python3:python3
+# command:package, for a build and for running; then packages without a command of their own
+BUILD_COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool python3:python3
+COMMANDS := $(BUILD_COMMANDS) ip:iproute2 ping:iputils-ping ethtool:ethtool iperf3:iperf3 nft:nftables
 HEADERS := /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
 
 help: ## what there is
@@ -32,6 +32,7 @@ test instructions: COMMANDS += valgrind:valgrind
 demo: deps build ## heddle's main job on real traffic, in namespaces of its own
 	@$(SUDO) $(BIN)/heddle demo $(DEMO_FLAGS)
 
+check: COMMANDS := $(BUILD_COMMANDS)
 check: deps ## formatting, lints, and every test that needs no root and no network namespace: a few minutes
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
