@@ -21,15 +21,15 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("wire", &[]),
     // The dataplane.
     ("port", &["ids", "wire"]),
-    ("tables", &["ids", "wire", "port"]),
-    ("flow", &["ids", "wire", "tables"]),
+    ("tables", &["ids", "wire"]),
+    ("flow", &["ids", "wire"]),
     ("engine", &["ids", "wire", "port", "tables", "flow"]),
     ("linux", &["ids", "wire"]),
     ("io", &["ids", "wire", "port", "linux"]),
     // The control plane.
     ("model", &["wire"]),
     ("source", &["model"]),
-    ("compile", &["ids", "wire", "tables", "model", "port"]),
+    ("compile", &["ids", "wire", "tables", "model"]),
     ("config", &["ids", "wire", "flow", "engine", "model"]),
     ("proto", &["ids", "wire"]),
     ("host", &["ids", "wire", "linux", "model", "tables", "config"]),

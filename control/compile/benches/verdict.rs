@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 use heddle_compile::{Attachment, Compiler, NodeConfig};
+use heddle_ids::PortId;
 use heddle_model::{
     Cluster, Event, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object, ObjectKey, Peer, Pod,
     PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber, PortRange, Protocol, Requirement,
 };
-use heddle_port::PortId;
 use heddle_tables::{
     AddressInfo, Ask, Direction, Endpoint, EndpointId, PolicyVerdict, RuleId, Snapshot, WorkerId, judge_all,
 };

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
+use heddle_ids::PortId;
 use heddle_model::{Labels, Node, ObjectKey, Pod};
-use heddle_port::PortId;
 use heddle_tables::{
     Backend, EndpointId, FrontendKey, HostPort, Masquerade, NodeId, Prefix, Snapshot, SnapshotBuilder, WorkerId,
 };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use heddle_port::PortId;
+use heddle_ids::PortId;
 use heddle_tables::{HostPort, Masquerade, NodeId, Prefix};
 use heddle_wire::MacAddr;
 

@@ -19,6 +19,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use heddle_ids::Epoch;
 use memmap2::MmapOptions;
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
 use rustix::io::Errno;
@@ -30,7 +31,7 @@ use crate::layout::{Geometry, LAYOUT_VERSION, header};
 use crate::memory::{LINE_BYTES, Mapping, Memory};
 use crate::sync::Ordering;
 use crate::table::FlowTable;
-use crate::types::{Epoch, Millis};
+use crate::types::Millis;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"heddleFT");
 
@@ -217,7 +218,7 @@ impl FlowTable {
         reason: Fresh,
     ) -> (Self, Takeover) {
         let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
-        let start = Epoch(1);
+        let start = Epoch::FIRST;
         let table = Self::over(memory, geometry, seed, start, config);
         for (word, key) in table.line(header::SEED).0.iter().zip(seed.0) {
             word.store(key, Ordering::Relaxed);
@@ -244,7 +245,7 @@ impl FlowTable {
     fn take_over(memory: Memory, geometry: Geometry, config: &Config) -> (Self, Takeover) {
         let lines = memory.lines();
         let fixed = &lines[header::FIXED].0;
-        let start = Epoch((fixed[START].load(Ordering::Relaxed) as u32).wrapping_add(1));
+        let start = Epoch(fixed[START].load(Ordering::Relaxed) as u32).next();
         fixed[START].store(u64::from(start.0), Ordering::Relaxed);
         let fresh_since = Millis(fixed[FRESH_SINCE].load(Ordering::Relaxed));
         let seed = Seed(std::array::from_fn(|n| {

@@ -4,9 +4,9 @@
 //! locks last. The connection's life begins as the last thing under them: until then nobody finds the record, and it can be
 //! given back as it is if one of the tuples stands already.
 
+use heddle_ids::EndpointId;
 use thiserror::Error;
 
-use crate::EndpointId;
 use crate::bucket::{Entry, Sight};
 use crate::hash::Hash;
 use crate::memory::prefetch;

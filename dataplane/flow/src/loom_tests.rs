@@ -25,6 +25,7 @@
 //! | the incarnation in a touch's change of state | `a_slot_with_a_new_tenant_is_left_alone` |
 //! | the incarnation in times, in counts | the same |
 
+use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::{Proto, TcpFlags};
 use loom::sync::Arc;
 use loom::thread;
@@ -39,7 +40,7 @@ use crate::seqlock::Sequence;
 use crate::state::Life;
 use crate::sync::{AtomicU64, Ordering};
 use crate::testing::{T0, assert_delivers, config, look, nth, put};
-use crate::{Counters, Egress, EndpointId, Epoch, FlowTable, Generation, InsertError, Millis, NewFlow};
+use crate::{Counters, Egress, FlowTable, InsertError, Millis, NewFlow};
 
 pub(crate) fn check(model: impl Fn() + Sync + Send + 'static) {
     check_bounded(2, model);

@@ -31,6 +31,7 @@
 //! happened within one touch of another worker, and never gets a time or count that is not its own. (A count's eight bits of
 //! incarnation take a worker for current that was stopped for exactly a multiple of 256 tenants.)
 
+use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Proto, TcpFlags};
 
@@ -41,13 +42,12 @@ use crate::memory::{LINE_WORDS, Line};
 use crate::seqlock::{Odd, Sequence};
 use crate::state::{Life, Limits};
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::{Egress, Epoch, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
+use crate::types::{Egress, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
 use crate::vector::{are, load_pair};
 use crate::words::{
     COUNT_BITS, LEAVING, PORTS, TIME_BITS, Wanted, Words, count_word, leaving, meta, moved, origin_of, pair32,
     port_word, proto_of, quad16, time_word, tuple,
 };
-use crate::{EndpointId, Generation};
 
 const SEQUENCE: usize = 0;
 const META: usize = 7;

@@ -1,6 +1,7 @@
 //! Counts of a table: what is in it, what was refused, and who opened how much.
 
-use crate::EndpointId;
+use heddle_ids::EndpointId;
+
 use crate::layout::Geometry;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 

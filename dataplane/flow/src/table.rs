@@ -2,6 +2,7 @@
 
 use std::fs::File;
 
+use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Proto, TcpFlags};
 
@@ -16,8 +17,7 @@ use crate::record::{Contents, Counters, Record, Route};
 use crate::state::{Life, Limits, Timeouts};
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering;
-use crate::types::{Epoch, FlowKey, FlowView, Millis, Origin, SlotId};
-use crate::{EndpointId, Generation};
+use crate::types::{FlowKey, FlowView, Millis, Origin, SlotId};
 
 /// One connection, as `heddle flows` and sweeps see it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,7 +54,7 @@ impl FlowTable {
         let geometry = Geometry::new(config);
         let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
         let memory = Memory::anonymous(geometry.lines(), config.huge_pages);
-        Self::over(memory, geometry, seed, Epoch(1), config)
+        Self::over(memory, geometry, seed, Epoch::FIRST, config)
     }
 
     /// A table over memory that holds one, or zeroes.

@@ -2,13 +2,11 @@
 
 use std::net::Ipv4Addr;
 
+use heddle_ids::{EndpointId, Generation, NodeId};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
-use crate::{
-    Config, Egress, EndpointId, FlowFlags, FlowKey, FlowTable, Generation, Hit, Millis, NewFlow, NodeId, Origin,
-    Rewrite, SlotId,
-};
+use crate::{Config, Egress, FlowFlags, FlowKey, FlowTable, Hit, Millis, NewFlow, Origin, Rewrite, SlotId};
 
 /// Moments of the tests begin here.
 pub(crate) const T0: Millis = Millis(1_000_000);

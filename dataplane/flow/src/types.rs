@@ -3,12 +3,12 @@
 use std::fmt;
 
 use bitflags::bitflags;
+use heddle_ids::{EndpointId, Epoch, Generation, NextHopId, NodeId};
 use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Parsed, Proto};
 
 use crate::state::FlowState;
-use crate::{EndpointId, Generation, NextHopId, NodeId};
 
 /// Milliseconds of a clock that does not stop: `CLOCK_BOOTTIME` in the agent, so that it goes on over a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
@@ -28,11 +28,6 @@ impl Millis {
         self.0.saturating_sub(earlier.0)
     }
 }
-
-/// Which start of the agent an entry was last evaluated in. Each takeover of the table raises it.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
-#[repr(transparent)]
-pub struct Epoch(pub u32);
 
 /// Where a packet came in: a part of the flow key. Never the queue or the worker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

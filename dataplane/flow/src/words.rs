@@ -1,14 +1,14 @@
 //! What the words of a record mean, to those who have loaded them; the record itself, and who may write it when, is
 //! in [`crate::record`].
 
+use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Ip, Proto};
 
 use crate::hash::{ip_from_words, ip_words};
 use crate::state::Life;
-use crate::types::{Egress, Epoch, FlowFlags, FlowKey, FlowView, Millis, Origin, Rewrite};
-use crate::{EndpointId, Generation};
+use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Millis, Origin, Rewrite};
 
 /// The word of a direction, after those of its addresses, that has ports, origin and protocol, ...
 pub(crate) const PORTS: usize = 4;

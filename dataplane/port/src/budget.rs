@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use crate::port::PortId;
+use heddle_ids::PortId;
+
 use crate::sync::{AtomicU32, Ordering};
 
 /// A port beyond those that frames are set aside for.

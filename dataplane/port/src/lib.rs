@@ -19,10 +19,11 @@ mod worker;
 
 pub use budget::{FillBudget, FillShare, PortRefused, TooFewFrames};
 pub use frame::{AreaId, Frame, Holder};
+pub use heddle_ids::{PortId, WorkerId};
 pub use mem::{MemPort, MemWire};
 pub use packet::{Frames, Packet};
 pub use pcap::{Capture, CaptureError, Captured, Record};
-pub use port::{BURST, KernelStats, PacketVec, Port, PortId, PortStats};
+pub use port::{BURST, KernelStats, PacketVec, Port, PortStats};
 pub use shared::{BATCH, SharedPool};
 pub use store::{FrameStore, HEADROOM};
 pub use worker::WorkerPool;

@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use heddle_ids::PortId;
+
 use crate::frame::Holder;
 use crate::packet::Packet;
-use crate::port::{PacketVec, Port, PortId, PortStats};
+use crate::port::{PacketVec, Port, PortStats};
 use crate::store::FrameStore;
 use crate::worker::WorkerPool;
 

@@ -200,7 +200,8 @@ impl<W: Write> Record<W> {
 #[cfg(not(loom))]
 mod tests {
     use super::*;
-    use crate::{MemPort, PacketVec, Port, PortId, SharedPool, WorkerPool};
+    use crate::{MemPort, PacketVec, Port, SharedPool, WorkerPool};
+    use heddle_ids::PortId;
 
     fn capture(frames: &[(u64, &[u8])]) -> Vec<u8> {
         let mut writer = PcapWriter::new(Vec::new()).unwrap();

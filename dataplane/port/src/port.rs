@@ -1,9 +1,9 @@
 //! What the engine asks of a port, wherever its packets come from.
 
-use std::fmt;
 use std::os::fd::BorrowedFd;
 
 use arrayvec::ArrayVec;
+use heddle_ids::PortId;
 
 use crate::packet::Packet;
 use crate::worker::WorkerPool;
@@ -13,16 +13,6 @@ pub const BURST: usize = 64;
 
 /// A burst of packets.
 pub type PacketVec = ArrayVec<Packet, BURST>;
-
-/// The number of a port: its index in the XSKMAP, in the ledger of frames, and in everything that names a port.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PortId(pub u16);
-
-impl fmt::Display for PortId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
 
 /// One end where packets come in and go out, with one owner: the worker that has it.
 pub trait Port {

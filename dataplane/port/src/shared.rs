@@ -13,9 +13,10 @@
 
 use std::sync::Arc;
 
+use heddle_ids::PortId;
+
 use crate::budget::{FillBudget, FillShare, PortRefused};
 use crate::frame::{Frame, Holder};
-use crate::port::PortId;
 use crate::store::{FrameStore, NIL};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 

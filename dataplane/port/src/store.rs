@@ -16,8 +16,9 @@ use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32 as StdAtomicU32;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use heddle_ids::PortId;
+
 use crate::frame::{AreaId, Frame, Holder};
-use crate::port::PortId;
 use crate::sync::{AtomicU32, Ordering};
 
 /// "No further frame" in a link.

@@ -1,6 +1,6 @@
 //! What the tables know about an address: its identity for policy, and where it is.
 
-use crate::{EndpointId, IdentityId, NodeId};
+use heddle_ids::{EndpointId, IdentityId, NodeId};
 
 /// Where an address is, seen from this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]

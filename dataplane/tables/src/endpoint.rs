@@ -3,13 +3,10 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use heddle_port::PortId;
+use heddle_ids::{EndpointId, Generation, PortId, RuleId, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};
 
-use crate::{
-    AddressInfo, Cell, Direction, EndpointId, EndpointPolicy, Generation, Place, PolicySide, PolicyVerdict, RuleId,
-    WorkerId,
-};
+use crate::{AddressInfo, Cell, Direction, EndpointPolicy, Place, PolicySide, PolicyVerdict};
 
 /// One local endpoint.
 #[derive(Clone, Debug, PartialEq)]

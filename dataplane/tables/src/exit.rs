@@ -1,9 +1,9 @@
 //! What a replay needs of an endpoint: a flow entry's freshness and the way out, close together.
 
-use heddle_port::PortId;
+use heddle_ids::{Generation, PortId, WorkerId};
 use heddle_wire::MacAddr;
 
-use crate::{Endpoint, Generation, WorkerId};
+use crate::Endpoint;
 
 /// The way out to an endpoint, and the generation that tells whether a flow entry is newer than its last change. A copy of
 /// the endpoint's own: four lie in a cache line, where a whole [`Endpoint`] takes several.

@@ -1,11 +1,12 @@
 //! Many verdicts at once.
 
 use arrayvec::ArrayVec;
+use heddle_ids::IdentityId;
 use heddle_wire::Proto;
 
 use crate::endpoint::Asked;
 use crate::sift::{LOOK_AHEAD, Places};
-use crate::{AddressInfo, Cell, Direction, Endpoint, IdentityId, PolicySide, PolicyVerdict};
+use crate::{AddressInfo, Cell, Direction, Endpoint, PolicySide, PolicyVerdict};
 
 /// A question to an endpoint's policy: see [`Endpoint::judge`].
 #[derive(Clone, Copy, Debug)]
@@ -85,14 +86,11 @@ pub fn judge_all<'a>(asks: impl IntoIterator<Item = Ask<'a>>, verdicts: &mut [Po
 
 #[cfg(test)]
 mod tests {
+    use heddle_ids::{EndpointId, Generation, PortId, RuleId, WorkerId};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        Answer, EndpointId, EndpointPolicy, Generation, Place, PolicySideBuilder, PortRange, PortSet, Row, RuleId,
-        WorkerId,
-    };
-    use heddle_port::PortId;
+    use crate::{Answer, EndpointPolicy, Place, PolicySideBuilder, PortRange, PortSet, Row};
     use heddle_wire::MacAddr;
     use std::sync::Arc;
 

@@ -8,13 +8,13 @@
 //! `heddle-engine` asks them about packets.
 
 mod address;
+mod direction;
 mod endpoint;
 mod exit;
 mod judge;
 mod lpm;
 mod maglev;
 mod node;
-mod numbers;
 mod paged_map;
 mod paged_vec;
 mod policy;
@@ -30,13 +30,14 @@ mod sift;
 mod snapshot;
 
 pub use address::{AddressInfo, Place};
+pub use direction::Direction;
 pub use endpoint::Endpoint;
 pub use exit::Exit;
+pub use heddle_ids::{EndpointId, Generation, IdentityId, NodeId, RuleId, WorkerId};
 pub use judge::{Ask, judge_all};
 pub use lpm::{Lpm, SoughtRange};
 pub use maglev::Maglev;
 pub use node::{HostPort, Masquerade, NodeTable};
-pub use numbers::{Direction, EndpointId, Generation, IdentityId, NodeId, RuleId, WorkerId};
 pub use paged_map::{PagedMap, Sought};
 pub use paged_vec::PagedVec;
 pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict};

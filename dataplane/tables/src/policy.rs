@@ -7,10 +7,11 @@
 use std::fmt;
 use std::hint::select_unpredictable;
 
+use heddle_ids::{IdentityId, RuleId};
 use heddle_wire::{Proto, simd};
 
 use crate::rows::{PackedRow, WITH_PORTS};
-use crate::{Direction, IdentityId, PagedVec, RuleId};
+use crate::{Direction, PagedVec};
 
 /// What the policy says, and by which rule.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
+use heddle_ids::{IdentityId, RuleId};
+
 use crate::rows::PackedRow;
-use crate::{Cell, IdentityId, PolicySide, Row, RuleId};
+use crate::{Cell, PolicySide, Row};
 
 /// What holds for one class of peers.
 #[derive(Clone, PartialEq, Eq, Debug)]

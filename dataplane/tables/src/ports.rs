@@ -187,7 +187,7 @@ fn table(flat: &[PortRange]) -> Repr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::RuleId;
+    use heddle_ids::RuleId;
     use proptest::prelude::*;
 
     #[test]

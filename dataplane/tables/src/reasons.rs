@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::{Direction, RuleId};
+use heddle_ids::RuleId;
+
+use crate::Direction;
 
 /// The kind of a policy object.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -136,10 +136,11 @@ impl PackedRow {
 
 #[cfg(test)]
 mod tests {
+    use heddle_ids::RuleId;
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{PortRange, RuleId};
+    use crate::PortRange;
 
     fn ports() -> impl Strategy<Value = PortSet> {
         let range = (0u16..30, 0u16..4, 16u32..20).prop_map(|(first, span, rule)| PortRange {

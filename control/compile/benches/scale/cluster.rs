@@ -5,12 +5,12 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use heddle_compile::{Attachment, Compiler, NodeConfig};
+use heddle_ids::PortId;
 use heddle_model::{
     Changes, Cluster, ContainerPort, Event, IpBlock, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
     NetworkPolicy, Node, Object, ObjectKey, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber,
     PortRange, Protocol, Requirement,
 };
-use heddle_port::PortId;
 use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 

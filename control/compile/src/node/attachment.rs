@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use heddle_ids::PortId;
 use heddle_model::{ObjectKey, Pod};
-use heddle_port::PortId;
 use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 

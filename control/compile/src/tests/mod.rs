@@ -12,12 +12,12 @@ mod together;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use heddle_ids::PortId;
 use heddle_model::{
     Cluster, ContainerPort, Event, IpBlock, Kind, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
     NetworkPolicy, Node, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule,
     PortNumber, PortRange, Protocol, Requirement,
 };
-use heddle_port::PortId;
 use heddle_tables::{Decision, Direction, EndpointId, PolicyVerdict, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use heddle_ids::{EndpointId, NodeId};
 use heddle_wire::Proto;
 use heddle_wire::rewrite::Tuple;
 use proptest::prelude::*;
@@ -9,7 +10,7 @@ use proptest::prelude::*;
 use super::*;
 
 use crate::testing::{T0, config, look, pair, v4, v6};
-use crate::{Config, EndpointId, FlowFlags, FlowState, Hit, InsertError, NewFlow, NodeId};
+use crate::{Config, FlowFlags, FlowState, Hit, InsertError, NewFlow};
 
 const CAPACITY: u32 = 12;
 const QUOTA: u32 = 8;

@@ -2,12 +2,13 @@
 
 use std::ops::ControlFlow;
 
+use heddle_ids::NodeId;
 use heddle_wire::Proto;
 
 use super::*;
 use crate::InsertError;
 use crate::testing::{T0, assert_delivers, config, look, nth, pair, put, through_service, v4, v6};
-use crate::{Config, Egress, FlowFlags, FlowState, NodeId};
+use crate::{Config, Egress, FlowFlags, FlowState};
 
 const SYN: TcpFlags = TcpFlags::SYN;
 const ACK: TcpFlags = TcpFlags::ACK;

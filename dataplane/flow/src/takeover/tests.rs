@@ -3,11 +3,13 @@
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
+use heddle_ids::Epoch;
+
 use super::*;
 use crate::layout::Geometry;
 use crate::memory::LINE_BYTES;
 use crate::testing::{T0, assert_delivers, config, look, nth, put, v4};
-use crate::{BootId, Epoch, Fresh, InsertError, Millis, OpenError, Takeover};
+use crate::{BootId, Fresh, InsertError, Millis, OpenError, Takeover};
 
 const BOOT: BootId = BootId(0x1234_5678_9abc_def0_1122_3344_5566_7788);
 const CAPACITY: u32 = 300;

@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
+use heddle_ids::{EndpointId, IdentityId, RuleId};
 use heddle_wire::Ip;
 
 use super::Snapshot;
-use crate::{
-    AddressInfo, Decision, Endpoint, EndpointId, Exit, Frontend, FrontendKey, FrontendKind, IdentityId, NodeTable,
-    Place, Prefix, RuleId,
-};
+use crate::{AddressInfo, Decision, Endpoint, Exit, Frontend, FrontendKey, FrontendKind, NodeTable, Place, Prefix};
 
 /// Changes tables and hands out snapshots. What it is told twice costs nothing.
 #[derive(Debug, Default)]
@@ -156,10 +154,11 @@ impl SnapshotBuilder {
 
 #[cfg(test)]
 mod tests {
+    use heddle_ids::NodeId;
     use heddle_wire::Proto;
 
     use super::*;
-    use crate::{Backend, Backends, Choice, NodeId, ServiceLookup};
+    use crate::{Backend, Backends, Choice, ServiceLookup};
 
     fn frontend(port: u16, backend: u8) -> Arc<Frontend> {
         made(FrontendKind::ClusterIp, [10, 96, 0, 1], port, backend)

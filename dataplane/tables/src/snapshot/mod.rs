@@ -5,12 +5,13 @@ mod builder;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use heddle_ids::{EndpointId, IdentityId, RuleId};
 use heddle_wire::{Ip, Proto};
 
 use crate::sift::{LOOK_AHEAD, Places};
 use crate::{
-    AddressInfo, Decision, Endpoint, EndpointId, Exit, Frontend, FrontendKey, FrontendKind, IdentityId, Lpm, NodeTable,
-    PagedMap, PagedVec, Place, Prefix, RuleId, ServiceLookup,
+    AddressInfo, Decision, Endpoint, Exit, Frontend, FrontendKey, FrontendKind, Lpm, NodeTable, PagedMap, PagedVec,
+    Place, Prefix, ServiceLookup,
 };
 
 pub use self::builder::SnapshotBuilder;
