@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use crate::attachments::{Store, StoreError, store};
 use crate::dataplane::flow_file::{self, FlowFileError};
-use crate::host::{self, HostError, links, netlink, reserved};
 use crate::lock::{DirLock, LOCK_FILE, LockError};
+use heddle_host::{HostError, links, netlink, reserved};
 
 /// What was removed.
 #[derive(Debug, Default, Serialize)]
@@ -72,7 +72,7 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
             removed.push(format!("interface {name}"));
         }
     }
-    removed.extend(host::remove(&handle, state_dir).await?);
+    removed.extend(heddle_host::remove(&handle, state_dir).await?);
     if flow_file::remove(run_dir)? {
         removed.push(format!(
             "the flow table under {}",

@@ -17,7 +17,6 @@ pub mod drops;
 pub mod flows;
 mod flows_watch;
 pub mod health;
-pub mod host;
 pub mod lock;
 pub mod memory;
 pub mod notify;

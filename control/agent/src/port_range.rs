@@ -1,6 +1,7 @@
 //! A range of ports as configuration writes it: `61000-65535`.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,14 @@ pub struct PortRange {
     pub first: u16,
     /// The last port.
     pub last: u16,
+}
+
+impl PortRange {
+    /// Returns the ports as a range.
+    #[must_use]
+    pub const fn ports(self) -> RangeInclusive<u16> {
+        self.first..=self.last
+    }
 }
 
 impl fmt::Display for PortRange {

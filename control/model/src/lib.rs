@@ -16,6 +16,7 @@ mod key;
 mod labels;
 mod node;
 mod pod;
+pub mod pod_range;
 mod policy;
 mod port;
 mod selector;

@@ -10,9 +10,9 @@ use super::scratch::{self, Passed, ScratchError};
 use super::{Row, State, Wanted, firewall};
 use crate::config::HugePages;
 use crate::dataplane::flow_file::{HUGE_PAGE, huge_pages, reservation, transparent};
-use crate::host::sysctl;
 use crate::memory::{self, Bytes, Demand};
 use crate::{cores, privileges};
+use heddle_host::sysctl;
 
 /// All answers, in the order in which they matter.
 pub(super) fn all(wanted: &Wanted) -> Vec<Row> {

@@ -22,7 +22,7 @@ use super::{Control, pod_routes};
 use crate::api::Reply;
 use crate::attachments::{Record, StoreError};
 use crate::dataplane::{DataplaneError, NotReopened};
-use crate::host::{gateway_of, links};
+use heddle_host::{gateway_of, links};
 
 /// An interface whose *ready* is not answered yet.
 pub(crate) struct Waiting {
@@ -330,7 +330,7 @@ impl Control {
 
     fn delete_interface(&self, record: &Record) -> Result<(), CniError> {
         let deleted = self.runtime.block_on(async {
-            let handle = crate::host::netlink::connect()?;
+            let handle = heddle_host::netlink::connect()?;
             links::delete(&handle, record.host_ifname.as_str()).await
         });
         deleted

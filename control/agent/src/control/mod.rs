@@ -34,9 +34,9 @@ use crate::attachments::Store;
 use crate::config::Settings;
 use crate::dataplane::{Dataplane, DataplaneError, PodPort};
 use crate::health::HealthChecks;
-use crate::host::aliases::Aliases;
-use crate::host::uplink::Uplink;
-use crate::host::{HostError, HostPort, Plan};
+use heddle_host::external_aliases::ExternalAliases;
+use heddle_host::uplink::Uplink;
+use heddle_host::{HostError, HostPort, Plan};
 
 pub(crate) use attach::Waiting;
 
@@ -113,9 +113,9 @@ pub struct Control {
     /// What the host port's plan was told to have failed with, so that it is logged once.
     plan_failures: BTreeSet<String>,
     /// Where the node's processes reach load balancer and external addresses that it holds.
-    aliases: Aliases,
+    external_aliases: ExternalAliases,
     /// The address of each family for that, as the compiler was told.
-    aliases_at: [Option<IpAddr>; 2],
+    external_alias_addresses: [Option<IpAddr>; 2],
     health: HealthChecks,
     /// Ports of health checks that could not be opened, so that each is logged once.
     health_failures: BTreeSet<u16>,
@@ -159,8 +159,8 @@ impl Control {
         } = parts;
         let host = make_host(&runtime, &settings)?;
         let health = HealthChecks::new(runtime.clone());
-        crate::host::reserved::reserve(&settings.state_dir, settings.reserved_ports)?;
-        crate::host::sysctl::warn_without_forwarding();
+        heddle_host::reserved::reserve(&settings.state_dir, &settings.reserved_ports.ports())?;
+        heddle_host::sysctl::warn_without_forwarding();
         Ok(Self {
             meters: report::Meters::new(dataplane.workers().len()),
             settings,
@@ -182,8 +182,8 @@ impl Control {
             uplink: None,
             plan: None,
             plan_failures: BTreeSet::new(),
-            aliases: Aliases::default(),
-            aliases_at: [None; 2],
+            external_aliases: ExternalAliases::default(),
+            external_alias_addresses: [None; 2],
             health,
             health_failures: BTreeSet::new(),
             open: BTreeMap::new(),
@@ -312,13 +312,13 @@ impl Control {
     }
 
     fn open_host(&mut self) -> Result<(), ControlError> {
-        self.dataplane.open_host(crate::host::PEER, self.host.peer_index())?;
+        self.dataplane.open_host(heddle_host::PEER, self.host.peer_index())?;
         Ok(())
     }
 
     /// Makes the host port anew after somebody has deleted it.
     fn restore_host(&mut self) -> Result<(), ControlError> {
-        tracing::error!("interface {} has gone; it is made anew", crate::host::INTERFACE);
+        tracing::error!("interface {} has gone; it is made anew", heddle_host::INTERFACE);
         self.dataplane.close_host()?;
         self.host = make_host(&self.runtime, &self.settings)?;
         self.set_host_mtu();
@@ -343,7 +343,7 @@ impl Control {
 fn make_host(runtime: &Handle, settings: &Settings) -> Result<HostPort, ControlError> {
     let queues = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
     let host = runtime.block_on(async {
-        let handle = crate::host::netlink::connect()?;
+        let handle = heddle_host::netlink::connect()?;
         HostPort::open(handle, queues, uplink::USUAL_MTU.into()).await
     })?;
     Ok(host)

@@ -7,18 +7,17 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use heddle_compile::{Compiler, NodeConfig};
-use heddle_model::Change;
+use heddle_model::{Change, pod_range};
 use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeId, Prefix};
 use heddle_wire::{Ip, Proto};
 use ipnet::IpNet;
 
 use super::pod_routes::Ranges;
 use super::{Control, ControlError};
-use crate::attachments::alloc;
 use crate::health;
-use crate::host::aliases;
-use crate::host::frontends::{Frontends, Outer};
-use crate::host::plan::{self, Inputs};
+use heddle_host::external_aliases;
+use heddle_host::frontends::{ExternalFrontend, Frontends};
+use heddle_host::plan::{self, Inputs};
 
 /// One address of each family.
 const MASQUERADE_FAMILIES: usize = 2;
@@ -33,7 +32,7 @@ impl Control {
             return Ok(());
         }
         let external_ips = self.settings.external_ips;
-        let aliases = self.aliases.follow(&self.cluster, &self.pending, external_ips);
+        let external_aliases = self.external_aliases.follow(&self.cluster, &self.pending, external_ips);
         if self.compiler.is_none() {
             self.look_at_uplink();
             self.compiler = Some(Compiler::new(self.node_config()));
@@ -55,7 +54,7 @@ impl Control {
             compiler.set_host_port(host);
             compiler.set_masquerade(masquerade);
         }
-        self.set_aliases(aliases);
+        self.set_external_aliases(external_aliases);
         self.attach_known_pods();
         if !first && changes.objects.iter().any(concerns_host) {
             // Before the tables: a worker that answers an address of the host port finds it there.
@@ -79,14 +78,18 @@ impl Control {
     }
 
     /// Tells the compiler where frontends at load balancer and external addresses are reached too, and that some are not.
-    fn set_aliases(&mut self, news: Vec<(Outer, Option<u16>)>) {
-        let at = alloc::frontends_addresses(&self.pod_ranges());
+    fn set_external_aliases(&mut self, news: Vec<(ExternalFrontend, Option<u16>)>) {
+        let at = pod_range::external_alias_addresses(&self.pod_ranges());
         let Some(compiler) = &mut self.compiler else { return };
-        let news: Vec<(Outer, Option<u16>)> = if at == self.aliases_at {
+        let news: Vec<(ExternalFrontend, Option<u16>)> = if at == self.external_alias_addresses {
             news
         } else {
-            self.aliases_at = at;
-            let all = self.aliases.all().iter().map(|(outer, port)| (*outer, Some(*port)));
+            self.external_alias_addresses = at;
+            let all = self
+                .external_aliases
+                .all()
+                .iter()
+                .map(|(outer, port)| (*outer, Some(*port)));
             news.into_iter().filter(|(_, port)| port.is_none()).chain(all).collect()
         };
         let keys = news.into_iter().map(|(outer, port)| {
@@ -95,7 +98,7 @@ impl Control {
                 proto: Proto(outer.protocol.number()),
                 port,
             };
-            let at = aliases::of_family(at, outer.ip);
+            let at = external_aliases::of_family(at, outer.ip);
             (key(outer.ip, outer.port), at.zip(port).map(|(at, port)| key(at, port)))
         });
         compiler.set_aliases(&self.cluster, keys);
@@ -198,11 +201,14 @@ impl Control {
         let ranges = self.pod_ranges();
         let addresses: ArrayVec<Ip, 4> = ranges
             .iter()
-            .filter_map(|&r| alloc::host_address(r))
+            .filter_map(|&r| pod_range::host_address(r))
             .map(Ip::from)
             .take(4)
             .collect();
-        let mut masqueraded: Vec<IpAddr> = ranges.iter().filter_map(|&r| alloc::masquerade_address(r)).collect();
+        let mut masqueraded: Vec<IpAddr> = ranges
+            .iter()
+            .filter_map(|&r| pod_range::masquerade_address(r))
+            .collect();
         masqueraded.sort_by_key(IpAddr::is_ipv6);
         let reserved = self.settings.reserved_ports;
         let masquerade = Masquerade {
@@ -295,9 +301,9 @@ impl Control {
             service_objects: &service_objects,
             service_addresses: &service_addresses,
             frontends: &frontends,
-            aliases: self.aliases.all(),
+            external_aliases: self.external_aliases.all(),
             node_addresses: &node_addresses,
-            reserved_ports: self.settings.reserved_ports,
+            reserved_ports: self.settings.reserved_ports.ports(),
         });
         if self.plan.as_ref() == Some(&wanted) {
             return;

@@ -10,7 +10,7 @@ use heddle_compile::UplinkMtu;
 use heddle_proto::{MAX_ROUTES, PreparedRoute};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::host::gateway_of;
+use heddle_host::gateway_of;
 
 /// What a pod's routes are computed from.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 use heddle_compile::UplinkMtu;
 
 use super::Control;
-use crate::host::uplink::{self, Uplink};
+use heddle_host::uplink::{self, Uplink};
 
 /// What is taken for the uplink's MTU while nobody knows it: Ethernet's.
 pub(super) const USUAL_MTU: u16 = 1500;

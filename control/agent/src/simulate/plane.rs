@@ -7,14 +7,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use heddle_compile::{Attachment, Compiler, NodeConfig, UplinkMtu};
-use heddle_model::{Change, Changes, Cluster, Delta, ObjectKey};
+use heddle_model::{Change, Changes, Cluster, Delta, ObjectKey, pod_range};
 use heddle_port::PortId;
 use heddle_tables::{EndpointId, HostPort, Masquerade, Prefix, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 use ipnet::IpNet;
 
 use super::world::Rules;
-use crate::attachments::alloc;
 use crate::config::Config;
 
 /// What manifests do not say of a node's interfaces.
@@ -96,13 +95,13 @@ impl Plane {
             let chosen = node.pod_cidrs.iter().filter_map(|&range| choose(range));
             chosen.filter(|ip| cluster.pod_at(*ip).is_none()).collect()
         };
-        let mut masquerade = of(alloc::masquerade_address);
+        let mut masquerade = of(pod_range::masquerade_address);
         masquerade.extend(&node.internal_ips);
         masquerade.sort_by_key(IpAddr::is_ipv6);
         masquerade.dedup_by_key(|ip| ip.is_ipv6());
         self.compiler.set_host_port(HostPort {
             mac: self.interfaces.host.unwrap_or(HOST_MAC),
-            addresses: of(alloc::host_address).into_iter().take(4).map(Ip::from).collect(),
+            addresses: of(pod_range::host_address).into_iter().take(4).map(Ip::from).collect(),
         });
         let ports = Config::default().reserved_ports;
         self.compiler.set_masquerade(Masquerade {

@@ -2,15 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
-use heddle_model::Node;
+use heddle_model::{Node, pod_range};
 use ipnet::IpNet;
 
-use super::aliases;
-use super::frontends::{Frontends, Outer};
-use super::nft::Table;
-use crate::attachments::alloc;
-use crate::config::PortRange;
+use crate::external_aliases;
+use crate::frontends::{ExternalFrontend, Frontends};
+use crate::nft::Table;
 
 /// What a plan is computed from.
 #[derive(Debug)]
@@ -30,11 +29,11 @@ pub struct Inputs<'a> {
     /// Node ports and addresses of Services outside of these ranges.
     pub frontends: &'a Frontends,
     /// The ports by which the node's processes reach load balancer and external addresses that it holds.
-    pub aliases: &'a BTreeMap<Outer, u16>,
+    pub external_aliases: &'a BTreeMap<ExternalFrontend, u16>,
     /// The addresses of all nodes.
     pub node_addresses: &'a BTreeSet<IpAddr>,
     /// `reservedPorts`
-    pub reserved_ports: PortRange,
+    pub reserved_ports: RangeInclusive<u16>,
 }
 
 /// The host port's addresses and routes, and what is masqueraded.
@@ -71,7 +70,7 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
         .node
         .pod_cidrs
         .iter()
-        .filter_map(|&r| alloc::host_address(r))
+        .filter_map(|&r| pod_range::host_address(r))
         .collect();
     let mut pods: BTreeSet<IpNet> = inputs.node.pod_cidrs.iter().copied().collect();
     if inputs.cluster_cidrs.is_empty() {
@@ -104,9 +103,10 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .filter(|address| !inside.iter().any(|range| range.contains(address)))
             .filter_map(|address| Some((address, source_of(&address)?))),
     );
-    let aliases_at = alloc::frontends_addresses(&inputs.node.pod_cidrs);
-    let aliases = inputs.aliases.iter();
-    let outer = aliases.filter_map(|(outer, port)| Some((*outer, (aliases::of_family(aliases_at, outer.ip)?, *port))));
+    let aliases_at = pod_range::external_alias_addresses(&inputs.node.pod_cidrs);
+    let external_aliases = inputs.external_aliases.iter();
+    let outer = external_aliases
+        .filter_map(|(outer, port)| Some((*outer, (external_aliases::of_family(aliases_at, outer.ip)?, *port))));
     let table = Table {
         outer: outer.collect(),
         own: aliases_at
@@ -116,13 +116,13 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .collect(),
         sources: inputs.node.pod_cidrs.iter().copied().collect(),
         inside,
-        reserved: Some(inputs.reserved_ports),
+        reserved: Some(inputs.reserved_ports.clone()),
         node_ports: inputs.frontends.node_ports.clone(),
         node_ports_at: inputs
             .node
             .pod_cidrs
             .iter()
-            .filter_map(|&range| alloc::masquerade_address(range))
+            .filter_map(|&range| pod_range::masquerade_address(range))
             .collect(),
     };
     Plan {
@@ -180,12 +180,9 @@ mod tests {
             service_objects: &objects.iter().copied().collect(),
             service_addresses: &addresses.iter().map(|a| a.parse().unwrap()).collect(),
             frontends: &Frontends::default(),
-            aliases: &BTreeMap::new(),
+            external_aliases: &BTreeMap::new(),
             node_addresses: &BTreeSet::new(),
-            reserved_ports: PortRange {
-                first: 61_000,
-                last: 65_535,
-            },
+            reserved_ports: 61_000..=65_535,
         })
     }
 
@@ -260,15 +257,15 @@ mod tests {
                 .into(),
             ..Frontends::default()
         };
-        let outer = |ip: &str, port| Outer {
+        let outer = |ip: &str, port| ExternalFrontend {
             ip: ip.parse().unwrap(),
             protocol: heddle_model::Protocol::Tcp,
             port,
         };
-        let aliases = BTreeMap::from([(outer("192.0.2.2", 80), 1), (outer("2001:db8:1::5", 443), 2)]);
+        let external_aliases = BTreeMap::from([(outer("192.0.2.2", 80), 1), (outer("2001:db8:1::5", 443), 2)]);
         let plan = compute(&Inputs {
             node: &node(),
-            aliases: &aliases,
+            external_aliases: &external_aliases,
             node_ranges: &BTreeSet::new(),
             cluster_cidrs: &[],
             service_cidrs: &[net("10.96.0.0/16")],
@@ -276,10 +273,7 @@ mod tests {
             service_addresses: &BTreeSet::new(),
             frontends: &frontends,
             node_addresses: &BTreeSet::from(["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()]),
-            reserved_ports: PortRange {
-                first: 61_000,
-                last: 65_535,
-            },
+            reserved_ports: 61_000..=65_535,
         });
         assert_eq!(
             shown(&plan),

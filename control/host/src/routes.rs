@@ -10,9 +10,9 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, Rou
 use nix::errno::Errno;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
-use super::gateway_of;
-use super::netlink::{HostError, failed, is_errno};
-use super::sysctl;
+use crate::gateway_of;
+use crate::netlink::{HostError, failed, is_errno};
+use crate::sysctl;
 
 /// The protocol number that marks heddle's routes (`h`; not in iproute2's rt_protos).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(104);

@@ -6,11 +6,11 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::ops::RangeInclusive;
 use std::path::Path;
 
-use super::netlink::HostError;
-use super::sysctl;
-use crate::config::PortRange;
+use crate::netlink::HostError;
+use crate::sysctl;
 
 const SYSCTL: &str = "net/ipv4/ip_local_reserved_ports";
 /// The note's name in the state directory.
@@ -94,8 +94,8 @@ impl fmt::Display for PortSet {
 ///
 /// # Errors
 /// The sysctl or the note cannot be read or written.
-pub fn reserve(state_dir: &Path, range: PortRange) -> Result<(), HostError> {
-    let wanted = PortSet(vec![(range.first, range.last)]);
+pub fn reserve(state_dir: &Path, range: &RangeInclusive<u16>) -> Result<(), HostError> {
+    let wanted = PortSet(vec![(*range.start(), *range.end())]);
     let noted = read_note(state_dir)?;
     let others = current()?.without(&noted);
     let added = wanted.without(&others);

@@ -10,10 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::process::Command;
 
-use heddle_agent::config::PortRange;
-use heddle_agent::host::frontends::{NodePort, Outer};
-use heddle_agent::host::nft::Table;
-use heddle_agent::host::{self, HostPort, Plan, netlink, reserved};
+use heddle_host::frontends::{ExternalFrontend, NodePort};
+use heddle_host::nft::Table;
+use heddle_host::{self as host, HostPort, Plan, netlink, reserved};
 use heddle_model::Protocol;
 use nix::sched::{CloneFlags, unshare};
 
@@ -57,10 +56,7 @@ fn plan() -> Plan {
         table: Table {
             sources: BTreeSet::from(["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]),
             inside: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "10.96.0.1/32".parse().unwrap()]),
-            reserved: Some(PortRange {
-                first: 61_000,
-                last: 65_535,
-            }),
+            reserved: Some(61_000..=65_535),
             node_ports: BTreeSet::from([
                 NodePort {
                     v4: true,
@@ -76,7 +72,7 @@ fn plan() -> Plan {
             node_ports_at: BTreeSet::from([ip("10.0.1.2"), ip("fd00:1::2")]),
             outer: [("203.0.113.5", "10.0.1.3"), ("2001:db8:5::5", "fd00:1::3")]
                 .map(|(outer, at)| {
-                    let outer = Outer {
+                    let outer = ExternalFrontend {
                         ip: ip(outer),
                         protocol: Protocol::Tcp,
                         port: 80,
@@ -177,36 +173,15 @@ fn reserved_ports_stand_beside_those_of_others() {
         let file = "/proc/sys/net/ipv4/ip_local_reserved_ports";
         let now = || std::fs::read_to_string(file).unwrap().trim().to_owned();
         std::fs::write(file, "8080,65000-65010").unwrap();
-        reserved::reserve(
-            state.path(),
-            PortRange {
-                first: 61_000,
-                last: 65_535,
-            },
-        )
-        .unwrap();
+        reserved::reserve(state.path(), &(61_000..=65_535)).unwrap();
         assert_eq!(now(), "8080,61000-65535");
-        reserved::reserve(
-            state.path(),
-            PortRange {
-                first: 62_000,
-                last: 65_535,
-            },
-        )
-        .unwrap();
+        reserved::reserve(state.path(), &(62_000..=65_535)).unwrap();
         assert_eq!(now(), "8080,62000-65535", "a range used no more is given back");
         assert!(reserved::release(state.path()).unwrap().is_some());
         assert_eq!(now(), "8080,65000-65010");
         assert_eq!(reserved::release(state.path()).unwrap(), None);
         std::fs::write(file, "\n").unwrap();
-        reserved::reserve(
-            state.path(),
-            PortRange {
-                first: 61_000,
-                last: 65_535,
-            },
-        )
-        .unwrap();
+        reserved::reserve(state.path(), &(61_000..=65_535)).unwrap();
         reserved::release(state.path()).unwrap();
         assert_eq!(now(), "");
     });

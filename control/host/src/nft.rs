@@ -7,15 +7,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::process::Stdio;
 
 use ipnet::IpNet;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::frontends::{NodePort, Outer};
-use super::{HostError, INTERFACE};
-use crate::config::PortRange;
+use crate::frontends::{ExternalFrontend, NodePort};
+use crate::{HostError, INTERFACE};
 
 /// The table's family and name.
 pub const NAME: &str = "inet heddle";
@@ -28,14 +28,14 @@ pub struct Table {
     /// The cluster's pod and Service ranges: traffic to them keeps its source.
     pub inside: BTreeSet<IpNet>,
     /// Ports that the kernel must not choose: what comes back to them is heddle's.
-    pub reserved: Option<PortRange>,
+    pub reserved: Option<RangeInclusive<u16>>,
     /// Node ports that processes of the node reach at its own addresses, ...
     pub node_ports: BTreeSet<NodePort>,
     /// ... and where they are sent instead: an address of each family that only heddle has.
     pub node_ports_at: BTreeSet<IpAddr>,
     /// Frontends at load balancer and external addresses, and where processes of the node are sent instead if the node
     /// holds the address: only the kernel knows that.
-    pub outer: BTreeMap<Outer, (IpAddr, u16)>,
+    pub outer: BTreeMap<ExternalFrontend, (IpAddr, u16)>,
     /// An address of the node of each family: what is sent so has the address that it was for as its source, which is
     /// nobody's as far as pods know.
     pub own: BTreeSet<IpAddr>,
@@ -67,8 +67,8 @@ pub fn ruleset(table: &Table) -> String {
     outer_sets(table, &mut text);
     text.push_str("  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n");
     // The kernel chooses source ports for these three only; below 1024 it would stay below 1024 anyway.
-    let ports = table.reserved.map_or(String::new(), |range| {
-        format!(":1024-{}", range.first.saturating_sub(1))
+    let ports = table.reserved.as_ref().map_or(String::new(), |range| {
+        format!(":1024-{}", range.start().saturating_sub(1))
     });
     let masquerade = if ports.is_empty() {
         "masquerade".to_owned()
@@ -95,8 +95,9 @@ const fn family(v4: bool) -> (&'static str, &'static str) {
 }
 
 /// The table's load balancer and external addresses of a family, with where each of their ports leads.
-fn outer(table: &Table, v4: bool) -> impl Iterator<Item = (&Outer, &(IpAddr, u16))> {
-    let of_family = move |(outer, (to, _)): &(&Outer, &(IpAddr, u16))| outer.ip.is_ipv4() == v4 && to.is_ipv4() == v4;
+fn outer(table: &Table, v4: bool) -> impl Iterator<Item = (&ExternalFrontend, &(IpAddr, u16))> {
+    let of_family =
+        move |(outer, (to, _)): &(&ExternalFrontend, &(IpAddr, u16))| outer.ip.is_ipv4() == v4 && to.is_ipv4() == v4;
     table.outer.iter().filter(of_family)
 }
 
@@ -245,10 +246,7 @@ mod tests {
         let table = Table {
             sources: BTreeSet::from(["10.0.1.0/24".parse().unwrap()]),
             inside: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()]),
-            reserved: Some(PortRange {
-                first: 61_000,
-                last: 65_535,
-            }),
+            reserved: Some(61_000..=65_535),
             node_ports: [
                 (true, Protocol::Tcp, 30_080),
                 (true, Protocol::Sctp, 30_099),
@@ -266,7 +264,7 @@ mod tests {
             .into_iter()
             .map(|(ip, protocol, port, to, at)| {
                 let ip = ip.parse().unwrap();
-                (Outer { ip, protocol, port }, (to.parse().unwrap(), at))
+                (ExternalFrontend { ip, protocol, port }, (to.parse().unwrap(), at))
             })
             .collect(),
             own: BTreeSet::from(["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]),

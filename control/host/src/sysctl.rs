@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::netlink::HostError;
+use crate::netlink::HostError;
 
 /// What the node's end of the host port needs, with `IFACE` for its name; no other interface is touched.
 ///

@@ -11,8 +11,8 @@ use netlink_packet_route::link::LinkAttribute;
 use nix::errno::Errno;
 use rtnetlink::Handle;
 
-use super::links;
-use super::netlink::{HostError, failed, is_errno};
+use crate::links;
+use crate::netlink::{HostError, failed, is_errno};
 
 /// The uplink as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]

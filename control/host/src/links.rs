@@ -10,7 +10,7 @@ use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, Li
 use nix::errno::Errno;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use super::netlink::{HostError, failed, is_errno};
+use crate::netlink::{HostError, failed, is_errno};
 
 /// A veth pair.
 #[derive(Debug, Clone, Copy)]

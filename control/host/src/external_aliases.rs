@@ -12,32 +12,40 @@ use heddle_model::{Change, Changes, Cluster};
 use heddle_wire::Ip;
 use siphasher::sip::SipHasher13;
 
-use super::frontends::Outer;
+use crate::frontends::ExternalFrontend;
 
 /// The ports that are given.
 #[derive(Debug, Default)]
-pub struct Aliases {
-    of: BTreeMap<Outer, u16>,
+pub struct ExternalAliases {
+    of: BTreeMap<ExternalFrontend, u16>,
     taken: BTreeSet<u16>,
 }
 
-impl Aliases {
+impl ExternalAliases {
     /// All that are given.
     #[must_use]
-    pub const fn all(&self) -> &BTreeMap<Outer, u16> {
+    pub const fn all(&self) -> &BTreeMap<ExternalFrontend, u16> {
         &self.of
     }
 
     /// Follows what changed, `cluster` being the state afterwards: the frontends that have a port now or have none any more.
-    pub fn follow(&mut self, cluster: &Cluster, changes: &Changes, external_ips: bool) -> Vec<(Outer, Option<u16>)> {
+    pub fn follow(
+        &mut self,
+        cluster: &Cluster,
+        changes: &Changes,
+        external_ips: bool,
+    ) -> Vec<(ExternalFrontend, Option<u16>)> {
         let mut news = Vec::new();
         for change in &changes.objects {
             let Change::Service(delta) = change else { continue };
             let both = [&delta.before, &delta.after].into_iter().flatten();
-            let concerned: BTreeSet<Outer> = both.flat_map(|service| Outer::of(service, external_ips)).collect();
+            let concerned: BTreeSet<ExternalFrontend> = both
+                .flat_map(|service| ExternalFrontend::of(service, external_ips))
+                .collect();
             for outer in concerned {
                 let mut there = cluster.services_at(outer.ip);
-                let wanted = there.any(|service| Outer::of(service, external_ips).any(|other| other == outer));
+                let wanted =
+                    there.any(|service| ExternalFrontend::of(service, external_ips).any(|other| other == outer));
                 match (wanted, self.of.contains_key(&outer)) {
                     (true, false) => news.extend(self.give(outer).map(|port| (outer, Some(port)))),
                     (false, true) => {
@@ -52,7 +60,7 @@ impl Aliases {
     }
 
     /// The first free port from the one that is its own; `None`: all are given.
-    fn give(&mut self, outer: Outer) -> Option<u16> {
+    fn give(&mut self, outer: ExternalFrontend) -> Option<u16> {
         let own = own(&outer);
         let port = (own..=u16::MAX).chain(1..own).find(|port| !self.taken.contains(port))?;
         self.taken.insert(port);
@@ -60,7 +68,7 @@ impl Aliases {
         Some(port)
     }
 
-    fn take_back(&mut self, outer: &Outer) {
+    fn take_back(&mut self, outer: &ExternalFrontend) {
         if let Some(port) = self.of.remove(outer) {
             self.taken.remove(&port);
         }
@@ -74,7 +82,7 @@ pub const fn of_family([v4, v6]: [Option<IpAddr>; 2], ip: IpAddr) -> Option<IpAd
 }
 
 /// The port that a frontend has if nobody has it.
-fn own(outer: &Outer) -> u16 {
+fn own(outer: &ExternalFrontend) -> u16 {
     let mut hasher = SipHasher13::new();
     hasher.write(&Ip::from(outer.ip).octets());
     hasher.write(&[outer.protocol.number()]);
@@ -88,8 +96,8 @@ mod tests {
 
     use super::*;
 
-    fn outer(port: u16) -> Outer {
-        Outer {
+    fn outer(port: u16) -> ExternalFrontend {
+        ExternalFrontend {
             ip: IpAddr::from([203, 0, 113, 5]),
             protocol: Protocol::Tcp,
             port,
@@ -98,12 +106,12 @@ mod tests {
 
     #[test]
     fn a_frontend_has_the_same_port_in_the_next_agent() {
-        let mut aliases = Aliases::default();
-        let first = aliases.give(outer(80));
-        aliases.give(outer(81));
-        assert_eq!(Aliases::default().give(outer(80)), first);
-        aliases.take_back(&outer(80));
-        assert_eq!(aliases.give(outer(80)), first);
+        let mut external_aliases = ExternalAliases::default();
+        let first = external_aliases.give(outer(80));
+        external_aliases.give(outer(81));
+        assert_eq!(ExternalAliases::default().give(outer(80)), first);
+        external_aliases.take_back(&outer(80));
+        assert_eq!(external_aliases.give(outer(80)), first);
         // A constant on purpose: after an upgrade it is to be the same.
         assert_eq!(first, Some(PORT));
     }
@@ -112,12 +120,14 @@ mod tests {
 
     #[test]
     fn every_port_is_given_once() {
-        let mut aliases = Aliases::default();
-        let given: BTreeSet<u16> = (0..u16::MAX).filter_map(|port| aliases.give(outer(port))).collect();
+        let mut external_aliases = ExternalAliases::default();
+        let given: BTreeSet<u16> = (0..u16::MAX)
+            .filter_map(|port| external_aliases.give(outer(port)))
+            .collect();
         assert_eq!((given.len(), given.first()), (usize::from(u16::MAX), Some(&1)));
-        assert_eq!(aliases.give(outer(u16::MAX)), None, "all are given");
-        let port = aliases.all()[&outer(443)];
-        aliases.take_back(&outer(443));
-        assert_eq!(aliases.give(outer(u16::MAX)), Some(port));
+        assert_eq!(external_aliases.give(outer(u16::MAX)), None, "all are given");
+        let port = external_aliases.all()[&outer(443)];
+        external_aliases.take_back(&outer(443));
+        assert_eq!(external_aliases.give(outer(u16::MAX)), Some(port));
     }
 }

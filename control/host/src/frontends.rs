@@ -2,9 +2,9 @@
 //! ports, load balancer and external addresses. Computed from the Services; pure.
 //!
 //! A packet to an address that the node holds never leaves it, so the agent's nftables table sends node ports to an address
-//! that only heddle has and that is routed to `heddle0` ([`super::nft`]); its port stays. Addresses that the node does not
-//! hold get a route there ([`super::plan`]); where it does hold one, the kernel's local table comes before that route, and
-//! the nftables table sends what is for their ports to another address of heddle's, a port for each ([`super::aliases`]).
+//! that only heddle has and that is routed to `heddle0` ([`crate::nft`]); its port stays. Addresses that the node does not
+//! hold get a route there ([`crate::plan`]); where it does hold one, the kernel's local table comes before that route, and
+//! the nftables table sends what is for their ports to another address of heddle's, a port for each ([`crate::external_aliases`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ pub struct NodePort {
 
 /// A port of an address of a load balancer or an external one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Outer {
+pub struct ExternalFrontend {
     /// The address.
     pub ip: IpAddr,
     /// Protocol.
@@ -33,7 +33,7 @@ pub struct Outer {
     pub port: u16,
 }
 
-impl Outer {
+impl ExternalFrontend {
     /// Those of a Service; `external_ips`: whether external addresses are served.
     pub fn of(service: &Service, external_ips: bool) -> impl Iterator<Item = Self> {
         let ports = service.ports.iter().filter(|_| service.is_proxied());

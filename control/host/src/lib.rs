@@ -7,7 +7,7 @@
 //!
 //! Nothing of the node's NICs, of its other routes or of its forwarding switches is changed.
 
-pub mod aliases;
+pub mod external_aliases;
 pub mod frontends;
 pub mod links;
 pub mod netlink;
