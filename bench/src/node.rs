@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use heddle_port::PortId;
 use heddle_tables::{
-    AddressInfo, Answer, Backend, Backends, Cell, Endpoint, EndpointId, EndpointPolicy, Frontend, FrontendKey,
-    FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeTable, Place, PolicySide, PolicySideBuilder,
-    PortRange, PortSet, Prefix, Row, RuleId, Snapshot, SnapshotBuilder, WorkerId,
+    AddressInfo, Backend, Backends, Cell, Endpoint, EndpointId, EndpointPolicy, Frontend, FrontendKey, FrontendKind,
+    Generation, HostPort, IdentityId, Masquerade, NodeTable, PeerRules, Place, PolicySide, PolicySideBuilder,
+    PortRange, PortRules, PortSet, Prefix, RuleId, Snapshot, SnapshotBuilder, WorkerId,
 };
 use heddle_wire::{Ip, MacAddr, Proto};
 
@@ -115,7 +115,7 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
             Side::Server => (&server, SERVERS),
         };
         b.set_endpoint(Endpoint {
-            no: pod.endpoint,
+            id: pod.endpoint,
             generation: Generation(1),
             addresses: [pod.ip].into_iter().collect(),
             mac: pod.mac,
@@ -169,10 +169,10 @@ fn rule_for(peer: IdentityId) -> PolicySide {
     let mut side = PolicySideBuilder::isolated(DEFAULT_DENY);
     side.set(
         peer,
-        Answer::Ports(Box::new(Row {
+        PeerRules::Ports(Box::new(PortRules {
             tcp: ports(),
             udp: ports(),
-            ..Row::default()
+            ..PortRules::default()
         })),
     );
     side.side().clone()

@@ -22,7 +22,8 @@ use heddle_model::{
     PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber, PortRange, Protocol, Requirement,
 };
 use heddle_tables::{
-    AddressInfo, Ask, Direction, Endpoint, EndpointId, PolicyVerdict, RuleId, Snapshot, WorkerId, judge_all,
+    AddressInfo, Direction, Endpoint, EndpointId, PolicyQuery, PolicyVerdict, RuleId, Snapshot, WorkerId,
+    policy_verdicts,
 };
 use heddle_wire::{Ip, MacAddr, Proto};
 use ipnet::{IpNet, Ipv4Net};
@@ -289,7 +290,7 @@ impl World {
 fn ask(snapshot: &Snapshot, endpoint: &Endpoint, queries: &[Query; BURST]) -> [PolicyVerdict; BURST] {
     let mut peers = [AddressInfo::default(); BURST];
     snapshot.addresses(&queries.map(|query| query.from), &mut peers);
-    let asks = peers.iter().zip(queries).map(|(peer, query)| Ask {
+    let asks = peers.iter().zip(queries).map(|(peer, query)| PolicyQuery {
         endpoint,
         direction: Direction::Ingress,
         peer: *peer,
@@ -297,7 +298,7 @@ fn ask(snapshot: &Snapshot, endpoint: &Endpoint, queries: &[Query; BURST]) -> [P
         dst_port: query.port,
     });
     let mut verdicts = [PolicyVerdict::Deny(RuleId::NOT_READY); BURST];
-    judge_all(asks, &mut verdicts);
+    policy_verdicts(asks, &mut verdicts);
     verdicts
 }
 

@@ -104,7 +104,7 @@ impl Reach<'_> {
         let differs_in = |d: &Direction| {
             let (before, after) = (before.side(*d), after.side(*d));
             let differs = |id: IdentityId| !before.is_kept(id, after, id);
-            match before.apart(after) {
+            match before.differing_peers(after) {
                 Some(mut apart) => apart.any(|id| self.identities.is_older(id, self.build) && differs(id)),
                 None => self.identities.older_than(self.build).any(differs),
             }

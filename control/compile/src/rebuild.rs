@@ -398,7 +398,7 @@ impl Compiler {
             });
             if !same {
                 self.tables.set_endpoint(Endpoint {
-                    no: *id,
+                    id: *id,
                     generation: self.generations.get(*id),
                     addresses: attachment.addresses.clone(),
                     mac: attachment.mac,
@@ -417,7 +417,7 @@ impl Compiler {
     pub(crate) fn settle_node_endpoints(&mut self) {
         let config = &self.config;
         let write = |id, addresses, mac: MacAddr, port, name: &str| Endpoint {
-            no: id,
+            id,
             generation: self.generations.get(id),
             addresses,
             mac,

@@ -151,14 +151,17 @@ impl<'a> Context<'a> {
 
     #[inline]
     pub(crate) fn is_from_pod(&self) -> bool {
-        self.endpoint.no.is_pod()
+        self.endpoint.id.is_pod()
     }
 
     /// The generations of a flow's endpoints now; an endpoint that is gone has none.
     #[inline]
     pub(crate) fn generations(&self, endpoints: [EndpointId; 2]) -> Option<[Generation; 2]> {
         let [a, b] = endpoints;
-        Some([self.snapshot.exit(a)?.generation, self.snapshot.exit(b)?.generation])
+        Some([
+            self.snapshot.egress_port(a)?.generation,
+            self.snapshot.egress_port(b)?.generation,
+        ])
     }
 
     /// Whether an entry was evaluated under the tables as they are, and in this start of the agent.

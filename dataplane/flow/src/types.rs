@@ -85,11 +85,11 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let no = self.0 & 0xffff;
+        let id = self.0 & 0xffff;
         match self.0 & !0xffff {
             0 => f.write_str("host"),
-            Self::POD => write!(f, "pod {no}"),
-            Self::NODE => write!(f, "node {no}"),
+            Self::POD => write!(f, "pod {id}"),
+            Self::NODE => write!(f, "node {id}"),
             _ => f.write_str("uplink"),
         }
     }
@@ -197,22 +197,22 @@ impl Egress {
     /// The inverse of [`Self::to_bits`]; of bits that that never makes, something.
     #[inline]
     pub(crate) const fn from_bits(bits: u32) -> Self {
-        let no = bits as u16;
+        let id = bits as u16;
         let kind = bits >> 16;
         match if kind < 2 { kind } else { 2 } {
-            0 => Self::Endpoint(EndpointId(no)),
-            1 => Self::Uplink(NextHopId(no)),
-            _ => Self::Node(NodeId(no)),
+            0 => Self::Endpoint(EndpointId(id)),
+            1 => Self::Uplink(NextHopId(id)),
+            _ => Self::Node(NodeId(id)),
         }
     }
 
     /// `None` for bits that [`Self::to_bits`] never makes.
     pub(crate) const fn try_from_bits(bits: u32) -> Option<Self> {
-        let no = bits as u16;
+        let id = bits as u16;
         match bits >> 16 {
-            0 => Some(Self::Endpoint(EndpointId(no))),
-            1 => Some(Self::Uplink(NextHopId(no))),
-            2 => Some(Self::Node(NodeId(no))),
+            0 => Some(Self::Endpoint(EndpointId(id))),
+            1 => Some(Self::Uplink(NextHopId(id))),
+            2 => Some(Self::Node(NodeId(id))),
             _ => None,
         }
     }

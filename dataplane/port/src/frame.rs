@@ -89,9 +89,9 @@ impl Holder {
     pub(crate) const fn encode(self) -> u32 {
         match self {
             Self::Shared => 0,
-            Self::Pool(no) => 1 << 16 | no as u32,
-            Self::Worker(no) => 2 << 16 | no as u32,
-            Self::Port(no) => 3 << 16 | no as u32,
+            Self::Pool(id) => 1 << 16 | id as u32,
+            Self::Worker(id) => 2 << 16 | id as u32,
+            Self::Port(id) => 3 << 16 | id as u32,
             Self::Control => 4 << 16,
         }
     }
@@ -111,9 +111,9 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Shared => f.write_str("shared pool"),
-            Self::Pool(no) => write!(f, "pool of worker {no}"),
-            Self::Worker(no) => write!(f, "worker {no}"),
-            Self::Port(no) => write!(f, "port {no}"),
+            Self::Pool(id) => write!(f, "pool of worker {id}"),
+            Self::Worker(id) => write!(f, "worker {id}"),
+            Self::Port(id) => write!(f, "port {id}"),
             Self::Control => f.write_str("control"),
         }
     }

@@ -238,21 +238,21 @@ mod tests {
         let (frames, rounds) = if cfg!(miri) { (40, 10) } else { (1000, 3000) };
         let pool = SharedPool::heap(frames, 512);
         let threads: Vec<_> = (0..4u8)
-            .map(|no| {
+            .map(|id| {
                 let pool = pool.clone();
                 std::thread::spawn(move || {
                     let mut taken = Vec::new();
                     for round in 0..rounds {
                         pool.take(
-                            (round * 7 + u32::from(no) * 13) % 100 + 1,
-                            Holder::Worker(no),
+                            (round * 7 + u32::from(id) * 13) % 100 + 1,
+                            Holder::Worker(id),
                             &mut taken,
                         );
                         for frame in &mut taken {
                             // Two owners of a frame would see each other's mark here, and miri the race.
-                            pool.store().fill(frame, &[no; 8]);
+                            pool.store().fill(frame, &[id; 8]);
                         }
-                        assert!(taken.iter().all(|frame| pool.store().bytes(frame) == [no; 8]));
+                        assert!(taken.iter().all(|frame| pool.store().bytes(frame) == [id; 8]));
                         let keep = taken.len() / 3;
                         pool.put(taken.drain(keep..));
                     }
@@ -307,7 +307,7 @@ mod tests {
             let store = Arc::clone(shared.store());
             let port = PortId(9);
             store.port_opened(port);
-            let mut pools: Vec<_> = (0..3).map(|no| WorkerPool::new(no, shared.clone())).collect();
+            let mut pools: Vec<_> = (0..3).map(|id| WorkerPool::new(id, shared.clone())).collect();
             let mut hands: [Vec<Frame>; 3] = Default::default();
             let mut packets: [Vec<Packet>; 3] = Default::default();
             let mut lent = Vec::new();
@@ -395,14 +395,14 @@ mod loom_tests {
             for frame in frames {
                 pool.put([frame]);
             }
-            let worker = |no: u8| {
+            let worker = |id: u8| {
                 let pool = pool.clone();
                 move || {
                     let mut taken = Vec::new();
-                    pool.take(1, Holder::Worker(no), &mut taken);
+                    pool.take(1, Holder::Worker(id), &mut taken);
                     for frame in &mut taken {
-                        pool.store().fill(frame, &[no; 4]);
-                        assert_eq!(pool.store().bytes(frame), [no; 4]);
+                        pool.store().fill(frame, &[id; 4]);
+                        assert_eq!(pool.store().bytes(frame), [id; 4]);
                     }
                     pool.put(taken);
                 }
@@ -423,11 +423,11 @@ mod loom_tests {
     fn loom_a_split_batch_is_not_lost() {
         model(|| {
             let pool = SharedPool::heap(2, 512);
-            let take = |no: u8| {
+            let take = |id: u8| {
                 let pool = pool.clone();
                 move || {
                     let mut taken = Vec::new();
-                    pool.take(1, Holder::Worker(no), &mut taken);
+                    pool.take(1, Holder::Worker(id), &mut taken);
                     taken
                 }
             };

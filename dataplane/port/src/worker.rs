@@ -10,7 +10,7 @@ use crate::store::FrameStore;
 /// The frames that one worker keeps at hand. Dropping it puts them into the shared pool.
 #[derive(Debug)]
 pub struct WorkerPool {
-    no: u8,
+    id: u8,
     shared: SharedPool,
     store: Arc<FrameStore>,
     stack: Vec<Frame>,
@@ -22,10 +22,10 @@ impl WorkerPool {
 
     /// The empty pool of worker `no`.
     #[must_use]
-    pub fn new(no: u8, shared: SharedPool) -> Self {
+    pub fn new(id: u8, shared: SharedPool) -> Self {
         let store = Arc::clone(shared.store());
         Self {
-            no,
+            id,
             shared,
             store,
             stack: Vec::with_capacity(Self::CAPACITY + BATCH),
@@ -35,13 +35,13 @@ impl WorkerPool {
     /// The worker's number.
     #[must_use]
     pub fn worker(&self) -> u8 {
-        self.no
+        self.id
     }
 
     /// Whose hands a frame is in that this pool gave away.
     #[must_use]
     pub fn holder(&self) -> Holder {
-        Holder::Worker(self.no)
+        Holder::Worker(self.id)
     }
 
     /// The frames' memory.
@@ -78,16 +78,16 @@ impl WorkerPool {
     #[must_use]
     pub fn alloc(&mut self) -> Option<Frame> {
         if self.stack.is_empty() {
-            self.shared.take(BATCH as u32, Holder::Pool(self.no), &mut self.stack);
+            self.shared.take(BATCH as u32, Holder::Pool(self.id), &mut self.stack);
         }
         let frame = self.stack.pop()?;
-        self.store.set_holder(&frame, Holder::Worker(self.no));
+        self.store.set_holder(&frame, Holder::Worker(self.id));
         Some(frame)
     }
 
     /// Takes a frame back.
     pub fn free(&mut self, frame: Frame) {
-        self.store.set_holder(&frame, Holder::Pool(self.no));
+        self.store.set_holder(&frame, Holder::Pool(self.id));
         self.stack.push(frame);
         self.spill();
     }
@@ -95,7 +95,7 @@ impl WorkerPool {
     /// Takes back all frames of a packet.
     pub fn free_packet(&mut self, packet: Packet) {
         for frame in packet.into_frames(&self.store) {
-            self.store.set_holder(&frame, Holder::Pool(self.no));
+            self.store.set_holder(&frame, Holder::Pool(self.id));
             self.stack.push(frame);
         }
         self.spill();

@@ -12,7 +12,7 @@ use crate::{AddressInfo, Cell, Direction, EndpointPolicy, Place, PolicySide, Pol
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
     /// Its number.
-    pub no: EndpointId,
+    pub id: EndpointId,
     /// Raised by each change that reaches it; flow entries remember it. A reused number goes on counting.
     pub generation: Generation,
     /// Its addresses: what anti-spoof lets it send from. Empty for the uplink.
@@ -35,7 +35,7 @@ impl Endpoint {
     /// Whether traffic may be judged for it at all: a pod without a policy is closed.
     #[must_use]
     pub const fn is_ready(&self) -> bool {
-        !self.no.is_pod() || self.policy.is_some()
+        !self.id.is_pod() || self.policy.is_some()
     }
 
     /// Whether `addr` is its own.
@@ -52,30 +52,30 @@ impl Endpoint {
     #[must_use]
     pub fn judge(&self, direction: Direction, peer: AddressInfo, proto: Proto, dst_port: u16) -> PolicyVerdict {
         match self.asked(direction, peer) {
-            Asked::Settled(cell) => cell.verdict(),
-            Asked::Policy(side) => side.verdict(peer.identity, proto, dst_port),
+            PolicySource::Settled(cell) => cell.verdict(),
+            PolicySource::Policy(side) => side.verdict(peer.identity, proto, dst_port),
         }
     }
 
     /// Who settles a connection in `direction` with `peer`.
     #[inline]
-    pub(crate) fn asked(&self, direction: Direction, peer: AddressInfo) -> Asked<'_> {
-        if !self.no.is_pod() {
-            return Asked::Settled(Cell::allow(RuleId::NO_POLICY));
+    pub(crate) fn asked(&self, direction: Direction, peer: AddressInfo) -> PolicySource<'_> {
+        if !self.id.is_pod() {
+            return PolicySource::Settled(Cell::allow(RuleId::NO_POLICY));
         }
         let Some(policy) = &self.policy else {
-            return Asked::Settled(Cell::deny(RuleId::NOT_READY));
+            return PolicySource::Settled(Cell::deny(RuleId::NOT_READY));
         };
         match peer.place {
-            Place::Host => Asked::Settled(Cell::allow(RuleId::OWN_NODE)),
-            Place::Local(no) if no == self.no => Asked::Settled(Cell::allow(RuleId::SELF)),
-            _ => Asked::Policy(policy.side(direction)),
+            Place::Host => PolicySource::Settled(Cell::allow(RuleId::OWN_NODE)),
+            Place::Local(id) if id == self.id => PolicySource::Settled(Cell::allow(RuleId::SELF)),
+            _ => PolicySource::Policy(policy.side(direction)),
         }
     }
 }
 
 /// Who settles a connection.
-pub(crate) enum Asked<'a> {
+pub(crate) enum PolicySource<'a> {
     /// What holds for every endpoint.
     Settled(Cell),
     /// The endpoint's policy.

@@ -8,10 +8,10 @@
 //! `heddle-engine` asks them about packets.
 
 mod address;
+mod branchless;
 mod direction;
+mod egress_port;
 mod endpoint;
-mod exit;
-mod judge;
 mod lpm;
 mod maglev;
 mod node;
@@ -19,33 +19,33 @@ mod paged_map;
 mod paged_vec;
 mod policy;
 mod policy_builder;
+mod policy_lookup;
+mod port_rules;
 mod ports;
 mod prefix;
+mod provenance;
 pub mod publish;
-mod reasons;
 pub mod rendezvous;
-mod rows;
 mod service;
-mod sift;
 mod snapshot;
 
 pub use address::{AddressInfo, Place};
 pub use direction::Direction;
+pub use egress_port::EgressPort;
 pub use endpoint::Endpoint;
-pub use exit::Exit;
 pub use heddle_ids::{EndpointId, Generation, IdentityId, NodeId, RuleId, WorkerId};
-pub use judge::{Ask, judge_all};
-pub use lpm::{Lpm, SoughtRange};
+pub use lpm::{Lpm, LpmLookup};
 pub use maglev::Maglev;
 pub use node::{HostPort, Masquerade, NodeTable};
-pub use paged_map::{PagedMap, Sought};
+pub use paged_map::{PagedMap, PagedMapLookup};
 pub use paged_vec::PagedVec;
 pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict};
-pub use policy_builder::{Answer, PolicySideBuilder};
+pub use policy_builder::{PeerRules, PolicySideBuilder};
+pub use policy_lookup::{PolicyQuery, policy_verdicts};
+pub use port_rules::PortRules;
 pub use ports::{PortRange, PortSet, first_wins};
 pub use prefix::Prefix;
-pub use reasons::{Decision, PolicyKind, PolicyTier};
-pub use rows::Row;
+pub use provenance::{PolicyKind, PolicyTier, Provenance};
 pub use service::{
     Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, FrontendKey, FrontendKind, ServiceLookup,
 };

@@ -150,15 +150,15 @@ mod tests {
     /// A removed backend moves its share and at most 5 % of the others', of each Service, whichever backend goes.
     #[test]
     fn a_removed_backend_moves_its_share_and_few_others() {
-        let service = |n: u32, no: u32| -> Vec<SocketAddr> {
-            let addr = |i| Ipv4Addr::from(0x0af4_0000 + no * 0x9e37 + i);
+        let service = |n: u32, nth: u32| -> Vec<SocketAddr> {
+            let addr = |i| Ipv4Addr::from(0x0af4_0000 + nth * 0x9e37 + i);
             (0..n).map(|i| (addr(i), 8080).into()).collect()
         };
         // Each backend of one Service, and one backend of each of many.
         let each = (0..66).map(|gone| (66, 0, gone));
-        let many = (0..60).flat_map(|no| [(66, no, no as usize), (100, no, 7), (163, no, 9)]);
-        for (n, no, gone) in each.chain(many).chain([(400, 1, 3), (655, 2, 0)]) {
-            let before = service(n, no);
+        let many = (0..60).flat_map(|nth| [(66, nth, nth as usize), (100, nth, 7), (163, nth, 9)]);
+        for (n, nth, gone) in each.chain(many).chain([(400, 1, 3), (655, 2, 0)]) {
+            let before = service(n, nth);
             let mut after = before.clone();
             let gone_addr = after.remove(gone);
             let (old, new) = (Maglev::new(&before), Maglev::new(&after));
@@ -173,7 +173,7 @@ mod tests {
             }
             assert!(
                 moved * 20 <= all,
-                "{n} backends of service {no}: {moved} of {all} slots moved"
+                "{n} backends of service {nth}: {moved} of {all} slots moved"
             );
         }
     }

@@ -113,16 +113,16 @@ impl<K: Eq, V> Page<K, V> {
 }
 
 /// A lookup in steps, so that many can be under way at once: each step fetches what the next one reads.
-pub struct Sought<'a, K, V> {
+pub struct PagedMapLookup<'a, K, V> {
     page: &'a Page<K, V>,
     tag: u8,
     tagged: u32,
 }
 
-impl<'a, K: Eq, V> Sought<'a, K, V> {
+impl<'a, K: Eq, V> PagedMapLookup<'a, K, V> {
     /// The second step. Whether there may be an entry: if not, there is none.
     #[inline]
-    pub fn narrow(&mut self) -> bool {
+    pub fn advance(&mut self) -> bool {
         self.tagged = self.page.tagged(self.tag);
         let first = &self.page.entries[self.tagged.trailing_zeros() as usize % PAGE];
         simd::prefetch(first);
@@ -208,10 +208,10 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
     /// Begins a lookup in steps.
     #[inline]
     #[must_use]
-    pub fn seek(&self, key: &K) -> Sought<'_, K, V> {
+    pub fn begin_lookup(&self, key: &K) -> PagedMapLookup<'_, K, V> {
         let (page, tag) = self.page(key);
         simd::prefetch(&page.tags);
-        Sought { page, tag, tagged: 0 }
+        PagedMapLookup { page, tag, tagged: 0 }
     }
 
     #[inline]

@@ -1,7 +1,7 @@
 //! An endpoint's compiled policy: the verdict for (direction, identity of the peer, protocol, port) in constant time.
 //!
 //! For each direction there is one [`Cell`] per identity, in pages; most cells are the answer already. Where it
-//! depends on protocol and port, the cell names a [`Row`](crate::Row), and rows that are equal are one. How many policies and
+//! depends on protocol and port, the cell names a [`PortRules`](crate::PortRules), and rows that are equal are one. How many policies and
 //! rules the cells were made of makes no difference to the lookup.
 
 use std::fmt;
@@ -10,7 +10,7 @@ use std::hint::select_unpredictable;
 use heddle_ids::{IdentityId, RuleId};
 use heddle_wire::{Proto, simd};
 
-use crate::rows::{PackedRow, WITH_PORTS};
+use crate::port_rules::{PackedPortRules, WITH_PORTS};
 use crate::{Direction, PagedVec};
 
 /// What the policy says, and by which rule.
@@ -122,7 +122,7 @@ pub struct PolicySide {
     /// For peers without a cell of their own: what the rules for everyone say.
     pub(crate) base: Cell,
     pub(crate) cells: PagedVec<Cell, 256>,
-    pub(crate) rows: PagedVec<PackedRow, 16>,
+    pub(crate) rows: PagedVec<PackedPortRules, 16>,
 }
 
 impl PolicySide {
@@ -185,7 +185,7 @@ impl PolicySide {
 
     /// The row that a cell names, if it names one.
     #[inline]
-    fn row(&self, cell: Cell) -> Option<&PackedRow> {
+    fn row(&self, cell: Cell) -> Option<&PackedPortRules> {
         if !cell.is_row() {
             return None;
         }
@@ -224,7 +224,7 @@ impl PolicySide {
     /// The peers whose answers may differ between two sides that have the same default and the same base; `None` where
     /// they have not: then anybody's may. Where one was made from the other, these are few.
     #[must_use]
-    pub fn apart<'a>(&'a self, other: &'a Self) -> Option<impl Iterator<Item = IdentityId> + 'a> {
+    pub fn differing_peers<'a>(&'a self, other: &'a Self) -> Option<impl Iterator<Item = IdentityId> + 'a> {
         // A row's number means another row only in cells that were set again.
         let alike = self.default == other.default && self.base == other.base;
         let apart = move || self.cells.unshared(&other.cells).map(|index| IdentityId(index as u32));

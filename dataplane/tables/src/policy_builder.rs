@@ -4,25 +4,25 @@ use std::collections::HashMap;
 
 use heddle_ids::{IdentityId, RuleId};
 
-use crate::rows::PackedRow;
-use crate::{Cell, PolicySide, Row};
+use crate::port_rules::PackedPortRules;
+use crate::{Cell, PolicySide, PortRules};
 
 /// What holds for one class of peers.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Answer {
+pub enum PeerRules {
     /// What holds for everyone: see [`PolicySideBuilder::set_base`].
     Default,
     /// The same for every protocol and port.
     Every(Cell),
     /// By protocol and port.
-    Ports(Box<Row>),
+    Ports(Box<PortRules>),
 }
 
 /// Makes a [`PolicySide`] and goes on changing it; what it hands out shares all pages that did not change.
 #[derive(Clone, Debug)]
 pub struct PolicySideBuilder {
     side: PolicySide,
-    known: HashMap<PackedRow, u32>,
+    known: HashMap<PackedPortRules, u32>,
     uses: Vec<u32>,
     free: Vec<u32>,
 }
@@ -50,7 +50,7 @@ impl PolicySideBuilder {
     }
 
     /// Sets the answer for a class of peers. Whether it differs from the one before.
-    pub fn set(&mut self, peer: IdentityId, answer: Answer) -> bool {
+    pub fn set(&mut self, peer: IdentityId, answer: PeerRules) -> bool {
         let before = self.side.cells.get(peer.index()).copied().unwrap_or_default();
         let cell = self.cell(answer);
         if before == cell {
@@ -63,7 +63,7 @@ impl PolicySideBuilder {
 
     /// Sets the answer for a class of peers to that of another class. Whether it differs from the one before.
     pub fn set_like(&mut self, peer: IdentityId, other: IdentityId) -> bool {
-        let of = |no: IdentityId| self.side.cells.get(no.index()).copied().unwrap_or_default();
+        let of = |id: IdentityId| self.side.cells.get(id.index()).copied().unwrap_or_default();
         let (before, cell) = (of(peer), of(other));
         if before == cell {
             return false;
@@ -73,8 +73,8 @@ impl PolicySideBuilder {
         true
     }
 
-    /// Sets the answer for all peers that have none of their own; [`Answer::Default`] is then the side's default.
-    pub fn set_base(&mut self, answer: Answer) {
+    /// Sets the answer for all peers that have none of their own; [`PeerRules::Default`] is then the side's default.
+    pub fn set_base(&mut self, answer: PeerRules) {
         let before = self.side.base;
         let cell = self.cell(answer);
         if before != cell {
@@ -83,11 +83,11 @@ impl PolicySideBuilder {
         }
     }
 
-    fn cell(&mut self, answer: Answer) -> Cell {
+    fn cell(&mut self, answer: PeerRules) -> Cell {
         match answer {
-            Answer::Default => Cell::DEFAULT,
-            Answer::Every(cell) => cell,
-            Answer::Ports(row) => Cell::row(self.row(PackedRow::from(&*row))),
+            PeerRules::Default => Cell::DEFAULT,
+            PeerRules::Every(cell) => cell,
+            PeerRules::Ports(row) => Cell::row(self.row(PackedPortRules::from(&*row))),
         }
     }
 
@@ -102,7 +102,7 @@ impl PolicySideBuilder {
     }
 
     /// The number of a row, given out anew if it is not known; used zero times as yet.
-    fn row(&mut self, row: PackedRow) -> u32 {
+    fn row(&mut self, row: PackedPortRules) -> u32 {
         if let Some(number) = self.known.get(&row) {
             return *number;
         }
@@ -119,7 +119,7 @@ impl PolicySideBuilder {
         let uses = &mut self.uses[number as usize];
         *uses -= 1;
         if *uses == 0 {
-            let row = self.side.rows.set(number as usize, PackedRow::default());
+            let row = self.side.rows.set(number as usize, PackedPortRules::default());
             self.known.remove(&row);
             self.free.push(number);
         }
@@ -144,15 +144,15 @@ mod tests {
     use heddle_wire::Proto;
     use proptest::prelude::*;
 
-    fn tcp(port: u16, rule: u32) -> Row {
+    fn tcp(port: u16, rule: u32) -> PortRules {
         let cell = Cell::allow(RuleId(rule));
-        Row {
+        PortRules {
             tcp: PortSet::new([PortRange {
                 first: port,
                 last: port,
                 cell,
             }]),
-            ..Row::default()
+            ..PortRules::default()
         }
     }
 
@@ -160,14 +160,14 @@ mod tests {
     fn the_default_holds_where_no_rule_speaks() {
         let deny = RuleId(40);
         let mut side = PolicySideBuilder::isolated(deny);
-        side.set(IdentityId(3), Answer::Every(Cell::allow(RuleId(41))));
-        side.set(IdentityId(700), Answer::Ports(Box::new(tcp(80, 42))));
+        side.set(IdentityId(3), PeerRules::Every(Cell::allow(RuleId(41))));
+        side.set(IdentityId(700), PeerRules::Ports(Box::new(tcp(80, 42))));
         let ask = |who, proto, port| side.side().verdict(IdentityId(who), proto, port);
         assert_eq!(ask(3, Proto::ICMP, 0), PolicyVerdict::Allow(RuleId(41)));
         assert_eq!(ask(4, Proto::TCP, 80), PolicyVerdict::Deny(deny));
         assert_eq!(ask(700, Proto::TCP, 80), PolicyVerdict::Allow(RuleId(42)));
         assert!(side.set_like(IdentityId(5), IdentityId(700)) && !side.set_like(IdentityId(5), IdentityId(700)));
-        side.set(IdentityId(700), Answer::Default);
+        side.set(IdentityId(700), PeerRules::Default);
         let ask = |who, proto, port| side.side().verdict(IdentityId(who), proto, port);
         assert_eq!(ask(5, Proto::TCP, 80), PolicyVerdict::Allow(RuleId(42)));
         side.set_like(IdentityId(700), IdentityId(5));
@@ -185,8 +185,8 @@ mod tests {
     #[test]
     fn what_holds_for_everyone_gives_way_to_a_cell_of_its_own() {
         let mut side = PolicySideBuilder::isolated(RuleId(40));
-        side.set_base(Answer::Ports(Box::new(tcp(53, 50))));
-        side.set(IdentityId(1), Answer::Ports(Box::new(tcp(80, 51))));
+        side.set_base(PeerRules::Ports(Box::new(tcp(53, 50))));
+        side.set(IdentityId(1), PeerRules::Ports(Box::new(tcp(80, 51))));
         let ask = |who, port| side.side().verdict(IdentityId(who), Proto::TCP, port);
         assert_eq!(
             (ask(2, 53), ask(2, 80)),
@@ -201,10 +201,10 @@ mod tests {
     #[test]
     fn what_was_allowed_is_kept_or_not() {
         let mut a = PolicySideBuilder::isolated(RuleId(40));
-        a.set_base(Answer::Ports(Box::new(tcp(53, 50))));
-        a.set(IdentityId(1), Answer::Ports(Box::new(tcp(80, 51))));
-        a.set(IdentityId(2), Answer::Every(Cell::allow(RuleId(52))));
-        a.set(IdentityId(3), Answer::Every(Cell::deny(RuleId(53))));
+        a.set_base(PeerRules::Ports(Box::new(tcp(53, 50))));
+        a.set(IdentityId(1), PeerRules::Ports(Box::new(tcp(80, 51))));
+        a.set(IdentityId(2), PeerRules::Every(Cell::allow(RuleId(52))));
+        a.set(IdentityId(3), PeerRules::Every(Cell::deny(RuleId(53))));
         let mut b = PolicySideBuilder::isolated(RuleId(41));
         let both = PortSet::new([52, 80].map(|p| PortRange {
             first: p,
@@ -213,12 +213,12 @@ mod tests {
         }));
         b.set(
             IdentityId(1),
-            Answer::Ports(Box::new(Row {
+            PeerRules::Ports(Box::new(PortRules {
                 tcp: both,
-                ..Row::default()
+                ..PortRules::default()
             })),
         );
-        b.set(IdentityId(2), Answer::Every(Cell::allow(RuleId(61))));
+        b.set(IdentityId(2), PeerRules::Every(Cell::allow(RuleId(61))));
         let kept = |who, other| a.side().is_kept(IdentityId(who), b.side(), IdentityId(other));
         // Against: some ports, everything, nothing.
         assert_eq!([kept(1, 1), kept(1, 2), kept(1, 9)], [true, true, false]);
@@ -236,31 +236,31 @@ mod tests {
             ops in prop::collection::vec((0u32..40, 0u16..5, 0u8..3), 0..200),
         ) {
             let mut side = PolicySideBuilder::isolated(RuleId(99));
-            let mut naive: HashMap<u32, Answer> = HashMap::new();
+            let mut naive: HashMap<u32, PeerRules> = HashMap::new();
             for (who, port, kind) in ops {
                 let answer = match kind {
-                    0 => Answer::Default,
-                    1 => Answer::Every(Cell::deny(RuleId(100 + u32::from(port)))),
-                    _ => Answer::Ports(Box::new(tcp(port, 200 + u32::from(port)))),
+                    0 => PeerRules::Default,
+                    1 => PeerRules::Every(Cell::deny(RuleId(100 + u32::from(port)))),
+                    _ => PeerRules::Ports(Box::new(tcp(port, 200 + u32::from(port)))),
                 };
-                let before = naive.insert(who, answer.clone()).unwrap_or(Answer::Default);
+                let before = naive.insert(who, answer.clone()).unwrap_or(PeerRules::Default);
                 prop_assert_eq!(side.set(IdentityId(who), answer.clone()), before != answer);
             }
             for who in 0..40 {
                 for port in 0..5 {
                     let want = match naive.get(&who) {
-                        None | Some(Answer::Default) => PolicyVerdict::Deny(RuleId(99)),
-                        Some(Answer::Every(c)) => PolicyVerdict::Deny(RuleId(c.number())),
-                        Some(Answer::Ports(row)) if **row == tcp(port, 200 + u32::from(port)) => {
+                        None | Some(PeerRules::Default) => PolicyVerdict::Deny(RuleId(99)),
+                        Some(PeerRules::Every(c)) => PolicyVerdict::Deny(RuleId(c.number())),
+                        Some(PeerRules::Ports(row)) if **row == tcp(port, 200 + u32::from(port)) => {
                             PolicyVerdict::Allow(RuleId(200 + u32::from(port)))
                         }
-                        Some(Answer::Ports(_)) => PolicyVerdict::Deny(RuleId(99)),
+                        Some(PeerRules::Ports(_)) => PolicyVerdict::Deny(RuleId(99)),
                     };
                     prop_assert_eq!(side.side().verdict(IdentityId(who), Proto::TCP, port), want);
                 }
             }
             let rows: std::collections::HashSet<_> =
-                naive.values().filter_map(|a| if let Answer::Ports(r) = a { Some(r.clone()) } else { None }).collect();
+                naive.values().filter_map(|a| if let PeerRules::Ports(r) = a { Some(r.clone()) } else { None }).collect();
             prop_assert_eq!(side.known.len(), rows.len(), "rows that nothing uses are gone");
         }
     }

@@ -10,7 +10,7 @@ use std::time::Instant;
 use heddle_engine::{PolicyCount, PolicyCounters};
 use heddle_proto::Named;
 use heddle_proto::status::Denied;
-use heddle_tables::{Decision, EndpointId, RuleId};
+use heddle_tables::{EndpointId, Provenance, RuleId};
 
 use super::Control;
 use super::names::{is_policy, policy};
@@ -19,7 +19,7 @@ use super::names::{is_policy, policy};
 const MOST: usize = 4096;
 
 /// What decided, of a policy, and the pod that it denied packets for.
-type Pair = (Arc<Decision>, Option<Named>);
+type Pair = (Arc<Provenance>, Option<Named>);
 
 #[derive(Debug)]
 struct Sum {
@@ -111,7 +111,7 @@ impl Control {
             news.extend(self.denied.news(at, worker.handle().counters().policy()));
         }
         for (rule, pod, packets) in news {
-            let decision = self.dataplane.newest().and_then(|snapshot| snapshot.reason(rule));
+            let decision = self.dataplane.newest().and_then(|snapshot| snapshot.provenance(rule));
             let decision = decision.filter(|decision| is_policy(decision));
             let pair = decision.map(|decision| (decision, self.pod_of(pod)));
             self.denied.add(pair, packets, now);
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn pair(name: &str) -> Option<Pair> {
-        let decision = Decision::DefaultDeny {
+        let decision = Provenance::DefaultDeny {
             namespace: "a".into(),
             name: name.into(),
             direction: Direction::Ingress,

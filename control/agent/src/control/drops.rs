@@ -117,7 +117,7 @@ impl Control {
         if rule < RuleId::FIRST_POLICY {
             return None;
         }
-        let look_up = || policy(self.dataplane.newest()?.reason(rule)?.as_ref());
+        let look_up = || policy(self.dataplane.newest()?.provenance(rule)?.as_ref());
         decided.entry(rule).or_insert_with(look_up).as_ref()
     }
 

@@ -2,7 +2,7 @@
 
 use heddle_model::ObjectKey;
 use heddle_proto::{CniError, End, ErrorCode, Named, Policy};
-use heddle_tables::{Decision, Direction, EndpointId, Place, PolicyKind, ServiceLookup, Snapshot};
+use heddle_tables::{Direction, EndpointId, Place, PolicyKind, Provenance, ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
 use super::Control;
@@ -115,15 +115,15 @@ pub(super) fn service_of(frontend: &str) -> Option<Named> {
 }
 
 /// Whether a policy decided.
-pub(super) const fn is_policy(decision: &Decision) -> bool {
+pub(super) const fn is_policy(decision: &Provenance) -> bool {
     !matches!(
         decision,
-        Decision::NoPolicy | Decision::OwnNode | Decision::Itself | Decision::NotReady
+        Provenance::NoPolicy | Provenance::OwnNode | Provenance::Itself | Provenance::NotReady
     )
 }
 
 /// A decision as messages have it; `None` for what no policy decided.
-pub(super) fn policy(decision: &Decision) -> Option<Policy> {
+pub(super) fn policy(decision: &Provenance) -> Option<Policy> {
     let made = |kind: PolicyKind, namespace: &str, name: &str, direction: Direction| Policy {
         kind: kind.as_str().to_owned(),
         namespace: namespace.to_owned(),
@@ -135,8 +135,8 @@ pub(super) fn policy(decision: &Decision) -> Option<Policy> {
         says: decision.to_string(),
     };
     match decision {
-        Decision::NoPolicy | Decision::OwnNode | Decision::Itself | Decision::NotReady => None,
-        Decision::Rule {
+        Provenance::NoPolicy | Provenance::OwnNode | Provenance::Itself | Provenance::NotReady => None,
+        Provenance::Rule {
             kind,
             namespace,
             name,
@@ -146,7 +146,7 @@ pub(super) fn policy(decision: &Decision) -> Option<Policy> {
             rule: Some(*rule),
             ..made(*kind, namespace, name, *direction)
         }),
-        Decision::ClusterRule {
+        Provenance::ClusterRule {
             tier,
             name,
             direction,
@@ -158,12 +158,12 @@ pub(super) fn policy(decision: &Decision) -> Option<Policy> {
             rule_name: title.to_string(),
             ..made(PolicyKind::ClusterNetworkPolicy, "", name, *direction)
         }),
-        Decision::DefaultDeny {
+        Provenance::DefaultDeny {
             namespace,
             name,
             direction,
         } => Some(made(PolicyKind::NetworkPolicy, namespace, name, *direction)),
-        Decision::Refused {
+        Provenance::Refused {
             kind,
             namespace,
             name,
@@ -188,7 +188,7 @@ mod tests {
 
     #[test]
     fn a_policy_is_told_by_kind_namespace_name_and_rule() {
-        let told = policy(&Decision::DefaultDeny {
+        let told = policy(&Provenance::DefaultDeny {
             namespace: "shop".into(),
             name: "db".into(),
             direction: Direction::Ingress,
@@ -204,7 +204,7 @@ mod tests {
             ("NetworkPolicy", "shop", "db", None)
         );
         assert_eq!(told.says, "default deny because shop/db selects this pod for ingress");
-        let told = policy(&Decision::ClusterRule {
+        let told = policy(&Provenance::ClusterRule {
             tier: PolicyTier::Admin,
             name: "no-web".into(),
             direction: Direction::Egress,
@@ -222,6 +222,6 @@ mod tests {
             ("ClusterNetworkPolicy", "Admin", Some(3), "x")
         );
         assert_eq!((told.direction.as_str(), told.namespace.as_str()), ("egress", ""));
-        assert_eq!(policy(&Decision::OwnNode), None);
+        assert_eq!(policy(&Provenance::OwnNode), None);
     }
 }

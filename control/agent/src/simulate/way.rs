@@ -144,7 +144,7 @@ impl Way {
 
 /// What a rule number stands for.
 fn name(snapshot: &Snapshot, rule: RuleId) -> String {
-    match snapshot.reason(rule) {
+    match snapshot.provenance(rule) {
         Some(reason) => reason.to_string(),
         None => format!("rule {}", rule.0),
     }
@@ -184,7 +184,7 @@ fn step(world: &mut World, asked: &Asked, at: &Step, via: Option<Target>, way: &
     let is_itself = asked.from == at.to && (query.origin != Origin::HOST || !is_a_service(snapshot, &query));
     if is_itself {
         // It never leaves the pod, or the node.
-        way.note = Some(heddle_tables::Decision::Itself.to_string());
+        way.note = Some(heddle_tables::Provenance::Itself.to_string());
         return None;
     }
     if query.origin == Origin::HOST && is_the_kernels(snapshot, &query) {

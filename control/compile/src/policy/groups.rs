@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
 use heddle_model::{PolicyPorts, Protocol};
-use heddle_tables::{Answer, Direction, EndpointPolicy, IdentityId, PolicySideBuilder, RuleId};
+use heddle_tables::{Direction, EndpointPolicy, IdentityId, PeerRules, PolicySideBuilder, RuleId};
 
 use crate::policy::identities::{Identities, Identity};
 use crate::policy::policies::{Active, PolicyId, Rule, Tier};
@@ -175,7 +175,7 @@ impl Group {
             .flatten();
         let mut own = own.peekable();
         if own.peek().is_none() {
-            self.changed |= self.sides[direction.index()].builder.set(id, Answer::Default);
+            self.changed |= self.sides[direction.index()].builder.set(id, PeerRules::Default);
             return;
         }
         let rules = self.ranked(own.chain(&side.everyone));
@@ -193,7 +193,7 @@ impl Group {
     }
 
     /// What the rules, in their order, say of a peer.
-    fn answer(&self, direction: Direction, rules: &[Ranked], peer: Option<&Identity>) -> Answer {
+    fn answer(&self, direction: Direction, rules: &[Ranked], peer: Option<&Identity>) -> PeerRules {
         let named: &[NamedPort] = match direction {
             // Ports are those of the destination: of the endpoint itself, or of the peer.
             Direction::Ingress => &self.key.ports,

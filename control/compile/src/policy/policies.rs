@@ -7,7 +7,7 @@ use heddle_model::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, IpBlock, Labels, NetworkPolicy, ObjectKey, Peer as ModelPeer, Pod,
     PolicyPort, PolicyPorts, PolicyRule, RuleAction, Tier as ModelTier,
 };
-use heddle_tables::{Decision, Direction, PolicyKind, PolicyTier, RuleId, SnapshotBuilder};
+use heddle_tables::{Direction, PolicyKind, PolicyTier, Provenance, RuleId, SnapshotBuilder};
 
 use crate::policy::cidrs::Cidrs;
 use crate::policy::identities::Identities;
@@ -258,14 +258,14 @@ fn activate(policy: &NetworkPolicy, context: &mut Context<'_>) -> Active {
         };
         let (namespace, name) = (Arc::clone(&policy.key.namespace), Arc::clone(&policy.key.name));
         let default = if policy.refused {
-            Decision::Refused {
+            Provenance::Refused {
                 kind: PolicyKind::NetworkPolicy,
                 namespace,
                 name,
                 direction,
             }
         } else {
-            Decision::DefaultDeny {
+            Provenance::DefaultDeny {
                 namespace,
                 name,
                 direction,
@@ -329,7 +329,7 @@ fn make_rule(
     peer_names: bool,
     context: &mut Context<'_>,
 ) -> Rule {
-    let decision = Decision::Rule {
+    let decision = Provenance::Rule {
         kind: PolicyKind::NetworkPolicy,
         namespace: Arc::clone(&policy.key.namespace),
         name: Arc::clone(&policy.key.name),
@@ -366,14 +366,14 @@ fn make_cluster_rule(
 ) -> Rule {
     let name = Arc::clone(&policy.name);
     let decision = if policy.refused {
-        Decision::Refused {
+        Provenance::Refused {
             kind: PolicyKind::ClusterNetworkPolicy,
             namespace: "".into(),
             name,
             direction,
         }
     } else {
-        Decision::ClusterRule {
+        Provenance::ClusterRule {
             tier: match policy.tier {
                 ModelTier::Admin => PolicyTier::Admin,
                 ModelTier::Baseline => PolicyTier::Baseline,

@@ -6,7 +6,7 @@
 use std::mem;
 
 use heddle_model::Protocol;
-use heddle_tables::{Answer, Cell, PortRange, PortSet, Row, RuleId, first_wins};
+use heddle_tables::{Cell, PeerRules, PortRange, PortRules, PortSet, RuleId, first_wins};
 
 use crate::policy::policies::{Effect, Rule, Tier};
 
@@ -92,23 +92,23 @@ impl Said {
     }
 
     /// All of it together.
-    pub(crate) fn answer(mut self) -> Answer {
+    pub(crate) fn answer(mut self) -> PeerRules {
         // Nobody speaks after the last tier.
         self.tier = None;
         self.turn_to(Tier::Baseline);
         let flat = self.before.map(first_wins);
         if flat.iter().all(Vec::is_empty) {
-            return Answer::Default;
+            return PeerRules::Default;
         }
         if let [[tcp], [udp], [sctp], [other]] = flat.each_ref().map(Vec::as_slice)
             && (tcp.first, tcp.last) == (0, u16::MAX)
             && [udp, sctp, other] == [tcp; 3]
         {
-            return Answer::Every(tcp.cell);
+            return PeerRules::Every(tcp.cell);
         }
         let other = flat[OTHER].first().map_or(Cell::DEFAULT, |range| range.cell);
         let [tcp, udp, sctp, _] = flat.map(PortSet::new);
-        Answer::Ports(Box::new(Row { tcp, udp, sctp, other }))
+        PeerRules::Ports(Box::new(PortRules { tcp, udp, sctp, other }))
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
         said.everything(Tier::Admin, &rule(21, Effect::Deny));
         assert!(!said.is_settled());
         said.everything(Tier::Namespaced, &rule(22, Effect::Allow));
-        let Answer::Ports(row) = said.answer() else { panic!() };
+        let PeerRules::Ports(row) = said.answer() else { panic!() };
         let cells = [79, 80, 81].map(|port| row.tcp.get(port));
         assert_eq!(
             cells,
@@ -161,9 +161,9 @@ mod tests {
         said.ports(Tier::Admin, &rule(20, Effect::Pass), Protocol::Udp, 1, 9);
         said.everything(Tier::Namespaced, &rule(22, Effect::Allow));
         assert!(said.is_settled());
-        assert_eq!(said.answer(), Answer::Every(Cell::allow(RuleId(22))));
+        assert_eq!(said.answer(), PeerRules::Every(Cell::allow(RuleId(22))));
         let mut said = Said::default();
         said.everything(Tier::Baseline, &rule(22, Effect::Pass));
-        assert_eq!(said.answer(), Answer::Default);
+        assert_eq!(said.answer(), PeerRules::Default);
     }
 }

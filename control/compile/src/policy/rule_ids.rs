@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use heddle_tables::{Decision, RuleId, SnapshotBuilder};
+use heddle_tables::{Provenance, RuleId, SnapshotBuilder};
 
 /// How many numbers that nobody uses any more keep their names.
 const REST: usize = 4096;
@@ -13,8 +13,8 @@ const REST: usize = 4096;
 /// The numbers in use.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    known: HashMap<Arc<Decision>, (RuleId, u32)>,
-    names: HashMap<RuleId, Arc<Decision>>,
+    known: HashMap<Arc<Provenance>, (RuleId, u32)>,
+    names: HashMap<RuleId, Arc<Provenance>>,
     resting: VecDeque<RuleId>,
     next: u32,
 }
@@ -31,13 +31,13 @@ impl Default for Rules {
 }
 
 /// Whether a packet can have been dropped by it: rules of network policies only allow.
-const fn can_deny(decision: &Decision) -> bool {
-    !matches!(decision, Decision::Rule { .. })
+const fn can_deny(decision: &Provenance) -> bool {
+    !matches!(decision, Provenance::Rule { .. })
 }
 
 impl Rules {
     /// The number of a decision, used once more.
-    pub(crate) fn acquire(&mut self, decision: Decision, tables: &mut SnapshotBuilder) -> RuleId {
+    pub(crate) fn acquire(&mut self, decision: Provenance, tables: &mut SnapshotBuilder) -> RuleId {
         if let Some((number, uses)) = self.known.get_mut(&decision) {
             *uses += 1;
             return *number;
@@ -46,7 +46,7 @@ impl Rules {
         let decision = Arc::new(decision);
         self.known.insert(Arc::clone(&decision), (number, 1));
         self.names.insert(number, Arc::clone(&decision));
-        tables.set_reason(number, Some(decision));
+        tables.set_provenance(number, Some(decision));
         number
     }
 
@@ -59,7 +59,7 @@ impl Rules {
             } else {
                 number.0 + 1
             };
-            if tables.current().reason(number).is_none() {
+            if tables.current().provenance(number).is_none() {
                 return number;
             }
         }
@@ -81,14 +81,14 @@ impl Rules {
         self.known.remove(decision);
         self.names.remove(&number);
         if !rests {
-            tables.set_reason(number, None);
+            tables.set_provenance(number, None);
             return;
         }
         self.resting.push_back(number);
         if self.resting.len() > REST
             && let Some(oldest) = self.resting.pop_front()
         {
-            tables.set_reason(oldest, None);
+            tables.set_provenance(oldest, None);
         }
     }
 }
@@ -99,16 +99,16 @@ mod tests {
 
     use super::*;
 
-    fn deny(name: &str) -> Decision {
-        Decision::DefaultDeny {
+    fn deny(name: &str) -> Provenance {
+        Provenance::DefaultDeny {
             namespace: "a".into(),
             name: name.into(),
             direction: Direction::Ingress,
         }
     }
 
-    fn allow(rule: u32) -> Decision {
-        Decision::Rule {
+    fn allow(rule: u32) -> Provenance {
+        Provenance::Rule {
             kind: PolicyKind::NetworkPolicy,
             namespace: "a".into(),
             name: "p".into(),
@@ -127,14 +127,14 @@ mod tests {
         rules.release(first, &mut tables);
         rules.release(first, &mut tables);
         // Gone from the policies; drops from before are still named.
-        assert_eq!(tables.current().reason(first).as_deref(), Some(&deny("first")));
+        assert_eq!(tables.current().provenance(first).as_deref(), Some(&deny("first")));
         assert_ne!(rules.acquire(deny("first"), &mut tables), first);
         for n in 0..REST {
             let number = rules.acquire(deny(&format!("p{n}")), &mut tables);
             assert_ne!(number, first);
             rules.release(number, &mut tables);
         }
-        assert_eq!(tables.current().reason(first), None, "forgotten, not renamed");
+        assert_eq!(tables.current().provenance(first), None, "forgotten, not renamed");
     }
 
     #[test]
@@ -145,9 +145,9 @@ mod tests {
         for n in 0..2 * REST as u32 {
             let number = rules.acquire(allow(n), &mut tables);
             rules.release(number, &mut tables);
-            assert_eq!(tables.current().reason(number), None);
+            assert_eq!(tables.current().provenance(number), None);
         }
-        assert_eq!(tables.current().reason(denies).as_deref(), Some(&deny("p")));
+        assert_eq!(tables.current().provenance(denies).as_deref(), Some(&deny("p")));
     }
 
     #[test]

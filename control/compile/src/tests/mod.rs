@@ -18,7 +18,7 @@ use heddle_model::{
     NetworkPolicy, Node, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule,
     PortNumber, PortRange, Protocol, Requirement,
 };
-use heddle_tables::{Decision, Direction, EndpointId, PolicyVerdict, Snapshot, WorkerId};
+use heddle_tables::{Direction, EndpointId, PolicyVerdict, Provenance, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};
 
 use crate::{Attachment, BuildResult, Compiler, NodeConfig};
@@ -220,11 +220,11 @@ fn judge(
     peer: &str,
     proto: Proto,
     port: u16,
-) -> (bool, Arc<Decision>) {
+) -> (bool, Arc<Provenance>) {
     let endpoint = snapshot.endpoint(EndpointId(id)).unwrap();
     let peer = snapshot.address(Ip::from(ip(peer)));
     let verdict: PolicyVerdict = endpoint.judge(direction, peer, proto, port);
-    (verdict.is_allowed(), snapshot.reason(verdict.rule()).unwrap())
+    (verdict.is_allowed(), snapshot.provenance(verdict.rule()).unwrap())
 }
 
 /// Whether a local endpoint lets a TCP connection in.

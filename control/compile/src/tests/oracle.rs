@@ -392,13 +392,13 @@ fn verdicts(snapshot: &Snapshot) -> Verdicts {
     let pods: Vec<String> = (0..PODS).flat_map(pod_ips).collect();
     let peers = pods.iter().map(String::as_str).chain(OUTSIDE).chain(["192.168.0.1"]);
     for peer in peers {
-        for endpoint in snapshot.endpoints().filter(|e| e.no.is_pod()) {
+        for endpoint in snapshot.endpoints().filter(|e| e.id.is_pod()) {
             for direction in Direction::BOTH {
                 for proto in PROTOS {
                     for port in PORTS {
                         let info = snapshot.address(Ip::from(ip(peer)));
                         let verdict = endpoint.judge(direction, info, proto, port).is_allowed();
-                        let asked = (endpoint.no.0, direction, ip(peer), proto, port);
+                        let asked = (endpoint.id.0, direction, ip(peer), proto, port);
                         all.insert(asked, (verdict, endpoint.generation.0));
                     }
                 }

@@ -34,9 +34,9 @@ fn nothing_selects_so_all_is_allowed() {
     ] {
         let (allowed, why) = judge(&snapshot, 2, Direction::Ingress, peer, Proto::TCP, 5432);
         let free = if peer == "192.168.0.1" {
-            Decision::OwnNode
+            Provenance::OwnNode
         } else {
-            Decision::NoPolicy
+            Provenance::NoPolicy
         };
         assert_eq!((allowed, &*why), (true, &free), "{peer}");
     }
@@ -264,8 +264,8 @@ fn a_pod_is_closed_until_it_is_known_and_one_without_a_pod_is_open() {
     let built = world.build();
     assert_eq!(built.ready, [2, 3, 5].map(EndpointId));
     let why = |world: &Snapshot, id| judge(world, id, Direction::Egress, "1.1.1.1", Proto::TCP, 80);
-    assert_eq!(why(&built.snapshot, 4), (false, Decision::NotReady.into()));
-    assert_eq!(why(&built.snapshot, 5), (true, Decision::NoPolicy.into()));
+    assert_eq!(why(&built.snapshot, 4), (false, Provenance::NotReady.into()));
+    assert_eq!(why(&built.snapshot, 5), (true, Provenance::NoPolicy.into()));
     assert!(!admits(&built.snapshot, 4, "192.168.0.1", 80), "not even its own node");
     world.put(pod("shop/late", "here", &[], "app=late"));
     let built = world.build();

@@ -3,7 +3,7 @@
 
 use arrayvec::ArrayVec;
 use heddle_tables::{
-    AddressInfo, Ask, Direction, Endpoint, EndpointId, Place, PolicyVerdict, RuleId, Snapshot, judge_all as verdicts_of,
+    AddressInfo, Direction, Endpoint, EndpointId, Place, PolicyQuery, PolicyVerdict, RuleId, Snapshot, policy_verdicts,
 };
 use heddle_wire::Proto;
 
@@ -57,8 +57,8 @@ fn sides<'a>(snapshot: &'a Snapshot, case: &PolicyCheck) -> Result<(&'a Endpoint
     Ok((endpoint(case.from)?, destination))
 }
 
-fn egress<'a>(case: &PolicyCheck, endpoint: &'a Endpoint) -> Ask<'a> {
-    Ask {
+fn egress<'a>(case: &PolicyCheck, endpoint: &'a Endpoint) -> PolicyQuery<'a> {
+    PolicyQuery {
         endpoint,
         direction: Direction::Egress,
         peer: case.dst,
@@ -67,15 +67,15 @@ fn egress<'a>(case: &PolicyCheck, endpoint: &'a Endpoint) -> Ask<'a> {
     }
 }
 
-fn ingress<'a>(case: &PolicyCheck, endpoint: &'a Endpoint) -> Ask<'a> {
-    Ask {
+fn ingress<'a>(case: &PolicyCheck, endpoint: &'a Endpoint) -> PolicyQuery<'a> {
+    PolicyQuery {
         direction: Direction::Ingress,
         peer: case.src,
         ..egress(case, endpoint)
     }
 }
 
-fn allowed(ask: &Ask<'_>, verdict: PolicyVerdict) -> Result<RuleId, Denial> {
+fn allowed(ask: &PolicyQuery<'_>, verdict: PolicyVerdict) -> Result<RuleId, Denial> {
     match verdict {
         PolicyVerdict::Allow(rule) => Ok(rule),
         PolicyVerdict::Deny(rule) => Err(Denial {
@@ -85,7 +85,7 @@ fn allowed(ask: &Ask<'_>, verdict: PolicyVerdict) -> Result<RuleId, Denial> {
                 Direction::Ingress => DropReason::PolicyDeniedIngress,
             },
             rule,
-            pod: ask.endpoint.no,
+            pod: ask.endpoint.id,
         }),
     }
 }
@@ -93,7 +93,7 @@ fn allowed(ask: &Ask<'_>, verdict: PolicyVerdict) -> Result<RuleId, Denial> {
 /// What policy says to a connection.
 pub(super) fn judge(snapshot: &Snapshot, case: &PolicyCheck) -> Result<Rules, Denial> {
     let (source, destination) = sides(snapshot, case)?;
-    let judge = |ask: Ask<'_>| {
+    let judge = |ask: PolicyQuery<'_>| {
         allowed(
             &ask,
             ask.endpoint.judge(ask.direction, ask.peer, ask.proto, ask.dst_port),
@@ -111,7 +111,7 @@ pub(super) fn judge_all(
     cases: &[PolicyCheck],
     mut told: impl FnMut(usize, Result<Rules, Denial>),
 ) {
-    let mut asks = ArrayVec::<Ask<'_>, { 2 * BATCH }>::new();
+    let mut asks = ArrayVec::<PolicyQuery<'_>, { 2 * BATCH }>::new();
     // Of each case: its first question, and how many it has.
     let mut asked = ArrayVec::<(usize, usize), BATCH>::new();
     for (at, case) in cases.iter().enumerate().take(BATCH) {
@@ -126,7 +126,7 @@ pub(super) fn judge_all(
         asked.push((first, asks.len()));
     }
     let mut verdicts = [PolicyVerdict::Deny(RuleId::NOT_READY); 2 * BATCH];
-    verdicts_of(asks.iter().copied(), &mut verdicts[..asks.len()]);
+    policy_verdicts(asks.iter().copied(), &mut verdicts[..asks.len()]);
     for (at, (first, end)) in asked.into_iter().enumerate() {
         let rule = |of: usize| match (asks.get(of), verdicts.get(of)) {
             (Some(ask), Some(verdict)) if of < end => allowed(ask, *verdict),

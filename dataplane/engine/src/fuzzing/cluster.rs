@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use heddle_port::PortId;
 use heddle_tables::{
-    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointId, EndpointPolicy, Frontend,
-    FrontendKey, FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeTable, Place, PolicySide,
+    AddressInfo, Backend, Backends, Cell, Direction, Endpoint, EndpointId, EndpointPolicy, Frontend, FrontendKey,
+    FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeTable, PeerRules, Place, PolicySide,
     PolicySideBuilder, Prefix, RuleId, SnapshotBuilder, WorkerId,
 };
 use heddle_wire::testing::{ip, mac};
@@ -71,7 +71,7 @@ pub(crate) const fn worker_of(party: &Party, workers: u8) -> WorkerId {
 
 pub(crate) fn endpoint(party: &Party, workers: u8, generation: u32, mtu: u16, policy: EndpointPolicy) -> Endpoint {
     Endpoint {
-        no: party.endpoint,
+        id: party.endpoint,
         generation: Generation(generation),
         addresses: [party.ip(true), party.ip(false)].into_iter().collect(),
         mac: party.mac,
@@ -87,7 +87,7 @@ pub(crate) fn endpoint(party: &Party, workers: u8, generation: u32, mtu: u16, po
 pub(crate) fn isolate(direction: Direction, allowed: Option<&Party>) -> EndpointPolicy {
     let mut side = PolicySideBuilder::isolated(RuleId(16));
     if let Some(party) = allowed {
-        side.set(identity(party), Answer::Every(Cell::allow(RuleId(17))));
+        side.set(identity(party), PeerRules::Every(Cell::allow(RuleId(17))));
     }
     let side = side.side().clone();
     match direction {

@@ -50,7 +50,7 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     let Some(to) = plan.endpoint() else {
         return Verdict::drop(DropReason::NoRoute);
     };
-    let Some(exit) = cx.snapshot.exit(to) else {
+    let Some(exit) = cx.snapshot.egress_port(to) else {
         return Verdict::drop(DropReason::PortClosed);
     };
     if let Some(mtu) = plan.fit.mtu(p.l3)
@@ -79,7 +79,7 @@ fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan,
     if p.dont_fragment {
         return local_reply::too_big(cx, packet, p, mtu);
     }
-    let Some((to, exit)) = plan.endpoint().and_then(|to| Some((to, cx.snapshot.exit(to)?))) else {
+    let Some((to, exit)) = plan.endpoint().and_then(|to| Some((to, cx.snapshot.egress_port(to)?))) else {
         return Verdict::drop(DropReason::PortClosed);
     };
     if write(cx, packet, p, plan, exit.mac) {

@@ -57,7 +57,7 @@ fn pass(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, inner: &Inner, plan: 
     let Some(to) = plan.endpoint() else {
         return Verdict::drop(DropReason::NoRoute);
     };
-    let Some(exit) = cx.snapshot.exit(to) else {
+    let Some(exit) = cx.snapshot.egress_port(to) else {
         return Verdict::drop(DropReason::PortClosed);
     };
     let back = plan.rewrite.to;

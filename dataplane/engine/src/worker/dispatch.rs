@@ -111,7 +111,7 @@ impl<P: Port> Dispatcher<'_, P> {
         {
             return self.enqueue(place, host, packet, forwarded(later_fragment));
         }
-        let Some(exit) = self.snapshot.exit(to) else {
+        let Some(exit) = self.snapshot.egress_port(to) else {
             return self.drop_accepted(place, packet, later_fragment, DropReason::PortClosed);
         };
         if exit.worker != self.me {

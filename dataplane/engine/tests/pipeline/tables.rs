@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use heddle_port::PortId;
 use heddle_tables::{
-    AddressInfo, Answer, Backend, Backends, Cell, Direction, Endpoint, EndpointId, EndpointPolicy, Frontend,
-    FrontendKey, FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeId, NodeTable, Place, PolicySide,
-    PolicySideBuilder, PortRange, PortSet, Prefix, Row, RuleId, SnapshotBuilder, WorkerId,
+    AddressInfo, Backend, Backends, Cell, Direction, Endpoint, EndpointId, EndpointPolicy, Frontend, FrontendKey,
+    FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeId, NodeTable, PeerRules, Place, PolicySide,
+    PolicySideBuilder, PortRange, PortRules, PortSet, Prefix, RuleId, SnapshotBuilder, WorkerId,
 };
 use heddle_wire::testing::{Packet, ip, mac};
 use heddle_wire::{Ip, MacAddr, Proto};
@@ -146,7 +146,7 @@ pub fn endpoint(
     policy: Option<Arc<EndpointPolicy>>,
 ) -> Endpoint {
     Endpoint {
-        no: party.endpoint,
+        id: party.endpoint,
         generation,
         addresses: [party.v4(), party.v6()].into_iter().collect(),
         mac: party.mac,
@@ -201,14 +201,14 @@ pub fn isolate(direction: Direction, allowed: &[(&Party, u16)]) -> Arc<EndpointP
     let mut side = PolicySideBuilder::isolated(DEFAULT_DENY);
     for (peer, port) in allowed {
         let answer = match *port {
-            0 => Answer::Every(Cell::allow(RULE)),
-            port => Answer::Ports(Box::new(Row {
+            0 => PeerRules::Every(Cell::allow(RULE)),
+            port => PeerRules::Ports(Box::new(PortRules {
                 tcp: PortSet::new([PortRange {
                     first: port,
                     last: port,
                     cell: Cell::allow(RULE),
                 }]),
-                ..Row::default()
+                ..PortRules::default()
             })),
         };
         side.set(peer.identity, answer);

@@ -3,15 +3,15 @@
 //! A trie a family is what changes are made to; for IPv4 the answers are laid out flat beside it, so that a lookup takes
 //! two reads that can be foreseen. Everything is in `Arc` pages and nodes, and a change copies those that it touches.
 
-mod blocks;
 mod trie;
+mod v4_flat;
 
 use std::fmt;
 
 use heddle_wire::Ip;
 
-use self::blocks::{Blocks, Way};
 use self::trie::Trie;
+use self::v4_flat::{FlatLookup, V4Flat};
 use crate::Prefix;
 
 /// A table of prefixes with a value each.
@@ -19,24 +19,24 @@ use crate::Prefix;
 pub struct Lpm<V> {
     v4: Trie<V>,
     v6: Trie<V>,
-    flat: Blocks<V>,
+    flat: V4Flat<V>,
     len: usize,
     copied: u64,
 }
 
 /// A lookup in steps: each one fetches what the next one reads.
-pub struct SoughtRange<'a, V> {
+pub struct LpmLookup<'a, V> {
     lpm: &'a Lpm<V>,
     addr: Ip,
-    way: Option<Way<'a, V>>,
+    way: Option<FlatLookup<'a, V>>,
 }
 
-impl<V: Copy + PartialEq + Default> SoughtRange<'_, V> {
+impl<V: Copy + PartialEq + Default> LpmLookup<'_, V> {
     /// The second step.
     #[inline]
-    pub fn narrow(&mut self) {
+    pub fn advance(&mut self) {
         if let Some(way) = &mut self.way {
-            self.lpm.flat.narrow(way);
+            self.lpm.flat.advance(way);
         }
     }
 
@@ -62,7 +62,7 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
         Self {
             v4: Trie::new(),
             v6: Trie::new(),
-            flat: Blocks::new(),
+            flat: V4Flat::new(),
             len: 0,
             copied: 0,
         }
@@ -99,9 +99,13 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
     /// Begins a lookup in steps, so that many can be under way at once.
     #[inline]
     #[must_use]
-    pub fn seek(&self, addr: Ip) -> SoughtRange<'_, V> {
-        let way = if addr.is_v4() { self.flat.seek(bits(addr)) } else { None };
-        SoughtRange { lpm: self, addr, way }
+    pub fn begin_lookup(&self, addr: Ip) -> LpmLookup<'_, V> {
+        let way = if addr.is_v4() {
+            self.flat.begin_lookup(bits(addr))
+        } else {
+            None
+        };
+        LpmLookup { lpm: self, addr, way }
     }
 
     /// The value of exactly this prefix.
@@ -244,9 +248,9 @@ mod tests {
         for a in asked.iter().flat_map(|p| [p.addr(), p.last()]) {
             let longest = naive.iter().filter(|(p, _)| p.contains(a)).max_by_key(|(p, _)| p.len());
             prop_assert_eq!(lpm.lookup(a), longest.map_or(0, |(_, v)| *v));
-            let mut sought = lpm.seek(a);
+            let mut sought = lpm.begin_lookup(a);
             prop_assert_eq!(sought.find(), lpm.lookup(a));
-            sought.narrow();
+            sought.advance();
             prop_assert_eq!(sought.find(), lpm.lookup(a));
         }
         Ok(())

@@ -6,7 +6,9 @@ use heddle_ids::{EndpointId, IdentityId, RuleId};
 use heddle_wire::Ip;
 
 use super::Snapshot;
-use crate::{AddressInfo, Decision, Endpoint, Exit, Frontend, FrontendKey, FrontendKind, NodeTable, Place, Prefix};
+use crate::{
+    AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, NodeTable, Place, Prefix, Provenance,
+};
 
 /// Changes tables and hands out snapshots. What it is told twice costs nothing.
 #[derive(Debug, Default)]
@@ -38,19 +40,19 @@ impl SnapshotBuilder {
 
     /// Adds or replaces an endpoint.
     pub fn set_endpoint(&mut self, endpoint: Endpoint) {
-        let no = endpoint.no.index();
-        if self.next.endpoint(endpoint.no) != Some(&endpoint) {
-            self.next.exits.set(no, Some(Exit::from(&endpoint)));
-            *self.next.endpoints.get_mut(no) = Some(endpoint);
+        let id = endpoint.id.index();
+        if self.next.endpoint(endpoint.id) != Some(&endpoint) {
+            self.next.egress_ports.set(id, Some(EgressPort::from(&endpoint)));
+            *self.next.endpoints.get_mut(id) = Some(endpoint);
             self.changed = true;
         }
     }
 
     /// Takes an endpoint out. Its addresses are entries of their own.
-    pub fn remove_endpoint(&mut self, no: EndpointId) {
-        if self.next.endpoint(no).is_some() {
-            self.next.exits.set(no.index(), None);
-            *self.next.endpoints.get_mut(no.index()) = None;
+    pub fn remove_endpoint(&mut self, id: EndpointId) {
+        if self.next.endpoint(id).is_some() {
+            self.next.egress_ports.set(id.index(), None);
+            *self.next.endpoints.get_mut(id.index()) = None;
             self.changed = true;
         }
     }
@@ -122,10 +124,10 @@ impl SnapshotBuilder {
     }
 
     /// Sets what a rule number stands for, or forgets it.
-    pub fn set_reason(&mut self, rule: RuleId, decision: Option<Arc<Decision>>) {
+    pub fn set_provenance(&mut self, rule: RuleId, decision: Option<Arc<Provenance>>) {
         self.changed |= match decision {
-            Some(decision) => self.next.reasons.set(rule, decision),
-            None => self.next.reasons.remove(&rule).is_some(),
+            Some(decision) => self.next.provenance.set(rule, decision),
+            None => self.next.provenance.remove(&rule).is_some(),
         };
     }
 
@@ -141,13 +143,13 @@ impl SnapshotBuilder {
         next.version += 1;
         self.changed = false;
         let copied = next.endpoints.take_copied()
-            + next.exits.take_copied()
+            + next.egress_ports.take_copied()
             + next.addresses.take_copied()
             + next.identities.take_copied()
             + next.places.take_copied()
             + next.service_addresses.take_copied()
             + next.frontends.take_copied()
-            + next.reasons.take_copied();
+            + next.provenance.take_copied();
         (Arc::new(next.clone()), copied)
     }
 }
@@ -256,22 +258,22 @@ mod tests {
     #[test]
     fn many_addresses_are_found_as_each_one_is() {
         let mut tables = SnapshotBuilder::new();
-        let info = |no| AddressInfo {
-            identity: IdentityId(no),
+        let info = |n| AddressInfo {
+            identity: IdentityId(n),
             place: Place::Unreachable,
         };
-        let v4 = |no: u32| Ip::from_v4((0x0a00_0000 + no * 0x31).to_be_bytes());
-        let v6 = |no: u32| Ip::from_v6((0xfd_u128 << 120 | u128::from(no) << 20).to_be_bytes());
-        for no in 0..2000 {
-            for addr in [v4(no), v6(no)] {
-                tables.set_address(addr, info(no));
-                tables.set_cidr(Prefix::new(addr, 20 + (no % 12) as u8), IdentityId(10_000 + no));
-                tables.set_range(Prefix::new(addr, 24), Place::Node(NodeId(no as u16)));
+        let v4 = |n: u32| Ip::from_v4((0x0a00_0000 + n * 0x31).to_be_bytes());
+        let v6 = |n: u32| Ip::from_v6((0xfd_u128 << 120 | u128::from(n) << 20).to_be_bytes());
+        for n in 0..2000 {
+            for addr in [v4(n), v6(n)] {
+                tables.set_address(addr, info(n));
+                tables.set_cidr(Prefix::new(addr, 20 + (n % 12) as u8), IdentityId(10_000 + n));
+                tables.set_range(Prefix::new(addr, 24), Place::Node(NodeId(n as u16)));
             }
         }
         let (tables, _) = tables.build();
         let asked: Vec<Ip> = (0..3000)
-            .flat_map(|no| [v4(no), v6(no), v4(no + 7 * (no % 5) + 1)])
+            .flat_map(|n| [v4(n), v6(n), v4(n + 7 * (n % 5) + 1)])
             .collect();
         let mut found = vec![AddressInfo::default(); asked.len()];
         tables.addresses(&asked, &mut found);

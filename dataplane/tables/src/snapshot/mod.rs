@@ -8,10 +8,10 @@ use arrayvec::ArrayVec;
 use heddle_ids::{EndpointId, IdentityId, RuleId};
 use heddle_wire::{Ip, Proto};
 
-use crate::sift::{LOOK_AHEAD, Places};
+use crate::branchless::{LOOK_AHEAD, SelectedIndices};
 use crate::{
-    AddressInfo, Decision, Endpoint, Exit, Frontend, FrontendKey, FrontendKind, Lpm, NodeTable, PagedMap, PagedVec,
-    Place, Prefix, ServiceLookup,
+    AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, Lpm, NodeTable, PagedMap, PagedVec, Place,
+    Prefix, Provenance, ServiceLookup,
 };
 
 pub use self::builder::SnapshotBuilder;
@@ -23,14 +23,14 @@ pub struct Snapshot {
     node: Arc<NodeTable>,
     endpoints: PagedVec<Option<Endpoint>, 16>,
     /// Of each of `endpoints`.
-    exits: PagedVec<Option<Exit>>,
+    egress_ports: PagedVec<Option<EgressPort>>,
     addresses: PagedMap<Ip, AddressInfo>,
     identities: Lpm<IdentityId>,
     places: Lpm<Place>,
     /// Addresses of Services; the unspecified ones stand for the node's.
     service_addresses: PagedMap<Ip, Frontends>,
     frontends: PagedMap<FrontendKey, Arc<Frontend>>,
-    reasons: PagedMap<RuleId, Arc<Decision>>,
+    provenance: PagedMap<RuleId, Arc<Provenance>>,
 }
 
 /// How many frontends an address has.
@@ -82,15 +82,15 @@ impl Snapshot {
     /// A local endpoint.
     #[inline]
     #[must_use]
-    pub fn endpoint(&self, no: EndpointId) -> Option<&Endpoint> {
-        self.endpoints.get(no.index())?.as_ref()
+    pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
+        self.endpoints.get(id.index())?.as_ref()
     }
 
     /// The way out to a local endpoint, without the rest of it.
     #[inline]
     #[must_use]
-    pub fn exit(&self, no: EndpointId) -> Option<&Exit> {
-        self.exits.get(no.index())?.as_ref()
+    pub fn egress_port(&self, id: EndpointId) -> Option<&EgressPort> {
+        self.egress_ports.get(id.index())?.as_ref()
     }
 
     /// All local endpoints, by number.
@@ -124,27 +124,27 @@ impl Snapshot {
         for (asked, found) in asked.chunks(LOOK_AHEAD).zip(found.chunks_mut(LOOK_AHEAD)) {
             let mut sought: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
             for addr in asked {
-                sought.push(self.addresses.seek(addr));
+                sought.push(self.addresses.begin_lookup(addr));
             }
-            let (mut known, mut others) = (Places::default(), Places::default());
+            let (mut known, mut others) = (SelectedIndices::default(), SelectedIndices::default());
             for (at, sought) in sought.iter_mut().enumerate() {
-                let may_be = sought.narrow();
-                known.note(at, may_be);
-                others.note(at, !may_be);
+                let may_be = sought.advance();
+                known.push_if(at, may_be);
+                others.push_if(at, !may_be);
             }
             let mut ranges: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
-            let seek = |place: usize| (place, self.identities.seek(asked[place]));
+            let begin_lookup = |place: usize| (place, self.identities.begin_lookup(asked[place]));
             for place in others.iter() {
-                ranges.push(seek(place));
+                ranges.push(begin_lookup(place));
             }
             for place in known.iter() {
                 match sought[place].find(&asked[place]) {
                     Some(info) => found[place] = *info,
-                    None => ranges.push(seek(place)),
+                    None => ranges.push(begin_lookup(place)),
                 }
             }
             for (_, sought) in &mut ranges {
-                sought.narrow();
+                sought.advance();
             }
             for (place, sought) in &ranges {
                 found[*place] = AddressInfo {
@@ -185,10 +185,10 @@ impl Snapshot {
         for (asked, found) in asked.chunks(LOOK_AHEAD).zip(found.chunks_mut(LOOK_AHEAD)) {
             let mut sought: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
             for key in asked {
-                sought.push(self.frontends.seek(key));
+                sought.push(self.frontends.begin_lookup(key));
             }
             for sought in &mut sought {
-                sought.narrow();
+                sought.advance();
             }
             let mut others: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
             for (place, (key, sought)) in asked.iter().zip(&sought).enumerate() {
@@ -197,11 +197,11 @@ impl Snapshot {
                         frontend.prefetch();
                         found[place] = ServiceLookup::Frontend(frontend);
                     }
-                    None => others.push((place, self.service_addresses.seek(&key.ip))),
+                    None => others.push((place, self.service_addresses.begin_lookup(&key.ip))),
                 }
             }
             for (_, sought) in &mut others {
-                sought.narrow();
+                sought.advance();
             }
             for (place, sought) in &others {
                 found[*place] = self.without_frontend(&asked[*place], sought.find(&asked[*place].ip));
@@ -242,10 +242,10 @@ impl Snapshot {
 
     /// What a rule number stands for.
     #[must_use]
-    pub fn reason(&self, rule: RuleId) -> Option<Arc<Decision>> {
-        match Decision::fixed(rule) {
+    pub fn provenance(&self, rule: RuleId) -> Option<Arc<Provenance>> {
+        match Provenance::fixed(rule) {
             Some(fixed) => Some(Arc::new(fixed)),
-            None => self.reasons.get(&rule).cloned(),
+            None => self.provenance.get(&rule).cloned(),
         }
     }
 

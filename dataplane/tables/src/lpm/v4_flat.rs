@@ -55,12 +55,12 @@ impl<V: Copy> Block<V> {
 
 /// How far a lookup has come.
 #[derive(Clone, Copy)]
-pub(super) struct Way<'a, V> {
+pub(super) struct FlatLookup<'a, V> {
     entry: &'a Entry<V>,
     block: Option<&'a Block<V>>,
 }
 
-impl<V: Copy> Way<'_, V> {
+impl<V: Copy> FlatLookup<'_, V> {
     /// What holds for the address that it was begun with; `None`: it is to be looked up the other way.
     #[inline]
     pub(super) fn answer(&self, addr: u32) -> Option<V> {
@@ -70,7 +70,7 @@ impl<V: Copy> Way<'_, V> {
 
 /// The flat answers.
 #[derive(Clone)]
-pub(super) struct Blocks<V> {
+pub(super) struct V4Flat<V> {
     entries: PagedVec<Entry<V>, 256>,
     blocks: PagedVec<Block<V>>,
     /// The first free block, and how many were ever used.
@@ -78,7 +78,7 @@ pub(super) struct Blocks<V> {
     used: u32,
 }
 
-impl<V: Copy + PartialEq + Default> Blocks<V> {
+impl<V: Copy + PartialEq + Default> V4Flat<V> {
     pub(super) fn new() -> Self {
         Self {
             entries: PagedVec::new(),
@@ -104,15 +104,15 @@ impl<V: Copy + PartialEq + Default> Blocks<V> {
 
     /// Begins a lookup in steps: fetches the entry.
     #[inline]
-    pub(super) fn seek(&self, addr: u32) -> Option<Way<'_, V>> {
+    pub(super) fn begin_lookup(&self, addr: u32) -> Option<FlatLookup<'_, V>> {
         let entry = self.entry(addr)?;
         simd::prefetch(entry);
-        Some(Way { entry, block: None })
+        Some(FlatLookup { entry, block: None })
     }
 
     /// The second step: fetches the block.
     #[inline]
-    pub(super) fn narrow<'a>(&'a self, way: &mut Way<'a, V>) {
+    pub(super) fn advance<'a>(&'a self, way: &mut FlatLookup<'a, V>) {
         way.block = self.block(way.entry.block);
         if let Some(block) = way.block {
             simd::prefetch(&block.starts);

@@ -19,9 +19,9 @@ pub enum PolicyKind {
 /// Where policies of the cluster's administrators stand: before network policies or after them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum PolicyTier {
-    /// Asked before network policies.
+    /// PolicySource before network policies.
     Admin,
-    /// Asked after them.
+    /// PolicySource after them.
     Baseline,
 }
 
@@ -49,7 +49,7 @@ impl PolicyKind {
 
 /// Why something was allowed or denied.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Decision {
+pub enum Provenance {
     /// [`RuleId::NO_POLICY`].
     NoPolicy,
     /// [`RuleId::OWN_NODE`].
@@ -106,7 +106,7 @@ pub enum Decision {
     },
 }
 
-impl Decision {
+impl Provenance {
     /// The decision behind a number with a fixed meaning.
     #[must_use]
     pub const fn fixed(rule: RuleId) -> Option<Self> {
@@ -120,7 +120,7 @@ impl Decision {
     }
 }
 
-impl fmt::Display for Decision {
+impl fmt::Display for Provenance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoPolicy => f.write_str("no policy selects the pod"),

@@ -4,17 +4,17 @@
 /// How many lookups are under way at once.
 pub(crate) const LOOK_AHEAD: usize = 32;
 
-/// Places below [`LOOK_AHEAD`], in the order in which they were noted.
+/// SelectedIndices below [`LOOK_AHEAD`], in the order in which they were noted.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Places {
+pub(crate) struct SelectedIndices {
     at: [u8; LOOK_AHEAD],
     len: usize,
 }
 
-impl Places {
+impl SelectedIndices {
     /// Notes a place if it `counts`. At most [`LOOK_AHEAD`] are kept.
     #[inline]
-    pub(crate) fn note(&mut self, place: usize, counts: bool) {
+    pub(crate) fn push_if(&mut self, place: usize, counts: bool) {
         self.at[self.len % LOOK_AHEAD] = place as u8;
         self.len += usize::from(counts);
     }
@@ -32,14 +32,14 @@ mod tests {
 
     #[test]
     fn what_counts_is_kept_in_order() {
-        let mut places = Places::default();
+        let mut places = SelectedIndices::default();
         for place in 0..LOOK_AHEAD {
-            places.note(place, place % 3 == 1);
+            places.push_if(place, place % 3 == 1);
         }
         let want: Vec<usize> = (0..LOOK_AHEAD).filter(|place| place % 3 == 1).collect();
         assert_eq!(places.iter().collect::<Vec<_>>(), want);
-        let mut all = Places::default();
-        (0..LOOK_AHEAD).for_each(|place| all.note(place, true));
+        let mut all = SelectedIndices::default();
+        (0..LOOK_AHEAD).for_each(|place| all.push_if(place, true));
         assert_eq!(all.iter().count(), LOOK_AHEAD);
     }
 }

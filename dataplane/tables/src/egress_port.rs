@@ -8,7 +8,7 @@ use crate::Endpoint;
 /// The way out to an endpoint, and the generation that tells whether a flow entry is newer than its last change. A copy of
 /// the endpoint's own: four lie in a cache line, where a whole [`Endpoint`] takes several.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Exit {
+pub struct EgressPort {
     /// As [`Endpoint::generation`].
     pub generation: Generation,
     /// As [`Endpoint::mac`].
@@ -19,9 +19,9 @@ pub struct Exit {
     pub worker: WorkerId,
 }
 
-const _: () = assert!(size_of::<Option<Exit>>() <= 20);
+const _: () = assert!(size_of::<Option<EgressPort>>() <= 20);
 
-impl From<&Endpoint> for Exit {
+impl From<&Endpoint> for EgressPort {
     fn from(e: &Endpoint) -> Self {
         Self {
             generation: e.generation,

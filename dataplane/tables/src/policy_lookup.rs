@@ -4,13 +4,13 @@ use arrayvec::ArrayVec;
 use heddle_ids::IdentityId;
 use heddle_wire::Proto;
 
-use crate::endpoint::Asked;
-use crate::sift::{LOOK_AHEAD, Places};
+use crate::branchless::{LOOK_AHEAD, SelectedIndices};
+use crate::endpoint::PolicySource;
 use crate::{AddressInfo, Cell, Direction, Endpoint, PolicySide, PolicyVerdict};
 
 /// A question to an endpoint's policy: see [`Endpoint::judge`].
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct PolicyQuery<'a> {
     /// Whose policy.
     pub endpoint: &'a Endpoint,
     /// Towards the endpoint, or from it.
@@ -24,7 +24,7 @@ pub struct Ask<'a> {
 }
 
 /// How far an answer has come.
-struct Way<'a> {
+struct VerdictLookup<'a> {
     /// Whose cell it is; none where that holds for every endpoint.
     side: Option<&'a PolicySide>,
     cell: Cell,
@@ -38,19 +38,19 @@ struct Way<'a> {
 /// [`Endpoint::judge`] of many: what each one reads is fetched while the others are looked at, so that memory is waited for
 /// once a step. As many verdicts as there are questions and places for verdicts.
 #[inline]
-pub fn judge_all<'a>(asks: impl IntoIterator<Item = Ask<'a>>, verdicts: &mut [PolicyVerdict]) {
+pub fn policy_verdicts<'a>(asks: impl IntoIterator<Item = PolicyQuery<'a>>, verdicts: &mut [PolicyVerdict]) {
     let mut asks = asks.into_iter();
     for verdicts in verdicts.chunks_mut(LOOK_AHEAD) {
-        let mut ways = ArrayVec::<Way<'_>, LOOK_AHEAD>::new();
+        let mut ways = ArrayVec::<VerdictLookup<'_>, LOOK_AHEAD>::new();
         for ask in asks.by_ref().take(verdicts.len()) {
             let (side, default) = match ask.endpoint.asked(ask.direction, ask.peer) {
-                Asked::Settled(cell) => (None, cell),
-                Asked::Policy(side) => {
+                PolicySource::Settled(cell) => (None, cell),
+                PolicySource::Policy(side) => {
                     side.prefetch_cell(ask.peer.identity);
                     (Some(side), side.default)
                 }
             };
-            ways.push(Way {
+            ways.push(VerdictLookup {
                 side,
                 cell: Cell::DEFAULT,
                 default,
@@ -59,11 +59,11 @@ pub fn judge_all<'a>(asks: impl IntoIterator<Item = Ask<'a>>, verdicts: &mut [Po
                 dst_port: ask.dst_port,
             });
         }
-        let mut rows = Places::default();
+        let mut rows = SelectedIndices::default();
         for (at, way) in ways.iter_mut().enumerate() {
             if let Some(side) = way.side {
                 way.cell = side.cell(way.peer);
-                rows.note(at, way.cell.is_row());
+                rows.push_if(at, way.cell.is_row());
             }
         }
         for place in rows.iter() {
@@ -90,17 +90,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Answer, EndpointPolicy, Place, PolicySideBuilder, PortRange, PortSet, Row};
+    use crate::{EndpointPolicy, PeerRules, Place, PolicySideBuilder, PortRange, PortRules, PortSet};
     use heddle_wire::MacAddr;
     use std::sync::Arc;
 
-    fn endpoint(no: u16, policy: Option<EndpointPolicy>) -> Endpoint {
+    fn endpoint(id: u16, policy: Option<EndpointPolicy>) -> Endpoint {
         Endpoint {
-            no: EndpointId(no),
+            id: EndpointId(id),
             generation: Generation(1),
             addresses: [].into_iter().collect(),
             mac: MacAddr([2; 6]),
-            port: PortId(no),
+            port: PortId(id),
             worker: WorkerId(0),
             mtu: 0,
             name: "".into(),
@@ -118,12 +118,15 @@ mod tests {
                 last: port,
                 cell,
             }]);
-            Answer::Ports(Box::new(Row { tcp, ..Row::default() }))
+            PeerRules::Ports(Box::new(PortRules {
+                tcp,
+                ..PortRules::default()
+            }))
         };
         side.set_base(tcp(7, 40));
-        for no in 1..100 {
-            side.set(IdentityId(no), tcp(no as u16, 100 + no));
-            side.set(IdentityId(100 + no), Answer::Every(Cell::allow(RuleId(500 + no))));
+        for id in 1..100 {
+            side.set(IdentityId(id), tcp(id as u16, 100 + id));
+            side.set(IdentityId(100 + id), PeerRules::Every(Cell::allow(RuleId(500 + id))));
         }
         side.side().clone()
     }
@@ -135,7 +138,7 @@ mod tests {
         ) {
             let policy = EndpointPolicy::new(side(), PolicySide::open());
             let endpoints = [endpoint(0, None), endpoint(2, None), endpoint(3, Some(policy))];
-            let asks: Vec<Ask<'_>> = asked.into_iter().map(|(of, identity, dst_port, ingress, place, tcp)| Ask {
+            let asks: Vec<PolicyQuery<'_>> = asked.into_iter().map(|(of, identity, dst_port, ingress, place, tcp)| PolicyQuery {
                 endpoint: &endpoints[of],
                 direction: if ingress { Direction::Ingress } else { Direction::Egress },
                 peer: AddressInfo {
@@ -146,7 +149,7 @@ mod tests {
                 dst_port,
             }).collect();
             let mut verdicts = vec![PolicyVerdict::Deny(RuleId(0)); asks.len()];
-            judge_all(asks.iter().copied(), &mut verdicts);
+            policy_verdicts(asks.iter().copied(), &mut verdicts);
             let one_by_one: Vec<_> =
                 asks.iter().map(|ask| ask.endpoint.judge(ask.direction, ask.peer, ask.proto, ask.dst_port)).collect();
             prop_assert_eq!(verdicts, one_by_one);

@@ -8,7 +8,7 @@ use crate::{Cell, PortSet};
 
 /// What holds for one class of peers, by protocol and port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
-pub struct Row {
+pub struct PortRules {
     /// TCP by destination port.
     pub tcp: PortSet,
     /// UDP by destination port.
@@ -22,7 +22,7 @@ pub struct Row {
 /// The protocols that a row tells ports of.
 pub(crate) const WITH_PORTS: [Proto; 3] = [Proto::TCP, Proto::UDP, Proto::SCTP];
 
-impl Row {
+impl PortRules {
     fn of(&self, proto: Proto) -> Option<&PortSet> {
         match proto {
             Proto::TCP => Some(&self.tcp),
@@ -33,13 +33,13 @@ impl Row {
     }
 }
 
-/// Ranges that a [`PackedRow`] has room for.
+/// Ranges that a [`PackedPortRules`] has room for.
 const ROOM: usize = 4;
 
 /// A row in one cache line, as nearly all are: ranges of all protocols together. What does not fit stays as it was written.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[repr(C, align(64))]
-pub(crate) struct PackedRow {
+pub(crate) struct PackedPortRules {
     /// By range: protocol and port from which on it holds.
     first: [u32; ROOM],
     /// Up to which it holds.
@@ -47,17 +47,17 @@ pub(crate) struct PackedRow {
     /// What holds.
     cells: [Cell; ROOM],
     other: Cell,
-    large: Option<Arc<Row>>,
+    large: Option<Arc<PortRules>>,
 }
 
-const _: () = assert!(size_of::<PackedRow>() == 64);
+const _: () = assert!(size_of::<PackedPortRules>() == 64);
 
 /// A protocol's port among those of all protocols.
 const fn key(proto: Proto, port: u16) -> u32 {
     (proto.0 as u32) << 16 | port as u32
 }
 
-impl Default for PackedRow {
+impl Default for PackedPortRules {
     fn default() -> Self {
         Self {
             // Holds nothing: it ends before it begins.
@@ -70,8 +70,8 @@ impl Default for PackedRow {
     }
 }
 
-impl From<&Row> for PackedRow {
-    fn from(row: &Row) -> Self {
+impl From<&PortRules> for PackedPortRules {
+    fn from(row: &PortRules) -> Self {
         let mut packed = Self {
             other: row.other,
             ..Self::default()
@@ -87,9 +87,9 @@ impl From<&Row> for PackedRow {
     }
 }
 
-impl PackedRow {
+impl PackedPortRules {
     /// Writes the ranges down, as far as there is room: `None` if not all have one.
-    fn fill(&mut self, row: &Row) -> Option<()> {
+    fn fill(&mut self, row: &PortRules) -> Option<()> {
         let mut at = 0;
         for proto in WITH_PORTS {
             for range in row.of(proto)?.few()? {
@@ -154,8 +154,8 @@ mod tests {
     proptest! {
         #[test]
         fn packed_or_not_it_says_the_same(tcp in ports(), udp in ports(), sctp in ports(), other in 16u32..18) {
-            let row = Row { tcp, udp, sctp, other: Cell::deny(RuleId(other)) };
-            let packed = PackedRow::from(&row);
+            let row = PortRules { tcp, udp, sctp, other: Cell::deny(RuleId(other)) };
+            let packed = PackedPortRules::from(&row);
             for proto in WITH_PORTS {
                 for port in 0..40 {
                     let want = row.of(proto).unwrap().get(port);
