@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::attachments::{Store, StoreError, store};
-use crate::dataplane::flow_file::{self, FlowFileError};
 use crate::lock::{DirLock, LOCK_FILE, LockError};
+use crate::workers::flow_file::{self, FlowFileError};
 use heddle_host::{HostError, links, netlink, reserved};
 
 /// What was removed.

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::config::{Config, HugePages};
-use crate::dataplane::flow_file::{HUGE_PAGE, huge_pages};
+use crate::workers::flow_file::{HUGE_PAGE, huge_pages};
 
 /// Bytes of a frame.
 pub const FRAME_SIZE: u64 = 4096;

@@ -18,13 +18,13 @@ use crate::attachments::{Store, StoreError};
 use crate::check::scratch::{self, ScratchError};
 use crate::cli::RunArgs;
 use crate::config::{ConfigError, HugePages, Settings};
-use crate::control::{Control, ControlError, Parts};
-use crate::dataplane::flow_file::{self, FlowFileError, Medium};
-use crate::dataplane::{Dataplane, DataplaneError, clock};
+use crate::controller::{Controller, ControllerError, Parts};
 use crate::lock::{DirLock, LockError};
 use crate::memory::{self, Demand, TooLarge};
 use crate::notify;
 use crate::privileges::{self, PrivilegeError};
+use crate::workers::flow_file::{self, FlowFileError, Medium};
+use crate::workers::{Workers, WorkersError, clock};
 
 /// Why the agent does not start, or has ended.
 #[derive(Debug, thiserror::Error)]
@@ -55,7 +55,7 @@ pub enum RunError {
     FlowTable(#[from] OpenError),
     /// AF_XDP or the workers.
     #[error(transparent)]
-    Dataplane(#[from] DataplaneError),
+    Workers(#[from] WorkersError),
     /// The manifest folder.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -64,7 +64,7 @@ pub enum RunError {
     Api(#[from] ApiError),
     /// The control thread.
     #[error(transparent)]
-    Control(#[from] ControlError),
+    Controller(#[from] ControllerError),
     /// The runtime or the signals.
     #[error("starting the agent: {0}")]
     System(#[from] io::Error),
@@ -89,7 +89,7 @@ pub fn run(args: RunArgs) -> Result<(), RunError> {
     check_memory(&settings)?;
     let store = Store::open(&settings.state_dir)?;
     let (flows, takeover) = open_flows(&settings)?;
-    let dataplane = Dataplane::start(&settings, flows, takeover.fresh_since)?;
+    let workers = Workers::start(&settings, flows, takeover.fresh_since)?;
 
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
@@ -101,10 +101,10 @@ pub fn run(args: RunArgs) -> Result<(), RunError> {
     let (requests_in, requests) = channel::unbounded();
     let (run_dir, manifests) = (settings.run_dir.clone(), settings.manifests.clone());
     let runtime_handle = runtime.handle().clone();
-    let mut control = Control::new(Parts {
+    let mut control = Controller::new(Parts {
         settings,
         store,
-        dataplane,
+        workers,
         takeover,
         runtime: runtime_handle,
         events,
@@ -164,7 +164,7 @@ fn check_memory(settings: &Settings) -> Result<(), TooLarge> {
 /// Follows the objects and serves the sockets for as long as control runs.
 fn serve(
     runtime: &Runtime,
-    control: &mut Control,
+    control: &mut Controller,
     run_dir: &Path,
     manifests: &Path,
     events: channel::Sender<Vec<heddle_model::Event>>,
@@ -228,7 +228,7 @@ fn stop_on_signal(runtime: &Runtime) -> io::Result<channel::Receiver<()>> {
             _ = interrupt.recv() => "SIGINT",
         };
         tracing::info!("{name}: the agent ends");
-        // Control may have ended by itself.
+        // The controller may have ended by itself.
         let _ = sender.send(());
         // The other end looks at the channel being closed as at a message, so the sender stays.
         std::future::pending::<()>().await;

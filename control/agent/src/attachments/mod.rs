@@ -16,16 +16,17 @@ use serde::{Deserialize, Serialize};
 pub use store::{Store, StoreError};
 
 /// The first number of a pod: 0 is the host, 1 the uplink.
-pub const FIRST_NUMBER: u16 = 2;
+pub const FIRST_ID: u16 = 2;
 /// The last number. Numbers go round in a range much larger than the most pods, so that one is used again late.
-pub const LAST_NUMBER: u16 = 8191;
+pub const LAST_ID: u16 = 8191;
 
 /// One attachment, as the state directory keeps it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Record {
     /// Its durable number.
-    pub number: u16,
+    #[serde(rename = "number")]
+    pub id: u16,
     /// `CNI_CONTAINERID`
     pub container: ContainerId,
     /// `CNI_IFNAME`

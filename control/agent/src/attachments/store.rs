@@ -15,7 +15,7 @@ use heddle_wire::MacAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{FIRST_NUMBER, LAST_NUMBER, Record, alloc};
+use super::{FIRST_ID, LAST_ID, Record, alloc};
 
 /// The file's name.
 pub const FILE: &str = "attachments.json";
@@ -45,7 +45,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             layout: LAYOUT,
-            last_number: FIRST_NUMBER - 1,
+            last_number: FIRST_ID - 1,
             last_addresses: Vec::new(),
             freed: VecDeque::new(),
             attachments: Vec::new(),
@@ -133,16 +133,12 @@ impl Store {
 
     /// The attachment of a number.
     #[must_use]
-    pub fn by_number(&self, number: u16) -> Option<&Record> {
-        let at = self
-            .state
-            .attachments
-            .binary_search_by_key(&number, |a| a.number)
-            .ok()?;
+    pub fn by_id(&self, id: u16) -> Option<&Record> {
+        let at = self.state.attachments.binary_search_by_key(&id, |a| a.id).ok()?;
         self.state.attachments.get(at)
     }
 
-    /// Makes an attachment: the next number, an address of each range, an interface name. The caller has released an
+    /// Makes an attachment: the next id, an address of each range, an interface name. The caller has released an
     /// earlier one of the same name.
     ///
     /// # Errors
@@ -182,22 +178,22 @@ impl Store {
         // Ranges that are the node's no more are forgotten.
         next.last_addresses
             .retain(|a| ranges.iter().any(|range| range.contains(a)));
-        let number = next_number(&next).ok_or(StoreError::TooMany { who, max })?;
-        next.last_number = number;
+        let id = next_id(&next).ok_or(StoreError::TooMany { who, max })?;
+        next.last_number = id;
         let record = Record {
-            number,
+            id,
             container: request.container.clone(),
             ifname: request.ifname.clone(),
             netns: request.netns.clone(),
             pod: request.pod.clone(),
-            host_ifname: host_ifname(number, &request.container),
+            host_ifname: host_ifname(id, &request.container),
             host_ifindex: None,
-            mac: pod_mac(number, &addresses),
+            mac: pod_mac(id, &addresses),
             mtu,
             addresses,
             ready: false,
         };
-        let at = next.attachments.partition_point(|a| a.number < number);
+        let at = next.attachments.partition_point(|a| a.id < id);
         next.attachments.insert(at, record.clone());
         self.replace(next)?;
         Ok(record)
@@ -207,9 +203,9 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be written; then nothing has changed.
-    pub fn set_ready(&mut self, number: u16, host_ifindex: u32, mac: MacAddr) -> Result<(), StoreError> {
+    pub fn set_ready(&mut self, id: u16, host_ifindex: u32, mac: MacAddr) -> Result<(), StoreError> {
         let mut next = self.state.clone();
-        if let Some(record) = next.attachments.iter_mut().find(|a| a.number == number) {
+        if let Some(record) = next.attachments.iter_mut().find(|a| a.id == id) {
             (record.ready, record.host_ifindex, record.mac) = (true, Some(host_ifindex), mac);
         }
         self.replace(next)
@@ -219,9 +215,9 @@ impl Store {
     ///
     /// # Errors
     /// The file cannot be written; then nothing has changed.
-    pub fn remove(&mut self, number: u16) -> Result<(), StoreError> {
+    pub fn remove(&mut self, id: u16) -> Result<(), StoreError> {
         let mut next = self.state.clone();
-        let Some(at) = next.attachments.iter().position(|a| a.number == number) else {
+        let Some(at) = next.attachments.iter().position(|a| a.id == id) else {
             return Ok(());
         };
         let gone = next.attachments.remove(at);
@@ -270,22 +266,22 @@ fn read(bytes: &[u8]) -> Result<State, String> {
         return Err(format!("its layout is {layout}, this version reads {LAYOUT}"));
     }
     let mut state: State = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    state.attachments.sort_by_key(|a| a.number);
+    state.attachments.sort_by_key(|a| a.id);
     let mut addresses = HashSet::new();
     for (n, record) in state.attachments.iter().enumerate() {
-        if !(FIRST_NUMBER..=LAST_NUMBER).contains(&record.number) {
+        if !(FIRST_ID..=LAST_ID).contains(&record.id) {
             return Err(format!(
-                "attachment number {} is not between {FIRST_NUMBER} and {LAST_NUMBER}",
-                record.number
+                "attachment number {} is not between {FIRST_ID} and {LAST_ID}",
+                record.id
             ));
         }
         if n > 0
             && state
                 .attachments
                 .get(n - 1)
-                .is_some_and(|before| before.number == record.number)
+                .is_some_and(|before| before.id == record.id)
         {
-            return Err(format!("two attachments have the number {}", record.number));
+            return Err(format!("two attachments have the number {}", record.id));
         }
         if let Some(twice) = record.addresses.iter().find(|a| !addresses.insert(**a)) {
             return Err(format!("two attachments have the address {twice}"));
@@ -307,32 +303,32 @@ fn write(path: &Path, state: &State) -> io::Result<()> {
 }
 
 /// The next number after the last that nobody has.
-fn next_number(state: &State) -> Option<u16> {
-    let count = LAST_NUMBER - FIRST_NUMBER + 1;
-    let last = state.last_number.clamp(FIRST_NUMBER - 1, LAST_NUMBER);
+fn next_id(state: &State) -> Option<u16> {
+    let count = LAST_ID - FIRST_ID + 1;
+    let last = state.last_number.clamp(FIRST_ID - 1, LAST_ID);
     (0..count)
-        .map(|step| FIRST_NUMBER + (last + 1 - FIRST_NUMBER + step) % count)
-        .find(|number| state.attachments.binary_search_by_key(number, |a| a.number).is_err())
+        .map(|step| FIRST_ID + (last + 1 - FIRST_ID + step) % count)
+        .find(|id| state.attachments.binary_search_by_key(id, |a| a.id).is_err())
 }
 
 /// `hd7-3f2a91bc`: the number makes it unique, the container's first letters help people.
-fn host_ifname(number: u16, container: &ContainerId) -> IfName {
-    let mut name = format!("hd{number}-");
+fn host_ifname(id: u16, container: &ContainerId) -> IfName {
+    let mut name = format!("hd{id}-");
     name.extend(container.as_str().chars().take(15 - name.len()));
-    IfName::new(name).unwrap_or_else(|_| fallback_ifname(number))
+    IfName::new(name).unwrap_or_else(|_| fallback_ifname(id))
 }
 
-fn fallback_ifname(number: u16) -> IfName {
+fn fallback_ifname(id: u16) -> IfName {
     // Letters and digits only, at most six: always a legal name.
-    match IfName::new(format!("hd{number}")) {
+    match IfName::new(format!("hd{id}")) {
         Ok(name) => name,
         Err(e) => unreachable!("{e}"),
     }
 }
 
 /// A locally administered address, unique on the node by the number.
-fn pod_mac(number: u16, addresses: &[IpAddr]) -> MacAddr {
-    let [high, low] = number.to_be_bytes();
+fn pod_mac(id: u16, addresses: &[IpAddr]) -> MacAddr {
+    let [high, low] = id.to_be_bytes();
     let (a, b) = match addresses.first() {
         Some(IpAddr::V4(v4)) => (v4.octets()[2], v4.octets()[3]),
         Some(IpAddr::V6(v6)) => (v6.octets()[14], v6.octets()[15]),
@@ -364,7 +360,7 @@ mod tests {
         let mut store = Store::open(dir.path()).unwrap();
         let a = store.add(&request("a"), &ranges(), 1500, 8).unwrap();
         let b = store.add(&request("b"), &ranges(), 1500, 8).unwrap();
-        assert_eq!((a.number, b.number), (2, 3));
+        assert_eq!((a.id, b.id), (2, 3));
         assert_eq!(
             a.addresses,
             ["10.0.1.4".parse::<IpAddr>().unwrap(), "fd00:1::4".parse().unwrap()]
@@ -376,10 +372,10 @@ mod tests {
         let mut again = Store::open(dir.path()).unwrap();
         assert_eq!(again.node_numbers()["n2"], 1);
         assert_eq!(again.all().len(), 1);
-        assert_eq!(again.by_number(2).unwrap().host_ifindex, Some(77));
+        assert_eq!(again.by_id(2).unwrap().host_ifindex, Some(77));
         assert!(again.get(&request("a").container, &request("a").ifname).unwrap().ready);
         let c = again.add(&request("c"), &ranges(), 1500, 8).unwrap();
-        assert_eq!(c.number, 4, "a freed number is not the next one");
+        assert_eq!(c.id, 4, "a freed id is not the next one");
         assert_eq!(
             c.addresses[0],
             "10.0.1.6".parse::<IpAddr>().unwrap(),
@@ -410,9 +406,9 @@ mod tests {
         let state = |attachments: &str| {
             format!(r#"{{"layout":1,"lastNumber":2,"lastAddresses":[],"freed":[],"attachments":[{attachments}]}}"#)
         };
-        let one = |number: u16| {
+        let one = |id: u16| {
             format!(
-                r#"{{"number":{number},"container":"c","ifname":"eth0","netns":"/n","hostIfname":"h","mac":"02:00:00:00:00:01","mtu":1500,"addresses":["10.0.0.9"],"ready":true}}"#
+                r#"{{"number":{id},"container":"c","ifname":"eth0","netns":"/n","hostIfname":"h","mac":"02:00:00:00:00:01","mtu":1500,"addresses":["10.0.0.9"],"ready":true}}"#
             )
         };
         fs::write(&path, state(&one(2))).unwrap();
@@ -449,8 +445,8 @@ mod tests {
             for (n, (add, which)) in steps.into_iter().enumerate() {
                 if add {
                     let _ = store.add(&request(&format!("c{n}")), &range, 1500, 3);
-                } else if let Some(number) = store.all().get(which).map(|a| a.number) {
-                    store.remove(number).unwrap();
+                } else if let Some(id) = store.all().get(which).map(|a| a.id) {
+                    store.remove(id).unwrap();
                 }
                 let reread = Store::open(dir.path()).unwrap();
                 prop_assert_eq!(&reread.state, &store.state);

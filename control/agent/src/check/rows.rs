@@ -9,8 +9,8 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 use super::scratch::{self, Passed, ScratchError};
 use super::{Row, State, Wanted, firewall};
 use crate::config::HugePages;
-use crate::dataplane::flow_file::{HUGE_PAGE, huge_pages, reservation, transparent};
 use crate::memory::{self, Bytes, Demand};
+use crate::workers::flow_file::{HUGE_PAGE, huge_pages, reservation, transparent};
 use crate::{cores, privileges};
 use heddle_host::sysctl;
 

@@ -1,17 +1,17 @@
 //! The workers, their ports, and what they read.
 //!
-//! [`Dataplane`] belongs to the control thread: it opens and closes sockets (which takes milliseconds) and hands the
+//! [`Workers`] belongs to the control thread: it opens and closes sockets (which takes milliseconds) and hands the
 //! rings to the workers and back by their channels. Port numbers: first one for each queue of the host port, then pods.
 
 pub mod flow_file;
-mod numbers;
+mod port_ids;
 mod ports;
 mod rings;
-mod workers;
+mod thread;
 
 pub use ports::{PodPort, PortInfo};
 pub use rings::NotReopened;
-pub use workers::WorkerThread;
+pub use thread::WorkerThread;
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -27,7 +27,7 @@ use heddle_tables::publish::{self, Publisher};
 use heddle_tables::{Snapshot, WorkerId};
 
 use crate::config::{FRAME_SIZE, MAX_WORKERS, Settings, working_frames};
-use numbers::PortNumbers;
+use port_ids::PortIds;
 use ports::Ports;
 
 /// Packets that a hand-over lane between two workers holds.
@@ -37,7 +37,7 @@ const WORKER_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why the dataplane cannot do something.
 #[derive(Debug, thiserror::Error)]
-pub enum DataplaneError {
+pub enum WorkersError {
     /// AF_XDP refuses.
     #[error(transparent)]
     Xdp(#[from] XdpError),
@@ -62,14 +62,14 @@ pub enum DataplaneError {
 }
 
 /// Workers, ports and publication.
-pub struct Dataplane {
+pub struct Workers {
     // Ports go before the context: its anchor is closed last.
     ports: Ports,
     workers: Vec<WorkerThread>,
     publisher: Publisher<Snapshot>,
     flows: Arc<FlowTable>,
     context: XdpContext,
-    numbers: PortNumbers,
+    numbers: PortIds,
     silence: rings::Silence,
 }
 
@@ -82,13 +82,13 @@ pub fn clock() -> Millis {
     Millis(seconds * 1000 + millis)
 }
 
-impl Dataplane {
+impl Workers {
     /// Starts the workers, without ports; they read an empty snapshot. `fresh_since`: when the flow table was
     /// made; for a while after that connections are picked up in their middle.
     ///
     /// # Errors
     /// AF_XDP is not to be had, or threads cannot be started.
-    pub fn start(settings: &Settings, flows: FlowTable, fresh_since: Millis) -> Result<Self, DataplaneError> {
+    pub fn start(settings: &Settings, flows: FlowTable, fresh_since: Millis) -> Result<Self, WorkersError> {
         let count = u8::try_from(settings.worker_cores.len()).unwrap_or(u8::MAX);
         let port_numbers = MAX_WORKERS + settings.max_pods;
         let context = XdpContext::new(XdpConfig {
@@ -108,20 +108,20 @@ impl Dataplane {
             ..StageConfig::default()
         };
         let mut workers = Vec::with_capacity(usize::from(count));
-        for (((ends, reader), no), &core) in mesh(count, LANE)?
+        for (((ends, reader), id), &core) in mesh(count, LANE)?
             .into_iter()
             .zip(readers)
             .zip(0u8..)
             .zip(&settings.worker_cores)
         {
-            let pool = WorkerPool::new(no, context.pool().clone());
+            let pool = WorkerPool::new(id, context.pool().clone());
             let config = heddle_engine::WorkerConfig {
                 stages: StageConfig {
-                    seed: RandomState::new().hash_one(no),
+                    seed: RandomState::new().hash_one(id),
                     ..stages
                 },
                 idle_after: settings.idle_after,
-                ..heddle_engine::WorkerConfig::new(WorkerId(no), port_numbers)
+                ..heddle_engine::WorkerConfig::new(WorkerId(id), port_numbers)
             };
             workers.push(WorkerThread::start(
                 config,
@@ -138,7 +138,7 @@ impl Dataplane {
             publisher,
             flows,
             context,
-            numbers: PortNumbers::new(settings.max_pods),
+            numbers: PortIds::new(settings.max_pods),
             silence: rings::Silence::default(),
         })
     }
@@ -186,7 +186,7 @@ impl Dataplane {
 
     /// The workers.
     #[must_use]
-    pub fn workers(&self) -> &[WorkerThread] {
+    pub fn threads(&self) -> &[WorkerThread] {
         &self.workers
     }
 

@@ -10,14 +10,14 @@ use heddle_flow::{Connection, FlowFlags};
 use heddle_tables::{Backend, ServiceLookup, Snapshot};
 use heddle_wire::Proto;
 
-use super::Control;
+use super::Controller;
 
-impl Control {
+impl Controller {
     /// Removes them once no worker chooses by older tables any more.
     pub(super) fn sweep_when_due(&mut self) {
         if self
             .sweep_after
-            .is_some_and(|version| self.dataplane.acknowledged() >= version)
+            .is_some_and(|version| self.workers.acknowledged() >= version)
         {
             self.sweep_after = None;
             self.sweep_backends();
@@ -25,10 +25,10 @@ impl Control {
     }
 
     fn sweep_backends(&self) {
-        let Some(snapshot) = self.dataplane.newest() else {
+        let Some(snapshot) = self.workers.newest() else {
             return;
         };
-        let flows = self.dataplane.flows();
+        let flows = self.workers.flows();
         let mut removed = 0u64;
         flows.for_each(|connection| {
             if is_lost(snapshot, connection) && flows.remove(connection.slot) {

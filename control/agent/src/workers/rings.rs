@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use heddle_port::{FillBudget, Holder, PortId};
 use heddle_tables::WorkerId;
 
-use super::{Dataplane, DataplaneError};
+use super::{Workers, WorkersError};
 
 /// Looks during which a port must have received and sent nothing to count as silent.
 const SILENT_LOOKS: u32 = 2;
@@ -62,16 +62,16 @@ pub struct NotReopened {
     /// Its number.
     pub port: PortId,
     /// Why.
-    pub error: DataplaneError,
+    pub error: WorkersError,
 }
 
-impl Dataplane {
+impl Workers {
     /// Takes frames back from silent ports if too few are left for one busy port to grow to its most. To be called about
     /// once a second; gives the ports that are closed now.
     ///
     /// # Errors
     /// A worker does not give a port back.
-    pub fn shrink_silent(&mut self) -> Result<Vec<NotReopened>, DataplaneError> {
+    pub fn shrink_silent(&mut self) -> Result<Vec<NotReopened>, WorkersError> {
         let packets: Vec<(PortId, u64)> = self
             .ports
             .iter()
@@ -98,7 +98,7 @@ impl Dataplane {
                     frames = held(port),
                     "silent: opened again to give its frames back"
                 ),
-                Err(DataplaneError::WorkerSilent(worker)) => return Err(DataplaneError::WorkerSilent(worker)),
+                Err(WorkersError::WorkerSilent(worker)) => return Err(WorkersError::WorkerSilent(worker)),
                 Err(error) => failed.push(NotReopened { port, error }),
             }
         }
@@ -106,9 +106,9 @@ impl Dataplane {
     }
 
     /// Closes a port and opens it again with the same number and worker.
-    fn reopen(&mut self, port: PortId) -> Result<WorkerId, DataplaneError> {
+    fn reopen(&mut self, port: PortId) -> Result<WorkerId, WorkersError> {
         let Some(info) = self.ports.remove(port) else {
-            return Err(DataplaneError::NotTaken(format!("port {port} is not open")));
+            return Err(WorkersError::NotTaken(format!("port {port} is not open")));
         };
         let rings = self.take_from_worker(port, info.worker)?;
         let ifindex = rings.as_ref().map(heddle_io::XdpPort::ifindex);
@@ -117,7 +117,7 @@ impl Dataplane {
         }
         let opened = match ifindex {
             Some(ifindex) => self.open_rings(&info, ifindex, port),
-            None => Err(DataplaneError::NotTaken(format!(
+            None => Err(WorkersError::NotTaken(format!(
                 "worker {} did not have port {port}",
                 info.worker
             ))),

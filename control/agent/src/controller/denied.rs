@@ -12,7 +12,7 @@ use heddle_proto::Named;
 use heddle_proto::status::Denied;
 use heddle_tables::{EndpointId, Provenance, RuleId};
 
-use super::Control;
+use super::Controller;
 use super::names::{is_policy, policy};
 
 /// Sums that are kept; beyond, the one that rested longest becomes one of the others.
@@ -102,16 +102,16 @@ impl DeniedSums {
     }
 }
 
-impl Control {
+impl Controller {
     /// Adds up what workers have counted; to be called more often than their slots change hands.
     pub(super) fn sum_denied(&mut self) {
         let now = Instant::now();
         let mut news = Vec::new();
-        for (at, worker) in self.dataplane.workers().iter().enumerate() {
+        for (at, worker) in self.workers.threads().iter().enumerate() {
             news.extend(self.denied.news(at, worker.handle().counters().policy()));
         }
         for (rule, pod, packets) in news {
-            let decision = self.dataplane.newest().and_then(|snapshot| snapshot.provenance(rule));
+            let decision = self.workers.newest().and_then(|snapshot| snapshot.provenance(rule));
             let decision = decision.filter(|decision| is_policy(decision));
             let pair = decision.map(|decision| (decision, self.pod_of(pod)));
             self.denied.add(pair, packets, now);

@@ -5,9 +5,9 @@ use heddle_proto::{CniError, End, ErrorCode, Named, Policy};
 use heddle_tables::{Direction, EndpointId, Place, PolicyKind, Provenance, ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
-use super::Control;
+use super::Controller;
 
-impl Control {
+impl Controller {
     /// Where the pod is that is asked for, if one is.
     ///
     /// # Errors
@@ -35,13 +35,13 @@ impl Control {
         let status = object.into_iter().flat_map(|pod| pod.own_ips().iter().copied());
         Some(Whereabouts {
             addresses: attached.chain(status).map(Ip::from).collect(),
-            endpoints: own.iter().map(|record| EndpointId(record.number)).collect(),
+            endpoints: own.iter().map(|record| EndpointId(record.id)).collect(),
         })
     }
 
     /// The pod behind an attachment.
     pub(super) fn pod_of(&self, endpoint: EndpointId) -> Option<Named> {
-        let pod = self.store.by_number(endpoint.0)?.pod.as_ref()?;
+        let pod = self.store.by_id(endpoint.0)?.pod.as_ref()?;
         Some(Named {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
@@ -58,9 +58,9 @@ impl Control {
             service: None,
             node: None,
         };
-        let snapshot = self.dataplane.newest();
+        let snapshot = self.workers.newest();
         match snapshot.map(|snapshot| snapshot.address(ip).place) {
-            Some(Place::Local(no)) => end.pod = self.pod_of(no),
+            Some(Place::Local(id)) => end.pod = self.pod_of(id),
             Some(Place::Host) => end.node = Some(self.settings.node.clone()),
             _ => end.pod = self.cluster.pod_at(address).and_then(|pod| named(&pod.key)),
         }

@@ -18,15 +18,15 @@ use heddle_wire::{Ip, MacAddr};
 use ipnet::IpNet;
 use nix::net::if_::if_nametoindex;
 
-use super::{Control, pod_routes};
+use super::{Controller, pod_routes};
 use crate::api::Reply;
 use crate::attachments::{Record, StoreError};
-use crate::dataplane::{DataplaneError, NotReopened};
+use crate::workers::{NotReopened, WorkersError};
 use heddle_host::{gateway_of, links};
 
 /// An interface whose *ready* is not answered yet.
 pub(crate) struct Waiting {
-    number: u16,
+    id: u16,
     since: Instant,
     deadline: Instant,
     /// The tables that its policy came with, once it is in some.
@@ -42,7 +42,7 @@ impl Waiting {
     }
 }
 
-impl Control {
+impl Controller {
     /// Whether an ADD could be served now.
     pub(super) fn readiness(&self) -> Result<Readiness, CniError> {
         self.ranges_to_give()
@@ -84,7 +84,7 @@ impl Control {
         };
         // An ADD that was repeated after a crash of the plugin: the first one's attachment goes with its interface.
         if let Some(stale) = self.store.get(&request.container, &request.ifname).cloned() {
-            tracing::info!(attachment = stale.number, pod = stale.name(), "prepared anew");
+            tracing::info!(attachment = stale.id, pod = stale.name(), "prepared anew");
             self.delete_interface(&stale)?;
             self.forget(&stale)?;
         }
@@ -92,7 +92,7 @@ impl Control {
             .store
             .add(request, &ranges, mtu, self.settings.max_pods)
             .map_err(|e| store_error(&e))?;
-        tracing::info!(attachment = record.number, pod = record.name(), addresses = ?record.addresses, "prepared");
+        tracing::info!(attachment = record.id, pod = record.name(), addresses = ?record.addresses, "prepared");
         let routes = pod_routes::compute(&self.route_ranges(), &record.addresses, record.mtu, self.uplink_mtu());
         Ok(prepared(&record, routes))
     }
@@ -106,11 +106,11 @@ impl Control {
     ) {
         let since = Instant::now();
         match self.open_attachment(container, ifname, request) {
-            Ok(number) => {
+            Ok(id) => {
                 self.dirty = true;
                 let deadline = since + self.settings.pod_wait;
                 self.waiting.push(Waiting {
-                    number,
+                    id,
                     since,
                     deadline,
                     version: None,
@@ -131,10 +131,10 @@ impl Control {
         let Some(record) = self.store.get(container, ifname).cloned() else {
             return Err(unknown(container, ifname));
         };
-        let number = record.number;
-        if number != request.attachment {
+        let id = record.id;
+        if id != request.attachment {
             let message = format!(
-                "attachment {} of {container} {ifname} was replaced by {number}: another ADD has overtaken this one",
+                "attachment {} of {container} {ifname} was replaced by {id}: another ADD has overtaken this one",
                 request.attachment
             );
             return Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, message));
@@ -149,36 +149,36 @@ impl Control {
             );
             return Err(CniError::new(ErrorCode::KERNEL, message));
         }
-        if self.open.contains_key(&number) && record.host_ifindex != Some(request.host_ifindex) {
-            self.close_port(number).map_err(|e| dataplane_error(&e))?;
+        if self.open.contains_key(&id) && record.host_ifindex != Some(request.host_ifindex) {
+            self.close_port(id).map_err(|e| workers_error(&e))?;
         }
         self.store
-            .set_ready(number, request.host_ifindex, request.pod_mac)
+            .set_ready(id, request.host_ifindex, request.pod_mac)
             .map_err(|e| store_error(&e))?;
-        if !self.open.contains_key(&number) {
-            self.open_port(number, record.host_ifname.as_str(), request.host_ifindex)
-                .map_err(|e| dataplane_error(&e))?;
+        if !self.open.contains_key(&id) {
+            self.open_port(id, record.host_ifname.as_str(), request.host_ifindex)
+                .map_err(|e| workers_error(&e))?;
         }
-        Ok(number)
+        Ok(id)
     }
 
     /// Opens an attachment's port. It forwards nothing until its policy is in the tables.
-    pub(super) fn open_port(&mut self, number: u16, ifname: &str, ifindex: u32) -> Result<(), DataplaneError> {
-        let port = self.dataplane.open_pod(EndpointId(number), ifname, ifindex)?;
-        self.open.insert(number, port);
-        self.closed.remove(&number);
+    pub(super) fn open_port(&mut self, id: u16, ifname: &str, ifindex: u32) -> Result<(), WorkersError> {
+        let port = self.workers.open_pod(EndpointId(id), ifname, ifindex)?;
+        self.open.insert(id, port);
+        self.closed.remove(&id);
         if let Some(compiler) = &mut self.compiler
-            && self.compiled.contains(&EndpointId(number))
+            && self.compiled.contains(&EndpointId(id))
         {
-            compiler.set_attachment_port(EndpointId(number), port.port, port.worker);
+            compiler.set_attachment_port(EndpointId(id), port.port, port.worker);
         }
         self.dirty = true;
         Ok(())
     }
 
-    fn close_port(&mut self, number: u16) -> Result<(), DataplaneError> {
-        match self.open.remove(&number) {
-            Some(port) => self.dataplane.close(port.port),
+    fn close_port(&mut self, id: u16) -> Result<(), WorkersError> {
+        match self.open.remove(&id) {
+            Some(port) => self.workers.close(port.port),
             None => Ok(()),
         }
     }
@@ -186,16 +186,16 @@ impl Control {
     /// Gives the compiler those attachments whose pod has become known.
     pub(super) fn attach_known_pods(&mut self) {
         let Some(compiler) = &mut self.compiler else { return };
-        for (&number, port) in &self.open {
-            let no = EndpointId(number);
-            let Some(record) = self.store.by_number(number).filter(|_| !self.compiled.contains(&no)) else {
+        for (&id, port) in &self.open {
+            let id = EndpointId(id);
+            let Some(record) = self.store.by_id(id.0).filter(|_| !self.compiled.contains(&id)) else {
                 continue;
             };
             if !is_known(&self.cluster, record) {
                 continue;
             }
             compiler.attach(Compiled {
-                id: no,
+                id,
                 pod: key_of(record),
                 addresses: record.addresses.iter().map(|&ip| Ip::from(ip)).take(4).collect(),
                 mac: record.mac,
@@ -203,7 +203,7 @@ impl Control {
                 worker: port.worker,
                 mtu: u16::try_from(record.mtu).unwrap_or(u16::MAX),
             });
-            self.compiled.insert(no);
+            self.compiled.insert(id);
         }
     }
 
@@ -212,25 +212,25 @@ impl Control {
         if self.waiting.is_empty() {
             return;
         }
-        let (acknowledged, published) = (self.dataplane.acknowledged(), self.dataplane.published());
+        let (acknowledged, published) = (self.workers.acknowledged(), self.workers.published());
         let now = Instant::now();
         for mut waiting in std::mem::take(&mut self.waiting) {
-            let no = EndpointId(waiting.number);
-            if waiting.version.is_none() && self.ready.contains(&no) && self.open.contains_key(&waiting.number) {
+            let id = EndpointId(waiting.id);
+            if waiting.version.is_none() && self.ready.contains(&id) && self.open.contains_key(&waiting.id) {
                 waiting.version = Some(published);
             }
             if waiting.version.is_some_and(|version| acknowledged >= version) {
                 let took_ms = u64::try_from(waiting.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-                tracing::info!(attachment = waiting.number, took_ms, "forwards");
+                tracing::info!(attachment = waiting.id, took_ms, "forwards");
                 // Who asked may have gone; a CHECK will find it forwarding.
                 let _ = waiting.reply.send(Ok(Ready {
-                    attachment: waiting.number,
+                    attachment: waiting.id,
                     took_ms,
                 }));
             } else if now >= waiting.deadline {
-                let why = self.why_waiting(waiting.number);
+                let why = self.why_waiting(waiting.id);
                 let waited = self.settings.pod_wait.as_secs();
-                tracing::warn!(attachment = waiting.number, "does not forward after {waited} s: {why}");
+                tracing::warn!(attachment = waiting.id, "does not forward after {waited} s: {why}");
                 waiting.refuse(&format!("{why}; waited {waited} s"));
             } else {
                 self.waiting.push(waiting);
@@ -239,8 +239,8 @@ impl Control {
     }
 
     /// What an attachment with an open port waits for.
-    pub(super) fn why_waiting(&self, number: u16) -> String {
-        let Some(record) = self.store.by_number(number) else {
+    pub(super) fn why_waiting(&self, id: u16) -> String {
+        let Some(record) = self.store.by_id(id) else {
             return "the attachment was released meanwhile".to_owned();
         };
         match &record.pod {
@@ -258,20 +258,20 @@ impl Control {
 
     /// An attachment with its state, for CHECK and status.
     pub(super) fn describe(&self, record: &Record) -> Attachment {
-        let no = EndpointId(record.number);
+        let id = EndpointId(record.id);
         let (state, why) = if !record.ready {
             (AttachmentState::Prepared, String::new())
-        } else if let Some(why) = self.closed.get(&record.number) {
+        } else if let Some(why) = self.closed.get(&record.id) {
             (AttachmentState::Closed, why.clone())
-        } else if !self.open.contains_key(&record.number) {
+        } else if !self.open.contains_key(&record.id) {
             (AttachmentState::Waiting, "its port is not open yet".to_owned())
-        } else if self.ready.contains(&no) {
+        } else if self.ready.contains(&id) {
             (AttachmentState::Forwarding, String::new())
         } else {
-            (AttachmentState::Waiting, self.why_waiting(record.number))
+            (AttachmentState::Waiting, self.why_waiting(record.id))
         };
         Attachment {
-            attachment: record.number,
+            attachment: record.id,
             container: record.container.clone(),
             ifname: record.ifname.clone(),
             netns: record.netns.clone(),
@@ -293,7 +293,7 @@ impl Control {
             });
         };
         self.forget(&record)?;
-        tracing::info!(attachment = record.number, pod = record.name(), "released");
+        tracing::info!(attachment = record.id, pod = record.name(), "released");
         Ok(Released {
             existed: true,
             host_ifname: Some(record.host_ifname),
@@ -302,30 +302,28 @@ impl Control {
 
     /// Closes an attachment's port and takes it out of tables and store.
     fn forget(&mut self, record: &Record) -> Result<(), CniError> {
-        let number = record.number;
-        let (gone, others) = std::mem::take(&mut self.waiting)
-            .into_iter()
-            .partition(|w| w.number == number);
+        let id = record.id;
+        let (gone, others) = std::mem::take(&mut self.waiting).into_iter().partition(|w| w.id == id);
         self.waiting = others;
         for waiting in gone {
             waiting.refuse("the attachment was released meanwhile");
         }
-        let closed = self.close_port(number);
-        self.uncompile(number);
-        self.closed.remove(&number);
-        closed.map_err(|e| dataplane_error(&e))?;
-        self.store.remove(number).map_err(|e| store_error(&e))
+        let closed = self.close_port(id);
+        self.uncompile(id);
+        self.closed.remove(&id);
+        closed.map_err(|e| workers_error(&e))?;
+        self.store.remove(id).map_err(|e| store_error(&e))
     }
 
-    fn uncompile(&mut self, number: u16) {
-        let no = EndpointId(number);
-        if self.compiled.remove(&no) {
+    fn uncompile(&mut self, id: u16) {
+        let id = EndpointId(id);
+        if self.compiled.remove(&id) {
             if let Some(compiler) = &mut self.compiler {
-                compiler.detach(no);
+                compiler.detach(id);
             }
             self.dirty = true;
         }
-        self.ready.remove(&no);
+        self.ready.remove(&id);
     }
 
     fn delete_interface(&self, record: &Record) -> Result<(), CniError> {
@@ -344,37 +342,37 @@ impl Control {
         let vanished: Vec<Record> = self
             .open
             .keys()
-            .filter_map(|&number| self.store.by_number(number))
+            .filter_map(|&id| self.store.by_id(id))
             .filter(|record| index_of(record) != record.host_ifindex)
             .cloned()
             .collect();
         for record in vanished {
             let why = format!("its interface {} has gone", record.host_ifname);
             tracing::warn!(
-                attachment = record.number,
+                attachment = record.id,
                 pod = record.name(),
                 "{why}; it is kept until DEL"
             );
-            if let Err(e) = self.close_port(record.number) {
-                tracing::error!(attachment = record.number, "closing its port: {e}");
+            if let Err(e) = self.close_port(record.id) {
+                tracing::error!(attachment = record.id, "closing its port: {e}");
             }
-            self.uncompile(record.number);
-            self.closed.insert(record.number, why);
+            self.uncompile(record.id);
+            self.closed.insert(record.id, why);
         }
     }
 
     /// Takes frames back from ports that have grown and fallen silent, where others need them.
-    pub(super) fn shrink_silent(&mut self) -> Result<(), DataplaneError> {
-        for NotReopened { port, error } in self.dataplane.shrink_silent()? {
+    pub(super) fn shrink_silent(&mut self) -> Result<(), WorkersError> {
+        for NotReopened { port, error } in self.workers.shrink_silent()? {
             let why = format!("its port could not be opened again: {error}");
-            let Some(number) = self.open.iter().find(|(_, open)| open.port == port).map(|(n, _)| *n) else {
+            let Some(id) = self.open.iter().find(|(_, open)| open.port == port).map(|(n, _)| *n) else {
                 // A queue of the host port: without it this node's own traffic to pods stops.
                 return Err(error);
             };
-            tracing::error!(attachment = number, "{why}");
-            self.open.remove(&number);
-            self.uncompile(number);
-            self.closed.insert(number, why);
+            tracing::error!(attachment = id, "{why}");
+            self.open.remove(&id);
+            self.uncompile(id);
+            self.closed.insert(id, why);
         }
         Ok(())
     }
@@ -409,7 +407,7 @@ fn prepared(record: &Record, routes: Vec<PreparedRoute>) -> Prepared {
         gateway: gateway_of(address),
     };
     Prepared {
-        attachment: record.number,
+        attachment: record.id,
         host_ifname: record.host_ifname.clone(),
         mac: record.mac,
         mtu: record.mtu,
@@ -434,11 +432,11 @@ fn store_error(error: &StoreError) -> CniError {
     CniError::new(code, error.to_string())
 }
 
-fn dataplane_error(error: &DataplaneError) -> CniError {
+fn workers_error(error: &WorkersError) -> CniError {
     use heddle_io::XdpError;
     let code = match error {
-        DataplaneError::NoPortNumber { .. } | DataplaneError::Xdp(XdpError::TooManyPorts(_)) => ErrorCode::EXHAUSTED,
-        DataplaneError::Xdp(_) => ErrorCode::KERNEL,
+        WorkersError::NoPortNumber { .. } | WorkersError::Xdp(XdpError::TooManyPorts(_)) => ErrorCode::EXHAUSTED,
+        WorkersError::Xdp(_) => ErrorCode::KERNEL,
         _ => ErrorCode::AGENT,
     };
     CniError::new(code, error.to_string())

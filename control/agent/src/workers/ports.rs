@@ -7,9 +7,9 @@ use heddle_io::{OpenPort, XdpPort};
 use heddle_port::PortId;
 use heddle_tables::{EndpointId, WorkerId};
 
-use super::numbers::FIRST_HOST;
-use super::workers::WorkerThread;
-use super::{Dataplane, DataplaneError, WORKER_ANSWERS_WITHIN};
+use super::port_ids::FIRST_HOST;
+use super::thread::WorkerThread;
+use super::{WORKER_ANSWERS_WITHIN, Workers, WorkersError};
 
 /// An open port, as control knows it.
 #[derive(Debug, Clone)]
@@ -99,12 +99,12 @@ pub struct PodPort {
     pub worker: WorkerId,
 }
 
-impl Dataplane {
+impl Workers {
     /// Opens every queue of the host port, one for each worker.
     ///
     /// # Errors
     /// A socket cannot be made; those made before stay open.
-    pub fn open_host(&mut self, ifname: &str, ifindex: u32) -> Result<PortId, DataplaneError> {
+    pub fn open_host(&mut self, ifname: &str, ifindex: u32) -> Result<PortId, WorkersError> {
         for at in 0..self.workers.len() {
             let queue = u16::try_from(at).unwrap_or(u16::MAX);
             let port = PortId(FIRST_HOST.0 + queue);
@@ -117,7 +117,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// A worker does not give its queue back.
-    pub fn close_host(&mut self) -> Result<(), DataplaneError> {
+    pub fn close_host(&mut self) -> Result<(), WorkersError> {
         let queues: Vec<PortId> = self
             .ports
             .iter()
@@ -131,11 +131,11 @@ impl Dataplane {
     ///
     /// # Errors
     /// No number is left, or the socket cannot be made; nothing is left of it then.
-    pub fn open_pod(&mut self, no: EndpointId, ifname: &str, ifindex: u32) -> Result<PodPort, DataplaneError> {
+    pub fn open_pod(&mut self, id: EndpointId, ifname: &str, ifindex: u32) -> Result<PodPort, WorkersError> {
         let max = u16::try_from(self.config().max_pods).unwrap_or(u16::MAX);
-        let port = self.numbers.take().ok_or(DataplaneError::NoPortNumber { max })?;
+        let port = self.numbers.take().ok_or(WorkersError::NoPortNumber { max })?;
         let at = self.ports.least_loaded(self.workers.len());
-        match self.open(ifname, ifindex, 0, port, PortRole::Pod(no), at) {
+        match self.open(ifname, ifindex, 0, port, PortRole::Pod(id), at) {
             Ok(worker) => Ok(PodPort { port, worker }),
             Err(e) => {
                 self.numbers.give_back(port);
@@ -152,9 +152,9 @@ impl Dataplane {
         port: PortId,
         role: PortRole,
         at: usize,
-    ) -> Result<WorkerId, DataplaneError> {
+    ) -> Result<WorkerId, WorkersError> {
         let Some(worker) = self.workers.get(at).map(WorkerThread::number) else {
-            return Err(DataplaneError::NotTaken(format!("there is no worker {at}")));
+            return Err(WorkersError::NotTaken(format!("there is no worker {at}")));
         };
         let info = PortInfo {
             role,
@@ -169,12 +169,7 @@ impl Dataplane {
     }
 
     /// Makes a port's socket and gives it to its worker.
-    pub(super) fn open_rings(
-        &mut self,
-        info: &PortInfo,
-        ifindex: u32,
-        port: PortId,
-    ) -> Result<WorkerId, DataplaneError> {
+    pub(super) fn open_rings(&mut self, info: &PortInfo, ifindex: u32, port: PortId) -> Result<WorkerId, WorkersError> {
         let rings = self.context.open(OpenPort {
             ifname: info.ifname.clone(),
             ifindex,
@@ -186,10 +181,10 @@ impl Dataplane {
     }
 
     /// Gives a port to a worker and waits until it has it; one that was not taken is closed.
-    fn hand_over(&mut self, at: usize, worker: WorkerId, rings: XdpPort, role: PortRole) -> Result<(), DataplaneError> {
+    fn hand_over(&mut self, at: usize, worker: WorkerId, rings: XdpPort, role: PortRole) -> Result<(), WorkersError> {
         let Some(thread) = self.workers.get(at) else {
             self.context.close(rings);
-            return Err(DataplaneError::WorkerSilent(worker));
+            return Err(WorkersError::WorkerSilent(worker));
         };
         let answer = thread.handle().add_port(rings, role)?;
         match answer.recv_timeout(WORKER_ANSWERS_WITHIN) {
@@ -198,9 +193,9 @@ impl Dataplane {
                 let message = refused.to_string();
                 let (AddError::NumberTooGreat { port, .. } | AddError::NumberTaken { port, .. }) = refused;
                 self.context.close(port);
-                Err(DataplaneError::NotTaken(message))
+                Err(WorkersError::NotTaken(message))
             }
-            Err(_) => Err(DataplaneError::WorkerSilent(worker)),
+            Err(_) => Err(WorkersError::WorkerSilent(worker)),
         }
     }
 
@@ -208,7 +203,7 @@ impl Dataplane {
     ///
     /// # Errors
     /// The worker does not give it back.
-    pub fn close(&mut self, port: PortId) -> Result<(), DataplaneError> {
+    pub fn close(&mut self, port: PortId) -> Result<(), WorkersError> {
         let Some(info) = self.ports.remove(port) else {
             return Ok(());
         };
@@ -221,18 +216,14 @@ impl Dataplane {
 
     /// Takes a port from its worker; `None`: the worker did not have it. When the worker does not answer, the number stays
     /// taken: one that comes to itself again still has the port.
-    pub(super) fn take_from_worker(
-        &mut self,
-        port: PortId,
-        worker: WorkerId,
-    ) -> Result<Option<XdpPort>, DataplaneError> {
+    pub(super) fn take_from_worker(&mut self, port: PortId, worker: WorkerId) -> Result<Option<XdpPort>, WorkersError> {
         let Some(thread) = self.workers.get(worker.index()) else {
-            return Err(DataplaneError::WorkerSilent(worker));
+            return Err(WorkersError::WorkerSilent(worker));
         };
         let answer = thread.handle().remove_port(port)?;
         let rings = answer
             .recv_timeout(WORKER_ANSWERS_WITHIN)
-            .map_err(|_| DataplaneError::WorkerSilent(worker))?;
+            .map_err(|_| WorkersError::WorkerSilent(worker))?;
         if rings.is_none() {
             tracing::error!(port = port.0, worker = worker.0, "the worker did not have its port");
         }

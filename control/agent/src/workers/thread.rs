@@ -32,11 +32,11 @@ impl WorkerThread {
         ends: Ends,
     ) -> io::Result<Self> {
         let (mut worker, handle) = Worker::new(config, pool, reader, flows, ends);
-        let no = config.id;
-        let thread = thread::Builder::new().name(format!("worker-{no}")).spawn(move || {
+        let id = config.id;
+        let thread = thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             if !core_affinity::set_for_current(CoreId { id: core }) {
                 tracing::warn!(
-                    worker = no.0,
+                    worker = id.0,
                     core,
                     "the worker could not be pinned to its core and runs anywhere"
                 );

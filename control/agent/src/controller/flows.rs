@@ -10,10 +10,10 @@ use heddle_proto::{CniError, ErrorCode, Flow, Flows, FlowsRequest};
 use heddle_tables::{ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
-use super::Control;
+use super::Controller;
 
 use super::names::{Whereabouts, service_name, unknown};
-use crate::dataplane::clock;
+use crate::workers::clock;
 
 /// Records that one page looks at.
 const RECORDS: u32 = 16_384;
@@ -73,7 +73,7 @@ impl Wanted {
             && self.protocol.is_none_or(|protocol| key.proto == protocol)
             && self.address.is_none_or(|address| addresses.contains(&address))
             && self.pod.as_ref().is_none_or(|pod| {
-                pod.endpoints.iter().any(|no| view.endpoints.contains(no))
+                pod.endpoints.iter().any(|id| view.endpoints.contains(id))
                     || [key.tuple.src, view.rewrite.to.dst]
                         .iter()
                         .any(|end| pod.addresses.contains(end))
@@ -110,12 +110,12 @@ fn word<T: Copy>(
     })
 }
 
-impl Control {
+impl Controller {
     pub(super) fn flows(&self, request: &FlowsRequest) -> Result<Flows, CniError> {
         let wanted = self.wanted_flows(request)?;
         let limit = request.limit.unwrap_or(MAX_FLOWS).clamp(1, MAX_FLOWS) as usize;
-        let snapshot = self.dataplane.newest().map_or_else(Arc::default, Arc::clone);
-        let table = self.dataplane.flows();
+        let snapshot = self.workers.newest().map_or_else(Arc::default, Arc::clone);
+        let table = self.workers.flows();
         let now = clock();
         let mut flows = Vec::new();
         let next = table.page(request.from, RECORDS, |connection| {
@@ -160,9 +160,9 @@ impl Control {
         let (key, view) = (&connection.keys[forward], &connection.views[forward]);
         let (seen, sent, proto) = (key.tuple, view.rewrite.to, key.proto);
         let flags = opened.flags();
-        let generations = view.endpoints.map(|no| snapshot.endpoint(no).map(|e| e.generation));
+        let generations = view.endpoints.map(|id| snapshot.endpoint(id).map(|e| e.generation));
         let current = match generations {
-            [Some(a), Some(b)] => view.is_current(self.dataplane.flows().start(), [a, b]),
+            [Some(a), Some(b)] => view.is_current(self.workers.flows().start(), [a, b]),
             _ => false,
         };
         let translated = (sent.src, sent.sport) != (seen.src, seen.sport);
@@ -287,10 +287,10 @@ mod tests {
             service: Some(name.to_owned()),
             ..Wanted::default()
         };
-        let pod = |addresses: &[Ip], no| Wanted {
+        let pod = |addresses: &[Ip], id| Wanted {
             pod: Some(Whereabouts {
                 addresses: addresses.to_vec(),
-                endpoints: vec![EndpointId(no)],
+                endpoints: vec![EndpointId(id)],
             }),
             ..Wanted::default()
         };
@@ -311,7 +311,7 @@ mod tests {
         ] {
             assert!(wants(&yes), "{yes:?}");
         }
-        for no in [
+        for unwanted in [
             address(Ip::from_v4([10, 0, 0, 1])),
             service("shop/we"),
             service("shop/web:http"),
@@ -325,7 +325,7 @@ mod tests {
                 ..Wanted::default()
             },
         ] {
-            assert!(!wants(&no), "{no:?}");
+            assert!(!wants(&unwanted), "{unwanted:?}");
         }
     }
 

@@ -13,8 +13,8 @@ use heddle_proto::status::{
     RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
 };
 
-use super::Control;
-use crate::dataplane::{Dataplane, PortInfo};
+use super::Controller;
+use crate::workers::{PortInfo, Workers};
 
 /// Turns of each worker at the last looks, for the share of busy ones.
 #[derive(Debug)]
@@ -38,8 +38,8 @@ impl Meters {
     }
 
     /// Once a tick.
-    pub(super) fn sample(&mut self, dataplane: &Dataplane) {
-        for (sample, worker) in self.samples.iter_mut().zip(dataplane.workers()) {
+    pub(super) fn sample(&mut self, workers: &Workers) {
+        for (sample, worker) in self.samples.iter_mut().zip(workers.threads()) {
             let now = worker.handle().counters().totals();
             let (turns, busy) = (now.turns - sample.turns, now.busy_turns - sample.busy);
             let ratio = if turns == 0 { 0.0 } else { busy as f64 / turns as f64 };
@@ -52,21 +52,21 @@ impl Meters {
     }
 }
 
-impl Control {
+impl Controller {
     pub(super) fn status(&mut self) -> Status {
         self.sum_denied();
-        let acknowledged = self.dataplane.acknowledged();
+        let acknowledged = self.workers.acknowledged();
         Status {
             agent: self.agent_status(),
             source: self.source_status(),
             snapshot: SnapshotStatus {
-                version: self.dataplane.published(),
+                version: self.workers.published(),
                 acknowledged,
                 age_seconds: self.published_at.elapsed().as_secs(),
             },
             workers: self.worker_statuses(acknowledged),
             ports: self
-                .dataplane
+                .workers
                 .ports()
                 .map(|(port, info)| self.port_status(port, info))
                 .collect(),
@@ -110,11 +110,11 @@ impl Control {
     }
 
     fn worker_statuses(&self, acknowledged: u64) -> Vec<WorkerStatus> {
-        let status = |(worker, sample): (&crate::dataplane::WorkerThread, &Sample)| {
+        let status = |(worker, sample): (&crate::workers::WorkerThread, &Sample)| {
             let totals = worker.handle().counters().totals();
-            let no = worker.number();
+            let id = worker.number();
             WorkerStatus {
-                worker: no.0,
+                worker: id.0,
                 core: u32::try_from(worker.core()).ok(),
                 turns: totals.turns,
                 busy_turns: totals.busy_turns,
@@ -123,13 +123,13 @@ impl Control {
                 busy_ratio: sample.ratio,
                 bursts: (0u32..).map(|class| 1 << class).zip(totals.burst_sizes).collect(),
                 snapshot: acknowledged,
-                ports: u32::try_from(self.dataplane.ports().filter(|(_, info)| info.worker == no).count())
+                ports: u32::try_from(self.workers.ports().filter(|(_, info)| info.worker == id).count())
                     .unwrap_or(u32::MAX),
                 handed_over: totals.handed_over,
             }
         };
-        self.dataplane
-            .workers()
+        self.workers
+            .threads()
             .iter()
             .zip(&self.meters.samples)
             .map(status)
@@ -137,12 +137,12 @@ impl Control {
     }
 
     fn port_status(&self, port: PortId, info: &PortInfo) -> PortStatus {
-        let totals = info.since_opened(self.dataplane.totals(port));
+        let totals = info.since_opened(self.workers.totals(port));
         let record = match info.role {
-            PortRole::Pod(no) => self.store.by_number(no.0),
+            PortRole::Pod(id) => self.store.by_id(id.0),
             PortRole::Host => None,
         };
-        let view = self.dataplane.view(port);
+        let view = self.workers.view(port);
         PortStatus {
             port: port.0,
             name: self.port_name(info.role),
@@ -173,7 +173,7 @@ impl Control {
                 .unwrap_or_default(),
             rings: view.map(|view| rings(view.rings)).unwrap_or_default(),
             frames: self
-                .dataplane
+                .workers
                 .pool()
                 .store()
                 .holders()
@@ -186,17 +186,17 @@ impl Control {
     pub(super) fn port_name(&self, role: PortRole) -> String {
         match role {
             PortRole::Host => "host".to_owned(),
-            PortRole::Pod(no) => match self.store.by_number(no.0) {
+            PortRole::Pod(id) => match self.store.by_id(id.0) {
                 Some(record) if record.pod.is_some() => format!("pod:{}", record.name()),
                 Some(record) => format!("container:{}", record.container),
-                None => format!("attachment {}", no.0),
+                None => format!("attachment {}", id.0),
             },
         }
     }
 
     fn table_sizes(&self) -> BTreeMap<String, u64> {
         let sizes = self
-            .dataplane
+            .workers
             .newest()
             .map(|snapshot| snapshot.sizes())
             .unwrap_or_default();
@@ -205,7 +205,7 @@ impl Control {
             .as_ref()
             .map_or((0, 0), |c| (c.identity_count(), c.policy_count()));
         let backends = self
-            .dataplane
+            .workers
             .newest()
             .map_or(0, |s| s.frontends().map(|f| f.backends.list().len()).sum());
         [
@@ -224,7 +224,7 @@ impl Control {
     }
 
     fn flow_status(&self) -> FlowStatus {
-        let stats = self.dataplane.flows().stats();
+        let stats = self.workers.flows().stats();
         let takeover = &self.takeover;
         // Each connection has two entries, one for each direction.
         FlowStatus {
@@ -240,7 +240,7 @@ impl Control {
     }
 
     fn fragment_status(&self) -> FragmentStatus {
-        let workers = self.dataplane.workers();
+        let workers = self.workers.threads();
         let most = |each: u16| u64::from(each) * workers.len() as u64;
         let none = FragmentStatus {
             datagrams_most: most(self.settings.fragments.datagrams),
@@ -259,14 +259,14 @@ impl Control {
     }
 
     fn frame_status(&self) -> FrameStatus {
-        let config = self.dataplane.config();
-        let holders = self.dataplane.pool().store().holders();
+        let config = self.workers.config();
+        let holders = self.workers.pool().store().holders();
         let named = |(holder, frames): (Holder, u32)| {
             let holder = match holder {
                 Holder::Shared => "shared pool".to_owned(),
                 Holder::Pool(worker) => format!("pool of worker {worker}"),
                 Holder::Worker(worker) => format!("worker {worker}"),
-                Holder::Port(port) => match self.dataplane.ports().find(|(number, _)| number.0 == port) {
+                Holder::Port(port) => match self.workers.ports().find(|(number, _)| number.0 == port) {
                     Some((_, info)) => format!("port {port} ({})", self.port_name(info.role)),
                     None => format!("port {port}"),
                 },

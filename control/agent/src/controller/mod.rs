@@ -1,7 +1,7 @@
 //! The control thread: the one owner of attachments, objects, tables and ports.
 //!
 //! It takes what comes (objects from the source, requests from the sockets, the wish to stop) one after the other, works
-//! off what that changed ([`Control::settle`]) and answers who waits for it. Nothing is published until every kind of
+//! off what that changed ([`Controller::reconcile`]) and answers who waits for it. Nothing is published until every kind of
 //! object has synced. Opening a socket takes it milliseconds; the workers never wait for it.
 
 mod attach;
@@ -32,8 +32,8 @@ use tokio::runtime::Handle;
 use crate::api::Request;
 use crate::attachments::Store;
 use crate::config::Settings;
-use crate::dataplane::{Dataplane, DataplaneError, PodPort};
 use crate::health::HealthChecks;
+use crate::workers::{PodPort, Workers, WorkersError};
 use heddle_host::external_aliases::ExternalAliases;
 use heddle_host::uplink::Uplink;
 use heddle_host::{HostError, HostPort, Plan};
@@ -51,7 +51,7 @@ const REQUESTS_AT_ONCE: usize = 4;
 
 /// What ends the control thread before it is asked to.
 #[derive(Debug, thiserror::Error)]
-pub enum ControlError {
+pub enum ControllerError {
     /// A worker's thread has died: packets of its ports go nowhere.
     #[error("worker {0} has died: the agent ends, pods are closed until it is started again")]
     WorkerDied(WorkerId),
@@ -63,7 +63,7 @@ pub enum ControlError {
     Host(#[from] HostError),
     /// The dataplane cannot go on.
     #[error(transparent)]
-    Dataplane(#[from] DataplaneError),
+    Workers(#[from] WorkersError),
 }
 
 /// What the control thread is made of.
@@ -73,7 +73,7 @@ pub struct Parts {
     /// The attachments.
     pub store: Store,
     /// Workers and ports.
-    pub dataplane: Dataplane,
+    pub workers: Workers,
     /// What became of the flow table that was found.
     pub takeover: Takeover,
     /// The runtime of sockets and netlink.
@@ -87,10 +87,10 @@ pub struct Parts {
 }
 
 /// The control thread's state.
-pub struct Control {
+pub struct Controller {
     settings: Settings,
     store: Store,
-    dataplane: Dataplane,
+    workers: Workers,
     takeover: Takeover,
     runtime: Handle,
     events: Receiver<Vec<Event>>,
@@ -141,16 +141,16 @@ pub struct Control {
     instance: u64,
 }
 
-impl Control {
+impl Controller {
     /// Makes the host port, or takes it over. To be called on the control thread.
     ///
     /// # Errors
     /// The kernel refuses the host port.
-    pub fn new(parts: Parts) -> Result<Self, ControlError> {
+    pub fn new(parts: Parts) -> Result<Self, ControllerError> {
         let Parts {
             settings,
             store,
-            dataplane,
+            workers,
             takeover,
             runtime,
             events,
@@ -162,10 +162,10 @@ impl Control {
         heddle_host::reserved::reserve(&settings.state_dir, &settings.reserved_ports.ports())?;
         heddle_host::sysctl::warn_without_forwarding();
         Ok(Self {
-            meters: report::Meters::new(dataplane.workers().len()),
+            meters: report::Meters::new(workers.threads().len()),
             settings,
             store,
-            dataplane,
+            workers,
             takeover,
             runtime,
             events,
@@ -205,7 +205,7 @@ impl Control {
     ///
     /// # Errors
     /// Something that the agent cannot go on without.
-    pub fn run(&mut self, ready: impl FnOnce()) -> Result<(), ControlError> {
+    pub fn run(&mut self, ready: impl FnOnce()) -> Result<(), ControllerError> {
         let mut ready = Some(ready);
         let mut next_tick = Instant::now() + TICK;
         loop {
@@ -223,7 +223,7 @@ impl Control {
             select! {
                 recv(stop) -> _ => return Ok(()),
                 recv(events) -> batch => {
-                    let batch = batch.map_err(|_| ControlError::SourceEnded)?;
+                    let batch = batch.map_err(|_| ControllerError::SourceEnded)?;
                     self.take_events(batch);
                 }
                 recv(requests) -> request => {
@@ -234,11 +234,11 @@ impl Control {
                 recv(timer) -> _ => {}
             }
             self.take_more();
-            self.settle()?;
+            self.reconcile()?;
             self.answer_waiting();
             self.sweep_when_due();
             if self.synced_at.is_some()
-                && self.dataplane.acknowledged() >= self.dataplane.published()
+                && self.workers.acknowledged() >= self.workers.published()
                 && let Some(ready) = ready.take()
             {
                 ready();
@@ -296,9 +296,9 @@ impl Control {
         }
     }
 
-    fn tick(&mut self) -> Result<(), ControlError> {
-        if let Some(worker) = self.dataplane.dead_worker() {
-            return Err(ControlError::WorkerDied(worker));
+    fn tick(&mut self) -> Result<(), ControllerError> {
+        if let Some(worker) = self.workers.dead_worker() {
+            return Err(ControllerError::WorkerDied(worker));
         }
         if self.compiler.is_some() && !self.host.is_there() {
             self.restore_host()?;
@@ -306,26 +306,26 @@ impl Control {
         self.look_at_uplink();
         self.close_vanished();
         self.shrink_silent()?;
-        self.meters.sample(&self.dataplane);
+        self.meters.sample(&self.workers);
         self.sum_denied();
         Ok(())
     }
 
-    fn open_host(&mut self) -> Result<(), ControlError> {
-        self.dataplane.open_host(heddle_host::PEER, self.host.peer_index())?;
+    fn open_host(&mut self) -> Result<(), ControllerError> {
+        self.workers.open_host(heddle_host::PEER, self.host.peer_index())?;
         Ok(())
     }
 
     /// Makes the host port anew after somebody has deleted it.
-    fn restore_host(&mut self) -> Result<(), ControlError> {
+    fn restore_host(&mut self) -> Result<(), ControllerError> {
         tracing::error!("interface {} has gone; it is made anew", heddle_host::INTERFACE);
-        self.dataplane.close_host()?;
+        self.workers.close_host()?;
         self.host = make_host(&self.runtime, &self.settings)?;
         self.set_host_mtu();
         self.open_host()?;
         self.plan = None;
         self.dirty = true;
-        self.settle()?;
+        self.reconcile()?;
         self.apply_plan();
         Ok(())
     }
@@ -335,12 +335,12 @@ impl Control {
         for waiting in self.waiting {
             waiting.refuse("the agent is stopping; it will be there again");
         }
-        self.dataplane.stop();
+        self.workers.stop();
     }
 }
 
 /// Makes the host port, or takes it over.
-fn make_host(runtime: &Handle, settings: &Settings) -> Result<HostPort, ControlError> {
+fn make_host(runtime: &Handle, settings: &Settings) -> Result<HostPort, ControllerError> {
     let queues = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
     let host = runtime.block_on(async {
         let handle = heddle_host::netlink::connect()?;

@@ -9,9 +9,9 @@ use heddle_proto::{CniError, DropCursor, DroppedPacket, Drops, DropsRequest, Err
 use heddle_tables::{EndpointId, RuleId};
 use jiff::Timestamp;
 
-use super::Control;
+use super::Controller;
 use super::names::{Whereabouts, policy};
-use crate::dataplane::clock;
+use crate::workers::clock;
 
 /// How many are shown where nobody says how many.
 const USUAL_LIMIT: u32 = 100;
@@ -58,7 +58,7 @@ fn direction(record: &DropRecord, from: Option<EndpointId>) -> Option<&'static s
     }
 }
 
-impl Control {
+impl Controller {
     pub(super) fn drops(&self, request: &DropsRequest) -> Result<Drops, CniError> {
         let wanted = self.wanted(request)?;
         let limit = request.limit.unwrap_or(USUAL_LIMIT).min(MAX_DROPS) as usize;
@@ -66,7 +66,7 @@ impl Control {
         let mut decided = Decided::new();
         let mut found: Vec<(u8, DropRecord)> = Vec::new();
         let (mut next, mut overwritten) = (Vec::new(), 0);
-        for worker in self.dataplane.workers() {
+        for worker in self.workers.threads() {
             let from = after.and_then(|after| after.next.get(next.len())).copied().unwrap_or(0);
             let reading = worker.handle().counters().recent().read(from, |record| {
                 let policy = self.decided(record.rule, &mut decided);
@@ -117,13 +117,13 @@ impl Control {
         if rule < RuleId::FIRST_POLICY {
             return None;
         }
-        let look_up = || policy(self.dataplane.newest()?.provenance(rule)?.as_ref());
+        let look_up = || policy(self.workers.newest()?.provenance(rule)?.as_ref());
         decided.entry(rule).or_insert_with(look_up).as_ref()
     }
 
     /// The pod whose port that is.
     fn endpoint_at(&self, port: heddle_port::PortId) -> Option<EndpointId> {
-        self.dataplane.port(port).map(|info| info.role.endpoint())
+        self.workers.port(port).map(|info| info.role.endpoint())
     }
 
     fn named(
@@ -139,7 +139,7 @@ impl Control {
             time: format!("{:.3}", wall.checked_sub(ago).unwrap_or(wall)),
             worker,
             number: record.number,
-            port: match self.dataplane.port(record.ingress) {
+            port: match self.workers.port(record.ingress) {
                 Some(info) => self.port_name(info.role),
                 None => format!("port {}", record.ingress.0),
             },
@@ -170,7 +170,7 @@ mod tests {
     use heddle_wire::{Ip, Proto};
 
     use super::*;
-    use crate::control::names::unknown;
+    use crate::controller::names::unknown;
 
     fn record(reason: DropReason) -> DropRecord {
         DropRecord {
@@ -216,9 +216,9 @@ mod tests {
             let wanted = Wanted {
                 reason,
                 policy: policy_name,
-                pod: pod.map(|(addresses, no)| Whereabouts {
+                pod: pod.map(|(addresses, id)| Whereabouts {
                     addresses: addresses.to_vec(),
-                    endpoints: vec![EndpointId(no)],
+                    endpoints: vec![EndpointId(id)],
                 }),
             };
             [

@@ -13,7 +13,7 @@ use heddle_wire::{Ip, Proto};
 use ipnet::IpNet;
 
 use super::pod_routes::Ranges;
-use super::{Control, ControlError};
+use super::{Controller, ControllerError};
 use crate::health;
 use heddle_host::external_aliases;
 use heddle_host::frontends::{ExternalFrontend, Frontends};
@@ -22,9 +22,9 @@ use heddle_host::plan::{self, Inputs};
 /// One address of each family.
 const MASQUERADE_FAMILIES: usize = 2;
 
-impl Control {
+impl Controller {
     /// Works off what has changed since the last time: tables, publication, host port.
-    pub(super) fn settle(&mut self) -> Result<(), ControlError> {
+    pub(super) fn reconcile(&mut self) -> Result<(), ControllerError> {
         if self.pending.rejections {
             self.log_rejections();
         }
@@ -47,7 +47,7 @@ impl Control {
         if changes.is_empty() && !self.dirty {
             return Ok(());
         }
-        let first = self.dirty && self.dataplane.published() == 0;
+        let first = self.dirty && self.workers.published() == 0;
         let (host, masquerade) = self.host_tables();
         if let Some(compiler) = &mut self.compiler {
             compiler.apply_changes(&self.cluster, &changes);
@@ -126,12 +126,12 @@ impl Control {
                 endpoints_raised = built.raised.len(),
                 "tables are published"
             );
-            self.dataplane.publish(built.snapshot);
+            self.workers.publish(built.snapshot);
             self.published_at = Instant::now();
         }
         self.log_differences();
         if first || built.new_frontends || !built.removed_backends.is_empty() {
-            self.sweep_after = Some(self.dataplane.published());
+            self.sweep_after = Some(self.workers.published());
         }
     }
 

@@ -11,13 +11,13 @@ pub const FIRST_HOST: PortId = PortId(0);
 
 /// Which numbers of pods' ports are in use.
 #[derive(Debug)]
-pub struct PortNumbers {
+pub struct PortIds {
     count: u16,
     last: u16,
     used: BTreeSet<u16>,
 }
 
-impl PortNumbers {
+impl PortIds {
     /// Room for that many pods.
     #[must_use]
     pub fn new(count: u16) -> Self {
@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     fn go_round() {
-        let mut numbers = PortNumbers::new(3);
+        let mut numbers = PortIds::new(3);
         assert_eq!(numbers.take(), Some(PortId(64)));
         numbers.give_back(PortId(64));
         assert_eq!(

@@ -2,13 +2,13 @@
 
 use heddle_compile::UplinkMtu;
 
-use super::Control;
+use super::Controller;
 use heddle_host::uplink::{self, Uplink};
 
 /// What is taken for the uplink's MTU while nobody knows it: Ethernet's.
 pub(super) const USUAL_MTU: u16 = 1500;
 
-impl Control {
+impl Controller {
     /// What fits the uplink, as far as it is known.
     pub(super) fn uplink_mtu(&self) -> UplinkMtu {
         let node = self.cluster.node(&self.settings.node);
