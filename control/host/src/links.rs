@@ -10,7 +10,8 @@ use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, Li
 use nix::errno::Errno;
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth};
 
-use crate::netlink::{HostError, failed, is_errno};
+use crate::error::HostError;
+use crate::netlink::{failed, is_errno};
 
 /// A veth pair.
 #[derive(Debug, Clone, Copy)]

@@ -1,44 +1,10 @@
-//! A netlink connection of this network namespace, and what can go wrong at the host port.
+//! A netlink connection of this network namespace.
 
 use std::io;
-use std::path::PathBuf;
 
 use rtnetlink::{Handle, new_connection};
 
-/// A step at the host port failed.
-#[derive(Debug, thiserror::Error)]
-pub enum HostError {
-    /// The kernel refused a netlink request.
-    #[error("{what}: {source}")]
-    Netlink {
-        /// What was asked.
-        what: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// Something that is not heddle's is in the way.
-    #[error("{0}")]
-    InTheWay(String),
-    /// A sysctl cannot be read or written.
-    #[error("sysctl {}: {source}", path.display())]
-    Sysctl {
-        /// Its file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// `nft` is missing or refused.
-    #[error("nft: {0}")]
-    Nft(String),
-    /// The record of what was changed cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Record {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-}
+use crate::error::HostError;
 
 /// Connects to the kernel; the connection lives as a task of the current runtime until the handle goes.
 ///

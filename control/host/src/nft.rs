@@ -8,14 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::process::Stdio;
 
 use ipnet::IpNet;
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
+use crate::INTERFACE;
 use crate::frontends::{ExternalFrontend, NodePort};
-use crate::{HostError, INTERFACE};
 
 /// The table's family and name.
 pub const NAME: &str = "inet heddle";
@@ -185,53 +182,6 @@ fn output(table: &Table, text: &mut String) {
             text,
             "  chain output {{\n    type nat hook output priority -100; policy accept;\n{chain}  }}\n"
         );
-    }
-}
-
-/// Replaces the table.
-///
-/// # Errors
-/// `nft` is missing or refuses.
-pub async fn apply(table: &Table) -> Result<(), HostError> {
-    run(&["-f", "-"], &ruleset(table)).await
-}
-
-/// Removes the table; whether there was one.
-///
-/// # Errors
-/// `nft` is missing or refuses.
-pub async fn remove() -> Result<bool, HostError> {
-    if run(&["list", "table", "inet", "heddle"], "").await.is_err() {
-        return Ok(false);
-    }
-    run(&["delete", "table", "inet", "heddle"], "").await.map(|()| true)
-}
-
-async fn run(args: &[&str], input: &str) -> Result<(), HostError> {
-    let mut child = Command::new("nft")
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|e| HostError::Nft(format!("cannot be started ({e}); install nftables")))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // Where it ends without reading, its status tells why.
-        let _ = stdin.write_all(input.as_bytes()).await;
-    }
-    let out = child
-        .wait_with_output()
-        .await
-        .map_err(|e| HostError::Nft(e.to_string()))?;
-    if out.status.success() {
-        Ok(())
-    } else {
-        Err(HostError::Nft(format!(
-            "{} ({})",
-            String::from_utf8_lossy(&out.stderr).trim(),
-            out.status
-        )))
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Inputs<'a> {
     pub external_aliases: &'a BTreeMap<ExternalFrontend, u16>,
     /// The addresses of all nodes.
     pub node_addresses: &'a BTreeSet<IpAddr>,
+    /// The MTU of both ends: the uplink's.
+    pub mtu: u16,
     /// `reservedPorts`
     pub reserved_ports: RangeInclusive<u16>,
 }
@@ -43,6 +45,8 @@ pub struct Plan {
     pub addresses: BTreeSet<IpAddr>,
     /// Each range with the source that the node's own traffic to it should have, by the gateway of its family.
     pub routes: BTreeMap<IpNet, IpAddr>,
+    /// The MTU of both ends; 0 leaves it as it is.
+    pub mtu: u16,
     /// The nftables table.
     pub table: Table,
 }
@@ -128,6 +132,7 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
     Plan {
         addresses,
         routes,
+        mtu: inputs.mtu,
         table,
     }
 }
@@ -182,6 +187,7 @@ mod tests {
             frontends: &Frontends::default(),
             external_aliases: &BTreeMap::new(),
             node_addresses: &BTreeSet::new(),
+            mtu: 1500,
             reserved_ports: 61_000..=65_535,
         })
     }
@@ -273,6 +279,7 @@ mod tests {
             service_addresses: &BTreeSet::new(),
             frontends: &frontends,
             node_addresses: &BTreeSet::from(["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()]),
+            mtu: 1500,
             reserved_ports: 61_000..=65_535,
         });
         assert_eq!(

@@ -9,7 +9,7 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-use crate::netlink::HostError;
+use crate::error::HostError;
 use crate::sysctl;
 
 const SYSCTL: &str = "net/ipv4/ip_local_reserved_ports";

@@ -10,8 +10,9 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, Rou
 use nix::errno::Errno;
 use rtnetlink::{Handle, RouteMessageBuilder};
 
+use crate::error::HostError;
 use crate::gateway_of;
-use crate::netlink::{HostError, failed, is_errno};
+use crate::netlink::{failed, is_errno};
 use crate::sysctl;
 
 /// The protocol number that marks heddle's routes (`h`; not in iproute2's rt_protos).

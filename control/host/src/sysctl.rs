@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::netlink::HostError;
+use crate::error::HostError;
 
 /// What the node's end of the host port needs, with `IFACE` for its name; no other interface is touched.
 ///

@@ -11,8 +11,9 @@ use netlink_packet_route::link::LinkAttribute;
 use nix::errno::Errno;
 use rtnetlink::Handle;
 
+use crate::error::HostError;
 use crate::links;
-use crate::netlink::{HostError, failed, is_errno};
+use crate::netlink::{failed, is_errno};
 
 /// The uplink as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -344,7 +344,7 @@ fn make_host(runtime: &Handle, settings: &Settings) -> Result<HostPort, Controll
     let queues = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
     let host = runtime.block_on(async {
         let handle = heddle_host::netlink::connect()?;
-        HostPort::open(handle, queues, uplink::USUAL_MTU.into()).await
+        HostPort::open(handle, queues, uplink::USUAL_MTU.into(), heddle_host::Nft::default()).await
     })?;
     Ok(host)
 }

@@ -303,6 +303,7 @@ impl Controller {
             frontends: &frontends,
             external_aliases: self.external_aliases.all(),
             node_addresses: &node_addresses,
+            mtu: self.uplink_mtu().direct,
             reserved_ports: self.settings.reserved_ports.ports(),
         });
         if self.plan.as_ref() == Some(&wanted) {

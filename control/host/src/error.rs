@@ -1,0 +1,58 @@
+//! The error of the host port.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A step at the host port failed.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// The kernel refused a netlink request.
+    #[error("{what}: {source}")]
+    Netlink {
+        /// What was asked.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Something that is not heddle's is in the way.
+    #[error("{0}")]
+    InTheWay(String),
+    /// A sysctl cannot be read or written.
+    #[error("sysctl {}: {source}", path.display())]
+    Sysctl {
+        /// Its file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `nft` cannot be started.
+    #[error("nft: {0}")]
+    NftMissing(String),
+    /// `nft` refused.
+    #[error("nft: {0}")]
+    Nft(String),
+    /// `nft` did not end and was killed.
+    #[error("nft: did not end within {} s and was killed", .0.as_secs())]
+    NftSlow(Duration),
+    /// The record of what was changed cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The host task's thread cannot be started.
+    #[error("starting the host task: {0}")]
+    Thread(io::Error),
+    /// The host task has ended.
+    #[error("the host task has ended: the agent is stopping")]
+    Ended,
+}
+
+impl HostError {
+    pub(crate) fn thread(source: io::Error) -> Self {
+        Self::Thread(source)
+    }
+}
