@@ -1,8 +1,8 @@
-//! What can go wrong in the laboratory.
+//! The error of the laboratory.
 
 use std::io;
 
-/// A step of the laboratory failed: it names the step and what the system said.
+/// A failed step of the laboratory, with the name of the step and the system's message.
 #[derive(Debug, thiserror::Error)]
 pub enum LabError {
     /// An operation on files, mounts, namespaces or sockets failed.
@@ -10,47 +10,47 @@ pub enum LabError {
     Io {
         /// The step, with the object's name.
         what: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A command ended with another status than 0.
+    /// A command ended with a status other than 0.
     #[error("`{command}` failed ({status}): {stderr}")]
     Command {
         /// The command line.
         command: String,
         /// Its exit status.
         status: String,
-        /// What it wrote to standard error (and, where that is empty, to standard output).
+        /// Its standard error, or its standard output if standard error is empty.
         stderr: String,
     },
-    /// Something did not happen within its bound.
+    /// An event did not happen within its bound.
     #[error("{what} did not happen within {seconds} s{detail}")]
     Timeout {
-        /// What was awaited.
+        /// The event.
         what: String,
         /// The bound.
         seconds: u64,
-        /// What is known about why, ready to append.
+        /// Further facts, ready to append.
         detail: String,
     },
     /// A reply could not be understood.
     #[error("{what}: {detail}")]
     Reply {
-        /// Whose reply.
+        /// The source of the reply.
         what: String,
-        /// What was wrong with it.
+        /// The fault in it.
         detail: String,
     },
 }
 
 impl LabError {
-    /// Names the step of a failed system call.
+    /// Returns a converter from an I/O error that names the failed step.
     pub fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |source| Self::Io { what, source }
     }
 
-    /// The same for errors of nix.
+    /// Returns a converter from an error of the crate nix that names the failed step.
     pub fn nix(what: impl Into<String>) -> impl FnOnce(nix::Error) -> Self {
         let what = what.into();
         move |e| Self::Io { what, source: e.into() }

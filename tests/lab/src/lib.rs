@@ -1,24 +1,44 @@
-//! A laboratory of real network namespaces: nodes, pods and an outside world on one machine, with the parts of
-//! kubelet and of the endpoint controller that a node agent sees of them.
+//! A laboratory of real network namespaces: nodes, pods and an outside world on one machine.
 //!
-//! `heddle demo` and the end-to-end suites use it. Everything that it makes carries the process id in its name and goes
-//! away with its guard, also when a test panics; what a killed run left behind is removed by the next one.
+//! It plays the parts of a cluster that a node agent meets: the container runtime that calls the CNI plugin, the kubelet
+//! that writes Pod objects, the controller that writes EndpointSlices. `heddle demo`, the benches, the CNI plugin's
+//! tests and the end-to-end suites use it. It makes namespaces, runs traffic and reports the outcome; assertions are
+//! its callers' business.
 //!
-//! It does not judge: it makes things, runs traffic and reports what it saw.
+//! - [`Lab`], [`Node`], [`Pod`]: the parts of the laboratory; [`shop`] puts them together to the scenario that the demo
+//!   and most suites use.
+//! - [`traffic`] and [`udp`]: servers, clients and long-lived connections inside namespaces.
+//! - [`manifests`]: Kubernetes objects. [`usage`]: the processor time and memory of a process.
+//! - [`NetNs`], [`Process`], [`run`]: namespaces, background processes and commands, each with a guard or a bound.
+//!
+//! Every namespace and folder carries the process id in its name and is removed by its guard, also when a test panics.
+//! [`Lab::new`] removes what killed processes left behind.
 
+mod binaries;
 mod command;
 mod error;
+mod kubelet;
 mod lab;
+mod leftovers;
 pub mod manifests;
 mod netns;
+mod node;
+mod pod;
 mod process;
 pub mod shop;
 pub mod traffic;
 pub mod udp;
 pub mod usage;
+mod wait;
 
+pub use binaries::Binaries;
 pub use command::{Output, run, run_with_input};
 pub use error::LabError;
-pub use lab::{AddResult, Binaries, Lab, Leftovers, Node, NodePlan, Pod, remove_leftovers};
+pub use kubelet::AddResult;
+pub use lab::Lab;
+pub use leftovers::{Leftovers, remove_leftovers};
 pub use netns::NetNs;
+pub use node::{Node, NodePlan};
+pub use pod::Pod;
 pub use process::Process;
+pub use wait::{wait_for_exit, wait_until};

@@ -1,10 +1,10 @@
-//! Kubernetes objects as `kubectl get -o json` prints them, as far as a node agent reads them.
+//! Kubernetes objects in the form of `kubectl get -o json`, with the fields that a node agent reads.
 
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
 
-/// A Node with its internal addresses and pod ranges.
+/// Returns a Node with its internal addresses and pod ranges.
 #[must_use]
 pub fn node(name: &str, internal_ips: &[IpAddr], pod_cidrs: &[String]) -> Value {
     let addresses: Vec<Value> = internal_ips
@@ -19,7 +19,7 @@ pub fn node(name: &str, internal_ips: &[IpAddr], pod_cidrs: &[String]) -> Value 
     })
 }
 
-/// A Namespace, with the label that the API server gives it.
+/// Returns a Namespace with the label that the API server adds.
 #[must_use]
 pub fn namespace(name: &str) -> Value {
     json!({
@@ -28,7 +28,7 @@ pub fn namespace(name: &str) -> Value {
     })
 }
 
-/// A Pod on a node; without addresses it is one whose sandbox does not exist yet.
+/// Returns a Pod on a node. Without addresses it is pending: its sandbox does not exist yet.
 #[must_use]
 pub fn pod(namespace: &str, name: &str, labels: &[(&str, &str)], node: &str, ips: &[IpAddr]) -> Value {
     let labels: serde_json::Map<String, Value> = labels.iter().map(|(k, v)| ((*k).to_owned(), json!(v))).collect();
@@ -47,7 +47,7 @@ pub fn pod(namespace: &str, name: &str, labels: &[(&str, &str)], node: &str, ips
     })
 }
 
-/// A ClusterIP Service with one TCP port, dual stack where it has two addresses.
+/// Returns a ClusterIP Service with one TCP port. Two addresses make it dual stack.
 #[must_use]
 pub fn service(namespace: &str, name: &str, cluster_ips: &[IpAddr], port: u16, target_port: u16) -> Value {
     let ips: Vec<String> = cluster_ips.iter().map(ToString::to_string).collect();
@@ -66,7 +66,7 @@ pub fn service(namespace: &str, name: &str, cluster_ips: &[IpAddr], port: u16, t
     })
 }
 
-/// The EndpointSlice of one family of a Service of [`service`]; every endpoint is ready.
+/// Returns the EndpointSlice of one family for a Service made by [`service`]. Every endpoint is ready.
 #[must_use]
 pub fn endpoint_slice(
     namespace: &str,
@@ -97,7 +97,7 @@ pub fn endpoint_slice(
     })
 }
 
-/// A NetworkPolicy that lets only pods with `from` reach the pods with `to`, at one TCP port.
+/// Returns a NetworkPolicy under which only pods with label `from` reach the pods with label `to`, at one TCP port.
 #[must_use]
 pub fn allow_only(namespace: &str, name: &str, to: (&str, &str), from: (&str, &str), port: u16) -> Value {
     json!({
@@ -114,7 +114,7 @@ pub fn allow_only(namespace: &str, name: &str, to: (&str, &str), from: (&str, &s
     })
 }
 
-/// The range that ClusterIPs come from.
+/// Returns the ServiceCIDR object: the ranges of ClusterIPs.
 #[must_use]
 pub fn service_cidr(cidrs: &[&str]) -> Value {
     json!({

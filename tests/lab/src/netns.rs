@@ -1,13 +1,13 @@
-//! Network namespaces with a name under `/run/netns`, so that `ip netns` and `nsenter --net=` find them too.
+//! Network namespaces with names under `/run/netns`, where `ip netns` and `nsenter --net=` find them too.
 //!
-//! A thread enters one by setns(2) alone: `ip netns exec` would give a child a mount namespace of its own, and the
-//! mounts that an agent makes there would vanish with it.
+//! A thread enters a namespace by setns(2) alone. `ip netns exec` would also give a child a mount namespace of its own, and
+//! the mounts that an agent makes would vanish with it.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
@@ -15,9 +15,10 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::{LabError, run};
 
 const DIR: &str = "/run/netns";
-const PREFIX: &str = "hdt-";
+/// The first part of the names of all namespaces and folders of a laboratory; the process id follows.
+pub(crate) const PREFIX: &str = "hdt-";
 
-/// A network namespace of the laboratory; it goes away with the last clone, and with it all interfaces in it.
+/// A network namespace of the laboratory. Dropping the last clone removes it and all interfaces in it.
 #[derive(Clone, Debug)]
 pub struct NetNs(Arc<Inner>);
 
@@ -26,14 +27,14 @@ struct Inner {
     name: String,
     path: PathBuf,
     file: File,
-    keep: std::sync::atomic::AtomicBool,
+    keep: AtomicBool,
 }
 
 impl NetNs {
     /// Makes a namespace `hdt-PID-N-LABEL` with `lo` up.
     ///
     /// # Errors
-    /// No privilege (CAP_SYS_ADMIN), or the name cannot be mounted.
+    /// The process lacks CAP_SYS_ADMIN, or the name cannot be mounted.
     pub fn create(label: &str) -> Result<Self, LabError> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -44,6 +45,7 @@ impl NetNs {
         let path = Path::new(DIR).join(&name);
         fs::create_dir_all(DIR).map_err(LabError::io(format!("creating {DIR}")))?;
         File::create_new(&path).map_err(LabError::io(format!("creating {}", path.display())))?;
+        // unshare(2) moves the calling thread: a thread of its own keeps the caller where it is.
         let made = in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET)
                 .map_err(LabError::nix("making a network namespace (needs CAP_SYS_ADMIN)"))?;
@@ -72,27 +74,27 @@ impl NetNs {
         }
     }
 
-    /// The name under `/run/netns`.
+    /// Returns the name under `/run/netns`.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// The path that names the namespace, as `CNI_NETNS` wants it.
+    /// Returns the path of the namespace, as `CNI_NETNS` contains it.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0.path
     }
 
-    /// Leaves the namespace standing when its guard goes (for `--keep`).
+    /// Leaves the namespace standing when its guard is dropped (for `heddle demo --keep`).
     pub fn keep(&self) {
         self.0.keep.store(true, Ordering::Relaxed);
     }
 
-    /// Runs `f` on a thread of its own inside this namespace; processes that it starts are born there.
+    /// Runs `f` on a thread of its own inside this namespace and waits for it. Processes that `f` starts are in the namespace.
     ///
     /// # Errors
-    /// The namespace cannot be entered, or what `f` returns.
+    /// The namespace cannot be entered, or `f` fails.
     pub fn enter<T: Send>(&self, f: impl FnOnce() -> Result<T, LabError> + Send) -> Result<T, LabError> {
         in_thread(|| {
             setns(&self.0.file, CloneFlags::CLONE_NEWNET)
@@ -101,7 +103,7 @@ impl NetNs {
         })
     }
 
-    /// Starts a thread that lives in this namespace.
+    /// Starts a thread in this namespace.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -123,19 +125,27 @@ impl NetNs {
     /// Runs a command to its end inside the namespace.
     ///
     /// # Errors
-    /// As [`run`].
+    /// The command cannot be started, does not end, or fails, as for [`run`].
     pub fn run(&self, program: &str, args: &[&str]) -> Result<String, LabError> {
         self.enter(|| run(program, args))
     }
 
-    /// Writes a sysctl of the namespace, by its path below `/proc/sys`.
+    /// Sets a sysctl of the namespace, by its path below `/proc/sys`.
     ///
     /// # Errors
-    /// It does not exist or cannot be written.
+    /// The sysctl does not exist or cannot be written.
     pub fn sysctl(&self, key: &str, value: &str) -> Result<(), LabError> {
         self.enter(|| {
             fs::write(Path::new("/proc/sys").join(key), value).map_err(LabError::io(format!("sysctl {key}={value}")))
         })
+    }
+}
+
+impl NetNs {
+    /// Turns on forwarding between the namespace's interfaces, in both families.
+    pub(crate) fn forward(&self) -> Result<(), LabError> {
+        self.sysctl("net/ipv4/ip_forward", "1")?;
+        self.sysctl("net/ipv6/conf/all/forwarding", "1")
     }
 }
 
@@ -148,12 +158,12 @@ impl Drop for Inner {
 }
 
 fn remove(path: &Path) {
-    // Both may already be gone; there is nobody to tell who could do anything about it.
+    // Either may already be gone, and a guard has nobody to report a failure to.
     let _ = umount2(path, MntFlags::MNT_DETACH);
     let _ = fs::remove_file(path);
 }
 
-/// A panic of `f` goes on in the caller.
+/// Runs `f` on a thread of its own. A panic of `f` continues in the caller.
 fn in_thread<T: Send>(f: impl FnOnce() -> Result<T, LabError> + Send) -> Result<T, LabError> {
     std::thread::scope(|scope| match scope.spawn(f).join() {
         Ok(result) => result,
@@ -161,29 +171,26 @@ fn in_thread<T: Send>(f: impl FnOnce() -> Result<T, LabError> + Send) -> Result<
     })
 }
 
-/// The process that a name of the laboratory speaks of, if that process is gone.
+/// Returns the process id in a name of a laboratory, if that process has ended.
 pub(crate) fn dead_owner(name: &str) -> Option<u32> {
     let pid = name.strip_prefix(PREFIX)?.split('-').next()?.parse().ok()?;
     (!Path::new("/proc").join(format!("{pid}")).exists()).then_some(pid)
 }
 
-/// Removes namespaces whose process is gone and not among `spared`, and says which.
-///
-/// # Errors
-/// `/run/netns` cannot be read.
-pub(crate) fn sweep_leftovers(spared: &[u32]) -> Result<Vec<String>, LabError> {
+/// Removes the namespaces of processes that have ended and are not in `kept_pids`, and returns their names.
+pub(crate) fn remove_dead(kept_pids: &[u32]) -> Result<Vec<String>, LabError> {
     let entries = match fs::read_dir(DIR) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(LabError::io(format!("reading {DIR}"))(e)),
     };
-    let mut swept = Vec::new();
+    let mut removed = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        if dead_owner(&name).is_some_and(|pid| !spared.contains(&pid)) {
+        if dead_owner(&name).is_some_and(|pid| !kept_pids.contains(&pid)) {
             remove(&entry.path());
-            swept.push(name);
+            removed.push(name);
         }
     }
-    Ok(swept)
+    Ok(removed)
 }

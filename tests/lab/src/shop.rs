@@ -1,12 +1,12 @@
-//! The scenario that the demo and most suites play: namespace `shop` on one node, with the backends of a dual-stack
-//! Service, a client, and a database that a NetworkPolicy opens to the backends alone.
+//! The scenario of the demo and of most suites: namespace `shop` on one node, with the backends of a dual-stack Service, a
+//! client, and a database that a NetworkPolicy opens to the backends alone.
 
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::{AddResult, Binaries, Lab, LabError, Node, NodePlan, Pod, manifests};
+use crate::{AddResult, Binaries, Lab, LabError, Node, NodePlan, Pod, manifests, wait_until};
 
-/// The port that the Service's backends listen at.
+/// The port at which the Service's backends listen.
 pub const WEB_TARGET: u16 = 8080;
 /// The Service's port.
 pub const WEB_PORT: u16 = 80;
@@ -18,22 +18,22 @@ pub const DB_PORT: u16 = 5432;
 pub struct Member {
     /// The pod.
     pub pod: Pod,
-    /// What ADD returned.
+    /// The result of ADD.
     pub attached: AddResult,
     web: bool,
 }
 
 impl Member {
-    /// Its address of a family, with a port.
+    /// Returns its address of a family, with a port.
     ///
     /// # Errors
-    /// It has no address of the family.
+    /// The pod has no address of the family.
     pub fn at(&self, v6: bool, port: u16) -> Result<SocketAddr, LabError> {
         Ok(SocketAddr::new(self.attached.ip(v6)?, port))
     }
 }
 
-/// The scenario; fields drop in their order: pods and node before the laboratory that holds their folders.
+/// The scenario. Its fields are dropped in their order: pods and node before the laboratory, which holds their folders.
 #[derive(Debug)]
 pub struct Shop {
     members: Vec<Member>,
@@ -50,10 +50,10 @@ impl Shop {
         IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x80)),
     ];
 
-    /// A node with the namespace, the Service (without endpoints) and the policy; no agent runs yet.
+    /// Makes a node and writes the namespace, the Service (without endpoints) and the policy. No agent runs yet.
     ///
     /// # Errors
-    /// A step of the system failed.
+    /// A step of the laboratory failed.
     pub fn new(binaries: Binaries, plan: NodePlan) -> Result<Self, LabError> {
         Self::new_in(Lab::new(binaries)?, plan)
     }
@@ -83,7 +83,7 @@ impl Shop {
         })
     }
 
-    /// The whole scenario, running: agent, web-1, web-2, client, db, endpoints.
+    /// Makes the whole scenario and starts it: agent, pods web-1, web-2, client and db, endpoints.
     ///
     /// # Errors
     /// A step failed.
@@ -91,7 +91,7 @@ impl Shop {
         Self::start_in(Lab::new(binaries)?, plan)
     }
 
-    /// The same in a laboratory that has something already, as a configuration file.
+    /// Makes and starts the scenario in a laboratory whose folder already has files, such as a configuration file.
     ///
     /// # Errors
     /// A step failed.
@@ -105,7 +105,7 @@ impl Shop {
         Ok(shop)
     }
 
-    /// Makes and attaches a pod with the label `app`.
+    /// Makes a pod with this value of the label `app`, and attaches it.
     ///
     /// # Errors
     /// ADD failed.
@@ -120,10 +120,10 @@ impl Shop {
         self.member(name)
     }
 
-    /// Writes the Service's EndpointSlices: all pods with app=web; waits until the agent has them in its tables.
+    /// Writes the Service's EndpointSlices, with all pods of label app=web, and waits until the agent's tables contain them.
     ///
     /// # Errors
-    /// A file cannot be written, or the agent does not take it within 5 s.
+    /// A file cannot be written, or the tables do not contain the backends within 5 s.
     pub fn publish_endpoints(&self) -> Result<(), LabError> {
         let wanted = 2 * self.members.iter().filter(|member| member.web).count() as u64;
         for v6 in [false, true] {
@@ -134,24 +134,16 @@ impl Shop {
             self.node
                 .apply(&manifests::endpoint_slice("shop", "web", v6, WEB_TARGET, &endpoints))?;
         }
-        let start = Instant::now();
-        while self.node.status()?["tables"]["backends"].as_u64() != Some(wanted) {
-            if start.elapsed() > Duration::from_secs(5) {
-                return Err(LabError::Timeout {
-                    what: format!("{wanted} backends in the agent's tables"),
-                    seconds: 5,
-                    detail: String::new(),
-                });
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(())
+        let what = format!("{wanted} backends in the agent's tables");
+        wait_until(&what, Duration::from_secs(5), || {
+            Ok(self.node.status()?["tables"]["backends"].as_u64() == Some(wanted))
+        })
     }
 
-    /// A pod by its name.
+    /// Returns a pod by its name.
     ///
     /// # Errors
-    /// There is none.
+    /// The scenario has no such pod.
     pub fn member(&self, name: &str) -> Result<&Member, LabError> {
         self.members
             .iter()
@@ -162,10 +154,10 @@ impl Shop {
             })
     }
 
-    /// Changes a pod's label `app` and makes it known.
+    /// Changes a pod's label `app` and writes its object.
     ///
     /// # Errors
-    /// There is no such pod, or its object cannot be written.
+    /// The scenario has no such pod, or its object cannot be written.
     pub fn relabel(&mut self, name: &str, app: &str) -> Result<(), LabError> {
         if let Some(member) = self.members.iter_mut().find(|member| member.pod.name == name) {
             member.pod.relabel(&[("app", app)]);
@@ -175,13 +167,13 @@ impl Shop {
             .apply(&member.pod.object(self.node.name(), &member.attached.ips))
     }
 
-    /// All pods.
+    /// Returns all pods.
     #[must_use]
     pub fn members(&self) -> &[Member] {
         &self.members
     }
 
-    /// Where the Service is.
+    /// Returns the Service's frontend of a family.
     #[must_use]
     pub const fn service(v6: bool) -> SocketAddr {
         SocketAddr::new(Self::SERVICE_IPS[v6 as usize], WEB_PORT)

@@ -1,4 +1,4 @@
-//! UDP traffic between namespaces: an echo, a counting sink, paced and unpaced senders. Bounded in time.
+//! UDP traffic between namespaces: an echo, a counting sink, paced and unpaced senders.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 
 use crate::{LabError, NetNs};
 
-/// How often a server looks whether it is to end.
-const LOOK: Duration = Duration::from_millis(50);
+/// The longest that a server waits for a datagram before it checks if it has to stop.
+const STOP_CHECK: Duration = Duration::from_millis(50);
 
-/// A UDP server in a namespace; it ends with its guard.
+/// A UDP server in a namespace. Dropping it ends it.
 #[derive(Debug)]
 pub struct UdpServer {
     stop: Arc<AtomicBool>,
-    heard: Arc<AtomicU64>,
+    received: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<(), LabError>>>,
 }
 
 impl UdpServer {
-    /// Counts datagrams at `port` of all addresses of both families.
+    /// Starts a server that counts datagrams at `port` of all addresses of both families.
     ///
     /// # Errors
     /// The port cannot be bound.
@@ -29,7 +29,7 @@ impl UdpServer {
         Self::start(ns, port, false)
     }
 
-    /// Sends every datagram back.
+    /// Starts a server that counts every datagram and sends it back.
     ///
     /// # Errors
     /// The port cannot be bound.
@@ -42,21 +42,21 @@ impl UdpServer {
             let any = SocketAddr::from(([0u16; 8], port));
             let socket = UdpSocket::bind(any).map_err(LabError::io(format!("binding UDP port {port}")))?;
             socket
-                .set_read_timeout(Some(LOOK))
+                .set_read_timeout(Some(STOP_CHECK))
                 .map_err(LabError::io("a read timeout"))?;
             Ok(socket)
         })?;
         let stop = Arc::new(AtomicBool::new(false));
-        let heard = Arc::new(AtomicU64::new(0));
+        let received = Arc::new(AtomicU64::new(0));
         let thread = ns.spawn({
-            let (stop, heard) = (Arc::clone(&stop), Arc::clone(&heard));
+            let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
             move || {
                 let mut buffer = vec![0; 65_536];
                 while !stop.load(Ordering::Acquire) {
                     if let Ok((n, from)) = socket.recv_from(&mut buffer) {
-                        heard.fetch_add(1, Ordering::AcqRel);
+                        received.fetch_add(1, Ordering::AcqRel);
                         if echo {
-                            // The asker notices an answer that is missing.
+                            // The client notices a missing answer.
                             let _ = socket.send_to(&buffer[..n], from);
                         }
                     }
@@ -66,15 +66,15 @@ impl UdpServer {
         })?;
         Ok(Self {
             stop,
-            heard,
+            received,
             thread: Some(thread),
         })
     }
 
-    /// Datagrams heard so far.
+    /// Returns the number of datagrams received so far.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.heard.load(Ordering::Acquire)
+        self.received.load(Ordering::Acquire)
     }
 }
 
@@ -87,7 +87,7 @@ impl Drop for UdpServer {
     }
 }
 
-/// One socket that keeps asking a [`UdpServer::echo`], so that all it says is one connection; it counts the answers.
+/// A socket that sends datagrams to a [`UdpServer::echo`] until it is dropped: one connection. It counts the answers.
 #[derive(Debug)]
 pub struct UdpConversation {
     stop: Arc<AtomicBool>,
@@ -96,15 +96,14 @@ pub struct UdpConversation {
 }
 
 impl UdpConversation {
-    /// Begins to ask, a word every 10 ms or when the last one was answered, whichever is later; an answer that is missing
-    /// for 50 ms is given up.
+    /// Starts to send a datagram every 10 ms. A missing answer delays the next datagram by at most 50 ms.
     ///
     /// # Errors
     /// The socket cannot be made.
     pub fn start(from: &NetNs, to: SocketAddr) -> Result<Self, LabError> {
         let socket = from.enter(move || connected(to))?;
         socket
-            .set_read_timeout(Some(LOOK))
+            .set_read_timeout(Some(STOP_CHECK))
             .map_err(LabError::io("a read timeout"))?;
         let stop = Arc::new(AtomicBool::new(false));
         let rounds = Arc::new(AtomicU64::new(0));
@@ -115,7 +114,7 @@ impl UdpConversation {
                 let mut number = 0u64;
                 while !stop.load(Ordering::Acquire) {
                     let word = number.to_be_bytes();
-                    // What cannot be sent now, or is not answered, is noticed by the count.
+                    // Failed sends and missing answers are not errors: the caller compares the count.
                     if socket.send(&word).is_ok() && matches!(socket.recv(&mut buffer), Ok(8)) && buffer == word {
                         rounds.fetch_add(1, Ordering::AcqRel);
                     }
@@ -132,7 +131,7 @@ impl UdpConversation {
         })
     }
 
-    /// Words answered so far.
+    /// Returns the number of answers so far.
     #[must_use]
     pub fn rounds(&self) -> u64 {
         self.rounds.load(Ordering::Acquire)
@@ -148,22 +147,26 @@ impl Drop for UdpConversation {
     }
 }
 
-fn connected(to: SocketAddr) -> Result<UdpSocket, LabError> {
-    let any: SocketAddr = if to.is_ipv4() {
+/// Returns the unspecified address of the family of `to`, with port 0.
+pub(crate) fn any_address(to: SocketAddr) -> SocketAddr {
+    if to.is_ipv4() {
         ([0, 0, 0, 0], 0).into()
     } else {
         ([0u16; 8], 0).into()
-    };
-    let socket = UdpSocket::bind(any).map_err(LabError::io("a UDP socket"))?;
+    }
+}
+
+fn connected(to: SocketAddr) -> Result<UdpSocket, LabError> {
+    let socket = UdpSocket::bind(any_address(to)).map_err(LabError::io("a UDP socket"))?;
     socket.connect(to).map_err(LabError::io(format!("UDP to {to}")))?;
     Ok(socket)
 }
 
-/// Asks an echo `rounds` times with a pause before each, and gives the round trips, shortest first. The first one, which
-/// finds no flow, is not among them.
+/// Sends `rounds` datagrams to an echo, with a pause before each, and returns the round-trip times, shortest first. The
+/// first round opens the flow and does not count.
 ///
 /// # Errors
-/// An answer is missing for a second.
+/// No answer comes within a second.
 pub fn ping_pong(from: &NetNs, to: SocketAddr, rounds: usize, pause: Duration) -> Result<Vec<Duration>, LabError> {
     from.enter(move || {
         let socket = connected(to)?;
@@ -187,19 +190,19 @@ pub fn ping_pong(from: &NetNs, to: SocketAddr, rounds: usize, pause: Duration) -
     })
 }
 
-/// How a [`send`] is paced.
+/// The pace of a [`send`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// As many as go.
+    /// As many as the socket takes.
     Flood,
-    /// That many every millisecond.
+    /// This number every millisecond.
     PerMillisecond(u32),
 }
 
-/// Sends datagrams of `size` bytes for `time`; how many.
+/// Sends datagrams of `size` bytes for `time` and returns their number.
 ///
 /// # Errors
-/// The socket refuses for another reason than that it is full or nobody listens.
+/// The socket fails for another reason than a full queue or a closed port.
 pub fn send(from: &NetNs, to: SocketAddr, size: usize, pace: Pace, time: Duration) -> Result<u64, LabError> {
     from.enter(move || {
         let socket = connected(to)?;
@@ -227,7 +230,7 @@ pub fn send(from: &NetNs, to: SocketAddr, size: usize, pace: Pace, time: Duratio
             }
             if pace != Pace::Flood {
                 rounds += 1;
-                // Paced by the clock from the start on, so a late wake-up is made up for.
+                // The pause ends at a multiple of 1 ms after the start, so a late wake-up delays only one burst.
                 std::thread::sleep((Duration::from_millis(1) * rounds).saturating_sub(start.elapsed()));
             }
         }

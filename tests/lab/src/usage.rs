@@ -1,4 +1,4 @@
-//! What a process costs: processor time of its threads, and memory.
+//! The cost of a process: the processor time of its threads, and its memory.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use crate::LabError;
 
-/// What a thread has used since it began.
+/// The processor time and the wake-ups of a thread since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ThreadUse {
     /// Time on a processor, to the nanosecond (`/proc/PID/task/TID/schedstat`).
     pub cpu: Duration,
-    /// Times that it gave up the processor by itself: wake-ups, as each is followed by the next sleep.
+    /// Voluntary context switches. Each is one sleep, and so one wake-up.
     pub sleeps: u64,
 }
 
@@ -27,10 +27,10 @@ fn field(text: &str, name: &str) -> u64 {
         .unwrap_or(0)
 }
 
-/// What the threads of a process have used, by `NAME/TID`.
+/// Reads the use of each thread of a process, by `NAME/TID`.
 ///
 /// # Errors
-/// There is no such process.
+/// The process does not exist.
 pub fn threads(pid: u32) -> Result<BTreeMap<String, ThreadUse>, LabError> {
     let dir = format!("/proc/{pid}/task");
     let mut all = BTreeMap::new();
@@ -38,7 +38,7 @@ pub fn threads(pid: u32) -> Result<BTreeMap<String, ThreadUse>, LabError> {
         .map_err(LabError::io(format!("reading {dir}")))?
         .flatten()
     {
-        // A thread may end while it is looked at.
+        // A thread may end between the listing of the folder and these reads.
         let (Ok(name), Ok(stat), Ok(status)) = (
             read(&task.path().join("comm")),
             read(&task.path().join("schedstat")),
@@ -58,7 +58,7 @@ pub fn threads(pid: u32) -> Result<BTreeMap<String, ThreadUse>, LabError> {
     Ok(all)
 }
 
-/// What was used between two looks, by thread.
+/// Returns the differences between two readings of [`threads`], by thread.
 #[must_use]
 pub fn between(
     before: &BTreeMap<String, ThreadUse>,
@@ -77,16 +77,16 @@ pub fn between(
         .collect()
 }
 
-/// The resident memory of a process, in bytes.
+/// Reads the resident memory of a process, in bytes.
 ///
 /// # Errors
-/// There is no such process.
+/// The process does not exist.
 pub fn resident(pid: u32) -> Result<u64, LabError> {
     Ok(field(&read(Path::new(&format!("/proc/{pid}/status")))?, "VmRSS") * 1024)
 }
 
-/// What the kernel itself has of the machine's memory, in bytes: slab, vmalloc, per-CPU memory, page tables, stacks.
-/// The whole machine's, so a difference means something only where nothing else goes on.
+/// Reads the memory that the kernel itself uses, in bytes: slab, vmalloc, per-CPU memory, page tables, stacks. It is that of
+/// the whole machine, so a difference means something only if nothing else runs.
 ///
 /// # Errors
 /// `/proc/meminfo` cannot be read.
