@@ -168,6 +168,6 @@ impl<'a> Context<'a> {
     #[inline]
     pub(crate) fn is_current(&self, view: &FlowView) -> bool {
         self.generations(view.endpoints)
-            .is_some_and(|now| view.is_current(self.flows.start(), now))
+            .is_some_and(|now| view.is_current(self.flows.epoch(), now))
     }
 }

@@ -223,8 +223,8 @@ impl Suite {
                 let began = clock.raw();
                 if foreseen {
                     for (forward, reverse) in flows {
-                        table.expect(&forward.key.tuple, forward.key.proto);
-                        table.expect(&reverse.key.tuple, reverse.key.proto);
+                        table.prefetch(&forward.key.tuple, forward.key.proto);
+                        table.prefetch(&reverse.key.tuple, reverse.key.proto);
                     }
                 }
                 for (forward, reverse) in flows {

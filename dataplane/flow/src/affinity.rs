@@ -17,14 +17,14 @@ use heddle_wire::Ip;
 
 use crate::hash::{Seed, ip_from_words, ip_words};
 use crate::layout::AFFINITY_WAYS as WAYS;
-use crate::memory::{LINE_WORDS, Line};
+use crate::mmap::{LINE_WORDS, Line};
 use crate::seqlock::Sequence;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Millis;
 
 /// Who went where, and when.
 #[derive(Clone, Copy)]
-struct Entry {
+struct AffinityEntry {
     client: [u64; 2],
     /// Zero: nobody.
     service: u64,
@@ -33,7 +33,7 @@ struct Entry {
     used: u64,
 }
 
-impl Entry {
+impl AffinityEntry {
     fn is_of(&self, client: [u64; 2], service: u64) -> bool {
         self.service == service && self.client == client
     }
@@ -61,7 +61,7 @@ impl<'a> AffinityTable<'a> {
             let (sequence, words) = parts(line);
             if sequence.is_odd() {
                 words.iter().for_each(|word| word.store(0, Ordering::Relaxed));
-                sequence.make_even();
+                sequence.end_dead_write();
             }
         }
     }
@@ -83,7 +83,7 @@ impl<'a> AffinityTable<'a> {
     }
 
     /// Notes where a new connection of the client went.
-    pub fn note(&self, client: Ip, service: u64, (backend, port): (Ip, u16), now: Millis) {
+    pub fn record(&self, client: Ip, service: u64, (backend, port): (Ip, u16), now: Millis) {
         let client = ip_words(client);
         let set = self.set(client, service);
         let place = set.iter().min_by_key(|line| {
@@ -95,7 +95,7 @@ impl<'a> AffinityTable<'a> {
         if let Some(line) = place {
             store(
                 line,
-                Entry {
+                AffinityEntry {
                     client,
                     service,
                     backend: ip_words(backend),
@@ -123,11 +123,11 @@ fn parts(line: &Line) -> (Sequence<'_>, &[AtomicU64; LINE_WORDS - 1]) {
     (Sequence(sequence), words)
 }
 
-fn load(line: &Line) -> Entry {
+fn load(line: &Line) -> AffinityEntry {
     let (sequence, words) = parts(line);
     let [c0, c1, service, b0, b1, port, used] =
         sequence.read(|| words.each_ref().map(|word| word.load(Ordering::Relaxed)));
-    Entry {
+    AffinityEntry {
         client: [c0, c1],
         service,
         backend: [b0, b1],
@@ -136,7 +136,7 @@ fn load(line: &Line) -> Entry {
     }
 }
 
-fn store(line: &Line, entry: Entry) {
+fn store(line: &Line, entry: AffinityEntry) {
     let (sequence, words) = parts(line);
     let ([c0, c1], [b0, b1]) = (entry.client, entry.backend);
     let values = [c0, c1, entry.service, b0, b1, entry.port, entry.used];
@@ -180,12 +180,12 @@ mod tests {
         let owned = table(64);
         let table = owned.view();
         let backend = (client(200), 8080);
-        table.note(client(1), 7, backend, Millis(1_000));
+        table.record(client(1), 7, backend, Millis(1_000));
         assert_eq!(table.find(client(1), 7, Millis(11_000), 10_000), Some(backend));
         assert_eq!(table.find(client(1), 7, Millis(11_001), 10_000), None);
         assert_eq!(table.find(client(1), 8, Millis(1_000), 10_000), None, "another Service");
         assert_eq!(table.find(client(2), 7, Millis(1_000), 10_000), None, "another client");
-        table.note(client(1), 7, backend, Millis(11_000));
+        table.record(client(1), 7, backend, Millis(11_000));
         assert_eq!(table.find(client(1), 7, Millis(11_001), 10_000), Some(backend));
     }
 
@@ -195,7 +195,7 @@ mod tests {
         let table = owned.view();
         assert_eq!(table.capacity(), WAYS);
         for n in 0..=WAYS as u8 {
-            table.note(client(n), 7, (client(100 + n), 80), Millis(100 + u64::from(n)));
+            table.record(client(n), 7, (client(100 + n), 80), Millis(100 + u64::from(n)));
         }
         let known = |n| table.find(client(n), 7, Millis(200), 1_000).is_some();
         assert!(!known(0));
@@ -207,7 +207,7 @@ mod tests {
         let owned = table(64);
         let table = owned.view();
         for n in 1..=3 {
-            table.note(client(n), 7, (client(100 + n), 80), Millis(5));
+            table.record(client(n), 7, (client(100 + n), 80), Millis(5));
         }
         let words = ip_words(client(2));
         let torn = owned.0.iter().find(|line| load(line).is_of(words, 7)).unwrap();
@@ -215,7 +215,7 @@ mod tests {
         table.repair();
         let found = [1, 2, 3].map(|n| table.find(client(n), 7, Millis(5), 10));
         assert_eq!(found, [Some((client(101), 80)), None, Some((client(103), 80))]);
-        table.note(client(2), 7, (client(9), 80), Millis(6));
+        table.record(client(2), 7, (client(9), 80), Millis(6));
         assert_eq!(table.find(client(2), 7, Millis(6), 10), Some((client(9), 80)));
     }
 
@@ -223,7 +223,7 @@ mod tests {
     fn without_room_nobody_is_remembered() {
         let owned = table(0);
         let table = owned.view();
-        table.note(client(1), 7, (client(2), 80), Millis(1));
+        table.record(client(1), 7, (client(2), 80), Millis(1));
         assert_eq!(table.find(client(1), 7, Millis(1), 1), None);
     }
 
@@ -240,7 +240,7 @@ mod tests {
                 let found = table.find(client(who), service, Millis(now), 30);
                 let known = map.get(&(who, service)).filter(|(_, used)| now - used <= 30).map(|(port, _)| (client(9), *port));
                 prop_assert_eq!(found, known);
-                table.note(client(who), service, (client(9), port), Millis(now));
+                table.record(client(who), service, (client(9), port), Millis(now));
                 map.insert((who, service), (port, now));
             }
         }
@@ -255,7 +255,7 @@ mod tests {
                 scope.spawn(move || {
                     for n in 0..if cfg!(miri) { 50 } else { 20_000_u16 } {
                         let port = n * 2 + worker;
-                        table.note(
+                        table.record(
                             client(1),
                             7,
                             (Ip::from_v4([10, 1, (port >> 8) as u8, port as u8]), port),

@@ -16,9 +16,9 @@
 
 use crate::hash::Hash;
 use crate::layout::BUCKET_ENTRIES;
-use crate::memory::{Line, prefetch};
+use crate::mmap::{Line, prefetch};
+use crate::simd::word_with_tag;
 use crate::sync::{AtomicU64, Ordering, fence, relax};
-use crate::vector::word_with_tag;
 
 const HEAD: usize = 0;
 const LOCK: u64 = 1 << 32;
@@ -60,9 +60,9 @@ impl Entry {
 
 /// What a first bucket says about a tag, in half a word: the lower half of the entry that has it, or one of these.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Sight(u32);
+pub(crate) struct ProbeResult(u32);
 
-impl Sight {
+impl ProbeResult {
     /// The chain ends here: no entry has the tag. One that stood in an overflow bucket all the while would have kept the link.
     pub(crate) const MISS: Self = Self(u32::MAX);
     /// None here has it and the chain goes on, or the one that had it went at that moment.
@@ -82,15 +82,15 @@ impl Sight {
 
 /// A place for an entry.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a>(&'a AtomicU64);
+pub(crate) struct EntrySlot<'a>(&'a AtomicU64);
 
-impl PartialEq for Place<'_> {
+impl PartialEq for EntrySlot<'_> {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self.0, other.0)
     }
 }
 
-impl Place<'_> {
+impl EntrySlot<'_> {
     /// Lets readers see `entry`.
     pub(crate) fn set(self, entry: Entry) {
         self.0.store(entry.0, Ordering::Release);
@@ -111,25 +111,25 @@ impl<'a> Bucket<'a> {
         self.head()
     }
 
-    fn places(&self) -> &'a [AtomicU64] {
+    fn slots(&self) -> &'a [AtomicU64] {
         &self.0.0[1..=BUCKET_ENTRIES]
     }
 
     /// Its entries at this moment.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> + 'a {
-        self.places()
+        self.slots()
             .iter()
             .filter_map(|p| Entry::from_word(p.load(Ordering::Acquire)))
     }
 
     /// What this bucket alone says, in one pass without a branch: where a burst spends its time.
     #[inline(always)]
-    pub(crate) fn glance(&self, tag: u32) -> Sight {
+    pub(crate) fn probe(&self, tag: u32) -> ProbeResult {
         let (place, head) = word_with_tag(self.0, tag);
         match self.0.0.get(place) {
-            Some(word) => Sight(word.load(Ordering::Acquire) as u32),
-            None if head & NEXT == 0 => Sight::MISS,
-            None => Sight::SEARCH,
+            Some(word) => ProbeResult(word.load(Ordering::Acquire) as u32),
+            None if head & NEXT == 0 => ProbeResult::MISS,
+            None => ProbeResult::SEARCH,
         }
     }
 
@@ -145,15 +145,15 @@ impl<'a> Bucket<'a> {
 
     /// A free place other than `taken`.
     #[inline(always)]
-    fn vacant(&self, taken: Option<Place<'a>>) -> Option<Place<'a>> {
+    fn free_slot(&self, taken: Option<EntrySlot<'a>>) -> Option<EntrySlot<'a>> {
         // No entry has the tag 0; what is free has nothing else.
         let (first, _) = word_with_tag(self.0, 0);
-        let place = Place(self.0.0.get(first)?);
+        let place = EntrySlot(self.0.0.get(first)?);
         if Some(place) != taken {
             return Some(place);
         }
         let rest = self.0.0.get(first + 1..)?;
-        rest.iter().find(|p| p.load(Ordering::Relaxed) == 0).map(Place)
+        rest.iter().find(|p| p.load(Ordering::Relaxed) == 0).map(EntrySlot)
     }
 
     /// Empties the bucket; only while nobody else uses the table.
@@ -183,18 +183,18 @@ impl<'a> Index<'a> {
 
     /// Asks for the overflow bucket behind a first one.
     #[cold]
-    pub(crate) fn expect_next(&self, bucket: u32) {
+    pub(crate) fn prefetch_overflow(&self, bucket: u32) {
         if let Some(next) = self.bucket(bucket).next().and_then(|n| self.overflow(n)) {
             prefetch(next.0);
         }
     }
 
     /// What the overflow bucket behind a first one says alone: of an entry that is not in it, nothing.
-    pub(crate) fn glance_beyond(&self, bucket: u32, tag: u32) -> Sight {
+    pub(crate) fn probe_overflow(&self, bucket: u32, tag: u32) -> ProbeResult {
         let next = self.bucket(bucket).next().and_then(|n| self.overflow(n));
-        match next.map_or(Sight::SEARCH, |next| next.glance(tag)) {
-            Sight::MISS => Sight::SEARCH,
-            sight => sight,
+        match next.map_or(ProbeResult::SEARCH, |next| next.probe(tag)) {
+            ProbeResult::MISS => ProbeResult::SEARCH,
+            found => found,
         }
     }
 
@@ -288,29 +288,29 @@ pub(crate) struct Locked<'a> {
 impl<'a> Locked<'a> {
     /// A free place in the chain of `bucket`, which is locked, other than `taken`. `more` gives another overflow bucket.
     #[inline(always)]
-    pub(crate) fn vacancy(
+    pub(crate) fn free_slot(
         &self,
         bucket: u32,
-        taken: Option<Place<'a>>,
+        taken: Option<EntrySlot<'a>>,
         more: impl FnOnce() -> Option<u32>,
-    ) -> Option<Place<'a>> {
+    ) -> Option<EntrySlot<'a>> {
         let first = self.index.bucket(bucket);
-        match first.vacant(taken) {
+        match first.free_slot(taken) {
             Some(place) => Some(place),
-            None => self.vacancy_beyond(first, taken, more),
+            None => self.free_slot_in_overflow(first, taken, more),
         }
     }
 
     #[cold]
-    fn vacancy_beyond(
+    fn free_slot_in_overflow(
         &self,
         mut last: Bucket<'a>,
-        taken: Option<Place<'a>>,
+        taken: Option<EntrySlot<'a>>,
         more: impl FnOnce() -> Option<u32>,
-    ) -> Option<Place<'a>> {
+    ) -> Option<EntrySlot<'a>> {
         while let Some(next) = last.next().and_then(|n| self.index.overflow(n)) {
             last = next;
-            if let Some(place) = last.vacant(taken) {
+            if let Some(place) = last.free_slot(taken) {
                 return Some(place);
             }
         }
@@ -321,7 +321,7 @@ impl<'a> Locked<'a> {
         let head = last.head().load(Ordering::Relaxed);
         last.head()
             .store(head & !NEXT | u64::from(number + 1), Ordering::Release);
-        fresh.places().first().map(Place)
+        fresh.slots().first().map(EntrySlot)
     }
 
     /// Takes an entry out of the chain of `bucket`, which is locked. An overflow bucket that is empty then goes to `back`.
@@ -331,7 +331,7 @@ impl<'a> Locked<'a> {
         let mut number = None;
         let mut at = first;
         loop {
-            if let Some(place) = at.places().iter().find(|p| p.load(Ordering::Relaxed) == entry.0) {
+            if let Some(place) = at.slots().iter().find(|p| p.load(Ordering::Relaxed) == entry.0) {
                 place.store(0, Ordering::Release);
                 break;
             }

@@ -28,7 +28,7 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::hash::Seed;
 use crate::layout::{Geometry, LAYOUT_VERSION, header};
-use crate::memory::{LINE_BYTES, Mapping, Memory};
+use crate::mmap::{LINE_BYTES, Mapping, Memory};
 use crate::sync::Ordering;
 use crate::table::FlowTable;
 use crate::types::Millis;
@@ -38,7 +38,7 @@ const MAGIC: u64 = u64::from_le_bytes(*b"heddleFT");
 const MAGIC_WORD: usize = 0;
 const LAYOUT: usize = 1;
 const CAPACITY: usize = 2;
-const START: usize = 3;
+const EPOCH: usize = 3;
 const FRESH_SINCE: usize = 4;
 const BOOT: usize = 5;
 pub(crate) const REBUILDING: usize = 7;
@@ -150,7 +150,7 @@ pub struct Takeover {
     /// When this table was made: adoption is counted from here.
     pub fresh_since: Millis,
     /// The number of this start.
-    pub start_number: Epoch,
+    pub epoch: Epoch,
     /// Connections that go on.
     pub entries_kept: u32,
     /// Connections thrown away because somebody was writing them.
@@ -218,15 +218,15 @@ impl FlowTable {
         reason: Fresh,
     ) -> (Self, Takeover) {
         let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
-        let start = Epoch::FIRST;
-        let table = Self::over(memory, geometry, seed, start, config);
+        let epoch = Epoch::FIRST;
+        let table = Self::over(memory, geometry, seed, epoch, config);
         for (word, key) in table.line(header::SEED).0.iter().zip(seed.0) {
             word.store(key, Ordering::Relaxed);
         }
         let fixed = &table.line(header::FIXED).0;
         fixed[LAYOUT].store(LAYOUT_VERSION, Ordering::Relaxed);
         fixed[CAPACITY].store(sizes(&geometry), Ordering::Relaxed);
-        fixed[START].store(u64::from(start.0), Ordering::Relaxed);
+        fixed[EPOCH].store(u64::from(epoch.0), Ordering::Relaxed);
         fixed[FRESH_SINCE].store(now.0, Ordering::Relaxed);
         fixed[BOOT].store(boot.0 as u64, Ordering::Relaxed);
         fixed[BOOT + 1].store((boot.0 >> 64) as u64, Ordering::Relaxed);
@@ -234,7 +234,7 @@ impl FlowTable {
         let takeover = Takeover {
             fresh: Some(reason),
             fresh_since: now,
-            start_number: start,
+            epoch,
             entries_kept: 0,
             discarded_torn: 0,
             discarded_orphans: 0,
@@ -245,19 +245,19 @@ impl FlowTable {
     fn take_over(memory: Memory, geometry: Geometry, config: &Config) -> (Self, Takeover) {
         let lines = memory.lines();
         let fixed = &lines[header::FIXED].0;
-        let start = Epoch(fixed[START].load(Ordering::Relaxed) as u32).next();
-        fixed[START].store(u64::from(start.0), Ordering::Relaxed);
+        let epoch = Epoch(fixed[EPOCH].load(Ordering::Relaxed) as u32).next();
+        fixed[EPOCH].store(u64::from(epoch.0), Ordering::Relaxed);
         let fresh_since = Millis(fixed[FRESH_SINCE].load(Ordering::Relaxed));
         let seed = Seed(std::array::from_fn(|n| {
             lines[header::SEED].0[n].load(Ordering::Relaxed)
         }));
-        let table = Self::over(memory, geometry, seed, start, config);
+        let table = Self::over(memory, geometry, seed, epoch, config);
         let repaired = table.repair();
         table.affinities().repair();
         let takeover = Takeover {
             fresh: None,
             fresh_since,
-            start_number: start,
+            epoch,
             entries_kept: repaired.kept,
             discarded_torn: repaired.torn,
             discarded_orphans: repaired.orphans,

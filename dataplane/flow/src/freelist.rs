@@ -6,10 +6,10 @@
 //! the tag, raised by every pop, tells a head that was popped and pushed again in between. A push publishes the
 //! link with Release, a pop takes it with Acquire; what the former owner wrote is thereby seen by the next one.
 
-use crate::memory::Line;
+use crate::mmap::Line;
 use crate::sync::{AtomicU64, Ordering, relax};
 
-/// Words of the line.
+/// DirectionWords of the line.
 const HEAD: usize = 0;
 const MARK: usize = 1;
 

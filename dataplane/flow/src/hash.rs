@@ -13,7 +13,7 @@ use std::hash::BuildHasher;
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
-/// Words of secret key.
+/// DirectionWords of secret key.
 pub(crate) const SEED_WORDS: usize = 8;
 
 /// The secret key of the hash; random for every new table.

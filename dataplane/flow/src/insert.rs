@@ -7,15 +7,15 @@
 use heddle_ids::EndpointId;
 use thiserror::Error;
 
-use crate::bucket::{Entry, Sight};
+use crate::bucket::{Entry, ProbeResult};
+use crate::encoding::KeyWords;
 use crate::hash::Hash;
-use crate::memory::prefetch;
+use crate::mmap::prefetch;
 use crate::record::Record;
-use crate::state::Life;
+use crate::state::ConnState;
 use crate::sync::Ordering;
 use crate::table::FlowTable;
 use crate::types::{FlowKey, Hit, Millis, NewFlow, SlotId};
-use crate::words::Wanted;
 
 /// Records that an insert into a full table looks at for expired ones.
 const LAST_RESORT: u32 = 64;
@@ -32,7 +32,7 @@ pub enum InsertError {
     /// The answer's tuple belongs to another connection.
     #[error("the answer's tuple belongs to another connection: choose another source port")]
     ReverseTaken,
-    /// No room, and nothing in sight has expired.
+    /// No room, and nothing in found has expired.
     #[error("the flow table is full: raise its capacity or shorten its timeouts")]
     Full,
     /// The endpoint has opened as many connections as it may.
@@ -52,7 +52,7 @@ struct End {
 
 /// A record that was written and is not linked yet.
 #[derive(Clone, Copy)]
-struct Written<'a> {
+struct UnlinkedRecord<'a> {
     number: u32,
     record: Record<'a>,
     incarnation: u32,
@@ -135,7 +135,7 @@ impl FlowTable {
         match (linked, written) {
             (
                 Ok(()),
-                Ok(Written {
+                Ok(UnlinkedRecord {
                     number, incarnation, ..
                 }),
             ) => {
@@ -160,7 +160,7 @@ impl FlowTable {
         reverse: &NewFlow,
         charged: EndpointId,
         now: Millis,
-    ) -> Result<Written<'_>, Obstacle> {
+    ) -> Result<UnlinkedRecord<'_>, Obstacle> {
         if !self.counts.charge(charged) {
             return Err(Obstacle::Error(InsertError::Quota(charged)));
         }
@@ -172,8 +172,8 @@ impl FlowTable {
         if let Some(next) = self.free_records().peek().and_then(|n| self.record(n)) {
             next.0.iter().for_each(prefetch);
         }
-        let incarnation = record.write().fill(forward, reverse, self.start(), now);
-        Ok(Written {
+        let incarnation = record.write().fill(forward, reverse, self.epoch(), now);
+        Ok(UnlinkedRecord {
             number,
             record,
             incarnation,
@@ -186,37 +186,37 @@ impl FlowTable {
         &self,
         flows: (&NewFlow, &NewFlow),
         ends: (End, End),
-        written: Result<&Written<'_>, Obstacle>,
+        written: Result<&UnlinkedRecord<'_>, Obstacle>,
         now: Millis,
     ) -> Result<(), Obstacle> {
         let index = self.index();
         let locked = index.lock(ends.0.bucket, ends.1.bucket);
-        let nothing_with = |end: End| index.bucket(end.bucket).glance(end.hash.tag()) == Sight::MISS;
+        let nothing_with = |end: End| index.bucket(end.bucket).probe(end.hash.tag()) == ProbeResult::MISS;
         if !(nothing_with(ends.0) & nothing_with(ends.1)) {
-            self.nothing_in_the_way(flows, ends, now)?;
+            self.check_duplicates(flows, ends, now)?;
         }
         let written = written?;
-        let more = || self.more_overflow();
-        let place = locked.vacancy(ends.0.bucket, None, more).ok_or(Obstacle::Full)?;
+        let more = || self.take_overflow_bucket();
+        let place = locked.free_slot(ends.0.bucket, None, more).ok_or(Obstacle::Full)?;
         let taken = (ends.0.bucket == ends.1.bucket).then_some(place);
-        let reverse_place = locked.vacancy(ends.1.bucket, taken, more).ok_or(Obstacle::Full)?;
+        let reverse_place = locked.free_slot(ends.1.bucket, taken, more).ok_or(Obstacle::Full)?;
         place.set(Entry::new(ends.0.hash, written.number, 0));
         reverse_place.set(Entry::new(ends.1.hash, written.number, 1));
         let (forward, _) = flows;
-        let life = Life::begin(forward.key.proto, forward.flags);
-        written.record.enliven(written.incarnation, life);
+        let conn = ConnState::opening(forward.key.proto, forward.flags);
+        written.record.activate(written.incarnation, conn);
         Ok(())
     }
 
     /// Whether the tuples are in the table already; their buckets are locked.
     #[cold]
-    fn nothing_in_the_way(
+    fn check_duplicates(
         &self,
         (forward, reverse): (&NewFlow, &NewFlow),
         ends: (End, End),
         now: Millis,
     ) -> Result<(), Obstacle> {
-        if let Some(hit) = self.standing(&forward.key, ends.0, now)? {
+        if let Some(hit) = self.find_existing(&forward.key, ends.0, now)? {
             let same = hit.view.origin == forward.key.origin;
             return Err(Obstacle::Error(if same {
                 InsertError::Exists(hit)
@@ -224,16 +224,16 @@ impl FlowTable {
                 InsertError::OtherOrigin(hit)
             }));
         }
-        match self.standing(&reverse.key, ends.1, now)? {
+        match self.find_existing(&reverse.key, ends.1, now)? {
             Some(_) => Err(Obstacle::Error(InsertError::ReverseTaken)),
             None => Ok(()),
         }
     }
 
     /// The live entry with this tuple; an expired one is an obstacle that can be removed.
-    fn standing(&self, key: &FlowKey, end: End, now: Millis) -> Result<Option<Hit>, Obstacle> {
+    fn find_existing(&self, key: &FlowKey, end: End, now: Millis) -> Result<Option<Hit>, Obstacle> {
         let beginning_of_time = Millis(0);
-        let wanted = Wanted::tuple(&key.tuple, key.proto);
+        let wanted = KeyWords::tuple(&key.tuple, key.proto);
         let check = |entry: Entry, now| self.hit_at(self.record(entry.record())?, entry, &wanted, now);
         let hit = self
             .index()

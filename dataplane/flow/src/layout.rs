@@ -1,7 +1,7 @@
 //! Where everything is, in lines from the beginning of the memory.
 
 use crate::config::Config;
-use crate::memory::LINE_WORDS;
+use crate::mmap::LINE_WORDS;
 
 /// Raised with every change of what the words mean.
 pub(crate) const LAYOUT_VERSION: u64 = 4;

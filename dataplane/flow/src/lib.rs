@@ -21,17 +21,20 @@
 mod affinity;
 mod bucket;
 mod config;
+mod encoding;
 mod file;
 mod freelist;
 mod hash;
 mod insert;
+mod iter;
 mod layout;
 mod lookup;
 #[cfg(all(test, loom))]
 mod loom_tests;
-mod memory;
+mod mmap;
 mod record;
 mod seqlock;
+mod simd;
 mod state;
 mod stats;
 mod sync;
@@ -40,9 +43,6 @@ mod takeover;
 #[cfg(test)]
 mod testing;
 mod types;
-mod vector;
-mod walk;
-mod words;
 
 pub use affinity::AffinityTable;
 pub use config::Config;

@@ -1,42 +1,42 @@
-//! Finding entries: bursts of keys side by side, and single tuples.
+//! RecordState entries: bursts of keys side by side, and single tuples.
 //!
-//! A burst goes through passes, so that its cache misses overlap: hash all keys and ask for their buckets; glance at each bucket
+//! A burst goes through passes, so that its cache misses overlap: hash all keys and ask for their buckets; probe at each bucket
 //! and ask for the record of the entry with the right tag; the same for the overflow buckets of the few whose first bucket does
 //! not settle it; read the records. What is left (two entries with one tag, a writer at that very moment) is
 //! [`Index::find`]'s.
 //!
 //! Whole passes and no pipeline in which each key is a few steps behind another: that was tried, and waits more. A prefetch
-//! holds up the instructions behind it once as many lines are on their way as the core can ask for, and a short loop has
+//! holds up the instructions behind it once as many lines are on their probe as the core can ask for, and a short loop has
 //! more of them in view than one that does everything.
 
 use arrayvec::ArrayVec;
 use heddle_wire::Proto;
 use heddle_wire::rewrite::Tuple;
 
-use crate::bucket::{Entry, Index, Sight};
-use crate::memory::prefetch;
+use crate::bucket::{Entry, Index, ProbeResult};
+use crate::encoding::KeyWords;
+use crate::mmap::prefetch;
 use crate::record::Record;
 use crate::table::FlowTable;
 use crate::types::{FlowKey, Hit, Millis, SlotId};
-use crate::words::Wanted;
 
 /// Keys that are looked up side by side; a longer burst is cut.
 const BURST: usize = 64;
 
 /// How far the lookup of one key has come.
 #[derive(Clone, Copy)]
-struct Way {
+struct Probe {
     tag: u32,
     bucket: u32,
-    sight: Sight,
+    found: ProbeResult,
 }
 
-impl Default for Way {
+impl Default for Probe {
     fn default() -> Self {
         Self {
             tag: 0,
             bucket: 0,
-            sight: Sight::SEARCH,
+            found: ProbeResult::SEARCH,
         }
     }
 }
@@ -53,54 +53,54 @@ impl FlowTable {
     fn lookup_burst(&self, keys: &[FlowKey], now: Millis, out: &mut [Option<Hit>]) {
         let index = self.index();
         let records = self.records();
-        let expect = |sight: Sight| {
-            if let Some(record) = records.get(sight.record()) {
+        let expect = |found: ProbeResult| {
+            if let Some(record) = records.get(found.record()) {
                 record.iter().for_each(prefetch);
             }
         };
-        let mut ways = [Way::default(); BURST];
-        let ways = ways.get_mut(..keys.len().min(out.len())).unwrap_or_default();
-        for (way, key) in ways.iter_mut().zip(keys) {
+        let mut probes = [Probe::default(); BURST];
+        let probes = probes.get_mut(..keys.len().min(out.len())).unwrap_or_default();
+        for (probe, key) in probes.iter_mut().zip(keys) {
             let (hash, bucket) = self.hash(&key.tuple, key.proto);
             prefetch(index.bucket(bucket).0);
-            (way.tag, way.bucket) = (hash.tag(), bucket);
+            (probe.tag, probe.bucket) = (hash.tag(), bucket);
         }
         let mut further = ArrayVec::<_, BURST>::new();
-        for (n, way) in ways.iter_mut().enumerate() {
-            way.sight = index.bucket(way.bucket).glance(way.tag);
-            expect(way.sight);
-            if way.sight == Sight::SEARCH {
-                index.expect_next(way.bucket);
+        for (n, probe) in probes.iter_mut().enumerate() {
+            probe.found = index.bucket(probe.bucket).probe(probe.tag);
+            expect(probe.found);
+            if probe.found == ProbeResult::SEARCH {
+                index.prefetch_overflow(probe.bucket);
                 further.push(n);
             }
         }
         for n in further {
-            if let Some(way) = ways.get_mut(n) {
-                way.sight = index.glance_beyond(way.bucket, way.tag);
-                expect(way.sight);
+            if let Some(probe) = probes.get_mut(n) {
+                probe.found = index.probe_overflow(probe.bucket, probe.tag);
+                expect(probe.found);
             }
         }
-        for ((way, key), out) in ways.iter().zip(keys).zip(out) {
-            match records.get(way.sight.record()) {
-                Some(lines) if Record(lines).deliver(way.sight, key, &self.limits, now, out) => {}
-                None if way.sight == Sight::MISS => *out = None,
-                _ => *out = self.search(&index, *way, key, now),
+        for ((probe, key), out) in probes.iter().zip(keys).zip(out) {
+            match records.get(probe.found.record()) {
+                Some(lines) if Record(lines).read_into(probe.found, key, &self.limits, now, out) => {}
+                None if probe.found == ProbeResult::MISS => *out = None,
+                _ => *out = self.search(&index, *probe, key, now),
             }
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn search(&self, index: &Index<'_>, way: Way, key: &FlowKey, now: Millis) -> Option<Hit> {
-        let wanted = Wanted::key(key);
-        index.find(way.bucket, way.tag, |entry| {
+    fn search(&self, index: &Index<'_>, probe: Probe, key: &FlowKey, now: Millis) -> Option<Hit> {
+        let wanted = KeyWords::key(key);
+        index.find(probe.bucket, probe.tag, |entry| {
             self.hit_at(self.record(entry.record())?, entry, &wanted, now)
         })
     }
 
     /// What stands at `entry`, if it is live and is meant.
     #[inline(always)]
-    pub(crate) fn hit_at(&self, record: Record<'_>, entry: Entry, wanted: &Wanted, now: Millis) -> Option<Hit> {
+    pub(crate) fn hit_at(&self, record: Record<'_>, entry: Entry, wanted: &KeyWords, now: Millis) -> Option<Hit> {
         let direction = entry.direction();
         let (incarnation, view) = record.find(direction, wanted, &self.limits, now)?;
         Some(Hit {
@@ -111,7 +111,7 @@ impl FlowTable {
 
     /// Asks the processor for what an insert of a connection with this tuple will wait for. No effect but on time.
     #[inline]
-    pub fn expect(&self, tuple: &Tuple, proto: Proto) {
+    pub fn prefetch(&self, tuple: &Tuple, proto: Proto) {
         let (_, bucket) = self.hash(tuple, proto);
         prefetch(self.index().bucket(bucket).0);
     }
@@ -120,7 +120,7 @@ impl FlowTable {
     #[must_use]
     pub fn find_tuple(&self, tuple: &Tuple, proto: Proto, now: Millis) -> Option<Hit> {
         let (hash, bucket) = self.hash(tuple, proto);
-        let wanted = Wanted::tuple(tuple, proto);
+        let wanted = KeyWords::tuple(tuple, proto);
         self.index().find(bucket, hash.tag(), |entry| {
             self.hit_at(self.record(entry.record())?, entry, &wanted, now)
         })

@@ -14,8 +14,8 @@
 //! | Release where an overflow bucket's link is emptied, and where the free list links it | the same |
 //! | Acquire of the link, or the fence after a search | nothing: either is enough |
 //! | Release of the raised version, of the shortened chain | nothing: the free list's Release comes after both |
-//! | the search after a glance at an entry that went | `a_glance_does_not_take_the_end_of_another_entry...` |
-//! | Acquire of the tag in a glance, or of the entry that has it | nothing: either is enough |
+//! | the search after a probe at an entry that went | `a_glance_does_not_take_the_end_of_another_entry...` |
+//! | Acquire of the tag in a probe, or of the entry that has it | nothing: either is enough |
 //! | the free list's tag; Acquire of its head; Release of a push | `a_number_is_given_out_once` |
 //! | Acquire of a pop's swap | nothing: the load before it was one |
 //! | each ordering and each fence of the sequence lock | `a_reader_of_a_sequence_never_sees_halves` |
@@ -30,14 +30,14 @@ use heddle_wire::{Proto, TcpFlags};
 use loom::sync::Arc;
 use loom::thread;
 
-use crate::bucket::{Bucket, Entry, Index, Sight};
+use crate::bucket::{Bucket, Entry, Index, ProbeResult};
 use crate::freelist::FreeList;
 use crate::hash::{Hash, Seed};
 use crate::layout::RECORD_LINES;
-use crate::memory::Line;
+use crate::mmap::Line;
 use crate::record::Record;
 use crate::seqlock::Sequence;
-use crate::state::Life;
+use crate::state::ConnState;
 use crate::sync::{AtomicU64, Ordering};
 use crate::testing::{T0, assert_delivers, config, look, nth, put};
 use crate::{Counters, Egress, FlowTable, InsertError, Millis, NewFlow};
@@ -135,16 +135,25 @@ fn an_entry_is_found_whatever_happens_in_front_of_it() {
         // Bucket 0: seven entries, one in overflow bucket 0, one in overflow bucket 1. Bucket 1: seven.
         let locked = index.lock(0, 1);
         for n in 0..7 {
-            locked.vacancy(0, None, || None).unwrap().set(Entry::new(hash(n), n, 0));
-            locked.vacancy(1, None, || None).unwrap().set(Entry::new(hash(n), n, 1));
+            locked
+                .free_slot(0, None, || None)
+                .unwrap()
+                .set(Entry::new(hash(n), n, 0));
+            locked
+                .free_slot(1, None, || None)
+                .unwrap()
+                .set(Entry::new(hash(n), n, 1));
         }
         let passing = Entry::new(hash(20), 20, 0);
-        locked.vacancy(0, None, || Some(0)).unwrap().set(passing);
+        locked.free_slot(0, None, || Some(0)).unwrap().set(passing);
         for n in 7..13 {
-            locked.vacancy(0, None, || None).unwrap().set(Entry::new(hash(n), n, 0));
+            locked
+                .free_slot(0, None, || None)
+                .unwrap()
+                .set(Entry::new(hash(n), n, 0));
         }
         let standing = Entry::new(hash(30), 30, 0);
-        locked.vacancy(0, None, || Some(1)).unwrap().set(standing);
+        locked.free_slot(0, None, || Some(1)).unwrap().set(standing);
         for n in 7..13 {
             locked.unlink(0, Entry::new(hash(n), n, 0), |_| {
                 unreachable!("the bucket is not empty")
@@ -167,7 +176,7 @@ fn an_entry_is_found_whatever_happens_in_front_of_it() {
                 index.lock(0, 0).unlink(0, passing, |n| list.push(n, link(n)));
                 // The overflow bucket goes to another chain at once.
                 let more = || list.pop(link);
-                index.lock(1, 1).vacancy(1, None, more).unwrap().set(newcomer);
+                index.lock(1, 1).free_slot(1, None, more).unwrap().set(newcomer);
             })
         };
         let found = index.find(0, hash(30).tag(), |e| (e == standing).then_some(()));
@@ -189,7 +198,7 @@ fn a_glance_does_not_take_the_end_of_another_entry_with_the_tag_for_a_miss() {
         let [going, standing] = [1, 2].map(|n| Entry::new(hash, n, 0));
         let locked = index(&first).lock(0, 0);
         for entry in [going, standing] {
-            locked.vacancy(0, None, || None).unwrap().set(entry);
+            locked.free_slot(0, None, || None).unwrap().set(entry);
         }
         drop(locked);
         let other = {
@@ -200,10 +209,10 @@ fn a_glance_does_not_take_the_end_of_another_entry_with_the_tag_for_a_miss() {
                     .unlink(0, going, |_| unreachable!("a first bucket stays"));
             })
         };
-        let sight = index(&first).bucket(0).glance(hash.tag());
-        assert!(sight != Sight::MISS);
+        let found = index(&first).bucket(0).probe(hash.tag());
+        assert!(found != ProbeResult::MISS);
         other.join().unwrap();
-        assert_eq!(index(&first).bucket(0).glance(hash.tag()).record(), 2);
+        assert_eq!(index(&first).bucket(0).probe(hash.tag()).record(), 2);
     });
 }
 
@@ -338,7 +347,7 @@ fn a_reader_of_a_record_in_reuse_gets_one_tenant_whole() {
         let (old, new) = (nth(0), another(0));
         let begin = |lines: &[Line; RECORD_LINES], (f, r): &(NewFlow, NewFlow)| {
             let incarnation = Record(lines).write().fill(f, r, Epoch(1), T0);
-            Record(lines).enliven(incarnation, Life::begin(f.key.proto, f.flags));
+            Record(lines).activate(incarnation, ConnState::opening(f.key.proto, f.flags));
             incarnation
         };
         let first = begin(&lines, &old);
@@ -351,7 +360,7 @@ fn a_reader_of_a_record_in_reuse_gets_one_tenant_whole() {
         };
         let seen = Record(&lines).read();
         let second = other.join().unwrap();
-        if seen.life.is_live() {
+        if seen.conn.is_live() {
             assert!(seen.incarnation == first || seen.incarnation == second);
             let flow = if seen.incarnation == first { &old.0 } else { &new.0 };
             let view = seen.view(0).unwrap();

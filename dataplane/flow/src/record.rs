@@ -35,38 +35,38 @@ use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Proto, TcpFlags};
 
-use crate::bucket::Sight;
+use crate::bucket::ProbeResult;
+use crate::encoding::{
+    COUNT_BITS, DirectionWords, KeyWords, LEAVING, PORTS, TIME_BITS, count_word, leaving, meta, origin_of, pair32,
+    port_word, proto_of, quad16, time_word, tuple, with_origin,
+};
 use crate::hash::ip_from_words;
 use crate::layout::RECORD_LINES;
-use crate::memory::{LINE_WORDS, Line};
-use crate::seqlock::{Odd, Sequence};
-use crate::state::{Life, Limits};
+use crate::mmap::{LINE_WORDS, Line};
+use crate::seqlock::{Sequence, WriteGuard};
+use crate::simd::{load_pair, pairs_equal};
+use crate::state::{ConnState, Limits};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::{Egress, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
-use crate::vector::{are, load_pair};
-use crate::words::{
-    COUNT_BITS, LEAVING, PORTS, TIME_BITS, Wanted, Words, count_word, leaving, meta, moved, origin_of, pair32,
-    port_word, proto_of, quad16, time_word, tuple,
-};
 
 const SEQUENCE: usize = 0;
 const META: usize = 7;
 const ENDS: usize = 14;
 const GENERATIONS: usize = 15;
-const LIFE: usize = 16;
+const STATE_WORD: usize = 16;
 const LAST_SEEN: usize = 17;
 const PACKETS: usize = 18;
 const BYTES: usize = 20;
 const LINK: usize = 22;
 const INSERTED: usize = 23;
 
-/// Words under the sequence.
+/// DirectionWords under the sequence.
 const GUARDED: usize = 16;
 
 /// Where the words of each direction begin.
 const DIRECTION: [usize; 2] = [1, 8];
 
-/// Words of a direction.
+/// DirectionWords of a direction.
 const DIRECTION_WORDS: usize = 6;
 
 /// What a route of a connection consists of; see `FlowTable::reroute`. Index 0 is the direction of the slot that is named.
@@ -96,7 +96,7 @@ pub struct Counters {
 pub(crate) struct Contents {
     words: [u64; GUARDED],
     pub(crate) incarnation: u32,
-    pub(crate) life: Life,
+    pub(crate) conn: ConnState,
     pub(crate) last_seen: Millis,
 }
 
@@ -132,13 +132,13 @@ impl Contents {
 
     /// The endpoint whose quota the connection uses: the opener's.
     pub(crate) const fn charged(&self) -> EndpointId {
-        self.endpoints(self.life.opener())[0]
+        self.endpoints(self.conn.opener())[0]
     }
 
     /// The entry as `direction` sees it; `None` if the words are none that this crate wrote.
     pub(crate) fn view(&self, direction: usize) -> Option<FlowView> {
         let pair = |n| ip_from_words([n, n + 1].map(|n| self.at(direction ^ 1, n))).octets();
-        Words {
+        DirectionWords {
             own: [self.at(direction, PORTS), self.at(direction, LEAVING)],
             peer: [pair(0), pair(2)],
             peer_ports: self.at(direction ^ 1, PORTS),
@@ -146,7 +146,7 @@ impl Contents {
             ends: self.words[ENDS],
             generations: self.words[GENERATIONS],
         }
-        .checked_view(direction, self.life, self.last_seen)
+        .checked_view(direction, self.conn, self.last_seen)
     }
 }
 
@@ -155,9 +155,9 @@ impl Contents {
 pub(crate) struct Record<'a>(pub(crate) &'a [Line; RECORD_LINES]);
 
 /// The right to write a record; the sequence is odd while it lives.
-pub(crate) struct Writing<'a> {
+pub(crate) struct RecordWriter<'a> {
     record: Record<'a>,
-    _odd: Odd<'a>,
+    _odd: WriteGuard<'a>,
 }
 
 impl<'a> Record<'a> {
@@ -189,11 +189,11 @@ impl<'a> Record<'a> {
             for (n, word) in words.iter_mut().enumerate().skip(1) {
                 *word = self.word(n).load(Ordering::Relaxed);
             }
-            let (incarnation, life) = self.life();
+            let (incarnation, conn) = self.conn_state();
             Contents {
                 words,
                 incarnation,
-                life,
+                conn,
                 last_seen: self.last_seen(incarnation),
             }
         })
@@ -204,14 +204,14 @@ impl<'a> Record<'a> {
     pub(crate) fn find(
         &self,
         direction: usize,
-        wanted: &Wanted,
+        wanted: &KeyWords,
         limits: &Limits,
         now: Millis,
     ) -> Option<(u32, FlowView)> {
         let contents = self.read();
         let differs = (0..PORTS).fold(0, |all, n| all | contents.at(direction, n) ^ wanted.addresses[n])
             | (contents.at(direction, PORTS) ^ wanted.ports) & wanted.mask;
-        if differs != 0 || !contents.life.is_live() || contents.life.is_expired(limits, contents.last_seen, now) {
+        if differs != 0 || !contents.conn.is_live() || contents.conn.is_expired(limits, contents.last_seen, now) {
             return None;
         }
         Some((contents.incarnation, contents.view(direction)?))
@@ -223,15 +223,15 @@ impl<'a> Record<'a> {
     /// It writes what it reads straight into `out`, before it knows whether that is what is wanted: a hit that met others on
     /// its way would be copied once more.
     #[inline(always)]
-    pub(crate) fn deliver(
+    pub(crate) fn read_into(
         &self,
-        sight: Sight,
+        found: ProbeResult,
         key: &FlowKey,
         limits: &Limits,
         now: Millis,
         out: &mut Option<Hit>,
     ) -> bool {
-        let direction = sight.direction();
+        let direction = found.direction();
         let Some((own, peer)) = self.directions(direction) else {
             return false;
         };
@@ -241,20 +241,20 @@ impl<'a> Record<'a> {
         let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
         let before = self.sequence().begin();
         let ports = load(&own[PORTS]);
-        if !are([own_src, own_dst], [&key.tuple.src.octets(), &key.tuple.dst.octets()])
+        if !pairs_equal([own_src, own_dst], [&key.tuple.src.octets(), &key.tuple.dst.octets()])
             || ports != port_word(&key.tuple, key.proto, key.origin)
         {
             return false;
         }
-        let life_word = load(self.word(LIFE));
-        let life = Life::from_bits(life_word as u32);
+        let state_word = load(self.word(STATE_WORD));
+        let conn = ConnState::from_bits(state_word as u32);
         let seen = load(self.word(LAST_SEEN));
-        let of_another = (seen ^ time_word((life_word >> 32) as u32, Millis(0))) >> TIME_BITS != 0;
+        let of_another = (seen ^ time_word((state_word >> 32) as u32, Millis(0))) >> TIME_BITS != 0;
         let last_seen = Millis(seen & ((1 << TIME_BITS) - 1));
-        if of_another || !life.is_live() || life.is_expired(limits, last_seen, now) {
+        if of_another || !conn.is_live() || conn.is_expired(limits, last_seen, now) {
             return false;
         }
-        let words = Words {
+        let words = DirectionWords {
             own: [ports, load(&own[LEAVING])],
             peer: [load_pair(peer_src), load_pair(peer_dst)],
             peer_ports: load(&peer[PORTS]),
@@ -263,10 +263,10 @@ impl<'a> Record<'a> {
             generations: load(self.word(GENERATIONS)),
         };
         *out = Some(Hit {
-            slot: SlotId::of_life(life_word, sight.record() as u32, direction),
-            view: words.view(direction, life, last_seen),
+            slot: SlotId::from_state_word(state_word, found.record() as u32, direction),
+            view: words.view(direction, conn, last_seen),
         });
-        self.sequence().is_still(before)
+        self.sequence().is_unchanged(before)
     }
 
     /// The words of a direction and of its peer.
@@ -291,9 +291,9 @@ impl<'a> Record<'a> {
 
     /// Incarnation and life.
     #[inline]
-    pub(crate) fn life(&self) -> (u32, Life) {
-        let word = self.word(LIFE).load(Ordering::Relaxed);
-        ((word >> 32) as u32, Life::from_bits(word as u32))
+    pub(crate) fn conn_state(&self) -> (u32, ConnState) {
+        let word = self.word(STATE_WORD).load(Ordering::Relaxed);
+        ((word >> 32) as u32, ConnState::from_bits(word as u32))
     }
 
     /// When a packet of this tenant was last noted.
@@ -320,14 +320,14 @@ impl<'a> Record<'a> {
     }
 
     /// Lets the tenant live that a free record was filled for. Both its buckets are locked.
-    pub(crate) fn enliven(&self, incarnation: u32, life: Life) {
-        self.word(LIFE)
-            .store(pair32(life.to_bits(), incarnation), Ordering::Relaxed);
+    pub(crate) fn activate(&self, incarnation: u32, conn: ConnState) {
+        self.word(STATE_WORD)
+            .store(pair32(conn.to_bits(), incarnation), Ordering::Relaxed);
     }
 
     /// Locks the record against other writers and makes readers wait.
-    pub(crate) fn write(self) -> Writing<'a> {
-        Writing {
+    pub(crate) fn write(self) -> RecordWriter<'a> {
+        RecordWriter {
             record: self,
             _odd: self.sequence().write(),
         }
@@ -336,18 +336,18 @@ impl<'a> Record<'a> {
     /// Notes a packet. Counts are exact while each direction stays with one worker: they are not locked instructions.
     #[inline(always)]
     pub(crate) fn touch(&self, incarnation: u32, direction: usize, now: Millis, bytes: u32, flags: TcpFlags) -> bool {
-        let mut old = self.word(LIFE).load(Ordering::Relaxed);
+        let mut old = self.word(STATE_WORD).load(Ordering::Relaxed);
         loop {
-            let life = Life::from_bits(old as u32);
-            if (old >> 32) as u32 != incarnation || !life.is_live() {
+            let conn = ConnState::from_bits(old as u32);
+            if (old >> 32) as u32 != incarnation || !conn.is_live() {
                 return false;
             }
-            let new = old & !u64::from(u32::MAX) | u64::from(life.after(direction, flags).to_bits());
+            let new = old & !u64::from(u32::MAX) | u64::from(conn.after(direction, flags).to_bits());
             if new == old {
                 break;
             }
             match self
-                .word(LIFE)
+                .word(STATE_WORD)
                 .compare_exchange(old, new, Ordering::Relaxed, Ordering::Relaxed)
             {
                 Ok(_) => break,
@@ -369,12 +369,12 @@ impl<'a> Record<'a> {
 
     /// Puts the record back to a free one that nobody writes, whatever it held; only while nobody else uses the table.
     pub(crate) fn reset(&self) {
-        let (incarnation, _) = self.life();
-        self.word(LIFE).store(
-            pair32(Life::NONE.to_bits(), incarnation.wrapping_add(1)),
+        let (incarnation, _) = self.conn_state();
+        self.word(STATE_WORD).store(
+            pair32(ConnState::NONE.to_bits(), incarnation.wrapping_add(1)),
             Ordering::Relaxed,
         );
-        self.sequence().make_even();
+        self.sequence().end_dead_write();
     }
 }
 
@@ -395,7 +395,7 @@ fn bump(counter: &AtomicU64, incarnation: u32, by: u64) {
     counter.store(count_word(incarnation, count), Ordering::Relaxed);
 }
 
-impl Writing<'_> {
+impl RecordWriter<'_> {
     fn set(&self, n: usize, value: u64) {
         self.record.word(n).store(value, Ordering::Relaxed);
     }
@@ -405,24 +405,24 @@ impl Writing<'_> {
     }
 
     /// Incarnation and life, which cannot change their tenant while this lives.
-    pub(crate) fn life(&self) -> (u32, Life) {
-        self.record.life()
+    pub(crate) fn conn_state(&self) -> (u32, ConnState) {
+        self.record.conn_state()
     }
 
     pub(crate) fn last_seen(&self) -> Millis {
-        self.record.last_seen(self.life().0)
+        self.record.last_seen(self.conn_state().0)
     }
 
     /// The endpoint whose quota the connection uses.
     pub(crate) fn charged(&self) -> EndpointId {
-        let (_, life) = self.life();
-        EndpointId((self.get(ENDS) >> (life.opener() * 16)) as u16)
+        let (_, conn) = self.conn_state();
+        EndpointId((self.get(ENDS) >> (conn.opener() * 16)) as u16)
     }
 
     /// Fills a free record with all but its life; returns the incarnation.
-    pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, start: Epoch, now: Millis) -> u32 {
+    pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, epoch: Epoch, now: Millis) -> u32 {
         for (base, flow) in DIRECTION.into_iter().zip([forward, reverse]) {
-            let Wanted { addresses, ports, .. } = Wanted::key(&flow.key);
+            let KeyWords { addresses, ports, .. } = KeyWords::key(&flow.key);
             for (n, word) in addresses.into_iter().enumerate() {
                 self.set(base + n, word);
             }
@@ -430,7 +430,7 @@ impl Writing<'_> {
             let Deltas { l3, l4 } = flow.rewrite.deltas;
             self.set(base + LEAVING, leaving(l3.to_raw(), l4.to_raw(), flow.egress));
         }
-        self.set(META, meta(start, [forward.flags, reverse.flags]));
+        self.set(META, meta(epoch, [forward.flags, reverse.flags]));
         self.set(
             ENDS,
             quad16(
@@ -441,7 +441,7 @@ impl Writing<'_> {
             ),
         );
         self.set(GENERATIONS, pair32(forward.generations[0].0, forward.generations[1].0));
-        let (incarnation, _) = self.life();
+        let (incarnation, _) = self.conn_state();
         for n in PACKETS..LINK {
             self.set(n, count_word(incarnation, 0));
         }
@@ -452,26 +452,26 @@ impl Writing<'_> {
 
     /// Ends the connection: its slot numbers name nothing from here on.
     pub(crate) fn clear(&self) {
-        let (incarnation, _) = self.life();
+        let (incarnation, _) = self.conn_state();
         // A swap and no store: it stands after every change that a touch has made to the word, in the eyes of a model checker too.
-        self.record.word(LIFE).swap(
-            pair32(Life::NONE.to_bits(), incarnation.wrapping_add(1)),
+        self.record.word(STATE_WORD).swap(
+            pair32(ConnState::NONE.to_bits(), incarnation.wrapping_add(1)),
             Ordering::Relaxed,
         );
     }
 
     pub(crate) fn set_origin(&self, direction: usize, origin: Origin) {
         let word = DIRECTION[direction & 1] + PORTS;
-        self.set(word, moved(self.get(word), origin));
+        self.set(word, with_origin(self.get(word), origin));
     }
 
-    pub(crate) fn set_generations(&self, direction: usize, generations: [Generation; 2], start: Epoch) {
+    pub(crate) fn set_generations(&self, direction: usize, generations: [Generation; 2], epoch: Epoch) {
         let [a, b] = oriented(direction, generations);
         self.set(GENERATIONS, pair32(a.0, b.0));
-        self.set(META, self.get(META) & u64::from(u32::MAX) | u64::from(start.0) << 32);
+        self.set(META, self.get(META) & u64::from(u32::MAX) | u64::from(epoch.0) << 32);
     }
 
-    pub(crate) fn set_route(&self, direction: usize, route: &Route, start: Epoch) {
+    pub(crate) fn set_route(&self, direction: usize, route: &Route, epoch: Epoch) {
         for (base, egress) in DIRECTION.into_iter().zip(oriented(direction, route.egress)) {
             let word = base + LEAVING;
             self.set(word, pair32(self.get(word) as u32, egress.to_bits()));
@@ -479,7 +479,7 @@ impl Writing<'_> {
         let [a, b] = oriented(direction, route.endpoints);
         let [c, d] = oriented(direction, route.mss_clamp);
         self.set(ENDS, quad16(a.0, b.0, c, d));
-        self.set_generations(direction, route.generations, start);
+        self.set_generations(direction, route.generations, epoch);
     }
 }
 

@@ -23,7 +23,7 @@ impl<'a> Sequence<'a> {
         loop {
             let before = self.begin();
             let loaded = load();
-            if self.is_still(before) {
+            if self.is_unchanged(before) {
                 return loaded;
             }
             relax(round);
@@ -31,7 +31,7 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Begins a reading that [`Self::is_still`] ends.
+    /// Begins a reading that [`Self::is_unchanged`] ends.
     #[inline(always)]
     pub(crate) fn begin(&self) -> u64 {
         self.0.load(Ordering::Acquire)
@@ -39,13 +39,13 @@ impl<'a> Sequence<'a> {
 
     /// Whether what was loaded since `before` is whole.
     #[inline(always)]
-    pub(crate) fn is_still(&self, before: u64) -> bool {
+    pub(crate) fn is_unchanged(&self, before: u64) -> bool {
         fence(Ordering::Acquire);
         (self.0.load(Ordering::Relaxed) == before) & (before & 1 == 0)
     }
 
     /// Keeps other writers out and makes readers wait, until the answer is dropped.
-    pub(crate) fn write(&self) -> Odd<'a> {
+    pub(crate) fn write(&self) -> WriteGuard<'a> {
         let mut round = 0;
         loop {
             let even = self.0.load(Ordering::Relaxed) & !1;
@@ -56,7 +56,7 @@ impl<'a> Sequence<'a> {
                 .is_ok()
             {
                 fence(Ordering::Release);
-                return Odd { sequence: *self, odd };
+                return WriteGuard { sequence: *self, odd };
             }
             relax(round);
             round += 1;
@@ -69,19 +69,19 @@ impl<'a> Sequence<'a> {
     }
 
     /// Ends what a dead writer began; only while nobody else uses the words.
-    pub(crate) fn make_even(&self) {
+    pub(crate) fn end_dead_write(&self) {
         let sequence = self.0.load(Ordering::Relaxed);
         self.0.store((sequence | 1).wrapping_add(1), Ordering::Release);
     }
 }
 
 /// The right to write the guarded words.
-pub(crate) struct Odd<'a> {
+pub(crate) struct WriteGuard<'a> {
     sequence: Sequence<'a>,
     odd: u64,
 }
 
-impl Drop for Odd<'_> {
+impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         self.sequence.0.store(self.odd.wrapping_add(1), Ordering::Release);
     }

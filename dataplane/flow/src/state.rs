@@ -124,7 +124,7 @@ impl Timeouts {
     }
 }
 
-/// The timeouts in milliseconds, by class and state of a [`Life`]: what each lookup asks.
+/// The timeouts in milliseconds, by class and state of a [`ConnState`]: what each lookup asks.
 pub(crate) struct Limits([u64; Self::CLASSES.len() * Self::STATES]);
 
 impl Limits {
@@ -136,8 +136,8 @@ impl Limits {
 
     pub(crate) fn of(timeouts: &Timeouts) -> Self {
         Self(std::array::from_fn(|n| {
-            let life = Life((n % Self::STATES) as u32);
-            let timeout = timeouts.of(Self::CLASSES[n / Self::STATES], life.state());
+            let conn = ConnState((n % Self::STATES) as u32);
+            let timeout = timeouts.of(Self::CLASSES[n / Self::STATES], conn.state());
             u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).min(Self::NEVER)
         }))
     }
@@ -155,9 +155,9 @@ impl Limits {
 /// The connection's life in 32 bits: state, protocol, who opened, whose FIN was seen. The incarnation of the slot stands
 /// in the upper half of the same atomic word, so a change can never hit another connection's life.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Life(u32);
+pub(crate) struct ConnState(u32);
 
-impl Life {
+impl ConnState {
     const STATE: u32 = 0x7;
     /// Above the state, so that both together are an index of [`Limits`].
     const CLASS_SHIFT: u32 = 3;
@@ -171,7 +171,7 @@ impl Life {
     pub(crate) const NONE: Self = Self(0);
 
     /// The life of a connection that is being inserted; `forward` are the flags of its direction 0.
-    pub(crate) fn begin(proto: Proto, forward: FlowFlags) -> Self {
+    pub(crate) fn opening(proto: Proto, forward: FlowFlags) -> Self {
         let state = match proto {
             Proto::TCP if forward.contains(FlowFlags::ADOPTED) => FlowState::Established,
             Proto::TCP => FlowState::SynSent,
@@ -273,7 +273,7 @@ mod tests {
     fn walk(proto: Proto, flags: FlowFlags, packets: &[(usize, TcpFlags)]) -> FlowState {
         packets
             .iter()
-            .fold(Life::begin(proto, flags), |l, &(d, f)| l.after(d, f))
+            .fold(ConnState::opening(proto, flags), |l, &(d, f)| l.after(d, f))
             .state()
     }
 
@@ -342,12 +342,12 @@ mod tests {
 
     #[test]
     fn expiry_is_at_the_timeout_and_not_before() {
-        let life = Life::begin(Proto::UDP, FlowFlags::empty());
+        let conn = ConnState::opening(Proto::UDP, FlowFlags::empty());
         let t = Limits::of(&Timeouts::default());
-        assert!(!life.is_expired(&t, Millis(1000), Millis(30_999)));
-        assert!(life.is_expired(&t, Millis(1000), Millis(31_000)));
+        assert!(!conn.is_expired(&t, Millis(1000), Millis(30_999)));
+        assert!(conn.is_expired(&t, Millis(1000), Millis(31_000)));
         assert!(
-            !life.is_expired(&t, Millis(1000), Millis(0)),
+            !conn.is_expired(&t, Millis(1000), Millis(0)),
             "a clock that steps back expires nothing"
         );
     }
@@ -366,17 +366,17 @@ mod tests {
                 &[0, 1]
             };
             for state in states {
-                let life = Life(Life::begin(proto, FlowFlags::empty()).0 & !Life::STATE | state);
+                let conn = ConnState(ConnState::opening(proto, FlowFlags::empty()).0 & !ConnState::STATE | state);
                 let timeout = timeouts
-                    .of(proto, life.state())
+                    .of(proto, conn.state())
                     .as_millis()
                     .min(u128::from(Limits::NEVER)) as u64;
                 assert!(
-                    life.is_expired(&limits, Millis(0), Millis(timeout)),
+                    conn.is_expired(&limits, Millis(0), Millis(timeout)),
                     "{proto:?} {state}"
                 );
                 assert!(
-                    !life.is_expired(&limits, Millis(0), Millis(timeout - 1)),
+                    !conn.is_expired(&limits, Millis(0), Millis(timeout - 1)),
                     "{proto:?} {state}"
                 );
             }

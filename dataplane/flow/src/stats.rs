@@ -81,7 +81,7 @@ impl Counts {
     }
 
     /// Counts a connection whatever the quota says: one that was taken over.
-    pub(crate) fn charge_anyway(&self, endpoint: EndpointId) {
+    pub(crate) fn charge_over_quota(&self, endpoint: EndpointId) {
         self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
         self.kept.fetch_add(1, Ordering::Relaxed);
     }

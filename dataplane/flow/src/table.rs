@@ -12,9 +12,9 @@ use crate::config::Config;
 use crate::freelist::FreeList;
 use crate::hash::{Hash, Seed};
 use crate::layout::{Geometry, RECORD_LINES, header};
-use crate::memory::{Line, Memory, prefetch};
+use crate::mmap::{Line, Memory, prefetch};
 use crate::record::{Contents, Counters, Record, Route};
-use crate::state::{Life, Limits, Timeouts};
+use crate::state::{ConnState, Limits, Timeouts};
 use crate::stats::{Counts, Stats};
 use crate::sync::Ordering;
 use crate::types::{FlowKey, FlowView, Millis, Origin, SlotId};
@@ -39,7 +39,7 @@ pub struct FlowTable {
     memory: Memory,
     geometry: Geometry,
     seed: Seed,
-    start: Epoch,
+    epoch: Epoch,
     timeouts: Timeouts,
     pub(crate) limits: Limits,
     pub(crate) counts: Counts,
@@ -58,13 +58,13 @@ impl FlowTable {
     }
 
     /// A table over memory that holds one, or zeroes.
-    pub(crate) fn over(memory: Memory, geometry: Geometry, seed: Seed, start: Epoch, config: &Config) -> Self {
+    pub(crate) fn over(memory: Memory, geometry: Geometry, seed: Seed, epoch: Epoch, config: &Config) -> Self {
         let counts = Counts::new(config.quota);
         Self {
             memory,
             geometry,
             seed,
-            start,
+            epoch,
             timeouts: config.timeouts,
             limits: Limits::of(&config.timeouts),
             counts,
@@ -79,8 +79,8 @@ impl FlowTable {
 
     /// The number of this start; an entry of another is stale.
     #[must_use]
-    pub fn start(&self) -> Epoch {
-        self.start
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// Where clients of Services with session affinity went last.
@@ -139,7 +139,7 @@ impl FlowTable {
         (hash, hash.bucket(self.geometry.buckets))
     }
 
-    pub(crate) fn more_overflow(&self) -> Option<u32> {
+    pub(crate) fn take_overflow_bucket(&self) -> Option<u32> {
         self.free_overflow().pop(|n| self.overflow_link(n))
     }
 
@@ -162,7 +162,7 @@ impl FlowTable {
     /// The connection was judged again and may go on: both directions are current under these generations (of the named
     /// direction's endpoints, in its order) and in this start. `false` if it is gone.
     pub fn revalidate(&self, slot: SlotId, generations: [Generation; 2]) -> bool {
-        self.change(slot, |w| w.set_generations(slot.direction(), generations, self.start))
+        self.change(slot, |w| w.set_generations(slot.direction(), generations, self.epoch))
             .is_some()
     }
 
@@ -170,7 +170,7 @@ impl FlowTable {
     pub fn reroute(&self, slot: SlotId, route: &Route) -> bool {
         let moved = self.change(slot, |w| {
             let before = w.charged();
-            w.set_route(slot.direction(), route, self.start);
+            w.set_route(slot.direction(), route, self.epoch);
             (before, w.charged())
         });
         if let Some((before, after)) = moved {
@@ -184,10 +184,10 @@ impl FlowTable {
         self.change(slot, |w| w.set_origin(slot.direction(), origin)).is_some()
     }
 
-    fn change<T>(&self, slot: SlotId, with: impl FnOnce(&crate::record::Writing<'_>) -> T) -> Option<T> {
+    fn change<T>(&self, slot: SlotId, with: impl FnOnce(&crate::record::RecordWriter<'_>) -> T) -> Option<T> {
         let writing = self.record(slot.record())?.write();
-        let (incarnation, life) = writing.life();
-        (incarnation == slot.incarnation() && life.is_live()).then(|| with(&writing))
+        let (incarnation, conn) = writing.conn_state();
+        (incarnation == slot.incarnation() && conn.is_live()).then(|| with(&writing))
     }
 
     /// Reads an entry again. `None` if it is gone.
@@ -207,7 +207,7 @@ impl FlowTable {
 
     fn contents(&self, slot: SlotId) -> Option<Contents> {
         let contents = self.record(slot.record())?.read();
-        (contents.incarnation == slot.incarnation() && contents.life.is_live()).then_some(contents)
+        (contents.incarnation == slot.incarnation() && contents.conn.is_live()).then_some(contents)
     }
 
     /// Removes a connection, both directions. `false` if it was gone.
@@ -216,14 +216,14 @@ impl FlowTable {
     }
 
     pub(crate) fn remove_if_expired(&self, slot: SlotId, now: Millis) -> bool {
-        let removed = self.remove_when(slot, |life, last_seen| life.is_expired(&self.limits, last_seen, now));
+        let removed = self.remove_when(slot, |conn, last_seen| conn.is_expired(&self.limits, last_seen, now));
         if removed {
             self.counts.expired.fetch_add(1, Ordering::Relaxed);
         }
         removed
     }
 
-    fn remove_when(&self, slot: SlotId, condition: impl Fn(Life, Millis) -> bool) -> bool {
+    fn remove_when(&self, slot: SlotId, condition: impl Fn(ConnState, Millis) -> bool) -> bool {
         let Some((record, contents)) = self.record(slot.record()).zip(self.contents(slot)) else {
             return false;
         };
@@ -235,8 +235,8 @@ impl FlowTable {
         let locked: Locked<'_> = index.lock(b0, b1);
         let charged = {
             let writing = record.write();
-            let (incarnation, life) = writing.life();
-            if incarnation != slot.incarnation() || !life.is_live() || !condition(life, writing.last_seen()) {
+            let (incarnation, conn) = writing.conn_state();
+            if incarnation != slot.incarnation() || !conn.is_live() || !condition(conn, writing.last_seen()) {
                 return false;
             }
             let charged = writing.charged();
@@ -264,8 +264,8 @@ impl FlowTable {
         for step in 0..u64::from(budget) {
             let number = (cursor.wrapping_add(step) % u64::from(mark)) as u32;
             let Some(record) = self.record(number) else { continue };
-            let (incarnation, life) = record.life();
-            if life.is_live() && life.is_expired(&self.limits, record.last_seen(incarnation), now) {
+            let (incarnation, conn) = record.conn_state();
+            if conn.is_live() && conn.is_expired(&self.limits, record.last_seen(incarnation), now) {
                 removed += u32::from(self.remove_if_expired(SlotId::new(incarnation, number, 0), now));
             }
         }
@@ -287,7 +287,7 @@ impl FlowTable {
 
 #[cfg(test)]
 #[cfg(not(loom))]
-mod model;
+mod oracle;
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests;

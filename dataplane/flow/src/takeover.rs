@@ -21,7 +21,7 @@ pub(crate) struct Repaired {
 }
 
 /// What a record holds.
-enum Finding {
+enum RecordState {
     Whole,
     Free,
     Torn,
@@ -39,13 +39,13 @@ impl FlowTable {
         let mark = self.free_records().mark();
         for (number, record) in (0..mark).filter_map(|n| Some((n, self.record(n)?))) {
             match self.examine(number, record, trust_index) {
-                Finding::Whole => whole.push(number),
-                Finding::Free => {}
-                Finding::Torn => {
+                RecordState::Whole => whole.push(number),
+                RecordState::Free => {}
+                RecordState::Torn => {
                     repaired.torn += 1;
                     record.reset();
                 }
-                Finding::Orphan => {
+                RecordState::Orphan => {
                     repaired.orphans += 1;
                     record.reset();
                 }
@@ -60,21 +60,21 @@ impl FlowTable {
                 repaired.orphans += 1;
             }
         }
-        self.free_what_is_between(&whole);
+        self.free_unused(&whole);
         rebuilding.store(0, Ordering::Release);
         repaired
     }
 
-    fn examine(&self, number: u32, record: Record<'_>, trust_index: bool) -> Finding {
+    fn examine(&self, number: u32, record: Record<'_>, trust_index: bool) -> RecordState {
         if record.is_torn() {
-            return Finding::Torn;
+            return RecordState::Torn;
         }
-        if !record.life().1.is_live() {
-            return Finding::Free;
+        if !record.conn_state().1.is_live() {
+            return RecordState::Free;
         }
         let contents = record.read();
         if contents.view(0).and(contents.view(1)).is_none() {
-            return Finding::Torn;
+            return RecordState::Torn;
         }
         let linked = |direction| {
             let (hash, bucket) = self.hash(&contents.tuple(direction), contents.proto());
@@ -84,9 +84,9 @@ impl FlowTable {
                 .is_some()
         };
         if trust_index && !(linked(0) && linked(1)) {
-            Finding::Orphan
+            RecordState::Orphan
         } else {
-            Finding::Whole
+            RecordState::Whole
         }
     }
 
@@ -108,26 +108,26 @@ impl FlowTable {
         let contents = record.read();
         let [(h0, b0), (h1, b1)] = [0, 1].map(|d| self.hash(&contents.tuple(d), contents.proto()));
         let locked = self.index().lock(b0, b1);
-        let Some(place) = locked.vacancy(b0, None, || self.more_overflow()) else {
+        let Some(place) = locked.free_slot(b0, None, || self.take_overflow_bucket()) else {
             record.reset();
             return false;
         };
         let taken = (b0 == b1).then_some(place);
-        let Some(other) = locked.vacancy(b1, taken, || self.more_overflow()) else {
+        let Some(other) = locked.free_slot(b1, taken, || self.take_overflow_bucket()) else {
             record.reset();
             return false;
         };
         place.set(Entry::new(h0, number, 0));
         other.set(Entry::new(h1, number, 1));
-        self.counts.charge_anyway(contents.charged());
+        self.counts.charge_over_quota(contents.charged());
         true
     }
 
     /// Records beyond the last whole one count as never used; those before it that are free go to the free list.
-    fn free_what_is_between(&self, whole: &[u32]) {
+    fn free_unused(&self, whole: &[u32]) {
         let list = self.free_records();
         list.reset(whole.last().map_or(0, |last| last + 1));
-        let is_live = |record: &Record<'_>| record.life().1.is_live();
+        let is_live = |record: &Record<'_>| record.conn_state().1.is_live();
         // The lowest is pushed last, so that it is used first.
         for (number, record) in (0..list.mark()).rev().filter_map(|n| Some((n, self.record(n)?))) {
             if !is_live(&record) {

@@ -271,8 +271,8 @@ impl SlotId {
 
     /// As [`Self::new`], with the incarnation in the upper half of a word.
     #[inline]
-    pub(crate) const fn of_life(life_word: u64, record: u32, direction: usize) -> Self {
-        Self(life_word & !(u32::MAX as u64) | (record as u64) << 1 | direction as u64 & 1)
+    pub(crate) const fn from_state_word(state_word: u64, record: u32, direction: usize) -> Self {
+        Self(state_word & !(u32::MAX as u64) | (record as u64) << 1 | direction as u64 & 1)
     }
 
     pub(crate) const fn incarnation(self) -> u32 {
@@ -326,7 +326,7 @@ pub struct FlowView {
     /// The generations of these endpoints under which it was last evaluated.
     pub generations: [Generation; 2],
     /// The start of the agent in which it was last evaluated.
-    pub start: Epoch,
+    pub epoch: Epoch,
     /// The MSS that a SYN or SYN-ACK of this direction may carry at most; 0: not clamped.
     pub mss_clamp: u16,
     /// What the caller noted.
@@ -340,8 +340,8 @@ pub struct FlowView {
 impl FlowView {
     /// Whether the entry was evaluated in start `start` and under these generations of [`Self::endpoints`].
     #[must_use]
-    pub fn is_current(&self, start: Epoch, generations: [Generation; 2]) -> bool {
-        self.start == start && self.generations == generations
+    pub fn is_current(&self, epoch: Epoch, generations: [Generation; 2]) -> bool {
+        self.epoch == epoch && self.generations == generations
     }
 
     /// Whether a SYN without ACK may be taken as a packet of this connection.

@@ -68,7 +68,7 @@ fn stamp_of(hit: &heddle_flow::Hit) -> u16 {
     let whole = v.endpoints == [EndpointId(stamp); 2]
         && v.generations == [Generation(stamp.into()); 2]
         && v.mss_clamp == stamp
-        && v.start == Epoch(1)
+        && v.epoch == Epoch(1)
         && (v.flags.contains(FlowFlags::REPLY) || v.rewrite.to.dport == stamp);
     assert!(whole, "mixed entry: {hit:?}");
     stamp

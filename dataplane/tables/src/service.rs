@@ -193,7 +193,7 @@ pub struct Frontend {
     /// `namespace/name` of the Service, with `:port name` where the port has one.
     pub name: Arc<str>,
     /// Endpoints that get no new connection but keep those that they have.
-    pub resting: Box<[Backend]>,
+    pub draining: Box<[Backend]>,
 }
 
 const _: () = assert!(std::mem::offset_of!(Frontend, key) <= 128);
@@ -239,7 +239,7 @@ impl Frontend {
             name: name.into(),
             backends,
             inside: None,
-            resting: Box::new([]),
+            draining: Box::new([]),
             source_ranges: None,
             balancing: Balancing::Maglev,
             affinity: None,
@@ -294,13 +294,15 @@ impl Frontend {
     #[must_use]
     pub fn keeps(&self, backend: &Backend) -> bool {
         let has = |list: &[Backend]| list.binary_search(backend).is_ok();
-        has(self.backends.list()) || has(&self.resting) || self.inside.as_ref().is_some_and(|inside| has(inside.list()))
+        has(self.backends.list())
+            || has(&self.draining)
+            || self.inside.as_ref().is_some_and(|inside| has(inside.list()))
     }
 
     /// Every endpoint of the Service, ready or not; some twice.
     pub fn endpoints(&self) -> impl Iterator<Item = &Backend> {
         let inside = self.inside.iter().flat_map(|inside| inside.list());
-        self.backends.list().iter().chain(inside).chain(&self.resting)
+        self.backends.list().iter().chain(inside).chain(&self.draining)
     }
 }
 
@@ -348,7 +350,7 @@ mod tests {
     #[test]
     fn connections_stay_with_endpoints_that_rest() {
         let mut frontend = frontend(FrontendKind::LoadBalancer, Some(Backends::new([b(2, 80)], false)));
-        frontend.resting = Box::new([b(3, 80)]);
+        frontend.draining = Box::new([b(3, 80)]);
         assert_eq!(
             [1, 2, 3, 4].map(|n| frontend.keeps(&b(n, 80))),
             [true, true, true, false]

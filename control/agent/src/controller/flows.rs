@@ -162,7 +162,7 @@ impl Controller {
         let flags = opened.flags();
         let generations = view.endpoints.map(|id| snapshot.endpoint(id).map(|e| e.generation));
         let current = match generations {
-            [Some(a), Some(b)] => view.is_current(self.workers.flows().start(), [a, b]),
+            [Some(a), Some(b)] => view.is_current(self.workers.flows().epoch(), [a, b]),
             _ => false,
         };
         let translated = (sent.src, sent.sport) != (seen.src, seen.sport);

@@ -88,7 +88,7 @@ impl Controller {
             node: self.settings.node.clone(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            start: self.takeover.start_number.0,
+            start: self.takeover.epoch.0,
             mode: "AF_XDP copy mode".to_owned(),
             uplink: None,
         }

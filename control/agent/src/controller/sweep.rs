@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(lost(&with(|_| {}, &[]), &flows), [1001]);
         assert_eq!(lost(&with(|_| {}, &[pod(1)]), &flows), [0u16; 0], "its pod is there");
         let resting = Backend { ip: pod(1), port: 5353 };
-        let rests = |frontend: &mut Frontend| frontend.resting = Box::new([resting]);
+        let rests = |frontend: &mut Frontend| frontend.draining = Box::new([resting]);
         assert_eq!(lost(&with(rests, &[]), &flows), [0u16; 0], "a slice names it");
     }
 

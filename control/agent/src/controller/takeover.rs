@@ -33,7 +33,7 @@ impl Controller {
             None => tracing::info!(
                 pods = taken,
                 connections = takeover.entries_kept,
-                start = takeover.start_number.0,
+                start = takeover.epoch.0,
                 "took over what the agent before left"
             ),
             Some(reason) => tracing::info!(pods = taken, "the flow table begins empty: {reason}"),

@@ -180,7 +180,7 @@ impl Compiler {
             .contains(&TrafficPolicy::Local)
             .then(|| Backends::new(endpoints.on(node), endpoints.are_usable()));
         Answers {
-            resting: endpoints.others(&everywhere, here.as_ref()),
+            draining: endpoints.others(&everywhere, here.as_ref()),
             everywhere,
             here,
         }
@@ -192,7 +192,7 @@ struct Answers {
     everywhere: Backends,
     /// Where a traffic policy asks for it.
     here: Option<Backends>,
-    resting: Box<[Backend]>,
+    draining: Box<[Backend]>,
 }
 
 impl Answers {
@@ -206,7 +206,7 @@ impl Answers {
         if here.is_some() && kind != FrontendKind::ClusterIp {
             frontend.inside = Some(self.everywhere.clone());
         }
-        frontend.resting.clone_from(&self.resting);
+        frontend.draining.clone_from(&self.draining);
         frontend.balancing = match service.load_balancing {
             LoadBalancing::Maglev => Balancing::Maglev,
             LoadBalancing::Random => Balancing::Random,

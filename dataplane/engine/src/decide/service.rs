@@ -115,7 +115,7 @@ pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: 
     if let ServiceLookup::Frontend(frontend) = snapshot.frontend(t.dst, q.proto, t.dport)
         && let Some(affinity) = frontend.affinity
     {
-        memory.note(t.src, affinity.service, (target.dst, target.dport), now);
+        memory.record(t.src, affinity.service, (target.dst, target.dport), now);
     }
 }
 

@@ -44,7 +44,7 @@ pub(crate) fn decide_burst(
     }
     let flows = cx.flows;
     // The place of the answers is the one that nobody has asked for yet.
-    let foresee = |query: &Query, target: &Target| flows.expect(&target.answers(&query.tuple), query.proto);
+    let foresee = |query: &Query, target: &Target| flows.prefetch(&target.answers(&query.tuple), query.proto);
     decide_all(cx.snapshot, &connections, foresee, |at, decision| {
         decided[places[at]] = Some(decision);
     });

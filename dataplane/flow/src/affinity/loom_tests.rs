@@ -32,9 +32,9 @@ impl Clients {
         (Ip::from_v4([10, 0, 0, n]), n.into())
     }
 
-    fn note(&self, client: u8, backend: u8, now: u64) {
+    fn record(&self, client: u8, backend: u8, now: u64) {
         self.table()
-            .note(Ip::from_v4([10, 9, 9, client]), 7, Self::backend(backend), Millis(now));
+            .record(Ip::from_v4([10, 9, 9, client]), 7, Self::backend(backend), Millis(now));
     }
 
     fn find(&self, client: u8, now: u64) -> Option<(Ip, u16)> {
@@ -48,9 +48,9 @@ fn a_client_that_two_workers_note_goes_where_one_of_them_said() {
         let clients = Clients::none();
         let other = {
             let clients = Arc::clone(&clients);
-            thread::spawn(move || clients.note(1, 101, 5))
+            thread::spawn(move || clients.record(1, 101, 5))
         };
-        clients.note(1, 102, 5);
+        clients.record(1, 102, 5);
         let either = [Some(Clients::backend(101)), Some(Clients::backend(102))];
         assert!(either.contains(&clients.find(1, 5)));
         other.join().unwrap();
@@ -62,10 +62,10 @@ fn a_client_that_two_workers_note_goes_where_one_of_them_said() {
 fn a_client_is_found_whole_while_it_is_noted_again_after_its_time() {
     check(|| {
         let clients = Clients::none();
-        clients.note(1, 101, 5);
+        clients.record(1, 101, 5);
         let other = {
             let clients = Arc::clone(&clients);
-            thread::spawn(move || clients.note(1, 102, 100))
+            thread::spawn(move || clients.record(1, 102, 100))
         };
         let found = clients.find(1, 100);
         assert!(
@@ -81,11 +81,11 @@ fn a_client_is_found_whole_while_it_is_noted_again_after_its_time() {
 fn a_client_is_found_whole_or_not_at_all_while_another_takes_its_line() {
     check(|| {
         let clients = Clients::none();
-        clients.note(1, 101, 1);
-        clients.note(2, 102, 2);
+        clients.record(1, 101, 1);
+        clients.record(2, 102, 2);
         let other = {
             let clients = Arc::clone(&clients);
-            thread::spawn(move || clients.note(3, 103, 3))
+            thread::spawn(move || clients.record(3, 103, 3))
         };
         let found = clients.find(1, 3);
         assert!(found.is_none() || found == Some(Clients::backend(101)));

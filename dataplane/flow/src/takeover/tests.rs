@@ -7,7 +7,7 @@ use heddle_ids::Epoch;
 
 use super::*;
 use crate::layout::Geometry;
-use crate::memory::LINE_BYTES;
+use crate::mmap::LINE_BYTES;
 use crate::testing::{T0, assert_delivers, config, look, nth, put, v4};
 use crate::{BootId, Fresh, InsertError, Millis, OpenError, Takeover};
 
@@ -91,7 +91,7 @@ fn connections_outlive_the_process_and_are_stale() {
     let scratch = Scratch::new();
     let (table, first) = scratch.open();
     assert_eq!(
-        (first.fresh, first.start_number, first.fresh_since),
+        (first.fresh, first.epoch, first.fresh_since),
         (Some(Fresh::NoFile), Epoch(1), T0)
     );
     for n in 0..200 {
@@ -105,7 +105,7 @@ fn connections_outlive_the_process_and_are_stale() {
     let expected = Takeover {
         fresh: None,
         fresh_since: T0,
-        start_number: Epoch(2),
+        epoch: Epoch(2),
         entries_kept: 199,
         discarded_torn: 0,
         discarded_orphans: 0,
@@ -119,7 +119,7 @@ fn connections_outlive_the_process_and_are_stale() {
             hit.unwrap()
         });
         assert!(
-            !hits[0].view.is_current(table.start(), flows.0.generations),
+            !hits[0].view.is_current(table.epoch(), flows.0.generations),
             "stale although no generation changed"
         );
         assert!(table.revalidate(hits[0].slot, flows.0.generations));
@@ -127,7 +127,7 @@ fn connections_outlive_the_process_and_are_stale() {
             table
                 .view(hits[1].slot)
                 .unwrap()
-                .is_current(table.start(), flows.1.generations),
+                .is_current(table.epoch(), flows.1.generations),
             "so is the reply"
         );
     }
@@ -253,7 +253,7 @@ fn clients_stay_with_their_backends_but_one_that_was_being_noted() {
     let scratch = Scratch::filled(3);
     let (table, _) = scratch.open();
     for n in 1..=100 {
-        table.affinities().note(v4(n), 7, (v4(1000 + n), 80), T0);
+        table.affinities().record(v4(n), 7, (v4(1000 + n), 80), T0);
     }
     drop(table);
     // The sequence of whoever stands first.
@@ -267,7 +267,7 @@ fn clients_stay_with_their_backends_but_one_that_was_being_noted() {
     let lost: Vec<u32> = (1..=100).filter(|n| found(*n).is_none()).collect();
     assert_eq!(lost.len(), 1, "{lost:?}");
     assert!((1..=100).all(|n| lost.contains(&n) || found(n) == Some((v4(1000 + n), 80))));
-    table.affinities().note(v4(lost[0]), 7, (v4(5), 80), T0);
+    table.affinities().record(v4(lost[0]), 7, (v4(5), 80), T0);
     assert_eq!(found(lost[0]), Some((v4(5), 80)));
 }
 

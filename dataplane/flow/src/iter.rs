@@ -36,12 +36,12 @@ impl FlowTable {
 
 /// What a record holds, if it is a live connection.
 fn connection(number: u32, record: &Record<'_>) -> Option<Connection> {
-    if !record.life().1.is_live() {
+    if !record.conn_state().1.is_live() {
         return None;
     }
     let contents = record.read();
     let views = contents.view(0).zip(contents.view(1))?;
-    contents.life.is_live().then(|| Connection {
+    contents.conn.is_live().then(|| Connection {
         slot: SlotId::new(contents.incarnation, number, 0),
         keys: [0, 1].map(|d| FlowKey {
             tuple: contents.tuple(d),

@@ -7,7 +7,7 @@ use memmap2::MmapRaw;
 
 use crate::sync::AtomicU64;
 
-/// Words in a line.
+/// DirectionWords in a line.
 pub(crate) const LINE_WORDS: usize = 8;
 
 /// Bytes of a line.

@@ -4,13 +4,13 @@
 //! that reads: each is two relaxed loads, in no particular order. x86-64 has these instructions; for everything else, and for
 //! checkers, each function has a twin without them.
 
-pub(crate) use chosen::{are, load_pair, word_with_tag};
+pub(crate) use chosen::{load_pair, pairs_equal, word_with_tag};
 
 #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
 use vectors as chosen;
 
 #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]
-use words as chosen;
+use scalar as chosen;
 
 #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
 mod vectors {
@@ -19,7 +19,7 @@ mod vectors {
         _mm_packs_epi16, _mm_packs_epi32, _mm_set1_epi32,
     };
 
-    use crate::memory::Line;
+    use crate::mmap::Line;
     use crate::sync::{AtomicU64, Ordering, fence};
 
     #[inline(always)]
@@ -48,7 +48,7 @@ mod vectors {
 
     /// Whether two pairs of words are these.
     #[inline(always)]
-    pub(crate) fn are(pairs: [&[AtomicU64; 2]; 2], wanted: [&[u8; 16]; 2]) -> bool {
+    pub(crate) fn pairs_equal(pairs: [&[AtomicU64; 2]; 2], wanted: [&[u8; 16]; 2]) -> bool {
         let [a, b] = pairs.map(load);
         // SAFETY: SSE2 is a part of x86-64, and sixteen bytes are read behind each reference.
         let equal = unsafe {
@@ -83,8 +83,8 @@ mod vectors {
 }
 
 #[cfg(any(test, not(all(target_arch = "x86_64", not(miri), not(loom)))))]
-mod words {
-    use crate::memory::Line;
+mod scalar {
+    use crate::mmap::Line;
     use crate::sync::{AtomicU64, Ordering};
 
     /// Both words, as they stand in memory.
@@ -97,7 +97,7 @@ mod words {
     }
 
     /// Whether two pairs of words are these.
-    pub(crate) fn are(pairs: [&[AtomicU64; 2]; 2], wanted: [&[u8; 16]; 2]) -> bool {
+    pub(crate) fn pairs_equal(pairs: [&[AtomicU64; 2]; 2], wanted: [&[u8; 16]; 2]) -> bool {
         pairs.map(load_pair) == wanted.map(|bytes| *bytes)
     }
 
@@ -115,7 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::memory::Line;
+    use crate::mmap::Line;
     use crate::sync::{AtomicU64, Ordering};
 
     proptest! {
@@ -123,13 +123,13 @@ mod tests {
         fn vectors_and_words_say_the_same(halves in prop::array::uniform16(0_u32..4), tag in 0_u32..4) {
             let words = std::array::from_fn(|n| u64::from(halves[2 * n]) | u64::from(halves[2 * n + 1]) << 32);
             let line = Line(words.map(AtomicU64::new));
-            prop_assert_eq!(word_with_tag(&line, tag), words::word_with_tag(&line, tag));
+            prop_assert_eq!(word_with_tag(&line, tag), scalar::word_with_tag(&line, tag));
             let [a, b] = [0, 4].map(|n| line.0[n..].first_chunk::<2>().unwrap());
-            let (own, other) = ([a, b].map(words::load_pair), [b, a].map(words::load_pair));
-            prop_assert!(are([a, b], own.each_ref()));
-            prop_assert_eq!(are([a, b], other.each_ref()), words::are([a, b], other.each_ref()));
+            let (own, other) = ([a, b].map(scalar::load_pair), [b, a].map(scalar::load_pair));
+            prop_assert!(pairs_equal([a, b], own.each_ref()));
+            prop_assert_eq!(pairs_equal([a, b], other.each_ref()), scalar::pairs_equal([a, b], other.each_ref()));
             for pair in line.0.array_windows::<2>() {
-                prop_assert_eq!(load_pair(pair), words::load_pair(pair));
+                prop_assert_eq!(load_pair(pair), scalar::load_pair(pair));
                 prop_assert_eq!(&load_pair(pair)[8..], &pair[1].load(Ordering::Relaxed).to_ne_bytes()[..]);
             }
         }

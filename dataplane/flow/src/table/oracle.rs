@@ -116,14 +116,14 @@ fn connection(n: usize, origin: usize) -> (NewFlow, NewFlow) {
 struct Entry {
     slot: SlotId,
     flows: [NewFlow; 2],
-    life: crate::state::Life,
+    conn: crate::state::ConnState,
     last_seen: Millis,
     counters: [Counters; 2],
 }
 
 impl Entry {
     fn expired(&self, now: Millis) -> bool {
-        let state = self.life.state();
+        let state = self.conn.state();
         now.since(self.last_seen) >= config(0).timeouts.of(self.flows[0].key.proto, state).as_millis() as u64
     }
 
@@ -136,7 +136,7 @@ impl Entry {
             && view.generations == flow.generations
             && view.mss_clamp == flow.mss_clamp
             && view.flags == flow.flags
-            && view.state == self.life.state()
+            && view.state == self.conn.state()
             && view.last_seen == self.last_seen
     }
 }
@@ -229,11 +229,11 @@ impl Model {
         for (direction, flow) in [flows.0, flows.1].into_iter().enumerate() {
             self.tuples.insert((flow.key.tuple, flow.key.proto), (id, direction));
         }
-        let life = crate::state::Life::begin(flows.0.key.proto, flows.0.flags);
+        let conn = crate::state::ConnState::opening(flows.0.key.proto, flows.0.flags);
         let entry = Entry {
             slot,
             flows: [flows.0, flows.1],
-            life,
+            conn,
             last_seen: self.now,
             counters: Default::default(),
         };
@@ -282,7 +282,7 @@ impl Model {
                 let entry = self.entries.get_mut(&id);
                 prop_assert_eq!(touched, entry.is_some());
                 if let Some(entry) = entry {
-                    entry.life = entry.life.after(direction, TcpFlags(flags));
+                    entry.conn = entry.conn.after(direction, TcpFlags(flags));
                     entry.last_seen = now;
                     entry.counters[direction].packets += 1;
                     entry.counters[direction].bytes += u64::from(bytes);

@@ -7,7 +7,7 @@ use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Ip, Proto};
 
 use crate::hash::{ip_from_words, ip_words};
-use crate::state::Life;
+use crate::state::ConnState;
 use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Millis, Origin, Rewrite};
 
 /// The word of a direction, after those of its addresses, that has ports, origin and protocol, ...
@@ -24,7 +24,7 @@ pub(crate) const COUNT_BITS: u32 = 56;
 const PROTO_SHIFT: u32 = 56;
 
 /// The words that a view of one direction is made of.
-pub(crate) struct Words {
+pub(crate) struct DirectionWords {
     /// Ports and origin, deltas and egress.
     pub(crate) own: [u64; 2],
     /// Addresses of the other direction, and its ports.
@@ -35,16 +35,16 @@ pub(crate) struct Words {
     pub(crate) generations: u64,
 }
 
-impl Words {
+impl DirectionWords {
     /// `None` if the words are none that this crate wrote.
-    pub(crate) fn checked_view(&self, direction: usize, life: Life, last_seen: Millis) -> Option<FlowView> {
+    pub(crate) fn checked_view(&self, direction: usize, conn: ConnState, last_seen: Millis) -> Option<FlowView> {
         Egress::try_from_bits((self.own[1] >> 32) as u32)?;
-        Some(self.view(direction, life, last_seen))
+        Some(self.view(direction, conn, last_seen))
     }
 
     /// What words say that this crate wrote. Without a branch: which direction it is, nobody can foretell.
     #[inline(always)]
-    pub(crate) fn view(&self, direction: usize, life: Life, last_seen: Millis) -> FlowView {
+    pub(crate) fn view(&self, direction: usize, conn: ConnState, last_seen: Millis) -> FlowView {
         let second = 16 * (direction & 1) as u32;
         let [ports, leaving] = self.own;
         let [src, dst] = self.peer.map(Ip::from_v6);
@@ -68,10 +68,10 @@ impl Words {
             egress: Egress::from_bits((leaving >> 32) as u32),
             endpoints: [EndpointId(ends as u16), EndpointId((ends >> 16) as u16)],
             generations: [Generation(generations as u32), Generation((generations >> 32) as u32)],
-            start: Epoch((self.meta >> 32) as u32),
+            epoch: Epoch((self.meta >> 32) as u32),
             mss_clamp: ((self.ends >> 32) as u32 >> second) as u16,
             flags: FlowFlags::from_bits_truncate((self.meta as u32 >> second) as u16),
-            state: life.state(),
+            state: conn.state(),
             last_seen,
         }
     }
@@ -79,14 +79,14 @@ impl Words {
 
 /// A tuple, or one and its origin, as the words that a record has of it: two are equal exactly if their words are.
 #[derive(Clone, Copy)]
-pub(crate) struct Wanted {
+pub(crate) struct KeyWords {
     pub(crate) addresses: [u64; 4],
     pub(crate) ports: u64,
     /// Which bits of `ports` count: with or without the origin.
     pub(crate) mask: u64,
 }
 
-impl Wanted {
+impl KeyWords {
     /// With the origin.
     #[inline]
     pub(crate) fn key(key: &FlowKey) -> Self {
@@ -115,7 +115,7 @@ pub(crate) const fn port_word(t: &Tuple, proto: Proto, origin: Origin) -> u64 {
 }
 
 /// The word of ports with another origin.
-pub(crate) const fn moved(ports: u64, origin: Origin) -> u64 {
+pub(crate) const fn with_origin(ports: u64, origin: Origin) -> u64 {
     ports & (u32::MAX as u64 | 0xff << PROTO_SHIFT) | (origin.to_bits() as u64) << 32
 }
 
@@ -165,6 +165,6 @@ pub(crate) const fn leaving(l3: u16, l4: u16, egress: Egress) -> u64 {
     l3 as u64 | (l4 as u64) << 16 | (egress.to_bits() as u64) << 32
 }
 
-pub(crate) const fn meta(start: Epoch, flags: [FlowFlags; 2]) -> u64 {
-    (start.0 as u64) << 32 | (flags[1].bits() as u64) << 16 | flags[0].bits() as u64
+pub(crate) const fn meta(epoch: Epoch, flags: [FlowFlags; 2]) -> u64 {
+    (epoch.0 as u64) << 32 | (flags[1].bits() as u64) << 16 | flags[0].bits() as u64
 }
