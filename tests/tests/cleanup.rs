@@ -1,4 +1,4 @@
-//! `heddle cleanup` leaves nothing, and refuses while an agent runs.
+//! `heddle cleanup` removes everything that heddle made, and refuses while an agent runs.
 
 mod common;
 
@@ -9,8 +9,8 @@ use heddle_lab::shop::Shop;
 use heddle_lab::{LabError, NodePlan};
 use nix::sys::signal::Signal;
 
-/// Links, addresses, routes, rules, neighbours, nftables, and the sysctl that heddle adds to.
-fn everything_of(shop: &Shop) -> Result<String, LabError> {
+/// Returns the kernel state that heddle changes: links, addresses, routes, rules, nftables, and the reserved ports.
+fn kernel_state(shop: &Shop) -> Result<String, LabError> {
     let ns = shop.node.ns();
     let mut all = String::new();
     for args in [
@@ -29,19 +29,19 @@ fn everything_of(shop: &Shop) -> Result<String, LabError> {
 }
 
 #[test]
-fn nothing_is_left() -> Result<(), LabError> {
+fn cleanup_restores_the_kernel_state_and_empties_the_folders() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
-    // The node's own addresses settle by themselves (duplicate address detection takes a second).
-    wait_until("the uplink is at rest", || {
+    // Duplicate address detection of the node's own addresses takes a second, and its end changes their flags.
+    wait_until("duplicate address detection on the uplink ends", || {
         let state = shop.node.ns().run("ip", &["address"])?;
         Ok(!state.contains("tentative") && !state.contains("NO-CARRIER"))
     })?;
-    let before = everything_of(&shop)?;
+    let before = kernel_state(&shop)?;
     shop.node.start_agent()?;
     for name in ["one", "two"] {
         shop.add_pod(name, "any")?;
     }
-    assert_ne!(everything_of(&shop)?, before);
+    assert_ne!(kernel_state(&shop)?, before);
 
     let refused = shop.node.cleanup()?;
     let pid = shop
@@ -51,15 +51,18 @@ fn nothing_is_left() -> Result<(), LabError> {
         .unwrap_or_default();
     assert!(
         !refused.ok && refused.stderr.contains(&pid),
-        "it names the running agent: {}",
+        "the error names the running agent: {}",
         refused.stderr
     );
-    assert!(shop.node.status().is_ok(), "and leaves it running");
+    assert!(
+        shop.node.status().is_ok(),
+        "the refused cleanup leaves the agent running"
+    );
 
     shop.node.stop_agent(Signal::SIGKILL)?;
     let out = shop.node.cleanup()?;
     assert!(out.ok, "{}{}", out.stdout, out.stderr);
-    assert_eq!(everything_of(&shop)?, before);
+    assert_eq!(kernel_state(&shop)?, before);
     let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(LabError::io("reading mountinfo"))?;
     assert!(!mounts.contains(&*shop.lab.dir().to_string_lossy()), "{mounts}");
     for dir in [shop.node.run_dir(), shop.node.state_dir()] {
@@ -69,7 +72,7 @@ fn nothing_is_left() -> Result<(), LabError> {
     let again = shop.node.cleanup()?;
     assert!(
         again.ok,
-        "a second time there is nothing to do: {}{}",
+        "a second cleanup finds nothing to do and succeeds: {}{}",
         again.stdout, again.stderr
     );
     Ok(())

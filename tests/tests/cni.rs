@@ -1,4 +1,4 @@
-//! The CNI plugin with the real agent: what a container runtime may do wrong, and what it may repeat.
+//! The CNI plugin with the real agent: CHECK, repeated calls, STATUS, VERSION, and pods without a name.
 
 mod common;
 
@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 #[test]
-fn check_sees_what_is_missing_and_del_may_be_repeated() -> Result<(), LabError> {
+fn check_detects_a_missing_route_and_del_may_be_repeated() -> Result<(), LabError> {
     let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let client = shop.member("client")?;
     let result = &client.attached.result;
@@ -41,7 +41,7 @@ fn check_sees_what_is_missing_and_del_may_be_repeated() -> Result<(), LabError> 
 }
 
 #[test]
-fn status_tells_whether_an_add_could_be_served() -> Result<(), LabError> {
+fn status_succeeds_only_if_an_add_could_be_served() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     let status = |shop: &Shop, version: &str| -> Result<Output, LabError> {
         Call::of(shop, std::path::Path::new(""))
@@ -54,7 +54,7 @@ fn status_tells_whether_an_add_could_be_served() -> Result<(), LabError> {
     assert_eq!((absent.ok, code(&absent)), (false, Some(50)), "{}", absent.stdout);
     assert!(
         absent.stdout.contains("heddle run"),
-        "it says what to start: {}",
+        "the error names the command to start: {}",
         absent.stdout
     );
     shop.node.start_agent()?;
@@ -67,13 +67,13 @@ fn status_tells_whether_an_add_could_be_served() -> Result<(), LabError> {
         &shop.node.internal_ips(),
         &[],
     ))?;
-    common::wait_until("without the Node object there is no address to give", || {
+    common::wait_until("STATUS fails without the Node object, which has the addresses", || {
         Ok(code(&status(&shop, "1.1.0")?) == Some(50))
     })
 }
 
 #[test]
-fn version_lists_what_works() -> Result<(), LabError> {
+fn version_lists_the_supported_versions() -> Result<(), LabError> {
     let shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     let out = Call::of(&shop, std::path::Path::new(""))
         .with("CNI_COMMAND", "VERSION")
@@ -89,7 +89,7 @@ fn version_lists_what_works() -> Result<(), LabError> {
 }
 
 #[test]
-fn a_pod_without_a_name_is_an_endpoint_that_no_policy_selects() -> Result<(), LabError> {
+fn a_pod_without_a_name_is_attached_and_no_policy_selects_it() -> Result<(), LabError> {
     let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let pod = shop.lab.pod("", "", &[])?;
     let out = Call::of(&shop, pod.ns().path()).run(&shop)?;

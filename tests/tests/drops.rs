@@ -1,13 +1,12 @@
-//! `heddle drops`: which packets were dropped, and which policy decided.
+//! `heddle drops`: dropped packets, and the policy behind each policy drop.
 
 mod common;
 
-use std::io::BufRead;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{SILENCE, ask_json, binaries, exits_successfully, follow, interrupt, wait_until};
+use common::{SILENCE, ask_json, binaries, follow, wait_until};
 use heddle_lab::shop::{DB_PORT, Shop, WEB_TARGET};
 use heddle_lab::{LabError, NodePlan, run_with_input, traffic};
 use serde_json::{Value, json};
@@ -16,13 +15,14 @@ fn shop() -> Result<Shop, LabError> {
     Shop::start(binaries()?, NodePlan::new("node", 1))
 }
 
-fn refused_attempt(shop: &Shop, from: &str, to: SocketAddr) -> Result<(), LabError> {
+/// Connects where policy denies it, and asserts that no answer comes.
+fn denied_attempt(shop: &Shop, from: &str, to: SocketAddr) -> Result<(), LabError> {
     let reach = traffic::tcp_request(shop.member(from)?.pod.ns(), to, "", SILENCE)?;
     assert_eq!(reach, traffic::ProbeOutcome::NoAnswer, "{from} to {to}");
     Ok(())
 }
 
-/// The drops that `heddle drops` shows with these flags.
+/// Returns the drops that `heddle drops` shows with these flags.
 fn drops(shop: &Shop, flags: &[&str]) -> Result<Vec<Value>, LabError> {
     let answer = ask_json(&shop.node, "drops", flags)?;
     Ok(answer["drops"].as_array().cloned().unwrap_or_default())
@@ -33,11 +33,11 @@ fn named(namespace: &str, name: &str) -> Value {
 }
 
 #[test]
-fn a_default_denial_names_both_pods_and_the_policy_that_isolates() -> Result<(), LabError> {
+fn a_default_deny_names_both_pods_and_the_isolating_policy() -> Result<(), LabError> {
     let shop = shop()?;
     for v6 in [false, true] {
         let db = shop.member("db")?.at(v6, DB_PORT)?;
-        refused_attempt(&shop, "client", db)?;
+        denied_attempt(&shop, "client", db)?;
         let all = drops(&shop, &["--pod", "shop/client", "--reason", "policy-denied-ingress"])?;
         let last = all.last().unwrap_or(&Value::Null);
         assert_eq!(last["source"]["pod"], named("shop", "client"), "{last:#}");
@@ -71,7 +71,7 @@ fn a_default_denial_names_both_pods_and_the_policy_that_isolates() -> Result<(),
             assert_eq!(policy[key], value, "{key}: {policy:#}");
         }
     }
-    // Filters leave out what they do not name; an unknown pod is told.
+    // Filters select. A pod that does not exist is an error.
     let all = drops(&shop, &["--policy", "shop/db-from-web"])?.len();
     assert!(all >= 2, "{all}");
     assert_eq!(
@@ -96,7 +96,7 @@ fn a_default_denial_names_both_pods_and_the_policy_that_isolates() -> Result<(),
         .enter(|| run_with_input(command.args(["--pod", "shop/nobody"]), ""))?;
     assert!(!said.ok && said.stderr.contains("shop/nobody"), "{said:?}");
 
-    // The status counts what the policy denied for that pod, and people can read all of it.
+    // The status counts the policy's denials for that pod, and the form for people contains all of it.
     let status = shop.node.status()?;
     let denied = &status["denied"][0];
     assert_eq!(denied["policy"]["name"], "db-from-web", "{status:#}");
@@ -117,7 +117,7 @@ fn a_default_denial_names_both_pods_and_the_policy_that_isolates() -> Result<(),
 }
 
 #[test]
-fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
+fn a_deny_rule_is_named_even_after_its_policy_is_deleted() -> Result<(), LabError> {
     let shop = shop()?;
     let policy = json!({
         "apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
@@ -135,7 +135,7 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
     shop.node.apply(&policy)?;
     let web = shop.member("web-1")?.at(false, WEB_TARGET)?;
     wait_until("the rule denies", || {
-        refused_or_reset(&shop, web)?;
+        attempt_at_a_closed_port(&shop, web)?;
         Ok(!drops(&shop, &["--policy", "no-web"])?.is_empty())
     })?;
     let check = || -> Result<(), LabError> {
@@ -157,8 +157,8 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
         Ok(())
     };
     check()?;
-    // Through the Service the packet is shown as it came in.
-    refused_attempt(&shop, "client", Shop::service(false))?;
+    // A packet to a Service is shown with the destination that it arrived with.
+    denied_attempt(&shop, "client", Shop::service(false))?;
     let all = drops(&shop, &["--pod", "shop/client"])?;
     let last = all.last().unwrap_or(&Value::Null);
     assert_eq!(last["destination"]["service"], named("shop", "web"), "{last:#}");
@@ -168,7 +168,7 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
     wait_until("the policy is gone", || {
         Ok(traffic::tcp_request(client, web, "", SILENCE)? == traffic::ProbeOutcome::Refused)
     })?;
-    // Other policies come; none of them takes the blame.
+    // Later policies must not be named for the earlier drops.
     for n in 0..5 {
         let name = format!("later-{n}");
         shop.node.apply(&heddle_lab::manifests::allow_only(
@@ -185,18 +185,18 @@ fn a_rule_that_denies_is_named_also_after_it_is_gone() -> Result<(), LabError> {
     check()
 }
 
-/// An attempt at a port where nobody listens, which is reset as long as policy lets it through.
-fn refused_or_reset(shop: &Shop, to: SocketAddr) -> Result<(), LabError> {
+/// Connects to a port without a listener: a reset answers while policy allows it, and nothing answers after.
+fn attempt_at_a_closed_port(shop: &Shop, to: SocketAddr) -> Result<(), LabError> {
     let reach = traffic::tcp_request(shop.member("client")?.pod.ns(), to, "", SILENCE)?;
     assert!(!reach.is_answered(), "{reach:?}");
     Ok(())
 }
 
 #[test]
-fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> {
+fn drops_follow_shows_new_drops_until_it_is_interrupted() -> Result<(), LabError> {
     let shop = shop()?;
     let db = shop.member("db")?.at(false, DB_PORT)?;
-    refused_attempt(&shop, "client", db)?;
+    denied_attempt(&shop, "client", db)?;
     let flags = [
         "-f",
         "0.1",
@@ -207,8 +207,8 @@ fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> 
         "--limit",
         "0",
     ];
-    let (child, mut out) = follow(&shop.node, "drops", &flags)?;
-    // What comes now, by UDP and by another pod, is not among what was there before.
+    let following = follow(&shop.node, "drops", &flags)?;
+    // The new drops differ from the earlier one: they are of UDP and of another pod.
     let read = AtomicBool::new(false);
     let line = std::thread::scope(|threads| {
         let (web, read) = (shop.member("web-1")?.pod.ns(), &read);
@@ -218,12 +218,10 @@ fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> 
             }
             Ok(())
         });
-        let mut line = String::new();
-        let done = out.read_line(&mut line);
+        let line = following.next_line();
         read.store(true, Ordering::Release);
-        done.map_err(LabError::io("reading heddle drops"))?;
         match sender.join() {
-            Ok(sent) => sent.map(|()| line),
+            Ok(sent) => sent.and(line),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })?;
@@ -233,12 +231,12 @@ fn following_shows_what_comes_until_it_is_interrupted() -> Result<(), LabError> 
         (&drop["protocol"], &drop["destination"]["port"]),
         (&json!("UDP"), &json!(DB_PORT))
     );
-    interrupt(&child)?;
-    exits_successfully(child, "heddle drops -f")
+    following.interrupt()?;
+    following.exits_successfully()
 }
 
 #[test]
-fn without_an_agent_it_says_so() -> Result<(), LabError> {
+fn drops_without_an_agent_is_an_error_that_says_so() -> Result<(), LabError> {
     let shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     for flags in [&[][..], &["--watch"]] {
         let mut command = shop.node.heddle("drops");

@@ -1,19 +1,21 @@
-//! A pod that floods takes from another no more than half of its rate, whatever the size of what it sends.
+//! A pod that floods costs another pod no more than half of its rate, with small and with large packets.
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use common::{binaries, drops, port};
+use common::{binaries, drops, port, wait_until};
 use heddle_lab::udp::{Pace, UdpServer, send};
 use heddle_lab::{Lab, LabError, NodePlan};
 
-/// What the calm pod sends each millisecond, and how large.
+/// The datagrams that the calm pod sends each millisecond, and their size.
 const CALM: Pace = Pace::PerMillisecond(4);
 const CALM_SIZE: usize = 200;
 const TIME: Duration = Duration::from_secs(2);
 const PORT: u16 = 9;
-/// IPv4 and UDP headers.
+/// The flood's packets that precede the measurement: the first ones make the rings grow.
+const WARM_UP: u64 = 10_000;
+/// The lengths of the IPv4 and UDP headers.
 const HEADERS: u64 = 28;
 
 #[test]
@@ -35,16 +37,22 @@ fn a_flood_of_small_or_large_packets_leaves_others_half_of_their_rate() -> Resul
         .max()
         .unwrap_or(1500);
 
-    // What a pod's kernel says when its link comes up may find its port before its policy.
+    // The first packets of a pod's kernel (neighbor discovery) may precede the pod's policy, and are dropped then.
     let at_first = drops(&node.status()?, "pod:flood/calm", "");
     let quiet = rate(|| send(calm.ns(), (to, PORT).into(), CALM_SIZE, CALM, TIME), &sink)?;
     println!("nobody floods: {quiet:?}");
     for size in [0, usize::try_from(mtu - HEADERS).unwrap_or(1472)] {
-        let (sent, heard) = std::thread::scope(|scope| -> Result<_, LabError> {
-            // Nobody listens at that port: the target's kernel answers some with "port unreachable".
+        let flooder_packets = || -> Result<u64, LabError> {
+            let status = node.status()?;
+            Ok(port(&status, "pod:flood/flooder")["rx_packets"].as_u64().unwrap_or(0))
+        };
+        let flooded_before = flooder_packets()?;
+        let (sent, received) = std::thread::scope(|scope| -> Result<_, LabError> {
+            // No socket listens at that port: the target's kernel answers some packets with "port unreachable".
             let flood = scope.spawn(|| send(flooder.ns(), (to, PORT + 1).into(), size, Pace::Flood, TIME * 2));
-            // Not before the flood has the rings: its first packets are what makes them grow.
-            std::thread::sleep(TIME / 4);
+            wait_until("the flood fills the rings", || {
+                Ok(flooder_packets()? >= flooded_before + WARM_UP)
+            })?;
             let calm = rate(|| send(calm.ns(), (to, PORT).into(), CALM_SIZE, CALM, TIME), &sink);
             let flooded = match flood.join() {
                 Ok(result) => result?,
@@ -56,8 +64,8 @@ fn a_flood_of_small_or_large_packets_leaves_others_half_of_their_rate() -> Resul
         let status = node.status()?;
         let before = quiet.1 as f64 / quiet.0 as f64;
         assert!(
-            heard as f64 / sent as f64 >= before / 2.0 && heard * 2 >= quiet.1,
-            "{heard} of {sent} arrived, {} of {} without the flood; {}",
+            received as f64 / sent as f64 >= before / 2.0 && received * 2 >= quiet.1,
+            "{received} of {sent} arrived, {} of {} without the flood; {}",
             quiet.1,
             quiet.0,
             port(&status, "pod:flood/calm")
@@ -65,17 +73,24 @@ fn a_flood_of_small_or_large_packets_leaves_others_half_of_their_rate() -> Resul
         assert_eq!(
             drops(&status, "pod:flood/calm", ""),
             at_first,
-            "none of the calm pod's was dropped by heddle"
+            "heddle dropped no packet of the calm pod"
         );
     }
     Ok(())
 }
 
-/// How many were sent, and how many of them arrived.
+/// Sends, waits until every datagram has arrived or none has for 100 ms, and returns the numbers sent and received.
 fn rate(send: impl FnOnce() -> Result<u64, LabError>, sink: &UdpServer) -> Result<(u64, u64), LabError> {
+    const QUIET: Duration = Duration::from_millis(100);
     let before = sink.received();
     let sent = send()?;
-    // What is still under way arrives within this, or not at all.
-    std::thread::sleep(Duration::from_millis(100));
+    let (mut last, mut since) = (sink.received(), Instant::now());
+    wait_until("the sink is quiet", || {
+        let now = sink.received();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        Ok(now - before >= sent || since.elapsed() >= QUIET)
+    })?;
     Ok((sent, sink.received() - before))
 }

@@ -1,11 +1,11 @@
-//! `heddle flows`: the connections, by the names of pods and Services.
+//! `heddle flows`: connections, with the names of pods and Services.
 
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::BufRead;
+use std::time::Duration;
 
-use common::{BOUND, ask_json, binaries, exits_successfully, follow, interrupt, wait_until};
+use common::{BOUND, ask_json, binaries, follow, wait_until};
 use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
 use heddle_lab::traffic::{Conversation, ServerBehavior, Speaker, TcpServer};
 use heddle_lab::{Lab, LabError, NodePlan, run_with_input};
@@ -15,6 +15,7 @@ fn shop() -> Result<Shop, LabError> {
     Shop::start(binaries()?, NodePlan::new("node", 1))
 }
 
+/// Returns the flows that `heddle flows` lists with these flags, and asserts that these are all.
 fn flows(shop: &Shop, flags: &[&str]) -> Result<Vec<Value>, LabError> {
     let answer = ask_json(&shop.node, "flows", flags)?;
     assert_eq!(answer["more"], false, "{answer:#}");
@@ -72,7 +73,7 @@ fn a_live_connection_through_a_service_is_listed_until_it_ends() -> Result<(), L
         let marks = ["adopted", "hairpin", "masquerade", "current"].map(|mark| flow[mark].as_bool());
         assert_eq!(marks, [false, false, false, true].map(Some));
 
-        // By the Service, by the pod behind it, by the protocol; and not by others.
+        // The Service, the pod behind it and the protocol select the flow; others do not.
         let behind = format!("shop/{server}");
         for yes in [
             &["--service", "shop/web", "--state", "established"][..],
@@ -100,12 +101,12 @@ fn a_live_connection_through_a_service_is_listed_until_it_ends() -> Result<(), L
 }
 
 #[test]
-fn many_connections_come_page_by_page_and_as_many_as_are_wanted() -> Result<(), LabError> {
+fn many_connections_are_listed_in_pages_up_to_the_limit() -> Result<(), LabError> {
     let shop = shop()?;
     let (client, to) = (shop.member("client")?, shop.member("web-1")?.attached.ip(false)?);
     let many = 2500;
     let flags = ["--pod", "shop/client", "--protocol", "UDP"];
-    // A busy machine loses some of a burst: they come again.
+    // A busy machine drops some datagrams of a burst, so every round sends all of them.
     wait_until("all connections are listed", || {
         client.pod.ns().enter(|| {
             let socket = std::net::UdpSocket::bind("0.0.0.0:4242").map_err(LabError::io("a socket"))?;
@@ -114,7 +115,8 @@ fn many_connections_come_page_by_page_and_as_many_as_are_wanted() -> Result<(), 
                     .send_to(b"x", (to, 10_000 + port))
                     .map_err(LabError::io("sending"))?;
                 if port % 64 == 0 {
-                    std::thread::sleep(std::time::Duration::from_millis(2));
+                    // Paces the sender to what the fill ring takes.
+                    std::thread::sleep(Duration::from_millis(2));
                 }
             }
             Ok(())
@@ -132,7 +134,7 @@ fn many_connections_come_page_by_page_and_as_many_as_are_wanted() -> Result<(), 
             (Some(limit), &json!(true))
         );
     }
-    // For people, and as far as somebody reads.
+    // The form for people.
     let mut command = shop.node.heddle("flows");
     let text = shop
         .node
@@ -149,7 +151,7 @@ fn many_connections_come_page_by_page_and_as_many_as_are_wanted() -> Result<(), 
 }
 
 #[test]
-fn connections_expire_as_the_configuration_says() -> Result<(), LabError> {
+fn connections_expire_after_the_configured_timeout() -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
     let config = lab.dir().join("timeouts.yaml");
     std::fs::write(&config, "timeouts: {udpNew: 2}\n").map_err(LabError::io("writing timeouts.yaml"))?;
@@ -174,7 +176,7 @@ fn connections_expire_as_the_configuration_says() -> Result<(), LabError> {
 }
 
 #[test]
-fn watching_tells_what_comes_changes_and_ends() -> Result<(), LabError> {
+fn flows_watch_shows_new_changed_and_ended_connections() -> Result<(), LabError> {
     let shop = shop()?;
     let client = shop.member("client")?;
     let _server = TcpServer::start(shop.member("web-1")?.pod.ns(), WEB_TARGET, ServerBehavior::Echo)?;
@@ -188,16 +190,15 @@ fn watching_tells_what_comes_changes_and_ends() -> Result<(), LabError> {
         "--protocol",
         "TCP",
     ];
-    let (child, mut out) = follow(&shop.node, "flows", &flags)?;
-    let mut next = || -> Result<Value, LabError> {
-        let mut line = String::new();
-        out.read_line(&mut line).map_err(LabError::io("reading heddle flows"))?;
+    let watch = follow(&shop.node, "flows", &flags)?;
+    let next = || -> Result<Value, LabError> {
+        let line = watch.next_line()?;
         Ok(serde_json::from_str(&line).unwrap_or_else(|_| json!(line)))
     };
     let to = shop.member("web-1")?.at(false, WEB_TARGET)?;
     let talk = Conversation::start(client.pod.ns(), to, Speaker::Client)?;
     talk.wait_for_rounds(3, BOUND)?;
-    // Whatever was seen first: it is established in the end, and then closed.
+    // The first event shows any state. Later ones lead to established, then to closed.
     let mut news = next()?;
     let id = news["flow"]["id"].clone();
     assert!(
@@ -221,12 +222,12 @@ fn watching_tells_what_comes_changes_and_ends() -> Result<(), LabError> {
             "{news}"
         );
     }
-    interrupt(&child)?;
-    exits_successfully(child, "heddle flows --watch")
+    watch.interrupt()?;
+    watch.exits_successfully()
 }
 
 #[test]
-fn what_cannot_be_answered_is_told() -> Result<(), LabError> {
+fn a_request_that_cannot_be_answered_is_an_error_with_its_reason() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     let ask = |shop: &Shop, flags: &[&str]| -> Result<String, LabError> {
         let mut command = shop.node.heddle("flows");

@@ -1,4 +1,4 @@
-//! The laboratory itself, over the kernel's own network: what its tools report is what happened.
+//! The laboratory's tools over the kernel's own network: their reports match what happened.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn two_hosts() -> Result<(NetNs, NetNs, IpAddr), LabError> {
 }
 
 #[test]
-fn tells_an_answer_from_a_refusal_and_from_silence() -> Result<(), LabError> {
+fn a_request_distinguishes_an_answer_a_refusal_and_no_answer() -> Result<(), LabError> {
     let (left, right, ip) = two_hosts()?;
     let server = TcpServer::start(&right, 8080, ServerBehavior::Greet("hello".to_owned()))?;
     assert_eq!(
@@ -48,7 +48,7 @@ fn tells_an_answer_from_a_refusal_and_from_silence() -> Result<(), LabError> {
 }
 
 #[test]
-fn counts_pings_and_compares_bulk_bytes() -> Result<(), LabError> {
+fn pings_are_counted_and_bulk_bytes_compared() -> Result<(), LabError> {
     let (left, right, ip) = two_hosts()?;
     assert_eq!(traffic::ping(&left, ip, 3)?, 3);
     traffic::bulk(&left, &right, SocketAddr::new(ip, 5001), 5001, 10_000_000)?;
@@ -58,7 +58,7 @@ fn counts_pings_and_compares_bulk_bytes() -> Result<(), LabError> {
 }
 
 #[test]
-fn a_conversation_progresses_and_notices_a_cut() -> Result<(), LabError> {
+fn a_conversation_makes_progress_and_notices_a_cut_link() -> Result<(), LabError> {
     let (left, right, ip) = two_hosts()?;
     let _echo = TcpServer::start(&right, 7, ServerBehavior::Echo)?;
     let _first = TcpServer::start(&right, 19, ServerBehavior::SpeakFirst)?;
@@ -68,14 +68,14 @@ fn a_conversation_progresses_and_notices_a_cut() -> Result<(), LabError> {
     listens.wait_for_rounds(5, BOUND)?;
     assert!(asks.finish()? >= 5);
     right.run("ip", &["link", "set", "eth0", "down"])?;
-    // What was under way may still arrive; after that, nothing does.
+    // A round that is under way may still complete; after it, none does.
     let _ = listens.wait_for_rounds(1, Duration::from_millis(100));
     assert!(listens.wait_for_rounds(1, Duration::from_millis(300)).is_err());
     Ok(())
 }
 
 #[test]
-fn a_namespace_goes_with_its_guard() -> Result<(), LabError> {
+fn dropping_the_guard_removes_the_namespace() -> Result<(), LabError> {
     let ns = NetNs::create("gone")?;
     let path = ns.path().to_owned();
     assert!(path.exists());

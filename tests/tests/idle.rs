@@ -1,4 +1,4 @@
-//! A node with nothing to do costs next to nothing, and answers at once when there is something (decision 13).
+//! An idle node uses almost no processor time, and still answers the first packet.
 
 mod common;
 
@@ -7,15 +7,15 @@ use std::time::{Duration, Instant};
 use common::binaries;
 use heddle_lab::{Lab, LabError, NodePlan, udp, usage};
 
-/// Pods of the node; two of them talk in the second part.
+/// The pods of the node. Two of them exchange datagrams in the second part.
 const PODS: usize = 20;
-/// For how long their silence is watched.
-const WATCHED: Duration = Duration::from_secs(5);
+/// The length of one measurement of the idle node.
+const MEASURED: Duration = Duration::from_secs(5);
 const ECHO: u16 = 7;
 
-/// Both in one test: nothing else of this suite may run beside it.
+/// One test for both parts, because no other test of the suite may run beside a measurement.
 #[test]
-fn twenty_silent_pods_cost_nothing_and_the_first_packet_is_answered() -> Result<(), LabError> {
+fn twenty_idle_pods_use_almost_no_cpu_and_the_first_packet_is_answered() -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
     let mut node = lab.node(NodePlan::new("node", 1))?;
     node.start_agent()?;
@@ -34,7 +34,8 @@ fn twenty_silent_pods_cost_nothing_and_the_first_packet_is_answered() -> Result<
     loop {
         let before = usage::threads(agent.id())?;
         let began = Instant::now();
-        std::thread::sleep(WATCHED);
+        // A measurement, not a wait for an event.
+        std::thread::sleep(MEASURED);
         let spent = usage::between(&before, &usage::threads(agent.id())?);
         let cpu: Duration = spent.values().map(|thread| thread.cpu).sum();
         let share = cpu.as_secs_f64() / began.elapsed().as_secs_f64();
@@ -45,7 +46,7 @@ fn twenty_silent_pods_cost_nothing_and_the_first_packet_is_answered() -> Result<
         if share < 0.02 {
             break;
         }
-        // The pods' kernels may still be looking for routers (RFC 4861, section 6.3.7).
+        // The pods' kernels may still send router solicitations (RFC 4861, section 6.3.7): measure again.
         assert!(
             start.elapsed() < Duration::from_secs(40),
             "{:.2} % of a core: {spent:?}",
@@ -55,7 +56,7 @@ fn twenty_silent_pods_cost_nothing_and_the_first_packet_is_answered() -> Result<
 
     let _echo = udp::UdpServer::echo(pods[1].ns(), ECHO)?;
     let to = (attached[1].ip(false)?, ECHO).into();
-    // Every packet finds the worker asleep and is answered; how fast is for people to read, and for the benches to say.
+    // Every packet finds the worker asleep and must be answered. The latency is printed for people; the benches measure it.
     let before = sleeps(&node.status()?);
     let trips = udp::ping_pong(pods[0].ns(), to, 50, Duration::from_millis(20))?;
     let slept = sleeps(&node.status()?) - before;

@@ -1,23 +1,14 @@
-//! `heddle status`: the kernel's view of each port, and `--watch` until nobody looks any more.
+//! `heddle status`: the kernel's counters of each port, and `--watch` until its reader goes away.
 
 mod common;
 
-use std::io::BufRead;
-
-use common::{binaries, exits_successfully, follow, interrupt, port};
+use common::{binaries, follow, port};
 use heddle_lab::shop::Shop;
 use heddle_lab::{LabError, NodePlan, traffic};
 use serde_json::Value;
 
-fn line(out: &mut impl BufRead) -> Result<String, LabError> {
-    let mut line = String::new();
-    out.read_line(&mut line)
-        .map_err(LabError::io("reading heddle status"))?;
-    Ok(line)
-}
-
 #[test]
-fn rings_bursts_and_sleeps_are_shown() -> Result<(), LabError> {
+fn status_shows_rings_bursts_and_sleeps() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     shop.node.start_agent()?;
     for name in ["one", "two"] {
@@ -37,7 +28,7 @@ fn rings_bursts_and_sleeps_are_shown() -> Result<(), LabError> {
             "{name}: {rings}"
         );
     }
-    // 64 frames were put into the ring, which nothing has emptied: the kernel has dropped nothing.
+    // The 64 frames of the fill ring sufficed, so the kernel dropped nothing.
     let xsk = &port(&status, "pod:shop/one")["xsk"];
     assert!(xsk["rx_dropped"].is_null() && xsk["rx_ring_full"].is_null(), "{xsk}");
     let worker = &status["workers"][0];
@@ -52,27 +43,26 @@ fn rings_bursts_and_sleeps_are_shown() -> Result<(), LabError> {
 }
 
 #[test]
-fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
+fn status_watch_prints_rates_until_its_reader_goes_away() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     shop.node.start_agent()?;
     shop.add_pod("one", "any")?;
 
-    // Two rounds for people; then the pipe is closed.
-    let (child, mut out) = follow(&shop.node, "status", &["--watch", "0.2"])?;
+    // Two rounds in the form for people. Then the pipe closes, and the command ends.
+    let mut watch = follow(&shop.node, "status", &["--watch", "0.2"])?;
     let mut rounds = 0;
     while rounds < 2 {
-        let line = line(&mut out)?;
-        assert!(!line.is_empty(), "it ended after {rounds} rounds");
+        let line = watch.next_line()?;
         rounds += usize::from(line.starts_with("the last 0."));
     }
-    drop(out);
-    exits_successfully(child, "heddle status --watch")?;
+    watch.stop_reading();
+    watch.exits_successfully()?;
 
-    // JSON: one object a line; the first has no rates. Ctrl-C ends it in order.
-    let (child, mut out) = follow(&shop.node, "status", &["--watch", "0.2", "--output", "json"])?;
+    // JSON: one object for each line. The first one has no rates, because it has no predecessor. Ctrl-C ends it with status 0.
+    let watch = follow(&shop.node, "status", &["--watch", "0.2", "--output", "json"])?;
     let looks: Vec<Value> = (0..3)
         .map(|_| {
-            let line = line(&mut out)?;
+            let line = watch.next_line()?;
             serde_json::from_str(&line).map_err(|e| LabError::Reply {
                 what: "heddle status --watch".to_owned(),
                 detail: format!("{e}: {line}"),
@@ -95,7 +85,6 @@ fn watching_repeats_with_rates_until_nobody_reads() -> Result<(), LabError> {
             "{rates}"
         );
     }
-    interrupt(&child)?;
-    drop(out);
-    exits_successfully(child, "heddle status --watch")
+    watch.interrupt()?;
+    watch.exits_successfully()
 }

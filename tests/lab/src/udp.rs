@@ -2,8 +2,8 @@
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -16,8 +16,26 @@ const STOP_CHECK: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub struct UdpServer {
     stop: Arc<AtomicBool>,
-    received: Arc<AtomicU64>,
+    received: Arc<Counter>,
     thread: Option<JoinHandle<Result<(), LabError>>>,
+}
+
+/// A count, and a signal for each increment.
+#[derive(Debug, Default)]
+struct Counter {
+    count: Mutex<u64>,
+    changed: Condvar,
+}
+
+impl Counter {
+    fn lock(&self) -> MutexGuard<'_, u64> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn increment(&self) {
+        *self.lock() += 1;
+        self.changed.notify_all();
+    }
 }
 
 impl UdpServer {
@@ -47,14 +65,14 @@ impl UdpServer {
             Ok(socket)
         })?;
         let stop = Arc::new(AtomicBool::new(false));
-        let received = Arc::new(AtomicU64::new(0));
+        let received = Arc::new(Counter::default());
         let thread = ns.spawn({
             let (stop, received) = (Arc::clone(&stop), Arc::clone(&received));
             move || {
                 let mut buffer = vec![0; 65_536];
                 while !stop.load(Ordering::Acquire) {
                     if let Ok((n, from)) = socket.recv_from(&mut buffer) {
-                        received.fetch_add(1, Ordering::AcqRel);
+                        received.increment();
                         if echo {
                             // The client notices a missing answer.
                             let _ = socket.send_to(&buffer[..n], from);
@@ -74,7 +92,28 @@ impl UdpServer {
     /// Returns the number of datagrams received so far.
     #[must_use]
     pub fn received(&self) -> u64 {
-        self.received.load(Ordering::Acquire)
+        *self.received.lock()
+    }
+
+    /// Waits until the server has received `total` datagrams in all, at most for `bound`.
+    ///
+    /// # Errors
+    /// It has received fewer when the time is over.
+    pub fn wait_for_total(&self, total: u64, bound: Duration) -> Result<(), LabError> {
+        let count = self.received.lock();
+        let waited = self
+            .received
+            .changed
+            .wait_timeout_while(count, bound, |count| *count < total);
+        let (count, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        if *count >= total {
+            return Ok(());
+        }
+        Err(LabError::Timeout {
+            what: format!("datagram {total} at a UDP server"),
+            seconds: bound.as_secs(),
+            detail: format!("; {count} have arrived"),
+        })
     }
 }
 

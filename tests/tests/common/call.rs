@@ -1,4 +1,4 @@
-//! A call of the CNI plugin as a container runtime makes it, to be made wrong in one thing.
+//! Calls of the CNI plugin as a container runtime makes them, each with one deliberate fault.
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -15,12 +15,12 @@ use super::binaries;
 pub struct Call {
     variables: Vec<(&'static str, String)>,
     config: String,
-    /// What it is run by.
+    /// The program that runs the plugin, with its arguments; empty for none.
     wrapper: &'static [&'static str],
 }
 
 impl Call {
-    /// An ADD with everything right.
+    /// Returns an ADD without a fault.
     pub fn of(shop: &Shop, netns: &Path) -> Self {
         Self {
             variables: vec![
@@ -38,20 +38,20 @@ impl Call {
         }
     }
 
-    /// With another value of a variable.
+    /// Sets a variable.
     pub fn with(mut self, variable: &'static str, value: &str) -> Self {
         self = self.without(variable);
         self.variables.push((variable, value.to_owned()));
         self
     }
 
-    /// Without a variable.
+    /// Removes a variable.
     pub fn without(mut self, variable: &str) -> Self {
         self.variables.retain(|(name, _)| *name != variable);
         self
     }
 
-    /// With a key of the configuration set.
+    /// Sets a key of the configuration.
     pub fn key(mut self, key: &str, value: Value) -> Self {
         let mut config: Value = serde_json::from_str(&self.config).unwrap_or_default();
         config[key] = value;
@@ -59,18 +59,19 @@ impl Call {
         self
     }
 
-    /// With these words on standard input.
+    /// Replaces standard input.
     pub fn input(mut self, input: &str) -> Self {
         input.clone_into(&mut self.config);
         self
     }
 
-    /// Run by another program, given with its arguments.
+    /// Lets another program run the plugin.
     pub const fn by(mut self, wrapper: &'static [&'static str]) -> Self {
         self.wrapper = wrapper;
         self
     }
 
+    /// Runs the plugin in the node's namespace.
     pub fn run(&self, shop: &Shop) -> Result<Output, LabError> {
         let cni = binaries()?.cni.into_os_string();
         let mut words = self.wrapper.iter().map(OsString::from).chain([cni]);
@@ -84,7 +85,7 @@ impl Call {
     }
 }
 
-/// The code of the error that the plugin printed.
+/// Returns the code of the error that the plugin printed.
 pub fn code(out: &Output) -> Option<u64> {
     serde_json::from_str::<Value>(&out.stdout).ok()?["code"].as_u64()
 }
