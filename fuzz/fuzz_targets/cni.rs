@@ -1,4 +1,4 @@
-//! Any bytes as environment and standard input of the CNI plugin: a valid call or an error, never a panic.
+//! Feeds any bytes to the CNI plugin as environment and standard input: the result is a valid call or an error.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| heddle_cni::fuzzing::check_input(data));

@@ -1,4 +1,4 @@
-//! Any bytes as a frame: the parser's invariants, answers and rewrites hold, and etherparse sees the same.
+//! Feeds any bytes to the parser as a frame: its invariants, answers and rewrites hold, and etherparse finds the same.
 #![no_main]
 
 use heddle_wire::fuzzing;

@@ -1,4 +1,4 @@
-//! Any bytes as a request of the agent's CNI socket: a valid message or an error, never a panic.
+//! Feeds any bytes to the reader of the agent's CNI socket: the result is a valid request or an error.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| heddle_proto::fuzzing::check_request(data));

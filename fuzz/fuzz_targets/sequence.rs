@@ -1,5 +1,5 @@
-//! Any bytes as a sequence of packets, and of what changes meanwhile, through a small node: every frame and every packet is
-//! accounted for, and what leaves is valid.
+//! Feeds any bytes to a small node in memory as a sequence of packets and changes: every frame and every packet is accounted
+//! for, and every packet that leaves is valid.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -1,4 +1,4 @@
-//! Bad objects are refused by name, counted and shown; everything else works on.
+//! Invalid objects, files and flags are refused by name, counted and shown. Everything else goes on.
 
 mod common;
 
@@ -14,7 +14,7 @@ fn shop() -> Result<Shop, LabError> {
     Shop::start(binaries()?, NodePlan::new("node", 1))
 }
 
-/// The refusals that stand now, each as one line.
+/// Returns the current rejections, each as one line.
 fn rejections(node: &Node) -> Result<Vec<String>, LabError> {
     let status = node.status()?;
     let rows = status["rejections"].as_array().cloned().unwrap_or_default();
@@ -27,16 +27,16 @@ fn rejections(node: &Node) -> Result<Vec<String>, LabError> {
     Ok(rows.iter().map(line).collect())
 }
 
-/// Awaits a refusal that contains all of `parts`.
-fn is_refused(node: &Node, parts: &[&str]) -> Result<(), LabError> {
+/// Waits for a rejection that contains all of `parts`.
+fn wait_for_rejection(node: &Node, parts: &[&str]) -> Result<(), LabError> {
     let has = |line: &String| parts.iter().all(|part| line.contains(part));
-    wait_until(&format!("a refusal with {parts:?}"), || {
+    wait_until(&format!("a rejection with {parts:?}"), || {
         Ok(rejections(node)?.iter().any(has))
     })
 }
 
 #[test]
-fn a_file_that_does_not_parse_is_named_and_opens_nothing() -> Result<(), LabError> {
+fn an_unreadable_file_is_named_and_opens_nothing() -> Result<(), LabError> {
     let shop = shop()?;
     let _server = TcpServer::start(
         shop.member("db")?.pod.ns(),
@@ -48,8 +48,8 @@ fn a_file_that_does_not_parse_is_named_and_opens_nothing() -> Result<(), LabErro
         "networkpolicy-shop-db-from-web.json",
         b"{ \"apiVersion\": \"networking.k8s.io/v1\", \"kind\": ",
     )?;
-    is_refused(&shop.node, &["networkpolicy-shop-db-from-web.json"])?;
-    // The last good version serves: closed to the client, open to the backends.
+    wait_for_rejection(&shop.node, &["networkpolicy-shop-db-from-web.json"])?;
+    // The last good version stays in force: closed to the client, open to the backends.
     assert_eq!(
         traffic::tcp_request(shop.member("client")?.pod.ns(), to, "", SILENCE)?,
         ProbeOutcome::NoAnswer
@@ -62,35 +62,35 @@ fn a_file_that_does_not_parse_is_named_and_opens_nothing() -> Result<(), LabErro
         ("app", "web"),
         DB_PORT,
     ))?;
-    wait_until("the refusal goes when the file is mended", || {
+    wait_until("the rejection goes when the file is valid again", || {
         Ok(rejections(&shop.node)?.is_empty())
     })
 }
 
 #[test]
-fn impossible_fields_are_refused_by_name() -> Result<(), LabError> {
+fn invalid_fields_are_rejected_by_name() -> Result<(), LabError> {
     let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let mut service = manifests::service("shop", "bad-port", &[IpAddr::from([10, 96, 0, 81])], 80, 8080);
     service["spec"]["ports"][0]["port"] = json!(65_537);
     shop.node.apply(&service)?;
-    is_refused(&shop.node, &["bad-port", "port", "65537"])?;
+    wait_for_rejection(&shop.node, &["bad-port", "port", "65537"])?;
 
     let mut slice = manifests::endpoint_slice("shop", "web", false, 8080, &[(IpAddr::from([10, 244, 1, 99]), "x")]);
     slice["metadata"]["name"] = json!("web-bad");
     slice["endpoints"][0]["addresses"] = json!(["10.244.1.999"]);
     shop.node.apply(&slice)?;
-    is_refused(&shop.node, &["web-bad", "addresses", "10.244.1.999"])?;
+    wait_for_rejection(&shop.node, &["web-bad", "addresses", "10.244.1.999"])?;
 
     let mut node = manifests::node("other", &[IpAddr::from([192, 0, 2, 77])], &["10.244.7.0/24".to_owned()]);
     node["spec"]["podCIDRs"] = json!(["10.244.7.0/33"]);
     node["spec"]["podCIDR"] = json!("10.244.7.0/33");
     shop.node.apply(&node)?;
-    is_refused(&shop.node, &["other", "podCIDR", "10.244.7.0/33"])?;
+    wait_for_rejection(&shop.node, &["other", "podCIDR", "10.244.7.0/33"])?;
 
     let taken = shop.member("web-1")?.attached.ip(false)?;
     shop.node
         .apply(&manifests::pod("shop", "thief", &[], "elsewhere", &[taken]))?;
-    is_refused(&shop.node, &["thief", "web-1", &taken.to_string()])?;
+    wait_for_rejection(&shop.node, &["thief", "web-1", &taken.to_string()])?;
 
     assert_eq!(shop.node.status()?["rejections_total"].as_u64(), Some(4));
     let out = shop
@@ -104,7 +104,7 @@ fn impossible_fields_are_refused_by_name() -> Result<(), LabError> {
             out.stdout
         );
     }
-    // The rest works: what was there, and what comes now.
+    // Existing pods and a new one still work.
     assert_eq!(traffic::ping(shop.member("client")?.pod.ns(), taken, 2)?, 2);
     let late = shop.add_pod("late", "any")?.attached.ip(true)?;
     assert_eq!(traffic::ping(shop.member("client")?.pod.ns(), late, 2)?, 2);
@@ -112,7 +112,7 @@ fn impossible_fields_are_refused_by_name() -> Result<(), LabError> {
 }
 
 #[test]
-fn a_refused_policy_closes_what_it_selects() -> Result<(), LabError> {
+fn a_rejected_policy_closes_the_pods_it_selects() -> Result<(), LabError> {
     let shop = shop()?;
     let web = shop.member("web-1")?.attached.ip(false)?;
     let client = shop.member("client")?.pod.ns();
@@ -120,15 +120,17 @@ fn a_refused_policy_closes_what_it_selects() -> Result<(), LabError> {
     let mut policy = manifests::allow_only("shop", "odd", ("app", "web"), ("app", "client"), 80);
     policy["spec"]["ingress"][0]["ports"][0]["protocol"] = json!("QUIC");
     shop.node.apply(&policy)?;
-    is_refused(&shop.node, &["odd", "protocol", "QUIC"])?;
-    wait_until("what it selects is closed", || Ok(traffic::ping(client, web, 1)? == 0))?;
+    wait_for_rejection(&shop.node, &["odd", "protocol", "QUIC"])?;
+    wait_until("the pods that it selects are closed", || {
+        Ok(traffic::ping(client, web, 1)? == 0)
+    })?;
     shop.node.delete(&policy)?;
     wait_until("it opens again when the policy is gone", || {
         Ok(traffic::ping(client, web, 1)? == 1)
     })
 }
 
-/// A policy that closes `shop/web-*` but for this rule, or whatever else `spec` changes.
+/// Returns a policy that opens `shop/web-*` to the client alone, after `change` has edited its spec.
 fn policy(name: &str, change: impl FnOnce(&mut Value)) -> Value {
     let mut policy = manifests::allow_only("shop", name, ("app", "web"), ("app", "client"), WEB_TARGET);
     change(&mut policy["spec"]);
@@ -136,7 +138,7 @@ fn policy(name: &str, change: impl FnOnce(&mut Value)) -> Value {
 }
 
 #[test]
-fn each_impossible_field_of_a_policy_is_named_and_opens_nothing() -> Result<(), LabError> {
+fn each_invalid_field_of_a_policy_is_named_and_opens_nothing() -> Result<(), LabError> {
     let shop = shop()?;
     let (client, db) = (shop.member("client")?.pod.ns(), shop.member("db")?.pod.ns());
     let _server = TcpServer::start(
@@ -146,9 +148,9 @@ fn each_impossible_field_of_a_policy_is_named_and_opens_nothing() -> Result<(), 
     )?;
     let to = shop.member("web-1")?.at(false, WEB_TARGET)?;
     let reaches = |from| traffic::tcp_request(from, to, "", SILENCE);
-    // A good version stays when a bad one comes: open to the client, closed to everyone else.
+    // This policy is valid first and invalid later: open to the client, closed to everyone else.
     shop.node.apply(&policy("kept", |_| {}))?;
-    wait_until("the good version is taken", || {
+    wait_until("the valid version is in force", || {
         Ok(reaches(db)? == ProbeOutcome::NoAnswer)
     })?;
     assert!(reaches(client)?.is_answered());
@@ -197,31 +199,33 @@ fn each_impossible_field_of_a_policy_is_named_and_opens_nothing() -> Result<(), 
     for (object, field) in &bad {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         shop.node.apply(object)?;
-        is_refused(&shop.node, &[&format!("shop/{name} |"), field])?;
+        wait_for_rejection(&shop.node, &[&format!("shop/{name} |"), field])?;
     }
-    // None was ever good, so each closes what it selects, as far as that can be read; together with the good one, which
-    // is one more way in: policies are a union.
+    // None of these was ever valid, so each closes the pods that it selects, as far as its selector can be read. The valid policy
+    // still opens them to the client, because the rules of all policies add up.
     assert!(reaches(client)?.is_answered());
     assert_eq!(reaches(db)?, ProbeOutcome::NoAnswer);
     shop.node
         .apply(&policy("kept", ingress("ports", json!([{"port": 0}]))))?;
-    is_refused(&shop.node, &["shop/kept |", "ports[0].port"])?;
+    wait_for_rejection(&shop.node, &["shop/kept |", "ports[0].port"])?;
     assert!(reaches(client)?.is_answered(), "the last good version stays");
-    // Without it nothing is left that opens.
+    // Without that policy no rule opens the pods any more.
     shop.node.delete(&policy("kept", |_| {}))?;
-    wait_until("what only refused policies select is closed", || {
+    wait_until("pods that only rejected policies select are closed", || {
         Ok(reaches(client)? == ProbeOutcome::NoAnswer)
     })?;
     for (object, _) in &bad {
         shop.node.delete(object)?;
     }
-    wait_until("it opens when they are gone", || Ok(reaches(db)?.is_answered()))?;
+    wait_until("the pods open when the rejected policies are gone", || {
+        Ok(reaches(db)?.is_answered())
+    })?;
     assert_eq!(rejections(&shop.node)?, Vec::<String>::new());
     Ok(())
 }
 
 #[test]
-fn impossible_services_are_named_and_the_others_work() -> Result<(), LabError> {
+fn invalid_services_are_named_and_the_others_work() -> Result<(), LabError> {
     let shop = shop()?;
     let _servers = [
         TcpServer::start(
@@ -245,7 +249,7 @@ fn impossible_services_are_named_and_the_others_work() -> Result<(), LabError> {
         spec["ports"][0]["nodePort"] = json!(30_080);
     };
     shop.node.apply(&service("first", 1, &node_port))?;
-    // The second comes after the first: who has a node port keeps it.
+    // The second Service comes after the first, which keeps its node port.
     wait_until("the first Service is in the tables", || {
         Ok(shop.node.status()?["tables"]["frontends"].as_u64() >= Some(3))
     })?;
@@ -277,7 +281,7 @@ fn impossible_services_are_named_and_the_others_work() -> Result<(), LabError> {
     ];
     for (object, parts) in &bad {
         shop.node.apply(object)?;
-        is_refused(&shop.node, parts)?;
+        wait_for_rejection(&shop.node, parts)?;
     }
     assert_eq!(rejections(&shop.node)?.len(), bad.len());
     for v6 in [false, true] {
@@ -285,14 +289,14 @@ fn impossible_services_are_named_and_the_others_work() -> Result<(), LabError> {
         assert_eq!(
             ask,
             ProbeOutcome::Answered("web".to_owned()),
-            "the other Service works on"
+            "the other Service still works"
         );
     }
     Ok(())
 }
 
 #[test]
-fn without_privileges_one_line_says_which_is_missing() -> Result<(), LabError> {
+fn without_privileges_one_line_names_the_missing_one() -> Result<(), LabError> {
     let shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     let heddle = shop.node.heddle("run").get_program().to_owned();
     let out = shop.node.ns().enter(|| {

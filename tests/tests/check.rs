@@ -1,5 +1,4 @@
-//! Is this machine fit? `heddle check`, what every start tries before it touches anything, and settings that the machine
-//! cannot fulfil.
+//! `heddle check`, the same preflight checks at the start of the agent, and settings that the machine cannot fulfil.
 
 mod common;
 
@@ -13,13 +12,13 @@ use serde_json::Value;
 
 const MARKER: &str = "afxdp-test";
 
-/// A node without an agent.
-struct Bench {
+/// A node without an agent, and its laboratory.
+struct TestNode {
     node: Node,
     lab: Lab,
 }
 
-impl Bench {
+impl TestNode {
     fn new() -> Result<Self, LabError> {
         let lab = Lab::new(binaries()?)?;
         let node = lab.node(NodePlan::new("node", 1))?;
@@ -34,13 +33,14 @@ impl Bench {
         self.node.state_dir().join(MARKER)
     }
 
-    /// A file in the laboratory's folder.
+    /// Writes a file into the laboratory's folder and returns its path.
     fn file(&self, name: &str, text: &str) -> Result<PathBuf, LabError> {
         let path = self.lab.dir().join(name);
         fs::write(&path, text).map_err(LabError::io(format!("writing {}", path.display())))?;
         Ok(path)
     }
 
+    /// Runs `heddle check`, with `command` in front, and returns its output and its JSON report.
     fn check(&self, command: &mut Command) -> Result<(Output, Value), LabError> {
         command
             .arg("check")
@@ -55,6 +55,7 @@ impl Bench {
         Ok((out, report))
     }
 
+    /// Runs `heddle run`, with `command` in front, to its end.
     fn run(&self, command: &mut Command, flags: &[&str]) -> Result<Output, LabError> {
         command
             .arg("run")
@@ -70,7 +71,7 @@ impl Bench {
     }
 }
 
-/// `heddle` that sees other files of the kernel's than there are.
+/// Returns a command that runs `heddle` with other files mounted over files of the kernel.
 fn with_files(heddle: &Path, files: &[(&Path, &str)]) -> Command {
     let mut command = Command::new("unshare");
     let mounts: String = files
@@ -84,6 +85,7 @@ fn with_files(heddle: &Path, files: &[(&Path, &str)]) -> Command {
     command
 }
 
+/// Returns the rows of a report about `what`.
 fn rows<'a>(report: &'a Value, what: &str) -> Vec<&'a Value> {
     let all = report["rows"].as_array().map_or(&[][..], Vec::as_slice);
     all.iter().filter(|row| row["what"] == what).collect()
@@ -98,18 +100,18 @@ fn read(path: &str) -> Result<String, LabError> {
     Ok(text.trim().to_owned())
 }
 
-/// The names of the node's interfaces; their state may still change.
-fn links(bench: &Bench) -> Result<Vec<String>, LabError> {
-    let all = bench.node.ns().run("ip", &["-o", "link"])?;
+/// Returns the names of the node's interfaces. Their state is left out, because it may still change.
+fn links(test_node: &TestNode) -> Result<Vec<String>, LabError> {
+    let all = test_node.node.ns().run("ip", &["-o", "link"])?;
     let name = |line: &str| line.split(": ").nth(1).map(str::to_owned);
     Ok(all.lines().filter_map(name).collect())
 }
 
 #[test]
-fn a_good_machine_is_fit_and_left_as_it_was() -> Result<(), LabError> {
-    let bench = Bench::new()?;
-    let links = links(&bench)?;
-    let (out, report) = bench.check(&mut Command::new(bench.heddle()))?;
+fn a_good_machine_is_fit_and_stays_unchanged() -> Result<(), LabError> {
+    let test_node = TestNode::new()?;
+    let links = links(&test_node)?;
+    let (out, report) = test_node.check(&mut Command::new(test_node.heddle()))?;
     assert!(out.ok && report["fit"] == true, "{}{}", out.stdout, out.stderr);
     for what in [
         "kernel",
@@ -136,14 +138,14 @@ fn a_good_machine_is_fit_and_left_as_it_was() -> Result<(), LabError> {
         text(rows(&report, "rp_filter")[0], "value").contains("eth0"),
         "{report}"
     );
-    assert!(!bench.marker().exists());
-    assert_eq!(self::links(&bench)?, links);
+    assert!(!test_node.marker().exists());
+    assert_eq!(self::links(&test_node)?, links);
 
-    // For people: a line for each row.
-    let absent = bench.lab.dir().join("absent/state");
-    let out = bench.node.ns().enter(|| {
+    // The form for people: one line for each row.
+    let absent = test_node.lab.dir().join("absent/state");
+    let out = test_node.node.ns().enter(|| {
         run_with_input(
-            Command::new(bench.heddle())
+            Command::new(test_node.heddle())
                 .arg("check")
                 .arg("--state-dir")
                 .arg(&absent),
@@ -156,20 +158,23 @@ fn a_good_machine_is_fit_and_left_as_it_was() -> Result<(), LabError> {
         "{}",
         out.stdout
     );
-    assert!(!absent.parent().is_some_and(Path::exists), "it leaves no directory");
+    assert!(
+        !absent.parent().is_some_and(Path::exists),
+        "the check leaves no directory behind"
+    );
     Ok(())
 }
 
 #[test]
-fn what_keeps_pods_from_the_outside_is_told() -> Result<(), LabError> {
-    let bench = Bench::new()?;
-    let ns = bench.node.ns();
+fn obstacles_between_pods_and_the_outside_are_warnings() -> Result<(), LabError> {
+    let test_node = TestNode::new()?;
+    let ns = test_node.node.ns();
     ns.sysctl("net/ipv4/ip_forward", "0")?;
     ns.run("nft", &["add", "table", "ip", "others"])?;
     let chain = "{ type filter hook forward priority 0; policy drop; }";
     ns.run("nft", &["add", "chain", "ip", "others", "FORWARD", chain])?;
-    let (out, report) = bench.check(&mut Command::new(bench.heddle()))?;
-    assert!(out.ok, "neither keeps heddle from running: {}", out.stdout);
+    let (out, report) = test_node.check(&mut Command::new(test_node.heddle()))?;
+    assert!(out.ok, "neither obstacle keeps heddle from running: {}", out.stdout);
     let v4 = rows(&report, "forwarding of IPv4")[0];
     assert_eq!(
         (text(v4, "state"), text(v4, "advice")),
@@ -185,12 +190,12 @@ fn what_keeps_pods_from_the_outside_is_told() -> Result<(), LabError> {
 
 #[test]
 fn each_missing_capability_is_named() -> Result<(), LabError> {
-    let bench = Bench::new()?;
+    let test_node = TestNode::new()?;
     let mut command = Command::new("setpriv");
     command
         .args(["--bounding-set", "-net_admin,-ipc_lock", "--inh-caps", "-all"])
-        .arg(bench.heddle());
-    let (out, report) = bench.check(&mut command)?;
+        .arg(test_node.heddle());
+    let (out, report) = test_node.check(&mut command)?;
     assert!(!out.ok && report["fit"] == false, "{}", out.stdout);
     let missing: Vec<&str> = rows(&report, "privileges")
         .iter()
@@ -208,43 +213,43 @@ fn each_missing_capability_is_named() -> Result<(), LabError> {
         afxdp["state"] == "bad" && text(afxdp, "value").contains("CAP_NET_ADMIN"),
         "{afxdp}"
     );
-    assert!(!bench.marker().exists());
+    assert!(!test_node.marker().exists());
     Ok(())
 }
 
 #[test]
-fn a_test_that_took_the_machine_down_is_not_repeated() -> Result<(), LabError> {
-    let bench = Bench::new()?;
+fn an_afxdp_test_that_crashed_the_machine_is_not_repeated() -> Result<(), LabError> {
+    let test_node = TestNode::new()?;
     let kernel = read("/proc/sys/kernel/osrelease")?;
-    let marker = bench.marker();
+    let marker = test_node.marker();
     let put = |text: &str| fs::write(&marker, text).map_err(LabError::io("writing the marker"));
     put(&format!("{kernel}\n00000000-0000-4000-8000-000000000000\n"))?;
     let name = marker.display().to_string();
-    let (out, report) = bench.check(&mut Command::new(bench.heddle()))?;
+    let (out, report) = test_node.check(&mut Command::new(test_node.heddle()))?;
     let afxdp = rows(&report, "AF_XDP")[0];
     assert!(
         !out.ok && afxdp["state"] == "bad" && text(afxdp, "value").contains(&name),
         "{}",
         out.stdout
     );
-    let out = bench.run(&mut Command::new(bench.heddle()), &["--cores", "0"])?;
+    let out = test_node.run(&mut Command::new(test_node.heddle()), &["--cores", "0"])?;
     assert!(
         !out.ok && out.stderr.contains(&name) && out.stderr.trim().lines().count() == 1,
         "{}",
         out.stderr
     );
-    assert!(marker.exists(), "it stays until somebody deletes it");
+    assert!(marker.exists(), "the marker stays until an administrator deletes it");
 
-    // One of this boot was interrupted with its process: the test is repeated.
+    // A marker of the current boot means that the process was interrupted, not that the machine crashed: the test is repeated.
     put(&format!("{kernel}\n{}\n", read("/proc/sys/kernel/random/boot_id")?))?;
-    let (out, report) = bench.check(&mut Command::new(bench.heddle()))?;
+    let (out, report) = test_node.check(&mut Command::new(test_node.heddle()))?;
     let afxdp = rows(&report, "AF_XDP")[0];
     assert!(out.ok && text(afxdp, "value").contains("interrupted"), "{}", out.stdout);
     assert!(!marker.exists());
 
-    // Another kernel may try again.
+    // A marker of another kernel does not count.
     put("5.4.0-other\n00000000-0000-4000-8000-000000000000\n")?;
-    let mut node = bench.node;
+    let mut node = test_node.node;
     node.start_agent()?;
     assert!(!marker.exists());
     let log = fs::read_to_string(node.log()).map_err(LabError::io("reading the log"))?;
@@ -253,16 +258,16 @@ fn a_test_that_took_the_machine_down_is_not_repeated() -> Result<(), LabError> {
 }
 
 #[test]
-fn kernels_that_panic_are_refused_and_nothing_is_tried() -> Result<(), LabError> {
-    let bench = Bench::new()?;
+fn kernels_that_panic_are_refused_before_any_test() -> Result<(), LabError> {
+    let test_node = TestNode::new()?;
     for (release, says) in [
         ("6.16.9-generic", "panics"),
         ("6.17.0-5-generic", "CVE-2025-40290"),
         ("6.1.0-18-amd64", "6.6"),
     ] {
-        let file = bench.file("osrelease", &format!("{release}\n"))?;
+        let file = test_node.file("osrelease", &format!("{release}\n"))?;
         let seen = [(file.as_path(), "/proc/sys/kernel/osrelease")];
-        let (out, report) = bench.check(&mut with_files(&bench.heddle(), &seen))?;
+        let (out, report) = test_node.check(&mut with_files(&test_node.heddle(), &seen))?;
         let kernel = rows(&report, "kernel")[0];
         assert!(
             !out.ok && kernel["state"] == "bad" && text(kernel, "value").contains(release),
@@ -273,25 +278,25 @@ fn kernels_that_panic_are_refused_and_nothing_is_tried() -> Result<(), LabError>
             text(rows(&report, "AF_XDP")[0], "value").starts_with("not tried"),
             "{report}"
         );
-        let out = bench.run(&mut with_files(&bench.heddle(), &seen), &["--cores", "0"])?;
+        let out = test_node.run(&mut with_files(&test_node.heddle(), &seen), &["--cores", "0"])?;
         assert!(
             !out.ok && out.stderr.contains(release) && out.stderr.contains(says),
             "{}",
             out.stderr
         );
-        assert!(!bench.marker().exists());
+        assert!(!test_node.marker().exists());
     }
     Ok(())
 }
 
 #[test]
-fn what_the_machine_cannot_fulfil_is_refused_with_the_numbers() -> Result<(), LabError> {
-    let bench = Bench::new()?;
-    let meminfo = bench.file(
+fn settings_that_the_machine_cannot_fulfil_are_refused_with_the_numbers() -> Result<(), LabError> {
+    let test_node = TestNode::new()?;
+    let meminfo = test_node.file(
         "meminfo",
         "MemTotal: 512000 kB\nMemFree: 1 kB\nMemAvailable: 102400 kB\n",
     )?;
-    let pages = bench.file("free_hugepages", "3\n")?;
+    let pages = test_node.file("free_hugepages", "3\n")?;
     let seen = [
         (meminfo.as_path(), "/proc/meminfo"),
         (
@@ -299,7 +304,7 @@ fn what_the_machine_cannot_fulfil_is_refused_with_the_numbers() -> Result<(), La
             "/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages",
         ),
     ];
-    // Key and value, and what the message has to say.
+    // Keys with values, and the parts of the message.
     let table: &[(&str, &[&str])] = &[
         (
             "frames: 32768",
@@ -322,9 +327,9 @@ fn what_the_machine_cannot_fulfil_is_refused_with_the_numbers() -> Result<(), La
         ("workers: 65", &["workers", "65", "64"]),
     ];
     for (text, parts) in table {
-        let config = bench.file("heddle.yaml", &format!("{text}\n"))?;
+        let config = test_node.file("heddle.yaml", &format!("{text}\n"))?;
         let config = config.display().to_string();
-        let out = bench.run(&mut with_files(&bench.heddle(), &seen), &["--config", &config])?;
+        let out = test_node.run(&mut with_files(&test_node.heddle(), &seen), &["--config", &config])?;
         let errors: Vec<&str> = out.stderr.lines().filter(|line| line.starts_with("heddle: ")).collect();
         assert!(
             !out.ok && errors.len() == 1 && parts.iter().all(|part| errors[0].contains(part)),
@@ -332,12 +337,12 @@ fn what_the_machine_cannot_fulfil_is_refused_with_the_numbers() -> Result<(), La
             out.stderr
         );
     }
-    // `heddle check` says the same before, for the same file.
-    let config = bench.file("heddle.yaml", "frames: 32768\nmaxPods: 10\n")?;
-    let mut command = with_files(&bench.heddle(), &seen);
+    // `heddle check` reports the same for such a file.
+    let config = test_node.file("heddle.yaml", "frames: 32768\nmaxPods: 10\n")?;
+    let mut command = with_files(&test_node.heddle(), &seen);
     command.arg("check").arg("--config").arg(&config);
-    command.arg("--state-dir").arg(bench.node.state_dir());
-    let out = bench.node.ns().enter(|| run_with_input(&mut command, ""))?;
+    command.arg("--state-dir").arg(test_node.node.state_dir());
+    let out = test_node.node.ns().enter(|| run_with_input(&mut command, ""))?;
     assert!(
         !out.ok
             && out

@@ -1,5 +1,5 @@
-//! What a container runtime or its configuration may do wrong: each broken call gets the code of the CNI specification and a
-//! message that says what to change, and leaves nothing behind.
+//! Faulty calls of the CNI plugin: each gets the error code of the CNI specification and a message that says what to change,
+//! and leaves nothing behind.
 
 mod common;
 
@@ -13,21 +13,21 @@ fn links(shop: &Shop) -> Result<String, LabError> {
     shop.node.ns().run("ip", &["-br", "link"])
 }
 
-/// Plays a table of calls: what is wrong, the call, the code, and words of the message.
-fn play(shop: &Shop, table: Vec<(&str, Call, u64, &str)>) -> Result<(), LabError> {
+/// Runs a table of calls: the fault, the call, the expected code, and words of the expected message.
+fn check_calls(shop: &Shop, table: Vec<(&str, Call, u64, &str)>) -> Result<(), LabError> {
     for (what, call, expected, words) in table {
         let out = call.run(shop)?;
         assert!(!out.ok, "{what}: {}", out.stdout);
         assert_eq!(code(&out), Some(expected), "{what}: {}{}", out.stdout, out.stderr);
         let answer: Value = serde_json::from_str(&out.stdout).unwrap_or_default();
-        let told = format!("{} {}", answer["msg"], answer["details"]);
-        assert!(told.contains(words), "{what}: {words:?} is not in {told}");
+        let message = format!("{} {}", answer["msg"], answer["details"]);
+        assert!(message.contains(words), "{what}: {words:?} is not in {message}");
     }
     Ok(())
 }
 
 #[test]
-fn broken_calls_get_their_code_and_say_what_to_change_and_leave_nothing() -> Result<(), LabError> {
+fn faulty_calls_get_their_code_and_a_message_and_leave_nothing_behind() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     shop.node.start_agent()?;
     let pod = shop.lab.pod("shop", "pod", &[])?;
@@ -39,7 +39,7 @@ fn broken_calls_get_their_code_and_say_what_to_change_and_leave_nothing() -> Res
     let file = shop.lab.dir().join("a-file");
     std::fs::create_dir_all(&file).map_err(LabError::io("a directory"))?;
     std::fs::write(file.join("cni.sock"), "no socket").map_err(LabError::io("a file"))?;
-    play(
+    check_calls(
         &shop,
         vec![
             // The environment that the runtime sets.
@@ -203,14 +203,14 @@ fn broken_calls_get_their_code_and_say_what_to_change_and_leave_nothing() -> Res
     assert_eq!(
         pod.ns().run("ip", &["-br", "link"])?.lines().count(),
         1,
-        "and none but lo in the pod"
+        "no interface but lo is left in the pod"
     );
     assert_eq!(shop.node.status()?["attachments"], json!([]));
     Ok(())
 }
 
 #[test]
-fn a_full_node_says_which_bound_it_has_reached() -> Result<(), LabError> {
+fn a_full_node_names_the_bound_that_it_has_reached() -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
     let mut plan = NodePlan::new("node", 1);
     let config = lab.dir().join("one.yaml");

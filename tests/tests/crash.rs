@@ -1,11 +1,12 @@
-//! The agent is killed in the middle of thousands of new connections, again and again: the next one takes the flow table
-//! over, nothing torn is served, live connections go on, and no place in the table is lost for good.
+//! The agent is killed repeatedly while thousands of connections open. The next agent takes over the flow table: no
+//! half-written entry is served, live connections go on, and no entry of the table is lost for good.
 
 mod common;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::{BOUND, ask_json, binaries, wait_until};
@@ -16,9 +17,9 @@ use heddle_lab::{Lab, LabError, NetNs, NodePlan, manifests};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-/// Connections that the table has room for; two entries each.
+/// The connections that the table has room for; each takes two entries.
 const CAPACITY: u64 = 32_000;
-/// The agents that are killed, and the connections made at least under each before it is.
+/// The number of agents that are killed, and the least number of connections that open before each kill.
 const ROUNDS: u64 = 5;
 const EACH: u64 = 1000;
 const DNS: u16 = 53;
@@ -30,8 +31,8 @@ const MIXED: [IpAddr; 2] = [
 ];
 const WEBS: [&str; 2] = ["web-1", "web-2"];
 
-/// Two workers and a small table; one pod may have nearly all of it.
-fn open() -> Result<Shop, LabError> {
+/// Starts the shop with two workers and a small table, and adds Service shop/mixed. One pod may use nearly all of the table.
+fn start_shop() -> Result<Shop, LabError> {
     let lab = Lab::new(binaries()?)?;
     let config = lab.dir().join("small-table.yaml");
     let text = format!("connections: {CAPACITY}\nconnectionsPerPod: {CAPACITY}\n");
@@ -58,31 +59,47 @@ fn open() -> Result<Shop, LabError> {
         ]);
         shop.node.apply(&slice)?;
     }
-    // Shop/web has four backends, this one eight.
+    // Shop/web has four backends, shop/mixed has eight.
     wait_until("the tables have the endpoints", || {
         Ok(shop.node.status()?["tables"]["backends"].as_u64() == Some(12))
     })?;
     Ok(shop)
 }
 
-/// What those who open connections are told, and tell.
+/// The gate in front of the threads that open connections, and the count of their connections.
 #[derive(Default)]
 struct Openers {
-    opening: AtomicBool,
-    done: AtomicBool,
+    phase: Mutex<Phase>,
+    changed: Condvar,
     opened: AtomicU64,
 }
 
+/// The state of the gate.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// Threads wait.
+    #[default]
+    Closed,
+    /// Threads open connections.
+    Open,
+    /// Threads end.
+    Done,
+}
+
 impl Openers {
-    /// Waits until connections are to be opened; whether there will be more.
-    fn next(&self) -> bool {
-        while !self.opening.load(Ordering::Acquire) {
-            if self.done.load(Ordering::Acquire) {
-                return false;
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        true
+    fn lock(&self) -> MutexGuard<'_, Phase> {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, phase: Phase) {
+        *self.lock() = phase;
+        self.changed.notify_all();
+    }
+
+    /// Waits while the gate is closed. Returns false when the thread has to end.
+    fn wait_for_turn(&self) -> bool {
+        let waited = self.changed.wait_while(self.lock(), |phase| *phase == Phase::Closed);
+        *waited.unwrap_or_else(PoisonError::into_inner) == Phase::Open
     }
 
     fn count(&self) {
@@ -90,7 +107,7 @@ impl Openers {
     }
 }
 
-/// Makes a UDP connection of each source port, a word on each.
+/// Opens a UDP connection from each source port, with one datagram each.
 fn open_udp(client: &NetNs, to: SocketAddr, openers: &Openers) -> Result<(), LabError> {
     client.enter(|| {
         let (any, ports): (IpAddr, _) = if to.is_ipv4() {
@@ -99,13 +116,14 @@ fn open_udp(client: &NetNs, to: SocketAddr, openers: &Openers) -> Result<(), Lab
             (Ipv6Addr::UNSPECIFIED.into(), 20_000..30_000)
         };
         for port in ports.cycle() {
-            if !openers.next() {
+            if !openers.wait_for_turn() {
                 break;
             }
             let socket = UdpSocket::bind((any, port)).map_err(LabError::io(format!("UDP port {port}")))?;
             if socket.send_to(b"word", to).is_ok() {
                 openers.count();
             }
+            // Paces the thread to what the workers take.
             if port % 16 == 0 {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -114,14 +132,15 @@ fn open_udp(client: &NetNs, to: SocketAddr, openers: &Openers) -> Result<(), Lab
     })
 }
 
-/// Makes TCP connections one after another, and leaves each at once.
+/// Opens TCP connections one after another, and closes each at once.
 fn open_tcp(client: &NetNs, to: SocketAddr, openers: &Openers) -> Result<(), LabError> {
     client.enter(|| {
-        while openers.next() {
-            // Those that the kill cuts off are not waited for.
+        while openers.wait_for_turn() {
+            // A connection that the kill cuts off fails after 50 ms.
             if TcpStream::connect_timeout(&to, Duration::from_millis(50)).is_ok() {
                 openers.count();
             }
+            // Paces the thread to what the workers take.
             std::thread::sleep(Duration::from_micros(500));
         }
         Ok(())
@@ -132,9 +151,9 @@ fn flow_count(shop: &Shop, key: &str) -> Result<u64, LabError> {
     Ok(shop.node.status()?["flows"][key].as_u64().unwrap_or_default())
 }
 
-/// Every connection that is listed is one that was made: from the client, to a web pod's port behind its Service, back and
-/// forth.
-fn listed(shop: &Shop) -> Result<u64, LabError> {
+/// Returns the number of listed connections, and asserts that each is one that was made: from the client, through Service
+/// shop/mixed, to a web pod's target port.
+fn count_listed(shop: &Shop) -> Result<u64, LabError> {
     let answer = ask_json(&shop.node, "flows", &["--service", "shop/mixed"])?;
     let flows = answer["flows"].as_array().cloned().unwrap_or_default();
     let mut ids = BTreeSet::new();
@@ -164,8 +183,8 @@ fn listed(shop: &Shop) -> Result<u64, LabError> {
 }
 
 #[test]
-fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError> {
-    let mut shop = open()?;
+fn an_agent_killed_among_thousands_of_new_connections_loses_no_entry() -> Result<(), LabError> {
+    let mut shop = start_shop()?;
     let mut servers = Vec::new();
     let mut echoes = Vec::new();
     for name in WEBS {
@@ -190,18 +209,18 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
         });
         let mut play = || -> Result<(), LabError> {
             for round in 0..ROUNDS {
-                openers.opening.store(true, Ordering::Release);
+                openers.set(Phase::Open);
                 wait_until(
                     "connections are made",
                     || Ok(flow_count(&shop, "inserted")? >= 2 * EACH),
                 )?;
                 let stood = flow_count(&shop, "used")?;
                 shop.node.stop_agent(Signal::SIGKILL)?;
-                openers.opening.store(false, Ordering::Release);
+                openers.set(Phase::Closed);
                 shop.node.start_agent()?;
                 let flows = shop.node.status()?["flows"].clone();
-                // Each worker was in the middle of one insert or removal at most; what stood before is there, but for what
-                // expired in between.
+                // Each worker was in the middle of at most one insert or removal, of two entries. All other entries are taken over,
+                // except a few that expired meanwhile.
                 assert!(flows["discarded"].as_u64() <= Some(2 * 2), "round {round}: {flows:#}");
                 assert!(
                     flows["taken_over"].as_u64() >= Some(stood - stood / 100),
@@ -214,8 +233,7 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
             Ok(())
         };
         let played = play();
-        openers.opening.store(false, Ordering::Release);
-        openers.done.store(true, Ordering::Release);
+        openers.set(Phase::Done);
         for opener in threads.into_iter().flatten() {
             match opener.join() {
                 Ok(result) => result?,
@@ -226,16 +244,16 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
     })?;
     let opened = openers.opened.into_inner();
     assert!(opened >= ROUNDS * EACH, "{opened} connections");
-    wait_until("what is listed is what is in use", || {
+    wait_until("the listed connections are the used entries", || {
         let used = flow_count(&shop, "used")?;
         let all = ask_json(&shop.node, "flows", &[])?["flows"]
             .as_array()
             .map_or(0, Vec::len);
         Ok(used == 2 * all as u64 && used == flow_count(&shop, "used")?)
     })?;
-    let kept = listed(&shop)?;
+    let kept = count_listed(&shop)?;
 
-    // The rest of the table can be filled, to the last place: by another pod, each datagram to a port of its own.
+    // Another pod fills the rest of the table to the last entry, with a datagram to each of many ports.
     let to = shop.member("web-1")?.attached.ip(false)?;
     let filler = shop.member("db")?.pod.ns();
     let full = |shop: &Shop| -> Result<bool, LabError> {
@@ -247,8 +265,9 @@ fn kills_in_the_middle_of_thousands_of_new_connections() -> Result<(), LabError>
         filler.enter(|| {
             let socket = UdpSocket::bind("0.0.0.0:4242").map_err(LabError::io("a socket"))?;
             for port in 1..CAPACITY as u16 + 100 {
-                // A refusal of an earlier datagram is told here and means nothing.
+                // The error, if any, is the ICMP answer to an earlier datagram.
                 let _ = socket.send_to(b"x", (to, port));
+                // Paces the sender to what the fill ring takes.
                 if port % 64 == 0 {
                     std::thread::sleep(Duration::from_millis(2));
                 }

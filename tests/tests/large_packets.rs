@@ -1,4 +1,4 @@
-//! Large packets between pods, and what becomes of them on ways that take less.
+//! Large packets between pods, and their fragmentation or refusal on paths with a smaller MTU.
 
 mod common;
 
@@ -20,13 +20,13 @@ fn shop(workers: &str) -> Result<Shop, LabError> {
     Shop::start(binaries()?, plan)
 }
 
-/// What `ip` says in a namespace.
+/// Runs `ip` in a namespace and returns its output.
 fn ip(ns: &NetNs, arguments: &str) -> Result<String, LabError> {
     let arguments: Vec<&str> = arguments.split(' ').collect();
     ns.run("ip", &arguments)
 }
 
-/// The MTU in the line of a listing that starts with a destination.
+/// Returns the MTU in the line of a route listing that starts with `destination`.
 fn route_mtu(listing: &str, destination: &str) -> Option<u32> {
     let line = listing
         .lines()
@@ -35,7 +35,7 @@ fn route_mtu(listing: &str, destination: &str) -> Option<u32> {
 }
 
 #[test]
-fn interfaces_and_routes_carry_what_their_ways_take() -> Result<(), LabError> {
+fn interfaces_and_routes_have_the_mtu_of_their_paths() -> Result<(), LabError> {
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     let other = ["10.244.2.0/24".to_owned(), "fd00:10:244:2::/64".to_owned()];
     let address: IpAddr = [192, 0, 2, 2].into();
@@ -66,15 +66,15 @@ fn interfaces_and_routes_carry_what_their_ways_take() -> Result<(), LabError> {
         let link = ip(shop.node.ns(), &format!("link show {interface}"))?;
         assert!(link.contains(&format!("mtu {UPLINK} ")), "{link}");
     }
-    // The uplink's MTU changes while the agent runs.
+    // The host port follows a change of the uplink's MTU while the agent runs.
     ip(shop.node.ns(), "link set eth0 mtu 1400")?;
     wait_until("the host port follows the uplink", || {
         Ok(ip(shop.node.ns(), "link show heddle0")?.contains("mtu 1400 "))
     })
 }
 
-/// The MSS that a connection from one to the other ends up with at its client. Each listener has a port of its own: another
-/// test's child, which begins with all that is open here, may keep it for a moment.
+/// Returns the client's MSS of a new connection. Each listener needs a port of its own: a process that another test of this
+/// executable starts inherits the listening socket until its exec, and keeps the port busy meanwhile.
 fn mss(from: &NetNs, to_ns: &NetNs, to: SocketAddr, listen: u16) -> Result<u32, LabError> {
     let listener =
         to_ns.enter(|| TcpListener::bind(SocketAddr::from(([0_u16; 8], listen))).map_err(LabError::io("listening")))?;
@@ -89,16 +89,16 @@ fn mss(from: &NetNs, to_ns: &NetNs, to: SocketAddr, listen: u16) -> Result<u32, 
 }
 
 #[test]
-fn segments_are_as_large_as_the_way_takes() -> Result<(), LabError> {
+fn the_mss_matches_the_path_mtu() -> Result<(), LabError> {
     for workers in ["0", "0,1"] {
         let shop = shop(workers)?;
         let (web, client) = (shop.member("web-1")?, shop.member("client")?);
         for (v6, ports) in [(false, [5100, 5101, 5102]), (true, [5110, 5111, 5112])] {
             let headers = if v6 { 60 } else { 40 };
-            // At first a sender takes half of the window at most, which is no more than 64 KiB then.
+            // A sender limits its first MSS to half of the window, which is at most 64 KiB then.
             let local = mss(client.pod.ns(), web.pod.ns(), web.at(v6, ports[0])?, ports[0])?;
             assert!(local > 20_000, "pod to pod: {local}");
-            // Options take 12: timestamps.
+            // TCP timestamps take 12 octets.
             let node = shop.node.internal_ips()[usize::from(v6)];
             let host = mss(
                 client.pod.ns(),
@@ -114,7 +114,7 @@ fn segments_are_as_large_as_the_way_takes() -> Result<(), LabError> {
     Ok(())
 }
 
-/// A web pod and a client, so that the Service leads to the one listener there is.
+/// Starts a node with one web pod and a client, so that every connection to the Service reaches the same listener.
 fn pair(workers: &str) -> Result<Shop, LabError> {
     let mut plan = NodePlan::new("node", 1);
     plan.cores = workers.to_owned();
@@ -127,7 +127,7 @@ fn pair(workers: &str) -> Result<Shop, LabError> {
 }
 
 #[test]
-fn bulk_by_address_by_service_to_host_and_outside() -> Result<(), LabError> {
+fn bulk_transfers_reach_a_pod_a_service_the_host_and_the_outside() -> Result<(), LabError> {
     for workers in ["0", "0,1"] {
         let shop = pair(workers)?;
         let (web, client) = (shop.member("web-1")?, shop.member("client")?);
@@ -152,11 +152,11 @@ fn bulk_by_address_by_service_to_host_and_outside() -> Result<(), LabError> {
 }
 
 #[test]
-fn a_large_datagram_reaches_a_pod_of_the_same_node_in_one_piece() -> Result<(), LabError> {
+fn a_large_datagram_reaches_a_local_pod_unfragmented() -> Result<(), LabError> {
     let shop = pair("0")?;
     let (web, client) = (shop.member("web-1")?, shop.member("client")?);
     let datagram: Vec<u8> = (0..50_000_u32).map(|n| (n * 7 + n / 256) as u8).collect();
-    // What a pod's kernel says when its link comes up may find its port before its policy.
+    // The first packets of a pod's kernel (neighbor discovery) may precede the pod's policy, and are dropped then.
     let dropped = || -> Result<_, LabError> { Ok(port(&shop.node.status()?, "pod:shop/client")["dropped"].clone()) };
     let before = dropped()?;
     for v6 in [false, true] {
@@ -176,15 +176,15 @@ fn a_large_datagram_reaches_a_pod_of_the_same_node_in_one_piece() -> Result<(), 
                 .map_err(LabError::io(format!("sending to {to}")))
                 .map(drop)
         })?;
-        let mut heard = vec![0; 65_536];
-        let (n, _) = receiver.recv_from(&mut heard).map_err(LabError::io("receiving"))?;
-        assert!(heard[..n] == datagram, "{n} octets arrived");
+        let mut received = vec![0; 65_536];
+        let (n, _) = receiver.recv_from(&mut received).map_err(LabError::io("receiving"))?;
+        assert!(received[..n] == datagram, "{n} octets arrived");
     }
     assert_eq!(dropped()?, before, "none of the datagrams was dropped");
     Ok(())
 }
 
-/// Sends a datagram to an echo and compares what comes back.
+/// Sends a datagram to an echo and compares the answer.
 fn exchange(from: &NetNs, to: SocketAddr, len: usize) -> Result<(), LabError> {
     from.enter(move || {
         let any: IpAddr = if to.is_ipv6() { [0_u16; 8].into() } else { [0; 4].into() };
@@ -192,29 +192,30 @@ fn exchange(from: &NetNs, to: SocketAddr, len: usize) -> Result<(), LabError> {
         socket
             .set_read_timeout(Some(BOUND))
             .map_err(LabError::io("a timeout"))?;
-        let asked = format!("{len} octets to {to}");
-        socket.connect(to).map_err(LabError::io(asked.clone()))?;
-        let said: Vec<u8> = (0..len).map(|n| (n * 7 + n / 256) as u8).collect();
-        socket.send(&said).map_err(LabError::io(asked.clone()))?;
-        let mut heard = vec![0; 65_536];
+        let request = format!("{len} octets to {to}");
+        socket.connect(to).map_err(LabError::io(request.clone()))?;
+        let sent: Vec<u8> = (0..len).map(|n| (n * 7 + n / 256) as u8).collect();
+        socket.send(&sent).map_err(LabError::io(request.clone()))?;
+        let mut received = vec![0; 65_536];
         let n = socket
-            .recv(&mut heard)
-            .map_err(LabError::io(format!("{asked}: the answer")))?;
-        if heard[..n] == said {
+            .recv(&mut received)
+            .map_err(LabError::io(format!("{request}: the answer")))?;
+        if received[..n] == sent {
             return Ok(());
         }
         Err(LabError::Reply {
-            what: asked,
+            what: request,
             detail: format!("{n} octets came back, and not the same"),
         })
     })
 }
 
-/// What a UDP Service of the suite is reached at, and where its backend listens.
+/// The ClusterIPs of the suite's UDP Service.
 const UDP_SERVICE: [&str; 2] = ["10.96.0.77", "fd00:10:96::77"];
+/// The port of the UDP Service, and its target port.
 const UDP_PORTS: (u16, u16) = (5353, 5300);
 
-/// Makes a UDP Service with one backend.
+/// Makes a UDP Service with one backend, waits until the tables contain it, and returns its frontends.
 fn udp_service(shop: &Shop, backend: &str) -> Result<[SocketAddr; 2], LabError> {
     let reply = |e: std::net::AddrParseError| LabError::Reply {
         what: "the Service's address".to_owned(),
@@ -238,8 +239,8 @@ fn udp_service(shop: &Shop, backend: &str) -> Result<[SocketAddr; 2], LabError> 
     Ok(ips.map(|ip| SocketAddr::new(ip, UDP_PORTS.0)))
 }
 
-/// Pods' routes to pods and Services take no more than `mtu` from now on.
-fn narrow(pod: &NetNs, mtu: u32) -> Result<(), LabError> {
+/// Lowers the MTU of a pod's routes to pods and Services.
+fn limit_route_mtu(pod: &NetNs, mtu: u32) -> Result<(), LabError> {
     for route in ["10.244.1.0/24", "10.96.0.0/16"] {
         ip(
             pod,
@@ -254,20 +255,20 @@ fn narrow(pod: &NetNs, mtu: u32) -> Result<(), LabError> {
 }
 
 #[test]
-fn datagrams_cross_in_fragments_by_address_and_by_service() -> Result<(), LabError> {
+fn fragmented_datagrams_reach_a_pod_by_its_address_and_by_a_service() -> Result<(), LabError> {
     for workers in ["0", "0,1"] {
         let shop = pair(workers)?;
         let (web, client) = (shop.member("web-1")?, shop.member("client")?);
         let services = udp_service(&shop, "web-1")?;
         let _echo = UdpServer::echo(web.pod.ns(), UDP_PORTS.1)?;
-        // What is larger than the interface takes is cut in two; then into some forty each way.
+        // With the large MTU a datagram makes two fragments at most, with MTU 1400 some forty in each direction.
         for (mtu, sizes) in [(LARGE, [65_000, 61_000, 2000]), (1400, [60_000, 1373, 3000])] {
             if mtu != LARGE {
-                narrow(client.pod.ns(), mtu)?;
-                narrow(web.pod.ns(), mtu)?;
+                limit_route_mtu(client.pod.ns(), mtu)?;
+                limit_route_mtu(web.pod.ns(), mtu)?;
             }
             for (v6, service) in [false, true].into_iter().zip(services) {
-                // A small one first: what waits for a neighbour's address is bounded by the kernel.
+                // A small datagram first: the kernel keeps only a few packets while it resolves the neighbor.
                 for len in [100].into_iter().chain(sizes) {
                     for to in [web.at(v6, UDP_PORTS.1)?, service] {
                         exchange(client.pod.ns(), to, len).inspect_err(|_| println!("{:#?}", shop.node.status()))?;
@@ -305,11 +306,11 @@ fn datagrams_cross_in_fragments_by_address_and_by_service() -> Result<(), LabErr
 }
 
 #[test]
-fn what_may_be_fragmented_is_where_the_way_takes_less() -> Result<(), LabError> {
+fn packets_without_df_are_fragmented_where_the_path_mtu_is_smaller() -> Result<(), LabError> {
     for workers in ["0", "0,1"] {
         let shop = pair(workers)?;
         let client = shop.member("client")?.pod.ns();
-        // A pod that does not know, and says that routers may fragment.
+        // The pod does not know the path MTU (its route has none), and it sends without DF.
         ip(client, "route replace default via 169.254.1.1 dev eth0 onlink")?;
         client.sysctl("net/ipv4/ip_no_pmtu_disc", "1")?;
         for (ns, to) in [
@@ -345,10 +346,10 @@ fn what_may_be_fragmented_is_where_the_way_takes_less() -> Result<(), LabError> 
 }
 
 #[test]
-fn what_is_too_large_for_the_uplink_is_told_so() -> Result<(), LabError> {
+fn a_packet_too_large_for_the_uplink_is_answered_with_the_mtu() -> Result<(), LabError> {
     let shop = pair("0")?;
     let client = shop.member("client")?.pod.ns();
-    // A pod that does not know: without the size in its route, it sends as much as its interface takes.
+    // Without an MTU in its default route, the pod sends packets of up to the interface's MTU.
     client.run(
         "ip",
         &[

@@ -1,4 +1,4 @@
-//! A full node: 110 pods at once, coming and going under traffic, and the memory that all ports share.
+//! A full node: 110 pods attached concurrently, pods that come and go under traffic, and the frames that all ports share.
 
 mod common;
 
@@ -11,19 +11,20 @@ use heddle_lab::udp::{Pace, UdpServer, send};
 use heddle_lab::{AddResult, Lab, LabError, Node, NodePlan, Pod, traffic, usage};
 use serde_json::Value;
 
-/// What kubelet runs on a node by default (`--max-pods`).
+/// The default of kubelet's `--max-pods`.
 const PODS: usize = 110;
-/// Calls of the plugin under way at the same time.
+/// The number of concurrent plugin calls.
 const AT_ONCE: usize = 8;
 const SINK: u16 = 9;
 
+/// Returns the frames that the holders of a status have, and the total.
 fn frames(status: &Value) -> (u64, u64) {
     let holders = status["frames"]["holders"].as_array().into_iter().flatten();
     let held = holders.filter_map(|holder| holder["frames"].as_u64()).sum();
     (held, status["frames"]["total"].as_u64().unwrap_or(0))
 }
 
-/// Frames with holders whose name begins so.
+/// Returns the frames of the holders whose names begin with `prefix`.
 fn held_by(status: &Value, prefix: &str) -> u64 {
     let holders = status["frames"]["holders"].as_array().into_iter().flatten();
     holders
@@ -32,8 +33,8 @@ fn held_by(status: &Value, prefix: &str) -> u64 {
         .sum()
 }
 
-/// Every frame is with somebody, and none on its way: with the pools or a port that is open.
-fn all_frames_are_at_rest(node: &Node) -> Result<(), LabError> {
+/// Waits until every frame is in a pool or in the rings of an open port. Asserts at every look that none is lost.
+fn wait_for_frames_at_rest(node: &Node) -> Result<(), LabError> {
     wait_until("no frame is under way or lost", || {
         let status = node.status()?;
         let (held, total) = frames(&status);
@@ -49,8 +50,8 @@ fn all_frames_are_at_rest(node: &Node) -> Result<(), LabError> {
     })
 }
 
-/// Runs `f` for every number below `count`, some at once, and gives how long each took, shortest first.
-fn at_once(count: usize, f: impl Fn(usize) -> Result<(), LabError> + Sync) -> Result<Vec<Duration>, LabError> {
+/// Runs `f` for every number below `count`, [`AT_ONCE`] at a time, and returns the durations, shortest first.
+fn concurrently(count: usize, f: impl Fn(usize) -> Result<(), LabError> + Sync) -> Result<Vec<Duration>, LabError> {
     let next = AtomicUsize::new(0);
     let times = Mutex::new(Vec::with_capacity(count));
     let work = || -> Result<(), LabError> {
@@ -89,7 +90,7 @@ fn mebibytes(bytes: u64) -> f64 {
 }
 
 #[test]
-fn a_full_node_is_attached_at_once_and_again_after_all_has_gone() -> Result<(), LabError> {
+fn a_full_node_attaches_concurrently_and_again_after_all_pods_have_gone() -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
     let mut node = lab.node(NodePlan::new("node", 1))?;
     node.start_agent()?;
@@ -99,7 +100,7 @@ fn a_full_node_is_attached_at_once_and_again_after_all_has_gone() -> Result<(), 
 
     let attached: Vec<Mutex<Option<AddResult>>> = pods.iter().map(|_| Mutex::default()).collect();
     let start = Instant::now();
-    let times = at_once(PODS, |n| {
+    let times = concurrently(PODS, |n| {
         let ips = node.start_pod(&pods[n])?;
         if let Ok(mut slot) = attached[n].lock() {
             *slot = Some(ips);
@@ -125,44 +126,45 @@ fn a_full_node_is_attached_at_once_and_again_after_all_has_gone() -> Result<(), 
         .collect();
     assert_eq!(attached.len(), PODS);
 
-    // Every pod once as the one that asks and once as the one that answers, by alternating families.
+    // Every pod sends one ping and answers one. The families alternate.
     let answered = AtomicUsize::new(0);
-    at_once(PODS, |n| {
+    concurrently(PODS, |n| {
         let to = attached[(n * 37 + 11) % PODS].ip(n % 2 == 0)?;
         answered.fetch_add(usize::from(traffic::ping(pods[n].ns(), to, 1)? == 1), Ordering::Relaxed);
         Ok(())
     })?;
     assert_eq!(answered.into_inner(), PODS, "each pair answers");
-    all_frames_are_at_rest(&node)?;
+    wait_for_frames_at_rest(&node)?;
 
     let start = Instant::now();
-    let times = at_once(PODS, |n| node.end_pod(&pods[n]))?;
+    let times = concurrently(PODS, |n| node.end_pod(&pods[n]))?;
     println!(
         "{AT_ONCE} DELs at a time: {:?} in all; one DEL median {:?}, max {:?}",
         start.elapsed(),
         times[PODS / 2],
         times[PODS - 1]
     );
-    all_frames_are_at_rest(&node)?;
+    wait_for_frames_at_rest(&node)?;
 
-    // All sockets but the anchor's have gone, with their devices; libxdp binds every socket through its first one.
+    // libxdp binds every socket through the first one of its UMEM, the anchor. This shows that the anchor works after all other
+    // sockets and their devices have gone.
     node.ns().run("ip", &["link", "delete", "heddle0"])?;
-    wait_until("the host port is made anew", || {
+    wait_until("the host port is created again", || {
         Ok(node.ns().run("ip", &["link", "show", "heddle0"]).is_ok())
     })?;
     let again = [node.start_pod(&pods[0])?, node.start_pod(&pods[1])?];
     for v6 in [false, true] {
         assert_eq!(traffic::ping(pods[0].ns(), again[1].ip(v6)?, 2)?, 2);
-        wait_until("the node reaches a pod by the new host port", || {
+        wait_until("the node reaches a pod through the new host port", || {
             Ok(traffic::ping(node.ns(), again[0].ip(v6)?, 1)? == 1)
         })?;
     }
-    all_frames_are_at_rest(&node)
+    wait_for_frames_at_rest(&node)
 }
 
-/// `HEDDLE_CHURN=1000` for the long run.
+/// `HEDDLE_CHURN` sets the number of rounds; the default is 100.
 #[test]
-fn pods_that_come_and_go_under_traffic_cost_no_frame() -> Result<(), LabError> {
+fn pods_that_come_and_go_under_traffic_lose_no_frame() -> Result<(), LabError> {
     let rounds = std::env::var("HEDDLE_CHURN")
         .ok()
         .and_then(|n| n.parse().ok())
@@ -182,7 +184,7 @@ fn pods_that_come_and_go_under_traffic_cost_no_frame() -> Result<(), LabError> {
     let done = AtomicBool::new(false);
     let slice = Duration::from_millis(200);
     std::thread::scope(|scope| -> Result<(), LabError> {
-        // One stream that goes on, and one to wherever the guest was last: to a port that is closed again and again.
+        // One steady stream, and one to the guest's latest address, whose port is closed again and again.
         let streams = [false, true].map(|to_guest| {
             let (guest_at, done, talker) = (&guest_at, &done, &talker);
             scope.spawn(move || -> Result<(), LabError> {
@@ -222,11 +224,11 @@ fn pods_that_come_and_go_under_traffic_cost_no_frame() -> Result<(), LabError> {
         churned
     })?;
     println!(
-        "{rounds} attached and detached; the other stream heard {}",
+        "{rounds} attached and detached; the other stream received {}",
         sink.received()
     );
     assert!(sink.received() > 0);
-    all_frames_are_at_rest(&node)?;
+    wait_for_frames_at_rest(&node)?;
     let status = node.status()?;
     assert_eq!(
         status["ports"].as_array().map(Vec::len),
@@ -235,15 +237,16 @@ fn pods_that_come_and_go_under_traffic_cost_no_frame() -> Result<(), LabError> {
     );
     node.end_pod(&talker)?;
     node.end_pod(&listener)?;
-    all_frames_are_at_rest(&node)
+    wait_for_frames_at_rest(&node)
 }
 
-/// A node whose frames let exactly one port grow (a burst of 64 packets of one frame makes a ring of 256): a silent one that has grown gives its frames to one that needs them.
+/// The node has enough frames for exactly one port to grow (a burst of 64 one-frame packets grows a ring to 256), so a silent
+/// port that has grown must give its frames back before another one can grow.
 #[test]
 fn fill_rings_grow_and_a_silent_one_shrinks_for_another() -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
     let mut plan = NodePlan::new("node", 1);
-    // 64 for each of 4 pods and the host's queue, 1024 + 512 for packets under way of one worker, 192 to grow by.
+    // 64 for each of 4 pods and the host port, 1024 + 512 for the packets under way of one worker, 192 for one ring to grow.
     let config = lab.dir().join("small.yaml");
     let text = format!("maxPods: 4\nframes: {}\n", 64 * 5 + 1024 + 512 + 192);
     std::fs::write(&config, text).map_err(LabError::io("writing small.yaml"))?;
@@ -270,12 +273,15 @@ fn fill_rings_grow_and_a_silent_one_shrinks_for_another() -> Result<(), LabError
         send(one.ns(), to, 1000, Pace::Flood, flood)?;
         Ok(ring("one")? >= 200)
     })?;
-    wait_until("the second ring grows once the first, silent, has given back", || {
-        send(two.ns(), to, 1000, Pace::Flood, flood)?;
-        Ok(ring("two")? >= 200)
-    })?;
+    wait_until(
+        "the second ring grows after the first, silent one has given frames back",
+        || {
+            send(two.ns(), to, 1000, Pace::Flood, flood)?;
+            Ok(ring("two")? >= 200)
+        },
+    )?;
     assert_eq!(ring("one")?, 64);
-    // And the port that was closed and opened works.
+    // The port that has shrunk still works.
     assert_eq!(traffic::ping(one.ns(), to.ip(), 3)?, 3);
-    all_frames_are_at_rest(&node)
+    wait_for_frames_at_rest(&node)
 }

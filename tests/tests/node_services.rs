@@ -1,5 +1,5 @@
-//! What the node's own processes reach of Services: node ports at the node's addresses, load balancer and external addresses
-//! that nobody on the node holds or that the node holds itself, over TCP and UDP; and what load balancers ask the node about its endpoints.
+//! Services as the node's own processes reach them, over TCP and UDP: node ports, load balancer addresses and external
+//! addresses, whether or not the node itself has the address. Also the health check port that load balancers ask.
 
 mod common;
 
@@ -23,7 +23,7 @@ const BALANCERS: [IpAddr; 2] = [
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0x113, 0, 0, 0, 0, 5)),
 ];
 
-/// A Service of type LoadBalancer for the shop's web pods, with addresses of its own.
+/// Returns a Service of type LoadBalancer for the shop's web pods, with cluster addresses of its own.
 fn balanced(policy: &str) -> Value {
     let mut service = manifests::service("shop", "front", &cluster_ips(), WEB_PORT, WEB_TARGET);
     service["spec"]["type"] = json!("LoadBalancer");
@@ -33,6 +33,7 @@ fn balanced(policy: &str) -> Value {
     service
 }
 
+/// Returns the addresses after the ones of Service shop/web.
 fn cluster_ips() -> [IpAddr; 2] {
     let [a, b] = Shop::SERVICE_IPS;
     let next = |ip: IpAddr| match ip {
@@ -55,7 +56,7 @@ fn processes_of_the_node_reach_node_ports_and_load_balancers() -> Result<(), Lab
             ServerBehavior::Greet(name.to_owned()),
         )?);
     }
-    // Local as well: what a node sends itself goes to all endpoints, as with kube-proxy.
+    // With policy Local too, the node's own connections go to all endpoints, as with kube-proxy.
     for policy in ["Cluster", "Local"] {
         shop.node.apply(&balanced(policy))?;
         for v6 in [false, true] {
@@ -90,9 +91,9 @@ fn processes_of_the_node_reach_node_ports_and_load_balancers() -> Result<(), Lab
     Ok(())
 }
 
-/// As a load balancer that announces them from the node has it (MetalLB, a VIP of keepalived), or an operator.
+/// A load balancer that announces addresses from the node (MetalLB, a VIP of keepalived) or an operator puts them on an interface.
 #[test]
-fn processes_of_the_node_reach_addresses_that_it_holds_itself() -> Result<(), LabError> {
+fn processes_of_the_node_reach_frontends_at_the_nodes_own_addresses() -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
     let config = lab.dir().join("external.yaml");
     std::fs::write(&config, "externalIPs: true\n").map_err(LabError::io("writing external.yaml"))?;
@@ -143,7 +144,7 @@ fn processes_of_the_node_reach_addresses_that_it_holds_itself() -> Result<(), La
         shop.node.apply(&slice)?;
     }
     let ns = shop.node.ns();
-    // With policy Local as well: what a node sends itself goes to all endpoints.
+    // With policy Local too, the node's own connections go to all endpoints.
     for policy in ["Cluster", "Local"] {
         publish(policy, &[])?;
         for ip in BALANCERS.into_iter().chain(external) {
@@ -165,22 +166,22 @@ fn processes_of_the_node_reach_addresses_that_it_holds_itself() -> Result<(), La
             assert!(traffic::tcp_request(shop.member("client")?.pod.ns(), to, "", BOUND)?.is_answered());
         }
     }
-    // Other ports of such an address are the node's own.
+    // Connections to other ports of such an address reach the node's own listeners.
     let _own = TcpServer::start(ns, 8888, ServerBehavior::Greet("the node".to_owned()))?;
     let own = traffic::tcp_request(ns, SocketAddr::new(BALANCERS[0], 8888), "", BOUND)?;
     assert_eq!(own, ProbeOutcome::Answered("the node".to_owned()));
-    // The ranges of the load balancer hold for the node too, at the load balancer's address alone.
+    // The source ranges of a load balancer restrict the node too, but only at the load balancer's address.
     publish("Cluster", &["198.51.100.0/24"])?;
     let to = SocketAddr::new(BALANCERS[0], WEB_PORT);
-    wait_until("the node is kept out", || {
+    wait_until("the node is outside of the source ranges", || {
         Ok(traffic::tcp_request(ns, to, "", SILENCE)? == ProbeOutcome::NoAnswer)
     })?;
     assert!(traffic::tcp_request(ns, SocketAddr::new(external[0], WEB_PORT), "", BOUND)?.is_answered());
     publish("Cluster", &["198.51.100.0/24", "192.0.2.0/24"])?;
-    wait_until("a range has the node", || {
+    wait_until("a source range contains the node", || {
         Ok(traffic::tcp_request(ns, to, "", SILENCE)?.is_answered())
     })?;
-    // Without the Service the address is an address of the node without a listener.
+    // Without the Service, the address is an address of the node without a listener.
     shop.node.delete(&balanced("Cluster"))?;
     wait_until("the node refuses", || {
         Ok(traffic::tcp_request(ns, to, "", SILENCE)? == ProbeOutcome::Refused)
@@ -213,13 +214,13 @@ fn udp_node_ports_answer_the_node() -> Result<(), LabError> {
 }
 
 #[test]
-fn a_load_balancer_is_told_whether_the_node_has_endpoints() -> Result<(), LabError> {
+fn the_health_check_port_reports_local_endpoints() -> Result<(), LabError> {
     let shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let mut service = balanced("Local");
     service["spec"]["healthCheckNodePort"] = json!(HEALTH_PORT);
     shop.node.apply(&service)?;
     let to = SocketAddr::new(shop.node.internal_ips()[0], HEALTH_PORT);
-    // The balancer asks from outside.
+    // A load balancer sends its request from outside.
     let status = || -> Result<String, LabError> {
         shop.lab.outside().enter(|| {
             let ask = || -> std::io::Result<String> {

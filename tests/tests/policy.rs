@@ -1,14 +1,10 @@
-//! Policy over real connections: the cases of `tests/cases/live.json`, whose verdicts `heddle simulate` and the pipeline in
-//! memory give too (`control/agent/tests/cases`), over TCP, UDP and ICMP between pods of one node, by two workers.
+//! Policy over real connections: the cases of `tests/cases/live.json` over TCP, UDP and ICMP between pods of one node with two
+//! workers. Other tests run the same cases through `heddle simulate` and through the pipeline in memory.
 //!
-//! What a step allows is opened and kept open. In the next step, after its changes, a connection that is no longer allowed
-//! must stand still, and one that still is must go on.
+//! Every connection that a step allows is opened and kept open. After the changes of the next step, a connection that is no
+//! longer allowed must stop, and one that is still allowed must go on.
 
-#![allow(
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test: a case that is none is to end it"
-)]
+#![allow(clippy::expect_used, clippy::panic, reason = "a malformed case has to end the test")]
 
 mod common;
 
@@ -23,20 +19,20 @@ use heddle_lab::udp::{UdpConversation, UdpServer};
 use heddle_lab::{Lab, LabError, NetNs, Node, NodePlan, Pod};
 use serde_json::Value;
 
-/// How long one attempt at what is allowed may take; it is repeated.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// How long nobody may answer what is denied: some hundred round trips.
-const QUIET: Duration = Duration::from_millis(500);
-/// By when a step's verdicts must be there.
-const SETTLED: Duration = Duration::from_secs(10);
-/// How long a stopped connection is watched: thirty of its words.
-const STILL: Duration = Duration::from_millis(300);
-/// The namespace outside, by its addresses.
+/// The bound of one attempt at an allowed connection. Failed attempts are repeated.
+const ATTEMPT_BOUND: Duration = Duration::from_secs(1);
+/// The time for which a denied attempt must get no answer: some hundred round trips.
+const NO_ANSWER_TIME: Duration = Duration::from_millis(500);
+/// The bound for a step's verdicts to be in force.
+const VERDICTS_BOUND: Duration = Duration::from_secs(10);
+/// The time for which a stopped connection must complete no round: thirty times the interval of its rounds.
+const STOPPED_TIME: Duration = Duration::from_millis(300);
+/// The addresses of the namespace outside.
 const OUTSIDE: [&str; 2] = ["192.0.2.254", "2001:db8::fe"];
 
-/// What a probe asks, without what it expects.
+/// A probe without its expected verdict.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Ask {
+struct Probe {
     src: String,
     dst: String,
     v6: bool,
@@ -44,8 +40,8 @@ struct Ask {
     port: u16,
 }
 
-impl Ask {
-    fn of(probe: &Value) -> Self {
+impl Probe {
+    fn parse(probe: &Value) -> Self {
         let end = |end: &Value| {
             let kinds = ["pod", "node", "ip"];
             let name = kinds.iter().find_map(|kind| end[*kind].as_str());
@@ -63,23 +59,23 @@ impl Ask {
 }
 
 /// A connection that is kept open.
-enum Talk {
+enum OpenConnection {
     Tcp(Conversation),
     Udp(UdpConversation),
 }
 
-impl Talk {
+impl OpenConnection {
     fn rounds(&self) -> u64 {
         match self {
-            Self::Tcp(talk) => talk.rounds(),
-            Self::Udp(talk) => talk.rounds(),
+            Self::Tcp(connection) => connection.rounds(),
+            Self::Udp(connection) => connection.rounds(),
         }
     }
 }
 
-type Talks = BTreeMap<Ask, Talk>;
+type OpenConnections = BTreeMap<Probe, OpenConnection>;
 
-/// The pods of every case, and servers at whatever a probe asks for. Fields drop in their order.
+/// The pods of all cases, and a server at every destination of a probe. Fields are dropped in their order.
 struct Scene {
     tcp: BTreeMap<(String, u16), TcpServer>,
     udp: BTreeMap<(String, u16), UdpServer>,
@@ -92,14 +88,14 @@ fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> + us
     value[key].as_array().into_iter().flatten()
 }
 
-/// The addresses of a pod's status.
+/// Returns the addresses in a pod's status.
 fn addresses(pod: &Value) -> BTreeSet<IpAddr> {
     let ips = list(&pod["status"], "podIPs").filter_map(|ip| ip["ip"].as_str());
     ips.map(|ip| ip.parse().expect("an address")).collect()
 }
 
 impl Scene {
-    fn open(cases: &[Value]) -> Result<Self, LabError> {
+    fn start(cases: &[Value]) -> Result<Self, LabError> {
         let lab = Lab::new(binaries()?)?;
         let mut node = lab.node(NodePlan {
             pod_cidrs: vec!["10.0.1.0/24".to_owned(), "fd00:1::/64".to_owned()],
@@ -120,21 +116,21 @@ impl Scene {
             let (namespace, name) = (text("namespace"), text("name"));
             let pod = scene.lab.pod(&namespace, &name, &[])?;
             let attached = scene.node.start_pod(&pod)?;
-            // A node gives its addresses in turn, so the cases can name them.
+            // A node gives out its addresses in order, so the cases can contain them.
             let given: BTreeSet<IpAddr> = attached.ips.iter().copied().collect();
             assert_eq!(given, addresses(object), "{namespace}/{name}");
             scene.pods.insert(format!("{namespace}/{name}"), pod);
         }
         let steps = cases.iter().flat_map(|case| list(case, "steps"));
-        for ask in steps.flat_map(|step| list(step, "probes")).map(Ask::of) {
-            let ns = scene.ns(&ask.dst).clone();
-            let at = (ns.name().to_owned(), ask.port);
-            if ask.protocol == "TCP" && !scene.tcp.contains_key(&at) {
+        for probe in steps.flat_map(|step| list(step, "probes")).map(Probe::parse) {
+            let ns = scene.ns(&probe.dst).clone();
+            let at = (ns.name().to_owned(), probe.port);
+            if probe.protocol == "TCP" && !scene.tcp.contains_key(&at) {
                 scene
                     .tcp
-                    .insert(at, TcpServer::start(&ns, ask.port, ServerBehavior::Echo)?);
-            } else if ask.protocol == "UDP" && !scene.udp.contains_key(&at) {
-                scene.udp.insert(at, UdpServer::echo(&ns, ask.port)?);
+                    .insert(at, TcpServer::start(&ns, probe.port, ServerBehavior::Echo)?);
+            } else if probe.protocol == "UDP" && !scene.udp.contains_key(&at) {
+                scene.udp.insert(at, UdpServer::echo(&ns, probe.port)?);
             }
         }
         Ok(scene)
@@ -149,29 +145,29 @@ impl Scene {
         }
     }
 
-    fn to(&self, ask: &Ask, objects: &[&Value]) -> SocketAddr {
-        let ip = if ask.dst == self.node.name() {
-            self.node.internal_ips()[usize::from(ask.v6)]
-        } else if let Ok(ip) = ask.dst.parse() {
+    fn to(&self, probe: &Probe, objects: &[&Value]) -> SocketAddr {
+        let ip = if probe.dst == self.node.name() {
+            self.node.internal_ips()[usize::from(probe.v6)]
+        } else if let Ok(ip) = probe.dst.parse() {
             ip
         } else {
             let is_it = |o: &Value| {
                 let meta = &o["metadata"];
-                o["kind"] == "Pod" && format!("{}/{}", text(&meta["namespace"]), text(&meta["name"])) == ask.dst
+                o["kind"] == "Pod" && format!("{}/{}", text(&meta["namespace"]), text(&meta["name"])) == probe.dst
             };
             let pod = objects.iter().find(|object| is_it(object)).expect("the pod's object");
-            let of_family = addresses(pod).into_iter().find(|ip| ip.is_ipv6() == ask.v6);
+            let of_family = addresses(pod).into_iter().find(|ip| ip.is_ipv6() == probe.v6);
             of_family.expect("an address of the family")
         };
-        SocketAddr::new(ip, ask.port)
+        SocketAddr::new(ip, probe.port)
     }
 
-    /// Tries it once.
-    fn attempt(&self, ask: &Ask, to: SocketAddr, patience: Duration) -> Result<ProbeOutcome, LabError> {
-        let from = self.ns(&ask.src);
-        match ask.protocol.as_str() {
-            "TCP" => traffic::tcp_request(from, to, "word\n", patience),
-            "UDP" => traffic::udp_request(from, to, b"word", patience),
+    /// Sends a probe once.
+    fn attempt(&self, probe: &Probe, to: SocketAddr, bound: Duration) -> Result<ProbeOutcome, LabError> {
+        let from = self.ns(&probe.src);
+        match probe.protocol.as_str() {
+            "TCP" => traffic::tcp_request(from, to, "word\n", bound),
+            "UDP" => traffic::udp_request(from, to, b"word", bound),
             _ => Ok(match traffic::ping(from, to.ip(), 1)? {
                 0 => ProbeOutcome::NoAnswer,
                 _ => ProbeOutcome::Answered("word".to_owned()),
@@ -179,14 +175,17 @@ impl Scene {
         }
     }
 
-    /// Tries all at once, and gives those that turn out otherwise.
-    fn differing<'a>(&self, wanted: &'a [(Ask, SocketAddr, bool)]) -> Result<Vec<(&'a Ask, ProbeOutcome)>, LabError> {
+    /// Sends all probes concurrently and returns those with another outcome than expected.
+    fn differing<'a>(
+        &self,
+        wanted: &'a [(Probe, SocketAddr, bool)],
+    ) -> Result<Vec<(&'a Probe, ProbeOutcome)>, LabError> {
         let answers = std::thread::scope(|threads| {
             let attempts: Vec<_> = wanted
                 .iter()
-                .map(|(ask, to, allowed)| {
-                    let patience = if *allowed { PATIENCE } else { QUIET };
-                    threads.spawn(move || self.attempt(ask, *to, patience))
+                .map(|(probe, to, allowed)| {
+                    let bound = if *allowed { ATTEMPT_BOUND } else { NO_ANSWER_TIME };
+                    threads.spawn(move || self.attempt(probe, *to, bound))
                 })
                 .collect();
             let join = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {
@@ -198,104 +197,111 @@ impl Scene {
                 .map(join)
                 .collect::<Result<Vec<ProbeOutcome>, LabError>>()
         })?;
-        let differs = |allowed: bool, reach: &ProbeOutcome| match reach {
+        let differs = |allowed: bool, outcome: &ProbeOutcome| match outcome {
             ProbeOutcome::Answered(word) => !allowed || word != "word",
             ProbeOutcome::NoAnswer => allowed,
             ProbeOutcome::Refused | ProbeOutcome::Unreachable => true,
         };
         let pairs = wanted.iter().zip(answers);
         Ok(pairs
-            .filter(|((_, _, allowed), reach)| differs(*allowed, reach))
-            .map(|((ask, ..), reach)| (ask, reach))
+            .filter(|((_, _, allowed), outcome)| differs(*allowed, outcome))
+            .map(|((probe, ..), outcome)| (probe, outcome))
             .collect())
     }
 
-    /// Plays one step: what it changes is done; `talks` are those of the steps before.
-    fn step(&self, at: &str, step: &Value, objects: &[&Value], talks: &mut Talks) -> Result<(), LabError> {
-        let wanted: Vec<(Ask, SocketAddr, bool)> = list(step, "probes")
+    /// Checks one step, whose changes have been written. `open` contains the open connections of earlier steps.
+    fn check_step(
+        &self,
+        at: &str,
+        step: &Value,
+        objects: &[&Value],
+        open: &mut OpenConnections,
+    ) -> Result<(), LabError> {
+        let wanted: Vec<(Probe, SocketAddr, bool)> = list(step, "probes")
             .map(|probe| {
-                let ask = Ask::of(probe);
-                let to = self.to(&ask, objects);
-                (ask, to, probe["expect"]["verdict"] == "allow")
+                let probe = Probe::parse(probe);
+                let to = self.to(&probe, objects);
+                (probe, to, probe["expect"]["verdict"] == "allow")
             })
             .collect();
         let start = Instant::now();
-        // A change takes its time to reach the workers.
+        // The changes outcome the workers after some time: repeat until all verdicts match.
         loop {
             let differing = self.differing(&wanted)?;
             if differing.is_empty() {
                 break;
             }
-            assert!(start.elapsed() < SETTLED, "{at}: {differing:#?}");
+            assert!(start.elapsed() < VERDICTS_BOUND, "{at}: {differing:#?}");
         }
         let (may, may_not): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|(.., allowed)| *allowed);
-        let rounds = |talks: &Talks, of: &[(Ask, SocketAddr, bool)]| -> Vec<u64> {
-            let known = of.iter().filter_map(|(ask, ..)| talks.get(ask));
-            known.map(Talk::rounds).collect()
+        let rounds = |open: &OpenConnections, of: &[(Probe, SocketAddr, bool)]| -> Vec<u64> {
+            let known = of.iter().filter_map(|(probe, ..)| open.get(probe));
+            known.map(OpenConnection::rounds).collect()
         };
-        wait_until(&format!("{at}: what is not allowed any longer stands still"), || {
-            let before = rounds(talks, &may_not);
+        wait_until(&format!("{at}: connections that are no longer allowed stop"), || {
+            let before = rounds(open, &may_not);
             if !before.is_empty() {
-                // Nothing tells that nothing happens.
-                std::thread::sleep(STILL);
+                // The absence of an event cannot be awaited, only observed for a time.
+                std::thread::sleep(STOPPED_TIME);
             }
-            Ok(rounds(talks, &may_not) == before)
+            Ok(rounds(open, &may_not) == before)
         })?;
-        let before = rounds(talks, &may);
-        wait_until(&format!("{at}: what is still allowed goes on"), || {
-            let now = rounds(talks, &may);
+        let before = rounds(open, &may);
+        wait_until(&format!("{at}: connections that are still allowed go on"), || {
+            let now = rounds(open, &may);
             Ok(now.iter().zip(&before).all(|(now, before)| *now >= before + 3))
         })?;
-        talks.retain(|ask, _| may.iter().any(|(allowed, ..)| allowed == ask));
-        for (ask, to, _) in may {
-            if talks.contains_key(&ask) {
+        open.retain(|probe, _| may.iter().any(|(allowed, ..)| allowed == probe));
+        for (probe, to, _) in may {
+            if open.contains_key(&probe) {
                 continue;
             }
-            let from = self.ns(&ask.src);
-            let talk = match ask.protocol.as_str() {
-                "TCP" => Talk::Tcp(Conversation::start(from, to, Speaker::Client)?),
-                "UDP" => Talk::Udp(UdpConversation::start(from, to)?),
+            let from = self.ns(&probe.src);
+            let connection = match probe.protocol.as_str() {
+                "TCP" => OpenConnection::Tcp(Conversation::start(from, to, Speaker::Client)?),
+                "UDP" => OpenConnection::Udp(UdpConversation::start(from, to)?),
                 _ => continue,
             };
-            talks.insert(ask, talk);
+            open.insert(probe, connection);
         }
-        wait_until(&format!("{at}: what is allowed talks"), || {
-            Ok(talks.values().all(|talk| talk.rounds() >= 2))
+        wait_until(&format!("{at}: new connections complete rounds"), || {
+            Ok(open.values().all(|connection| connection.rounds() >= 2))
         })
     }
 
-    /// The version of the tables that every worker has.
+    /// Returns the version of the tables that every worker has acknowledged.
     fn version(&self) -> Result<u64, LabError> {
         Ok(self.node.status()?["snapshot"]["acknowledged"]
             .as_u64()
             .unwrap_or_default())
     }
 
-    /// Waits a moment for newer tables than `before` that stay, so that the first attempt is not at the old ones. What
-    /// changes no table (a refused object) is not waited for long.
-    fn settle(&self, before: u64) -> Result<(), LabError> {
-        let start = Instant::now();
+    /// Waits until tables newer than `before` are in force, so that the first attempt does not meet the old ones. A step that
+    /// changes no table (because its object is rejected) only costs the bound.
+    fn wait_for_newer_tables(&self, before: u64) -> Result<(), LabError> {
         let mut last = before;
-        while start.elapsed() < STILL {
-            std::thread::sleep(Duration::from_millis(20));
+        let newer = heddle_lab::wait_until("newer tables", STOPPED_TIME, || {
             let now = self.version()?;
-            if now == last && now != before {
-                break;
-            }
+            let stays = now == last && now != before;
             last = now;
+            Ok(stays)
+        });
+        match newer {
+            Err(LabError::Timeout { .. }) => Ok(()),
+            other => other,
         }
-        Ok(())
     }
 
-    fn play(&self, case: &Value) -> Result<(), LabError> {
+    /// Writes a case's objects, runs its steps and removes its policies.
+    fn run_case(&self, case: &Value) -> Result<(), LabError> {
         let id = text(&case["id"]);
-        // The node's own object stands already, as the laboratory has it.
+        // The laboratory has written the node's own object already.
         let mut objects: Vec<&Value> = list(case, "objects").filter(|o| o["kind"] != "Node").collect();
         let mut before = self.version()?;
         for object in &objects {
             self.node.apply(object)?;
         }
-        let mut talks = Talks::new();
+        let mut open = OpenConnections::new();
         for (number, step) in list(case, "steps").enumerate() {
             for object in list(step, "apply") {
                 self.node.apply(object)?;
@@ -306,8 +312,8 @@ impl Scene {
                 self.node.delete(object)?;
                 objects.retain(|known| !is_same(known, object));
             }
-            self.settle(before)?;
-            self.step(&format!("{id} step {number}"), step, &objects, &mut talks)?;
+            self.wait_for_newer_tables(before)?;
+            self.check_step(&format!("{id} step {number}"), step, &objects, &mut open)?;
             before = self.version()?;
         }
         let policy = |object: &&&Value| text(&object["kind"]).ends_with("NetworkPolicy");
@@ -337,15 +343,18 @@ fn the_cases_hold_over_real_connections_while_policy_changes() -> Result<(), Lab
     let file = std::fs::read_to_string(&path).map_err(LabError::io(format!("reading {}", path.display())))?;
     let suite: Value = serde_json::from_str(&file).expect("JSON");
     let cases = suite["cases"].as_array().expect("cases");
-    let scene = Scene::open(cases)?;
+    let scene = Scene::start(cases)?;
     for case in cases {
-        scene.play(case)?;
+        scene.run_case(case)?;
     }
     let dropped = ["shop/web", "shop/db", "lab/probe"].map(|pod| -> Result<u64, LabError> {
         Ok(common::drops(&scene.node.status()?, &format!("pod:{pod}"), "policy"))
     });
     for dropped in dropped {
-        assert!(dropped? > 0, "what policy denies is counted where it came in");
+        assert!(
+            dropped? > 0,
+            "policy drops are counted at the port where the packet came in"
+        );
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The agent ends, in order or not, and the next one takes over: connections go on, nothing passes in between.
+//! The agent ends, by SIGTERM or SIGKILL, and the next one takes over: connections go on, and no packet passes in between.
 
 mod common;
 
@@ -18,8 +18,8 @@ const TALK: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 96, 0, 81)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x81)),
 ];
-/// TCP's own retries double their distance: what was lost during the gap comes back within this.
-const AFTER: Duration = Duration::from_secs(15);
+/// The bound for connections to go on after the gap. TCP doubles the interval of its retransmissions, so the next one may be late.
+const RESUME_BOUND: Duration = Duration::from_secs(15);
 
 /// Makes Service shop/talk and waits until it answers.
 fn open_talk(shop: &Shop) -> Result<(), LabError> {
@@ -38,6 +38,7 @@ fn open_talk(shop: &Shop) -> Result<(), LabError> {
     Ok(())
 }
 
+/// Asserts that connections of both families, through pod and Service addresses, outlive an agent that ends by `signal`.
 fn connections_outlive(signal: Signal) -> Result<(), LabError> {
     let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let addresses =
@@ -73,16 +74,16 @@ fn connections_outlive(signal: Signal) -> Result<(), LabError> {
         0,
         "without an agent a pod's port is closed"
     );
-    let stands: Vec<u64> = talks.iter().map(Conversation::rounds).collect();
+    let stopped_at: Vec<u64> = talks.iter().map(Conversation::rounds).collect();
     assert!(
         talks[0].wait_for_rounds(1, SILENCE).is_err(),
-        "without an agent nothing passes"
+        "without an agent no packet passes"
     );
-    assert_eq!(talks.iter().map(Conversation::rounds).collect::<Vec<_>>(), stands);
+    assert_eq!(talks.iter().map(Conversation::rounds).collect::<Vec<_>>(), stopped_at);
 
     shop.node.start_agent()?;
     for talk in &talks {
-        talk.wait_for_rounds(20, AFTER)?;
+        talk.wait_for_rounds(20, RESUME_BOUND)?;
     }
     assert_eq!(traffic::ping(&client, web, 3)?, 3);
     let after = shop.node.status()?;
@@ -103,17 +104,17 @@ fn connections_outlive(signal: Signal) -> Result<(), LabError> {
 }
 
 #[test]
-fn a_restart_in_order() -> Result<(), LabError> {
+fn connections_outlive_an_agent_that_is_stopped() -> Result<(), LabError> {
     connections_outlive(Signal::SIGTERM)
 }
 
 #[test]
-fn a_kill_and_a_start() -> Result<(), LabError> {
+fn connections_outlive_an_agent_that_is_killed() -> Result<(), LabError> {
     connections_outlive(Signal::SIGKILL)
 }
 
 #[test]
-fn a_ping_goes_on_over_a_restart() -> Result<(), LabError> {
+fn a_ping_goes_on_after_a_restart() -> Result<(), LabError> {
     let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
     let web = shop.member("web-1")?.attached.ip(false)?;
     let client = shop.member("client")?.pod.ns().clone();

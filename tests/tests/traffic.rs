@@ -1,4 +1,4 @@
-//! Pods that are attached by the real plugin to the real agent, and real traffic between them.
+//! Traffic between pods that the CNI plugin has attached to the agent: pod addresses, Services, policy, host and outside.
 
 mod common;
 
@@ -17,7 +17,8 @@ fn shop(workers: &str) -> Result<Shop, LabError> {
     Shop::start(binaries()?, plan)
 }
 
-fn everybody_reaches_whom_they_may(shop: &Shop) -> Result<(), LabError> {
+/// Asserts who reaches whom, in both families, and compares every byte of a bulk transfer in each.
+fn check_reachability(shop: &Shop) -> Result<(), LabError> {
     let (web, client, db) = (shop.member("web-1")?, shop.member("client")?, shop.member("db")?);
     let _servers = [
         TcpServer::start(web.pod.ns(), WEB_TARGET, ServerBehavior::Greet("web-1".to_owned()))?,
@@ -44,7 +45,7 @@ fn everybody_reaches_whom_they_may(shop: &Shop) -> Result<(), LabError> {
         assert_eq!(
             names,
             BTreeSet::from([yes("web-1"), yes("web-2")]),
-            "both backends and nobody else"
+            "exactly the two backends answer"
         );
         for _ in 0..16 {
             assert!(
@@ -87,9 +88,9 @@ fn everybody_reaches_whom_they_may(shop: &Shop) -> Result<(), LabError> {
 }
 
 #[test]
-fn one_worker() -> Result<(), LabError> {
+fn one_worker_forwards_all_traffic() -> Result<(), LabError> {
     let shop = shop("0")?;
-    everybody_reaches_whom_they_may(&shop)?;
+    check_reachability(&shop)?;
     let status = shop.node.status()?;
     assert!(
         drops(&status, "pod:shop/client", "policy") > 0,
@@ -100,9 +101,9 @@ fn one_worker() -> Result<(), LabError> {
 }
 
 #[test]
-fn two_workers_hand_over_to_each_other() -> Result<(), LabError> {
+fn two_workers_forward_all_traffic_and_hand_packets_over() -> Result<(), LabError> {
     let shop = shop("0,1")?;
-    everybody_reaches_whom_they_may(&shop)?;
+    check_reachability(&shop)?;
     let status = shop.node.status()?;
     let handed: u64 = status["workers"]
         .as_array()
@@ -130,13 +131,13 @@ fn a_policy_change_stops_a_live_connection_and_no_other() -> Result<(), LabError
 
     let policy = manifests::allow_only("shop", "nobody-to-web", ("app", "web"), ("app", "nobody"), WEB_TARGET);
     shop.node.apply(&policy)?;
-    wait_until("the live connection stands still", || {
+    wait_until("the live connection stops", || {
         Ok(stopped.wait_for_rounds(1, SILENCE).is_err())
     })?;
     goes_on.wait_for_rounds(20, BOUND)?;
 
     shop.node.delete(&policy)?;
-    // TCP itself tries again; the flow is judged anew.
+    // TCP retransmits, and the flow is revalidated.
     stopped.wait_for_rounds(5, Duration::from_secs(15))?;
     goes_on.wait_for_rounds(5, BOUND)?;
     stopped.finish()?;
@@ -145,7 +146,7 @@ fn a_policy_change_stops_a_live_connection_and_no_other() -> Result<(), LabError
 }
 
 #[test]
-fn a_label_change_opens_and_closes() -> Result<(), LabError> {
+fn a_label_change_opens_and_closes_access() -> Result<(), LabError> {
     let mut shop = shop("0")?;
     let _server = TcpServer::start(
         shop.member("db")?.pod.ns(),
@@ -169,10 +170,10 @@ fn a_label_change_opens_and_closes() -> Result<(), LabError> {
 }
 
 #[test]
-fn a_pod_cannot_speak_for_another() -> Result<(), LabError> {
+fn a_pod_cannot_use_the_address_of_another() -> Result<(), LabError> {
     let shop = shop("0")?;
     let (web, client, db) = (shop.member("web-1")?, shop.member("client")?, shop.member("db")?);
-    // The client takes web-1's address beside its own, and so has what the database's policy asks for.
+    // The client adds web-1's address to its own, because the database's policy allows web-1.
     for v6 in [false, true] {
         let stolen = web.attached.ip(v6)?;
         let length = if v6 { 128 } else { 32 };
