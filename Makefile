@@ -46,7 +46,7 @@ test: deps lint unit loom e2e instructions ## the whole suite
 	@echo "make test: all of it passed"
 
 build: deps ## both binaries, as the demo and the end-to-end suites use them
-	@cargo build --locked --profile e2e -p heddle-agent -p heddle-cni
+	@cargo build --locked --profile e2e -p heddle-cli -p heddle-cni
 
 deps: ## installs what is missing, and says so
 	@command -v cargo > /dev/null || { echo "heddle needs a Rust toolchain (1.90 or later): https://rustup.rs"; exit 1; }

@@ -30,14 +30,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["wire"]),
     ("source", &["model"]),
     ("compile", &["ids", "wire", "tables", "model"]),
-    ("config", &["ids", "wire", "flow", "engine", "model"]),
+    ("config", &["ids", "wire", "port", "flow", "engine", "model", "proto"]),
     ("proto", &["ids", "wire"]),
     ("host", &["ids", "wire", "linux", "model", "tables", "config"]),
     (
         "agent",
         &[
             "ids", "wire", "port", "tables", "flow", "engine", "io", "linux", "model", "source", "compile", "config",
-            "proto", "host", "lab",
+            "proto", "host",
         ],
     ),
     (

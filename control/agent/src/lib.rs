@@ -1,29 +1,23 @@
-//! The node agent and the command line of heddle.
+//! The node agent, as a library: the binary `heddle` calls [`run::run`], [`preflight::report`] and [`cleanup::run`].
 //!
-//! It wires the other crates together: configuration, threads, the host port, the attachments' store, the sockets that
-//! `heddle-cni` and the other commands ask. What a packet or an object means is decided elsewhere.
+//! It wires the other crates together: threads, the host port, the attachments' store, and the sockets that `heddle-cni`
+//! and the other commands of `heddle` ask. What a packet or an object means is decided by `heddle-engine` and
+//! `heddle-compile`; the command line and everything that is printed for people is `heddle-cli`.
 
 pub mod api;
 pub mod attachments;
-pub mod check;
 pub mod cleanup;
-pub mod cli;
-pub mod config;
 pub mod controller;
-pub mod cores;
-pub mod demo;
-pub mod drops;
-pub mod flows;
-mod flows_watch;
 pub mod health;
 pub mod lock;
 pub mod memory;
 pub mod notify;
-pub mod port_range;
+pub mod preflight;
 pub mod privileges;
-pub mod replay;
 pub mod run;
-pub mod simulate;
-pub mod status;
-pub mod watch;
 pub mod workers;
+
+/// Returns the names of all drop reasons, as `heddle status` counts them and `heddle drops --reason` takes them.
+pub fn drop_reasons() -> impl Iterator<Item = &'static str> {
+    heddle_engine::DropReason::ALL.iter().map(|reason| reason.as_str())
+}

@@ -3,11 +3,12 @@
 //! Packet memory is mapped and pinned at the start; a machine that has too little would end the agent, or others, by its
 //! out-of-memory killer instead of saying so.
 
-use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::{Config, HugePages};
+use heddle_config::{Config, HugePages};
+use heddle_proto::Bytes;
+
 use crate::workers::flow_file::{HUGE_PAGE, huge_pages};
 
 /// Bytes of a frame.
@@ -178,15 +179,6 @@ fn left_in_group(dir: &Path) -> Option<Left> {
             Bytes(limit)
         ),
     })
-}
-
-/// A number of bytes for people.
-pub(crate) struct Bytes(pub(crate) u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::status::bytes(self.0))
-    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::io;
 use std::path::Path;
 
 use crossbeam::channel;
+use heddle_config::{Config, ConfigError, HugePages, Settings};
 use heddle_flow::{BootId, FlowTable, OpenError, Takeover};
 use heddle_source::folder::{self, FolderError};
 use tokio::runtime::{Builder, Runtime};
@@ -15,13 +16,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::api::{ApiError, Server};
 use crate::attachments::{Store, StoreError};
-use crate::check::scratch::{self, ScratchError};
-use crate::cli::RunArgs;
-use crate::config::{ConfigError, HugePages, Settings};
 use crate::controller::{Controller, ControllerError, Parts};
 use crate::lock::{DirLock, LockError};
 use crate::memory::{self, Demand, TooLarge};
 use crate::notify;
+use crate::preflight::scratch::{self, ScratchError};
 use crate::privileges::{self, PrivilegeError};
 use crate::workers::flow_file::{self, FlowFileError, Medium};
 use crate::workers::{Workers, WorkersError, clock};
@@ -74,8 +73,7 @@ pub enum RunError {
 ///
 /// # Errors
 /// It cannot start, or cannot go on.
-pub fn run(args: RunArgs) -> Result<(), RunError> {
-    let config = args.configuration()?;
+pub fn run(config: Config) -> Result<(), RunError> {
     start_logging(&config.log)?;
     let settings = config.check()?;
     privileges::check()?;

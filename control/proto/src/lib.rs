@@ -25,6 +25,7 @@ pub mod request;
 pub mod serde_mac;
 pub mod status;
 pub mod text;
+pub mod units;
 
 pub use attachment::{
     Attachment, AttachmentState, MAX_ROUTES, PodRef, PrepareRequest, Prepared, PreparedAddress, PreparedRoute,
@@ -37,6 +38,7 @@ pub use flows::{Flow, Flows, FlowsRequest};
 pub use object::{End, Named, Policy, PolicyName};
 pub use status::Status;
 pub use text::{ContainerId, IfName, NetnsPath, ObjectName, TextError};
+pub use units::Bytes;
 
 use std::time::Duration;
 

@@ -31,9 +31,9 @@ use tokio::runtime::Handle;
 
 use crate::api::Request;
 use crate::attachments::Store;
-use crate::config::Settings;
 use crate::health::HealthChecks;
 use crate::workers::{PodPort, Workers, WorkersError};
+use heddle_config::Settings;
 use heddle_host::external_aliases::ExternalAliases;
 use heddle_host::uplink::Uplink;
 use heddle_host::{HostError, HostPort, Plan};

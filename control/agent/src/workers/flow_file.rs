@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
-use crate::config::HugePages;
+use heddle_config::HugePages;
 
 /// The mount's name in the run directory.
 pub const DIR: &str = "flow";

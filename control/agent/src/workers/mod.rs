@@ -26,7 +26,7 @@ use heddle_port::{PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
 use heddle_tables::{Snapshot, WorkerId};
 
-use crate::config::{FRAME_SIZE, MAX_WORKERS, Settings, working_frames};
+use heddle_config::{FRAME_SIZE, MAX_WORKERS, Settings, working_frames};
 use port_ids::PortIds;
 use ports::Ports;
 

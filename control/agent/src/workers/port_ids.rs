@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use heddle_port::PortId;
 
-use crate::config::MAX_WORKERS;
+use heddle_config::MAX_WORKERS;
 
 /// The number of the host port's first queue; queue `w` belongs to worker `w`.
 pub const FIRST_HOST: PortId = PortId(0);

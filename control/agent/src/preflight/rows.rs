@@ -1,0 +1,375 @@
+//! The questions of `heddle check`, one function each.
+
+use std::fs;
+use std::path::Path;
+
+use heddle_config::{Config, HugePages, cores};
+use heddle_host::sysctl;
+use heddle_io::{KernelFitness, ProbeError, XdpError, kernel_release};
+use heddle_proto::Bytes;
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+
+use super::scratch::{self, Passed, ScratchError};
+use super::{Row, State, firewall};
+use crate::memory::{self, Demand};
+use crate::privileges;
+use crate::workers::flow_file::{HUGE_PAGE, huge_pages, reservation, transparent};
+
+/// All answers, in the order in which they matter.
+pub(super) fn all(config: &Config, state_dir: &Path) -> Vec<Row> {
+    let demand = Demand::of(config);
+    let mut rows = vec![kernel()];
+    rows.extend(bpf());
+    rows.extend(capabilities());
+    rows.extend(afxdp(scratch::test(state_dir)));
+    rows.push(cores_row(config));
+    rows.push(memory_row(&demand));
+    rows.push(memlock(&demand));
+    rows.push(huge(config.huge_pages, memory::flow_table_bytes(config.connections)));
+    rows.push(nft());
+    rows.extend(forwarding());
+    rows.push(reverse_path());
+    rows.push(forward_policy());
+    rows
+}
+
+fn kernel() -> Row {
+    const WHAT: &str = "kernel";
+    const OTHERS: &str = "run 6.17.11 or later, 6.18 or later, or a 6.12 or 6.6 (CVE-2025-40290)";
+    let release = match kernel_release() {
+        Ok(release) => release,
+        Err(e) => return Row::new(WHAT, State::Warn, format!("unknown: {e}"), "mount /proc"),
+    };
+    match KernelFitness::of(&release) {
+        KernelFitness::Fit => Row::ok(WHAT, release),
+        KernelFitness::TooOld => Row::new(
+            WHAT,
+            State::Bad,
+            release,
+            "run 6.6 or later: multi-buffer AF_XDP came with it",
+        ),
+        KernelFitness::Panics => Row::new(
+            WHAT,
+            State::Bad,
+            format!("{release}: panics when AF_XDP sends into a veth"),
+            OTHERS,
+        ),
+        KernelFitness::MayPanic => Row::new(
+            WHAT,
+            State::Bad,
+            format!("{release}: may panic when AF_XDP sends into a veth"),
+            OTHERS,
+        ),
+    }
+}
+
+/// What a kernel with BPF and with types (BTF) shows of itself.
+fn bpf() -> [Row; 2] {
+    let there = |what, file: &str, state, advice: &str| match Path::new(file).exists() {
+        true => Row::ok(what, "yes"),
+        false => Row::new(what, state, "no", advice),
+    };
+    [
+        there(
+            "bpf(2)",
+            "/proc/sys/kernel/unprivileged_bpf_disabled",
+            State::Bad,
+            "run a kernel with CONFIG_BPF_SYSCALL and CONFIG_XDP_SOCKETS",
+        ),
+        there(
+            "BTF",
+            "/sys/kernel/btf/vmlinux",
+            State::Warn,
+            "a kernel with CONFIG_DEBUG_INFO_BTF lets bpftool show more; heddle's program does without",
+        ),
+    ]
+}
+
+fn capabilities() -> Vec<Row> {
+    const WHAT: &str = "privileges";
+    match privileges::missing() {
+        Err(e) => vec![Row::new(WHAT, State::Warn, e.to_string(), "mount /proc")],
+        Ok(missing) if missing.is_empty() => vec![Row::ok(WHAT, "every capability that heddle needs")],
+        Ok(missing) => missing
+            .into_iter()
+            .map(|(capability, purpose)| {
+                Row::new(
+                    WHAT,
+                    State::Bad,
+                    format!("{capability} is missing ({purpose})"),
+                    "run as root, or grant it (container: privileged)",
+                )
+            })
+            .collect(),
+    }
+}
+
+/// The scratch test answers two questions.
+fn afxdp(outcome: Result<Passed, ScratchError>) -> [Row; 2] {
+    const XDP: &str = "XDP on veth";
+    const XSK: &str = "AF_XDP";
+    let no_xdp = |e: &dyn std::error::Error| {
+        [
+            Row::new(
+                XDP,
+                State::Bad,
+                e.to_string(),
+                "run a kernel with CONFIG_VETH and native XDP",
+            ),
+            Row::new(XSK, State::Bad, "not tried", ""),
+        ]
+    };
+    match outcome {
+        Ok(Passed { took, repeated }) => {
+            let again = if repeated {
+                "; an earlier test was interrupted"
+            } else {
+                ""
+            };
+            [
+                Row::ok(XDP, "native, multi-buffer"),
+                Row::ok(
+                    XSK,
+                    format!("a packet went there and back ({} ms{again})", took.as_millis()),
+                ),
+            ]
+        }
+        Err(ScratchError::Failed(ProbeError::Xdp(e @ XdpError::NoNativeXdp { .. }))) => no_xdp(&e),
+        Err(ScratchError::Failed(e @ (ProbeError::Namespace(_) | ProbeError::System { .. }))) => no_xdp(&e),
+        Err(ScratchError::Failed(e)) => [
+            Row::ok(XDP, "native, multi-buffer"),
+            Row::new(
+                XSK,
+                State::Bad,
+                e.to_string(),
+                "see the kernel's log (dmesg), try another kernel",
+            ),
+        ],
+        // Each says itself what to do.
+        Err(e) => [
+            Row::new(XDP, State::Bad, "not tried", ""),
+            Row::new(XSK, State::Bad, format!("not tried: {e}"), ""),
+        ],
+    }
+}
+
+fn cores_row(config: &Config) -> Row {
+    const WHAT: &str = "cores";
+    match cores::choose(config.cores.as_ref()) {
+        Err(e) => Row::new(WHAT, State::Bad, e.to_string(), "change cores"),
+        Ok(chosen) => {
+            let list: Vec<String> = chosen.iter().map(ToString::to_string).collect();
+            match cores::usable() {
+                Ok(usable) if usable.len() < 2 => Row::new(
+                    WHAT,
+                    State::Warn,
+                    "one, for workers and the node",
+                    "two or more let a worker poll",
+                ),
+                _ => Row::ok(WHAT, format!("workers on {}", list.join(","))),
+            }
+        }
+    }
+}
+
+fn memory_row(demand: &Demand) -> Row {
+    const WHAT: &str = "memory";
+    let Some(left) = memory::left() else {
+        return Row::new(WHAT, State::Warn, "unknown", "mount /proc");
+    };
+    let (start, ports) = (demand.at_start(), demand.of_ports());
+    let value = format!(
+        "{} at the start, {} more with {} ports; {} left {}",
+        Bytes(start),
+        Bytes(ports),
+        demand.ports,
+        Bytes(left.bytes),
+        left.of
+    );
+    if start > left.bytes {
+        Row::new(WHAT, State::Bad, value, "lower frames or connections")
+    } else if start + ports > left.bytes {
+        Row::new(WHAT, State::Warn, value, "lower frames or maxPods")
+    } else {
+        Row::ok(WHAT, value)
+    }
+}
+
+/// The limit counts for those without CAP_IPC_LOCK (net/xdp/xdp_umem.c).
+fn memlock(demand: &Demand) -> Row {
+    const WHAT: &str = "memlock";
+    let needed = u64::from(demand.frames) * memory::FRAME_SIZE;
+    let exempt = privileges::missing().is_ok_and(|missing| {
+        missing
+            .iter()
+            .all(|(capability, _)| *capability != caps::Capability::CAP_IPC_LOCK)
+    });
+    match getrlimit(Resource::RLIMIT_MEMLOCK) {
+        Ok((RLIM_INFINITY, _)) => Row::ok(WHAT, "unlimited"),
+        Ok((limit, _)) if exempt => Row::ok(WHAT, format!("{}, which CAP_IPC_LOCK lifts", Bytes(limit))),
+        Ok((limit, _)) if limit >= needed => Row::ok(WHAT, Bytes(limit).to_string()),
+        Ok((limit, _)) => Row::new(
+            WHAT,
+            State::Bad,
+            format!("{} of {}", Bytes(limit), Bytes(needed)),
+            "grant CAP_IPC_LOCK, or raise it (ulimit -l, LimitMEMLOCK=infinity)",
+        ),
+        Err(e) => Row::new(WHAT, State::Warn, format!("unknown: {e}"), ""),
+    }
+}
+
+fn huge(wish: HugePages, flow_bytes: u64) -> Row {
+    huge_of(
+        wish,
+        flow_bytes.div_ceil(HUGE_PAGE),
+        huge_pages("nr_hugepages"),
+        huge_pages("free_hugepages"),
+        transparent(),
+    )
+}
+
+fn huge_of(wish: HugePages, needed: u64, reserved: u64, free: u64, transparent: bool) -> Row {
+    const WHAT: &str = "huge pages";
+    let value = format!("{reserved} of 2 MiB reserved, {free} free; the flow table takes {needed}");
+    let advice = reservation(needed, reserved, free);
+    match wish {
+        HugePages::Never => Row::ok(WHAT, format!("not used (hugePages: never); {reserved} reserved")),
+        _ if free >= needed => Row::ok(WHAT, value),
+        HugePages::Auto if transparent => Row::new(
+            WHAT,
+            State::Ok,
+            format!("{value}: it uses those that the kernel makes up from free memory"),
+            format!("to have them for certain: {advice}"),
+        ),
+        HugePages::Auto => Row::new(
+            WHAT,
+            State::Warn,
+            format!("{value}: it uses ordinary memory"),
+            format!("for fewer TLB misses: {advice}"),
+        ),
+        HugePages::Require => Row::new(WHAT, State::Bad, format!("{value} (hugePages: require)"), advice),
+    }
+}
+
+fn nft() -> Row {
+    match firewall::nft_version() {
+        Ok(version) => Row::ok("nft", version.trim()),
+        Err(e) => Row::new(
+            "nft",
+            State::Bad,
+            format!("does not run: {e}"),
+            "install nftables: pods' traffic to the outside is masqueraded by it",
+        ),
+    }
+}
+
+fn forwarding() -> [Row; 2] {
+    [
+        ("forwarding of IPv4", "net/ipv4/ip_forward", "net.ipv4.ip_forward"),
+        (
+            "forwarding of IPv6",
+            "net/ipv6/conf/all/forwarding",
+            "net.ipv6.conf.all.forwarding",
+        ),
+    ]
+    .map(|(what, file, key)| match sysctl::read(file) {
+        Ok(value) if value == "0" => Row::new(
+            what,
+            State::Warn,
+            "off: pods do not reach the outside",
+            format!("sysctl {key}=1"),
+        ),
+        Ok(_) => Row::ok(what, "on"),
+        Err(_) => Row::new(what, State::Warn, "not in this kernel", ""),
+    })
+}
+
+/// The greater of `all` and the interface's counts; heddle works with each.
+fn reverse_path() -> Row {
+    let read = |name: &str| sysctl::read(&format!("net/ipv4/conf/{name}/rp_filter")).ok();
+    let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let mut values: Vec<String> = read("all").map(|value| format!("all {value}")).into_iter().collect();
+    if let Some(uplink) = uplink(&routes)
+        && let Some(value) = read(uplink)
+    {
+        values.push(format!("{uplink} {value}"));
+    }
+    Row::ok("rp_filter", format!("{} (0, 1 and 2 all work)", values.join(", ")))
+}
+
+/// The interface of the default route: the one whose destination and mask are zero.
+fn uplink(routes: &str) -> Option<&str> {
+    routes.lines().find_map(|line| {
+        let mut fields = line.split_ascii_whitespace();
+        let name = fields.next()?;
+        (fields.next()? == "00000000" && fields.nth(5)? == "00000000").then_some(name)
+    })
+}
+
+fn forward_policy() -> Row {
+    const WHAT: &str = "FORWARD policy";
+    match firewall::dropping() {
+        Ok(chains) if chains.is_empty() => Row::ok(WHAT, "accept"),
+        Ok(chains) => Row::new(
+            WHAT,
+            State::Warn,
+            format!("drop in {}", chains.join(", ")),
+            "accept what comes in and goes out by heddle0 there, or pods do not reach the outside",
+        ),
+        Err(e) => Row::new(WHAT, State::Warn, format!("unknown: {e}"), "run as root, with nftables"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_uplink_is_the_default_routes() {
+        let routes = "Iface\tDestination\tGateway\tFlags\tRefCnt\tUse\tMetric\tMask\tMTU\tWindow\tIRTT\n\
+            eth1\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0\n\
+            eth0\t00000000\tFE0200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert_eq!(uplink(routes), Some("eth0"));
+        assert_eq!(uplink("Iface\tDestination\n"), None);
+    }
+
+    #[test]
+    fn huge_pages_by_what_is_wished() {
+        let state = |wish, free| huge_of(wish, 30, 10, free, false).state;
+        assert_eq!(state(HugePages::Auto, 30), State::Ok);
+        assert_eq!(state(HugePages::Auto, 29), State::Warn);
+        assert_eq!(state(HugePages::Require, 29), State::Bad);
+        assert_eq!(state(HugePages::Never, 0), State::Ok);
+        let made_up = huge_of(HugePages::Auto, 30, 10, 4, true);
+        assert_eq!(made_up.state, State::Ok);
+        assert!(made_up.advice.contains("vm.nr_hugepages=36"));
+        assert!(
+            huge_of(HugePages::Auto, 30, 10, 4, false)
+                .advice
+                .contains("vm.nr_hugepages=36")
+        );
+    }
+
+    #[test]
+    fn what_the_scratch_test_says_becomes_rows() {
+        let passed = Passed {
+            took: std::time::Duration::from_millis(85),
+            repeated: true,
+        };
+        let [xdp, xsk] = afxdp(Ok(passed));
+        assert_eq!((xdp.state, xsk.state), (State::Ok, State::Ok));
+        assert!(
+            xsk.value.contains("85 ms; an earlier test was interrupted"),
+            "{}",
+            xsk.value
+        );
+        let [_, xsk] = afxdp(Err(ProbeError::Lost { way: "there" }.into()));
+        assert!(xsk.state == State::Bad && xsk.value.contains("there"), "{}", xsk.value);
+        let old = XdpError::KernelTooOld {
+            release: "5.4".to_owned(),
+        };
+        let [xdp, xsk] = afxdp(Err(ScratchError::Unfit(old)));
+        assert_eq!((xdp.state, xsk.state), (State::Bad, State::Bad));
+        assert!(xsk.value.starts_with("not tried: kernel 5.4"), "{}", xsk.value);
+    }
+}

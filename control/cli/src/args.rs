@@ -1,0 +1,403 @@
+//! The command line: what it accepts, and how flags and the configuration file become one configuration.
+//!
+//! It runs nothing: `main` hands the parsed [`Command`] to the module that does the work.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::PossibleValuesParser;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
+use heddle_config::{Config, ConfigError, CoreList, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use heddle_offline::replay::Input;
+use heddle_offline::simulate::end_syntax::{Destination, NamedEnd};
+use heddle_offline::simulate::request::ObjectName;
+use heddle_proto::PolicyName;
+use heddle_proto::drops::MAX_DROPS;
+
+use crate::demo::DemoArgs;
+
+/// heddle, a userspace packet dataplane for Kubernetes nodes.
+#[derive(Debug, Parser)]
+#[command(name = "heddle", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node agent: workers, control, and the socket that heddle-cni asks.
+    Run(RunArgs),
+    /// Say whether this machine is fit for heddle, and what to do where it is not.
+    Check(CheckArgs),
+    /// Show what the running agent has and what went through it.
+    Status(StatusArgs),
+    /// Show the packets that were dropped last: who, where to, why, and by which policy.
+    Drops(DropsArgs),
+    /// List the connections: who, by which Service, to whom, how far, how much; --watch tells which come, change and end.
+    Flows(FlowsArgs),
+    /// Say what would happen to connections, from manifests alone: nothing is sent and no agent is asked.
+    Simulate(SimulateArgs),
+    /// Run captured frames through the pipeline of a node, from manifests alone: what leaves each port, as captures.
+    Replay(ReplayArgs),
+    /// Remove all that an agent made in this network namespace; none may run.
+    Cleanup(CleanupArgs),
+    /// Show heddle's main job: a node and four pods in namespaces of their own, with real traffic.
+    Demo(DemoArgs),
+}
+
+/// Flags of `heddle run`; each is a key of the configuration file too, and wins over it.
+#[derive(Debug, Clone, Default, Args)]
+pub struct RunArgs {
+    /// Configuration file (YAML); configs/heddle.yaml lists every key.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// This node's name in the cluster [default: $NODE_NAME, then the host's name].
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them; it is followed while the agent runs.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Directory of sockets, mounts and the lock [default: /run/heddle].
+    #[arg(long, value_name = "DIR")]
+    pub run_dir: Option<PathBuf>,
+    /// Directory of what outlives a reboot [default: /var/lib/heddle].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Cores to pin workers to, such as 1,3 or 2-5 [default: all but the first].
+    #[arg(long, value_name = "LIST")]
+    pub cores: Option<CoreList>,
+    /// How many workers [default: one per core].
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u16>,
+    /// The NIC that leads to other nodes and outside [default: the interface with the node's InternalIP].
+    #[arg(long, value_name = "IFACE")]
+    pub uplink: Option<String>,
+    /// The most pods at one time [default: 128].
+    #[arg(long, value_name = "N")]
+    pub max_pods: Option<u16>,
+    /// What to log to standard error: a level or tracing directives [default: info].
+    #[arg(long, value_name = "FILTER")]
+    pub log: Option<String>,
+}
+
+impl RunArgs {
+    /// The configuration: the file's, or the defaults, with the flags on top.
+    ///
+    /// # Errors
+    /// The file cannot be read or understood.
+    pub fn configuration(self) -> Result<Config, ConfigError> {
+        let file = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        Ok(Config {
+            node: self.node.or(file.node),
+            manifests: self.manifests.or(file.manifests),
+            run_dir: self.run_dir.unwrap_or(file.run_dir),
+            state_dir: self.state_dir.unwrap_or(file.state_dir),
+            cores: self.cores.or(file.cores),
+            workers: self.workers.or(file.workers),
+            uplink: self.uplink.or(file.uplink),
+            max_pods: self.max_pods.unwrap_or(file.max_pods),
+            log: self.log.unwrap_or(file.log),
+            ..file
+        })
+    }
+}
+
+/// How a command answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum OutputFormat {
+    /// Tables for people.
+    #[default]
+    Text,
+    /// One JSON value.
+    Json,
+}
+
+/// Flags of `heddle check`.
+#[derive(Debug, Clone, Args)]
+pub struct CheckArgs {
+    /// The agent's configuration file, for the sizes that the machine must have room for [default: the defaults].
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The agent's state directory, where the test of AF_XDP leaves its marker [default: /var/lib/heddle].
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+/// Flags of `heddle status`.
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// How to answer; with --watch, JSON is one object a line.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    /// Go on with the rates since the last look, every so many seconds, until Ctrl-C [default: 1].
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    pub watch: Option<Duration>,
+}
+
+/// Flags of `heddle drops`.
+#[derive(Debug, Clone, Args)]
+pub struct DropsArgs {
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// How to answer; with --watch, JSON is one object a line: a drop, or how many could not be shown.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    /// Go on with new ones, looking every so many seconds, until Ctrl-C [default: 0.5].
+    #[arg(short = 'f', long, visible_alias = "follow", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.5", value_parser = interval)]
+    pub watch: Option<Duration>,
+    /// Only those from or to this pod, or denied by its policy.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<heddle_proto::Named>,
+    /// Only those for this reason, as `heddle status` counts them (policy-denied-ingress, spoofed-source, ...).
+    #[arg(long, value_name = "REASON", hide_possible_values = true, value_parser = PossibleValuesParser::new(heddle_agent::drop_reasons()))]
+    pub reason: Option<String>,
+    /// Only those that this policy decided; a policy of the whole cluster has no namespace.
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub policy: Option<PolicyName>,
+    /// The newest so many; with --watch: to begin with.
+    #[arg(long, value_name = "N", default_value = "100", value_parser = value_parser!(u32).range(0..=i64::from(MAX_DROPS)))]
+    pub limit: u32,
+}
+
+/// Flags of `heddle flows`.
+#[derive(Debug, Clone, Args)]
+pub struct FlowsArgs {
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// How to answer: JSON comes as it is read; with --watch it is one object a line.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+    /// Tell which come, change and end, looking every so many seconds, until Ctrl-C [default: 1].
+    #[arg(short = 'f', long, visible_alias = "follow", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
+    pub watch: Option<Duration>,
+    /// Only those that this pod has opened or that reach it.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub pod: Option<heddle_proto::Named>,
+    /// Only those through this Service.
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    pub service: Option<heddle_proto::Named>,
+    /// Only those in this state: new, replied, syn-sent, syn-received, established, fin-wait, time-wait, closed.
+    #[arg(long, value_name = "STATE")]
+    pub state: Option<String>,
+    /// Only those with this address on any side, before or after translation.
+    #[arg(long, value_name = "ADDRESS")]
+    pub address: Option<IpAddr>,
+    /// Only those of this protocol: TCP, UDP, SCTP, ICMP, ICMPv6, or a number.
+    #[arg(long, value_name = "PROTOCOL")]
+    pub protocol: Option<String>,
+    /// At most so many [default: all]; with --watch: follow at most so many [default: 16384].
+    #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
+    pub limit: Option<u64>,
+}
+
+/// A number of seconds between two looks.
+fn interval(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("it takes seconds between 0.1 and 86400".to_owned()),
+    }
+}
+
+/// Flags of `heddle simulate`.
+#[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("question").required(true).multiple(true).args(["probes", "from", "what_if", "without"])))]
+pub struct SimulateArgs {
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// File of the connections to ask about: a JSON array of objects with id, src, dst, protocol, port and node.
+    /// Ends are {"pod": "NAMESPACE/NAME"}, {"node": "NAME"} or {"ip": "ADDRESS"}.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "what_if", "without"])]
+    pub probes: Option<PathBuf>,
+    /// Explain one connection: from this end. NAMESPACE/NAME of a pod, a node's name, or an address.
+    #[arg(long, value_name = "END", requires = "to")]
+    pub from: Option<NamedEnd>,
+    /// Explain one connection: to this end, with :PORT[/PROTOCOL] or :icmp. NAMESPACE/NAME of a pod or else of a Service
+    /// (pod/NAMESPACE/NAME and service/NAMESPACE/NAME tell them apart), a node's name, or an address. PORT may be a
+    /// name that the pod or Service gives it.
+    #[arg(long, value_name = "END:PORT", requires = "from")]
+    pub to: Option<Destination>,
+    /// File of objects to add or to replace: shows the pairs of pods between which they would change something, or
+    /// with --from and --to that connection as it is and as it would be.
+    #[arg(long, value_name = "FILE")]
+    pub what_if: Option<PathBuf>,
+    /// An object to take away, as NetworkPolicy/NAMESPACE/NAME or ClusterNetworkPolicy/NAME; shows the same. May be given
+    /// several times.
+    #[arg(long, value_name = "KIND/NAME")]
+    pub without: Vec<ObjectName>,
+    /// The agents' configuration file, for externalIPs and serviceCIDRs. Without it external addresses are served, as by
+    /// kube-proxy.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The node at which packets enter [default: the source pod's, or else the destination pod's].
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+/// Flags of `heddle replay`.
+#[derive(Debug, Clone, Args)]
+pub struct ReplayArgs {
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them.
+    #[arg(long, value_name = "DIR")]
+    pub manifests: PathBuf,
+    /// The node whose pipeline it is.
+    #[arg(long, value_name = "NAME")]
+    pub node: String,
+    /// A capture (pcap, Ethernet) of what comes in at a port: pod:NAMESPACE/NAME or host. May be given several times; frames
+    /// of all run in the order of their times.
+    #[arg(long = "in", value_name = "PORT=FILE", required = true)]
+    pub inputs: Vec<Input>,
+    /// Folder for what leaves: pod_NAMESPACE_NAME.pcap and host.pcap, of ports that send anything.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The agent's configuration file. Without it the defaults hold, and external addresses are served, as by kube-proxy.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+/// Flags of `heddle cleanup`.
+#[derive(Debug, Clone, Args)]
+pub struct CleanupArgs {
+    /// The agent's run directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
+    pub run_dir: PathBuf,
+    /// The agent's state directory.
+    #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// How to answer.
+    #[arg(long, value_name = "FORMAT", default_value = "text")]
+    pub output: OutputFormat,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn run_args(args: &[&str]) -> RunArgs {
+        let cli = Cli::try_parse_from(["heddle", "run"].iter().chain(args)).unwrap();
+        match cli.command {
+            Command::Run(args) => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn clap_agrees_with_itself() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("heddle.yaml");
+        std::fs::write(&path, "node: from-file\nmaxPods: 7\n").unwrap();
+        let path = path.to_str().unwrap();
+        let config = run_args(&["--config", path, "--node", "from-flag"])
+            .configuration()
+            .unwrap();
+        assert_eq!(
+            (config.node.as_deref(), config.max_pods, config.frames),
+            (Some("from-flag"), 7, 16_384)
+        );
+    }
+
+    #[test]
+    fn a_bad_value_is_told_with_the_value() {
+        let said = Cli::try_parse_from(["heddle", "run", "--cores", "1,1"])
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("--cores") && said.contains("stands twice"), "{said}");
+        let said = Cli::try_parse_from(["heddle", "run", "--kubeconfig", "x"])
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("--kubeconfig"), "{said}");
+    }
+
+    #[test]
+    fn watching_takes_seconds_or_none() {
+        let watch = |args: &[&str]| {
+            let cli = Cli::try_parse_from(["heddle", "status"].iter().chain(args))?;
+            match cli.command {
+                Command::Status(args) => Ok::<_, clap::Error>(args.watch),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(watch(&[]).unwrap(), None);
+        assert_eq!(watch(&["--watch"]).unwrap(), Some(Duration::from_secs(1)));
+        assert_eq!(watch(&["--watch", "0.5"]).unwrap(), Some(Duration::from_millis(500)));
+        for bad in ["0", "-1", "x", "NaN", "1e9"] {
+            let said = watch(&[&format!("--watch={bad}")]).unwrap_err().to_string();
+            assert!(said.contains("--watch") && said.contains(bad), "{said}");
+        }
+    }
+
+    #[test]
+    fn drops_are_chosen_by_pod_policy_and_reason() {
+        let parse = |args: &[&str]| {
+            let cli = Cli::try_parse_from(["heddle", "drops"].iter().chain(args))?;
+            match cli.command {
+                Command::Drops(args) => Ok::<_, clap::Error>(args),
+                other => panic!("{other:?}"),
+            }
+        };
+        let all = parse(&[
+            "-f",
+            "--pod",
+            "shop/db",
+            "--policy",
+            "admins",
+            "--reason",
+            "spoofed-source",
+        ])
+        .unwrap();
+        assert_eq!(all.watch, Some(Duration::from_millis(500)));
+        assert_eq!(all.pod.map(|pod| pod.to_string()).as_deref(), Some("shop/db"));
+        assert_eq!(
+            all.policy.map(|policy| policy.name.to_string()).as_deref(),
+            Some("admins")
+        );
+        assert_eq!((all.reason.as_deref(), all.limit), (Some("spoofed-source"), 100));
+        assert_eq!(parse(&["--follow", "2"]).unwrap().watch, Some(Duration::from_secs(2)));
+        for (bad, part) in [
+            (["--pod", "db"], "NAMESPACE/NAME"),
+            (["--reason", "spoofed"], "spoofed-source"),
+            (["--policy", "a/b/c"], "not allowed"),
+            (["--limit", "100000"], "100000"),
+        ] {
+            let said = parse(&bad).unwrap_err().to_string();
+            assert!(said.contains(bad[0]) && said.contains(part), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let said = run_args(&["--config", "/no/such/file"])
+            .configuration()
+            .unwrap_err()
+            .to_string();
+        assert!(said.contains("/no/such/file"), "{said}");
+    }
+}

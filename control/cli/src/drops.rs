@@ -1,0 +1,255 @@
+//! `heddle drops`: the packets that the running agent dropped last, and what decided; once, or on and on.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use heddle_proto::drops::MAX_DROPS;
+use heddle_proto::{API_SOCKET, Client, ClientError, DropCursor, DroppedPacket, Drops, DropsRequest};
+use serde::Serialize;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::args::{DropsArgs, OutputFormat};
+
+/// The agent cannot be asked, or its answer not be printed.
+#[derive(Debug, thiserror::Error)]
+pub enum DropsError {
+    /// No answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer cannot be written as JSON.
+    #[error("writing the drops as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Standard output, or the signal.
+    #[error("showing the drops: {0}")]
+    System(#[from] io::Error),
+}
+
+/// What could not be shown, as JSON has it while following.
+#[derive(Serialize)]
+struct Missed {
+    overwritten: u64,
+    left_out: u64,
+}
+
+/// One answer, as JSON has it.
+#[derive(Serialize)]
+struct Answer<'a> {
+    drops: &'a [DroppedPacket],
+    overwritten: u64,
+    left_out: u64,
+}
+
+/// Shows them: once, or until it is interrupted or nobody reads any more.
+///
+/// # Errors
+/// The agent does not answer or refuses, or standard output fails.
+pub async fn run(args: &DropsArgs, out: &mut (impl Write + Send)) -> Result<(), DropsError> {
+    let mut request = DropsRequest {
+        after: None,
+        limit: Some(args.limit),
+        pod: args.pod.clone(),
+        reason: args.reason.clone(),
+        policy: args.policy.clone(),
+    };
+    let first = look(&args.run_dir, &request).await?;
+    let Some(every) = args.watch else {
+        let shown = match args.output {
+            OutputFormat::Text => text(&first),
+            OutputFormat::Json => {
+                let answer = Answer {
+                    drops: &first.drops,
+                    overwritten: first.overwritten,
+                    left_out: first.left_out,
+                };
+                serde_json::to_string_pretty(&answer)? + "\n"
+            }
+        };
+        return print(out, &shown).map(drop).map_err(Into::into);
+    };
+    follow(args, every, first, &mut request, out).await
+}
+
+async fn follow(
+    args: &DropsArgs,
+    every: Duration,
+    first: Drops,
+    request: &mut DropsRequest,
+    out: &mut (impl Write + Send),
+) -> Result<(), DropsError> {
+    // What went before is context: nobody has missed it.
+    let mut drops = Drops {
+        overwritten: 0,
+        left_out: 0,
+        ..first
+    };
+    let mut timer = interval(every);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer.tick().await;
+    request.limit = Some(MAX_DROPS);
+    loop {
+        if !print(out, &lines(&drops, args.output)?)? {
+            return Ok(());
+        }
+        request.after = Some(drops.cursor);
+        tokio::select! {
+            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
+            _ = timer.tick() => {}
+        }
+        drops = look(&args.run_dir, request).await?;
+        began_anew(request.after.as_ref(), &mut drops);
+    }
+}
+
+/// Another agent has all of its life in the answer: what was overwritten was not overwritten for us.
+fn began_anew(before: Option<&DropCursor>, drops: &mut Drops) {
+    if before.is_some_and(|before| before.agent != drops.cursor.agent) {
+        (drops.overwritten, drops.left_out) = (0, 0);
+    }
+}
+
+async fn look(run_dir: &Path, request: &DropsRequest) -> Result<Drops, ClientError> {
+    Client::connect(run_dir.join(API_SOCKET)).await?.drops(request).await
+}
+
+/// Whether anybody still reads.
+fn print(out: &mut impl Write, text: &str) -> io::Result<bool> {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+/// What is new while following: a line a drop.
+fn lines(drops: &Drops, format: OutputFormat) -> Result<String, serde_json::Error> {
+    let mut out = String::new();
+    let missed = drops.overwritten + drops.left_out > 0;
+    match format {
+        OutputFormat::Text => {
+            if missed {
+                out.push_str(&missed_text(drops));
+            }
+            drops.drops.iter().for_each(|drop| line(drop, &mut out));
+        }
+        OutputFormat::Json => {
+            if missed {
+                out += &serde_json::to_string(&Missed {
+                    overwritten: drops.overwritten,
+                    left_out: drops.left_out,
+                })?;
+                out.push('\n');
+            }
+            for drop in &drops.drops {
+                out += &serde_json::to_string(drop)?;
+                out.push('\n');
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// All of it for people.
+fn text(drops: &Drops) -> String {
+    if drops.drops.is_empty() {
+        return "no dropped packet is remembered, or none that was asked for\n".to_owned();
+    }
+    let mut out = missed_text(drops);
+    drops.drops.iter().for_each(|drop| line(drop, &mut out));
+    out
+}
+
+// Writing to a String cannot fail, hence the ignored results below.
+
+fn missed_text(drops: &Drops) -> String {
+    let mut out = String::new();
+    if drops.overwritten > 0 {
+        let _ = writeln!(out, "{} older ones were overwritten", drops.overwritten);
+    }
+    if drops.left_out > 0 {
+        let _ = writeln!(out, "{} older ones are not shown (--limit)", drops.left_out);
+    }
+    out
+}
+
+fn line(drop: &DroppedPacket, out: &mut String) {
+    let _ = write!(out, "{}  {}  ", drop.time, drop.reason);
+    match (&drop.protocol, &drop.source, &drop.destination) {
+        (Some(protocol), Some(source), Some(destination)) => {
+            let _ = write!(out, "{protocol} {source} -> {destination}");
+        }
+        _ => {
+            let _ = write!(out, "{} bytes at {}", drop.bytes, drop.port);
+        }
+    }
+    let _ = writeln!(out, ": {}", why(drop));
+}
+
+/// What decided, or else what the reason means.
+fn why(drop: &DroppedPacket) -> String {
+    match (&drop.policy, &drop.pod) {
+        (Some(policy), Some(pod)) => format!("{} [{pod}]", policy.says),
+        (Some(policy), None) => policy.says.clone(),
+        _ if drop.policy_gone => "by a policy that is gone".to_owned(),
+        _ => drop.meaning.trim_end_matches('.').to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drops() -> Drops {
+        let end = |address: &str, port: u16, pod: &str| serde_json::json!({"address": address, "port": port, "pod": {"namespace": "shop", "name": pod}});
+        serde_json::from_value(serde_json::json!({
+            "drops": [
+                {"time": "2026-01-02T03:04:05.678Z", "worker": 0, "number": 7, "port": "pod:shop/client",
+                 "reason": "policy-denied-ingress", "meaning": "Denied by the destination pod's ingress policy.",
+                 "protocol": "TCP", "source": end("10.0.0.4", 40000, "client"), "destination": end("10.0.0.5", 5432, "db"),
+                 "bytes": 74, "direction": "ingress", "pod": {"namespace": "shop", "name": "db"},
+                 "policy": {"kind": "NetworkPolicy", "namespace": "shop", "name": "p", "direction": "ingress", "rule": null,
+                            "says": "default deny because shop/p selects this pod for ingress"}},
+                {"time": "2026-01-02T03:04:06.000Z", "worker": 0, "number": 8, "port": "host",
+                 "reason": "ipv4-checksum", "meaning": "The IPv4 header checksum is wrong.", "bytes": 60},
+                {"time": "2026-01-02T03:04:07.000Z", "worker": 0, "number": 9, "port": "host",
+                 "reason": "policy-denied-ingress", "meaning": "x.", "bytes": 60, "policy_gone": true},
+            ],
+            "overwritten": 3, "left_out": 2, "cursor": {"agent": 1, "next": [9]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn people_read_who_where_to_and_why() {
+        let expected = "3 older ones were overwritten\n\
+            2 older ones are not shown (--limit)\n\
+            2026-01-02T03:04:05.678Z  policy-denied-ingress  TCP shop/client 10.0.0.4:40000 -> shop/db 10.0.0.5:5432: \
+            default deny because shop/p selects this pod for ingress [shop/db]\n\
+            2026-01-02T03:04:06.000Z  ipv4-checksum  60 bytes at host: The IPv4 header checksum is wrong\n\
+            2026-01-02T03:04:07.000Z  policy-denied-ingress  60 bytes at host: by a policy that is gone\n";
+        assert_eq!(text(&drops()), expected);
+        assert_eq!(lines(&drops(), OutputFormat::Text).unwrap(), expected);
+    }
+
+    #[test]
+    fn following_in_json_is_an_object_a_line() {
+        let text = lines(&drops(), OutputFormat::Json).unwrap();
+        let all: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(all.len(), 4);
+        assert_eq!((&all[0]["overwritten"], &all[0]["left_out"]), (&3.into(), &2.into()));
+        assert_eq!((&all[1]["number"], &all[1]["policy"]["name"]), (&7.into(), &"p".into()));
+        let mut quiet = drops();
+        (quiet.overwritten, quiet.left_out) = (0, 0);
+        assert_eq!(lines(&quiet, OutputFormat::Json).unwrap().lines().count(), 3);
+    }
+
+    #[test]
+    fn a_new_agents_past_was_not_missed() {
+        let mut same = drops();
+        let cursor = same.cursor.clone();
+        began_anew(Some(&cursor), &mut same);
+        assert_eq!(same.overwritten, 3);
+        began_anew(Some(&DropCursor::default()), &mut same);
+        assert_eq!((same.overwritten, same.left_out), (0, 0));
+    }
+}

@@ -1,0 +1,94 @@
+//! The binary `heddle`: parses the command line, calls the crate that does the work, and prints for people.
+//!
+//! `run` and `check` call `heddle-agent`; `simulate` and `replay` call `heddle-offline`; `status`, `drops` and `flows` ask a
+//! running agent with the client of `heddle-proto`.
+
+mod args;
+mod check;
+mod cleanup;
+mod demo;
+mod drops;
+mod flows;
+mod flows_watch;
+mod replay;
+mod simulate;
+mod status;
+mod watch;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command, StatusArgs};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Run(args) => args
+            .configuration()
+            .map_err(|e| e.to_string())
+            .and_then(|config| heddle_agent::run::run(config).map_err(|e| e.to_string())),
+        Command::Check(args) => match check::run(&args) {
+            Ok((text, fit)) => match print(&text) {
+                Ok(()) if !fit => return ExitCode::FAILURE,
+                other => other,
+            },
+            Err(e) => Err(e.to_string()),
+        },
+        Command::Status(StatusArgs {
+            run_dir,
+            output,
+            watch: Some(every),
+        }) => on_runtime(watch::run(&run_dir, output, every, &mut io::stdout()))
+            .and_then(|ended| ended.map_err(|e| e.to_string())),
+        Command::Status(args) => on_runtime(status::report(&args.run_dir, args.output))
+            .and_then(|report| report.map_err(|e| e.to_string()))
+            .and_then(|text| print(&text)),
+        Command::Drops(args) => {
+            on_runtime(drops::run(&args, &mut io::stdout())).and_then(|ended| ended.map_err(|e| e.to_string()))
+        }
+        Command::Flows(args) => {
+            on_runtime(flows::run(&args, &mut io::stdout())).and_then(|ended| ended.map_err(|e| e.to_string()))
+        }
+        Command::Replay(args) => replay::run(args, warn)
+            .map_err(|e| e.to_string())
+            .and_then(|text| print(&text)),
+        Command::Simulate(args) => simulate::run(args, warn)
+            .map_err(|e| e.to_string())
+            .and_then(|text| print(&text)),
+        Command::Cleanup(args) => on_runtime(cleanup::run(&args))
+            .and_then(|removed| removed.map_err(|e| e.to_string()))
+            .and_then(|text| print(&text)),
+        Command::Demo(args) => demo::run(&args).map_err(|e| e.to_string()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            // Standard error may be closed; the exit status still tells.
+            let _ = writeln!(io::stderr(), "heddle: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Standard error may be closed; the answers still come.
+fn warn(text: &str) {
+    let _ = writeln!(io::stderr(), "heddle: {text}");
+}
+
+fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime
+        .map(|runtime| runtime.block_on(work))
+        .map_err(|e| format!("starting: {e}"))
+}
+
+fn print(text: &str) -> Result<(), String> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // Who reads it has seen enough (`heddle status | head`).
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|e| format!("standard output: {e}")),
+    }
+}

@@ -1,0 +1,479 @@
+//! `heddle status`: asks the running agent and prints its answer, for people or as JSON.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use comfy_table::{CellAlignment, Table, presets};
+use heddle_proto::status::{PortRole, Status};
+use heddle_proto::{API_SOCKET, Bytes, Client, ClientError};
+
+use crate::args::OutputFormat;
+
+/// The agent cannot be asked, or its answer not be printed.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// No answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer cannot be written as JSON.
+    #[error("writing the status as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+/// What `heddle status` prints.
+///
+/// # Errors
+/// No agent answers at that run directory.
+pub async fn report(run_dir: &Path, format: OutputFormat) -> Result<String, StatusError> {
+    let status = Client::connect(run_dir.join(API_SOCKET)).await?.status().await?;
+    Ok(match format {
+        OutputFormat::Json => serde_json::to_string_pretty(&status)? + "\n",
+        OutputFormat::Text => text(&status),
+    })
+}
+
+/// The status for people.
+#[must_use]
+pub fn text(status: &Status) -> String {
+    let mut out = String::new();
+    head(status, &mut out);
+    workers(status, &mut out);
+    ports(status, &mut out);
+    drops(status, &mut out);
+    denied(status, &mut out);
+    rings(status, &mut out);
+    attachments(status, &mut out);
+    rest(status, &mut out);
+    rejections(status, &mut out);
+    out
+}
+
+// Writing to a String cannot fail, hence the ignored results below.
+
+fn head(status: &Status, out: &mut String) {
+    let agent = &status.agent;
+    let _ = writeln!(
+        out,
+        "node {}, heddle {}, process {}, up {}, start {}{}{}",
+        agent.node,
+        agent.version,
+        agent.pid,
+        duration(agent.uptime_seconds),
+        agent.start,
+        if agent.mode.is_empty() { "" } else { ", " },
+        agent.mode,
+    );
+    let source = &status.source;
+    let objects: Vec<String> = source
+        .objects
+        .iter()
+        .filter(|(_, n)| **n > 0)
+        .map(|(kind, n)| format!("{kind} {n}"))
+        .collect();
+    let synced = match source.synced_seconds {
+        Some(seconds) => format!("synced {} ago", duration(seconds)),
+        None => "NOT synced: nothing is published".to_owned(),
+    };
+    let _ = writeln!(out, "{} {}: {synced}; {}", source.kind, source.from, objects.join(", "));
+    let snapshot = &status.snapshot;
+    let behind = match snapshot.version == snapshot.acknowledged {
+        true => String::new(),
+        false => format!(", some worker still at {}", snapshot.acknowledged),
+    };
+    let _ = writeln!(
+        out,
+        "tables: version {}, published {} ago{behind}",
+        snapshot.version,
+        duration(snapshot.age_seconds)
+    );
+}
+
+fn workers(status: &Status, out: &mut String) {
+    let mut table = table(
+        "workers",
+        &[
+            "worker",
+            "core",
+            "ports",
+            "turns",
+            "busy",
+            "sleeps",
+            "woken",
+            "packets a burst",
+            "handed over",
+            "tables",
+        ],
+        out,
+    );
+    for worker in &status.workers {
+        let received: u64 = status
+            .ports
+            .iter()
+            .filter(|p| p.worker == worker.worker)
+            .map(|p| p.rx_packets)
+            .sum();
+        let bursts: u64 = worker.bursts.values().sum();
+        table.add_row(vec![
+            worker.worker.to_string(),
+            worker.core.map_or("not pinned".to_owned(), |core| core.to_string()),
+            worker.ports.to_string(),
+            worker.turns.to_string(),
+            format!("{:.1} %", worker.busy_ratio * 100.0),
+            worker.sleeps.to_string(),
+            worker.wakeups.to_string(),
+            ratio(received, bursts),
+            worker.handed_over.to_string(),
+            worker.snapshot.to_string(),
+        ]);
+    }
+    finish(&table, 1, out);
+}
+
+fn ports(status: &Status, out: &mut String) {
+    let mut table = table(
+        "ports",
+        &[
+            "port",
+            "name",
+            "interface",
+            "worker",
+            "received",
+            "bytes",
+            "sent",
+            "bytes",
+            "forwarded",
+            "answered",
+            "absorbed",
+            "dropped",
+            "frames",
+        ],
+        out,
+    );
+    for port in &status.ports {
+        let interface = match port.role {
+            PortRole::Pod => port.interface.clone(),
+            PortRole::Host | PortRole::Uplink => format!("{} queue {}", port.interface, port.queue),
+        };
+        table.add_row(vec![
+            port.port.to_string(),
+            port.name.clone(),
+            interface,
+            port.worker.to_string(),
+            port.rx_packets.to_string(),
+            Bytes(port.rx_bytes).to_string(),
+            port.tx_packets.to_string(),
+            Bytes(port.tx_bytes).to_string(),
+            port.forwarded.to_string(),
+            port.answered.to_string(),
+            port.absorbed.to_string(),
+            port.dropped_total().to_string(),
+            port.frames.to_string(),
+        ]);
+    }
+    for column in [1, 2] {
+        left(&mut table, column);
+    }
+    finish(&table, 0, out);
+}
+
+fn drops(status: &Status, out: &mut String) {
+    if status.ports.iter().all(|port| port.dropped.is_empty()) {
+        return;
+    }
+    let mut table = table(
+        "drops, by the port where the packet came in",
+        &["name", "reason", "packets"],
+        out,
+    );
+    for port in &status.ports {
+        for (reason, count) in &port.dropped {
+            table.add_row(vec![port.name.clone(), reason.clone(), count.to_string()]);
+        }
+    }
+    for column in [0, 1] {
+        left(&mut table, column);
+    }
+    finish(&table, 0, out);
+}
+
+/// Policies that are shown, those that denied most.
+const DENIED_ROWS: usize = 20;
+
+fn denied(status: &Status, out: &mut String) {
+    if status.denied.is_empty() && status.denied_by_others == 0 {
+        return;
+    }
+    let mut table = table(
+        "denied by policy (heddle drops shows the packets)",
+        &["pod", "decided by", "packets"],
+        out,
+    );
+    let mut all: Vec<_> = status.denied.iter().collect();
+    all.sort_by_key(|denied| std::cmp::Reverse(denied.packets));
+    let (shown, rest) = all.split_at(all.len().min(DENIED_ROWS));
+    for denied in shown {
+        table.add_row(vec![
+            denied.pod.as_ref().map_or("-".to_owned(), ToString::to_string),
+            denied.policy.says.clone(),
+            denied.packets.to_string(),
+        ]);
+    }
+    let others = rest.iter().map(|denied| denied.packets).sum::<u64>() + status.denied_by_others;
+    if others > 0 {
+        table.add_row(vec!["-".to_owned(), "others".to_owned(), others.to_string()]);
+    }
+    for column in [0, 1] {
+        left(&mut table, column);
+    }
+    finish(&table, 0, out);
+}
+
+/// Without a port there is no ring.
+fn rings(status: &Status, out: &mut String) {
+    if status.ports.is_empty() {
+        return;
+    }
+    let mut table = table(
+        "rings: what waits in them, and what the kernel counted for the socket",
+        &["name", "rx", "fill", "tx", "completion", "kernel"],
+        out,
+    );
+    for port in &status.ports {
+        let rings = &port.rings;
+        let kernel: Vec<String> = port.xsk.iter().map(|(name, n)| format!("{name} {n}")).collect();
+        let mut row = vec![port.name.clone()];
+        row.extend([rings.rx, rings.fill, rings.tx, rings.completion].map(|n| n.to_string()));
+        row.push(if kernel.is_empty() {
+            "-".to_owned()
+        } else {
+            kernel.join(", ")
+        });
+        table.add_row(row);
+    }
+    for column in [0, 5] {
+        left(&mut table, column);
+    }
+    finish(&table, 0, out);
+}
+
+fn attachments(status: &Status, out: &mut String) {
+    if status.attachments.is_empty() {
+        return;
+    }
+    let mut table = table(
+        "attachments",
+        &["number", "pod", "container", "interface", "addresses", "state"],
+        out,
+    );
+    for attachment in &status.attachments {
+        let addresses: Vec<String> = attachment.addresses.iter().map(ToString::to_string).collect();
+        let why = if attachment.why.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", attachment.why)
+        };
+        table.add_row(vec![
+            attachment.attachment.to_string(),
+            attachment.pod.as_ref().map_or("-".to_owned(), ToString::to_string),
+            attachment.container.as_str().chars().take(13).collect(),
+            attachment.host_ifname.to_string(),
+            addresses.join(" "),
+            format!("{}{why}", attachment.state),
+        ]);
+    }
+    for column in 1..6 {
+        left(&mut table, column);
+    }
+    finish(&table, 0, out);
+}
+
+fn rest(status: &Status, out: &mut String) {
+    let sizes: Vec<String> = status.tables.iter().map(|(name, n)| format!("{name} {n}")).collect();
+    let _ = writeln!(out, "\ntables: {}", sizes.join(", "));
+    let flows = &status.flows;
+    let share = if flows.capacity == 0 {
+        0.0
+    } else {
+        flows.used as f64 * 100.0 / flows.capacity as f64
+    };
+    let _ = writeln!(
+        out,
+        "flows: {} of {} ({share:.1} %), {} made, {} expired, {} refused (full), {} refused (quota), {} taken over, {} discarded",
+        flows.used,
+        flows.capacity,
+        flows.inserted,
+        flows.expired,
+        flows.refused_full,
+        flows.refused_quota,
+        flows.taken_over,
+        flows.discarded
+    );
+    let fragments = &status.fragments;
+    if fragments.first + fragments.waited > 0 {
+        let _ = writeln!(
+            out,
+            "fragments: {} first ones, {} followed, {} waited; {} of {} datagrams remembered, {} of {} frames wait",
+            fragments.first,
+            fragments.followed,
+            fragments.waited,
+            fragments.datagrams,
+            fragments.datagrams_most,
+            fragments.held_frames,
+            fragments.held_frames_most,
+        );
+    }
+    let frames = &status.frames;
+    let holders: Vec<String> = frames
+        .holders
+        .iter()
+        .map(|h| format!("{} {}", h.holder, h.frames))
+        .collect();
+    let _ = writeln!(
+        out,
+        "frames: {} of {} B, for at most {} pods: {}",
+        frames.total,
+        frames.frame_size,
+        frames.max_pods,
+        holders.join(", ")
+    );
+}
+
+fn rejections(status: &Status, out: &mut String) {
+    let count = status.rejections.len();
+    let _ = writeln!(
+        out,
+        "refused objects: {count} now, {} since the start",
+        status.rejections_total
+    );
+    for rejection in &status.rejections {
+        let field = if rejection.field.is_empty() {
+            String::new()
+        } else {
+            format!(" {}:", rejection.field)
+        };
+        let serves = if rejection.last_good_serves {
+            " (its last good version serves)"
+        } else {
+            ""
+        };
+        let _ = writeln!(
+            out,
+            "  {}: {}:{field} {}{serves}",
+            rejection.origin, rejection.object, rejection.message
+        );
+    }
+}
+
+pub(crate) fn table(title: &str, header: &[&str], out: &mut String) -> Table {
+    let _ = writeln!(out, "\n{title}");
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    table.set_header(header.iter().copied());
+    for column in table.column_iter_mut() {
+        column.set_cell_alignment(CellAlignment::Right);
+        column.set_padding((2, 0));
+    }
+    table
+}
+
+pub(crate) fn left(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_cell_alignment(CellAlignment::Left);
+    }
+}
+
+pub(crate) fn finish(table: &Table, least_rows: usize, out: &mut String) {
+    if table.row_iter().count() < least_rows {
+        out.push_str("  none\n");
+        return;
+    }
+    for line in table.lines() {
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+pub(crate) fn ratio(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        "-".to_owned()
+    } else {
+        format!("{:.1}", part as f64 / whole as f64)
+    }
+}
+
+/// `3 d 4 h`, `5 min 6 s`, `7 s`
+pub(crate) fn duration(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_is_shown() {
+        let status: Status = serde_json::from_value(serde_json::json!({
+            "agent": {"version": "0.1.0", "node": "n1", "pid": 7, "uptime_seconds": 3725, "start": 2, "mode": "copy"},
+            "source": {"kind": "manifests", "from": "/m", "synced_seconds": 61, "age_seconds": 0, "objects": {"Pod": 4, "Node": 0}},
+            "snapshot": {"version": 9, "acknowledged": 8, "age_seconds": 1},
+            "workers": [{"worker": 0, "core": 1, "turns": 10, "busy_turns": 5, "sleeps": 1, "busy_ratio": 0.5,
+                "bursts": {"1": 2}, "snapshot": 9, "ports": 2, "handed_over": 0}],
+            "ports": [{"port": 64, "name": "pod:a/b", "role": "pod", "interface": "hd2-x", "queue": 0, "worker": 0, "rx_packets": 4,
+                "rx_bytes": 4096, "tx_packets": 2, "tx_bytes": 200, "forwarded": 1, "answered": 1, "absorbed": 0,
+                "dropped": {"spoofed-source": 2}, "xsk": {"rx_ring_full": 3}, "frames": 64}],
+            "tables": {"endpoints": 3},
+            "flows": {"used": 2, "capacity": 4, "inserted": 2, "expired": 0, "refused_full": 0, "refused_quota": 0, "taken_over": 1, "discarded": 0},
+            "fragments": {"first": 3, "followed": 5, "waited": 2, "datagrams": 1, "datagrams_most": 1024, "held_frames": 0, "held_frames_most": 512},
+            "frames": {"total": 16384, "frame_size": 4096, "max_pods": 128, "holders": [{"holder": "shared pool", "frames": 16384}]},
+            "rejections": [{"origin": "a.yaml", "object": "Pod a/b", "field": "spec.x", "message": "is bad", "last_good_serves": true}],
+            "rejections_total": 5,
+            "attachments": [{"attachment": 2, "container": "c", "ifname": "eth0", "netns": "/n", "pod": {"namespace": "a", "name": "b"},
+                "host_ifname": "hd2-x", "mac": "02:00:00:00:00:01", "addresses": ["10.0.0.9"], "state": "waiting", "why": "no pod"}],
+            "denied": (0..30).map(|n| serde_json::json!({"pod": {"namespace": "a", "name": format!("b{n}")}, "packets": 100 + n,
+                "policy": {"kind": "NetworkPolicy", "namespace": "a", "name": "p", "direction": "ingress", "rule": null,
+                    "says": format!("default deny because a/p{n} selects this pod for ingress")}})).collect::<Vec<_>>(),
+            "denied_by_others": 7,
+        }))
+        .unwrap();
+        let shown = text(&status);
+        for part in [
+            "node n1, heddle 0.1.0, process 7, up 1 h 2 min, start 2, copy",
+            "manifests /m: synced 1 min 1 s ago; Pod 4\n",
+            "version 9, published 1 s ago, some worker still at 8",
+            "50.0 %",
+            "2.0",
+            "pod:a/b",
+            "4.0 KiB",
+            "spoofed-source",
+            "a/b29  default deny because a/p29 selects this pod for ingress      129\n",
+            // The ten that denied least, and those without a counter of their own.
+            "  -      others ",
+            " 1052\n",
+            "rx_ring_full 3",
+            "waiting: no pod",
+            "flows: 2 of 4 (50.0 %)",
+            "fragments: 3 first ones, 5 followed, 2 waited; 1 of 1024 datagrams remembered, 0 of 512 frames wait\n",
+            "shared pool 16384",
+            "refused objects: 1 now, 5 since the start\n  a.yaml: Pod a/b: spec.x: is bad (its last good version serves)",
+        ] {
+            assert!(shown.contains(part), "{part:?} is missing in:\n{shown}");
+        }
+    }
+
+    #[test]
+    fn units() {
+        assert_eq!(
+            [1023, 1536, u64::MAX].map(|n| Bytes(n).to_string()),
+            ["1023 B", "1.5 KiB", "16777216.0 TiB"]
+        );
+        assert_eq!(
+            [duration(59), duration(3600), duration(90_000)],
+            ["59 s", "1 h 0 min", "1 d 1 h"]
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! Keys of the configuration that have keys of their own: what fragments may use, and when silent connections expire.
+
+use std::time::Duration;
+
+use heddle_engine::FragmentConfig;
+use heddle_flow::Timeouts;
+use serde::{Deserialize, Serialize};
+
+use super::ConfigError;
+
+/// What the fragments of IP datagrams may use, a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Fragments {
+    /// Datagrams that are remembered at once.
+    pub datagrams: u16,
+    /// Frames of fragments that wait for the first of their datagram.
+    pub held_frames: u16,
+    /// For how long one waits.
+    pub wait_millis: u32,
+    /// For how long a datagram is remembered whose first fragment has come.
+    pub remember_seconds: u32,
+}
+
+impl Default for Fragments {
+    fn default() -> Self {
+        let of = FragmentConfig::default();
+        Self {
+            datagrams: of.datagrams,
+            held_frames: of.held_frames,
+            wait_millis: of.wait_ms,
+            remember_seconds: of.remember_ms / 1000,
+        }
+    }
+}
+
+impl Fragments {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first value that is impossible, by key.
+    pub fn check(self) -> Result<FragmentConfig, ConfigError> {
+        let within = |key, value: u32, least: u32, most: u32, why: &str| {
+            if (least..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(ConfigError::value(
+                key,
+                value,
+                format!("is not between {least} and {most}{why}"),
+            ))
+        };
+        let (datagrams, held) = (self.datagrams.into(), self.held_frames.into());
+        within("fragments.datagrams", datagrams, 4, 1 << 15, "")?;
+        let why = " (a pod may have a quarter of them, and one fragment takes up to 16)";
+        within("fragments.heldFrames", held, 64, 1 << 15, why)?;
+        within("fragments.waitMillis", self.wait_millis, 1, 30_000, "")?;
+        within("fragments.rememberSeconds", self.remember_seconds, 1, 300, "")?;
+        Ok(FragmentConfig {
+            datagrams: self.datagrams,
+            held_frames: self.held_frames,
+            wait_ms: self.wait_millis,
+            remember_ms: self.remember_seconds * 1000,
+        })
+    }
+}
+
+/// Seconds after which a silent connection expires, by protocol and state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct TimeoutSeconds {
+    /// TCP: a SYN without an answer.
+    pub tcp_syn_sent: u32,
+    /// TCP: an answered SYN.
+    pub tcp_syn_received: u32,
+    /// TCP: both sides have spoken.
+    pub tcp_established: u32,
+    /// TCP: one side has ended.
+    pub tcp_fin_wait: u32,
+    /// TCP: both have.
+    pub tcp_time_wait: u32,
+    /// TCP: it was reset.
+    pub tcp_closed: u32,
+    /// UDP without an answer.
+    pub udp_new: u32,
+    /// UDP with one.
+    pub udp_replied: u32,
+    /// SCTP without an answer.
+    pub sctp_new: u32,
+    /// SCTP with one.
+    pub sctp_replied: u32,
+    /// Echo requests of ICMP and ICMPv6.
+    pub icmp: u32,
+}
+
+impl Default for TimeoutSeconds {
+    fn default() -> Self {
+        let of = Timeouts::default();
+        let seconds = |timeout: Duration| u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX);
+        Self {
+            tcp_syn_sent: seconds(of.tcp_syn_sent),
+            tcp_syn_received: seconds(of.tcp_syn_received),
+            tcp_established: seconds(of.tcp_established),
+            tcp_fin_wait: seconds(of.tcp_fin_wait),
+            tcp_time_wait: seconds(of.tcp_time_wait),
+            tcp_closed: seconds(of.tcp_closed),
+            udp_new: seconds(of.udp_new),
+            udp_replied: seconds(of.udp_replied),
+            sctp_new: seconds(of.sctp_new),
+            sctp_replied: seconds(of.sctp_replied),
+            icmp: seconds(of.icmp),
+        }
+    }
+}
+
+/// Ten times Linux's longest.
+const MOST_SECONDS: u32 = 4_320_000;
+
+impl TimeoutSeconds {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first value that is impossible, by key.
+    pub fn check(self) -> Result<Timeouts, ConfigError> {
+        let time = |key, seconds: u32| {
+            if (1..=MOST_SECONDS).contains(&seconds) {
+                return Ok(Duration::from_secs(seconds.into()));
+            }
+            let problem = format!("is not between 1 and {MOST_SECONDS} seconds");
+            Err(ConfigError::value(key, seconds, problem))
+        };
+        Ok(Timeouts {
+            tcp_syn_sent: time("timeouts.tcpSynSent", self.tcp_syn_sent)?,
+            tcp_syn_received: time("timeouts.tcpSynReceived", self.tcp_syn_received)?,
+            tcp_established: time("timeouts.tcpEstablished", self.tcp_established)?,
+            tcp_fin_wait: time("timeouts.tcpFinWait", self.tcp_fin_wait)?,
+            tcp_time_wait: time("timeouts.tcpTimeWait", self.tcp_time_wait)?,
+            tcp_closed: time("timeouts.tcpClosed", self.tcp_closed)?,
+            udp_new: time("timeouts.udpNew", self.udp_new)?,
+            udp_replied: time("timeouts.udpReplied", self.udp_replied)?,
+            sctp_new: time("timeouts.sctpNew", self.sctp_new)?,
+            sctp_replied: time("timeouts.sctpReplied", self.sctp_replied)?,
+            icmp: time("timeouts.icmp", self.icmp)?,
+            // What heddle drops anyway has no connections.
+            ..Timeouts::default()
+        })
+    }
+}

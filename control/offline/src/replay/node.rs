@@ -1,0 +1,282 @@
+//! The node: one worker over the compiled tables, a port in memory for each of its pods and for the host, and a capture for
+//! what leaves each.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use heddle_compile::UplinkMtu;
+use heddle_engine::{PortRole, StageConfig, Worker, WorkerConfig, WorkerHandle, mesh};
+use heddle_flow::{FlowTable, Millis};
+use heddle_model::{Cluster, ObjectKey};
+use heddle_port::{Captured, MemPort, PortId, Record, SharedPool, WorkerPool};
+use heddle_tables::publish::{self, Publisher};
+use heddle_tables::{EndpointId, Snapshot, WorkerId};
+
+use super::ReplayError;
+use super::input::Inputs;
+use super::report::{PortReport, Report};
+use crate::simulate::Rules;
+use crate::simulate::node_tables::{Interfaces, NodeTables};
+use heddle_config::Config;
+
+/// As the agent's.
+pub const FRAME_SIZE: u32 = 4096;
+/// A packet of the greatest length and what comes of it, and of fragments that have waited for each other.
+const FRAMES: u32 = 16_384;
+/// The first frame's moment; times before it, as of an expiry, are times too.
+const BEGIN: Millis = Millis(1_000_000);
+/// Chance and the keys of hashes begin here, so that the same input gives the same output. Any number would do.
+const SEED: u64 = 0x6865_6464_6c65;
+/// What an uplink takes whose MTU nobody knows.
+const USUAL_MTU: u16 = 1500;
+
+/// What a node is made of.
+pub struct Shape<'a> {
+    /// The objects.
+    pub cluster: &'a Cluster,
+    /// The node's name.
+    pub name: &'a str,
+    /// What of the configuration the tables depend on.
+    pub rules: &'a Rules,
+    /// The rest of it.
+    pub config: &'a Config,
+    /// Where captures go.
+    pub out: &'a Path,
+}
+
+/// A file that is made when something is written to it.
+struct Late {
+    path: PathBuf,
+    file: Option<BufWriter<File>>,
+}
+
+impl Write for Late {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(BufWriter::new(File::create(&self.path)?)),
+        };
+        file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.as_mut().map_or(Ok(()), Write::flush)
+    }
+}
+
+struct PortOf {
+    name: String,
+    number: PortId,
+    path: PathBuf,
+    record: Record<Late>,
+}
+
+/// The node.
+pub struct Node {
+    name: String,
+    worker: Worker<MemPort>,
+    handle: WorkerHandle<MemPort>,
+    _publisher: Publisher<Snapshot>,
+    ports: Vec<PortOf>,
+    begin: Duration,
+    /// The captures' time, which does not go back.
+    now: Duration,
+}
+
+impl Node {
+    /// The node, with its ports open.
+    ///
+    /// # Errors
+    /// There is none of that name, an input names a port that it does not have, or old captures cannot be removed.
+    pub fn new(shape: &Shape<'_>, inputs: &Inputs) -> Result<Self, ReplayError> {
+        if shape.cluster.node(shape.name).is_none() {
+            let known: Vec<&str> = shape.cluster.nodes().map(|node| node.name.as_ref()).collect();
+            return Err(ReplayError::NoNode {
+                node: shape.name.to_owned(),
+                known: known.join(", "),
+            });
+        }
+        let node_tables = NodeTables::with(shape.cluster, shape.name, shape.rules, interfaces(shape, inputs));
+        let (fragments, timeouts) = (shape.config.fragments.check()?, shape.config.timeouts.check()?);
+        let shared = SharedPool::heap(FRAMES + u32::from(fragments.held_frames), FRAME_SIZE);
+        let (publisher, mut readers) = publish::channel(Arc::clone(node_tables.snapshot()), 1);
+        let setup = |what: &str| ReplayError::Setup(what.to_owned());
+        let ends = mesh(1, 1).map_err(|e| ReplayError::Setup(e.to_string()))?.pop();
+        let last = node_tables.attached().map(|(_, no)| no.0).max().unwrap_or_default();
+        let adopt = u64::from(shape.config.adopt_seconds) * 1000;
+        let config = WorkerConfig {
+            stages: StageConfig {
+                adopt_until: if adopt == 0 { Millis(0) } else { BEGIN.plus(adopt) },
+                seed: SEED,
+                fragments,
+                ..StageConfig::default()
+            },
+            ..WorkerConfig::new(WorkerId(0), last.saturating_add(1).max(HOST.0 + 1))
+        };
+        let flows = FlowTable::anonymous(&heddle_flow::Config {
+            capacity: shape.config.connections,
+            timeouts,
+            seed: Some([SEED; 8]),
+            ..heddle_flow::Config::default()
+        });
+        let (mut worker, handle) = Worker::new(
+            config,
+            WorkerPool::new(0, shared.clone()),
+            readers.pop().ok_or_else(|| setup("no reader of the tables"))?,
+            Arc::new(flows),
+            ends.ok_or_else(|| setup("no lanes"))?,
+        );
+        let mut ports = Vec::new();
+        let pods = node_tables.attached().map(|(key, no)| {
+            let (name, file) = pod_names(key);
+            (name, file, PortId(no.0), PortRole::Pod(no))
+        });
+        let host = ("host".to_owned(), "host.pcap".to_owned(), HOST, PortRole::Host);
+        for (name, file, number, role) in pods.chain([host]) {
+            let path = shape.out.join(file);
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ReplayError::File { path, source: e }),
+                _ => {}
+            }
+            let (port, wire) = MemPort::new(number, shared.store());
+            let added = handle.add_port(port, role).map_err(|_| setup("no worker"))?;
+            worker.turn(BEGIN);
+            match added.recv() {
+                Ok(Ok(())) => {}
+                _ => return Err(setup(&format!("port {name} was not taken"))),
+            }
+            let file = Late {
+                path: path.clone(),
+                file: None,
+            };
+            ports.push(PortOf {
+                name,
+                number,
+                path,
+                record: Record::new(wire, file),
+            });
+        }
+        let begin = inputs.begin().unwrap_or_default();
+        Ok(Self {
+            name: shape.name.to_owned(),
+            worker,
+            handle,
+            _publisher: publisher,
+            ports,
+            begin,
+            now: begin,
+        })
+    }
+
+    /// The place of a port.
+    ///
+    /// # Errors
+    /// There is no such port.
+    pub fn find(&self, name: &str) -> Result<usize, ReplayError> {
+        if name == UPLINK {
+            return Err(ReplayError::Uplink);
+        }
+        let found = self.ports.iter().position(|port| port.name == name);
+        found.ok_or_else(|| ReplayError::NoPort {
+            port: name.to_owned(),
+            node: self.name.clone(),
+            known: self
+                .ports
+                .iter()
+                .map(|port| port.name.as_str())
+                .collect::<Vec<_>>()
+                .join(", "),
+        })
+    }
+
+    /// A frame comes in at a port.
+    ///
+    /// # Errors
+    /// What leaves cannot be written down.
+    pub fn receive(&mut self, at: usize, captured: &Captured) -> Result<(), ReplayError> {
+        if let Some(port) = self.ports.get(at) {
+            port.record.wire().push(&captured.frame);
+        }
+        self.now = self.now.max(captured.at);
+        self.turn()
+    }
+
+    /// Time passes and nothing comes in.
+    ///
+    /// # Errors
+    /// What leaves cannot be written down.
+    pub fn wait(&mut self, time: Duration) -> Result<(), ReplayError> {
+        self.now += time;
+        self.turn()
+    }
+
+    fn turn(&mut self) -> Result<(), ReplayError> {
+        let passed = self.now.saturating_sub(self.begin).as_millis();
+        let now = BEGIN.plus(u64::try_from(passed).unwrap_or(u64::MAX));
+        while self.worker.turn(now).is_busy() {}
+        for port in &mut self.ports {
+            port.record.write(self.now).map_err(|source| ReplayError::Capture {
+                path: port.path.clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Ends the run and its captures.
+    ///
+    /// # Errors
+    /// They cannot be written to their end.
+    pub fn finish(self) -> Result<(), ReplayError> {
+        self.ports.into_iter().try_for_each(|port| {
+            port.record.finish().map_err(|source| ReplayError::Capture {
+                path: port.path,
+                source,
+            })
+        })
+    }
+
+    /// What was counted so far.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let counters = self.handle.counters();
+        let counted = |port: &PortOf| PortReport::from(&counters.port_totals(port.number));
+        let mut ports: BTreeMap<String, PortReport> = self
+            .ports
+            .iter()
+            .map(|port| (port.name.clone(), counted(port)))
+            .collect();
+        // There is none yet: what leaves for the outside does so by the host port.
+        ports.insert(UPLINK.to_owned(), PortReport::default());
+        Report { ports }
+    }
+}
+
+/// Pods' numbers begin above it.
+const HOST: PortId = PortId(EndpointId::HOST.0);
+const UPLINK: &str = "uplink";
+
+/// A pod's port and the name of its capture.
+fn pod_names(key: &ObjectKey) -> (String, String) {
+    let ObjectKey { namespace, name } = key;
+    (
+        format!("pod:{namespace}/{name}"),
+        format!("pod_{namespace}_{name}.pcap"),
+    )
+}
+
+fn interfaces(shape: &Shape<'_>, inputs: &Inputs) -> Interfaces {
+    let pods = shape.cluster.pods_on(shape.name);
+    Interfaces {
+        macs: pods
+            .filter_map(|pod| Some((pod.key.clone(), inputs.mac(&pod_names(&pod.key).0)?)))
+            .collect(),
+        host: inputs.mac("host"),
+        mtu: u16::try_from(shape.config.pod_mtu).unwrap_or(u16::MAX),
+        uplink: UplinkMtu::new(USUAL_MTU, false),
+    }
+}

@@ -1,0 +1,110 @@
+//! The objects, and the compiled tables of each node that was asked about.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use heddle_model::{Changes, Cluster, Event, ObjectRef};
+use heddle_source::decode::{Decoded, decode};
+use ipnet::IpNet;
+use serde_json::Value;
+
+use super::node_tables::NodeTables;
+use heddle_config::Config;
+
+/// What the agents' configuration says that decides about connections.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// `externalIPs`: whether those of Services are served.
+    pub external_ips: bool,
+    /// `serviceCIDRs`: the ranges of Service addresses; empty: those of the ServiceCIDR objects.
+    pub service_cidrs: Vec<IpNet>,
+}
+
+impl Default for Rules {
+    /// As kube-proxy does: it serves external addresses. The agent does so where its configuration says it.
+    fn default() -> Self {
+        Self {
+            external_ips: true,
+            service_cidrs: Vec::new(),
+        }
+    }
+}
+
+impl From<&Config> for Rules {
+    fn from(config: &Config) -> Self {
+        Self {
+            external_ips: config.external_ips,
+            service_cidrs: config.service_cidrs.clone(),
+        }
+    }
+}
+
+/// A cluster to be asked. Tables are compiled when a node is first asked about, and follow changes from then on.
+#[derive(Debug, Default)]
+pub struct ClusterTables {
+    rules: Rules,
+    cluster: Cluster,
+    nodes: BTreeMap<Arc<str>, NodeTables>,
+    /// Changes that the nodes have not taken in.
+    pending: Changes,
+}
+
+impl ClusterTables {
+    /// A tables without objects, by the default rules.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A tables without objects.
+    #[must_use]
+    pub fn by(rules: Rules) -> Self {
+        Self {
+            rules,
+            ..Self::default()
+        }
+    }
+
+    /// Takes what a source reports.
+    pub fn take(&mut self, event: Event) {
+        self.pending.extend(self.cluster.apply(event));
+    }
+
+    /// Takes an object in this version, as the Kubernetes API has it. One that is refused is a rejection of the
+    /// cluster; kinds that heddle does not read are left out.
+    pub fn apply(&mut self, origin: &Arc<str>, object: &Value) {
+        match decode(object) {
+            Ok(Decoded::Object(object)) => self.take(Event::Upsert {
+                origin: Arc::clone(origin),
+                object,
+            }),
+            Ok(Decoded::Other(_)) => {}
+            Err(refusal) => self.take(Event::Rejected(refusal.into_rejection(origin, 0, None))),
+        }
+    }
+
+    /// Takes an object away.
+    pub fn delete(&mut self, object: ObjectRef) {
+        self.take(Event::Delete(object));
+    }
+
+    /// The objects.
+    #[must_use]
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    /// The tables of a node, as its agent would have published them.
+    pub fn node_tables(&mut self, node: &str) -> &NodeTables {
+        let changes = std::mem::take(&mut self.pending);
+        if !changes.objects.is_empty() {
+            for node_tables in self.nodes.values_mut() {
+                node_tables.follow(&self.cluster, &changes);
+            }
+        }
+        let (cluster, rules) = (&self.cluster, &self.rules);
+        self.nodes
+            .entry(node.into())
+            .or_insert_with(|| NodeTables::new(cluster, node, rules))
+    }
+}

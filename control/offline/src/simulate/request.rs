@@ -1,0 +1,277 @@
+//! A request of `heddle simulate` and its outcome: reads the files, compiles the tables, answers.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use heddle_config::{Config, ConfigError};
+use heddle_model::{Event, Kind, ObjectKey, ObjectRef};
+use heddle_source::decode::Decoded;
+use heddle_source::{folder, manifest};
+use serde::Serialize;
+
+use super::cluster_tables::{ClusterTables, Rules};
+use super::end_syntax::{Destination, NamedEnd};
+use super::explain::{ExplainError, Explanation, explain};
+use super::path;
+use super::probe::{Answer, Probe, ProbeError};
+use super::what_if::{self, Difference};
+
+/// Why `heddle simulate` does not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum SimulateError {
+    /// The agents' configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The manifests cannot be read.
+    #[error(transparent)]
+    Folder(#[from] folder::FolderError),
+    /// The file of probes cannot be read.
+    #[error("cannot read the probes {path:?}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file of probes is not what it should be.
+    #[error("{path:?} is no JSON array of probes: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// A file of objects to put in cannot be used.
+    #[error("cannot use {path:?}: {message}")]
+    WhatIf {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        message: String,
+    },
+    /// An object to take away is not there.
+    #[error("there is no {0} that could be taken away")]
+    Absent(ObjectRef),
+    /// A connection cannot be explained.
+    #[error(transparent)]
+    Explain(#[from] ExplainError),
+    /// A probe cannot be answered.
+    #[error("probe {id:?}: {source}")]
+    Probe {
+        /// Which.
+        id: String,
+        /// Why.
+        source: ProbeError,
+    },
+}
+
+/// An object as the command line names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectName(ObjectRef);
+
+/// A text that names no object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} names no object that heddle reads: write NetworkPolicy/NAMESPACE/NAME or ClusterNetworkPolicy/NAME, for example"
+)]
+pub struct ObjectNameError(String);
+
+impl FromStr for ObjectName {
+    type Err = ObjectNameError;
+
+    fn from_str(text: &str) -> Result<Self, ObjectNameError> {
+        let wrong = || ObjectNameError(text.to_owned());
+        let parts: Vec<&str> = text.split('/').collect();
+        let kind = Kind::ALL
+            .into_iter()
+            .find(|kind| {
+                parts
+                    .first()
+                    .is_some_and(|first| first.eq_ignore_ascii_case(kind.as_str()))
+            })
+            .ok_or_else(wrong)?;
+        match parts[..] {
+            [_, namespace, name] if kind.is_namespaced() && !namespace.is_empty() && !name.is_empty() => {
+                Ok(Self(ObjectRef::new(kind, ObjectKey::new(namespace, name))))
+            }
+            [_, name] if !kind.is_namespaced() && !name.is_empty() => {
+                Ok(Self(ObjectRef::new(kind, ObjectKey::cluster(name))))
+            }
+            _ => Err(wrong()),
+        }
+    }
+}
+
+/// A question about the cluster of a folder of manifests.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The folder of manifests.
+    pub manifests: PathBuf,
+    /// The question.
+    pub question: Question,
+    /// A file of objects to add or to replace.
+    pub what_if: Option<PathBuf>,
+    /// Objects to take away.
+    pub without: Vec<ObjectName>,
+    /// The agents' configuration file.
+    pub config: Option<PathBuf>,
+    /// The node at which packets enter, for probes without a node of their own.
+    pub node: Option<String>,
+}
+
+/// The kinds of questions.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// Answers for the probes of a file.
+    Probes(PathBuf),
+    /// An explanation of one connection.
+    Connection {
+        /// The source.
+        from: NamedEnd,
+        /// The destination with its port.
+        to: Destination,
+    },
+    /// The pairs of pods between which the other objects would change something.
+    Differences,
+}
+
+/// The answer to a [`Request`].
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// To [`Question::Probes`].
+    Answers {
+        /// The probes of the file.
+        probes: Vec<Probe>,
+        /// Their answers, in the same order.
+        answers: Vec<Answer>,
+    },
+    /// To [`Question::Connection`].
+    Explanation(Box<Explanation>),
+    /// To [`Question::Connection`] with other objects.
+    Comparison(Box<Comparison>),
+    /// To [`Question::Differences`].
+    Differences(Vec<Difference>),
+}
+
+/// The same connection, now and with other objects.
+#[derive(Clone, Debug, Serialize)]
+pub struct Comparison {
+    /// With the objects of the folder.
+    pub now: Explanation,
+    /// With the other objects.
+    pub then: Explanation,
+}
+
+/// Answers the probes of a file, explains one connection, or compares with other objects. `warn` gets each refused object.
+///
+/// # Errors
+/// Something cannot be read, or a probe cannot be answered.
+pub fn run(request: &Request, mut warn: impl FnMut(&str)) -> Result<Outcome, SimulateError> {
+    let rules = match &request.config {
+        Some(path) => Rules::from(&Config::read(path)?),
+        None => Rules::default(),
+    };
+    let events = folder::read(&request.manifests)?;
+    let mut tables = filled(&rules, &events);
+    for rejection in tables.cluster().rejections() {
+        warn(&format!("refused: {rejection}"));
+    }
+    let changes = request.what_if.is_some() || !request.without.is_empty();
+    let mut then = match changes {
+        true => Some(changed(filled(&rules, &events), request)?),
+        false => None,
+    };
+    let node = request.node.as_deref();
+    Ok(match (&request.question, &mut then) {
+        (Question::Probes(path), _) => {
+            let probes = read(path)?;
+            let answers = answers(&mut tables, &probes, node)?;
+            Outcome::Answers { probes, answers }
+        }
+        (Question::Connection { from, to }, None) => {
+            Outcome::Explanation(Box::new(explain(&mut tables, from, to, node)?))
+        }
+        (Question::Connection { from, to }, Some(then)) => Outcome::Comparison(Box::new(Comparison {
+            now: explain(&mut tables, from, to, node)?,
+            then: explain(then, from, to, node)?,
+        })),
+        (Question::Differences, Some(then)) => Outcome::Differences(what_if::differences(&mut tables, then)),
+        (Question::Differences, None) => Outcome::Differences(Vec::new()),
+    })
+}
+
+fn filled(rules: &Rules, events: &[Event]) -> ClusterTables {
+    let mut tables = ClusterTables::by(rules.clone());
+    for event in events {
+        tables.take(event.clone());
+    }
+    tables
+}
+
+fn answers(tables: &mut ClusterTables, probes: &[Probe], node: Option<&str>) -> Result<Vec<Answer>, SimulateError> {
+    let answer = |probe: &Probe| {
+        path::ask(tables, probe, node).map_err(|source| SimulateError::Probe {
+            id: probe.id.clone(),
+            source,
+        })
+    };
+    probes.iter().map(answer).collect()
+}
+
+/// Puts objects in and takes others out.
+fn changed(mut tables: ClusterTables, request: &Request) -> Result<ClusterTables, SimulateError> {
+    if let Some(path) = &request.what_if {
+        let wrong = |message: String| SimulateError::WhatIf {
+            path: path.clone(),
+            message,
+        };
+        let name = path.to_string_lossy();
+        let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+        let entries = manifest::parse(&name, &text).map_err(|error| wrong(error.to_string()))?;
+        if entries.is_empty() {
+            return Err(wrong("it holds no object".to_owned()));
+        }
+        for entry in entries {
+            let object = match entry.decoded {
+                Ok(Decoded::Object(object)) => object,
+                Ok(Decoded::Other(kind)) => return Err(wrong(format!("heddle does not read {kind}"))),
+                Err(refusal) => {
+                    let what = refusal
+                        .object
+                        .as_ref()
+                        .map(|object| format!("{object}: "))
+                        .unwrap_or_default();
+                    return Err(wrong(format!("{what}{refusal}")));
+                }
+            };
+            let put = object.object_ref();
+            let origin = Arc::from(&*name);
+            tables.take(Event::Upsert { origin, object });
+            if let Some(rejection) = tables.cluster().rejections_of(&put).next() {
+                return Err(wrong(rejection.to_string()));
+            }
+        }
+    }
+    for ObjectName(object) in &request.without {
+        let before = tables.cluster().count(object.kind);
+        tables.delete(object.clone());
+        if tables.cluster().count(object.kind) == before {
+            return Err(SimulateError::Absent(object.clone()));
+        }
+    }
+    Ok(tables)
+}
+
+fn read(path: &Path) -> Result<Vec<Probe>, SimulateError> {
+    let text = fs::read_to_string(path).map_err(|source| SimulateError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
+    serde_json::from_str(&text).map_err(|source| SimulateError::Parse {
+        path: path.to_owned(),
+        source,
+    })
+}

@@ -1,0 +1,129 @@
+//! The files: what a suite, a case, a step and a probe look like (`tests/cases/README.md`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use heddle_model::{Kind, ObjectKey, ObjectRef};
+use heddle_offline::simulate::{ClusterTables, Probe, Verdict};
+use serde::Deserialize;
+use serde_json::Value;
+
+#[derive(Deserialize)]
+pub struct Suite {
+    pub suite: String,
+    pub cases: Vec<Case>,
+}
+
+#[derive(Deserialize)]
+pub struct Case {
+    pub id: String,
+    pub node: Option<String>,
+    #[serde(default)]
+    objects: Vec<Value>,
+    pub steps: Vec<Step>,
+}
+
+#[derive(Deserialize)]
+pub struct Step {
+    #[serde(default)]
+    apply: Vec<Value>,
+    #[serde(default)]
+    delete: Vec<Value>,
+    pub probes: Vec<ResolvedProbe>,
+}
+
+#[derive(Deserialize)]
+pub struct ResolvedProbe {
+    #[serde(flatten)]
+    pub probe: Probe,
+    pub expect: Expected,
+}
+
+#[derive(Deserialize)]
+pub struct Expected {
+    pub verdict: Verdict,
+    pub backends: Option<BTreeSet<String>>,
+    pub masquerade: Option<bool>,
+}
+
+impl Suite {
+    /// How many probes its cases have.
+    pub fn probes(&self) -> usize {
+        let steps = self.cases.iter().flat_map(|case| &case.steps);
+        steps.map(|step| step.probes.len()).sum()
+    }
+}
+
+impl Case {
+    /// The tables at its start.
+    pub fn tables(&self) -> ClusterTables {
+        let mut tables = ClusterTables::new();
+        let origin: Arc<str> = self.id.as_str().into();
+        for object in &self.objects {
+            tables.apply(&origin, object);
+        }
+        tables
+    }
+}
+
+impl Step {
+    /// Changes the tables before the step's probes.
+    pub fn change(&self, tables: &mut ClusterTables) {
+        let origin: Arc<str> = "step".into();
+        for object in &self.apply {
+            tables.apply(&origin, object);
+        }
+        for object in &self.delete {
+            tables.delete(object_ref(object));
+        }
+    }
+}
+
+fn object_ref(object: &Value) -> ObjectRef {
+    let kind = object["kind"].as_str().unwrap_or_default();
+    let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind);
+    let kind = kind.unwrap_or_else(|| panic!("{object}: heddle reads no such kind"));
+    let name = object["metadata"]["name"].as_str().expect("a name");
+    let namespace = object["metadata"]["namespace"].as_str();
+    ObjectRef::new(
+        kind,
+        match namespace {
+            Some(namespace) if kind.is_namespaced() => ObjectKey::new(namespace, name),
+            _ if kind.is_namespaced() => ObjectKey::new("default", name),
+            _ => ObjectKey::cluster(name),
+        },
+    )
+}
+
+/// The suites of all folders.
+pub fn all() -> impl Iterator<Item = Suite> {
+    folders().into_iter().flat_map(|folder| suites(&folder))
+}
+
+fn folders() -> Vec<PathBuf> {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![here.join("../../tests/cases")];
+    match std::env::var_os("HEDDLE_CASES") {
+        Some(folder) => folders.push(folder.into()),
+        None => {
+            let shared = here.join("../../../shared/cases");
+            folders.extend(shared.is_dir().then_some(shared));
+        }
+    }
+    folders
+}
+
+fn suites(folder: &Path) -> Vec<Suite> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
+    files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
+    files.sort();
+    assert!(!files.is_empty(), "{} holds no cases", folder.display());
+    let read = |path: PathBuf| {
+        let text = fs::read_to_string(&path).expect("a readable file");
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    files.into_iter().map(read).collect()
+}

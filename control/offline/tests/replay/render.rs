@@ -1,0 +1,76 @@
+//! A frame in words.
+
+use heddle_wire::{Fragment, IcmpMessage, L3, Parsed, Proto, TcpFlags, parse};
+
+/// The frame as a reader of the golden packets sees it.
+pub fn render(frame: &[u8]) -> String {
+    let p = match parse(frame, frame.len()) {
+        Ok(p) => p,
+        Err(error) => return format!("{} bytes: {error}", frame.len()),
+    };
+    if p.l3 == L3::Arp {
+        return format!("ARP {} asks for {}", p.src, p.dst);
+    }
+    let mut text = match p.fragment {
+        Fragment::Later => format!("{} {} > {}", protocol(&p), p.src, p.dst),
+        _ => transport(frame, &p),
+    };
+    if p.is_fragment() {
+        let more = if p.more_fragments { " and more" } else { "" };
+        let end = usize::from(p.fragment_offset) + p.l4_len();
+        text += &format!(", octets {} to {end}{more}", p.fragment_offset);
+    }
+    format!("{text}, ttl {}", p.ttl)
+}
+
+fn protocol(p: &Parsed) -> String {
+    match p.proto {
+        Proto::TCP => "TCP".to_owned(),
+        Proto::UDP => "UDP".to_owned(),
+        Proto::SCTP => "SCTP".to_owned(),
+        Proto::ICMP => "ICMP".to_owned(),
+        Proto::ICMPV6 => "ICMPv6".to_owned(),
+        other => format!("protocol {}", other.0),
+    }
+}
+
+fn transport(frame: &[u8], p: &Parsed) -> String {
+    let name = protocol(p);
+    match p.icmp() {
+        Some(IcmpMessage::EchoRequest) => format!("{name} echo request {} of {} to {}", p.sport, p.src, p.dst),
+        Some(IcmpMessage::EchoReply) => format!("{name} echo reply {} of {} to {}", p.dport, p.src, p.dst),
+        Some(IcmpMessage::Error) => {
+            let about = heddle_wire::parse::quoted(frame, p).map_or_else(
+                |error| error.to_string(),
+                |inner| {
+                    let tuple = inner.tuple();
+                    format!("{}:{} > {}:{}", tuple.src, tuple.sport, tuple.dst, tuple.dport)
+                },
+            );
+            format!(
+                "{name} error {}/{} of {} to {} about {about}",
+                p.icmp_type, p.icmp_code, p.src, p.dst
+            )
+        }
+        Some(_) => format!("{name} {}/{} of {} to {}", p.icmp_type, p.icmp_code, p.src, p.dst),
+        None => {
+            let mut flags = Vec::new();
+            for (flag, word) in [
+                (TcpFlags::SYN, "SYN"),
+                (TcpFlags::ACK, "ACK"),
+                (TcpFlags::FIN, "FIN"),
+                (TcpFlags::RST, "RST"),
+            ] {
+                if p.tcp_flags.contains(flag) {
+                    flags.push(word);
+                }
+            }
+            let flags = if flags.is_empty() {
+                String::new()
+            } else {
+                format!(" {}", flags.join(" "))
+            };
+            format!("{name} {}:{} > {}:{}{flags}", p.src, p.sport, p.dst, p.dport)
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Frames one after another through the node of `cluster`, and their transcript: each with what became of it and what left.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::BufReader;
+use std::path::Path;
+use std::time::Duration;
+
+use heddle_config::Config;
+use heddle_offline::replay::input::Inputs;
+use heddle_offline::replay::node::{Node, Shape};
+use heddle_offline::replay::report::{PortReport, Report};
+use heddle_offline::simulate::{ClusterTables, Rules};
+use heddle_port::{Capture, Captured};
+use heddle_wire::parse;
+use heddle_wire::testing::{assert_valid, reassemble};
+
+use super::render::render;
+
+/// What comes in.
+pub struct Step {
+    /// What it shows.
+    pub what: &'static str,
+    /// The port.
+    pub port: &'static str,
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// How long after the one before it: a millisecond, if nothing is said.
+    pub after: Duration,
+}
+
+impl Step {
+    /// So many seconds later.
+    pub fn after(self, seconds: u64) -> Self {
+        Self {
+            after: Duration::from_secs(seconds),
+            ..self
+        }
+    }
+}
+
+pub const fn step(what: &'static str, port: &'static str, frame: Vec<u8>) -> Step {
+    Step {
+        what,
+        port,
+        frame,
+        after: Duration::from_millis(1),
+    }
+}
+
+pub fn cluster() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/replay/cluster"))
+}
+
+/// Plays the steps and tells them. Every frame that leaves is verified by etherparse, and every datagram of which all
+/// fragments leave.
+pub fn transcript(steps: &[Step]) -> String {
+    let out = tempfile::tempdir().unwrap();
+    let mut tables = ClusterTables::new();
+    for event in heddle_source::folder::read(cluster()).unwrap() {
+        tables.take(event);
+    }
+    assert_eq!(tables.cluster().rejections().count(), 0);
+    let shape = Shape {
+        cluster: tables.cluster(),
+        name: "node-1",
+        rules: &Rules::default(),
+        config: &Config::default(),
+        out: out.path(),
+    };
+    let mut node = Node::new(&shape, &Inputs::open(&[]).unwrap()).unwrap();
+    let mut ends = Vec::new();
+    let mut at = Duration::ZERO;
+    for step in steps {
+        let before = node.report();
+        at += step.after;
+        let captured = Captured {
+            at,
+            frame: step.frame.clone(),
+        };
+        node.receive(node.find(step.port).unwrap(), &captured).unwrap();
+        ends.push((at, end(&before, &node.report(), step.port)));
+    }
+    node.finish().unwrap();
+    let left = left(out.path());
+    verify_datagrams(&left);
+    let mut transcript = String::new();
+    for (step, (at, end)) in steps.iter().zip(ends) {
+        transcript += &format!("# {}\n{}: {}\n  {end}\n", step.what, step.port, render(&step.frame));
+        for (port, captured) in left.iter().filter(|(_, captured)| captured.at == at) {
+            assert_valid(&captured.frame);
+            transcript += &format!("  {port}: {}\n", render(&captured.frame));
+        }
+    }
+    transcript
+}
+
+/// Fragments that leave by one port for one datagram, put together: the checksum of the whole holds. One whose end never
+/// left is none.
+fn verify_datagrams(left: &[(String, Captured)]) {
+    let mut datagrams = BTreeMap::<_, (Vec<Vec<u8>>, bool)>::new();
+    for (port, captured) in left {
+        let p = parse(&captured.frame, captured.frame.len()).unwrap();
+        if p.is_fragment() {
+            let of = (port, p.src, p.dst, p.fragment_id);
+            let (fragments, ended) = datagrams.entry(of).or_default();
+            fragments.push(captured.frame.clone());
+            *ended |= !p.more_fragments;
+        }
+    }
+    for (fragments, _) in datagrams.values().filter(|(_, ended)| *ended) {
+        assert_valid(&reassemble(fragments).expect("all fragments of what left"));
+    }
+}
+
+/// How the one frame that came in ended.
+fn end(before: &Report, after: &Report, port: &str) -> String {
+    let (a, b): (&PortReport, &PortReport) = (&before.ports[port], &after.ports[port]);
+    assert_eq!(b.received, a.received + 1, "the frame is counted where it came in");
+    let dropped = b.dropped.iter().find(|(reason, n)| a.dropped.get(*reason) != Some(n));
+    match dropped {
+        Some((reason, _)) => format!("dropped: {reason}"),
+        None if b.forwarded > a.forwarded => "forwarded".to_owned(),
+        None if b.answered > a.answered => "answered".to_owned(),
+        None if b.absorbed > a.absorbed => "absorbed".to_owned(),
+        None => "waits".to_owned(),
+    }
+}
+
+fn left(out: &Path) -> Vec<(String, Captured)> {
+    let mut files: Vec<_> = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    let mut left = Vec::new();
+    for file in files {
+        let name = file.file_stem().unwrap().to_string_lossy().into_owned();
+        let port = match name.split('_').collect::<Vec<_>>()[..] {
+            ["pod", namespace, pod] => format!("pod:{namespace}/{pod}"),
+            _ => name,
+        };
+        let mut capture = Capture::new(BufReader::new(fs::File::open(&file).unwrap())).unwrap();
+        while let Some(captured) = capture.take().unwrap() {
+            left.push((port.clone(), captured));
+        }
+    }
+    left
+}
