@@ -218,10 +218,10 @@ impl Scene {
         open: &mut OpenConnections,
     ) -> Result<(), LabError> {
         let wanted: Vec<(Probe, SocketAddr, bool)> = list(step, "probes")
-            .map(|probe| {
-                let probe = Probe::parse(probe);
+            .map(|value| {
+                let probe = Probe::parse(value);
                 let to = self.to(&probe, objects);
-                (probe, to, probe["expect"]["verdict"] == "allow")
+                (probe, to, value["expect"]["verdict"] == "allow")
             })
             .collect();
         let start = Instant::now();
