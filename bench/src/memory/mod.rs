@@ -10,9 +10,9 @@ pub mod turn;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use heddle_engine::{Batch, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process};
+use heddle_engine::{Batch, FragmentConfig, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process};
 use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{BURST, FrameStore, Packet, SharedPool, WorkerPool};
+use heddle_port::{BURST, Capabilities, FrameStore, Packet, SharedPool, WorkerPool};
 use heddle_tables::Snapshot;
 use heddle_wire::MacAddr;
 
@@ -233,7 +233,7 @@ impl Burst {
             snapshot,
             flows: load.table(),
             stages: Stages::new(StageConfig::default()),
-            batch: Batch::new(),
+            batch: Batch::new(&FragmentConfig::default()),
             store: Arc::clone(pool.store_arc()),
             pool,
             waiting,
@@ -303,6 +303,7 @@ impl Burst {
         let ingress = Ingress {
             port: client.pod.port,
             role: PortRole::Pod(client.pod.endpoint),
+            capabilities: Capabilities::VETH,
         };
         let tables = Tables {
             snapshot: &self.snapshot,

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerHandle, mesh};
 use heddle_flow::Millis;
-use heddle_port::{Frame, FrameStore, Packet, PacketVec, Port, PortId, PortStats, SharedPool, WorkerPool};
+use heddle_port::{
+    Capabilities, Frame, FrameStore, Packet, PacketVec, Port, PortId, PortStats, SharedPool, WorkerPool,
+};
 use heddle_tables::publish::{Publisher, channel};
 use heddle_tables::{EndpointId, Snapshot, WorkerId};
 
@@ -48,6 +50,10 @@ impl StandInPort {
 impl Port for StandInPort {
     fn number(&self) -> PortId {
         self.number
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::VETH
     }
 
     fn rx(&mut self, pool: &mut WorkerPool, out: &mut PacketVec) -> usize {

@@ -5,40 +5,50 @@ use heddle_flow::{FlowKey, Hit};
 use heddle_port::{BURST, Packet, PacketVec};
 use heddle_wire::Parsed;
 
+use crate::decide::Decision;
+use crate::ingress::Ingress;
 use crate::reason::DropReason;
-use crate::reassembly::Ticket;
-use crate::stage::decide_burst::BurstDecisions;
+use crate::reassembly::{FragmentConfig, Ticket};
 use crate::verdict::Verdict;
 
-/// A packet that waits for its flow.
+/// A packet that waits for the lookup of its flow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pending {
-    /// Its place in the burst.
+    /// Its index in the burst.
     pub(crate) at: u8,
-    /// What the parser said.
+    /// Its parsed headers.
     pub(crate) parsed: Parsed,
-    /// What it is.
+    /// Its kind.
     pub(crate) kind: Kind,
 }
 
-/// What a packet that waits for its flow is.
+/// The kind of a packet that a flow handles.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// A whole packet of the flow.
     Whole,
-    /// A fragment: a first one, or one whose key says nothing.
-    Fragment,
-    /// An ICMP error: its key is that of the answers to the packet that it quotes.
-    Quote,
+    /// The first fragment of a datagram: handled as a whole packet, and remembered for the later ones.
+    FirstFragment,
+    /// A later fragment, whose own key has no ports.
+    LaterFragment,
+    /// An ICMP error. Its key is that of the replies to the packet that it quotes.
+    IcmpError,
 }
 
-/// What the parser said of the packets of a burst that waited for their flows.
-#[derive(Clone, Copy)]
-pub(crate) struct Seen<'a>(&'a [Pending]);
+/// The decisions for packets that open connections, by the packets' indices among those that wait for a flow. Empty until one
+/// of them misses the flow table.
+pub(crate) type BurstDecisions = ArrayVec<Option<Decision>, BURST>;
 
-impl Seen<'_> {
-    /// Of the packet at that place, if it was one of them.
-    pub(crate) fn parsed(&self, at: usize) -> Option<&Parsed> {
+/// The parsed headers of a burst's packets that waited for their flows.
+#[derive(Clone, Copy)]
+pub(crate) struct ParsedPackets<'a>(&'a [Pending]);
+
+impl ParsedPackets<'_> {
+    /// No packets.
+    pub(crate) const NONE: Self = Self(&[]);
+
+    /// Returns the parsed headers of the packet at an index of the burst, if it waited for its flow.
+    pub(crate) fn get(&self, at: usize) -> Option<&Parsed> {
         let place = self
             .0
             .binary_search_by_key(&at, |waiting| usize::from(waiting.at))
@@ -47,83 +57,99 @@ impl Seen<'_> {
     }
 }
 
-/// A burst. Made once a worker and filled again and again: it never allocates.
+/// A packet that came in with an earlier burst, was held, and has its verdict now.
+#[derive(Debug)]
+pub(crate) struct Reentered {
+    pub(crate) packet: Packet,
+    pub(crate) ingress: Ingress,
+    pub(crate) verdict: Verdict,
+}
+
+/// A burst. A worker makes one and fills it again and again: it never allocates after that.
 #[derive(Debug)]
 pub struct Batch {
-    /// What came in, in order.
+    /// The received packets, in order.
     pub(crate) packets: PacketVec,
-    /// How each packet ends.
+    /// The verdict on each packet.
     pub(crate) verdicts: [Verdict; BURST],
-    /// Packets that a flow has to answer for, ...
+    /// The packets that a flow handles, ...
     pub(crate) pending: ArrayVec<Pending, BURST>,
     /// ... their keys ...
     pub(crate) keys: ArrayVec<FlowKey, BURST>,
-    /// ... and what the flow table had for each.
+    /// ... and the entry that the flow table has for each.
     pub(crate) hits: [Option<Hit>; BURST],
-    /// What becomes of connections that they open, where that was decided for many at once.
-    pub(crate) decided: BurstDecisions,
-    /// Fragments that wait for their first, by their place in the burst, in order.
+    /// The decisions for connections that the burst opens, where they were made all at once.
+    pub(crate) decisions: BurstDecisions,
+    /// Fragments that wait for their first, by their index in the burst, in order.
     pub(crate) waiting: ArrayVec<(u8, Ticket), BURST>,
-}
-
-impl Default for Batch {
-    fn default() -> Self {
-        Self::new()
-    }
+    /// Held fragments that got their verdicts beside the burst.
+    pub(crate) reentered: Vec<Reentered>,
 }
 
 impl Batch {
-    /// An empty burst.
+    /// Makes an empty burst with room for every fragment that stages of this configuration hold.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn new(fragments: &FragmentConfig) -> Self {
         Self {
             packets: PacketVec::new(),
             verdicts: [Verdict::drop(DropReason::NoVerdict); BURST],
             pending: ArrayVec::new(),
             keys: ArrayVec::new(),
             hits: [None; BURST],
-            decided: ArrayVec::new(),
+            decisions: ArrayVec::new(),
             waiting: ArrayVec::new(),
+            reentered: Vec::with_capacity(usize::from(fragments.held_frames) + BURST),
         }
     }
 
-    /// Where a port receives into.
+    /// Returns the list that a port receives into.
     pub fn packets_mut(&mut self) -> &mut PacketVec {
         &mut self.packets
     }
 
-    /// The packets.
+    /// Returns the packets of the burst.
     pub fn packets(&self) -> &[Packet] {
         &self.packets
     }
 
-    /// The verdict on each packet, in their order; right after [`process`](crate::process).
+    /// Returns the verdict on each packet of the burst, in their order; right after [`process`](crate::process()).
     #[must_use]
     pub fn verdicts(&self) -> &[Verdict] {
         self.verdicts.get(..self.packets.len()).unwrap_or_default()
     }
 
-    /// Takes all packets out, each with its verdict.
+    /// Takes all packets out, each with its verdict: those of the burst, then held fragments that got theirs beside it.
     pub fn drain(&mut self) -> impl Iterator<Item = (Packet, Verdict)> + '_ {
-        self.packets.drain(..).zip(self.verdicts)
+        let held = self.reentered.drain(..).map(|held| (held.packet, held.verdict));
+        self.packets.drain(..).zip(self.verdicts).chain(held)
     }
 
-    /// The same, beside what is known of packets that waited for their flows.
-    pub(crate) fn drain_seen(&mut self) -> (impl Iterator<Item = (Packet, Verdict)> + '_, Seen<'_>) {
+    /// Takes the burst's packets out, beside the parsed headers of those that waited for their flows.
+    pub(crate) fn drain_burst(&mut self) -> (impl Iterator<Item = (Packet, Verdict)> + '_, ParsedPackets<'_>) {
         let Self {
             packets,
             verdicts,
             pending,
             ..
         } = self;
-        (packets.drain(..).zip(*verdicts), Seen(pending))
+        (packets.drain(..).zip(*verdicts), ParsedPackets(pending))
     }
 
-    /// Forgets what was learned about the burst before.
+    /// Adds a held fragment that has its verdict.
+    #[cold]
+    pub(crate) fn push_reentered(&mut self, packet: Packet, ingress: Ingress, verdict: Verdict) {
+        self.reentered.push(Reentered {
+            packet,
+            ingress,
+            verdict,
+        });
+    }
+
+    /// Clears what was learned about the burst before.
     pub(crate) fn begin(&mut self) {
         self.pending.clear();
         self.keys.clear();
-        self.decided.clear();
+        self.decisions.clear();
         self.waiting.clear();
         self.verdicts = [Verdict::drop(DropReason::NoVerdict); BURST];
     }

@@ -1,14 +1,16 @@
 //! What the stages of one burst share.
 
-use heddle_flow::{FlowTable, FlowView, Millis, Origin};
-use heddle_port::{FrameStore, Packet, PortId, WorkerPool};
+use heddle_flow::{Egress, FlowTable, FlowView, Millis, Origin};
+use heddle_port::{FrameStore, PortId, WorkerPool};
 use heddle_tables::{Endpoint, EndpointId, Generation, Snapshot};
+use heddle_wire::MacAddr;
 
 use crate::batch::Batch;
-use crate::control::PortRole;
 use crate::decide::BackendSelector;
+use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::reassembly::{Datagrams, FragmentConfig, FragmentTotals};
+use crate::verdict::Verdict;
 
 /// What the stages are told once.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +45,7 @@ pub struct Stages {
     pub(crate) config: StageConfig,
     /// ICMP errors that may still be sent in this turn.
     pub(crate) errors_left: u32,
-    /// Packets that no current flow answered for.
+    /// Packets that took the slow path since the worker last counted.
     pub(crate) slow: u64,
     /// The state of the generator of chance.
     pub(crate) chance: u64,
@@ -67,53 +69,33 @@ impl Stages {
         }
     }
 
-    /// A turn begins: budgets are full again, and fragments whose time is up are given up.
-    pub fn begin_turn(&mut self, now: Millis) {
+    /// Begins a turn: fills the budgets, and gives up the held fragments whose first did not come in time. Those are in `batch`
+    /// then, with their verdicts.
+    pub fn begin_turn(&mut self, batch: &mut Batch, now: Millis) {
         self.errors_left = self.config.errors_per_turn;
         self.datagrams.expire(now);
+        self.drop_given_up(batch);
     }
 
-    /// Puts held fragments whose first has come into an empty burst, to be processed as if they came in now, and says where
-    /// they did. To be called after each burst until there is none.
-    pub fn release(&mut self, batch: &mut Batch) -> Option<Ingress> {
-        self.datagrams.take_ready(batch.packets_mut())
+    /// Gives up the held fragments that came in by a port, because it is about to be closed. They are in `batch` then, with
+    /// their verdicts.
+    pub fn close(&mut self, batch: &mut Batch, port: PortId) {
+        self.datagrams.close(port);
+        self.drop_given_up(batch);
     }
 
-    /// A held fragment that will not be forwarded any more, the port where it came in, and why: to be freed and counted. To
-    /// be called after each burst until there is none.
-    pub fn give_up(&mut self) -> Option<(Packet, PortId, DropReason)> {
-        self.datagrams.take_given_up()
+    /// Moves the held fragments that were given up into the batch.
+    #[inline]
+    pub(crate) fn drop_given_up(&mut self, batch: &mut Batch) {
+        while let Some((packet, ingress, reason)) = self.datagrams.take_given_up() {
+            batch.push_reentered(packet, ingress, Verdict::drop(reason));
+        }
     }
 
-    /// What came of fragments, if that has changed since the last time.
+    /// Returns the fragment counts if they have changed since the last call.
     #[inline]
     pub fn fragments(&mut self) -> Option<FragmentTotals> {
-        self.datagrams.news()
-    }
-
-    /// A port is closed: what came in by it and is held is given up.
-    pub fn close(&mut self, port: PortId) {
-        self.datagrams.close(port);
-    }
-}
-
-/// Where a burst came in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ingress {
-    /// The port.
-    pub port: PortId,
-    /// Whom it leads to.
-    pub role: PortRole,
-}
-
-impl Ingress {
-    /// The origin in the flow keys of its packets.
-    #[must_use]
-    pub const fn origin(&self) -> Origin {
-        match self.role {
-            PortRole::Pod(id) => Origin::pod(id),
-            PortRole::Host => Origin::HOST,
-        }
+        self.datagrams.changed_totals()
     }
 }
 
@@ -164,7 +146,22 @@ impl<'a> Context<'a> {
         ])
     }
 
-    /// Whether an entry was evaluated under the tables as they are, and in this start of the agent.
+    /// Returns the MAC address that a packet leaves with, or the reason why it cannot leave.
+    ///
+    /// # Errors
+    /// The endpoint's port is closed, or the egress is another node or the uplink, for which there are no ports yet.
+    #[inline(always)]
+    pub(crate) fn next_mac(&self, egress: Egress) -> Result<MacAddr, DropReason> {
+        match egress {
+            Egress::Endpoint(to) => match self.snapshot.egress_port(to) {
+                Some(port) => Ok(port.mac),
+                None => Err(DropReason::PortClosed),
+            },
+            Egress::Uplink(_) | Egress::Node(_) => Err(DropReason::NoRoute),
+        }
+    }
+
+    /// Returns true if an entry was evaluated under the tables as they are, and in this start of the agent.
     #[inline]
     pub(crate) fn is_current(&self, view: &FlowView) -> bool {
         self.generations(view.endpoints)

@@ -8,30 +8,11 @@ use std::sync::Arc;
 
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use heddle_port::{Port, PortId};
-use heddle_tables::{EndpointId, WorkerId};
+use heddle_tables::WorkerId;
 
 use crate::counters::WorkerCounters;
+use crate::ingress::PortRole;
 use crate::wakeup::Waker;
-
-/// Whom a port leads to.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PortRole {
-    /// A pod's attachment.
-    Pod(EndpointId),
-    /// The node itself: this worker's queue of the host port.
-    Host,
-}
-
-impl PortRole {
-    /// The endpoint behind the port.
-    #[must_use]
-    pub const fn endpoint(self) -> EndpointId {
-        match self {
-            Self::Pod(id) => id,
-            Self::Host => EndpointId::HOST,
-        }
-    }
-}
 
 /// What control asks of a worker.
 pub(crate) enum Message<P> {

@@ -133,7 +133,7 @@ pub enum Refused {
 impl Inbox {
     /// The next item of one lane.
     #[inline]
-    pub fn take(&self, from: usize) -> Option<HandoverItem> {
+    pub fn pop(&self, from: usize) -> Option<HandoverItem> {
         self.lanes.get(from)?.queue.pop()
     }
 

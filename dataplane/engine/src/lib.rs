@@ -18,6 +18,7 @@ mod drops;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod handover;
+mod ingress;
 mod process;
 mod reason;
 mod reassembly;
@@ -27,14 +28,15 @@ mod wakeup;
 mod worker;
 
 pub use batch::Batch;
-pub use context::{Ingress, StageConfig, Stages};
-pub use control::{AddError, PortRole, WorkerGone, WorkerHandle};
+pub use context::{StageConfig, Stages};
+pub use control::{AddError, WorkerGone, WorkerHandle};
 pub use counters::{Counter, PortCounters, PortTotals, WorkerCounters, WorkerTotals};
 pub use decide::{
     Allowed, BackendSelector, Decision, Denial, Query, Source, Target, connection_hash, decide, decide_with, judge,
 };
 pub use drops::{DropRecord, DropRing, PolicyCount, PolicyCounters, Reading};
 pub use handover::{Ends, mesh};
+pub use ingress::{Ingress, PortRole};
 pub use process::{Tables, process};
 pub use reason::{AbsorbReason, AnswerKind, DropReason};
 pub use reassembly::{FragmentConfig, FragmentTotals};

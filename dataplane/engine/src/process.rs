@@ -1,37 +1,64 @@
-//! The way of a burst through the stages: packets and tables only, no ring, no socket, no clock.
+//! The driver: takes a burst through the stages. It knows packets and tables, no ring, no socket and no clock.
 //!
-//! parse and classify -> look up all flows at once -> decide at once the connections that are opened -> for each packet:
-//! replay its flow's rewrite, or take the slow path.
+//! ```text
+//!  parse ─ classify ─┬─ verdict (malformed, spoofed, unsupported)
+//!                    ├─ neighbor (ARP, neighbor discovery) ─ local reply or verdict
+//!                    └─ flow key: one lookup for the whole burst
+//!                         ├─ hit, current ──────────────────────────────► Replay
+//!                         ├─ hit, stale ─► Revalidate ─┬────────────────► Replay
+//!                         ├─ miss ─► elsewhere known ──┘     ▲
+//!                         └─ miss ─► Open ───────────────────┘
+//!  Replay ─┬─ forward: verdict            Revalidate, Open ─┬─ Reply
+//!          ├─ Reply (TTL used up, too big)                  └─ verdict
+//!          └─ Open (the connection was removed meanwhile)
+//! ```
+//!
+//! Every stage returns what comes next ([`Next`]), and the driver calls the next stage: [`replay`] on the hot path, the loop
+//! of [`slow_path`] for everything else. Fragments that wait for their first one leave the burst and re-enter here
+//! ([`reenter`]), with no help of the caller.
 
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use heddle_flow::{FlowTable, Millis};
-use heddle_port::{BURST, FrameStore, PacketVec, WorkerPool};
+use heddle_flow::{FlowKey, FlowTable, Hit, Millis};
+use heddle_port::{BURST, FrameStore, Packet, PacketVec, WorkerPool};
 use heddle_tables::Snapshot;
-use heddle_wire::{Fragment, parse, simd};
+use heddle_wire::{Fragment, Parsed, parse, simd};
 
-use crate::batch::{Batch, Kind, Pending};
-use crate::context::{Context, Ingress, Stages};
+use crate::batch::{Batch, Kind, Pending, Reentered};
+use crate::context::{Context, Stages};
+use crate::decide::Decision;
+use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::reassembly::Ticket;
-use crate::stage::{classify, decide_burst, flow_hit, fragment_in, icmp_error, new_flow};
+use crate::stage::classify::{Class, classify};
+use crate::stage::fragment_in::{self, Fate};
+use crate::stage::next::{Next, Replay, Reply};
+use crate::stage::{decide_burst, flow_hit, forward, icmp_error, local_reply, neighbor, new_flow, revalidate};
 use crate::verdict::Verdict;
 
 /// The tables that a burst is looked up in.
 #[derive(Clone, Copy)]
 pub struct Tables<'a> {
-    /// What control published.
+    /// The published tables.
     pub snapshot: &'a Snapshot,
-    /// The connections.
+    /// The flow table.
     pub flows: &'a FlowTable,
 }
 
-/// Gives each packet of the burst its verdict. Headers of forwarded packets are rewritten, frames of answered ones hold
-/// the answer; nothing is sent, counted or freed but the further frames of answered chains, which go to `pool`.
+/// Steps of one packet through the slow path. The longest regular path has five (Revalidate, Open, Replay, Reply, Done); more
+/// of them mean that other workers keep removing the connection.
+const MAX_STEPS: u32 = 12;
+
+/// Gives each packet of the burst its verdict. Headers of forwarded packets are rewritten, frames of packets with a local
+/// reply hold the reply. Nothing is sent, counted or freed but the further frames of replaced chains, which go to `pool`.
 ///
-/// Fragments that wait for the first one of their datagram leave the burst: `stages` holds them, until [`Stages::release`] or
-/// [`Stages::give_up`] gives them back.
+/// Fragments that wait for the first one of their datagram leave the burst; `stages` holds them. Held fragments whose first
+/// has come, or that are given up, get their verdicts in the same call and are in the batch too ([`Batch::drain`]).
+///
+/// Plan: parse and classify every packet, which sorts out those without a flow; look up all flows at once, so that the
+/// burst waits for memory once; then finish packet by packet, because an earlier packet may open the connection of a later
+/// one. The first miss decides all connections that the burst opens.
 pub fn process(
     stages: &mut Stages,
     batch: &mut Batch,
@@ -63,9 +90,11 @@ pub fn process(
         pending,
         keys,
         hits,
-        decided,
+        decisions,
         waiting,
+        reentered,
     } = batch;
+    // Headers first: the parser would wait for each packet's memory in turn.
     packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
     for (at, (packet, verdict)) in packets.iter_mut().zip(verdicts.iter_mut()).enumerate() {
         let parsed = parse(packet.bytes(&store), packet.len() as usize);
@@ -76,13 +105,16 @@ pub fn process(
                 continue;
             }
         };
-        let (key, kind) = match classify::classify(&mut cx, packet, parsed) {
-            classify::Class::Flow(key) if parsed.is_fragment() => (key, Kind::Fragment),
-            classify::Class::Flow(key) => (key, Kind::Whole),
-            classify::Class::Quote(key) => (key, Kind::Quote),
-            classify::Class::Done(done) => {
+        let (key, kind) = match classify(&cx, packet, parsed) {
+            Class::Flow(key) => (key, flow_packet_kind(parsed)),
+            Class::IcmpError(key) => (key, Kind::IcmpError),
+            Class::Link => {
+                *verdict = link(&mut cx, packet, parsed);
+                continue;
+            }
+            Class::Done(done) => {
                 if parsed.fragment == Fragment::First {
-                    fragment_in::refused(&mut cx, parsed);
+                    fragment_in::refuse_first(&mut cx, parsed);
                 }
                 *verdict = done;
                 continue;
@@ -96,40 +128,215 @@ pub fn process(
         keys.push(key);
     }
     cx.flows.lookup(keys, now, hits);
-    for (no, ((Pending { at, parsed, kind }, key), hit)) in pending.iter().zip(keys.iter()).zip(hits.iter()).enumerate()
+    for (place, ((Pending { at, parsed, kind }, key), hit)) in
+        pending.iter().zip(keys.iter()).zip(hits.iter()).enumerate()
     {
-        let place = usize::from(*at);
-        let (Some(packet), Some(verdict)) = (packets.get_mut(place), verdicts.get_mut(place)) else {
+        let index = usize::from(*at);
+        let (Some(packet), Some(verdict)) = (packets.get_mut(index), verdicts.get_mut(index)) else {
             continue;
         };
-        *verdict = match kind {
-            Kind::Whole if hit.is_none() => {
-                if decided.is_empty() {
-                    decide_burst::decide_burst(&mut cx, no, pending, keys, hits, decided);
+        *verdict = match (kind, hit) {
+            (Kind::Whole, Some(hit)) => finish_hit(&mut cx, packet, parsed, key, hit),
+            (Kind::Whole, None) => {
+                if decisions.is_empty() {
+                    decide_burst::decide_burst(&mut cx, place, pending, keys, hits, decisions);
                 }
-                new_flow::dispatch_miss(&mut cx, packet, parsed, key, decided.get(no).and_then(Option::as_ref))
+                let decision = decisions.get(place).and_then(Option::as_ref);
+                finish_miss(&mut cx, packet, parsed, key, decision)
             }
-            Kind::Whole => flow_hit::whole(&mut cx, packet, parsed, key, hit.as_ref()),
-            Kind::Quote => icmp_error::error(&mut cx, packet, parsed, key, *hit),
-            Kind::Fragment => match fragment_in::fragment(&mut cx, packet, parsed, key, hit.as_ref()) {
-                fragment_in::End::Now(verdict) => verdict,
-                fragment_in::End::Waits(ticket) => {
+            (Kind::FirstFragment, hit) => finish_first_fragment(&mut cx, packet, parsed, key, hit.as_ref()),
+            (Kind::LaterFragment, _) => match finish_later_fragment(&mut cx, packet, parsed) {
+                Ok(verdict) => verdict,
+                Err(ticket) => {
                     waiting.push((*at, ticket));
                     continue;
                 }
             },
+            (Kind::IcmpError, hit) => finish_icmp_error(&mut cx, packet, parsed, key, hit.as_ref()),
         };
     }
     if !waiting.is_empty() {
-        keep_back(&mut cx, packets, verdicts, waiting);
-        // Their places do not hold any more.
+        hold_waiting(&mut cx, packets, verdicts, waiting);
+        // The indices of `pending` do not hold any more.
         pending.clear();
+    }
+    if cx.stages.datagrams.has_finished() {
+        reenter(&mut cx, reentered);
+        cx.stages.drop_given_up(batch);
     }
 }
 
-/// Takes the packets that wait out of the burst; the others stay in order, each with its verdict.
+/// Returns the kind of a packet with a flow key of its own.
+#[inline]
+fn flow_packet_kind(p: &Parsed) -> Kind {
+    if !p.is_fragment() {
+        Kind::Whole
+    } else if p.is_later_fragment() {
+        Kind::LaterFragment
+    } else {
+        Kind::FirstFragment
+    }
+}
+
+/// Finishes a whole packet whose key hit the flow table.
+///
+/// The hot path: the entry is current and its rewrite is replayed. Anything else is the slow path's.
+#[inline(always)]
+fn finish_hit(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
+    let next = match flow_hit::check(cx, p, hit) {
+        Next::Replay(direction) => match replay(cx, packet, p, key, &direction) {
+            Next::Done(verdict) => return verdict,
+            next => next,
+        },
+        next => {
+            cx.stages.slow += 1;
+            next
+        }
+    };
+    slow_path(cx, packet, p, key, Kind::Whole, next, None)
+}
+
+/// Finishes a packet whose key missed the flow table. Looks once more, by the tuple alone: an earlier packet of the burst or
+/// another worker may have opened the connection by now, or the tuple is known from another origin.
 #[cold]
-fn keep_back(
+#[inline(never)]
+fn finish_miss(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    p: &Parsed,
+    key: &FlowKey,
+    decision: Option<&Decision>,
+) -> Verdict {
+    cx.stages.slow += 1;
+    let next = match cx.flows.find_tuple(&key.tuple, key.proto, cx.now) {
+        None => Next::Open(None),
+        Some(hit) if hit.view.origin == key.origin => flow_hit::check(cx, p, &hit),
+        Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => Next::Open(Some(hit.slot)),
+        Some(hit) => Next::Revalidate(hit),
+    };
+    slow_path(cx, packet, p, key, Kind::Whole, next, decision)
+}
+
+/// Finishes the first fragment of a datagram: as a whole packet, whose verdict the later ones depend on.
+#[cold]
+#[inline(never)]
+fn finish_first_fragment(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    p: &Parsed,
+    key: &FlowKey,
+    hit: Option<&Hit>,
+) -> Verdict {
+    let ticket = match fragment_in::register_first(cx, p, key) {
+        Ok(ticket) => ticket,
+        Err(reason) => return Verdict::drop(reason),
+    };
+    let verdict = match hit {
+        Some(hit) => finish_hit(cx, packet, p, key, hit),
+        None => finish_miss(cx, packet, p, key, None),
+    };
+    fragment_in::record_first(cx, ticket, key, verdict);
+    verdict
+}
+
+/// Finishes a later fragment, or returns the ticket with which it waits for the first one.
+#[cold]
+#[inline(never)]
+fn finish_later_fragment(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Result<Verdict, Ticket> {
+    let key = match fragment_in::later(cx, p) {
+        Fate::Follow(key) => key,
+        Fate::Wait(ticket) => return Err(ticket),
+        Fate::Done(verdict) => return Ok(verdict),
+    };
+    let next = fragment_in::find_flow(cx, &key);
+    cx.stages.slow += u64::from(matches!(next, Next::Revalidate(_)));
+    Ok(slow_path(cx, packet, p, &key, Kind::LaterFragment, next, None))
+}
+
+/// Finishes an ICMP error; `key` is that of the replies to the packet that it quotes.
+#[cold]
+#[inline(never)]
+fn finish_icmp_error(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    p: &Parsed,
+    key: &FlowKey,
+    hit: Option<&Hit>,
+) -> Verdict {
+    cx.stages.slow += 1;
+    let next = icmp_error::check(cx, packet, p, key, hit);
+    slow_path(cx, packet, p, key, Kind::IcmpError, next, None)
+}
+
+/// Finishes an ARP packet or an ICMP message of the link.
+#[cold]
+#[inline(never)]
+fn link(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
+    let next = neighbor::handle(cx, packet, p);
+    let key = FlowKey::of(p, cx.origin());
+    slow_path(cx, packet, p, &key, Kind::Whole, next, None)
+}
+
+/// Calls stage after stage until the packet has its verdict. `decision` is what the burst's decision says, for the first
+/// connection that the packet opens.
+#[cold]
+#[inline(never)]
+fn slow_path(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    p: &Parsed,
+    key: &FlowKey,
+    kind: Kind,
+    mut next: Next,
+    mut decision: Option<&Decision>,
+) -> Verdict {
+    for _ in 0..MAX_STEPS {
+        next = match permit(kind, next) {
+            Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, &direction.plan),
+            Next::Replay(direction) => replay(cx, packet, p, key, &direction),
+            Next::Revalidate(hit) => revalidate::revalidate(cx, p, key, &hit),
+            Next::Open(replaces) => new_flow::open(cx, p, key, replaces, decision.take()),
+            Next::Reply(reply) => Next::Done(local_reply::send(cx, packet, p, reply)),
+            Next::Done(verdict) => return verdict,
+        };
+    }
+    Verdict::drop(DropReason::FlowContended)
+}
+
+/// Turns the steps that a kind of packet must not cause into drops: later fragments and ICMP errors open no connection and get
+/// no reply (RFC 1122 section 3.2.2).
+fn permit(kind: Kind, next: Next) -> Next {
+    let without_flow = match kind {
+        Kind::Whole | Kind::FirstFragment => return next,
+        Kind::LaterFragment => DropReason::FragmentWithoutFlow,
+        Kind::IcmpError => DropReason::IcmpWithoutFlow,
+    };
+    match next {
+        Next::Open(_) => Next::drop(without_flow),
+        Next::Reply(reply) => Next::drop(reply.otherwise()),
+        next => next,
+    }
+}
+
+/// Applies a flow's rewrite to a packet, counts it there and forwards it: does what was done to the flow's first packet.
+///
+/// The TTL comes first, because a packet whose TTL is used up is none of the flow's any more. An entry that does not take the
+/// count is gone: then a successor is looked for.
+#[inline(always)]
+fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, direction: &Replay) -> Next {
+    if p.ttl <= 1 {
+        return Next::Reply(Reply::TimeExceeded);
+    }
+    if cx.flows.touch(direction.slot, cx.now, packet.len(), p.tcp_flags) {
+        forward::forward(cx, packet, p, &direction.plan)
+    } else {
+        flow_hit::find_successor(cx, key)
+    }
+}
+
+/// Moves the packets that wait out of the burst; the others stay in order, each with its verdict.
+#[cold]
+fn hold_waiting(
     cx: &mut Context<'_>,
     packets: &mut PacketVec,
     verdicts: &mut [Verdict],
@@ -155,73 +362,50 @@ fn keep_back(
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use heddle_flow::Config;
-    use heddle_port::SharedPool;
-    use heddle_wire::testing::Packet as Build;
-    use heddle_wire::{MacAddr, Proto};
-
-    use super::*;
-    use crate::StageConfig;
-    use crate::fuzzing::cluster::{PARTIES, tables};
-
-    /// Datagrams of three fragments, the first one last, and some without a first: what is held, released and given up.
-    #[test]
-    fn fragments_cost_no_allocation() {
-        let shared = SharedPool::heap(256, 4096);
-        let mut pool = WorkerPool::new(0, shared.clone());
-        let snapshot = tables(1).build().0;
-        let flows = FlowTable::anonymous(&Config::default());
-        let (mut stages, mut batch) = (Stages::new(StageConfig::default()), Batch::new());
-        let [_, a, b] = &PARTIES;
-        let ingress = Ingress {
-            port: a.port,
-            role: a.role(),
-        };
-        let base = Build::new(a.mac, MacAddr::GATEWAY, a.ip(true), b.ip(true));
-        let whole = base.udp(1000, 53, &[7; 2992]);
-        let cut = |id, at: usize, more| {
-            let fragment = base.clone().identification(id).fragment(at as u16, more);
-            fragment.raw(Proto::UDP, &whole[34 + at..34 + at + 1000])
-        };
-        let mut frames: Vec<Vec<u8>> = vec![cut(1, 1000, true), cut(1, 2000, false), cut(1, 0, true)];
-        frames.extend((2..20).map(|id| cut(id, 1000, true)));
-        let (mut now, mut forwarded, mut given_up) = (Millis(1000), 0, 0);
-        let mut round = || {
-            now = now.plus(600);
-            stages.begin_turn(now);
-            for frame in &frames {
-                batch.packets_mut().extend(pool.packet(frame));
-            }
-            loop {
-                let tables = Tables {
-                    snapshot: &snapshot,
-                    flows: &flows,
-                };
-                process(&mut stages, &mut batch, ingress, tables, &mut pool, now);
-                for (packet, verdict) in batch.drain() {
-                    forwarded += usize::from(matches!(verdict, Verdict::Forward(_)));
-                    pool.free_packet(packet);
-                }
-                while let Some((packet, ..)) = stages.give_up() {
-                    pool.free_packet(packet);
-                    given_up += 1;
-                }
-                if stages.release(&mut batch).is_none() {
-                    break;
+/// Gives the held fragments whose first has come their verdicts, as if they came in now.
+///
+/// They may have come in by other ports than the burst, so each brings its own ingress. One whose datagram was forgotten in
+/// between waits again.
+#[cold]
+fn reenter(cx: &mut Context<'_>, reentered: &mut Vec<Reentered>) {
+    while let Some((mut packet, ingress)) = cx.stages.datagrams.take_ready() {
+        let verdict = match cx.snapshot.endpoint(ingress.role.endpoint()) {
+            None => Verdict::drop(DropReason::PolicyNotReady),
+            Some(endpoint) => {
+                (cx.ingress, cx.endpoint) = (ingress, endpoint);
+                match reenter_one(cx, &mut packet) {
+                    Ok(verdict) => verdict,
+                    Err(ticket) => match cx.stages.datagrams.hold(packet, ingress, ticket) {
+                        Ok(()) => continue,
+                        Err((refused, reason)) => {
+                            packet = refused;
+                            Verdict::drop(reason)
+                        }
+                    },
                 }
             }
         };
-        round();
-        let allocations = allocation_counter::measure(|| (0..50).for_each(|_| round())).count_total;
-        assert_eq!((allocations, forwarded), (0, 3 * 51));
-        assert!(given_up > 18 * 20, "{given_up} were given up");
-        stages.close(a.port);
-        while let Some((packet, ..)) = stages.give_up() {
-            pool.free_packet(packet);
-        }
-        drop(pool);
-        assert_eq!(shared.store().outstanding(), 0);
+        reentered.push(Reentered {
+            packet,
+            ingress,
+            verdict,
+        });
     }
 }
+
+/// Finishes a fragment that was held. Its port's MAC address and the tables may have changed since, so it is classified again.
+fn reenter_one(cx: &mut Context<'_>, packet: &mut Packet) -> Result<Verdict, Ticket> {
+    let parsed = match parse(packet.bytes(cx.store), packet.len() as usize) {
+        Ok(parsed) => parsed,
+        Err(e) => return Ok(Verdict::drop(e.into())),
+    };
+    match classify(cx, packet, &parsed) {
+        Class::Flow(_) => finish_later_fragment(cx, packet, &parsed),
+        Class::Done(verdict) => Ok(verdict),
+        // Only later fragments are held, and those are neither errors nor messages of the link.
+        Class::IcmpError(_) | Class::Link => Ok(Verdict::drop(DropReason::NoVerdict)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

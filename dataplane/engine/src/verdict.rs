@@ -1,32 +1,32 @@
-//! How a packet ends.
+//! The verdict on a packet.
 
-use heddle_tables::EndpointId;
+use heddle_flow::Egress;
 
 use crate::decide::Denial;
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
 
-/// How a packet ends; every packet of a batch gets exactly one.
+/// The verdict on a packet. Every packet of a batch gets exactly one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It leaves by the port of that endpoint; its headers are written.
-    Forward(EndpointId),
-    /// The same, but it is larger than that way takes: its worker cuts it into fragments.
+    /// The packet leaves by this egress; its headers are written.
+    Forward(Egress),
+    /// The packet leaves by this egress, but it is larger than the path takes: its worker cuts it into fragments.
     Fragment {
-        /// By whose port it leaves.
-        to: EndpointId,
-        /// The largest packet there.
+        /// The egress.
+        to: Egress,
+        /// The largest packet that the path takes.
         mtu: u16,
     },
-    /// Its frame holds heddle's answer now, which leaves by the port where the packet came in.
+    /// The packet's frame holds a local reply now, which leaves by the port where the packet came in.
     Answer(AnswerKind),
-    /// It was meant for nobody but heddle.
+    /// The packet was meant for heddle alone.
     Absorb(AbsorbReason),
-    /// It goes no further.
+    /// The packet is dropped.
     Drop(Denial),
 }
 
 impl Verdict {
-    /// A drop that no policy decided.
+    /// Returns a drop that no policy decided.
     #[must_use]
     pub const fn drop(reason: DropReason) -> Self {
         Self::Drop(Denial::new(reason))

@@ -6,7 +6,8 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use heddle_port::{
-    FillShare, Frame, FrameStore, Holder, KernelStats, Packet, PacketVec, Port, PortId, PortStats, WorkerPool,
+    Capabilities, FillShare, Frame, FrameStore, Holder, KernelStats, Packet, PacketVec, Port, PortId, PortStats,
+    WorkerPool,
 };
 
 use crate::assemble::{Assembler, Part};
@@ -238,6 +239,11 @@ impl XdpPort {
 impl Port for XdpPort {
     fn number(&self) -> PortId {
         self.number
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        // Every port is one end of a veth pair so far.
+        Capabilities::VETH
     }
 
     fn rx(&mut self, pool: &mut WorkerPool, out: &mut PacketVec) -> usize {

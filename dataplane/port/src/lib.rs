@@ -23,7 +23,7 @@ pub use heddle_ids::{PortId, WorkerId};
 pub use mem::{MemPort, MemWire};
 pub use packet::{Frames, Packet};
 pub use pcap::{Capture, CaptureError, Captured, Record};
-pub use port::{BURST, KernelStats, PacketVec, Port, PortStats};
+pub use port::{BURST, Capabilities, KernelStats, PacketVec, Port, PortStats};
 pub use shared::{BATCH, SharedPool};
 pub use store::{FrameStore, HEADROOM};
 pub use worker::WorkerPool;

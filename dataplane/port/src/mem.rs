@@ -11,7 +11,7 @@ use heddle_ids::PortId;
 
 use crate::frame::Holder;
 use crate::packet::Packet;
-use crate::port::{PacketVec, Port, PortStats};
+use crate::port::{Capabilities, PacketVec, Port, PortStats};
 use crate::store::FrameStore;
 use crate::worker::WorkerPool;
 
@@ -30,6 +30,7 @@ struct Wire {
 #[derive(Debug)]
 pub struct MemPort {
     number: PortId,
+    capabilities: Capabilities,
     store: Arc<FrameStore>,
     wire: Arc<Mutex<Wire>>,
     /// Packets taken and not flushed.
@@ -52,6 +53,15 @@ impl MemPort {
     /// If a port of that number is open on the store.
     #[must_use]
     pub fn new(number: PortId, store: &Arc<FrameStore>) -> (Self, MemWire) {
+        Self::with_capabilities(number, store, Capabilities::VETH)
+    }
+
+    /// Opens a port that claims other capabilities than a veth's.
+    ///
+    /// # Panics
+    /// If a port of that number is open on the store.
+    #[must_use]
+    pub fn with_capabilities(number: PortId, store: &Arc<FrameStore>, capabilities: Capabilities) -> (Self, MemWire) {
         assert!(store.port_opened(number), "port {number} is open already");
         let wire = Arc::new(Mutex::new(Wire {
             tx_room: usize::MAX,
@@ -59,6 +69,7 @@ impl MemPort {
         }));
         let port = Self {
             number,
+            capabilities,
             store: Arc::clone(store),
             wire: Arc::clone(&wire),
             ring: VecDeque::new(),
@@ -118,6 +129,10 @@ impl MemPort {
 impl Port for MemPort {
     fn number(&self) -> PortId {
         self.number
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
     }
 
     fn rx(&mut self, pool: &mut WorkerPool, out: &mut PacketVec) -> usize {

@@ -6,6 +6,7 @@ use arrayvec::ArrayVec;
 use heddle_ids::PortId;
 
 use crate::packet::Packet;
+use crate::store::HEADROOM;
 use crate::worker::WorkerPool;
 
 /// Packets taken from a port at once.
@@ -18,6 +19,9 @@ pub type PacketVec = ArrayVec<Packet, BURST>;
 pub trait Port {
     /// The port's number.
     fn number(&self) -> PortId;
+
+    /// The port's capabilities. They do not change while the port is open.
+    fn capabilities(&self) -> Capabilities;
 
     /// Receives packets into the free places of `out`, and gives the port new frames to receive into. Returns how many
     /// packets were received. A packet of several frames of which some have not come yet stays in the port until they
@@ -41,6 +45,29 @@ pub trait Port {
 
     /// What the port has done so far and has now. May cost a system call: not for each burst.
     fn stats(&self) -> PortStats;
+}
+
+/// What the stages may expect of a port, instead of asking for its kind.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Capabilities {
+    /// Received packets may carry an unfinished transport checksum: the pseudo header's sum alone, which the sender's kernel
+    /// left to the hardware.
+    pub unfinished_checksums: bool,
+    /// Octets before a received packet, and before one that is written to be sent by this port: room for an outer header.
+    pub headroom: u32,
+}
+
+impl Capabilities {
+    /// One end of a veth pair: its other end is a kernel's stack in the same machine.
+    pub const VETH: Self = Self {
+        unfinished_checksums: true,
+        headroom: HEADROOM,
+    };
+    /// A NIC: everything was on a wire, so nothing is taken as unfinished.
+    pub const NIC: Self = Self {
+        unfinished_checksums: false,
+        ..Self::VETH
+    };
 }
 
 /// Counters and levels of a port.

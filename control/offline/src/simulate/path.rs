@@ -249,7 +249,7 @@ fn passes(snapshot: &Snapshot, passage: &Allowed, path: &mut Path) {
     if passage.from.is_pod() {
         path.judge(snapshot, Direction::Egress, passage.egress_rule, true);
     }
-    if passage.to.is_pod() {
+    if passage.to().is_pod() {
         path.judge(snapshot, Direction::Ingress, passage.ingress_rule, true);
     }
 }

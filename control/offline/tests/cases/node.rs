@@ -1,9 +1,11 @@
 //! A node in memory: the pipeline over the tables that its agent would have published, packet by packet. Every frame that
 //! leaves is verified by etherparse, and no frame is lost.
 
-use heddle_engine::{AnswerKind, Batch, DropReason, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process};
-use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{PortId, SharedPool, WorkerPool};
+use heddle_engine::{
+    AnswerKind, Batch, DropReason, FragmentConfig, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process,
+};
+use heddle_flow::{Config, Egress, FlowTable, Millis};
+use heddle_port::{Capabilities, PortId, SharedPool, WorkerPool};
 use heddle_tables::{EndpointId, Snapshot};
 use heddle_wire::testing::assert_valid;
 
@@ -57,7 +59,7 @@ impl Node {
                 seed: 1,
                 ..StageConfig::default()
             }),
-            batch: Batch::new(),
+            batch: Batch::new(&FragmentConfig::default()),
             now: Millis(1_000_000),
         }
     }
@@ -68,9 +70,10 @@ impl Node {
         let ingress = Ingress {
             port: PortId(at.0),
             role,
+            capabilities: Capabilities::VETH,
         };
         self.now = Millis(self.now.0 + 1);
-        self.stages.begin_turn(self.now);
+        self.stages.begin_turn(&mut self.batch, self.now);
         let packet = self.pool.packet(frame).expect("frames enough for one packet");
         self.batch.packets_mut().push(packet);
         let tables = Tables {
@@ -92,7 +95,8 @@ impl Node {
             assert_valid(&bytes);
         }
         match verdict {
-            Verdict::Forward(to) => Ended::Sent(to, bytes),
+            Verdict::Forward(Egress::Endpoint(to)) => Ended::Sent(to, bytes),
+            Verdict::Forward(egress) => panic!("nothing leaves by {egress:?} yet"),
             Verdict::Answer(kind) => Ended::Answered(kind, bytes),
             Verdict::Drop(denial) => Ended::Dropped(denial.reason),
             Verdict::Fragment { mtu, .. } => panic!("the first packet of a connection is larger than {mtu}"),

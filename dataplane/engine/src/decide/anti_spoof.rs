@@ -1,5 +1,6 @@
-//! Who may send from which address. A pod: from its own, whatever it asks for. The host: from anything but the gateway's
-//! and what is in this node's own pod ranges, which it does not route. Nothing comes by the uplink yet.
+//! Anti-spoofing: the addresses that may send from an origin. A pod sends from its own addresses, to any destination. The host
+//! sends from every address but the gateway's and those in this node's own pod ranges, which it does not route. The uplink
+//! delivers nothing yet.
 
 use heddle_flow::Origin;
 use heddle_tables::{EndpointId, NodeTable, Place, Snapshot};
@@ -8,7 +9,17 @@ use heddle_wire::Ip;
 use super::{Denial, Query};
 use crate::reason::DropReason;
 
-/// The endpoint that a packet of this origin comes from.
+/// Returns the origin of the packets that an endpoint sends.
+#[must_use]
+pub(crate) const fn origin_of(endpoint: EndpointId) -> Origin {
+    match endpoint {
+        EndpointId::HOST => Origin::HOST,
+        EndpointId::UPLINK => Origin::UPLINK,
+        pod => Origin::pod(pod),
+    }
+}
+
+/// Returns the endpoint that a packet of this origin comes from.
 #[must_use]
 pub(crate) fn owner(origin: Origin) -> EndpointId {
     match origin.as_pod() {
@@ -18,14 +29,17 @@ pub(crate) fn owner(origin: Origin) -> EndpointId {
     }
 }
 
-/// Whether an IPv6 address means something on its own link only (RFC 4291 section 2.5.6).
+/// Returns true for an IPv6 link-local address, which no router forwards (RFC 4291 section 2.5.6).
 #[must_use]
 pub(crate) fn is_link_local(ip: Ip) -> bool {
     let o = ip.octets();
     o[0] == 0xfe && o[1] & 0xc0 == 0x80
 }
 
-/// The endpoint that the connection comes from, if its source address belongs there.
+/// Returns the endpoint that the connection comes from.
+///
+/// # Errors
+/// The source address does not belong to that endpoint.
 pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial> {
     let from = owner(q.origin);
     let Some(endpoint) = snapshot.endpoint(from) else {
@@ -33,7 +47,7 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial
     };
     let src = q.tuple.src;
     let own = if from.is_pod() {
-        // A pod's link-local address says nothing beyond its link, on which there is the gateway alone.
+        // A pod's link-local address is valid on its link only, where the gateway is the only other end.
         endpoint.has_address(src) || (NodeTable::is_gateway(q.tuple.dst) && is_link_local(src))
     } else if from == EndpointId::HOST {
         !matches!(snapshot.address(src).place, Place::Local(_) | Place::Unreachable) && !NodeTable::is_gateway(src)

@@ -23,7 +23,7 @@ pub(crate) struct NewConnection<'a> {
 ///
 /// Nothing is said of those whose decision depends on what becomes of the others: clients that go where they went before.
 /// One alone is always decided.
-pub(crate) fn decide_all(
+pub(crate) fn decide_batch(
     snapshot: &Snapshot,
     connections: &[NewConnection<'_>],
     mut foresee: impl FnMut(&Query, &Target),
@@ -150,7 +150,7 @@ mod tests {
             let mut decided = vec![None; connections.len()];
             let mut foreseen = Vec::new();
             let foresee = |query: &Query, target: &Target| foreseen.push((*query, *target));
-            decide_all(&snapshot, &connections, foresee, |place, decision| decided[place] = Some(decision));
+            decide_batch(&snapshot, &connections, foresee, |place, decision| decided[place] = Some(decision));
             for (query, decided) in queries.iter().zip(decided) {
                 let Some(decided) = decided else {
                     return Err(TestCaseError::fail(format!("{query:?} was not decided")));

@@ -11,16 +11,16 @@ mod policy;
 mod route;
 mod service;
 
-use heddle_flow::{FlowKey, Origin};
+use heddle_flow::{Egress, FlowKey, Origin};
 use heddle_tables::{EndpointId, RuleId, Snapshot};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
 use crate::reason::DropReason;
 
-pub(crate) use anti_spoof::{check as check_source, is_link_local, owner};
+pub(crate) use anti_spoof::{check as check_source, is_link_local, origin_of, owner};
 use batch::BATCH;
-pub(crate) use batch::{NewConnection, decide_all};
+pub(crate) use batch::{NewConnection, decide_batch};
 use policy::PolicyCheck;
 pub(crate) use service::remember;
 pub use service::{BackendSelector, connection_hash};
@@ -99,7 +99,7 @@ pub struct Target {
 
 impl Target {
     /// The tuple of its answers, where the source address stays.
-    pub(crate) const fn answers(&self, seen: &Tuple) -> Tuple {
+    pub(crate) const fn reply_tuple(&self, seen: &Tuple) -> Tuple {
         Tuple {
             src: self.dst,
             dst: seen.src,
@@ -137,8 +137,8 @@ pub enum Source {
 pub struct Allowed {
     /// Where it comes from.
     pub from: EndpointId,
-    /// Where it goes.
-    pub to: EndpointId,
+    /// Where it leaves.
+    pub egress: Egress,
     /// The other end after DNAT.
     pub target: Target,
     /// The source after SNAT.
@@ -150,6 +150,15 @@ pub struct Allowed {
 }
 
 impl Allowed {
+    /// Returns the endpoint that the connection goes to: a local one, or the uplink, behind which other nodes are.
+    #[must_use]
+    pub const fn to(&self) -> EndpointId {
+        match self.egress {
+            Egress::Endpoint(id) => id,
+            Egress::Uplink(_) | Egress::Node(_) => EndpointId::UPLINK,
+        }
+    }
+
     /// Whether kube-proxy would replace the source address by the node's, even where it already is the node's.
     #[must_use]
     pub const fn is_masqueraded(&self) -> bool {
@@ -168,7 +177,7 @@ pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
 pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>) -> Decision {
     let connection = NewConnection { query: *q, selector };
     let mut decided = Decision::Drop(Denial::new(DropReason::NoVerdict));
-    decide_all(snapshot, &[connection], |_, _| (), |_, decision| decided = decision);
+    decide_batch(snapshot, &[connection], |_, _| (), |_, decision| decided = decision);
     decided
 }
 

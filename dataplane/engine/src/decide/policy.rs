@@ -32,10 +32,10 @@ pub(super) struct Rules {
 impl PolicyCheck {
     /// Where it goes and how, now that policy allows it.
     pub(super) fn allowed(&self, snapshot: &Snapshot, rules: Rules) -> Result<Allowed, Denial> {
-        let (to, source) = route::route(snapshot, self.from, self.target, self.src, self.dst)?;
+        let (egress, source) = route::route(snapshot, self.from, self.target, self.src, self.dst)?;
         Ok(Allowed {
             from: self.from,
-            to,
+            egress,
             target: self.target,
             source,
             egress_rule: rules.egress,

@@ -1,27 +1,33 @@
-//! Where a connection leaves, and under which source address.
+//! Finds a connection's egress and its source address there.
 //!
-//! A local pod by its port, everything else by the host port: the kernel knows the way to other nodes and outside
-//! (the uplink and the tunnel are a later stage's). What would lead back to where it came from goes nowhere.
-//! Who is masqueraded the Service says; an address of this node's own is one already, and its answers come by heddle.
+//! A local pod is reached by its port, everything else by the host port: the kernel routes to other nodes and to the outside,
+//! so nothing makes node or uplink egress yet. A connection that would leave where it came in has no route. The Service says
+//! which connections are masqueraded; a connection of the node itself keeps its source, because its replies come back
+//! through heddle anyway.
 
+use heddle_flow::Egress;
 use heddle_tables::{AddressInfo, EndpointId, NodeTable, Place, Snapshot};
 
 use super::anti_spoof::is_link_local;
 use super::{Denial, Source, Target};
 use crate::reason::DropReason;
 
+/// Returns the egress of a connection and the source that its destination sees.
+///
+/// # Errors
+/// The destination cannot be reached.
 pub(super) fn route(
     snapshot: &Snapshot,
     from: EndpointId,
     target: Target,
     src: AddressInfo,
     dst: AddressInfo,
-) -> Result<(EndpointId, Source), Denial> {
+) -> Result<(Egress, Source), Denial> {
     let node = snapshot.node();
     let no_route = || Denial::new(DropReason::NoRoute);
     let to = match dst.place {
         Place::Local(pod) => pod,
-        // RFC 4291 section 2.5.6. IPv4's are the kernel's to know: node-local DNS, the cloud's metadata.
+        // RFC 4291 section 2.5.6. IPv4 link-local addresses go to the kernel: node-local DNS, the cloud's metadata.
         _ if is_link_local(target.dst) => return Err(Denial::new(DropReason::Martian)),
         Place::Unreachable => return Err(Denial::new(DropReason::UnknownDestination)),
         // The kernel's routes for Services lead back here.
@@ -53,5 +59,5 @@ pub(super) fn route(
     } else {
         Source::Kept
     };
-    Ok((to, source))
+    Ok((Egress::Endpoint(to), source))
 }

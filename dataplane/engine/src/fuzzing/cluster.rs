@@ -11,7 +11,7 @@ use heddle_tables::{
 use heddle_wire::testing::{ip, mac};
 use heddle_wire::{Ip, MacAddr, Proto};
 
-use crate::control::PortRole;
+use crate::ingress::PortRole;
 
 /// Somebody with addresses behind a port.
 #[derive(Clone, Copy, Debug)]

@@ -3,14 +3,14 @@
 use std::hash::{BuildHasher, RandomState};
 
 use heddle_flow::{FlowKey, Millis};
-use heddle_port::{BURST, Packet, PacketVec, PortId};
+use heddle_port::{BURST, Packet, PortId};
 
 use super::held::{Chain, Held};
 use super::list::{Links, List, NONE};
 use super::part::{DatagramKey, Part};
 use super::spans::{Fits, Spans};
 use super::{FragmentConfig, FragmentTotals};
-use crate::context::Ingress;
+use crate::ingress::Ingress;
 use crate::reason::DropReason;
 
 /// The name of a datagram for as long as it is remembered.
@@ -78,7 +78,7 @@ pub(crate) struct Datagrams {
     held: Held,
     totals: FragmentTotals,
     /// Totals were asked for since the last change.
-    told: bool,
+    reported: bool,
 }
 
 /// An endpoint may have this part of everything.
@@ -118,15 +118,15 @@ impl Datagrams {
             // A burst may add to what there is before any of that has been given back.
             held: Held::new(config.held_frames.min(NONE - 1 - BURST as u16) + BURST as u16),
             totals: FragmentTotals::default(),
-            told: true,
+            reported: true,
             config,
         }
     }
 
     /// What has been counted, and what is in use, if that has changed since the last time.
     #[inline]
-    pub(crate) fn news(&mut self) -> Option<FragmentTotals> {
-        if std::mem::replace(&mut self.told, true) {
+    pub(crate) fn changed_totals(&mut self) -> Option<FragmentTotals> {
+        if std::mem::replace(&mut self.reported, true) {
             return None;
         }
         self.totals.held_frames = u64::from(self.held.frames());
@@ -186,7 +186,7 @@ impl Datagrams {
         self.waiting.push(&mut self.links, place);
         self.shares[usize::from(share)] += 1;
         self.totals.datagrams += 1;
-        self.told = false;
+        self.reported = false;
         Some(place)
     }
 
@@ -200,12 +200,12 @@ impl Datagrams {
             .filter_map(|list| list.find(&self.links, of_share))
             .min_by_key(|place| datagrams.get(usize::from(*place)).map(|d| d.seen));
         if let Some(place) = oldest {
-            self.forget(place, DropReason::FragmentNoRoom);
+            self.remove(place, DropReason::FragmentNoRoom);
         }
     }
 
     /// Forgets a datagram; what waits for its first is given up.
-    fn forget(&mut self, place: u16, reason: DropReason) {
+    fn remove(&mut self, place: u16, reason: DropReason) {
         let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
             return;
         };
@@ -222,7 +222,7 @@ impl Datagrams {
         self.held.give_up(held, share, reason);
         self.shares[usize::from(share)] -= 1;
         self.totals.datagrams -= 1;
-        self.told = false;
+        self.reported = false;
         self.unlink(&key, place, next);
     }
 
@@ -247,7 +247,7 @@ impl Datagrams {
     }
 
     /// A datagram is settled one way or the other: its time begins anew, among the known ones.
-    fn know(&mut self, place: u16, state: State, now: Millis) {
+    fn set_state(&mut self, place: u16, state: State, now: Millis) {
         let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
             return;
         };
@@ -263,19 +263,19 @@ impl Datagrams {
     }
 
     /// Two fragments overlap: none of the datagram passes any more.
-    fn overlapped(&mut self, place: u16, now: Millis) -> DropReason {
+    fn mark_overlapped(&mut self, place: u16, now: Millis) -> DropReason {
         let reason = DropReason::FragmentOverlap;
-        self.know(place, State::Overlapped, now);
+        self.set_state(place, State::Overlapped, now);
         if let Some(datagram) = self.datagrams.get_mut(usize::from(place)) {
             datagram.spans.clear();
             let held = std::mem::replace(&mut datagram.held, Chain::EMPTY);
             self.held.give_up(held, datagram.share, reason);
-            self.told = false;
+            self.reported = false;
         }
         reason
     }
 
-    /// A first fragment has come, which belongs to the flow of `flow`: what becomes of it is to be told by [`Self::settle`].
+    /// A first fragment has come, which belongs to the flow of `flow`: what becomes of it is to be told by [`Self::record_first`].
     /// What waited for it is ready.
     ///
     /// # Errors
@@ -304,7 +304,7 @@ impl Datagrams {
             State::Overlapped => return Err(DropReason::FragmentOverlap),
         };
         if !same && !anew {
-            return Err(self.overlapped(place, now));
+            return Err(self.mark_overlapped(place, now));
         }
         let ticket = Ticket {
             place,
@@ -316,15 +316,15 @@ impl Datagrams {
             datagram.spans.add(part.start, part.end, part.last);
             let held = std::mem::replace(&mut datagram.held, Chain::EMPTY);
             self.held.release(held, datagram.share);
-            self.know(place, State::Passes(flow), now);
+            self.set_state(place, State::Passes(flow), now);
         }
         self.totals.first += 1;
-        self.told = false;
+        self.reported = false;
         Ok(Some(ticket))
     }
 
     /// Says whether the first fragment of a datagram was forwarded.
-    pub(crate) fn settle(&mut self, ticket: Ticket, flow: FlowKey, passes: bool) {
+    pub(crate) fn record_first(&mut self, ticket: Ticket, flow: FlowKey, passes: bool) {
         if self.by_ticket(ticket).is_some()
             && let Some(datagram) = self.datagrams.get_mut(usize::from(ticket.place))
             && !matches!(datagram.state, State::Waiting | State::Overlapped)
@@ -350,7 +350,7 @@ impl Datagrams {
         let again = match datagram.spans.add(part.start, part.end, part.last) {
             Fits::New => false,
             Fits::Again => true,
-            Fits::Overlaps => return Later::Drop(self.overlapped(place, now)),
+            Fits::Overlaps => return Later::Drop(self.mark_overlapped(place, now)),
             Fits::TooMany => return Later::Drop(DropReason::FragmentTooMany),
         };
         let does = match datagram.state {
@@ -363,13 +363,13 @@ impl Datagrams {
             }
             State::Passes(flow) => {
                 self.totals.followed += 1;
-                self.told = false;
+                self.reported = false;
                 Later::Follow(flow)
             }
             State::Refused(_) | State::Overlapped => Later::Drop(DropReason::FragmentFirstRefused),
         };
         if datagram.spans.are_all() {
-            self.forget(place, DropReason::FragmentNoRoom);
+            self.remove(place, DropReason::FragmentNoRoom);
         }
         does
     }
@@ -409,7 +409,7 @@ impl Datagrams {
             .wait(&mut datagram.held, packet, ingress, share)
             .map_err(|packet| (packet, no_room))?;
         self.totals.waited += 1;
-        self.told = false;
+        self.reported = false;
         Ok(())
     }
 
@@ -431,7 +431,7 @@ impl Datagrams {
                 other != place && datagrams.get(usize::from(other)).is_some_and(holds)
             });
             let Some(victim) = victim else { return false };
-            self.forget(victim, DropReason::FragmentNoRoom);
+            self.remove(victim, DropReason::FragmentNoRoom);
         }
     }
 
@@ -448,7 +448,7 @@ impl Datagrams {
                     self.known.first()
                 };
                 match self.datagrams.get(usize::from(place)) {
-                    Some(datagram) if datagram.due <= now => self.forget(place, reason),
+                    Some(datagram) if datagram.due <= now => self.remove(place, reason),
                     _ => break,
                 }
             }
@@ -460,24 +460,25 @@ impl Datagrams {
         for place in 0..self.datagrams.len() as u16 {
             let here = |d: &Datagram| d.used && d.port == port;
             if self.datagrams.get(usize::from(place)).is_some_and(here) {
-                self.forget(place, DropReason::PortClosed);
+                self.remove(place, DropReason::PortClosed);
             }
         }
     }
 
-    /// The next packet that is given up, where it came in, and why.
-    pub(crate) fn take_given_up(&mut self) -> Option<(Packet, PortId, DropReason)> {
+    /// Returns true if a held packet is ready or given up.
+    #[inline]
+    pub(crate) const fn has_finished(&self) -> bool {
+        self.held.has_finished()
+    }
+
+    /// Takes the next packet that is given up, the port where it came in, and the reason.
+    pub(crate) fn take_given_up(&mut self) -> Option<(Packet, Ingress, DropReason)> {
         self.held.take_given_up()
     }
 
-    /// Puts packets whose first has come into a burst, and says where all of them came in.
-    pub(crate) fn take_ready(&mut self, burst: &mut PacketVec) -> Option<Ingress> {
-        let ingress = self.held.next_ready()?;
-        while !burst.is_full() && self.held.next_ready() == Some(ingress) {
-            let Some(packet) = self.held.take_ready() else { break };
-            burst.push(packet);
-        }
-        Some(ingress)
+    /// Takes the next packet whose first fragment has come, and the port where it came in.
+    pub(crate) fn take_ready(&mut self) -> Option<(Packet, Ingress)> {
+        self.held.take_ready()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Packets that are kept back: fragments that wait for their first, those whose first has come, and those that are given up.
 
-use heddle_port::{Packet, PortId};
+use heddle_port::Packet;
 
 use super::list::NONE;
-use crate::context::Ingress;
+use crate::ingress::Ingress;
 use crate::reason::DropReason;
 
 /// A packet that is kept back.
@@ -183,25 +183,25 @@ impl Held {
         kept
     }
 
-    /// Where the next packet that is ready came in.
-    pub(super) fn next_ready(&self) -> Option<Ingress> {
-        let (kept, _) = self.places.get(usize::from(self.ready.first))?;
-        kept.as_ref().map(|kept| kept.ingress)
+    /// Returns true if a packet is ready or given up.
+    #[inline]
+    pub(super) const fn has_finished(&self) -> bool {
+        !self.ready.is_empty() || !self.given_up.is_empty()
     }
 
-    /// The next packet whose first has come.
-    pub(super) fn take_ready(&mut self) -> Option<Packet> {
+    /// Takes the next packet whose first has come, and the port where it came in.
+    pub(super) fn take_ready(&mut self) -> Option<(Packet, Ingress)> {
         let mut ready = self.ready;
         let kept = self.take(&mut ready);
         self.ready = ready;
-        kept.map(|kept| kept.packet)
+        kept.map(|kept| (kept.packet, kept.ingress))
     }
 
-    /// The next packet that is given up, where it came in, and why.
-    pub(super) fn take_given_up(&mut self) -> Option<(Packet, PortId, DropReason)> {
+    /// Takes the next packet that is given up, the port where it came in, and the reason.
+    pub(super) fn take_given_up(&mut self) -> Option<(Packet, Ingress, DropReason)> {
         let mut given_up = self.given_up;
         let kept = self.take(&mut given_up);
         self.given_up = given_up;
-        kept.map(|kept| (kept.packet, kept.ingress.port, kept.reason))
+        kept.map(|kept| (kept.packet, kept.ingress, kept.reason))
     }
 }

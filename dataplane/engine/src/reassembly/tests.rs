@@ -1,15 +1,14 @@
 //! The table driven by hand: whatever comes, its lists, shares and frames agree, and every packet ends once.
 
 use heddle_flow::{FlowKey, Millis, Origin};
-use heddle_port::{PacketVec, PortId, SharedPool, WorkerPool};
+use heddle_port::{Capabilities, PortId, SharedPool, WorkerPool};
 use heddle_tables::EndpointId;
 use heddle_wire::testing::{Packet as Build, ip, mac};
 use heddle_wire::{Parsed, Proto, parse};
 use proptest::prelude::*;
 
 use super::{DatagramKey, Datagrams, FragmentConfig, Later, Part, Ticket};
-use crate::context::Ingress;
-use crate::control::PortRole;
+use crate::ingress::{Ingress, PortRole};
 use crate::reason::DropReason;
 
 const CONFIG: FragmentConfig = FragmentConfig {
@@ -23,6 +22,7 @@ fn ingress(pod: u16) -> Ingress {
     Ingress {
         port: PortId(pod),
         role: PortRole::Pod(EndpointId(pod)),
+        capabilities: Capabilities::VETH,
     }
 }
 
@@ -59,7 +59,7 @@ impl Table {
         let ticket = self.datagrams.first(&key, flow, Part::of(p), ingress(pod), self.now)?;
         ticket
             .into_iter()
-            .for_each(|ticket| self.datagrams.settle(ticket, flow, passes));
+            .for_each(|ticket| self.datagrams.record_first(ticket, flow, passes));
         Ok(())
     }
 
@@ -80,16 +80,15 @@ impl Table {
     }
 
     /// Takes what is given up and what is ready; how many of each.
-    fn settle(&mut self) -> (usize, usize) {
+    fn free_finished(&mut self) -> (usize, usize) {
         let (mut given_up, mut ready) = (0, 0);
         while let Some((packet, _, _)) = self.datagrams.take_given_up() {
             self.pool.free_packet(packet);
             given_up += 1;
         }
-        let mut burst = PacketVec::new();
-        while self.datagrams.take_ready(&mut burst).is_some() {
-            ready += burst.len();
-            burst.drain(..).for_each(|packet| self.pool.free_packet(packet));
+        while let Some((packet, _)) = self.datagrams.take_ready() {
+            self.pool.free_packet(packet);
+            ready += 1;
         }
         (given_up, ready)
     }
@@ -129,14 +128,14 @@ fn what_is_held_counts_by_its_frames() {
         panic!("it waits")
     };
     assert_eq!(t.hold(2, second, 1), Ok(()), "in the place of the older one");
-    assert_eq!((t.settle(), t.held()), ((1, 0), 1));
+    assert_eq!((t.free_finished(), t.held()), ((1, 0), 1));
     assert_eq!(
         t.hold(2, ticket, 1),
         Err(DropReason::FragmentNoRoom),
         "that one is forgotten"
     );
     assert_eq!(t.first(2, &fragment(2, 0, 64, true), true), Ok(()));
-    assert_eq!((t.settle(), t.held()), ((0, 1), 0));
+    assert_eq!((t.free_finished(), t.held()), ((0, 1), 0));
 }
 
 #[test]
@@ -148,7 +147,7 @@ fn a_packet_whose_first_came_meanwhile_is_ready_at_once() {
         };
         t.first(2, &fragment(1, 0, 64, true), passes).unwrap();
         assert_eq!(t.hold(2, ticket, 1), Ok(()));
-        assert_eq!(t.settle(), (0, 1));
+        assert_eq!(t.free_finished(), (0, 1));
     }
 }
 
@@ -195,18 +194,18 @@ proptest! {
                 }
                 Step::Close(pod) => t.datagrams.close(PortId(pod)),
                 Step::Settle => {
-                    let (given_up, ready) = t.settle();
+                    let (given_up, ready) = t.free_finished();
                     ended += given_up + ready;
                     prop_assert_eq!(t.held(), t.datagrams.check());
                 }
             }
             prop_assert!(t.datagrams.check() <= 12);
         }
-        let (given_up, ready) = t.settle();
+        let (given_up, ready) = t.free_finished();
         ended += given_up + ready;
         t.now = t.now.plus(10_000);
         t.datagrams.expire(t.now);
-        let (given_up, ready) = t.settle();
+        let (given_up, ready) = t.free_finished();
         prop_assert_eq!(ready, 0);
         prop_assert_eq!((ended + given_up, t.held(), t.datagrams.check()), (kept, 0, 0));
     }

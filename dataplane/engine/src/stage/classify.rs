@@ -1,11 +1,11 @@
-//! Says what a parsed packet is: one that a flow answers for, or one whose end is clear without tables.
+//! Classifies a parsed packet: a flow handles it, the link does, or its verdict is clear without tables.
 
 use heddle_flow::FlowKey;
 use heddle_port::Packet;
 use heddle_wire::parse::quoted;
 use heddle_wire::{IcmpMessage, L3, MacAddr, Parsed, Proto, ether};
 
-use super::neighbor;
+use super::neighbor::is_link_message;
 use crate::context::Context;
 use crate::reason::{AbsorbReason, DropReason};
 use crate::verdict::Verdict;
@@ -13,13 +13,15 @@ use crate::verdict::Verdict;
 /// The group management of IPv4 (RFC 9776).
 const IGMP: Proto = Proto(2);
 
-/// What a packet is.
+/// The class of a packet.
 pub(crate) enum Class {
-    /// One of the flow with that key.
+    /// A packet of the flow with this key.
     Flow(FlowKey),
-    /// An ICMP error about a packet of the flow whose answers have that key.
-    Quote(FlowKey),
-    /// One that has ended.
+    /// An ICMP error about a packet of the flow whose replies have this key.
+    IcmpError(FlowKey),
+    /// ARP, or an ICMP message of the link.
+    Link,
+    /// A packet that has its verdict.
     Done(Verdict),
 }
 
@@ -29,23 +31,25 @@ impl Class {
     }
 }
 
+/// Classifies a packet.
+///
+/// Plan: check the Ethernet addresses, leave the link's own protocols to the neighbor stage, sort out multicast, then take the
+/// flow key. The order matters: neighbor discovery is multicast, and everything behind it is routed.
 #[inline]
-pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Class {
+pub(crate) fn classify(cx: &Context<'_>, packet: &Packet, p: &Parsed) -> Class {
     let head = packet.bytes(cx.store);
     if cx.is_from_pod() && ether::source(head) != Some(cx.endpoint.mac) {
         return Class::drop(DropReason::SpoofedMac);
     }
     if p.l3 == L3::Arp {
-        return Class::Done(neighbor::arp(cx, packet, p));
+        return Class::Link;
     }
     if !p.l2_multicast && ether::destination(head) != Some(MacAddr::GATEWAY) {
         return Class::drop(DropReason::NotForGateway);
     }
     let message = p.icmp();
-    if let Some(message) = message
-        && let Some(verdict) = neighbor::neighbor(cx, packet, p, message)
-    {
-        return Class::Done(verdict);
+    if message.is_some_and(is_link_message) {
+        return Class::Link;
     }
     if p.l2_multicast || p.to_multicast() {
         return if p.proto == IGMP {
@@ -58,7 +62,7 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) ->
     }
     let key = FlowKey::of(p, cx.origin());
     if p.is_later_fragment() {
-        // It has no ports: what it is a packet of, its first fragment says.
+        // It has no ports and no protocol header to check: its first fragment stands for it.
         return Class::Flow(key);
     }
     match (p.proto, message) {
@@ -66,8 +70,8 @@ pub(crate) fn classify(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) ->
         (Proto::TCP | Proto::UDP | Proto::SCTP, _) | (_, Some(IcmpMessage::EchoRequest | IcmpMessage::EchoReply)) => {
             Class::Flow(key)
         }
-        (_, Some(IcmpMessage::Error)) => match quoted(packet.bytes(cx.store), p) {
-            Ok(inner) => Class::Quote(FlowKey {
+        (_, Some(IcmpMessage::Error)) => match quoted(head, p) {
+            Ok(inner) => Class::IcmpError(FlowKey {
                 tuple: inner.tuple().reversed(),
                 proto: inner.proto,
                 origin: key.origin,

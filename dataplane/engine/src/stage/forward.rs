@@ -1,100 +1,64 @@
-//! Rewrites a packet for its way out: MAC addresses, TTL, addresses and ports, each with its checksum.
+//! Rewrites a packet for its egress: MAC addresses, TTL, addresses and ports, each with its checksum.
 //!
-//! What comes from a veth may carry an unfinished transport checksum; whatever leaves, leaves finished. Only those pay
-//! for a sum over the payload; all others get the flow's prepared delta (RFC 1624).
+//! A port may deliver packets with an unfinished transport checksum (a capability of the port); every packet leaves with a
+//! finished one. Only an unfinished checksum costs a sum over the payload; all other packets get the flow's prepared delta
+//! (RFC 1624).
 
-use heddle_flow::{Egress, FlowFlags, FlowView, Rewrite};
 use heddle_port::Packet;
-use heddle_tables::EndpointId;
 use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
 
-use super::local_reply;
-use super::mtu::Fit;
+use super::next::{Next, Plan, Reply};
 use crate::context::Context;
 use crate::reason::DropReason;
 use crate::verdict::Verdict;
 
-/// What a flow says about each of its packets.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) rewrite: Rewrite,
-    pub(crate) nat: bool,
-    pub(crate) egress: Egress,
-    pub(crate) fit: Fit,
-}
-
-impl Plan {
-    #[inline]
-    pub(crate) fn of(view: &FlowView) -> Self {
-        Self {
-            rewrite: view.rewrite,
-            nat: view.flags.contains(FlowFlags::NAT),
-            egress: view.egress,
-            fit: Fit::from_mss(view.mss_clamp),
-        }
-    }
-
-    /// Whom the packet reaches. There is no tunnel and no uplink yet, and nothing makes such flows.
-    #[inline]
-    pub(crate) fn endpoint(&self) -> Option<EndpointId> {
-        match self.egress {
-            Egress::Endpoint(id) => Some(id),
-            Egress::Uplink(_) | Egress::Node(_) => None,
-        }
-    }
-}
-
-/// Rewrites the packet and sends it on.
+/// Rewrites the packet for its egress.
+///
+/// Plan: look up the egress port's MAC address, compare the packet's length with the path's MTU, write the headers. A packet
+/// that is too large is left to [`too_large`], so that the common case stays small.
 #[inline]
-pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Verdict {
-    let Some(to) = plan.endpoint() else {
-        return Verdict::drop(DropReason::NoRoute);
-    };
-    let Some(exit) = cx.snapshot.egress_port(to) else {
-        return Verdict::drop(DropReason::PortClosed);
+pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Next {
+    let mac = match cx.next_mac(plan.egress) {
+        Ok(mac) => mac,
+        Err(reason) => return Next::drop(reason),
     };
     if let Some(mtu) = plan.fit.mtu(p.l3)
         && p.l3_len > u32::from(mtu)
     {
         return too_large(cx, packet, p, plan, mtu);
     }
-    if write(cx, packet, p, plan, exit.mac) {
-        Verdict::Forward(to)
+    if write(cx, packet, p, plan, mac) {
+        Next::Done(Verdict::Forward(plan.egress))
     } else {
-        Verdict::drop(DropReason::Untranslatable)
+        Next::drop(DropReason::Untranslatable)
     }
 }
 
-/// As [`forward`], for what is not the common case: code of its own, so that the common one has all of its to itself.
+/// Handles a packet that is larger than its path takes: its sender gets an ICMP error, or it is fragmented when it leaves.
 #[cold]
 #[inline(never)]
-pub(crate) fn forward_seldom(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Verdict {
-    forward(cx, packet, p, plan)
-}
-
-/// The end of a packet that its way does not take: it is cut when it leaves, or its sender is told.
-#[cold]
-#[inline(never)]
-fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mtu: u16) -> Verdict {
+fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mtu: u16) -> Next {
     if p.dont_fragment {
-        return local_reply::too_big(cx, packet, p, mtu);
+        return Next::Reply(Reply::TooBig { mtu });
     }
-    let Some((to, exit)) = plan.endpoint().and_then(|to| Some((to, cx.snapshot.egress_port(to)?))) else {
-        return Verdict::drop(DropReason::PortClosed);
+    let mac = match cx.next_mac(plan.egress) {
+        Ok(mac) => mac,
+        Err(reason) => return Next::drop(reason),
     };
-    if write(cx, packet, p, plan, exit.mac) {
-        Verdict::Fragment { to, mtu }
+    if write(cx, packet, p, plan, mac) {
+        Next::Done(Verdict::Fragment { to: plan.egress, mtu })
     } else {
-        Verdict::drop(DropReason::Untranslatable)
+        Next::drop(DropReason::Untranslatable)
     }
 }
 
-/// Writes the packet's headers as they leave.
+/// Writes the packet's headers as they leave. Returns false if the flow's translation cannot be applied.
 #[inline(always)]
 fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mac: MacAddr) -> bool {
-    // Every port is a veth's end so far, so any frame may be unfinished.
+    let unfinished = cx.ingress.capabilities.unfinished_checksums;
     let head = packet.bytes_mut(cx.store);
-    let partial = checksum::is_partial(head, p);
+    // The test compares the checksum field with the pseudo header's sum, so it has to come before the rewrite.
+    let partial = unfinished && checksum::is_partial(head, p);
     let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
     let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), to_be);
     if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {

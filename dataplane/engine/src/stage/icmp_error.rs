@@ -1,76 +1,72 @@
-//! ICMP errors: they belong to the flow whose packet they quote, and travel back along it, translated like its answers.
+//! ICMP errors: an error belongs to the flow of the packet that it quotes, and travels back along it, translated like the
+//! flow's replies.
 //!
-//! The quoted packet is one of the flow as it left; so the reversed quote is the key of the flow's answers, and an error
-//! must come in where those do. Its quote is given back the addresses that the sender knows (RFC 5508 section 4).
+//! The quoted packet is one of the flow as it left. So the reversed quote is the key of the flow's replies, and an error
+//! must come in where those do. The quote gets back the addresses that the packet's sender knows (RFC 5508 section 4).
 
 use heddle_flow::{FlowKey, Hit};
 use heddle_port::Packet;
-use heddle_wire::parse::{Inner, quoted};
+use heddle_wire::parse::quoted;
 use heddle_wire::rewrite;
 use heddle_wire::{MacAddr, Parsed};
 
-use super::forward::Plan;
-use super::revalidate;
+use super::next::{Next, Plan, Replay};
 use crate::context::Context;
 use crate::decide::{self, Query};
 use crate::reason::DropReason;
 use crate::verdict::Verdict;
 
-/// The end of an ICMP error; `key` is that of the answers to the packet that it quotes.
+/// Checks an ICMP error against the flow whose replies have `key`.
 #[cold]
-pub(crate) fn error(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: Option<Hit>) -> Verdict {
-    cx.stages.slow += 1;
+pub(crate) fn check(cx: &Context<'_>, packet: &Packet, p: &Parsed, key: &FlowKey, hit: Option<&Hit>) -> Next {
     let inner = match quoted(packet.bytes(cx.store), p) {
         Ok(inner) => inner,
-        Err(e) => return Verdict::drop(e.into()),
+        Err(e) => return Next::drop(e.into()),
     };
+    // The error's own sender, which may be a router on the path, not the quoted packet's destination.
     let sender = Query {
         origin: key.origin,
         tuple: p.tuple(),
         proto: p.proto,
     };
     if let Err(denial) = decide::check_source(cx.snapshot, &sender) {
-        return denial.into();
+        return Next::Done(denial.into());
     }
-    let Some(hit) = hit else {
-        return Verdict::drop(DropReason::IcmpWithoutFlow);
-    };
-    // An error to somebody else than the sender of what it quotes is no error of this flow.
-    if p.dst != inner.src {
-        return Verdict::drop(DropReason::IcmpWithoutFlow);
+    match hit {
+        // An error to somebody else than the sender of the quoted packet is no error of this flow.
+        Some(_) if p.dst != inner.src => Next::drop(DropReason::IcmpWithoutFlow),
+        Some(hit) if cx.is_current(&hit.view) => Next::Replay(Replay::of(hit)),
+        Some(hit) => Next::Revalidate(*hit),
+        None => Next::drop(DropReason::IcmpWithoutFlow),
     }
-    if !cx.is_current(&hit.view) {
-        match revalidate::again(cx, key, &hit) {
-            Ok(Some(_)) => {}
-            Ok(None) => return Verdict::drop(DropReason::IcmpWithoutFlow),
-            Err(denial) => return denial.into(),
-        }
-    }
-    // No error answers an error (RFC 1122 section 3.2.2).
-    if p.ttl <= 1 {
-        return Verdict::drop(DropReason::TtlExceeded);
-    }
-    pass(cx, packet, p, &inner, &Plan::of(&hit.view))
 }
 
-fn pass(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, inner: &Inner, plan: &Plan) -> Verdict {
-    let Some(to) = plan.endpoint() else {
-        return Verdict::drop(DropReason::NoRoute);
+/// Translates an ICMP error and forwards it. It does not count as a packet of its flow.
+#[cold]
+pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Next {
+    // No error answers an error (RFC 1122 section 3.2.2).
+    if p.ttl <= 1 {
+        return Next::drop(DropReason::TtlExceeded);
+    }
+    let mac = match cx.next_mac(plan.egress) {
+        Ok(mac) => mac,
+        Err(reason) => return Next::drop(reason),
     };
-    let Some(exit) = cx.snapshot.egress_port(to) else {
-        return Verdict::drop(DropReason::PortClosed);
+    let inner = match quoted(packet.bytes(cx.store), p) {
+        Ok(inner) => inner,
+        Err(e) => return Next::drop(e.into()),
     };
     let back = plan.rewrite.to;
     let head = packet.bytes_mut(cx.store);
-    let mut whole = rewrite::forward(head, p, (exit.mac, MacAddr::GATEWAY), None);
+    let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), None);
     if plan.nat {
-        // The other end speaks under the name that the opener knows; a router on the way under its own.
+        // The other end gets the address that the opener knows; a router on the path keeps its own.
         let src = if p.src == inner.dst { back.src } else { p.src };
-        whole &= rewrite::translate_error(head, p, inner, src, back.dst, &back.reversed());
+        whole &= rewrite::translate_error(head, p, &inner, src, back.dst, &back.reversed());
     }
     if whole {
-        Verdict::Forward(to)
+        Next::Done(Verdict::Forward(plan.egress))
     } else {
-        Verdict::drop(DropReason::Untranslatable)
+        Next::drop(DropReason::Untranslatable)
     }
 }

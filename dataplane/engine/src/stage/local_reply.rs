@@ -1,43 +1,64 @@
-//! heddle's own answers, in the frame of the packet that they answer: they leave by the port where that came in.
+//! heddle's local replies, in the frame of the packet that they reply to: they leave by the port where that packet came in.
 
-use heddle_port::{HEADROOM, Packet};
+use heddle_port::Packet;
 use heddle_tables::NodeTable;
-use heddle_wire::build::{self, BuildError, IcmpError, Unreachable};
+use heddle_wire::build::{self, IcmpError, Unreachable};
 use heddle_wire::{Ip, MacAddr, Parsed, Proto, rewrite};
 
+use super::next::Reply;
 use crate::context::Context;
-use crate::reason::{AbsorbReason, AnswerKind, DropReason};
+use crate::reason::{AbsorbReason, AnswerKind};
 use crate::verdict::Verdict;
 
-/// Puts an answer that was built in the scratch buffer into the packet's frame; the packet's other frames are freed.
-/// Where there is no answer, the packet is dropped for `otherwise`.
-pub(crate) fn send(
-    cx: &mut Context<'_>,
-    packet: &mut Packet,
-    built: Result<usize, BuildError>,
-    kind: AnswerKind,
-    otherwise: DropReason,
-) -> Verdict {
-    let Ok(len) = built else {
-        return Verdict::drop(otherwise);
+/// Replies to a packet. A packet that gets no reply is dropped for the reply's reason.
+#[cold]
+pub(crate) fn send(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, reply: Reply) -> Verdict {
+    let (built, kind) = match reply {
+        Reply::Gateway => return gateway_echo(cx, packet, p),
+        Reply::Prepared { len, kind } => (Some(usize::from(len)), kind),
+        Reply::TimeExceeded => (
+            icmp_error(cx, packet, p, IcmpError::TimeExceeded, gateway(p)),
+            AnswerKind::TimeExceeded,
+        ),
+        // RFC 1191 and RFC 8201: the error carries the MTU of the path.
+        Reply::TooBig { mtu } => {
+            let error = IcmpError::TooBig { mtu: u32::from(mtu) };
+            (icmp_error(cx, packet, p, error, gateway(p)), AnswerKind::TooBig)
+        }
+        // As kube-proxy's reject target: from the Service's address.
+        Reply::Reject if p.proto == Proto::TCP => (tcp_reset(cx, packet, p), AnswerKind::RejectReset),
+        Reply::Reject => {
+            let error = IcmpError::Unreachable(Unreachable::Port);
+            (icmp_error(cx, packet, p, error, p.dst), AnswerKind::RejectUnreachable)
+        }
+        Reply::Reset(_) => (tcp_reset(cx, packet, p), AnswerKind::TcpReset),
     };
-    let Some(answer) = cx.stages.scratch.get(..len) else {
-        return Verdict::drop(otherwise);
-    };
-    if len > cx.store.room() as usize {
-        return Verdict::drop(otherwise);
+    match built {
+        Some(len) if put(cx, packet, len) => Verdict::Answer(kind),
+        _ => Verdict::drop(reply.otherwise()),
     }
+}
+
+/// Copies a reply of the scratch buffer into the packet's frame and frees the packet's other frames. Returns false if the
+/// reply does not fit a frame.
+fn put(cx: &mut Context<'_>, packet: &mut Packet, len: usize) -> bool {
+    if len > cx.store.room() as usize {
+        return false;
+    }
+    let Some(reply) = cx.stages.scratch.get(..len) else {
+        return false;
+    };
     if packet.frames() > 1 {
         for frame in packet.split_following(cx.store) {
             cx.pool.free(frame);
         }
     }
-    packet.set_head_range(cx.store, HEADROOM, len as u32);
-    packet.bytes_mut(cx.store).copy_from_slice(answer);
-    Verdict::Answer(kind)
+    packet.set_head_range(cx.store, cx.ingress.capabilities.headroom, len as u32);
+    packet.bytes_mut(cx.store).copy_from_slice(reply);
+    true
 }
 
-/// The gateway of a packet's family.
+/// Returns the gateway's address of a packet's family.
 fn gateway(p: &Parsed) -> Ip {
     if p.dst.is_v4() {
         NodeTable::GATEWAY_V4
@@ -46,84 +67,23 @@ fn gateway(p: &Parsed) -> Ip {
     }
 }
 
-/// An ICMP error, as long as the turn's budget lasts.
-fn error(
-    cx: &mut Context<'_>,
-    packet: &mut Packet,
-    p: &Parsed,
-    error: IcmpError,
-    from: Ip,
-    kind: AnswerKind,
-    otherwise: DropReason,
-) -> Verdict {
-    let Some(left) = cx.stages.errors_left.checked_sub(1) else {
-        return Verdict::drop(otherwise);
-    };
+/// Builds an ICMP error, as long as the turn's budget lasts.
+fn icmp_error(cx: &mut Context<'_>, packet: &Packet, p: &Parsed, error: IcmpError, from: Ip) -> Option<usize> {
+    let left = cx.stages.errors_left.checked_sub(1)?;
     let head = packet.bytes(cx.store);
-    let built = build::icmp_error(head, p, error, MacAddr::GATEWAY, from, &mut cx.stages.scratch[..]);
-    if built.is_ok() {
-        cx.stages.errors_left = left;
-    }
-    send(cx, packet, built, kind, otherwise)
+    let built = build::icmp_error(head, p, error, MacAddr::GATEWAY, from, &mut cx.stages.scratch[..]).ok()?;
+    cx.stages.errors_left = left;
+    Some(built)
 }
 
-/// The packet's time is up.
-#[cold]
-pub(crate) fn time_exceeded(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
-    let (kind, otherwise) = (AnswerKind::TimeExceeded, DropReason::TtlExceeded);
-    error(cx, packet, p, IcmpError::TimeExceeded, gateway(p), kind, otherwise)
+/// Builds a reset for a segment of no connection (RFC 9293 section 3.10.7.1). It has no budget: one small segment for each
+/// received.
+fn tcp_reset(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Option<usize> {
+    build::tcp_reset(packet.bytes(cx.store), p, MacAddr::GATEWAY, &mut cx.stages.scratch[..]).ok()
 }
 
-/// The packet does not fit its way out, which takes `mtu` (RFC 1191, RFC 8201).
-#[cold]
-pub(crate) fn too_big(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, mtu: u16) -> Verdict {
-    let (kind, otherwise) = (AnswerKind::TooBig, DropReason::TooBig);
-    error(
-        cx,
-        packet,
-        p,
-        IcmpError::TooBig { mtu: u32::from(mtu) },
-        gateway(p),
-        kind,
-        otherwise,
-    )
-}
-
-/// The Service has no such port or no endpoint: what kube-proxy's reject answers, from the Service's address.
-#[cold]
-pub(crate) fn reject(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
-    let otherwise = DropReason::ServiceRejected;
-    if p.proto == Proto::TCP {
-        return reset(cx, packet, p, AnswerKind::RejectReset, otherwise);
-    }
-    let unreachable = IcmpError::Unreachable(Unreachable::Port);
-    error(
-        cx,
-        packet,
-        p,
-        unreachable,
-        p.dst,
-        AnswerKind::RejectUnreachable,
-        otherwise,
-    )
-}
-
-/// A reset for a segment of no connection (RFC 9293 section 3.10.7.1). No budget: one small segment for each received.
-#[cold]
-pub(crate) fn reset(
-    cx: &mut Context<'_>,
-    packet: &mut Packet,
-    p: &Parsed,
-    kind: AnswerKind,
-    otherwise: DropReason,
-) -> Verdict {
-    let built = build::tcp_reset(packet.bytes(cx.store), p, MacAddr::GATEWAY, &mut cx.stages.scratch[..]);
-    send(cx, packet, built, kind, otherwise)
-}
-
-/// The end of a packet for the gateway itself: it answers to echo requests, of any length, and to nothing else.
-#[cold]
-pub(crate) fn to_gateway(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
+/// Handles a packet to the gateway itself: it replies to echo requests, of any length, and to nothing else.
+fn gateway_echo(cx: &Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
     if rewrite::echo_reply_in_place(packet.bytes_mut(cx.store), p, MacAddr::GATEWAY) {
         Verdict::Answer(AnswerKind::Echo)
     } else {

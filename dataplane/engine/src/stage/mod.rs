@@ -1,4 +1,5 @@
-//! The stages, one a file, in the order in which a packet may meet them.
+//! The stages, one a file, in the order in which a packet may meet them. A stage returns a [`next::Next`]; stages do not call
+//! each other, the driver ([`process`](crate::process())) calls them.
 
 pub(crate) mod classify;
 pub(crate) mod decide_burst;
@@ -7,9 +8,10 @@ pub(crate) mod forward;
 pub(crate) mod fragment_in;
 pub(crate) mod fragment_out;
 pub(crate) mod icmp_error;
-pub(crate) mod insert;
 pub(crate) mod local_reply;
-pub(crate) mod mtu;
 pub(crate) mod neighbor;
 pub(crate) mod new_flow;
 pub(crate) mod revalidate;
+// What several stages share.
+pub(crate) mod mtu;
+pub(crate) mod next;

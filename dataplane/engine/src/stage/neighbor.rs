@@ -1,14 +1,15 @@
-//! ARP and neighbor discovery: the gateway answers for everything that is not on the asker's own link, so for everything.
+//! ARP and neighbor discovery. The gateway replies for every address that is not on the asker's own link, so for every one.
 //!
-//! Pods and host ask for the gateway, for pods, for Services; all are at the gateway's MAC. What they say about
-//! themselves is checked for pods and needed by nobody: heddle knows its neighbours (RFC 826, RFC 4861, RFC 5227).
+//! Pods and the host ask for the gateway, for pods and for Services; all are at the gateway's MAC address. What pods announce
+//! about themselves is checked and then ignored: heddle knows its neighbors (RFC 826, RFC 4861, RFC 5227).
 
 use heddle_port::Packet;
 use heddle_tables::{NodeTable, Place};
+use heddle_wire::build::{self, BuildError};
 use heddle_wire::parse::{ArpOperation, arp as arp_fields};
-use heddle_wire::{IcmpMessage, Ip, MacAddr, Parsed, build, ndp};
+use heddle_wire::{IcmpMessage, Ip, L3, MacAddr, Parsed, ndp};
 
-use super::local_reply;
+use super::next::{Next, Reply};
 use crate::context::Context;
 use crate::decide::is_link_local;
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
@@ -16,71 +17,94 @@ use crate::verdict::Verdict;
 
 const NO_ADDRESS: Ip = Ip::from_v4([0; 4]);
 
-/// Whether the address is that of whoever is behind the port.
-fn own(cx: &Context<'_>, ip: Ip) -> bool {
+/// Returns true if the address belongs to the endpoint behind the port.
+fn is_own(cx: &Context<'_>, ip: Ip) -> bool {
     cx.endpoint.has_address(ip) || (!cx.is_from_pod() && cx.snapshot.address(ip).place == Place::Host)
 }
 
-/// The end of an ARP packet.
+/// Returns true if the ICMP message is about the link, so that this stage handles it.
+#[inline]
+pub(crate) const fn is_link_message(message: IcmpMessage) -> bool {
+    match message {
+        IcmpMessage::NeighborSolicitation
+        | IcmpMessage::NeighborAdvertisement
+        | IcmpMessage::RouterSolicitation
+        | IcmpMessage::Mld
+        | IcmpMessage::RouterAdvertisement
+        | IcmpMessage::Redirect => true,
+        IcmpMessage::EchoRequest | IcmpMessage::EchoReply | IcmpMessage::Error | IcmpMessage::Other => false,
+    }
+}
+
+/// Handles an ARP packet or a message of the link.
 #[cold]
-pub(crate) fn arp(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
+pub(crate) fn handle(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next {
+    if p.l3 == L3::Arp {
+        return arp(cx, packet, p);
+    }
+    match p.icmp() {
+        Some(IcmpMessage::NeighborSolicitation) => solicitation(cx, packet, p),
+        Some(IcmpMessage::NeighborAdvertisement) => absorb(AbsorbReason::NeighborAnnouncement),
+        Some(IcmpMessage::RouterSolicitation) => absorb(AbsorbReason::RouterSolicitation),
+        Some(IcmpMessage::Mld) => absorb(AbsorbReason::MulticastListener),
+        // Router messages: there is one router, and the pod is not it.
+        _ if cx.is_from_pod() => Next::drop(DropReason::SpoofedNeighbor),
+        _ => absorb(AbsorbReason::HostLink),
+    }
+}
+
+fn absorb(reason: AbsorbReason) -> Next {
+    Next::Done(Verdict::Absorb(reason))
+}
+
+/// Returns the reply that was built, or a drop for `otherwise`.
+fn reply(built: Result<usize, BuildError>, kind: AnswerKind, otherwise: DropReason) -> Next {
+    match built.map(u16::try_from) {
+        Ok(Ok(len)) => Next::Reply(Reply::Prepared { len, kind }),
+        Ok(Err(_)) | Err(_) => Next::drop(otherwise),
+    }
+}
+
+fn arp(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next {
     let Some(a) = arp_fields(packet.bytes(cx.store), p) else {
-        return Verdict::drop(DropReason::ArpMalformed);
+        return Next::drop(DropReason::ArpMalformed);
     };
+    // A probe for a duplicate address has no sender address yet (RFC 5227 section 1.1).
     let probe = a.sender == NO_ADDRESS;
-    if cx.is_from_pod() && (a.sender_mac != cx.endpoint.mac || !(probe || own(cx, a.sender))) {
-        return Verdict::drop(DropReason::SpoofedNeighbor);
+    if cx.is_from_pod() && (a.sender_mac != cx.endpoint.mac || !(probe || is_own(cx, a.sender))) {
+        return Next::drop(DropReason::SpoofedNeighbor);
     }
     if a.operation == ArpOperation::Reply {
-        return Verdict::Absorb(AbsorbReason::NeighborAnnouncement);
+        return absorb(AbsorbReason::NeighborAnnouncement);
     }
     if probe {
-        return Verdict::Absorb(AbsorbReason::DuplicateAddressDetection);
+        return absorb(AbsorbReason::DuplicateAddressDetection);
     }
-    if own(cx, a.target) {
-        return Verdict::Absorb(AbsorbReason::NeighborAnnouncement);
+    if is_own(cx, a.target) {
+        return absorb(AbsorbReason::NeighborAnnouncement);
     }
     let built = build::arp_reply(packet.bytes(cx.store), p, MacAddr::GATEWAY, &mut cx.stages.scratch[..]);
-    local_reply::send(cx, packet, built, AnswerKind::Arp, DropReason::ArpMalformed)
+    reply(built, AnswerKind::Arp, DropReason::ArpMalformed)
 }
 
-/// The end of a message of the link, if the packet is one.
-#[inline]
-pub(crate) fn neighbor(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, message: IcmpMessage) -> Option<Verdict> {
-    match message {
-        IcmpMessage::NeighborSolicitation => Some(solicitation(cx, packet, p)),
-        IcmpMessage::NeighborAdvertisement => Some(Verdict::Absorb(AbsorbReason::NeighborAnnouncement)),
-        IcmpMessage::RouterSolicitation => Some(Verdict::Absorb(AbsorbReason::RouterSolicitation)),
-        IcmpMessage::Mld => Some(Verdict::Absorb(AbsorbReason::MulticastListener)),
-        // There is one router, and the pod is not it.
-        IcmpMessage::RouterAdvertisement | IcmpMessage::Redirect => Some(if cx.is_from_pod() {
-            Verdict::drop(DropReason::SpoofedNeighbor)
-        } else {
-            Verdict::Absorb(AbsorbReason::HostLink)
-        }),
-        IcmpMessage::EchoRequest | IcmpMessage::EchoReply | IcmpMessage::Error | IcmpMessage::Other => None,
-    }
-}
-
-#[cold]
-fn solicitation(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
+fn solicitation(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next {
     let asked = match ndp::solicitation(packet.bytes(cx.store), p) {
         Ok(asked) => asked,
-        Err(e) => return Verdict::drop(e.into()),
+        Err(e) => return Next::drop(e.into()),
     };
     if asked.is_probe() {
-        return Verdict::Absorb(AbsorbReason::DuplicateAddressDetection);
+        return absorb(AbsorbReason::DuplicateAddressDetection);
     }
     // The kernel asks from the address that it is about to send from, or from its link-local one.
-    if cx.is_from_pod() && !own(cx, asked.asker) && !is_link_local(asked.asker) {
-        return Verdict::drop(DropReason::SpoofedNeighbor);
+    if cx.is_from_pod() && !is_own(cx, asked.asker) && !is_link_local(asked.asker) {
+        return Next::drop(DropReason::SpoofedNeighbor);
     }
-    if own(cx, asked.target) || asked.target == asked.asker {
-        return Verdict::Absorb(AbsorbReason::NeighborAnnouncement);
+    if is_own(cx, asked.target) || asked.target == asked.asker {
+        return absorb(AbsorbReason::NeighborAnnouncement);
     }
     let gateway = NodeTable::is_gateway(asked.target);
     if is_link_local(asked.target) && !gateway {
-        return Verdict::drop(DropReason::Martian);
+        return Next::drop(DropReason::Martian);
     }
     let built = build::neighbor_advertisement(
         packet.bytes(cx.store),
@@ -89,5 +113,5 @@ fn solicitation(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdic
         gateway,
         &mut cx.stages.scratch[..],
     );
-    local_reply::send(cx, packet, built, AnswerKind::Neighbor, DropReason::NeighborInvalid)
+    reply(built, AnswerKind::Neighbor, DropReason::NeighborInvalid)
 }

@@ -1,54 +1,36 @@
-//! A packet without a flow of its own: one that another place knows, the first of a connection, or one in the middle of none.
+//! Opens a connection for a packet that no flow entry serves, or picks up a TCP connection in its middle.
+//!
+//! Decides (Service, policy, route), inserts both directions, and lets the driver replay the packet's own direction. A packet
+//! that opens nothing gets a reset, an ICMP error, or is dropped.
+
+mod insert;
 
 use heddle_flow::{FlowFlags, FlowKey, SlotId};
-use heddle_port::Packet;
 use heddle_tables::{EndpointId, NodeTable, Place};
 use heddle_wire::{IcmpMessage, Parsed, Proto, TcpFlags};
 
-use super::forward;
-use super::insert::{self, Inserted};
-use super::revalidate::{self, origin_of};
-use super::{flow_hit, local_reply};
+use super::next::{Next, Reply};
 use crate::context::Context;
-use crate::decide::{self, Allowed, Decision, Query, Target, owner};
-use crate::reason::{AnswerKind, DropReason};
-use crate::verdict::Verdict;
+use crate::decide::{self, Allowed, Decision, Query, Target, origin_of, owner};
+use crate::reason::DropReason;
 
-/// The end of a packet whose key is not in the table.
-#[cold]
-pub(crate) fn dispatch_miss(
-    cx: &mut Context<'_>,
-    packet: &mut Packet,
-    p: &Parsed,
-    key: &FlowKey,
-    decided: Option<&Decision>,
-) -> Verdict {
-    cx.stages.slow += 1;
-    match cx.flows.find_tuple(&key.tuple, key.proto, cx.now) {
-        // An earlier packet of this burst, or another worker, has opened it by now.
-        Some(hit) if hit.view.origin == key.origin => flow_hit::found(cx, packet, p, key, &hit),
-        Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => open(cx, packet, p, key, Some(hit.slot), decided),
-        Some(hit) => revalidate::moved(cx, packet, p, key, &hit),
-        None => open(cx, packet, p, key, None, decided),
-    }
-}
-
-/// The end of a packet that opens a connection, or should have. `replaces` is the entry that a new connection of the same
-/// tuple takes the place of, once it is allowed; `decided` what becomes of it, where that is known.
+/// Opens a connection.
+///
+/// `replaces` is the entry of the same tuple that the new connection takes the place of once it is allowed; a connection that
+/// is denied leaves the old one alone. `decision` is the burst's decision for this packet, where one was made.
 #[cold]
 pub(crate) fn open(
     cx: &mut Context<'_>,
-    packet: &mut Packet,
     p: &Parsed,
     key: &FlowKey,
     replaces: Option<SlotId>,
-    decided: Option<&Decision>,
-) -> Verdict {
+    decision: Option<&Decision>,
+) -> Next {
     let query = Query::from(key);
-    let decision = match decided {
-        Some(decided) => *decided,
+    let decision = match decision {
+        Some(decision) => *decision,
         None if opens(p) => decide::decide_with(cx.snapshot, &query, cx.selector()),
-        None => return opens_nothing(cx, packet, p, &query),
+        None => return opens_nothing(cx, p, &query),
     };
     match decision {
         Decision::Pass(allowed) => {
@@ -57,62 +39,61 @@ pub(crate) fn open(
                 cx.flows.remove(old);
             }
             match insert::insert(cx, &query, &allowed, FlowFlags::empty()) {
-                Ok(inserted) => first(cx, packet, p, inserted.forward),
-                Err(reason) => Verdict::drop(reason),
+                Ok(inserted) => Next::Replay(inserted.forward),
+                Err(reason) => Next::drop(reason),
             }
         }
-        Decision::Reject => local_reply::reject(cx, packet, p),
-        Decision::Gateway => local_reply::to_gateway(cx, packet, p),
-        Decision::Drop(denial) => denial.into(),
+        Decision::Reject => Next::Reply(Reply::Reject),
+        Decision::Gateway => Next::Reply(Reply::Gateway),
+        Decision::Drop(denial) => Next::Done(denial.into()),
     }
 }
 
-/// Whether a packet opens a connection, if none is known.
+/// Returns true if a packet opens a connection where none is known: everything but a TCP segment without SYN or with ACK, an
+/// echo reply, and a packet whose TTL ends here.
 pub(crate) fn opens(p: &Parsed) -> bool {
-    let tcp = p.proto == Proto::TCP && !p.tcp_flags.opens();
-    !tcp && p.ttl > 1 && p.icmp() != Some(IcmpMessage::EchoReply)
+    let midstream = p.proto == Proto::TCP && !p.tcp_flags.opens();
+    !midstream && p.ttl > 1 && p.icmp() != Some(IcmpMessage::EchoReply)
 }
 
-/// The end of a packet that belongs to no connection and opens none.
-fn opens_nothing(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, query: &Query) -> Verdict {
+/// Handles a packet that belongs to no connection and opens none. Its source is checked first: a spoofed packet gets no reply.
+fn opens_nothing(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     if let Err(denial) = decide::check_source(cx.snapshot, query) {
-        return denial.into();
+        return Next::Done(denial.into());
     }
     if NodeTable::is_gateway(p.dst) {
-        return local_reply::to_gateway(cx, packet, p);
+        return Next::Reply(Reply::Gateway);
     }
     if p.ttl <= 1 {
-        return local_reply::time_exceeded(cx, packet, p);
+        return Next::Reply(Reply::TimeExceeded);
     }
     if p.proto == Proto::TCP {
-        return midstream(cx, packet, p, query);
+        return midstream(cx, p, query);
     }
-    Verdict::drop(DropReason::IcmpWithoutFlow)
+    Next::drop(DropReason::IcmpWithoutFlow)
 }
 
-/// A segment in the middle of no connection: adopted for a while after a start without a table, else answered by a reset.
-fn midstream(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, query: &Query) -> Verdict {
-    if cx.now < cx.stages.config.adopt_until && !p.tcp_flags.contains(TcpFlags::RST) {
-        let adopted = match adopt_as_seen(cx, query) {
-            Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|i| i.forward),
-            None => match adopt_as_answer(cx, query) {
-                Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|i| i.reverse),
-                None => return reset(cx, packet, p),
-            },
-        };
-        return match adopted {
-            Ok(direction) => first(cx, packet, p, direction),
-            Err(reason) => Verdict::drop(reason),
-        };
+/// Handles a TCP segment in the middle of no connection. For a while after a start without a flow table it is adopted, where
+/// policy allows either direction; every other one gets a reset, so that its sender connects again at once.
+fn midstream(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
+    let reset = Next::Reply(Reply::Reset(DropReason::TcpWithoutFlow));
+    if cx.now >= cx.stages.config.adopt_until || p.tcp_flags.contains(TcpFlags::RST) {
+        return reset;
     }
-    reset(cx, packet, p)
+    let adopted = match adopt_as_seen(cx, query) {
+        Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|pair| pair.forward),
+        None => match adopt_as_reply(cx, query) {
+            Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|pair| pair.reverse),
+            None => return reset,
+        },
+    };
+    match adopted {
+        Ok(direction) => Next::Replay(direction),
+        Err(reason) => Next::drop(reason),
+    }
 }
 
-fn reset(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
-    local_reply::reset(cx, packet, p, AnswerKind::TcpReset, DropReason::TcpWithoutFlow)
-}
-
-/// The segment is its opener's: it may pass as a new connection would, through a Service where the hash chooses again.
+/// Judges the segment as its opener's: it may pass as a new connection would, through a Service where the hash chooses again.
 fn adopt_as_seen(cx: &mut Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
     match decide::decide_with(cx.snapshot, query, cx.selector()) {
         Decision::Pass(allowed) => Some((*query, allowed)),
@@ -120,8 +101,8 @@ fn adopt_as_seen(cx: &mut Context<'_>, query: &Query) -> Option<(Query, Allowed)
     }
 }
 
-/// The segment is an answer: its connection may have been opened the other way.
-fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
+/// Judges the segment as a reply: its connection may have been opened the other way.
+fn adopt_as_reply(cx: &Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
     if cx.snapshot.is_cluster_address(query.tuple.dst) {
         // Nobody opens connections from the address of a Service.
         return None;
@@ -138,11 +119,5 @@ fn adopt_as_answer(cx: &Context<'_>, query: &Query) -> Option<(Query, Allowed)> 
     };
     let target = Target::direct(query.tuple.src, query.tuple.sport);
     let allowed = decide::judge(cx.snapshot, &opened, target).ok()?;
-    (allowed.to == owner(query.origin)).then_some((opened, allowed))
-}
-
-/// Sends the packet that made its flow.
-fn first(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, direction: Inserted) -> Verdict {
-    cx.flows.touch(direction.slot, cx.now, packet.len(), p.tcp_flags);
-    forward::forward(cx, packet, p, &direction.plan)
+    (allowed.to() == owner(query.origin)).then_some((opened, allowed))
 }

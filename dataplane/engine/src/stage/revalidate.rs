@@ -1,37 +1,37 @@
-//! Judges a connection again whose translation stands: tables have changed since, or its packets come in elsewhere.
+//! Judges an existing flow against the tables: they have changed since it was evaluated, or its packets come in elsewhere.
 //!
-//! Both directions are judged by the one in which the connection was opened. What is allowed keeps its translation. What
-//! policy forbids by now keeps its entry too, stale: each of its packets is judged again, until policy allows it or it
-//! runs out of time. Without an entry a packet of it would belong to no connection, and while connections are adopted it
-//! could come back by the direction that policy says nothing about.
+//! Both directions are judged by the one in which the connection was opened. A connection that is allowed keeps its
+//! translation. A connection that policy denies keeps its entry, stale: each of its packets is judged again, until policy
+//! allows it or the entry expires. Without an entry its packets would belong to no connection, and while connections are
+//! adopted, the denied connection could come back by the direction that policy does not restrict.
 
-use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Origin, Route};
-use heddle_port::Packet;
+use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Route};
 use heddle_tables::EndpointId;
 use heddle_wire::{Parsed, Proto};
 
-use super::{flow_hit, local_reply, mtu, new_flow};
+use super::mtu;
+use super::next::{Next, Replay, Reply};
 use crate::context::Context;
-use crate::decide::{self, Allowed, Denial, Query, Source, Target, owner};
-use crate::reason::{AnswerKind, DropReason};
-use crate::verdict::Verdict;
+use crate::decide::{self, Allowed, Denial, Query, Source, Target, origin_of, owner};
+use crate::reason::DropReason;
 
-/// The origin of what an endpoint sends.
-pub(crate) const fn origin_of(endpoint: EndpointId) -> Origin {
-    match endpoint {
-        EndpointId::HOST => Origin::HOST,
-        EndpointId::UPLINK => Origin::UPLINK,
-        pod => Origin::pod(pod),
+/// Judges the entry of a packet, and replays it if the connection may go on.
+#[cold]
+pub(crate) fn revalidate(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit) -> Next {
+    if hit.view.origin == key.origin {
+        stale(cx, p, key, hit)
+    } else {
+        moved(cx, key, hit)
     }
 }
 
-/// The connection as its opener began it, from either direction's key and entry.
+/// Returns the connection as its opener began it, from either direction's key and entry.
 fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
     let service = view.flags.contains(FlowFlags::SERVICE);
     let masquerade = view.flags.contains(FlowFlags::MASQUERADED);
     let r = &view.rewrite;
     if view.flags.contains(FlowFlags::REPLY) {
-        // The answer's rewrite is the opener's packet reversed, and the answer's source is what the opener reached.
+        // The reply's rewrite is the opener's packet reversed, and the reply's source is the backend that the opener reached.
         let origin = origin_of(view.endpoints[1]);
         let query = Query {
             origin,
@@ -62,7 +62,7 @@ fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
     }
 }
 
-/// Opener and other end, from either direction's entry.
+/// Returns the opener and the other end, from either direction's entry.
 fn ends(view: &FlowView) -> (EndpointId, EndpointId) {
     let [from, to] = view.endpoints;
     if view.flags.contains(FlowFlags::REPLY) {
@@ -72,7 +72,7 @@ fn ends(view: &FlowView) -> (EndpointId, EndpointId) {
     }
 }
 
-/// Whether the connection has the source translation that the entry was compiled with.
+/// Returns true if the connection has the source translation that the entry was compiled with.
 fn same_source(allowed: &Allowed, view: &FlowView) -> bool {
     let flags = view.flags & (FlowFlags::HAIRPIN | FlowFlags::MASQUERADED);
     flags
@@ -83,30 +83,29 @@ fn same_source(allowed: &Allowed, view: &FlowView) -> bool {
         }
 }
 
-/// The end of a packet whose entry is older than the tables.
-#[cold]
-pub(crate) fn stale(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
-    match again(cx, key, hit) {
-        Ok(Some(hit)) => flow_hit::replay(cx, packet, p, key, &hit),
-        Ok(None) => new_flow::open(cx, packet, p, key, None, None),
-        // The backend's pod is gone: the client connects again at once, to another one.
+/// Handles a packet whose entry is stale.
+fn stale(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit) -> Next {
+    match judge_again(cx, key, hit) {
+        Ok(Some(hit)) => Next::Replay(Replay::of(&hit)),
+        Ok(None) => Next::Open(None),
+        // The backend's pod is gone: a reset makes the client connect again at once, to another backend.
         Err(denial)
             if denial.reason == DropReason::UnknownDestination
                 && p.proto == Proto::TCP
                 && hit.view.flags.contains(FlowFlags::SERVICE) =>
         {
-            local_reply::reset(cx, packet, p, AnswerKind::TcpReset, denial.reason)
+            Next::Reply(Reply::Reset(denial.reason))
         }
-        Err(denial) => denial.into(),
+        Err(denial) => Next::Done(denial.into()),
     }
 }
 
-/// Judges an entry that is older than the tables. It stands and is current again, with what its path takes now; or it led
-/// somewhere that is no more, and is removed: `None`.
+/// Judges a stale entry. An allowed connection's entry becomes current, with its path's MTU of now. An entry whose
+/// connection would take another path or another translation now is removed: `None`.
 ///
 /// # Errors
-/// It is not allowed now; if anything but policy says so, it is removed.
-pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>, Denial> {
+/// The denial. An entry that something other than policy denies is removed.
+fn judge_again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>, Denial> {
     let (query, target) = connection(key, &hit.view);
     let allowed = decide::judge(cx.snapshot, &query, target).inspect_err(|denial| {
         if !denial.reason.is_policy() {
@@ -115,17 +114,18 @@ pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option
     })?;
     let generations = cx.generations(hit.view.endpoints);
     match generations {
-        Some(generations) if (allowed.from, allowed.to) == ends(&hit.view) && same_source(&allowed, &hit.view) => {
+        Some(generations) if (allowed.from, allowed.to()) == ends(&hit.view) && same_source(&allowed, &hit.view) => {
             let mss = fit(cx, &query, &allowed);
             if mss == hit.view.mss_clamp {
                 cx.flows.revalidate(hit.slot, generations);
                 return Ok(Some(*hit));
             }
+            // Only the path's MTU has changed: both directions get the new segment size.
             let [from, to] = hit.view.endpoints;
             cx.flows.reroute(
                 hit.slot,
                 &Route {
-                    egress: [Egress::Endpoint(to), Egress::Endpoint(from)],
+                    egress: egresses(&allowed, &hit.view),
                     endpoints: [from, to],
                     generations,
                     mss_clamp: [mss, mss],
@@ -142,41 +142,52 @@ pub(crate) fn again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option
     }
 }
 
-/// What the path of an allowed connection takes, as the MSS that fits.
+/// Returns the egress of the entry's direction and of the other one.
+fn egresses(allowed: &Allowed, view: &FlowView) -> [Egress; 2] {
+    let (there, back) = (allowed.egress, Egress::Endpoint(allowed.from));
+    if view.flags.contains(FlowFlags::REPLY) {
+        [back, there]
+    } else {
+        [there, back]
+    }
+}
+
+/// Returns the MSS that fits the connection's path.
 fn fit(cx: &Context<'_>, query: &Query, allowed: &Allowed) -> u16 {
-    let ends = [(allowed.from, query.tuple.src), (allowed.to, allowed.target.dst)];
+    let ends = [(allowed.from, query.tuple.src), (allowed.to(), allowed.target.dst)];
     mtu::fit(cx.snapshot, ends).mss()
 }
 
-/// The end of a packet of a known tuple that comes in elsewhere: another pod's, which is dropped and leaves the connection
-/// alone, or the same end's, which has moved.
-#[cold]
-pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
+/// Handles a packet of a known tuple that came in at another origin. It is either another pod's, which is dropped and leaves
+/// the connection alone, or the same end's, which has moved: then the entry follows.
+fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
+    // The tables know which endpoint has the sender's address now.
     let (query, target) = connection(key, &hit.view);
     let reply = hit.view.flags.contains(FlowFlags::REPLY);
     let allowed = match decide::judge(cx.snapshot, &query, target) {
         Ok(allowed) => allowed,
-        Err(denial) => return denial.into(),
+        Err(denial) => return Next::Done(denial.into()),
     };
     let here = owner(key.origin);
     let (from, to) = if reply {
-        (allowed.to, allowed.from)
+        (allowed.to(), allowed.from)
     } else {
-        (allowed.from, allowed.to)
+        (allowed.from, allowed.to())
     };
     if from != here {
-        return Verdict::drop(DropReason::SpoofedSource);
+        return Next::drop(DropReason::SpoofedSource);
     }
     let Some(generations) = cx.generations([from, to]) else {
-        return Verdict::drop(DropReason::UnknownDestination);
+        return Next::drop(DropReason::UnknownDestination);
     };
+    // Another source translation is another connection for the destination: open it as one.
     if !same_source(&allowed, &hit.view) {
         cx.flows.remove(hit.slot);
-        return new_flow::open(cx, packet, p, key, None, None);
+        return Next::Open(None);
     }
     let clamp = fit(cx, &query, &allowed);
     let route = Route {
-        egress: [Egress::Endpoint(to), Egress::Endpoint(from)],
+        egress: egresses(&allowed, &hit.view),
         endpoints: [from, to],
         generations,
         mss_clamp: [clamp, clamp],
@@ -184,7 +195,7 @@ pub(crate) fn moved(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: 
     cx.flows.reroute(hit.slot, &route);
     cx.flows.move_origin(hit.slot, key.origin);
     let mut moved = *hit;
-    moved.view.egress = Egress::Endpoint(to);
+    [moved.view.egress, _] = route.egress;
     moved.view.mss_clamp = clamp;
-    flow_hit::replay(cx, packet, p, key, &moved)
+    Next::Replay(Replay::of(&moved))
 }

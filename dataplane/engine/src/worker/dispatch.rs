@@ -1,16 +1,17 @@
 //! The way of a packet out of its worker, as its verdict says: a port's queue, a lane to another worker, or the pool.
 
+use heddle_flow::Egress;
 use heddle_port::{Packet, Port, PortId, WorkerPool};
 use heddle_tables::{EndpointId, Snapshot, WorkerId};
 use heddle_wire::{Parsed, parse};
 
 use super::port_table::{Outcome, PortTable};
-use crate::batch::Seen;
-use crate::context::Ingress;
+use crate::batch::ParsedPackets;
 use crate::counters::WorkerCounters;
 use crate::decide::Denial;
 use crate::drops::Dropped;
 use crate::handover::{HandoverItem, Outbox, Refused};
+use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::stage::fragment_out::{Fragments, split};
 use crate::verdict::Verdict;
@@ -41,14 +42,14 @@ pub(super) fn discard(
         }
     } else {
         let parsed = parse(packet.bytes(pool.store()), packet.len() as usize);
-        note(&packet, parsed.ok().as_ref(), ingress, denial, counters);
+        record_drop(&packet, parsed.ok().as_ref(), ingress, denial, counters);
     }
     pool.free_packet(packet);
 }
 
 /// Counts and remembers a drop.
 #[inline]
-fn note(packet: &Packet, parsed: Option<&Parsed>, ingress: PortId, denial: Denial, counters: &WorkerCounters) {
+fn record_drop(packet: &Packet, parsed: Option<&Parsed>, ingress: PortId, denial: Denial, counters: &WorkerCounters) {
     counters.drop_packet(&Dropped {
         reason: denial.reason,
         rule: denial.rule,
@@ -71,7 +72,7 @@ pub(super) struct Dispatcher<'a, P> {
     /// The place of the port where the burst came in.
     pub(super) at: usize,
     /// What the parser said of the packets of the burst.
-    pub(super) seen: Seen<'a>,
+    pub(super) parsed: ParsedPackets<'a>,
 }
 
 impl<P: Port> Dispatcher<'_, P> {
@@ -93,7 +94,7 @@ impl<P: Port> Dispatcher<'_, P> {
 
     /// Sends a packet in fragments, the first of which counts as the packet.
     #[cold]
-    fn fragment(&mut self, place: usize, packet: Packet, to: EndpointId, mtu: u16) {
+    fn fragment(&mut self, place: usize, packet: Packet, to: Egress, mtu: u16) {
         let mut fragments = Fragments::new();
         match split(self.pool, &packet, mtu, &mut fragments) {
             Ok(()) => self.pool.free_packet(packet),
@@ -105,7 +106,11 @@ impl<P: Port> Dispatcher<'_, P> {
     }
 
     #[inline]
-    fn forward(&mut self, place: usize, packet: Packet, to: EndpointId, later_fragment: bool) {
+    fn forward(&mut self, place: usize, packet: Packet, egress: Egress, later_fragment: bool) {
+        let Egress::Endpoint(to) = egress else {
+            // No port leads to other nodes or to the uplink yet.
+            return self.drop_accepted(place, packet, later_fragment, DropReason::NoRoute);
+        };
         if to == EndpointId::HOST
             && let Some(host) = self.ports.host()
         {
@@ -141,10 +146,10 @@ impl<P: Port> Dispatcher<'_, P> {
         match self.outbox.push(worker, item) {
             Ok(()) => self.counters.handed_over.add(1),
             Err(Refused::Full(item)) => {
-                self.drop_accepted(place, item.packet, later_fragment, DropReason::HandoverQueueFull)
+                self.drop_accepted(place, item.packet, later_fragment, DropReason::HandoverQueueFull);
             }
             Err(Refused::Closed(item)) => {
-                self.drop_accepted(place, item.packet, later_fragment, DropReason::PortClosed)
+                self.drop_accepted(place, item.packet, later_fragment, DropReason::PortClosed);
             }
         }
     }
@@ -171,8 +176,8 @@ impl<P: Port> Dispatcher<'_, P> {
     /// Drops the packet at a place of the burst.
     fn drop(&mut self, place: usize, packet: Packet, denial: Denial) {
         let ingress = self.ingress.port;
-        if let Some(parsed) = self.seen.parsed(place) {
-            note(&packet, Some(parsed), ingress, denial, self.counters);
+        if let Some(parsed) = self.parsed.get(place) {
+            record_drop(&packet, Some(parsed), ingress, denial, self.counters);
             self.pool.free_packet(packet);
         } else {
             discard(packet, ingress, false, denial, self.pool, self.counters);

@@ -16,12 +16,13 @@ use heddle_port::{BURST, Port, PortId, WorkerPool};
 use heddle_tables::publish::Reader;
 use heddle_tables::{Snapshot, WorkerId};
 
-use crate::batch::Batch;
-use crate::context::{Ingress, StageConfig, Stages};
-use crate::control::{AddError, Message, PortRole, WorkerHandle};
+use crate::batch::{Batch, ParsedPackets};
+use crate::context::{StageConfig, Stages};
+use crate::control::{AddError, Message, WorkerHandle};
 use crate::counters::WorkerCounters;
 use crate::decide::Denial;
 use crate::handover::{Ends, HandoverItem, Inbox, Outbox};
+use crate::ingress::{Ingress, PortRole};
 use crate::process::{Tables, process};
 use crate::reason::DropReason;
 use dispatch::{Dispatcher, discard, forwarded};
@@ -115,7 +116,7 @@ impl<P: Port> Worker<P> {
             messages,
             ports: PortTable::new(usize::from(config.ports)),
             stages: Stages::new(config.stages),
-            batch: Box::new(Batch::new()),
+            batch: Box::new(Batch::new(&config.stages.fragments)),
             counters,
             stopped: false,
             config,
@@ -125,9 +126,9 @@ impl<P: Port> Worker<P> {
 
     /// Serves every port, every lane and control once.
     pub fn turn(&mut self, now: Millis) -> TurnStats {
-        self.stages.begin_turn(now);
         self.counters.now.set(now.0);
-        self.settle(now);
+        self.stages.begin_turn(&mut self.batch, now);
+        self.dispatch_reentered();
         // Before control's messages: what waits for a port that is to be removed still leaves by it.
         let taken_over = self.take_over();
         let messages = self.read_messages();
@@ -169,7 +170,7 @@ impl<P: Port> Worker<P> {
         }
     }
 
-    /// Receives a burst from one port and brings each packet on its way.
+    /// Receives a burst from one port and dispatches each of its packets.
     fn burst(&mut self, at: usize, now: Millis) -> usize {
         let Some(slot) = self.ports.slot_mut(at) else { return 0 };
         let received = slot.port.rx(&mut self.pool, self.batch.packets_mut());
@@ -188,52 +189,12 @@ impl<P: Port> Worker<P> {
             flows: &self.flows,
         };
         process(&mut self.stages, &mut self.batch, ingress, tables, &mut self.pool, now);
-        self.dispatch(at, ingress);
-        self.settle(now);
+        self.dispatch_burst(at, ingress);
+        self.dispatch_reentered();
         received
     }
 
-    /// Brings held fragments on their way whose first has come, and drops those that are given up.
-    #[inline]
-    fn settle(&mut self, now: Millis) {
-        loop {
-            self.drop_given_up();
-            let Some(ingress) = self.stages.release(&mut self.batch) else {
-                return;
-            };
-            let tables = Tables {
-                snapshot: self.reader.current(),
-                flows: &self.flows,
-            };
-            process(&mut self.stages, &mut self.batch, ingress, tables, &mut self.pool, now);
-            match self.ports.find(ingress.port) {
-                Some(at) => self.dispatch(at, ingress),
-                // It was closed between two packets of a datagram: then `close` has given all of them up.
-                None => self.batch.drain().for_each(|(packet, _)| {
-                    let (pool, counters) = (&mut self.pool, &self.counters);
-                    let closed = Denial::new(DropReason::PortClosed);
-                    discard(packet, ingress.port, false, closed, pool, counters);
-                }),
-            }
-        }
-    }
-
-    /// Drops the held fragments that nobody waits for any more.
-    #[inline]
-    fn drop_given_up(&mut self) {
-        while let Some((packet, ingress, reason)) = self.stages.give_up() {
-            discard(
-                packet,
-                ingress,
-                false,
-                Denial::new(reason),
-                &mut self.pool,
-                &self.counters,
-            );
-        }
-    }
-
-    fn dispatch(&mut self, at: usize, ingress: Ingress) {
+    fn dispatch_burst(&mut self, at: usize, ingress: Ingress) {
         let Self {
             batch,
             pool,
@@ -244,7 +205,7 @@ impl<P: Port> Worker<P> {
             config,
             ..
         } = self;
-        let (packets, seen) = batch.drain_seen();
+        let (packets, parsed) = batch.drain_burst();
         let mut dispatcher = Dispatcher {
             pool,
             counters,
@@ -254,10 +215,53 @@ impl<P: Port> Worker<P> {
             me: config.id,
             ingress,
             at,
-            seen,
+            parsed,
         };
         for (place, (packet, verdict)) in packets.enumerate() {
             dispatcher.dispatch(place, packet, verdict);
+        }
+    }
+
+    /// Dispatches the held fragments that got their verdicts beside the burst, each at the port where it came in.
+    #[inline]
+    fn dispatch_reentered(&mut self) {
+        if !self.batch.reentered.is_empty() {
+            self.dispatch_each_reentered();
+        }
+    }
+
+    #[cold]
+    fn dispatch_each_reentered(&mut self) {
+        let Self {
+            batch,
+            pool,
+            counters,
+            ports,
+            outbox,
+            reader,
+            config,
+            ..
+        } = self;
+        for held in batch.reentered.drain(..) {
+            let ingress = held.ingress;
+            // Held fragments are given up before their port is closed.
+            let Some(at) = ports.find(ingress.port) else {
+                let closed = Denial::new(DropReason::PortClosed);
+                discard(held.packet, ingress.port, false, closed, pool, counters);
+                continue;
+            };
+            let mut dispatcher = Dispatcher {
+                pool,
+                counters,
+                ports,
+                outbox,
+                snapshot: reader.current(),
+                me: config.id,
+                ingress,
+                at,
+                parsed: ParsedPackets::NONE,
+            };
+            dispatcher.dispatch(0, held.packet, held.verdict);
         }
     }
 
@@ -272,7 +276,7 @@ impl<P: Port> Worker<P> {
                     egress,
                     to,
                     later_fragment,
-                }) = self.inbox.take(lane)
+                }) = self.inbox.pop(lane)
                 else {
                     break;
                 };
@@ -342,8 +346,8 @@ impl<P: Port> Worker<P> {
 
     /// Takes a port out, with nothing of it left here.
     fn remove(&mut self, number: PortId) -> Option<(P, PortRole)> {
-        self.stages.close(number);
-        self.drop_given_up();
+        self.stages.close(&mut self.batch, number);
+        self.dispatch_reentered();
         let (port, role) = self.ports.remove(number, &mut self.pool, &self.counters)?;
         if let Some(fd) = port.wait_fd() {
             self.inbox.sleeper().unwatch(fd);

@@ -4,10 +4,10 @@ use arrayvec::ArrayVec;
 use heddle_port::{BURST, Packet, PacketVec, Port, PortId, WorkerPool};
 
 use super::dispatch::discard;
-use crate::context::Ingress;
-use crate::control::PortRole;
 use crate::counters::WorkerCounters;
 use crate::decide::Denial;
+use crate::ingress::Ingress;
+use crate::ingress::PortRole;
 use crate::reason::{AnswerKind, DropReason};
 
 /// As what a packet leaves.
@@ -55,6 +55,7 @@ impl<P: Port> Slot<P> {
         Ingress {
             port: self.number,
             role: self.role,
+            capabilities: self.port.capabilities(),
         }
     }
 
@@ -84,12 +85,12 @@ impl<P: Port> Slot<P> {
         if self.packets.is_empty() {
             return;
         }
-        self.give(pool, counters);
+        self.transmit(pool, counters);
         if self.packets.is_empty() {
             return;
         }
         self.port.flush(pool);
-        self.give(pool, counters);
+        self.transmit(pool, counters);
         for (packet, leaving) in self.packets.drain(..).zip(self.leaving.drain(..)) {
             let later_fragment = leaving.outcome == Outcome::Fragment;
             discard(
@@ -103,7 +104,7 @@ impl<P: Port> Slot<P> {
         }
     }
 
-    fn give(&mut self, pool: &mut WorkerPool, counters: &WorkerCounters) {
+    fn transmit(&mut self, pool: &mut WorkerPool, counters: &WorkerCounters) {
         let before = self.packets.len();
         self.port.tx(pool, &mut self.packets);
         let taken = before - self.packets.len();

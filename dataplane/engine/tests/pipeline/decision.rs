@@ -48,7 +48,7 @@ fn a_decision_names_backend_translation_and_rule() {
         panic!("A may reach B");
     };
     assert_eq!(
-        (p.from, p.to, p.source, p.target.service),
+        (p.from, p.to(), p.source, p.target.service),
         (A.endpoint, B.endpoint, Source::Kept, false)
     );
     assert_eq!((p.egress_rule, p.ingress_rule), (RuleId::NO_POLICY, RULE));
@@ -62,7 +62,7 @@ fn a_decision_names_backend_translation_and_rule() {
         panic!("the host may reach the API server's Service");
     };
     assert_eq!(
-        (p.to, p.source),
+        (p.to(), p.source),
         (EndpointId::HOST, Source::Masqueraded(ip(MASQUERADE_V4)))
     );
     assert_eq!(
@@ -93,7 +93,7 @@ proptest! {
         let mut expected = vec![format!("{name} rx 1")];
         match decision {
             Decision::Pass(p) => {
-                let to = [A, B, C, HOST].into_iter().find(|x| x.endpoint == p.to).unwrap();
+                let to = [A, B, C, HOST].into_iter().find(|x| x.endpoint == p.to()).unwrap();
                 let out = w.pop(&to);
                 let sent = heddle_wire::parse(&out, out.len()).unwrap();
                 prop_assert_eq!((sent.dst, sent.dport), (p.target.dst, p.target.dport));

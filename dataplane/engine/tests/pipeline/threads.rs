@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerHandle, mesh};
 use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{Packet, PacketVec, Port, PortId, PortStats, SharedPool, WorkerPool};
+use heddle_port::{Capabilities, Packet, PacketVec, Port, PortId, PortStats, SharedPool, WorkerPool};
 use heddle_tables::publish::channel;
 use heddle_tables::{Direction, EndpointPolicy, Generation, WorkerId};
 use heddle_wire::testing::assert_valid;
@@ -49,6 +49,10 @@ impl Line {
 impl Port for EventPort {
     fn number(&self) -> PortId {
         self.number
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::VETH
     }
 
     fn rx(&mut self, pool: &mut WorkerPool, out: &mut PacketVec) -> usize {

@@ -1,42 +1,37 @@
-//! Compiles a decided connection into the two directions of its flow and puts both into the table.
+//! Compiles an allowed connection into the two directions of its flow and inserts both into the table.
 //!
-//! Where the answer's tuple is another connection's already (the same backend behind two Services and one client port),
-//! or where the source is masqueraded, another source port is tried.
+//! Tries another source port where the reply's tuple already belongs to another connection (the same backend behind two
+//! Services and one client port), and where the source is masqueraded.
 
 use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite, SlotId};
 use heddle_wire::rewrite::Tuple;
 
-use super::forward::Plan;
-use super::mtu::{self, Fit};
-use super::revalidate::origin_of;
+use super::super::mtu::{self, Fit};
+use super::super::next::{Plan, Replay};
 use crate::context::Context;
-use crate::decide::{Allowed, Query, Source, connection_hash};
+use crate::decide::{Allowed, Query, Source, connection_hash, origin_of};
 use crate::reason::DropReason;
 
-/// One direction of a connection that was put into the table.
+/// Both directions of a connection in the table.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Inserted {
-    pub(crate) slot: SlotId,
-    pub(crate) plan: Plan,
+pub(super) struct Pair {
+    pub(super) forward: Replay,
+    pub(super) reverse: Replay,
 }
 
-/// Both.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Pair {
-    pub(crate) forward: Inserted,
-    pub(crate) reverse: Inserted,
-}
-
-/// Source ports that are tried for one connection.
+/// The most source ports that are tried for one connection.
 const TRIES: u16 = 128;
-/// Where another port is taken from when the source address stays: what is no system port (RFC 6335 section 6).
+/// The range of another source port when the source address stays: no system ports (RFC 6335 section 6).
 const UNRESERVED: (u16, u16) = (1024, 65535);
 
-/// Puts a connection into the table.
+/// Inserts a connection into the table.
+///
+/// Plan: try source ports in turn, compile both directions for each, insert them together. The table refuses a pair whose
+/// reverse tuple belongs to another connection; then the next port is tried.
 ///
 /// # Errors
-/// Why it is refused.
-pub(crate) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: FlowFlags) -> Result<Pair, DropReason> {
+/// The reason for which the table refuses the connection.
+pub(super) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: FlowFlags) -> Result<Pair, DropReason> {
     let own = query.tuple.sport;
     let ports = match allowed.source {
         Source::Masqueraded(_) => Ports::within(cx.snapshot.node().masquerade.ports, query, None),
@@ -53,14 +48,11 @@ pub(crate) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: 
             }
             // Another worker was faster; its translation is the connection's.
             Err(InsertError::Exists(winner)) => {
-                let forward = Inserted {
-                    slot: winner.slot,
-                    plan: Plan::of(&winner.view),
-                };
+                let forward = Replay::of(&winner);
                 let peer = cx.flows.view(winner.slot.peer()).ok_or(DropReason::FlowContended)?;
                 return Ok(Pair {
                     forward,
-                    reverse: Inserted {
+                    reverse: Replay {
                         slot: winner.slot.peer(),
                         plan: Plan::of(&peer),
                     },
@@ -75,17 +67,17 @@ pub(crate) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: 
     Err(DropReason::FlowPortsUsedUp)
 }
 
-fn inserted(slot: SlotId, flow: &NewFlow) -> Inserted {
+fn inserted(slot: SlotId, flow: &NewFlow) -> Replay {
     let plan = Plan {
         rewrite: flow.rewrite,
         nat: flow.flags.contains(FlowFlags::NAT),
         egress: flow.egress,
         fit: Fit::from_mss(flow.mss_clamp),
     };
-    Inserted { slot, plan }
+    Replay { slot, plan }
 }
 
-/// The two directions, if both ends are still there.
+/// Compiles the two directions. Returns `None` if one of the endpoints is gone.
 fn compile(
     cx: &Context<'_>,
     query: &Query,
@@ -95,11 +87,12 @@ fn compile(
 ) -> Option<(NewFlow, NewFlow)> {
     let Allowed {
         from,
-        to,
+        egress,
         target,
         source,
         ..
     } = *allowed;
+    let to = allowed.to();
     let seen = query.tuple;
     let src = match source {
         Source::Kept => seen.src,
@@ -128,21 +121,22 @@ fn compile(
     } else {
         Rewrite::between(&there, sent)
     };
-    let direction = |key: FlowKey, rewrite: Rewrite, [from, to]: [_; 2], generations, flags| NewFlow {
+    let direction = |key: FlowKey, rewrite: Rewrite, egress, endpoints, generations, flags| NewFlow {
         key,
         rewrite,
-        egress: Egress::Endpoint(to),
-        endpoints: [from, to],
+        egress,
+        endpoints,
         generations,
         mss_clamp: fit.mss(),
         flags,
     };
     let [g, h] = generations;
     Some((
-        direction(there, rewrite, [from, to], [g, h], flags),
+        direction(there, rewrite, egress, [from, to], [g, h], flags),
         direction(
             key(sent.reversed(), origin_of(to)),
             rewrite.back(&seen),
+            Egress::Endpoint(from),
             [to, from],
             [h, g],
             flags | FlowFlags::REPLY,
@@ -150,8 +144,8 @@ fn compile(
     ))
 }
 
-/// Source ports to be tried: the packet's own first, where it may stay, then some of a range, from a place that the
-/// connection's hash says.
+/// The source ports to be tried: the packet's own first, where it may stay, then ports of a range from a place that the
+/// connection's hash selects.
 struct Ports {
     own: Option<u16>,
     first: u16,
@@ -162,7 +156,7 @@ struct Ports {
 
 impl Ports {
     fn within((first, last): (u16, u16), q: &Query, own: Option<u16>) -> Self {
-        // Port 0 is no port: a range that nobody configured.
+        // Port 0 stands for a range that nobody configured.
         let (first, last) = if first == 0 { UNRESERVED } else { (first, last) };
         let count = u32::from(last.saturating_sub(first)) + 1;
         let start = (u128::from(connection_hash(&q.tuple, q.proto)) * u128::from(count)) >> 64;

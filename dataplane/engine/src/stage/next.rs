@@ -1,0 +1,112 @@
+//! The result of a stage: what the driver does next with the packet.
+
+use heddle_flow::{Egress, FlowFlags, FlowView, Hit, Rewrite, SlotId};
+
+use super::mtu::Fit;
+use crate::reason::{AnswerKind, DropReason};
+use crate::verdict::Verdict;
+
+/// The next step for a packet. A stage returns it and the driver ([`process`](crate::process())) takes it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Next {
+    /// Apply the rewrite of a current flow and forward the packet.
+    Replay(Replay),
+    /// Judge a flow entry against the tables: it is stale, or the packet came in at another origin than the entry names.
+    Revalidate(Hit),
+    /// Open a connection. The new connection replaces the named entry once it is allowed.
+    Open(Option<SlotId>),
+    /// Send a local reply to the packet's sender.
+    Reply(Reply),
+    /// Nothing: the packet has its verdict.
+    Done(Verdict),
+}
+
+impl Next {
+    /// Drops the packet; no policy decided that.
+    pub(crate) fn drop(reason: DropReason) -> Self {
+        Self::Done(Verdict::drop(reason))
+    }
+}
+
+/// One direction of a flow that a packet follows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Replay {
+    /// The entry, which counts the packet.
+    pub(crate) slot: SlotId,
+    /// The compiled rewrite and egress.
+    pub(crate) plan: Plan,
+}
+
+impl Replay {
+    #[inline(always)]
+    pub(crate) fn of(hit: &Hit) -> Self {
+        Self {
+            slot: hit.slot,
+            plan: Plan::of(&hit.view),
+        }
+    }
+}
+
+/// The part of a flow entry that each of its packets needs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) rewrite: Rewrite,
+    pub(crate) nat: bool,
+    pub(crate) egress: Egress,
+    pub(crate) fit: Fit,
+}
+
+impl Plan {
+    #[inline]
+    pub(crate) fn of(view: &FlowView) -> Self {
+        Self {
+            rewrite: view.rewrite,
+            nat: view.flags.contains(FlowFlags::NAT),
+            egress: view.egress,
+            fit: Fit::from_mss(view.mss_clamp),
+        }
+    }
+}
+
+/// A local reply to a packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reply {
+    /// ICMP time exceeded.
+    TimeExceeded,
+    /// ICMP fragmentation needed, or packet too big.
+    TooBig {
+        /// The largest packet that the path takes.
+        mtu: u16,
+    },
+    /// The rejection of a Service without such a port or without an endpoint: a TCP reset or ICMP port unreachable.
+    Reject,
+    /// A TCP reset because no connection has the segment. Where no reset may be sent, the packet is dropped for the reason.
+    Reset(DropReason),
+    /// An echo reply from the gateway.
+    Gateway,
+    /// A reply that the stage has built in the scratch buffer.
+    Prepared {
+        /// Its length.
+        len: u16,
+        /// Its kind.
+        kind: AnswerKind,
+    },
+}
+
+impl Reply {
+    /// Returns the reason for which the packet is dropped where the reply cannot or must not be sent.
+    pub(crate) const fn otherwise(self) -> DropReason {
+        match self {
+            Self::TimeExceeded => DropReason::TtlExceeded,
+            Self::TooBig { .. } => DropReason::TooBig,
+            Self::Reject => DropReason::ServiceRejected,
+            Self::Reset(reason) => reason,
+            Self::Prepared {
+                kind: AnswerKind::Arp, ..
+            } => DropReason::ArpMalformed,
+            Self::Prepared { .. } => DropReason::NeighborInvalid,
+            // The gateway is no flow's destination, so no fragment and no ICMP error comes as far as this.
+            Self::Gateway => DropReason::NoVerdict,
+        }
+    }
+}
