@@ -14,7 +14,7 @@ GUNGRAUN_VERSION := 0.20.0
 LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 
 # Crates whose integration tests need root: `make check` runs their unit tests only, and all tests of every other crate.
-NEED_ROOT := io host agent cni lab bench
+NEED_ROOT := io host cni lab bench
 ROOTLESS := --workspace --exclude heddle-tests $(NEED_ROOT:%=--exclude heddle-%)
 
 # command:package, for a build and for running; then packages without a command of their own

@@ -73,8 +73,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("libbpf-rs", &["io"]),
     ("libxdp-sys", &["io"]),
     ("libbpf-sys", &["io"]),
-    ("clap", &["cli", "agent", "bench"]),
-    ("comfy-table", &["cli", "agent"]),
+    ("clap", &["cli", "bench"]),
+    ("comfy-table", &["cli"]),
 ];
 
 /// Where `unsafe` may stand, as paths below the workspace.
