@@ -1,9 +1,11 @@
-//! Instructions per packet, counted by callgrind: the regression gate. The same on every machine with the same compiler.
+//! Instructions per packet, counted by callgrind: the gate against regressions. The counts are the same on every machine with the
+//! same compiler.
 //!
-//! One burst of 64 packets through the stages; what is allowed stands in `budget.toml`. Needs valgrind and gungraun-runner.
+//! Each bench runs one burst of 64 packets through the stages. `budget.toml` contains the limits. Needs valgrind and
+//! gungraun-runner.
 
-#![allow(missing_docs, reason = "made by gungraun's macros")]
-#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
+#![allow(missing_docs, reason = "gungraun's macros generate these items")]
+#![allow(clippy::expect_used, reason = "a bench without its setup has no result")]
 
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
@@ -19,7 +21,7 @@ struct Budget {
     instructions_per_packet: std::collections::BTreeMap<String, f64>,
 }
 
-/// The limit of one bench, for its burst of 64.
+/// Returns the configuration with the limit of one bench, for its burst of 64.
 fn limit(name: &str) -> LibraryBenchmarkConfig {
     let budget: Budget = toml::from_str(BUDGET).expect("budget.toml can be read");
     let allowed = budget
@@ -32,7 +34,8 @@ fn limit(name: &str) -> LibraryBenchmarkConfig {
     config
 }
 
-/// A burst that stands before the stages; those before it have warmed up everything. Boxed, so that no copy of it is counted.
+/// Returns a prepared burst, after 32 earlier ones have warmed up caches and tables. It is boxed, so that a move copies only a
+/// pointer and is not counted.
 fn ready(load: Load) -> Box<Burst> {
     let mut burst = Box::new(Burst::new(load).expect("the pipeline in memory"));
     for _ in 0..32 {

@@ -1,10 +1,10 @@
-//! The pipeline in memory by criterion: time per packet, ticks per packet, allocations per packet.
+//! The pipeline in memory with criterion: time, ticks and allocations per packet.
 //!
-//! `process` is timed burst by burst, without the writing of the frames in between; `turn` is a whole worker, with a
-//! stand-in port whose own cost stands beside it. After criterion's own words comes one table.
+//! The `process` cases time each burst alone, without the writing of its frames. The `turn` cases time a whole worker; the cost of
+//! the stand-in port is a case of its own. A table follows criterion's output.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its result")]
-#![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
+#![allow(clippy::expect_used, reason = "a bench without its setup has no result")]
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -16,14 +16,14 @@ use heddle_bench::memory::{Burst, Connections, FRAME_SIZE, Load, ROTATION};
 use heddle_bench::ticks::Ticks;
 use heddle_bench::{Machine, stats};
 
-/// Bursts over which allocations are counted.
+/// The number of bursts over which allocations are counted.
 const COUNTED: u64 = 1000;
-/// Bursts whose times are kept.
+/// The most bursts whose times are kept.
 const SAMPLES: usize = 1 << 20;
 
 struct Row {
     name: String,
-    /// Of each burst.
+    /// The ticks of each burst, sorted.
     ticks: Vec<u32>,
     burst: usize,
     allocations: f64,
@@ -36,7 +36,7 @@ struct Suite {
 }
 
 impl Suite {
-    /// Times a closure that runs a burst and gives the ticks that it took. It is made only if the case is asked for.
+    /// Times a closure that runs a burst and returns its ticks. `make` runs only if criterion's filter selects the case.
     fn case<F: FnMut() -> u64>(&mut self, name: &str, burst: usize, make: impl FnOnce(&Ticks) -> F) {
         let (mut make, mut made) = (Some(make), None);
         let samples = RefCell::new(Vec::with_capacity(SAMPLES));

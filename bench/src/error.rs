@@ -1,50 +1,50 @@
-//! What can go wrong in a measurement.
+//! The error of a measurement.
 
 use heddle_io::XdpError;
 use heddle_lab::LabError;
 
-/// A measurement that cannot be made, or whose result would mean nothing.
+/// A measurement that cannot be made, or that would have no meaning.
 #[derive(Debug, thiserror::Error)]
 pub enum BenchError {
-    /// The namespaces cannot be made, or a command in them failed.
+    /// A namespace cannot be made, or a command in one failed.
     #[error(transparent)]
     Lab(#[from] LabError),
-    /// AF_XDP refused.
+    /// An AF_XDP operation failed.
     #[error(transparent)]
     Xdp(#[from] XdpError),
-    /// The pipeline did something else with a packet than the measurement is about.
+    /// The pipeline did not handle a packet as the measurement assumes.
     #[error("{what}: expected {expected}, got {got}; the figure would mean nothing")]
     Unexpected {
-        /// Which packets.
+        /// The packets.
         what: String,
-        /// What should have become of them.
+        /// The expected outcome.
         expected: String,
-        /// What did.
+        /// The outcome.
         got: String,
     },
-    /// A value that cannot be measured with.
+    /// A parameter is out of its range.
     #[error("{what} = {value} cannot be: {rule}")]
     BadValue {
-        /// Its name.
+        /// The parameter's name.
         what: &'static str,
-        /// The value.
+        /// Its value.
         value: u64,
-        /// What it must be.
+        /// The permitted values.
         rule: &'static str,
     },
-    /// A thread of the measurement died.
+    /// A thread of the measurement panicked.
     #[error("the {0} thread died; its message stands above")]
     Thread(&'static str),
 }
 
 impl BenchError {
-    /// Names the step of a failed system call.
+    /// Returns a converter from an I/O error that names the failed step.
     pub fn io(what: impl Into<String>) -> impl FnOnce(std::io::Error) -> Self {
         let named = LabError::io(what);
         move |source| Self::Lab(named(source))
     }
 
-    /// The same for errors of nix.
+    /// Returns a converter from an error of the crate nix that names the failed step.
     pub fn nix(what: impl Into<String>) -> impl FnOnce(nix::Error) -> Self {
         let named = LabError::nix(what);
         move |source| Self::Lab(named(source))

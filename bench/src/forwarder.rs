@@ -1,7 +1,7 @@
-//! What stands between the pods: a bare AF_XDP forwarder, or the whole pipeline, on a thread of its own.
+//! The forwarders between the pods: a bare AF_XDP loop, or the whole pipeline, on a thread of its own.
 //!
-//! Both use the same devices, the same context and the same ports of `heddle-io`; the thread lives in the dataplane's
-//! namespace, pinned to a core, and ends with its guard.
+//! Both use the same devices and the same ports of `heddle-io`. The thread runs in the dataplane's namespace, pinned to a core,
+//! and ends with its guard.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,35 +24,36 @@ use crate::BenchError;
 use crate::node::{self, Pod};
 use crate::veth::{self, Scene};
 
-/// What a forwarder is.
+/// The kind of a forwarder.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwarderKind {
-    /// The smallest loop over the rings: whatever comes in at one port leaves by the other, with new MAC addresses.
+    /// The smallest loop over the rings: every frame from one port leaves by the other, with new MAC addresses.
     Bare,
-    /// heddle's worker, polling.
+    /// heddle's worker, which always polls.
     Polling,
     /// heddle's worker, which sleeps after the default idle time.
     Sleeping,
 }
 
-/// What the forwarder saw until it ended.
+/// The counters of a forwarder at its end.
 #[derive(Clone, Debug, Default)]
 pub struct ForwarderStats {
-    /// The ports' own counters, the client's and the server's.
+    /// The counters of the client's port and of the server's port.
     pub ports: Vec<PortStats>,
     /// Packets that the pipeline dropped, by reason; none for the bare forwarder.
     pub drops: Vec<(String, u64)>,
-    /// Packets in a burst on average; 0 for the bare forwarder.
+    /// The average number of packets in a burst; 0 for the bare forwarder.
     pub vector: f64,
 }
 
-/// A running forwarder.
+/// A running forwarder. Dropping it ends it.
 pub struct Forwarder {
     stop: Stop,
     thread: Option<JoinHandle<Result<ForwarderStats, BenchError>>>,
 }
 
+/// The means to end a forwarder.
 enum Stop {
     Bare(Arc<AtomicBool>),
     Worker(WorkerHandle<XdpPort>),
@@ -68,10 +69,10 @@ impl Stop {
 }
 
 impl Forwarder {
-    /// Starts a forwarder between the scene's pods, on `core`. When this returns, packets pass.
+    /// Starts a forwarder between the scene's pods, on `core`, and returns when it forwards packets.
     ///
     /// # Errors
-    /// AF_XDP refuses, or the core does not exist.
+    /// An AF_XDP operation failed, or the core does not exist.
     pub fn start(scene: &Scene, kind: ForwarderKind, core: usize) -> Result<Self, BenchError> {
         let (ready, started) = mpsc::channel();
         let names = scene.pods.each_ref().map(|pod| pod.host_end.clone());
@@ -96,7 +97,7 @@ impl Forwarder {
                 stop,
                 thread: Some(thread),
             }),
-            // It ended before it was ready.
+            // The thread ended before it was ready.
             Err(_) => Err(match thread.join() {
                 Ok(Err(error)) => error,
                 Ok(Ok(_)) | Err(_) => BenchError::Thread("dataplane"),
@@ -104,10 +105,10 @@ impl Forwarder {
         }
     }
 
-    /// Ends the forwarder.
+    /// Ends the forwarder and returns its counters.
     ///
     /// # Errors
-    /// What its thread ended with.
+    /// The thread failed or panicked.
     pub fn finish(mut self) -> Result<ForwarderStats, BenchError> {
         self.stop.stop();
         match self.thread.take().map(JoinHandle::join) {
@@ -176,7 +177,7 @@ fn bare(names: &[String; 2], pods: &[Pod; 2], ready: &mpsc::Sender<Stop>) -> Res
     Ok(seen)
 }
 
-/// One burst from one port to the other.
+/// Forwards one burst from one port to the other.
 fn forward_burst(from: &mut XdpPort, to: &mut XdpPort, mac: MacAddr, packets: &mut PacketVec, pool: &mut WorkerPool) {
     if from.rx(pool, packets) == 0 {
         return;

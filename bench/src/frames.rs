@@ -1,25 +1,25 @@
-//! The frames of the measurements: UDP over IPv4, of any size, for many connections at almost no cost.
+//! The frames of the measurements: UDP over IPv4, of any size. A change of the connection costs almost nothing.
 //!
-//! The first two octets of the payload are the complement of the source port, so the checksum is the same for every source
-//! port, and a generator changes ports without touching it.
+//! The first two octets of the payload are the complement of the source port. So the checksum is the same for every source
+//! port, and a generator that changes the port leaves it alone.
 
 use heddle_wire::{Ip, MacAddr, Parsed, checksum, parse};
 
-/// Ethernet, IPv4, UDP and the two octets that balance the source port.
+/// The least length of a frame: Ethernet, IPv4, UDP, and the two octets that balance the source port.
 pub const MIN_FRAME: usize = 14 + 20 + 8 + 2;
-/// Where the source port stands.
+/// The offset of the source port.
 pub const SOURCE_PORT: usize = 14 + 20;
-/// Where its complement stands.
+/// The offset of the complement of the source port.
 pub const BALANCE: usize = 14 + 20 + 8;
-/// Where the destination address stands.
+/// The offset of the destination address.
 const DESTINATION: usize = 14 + 16;
 
-/// What to put into the UDP checksum field.
+/// The content of the UDP checksum field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Checksum {
-    /// The right sum: a frame that was received.
+    /// The correct checksum, as in a frame from a NIC.
     Finished,
-    /// The folded pseudo-header sum: a frame from a pod's socket, as a veth hands it over.
+    /// The folded sum of the pseudo header, as in a frame from a pod's socket that comes over a veth.
     Partial,
 }
 
@@ -34,7 +34,7 @@ pub struct Ends {
     pub ports: (u16, u16),
 }
 
-/// A UDP frame of `size` octets (without FCS), at least [`MIN_FRAME`] of them and at most what a UDP length can say.
+/// Returns a UDP frame of `size` octets without FCS. `size` is limited to [`MIN_FRAME`] below and to a UDP length above.
 #[must_use]
 pub fn udp(ends: &Ends, size: usize, sum: Checksum) -> Vec<u8> {
     let size = size.clamp(MIN_FRAME, 65_535);
@@ -74,19 +74,19 @@ pub fn udp(ends: &Ends, size: usize, sum: Checksum) -> Vec<u8> {
     f
 }
 
-/// The folded pseudo-header sum of a UDP datagram of `len` octets.
+/// Returns the folded pseudo-header sum of a UDP datagram of `len` octets.
 fn pseudo(p: &Parsed, len: usize) -> u16 {
     checksum::pseudo(p.src, p.dst, p.proto, len as u32).fold()
 }
 
-/// Gives a frame of [`udp`] another source port; its checksum stays right.
+/// Sets the source port of a frame made by [`udp`]. Its checksum stays correct.
 #[inline]
 pub fn set_source_port(frame: &mut [u8], port: u16) {
     put(frame, SOURCE_PORT, port);
     put(frame, BALANCE, !port);
 }
 
-/// Puts a frame in the place of another; both of one size.
+/// Overwrites a frame with another of the same size.
 #[inline]
 pub fn copy_frame(frame: &mut [u8], template: &[u8]) {
     for (to, from) in frame.iter_mut().zip(template) {
@@ -94,7 +94,7 @@ pub fn copy_frame(frame: &mut [u8], template: &[u8]) {
     }
 }
 
-/// The last two octets of the destination address and the source port: what tells connections apart.
+/// Returns the last two octets of the destination address, and the source port. They identify the connection.
 #[must_use]
 pub fn connection(frame: &[u8]) -> (u16, u16) {
     (word(frame, DESTINATION + 2), word(frame, SOURCE_PORT))
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_whole_and_their_sums_right_for_every_source_port() {
+    fn frames_parse_and_have_correct_checksums_for_every_source_port() {
         for size in [MIN_FRAME, 64, 65, 1514] {
             let mut frame = udp(&ends(), size, Checksum::Finished);
             assert_eq!(frame.len(), size);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_frame_is_seen_as_one_for_every_source_port() {
+    fn a_partial_checksum_is_recognized_for_every_source_port() {
         let mut frame = udp(&ends(), 64, Checksum::Partial);
         for port in [0, 1024, u16::MAX] {
             set_source_port(&mut frame, port);

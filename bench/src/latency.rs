@@ -1,4 +1,4 @@
-//! A UDP ping-pong between the pods with blocking ends: how long a round takes.
+//! The round-trip time of UDP between the pods, with blocking ends.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -13,34 +13,34 @@ use crate::BenchError;
 use crate::stats;
 use crate::veth::Scene;
 
-/// Octets of a datagram.
+/// The octets of a datagram.
 const SIZE: usize = 32;
-/// The longest that an answer may take.
+/// The longest time that an answer may take.
 const LOST: Duration = Duration::from_secs(1);
-/// Rounds that do not count.
+/// The first rounds, which do not count.
 const WARM_UP: usize = 50;
 
-/// How the pings come.
+/// The number and the pace of the rounds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct PingPace {
-    /// Rounds.
+    /// The number of rounds.
     pub rounds: usize,
-    /// Silence before each: with more than its idle time, a worker that may sleep does.
+    /// The pause before each round. A pause longer than the idle time puts a worker to sleep that may sleep.
     pub pause: Duration,
 }
 
 /// Round-trip times in microseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct RoundTrips {
-    /// Half are shorter.
+    /// The median.
     pub p50: f64,
-    /// One in a hundred is longer.
+    /// The 99th percentile.
     pub p99: f64,
-    /// One in a thousand is longer.
+    /// The 99.9th percentile.
     pub p999: f64,
 }
 
-/// Plays ping-pong between client and server, who is reached by `to`, at `port`.
+/// Exchanges datagrams between the client and a server at `port`. `to` is the address that the client sends to.
 ///
 /// # Errors
 /// The sockets cannot be made, or a datagram is lost.

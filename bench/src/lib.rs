@@ -1,13 +1,13 @@
-//! What heddle costs, measured so that the figures can be repeated.
+//! heddle's measurements, each one repeatable.
 //!
-//! - [`memory`]: the pipeline without a system call, for the criterion bench `pipeline`, the instruction counts
-//!   `instructions` and the proof that a packet costs no allocation.
+//! - [`memory`]: the pipeline without system calls. The criterion bench `pipeline`, the instruction counts of `instructions`
+//!   and the test that no packet costs an allocation use it.
 //! - [`veth`] and [`forwarder`]: two pods in real network namespaces with a bare AF_XDP forwarder, the pipeline or the kernel
-//!   between them, compared by `heddle-compare` under the packet generator ([`load`]), one TCP stream ([`tcp`]) and a
-//!   ping-pong ([`latency`]); [`report`] says what came out.
+//!   between them. `heddle-compare` compares these under the packet generator ([`load`]), with one TCP stream ([`tcp`]) and
+//!   with a ping-pong ([`latency`]). [`report`] prints the results.
 //!
-//! A number without machine, kernel, driver mode, frame size and batch size is no result: every report begins with
-//! [`Machine`].
+//! Every report begins with the [`Machine`], because a number without machine, kernel, driver mode, frame size and batch size
+//! is not a result.
 
 pub mod error;
 pub mod forwarder;

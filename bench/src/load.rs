@@ -1,4 +1,4 @@
-//! Packets per second on veths: the generator in the client's namespace, a forwarder, and a server that drops what arrives.
+//! Packets per second on veths: the generator in the client's namespace, a forwarder, and a server that drops every packet.
 
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -14,45 +14,45 @@ use crate::frames::{self, Checksum, Ends};
 use crate::node;
 use crate::veth::Scene;
 
-/// Source ports begin here.
+/// The first source port.
 const FIRST_PORT: u16 = 1024;
-/// How long packets pass before they count: connections are opened and rings grown.
+/// The time before the measurement, in which connections open and rings grow.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// What the generator sends.
+/// The packets that the generator sends.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Packets {
-    /// Octets of a frame, without FCS.
+    /// The octets of a frame, without FCS.
     pub frame: usize,
-    /// Connections, each with a source port of its own.
+    /// The number of connections, each with its own source port.
     pub flows: u16,
-    /// How long.
+    /// The duration.
     pub time: Duration,
 }
 
-/// Where things run.
+/// The cores of the threads.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Cores {
-    /// The forwarder.
+    /// The forwarder's core.
     pub forwarder: usize,
-    /// The generator.
+    /// The generator's core.
     pub generator: usize,
 }
 
-/// One run.
+/// The results of one run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Run {
     /// Frames per second that the generator offered.
     pub offered: f64,
     /// Frames per second that the server's device received.
     pub received: f64,
-    /// Packets in a burst on average; 0 for the bare forwarder.
+    /// The average number of packets in a burst; 0 for the bare forwarder.
     pub vector: f64,
     /// Packets that the pipeline dropped, by reason.
     pub drops: Vec<(String, u64)>,
 }
 
-/// Lets the server drop whatever comes, before its stack looks at it: what a pod does with packets is not measured.
+/// Lets the server drop every packet in an ingress hook, because the cost of its network stack is not part of the measurement.
 ///
 /// # Errors
 /// nft(8) refuses.
@@ -64,13 +64,13 @@ pub fn drop_arrivals(scene: &Scene) -> Result<ArrivalsDropped<'_>, BenchError> {
     Ok(ArrivalsDropped(scene))
 }
 
-/// While this stands, the server hears nothing.
+/// The guard of the hook: dropping it removes the hook.
 #[derive(Debug)]
 pub struct ArrivalsDropped<'a>(&'a Scene);
 
 impl Drop for ArrivalsDropped<'_> {
     fn drop(&mut self) {
-        // It goes with the namespace otherwise.
+        // A failure does no harm: the hook ends with the namespace.
         let _ = self
             .0
             .server()
@@ -79,7 +79,7 @@ impl Drop for ArrivalsDropped<'_> {
     }
 }
 
-/// One run of one forwarder.
+/// Measures one forwarder once.
 ///
 /// # Errors
 /// AF_XDP or the generator cannot run.
@@ -102,7 +102,7 @@ pub fn run(scene: &Scene, kind: ForwarderKind, packets: Packets, cores: Cores) -
             count: u64::MAX,
             time,
         };
-        // The inner result is the generator's, the outer one the namespace's.
+        // The outer result is of the namespace, the inner one of the generator.
         client.ns.enter(|| {
             Ok::<_, LabError>(
                 pin_to_core(cores.generator).and_then(|()| Ok(pktgen::send(&traffic, &AtomicBool::new(false))?)),

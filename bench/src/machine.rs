@@ -1,31 +1,31 @@
-//! On what a figure was measured.
+//! The machine of a measurement.
 
 use std::fmt;
 use std::fs;
 
 use serde::Serialize;
 
-/// The machine, its kernel and what else runs on it.
+/// The machine, its kernel and its load.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// The processor's name, family and model.
     pub cpu: String,
-    /// Processors online.
+    /// The number of online processors.
     pub cpus: usize,
     /// Memory in MiB.
     pub memory_mib: u64,
     /// The kernel's release.
     pub kernel: String,
-    /// The hypervisor's flag: a virtual machine's figures vary with its neighbours.
+    /// True on a virtual machine, whose figures vary with its neighbors on the host.
     pub virtual_machine: bool,
-    /// When transparent huge pages are used.
+    /// The mode of transparent huge pages.
     pub huge_pages: String,
-    /// The load average of the last minute: above 0.5, something else runs.
+    /// The load average of the last minute. More than 0.5 means that other work runs.
     pub load: f64,
 }
 
 impl Machine {
-    /// Looks at this machine.
+    /// Reads the properties of this machine.
     #[must_use]
     pub fn detect() -> Self {
         let cpuinfo = read("/proc/cpuinfo");

@@ -1,8 +1,8 @@
-//! The node of the measurements, as tables: clients and servers with policies, and Services in between.
+//! The tables of the node of the measurements: clients and servers with policies, and Services.
 //!
-//! Every client may reach every server, and only by a rule: servers isolate ingress and clients egress, each with a rule for
-//! the other's identity and a range of ports. Service `n` has every server as a backend, at a target port of its own, so
-//! that many Services give one pod more connections than a port number has values.
+//! Every client may reach every server, but only by a rule: servers isolate ingress and clients egress, each with a rule for
+//! the other's identity and a range of ports. Service `n` has four servers as backends, at a target port of its own, so
+//! that with many Services one pod can have more connections than a port number has values.
 
 use std::sync::Arc;
 
@@ -26,19 +26,19 @@ const SERVERS: IdentityId = IdentityId(17);
 const DEFAULT_DENY: RuleId = RuleId(16);
 const RULE: RuleId = RuleId(17);
 
-/// On which side of the connections a pod is.
+/// The side of the connections that a pod is on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Side {
-    /// It opens them.
+    /// Opens connections.
     Client,
-    /// It accepts them.
+    /// Accepts connections.
     Server,
 }
 
 /// A pod of the node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Pod {
-    /// Its attachment.
+    /// Its endpoint id.
     pub endpoint: EndpointId,
     /// Its port.
     pub port: PortId,
@@ -46,12 +46,12 @@ pub struct Pod {
     pub mac: MacAddr,
     /// Its address.
     pub ip: Ip,
-    /// What it does.
+    /// Its side of the connections.
     pub side: Side,
 }
 
 impl Pod {
-    /// The `n`-th pod of a node.
+    /// Returns the `n`-th pod of a node.
     #[must_use]
     pub const fn new(n: u16, side: Side) -> Self {
         let [high, low] = (n + 2).to_be_bytes();
@@ -64,7 +64,7 @@ impl Pod {
         }
     }
 
-    /// So many clients, and after them so many servers.
+    /// Returns the clients, followed by the servers.
     #[must_use]
     pub fn all(clients: u16, servers: u16) -> Vec<Self> {
         let client = |n| Self::new(n, Side::Client);
@@ -73,17 +73,17 @@ impl Pod {
     }
 }
 
-/// The address of Service `n`.
+/// Returns the address of Service `n`.
 #[must_use]
 pub const fn service_ip(n: u16) -> Ip {
     let [high, low] = (n + 1).to_be_bytes();
     Ip::from_v4([10, 96, high, low])
 }
 
-/// Endpoints of a Service.
+/// The number of backends of a Service.
 const BACKENDS: usize = 4;
 
-/// The tables of a node with these pods and so many Services, for UDP and TCP, all ports owned by worker 0.
+/// Builds the tables of a node with these pods and this number of Services, for UDP and TCP. Worker 0 owns all ports.
 #[must_use]
 pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
     let mut b = SnapshotBuilder::new();
@@ -157,7 +157,7 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
     b.build().0
 }
 
-/// Isolated, with a rule that allows the target ports of this peer.
+/// Returns an isolated policy side with one rule, which allows the target ports for this peer.
 fn rule_for(peer: IdentityId) -> PolicySide {
     let ports = || {
         PortSet::new([PortRange {

@@ -1,4 +1,4 @@
-//! What came out, for people and as JSON.
+//! The results, for people and as JSON.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use crate::latency::RoundTrips;
 use crate::load::{Cores, Packets, Run};
 use crate::{Machine, stats};
 
-/// A series of one path's results.
+/// The results of one path.
 #[derive(Clone, Debug, Serialize)]
 pub struct Series<T> {
-    /// The path: `bare`, `polling`, `sleeping`, `kernel`, and what else tells it apart.
+    /// The path: `bare`, `pipeline`, `kernel`, with its variant.
     pub path: String,
-    /// One for each round, in the sequence in which they were made, the paths interleaved.
+    /// One result for each round. The paths take turns within a round.
     pub runs: Vec<T>,
 }
 
 impl<T> Series<T> {
-    /// The median of a number of each run.
+    /// Returns the median of a number of each run.
     pub fn median(&self, number: impl Fn(&T) -> f64) -> f64 {
         stats::median(&self.runs.iter().map(number).collect::<Vec<f64>>())
     }
@@ -31,19 +31,19 @@ impl<T> Series<T> {
 /// All results of one call.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// How the devices are driven.
+    /// The driver mode of the devices.
     pub mode: &'static str,
-    /// Most packets in a burst.
+    /// The most packets in a burst.
     pub batch: usize,
-    /// Bytes of a frame of packet memory, and how many there are.
+    /// The bytes of a frame of packet memory, and the number of frames.
     pub memory: (u32, u32),
-    /// The devices' MTU.
+    /// The MTU of the devices.
     pub mtu: u32,
-    /// Where things ran.
+    /// The cores of the threads.
     pub cores: Cores,
-    /// What the generator sent.
+    /// The packets of the generator.
     pub packets: Packets,
     /// Packets per second.
     pub load: Vec<Series<Run>>,
@@ -54,7 +54,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// Packets per second received, the path's median.
+    /// Returns the path's median of received packets per second.
     #[must_use]
     pub fn received(&self, path: &str) -> Option<f64> {
         self.load

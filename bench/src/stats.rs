@@ -1,6 +1,6 @@
-//! Medians and percentiles of small series.
+//! Medians, ranges and percentiles.
 
-/// The median; 0 of nothing.
+/// Returns the median, or 0 of an empty series.
 #[must_use]
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
@@ -12,14 +12,14 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The least and the greatest; zeroes of nothing.
+/// Returns the least and the greatest value, or zeroes of an empty series.
 #[must_use]
 pub fn range(values: &[f64]) -> (f64, f64) {
     let least = values.iter().copied().min_by(f64::total_cmp).unwrap_or_default();
     (least, values.iter().copied().max_by(f64::total_cmp).unwrap_or_default())
 }
 
-/// The value below which `share` (0 to 1) of the sorted values lie, by nearest rank; the default of nothing.
+/// Returns the percentile `share` (0 to 1) of sorted values by nearest rank, or the default of an empty series.
 #[must_use]
 pub fn percentile<T: Copy + Default>(sorted: &[T], share: f64) -> T {
     let rank = (share * sorted.len() as f64).ceil() as usize;

@@ -1,4 +1,4 @@
-//! One TCP stream between the pods, as fast as it goes.
+//! The rate of one TCP stream between the pods.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -12,17 +12,18 @@ use heddle_lab::LabError;
 use crate::BenchError;
 use crate::veth::Scene;
 
-/// What a call of the sender and of the receiver moves.
+/// The bytes of one read or write.
 const CHUNK: usize = 256 * 1024;
-/// How long the stream runs before it counts: the window opens.
+/// The time before the measurement, in which the window opens.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// The longest that nothing may move.
+/// The longest time without progress.
 const STALL: Duration = Duration::from_secs(5);
 
-/// Sends from the client to the server's `port`, reached by `to`, for `time`. Bits per second that the server read.
+/// Sends from the client to the server's `port` for `time`, and returns the bits per second that the server read. `to` is the
+/// address that the client connects to.
 ///
 /// # Errors
-/// The connection cannot be made, or stands still.
+/// The connection cannot be made, or makes no progress.
 pub fn stream(scene: &Scene, to: SocketAddr, port: u16, time: Duration) -> Result<f64, BenchError> {
     let listener = scene.server().ns.enter(|| {
         TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).map_err(LabError::io(format!("listening at {port}")))

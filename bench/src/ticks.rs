@@ -1,13 +1,13 @@
-//! Ticks of the processor's time stamp counter, and how many of them make a nanosecond.
+//! The processor's time stamp counter, and its frequency.
 //!
-//! `quanta` reads the counter (`rdtsc` is `unsafe`, which has no place in this crate). Where there is no invariant counter it
-//! reads the system's clock; [`Ticks::is_tsc`] says so, and a tick is then a nanosecond.
+//! `quanta` reads the counter, because `rdtsc` needs `unsafe`, which this crate must not contain. On a machine without an invariant
+//! counter it reads the system's clock: a tick is then a nanosecond, and [`Ticks::is_tsc`] returns false.
 
 use std::time::{Duration, Instant};
 
 use quanta::Clock;
 
-/// The counter, calibrated.
+/// The calibrated counter.
 #[derive(Clone, Debug)]
 pub struct Ticks {
     clock: Clock,
@@ -28,32 +28,32 @@ impl Ticks {
         Self { clock, per_ns }
     }
 
-    /// What the counter stands at.
+    /// Returns the counter's value.
     #[inline]
     #[must_use]
     pub fn now(&self) -> u64 {
         self.clock.raw()
     }
 
-    /// So many ticks as a time.
+    /// Converts ticks to a duration.
     #[must_use]
     pub fn duration(&self, ticks: u64) -> Duration {
         Duration::from_nanos((ticks as f64 / self.per_ns) as u64)
     }
 
-    /// So many ticks in nanoseconds.
+    /// Converts ticks to nanoseconds.
     #[must_use]
     pub fn nanos(&self, ticks: f64) -> f64 {
         ticks / self.per_ns
     }
 
-    /// The counter's frequency in MHz.
+    /// Returns the counter's frequency in MHz.
     #[must_use]
     pub fn mhz(&self) -> f64 {
         self.per_ns * 1000.0
     }
 
-    /// Whether the ticks are the processor's own, and not nanoseconds of the system's clock.
+    /// Returns true if the ticks are of the processor's counter and not of the system's clock.
     #[must_use]
     pub fn is_tsc(&self) -> bool {
         (self.per_ns - 1.0).abs() > 0.01

@@ -1,7 +1,7 @@
-//! Two pods and a dataplane between them, in network namespaces of their own.
+//! Two pods and a dataplane between them, each in its own network namespace.
 //!
-//! Each pod has two devices: `eth0`, a veth whose other end is in the dataplane's namespace, set up as heddle's CNI plugin
-//! does (a /32, a default route by the gateway's address and MAC), and `k0`, a veth to a router that forwards by the
+//! Each pod has two devices. `eth0` is a veth whose other end is in the dataplane's namespace, configured as heddle's CNI plugin
+//! does it: a /32, and a default route by the gateway's address and MAC. `k0` is a veth to a router that forwards by the
 //! kernel. So all paths are compared between the same two pods.
 
 use heddle_lab::{LabError, NetNs, run};
@@ -10,43 +10,43 @@ use heddle_wire::MacAddr;
 use crate::BenchError;
 use crate::node::{Pod, Side};
 
-/// Where the kernel is reached: the pods' addresses on their second device.
+/// The networks of the pods' second devices, by which the kernel forwards.
 const KERNEL_NETS: [&str; 2] = ["10.201.0", "10.202.0"];
-/// The least and greatest MTU that a veth and the frames of packet memory take.
+/// The MTUs that a veth and a chain of frames take.
 pub const MTU: std::ops::RangeInclusive<u32> = 576..=61_000;
 
-/// One pod's namespace.
+/// A pod of the scene.
 #[derive(Debug)]
 pub struct PodNs {
-    /// What the tables know of it.
+    /// The pod as the tables contain it.
     pub pod: Pod,
-    /// The namespace.
+    /// Its namespace.
     pub ns: NetNs,
-    /// The name of its device's other end, in the dataplane's namespace.
+    /// The name of the other end of `eth0`, in the dataplane's namespace.
     pub host_end: String,
-    /// Its address on the path through the kernel.
+    /// Its address on `k0`, the path through the kernel.
     pub kernel_ip: String,
 }
 
-/// The scene: it goes away with its last namespace.
+/// The namespaces of a measurement. Dropping the scene removes them.
 #[derive(Debug)]
 pub struct Scene {
-    /// Where the AF_XDP ports are.
+    /// The namespace of the AF_XDP ports.
     pub dataplane: NetNs,
     /// The client and the server.
     pub pods: [PodNs; 2],
     /// The MTU of all devices.
     pub mtu: u32,
-    /// The router of the kernel's path.
+    /// The router of the path through the kernel.
     _router: NetNs,
 }
 
-/// How the pods' checksums leave them.
+/// The state of the pods' transmit checksum offload.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Offload {
-    /// Unfinished, as veths do: somebody on the path finishes them.
+    /// Frames leave with unfinished checksums, which the forwarder finishes.
     On,
-    /// Finished by the pod: for a forwarder that does not look at them.
+    /// The pod finishes checksums, for a forwarder that does not.
     Off,
 }
 
@@ -54,7 +54,7 @@ impl Scene {
     /// Makes the namespaces and devices.
     ///
     /// # Errors
-    /// No privilege, an MTU that cannot be, or a step that failed.
+    /// The process lacks a privilege, the MTU is out of range, or a command failed.
     pub fn new(mtu: u32) -> Result<Self, BenchError> {
         if !MTU.contains(&mtu) {
             let (what, value) = ("mtu", u64::from(mtu));
@@ -91,25 +91,25 @@ impl Scene {
         ip(&pod.ns, &format!("route add {target}.0/24 via {net}.1 dev k0"))
     }
 
-    /// The client.
+    /// Returns the client.
     #[must_use]
     pub fn client(&self) -> &PodNs {
         &self.pods[0]
     }
 
-    /// The server.
+    /// Returns the server.
     #[must_use]
     pub fn server(&self) -> &PodNs {
         &self.pods[1]
     }
 
-    /// What the tables know of both.
+    /// Returns both pods as the tables contain them.
     #[must_use]
     pub fn tables(&self) -> [Pod; 2] {
         [self.pods[0].pod, self.pods[1].pod]
     }
 
-    /// Says how the pods' checksums leave them from now on.
+    /// Turns the pods' checksum offload on or off.
     ///
     /// # Errors
     /// ethtool(8) refuses.
@@ -123,12 +123,12 @@ impl Scene {
 }
 
 impl PodNs {
-    /// Frames that its device has received so far.
+    /// Returns the number of frames that its device has received.
     ///
     /// # Errors
     /// The counter cannot be read.
     pub fn received(&self) -> Result<u64, BenchError> {
-        // sysfs shows the namespace in which it was mounted: netlink, by ip(8), that of the thread.
+        // sysfs shows the namespace in which it was mounted, so the counter comes from ip(8).
         let text = self.ns.run("ip", &["-j", "-s", "link", "show", "dev", "eth0"])?;
         let parsed: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
         parsed[0]["stats64"]["rx"]["packets"]
@@ -140,22 +140,22 @@ impl PodNs {
             })
     }
 
-    /// The index of its device.
+    /// Returns the index of its device.
     ///
     /// # Errors
-    /// It is gone.
+    /// The device does not exist.
     pub fn ifindex(&self) -> Result<u32, BenchError> {
         Ok(self.ns.enter(|| index("eth0"))?)
     }
 }
 
-/// The index of a device in the thread's namespace.
+/// Returns the index of a device in the calling thread's namespace.
 pub(crate) fn index(name: &str) -> Result<u32, LabError> {
     nix::net::if_::if_nametoindex(name).map_err(LabError::nix(format!("the index of {name}")))
 }
 
 fn no_ipv6(ns: &NetNs) -> Result<(), LabError> {
-    // Neighbour discovery is noise.
+    // Neighbor discovery would add packets to the measurement.
     for which in ["all", "default"] {
         ns.sysctl(&format!("net/ipv6/conf/{which}/disable_ipv6"), "1")?;
     }

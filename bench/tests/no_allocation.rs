@@ -1,4 +1,4 @@
-//! A packet costs no allocation: not on a hit, not on the first packet of a connection, not in a worker's turn.
+//! No packet costs an allocation: neither a hit nor the first packet of a connection, neither in the stages nor in a worker's turn.
 
 use heddle_bench::frames::Checksum;
 use heddle_bench::memory::turn::Turn;
@@ -10,7 +10,7 @@ fn allocations(mut once: impl FnMut()) -> u64 {
 }
 
 #[test]
-fn the_counter_counts() {
+fn the_allocation_counter_counts() {
     assert_eq!(allocations(|| drop(std::hint::black_box(Box::new(7)))), 200);
 }
 

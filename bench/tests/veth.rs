@@ -1,4 +1,4 @@
-//! The measurements on veths in small: every path lets packets through. Figures are not looked at. Needs root.
+//! Short runs of the measurements on veths: packets pass on every path. The figures are not checked. Needs root.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ fn pod(scene: &Scene) -> SocketAddr {
 }
 
 #[test]
-fn generated_frames_pass_both_planes() {
+fn generated_frames_pass_both_forwarders() {
     let scene = Scene::new(1500).unwrap();
     let _dropping = load::drop_arrivals(&scene).unwrap();
     let packets = Packets {
@@ -47,7 +47,7 @@ fn generated_frames_pass_both_planes() {
 }
 
 #[test]
-fn streams_and_datagrams_pass_every_plane() {
+fn streams_and_datagrams_pass_every_forwarder() {
     let scene = Scene::new(1500).unwrap();
     let service = SocketAddr::new(node::service_ip(0).to_std(), node::SERVICE_PORT);
     let pace = PingPace {
@@ -72,7 +72,7 @@ fn streams_and_datagrams_pass_every_plane() {
 }
 
 #[test]
-fn an_impossible_scene_is_refused_by_name() {
+fn a_scene_out_of_range_is_refused_by_name() {
     let error = Scene::new(70_000).unwrap_err().to_string();
     assert_eq!(error, "mtu = 70000 cannot be: between 576 and 61000");
     let scene = Scene::new(1500).unwrap();

@@ -1,5 +1,5 @@
-//! `heddle-compare`: the pipeline on veths beside a bare AF_XDP forwarder and the kernel, interleaved, in namespaces that
-//! it makes and removes.
+//! `heddle-compare`: compares the pipeline on veths with a bare AF_XDP forwarder and with the kernel, in interleaved rounds. It makes
+//! and removes its own namespaces.
 
 use std::error::Error;
 use std::fs;
@@ -19,17 +19,17 @@ use heddle_bench::{BenchError, Machine, node, tcp};
 use heddle_io::XdpConfig;
 use heddle_port::BURST;
 
-/// Measures the pipeline on veths beside a bare AF_XDP forwarder and the kernel. Needs root; two free cores help.
+/// Compares the pipeline on veths with a bare AF_XDP forwarder and with the kernel. Needs root; two free cores help.
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {
-    /// What to measure
+    /// Parts to measure
     #[arg(long, value_delimiter = ',', default_values_t = [Part::Packets, Part::Tcp, Part::Latency])]
     only: Vec<Part>,
-    /// Rounds, in each of which every path has its turn
+    /// Rounds; every path has a turn in each
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Seconds of each run
+    /// Seconds for each run
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
     /// MTU of the veths
@@ -47,7 +47,7 @@ struct Arguments {
     /// Core of the generator
     #[arg(long, default_value_t = 1)]
     generator_core: usize,
-    /// Where to write the report as JSON as well
+    /// Also write the report as JSON to this file
     #[arg(long)]
     json: Option<PathBuf>,
 }
@@ -80,7 +80,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody may be listening.
+            // Standard error may be closed.
             let _ = writeln!(io::stderr(), "heddle-compare: {error}");
             ExitCode::FAILURE
         }
@@ -126,9 +126,9 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Progress, on standard error, so that the report stays alone.
+/// Prints progress to standard error, so that standard output contains only the report.
 fn print_progress(what: &str) {
-    // Nobody may be listening.
+    // Standard error may be closed.
     let _ = writeln!(io::stderr(), "{what}");
 }
 
@@ -166,14 +166,14 @@ fn packets(scene: &Scene, report: &mut Report, rounds: u32) -> Result<(), BenchE
     Ok(())
 }
 
-/// By which path packets go, and to which address.
+/// A path of the packets, and the address that they are sent to.
 struct Path {
     name: &'static str,
     forwarder: Option<ForwarderKind>,
     to: SocketAddr,
 }
 
-/// The paths: the server's own address by each, and through a Service by the pipeline.
+/// Returns the paths: each forwarder to the server's own address, the pipeline also to a Service, and the kernel.
 fn paths(scene: &Scene, kinds: &[(&'static str, ForwarderKind)], service: bool) -> Result<Vec<Path>, BenchError> {
     let server = scene.server();
     let pod = SocketAddr::new(server.pod.ip.to_std(), node::TARGET_PORT);
@@ -206,14 +206,14 @@ fn paths(scene: &Scene, kinds: &[(&'static str, ForwarderKind)], service: bool) 
     Ok(paths)
 }
 
-/// Runs something with a path's forwarder in place.
-fn by<T>(
+/// Runs `measure` while a path's forwarder runs.
+fn with_forwarder<T>(
     scene: &Scene,
     path: &Path,
     core: usize,
     measure: impl FnOnce() -> Result<T, BenchError>,
 ) -> Result<T, BenchError> {
-    // The bare forwarder does not look at checksums: the pod finishes them.
+    // The bare forwarder does not finish checksums, so the pod has to.
     scene.offload(if path.forwarder == Some(ForwarderKind::Bare) {
         Offload::Off
     } else {
@@ -243,7 +243,7 @@ fn streams(scene: &Scene, report: &mut Report, rounds: u32, time: Duration) -> R
     for _ in 0..rounds {
         for path in &paths {
             let measure = || tcp::stream(scene, path.to, node::TARGET_PORT, time);
-            let rate = by(scene, path, report.cores.forwarder, measure)?;
+            let rate = with_forwarder(scene, path, report.cores.forwarder, measure)?;
             print_progress(&format!("  {}: {:.2} Gbit/s", path.name, rate / 1e9));
             push(&mut report.tcp, path.name, rate);
         }
@@ -266,7 +266,7 @@ fn ping_pong(scene: &Scene, report: &mut Report, rounds: u32, time: Duration) ->
         .chain(paths.iter().map(paced))
         .collect();
     report.latency = series(&names.iter().map(String::as_str).collect::<Vec<_>>());
-    // So many rounds that they take about the time asked for.
+    // The numbers of rounds make each run last about the requested time.
     let rapid = PingPace {
         rounds: (time.as_secs_f64() * 20_000.0) as usize,
         pause: Duration::ZERO,
@@ -279,7 +279,7 @@ fn ping_pong(scene: &Scene, report: &mut Report, rounds: u32, time: Duration) ->
         for path in &paths {
             for (name, pace) in [(path.name.to_owned(), rapid), (paced(path), slow)] {
                 let measure = || latency::ping_pong(scene, path.to, node::TARGET_PORT, pace);
-                let times = by(scene, path, report.cores.forwarder, measure)?;
+                let times = with_forwarder(scene, path, report.cores.forwarder, measure)?;
                 print_progress(&format!("  {name}: p50 {:.1} us, p99 {:.1} us", times.p50, times.p99));
                 push(&mut report.latency, &name, times);
             }

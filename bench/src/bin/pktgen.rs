@@ -1,6 +1,6 @@
-//! `heddle-pktgen`: how many frames a second one core can send into a veth here, in namespaces of its own.
+//! `heddle-pktgen`: measures how many frames per second one core can send into a veth on this machine.
 //!
-//! The bare forwarder's port takes the frames at the other end; its socket drops what it cannot take.
+//! It makes its own namespaces. The bare forwarder receives the frames at the other end; its socket drops the excess.
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -16,14 +16,14 @@ use heddle_bench::{Machine, load, node};
 use heddle_io::pktgen::{self, Traffic};
 use heddle_wire::MacAddr;
 
-/// Sends UDP frames into a veth by BPF_PROG_RUN on live frames and says how many a second. Needs root.
+/// Sends UDP frames into a veth by BPF_PROG_RUN on live frames and prints the rate. Needs root.
 #[derive(Parser, Debug)]
 #[command(version)]
 struct Arguments {
     /// Octets of a frame, without FCS
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(44..=1514))]
     frame: u32,
-    /// Connections, each with a source port of its own
+    /// Connections, each with its own source port
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..=60_000))]
     flows: u16,
     /// Most frames to send
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     match run(&Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody may be listening.
+            // Standard error may be closed.
             let _ = writeln!(io::stderr(), "heddle-pktgen: {error}");
             ExitCode::FAILURE
         }

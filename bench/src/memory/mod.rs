@@ -1,9 +1,9 @@
-//! The pipeline in memory: bursts of prepared frames, no ring, no system call.
+//! The pipeline in memory: bursts of prepared frames, without rings and system calls.
 //!
-//! [`Burst`] has the stages alone, as `process` runs them; [`turn::Turn`] a whole worker between two ports that cost as
-//! little as possible. Both send the same packets: UDP from pods through Services, so that each is a flow hit, a check
-//! of both endpoints' generations and a rewrite of destination address and port, or, for [`Connections::New`], a
-//! policy decision, a choice of backend and an insert of both directions.
+//! [`Burst`] runs `process` alone, [`turn::Turn`] a whole worker between two ports that cost as little as possible. Both send
+//! the same packets: UDP from pods through Services. For [`Connections::Established`] each packet is a flow hit, a check of
+//! both endpoints' generations, and a rewrite of destination address and port. For [`Connections::New`] it is a policy
+//! decision, a choice of backend, and an insert of both directions.
 
 pub mod turn;
 
@@ -20,45 +20,45 @@ use crate::BenchError;
 use crate::frames::{self, Checksum, Ends};
 use crate::node::{self, Pod, Side};
 
-/// Pods that open connections, and pods that accept them.
+/// The number of pods that open connections, and of pods that accept them.
 pub const PODS: (u16, u16) = (16, 16);
-/// Services that the connections go through, unless a load says another number.
+/// The default number of Services that the connections go through.
 pub const SERVICES: u16 = 16;
-/// Source ports begin here.
+/// The first source port.
 const FIRST_PORT: u16 = 1024;
-/// Bytes of a frame of packet memory.
+/// The bytes of a frame of packet memory.
 pub const FRAME_SIZE: u32 = 4096;
-/// Frames that packets come in, one after the other: as many as a busy port has in its fill ring.
+/// The number of frames that packets use in turn: as many as a busy port has in its fill ring.
 pub const ROTATION: u32 = 512;
-/// Records of the default configuration's flow table.
+/// The capacity of the flow table in the default configuration.
 const LEAST_CAPACITY: u32 = 262_144;
 
-/// Which connections the packets are of.
+/// The connections of the packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Connections {
-    /// Established ones, so many, chosen at random packet by packet.
+    /// This number of established connections, chosen at random for each packet.
     Established(u32),
-    /// New ones; when a table of this capacity is three quarters full, all expire.
+    /// New connections. When a table of this capacity is three quarters full, all of them expire.
     New(u32),
 }
 
-/// What is sent.
+/// The packets of a measurement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Load {
     /// The connections.
     pub connections: Connections,
-    /// The Services that they go through, of four endpoints each.
+    /// The number of Services that the connections go through, with four backends each.
     pub services: u16,
-    /// Packets in a burst, at most [`BURST`].
+    /// The packets of a burst, at most [`BURST`].
     pub burst: usize,
-    /// Octets of a frame, without FCS.
+    /// The octets of a frame, without FCS.
     pub frame: usize,
-    /// The UDP checksum that they come with.
+    /// The state of the UDP checksum.
     pub checksum: Checksum,
 }
 
 impl Load {
-    /// 64 octets in bursts of 64 with finished checksums.
+    /// Returns a load of 64-octet frames in bursts of 64, with finished checksums.
     #[must_use]
     pub const fn new(connections: Connections) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl Load {
         Ok(())
     }
 
-    /// Connections of each client.
+    /// Returns the number of connections of each client.
     const fn connections_per_client(&self) -> u32 {
         match self.connections {
             Connections::Established(flows) => flows / PODS.0 as u32,
@@ -136,15 +136,15 @@ impl Client {
         Self { pod, templates }
     }
 
-    /// Octets of its frames.
+    /// Returns the octets of a frame.
     pub(crate) fn len(&self) -> usize {
         self.templates.first().map_or(0, Vec::len)
     }
 
-    /// Makes `frame` the packet of the client's connection `n`.
+    /// Writes a packet of the client's connection `n` into `frame`.
     #[inline]
     pub(crate) fn write(&self, frame: &mut [u8], n: u32) {
-        // Neighbouring connections go through Services that are far from each other.
+        // The stride sends consecutive connections through Services that are far from each other in memory.
         let service = n as usize * 40_503 % self.templates.len();
         if let Some(template) = self.templates.get(service) {
             frames::copy_frame(frame, template);
@@ -153,7 +153,7 @@ impl Client {
     }
 }
 
-/// The clients of a load and the tables of their node.
+/// Returns the clients of a load, and the tables of their node.
 fn scene(load: &Load) -> (Vec<Client>, Arc<Snapshot>) {
     let pods = Pod::all(PODS.0, PODS.1);
     let snapshot = node::tables(&pods, load.services, 1500);
@@ -165,7 +165,7 @@ fn scene(load: &Load) -> (Vec<Client>, Arc<Snapshot>) {
     (clients, snapshot)
 }
 
-/// Says which connection comes next.
+/// The order of the connections: round robin, or pseudo-random.
 #[derive(Debug)]
 pub(crate) struct ConnectionSequence {
     each: u32,
@@ -183,13 +183,13 @@ impl ConnectionSequence {
         }
     }
 
-    /// The client's connection that the next packet is of; `step` counts the packets of each client.
+    /// Returns the client's connection for the next packet. `step` is the number of packets of each client so far.
     #[inline]
     pub(crate) fn next(&mut self, step: u32) -> u32 {
         if !self.random {
             return step % self.each;
         }
-        // Marsaglia's xorshift, scaled down.
+        // Marsaglia's xorshift, scaled to the number of connections.
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
@@ -197,7 +197,7 @@ impl ConnectionSequence {
     }
 }
 
-/// A worker's stages with a burst in front of them.
+/// A worker's stages, with the next burst.
 pub struct Burst {
     load: Load,
     clients: Vec<Client>,
@@ -210,15 +210,15 @@ pub struct Burst {
     waiting: VecDeque<Packet>,
     sequence: ConnectionSequence,
     now: Millis,
-    /// Bursts so far.
+    /// The number of bursts so far.
     bursts: u32,
 }
 
 impl Burst {
-    /// Makes the node and opens the connections, all of them by packets.
+    /// Makes the node and opens all connections by packets.
     ///
     /// # Errors
-    /// A load that cannot be, or packets that are not forwarded.
+    /// The load is out of range, or a packet is not forwarded.
     pub fn new(load: Load) -> Result<Self, BenchError> {
         load.check()?;
         let (clients, snapshot) = scene(&load);
@@ -269,8 +269,8 @@ impl Burst {
         self.bursts = 0;
     }
 
-    /// Writes the next burst: the part of the kernel, or of a NIC. New connections expire here when the table has
-    /// taken its share of them.
+    /// Writes the next burst, as the kernel or a NIC would. When the table is three quarters full of new connections, they
+    /// expire here, outside of the measured time.
     pub fn prepare(&mut self) {
         let clients = self.clients.len() as u32;
         let mut step = self.bursts / clients * self.load.burst as u32;
@@ -294,7 +294,7 @@ impl Burst {
         }
     }
 
-    /// Runs the stages over the burst: what is measured.
+    /// Runs the stages over the burst. This is the measured part.
     #[inline]
     pub fn process(&mut self) {
         let Some(client) = self.clients.get(self.bursts as usize % self.clients.len()) else {
@@ -319,10 +319,10 @@ impl Burst {
         );
     }
 
-    /// Takes the burst out and looks whether every packet was forwarded.
+    /// Removes the burst and checks that every packet was forwarded.
     ///
     /// # Errors
-    /// One was not: then the time is that of something else.
+    /// A packet was not forwarded, so the measured time has no meaning.
     pub fn finish_burst(&mut self) -> Result<(), BenchError> {
         let mut other = None;
         for (packet, verdict) in self.batch.drain() {
@@ -342,13 +342,13 @@ impl Burst {
         }
     }
 
-    /// Packets in a burst.
+    /// Returns the packets of a burst.
     #[must_use]
     pub const fn burst(&self) -> usize {
         self.load.burst
     }
 
-    /// Connections in the table.
+    /// Returns the number of connections in the table.
     #[must_use]
     pub fn connections(&self) -> u64 {
         let mut count = 0;
@@ -363,7 +363,7 @@ mod tests {
     use heddle_wire::{checksum, parse};
 
     #[test]
-    fn packets_are_translated_and_stay_valid() {
+    fn packets_are_translated_and_keep_correct_checksums() {
         for sum in [Checksum::Finished, Checksum::Partial] {
             let load = Load {
                 checksum: sum,
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn new_connections_go_on_when_the_table_is_full() {
+    fn new_connections_are_still_forwarded_after_the_table_was_full() {
         let mut burst = Burst::new(Load::new(Connections::New(4096))).unwrap();
         assert_eq!(burst.connections(), 0);
         for _ in 0..200 {
@@ -398,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_loads_are_refused_by_name() {
+    fn loads_out_of_range_are_refused_by_name() {
         let load = Load::new(Connections::Established(1000));
         for (load, says) in [
             (Load { burst: 65, ..load }, "burst = 65"),

@@ -1,7 +1,7 @@
-//! A whole worker in memory: rx, stages, dispatch, tx, counters, expiry, between ports that cost next to nothing.
+//! A whole worker in memory: receive, stages, dispatch, transmit, counters and expiry, between ports that cost almost nothing.
 //!
-//! A stand-in port writes each packet's headers into a frame, as the kernel does by copy, and frees what is sent. What that
-//! costs alone is [`Turn::stand_in`]'s measure, so that the worker's share can be told.
+//! A stand-in port writes each packet's headers into a frame, as the kernel does by copy, and frees sent packets.
+//! [`Turn::stand_in`] measures the port's own cost, which is subtracted to get the worker's share.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -20,15 +20,15 @@ use super::{Burst, Client, ConnectionSequence, Connections, FRAME_SIZE, Load, PO
 use crate::BenchError;
 use crate::node::{Pod, Side};
 
-/// A port that receives a burst when it is its turn, or never, and throws away what it sends.
+/// A port that receives a burst if it is the active client's, and frees the packets that it sends.
 struct StandInPort {
     number: PortId,
-    /// Which client has a burst.
+    /// The client that has a burst in this turn.
     active: Arc<AtomicUsize>,
-    /// Which client it is.
+    /// The client of this port.
     place: usize,
     store: Arc<FrameStore>,
-    /// Whose packets it receives.
+    /// The source of its packets; none for a server.
     source: Option<(Client, ConnectionSequence)>,
     burst: usize,
     step: u32,
@@ -93,7 +93,7 @@ impl Port for StandInPort {
     }
 }
 
-/// A worker with all ports of the node, of which one client's has a burst in each turn.
+/// A worker with all ports of the node. In each turn one client's port has a burst.
 pub struct Turn {
     worker: Worker<StandInPort>,
     handle: WorkerHandle<StandInPort>,
@@ -108,10 +108,10 @@ pub struct Turn {
 }
 
 impl Turn {
-    /// Makes the node and a worker over established connections.
+    /// Makes the node and a worker with established connections.
     ///
     /// # Errors
-    /// A load that cannot be, or packets that are not forwarded.
+    /// The load is out of range, or a packet is not forwarded.
     pub fn new(load: Load) -> Result<Self, BenchError> {
         if let Connections::New(capacity) = load.connections {
             let (what, value) = ("new connections", u64::from(capacity));
@@ -193,7 +193,7 @@ impl Turn {
         })
     }
 
-    /// One turn with one burst: what is measured.
+    /// Runs one turn with one burst. This is the measured part.
     #[inline]
     pub fn turn(&mut self) {
         self.active.store(self.turns % usize::from(PODS.0), Ordering::Relaxed);
@@ -201,23 +201,23 @@ impl Turn {
         self.worker.turn(self.now);
     }
 
-    /// What the stand-in port does in a turn, without a worker.
+    /// Runs the stand-in port's part of a turn, without a worker.
     #[inline]
     pub fn stand_in(&mut self) {
         self.alone.rx(&mut self.pool, &mut self.packets);
         self.alone.tx(&mut self.pool, &mut self.packets);
     }
 
-    /// Packets in a burst.
+    /// Returns the packets of a burst.
     #[must_use]
     pub const fn burst(&self) -> usize {
         self.burst
     }
 
-    /// Looks whether every packet so far was forwarded.
+    /// Checks that every packet so far was forwarded.
     ///
     /// # Errors
-    /// Some were not.
+    /// A packet was not forwarded.
     pub fn check(&self) -> Result<(), BenchError> {
         let mut sum = PortTotals::default();
         for port in 0..=PODS.0 + PODS.1 {
