@@ -153,7 +153,7 @@ fn open(context: &mut XdpContext, name: &str, port: PortId) -> Result<XdpPort, B
 
 fn bare(names: &[String; 2], pods: &[Pod; 2], ready: &mpsc::Sender<Stop>) -> Result<ForwarderStats, BenchError> {
     let mut context = XdpContext::new(XdpConfig::default())?;
-    let mut pool = WorkerPool::new(0, context.pool().clone());
+    let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
     let [a, b] = names;
     let mut ports = [
         open(&mut context, a, pods[0].port)?,
@@ -215,7 +215,7 @@ fn pipeline(
         .and_then(|ends| ends.into_iter().next())
         .ok_or_else(|| missing("a mesh of one"))?;
     let reader = readers.into_iter().next().ok_or_else(|| missing("a reader"))?;
-    let pool = WorkerPool::new(0, context.pool().clone());
+    let pool = WorkerPool::new(WorkerId(0), context.pool().clone());
     let config = WorkerConfig {
         idle_after,
         ..WorkerConfig::new(WorkerId(0), 16)

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use heddle_engine::{Batch, FragmentConfig, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process};
 use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{BURST, Capabilities, FrameStore, Packet, SharedPool, WorkerPool};
+use heddle_port::{BURST, Capabilities, FrameStore, Packet, SharedPool, WorkerId, WorkerPool};
 use heddle_tables::Snapshot;
 use heddle_wire::MacAddr;
 
@@ -223,7 +223,7 @@ impl Burst {
         load.check()?;
         let (clients, snapshot) = scene(&load);
         let shared = SharedPool::heap(2 * ROTATION, FRAME_SIZE);
-        let mut pool = WorkerPool::new(0, shared);
+        let mut pool = WorkerPool::new(WorkerId(0), shared);
         let waiting = (0..ROTATION)
             .filter_map(|_| pool.packet(&vec![0; load.frame]))
             .collect();

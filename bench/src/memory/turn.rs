@@ -48,7 +48,7 @@ impl StandInPort {
 }
 
 impl Port for StandInPort {
-    fn number(&self) -> PortId {
+    fn id(&self) -> PortId {
         self.number
     }
 
@@ -140,7 +140,7 @@ impl Turn {
             idle_after: Duration::MAX,
             ..WorkerConfig::new(WorkerId(0), ports)
         };
-        let pool = WorkerPool::new(0, shared.clone());
+        let pool = WorkerPool::new(WorkerId(0), shared.clone());
         let (mut worker, handle) = Worker::new(config, pool, reader, Arc::new(flows), ends);
         let active = Arc::new(AtomicUsize::new(usize::MAX));
         let port = |number, place, source| StandInPort {
@@ -184,7 +184,7 @@ impl Turn {
             handle,
             _publisher: publisher,
             alone,
-            pool: WorkerPool::new(1, shared),
+            pool: WorkerPool::new(WorkerId(1), shared),
             packets: PacketVec::new(),
             now,
             burst: load.burst,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
-use heddle_port::{MemPort, PacketVec, Port, PortId, Record, SharedPool, WorkerPool};
+use heddle_port::{MemPort, PacketVec, Port, PortId, Record, SharedPool, WorkerId, WorkerPool};
 use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{MacAddr, TcpFlags};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ fn json_of(output: &Output) -> Value {
 /// Writes a capture.
 fn capture(path: PathBuf, frames: &[(u64, Vec<u8>)]) -> PathBuf {
     let shared = SharedPool::heap(64, 4096);
-    let mut pool = WorkerPool::new(0, shared.clone());
+    let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
     let (mut port, wire) = MemPort::new(PortId(0), shared.store());
     let mut record = Record::new(wire.clone(), fs::File::create(&path).unwrap());
     for (at, frame) in frames {

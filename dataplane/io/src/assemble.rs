@@ -70,7 +70,7 @@ impl Assembler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use heddle_port::SharedPool;
+    use heddle_port::{SharedPool, WorkerId};
 
     fn part(pool: &mut WorkerPool, byte: u8) -> Option<Frame> {
         let mut frame = pool.alloc().unwrap();
@@ -92,7 +92,10 @@ mod tests {
 
     #[test]
     fn parts_become_packets() {
-        let (mut assembler, mut pool) = (Assembler::default(), WorkerPool::new(0, SharedPool::heap(8, 512)));
+        let (mut assembler, mut pool) = (
+            Assembler::default(),
+            WorkerPool::new(WorkerId(0), SharedPool::heap(8, 512)),
+        );
         let single = push(&mut assembler, &mut pool, 1, false);
         assert_eq!(whole(single, &mut pool), [1]);
         assert_eq!(push(&mut assembler, &mut pool, 2, true), Part::Taken);
@@ -105,7 +108,10 @@ mod tests {
 
     #[test]
     fn an_unusable_part_spoils_its_packet_and_no_other() {
-        let (mut assembler, mut pool) = (Assembler::default(), WorkerPool::new(0, SharedPool::heap(8, 512)));
+        let (mut assembler, mut pool) = (
+            Assembler::default(),
+            WorkerPool::new(WorkerId(0), SharedPool::heap(8, 512)),
+        );
         assert_eq!(push(&mut assembler, &mut pool, 1, true), Part::Taken);
         assert_eq!(assembler.push(None, true, &mut pool), Part::Spoilt);
         assert_eq!(push(&mut assembler, &mut pool, 2, true), Part::Taken);
@@ -119,7 +125,10 @@ mod tests {
 
     #[test]
     fn a_packet_of_too_many_parts_is_given_up() {
-        let (mut assembler, mut pool) = (Assembler::default(), WorkerPool::new(0, SharedPool::heap(30, 512)));
+        let (mut assembler, mut pool) = (
+            Assembler::default(),
+            WorkerPool::new(WorkerId(0), SharedPool::heap(30, 512)),
+        );
         for i in 0..Packet::MAX_FRAMES {
             assert_eq!(push(&mut assembler, &mut pool, i, true), Part::Taken);
         }

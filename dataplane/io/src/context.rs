@@ -215,7 +215,7 @@ impl XdpContext {
 
     /// Closes a port and puts its frames back into the pool. The program stays on the device and drops what comes.
     pub fn close(&mut self, mut port: XdpPort) {
-        let (number, ifindex) = (port.number(), port.ifindex());
+        let (number, ifindex) = (port.id(), port.ifindex());
         self.observers.remove(&number);
         let quiet = |what: &str, result: std::io::Result<()>| {
             if let Err(error) = result {

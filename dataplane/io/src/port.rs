@@ -237,7 +237,7 @@ impl XdpPort {
 }
 
 impl Port for XdpPort {
-    fn number(&self) -> PortId {
+    fn id(&self) -> PortId {
         self.number
     }
 

@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heddle_port::{PacketVec, Port, PortId, WorkerPool};
+use heddle_port::{PacketVec, Port, PortId, WorkerId, WorkerPool};
 
 use crate::context::{OpenPort, XdpConfig, XdpContext};
 use crate::error::XdpError;
@@ -98,7 +98,7 @@ fn in_own_namespace() -> Result<(), ProbeError> {
         queue: 0,
         port: PortId(0),
     })?;
-    let mut pool = WorkerPool::new(0, context.pool().clone());
+    let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
     let passed = Tap::new(PEER)
         .map_err(system("open a packet socket"))
         .and_then(|tap| there_and_back(&tap, &mut port, &mut pool));

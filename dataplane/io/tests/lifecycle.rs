@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use harness::*;
 use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpError, XdpPort};
-use heddle_port::{Packet, PacketVec, Port, PortId, WorkerPool};
+use heddle_port::{Packet, PacketVec, Port, PortId, WorkerId, WorkerPool};
 
 #[test]
 fn when_every_other_device_is_gone_ports_can_still_be_opened() {
     in_namespace(|| {
         let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         for round in 0..3 {
             veth("a", 1500, 1);
             veth("b", 1500, 1);
@@ -48,7 +48,7 @@ fn attaching_and_detaching_under_traffic_loses_no_frame() {
         veth("a", 1500, 1);
         veth("b", 1500, 1);
         let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
         let (mut opening, mut closing, mut received) = (Duration::ZERO, Duration::ZERO, 0);
         for round in 0..rounds {
@@ -102,7 +102,7 @@ fn a_later_context_takes_the_devices_over() {
         drop(old);
         drop(first);
         let mut port = second.open(on("a", 5)).unwrap();
-        let mut pool = WorkerPool::new(0, second.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), second.pool().clone());
         near.send(&frame(3, 100));
         let packet = receive_one(&mut port, &mut pool);
         assert_eq!(packet.bytes(second.store()), frame(3, 100));
@@ -137,7 +137,7 @@ fn a_dead_agent_leaves_devices_closed_and_its_anchor_is_removed() {
         let mut next = context();
         assert!(index("hdanchor0") != left);
         let mut port = next.open(on("a", 0)).unwrap();
-        let mut pool = WorkerPool::new(0, next.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), next.pool().clone());
         near.send(&frame(2, 100));
         let packet = receive_one(&mut port, &mut pool);
         assert_eq!(packet.bytes(next.store()), frame(2, 100));

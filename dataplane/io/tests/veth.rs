@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use harness::*;
 use heddle_io::{OpenPort, XdpError, XdpPort};
-use heddle_port::{FillBudget, PacketVec, Port, WorkerPool};
+use heddle_port::{FillBudget, PacketVec, Port, WorkerId, WorkerPool};
 
 /// What came in by `from` goes out by `to`.
 fn forward(from: &mut XdpPort, to: &mut XdpPort, pool: &mut WorkerPool) {
@@ -23,7 +23,7 @@ fn a_frame_goes_from_one_veth_to_another() {
         veth("a", 1500, 1);
         veth("b", 1500, 1);
         let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         let mut a = context.open(on("a", 3)).unwrap();
         let mut b = context.open(on("b", 4)).unwrap();
         let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
@@ -52,7 +52,7 @@ fn a_packet_whose_front_has_moved_is_sent_from_there() {
     in_namespace(|| {
         veth("a", 1500, 1);
         let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         let mut a = context.open(on("a", 0)).unwrap();
         let far = Tap::new("ap", ETHERTYPE);
         far.send(&frame(1, 500));
@@ -73,7 +73,7 @@ fn more_packets_than_one_sendto_takes_all_leave() {
     in_namespace(|| {
         veth("a", 1500, 1);
         let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         let mut a = context.open(on("a", 0)).unwrap();
         let far = Tap::new("ap", ETHERTYPE);
         for burst in 0..3 {
@@ -99,7 +99,7 @@ fn large_packets_come_and_go_over_many_frames() {
         veth("a", 61_000, 1);
         veth("b", 61_000, 1);
         let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         let mut a = context.open(on("a", 0)).unwrap();
         let mut b = context.open(on("b", 1)).unwrap();
         let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
@@ -143,8 +143,8 @@ fn two_queues_are_two_ports() {
         veth("a", 1500, 2);
         let mut context = context();
         let mut pools = [
-            WorkerPool::new(0, context.pool().clone()),
-            WorkerPool::new(1, context.pool().clone()),
+            WorkerPool::new(WorkerId(0), context.pool().clone()),
+            WorkerPool::new(WorkerId(1), context.pool().clone()),
         ];
         let open = |queue: u32, port: u16| OpenPort { queue, ..on("a", port) };
         let mut ports = [context.open(open(0, 6)).unwrap(), context.open(open(1, 7)).unwrap()];
@@ -198,7 +198,7 @@ fn a_slow_receiver_leaves_packets_with_their_sender() {
     in_namespace(|| {
         veth("a", 1500, 1);
         let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         let mut a = context.open(on("a", 0)).unwrap();
         // More than the TX ring holds, without a flush in between.
         let mut taken = 0;
@@ -226,7 +226,7 @@ fn a_port_whose_device_is_gone_neither_spins_nor_keeps_its_frames() {
     in_namespace(|| {
         veth("a", 1500, 1);
         let mut context = context();
-        let mut pool = WorkerPool::new(0, context.pool().clone());
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         let mut a = context.open(on("a", 0)).unwrap();
         ip("link set dev a down");
         let mut packets: PacketVec = (0..10).map(|i| pool.packet(&frame(i, 60)).unwrap()).collect();
@@ -280,7 +280,10 @@ fn a_worker_forwards_while_control_opens_and_closes_other_ports() {
             Tap::new("cp", ETHERTYPE),
         );
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-        let (mut pool, stopped) = (WorkerPool::new(0, context.pool().clone()), std::sync::Arc::clone(&stop));
+        let (mut pool, stopped) = (
+            WorkerPool::new(WorkerId(0), context.pool().clone()),
+            std::sync::Arc::clone(&stop),
+        );
         let worker = std::thread::spawn(move || {
             let mut packets = PacketVec::new();
             while !stopped.load(std::sync::atomic::Ordering::Relaxed) {

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use heddle_ids::{PortId, WorkerId};
+
 /// Which memory area (UMEM) a frame belongs to. Copy-mode ports share area 0; a zero-copy NIC will have one of its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AreaId(pub u8);
@@ -76,11 +78,11 @@ pub enum Holder {
     /// The shared pool.
     Shared,
     /// The pool of the worker of that number.
-    Pool(u8),
+    Pool(WorkerId),
     /// The hands of the worker of that number: a packet under way, also in a hand-over queue.
-    Worker(u8),
+    Worker(WorkerId),
     /// The rings of the port of that number.
-    Port(u16),
+    Port(PortId),
     /// The control thread: frames just made, or reclaimed and not yet put back.
     Control,
 }
@@ -89,9 +91,9 @@ impl Holder {
     pub(crate) const fn encode(self) -> u32 {
         match self {
             Self::Shared => 0,
-            Self::Pool(id) => 1 << 16 | id as u32,
-            Self::Worker(id) => 2 << 16 | id as u32,
-            Self::Port(id) => 3 << 16 | id as u32,
+            Self::Pool(id) => 1 << 16 | id.0 as u32,
+            Self::Worker(id) => 2 << 16 | id.0 as u32,
+            Self::Port(id) => 3 << 16 | id.0 as u32,
             Self::Control => 4 << 16,
         }
     }
@@ -99,9 +101,9 @@ impl Holder {
     pub(crate) const fn decode(word: u32) -> Self {
         match word >> 16 {
             0 => Self::Shared,
-            1 => Self::Pool(word as u8),
-            2 => Self::Worker(word as u8),
-            3 => Self::Port(word as u16),
+            1 => Self::Pool(WorkerId(word as u8)),
+            2 => Self::Worker(WorkerId(word as u8)),
+            3 => Self::Port(PortId(word as u16)),
             _ => Self::Control,
         }
     }
@@ -127,11 +129,11 @@ mod tests {
     fn holders_survive_their_encoding() {
         for holder in [
             Holder::Shared,
-            Holder::Pool(0),
-            Holder::Pool(255),
-            Holder::Worker(7),
-            Holder::Port(0),
-            Holder::Port(u16::MAX),
+            Holder::Pool(WorkerId(0)),
+            Holder::Pool(WorkerId(255)),
+            Holder::Worker(WorkerId(7)),
+            Holder::Port(PortId(0)),
+            Holder::Port(PortId(u16::MAX)),
             Holder::Control,
         ] {
             assert_eq!(Holder::decode(holder.encode()), holder);

@@ -127,7 +127,7 @@ impl MemPort {
 }
 
 impl Port for MemPort {
-    fn number(&self) -> PortId {
+    fn id(&self) -> PortId {
         self.number
     }
 
@@ -168,7 +168,7 @@ impl Port for MemPort {
             count += 1;
         }
         for packet in packets.drain(..count) {
-            self.mark(&packet, Holder::Port(self.number.0));
+            self.mark(&packet, Holder::Port(self.number));
             self.stats.tx_pending += u32::from(packet.frames());
             self.ring.push_back(packet);
         }
@@ -250,12 +250,14 @@ impl MemWire {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use heddle_ids::WorkerId;
+
     use super::*;
     use crate::{BURST, SharedPool};
 
     fn port(frames: u32) -> (WorkerPool, MemPort, MemWire) {
         let shared = SharedPool::heap(frames, 512);
-        let pool = WorkerPool::new(0, shared.clone());
+        let pool = WorkerPool::new(WorkerId(0), shared.clone());
         let (port, wire) = MemPort::new(PortId(4), shared.store());
         (pool, port, wire)
     }

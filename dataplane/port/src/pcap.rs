@@ -199,6 +199,8 @@ impl<W: Write> Record<W> {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use heddle_ids::WorkerId;
+
     use super::*;
     use crate::{MemPort, PacketVec, Port, SharedPool, WorkerPool};
     use heddle_ids::PortId;
@@ -247,7 +249,7 @@ mod tests {
     #[test]
     fn what_the_port_sends_is_written_and_nothing_else() {
         let shared = SharedPool::heap(8, 512);
-        let mut pool = WorkerPool::new(0, shared.clone());
+        let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
         let (mut port, wire) = MemPort::new(PortId(1), shared.store());
         let mut file = Vec::new();
         let mut record = Record::new(wire.clone(), &mut file);

@@ -18,7 +18,7 @@ pub type PacketVec = ArrayVec<Packet, BURST>;
 /// One end where packets come in and go out, with one owner: the worker that has it.
 pub trait Port {
     /// The port's number.
-    fn number(&self) -> PortId;
+    fn id(&self) -> PortId;
 
     /// The port's capabilities. They do not change while the port is open.
     fn capabilities(&self) -> Capabilities;

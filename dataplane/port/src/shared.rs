@@ -197,6 +197,8 @@ impl std::fmt::Debug for SharedPool {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use heddle_ids::WorkerId;
+
     use super::*;
     use crate::{AreaId, Packet, WorkerPool};
     use proptest::prelude::*;
@@ -206,10 +208,10 @@ mod tests {
         let pool = SharedPool::heap(100, 512);
         assert_eq!(pool.free(), 100);
         let mut taken = Vec::new();
-        assert_eq!(pool.take(70, Holder::Worker(1), &mut taken), 70);
+        assert_eq!(pool.take(70, Holder::Worker(WorkerId(1)), &mut taken), 70);
         assert_eq!((pool.free(), pool.store().outstanding()), (30, 70));
-        assert_eq!(pool.take(70, Holder::Worker(1), &mut taken), 30);
-        assert_eq!(pool.take(1, Holder::Worker(1), &mut taken), 0);
+        assert_eq!(pool.take(70, Holder::Worker(WorkerId(1)), &mut taken), 30);
+        assert_eq!(pool.take(1, Holder::Worker(WorkerId(1)), &mut taken), 0);
         pool.put(taken);
         assert_eq!((pool.free(), pool.store().outstanding()), (100, 0));
     }
@@ -219,16 +221,19 @@ mod tests {
         let (store, frames) = FrameStore::heap(AreaId(0), 200, 512);
         let pool = SharedPool::new(store, frames, FillBudget::new(200, 2, 10).unwrap());
         let (mut taken, mut fill) = (Vec::new(), Vec::new());
-        assert_eq!(pool.take(200, Holder::Worker(0), &mut taken), 200 - 128);
-        assert_eq!(pool.take(1, Holder::Worker(0), &mut taken), 0);
+        assert_eq!(pool.take(200, Holder::Worker(WorkerId(0)), &mut taken), 200 - 128);
+        assert_eq!(pool.take(1, Holder::Worker(WorkerId(0)), &mut taken), 0);
         let first = pool.open_port(PortId(0), &mut fill).unwrap();
-        assert_eq!((fill.len(), pool.take(1, Holder::Worker(0), &mut taken)), (64, 0));
+        assert_eq!(
+            (fill.len(), pool.take(1, Holder::Worker(WorkerId(0)), &mut taken)),
+            (64, 0)
+        );
         let second = pool.open_port(PortId(1), &mut fill).unwrap();
         assert_eq!((fill.len(), pool.free()), (128, 0));
         pool.open_port(PortId(2), &mut fill).unwrap_err();
         pool.put(fill);
         drop((first, second));
-        assert_eq!(pool.take(1, Holder::Worker(0), &mut taken), 0);
+        assert_eq!(pool.take(1, Holder::Worker(WorkerId(0)), &mut taken), 0);
         pool.put(taken);
         assert_eq!(pool.free(), 200);
     }
@@ -245,7 +250,7 @@ mod tests {
                     for round in 0..rounds {
                         pool.take(
                             (round * 7 + u32::from(id) * 13) % 100 + 1,
-                            Holder::Worker(id),
+                            Holder::Worker(WorkerId(id)),
                             &mut taken,
                         );
                         for frame in &mut taken {
@@ -307,7 +312,7 @@ mod tests {
             let store = Arc::clone(shared.store());
             let port = PortId(9);
             store.port_opened(port);
-            let mut pools: Vec<_> = (0..3).map(|id| WorkerPool::new(id, shared.clone())).collect();
+            let mut pools: Vec<_> = (0..3).map(|id| WorkerPool::new(WorkerId(id), shared.clone())).collect();
             let mut hands: [Vec<Frame>; 3] = Default::default();
             let mut packets: [Vec<Packet>; 3] = Default::default();
             let mut lent = Vec::new();
@@ -377,6 +382,8 @@ mod tests {
 #[cfg(test)]
 #[cfg(loom)]
 mod loom_tests {
+    use heddle_ids::WorkerId;
+
     use super::*;
 
     fn model(check: impl Fn() + Sync + Send + 'static) {
@@ -399,7 +406,7 @@ mod loom_tests {
                 let pool = pool.clone();
                 move || {
                     let mut taken = Vec::new();
-                    pool.take(1, Holder::Worker(id), &mut taken);
+                    pool.take(1, Holder::Worker(WorkerId(id)), &mut taken);
                     for frame in &mut taken {
                         pool.store().fill(frame, &[id; 4]);
                         assert_eq!(pool.store().bytes(frame), [id; 4]);
@@ -427,7 +434,7 @@ mod loom_tests {
                 let pool = pool.clone();
                 move || {
                     let mut taken = Vec::new();
-                    pool.take(1, Holder::Worker(id), &mut taken);
+                    pool.take(1, Holder::Worker(WorkerId(id)), &mut taken);
                     taken
                 }
             };

@@ -328,7 +328,7 @@ impl FrameStore {
             .into_iter()
             .filter(|(holder, _)| match holder {
                 Holder::Shared | Holder::Pool(_) => false,
-                Holder::Port(port) => !open.contains(&PortId(*port)),
+                Holder::Port(port) => !open.contains(port),
                 Holder::Worker(_) | Holder::Control => true,
             })
             .map(|(_, count)| count)
@@ -348,7 +348,7 @@ impl FrameStore {
     /// Hands a frame to a port's rings: the handle is gone until [`FrameStore::take_back`] or
     /// [`FrameStore::reclaim`].
     pub fn lend(&self, frame: Frame, port: PortId) -> u32 {
-        self.set_holder(&frame, Holder::Port(port.0));
+        self.set_holder(&frame, Holder::Port(port));
         self.link(frame)
     }
 
@@ -360,7 +360,7 @@ impl FrameStore {
     #[must_use]
     pub unsafe fn take_back(&self, index: u32, port: PortId, to: Holder) -> Option<Frame> {
         let side = self.side.get(index as usize)?;
-        if side.holder.load(Ordering::Relaxed) != Holder::Port(port.0).encode() {
+        if side.holder.load(Ordering::Relaxed) != Holder::Port(port).encode() {
             return None;
         }
         side.holder.store(to.encode(), Ordering::Relaxed);
@@ -452,7 +452,12 @@ mod tests {
         assert_eq!(store.outstanding(), 1);
         assert_eq!(
             store.holders(),
-            [(Holder::Port(7), 1), (Holder::Port(8), 1), (Holder::Control, 1)].into()
+            [
+                (Holder::Port(PortId(7)), 1),
+                (Holder::Port(PortId(8)), 1),
+                (Holder::Control, 1)
+            ]
+            .into()
         );
         // SAFETY: there is no kernel behind these ports.
         unsafe {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use heddle_ids::WorkerId;
+
 use crate::frame::{Frame, Holder};
 use crate::packet::Packet;
 use crate::shared::{BATCH, SharedPool};
@@ -10,7 +12,7 @@ use crate::store::FrameStore;
 /// The frames that one worker keeps at hand. Dropping it puts them into the shared pool.
 #[derive(Debug)]
 pub struct WorkerPool {
-    id: u8,
+    id: WorkerId,
     shared: SharedPool,
     store: Arc<FrameStore>,
     stack: Vec<Frame>,
@@ -22,7 +24,7 @@ impl WorkerPool {
 
     /// The empty pool of worker `no`.
     #[must_use]
-    pub fn new(id: u8, shared: SharedPool) -> Self {
+    pub fn new(id: WorkerId, shared: SharedPool) -> Self {
         let store = Arc::clone(shared.store());
         Self {
             id,
@@ -34,7 +36,7 @@ impl WorkerPool {
 
     /// The worker's number.
     #[must_use]
-    pub fn worker(&self) -> u8 {
+    pub fn worker(&self) -> WorkerId {
         self.id
     }
 
@@ -150,8 +152,8 @@ mod tests {
     fn a_full_pool_gives_a_batch_away() {
         let shared = SharedPool::heap(400, 512);
         let mut all = Vec::new();
-        shared.take(400, Holder::Worker(0), &mut all);
-        let mut pool = WorkerPool::new(0, shared.clone());
+        shared.take(400, Holder::Worker(WorkerId(0)), &mut all);
+        let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
         for frame in all.drain(..WorkerPool::CAPACITY) {
             pool.free(frame);
         }
@@ -166,7 +168,7 @@ mod tests {
     #[test]
     fn a_packet_that_finds_too_few_frames_costs_none() {
         let shared = SharedPool::heap(3, 512);
-        let mut pool = WorkerPool::new(0, shared.clone());
+        let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
         assert!(pool.packet(&[0; 1000]).is_none());
         let packet = pool.packet(&[7; 600]).unwrap();
         assert_eq!(
@@ -182,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_packet_has_at_most_18_frames() {
-        let mut pool = WorkerPool::new(0, SharedPool::heap(30, 512));
+        let mut pool = WorkerPool::new(WorkerId(0), SharedPool::heap(30, 512));
         let most = pool.packet(&[0; 18 * 256]).unwrap();
         assert_eq!(most.frames(), Packet::MAX_FRAMES);
         assert!(pool.packet(&[0; 18 * 256 + 1]).is_none());

@@ -177,7 +177,7 @@ impl Controller {
                 .pool()
                 .store()
                 .holders()
-                .get(&Holder::Port(port.0))
+                .get(&Holder::Port(port))
                 .copied()
                 .unwrap_or(0),
         }
@@ -266,7 +266,7 @@ impl Controller {
                 Holder::Shared => "shared pool".to_owned(),
                 Holder::Pool(worker) => format!("pool of worker {worker}"),
                 Holder::Worker(worker) => format!("worker {worker}"),
-                Holder::Port(port) => match self.workers.ports().find(|(number, _)| number.0 == port) {
+                Holder::Port(port) => match self.workers.ports().find(|(number, _)| *number == port) {
                     Some((_, info)) => format!("port {port} ({})", self.port_name(info.role)),
                     None => format!("port {port}"),
                 },

@@ -114,7 +114,7 @@ impl Workers {
             .zip(0u8..)
             .zip(&settings.worker_cores)
         {
-            let pool = WorkerPool::new(id, context.pool().clone());
+            let pool = WorkerPool::new(WorkerId(id), context.pool().clone());
             let config = heddle_engine::WorkerConfig {
                 stages: StageConfig {
                     seed: RandomState::new().hash_one(id),

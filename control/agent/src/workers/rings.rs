@@ -86,7 +86,7 @@ impl Workers {
             return Ok(Vec::new());
         }
         let holders = self.context.store().holders();
-        let held = |port: PortId| holders.get(&Holder::Port(port.0)).copied().unwrap_or(0);
+        let held = |port: PortId| holders.get(&Holder::Port(port)).copied().unwrap_or(0);
         let mut grown = self.silence.grown(budget.floor(), held);
         grown.truncate(AT_ONCE);
         let mut failed = Vec::new();

@@ -69,7 +69,7 @@ impl Workers {
         let lanes = mesh(WORKERS, 1024).expect("lanes between workers");
         for (id, (reader, ends)) in (0..WORKERS).zip(readers.into_iter().zip(lanes)) {
             let config = WorkerConfig::new(WorkerId(id), ports);
-            let pool = WorkerPool::new(id, shared.clone());
+            let pool = WorkerPool::new(WorkerId(id), shared.clone());
             let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
             handles.push(handle);
             threads.push(thread::spawn(move || {

@@ -125,7 +125,7 @@ impl Node {
         });
         let (mut worker, handle) = Worker::new(
             config,
-            WorkerPool::new(0, shared.clone()),
+            WorkerPool::new(WorkerId(0), shared.clone()),
             readers.pop().ok_or_else(|| setup("no reader of the tables"))?,
             Arc::new(flows),
             ends.ok_or_else(|| setup("no lanes"))?,

@@ -5,7 +5,7 @@ use heddle_engine::{
     AnswerKind, Batch, DropReason, FragmentConfig, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process,
 };
 use heddle_flow::{Config, Egress, FlowTable, Millis};
-use heddle_port::{Capabilities, PortId, SharedPool, WorkerPool};
+use heddle_port::{Capabilities, PortId, SharedPool, WorkerId, WorkerPool};
 use heddle_tables::{EndpointId, Snapshot};
 use heddle_wire::testing::assert_valid;
 
@@ -46,7 +46,7 @@ impl Node {
     pub fn new() -> Self {
         let shared = SharedPool::heap(FRAMES, 4096);
         Self {
-            pool: WorkerPool::new(0, shared.clone()),
+            pool: WorkerPool::new(WorkerId(0), shared.clone()),
             shared,
             flows: FlowTable::anonymous(&Config {
                 capacity: 8192,

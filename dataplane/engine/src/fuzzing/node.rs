@@ -67,7 +67,7 @@ impl Node {
                 idle_after: Duration::MAX,
                 ..WorkerConfig::new(WorkerId(id), PORTS)
             };
-            let pool = WorkerPool::new(id, shared.clone());
+            let pool = WorkerPool::new(WorkerId(id), shared.clone());
             let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
             all.push(worker);
             handles.push(handle);
@@ -193,7 +193,7 @@ impl Node {
     /// Ends the node; every frame is there, every packet has ended once.
     pub(super) fn finish(mut self) -> PortTotals {
         self.collect();
-        let mut pool = WorkerPool::new(99, self.shared.clone());
+        let mut pool = WorkerPool::new(WorkerId(99), self.shared.clone());
         for worker in self.workers.drain(..) {
             for (port, _) in worker.finish() {
                 port.close(&mut pool);

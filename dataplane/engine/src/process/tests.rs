@@ -1,7 +1,7 @@
 //! The driver on its own: fragments cost no allocation.
 
 use heddle_flow::Config;
-use heddle_port::{Capabilities, SharedPool};
+use heddle_port::{Capabilities, SharedPool, WorkerId};
 use heddle_wire::testing::Packet as Build;
 use heddle_wire::{MacAddr, Proto};
 
@@ -14,7 +14,7 @@ use crate::reassembly::FragmentConfig;
 #[test]
 fn fragments_cost_no_allocation() {
     let shared = SharedPool::heap(256, 4096);
-    let mut pool = WorkerPool::new(0, shared.clone());
+    let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
     let snapshot = tables(1).build().0;
     let flows = FlowTable::anonymous(&Config::default());
     let (mut stages, mut batch) = (

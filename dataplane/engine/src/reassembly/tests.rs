@@ -1,7 +1,7 @@
 //! The table driven by hand: whatever comes, its lists, shares and frames agree, and every packet ends once.
 
 use heddle_flow::{FlowKey, Millis, Origin};
-use heddle_port::{Capabilities, PortId, SharedPool, WorkerPool};
+use heddle_port::{Capabilities, PortId, SharedPool, WorkerId, WorkerPool};
 use heddle_tables::EndpointId;
 use heddle_wire::testing::{Packet as Build, ip, mac};
 use heddle_wire::{Parsed, Proto, parse};
@@ -46,7 +46,7 @@ impl Table {
     fn new(config: FragmentConfig) -> Self {
         let shared = SharedPool::heap(256, 512);
         Self {
-            pool: WorkerPool::new(0, shared.clone()),
+            pool: WorkerPool::new(WorkerId(0), shared.clone()),
             shared,
             datagrams: Datagrams::new(config),
             now: Millis(1000),

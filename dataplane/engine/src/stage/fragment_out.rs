@@ -122,7 +122,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Data<'a, I> {
 
 #[cfg(test)]
 mod tests {
-    use heddle_port::SharedPool;
+    use heddle_port::{SharedPool, WorkerId};
     use heddle_wire::testing::{Packet as Build, assert_valid, ip, mac};
 
     use super::*;
@@ -139,7 +139,7 @@ mod tests {
 
     fn split_all(frames: u32, frame: &[u8], mtu: u16) -> (Result<Vec<Vec<u8>>, DropReason>, u32) {
         let shared = SharedPool::heap(frames, 4096);
-        let mut pool = WorkerPool::new(0, shared.clone());
+        let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
         let packet = pool.packet(frame).unwrap();
         let mut made = Fragments::new();
         let done = split(&mut pool, &packet, mtu, &mut made);

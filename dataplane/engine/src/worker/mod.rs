@@ -331,7 +331,7 @@ impl<P: Port> Worker<P> {
     }
 
     fn add(&mut self, port: P, role: PortRole) -> Result<(), AddError<P>> {
-        let PortId(number) = port.number();
+        let PortId(number) = port.id();
         let limit = self.ports.numbers();
         if usize::from(number) >= limit {
             return Err(AddError::NumberTooGreat { port, number, limit });

@@ -42,7 +42,7 @@ pub(super) struct Slot<P> {
 impl<P: Port> Slot<P> {
     fn new(port: P, role: PortRole, wakes: bool) -> Self {
         Self {
-            number: port.number(),
+            number: port.id(),
             port,
             role,
             wakes,

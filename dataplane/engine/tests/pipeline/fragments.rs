@@ -602,7 +602,7 @@ fn what_is_held_ends_with_its_port() {
         let removed = w.handles[owner].remove_port(A.port).unwrap();
         w.turn(owner);
         let port = removed.recv().unwrap().unwrap();
-        let mut pool = heddle_port::WorkerPool::new(98, w.shared.clone());
+        let mut pool = heddle_port::WorkerPool::new(heddle_port::WorkerId(98), w.shared.clone());
         port.close(&mut pool);
         drop(pool);
         w.changed(&["a rx 2", "a dropped port-closed 2"]);

@@ -163,7 +163,7 @@ fn a_worker_that_has_stopped_gets_nothing_more() {
     // One packet is in the lane of worker 1, which stops and never turns again.
     w.handles[1].stop();
     let stopped = w.workers.remove(1);
-    let mut pool = heddle_port::WorkerPool::new(98, w.shared.clone());
+    let mut pool = heddle_port::WorkerPool::new(WorkerId(98), w.shared.clone());
     for (port, _) in stopped.finish() {
         port.close(&mut pool);
     }

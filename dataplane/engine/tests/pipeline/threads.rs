@@ -47,7 +47,7 @@ impl Line {
 }
 
 impl Port for EventPort {
-    fn number(&self) -> PortId {
+    fn id(&self) -> PortId {
         self.number
     }
 
@@ -126,7 +126,7 @@ fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party
             idle_after: Duration::ZERO,
             ..WorkerConfig::new(WorkerId(id), PORTS)
         };
-        let pool = WorkerPool::new(id, shared.clone());
+        let pool = WorkerPool::new(WorkerId(id), shared.clone());
         let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
         handles.push(handle);
         threads.push(std::thread::spawn(move || {

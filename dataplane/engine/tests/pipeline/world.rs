@@ -107,7 +107,7 @@ impl World {
                 idle_after: Duration::MAX,
                 ..WorkerConfig::new(WorkerId(id), PORTS)
             };
-            let pool = WorkerPool::new(id, shared.clone());
+            let pool = WorkerPool::new(WorkerId(id), shared.clone());
             let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
             workers.push(worker);
             handles.push(handle);
@@ -341,7 +341,7 @@ impl World {
         self.collect();
         let rest: usize = self.outputs.values().map(VecDeque::len).sum();
         assert_eq!(rest, 0, "frames that no test looked at: {:?}", self.outputs);
-        let mut pool = WorkerPool::new(99, self.shared.clone());
+        let mut pool = WorkerPool::new(WorkerId(99), self.shared.clone());
         for worker in self.workers.drain(..) {
             for (port, _) in worker.finish() {
                 port.close(&mut pool);
