@@ -44,22 +44,22 @@ pub fn stream(scene: &Scene, to: SocketAddr, port: u16, time: Duration) -> Resul
     if let Some(error) = limits.into_iter().find_map(Result::err) {
         return Err(io(error));
     }
-    let heard = Arc::new(AtomicU64::new(0));
+    let received = Arc::new(AtomicU64::new(0));
     let (result, rate) = thread::scope(|scope| {
         let reading = scope.spawn(|| {
             let mut buffer = vec![0; CHUNK];
             loop {
                 match receiver.read(&mut buffer) {
                     Ok(0) => return Ok(()),
-                    Ok(n) => heard.fetch_add(n as u64, Ordering::Relaxed),
+                    Ok(n) => received.fetch_add(n as u64, Ordering::Relaxed),
                     Err(error) => return Err(error),
                 };
             }
         });
         let written = write_for(&mut sender, WARM_UP);
-        let (before, began) = (heard.load(Ordering::Relaxed), Instant::now());
+        let (before, began) = (received.load(Ordering::Relaxed), Instant::now());
         let written = written.and_then(|()| write_for(&mut sender, time));
-        let (after, took) = (heard.load(Ordering::Relaxed), began.elapsed());
+        let (after, took) = (received.load(Ordering::Relaxed), began.elapsed());
         drop(sender);
         let read = reading
             .join()

@@ -35,7 +35,7 @@ fn faulty_calls_get_their_code_and_a_message_and_leave_nothing_behind() -> Resul
     let call = || Call::of(&shop, pod.ns().path());
     let gone = shop.lab.dir().join("gone").display().to_string();
     let own = shop.node.ns().path().display().to_string();
-    let nobody = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=nobody";
+    let unknown = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=nobody";
     let file = shop.lab.dir().join("a-file");
     std::fs::create_dir_all(&file).map_err(LabError::io("a directory"))?;
     std::fs::write(file.join("cni.sock"), "no socket").map_err(LabError::io("a file"))?;
@@ -89,7 +89,7 @@ fn faulty_calls_get_their_code_and_a_message_and_leave_nothing_behind() -> Resul
                 "the container is gone",
             ),
             (
-                "a namespace that is none",
+                "a path that is no network namespace",
                 call().with("CNI_NETNS", "/proc/self/ns/uts"),
                 4,
                 "cannot be entered",
@@ -100,7 +100,7 @@ fn faulty_calls_get_their_code_and_a_message_and_leave_nothing_behind() -> Resul
                 4,
                 "node's own network namespace",
             ),
-            ("garbage arguments", call().with("CNI_ARGS", "=;;x"), 4, "CNI_ARGS"),
+            ("malformed arguments", call().with("CNI_ARGS", "=;;x"), 4, "CNI_ARGS"),
             // The network configuration.
             ("no configuration", call().input(""), 6, "standard input is empty"),
             ("a configuration that is no JSON", call().input("{"), 6, "no JSON"),
@@ -155,7 +155,7 @@ fn faulty_calls_get_their_code_and_a_message_and_leave_nothing_behind() -> Resul
                 "the agent decides about masquerading",
             ),
             (
-                "a key that is not ours",
+                "an unknown key",
                 call().key("bridge", json!("cni0")),
                 2,
                 "heddle-cni has runDir, mtu and txOff",
@@ -174,19 +174,19 @@ fn faulty_calls_get_their_code_and_a_message_and_leave_nothing_behind() -> Resul
             ),
             // The node.
             (
-                "a pod that nobody knows",
-                call().with("CNI_ARGS", nobody),
+                "an unknown pod",
+                call().with("CNI_ARGS", unknown),
                 11,
                 "shop/nobody is not known yet",
             ),
             (
-                "an agent that is not there",
+                "no agent",
                 call().key("runDir", json!("/run/heddle-absent")),
                 11,
                 "is `heddle run` running",
             ),
             (
-                "a file for a socket",
+                "a file in place of the socket",
                 call().key("runDir", json!(file)),
                 11,
                 "is `heddle run` running",

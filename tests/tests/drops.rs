@@ -90,11 +90,11 @@ fn a_default_deny_names_both_pods_and_the_isolating_policy() -> Result<(), LabEr
         assert_eq!(drops(&shop, &none)?, Vec::<Value>::new(), "{none:?}");
     }
     let mut command = shop.node.heddle("drops");
-    let said = shop
+    let output = shop
         .node
         .ns()
         .enter(|| run_with_input(command.args(["--pod", "shop/nobody"]), ""))?;
-    assert!(!said.ok && said.stderr.contains("shop/nobody"), "{said:?}");
+    assert!(!output.ok && output.stderr.contains("shop/nobody"), "{output:?}");
 
     // The status counts the policy's denials for that pod, and the form for people contains all of it.
     let status = shop.node.status()?;
@@ -240,10 +240,10 @@ fn drops_without_an_agent_is_an_error_that_says_so() -> Result<(), LabError> {
     let shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     for flags in [&[][..], &["--watch"]] {
         let mut command = shop.node.heddle("drops");
-        let said = shop.node.ns().enter(|| run_with_input(command.args(flags), ""))?;
+        let output = shop.node.ns().enter(|| run_with_input(command.args(flags), ""))?;
         assert!(
-            !said.ok && said.stderr.contains("no heddle agent answers at"),
-            "{said:?}"
+            !output.ok && output.stderr.contains("no heddle agent answers at"),
+            "{output:?}"
         );
     }
     Ok(())

@@ -40,7 +40,7 @@ fn a_flood_of_small_or_large_packets_leaves_others_half_of_their_rate() -> Resul
     // The first packets of a pod's kernel (neighbor discovery) may precede the pod's policy, and are dropped then.
     let at_first = drops(&node.status()?, "pod:flood/calm", "");
     let quiet = rate(|| send(calm.ns(), (to, PORT).into(), CALM_SIZE, CALM, TIME), &sink)?;
-    println!("nobody floods: {quiet:?}");
+    println!("without a flood: {quiet:?}");
     for size in [0, usize::try_from(mtu - HEADERS).unwrap_or(1472)] {
         let flooder_packets = || -> Result<u64, LabError> {
             let status = node.status()?;

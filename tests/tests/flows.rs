@@ -231,13 +231,13 @@ fn a_request_that_cannot_be_answered_is_an_error_with_its_reason() -> Result<(),
     let mut shop = Shop::new(binaries()?, NodePlan::new("node", 1))?;
     let ask = |shop: &Shop, flags: &[&str]| -> Result<String, LabError> {
         let mut command = shop.node.heddle("flows");
-        let said = shop.node.ns().enter(|| run_with_input(command.args(flags), ""))?;
-        assert!(!said.ok, "{said:?}");
-        Ok(said.stderr)
+        let output = shop.node.ns().enter(|| run_with_input(command.args(flags), ""))?;
+        assert!(!output.ok, "{output:?}");
+        Ok(output.stderr)
     };
     for flags in [&[][..], &["--watch"]] {
-        let said = ask(&shop, flags)?;
-        assert!(said.contains("no heddle agent answers at"), "{said}");
+        let output = ask(&shop, flags)?;
+        assert!(output.contains("no heddle agent answers at"), "{output}");
     }
     shop.node.start_agent()?;
     for (flags, part) in [
@@ -246,8 +246,8 @@ fn a_request_that_cannot_be_answered_is_an_error_with_its_reason() -> Result<(),
         (["--state", "open"], "established"),
         (["--protocol", "quic"], "SCTP"),
     ] {
-        let said = ask(&shop, &flags)?;
-        assert!(said.contains(part), "{said}");
+        let output = ask(&shop, &flags)?;
+        assert!(output.contains(part), "{output}");
     }
     let out = ask_json(&shop.node, "flows", &[])?;
     assert_eq!(out["more"], false);

@@ -278,13 +278,13 @@ fn fragmented_datagrams_reach_a_pod_by_its_address_and_by_a_service() -> Result<
         }
         for v6 in [false, true] {
             let to = web.attached.ip(v6)?.to_string();
-            let said = client
+            let output = client
                 .pod
                 .ns()
                 .run("ping", &["-n", "-c", "2", "-i", "0.2", "-W", "2", "-s", "4000", &to])?;
             assert!(
-                said.contains("4008 bytes from") && said.contains(" 0% packet loss"),
-                "{said}"
+                output.contains("4008 bytes from") && output.contains(" 0% packet loss"),
+                "{output}"
             );
         }
         let status = shop.node.status()?;
@@ -322,15 +322,15 @@ fn packets_without_df_are_fragmented_where_the_path_mtu_is_smaller() -> Result<(
                 exchange(client, SocketAddr::new(to, 5301), len)?;
             }
             let to = to.to_string();
-            let said = client.run(
+            let output = client.run(
                 "ping",
                 &[
                     "-n", "-c", "2", "-i", "0.2", "-W", "2", "-M", "dont", "-s", "20000", &to,
                 ],
             )?;
             assert!(
-                said.contains("20008 bytes from") && said.contains(" 0% packet loss"),
-                "{said}"
+                output.contains("20008 bytes from") && output.contains(" 0% packet loss"),
+                "{output}"
             );
         }
         let status = shop.node.status()?;
@@ -365,7 +365,7 @@ fn a_packet_too_large_for_the_uplink_is_answered_with_the_mtu() -> Result<(), La
     )?;
     ip(client, "-6 route del default")?;
     ip(client, "-6 route add default via fe80::1 dev eth0")?;
-    for (v6, said) in [(false, "(mtu = 1500)"), (true, "Packet too big: mtu=1500")] {
+    for (v6, message) in [(false, "(mtu = 1500)"), (true, "Packet too big: mtu=1500")] {
         let outside = shop.lab.outside_ips()[usize::from(v6)].to_string();
         let out = client.enter(|| {
             let mut ping = std::process::Command::new("ping");
@@ -374,7 +374,7 @@ fn a_packet_too_large_for_the_uplink_is_answered_with_the_mtu() -> Result<(), La
             ]);
             run_with_input(&mut ping, "")
         })?;
-        assert!(!out.ok && out.stdout.contains(said), "{}{}", out.stdout, out.stderr);
+        assert!(!out.ok && out.stdout.contains(message), "{}{}", out.stdout, out.stderr);
     }
     let status = shop.node.status()?;
     assert!(
