@@ -1,4 +1,4 @@
-//! What the agent knows about its node from configuration and from its state directory.
+//! The properties of the node that come from the agent's configuration and state directory, not from objects.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,22 +7,23 @@ use heddle_ids::PortId;
 use heddle_tables::{HostPort, Masquerade, NodeId, Prefix};
 use heddle_wire::MacAddr;
 
-/// What fits the way out of the node. 0: not known, and not bounded.
+/// The MTU of the path that leaves the node by its uplink. 0: unknown, and no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct UplinkMtu {
-    /// The MTU of the uplink, which is also that of the host port.
+    /// The MTU of the uplink. The host port has the same.
     pub direct: u16,
-    /// What is left of it in a VXLAN header.
+    /// The MTU of an inner packet that the tunnel carries over the uplink.
     pub overlay: u16,
 }
 
 impl UplinkMtu {
-    /// What VXLAN adds over IPv4: outer IPv4, UDP and VXLAN headers, and the inner Ethernet header (RFC 7348 section 5).
+    /// The bytes that VXLAN adds over IPv4: outer IPv4, UDP and VXLAN headers, and the inner Ethernet header (RFC 7348
+    /// section 5).
     const OVER_IPV4: u16 = 20 + 8 + 8 + 14;
-    /// The same over IPv6.
+    /// The bytes that VXLAN adds over IPv6.
     const OVER_IPV6: u16 = 40 + 8 + 8 + 14;
 
-    /// For an uplink of that MTU; nodes reach each other over IPv6, or over IPv4.
+    /// Returns the MTUs for an uplink with this MTU. `over_ipv6`: nodes reach each other over IPv6.
     #[must_use]
     pub const fn new(mtu: u16, over_ipv6: bool) -> Self {
         let header = if over_ipv6 { Self::OVER_IPV6 } else { Self::OVER_IPV4 };
@@ -36,32 +37,32 @@ impl UplinkMtu {
 /// The node for which tables are made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeConfig {
-    /// `metadata.name` of its Node.
+    /// `metadata.name` of its Node object.
     pub name: Arc<str>,
-    /// The host port.
+    /// The addresses and the MAC address of the host port.
     pub host: HostPort,
     /// The first of the host's ports.
     pub host_port: PortId,
-    /// The MAC of the NIC.
+    /// The MAC address of the uplink.
     pub uplink_mac: MacAddr,
-    /// The first of the NIC's ports.
+    /// The first of the uplink's ports.
     pub uplink_port: PortId,
-    /// To what heddle masquerades.
+    /// The addresses and ports that heddle masquerades to.
     pub masquerade: Masquerade,
-    /// The MTU of attachments that name none; 0: not known.
+    /// The MTU of attachments that have none of their own; 0: unknown.
     pub local_mtu: u16,
-    /// The MTU of the uplink and of what lies behind it.
+    /// The MTU of the path that leaves the node.
     pub uplink: UplinkMtu,
-    /// The ranges of Services; empty: those of the ServiceCIDR objects.
+    /// The ranges of Services; empty: the ranges in ServiceCIDR objects.
     pub service_cidrs: Vec<Prefix>,
-    /// Whether `spec.externalIPs` of Services are served: whoever may write a Service takes over any address by them.
+    /// Serves `spec.externalIPs` of Services. Whoever may write a Service can take over any address with them.
     pub external_ips: bool,
-    /// The numbers that other nodes have had before. New nodes get numbers that are free here.
+    /// The identifiers that other nodes had before a restart. New nodes get others.
     pub node_ids: BTreeMap<Arc<str>, NodeId>,
 }
 
 impl NodeConfig {
-    /// A node of which nothing but the name is known; the rest is to be filled in.
+    /// Returns the configuration of a node with this name, and with defaults for the rest.
     #[must_use]
     pub fn named(name: impl Into<Arc<str>>) -> Self {
         Self {

@@ -1,5 +1,13 @@
-//! The node: attachments, addresses, and the cluster's nodes.
+//! The node: attachments, addresses, the cluster's nodes, and the tables that follow from them.
+//!
+//! - `attachment` holds the local endpoints, `nodes` the other nodes, `own_node` this one.
+//! - `addresses` holds the claims on each address; the strongest claim decides its identity and place.
+//! - `endpoints` writes the endpoints.
+//! - `state` ties these together. It uses the policy wing; the policy wing does not know it.
 
 pub(crate) mod addresses;
 pub(crate) mod attachment;
+pub(crate) mod endpoints;
 pub(crate) mod nodes;
+pub(crate) mod own_node;
+pub(crate) mod state;

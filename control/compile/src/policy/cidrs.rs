@@ -1,59 +1,56 @@
-//! The CIDRs that active policies name, `except` included, and which of them covers an address most closely.
+//! The CIDRs that active policies name, `except` included, and the longest one that covers an address.
 //!
-//! Prefixes are nested or disjoint, so the longest one that covers an address says which others do.
+//! Two prefixes are nested or disjoint. So the longest prefix that covers an address implies all others that do.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use heddle_tables::{IdentityId, Prefix};
 use heddle_wire::Ip;
-use ipnet::IpNet;
 
-/// A model's network as a prefix. `None` for IPv6 networks within the IPv4-mapped range: no packet carries such an
-/// address.
-pub(crate) fn prefix(net: IpNet) -> Option<Prefix> {
-    let addr = Ip::from(net.network());
-    let family = matches!(net, IpNet::V4(_)) == addr.is_v4();
-    family.then(|| Prefix::new(addr, net.prefix_len()))
-}
-
-/// Policy CIDRs with the identities of the outside addresses in them.
+/// Policy CIDRs, each with the identity of the addresses in it that no pod and no node has.
+///
+/// A prefix is *wanted* as soon as a policy names it, and *live* once it has an identity. [`take_changed`] returns the
+/// difference for the rebuild to work off.
+///
+/// [`take_changed`]: Self::take_changed
 #[derive(Debug, Default)]
 pub(crate) struct Cidrs {
+    /// How many selectors name a prefix.
     wanted: HashMap<Prefix, u32>,
     live: HashMap<Prefix, IdentityId>,
-    /// How many live prefixes there are of each (family, length): IPv4 is `true`.
+    /// The number of live prefixes by family (IPv4 is `true`) and length.
     lengths: BTreeMap<(bool, u8), u32>,
-    touched: BTreeSet<Prefix>,
+    changed: BTreeSet<Prefix>,
 }
 
 impl Cidrs {
-    /// One more policy names it.
+    /// Counts one more use of a prefix.
     pub(crate) fn acquire(&mut self, prefix: Prefix) {
         let uses = self.wanted.entry(prefix).or_default();
         *uses += 1;
         if *uses == 1 {
-            self.touched.insert(prefix);
+            self.changed.insert(prefix);
         }
     }
 
-    /// One less policy names it.
+    /// Counts one use less.
     pub(crate) fn release(&mut self, prefix: Prefix) {
         if let Some(uses) = self.wanted.get_mut(&prefix) {
             *uses -= 1;
             if *uses == 0 {
                 self.wanted.remove(&prefix);
-                self.touched.insert(prefix);
+                self.changed.insert(prefix);
             }
         }
     }
 
-    /// The prefixes to add and to take out now.
-    pub(crate) fn take_touched(&mut self) -> (Vec<Prefix>, Vec<Prefix>) {
-        let touched = std::mem::take(&mut self.touched);
-        let changed = touched
+    /// Returns the prefixes to add and the prefixes to remove now.
+    pub(crate) fn take_changed(&mut self) -> (Vec<Prefix>, Vec<Prefix>) {
+        let changed = std::mem::take(&mut self.changed);
+        let differing = changed
             .into_iter()
             .filter(|p| self.wanted.contains_key(p) != self.live.contains_key(p));
-        changed.partition(|p| self.wanted.contains_key(p))
+        differing.partition(|p| self.wanted.contains_key(p))
     }
 
     /// Makes a prefix live, with the identity of its outside addresses.
@@ -62,7 +59,7 @@ impl Cidrs {
         *self.lengths.entry((prefix.is_v4(), prefix.len())).or_default() += 1;
     }
 
-    /// Takes a live prefix out.
+    /// Removes a live prefix and returns its identity.
     pub(crate) fn remove(&mut self, prefix: Prefix) -> Option<IdentityId> {
         let identity = self.live.remove(&prefix)?;
         let length = (prefix.is_v4(), prefix.len());
@@ -75,7 +72,7 @@ impl Cidrs {
         Some(identity)
     }
 
-    /// The live prefixes that cover `inner`, itself included, the longest first.
+    /// Returns the live prefixes that cover `inner`, itself included, the longest first.
     pub(crate) fn covering(&self, inner: Prefix) -> impl Iterator<Item = (Prefix, IdentityId)> {
         let v4 = inner.is_v4();
         let lengths = self.lengths.range((v4, 0)..=(v4, inner.len())).rev();
@@ -85,12 +82,12 @@ impl Cidrs {
         })
     }
 
-    /// The longest live prefix that covers an address.
+    /// Returns the longest live prefix that covers an address.
     pub(crate) fn longest(&self, addr: Ip) -> Option<Prefix> {
         self.covering(Prefix::host(addr)).next().map(|(prefix, _)| prefix)
     }
 
-    /// The identity of outside addresses that no prefix longer than `inner` covers.
+    /// Returns the identity of an outside address in `inner` that no longer live prefix covers.
     pub(crate) fn outside(&self, inner: Prefix) -> IdentityId {
         self.covering(inner)
             .next()

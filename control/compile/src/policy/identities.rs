@@ -7,16 +7,15 @@ use foldhash::{HashMap, HashMapExt};
 use heddle_model::Labels;
 use heddle_tables::{IdentityId, Prefix};
 
-use crate::policy::groups::NamedPort;
-use crate::policy::pod_classes::{PartId, Signature};
-use crate::policy::selectors::SelectorId;
+use crate::policy::ids::{EquivalenceClassId, NamedPort, SelectorId};
 
-/// What an identity is the class of.
+/// The properties of an address that active policies can see.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Class {
-    /// What policy can tell of the pod, where it is one's address.
-    pub(crate) part: Option<PartId>,
-    /// Those of a node's labels that policies speak of, where it is one's address and they speak of nodes at all.
+pub(crate) struct IdentityClass {
+    /// The equivalence class of the pod that has the address.
+    pub(crate) pods: Option<EquivalenceClassId>,
+    /// The labels of the node that has the address, as far as policies refer to them. `None` while no policy selects
+    /// nodes.
     pub(crate) node: Option<Labels>,
     /// The longest policy CIDR that covers the address.
     pub(crate) cidr: Option<Prefix>,
@@ -25,56 +24,50 @@ pub(crate) struct Class {
 /// One identity.
 #[derive(Debug)]
 pub(crate) struct Identity {
-    pub(crate) class: Class,
-    /// The selectors that select it, sorted.
+    pub(crate) class: IdentityClass,
+    /// The selectors that match it, sorted.
     pub(crate) matched: Vec<SelectorId>,
-    /// The named ports of its pods that policies speak of.
+    /// The named ports of its pods that policies refer to.
     pub(crate) ports: Arc<[NamedPort]>,
-    /// The build in which it was made.
+    /// The rebuild in which it was made.
     pub(crate) born: u64,
+    /// The number of addresses and policy CIDRs that have it.
     uses: u32,
 }
 
-impl Identity {
-    /// The named ports of its pods.
-    pub(crate) fn ports(&self) -> &[NamedPort] {
-        &self.ports
-    }
-}
-
-/// All identities, with the indexes that find those that a selector may select.
+/// All identities, with the indexes by which selectors find them.
 #[derive(Debug)]
 pub(crate) struct Identities {
     slots: Vec<Option<Identity>>,
-    known: HashMap<Class, IdentityId>,
+    by_class: HashMap<IdentityClass, IdentityId>,
     free: Vec<IdentityId>,
-    by_part: HashMap<PartId, BTreeSet<IdentityId>>,
+    by_equivalence: HashMap<EquivalenceClassId, BTreeSet<IdentityId>>,
     by_cidr: BTreeMap<Prefix, BTreeSet<IdentityId>>,
     of_nodes: BTreeSet<IdentityId>,
-    fresh: Vec<IdentityId>,
+    new: Vec<IdentityId>,
     unused: BTreeSet<IdentityId>,
 }
 
 impl Default for Identities {
-    /// With [`IdentityId::OUTSIDE`], which always exists.
+    /// Makes the table with [`IdentityId::OUTSIDE`], which always exists.
     fn default() -> Self {
         let outside = Identity {
-            class: Class::default(),
+            class: IdentityClass::default(),
             matched: Vec::new(),
             ports: Arc::default(),
             born: 0,
             uses: 1,
         };
-        let mut known = HashMap::new();
-        known.insert(Class::default(), IdentityId::OUTSIDE);
+        let mut by_class = HashMap::new();
+        by_class.insert(IdentityClass::default(), IdentityId::OUTSIDE);
         Self {
             slots: vec![Some(outside)],
-            known,
+            by_class,
             free: Vec::new(),
-            by_part: HashMap::new(),
+            by_equivalence: HashMap::new(),
             by_cidr: BTreeMap::new(),
             of_nodes: BTreeSet::new(),
-            fresh: Vec::new(),
+            new: Vec::new(),
             unused: BTreeSet::new(),
         }
     }
@@ -89,25 +82,25 @@ impl Identities {
         self.slots.get_mut(id.index())?.as_mut()
     }
 
-    /// How many there are.
+    /// Returns the number of identities.
     pub(crate) fn len(&self) -> usize {
-        self.known.len()
+        self.by_class.len()
     }
 
-    /// Whether it was there before that build, and still is.
-    pub(crate) fn is_older(&self, id: IdentityId, build: u64) -> bool {
-        self.get(id).is_some_and(|i| i.born < build && i.uses > 0)
+    /// Returns true if the identity existed before this rebuild and is still in use.
+    pub(crate) fn is_older(&self, id: IdentityId, rebuild: u64) -> bool {
+        self.get(id).is_some_and(|i| i.born < rebuild && i.uses > 0)
     }
 
-    /// The identities that were there before that build, and still are.
-    pub(crate) fn older_than(&self, build: u64) -> impl Iterator<Item = IdentityId> {
+    /// Returns the identities that existed before this rebuild and are still in use.
+    pub(crate) fn older_than(&self, rebuild: u64) -> impl Iterator<Item = IdentityId> {
         let all = (0u32..).zip(&self.slots).map(|(id, _)| IdentityId(id));
-        all.filter(move |id| self.is_older(*id, build))
+        all.filter(move |id| self.is_older(*id, rebuild))
     }
 
-    /// The identity of a class, used once more. `signature` is that of the class's part.
-    pub(crate) fn acquire(&mut self, class: Class, signature: Option<&Signature>, build: u64) -> IdentityId {
-        if let Some(id) = self.known.get(&class) {
+    /// Returns the identity of a class and counts one more use of it. `ports` are the ports of a new one.
+    pub(crate) fn acquire(&mut self, class: IdentityClass, ports: Arc<[NamedPort]>, rebuild: u64) -> IdentityId {
+        if let Some(id) = self.by_class.get(&class) {
             let id = *id;
             if let Some(identity) = self.get_mut(id) {
                 identity.uses += 1;
@@ -120,8 +113,8 @@ impl Identities {
         let identity = Identity {
             class: class.clone(),
             matched: Vec::new(),
-            ports: signature.map(|s| Arc::clone(&s.ports)).unwrap_or_default(),
-            born: build,
+            ports,
+            born: rebuild,
             uses: 1,
         };
         let id = match self.free.pop() {
@@ -134,15 +127,15 @@ impl Identities {
                 IdentityId(self.slots.len() as u32 - 1)
             }
         };
-        self.index(&class, |set| {
+        self.edit_indexes(&class, |set| {
             set.insert(id);
         });
-        self.known.insert(class, id);
-        self.fresh.push(id);
+        self.by_class.insert(class, id);
+        self.new.push(id);
         id
     }
 
-    /// An identity is used once less. One that nobody uses goes with [`purge`](Self::purge).
+    /// Counts one use less. An unused identity is removed by [`purge`](Self::purge).
     pub(crate) fn release(&mut self, id: IdentityId) {
         if let Some(identity) = self.get_mut(id) {
             identity.uses -= 1;
@@ -152,22 +145,22 @@ impl Identities {
         }
     }
 
-    /// Those that were made since the last call and are still used.
-    pub(crate) fn take_fresh(&mut self) -> Vec<IdentityId> {
-        std::mem::take(&mut self.fresh)
+    /// Returns the identities that were made since the last call.
+    pub(crate) fn take_new(&mut self) -> Vec<IdentityId> {
+        std::mem::take(&mut self.new)
     }
 
-    /// Those that nobody uses now.
+    /// Returns the identities without a use.
     pub(crate) fn unused(&self) -> Vec<IdentityId> {
         self.unused.iter().copied().collect()
     }
 
-    /// Takes out those that nobody uses; their numbers are free from now on.
+    /// Removes the identities without a use. New identities may get their numbers.
     pub(crate) fn purge(&mut self) {
         for id in std::mem::take(&mut self.unused) {
             if let Some(identity) = self.slots[id.index()].take() {
-                self.known.remove(&identity.class);
-                self.index(&identity.class, |set| {
+                self.by_class.remove(&identity.class);
+                self.edit_indexes(&identity.class, |set| {
                     set.remove(&id);
                 });
                 self.free.push(id);
@@ -175,12 +168,12 @@ impl Identities {
         }
     }
 
-    fn index(&mut self, class: &Class, edit: impl Fn(&mut BTreeSet<IdentityId>)) {
-        if let Some(part) = class.part {
-            let set = self.by_part.entry(part).or_default();
+    fn edit_indexes(&mut self, class: &IdentityClass, edit: impl Fn(&mut BTreeSet<IdentityId>)) {
+        if let Some(pods) = class.pods {
+            let set = self.by_equivalence.entry(pods).or_default();
             edit(set);
             if set.is_empty() {
-                self.by_part.remove(&part);
+                self.by_equivalence.remove(&pods);
             }
         }
         if class.node.is_some() {
@@ -195,24 +188,24 @@ impl Identities {
         }
     }
 
-    /// Identities of pods of a part.
-    pub(crate) fn of_part(&self, part: PartId) -> impl Iterator<Item = IdentityId> {
-        self.by_part.get(&part).into_iter().flatten().copied()
+    /// Returns the identities of pods of an equivalence class.
+    pub(crate) fn of_pods(&self, class: EquivalenceClassId) -> impl Iterator<Item = IdentityId> {
+        self.by_equivalence.get(&class).into_iter().flatten().copied()
     }
 
-    /// Identities of nodes' addresses, while policies speak of nodes.
+    /// Returns the identities of nodes' addresses. There are none while no policy selects nodes.
     pub(crate) fn of_nodes(&self) -> impl Iterator<Item = IdentityId> {
         self.of_nodes.iter().copied()
     }
 
-    /// Identities of all addresses whose longest policy CIDR lies in `prefix`.
+    /// Returns the identities of all addresses whose longest policy CIDR lies in `prefix`.
     pub(crate) fn in_cidr(&self, prefix: Prefix) -> impl Iterator<Item = IdentityId> {
         let last = prefix.last();
         let near = self
             .by_cidr
             .range(prefix..)
             .take_while(move |(cidr, _)| cidr.addr() <= last);
-        // `::/0` has the mapped range of IPv4 in its midst.
+        // The mapped range of IPv4 lies within `::/0`, but no IPv6 prefix covers it.
         near.filter(move |(cidr, _)| prefix.covers(cidr))
             .flat_map(|(_, set)| set.iter().copied())
     }

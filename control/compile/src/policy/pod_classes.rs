@@ -1,12 +1,14 @@
-//! Kinds of pods, and the parts that policy divides them into.
+//! Pod classes, and the equivalence classes that active policies divide them into.
 //!
-//! A kind is what no policy could ever tell apart: pods of one namespace with the same labels and the same named ports,
-//! which a deployment's are. Selectors are asked about kinds, each kind once. A **part** is all the kinds that no *active*
-//! policy tells apart: the same selectors select them, and they have the same of the named ports that policies speak of
-//! (their [`Signature`]).
+//! A **pod class** holds the pods that no policy could ever tell apart: one namespace, equal labels, equal named ports.
+//! The pods of a Deployment are one class. Selectors are evaluated once per class, not once per pod. An **equivalence
+//! class** holds the pod classes that no *active* policy tells apart: the same selectors match them, and they have the
+//! same named ports that policies refer to (their [`Signature`]). Identities are made of equivalence classes.
 //!
-//! When a selector comes or goes, a part that lies wholly within it gets another signature and stays what it is; only one
-//! that the selector splits loses kinds to another part, and two that nothing tells apart any more become one.
+//! When a selector is added or removed, an equivalence class that lies wholly within it gets a new signature and keeps
+//! its members. Only a class that the selector splits loses members to another one, and two classes with equal
+//! signatures become one. In both cases the smaller side moves, because every address of a moved class is looked up
+//! again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,28 +17,20 @@ use foldhash::HashMap;
 use heddle_model::{Labels, Pod};
 use heddle_wire::Ip;
 
-use crate::policy::groups::NamedPort;
-use crate::policy::selectors::SelectorId;
+use crate::policy::equivalence::{EquivalenceClasses, Refinement, Signature};
+use crate::policy::ids::{EquivalenceClassId, Label, NamedPort, PodClassId, SelectorId};
 
-/// The number of a kind.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct KindId(u32);
-
-/// The number of a part.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct PartId(u32);
-
-/// What makes pods equal for every policy that can be.
+/// The properties of a pod that policies can refer to.
 #[derive(Debug, PartialEq, Eq, Hash)]
-pub(crate) struct PodKind {
-    /// Its namespace, whose labels are looked up when they are needed.
+pub(crate) struct PodTraits {
+    /// The namespace's name. Its labels are looked up when they are needed.
     pub(crate) namespace: Arc<str>,
     pub(crate) labels: Labels,
-    /// Sorted, each once.
+    /// Sorted, without duplicates.
     pub(crate) ports: Vec<NamedPort>,
 }
 
-impl PodKind {
+impl PodTraits {
     pub(crate) fn of(pod: &Pod) -> Self {
         let named = |p: &heddle_model::ContainerPort| Some((p.name.clone()?, p.protocol, p.number.get()));
         let mut ports: Vec<NamedPort> = pod.ports.iter().filter_map(named).collect();
@@ -50,396 +44,323 @@ impl PodKind {
     }
 }
 
-/// What active policies can tell of a pod.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
-pub(crate) struct Signature {
-    /// The selectors of pods that select it, sorted.
-    pub(crate) matched: Vec<SelectorId>,
-    /// Those of its named ports that policies speak of.
-    pub(crate) ports: Arc<[NamedPort]>,
-}
-
-/// A kind.
+/// The pods with equal traits.
 #[derive(Debug)]
-pub(crate) struct Kind {
-    pub(crate) what: Arc<PodKind>,
-    pub(crate) part: PartId,
-    /// The addresses that have an identity by it.
+pub(crate) struct PodClass {
+    pub(crate) traits: Arc<PodTraits>,
+    pub(crate) equivalence: EquivalenceClassId,
+    /// The addresses that have an identity because of this class.
     addresses: BTreeSet<Ip>,
-    /// Pods and attachments.
+    /// The number of pods and attachments of the class.
     uses: u32,
 }
 
-#[derive(Debug)]
-struct Part {
-    signature: Arc<Signature>,
-    kinds: BTreeSet<KindId>,
-}
+type Index<K> = HashMap<K, BTreeSet<PodClassId>>;
 
-/// What new signatures did.
+/// All pod classes, with indexes by namespace, label and port name, and their equivalence classes.
 #[derive(Debug, Default)]
-pub(crate) struct Divided {
-    /// Parts that have another signature and the same kinds.
-    pub(crate) renamed: Vec<PartId>,
-    /// Addresses whose kind is in another part now.
-    pub(crate) moved: Vec<Ip>,
-}
-
-type Index<K> = HashMap<K, BTreeSet<KindId>>;
-
-/// All kinds and parts.
-#[derive(Debug, Default)]
-pub(crate) struct Kinds {
-    slots: Vec<Option<Kind>>,
-    known: HashMap<Arc<PodKind>, KindId>,
-    free: Vec<KindId>,
-    unused: BTreeSet<KindId>,
+pub(crate) struct PodClasses {
+    slots: Vec<Option<PodClass>>,
+    by_traits: HashMap<Arc<PodTraits>, PodClassId>,
+    free: Vec<PodClassId>,
+    unused: BTreeSet<PodClassId>,
     by_namespace: Index<Arc<str>>,
-    by_label: Index<(Arc<str>, Arc<str>)>,
+    by_label: Index<Label>,
     by_port: Index<Arc<str>>,
-    parts: Vec<Option<Part>>,
-    by_signature: HashMap<Arc<Signature>, PartId>,
-    by_selector: HashMap<SelectorId, BTreeSet<PartId>>,
-    free_parts: Vec<PartId>,
-    empty_parts: Vec<PartId>,
+    equivalence: EquivalenceClasses,
 }
 
-impl Divided {
-    /// Adds what later signatures did.
-    pub(crate) fn extend(&mut self, later: Self) {
-        self.renamed.extend(later.renamed);
-        self.moved.extend(later.moved);
-    }
-}
-
-impl Kinds {
-    pub(crate) fn get(&self, id: KindId) -> Option<&Kind> {
+impl PodClasses {
+    pub(crate) fn get(&self, id: PodClassId) -> Option<&PodClass> {
         self.slots.get(id.0 as usize)?.as_ref()
     }
 
-    fn get_mut(&mut self, id: KindId) -> Option<&mut Kind> {
+    fn get_mut(&mut self, id: PodClassId) -> Option<&mut PodClass> {
         self.slots.get_mut(id.0 as usize)?.as_mut()
     }
 
-    fn part(&self, id: PartId) -> Option<&Part> {
-        self.parts.get(id.0 as usize)?.as_ref()
+    /// Returns the signature of an equivalence class.
+    pub(crate) fn signature(&self, id: EquivalenceClassId) -> Option<&Arc<Signature>> {
+        self.equivalence.get(id).map(|class| &class.signature)
     }
 
-    fn part_mut(&mut self, id: PartId) -> Option<&mut Part> {
-        self.parts.get_mut(id.0 as usize)?.as_mut()
-    }
-
-    /// The signature of a part.
-    pub(crate) fn signature(&self, id: PartId) -> Option<&Arc<Signature>> {
-        self.part(id).map(|part| &part.signature)
-    }
-
-    /// The number of a kind, used once more. A new one is signed.
-    pub(crate) fn acquire(&mut self, what: PodKind, sign: impl FnOnce(&PodKind) -> Signature) -> KindId {
-        if let Some(id) = self.known.get(&what) {
+    /// Returns the class of some traits and counts one more use of it. `sign` computes the signature of a new class.
+    pub(crate) fn acquire(&mut self, traits: PodTraits, sign: impl FnOnce(&PodTraits) -> Signature) -> PodClassId {
+        if let Some(id) = self.by_traits.get(&traits) {
             let id = *id;
-            if let Some(kind) = self.get_mut(id) {
-                kind.uses += 1;
+            if let Some(class) = self.get_mut(id) {
+                class.uses += 1;
             }
             self.unused.remove(&id);
             return id;
         }
-        let id = self.free.pop().unwrap_or(KindId(self.slots.len() as u32));
-        let part = self.part_of(sign(&what));
-        let what = Arc::new(what);
-        self.index(&what, |set| {
+        let id = self.free.pop().unwrap_or(PodClassId(self.slots.len() as u32));
+        let equivalence = self.equivalence.find_or_create(sign(&traits));
+        let traits = Arc::new(traits);
+        self.edit_indexes(&traits, |set| {
             set.insert(id);
         });
-        let kind = Kind {
-            what: Arc::clone(&what),
-            part,
+        let class = PodClass {
+            traits: Arc::clone(&traits),
+            equivalence,
             addresses: BTreeSet::new(),
             uses: 1,
         };
         match self.slots.get_mut(id.0 as usize) {
-            Some(slot) => *slot = Some(kind),
-            None => self.slots.push(Some(kind)),
+            Some(slot) => *slot = Some(class),
+            None => self.slots.push(Some(class)),
         }
-        self.known.insert(what, id);
-        self.join(id, part);
+        self.by_traits.insert(traits, id);
+        self.equivalence.insert(id, equivalence);
         id
     }
 
-    /// A known kind, used once more.
-    pub(crate) fn reuse(&mut self, id: KindId) -> KindId {
-        if let Some(kind) = self.get_mut(id) {
-            kind.uses += 1;
+    /// Counts one more use of a class in use.
+    pub(crate) fn reuse(&mut self, id: PodClassId) -> PodClassId {
+        if let Some(class) = self.get_mut(id) {
+            class.uses += 1;
         }
         id
     }
 
-    /// A kind is used once less. One that nobody uses goes with [`purge`](Self::purge).
-    pub(crate) fn release(&mut self, id: KindId) {
-        if let Some(kind) = self.get_mut(id) {
-            kind.uses -= 1;
-            if kind.uses == 0 {
+    /// Counts one use less. An unused class is removed by [`purge`](Self::purge).
+    pub(crate) fn release(&mut self, id: PodClassId) {
+        if let Some(class) = self.get_mut(id) {
+            class.uses -= 1;
+            if class.uses == 0 {
                 self.unused.insert(id);
             }
         }
     }
 
-    /// An address has an identity by one kind after another.
-    pub(crate) fn settle(&mut self, addr: Ip, before: Option<KindId>, after: Option<KindId>) {
+    /// Moves an address, whose identity follows from a pod class, from one class to another.
+    pub(crate) fn move_address(&mut self, addr: Ip, before: Option<PodClassId>, after: Option<PodClassId>) {
         if before == after {
             return;
         }
-        if let Some(kind) = before.and_then(|id| self.get_mut(id)) {
-            kind.addresses.remove(&addr);
+        if let Some(class) = before.and_then(|id| self.get_mut(id)) {
+            class.addresses.remove(&addr);
         }
-        if let Some(kind) = after.and_then(|id| self.get_mut(id)) {
-            kind.addresses.insert(addr);
+        if let Some(class) = after.and_then(|id| self.get_mut(id)) {
+            class.addresses.insert(addr);
         }
     }
 
-    /// Takes out the kinds that nobody uses, and the parts that have none. No identity names those any more.
+    /// Removes unused pod classes and empty equivalence classes. To be called when no identity names them any more.
     pub(crate) fn purge(&mut self) {
         for id in std::mem::take(&mut self.unused) {
-            let Some(kind) = self.slots[id.0 as usize].take() else {
+            let Some(class) = self.slots[id.0 as usize].take() else {
                 continue;
             };
-            self.known.remove(&kind.what);
-            self.index(&kind.what, |set| {
+            self.by_traits.remove(&class.traits);
+            self.edit_indexes(&class.traits, |set| {
                 set.remove(&id);
             });
-            self.leave(id, kind.part);
+            self.equivalence.remove(id, class.equivalence);
             self.free.push(id);
         }
-        for id in std::mem::take(&mut self.empty_parts) {
-            self.parts[id.0 as usize] = None;
-            self.free_parts.push(id);
-        }
+        self.equivalence.purge();
     }
 
-    fn index(&mut self, what: &PodKind, edit: impl Fn(&mut BTreeSet<KindId>)) {
-        edit_set(&mut self.by_namespace, Arc::clone(&what.namespace), &edit);
-        for (key, value) in what.labels.iter() {
+    fn edit_indexes(&mut self, traits: &PodTraits, edit: impl Fn(&mut BTreeSet<PodClassId>)) {
+        edit_set(&mut self.by_namespace, Arc::clone(&traits.namespace), &edit);
+        for (key, value) in traits.labels.iter() {
             edit_set(&mut self.by_label, (Arc::clone(key), Arc::clone(value)), &edit);
         }
-        for (name, ..) in &what.ports {
+        for (name, ..) in &traits.ports {
             edit_set(&mut self.by_port, Arc::clone(name), &edit);
         }
     }
 
-    /// The kinds of a namespace.
-    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = KindId> {
+    /// Returns the classes of a namespace.
+    pub(crate) fn in_namespace(&self, namespace: &str) -> impl Iterator<Item = PodClassId> {
         self.by_namespace.get(namespace).into_iter().flatten().copied()
     }
 
-    /// The kinds that have a label with that value.
-    pub(crate) fn with_label(&self, label: &(Arc<str>, Arc<str>)) -> impl Iterator<Item = KindId> {
+    /// Returns the classes that have a label with this value.
+    pub(crate) fn with_label(&self, label: &Label) -> impl Iterator<Item = PodClassId> {
         self.by_label.get(label).into_iter().flatten().copied()
     }
 
-    /// How many kinds a namespace has.
+    /// Returns the number of classes of a namespace.
     pub(crate) fn count_in(&self, namespace: &str) -> usize {
         self.by_namespace.get(namespace).map_or(0, BTreeSet::len)
     }
 
-    /// How many kinds have a label with that value.
-    pub(crate) fn count_with(&self, label: &(Arc<str>, Arc<str>)) -> usize {
+    /// Returns the number of classes that have a label with this value.
+    pub(crate) fn count_with(&self, label: &Label) -> usize {
         self.by_label.get(label).map_or(0, BTreeSet::len)
     }
 
-    /// The kinds that have a port of that name.
-    pub(crate) fn with_port(&self, name: &str) -> impl Iterator<Item = KindId> {
+    /// Returns the classes that have a port of this name.
+    pub(crate) fn with_port(&self, name: &str) -> impl Iterator<Item = PodClassId> {
         self.by_port.get(name).into_iter().flatten().copied()
     }
 
-    /// The namespaces that have kinds.
+    /// Returns the namespaces that have classes.
     pub(crate) fn namespaces(&self) -> impl Iterator<Item = &Arc<str>> {
         self.by_namespace.keys()
     }
 
-    /// A selector that was not in use selects these kinds.
-    pub(crate) fn gain(&mut self, selector: SelectorId, kinds: impl IntoIterator<Item = KindId>) -> Divided {
-        let mut by_part: Vec<(PartId, KindId)> = kinds
+    /// Adds a new selector to the signatures of the classes that it matches.
+    pub(crate) fn add_selector(
+        &mut self,
+        selector: SelectorId,
+        matched: impl IntoIterator<Item = PodClassId>,
+    ) -> Refinement {
+        let mut by_equivalence: Vec<(EquivalenceClassId, PodClassId)> = matched
             .into_iter()
-            .filter_map(|id| Some((self.get(id)?.part, id)))
+            .filter_map(|id| Some((self.get(id)?.equivalence, id)))
             .collect();
-        by_part.sort_unstable();
-        by_part.dedup();
-        let mut divided = Divided::default();
-        for selected in by_part.chunk_by(|a, b| a.0 == b.0) {
-            let Some((id, _)) = selected.first().copied() else {
+        by_equivalence.sort_unstable();
+        by_equivalence.dedup();
+        let mut refinement = Refinement::default();
+        for matched in by_equivalence.chunk_by(|a, b| a.0 == b.0) {
+            let Some((id, _)) = matched.first().copied() else {
                 continue;
             };
-            let selected: Vec<KindId> = selected.iter().map(|(_, kind)| *kind).collect();
-            let Some(part) = self.part(id) else { continue };
-            let before = Arc::clone(&part.signature);
+            let matched: Vec<PodClassId> = matched.iter().map(|(_, class)| *class).collect();
+            let Some(equivalence) = self.equivalence.get(id) else {
+                continue;
+            };
+            let before = Arc::clone(&equivalence.signature);
             let Err(at) = before.matched.binary_search(&selector) else {
                 continue;
             };
             let mut after = Signature::clone(&before);
             after.matched.insert(at, selector);
-            if 2 * selected.len() < part.kinds.len() {
-                for kind in selected {
-                    self.relocate(kind, id, &after, &mut divided.moved);
+            // The smaller side moves: the matched classes if they are fewer than half, else the others.
+            if 2 * matched.len() < equivalence.members.len() {
+                for class in matched {
+                    self.move_to_signature(class, id, &after, &mut refinement.moved);
                 }
             } else {
-                let others: Vec<KindId> = if selected.len() == part.kinds.len() {
+                let others: Vec<PodClassId> = if matched.len() == equivalence.members.len() {
                     Vec::new()
                 } else {
-                    let other = |kind: &KindId| selected.binary_search(kind).is_err();
-                    part.kinds.iter().copied().filter(other).collect()
+                    let other = |class: &PodClassId| matched.binary_search(class).is_err();
+                    equivalence.members.iter().copied().filter(other).collect()
                 };
-                self.rename(id, Arc::new(after));
-                divided.renamed.push(id);
-                for kind in others {
-                    self.relocate(kind, id, &before, &mut divided.moved);
+                self.equivalence.replace_signature(id, Arc::new(after));
+                refinement.new_signature.push(id);
+                for class in others {
+                    self.move_to_signature(class, id, &before, &mut refinement.moved);
                 }
             }
         }
-        divided
+        refinement
     }
 
-    /// A selector is in use no more.
-    pub(crate) fn lose(&mut self, selector: SelectorId) -> Divided {
-        let mut divided = Divided::default();
-        for id in self.by_selector.remove(&selector).unwrap_or_default() {
-            let Some(part) = self.part(id) else { continue };
-            let mut after = Signature::clone(&part.signature);
+    /// Removes a selector from all signatures.
+    pub(crate) fn remove_selector(&mut self, selector: SelectorId) -> Refinement {
+        let mut refinement = Refinement::default();
+        for id in self.equivalence.take_selector(selector) {
+            let Some(equivalence) = self.equivalence.get(id) else {
+                continue;
+            };
+            let mut after = Signature::clone(&equivalence.signature);
             after.matched.retain(|s| *s != selector);
-            let twin = self.by_signature.get(&after).copied();
-            let smaller = |twin: &PartId| self.part(*twin).is_some_and(|twin| twin.kinds.len() < part.kinds.len());
+            // The class may become equal to another one. Then the smaller of the two moves.
+            let twin = self.equivalence.find(&after);
+            let smaller = |twin: &EquivalenceClassId| {
+                let twin = self.equivalence.get(*twin);
+                twin.is_some_and(|twin| twin.members.len() < equivalence.members.len())
+            };
             match twin {
                 Some(twin) if !smaller(&twin) => {
-                    for kind in part.kinds.clone() {
-                        self.relocate(kind, id, &after, &mut divided.moved);
+                    for class in equivalence.members.clone() {
+                        self.move_to_signature(class, id, &after, &mut refinement.moved);
                     }
                 }
                 twin => {
-                    // The fewer move.
-                    let kinds = twin.and_then(|twin| self.part(twin)).map(|twin| twin.kinds.clone());
+                    let members = twin
+                        .and_then(|twin| self.equivalence.get(twin))
+                        .map(|t| t.members.clone());
                     if let Some(twin) = twin {
-                        for kind in kinds.unwrap_or_default() {
-                            self.transfer(kind, twin, id, &mut divided.moved);
+                        for class in members.unwrap_or_default() {
+                            self.move_to_class(class, twin, id, &mut refinement.moved);
                         }
                     }
-                    self.rename(id, Arc::new(after));
-                    divided.renamed.push(id);
+                    self.equivalence.replace_signature(id, Arc::new(after));
+                    refinement.new_signature.push(id);
                 }
             }
         }
-        divided
+        refinement
     }
 
-    /// Gives kinds new signatures.
-    pub(crate) fn sign(&mut self, signed: impl IntoIterator<Item = (KindId, Arc<Signature>)>) -> Divided {
-        let mut by_part: BTreeMap<PartId, Vec<(KindId, Arc<Signature>)>> = BTreeMap::new();
-        for (id, signature) in signed {
-            if let Some(kind) = self.get(id) {
-                by_part.entry(kind.part).or_default().push((id, signature));
+    /// Gives pod classes new signatures.
+    pub(crate) fn set_signatures(
+        &mut self,
+        signatures: impl IntoIterator<Item = (PodClassId, Arc<Signature>)>,
+    ) -> Refinement {
+        let mut by_equivalence: BTreeMap<EquivalenceClassId, Vec<(PodClassId, Arc<Signature>)>> = BTreeMap::new();
+        for (id, signature) in signatures {
+            if let Some(class) = self.get(id) {
+                by_equivalence
+                    .entry(class.equivalence)
+                    .or_default()
+                    .push((id, signature));
             }
         }
-        let mut divided = Divided::default();
-        for (id, signed) in by_part {
-            let Some(part) = self.part(id) else { continue };
-            let Some((_, first)) = signed.first() else { continue };
-            let alike =
-                signed.len() == part.kinds.len() && signed.iter().all(|(_, s)| Arc::ptr_eq(s, first) || s == first);
-            if alike && *part.signature == **first {
+        let mut refinement = Refinement::default();
+        for (id, signatures) in by_equivalence {
+            let Some(equivalence) = self.equivalence.get(id) else {
+                continue;
+            };
+            let Some((_, first)) = signatures.first() else {
+                continue;
+            };
+            let all_equal = signatures.len() == equivalence.members.len()
+                && signatures.iter().all(|(_, s)| Arc::ptr_eq(s, first) || s == first);
+            if all_equal && *equivalence.signature == **first {
                 continue;
             }
-            if alike && !self.by_signature.contains_key(first) {
-                self.rename(id, Arc::clone(first));
-                divided.renamed.push(id);
+            // All members get the same signature, and no other class has it: nothing moves.
+            if all_equal && self.equivalence.find(first).is_none() {
+                self.equivalence.replace_signature(id, Arc::clone(first));
+                refinement.new_signature.push(id);
                 continue;
             }
-            for (kind, signature) in signed {
-                self.relocate(kind, id, &signature, &mut divided.moved);
+            for (class, signature) in signatures {
+                self.move_to_signature(class, id, &signature, &mut refinement.moved);
             }
         }
-        divided
+        refinement
     }
 
-    fn rename(&mut self, id: PartId, after: Arc<Signature>) {
-        let Some(part) = self.part_mut(id) else { return };
-        let before = std::mem::replace(&mut part.signature, Arc::clone(&after));
-        self.unsign(id, &before);
-        self.enroll(id, after);
+    fn move_to_signature(
+        &mut self,
+        class: PodClassId,
+        from: EquivalenceClassId,
+        signature: &Signature,
+        moved: &mut Vec<Ip>,
+    ) {
+        let to = self.equivalence.find_or_create(Signature::clone(signature));
+        self.move_to_class(class, from, to, moved);
     }
 
-    fn relocate(&mut self, kind: KindId, from: PartId, signature: &Signature, moved: &mut Vec<Ip>) {
-        let to = self.part_of(Signature::clone(signature));
-        self.transfer(kind, from, to, moved);
-    }
-
-    fn transfer(&mut self, kind: KindId, from: PartId, to: PartId, moved: &mut Vec<Ip>) {
+    fn move_to_class(
+        &mut self,
+        class: PodClassId,
+        from: EquivalenceClassId,
+        to: EquivalenceClassId,
+        moved: &mut Vec<Ip>,
+    ) {
         if to == from {
             return;
         }
-        self.leave(kind, from);
-        self.join(kind, to);
-        if let Some(kind) = self.get_mut(kind) {
-            kind.part = to;
-            moved.extend(&kind.addresses);
-        }
-    }
-
-    /// The part of a signature.
-    fn part_of(&mut self, signature: Signature) -> PartId {
-        if let Some(id) = self.by_signature.get(&signature) {
-            return *id;
-        }
-        let id = self.free_parts.pop().unwrap_or(PartId(self.parts.len() as u32));
-        let signature = Arc::new(signature);
-        let part = Part {
-            signature: Arc::clone(&signature),
-            kinds: BTreeSet::new(),
-        };
-        match self.parts.get_mut(id.0 as usize) {
-            Some(slot) => *slot = Some(part),
-            None => self.parts.push(Some(part)),
-        }
-        self.enroll(id, signature);
-        id
-    }
-
-    fn enroll(&mut self, id: PartId, signature: Arc<Signature>) {
-        for selector in &signature.matched {
-            self.by_selector.entry(*selector).or_default().insert(id);
-        }
-        self.by_signature.insert(signature, id);
-    }
-
-    fn unsign(&mut self, id: PartId, signature: &Arc<Signature>) {
-        if self.by_signature.get(signature) == Some(&id) {
-            self.by_signature.remove(signature);
-        }
-        for selector in &signature.matched {
-            if let Some(parts) = self.by_selector.get_mut(selector) {
-                parts.remove(&id);
-                if parts.is_empty() {
-                    self.by_selector.remove(selector);
-                }
-            }
-        }
-    }
-
-    fn join(&mut self, kind: KindId, to: PartId) {
-        if let Some(part) = self.part_mut(to) {
-            part.kinds.insert(kind);
-        }
-    }
-
-    fn leave(&mut self, kind: KindId, from: PartId) {
-        let Some(part) = self.part_mut(from) else { return };
-        part.kinds.remove(&kind);
-        if part.kinds.is_empty() {
-            // Nobody joins it again: identities may still name it.
-            let signature = Arc::clone(&part.signature);
-            self.unsign(from, &signature);
-            self.empty_parts.push(from);
+        self.equivalence.remove(class, from);
+        self.equivalence.insert(class, to);
+        if let Some(class) = self.get_mut(class) {
+            class.equivalence = to;
+            moved.extend(&class.addresses);
         }
     }
 }
 
-fn edit_set<K: Eq + std::hash::Hash>(index: &mut Index<K>, key: K, edit: &impl Fn(&mut BTreeSet<KindId>)) {
+/// Edits the set of a key, and removes the key if the set is empty afterwards.
+fn edit_set<K: Eq + std::hash::Hash>(index: &mut Index<K>, key: K, edit: &impl Fn(&mut BTreeSet<PodClassId>)) {
     use std::collections::hash_map::Entry;
     match index.entry(key) {
         Entry::Occupied(mut set) => {

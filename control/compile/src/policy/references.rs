@@ -1,67 +1,67 @@
-//! Which names of pods' ports and which labels of nodes active policies speak of.
+//! The port names and node labels that active policies refer to.
 //!
-//! Identities are made of these alone. (Of a pod's labels they are made by the selectors that select it: see `kinds`.)
+//! Only these count for identities: a port name that no policy uses makes no difference. (The labels of pods count by
+//! the selectors that match them: see `pod_classes`.)
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use heddle_model::{LabelSelector, Labels};
 
-use crate::policy::groups::NamedPort;
+use crate::policy::ids::NamedPort;
 
-/// The features in use.
+/// Reference counts of port names and node labels.
 #[derive(Debug, Default)]
-pub(crate) struct Relevance {
+pub(crate) struct References {
     ports: HashMap<Arc<str>, u32>,
-    touched: Vec<Arc<str>>,
-    /// How many selectors of nodes there are, and which labels they speak of.
+    changed_ports: Vec<Arc<str>>,
     node_selectors: u32,
     node_labels: HashMap<Arc<str>, u32>,
-    nodes_touched: bool,
+    nodes_changed: bool,
 }
 
-impl Relevance {
-    /// One more policy speaks of ports of that name.
+impl References {
+    /// Counts one more reference to a port name.
     pub(crate) fn acquire_port(&mut self, name: &Arc<str>) {
         let uses = self.ports.entry(Arc::clone(name)).or_default();
         *uses += 1;
         if *uses == 1 {
-            self.touched.push(Arc::clone(name));
+            self.changed_ports.push(Arc::clone(name));
         }
     }
 
-    /// One less policy speaks of ports of that name.
+    /// Counts one reference to a port name less.
     pub(crate) fn release_port(&mut self, name: &Arc<str>) {
         if let Some(uses) = self.ports.get_mut(name) {
             *uses -= 1;
             if *uses == 0 {
                 self.ports.remove(name);
-                self.touched.push(Arc::clone(name));
+                self.changed_ports.push(Arc::clone(name));
             }
         }
     }
 
-    /// The names of ports that came into use or out of it.
-    pub(crate) fn take_touched(&mut self) -> Vec<Arc<str>> {
-        std::mem::take(&mut self.touched)
+    /// Returns the port names that came into use or went out of use since the last call.
+    pub(crate) fn take_changed_ports(&mut self) -> Vec<Arc<str>> {
+        std::mem::take(&mut self.changed_ports)
     }
 
-    /// Those of a kind's named ports that some policy speaks of.
+    /// Returns the named ports that some policy refers to.
     pub(crate) fn ports(&self, named: &[NamedPort]) -> Arc<[NamedPort]> {
         let used = named.iter().filter(|(name, ..)| self.ports.contains_key(name));
         used.cloned().collect()
     }
 
-    /// One more selector of nodes is in use.
+    /// Counts one more selector of nodes.
     pub(crate) fn acquire_nodes(&mut self, selector: &LabelSelector) {
         self.node_selectors += 1;
         for requirement in selector.requirements() {
             *self.node_labels.entry(Arc::clone(requirement.key())).or_default() += 1;
         }
-        self.nodes_touched = true;
+        self.nodes_changed = true;
     }
 
-    /// One less selector of nodes is in use.
+    /// Counts one selector of nodes less.
     pub(crate) fn release_nodes(&mut self, selector: &LabelSelector) {
         self.node_selectors -= 1;
         for requirement in selector.requirements() {
@@ -70,18 +70,18 @@ impl Relevance {
             }
         }
         self.node_labels.retain(|_, uses| *uses > 0);
-        self.nodes_touched = true;
+        self.nodes_changed = true;
     }
 
-    /// Whether nodes may have to be classified again.
-    pub(crate) fn take_nodes_touched(&mut self) -> bool {
-        std::mem::take(&mut self.nodes_touched)
+    /// Returns true if selectors of nodes changed since the last call: every node must be classified again.
+    pub(crate) fn take_nodes_changed(&mut self) -> bool {
+        std::mem::take(&mut self.nodes_changed)
     }
 
-    /// The labels of a node that some policy speaks of; `None` while none speaks of nodes.
+    /// Returns the labels of a node that some policy refers to; `None` while no policy selects nodes.
     pub(crate) fn node_labels(&self, labels: &Labels) -> Option<Labels> {
         let used = labels.iter().filter(|(key, _)| self.node_labels.contains_key(*key));
-        // Labels of a valid set are valid.
+        // A subset of valid labels is valid: this never falls back to none.
         let used = || Labels::new(used.map(|(k, v)| (Arc::clone(k), Arc::clone(v)))).unwrap_or_default();
         (self.node_selectors > 0).then(used)
     }

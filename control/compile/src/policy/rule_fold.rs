@@ -1,49 +1,50 @@
-//! What rules say of one class of peers, taken in the order in which they are asked, and made into one answer.
+//! Folds the rules that match one peer, in evaluation order, into one answer per protocol and port.
 //!
-//! Within a tier the first rule that matches decides. "Pass" decides too, for the rest of its tier alone: there the next
-//! tier is asked.
+//! Within a tier the first matching rule decides. A rule with the action "Pass" decides too, but only for the rest of its
+//! tier: the next tier is evaluated there.
 
 use std::mem;
 
 use heddle_model::Protocol;
 use heddle_tables::{Cell, PeerRules, PortRange, PortRules, PortSet, RuleId, first_wins};
 
-use crate::policy::policies::{Effect, Rule, Tier};
+use crate::policy::rule::{Effect, EvaluationTier, Rule};
 
-/// By protocol: TCP, UDP, SCTP, and all others (which have no ports: one range stands for all of them).
+/// Port ranges by protocol: TCP, UDP, SCTP, and all others. Those have no ports: one range stands for all of them.
 type Lists = [Vec<PortRange>; 4];
 const OTHER: usize = 3;
 
-/// Stands for "the next tier decides". No rule has this cell: nothing is denied by no policy.
+/// Marks ports that the next tier decides. No rule has this cell, because a rule never denies by "no policy".
 const PASS: Cell = Cell::deny(RuleId::NO_POLICY);
 
-/// What has been said so far.
+/// The rules folded so far.
 #[derive(Debug, Default)]
-pub(crate) struct Said {
-    /// By tiers that are over.
-    before: Lists,
-    /// By the tier that speaks, passes included.
-    now: Lists,
-    tier: Option<Tier>,
+pub(crate) struct RuleFold {
+    /// Ranges of the earlier tiers.
+    earlier: Lists,
+    /// Ranges of the current tier, passes included.
+    current: Lists,
+    tier: Option<EvaluationTier>,
+    /// Some rule of the current tier passes.
     passes: bool,
-    /// The tier that speaks leaves nothing open to later rules of its own.
+    /// The current tier has a rule for all ports: its later rules decide nothing.
     complete: bool,
 }
 
-impl Said {
-    /// Whether nothing is left for later rules to say, of this tier and of the next ones.
-    pub(crate) const fn is_settled(&self) -> bool {
+impl RuleFold {
+    /// Returns true if no later rule, of this tier or the next ones, can decide anything.
+    pub(crate) const fn is_decided(&self) -> bool {
         self.complete && !self.passes
     }
 
-    /// A rule speaks of every port and protocol.
-    pub(crate) fn everything(&mut self, tier: Tier, rule: &Rule) {
-        self.turn_to(tier);
+    /// Adds a rule for every port of every protocol.
+    pub(crate) fn add_all_ports(&mut self, tier: EvaluationTier, rule: &Rule) {
+        self.enter_tier(tier);
         if self.complete {
             return;
         }
         let cell = self.cell(rule);
-        for list in &mut self.now {
+        for list in &mut self.current {
             list.push(PortRange {
                 first: 0,
                 last: u16::MAX,
@@ -53,20 +54,20 @@ impl Said {
         self.complete = true;
     }
 
-    /// A rule speaks of a range of ports.
-    pub(crate) fn ports(&mut self, tier: Tier, rule: &Rule, protocol: Protocol, first: u16, last: u16) {
-        self.turn_to(tier);
+    /// Adds a rule for a range of ports.
+    pub(crate) fn add_ports(&mut self, tier: EvaluationTier, rule: &Rule, protocol: Protocol, first: u16, last: u16) {
+        self.enter_tier(tier);
         if self.complete {
             return;
         }
         let cell = self.cell(rule);
-        self.now[slot(protocol)].push(PortRange { first, last, cell });
+        self.current[slot(protocol)].push(PortRange { first, last, cell });
     }
 
     fn cell(&mut self, rule: &Rule) -> Cell {
         match rule.effect {
-            Effect::Allow => Cell::allow(rule.number),
-            Effect::Deny => Cell::deny(rule.number),
+            Effect::Allow => Cell::allow(rule.id),
+            Effect::Deny => Cell::deny(rule.id),
             Effect::Pass => {
                 self.passes = true;
                 PASS
@@ -74,32 +75,34 @@ impl Said {
         }
     }
 
-    /// Ends the tier that spoke, if another one does now.
-    fn turn_to(&mut self, tier: Tier) {
+    /// Ends the current tier if `tier` is another one.
+    fn enter_tier(&mut self, tier: EvaluationTier) {
         if self.tier == Some(tier) {
             return;
         }
         self.tier = Some(tier);
         self.complete = false;
         let passes = mem::take(&mut self.passes);
-        for (before, now) in self.before.iter_mut().zip(mem::take(&mut self.now)) {
+        for (earlier, current) in self.earlier.iter_mut().zip(mem::take(&mut self.current)) {
             if passes {
-                before.extend(first_wins(now).into_iter().filter(|range| range.cell != PASS));
+                // A pass hides later rules of its own tier, so it is resolved before it is dropped.
+                earlier.extend(first_wins(current).into_iter().filter(|range| range.cell != PASS));
             } else {
-                before.extend(now);
+                earlier.extend(current);
             }
         }
     }
 
-    /// All of it together.
-    pub(crate) fn answer(mut self) -> PeerRules {
-        // Nobody speaks after the last tier.
+    /// Returns the answer of all rules together.
+    pub(crate) fn finish(mut self) -> PeerRules {
+        // Forces the end of the current tier, even if it is the last one.
         self.tier = None;
-        self.turn_to(Tier::Baseline);
-        let flat = self.before.map(first_wins);
+        self.enter_tier(EvaluationTier::Baseline);
+        let flat = self.earlier.map(first_wins);
         if flat.iter().all(Vec::is_empty) {
             return PeerRules::Default;
         }
+        // One cell for all ports and protocols needs no row.
         if let [[tcp], [udp], [sctp], [other]] = flat.each_ref().map(Vec::as_slice)
             && (tcp.first, tcp.last) == (0, u16::MAX)
             && [udp, sctp, other] == [tcp; 3]
@@ -124,9 +127,9 @@ const fn slot(protocol: Protocol) -> usize {
 mod tests {
     use super::*;
 
-    fn rule(number: u32, effect: Effect) -> Rule {
+    fn rule(id: u32, effect: Effect) -> Rule {
         Rule {
-            number: RuleId(number),
+            id: RuleId(id),
             effect,
             everyone: false,
             peers: Vec::new(),
@@ -135,13 +138,13 @@ mod tests {
     }
 
     #[test]
-    fn what_a_tier_passes_the_next_one_decides() {
-        let mut said = Said::default();
-        said.ports(Tier::Admin, &rule(20, Effect::Pass), Protocol::Tcp, 80, 80);
-        said.everything(Tier::Admin, &rule(21, Effect::Deny));
-        assert!(!said.is_settled());
-        said.everything(Tier::Namespaced, &rule(22, Effect::Allow));
-        let PeerRules::Ports(row) = said.answer() else { panic!() };
+    fn the_next_tier_decides_the_ports_that_a_tier_passes() {
+        let mut fold = RuleFold::default();
+        fold.add_ports(EvaluationTier::Admin, &rule(20, Effect::Pass), Protocol::Tcp, 80, 80);
+        fold.add_all_ports(EvaluationTier::Admin, &rule(21, Effect::Deny));
+        assert!(!fold.is_decided());
+        fold.add_all_ports(EvaluationTier::Namespaced, &rule(22, Effect::Allow));
+        let PeerRules::Ports(row) = fold.finish() else { panic!() };
         let cells = [79, 80, 81].map(|port| row.tcp.get(port));
         assert_eq!(
             cells,
@@ -157,13 +160,13 @@ mod tests {
 
     #[test]
     fn one_answer_for_everything_needs_no_row() {
-        let mut said = Said::default();
-        said.ports(Tier::Admin, &rule(20, Effect::Pass), Protocol::Udp, 1, 9);
-        said.everything(Tier::Namespaced, &rule(22, Effect::Allow));
-        assert!(said.is_settled());
-        assert_eq!(said.answer(), PeerRules::Every(Cell::allow(RuleId(22))));
-        let mut said = Said::default();
-        said.everything(Tier::Baseline, &rule(22, Effect::Pass));
-        assert_eq!(said.answer(), PeerRules::Default);
+        let mut fold = RuleFold::default();
+        fold.add_ports(EvaluationTier::Admin, &rule(20, Effect::Pass), Protocol::Udp, 1, 9);
+        fold.add_all_ports(EvaluationTier::Namespaced, &rule(22, Effect::Allow));
+        assert!(fold.is_decided());
+        assert_eq!(fold.finish(), PeerRules::Every(Cell::allow(RuleId(22))));
+        let mut fold = RuleFold::default();
+        fold.add_all_ports(EvaluationTier::Baseline, &rule(22, Effect::Pass));
+        assert_eq!(fold.finish(), PeerRules::Default);
     }
 }

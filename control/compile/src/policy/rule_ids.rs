@@ -1,73 +1,76 @@
-//! Numbers for what can decide. Equal decisions have one number, and a number means one decision for good: rings of recent
-//! drops and counters of workers still name it when the policy has changed or is gone. What can deny keeps its name for a
-//! while then.
+//! Identifiers of decisions (policy rules and default denials).
+//!
+//! Equal decisions share one identifier, and an identifier never changes its meaning: the rings of recent drops and the
+//! counters of workers still contain it after the policy changed or was deleted. A decision that can deny keeps its name
+//! for a while after its last use.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use heddle_tables::{Provenance, RuleId, SnapshotBuilder};
 
-/// How many numbers that nobody uses any more keep their names.
-const REST: usize = 4096;
+/// The id of unused identifiers that keep their names.
+const RETIRED: usize = 4096;
 
-/// The numbers in use.
+/// The identifiers in use, with their reference counts.
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub(crate) struct RuleIds {
     known: HashMap<Arc<Provenance>, (RuleId, u32)>,
     names: HashMap<RuleId, Arc<Provenance>>,
-    resting: VecDeque<RuleId>,
+    /// Unused identifiers that still have a name, the oldest first.
+    retired: VecDeque<RuleId>,
     next: u32,
 }
 
-impl Default for Rules {
+impl Default for RuleIds {
     fn default() -> Self {
         Self {
             known: HashMap::new(),
             names: HashMap::new(),
-            resting: VecDeque::new(),
+            retired: VecDeque::new(),
             next: RuleId::FIRST_POLICY.0,
         }
     }
 }
 
-/// Whether a packet can have been dropped by it: rules of network policies only allow.
+/// Returns true if a drop can name this decision. Rules of NetworkPolicies only allow.
 const fn can_deny(decision: &Provenance) -> bool {
     !matches!(decision, Provenance::Rule { .. })
 }
 
-impl Rules {
-    /// The number of a decision, used once more.
+impl RuleIds {
+    /// Returns the identifier of a decision and counts one more use of it.
     pub(crate) fn acquire(&mut self, decision: Provenance, tables: &mut SnapshotBuilder) -> RuleId {
-        if let Some((number, uses)) = self.known.get_mut(&decision) {
+        if let Some((id, uses)) = self.known.get_mut(&decision) {
             *uses += 1;
-            return *number;
+            return *id;
         }
-        let number = self.fresh(tables);
+        let id = self.next_unused(tables);
         let decision = Arc::new(decision);
-        self.known.insert(Arc::clone(&decision), (number, 1));
-        self.names.insert(number, Arc::clone(&decision));
-        tables.set_provenance(number, Some(decision));
-        number
+        self.known.insert(Arc::clone(&decision), (id, 1));
+        self.names.insert(id, Arc::clone(&decision));
+        tables.set_provenance(id, Some(decision));
+        id
     }
 
-    /// A number that means nothing. There are a billion: only then they begin anew, with those that have no name.
-    fn fresh(&mut self, tables: &SnapshotBuilder) -> RuleId {
+    /// Returns an identifier without a meaning. After a billion the count wraps around, and skips those with a name.
+    fn next_unused(&mut self, tables: &SnapshotBuilder) -> RuleId {
         loop {
-            let number = RuleId(self.next);
-            self.next = if number >= RuleId::MAX {
+            let id = RuleId(self.next);
+            self.next = if id >= RuleId::MAX {
                 RuleId::FIRST_POLICY.0
             } else {
-                number.0 + 1
+                id.0 + 1
             };
-            if tables.current().provenance(number).is_none() {
-                return number;
+            if tables.current().provenance(id).is_none() {
+                return id;
             }
         }
     }
 
-    /// A number is used once less.
-    pub(crate) fn release(&mut self, number: RuleId, tables: &mut SnapshotBuilder) {
-        let Some(decision) = self.names.get(&number) else {
+    /// Counts one use less. The last one removes the decision, or retires it if a drop can name it.
+    pub(crate) fn release(&mut self, id: RuleId, tables: &mut SnapshotBuilder) {
+        let Some(decision) = self.names.get(&id) else {
             return;
         };
         let Some((_, uses)) = self.known.get_mut(decision) else {
@@ -77,16 +80,16 @@ impl Rules {
         if *uses > 0 {
             return;
         }
-        let rests = can_deny(decision);
+        let keeps_name = can_deny(decision);
         self.known.remove(decision);
-        self.names.remove(&number);
-        if !rests {
-            tables.set_provenance(number, None);
+        self.names.remove(&id);
+        if !keeps_name {
+            tables.set_provenance(id, None);
             return;
         }
-        self.resting.push_back(number);
-        if self.resting.len() > REST
-            && let Some(oldest) = self.resting.pop_front()
+        self.retired.push_back(id);
+        if self.retired.len() > RETIRED
+            && let Some(oldest) = self.retired.pop_front()
         {
             tables.set_provenance(oldest, None);
         }
@@ -118,41 +121,41 @@ mod tests {
     }
 
     #[test]
-    fn a_number_never_means_something_else() {
-        let (mut rules, mut tables) = (Rules::default(), SnapshotBuilder::new());
+    fn an_identifier_never_changes_its_meaning() {
+        let (mut rules, mut tables) = (RuleIds::default(), SnapshotBuilder::new());
         let first = rules.acquire(deny("first"), &mut tables);
         assert_eq!(rules.acquire(deny("first"), &mut tables), first);
         rules.release(first, &mut tables);
         assert_eq!(rules.acquire(deny("first"), &mut tables), first, "still in use");
         rules.release(first, &mut tables);
         rules.release(first, &mut tables);
-        // Gone from the policies; drops from before are still named.
+        // No policy has it any more, but earlier drops are still named.
         assert_eq!(tables.current().provenance(first).as_deref(), Some(&deny("first")));
         assert_ne!(rules.acquire(deny("first"), &mut tables), first);
-        for n in 0..REST {
-            let number = rules.acquire(deny(&format!("p{n}")), &mut tables);
-            assert_ne!(number, first);
-            rules.release(number, &mut tables);
+        for n in 0..RETIRED {
+            let id = rules.acquire(deny(&format!("p{n}")), &mut tables);
+            assert_ne!(id, first);
+            rules.release(id, &mut tables);
         }
-        assert_eq!(tables.current().provenance(first), None, "forgotten, not renamed");
+        assert_eq!(tables.current().provenance(first), None, "removed, not renamed");
     }
 
     #[test]
-    fn what_only_allows_is_forgotten_at_once() {
-        let (mut rules, mut tables) = (Rules::default(), SnapshotBuilder::new());
+    fn a_decision_that_only_allows_is_removed_at_once() {
+        let (mut rules, mut tables) = (RuleIds::default(), SnapshotBuilder::new());
         let denies = rules.acquire(deny("p"), &mut tables);
         rules.release(denies, &mut tables);
-        for n in 0..2 * REST as u32 {
-            let number = rules.acquire(allow(n), &mut tables);
-            rules.release(number, &mut tables);
-            assert_eq!(tables.current().provenance(number), None);
+        for n in 0..2 * RETIRED as u32 {
+            let id = rules.acquire(allow(n), &mut tables);
+            rules.release(id, &mut tables);
+            assert_eq!(tables.current().provenance(id), None);
         }
         assert_eq!(tables.current().provenance(denies).as_deref(), Some(&deny("p")));
     }
 
     #[test]
-    fn after_a_billion_numbers_those_in_use_are_left_out() {
-        let (mut rules, mut tables) = (Rules::default(), SnapshotBuilder::new());
+    fn after_a_billion_identifiers_the_used_ones_are_skipped() {
+        let (mut rules, mut tables) = (RuleIds::default(), SnapshotBuilder::new());
         let kept = rules.acquire(deny("kept"), &mut tables);
         rules.next = RuleId::MAX.0;
         assert_eq!(rules.acquire(deny("last"), &mut tables), RuleId::MAX);

@@ -1,34 +1,42 @@
-//! The endpoints of one port of a Service, from all its slices, and which of them a traffic policy leaves.
+//! The endpoints of one port of a Service, from all its slices, and the ones that a traffic policy chooses.
 //!
-//! As kube-proxy does (`pkg/proxy/topology.go`, `CategorizeEndpoints`): ready endpoints; where none is ready, those that
-//! terminate but still serve. Hints count where every ready endpoint has one and one of them is for this node or its zone.
-//! `trafficDistribution` needs nothing more: who writes the slices makes hints of it.
+//! As kube-proxy does (`pkg/proxy/topology.go`, `CategorizeEndpoints`): ready endpoints; if none is ready, endpoints that
+//! terminate but still serve. Topology hints count if every ready endpoint has one and one of them names this node or its
+//! zone. `trafficDistribution` needs nothing more: whoever writes the slices turns it into hints.
 
 use heddle_model::{AddressType, Cluster, Endpoint, Service, ServicePort};
 use heddle_tables::{Backend, Backends};
 use heddle_wire::Ip;
 
-/// The endpoints of one port, each once, by address and port.
-pub(crate) struct Endpoints<'a>(Vec<(Backend, &'a Endpoint)>);
+/// The endpoints of one port in one family, by address and port, without duplicates.
+pub(crate) struct PortEndpoints<'a>(Vec<(Backend, &'a Endpoint)>);
 
-/// The best of several that say something else of the same address counts: slices overlap while endpoints move from one
-/// to another.
-const fn rank(e: &Endpoint) -> u8 {
-    if e.ready {
-        0
-    } else if is_fallback(e) {
-        1
-    } else {
-        2
+/// The condition of an endpoint, the best first.
+///
+/// Slices overlap while an endpoint moves from one to another. If they contain the same endpoint in several conditions,
+/// the best one counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Condition {
+    Ready,
+    /// It terminates but still serves: used if none is ready.
+    Fallback,
+    Unusable,
+}
+
+impl Condition {
+    const fn of(endpoint: &Endpoint) -> Self {
+        if endpoint.ready {
+            Self::Ready
+        } else if endpoint.serving && endpoint.terminating {
+            Self::Fallback
+        } else {
+            Self::Unusable
+        }
     }
 }
 
-const fn is_fallback(e: &Endpoint) -> bool {
-    e.serving && e.terminating
-}
-
-impl<'a> Endpoints<'a> {
-    /// Those of one family.
+impl<'a> PortEndpoints<'a> {
+    /// Collects the endpoints of one family.
     pub(crate) fn of(cluster: &'a Cluster, service: &Service, port: &ServicePort, v4: bool) -> Self {
         let family = if v4 { AddressType::V4 } else { AddressType::V6 };
         let slices = cluster
@@ -41,25 +49,25 @@ impl<'a> Endpoints<'a> {
                 .iter()
                 .filter(|p| p.name == port.name && p.protocol == port.protocol);
             for number in ports.filter_map(|p| p.port) {
-                let to = |e: &Endpoint| Backend {
+                let backend = |e: &Endpoint| Backend {
                     ip: Ip::from(e.address),
                     port: number.get(),
                 };
-                all.extend(slice.endpoints.iter().map(|e| (to(e), e)));
+                all.extend(slice.endpoints.iter().map(|e| (backend(e), e)));
             }
         }
-        all.sort_by_key(|(backend, e)| (*backend, rank(e)));
+        all.sort_by_key(|(backend, e)| (*backend, Condition::of(e)));
         all.dedup_by_key(|(backend, _)| *backend);
         Self(all)
     }
 
-    /// Whether there is any that connections may go to, wherever it is.
-    pub(crate) fn are_usable(&self) -> bool {
-        self.0.iter().any(|(_, e)| rank(e) < 2)
+    /// Returns true if any endpoint, wherever it is, can take connections.
+    pub(crate) fn has_usable(&self) -> bool {
+        self.0.iter().any(|(_, e)| Condition::of(e) != Condition::Unusable)
     }
 
-    /// Those that the traffic policy `Cluster` leaves to a node in a zone.
-    pub(crate) fn everywhere(&self, node: &str, zone: Option<&str>) -> Vec<Backend> {
+    /// Returns the endpoints that the traffic policy `Cluster` chooses for a node in a zone.
+    pub(crate) fn cluster_wide(&self, node: &str, zone: Option<&str>) -> Vec<Backend> {
         let for_node = |e: &Endpoint| e.hint_nodes.iter().any(|hint| **hint == *node);
         let for_zone = |e: &Endpoint| zone.is_some_and(|zone| e.hint_zones.iter().any(|hint| **hint == *zone));
         let ready = || self.0.iter().map(|(_, e)| *e).filter(|e| e.ready);
@@ -72,26 +80,30 @@ impl<'a> Endpoints<'a> {
         }
     }
 
-    /// Those that the traffic policy `Local` leaves to a node.
-    pub(crate) fn on(&self, node: &str) -> Vec<Backend> {
+    /// Returns the endpoints that the traffic policy `Local` chooses for a node.
+    pub(crate) fn local_to(&self, node: &str) -> Vec<Backend> {
         self.best(|e| e.node.as_deref() == Some(node))
     }
 
-    /// The ready ones among some, or else those that terminate but serve.
+    /// Returns the ready endpoints among some, or else those that terminate but serve.
     fn best(&self, among: impl Fn(&Endpoint) -> bool) -> Vec<Backend> {
-        let those = |wanted: u8| -> Vec<Backend> {
-            let those = self.0.iter().filter(|(_, e)| rank(e) == wanted && among(e));
-            those.map(|(backend, _)| *backend).collect()
+        let in_condition = |wanted: Condition| -> Vec<Backend> {
+            let found = self.0.iter().filter(|(_, e)| Condition::of(e) == wanted && among(e));
+            found.map(|(backend, _)| *backend).collect()
         };
-        let ready = those(0);
-        if ready.is_empty() { those(1) } else { ready }
+        let ready = in_condition(Condition::Ready);
+        if ready.is_empty() {
+            in_condition(Condition::Fallback)
+        } else {
+            ready
+        }
     }
 
-    /// Those that get no new connections here, sorted.
-    pub(crate) fn others(&self, everywhere: &Backends, here: Option<&Backends>) -> Box<[Backend]> {
+    /// Returns the endpoints that are neither in `cluster_wide` nor in `local`, sorted. They get no new connections.
+    pub(crate) fn draining(&self, cluster_wide: &Backends, local: Option<&Backends>) -> Box<[Backend]> {
         let chosen = |b: &Backend| {
             let among = |backends: &Backends| backends.list().binary_search(b).is_ok();
-            among(everywhere) || here.is_some_and(among)
+            among(cluster_wide) || local.is_some_and(among)
         };
         let others = self.0.iter().map(|(backend, _)| *backend).filter(|b| !chosen(b));
         others.collect()

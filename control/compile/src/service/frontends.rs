@@ -1,8 +1,8 @@
-//! Services: their frontends, as kube-proxy makes them.
+//! The frontends of one Service, as kube-proxy makes them.
 //!
-//! A Service has frontends at its cluster addresses, at its load balancer's (those that nodes serve themselves), at its
-//! external addresses (where the configuration allows them), at a port of every address of this node, and at aliases of
-//! these. Which endpoints they choose from is `endpoints`' to say. What it does not do: health check ports, and routes to the addresses.
+//! A Service has frontends at its cluster addresses, at the load balancer addresses that nodes serve themselves, at its
+//! external addresses (if the configuration allows them), at a node port of every address of this node, and at aliases of
+//! these. `backends` chooses the endpoints behind them. Health check ports, and routes to the addresses, are the agent's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,14 +11,26 @@ use heddle_model::{Cluster, Delta, LoadBalancing, ObjectKey, Service, ServicePor
 use heddle_tables::{Affinity, Backend, Backends, Balancing, Frontend, FrontendKey, FrontendKind, Prefix};
 use heddle_wire::{Ip, Proto};
 
-use crate::compiler::{Compiler, RemovedBackend};
-use crate::policy::cidrs::prefix;
-use crate::service::backends::Endpoints;
+use crate::prefix::to_prefix;
+use crate::service::backends::PortEndpoints;
 
-/// What stands in the tables for each Service.
-pub(crate) type Services = BTreeMap<ObjectKey, BTreeSet<FrontendKey>>;
+/// Another address and port of a frontend, by the frontend.
+///
+/// A process of the node that connects to an address of the node itself is never seen by heddle, unless the kernel
+/// translates the address to one that only heddle has, with a port for each frontend. The agent chooses this alias;
+/// connections to it are treated as connections to the frontend.
+pub(crate) type Aliases = BTreeMap<FrontendKey, FrontendKey>;
 
-/// The addresses of a Service that frontends listen on, with their kind.
+/// The properties of this node on which frontends depend.
+pub(crate) struct NodeScope<'a> {
+    pub(crate) name: &'a str,
+    pub(crate) zone: Option<&'a str>,
+    pub(crate) addresses: &'a BTreeSet<Ip>,
+    /// `spec.externalIPs` of Services are served.
+    pub(crate) external_ips: bool,
+}
+
+/// Returns the addresses of a Service at which frontends listen, with the kind of frontend.
 fn addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = (FrontendKind, Ip)> {
     let cluster = service.cluster_ips.get().iter().copied();
     let external = service.external_ips.iter().filter(move |_| external_ips).copied();
@@ -29,8 +41,9 @@ fn addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = (Fro
         .chain(external.map(of(FrontendKind::ExternalIp)))
 }
 
-/// Services that may listen on the same addresses as this one, which a change of it may give or take something.
-pub(crate) fn rivals(cluster: &Cluster, delta: &Delta<Service>) -> BTreeSet<ObjectKey> {
+/// Returns the Services that have an address in common with a changed one, before or after: they may gain or lose a
+/// frontend by its change.
+pub(crate) fn services_at_same_addresses(cluster: &Cluster, delta: &Delta<Service>) -> BTreeSet<ObjectKey> {
     [&delta.before, &delta.after]
         .into_iter()
         .flatten()
@@ -40,171 +53,140 @@ pub(crate) fn rivals(cluster: &Cluster, delta: &Delta<Service>) -> BTreeSet<Obje
         .collect()
 }
 
-impl Compiler {
-    /// Makes the frontends of a Service anew.
-    pub(crate) fn settle_service(&mut self, cluster: &Cluster, key: &ObjectKey) {
-        let mut made = BTreeMap::new();
-        if let Some(service) = cluster.service(key).filter(|s| s.is_proxied()) {
-            for port in &service.ports {
-                self.frontends(cluster, service, port, &mut made);
-            }
-        }
-        let before = self.services.remove(key).unwrap_or_default();
-        for gone in before.iter().filter(|key| !made.contains_key(*key)) {
-            // Another Service may have taken the address over within the same changes.
-            if self.frontend_owner.get(gone) == Some(key) {
-                self.note_removed(*gone, None);
-                self.tables.remove_frontend(*gone);
-                self.frontend_owner.remove(gone);
-            }
-        }
-        if made.is_empty() {
-            return;
-        }
-        self.services.insert(key.clone(), made.keys().copied().collect());
-        for (at, frontend) in made {
-            self.note_removed(at, Some(&frontend));
-            self.tables.set_frontend(Arc::new(frontend));
-            self.frontend_owner.insert(at, key.clone());
-        }
+/// Returns the frontends of a Service.
+pub(crate) fn frontends_of(
+    cluster: &Cluster,
+    service: &Service,
+    aliases: &Aliases,
+    scope: &NodeScope<'_>,
+) -> BTreeMap<FrontendKey, Frontend> {
+    let mut compiled = BTreeMap::new();
+    for port in &service.ports {
+        compile_port(cluster, service, port, aliases, scope, &mut compiled);
     }
+    compiled
+}
 
-    /// Notes the endpoints of a frontend that are not among those that it has from now on, and that a frontend is new: its
-    /// address was somebody's else before.
-    fn note_removed(&mut self, key: FrontendKey, now: Option<&Frontend>) {
-        let Some(before) = self.tables.current().frontend_at(key) else {
-            self.new_frontends |= now.is_some();
-            return;
+/// Compiles the frontends of one port.
+fn compile_port(
+    cluster: &Cluster,
+    service: &Service,
+    port: &ServicePort,
+    aliases: &Aliases,
+    scope: &NodeScope<'_>,
+    compiled: &mut BTreeMap<FrontendKey, Frontend>,
+) {
+    let name: Arc<str> = if port.name.is_empty() {
+        service.key.to_string().into()
+    } else {
+        format!("{}:{}", service.key, port.name).into()
+    };
+    let proto = Proto(port.protocol.number());
+    // All frontends of a family share their backends.
+    let mut families: [Option<PortBackends>; 2] = [None, None];
+    let mut add = |kind, key: FrontendKey| {
+        let family = families.get_mut(usize::from(!key.ip.is_v4()));
+        let Some(family) = family else { return };
+        let backends = family.get_or_insert_with(|| PortBackends::new(cluster, service, port, key.ip.is_v4(), scope));
+        let frontend = backends.frontend(kind, key, &name, service);
+        compiled.entry(key).or_insert(frontend);
+    };
+    for (kind, ip) in addresses(service, scope.external_ips) {
+        let key = FrontendKey {
+            ip,
+            proto,
+            port: port.port.get(),
         };
-        let gone = before.endpoints().filter(|b| !now.is_some_and(|now| now.keeps(b)));
-        let gone: BTreeSet<RemovedBackend> = gone
-            .map(|backend| RemovedBackend {
-                frontend: key,
-                backend: *backend,
-            })
-            .collect();
-        self.removed_backends.extend(gone);
-    }
-
-    /// Makes the frontends of one port.
-    fn frontends(
-        &self,
-        cluster: &Cluster,
-        service: &Service,
-        port: &ServicePort,
-        made: &mut BTreeMap<FrontendKey, Frontend>,
-    ) {
-        let name: Arc<str> = if port.name.is_empty() {
-            service.key.to_string().into()
-        } else {
-            format!("{}:{}", service.key, port.name).into()
-        };
-        let proto = Proto(port.protocol.number());
-        let mut families: [Option<Answers>; 2] = [None, None];
-        let mut put = |kind, key: FrontendKey| {
-            let family = families.get_mut(usize::from(!key.ip.is_v4()));
-            let Some(family) = family else { return };
-            let answers = family.get_or_insert_with(|| self.answers(cluster, service, port, key.ip.is_v4()));
-            let frontend = answers.frontend(kind, key, &name, service);
-            made.entry(key).or_insert(frontend);
-        };
-        for (kind, ip) in addresses(service, self.config.external_ips) {
-            let key = FrontendKey {
-                ip,
-                proto,
-                port: port.port.get(),
-            };
-            if !self.is_taken(cluster, service, kind, key) {
-                put(kind, key);
-                if let Some(alias) = self.aliases.get(&key) {
-                    put(kind, *alias);
-                }
-            }
-        }
-        if let Some(number) = port.node_port {
-            for ip in service.cluster_ips.get() {
-                put(
-                    FrontendKind::NodePort,
-                    FrontendKey::node_port(ip.is_ipv4(), proto, number.get()),
-                );
-            }
-        }
-        for frontend in made.values_mut().filter(|f| f.kind == FrontendKind::LoadBalancer) {
-            if frontend.source_ranges.is_none() {
-                frontend.source_ranges = self.source_ranges(service, frontend.key.ip);
+        if !is_taken_by_other(cluster, service, kind, key, scope.external_ips) {
+            add(kind, key);
+            if let Some(alias) = aliases.get(&key) {
+                add(kind, *alias);
             }
         }
     }
-
-    /// Whether another Service listens there with more right: by a kind that comes first, then by name.
-    fn is_taken(&self, cluster: &Cluster, service: &Service, kind: FrontendKind, at: FrontendKey) -> bool {
-        cluster.services_at(at.ip.to_std()).any(|other| {
-            let listens = |p: &ServicePort| p.port.get() == at.port && p.protocol.number() == at.proto.0;
-            let first = addresses(other, self.config.external_ips)
-                .filter(|(_, ip)| *ip == at.ip)
-                .map(|(kind, _)| kind)
-                .min();
-            other.key != service.key
-                && other.is_proxied()
-                && other.ports.iter().any(listens)
-                && first.is_some_and(|first| (first, &other.key) < (kind, &service.key))
-        })
-    }
-
-    /// The source ranges of the family; where it has none, everybody may come (kube-proxy keeps them by family). Where
-    /// they cover this node, what it sends to the load balancer's address counts too, even with that address as its source
-    /// (kube-proxy, `allowFromNode`).
-    fn source_ranges(&self, service: &Service, balancer: Ip) -> Option<Arc<[Prefix]>> {
-        let family = service
-            .source_ranges
-            .iter()
-            .filter(|net| net.addr().is_ipv4() == balancer.is_v4());
-        let mut ranges: Vec<Prefix> = family.clone().filter_map(|net| prefix(*net)).collect();
-        if self
-            .own_addresses
-            .iter()
-            .any(|own| ranges.iter().any(|r| r.contains(*own)))
-        {
-            ranges.push(Prefix::host(balancer));
+    if let Some(number) = port.node_port {
+        for ip in service.cluster_ips.get() {
+            let key = FrontendKey::node_port(ip.is_ipv4(), proto, number.get());
+            add(FrontendKind::NodePort, key);
         }
-        (family.count() > 0).then(|| ranges.into())
     }
-
-    fn answers(&self, cluster: &Cluster, service: &Service, port: &ServicePort, v4: bool) -> Answers {
-        let node = &*self.config.name;
-        let zone = self.own_node.as_deref().and_then(|node| node.zone());
-        let endpoints = Endpoints::of(cluster, service, port, v4);
-        let everywhere = Backends::new(endpoints.everywhere(node, zone), false);
-        let wanted = [service.internal_policy, service.external_policy];
-        let here = wanted
-            .contains(&TrafficPolicy::Local)
-            .then(|| Backends::new(endpoints.on(node), endpoints.are_usable()));
-        Answers {
-            draining: endpoints.others(&everywhere, here.as_ref()),
-            everywhere,
-            here,
+    for frontend in compiled.values_mut().filter(|f| f.kind == FrontendKind::LoadBalancer) {
+        if frontend.source_ranges.is_none() {
+            frontend.source_ranges = source_ranges(service, frontend.key.ip, scope.addresses);
         }
     }
 }
 
-/// Who answers at the frontends of one port, in one family.
-struct Answers {
-    everywhere: Backends,
-    /// Where a traffic policy asks for it.
-    here: Option<Backends>,
+/// Returns true if another Service has the same address and port and precedes this one: by the kind of the address, then
+/// by name.
+fn is_taken_by_other(
+    cluster: &Cluster,
+    service: &Service,
+    kind: FrontendKind,
+    at: FrontendKey,
+    external_ips: bool,
+) -> bool {
+    cluster.services_at(at.ip.to_std()).any(|other| {
+        let listens = |p: &ServicePort| p.port.get() == at.port && p.protocol.number() == at.proto.0;
+        let first = addresses(other, external_ips)
+            .filter(|(_, ip)| *ip == at.ip)
+            .map(|(kind, _)| kind)
+            .min();
+        other.key != service.key
+            && other.is_proxied()
+            && other.ports.iter().any(listens)
+            && first.is_some_and(|first| (first, &other.key) < (kind, &service.key))
+    })
+}
+
+/// Returns the source ranges in the family of a load balancer's address; `None`, which allows everyone, if there are none
+/// (kube-proxy keeps them by family). If they cover this node, connections of the node itself to that address are allowed
+/// even with the address as their source (kube-proxy, `allowFromNode`).
+fn source_ranges(service: &Service, balancer: Ip, own: &BTreeSet<Ip>) -> Option<Arc<[Prefix]>> {
+    let family = service
+        .source_ranges
+        .iter()
+        .filter(|net| net.addr().is_ipv4() == balancer.is_v4());
+    let mut ranges: Vec<Prefix> = family.clone().filter_map(|net| to_prefix(*net)).collect();
+    if own.iter().any(|own| ranges.iter().any(|r| r.contains(*own))) {
+        ranges.push(Prefix::host(balancer));
+    }
+    (family.count() > 0).then(|| ranges.into())
+}
+
+/// The backends of one port in one family.
+struct PortBackends {
+    cluster_wide: Backends,
+    /// The backends on this node, if a traffic policy of the Service is `Local`.
+    local: Option<Backends>,
     draining: Box<[Backend]>,
 }
 
-impl Answers {
+impl PortBackends {
+    fn new(cluster: &Cluster, service: &Service, port: &ServicePort, v4: bool, scope: &NodeScope<'_>) -> Self {
+        let endpoints = PortEndpoints::of(cluster, service, port, v4);
+        let cluster_wide = Backends::new(endpoints.cluster_wide(scope.name, scope.zone), false);
+        let policies = [service.internal_policy, service.external_policy];
+        let local = policies
+            .contains(&TrafficPolicy::Local)
+            .then(|| Backends::new(endpoints.local_to(scope.name), endpoints.has_usable()));
+        Self {
+            draining: endpoints.draining(&cluster_wide, local.as_ref()),
+            cluster_wide,
+            local,
+        }
+    }
+
     fn frontend(&self, kind: FrontendKind, key: FrontendKey, name: &Arc<str>, service: &Service) -> Frontend {
         let policy = match kind {
             FrontendKind::ClusterIp => service.internal_policy,
             FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => service.external_policy,
         };
-        let here = self.here.as_ref().filter(|_| policy == TrafficPolicy::Local);
-        let mut frontend = Frontend::new(key, kind, Arc::clone(name), here.unwrap_or(&self.everywhere).clone());
-        if here.is_some() && kind != FrontendKind::ClusterIp {
-            frontend.inside = Some(self.everywhere.clone());
+        let local = self.local.as_ref().filter(|_| policy == TrafficPolicy::Local);
+        let mut frontend = Frontend::new(key, kind, Arc::clone(name), local.unwrap_or(&self.cluster_wide).clone());
+        // As kube-proxy: from a pod, an external address with the policy `Local` goes to all endpoints.
+        if local.is_some() && kind != FrontendKind::ClusterIp {
+            frontend.inside = Some(self.cluster_wide.clone());
         }
         frontend.draining.clone_from(&self.draining);
         frontend.balancing = match service.load_balancing {

@@ -1,4 +1,4 @@
-//! Services to frontends: node ports, load balancers, external addresses, traffic policies, topology.
+//! From Services to frontends: node ports, load balancers, external addresses, traffic policies, topology.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use super::*;
 const NODE: &str = "192.0.2.1";
 const BALANCER: &str = "203.0.113.10";
 
-/// A LoadBalancer with a node port, on port 80.
+/// Makes a LoadBalancer Service on port 80 with a node port.
 fn balanced(name: &str, cluster_ip: &str, policy: TrafficPolicy) -> Service {
     let mut service = service(name, &[cluster_ip], &[("", 80)]);
     service.service_type = ServiceType::LoadBalancer;
@@ -40,8 +40,8 @@ fn found(snapshot: &Snapshot, addr: &str, proto: Proto, port: u16) -> Option<Arc
     }
 }
 
-/// Where a client is led at a frontend: `drop`, `reject`, or the last parts of addresses.
-fn led(snapshot: &Snapshot, addr: &str, port: u16, client: Client) -> String {
+/// Returns the fate of a client's connection to a frontend: `drop`, `reject`, or the last parts of backend addresses.
+fn outcome(snapshot: &Snapshot, addr: &str, port: u16, client: Client) -> String {
     let frontend = found(snapshot, addr, Proto::TCP, port).unwrap();
     let backends = frontend.backends_for(client);
     match backends.pick(0) {
@@ -92,7 +92,7 @@ fn external_policies_tell_clients_apart() {
                     [local[0]; 3]
                 };
                 assert_eq!(
-                    clients.map(|c| led(&snapshot, addr, port, c)),
+                    clients.map(|c| outcome(&snapshot, addr, port, c)),
                     want,
                     "{policy:?} {ends:?}"
                 );
@@ -107,7 +107,7 @@ fn external_policies_tell_clients_apart() {
 }
 
 #[test]
-fn an_alias_leads_where_its_frontend_does() {
+fn an_alias_has_the_backends_of_its_frontend() {
     const ALIAS: &str = "10.0.0.3";
     let mut world = World::new();
     world
@@ -126,12 +126,12 @@ fn an_alias_leads_where_its_frontend_does() {
         .set_aliases(&world.cluster, [(key(BALANCER, 80), Some(key(ALIAS, 7)))]);
     let snapshot = world.build().snapshot;
     let clients = [Client::ThisNode, Client::Outside];
-    assert_eq!(clients.map(|c| led(&snapshot, ALIAS, 7, c)), ["2", "drop"]);
-    assert_eq!(clients.map(|c| led(&snapshot, BALANCER, 80, c)), ["2", "drop"]);
-    // Endpoints that change do so there too; and it goes with its frontend, or by itself.
+    assert_eq!(clients.map(|c| outcome(&snapshot, ALIAS, 7, c)), ["2", "drop"]);
+    assert_eq!(clients.map(|c| outcome(&snapshot, BALANCER, 80, c)), ["2", "drop"]);
+    // Changed endpoints change at the alias too. The alias is removed with its frontend, or alone.
     world.put(slice("a/s", "a/web", &[("", 8080)], &[("10.0.1.3", "there", 'r')]));
     let built = world.build();
-    assert_eq!(led(&built.snapshot, ALIAS, 7, Client::ThisNode), "3");
+    assert_eq!(outcome(&built.snapshot, ALIAS, 7, Client::ThisNode), "3");
     assert!(built.removed_backends.iter().any(|gone| gone.frontend == key(ALIAS, 7)));
     world
         .compiler
@@ -148,7 +148,7 @@ fn an_alias_leads_where_its_frontend_does() {
 }
 
 #[test]
-fn what_a_load_balancer_keeps_and_what_the_configuration_forbids_is_not_served() {
+fn proxied_balancer_addresses_and_forbidden_external_addresses_are_not_served() {
     let mut world = World::new();
     world.put(here("a"));
     let mut proxied = balanced("a/web", "10.96.0.1", TrafficPolicy::Cluster);
@@ -164,7 +164,7 @@ fn what_a_load_balancer_keeps_and_what_the_configuration_forbids_is_not_served()
 }
 
 #[test]
-fn external_addresses_are_served_where_the_configuration_says_so() {
+fn external_addresses_are_served_if_configured() {
     let mut config = NodeConfig::named("here");
     config.external_ips = true;
     let mut world = World {
@@ -184,7 +184,7 @@ fn external_addresses_are_served_where_the_configuration_says_so() {
         found(&snapshot, addr, Proto::TCP, port).map(|f| f.name.to_string())
     };
     assert_eq!(name(&mut world, "198.51.100.1", 80).as_deref(), Some("a/web"));
-    // Of two that want the same, the first by name has it; a cluster address goes before all.
+    // Of two Services with one address, the first by name has it; a cluster address comes first.
     world.put(second.clone());
     assert_eq!(name(&mut world, "198.51.100.1", 80).as_deref(), Some("a/aaa:web"));
     assert_eq!(name(&mut world, "198.51.100.1", 81).as_deref(), Some("a/aaa:more"));
@@ -202,7 +202,7 @@ fn external_addresses_are_served_where_the_configuration_says_so() {
     );
 }
 
-/// A slice whose endpoints carry hints: `address, state, zones, nodes`.
+/// Makes a slice whose endpoints have hints: `address, state, zones, nodes`.
 fn hinted(ends: &[(&str, char, &[&str], &[&str])]) -> EndpointSlice {
     let plain: Vec<_> = ends.iter().map(|(addr, state, ..)| (*addr, "there", *state)).collect();
     let mut slice = slice("a/s", "a/web", &[("", 80)], &plain);
@@ -227,7 +227,7 @@ fn hints_count_where_all_ready_endpoints_have_them_and_one_is_near() {
         ),
         (&[("10.0.0.1", 'r', &["a"], &[]), ("10.0.0.2", 'r', &[], &[])], "1 2"),
         (&[("10.0.0.1", 'r', &["b"], &[]), ("10.0.0.2", 'r', &["c"], &[])], "1 2"),
-        // Nodes go before zones.
+        // Hints for nodes come before hints for zones.
         (
             &[
                 ("10.0.0.1", 'r', &["a"], &["there"]),
@@ -242,7 +242,7 @@ fn hints_count_where_all_ready_endpoints_have_them_and_one_is_near() {
             ],
             one,
         ),
-        // Those that are not ready have no say; without ready ones nothing is near.
+        // The hints of endpoints that are not ready do not count. Without ready endpoints, no hint counts.
         (
             &[
                 ("10.0.0.1", 'n', &[], &[]),
@@ -257,7 +257,7 @@ fn hints_count_where_all_ready_endpoints_have_them_and_one_is_near() {
         world.put(hinted(ends));
         let want = want.rsplit('.').next().unwrap();
         assert_eq!(
-            led(&world.build().snapshot, "10.96.0.1", 80, Client::Pod),
+            outcome(&world.build().snapshot, "10.96.0.1", 80, Client::Pod),
             want,
             "{ends:?}"
         );
@@ -268,19 +268,19 @@ fn hints_count_where_all_ready_endpoints_have_them_and_one_is_near() {
         ("10.0.0.2", 'r', &["b"], &[]),
     ]));
     world.put(here("b"));
-    assert_eq!(led(&world.build().snapshot, "10.96.0.1", 80, Client::Pod), "2");
+    assert_eq!(outcome(&world.build().snapshot, "10.96.0.1", 80, Client::Pod), "2");
     world.put(node("here", NODE, "10.0.0.0/24"));
     assert_eq!(
-        led(&world.build().snapshot, "10.96.0.1", 80, Client::Pod),
+        outcome(&world.build().snapshot, "10.96.0.1", 80, Client::Pod),
         "1 2",
         "no zone"
     );
 }
 
-/// As kube-proxy does: the writer of the slices turns `trafficDistribution` into hints and `publishNotReadyAddresses` into
+/// As in kube-proxy, the writer of the slices turns `trafficDistribution` into hints and `publishNotReadyAddresses` into
 /// readiness; the Service's own fields change nothing.
 #[test]
-fn what_slices_say_counts_and_not_what_the_service_wishes() {
+fn the_slices_count_and_not_the_fields_of_the_service() {
     let mut world = World::new();
     world.put(here("a"));
     let mut web = service("a/web", &["10.96.0.1"], &[("", 80)]);
@@ -294,7 +294,11 @@ fn what_slices_say_counts_and_not_what_the_service_wishes() {
         web.traffic_distribution = Some(preference);
         world.put(web.clone()).put(slice("a/s", "a/web", &[("", 80)], &ends));
         let snapshot = world.build().snapshot;
-        assert_eq!(led(&snapshot, "10.96.0.1", 80, Client::Pod), "1 2", "{preference:?}");
+        assert_eq!(
+            outcome(&snapshot, "10.96.0.1", 80, Client::Pod),
+            "1 2",
+            "{preference:?}"
+        );
     }
 }
 
@@ -342,7 +346,7 @@ fn endpoints_that_rest_keep_their_connections() {
 }
 
 #[test]
-fn a_new_frontend_is_told_once() {
+fn a_new_frontend_is_reported_once() {
     let mut world = World::new();
     world.put(here("a"));
     assert!(!world.build().new_frontends);

@@ -1,9 +1,9 @@
-//! Generations are raised for the endpoints that a change reaches, and for no other.
+//! A change raises the generations of the endpoints that refuse more than before, and no others.
 
 use super::services::{service, slice};
 use super::*;
 
-/// 2: db, closed but for web; 3: web, open; 4: mail, closed but for addresses of 1.0.0.0/8.
+/// Makes three endpoints: 2 (db) allows only web, 3 (web) allows all, 4 (mail) allows only 1.0.0.0/8.
 fn world() -> World {
     let mut world = World::new();
     world
@@ -31,7 +31,7 @@ fn world() -> World {
 }
 
 fn raised(world: &mut World) -> Vec<u16> {
-    let before: Vec<_> = (0..10).map(|id| generation(&world.compiler.last, id)).collect();
+    let before: Vec<_> = (0..10).map(|id| generation(world.compiler.snapshot(), id)).collect();
     let built = world.build();
     let raised: Vec<u16> = built.raised.iter().map(|id| id.0).collect();
     for (id, before) in (0..10).zip(before) {
@@ -48,7 +48,7 @@ fn generation(snapshot: &Snapshot, id: u16) -> Option<u32> {
 }
 
 #[test]
-fn churn_elsewhere_reaches_nobody() {
+fn changes_elsewhere_raise_no_generation() {
     let mut world = world();
     assert_eq!(raised(&mut world), [0; 0]);
     world.put(pod("shop/new", "there", &["10.0.2.10"], "app=web"));
@@ -73,11 +73,14 @@ fn churn_elsewhere_reaches_nobody() {
         .compiler
         .set_attachment_port(EndpointId(3), PortId(77), WorkerId(1));
     assert_eq!(raised(&mut world), [0; 0], "another port");
-    assert_eq!(world.compiler.last.endpoint(EndpointId(3)).unwrap().port, PortId(77));
+    assert_eq!(
+        world.compiler.snapshot().endpoint(EndpointId(3)).unwrap().port,
+        PortId(77)
+    );
 }
 
 #[test]
-fn a_change_reaches_those_who_refuse_what_they_allowed() {
+fn a_change_raises_the_generations_of_endpoints_that_refuse_more() {
     let mut world = world();
     world.put(pod("shop/far", "there", &["10.0.2.9"], "app=none,v=1"));
     assert_eq!(raised(&mut world), [2], "a peer is one no more");
@@ -106,9 +109,9 @@ fn a_change_reaches_those_who_refuse_what_they_allowed() {
 }
 
 #[test]
-fn a_new_key_or_cidr_alone_reaches_nobody_else() {
+fn a_new_label_key_or_cidr_raises_no_other_generation() {
     let mut world = world();
-    // Splits the identities of web by `v`, and outside addresses by a CIDR inside of mail's.
+    // Divides the identities of web by `v`, and outside addresses by a CIDR within mail's.
     let peers = vec![
         Peer::Pods {
             namespaces: None,
@@ -123,19 +126,19 @@ fn a_new_key_or_cidr_alone_reaches_nobody_else() {
 }
 
 #[test]
-fn a_number_that_is_used_again_goes_on_counting() {
+fn a_reused_endpoint_id_continues_its_generation() {
     let mut world = world();
-    let before = generation(&world.compiler.last, 2).unwrap();
+    let before = generation(world.compiler.snapshot(), 2).unwrap();
     world.compiler.detach(EndpointId(2));
     assert_eq!(raised(&mut world), [2]);
-    assert_eq!(generation(&world.compiler.last, 2), None);
+    assert_eq!(generation(world.compiler.snapshot(), 2), None);
     world.local(2, &pod("shop/next", "here", &["10.0.1.5"], ""));
     assert_eq!(raised(&mut world), [2]);
-    assert!(generation(&world.compiler.last, 2).unwrap() > before + 1);
+    assert!(generation(world.compiler.snapshot(), 2).unwrap() > before + 1);
 }
 
 #[test]
-fn namespace_labels_reach_those_who_select_by_them() {
+fn namespace_labels_reach_the_policies_that_select_by_them() {
     let mut world = world();
     world.put(policy(
         "shop/web",

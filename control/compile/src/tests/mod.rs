@@ -53,7 +53,7 @@ impl World {
         self
     }
 
-    /// Adds a pod of this node, attached.
+    /// Adds a pod of this node, and attaches it.
     fn local(&mut self, id: u16, pod: &Pod) -> &mut Self {
         self.put(pod.clone());
         self.compiler.attach(attachment(id, Some(&pod.key), &pod.ips));
@@ -81,7 +81,7 @@ fn labels(text: &str) -> Labels {
     Labels::new(pairs).unwrap()
 }
 
-/// `a=1,b=2` as `matchLabels`; empty: everything.
+/// Returns `a=1,b=2` as `matchLabels`; empty: everything.
 fn matching(text: &str) -> LabelSelector {
     let pairs = text
         .split(',')
@@ -100,7 +100,7 @@ fn namespace(name: &str, more: &str) -> Namespace {
     }
 }
 
-/// `ns/name`
+/// Parses `ns/name`.
 fn key(text: &str) -> ObjectKey {
     let (namespace, name) = text.split_once('/').unwrap();
     ObjectKey::new(namespace, name)
@@ -212,7 +212,7 @@ fn named(name: &str) -> PolicyPort {
     }
 }
 
-/// The verdict of a local endpoint, and what decided.
+/// Returns the verdict of a local endpoint, and its provenance.
 fn judge(
     snapshot: &Snapshot,
     id: u16,
@@ -227,12 +227,12 @@ fn judge(
     (verdict.is_allowed(), snapshot.provenance(verdict.rule()).unwrap())
 }
 
-/// Whether a local endpoint lets a TCP connection in.
+/// Returns true if a local endpoint allows a TCP connection in.
 fn admits(snapshot: &Snapshot, id: u16, peer: &str, port: u16) -> bool {
     judge(snapshot, id, Direction::Ingress, peer, Proto::TCP, port).0
 }
 
-/// Whether a local endpoint lets a TCP connection out.
+/// Returns true if a local endpoint allows a TCP connection out.
 fn lets_out(snapshot: &Snapshot, id: u16, peer: &str, port: u16) -> bool {
     judge(snapshot, id, Direction::Egress, peer, Proto::TCP, port).0
 }

@@ -1,4 +1,4 @@
-//! Places of addresses, and what the tables say of the node.
+//! The places of addresses, and the node's own table.
 
 use super::*;
 use heddle_model::ServiceCidr;
@@ -55,7 +55,7 @@ fn every_address_has_its_place() {
 }
 
 #[test]
-fn the_attachment_counts_and_the_difference_is_told() {
+fn the_attachments_addresses_count_and_the_difference_is_reported() {
     let mut world = World::new();
     world.put(node("here", "192.168.0.1", "10.0.1.0/24"));
     world.put(pod("a/p", "here", &["10.0.1.77"], "app=p"));
@@ -85,7 +85,14 @@ fn service_ranges_come_from_objects_unless_configured() {
     let snapshot = world.build().snapshot;
     assert!(snapshot.node().in_service_range(Ip::from(ip("10.97.0.1"))));
     assert!(!snapshot.node().in_service_range(Ip::from(ip("10.1.0.1"))));
-    world.compiler.config.service_cidrs = vec![heddle_tables::Prefix::new(Ip::from(ip("10.1.0.0")), 16)];
-    world.put(cidr("10.98.0.0/16"));
-    assert!(world.build().snapshot.node().in_service_range(Ip::from(ip("10.1.0.1"))));
+
+    let mut configured = World::new();
+    configured.compiler = Compiler::new(NodeConfig {
+        service_cidrs: vec![heddle_tables::Prefix::new(Ip::from(ip("10.1.0.0")), 16)],
+        ..NodeConfig::named("here")
+    });
+    configured.put(cidr("10.98.0.0/16"));
+    let snapshot = configured.build().snapshot;
+    assert!(snapshot.node().in_service_range(Ip::from(ip("10.1.0.1"))));
+    assert!(!snapshot.node().in_service_range(Ip::from(ip("10.98.0.1"))));
 }

@@ -1,5 +1,5 @@
-//! The compiled tables against an evaluator that is written straight from the API documentation, over random clusters
-//! that change step by step.
+//! Compares the compiled tables with an evaluator that is written straight from the API documentation, over random
+//! clusters that change step by step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,7 +11,7 @@ const PROTOS: [Proto; 4] = [Proto::TCP, Proto::UDP, Proto::SCTP, Proto::ICMP];
 const PORTS: [u16; 6] = [0, 79, 80, 81, 90, 443];
 const OUTSIDE: [&str; 5] = ["10.0.3.3", "10.0.9.9", "1.2.3.4", "192.168.0.2", "fd00:3::1"];
 
-/// Does this policy, in this direction, allow the connection? `None`: it does not select the pod for it.
+/// Returns true if this policy allows the connection in this direction. `None`: it does not select the pod for it.
 fn one_policy(
     cluster: &Cluster,
     policy: &NetworkPolicy,
@@ -136,20 +136,20 @@ enum Step {
     Build,
 }
 
-/// What a pod of the other node is in; those of this node, which have endpoints, run.
+/// The state of a pod of the other node. Pods of this node always run.
 #[derive(Clone, Copy, Debug)]
 enum State {
     Running,
-    /// Its addresses are nobody's.
+    /// It has terminated: its addresses are nobody's.
     Ended,
-    /// Its address is its node's.
+    /// It uses the host's network: its address is its node's.
     OnTheHost,
 }
 
 const PODS: u8 = 6;
 
 fn pod_ips(n: u8) -> [String; 2] {
-    // Pods 0 to 2 are of this node.
+    // Pods 0 to 2 run on this node.
     let node = if n < 3 { 1 } else { 2 };
     [format!("10.0.{node}.{}", n + 10), format!("fd00:{node}::{:x}", n + 16)]
 }
@@ -383,10 +383,10 @@ fn take(world: &mut World, step: Step) {
 
 /// Endpoint, direction, peer, protocol and port.
 type Asked = (u16, Direction, IpAddr, Proto, u16);
-/// By all that was asked: whether it is allowed, and the endpoint's generation.
+/// The verdict and the endpoint's generation, by question.
 type Verdicts = BTreeMap<Asked, (bool, u32)>;
 
-/// Every verdict of every local endpoint.
+/// Returns every verdict of every local endpoint.
 fn verdicts(snapshot: &Snapshot) -> Verdicts {
     let mut all = BTreeMap::new();
     let pods: Vec<String> = (0..PODS).flat_map(pod_ips).collect();
@@ -414,7 +414,7 @@ fn check(world: &mut World, before: &Arc<Snapshot>) -> Result<Arc<Snapshot>, Tes
     for (asked, (allowed, generation)) in &new {
         let (id, direction, peer, proto, port) = *asked;
         let pod = world.cluster.pod(&pod_key(id as u8 - 2));
-        // Local pods that are not attached have no address as yet, whatever their status says.
+        // A local pod without an attachment has no address yet, whatever its status contains.
         let unattached = (0..3u16)
             .any(|n| pod_ips(n as u8).iter().any(|i| ip(i) == peer) && snapshot.endpoint(EndpointId(n + 2)).is_none());
         if let (Some(pod), false) = (pod, unattached) {
@@ -437,7 +437,7 @@ fn check(world: &mut World, before: &Arc<Snapshot>) -> Result<Arc<Snapshot>, Tes
     Ok(snapshot)
 }
 
-/// The same cluster and attachments, compiled anew, policies first.
+/// Compiles the same cluster and attachments from nothing, policies first.
 fn anew(world: &World) -> World {
     let mut fresh = World::new();
     let from = &world.cluster;
@@ -463,7 +463,7 @@ fn anew(world: &World) -> World {
 }
 
 proptest! {
-    // Each case builds and asks thousands of verdicts, hence fewer than usual.
+    // Each case compares thousands of verdicts, so there are fewer cases than usual.
     #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases / 3, ..ProptestConfig::default() })]
 
     #[test]

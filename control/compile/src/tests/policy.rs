@@ -1,11 +1,11 @@
-//! Policies to verdicts, one behaviour a test.
+//! From policies to verdicts, one behaviour per test.
 
 use super::*;
 use heddle_model::{
     Cause, ClusterNetworkPolicy, ClusterPeer, ClusterRule, Operator, PodSubject, Rejection, RuleAction, Subject, Tier,
 };
 
-/// Two pods here (2: db, 3: web), two elsewhere, all in `shop` but one.
+/// Makes two pods here (2: db, 3: web) and two elsewhere, all but one in `shop`.
 fn shop() -> World {
     let mut world = World::new();
     world
@@ -285,7 +285,7 @@ fn a_deleted_pod_keeps_its_policy_as_long_as_it_is_attached() {
 }
 
 #[test]
-fn a_refused_policy_that_never_was_good_closes_what_it_selects() {
+fn a_refused_policy_that_never_was_good_closes_the_pods_it_selects() {
     let mut world = shop();
     let closes = Arc::new(policy("shop/bad", "app=db", Some(vec![]), None));
     let object = ObjectRef::new(Kind::NetworkPolicy, key("shop/bad"));
@@ -312,7 +312,7 @@ fn a_refused_policy_that_never_was_good_closes_what_it_selects() {
 }
 
 #[test]
-fn terminated_and_host_network_pods_are_nobodys_peers() {
+fn terminated_and_host_network_pods_match_no_selector() {
     let mut world = shop();
     let mut done = pod("shop/done", "there", &["10.0.2.20"], "app=web");
     done.phase = PodPhase::Succeeded;
@@ -331,7 +331,7 @@ fn terminated_and_host_network_pods_are_nobodys_peers() {
 }
 
 #[test]
-fn rules_that_stay_in_an_edited_policy_speak_of_new_pods_too() {
+fn unchanged_rules_of_an_edited_policy_match_new_pods_too() {
     let mut world = shop();
     let edited = |second| {
         let rules = vec![
@@ -351,7 +351,7 @@ fn rules_that_stay_in_an_edited_policy_speak_of_new_pods_too() {
 }
 
 #[test]
-fn a_policy_of_administrators_counts_by_its_priority_of_now() {
+fn an_admin_policy_counts_by_its_current_priority() {
     let mut world = shop();
     let everyone = || LabelSelector::new([]);
     let of_administrators = |name: &str, priority, action| ClusterNetworkPolicy {
@@ -391,7 +391,7 @@ fn an_endpoint_that_takes_the_place_of_one_that_moves_on_gets_its_own_policy() {
     world.put(pod("shop/web", "there", &["10.0.2.9"], "app=web"));
     world.local(2, &pod("shop/first", "here", &["10.0.1.2"], "stage=a"));
     world.local(3, &pod("shop/second", "here", &["10.0.1.3"], "stage=b"));
-    // What denies by default is the same for all.
+    // All endpoints have the same default denial.
     world.put(policy("shop/all", "", Some(vec![]), None));
     for (stage, number) in [("a", 81), ("b", 82), ("c", 83)] {
         let rules = vec![rule(vec![pods("app=web")], vec![tcp(number)])];

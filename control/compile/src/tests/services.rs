@@ -1,4 +1,4 @@
-//! Services to sets of backends.
+//! From Services to sets of backends.
 
 use super::*;
 use heddle_model::{
@@ -75,7 +75,7 @@ pub(super) fn slice(name: &str, of: &str, ports: &[(&str, u16)], endpoints: &[(&
     }
 }
 
-/// What a connection to a frontend may reach: `not a service`, `id such port`, `reject`, `drop`, or its backends.
+/// Returns the fate of a connection to a frontend: `not a service`, `no such port`, `reject`, `drop`, or the backends.
 pub(super) fn ask(snapshot: &Snapshot, addr: &str, port: u16) -> String {
     match snapshot.frontend(Ip::from(ip(addr)), Proto::TCP, port) {
         ServiceLookup::NotAService => "not a service".into(),
@@ -182,7 +182,7 @@ fn a_local_traffic_policy_drops_where_there_are_only_others() {
 }
 
 #[test]
-fn headless_foreign_and_external_services_are_not_ours() {
+fn headless_foreign_and_external_services_have_no_frontend() {
     let mut world = World::new();
     let mut headless = service("a/headless", &[], &[("", 80)]);
     headless.cluster_ips = ClusterIps::Headless;
@@ -195,7 +195,7 @@ fn headless_foreign_and_external_services_are_not_ours() {
 }
 
 #[test]
-fn what_a_frontend_loses_is_told_once() {
+fn lost_backends_are_reported_once() {
     let mut world = World::new();
     let ends: Vec<_> = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
         .iter()
@@ -226,7 +226,7 @@ fn an_address_may_pass_from_one_service_to_another() {
         world.put(service(from, &["10.96.0.1"], &[("", 80)]));
         world.put(slice("a/s", from, &[("", 80)], &[("10.0.0.1", "x", 'r')]));
         assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), "10.0.0.1:80");
-        // The second waits for the address, and gets it within the changes that remove the first.
+        // The second Service waits for the address, and gets it within the changes that remove the first.
         world.put(service(to, &["10.96.0.1"], &[("", 80)]));
         world.put(slice("a/t", to, &[("", 80)], &[("10.0.0.9", "x", 'r')]));
         let name = from.split_once('/').unwrap().1;

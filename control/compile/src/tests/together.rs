@@ -1,4 +1,5 @@
-//! Endpoints whose policies differ by nothing but rules, so that groups can be adapted; several change in one build.
+//! Endpoints whose policies differ only in their rules, so that groups can change their key; several change in one
+//! rebuild.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,14 +8,14 @@ use proptest::prelude::*;
 
 const STAGES: [&str; 3] = ["a", "b", "c"];
 
-/// Which stages a pod is in.
+/// The stages that a pod is in.
 type Stages = [bool; 3];
 
 #[derive(Clone, Debug)]
 enum Step {
     Pod(u16, Stages),
     Detach(u16),
-    /// The policy of a stage, with this port; or none.
+    /// Sets the port of a stage's policy, or removes the policy.
     Policy(usize, Option<u16>),
     Build,
 }
@@ -46,7 +47,7 @@ proptest! {
     fn endpoints_that_change_in_one_build_get_their_own(steps in prop::collection::vec(step(), 1..60)) {
         let mut world = World::new();
         world.put(namespace("shop", "")).put(pod("shop/web", "there", &["10.0.2.9"], "app=web"));
-        // What denies by default is the same for all.
+        // All endpoints have the same default denial.
         world.put(policy("shop/all", "", Some(vec![]), None));
         let mut attached = BTreeMap::<u16, Stages>::new();
         let mut ports = [None; 3];
@@ -85,7 +86,7 @@ proptest! {
                         }
                     }
                     let groups: BTreeSet<_> = attached.values().map(opens).collect();
-                    prop_assert_eq!(world.compiler.groups.len(), groups.len(), "no group outlives its last endpoint");
+                    prop_assert_eq!(world.compiler.policy_count(), groups.len(), "no group outlives its last endpoint");
                 }
             }
         }

@@ -1,0 +1,98 @@
+//! Takes the model's changes in: records what they reach, for the next rebuild to work off.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use heddle_model::{
+    Change, Changes, Cluster, ClusterNetworkPolicy, Delta, EndpointSlice, Labels, NetworkPolicy, Node, ObjectKey, Pod,
+};
+
+use super::Compiler;
+use crate::service::frontends::services_at_same_addresses;
+
+impl Compiler {
+    /// Records changes. `cluster` is the state after them.
+    pub fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes) {
+        // Services are compiled at the end, each once, when this node's own changes are known.
+        let mut services = BTreeSet::new();
+        let mut service_cidrs = false;
+        for change in &changes.objects {
+            match change {
+                Change::Node(delta) => {
+                    self.node.apply_node(cluster, delta, &self.config, &mut self.output);
+                    if delta.key.name == self.config.name && changes_service_scope(delta) {
+                        services.extend(cluster.services().map(|service| service.key.clone()));
+                    }
+                }
+                Change::ServiceCidr(_) => service_cidrs = true,
+                Change::Namespace(delta) => self.apply_namespace(cluster, &delta.key.name),
+                Change::Pod(delta) => {
+                    // The namespace's labels are needed before its first pod is classified.
+                    if delta.after.is_some() && self.policy.namespace(&delta.key.namespace).is_none() {
+                        self.apply_namespace(cluster, &delta.key.namespace);
+                    }
+                    self.node.apply_pod(delta, &mut self.policy);
+                }
+                Change::Service(delta) => {
+                    services.insert(delta.key.clone());
+                    services.extend(services_at_same_addresses(cluster, delta));
+                }
+                Change::EndpointSlice(delta) => services.extend(services_of(delta)),
+                Change::NetworkPolicy(delta) => self.apply_policy(delta),
+                Change::ClusterNetworkPolicy(delta) => self.apply_cluster_policy(delta),
+            }
+        }
+        if service_cidrs {
+            self.node.update_service_cidrs(cluster, &self.config, &mut self.output);
+        }
+        self.compile_services(cluster, &services);
+    }
+
+    fn apply_namespace(&mut self, cluster: &Cluster, name: &Arc<str>) {
+        if self.policy.set_namespace(name, cluster.namespace_labels(name)) {
+            // ClusterNetworkPolicies select pods by these labels too.
+            self.node.attachments.mark_namespace(name);
+        }
+    }
+
+    fn apply_policy(&mut self, delta: &Delta<NetworkPolicy>) {
+        self.policy.policies.set(&delta.key, delta.after.clone());
+        let selects = |policy: &Option<Arc<NetworkPolicy>>, pod: &Pod| {
+            policy.as_ref().is_some_and(|p| p.selector.matches(&pod.labels))
+        };
+        self.node.attachments.mark_pods(|pod| {
+            pod.key.namespace == delta.key.namespace && (selects(&delta.before, pod) || selects(&delta.after, pod))
+        });
+    }
+
+    fn apply_cluster_policy(&mut self, delta: &Delta<ClusterNetworkPolicy>) {
+        self.policy.policies.set_cluster(&delta.key.name, delta.after.clone());
+        let none = Labels::default();
+        let policy = &self.policy;
+        self.node.attachments.mark_pods(|pod| {
+            let namespace = policy.namespace(&pod.key.namespace).unwrap_or(&none);
+            [&delta.before, &delta.after]
+                .into_iter()
+                .flatten()
+                .any(|policy| policy.subject.matches(namespace, &pod.labels))
+        });
+    }
+}
+
+/// Returns true if the zone or the addresses of this node changed: the frontends of all Services depend on them.
+fn changes_service_scope(delta: &Delta<Node>) -> bool {
+    let scope = |node: &Option<Arc<Node>>| {
+        let node = node.as_deref()?;
+        let zone = node.zone().map(str::to_owned);
+        Some((zone, node.internal_ips.clone(), node.external_ips.clone()))
+    };
+    delta.after.is_some() && scope(&delta.before) != scope(&delta.after)
+}
+
+/// Returns the Services that a slice belongs to and belonged to.
+fn services_of(delta: &Delta<EndpointSlice>) -> impl Iterator<Item = ObjectKey> {
+    [&delta.before, &delta.after]
+        .into_iter()
+        .flatten()
+        .filter_map(|slice| slice.service.clone())
+}

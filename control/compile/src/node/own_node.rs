@@ -1,0 +1,78 @@
+//! This node: its object, its addresses and the ranges of Services.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use heddle_model::{Cluster, Node};
+use heddle_tables::{EndpointId, NodeTable, Prefix};
+use heddle_wire::Ip;
+
+use crate::config::NodeConfig;
+use crate::node::addresses::AddressBook;
+use crate::node::endpoints::write_node_endpoints;
+use crate::node::nodes::{addresses, pod_ranges};
+use crate::output::Output;
+use crate::prefix::to_prefix;
+
+/// The node on which the agent runs.
+#[derive(Debug, Default)]
+pub(crate) struct OwnNode {
+    /// The last version of its object.
+    pub(crate) object: Option<Arc<Node>>,
+    /// Its addresses, the host port's included.
+    pub(crate) addresses: BTreeSet<Ip>,
+    /// The ranges of Services: the configured ones, else those in ServiceCIDR objects.
+    service_cidrs: Vec<Prefix>,
+}
+
+impl OwnNode {
+    pub(crate) fn new(config: &NodeConfig) -> Self {
+        Self {
+            service_cidrs: config.service_cidrs.clone(),
+            ..Self::default()
+        }
+    }
+
+    /// Updates the ranges of Services from the ServiceCIDR objects, unless the configuration has some.
+    pub(crate) fn update_service_cidrs(&mut self, cluster: &Cluster, config: &NodeConfig) {
+        self.service_cidrs = if config.service_cidrs.is_empty() {
+            cluster
+                .service_cidrs()
+                .flat_map(|c| &c.cidrs)
+                .filter_map(|net| to_prefix(*net))
+                .collect()
+        } else {
+            config.service_cidrs.clone()
+        };
+    }
+
+    /// Writes this node's own table, claims its addresses, and writes the endpoints of the host and the uplink.
+    pub(crate) fn write(&mut self, book: &mut AddressBook, config: &NodeConfig, output: &mut Output) {
+        let node = self.object.as_deref();
+        let host = config.host.addresses.clone();
+        let addresses: BTreeSet<Ip> = node.into_iter().flat_map(addresses).chain(host).collect();
+        let pod_cidrs = node.into_iter().flat_map(pod_ranges).collect();
+        for addr in self.addresses.difference(&addresses) {
+            book.edit_claims(*addr, |claims| claims.host = false);
+        }
+        for addr in addresses.difference(&self.addresses) {
+            book.edit_claims(*addr, |claims| claims.host = true);
+        }
+        if addresses != self.addresses {
+            output.generations.raise(EndpointId::HOST);
+        }
+        output.tables.set_node(NodeTable {
+            name: Arc::clone(&config.name),
+            addresses: addresses.iter().copied().collect(),
+            pod_cidrs,
+            service_cidrs: self.service_cidrs.clone(),
+            host: config.host.clone(),
+            masquerade: config.masquerade.clone(),
+            local_mtu: config.local_mtu,
+            uplink_mtu: config.uplink.direct,
+            overlay_mtu: config.uplink.overlay,
+        });
+        self.addresses = addresses;
+        write_node_endpoints(config, output);
+    }
+}

@@ -1,0 +1,409 @@
+//! The node wing's state: pods, attachments, addresses and nodes, and the tables that follow from them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use heddle_model::{Cluster, Delta, Labels, Node, ObjectKey, Pod};
+use heddle_tables::{AddressInfo, EndpointId, IdentityId, NodeId, Place, Prefix};
+use heddle_wire::Ip;
+
+use crate::config::NodeConfig;
+use crate::node::addresses::{AddressBook, AddressClaims, ClaimingPod};
+use crate::node::attachment::{AddressDifference, Attachment, AttachmentState, Attachments};
+use crate::node::nodes::{Nodes, addresses, pod_ranges};
+use crate::node::own_node::OwnNode;
+use crate::output::Output;
+use crate::policy::group::GroupKey;
+use crate::policy::ids::{GroupId, PodClassId};
+use crate::policy::state::{GroupMove, PolicyState};
+
+/// A pod of the cluster.
+#[derive(Debug)]
+struct KnownPod {
+    pod: Arc<Pod>,
+    class: PodClassId,
+}
+
+/// The holder of an address, as far as policy and forwarding need it.
+struct Holder {
+    pod_class: Option<PodClassId>,
+    /// The labels that policies can select the node by.
+    node: Option<Labels>,
+    place: Place,
+}
+
+/// Pods, attachments, addresses and nodes.
+#[derive(Debug)]
+pub(crate) struct NodeState {
+    pub(crate) attachments: Attachments,
+    pods: foldhash::HashMap<ObjectKey, KnownPod>,
+    addresses: AddressBook,
+    nodes: Nodes,
+    own: OwnNode,
+}
+
+// Attachments.
+impl NodeState {
+    pub(crate) fn new(config: &NodeConfig) -> Self {
+        Self {
+            attachments: Attachments::default(),
+            pods: foldhash::HashMap::default(),
+            addresses: AddressBook::default(),
+            nodes: Nodes::new(&config.node_ids),
+            own: OwnNode::new(config),
+        }
+    }
+
+    /// Adds an attachment whose identifier is free.
+    pub(crate) fn attach(&mut self, attachment: Attachment, policy: &mut PolicyState, output: &mut Output) {
+        let id = attachment.id;
+        for addr in &attachment.addresses {
+            self.addresses.edit_claims(*addr, |claims| claims.attachment = Some(id));
+        }
+        let known = attachment.pod.as_ref().and_then(|key| self.pods.get(key));
+        let (pod, class) = known.map(|known| (Arc::clone(&known.pod), known.class)).unzip();
+        let key = attachment.pod.clone();
+        self.attachments.insert(AttachmentState {
+            attachment,
+            pod,
+            pod_class: class.map(|class| policy.reuse_pod_class(class)),
+            group: None,
+        });
+        if let Some(key) = &key {
+            self.mark_pod(key);
+        }
+        output.generations.raise(id);
+    }
+
+    /// Removes an attachment, if there is one.
+    pub(crate) fn detach(&mut self, id: EndpointId, policy: &mut PolicyState, output: &mut Output) {
+        let Some(gone) = self.attachments.remove(id) else {
+            return;
+        };
+        for addr in &gone.attachment.addresses {
+            self.addresses.edit_claims(*addr, |claims| {
+                if claims.attachment == Some(id) {
+                    claims.attachment = None;
+                }
+            });
+        }
+        if let Some(key) = &gone.attachment.pod {
+            self.mark_pod(key);
+        }
+        if let Some(group) = gone.group {
+            policy.release_group(group, &mut output.tables);
+        }
+        if let Some(class) = gone.pod_class {
+            policy.release_pod_class(class);
+        }
+        output.tables.remove_endpoint(id);
+        output.generations.raise(id);
+    }
+
+    /// Returns the local pods whose status contains other addresses than their attachments have, by name.
+    pub(crate) fn address_differences(&self) -> Vec<AddressDifference> {
+        let difference = |key: &ObjectKey| {
+            let pod = &self.pods.get(key)?.pod;
+            let status: BTreeSet<Ip> = pod.own_ips().iter().map(|ip| Ip::from(*ip)).collect();
+            let attached: BTreeSet<Ip> = self.attachments.addresses_of(key).collect();
+            // A status without addresses is not written yet.
+            (!status.is_empty() && status != attached).then(|| AddressDifference {
+                pod: key.clone(),
+                attached,
+                status,
+            })
+        };
+        let mut all: Vec<_> = self.attachments.pods().filter_map(difference).collect();
+        all.sort_by(|a, b| a.pod.cmp(&b.pod));
+        all
+    }
+}
+
+// Objects.
+impl NodeState {
+    /// Applies the change of a pod.
+    pub(crate) fn apply_pod(&mut self, delta: &Delta<Pod>, policy: &mut PolicyState) {
+        let key = &delta.key;
+        for ip in delta.before.as_deref().into_iter().flat_map(Pod::own_ips) {
+            self.addresses
+                .edit_claims(Ip::from(*ip), |claims| claims.remove_pod(key));
+        }
+        let gone = match &delta.after {
+            Some(pod) => {
+                let class = policy.acquire_pod_class(pod);
+                for ip in pod.own_ips() {
+                    self.addresses
+                        .edit_claims(Ip::from(*ip), |claims| claims.add_pod(pod, class));
+                }
+                for id in self.attachments.of_pod(key) {
+                    if let Some(attached) = self.attachments.get_mut(id) {
+                        attached.pod = Some(Arc::clone(pod));
+                        let before = attached.pod_class.replace(policy.reuse_pod_class(class));
+                        before.into_iter().for_each(|class| policy.release_pod_class(class));
+                        self.attachments.mark(id);
+                    }
+                }
+                let known = KnownPod {
+                    pod: Arc::clone(pod),
+                    class,
+                };
+                self.pods.insert(key.clone(), known)
+            }
+            None => self.pods.remove(key),
+        };
+        if let Some(gone) = gone {
+            policy.release_pod_class(gone.class);
+        }
+        self.mark_pod(key);
+    }
+
+    /// Marks the addresses of a pod, in its status and of its attachments: they may have another holder or class now.
+    fn mark_pod(&mut self, key: &ObjectKey) {
+        let known = self.pods.get(key).into_iter();
+        let status = known.flat_map(|known| known.pod.own_ips().iter().map(|ip| Ip::from(*ip)));
+        let addresses: Vec<Ip> = status.chain(self.attachments.addresses_of(key)).collect();
+        for addr in addresses {
+            self.addresses.mark(addr);
+        }
+    }
+
+    /// Applies the change of a node.
+    pub(crate) fn apply_node(
+        &mut self,
+        cluster: &Cluster,
+        delta: &Delta<Node>,
+        config: &NodeConfig,
+        output: &mut Output,
+    ) {
+        let own = delta.key.name == config.name;
+        let name = Arc::clone(&delta.key.name);
+        if own && delta.after.is_none() {
+            // The node that this agent runs on exists with or without its object: it keeps what it had.
+            return;
+        }
+        // The identifier first: the places of ranges and addresses need it.
+        if let Some(after) = delta.after.as_ref().filter(|_| !own) {
+            self.nodes.insert(&name, after.labels.clone());
+        }
+        if let Some(before) = &delta.before {
+            if !own {
+                for addr in addresses(before) {
+                    self.addresses.edit_claims(addr, |claims| claims.remove_node(&name));
+                }
+            }
+            for range in pod_ranges(before) {
+                self.nodes.remove_range(range, &name);
+                self.write_pod_range(range, config, output);
+            }
+        }
+        if !own && delta.after.is_none() {
+            self.nodes.remove(&name);
+        }
+        if let Some(after) = &delta.after {
+            if !own {
+                for addr in addresses(after) {
+                    self.addresses.edit_claims(addr, |claims| claims.add_node(&name));
+                }
+            }
+            for range in pod_ranges(after) {
+                self.nodes.add_range(range, &name);
+                self.write_pod_range(range, config, output);
+            }
+        }
+        if own {
+            self.own.object.clone_from(&delta.after);
+            for addr in delta.after.iter().flat_map(|node| addresses(node)) {
+                self.addresses.mark(addr);
+            }
+            self.update_service_cidrs(cluster, config, output);
+        } else if delta.is_added() || delta.is_removed() {
+            // The place of its pods is known now, or unknown again.
+            for pod in cluster.pods_on(&name) {
+                for ip in pod.own_ips() {
+                    self.addresses.mark(Ip::from(*ip));
+                }
+            }
+        }
+    }
+
+    /// Updates the ranges of Services and writes the tables of this node.
+    pub(crate) fn update_service_cidrs(&mut self, cluster: &Cluster, config: &NodeConfig, output: &mut Output) {
+        self.own.update_service_cidrs(cluster, config);
+        self.write_own_node(config, output);
+    }
+
+    /// Writes the tables of this node, and claims its addresses.
+    pub(crate) fn write_own_node(&mut self, config: &NodeConfig, output: &mut Output) {
+        self.own.write(&mut self.addresses, config, output);
+    }
+
+    /// Returns the zone of this node.
+    pub(crate) fn zone(&self) -> Option<&str> {
+        self.own.object.as_deref().and_then(|node| node.zone())
+    }
+
+    /// Returns the addresses of this node, the host port's included.
+    pub(crate) const fn own_addresses(&self) -> &BTreeSet<Ip> {
+        &self.own.addresses
+    }
+
+    /// Returns the identifiers that were assigned to nodes since the last call.
+    pub(crate) fn take_assigned_ids(&mut self) -> Vec<(Arc<str>, NodeId)> {
+        self.nodes.take_assigned()
+    }
+}
+
+// Rebuild.
+impl NodeState {
+    /// Returns the endpoints whose pods belong to another group now.
+    pub(crate) fn group_moves(&mut self, policy: &PolicyState) -> Vec<GroupMove> {
+        let mut moves = Vec::new();
+        for id in self.attachments.take_dirty() {
+            let Some(attached) = self.attachments.get(id) else {
+                continue;
+            };
+            let key = match (&attached.attachment.pod, &attached.pod) {
+                (None, _) => GroupKey::default(),
+                // Its policy is unknown until its object is: the endpoint is not ready.
+                (Some(_), None) => continue,
+                (Some(_), Some(pod)) => policy.group_key(pod),
+            };
+            let before = attached.group;
+            let group = before.and_then(|group| policy.groups.get(group));
+            if group.is_none_or(|group| group.key != key) {
+                moves.push(GroupMove {
+                    endpoint: id,
+                    before,
+                    key,
+                });
+            }
+        }
+        moves
+    }
+
+    /// Sets the groups of endpoints.
+    pub(crate) fn set_groups(&mut self, moved: impl IntoIterator<Item = (EndpointId, GroupId)>) {
+        for (id, group) in moved {
+            if let Some(attached) = self.attachments.get_mut(id) {
+                attached.group = Some(group);
+            }
+        }
+    }
+
+    /// Marks addresses that need another identity.
+    pub(crate) fn mark_addresses(&mut self, addresses: impl IntoIterator<Item = Ip>) {
+        for addr in addresses {
+            self.addresses.mark(addr);
+        }
+    }
+
+    /// Marks the addresses in a prefix.
+    pub(crate) fn mark_range(&mut self, prefix: Prefix) {
+        self.addresses.mark_range(prefix);
+    }
+
+    /// Marks the addresses of nodes.
+    pub(crate) fn mark_nodes(&mut self) {
+        self.addresses.mark_nodes();
+    }
+
+    /// Gives the marked addresses their identities and places. Returns the addresses.
+    pub(crate) fn assign_identities(&mut self, policy: &mut PolicyState, output: &mut Output) -> BTreeSet<Ip> {
+        let dirty = self.addresses.take_dirty();
+        for addr in &dirty {
+            self.assign_identity(*addr, policy, output);
+        }
+        dirty
+    }
+
+    fn assign_identity(&mut self, addr: Ip, policy: &mut PolicyState, output: &mut Output) {
+        let Some(known) = self.addresses.get(addr) else {
+            return;
+        };
+        let before = (known.identity, known.pod_class);
+        let mut after: (Option<IdentityId>, Option<PodClassId>) = (None, None);
+        if known.claims.is_empty() {
+            self.addresses.remove(addr);
+            output.tables.remove_address(addr);
+        } else {
+            match self.holder(addr, &known.claims, policy) {
+                Some(Holder { pod_class, node, place }) => {
+                    let identity = policy.acquire_identity(addr, pod_class, node);
+                    output.tables.set_address(addr, AddressInfo { identity, place });
+                    after = (Some(identity), pod_class);
+                }
+                None => output.tables.remove_address(addr),
+            }
+            if before != after {
+                self.addresses.set_identity(addr, after.0, after.1);
+            }
+        }
+        policy.replace_identity(addr, before, after.1);
+    }
+
+    /// Returns the holder of an address; `None` if no claim counts.
+    fn holder(&self, addr: Ip, claims: &AddressClaims, policy: &PolicyState) -> Option<Holder> {
+        if let Some(id) = claims.attachment {
+            let attached = self.attachments.get(id);
+            let runs = attached
+                .and_then(|a| a.pod.as_ref())
+                .is_some_and(|pod| !pod.is_terminated());
+            return Some(Holder {
+                pod_class: attached.and_then(|a| a.pod_class).filter(|_| runs),
+                node: None,
+                place: Place::Local(id),
+            });
+        }
+        if claims.host {
+            // Node selectors match the addresses in the node's status, not the host port's.
+            let own = self.own.object.as_ref();
+            let own = own.filter(|node| node.has_address(addr.to_std()));
+            return Some(Holder {
+                pod_class: None,
+                node: own.and_then(|node| policy.references.node_labels(&node.labels)),
+                place: Place::Host,
+            });
+        }
+        // The status of a pod with attachments does not count: the attachments' addresses do.
+        let unattached = |claim: &&ClaimingPod| !self.attachments.has_pod(&claim.pod.key);
+        if let Some(claim) = claims.pods.iter().find(unattached) {
+            let node = claim.pod.node.as_ref().and_then(|name| self.nodes.id(name));
+            return Some(Holder {
+                pod_class: Some(claim.class),
+                node: None,
+                place: node.map_or(Place::Unreachable, Place::Node),
+            });
+        }
+        let identified = |name: &Arc<str>| Some((self.nodes.id(name)?, self.nodes.labels(name)));
+        let (node, labels) = claims.nodes.iter().find_map(identified)?;
+        Some(Holder {
+            pod_class: None,
+            node: policy.references.node_labels(labels),
+            place: Place::RemoteHost(node),
+        })
+    }
+}
+
+// Tables.
+impl NodeState {
+    /// Writes the place of addresses in a pod range that no pod is known to have.
+    fn write_pod_range(&self, range: Prefix, config: &NodeConfig, output: &mut Output) {
+        let place = |name: &Arc<str>| {
+            if *name == config.name {
+                // A local pod without an attachment cannot be reached.
+                Some(Place::Unreachable)
+            } else {
+                self.nodes.id(name).map(Place::Node)
+            }
+        };
+        let place = self.nodes.with_range(range).find_map(place);
+        let before = output.tables.current().range(range);
+        match place {
+            Some(place) => output.tables.set_range(range, place),
+            None => output.tables.remove_range(range),
+        }
+        if before != output.tables.current().range(range) {
+            output.generations.raise_for_place(before.unwrap_or_default());
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! The service wing's state: which Service has which frontend, and the backends that frontends lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use heddle_model::{Cluster, ObjectKey};
+use heddle_tables::{Backend, Frontend, FrontendKey, SnapshotBuilder};
+
+use crate::service::frontends::{Aliases, NodeScope, frontends_of};
+
+/// A backend that a frontend no longer has. The agent removes its connections from the flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RemovedBackend {
+    /// The frontend. It may be gone itself.
+    pub frontend: FrontendKey,
+    /// The backend.
+    pub backend: Backend,
+}
+
+/// The frontends in the tables.
+#[derive(Debug, Default)]
+pub(crate) struct ServiceState {
+    frontends_of: BTreeMap<ObjectKey, BTreeSet<FrontendKey>>,
+    owners: BTreeMap<FrontendKey, ObjectKey>,
+    aliases: Aliases,
+    removed_backends: Vec<RemovedBackend>,
+    new_frontends: bool,
+}
+
+impl ServiceState {
+    /// Compiles the frontends of a Service, and removes those that it no longer has.
+    pub(crate) fn compile(
+        &mut self,
+        cluster: &Cluster,
+        key: &ObjectKey,
+        scope: &NodeScope<'_>,
+        tables: &mut SnapshotBuilder,
+    ) {
+        let service = cluster.service(key).filter(|s| s.is_proxied());
+        let compiled = service
+            .map(|service| frontends_of(cluster, service, &self.aliases, scope))
+            .unwrap_or_default();
+        let before = self.frontends_of.remove(key).unwrap_or_default();
+        for gone in before.iter().filter(|key| !compiled.contains_key(*key)) {
+            // Another Service may have taken the address over within the same changes.
+            if self.owners.get(gone) == Some(key) {
+                self.record_removed(*gone, None, tables);
+                tables.remove_frontend(*gone);
+                self.owners.remove(gone);
+            }
+        }
+        if compiled.is_empty() {
+            return;
+        }
+        self.frontends_of
+            .insert(key.clone(), compiled.keys().copied().collect());
+        for (at, frontend) in compiled {
+            self.record_removed(at, Some(&frontend), tables);
+            tables.set_frontend(Arc::new(frontend));
+            self.owners.insert(at, key.clone());
+        }
+    }
+
+    /// Records the endpoints of a frontend that it does not have any more, and whether the frontend is new: connections
+    /// to its address went elsewhere before.
+    fn record_removed(&mut self, key: FrontendKey, after: Option<&Frontend>, tables: &SnapshotBuilder) {
+        let Some(before) = tables.current().frontend_at(key) else {
+            self.new_frontends |= after.is_some();
+            return;
+        };
+        let gone = before
+            .endpoints()
+            .filter(|b| !after.is_some_and(|after| after.keeps(b)));
+        let gone: BTreeSet<RemovedBackend> = gone
+            .map(|backend| RemovedBackend {
+                frontend: key,
+                backend: *backend,
+            })
+            .collect();
+        self.removed_backends.extend(gone);
+    }
+
+    /// Sets or removes the alias of a frontend. Returns true if it changed.
+    pub(crate) fn set_alias(&mut self, frontend: FrontendKey, alias: Option<FrontendKey>) -> bool {
+        let before = match alias {
+            Some(alias) => self.aliases.insert(frontend, alias),
+            None => self.aliases.remove(&frontend),
+        };
+        before != alias
+    }
+
+    /// Returns the backends that frontends lost since the last call.
+    pub(crate) fn take_removed_backends(&mut self) -> Vec<RemovedBackend> {
+        std::mem::take(&mut self.removed_backends)
+    }
+
+    /// Returns true if an address and port became a frontend since the last call.
+    pub(crate) fn take_new_frontends(&mut self) -> bool {
+        std::mem::take(&mut self.new_frontends)
+    }
+}
