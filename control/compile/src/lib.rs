@@ -20,6 +20,72 @@
 //! - An endpoint's **generation** is raised when its policy refuses something that it allowed before: because a verdict
 //!   changed, or because an address has another identity. See `policy/comparison`.
 //!
+//! # Example
+//!
+//! Compiles a folder of manifests, without an agent, and looks up a verdict:
+//!
+//! ```
+//! use std::net::IpAddr;
+//!
+//! use heddle_compile::{Interfaces, NodeConfig, NodeTables};
+//! use heddle_model::Cluster;
+//! use heddle_tables::Direction;
+//! use heddle_wire::{Ip, Proto};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let folder = tempfile::tempdir()?;
+//! std::fs::write(
+//!     folder.path().join("shop.yaml"),
+//!     r#"
+//! apiVersion: v1
+//! kind: Node
+//! metadata: {name: n1}
+//! spec: {podCIDRs: [10.0.1.0/24]}
+//! ---
+//! apiVersion: v1
+//! kind: Pod
+//! metadata: {name: web, namespace: shop, labels: {app: web}}
+//! spec: {nodeName: n1}
+//! status: {phase: Running, podIPs: [{ip: 10.0.1.10}]}
+//! ---
+//! apiVersion: v1
+//! kind: Pod
+//! metadata: {name: db, namespace: shop, labels: {app: db}}
+//! spec: {nodeName: n1}
+//! status: {phase: Running, podIPs: [{ip: 10.0.1.11}]}
+//! ---
+//! apiVersion: networking.k8s.io/v1
+//! kind: NetworkPolicy
+//! metadata: {name: db, namespace: shop}
+//! spec:
+//!   podSelector: {matchLabels: {app: db}}
+//!   ingress:
+//!   - from: [{podSelector: {matchLabels: {app: web}}}]
+//!     ports: [{port: 5432}]
+//! "#,
+//! )?;
+//!
+//! let mut cluster = Cluster::new();
+//! for event in heddle_source::folder::read(folder.path())? {
+//!     cluster.apply(event);
+//! }
+//! assert_eq!(cluster.rejections().count(), 0);
+//!
+//! let tables = NodeTables::new(&cluster, NodeConfig::named("n1"), Interfaces::default());
+//! let snapshot = tables.snapshot();
+//! let (_, db) = tables.attached().find(|(pod, _)| &*pod.name == "db").expect("db is attached");
+//! let db = snapshot.endpoint(db).expect("db has an endpoint");
+//! let web = snapshot.address(Ip::from("10.0.1.10".parse::<IpAddr>()?));
+//!
+//! let allowed = |port| db.judge(Direction::Ingress, web, Proto::TCP, port).is_allowed();
+//! assert!(allowed(5432));
+//! assert!(!allowed(22));
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Limits
+//!
 //! The compiler does not choose the identifiers of attachments, does not talk to workers, and does not decide when a
 //! snapshot is published. The agent does.
 
@@ -27,6 +93,7 @@ mod compiler;
 mod config;
 mod generations;
 mod node;
+mod node_tables;
 mod output;
 mod policy;
 mod prefix;
@@ -37,4 +104,5 @@ mod tests;
 pub use compiler::{BuildResult, Compiler};
 pub use config::{NodeConfig, UplinkMtu};
 pub use node::attachment::{AddressDifference, Attachment};
+pub use node_tables::{Interfaces, NodeTables, ReservedAddresses};
 pub use service::state::RemovedBackend;

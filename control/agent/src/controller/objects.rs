@@ -5,8 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrayvec::ArrayVec;
-use heddle_compile::{Compiler, NodeConfig};
+use heddle_compile::{Compiler, NodeConfig, ReservedAddresses};
 use heddle_model::{Change, pod_range};
 use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeId, Prefix};
 use heddle_wire::{Ip, Proto};
@@ -18,9 +17,6 @@ use crate::health;
 use heddle_host::external_aliases;
 use heddle_host::frontends::{ExternalFrontend, Frontends};
 use heddle_host::plan::{self, Inputs};
-
-/// One address of each family.
-const MASQUERADE_FAMILIES: usize = 2;
 
 impl Controller {
     /// Works off what has changed since the last time: tables, publication, host port.
@@ -198,31 +194,16 @@ impl Controller {
 
     /// What the tables say of the host port, from the node's pod ranges.
     fn host_tables(&self) -> (HostTable, Masquerade) {
-        let ranges = self.pod_ranges();
-        let addresses: ArrayVec<Ip, 4> = ranges
-            .iter()
-            .filter_map(|&r| pod_range::host_address(r))
-            .map(Ip::from)
-            .take(4)
-            .collect();
-        let mut masqueraded: Vec<IpAddr> = ranges
-            .iter()
-            .filter_map(|&r| pod_range::masquerade_address(r))
-            .collect();
-        masqueraded.sort_by_key(IpAddr::is_ipv6);
+        let ReservedAddresses { host, masquerade } = ReservedAddresses::of(&self.pod_ranges());
         let reserved = self.settings.reserved_ports;
         let masquerade = Masquerade {
-            addresses: masqueraded
-                .into_iter()
-                .map(Ip::from)
-                .take(MASQUERADE_FAMILIES)
-                .collect(),
+            addresses: masquerade,
             ports: (reserved.first, reserved.last),
         };
         (
             HostTable {
                 mac: self.host.mac(),
-                addresses,
+                addresses: host,
             },
             masquerade,
         )

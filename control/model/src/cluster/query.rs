@@ -1,10 +1,11 @@
-//! Questions to the cluster.
+//! Look-ups in the cluster.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::claims::{Claim, pod_of};
 use super::{Cluster, Table};
+use crate::changes::{Change, Changes, Delta};
 use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Rejection, Subject};
 use crate::key::{Kind, ObjectKey, ObjectRef};
@@ -16,19 +17,19 @@ use crate::service::Service;
 use crate::slice::EndpointSlice;
 
 impl Cluster {
-    /// Whether all objects that there were at the start are known, of every kind.
+    /// Returns true if all objects of every kind that existed at the start are known.
     #[must_use]
     pub fn is_synced(&self) -> bool {
         self.synced.iter().all(|synced| *synced)
     }
 
-    /// Whether all objects of a kind that there were at the start are known.
+    /// Returns true if all objects of a kind that existed at the start are known.
     #[must_use]
     pub fn is_kind_synced(&self, kind: Kind) -> bool {
         self.synced.get(kind as usize).copied().unwrap_or(false)
     }
 
-    /// How many objects of a kind there are.
+    /// Returns the number of objects of a kind.
     #[must_use]
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
@@ -43,14 +44,14 @@ impl Cluster {
         }
     }
 
-    /// All that is refused at present, those that were reported first, then those that wait for what another has.
+    /// Returns the present rejections: first those that sources reported, then those of objects that wait for a claim.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
         let mut waiting: Vec<_> = self.claims.rejections().collect();
         waiting.sort_by(|a, b| (&a.subject, &a.origin).cmp(&(&b.subject, &b.origin)));
         self.reported.values().chain(waiting)
     }
 
-    /// What is refused of one object at present.
+    /// Returns the present rejections of one object.
     pub fn rejections_of(&self, object: &ObjectRef) -> impl Iterator<Item = &Rejection> {
         let subject = Subject::Object(object.clone());
         let waiting = self.claims.rejection_of(object);
@@ -64,25 +65,25 @@ impl Cluster {
             .chain(waiting)
     }
 
-    /// How often something was refused since the start, whether it still is or not.
+    /// Returns the number of rejections since the start, including those that ended.
     #[must_use]
     pub const fn rejected_total(&self) -> u64 {
         self.rejected
     }
 
-    /// All nodes, by name.
+    /// Returns all nodes, by name.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
         self.nodes.values()
     }
 
-    /// A node by its name.
+    /// Returns a node by its name.
     #[must_use]
     pub fn node(&self, name: &str) -> Option<&Arc<Node>> {
         self.nodes.get(&ObjectKey::cluster(name))
     }
 
-    /// The node that has an address. Where several say so (one of them is gone, its object is not yet), a ready one,
-    /// then the first by name.
+    /// Returns the node that has an address. If several objects contain it (a node is gone, but its object still exists), a
+    /// ready node is preferred, then the first by name.
     #[must_use]
     pub fn node_at(&self, ip: IpAddr) -> Option<&Arc<Node>> {
         let nodes = self
@@ -94,24 +95,24 @@ impl Cluster {
         nodes.min_by_key(|node| !node.ready)
     }
 
-    /// All ranges of Service addresses, by name.
+    /// Returns all ranges of Service addresses, by name.
     pub fn service_cidrs(&self) -> impl ExactSizeIterator<Item = &Arc<ServiceCidr>> {
         self.service_cidrs.values()
     }
 
-    /// All namespaces, by name.
+    /// Returns all namespaces, by name.
     pub fn namespaces(&self) -> impl ExactSizeIterator<Item = &Arc<Namespace>> {
         self.namespaces.values()
     }
 
-    /// A namespace by its name.
+    /// Returns a namespace by its name.
     #[must_use]
     pub fn namespace(&self, name: &str) -> Option<&Arc<Namespace>> {
         self.namespaces.get(&ObjectKey::cluster(name))
     }
 
-    /// The labels of a namespace. One that is not known (its object comes later, or a folder has none) has the label
-    /// that every namespace has, its name.
+    /// Returns the labels of a namespace. An unknown namespace (its object comes later, or a folder has none) has the one
+    /// label that every namespace has: its name.
     #[must_use]
     pub fn namespace_labels(&self, name: &str) -> Labels {
         match self.namespace(name) {
@@ -120,23 +121,23 @@ impl Cluster {
         }
     }
 
-    /// All pods, by namespace and name; terminated ones too.
+    /// Returns all pods, by namespace and name; terminated ones too.
     pub fn pods(&self) -> impl ExactSizeIterator<Item = &Arc<Pod>> {
         self.pods.values()
     }
 
-    /// A pod by its key.
+    /// Returns a pod by its key.
     #[must_use]
     pub fn pod(&self, key: &ObjectKey) -> Option<&Arc<Pod>> {
         self.pods.get(key)
     }
 
-    /// The pods of a namespace, by name.
+    /// Returns the pods of a namespace, by name.
     pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Pod>> {
         in_namespace(&self.pods, namespace)
     }
 
-    /// The pods of a node, by namespace and name.
+    /// Returns the pods of a node, by namespace and name.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
         self.index
             .pods_on
@@ -146,25 +147,25 @@ impl Cluster {
             .filter_map(|key| self.pods.get(key))
     }
 
-    /// The pod whose own address this is: neither a terminated one nor one of the host's network.
+    /// Returns the pod that alone has this address. It is neither terminated nor in the host's network.
     #[must_use]
     pub fn pod_at(&self, ip: IpAddr) -> Option<&Arc<Pod>> {
         let holder = self.claims.holder(Claim::PodAddress(ip))?;
         self.pods.get(pod_of(holder)?)
     }
 
-    /// All Services, by namespace and name.
+    /// Returns all Services, by namespace and name.
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
         self.services.values()
     }
 
-    /// A Service by its key.
+    /// Returns a Service by its key.
     #[must_use]
     pub fn service(&self, key: &ObjectKey) -> Option<&Arc<Service>> {
         self.services.get(key)
     }
 
-    /// The Services that have an address among theirs: several may share an external or a load balancer's one.
+    /// Returns the Services that have an address. Several may share an external or a load balancer's address.
     pub fn services_at(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
         self.index
             .services_at
@@ -174,18 +175,18 @@ impl Cluster {
             .filter_map(|key| self.services.get(key))
     }
 
-    /// All slices, by namespace and name.
+    /// Returns all slices, by namespace and name.
     pub fn slices(&self) -> impl ExactSizeIterator<Item = &Arc<EndpointSlice>> {
         self.slices.values()
     }
 
-    /// A slice by its key.
+    /// Returns a slice by its key.
     #[must_use]
     pub fn slice(&self, key: &ObjectKey) -> Option<&Arc<EndpointSlice>> {
         self.slices.get(key)
     }
 
-    /// The slices of a Service, by name.
+    /// Returns the slices of a Service, by name.
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
         self.index
             .slices_of
@@ -195,31 +196,64 @@ impl Cluster {
             .filter_map(|key| self.slices.get(key))
     }
 
-    /// All policies, by namespace and name.
+    /// Returns all policies, by namespace and name.
     pub fn policies(&self) -> impl ExactSizeIterator<Item = &Arc<NetworkPolicy>> {
         self.policies.values()
     }
 
-    /// A policy by its key.
+    /// Returns a policy by its key.
     #[must_use]
     pub fn policy(&self, key: &ObjectKey) -> Option<&Arc<NetworkPolicy>> {
         self.policies.get(key)
     }
 
-    /// The policies of a namespace, by name.
+    /// Returns the policies of a namespace, by name.
     pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
         in_namespace(&self.policies, namespace)
     }
 
-    /// All policies of the cluster's administrators, by name.
+    /// Returns all policies of the cluster's administrators, by name.
     pub fn cluster_policies(&self) -> impl ExactSizeIterator<Item = &Arc<ClusterNetworkPolicy>> {
         self.cluster_policies.values()
     }
 
-    /// A policy of the cluster's administrators by its name.
+    /// Returns a policy of the cluster's administrators by its name.
     #[must_use]
     pub fn cluster_policy(&self, name: &str) -> Option<&Arc<ClusterNetworkPolicy>> {
         self.cluster_policies.get(&ObjectKey::cluster(name))
+    }
+
+    /// Returns the changes that lead to this state from an empty cluster.
+    #[must_use]
+    pub fn to_changes(&self) -> Changes {
+        fn added<T>(key: ObjectKey, object: &Arc<T>) -> Delta<T> {
+            Delta {
+                key,
+                before: None,
+                after: Some(Arc::clone(object)),
+            }
+        }
+        let cluster_key = |name: &Arc<str>| ObjectKey::cluster(Arc::clone(name));
+        let mut objects = Vec::new();
+        objects.extend(self.nodes().map(|n| Change::Node(added(cluster_key(&n.name), n))));
+        objects.extend(
+            self.service_cidrs()
+                .map(|c| Change::ServiceCidr(added(cluster_key(&c.name), c))),
+        );
+        objects.extend(
+            self.namespaces()
+                .map(|n| Change::Namespace(added(cluster_key(&n.name), n))),
+        );
+        objects.extend(self.pods().map(|p| Change::Pod(added(p.key.clone(), p))));
+        objects.extend(self.services().map(|s| Change::Service(added(s.key.clone(), s))));
+        objects.extend(self.slices().map(|s| Change::EndpointSlice(added(s.key.clone(), s))));
+        objects.extend(self.policies().map(|p| Change::NetworkPolicy(added(p.key.clone(), p))));
+        let cluster_policies = self.cluster_policies();
+        objects.extend(cluster_policies.map(|p| Change::ClusterNetworkPolicy(added(cluster_key(&p.name), p))));
+        Changes {
+            objects,
+            ..Changes::default()
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use heddle_compile::UplinkMtu;
+use heddle_compile::{Interfaces, NodeConfig, NodeTables, UplinkMtu};
 use heddle_engine::{PortRole, StageConfig, Worker, WorkerConfig, WorkerHandle, mesh};
 use heddle_flow::{FlowTable, Millis};
 use heddle_model::{Cluster, ObjectKey};
@@ -20,7 +20,7 @@ use super::ReplayError;
 use super::input::Inputs;
 use super::report::{PortReport, Report};
 use crate::simulate::Rules;
-use crate::simulate::node_tables::{Interfaces, NodeTables};
+use crate::simulate::node_tables::node_config;
 use heddle_config::Config;
 
 /// As the agent's.
@@ -100,7 +100,12 @@ impl Node {
                 known: known.join(", "),
             });
         }
-        let node_tables = NodeTables::with(shape.cluster, shape.name, shape.rules, interfaces(shape, inputs));
+        let config = NodeConfig {
+            local_mtu: u16::try_from(shape.config.pod_mtu).unwrap_or(u16::MAX),
+            uplink: UplinkMtu::new(USUAL_MTU, false),
+            ..node_config(shape.name, shape.rules)
+        };
+        let node_tables = NodeTables::new(shape.cluster, config, interfaces(shape, inputs));
         let (fragments, timeouts) = (shape.config.fragments.check()?, shape.config.timeouts.check()?);
         let shared = SharedPool::heap(FRAMES + u32::from(fragments.held_frames), FRAME_SIZE);
         let (publisher, mut readers) = publish::channel(Arc::clone(node_tables.snapshot()), 1);
@@ -276,7 +281,5 @@ fn interfaces(shape: &Shape<'_>, inputs: &Inputs) -> Interfaces {
             .filter_map(|pod| Some((pod.key.clone(), inputs.mac(&pod_names(&pod.key).0)?)))
             .collect(),
         host: inputs.mac("host"),
-        mtu: u16::try_from(shape.config.pod_mtu).unwrap_or(u16::MAX),
-        uplink: UplinkMtu::new(USUAL_MTU, false),
     }
 }

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use heddle_compile::{Interfaces, NodeTables};
 use heddle_model::{Changes, Cluster, Event, ObjectRef};
 use heddle_source::decode::{Decoded, decode};
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::node_tables::NodeTables;
+use super::node_tables::node_config;
 use heddle_config::Config;
 
 /// What the agents' configuration says that decides about connections.
@@ -99,12 +100,12 @@ impl ClusterTables {
         let changes = std::mem::take(&mut self.pending);
         if !changes.objects.is_empty() {
             for node_tables in self.nodes.values_mut() {
-                node_tables.follow(&self.cluster, &changes);
+                node_tables.apply(&self.cluster, &changes);
             }
         }
         let (cluster, rules) = (&self.cluster, &self.rules);
         self.nodes
             .entry(node.into())
-            .or_insert_with(|| NodeTables::new(cluster, node, rules))
+            .or_insert_with(|| NodeTables::new(cluster, node_config(node, rules), Interfaces::default()))
     }
 }
