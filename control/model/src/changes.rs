@@ -1,4 +1,4 @@
-//! What an event changed.
+//! The changes that an event makes.
 
 use std::sync::Arc;
 
@@ -13,22 +13,22 @@ use crate::slice::EndpointSlice;
 /// An object before and after. Never both absent, never both equal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delta<T> {
-    /// Its namespace and name.
+    /// The object's namespace and name.
     pub key: ObjectKey,
-    /// What it was; `None` when it is new.
+    /// The version before; `None` if the object is new.
     pub before: Option<Arc<T>>,
-    /// What it is; `None` when it is gone.
+    /// The version after; `None` if the object is gone.
     pub after: Option<Arc<T>>,
 }
 
 impl<T> Delta<T> {
-    /// It was not there before.
+    /// Returns true if the object is new.
     #[must_use]
     pub const fn is_added(&self) -> bool {
         self.before.is_none()
     }
 
-    /// It is not there any more.
+    /// Returns true if the object is gone.
     #[must_use]
     pub const fn is_removed(&self) -> bool {
         self.after.is_none()
@@ -50,7 +50,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// Which object it is.
+    /// Returns the object's kind and key.
     #[must_use]
     pub fn object_ref(&self) -> ObjectRef {
         let (kind, key) = match self {
@@ -67,29 +67,29 @@ impl Change {
     }
 }
 
-/// What an event, or several in a row, changed in the [`Cluster`](crate::Cluster).
+/// The changes that an event, or several in a row, made in the [`Cluster`](crate::Cluster).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Objects in the order in which they changed. After [`extend`](Changes::extend) the same object may come twice;
     /// the later `before` is then the earlier `after`.
     ///
-    /// Pods that exchanged their addresses change together: who keeps a table of addresses takes away all that
-    /// `before` had first, or asks [`Cluster::pod_at`](crate::Cluster::pod_at) who has an address now.
+    /// Pods that exchanged their addresses change together. So a table of addresses must first remove those of every
+    /// `before`, or look the holder up with [`Cluster::pod_at`](crate::Cluster::pod_at).
     pub objects: Vec<Change>,
     /// The list of rejections changed.
     pub rejections: bool,
-    /// With this, every kind has synced: from now on the state is complete.
+    /// Every kind has synced with this change: the state is complete from now on.
     pub synced: bool,
 }
 
 impl Changes {
-    /// Whether nothing changed at all.
+    /// Returns true if nothing changed at all.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.objects.is_empty() && !self.rejections && !self.synced
     }
 
-    /// Adds what a later event changed.
+    /// Adds the changes of a later event.
     pub fn extend(&mut self, later: Changes) {
         self.objects.extend(later.objects);
         self.rejections |= later.rejections;

@@ -1,4 +1,4 @@
-//! Policies of the cluster's administrators, evaluated around network policies.
+//! Policies of the cluster's administrators, evaluated before and after NetworkPolicies.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,17 +13,17 @@ use crate::selector::LabelSelector;
 
 /// `policy.networking.k8s.io/v1alpha2` `ClusterNetworkPolicy`
 ///
-/// Those of the Admin tier are asked first, by priority; then the network policies, which decide finally for the pods
-/// that they select; then those of the Baseline tier. The first rule of a tier that matches ends it. A policy
-/// without rules for a direction does not affect it.
+/// The Admin tier is evaluated first, by priority. NetworkPolicies come next and decide finally for the pods that they
+/// select. The Baseline tier comes last. The first matching rule of a tier ends the tier. A policy without rules for a
+/// direction does not affect that direction.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ClusterNetworkPolicy {
     /// `metadata.name`
     pub name: Arc<str>,
     /// `spec.tier`
     pub tier: Tier,
-    /// `spec.priority`, 0 to 1000: lower ones are asked first. The API leaves open who is first among equals: here it is
-    /// the first by name.
+    /// `spec.priority`, 0 to 1000: lower ones are evaluated first. The API leaves the order of equal priorities open; heddle
+    /// orders them by name.
     pub priority: u16,
     /// `spec.subject`
     pub subject: PodSubject,
@@ -44,14 +44,14 @@ impl ClusterNetworkPolicy {
 /// `spec.tier`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Tier {
-    /// `Admin`: asked before the network policies.
+    /// `Admin`: evaluated before NetworkPolicies.
     Admin,
-    /// `Baseline`: asked after them, for pods that none of them selects.
+    /// `Baseline`: evaluated after NetworkPolicies, for pods that none of them selects.
     Baseline,
 }
 
 impl Tier {
-    /// As the API spells it.
+    /// Returns the API's spelling.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -84,7 +84,7 @@ impl FromStr for Tier {
     }
 }
 
-/// Pods by the labels of their namespace and their own: `subject`, and a peer. Pods of the host's network are none.
+/// Pods by the labels of their namespaces and their own: `subject`, or a peer. Pods in the host's network never match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PodSubject {
     /// `namespaces`, or `pods.namespaceSelector`
@@ -94,7 +94,7 @@ pub struct PodSubject {
 }
 
 impl PodSubject {
-    /// Whether it selects a pod of these labels in a namespace of those.
+    /// Returns true if it selects a pod with these labels in a namespace with these labels.
     #[must_use]
     pub fn matches(&self, namespace: &Labels, pod: &Labels) -> bool {
         self.namespaces.matches(namespace) && self.pods.matches(pod)
@@ -108,7 +108,8 @@ pub struct ClusterRule {
     pub name: Arc<str>,
     /// `action`
     pub action: RuleAction,
-    /// `from` or `to`: it matches whom one of them matches. Unlike a network policy's, an empty list matches nobody.
+    /// `from` or `to`: the rule matches peers that one entry matches. Unlike in a NetworkPolicy, an empty list matches
+    /// nobody.
     pub peers: Vec<ClusterPeer>,
     /// `protocols`; empty (or absent): all ports and protocols.
     pub ports: Vec<PolicyPort>,
@@ -117,11 +118,11 @@ pub struct ClusterRule {
 /// `action`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum RuleAction {
-    /// Allowed, whatever later rules and tiers say.
+    /// Allows, regardless of later rules and tiers.
     Accept,
-    /// Denied, whatever later rules and tiers say.
+    /// Denies, regardless of later rules and tiers.
     Deny,
-    /// The next tier decides.
+    /// Leaves the decision to the next tier.
     Pass,
 }
 
@@ -130,9 +131,9 @@ pub enum RuleAction {
 pub enum ClusterPeer {
     /// `namespaces` or `pods`
     Pods(PodSubject),
-    /// `nodes`: the addresses of nodes with such labels.
+    /// `nodes`: the addresses of nodes with matching labels.
     Nodes(LabelSelector),
-    /// One entry of `networks`: addresses, those of pods too.
+    /// One entry of `networks`: addresses, of pods too.
     Network(IpNet),
 }
 

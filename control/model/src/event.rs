@@ -1,4 +1,4 @@
-//! What a source of objects reports.
+//! The events that a source of objects reports.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub enum Object {
 }
 
 impl Object {
-    /// The object's kind.
+    /// Returns the object's kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         match self {
@@ -44,7 +44,7 @@ impl Object {
         }
     }
 
-    /// The object's namespace and name.
+    /// Returns the object's namespace and name.
     #[must_use]
     pub fn key(&self) -> ObjectKey {
         match self {
@@ -59,7 +59,7 @@ impl Object {
         }
     }
 
-    /// Kind and key.
+    /// Returns the object's kind and key.
     #[must_use]
     pub fn object_ref(&self) -> ObjectRef {
         ObjectRef::new(self.kind(), self.key())
@@ -87,10 +87,10 @@ object_from!(
     ClusterNetworkPolicy
 );
 
-/// What a source of objects reports, in the order in which it happened.
+/// An event of a source of objects.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// An object is there in this version. This restores it, too, unless the rejection speaks of a
+    /// An object exists in this version. This also ends a rejection of the object, unless it is a
     /// [duplicate](Cause::Duplicate).
     Upsert {
         /// Where it was read: a file's name, or the API server.
@@ -98,17 +98,17 @@ pub enum Event {
         /// The object.
         object: Object,
     },
-    /// An object is gone from every place, whether it was accepted or refused.
+    /// An object is gone from every file, whether it was accepted or refused.
     Delete(ObjectRef),
     /// An object, a document or a file was refused.
     Rejected(Rejection),
-    /// What was refused is good again, or gone.
+    /// A refused object, document or file is good again, or gone.
     Restored(RejectionKey),
-    /// All objects of a kind that there were at the start have been reported.
+    /// All objects of a kind that existed at the start have been reported.
     Synced(Kind),
 }
 
-/// What a rejection is about.
+/// The subject of a rejection.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
@@ -116,7 +116,7 @@ pub enum Subject {
     Object(ObjectRef),
     /// A document without a readable kind and name, by its number in the file, from 1.
     Document(u32),
-    /// All of the file or source.
+    /// The whole file or source.
     Source,
 }
 
@@ -130,7 +130,7 @@ impl fmt::Display for Subject {
     }
 }
 
-/// Why something was refused.
+/// The reason of a rejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
@@ -138,45 +138,45 @@ pub enum Cause {
     Unreadable,
     /// A field has a value that it cannot have.
     Invalid,
-    /// The same object stands in another place, which counts.
+    /// The same object stands in another file or document, which counts.
     Duplicate,
-    /// It claims what another object has: an address, a node port.
+    /// It claims an address or a node port that another object has.
     Conflict,
 }
 
-/// Which rejection: there is at most one for each subject in each place.
+/// The key of a rejection. There is at most one for each subject in each file.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct RejectionKey {
-    /// What was refused.
+    /// The refused object, document or file.
     pub subject: Subject,
     /// Where it was read: a file's name, or the API server.
     pub origin: Arc<str>,
 }
 
-/// Something that was refused, and why.
+/// A refused object, document or file, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Rejection {
     /// Where it was read: a file's name, or the API server.
     pub origin: Arc<str>,
-    /// The line in that file, from 1, where one can be told.
+    /// The line in that file, from 1, if it is known.
     pub line: Option<u32>,
-    /// What was refused.
+    /// The refused object, document or file.
     pub subject: Subject,
-    /// Why, in a word.
+    /// The reason.
     pub cause: Cause,
-    /// The field's path, as `spec.ports[0].port`; empty where it is no field.
+    /// The field's path, as `spec.ports[0].port`; empty if no single field is wrong.
     pub field: String,
-    /// The field's value, shortened; empty where there is none.
+    /// The field's value, shortened; empty if there is none.
     pub value: String,
-    /// What is wrong and what to do.
+    /// The fault and the remedy.
     pub message: String,
-    /// For a policy of either kind: what stands in its place and closes unless an earlier version of it was good.
+    /// For a policy of either kind: a policy that takes its place and denies, unless an earlier version was good.
     #[serde(skip)]
     pub closes: Option<Object>,
 }
 
 impl Rejection {
-    /// Which rejection it is.
+    /// Returns the rejection's key.
     #[must_use]
     pub fn key(&self) -> RejectionKey {
         RejectionKey {

@@ -1,5 +1,5 @@
-//! One copy of what many objects say alike: the label sets of a deployment's pods, their keys and values, the names of
-//! namespaces and nodes.
+//! One shared copy of equal values in many objects: the label sets of a Deployment's pods, their keys and values, and the
+//! names of namespaces and nodes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -7,8 +7,7 @@ use std::sync::Arc;
 use crate::event::Object;
 use crate::labels::Labels;
 
-/// The copies. What nobody else has any more is dropped from time to time: each time that there are twice as many as
-/// were left then.
+/// The shared copies. Unused copies are dropped whenever their number has doubled since the last time.
 #[derive(Debug, Default)]
 pub(crate) struct Interner {
     texts: HashSet<Arc<str>>,
@@ -16,11 +15,11 @@ pub(crate) struct Interner {
     swept_at: usize,
 }
 
-/// Fewer copies than this are not worth looking for.
+/// With fewer copies than this, unused ones are not searched for.
 const FEW: usize = 1024;
 
 impl Interner {
-    /// Lets an object share what others say alike. One that somebody else holds already stays as it is.
+    /// Replaces an object's values with the shared copies. An object that has another holder already stays as it is.
     pub(crate) fn object(&mut self, object: &mut Object) {
         match object {
             Object::Pod(pod) => {
@@ -87,7 +86,7 @@ impl Interner {
     }
 
     fn sweep(&mut self) {
-        // Sets first: they hold texts.
+        // Sets first: they hold keys and values.
         self.labels.retain(Labels::is_shared);
         self.texts.retain(|text| Arc::strong_count(text) > 1);
         self.swept_at = self.len();

@@ -40,7 +40,7 @@ impl Kind {
         Kind::ClusterNetworkPolicy,
     ];
 
-    /// The kind as the Kubernetes API spells it.
+    /// Returns the API's spelling of the kind.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -55,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// Whether objects of this kind live in a namespace.
+    /// Returns true if objects of this kind live in a namespace.
     #[must_use]
     pub const fn is_namespaced(self) -> bool {
         !matches!(
@@ -71,7 +71,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// `metadata.namespace` and `metadata.name`. Objects without a namespace (nodes, for one) have an empty one.
+/// `metadata.namespace` and `metadata.name`. Objects without a namespace, such as nodes, have an empty one.
 ///
 /// Cheap to clone. Ordered by namespace, then name, so that a namespace is a range of an ordered map.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,7 +83,7 @@ pub struct ObjectKey {
 }
 
 impl ObjectKey {
-    /// The key of an object in a namespace.
+    /// Returns the key of an object in a namespace.
     #[must_use]
     pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> ObjectKey {
         ObjectKey {
@@ -92,7 +92,7 @@ impl ObjectKey {
         }
     }
 
-    /// The key of an object without a namespace.
+    /// Returns the key of an object without a namespace.
     #[must_use]
     pub fn cluster(name: impl Into<Arc<str>>) -> ObjectKey {
         ObjectKey::new("", name)
@@ -125,7 +125,7 @@ pub struct ObjectRef {
 }
 
 impl ObjectRef {
-    /// Names an object.
+    /// Returns the reference to an object.
     #[must_use]
     pub const fn new(kind: Kind, key: ObjectKey) -> ObjectRef {
         ObjectRef { kind, key }

@@ -10,7 +10,7 @@ use serde::{Serialize, Serializer};
 pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
 
 impl Labels {
-    /// Labels from pairs. Where a key comes twice, the later value counts, as in a JSON object.
+    /// Makes labels from pairs. If a key comes twice, the later value counts, as in a JSON object.
     ///
     /// # Errors
     /// Refuses the first key or value that breaks the
@@ -30,25 +30,25 @@ impl Labels {
         Ok(Labels(sorted.into_iter().collect()))
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
         let at = self.0.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok()?;
         self.0.get(at).map(|(_, value)| value.as_ref())
     }
 
-    /// Key and value pairs, by key.
+    /// Returns the pairs of key and value, by key.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Arc<str>)> {
         self.0.iter().map(|(key, value)| (key, value))
     }
 
-    /// How many labels there are.
+    /// Returns the number of labels.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Hands out every key and value for exchange against an equal one. Does nothing if others share the set.
+    /// Calls a function that may replace each key and value by an equal copy. Does nothing if the set has other holders.
     pub(crate) fn each_text(&mut self, mut exchange: impl FnMut(&mut Arc<str>)) {
         for (key, value) in Arc::get_mut(&mut self.0).into_iter().flatten() {
             exchange(key);
@@ -56,18 +56,18 @@ impl Labels {
         }
     }
 
-    /// Whether somebody else has the same copy.
+    /// Returns true if the set has other holders.
     pub(crate) fn is_shared(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }
 
-    /// Whether both are one copy.
+    /// Returns true if both share one copy.
     #[cfg(test)]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether there is no label at all.
+    /// Returns true if there is no label.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -119,7 +119,7 @@ pub enum LabelError {
 /// Checks a label key: an optional DNS subdomain and a slash, then a name.
 ///
 /// # Errors
-/// Says which part is wrong.
+/// Names the part that is wrong.
 pub fn check_label_key(key: &str) -> Result<(), LabelError> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),

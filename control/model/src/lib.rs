@@ -1,11 +1,11 @@
-//! The cluster as heddle understands it.
+//! The cluster's objects, validated, with their cross references.
 //!
-//! Objects here are validated and free of Kubernetes types: each field says which field of the Kubernetes API it
-//! holds, and a value that the API calls impossible cannot be built. [`Cluster`] keeps them with their cross
-//! references: it takes one [`Event`] after another and answers with the [`Changes`] that it made, so that whoever
-//! compiles tables from it does work in proportion to the change.
+//! Objects contain no Kubernetes types. The doc of each field names the field of the Kubernetes API that it holds, and a
+//! value that the API forbids cannot be built. [`Cluster`] keeps the objects: it applies one [`Event`] after another and
+//! returns the [`Changes`] that follow, so that the work of a consumer grows with the change and not with the cluster.
 //!
-//! This crate reads nothing, writes nothing and knows no clock. Decoding is the business of `heddle-source`.
+//! This crate does no input and output, and has no clock. `heddle-source` decodes objects, `heddle-compile` makes tables
+//! of them.
 
 mod changes;
 mod cluster;

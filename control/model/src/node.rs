@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::labels::Labels;
 
-/// The label that every namespace carries with its own name.
+/// The label of every namespace that contains its name.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// `v1` `Node`
@@ -31,13 +31,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// The label `topology.kubernetes.io/zone`.
+    /// Returns the label `topology.kubernetes.io/zone`.
     #[must_use]
     pub fn zone(&self) -> Option<&str> {
         self.labels.get("topology.kubernetes.io/zone")
     }
 
-    /// Whether an address is the node's.
+    /// Returns true if the node has this address.
     #[must_use]
     pub fn has_address(&self, ip: IpAddr) -> bool {
         self.internal_ips.contains(&ip) || self.external_ips.contains(&ip)

@@ -26,7 +26,7 @@ pub struct Pod {
     pub host_network: bool,
     /// `status.phase`
     pub phase: PodPhase,
-    /// `spec.containers[].ports[]`, with those of `spec.initContainers[]` that keep running (`restartPolicy: Always`).
+    /// `spec.containers[].ports[]`, and the ports of `spec.initContainers[]` that keep running (`restartPolicy: Always`).
     pub ports: Vec<ContainerPort>,
     /// `status.conditions[]`: `Ready` is `True`.
     pub ready: bool,
@@ -35,13 +35,13 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// Succeeded or failed: its containers will not run again, and its addresses are free for others.
+    /// Returns true if the pod succeeded or failed: its containers will not run again, and its addresses are free.
     #[must_use]
     pub const fn is_terminated(&self) -> bool {
         matches!(self.phase, PodPhase::Succeeded | PodPhase::Failed)
     }
 
-    /// The addresses that are this pod's alone: none when it is terminated or uses its node's network.
+    /// Returns the addresses that only this pod has: none if it is terminated or uses its node's network.
     #[must_use]
     pub fn own_ips(&self) -> &[IpAddr] {
         if self.host_network || self.is_terminated() {
@@ -51,7 +51,7 @@ impl Pod {
         }
     }
 
-    /// The container ports that have this name and protocol.
+    /// Returns the container ports with this name and protocol.
     pub fn named_ports<'a>(&'a self, name: &'a str, protocol: Protocol) -> impl Iterator<Item = PortNumber> + 'a {
         let wanted = move |port: &&ContainerPort| port.protocol == protocol && port.name.as_deref() == Some(name);
         self.ports.iter().filter(wanted).map(|port| port.number)
@@ -70,7 +70,7 @@ pub enum PodPhase {
     Succeeded,
     /// All containers ended, one at least badly.
     Failed,
-    /// The node cannot be asked.
+    /// The node is unreachable.
     Unknown,
 }
 

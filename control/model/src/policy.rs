@@ -1,4 +1,4 @@
-//! Network policies.
+//! NetworkPolicies.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -13,8 +13,8 @@ use crate::selector::LabelSelector;
 /// `networking.k8s.io/v1` `NetworkPolicy`
 ///
 /// `spec.policyTypes` with its defaults is in [`ingress`](NetworkPolicy::ingress) and
-/// [`egress`](NetworkPolicy::egress): a direction that the policy does not speak of is `None`; an absent rule list and
-/// an empty one mean the same, `Some` of nothing, and allow nothing.
+/// [`egress`](NetworkPolicy::egress): a direction without policy is `None`. An absent rule list and an empty one mean
+/// the same: `Some` empty list, which allows nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct NetworkPolicy {
     /// `metadata.namespace` and `metadata.name`
@@ -25,16 +25,17 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<PolicyRule>>,
     /// `spec.egress`; `None`: `spec.policyTypes` is without `Egress`.
     pub egress: Option<Vec<PolicyRule>>,
-    /// The policy was refused and never was good: it stands here without rules, to close what it selects.
+    /// The policy was refused and never was good: it stands here without rules and denies all traffic of
+    /// the pods that it selects.
     pub refused: bool,
 }
 
-/// One entry of `spec.ingress[]` or `spec.egress[]`: traffic that has one of the peers and one of the ports.
+/// One entry of `spec.ingress[]` or `spec.egress[]`: it matches traffic with one of the peers and one of the ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct PolicyRule {
     /// `from` or `to`; empty (or absent): everyone, inside the cluster and outside.
     pub peers: Vec<Peer>,
-    /// `ports`, those at the destination; empty (or absent): all ports and protocols.
+    /// `ports`, at the destination; empty (or absent): all ports and protocols.
     pub ports: Vec<PolicyPort>,
 }
 
@@ -52,7 +53,7 @@ pub enum Peer {
     Block(IpBlock),
 }
 
-/// `ipBlock`: a range of addresses with holes.
+/// `ipBlock`: a range of addresses with exceptions.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct IpBlock {
     cidr: IpNet,
@@ -68,7 +69,7 @@ pub struct IpBlockError {
 }
 
 impl IpBlock {
-    /// A block; host bits of the ranges are cut off.
+    /// Makes a block. Host bits of the ranges are cut off.
     ///
     /// # Errors
     /// Refuses an `except` that does not lie inside `cidr` and is smaller than it, as the API does.
@@ -88,19 +89,19 @@ impl IpBlock {
         })
     }
 
-    /// `cidr`, without host bits.
+    /// Returns `cidr`, without host bits.
     #[must_use]
     pub const fn cidr(&self) -> IpNet {
         self.cidr
     }
 
-    /// `except`, without host bits.
+    /// Returns `except`, without host bits.
     #[must_use]
     pub fn except(&self) -> &[IpNet] {
         &self.except
     }
 
-    /// Whether an address is in the block and in none of its holes.
+    /// Returns true if an address is in the block and in none of its exceptions.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.cidr.contains(&ip) && !self.except.iter().any(|except| except.contains(&ip))

@@ -21,7 +21,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// As the Kubernetes API spells it.
+    /// Returns the API's spelling.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -31,7 +31,7 @@ impl Protocol {
         }
     }
 
-    /// IANA's protocol number: 6, 17 or 132.
+    /// Returns IANA's protocol number: 6, 17 or 132.
     #[must_use]
     pub const fn number(self) -> u8 {
         match self {
@@ -76,7 +76,7 @@ impl PortNumber {
     /// The highest port, 65535.
     pub const MAX: PortNumber = PortNumber(NonZeroU16::MAX);
 
-    /// A port from its number, `None` for 0.
+    /// Makes a port from its number; `None` for 0.
     #[must_use]
     pub const fn new(number: u16) -> Option<PortNumber> {
         match NonZeroU16::new(number) {
@@ -85,7 +85,7 @@ impl PortNumber {
         }
     }
 
-    /// The number.
+    /// Returns the number.
     #[must_use]
     pub const fn get(self) -> u16 {
         self.0.get()
@@ -105,7 +105,7 @@ pub struct PortRange {
     last: PortNumber,
 }
 
-/// A range whose end lies before its start.
+/// A range that ends before it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("endPort {last} is below port {first}")]
 pub struct PortRangeError {
@@ -114,7 +114,7 @@ pub struct PortRangeError {
 }
 
 impl PortRange {
-    /// The ports from `first` to `last`.
+    /// Makes the range from `first` to `last`.
     ///
     /// # Errors
     /// Refuses a range that ends before it starts.
@@ -126,19 +126,19 @@ impl PortRange {
         }
     }
 
-    /// The first port of the range.
+    /// Returns the first port of the range.
     #[must_use]
     pub const fn first(self) -> PortNumber {
         self.first
     }
 
-    /// The last port of the range.
+    /// Returns the last port of the range.
     #[must_use]
     pub const fn last(self) -> PortNumber {
         self.last
     }
 
-    /// The same as a standard range.
+    /// Returns the range as the standard library's type.
     #[must_use]
     pub const fn numbers(self) -> RangeInclusive<u16> {
         self.first.get()..=self.last.get()

@@ -8,23 +8,23 @@ use serde::Serialize;
 
 use crate::labels::{LabelError, Labels, check_label_key, check_label_value};
 
-/// `LabelSelector`: all requirements together. Without any, it selects everything.
+/// `LabelSelector`: all requirements must hold. Without any, it selects everything.
 ///
-/// `matchLabels` are kept as [`Operator::In`] with one value, which means the same. Requirements are sorted and each
-/// stands once, so that selectors that are written differently but mean the same compare equal.
+/// `matchLabels` are kept as [`Operator::In`] with one value, which means the same. Requirements are sorted,
+/// without duplicates, so that selectors with the same meaning compare equal however they are written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct LabelSelector {
     requirements: Arc<[Requirement]>,
 }
 
 impl LabelSelector {
-    /// The selector that selects everything (`{}`).
+    /// Returns the selector that selects everything (`{}`).
     #[must_use]
     pub fn everything() -> LabelSelector {
         LabelSelector::default()
     }
 
-    /// A selector from all its requirements.
+    /// Makes a selector from its requirements.
     #[must_use]
     pub fn new(requirements: impl IntoIterator<Item = Requirement>) -> LabelSelector {
         let sorted: BTreeSet<Requirement> = requirements.into_iter().collect();
@@ -33,19 +33,19 @@ impl LabelSelector {
         }
     }
 
-    /// Whether an object with these labels is selected.
+    /// Returns true if it selects an object with these labels.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.requirements.iter().all(|requirement| requirement.matches(labels))
     }
 
-    /// Whether it selects everything.
+    /// Returns true if it selects everything.
     #[must_use]
     pub fn is_everything(&self) -> bool {
         self.requirements.is_empty()
     }
 
-    /// The requirements, sorted by key.
+    /// Returns the requirements, sorted by key.
     #[must_use]
     pub fn requirements(&self) -> &[Requirement] {
         &self.requirements
@@ -65,11 +65,11 @@ impl fmt::Display for LabelSelector {
 /// `matchExpressions[].operator`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum Operator {
-    /// The key is there and has one of the values.
+    /// The key exists and has one of the values.
     In,
     /// The key is absent or has none of the values.
     NotIn,
-    /// The key is there.
+    /// The key exists.
     Exists,
     /// The key is absent.
     DoesNotExist,
@@ -98,7 +98,7 @@ pub enum RequirementError {
 }
 
 impl Requirement {
-    /// A requirement on a key.
+    /// Makes a requirement on a key.
     ///
     /// # Errors
     /// Refuses keys and values that no label can have, and values that do not fit the operator.
@@ -127,7 +127,7 @@ impl Requirement {
         })
     }
 
-    /// One entry of `matchLabels`.
+    /// Makes the requirement of one entry of `matchLabels`.
     ///
     /// # Errors
     /// Refuses keys and values that no label can have.
@@ -135,7 +135,7 @@ impl Requirement {
         Requirement::new(key, Operator::In, [value.into()])
     }
 
-    /// Whether these labels fulfil it.
+    /// Returns true if these labels fulfil it.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         let value = labels.get(&self.key);
@@ -148,19 +148,19 @@ impl Requirement {
         }
     }
 
-    /// The label key.
+    /// Returns the label key.
     #[must_use]
     pub fn key(&self) -> &Arc<str> {
         &self.key
     }
 
-    /// The operator.
+    /// Returns the operator.
     #[must_use]
     pub const fn operator(&self) -> Operator {
         self.operator
     }
 
-    /// The values of `In` and `NotIn`, sorted.
+    /// Returns the values of `In` and `NotIn`, sorted.
     #[must_use]
     pub fn values(&self) -> &[Arc<str>] {
         &self.values

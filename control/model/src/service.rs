@@ -21,14 +21,14 @@ pub struct Service {
     pub cluster_ips: ClusterIps,
     /// `spec.ports`
     pub ports: Vec<ServicePort>,
-    /// `spec.selector`; none: somebody else writes the EndpointSlices.
+    /// `spec.selector`; none: the EndpointSlices come from elsewhere.
     pub selector: Option<Labels>,
     /// `spec.externalIPs`
     pub external_ips: Vec<IpAddr>,
-    /// `status.loadBalancer.ingress[]`, those with an `ip`.
+    /// The entries of `status.loadBalancer.ingress[]` with an `ip`.
     pub load_balancer_ingress: Vec<LoadBalancerIngress>,
     /// `spec.loadBalancerSourceRanges`, or the annotation `service.beta.kubernetes.io/load-balancer-source-ranges`;
-    /// empty: everybody.
+    /// empty: everyone.
     pub source_ranges: Vec<IpNet>,
     /// `spec.internalTrafficPolicy`
     pub internal_policy: TrafficPolicy,
@@ -51,8 +51,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// Whether it is ours to serve: it has cluster addresses, no other proxy claims it, and it is not labelled headless
-    /// (as kube-proxy asks when it selects the Services that it watches).
+    /// Returns true if heddle serves it: it has cluster addresses, no other proxy claims it, and it has no headless label
+    /// (kube-proxy selects the Services that it watches in the same way).
     #[must_use]
     pub fn is_proxied(&self) -> bool {
         self.service_type != ServiceType::ExternalName
@@ -61,8 +61,8 @@ impl Service {
             && !self.cluster_ips.get().is_empty()
     }
 
-    /// Addresses of load balancers that nodes serve themselves: with `ipMode: Proxy` the load balancer has the address, and
-    /// sends to node ports.
+    /// Returns the load balancer addresses that nodes serve themselves. With `ipMode: Proxy` the load balancer has the
+    /// address, and sends to node ports.
     pub fn served_balancers(&self) -> impl Iterator<Item = IpAddr> {
         let served = self
             .load_balancer_ingress
@@ -71,7 +71,7 @@ impl Service {
         served.map(|ingress| ingress.ip)
     }
 
-    /// Every address that stands for the Service: cluster, external and load balancer ones.
+    /// Returns every address of the Service: cluster, external and load balancer addresses.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
         let ingress = self.load_balancer_ingress.iter().map(|ingress| ingress.ip);
         self.cluster_ips
@@ -110,7 +110,7 @@ pub enum ClusterIps {
 }
 
 impl ClusterIps {
-    /// The addresses; empty for a headless Service.
+    /// Returns the addresses; empty for a headless Service.
     #[must_use]
     pub fn get(&self) -> &[IpAddr] {
         match self {
@@ -123,7 +123,7 @@ impl ClusterIps {
 /// One entry of `spec.ports[]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ServicePort {
-    /// `name`, empty when there is only one: what an EndpointSlice's port of the same name belongs to.
+    /// `name`; may be empty if there is only one port. EndpointSlices name their ports alike.
     pub name: Arc<str>,
     /// `protocol`
     pub protocol: Protocol,
@@ -138,7 +138,7 @@ pub struct ServicePort {
 /// `spec.ports[].targetPort`
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum TargetPort {
-    /// A number; by default that of `port`.
+    /// A number; by default the same as `port`.
     Number(PortNumber),
     /// The name of a container port of each pod.
     Name(Arc<str>),
@@ -177,7 +177,7 @@ pub enum TrafficPolicy {
 /// `spec.sessionAffinity`
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub enum SessionAffinity {
-    /// Each connection for itself.
+    /// Each connection is balanced alone.
     #[default]
     None,
     /// Connections of one client address go to one backend.
@@ -203,6 +203,6 @@ pub enum LoadBalancing {
     /// By consistent hashing of the connection (rendezvous among few endpoints, Maglev among many): every node chooses alike.
     #[default]
     Maglev,
-    /// By chance.
+    /// At random.
     Random,
 }

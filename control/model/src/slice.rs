@@ -13,7 +13,7 @@ use crate::port::{PortNumber, Protocol};
 pub struct EndpointSlice {
     /// `metadata.namespace` and `metadata.name`
     pub key: ObjectKey,
-    /// The Service it belongs to: its namespace and the label `kubernetes.io/service-name`.
+    /// The Service of the slice: its namespace and the label `kubernetes.io/service-name`.
     pub service: Option<ObjectKey>,
     /// The label `service.kubernetes.io/service-proxy-name`: another proxy serves it.
     pub proxy_name: Option<Arc<str>>,
@@ -28,7 +28,7 @@ pub struct EndpointSlice {
 }
 
 impl EndpointSlice {
-    /// Whether it is ours to serve.
+    /// Returns true if heddle serves its Service.
     #[must_use]
     pub const fn is_proxied(&self) -> bool {
         self.proxy_name.is_none() && !self.headless
@@ -52,7 +52,7 @@ pub enum AddressType {
 /// One entry of `ports[]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct EndpointPort {
-    /// `name`: that of the Service's port, empty when it has none.
+    /// `name`: the name of the Service's port; empty if it has none.
     pub name: Arc<str>,
     /// `protocol`
     pub protocol: Protocol,
@@ -63,7 +63,7 @@ pub struct EndpointPort {
 /// One entry of `endpoints[]`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Endpoint {
-    /// `addresses[0]`: the API says that the others are not to be used.
+    /// `addresses[0]`: the API forbids the use of the others.
     pub address: IpAddr,
     /// `conditions.ready`; absent counts as true. Never true for a terminating endpoint, unless its Service publishes
     /// addresses that are not ready.
@@ -80,6 +80,6 @@ pub struct Endpoint {
     pub hint_zones: Vec<Arc<str>>,
     /// `hints.forNodes[].name`
     pub hint_nodes: Vec<Arc<str>>,
-    /// `targetRef`, where it names a pod.
+    /// `targetRef`, if it names a pod.
     pub target_pod: Option<ObjectKey>,
 }

@@ -1,13 +1,13 @@
-//! Where Kubernetes objects come from.
+//! Sources of Kubernetes objects.
 //!
-//! A source reports [`Event`]s: objects that passed validation, deletions, and rejections of what did not. They are the
-//! same whatever the source; [`heddle_model::Cluster`] takes them.
+//! A source reports [`Event`]s: validated objects, deletions, and rejections of objects that failed validation. The events
+//! of all sources are alike; [`heddle_model::Cluster`] applies them.
 //!
-//! - [`decode`](mod@decode): one object, from JSON to the model.
-//! - [`manifest`]: a file of YAML or JSON, to its objects.
-//! - [`folder`]: a folder of such files, read once or followed.
+//! - [`decode`](mod@decode) decodes one object from JSON.
+//! - [`manifest`] parses a file of YAML or JSON into its objects.
+//! - [`folder`] reads a folder of such files once, or follows it.
 //!
-//! Only this crate knows how Kubernetes writes objects down.
+//! Only this crate knows the JSON and YAML forms of Kubernetes objects.
 
 pub mod decode;
 pub mod folder;

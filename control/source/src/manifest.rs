@@ -1,4 +1,4 @@
-//! The text of a manifest file, to its objects.
+//! Parses the text of a manifest file into its objects.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub struct Entry {
     pub number: u32,
     /// The line where its document begins, from 1.
     pub line: Option<u32>,
-    /// The object, or why it is refused.
+    /// The object, or its refusal.
     pub decoded: Result<Decoded, Refusal>,
 }
 
@@ -22,24 +22,24 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct ParseError {
-    /// The line of the fault, from 1, where it can be told.
+    /// The line of the fault, from 1, if it is known.
     pub line: Option<u32>,
-    /// What is wrong.
+    /// The fault.
     pub message: String,
 }
 
-/// Whether a file of this name holds manifests: `.yaml`, `.yml` and `.json`, but no hidden files, and none of the
-/// copies that editors leave (`#x.yaml#`, `x.yaml~`, `.x.yaml.swp`).
+/// Returns true if a file with this name holds manifests: `.yaml`, `.yml` and `.json`, but no hidden files, and no copies
+/// that editors leave (`#x.yaml#`, `x.yaml~`, `.x.yaml.swp`).
 #[must_use]
 pub fn is_manifest(name: &str) -> bool {
     let extension = Path::new(name).extension().and_then(|extension| extension.to_str());
     !name.starts_with(['.', '#']) && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-/// Reads all objects of a file: YAML or, by the file's name, JSON; several documents; lists.
+/// Parses all objects of a file: YAML or, by the file's name, JSON. A file may have several documents and lists.
 ///
 /// # Errors
-/// Refuses the file as a whole when any document does not parse: what a fault leaves unread cannot be known.
+/// Refuses the whole file if any document does not parse, because the objects behind a fault are unknown.
 pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ParseError> {
     let documents = if name.ends_with(".json") {
         json(text)?
@@ -63,7 +63,7 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ParseError> {
 type Documents = Vec<(Option<u32>, Value)>;
 
 fn yaml(text: &str) -> Result<Documents, ParseError> {
-    // Generous: a file may hold a dump of a large cluster. What stays bounded is what a small file could blow up.
+    // Generous, because a file may hold a dump of a large cluster. The expansion of a small file stays bounded.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 1_000_000_000,
@@ -90,7 +90,7 @@ fn json(text: &str) -> Result<Documents, ParseError> {
     let mut stream = serde_json::Deserializer::from_str(text).into_iter::<Value>();
     let (mut seen, mut line) = (0, 1);
     loop {
-        // The document begins behind the white space that follows the one before.
+        // The document begins after the white space that follows the one before.
         let rest = text.get(seen..).unwrap_or_default();
         let begin = seen + (rest.len() - rest.trim_start().len());
         line += text.get(seen..begin).unwrap_or_default().matches('\n').count();

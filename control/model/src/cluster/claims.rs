@@ -1,8 +1,8 @@
-//! What only one object can have: a pod's address, a Service's cluster address, a node port.
+//! Claims on things that only one object can have: a pod's address, a Service's cluster address, a node port.
 //!
-//! A version that claims what another object holds waits until it is free; the object's last good version goes on.
-//! Objects that wait for each other in a circle (two pods that swapped their addresses while their node rebooted) are
-//! let through together.
+//! A version whose claim another object holds waits until the claim is free; the object's last good version stays.
+//! Objects that wait for each other in a circle (two pods that swapped their addresses while their node rebooted) get
+//! their claims together.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -52,7 +52,7 @@ impl fmt::Display for Claim {
     }
 }
 
-/// What a version of an object claims, each once.
+/// Returns the claims of a version of an object, without duplicates.
 fn claims_of(object: &Object) -> Box<[Claim]> {
     let mut claims: Vec<Claim> = match object {
         Object::Pod(pod) => pod.own_ips().iter().copied().map(Claim::PodAddress).collect(),
@@ -79,7 +79,7 @@ fn claims_of(object: &Object) -> Box<[Claim]> {
     claims.into()
 }
 
-/// A version that cannot be taken yet.
+/// A version that waits for its claims.
 #[derive(Debug)]
 struct Waiting {
     object: Object,
@@ -87,7 +87,7 @@ struct Waiting {
     rejection: Rejection,
 }
 
-/// Who has what, and who waits for what.
+/// The holder of each claim, and the versions that wait.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
     holders: HashMap<Claim, ObjectRef>,
@@ -97,16 +97,16 @@ pub(super) struct Claims {
     queues: HashMap<Claim, Vec<ObjectRef>>,
 }
 
-/// What became of a version that was offered.
+/// The result of an offer.
 pub(super) enum Offer {
-    /// These versions are taken, in this order: the one offered, and those that waited for what it gives up.
+    /// These versions are accepted, in this order: the offered one, and versions that waited for claims it gave up.
     Taken(Vec<Object>),
-    /// It waits; this was recorded. `true` if the record is new or says something else than before.
+    /// The version waits, and this was recorded. `true` if the record is new or differs from the one before.
     Waits(bool),
 }
 
 impl Claims {
-    /// Offers a version of an object; takes it if nobody else has what it claims.
+    /// Offers a version of an object. It is accepted if no other object has its claims.
     pub(super) fn offer(&mut self, origin: &Arc<str>, object: Object) -> Offer {
         let subject = object.object_ref();
         let claims = claims_of(&object);
@@ -136,7 +136,7 @@ impl Claims {
         Offer::Taken(taken)
     }
 
-    /// Forgets an object; answers with the versions that waited for what it had.
+    /// Removes an object. Returns the versions that waited for its claims.
     pub(super) fn remove(&mut self, subject: &ObjectRef) -> (Vec<Object>, bool) {
         let was_waiting = self.stop_waiting(subject).is_some();
         let freed = self.drop_held(subject).into_vec();
@@ -145,23 +145,23 @@ impl Claims {
         (taken, was_waiting)
     }
 
-    /// Who has it.
+    /// Returns the holder of a claim.
     pub(super) fn holder(&self, claim: Claim) -> Option<&ObjectRef> {
         self.holders.get(&claim)
     }
 
-    /// Why versions wait.
+    /// Returns the rejections of all waiting versions.
     pub(super) fn rejections(&self) -> impl Iterator<Item = &Rejection> {
         self.waiting.values().map(|waiting| &waiting.rejection)
     }
 
-    /// Why an object's newest version waits.
+    /// Returns the rejection of an object's waiting version.
     pub(super) fn rejection_of(&self, subject: &ObjectRef) -> Option<&Rejection> {
         self.waiting.get(subject).map(|waiting| &waiting.rejection)
     }
 
-    /// Who must move at once so that `subject` gets its claims: nobody, or the others of a circle. An error names the
-    /// claim that is not to be had, and its holder.
+    /// Returns the objects that must move together with `subject` so that it gets its claims: none, or the others of a
+    /// circle. The error is the claim that is not free, and its holder.
     fn round(&self, subject: &ObjectRef, claims: &[Claim]) -> Result<Vec<ObjectRef>, (Claim, ObjectRef)> {
         let mut wanted: HashMap<Claim, &ObjectRef> = claims.iter().map(|claim| (*claim, subject)).collect();
         let mut others: Vec<ObjectRef> = Vec::new();
@@ -194,7 +194,7 @@ impl Claims {
         Ok(others)
     }
 
-    /// Lets a version have its claims, with all that move at once with it; answers with the claims given up.
+    /// Gives a version its claims, together with all that move with it. Returns the claims that they gave up.
     fn take(
         &mut self,
         subject: ObjectRef,
@@ -222,7 +222,7 @@ impl Claims {
         freed
     }
 
-    /// Lets those have what has been given up who waited for it, and so on for what they give up.
+    /// Gives free claims to the versions that waited for them, and so on for the claims that these give up.
     fn serve_queues(&mut self, mut freed: Vec<Claim>, taken: &mut Vec<Object>) {
         while let Some(claim) = freed.pop() {
             for subject in self.queues.get(&claim).cloned().unwrap_or_default() {
@@ -290,7 +290,7 @@ fn conflict(origin: &Arc<str>, object: &Object, claim: Claim, holder: &ObjectRef
     }
 }
 
-/// The pod that has an address.
+/// Returns the pod that has an address.
 pub(super) fn pod_of(holder: &ObjectRef) -> Option<&crate::ObjectKey> {
     (holder.kind == Kind::Pod).then_some(&holder.key)
 }

@@ -1,4 +1,4 @@
-//! Cross references between objects, kept up to date change by change.
+//! Cross references between objects, updated with every change.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -12,10 +12,10 @@ use crate::pod::Pod;
 use crate::service::Service;
 use crate::slice::EndpointSlice;
 
-/// Small sorted sets.
+/// A small sorted set.
 type Sets<K> = HashMap<K, Vec<ObjectKey>>;
 
-/// Which objects stand behind a name or an address.
+/// The objects behind a name or an address.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     /// Pods by `spec.nodeName`.
@@ -29,7 +29,7 @@ pub(super) struct Index {
 }
 
 impl Index {
-    /// Follows a change.
+    /// Updates the index after a change.
     pub(super) fn update(&mut self, change: &Change) {
         match change {
             Change::Pod(delta) => {

@@ -1,4 +1,4 @@
-//! The state of all objects, and what each event changes in it.
+//! The state of all objects, and the changes that each event makes in it.
 
 mod claims;
 mod index;
@@ -27,14 +27,14 @@ type Table<T> = BTreeMap<ObjectKey, Arc<T>>;
 
 /// The state of all objects.
 ///
-/// The rules, in the order in which they are asked:
-/// - A deleted object is gone, with all that was said about it.
-/// - A version that was refused leaves the last good one in place. Without a good one the object is absent, except
-///   that a [`NetworkPolicy`] or a [`ClusterNetworkPolicy`] closes what it selects, as far as that could be read
-///   ([`Rejection::closes`]).
-/// - A version that claims what another object has (a running pod's address, a cluster address, a node port) waits,
-///   with a rejection that names both, until it is free. A pod that has terminated frees its addresses, and pods of
-///   the host's network share their node's.
+/// The rules, in the order in which they are applied:
+/// - A deleted object is gone, with its rejections.
+/// - A refused version leaves the last good one in place. Without a good one the object is absent, except that a
+///   [`NetworkPolicy`] or a [`ClusterNetworkPolicy`] denies the traffic of the pods that it selects, as far as its
+///   selector could be read ([`Rejection::closes`]).
+/// - A version that claims something another object has (a running pod's address, a cluster address, a node port)
+///   waits until it is free, with a rejection that names both objects. A terminated pod frees its addresses, and pods in
+///   the host's network share the addresses of their node.
 #[derive(Debug, Default)]
 pub struct Cluster {
     nodes: Table<Node>,
@@ -54,13 +54,13 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// An empty cluster that has synced nothing.
+    /// Returns an empty cluster that has not synced.
     #[must_use]
     pub fn new() -> Cluster {
         Cluster::default()
     }
 
-    /// Takes an event; says what it changed.
+    /// Applies an event, and returns the changes that it made.
     pub fn apply(&mut self, event: Event) -> Changes {
         let mut changes = Changes::default();
         match event {
@@ -142,7 +142,7 @@ impl Cluster {
         }
     }
 
-    /// What closes in the place of a policy, unless a good version of it is known.
+    /// Puts a closing policy in the place of a refused one, unless a good version is known.
     fn closed(&self, object: &Object) -> Option<Object> {
         match object {
             Object::NetworkPolicy(policy) => {
@@ -193,7 +193,7 @@ impl Cluster {
     }
 }
 
-/// Puts an object in its place; `None` if that changes nothing.
+/// Sets or removes an object; returns `None` if that changes nothing.
 fn replace<T: PartialEq>(table: &mut Table<T>, key: &ObjectKey, after: Option<Arc<T>>) -> Option<Delta<T>> {
     if table.get(key) == after.as_ref() {
         return None;

@@ -1,4 +1,4 @@
-//! What events change, object by object; and, at random, that the cross references always equal a full search.
+//! The changes that events make, object by object; and, at random, that the cross references always equal a full search.
 
 use std::net::IpAddr;
 
@@ -287,7 +287,7 @@ fn a_policy_that_never_was_good_closes_what_it_selects() {
     assert_eq!(cluster.policies().next().unwrap().egress, None);
     upsert(&mut cluster, policy("p"));
     assert!(!cluster.policies().next().unwrap().refused);
-    // Those of administrators alike.
+    // ClusterNetworkPolicies behave alike.
     let denying = ClusterNetworkPolicy {
         name: "c".into(),
         tier: Tier::Admin,

@@ -1,10 +1,11 @@
-//! Policies of the cluster's administrators (`policy.networking.k8s.io/v1alpha2`).
+//! Decodes ClusterNetworkPolicies (`policy.networking.k8s.io/v1alpha2`).
 //!
-//! The API server checks them by the validation rules of the CRD; so does this, as a folder has passed no API server. As
-//! for network policies, a field that is not known is an error: it would restrict what heddle would allow.
+//! The API server checks them by the validation rules of the CRD. This file does too, because manifests in a folder have
+//! not passed an API server. As for NetworkPolicies, an unknown field is an error: it would restrict something that heddle
+//! would allow.
 //!
 //! `domainNames` is experimental in the API, for Accept rules alone, and needs an implementation that reads DNS answers,
-//! which heddle does not. As the API asks of those ("fail closed"), such a rule matches no traffic.
+//! which heddle does not. As the API requires then ("fail closed"), such a rule matches no traffic.
 
 use heddle_model::{
     ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSubject, PolicyPort, PolicyPorts, PortRange, Protocol,
@@ -39,9 +40,9 @@ pub(super) fn policy<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNe
     })
 }
 
-/// What stands in the place of a refused policy: where it would be asked (first in the Admin tier where that cannot be
-/// read), everything is denied to and from the pods of its subject, as far as that can be read, in the directions that
-/// it has rules for. One without rules that can be found may have meant either direction.
+/// Returns a policy that takes the place of a refused one. It stands at the same place in the order (first in the Admin
+/// tier if that cannot be read) and denies everything to and from the pods of the subject, as far as that can be read, in
+/// the directions that have rules. If no rules can be found, it denies both directions.
 pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> ClusterNetworkPolicy {
     let spec = root.get("spec").unwrap_or(&Value::Null);
     let tier = spec
@@ -85,7 +86,7 @@ fn priority(node: Node<'_>) -> Found<'_, u16> {
         .ok_or_else(|| node.fault(format!("must be a number from 0 to {most}")))
 }
 
-/// A list of at most [`MOST`] entries.
+/// Reads a list of at most [`MOST`] entries.
 fn bounded<'a, T>(node: Node<'a>, key: &'static str, read: impl Fn(Node<'a>) -> Found<'a, T>) -> Found<'a, Vec<T>> {
     let items = node.items(key)?;
     if items.len() > MOST {
@@ -95,7 +96,7 @@ fn bounded<'a, T>(node: Node<'a>, key: &'static str, read: impl Fn(Node<'a>) -> 
     items.map(read).collect()
 }
 
-/// The one field that is there of those that exclude each other.
+/// Returns the one field that is present among fields that exclude each other.
 fn one_of<'a>(node: Node<'a>, known: &[&'static str]) -> Found<'a, &'static str> {
     only(node, known)?;
     let mut there = None;
@@ -112,7 +113,7 @@ fn subject(node: Node<'_>) -> Found<'_, PodSubject> {
     pods(node, key)
 }
 
-/// `namespaces` or `pods` of a subject or a peer.
+/// Reads `namespaces` or `pods` of a subject or a peer.
 fn pods<'a>(node: Node<'a>, key: &'static str) -> Found<'a, PodSubject> {
     if key == "namespaces" {
         return Ok(PodSubject {
@@ -158,7 +159,7 @@ fn rule<'a>(node: Node<'a>, side: &'static str) -> Found<'a, ClusterRule> {
     if listed.is_empty() {
         return Err(node.need(side)?.fault("is empty: a rule needs at least one peer"));
     }
-    // One peer that cannot be judged keeps the whole rule from matching, as the API asks.
+    // One peer that cannot be judged keeps the whole rule from matching, as the API requires.
     let unknown = listed.iter().any(Option::is_none);
     let peers: Vec<ClusterPeer> = listed.into_iter().flatten().flatten().collect();
     let ports = bounded(node, "protocols", protocol)?;
@@ -175,7 +176,7 @@ fn rule<'a>(node: Node<'a>, side: &'static str) -> Found<'a, ClusterRule> {
     })
 }
 
-/// The peers that one entry stands for; `None`: whom it means is not known.
+/// Returns the peers of one entry; `None`: it matches peers that heddle cannot know.
 fn peers(node: Node<'_>, egress: bool, action: RuleAction) -> Found<'_, Option<Vec<ClusterPeer>>> {
     let known: &[&'static str] = if egress {
         &["namespaces", "pods", "nodes", "networks", "domainNames"]
@@ -202,7 +203,7 @@ fn peers(node: Node<'_>, egress: bool, action: RuleAction) -> Found<'_, Option<V
     }))
 }
 
-/// The ports that one entry of `protocols` stands for: a name means a port of that name of any protocol.
+/// Returns the ports of one entry of `protocols`. A name means a port of that name of any protocol.
 fn protocol(node: Node<'_>) -> Found<'_, Vec<PolicyPort>> {
     let key = one_of(node, &["tcp", "udp", "sctp", "destinationNamedPort"])?;
     let protocol = match key {

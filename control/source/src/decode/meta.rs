@@ -1,4 +1,4 @@
-//! `metadata`: names and labels.
+//! Decodes `metadata`: names and labels.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use heddle_model::{Kind, LabelError, Labels, ObjectKey, check_label_key, check_l
 
 use super::node::{Found, Node};
 
-/// `metadata` of an object whose names are legal.
+/// The `metadata` of an object, with legal names.
 pub(super) struct Meta<'a> {
     pub(super) key: ObjectKey,
     node: Node<'a>,
@@ -35,22 +35,22 @@ impl<'a> Meta<'a> {
         Arc::clone(&self.key.name)
     }
 
-    /// `labels`
+    /// Returns `labels`.
     pub(super) fn labels(&self) -> Found<'a, Labels> {
         labels(self.node, "labels", &[])
     }
 
-    /// `labels`, with one more that the API server sets.
+    /// Returns `labels`, with one more that the API server sets.
     pub(super) fn labels_and(&self, key: &str, value: &str) -> Found<'a, Labels> {
         labels(self.node, "labels", &[(key, value)])
     }
 
-    /// One of the labels.
+    /// Returns the value of a label.
     pub(super) fn label(&self, key: &str) -> Found<'a, Option<&'a str>> {
         entry(self.node, "labels", key)
     }
 
-    /// One of the annotations, with its place.
+    /// Returns an annotation, with its path.
     pub(super) fn annotation(&self, key: &str) -> Found<'a, Option<Node<'a>>> {
         Ok(self
             .node
@@ -59,12 +59,12 @@ impl<'a> Meta<'a> {
             .map(|(_, node)| node))
     }
 
-    /// `uid`
+    /// Returns `uid`.
     pub(super) fn uid(&self) -> Found<'a, Arc<str>> {
         Ok(self.node.text_of("uid")?.unwrap_or_default().into())
     }
 
-    /// `deletionTimestamp` is set.
+    /// Returns true if `deletionTimestamp` is set.
     pub(super) fn is_terminating(&self) -> Found<'a, bool> {
         Ok(self.node.get("deletionTimestamp")?.is_some())
     }
@@ -75,7 +75,7 @@ fn entry<'a>(node: Node<'a>, field: &'static str, key: &str) -> Found<'a, Option
     found.map(|(_, node)| node.text()).transpose()
 }
 
-/// A map of labels, each checked where it stands.
+/// Reads a map of labels and checks each one.
 pub(super) fn labels<'a>(node: Node<'a>, field: &'static str, more: &[(&str, &str)]) -> Found<'a, Labels> {
     let mut pairs = Vec::new();
     for (key, value) in node.entries(field)? {
@@ -86,7 +86,7 @@ pub(super) fn labels<'a>(node: Node<'a>, field: &'static str, more: &[(&str, &st
     Labels::new(pairs).map_err(|error: LabelError| node.fault(error))
 }
 
-/// RFC 1123: what the API server takes for the name of an object. A label of a name may be as long as the name.
+/// Returns true if the API server accepts the name of an object (RFC 1123). A label of a name may be as long as the name.
 fn check_name(text: &str, max: usize) -> Result<&str, String> {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let label = |label: &str| {
@@ -107,7 +107,7 @@ fn check_name(text: &str, max: usize) -> Result<&str, String> {
     ))
 }
 
-/// IANA service name, as container ports and policies have it (RFC 6335 section 5.1).
+/// Returns true for an IANA service name, as container ports and policies have them (RFC 6335 section 5.1).
 pub(super) fn check_port_name(text: &str) -> Result<Arc<str>, &'static str> {
     let bytes = text.as_bytes();
     let good = bytes.len() <= 15

@@ -1,8 +1,8 @@
-//! A Kubernetes object as JSON, to an object of the model or a refusal.
+//! Decodes a Kubernetes object from JSON into an object of the model, or refuses it.
 //!
-//! Only the fields that heddle uses are looked at, so that neither a newer API nor a malformed field that is none of a
-//! dataplane's business makes an object unusable. Those are checked as the API server does: a folder of manifests has
-//! passed no API server. Nothing here panics, whatever the JSON.
+//! Only the fields that heddle uses are read, so that neither a newer API nor a malformed field that a dataplane does not
+//! need makes an object unusable. These fields are checked as the API server checks them, because manifests in a folder
+//! have not passed an API server. Nothing here panics, whatever the JSON.
 
 mod cluster_policy;
 mod meta;
@@ -25,33 +25,33 @@ use serde_json::Value;
 use meta::Meta;
 use node::{Fault, Node};
 
-/// What a JSON value turned out to be.
+/// The result of decoding a JSON value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded {
     /// An object of a kind that heddle reads.
     Object(Object),
-    /// An object of another kind: `apps/v1 Deployment`, for one.
+    /// An object of another kind, such as `apps/v1 Deployment`.
     Other(String),
 }
 
-/// Why a JSON value is refused.
+/// The reason why a JSON value is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {value}: {message}")]
 pub struct Refusal {
-    /// The object, where kind and name can be read.
+    /// The object, if its kind and name can be read.
     pub object: Option<ObjectRef>,
     /// The field's path.
     pub field: String,
     /// The field's value, shortened; empty when it is missing.
     pub value: String,
-    /// What is wrong and what to do.
+    /// The fault and the remedy.
     pub message: String,
-    /// What stands in the place of a refused policy of either kind, and closes.
+    /// For a policy of either kind: a policy that takes its place and denies.
     pub closes: Option<Box<Object>>,
 }
 
 impl Refusal {
-    /// The rejection that a source reports: `document` counts from 1 in the file.
+    /// Returns the rejection that a source reports. `document` counts from 1 in the file.
     #[must_use]
     pub fn into_rejection(self, origin: &Arc<str>, document: u32, line: Option<u32>) -> Rejection {
         Rejection {
@@ -67,10 +67,10 @@ impl Refusal {
     }
 }
 
-/// Decodes one object. Lists are to be taken apart by [`unlist`] before.
+/// Decodes one object. Lists must be split by [`unlist`] before.
 ///
 /// # Errors
-/// Says which field of which object is wrong, with its value. Objects of other kinds are no error.
+/// Names the object and the field that is wrong, with its value. Objects of other kinds are no error.
 pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
     let root = Node(value);
     let refuse = |object: Option<ObjectRef>, closes, fault: Fault<'_>| Refusal {
@@ -86,7 +86,7 @@ pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
         Err(fault) => return Err(refuse(None, None, fault)),
     };
     let object = match kind.1 {
-        // A version of the API that heddle does not know must not be taken for one that it knows.
+        // An unknown version of the API must not be decoded as a known one.
         Some(fault) => Err(fault),
         None => match kind.0 {
             Kind::Node => objects::node(root, &meta).map(Object::from),
@@ -111,7 +111,7 @@ pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
 }
 
 enum Header<'a> {
-    /// A kind that heddle reads, with what is wrong with its version.
+    /// A kind that heddle reads, in a version that it does not.
     Ours((Kind, Option<Fault<'a>>), Meta<'a>),
     Other(String),
 }
@@ -136,8 +136,8 @@ fn header(root: Node<'_>) -> Result<Header<'_>, Fault<'_>> {
     Ok(Header::Ours((kind, fault), Meta::read(root, kind)?))
 }
 
-/// Takes a `List`, or a list of one kind such as `PodList`, apart, lists in lists too. What is no list comes back as it
-/// is. Entries of a typed list without `kind` and `apiVersion` get them from the list.
+/// Splits a `List`, or a list of one kind such as `PodList`, into its entries; lists in lists too. Any other value is
+/// returned as it is. Entries of a typed list without `kind` and `apiVersion` get them from the list.
 #[must_use]
 pub fn unlist(value: Value) -> Vec<Value> {
     let mut out = Vec::new();

@@ -1,4 +1,4 @@
-//! Addresses and ranges.
+//! Decodes addresses and ranges.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::node::{Found, Node};
 
-/// An address that something can have: neither unspecified nor multicast, nor IPv4 in the guise of IPv6.
+/// Reads an address that an interface can have: neither unspecified nor multicast nor IPv4-mapped.
 pub(super) fn address(text: &str) -> Result<IpAddr, &'static str> {
     let ip: IpAddr = text.parse().map_err(|_| "is no IP address")?;
     if matches!(ip, IpAddr::V6(ip) if ip.to_ipv4_mapped().is_some()) {
@@ -19,7 +19,7 @@ pub(super) fn address(text: &str) -> Result<IpAddr, &'static str> {
     Ok(ip)
 }
 
-/// An address on the network: not one of a machine to itself, nor of a single link either.
+/// Reads an address that is neither loopback nor link-local.
 pub(super) fn network_address(text: &str) -> Result<IpAddr, &'static str> {
     let ip = address(text)?;
     let link_local = match ip {
@@ -32,7 +32,7 @@ pub(super) fn network_address(text: &str) -> Result<IpAddr, &'static str> {
     Ok(ip)
 }
 
-/// A range of addresses; host bits are cut off, as the API server takes them.
+/// Reads a range of addresses. Host bits are cut off, because the API server accepts them.
 pub(super) fn range(text: &str) -> Result<IpNet, &'static str> {
     let net: IpNet = text
         .parse()
@@ -43,7 +43,7 @@ pub(super) fn range(text: &str) -> Result<IpNet, &'static str> {
     Ok(net.trunc())
 }
 
-/// `protocol`, by default TCP.
+/// Reads `protocol`, by default TCP.
 pub(super) fn protocol(node: Node<'_>) -> Found<'_, Protocol> {
     let read = |text: &str| {
         text.parse()
@@ -52,7 +52,7 @@ pub(super) fn protocol(node: Node<'_>) -> Found<'_, Protocol> {
     Ok(node.parse_of("protocol", read)?.unwrap_or_default())
 }
 
-/// Reads a list of which the API allows one of each family.
+/// Reads a list with at most one entry of each family, as the API allows.
 pub(super) fn one_of_each_family<'a, T>(
     nodes: impl Iterator<Item = Node<'a>>,
     read: impl Fn(Node<'a>) -> Found<'a, T>,
@@ -69,7 +69,7 @@ pub(super) fn one_of_each_family<'a, T>(
     Ok(out)
 }
 
-/// Whether a list of conditions has the condition `Ready` with the status `True`.
+/// Returns true if a list of conditions has the condition `Ready` with the status `True`.
 pub(super) fn is_ready(status: Option<Node<'_>>) -> Found<'_, bool> {
     let Some(status) = status else { return Ok(false) };
     for condition in status.items("conditions")? {

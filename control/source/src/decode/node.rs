@@ -1,27 +1,27 @@
-//! A value inside an object, with typed access; what is wrong with it, and where it stands.
+//! Typed access to a value inside an object, and faults that name the value's path.
 
 use std::fmt::Display;
 
 use heddle_model::PortNumber;
 use serde_json::Value;
 
-/// A value inside an object. `null` counts as absent, as the API has it.
+/// A value inside an object. `null` counts as absent, as in the API.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Node<'a>(pub(super) &'a Value);
 
-/// What is wrong. It holds the value itself, so that its path is looked for only when something is wrong.
+/// A fault. It holds the value itself, so that the path is computed only if there is a fault.
 #[derive(Debug)]
 pub(super) struct Fault<'a> {
     at: &'a Value,
     key: Option<&'static str>,
-    /// What is wrong and what to do.
+    /// The fault and the remedy.
     pub(super) message: String,
 }
 
 pub(super) type Found<'a, T> = Result<T, Fault<'a>>;
 
 impl<'a> Node<'a> {
-    /// A field of an object.
+    /// Returns a field of an object.
     pub(super) fn get(self, key: &'static str) -> Found<'a, Option<Node<'a>>> {
         match self.0 {
             Value::Object(fields) => Ok(fields.get(key).filter(|value| !value.is_null()).map(Node)),
@@ -29,12 +29,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A field that must be there.
+    /// Returns a required field.
     pub(super) fn need(self, key: &'static str) -> Found<'a, Node<'a>> {
         self.get(key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// The entries of a list; none when it is absent.
+    /// Returns the entries of a list; none if it is absent.
     pub(super) fn items(self, key: &'static str) -> Found<'a, impl ExactSizeIterator<Item = Node<'a>> + use<'a>> {
         let items: &'a [Value] = match self.get(key)? {
             None => &[],
@@ -44,7 +44,7 @@ impl<'a> Node<'a> {
         Ok(items.iter().map(Node))
     }
 
-    /// The fields of an object; none when it is absent.
+    /// Returns the fields of an object; none if it is absent.
     pub(super) fn entries(
         self,
         key: &'static str,
@@ -58,7 +58,7 @@ impl<'a> Node<'a> {
         Ok(fields.iter().map(|(key, value)| (key.as_str(), Node(value))))
     }
 
-    /// The value as a string.
+    /// Returns the value as a string.
     pub(super) fn text(self) -> Found<'a, &'a str> {
         match self.0 {
             Value::String(text) => Ok(text),
@@ -67,17 +67,17 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A field as a string.
+    /// Returns a field as a string.
     pub(super) fn text_of(self, key: &'static str) -> Found<'a, Option<&'a str>> {
         self.get(key)?.map(Node::text).transpose()
     }
 
-    /// A field as a boolean, false when it is absent.
+    /// Returns a field as a boolean, false if it is absent.
     pub(super) fn flag_of(self, key: &'static str) -> Found<'a, bool> {
         self.flag_or(key, false)
     }
 
-    /// A field as a boolean.
+    /// Returns a field as a boolean.
     pub(super) fn flag_or(self, key: &'static str, default: bool) -> Found<'a, bool> {
         match self.get(key)? {
             None => Ok(default),
@@ -86,7 +86,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The value as a port.
+    /// Returns the value as a port.
     pub(super) fn port(self) -> Found<'a, PortNumber> {
         let number = self
             .0
@@ -96,12 +96,12 @@ impl<'a> Node<'a> {
         number.ok_or_else(|| self.fault("must be a port number, 1 to 65535"))
     }
 
-    /// A field as a port.
+    /// Returns a field as a port.
     pub(super) fn port_of(self, key: &'static str) -> Found<'a, Option<PortNumber>> {
         self.get(key)?.map(Node::port).transpose()
     }
 
-    /// A field as a port, where the API takes 0 for absent.
+    /// Returns a field as a port; 0 counts as absent, as in the API.
     pub(super) fn port_or_zero_of(self, key: &'static str) -> Found<'a, Option<PortNumber>> {
         match self.get(key)? {
             Some(node) if node.0.as_u64() == Some(0) => Ok(None),
@@ -109,12 +109,12 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// The value read from its text.
+    /// Parses the value from its text.
     pub(super) fn parse<T, E: Display>(self, read: impl FnOnce(&'a str) -> Result<T, E>) -> Found<'a, T> {
         read(self.text()?).map_err(|error| self.fault(error))
     }
 
-    /// A field read from its text.
+    /// Parses a field from its text.
     pub(super) fn parse_of<T, E: Display>(
         self,
         key: &'static str,
@@ -123,7 +123,7 @@ impl<'a> Node<'a> {
         self.get(key)?.map(|node| node.parse(read)).transpose()
     }
 
-    /// This value is wrong.
+    /// Returns a fault of this value.
     pub(super) fn fault(self, message: impl Display) -> Fault<'a> {
         Fault {
             at: self.0,
@@ -132,7 +132,7 @@ impl<'a> Node<'a> {
         }
     }
 
-    /// A field is missing.
+    /// Returns the fault of a missing field.
     pub(super) fn missing(self, key: &'static str) -> Fault<'a> {
         Fault {
             at: self.0,
@@ -143,7 +143,7 @@ impl<'a> Node<'a> {
 }
 
 impl Fault<'_> {
-    /// The path of the field, as `spec.ports[0].port`.
+    /// Returns the path of the field, as `spec.ports[0].port`.
     pub(super) fn path(&self, root: &Value) -> String {
         let mut path = String::new();
         if !find(root, self.at, &mut path) {
@@ -158,7 +158,7 @@ impl Fault<'_> {
         path
     }
 
-    /// The field's value, shortened; empty for a missing field.
+    /// Returns the field's value, shortened; empty for a missing field.
     pub(super) fn value(&self) -> String {
         if self.key.is_some() {
             String::new()

@@ -1,4 +1,4 @@
-//! Nodes, namespaces and ServiceCIDRs.
+//! Decodes nodes, namespaces and ServiceCIDRs.
 
 use heddle_model::{NAMESPACE_NAME_LABEL, Namespace, Node as ClusterNode, ServiceCidr};
 use ipnet::IpNet;
@@ -16,7 +16,7 @@ pub(super) fn node<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNode
     if let Some(spec) = spec {
         let read = |node: Node<'a>| node.parse(net::range);
         pod_cidrs = net::one_of_each_family(spec.items("podCIDRs")?, read, IS_V4)?;
-        // An empty podCIDR is how a node without one is written.
+        // A node without a podCIDR has an empty one.
         if let Some(cidr) = spec.get("podCIDR")?.filter(|node| node.0 != "")
             && pod_cidrs.is_empty()
         {

@@ -1,4 +1,4 @@
-//! Pods.
+//! Decodes pods.
 
 use std::net::IpAddr;
 
@@ -56,7 +56,7 @@ fn phase(text: &str) -> Result<PodPhase, &'static str> {
 }
 
 fn ips(status: Node<'_>, host_network: bool) -> Found<'_, Vec<IpAddr>> {
-    // A pod of the host's network has whatever address its node has.
+    // A pod in the host's network has the addresses of its node.
     let read = if host_network {
         net::address
     } else {

@@ -1,7 +1,7 @@
-//! Network policies.
+//! Decodes NetworkPolicies.
 //!
-//! Unlike elsewhere, a field that is not known is an error here: a misspelt `from` would open a rule to everyone, and
-//! a field of a newer API restricts what heddle would allow.
+//! Unlike elsewhere, an unknown field is an error here: a misspelt `from` would open a rule to everyone, and
+//! a field of a newer API restricts something that heddle would allow.
 
 use heddle_model::{IpBlock, LabelSelector, NetworkPolicy, Peer, PolicyPort, PolicyPorts, PolicyRule, PortRange};
 use ipnet::IpNet;
@@ -49,8 +49,8 @@ pub(super) fn policy<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, NetworkPo
     Ok(policy)
 }
 
-/// What a refused policy closes: the pods that it selects, as far as that can be read, in the directions that it
-/// speaks of.
+/// Returns a policy that takes the place of a refused one: it denies all traffic of the pods that the refused one selects,
+/// as far as that can be read, in its directions.
 pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> NetworkPolicy {
     let spec = root.get("spec").unwrap_or(&Value::Null);
     let selector = spec
@@ -62,7 +62,7 @@ pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> NetworkPolicy {
     let (ingress, egress) = if absent_or_empty(types) {
         (true, spec.get("egress").is_some_and(|rules| !absent_or_empty(rules)))
     } else {
-        // A type that cannot be read may mean either.
+        // A type that cannot be read may mean either direction.
         let only = |name: &str| {
             types
                 .as_array()
@@ -137,7 +137,7 @@ fn ip_block(node: Node<'_>) -> Found<'_, IpBlock> {
     let mut holes = Vec::new();
     for except in node.items("except")? {
         let hole = except.parse(net::range)?;
-        // Checked one by one, so that the message names the one.
+        // Checked one by one, so that the message names the wrong one.
         IpBlock::new(cidr, [hole]).map_err(|error| except.fault(error))?;
         holes.push(hole);
     }

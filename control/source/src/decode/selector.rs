@@ -1,10 +1,10 @@
-//! Label selectors, exactly or as far as they can be read.
+//! Decodes label selectors, exactly or as far as they can be read.
 
 use heddle_model::{LabelSelector, Operator, Requirement};
 
 use super::node::{Found, Node};
 
-/// A selector, all of it.
+/// Reads a selector, and refuses any fault.
 pub(super) fn selector(node: Node<'_>) -> Found<'_, LabelSelector> {
     let mut requirements = Vec::new();
     for (key, value) in node.entries("matchLabels")? {
@@ -16,7 +16,7 @@ pub(super) fn selector(node: Node<'_>) -> Found<'_, LabelSelector> {
     Ok(LabelSelector::new(requirements))
 }
 
-/// What can be read of a selector. A requirement that cannot is left out, so that the rest selects more and not less.
+/// Reads a selector as far as possible. A wrong requirement is left out, so that the rest selects more and not less.
 pub(super) fn readable(node: Node<'_>) -> LabelSelector {
     let mut requirements = Vec::new();
     if let Ok(labels) = node.entries("matchLabels") {

@@ -1,4 +1,4 @@
-//! Services.
+//! Decodes Services.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -16,9 +16,9 @@ use super::node::{Found, Node};
 
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const LOAD_BALANCING_ANNOTATION: &str = "heddle.io/load-balancing";
-/// kube-proxy leaves what carries it alone, whatever addresses it has.
+/// The label of Services that kube-proxy ignores, whatever addresses they have.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
-/// Three hours: `sessionAffinityConfig.clientIP.timeoutSeconds` when it is absent.
+/// The default of `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
 const AFFINITY_TIMEOUT: u32 = 10_800;
 
 pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service> {
@@ -59,7 +59,7 @@ pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service>
         traffic_distribution: match spec.text_of("trafficDistribution")? {
             Some("PreferClose" | "PreferSameZone") => Some(TrafficDistribution::PreferSameZone),
             Some("PreferSameNode") => Some(TrafficDistribution::PreferSameNode),
-            // A preference that is not known is none.
+            // An unknown preference counts as none.
             Some(_) | None => None,
         },
         proxy_name: meta.label("service.kubernetes.io/service-proxy-name")?.map(Into::into),
@@ -98,7 +98,7 @@ fn traffic_policy<'a>(spec: Node<'a>, key: &'static str) -> Found<'a, TrafficPol
     Ok(spec.parse_of(key, read)?.unwrap_or_default())
 }
 
-/// `clusterIPs`, or `clusterIP` where there is no list.
+/// Reads `clusterIPs`, or `clusterIP` if there is no list.
 fn cluster_ips(spec: Node<'_>) -> Found<'_, ClusterIps> {
     let mut nodes: Vec<Node<'_>> = spec.items("clusterIPs")?.collect();
     if nodes.is_empty() {
@@ -197,7 +197,7 @@ fn load_balancer_ingress(root: Node<'_>, service_type: ServiceType) -> Found<'_,
             mode: mode.unwrap_or_default(),
         });
     }
-    // What is left in the status of a Service that is no LoadBalancer any more does not count.
+    // The status of a Service that is no longer a LoadBalancer does not count.
     if service_type != ServiceType::LoadBalancer {
         out.clear();
     }

@@ -1,4 +1,4 @@
-//! EndpointSlices.
+//! Decodes EndpointSlices.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! Each kind decoded from the API's own types: a name of a field that is not the API's does not compile.
+//! Decodes each kind from the API's own types, so that a wrong field name does not compile.
 
 use heddle_model::{
     AddressType, ClusterIps, IngressMode, IpBlock, LabelSelector, LoadBalancing, ObjectKey, Peer, PodPhase,

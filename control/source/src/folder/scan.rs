@@ -1,4 +1,4 @@
-//! Reading files of a folder.
+//! Lists and reads the files of a folder.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -6,14 +6,14 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::FolderError;
+use super::error::FolderError;
 use super::state::Content;
 use crate::manifest::{ParseError, is_manifest, parse};
 
-/// More than any cluster's dump; a file that grows while it is read ends here.
+/// The largest size that is read: more than any cluster's dump. A file that grows while it is read ends here.
 const MOST_BYTES: u64 = 4 << 30;
 
-/// The names of the manifests in a folder. Names that are not UTF-8 do not count.
+/// Returns the names of the manifests in a folder. Names that are not UTF-8 are ignored.
 pub(super) fn list(folder: &Path) -> Result<BTreeSet<Arc<str>>, FolderError> {
     let failed = |source| FolderError::List {
         path: folder.to_owned(),
@@ -27,7 +27,7 @@ pub(super) fn list(folder: &Path) -> Result<BTreeSet<Arc<str>>, FolderError> {
     Ok(names)
 }
 
-/// What these files hold now. Files that change while they are read are left out: their writer will close them.
+/// Reads files. A file that changes while it is read is left out: it is read again when its writer closes it.
 pub(super) fn read_all(folder: &Path, names: BTreeSet<Arc<str>>) -> BTreeMap<Arc<str>, Content> {
     let mut contents = BTreeMap::new();
     for name in names {
@@ -48,9 +48,9 @@ pub(super) fn read_all(folder: &Path, names: BTreeSet<Arc<str>>) -> BTreeMap<Arc
     contents
 }
 
-/// The text of a file; `None` if it changed meanwhile. What is no file (any more) is not found.
+/// Returns the text of a file; `None` if it changed meanwhile. Whatever is not a regular file counts as not found.
 fn read_stable(path: &Path) -> io::Result<Option<String>> {
-    // Asked before opening: opening a pipe would wait for its writer.
+    // Checked before opening, because opening a pipe would wait for its writer.
     if !fs::metadata(path)?.is_file() {
         return Err(io::ErrorKind::NotFound.into());
     }

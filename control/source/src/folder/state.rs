@@ -1,7 +1,7 @@
-//! What the files of a folder say, and the events that a change of some of them amounts to. Touches no file.
+//! The contents of a folder's files, and the events that follow when some of them change. Touches no file.
 //!
-//! The same object may stand in several places: the first one counts, by file name and then by its number in the file,
-//! and the others are reported as duplicates. A file that does not parse keeps what it said before.
+//! If several documents hold the same object, the first one counts, by file name and then by its number in the file; the
+//! others are reported as duplicates. A file that does not parse keeps its earlier objects.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use heddle_model::{Cause, Event, Object, ObjectRef, Rejection, RejectionKey, Sub
 use crate::decode::{Decoded, Refusal};
 use crate::manifest::{Entry, ParseError};
 
-/// What a file holds now.
+/// The present content of a file.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// It is not there.
+    /// The file does not exist.
     Gone,
-    /// It cannot be read or parsed.
+    /// The file cannot be read or parsed.
     Unreadable(ParseError),
-    /// These objects.
+    /// The file has these objects.
     Entries(Vec<Entry>),
 }
 
 #[derive(Debug, Default)]
 struct File {
     objects: Vec<ObjectRef>,
-    /// What is about no object: the file itself, documents without a name.
+    /// Rejections without an object: of the file itself, and of documents without a name.
     rejections: Rejections,
     others: BTreeMap<String, usize>,
 }
@@ -36,7 +36,7 @@ struct Place {
     decoded: Result<Object, Refusal>,
 }
 
-/// What was reported of an object.
+/// The last report about an object.
 #[derive(Debug, Default)]
 struct Reported {
     version: Option<(Arc<str>, Object)>,
@@ -45,7 +45,7 @@ struct Reported {
 
 type Rejections = BTreeMap<RejectionKey, Rejection>;
 
-/// All that the files of a folder say, and what was reported of it.
+/// The contents of all files of a folder, and the reports about them.
 #[derive(Debug, Default)]
 pub(super) struct State {
     files: BTreeMap<Arc<str>, File>,
@@ -55,12 +55,12 @@ pub(super) struct State {
 }
 
 impl State {
-    /// The files that are known.
+    /// Returns the known files.
     pub(super) fn files(&self) -> impl Iterator<Item = &Arc<str>> {
         self.files.keys()
     }
 
-    /// How many objects there are of each kind that heddle does not read.
+    /// Returns the number of objects of each kind that heddle does not read.
     pub(super) fn ignored(&self) -> BTreeMap<String, usize> {
         let mut sum = BTreeMap::new();
         for (kind, count) in self.files.values().flat_map(|file| &file.others) {
@@ -69,7 +69,8 @@ impl State {
         sum
     }
 
-    /// What changes when these files hold this now. An object that moved from one of them to another is never gone.
+    /// Returns the events that follow from new contents of some files. An object that moved from one of them to another is
+    /// never reported as gone.
     pub(super) fn update(&mut self, contents: BTreeMap<Arc<str>, Content>) -> Vec<Event> {
         let (mut touched, mut seen) = (Vec::new(), HashSet::new());
         let mut events = Vec::new();
@@ -101,7 +102,7 @@ impl State {
         for object in touched {
             self.report(&object, &mut deleted, &mut changed, &mut refused);
         }
-        // What is gone goes first: what comes may want its address.
+        // Deletions come first, because a new object may claim an address of a deleted one.
         deleted
             .into_iter()
             .chain(changed)
@@ -110,7 +111,7 @@ impl State {
             .collect()
     }
 
-    /// Takes away what a file said of objects; what was reported about the file itself stays to be compared.
+    /// Removes the objects of a file. Reports about the file itself stay, to be compared.
     fn forget(&mut self, name: &Arc<str>) -> Vec<ObjectRef> {
         let objects = self
             .files
@@ -167,7 +168,7 @@ impl State {
                 tracing::info!(file = %name, kind, "objects of this kind are ignored");
             }
         }
-        // What was reported of the file is compared with `rejections` by the caller.
+        // The caller compares the reports about the file with `rejections`.
         if let Some(before) = self.files.get_mut(name) {
             file.rejections = std::mem::take(&mut before.rejections);
         }
@@ -175,7 +176,7 @@ impl State {
         rejections
     }
 
-    /// Compares what the places of an object say with what was reported of it.
+    /// Compares the documents of an object with the last report about it.
     fn report(
         &mut self,
         object: &ObjectRef,

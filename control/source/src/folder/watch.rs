@@ -1,7 +1,7 @@
-//! Following a folder by inotify.
+//! Follows a folder by inotify.
 //!
-//! The thread takes what the kernel tells, waits until it has told nothing for a moment, reads the files concerned and
-//! reports what they changed in one batch. A file that is being written is left alone until its writer closes it.
+//! The thread receives the kernel's events, waits until none has come for a moment, reads the files concerned and reports
+//! their changes in one batch. A file that is being written is left alone until its writer closes it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,15 +16,16 @@ use heddle_model::{Event, Kind};
 use notify::event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
+use super::error::FolderError;
+use super::scan;
 use super::state::{Content, State, unreadable};
-use super::{FolderError, scan};
 use crate::manifest::{ParseError, is_manifest};
 
 /// Changes that come closer together than this are one batch; a change alone waits for as long.
 const QUIET: Duration = Duration::from_millis(2);
 /// A batch waits no longer than this.
 const PATIENCE: Duration = Duration::from_millis(100);
-/// How often to look whether a folder that went is back.
+/// The interval of checks for a removed folder.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Follows a folder until it is dropped.
@@ -36,7 +37,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// How many objects there are at present that heddle does not read, by version and kind (`apps/v1 Deployment`).
+    /// Returns the number of present objects that heddle does not read, by version and kind (`apps/v1 Deployment`).
     #[must_use]
     pub fn ignored(&self) -> BTreeMap<String, usize> {
         self.ignored.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -53,10 +54,10 @@ impl Drop for Watch {
     }
 }
 
-/// Follows a folder: all that is there and [`Event::Synced`] first, then every change.
+/// Follows a folder: reports all its objects and [`Event::Synced`] first, then every change.
 ///
 /// # Errors
-/// Fails if the folder is not there or cannot be watched.
+/// Fails if the folder does not exist or cannot be watched.
 pub fn watch(folder: &Path) -> Result<(Watch, Receiver<Event>), FolderError> {
     let (sender, receiver) = mpsc::channel();
     let watch = follow(folder, move |events| {
@@ -71,10 +72,10 @@ pub fn watch(folder: &Path) -> Result<(Watch, Receiver<Event>), FolderError> {
 }
 
 /// The same as [`watch`], with a function that takes what changed together as one batch, on the following thread.
-/// Dropping the [`Watch`] waits for the function to return; when it breaks, the folder is followed no more.
+/// Dropping the [`Watch`] waits for the function to return; when it breaks, the folder is no longer followed.
 ///
 /// # Errors
-/// Fails if the folder is not there or cannot be watched.
+/// Fails if the folder does not exist or cannot be watched.
 pub fn follow(
     folder: &Path,
     sink: impl FnMut(Vec<Event>) -> ControlFlow<()> + Send + 'static,
@@ -125,7 +126,7 @@ pub fn follow(
 
 #[derive(Debug)]
 enum Signal {
-    /// This file is to be read: it was closed after writing, moved, linked or removed.
+    /// This file must be read: it was closed after writing, moved, linked or removed.
     Touched(Arc<str>),
     /// This file's owner or mode changed: it may be readable now.
     Mode(Arc<str>),
@@ -196,7 +197,7 @@ struct Follower<S> {
     watcher: RecommendedWatcher,
     /// The folder is gone.
     lost: bool,
-    /// And that has been reported.
+    /// The removal has been reported.
     told: bool,
     ignored: Arc<Mutex<BTreeMap<String, usize>>>,
     state: State,
@@ -231,7 +232,7 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
         }
     }
 
-    /// Waits for something to do, and then until nothing more comes.
+    /// Waits for an event, and then until no more come.
     fn wait(&mut self) -> ControlFlow<()> {
         let first = if self.lost {
             self.inbox.recv_timeout(LOOK_AGAIN)
@@ -270,7 +271,7 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
                 self.writing.insert(name);
             }
             Signal::All => {
-                // The end of a write may be among what was lost.
+                // The end of a write may be among the lost events.
                 self.writing.clear();
                 self.all = true;
             }
@@ -280,7 +281,7 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
         ControlFlow::Continue(())
     }
 
-    /// Reads what was touched and is not being written.
+    /// Reads the touched files that are not being written.
     fn read(&mut self) -> ControlFlow<(), BTreeMap<Arc<str>, Content>> {
         if self.all && !self.lost {
             match scan::list(&self.folder) {
@@ -289,7 +290,7 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
                     self.touched.extend(self.state.files().cloned());
                     self.all = false;
                 }
-                // It went after it was last watched: it is looked for from now on.
+                // It was removed after it was last watched: check for it from now on.
                 Err(_) => self.lost = true,
             }
         }
@@ -299,7 +300,7 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
         let ready = self.touched.difference(&self.writing).cloned().collect();
         let mut contents = scan::read_all(&self.folder, ready);
         self.touched.retain(|name| !contents.contains_key(name));
-        // Somebody may have begun to write what has just been read; what is touched from here on is read again.
+        // A writer may have begun to write a file that has just been read. Files touched from here on are read again.
         while let Ok(signal) = self.inbox.try_recv() {
             self.absorb(signal)?;
         }
@@ -314,12 +315,12 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
         ControlFlow::Continue(contents)
     }
 
-    /// Watches a folder anew that was removed or moved away, once there is one at its path.
+    /// Watches a folder again after it was removed or moved away, as soon as its path exists.
     fn find_again(&mut self) -> ControlFlow<()> {
         if !self.lost {
             return ControlFlow::Continue(());
         }
-        // There is nothing to unwatch where the kernel has dropped the watch by itself.
+        // If the kernel has dropped the watch by itself, there is nothing to unwatch.
         let _ = self.watcher.unwatch(&self.folder);
         let origin: Arc<str> = self.folder.to_string_lossy().into();
         let message = "the folder is gone".to_owned();

@@ -1,4 +1,4 @@
-//! What is refused, and under which name; defaults; what a refused policy closes.
+//! Refusals and the names in them; defaults; the traffic that a refused policy closes.
 
 use serde_json::json;
 
@@ -166,7 +166,7 @@ fn a_refused_policy_closes_what_can_be_read_of_it() {
         both("app=db")
     );
     assert_eq!(closes(json!({"policyTypes": "Ingress"})), both(""));
-    // What cannot be read of a selector narrows nothing.
+    // An unreadable part of a selector narrows nothing.
     let operator = json!({"matchLabels": {"app": "db"}, "matchExpressions": [{"key": "x", "operator": "Like"}]});
     assert_eq!(
         closes(json!({"podSelector": operator})),
