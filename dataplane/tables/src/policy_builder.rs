@@ -1,7 +1,9 @@
 //! Builds one direction of a policy: keeps equal rows once, and changes only the cells that it is told to.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 
+use foldhash::quality::FixedState;
+use hashbrown::HashTable;
 use heddle_ids::{IdentityId, RuleId};
 
 use crate::port_rules::PackedPortRules;
@@ -22,7 +24,8 @@ pub enum PeerRules {
 #[derive(Clone, Debug)]
 pub struct PolicySideBuilder {
     side: PolicySide,
-    known: HashMap<PackedPortRules, u32>,
+    /// The numbers of the rows in `side.rows`, by the rows' hashes: the rows themselves are stored once.
+    known: HashTable<u32>,
     uses: Vec<u32>,
     free: Vec<u32>,
 }
@@ -43,7 +46,7 @@ impl PolicySideBuilder {
     fn from(side: PolicySide) -> Self {
         Self {
             side,
-            known: HashMap::new(),
+            known: HashTable::new(),
             uses: Vec::new(),
             free: Vec::new(),
         }
@@ -101,17 +104,22 @@ impl PolicySideBuilder {
         }
     }
 
-    /// The number of a row, given out anew if it is not known; used zero times as yet.
+    /// Returns the number of a row. A row that no cell names yet gets a number with a use count of zero.
     fn row(&mut self, row: PackedPortRules) -> u32 {
-        if let Some(number) = self.known.get(&row) {
+        let (hash, rows) = (row_hash(&row), &self.side.rows);
+        let is_row = |number: &u32| rows.get(*number as usize) == Some(&row);
+        if let Some(number) = self.known.find(hash, is_row) {
             return *number;
         }
         let number = self.free.pop().unwrap_or(self.uses.len() as u32);
         if number as usize == self.uses.len() {
             self.uses.push(0);
         }
-        self.side.rows.set(number as usize, row.clone());
-        self.known.insert(row, number);
+        self.side.rows.set(number as usize, row);
+        let rows = &self.side.rows;
+        // Rehashing reads the rows of the numbers that the table holds: each of them is in `rows`.
+        let hash_of = |number: &u32| rows.get(*number as usize).map_or(0, row_hash);
+        self.known.insert_unique(hash, number, hash_of);
         number
     }
 
@@ -120,7 +128,9 @@ impl PolicySideBuilder {
         *uses -= 1;
         if *uses == 0 {
             let row = self.side.rows.set(number as usize, PackedPortRules::default());
-            self.known.remove(&row);
+            if let Ok(entry) = self.known.find_entry(row_hash(&row), |known| *known == number) {
+                entry.remove();
+            }
             self.free.push(number);
         }
     }
@@ -137,8 +147,15 @@ impl PolicySideBuilder {
     }
 }
 
+/// Hashes a row. The hash is fixed: rows come from policies, and the table is not reachable by packets.
+fn row_hash(row: &PackedPortRules) -> u64 {
+    FixedState::with_seed(0).hash_one(row)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
     use crate::{PolicyVerdict, PortRange, PortSet};
     use heddle_wire::Proto;
