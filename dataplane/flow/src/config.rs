@@ -1,6 +1,6 @@
 //! What a table is made with.
 
-use crate::layout::Geometry;
+use crate::layout::{Geometry, MAX_CAPACITY, MIN_CAPACITY};
 use crate::state::Timeouts;
 
 /// What a table is made with.
@@ -24,14 +24,19 @@ pub struct Config {
 
 impl Config {
     /// The least capacity.
-    pub const MIN_CAPACITY: u32 = 2;
+    pub const MIN_CAPACITY: u32 = MIN_CAPACITY;
     /// The greatest capacity: what a record number has bits for.
-    pub const MAX_CAPACITY: u32 = 1 << 28;
+    pub const MAX_CAPACITY: u32 = MAX_CAPACITY;
+
+    /// Returns the sizes of the table.
+    pub(crate) fn geometry(&self) -> Geometry {
+        Geometry::new(self.capacity, self.affinities)
+    }
 
     /// Bytes of the table's file: whole pages of 2 MiB.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
-        crate::file::size(&Geometry::new(self)) as u64
+        self.geometry().file_bytes() as u64
     }
 }
 

@@ -27,8 +27,8 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::hash::Seed;
-use crate::layout::{Geometry, LAYOUT_VERSION, header};
-use crate::mmap::{LINE_BYTES, Mapping, Memory};
+use crate::layout::{FILE_UNIT, Geometry, LAYOUT_VERSION, header};
+use crate::mmap::{Mapping, Memory};
 use crate::sync::Ordering;
 use crate::table::FlowTable;
 use crate::types::Millis;
@@ -42,9 +42,6 @@ const EPOCH: usize = 3;
 const FRESH_SINCE: usize = 4;
 const BOOT: usize = 5;
 pub(crate) const REBUILDING: usize = 7;
-
-/// File sizes are multiples of this, the large page of x86-64 and arm64: hugetlbfs demands it.
-const FILE_UNIT: usize = 2 << 20;
 
 /// The boot of the machine in which the times of a table are meant.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -186,8 +183,8 @@ impl FlowTable {
             Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path.to_owned() }),
             Err(e) => return Err(io(e.into())),
         }
-        let geometry = Geometry::new(config);
-        let bytes = size(&geometry);
+        let geometry = config.geometry();
+        let bytes = geometry.file_bytes();
         let found = file.metadata().map_err(io)?.len();
         let fresh = if found == 0 {
             Some(Fresh::NoFile)
@@ -269,11 +266,6 @@ impl FlowTable {
 /// What a configuration has chosen of the layout, in one word.
 fn sizes(geometry: &Geometry) -> u64 {
     u64::from(geometry.capacity) | u64::from(geometry.affinity_sets) << 32
-}
-
-/// Bytes of a table's file.
-pub(crate) fn size(geometry: &Geometry) -> usize {
-    (geometry.lines() * LINE_BYTES).next_multiple_of(FILE_UNIT)
 }
 
 /// Why this file is no table to be taken over, if so.

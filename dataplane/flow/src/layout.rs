@@ -1,10 +1,17 @@
 //! Where everything is, in lines from the beginning of the memory.
 
-use crate::config::Config;
-use crate::mmap::LINE_WORDS;
+use crate::mmap::{LINE_BYTES, LINE_WORDS};
 
 /// Raised with every change of what the words mean.
 pub(crate) const LAYOUT_VERSION: u64 = 4;
+
+/// The least capacity.
+pub(crate) const MIN_CAPACITY: u32 = 2;
+/// The greatest capacity: a record number has 28 bits.
+pub(crate) const MAX_CAPACITY: u32 = 1 << 28;
+
+/// File sizes are multiples of this, the large page of x86-64 and arm64: hugetlbfs requires it.
+pub(crate) const FILE_UNIT: usize = 2 << 20;
 
 /// Lines of a record.
 pub(crate) const RECORD_LINES: usize = 3;
@@ -49,15 +56,16 @@ pub(crate) struct Geometry {
 pub(crate) const AFFINITY_WAYS: usize = if cfg!(loom) { 2 } else { 8 };
 
 impl Geometry {
-    pub(crate) fn new(config: &Config) -> Self {
-        let capacity = config.capacity.clamp(Config::MIN_CAPACITY, Config::MAX_CAPACITY);
+    /// Returns the sizes of a table for that many connections and clients with session affinity.
+    pub(crate) fn new(capacity: u32, affinities: u32) -> Self {
+        let capacity = capacity.clamp(MIN_CAPACITY, MAX_CAPACITY);
         let buckets = (capacity * 2).div_ceil(LOAD);
         // A small table is the less even the smaller it is: give it some overflow buckets more.
         Self {
             capacity,
             buckets,
             overflow: buckets.div_ceil(OVERFLOW_SHARE) + if cfg!(loom) { 1 } else { 8 },
-            affinity_sets: config.affinities.div_ceil(AFFINITY_WAYS as u32),
+            affinity_sets: affinities.div_ceil(AFFINITY_WAYS as u32),
         }
     }
 
@@ -83,5 +91,10 @@ impl Geometry {
 
     pub(crate) const fn lines(&self) -> usize {
         self.affinities() + self.affinity_sets as usize * AFFINITY_WAYS
+    }
+
+    /// Returns the size of the table's file in bytes.
+    pub(crate) const fn file_bytes(&self) -> usize {
+        (self.lines() * LINE_BYTES).next_multiple_of(FILE_UNIT)
     }
 }

@@ -7,52 +7,7 @@ use std::time::Duration;
 
 use heddle_wire::{Proto, TcpFlags};
 
-use crate::types::{FlowFlags, Millis};
-
-/// How far a connection has come.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum FlowState {
-    /// Not TCP: only the opener has sent.
-    New = 0,
-    /// Not TCP: both sides have sent.
-    Replied = 1,
-    /// TCP: the opener's SYN was seen.
-    SynSent = 2,
-    /// TCP: the SYN-ACK was seen.
-    SynReceived = 3,
-    /// TCP: the handshake is complete, or the connection was adopted.
-    Established = 4,
-    /// TCP: one side has sent its FIN.
-    FinWait = 5,
-    /// TCP: both sides have.
-    TimeWait = 6,
-    /// TCP: a reset was seen.
-    Closed = 7,
-}
-
-impl FlowState {
-    /// Whether no more data is to come: a SYN now means another connection.
-    #[must_use]
-    pub const fn is_closed(self) -> bool {
-        matches!(self, Self::TimeWait | Self::Closed)
-    }
-
-    /// The state's name, as `heddle flows` prints it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::New => "new",
-            Self::Replied => "replied",
-            Self::SynSent => "syn-sent",
-            Self::SynReceived => "syn-received",
-            Self::Established => "established",
-            Self::FinWait => "fin-wait",
-            Self::TimeWait => "time-wait",
-            Self::Closed => "closed",
-        }
-    }
-}
+use crate::types::{FlowFlags, FlowState, Millis};
 
 /// How long a connection may be silent before its entry expires. The defaults are those of Linux conntrack
 /// (`Documentation/networking/nf_conntrack-sysctl.rst`).

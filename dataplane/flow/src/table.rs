@@ -51,7 +51,7 @@ impl FlowTable {
     /// An empty table on the heap, gone with its last owner.
     #[must_use]
     pub fn anonymous(config: &Config) -> Self {
-        let geometry = Geometry::new(config);
+        let geometry = config.geometry();
         let seed = config.seed.map_or_else(Seed::random, Seed::from_words);
         let memory = Memory::anonymous(geometry.lines(), config.huge_pages);
         Self::over(memory, geometry, seed, Epoch::FIRST, config)

@@ -8,8 +8,6 @@ use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Parsed, Proto};
 
-use crate::state::FlowState;
-
 /// Milliseconds of a clock that does not stop: `CLOCK_BOOTTIME` in the agent, so that it goes on over a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 #[repr(transparent)]
@@ -26,6 +24,51 @@ impl Millis {
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// How far a connection has come.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum FlowState {
+    /// Not TCP: only the opener has sent.
+    New = 0,
+    /// Not TCP: both sides have sent.
+    Replied = 1,
+    /// TCP: the opener's SYN was seen.
+    SynSent = 2,
+    /// TCP: the SYN-ACK was seen.
+    SynReceived = 3,
+    /// TCP: the handshake is complete, or the connection was adopted.
+    Established = 4,
+    /// TCP: one side has sent its FIN.
+    FinWait = 5,
+    /// TCP: both sides have.
+    TimeWait = 6,
+    /// TCP: a reset was seen.
+    Closed = 7,
+}
+
+impl FlowState {
+    /// Returns whether no more data is to come, so that a SYN opens another connection.
+    #[must_use]
+    pub const fn is_closed(self) -> bool {
+        matches!(self, Self::TimeWait | Self::Closed)
+    }
+
+    /// Returns the state's name, as `heddle flows` prints it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Replied => "replied",
+            Self::SynSent => "syn-sent",
+            Self::SynReceived => "syn-received",
+            Self::Established => "established",
+            Self::FinWait => "fin-wait",
+            Self::TimeWait => "time-wait",
+            Self::Closed => "closed",
+        }
     }
 }
 

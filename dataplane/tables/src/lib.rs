@@ -8,7 +8,9 @@
 //! `heddle-engine` asks them about packets.
 
 mod address;
+mod backend;
 mod branchless;
+mod cell;
 mod direction;
 mod egress_port;
 mod endpoint;
@@ -30,6 +32,8 @@ mod service;
 mod snapshot;
 
 pub use address::{AddressInfo, Place};
+pub use backend::Backend;
+pub use cell::{Cell, PolicyVerdict};
 pub use direction::Direction;
 pub use egress_port::EgressPort;
 pub use endpoint::Endpoint;
@@ -39,14 +43,12 @@ pub use maglev::Maglev;
 pub use node::{HostPort, Masquerade, NodeTable};
 pub use paged_map::{PagedMap, PagedMapLookup};
 pub use paged_vec::PagedVec;
-pub use policy::{Cell, EndpointPolicy, PolicySide, PolicyVerdict};
+pub use policy::{EndpointPolicy, PolicySide};
 pub use policy_builder::{PeerRules, PolicySideBuilder};
 pub use policy_lookup::{PolicyQuery, policy_verdicts};
 pub use port_rules::PortRules;
 pub use ports::{PortRange, PortSet, first_wins};
 pub use prefix::Prefix;
 pub use provenance::{PolicyKind, PolicyTier, Provenance};
-pub use service::{
-    Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, FrontendKey, FrontendKind, ServiceLookup,
-};
+pub use service::{Affinity, Backends, Balancing, Choice, Client, Frontend, FrontendKey, FrontendKind, ServiceLookup};
 pub use snapshot::{Snapshot, SnapshotBuilder, TableSizes};

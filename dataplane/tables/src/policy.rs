@@ -4,114 +4,11 @@
 //! depends on protocol and port, the cell names a [`PortRules`](crate::PortRules), and rows that are equal are one. How many policies and
 //! rules the cells were made of makes no difference to the lookup.
 
-use std::fmt;
-use std::hint::select_unpredictable;
-
 use heddle_ids::{IdentityId, RuleId};
 use heddle_wire::{Proto, simd};
 
 use crate::port_rules::{PackedPortRules, WITH_PORTS};
-use crate::{Direction, PagedVec};
-
-/// What the policy says, and by which rule.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PolicyVerdict {
-    /// Allowed by that rule.
-    Allow(RuleId),
-    /// Denied by that rule or by a default denial.
-    Deny(RuleId),
-}
-
-impl PolicyVerdict {
-    /// Whether it is allowed.
-    #[must_use]
-    pub const fn is_allowed(self) -> bool {
-        matches!(self, Self::Allow(_))
-    }
-
-    /// What decided.
-    #[must_use]
-    pub const fn rule(self) -> RuleId {
-        match self {
-            Self::Allow(rule) | Self::Deny(rule) => rule,
-        }
-    }
-}
-
-/// One answer in 32 bits: the default, allowed or denied by a rule, or "see that row".
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[repr(transparent)]
-pub struct Cell(u32);
-
-impl Cell {
-    /// No rule speaks of it: the default of the direction.
-    pub const DEFAULT: Self = Self(0);
-    const ALLOW: u32 = 1 << 30;
-    const DENY: u32 = 2 << 30;
-    pub(crate) const ROW: u32 = 3 << 30;
-    const NUMBER: u32 = (1 << 30) - 1;
-
-    /// Allowed by `rule`.
-    #[must_use]
-    pub const fn allow(rule: RuleId) -> Self {
-        Self(Self::ALLOW | rule.0 & Self::NUMBER)
-    }
-
-    /// Denied by `rule`.
-    #[must_use]
-    pub const fn deny(rule: RuleId) -> Self {
-        Self(Self::DENY | rule.0 & Self::NUMBER)
-    }
-
-    pub(crate) const fn row(row: u32) -> Self {
-        Self(Self::ROW | row & Self::NUMBER)
-    }
-
-    pub(crate) const fn number(self) -> u32 {
-        self.0 & Self::NUMBER
-    }
-
-    pub(crate) const fn kind(self) -> u32 {
-        self.0 & !Self::NUMBER
-    }
-
-    pub(crate) const fn bits(self) -> u32 {
-        self.0
-    }
-
-    pub(crate) const fn from_bits(bits: u32) -> Self {
-        Self(bits)
-    }
-
-    pub(crate) const fn is_row(self) -> bool {
-        self.kind() == Self::ROW
-    }
-
-    /// This cell, or the other one where no rule speaks of it. Which of them, nobody can foresee.
-    #[inline]
-    pub(crate) fn or(self, other: Self) -> Self {
-        select_unpredictable(self == Self::DEFAULT, other, self)
-    }
-
-    /// What it says, where that is no row's to say; what no rule speaks of is denied.
-    #[inline]
-    pub(crate) fn verdict(self) -> PolicyVerdict {
-        let rule = RuleId(self.number());
-        let allowed = self.kind() == Self::ALLOW;
-        select_unpredictable(allowed, PolicyVerdict::Allow(rule), PolicyVerdict::Deny(rule))
-    }
-}
-
-impl fmt::Debug for Cell {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.kind() {
-            Self::ALLOW => write!(f, "allow({})", self.number()),
-            Self::DENY => write!(f, "deny({})", self.number()),
-            Self::ROW => write!(f, "row({})", self.number()),
-            _ => f.write_str("default"),
-        }
-    }
-}
+use crate::{Cell, Direction, PagedVec, PolicyVerdict};
 
 /// One direction of an endpoint's policy, as the workers read it. Made by a
 /// [`PolicySideBuilder`](crate::PolicySideBuilder).

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use heddle_wire::{Ip, Proto, simd};
 use siphasher::sip::SipHasher24;
 
-use crate::{Maglev, Place, Prefix, rendezvous};
+use crate::{Backend, Maglev, Place, Prefix, rendezvous};
 
 /// What a frontend listens on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,29 +67,6 @@ impl From<Place> for Client {
             Place::Host => Self::ThisNode,
             Place::RemoteHost(_) | Place::Outside => Self::Outside,
         }
-    }
-}
-
-/// One endpoint of a Service. Where it is, the address table says.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Backend {
-    /// Its address, of the frontend's family.
-    pub ip: Ip,
-    /// Its port.
-    pub port: u16,
-}
-
-impl Backend {
-    /// Address and port.
-    #[must_use]
-    pub fn socket(&self) -> SocketAddr {
-        SocketAddr::new(self.ip.to_std(), self.port)
-    }
-}
-
-impl fmt::Debug for Backend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.socket().fmt(f)
     }
 }
 

@@ -43,6 +43,7 @@ mod proto;
 pub mod rewrite;
 pub mod simd;
 pub mod tcp;
+mod tcp_flags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -51,4 +52,4 @@ pub use fragment::Fragmenter;
 pub use icmp::IcmpMessage;
 pub use parse::{Fragment, L3, ParseError, Parsed, parse};
 pub use proto::Proto;
-pub use tcp::TcpFlags;
+pub use tcp_flags::TcpFlags;

@@ -120,7 +120,7 @@ fn it_holds_exactly_its_capacity_and_refuses_more() {
 #[test]
 fn a_connection_takes_at_most_256_bytes() {
     for capacity in [65_536, 1 << 20] {
-        let geometry = Geometry::new(&config(capacity));
+        let geometry = config(capacity).geometry();
         let index_and_records = geometry.affinities() - header::LINES;
         assert!(
             index_and_records as u64 * 64 <= u64::from(capacity) * 256,

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use heddle_ids::Epoch;
 
 use super::*;
-use crate::layout::Geometry;
 use crate::mmap::LINE_BYTES;
 use crate::testing::{T0, assert_delivers, config, look, nth, put, v4};
 use crate::{BootId, Fresh, InsertError, Millis, OpenError, Takeover};
@@ -65,7 +64,7 @@ impl Scratch {
 }
 
 fn record_line(n: u32) -> usize {
-    Geometry::new(&config(CAPACITY)).record(n)
+    config(CAPACITY).geometry().record(n)
 }
 
 /// No slot may be lost: exactly `used` are taken, and the rest can be filled.
@@ -159,7 +158,7 @@ fn what_is_no_table_of_ours_is_replaced() {
         takeover.fresh
     };
     let nothing: &dyn Fn(&Scratch) = &|_| {};
-    let other = u64::from(Geometry::new(&config(CAPACITY)).capacity);
+    let other = u64::from(config(CAPACITY).geometry().capacity);
     assert_eq!(reopen(nothing, BootId(1), CAPACITY), Some(Fresh::Boot));
     assert_eq!(
         reopen(nothing, BOOT, CAPACITY + 1),
@@ -217,7 +216,7 @@ fn a_record_with_words_that_nobody_writes_goes() {
 #[test]
 fn connections_that_lack_a_direction_go() {
     let scratch = Scratch::filled(200);
-    let geometry = Geometry::new(&config(CAPACITY));
+    let geometry = config(CAPACITY).geometry();
     let mut unlinked = Vec::new();
     for line in (geometry.bucket(0)..geometry.overflow(0)).step_by(5) {
         let entry = scratch.word(line, 2);
@@ -257,7 +256,7 @@ fn clients_stay_with_their_backends_but_one_that_was_being_noted() {
     }
     drop(table);
     // The sequence of whoever stands first.
-    let geometry = Geometry::new(&config(CAPACITY));
+    let geometry = config(CAPACITY).geometry();
     let mut lines = geometry.affinities()..geometry.lines();
     let taken = lines.find(|line| scratch.word(*line, 0) != 0).unwrap();
     scratch.set_word(taken, 0, scratch.word(taken, 0) + 1);
@@ -284,7 +283,7 @@ fn the_file_takes_what_the_configuration_says() {
 #[test]
 fn locks_of_the_dead_are_opened() {
     let scratch = Scratch::filled(100);
-    let geometry = Geometry::new(&config(CAPACITY));
+    let geometry = config(CAPACITY).geometry();
     for line in geometry.bucket(0)..geometry.overflow(0) {
         scratch.set_word(line, 0, scratch.word(line, 0) | 1 << 32);
     }
@@ -297,7 +296,7 @@ fn locks_of_the_dead_are_opened() {
 fn lost_slots_and_overflow_buckets_are_found_again() {
     let scratch = Scratch::filled(100);
     // All records and overflow buckets were given out, and nobody knows to whom.
-    let geometry = Geometry::new(&config(CAPACITY));
+    let geometry = config(CAPACITY).geometry();
     for (line, limit) in [
         (header::RECORDS, geometry.capacity),
         (header::OVERFLOW, geometry.overflow),
@@ -313,7 +312,7 @@ fn lost_slots_and_overflow_buckets_are_found_again() {
 #[test]
 fn an_interrupted_takeover_is_repeated_without_loss() {
     let scratch = Scratch::filled(150);
-    let geometry = Geometry::new(&config(CAPACITY));
+    let geometry = config(CAPACITY).geometry();
     // The index was cleared and a part of it not filled again.
     scratch.set_word(header::FIXED, REBUILDING, 1);
     for line in geometry.bucket(0)..geometry.bucket(60) {

@@ -1,11 +1,12 @@
 //! ARP for Ethernet and IPv4 (RFC 826).
 
-use super::{Fragment, L3, ParseError, Parsed, is_group};
+use super::error::ParseError;
+use super::parsed::{Fragment, L3, Parsed, is_group};
 use crate::addr::{Ip, MacAddr};
 use crate::bytes;
 use crate::ether;
 use crate::proto::Proto;
-use crate::tcp::TcpFlags;
+use crate::tcp_flags::TcpFlags;
 
 /// The length of an ARP packet for Ethernet and IPv4.
 const LEN: usize = 28;

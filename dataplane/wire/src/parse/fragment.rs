@@ -1,6 +1,7 @@
 //! What IPv4 and IPv6 say of fragments, in one form.
 
-use super::{Fragment, ParseError};
+use super::error::ParseError;
+use super::parsed::Fragment;
 
 /// The fragment fields of either family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -1,8 +1,9 @@
 //! The IPv4 header (RFC 791).
 
+use super::error::ParseError;
 use super::fragment::Fragmented;
+use super::parsed::{L3, Parsed};
 use super::transport::{At, transport};
-use super::{L3, ParseError, Parsed};
 use crate::addr::Ip;
 use crate::bytes;
 use crate::checksum;

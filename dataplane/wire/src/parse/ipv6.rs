@@ -1,8 +1,9 @@
 //! The IPv6 header and its extension headers (RFC 8200).
 
+use super::error::ParseError;
 use super::fragment::Fragmented;
+use super::parsed::{Fragment, L3, Parsed};
 use super::transport::{At, transport};
-use super::{Fragment, L3, ParseError, Parsed};
 use crate::addr::Ip;
 use crate::bytes;
 use crate::ether;

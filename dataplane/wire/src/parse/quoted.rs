@@ -1,8 +1,11 @@
 //! The packet that an ICMP error quotes: enough of it to find its flow and to translate it.
 
+use super::error::ParseError;
 use super::fragment::Fragmented;
+use super::ipv4;
+use super::ipv6;
 use super::ipv6::Walk;
-use super::{Fragment, L3, ParseError, Parsed, ipv4, ipv6};
+use super::parsed::{Fragment, L3, Parsed};
 use crate::addr::Ip;
 use crate::bytes;
 use crate::icmp::{self, IcmpMessage};

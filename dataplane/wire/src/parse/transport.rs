@@ -1,7 +1,8 @@
 //! The transport headers: ports, flags, message types, and where the payload starts.
 
+use super::error::ParseError;
 use super::fragment::Fragmented;
-use super::{Fragment, L3, ParseError};
+use super::parsed::{Fragment, L3};
 use crate::bytes;
 use crate::icmp::{self, IcmpMessage};
 use crate::proto::Proto;

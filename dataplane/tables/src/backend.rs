@@ -1,0 +1,29 @@
+//! Backends of Services.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use heddle_wire::Ip;
+
+/// An address and port that answers for a Service. The address table knows where the address is.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// Its address, of the frontend's family.
+    pub ip: Ip,
+    /// Its port.
+    pub port: u16,
+}
+
+impl Backend {
+    /// Returns the address and port.
+    #[must_use]
+    pub fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.ip.to_std(), self.port)
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.socket().fmt(f)
+    }
+}
