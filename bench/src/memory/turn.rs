@@ -1,7 +1,7 @@
 //! A whole worker in memory: receive, stages, dispatch, transmit, counters and expiry, between ports that cost almost nothing.
 //!
 //! A stand-in port writes each packet's headers into a frame, as the kernel does by copy, and frees sent packets.
-//! [`Turn::stand_in`] measures the port's own cost, which is subtracted to get the worker's share.
+//! [`Turn::stand_in`] runs the port's part alone, so that its cost can be told from the worker's.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
