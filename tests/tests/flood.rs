@@ -14,7 +14,7 @@ const CALM_SIZE: usize = 200;
 const TIME: Duration = Duration::from_secs(2);
 const PORT: u16 = 9;
 /// The flood's packets that precede the measurement: the first ones make the rings grow.
-const WARM_UP: u64 = 10_000;
+const WARM_UP: u64 = 1000;
 /// The lengths of the IPv4 and UDP headers.
 const HEADERS: u64 = 28;
 
