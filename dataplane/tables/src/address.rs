@@ -1,8 +1,8 @@
-//! What the tables know about an address: its identity for policy, and where it is.
+//! An address as the tables know it: its identity for policy, and its place.
 
 use heddle_ids::{EndpointId, IdentityId, NodeId};
 
-/// Where an address is, seen from this node.
+/// The place of an address, seen from this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Place {
     /// A pod of this node, behind that attachment.
@@ -22,14 +22,14 @@ pub enum Place {
 }
 
 impl Place {
-    /// Whether the address belongs to the pods of the cluster (as against nodes and the outside).
+    /// Returns whether the address is a pod of this node, or lies in the pod ranges of another node.
     #[must_use]
     pub const fn is_pod(self) -> bool {
         matches!(self, Self::Local(_) | Self::Node(_))
     }
 }
 
-/// The answer to "who is this address?".
+/// The identity and the place of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct AddressInfo {
     /// Its class as policy sees it.

@@ -1,10 +1,10 @@
-//! The places of some of a few, noted without a branch: which of a burst's packets take a way is nothing that a processor
-//! could foresee, and each wrong guess costs as much as a lookup.
+//! A branch-free list of selected batch indices. A conditional branch here would cost a misprediction per packet, as much
+//! as a lookup, because which packets are selected is unpredictable.
 
-/// How many lookups are under way at once.
+/// The number of lookups under way at once.
 pub(crate) const LOOK_AHEAD: usize = 32;
 
-/// SelectedIndices below [`LOOK_AHEAD`], in the order in which they were noted.
+/// SelectedIndices below [`LOOK_AHEAD`], in the order in which they were pushed.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SelectedIndices {
     at: [u8; LOOK_AHEAD],
@@ -12,14 +12,14 @@ pub(crate) struct SelectedIndices {
 }
 
 impl SelectedIndices {
-    /// Notes a place if it `counts`. At most [`LOOK_AHEAD`] are kept.
+    /// Adds an index if it `counts`. Keeps [`LOOK_AHEAD`] indices at most.
     #[inline]
     pub(crate) fn push_if(&mut self, place: usize, counts: bool) {
         self.at[self.len % LOOK_AHEAD] = place as u8;
         self.len += usize::from(counts);
     }
 
-    /// The places noted.
+    /// Returns the selected indices.
     #[inline]
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> {
         (0..self.len).map(|i| usize::from(self.at[i % LOOK_AHEAD]) % LOOK_AHEAD)

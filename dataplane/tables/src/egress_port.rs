@@ -1,12 +1,12 @@
-//! What a replay needs of an endpoint: a flow entry's freshness and the way out, close together.
+//! The part of an endpoint that replaying a flow needs: its generation and its port, close together.
 
 use heddle_ids::{Generation, PortId, WorkerId};
 use heddle_wire::MacAddr;
 
 use crate::Endpoint;
 
-/// The way out to an endpoint, and the generation that tells whether a flow entry is newer than its last change. A copy of
-/// the endpoint's own: four lie in a cache line, where a whole [`Endpoint`] takes several.
+/// The port to an endpoint, and the generation that a current flow entry has. It copies fields of the endpoint: three lie
+/// in a cache line, whereas a whole [`Endpoint`] takes several.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EgressPort {
     /// As [`Endpoint::generation`].

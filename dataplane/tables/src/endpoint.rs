@@ -11,15 +11,15 @@ use crate::{AddressInfo, Cell, Direction, EndpointPolicy, Place, PolicySide, Pol
 /// One local endpoint.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Endpoint {
-    /// Its number.
+    /// Its identifier.
     pub id: EndpointId,
-    /// Raised by each change that reaches it; flow entries remember it. A reused number goes on counting.
+    /// Raised by each change that takes something away from it; flow entries keep it. A reused identifier goes on counting.
     pub generation: Generation,
-    /// Its addresses: what anti-spoof lets it send from. Empty for the uplink.
+    /// Its addresses, the only sources that anti-spoof accepts from it. Empty for the uplink.
     pub addresses: ArrayVec<Ip, 4>,
-    /// Where frames to it are sent: the MAC of the pod's end, or of `heddle0`.
+    /// The destination MAC of frames to it: of the pod's end, or of `heddle0`.
     pub mac: MacAddr,
-    /// Its port. The host has one a worker: this is its first one.
+    /// Its port. The host has one for each worker: this is the first one.
     pub port: PortId,
     /// The worker that owns the port.
     pub worker: WorkerId,
@@ -32,22 +32,22 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Whether traffic may be judged for it at all: a pod without a policy is closed.
+    /// Returns whether it has all that a verdict needs: a pod without a compiled policy is closed.
     #[must_use]
     pub const fn is_ready(&self) -> bool {
         !self.id.is_pod() || self.policy.is_some()
     }
 
-    /// Whether `addr` is its own.
+    /// Returns whether `addr` is one of its addresses.
     #[inline]
     #[must_use]
     pub fn has_address(&self, addr: Ip) -> bool {
         self.addresses.contains(&addr)
     }
 
-    /// The verdict of this endpoint on a connection in `direction` (towards or from it) with `peer`, to `dst_port` of
-    /// the accepting side. Where the endpoint is a pod: closed until its policy is compiled; its own node and itself
-    /// always allowed; else what its policy says.
+    /// Returns the verdict of this endpoint on a connection in `direction` (towards or from it) with `peer`, to `dst_port` of
+    /// the accepting side. A pod denies everything until its policy is compiled, always allows its own node and
+    /// itself, and otherwise follows its policy. The host and the uplink allow everything.
     #[inline]
     #[must_use]
     pub fn judge(&self, direction: Direction, peer: AddressInfo, proto: Proto, dst_port: u16) -> PolicyVerdict {
@@ -57,7 +57,7 @@ impl Endpoint {
         }
     }
 
-    /// Who settles a connection in `direction` with `peer`.
+    /// Returns the source of the verdict on a connection in `direction` with `peer`.
     #[inline]
     pub(crate) fn asked(&self, direction: Direction, peer: AddressInfo) -> PolicySource<'_> {
         if !self.id.is_pod() {
@@ -74,9 +74,9 @@ impl Endpoint {
     }
 }
 
-/// Who settles a connection.
+/// The source of a verdict.
 pub(crate) enum PolicySource<'a> {
-    /// What holds for every endpoint.
+    /// A verdict that holds for every endpoint, whatever its policy.
     Settled(Cell),
     /// The endpoint's policy.
     Policy(&'a PolicySide),

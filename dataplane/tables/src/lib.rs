@@ -1,11 +1,11 @@
-//! What the workers read: endpoints, addresses and their identities, policy, Services, and the node itself.
+//! The tables that workers read: endpoints, addresses and their identities, policy, Services, and the node itself.
 //!
 //! Control builds a [`Snapshot`] with a [`SnapshotBuilder`] and publishes it through [`publish`]; workers take the
 //! newest one between two bursts and read it without a lock, an allocation or a wait. Every table is a root of `Arc`
-//! pages: a change copies the pages that it touches and the root, the rest is shared with the snapshot before.
+//! pages: a change copies the root and the pages that it touches, and shares the other pages with the previous snapshot.
 //!
 //! This crate knows no Kubernetes object and decides nothing: `heddle-compile` turns the cluster into these tables,
-//! `heddle-engine` asks them about packets.
+//! `heddle-engine` looks packets up in them.
 
 mod address;
 mod backend;

@@ -1,4 +1,4 @@
-//! Maglev tables: which of many backends a connection's hash leads to.
+//! Maglev tables: the choice between many backends by a connection's hash.
 //!
 //! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4. A backend's
 //! permutation comes from its address and port alone, by a hash that never changes (SipHash-2-4 with a constant key),
@@ -29,7 +29,7 @@ impl Maglev {
     /// Backends that a table can name.
     pub const MAX_BACKENDS: usize = 1 << 16;
 
-    /// The size of the table for that many backends.
+    /// Returns the size of the table for that many backends.
     #[must_use]
     pub fn size_for(backends: usize) -> usize {
         let [.., last] = SIZES;
@@ -39,7 +39,7 @@ impl Maglev {
             .unwrap_or(last) as usize
     }
 
-    /// The table for backends in canonical order, of which the first [`MAX_BACKENDS`](Self::MAX_BACKENDS) are used.
+    /// Returns the table for backends in canonical order. It uses the first [`MAX_BACKENDS`](Self::MAX_BACKENDS) of them.
     #[must_use]
     pub fn new(backends: &[SocketAddr]) -> Self {
         let backends = &backends[..backends.len().min(Self::MAX_BACKENDS)];
@@ -68,7 +68,7 @@ impl Maglev {
         }
     }
 
-    /// The place of the backend that `hash` leads to. All 64 bits must be well mixed; the high ones count most.
+    /// Returns the index of the backend that `hash` leads to. All 64 bits must be well mixed; the high ones count most.
     #[inline]
     #[must_use]
     pub fn pick(&self, hash: u64) -> usize {
@@ -76,7 +76,7 @@ impl Maglev {
         self.slots.get(slot as usize).copied().map_or(0, usize::from)
     }
 
-    /// Slots in the table.
+    /// Returns the number of slots.
     #[must_use]
     pub const fn size(&self) -> usize {
         self.slots.len()
@@ -134,7 +134,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-        /// Whatever order they hear of backends in, nodes that sort them agree on every connection.
+        /// Nodes that sort the backends agree on every connection, in whatever order they learn of them.
         #[test]
         fn all_nodes_agree(backends in some_backends(1), seed: u64) {
             let mut heard = backends.clone();

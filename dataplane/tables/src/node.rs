@@ -1,4 +1,4 @@
-//! The node itself: what holds for every packet here and comes from configuration and the Node object.
+//! The node itself: values for all packets, from the configuration and the Node object.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub struct HostPort {
     pub addresses: ArrayVec<Ip, 4>,
 }
 
-/// To what heddle masquerades.
+/// The addresses and source ports that heddle masquerades to.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Masquerade {
     /// The address of each family, IPv4 first, where there is one. Only heddle has it; it is routed to `heddle0`.
@@ -26,19 +26,19 @@ pub struct Masquerade {
 }
 
 impl Masquerade {
-    /// The address of the family of `peer`.
+    /// Returns the address of the family of `peer`.
     #[must_use]
     pub fn address_for(&self, peer: Ip) -> Option<Ip> {
         self.addresses.iter().find(|a| a.is_v4() == peer.is_v4()).copied()
     }
 }
 
-/// What a node is.
+/// This node's configuration and addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeTable {
     /// Its name.
     pub name: Arc<str>,
-    /// Its addresses: the Node object's and those of `heddle0`.
+    /// Its addresses: the Node object's and the ones of `heddle0`.
     pub addresses: Vec<Ip>,
     /// The ranges that its own pods have their addresses from.
     pub pod_cidrs: Vec<Prefix>,
@@ -53,7 +53,7 @@ pub struct NodeTable {
     pub local_mtu: u16,
     /// The MTU of the uplink, which is also that of the host port.
     pub uplink_mtu: u16,
-    /// What a packet to a pod of another node may have, so that it fits the uplink in a VXLAN header.
+    /// The MTU of packets to pods of other nodes, so that they fit the uplink with a VXLAN header.
     pub overlay_mtu: u16,
 }
 
@@ -65,22 +65,22 @@ impl NodeTable {
     /// The gateway's MAC, the same everywhere.
     pub const GATEWAY_MAC: MacAddr = MacAddr::GATEWAY;
 
-    /// Whether `addr` is the gateway of one of the families.
+    /// Returns whether `addr` is the gateway of one of the families.
     #[inline]
     #[must_use]
     pub fn is_gateway(addr: Ip) -> bool {
         addr == Self::GATEWAY_V4 || addr == Self::GATEWAY_V6
     }
 
-    /// Whether node ports are reached at an address: one of the node's, and the masquerade address, where the kernel sends
-    /// what the node's own processes send to one of the node's.
+    /// Returns whether node ports are reached at an address: at the node's addresses, and at the masquerade address, to
+    /// which the kernel redirects what the node's own processes send to one of the node's addresses.
     #[inline]
     #[must_use]
     pub fn has_node_ports(&self, addr: Ip) -> bool {
         self.addresses.contains(&addr) || self.masquerade.addresses.contains(&addr)
     }
 
-    /// Whether an address lies in a range of Services.
+    /// Returns whether an address lies in a range of Services.
     #[must_use]
     pub fn in_service_range(&self, addr: Ip) -> bool {
         self.service_cidrs.iter().any(|c| c.contains(addr))

@@ -20,7 +20,7 @@ const PAGE: usize = 32;
 /// Bits of the hash that the directory uses at most.
 const MAX_DEPTH: u32 = 22;
 
-/// What a miss reads is in the first cache line.
+/// A page. The first cache line holds all that a miss reads.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Page<K, V> {
@@ -75,7 +75,7 @@ impl<K, V> Page<K, V> {
         }
     }
 
-    /// Takes an entry out; the last one takes its place.
+    /// Removes an entry; the last one takes its place.
     fn take(&mut self, slot: usize) -> Option<(K, V)> {
         let last = self.len().checked_sub(1)?;
         self.tags.swap(slot, last);
@@ -112,7 +112,7 @@ impl<K: Eq, V> Page<K, V> {
     }
 }
 
-/// A lookup in steps, so that many can be under way at once: each step fetches what the next one reads.
+/// A lookup in steps, so that many can be under way at once: each step prefetches what the next one reads.
 pub struct PagedMapLookup<'a, K, V> {
     page: &'a Page<K, V>,
     tag: u8,
@@ -120,7 +120,7 @@ pub struct PagedMapLookup<'a, K, V> {
 }
 
 impl<'a, K: Eq, V> PagedMapLookup<'a, K, V> {
-    /// The second step. Whether there may be an entry: if not, there is none.
+    /// The second step: compares the tags. Returns false if there is surely no entry.
     #[inline]
     pub fn advance(&mut self) -> bool {
         self.tagged = self.page.tagged(self.tag);
@@ -129,7 +129,7 @@ impl<'a, K: Eq, V> PagedMapLookup<'a, K, V> {
         (self.tagged != 0) | !self.page.overflow.is_empty()
     }
 
-    /// The last step: the value of the key that it was begun with.
+    /// The last step: returns the value of the key that the lookup was begun with.
     #[inline]
     #[must_use]
     pub fn find(&self, key: &K) -> Option<&'a V> {
@@ -156,7 +156,7 @@ pub struct PagedMap<K, V> {
 }
 
 impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
-    /// An empty map.
+    /// Returns an empty map.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -167,13 +167,13 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         }
     }
 
-    /// Entries in the map.
+    /// Returns the number of entries.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has none.
+    /// Returns whether the map is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -197,7 +197,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         ((hash >> 1) >> (63 - depth)) as usize
     }
 
-    /// The value of `key`.
+    /// Returns the value of `key`.
     #[inline]
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
@@ -249,7 +249,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         result
     }
 
-    /// Sets the value of `key` and gives back the one before.
+    /// Sets the value of `key` and returns the previous one.
     pub fn insert(&mut self, key: K, value: V) -> Option<V> {
         let hash = Self::hash(&key);
         let tag = Self::tag(hash);
@@ -271,7 +271,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         }
     }
 
-    /// Sets the value of `key` unless it is equal already. Whether it was changed.
+    /// Sets the value of `key` and returns whether it changed. Copies nothing if it is equal.
     pub fn set(&mut self, key: K, value: V) -> bool
     where
         V: PartialEq,
@@ -283,7 +283,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         true
     }
 
-    /// Takes `key` out.
+    /// Removes `key` and returns its value.
     pub fn remove(&mut self, key: &K) -> Option<V> {
         let hash = Self::hash(key);
         let bucket = Self::bucket(hash, self.depth);
@@ -344,17 +344,17 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
             .map(|(_, p)| p)
     }
 
-    /// All entries, in no particular order.
+    /// Iterates over all entries, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.pages().flat_map(|p| p.iter()).map(|(k, v)| (k, v))
     }
 
-    /// How many pages (roots included) were copied or split since the last call.
+    /// Returns the number of pages (roots included) copied or split since the last call, and resets it.
     pub fn take_copied(&mut self) -> u64 {
         std::mem::take(&mut self.copied)
     }
 
-    /// Pages that the map consists of.
+    /// Returns the number of pages.
     #[must_use]
     pub fn page_count(&self) -> usize {
         self.pages().count()

@@ -17,7 +17,7 @@ pub struct PagedVec<T, const N: usize = 64> {
 }
 
 impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
-    /// A vector of defaults.
+    /// Returns a vector of defaults.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -27,14 +27,14 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         }
     }
 
-    /// The element at `index`, or `None` beyond the last page.
+    /// Returns the element at `index`, or `None` beyond the last page.
     #[inline]
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&T> {
         self.root.get(index / N)?.get(index % N)
     }
 
-    /// Fetches the element at `index` for a [`get`](Self::get) that comes soon.
+    /// Prefetches the element at `index` for a [`get`](Self::get) that comes soon.
     #[inline]
     pub fn prefetch(&self, index: usize) {
         if let Some(element) = self.get(index) {
@@ -42,13 +42,13 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         }
     }
 
-    /// One past the greatest index that [`get`](Self::get) answers.
+    /// Returns one past the greatest index that [`get`](Self::get) answers.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.root.len() * N
     }
 
-    /// The element at `index` for writing. Copies its page if a snapshot shares it, and the root likewise.
+    /// Returns the element at `index` for writing. Copies its page if a snapshot shares it, and the root likewise.
     pub fn get_mut(&mut self, index: usize) -> &mut T {
         let (page, slot) = (index / N, index % N);
         if Arc::get_mut(&mut self.root).is_none() {
@@ -65,7 +65,7 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         &mut Arc::make_mut(page)[slot]
     }
 
-    /// Sets the element at `index` and gives back what was there. Copies nothing if it is equal already.
+    /// Sets the element at `index` and returns the previous one. Copies nothing if it is equal.
     pub fn set(&mut self, index: usize, value: T) -> T
     where
         T: PartialEq,
@@ -81,17 +81,17 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         }
     }
 
-    /// All elements with their index, those never set included up to the last page.
+    /// Iterates over all elements up to the last page with their indices, unset ones included.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.root.iter().flat_map(|page| page.iter()).enumerate()
     }
 
-    /// How many pages (roots included) were copied since the last call.
+    /// Returns the number of pages (roots included) copied since the last call, and resets it.
     pub fn take_copied(&mut self) -> u64 {
         std::mem::take(&mut self.copied)
     }
 
-    /// The indexes of elements in pages that this vector does not share with `other`: all others are equal in both.
+    /// Iterates over the indices in pages that this vector does not share with `other`: all other elements are equal.
     pub fn unshared(&self, other: &Self) -> impl Iterator<Item = usize> {
         let pages = self.root.len().max(other.root.len());
         let apart = move |page: &usize| match (self.root.get(*page), other.root.get(*page)) {
@@ -101,7 +101,7 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         (0..pages).filter(apart).flat_map(|page| page * N..(page + 1) * N)
     }
 
-    /// Pages that this vector shares with `other`, and how many it has: for tests and status.
+    /// Returns the number of pages that this vector shares with `other`, and the number that it has.
     #[must_use]
     pub fn shared_pages(&self, other: &Self) -> (usize, usize) {
         let shared = self

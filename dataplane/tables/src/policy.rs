@@ -1,8 +1,8 @@
 //! An endpoint's compiled policy: the verdict for (direction, identity of the peer, protocol, port) in constant time.
 //!
-//! For each direction there is one [`Cell`] per identity, in pages; most cells are the answer already. Where it
-//! depends on protocol and port, the cell names a [`PortRules`](crate::PortRules), and rows that are equal are one. How many policies and
-//! rules the cells were made of makes no difference to the lookup.
+//! For each direction there is one [`Cell`] per identity, in pages; most cells are the verdict already. Where it depends on
+//! protocol and port, the cell names a row of port rules, and equal rows are stored once. The lookup costs the same however
+//! many policies and rules the cells were compiled from.
 
 use heddle_ids::{IdentityId, RuleId};
 use heddle_wire::{Proto, simd};
@@ -14,16 +14,16 @@ use crate::{Cell, Direction, PagedVec, PolicyVerdict};
 /// [`PolicySideBuilder`](crate::PolicySideBuilder).
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicySide {
-    /// What holds where no rule speaks; never a row.
+    /// The verdict where no rule matches; never a row.
     pub(crate) default: Cell,
-    /// For peers without a cell of their own: what the rules for everyone say.
+    /// The cell of peers without a cell of their own: the verdict of the rules for everyone.
     pub(crate) base: Cell,
     pub(crate) cells: PagedVec<Cell, 256>,
     pub(crate) rows: PagedVec<PackedPortRules, 16>,
 }
 
 impl PolicySide {
-    /// A direction that no policy isolates: all is allowed.
+    /// Returns a direction that no policy isolates: it allows everything.
     #[must_use]
     pub fn open() -> Self {
         Self {
@@ -32,7 +32,7 @@ impl PolicySide {
         }
     }
 
-    /// A direction in which what no rule allows is denied, by `rule`.
+    /// Returns a direction that denies, by `rule`, everything that no rule allows.
     #[must_use]
     pub fn isolated(rule: RuleId) -> Self {
         Self {
@@ -41,7 +41,7 @@ impl PolicySide {
         }
     }
 
-    /// The verdict for (peer, protocol, destination port).
+    /// Returns the verdict for (peer, protocol, destination port).
     #[inline]
     #[must_use]
     pub fn verdict(&self, peer: IdentityId, proto: Proto, dst_port: u16) -> PolicyVerdict {
@@ -54,13 +54,13 @@ impl PolicySide {
         cell.or(self.default).verdict()
     }
 
-    /// Fetches the cell of `peer`.
+    /// Prefetches the cell of `peer`.
     #[inline]
     pub(crate) fn prefetch_cell(&self, peer: IdentityId) {
         self.cells.prefetch(peer.index());
     }
 
-    /// Fetches the row that a cell names, if it names one.
+    /// Prefetches the row that a cell names, if it names one.
     #[inline]
     pub(crate) fn prefetch_row(&self, cell: Cell) {
         if let Some(row) = self.row(cell) {
@@ -68,7 +68,7 @@ impl PolicySide {
         }
     }
 
-    /// What the row says that a cell names.
+    /// Returns the verdict in the row that a cell names.
     #[inline]
     pub(crate) fn in_row(&self, cell: Cell, proto: Proto, dst_port: u16) -> Cell {
         self.row(cell).map_or(Cell::DEFAULT, |row| row.get(proto, dst_port))
@@ -80,7 +80,7 @@ impl PolicySide {
         cell.or(self.base)
     }
 
-    /// The row that a cell names, if it names one.
+    /// Returns the row that a cell names, if it names one.
     #[inline]
     fn row(&self, cell: Cell) -> Option<&PackedPortRules> {
         if !cell.is_row() {
@@ -89,8 +89,8 @@ impl PolicySide {
         self.rows.get(cell.number() as usize)
     }
 
-    /// Whether all that this side allows `peer`, `other` allows `other_peer` too. For control: where it is so, a change
-    /// from the one to the other ends no connection.
+    /// Returns whether `other` allows `other_peer` everything that this side allows `peer`. Control uses it: a change from
+    /// this side to `other` then ends no connection.
     #[must_use]
     pub fn is_kept(&self, peer: IdentityId, other: &Self, other_peer: IdentityId) -> bool {
         let allows = |side: &Self, proto, port, who| side.verdict(who, proto, port).is_allowed();
@@ -118,8 +118,8 @@ impl PolicySide {
         WITH_PORTS.into_iter().all(ports) && kept(Proto::ICMP, 0)
     }
 
-    /// The peers whose answers may differ between two sides that have the same default and the same base; `None` where
-    /// they have not: then anybody's may. Where one was made from the other, these are few.
+    /// Returns the peers whose verdicts may differ between two sides with the same default and base; `None` if default or
+    /// base differ, because then any peer's may. If one side was built from the other, the peers are few.
     #[must_use]
     pub fn differing_peers<'a>(&'a self, other: &'a Self) -> Option<impl Iterator<Item = IdentityId> + 'a> {
         // A row's number means another row only in cells that were set again.
@@ -128,7 +128,7 @@ impl PolicySide {
         alike.then(apart)
     }
 
-    /// The same for peers that no cell speaks of.
+    /// As [`is_kept`](Self::is_kept), for peers without a cell.
     #[must_use]
     pub fn is_default_kept(&self, other: &Self) -> bool {
         // No table has a cell for the last number.
@@ -147,7 +147,7 @@ pub struct EndpointPolicy {
 }
 
 impl EndpointPolicy {
-    /// From its two directions.
+    /// Returns the policy of two directions.
     #[must_use]
     pub const fn new(ingress: PolicySide, egress: PolicySide) -> Self {
         Self {
@@ -155,22 +155,22 @@ impl EndpointPolicy {
         }
     }
 
-    /// A policy that allows everything: of an endpoint that nothing selects.
+    /// Returns a policy that allows everything: the policy of an endpoint that no policy selects.
     #[must_use]
     pub fn open() -> Self {
         Self::new(PolicySide::open(), PolicySide::open())
     }
 
-    /// One direction.
+    /// Returns one direction.
     #[inline]
     #[must_use]
     pub const fn side(&self, direction: Direction) -> &PolicySide {
         &self.sides[direction.index()]
     }
 
-    /// The verdict on a connection in `direction` (towards or from the endpoint) with `peer`, to `dst_port` of the
-    /// side that accepts it. Constant time. [`Snapshot::judge`](crate::Snapshot::judge) adds what holds for every
-    /// endpoint: its own node, itself, and "not ready".
+    /// Returns the verdict on a connection in `direction` (towards or from the endpoint) with `peer`, to `dst_port` of the
+    /// side that accepts it. Constant time. [`Endpoint::judge`](crate::Endpoint::judge) adds the verdicts that
+    /// hold for every endpoint: its own node, itself, and "not ready".
     #[inline]
     #[must_use]
     pub fn verdict(&self, direction: Direction, peer: IdentityId, proto: Proto, dst_port: u16) -> PolicyVerdict {

@@ -1,4 +1,4 @@
-//! Builds one direction of a policy: keeps equal rows once, and changes only the cells that it is told to.
+//! The builder of one direction of a policy. It stores equal rows once and changes only the cells that are set.
 
 use std::hash::BuildHasher;
 
@@ -9,10 +9,10 @@ use heddle_ids::{IdentityId, RuleId};
 use crate::port_rules::PackedPortRules;
 use crate::{Cell, PolicySide, PortRules};
 
-/// What holds for one class of peers.
+/// The verdicts for one identity.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerRules {
-    /// What holds for everyone: see [`PolicySideBuilder::set_base`].
+    /// The verdict for everyone: see [`PolicySideBuilder::set_base`].
     Default,
     /// The same for every protocol and port.
     Every(Cell),
@@ -20,7 +20,7 @@ pub enum PeerRules {
     Ports(Box<PortRules>),
 }
 
-/// Makes a [`PolicySide`] and goes on changing it; what it hands out shares all pages that did not change.
+/// Builds a [`PolicySide`] and goes on changing it; clones of the side share all pages that did not change.
 #[derive(Clone, Debug)]
 pub struct PolicySideBuilder {
     side: PolicySide,
@@ -31,13 +31,13 @@ pub struct PolicySideBuilder {
 }
 
 impl PolicySideBuilder {
-    /// Starts with no rule: see [`PolicySide::open`].
+    /// Returns a builder without rules: see [`PolicySide::open`].
     #[must_use]
     pub fn open() -> Self {
         Self::from(PolicySide::open())
     }
 
-    /// Starts with no rule: see [`PolicySide::isolated`].
+    /// Returns a builder without rules: see [`PolicySide::isolated`].
     #[must_use]
     pub fn isolated(rule: RuleId) -> Self {
         Self::from(PolicySide::isolated(rule))
@@ -52,7 +52,7 @@ impl PolicySideBuilder {
         }
     }
 
-    /// Sets the answer for a class of peers. Whether it differs from the one before.
+    /// Sets the verdicts for an identity and returns whether they changed.
     pub fn set(&mut self, peer: IdentityId, answer: PeerRules) -> bool {
         let before = self.side.cells.get(peer.index()).copied().unwrap_or_default();
         let cell = self.cell(answer);
@@ -64,7 +64,7 @@ impl PolicySideBuilder {
         true
     }
 
-    /// Sets the answer for a class of peers to that of another class. Whether it differs from the one before.
+    /// Sets the verdicts for an identity to the ones of another identity, and returns whether they changed.
     pub fn set_like(&mut self, peer: IdentityId, other: IdentityId) -> bool {
         let of = |id: IdentityId| self.side.cells.get(id.index()).copied().unwrap_or_default();
         let (before, cell) = (of(peer), of(other));
@@ -76,7 +76,7 @@ impl PolicySideBuilder {
         true
     }
 
-    /// Sets the answer for all peers that have none of their own; [`PeerRules::Default`] is then the side's default.
+    /// Sets the verdicts for all identities that have none of their own; [`PeerRules::Default`] is then the side's default.
     pub fn set_base(&mut self, answer: PeerRules) {
         let before = self.side.base;
         let cell = self.cell(answer);
@@ -94,7 +94,7 @@ impl PolicySideBuilder {
         }
     }
 
-    /// Counts the uses of rows.
+    /// Counts the cells that name a row, and frees a row that no cell names any more.
     fn exchange(&mut self, before: Cell, after: Cell) {
         if after.kind() == Cell::ROW {
             self.uses[after.number() as usize] += 1;
@@ -135,13 +135,13 @@ impl PolicySideBuilder {
         }
     }
 
-    /// What has been built, as it stands.
+    /// Returns the side as it stands now.
     #[must_use]
     pub const fn side(&self) -> &PolicySide {
         &self.side
     }
 
-    /// How many pages were copied since the last call.
+    /// Returns the number of pages copied since the last call, and resets it.
     pub fn take_copied(&mut self) -> u64 {
         self.side.cells.take_copied() + self.side.rows.take_copied()
     }

@@ -1,4 +1,4 @@
-//! Many verdicts at once.
+//! The policy lookups of a burst, side by side.
 
 use arrayvec::ArrayVec;
 use heddle_ids::IdentityId;
@@ -8,10 +8,10 @@ use crate::branchless::{LOOK_AHEAD, SelectedIndices};
 use crate::endpoint::PolicySource;
 use crate::{AddressInfo, Cell, Direction, Endpoint, PolicySide, PolicyVerdict};
 
-/// A question to an endpoint's policy: see [`Endpoint::judge`].
+/// The arguments of one [`Endpoint::judge`].
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyQuery<'a> {
-    /// Whose policy.
+    /// The endpoint that has the policy.
     pub endpoint: &'a Endpoint,
     /// Towards the endpoint, or from it.
     pub direction: Direction,
@@ -23,20 +23,20 @@ pub struct PolicyQuery<'a> {
     pub dst_port: u16,
 }
 
-/// How far an answer has come.
+/// One lookup under way.
 struct VerdictLookup<'a> {
-    /// Whose cell it is; none where that holds for every endpoint.
+    /// The side that the cell belongs to; `None` for a verdict that holds for every endpoint.
     side: Option<&'a PolicySide>,
     cell: Cell,
-    /// What holds where no rule speaks.
+    /// The verdict where no rule matches.
     default: Cell,
     peer: IdentityId,
     proto: Proto,
     dst_port: u16,
 }
 
-/// [`Endpoint::judge`] of many: what each one reads is fetched while the others are looked at, so that memory is waited for
-/// once a step. As many verdicts as there are questions and places for verdicts.
+/// Writes the verdicts of [`Endpoint::judge`] for many queries. Each step prefetches what the next one reads for a whole
+/// chunk, so that the lookups wait for memory together. Stops at the end of the queries or of `verdicts`.
 #[inline]
 pub fn policy_verdicts<'a>(asks: impl IntoIterator<Item = PolicyQuery<'a>>, verdicts: &mut [PolicyVerdict]) {
     let mut asks = asks.into_iter();

@@ -1,4 +1,4 @@
-//! What a policy says to one class of peers, by protocol and port: as it is written down, and as it is looked up.
+//! The verdicts for one identity by protocol and port: as they are built, and packed for the lookup.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use heddle_wire::Proto;
 
 use crate::{Cell, PortSet};
 
-/// What holds for one class of peers, by protocol and port.
+/// The verdicts for one identity, by protocol and port.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct PortRules {
     /// TCP by destination port.
@@ -15,11 +15,11 @@ pub struct PortRules {
     pub udp: PortSet,
     /// SCTP by destination port.
     pub sctp: PortSet,
-    /// Every other protocol: what rules without ports say.
+    /// Every other protocol: the verdict of rules without ports.
     pub other: Cell,
 }
 
-/// The protocols that a row tells ports of.
+/// The protocols with verdicts by port.
 pub(crate) const WITH_PORTS: [Proto; 3] = [Proto::TCP, Proto::UDP, Proto::SCTP];
 
 impl PortRules {
@@ -33,18 +33,18 @@ impl PortRules {
     }
 }
 
-/// Ranges that a [`PackedPortRules`] has room for.
+/// The number of ranges in a [`PackedPortRules`].
 const ROOM: usize = 4;
 
-/// A row in one cache line, as nearly all are: ranges of all protocols together. What does not fit stays as it was written.
+/// A row in one cache line: the ranges of all protocols together. A row with more ranges stays unpacked, behind `large`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct PackedPortRules {
-    /// By range: protocol and port from which on it holds.
+    /// The first protocol and port of each range.
     first: [u32; ROOM],
-    /// Up to which it holds.
+    /// The last protocol and port of each range.
     last: [u32; ROOM],
-    /// What holds.
+    /// The verdict of each range.
     cells: [Cell; ROOM],
     other: Cell,
     large: Option<Arc<PortRules>>,
@@ -52,7 +52,7 @@ pub(crate) struct PackedPortRules {
 
 const _: () = assert!(size_of::<PackedPortRules>() == 64);
 
-/// A protocol's port among those of all protocols.
+/// Returns protocol and port as one integer, ordered by protocol.
 const fn key(proto: Proto, port: u16) -> u32 {
     (proto.0 as u32) << 16 | port as u32
 }
@@ -88,7 +88,7 @@ impl From<&PortRules> for PackedPortRules {
 }
 
 impl PackedPortRules {
-    /// Writes the ranges down, as far as there is room: `None` if not all have one.
+    /// Writes the ranges; `None` if there are more than fit.
     fn fill(&mut self, row: &PortRules) -> Option<()> {
         let mut at = 0;
         for proto in WITH_PORTS {
@@ -102,7 +102,7 @@ impl PackedPortRules {
         Some(())
     }
 
-    /// What holds for a protocol and port.
+    /// Returns the verdict for a protocol and port.
     #[inline]
     pub(crate) fn get(&self, proto: Proto, port: u16) -> Cell {
         if let Some(large) = &self.large {
@@ -122,7 +122,7 @@ impl PackedPortRules {
         }
     }
 
-    /// The ports at which the answer may change.
+    /// Returns the ports at which the verdict may change.
     pub(crate) fn edges(&self, proto: Proto) -> Vec<u16> {
         if let Some(large) = &self.large {
             return large.of(proto).map(PortSet::edges).unwrap_or_default();

@@ -6,14 +6,14 @@ use arrayvec::ArrayVec;
 
 use crate::Cell;
 
-/// An inclusive range of ports and what holds for it.
+/// An inclusive range of ports and its verdict.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PortRange {
     /// The first port.
     pub first: u16,
     /// The last port, not below the first.
     pub last: u16,
-    /// What holds.
+    /// The verdict.
     pub cell: Cell,
 }
 
@@ -30,12 +30,12 @@ enum Repr {
     },
 }
 
-/// What holds for each port of one protocol.
+/// The verdicts for the ports of one protocol.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct PortSet(Repr);
 
 impl PortSet {
-    /// From ranges; where they overlap the first one counts. Ports in none are [`Cell::DEFAULT`].
+    /// Returns the set of these ranges. Where they overlap the first one counts; other ports are [`Cell::DEFAULT`].
     #[must_use]
     pub fn new(ranges: impl IntoIterator<Item = PortRange>) -> Self {
         let flat = first_wins(ranges);
@@ -45,7 +45,7 @@ impl PortSet {
         }
     }
 
-    /// What holds for `port`.
+    /// Returns the verdict for `port`.
     #[inline]
     #[must_use]
     pub fn get(&self, port: u16) -> Cell {
@@ -65,7 +65,7 @@ impl PortSet {
 }
 
 impl PortSet {
-    /// The ranges, in order and disjoint, where they are few.
+    /// Returns the ranges, in order and disjoint, if there are few.
     pub(crate) fn few(&self) -> Option<&[PortRange]> {
         match &self.0 {
             Repr::Few(ranges) => Some(ranges),
@@ -73,7 +73,7 @@ impl PortSet {
         }
     }
 
-    /// The ports at which the answer differs from that of the port before, 0 aside.
+    /// Returns the ports at which the verdict differs from the one of the port before, 0 aside.
     #[must_use]
     pub fn edges(&self) -> Vec<u16> {
         match &self.0 {
@@ -112,7 +112,7 @@ impl FromIterator<PortRange> for FewOrMore {
     }
 }
 
-/// Sorted ranges that do not overlap and mean the same as `ranges`, of which the first one counts where they overlap.
+/// Returns sorted, disjoint ranges with the same verdicts as `ranges`, where the first of overlapping ranges counts.
 #[must_use]
 pub fn first_wins(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRange> {
     let mut flat: Vec<PortRange> = Vec::new();
@@ -122,7 +122,7 @@ pub fn first_wins(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRange>
     flat
 }
 
-/// Adds to sorted, disjoint ranges what they leave free of `range`, and joins neighbours that agree.
+/// Adds the parts of `range` that sorted, disjoint ranges leave free, and joins neighbours with the same verdict.
 fn lay(flat: &mut Vec<PortRange>, range: PortRange) {
     let mut free = Vec::new();
     let mut next = u32::from(range.first);

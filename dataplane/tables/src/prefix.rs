@@ -12,7 +12,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The network of `len` bits that `addr` lies in. Longer than the family has is as long as it has.
+    /// Returns the network of `len` bits that `addr` lies in; `len` is capped to the length of the family's addresses.
     #[must_use]
     pub fn new(addr: Ip, len: u8) -> Self {
         let len = len.min(if addr.is_v4() { 32 } else { 128 });
@@ -24,37 +24,37 @@ impl Prefix {
         }
     }
 
-    /// The network that holds `addr` alone.
+    /// Returns the network that contains `addr` alone.
     #[must_use]
     pub fn host(addr: Ip) -> Self {
         Self::new(addr, 128)
     }
 
-    /// The first address.
+    /// Returns the first address.
     #[must_use]
     pub const fn addr(&self) -> Ip {
         self.addr
     }
 
-    /// The length in bits of the family, at most 32 or 128.
+    /// Returns the length in bits, at most 32 (IPv4) or 128 (IPv6).
     #[must_use]
     pub const fn len(&self) -> u8 {
         self.len
     }
 
-    /// Whether this is the network of all addresses of its family.
+    /// Returns whether this is the network of all addresses of its family.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Whether the network is one of IPv4. (`::/96` and shorter hold the mapped range, but are IPv6.)
+    /// Returns whether this is an IPv4 network. (`::/96` and shorter contain the mapped range, but are IPv6.)
     #[must_use]
     pub fn is_v4(&self) -> bool {
         self.addr.is_v4()
     }
 
-    /// The last address.
+    /// Returns the last address.
     #[must_use]
     pub fn last(&self) -> Ip {
         let host = u128::MAX
@@ -63,13 +63,13 @@ impl Prefix {
         Ip::from_v6((u128::from_be_bytes(self.addr.octets()) | host).to_be_bytes())
     }
 
-    /// Whether `addr` is of the same family and lies in this network.
+    /// Returns whether `addr` is of the same family and lies in this network.
     #[must_use]
     pub fn contains(&self, addr: Ip) -> bool {
         self.is_v4() == addr.is_v4() && Self::new(addr, self.len).addr == self.addr
     }
 
-    /// Whether `other` lies in this network (or is it).
+    /// Returns whether `other` lies in this network or equals it.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.len <= other.len && self.contains(other.addr)

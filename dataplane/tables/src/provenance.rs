@@ -1,4 +1,4 @@
-//! What decided, by name: the text behind a [`RuleId`](crate::RuleId).
+//! The policy and rule behind a [`RuleId`](crate::RuleId), by name.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ pub enum PolicyKind {
     ClusterNetworkPolicy,
 }
 
-/// Where policies of the cluster's administrators stand: before network policies or after them.
+/// The tier of a cluster administrator's policy: before network policies or after them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum PolicyTier {
     /// PolicySource before network policies.
@@ -26,7 +26,7 @@ pub enum PolicyTier {
 }
 
 impl PolicyTier {
-    /// As the Kubernetes API spells it.
+    /// Returns the tier as the Kubernetes API spells it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl PolicyTier {
 }
 
 impl PolicyKind {
-    /// The Kubernetes kind.
+    /// Returns the Kubernetes kind.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl PolicyKind {
     }
 }
 
-/// Why something was allowed or denied.
+/// The reason why a connection was allowed or denied.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Provenance {
     /// [`RuleId::NO_POLICY`].
@@ -60,15 +60,15 @@ pub enum Provenance {
     NotReady,
     /// A rule of a policy matched.
     Rule {
-        /// What kind of policy.
+        /// The policy's kind.
         kind: PolicyKind,
         /// Its namespace; empty for kinds of the whole cluster.
         namespace: Arc<str>,
         /// Its name.
         name: Arc<str>,
-        /// Of its ingress or of its egress rules.
+        /// The list that contains the rule: ingress or egress.
         direction: Direction,
-        /// The place of the rule in that list, from 0.
+        /// The index of the rule in that list, from 0.
         rule: u32,
     },
     /// A rule of a policy of the cluster's administrators matched.
@@ -77,14 +77,14 @@ pub enum Provenance {
         tier: PolicyTier,
         /// The policy's name.
         name: Arc<str>,
-        /// Of its ingress or of its egress rules.
+        /// The list that contains the rule: ingress or egress.
         direction: Direction,
-        /// The place of the rule in that list, from 0.
+        /// The index of the rule in that list, from 0.
         rule: u32,
         /// The rule's own name; may be empty.
         title: Arc<str>,
     },
-    /// No rule matched, and this policy (the first by name of those that do) selects the pod for that direction.
+    /// No rule matched, and this policy, the first by name that does, selects the pod for that direction.
     DefaultDeny {
         /// The policy's namespace.
         namespace: Arc<str>,
@@ -95,7 +95,7 @@ pub enum Provenance {
     },
     /// A policy that was refused and never was good closes what it selects.
     Refused {
-        /// What kind of policy.
+        /// The policy's kind.
         kind: PolicyKind,
         /// The policy's namespace; empty for kinds of the whole cluster.
         namespace: Arc<str>,
@@ -107,7 +107,7 @@ pub enum Provenance {
 }
 
 impl Provenance {
-    /// The decision behind a number with a fixed meaning.
+    /// Returns the reason behind a constant rule; `None` for a policy's rule.
     #[must_use]
     pub const fn fixed(rule: RuleId) -> Option<Self> {
         match rule {

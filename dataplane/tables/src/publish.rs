@@ -32,9 +32,9 @@ use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
-/// What can be published: something that counts its versions, starting with 0.
+/// A value that can be published: it has a version.
 pub trait Versioned {
-    /// The version; greater than that of every value published before.
+    /// Returns the version, which is greater than the version of every value published before.
     fn version(&self) -> u64;
 }
 
@@ -44,7 +44,7 @@ impl Versioned for crate::Snapshot {
     }
 }
 
-/// What one reader and the publisher share.
+/// The state that one reader and the publisher share.
 struct Shared<T> {
     /// Null, or an `Arc` that the mailbox owns.
     mailbox: AtomicPtr<T>,
@@ -54,7 +54,7 @@ struct Shared<T> {
 }
 
 impl<T> Shared<T> {
-    /// Exchanges what the mailbox owns.
+    /// Replaces the value in the mailbox and returns the previous one.
     fn swap(&self, new: Option<Arc<T>>) -> Option<Arc<T>> {
         let new = new.map_or(std::ptr::null_mut(), |v| Arc::into_raw(v).cast_mut());
         let old = self.mailbox.swap(new, Ordering::AcqRel);
@@ -73,7 +73,7 @@ impl<T> Drop for Shared<T> {
     }
 }
 
-/// Makes a publisher and that many readers, all of which start with `initial`.
+/// Returns a publisher and that many readers. All readers start with `initial`.
 #[must_use]
 pub fn channel<T: Versioned>(initial: Arc<T>, readers: usize) -> (Publisher<T>, Vec<Reader<T>>) {
     let shared: Vec<_> = (0..readers)
@@ -109,7 +109,7 @@ pub struct Publisher<T> {
 }
 
 impl<T: Versioned> Publisher<T> {
-    /// Gives every reader a new value, and frees old ones that nobody holds any more.
+    /// Puts a new value into every mailbox, and frees old values that no reader holds any more.
     pub fn publish(&mut self, value: Arc<T>) {
         for reader in &self.readers {
             drop(reader.swap(Some(Arc::clone(&value))));
@@ -118,14 +118,14 @@ impl<T: Versioned> Publisher<T> {
         self.collect();
     }
 
-    /// The newest value.
+    /// Returns the newest value.
     #[must_use]
     pub fn newest(&self) -> Option<&Arc<T>> {
         self.kept.back()
     }
 
-    /// The version that every reader has taken. One that sleeps counts as having the newest: it takes that before
-    /// anything else when it wakes.
+    /// Returns the version that every reader has taken. A sleeping reader counts as having the newest: it takes that one
+    /// before anything else when it wakes.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         let newest = self.kept.back().map_or(0, |v| v.version());
@@ -139,9 +139,9 @@ impl<T: Versioned> Publisher<T> {
         self.readers.iter().map(has).min().unwrap_or(newest)
     }
 
-    /// Frees the values that no reader holds any more, and says how many are kept (the newest included).
+    /// Frees the values that no reader holds any more. Returns the number of values that are left, the newest included.
     pub fn collect(&mut self) -> usize {
-        // What a sleeping reader holds stays: its `Arc` must not be the last.
+        // A value that a sleeping reader holds stays: the reader's `Arc` must not be the last.
         let oldest = self
             .readers
             .iter()
@@ -162,8 +162,7 @@ pub struct Reader<T> {
 }
 
 impl<T: Versioned> Reader<T> {
-    /// Takes the newest value, if there is a newer one than this reader has, and gives it out. To be called between
-    /// two bursts. One relaxed load when nothing is new; never waits, allocates or frees.
+    /// Takes the newest value if there is a newer one, and returns the current one. Call it between two bursts. One relaxed load when nothing is new; never waits, allocates or frees.
     #[inline]
     pub fn refresh(&mut self) -> &T {
         if !self.shared.mailbox.load(Ordering::Relaxed).is_null() {
@@ -172,7 +171,7 @@ impl<T: Versioned> Reader<T> {
         &self.current
     }
 
-    /// The value that the last [`refresh`](Self::refresh) took.
+    /// Returns the value that the last [`refresh`](Self::refresh) took.
     #[inline]
     #[must_use]
     pub fn current(&self) -> &T {
@@ -189,12 +188,12 @@ impl<T: Versioned> Reader<T> {
         }
     }
 
-    /// Says that this reader will look at no packet until [`wake`](Self::wake).
+    /// Marks this reader as asleep: it looks at no packet until [`wake`](Self::wake).
     pub fn sleep(&mut self) {
         self.shared.asleep.store(true, Ordering::Release);
     }
 
-    /// Ends a sleep and takes the newest value. To be called before the first packet is looked at.
+    /// Ends a sleep and takes the newest value. Call it before looking at the first packet.
     pub fn wake(&mut self) -> &T {
         self.shared.asleep.store(false, Ordering::Relaxed);
         self.take();

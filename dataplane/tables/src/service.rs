@@ -10,7 +10,7 @@ use siphasher::sip::SipHasher24;
 
 use crate::{Backend, Maglev, Place, Prefix, rendezvous};
 
-/// What a frontend listens on.
+/// The address, protocol and port of a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
     /// The address.
@@ -36,7 +36,7 @@ impl FrontendKey {
     }
 }
 
-/// Which of a Service's addresses a frontend is.
+/// The kind of a frontend's address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum FrontendKind {
     /// `spec.clusterIPs`.
@@ -49,7 +49,7 @@ pub enum FrontendKind {
     NodePort,
 }
 
-/// Who asks, as traffic policies tell clients apart.
+/// The client of a Service, as traffic policies distinguish clients.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Client {
     /// A pod of the cluster, on any node.
@@ -153,9 +153,9 @@ pub enum Choice<'a> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
 pub struct Frontend {
-    /// Who answers.
+    /// The backends.
     pub backends: Backends,
-    /// With `externalTrafficPolicy: Local`, who answers pods and this node itself.
+    /// With `externalTrafficPolicy: Local`, the backends for pods and for this node itself.
     pub inside: Option<Backends>,
     /// `spec.loadBalancerSourceRanges`; `None`: everybody.
     pub source_ranges: Option<Arc<[Prefix]>>,
@@ -165,11 +165,11 @@ pub struct Frontend {
     pub balancing: Balancing,
     /// Which kind of address it listens on.
     pub kind: FrontendKind,
-    /// What it listens on.
+    /// The address, protocol and port that it listens on.
     pub key: FrontendKey,
     /// `namespace/name` of the Service, with `:port name` where the port has one.
     pub name: Arc<str>,
-    /// Endpoints that get no new connection but keep those that they have.
+    /// Endpoints that get no new connection but keep the ones that they have.
     pub draining: Box<[Backend]>,
 }
 
@@ -188,7 +188,7 @@ pub enum Balancing {
 /// New connections of a client go where its last one went.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Affinity {
-    /// Which port of which Service: one for all its frontends.
+    /// The port of a Service: the same value for all its frontends.
     pub service: u64,
     /// For how long after the client's last new connection.
     pub seconds: u32,
@@ -200,7 +200,7 @@ impl Affinity {
     pub fn new(name: &str, seconds: u32) -> Self {
         let mut hash = SipHasher24::new_with_keys(3, 0x6166_6669_6e69_7479);
         hash.write(name.as_bytes());
-        // Zero stands for no entry in the table of those who remember.
+        // Zero marks a free entry of the affinity table.
         let service = hash.finish() | 1;
         Self { service, seconds }
     }
@@ -247,7 +247,7 @@ impl Frontend {
         }
     }
 
-    /// Whether the source ranges let that address in.
+    /// Returns whether the source ranges admit that address.
     #[must_use]
     pub fn admits(&self, source: Ip) -> bool {
         self.source_ranges
@@ -255,7 +255,7 @@ impl Frontend {
             .is_none_or(|ranges| ranges.iter().any(|range| range.contains(source)))
     }
 
-    /// Whether the client's address is replaced by the node's (kube-proxy with a cluster CIDR, `writeServiceToEndpointRules`
+    /// Returns whether the client's address is replaced by the node's (kube-proxy with a cluster CIDR, `writeServiceToEndpointRules`
     /// and the `KUBE-EXT` chains): a cluster address does so for all but pods, an external one for all with the traffic
     /// policy `Cluster`, and for the node itself with `Local`.
     #[must_use]
@@ -267,7 +267,7 @@ impl Frontend {
         }
     }
 
-    /// Whether connections that this backend has may go on: it is one of the Service's endpoints, ready or not.
+    /// Returns whether connections of this backend may go on: it is one of the Service's endpoints, ready or not.
     #[must_use]
     pub fn keeps(&self, backend: &Backend) -> bool {
         let has = |list: &[Backend]| list.binary_search(backend).is_ok();
@@ -283,7 +283,7 @@ impl Frontend {
     }
 }
 
-/// The answer to "is this a Service?".
+/// The result of a Service lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ServiceLookup<'a> {
     /// The address is no Service's.
@@ -358,8 +358,8 @@ mod tests {
         assert_eq!(one.list(), [b(1, 80), b(2, 80), b(3, 80)]);
     }
 
-    /// What a backend that goes moves of the others' new connections: nothing among few, little among many, and nearly
-    /// all where the one way of choosing gives over to the other.
+    /// A removed backend moves none of the others' new connections among few backends, few among many, and nearly all
+    /// where the choice changes from rendezvous hashing to Maglev.
     #[test]
     fn a_table_is_made_for_many_backends_only() {
         let of = |n: u8| Backends::new((0..n).map(|last| b(last, 80)), false);

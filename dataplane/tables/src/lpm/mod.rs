@@ -1,7 +1,8 @@
 //! Longest prefix match over addresses of both families.
 //!
-//! A trie a family is what changes are made to; for IPv4 the answers are laid out flat beside it, so that a lookup takes
-//! two reads that can be foreseen. Everything is in `Arc` pages and nodes, and a change copies those that it touches.
+//! Each family has a trie, which takes the changes. For IPv4 the answers are laid out flat beside it, so that a lookup
+//! takes two reads whose addresses are known early. Everything is in `Arc` pages and nodes; a change copies the ones that
+//! it touches.
 
 mod trie;
 mod v4_flat;
@@ -24,7 +25,7 @@ pub struct Lpm<V> {
     copied: u64,
 }
 
-/// A lookup in steps: each one fetches what the next one reads.
+/// A lookup in steps: each step prefetches what the next one reads.
 pub struct LpmLookup<'a, V> {
     lpm: &'a Lpm<V>,
     addr: Ip,
@@ -40,7 +41,7 @@ impl<V: Copy + PartialEq + Default> LpmLookup<'_, V> {
         }
     }
 
-    /// The last step: what [`Lpm::lookup`] says.
+    /// The last step: returns the result of [`Lpm::lookup`].
     #[inline]
     #[must_use]
     pub fn find(&self) -> V {
@@ -49,14 +50,14 @@ impl<V: Copy + PartialEq + Default> LpmLookup<'_, V> {
     }
 }
 
-/// An address of IPv4 as a number.
+/// Returns an IPv4 address as an integer.
 #[inline]
 const fn bits(addr: Ip) -> u32 {
     u32::from_be_bytes(addr.v4_octets())
 }
 
 impl<V: Copy + PartialEq + Default> Lpm<V> {
-    /// An empty table.
+    /// Returns an empty table.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -68,19 +69,19 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
         }
     }
 
-    /// Prefixes in the table.
+    /// Returns the number of prefixes.
     #[must_use]
     pub const fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has none.
+    /// Returns whether the table has no prefix.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The value of the longest prefix that holds `addr`; the default where none does.
+    /// Returns the value of the longest prefix that contains `addr`, or the default if none does.
     #[inline]
     #[must_use]
     pub fn lookup(&self, addr: Ip) -> V {
@@ -96,7 +97,7 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
         self.v4.lookup(&addr.v4_octets()).unwrap_or_default()
     }
 
-    /// Begins a lookup in steps, so that many can be under way at once.
+    /// Begins a lookup in steps, so that the caller can have many under way at once.
     #[inline]
     #[must_use]
     pub fn begin_lookup(&self, addr: Ip) -> LpmLookup<'_, V> {
@@ -108,7 +109,7 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
         LpmLookup { lpm: self, addr, way }
     }
 
-    /// The value of exactly this prefix.
+    /// Returns the value of exactly this prefix.
     #[must_use]
     pub fn get(&self, prefix: Prefix) -> Option<V> {
         let octets = prefix.addr().octets();
@@ -119,7 +120,7 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
         }
     }
 
-    /// Adds or replaces a prefix and gives back its value before. Copies nothing if that is the same.
+    /// Adds or replaces a prefix and returns its previous value. Copies nothing if the value is the same.
     pub fn insert(&mut self, prefix: Prefix, value: V) -> Option<V> {
         if self.get(prefix) == Some(value) {
             return Some(value);
@@ -129,7 +130,7 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
         before
     }
 
-    /// Takes a prefix out.
+    /// Removes a prefix and returns its value.
     pub fn remove(&mut self, prefix: Prefix) -> Option<V> {
         let before = self.change(prefix, None);
         self.len -= usize::from(before.is_some());
@@ -148,7 +149,7 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
         before
     }
 
-    /// How many nodes and pages were copied since the last call.
+    /// Returns the number of nodes and pages copied since the last call, and resets it.
     pub fn take_copied(&mut self) -> u64 {
         std::mem::take(&mut self.copied) + self.flat.take_copied()
     }

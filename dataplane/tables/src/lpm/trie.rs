@@ -27,7 +27,7 @@ impl Bits {
         }
     }
 
-    /// The values set, in order.
+    /// Returns the values that are set, in order.
     fn iter(self) -> impl Iterator<Item = u8> {
         (0u8..4).zip(self.0).flat_map(|(word, mut bits)| {
             std::iter::from_fn(move || {
@@ -38,18 +38,18 @@ impl Bits {
         })
     }
 
-    /// These and those.
+    /// Returns the union.
     fn or(self, other: Self) -> Self {
         Self(std::array::from_fn(|i| self.0[i] | other.0[i]))
     }
 
-    /// Each value's successor.
+    /// Returns the successors of the values.
     fn next(self) -> Self {
         let [a, b, c, d] = self.0;
         Self([a << 1, b << 1 | a >> 63, c << 1 | b >> 63, d << 1 | c >> 63])
     }
 
-    /// How many bits below `i` are set.
+    /// Returns the number of bits below `i` that are set.
     fn rank(&self, i: u8) -> usize {
         let word = (i >> 6) as usize;
         let below: u32 = self.0[..word].iter().map(|w| w.count_ones()).sum();
@@ -71,7 +71,7 @@ struct Node<V> {
     /// Where a run of equal answers starts; bit 0 is always set when there is a prefix.
     starts: Bits,
     runs: Vec<Option<V>>,
-    /// What the runs are made of, sorted by length; read by changes only.
+    /// The prefixes that the runs are computed from, sorted by length; only changes read them.
     prefixes: Vec<Local<V>>,
 }
 
@@ -105,7 +105,7 @@ impl<V: Copy + PartialEq> Node<V> {
         }
     }
 
-    /// Makes the runs anew from the prefixes.
+    /// Recomputes the runs from the prefixes.
     fn push_down(&mut self) {
         let mut answers = [None; 256];
         for &(bits, len, value) in &self.prefixes {
@@ -127,8 +127,8 @@ impl<V: Copy + PartialEq> Node<V> {
         }
     }
 
-    /// The answers within this node and its children, as (first of the two octets, answer); those of shorter prefixes are
-    /// left out. Stops where `told` says so.
+    /// Calls `told` with the answers within this node and its children, as (first of the two octets, answer), without
+    /// the answers of shorter prefixes. Stops when `told` breaks.
     fn told_below(&self, mut told: impl FnMut(u16, Option<V>) -> ControlFlow<()>) -> ControlFlow<()> {
         // Between these nothing changes.
         let mut edges = self.starts.or(self.kids).or(self.kids.next());
@@ -161,7 +161,7 @@ impl<V: Copy + PartialEq> Trie<V> {
         Self(Arc::new(Node::new()))
     }
 
-    /// The value of the longest prefix that holds an address of these octets. With the first octets alone: of the prefixes
+    /// Returns the value of the longest prefix that contains an address of these octets. With the first octets alone: of the prefixes
     /// that are no longer than those.
     pub(super) fn lookup(&self, octets: &[u8]) -> Option<V> {
         let mut node = &self.0;
@@ -187,7 +187,7 @@ impl<V: Copy + PartialEq> Trie<V> {
         }
     }
 
-    /// The value of exactly this prefix.
+    /// Returns the value of exactly this prefix.
     pub(super) fn get(&self, mut octets: &[u8], mut len: u8) -> Option<V> {
         let mut node = &self.0;
         while len > 8 {
@@ -202,7 +202,7 @@ impl<V: Copy + PartialEq> Trie<V> {
             .map(|(_, _, v)| *v)
     }
 
-    /// Sets or takes out a prefix and gives back its value before. Counts the nodes that it copies.
+    /// Sets or removes a prefix and returns its previous value. Counts the nodes that it copies.
     pub(super) fn change(&mut self, octets: &[u8], len: u8, value: Option<V>, copied: &mut u64) -> Option<V> {
         Self::change_in(&mut self.0, octets, len, value, copied)
     }

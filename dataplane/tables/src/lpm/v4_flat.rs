@@ -2,7 +2,7 @@
 //! begin.
 //!
 //! A lookup reads one entry and, at most, one block of two cache lines; both are known early enough to be fetched for
-//! many addresses at once. What does not fit into a block, the trie is asked for. Everything here is made from the trie.
+//! many addresses at once. The trie answers where a block has too few places. Everything here is computed from the trie.
 
 use std::hint::select_unpredictable;
 use std::ops::ControlFlow;
@@ -15,21 +15,21 @@ use crate::PagedVec;
 /// Where another answer begins, at most, within a block.
 const STARTS: usize = 16;
 
-/// What holds in a /16.
+/// The answer of one /16.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 struct Entry<V> {
-    /// What prefixes of at most 16 bits say.
+    /// The answer of the prefixes of at most 16 bits.
     answer: V,
     /// The block's number; [`NO_BLOCK`] or [`DEEP`].
     block: u32,
 }
 
-/// No longer prefix begins in this /16. There is a block of that number, and it says nothing.
+/// No longer prefix begins in this /16. The block of that number exists and covers nothing.
 const NO_BLOCK: u32 = 0;
-/// Too many for a block: the trie knows.
+/// Too many answers for a block: the trie has them.
 const DEEP: u32 = u32::MAX;
 
-/// What longer prefixes say within a /16.
+/// The answers of longer prefixes within a /16.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 #[repr(C, align(64))]
 struct Block<V> {
@@ -44,16 +44,16 @@ struct Block<V> {
 }
 
 impl<V: Copy> Block<V> {
-    /// What holds at `low`, where prefixes of at most 16 bits say `outer`.
+    /// Returns the answer at `low`; `outer` is the answer of the prefixes of at most 16 bits.
     #[inline]
     fn answer(&self, low: u16, outer: V) -> V {
         let at = simd::count_up_to(&self.starts, low);
-        // Which of them, nobody can foresee.
+        // Branch-free: a branch here would be unpredictable.
         select_unpredictable(self.covered >> at & 1 == 1, self.answers[at], outer)
     }
 }
 
-/// How far a lookup has come.
+/// A lookup under way.
 #[derive(Clone, Copy)]
 pub(super) struct FlatLookup<'a, V> {
     entry: &'a Entry<V>,
@@ -61,7 +61,7 @@ pub(super) struct FlatLookup<'a, V> {
 }
 
 impl<V: Copy> FlatLookup<'_, V> {
-    /// What holds for the address that it was begun with; `None`: it is to be looked up the other way.
+    /// Returns the answer for the address that the lookup was begun with; `None` if [`V4Flat::lookup`] is needed.
     #[inline]
     pub(super) fn answer(&self, addr: u32) -> Option<V> {
         Some(self.block?.answer(addr as u16, self.entry.answer))
@@ -120,7 +120,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         }
     }
 
-    /// What holds for an address; `None`: the trie is to be asked.
+    /// Returns the answer for an address; `None` if only the trie has it.
     #[inline]
     pub(super) fn lookup(&self, addr: u32) -> Option<V> {
         let Some(entry) = self.entry(addr) else {
@@ -133,7 +133,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         }
     }
 
-    /// Makes anew what the prefix of that length at `addr` reaches, from the trie that has changed.
+    /// Recomputes the answers within the prefix of that length at `addr` from the trie, which has changed.
     pub(super) fn renew(&mut self, trie: &Trie<V>, addr: u32, len: u8) {
         let high = (addr >> 16) as u16;
         if len > 16 {
@@ -216,7 +216,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         self.free = number;
     }
 
-    /// How many pages were copied since the last call.
+    /// Returns the number of pages copied since the last call, and resets it.
     pub(super) fn take_copied(&mut self) -> u64 {
         self.entries.take_copied() + self.blocks.take_copied()
     }

@@ -1,4 +1,4 @@
-//! Makes the next snapshot from the last.
+//! The builder of the next snapshot from the previous one.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, NodeTable, Place, Prefix, Provenance,
 };
 
-/// Changes tables and hands out snapshots. What it is told twice costs nothing.
+/// Changes the tables and builds snapshots. Setting an equal value again costs nothing.
 #[derive(Debug, Default)]
 pub struct SnapshotBuilder {
     next: Snapshot,
@@ -18,19 +18,19 @@ pub struct SnapshotBuilder {
 }
 
 impl SnapshotBuilder {
-    /// Starts with empty tables.
+    /// Returns a builder with empty tables.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The tables as they stand now, published or not.
+    /// Returns the tables as they stand now, published or not.
     #[must_use]
     pub const fn current(&self) -> &Snapshot {
         &self.next
     }
 
-    /// Sets what the node is.
+    /// Sets the node.
     pub fn set_node(&mut self, node: NodeTable) {
         if *self.next.node != node {
             self.next.node = Arc::new(node);
@@ -48,7 +48,7 @@ impl SnapshotBuilder {
         }
     }
 
-    /// Takes an endpoint out. Its addresses are entries of their own.
+    /// Removes an endpoint. Its addresses are entries of their own and stay.
     pub fn remove_endpoint(&mut self, id: EndpointId) {
         if self.next.endpoint(id).is_some() {
             self.next.egress_ports.set(id.index(), None);
@@ -57,12 +57,12 @@ impl SnapshotBuilder {
         }
     }
 
-    /// Sets who and where an address is.
+    /// Sets the identity and the place of an address.
     pub fn set_address(&mut self, addr: Ip, info: AddressInfo) {
         self.changed |= self.next.addresses.set(addr, info);
     }
 
-    /// Forgets an address.
+    /// Removes an address.
     pub fn remove_address(&mut self, addr: Ip) {
         self.changed |= self.next.addresses.remove(&addr).is_some();
     }
@@ -72,7 +72,7 @@ impl SnapshotBuilder {
         self.changed |= self.next.identities.insert(prefix, identity) != Some(identity);
     }
 
-    /// Takes a policy CIDR out.
+    /// Removes a policy CIDR.
     pub fn remove_cidr(&mut self, prefix: Prefix) {
         self.changed |= self.next.identities.remove(prefix).is_some();
     }
@@ -82,7 +82,7 @@ impl SnapshotBuilder {
         self.changed |= self.next.places.insert(prefix, place) != Some(place);
     }
 
-    /// Takes such a range out.
+    /// Removes such a range.
     pub fn remove_range(&mut self, prefix: Prefix) {
         self.changed |= self.next.places.remove(prefix).is_some();
     }
@@ -100,7 +100,7 @@ impl SnapshotBuilder {
         }
     }
 
-    /// Takes a frontend out.
+    /// Removes a frontend.
     pub fn remove_frontend(&mut self, key: FrontendKey) {
         if let Some(before) = self.next.frontends.remove(&key) {
             self.changed = true;
@@ -123,7 +123,7 @@ impl SnapshotBuilder {
         }
     }
 
-    /// Sets what a rule number stands for, or forgets it.
+    /// Sets or removes the policy and rule behind a rule's identifier.
     pub fn set_provenance(&mut self, rule: RuleId, decision: Option<Arc<Provenance>>) {
         self.changed |= match decision {
             Some(decision) => self.next.provenance.set(rule, decision),
@@ -131,13 +131,13 @@ impl SnapshotBuilder {
         };
     }
 
-    /// Whether anything changed since the last [`build`](Self::build).
+    /// Returns whether anything changed since the last [`build`](Self::build).
     #[must_use]
     pub const fn is_changed(&self) -> bool {
         self.changed
     }
 
-    /// A snapshot of what stands now, with the next version, and how many pages were copied for it.
+    /// Returns a snapshot of the tables with the next version, and the number of pages copied for it.
     pub fn build(&mut self) -> (Arc<Snapshot>, u64) {
         let next = &mut self.next;
         next.version += 1;

@@ -16,13 +16,13 @@ use crate::{
 
 pub use self::builder::SnapshotBuilder;
 
-/// All that workers read. Immutable; cheap to clone, since tables are roots of shared pages.
+/// All tables that workers read. Immutable; cheap to clone, since tables are roots of shared pages.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     version: u64,
     node: Arc<NodeTable>,
     endpoints: PagedVec<Option<Endpoint>, 16>,
-    /// Of each of `endpoints`.
+    /// A copy of a few fields of each of `endpoints`.
     egress_ports: PagedVec<Option<EgressPort>>,
     addresses: PagedMap<Ip, AddressInfo>,
     identities: Lpm<IdentityId>,
@@ -33,11 +33,11 @@ pub struct Snapshot {
     provenance: PagedMap<RuleId, Arc<Provenance>>,
 }
 
-/// How many frontends an address has.
+/// The number of frontends of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Frontends {
     all: u32,
-    /// Those that make it a cluster address.
+    /// The frontends that make it a cluster address.
     cluster: u32,
 }
 
@@ -50,7 +50,7 @@ impl Frontends {
     }
 }
 
-/// How full the tables are.
+/// The numbers of entries in the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TableSizes {
     /// Local endpoints, the host and the uplink included.
@@ -66,40 +66,40 @@ pub struct TableSizes {
 }
 
 impl Snapshot {
-    /// Counts published snapshots; 0 is the empty one of the start.
+    /// Returns the version: the number of snapshots built so far; 0 is the empty one at the start.
     #[must_use]
     pub const fn version(&self) -> u64 {
         self.version
     }
 
-    /// The node.
+    /// Returns the node.
     #[inline]
     #[must_use]
     pub fn node(&self) -> &NodeTable {
         &self.node
     }
 
-    /// A local endpoint.
+    /// Returns a local endpoint.
     #[inline]
     #[must_use]
     pub fn endpoint(&self, id: EndpointId) -> Option<&Endpoint> {
         self.endpoints.get(id.index())?.as_ref()
     }
 
-    /// The way out to a local endpoint, without the rest of it.
+    /// Returns the port and generation of a local endpoint, without the rest of it.
     #[inline]
     #[must_use]
     pub fn egress_port(&self, id: EndpointId) -> Option<&EgressPort> {
         self.egress_ports.get(id.index())?.as_ref()
     }
 
-    /// All local endpoints, by number.
+    /// Iterates over all local endpoints, in the order of their identifiers.
     pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         self.endpoints.iter().filter_map(|(_, e)| e.as_ref())
     }
 
-    /// Who and where an address is. Known addresses first; for others the identity is that of the policy CIDRs that
-    /// cover them, and the place that of the node whose pod range they are in.
+    /// Returns the identity and place of an address. An entry of its own counts first; otherwise the longest policy CIDR
+    /// that contains it gives the identity, and the longest range that contains it the place.
     #[inline]
     #[must_use]
     pub fn address(&self, addr: Ip) -> AddressInfo {
@@ -109,7 +109,7 @@ impl Snapshot {
         }
     }
 
-    /// Who and where an address is that is not known by itself.
+    /// Returns the identity and place of an address without an entry of its own.
     #[inline]
     fn address_by_range(&self, addr: Ip) -> AddressInfo {
         AddressInfo {
@@ -118,8 +118,8 @@ impl Snapshot {
         }
     }
 
-    /// [`address`](Self::address) of many: what each one reads is fetched while the others are looked at, so that memory
-    /// is waited for once. As many answers as there are questions and places for answers.
+    /// Writes the results of [`address`](Self::address) for many addresses. Each step prefetches what the next one reads, so
+    /// that the lookups wait for memory together. Stops at the end of `asked` or of `found`.
     pub fn addresses(&self, asked: &[Ip], found: &mut [AddressInfo]) {
         for (asked, found) in asked.chunks(LOOK_AHEAD).zip(found.chunks_mut(LOOK_AHEAD)) {
             let mut sought: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
@@ -155,19 +155,19 @@ impl Snapshot {
         }
     }
 
-    /// Whether an address is in the table by itself.
+    /// Returns whether an address has an entry of its own.
     #[must_use]
     pub fn knows(&self, addr: Ip) -> bool {
         self.addresses.get(&addr).is_some()
     }
 
-    /// The place of addresses of exactly this range that are not known by themselves.
+    /// Returns the place of exactly this range.
     #[must_use]
     pub fn range(&self, prefix: Prefix) -> Option<Place> {
         self.places.get(prefix)
     }
 
-    /// Whether (address, protocol, port) is a Service's. Protocols without ports ask with port 0.
+    /// Looks up (address, protocol, port) among the Services. Protocols without ports use port 0.
     ///
     /// A cluster address is the Service's with all its ports; any other address may be somebody's own too, and what no
     /// frontend listens on is not touched.
@@ -179,8 +179,8 @@ impl Snapshot {
         found[0]
     }
 
-    /// [`frontend`](Self::frontend) of many: what each one reads is fetched while the others are looked at, and so are the
-    /// frontends. As many answers as there are questions and places for answers.
+    /// Writes the results of [`frontend`](Self::frontend) for many keys, and prefetches the frontends. Stops at the end of
+    /// `asked` or of `found`.
     pub fn frontends_at<'a>(&'a self, asked: &[FrontendKey], found: &mut [ServiceLookup<'a>]) {
         for (asked, found) in asked.chunks(LOOK_AHEAD).zip(found.chunks_mut(LOOK_AHEAD)) {
             let mut sought: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
@@ -209,7 +209,7 @@ impl Snapshot {
         }
     }
 
-    /// The answer where nothing listens on that very address and port.
+    /// Returns the result for a key without a frontend of exactly this address and port.
     #[inline]
     fn without_frontend(&self, key: &FrontendKey, known: Option<&Frontends>) -> ServiceLookup<'_> {
         if known.is_some_and(|known| known.cluster > 0) {
@@ -223,24 +223,24 @@ impl Snapshot {
         frontend.map_or(ServiceLookup::NotAService, ServiceLookup::Frontend)
     }
 
-    /// Whether an address is the cluster address of a Service.
+    /// Returns whether an address is the cluster address of a Service.
     #[must_use]
     pub fn is_cluster_address(&self, ip: Ip) -> bool {
         self.service_addresses.get(&ip).is_some_and(|known| known.cluster > 0)
     }
 
-    /// The frontend of exactly this key.
+    /// Returns the frontend of exactly this key.
     #[must_use]
     pub fn frontend_at(&self, key: FrontendKey) -> Option<&Arc<Frontend>> {
         self.frontends.get(&key)
     }
 
-    /// All frontends, in no particular order.
+    /// Iterates over all frontends, in no particular order.
     pub fn frontends(&self) -> impl Iterator<Item = &Arc<Frontend>> {
         self.frontends.iter().map(|(_, f)| f)
     }
 
-    /// What a rule number stands for.
+    /// Returns the policy and rule behind a rule's identifier.
     #[must_use]
     pub fn provenance(&self, rule: RuleId) -> Option<Arc<Provenance>> {
         match Provenance::fixed(rule) {
@@ -249,7 +249,7 @@ impl Snapshot {
         }
     }
 
-    /// How full the tables are.
+    /// Returns the sizes of the tables.
     #[must_use]
     pub fn sizes(&self) -> TableSizes {
         TableSizes {
