@@ -73,7 +73,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("libbpf-rs", &["io"]),
     ("libxdp-sys", &["io"]),
     ("libbpf-sys", &["io"]),
-    ("clap", &["cli", "bench"]),
+    ("clap", &["config", "cli", "bench"]),
     ("comfy-table", &["cli"]),
 ];
 

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::PossibleValuesParser;
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, value_parser};
-use heddle_config::{Config, ConfigError, CoreList, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use clap::{Arg, ArgGroup, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum, value_parser};
+use heddle_config::{Config, ConfigError, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
 use heddle_offline::replay::Input;
 use heddle_offline::simulate::end_syntax::{Destination, NamedEnd};
 use heddle_offline::simulate::request::ObjectName;
@@ -49,63 +49,67 @@ pub enum Command {
     Demo(DemoArgs),
 }
 
-/// Flags of `heddle run`; each is a key of the configuration file too, and wins over it.
-#[derive(Debug, Clone, Default, Args)]
+/// Flags of `heddle run`. The keys of the configuration that have a flag are declared by [`Config`] itself.
+#[derive(Debug, Clone)]
 pub struct RunArgs {
-    /// Configuration file (YAML); configs/heddle.yaml lists every key.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// This node's name in the cluster [default: $NODE_NAME, then the host's name].
-    #[arg(long, value_name = "NAME")]
-    pub node: Option<String>,
-    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them; it is followed while the agent runs.
-    #[arg(long, value_name = "DIR")]
-    pub manifests: Option<PathBuf>,
-    /// Directory of sockets, mounts and the lock [default: /run/heddle].
-    #[arg(long, value_name = "DIR")]
-    pub run_dir: Option<PathBuf>,
-    /// Directory of what outlives a reboot [default: /var/lib/heddle].
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
-    /// Cores to pin workers to, such as 1,3 or 2-5 [default: all but the first].
-    #[arg(long, value_name = "LIST")]
-    pub cores: Option<CoreList>,
-    /// How many workers [default: one per core].
-    #[arg(long, value_name = "N")]
-    pub workers: Option<u16>,
-    /// The NIC that leads to other nodes and outside [default: the interface with the node's InternalIP].
-    #[arg(long, value_name = "IFACE")]
-    pub uplink: Option<String>,
-    /// The most pods at one time [default: 128].
-    #[arg(long, value_name = "N")]
-    pub max_pods: Option<u16>,
-    /// What to log to standard error: a level or tracing directives [default: info].
-    #[arg(long, value_name = "FILTER")]
-    pub log: Option<String>,
+    file: Option<PathBuf>,
+    /// The flags that were given; they override the file.
+    flags: ArgMatches,
+}
+
+impl Args for RunArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help("Configuration file (YAML); configs/heddle.yaml lists every key");
+        // As for an update: no flag is required, because the file or the default supplies the value.
+        Config::augment_args_for_update(command.arg(file))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for RunArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self {
+            file: matches.get_one::<PathBuf>("config").cloned(),
+            flags: matches.clone(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// The configuration of `heddle run` cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum RunArgsError {
+    /// The file.
+    #[error(transparent)]
+    File(#[from] ConfigError),
+    /// A flag.
+    #[error(transparent)]
+    Flag(#[from] clap::Error),
 }
 
 impl RunArgs {
-    /// The configuration: the file's, or the defaults, with the flags on top.
+    /// Returns the configuration: the file's keys or the defaults, overridden by the flags.
     ///
     /// # Errors
     /// The file cannot be read or understood.
-    pub fn configuration(self) -> Result<Config, ConfigError> {
-        let file = match &self.config {
+    pub fn configuration(&self) -> Result<Config, RunArgsError> {
+        let mut config = match &self.file {
             Some(path) => Config::read(path)?,
             None => Config::default(),
         };
-        Ok(Config {
-            node: self.node.or(file.node),
-            manifests: self.manifests.or(file.manifests),
-            run_dir: self.run_dir.unwrap_or(file.run_dir),
-            state_dir: self.state_dir.unwrap_or(file.state_dir),
-            cores: self.cores.or(file.cores),
-            workers: self.workers.or(file.workers),
-            uplink: self.uplink.or(file.uplink),
-            max_pods: self.max_pods.unwrap_or(file.max_pods),
-            log: self.log.unwrap_or(file.log),
-            ..file
-        })
+        config.update_from_arg_matches(&self.flags)?;
+        Ok(config)
     }
 }
 

@@ -19,7 +19,7 @@ pub struct Fragments {
     /// For how long one waits.
     pub wait_millis: u32,
     /// For how long a datagram is remembered whose first fragment has come.
-    pub remember_seconds: u32,
+    pub fragment_timeout_seconds: u32,
 }
 
 impl Default for Fragments {
@@ -29,7 +29,7 @@ impl Default for Fragments {
             datagrams: of.datagrams,
             held_frames: of.held_frames,
             wait_millis: of.wait_ms,
-            remember_seconds: of.remember_ms / 1000,
+            fragment_timeout_seconds: of.remember_ms / 1000,
         }
     }
 }
@@ -55,12 +55,18 @@ impl Fragments {
         let why = " (a pod may have a quarter of them, and one fragment takes up to 16)";
         within("fragments.heldFrames", held, 64, 1 << 15, why)?;
         within("fragments.waitMillis", self.wait_millis, 1, 30_000, "")?;
-        within("fragments.rememberSeconds", self.remember_seconds, 1, 300, "")?;
+        within(
+            "fragments.fragmentTimeoutSeconds",
+            self.fragment_timeout_seconds,
+            1,
+            300,
+            "",
+        )?;
         Ok(FragmentConfig {
             datagrams: self.datagrams,
             held_frames: self.held_frames,
             wait_ms: self.wait_millis,
-            remember_ms: self.remember_seconds * 1000,
+            remember_ms: self.fragment_timeout_seconds * 1000,
         })
     }
 }

@@ -25,59 +25,86 @@ use cores::CoresError;
 pub use heddle_proto::DEFAULT_RUN_DIR;
 pub use port_range::PortRange;
 
-/// The configuration file as it stands.
+/// The configuration: every key with its default, as the file contains it and as flags override it.
+///
+/// This is the only list of keys. The doc comment of a field is the help text of its flag; fields without a flag are
+/// keys of the file alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[cfg_attr(feature = "clap", derive(clap::Args))]
 pub struct Config {
-    /// This node's name in the cluster; `null`: `$NODE_NAME`, then the host's name.
+    /// This node's name in the cluster [default: $NODE_NAME, then the host's name].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
     pub node: Option<String>,
-    /// The folder of manifests to read and to follow.
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` prints them; the agent follows its changes.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub manifests: Option<PathBuf>,
-    /// Where sockets, mounts and the lock are.
+    /// Directory of sockets, mounts and the lock.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub run_dir: PathBuf,
-    /// Where that lies which outlives a reboot.
+    /// Directory of files that outlive a reboot.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub state_dir: PathBuf,
-    /// The cores that workers are pinned to; `null`: all that the process may use but the first.
+    /// Cores to pin workers to, such as 1,3 or 2-5 [default: all but the first].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
     pub cores: Option<CoreList>,
-    /// How many workers; `null`: one per core. More than cores share them in turn.
+    /// Number of workers [default: one per core]. If there are more workers than cores, they share them in turn.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub workers: Option<u16>,
-    /// The most pods at one time.
+    /// Maximum number of attached pods.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub max_pods: u16,
     /// Frames of 4 KiB shared by all ports.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub frames: u32,
-    /// The NIC that leads to other nodes and outside; `null`: the interface with the node's InternalIP.
+    /// The NIC that leads to other nodes and to the outside [default: the interface with the node's InternalIP].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "IFACE"))]
     pub uplink: Option<String>,
     /// The MTU of pods' interfaces.
     #[serde(rename = "podMTU")]
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub pod_mtu: u32,
-    /// Connections that the flow table has room for.
+    /// The capacity of the flow table in connections.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub connections: u32,
-    /// The most connections that one pod may have opened; `null`: a quarter of all.
+    /// Maximum number of connections that one pod may have opened; `null`: a quarter of `connections`.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub connections_per_pod: Option<u32>,
     /// Seconds after which a silent connection expires, by protocol and state.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub timeouts: TimeoutSeconds,
-    /// What the fragments of IP datagrams may use, a worker.
+    /// Bounds of fragment handling for each worker.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub fragments: Fragments,
-    /// Whether the flow table may use reserved huge pages.
+    /// The flow table's use of reserved huge pages.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub huge_pages: HugePages,
-    /// For how long a worker polls without work before it sleeps.
+    /// Milliseconds that a worker polls without work before it sleeps.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub idle_after_millis: u32,
-    /// For how long after a start without a flow table TCP connections are picked up in their middle.
-    pub adopt_seconds: u32,
-    /// For how long an attachment waits for its pod's object.
+    /// Seconds after a start without a flow table in which mid-stream TCP connections are picked up.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub midstream_pickup_seconds: u32,
+    /// Seconds that an attachment waits for its pod's object.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub pod_wait_seconds: u16,
     /// The ranges of all pods of the cluster; empty: the podCIDRs of its nodes.
     #[serde(rename = "clusterCIDRs")]
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub cluster_cidrs: Vec<IpNet>,
-    /// The ranges of Service addresses; empty: the ServiceCIDR objects, and where there are none each address.
+    /// The ranges of Service addresses; empty: the ServiceCIDR objects, or every address if there are none.
     #[serde(rename = "serviceCIDRs")]
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub service_cidrs: Vec<IpNet>,
     /// Whether the externalIPs of Services are served.
     #[serde(rename = "externalIPs")]
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub external_ips: bool,
-    /// Source ports kept for what heddle masquerades to the node's address.
+    /// Source ports that are reserved for traffic masqueraded to the node's address.
+    #[cfg_attr(feature = "clap", arg(skip))]
     pub reserved_ports: PortRange,
-    /// What is logged: a level, or `tracing` directives.
+    /// Filter of the log on standard error: a level, or `tracing` directives.
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILTER"))]
     pub log: String,
 }
 
@@ -98,17 +125,14 @@ impl Default for Config {
             connections_per_pod: None,
             timeouts: TimeoutSeconds::default(),
             fragments: Fragments::default(),
-            huge_pages: HugePages::Auto,
+            huge_pages: HugePages::default(),
             idle_after_millis: 2,
-            adopt_seconds: 300,
+            midstream_pickup_seconds: 300,
             pod_wait_seconds: 20,
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
             external_ips: false,
-            reserved_ports: PortRange {
-                first: 61_000,
-                last: 65_535,
-            },
+            reserved_ports: PortRange::default(),
             log: "info".to_owned(),
         }
     }
@@ -131,11 +155,12 @@ pub const fn working_frames(workers: u32, held: u16) -> u32 {
     1024 + workers * if held > 512 { held } else { 512 }
 }
 
-/// Whether the flow table may lie on hugetlbfs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// The flow table's use of hugetlbfs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HugePages {
-    /// Where enough pages of 2 MiB are free, else ordinary memory.
+    /// Reserved pages of 2 MiB if enough are free, or else ordinary memory.
+    #[default]
     Auto,
     /// Never.
     Never,
@@ -176,8 +201,8 @@ pub struct Settings {
     pub huge_pages: HugePages,
     /// For how long a worker polls without work.
     pub idle_after: Duration,
-    /// For how long after a start without a flow table TCP connections are picked up in their middle.
-    pub adopt: Duration,
+    /// Time after a start without a flow table in which mid-stream TCP connections are picked up.
+    pub midstream_pickup: Duration,
     /// For how long an attachment waits for its pod.
     pub pod_wait: Duration,
     /// Configured ranges of pods.
@@ -349,10 +374,10 @@ impl Config {
                 "is more than ten seconds",
             ));
         }
-        if self.adopt_seconds > 86_400 {
+        if self.midstream_pickup_seconds > 86_400 {
             return Err(ConfigError::value(
-                "adoptSeconds",
-                self.adopt_seconds,
+                "midstreamPickupSeconds",
+                self.midstream_pickup_seconds,
                 "is more than a day",
             ));
         }
@@ -398,7 +423,7 @@ impl Config {
             fragments,
             huge_pages: self.huge_pages,
             idle_after: Duration::from_millis(self.idle_after_millis.into()),
-            adopt: Duration::from_secs(self.adopt_seconds.into()),
+            midstream_pickup: Duration::from_secs(self.midstream_pickup_seconds.into()),
             pod_wait: Duration::from_secs(self.pod_wait_seconds.into()),
             cluster_cidrs: self.cluster_cidrs,
             service_cidrs: self.service_cidrs,
@@ -559,9 +584,11 @@ mod tests {
             ("fragments.heldFrames", |c| c.fragments.held_frames = 63),
             ("frames", |c| c.fragments.held_frames = 1 << 15),
             ("fragments.waitMillis", |c| c.fragments.wait_millis = 0),
-            ("fragments.rememberSeconds", |c| c.fragments.remember_seconds = 301),
+            ("fragments.fragmentTimeoutSeconds", |c| {
+                c.fragments.fragment_timeout_seconds = 301
+            }),
             ("idleAfterMillis", |c| c.idle_after_millis = u32::MAX),
-            ("adoptSeconds", |c| c.adopt_seconds = u32::MAX),
+            ("midstreamPickupSeconds", |c| c.midstream_pickup_seconds = u32::MAX),
             ("podWaitSeconds", |c| c.pod_wait_seconds = 0),
             ("reservedPorts", |c| {
                 c.reserved_ports = PortRange {

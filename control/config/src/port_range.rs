@@ -23,6 +23,16 @@ impl PortRange {
     }
 }
 
+impl Default for PortRange {
+    /// The default of `reservedPorts`: above the ports that Linux uses for its own connections.
+    fn default() -> Self {
+        Self {
+            first: 61_000,
+            last: 65_535,
+        }
+    }
+}
+
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.first, self.last)

@@ -101,7 +101,7 @@ impl Workers {
         })?;
         let flows = Arc::new(flows);
         let (publisher, readers) = publish::channel(Arc::new(Snapshot::default()), count.into());
-        let adopt = u64::try_from(settings.adopt.as_millis()).unwrap_or(u64::MAX);
+        let adopt = u64::try_from(settings.midstream_pickup.as_millis()).unwrap_or(u64::MAX);
         let stages = StageConfig {
             adopt_until: if adopt == 0 { Millis(0) } else { fresh_since.plus(adopt) },
             fragments: settings.fragments,

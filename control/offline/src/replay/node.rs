@@ -112,7 +112,7 @@ impl Node {
         let setup = |what: &str| ReplayError::Setup(what.to_owned());
         let ends = mesh(1, 1).map_err(|e| ReplayError::Setup(e.to_string()))?.pop();
         let last = node_tables.attached().map(|(_, no)| no.0).max().unwrap_or_default();
-        let adopt = u64::from(shape.config.adopt_seconds) * 1000;
+        let adopt = u64::from(shape.config.midstream_pickup_seconds) * 1000;
         let config = WorkerConfig {
             stages: StageConfig {
                 adopt_until: if adopt == 0 { Millis(0) } else { BEGIN.plus(adopt) },
