@@ -21,7 +21,7 @@ use crate::demo::DemoArgs;
 #[derive(Debug, Parser)]
 #[command(name = "heddle", version, about, arg_required_else_help = true)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -29,23 +29,23 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the node agent: workers, control, and the socket that heddle-cni asks.
+    /// Run the node agent: workers, controller, and the sockets for heddle-cni and the other commands.
     Run(RunArgs),
-    /// Say whether this machine is fit for heddle, and what to do where it is not.
+    /// Check that this machine can run heddle; give advice for each problem.
     Check(CheckArgs),
-    /// Show what the running agent has and what went through it.
+    /// Show the running agent's ports, attachments and counters.
     Status(StatusArgs),
-    /// Show the packets that were dropped last: who, where to, why, and by which policy.
+    /// Show the latest dropped packets: source, destination, reason, and the policy that decided.
     Drops(DropsArgs),
-    /// List the connections: who, by which Service, to whom, how far, how much; --watch tells which come, change and end.
+    /// List connections: source, Service, destination, state, traffic; --watch shows those that begin, change and end.
     Flows(FlowsArgs),
-    /// Say what would happen to connections, from manifests alone: nothing is sent and no agent is asked.
+    /// Compute the verdict for connections from manifests alone; nothing is sent and no agent is needed.
     Simulate(SimulateArgs),
-    /// Run captured frames through the pipeline of a node, from manifests alone: what leaves each port, as captures.
+    /// Run captured frames through the pipeline of a node, from manifests alone, and capture the frames that leave each port.
     Replay(ReplayArgs),
-    /// Remove all that an agent made in this network namespace; none may run.
+    /// Remove everything that an agent created in this network namespace; no agent may be running.
     Cleanup(CleanupArgs),
-    /// Show heddle's main job: a node and four pods in namespaces of their own, with real traffic.
+    /// Demonstrate heddle: a node and four pods in network namespaces of their own, with real traffic.
     Demo(DemoArgs),
 }
 
@@ -113,7 +113,7 @@ impl RunArgs {
     }
 }
 
-/// How a command answers.
+/// The format of a command's output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
 pub enum OutputFormat {
     /// Tables for people.
@@ -126,13 +126,13 @@ pub enum OutputFormat {
 /// Flags of `heddle check`.
 #[derive(Debug, Clone, Args)]
 pub struct CheckArgs {
-    /// The agent's configuration file, for the sizes that the machine must have room for [default: the defaults].
+    /// The agent's configuration file: the machine must have room for the sizes in it [default: every key's default].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The agent's state directory, where the test of AF_XDP leaves its marker [default: /var/lib/heddle].
+    /// The agent's state directory, for the marker of the AF_XDP test [default: /var/lib/heddle].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
-    /// How to answer.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
 }
@@ -143,10 +143,10 @@ pub struct StatusArgs {
     /// The agent's run directory.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
-    /// How to answer; with --watch, JSON is one object a line.
+    /// Output format; with --watch, JSON is one object per line.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
-    /// Go on with the rates since the last look, every so many seconds, until Ctrl-C [default: 1].
+    /// Then print rates every SECONDS, until Ctrl-C [default: 1].
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
     pub watch: Option<Duration>,
 }
@@ -157,22 +157,22 @@ pub struct DropsArgs {
     /// The agent's run directory.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
-    /// How to answer; with --watch, JSON is one object a line: a drop, or how many could not be shown.
+    /// Output format; with --watch, JSON is one object per line: a drop, or the number of drops that could not be shown.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
-    /// Go on with new ones, looking every so many seconds, until Ctrl-C [default: 0.5].
+    /// Then print new drops, polling every SECONDS, until Ctrl-C [default: 0.5].
     #[arg(short = 'f', long, visible_alias = "follow", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.5", value_parser = interval)]
     pub watch: Option<Duration>,
-    /// Only those from or to this pod, or denied by its policy.
+    /// Only drops from or to this pod, or denied by its policy.
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: Option<heddle_proto::Named>,
-    /// Only those for this reason, as `heddle status` counts them (policy-denied-ingress, spoofed-source, ...).
+    /// Only drops with this reason, as `heddle status` counts them (policy-denied-ingress, spoofed-source, ...).
     #[arg(long, value_name = "REASON", hide_possible_values = true, value_parser = PossibleValuesParser::new(heddle_agent::drop_reasons()))]
     pub reason: Option<String>,
-    /// Only those that this policy decided; a policy of the whole cluster has no namespace.
+    /// Only drops decided by this policy; a cluster-wide policy has no namespace.
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     pub policy: Option<PolicyName>,
-    /// The newest so many; with --watch: to begin with.
+    /// Show the newest N drops; with --watch, begin with them.
     #[arg(long, value_name = "N", default_value = "100", value_parser = value_parser!(u32).range(0..=i64::from(MAX_DROPS)))]
     pub limit: u32,
 }
@@ -183,33 +183,33 @@ pub struct FlowsArgs {
     /// The agent's run directory.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_RUN_DIR)]
     pub run_dir: PathBuf,
-    /// How to answer: JSON comes as it is read; with --watch it is one object a line.
+    /// Output format; JSON is streamed, and with --watch it is one object per line.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
-    /// Tell which come, change and end, looking every so many seconds, until Ctrl-C [default: 1].
+    /// Print connections that begin, change or end, polling every SECONDS, until Ctrl-C [default: 1].
     #[arg(short = 'f', long, visible_alias = "follow", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
     pub watch: Option<Duration>,
-    /// Only those that this pod has opened or that reach it.
+    /// Only connections that this pod opened or receives.
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub pod: Option<heddle_proto::Named>,
-    /// Only those through this Service.
+    /// Only connections through this Service.
     #[arg(long, value_name = "NAMESPACE/NAME")]
     pub service: Option<heddle_proto::Named>,
-    /// Only those in this state: new, replied, syn-sent, syn-received, established, fin-wait, time-wait, closed.
+    /// Only connections in this state: new, replied, syn-sent, syn-received, established, fin-wait, time-wait, closed.
     #[arg(long, value_name = "STATE")]
     pub state: Option<String>,
-    /// Only those with this address on any side, before or after translation.
+    /// Only connections with this address on either side, before or after translation.
     #[arg(long, value_name = "ADDRESS")]
     pub address: Option<IpAddr>,
-    /// Only those of this protocol: TCP, UDP, SCTP, ICMP, ICMPv6, or a number.
+    /// Only connections with this protocol: TCP, UDP, SCTP, ICMP, ICMPv6, or a number.
     #[arg(long, value_name = "PROTOCOL")]
     pub protocol: Option<String>,
-    /// At most so many [default: all]; with --watch: follow at most so many [default: 16384].
+    /// Show at most N connections [default: all]; with --watch, follow at most N [default: 16384].
     #[arg(long, value_name = "N", value_parser = value_parser!(u64).range(1..))]
     pub limit: Option<u64>,
 }
 
-/// A number of seconds between two looks.
+/// Parses the number of seconds between two polls.
 fn interval(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
@@ -221,26 +221,26 @@ fn interval(text: &str) -> Result<Duration, String> {
 #[derive(Debug, Clone, Args)]
 #[command(group(ArgGroup::new("question").required(true).multiple(true).args(["probes", "from", "what_if", "without"])))]
 pub struct SimulateArgs {
-    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them.
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` prints them.
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
-    /// File of the connections to ask about: a JSON array of objects with id, src, dst, protocol, port and node.
+    /// File with connections to check: a JSON array of objects with id, src, dst, protocol, port and node.
     /// Ends are {"pod": "NAMESPACE/NAME"}, {"node": "NAME"} or {"ip": "ADDRESS"}.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "what_if", "without"])]
     pub probes: Option<PathBuf>,
-    /// Explain one connection: from this end. NAMESPACE/NAME of a pod, a node's name, or an address.
+    /// Explain one connection: its source. NAMESPACE/NAME of a pod, a node's name, or an address.
     #[arg(long, value_name = "END", requires = "to")]
     pub from: Option<NamedEnd>,
-    /// Explain one connection: to this end, with :PORT[/PROTOCOL] or :icmp. NAMESPACE/NAME of a pod or else of a Service
+    /// Explain one connection: its destination, with :PORT[/PROTOCOL] or :icmp. NAMESPACE/NAME of a pod or else of a Service
     /// (pod/NAMESPACE/NAME and service/NAMESPACE/NAME tell them apart), a node's name, or an address. PORT may be a
     /// name that the pod or Service gives it.
     #[arg(long, value_name = "END:PORT", requires = "from")]
     pub to: Option<Destination>,
-    /// File of objects to add or to replace: shows the pairs of pods between which they would change something, or
+    /// File of objects to add or to replace: shows each pair of pods whose traffic would change, or
     /// with --from and --to that connection as it is and as it would be.
     #[arg(long, value_name = "FILE")]
     pub what_if: Option<PathBuf>,
-    /// An object to take away, as NetworkPolicy/NAMESPACE/NAME or ClusterNetworkPolicy/NAME; shows the same. May be given
+    /// An object to remove, as NetworkPolicy/NAMESPACE/NAME or ClusterNetworkPolicy/NAME; shows the same changes. May be given
     /// several times.
     #[arg(long, value_name = "KIND/NAME")]
     pub without: Vec<ObjectName>,
@@ -251,7 +251,7 @@ pub struct SimulateArgs {
     /// The node at which packets enter [default: the source pod's, or else the destination pod's].
     #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
-    /// How to answer.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
 }
@@ -259,23 +259,23 @@ pub struct SimulateArgs {
 /// Flags of `heddle replay`.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayArgs {
-    /// Folder of the cluster's objects, as `kubectl get -o yaml` gives them.
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` prints them.
     #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
-    /// The node whose pipeline it is.
+    /// The node whose pipeline processes the frames.
     #[arg(long, value_name = "NAME")]
     pub node: String,
-    /// A capture (pcap, Ethernet) of what comes in at a port: pod:NAMESPACE/NAME or host. May be given several times; frames
+    /// A capture (pcap, Ethernet) of frames that arrive at a port: pod:NAMESPACE/NAME or host. May be given several times; frames
     /// of all run in the order of their times.
     #[arg(long = "in", value_name = "PORT=FILE", required = true)]
     pub inputs: Vec<Input>,
-    /// Folder for what leaves: pod_NAMESPACE_NAME.pcap and host.pcap, of ports that send anything.
+    /// Folder for captures of frames that leave: pod_NAMESPACE_NAME.pcap and host.pcap, for ports that send any.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// The agent's configuration file. Without it the defaults hold, and external addresses are served, as by kube-proxy.
+    /// The agent's configuration file. Without it every key has its default, but external addresses are served, as kube-proxy does.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// How to answer.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
 }
@@ -289,7 +289,7 @@ pub struct CleanupArgs {
     /// The agent's state directory.
     #[arg(long, value_name = "DIR", default_value = DEFAULT_STATE_DIR)]
     pub state_dir: PathBuf,
-    /// How to answer.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
 }

@@ -1,4 +1,4 @@
-//! `heddle drops`: the packets that the running agent dropped last, and what decided; once, or on and on.
+//! `heddle drops`: prints the running agent's latest dropped packets and their reasons, once or continuously.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -12,7 +12,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::{DropsArgs, OutputFormat};
 
-/// The agent cannot be asked, or its answer not be printed.
+/// The agent does not answer, or its answer cannot be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum DropsError {
     /// No answer.
@@ -26,14 +26,14 @@ pub enum DropsError {
     System(#[from] io::Error),
 }
 
-/// What could not be shown, as JSON has it while following.
+/// The drops that could not be shown, as one JSON line while following.
 #[derive(Serialize)]
 struct Missed {
     overwritten: u64,
     left_out: u64,
 }
 
-/// One answer, as JSON has it.
+/// One answer as JSON.
 #[derive(Serialize)]
 struct Answer<'a> {
     drops: &'a [DroppedPacket],
@@ -41,7 +41,7 @@ struct Answer<'a> {
     left_out: u64,
 }
 
-/// Shows them: once, or until it is interrupted or nobody reads any more.
+/// Prints drops once, or until Ctrl-C or until the reader closes the pipe.
 ///
 /// # Errors
 /// The agent does not answer or refuses, or standard output fails.
@@ -78,7 +78,7 @@ async fn follow(
     request: &mut DropsRequest,
     out: &mut (impl Write + Send),
 ) -> Result<(), DropsError> {
-    // What went before is context: nobody has missed it.
+    // Drops before the first poll are context; they do not count as missed.
     let mut drops = Drops {
         overwritten: 0,
         left_out: 0,
@@ -113,7 +113,7 @@ async fn look(run_dir: &Path, request: &DropsRequest) -> Result<Drops, ClientErr
     Client::connect(run_dir.join(API_SOCKET)).await?.drops(request).await
 }
 
-/// Whether anybody still reads.
+/// Writes `text`. Returns false if the reader has closed the pipe.
 fn print(out: &mut impl Write, text: &str) -> io::Result<bool> {
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
@@ -121,7 +121,7 @@ fn print(out: &mut impl Write, text: &str) -> io::Result<bool> {
     }
 }
 
-/// What is new while following: a line a drop.
+/// Renders new drops while following, one line per drop.
 fn lines(drops: &Drops, format: OutputFormat) -> Result<String, serde_json::Error> {
     let mut out = String::new();
     let missed = drops.overwritten + drops.left_out > 0;
@@ -185,7 +185,7 @@ fn line(drop: &DroppedPacket, out: &mut String) {
     let _ = writeln!(out, ": {}", why(drop));
 }
 
-/// What decided, or else what the reason means.
+/// Returns the policy that decided, or else the meaning of the reason.
 fn why(drop: &DroppedPacket) -> String {
     match (&drop.policy, &drop.pod) {
         (Some(policy), Some(pod)) => format!("{} [{pod}]", policy.says),

@@ -1,4 +1,5 @@
-//! `heddle flows`: the connections in the running agent's flow table, page by page, so that neither side ever holds all of them.
+//! `heddle flows`: prints the connections of the running agent's flow table page by page, so that neither side holds all of
+//! them at one time.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -11,7 +12,7 @@ use crate::args::{FlowsArgs, OutputFormat};
 use crate::flows_watch;
 use crate::status::duration;
 
-/// The agent cannot be asked, or its answer not be printed.
+/// The agent does not answer, or its answer cannot be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum FlowsError {
     /// No answer.
@@ -25,7 +26,7 @@ pub enum FlowsError {
     System(#[from] io::Error),
 }
 
-/// Shows them: once, or until it is interrupted or nobody reads any more.
+/// Prints connections once, or follows them until Ctrl-C or until the reader closes the pipe.
 ///
 /// # Errors
 /// The agent does not answer or refuses, or standard output fails.
@@ -44,7 +45,7 @@ pub async fn run(args: &FlowsArgs, out: &mut (impl Write + Send)) -> Result<(), 
         None => list(args, request, out).await,
     };
     match shown {
-        // Who reads it has seen enough.
+        // The reader has closed the pipe (`heddle flows | head`).
         Err(FlowsError::System(e)) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }

@@ -1,9 +1,9 @@
-//! `heddle flows --watch`: which connections come, change and end.
+//! `heddle flows --watch`: prints connections that begin, change or end.
 //!
 //! Each look turns a bounded number of pages and the next one goes on there, so the work of an interval is bounded
 //! however large the table is; one that is larger than that is seen whole after several looks. What was followed in a
 //! range of records and is not there any more has ended. Memory is bounded too: of connections beyond the most that are followed,
-//! only the number is told.
+//! only the number is printed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -22,7 +22,7 @@ const PAGES: usize = 64;
 /// Connections that are followed where nobody says how many.
 const FOLLOWED: u64 = 16_384;
 
-/// What became of a connection.
+/// A change of a connection between two polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Event {
@@ -47,7 +47,7 @@ impl Event {
     }
 }
 
-/// What is known of the table.
+/// The connections seen so far.
 #[derive(Debug)]
 struct Watch {
     most: usize,
@@ -59,7 +59,7 @@ struct Watch {
     from: u32,
 }
 
-/// What is the same as long as nothing has changed that is worth a line.
+/// The part of a connection whose change is printed.
 fn face(flow: &Flow) -> (&str, Vec<&'static str>) {
     (&flow.state, flow.marks().collect())
 }

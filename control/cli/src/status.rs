@@ -1,4 +1,4 @@
-//! `heddle status`: asks the running agent and prints its answer, for people or as JSON.
+//! `heddle status`: prints the status of the running agent, for people or as JSON.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,7 +9,7 @@ use heddle_proto::{API_SOCKET, Bytes, Client, ClientError};
 
 use crate::args::OutputFormat;
 
-/// The agent cannot be asked, or its answer not be printed.
+/// The agent does not answer, or its answer cannot be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
     /// No answer.
@@ -20,7 +20,7 @@ pub enum StatusError {
     Json(#[from] serde_json::Error),
 }
 
-/// What `heddle status` prints.
+/// Asks the agent and returns the text to print.
 ///
 /// # Errors
 /// No agent answers at that run directory.

@@ -1,4 +1,4 @@
-//! `heddle status --watch`: the status once, and from then on what went through since the last look.
+//! `heddle status --watch`: prints the status once, and then the rates since the previous poll.
 //!
 //! It ends at Ctrl-C, when whoever reads it has closed the pipe, and when the agent does not answer any more.
 
@@ -26,7 +26,7 @@ pub enum WatchError {
     System(#[from] io::Error),
 }
 
-/// What went through between two looks. Numbers are per second.
+/// Rates between two polls, per second.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rates {
     /// Seconds between the looks.
@@ -131,7 +131,7 @@ async fn look(run_dir: &Path) -> Result<Status, StatusError> {
     Ok(Client::connect(run_dir.join(API_SOCKET)).await?.status().await?)
 }
 
-/// A port that was closed and opened, and an agent that was started anew, begin at zero.
+/// A port that was closed and opened, and an agent that was restarted, begin at zero.
 fn rates(before: &Status, now: &Status, time: Duration) -> Rates {
     let seconds = time.as_secs_f64().max(0.001);
     let per_second = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now) as f64 / seconds;

@@ -1,4 +1,4 @@
-//! Keys of the configuration that have keys of their own: what fragments may use, and when silent connections expire.
+//! The nested keys of the configuration: `fragments` and `timeouts`.
 
 use std::time::Duration;
 
@@ -8,17 +8,17 @@ use serde::{Deserialize, Serialize};
 
 use super::ConfigError;
 
-/// What the fragments of IP datagrams may use, a worker.
+/// Bounds of fragment handling for each worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Fragments {
-    /// Datagrams that are remembered at once.
+    /// Maximum number of datagrams that are tracked at one time.
     pub datagrams: u16,
-    /// Frames of fragments that wait for the first of their datagram.
+    /// Maximum number of frames held for fragments that arrive before the first of their datagram.
     pub held_frames: u16,
-    /// For how long one waits.
+    /// Milliseconds that such a fragment is held.
     pub wait_millis: u32,
-    /// For how long a datagram is remembered whose first fragment has come.
+    /// Seconds that an incomplete datagram is tracked (Linux: ipfrag_time).
     pub fragment_timeout_seconds: u32,
 }
 
@@ -147,7 +147,7 @@ impl TimeoutSeconds {
             sctp_new: time("timeouts.sctpNew", self.sctp_new)?,
             sctp_replied: time("timeouts.sctpReplied", self.sctp_replied)?,
             icmp: time("timeouts.icmp", self.icmp)?,
-            // What heddle drops anyway has no connections.
+            // heddle drops all other protocols, so they have no connections.
             ..Timeouts::default()
         })
     }

@@ -1,9 +1,9 @@
 //! The configuration file: every key of the agent with its default, and its checked form.
 //!
-//! [`Config`] is what a file says, key by key; [`Settings`] is what the agent runs by: checked once, here. Each flag of
-//! `heddle run` is a key here. `configs/heddle.yaml` lists every key with its default; a test keeps it so.
+//! [`Config`] contains the keys of the file, and each flag of `heddle run` is one of them; [`Settings`] is the checked form
+//! that the agent uses. `configs/heddle.yaml` lists every key with its default; a test compares the two.
 //!
-//! It reads no Kubernetes object and touches nothing on the machine but the file and the process's own name and cores.
+//! This crate reads no Kubernetes object. Of the machine it reads the file, the host's name and the process's cores.
 
 mod bounds;
 pub mod cores;
@@ -96,7 +96,7 @@ pub struct Config {
     #[serde(rename = "serviceCIDRs")]
     #[cfg_attr(feature = "clap", arg(skip))]
     pub service_cidrs: Vec<IpNet>,
-    /// Whether the externalIPs of Services are served.
+    /// Serves the externalIPs of Services.
     #[serde(rename = "externalIPs")]
     #[cfg_attr(feature = "clap", arg(skip))]
     pub external_ips: bool,
@@ -168,7 +168,7 @@ pub enum HugePages {
     Require,
 }
 
-/// What the agent runs by: a [`Config`] that was checked, with every default filled in.
+/// The checked form of a [`Config`], with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// This node's name.
@@ -195,9 +195,9 @@ pub struct Settings {
     pub connections_per_pod: u32,
     /// When silent connections expire.
     pub timeouts: Timeouts,
-    /// What the fragments of IP datagrams may use, a worker.
+    /// Bounds of fragment handling for each worker.
     pub fragments: FragmentConfig,
-    /// Whether the flow table may use huge pages.
+    /// The flow table's use of huge pages.
     pub huge_pages: HugePages,
     /// For how long a worker polls without work.
     pub idle_after: Duration,
@@ -209,13 +209,13 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// Configured ranges of Services.
     pub service_cidrs: Vec<IpNet>,
-    /// Whether the externalIPs of Services are served.
+    /// Serves the externalIPs of Services.
     pub external_ips: bool,
     /// Source ports that are heddle's.
     pub reserved_ports: PortRange,
 }
 
-/// A configuration that the agent cannot run by.
+/// A configuration that the agent cannot use.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -223,15 +223,15 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// The file is not what a configuration looks like.
+    /// The file is no valid configuration.
     #[error("the configuration {}: {message} (configs/heddle.yaml lists every key)", path.display())]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and what.
+        /// The place and the problem.
         message: String,
     },
     /// A key has an impossible value.
@@ -241,7 +241,7 @@ pub enum ConfigError {
         key: &'static str,
         /// The value.
         value: String,
-        /// What is wrong and what would be right.
+        /// The problem and the allowed values.
         problem: String,
     },
     /// A key without default is missing.
@@ -268,7 +268,7 @@ impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// It cannot be read, has an unknown key, or a value of another kind.
+    /// The file cannot be read, has an unknown key, or a value of the wrong type.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
@@ -283,7 +283,7 @@ impl Config {
     /// Reads a text; an empty one is a configuration of defaults.
     ///
     /// # Errors
-    /// What is wrong with it and where.
+    /// The problem and its place.
     pub fn parse(text: &str) -> Result<Self, String> {
         let has_content = text
             .lines()
@@ -294,7 +294,7 @@ impl Config {
         serde_saphyr::from_str(text).map_err(|e| e.to_string())
     }
 
-    /// Checks every value and fills in what the machine decides.
+    /// Checks every value and fills in the defaults that depend on the machine.
     ///
     /// # Errors
     /// The first value that is impossible, by key.
@@ -433,7 +433,7 @@ impl Config {
     }
 }
 
-/// What the kernel takes as an interface's name (`dev_valid_name`).
+/// Returns true for a name that the kernel accepts for an interface (`dev_valid_name`).
 fn is_interface_name(name: &str) -> bool {
     (1..=15).contains(&name.len())
         && name != "."

@@ -44,7 +44,7 @@ pub enum DemoError {
     Output(#[from] std::io::Error),
 }
 
-/// Where the demo tells its story, and whether somebody wants it to end.
+/// The demo's output and the flag that a signal sets.
 struct Stage {
     out: std::io::Stdout,
     interrupted: Arc<AtomicBool>,
@@ -87,7 +87,7 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
     } else {
         play(&mut stage, args.keep)
     };
-    // What an interrupted step says is of no interest: Ctrl-C reaches its processes too.
+    // An interrupted step fails because Ctrl-C reaches its processes too: report the interruption instead.
     if stage.interrupted.load(Ordering::Acquire) {
         Err(DemoError::Interrupted)
     } else {
@@ -111,7 +111,7 @@ fn play(stage: &mut Stage, keep: bool) -> Result<(), DemoError> {
     stage.say("into one pipeline of policy, Service NAT and forwarding. This demo is one node of a cluster, with real traffic.")?;
     let shop = cluster::build(stage, Binaries::beside_current_exe()?)?;
     let fine = probes::run(stage, &shop)?;
-    stage.chapter("What the agent counted (heddle status)")?;
+    stage.chapter("The agent's counters (heddle status)")?;
     stage.say(&cluster::status(&shop)?)?;
     if keep {
         cluster::keep(shop, stage)?;

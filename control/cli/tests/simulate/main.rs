@@ -1,5 +1,5 @@
 //! `heddle simulate` as people call it: what it prints, what it says to wrong questions, and its exit status. Each answer
-//! is a snapshot; `INSTA_UPDATE=always cargo test -p heddle-cli --test simulate` writes them anew, for reading.
+//! is a snapshot; `INSTA_UPDATE=always cargo test -p heddle-cli --test simulate` rewrites them.
 
 #![allow(clippy::expect_used, reason = "a test: a failure is to end it")]
 

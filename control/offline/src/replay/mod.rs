@@ -1,11 +1,11 @@
-//! `heddle replay`: captured frames through the real pipeline of a node, with ports in memory.
+//! `heddle replay`: runs captured frames through the real pipeline of a node, with ports in memory.
 //!
 //! Tables are compiled from manifests as `heddle simulate` does ([`crate::simulate::node_tables`]), one worker runs frame by frame,
-//! and time is that of the captures. Nothing depends on chance: the same input gives the same bytes.
+//! and time comes from the captures. The result is deterministic: the same input gives the same bytes.
 //!
 //! - [`input`]: the captures, merged by time.
-//! - [`node`]: the worker, its ports and what leaves them.
-//! - [`report`]: what was counted.
+//! - [`node`]: the worker, its ports and the captures of frames that leave.
+//! - [`report`]: the counters.
 
 pub mod input;
 pub mod node;
@@ -26,10 +26,10 @@ use input::Inputs;
 use node::Node;
 pub use report::Report;
 
-/// What passes after the last frame, so that whatever waits runs out of time.
+/// Simulated time after the last frame, so that held packets time out.
 const AFTERWARDS: Duration = Duration::from_secs(60);
 
-/// Why `heddle replay` does not run.
+/// A replay failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
     /// The agent's configuration cannot be used.

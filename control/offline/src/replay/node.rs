@@ -31,16 +31,16 @@ const FRAMES: u32 = 16_384;
 const BEGIN: Millis = Millis(1_000_000);
 /// Chance and the keys of hashes begin here, so that the same input gives the same output. Any number would do.
 const SEED: u64 = 0x6865_6464_6c65;
-/// What an uplink takes whose MTU nobody knows.
+/// The MTU of an uplink whose real MTU is unknown.
 const USUAL_MTU: u16 = 1500;
 
-/// What a node is made of.
+/// The inputs for building a [`Node`].
 pub struct Shape<'a> {
     /// The objects.
     pub cluster: &'a Cluster,
     /// The node's name.
     pub name: &'a str,
-    /// What of the configuration the tables depend on.
+    /// The part of the configuration that tables depend on.
     pub rules: &'a Rules,
     /// The rest of it.
     pub config: &'a Config,
@@ -245,7 +245,7 @@ impl Node {
         })
     }
 
-    /// What was counted so far.
+    /// Returns the counters so far.
     #[must_use]
     pub fn report(&self) -> Report {
         let counters = self.handle.counters();

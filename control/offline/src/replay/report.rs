@@ -5,25 +5,25 @@ use std::collections::BTreeMap;
 use heddle_engine::PortTotals;
 use serde::Serialize;
 
-/// What was counted at each port.
+/// The counters of each port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// By the port's name.
     pub ports: BTreeMap<String, PortReport>,
 }
 
-/// What was counted at a port. `received = forwarded + answered + absorbed + all dropped`.
+/// The counters of a port. `received = forwarded + answered + absorbed + all dropped`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PortReport {
     /// Frames that came in.
     pub received: u64,
-    /// Those of them that left by any port.
+    /// Received frames that left by any port.
     pub forwarded: u64,
-    /// Those that heddle answered itself.
+    /// Received frames that heddle answered itself (local replies).
     pub answered: u64,
-    /// Those that were meant for heddle.
+    /// Received frames that were addressed to heddle.
     pub absorbed: u64,
-    /// Those that were dropped, by reason.
+    /// Dropped frames, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Frames that left by this port.
     pub sent: u64,

@@ -1,4 +1,4 @@
-//! The objects, and the compiled tables of each node that was asked about.
+//! The objects of a cluster, and the compiled tables of each node that a connection enters.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,17 +12,17 @@ use serde_json::Value;
 use super::node_tables::node_config;
 use heddle_config::Config;
 
-/// What the agents' configuration says that decides about connections.
+/// The keys of the agents' configuration that affect verdicts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rules {
-    /// `externalIPs`: whether those of Services are served.
+    /// `externalIPs`: serves the externalIPs of Services.
     pub external_ips: bool,
-    /// `serviceCIDRs`: the ranges of Service addresses; empty: those of the ServiceCIDR objects.
+    /// `serviceCIDRs`: the ranges of Service addresses; empty: the ranges of the ServiceCIDR objects.
     pub service_cidrs: Vec<IpNet>,
 }
 
 impl Default for Rules {
-    /// As kube-proxy does: it serves external addresses. The agent does so where its configuration says it.
+    /// As kube-proxy: external addresses are served. The agent serves them only if its configuration enables it.
     fn default() -> Self {
         Self {
             external_ips: true,
@@ -40,24 +40,24 @@ impl From<&Config> for Rules {
     }
 }
 
-/// A cluster to be asked. Tables are compiled when a node is first asked about, and follow changes from then on.
+/// A cluster with the tables of its nodes. The tables of a node are compiled at their first use and then follow changes.
 #[derive(Debug, Default)]
 pub struct ClusterTables {
     rules: Rules,
     cluster: Cluster,
     nodes: BTreeMap<Arc<str>, NodeTables>,
-    /// Changes that the nodes have not taken in.
+    /// Changes that are not compiled yet.
     pending: Changes,
 }
 
 impl ClusterTables {
-    /// A tables without objects, by the default rules.
+    /// Returns tables of an empty cluster, with the default rules.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A tables without objects.
+    /// Returns tables of an empty cluster, with these rules.
     #[must_use]
     pub fn by(rules: Rules) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl ClusterTables {
         }
     }
 
-    /// Takes what a source reports.
+    /// Applies an event of a source.
     pub fn take(&mut self, event: Event) {
         self.pending.extend(self.cluster.apply(event));
     }
@@ -84,7 +84,7 @@ impl ClusterTables {
         }
     }
 
-    /// Takes an object away.
+    /// Removes an object.
     pub fn delete(&mut self, object: ObjectRef) {
         self.take(Event::Delete(object));
     }
@@ -95,7 +95,7 @@ impl ClusterTables {
         &self.cluster
     }
 
-    /// The tables of a node, as its agent would have published them.
+    /// Returns the tables of a node, as its agent would publish them.
     pub fn node_tables(&mut self, node: &str) -> &NodeTables {
         let changes = std::mem::take(&mut self.pending);
         if !changes.objects.is_empty() {

@@ -37,11 +37,11 @@ pub enum Port {
 /// A destination: an end with `:PORT[/PROTOCOL]` or `:icmp`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {
-    /// Whom it reaches for.
+    /// The end.
     pub end: NamedEnd,
-    /// On which port.
+    /// The port.
     pub port: Port,
-    /// What it speaks, where that is said.
+    /// The protocol, if the text gives one.
     pub transport: Option<Transport>,
 }
 

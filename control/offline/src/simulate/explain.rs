@@ -1,4 +1,4 @@
-//! One connection, explained: what becomes of it, by which Service, which policies select either side, and what decided.
+//! The explanation of one connection: its verdict, the Service, the policies that select either side, and the deciding rule.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -14,17 +14,17 @@ use super::policy_selection::selecting;
 use super::probe::{End, Probe, ProbeError, Transport, Verdict};
 use super::resolve::{ResolvedProbe, resolve};
 
-/// Why a connection cannot be explained.
+/// A connection cannot be explained.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ExplainError {
     /// Nothing has that name.
     #[error("there is no {kind} {key}{others}")]
     Unknown {
-        /// What was looked for.
+        /// The kind of object.
         kind: &'static str,
         /// Under which name.
         key: ObjectKey,
-        /// What there is instead.
+        /// The existing objects of this kind.
         others: String,
     },
     /// A Service without an address of its own.
@@ -33,7 +33,7 @@ pub enum ExplainError {
     /// A name that no port has.
     #[error("{end} has no port named {name:?}{ports}")]
     NoPortName {
-        /// Of which end.
+        /// The end.
         end: String,
         /// The name.
         name: String,
@@ -73,7 +73,7 @@ pub struct ServiceSeen {
     pub name: String,
     /// Which of its addresses was asked for.
     pub address: &'static str,
-    /// Whether the client is one that its source ranges admit.
+    /// The source ranges of the Service admit the client.
     pub admitted: bool,
 }
 
@@ -86,13 +86,13 @@ pub struct Side {
     pub pod: String,
     /// The policies that select it for that direction, in the order in which they are asked.
     pub selected_by: Vec<String>,
-    /// Whether it may; none: it was not asked, for the other side had refused.
+    /// Policy allows it; none: policy was not evaluated, because the other side had refused.
     pub allowed: Option<bool>,
     /// The rule that decided.
     pub rule: Option<String>,
 }
 
-/// One way that a connection may take.
+/// One path that a connection may take.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct PathSeen {
     /// Where it leads.
@@ -103,11 +103,11 @@ pub struct PathSeen {
     pub node: Option<String>,
     /// How it ends.
     pub verdict: Verdict,
-    /// What decided.
+    /// The rule or reason that decided.
     pub policy: String,
-    /// Whether the source address is replaced on the path.
+    /// The source address is masqueraded.
     pub masquerade: bool,
-    /// What policy said.
+    /// The verdict of policy on each side.
     pub sides: Vec<Side>,
 }
 
@@ -118,17 +118,17 @@ pub struct Explanation {
     pub from: EndSeen,
     /// To where.
     pub to: EndSeen,
-    /// What it speaks.
+    /// The protocol.
     pub protocol: &'static str,
     /// The port; none for an echo request.
     pub port: Option<u16>,
     /// The node where the first packet enters.
     pub entry: String,
-    /// What becomes of it; none: that depends on the endpoint that the Service chooses.
+    /// The verdict; none: it depends on the endpoint that the Service selects.
     pub verdict: Option<Verdict>,
     /// The Service that it goes through.
     pub service: Option<ServiceSeen>,
-    /// Each way that it may take: one, or one for each endpoint of the Service.
+    /// Each possible path: one, or one for each endpoint of the Service.
     pub ways: Vec<PathSeen>,
 }
 
@@ -198,7 +198,7 @@ pub fn explain(
     })
 }
 
-/// What a name stands for.
+/// The object that a name refers to.
 enum Found<'a> {
     Pod(&'a Pod),
     Service(&'a ServiceObject),
@@ -256,7 +256,7 @@ impl<'a> Found<'a> {
         }
     }
 
-    /// What is asked for at this end.
+    /// The requested end.
     fn port(&self, goal: &Destination, family: u8) -> Result<(Transport, Option<u16>), ExplainError> {
         match &goal.port {
             Port::Echo => Ok((
@@ -358,7 +358,7 @@ fn list(introduction: &str, all: impl Iterator<Item = String>) -> String {
     format!("{introduction} {}{rest}", all.join(", "))
 }
 
-/// What a namespace has instead.
+/// Lists the existing names of a namespace, for an error.
 fn others(cluster: &Cluster, namespace: &str) -> String {
     let pods = cluster.pods_in(namespace).map(|pod| pod.key.to_string());
     let there = list("; pods there are", pods);

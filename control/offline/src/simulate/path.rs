@@ -1,4 +1,4 @@
-//! The way of one connection: egress and Service at the node where it enters, ingress at the destination's.
+//! The path of one connection: egress policy and Service at the node where it enters, ingress policy at the destination's.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::resolve::{ResolvedProbe, resolve};
 /// The source port of a probe, and the identifier of its echo request.
 pub const SOURCE_PORT: u16 = 49_152;
 
-/// Answers a probe. `node`: where packets enter for which the probe does not say it.
+/// Answers a probe. `node` is the entry node for probes that name none.
 ///
 /// # Errors
 /// An end is not known, or nothing says where the packet enters.
@@ -34,7 +34,7 @@ pub fn ask(tables: &mut ClusterTables, probe: &Probe, node: Option<&str>) -> Res
     })
 }
 
-/// The Service at whose address a connection knocks, as the node knows it where it enters.
+/// The Service at the destination address of a connection, as its entry node has it.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     /// The frontend.
@@ -80,34 +80,34 @@ impl Service {
     }
 }
 
-/// What policy said of one side.
+/// The verdict of policy on one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PolicyAnswer {
-    /// Of which side.
+    /// The side.
     pub(super) direction: Direction,
-    /// Where.
+    /// The node.
     pub(super) node: String,
-    /// Whether it may.
+    /// Policy allows the connection.
     pub(super) allowed: bool,
-    /// What decided; [`RuleId::NO_POLICY`] has no text.
+    /// The rule that decided; [`RuleId::NO_POLICY`] has no text.
     pub(super) rule: Option<String>,
 }
 
-/// What became of a connection on one path.
+/// The outcome of a connection on one path.
 #[derive(Clone, Debug)]
 pub(super) struct Path {
     /// How it ended.
     pub(super) verdict: Verdict,
-    /// Whether the source is replaced.
+    /// The source is masqueraded.
     pub(super) masquerade: bool,
-    /// What policy said, in the order in which it was asked.
+    /// The verdicts of policy, in the order of evaluation.
     pub(super) judged: Vec<PolicyAnswer>,
-    /// What decided, where that was no policy.
+    /// The reason, if no policy decided.
     pub(super) note: Option<String>,
 }
 
 impl Path {
-    /// What decided, in words.
+    /// Returns the deciding rules or the reason, as text.
     pub(super) fn why(&self) -> String {
         if let Some(denied) = self.judged.iter().find(|judged| !judged.allowed) {
             return denied.rule.clone().unwrap_or_default();
@@ -142,7 +142,7 @@ impl Path {
     }
 }
 
-/// What a rule number stands for.
+/// Returns the text of a rule id.
 fn name(snapshot: &Snapshot, rule: RuleId) -> String {
     match snapshot.provenance(rule) {
         Some(reason) => reason.to_string(),
@@ -177,7 +177,7 @@ struct Step {
     port: u16,
 }
 
-/// Asks one node; the next one, if another has to be asked.
+/// Evaluates the path at one node. Returns the next node, if the path continues there.
 fn step(
     tables: &mut ClusterTables,
     asked: &ResolvedProbe,
@@ -285,7 +285,7 @@ fn is_a_service(snapshot: &Snapshot, query: &Query) -> bool {
     snapshot.frontend(t.dst, query.proto, t.dport) != ServiceLookup::NotAService
 }
 
-/// Whether a packet that no pod of the node sent is for no pod of the node and no Service either: there is nothing to
+/// Returns true if a packet that no pod of the node sent is for no pod of the node and no Service either: there is nothing to
 /// judge here. Whether it reaches another node is the kernel's routing.
 pub(super) fn is_the_kernels(snapshot: &Snapshot, query: &Query) -> bool {
     let dst = query.tuple.dst;

@@ -6,7 +6,7 @@ use heddle_tables::Direction;
 /// A policy that selects a pod.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Selecting {
-    /// Those of the Admin tier are asked first, then network policies, then those of the Baseline tier.
+    /// Policies of the Admin tier are evaluated first, then network policies, then policies of the Baseline tier.
     turn: (u8, u16),
     /// The policy by kind and name.
     pub(super) text: String,
@@ -29,7 +29,7 @@ pub(super) fn selecting(cluster: &Cluster, pod: &Pod, direction: Direction) -> i
     all.into_iter()
 }
 
-/// Whether a network policy of the pod's namespace selects it for a direction.
+/// Returns true if a network policy of the pod's namespace selects it for a direction.
 pub(super) fn isolates(policy: &NetworkPolicy, pod: &Pod, direction: Direction) -> bool {
     let rules = match direction {
         Direction::Ingress => &policy.ingress,
@@ -38,7 +38,7 @@ pub(super) fn isolates(policy: &NetworkPolicy, pod: &Pod, direction: Direction) 
     rules.is_some() && policy.key.namespace == pod.key.namespace && policy.selector.matches(&pod.labels)
 }
 
-/// Whether an administrators' policy says anything about a direction.
+/// Returns true if a ClusterNetworkPolicy has rules for a direction.
 pub(super) const fn has_rules(policy: &ClusterNetworkPolicy, direction: Direction) -> bool {
     let rules = match direction {
         Direction::Ingress => &policy.ingress,

@@ -44,7 +44,7 @@ impl fmt::Display for End {
     }
 }
 
-/// What the connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub enum Transport {
     /// TCP.
@@ -89,7 +89,7 @@ impl Transport {
         }
     }
 
-    /// Whether it has ports.
+    /// Returns true for protocols with ports.
     #[must_use]
     pub const fn has_ports(self) -> bool {
         matches!(self, Self::Tcp | Self::Udp | Self::Sctp)
@@ -120,7 +120,7 @@ pub struct Probe {
     pub src: End,
     /// To where; a Service by the address of its frontend.
     pub dst: End,
-    /// What it speaks.
+    /// The protocol.
     pub protocol: Transport,
     /// The port at the destination; none for ICMP.
     #[serde(default)]
@@ -130,7 +130,7 @@ pub struct Probe {
     pub node: Option<String>,
 }
 
-/// What becomes of it.
+/// The verdict on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
@@ -159,13 +159,13 @@ impl Verdict {
 pub struct Answer {
     /// The probe's.
     pub id: String,
-    /// What becomes of the connection.
+    /// The verdict.
     pub verdict: Verdict,
-    /// What decided, by name.
+    /// The policies or the reason that decided.
     pub policy: String,
     /// Where a Service may send it, sorted; empty where none does.
     pub backends: Vec<String>,
-    /// Whether the source address is replaced on the path.
+    /// The source address is masqueraded.
     pub masquerade: bool,
 }
 

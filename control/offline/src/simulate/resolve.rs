@@ -22,8 +22,8 @@ pub struct ResolvedProbe {
     pub entry: String,
 }
 
-/// Finds the addresses of both ends, and the node where the packet enters. `node`: where packets enter for which the
-/// probe does not say it.
+/// Finds the addresses of both ends, and the node where the packet enters. `node` is the entry
+/// node for probes that name none.
 ///
 /// # Errors
 /// An end is not known, the ends are of different families, or nothing says where the packet enters.
@@ -51,7 +51,7 @@ pub fn resolve(cluster: &Cluster, probe: &Probe, node: Option<&str>) -> Result<R
     };
     let named = probe.node.as_deref().or(node).map(str::to_owned);
     let entry = match named {
-        // What a node that nobody knows would do, nobody can say.
+        // An unknown node has no tables that could answer.
         Some(name) if cluster.node(&name).is_none() && cluster.pods_on(&name).next().is_none() => {
             return Err(ProbeError::NoEntryNode(name));
         }

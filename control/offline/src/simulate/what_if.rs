@@ -49,13 +49,13 @@ pub struct Difference {
     pub protocol: &'static str,
     /// The ports; none for echo requests.
     pub ports: Option<Stretch>,
-    /// What happens now.
+    /// The verdict now.
     pub before: Verdict,
-    /// What decides now.
+    /// The rule that decides now.
     pub decided_before: String,
-    /// What would happen.
+    /// The verdict after the change.
     pub after: Verdict,
-    /// What would decide.
+    /// The rule that decides after the change.
     pub decided_after: String,
     /// The two have no other family in common, so there is no need to name it.
     #[serde(skip)]
@@ -169,7 +169,7 @@ impl Concern {
 /// Where something may change between two neighbouring ports: the first port of each stretch, by protocol.
 type Starts = BTreeSet<(Transport, u16)>;
 
-/// Those of each pod and direction.
+/// The policies of each pod and direction.
 struct Cuts(BTreeMap<(ObjectKey, Direction), Starts>);
 
 impl Cuts {
@@ -314,7 +314,7 @@ impl Pair<'_> {
 }
 
 impl Difference {
-    /// Whether it says of the next ports what the other one says of its own.
+    /// Returns true if the other difference is the same for the ports that follow.
     fn continues(&self, last: &Self) -> bool {
         let next = |last: Option<Stretch>, this: Option<Stretch>| match (last, this) {
             (Some(last), Some(this)) => last.last.checked_add(1) == Some(this.first),

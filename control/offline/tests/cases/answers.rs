@@ -7,7 +7,7 @@ use heddle_offline::simulate::path;
 use crate::every_case;
 use crate::suite::{Case, ResolvedProbe};
 
-/// What differs from what is expected, a line each.
+/// Returns the differences from the expected answers, one line each.
 fn play(case: &Case) -> Vec<String> {
     let mut tables = case.tables();
     let mut differences = Vec::new();

@@ -29,7 +29,7 @@ const AT_LEAST: u16 = 32;
 /// ... and at most, until each backend was seen.
 const AT_MOST: u16 = 4096;
 
-/// What was tried.
+/// The attempted connection.
 #[derive(Default)]
 struct Tally {
     counts: BTreeMap<String, usize>,
@@ -105,7 +105,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Whether the source was replaced at the first node. Of a node's own address it cannot be seen.
+    /// Compares the masquerade at the first node with the expected one. For a node's own address it cannot be seen.
     fn masquerade(&mut self, path: &PacketPath, entrance: Entrance) -> Result<(), String> {
         let (Some(wanted), Some(source)) = (self.expect.masquerade, path.source()) else {
             return Ok(());

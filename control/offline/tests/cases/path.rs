@@ -1,4 +1,4 @@
-//! The way of a first packet from node to node, and of the answer back.
+//! The path of a first packet from node to node, and of the answer back.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -167,7 +167,7 @@ pub fn travel(
     }
 }
 
-/// Whether a packet does not reach the workers: a pod or a node with itself; what no pod sends and what is for neither a
+/// Returns true if a packet does not reach the workers: a pod or a node with itself; what no pod sends and what is for neither a
 /// pod of the node nor a Service.
 fn is_nobodys(snapshot: &Snapshot, entered: EndpointId, seen: Tuple, asked: &ResolvedProbe) -> bool {
     let service = snapshot.frontend(seen.dst, asked.proto, seen.dport) != ServiceLookup::NotAService;

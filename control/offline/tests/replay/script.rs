@@ -1,4 +1,4 @@
-//! Frames one after another through the node of `cluster`, and their transcript: each with what became of it and what left.
+//! A script of frames for the node of `cluster`, and its transcript: the outcome of each frame and the frames that left.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,9 +17,9 @@ use heddle_wire::testing::{assert_valid, reassemble};
 
 use super::render::render;
 
-/// What comes in.
+/// A frame that comes in.
 pub struct Step {
-    /// What it shows.
+    /// The property that it shows.
     pub what: &'static str,
     /// The port.
     pub port: &'static str,
@@ -52,8 +52,8 @@ pub fn cluster() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/replay/cluster"))
 }
 
-/// Plays the steps and tells them. Every frame that leaves is verified by etherparse, and every datagram of which all
-/// fragments leave.
+/// Runs the steps and returns the transcript. etherparse verifies every frame that leaves, and every datagram whose
+/// fragments all leave.
 pub fn transcript(steps: &[Step]) -> String {
     let out = tempfile::tempdir().unwrap();
     let mut tables = ClusterTables::new();
