@@ -21,6 +21,8 @@ pub fn cni_error(e: &ClientError) -> CniError {
             CniError::new(ErrorCode::TRY_AGAIN_LATER, e.to_string())
         }
         ClientError::Connect { .. } => CniError::new(ErrorCode::IO, e.to_string()),
-        ClientError::Answer { .. } | ClientError::Request { .. } => CniError::new(ErrorCode::AGENT, e.to_string()),
+        ClientError::QueryRefused { .. } | ClientError::Answer { .. } | ClientError::Request { .. } => {
+            CniError::new(ErrorCode::AGENT, e.to_string())
+        }
     }
 }

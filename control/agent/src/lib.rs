@@ -14,6 +14,7 @@ pub mod memory;
 pub mod notify;
 pub mod preflight;
 pub mod privileges;
+pub mod read_model;
 pub mod run;
 pub mod workers;
 

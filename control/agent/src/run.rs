@@ -99,7 +99,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let (requests_in, requests) = channel::unbounded();
     let (run_dir, manifests) = (settings.run_dir.clone(), settings.manifests.clone());
     let runtime_handle = runtime.handle().clone();
-    let mut control = Controller::new(Parts {
+    let mut controller = Controller::new(Parts {
         settings,
         store,
         workers,
@@ -110,9 +110,9 @@ pub fn run(config: Config) -> Result<(), RunError> {
         stop,
     })?;
 
-    let ended = serve(&runtime, &mut control, &run_dir, &manifests, events_in, &requests_in);
+    let ended = serve(&runtime, &mut controller, &run_dir, &manifests, events_in, &requests_in);
     tell("STOPPING=1");
-    control.finish();
+    controller.finish();
     if ended.is_ok() {
         tracing::info!("the agent has ended; pods are closed until it is started again");
     }
@@ -162,7 +162,7 @@ fn check_memory(settings: &Settings) -> Result<(), TooLarge> {
 /// Follows the objects and serves the sockets for as long as control runs.
 fn serve(
     runtime: &Runtime,
-    control: &mut Controller,
+    controller: &mut Controller,
     run_dir: &Path,
     manifests: &Path,
     events: channel::Sender<Vec<heddle_model::Event>>,
@@ -172,9 +172,10 @@ fn serve(
         Ok(()) => std::ops::ControlFlow::Continue(()),
         Err(_) => std::ops::ControlFlow::Break(()),
     })?;
-    let _server = runtime.block_on(async { Server::start(run_dir, requests) })?;
+    let read_model = controller.read_model();
+    let _server = runtime.block_on(async { Server::start(run_dir, requests, read_model) })?;
     tracing::info!(run_dir = %run_dir.display(), manifests = %manifests.display(), "the agent serves its sockets");
-    control.run(|| {
+    controller.run(|| {
         tracing::info!("ready");
         tell("READY=1");
     })?;

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+pub use hyper::Method;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -18,8 +19,37 @@ use tokio::net::UnixStream;
 
 use crate::{
     ANSWER_TIMEOUT, Attachment, CniError, ContainerId, Drops, DropsRequest, Flows, FlowsRequest, IfName, MAX_ANSWER,
-    MAX_REQUEST, PrepareRequest, Prepared, Readiness, Ready, ReadyRequest, Released, Status, path,
+    MAX_REQUEST, PrepareRequest, Prepared, QueryError, Readiness, Ready, ReadyRequest, Released, SocketError, Status,
+    api_routes, cni_routes, path,
 };
+
+/// Makes the client's methods from a list of routes and the socket's error.
+macro_rules! methods {
+    ($error:ty; $($variant:ident $name:ident: $method:ident $path:literal
+        [$($param:ident: $param_type:ident),*] [$($body:ident)?] -> $answer:ident, $doc:literal;)*) => {$(
+        #[doc = $doc]
+        ///
+        /// # Errors
+        /// See [`ClientError`].
+        pub async fn $name(
+            &mut self,
+            $($param: &$param_type,)*
+            $(request: &$body,)?
+        ) -> Result<$answer, ClientError> {
+            let path = path::fill($path, &[$((stringify!($param), $param.as_str())),*]);
+            let body = None$(.or(Some(encode::<$body>(&path, request)?)))?;
+            self.send::<$answer, $error>(Method::$method, &path, body).await
+        }
+    )*};
+}
+
+macro_rules! cni_methods {
+    ($($routes:tt)*) => { methods! { CniError; $($routes)* } };
+}
+
+macro_rules! api_methods {
+    ($($routes:tt)*) => { methods! { QueryError; $($routes)* } };
+}
 
 /// Why a call has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +77,14 @@ pub enum ClientError {
         what: String,
         /// What it said.
         error: CniError,
+    },
+    /// The agent refused a query.
+    #[error("the agent refused {what}: {error}")]
+    QueryRefused {
+        /// Method and path.
+        what: String,
+        /// The agent's error.
+        error: QueryError,
     },
     /// No answer in time.
     #[error("the agent at {} did not answer {what} within {} s", socket.display(), after.as_secs_f32())]
@@ -87,7 +125,7 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// What the agent said, where it is it that refused.
+    /// Returns the CNI socket's error, if the agent refused.
     #[must_use]
     pub fn refused(&self) -> Option<&CniError> {
         match self {
@@ -151,124 +189,33 @@ impl Client {
         &self.socket
     }
 
-    /// `GET path`.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn get<A: DeserializeOwned>(&mut self, path: &str) -> Result<A, ClientError> {
-        self.call(Method::GET, path, Bytes::new()).await
-    }
+    cni_routes!(cni_methods);
+    api_routes!(api_methods);
 
-    /// `POST path` with a JSON body.
+    /// Sends a request without a type of its own; errors are decoded as `E`. For tools and tests: a route has a method.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub async fn post<B: Serialize + Sync, A: DeserializeOwned>(
+    pub async fn send<A: DeserializeOwned, E: SocketError>(
         &mut self,
+        method: Method,
         path: &str,
-        body: &B,
+        body: Option<Vec<u8>>,
     ) -> Result<A, ClientError> {
-        let refuse = |detail: String| ClientError::Request {
-            what: format!("POST {path}"),
-            detail,
-        };
-        let body = serde_json::to_vec(body).map_err(|e| refuse(e.to_string()))?;
-        if body.len() > MAX_REQUEST {
-            return Err(refuse(format!(
-                "its body has {} bytes, at most {MAX_REQUEST} are allowed",
-                body.len()
-            )));
-        }
-        self.call(Method::POST, path, body.into()).await
-    }
-
-    /// `DELETE path`.
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn delete<A: DeserializeOwned>(&mut self, path: &str) -> Result<A, ClientError> {
-        self.call(Method::DELETE, path, Bytes::new()).await
-    }
-
-    /// Asks for an attachment (CNI socket).
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn prepare(&mut self, request: &PrepareRequest) -> Result<Prepared, ClientError> {
-        self.post(path::ATTACHMENTS, request).await
-    }
-
-    /// Says that the interface stands, and waits until its port forwards (CNI socket).
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn ready(
-        &mut self,
-        container: &ContainerId,
-        ifname: &IfName,
-        request: &ReadyRequest,
-    ) -> Result<Ready, ClientError> {
-        self.post(&path::ready(container, ifname), request).await
-    }
-
-    /// Asks for the state of an attachment (CNI socket).
-    ///
-    /// # Errors
-    /// See [`ClientError`]; an unknown one is refused with [`crate::ErrorCode::UNKNOWN_CONTAINER`].
-    pub async fn attachment(&mut self, container: &ContainerId, ifname: &IfName) -> Result<Attachment, ClientError> {
-        self.get(&path::attachment(container, ifname)).await
-    }
-
-    /// Gives an attachment back (CNI socket).
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn release(&mut self, container: &ContainerId, ifname: &IfName) -> Result<Released, ClientError> {
-        self.delete(&path::attachment(container, ifname)).await
-    }
-
-    /// Asks whether an ADD can be served (CNI socket).
-    ///
-    /// # Errors
-    /// See [`ClientError`]; if not, it is refused with [`crate::ErrorCode::UNAVAILABLE`].
-    pub async fn readiness(&mut self) -> Result<Readiness, ClientError> {
-        self.get(path::READINESS).await
-    }
-
-    /// The agent's state (API socket).
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn status(&mut self) -> Result<Status, ClientError> {
-        self.get(path::STATUS).await
-    }
-
-    /// The packets that were dropped last (API socket).
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn drops(&mut self, request: &DropsRequest) -> Result<Drops, ClientError> {
-        self.post(path::DROPS, request).await
-    }
-
-    /// A page of the connections (API socket).
-    ///
-    /// # Errors
-    /// See [`ClientError`].
-    pub async fn flows(&mut self, request: &FlowsRequest) -> Result<Flows, ClientError> {
-        self.post(path::FLOWS, request).await
-    }
-
-    async fn call<A: DeserializeOwned>(&mut self, method: Method, path: &str, body: Bytes) -> Result<A, ClientError> {
         let what = format!("{method} {path}");
+        let body = body.unwrap_or_default();
+        if body.len() > MAX_REQUEST {
+            let detail = format!("its body has {} bytes, at most {MAX_REQUEST} are allowed", body.len());
+            return Err(ClientError::Request { what, detail });
+        }
         let (socket, after) = (self.socket.clone(), self.timeout);
-        match tokio::time::timeout(after, self.exchange(&what, method, path, body)).await {
+        match tokio::time::timeout(after, self.exchange::<A, E>(&what, method, path, body.into())).await {
             Ok(answer) => answer,
             Err(_) => Err(ClientError::Timeout { socket, what, after }),
         }
     }
 
-    async fn exchange<A: DeserializeOwned>(
+    async fn exchange<A: DeserializeOwned, E: SocketError>(
         &mut self,
         what: &str,
         method: Method,
@@ -309,11 +256,18 @@ impl Client {
             }
             Err(e) => return Err(broken(e.to_string())),
         };
-        decode(what, status, &body)
+        decode::<A, E>(what, status, &body)
     }
 }
 
-fn decode<A: DeserializeOwned>(what: &str, status: StatusCode, body: &[u8]) -> Result<A, ClientError> {
+fn encode<B: Serialize>(path: &str, body: &B) -> Result<Vec<u8>, ClientError> {
+    serde_json::to_vec(body).map_err(|e| ClientError::Request {
+        what: format!("POST {path}"),
+        detail: e.to_string(),
+    })
+}
+
+fn decode<A: DeserializeOwned, E: SocketError>(what: &str, status: StatusCode, body: &[u8]) -> Result<A, ClientError> {
     let refuse = |detail: String| ClientError::Answer {
         what: what.to_owned(),
         status: status.as_u16(),
@@ -322,11 +276,8 @@ fn decode<A: DeserializeOwned>(what: &str, status: StatusCode, body: &[u8]) -> R
     if status.is_success() {
         return serde_json::from_slice(body).map_err(|e| refuse(e.to_string()));
     }
-    match serde_json::from_slice::<CniError>(body) {
-        Ok(error) => Err(ClientError::Refused {
-            what: what.to_owned(),
-            error,
-        }),
+    match serde_json::from_slice::<E>(body) {
+        Ok(error) => Err(error.into_client_error(what.to_owned())),
         Err(_) => Err(refuse(format!(
             "{:?}",
             String::from_utf8_lossy(&body[..body.len().min(200)])

@@ -26,7 +26,8 @@ pub fn check_request(data: &[u8]) {
     let (container, ifname) = line.split_once('/').unwrap_or((&line, ""));
     match request::names(container.to_owned(), ifname.to_owned()) {
         Ok((container, ifname)) => {
-            let path = path::ready(&container, &ifname);
+            let names = [("container", container.as_str()), ("ifname", ifname.as_str())];
+            let path = path::fill("/v1/attachments/{container}/{ifname}/ready", &names);
             assert!(path.is_ascii() && path.matches('/').count() == 5, "{path}");
         }
         Err(e) => refused(&e, ErrorCode::INVALID_ENVIRONMENT),

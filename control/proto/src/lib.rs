@@ -2,15 +2,40 @@
 //!
 //! Both sockets speak HTTP/1.1 with JSON bodies over a unix socket in the agent's run directory:
 //!
-//! - [`CNI_SOCKET`] serves the CNI plugin ([`attachment`]): *prepare* hands out an attachment (number, addresses, routes),
+//! - [`CNI_SOCKET`] serves the CNI plugin ([`attachment`]): *prepare* hands out an attachment (id, addresses, routes),
 //!   *ready* gives the agent the interface and returns when the pod's first packet will be forwarded under its policy,
-//!   *check* and *release* do what they say; *readiness* tells whether an ADD can be served.
-//! - [`API_SOCKET`] serves the command line ([`status`], [`drops`], [`flows`]).
+//!   *attachment* returns the state, *release* removes the attachment, and *readiness* tells if an ADD can be served. Its
+//!   errors are [`CniError`]s.
+//! - [`API_SOCKET`] serves the command line ([`status`], [`drops`], [`flows`]). Its errors are [`QueryError`]s.
 //!
-//! Every error answer is a [`CniError`], on both sockets. Requests refuse unknown fields and bound every string and list
-//! at decoding; answers ignore unknown fields, so that a plugin of the last version understands the agent of the next.
+//! [`routes`] lists what each socket serves. Requests refuse unknown fields and bound every string and list at decoding;
+//! answers ignore unknown fields, so that a plugin of the last version understands the agent of the next.
 //!
-//! This crate holds no server (the agent's) and decides nothing.
+//! This crate holds no server (the agent has it) and decides nothing.
+//!
+//! # Example: ask a running agent
+//!
+//! ```
+//! use heddle_proto::{API_SOCKET, Client, ClientError, DEFAULT_RUN_DIR, DropsRequest};
+//!
+//! async fn print_drops(run_dir: &std::path::Path) -> Result<(), ClientError> {
+//!     let mut agent = Client::connect(run_dir.join(API_SOCKET)).await?;
+//!     let status = agent.status().await?;
+//!     println!("{}: {} attachments", status.agent.node, status.attachments.len());
+//!     let drops = agent.drops(&DropsRequest::default()).await?;
+//!     for packet in drops.drops {
+//!         println!("{} {}: {}", packet.time, packet.port, packet.meaning);
+//!     }
+//!     Ok(())
+//! }
+//!
+//! let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+//! // Without an agent the error says what to start.
+//! if let Err(error) = runtime.block_on(print_drops(DEFAULT_RUN_DIR.as_ref())) {
+//!     println!("{error}");
+//! }
+//! # Ok::<(), std::io::Error>(())
+//! ```
 
 pub mod attachment;
 pub mod client;
@@ -22,6 +47,7 @@ pub mod fuzzing;
 pub mod object;
 pub mod path;
 pub mod request;
+pub mod routes;
 pub mod serde_mac;
 pub mod status;
 pub mod text;
@@ -33,7 +59,7 @@ pub use attachment::{
 };
 pub use client::{Client, ClientError};
 pub use drops::{DropCursor, DroppedPacket, Drops, DropsRequest};
-pub use error::{CniError, ErrorCode};
+pub use error::{CniError, ErrorCode, QueryError, QueryErrorKind, SocketError};
 pub use flows::{Flow, Flows, FlowsRequest};
 pub use object::{End, Named, Policy, PolicyName};
 pub use status::Status;

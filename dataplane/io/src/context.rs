@@ -9,7 +9,7 @@ use xsk_rs::Umem;
 
 use crate::anchor::Anchor;
 use crate::error::XdpError;
-use crate::observe::{Observer, PortView};
+use crate::observe::{Observer, PortObservers};
 use crate::port::XdpPort;
 use crate::program::Program;
 use crate::socket::{self, Socket};
@@ -74,7 +74,7 @@ struct Device {
 pub struct XdpContext {
     config: XdpConfig,
     /// They keep sockets open: each goes before its port is closed.
-    observers: BTreeMap<PortId, Observer>,
+    observers: PortObservers,
     program: Program,
     devices: BTreeMap<u32, Device>,
     pool: SharedPool,
@@ -112,7 +112,7 @@ impl XdpContext {
         let pool = SharedPool::new(store, frames, budget);
         Ok(Self {
             config,
-            observers: BTreeMap::new(),
+            observers: PortObservers::default(),
             program,
             devices: BTreeMap::new(),
             pool,
@@ -201,7 +201,7 @@ impl XdpContext {
             .open
             .insert(port);
         match Observer::new(made.fd()) {
-            Ok(observer) => drop(self.observers.insert(port, observer)),
+            Ok(observer) => self.observers.insert(port, observer),
             Err(error) => tracing::warn!(port = port.0, %error, "the rings of {ifname} will not be seen in the status"),
         }
         match entered {
@@ -216,7 +216,7 @@ impl XdpContext {
     /// Closes a port and puts its frames back into the pool. The program stays on the device and drops what comes.
     pub fn close(&mut self, mut port: XdpPort) {
         let (number, ifindex) = (port.id(), port.ifindex());
-        self.observers.remove(&number);
+        self.observers.remove(number);
         let quiet = |what: &str, result: std::io::Result<()>| {
             if let Err(error) = result {
                 tracing::warn!(port = number.0, ifindex, %error, "{what} stays in the XDP program's map");
@@ -243,10 +243,10 @@ impl XdpContext {
         drop(share);
     }
 
-    /// What control sees of an open port while a worker has it. Costs a system call.
+    /// Returns the observers of the open ports, which any thread may read.
     #[must_use]
-    pub fn view(&self, port: PortId) -> Option<PortView> {
-        self.observers.get(&port).map(Observer::view)
+    pub fn observers(&self) -> PortObservers {
+        self.observers.clone()
     }
 
     /// Checks that the number fits, and gives the number of the device's queue 0.

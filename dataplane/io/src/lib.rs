@@ -24,7 +24,7 @@ mod socket;
 pub use context::{OpenPort, XdpConfig, XdpContext};
 pub use error::XdpError;
 pub use kernel::{KernelFitness, kernel_release};
-pub use observe::{PortView, RingLevels};
+pub use observe::{PortObservers, PortView, RingLevels};
 pub use port::XdpPort;
 pub use preflight::check as preflight;
 pub use probe::{ProbeError, probe};

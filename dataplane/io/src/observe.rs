@@ -2,10 +2,12 @@
 //!
 //! The rings are mapped once more and only their indices are read, so the worker pays nothing for it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use heddle_port::KernelStats;
+use heddle_port::{KernelStats, PortId};
 
 use crate::ring::{Desc, Gauge, Which};
 use crate::socket::{RX_SLOTS, TX_SLOTS};
@@ -30,6 +32,30 @@ pub struct PortView {
     pub kernel: Option<KernelStats>,
     /// The rings.
     pub rings: RingLevels,
+}
+
+/// The observers of all open ports, shared with threads that read them. The lock is held for one port at a time.
+#[derive(Debug, Clone, Default)]
+pub struct PortObservers(Arc<Mutex<BTreeMap<PortId, Observer>>>);
+
+impl PortObservers {
+    /// Reads the kernel's counters and the rings of an open port.
+    #[must_use]
+    pub fn view(&self, port: PortId) -> Option<PortView> {
+        let observers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        observers.get(&port).map(Observer::view)
+    }
+
+    pub(crate) fn insert(&self, port: PortId, observer: Observer) {
+        let mut observers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        observers.insert(port, observer);
+    }
+
+    /// Removes a port's observer, which keeps the socket open. Called before the port is closed.
+    pub(crate) fn remove(&self, port: PortId) {
+        let mut observers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        observers.remove(&port);
+    }
 }
 
 /// Sees one port. It keeps the socket open, so it goes before the port is closed.

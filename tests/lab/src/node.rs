@@ -31,6 +31,8 @@ pub struct NodePlan {
     pub cores: String,
     /// Further arguments of `heddle run`.
     pub flags: Vec<String>,
+    /// Environment variables of `heddle run`.
+    pub env: Vec<(String, String)>,
 }
 
 impl NodePlan {
@@ -43,6 +45,7 @@ impl NodePlan {
             pod_cidrs: vec![format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")],
             cores: "0".to_owned(),
             flags: Vec::new(),
+            env: Vec::new(),
         }
     }
 }
@@ -223,6 +226,7 @@ impl Node {
             .arg(self.state_dir())
             .args(["--cores", &self.plan.cores])
             .args(&self.plan.flags)
+            .envs(self.plan.env.iter().map(|(name, value)| (name, value)))
             .env("NOTIFY_SOCKET", &notify);
         let mut agent = Process::start(&self.ns, "heddle run", &mut command, &self.log())?;
         // Written before the wait: a run that is killed meanwhile leaves an agent that only this file names.

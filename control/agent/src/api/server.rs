@@ -1,17 +1,20 @@
-//! The HTTP side of the sockets: routes, bounds, decoding, and errors as [`CniError`].
+//! The HTTP side of the sockets: routers made from the lists of routes, bounds, decoding, and error answers.
 
+use std::convert::identity;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path as UrlPath, State};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::{BytesRejection, RawPathParamsRejection};
+use axum::extract::{DefaultBodyLimit, RawPathParams, State};
 use axum::http::{StatusCode, header};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{MethodFilter, on};
 use crossbeam::channel::Sender;
 use heddle_proto::{
-    API_SOCKET, CNI_SOCKET, CniError, ContainerId, ErrorCode, IfName, MAX_REQUEST, ReadyRequest, path, request,
+    API_SOCKET, CNI_SOCKET, CniError, ContainerId, DropsRequest, ErrorCode, FlowsRequest, IfName, MAX_REQUEST,
+    PrepareRequest, QueryError, ReadyRequest, SocketError, TextError, api_routes, cni_routes, request,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -20,6 +23,7 @@ use tokio::task::JoinHandle;
 
 use super::socket::{SocketFile, listen};
 use super::{Reply, Request};
+use crate::read_model::Queries;
 
 /// A socket cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -27,11 +31,11 @@ use super::{Reply, Request};
 pub struct ApiError {
     /// The socket.
     path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     source: std::io::Error,
 }
 
-/// Both sockets; they close with this.
+/// Both sockets; they close when this is dropped.
 #[derive(Debug)]
 pub struct Server {
     tasks: Vec<JoinHandle<()>>,
@@ -46,30 +50,29 @@ impl Drop for Server {
     }
 }
 
-type Control = Sender<Request>;
-
 impl Server {
-    /// Listens at both sockets of a run directory, whose lock the caller holds, and passes requests on. To be called on
-    /// a tokio runtime.
+    /// Listens at both sockets of a run directory, whose lock the caller holds. Requests of the CNI socket go to the
+    /// controller, queries of the operator's socket to the read model. Called on a tokio runtime.
     ///
     /// # Errors
     /// A socket cannot be bound.
-    pub fn start(run_dir: &Path, control: &Control) -> Result<Self, ApiError> {
+    pub fn start(run_dir: &Path, controller: &Sender<Request>, queries: Arc<dyn Queries>) -> Result<Self, ApiError> {
         let mut server = Self {
             tasks: Vec::new(),
             _files: Vec::new(),
         };
-        for (name, routes) in [(CNI_SOCKET, cni_routes()), (API_SOCKET, api_routes())] {
+        let cni = finish::<_, CniError>(cni_router(), controller.clone());
+        let api = finish::<_, QueryError>(api_router(), queries);
+        for (name, app) in [(CNI_SOCKET, cni), (API_SOCKET, api)] {
             let path = run_dir.join(name);
             let (listener, file) = listen(&path).map_err(|source| ApiError {
                 path: path.clone(),
                 source,
             })?;
             server._files.push(file);
-            let app = finished(routes, control.clone());
             server.tasks.push(tokio::spawn(async move {
                 if let Err(e) = axum::serve(listener, app).await {
-                    tracing::error!(socket = %path.display(), error = %e, "the socket is served no more");
+                    tracing::error!(socket = %path.display(), error = %e, "the socket is no longer served");
                 }
             }));
         }
@@ -77,164 +80,119 @@ impl Server {
     }
 }
 
-fn cni_routes() -> Router<Control> {
-    Router::new()
-        .route(path::ATTACHMENTS, post(prepare))
-        .route(path::ATTACHMENT_PATTERN, get(attachment).delete(release))
-        .route(path::READY_PATTERN, post(ready))
-        .route(path::READINESS, get(readiness))
-}
+/// The parameters of a path, as axum extracts them.
+type Params = Result<RawPathParams, RawPathParamsRejection>;
+/// The body of a request, as axum extracts it.
+type RequestBody = Result<Bytes, BytesRejection>;
 
-fn api_routes() -> Router<Control> {
-    Router::new()
-        .route(path::STATUS, get(status))
-        .route(path::DROPS, post(drops))
-        .route(path::FLOWS, post(flows))
-}
-
-fn finished(routes: Router<Control>, control: Control) -> Router {
-    routes
-        .fallback(async || {
-            failure(
-                StatusCode::NOT_FOUND,
-                &CniError::new(
-                    ErrorCode::AGENT,
-                    "no such path; are plugin and agent of the same version?",
-                ),
-            )
-        })
-        .method_not_allowed_fallback(async || {
-            failure(
-                StatusCode::METHOD_NOT_ALLOWED,
-                &CniError::new(ErrorCode::AGENT, "this path has no such method"),
-            )
-        })
-        .layer(DefaultBodyLimit::max(MAX_REQUEST))
-        .with_state(control)
-}
-
-async fn prepare(State(control): State<Control>, body: Result<axum::body::Bytes, BytesRejection>) -> Response {
-    let request = match decoded(body) {
-        Ok(request) => request,
-        Err(refusal) => return failure(refusal.0, &refusal.1),
-    };
-    ask(&control, |reply| Request::Prepare { request, reply }).await
-}
-
-async fn ready(
-    State(control): State<Control>,
-    UrlPath(names): UrlPath<(String, String)>,
-    body: Result<axum::body::Bytes, BytesRejection>,
-) -> Response {
-    let (container, ifname) = match named(names) {
-        Ok(names) => names,
-        Err(refusal) => return failure(refusal.0, &refusal.1),
-    };
-    let request: ReadyRequest = match decoded(body) {
-        Ok(request) => request,
-        Err(refusal) => return failure(refusal.0, &refusal.1),
-    };
-    ask(&control, |reply| Request::Ready {
-        container,
-        ifname,
-        request,
-        reply,
-    })
-    .await
-}
-
-async fn attachment(State(control): State<Control>, UrlPath(names): UrlPath<(String, String)>) -> Response {
-    match named(names) {
-        Ok((container, ifname)) => {
-            ask(&control, |reply| Request::Attachment {
-                container,
-                ifname,
-                reply,
-            })
-            .await
+/// Makes a router from a list of routes. `$serve` makes the future of an answer from the state and the decoded request.
+macro_rules! router {
+    ($function:ident, $state:ty, $error:ty, $serve:ident; $($variant:ident $name:ident: $method:ident $path:literal
+        [$($param:ident: $param_type:ident),*] [$($body:ident)?] -> $answer:ident, $doc:literal;)*) => {
+        fn $function() -> Router<$state> {
+            Router::new()$(.route($path, on(
+                MethodFilter::$method,
+                |State(state): State<$state>, params: Params, body: RequestBody| async move {
+                    // A route without parameters or body uses neither.
+                    let (_, _) = (&params, &body);
+                    $(let $param: $param_type = match parameter(&params, stringify!($param)) {
+                        Ok(value) => value,
+                        Err(refusal) => return failure(refusal.0, &refusal.1),
+                    };)*
+                    $(let request: $body = match decode::<$body, $error>(body) {
+                        Ok(request) => request,
+                        Err(refusal) => return failure(refusal.0, &refusal.1),
+                    };)?
+                    $serve!(state, $variant $name, [$($param),*] [$(identity::<$body>(request))?])
+                },
+            )))*
         }
-        Err(refusal) => failure(refusal.0, &refusal.1),
-    }
+    };
 }
 
-async fn release(State(control): State<Control>, UrlPath(names): UrlPath<(String, String)>) -> Response {
-    match named(names) {
-        Ok((container, ifname)) => {
-            ask(&control, |reply| Request::Release {
-                container,
-                ifname,
-                reply,
-            })
-            .await
-        }
-        Err(refusal) => failure(refusal.0, &refusal.1),
-    }
+/// Sends a request to the controller and waits for its answer.
+macro_rules! ask_controller {
+    ($state:ident, $variant:ident $name:ident, [$($param:ident),*] [$($request:expr)?]) => {
+        ask(&$state, |reply| Request::$variant { $($param,)* $(request: $request,)? reply }).await
+    };
 }
 
-async fn readiness(State(control): State<Control>) -> Response {
-    ask(&control, |reply| Request::Readiness { reply }).await
-}
-
-async fn status(State(control): State<Control>) -> Response {
-    ask(&control, |reply| Request::Status { reply }).await
-}
-
-async fn flows(State(control): State<Control>, body: Result<axum::body::Bytes, BytesRejection>) -> Response {
-    match decoded(body) {
-        Ok(request) => ask(&control, |reply| Request::Flows { request, reply }).await,
-        Err(refusal) => failure(refusal.0, &refusal.1),
-    }
-}
-
-async fn drops(State(control): State<Control>, body: Result<axum::body::Bytes, BytesRejection>) -> Response {
-    match decoded(body) {
-        Ok(request) => ask(&control, |reply| Request::Drops { request, reply }).await,
-        Err(refusal) => failure(refusal.0, &refusal.1),
-    }
-}
-
-/// Asks the control thread and answers with what it says.
-async fn ask<T: Serialize>(control: &Control, request: impl FnOnce(Reply<T>) -> Request) -> Response {
-    let (reply, answer) = oneshot::channel();
-    let stopping = || {
-        CniError::new(
-            ErrorCode::TRY_AGAIN_LATER,
-            "the agent is stopping; it will be there again",
+/// Answers a query from the read model. It runs on a thread for blocking work: a large answer delays no other request.
+macro_rules! ask_read_model {
+    ($state:ident, $variant:ident $name:ident, [] [$($request:expr)?]) => {
+        answer(
+            tokio::task::spawn_blocking(move || $state.$name($(&$request)?))
+                .await
+                .unwrap_or_else(|_| Err(QueryError::stopping())),
         )
     };
-    let said = match control.send(request(reply)) {
-        Ok(()) => answer.await.unwrap_or_else(|_| Err(stopping())),
-        Err(_) => Err(stopping()),
-    };
-    match said {
+}
+
+macro_rules! cni_router {
+    ($($routes:tt)*) => { router! { cni_router, Sender<Request>, CniError, ask_controller; $($routes)* } };
+}
+
+macro_rules! api_router {
+    ($($routes:tt)*) => { router! { api_router, Arc<dyn Queries>, QueryError, ask_read_model; $($routes)* } };
+}
+
+cni_routes!(cni_router);
+api_routes!(api_router);
+
+/// Adds the answers for unknown paths and methods, the bound of bodies, and the state.
+fn finish<S: Clone + Send + Sync + 'static, E: SocketError>(routes: Router<S>, state: S) -> Router {
+    routes
+        .fallback(async || failure(StatusCode::NOT_FOUND, &E::no_such_path()))
+        .method_not_allowed_fallback(async || failure(StatusCode::METHOD_NOT_ALLOWED, &E::no_such_method()))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
+        .with_state(state)
+}
+
+/// Asks the controller and encodes its answer.
+async fn ask<T: Serialize>(controller: &Sender<Request>, request: impl FnOnce(Reply<T>) -> Request) -> Response {
+    let (reply, received) = oneshot::channel();
+    answer(match controller.send(request(reply)) {
+        Ok(()) => received.await.unwrap_or_else(|_| Err(CniError::stopping())),
+        Err(_) => Err(CniError::stopping()),
+    })
+}
+
+/// Encodes an answer.
+fn answer<T: Serialize, E: SocketError>(result: Result<T, E>) -> Response {
+    match result {
         Ok(value) => json(StatusCode::OK, &value),
-        Err(error) => refused(&error),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            failure(status, &error)
+        }
     }
 }
 
 /// An error answer with a status of its own.
-type Refusal = Box<(StatusCode, CniError)>;
+type Refusal<E> = Box<(StatusCode, E)>;
 
-fn decoded<T: DeserializeOwned>(body: Result<axum::body::Bytes, BytesRejection>) -> Result<T, Refusal> {
+/// Decodes the body of a request.
+fn decode<T: DeserializeOwned, E: SocketError>(body: RequestBody) -> Result<T, Refusal<E>> {
     let body = body.map_err(|e| {
         let message = format!("the request's body was refused: {e} (at most {MAX_REQUEST} bytes are read)");
-        Box::new((e.status(), CniError::new(ErrorCode::DECODE, message)))
+        Box::new((e.status(), E::undecodable(message)))
     })?;
-    request::body(&body).map_err(|e| Box::new((StatusCode::BAD_REQUEST, e)))
+    request::body(&body).map_err(|e| Box::new((StatusCode::BAD_REQUEST, E::undecodable(e.msg))))
 }
 
-fn named((container, ifname): (String, String)) -> Result<(ContainerId, IfName), Refusal> {
-    request::names(container, ifname).map_err(|e| Box::new((StatusCode::BAD_REQUEST, e)))
+/// Reads a parameter of a path.
+fn parameter<T: TryFrom<String, Error = TextError>>(params: &Params, name: &str) -> Result<T, Refusal<CniError>> {
+    let bad = |message| {
+        let error = CniError::new(ErrorCode::INVALID_ENVIRONMENT, message);
+        Box::new((StatusCode::BAD_REQUEST, error))
+    };
+    let params = params.as_ref().map_err(|e| bad(e.to_string()))?;
+    let value = params.iter().find(|(param, _)| *param == name);
+    let value = value.map(|(_, value)| value.to_owned()).unwrap_or_default();
+    T::try_from(value).map_err(|e| bad(e.to_string()))
 }
 
-fn refused(error: &CniError) -> Response {
-    failure(
-        StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        error,
-    )
-}
-
-fn failure(status: StatusCode, error: &CniError) -> Response {
+fn failure(status: StatusCode, error: &impl Serialize) -> Response {
     json(status, error)
 }
 
@@ -257,7 +215,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
-    use heddle_proto::{Client, ClientError, PrepareRequest};
+    use heddle_proto::client::Method;
+    use heddle_proto::{Client, ClientError, PrepareRequest, QueryErrorKind};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
@@ -287,18 +246,48 @@ mod tests {
                     } => {
                         drop(reply.send(Err(error(format!("attachment {container} {ifname}")))));
                     }
-                    Request::Flows { request, reply } => {
-                        drop(reply.send(Err(error(format!("flows from {}", request.from)))));
-                    }
-                    Request::Drops { request, reply } => {
-                        drop(reply.send(Err(error(format!("drops {:?}", request.limit)))));
-                    }
-                    // Dropping a reply is what a stopping control thread does.
-                    Request::Release { .. } | Request::Readiness { .. } | Request::Status { .. } => {}
+                    // A controller that stops drops the reply.
+                    Request::Release { .. } | Request::Readiness { .. } => {}
                 }
             }
         });
-        Server::start(dir, &control).unwrap()
+        Server::start(dir, &control, Arc::new(EchoQueries)).unwrap()
+    }
+
+    /// A read model that refuses every query with its parameters.
+    struct EchoQueries;
+
+    impl Queries for EchoQueries {
+        fn status(&self) -> Result<heddle_proto::Status, QueryError> {
+            Err(QueryError::not_found("status"))
+        }
+
+        fn drops(&self, request: &DropsRequest) -> Result<heddle_proto::Drops, QueryError> {
+            Err(QueryError::not_found(format!("drops {:?}", request.limit)))
+        }
+
+        fn flows(&self, request: &FlowsRequest) -> Result<heddle_proto::Flows, QueryError> {
+            Err(QueryError::not_found(format!("flows from {}", request.from)))
+        }
+    }
+
+    /// The query error that the agent refused with.
+    fn query_error(error: &ClientError) -> (QueryErrorKind, &str) {
+        match error {
+            ClientError::QueryRefused { error, .. } => (error.kind, &error.message),
+            other => panic!("{other}"),
+        }
+    }
+
+    async fn get<E: SocketError>(client: &mut Client, path: &str) -> ClientError {
+        let answer = client.send::<serde_json::Value, E>(Method::GET, path, None).await;
+        answer.unwrap_err()
+    }
+
+    async fn post<E: SocketError>(client: &mut Client, path: &str, body: &str) -> ClientError {
+        let body = Some(body.as_bytes().to_vec());
+        let answer = client.send::<serde_json::Value, E>(Method::POST, path, body).await;
+        answer.unwrap_err()
     }
 
     async fn client(dir: &Path) -> Client {
@@ -338,18 +327,35 @@ mod tests {
             ..heddle_proto::DropsRequest::default()
         };
         let said = client.drops(&request).await.unwrap_err();
-        assert_eq!(said.refused().unwrap().msg, "drops Some(7)");
+        assert_eq!(query_error(&said), (QueryErrorKind::NotFound, "drops Some(7)"));
         let request = heddle_proto::FlowsRequest {
             from: 8,
             ..heddle_proto::FlowsRequest::default()
         };
         let said = client.flows(&request).await.unwrap_err();
-        assert_eq!(said.refused().unwrap().msg, "flows from 8");
-        let said = client
-            .post::<_, serde_json::Value>(path::DROPS, &serde_json::json!({"pod": "shop/db"}))
+        assert_eq!(query_error(&said).1, "flows from 8");
+        let said = post::<QueryError>(&mut client, "/v1/drops", r#"{"pod": "shop/db"}"#).await;
+        assert_eq!(query_error(&said).0, QueryErrorKind::Invalid);
+        let said = get::<QueryError>(&mut client, "/v1/nothing").await;
+        assert_eq!(query_error(&said).0, QueryErrorKind::NotFound);
+        let said = get::<QueryError>(&mut client, "/v1/drops").await;
+        assert_eq!(query_error(&said).0, QueryErrorKind::NotAllowed);
+    }
+
+    #[tokio::test]
+    async fn queries_are_answered_while_the_controller_is_busy() {
+        let dir = tempfile::tempdir().unwrap();
+        // Nobody receives the requests of the CNI socket.
+        let (control, _requests) = crossbeam::channel::unbounded();
+        let _server = Server::start(dir.path(), &control, Arc::new(EchoQueries)).unwrap();
+        let socket = dir.path().join(CNI_SOCKET);
+        let mut cni = Client::connect_within(socket, Duration::from_millis(200))
             .await
-            .unwrap_err();
-        assert_eq!(said.refused().unwrap().code, ErrorCode::DECODE);
+            .unwrap();
+        let said = cni.readiness().await.unwrap_err();
+        assert!(matches!(said, ClientError::Timeout { .. }), "{said}");
+        let said = client_of(dir.path(), API_SOCKET).await.status().await.unwrap_err();
+        assert_eq!(query_error(&said).1, "status");
     }
 
     #[tokio::test]
@@ -362,13 +368,10 @@ mod tests {
             ("/v1/attachments", ErrorCode::AGENT),
             ("/v1/attachments/-bad/eth0", ErrorCode::INVALID_ENVIRONMENT),
         ] {
-            let said = client.get::<serde_json::Value>(path).await.unwrap_err();
+            let said = get::<CniError>(&mut client, path).await;
             assert_eq!(said.refused().map(|e| e.code), Some(code), "{path}: {said}");
         }
-        let said = client
-            .post::<_, serde_json::Value>(path::ATTACHMENTS, &serde_json::json!({"x": 1}))
-            .await
-            .unwrap_err();
+        let said = post::<CniError>(&mut client, "/v1/attachments", r#"{"x": 1}"#).await;
         assert_eq!(said.refused().unwrap().code, ErrorCode::DECODE);
     }
 
@@ -380,8 +383,7 @@ mod tests {
             .await
             .unwrap();
         let head = format!(
-            "POST {} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
-            path::ATTACHMENTS,
+            "POST /v1/attachments HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
             MAX_REQUEST + 1
         );
         raw.write_all(head.as_bytes()).await.unwrap();
@@ -413,7 +415,7 @@ mod tests {
         std::fs::write(dir.path().join(CNI_SOCKET), "mine").unwrap();
         let (control, _requests) = crossbeam::channel::unbounded();
         assert!(
-            Server::start(dir.path(), &control)
+            Server::start(dir.path(), &control, Arc::new(EchoQueries))
                 .unwrap_err()
                 .to_string()
                 .contains("no socket")

@@ -1,8 +1,9 @@
 //! The attachments' file in the state directory.
 //!
-//! Every change is written before it counts: a new file is written whole, synced, renamed over the old one, and the
-//! directory is synced; so a crash leaves the state before or after, never between. A file that cannot be understood
-//! stops the agent and stays as it is.
+//! [`Store`] holds the state in memory and changes it at once; [`StateWrite`] writes it. The controller's journal does
+//! that on a thread of its own, and an answer that reports a change waits for the write. A write makes a new file, syncs
+//! it, renames it over the old one and syncs the directory, so a crash leaves the state before or after, never between. A
+//! file that cannot be understood stops the agent and stays as it is.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::fs::{self, File};
@@ -29,8 +30,9 @@ const MOST_FREED: usize = 4096;
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct State {
     layout: u32,
-    /// The number given last.
-    last_number: u16,
+    /// The id given last.
+    #[serde(rename = "lastNumber")]
+    last_id: u16,
     /// The address given last, of each range.
     last_addresses: Vec<IpAddr>,
     /// Addresses in the order in which they were freed.
@@ -45,7 +47,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             layout: LAYOUT,
-            last_number: FIRST_ID - 1,
+            last_id: FIRST_ID - 1,
             last_addresses: Vec::new(),
             freed: VecDeque::new(),
             attachments: Vec::new(),
@@ -99,6 +101,28 @@ pub enum StoreError {
 pub struct Store {
     path: PathBuf,
     state: State,
+    /// The state has changed since the last write was taken.
+    is_unsaved: bool,
+}
+
+/// A state that is to be written to its file.
+#[derive(Debug)]
+pub struct StateWrite {
+    path: PathBuf,
+    state: State,
+}
+
+impl StateWrite {
+    /// Writes the file and syncs it; this takes as long as the disk needs.
+    ///
+    /// # Errors
+    /// The file cannot be written; the old one stays.
+    pub fn perform(self) -> Result<(), StoreError> {
+        write(&self.path, &self.state).map_err(|source| StoreError::Io {
+            path: self.path,
+            source,
+        })
+    }
 }
 
 impl Store {
@@ -116,7 +140,11 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => State::default(),
             Err(source) => return Err(StoreError::Io { path, source }),
         };
-        Ok(Self { path, state })
+        Ok(Self {
+            path,
+            state,
+            is_unsaved: false,
+        })
     }
 
     /// All attachments, by number.
@@ -179,7 +207,7 @@ impl Store {
         next.last_addresses
             .retain(|a| ranges.iter().any(|range| range.contains(a)));
         let id = next_id(&next).ok_or(StoreError::TooMany { who, max })?;
-        next.last_number = id;
+        next.last_id = id;
         let record = Record {
             id,
             container: request.container.clone(),
@@ -195,63 +223,64 @@ impl Store {
         };
         let at = next.attachments.partition_point(|a| a.id < id);
         next.attachments.insert(at, record.clone());
-        self.replace(next)?;
+        self.replace(next);
         Ok(record)
     }
 
-    /// Notes that the interface of an attachment stands.
-    ///
-    /// # Errors
-    /// The file cannot be written; then nothing has changed.
-    pub fn set_ready(&mut self, id: u16, host_ifindex: u32, mac: MacAddr) -> Result<(), StoreError> {
+    /// Records the interface of an attachment: it stands and is configured.
+    pub fn set_ready(&mut self, id: u16, host_ifindex: u32, mac: MacAddr) {
         let mut next = self.state.clone();
         if let Some(record) = next.attachments.iter_mut().find(|a| a.id == id) {
             (record.ready, record.host_ifindex, record.mac) = (true, Some(host_ifindex), mac);
         }
-        self.replace(next)
+        self.replace(next);
     }
 
-    /// Forgets an attachment and lets its addresses rest.
-    ///
-    /// # Errors
-    /// The file cannot be written; then nothing has changed.
-    pub fn remove(&mut self, id: u16) -> Result<(), StoreError> {
+    /// Removes an attachment; its addresses rest before they are handed out again.
+    pub fn remove(&mut self, id: u16) {
         let mut next = self.state.clone();
         let Some(at) = next.attachments.iter().position(|a| a.id == id) else {
-            return Ok(());
+            return;
         };
         let gone = next.attachments.remove(at);
         next.freed.extend(gone.addresses);
         let excess = next.freed.len().saturating_sub(MOST_FREED);
         next.freed.drain(..excess);
-        self.replace(next)
+        self.replace(next);
     }
 
-    /// The numbers that other nodes have had so far.
+    /// Returns the ids that other nodes have had so far.
     #[must_use]
-    pub const fn node_numbers(&self) -> &BTreeMap<String, u16> {
+    pub const fn node_ids(&self) -> &BTreeMap<String, u16> {
         &self.state.nodes
     }
 
-    /// Keeps numbers that were given to nodes.
-    ///
-    /// # Errors
-    /// The file cannot be written; then nothing has changed.
-    pub fn keep_node_numbers(&mut self, numbers: impl IntoIterator<Item = (String, u16)>) -> Result<(), StoreError> {
+    /// Adds ids that the compiler has given to nodes.
+    pub fn keep_node_ids(&mut self, ids: impl IntoIterator<Item = (String, u16)>) {
         let mut next = self.state.clone();
-        next.nodes.extend(numbers);
-        self.replace(next)
+        next.nodes.extend(ids);
+        self.replace(next);
     }
 
-    fn replace(&mut self, next: State) -> Result<(), StoreError> {
+    /// Returns the write that brings the file up to date; `None` if nothing has changed since the last one.
+    pub fn unsaved_write(&mut self) -> Option<StateWrite> {
+        self.is_unsaved.then(|| self.full_write())
+    }
+
+    /// Returns a write of the whole state.
+    pub fn full_write(&mut self) -> StateWrite {
+        self.is_unsaved = false;
+        StateWrite {
+            path: self.path.clone(),
+            state: self.state.clone(),
+        }
+    }
+
+    fn replace(&mut self, next: State) {
         if next != self.state {
-            write(&self.path, &next).map_err(|source| StoreError::Io {
-                path: self.path.clone(),
-                source,
-            })?;
+            self.is_unsaved = true;
             self.state = next;
         }
-        Ok(())
     }
 }
 
@@ -305,7 +334,7 @@ fn write(path: &Path, state: &State) -> io::Result<()> {
 /// The next number after the last that nobody has.
 fn next_id(state: &State) -> Option<u16> {
     let count = LAST_ID - FIRST_ID + 1;
-    let last = state.last_number.clamp(FIRST_ID - 1, LAST_ID);
+    let last = state.last_id.clamp(FIRST_ID - 1, LAST_ID);
     (0..count)
         .map(|step| FIRST_ID + (last + 1 - FIRST_ID + step) % count)
         .find(|id| state.attachments.binary_search_by_key(id, |a| a.id).is_err())
@@ -350,6 +379,12 @@ mod tests {
         .unwrap()
     }
 
+    fn save(store: &mut Store) {
+        if let Some(write) = store.unsaved_write() {
+            write.perform().unwrap();
+        }
+    }
+
     fn ranges() -> [IpNet; 2] {
         ["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]
     }
@@ -366,11 +401,12 @@ mod tests {
             ["10.0.1.4".parse::<IpAddr>().unwrap(), "fd00:1::4".parse().unwrap()]
         );
         assert_eq!(a.host_ifname.as_str(), "hd2-a");
-        store.set_ready(2, 77, a.mac).unwrap();
-        store.remove(3).unwrap();
-        store.keep_node_numbers([("n2".to_owned(), 1)]).unwrap();
+        store.set_ready(2, 77, a.mac);
+        store.remove(3);
+        store.keep_node_ids([("n2".to_owned(), 1)]);
+        save(&mut store);
         let mut again = Store::open(dir.path()).unwrap();
-        assert_eq!(again.node_numbers()["n2"], 1);
+        assert_eq!(again.node_ids()["n2"], 1);
         assert_eq!(again.all().len(), 1);
         assert_eq!(again.by_id(2).unwrap().host_ifindex, Some(77));
         assert!(again.get(&request("a").container, &request("a").ifname).unwrap().ready);
@@ -396,6 +432,7 @@ mod tests {
         }
         let said = store.add(&request("e"), &small, 1500, 9).unwrap_err().to_string();
         assert!(said.contains("a/e") && said.contains("10.9.0.0/29"), "{said}");
+        save(&mut store);
         assert_eq!(Store::open(dir.path()).unwrap().all().len(), 4);
     }
 
@@ -446,8 +483,9 @@ mod tests {
                 if add {
                     let _ = store.add(&request(&format!("c{n}")), &range, 1500, 3);
                 } else if let Some(id) = store.all().get(which).map(|a| a.id) {
-                    store.remove(id).unwrap();
+                    store.remove(id);
                 }
+                save(&mut store);
                 let reread = Store::open(dir.path()).unwrap();
                 prop_assert_eq!(&reread.state, &store.state);
             }

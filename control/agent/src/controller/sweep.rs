@@ -13,13 +13,14 @@ use heddle_wire::Proto;
 use super::Controller;
 
 impl Controller {
-    /// Removes them once no worker chooses by older tables any more.
+    /// Clears lost connections once no worker chooses by older tables any more.
     pub(super) fn sweep_when_due(&mut self) {
-        if self
-            .sweep_after
-            .is_some_and(|version| self.workers.acknowledged() >= version)
-        {
-            self.sweep_after = None;
+        let acknowledged = self.workers.acknowledged();
+        let Some(publication) = &mut self.publication else {
+            return;
+        };
+        if publication.sweep_after.is_some_and(|version| acknowledged >= version) {
+            publication.sweep_after = None;
             self.sweep_backends();
         }
     }

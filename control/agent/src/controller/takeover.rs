@@ -1,30 +1,32 @@
-//! What an earlier agent left: attachments whose interface still stands get their ports again.
+//! Takeover: the attachments that an earlier agent left get their ports again.
 //!
-//! Their id, addresses and MAC are those of the store, so the flow table's entries mean the same as before; the
-//! program on the interface is replaced, and with the first tables the pods go on. One whose interface is gone is
-//! reported and kept until DEL.
+//! Their ids, addresses and MACs are those in the store, so the entries of the flow table mean the same as before; the
+//! program on the interface is replaced, and with the first tables the pods go on. An attachment whose interface is gone
+//! is reported and kept until DEL.
 
 use super::Controller;
-use super::attach::index_of;
+use super::attachments::{Stage, index_of};
 
 impl Controller {
-    /// Opens the ports of all attachments that had been ready.
+    /// Opens the ports of all attachments whose interface stood when the earlier agent ended.
     pub(super) fn take_over_ports(&mut self) {
-        let records = self.store.all().to_vec();
+        let records = self.attachments.store.all().to_vec();
         let mut taken = 0u32;
-        for record in records.iter().filter(|record| record.ready) {
+        for record in &records {
             let id = record.id;
+            if self.attachments.stage(id) != Some(&Stage::Standing) {
+                continue;
+            }
             let Some(index) = index_of(record).filter(|index| Some(*index) == record.host_ifindex) else {
                 let why = format!("its interface {} has gone", record.host_ifname);
                 tracing::warn!(attachment = id, pod = record.name(), "{why}; it is kept until DEL");
-                self.closed.insert(id, why);
+                self.attachments.set_stage(id, Stage::Closed(why));
                 continue;
             };
             match self.open_port(id, record.host_ifname.as_str(), index) {
                 Ok(()) => taken += 1,
                 Err(e) => {
                     tracing::error!(attachment = id, pod = record.name(), "its port cannot be opened: {e}");
-                    self.closed.insert(id, format!("its port cannot be opened: {e}"));
                 }
             }
         }
@@ -34,7 +36,7 @@ impl Controller {
                 pods = taken,
                 connections = takeover.entries_kept,
                 start = takeover.epoch.0,
-                "took over what the agent before left"
+                "took over from the earlier agent"
             ),
             Some(reason) => tracing::info!(pods = taken, "the flow table begins empty: {reason}"),
         }

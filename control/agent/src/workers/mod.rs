@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use heddle_engine::{StageConfig, WorkerGone, mesh};
 use heddle_flow::{FlowTable, Millis};
-use heddle_io::{PortView, XdpConfig, XdpContext, XdpError};
+use heddle_io::{PortObservers, XdpConfig, XdpContext, XdpError};
 use heddle_port::{PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
 use heddle_tables::{Snapshot, WorkerId};
@@ -168,7 +168,7 @@ impl Workers {
 
     /// The flow table.
     #[must_use]
-    pub fn flows(&self) -> &FlowTable {
+    pub const fn flows(&self) -> &Arc<FlowTable> {
         &self.flows
     }
 
@@ -196,7 +196,7 @@ impl Workers {
         self.workers
             .iter()
             .find(|worker| worker.has_ended())
-            .map(WorkerThread::number)
+            .map(WorkerThread::id)
     }
 
     /// An open port.
@@ -210,10 +210,10 @@ impl Workers {
         self.ports.iter()
     }
 
-    /// The kernel's counters and the rings of an open port.
+    /// Returns the observers of the open ports' rings and kernel counters.
     #[must_use]
-    pub fn view(&self, port: PortId) -> Option<PortView> {
-        self.context.view(port)
+    pub fn observers(&self) -> PortObservers {
+        self.context.observers()
     }
 
     /// Ends the workers and closes all ports.

@@ -153,7 +153,7 @@ impl Workers {
         role: PortRole,
         at: usize,
     ) -> Result<WorkerId, WorkersError> {
-        let Some(worker) = self.workers.get(at).map(WorkerThread::number) else {
+        let Some(worker) = self.workers.get(at).map(WorkerThread::id) else {
             return Err(WorkersError::NotTaken(format!("there is no worker {at}")));
         };
         let info = PortInfo {

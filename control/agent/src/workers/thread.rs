@@ -49,7 +49,7 @@ impl WorkerThread {
 
     /// Its number.
     #[must_use]
-    pub fn number(&self) -> WorkerId {
+    pub fn id(&self) -> WorkerId {
         self.handle.id()
     }
 

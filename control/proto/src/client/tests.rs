@@ -113,7 +113,10 @@ async fn an_error_of_the_agent_keeps_its_code() {
     let body = r#"{"code":11,"msg":"pod a/b is not known yet","details":"waited 20 s"}"#;
     let (socket, _task) = serve(&dir, vec![answer("503 Service Unavailable", body)]);
     let mut client = Client::connect(&socket).await.unwrap();
-    let e = client.get::<Value>("/v1/x").await.unwrap_err();
+    let e = client
+        .send::<Value, CniError>(Method::GET, "/v1/x", None)
+        .await
+        .unwrap_err();
     let said = e.refused().unwrap();
     assert_eq!(
         (said.code, said.details.as_str()),
@@ -133,7 +136,10 @@ async fn answers_that_are_none_are_errors() {
         let dir = tempfile::tempdir().unwrap();
         let (socket, _task) = serve(&dir, vec![answer(status, body)]);
         let mut client = Client::connect(&socket).await.unwrap().with_max_answer(4096);
-        let e = client.get::<Vec<u8>>("/v1/x").await.unwrap_err();
+        let e = client
+            .send::<Vec<u8>, CniError>(Method::GET, "/v1/x", None)
+            .await
+            .unwrap_err();
         assert!(
             matches!(e, ClientError::Answer { .. }) && e.to_string().contains(part),
             "{e}"
@@ -150,13 +156,19 @@ async fn an_agent_that_does_not_answer_is_a_timeout_and_the_next_call_connects_a
         .await
         .unwrap();
     let (silent, _) = listener.accept().await.unwrap();
-    let e = client.get::<Value>("/v1/x").await.unwrap_err();
+    let e = client
+        .send::<Value, CniError>(Method::GET, "/v1/x", None)
+        .await
+        .unwrap_err();
     assert!(matches!(e, ClientError::Timeout { .. }) && e.is_transient(), "{e}");
     drop((silent, listener));
 
     std::fs::remove_file(&socket).unwrap();
     let (_, task) = serve(&dir, vec![answer("200 OK", "7")]);
-    assert_eq!(client.get::<u8>("/v1/y").await.unwrap(), 7);
+    assert_eq!(
+        client.send::<u8, CniError>(Method::GET, "/v1/y", None).await.unwrap(),
+        7
+    );
     assert!(task.await.unwrap()[0].starts_with("GET /v1/y "));
 }
 
@@ -165,7 +177,10 @@ async fn a_connection_that_breaks_before_the_answer_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, _task) = serve(&dir, vec![String::new()]);
     let mut client = Client::connect(&socket).await.unwrap();
-    let e = client.get::<Value>("/v1/x").await.unwrap_err();
+    let e = client
+        .send::<Value, CniError>(Method::GET, "/v1/x", None)
+        .await
+        .unwrap_err();
     assert!(matches!(e, ClientError::Broken { .. }) && e.is_transient(), "{e}");
 }
 
@@ -175,11 +190,14 @@ async fn a_request_that_is_too_large_is_not_sent() {
     let (socket, _task) = serve(&dir, vec![answer("200 OK", "7")]);
     let mut client = Client::connect(&socket).await.unwrap();
     let e = client
-        .post::<_, u8>("/v1/x", &"x".repeat(MAX_REQUEST))
+        .send::<u8, CniError>(Method::POST, "/v1/x", Some(vec![b'x'; MAX_REQUEST + 1]))
         .await
         .unwrap_err();
     assert!(e.to_string().contains("at most 65536"), "{e}");
-    assert_eq!(client.get::<u8>("/v1/y").await.unwrap(), 7);
+    assert_eq!(
+        client.send::<u8, CniError>(Method::GET, "/v1/y", None).await.unwrap(),
+        7
+    );
 }
 
 #[tokio::test]
@@ -187,12 +205,21 @@ async fn an_agent_that_restarts_between_two_calls_is_not_noticed() {
     let dir = tempfile::tempdir().unwrap();
     let (socket, task) = serve(&dir, vec![answer("200 OK", "7")]);
     let mut client = Client::connect(&socket).await.unwrap();
-    assert_eq!(client.get::<u8>("/v1/x").await.unwrap(), 7);
+    assert_eq!(
+        client.send::<u8, CniError>(Method::GET, "/v1/x", None).await.unwrap(),
+        7
+    );
     task.await.unwrap();
-    let gone = client.get::<u8>("/v1/y").await.unwrap_err();
+    let gone = client
+        .send::<u8, CniError>(Method::GET, "/v1/y", None)
+        .await
+        .unwrap_err();
     assert!(matches!(gone, ClientError::Absent { .. }), "{gone}");
     std::fs::remove_file(&socket).unwrap();
     let (_, task) = serve(&dir, vec![answer("200 OK", "8")]);
-    assert_eq!(client.get::<u8>("/v1/z").await.unwrap(), 8);
+    assert_eq!(
+        client.send::<u8, CniError>(Method::GET, "/v1/z", None).await.unwrap(),
+        8
+    );
     assert_eq!(task.await.unwrap().len(), 1);
 }

@@ -12,8 +12,8 @@ use heddle_proto::Named;
 use heddle_proto::status::Denied;
 use heddle_tables::{EndpointId, Provenance, RuleId};
 
-use super::Controller;
 use super::names::{is_policy, policy};
+use super::{ReadModel, View, lock};
 
 /// Sums that are kept; beyond, the one that rested longest becomes one of the others.
 const MOST: usize = 4096;
@@ -102,19 +102,20 @@ impl DeniedSums {
     }
 }
 
-impl Controller {
-    /// Adds up what workers have counted; to be called more often than their slots change hands.
-    pub(super) fn sum_denied(&mut self) {
+impl ReadModel {
+    /// Adds up what workers have counted since the last call.
+    pub(super) fn sum_denied(&self, view: &View) {
         let now = Instant::now();
+        let mut sums = lock(&self.denied);
         let mut news = Vec::new();
-        for (at, worker) in self.workers.threads().iter().enumerate() {
-            news.extend(self.denied.news(at, worker.handle().counters().policy()));
+        for (at, worker) in self.workers.iter().enumerate() {
+            news.extend(sums.news(at, worker.counters.policy()));
         }
         for (rule, pod, packets) in news {
-            let decision = self.workers.newest().and_then(|snapshot| snapshot.provenance(rule));
+            let decision = view.snapshot.as_ref().and_then(|snapshot| snapshot.provenance(rule));
             let decision = decision.filter(|decision| is_policy(decision));
-            let pair = decision.map(|decision| (decision, self.pod_of(pod)));
-            self.denied.add(pair, packets, now);
+            let pair = decision.map(|decision| (decision, view.pod_of(pod)));
+            sums.add(pair, packets, now);
         }
     }
 }

@@ -1,55 +1,56 @@
 //! Who is who for people: addresses, ports of the dataplane and rule numbers as the objects of now name them.
 
-use heddle_model::ObjectKey;
-use heddle_proto::{CniError, End, ErrorCode, Named, Policy};
+use heddle_model::{Cluster, ObjectKey};
+use heddle_proto::{End, Named, Policy, QueryError};
 use heddle_tables::{Direction, EndpointId, Place, PolicyKind, Provenance, ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
-use super::Controller;
+use super::{ReadModel, View};
 
-impl Controller {
-    /// Where the pod is that is asked for, if one is.
+impl View {
+    /// Returns the pod behind an attachment.
+    pub(super) fn pod_of(&self, endpoint: EndpointId) -> Option<Named> {
+        let pod = self.attachment(endpoint)?.pod.as_ref()?;
+        Some(Named {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+        })
+    }
+}
+
+impl ReadModel {
+    /// Returns the addresses and attachments of the pod that a query names, if it names one.
     ///
     /// # Errors
-    /// It is not known.
-    pub(super) fn wanted_pod(&self, pod: Option<&Named>) -> Result<Option<Whereabouts>, CniError> {
-        let find = |pod| self.whereabouts(pod).ok_or_else(|| unknown("pod", pod));
+    /// The pod is known neither as an object nor as an attachment.
+    pub(super) fn wanted_pod(&self, view: &View, pod: Option<&Named>) -> Result<Option<Whereabouts>, QueryError> {
+        let find = |pod| self.whereabouts(view, pod).ok_or_else(|| unknown("pod", pod));
         pod.map(find).transpose()
     }
 
-    /// The addresses and attachments of a pod; `None`: it is not known, neither as an object nor as an attachment.
-    pub(super) fn whereabouts(&self, pod: &Named) -> Option<Whereabouts> {
+    fn whereabouts(&self, view: &View, pod: &Named) -> Option<Whereabouts> {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
-        let object = self.cluster.pod(&key);
-        let records = self.store.all().iter();
-        let own: Vec<_> = records
-            .filter(|record| {
-                let of = record.pod.as_ref();
+        let object = self.cluster().pod(&key).cloned();
+        let attachments = view.attachments.iter();
+        let own: Vec<_> = attachments
+            .filter(|attachment| {
+                let of = attachment.pod.as_ref();
                 of.is_some_and(|of| of.namespace == pod.namespace && of.name == pod.name)
             })
             .collect();
         if object.is_none() && own.is_empty() {
             return None;
         }
-        let attached = own.iter().flat_map(|record| record.addresses.iter().copied());
-        let status = object.into_iter().flat_map(|pod| pod.own_ips().iter().copied());
+        let attached = own.iter().flat_map(|attachment| attachment.addresses.iter().copied());
+        let status = object.iter().flat_map(|pod| pod.own_ips().iter().copied());
         Some(Whereabouts {
             addresses: attached.chain(status).map(Ip::from).collect(),
-            endpoints: own.iter().map(|record| EndpointId(record.id)).collect(),
+            endpoints: own.iter().map(|attachment| EndpointId(attachment.attachment)).collect(),
         })
     }
 
-    /// The pod behind an attachment.
-    pub(super) fn pod_of(&self, endpoint: EndpointId) -> Option<Named> {
-        let pod = self.store.by_id(endpoint.0)?.pod.as_ref()?;
-        Some(Named {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-        })
-    }
-
-    /// One end of a packet or connection; the port of protocols that have some.
-    pub(super) fn end(&self, ip: Ip, port: u16, proto: Proto) -> End {
+    /// Names one end of a packet or connection; the port of protocols that have ports.
+    pub(super) fn end(&self, view: &View, ip: Ip, port: u16, proto: Proto) -> End {
         let address = ip.to_std();
         let mut end = End {
             address,
@@ -58,39 +59,37 @@ impl Controller {
             service: None,
             node: None,
         };
-        let snapshot = self.workers.newest();
+        let cluster = self.cluster();
+        let snapshot = view.snapshot.as_ref();
         match snapshot.map(|snapshot| snapshot.address(ip).place) {
-            Some(Place::Local(id)) => end.pod = self.pod_of(id),
+            Some(Place::Local(id)) => end.pod = view.pod_of(id),
             Some(Place::Host) => end.node = Some(self.settings.node.clone()),
-            _ => end.pod = self.cluster.pod_at(address).and_then(|pod| named(&pod.key)),
+            _ => end.pod = cluster.pod_at(address).and_then(|pod| named(&pod.key)),
         }
         if end.pod.is_none() {
-            end.service = snapshot.and_then(|snapshot| self.service_at(snapshot, ip, port, proto));
+            end.service = snapshot.and_then(|snapshot| service_at(&cluster, snapshot, ip, port, proto));
         }
         if end.pod.is_none() && end.service.is_none() && end.node.is_none() {
-            end.node = self.cluster.node_at(address).map(|node| node.name.to_string());
+            end.node = cluster.node_at(address).map(|node| node.name.to_string());
         }
         end
     }
+}
 
-    fn service_at(&self, snapshot: &Snapshot, ip: Ip, port: u16, proto: Proto) -> Option<Named> {
-        match snapshot.frontend(ip, proto, port) {
-            ServiceLookup::Frontend(frontend) => service_of(&frontend.name),
-            ServiceLookup::NoSuchPort => {
-                let first = self.cluster.services_at(ip.to_std()).next();
-                first.and_then(|service| named(&service.key))
-            }
-            ServiceLookup::NotAService => None,
+fn service_at(cluster: &Cluster, snapshot: &Snapshot, ip: Ip, port: u16, proto: Proto) -> Option<Named> {
+    match snapshot.frontend(ip, proto, port) {
+        ServiceLookup::Frontend(frontend) => service_of(&frontend.name),
+        ServiceLookup::NoSuchPort => {
+            let first = cluster.services_at(ip.to_std()).next();
+            first.and_then(|service| named(&service.key))
         }
+        ServiceLookup::NotAService => None,
     }
 }
 
-/// What was asked for is not there.
-pub(super) fn unknown(what: &str, name: &impl std::fmt::Display) -> CniError {
-    CniError::new(
-        ErrorCode::UNKNOWN_CONTAINER,
-        format!("no {what} {name} is known to this agent"),
-    )
+/// Returns the error for an object that a query names and that does not exist.
+pub(super) fn unknown(kind: &str, name: &impl std::fmt::Display) -> QueryError {
+    QueryError::not_found(format!("no {kind} {name} is known to this agent"))
 }
 
 /// Where a pod is.

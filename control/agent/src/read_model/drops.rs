@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use heddle_engine::{DropReason, DropRecord};
+use heddle_port::PortId;
 use heddle_proto::drops::MAX_DROPS;
-use heddle_proto::{CniError, DropCursor, DroppedPacket, Drops, DropsRequest, ErrorCode, Policy, PolicyName};
+use heddle_proto::{DropCursor, DroppedPacket, Drops, DropsRequest, Policy, PolicyName, QueryError};
 use heddle_tables::{EndpointId, RuleId};
 use jiff::Timestamp;
 
-use super::Controller;
 use super::names::{Whereabouts, policy};
+use super::{ReadModel, View};
 use crate::workers::clock;
 
 /// How many are shown where nobody says how many.
@@ -58,20 +59,21 @@ fn direction(record: &DropRecord, from: Option<EndpointId>) -> Option<&'static s
     }
 }
 
-impl Controller {
-    pub(super) fn drops(&self, request: &DropsRequest) -> Result<Drops, CniError> {
-        let wanted = self.wanted(request)?;
+impl ReadModel {
+    pub(super) fn read_drops(&self, request: &DropsRequest) -> Result<Drops, QueryError> {
+        let view = self.view();
+        let wanted = self.wanted_drops(&view, request)?;
         let limit = request.limit.unwrap_or(USUAL_LIMIT).min(MAX_DROPS) as usize;
         let after = request.after.as_ref().filter(|after| after.agent == self.instance);
         let mut decided = Decided::new();
         let mut found: Vec<(u8, DropRecord)> = Vec::new();
         let (mut next, mut overwritten) = (Vec::new(), 0);
-        for worker in self.workers.threads() {
+        for worker in &self.workers {
             let from = after.and_then(|after| after.next.get(next.len())).copied().unwrap_or(0);
-            let reading = worker.handle().counters().recent().read(from, |record| {
-                let policy = self.decided(record.rule, &mut decided);
-                if wanted.wants(&record, policy, self.endpoint_at(record.ingress)) {
-                    found.push((worker.number().0, record));
+            let reading = worker.counters.recent().read(from, |record| {
+                let policy = decided_by(&view, record.rule, &mut decided);
+                if wanted.wants(&record, policy, endpoint_at(&view, record.ingress)) {
+                    found.push((worker.id.0, record));
                 }
             });
             overwritten += reading.overwritten;
@@ -83,7 +85,7 @@ impl Controller {
         let drops = found.split_off(left_out).into_iter();
         Ok(Drops {
             drops: drops
-                .map(|(worker, record)| self.named(worker, &record, now, &mut decided))
+                .map(|(worker, record)| self.named(&view, worker, &record, now, &mut decided))
                 .collect(),
             overwritten,
             left_out: left_out as u64,
@@ -94,18 +96,18 @@ impl Controller {
         })
     }
 
-    fn wanted<'a>(&self, request: &'a DropsRequest) -> Result<Wanted<'a>, CniError> {
+    fn wanted_drops<'a>(&self, view: &View, request: &'a DropsRequest) -> Result<Wanted<'a>, QueryError> {
         let reason = match &request.reason {
             Some(name) => match DropReason::ALL.iter().find(|reason| reason.as_str() == name) {
                 Some(reason) => Some(*reason),
                 None => {
                     let message = format!("no packet is dropped for the reason {name:?}");
-                    return Err(CniError::new(ErrorCode::DECODE, message));
+                    return Err(QueryError::invalid(message));
                 }
             },
             None => None,
         };
-        let pod = self.wanted_pod(request.pod.as_ref())?;
+        let pod = self.wanted_pod(view, request.pod.as_ref())?;
         Ok(Wanted {
             reason,
             policy: request.policy.as_ref(),
@@ -113,34 +115,22 @@ impl Controller {
         })
     }
 
-    fn decided<'a>(&self, rule: RuleId, decided: &'a mut Decided) -> Option<&'a Policy> {
-        if rule < RuleId::FIRST_POLICY {
-            return None;
-        }
-        let look_up = || policy(self.workers.newest()?.provenance(rule)?.as_ref());
-        decided.entry(rule).or_insert_with(look_up).as_ref()
-    }
-
-    /// The pod whose port that is.
-    fn endpoint_at(&self, port: heddle_port::PortId) -> Option<EndpointId> {
-        self.workers.port(port).map(|info| info.role.endpoint())
-    }
-
     fn named(
         &self,
+        view: &View,
         worker: u8,
         record: &DropRecord,
         (clock, wall): (u64, Timestamp),
         decided: &mut Decided,
     ) -> DroppedPacket {
         let ago = Duration::from_millis(clock.saturating_sub(record.at.0));
-        let policy = self.decided(record.rule, decided).cloned();
+        let policy = decided_by(view, record.rule, decided).cloned();
         DroppedPacket {
             time: format!("{:.3}", wall.checked_sub(ago).unwrap_or(wall)),
             worker,
             number: record.number,
-            port: match self.workers.port(record.ingress) {
-                Some(info) => self.port_name(info.role),
+            port: match view.ports.get(&record.ingress) {
+                Some(info) => view.port_name(info.role),
                 None => format!("port {}", record.ingress.0),
             },
             reason: record.reason.as_str().to_owned(),
@@ -148,29 +138,42 @@ impl Controller {
             protocol: record.packet.map(|(_, proto)| proto.to_string()),
             source: record
                 .packet
-                .map(|(tuple, proto)| self.end(tuple.src, tuple.sport, proto)),
+                .map(|(tuple, proto)| self.end(view, tuple.src, tuple.sport, proto)),
             destination: record
                 .packet
-                .map(|(tuple, proto)| self.end(tuple.dst, tuple.dport, proto)),
+                .map(|(tuple, proto)| self.end(view, tuple.dst, tuple.dport, proto)),
             bytes: record.len,
-            direction: direction(record, self.endpoint_at(record.ingress)).map(str::to_owned),
-            pod: self.pod_of(record.pod),
+            direction: direction(record, endpoint_at(view, record.ingress)).map(str::to_owned),
+            pod: view.pod_of(record.pod),
             policy_gone: policy.is_none() && record.rule >= RuleId::FIRST_POLICY,
             policy,
         }
     }
 }
 
+/// Returns the policy that a rule belongs to, looked up once an answer.
+fn decided_by<'a>(view: &View, rule: RuleId, decided: &'a mut Decided) -> Option<&'a Policy> {
+    if rule < RuleId::FIRST_POLICY {
+        return None;
+    }
+    let look_up = || policy(view.snapshot.as_ref()?.provenance(rule)?.as_ref());
+    decided.entry(rule).or_insert_with(look_up).as_ref()
+}
+
+/// Returns the pod or host whose port this is.
+fn endpoint_at(view: &View, port: PortId) -> Option<EndpointId> {
+    view.ports.get(&port).map(|info| info.role.endpoint())
+}
+
 #[cfg(test)]
 mod tests {
     use heddle_flow::Millis;
-    use heddle_port::PortId;
     use heddle_proto::ObjectName;
     use heddle_wire::rewrite::Tuple;
     use heddle_wire::{Ip, Proto};
 
     use super::*;
-    use crate::controller::names::unknown;
+    use crate::read_model::names::unknown;
 
     fn record(reason: DropReason) -> DropRecord {
         DropRecord {
@@ -252,6 +255,6 @@ mod tests {
     #[test]
     fn what_is_not_there_is_named() {
         let name = ObjectName::new("x").unwrap();
-        assert_eq!(unknown("pod", &name).msg, "no pod x is known to this agent");
+        assert_eq!(unknown("pod", &name).message, "no pod x is known to this agent");
     }
 }

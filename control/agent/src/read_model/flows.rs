@@ -6,13 +6,12 @@ use std::sync::Arc;
 
 use heddle_flow::{Connection, FlowFlags, FlowState, FlowTable, Millis};
 use heddle_proto::flows::MAX_FLOWS;
-use heddle_proto::{CniError, ErrorCode, Flow, Flows, FlowsRequest};
+use heddle_proto::{Flow, Flows, FlowsRequest, QueryError};
 use heddle_tables::{ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
-use super::Controller;
-
 use super::names::{Whereabouts, service_name, unknown};
+use super::{ReadModel, View};
 use crate::workers::clock;
 
 /// Records that one page looks at.
@@ -100,22 +99,23 @@ fn word<T: Copy>(
     asked: Option<&String>,
     all: &[T],
     name: impl Fn(T) -> String,
-) -> Result<Option<T>, CniError> {
+) -> Result<Option<T>, QueryError> {
     let Some(asked) = asked else { return Ok(None) };
     let found = all.iter().find(|one| name(**one).eq_ignore_ascii_case(asked));
     found.copied().map(Some).ok_or_else(|| {
         let names: Vec<String> = all.iter().map(|one| name(*one)).collect();
         let message = format!("{asked:?} is no {what}: it is one of {}", names.join(", "));
-        CniError::new(ErrorCode::DECODE, message)
+        QueryError::invalid(message)
     })
 }
 
-impl Controller {
-    pub(super) fn flows(&self, request: &FlowsRequest) -> Result<Flows, CniError> {
-        let wanted = self.wanted_flows(request)?;
+impl ReadModel {
+    pub(super) fn read_flows(&self, request: &FlowsRequest) -> Result<Flows, QueryError> {
+        let view = self.view();
+        let wanted = self.wanted_flows(&view, request)?;
         let limit = request.limit.unwrap_or(MAX_FLOWS).clamp(1, MAX_FLOWS) as usize;
-        let snapshot = self.workers.newest().map_or_else(Arc::default, Arc::clone);
-        let table = self.workers.flows();
+        let snapshot = view.snapshot.as_ref().map_or_else(Arc::default, Arc::clone);
+        let table = &self.flows;
         let now = clock();
         let mut flows = Vec::new();
         let next = table.page(request.from, RECORDS, |connection| {
@@ -123,7 +123,7 @@ impl Controller {
             if wanted.wants(&snapshot, &opened)
                 && let Some(times) = rest(table, connection, now)
             {
-                flows.push(self.row(&snapshot, &opened, times, now));
+                flows.push(self.row(&view, &snapshot, &opened, times, now));
             }
             if flows.len() < limit {
                 ControlFlow::Continue(())
@@ -134,11 +134,13 @@ impl Controller {
         Ok(Flows { flows, next })
     }
 
-    fn wanted_flows(&self, request: &FlowsRequest) -> Result<Wanted, CniError> {
-        let pod = self.wanted_pod(request.pod.as_ref())?;
+    fn wanted_flows(&self, view: &View, request: &FlowsRequest) -> Result<Wanted, QueryError> {
+        let pod = self.wanted_pod(view, request.pod.as_ref())?;
         if let Some(service) = &request.service {
             let key = heddle_model::ObjectKey::new(service.namespace.as_str(), service.name.as_str());
-            self.cluster.service(&key).ok_or_else(|| unknown("Service", service))?;
+            self.cluster()
+                .service(&key)
+                .ok_or_else(|| unknown("Service", service))?;
         }
         let number = request.protocol.as_ref().and_then(|text| text.parse().ok()).map(Proto);
         Ok(Wanted {
@@ -155,14 +157,23 @@ impl Controller {
         })
     }
 
-    fn row(&self, snapshot: &Snapshot, opened: &Opened<'_>, (idle, left): (u64, u64), now: Millis) -> Flow {
+    fn row(
+        &self,
+        view: &View,
+        snapshot: &Snapshot,
+        opened: &Opened<'_>,
+        (idle, left): (u64, u64),
+        now: Millis,
+    ) -> Flow {
         let (connection, forward) = (opened.connection, opened.forward);
-        let (key, view) = (&connection.keys[forward], &connection.views[forward]);
-        let (seen, sent, proto) = (key.tuple, view.rewrite.to, key.proto);
+        let (key, direction) = (&connection.keys[forward], &connection.views[forward]);
+        let (seen, sent, proto) = (key.tuple, direction.rewrite.to, key.proto);
         let flags = opened.flags();
-        let generations = view.endpoints.map(|id| snapshot.endpoint(id).map(|e| e.generation));
+        let generations = direction
+            .endpoints
+            .map(|id| snapshot.endpoint(id).map(|e| e.generation));
         let current = match generations {
-            [Some(a), Some(b)] => view.is_current(self.workers.flows().epoch(), [a, b]),
+            [Some(a), Some(b)] => direction.is_current(self.flows.epoch(), [a, b]),
             _ => false,
         };
         let translated = (sent.src, sent.sport) != (seen.src, seen.sport);
@@ -171,13 +182,13 @@ impl Controller {
             id: format!("{:x}", connection.slot.id()),
             record: connection.slot.number(),
             protocol: proto.to_string(),
-            state: view.state.as_str().to_owned(),
-            client: self.end(seen.src, seen.sport, proto),
+            state: direction.state.as_str().to_owned(),
+            client: self.end(view, seen.src, seen.sport, proto),
             frontend: flags
                 .contains(FlowFlags::SERVICE)
-                .then(|| self.end(seen.dst, seen.dport, proto)),
-            server: self.end(sent.dst, sent.dport, proto),
-            translated_source: translated.then(|| self.end(sent.src, sent.sport, proto)),
+                .then(|| self.end(view, seen.dst, seen.dport, proto)),
+            server: self.end(view, sent.dst, sent.dport, proto),
+            translated_source: translated.then(|| self.end(view, sent.src, sent.sport, proto)),
             age_seconds: now.since(connection.inserted_at) / 1000,
             idle_seconds: idle / 1000,
             left_seconds: left / 1000,
@@ -348,7 +359,7 @@ mod tests {
         let named = |state: FlowState| state.as_str().to_owned();
         let asked = |text: &str| word("state", Some(&text.to_owned()), &STATES, named);
         assert_eq!(asked("TIME-WAIT"), Ok(Some(FlowState::TimeWait)));
-        let said = asked("open").unwrap_err().msg;
+        let said = asked("open").unwrap_err().message;
         assert!(said.contains("\"open\"") && said.contains("established"), "{said}");
     }
 }

@@ -1,6 +1,7 @@
 //! The agent's state as `heddle status` shows it.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use heddle_engine::PortRole;
@@ -13,8 +14,8 @@ use heddle_proto::status::{
     RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
 };
 
-use super::Controller;
-use crate::workers::{PortInfo, Workers};
+use super::{ReadModel, View, WorkerView, lock};
+use crate::workers::PortInfo;
 
 /// Turns of each worker at the last looks, for the share of busy ones.
 #[derive(Debug)]
@@ -38,9 +39,9 @@ impl Meters {
     }
 
     /// Once a tick.
-    pub(super) fn sample(&mut self, workers: &Workers) {
-        for (sample, worker) in self.samples.iter_mut().zip(workers.threads()) {
-            let now = worker.handle().counters().totals();
+    pub(super) fn sample(&mut self, workers: &[WorkerView]) {
+        for (sample, worker) in self.samples.iter_mut().zip(workers) {
+            let now = worker.counters.totals();
             let (turns, busy) = (now.turns - sample.turns, now.busy_turns - sample.busy);
             let ratio = if turns == 0 { 0.0 } else { busy as f64 / turns as f64 };
             *sample = Sample {
@@ -52,33 +53,45 @@ impl Meters {
     }
 }
 
-impl Controller {
-    pub(super) fn status(&mut self) -> Status {
-        self.sum_denied();
-        let acknowledged = self.workers.acknowledged();
+impl ReadModel {
+    /// Collects the agent's state.
+    pub(super) fn read_status(&self) -> Status {
+        let view = self.view();
+        self.sum_denied(&view);
+        let acknowledged = self.acknowledged.load(Ordering::Relaxed);
+        let (rejections, rejections_total) = {
+            let cluster = self.cluster();
+            let rejections = cluster.rejections().map(|r| rejection(&cluster, r)).collect();
+            (rejections, cluster.rejected_total())
+        };
+        let (denied, denied_by_others) = {
+            let sums = lock(&self.denied);
+            (sums.all(), sums.others())
+        };
+        let holders = self.pool.store().holders();
         Status {
             agent: self.agent_status(),
-            source: self.source_status(),
+            source: self.source_status(&view),
             snapshot: SnapshotStatus {
-                version: self.workers.published(),
+                version: view.version(),
                 acknowledged,
-                age_seconds: self.published_at.elapsed().as_secs(),
+                age_seconds: view.published_at.unwrap_or(self.started).elapsed().as_secs(),
             },
-            workers: self.worker_statuses(acknowledged),
-            ports: self
-                .workers
-                .ports()
-                .map(|(port, info)| self.port_status(port, info))
+            workers: self.worker_statuses(&view, acknowledged),
+            ports: view
+                .ports
+                .iter()
+                .map(|(port, info)| self.port_status(&view, *port, info, &holders))
                 .collect(),
-            tables: self.table_sizes(),
+            tables: view.table_sizes(),
             flows: self.flow_status(),
             fragments: self.fragment_status(),
-            frames: self.frame_status(),
-            rejections: self.cluster.rejections().map(|r| rejection(&self.cluster, r)).collect(),
-            rejections_total: self.cluster.rejected_total(),
-            attachments: self.store.all().iter().map(|record| self.describe(record)).collect(),
-            denied: self.denied.all(),
-            denied_by_others: self.denied.others(),
+            frames: self.frame_status(&view, holders),
+            rejections,
+            rejections_total,
+            attachments: view.attachments.clone(),
+            denied,
+            denied_by_others,
         }
     }
 
@@ -94,28 +107,29 @@ impl Controller {
         }
     }
 
-    fn source_status(&self) -> SourceStatus {
+    fn source_status(&self, view: &View) -> SourceStatus {
         let seconds = |since: Instant| since.elapsed().as_secs();
+        let cluster = self.cluster();
         SourceStatus {
             kind: "manifests".to_owned(),
             from: self.settings.manifests.display().to_string(),
-            synced_seconds: self.synced_at.map(seconds),
+            synced_seconds: view.synced_at.map(seconds),
             // A folder is never away without saying so.
             age_seconds: Duration::ZERO.as_secs(),
             objects: Kind::ALL
                 .iter()
-                .map(|kind| (kind.to_string(), self.cluster.count(*kind) as u64))
+                .map(|kind| (kind.to_string(), cluster.count(*kind) as u64))
                 .collect(),
         }
     }
 
-    fn worker_statuses(&self, acknowledged: u64) -> Vec<WorkerStatus> {
-        let status = |(worker, sample): (&crate::workers::WorkerThread, &Sample)| {
-            let totals = worker.handle().counters().totals();
-            let id = worker.number();
+    fn worker_statuses(&self, view: &View, acknowledged: u64) -> Vec<WorkerStatus> {
+        let status = |(worker, sample): (&WorkerView, &Sample)| {
+            let totals = worker.counters.totals();
+            let id = worker.id;
             WorkerStatus {
                 worker: id.0,
-                core: u32::try_from(worker.core()).ok(),
+                core: u32::try_from(worker.core).ok(),
                 turns: totals.turns,
                 busy_turns: totals.busy_turns,
                 sleeps: totals.sleeps,
@@ -123,34 +137,32 @@ impl Controller {
                 busy_ratio: sample.ratio,
                 bursts: (0u32..).map(|class| 1 << class).zip(totals.burst_sizes).collect(),
                 snapshot: acknowledged,
-                ports: u32::try_from(self.workers.ports().filter(|(_, info)| info.worker == id).count())
-                    .unwrap_or(u32::MAX),
+                ports: u32::try_from(view.ports.values().filter(|info| info.worker == id).count()).unwrap_or(u32::MAX),
                 handed_over: totals.handed_over,
             }
         };
         self.workers
-            .threads()
             .iter()
-            .zip(&self.meters.samples)
+            .zip(&lock(&self.meters).samples)
             .map(status)
             .collect()
     }
 
-    fn port_status(&self, port: PortId, info: &PortInfo) -> PortStatus {
-        let totals = info.since_opened(self.workers.totals(port));
-        let record = match info.role {
-            PortRole::Pod(id) => self.store.by_id(id.0),
+    fn port_status(&self, view: &View, port: PortId, info: &PortInfo, holders: &BTreeMap<Holder, u32>) -> PortStatus {
+        let totals = info.since_opened(self.totals(port));
+        let attachment = match info.role {
+            PortRole::Pod(id) => view.attachment(id),
             PortRole::Host => None,
         };
-        let view = self.workers.view(port);
+        let observed = self.observers.view(port);
         PortStatus {
             port: port.0,
-            name: self.port_name(info.role),
+            name: view.port_name(info.role),
             role: match info.role {
                 PortRole::Pod(_) => RoleName::Pod,
                 PortRole::Host => RoleName::Host,
             },
-            pod: record.and_then(|record| record.pod.clone()),
+            pod: attachment.and_then(|attachment| attachment.pod.clone()),
             interface: info.ifname.clone(),
             queue: info.queue,
             worker: info.worker.0,
@@ -167,64 +179,17 @@ impl Controller {
                 .drops()
                 .map(|(reason, n)| (reason.as_str().to_owned(), n))
                 .collect(),
-            xsk: view
-                .and_then(|view| view.kernel)
+            xsk: observed
+                .and_then(|port| port.kernel)
                 .map(kernel_counters)
                 .unwrap_or_default(),
-            rings: view.map(|view| rings(view.rings)).unwrap_or_default(),
-            frames: self
-                .workers
-                .pool()
-                .store()
-                .holders()
-                .get(&Holder::Port(port))
-                .copied()
-                .unwrap_or(0),
+            rings: observed.map(|port| rings(port.rings)).unwrap_or_default(),
+            frames: holders.get(&Holder::Port(port)).copied().unwrap_or(0),
         }
-    }
-
-    pub(super) fn port_name(&self, role: PortRole) -> String {
-        match role {
-            PortRole::Host => "host".to_owned(),
-            PortRole::Pod(id) => match self.store.by_id(id.0) {
-                Some(record) if record.pod.is_some() => format!("pod:{}", record.name()),
-                Some(record) => format!("container:{}", record.container),
-                None => format!("attachment {}", id.0),
-            },
-        }
-    }
-
-    fn table_sizes(&self) -> BTreeMap<String, u64> {
-        let sizes = self
-            .workers
-            .newest()
-            .map(|snapshot| snapshot.sizes())
-            .unwrap_or_default();
-        let compiled = self
-            .compiler
-            .as_ref()
-            .map_or((0, 0), |c| (c.identity_count(), c.policy_count()));
-        let backends = self
-            .workers
-            .newest()
-            .map_or(0, |s| s.frontends().map(|f| f.backends.list().len()).sum());
-        [
-            ("endpoints", sizes.endpoints),
-            ("addresses", sizes.addresses),
-            ("policy-cidrs", sizes.policy_cidrs),
-            ("frontends", sizes.frontends),
-            ("service-addresses", sizes.service_addresses),
-            ("backends", backends),
-            ("identities", compiled.0),
-            ("policies", compiled.1),
-        ]
-        .into_iter()
-        .map(|(name, n)| (name.to_owned(), n as u64))
-        .collect()
     }
 
     fn flow_status(&self) -> FlowStatus {
-        let stats = self.workers.flows().stats();
+        let stats = self.flows.stats();
         let takeover = &self.takeover;
         // Each connection has two entries, one for each direction.
         FlowStatus {
@@ -240,7 +205,7 @@ impl Controller {
     }
 
     fn fragment_status(&self) -> FragmentStatus {
-        let workers = self.workers.threads();
+        let workers = &self.workers;
         let most = |each: u16| u64::from(each) * workers.len() as u64;
         let none = FragmentStatus {
             datagrams_most: most(self.settings.fragments.datagrams),
@@ -248,7 +213,7 @@ impl Controller {
             ..FragmentStatus::default()
         };
         workers.iter().fold(none, |mut sum, worker| {
-            let one = worker.handle().counters().totals().fragments;
+            let one = worker.counters.totals().fragments;
             sum.first += one.first;
             sum.followed += one.followed;
             sum.waited += one.waited;
@@ -258,16 +223,15 @@ impl Controller {
         })
     }
 
-    fn frame_status(&self) -> FrameStatus {
-        let config = self.workers.config();
-        let holders = self.workers.pool().store().holders();
+    fn frame_status(&self, view: &View, holders: BTreeMap<Holder, u32>) -> FrameStatus {
+        let config = &self.memory;
         let named = |(holder, frames): (Holder, u32)| {
             let holder = match holder {
                 Holder::Shared => "shared pool".to_owned(),
                 Holder::Pool(worker) => format!("pool of worker {worker}"),
                 Holder::Worker(worker) => format!("worker {worker}"),
-                Holder::Port(port) => match self.workers.ports().find(|(number, _)| *number == port) {
-                    Some((_, info)) => format!("port {port} ({})", self.port_name(info.role)),
+                Holder::Port(port) => match view.ports.get(&port) {
+                    Some(info) => format!("port {port} ({})", view.port_name(info.role)),
                     None => format!("port {port}"),
                 },
                 Holder::Control => "control".to_owned(),
@@ -280,6 +244,47 @@ impl Controller {
             max_pods: config.max_pods,
             holders: holders.into_iter().map(named).collect(),
         }
+    }
+}
+
+impl View {
+    /// Returns the version published last.
+    fn version(&self) -> u64 {
+        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.version())
+    }
+
+    /// Returns a port's name for people.
+    pub(super) fn port_name(&self, role: PortRole) -> String {
+        match role {
+            PortRole::Host => "host".to_owned(),
+            PortRole::Pod(id) => match self.attachment(id) {
+                Some(attachment) => match &attachment.pod {
+                    Some(pod) => format!("pod:{pod}"),
+                    None => format!("container:{}", attachment.container),
+                },
+                None => format!("attachment {}", id.0),
+            },
+        }
+    }
+
+    /// Returns the sizes of the tables by name.
+    fn table_sizes(&self) -> BTreeMap<String, u64> {
+        let snapshot = self.snapshot.as_ref();
+        let sizes = snapshot.map(|snapshot| snapshot.sizes()).unwrap_or_default();
+        let backends = snapshot.map_or(0, |s| s.frontends().map(|f| f.backends.list().len()).sum());
+        [
+            ("endpoints", sizes.endpoints),
+            ("addresses", sizes.addresses),
+            ("policy-cidrs", sizes.policy_cidrs),
+            ("frontends", sizes.frontends),
+            ("service-addresses", sizes.service_addresses),
+            ("backends", backends),
+            ("identities", self.compiled.0),
+            ("policies", self.compiled.1),
+        ]
+        .into_iter()
+        .map(|(name, n)| (name.to_owned(), n as u64))
+        .collect()
     }
 }
 

@@ -1,0 +1,246 @@
+//! The attachments of this node: the store with their records, and for each id how far it is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use heddle_compile::Attachment as Compiled;
+use heddle_model::{Cluster, ObjectKey};
+use heddle_port::PortId;
+use heddle_proto::{Attachment, AttachmentState, CniError, ErrorCode, Ready};
+use heddle_tables::EndpointId;
+use heddle_wire::Ip;
+use nix::net::if_::if_nametoindex;
+
+use crate::api::Reply;
+use crate::attachments::{Record, Store};
+use crate::workers::PodPort;
+
+/// The stage of one attachment between ADD and DEL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Addresses are handed out; the plugin has not said *ready*.
+    Prepared,
+    /// The interface stands, as an earlier agent left it; the port is opened once every kind of object has synced.
+    Standing,
+    /// The port is open; the compiler does not know the attachment, because its pod is not known.
+    Open(PodPort),
+    /// The compiler knows the attachment; the tables published last do not have its policy.
+    Compiled(PodPort),
+    /// The tables published last have its policy.
+    Published(PodPort),
+    /// There is no port, for this reason.
+    Closed(String),
+}
+
+impl Stage {
+    /// Returns the open port.
+    pub(super) const fn port(&self) -> Option<PodPort> {
+        match self {
+            Self::Open(port) | Self::Compiled(port) | Self::Published(port) => Some(*port),
+            Self::Prepared | Self::Standing | Self::Closed(_) => None,
+        }
+    }
+
+    /// Returns whether the compiler knows the attachment.
+    pub(super) const fn is_compiled(&self) -> bool {
+        matches!(self, Self::Compiled(_) | Self::Published(_))
+    }
+}
+
+/// A *ready* that is not answered yet.
+pub(super) struct PendingReady {
+    pub(super) id: u16,
+    pub(super) since: Instant,
+    pub(super) deadline: Instant,
+    /// The version of the tables that have its policy.
+    pub(super) version: Option<u64>,
+    /// The journal's sequence number of the state in which the attachment is ready.
+    pub(super) sequence: u64,
+    pub(super) reply: Reply<Ready>,
+}
+
+impl PendingReady {
+    /// Answers that the plugin should try again.
+    pub(super) fn refuse(self, why: &str) {
+        self.fail(CniError::new(ErrorCode::TRY_AGAIN_LATER, why));
+    }
+
+    /// Answers with an error.
+    pub(super) fn fail(self, error: CniError) {
+        // The plugin may have gone.
+        let _ = self.reply.send(Err(error));
+    }
+}
+
+/// The attachments: records, stages, and the *ready* requests that wait.
+pub(super) struct Attachments {
+    pub(super) store: Store,
+    stages: BTreeMap<u16, Stage>,
+    pub(super) pending: Vec<PendingReady>,
+    /// A stage or a record has changed since the read model was updated.
+    pub(super) is_changed: bool,
+}
+
+impl Attachments {
+    pub(super) fn new(store: Store) -> Self {
+        let stage = |record: &Record| {
+            let stage = if record.ready { Stage::Standing } else { Stage::Prepared };
+            (record.id, stage)
+        };
+        Self {
+            stages: store.all().iter().map(stage).collect(),
+            store,
+            pending: Vec::new(),
+            is_changed: true,
+        }
+    }
+
+    /// Returns the stage of an attachment; `None` if there is no such attachment.
+    pub(super) fn stage(&self, id: u16) -> Option<&Stage> {
+        self.stages.get(&id)
+    }
+
+    /// Returns the open port of an attachment.
+    pub(super) fn port(&self, id: u16) -> Option<PodPort> {
+        self.stages.get(&id).and_then(Stage::port)
+    }
+
+    pub(super) fn set_stage(&mut self, id: u16, stage: Stage) {
+        self.stages.insert(id, stage);
+        self.is_changed = true;
+    }
+
+    /// Removes an attachment's stage and record, and returns the requests that waited for it.
+    pub(super) fn remove(&mut self, id: u16) -> Vec<PendingReady> {
+        self.stages.remove(&id);
+        self.store.remove(id);
+        self.is_changed = true;
+        self.take_pending(|pending| pending.id == id)
+    }
+
+    /// Removes and returns the waiting requests that a condition holds for.
+    pub(super) fn take_pending(&mut self, condition: impl Fn(&PendingReady) -> bool) -> Vec<PendingReady> {
+        let (taken, kept) = std::mem::take(&mut self.pending).into_iter().partition(condition);
+        self.pending = kept;
+        taken
+    }
+
+    /// Returns the attachment whose port this is.
+    pub(super) fn id_of_port(&self, port: PortId) -> Option<u16> {
+        let mut stages = self.stages.iter();
+        stages
+            .find(|(_, stage)| stage.port().is_some_and(|open| open.port == port))
+            .map(|(id, _)| *id)
+    }
+
+    /// Returns the attachments with an open port whose interface has gone.
+    pub(super) fn vanished(&self) -> Vec<Record> {
+        let open = self.stages.iter().filter(|(_, stage)| stage.port().is_some());
+        open.filter_map(|(&id, _)| self.store.by_id(id))
+            .filter(|record| index_of(record) != record.host_ifindex)
+            .cloned()
+            .collect()
+    }
+
+    /// Moves every open attachment whose pod has become known to the compiler, and returns them in its form.
+    pub(super) fn compile_known_pods(&mut self, cluster: &Cluster) -> Vec<Compiled> {
+        let mut compiled = Vec::new();
+        for (&id, stage) in &mut self.stages {
+            let Stage::Open(port) = *stage else { continue };
+            let Some(record) = self.store.by_id(id).filter(|record| is_known(cluster, record)) else {
+                continue;
+            };
+            compiled.push(Compiled {
+                id: EndpointId(id),
+                pod: key_of(record),
+                addresses: record.addresses.iter().map(|&ip| Ip::from(ip)).take(4).collect(),
+                mac: record.mac,
+                port: port.port,
+                worker: port.worker,
+                mtu: u16::try_from(record.mtu).unwrap_or(u16::MAX),
+            });
+            *stage = Stage::Compiled(port);
+            self.is_changed = true;
+        }
+        compiled
+    }
+
+    /// Records which attachments have their policy in the newest tables.
+    pub(super) fn set_published(&mut self, ready: impl IntoIterator<Item = EndpointId>) {
+        let ready: BTreeSet<u16> = ready.into_iter().map(|id| id.0).collect();
+        for (id, stage) in &mut self.stages {
+            let next = match *stage {
+                Stage::Compiled(port) if ready.contains(id) => Stage::Published(port),
+                Stage::Published(port) if !ready.contains(id) => Stage::Compiled(port),
+                _ => continue,
+            };
+            *stage = next;
+            self.is_changed = true;
+        }
+    }
+
+    /// Explains why an attachment with an open port does not forward.
+    pub(super) fn explain_waiting(&self, cluster: &Cluster, id: u16) -> String {
+        let Some(record) = self.store.by_id(id) else {
+            return "the attachment was released meanwhile".to_owned();
+        };
+        match &record.pod {
+            Some(pod) if !is_known(cluster, record) => format!("pod {pod} is not known yet"),
+            _ => "not every worker has taken the tables with its policy yet".to_owned(),
+        }
+    }
+
+    /// Describes every attachment, for CHECK and `heddle status`.
+    pub(super) fn describe_all(&self, cluster: &Cluster) -> Vec<Attachment> {
+        let records = self.store.all().iter();
+        records.map(|record| self.describe(cluster, record)).collect()
+    }
+
+    /// Describes an attachment with its state.
+    pub(super) fn describe(&self, cluster: &Cluster, record: &Record) -> Attachment {
+        let (state, why) = match self.stage(record.id) {
+            None | Some(Stage::Prepared) => (AttachmentState::Prepared, String::new()),
+            Some(Stage::Standing) => (AttachmentState::Waiting, "its port is not open yet".to_owned()),
+            Some(Stage::Open(_) | Stage::Compiled(_)) => {
+                (AttachmentState::Waiting, self.explain_waiting(cluster, record.id))
+            }
+            Some(Stage::Published(_)) => (AttachmentState::Forwarding, String::new()),
+            Some(Stage::Closed(why)) => (AttachmentState::Closed, why.clone()),
+        };
+        Attachment {
+            attachment: record.id,
+            container: record.container.clone(),
+            ifname: record.ifname.clone(),
+            netns: record.netns.clone(),
+            pod: record.pod.clone(),
+            host_ifname: record.host_ifname.clone(),
+            host_ifindex: record.host_ifindex,
+            mac: record.mac,
+            addresses: record.addresses.clone(),
+            state,
+            why,
+        }
+    }
+}
+
+/// Returns whether the cluster has the pod that an attachment was made for, and not an earlier pod of the same name.
+fn is_known(cluster: &Cluster, record: &Record) -> bool {
+    let (Some(pod), Some(key)) = (&record.pod, key_of(record)) else {
+        return true;
+    };
+    cluster.pod(&key).is_some_and(|known| {
+        pod.uid
+            .as_ref()
+            .is_none_or(|uid| known.uid.is_empty() || &*known.uid == uid.as_str())
+    })
+}
+
+fn key_of(record: &Record) -> Option<ObjectKey> {
+    let pod = record.pod.as_ref()?;
+    Some(ObjectKey::new(pod.namespace.as_str(), pod.name.as_str()))
+}
+
+/// Returns the index that the interface's name has now.
+pub(super) fn index_of(record: &Record) -> Option<u32> {
+    if_nametoindex(record.host_ifname.as_str()).ok()
+}

@@ -1,0 +1,470 @@
+//! Requests of the CNI plugin: prepare, ready, attachment, release, readiness.
+//!
+//! *Prepare* hands out id and addresses. *Ready* opens the port and is answered when the pod's object is known, its policy
+//! is compiled, and every worker has taken the tables with it: then the pod's first packet is forwarded under its policy.
+//! *Release* closes the port and lets the addresses rest. All of them may be repeated. An answer that reports a change of
+//! the attachments waits until the journal has written it.
+
+use std::net::IpAddr;
+use std::time::Instant;
+
+use heddle_host::{HostError, gateway_of};
+use heddle_proto::{
+    Attachment, CniError, ContainerId, ErrorCode, IfName, PrepareRequest, Prepared, PreparedAddress, PreparedRoute,
+    Readiness, Ready, ReadyRequest, Released,
+};
+use heddle_tables::EndpointId;
+use heddle_wire::MacAddr;
+use ipnet::IpNet;
+
+use super::attachments::{PendingReady, Stage, index_of};
+use super::journal::Outcome;
+use super::{Controller, pod_routes};
+use crate::api::Reply;
+use crate::attachments::{Record, StoreError};
+use crate::workers::{NotReopened, WorkersError};
+
+/// An answer that waits for the journal.
+pub(super) struct HeldAnswer {
+    /// The sequence number of the state that the answer reports.
+    sequence: u64,
+    answer: Answer,
+}
+
+enum Answer {
+    Prepared(Box<Prepared>, Reply<Prepared>),
+    Released(Released, Reply<Released>),
+}
+
+/// A *prepare* that waits for the deletion of an interface: the one that an earlier ADD of the same container left.
+pub(super) struct DeletedStale {
+    request: PrepareRequest,
+    reply: Reply<Prepared>,
+    /// The earlier attachment.
+    id: u16,
+    result: Result<bool, HostError>,
+}
+
+impl Controller {
+    /// Answers whether an ADD could be served now.
+    pub(super) fn readiness(&self) -> Result<Readiness, CniError> {
+        self.ranges_to_allocate_from()
+            .map_err(|why| CniError::new(ErrorCode::UNAVAILABLE, why))?;
+        Ok(Readiness {
+            node: self.settings.node.clone(),
+        })
+    }
+
+    /// Returns the ranges that addresses are allocated from, or why there are none.
+    fn ranges_to_allocate_from(&self) -> Result<Vec<IpNet>, String> {
+        if self.publication.is_none() {
+            return Err("the agent has not read all objects yet: try again in a moment".to_owned());
+        }
+        let ranges = self.objects.pod_ranges();
+        if ranges.is_empty() {
+            let node = &self.settings.node;
+            return Err(format!(
+                "the Node object {node} is missing or has no spec.podCIDRs: there is no address to give"
+            ));
+        }
+        Ok(ranges)
+    }
+
+    /// Handles *prepare*. An earlier attachment of the same interface (the plugin crashed and ADD is repeated) is released
+    /// first, after its interface was deleted on the host task.
+    pub(super) fn prepare(&mut self, request: PrepareRequest, reply: Reply<Prepared>) {
+        match self.attachments.store.get(&request.container, &request.ifname) {
+            Some(stale) => {
+                tracing::info!(
+                    attachment = stale.id,
+                    pod = stale.name(),
+                    "ADD is repeated: the earlier attachment is released"
+                );
+                let (id, deleted) = (stale.id, self.deleted_stale_in.clone());
+                self.host.delete_interface(stale.host_ifname.as_str(), move |result| {
+                    // A controller that has ended answers nobody.
+                    let _ = deleted.send(DeletedStale {
+                        request,
+                        reply,
+                        id,
+                        result,
+                    });
+                });
+            }
+            None => self.allocate(&request, reply),
+        }
+    }
+
+    /// Continues a *prepare* after the earlier interface was deleted.
+    pub(super) fn prepare_after_deletion(&mut self, deleted: DeletedStale) {
+        let DeletedStale {
+            request,
+            reply,
+            id,
+            result,
+        } = deleted;
+        if let Err(e) = result {
+            let _ = reply.send(Err(CniError::new(ErrorCode::KERNEL, e.to_string())));
+            return;
+        }
+        match self.attachments.store.get(&request.container, &request.ifname).cloned() {
+            Some(stale) if stale.id == id => {
+                if let Err(e) = self.remove(&stale) {
+                    let _ = reply.send(Err(e));
+                    return;
+                }
+            }
+            Some(other) => {
+                let message = format!(
+                    "attachment {id} was replaced by {}: another ADD has overtaken this one",
+                    other.id
+                );
+                let _ = reply.send(Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, message)));
+                return;
+            }
+            None => {}
+        }
+        self.allocate(&request, reply);
+    }
+
+    /// Makes an attachment and answers once it is durable.
+    fn allocate(&mut self, request: &PrepareRequest, reply: Reply<Prepared>) {
+        match self.add_attachment(request) {
+            Ok(prepared) => self.hold(Answer::Prepared(Box::new(prepared), reply)),
+            // The plugin may have gone.
+            Err(e) => drop(reply.send(Err(e))),
+        }
+    }
+
+    fn add_attachment(&mut self, request: &PrepareRequest) -> Result<Prepared, CniError> {
+        let ranges = self
+            .ranges_to_allocate_from()
+            .map_err(|why| CniError::new(ErrorCode::TRY_AGAIN_LATER, why))?;
+        let mtu = match request.mtu {
+            Some(mtu) if mtu < 1280 || mtu > u32::from(self.settings.pod_mtu) => {
+                let message = format!(
+                    "mtu {mtu} is not between 1280 and {}, the agent's podMTU",
+                    self.settings.pod_mtu
+                );
+                return Err(CniError::new(ErrorCode::INVALID_CONFIG, message));
+            }
+            Some(mtu) => mtu,
+            None => self.settings.pod_mtu.into(),
+        };
+        let record = self
+            .attachments
+            .store
+            .add(request, &ranges, mtu, self.settings.max_pods)
+            .map_err(|e| store_error(&e))?;
+        self.attachments.set_stage(record.id, Stage::Prepared);
+        tracing::info!(attachment = record.id, pod = record.name(), addresses = ?record.addresses, "prepared");
+        let routes = pod_routes::compute(
+            &self.objects.route_ranges(&self.settings),
+            &record.addresses,
+            record.mtu,
+            self.objects.uplink_mtu(self.host.uplink()),
+        );
+        Ok(prepared(&record, routes))
+    }
+
+    /// Saves the attachments and keeps an answer until they are on disk.
+    fn hold(&mut self, answer: Answer) {
+        let sequence = self.journal.save(&mut self.attachments.store);
+        self.held.push(HeldAnswer { sequence, answer });
+        self.send_durable_answers();
+    }
+
+    /// Sends the answers whose state is on disk.
+    pub(super) fn send_durable_answers(&mut self) {
+        let journal = &self.journal;
+        let (durable, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|held| journal.is_durable(held.sequence));
+        self.held = held;
+        for HeldAnswer { answer, .. } in durable {
+            // The plugin may have gone.
+            match answer {
+                Answer::Prepared(prepared, reply) => drop(reply.send(Ok(*prepared))),
+                Answer::Released(released, reply) => drop(reply.send(Ok(released))),
+            }
+        }
+    }
+
+    /// Records a write of the journal: answers what it has made durable, or what it has failed for.
+    pub(super) fn record_write(&mut self, outcome: &Outcome) {
+        self.journal.record(outcome);
+        self.send_durable_answers();
+        let Err(e) = &outcome.result else { return };
+        let error = store_error(e);
+        let (failed, held): (Vec<_>, Vec<_>) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|held| held.sequence <= outcome.sequence);
+        self.held = held;
+        for HeldAnswer { answer, .. } in failed {
+            match answer {
+                // Nobody learns of this attachment: it is taken back.
+                Answer::Prepared(prepared, reply) => {
+                    drop(self.attachments.remove(prepared.attachment));
+                    let _ = reply.send(Err(error.clone()));
+                }
+                Answer::Released(_, reply) => drop(reply.send(Err(error.clone()))),
+            }
+        }
+        for pending in self
+            .attachments
+            .take_pending(|pending| pending.sequence <= outcome.sequence)
+        {
+            pending.fail(error.clone());
+        }
+    }
+
+    /// Handles *ready*: opens the port, and answers later.
+    pub(super) fn make_ready(
+        &mut self,
+        container: &ContainerId,
+        ifname: &IfName,
+        request: &ReadyRequest,
+        reply: Reply<Ready>,
+    ) {
+        let since = Instant::now();
+        match self.open_attachment(container, ifname, request) {
+            Ok(id) => {
+                let sequence = self.journal.save(&mut self.attachments.store);
+                self.attachments.pending.push(PendingReady {
+                    id,
+                    since,
+                    deadline: since + self.settings.pod_wait,
+                    version: None,
+                    sequence,
+                    reply,
+                });
+            }
+            Err(e) => drop(reply.send(Err(e))),
+        }
+    }
+
+    /// Opens the port of an attachment whose interface stands; one that is open stays.
+    fn open_attachment(
+        &mut self,
+        container: &ContainerId,
+        ifname: &IfName,
+        request: &ReadyRequest,
+    ) -> Result<u16, CniError> {
+        let Some(record) = self.attachments.store.get(container, ifname).cloned() else {
+            return Err(unknown(container, ifname));
+        };
+        let id = record.id;
+        // The request may be late, or name an interface that was replaced since.
+        if id != request.attachment {
+            let message = format!(
+                "attachment {} of {container} {ifname} was replaced by {id}: another ADD has overtaken this one",
+                request.attachment
+            );
+            return Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, message));
+        }
+        let index = index_of(&record);
+        if index != Some(request.host_ifindex) {
+            let message = format!(
+                "the node's interface {} has index {}, not {}",
+                record.host_ifname,
+                index.map_or("none".to_owned(), |i| i.to_string()),
+                request.host_ifindex
+            );
+            return Err(CniError::new(ErrorCode::KERNEL, message));
+        }
+        // A port on an interface that was deleted and made again is closed before the new one is opened.
+        if self.attachments.port(id).is_some() && record.host_ifindex != Some(request.host_ifindex) {
+            self.close_port(id, "its interface was replaced".to_owned())
+                .map_err(|e| workers_error(&e))?;
+        }
+        self.attachments
+            .store
+            .set_ready(id, request.host_ifindex, request.pod_mac);
+        if self.attachments.port(id).is_none() {
+            self.open_port(id, record.host_ifname.as_str(), request.host_ifindex)
+                .map_err(|e| workers_error(&e))?;
+        }
+        Ok(id)
+    }
+
+    /// Opens an attachment's port. It forwards nothing until its policy is in the tables.
+    pub(super) fn open_port(&mut self, id: u16, ifname: &str, ifindex: u32) -> Result<(), WorkersError> {
+        let stage = match self.workers.open_pod(EndpointId(id), ifname, ifindex) {
+            Ok(port) => Stage::Open(port),
+            Err(e) => {
+                let closed = Stage::Closed(format!("its port cannot be opened: {e}"));
+                self.attachments.set_stage(id, closed);
+                return Err(e);
+            }
+        };
+        self.attachments.set_stage(id, stage);
+        Ok(())
+    }
+
+    /// Closes an attachment's port and takes the attachment out of the tables.
+    fn close_port(&mut self, id: u16, why: String) -> Result<(), WorkersError> {
+        let port = self.attachments.port(id);
+        self.detach(id, why);
+        match port {
+            Some(port) => self.workers.close(port.port),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes an attachment out of the tables; its port is closed already, or about to be.
+    fn detach(&mut self, id: u16, why: String) {
+        if self.attachments.stage(id).is_some_and(Stage::is_compiled)
+            && let Some(publication) = &mut self.publication
+        {
+            publication.compiler.detach(EndpointId(id));
+            publication.is_changed = true;
+        }
+        self.attachments.set_stage(id, Stage::Closed(why));
+    }
+
+    /// Answers the *ready* requests whose policy every worker has, and those that have waited long enough.
+    pub(super) fn answer_pending(&mut self) {
+        if self.attachments.pending.is_empty() {
+            return;
+        }
+        let (acknowledged, published) = (self.workers.acknowledged(), self.workers.published());
+        let now = Instant::now();
+        for mut pending in std::mem::take(&mut self.attachments.pending) {
+            let is_published = matches!(self.attachments.stage(pending.id), Some(Stage::Published(_)));
+            if pending.version.is_none() && is_published {
+                pending.version = Some(published);
+            }
+            let forwards = pending.version.is_some_and(|version| acknowledged >= version);
+            if forwards && self.journal.is_durable(pending.sequence) {
+                let took_ms = u64::try_from(pending.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(attachment = pending.id, took_ms, "forwards");
+                // The plugin may have gone; a CHECK will find the attachment forwarding.
+                let _ = pending.reply.send(Ok(Ready {
+                    attachment: pending.id,
+                    took_ms,
+                }));
+            } else if now >= pending.deadline {
+                let why = self.attachments.explain_waiting(&self.objects.cluster(), pending.id);
+                let waited = self.settings.pod_wait.as_secs();
+                tracing::warn!(attachment = pending.id, "does not forward after {waited} s: {why}");
+                pending.refuse(&format!("{why}; waited {waited} s"));
+            } else {
+                self.attachments.pending.push(pending);
+            }
+        }
+    }
+
+    /// Handles *attachment*: describes one.
+    pub(super) fn attachment(&self, container: &ContainerId, ifname: &IfName) -> Result<Attachment, CniError> {
+        self.attachments
+            .store
+            .get(container, ifname)
+            .map(|record| self.attachments.describe(&self.objects.cluster(), record))
+            .ok_or_else(|| unknown(container, ifname))
+    }
+
+    /// Handles *release*. An attachment that does not exist is no error: DEL may be repeated.
+    pub(super) fn release(&mut self, container: &ContainerId, ifname: &IfName, reply: Reply<Released>) {
+        let released = match self.attachments.store.get(container, ifname).cloned() {
+            None => Released {
+                existed: false,
+                host_ifname: None,
+            },
+            Some(record) => {
+                if let Err(e) = self.remove(&record) {
+                    let _ = reply.send(Err(e));
+                    return;
+                }
+                tracing::info!(attachment = record.id, pod = record.name(), "released");
+                Released {
+                    existed: true,
+                    host_ifname: Some(record.host_ifname),
+                }
+            }
+        };
+        self.hold(Answer::Released(released, reply));
+    }
+
+    /// Closes an attachment's port and removes it from tables and store.
+    fn remove(&mut self, record: &Record) -> Result<(), CniError> {
+        let why = "the attachment was released meanwhile";
+        for pending in self.attachments.take_pending(|pending| pending.id == record.id) {
+            pending.refuse(why);
+        }
+        self.close_port(record.id, why.to_owned())
+            .map_err(|e| workers_error(&e))?;
+        drop(self.attachments.remove(record.id));
+        Ok(())
+    }
+
+    /// Closes the ports of interfaces that have gone without a release (their pod's namespace was deleted). The
+    /// attachment stays for DEL.
+    pub(super) fn close_vanished(&mut self) {
+        for record in self.attachments.vanished() {
+            let why = format!("its interface {} has gone", record.host_ifname);
+            tracing::warn!(
+                attachment = record.id,
+                pod = record.name(),
+                "{why}; it is kept until DEL"
+            );
+            if let Err(e) = self.close_port(record.id, why) {
+                tracing::error!(attachment = record.id, "closing its port: {e}");
+            }
+        }
+    }
+
+    /// Takes frames back from ports that have grown and fallen silent, where others need them.
+    pub(super) fn shrink_silent(&mut self) -> Result<(), WorkersError> {
+        for NotReopened { port, error } in self.workers.shrink_silent()? {
+            let Some(id) = self.attachments.id_of_port(port) else {
+                // A queue of the host port: without it this node's own traffic to pods stops.
+                return Err(error);
+            };
+            let why = format!("its port could not be opened again: {error}");
+            tracing::error!(attachment = id, "{why}");
+            self.detach(id, why);
+        }
+        Ok(())
+    }
+}
+
+fn prepared(record: &Record, routes: Vec<PreparedRoute>) -> Prepared {
+    let address = |&address: &IpAddr| PreparedAddress {
+        address,
+        gateway: gateway_of(address),
+    };
+    Prepared {
+        attachment: record.id,
+        host_ifname: record.host_ifname.clone(),
+        mac: record.mac,
+        mtu: record.mtu,
+        addresses: record.addresses.iter().map(address).collect(),
+        gateway_mac: MacAddr::GATEWAY,
+        routes,
+    }
+}
+
+fn unknown(container: &ContainerId, ifname: &IfName) -> CniError {
+    CniError::new(
+        ErrorCode::UNKNOWN_CONTAINER,
+        format!("the agent knows no interface {ifname} of container {container}"),
+    )
+}
+
+fn store_error(error: &StoreError) -> CniError {
+    let code = match error {
+        StoreError::TooMany { .. } | StoreError::Exhausted { .. } => ErrorCode::EXHAUSTED,
+        StoreError::Io { .. } | StoreError::Damaged { .. } => ErrorCode::IO,
+    };
+    CniError::new(code, error.to_string())
+}
+
+fn workers_error(error: &WorkersError) -> CniError {
+    use heddle_io::XdpError;
+    let code = match error {
+        WorkersError::NoPortNumber { .. } | WorkersError::Xdp(XdpError::TooManyPorts(_)) => ErrorCode::EXHAUSTED,
+        WorkersError::Xdp(_) => ErrorCode::KERNEL,
+        _ => ErrorCode::AGENT,
+    };
+    CniError::new(code, error.to_string())
+}

@@ -1,0 +1,158 @@
+//! The controller's side of the host task: the newest plan for the node's kernel state, and the task's reports.
+//!
+//! No method waits for the kernel. The task (`heddle_host::task`) runs netlink and `nft` on a thread of its own.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, unbounded};
+use heddle_host::uplink::Uplink;
+use heddle_host::{HostConfig, HostError, HostHandle, HostLink, Nft, Plan, Report};
+
+use heddle_config::Settings;
+
+/// The MTU of the uplink while it is unknown: Ethernet's.
+pub(super) const USUAL_MTU: u16 = 1500;
+/// The longest wait for the end of the host task: a netlink request may wait for the kernel's lock.
+const STOPS_WITHIN: Duration = Duration::from_secs(1);
+
+/// The host task, and what it was asked and has reported.
+pub(super) struct HostReconciler {
+    task: HostHandle,
+    reports: Receiver<Report>,
+    link: HostLink,
+    uplink: Option<Uplink>,
+    plan: Option<Plan>,
+    /// The revision of `plan`.
+    revision: u64,
+    /// The newest revision that the task has tried to apply.
+    reconciled: u64,
+    /// The failures of the last attempt, so that each is logged once.
+    known_failures: BTreeSet<String>,
+}
+
+/// A consequence that a report has for the tables or the workers.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum HostChange {
+    /// The tables stay as they are.
+    Nothing,
+    /// The uplink, and with it the MTU of paths, has changed.
+    Uplink,
+    /// The host port is another pair of interfaces: its queues are opened again.
+    Recreated,
+}
+
+impl HostReconciler {
+    /// Starts the host task: it makes the host port or takes it over, in the calling thread's network namespace.
+    pub(super) fn start(settings: &Settings) -> Result<Self, HostError> {
+        let (reports_in, reports) = unbounded();
+        let config = HostConfig {
+            queues: u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX),
+            mtu: USUAL_MTU.into(),
+            state_dir: settings.state_dir.clone(),
+            reserved_ports: settings.reserved_ports.ports(),
+            uplink: settings.uplink.clone(),
+            nft: Nft::default(),
+        };
+        // A controller that has ended reads no reports.
+        let (task, link) = heddle_host::start(config, move |report| drop(reports_in.send(report)))?;
+        Ok(Self {
+            task,
+            reports,
+            link,
+            uplink: None,
+            plan: None,
+            revision: 0,
+            reconciled: 0,
+            known_failures: BTreeSet::new(),
+        })
+    }
+
+    /// Returns the task's reports, for the controller's select.
+    pub(super) const fn reports(&self) -> &Receiver<Report> {
+        &self.reports
+    }
+
+    /// Returns the host port's pair of interfaces.
+    pub(super) const fn link(&self) -> HostLink {
+        self.link
+    }
+
+    /// Returns the uplink, as far as it is known.
+    pub(super) const fn uplink(&self) -> Option<&Uplink> {
+        self.uplink.as_ref()
+    }
+
+    /// Returns whether the task has tried to apply the newest plan.
+    pub(super) const fn is_settled(&self) -> bool {
+        self.reconciled >= self.revision
+    }
+
+    /// Sets the node's addresses, by which the task finds the uplink.
+    pub(super) fn set_node_addresses(&self, addresses: Vec<IpAddr>) {
+        self.task.set_node_addresses(addresses);
+    }
+
+    /// Hands a plan to the task if it differs from the one before.
+    pub(super) fn set_plan(&mut self, plan: Plan) {
+        if self.plan.as_ref() != Some(&plan) {
+            self.revision += 1;
+            self.task.set_plan(self.revision, plan.clone());
+            self.plan = Some(plan);
+        }
+    }
+
+    /// Deletes an interface and calls `reply` on the task's thread.
+    pub(super) fn delete_interface(&self, name: &str, reply: impl FnOnce(Result<bool, HostError>) + Send + 'static) {
+        self.task.delete_interface(name, reply);
+    }
+
+    /// Records and logs a report, and returns its consequence.
+    pub(super) fn record(&mut self, report: Report) -> HostChange {
+        match report {
+            Report::Reconciled { revision, failures } => {
+                self.reconciled = self.reconciled.max(revision);
+                let failures: BTreeSet<String> = failures.iter().map(ToString::to_string).collect();
+                for new in failures.difference(&self.known_failures) {
+                    tracing::error!("the host port: {new}");
+                }
+                self.known_failures = failures;
+                HostChange::Nothing
+            }
+            Report::Recreated(link) => {
+                self.link = link;
+                HostChange::Recreated
+            }
+            Report::Lost(error) => {
+                tracing::error!("the host port cannot be re-created: {error}; heddle tries again every second");
+                HostChange::Nothing
+            }
+            Report::Uplink(found) => {
+                match &found {
+                    Some(uplink) => tracing::info!(uplink = uplink.name, mtu = uplink.mtu, "found the uplink"),
+                    None => tracing::debug!("the uplink is unknown: its MTU is taken as {USUAL_MTU}"),
+                }
+                self.uplink = found;
+                HostChange::Uplink
+            }
+        }
+    }
+
+    /// Logs once, when the objects are known, that no interface is the uplink.
+    pub(super) fn warn_without_uplink(&self) {
+        if self.uplink.is_none() {
+            tracing::warn!(
+                "no interface is the uplink (key uplink, else the one with the node's InternalIP): its MTU is taken as \
+                 {USUAL_MTU}"
+            );
+        }
+    }
+
+    /// Ends the task; the kernel's state stays for the next start.
+    pub(super) fn stop(self) {
+        if !self.task.stop(STOPS_WITHIN) {
+            tracing::warn!("the host task has not ended within {} s", STOPS_WITHIN.as_secs());
+        }
+    }
+}

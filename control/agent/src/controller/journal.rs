@@ -1,0 +1,154 @@
+//! The journal: writes the state file, with fsync, on a thread of its own.
+//!
+//! The controller hands over the newest state and goes on. The journal answers with the sequence number of the newest
+//! state that is on disk; answers to the CNI plugin wait for it. States that queue up while the disk is busy are written
+//! as one: each holds everything.
+
+use std::io;
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+
+use crate::attachments::StoreError;
+use crate::attachments::store::{StateWrite, Store};
+
+/// The controller's end of the journal.
+pub(super) struct Journal {
+    writes: Option<Sender<(u64, StateWrite)>>,
+    outcomes: Receiver<Outcome>,
+    thread: Option<JoinHandle<()>>,
+    /// The sequence number of the state that was handed over last.
+    sent: u64,
+    /// The sequence number of the newest state on disk.
+    durable: u64,
+    /// The last write failed: the next save writes again, also when nothing has changed.
+    failed: bool,
+}
+
+/// The outcome of a write.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The sequence number of the newest state that the write covers.
+    pub(super) sequence: u64,
+    /// The write's result.
+    pub(super) result: Result<(), StoreError>,
+}
+
+impl Journal {
+    /// Starts the thread.
+    pub(super) fn start() -> io::Result<Self> {
+        let (writes_in, writes) = unbounded();
+        let (outcomes_in, outcomes) = unbounded();
+        let thread = thread::Builder::new()
+            .name("journal".to_owned())
+            .spawn(move || write_states(&writes, &outcomes_in))?;
+        Ok(Self {
+            writes: Some(writes_in),
+            outcomes,
+            thread: Some(thread),
+            sent: 0,
+            durable: 0,
+            failed: false,
+        })
+    }
+
+    /// Returns the outcomes of writes, for the controller's select.
+    pub(super) const fn outcomes(&self) -> &Receiver<Outcome> {
+        &self.outcomes
+    }
+
+    /// Hands over the store's state if it has changed, and returns the sequence number that an answer has to wait for.
+    pub(super) fn save(&mut self, store: &mut Store) -> u64 {
+        let write = if self.failed {
+            Some(store.full_write())
+        } else {
+            store.unsaved_write()
+        };
+        if let Some(write) = write
+            && let Some(writes) = &self.writes
+        {
+            self.sent += 1;
+            self.failed = false;
+            // The thread ends only after this sender is gone.
+            let _ = writes.send((self.sent, write));
+        }
+        self.sent
+    }
+
+    /// Returns whether the state with this sequence number is on disk.
+    pub(super) const fn is_durable(&self, sequence: u64) -> bool {
+        sequence <= self.durable
+    }
+
+    /// Records an outcome.
+    pub(super) fn record(&mut self, outcome: &Outcome) {
+        match &outcome.result {
+            Ok(()) => self.durable = self.durable.max(outcome.sequence),
+            // A later write that is already on its way holds everything too; its outcome counts.
+            Err(_) => self.failed = outcome.sequence == self.sent,
+        }
+    }
+
+    /// Waits until everything that was handed over is written, and ends the thread.
+    pub(super) fn finish(&mut self) {
+        self.writes = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the journal's thread has died");
+        }
+    }
+}
+
+/// Writes states until the controller's end is gone.
+fn write_states(writes: &Receiver<(u64, StateWrite)>, outcomes: &Sender<Outcome>) {
+    while let Ok(first) = writes.recv() {
+        let (sequence, newest) = writes.try_iter().last().unwrap_or(first);
+        let result = newest.perform();
+        if let Err(e) = &result {
+            tracing::error!("the state file cannot be written: {e}");
+        }
+        if outcomes.send(Outcome { sequence, result }).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attachments::store::FILE;
+
+    fn wait(journal: &mut Journal) -> Outcome {
+        let outcome = journal.outcomes().recv().unwrap();
+        journal.record(&outcome);
+        outcome
+    }
+
+    #[test]
+    fn a_state_is_durable_only_after_its_write_and_a_failed_write_is_repeated() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("state");
+        let mut store = Store::open(&state_dir).unwrap();
+        let mut journal = Journal::start().unwrap();
+        assert_eq!(journal.save(&mut store), 0, "an unchanged state is not written");
+
+        // A file in the directory's place: the write fails.
+        std::fs::write(&state_dir, "in the way").unwrap();
+        store.keep_node_ids([("n2".to_owned(), 1)]);
+        let sequence = journal.save(&mut store);
+        assert!(wait(&mut journal).result.is_err() && !journal.is_durable(sequence));
+
+        std::fs::remove_file(&state_dir).unwrap();
+        let sequence = journal.save(&mut store);
+        assert!(!journal.is_durable(sequence));
+        assert!(wait(&mut journal).result.is_ok() && journal.is_durable(sequence));
+        assert_eq!(journal.save(&mut store), sequence, "nothing is left to write");
+
+        store.keep_node_ids([("n3".to_owned(), 2)]);
+        journal.save(&mut store);
+        journal.finish();
+        let text = std::fs::read_to_string(state_dir.join(FILE)).unwrap();
+        assert!(text.contains("n3"), "finishing writes what was handed over: {text}");
+    }
+}

@@ -1,0 +1,148 @@
+//! From changed objects and attachments to published tables: the compiler, the version published last, and the work that
+//! waits for the workers' acknowledgement.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use heddle_compile::{BuildResult, Compiler, NodeConfig};
+use heddle_host::external_aliases::{self, ExternalAliases};
+use heddle_host::frontends::ExternalFrontend;
+use heddle_model::{Changes, Cluster, pod_range};
+use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeId, Prefix};
+use heddle_wire::{Ip, Proto};
+use ipnet::IpNet;
+
+/// The longest time for which tables wait for the host port. `nft` takes some 20 ms; a slow one delays tables no longer
+/// than this, and no tables that an ADD waits for.
+const WAIT_FOR_HOST: Duration = Duration::from_millis(500);
+
+/// The compiler and what was published. It exists once every kind of object has synced.
+pub(super) struct Publication {
+    pub(super) compiler: Compiler,
+    /// When every kind of object had synced.
+    pub(super) synced_at: Instant,
+    pub(super) published_at: Instant,
+    /// Tables were published, and the host port's queues are open.
+    pub(super) has_published: bool,
+    /// An attachment, the host port or the uplink has changed since the last build.
+    pub(super) is_changed: bool,
+    /// The next tables wait until the host port has what they answer for, at the longest until then.
+    pub(super) waits_for_host_until: Option<Instant>,
+    /// The flow table is swept once every worker has the tables of this version: until then a worker may still choose a
+    /// backend that was removed.
+    pub(super) sweep_after: Option<u64>,
+    /// The address of each family at which external frontends have aliases, as the compiler knows them.
+    alias_addresses: [Option<IpAddr>; 2],
+    /// The differences of the last look, so that each is logged once.
+    known_differences: BTreeSet<String>,
+}
+
+/// The host's side of the tables.
+pub(super) struct HostTables {
+    pub(super) host: HostTable,
+    pub(super) masquerade: Masquerade,
+}
+
+impl Publication {
+    pub(super) fn new(config: NodeConfig) -> Self {
+        Self {
+            compiler: Compiler::new(config),
+            synced_at: Instant::now(),
+            published_at: Instant::now(),
+            has_published: false,
+            is_changed: true,
+            waits_for_host_until: None,
+            sweep_after: None,
+            alias_addresses: [None; 2],
+            known_differences: BTreeSet::new(),
+        }
+    }
+
+    /// Gives the compiler the changed objects and the host's side of the tables.
+    pub(super) fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes, tables: HostTables) {
+        self.compiler.apply_changes(cluster, changes);
+        self.compiler.set_host_port(tables.host);
+        self.compiler.set_masquerade(tables.masquerade);
+        self.is_changed |= !changes.is_empty();
+    }
+
+    /// Gives the compiler the changed aliases of external frontends; all of them if their addresses have changed.
+    pub(super) fn set_external_aliases(
+        &mut self,
+        cluster: &Cluster,
+        pod_ranges: &[IpNet],
+        aliases: &ExternalAliases,
+        changed: Vec<(ExternalFrontend, Option<u16>)>,
+    ) {
+        let at = pod_range::external_alias_addresses(pod_ranges);
+        let changed: Vec<(ExternalFrontend, Option<u16>)> = if at == self.alias_addresses {
+            changed
+        } else {
+            self.alias_addresses = at;
+            let all = aliases.all().iter().map(|(frontend, port)| (*frontend, Some(*port)));
+            let removed = changed.into_iter().filter(|(_, port)| port.is_none());
+            removed.chain(all).collect()
+        };
+        let keys = changed.into_iter().map(|(frontend, port)| {
+            let key = |ip: IpAddr, port| FrontendKey {
+                ip: ip.into(),
+                proto: Proto(frontend.protocol.number()),
+                port,
+            };
+            let at = external_aliases::of_family(at, frontend.ip);
+            (
+                key(frontend.ip, frontend.port),
+                at.zip(port).map(|(at, port)| key(at, port)),
+            )
+        });
+        self.compiler.set_aliases(cluster, keys);
+    }
+
+    /// Makes the next tables wait for the host port.
+    pub(super) fn wait_for_host(&mut self) {
+        self.waits_for_host_until
+            .get_or_insert_with(|| Instant::now() + WAIT_FOR_HOST);
+    }
+
+    /// Compiles what has changed.
+    pub(super) fn build(&mut self) -> BuildResult {
+        self.is_changed = false;
+        self.waits_for_host_until = None;
+        self.compiler.rebuild()
+    }
+
+    /// Logs, once each, pods whose status names other addresses than their attachments have.
+    pub(super) fn log_differences(&mut self) {
+        let shown = |ips: &BTreeSet<Ip>| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let now: BTreeSet<String> = self
+            .compiler
+            .address_differences()
+            .into_iter()
+            .map(|d| {
+                format!(
+                    "pod {}: attached with {}, its status says {}",
+                    d.pod,
+                    shown(&d.attached),
+                    shown(&d.status)
+                )
+            })
+            .collect();
+        for new in now.difference(&self.known_differences) {
+            tracing::warn!("{new}; the attachment's addresses count");
+        }
+        self.known_differences = now;
+    }
+}
+
+/// Converts ids of nodes to the compiler's form.
+pub(super) fn node_ids(kept: &BTreeMap<String, u16>) -> BTreeMap<Arc<str>, NodeId> {
+    kept.iter()
+        .map(|(name, id)| (Arc::from(name.as_str()), NodeId(*id)))
+        .collect()
+}
+
+pub(super) fn prefix(range: IpNet) -> Prefix {
+    Prefix::new(Ip::from(range.network()), range.prefix_len())
+}
