@@ -34,7 +34,7 @@ const BURST: usize = 32;
 const SIZES: [(&str, u32); 3] = [("1k rules", 1_000), ("10k rules", 10_000), ("100k rules", 100_000)];
 /// Queries in rotation.
 const QUERIES: usize = 1 << 16;
-/// Of which so many are asked of the naive search.
+/// The number of queries that the naive search answers too.
 const SAMPLE: usize = 2_000;
 /// Rules of one policy.
 const EACH: usize = 1_000;
@@ -286,7 +286,7 @@ impl World {
     }
 }
 
-/// What a worker asks about a burst of first packets: who they are from, and what policy says.
+/// Looks up a burst of first packets as a worker does: the identities of their sources, then the verdicts.
 fn ask(snapshot: &Snapshot, endpoint: &Endpoint, queries: &[Query; BURST]) -> [PolicyVerdict; BURST] {
     let mut peers = [AddressInfo::default(); BURST];
     snapshot.addresses(&queries.map(|query| query.from), &mut peers);

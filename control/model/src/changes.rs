@@ -73,7 +73,7 @@ pub struct Changes {
     /// Objects in the order in which they changed. After [`extend`](Changes::extend) the same object may come twice;
     /// the later `before` is then the earlier `after`.
     ///
-    /// Pods that exchanged their addresses change together. So a table of addresses must first remove those of every
+    /// Pods that exchanged their addresses change together. So a table of addresses must first remove the addresses of every
     /// `before`, or look the holder up with [`Cluster::pod_at`](crate::Cluster::pod_at).
     pub objects: Vec<Change>,
     /// The list of rejections changed.

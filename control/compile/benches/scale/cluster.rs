@@ -39,7 +39,7 @@ impl Size {
         self.pods / self.local()
     }
 
-    /// Whether a pod is this node's.
+    /// Returns true if a pod is this node's.
     pub const fn is_local(self, pod: u32) -> bool {
         pod.is_multiple_of(self.stride()) && pod / self.stride() < self.local()
     }
@@ -86,7 +86,7 @@ pub fn namespace(id: u32, team: u32) -> Namespace {
     }
 }
 
-/// A pod of a deployment, as a source hands it over: it shares nothing with others.
+/// Returns a pod of a Deployment, as a source reports it: it shares no value with others.
 pub fn pod(size: Size, id: u32, app: &str) -> Pod {
     let (namespace, deployment) = (id / EACH, id / 5);
     let hash = format!("{:010x}", (u64::from(deployment) * 0x9e37_79b9) & 0xff_ffff_ffff);
@@ -129,7 +129,7 @@ pub fn tcp(first: u16, last: u16) -> PolicyPort {
     }
 }
 
-/// A policy that lets in on a port.
+/// Returns a policy that allows traffic to a port.
 pub fn policy(size: Size, id: u32, to: u16) -> NetworkPolicy {
     let namespace = if id.is_multiple_of(5) {
         size.local_namespace(id / 5)
@@ -180,7 +180,7 @@ pub fn policy(size: Size, id: u32, to: u16) -> NetworkPolicy {
     }
 }
 
-/// The number, MAC and worker of the `n`th local pod. Two workers take turns.
+/// Returns the endpoint, MAC address and worker of the `n`th local pod. Two workers alternate.
 pub const fn attached_as(n: u16) -> (EndpointId, MacAddr, WorkerId) {
     (
         EndpointId(EndpointId::FIRST_POD.0 + n),
@@ -189,7 +189,7 @@ pub const fn attached_as(n: u16) -> (EndpointId, MacAddr, WorkerId) {
     )
 }
 
-/// All objects of the cluster.
+/// Returns all objects of the cluster.
 pub fn objects(size: Size) -> impl Iterator<Item = Object> {
     let nodes = (0..908u32)
         .map(|n| (format!("node-{n:04}"), Ipv4Addr::from(0x0a00_1000 + n)))
@@ -224,7 +224,7 @@ impl World {
         }
     }
 
-    /// What the model does with objects.
+    /// Applies objects to the model, and returns the changes.
     pub fn apply(&mut self, objects: impl IntoIterator<Item = Object>) -> Changes {
         let mut all = Changes::default();
         let origin: Arc<str> = "api".into();
@@ -253,7 +253,7 @@ impl World {
         }
     }
 
-    /// A world that is built.
+    /// Returns a world with compiled tables.
     pub fn of(size: Size) -> Self {
         let mut world = Self::new();
         let changes = world.apply(objects(size));

@@ -11,7 +11,7 @@ use crate::report::{Report, cpu_time, median, millis, time};
 
 const PARTS: [&str; 3] = ["model", "taking changes in", "build"];
 
-/// What is timed: the case and the size as the report names them, and whose parts these are.
+/// A timed case: its name and size in the report, and the parts that it measures.
 pub struct Case<'a> {
     pub name: &'a str,
     pub size: &'a str,

@@ -1,4 +1,4 @@
-//! What a cluster costs the control thread, in three sizes of ten times each: the first tables, single changes, memory; when
+//! The cost of a cluster for the control thread, in three sizes of ten times each: the first tables, single changes, memory; when
 //! workers answer by a change; and which connections move when the number of endpoints does.
 //!
 //! `cargo bench -p heddle-compile --bench scale`; with `-- policy`, `-- services`, `-- visible` or `-- choice` only what has

@@ -34,7 +34,7 @@ pub const SIZES: [(&str, Size); 3] = [
     ),
 ];
 
-/// What a change must have done.
+/// The required effect of a change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Reaches {
     /// Tables differ.

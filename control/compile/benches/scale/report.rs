@@ -6,7 +6,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use rustix::time::{ClockId, clock_gettime};
 
-/// What was measured.
+/// The measurements.
 #[derive(Default)]
 pub struct Report {
     rows: Vec<(String, Vec<String>)>,

@@ -20,7 +20,7 @@ use crate::report::{Report, cpu_time, millis};
 use crate::services;
 use crate::workers::{Client, Seen, WORKERS, Workers};
 
-/// What each call took.
+/// The time of each call.
 #[derive(Default)]
 struct Times {
     work: Vec<Duration>,

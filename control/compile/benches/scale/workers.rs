@@ -36,7 +36,7 @@ impl Client {
     }
 }
 
-/// What was asked for, and when it was there.
+/// The times until a change was visible.
 pub struct Seen {
     /// Until every worker said that it has the tables.
     pub taken: Duration,

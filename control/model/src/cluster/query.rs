@@ -44,7 +44,7 @@ impl Cluster {
         }
     }
 
-    /// Returns the present rejections: first those that sources reported, then those of objects that wait for a claim.
+    /// Returns the present rejections: first the reported ones, then the ones of objects that wait for a claim.
     pub fn rejections(&self) -> impl Iterator<Item = &Rejection> {
         let mut waiting: Vec<_> = self.claims.rejections().collect();
         waiting.sort_by(|a, b| (&a.subject, &a.origin).cmp(&(&b.subject, &b.origin)));
