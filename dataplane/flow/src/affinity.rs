@@ -1,9 +1,9 @@
 //! Where clients of Services with session affinity went last.
 //!
 //! A second use of what the flow table is made of: lines of atomic words, each under a sequence lock, read without a lock
-//! by all workers. An entry is one line; a client and a Service lead to a set of lines, of which a new entry takes its own,
-//! an empty one, or else the one that was used longest ago. So the table is bounded, and a client that it forgot is chosen
-//! for anew.
+//! by all workers. An entry is one line; a client and a Service lead to a set of lines, and a new entry takes its own
+//! line, an empty one, or else the one that was used longest ago. So the table is bounded, and the next connection of a
+//! client that it forgot gets a new choice.
 //!
 //! It lies behind the records of the flow table, in its file: so clients stay with their backends over a restart. An entry that
 //! a killed process was writing is forgotten by the takeover.

@@ -58,7 +58,7 @@ impl Entry {
     }
 }
 
-/// What a first bucket says about a tag, in half a word: the lower half of the entry that has it, or one of these.
+/// The result of probing one bucket for a tag, in half a word: the lower half of the entry that has it, or one of these.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProbeResult(u32);
 
@@ -122,7 +122,7 @@ impl<'a> Bucket<'a> {
             .filter_map(|p| Entry::from_word(p.load(Ordering::Acquire)))
     }
 
-    /// What this bucket alone says, in one pass without a branch: where a burst spends its time.
+    /// Probes this bucket alone, in one branch-free pass: a burst spends most of its time here.
     #[inline(always)]
     pub(crate) fn probe(&self, tag: u32) -> ProbeResult {
         let (place, head) = word_with_tag(self.0, tag);
@@ -189,7 +189,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// What the overflow bucket behind a first one says alone: of an entry that is not in it, nothing.
+    /// Probes the overflow bucket behind a first one. [`ProbeResult::SEARCH`] if the entry is not in it.
     pub(crate) fn probe_overflow(&self, bucket: u32, tag: u32) -> ProbeResult {
         let next = self.bucket(bucket).next().and_then(|n| self.overflow(n));
         match next.map_or(ProbeResult::SEARCH, |next| next.probe(tag)) {

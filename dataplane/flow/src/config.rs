@@ -1,9 +1,9 @@
-//! What a table is made with.
+//! The configuration of a flow table.
 
 use crate::layout::{Geometry, MAX_CAPACITY, MIN_CAPACITY};
 use crate::state::Timeouts;
 
-/// What a table is made with.
+/// The configuration of a flow table.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Connections that fit, both directions included: 240 B each, fixed for the life of the table.
@@ -14,10 +14,10 @@ pub struct Config {
     pub affinities: u32,
     /// When silent connections expire.
     pub timeouts: Timeouts,
-    /// Whether the table may lie on pages of 2 MiB where the kernel gives some: they cost lookups in a large table fewer
+    /// Allows pages of 2 MiB for the table where the kernel gives some: they cost lookups in a large table fewer
     /// address translations.
     pub huge_pages: bool,
-    /// What the key of the hash is made from; `None`: it is random. For replay and tests, which have to be repeatable: any
+    /// The input of the hash's key; `None`: the key is random. For replay and tests, which have to be repeatable: any
     /// words will do, zeroes too.
     pub seed: Option<[u64; 8]>,
 }

@@ -1,5 +1,4 @@
-//! What the words of a record mean, to those who have loaded them; the record itself, and who may write it when, is
-//! in [`crate::record`].
+//! The encoding of a record's words. [`crate::record`] has the record itself and the rules for writing it.
 
 use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::checksum::Delta;
@@ -10,7 +9,7 @@ use crate::hash::{ip_from_words, ip_words};
 use crate::state::ConnState;
 use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Millis, Origin, Rewrite};
 
-/// The word of a direction, after those of its addresses, that has ports, origin and protocol, ...
+/// The word of a direction, behind its addresses, that has ports, origin and protocol, ...
 pub(crate) const PORTS: usize = 4;
 /// ... and the one that has deltas and egress.
 pub(crate) const LEAVING: usize = 5;
@@ -42,7 +41,7 @@ impl DirectionWords {
         Some(self.view(direction, conn, last_seen))
     }
 
-    /// What words say that this crate wrote. Without a branch: which direction it is, nobody can foretell.
+    /// Decodes words that this crate wrote. Branch-free, because the direction is unpredictable.
     #[inline(always)]
     pub(crate) fn view(&self, direction: usize, conn: ConnState, last_seen: Millis) -> FlowView {
         let second = 16 * (direction & 1) as u32;

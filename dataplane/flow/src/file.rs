@@ -5,7 +5,7 @@
 //! | 0    | 0    | magic, written last |
 //! | 0    | 1    | layout version |
 //! | 0    | 2    | capacity; upper half: sets of affinities |
-//! | 0    | 3    | start number |
+//! | 0    | 3    | epoch |
 //! | 0    | 4    | when the table was made |
 //! | 0    | 5, 6 | boot id of the machine |
 //! | 0    | 7    | 1 while a takeover rebuilds the index |
@@ -82,7 +82,7 @@ pub enum OpenError {
     Open {
         /// The file.
         path: PathBuf,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
     /// Another process uses it.
@@ -96,9 +96,9 @@ pub enum OpenError {
     NoRoom {
         /// The file.
         path: PathBuf,
-        /// What it takes.
+        /// The size of the table's file.
         bytes: usize,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
     /// It cannot be mapped.
@@ -106,9 +106,9 @@ pub enum OpenError {
     Map {
         /// The file.
         path: PathBuf,
-        /// What it takes.
+        /// The size of the table's file.
         bytes: usize,
-        /// What the kernel says.
+        /// The kernel's error.
         source: io::Error,
     },
 }
@@ -119,7 +119,7 @@ pub enum Fresh {
     /// There was no file.
     #[error("there was no table")]
     NoFile,
-    /// The file was none of ours, or one that was never finished.
+    /// The file is no flow table, or one that was never completed.
     #[error("the file was no complete table")]
     Damaged,
     /// Another version of heddle wrote it.
@@ -139,14 +139,14 @@ pub enum Fresh {
     Boot,
 }
 
-/// What became of the table that was found.
+/// The result of opening a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Takeover {
     /// Why the table begins empty; `None`: it was taken over.
     pub fresh: Option<Fresh>,
     /// When this table was made: adoption is counted from here.
     pub fresh_since: Millis,
-    /// The number of this start.
+    /// The epoch of this start.
     pub epoch: Epoch,
     /// Connections that go on.
     pub entries_kept: u32,
@@ -159,7 +159,7 @@ pub struct Takeover {
 impl FlowTable {
     /// Opens the table in the file at `path`, or makes it. The file stays locked until the table is dropped.
     ///
-    /// What was found is taken over: connections stay with their translation but are stale, since their start number is
+    /// A table that is found is taken over: connections stay with their translation but are stale, since their epoch is
     /// old; half-written ones go. `now` and `boot` are of the clock that all times of this table are of.
     ///
     /// # Errors
@@ -263,7 +263,7 @@ impl FlowTable {
     }
 }
 
-/// What a configuration has chosen of the layout, in one word.
+/// Returns the configured sizes in one word.
 fn sizes(geometry: &Geometry) -> u64 {
     u64::from(geometry.capacity) | u64::from(geometry.affinity_sets) << 32
 }

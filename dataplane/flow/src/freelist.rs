@@ -4,7 +4,7 @@
 //!
 //! The head is a tag and the number plus one. A pop reads the link of the top and then swaps the head if it is unchanged;
 //! the tag, raised by every pop, tells a head that was popped and pushed again in between. A push publishes the
-//! link with Release, a pop takes it with Acquire; what the former owner wrote is thereby seen by the next one.
+//! link with Release, a pop takes it with Acquire; the next owner thereby sees what the previous one wrote.
 
 use crate::mmap::Line;
 use crate::sync::{AtomicU64, Ordering, relax};

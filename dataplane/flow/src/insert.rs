@@ -58,7 +58,7 @@ struct UnlinkedRecord<'a> {
     incarnation: u32,
 }
 
-/// What keeps an insert from being done, for now or for good.
+/// An obstacle to an insert, temporary or final.
 #[derive(Clone, Copy)]
 enum Obstacle {
     Expired(SlotId),
@@ -69,7 +69,7 @@ enum Obstacle {
 impl FlowTable {
     /// Inserts both directions of a connection, or neither. Returns the slots of the forward and the reverse one.
     ///
-    /// The connection's endpoints and generations are those of `forward`; `reverse` is delivered with them swapped. The
+    /// The connection has `forward`'s endpoints and generations; hits of `reverse` return them swapped. The
     /// quota that it uses is that of the opener: of `forward`'s first endpoint, or of its second if `forward` is the reply.
     /// A tuple is in the table once, whatever its origin.
     ///
@@ -208,7 +208,7 @@ impl FlowTable {
         Ok(())
     }
 
-    /// Whether the tuples are in the table already; their buckets are locked.
+    /// Returns an error if a tuple is in the table already. The buckets are locked.
     #[cold]
     fn check_duplicates(
         &self,

@@ -34,7 +34,7 @@ impl FlowTable {
     }
 }
 
-/// What a record holds, if it is a live connection.
+/// Returns the connection in a record, if it is live.
 fn connection(number: u32, record: &Record<'_>) -> Option<Connection> {
     if !record.conn_state().1.is_live() {
         return None;

@@ -5,10 +5,10 @@
 //! it touches. Each connection is one record of three cache lines that serves both directions, found by a bucket line.
 //! The table may live in a mapped file that the next start of the agent takes over ([`FlowTable::open`]).
 //!
-//! A hit is read and delivered by vector loads where the processor has them (`vector`); the model checker sees their twins.
+//! A hit is read by vector loads where the processor has them (`simd`); the model checker sees their twins.
 //!
-//! What it does not do: judge. Whether an entry is stale is told by its generations and start number, whether a SYN may
-//! hit it by [`FlowView::admits_syn`]; what follows is the engine's. It never evicts a live connection, never reads a clock
+//! It does not judge. An entry's generations and epoch show whether it is stale, and [`FlowView::admits_syn`] whether a
+//! SYN may hit it; the engine acts on both. It never evicts a live connection, never reads a clock
 //! and never allocates after it was made.
 //!
 //! # Layout
@@ -16,7 +16,7 @@
 //! `header | buckets | overflow buckets | records | affinities`, all in 64-byte lines of atomic words.
 //! A bucket holds seven entries of tag and record number; one that is full continues in an overflow bucket.
 //! A connection costs 192 B of record, 43 B of buckets (three entries expected in a full table) and 5 B of overflow buckets.
-//! Per-endpoint counts and the other statistics are not in the file; a takeover counts anew.
+//! Per-endpoint counts and the other statistics are not in the file; a takeover recounts the endpoints' connections.
 
 mod affinity;
 mod bucket;

@@ -98,7 +98,7 @@ impl FlowTable {
         })
     }
 
-    /// What stands at `entry`, if it is live and is meant.
+    /// Returns the connection behind `entry`, if it is live and has the wanted key.
     #[inline(always)]
     pub(crate) fn hit_at(&self, record: Record<'_>, entry: Entry, wanted: &KeyWords, now: Millis) -> Option<Hit> {
         let direction = entry.direction();

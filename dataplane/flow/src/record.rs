@@ -7,7 +7,7 @@
 //! | 3, 4  | direction 0: destination address |
 //! | 5     | direction 0: source port, destination port, origin, protocol |
 //! | 6     | direction 0: checksum deltas l3, l4, egress |
-//! | 7     | flags of 0 and 1, start number |
+//! | 7     | flags of 0 and 1, epoch |
 //! | 8..14 | direction 1: as words 1 to 6 |
 //! | 14    | endpoints of direction 0, MSS clamps of 0 and 1 |
 //! | 15    | generations of these endpoints |
@@ -27,7 +27,7 @@
 //! again: so a reader gets the incarnation that goes with the words, and a change of state by a late worker fails if the record has another tenant by now. Time and counts are plain
 //! stores, so a worker that was stopped in the middle of a touch may still write them when the record has a new tenant. They
 //! carry their incarnation for that: what a late worker wrote shows as another tenant's, is read as "nothing since the
-//! insert", and the next packet begins anew. So the new tenant can lose what was noted before the late store, which is what
+//! insert", and the next packet restarts from there. So the new tenant can lose what was noted before the late store, which is what
 //! happened within one touch of another worker, and never gets a time or count that is not its own. (A count's eight bits of
 //! incarnation take a worker for current that was stopped for exactly a multiple of 256 tenants.)
 
@@ -69,7 +69,7 @@ const DIRECTION: [usize; 2] = [1, 8];
 /// DirectionWords of a direction.
 const DIRECTION_WORDS: usize = 6;
 
-/// What a route of a connection consists of; see `FlowTable::reroute`. Index 0 is the direction of the slot that is named.
+/// A connection's route; see `FlowTable::reroute`. Index 0 is the direction of the slot that is named.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
     /// Where each direction's packets go.
@@ -284,7 +284,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Whether a writer was at it; for takeover.
+    /// Returns whether a writer died in the middle of it; for takeover.
     pub(crate) fn is_torn(&self) -> bool {
         self.sequence().is_odd()
     }
@@ -311,7 +311,7 @@ impl<'a> Record<'a> {
         Millis(self.word(INSERTED).load(Ordering::Relaxed))
     }
 
-    /// What this tenant has counted.
+    /// Returns the counters of this tenant.
     pub(crate) fn counters(&self, incarnation: u32, direction: usize) -> Counters {
         Counters {
             packets: count(self.word(PACKETS + (direction & 1)), incarnation),

@@ -16,7 +16,7 @@ use crate::sync::{AtomicU64, Ordering, fence, relax};
 pub(crate) struct Sequence<'a>(pub(crate) &'a AtomicU64);
 
 impl<'a> Sequence<'a> {
-    /// What `load` loads, all of it between two writers. Waits for a writer; no writer waits while it writes.
+    /// Returns the result of `load`, loaded entirely between two writers. Waits for a writer; no writer waits while it writes.
     #[inline]
     pub(crate) fn read<T>(&self, load: impl Fn() -> T) -> T {
         let mut round = 0;
@@ -37,7 +37,7 @@ impl<'a> Sequence<'a> {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Whether what was loaded since `before` is whole.
+    /// Returns whether no writer was active since `before`.
     #[inline(always)]
     pub(crate) fn is_unchanged(&self, before: u64) -> bool {
         fence(Ordering::Acquire);
@@ -63,7 +63,7 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Whether a writer died at it.
+    /// Returns whether a writer died in the middle of a write.
     pub(crate) fn is_odd(&self) -> bool {
         self.0.load(Ordering::Relaxed) & 1 == 1
     }

@@ -42,11 +42,11 @@ mod vectors {
     /// Both words, as they stand in memory.
     #[inline(always)]
     pub(crate) fn load_pair(words: &[AtomicU64; 2]) -> [u8; 16] {
-        // SAFETY: both are sixteen bytes of which any are valid.
+        // SAFETY: both are sixteen bytes, and any sixteen bytes are valid.
         unsafe { std::mem::transmute::<__m128i, [u8; 16]>(load(words)) }
     }
 
-    /// Whether two pairs of words are these.
+    /// Returns whether two pairs of words equal `wanted`.
     #[inline(always)]
     pub(crate) fn pairs_equal(pairs: [&[AtomicU64; 2]; 2], wanted: [&[u8; 16]; 2]) -> bool {
         let [a, b] = pairs.map(load);
@@ -96,7 +96,7 @@ mod scalar {
         bytes
     }
 
-    /// Whether two pairs of words are these.
+    /// Returns whether two pairs of words equal `wanted`.
     pub(crate) fn pairs_equal(pairs: [&[AtomicU64; 2]; 2], wanted: [&[u8; 16]; 2]) -> bool {
         pairs.map(load_pair) == wanted.map(|bytes| *bytes)
     }

@@ -9,7 +9,7 @@ use heddle_wire::{Proto, TcpFlags};
 
 use crate::types::{FlowFlags, FlowState, Millis};
 
-/// How long a connection may be silent before its entry expires. The defaults are those of Linux conntrack
+/// How long a connection may be silent before its entry expires. The defaults are the ones of Linux conntrack
 /// (`Documentation/networking/nf_conntrack-sysctl.rst`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
@@ -208,7 +208,7 @@ impl ConnState {
         }
     }
 
-    /// Whether a connection with this life, last seen then, has expired.
+    /// Returns whether a connection in this state, last seen then, has expired.
     #[inline]
     pub(crate) const fn is_expired(self, limits: &Limits, last_seen: Millis, now: Millis) -> bool {
         // Neither can overflow: a time has 40 bits, a limit 60.

@@ -26,7 +26,7 @@ pub struct Connection {
     pub slot: SlotId,
     /// The keys of the forward and the reverse direction.
     pub keys: [FlowKey; 2],
-    /// What is known of both.
+    /// The views of both.
     pub views: [FlowView; 2],
     /// Packets and bytes of both.
     pub counters: [Counters; 2],
@@ -77,7 +77,7 @@ impl FlowTable {
         self.lock = Some(file);
     }
 
-    /// The number of this start; an entry of another is stale.
+    /// Returns the epoch of this start; an entry of another epoch is stale.
     #[must_use]
     pub fn epoch(&self) -> Epoch {
         self.epoch

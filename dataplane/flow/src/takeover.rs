@@ -2,7 +2,7 @@
 //!
 //! Nobody else uses the table yet. What a killed process may leave: a locked bucket, a record with an odd sequence, a record
 //! that is linked by one direction or none, a bucket entry whose record is gone, a record or overflow bucket that
-//! is in no chain and no free list. So the index and the free lists are made anew from the records that are whole; this
+//! is in no chain and no free list. So the index and the free lists are rebuilt from the records that are whole; this
 //! takes back everything else. A takeover that is killed itself is repeated by the next.
 
 use crate::bucket::{Bucket, Entry};
@@ -12,7 +12,7 @@ use crate::record::Record;
 use crate::sync::Ordering;
 use crate::table::FlowTable;
 
-/// What a repair found.
+/// The result of a repair.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Repaired {
     pub(crate) kept: u32,
@@ -20,7 +20,7 @@ pub(crate) struct Repaired {
     pub(crate) orphans: u32,
 }
 
-/// What a record holds.
+/// The state of a record that a repair finds.
 enum RecordState {
     Whole,
     Free,
@@ -29,7 +29,7 @@ enum RecordState {
 }
 
 impl FlowTable {
-    /// Makes index, free lists and counts anew from the records that are whole.
+    /// Rebuilds index, free lists and counts from the records that are whole.
     pub(crate) fn repair(&self) -> Repaired {
         let rebuilding = &self.line(header::FIXED).0[REBUILDING];
         // If the last takeover was killed in the middle of this, the index says nothing, and the records were sorted out.

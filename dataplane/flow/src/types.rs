@@ -1,4 +1,4 @@
-//! What a caller says to the table and what it gets back: keys, rewrites, entries. Plain data, no table.
+//! The types of the table's interface: keys, rewrites, entries. Plain data, no table.
 
 use std::fmt;
 
@@ -144,7 +144,7 @@ impl fmt::Debug for Origin {
     }
 }
 
-/// What identifies one direction of a connection: its tuple as it arrives, its protocol, and where it arrives.
+/// The key of one direction of a connection: its tuple as it arrives, its protocol, and where it arrives.
 ///
 /// Protocols without ports have zeroes for them. An ICMP echo request has its identifier as `sport` and 0 as `dport`, an
 /// echo reply 0 as `sport` and the identifier as `dport`, as the parser gives them: so the key of the reply is the key of the
@@ -172,13 +172,13 @@ impl FlowKey {
     }
 }
 
-/// What a packet of this direction looks like when it leaves, and the checksum differences that make it so: what
-/// [`heddle_wire::rewrite::translate`] takes.
+/// The compiled header change of one direction: the tuple that packets leave with and the checksum differences, as
+/// [`heddle_wire::rewrite::translate`] takes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rewrite {
     /// The tuple that it leaves with.
     pub to: Tuple,
-    /// What changes in its checksums.
+    /// The differences of its checksums.
     pub deltas: Deltas,
 }
 
@@ -285,17 +285,17 @@ bitflags! {
 pub struct NewFlow {
     /// Its key.
     pub key: FlowKey,
-    /// What it becomes.
+    /// Its rewrite.
     pub rewrite: Rewrite,
     /// Where it goes.
     pub egress: Egress,
-    /// The endpoints that it comes from and goes to. The table takes those of the forward direction for both.
+    /// The endpoints that it comes from and goes to. The table uses the forward direction's for both.
     pub endpoints: [EndpointId; 2],
     /// Their generations when it was evaluated.
     pub generations: [Generation; 2],
     /// The MSS that a SYN or SYN-ACK may carry at most; 0: not clamped.
     pub mss_clamp: u16,
-    /// What else is known.
+    /// Further facts about it.
     pub flags: FlowFlags,
 }
 
@@ -358,7 +358,7 @@ impl fmt::Debug for SlotId {
 /// One direction of a connection as it stood at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowView {
-    /// What its packets become.
+    /// The rewrite of its packets.
     pub rewrite: Rewrite,
     /// Where its packets have to come in; differs from the asked one only after `find_tuple`.
     pub origin: Origin,
@@ -372,7 +372,7 @@ pub struct FlowView {
     pub epoch: Epoch,
     /// The MSS that a SYN or SYN-ACK of this direction may carry at most; 0: not clamped.
     pub mss_clamp: u16,
-    /// What the caller noted.
+    /// The flags that the caller inserted.
     pub flags: FlowFlags,
     /// How far the connection has come.
     pub state: FlowState,
@@ -381,13 +381,13 @@ pub struct FlowView {
 }
 
 impl FlowView {
-    /// Whether the entry was evaluated in start `start` and under these generations of [`Self::endpoints`].
+    /// Returns whether the entry was evaluated in `epoch` and under these generations of [`Self::endpoints`].
     #[must_use]
     pub fn is_current(&self, epoch: Epoch, generations: [Generation; 2]) -> bool {
         self.epoch == epoch && self.generations == generations
     }
 
-    /// Whether a SYN without ACK may be taken as a packet of this connection.
+    /// Returns whether a SYN without ACK may be a packet of this connection.
     ///
     /// Not from the side that did not open it, not on an adopted and not on a closed entry: such a SYN is a new
     /// connection in its own direction and has to be judged as one. (A SYN of the opener on a live entry is a

@@ -3,7 +3,7 @@
 //!
 //! A [`FrameStore`] is the memory: frames of one size, and what is known of each (range, next frame, holder). A [`Frame`]
 //! is the unique handle of one. Free frames are in the [`SharedPool`] and in each worker's [`WorkerPool`]; a [`Packet`] is
-//! a head frame and, seldom, a chain of further ones. A [`Port`] receives and sends packets; the frames in its rings are
+//! a head frame and, rarely, a chain of further frames. A [`Port`] receives and sends packets; the frames in its rings are
 //! its own by the store's ledger ([`Holder`]), so that they are found again when it is closed.
 
 mod budget;

@@ -1,4 +1,4 @@
-//! A packet: a head frame and, seldom, a chain of further frames.
+//! A packet: a head frame and, rarely, a chain of further frames.
 //!
 //! Stages look at the head only; what follows is counted, sent and freed with it.
 
@@ -60,7 +60,7 @@ impl Packet {
         self.len
     }
 
-    /// Whether there is not a single byte.
+    /// Returns whether the packet has no byte.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0

@@ -39,7 +39,7 @@ pub enum CaptureError {
         /// Its length on the wire.
         len: u32,
     },
-    /// What was sent cannot be written down.
+    /// The sent packets cannot be written.
     #[error("writing a capture: {0}")]
     Write(PcapError),
 }

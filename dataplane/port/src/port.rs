@@ -1,4 +1,4 @@
-//! What the engine asks of a port, wherever its packets come from.
+//! The port trait: what the engine needs of a port, wherever its packets come from.
 
 use std::os::fd::BorrowedFd;
 
@@ -36,14 +36,14 @@ pub trait Port {
     /// is nothing new.
     fn flush(&mut self, pool: &mut WorkerPool);
 
-    /// Whether something that was taken has not been sent yet, because the kernel would not take it. A worker with such a
+    /// Returns whether packets that were taken have not been sent yet, because the kernel would not take it. A worker with such a
     /// port must not sleep for long: nothing wakes it when there is room again. False when the device is down or gone.
     fn unsent(&self) -> bool;
 
-    /// What a sleeping worker waits on until there is something to receive; `None` if there is no such thing.
+    /// Returns the descriptor that a sleeping worker waits on; `None` if the port has none.
     fn wait_fd(&self) -> Option<BorrowedFd<'_>>;
 
-    /// What the port has done so far and has now. May cost a system call: not for each burst.
+    /// Returns the port's counters and levels. May cost a system call: do not call it for each burst.
     fn stats(&self) -> PortStats;
 }
 
@@ -93,7 +93,7 @@ pub struct PortStats {
     pub tx_pending: u32,
     /// Frames that the port holds in all, by its own count.
     pub held: u32,
-    /// What the kernel counted, if the port is the kernel's.
+    /// The kernel's counters, if the port is an AF_XDP socket.
     pub kernel: Option<KernelStats>,
 }
 

@@ -62,7 +62,7 @@ impl SharedPool {
         &self.0.store
     }
 
-    /// What is set aside for ports.
+    /// The frames reserved for ports.
     #[must_use]
     pub fn budget(&self) -> &FillBudget {
         &self.0.budget

@@ -27,7 +27,7 @@ pub(crate) const NIL: u32 = u32::MAX;
 /// Bytes before a received packet, as the kernel leaves them (XDP_PACKET_HEADROOM): room for an outer header.
 pub const HEADROOM: u32 = 256;
 
-/// What is known of one frame. 16 bytes, so that a cache line holds four frames.
+/// The state of one frame. 16 bytes, so that a cache line holds four frames.
 struct Side {
     /// Offset of the first byte in the frame (upper half) and number of bytes (lower half).
     range: AtomicU32,

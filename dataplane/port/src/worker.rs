@@ -34,13 +34,13 @@ impl WorkerPool {
         }
     }
 
-    /// The worker's number.
+    /// Returns the worker.
     #[must_use]
     pub fn worker(&self) -> WorkerId {
         self.id
     }
 
-    /// Whose hands a frame is in that this pool gave away.
+    /// Returns the holder of frames that this pool gave out.
     #[must_use]
     pub fn holder(&self) -> Holder {
         Holder::Worker(self.id)
@@ -64,19 +64,19 @@ impl WorkerPool {
         &self.shared
     }
 
-    /// Frames at hand.
+    /// Returns the number of frames in the pool.
     #[must_use]
     pub fn len(&self) -> usize {
         self.stack.len()
     }
 
-    /// Whether no frame is at hand.
+    /// Returns whether the pool has no frame.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.stack.is_empty()
     }
 
-    /// A frame, if this pool or the shared one has any to give. Its range and bytes are those of its last use.
+    /// Returns a frame if this pool or the shared one has any. Its range and bytes are left from its last use.
     #[must_use]
     pub fn alloc(&mut self) -> Option<Frame> {
         if self.stack.is_empty() {

@@ -19,9 +19,9 @@ pub enum PolicyKind {
 /// The tier of a cluster administrator's policy: before network policies or after them.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum PolicyTier {
-    /// PolicySource before network policies.
+    /// Evaluated before network policies.
     Admin,
-    /// PolicySource after them.
+    /// Evaluated after network policies.
     Baseline,
 }
 
