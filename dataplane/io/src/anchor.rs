@@ -11,9 +11,12 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-use crate::error::XdpError;
-use crate::netlink;
+use heddle_linux::{Link, LinuxError, Netlink, VethPair, link_index};
 
+use crate::error::XdpError;
+
+/// The MTU of a private veth pair; the kernel's default for Ethernet devices.
+const ETHERNET_MTU: u32 = 1500;
 /// Anchors that are looked for in a namespace. One agent runs in each, a second one only while it takes over.
 const MOST: u32 = 16;
 
@@ -21,7 +24,7 @@ const MOST: u32 = 16;
 #[derive(Debug)]
 pub(crate) struct Anchor {
     name: String,
-    index: u32,
+    device: Link,
     /// Lasts as long as the anchor does.
     _mark: UnixDatagram,
 }
@@ -43,14 +46,21 @@ impl Anchor {
     /// Removes what crashed agents left in this network namespace, and makes an anchor.
     pub(crate) fn new() -> Result<Self, XdpError> {
         let failed = |what: &'static str| move |error: io::Error| XdpError::kernel(what, error);
+        let refused = |what: &'static str| move |error: LinuxError| XdpError::kernel(what, error.source);
+        let netlink = Netlink::open().map_err(refused("open a netlink socket"))?;
         let mut free = None;
         for number in 0..MOST {
             let Some(mark) = mark(number).map_err(failed("mark the anchor device"))? else {
                 continue;
             };
-            if let Some(index) = netlink::index_of(&name(number)) {
-                tracing::info!(device = name(number), "removing the anchor that an earlier agent left");
-                netlink::delete(index).map_err(failed("delete an earlier agent's anchor device"))?;
+            let leftover = netlink
+                .link(&name(number))
+                .map_err(refused("look for an earlier agent's anchor device"))?;
+            if let Some(leftover) = leftover {
+                tracing::info!(device = leftover.name, "removing the anchor that an earlier agent left");
+                netlink
+                    .delete_link(&leftover)
+                    .map_err(refused("delete an earlier agent's anchor device"))?;
             }
             free.get_or_insert((number, mark));
         }
@@ -61,12 +71,10 @@ impl Anchor {
             ));
         };
         let name = name(number);
-        netlink::add_veth(&name, &format!("{name}p")).map_err(failed("make the anchor's veth pair"))?;
-        let index = netlink::index_of(&name)
-            .ok_or_else(|| XdpError::kernel("find the anchor device", io::Error::from_raw_os_error(libc::ENODEV)))?;
+        let device = add_veth(&netlink, &name, &format!("{name}p")).map_err(refused("make the anchor's veth pair"))?;
         Ok(Self {
             name,
-            index,
+            device,
             _mark: mark,
         })
     }
@@ -75,18 +83,40 @@ impl Anchor {
         &self.name
     }
 
-    /// Whether the device is still there.
-    pub(crate) fn exists(&self) -> bool {
-        netlink::index_of(&self.name) == Some(self.index)
+    /// Returns `true` if the device is known to be gone. A kernel that could not be asked is no proof.
+    pub(crate) fn is_gone(&self) -> bool {
+        link_index(&self.name).is_ok_and(|index| index != Some(self.device.index))
     }
+}
+
+/// Creates a veth pair and sets both ends up; an end cannot be set up before the other one exists. Returns the first end.
+pub(crate) fn add_veth(netlink: &Netlink, name: &str, peer: &str) -> Result<Link, LinuxError> {
+    netlink.add_veth(&VethPair {
+        name,
+        peer,
+        queues: 1,
+        mtu: ETHERNET_MTU,
+        peer_netns: None,
+        peer_mac: None,
+    })?;
+    let end = |name: &str| {
+        let missing = || LinuxError::step(format!("finding interface {name}"))(io::ErrorKind::NotFound.into());
+        netlink.link(name)?.ok_or_else(missing)
+    };
+    let (first, second) = (end(name)?, end(peer)?);
+    netlink.set_up(&first)?;
+    netlink.set_up(&second)?;
+    Ok(first)
 }
 
 impl Drop for Anchor {
     fn drop(&mut self) {
         // From a thread in another namespace the name is not found, and the index may be another device's.
-        if self.exists()
-            && let Err(error) = netlink::delete(self.index)
-        {
+        let deleted = || match link_index(&self.name)? {
+            Some(index) if index == self.device.index => Netlink::open()?.delete_link(&self.device),
+            _ => Ok(false),
+        };
+        if let Err(error) = deleted() {
             tracing::warn!(device = self.name, %error, "the anchor device stays behind");
         }
     }

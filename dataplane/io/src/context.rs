@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use heddle_linux::Netlink;
 use heddle_port::{AreaId, FillBudget, FrameStore, Port, PortId, SharedPool};
 use xsk_rs::Umem;
 
@@ -11,9 +12,9 @@ use crate::anchor::Anchor;
 use crate::error::XdpError;
 use crate::observe::{Observer, PortObservers};
 use crate::port::XdpPort;
+use crate::preflight;
 use crate::program::Program;
 use crate::socket::{self, Socket};
-use crate::{netlink, preflight};
 
 /// Sizes that are fixed when the context is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -149,14 +150,12 @@ impl XdpContext {
             port,
         } = open;
         let base = self.place(&ifname, ifindex, queue, port)?;
-        if netlink::index_of(&ifname) != Some(ifindex) {
-            return Err(XdpError::NoSuchDevice { ifname, ifindex });
-        }
-        // The kernel binds to a device that is down; what is wrong would only be seen by packets that do not come.
-        match netlink::is_up(&ifname) {
-            Ok(true) => {}
-            Ok(false) => return Err(XdpError::DeviceDown { ifname }),
-            Err(error) => return Err(XdpError::kernel(format!("look at {ifname}"), error)),
+        // The kernel binds to a device that is down, and then no packet arrives: such a device is refused here.
+        match Netlink::open().and_then(|netlink| netlink.link(&ifname)) {
+            Ok(Some(link)) if link.index == ifindex && link.up => {}
+            Ok(Some(link)) if link.index == ifindex => return Err(XdpError::DeviceDown { ifname }),
+            Ok(_) => return Err(XdpError::NoSuchDevice { ifname, ifindex }),
+            Err(error) => return Err(XdpError::kernel(format!("look at {ifname}"), error.source)),
         }
         if !self.store().port_opened(port) {
             return Err(XdpError::PortOpen { port });
@@ -279,12 +278,12 @@ impl XdpContext {
 
     /// A refusal to bind may be the anchor's loss.
     fn explain(&self, error: XdpError) -> XdpError {
-        if self.anchor.exists() {
-            error
-        } else {
+        if self.anchor.is_gone() {
             XdpError::AnchorLost {
                 anchor: self.anchor.name().to_owned(),
             }
+        } else {
+            error
         }
     }
 }

@@ -11,7 +11,6 @@ mod assemble;
 mod context;
 mod error;
 mod kernel;
-mod netlink;
 mod observe;
 pub mod pktgen;
 mod port;

@@ -9,11 +9,14 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use heddle_linux::netns::unshare_thread;
+use heddle_linux::{LinuxError, Netlink, link_index, sysctl};
 use heddle_port::{PacketVec, Port, PortId, WorkerId, WorkerPool};
 
+use crate::XdpPort;
+use crate::anchor::add_veth;
 use crate::context::{OpenPort, XdpConfig, XdpContext};
 use crate::error::XdpError;
-use crate::{XdpPort, netlink};
 
 /// Within which a packet comes through a veth.
 const PACKET_WITHIN: Duration = Duration::from_secs(1);
@@ -76,14 +79,17 @@ pub fn probe(within: Duration) -> Result<Duration, ProbeError> {
 }
 
 fn in_own_namespace() -> Result<(), ProbeError> {
-    // SAFETY: changes the calling thread's namespace alone, and the thread ends after this.
-    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
-        return Err(ProbeError::Namespace(io::Error::last_os_error()));
-    }
-    // Neighbour discovery would add packets of its own. A kernel without IPv6 has no such file.
-    let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
+    unshare_thread().map_err(ProbeError::Namespace)?;
+    // Neighbor discovery would add packets of its own; the probe tolerates them, so a failure does not end it.
+    let _ = sysctl::write_if_present("net/ipv6/conf/default/disable_ipv6", "1");
     let system = |what| move |source| ProbeError::System { what, source };
-    netlink::add_veth(DEVICE, PEER).map_err(system("make a veth pair"))?;
+    let refused = |error: LinuxError| ProbeError::System {
+        what: "make a veth pair",
+        source: error.source,
+    };
+    let device = Netlink::open()
+        .and_then(|netlink| add_veth(&netlink, DEVICE, PEER))
+        .map_err(refused)?;
     let mut context = XdpContext::new(XdpConfig {
         frames: 512,
         frame_size: 4096,
@@ -94,7 +100,7 @@ fn in_own_namespace() -> Result<(), ProbeError> {
     })?;
     let mut port = context.open(OpenPort {
         ifname: DEVICE.to_owned(),
-        ifindex: netlink::index_of(DEVICE).unwrap_or(0),
+        ifindex: device.index,
         queue: 0,
         port: PortId(0),
     })?;
@@ -186,7 +192,8 @@ impl Tap {
         let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         address.sll_family = libc::AF_PACKET as u16;
         address.sll_protocol = every;
-        address.sll_ifindex = netlink::index_of(name)
+        address.sll_ifindex = link_index(name)
+            .map_err(|error| error.source)?
             .and_then(|index| i32::try_from(index).ok())
             .ok_or_else(|| io::Error::from_raw_os_error(libc::ENODEV))?;
         // SAFETY: the address is valid for its length.
@@ -280,7 +287,7 @@ mod tests {
     fn it_works_here_and_leaves_nothing() {
         let took = probe(Duration::from_secs(10)).unwrap();
         assert!(took < Duration::from_secs(10));
-        assert_eq!(netlink::index_of(DEVICE), None);
+        assert_eq!(link_index(DEVICE).unwrap(), None);
     }
 
     /// Needs root, as AF_XDP does.

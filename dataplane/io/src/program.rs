@@ -4,11 +4,11 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use heddle_linux::link_index;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, PrintLevel, Xdp, XdpFlags};
 
 use crate::error::{XdpError, bpf_io};
-use crate::netlink;
 
 mod skeleton {
     #![allow(
@@ -80,7 +80,7 @@ impl Program {
                 let (kind, source, ifname) = (error.kind(), bpf_io(&error), ifname.to_owned());
                 if kind == ErrorKind::Unsupported {
                     XdpError::NoNativeXdp { ifname, source }
-                } else if netlink::index_of(&ifname) != Some(ifindex) {
+                } else if link_index(&ifname).is_ok_and(|index| index != Some(ifindex)) {
                     XdpError::NoSuchDevice { ifname, ifindex }
                 } else {
                     XdpError::kernel(format!("attach the XDP program to {ifname}"), source)

@@ -1,0 +1,142 @@
+//! Device features, by the ethtool family of generic netlink (kernel documentation, networking/ethtool-netlink.rst,
+//! section FEATURES_SET).
+
+use std::io;
+
+use netlink_packet_core::{DecodeError, DefaultNla, Emitable, NLA_F_NESTED, ParseableParametrized};
+use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
+use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
+use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
+use netlink_sys::protocols::NETLINK_GENERIC;
+use nix::libc::ENOENT;
+
+use crate::error::{LinuxError, absent_is_none};
+use crate::link::Link;
+use crate::socket::Socket;
+
+// include/uapi/linux/ethtool_netlink.h
+const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
+const ETHTOOL_A_FEATURES_HEADER: u16 = 1;
+const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
+const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
+const ETHTOOL_A_HEADER_FLAGS: u16 = 3;
+const ETHTOOL_FLAG_OMIT_REPLY: u32 = 2;
+const ETHTOOL_A_BITSET_BITS: u16 = 3;
+const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
+const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
+
+/// Switches features of a device of the calling thread's network namespace off; other features stay as they are.
+///
+/// # Errors
+/// The kernel has no ethtool netlink family, does not know a feature, or refuses.
+pub fn switch_off(link: &Link, features: &[&str]) -> Result<(), LinuxError> {
+    features_off(link, features).map_err(LinuxError::step(format!(
+        "switching {} of interface {} off",
+        features.join(", "),
+        link.name
+    )))
+}
+
+fn features_off(link: &Link, features: &[&str]) -> io::Result<()> {
+    let socket = Socket::open(NETLINK_GENERIC)?;
+    let family = family_id(&socket)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the kernel has no ethtool netlink family"))?;
+    let header = nested(
+        ETHTOOL_A_FEATURES_HEADER,
+        &[
+            DefaultNla::new(ETHTOOL_A_HEADER_DEV_INDEX, link.index.to_ne_bytes().to_vec()),
+            DefaultNla::new(ETHTOOL_A_HEADER_FLAGS, ETHTOOL_FLAG_OMIT_REPLY.to_ne_bytes().to_vec()),
+        ],
+    );
+    // A listed bit without the value flag is cleared; bits that are not listed stay.
+    let bits: Vec<DefaultNla> = features
+        .iter()
+        .map(|feature| {
+            let name = [feature.as_bytes(), &[0]].concat();
+            nested(
+                ETHTOOL_A_BITSET_BITS_BIT,
+                &[DefaultNla::new(ETHTOOL_A_BITSET_BIT_NAME, name)],
+            )
+        })
+        .collect();
+    let wanted = nested(ETHTOOL_A_FEATURES_WANTED, &[nested(ETHTOOL_A_BITSET_BITS, &bits)]);
+    let mut message = GenlMessage::from_payload(FeaturesSet(vec![header, wanted]));
+    message.set_resolved_family_id(family);
+    socket.change(message, 0)
+}
+
+/// Asks for the number of the ethtool family; `None` if the kernel has none.
+fn family_id(socket: &Socket) -> io::Result<Option<u16>> {
+    let request = GenlMessage::from_payload(GenlCtrl {
+        cmd: GenlCtrlCmd::GetFamily,
+        nlas: vec![GenlCtrlAttrs::FamilyName("ethtool".to_owned())],
+    });
+    let answer = absent_is_none(socket.get(request), &[ENOENT])?;
+    Ok(answer.and_then(|message| {
+        message.payload.nlas.iter().find_map(|attribute| {
+            if let GenlCtrlAttrs::FamilyId(id) = attribute {
+                Some(*id)
+            } else {
+                None
+            }
+        })
+    }))
+}
+
+/// Puts attributes into one.
+fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
+    let mut value = vec![0; attributes.buffer_len()];
+    attributes.emit(&mut value);
+    DefaultNla::new(kind | NLA_F_NESTED, value)
+}
+
+/// `ETHTOOL_MSG_FEATURES_SET`. It is only sent: the reply is switched off.
+#[derive(Debug, Clone)]
+struct FeaturesSet(Vec<DefaultNla>);
+
+impl GenlFamily for FeaturesSet {
+    fn family_name() -> &'static str {
+        "ethtool"
+    }
+
+    fn version(&self) -> u8 {
+        1
+    }
+
+    fn command(&self) -> u8 {
+        ETHTOOL_MSG_FEATURES_SET
+    }
+}
+
+impl Emitable for FeaturesSet {
+    fn buffer_len(&self) -> usize {
+        self.0.as_slice().buffer_len()
+    }
+
+    fn emit(&self, buffer: &mut [u8]) {
+        self.0.as_slice().emit(buffer);
+    }
+}
+
+impl ParseableParametrized<[u8], GenlHeader> for FeaturesSet {
+    fn parse_with_param(_: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
+        Ok(Self(Vec::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_padded_and_nested() {
+        let name = DefaultNla::new(ETHTOOL_A_BITSET_BIT_NAME, b"abcd\0".to_vec());
+        let bit = nested(ETHTOOL_A_BITSET_BITS_BIT, &[name]);
+        let mut bytes = vec![0; bit.buffer_len()];
+        bit.emit(&mut bytes);
+        let kind = (ETHTOOL_A_BITSET_BITS_BIT | NLA_F_NESTED).to_ne_bytes();
+        assert_eq!(bytes[..2], 16u16.to_ne_bytes());
+        assert_eq!(bytes[2..4], kind);
+        assert_eq!(&bytes[8..], b"abcd\0\0\0\0");
+    }
+}
