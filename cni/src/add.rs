@@ -5,22 +5,23 @@
 //! too.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 
+use heddle_linux::sysctl::{IpVersion, write_interface};
+use heddle_linux::{Link, LinuxError, Netlink, Netns, VethPair};
 use heddle_proto::{Client, ClientError, CniError, ErrorCode, NetnsPath, PrepareRequest, Prepared, ReadyRequest};
 
 use crate::config::NetConf;
 use crate::env::Target;
-use crate::kernel::KernelError;
-use crate::netns::Netns;
-use crate::rtnl::{Link, Rtnl, VethPair};
-use crate::{agent, pod, result, sysctl};
+use crate::kernel::{KernelError, open_netns};
+use crate::{agent, pod, result};
 
 /// Attaches the pod; gives the result as JSON.
 ///
 /// # Errors
 /// See [`ErrorCode`].
 pub async fn add(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<String, CniError> {
-    let netns = Netns::open(path)?;
+    let netns = open_netns(path)?;
     if pod::find(&netns, &target.ifname)?.is_some() {
         return Err(CniError::new(
             ErrorCode::INVALID_ENVIRONMENT,
@@ -51,7 +52,13 @@ pub async fn add(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<St
     };
     let mut made = None;
     match attach(conf, target, &netns, &prepared, &mut agent, &mut made).await {
-        Ok(host) => Ok(result::added(conf.version, &prepared, host.mac, target, path.as_str())),
+        Ok(host) => Ok(result::added(
+            conf.version,
+            &prepared,
+            host.mac.unwrap_or_default(),
+            target,
+            path.as_str(),
+        )),
         Err(error) => Err(undo(&mut agent, target, made.as_ref(), error).await),
     }
 }
@@ -109,11 +116,13 @@ async fn attach(
     made: &mut Option<Link>,
 ) -> Result<Link, CniError> {
     validate(prepared)?;
-    let rtnl = Rtnl::open()?;
+    let netlink = Netlink::open().map_err(KernelError::from)?;
     let name = prepared.host_ifname.as_str();
     // The attachment's number is this call's alone, so what bears its name is the leftover of a call that was killed.
-    match rtnl.link(name).await? {
-        Some(stale) if stale.veth => rtnl.delete(&stale).await?,
+    match netlink.link(name).map_err(KernelError::from)? {
+        Some(stale) if stale.veth => {
+            netlink.delete_link(&stale).map_err(KernelError::from)?;
+        }
         Some(_) => {
             return Err(CniError::new(
                 ErrorCode::KERNEL,
@@ -125,31 +134,32 @@ async fn attach(
     let pair = VethPair {
         name,
         peer: target.ifname.as_str(),
-        peer_netns: netns.fd(),
-        peer_mac: prepared.mac,
+        queues: 1,
         mtu: prepared.mtu,
+        peer_netns: Some(netns.as_fd()),
+        peer_mac: Some(prepared.mac),
     };
-    rtnl.add_veth(&pair).await?;
-    let host = rtnl.link(name).await?.ok_or_else(|| {
-        KernelError::step(format!("finding interface {name}, which was just made"))(std::io::ErrorKind::NotFound.into())
-    })?;
+    netlink.add_veth(&pair).map_err(KernelError::from)?;
+    let host = netlink.link(name).map_err(KernelError::from)?;
+    let host = host.ok_or_else(|| KernelError::vanished(&format!("{name}, which was just created")))?;
     *made = Some(host.clone());
 
     // This end is heddle's. Until the agent's program is on it, and should it ever be off, the node's kernel neither
     // speaks here (`arp_ignore` 8: no answers; `addr_gen_mode` 1: no link-local address) nor forwards what comes in.
-    sysctl::set_ipv4(name, &[("forwarding", "0"), ("arp_ignore", "8")])?;
-    sysctl::set_ipv6(
-        name,
-        &[("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "1")],
-    )?;
-    rtnl.up(&host).await?;
+    let quiet = || -> Result<(), LinuxError> {
+        write_interface(IpVersion::V4, name, &[("forwarding", "0"), ("arp_ignore", "8")])?;
+        let values = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "1")];
+        write_interface(IpVersion::V6, name, &values)?;
+        netlink.set_up(&host)
+    };
+    quiet().map_err(KernelError::from)?;
     let pod_end = pod::configure(netns, &target.ifname, prepared, conf.tx_off)?;
 
     let request = ReadyRequest {
         attachment: prepared.attachment,
         host_ifindex: host.index,
-        host_mac: host.mac,
-        pod_mac: pod_end.mac,
+        host_mac: host.mac.unwrap_or_default(),
+        pod_mac: pod_end.mac.unwrap_or_default(),
     };
     agent
         .ready(&target.container, &target.ifname, &request)
@@ -162,11 +172,7 @@ async fn attach(
 async fn undo(agent: &mut Client, target: &Target, made: Option<&Link>, mut error: CniError) -> CniError {
     let mut failed = Vec::new();
     if let Some(link) = made {
-        let deleted = match Rtnl::open() {
-            Ok(rtnl) => rtnl.delete(link).await,
-            Err(e) => Err(e),
-        };
-        if let Err(e) = deleted {
+        if let Err(e) = Netlink::open().and_then(|netlink| netlink.delete_link(link)) {
             failed.push(e.to_string());
         }
     }

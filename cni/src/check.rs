@@ -1,20 +1,18 @@
 //! CHECK: is everything still as ADD left it?
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
+use heddle_linux::{Link, Neighbor, Netlink, Netns, Route};
 use heddle_proto::{AttachmentState, CniError, ErrorCode, NetnsPath};
 
-use crate::agent;
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
 
+use crate::agent;
 use crate::config::NetConf;
 use crate::env::Target;
-use crate::kernel::{KernelError, runtime};
-use crate::netns::Netns;
+use crate::kernel::{KernelError, open_netns};
 use crate::result::{PrevInterface, PrevResult};
-use crate::rtnl::{KernelRoute, Link, Rtnl};
 use crate::version::CniVersion;
 
 /// Compares the pod's namespace with `prevResult`, and asks the agent whether the port forwards.
@@ -54,7 +52,7 @@ pub async fn check(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<
             )
         })?;
 
-    let found = inspect(&Netns::open(path)?, target)?;
+    let found = inspect(&open_netns(path)?, target)?;
     found.compare(&expected, number, interface, path)?;
 
     let mut agent = agent::connect(conf).await?;
@@ -69,7 +67,9 @@ pub async fn check(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<
         ))
         .with_details(known.why));
     }
-    let host = Rtnl::open()?.link(known.host_ifname.as_str()).await?;
+    let host = Netlink::open()
+        .and_then(|netlink| netlink.link(known.host_ifname.as_str()))
+        .map_err(KernelError::from)?;
     match host {
         Some(link) if known.host_ifindex.is_none_or(|index| index == link.index) && link.up => Ok(()),
         Some(link) if !link.up => Err(differs(format!(
@@ -88,25 +88,23 @@ fn differs(msg: String) -> CniError {
 struct Found {
     link: Option<Link>,
     addresses: Vec<IpNet>,
-    neighbours: Vec<(IpAddr, MacAddr)>,
-    routes: Vec<KernelRoute>,
+    neighbors: Vec<Neighbor>,
+    routes: Vec<Route>,
 }
 
 fn inspect(netns: &Netns, target: &Target) -> Result<Found, KernelError> {
     netns.enter(|| {
-        runtime()?.block_on(async {
-            let rtnl = Rtnl::open()?;
-            let link = rtnl.link(target.ifname.as_str()).await?;
-            let (addresses, neighbours) = match &link {
-                Some(link) => (rtnl.addresses(link).await?, rtnl.neighbours(link).await?),
-                None => (Vec::new(), Vec::new()),
-            };
-            Ok(Found {
-                link,
-                addresses,
-                neighbours,
-                routes: rtnl.routes().await?,
-            })
+        let netlink = Netlink::open()?;
+        let link = netlink.link(target.ifname.as_str())?;
+        let (addresses, neighbors) = match &link {
+            Some(link) => (netlink.addresses_of(link)?, netlink.neighbors_of(link)?),
+            None => (Vec::new(), Vec::new()),
+        };
+        Ok(Found {
+            link,
+            addresses: addresses.into_iter().map(|address| address.address).collect(),
+            neighbors,
+            routes: netlink.routes()?,
         })
     })
 }
@@ -129,10 +127,11 @@ impl Found {
         if !link.up {
             return Err(differs(format!("interface {name} in {path} is switched off")));
         }
-        if !interface.mac.is_empty() && !interface.mac.eq_ignore_ascii_case(&link.mac.to_string()) {
+        let mac = link.mac.unwrap_or_default();
+        if !interface.mac.is_empty() && !interface.mac.eq_ignore_ascii_case(&mac.to_string()) {
             return Err(differs(format!(
                 "interface {name} has the Ethernet address {}, ADD gave {}",
-                link.mac, interface.mac
+                mac, interface.mac
             )));
         }
         if let Some(mtu) = interface.mtu.filter(|mtu| *mtu != link.mtu) {
@@ -152,23 +151,23 @@ impl Found {
                     ip.address
                 )));
             }
-            if let Some(gateway) = ip
-                .gateway
-                .filter(|gw| !self.neighbours.contains(&(*gw, MacAddr::GATEWAY)))
-            {
+            if let Some(gateway) = ip.gateway.filter(|&address| {
+                let mac = MacAddr::GATEWAY;
+                !self.neighbors.contains(&Neighbor { address, mac })
+            }) {
                 return Err(differs(format!(
                     "interface {name} does not have the gateway {gateway} as a permanent neighbour with {}",
                     MacAddr::GATEWAY
                 )));
             }
         }
-        let mut routes: HashMap<IpNet, Vec<&KernelRoute>> = HashMap::new();
+        let mut routes: HashMap<IpNet, Vec<&Route>> = HashMap::new();
         for route in &self.routes {
-            routes.entry(route.dst).or_default().push(route);
+            routes.entry(route.destination).or_default().push(route);
         }
         for route in &expected.routes {
-            let same = |r: &KernelRoute| {
-                route.gw.is_none_or(|gw| r.via == Some(gw))
+            let same = |r: &Route| {
+                route.gw.is_none_or(|gw| r.gateway == Some(gw))
                     && route.mtu.is_none_or(|mtu| r.mtu == Some(mtu))
                     && (route.gw.is_none() || r.index == link.index)
             };

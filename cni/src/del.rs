@@ -6,12 +6,12 @@
 //! code 11, so that the runtime repeats it: a DEL that succeeded here would leave the address taken for good, as nobody
 //! would ask again.
 
+use heddle_linux::{Netlink, NetnsError};
 use heddle_proto::{CniError, ErrorCode, NetnsPath};
 
 use crate::config::NetConf;
 use crate::env::Target;
-use crate::netns::{Netns, NetnsError};
-use crate::rtnl::Rtnl;
+use crate::kernel::{KernelError, open_netns};
 use crate::{agent, pod};
 
 /// Detaches the pod.
@@ -25,12 +25,12 @@ pub async fn del(conf: &NetConf, target: &Target, path: Option<&NetnsPath>) -> R
     };
     match agent.attachment(&target.container, &target.ifname).await {
         Ok(known) => {
-            let rtnl = Rtnl::open()?;
-            let host = rtnl.link(known.host_ifname.as_str()).await?;
+            let netlink = Netlink::open().map_err(KernelError::from)?;
+            let host = netlink.link(known.host_ifname.as_str()).map_err(KernelError::from)?;
             // The index tells an interface of the same name that is another one.
             let same = |index: u32| known.host_ifindex.is_none_or(|told| told == index);
             if let Some(link) = host.filter(|link| link.veth && same(link.index)) {
-                rtnl.delete(&link).await?;
+                netlink.delete_link(&link).map_err(KernelError::from)?;
             }
         }
         Err(e)
@@ -49,10 +49,10 @@ pub async fn del(conf: &NetConf, target: &Target, path: Option<&NetnsPath>) -> R
 /// Deletes the interface by the pod's namespace, where that still is.
 fn delete_in_pod(target: &Target, path: Option<&NetnsPath>) -> Result<(), CniError> {
     let Some(path) = path else { return Ok(()) };
-    match Netns::open(path) {
+    match open_netns(path) {
         Ok(netns) => Ok(pod::delete(&netns, &target.ifname)?),
         // With the namespace, its interfaces have gone. In the node's own nothing is heddle-cni's to delete.
-        Err(NetnsError::Gone { .. } | NetnsError::Own { .. }) => Ok(()),
+        Err(KernelError::Netns(NetnsError::Gone { .. }) | KernelError::OwnNetns { .. }) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }

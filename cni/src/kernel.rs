@@ -1,68 +1,69 @@
-//! What can go wrong with the kernel, and the runtime that its sockets live on.
+//! The errors of steps that the kernel refuses, as the runtime gets them.
 
 use std::io;
 
-use heddle_proto::{CniError, ErrorCode};
+use heddle_linux::{LinuxError, Netns, NetnsError};
+use heddle_proto::{CniError, ErrorCode, NetnsPath};
 
-use crate::netns::NetnsError;
-
-/// The kernel refused a step.
+/// The error of a step at a pod's network namespace or at the node's interfaces.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
-    /// A step failed.
-    #[error("{what}: {source}")]
-    Step {
-        /// What was tried, with the names.
-        what: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
-    /// The namespace could not be entered.
+    /// The kernel refused a step.
+    #[error(transparent)]
+    Step(#[from] LinuxError),
+    /// The namespace could not be opened or entered.
     #[error(transparent)]
     Netns(#[from] NetnsError),
+    /// `CNI_NETNS` is the namespace that the plugin runs in.
+    #[error("{path} is the node's own network namespace: heddle-cni gives interfaces to containers only")]
+    OwnNetns {
+        /// `CNI_NETNS`.
+        path: String,
+    },
 }
 
 impl KernelError {
-    /// Names a step that failed.
-    pub fn step(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Step { what, source }
+    /// Returns the error for an interface that was there a moment ago.
+    pub(crate) fn vanished(interface: &str) -> Self {
+        Self::Step(LinuxError::step(format!("finding interface {interface}"))(
+            io::ErrorKind::NotFound.into(),
+        ))
     }
 }
 
 impl From<KernelError> for CniError {
     fn from(e: KernelError) -> Self {
         match e {
-            KernelError::Step { what, source } => {
+            KernelError::Step(LinuxError { step, source }) => {
                 let hint = match source.kind() {
                     io::ErrorKind::PermissionDenied => ": heddle-cni needs CAP_NET_ADMIN, run it as root",
                     _ => "",
                 };
-                Self::new(ErrorCode::KERNEL, format!("{what} failed{hint}")).with_details(source.to_string())
+                Self::new(ErrorCode::KERNEL, format!("{step} failed{hint}")).with_details(source.to_string())
             }
-            KernelError::Netns(e) => e.into(),
+            KernelError::Netns(e) => {
+                let code = match e {
+                    NetnsError::Gone { .. } => ErrorCode::UNKNOWN_CONTAINER,
+                    NetnsError::Forbidden { .. } => return Self::new(ErrorCode::KERNEL, e.to_string()),
+                    NetnsError::Unusable { .. } => ErrorCode::INVALID_ENVIRONMENT,
+                };
+                Self::new(code, format!("CNI_NETNS: {e}"))
+            }
+            KernelError::OwnNetns { .. } => Self::new(ErrorCode::INVALID_ENVIRONMENT, format!("CNI_NETNS: {e}")),
         }
     }
 }
 
-impl From<NetnsError> for CniError {
-    fn from(e: NetnsError) -> Self {
-        let code = match e {
-            NetnsError::Gone { .. } => ErrorCode::UNKNOWN_CONTAINER,
-            NetnsError::Forbidden { .. } => return Self::new(ErrorCode::KERNEL, e.to_string()),
-            NetnsError::Own { .. } | NetnsError::Unusable { .. } => ErrorCode::INVALID_ENVIRONMENT,
-        };
-        Self::new(code, format!("CNI_NETNS: {e}"))
-    }
-}
-
-/// A runtime for one thread; sockets opened on it belong to the thread's namespace.
+/// Opens the pod's network namespace.
 ///
 /// # Errors
-/// The system gives no more descriptors.
-pub fn runtime() -> Result<tokio::runtime::Runtime, KernelError> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(KernelError::step("starting"))
+/// It cannot be opened, or it is the namespace that the plugin runs in.
+pub fn open_netns(path: &NetnsPath) -> Result<Netns, KernelError> {
+    let netns = Netns::open(path.as_str())?;
+    if netns.is_current()? {
+        return Err(KernelError::OwnNetns {
+            path: path.as_str().to_owned(),
+        });
+    }
+    Ok(netns)
 }

@@ -5,10 +5,9 @@
 //! and VERSION of the CNI versions in [`version::SUPPORTED`]; GC is not, nor does the plugin delegate to IPAM plugins or
 //! chain on another's interface.
 //!
-//! The way of a call: [`mod@env`] and [`config`] validate what came in, [`add`], [`del`], [`check`] and
-//! [`status`] do it with the help of
-//! [`netns`] (entering a namespace), [`rtnl`] (links, addresses, routes, neighbours), [`pod`] (the pod's side), [`sysctl`],
-//! [`ethtool`] and [`kernel`] (errors); [`result`] is what is printed.
+//! [`mod@env`] and [`config`] validate the input. [`add`], [`del`], [`check`] and [`status`] serve one command each: they
+//! talk to the agent ([`agent`]), change the node's side by `heddle-linux` and the pod's side by [`pod`]. [`result`] holds
+//! the printed result, [`kernel`] the errors of refused steps.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -22,16 +21,12 @@ pub mod check;
 pub mod config;
 pub mod del;
 pub mod env;
-pub mod ethtool;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod kernel;
-pub mod netns;
 pub mod pod;
 pub mod result;
-pub mod rtnl;
 pub mod status;
-pub mod sysctl;
 pub mod version;
 
 use config::NetConf;
@@ -111,7 +106,10 @@ fn serve(
         Input::Version(answer) => return Ok(answer),
         Input::Call(call) => *call,
     };
-    let runtime = kernel::runtime().map_err(CniError::from)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| CniError::new(ErrorCode::KERNEL, "starting failed").with_details(e.to_string()))?;
     let silent = |()| String::new();
     match call {
         Call::Version => version::answer(&[]),

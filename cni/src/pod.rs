@@ -1,18 +1,22 @@
 //! The pod's side of an attachment. Everything here runs on a thread inside the pod's network namespace.
 
+use heddle_linux::route::PROTOCOL_BOOT;
+use heddle_linux::sysctl::{IpVersion, write_interface};
+use heddle_linux::{Link, Neighbor, Netlink, Netns, Route, ethtool};
 use heddle_proto::{IfName, Prepared};
+use ipnet::IpNet;
 
-use crate::kernel::{KernelError, runtime};
-use crate::netns::Netns;
-use crate::rtnl::{Link, Rtnl};
-use crate::{ethtool, sysctl};
+/// The features that `ethtool -K IF tx off` stands for on a veth: the sender computes its checksums itself.
+const TX_CHECKSUMS: [&str; 2] = ["tx-checksum-ip-generic", "tx-checksum-sctp"];
 
-/// What the namespace has under a name.
+use crate::kernel::KernelError;
+
+/// Finds an interface in the pod's namespace.
 ///
 /// # Errors
 /// The namespace cannot be entered, or the kernel's.
 pub fn find(netns: &Netns, ifname: &IfName) -> Result<Option<Link>, KernelError> {
-    netns.enter(|| runtime()?.block_on(async { Rtnl::open()?.link(ifname.as_str()).await }))
+    netns.enter(|| Ok(Netlink::open()?.link(ifname.as_str())?))
 }
 
 /// Deletes a veth end, and so the other end too. What is no veth is left alone: heddle did not make it.
@@ -21,13 +25,11 @@ pub fn find(netns: &Netns, ifname: &IfName) -> Result<Option<Link>, KernelError>
 /// The namespace cannot be entered, or the kernel's.
 pub fn delete(netns: &Netns, ifname: &IfName) -> Result<(), KernelError> {
     netns.enter(|| {
-        runtime()?.block_on(async {
-            let rtnl = Rtnl::open()?;
-            match rtnl.link(ifname.as_str()).await? {
-                Some(link) if link.veth => rtnl.delete(&link).await,
-                _ => Ok(()),
-            }
-        })
+        let netlink = Netlink::open()?;
+        if let Some(link) = netlink.link(ifname.as_str())?.filter(|link| link.veth) {
+            netlink.delete_link(&link)?;
+        }
+        Ok(())
     })
 }
 
@@ -36,50 +38,60 @@ pub fn delete(netns: &Netns, ifname: &IfName) -> Result<(), KernelError> {
 /// # Errors
 /// The namespace cannot be entered, or the kernel's.
 pub fn configure(netns: &Netns, ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<Link, KernelError> {
-    netns.enter(|| runtime()?.block_on(configure_here(ifname, prepared, tx_off)))
+    netns.enter(|| configure_here(ifname, prepared, tx_off))
 }
 
-async fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<Link, KernelError> {
-    let rtnl = Rtnl::open()?;
-    let missing = |name: &str| {
-        KernelError::step(format!("finding interface {name} in the pod's namespace"))(
-            std::io::ErrorKind::NotFound.into(),
-        )
+fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<Link, KernelError> {
+    let netlink = Netlink::open()?;
+    let find = || {
+        netlink
+            .link(ifname.as_str())?
+            .ok_or_else(|| KernelError::vanished(&format!("{ifname} in the pod's namespace")))
     };
-    if let Some(lo) = rtnl.link("lo").await? {
-        rtnl.up(&lo).await?;
+    if let Some(lo) = netlink.link("lo")? {
+        netlink.set_up(&lo)?;
     }
-    let link = rtnl
-        .link(ifname.as_str())
-        .await?
-        .ok_or_else(|| missing(ifname.as_str()))?;
+    let link = find()?;
 
-    // No router is to be listened to (decision: the gateway exists only in heddle, and the routes are static), and no
-    // address of this interface has a rival, so none waits for duplicate address detection (RFC 4862, section 5.4).
-    sysctl::set_ipv6(
-        &link.name,
-        &[("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")],
-    )?;
+    // Before the interface is up: no router is listened to, since the gateway exists only in heddle and the routes are
+    // static; and no address waits for duplicate address detection (RFC 4862, section 5.4), since none has a rival.
+    let quiet = [("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
+    write_interface(IpVersion::V6, &link.name, &quiet)?;
     if prepared.addresses.iter().any(|a| a.address.is_ipv6()) {
-        sysctl::set_ipv6(&link.name, &[("disable_ipv6", "0")])?;
+        write_interface(IpVersion::V6, &link.name, &[("disable_ipv6", "0")])?;
     }
     if tx_off {
-        ethtool::tx_off(&link)?;
+        ethtool::switch_off(&link, &TX_CHECKSUMS)?;
     }
-    rtnl.up(&link).await?;
+    netlink.set_up(&link)?;
     for address in &prepared.addresses {
-        rtnl.add_address(&link, address.address).await?;
+        netlink.add_address(&link, IpNet::from(address.address))?;
     }
+
+    // The gateway before the routes through it: the kernel refuses a gateway that it does not know as reachable.
     let mut gateways: Vec<_> = prepared.addresses.iter().map(|a| a.gateway).collect();
     gateways.dedup();
-    for gateway in gateways {
-        rtnl.add_neighbour(&link, gateway, prepared.gateway_mac).await?;
-        rtnl.add_link_route(&link, gateway).await?;
+    let route = |destination: IpNet| Route {
+        destination,
+        gateway: None,
+        index: link.index,
+        source: None,
+        mtu: None,
+        protocol: PROTOCOL_BOOT,
+    };
+    for address in gateways {
+        let mac = prepared.gateway_mac;
+        netlink.set_neighbor(&link, Neighbor { address, mac })?;
+        netlink.add_route(&route(IpNet::from(address)))?;
     }
-    for route in &prepared.routes {
-        rtnl.add_route(&link, route).await?;
+    for prepared in &prepared.routes {
+        netlink.add_route(&Route {
+            gateway: Some(prepared.via),
+            source: prepared.src,
+            mtu: prepared.mtu,
+            ..route(prepared.dst)
+        })?;
     }
-    rtnl.link(ifname.as_str())
-        .await?
-        .ok_or_else(|| missing(ifname.as_str()))
+    // Read again: now it is up and has its Ethernet address.
+    find()
 }
