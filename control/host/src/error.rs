@@ -4,28 +4,17 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use heddle_linux::LinuxError;
+
 /// A step at the host port failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HostError {
-    /// The kernel refused a netlink request.
-    #[error("{what}: {source}")]
-    Netlink {
-        /// What was asked.
-        what: String,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    /// The kernel refused a step.
+    #[error(transparent)]
+    Linux(#[from] LinuxError),
     /// Something that is not heddle's is in the way.
     #[error("{0}")]
     InTheWay(String),
-    /// A sysctl cannot be read or written.
-    #[error("sysctl {}: {source}", path.display())]
-    Sysctl {
-        /// Its file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
     /// `nft` cannot be started.
     #[error("nft: {0}")]
     NftMissing(String),

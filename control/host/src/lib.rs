@@ -14,10 +14,10 @@ pub mod links;
 pub mod netlink;
 pub mod nft;
 pub mod nft_program;
+pub mod observe;
 pub mod plan;
 pub mod port;
 pub mod reserved;
-pub mod routes;
 pub mod sysctl;
 pub mod task;
 pub mod uplink;
@@ -25,7 +25,7 @@ pub mod uplink;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
-use rtnetlink::Handle;
+use heddle_linux::Netlink;
 
 pub use error::HostError;
 pub use nft_program::Nft;
@@ -55,7 +55,7 @@ pub const fn gateway_of(address: IpAddr) -> IpAddr {
 ///
 /// # Errors
 /// The first thing that could not be removed.
-pub async fn remove(handle: &Handle, state_dir: &Path) -> Result<Vec<String>, HostError> {
+pub async fn remove(handle: &Netlink, state_dir: &Path) -> Result<Vec<String>, HostError> {
     let mut removed = Vec::new();
     if links::delete(handle, INTERFACE).await? {
         removed.push(format!(

@@ -1,155 +1,243 @@
-//! The host port: a pair of interfaces, and the plan applied to it.
+//! The host port: the pair of interfaces, and the reconciliation of its addresses, routes and nftables table with a plan.
+//!
+//! [`HostPort::apply`] compares the plan with a dump of the kernel's state ([`crate::observe`]), never with what it did
+//! before, so changes by others are undone. Each step that fails is reported, and the others go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use heddle_linux::{Link, Neighbor, link_index, sysctl};
 use heddle_wire::MacAddr;
-use nix::net::if_::if_nametoindex;
-use rtnetlink::Handle;
+use ipnet::IpNet;
+use nix::libc::{EEXIST, EINVAL};
 
 use crate::error::HostError;
+use crate::netlink::Handle;
+use crate::nft::Table;
 use crate::nft_program::Nft;
+use crate::observe::{Observed, observe, route};
 use crate::plan::Plan;
-use crate::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER, links, nft, routes, sysctl};
+use crate::sysctl::HOST_INTERFACE;
+use crate::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER, links};
 
-/// The host port as it stands in this network namespace.
+/// The host port in this network namespace.
 #[derive(Debug)]
 pub struct HostPort {
-    handle: Handle,
-    index: u32,
+    netlink: Handle,
+    link: Link,
+    peer: Link,
     mac: MacAddr,
-    peer_index: u32,
-    mtu: Option<u32>,
-    addresses: BTreeSet<IpAddr>,
-    routes: routes::Routes,
     nft: Nft,
-    table: Option<nft::Table>,
+    /// The table that was written last, with the listing that `nft` gave for it: another listing is somebody's change.
+    written: Option<(Table, String)>,
+    /// Preferred sources that the kernel refused because they are no addresses of this machine.
+    refused_sources: BTreeSet<IpAddr>,
 }
 
 impl HostPort {
-    /// Makes the pair with one queue for each worker and this MTU, or takes over the one that is there, with the MTU that
-    /// it has; both ends are up.
+    /// Creates the pair with one queue for each worker and this MTU, or takes over the one that is there with its own MTU;
+    /// both ends are up.
     ///
     /// # Errors
-    /// The kernel refuses, or something else has the name.
-    pub async fn open(handle: Handle, queues: u32, mtu: u32, nft: Nft) -> Result<Self, HostError> {
-        let pair = links::ensure_pair(&handle, INTERFACE, PEER, queues, mtu).await?;
-        for (key, value) in sysctl::HOST_INTERFACE {
-            sysctl::write(&key.replace("IFACE", INTERFACE), value)?;
-        }
-        sysctl::write_optional(&format!("net/ipv6/conf/{PEER}/disable_ipv6"), "1")?;
-        links::set_up(&handle, pair.peer_index).await?;
-        links::set_up(&handle, pair.index).await?;
-        for gateway in [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)] {
-            if gateway.is_ipv4() || sysctl::has_ipv6() {
-                routes::permanent_neighbour(&handle, pair.index, gateway, MacAddr::GATEWAY).await?;
+    /// The kernel refuses, or something else has one of the names.
+    pub async fn open(netlink: Handle, queues: u32, mtu: u32, nft: Nft) -> Result<Self, HostError> {
+        let links::Pair { link, peer } = links::ensure_pair(&netlink, INTERFACE, PEER, queues, mtu)?;
+        let mac = link
+            .mac
+            .ok_or_else(|| HostError::InTheWay(format!("interface {INTERFACE} has no Ethernet address")))?;
+        let has_ipv6 = sysctl::has_ipv6()?;
+        for (key, value) in HOST_INTERFACE {
+            if has_ipv6 || !key.starts_with("net/ipv6/") {
+                sysctl::write(&key.replace("IFACE", INTERFACE), value)?;
             }
         }
-        let addresses = links::addresses(&handle, pair.index).await?;
-        let routes = routes::Routes::read(&handle, pair.index).await?;
+        sysctl::write_if_present(&format!("net/ipv6/conf/{PEER}/disable_ipv6"), "1")?;
+        netlink.set_up(&peer)?;
+        netlink.set_up(&link)?;
+        for address in [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)] {
+            if has_ipv6 || address.is_ipv4() {
+                let mac = MacAddr::GATEWAY;
+                netlink.set_neighbor(&link, Neighbor { address, mac })?;
+            }
+        }
         Ok(Self {
-            handle,
-            index: pair.index,
-            mac: pair.mac,
-            peer_index: pair.peer_index,
-            mtu: None,
-            addresses,
-            routes,
+            netlink,
+            link,
+            peer,
+            mac,
             nft,
-            table: None,
+            written: None,
+            refused_sources: BTreeSet::new(),
         })
     }
 
-    /// The Ethernet address of the node's end.
+    /// Returns the Ethernet address of the node's end.
     #[must_use]
     pub const fn mac(&self) -> MacAddr {
         self.mac
     }
 
-    /// Gives both ends this MTU: that of the uplink, since what a process of the node sends to a pod of this node or of
-    /// another one takes routes of the same interface.
+    /// Returns the interface index of the node's end.
+    #[must_use]
+    pub const fn index(&self) -> u32 {
+        self.link.index
+    }
+
+    /// Returns the interface index of the dataplane's end.
+    #[must_use]
+    pub const fn peer_index(&self) -> u32 {
+        self.peer.index
+    }
+
+    /// Returns the netlink connection.
+    #[must_use]
+    pub const fn handle(&self) -> &Handle {
+        &self.netlink
+    }
+
+    /// Returns `false` if one of the ends is known to be gone. A kernel that could not be asked is no proof.
+    #[must_use]
+    pub fn is_there(&self) -> bool {
+        [&self.link, &self.peer]
+            .iter()
+            .all(|link| !link_index(&link.name).is_ok_and(|index| index != Some(link.index)))
+    }
+
+    /// Sets the MTU of both ends, to the uplink's: what a process of the node sends to a pod of this node or of another one
+    /// takes routes of the same interface.
     ///
     /// # Errors
     /// The kernel refuses.
     pub async fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
-        if self.mtu == Some(mtu) {
-            return Ok(());
+        for link in [&mut self.link, &mut self.peer] {
+            if link.mtu != mtu {
+                self.netlink.set_mtu(link, mtu)?;
+                link.mtu = mtu;
+            }
         }
-        for (index, name) in [(self.index, INTERFACE), (self.peer_index, PEER)] {
-            links::set_mtu(&self.handle, index, name, mtu).await?;
-        }
-        self.mtu = Some(mtu);
         Ok(())
     }
 
-    /// The netlink connection.
-    #[must_use]
-    pub const fn handle(&self) -> &Handle {
-        &self.handle
-    }
-
-    /// Whether both ends are still there.
-    #[must_use]
-    pub fn is_there(&self) -> bool {
-        let has = |name: &str, index: u32| if_nametoindex(name).is_ok_and(|now| now == index);
-        has(INTERFACE, self.index) && has(PEER, self.peer_index)
-    }
-
-    /// The interface index of the node's end.
-    #[must_use]
-    pub const fn index(&self) -> u32 {
-        self.index
-    }
-
-    /// The interface index of the dataplane's end.
-    #[must_use]
-    pub const fn peer_index(&self) -> u32 {
-        self.peer_index
-    }
-
-    /// Makes addresses, routes and the nftables table what the plan says; only what differs is touched. It does as much
-    /// as it can and returns all that failed.
+    /// Makes the kernel's state what the plan says; only differences are touched. Returns the steps that failed.
     pub async fn apply(&mut self, plan: &Plan) -> Vec<HostError> {
-        let mut failed = Vec::new();
+        let mut failures = Vec::new();
+        let observed = match observe(&self.netlink) {
+            Ok(observed) => observed,
+            Err(e) => return vec![e],
+        };
+        for (seen, known) in [(&observed.link, &mut self.link), (&observed.peer, &mut self.peer)] {
+            if let Some(seen) = seen {
+                known.mtu = seen.mtu;
+            }
+        }
         if plan.mtu > 0
             && let Err(e) = self.set_mtu(plan.mtu.into()).await
         {
-            failed.push(e);
+            failures.push(e);
         }
-        for &gone in self
-            .addresses
-            .difference(&plan.addresses)
-            .copied()
-            .collect::<Vec<_>>()
-            .iter()
+        // Addresses before routes: the kernel takes only an address of this machine as a preferred source.
+        let removed = self.reconcile_addresses(plan, &observed, &mut failures);
+        let mut routes = observed.routes;
+        if removed {
+            // With an address the kernel has removed the routes that preferred it as their source.
+            match observe(&self.netlink) {
+                Ok(now) => routes = now.routes,
+                Err(e) => failures.push(e),
+            }
+        }
+        self.reconcile_routes(plan, &routes, &mut failures);
+        // Last: `nft` is the only step that waits for a child process.
+        if let Err(e) = self.reconcile_table(&plan.table).await {
+            failures.push(e);
+        }
+        failures
+    }
+
+    /// Removes addresses that are not planned and adds those that are missing. Returns `true` if one was removed.
+    fn reconcile_addresses(&self, plan: &Plan, observed: &Observed, failures: &mut Vec<HostError>) -> bool {
+        let wanted: BTreeSet<IpNet> = plan.addresses.iter().map(|&address| IpNet::from(address)).collect();
+        let seen: BTreeSet<IpNet> = observed.addresses.iter().copied().collect();
+        let gone: Vec<IpNet> = seen.difference(&wanted).copied().collect();
+        for &address in &gone {
+            if let Err(e) = self.netlink.remove_address(&self.link, address) {
+                failures.push(e.into());
+            }
+        }
+        for &address in wanted.difference(&seen) {
+            if let Err(e) = self.netlink.add_address(&self.link, address) {
+                failures.push(e.into());
+            }
+        }
+        !gone.is_empty()
+    }
+
+    /// Gives each planned range a route with its source, and removes heddle's other routes. A source that is no address of
+    /// this machine is replaced by the host port's own address.
+    fn reconcile_routes(
+        &mut self,
+        plan: &Plan,
+        observed: &BTreeMap<IpNet, Option<IpAddr>>,
+        failures: &mut Vec<HostError>,
+    ) {
+        for (&range, &source) in observed.iter().filter(|(range, _)| !plan.routes.contains_key(*range)) {
+            if let Err(e) = self.netlink.remove_route(&route(&self.link, range, source)) {
+                failures.push(e.into());
+            }
+        }
+        for (&range, &source) in &plan.routes {
+            let own = plan
+                .addresses
+                .iter()
+                .find(|ip| ip.is_ipv4() == source.is_ipv4())
+                .copied();
+            let chosen = if self.refused_sources.contains(&source) {
+                own
+            } else {
+                Some(source)
+            };
+            let existing = observed.get(&range);
+            if existing == Some(&chosen) {
+                continue;
+            }
+            if let Some(&source) = existing
+                && let Err(e) = self.netlink.remove_route(&route(&self.link, range, source))
+            {
+                failures.push(e.into());
+                continue;
+            }
+            let mut added = self.netlink.add_route(&route(&self.link, range, chosen));
+            // The preferred source must be local (fib_valid_prefsrc, ip6_route_info_create).
+            let is_refused_source = added.as_ref().is_err_and(|e| e.errno() == Some(EINVAL));
+            if is_refused_source && chosen == Some(source) && own != chosen {
+                if self.refused_sources.insert(source) {
+                    tracing::warn!(
+                        address = %source,
+                        "the Node's InternalIP is no address of this machine: host traffic to pods and Services gets the host port's address as its source"
+                    );
+                }
+                added = self.netlink.add_route(&route(&self.link, range, own));
+            }
+            match added {
+                Err(e) if e.errno() == Some(EEXIST) => failures.push(HostError::InTheWay(format!(
+                    "there is a route to {range} that is not heddle's: remove it, or the node's processes reach that range by it"
+                ))),
+                Err(e) => failures.push(e.into()),
+                Ok(()) => {}
+            }
+        }
+    }
+
+    /// Replaces the nftables table unless it is the planned one and nobody has changed it since it was written.
+    async fn reconcile_table(&mut self, table: &Table) -> Result<(), HostError> {
+        if let Some((written, listing)) = &self.written
+            && written == table
+            && self.nft.list().await?.as_ref() == Some(listing)
         {
-            match links::remove_address(&self.handle, self.index, gone).await {
-                Ok(()) => {
-                    self.addresses.remove(&gone);
-                    // The kernel removes the routes whose preferred source has gone.
-                    match routes::Routes::read(&self.handle, self.index).await {
-                        Ok(routes) => self.routes = routes,
-                        Err(e) => failed.push(e),
-                    }
-                }
-                Err(e) => failed.push(e),
-            }
+            return Ok(());
         }
-        for &new in plan.addresses.difference(&self.addresses.clone()) {
-            match links::add_address(&self.handle, self.index, new).await {
-                Ok(()) => {
-                    self.addresses.insert(new);
-                }
-                Err(e) => failed.push(e),
-            }
-        }
-        failed.extend(self.routes.apply(&self.handle, &plan.routes, &self.addresses).await);
-        if self.table.as_ref() != Some(&plan.table) {
-            match self.nft.replace(&plan.table).await {
-                Ok(()) => self.table = Some(plan.table.clone()),
-                Err(e) => failed.push(e),
-            }
-        }
-        failed
+        self.written = None;
+        self.nft.replace(table).await?;
+        self.written = self.nft.list().await?.map(|listing| (table.clone(), listing));
+        Ok(())
     }
 }

@@ -10,6 +10,8 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 
 use crate::error::HostError;
+use heddle_linux::sysctl as kernel;
+
 use crate::sysctl;
 
 const SYSCTL: &str = "net/ipv4/ip_local_reserved_ports";
@@ -101,7 +103,7 @@ pub fn reserve(state_dir: &Path, range: &RangeInclusive<u16>) -> Result<(), Host
     let added = wanted.without(&others);
     // Until the sysctl is written both may be in it.
     write_note(state_dir, &noted.union(&added))?;
-    sysctl::write(SYSCTL, &others.union(&added).to_string())?;
+    kernel::write(SYSCTL, &others.union(&added).to_string())?;
     write_note(state_dir, &added)
 }
 
@@ -117,7 +119,7 @@ pub fn release(state_dir: &Path) -> Result<Option<String>, HostError> {
     let now = current()?;
     let left = now.without(&noted);
     // An empty line clears the list; nothing at all would be ignored.
-    sysctl::write(SYSCTL, &format!("{left}\n"))?;
+    kernel::write(SYSCTL, &format!("{left}\n"))?;
     let path = state_dir.join(FILE);
     fs::remove_file(&path).map_err(|source| HostError::Record { path, source })?;
     Ok((left != now).then(|| noted.to_string()))

@@ -1,15 +1,14 @@
-//! Sysctls of the node's network namespace, by their files below `/proc/sys`.
+//! The sysctls of the host port's interface.
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
+use heddle_linux::{LinuxError, sysctl};
 
 use crate::error::HostError;
 
-/// What the node's end of the host port needs, with `IFACE` for its name; no other interface is touched.
+/// The sysctls of the host port's node end, with `IFACE` for its name; no other interface is changed.
 ///
-/// Forwarding: pods' traffic to the outside comes in here. `rp_filter` 0: the larger of `all` and this counts, and 1 and 2
-/// work as well. Redirects would tell pods of ways that do not exist for them.
+/// Forwarding is on because pods' traffic to the outside comes in here. `rp_filter` is 0; the kernel uses the larger value
+/// of `all` and this one, and 1 and 2 work as well. Redirects are off because they would show pods routes that they do not
+/// have.
 pub const HOST_INTERFACE: &[(&str, &str)] = &[
     ("net/ipv4/conf/IFACE/forwarding", "1"),
     ("net/ipv4/conf/IFACE/rp_filter", "0"),
@@ -23,23 +22,13 @@ pub const HOST_INTERFACE: &[(&str, &str)] = &[
     ("net/ipv6/conf/IFACE/forwarding", "1"),
 ];
 
-fn file(key: &str) -> PathBuf {
-    Path::new("/proc/sys").join(key)
-}
-
-/// Whether this kernel speaks IPv6 at all.
-#[must_use]
-pub fn has_ipv6() -> bool {
-    file("net/ipv6/conf").exists()
-}
-
-/// Says so when this node does not forward: then pods do not reach the outside, and the switch is the administrator's.
+/// Warns when this node does not forward: then its pods do not reach the outside. The switch is the administrator's.
 pub fn warn_without_forwarding() {
     for (key, family) in [
         ("net/ipv4/ip_forward", "IPv4"),
         ("net/ipv6/conf/all/forwarding", "IPv6"),
     ] {
-        if read(key).is_ok_and(|value| value == "0") {
+        if sysctl::read(key).is_ok_and(|value| value.as_deref() == Some("0")) {
             tracing::warn!("sysctl {key} is 0: pods of this node do not reach the outside by {family}");
         }
     }
@@ -48,34 +37,8 @@ pub fn warn_without_forwarding() {
 /// Reads a sysctl.
 ///
 /// # Errors
-/// It is not there or cannot be read.
+/// The kernel has no such key, or it cannot be read.
 pub fn read(key: &str) -> Result<String, HostError> {
-    let path = file(key);
-    match fs::read_to_string(&path) {
-        Ok(text) => Ok(text.trim().to_owned()),
-        Err(source) => Err(HostError::Sysctl { path, source }),
-    }
-}
-
-/// Writes a sysctl; one of IPv6 is left alone where the kernel has none.
-///
-/// # Errors
-/// It is not there or cannot be written.
-pub fn write(key: &str, value: &str) -> Result<(), HostError> {
-    if key.starts_with("net/ipv6/") && !has_ipv6() {
-        return Ok(());
-    }
-    let path = file(key);
-    fs::write(&path, value).map_err(|source| HostError::Sysctl { path, source })
-}
-
-/// Writes a sysctl that need not be there.
-///
-/// # Errors
-/// It is there and cannot be written.
-pub fn write_optional(key: &str, value: &str) -> Result<(), HostError> {
-    match write(key, value) {
-        Err(HostError::Sysctl { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
+    sysctl::read(key)?
+        .ok_or_else(|| LinuxError::step(format!("reading sysctl {key}"))(std::io::ErrorKind::NotFound.into()).into())
 }

@@ -14,15 +14,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use heddle_wire::MacAddr;
-use rtnetlink::Handle;
 use tokio::sync::{mpsc, watch};
 
 use crate::error::HostError;
+use crate::netlink::{self, Handle};
 use crate::nft_program::Nft;
 use crate::plan::Plan;
 use crate::port::HostPort;
 use crate::uplink::{self, Uplink};
-use crate::{links, netlink, reserved, sysctl};
+use crate::{links, reserved, sysctl};
 
 /// The pause between two looks at the host port's interfaces and at the uplink.
 const TICK: Duration = Duration::from_secs(1);
