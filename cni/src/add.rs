@@ -1,8 +1,8 @@
-//! ADD: a pod gets its interface.
+//! ADD: creates a pod's interface.
 //!
-//! Nothing is left behind by an ADD that fails: what was made is taken back, and the error stays the first one; what could
-//! not be taken back is told in its details (the runtime's DEL then tries again). An ADD that is killed leaves that to DEL
-//! too.
+//! An ADD that fails leaves nothing behind: it deletes what it created, and the first error is the result. If something
+//! cannot be deleted, the error's details say so, and the runtime's DEL tries again. An ADD that is killed leaves its
+//! interface to DEL too.
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use crate::env::Target;
 use crate::kernel::{KernelError, open_netns};
 use crate::{agent, pod, result};
 
-/// Attaches the pod; gives the result as JSON.
+/// Attaches the pod and returns the result as JSON.
 ///
 /// # Errors
 /// See [`ErrorCode`].
@@ -63,7 +63,7 @@ pub async fn add(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<St
     }
 }
 
-/// What the agent handed out must make sense before the kernel is asked for it.
+/// Checks the agent's answer before any of it goes to the kernel.
 fn validate(prepared: &Prepared) -> Result<(), CniError> {
     let wrong = |what: String| {
         Err(CniError::new(
@@ -106,7 +106,7 @@ fn validate(prepared: &Prepared) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Makes the pair and waits until it forwards. `made` is set as soon as there is something to delete.
+/// Creates the pair and waits until it forwards. `made` is set as soon as there is something to delete.
 async fn attach(
     conf: &NetConf,
     target: &Target,
@@ -118,7 +118,7 @@ async fn attach(
     validate(prepared)?;
     let netlink = Netlink::open().map_err(KernelError::from)?;
     let name = prepared.host_ifname.as_str();
-    // The attachment's number is this call's alone, so what bears its name is the leftover of a call that was killed.
+    // The attachment's id belongs to this call alone, so an interface of its name is the leftover of a call that was killed.
     match netlink.link(name).map_err(KernelError::from)? {
         Some(stale) if stale.veth => {
             netlink.delete_link(&stale).map_err(KernelError::from)?;
@@ -168,7 +168,7 @@ async fn attach(
     Ok(host)
 }
 
-/// Takes back what was made: the interface first, so that nobody uses the address when the agent hands it out again.
+/// Undoes an ADD that failed: the interface goes first, so that nobody uses the address when the agent hands it out again.
 async fn undo(agent: &mut Client, target: &Target, made: Option<&Link>, mut error: CniError) -> CniError {
     let mut failed = Vec::new();
     if let Some(link) = made {

@@ -1,4 +1,4 @@
-//! What errors of the agent's socket mean to the runtime.
+//! The connection to the agent, and its errors as the runtime gets them.
 
 use heddle_proto::{Client, ClientError, CniError, ErrorCode};
 
@@ -12,7 +12,7 @@ pub async fn connect(conf: &NetConf) -> Result<Client, CniError> {
     Client::connect(conf.socket()).await.map_err(|e| cni_error(&e))
 }
 
-/// The error that the runtime gets: the agent's own, or one that says what became of the call.
+/// Converts a client's error: the agent's own error stays as it is, others say what became of the call.
 #[must_use]
 pub fn cni_error(e: &ClientError) -> CniError {
     match e {

@@ -1,4 +1,4 @@
-//! CHECK: is everything still as ADD left it?
+//! CHECK: compares the pod's interface with the result of ADD.
 
 use std::collections::HashMap;
 
@@ -84,7 +84,7 @@ fn differs(msg: String) -> CniError {
     CniError::new(ErrorCode::CHECK_FAILED, msg)
 }
 
-/// What the pod's namespace has.
+/// The state of the pod's namespace.
 struct Found {
     link: Option<Link>,
     addresses: Vec<IpNet>,

@@ -1,4 +1,4 @@
-//! DEL: a pod's interface goes. Repeating it is no error, nor is anything that is gone already.
+//! DEL: deletes a pod's interface. Repeating it is no error, and neither is an interface that is gone already.
 //!
 //! The interface goes first, then the attachment is released: an address is handed out again only when nobody can use it.
 //!

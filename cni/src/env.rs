@@ -7,7 +7,7 @@ use heddle_proto::{CniError, ContainerId, ErrorCode, IfName, NetnsPath, ObjectNa
 /// The most that `CNI_ARGS` may hold.
 const MAX_ARGS: usize = 16 * 1024;
 
-/// Which interface of which container.
+/// The container and its interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// `CNI_CONTAINERID`.
@@ -18,7 +18,7 @@ pub struct Target {
     pub pod: Option<PodRef>,
 }
 
-/// What the runtime wants.
+/// The runtime's call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Call {
     /// VERSION.

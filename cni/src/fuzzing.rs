@@ -1,4 +1,4 @@
-//! What must hold for any input of the plugin: asserted by the fuzz target, the replay of its corpus and a property test.
+//! The properties that hold for any input of the plugin: asserted by the fuzz target, the replay of its corpus and a property test.
 //!
 //! The function panics when an invariant is broken; nothing but tests and fuzzers calls it.
 

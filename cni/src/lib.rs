@@ -36,18 +36,18 @@ use version::CniVersion;
 /// The most that is read from standard input: room for the result of an ADD with [`heddle_proto::attachment::MAX_ROUTES`].
 pub const MAX_STDIN: u64 = 16 * 1024 * 1024;
 
-/// What a call ends with.
+/// The outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// For standard output: the result, the error as JSON, or nothing.
     pub stdout: String,
-    /// Whether it succeeded; a failed call exits with status 1.
+    /// `true` for success; a failed call exits with status 1.
     pub ok: bool,
 }
 
 /// Serves one call.
 pub fn run(variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) -> Outcome {
-    // What an error says about its version: the configuration's, as soon as it is known.
+    // An error's JSON names the configuration's version as soon as that is known.
     let mut spoken = CniVersion::LATEST;
     match serve(variable, stdin, &mut spoken) {
         Ok(stdout) => Outcome { stdout, ok: true },

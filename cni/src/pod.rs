@@ -19,7 +19,7 @@ pub fn find(netns: &Netns, ifname: &IfName) -> Result<Option<Link>, KernelError>
     netns.enter(|| Ok(Netlink::open()?.link(ifname.as_str())?))
 }
 
-/// Deletes a veth end, and so the other end too. What is no veth is left alone: heddle did not make it.
+/// Deletes a veth end, and so the other end too. An interface that is no veth is left alone: heddle did not create it.
 ///
 /// # Errors
 /// The namespace cannot be entered, or the kernel's.

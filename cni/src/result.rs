@@ -46,7 +46,7 @@ pub fn added(version: CniVersion, prepared: &Prepared, host_mac: MacAddr, target
     .to_string()
 }
 
-/// What CHECK compares with: the result of ADD, perhaps with what plugins behind this one added.
+/// The result that CHECK compares with: ADD's, perhaps with additions of plugins that ran after this one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PrevResult {
     /// The interfaces.

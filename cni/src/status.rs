@@ -1,4 +1,4 @@
-//! STATUS: can an ADD be served? (CNI 1.1, section 4, "STATUS".)
+//! STATUS: asks the agent if it can serve an ADD (CNI 1.1, section 4, "STATUS").
 
 use heddle_proto::{CniError, ErrorCode};
 

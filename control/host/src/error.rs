@@ -29,7 +29,7 @@ pub enum HostError {
     Record {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The host task's thread cannot be started.

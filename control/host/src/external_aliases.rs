@@ -1,8 +1,8 @@
-//! Addresses of load balancers and external ones, port by port, and the port of heddle's own by which the node's processes
-//! reach each where the node itself holds the address. Pure.
+//! Alias ports of external frontends. Where the node itself holds a load balancer's or an external address, the node's
+//! processes reach each of its frontends at an address of heddle's own, by a port of its own: the alias. Pure.
 //!
-//! A frontend's port comes from what it is, also in the next agent: what the kernel goes on sending there by the rule of a
-//! moment or an agent ago finds the same frontend or nobody. Only where two want one port, which comes first counts.
+//! The port is a hash of the frontend, so the next agent assigns the same one: packets that the kernel still sends by an
+//! older rule find the same frontend or none. If two frontends hash to one port, the second gets the next free one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
@@ -14,7 +14,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::frontends::ExternalFrontend;
 
-/// The ports that are given.
+/// The assigned alias ports.
 #[derive(Debug, Default)]
 pub struct ExternalAliases {
     of: BTreeMap<ExternalFrontend, u16>,
@@ -22,13 +22,13 @@ pub struct ExternalAliases {
 }
 
 impl ExternalAliases {
-    /// All that are given.
+    /// Returns all assigned ports.
     #[must_use]
     pub const fn all(&self) -> &BTreeMap<ExternalFrontend, u16> {
         &self.of
     }
 
-    /// Follows what changed, `cluster` being the state afterwards: the frontends that have a port now or have none any more.
+    /// Applies changes, after which the cluster is `cluster`, and returns the frontends that got a port (`Some`) or lost theirs.
     pub fn follow(
         &mut self,
         cluster: &Cluster,
@@ -47,9 +47,9 @@ impl ExternalAliases {
                 let wanted =
                     there.any(|service| ExternalFrontend::of(service, external_ips).any(|other| other == outer));
                 match (wanted, self.of.contains_key(&outer)) {
-                    (true, false) => news.extend(self.give(outer).map(|port| (outer, Some(port)))),
+                    (true, false) => news.extend(self.assign(outer).map(|port| (outer, Some(port)))),
                     (false, true) => {
-                        self.take_back(&outer);
+                        self.unassign(&outer);
                         news.push((outer, None));
                     }
                     (true, true) | (false, false) => {}
@@ -59,8 +59,8 @@ impl ExternalAliases {
         news
     }
 
-    /// The first free port from the one that is its own; `None`: all are given.
-    fn give(&mut self, outer: ExternalFrontend) -> Option<u16> {
+    /// Assigns the first free port at or after the frontend's own; `None` if all are taken.
+    fn assign(&mut self, outer: ExternalFrontend) -> Option<u16> {
         let own = own(&outer);
         let port = (own..=u16::MAX).chain(1..own).find(|port| !self.taken.contains(port))?;
         self.taken.insert(port);
@@ -68,20 +68,20 @@ impl ExternalAliases {
         Some(port)
     }
 
-    fn take_back(&mut self, outer: &ExternalFrontend) {
+    fn unassign(&mut self, outer: &ExternalFrontend) {
         if let Some(port) = self.of.remove(outer) {
             self.taken.remove(&port);
         }
     }
 }
 
-/// Of an address of IPv4 and one of IPv6: the one of this address's family.
+/// Returns the address of the same family as `ip`.
 #[must_use]
 pub const fn of_family([v4, v6]: [Option<IpAddr>; 2], ip: IpAddr) -> Option<IpAddr> {
     if ip.is_ipv4() { v4 } else { v6 }
 }
 
-/// The port that a frontend has if nobody has it.
+/// Returns the port that a frontend gets if it is free.
 fn own(outer: &ExternalFrontend) -> u16 {
     let mut hasher = SipHasher13::new();
     hasher.write(&Ip::from(outer.ip).octets());
@@ -107,11 +107,11 @@ mod tests {
     #[test]
     fn a_frontend_has_the_same_port_in_the_next_agent() {
         let mut external_aliases = ExternalAliases::default();
-        let first = external_aliases.give(outer(80));
-        external_aliases.give(outer(81));
-        assert_eq!(ExternalAliases::default().give(outer(80)), first);
-        external_aliases.take_back(&outer(80));
-        assert_eq!(external_aliases.give(outer(80)), first);
+        let first = external_aliases.assign(outer(80));
+        external_aliases.assign(outer(81));
+        assert_eq!(ExternalAliases::default().assign(outer(80)), first);
+        external_aliases.unassign(&outer(80));
+        assert_eq!(external_aliases.assign(outer(80)), first);
         // A constant on purpose: after an upgrade it is to be the same.
         assert_eq!(first, Some(PORT));
     }
@@ -122,12 +122,12 @@ mod tests {
     fn every_port_is_given_once() {
         let mut external_aliases = ExternalAliases::default();
         let given: BTreeSet<u16> = (0..u16::MAX)
-            .filter_map(|port| external_aliases.give(outer(port)))
+            .filter_map(|port| external_aliases.assign(outer(port)))
             .collect();
         assert_eq!((given.len(), given.first()), (usize::from(u16::MAX), Some(&1)));
-        assert_eq!(external_aliases.give(outer(u16::MAX)), None, "all are given");
+        assert_eq!(external_aliases.assign(outer(u16::MAX)), None, "all are given");
         let port = external_aliases.all()[&outer(443)];
-        external_aliases.take_back(&outer(443));
-        assert_eq!(external_aliases.give(outer(u16::MAX)), Some(port));
+        external_aliases.unassign(&outer(443));
+        assert_eq!(external_aliases.assign(outer(u16::MAX)), Some(port));
     }
 }

@@ -1,8 +1,8 @@
-//! Frontends of Services that the node's own processes reach by addresses which are the node's, or somebody else's: node
-//! ports, load balancer and external addresses. Computed from the Services; pure.
+//! Frontends of Services for the node's own processes: node ports, and load balancer and external addresses. Pure: computed
+//! from the Services.
 //!
-//! A packet to an address that the node holds never leaves it, so the agent's nftables table sends node ports to an address
-//! that only heddle has and that is routed to `heddle0` ([`crate::nft`]); its port stays. Addresses that the node does not
+//! The kernel delivers a packet to an address of the node locally. The agent's nftables table ([`crate::nft`]) therefore
+//! sends node ports to an address that only heddle has and that is routed to `heddle0`; the port stays. Addresses that the node does not
 //! hold get a route there ([`crate::plan`]); where it does hold one, the kernel's local table comes before that route, and
 //! the nftables table sends what is for their ports to another address of heddle's, a port for each ([`crate::external_aliases`]).
 
@@ -22,7 +22,7 @@ pub struct NodePort {
     pub port: u16,
 }
 
-/// A port of an address of a load balancer or an external one.
+/// A frontend at a load balancer's address or at an external address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExternalFrontend {
     /// The address.
@@ -34,7 +34,7 @@ pub struct ExternalFrontend {
 }
 
 impl ExternalFrontend {
-    /// Those of a Service; `external_ips`: whether external addresses are served.
+    /// Returns a Service's external frontends. `external_ips` is `true` if external addresses are served.
     pub fn of(service: &Service, external_ips: bool) -> impl Iterator<Item = Self> {
         let ports = service.ports.iter().filter(|_| service.is_proxied());
         ports.flat_map(move |port| {
@@ -53,7 +53,7 @@ fn outer_addresses(service: &Service, external_ips: bool) -> impl Iterator<Item 
     service.served_balancers().chain(external.copied())
 }
 
-/// What all Services have.
+/// The frontends of all Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontends {
     /// Node ports.
@@ -63,7 +63,7 @@ pub struct Frontends {
 }
 
 impl Frontends {
-    /// Adds those of a Service; `external_ips`: whether external addresses are served.
+    /// Adds a Service's frontends. `external_ips` is `true` if external addresses are served.
     pub fn add(&mut self, service: &Service, external_ips: bool) {
         if !service.is_proxied() {
             return;

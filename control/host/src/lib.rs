@@ -1,11 +1,17 @@
-//! The host port: how the node's own processes, and traffic that leaves the node, meet the dataplane.
+//! The node's kernel state at the host port: observed, compared with a plan, reconciled.
 //!
-//! A veth pair: [`INTERFACE`] in the node's namespace with an address per family and routes for pod and Service ranges,
-//! [`PEER`] with one AF_XDP queue for each worker. [`plan`] computes what should be there from the cluster's objects,
-//! [`HostPort`] makes it so: idempotent, and what an earlier agent left is taken over. Beside the interface's own there
-//! are one nftables table ([`nft`]) and one sysctl with the reserved ports ([`reserved`]).
+//! The host port is a veth pair, by which the node's own processes and traffic that leaves the node meet the dataplane:
+//! [`INTERFACE`] in the node's namespace has an address for each IP family and routes for the pod and Service ranges;
+//! [`PEER`] has one AF_XDP queue for each worker. One nftables table ([`nft`]) and one sysctl with the reserved ports
+//! ([`reserved`]) belong to it.
 //!
-//! Nothing of the node's NICs, of its other routes or of its forwarding switches is changed.
+//! - [`plan`] computes from the cluster's objects what the kernel's state should be; [`frontends`] and
+//!   [`external_aliases`] are parts of it. They are pure.
+//! - [`observe`] reads the kernel's state, and [`port`] applies the differences.
+//! - [`task`] runs all of it on a thread of its own. The control thread starts it by [`start`] and never waits for it.
+//!
+//! This crate and `heddle-cni` alone change the node's kernel state. The node's NICs, its other routes and its forwarding
+//! switches are never changed.
 
 pub mod error;
 pub mod external_aliases;
@@ -33,16 +39,16 @@ pub use plan::Plan;
 pub use port::HostPort;
 pub use task::{HostConfig, HostHandle, HostLink, HostStatus, Report, start};
 
-/// The node's end.
+/// The name of the node's end.
 pub const INTERFACE: &str = "heddle0";
-/// The dataplane's end.
+/// The name of the dataplane's end.
 pub const PEER: &str = "hdhost";
 /// The gateway of pods and of the host port's routes; it exists only in heddle.
 pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The same for IPv6.
+/// The IPv6 gateway of pods and of the host port's routes.
 pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
 
-/// The gateway of an address's family.
+/// Returns the gateway of an address's family.
 #[must_use]
 pub const fn gateway_of(address: IpAddr) -> IpAddr {
     match address {
@@ -51,7 +57,7 @@ pub const fn gateway_of(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Removes all that a host port leaves in this network namespace, and says what it was.
+/// Removes everything of a host port from this network namespace, and returns a line for each thing it removed.
 ///
 /// # Errors
 /// The first thing that could not be removed.

@@ -57,7 +57,7 @@ pub fn ensure_pair(netlink: &Netlink, name: &str, peer: &str, queues: u32, mtu: 
     })
 }
 
-/// Finds the pair. What is left of a broken pair, or of one with other queues, is deleted.
+/// Finds the pair. It deletes the rest of a broken pair, and a pair with other queues.
 fn existing_pair(netlink: &Netlink, name: &str, peer: &str, queues: u32) -> Result<Option<Pair>, HostError> {
     let (own, other) = (netlink.link(name)?, netlink.link(peer)?);
     for link in [&own, &other].into_iter().flatten().filter(|link| !link.veth) {

@@ -2,7 +2,8 @@
 //! what the node's own processes send to node ports of its addresses, and to load balancer and external addresses that the
 //! node holds, goes to heddle.
 //!
-//! The whole table is replaced in one transaction, by the `nft` program. Rules of others are not looked at.
+//! This module writes the table's text; [`crate::nft_program`] hands it to `nft`, which replaces the whole table in one
+//! transaction. Rules of others are not read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -17,7 +18,7 @@ use crate::frontends::{ExternalFrontend, NodePort};
 /// The table's family and name.
 pub const NAME: &str = "inet heddle";
 
-/// What stands in the table.
+/// The contents of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
     /// The node's pod ranges: what they send is masqueraded.
@@ -98,7 +99,7 @@ fn outer(table: &Table, v4: bool) -> impl Iterator<Item = (&ExternalFrontend, &(
     table.outer.iter().filter(of_family)
 }
 
-/// What goes to heddle with such an address as its source gets the node's.
+/// Adds the rules that give the node's address to packets for heddle that have an external address as their source.
 fn sources(table: &Table, ports: &str, text: &mut String) {
     for own in &table.own {
         let (family, name) = family(own.is_ipv4());
@@ -142,7 +143,7 @@ fn outer_sets(table: &Table, text: &mut String) {
     }
 }
 
-/// What the node's own processes send to addresses that it holds. Node ports leave loopback addresses out, as kube-proxy's
+/// Adds the chain for packets of the node's own processes to addresses that the node holds. Node ports leave loopback addresses out, as kube-proxy's
 /// nftables mode leaves them: an answer to them could not come back.
 fn output(table: &Table, text: &mut String) {
     let mut chain = String::new();

@@ -1,4 +1,4 @@
-//! What the host port should look like, computed from configuration and objects. Pure.
+//! The host port's plan, computed from configuration and objects. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::external_aliases;
 use crate::frontends::{ExternalFrontend, Frontends};
 use crate::nft::Table;
 
-/// What a plan is computed from.
+/// The inputs of a plan.
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// This node.
@@ -51,7 +51,7 @@ pub struct Plan {
     pub table: Table,
 }
 
-/// The ranges of Service addresses: those configured, else those of ServiceCIDR objects, else each address.
+/// Returns the ranges of Service addresses: the configured ones, else the ranges of ServiceCIDR objects, else each address.
 #[must_use]
 pub fn service_ranges(
     configured: &[IpNet],

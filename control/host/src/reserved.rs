@@ -1,7 +1,7 @@
 //! heddle's range of source ports in `net.ipv4.ip_local_reserved_ports`, beside what others put there.
 //!
-//! The sysctl is one value for all, so what heddle added is noted in the state directory before it is written, and only
-//! that is taken out again.
+//! The sysctl is one list that everybody shares. heddle therefore records in the state directory which ports it adds, before
+//! it adds them, and removes only those.
 
 use std::fmt;
 use std::fs;

@@ -3,7 +3,7 @@
 
 use heddle_port::{Frame, Packet, WorkerPool};
 
-/// What has come of a packet whose last part has not.
+/// The received parts of a packet whose last part is missing.
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     pending: Option<Packet>,
@@ -11,7 +11,7 @@ pub(crate) struct Assembler {
     discarding: bool,
 }
 
-/// What a part brought.
+/// The outcome of one received part.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Part {
     /// The packet's last part.

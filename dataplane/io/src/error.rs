@@ -1,4 +1,4 @@
-//! What can go wrong with AF_XDP: the value, and what to do.
+//! The errors of AF_XDP; each names the value and what to do.
 
 use std::io;
 
@@ -64,7 +64,7 @@ pub enum XdpError {
         ifname: String,
         /// The queue.
         queue: u32,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// Another socket is bound to the queue.
@@ -85,7 +85,7 @@ pub enum XdpError {
     NoNativeXdp {
         /// The device's name.
         ifname: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// The UMEM is above what the process may lock.
@@ -110,7 +110,7 @@ pub enum XdpError {
         key: &'static str,
         /// Its value.
         value: u64,
-        /// What it must be.
+        /// The rule that the value breaks.
         rule: &'static str,
     },
     /// The number of a port is beyond the program's map.
@@ -150,9 +150,9 @@ pub enum XdpError {
     /// The kernel refused something else.
     #[error("cannot {what}: {source}")]
     Kernel {
-        /// What was tried, with the device's name if there is one.
+        /// The step, with the device's name if there is one.
         what: String,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
 }

@@ -13,7 +13,7 @@ use std::io;
 /// First kernel with multi-buffer AF_XDP (`XDP_USE_SG`).
 const LEAST: (u32, u32) = (6, 6);
 
-/// What is known of a kernel release.
+/// The fitness of a kernel release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KernelFitness {
     /// Nothing speaks against it. So is a release that cannot be read: the kernel says itself what it cannot do.
@@ -22,7 +22,7 @@ pub enum KernelFitness {
     TooOld,
     /// It panics when heddle sends a packet.
     Panics,
-    /// It belongs to a series of which a part panics, and its release does not say to which part.
+    /// It belongs to a series with releases that panic, and its name does not say which release it holds.
     MayPanic,
 }
 

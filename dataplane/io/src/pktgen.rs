@@ -40,7 +40,7 @@ const LONGEST_CALL: Duration = Duration::from_secs(1);
 /// Ethernet, IPv4 and UDP headers, and two octets of payload.
 const LEAST_FRAME: usize = 44;
 
-/// What is sent, and how much of it.
+/// The packets to send, and their number.
 #[derive(Clone, Copy, Debug)]
 pub struct Traffic<'a> {
     /// The device that the frames leave by, in the network namespace of the calling thread.
@@ -58,7 +58,7 @@ pub struct Traffic<'a> {
     pub time: Duration,
 }
 
-/// What was sent.
+/// The packets that were sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Sent {
     /// Frames offered to the device.

@@ -343,7 +343,7 @@ impl fmt::Debug for XdpPort {
 }
 
 impl Drop for XdpPort {
-    /// What the port holds counts as outstanding from now on, until the context reclaims it.
+    /// The port's frames count as outstanding from now on, until the context reclaims them.
     fn drop(&mut self) {
         self.store.port_closed(self.number);
     }

@@ -1,4 +1,4 @@
-//! What must hold before AF_XDP is tried: the kernel's release and the thread's capabilities.
+//! The conditions of AF_XDP that are checked before it is tried: the kernel's release and the thread's capabilities.
 
 use std::fs;
 

@@ -32,9 +32,9 @@ pub enum ProbeError {
     /// A system call besides AF_XDP failed.
     #[error("trying AF_XDP: cannot {what}: {source}")]
     System {
-        /// What was tried.
+        /// The step.
         what: &'static str,
-        /// What the kernel said.
+        /// The kernel's error.
         source: io::Error,
     },
     /// AF_XDP or XDP refused.
@@ -58,7 +58,7 @@ pub enum ProbeError {
 /// afterwards. Gives the time that it took, at most `within`.
 ///
 /// # Errors
-/// What does not work.
+/// The step that does not work.
 pub fn probe(within: Duration) -> Result<Duration, ProbeError> {
     let start = Instant::now();
     let system = |what| move |source| ProbeError::System { what, source };

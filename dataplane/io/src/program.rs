@@ -88,26 +88,26 @@ impl Program {
             })
     }
 
-    /// Sends what is redirected to port `number` to this socket.
+    /// Makes the program redirect packets for port `number` to this socket.
     pub(crate) fn set_port(&self, number: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
         self.ports
             .update(&number.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes(), MapFlags::ANY)
             .map_err(|error| XdpError::bpf(format!("enter port {number} into the map of sockets"), &error))
     }
 
-    /// What is redirected to port `number` is dropped from now on.
+    /// Makes the program drop packets for port `number`.
     pub(crate) fn clear_port(&self, number: u32) -> io::Result<()> {
         absent_is_fine(self.ports.delete(&number.to_ne_bytes()))
     }
 
-    /// Queue 0 of the device is port `base`.
+    /// Tells the program that queue 0 of the device is port `base`.
     pub(crate) fn set_device(&self, ifname: &str, ifindex: u32, base: u32) -> Result<(), XdpError> {
         self.devices
             .update(&ifindex.to_ne_bytes(), &base.to_ne_bytes(), MapFlags::ANY)
             .map_err(|error| XdpError::bpf(format!("enter {ifname} into the map of devices"), &error))
     }
 
-    /// What comes from the device is dropped from now on.
+    /// Makes the program drop packets from the device.
     pub(crate) fn clear_device(&self, ifindex: u32) -> io::Result<()> {
         absent_is_fine(self.devices.delete(&ifindex.to_ne_bytes()))
     }

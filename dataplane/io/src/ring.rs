@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// What can lie in a slot: plain data of which any bits are a value.
+/// A type of a ring's slot: plain data for which any bits are a valid value.
 pub(crate) trait Slot: Copy + Send + 'static {}
 
 /// An address: fill and completion rings.
@@ -72,7 +72,7 @@ struct Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: `base` and `len` are those of a successful mmap, and whoever has pointers into it owns this mapping.
+        // SAFETY: `base` and `len` come from a successful mmap, and every holder of a pointer into it owns this mapping.
         unsafe { libc::munmap(self.base.as_ptr().cast(), self.len) };
     }
 }
@@ -171,7 +171,7 @@ pub(crate) struct Producer<T> {
     ring: Layout<T>,
     /// Index of the slot that is written next.
     next: u32,
-    /// What the other end has been told.
+    /// The index that the other end can see.
     submitted: u32,
     /// The consumer's index when it was last read.
     consumed: u32,
@@ -236,7 +236,7 @@ impl<T: Slot> Producer<T> {
             .wrapping_sub(self.ring.consumer().load(Ordering::Acquire))
     }
 
-    /// Whether the kernel sleeps and must be woken to see what was submitted.
+    /// Returns `true` if the kernel sleeps and must be woken to see submitted entries.
     pub(crate) fn needs_wakeup(&self) -> bool {
         self.ring.flags().load(Ordering::Relaxed) & libc::XDP_RING_NEED_WAKEUP != 0
     }
