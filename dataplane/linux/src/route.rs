@@ -1,5 +1,6 @@
 //! Unicast routes of the main table.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -32,6 +33,13 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// The number of the program that set the route (`RTPROT_*`).
     pub protocol: u8,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.destination)?;
+        self.gateway.map_or(Ok(()), |gateway| write!(f, " via {gateway}"))
+    }
 }
 
 impl Route {
@@ -143,7 +151,7 @@ impl Netlink {
     /// source is no address of this machine (EINVAL).
     pub fn add_route(&self, route: &Route) -> Result<(), LinuxError> {
         self.change(RouteNetlinkMessage::NewRoute(route.encode()), NLM_F_CREATE | NLM_F_EXCL)
-            .map_err(LinuxError::step(format!("adding the route to {}", route.destination)))
+            .map_err(LinuxError::step(format!("adding the route to {route}")))
     }
 
     /// Removes a route and returns `false` if there is none like it.
@@ -154,7 +162,7 @@ impl Netlink {
         let removed = self.change(RouteNetlinkMessage::DelRoute(route.encode()), 0);
         absent_is_none(removed, &[ESRCH])
             .map(|removed| removed.is_some())
-            .map_err(LinuxError::step(format!("removing the route to {}", route.destination)))
+            .map_err(LinuxError::step(format!("removing the route to {route}")))
     }
 }
 
