@@ -36,8 +36,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "agent",
         &[
-            "ids", "wire", "port", "tables", "flow", "engine", "io", "linux", "model", "source", "compile", "config",
-            "proto", "host",
+            "ids", "wire", "port", "tables", "flow", "engine", "io", "model", "source", "compile", "config", "proto",
+            "host",
         ],
     ),
     (
