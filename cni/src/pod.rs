@@ -2,7 +2,7 @@
 
 use heddle_linux::route::PROTOCOL_BOOT;
 use heddle_linux::sysctl::{IpVersion, write_interface};
-use heddle_linux::{Link, Neighbor, Netlink, Netns, Route, ethtool};
+use heddle_linux::{Link, LinuxError, Neighbor, Netlink, Netns, Route, ethtool};
 use heddle_proto::{IfName, Prepared};
 use ipnet::IpNet;
 
@@ -85,11 +85,15 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
         netlink.add_route(&route(IpNet::from(address)))?;
     }
     for prepared in &prepared.routes {
-        netlink.add_route(&Route {
+        let planned = Route {
             gateway: Some(prepared.via),
             source: prepared.src,
             mtu: prepared.mtu,
             ..route(prepared.dst)
+        };
+        netlink.add_route(&planned).map_err(|e| LinuxError {
+            step: format!("{} on {}", e.step, link.name),
+            source: e.source,
         })?;
     }
     // Read again: now it is up and has its Ethernet address.
