@@ -15,7 +15,7 @@ LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 
 # `make check` runs all tests of every crate but these, which have tests that need root, and of these the unit tests without
 # the ones named here.
-NEED_ROOT := io host agent cni lab bench
+NEED_ROOT := linux io host agent cni lab bench
 UNIT_TESTS_WITH_ROOT := probe::tests::it_works_here probe::tests::its_time flow_file::tests::without_reserved \
 	flow_file::tests::mounted_once
 ROOTLESS := --workspace --exclude heddle-tests $(NEED_ROOT:%=--exclude heddle-%)
