@@ -1,5 +1,6 @@
 //! From model objects to verdicts, Services, generations and pages.
 
+mod evaluator;
 mod frontends;
 mod generations;
 mod nodes;

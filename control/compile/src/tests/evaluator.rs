@@ -1,0 +1,114 @@
+//! A naive evaluator of policies, written straight from the API documentation: the twin of the compiled tables.
+
+use super::*;
+use heddle_model::{ClusterNetworkPolicy, ClusterPeer, RuleAction, Tier};
+
+/// Returns true if this policy allows the connection in this direction. `None`: it does not select the pod for it.
+fn one_policy(
+    cluster: &Cluster,
+    policy: &NetworkPolicy,
+    pod: &Pod,
+    direction: Direction,
+    peer: IpAddr,
+    (proto, port): (Proto, u16),
+) -> Option<bool> {
+    // "podSelector selects the pods to which this NetworkPolicy object applies", in its namespace.
+    if policy.key.namespace != pod.key.namespace || !policy.selector.matches(&pod.labels) {
+        return None;
+    }
+    let rules = match direction {
+        Direction::Ingress => policy.ingress.as_ref()?,
+        Direction::Egress => policy.egress.as_ref()?,
+    };
+    let peer_pod = cluster.pod_at(peer);
+    let destination = match direction {
+        Direction::Ingress => Some(pod),
+        Direction::Egress => peer_pod.map(|p| &**p),
+    };
+    // "matches traffic if it matches at least one of the peers and at least one of the ports"; an empty list is all.
+    let allowed = rules.iter().any(|rule| {
+        let peer_matches = rule.peers.is_empty()
+            || rule.peers.iter().any(|p| match p {
+                Peer::Block(block) => block.contains(peer),
+                Peer::Pods { namespaces, pods } => peer_pod.is_some_and(|other| {
+                    let namespace = match namespaces {
+                        None => other.key.namespace == policy.key.namespace,
+                        Some(selector) => selector.matches(&cluster.namespace_labels(&other.key.namespace)),
+                    };
+                    namespace && pods.matches(&other.labels)
+                }),
+            });
+        peer_matches && ports_match(&rule.ports, destination, (proto, port))
+    });
+    Some(allowed)
+}
+
+fn ports_match(ports: &[PolicyPort], destination: Option<&Pod>, (proto, port): (Proto, u16)) -> bool {
+    ports.is_empty()
+        || ports.iter().any(|p| {
+            Proto(p.protocol.number()) == proto
+                && match &p.ports {
+                    PolicyPorts::Any => true,
+                    PolicyPorts::Range(range) => range.numbers().contains(&port),
+                    PolicyPorts::Name(name) => {
+                        destination.is_some_and(|d| d.named_ports(name, p.protocol).any(|n| n.get() == port))
+                    }
+                }
+        })
+}
+
+/// Returns the action of the first matching rule of a tier: "policies with lower priority values ... are checked before policies with higher priority values in the same tier"; "a
+/// rule that appears at the top ... would take the highest precedence". `None`: no rule of the tier matches.
+fn one_tier(
+    cluster: &Cluster,
+    tier: Tier,
+    pod: &Pod,
+    direction: Direction,
+    peer: IpAddr,
+    to: (Proto, u16),
+) -> Option<RuleAction> {
+    let namespace = cluster.namespace_labels(&pod.key.namespace);
+    let selecting = |p: &&Arc<ClusterNetworkPolicy>| p.tier == tier && p.subject.matches(&namespace, &pod.labels);
+    let mut policies: Vec<_> = cluster.cluster_policies().filter(selecting).collect();
+    policies.sort_by_key(|p| (p.priority, Arc::clone(&p.name)));
+    let peer_pod = cluster.pod_at(peer);
+    let destination = match direction {
+        Direction::Ingress => Some(pod),
+        Direction::Egress => peer_pod.map(|p| &**p),
+    };
+    let rules = policies.into_iter().flat_map(|p| match direction {
+        Direction::Ingress => &p.ingress,
+        Direction::Egress => &p.egress,
+    });
+    let peer_matches = |p: &ClusterPeer| match p {
+        ClusterPeer::Pods(subject) => peer_pod
+            .is_some_and(|other| subject.matches(&cluster.namespace_labels(&other.key.namespace), &other.labels)),
+        ClusterPeer::Nodes(selector) => {
+            peer_pod.is_none() && cluster.node_at(peer).is_some_and(|node| selector.matches(&node.labels))
+        }
+        ClusterPeer::Network(net) => net.contains(&peer),
+    };
+    let mut matching =
+        rules.filter(|rule| rule.peers.iter().any(peer_matches) && ports_match(&rule.ports, destination, to));
+    matching.next().map(|rule| rule.action)
+}
+
+/// Returns true if all policies together allow the connection: a pod is "isolated if any policy selects it for the
+/// direction; then allowed is the union of what they allow".
+pub(super) fn is_allowed(cluster: &Cluster, pod: &Pod, direction: Direction, peer: IpAddr, to: (Proto, u16)) -> bool {
+    let own_node = cluster.node_at(peer).is_some_and(|n| &*n.name == "here");
+    if own_node || pod.ips.contains(&peer) {
+        return true;
+    }
+    let verdicts: Vec<bool> = cluster
+        .policies()
+        .filter_map(|p| one_policy(cluster, p, pod, direction, peer, to))
+        .collect();
+    let tier = |tier| one_tier(cluster, tier, pod, direction, peer, to);
+    match (tier(Tier::Admin), verdicts.is_empty()) {
+        (Some(RuleAction::Accept), _) => true,
+        (Some(RuleAction::Deny), _) => false,
+        (Some(RuleAction::Pass) | None, false) => verdicts.contains(&true),
+        (Some(RuleAction::Pass) | None, true) => tier(Tier::Baseline) != Some(RuleAction::Deny),
+    }
+}
