@@ -171,10 +171,10 @@ async fn attach(
 /// Undoes an ADD that failed: the interface goes first, so that nobody uses the address when the agent hands it out again.
 async fn undo(agent: &mut Client, target: &Target, made: Option<&Link>, mut error: CniError) -> CniError {
     let mut failed = Vec::new();
-    if let Some(link) = made {
-        if let Err(e) = Netlink::open().and_then(|netlink| netlink.delete_link(link)) {
-            failed.push(e.to_string());
-        }
+    if let Some(link) = made
+        && let Err(e) = Netlink::open().and_then(|netlink| netlink.delete_link(link))
+    {
+        failed.push(e.to_string());
     }
     // With the interface still there, its address is still in use: the attachment stays for DEL.
     if failed.is_empty()

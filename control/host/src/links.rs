@@ -60,7 +60,7 @@ pub fn ensure_pair(netlink: &Netlink, name: &str, peer: &str, queues: u32, mtu: 
 /// Finds the pair. It deletes the rest of a broken pair, and a pair with other queues.
 fn existing_pair(netlink: &Netlink, name: &str, peer: &str, queues: u32) -> Result<Option<Pair>, HostError> {
     let (own, other) = (netlink.link(name)?, netlink.link(peer)?);
-    for link in [&own, &other].into_iter().flatten().filter(|link| !link.veth) {
+    if let Some(link) = [&own, &other].into_iter().flatten().find(|link| !link.veth) {
         return Err(HostError::InTheWay(format!(
             "there is an interface {} that is no veth: it is not heddle's; rename or remove it",
             link.name
