@@ -1,4 +1,4 @@
-//! What the stages of one burst share.
+//! The state that the stages share: a worker's own between bursts, and the context of one burst.
 
 use heddle_flow::{Egress, FlowTable, FlowView, Millis, Origin};
 use heddle_port::{FrameStore, PortId, WorkerPool};
@@ -12,16 +12,16 @@ use crate::reason::DropReason;
 use crate::reassembly::{Datagrams, FragmentConfig, FragmentTotals};
 use crate::verdict::Verdict;
 
-/// What the stages are told once.
+/// The configuration of the stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StageConfig {
-    /// Until then, TCP connections are picked up in their middle: after a start without a flow table. `Millis(0)`: never.
+    /// The time until which TCP connections are adopted in their middle: after a start without a flow table. `Millis(0)`: never.
     pub adopt_until: Millis,
-    /// ICMP errors that a worker sends in one turn at most.
+    /// The most ICMP errors that a worker sends in one turn.
     pub errors_per_turn: u32,
-    /// Where chance begins, for Services that choose by it: another number for each worker, the same one for a replay.
+    /// The seed of the random choice among backends: another number for each worker, the same one for a replay.
     pub seed: u64,
-    /// What the fragments of datagrams may use.
+    /// The limits for fragments of datagrams.
     pub fragments: FragmentConfig,
 }
 
@@ -39,7 +39,7 @@ impl Default for StageConfig {
 /// The longest answer that is not made in place: an ICMPv6 error (RFC 4443 section 2.4(c)) with its Ethernet header.
 const SCRATCH: usize = 1280 + 14;
 
-/// What a worker's stages keep from burst to burst.
+/// The state of a worker's stages between bursts.
 #[derive(Debug)]
 pub struct Stages {
     pub(crate) config: StageConfig,
@@ -47,16 +47,16 @@ pub struct Stages {
     pub(crate) errors_left: u32,
     /// Packets that took the slow path since the worker last counted.
     pub(crate) slow: u64,
-    /// The state of the generator of chance.
+    /// The state of the random number generator.
     pub(crate) chance: u64,
-    /// Where answers are built.
+    /// The buffer in which local replies are built.
     pub(crate) scratch: Box<[u8; SCRATCH]>,
-    /// Datagrams of which a fragment has come, and the fragments that wait for their first.
+    /// The datagrams with a known fragment, and the fragments that wait for their first.
     pub(crate) datagrams: Datagrams,
 }
 
 impl Stages {
-    /// Stages with a full budget.
+    /// Makes stages with a full budget.
     #[must_use]
     pub fn new(config: StageConfig) -> Self {
         Self {
@@ -118,7 +118,7 @@ impl<'a> Context<'a> {
         self.ingress.origin()
     }
 
-    /// What the choice of a backend depends on now.
+    /// Returns the inputs of the next choice of a backend.
     pub(crate) fn selector(&mut self) -> BackendSelector<'a> {
         // SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", OOPSLA 2014).
         self.stages.chance = self.stages.chance.wrapping_add(0x9e37_79b9_7f4a_7c15);

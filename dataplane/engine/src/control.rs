@@ -14,7 +14,7 @@ use crate::counters::WorkerCounters;
 use crate::ingress::PortRole;
 use crate::wakeup::Waker;
 
-/// What control asks of a worker.
+/// A message of control to a worker.
 pub(crate) enum Message<P> {
     Add {
         port: P,
@@ -28,7 +28,7 @@ pub(crate) enum Message<P> {
     Stop,
 }
 
-/// Why a worker did not take a port; it comes back.
+/// The reason for which a worker did not take a port, and the port.
 #[derive(thiserror::Error)]
 pub enum AddError<P> {
     /// The number is beyond those that the worker has counters for.
@@ -101,7 +101,7 @@ impl<P: Port> WorkerHandle<P> {
         self.id
     }
 
-    /// What it counts.
+    /// Returns its counters.
     #[must_use]
     pub fn counters(&self) -> &Arc<WorkerCounters> {
         &self.counters

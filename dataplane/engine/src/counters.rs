@@ -1,4 +1,4 @@
-//! What a worker counts: one writer (the worker), any number of readers, no shared write.
+//! A worker's counters: one writer (the worker), any number of readers, no shared write.
 //!
 //! Each worker has its own [`PortCounters`] for every port number, its own ports' and others': a packet that was handed
 //! over and dropped at its way out is counted by the worker that dropped it, at the port where the packet came in. So
@@ -14,7 +14,7 @@ use heddle_port::{BURST, PortId};
 use heddle_tables::RuleId;
 
 use crate::drops::{DropRing, Dropped, PolicyCounters};
-use crate::reason::{AbsorbReason, AnswerKind, DropReason};
+use crate::reason::{AbsorbReason, AnswerKind, DropClass, DropReason};
 use crate::reassembly::FragmentTotals;
 
 /// Classes of burst sizes: 1, 2, 4, … up to [`BURST`].
@@ -42,14 +42,14 @@ impl Counter {
         self.0.store(n, Relaxed);
     }
 
-    /// What it stands at.
+    /// Returns the value.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.0.load(Relaxed)
     }
 }
 
-/// What one worker counted for one port.
+/// One worker's counters of one port.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct PortCounters {
@@ -111,7 +111,7 @@ impl PortCounters {
     }
 }
 
-/// What came of fragments that came in.
+/// The counters of received fragments.
 #[derive(Default, Debug)]
 pub(crate) struct FragmentCounters {
     first: Counter,
@@ -183,7 +183,7 @@ impl WorkerCounters {
         &self.recent
     }
 
-    /// What policies denied.
+    /// Returns the packets that policies denied.
     #[must_use]
     pub const fn policy(&self) -> &PolicyCounters {
         &self.policy
@@ -232,7 +232,7 @@ impl WorkerCounters {
         self.ports.get(usize::from(port.0))
     }
 
-    /// What this worker counted for one port.
+    /// Returns this worker's counts of one port.
     #[must_use]
     pub fn port_totals(&self, port: PortId) -> PortTotals {
         let mut totals = PortTotals::default();
@@ -242,7 +242,7 @@ impl WorkerCounters {
         totals
     }
 
-    /// What the worker did besides packets.
+    /// Returns the worker's own counts, besides packets.
     #[must_use]
     pub fn totals(&self) -> WorkerTotals {
         WorkerTotals {
@@ -261,7 +261,7 @@ impl WorkerCounters {
     }
 }
 
-/// What the worker did besides packets, read at one moment.
+/// A worker's own counts, besides packets, at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct WorkerTotals {
     /// Turns.
@@ -284,11 +284,11 @@ pub struct WorkerTotals {
     pub expired: u64,
     /// Packets that no current flow answered for.
     pub slow_path: u64,
-    /// What came of fragments that came in.
+    /// The counters of received fragments.
     pub fragments: FragmentTotals,
 }
 
-/// What was counted for one port, by one worker or by all.
+/// The counts of one port, by one worker or by all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortTotals {
     /// Packets received at the port.
@@ -350,6 +350,15 @@ impl PortTotals {
             .iter()
             .copied()
             .zip(self.dropped)
+            .filter(|(_, n)| *n > 0)
+    }
+
+    /// Returns the drops by class, those that happened.
+    pub fn drops_by_class(&self) -> impl Iterator<Item = (DropClass, u64)> + '_ {
+        let of_class = |class: DropClass| self.drops().filter(move |(reason, _)| reason.class() == class);
+        DropClass::ALL
+            .iter()
+            .map(move |class| (*class, of_class(*class).map(|(_, n)| n).sum()))
             .filter(|(_, n)| *n > 0)
     }
 
@@ -437,6 +446,7 @@ mod tests {
         }
         assert_eq!(sum.rx_packets, 3);
         assert_eq!(sum.drops().collect::<Vec<_>>(), [(DropReason::SpoofedSource, 2)]);
+        assert_eq!(sum.drops_by_class().collect::<Vec<_>>(), [(DropClass::Spoofing, 2)]);
         assert_eq!(sum.ended(), 2);
         assert!(workers[0].port(PortId(4)).is_none());
     }

@@ -13,18 +13,18 @@ use heddle_tables::{EndpointId, WorkerId};
 
 use crate::wakeup::{Sleeper, Waker};
 
-/// A packet on its way to the worker that owns its way out.
+/// A packet on its way to the worker that owns its egress port.
 #[derive(Debug)]
 pub struct HandoverItem {
     /// The packet, ready to be sent.
     pub packet: Packet,
-    /// Where it came in: there its end is counted.
+    /// The port where it came in, which counts its end.
     pub ingress: PortId,
-    /// Where it shall leave.
+    /// The egress port.
     pub egress: PortId,
-    /// Whom it shall reach: the port may have another owner by the time it is taken.
+    /// The endpoint behind that port: the port may lead to another one by the time the item is popped.
     pub to: EndpointId,
-    /// It is a fragment of a packet that heddle has cut, other than the first, by which that one is counted.
+    /// True for a fragment of a packet that heddle has cut, other than the first one, which counts as the packet.
     pub later_fragment: bool,
 }
 
@@ -52,9 +52,9 @@ pub struct Outbox {
 /// One worker's ends of the mesh.
 #[derive(Debug)]
 pub struct Ends {
-    /// What others give to it.
+    /// The items that others push to it.
     pub inbox: Inbox,
-    /// What it gives to others.
+    /// The items that it pushes to others.
     pub outbox: Outbox,
 }
 
@@ -91,7 +91,7 @@ pub fn mesh(workers: u8, capacity: usize) -> std::io::Result<Vec<Ends>> {
 }
 
 impl Outbox {
-    /// Gives a packet to another worker.
+    /// Pushes a packet to another worker.
     ///
     /// # Errors
     /// [`Refused`] gives it back: the lane is full, or that worker has stopped or never was.
@@ -110,7 +110,7 @@ impl Outbox {
         Ok(())
     }
 
-    /// Wakes those who got something since the last call and sleep.
+    /// Wakes the sleeping workers that got an item since the last call.
     #[inline]
     pub fn wake(&mut self) {
         for (touched, (_, waker)) in self.touched.iter_mut().zip(&self.lanes) {
@@ -121,7 +121,7 @@ impl Outbox {
     }
 }
 
-/// Why an item came back.
+/// The reason for which an item came back.
 #[derive(Debug)]
 pub enum Refused {
     /// The lane is full.
@@ -143,20 +143,20 @@ impl Inbox {
         self.lanes.len()
     }
 
-    /// Whether anything waits.
+    /// Returns true if no item waits.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.lanes.iter().all(|l| l.queue.is_empty())
     }
 
-    /// Accepts nothing more.
+    /// Closes the lanes: they accept nothing more.
     pub fn close(&self) {
         for l in &self.lanes {
             l.closed.store(true, Ordering::Release);
         }
     }
 
-    /// What is left, lane by lane.
+    /// Takes the items that are left, lane by lane.
     pub fn drain(&self) -> impl Iterator<Item = HandoverItem> + '_ {
         self.lanes.iter().flat_map(|l| std::iter::from_fn(|| l.queue.pop()))
     }

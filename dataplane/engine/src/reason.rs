@@ -1,4 +1,5 @@
-//! Why a packet was dropped, absorbed or answered: one enum each, one counter for each variant.
+//! The reasons for which packets are dropped, absorbed or answered: one enum each, one counter for each variant. Drop reasons
+//! are grouped in classes.
 //!
 //! A name, once released, stays: people alert on it.
 
@@ -16,10 +17,10 @@ macro_rules! reasons {
         impl $name {
             /// Every variant, in the order of its number.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
-            /// How many there are.
+            /// The number of variants.
             pub const COUNT: usize = Self::ALL.len();
 
-            /// The name in counters and messages, in kebab case.
+            /// Returns the name in counters and messages, in kebab case.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -27,7 +28,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// What it means, in a sentence.
+            /// Returns the meaning, in a sentence.
             #[must_use]
             pub const fn describe(self) -> &'static str {
                 match self {
@@ -45,9 +46,9 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Why a packet was dropped.
+    /// The reason for which a packet was dropped.
     DropReason {
-        // What the parser refuses, in the parser's order and under its names: see `From<ParseError>`.
+        // The parser's errors, in the parser's order and under its names: see `From<ParseError>`.
         /// The frame is shorter than an Ethernet header.
         EthernetTruncated = "ethernet-truncated",
         /// The frame carries a VLAN tag.
@@ -127,7 +128,7 @@ reasons! {
         /// A neighbor discovery message that RFC 4861 section 7.1 says to discard.
         NeighborInvalid = "neighbor-invalid",
 
-        // What the source may not send.
+        // The classifying stage and anti-spoofing.
         /// The frame is not addressed to the gateway.
         NotForGateway = "not-for-gateway",
         /// The source MAC address is not the pod's.
@@ -147,7 +148,7 @@ reasons! {
         /// A combination of TCP flags that no TCP sends.
         TcpFlags = "tcp-flags",
 
-        // What its datagram says of a fragment; which fragments no datagram may have, the parser says.
+        // Fragments that do not fit their datagram. The parser's errors have the fragments that fit none.
         /// The fragment overlaps another one of its datagram, or belongs to a datagram in which two did (RFC 5722).
         FragmentOverlap = "fragment-overlap",
         /// The fragment is held already, and waits for the first of its datagram.
@@ -163,16 +164,16 @@ reasons! {
         /// The flow of the first fragment is gone.
         FragmentWithoutFlow = "fragment-without-flow",
 
-        // Where it cannot go.
+        // No path to the destination.
         /// The destination is in a pod range of this node and no pod has it.
         UnknownDestination = "unknown-destination",
-        /// The destination would lead back to where the packet came from.
+        /// The packet would leave where it came in, or by an egress that has no port.
         NoRoute = "no-route",
         /// The TTL or hop limit is used up, and no answer was due or the errors of this turn are used up.
         TtlExceeded = "ttl-exceeded",
         /// A header could not be rewritten as its flow says: ports of a fragmented SCTP packet.
         Untranslatable = "untranslatable",
-        /// The packet is larger than its way out takes, cannot be fragmented, and no answer was due or the errors of this turn
+        /// The packet is larger than its path takes, cannot be fragmented, and no answer was due or the errors of this turn
         /// are used up.
         TooBig = "too-big",
         /// The Service has endpoints, but its traffic policy leaves none here.
@@ -182,7 +183,7 @@ reasons! {
         /// The Service has no such port or no endpoint, and no answer was due or the errors of this turn are used up.
         ServiceRejected = "service-rejected",
 
-        // What policy says.
+        // Policy.
         /// The policy of the pod that the packet came in from is not compiled yet.
         PolicyNotReady = "policy-not-ready",
         /// Denied by the source pod's egress policy.
@@ -190,7 +191,7 @@ reasons! {
         /// Denied by the destination pod's ingress policy.
         PolicyDeniedIngress = "policy-denied-ingress",
 
-        // What the flow table says.
+        // Connections and their table.
         /// An ICMP error or reply that belongs to no flow.
         IcmpWithoutFlow = "icmp-without-flow",
         /// A reset in the middle of no flow, or a segment there to which none may be sent.
@@ -204,7 +205,7 @@ reasons! {
         /// The flow table refused the flow while another worker was changing the same one.
         FlowContended = "flow-contended",
 
-        // What the way out says.
+        // Transmission.
         /// There were too few frames to fragment the packet into.
         PoolEmpty = "pool-empty",
         /// The queue to the worker that owns the port was full.
@@ -219,7 +220,7 @@ reasons! {
 }
 
 reasons! {
-    /// Why a packet went no further although nothing was wrong with it.
+    /// The reason for which a packet ended in heddle although nothing was wrong with it.
     AbsorbReason {
         /// A probe for a duplicate of the sender's own address (RFC 4862 section 5.4, RFC 5227).
         DuplicateAddressDetection = "duplicate-address-detection",
@@ -237,7 +238,7 @@ reasons! {
 }
 
 reasons! {
-    /// What heddle itself answered to a packet.
+    /// The kind of a local reply.
     AnswerKind {
         /// An ARP reply.
         Arp = "arp",
@@ -258,8 +259,111 @@ reasons! {
     }
 }
 
+reasons! {
+    /// The class of a drop reason.
+    DropClass {
+        /// A header that no valid packet has.
+        Malformed = "malformed",
+        /// An address that does not belong where the packet came in.
+        Spoofing = "spoofing",
+        /// A valid packet of a kind that heddle does not forward.
+        Unsupported = "unsupported",
+        /// A policy or a Service's source ranges deny the packet.
+        Policy = "policy",
+        /// Nothing can be reached at the destination, or not by this packet.
+        Unreachable = "unreachable",
+        /// The packet belongs to no known connection or datagram.
+        NoFlow = "no-flow",
+        /// A table, a queue, a ring or the pool of frames was full.
+        Capacity = "capacity",
+        /// A defect of heddle.
+        Defect = "defect",
+    }
+}
+
 impl DropReason {
-    /// Whether policy decided, which may decide otherwise tomorrow.
+    /// Returns the class of the reason.
+    #[must_use]
+    pub const fn class(self) -> DropClass {
+        match self {
+            Self::EthernetTruncated
+            | Self::ArpTruncated
+            | Self::ArpMalformed
+            | Self::Ipv4Truncated
+            | Self::Ipv4Version
+            | Self::Ipv4HeaderLength
+            | Self::Ipv4TotalLength
+            | Self::Ipv4LengthExceedsFrame
+            | Self::Ipv4Checksum
+            | Self::Ipv6Truncated
+            | Self::Ipv6Version
+            | Self::Ipv6LengthExceedsFrame
+            | Self::Ipv6ExtensionTruncated
+            | Self::Ipv6ExtensionOrder
+            | Self::Ipv4MappedAddress
+            | Self::SourceMulticast
+            | Self::SourceLoopback
+            | Self::DestinationLoopback
+            | Self::DestinationUnspecified
+            | Self::ProtocolFamily
+            | Self::FragmentOverflow
+            | Self::FragmentLength
+            | Self::FragmentTiny
+            | Self::TcpTruncated
+            | Self::TcpHeaderLength
+            | Self::UdpTruncated
+            | Self::UdpLength
+            | Self::SctpTruncated
+            | Self::IcmpTruncated
+            | Self::IcmpQuoteTruncated
+            | Self::IcmpQuoteMalformed
+            | Self::IcmpQuoteOfError
+            | Self::NeighborInvalid
+            | Self::TcpFlags
+            | Self::FragmentOverlap => DropClass::Malformed,
+            Self::SpoofedMac | Self::SpoofedSource | Self::SpoofedNeighbor => DropClass::Spoofing,
+            Self::VlanTagged
+            | Self::UnknownEtherType
+            | Self::HeadersSplit
+            | Self::Ipv6TooManyExtensions
+            | Self::Ipv6RoutingType0
+            | Self::Ipv6RoutingSegmentsLeft
+            | Self::Multicast
+            | Self::UnsupportedProtocol
+            | Self::UnsupportedIcmp
+            | Self::Untranslatable => DropClass::Unsupported,
+            Self::ServiceSourceRange | Self::PolicyNotReady | Self::PolicyDeniedEgress | Self::PolicyDeniedIngress => {
+                DropClass::Policy
+            }
+            Self::NotForGateway
+            | Self::Martian
+            | Self::UnknownDestination
+            | Self::NoRoute
+            | Self::TtlExceeded
+            | Self::TooBig
+            | Self::ServiceNoLocalEndpoint
+            | Self::ServiceRejected
+            | Self::PortClosed => DropClass::Unreachable,
+            Self::IcmpWithoutFlow
+            | Self::TcpWithoutFlow
+            | Self::FragmentDuplicate
+            | Self::FragmentFirstRefused
+            | Self::FragmentFirstMissing
+            | Self::FragmentWithoutFlow => DropClass::NoFlow,
+            Self::FragmentNoRoom
+            | Self::FragmentTooMany
+            | Self::FlowTableFull
+            | Self::FlowQuota
+            | Self::FlowPortsUsedUp
+            | Self::FlowContended
+            | Self::PoolEmpty
+            | Self::HandoverQueueFull
+            | Self::TxRingFull => DropClass::Capacity,
+            Self::NoVerdict => DropClass::Defect,
+        }
+    }
+
+    /// Returns true if policy denied the packet, so that a change of policy may allow its connection again.
     #[must_use]
     pub const fn is_policy(self) -> bool {
         matches!(
@@ -300,6 +404,17 @@ mod tests {
         check(DropReason::ALL.iter().map(|r| r.as_str()).collect());
         check(AbsorbReason::ALL.iter().map(|r| r.as_str()).collect());
         check(AnswerKind::ALL.iter().map(|r| r.as_str()).collect());
+    }
+
+    #[test]
+    fn each_class_has_a_reason() {
+        check(DropClass::ALL.iter().map(|class| class.as_str()).collect());
+        for class in DropClass::ALL {
+            assert!(DropReason::ALL.iter().any(|reason| reason.class() == *class), "{class}");
+        }
+        for reason in DropReason::ALL.iter().filter(|reason| reason.is_policy()) {
+            assert_eq!(reason.class(), DropClass::Policy, "{reason}");
+        }
     }
 
     #[test]

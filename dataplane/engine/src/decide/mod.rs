@@ -46,7 +46,7 @@ impl From<&FlowKey> for Query {
     }
 }
 
-/// What became of it.
+/// The decision on a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Decision {
     /// It may pass.
@@ -59,12 +59,12 @@ pub enum Decision {
     Drop(Denial),
 }
 
-/// Why a connection may not pass.
+/// The denial of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Denial {
     /// The reason.
     pub reason: DropReason,
-    /// What decided, where it was policy.
+    /// The deciding rule, where it was policy.
     pub rule: RuleId,
     /// The pod whose policy that is; [`EndpointId::HOST`], which has none, where it was no policy.
     pub pod: EndpointId,
@@ -89,16 +89,16 @@ pub struct Target {
     pub dst: Ip,
     /// The port that it reaches.
     pub dport: u16,
-    /// Whether a Service led there.
+    /// True if a Service led there.
     pub service: bool,
-    /// Whether the Service's next connection of the same client is to go there too.
+    /// True if the client's next connection to the Service goes there too.
     pub sticky: bool,
-    /// Whether the source is to be hidden on the way there: what kube-proxy marks for masquerade.
+    /// True if the source is masqueraded, as kube-proxy would mark the connection.
     pub masquerade: bool,
 }
 
 impl Target {
-    /// The tuple of its answers, where the source address stays.
+    /// Returns the tuple of the replies, where the source address is kept.
     pub(crate) const fn reply_tuple(&self, seen: &Tuple) -> Tuple {
         Tuple {
             src: self.dst,
@@ -108,7 +108,7 @@ impl Target {
         }
     }
 
-    /// What no Service leads to.
+    /// Returns a target that no Service led to.
     #[must_use]
     pub const fn direct(dst: Ip, dport: u16) -> Self {
         Self {
@@ -121,10 +121,10 @@ impl Target {
     }
 }
 
-/// What the destination sees as the source.
+/// The source that the destination sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// What the packet says.
+    /// The packet's own.
     Kept,
     /// The gateway: a pod reaches itself through its Service.
     Hairpin(Ip),
@@ -143,9 +143,9 @@ pub struct Allowed {
     pub target: Target,
     /// The source after SNAT.
     pub source: Source,
-    /// What allowed it to leave its source.
+    /// The rule that allowed it to leave its source.
     pub egress_rule: RuleId,
-    /// What allowed it to reach its destination.
+    /// The rule that allowed it to reach its destination.
     pub ingress_rule: RuleId,
 }
 
@@ -159,20 +159,20 @@ impl Allowed {
         }
     }
 
-    /// Whether kube-proxy would replace the source address by the node's, even where it already is the node's.
+    /// Returns true if kube-proxy would replace the source address by the node's, even where it already is the node's.
     #[must_use]
     pub const fn is_masqueraded(&self) -> bool {
         self.target.masquerade || !matches!(self.source, Source::Kept)
     }
 }
 
-/// What becomes of a new connection of a client that nobody remembers.
+/// Decides a new connection of a client without session affinity.
 #[must_use]
 pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
     decide_with(snapshot, q, BackendSelector::default())
 }
 
-/// What becomes of a new connection.
+/// Decides a new connection.
 #[must_use]
 pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>) -> Decision {
     let connection = NewConnection { query: *q, selector };
@@ -181,10 +181,10 @@ pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>
     decided
 }
 
-/// Whether a connection whose destination is settled may (still) pass, and how.
+/// Judges a connection whose destination is known already.
 ///
 /// # Errors
-/// Why it may not.
+/// The denial.
 pub fn judge(snapshot: &Snapshot, q: &Query, target: Target) -> Result<Allowed, Denial> {
     let case = PolicyCheck {
         from: anti_spoof::check(snapshot, q)?,

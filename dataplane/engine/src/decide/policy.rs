@@ -22,7 +22,7 @@ pub(super) struct PolicyCheck {
     pub(super) dst: AddressInfo,
 }
 
-/// What allowed the connection.
+/// The rules that allowed the connection.
 #[derive(Clone, Copy)]
 pub(super) struct Rules {
     pub(super) egress: RuleId,
@@ -44,7 +44,8 @@ impl PolicyCheck {
     }
 }
 
-/// Whose policies are asked: the source's for egress, and the destination's for ingress where that is a pod of this node.
+/// Returns the endpoints whose policies apply: the source for egress, and the destination for ingress where it is a pod of this
+/// node.
 fn sides<'a>(snapshot: &'a Snapshot, case: &PolicyCheck) -> Result<(&'a Endpoint, Option<&'a Endpoint>), Denial> {
     let endpoint = |id| {
         let gone = Denial::new(DropReason::UnknownDestination);
@@ -90,7 +91,7 @@ fn allowed(ask: &PolicyQuery<'_>, verdict: PolicyVerdict) -> Result<RuleId, Deni
     }
 }
 
-/// What policy says to a connection.
+/// Judges a connection by policy.
 pub(super) fn judge(snapshot: &Snapshot, case: &PolicyCheck) -> Result<Rules, Denial> {
     let (source, destination) = sides(snapshot, case)?;
     let judge = |ask: PolicyQuery<'_>| {
@@ -105,7 +106,7 @@ pub(super) fn judge(snapshot: &Snapshot, case: &PolicyCheck) -> Result<Rules, De
     })
 }
 
-/// What policy says to each of at most [`BATCH`] connections; told by their places.
+/// Judges at most [`BATCH`] connections by policy; `told` gets each result with its index.
 pub(super) fn judge_all(
     snapshot: &Snapshot,
     cases: &[PolicyCheck],

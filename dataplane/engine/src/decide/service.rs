@@ -10,7 +10,7 @@ use heddle_wire::{Ip, Proto};
 use super::{Query, Target};
 use crate::reason::DropReason;
 
-/// What the Service tables say about a destination.
+/// The result of looking a destination up in the Service tables.
 pub(super) enum Lookup {
     /// Go on to there.
     Target(Target),
@@ -20,16 +20,16 @@ pub(super) enum Lookup {
     Drop(DropReason),
 }
 
-/// What a choice depends on beside the connection.
+/// The inputs of a choice of backend besides the connection.
 #[derive(Clone, Copy, Default)]
 pub struct BackendSelector<'a> {
-    /// 64 random bits, for Services that want chance.
+    /// 64 random bits, for Services that choose at random.
     pub chance: u64,
-    /// Where clients went before, and the time now; none: nobody is remembered.
+    /// The table of session affinities and the time; `None`: no client has one.
     pub memory: Option<(AffinityTable<'a>, Millis)>,
 }
 
-/// What a connection to such a destination asks the Service tables.
+/// Returns the key of a connection in the Service tables.
 pub(super) const fn key(q: &Query) -> FrontendKey {
     FrontendKey {
         ip: q.tuple.dst,
@@ -38,12 +38,12 @@ pub(super) const fn key(q: &Query) -> FrontendKey {
     }
 }
 
-/// Whether the client goes where it went before: then what it did a moment ago matters.
+/// Returns true if the Service has session affinity: then the decision depends on the client's earlier connections.
 pub(super) fn is_sticky(found: ServiceLookup<'_>) -> bool {
     matches!(found, ServiceLookup::Frontend(frontend) if frontend.affinity.is_some())
 }
 
-/// Fetches the endpoints among which one is chosen.
+/// Prefetches the backends among which one is chosen.
 pub(super) fn prefetch(found: ServiceLookup<'_>, src: AddressInfo) {
     if let ServiceLookup::Frontend(frontend) = found {
         frontend.backends_for(Client::from(src.place)).prefetch();
@@ -93,7 +93,7 @@ fn choose<'a>(frontend: &Frontend, backends: &'a Backends, q: &Query, selector: 
     })
 }
 
-/// Where the client went the last time, if that may still be chosen.
+/// Returns the client's last backend, if it may still be chosen.
 fn remembered<'a>(
     backends: &'a Backends,
     affinity: Affinity,
@@ -106,7 +106,7 @@ fn remembered<'a>(
     backends.list().get(at)
 }
 
-/// Notes where the client of a new connection went, so that its next one goes there too.
+/// Records the backend of a new connection for its client, whose next connection goes there too.
 pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: AffinityTable<'_>, now: Millis) {
     if !target.sticky {
         return;

@@ -1,4 +1,4 @@
-//! What a worker remembers of the packets that it drops: the newest ones each ([`DropRing`]), and how many each policy has
+//! A worker's memory of dropped packets: the newest ones ([`DropRing`]), and the number that each policy has
 //! denied ([`PolicyCounters`]). Both are of fixed size, written by the worker alone and read by control at any time.
 //!
 //! Packets that go on cost nothing here. The worker knows numbers only; names are control's.

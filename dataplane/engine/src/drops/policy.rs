@@ -43,14 +43,14 @@ pub struct PolicyCounters {
     others: AtomicU64,
 }
 
-/// What one slot stands at.
+/// The count of one slot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PolicyCount {
     /// The slot.
     pub slot: usize,
     /// How often it had changed hands: another tenancy counts from 0.
     pub tenancy: u32,
-    /// What denied.
+    /// The denying rule.
     pub rule: RuleId,
     /// The pod whose policy that is.
     pub pod: EndpointId,
@@ -126,7 +126,7 @@ impl PolicyCounters {
         self.others.load(Ordering::Relaxed)
     }
 
-    /// What has been counted, slot by slot.
+    /// Returns the counts, slot by slot.
     pub fn counts(&self) -> impl Iterator<Item = PolicyCount> + '_ {
         self.slots.iter().enumerate().filter_map(|(at, slot)| slot.read(at))
     }

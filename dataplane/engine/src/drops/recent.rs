@@ -43,7 +43,7 @@ pub struct DropRecord {
     pub at: Millis,
     /// Why.
     pub reason: DropReason,
-    /// What decided, where it was policy.
+    /// The deciding rule, where it was policy.
     pub rule: RuleId,
     /// The pod whose policy that is; [`EndpointId::HOST`] where it was none.
     pub pod: EndpointId,
@@ -56,10 +56,10 @@ pub struct DropRecord {
     pub packet: Option<(Tuple, Proto)>,
 }
 
-/// What a reader got.
+/// The result of a read.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Reading {
-    /// Where to go on.
+    /// The number of the record to continue with.
     pub next: u64,
     /// Records that were overwritten before they were read.
     pub overwritten: u64,

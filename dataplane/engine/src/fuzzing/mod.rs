@@ -1,4 +1,4 @@
-//! What must hold for any sequence of packets: asserted by the fuzz target, the replay of its corpus and a property test.
+//! The invariants for any sequence of packets: asserted by the fuzz target, the replay of its corpus and a property test.
 //!
 //! [`check_sequence`] takes any bytes as a sequence of steps (`steps`) of a small node in memory (`cluster`): workers, ports, a
 //! flow table, hand-built tables. It panics when an invariant is broken; the packet path never calls it.
@@ -14,7 +14,7 @@ mod node;
 mod steps;
 
 use crate::counters::PortTotals;
-use node::Node;
+use node::CheckedNode;
 
 pub use steps::op;
 
@@ -27,7 +27,7 @@ pub use steps::op;
 /// When an invariant is broken.
 pub fn check_sequence(data: &[u8]) -> PortTotals {
     let mut steps = steps::Decoder::new(data);
-    let mut node = Node::new(1 + steps.octet() % 2);
+    let mut node = CheckedNode::new(1 + steps.octet() % 2);
     // Long inputs are no better than many short ones.
     for _ in 0..400 {
         if steps.is_empty() {

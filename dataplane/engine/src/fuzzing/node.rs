@@ -1,38 +1,26 @@
-//! The fuzzers' node: workers over ports in memory, stepped by hand, and what is asserted of them.
+//! The fuzzers' node: a node in memory, and the invariants that are asserted of it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::time::Duration;
 
-use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{MemPort, MemWire, SharedPool, WorkerPool};
-use heddle_tables::publish::{Publisher, channel};
-use heddle_tables::{Direction, EndpointPolicy, Snapshot, SnapshotBuilder, WorkerId};
+use heddle_flow::{Config, Millis};
+use heddle_tables::{Direction, EndpointPolicy, SnapshotBuilder};
 use heddle_wire::testing::{VerifyError, assert_valid, reassemble, verify};
 use heddle_wire::{Ip, checksum, parse};
 
 use super::cluster::{self, PARTIES, PORTS};
 use crate::context::StageConfig;
-use crate::control::WorkerHandle;
 use crate::counters::PortTotals;
-use crate::handover::mesh;
 use crate::reassembly::FragmentConfig;
-use crate::worker::{Worker, WorkerConfig};
-
-const FRAMES: u32 = 512;
+use crate::testing::{Node, NodeBuilder};
 
 /// What names a datagram that left: by which port, between whom, which.
 type Left = (u16, Ip, Ip, u32, u8);
 
-/// The node.
-pub(super) struct Node {
-    workers: Vec<Worker<MemPort>>,
-    handles: Vec<WorkerHandle<MemPort>>,
-    wires: Vec<MemWire>,
+/// The node and what is asserted of it.
+pub(super) struct CheckedNode {
+    node: Node,
+    workers: u8,
     tables: SnapshotBuilder,
-    publisher: Publisher<Snapshot>,
-    shared: SharedPool,
-    now: Millis,
     generation: u32,
     /// A packet with a wrong checksum came in, and may leave.
     tainted: bool,
@@ -40,63 +28,43 @@ pub(super) struct Node {
     fragments: BTreeMap<Left, Vec<Vec<u8>>>,
 }
 
-impl Node {
+impl CheckedNode {
     pub(super) fn new(workers: u8) -> Self {
         let mut tables = cluster::tables(workers);
-        let (publisher, readers) = channel(tables.build().0, usize::from(workers));
-        let shared = SharedPool::heap(FRAMES, 4096);
-        let flows = Arc::new(FlowTable::anonymous(&Config {
-            capacity: 64,
-            quota: Some(40),
-            seed: Some([0x9e37_79b9_7f4a_7c15; 8]),
-            ..Config::default()
-        }));
-        let (mut all, mut handles) = (Vec::new(), Vec::new());
-        let ends = mesh(workers, 32).unwrap();
-        for (id, (reader, ends)) in (0..).zip(readers.into_iter().zip(ends)) {
-            let config = WorkerConfig {
-                stages: StageConfig {
-                    adopt_until: Millis(1_010_000),
-                    fragments: FragmentConfig {
-                        datagrams: 16,
-                        held_frames: 24,
-                        ..FragmentConfig::default()
-                    },
-                    ..StageConfig::default()
+        let mut node: Node = NodeBuilder::new()
+            .workers(workers)
+            .ports(PORTS)
+            .lane(32)
+            .frames(512)
+            .flows(Config {
+                capacity: 64,
+                quota: Some(40),
+                seed: Some([0x9e37_79b9_7f4a_7c15; 8]),
+                ..Config::default()
+            })
+            .stages(StageConfig {
+                adopt_until: Millis(1_010_000),
+                fragments: FragmentConfig {
+                    datagrams: 16,
+                    held_frames: 24,
+                    ..FragmentConfig::default()
                 },
-                idle_after: Duration::MAX,
-                ..WorkerConfig::new(WorkerId(id), PORTS)
-            };
-            let pool = WorkerPool::new(WorkerId(id), shared.clone());
-            let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
-            all.push(worker);
-            handles.push(handle);
+                ..StageConfig::default()
+            })
+            .build(tables.build().0)
+            .unwrap();
+        for party in &PARTIES {
+            let worker = cluster::worker_of(party, workers).0;
+            node.open(worker, party.port, party.role()).unwrap();
         }
-        let mut node = Self {
-            workers: all,
-            handles,
-            wires: Vec::new(),
+        Self {
+            node,
+            workers,
             tables,
-            publisher,
-            shared,
-            now: Millis(1_000_000),
             generation: 0,
             tainted: false,
             fragments: BTreeMap::new(),
-        };
-        for party in &PARTIES {
-            let (port, wire) = MemPort::new(party.port, node.shared.store());
-            let worker = usize::from(cluster::worker_of(party, workers).0);
-            let added = node.handles[worker].add_port(port, party.role()).unwrap();
-            node.workers[worker].turn(node.now);
-            assert!(added.recv().unwrap().is_ok(), "the number is free");
-            node.wires.push(wire);
         }
-        node
-    }
-
-    fn count(&self) -> u8 {
-        self.workers.len() as u8
     }
 
     /// Puts a frame into a party's port.
@@ -107,26 +75,18 @@ impl Node {
         {
             self.tainted = true;
         }
-        self.wires[party].push(frame);
+        self.node.push(PARTIES[party].port, frame);
     }
 
     /// Lets every worker turn until none has anything to do, and verifies what left.
     pub(super) fn turn(&mut self) {
-        for _ in 0..1000 {
-            let busy = self
-                .workers
-                .iter_mut()
-                .fold(false, |busy, w| busy | w.turn(self.now).is_busy());
-            if !busy {
-                return self.collect();
-            }
-        }
-        panic!("the workers do not come to rest");
+        self.node.step().unwrap();
+        self.collect();
     }
 
     fn collect(&mut self) {
-        for (party, wire) in PARTIES.iter().zip(&self.wires) {
-            while let Some(frame) = wire.pop() {
+        for party in &PARTIES {
+            while let Some(frame) = self.node.pop(party.port) {
                 match verify(&frame) {
                     Ok(()) => {}
                     Err(VerifyError::Checksum { what, .. }) if self.tainted && what != "IPv4 header" => {}
@@ -154,7 +114,7 @@ impl Node {
 
     /// Time passes.
     pub(super) fn wait(&mut self, ms: u64) {
-        self.now = self.now.plus(ms);
+        self.node.wait(ms);
     }
 
     /// Policy of a pod changes.
@@ -167,7 +127,7 @@ impl Node {
         };
         let mtu = if what & 4 == 0 { 61_000 } else { 1400 };
         self.generation += 1;
-        let endpoint = cluster::endpoint(&PARTIES[party], self.count(), self.generation, mtu, policy);
+        let endpoint = cluster::endpoint(&PARTIES[party], self.workers, self.generation, mtu, policy);
         self.tables.set_endpoint(endpoint);
         self.publish();
     }
@@ -182,32 +142,22 @@ impl Node {
 
     fn publish(&mut self) {
         let (snapshot, _) = self.tables.build();
-        self.publisher.publish(snapshot);
+        self.node.publish(snapshot);
     }
 
     /// The TX ring of a port has room for so many frames.
     pub(super) fn set_room(&self, party: usize, frames: usize) {
-        self.wires[party].set_tx_room(frames);
+        self.node.wire(PARTIES[party].port).unwrap().set_tx_room(frames);
     }
 
     /// Ends the node; every frame is there, every packet has ended once.
     pub(super) fn finish(mut self) -> PortTotals {
         self.collect();
-        let mut pool = WorkerPool::new(WorkerId(99), self.shared.clone());
-        for worker in self.workers.drain(..) {
-            for (port, _) in worker.finish() {
-                port.close(&mut pool);
-            }
-        }
-        drop(pool);
-        assert_eq!(self.shared.store().outstanding(), 0, "frames were lost");
-        assert_eq!(self.shared.free(), FRAMES);
+        // Before the counters are read: what is still held is dropped, and counted, here.
+        assert_eq!(self.node.finish(), 0, "frames were lost");
         let mut all = PortTotals::default();
         for party in &PARTIES {
-            let mut totals = PortTotals::default();
-            self.handles
-                .iter()
-                .for_each(|h| totals += &h.counters().port_totals(party.port));
+            let totals = self.node.totals(party.port);
             assert_eq!(totals.rx_packets, totals.ended(), "a packet ended twice or never");
             assert_eq!(totals.dropped[crate::DropReason::NoVerdict as usize], 0);
             all += &totals;

@@ -5,7 +5,7 @@ use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{Ip, MacAddr, Proto, TcpFlags, parse};
 
 use super::cluster::{ELSEWHERE, PARTIES};
-use super::node::Node;
+use super::node::CheckedNode;
 
 /// What happens; the octets that follow each.
 pub mod op {
@@ -129,7 +129,7 @@ impl<'a> Decoder<'a> {
         (party, frame)
     }
 
-    fn datagram(&mut self, node: &mut Node) {
+    fn datagram(&mut self, node: &mut CheckedNode) {
         let (party, packet) = self.ends();
         let (kind, port) = (self.octet(), self.port());
         let (len, size, mut order, lost) = (self.octet(), self.octet(), self.octet(), self.octet());
@@ -173,7 +173,7 @@ impl<'a> Decoder<'a> {
         fragments.iter().for_each(|fragment| node.push(party, fragment));
     }
 
-    fn fragment(&mut self, node: &mut Node) {
+    fn fragment(&mut self, node: &mut CheckedNode) {
         let (party, packet) = self.ends();
         let proto = [Proto::UDP, Proto::TCP, Proto::SCTP, Proto::ICMP, Proto(47)][usize::from(self.octet()) % 5];
         let (id, place, len, more) = (self.octet() % 8, self.octet(), self.octet(), self.octet());
@@ -188,7 +188,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Any octets: what they say of identifications that were to be used once is not so any more.
-    fn raw(&mut self, node: &mut Node, party: usize, frame: &[u8]) {
+    fn raw(&mut self, node: &mut CheckedNode, party: usize, frame: &[u8]) {
         if let Ok(p) = parse(frame, frame.len()) {
             self.ids.retain(|id| *id != p.fragment_id);
         }
@@ -196,7 +196,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// Does the next step.
-    pub(super) fn play(&mut self, node: &mut Node) {
+    pub(super) fn play(&mut self, node: &mut CheckedNode) {
         match self.octet() % op::COUNT {
             op::PACKET => {
                 let (party, frame) = self.packet();

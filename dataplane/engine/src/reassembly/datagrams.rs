@@ -20,7 +20,7 @@ pub(crate) struct Ticket {
     serial: u32,
 }
 
-/// What a later fragment has to do.
+/// The next step for a later fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Later {
     /// To follow the flow of its first.
@@ -123,7 +123,7 @@ impl Datagrams {
         }
     }
 
-    /// What has been counted, and what is in use, if that has changed since the last time.
+    /// Returns the totals if they have changed since the last call.
     #[inline]
     pub(crate) fn changed_totals(&mut self) -> Option<FragmentTotals> {
         if std::mem::replace(&mut self.reported, true) {
@@ -246,7 +246,7 @@ impl Datagrams {
         }
     }
 
-    /// A datagram is settled one way or the other: its time begins anew, among the known ones.
+    /// A datagram is settled one way or the other: its time begins again, among the known ones.
     fn set_state(&mut self, place: u16, state: State, now: Millis) {
         let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
             return;
@@ -295,7 +295,7 @@ impl Datagrams {
             return Ok(None);
         };
         // After a while without a fragment the identification is another datagram's.
-        let anew = now.since(datagram.seen) >= u64::from(self.config.wait_ms);
+        let reused = now.since(datagram.seen) >= u64::from(self.config.wait_ms);
         datagram.seen = now;
         let fits = datagram.spans.add(part.start, part.end, part.last);
         let same = match datagram.state {
@@ -303,15 +303,15 @@ impl Datagrams {
             State::Passes(known) | State::Refused(known) => fits == Fits::Again && known == flow,
             State::Overlapped => return Err(DropReason::FragmentOverlap),
         };
-        if !same && !anew {
+        if !same && !reused {
             return Err(self.mark_overlapped(place, now));
         }
         let ticket = Ticket {
             place,
             serial: datagram.serial,
         };
-        if matches!(datagram.state, State::Waiting) || anew {
-            // What waited comes again, one by one.
+        if matches!(datagram.state, State::Waiting) || reused {
+            // Fragments that waited re-enter one by one and are recorded then.
             datagram.spans.clear();
             datagram.spans.add(part.start, part.end, part.last);
             let held = std::mem::replace(&mut datagram.held, Chain::EMPTY);
@@ -337,7 +337,7 @@ impl Datagrams {
         }
     }
 
-    /// What a later fragment has to do.
+    /// The next step for a later fragment.
     pub(crate) fn later(&mut self, key: &DatagramKey, part: Part, ingress: Ingress, now: Millis) -> Later {
         let place = self.find_or_add(key, ingress, now);
         let Some((place, datagram)) = place.and_then(|p| Some((p, self.datagrams.get_mut(usize::from(p))?))) else {

@@ -146,7 +146,7 @@ impl Held {
         self.ready = ready;
     }
 
-    /// What waits in a chain is given up.
+    /// Gives up the packets that wait in a chain.
     pub(super) fn give_up(&mut self, chain: Chain, share: u8, reason: DropReason) {
         self.uncount(chain, share);
         let mut place = chain.first;

@@ -24,7 +24,7 @@ impl Links {
         }
     }
 
-    /// What follows a place.
+    /// The neighbours of a place.
     pub(super) fn next(&self, place: u16) -> u16 {
         self.0.get(usize::from(place)).map_or(NONE, |link| link.1)
     }

@@ -7,7 +7,7 @@
 //! Everything is bounded, and its memory is allocated at the start ([`FragmentConfig`]): datagrams, frames held, the share of
 //! each endpoint in both, time. Who has too much loses its own oldest datagram; when all is used up, who has most does.
 //!
-//! What is dropped, each for its own reason: fragments that overlap others, and from then on their whole datagram (RFC 5722,
+//! Dropped, each for its own reason: fragments that overlap others, and from then on their whole datagram (RFC 5722,
 //! for IPv4 too); those of a datagram whose first was not forwarded; those whose first does not come in time; those that
 //! there is no room for. An exact duplicate is tolerated (RFC 8200 section 4.5): it goes the way of the first copy, unless that
 //! is held still, for then the second one is dropped. A datagram is forgotten as soon as all of it was seen, because its
@@ -24,7 +24,7 @@ mod tests;
 pub(crate) use datagrams::{Datagrams, Later, Ticket};
 pub(crate) use part::{DatagramKey, Part};
 
-/// What virtual reassembly may use, a worker.
+/// The limits of one worker's virtual reassembly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentConfig {
     /// Datagrams that it remembers at once.
@@ -37,7 +37,7 @@ pub struct FragmentConfig {
     pub remember_ms: u32,
 }
 
-/// What came of fragments, and how much of the table is used now.
+/// The counts of fragments, and the current use of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FragmentTotals {
     /// First fragments that went their way, whatever became of them there.

@@ -1,9 +1,9 @@
-//! What a fragment says of its datagram: which one it is of, and which part of it.
+//! A fragment's place: the datagram that it belongs to, and its part of that datagram.
 
 use heddle_flow::Origin;
 use heddle_wire::{Ip, L3, Parsed};
 
-/// What names a datagram (RFC 791 section 3.2, RFC 8200 section 4.5), where it comes in.
+/// The name of a datagram (RFC 791 section 3.2, RFC 8200 section 4.5), where it comes in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct DatagramKey {
     src: Ip,

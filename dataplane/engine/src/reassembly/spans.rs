@@ -25,7 +25,7 @@ pub(super) enum Fits {
     TooMany,
 }
 
-/// What was seen of a datagram. No two spans overlap, and they are in order.
+/// The parts of a datagram that were seen. No two spans overlap, and they are in order.
 #[derive(Debug)]
 pub(super) struct Spans {
     seen: ArrayVec<Span, MOST>,
@@ -82,7 +82,7 @@ impl Spans {
         Fits::New
     }
 
-    /// Whether every octet was seen.
+    /// Returns true if every octet was seen.
     pub(super) fn are_all(&self) -> bool {
         self.end.is_some_and(|end| self.octets == u32::from(end))
     }

@@ -87,7 +87,7 @@ fn write<'a, I: Iterator<Item = &'a [u8]>>(
     Some(packet)
 }
 
-/// What is behind the headers, read frame by frame.
+/// The data behind the headers, read frame by frame.
 struct Data<'a, I> {
     chunks: I,
     current: &'a [u8],

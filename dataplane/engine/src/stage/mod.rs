@@ -12,6 +12,6 @@ pub(crate) mod local_reply;
 pub(crate) mod neighbor;
 pub(crate) mod new_flow;
 pub(crate) mod revalidate;
-// What several stages share.
+// Shared by several stages.
 pub(crate) mod mtu;
 pub(crate) mod next;

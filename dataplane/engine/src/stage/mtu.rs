@@ -1,4 +1,4 @@
-//! What the path of a connection takes: known when its flow is compiled, and kept there as the MSS that fits.
+//! The path MTU of a connection: known when its flow is compiled, and kept there as the MSS that fits.
 //!
 //! One size for both directions, the lesser of both ends: a segment size that one end announces is what the other one
 //! sends. TCP is told by its MSS option; whatever else is larger is answered or fragmented by the forwarding stage.
@@ -11,7 +11,7 @@ const V4_HEADERS: u16 = 20 + 20;
 /// The same of IPv6.
 const V6_HEADERS: u16 = 40 + 20;
 
-/// What fits the path of a flow.
+/// The MSS that fits the path of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Fit(u16);
 
@@ -48,7 +48,7 @@ pub(crate) fn fit(snapshot: &Snapshot, ends: [(EndpointId, Ip); 2]) -> Fit {
     mtu.map_or(Fit(0), |mtu| Fit::of(mtu, v4))
 }
 
-/// What the way to an address takes that is behind an endpoint.
+/// Returns the MTU of the path to an address behind an endpoint.
 fn take(snapshot: &Snapshot, id: EndpointId, ip: Ip) -> Option<u16> {
     let own = snapshot.endpoint(id).map_or(0, |e| e.mtu);
     // Pods of other nodes are told of the tunnel's size even while the kernel routes to them.

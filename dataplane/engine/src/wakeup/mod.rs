@@ -88,7 +88,7 @@ impl Sleeper {
         Waker(Arc::clone(&self.shared))
     }
 
-    /// Says that the worker is about to sleep; it must look for work once more after this.
+    /// Marks the worker as about to sleep; it must look for work once more after this.
     pub fn fall_asleep(&self) {
         self.shared.sleep_flag.fall_asleep();
     }

@@ -12,7 +12,7 @@ use loom::sync::atomic::{AtomicBool, Ordering, fence};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
-/// Whether a worker is asleep, or about to be.
+/// The flag of a worker that is asleep, or about to be.
 #[derive(Debug)]
 pub(crate) struct SleepFlag {
     asleep: AtomicBool,
@@ -26,18 +26,18 @@ impl SleepFlag {
         }
     }
 
-    /// Says that the worker is about to sleep; it must look for work once more after this.
+    /// Marks the worker as about to sleep; it must look for work once more after this.
     pub(crate) fn fall_asleep(&self) {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
-    /// Says that the worker is awake.
+    /// Marks the worker as awake.
     pub(crate) fn wake_up(&self) {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
-    /// Whether the caller, who has left work before, has to wake the worker.
+    /// Returns true if the caller, who has left work before, has to wake the worker.
     #[inline]
     pub(crate) fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The way of a packet out of its worker, as its verdict says: a port's queue, a lane to another worker, or the pool.
+//! Dispatches packets by their verdicts: to a port's queue, to another worker's lane, or back to the pool.
 
 use heddle_flow::Egress;
 use heddle_port::{Packet, Port, PortId, WorkerPool};
@@ -16,7 +16,7 @@ use crate::reason::DropReason;
 use crate::stage::fragment_out::{Fragments, split};
 use crate::verdict::Verdict;
 
-/// As what a packet leaves that is forwarded; `later_fragment`: it is a fragment other than the first.
+/// Returns the outcome of a forwarded packet; `later_fragment`: it is a fragment other than the first.
 pub(super) const fn forwarded(later_fragment: bool) -> Outcome {
     if later_fragment {
         Outcome::Fragment
@@ -60,7 +60,7 @@ fn record_drop(packet: &Packet, parsed: Option<&Parsed>, ingress: PortId, denial
     });
 }
 
-/// What it takes to bring the packets of one burst on their way.
+/// The dispatch of one burst's packets.
 pub(super) struct Dispatcher<'a, P> {
     pub(super) pool: &'a mut WorkerPool,
     pub(super) counters: &'a WorkerCounters,
@@ -71,7 +71,7 @@ pub(super) struct Dispatcher<'a, P> {
     pub(super) ingress: Ingress,
     /// The place of the port where the burst came in.
     pub(super) at: usize,
-    /// What the parser said of the packets of the burst.
+    /// The parsed headers of the burst's packets.
     pub(super) parsed: ParsedPackets<'a>,
 }
 

@@ -34,7 +34,7 @@ impl<P: Port> Worker<P> {
                     self.counters.expired.add(u64::from(expired));
                 }
             } else {
-                // What a pod's process was just sent may wait for this very core: without other cores that are free it
+                // A pod's process that was just sent a packet may wait for this very core: without other free cores it
                 // would get it when this worker falls asleep. Costs nothing where nobody waits.
                 thread::yield_now();
             }

@@ -28,14 +28,14 @@ use crate::reason::DropReason;
 use dispatch::{Dispatcher, discard, forwarded};
 use port_table::PortTable;
 
-/// How a worker works.
+/// The configuration of a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerConfig {
     /// Its number.
     pub id: WorkerId,
     /// Port numbers that it knows of: 0 up to this, its own and others'.
     pub ports: u16,
-    /// What its stages are told.
+    /// The configuration of its stages.
     pub stages: StageConfig,
     /// How long it polls without work before it sleeps; `Duration::MAX`: never.
     pub idle_after: Duration,
@@ -60,7 +60,7 @@ impl WorkerConfig {
     }
 }
 
-/// What happened in a turn.
+/// The work of one turn.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct TurnStats {
     /// Packets received by its ports.
@@ -72,7 +72,7 @@ pub struct TurnStats {
 }
 
 impl TurnStats {
-    /// Whether there was anything to do.
+    /// Returns true if there was anything to do.
     #[must_use]
     pub const fn is_busy(&self) -> bool {
         self.received + self.taken_over + self.messages > 0
@@ -355,13 +355,13 @@ impl<P: Port> Worker<P> {
         Some((port, role))
     }
 
-    /// Whether control has stopped it.
+    /// Returns true if control has stopped it.
     #[must_use]
     pub const fn is_stopped(&self) -> bool {
         self.stopped
     }
 
-    /// What it counts.
+    /// Returns its counters.
     #[must_use]
     pub const fn counters(&self) -> &Arc<WorkerCounters> {
         &self.counters

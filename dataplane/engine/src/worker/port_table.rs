@@ -10,7 +10,7 @@ use crate::ingress::Ingress;
 use crate::ingress::PortRole;
 use crate::reason::{AnswerKind, DropReason};
 
-/// As what a packet leaves.
+/// The outcome of a packet that leaves.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Outcome {
     Forwarded,
@@ -19,7 +19,7 @@ pub(super) enum Outcome {
     Answered(AnswerKind),
 }
 
-/// What is known of a packet that waits to leave.
+/// The record of a packet that waits to leave.
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
     ingress: PortId,
@@ -32,7 +32,7 @@ struct Leaving {
 pub(super) struct Slot<P> {
     pub(super) port: P,
     pub(super) role: PortRole,
-    /// Whether it ends its worker's sleep when a packet comes.
+    /// True if a packet that comes ends its worker's sleep.
     pub(super) wakes: bool,
     number: PortId,
     packets: PacketVec,

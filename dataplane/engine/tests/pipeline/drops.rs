@@ -14,7 +14,7 @@ use crate::world::{Options, World, worlds};
 /// What all workers remember, in the order of their numbers.
 fn recent(w: &World) -> Vec<DropRecord> {
     let mut all = Vec::new();
-    for handle in &w.handles {
+    for handle in w.node.handles() {
         handle.counters().recent().read(0, |record| all.push(record));
     }
     all
@@ -22,7 +22,11 @@ fn recent(w: &World) -> Vec<DropRecord> {
 
 /// What policies denied: rule, pod, packets.
 fn denied(w: &World) -> Vec<(RuleId, EndpointId, u64)> {
-    let counts = w.handles.iter().flat_map(|handle| handle.counters().policy().counts());
+    let counts = w
+        .node
+        .handles()
+        .iter()
+        .flat_map(|handle| handle.counters().policy().counts());
     let mut all: Vec<_> = counts.map(|c| (c.rule, c.pod, c.packets)).collect();
     all.sort_unstable();
     all
@@ -146,7 +150,10 @@ fn what_the_way_out_refuses_is_remembered_by_the_worker_that_refused_it() {
     w.dropped(&A, &A.to(B.v4()).udp(1000, 53, b"x"), "tx-ring-full");
     let ring = |worker: usize| {
         let mut all = Vec::new();
-        w.handles[worker].counters().recent().read(0, |record| all.push(record));
+        w.node.handles()[worker]
+            .counters()
+            .recent()
+            .read(0, |record| all.push(record));
         all
     };
     assert_eq!(ring(0), []);
@@ -159,7 +166,7 @@ fn what_the_way_out_refuses_is_remembered_by_the_worker_that_refused_it() {
 fn in_a_flood_the_newest_stay_and_the_rest_is_counted() {
     let mut w = World::new(Options::default());
     w.set_policy(&B, Some(isolate(Direction::Ingress, &[])));
-    let capacity = w.handles[0].counters().recent().capacity();
+    let capacity = w.node.handles()[0].counters().recent().capacity();
     let count = capacity + 100;
     for n in 0..count {
         w.push(&A, &A.to(B.v4()).udp(n as u16, 53, b"x"));
@@ -170,7 +177,7 @@ fn in_a_flood_the_newest_stay_and_the_rest_is_counted() {
         &format!("a dropped policy-denied-ingress {count}"),
     ]);
     let mut ports = Vec::new();
-    let reading = w.handles[0].counters().recent().read(0, |record| {
+    let reading = w.node.handles()[0].counters().recent().read(0, |record| {
         ports.extend(record.packet.map(|(tuple, _)| u64::from(tuple.sport)));
     });
     assert_eq!((reading.next, reading.overwritten), (count, 100));

@@ -166,7 +166,7 @@ fn a_reused_port_number_does_not_get_the_old_pods_packets() {
         workers: 2,
         ..Default::default()
     });
-    let removed = w.handles[1].remove_port(B.port).unwrap();
+    let removed = w.node.handles()[1].remove_port(B.port).unwrap();
     w.turn(1);
     drop(removed.recv().unwrap().unwrap());
     w.add_port(1, B.port, heddle_engine::PortRole::Pod(C.endpoint));

@@ -183,14 +183,14 @@ fn without_its_first_a_datagram_is_held_for_a_second() {
             let fragments = udp(&A, b, (1000, 53), 1, 1000, &pattern(3900));
             push(w, &A, &fragments, &[1, 3, 2], true);
             w.changed(&["a rx 3"]);
-            assert_eq!(w.shared.store().outstanding(), 3, "held, and accounted for");
+            assert_eq!(w.node.shared().store().outstanding(), 3, "held, and accounted for");
             w.now = w.now.plus(999);
             w.step();
             w.changed(&[]);
             w.now = w.now.plus(1);
             w.step();
             w.changed(&["a dropped fragment-first-missing 3"]);
-            assert_eq!(w.shared.store().outstanding(), 0);
+            assert_eq!(w.node.shared().store().outstanding(), 0);
             // Its first still goes, and one that was lost may come again.
             push(w, &A, &fragments, &[0, 2], false);
             w.pop(&B);
@@ -447,8 +447,8 @@ fn later_fragments_open_nothing() {
             w.pop(&B);
             w.changed(&["a rx 1", "a forwarded 1", "b tx 1"]);
             let mut slots = Vec::new();
-            w.flows.for_each(|c| slots.push(c.slot));
-            slots.into_iter().for_each(|slot| assert!(w.flows.remove(slot)));
+            w.node.flows().for_each(|c| slots.push(c.slot));
+            slots.into_iter().for_each(|slot| assert!(w.node.flows().remove(slot)));
             w.dropped(&A, &fragments[1], "fragment-without-flow");
             assert_eq!(w.connections(), 0);
             // Of whom they are not, they are not held for either.
@@ -518,7 +518,7 @@ fn who_floods_takes_no_room_from_others() {
             }
             w.step();
             w.changed(&["c rx 500", "c dropped fragment-no-room 492"]);
-            assert_eq!(w.shared.store().outstanding(), 2 + 8, "a quarter of the frames");
+            assert_eq!(w.node.shared().store().outstanding(), 2 + 8, "a quarter of the frames");
             // Their firsts alone take no more than a quarter of the datagrams.
             for id in 1000..1500 {
                 w.push(&C, &udp(&C, b, (1000, 53), id, 1000, &payload)[0]);
@@ -534,7 +534,7 @@ fn who_floods_takes_no_room_from_others() {
             w.now = w.now.plus(1000);
             w.step();
             w.changes();
-            assert_eq!(w.shared.store().outstanding(), 0);
+            assert_eq!(w.node.shared().store().outstanding(), 0);
         }
     }
 }
@@ -590,7 +590,7 @@ fn who_has_most_makes_room_for_others() {
     w.push(&B, &udp(&B, A.v4(), (1000, 53), 101, 1000, &payload)[1]);
     w.step();
     w.changed(&["b rx 1", "b dropped fragment-no-room 1"]);
-    assert_eq!(w.shared.store().outstanding(), 40);
+    assert_eq!(w.node.shared().store().outstanding(), 40);
 }
 
 #[test]
@@ -599,14 +599,14 @@ fn what_is_held_ends_with_its_port() {
         let fragments = udp(&A, B.v4(), (1000, 53), 1, 1000, &pattern(2900));
         push(w, &A, &fragments, &[1, 2], true);
         let owner = usize::from(crate::tables::worker_of(&A, w.options.workers).0);
-        let removed = w.handles[owner].remove_port(A.port).unwrap();
+        let removed = w.node.handles()[owner].remove_port(A.port).unwrap();
         w.turn(owner);
         let port = removed.recv().unwrap().unwrap();
-        let mut pool = heddle_port::WorkerPool::new(heddle_port::WorkerId(98), w.shared.clone());
+        let mut pool = heddle_port::WorkerPool::new(heddle_port::WorkerId(98), w.node.shared().clone());
         port.close(&mut pool);
         drop(pool);
         w.changed(&["a rx 2", "a dropped port-closed 2"]);
-        assert_eq!(w.shared.store().outstanding(), 0);
+        assert_eq!(w.node.shared().store().outstanding(), 0);
     });
 }
 

@@ -11,7 +11,7 @@ use crate::world::{World, worlds};
 #[track_caller]
 fn totals(w: &World, [first, followed, waited, datagrams, held_frames]: [u64; 5]) {
     let mut sum = FragmentTotals::default();
-    for handle in &w.handles {
+    for handle in w.node.handles() {
         let one = handle.counters().totals().fragments;
         sum.first += one.first;
         sum.followed += one.followed;

@@ -22,14 +22,14 @@ fn a_packet_for_another_workers_port_is_handed_over() {
     w.pass(&B, &A, &B.to(A.v4()).udp(53, 1000, b"y"));
     for (worker, other) in [(0, 1), (1, 0)] {
         let (mine, theirs) = (
-            w.handles[worker].counters().totals(),
-            w.handles[other].counters().totals(),
+            w.node.handles()[worker].counters().totals(),
+            w.node.handles()[other].counters().totals(),
         );
         assert_eq!((mine.handed_over, theirs.taken_over), (1, 1));
     }
     // To the host each worker has a queue of its own.
     w.pass(&B, &HOST, &B.to(HOST.v4()).udp(53, 1000, b"y"));
-    assert_eq!(w.handles[1].counters().totals().handed_over, 1);
+    assert_eq!(w.node.handles()[1].counters().totals().handed_over, 1);
 }
 
 #[test]
@@ -115,12 +115,14 @@ fn a_port_that_is_removed_comes_back_and_what_is_meant_for_it_is_dropped() {
         });
         let owner = usize::from(workers) - 1;
         w.pass(&A, &B, &A.to(B.v4()).udp(1000, 53, b"x"));
-        let removed = w.handles[owner].remove_port(B.port).unwrap();
+        let removed = w.node.handles()[owner].remove_port(B.port).unwrap();
         w.step();
         let port = removed.recv().unwrap().unwrap();
         w.dropped(&A, &A.to(B.v4()).udp(1000, 53, b"x"), "port-closed");
         // It can be given back.
-        let added = w.handles[owner].add_port(port, PortRole::Pod(B.endpoint)).unwrap();
+        let added = w.node.handles()[owner]
+            .add_port(port, PortRole::Pod(B.endpoint))
+            .unwrap();
         w.step();
         added.recv().unwrap().unwrap();
         w.pass(&A, &B, &A.to(B.v4()).udp(1000, 53, b"x"));
@@ -132,7 +134,7 @@ fn what_is_in_the_lane_still_leaves_by_a_port_that_is_being_removed() {
     let mut w = two_workers(8);
     w.push(&A, &A.to(B.v4()).udp(1000, 53, b"x"));
     w.turn(0);
-    let removed = w.handles[1].remove_port(B.port).unwrap();
+    let removed = w.node.handles()[1].remove_port(B.port).unwrap();
     w.step();
     let port = removed.recv().unwrap();
     assert!(port.is_some());
@@ -143,15 +145,15 @@ fn what_is_in_the_lane_still_leaves_by_a_port_that_is_being_removed() {
 #[test]
 fn a_port_is_refused_whose_number_is_taken_or_too_great() {
     let mut w = World::new(Options::default());
-    let (port, _wire) = heddle_port::MemPort::new(PortId(99), w.shared.store());
-    let refused = w.handles[0].add_port(port, PortRole::Pod(B.endpoint)).unwrap();
+    let (port, _wire) = heddle_port::MemPort::new(PortId(99), w.node.shared().store());
+    let refused = w.node.handles()[0].add_port(port, PortRole::Pod(B.endpoint)).unwrap();
     w.step();
     let error = refused.recv().unwrap().unwrap_err().to_string();
     assert_eq!(
         error,
         "port 99 does not fit: this worker was made for ports 0 to 15; raise maxPods"
     );
-    assert!(w.handles[0].remove_port(PortId(99)).is_ok());
+    assert!(w.node.handles()[0].remove_port(PortId(99)).is_ok());
     w.step();
 }
 
@@ -161,9 +163,9 @@ fn a_worker_that_has_stopped_gets_nothing_more() {
     w.push(&A, &A.to(B.v4()).udp(1000, 53, b"1"));
     w.turn(0);
     // One packet is in the lane of worker 1, which stops and never turns again.
-    w.handles[1].stop();
-    let stopped = w.workers.remove(1);
-    let mut pool = heddle_port::WorkerPool::new(WorkerId(98), w.shared.clone());
+    w.node.handles()[1].stop();
+    let stopped = w.node.workers_mut().remove(1);
+    let mut pool = heddle_port::WorkerPool::new(WorkerId(98), w.node.shared().clone());
     for (port, _) in stopped.finish() {
         port.close(&mut pool);
     }

@@ -27,6 +27,7 @@ mod icmp;
 mod large;
 mod malformed;
 mod origin;
+mod paths;
 mod policy;
 mod properties;
 mod restart;

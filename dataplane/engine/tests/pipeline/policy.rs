@@ -174,10 +174,13 @@ fn a_pod_always_reaches_itself() {
 #[test]
 fn new_tables_are_taken_without_a_packet() {
     worlds(|w| {
-        let before = w.publisher.acknowledged();
+        let before = w.node.publisher().acknowledged();
         w.publish();
-        assert_eq!(w.publisher.acknowledged(), before);
+        assert_eq!(w.node.publisher().acknowledged(), before);
         w.step();
-        assert!(w.publisher.acknowledged() > before, "who attaches a pod waits for this");
+        assert!(
+            w.node.publisher().acknowledged() > before,
+            "who attaches a pod waits for this"
+        );
     });
 }

@@ -1,14 +1,13 @@
-//! A node in memory: workers with ports, stepped by hand, and what changed since one last looked.
+//! The tests' node in memory: it verifies what leaves, and accounts for every frame, octet and drop.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
-use heddle_engine::{PortRole, PortTotals, StageConfig, Worker, WorkerConfig, WorkerHandle, mesh};
+use heddle_engine::testing::{Node, NodeBuilder};
+use heddle_engine::{PortRole, PortTotals, StageConfig, WorkerHandle};
 use heddle_flow::{Config, FlowState, FlowTable, Millis};
-use heddle_port::{MemPort, MemWire, PortId, SharedPool, WorkerPool};
-use heddle_tables::publish::{Publisher, channel};
-use heddle_tables::{EndpointPolicy, Generation, Snapshot, SnapshotBuilder, WorkerId};
+use heddle_port::{MemPort, MemWire, PortId};
+use heddle_tables::{EndpointPolicy, Generation, SnapshotBuilder};
 use heddle_wire::testing::assert_valid;
 use heddle_wire::{MacAddr, Parsed, parse};
 
@@ -51,15 +50,9 @@ impl Default for Options {
 pub struct World {
     pub options: Options,
     pub tables: SnapshotBuilder,
-    pub publisher: Publisher<Snapshot>,
-    pub flows: Arc<FlowTable>,
-    pub workers: Vec<Worker<MemPort>>,
-    pub handles: Vec<WorkerHandle<MemPort>>,
-    pub wires: BTreeMap<u16, MemWire>,
-    pub shared: SharedPool,
+    pub node: Node,
     pub now: Millis,
     generation: Generation,
-    seen: BTreeMap<u16, PortTotals>,
     pushed: BTreeMap<u16, u64>,
     popped: BTreeMap<u16, u64>,
     outputs: BTreeMap<u16, VecDeque<Vec<u8>>>,
@@ -95,34 +88,20 @@ impl World {
 
     /// A node whose flow table is there already.
     pub fn over(options: Options, flows: FlowTable) -> Self {
-        let flows = Arc::new(flows);
         let mut tables = tables::node(options.workers);
-        let (publisher, readers) = channel(tables.build().0, usize::from(options.workers));
-        let shared = SharedPool::heap(FRAMES, 4096);
-        let ends = mesh(options.workers, options.lane).unwrap();
-        let (mut workers, mut handles) = (Vec::new(), Vec::new());
-        for (id, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(ends)) {
-            let config = WorkerConfig {
-                stages: options.stages,
-                idle_after: Duration::MAX,
-                ..WorkerConfig::new(WorkerId(id), PORTS)
-            };
-            let pool = WorkerPool::new(WorkerId(id), shared.clone());
-            let (worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
-            workers.push(worker);
-            handles.push(handle);
-        }
+        let node = NodeBuilder::new()
+            .workers(options.workers)
+            .ports(PORTS)
+            .lane(options.lane)
+            .frames(FRAMES)
+            .stages(options.stages)
+            .build_over(tables.build().0, Arc::new(flows))
+            .unwrap();
         let mut world = Self {
             tables,
-            publisher,
-            flows,
-            workers,
-            handles,
-            wires: BTreeMap::new(),
-            shared,
-            now: Millis(1_000_000),
+            now: node.now(),
+            node,
             generation: Generation(0),
-            seen: BTreeMap::new(),
             pushed: BTreeMap::new(),
             popped: BTreeMap::new(),
             outputs: BTreeMap::new(),
@@ -142,15 +121,12 @@ impl World {
     }
 
     pub fn add_port(&mut self, worker: u8, port: PortId, role: PortRole) {
-        let (mem, wire) = MemPort::new(port, self.shared.store());
-        self.wires.insert(port.0, wire);
-        let added = self.handles[usize::from(worker)].add_port(mem, role).unwrap();
-        self.workers[usize::from(worker)].turn(self.now);
-        added.recv().unwrap().unwrap();
+        self.node.set_now(self.now);
+        self.node.open(worker, port, role).unwrap();
     }
 
     pub fn wire(&self, party: &Party) -> &MemWire {
-        &self.wires[&party.port.0]
+        self.node.wire(party.port).unwrap()
     }
 
     /// Puts a frame into the port of `party`.
@@ -167,27 +143,21 @@ impl World {
 
     /// Turns every worker until none has anything to do.
     pub fn step(&mut self) {
-        for _ in 0..100 {
-            let mut busy = false;
-            for worker in &mut self.workers {
-                busy |= worker.turn(self.now).is_busy();
-            }
-            if !busy {
-                return self.collect();
-            }
-        }
-        panic!("the workers do not come to rest");
+        self.node.set_now(self.now);
+        self.node.step().unwrap();
+        self.collect();
     }
 
     /// Turns one worker once.
     pub fn turn(&mut self, worker: usize) {
-        self.workers[worker].turn(self.now);
+        self.node.set_now(self.now);
+        self.node.turn(worker);
     }
 
     /// Takes what left by each port and verifies it. What the host's queues sent is the host's.
     pub fn collect(&mut self) {
-        for (&port, wire) in &self.wires {
-            while let Some(frame) = wire.pop() {
+        for port in 0..PORTS {
+            while let Some(frame) = self.node.pop(PortId(port)) {
                 assert_valid(&frame);
                 *self.popped.entry(port).or_default() += frame.len() as u64;
                 let party = if port < u16::from(self.options.workers) {
@@ -258,25 +228,15 @@ impl World {
     }
 
     fn totals(&self, port: u16) -> PortTotals {
-        let mut sum = PortTotals::default();
-        for handle in &self.handles {
-            sum += &handle.counters().port_totals(PortId(port));
-        }
-        sum
+        self.node.totals(PortId(port))
     }
 
     /// All counters that changed since the last call, over all workers, as `who what n`. The host's queues are one.
     pub fn changes(&mut self) -> Vec<String> {
         let mut changes = BTreeMap::<(String, String), u64>::new();
-        for port in 0..PORTS {
-            let now = self.totals(port);
-            let before = self.seen.insert(port, now.clone()).unwrap_or_default();
-            let name = [A, B, C].iter().find(|p| p.port.0 == port).map_or("host", |p| p.name);
-            for ((what, new), (_, old)) in flat(&now).into_iter().zip(flat(&before)) {
-                if new != old {
-                    *changes.entry((name.into(), what)).or_default() += new - old;
-                }
-            }
+        for (port, what, n) in self.node.changes() {
+            let name = [A, B, C].iter().find(|p| p.port == port).map_or("host", |p| p.name);
+            *changes.entry((name.into(), what)).or_default() += n;
         }
         changes
             .into_iter()
@@ -297,7 +257,7 @@ impl World {
     /// Publishes the tables as they stand now.
     pub fn publish(&mut self) {
         let (snapshot, _) = self.tables.build();
-        self.publisher.publish(snapshot);
+        self.node.publish(snapshot);
     }
 
     /// Gives a pod another policy (`None`: not ready), with a new generation, and publishes.
@@ -311,7 +271,7 @@ impl World {
 
     /// Packets that took the slow path so far.
     pub fn slow(&self) -> u64 {
-        self.handles.iter().map(|h| h.counters().totals().slow_path).sum()
+        self.node.worker_totals().iter().map(|totals| totals.slow_path).sum()
     }
 
     /// Connections in the table.
@@ -322,8 +282,13 @@ impl World {
     /// How far each of them has come.
     pub fn states(&self) -> Vec<FlowState> {
         let mut states = Vec::new();
-        self.flows.for_each(|c| states.push(c.views[0].state));
+        self.node.flows().for_each(|c| states.push(c.views[0].state));
         states
+    }
+
+    /// Accounts for a frame that a test put into a wire itself.
+    pub fn pushed_elsewhere(&mut self, party: &Party, len: usize) {
+        *self.pushed.entry(party.port.0).or_default() += len as u64;
     }
 
     /// Accounts for a frame that a test took from a wire itself.
@@ -341,15 +306,8 @@ impl World {
         self.collect();
         let rest: usize = self.outputs.values().map(VecDeque::len).sum();
         assert_eq!(rest, 0, "frames that no test looked at: {:?}", self.outputs);
-        let mut pool = WorkerPool::new(WorkerId(99), self.shared.clone());
-        for worker in self.workers.drain(..) {
-            for (port, _) in worker.finish() {
-                port.close(&mut pool);
-            }
-        }
-        drop(pool);
-        assert_eq!(self.shared.store().outstanding(), 0, "frames were lost");
-        assert_eq!(self.shared.free(), FRAMES);
+        assert_eq!(self.node.finish(), 0, "frames were lost");
+        assert_eq!(self.node.shared().store().outstanding(), 0, "frames were lost");
         for port in 0..PORTS {
             let totals = self.totals(port);
             assert_eq!(
@@ -373,7 +331,7 @@ impl World {
             .sum();
         let remembered = |h: &WorkerHandle<MemPort>| h.counters().recent().read(0, |_| {}).next;
         assert_eq!(
-            self.handles.iter().map(remembered).sum::<u64>(),
+            self.node.handles().iter().map(remembered).sum::<u64>(),
             dropped,
             "a drop was not remembered, or twice"
         );
@@ -392,34 +350,4 @@ impl Drop for World {
 fn expected(from: &Party, to: &Party) -> [&'static str; 3] {
     let line = |who: &Party, what: &str| -> &'static str { format!("{} {what} 1", who.name).leak() };
     [line(from, "rx"), line(from, "forwarded"), line(to, "tx")]
-}
-
-fn flat(t: &PortTotals) -> Vec<(String, u64)> {
-    use heddle_engine::{AbsorbReason, AnswerKind, DropReason};
-    let mut list = vec![
-        ("rx".into(), t.rx_packets),
-        ("tx".into(), t.tx_packets),
-        ("forwarded".into(), t.forwarded),
-        ("fragments".into(), t.fragments),
-        ("fragments-lost".into(), t.fragments_lost),
-    ];
-    list.extend(
-        AnswerKind::ALL
-            .iter()
-            .zip(t.answered)
-            .map(|(k, n)| (format!("answered {k}"), n)),
-    );
-    list.extend(
-        AbsorbReason::ALL
-            .iter()
-            .zip(t.absorbed)
-            .map(|(k, n)| (format!("absorbed {k}"), n)),
-    );
-    list.extend(
-        DropReason::ALL
-            .iter()
-            .zip(t.dropped)
-            .map(|(k, n)| (format!("dropped {k}"), n)),
-    );
-    list
 }
