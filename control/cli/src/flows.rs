@@ -133,9 +133,9 @@ pub(crate) fn line(flow: &Flow, out: &mut String) {
         duration(flow.idle_seconds),
         duration(flow.left_seconds),
         flow.packets_sent,
-        Bytes(flow.bytes_sent).to_string(),
+        Bytes(flow.bytes_sent),
         flow.packets_received,
-        Bytes(flow.bytes_received).to_string(),
+        Bytes(flow.bytes_received),
     );
     let marks: Vec<&str> = flow.marks().collect();
     if !marks.is_empty() {

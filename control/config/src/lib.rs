@@ -585,7 +585,7 @@ mod tests {
             ("frames", |c| c.fragments.held_frames = 1 << 15),
             ("fragments.waitMillis", |c| c.fragments.wait_millis = 0),
             ("fragments.fragmentTimeoutSeconds", |c| {
-                c.fragments.fragment_timeout_seconds = 301
+                c.fragments.fragment_timeout_seconds = 301;
             }),
             ("idleAfterMillis", |c| c.idle_after_millis = u32::MAX),
             ("midstreamPickupSeconds", |c| c.midstream_pickup_seconds = u32::MAX),
