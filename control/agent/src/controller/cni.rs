@@ -298,6 +298,10 @@ impl Controller {
             }
         };
         self.attachments.set_stage(id, stage);
+        // The pod may have been known before: then no changed object makes the next reconciliation look at it.
+        if let Some(publication) = &mut self.publication {
+            publication.is_changed = true;
+        }
         Ok(())
     }
 
