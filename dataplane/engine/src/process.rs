@@ -135,24 +135,27 @@ pub fn process(
         let (Some(packet), Some(verdict)) = (packets.get_mut(index), verdicts.get_mut(index)) else {
             continue;
         };
-        *verdict = match (kind, hit) {
-            (Kind::Whole, Some(hit)) => finish_hit(&mut cx, packet, parsed, key, hit),
-            (Kind::Whole, None) => {
-                if decisions.is_empty() {
-                    decide_burst::decide_burst(&mut cx, place, pending, keys, hits, decisions);
+        // A whole packet that hits is the common case: it is asked for first.
+        *verdict = match kind {
+            Kind::Whole => match hit {
+                Some(hit) => finish_hit(&mut cx, packet, parsed, key, hit),
+                None => {
+                    if decisions.is_empty() {
+                        decide_burst::decide_burst(&mut cx, place, pending, keys, hits, decisions);
+                    }
+                    let decision = decisions.get(place).and_then(Option::as_ref);
+                    finish_miss(&mut cx, packet, parsed, key, decision)
                 }
-                let decision = decisions.get(place).and_then(Option::as_ref);
-                finish_miss(&mut cx, packet, parsed, key, decision)
-            }
-            (Kind::FirstFragment, hit) => finish_first_fragment(&mut cx, packet, parsed, key, hit.as_ref()),
-            (Kind::LaterFragment, _) => match finish_later_fragment(&mut cx, packet, parsed) {
+            },
+            Kind::FirstFragment => finish_first_fragment(&mut cx, packet, parsed, key, hit.as_ref()),
+            Kind::LaterFragment => match finish_later_fragment(&mut cx, packet, parsed) {
                 Ok(verdict) => verdict,
                 Err(ticket) => {
                     waiting.push((*at, ticket));
                     continue;
                 }
             },
-            (Kind::IcmpError, hit) => finish_icmp_error(&mut cx, packet, parsed, key, hit.as_ref()),
+            Kind::IcmpError => finish_icmp_error(&mut cx, packet, parsed, key, hit.as_ref()),
         };
     }
     if !waiting.is_empty() {
@@ -183,17 +186,23 @@ fn flow_packet_kind(p: &Parsed) -> Kind {
 /// The hot path: the entry is current and its rewrite is replayed. Anything else is the slow path's.
 #[inline(always)]
 fn finish_hit(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
-    let next = match flow_hit::check(cx, p, hit) {
-        Next::Replay(direction) => match replay(cx, packet, p, key, &direction) {
+    // The common case first, straight from the entry: a step of its own would be copied for each packet.
+    let next = if flow_hit::is_replayable(cx, p, hit) {
+        match replay(cx, packet, p, key, &Replay::of(hit)) {
             Next::Done(verdict) => return verdict,
             next => next,
-        },
-        next => {
-            cx.stages.slow += 1;
-            next
         }
+    } else {
+        cx.stages.slow += 1;
+        flow_hit::check(cx, p, hit)
     };
     slow_path(cx, packet, p, key, Kind::Whole, next, None)
+}
+
+/// [`finish_hit`] for first fragments.
+#[inline(never)]
+fn finish_hit_outlined(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
+    finish_hit(cx, packet, p, key, hit)
 }
 
 /// Finishes a packet whose key missed the flow table. Looks once more, by the tuple alone: an earlier packet of the burst or
@@ -232,7 +241,7 @@ fn finish_first_fragment(
         Err(reason) => return Verdict::drop(reason),
     };
     let verdict = match hit {
-        Some(hit) => finish_hit(cx, packet, p, key, hit),
+        Some(hit) => finish_hit_outlined(cx, packet, p, key, hit),
         None => finish_miss(cx, packet, p, key, None),
     };
     fragment_in::record_first(cx, ticket, key, verdict);
@@ -293,7 +302,7 @@ fn slow_path(
     for _ in 0..MAX_STEPS {
         next = match permit(kind, next) {
             Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, &direction.plan),
-            Next::Replay(direction) => replay(cx, packet, p, key, &direction),
+            Next::Replay(direction) => replay_outlined(cx, packet, p, key, &direction),
             Next::Revalidate(hit) => revalidate::revalidate(cx, p, key, &hit),
             Next::Open(replaces) => new_flow::open(cx, p, key, replaces, decision.take()),
             Next::Reply(reply) => Next::Done(local_reply::send(cx, packet, p, reply)),
@@ -332,6 +341,12 @@ fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, 
     } else {
         flow_hit::find_successor(cx, key)
     }
+}
+
+/// [`replay`] for the slow path: the hot path alone is worth a copy of the code.
+#[inline(never)]
+fn replay_outlined(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, direction: &Replay) -> Next {
+    replay(cx, packet, p, key, direction)
 }
 
 /// Moves the packets that wait out of the burst; the others stay in order, each with its verdict.

@@ -35,7 +35,7 @@ impl Class {
 ///
 /// Plan: check the Ethernet addresses, leave the link's own protocols to the neighbor stage, sort out multicast, then take the
 /// flow key. The order matters: neighbor discovery is multicast, and everything behind it is routed.
-#[inline]
+#[inline(always)]
 pub(crate) fn classify(cx: &Context<'_>, packet: &Packet, p: &Parsed) -> Class {
     let head = packet.bytes(cx.store);
     if cx.is_from_pod() && ether::source(head) != Some(cx.endpoint.mac) {

@@ -10,7 +10,8 @@ use crate::context::Context;
 ///
 /// A SYN on an entry that is closed, adopted, or belongs to the other side opens a new connection (RFC 9293 section
 /// 3.10.7.4); this comes first because a stale entry of a past connection has nothing to say about it.
-#[inline(always)]
+#[cold]
+#[inline(never)]
 pub(crate) fn check(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> Next {
     if p.tcp_flags.opens() && !hit.view.admits_syn() {
         return Next::Open(Some(hit.slot));
@@ -19,6 +20,12 @@ pub(crate) fn check(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> Next {
         return Next::Revalidate(*hit);
     }
     Next::Replay(Replay::of(hit))
+}
+
+/// Returns whether [`check`] would replay the entry. The hot path asks this first, and needs no copy of the entry then.
+#[inline(always)]
+pub(crate) fn is_replayable(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> bool {
+    (!p.tcp_flags.opens() || hit.view.admits_syn()) && cx.is_current(&hit.view)
 }
 
 /// Looks for the successor of a connection that was removed since the burst's lookup, by an earlier packet of the burst or

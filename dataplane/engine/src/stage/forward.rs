@@ -16,7 +16,7 @@ use crate::verdict::Verdict;
 ///
 /// Plan: look up the egress port's MAC address, compare the packet's length with the path's MTU, write the headers. A packet
 /// that is too large is left to [`too_large`], so that the common case stays small.
-#[inline]
+#[inline(always)]
 pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Next {
     let mac = match cx.next_mac(plan.egress) {
         Ok(mac) => mac,

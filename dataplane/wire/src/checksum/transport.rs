@@ -40,7 +40,7 @@ fn pseudo_of(p: &Parsed, len: usize) -> Sum {
 /// A TCP or UDP field that equals the folded, not complemented pseudo-header sum is what Linux leaves under
 /// `CHECKSUM_PARTIAL`; an SCTP CRC32c of zero likewise. A fragment is never partial: Linux sums before it fragments.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub fn is_partial(head: &[u8], p: &Parsed) -> bool {
     if p.is_fragment() {
         return false;

@@ -15,7 +15,7 @@ const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
-#[inline]
+#[inline(always)]
 pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Result<Parsed, ParseError> {
     let Some(ip) = bytes::read::<HEADER>(head, ether::HEADER) else {
         return Err(short(packet_len));

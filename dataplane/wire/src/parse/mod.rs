@@ -28,7 +28,7 @@ use crate::ether;
 /// # Errors
 ///
 /// A [`ParseError`] with the reason why the packet cannot be forwarded.
-#[inline]
+#[inline(always)]
 pub fn parse(head: &[u8], packet_len: usize) -> Result<Parsed, ParseError> {
     let head = head.get(..packet_len).unwrap_or(head);
     let Some(eth) = bytes::read::<{ ether::HEADER }>(head, 0) else {

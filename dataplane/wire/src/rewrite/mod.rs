@@ -131,7 +131,7 @@ const ONE_HOP: u32 = 0xfeff;
 /// asks for, all in one pass over its headers.
 ///
 /// `false` where it cannot be done, and the packet is to be dropped: its time is over, or what [`translate`] says.
-#[inline]
+#[inline(always)]
 pub fn forward(frame: &mut [u8], p: &Parsed, macs: (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
     let sent = match p.l3 {
         L3::V4 => forward_v4(frame, macs, to),
