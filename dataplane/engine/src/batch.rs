@@ -118,7 +118,7 @@ impl Batch {
         self.verdicts.get(..self.packets.len()).unwrap_or_default()
     }
 
-    /// Takes all packets out, each with its verdict: those of the burst, then held fragments that got theirs beside it.
+    /// Removes all packets, each with its verdict: first the burst, then the held fragments judged in the same call.
     pub fn drain(&mut self) -> impl Iterator<Item = (Packet, Verdict)> + '_ {
         let held = self.reentered.drain(..).map(|held| (held.packet, held.verdict));
         self.packets.drain(..).zip(self.verdicts).chain(held)

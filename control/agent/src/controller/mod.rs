@@ -559,7 +559,7 @@ impl Controller {
 
     /// Ends workers, host task and journal; the kernel's state stays for the next start.
     pub fn finish(mut self) {
-        // What waits for the disk is written and answered first: it has taken effect.
+        // Pending writes are finished and answered first: their changes have taken effect.
         self.journal.finish();
         while let Ok(outcome) = self.journal.outcomes().try_recv() {
             self.record_write(&outcome);

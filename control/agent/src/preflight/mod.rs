@@ -14,7 +14,7 @@ use std::path::Path;
 use heddle_config::Config;
 use serde::Serialize;
 
-/// What an answer means.
+/// The meaning of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -39,13 +39,13 @@ impl fmt::Display for State {
 /// One question and its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Row {
-    /// What was looked at.
+    /// The subject of the look.
     pub what: String,
-    /// What it means.
+    /// The row's meaning.
     pub state: State,
-    /// What was found.
+    /// The finding.
     pub value: String,
-    /// What to do; empty where nothing is.
+    /// The advice; empty where nothing has to be done.
     pub advice: String,
 }
 
@@ -71,7 +71,7 @@ impl Row {
 /// All answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Whether nothing is bad.
+    /// Returns whether no row is bad.
     pub fit: bool,
     /// The answers, in the order in which they matter.
     pub rows: Vec<Row>,

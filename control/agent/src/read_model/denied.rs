@@ -18,7 +18,7 @@ use super::{ReadModel, View, lock};
 /// Sums that are kept; beyond, the one that rested longest becomes one of the others.
 const MOST: usize = 4096;
 
-/// What decided, of a policy, and the pod that it denied packets for.
+/// The decision of a policy, and the pod for which it denied packets.
 type Pair = (Arc<Provenance>, Option<Named>);
 
 #[derive(Debug)]

@@ -113,7 +113,7 @@ pub(super) fn service_of(frontend: &str) -> Option<Named> {
     service_name(frontend).parse().ok()
 }
 
-/// Whether a policy decided.
+/// Returns whether a policy decided.
 pub(super) const fn is_policy(decision: &Provenance) -> bool {
     !matches!(
         decision,
