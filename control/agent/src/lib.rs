@@ -22,3 +22,8 @@ pub mod workers;
 pub fn drop_reasons() -> impl Iterator<Item = &'static str> {
     heddle_engine::DropReason::ALL.iter().map(|reason| reason.as_str())
 }
+
+/// Returns the names of all classes of drop reasons, as `heddle drops --class` takes them.
+pub fn drop_classes() -> impl Iterator<Item = &'static str> {
+    heddle_engine::DropClass::ALL.iter().map(|class| class.as_str())
+}

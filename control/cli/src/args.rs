@@ -169,6 +169,9 @@ pub struct DropsArgs {
     /// Only drops with this reason, as `heddle status` counts them (policy-denied-ingress, spoofed-source, ...).
     #[arg(long, value_name = "REASON", hide_possible_values = true, value_parser = PossibleValuesParser::new(heddle_agent::drop_reasons()))]
     pub reason: Option<String>,
+    /// Only drops for a reason of this class: malformed, spoofing, unsupported, policy, unreachable, no-flow, capacity, defect.
+    #[arg(long, value_name = "CLASS", hide_possible_values = true, value_parser = PossibleValuesParser::new(heddle_agent::drop_classes()))]
+    pub class: Option<String>,
     /// Only drops decided by this policy; a cluster-wide policy has no namespace.
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     pub policy: Option<PolicyName>,
@@ -359,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn drops_are_chosen_by_pod_policy_and_reason() {
+    fn drops_are_filtered_by_pod_policy_reason_and_class() {
         let parse = |args: &[&str]| {
             let cli = Cli::try_parse_from(["heddle", "drops"].iter().chain(args))?;
             match cli.command {
@@ -375,6 +378,8 @@ mod tests {
             "admins",
             "--reason",
             "spoofed-source",
+            "--class",
+            "spoofing",
         ])
         .unwrap();
         assert_eq!(all.watch, Some(Duration::from_millis(500)));
@@ -383,11 +388,15 @@ mod tests {
             all.policy.map(|policy| policy.name.to_string()).as_deref(),
             Some("admins")
         );
-        assert_eq!((all.reason.as_deref(), all.limit), (Some("spoofed-source"), 100));
+        assert_eq!(
+            (all.reason.as_deref(), all.class.as_deref(), all.limit),
+            (Some("spoofed-source"), Some("spoofing"), 100)
+        );
         assert_eq!(parse(&["--follow", "2"]).unwrap().watch, Some(Duration::from_secs(2)));
         for (bad, part) in [
             (["--pod", "db"], "NAMESPACE/NAME"),
             (["--reason", "spoofed"], "spoofed-source"),
+            (["--class", "spoofed"], "spoofing"),
             (["--policy", "a/b/c"], "not allowed"),
             (["--limit", "100000"], "100000"),
         ] {

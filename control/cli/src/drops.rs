@@ -51,6 +51,7 @@ pub async fn run(args: &DropsArgs, out: &mut (impl Write + Send)) -> Result<(), 
         limit: Some(args.limit),
         pod: args.pod.clone(),
         reason: args.reason.clone(),
+        class: args.class.clone(),
         policy: args.policy.clone(),
     };
     let first = look(&args.run_dir, &request).await?;
@@ -173,7 +174,11 @@ fn missed_text(drops: &Drops) -> String {
 }
 
 fn line(drop: &DroppedPacket, out: &mut String) {
-    let _ = write!(out, "{}  {}  ", drop.time, drop.reason);
+    let _ = write!(out, "{}  ", drop.time);
+    if !drop.class.is_empty() {
+        let _ = write!(out, "{}  ", drop.class);
+    }
+    let _ = write!(out, "{}  ", drop.reason);
     match (&drop.protocol, &drop.source, &drop.destination) {
         (Some(protocol), Some(source), Some(destination)) => {
             let _ = write!(out, "{protocol} {source} -> {destination}");
@@ -204,13 +209,13 @@ mod tests {
         serde_json::from_value(serde_json::json!({
             "drops": [
                 {"time": "2026-01-02T03:04:05.678Z", "worker": 0, "number": 7, "port": "pod:shop/client",
-                 "reason": "policy-denied-ingress", "meaning": "Denied by the destination pod's ingress policy.",
+                 "reason": "policy-denied-ingress", "class": "policy", "meaning": "Denied by the destination pod's ingress policy.",
                  "protocol": "TCP", "source": end("10.0.0.4", 40000, "client"), "destination": end("10.0.0.5", 5432, "db"),
                  "bytes": 74, "direction": "ingress", "pod": {"namespace": "shop", "name": "db"},
                  "policy": {"kind": "NetworkPolicy", "namespace": "shop", "name": "p", "direction": "ingress", "rule": null,
                             "says": "default deny because shop/p selects this pod for ingress"}},
                 {"time": "2026-01-02T03:04:06.000Z", "worker": 0, "number": 8, "port": "host",
-                 "reason": "ipv4-checksum", "meaning": "The IPv4 header checksum is wrong.", "bytes": 60},
+                 "reason": "ipv4-checksum", "class": "malformed", "meaning": "The IPv4 header checksum is wrong.", "bytes": 60},
                 {"time": "2026-01-02T03:04:07.000Z", "worker": 0, "number": 9, "port": "host",
                  "reason": "policy-denied-ingress", "meaning": "x.", "bytes": 60, "policy_gone": true},
             ],
@@ -223,9 +228,9 @@ mod tests {
     fn people_read_who_where_to_and_why() {
         let expected = "3 older ones were overwritten\n\
             2 older ones are not shown (--limit)\n\
-            2026-01-02T03:04:05.678Z  policy-denied-ingress  TCP shop/client 10.0.0.4:40000 -> shop/db 10.0.0.5:5432: \
+            2026-01-02T03:04:05.678Z  policy  policy-denied-ingress  TCP shop/client 10.0.0.4:40000 -> shop/db 10.0.0.5:5432: \
             default deny because shop/p selects this pod for ingress [shop/db]\n\
-            2026-01-02T03:04:06.000Z  ipv4-checksum  60 bytes at host: The IPv4 header checksum is wrong\n\
+            2026-01-02T03:04:06.000Z  malformed  ipv4-checksum  60 bytes at host: The IPv4 header checksum is wrong\n\
             2026-01-02T03:04:07.000Z  policy-denied-ingress  60 bytes at host: by a policy that is gone\n";
         assert_eq!(text(&drops()), expected);
         assert_eq!(lines(&drops(), OutputFormat::Text).unwrap(), expected);

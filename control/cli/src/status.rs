@@ -177,17 +177,39 @@ fn ports(status: &Status, out: &mut String) {
 }
 
 fn drops(status: &Status, out: &mut String) {
-    if status.ports.iter().all(|port| port.dropped.is_empty()) {
-        return;
+    if status.ports.iter().any(|port| !port.dropped.is_empty()) {
+        port_drops(status, out);
     }
+    if !status.drops_by_class.is_empty() {
+        let classes: Vec<String> = status
+            .drops_by_class
+            .iter()
+            .map(|(class, n)| format!("{class} {n}"))
+            .collect();
+        let _ = writeln!(
+            out,
+            "
+drops by class, closed ports included: {}",
+            classes.join(", ")
+        );
+    }
+}
+
+fn port_drops(status: &Status, out: &mut String) {
     let mut table = table(
         "drops, by the port where the packet came in",
-        &["name", "reason", "packets"],
+        &["name", "class", "reason", "packets"],
         out,
     );
     for port in &status.ports {
         for (reason, count) in &port.dropped {
-            table.add_row(vec![port.name.clone(), reason.clone(), count.to_string()]);
+            let class = status.class_of(reason).unwrap_or("-");
+            table.add_row(vec![
+                port.name.clone(),
+                class.to_owned(),
+                reason.clone(),
+                count.to_string(),
+            ]);
         }
     }
     for column in [0, 1] {
@@ -426,6 +448,8 @@ mod tests {
             "ports": [{"port": 64, "name": "pod:a/b", "role": "pod", "interface": "hd2-x", "queue": 0, "worker": 0, "rx_packets": 4,
                 "rx_bytes": 4096, "tx_packets": 2, "tx_bytes": 200, "forwarded": 1, "answered": 1, "absorbed": 0,
                 "dropped": {"spoofed-source": 2}, "xsk": {"rx_ring_full": 3}, "frames": 64}],
+            "drops": [{"reason": "spoofed-source", "class": "spoofing", "packets": 2}, {"reason": "no-route", "class": "unreachable", "packets": 5}],
+            "drops_by_class": {"spoofing": 2, "unreachable": 5},
             "tables": {"endpoints": 3},
             "flows": {"used": 2, "capacity": 4, "inserted": 2, "expired": 0, "refused_full": 0, "refused_quota": 0, "taken_over": 1, "discarded": 0},
             "fragments": {"first": 3, "followed": 5, "waited": 2, "datagrams": 1, "datagrams_most": 1024, "held_frames": 0, "held_frames_most": 512},
@@ -449,7 +473,11 @@ mod tests {
             "2.0",
             "pod:a/b",
             "4.0 KiB",
-            "spoofed-source",
+            "pod:a/b  spoofing  spoofed-source        2
+",
+            "
+drops by class, closed ports included: spoofing 2, unreachable 5
+",
             "a/b29  default deny because a/p29 selects this pod for ingress      129\n",
             // The ten that denied least, and those without a counter of their own.
             "  -      others ",

@@ -12,8 +12,8 @@ use crate::object::{End, Named, Policy, PolicyName};
 pub const MAX_DROPS: u32 = 2048;
 /// The most workers that a cursor speaks of.
 const MAX_WORKERS: usize = 256;
-/// The longest name of a reason.
-const MAX_REASON: usize = 64;
+/// The longest name of a reason or a class, in bytes.
+const MAX_NAME: usize = 64;
 
 /// What is wanted.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,18 +28,25 @@ pub struct DropsRequest {
     /// Only those from or to this pod, or denied by its policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Named>,
-    /// Only those for this reason.
-    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "reason")]
+    /// Only drops for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "short_name")]
     pub reason: Option<String>,
+    /// Only drops for a reason of this class.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "short_name")]
+    pub class: Option<String>,
     /// Only those that this policy decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyName>,
 }
 
-fn reason<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+/// Decodes the name of a reason or a class, of at most [`MAX_NAME`] bytes.
+fn short_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     let text = Option::<String>::deserialize(from)?;
     match text {
-        Some(text) if text.len() > MAX_REASON => Err(serde::de::Error::custom("the name of a reason is shorter")),
+        Some(text) if text.len() > MAX_NAME => Err(serde::de::Error::custom(format_args!(
+            "a name of {} bytes: at most {MAX_NAME} are allowed",
+            text.len()
+        ))),
         text => Ok(text),
     }
 }
@@ -80,9 +87,12 @@ pub struct DroppedPacket {
     pub number: u64,
     /// The port where it came in: `pod:NS/NAME`, `host`, or its number where it is closed by now.
     pub port: String,
-    /// Why, as the counters name it.
+    /// The drop reason, as the counters name it.
     pub reason: String,
-    /// The same in a sentence.
+    /// The reason's class (`policy`, `spoofing`, `capacity`, ...); empty from an agent of an earlier version.
+    #[serde(default)]
+    pub class: String,
+    /// The reason in a sentence.
     pub meaning: String,
     /// The protocol; `None` where the packet could not be parsed, and for ARP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -124,18 +134,20 @@ mod tests {
             limit: Some(7),
             pod: Named::new("shop", "db"),
             reason: Some("policy-denied-ingress".to_owned()),
+            class: Some("policy".to_owned()),
             policy: "shop/p".parse().ok(),
         };
         let text = serde_json::to_vec(&request).unwrap();
         assert_eq!(request::body::<DropsRequest>(&text), Ok(request));
         assert_eq!(request::body::<DropsRequest>(b"{}"), Ok(DropsRequest::default()));
-        let long = format!(r#"{{"reason": "{}"}}"#, "x".repeat(MAX_REASON + 1));
+        let long = |key| format!(r#"{{"{key}": "{}"}}"#, "x".repeat(MAX_NAME + 1));
         let many = format!(
             r#"{{"after": {{"agent": 1, "next": [{}0]}}}}"#,
             "0,".repeat(MAX_WORKERS)
         );
         for bad in [
-            long.as_str(),
+            long("reason").as_str(),
+            long("class").as_str(),
             many.as_str(),
             r#"{"pods": 1}"#,
             r#"{"pod": {"namespace": "a", "name": "/"}}"#,

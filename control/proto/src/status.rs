@@ -22,6 +22,13 @@ pub struct Status {
     pub workers: Vec<WorkerStatus>,
     /// The ports.
     pub ports: Vec<PortStatus>,
+    /// Drops by reason since the agent's start, at all ports, including ports that are closed now. Only reasons that
+    /// occurred.
+    #[serde(default)]
+    pub drops: Vec<ReasonDrops>,
+    /// The sums of [`drops`](Self::drops) by class; only classes that occurred.
+    #[serde(default)]
+    pub drops_by_class: BTreeMap<String, u64>,
     /// Sizes of tables by name (`endpoints`, `addresses`, `identities`, `policies`, `services`, `backends`, `nodes` and others).
     pub tables: BTreeMap<String, u64>,
     /// The flow table.
@@ -52,6 +59,17 @@ pub struct Denied {
     pub policy: Policy,
     /// The pod whose policy it is: the sender for `egress`, the receiver for `ingress`. `None`: it is gone.
     pub pod: Option<Named>,
+    /// Packets.
+    pub packets: u64,
+}
+
+/// Packets dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReasonDrops {
+    /// The drop reason, as in [`PortStatus::dropped`].
+    pub reason: String,
+    /// The reason's class (`policy`, `spoofing`, `capacity`, ...).
+    pub class: String,
     /// Packets.
     pub packets: u64,
 }
@@ -300,6 +318,15 @@ pub struct RejectionStatus {
     pub last_good_serves: bool,
 }
 
+impl Status {
+    /// Returns the class of a drop reason that occurred. `None`: an agent of an earlier version, which reports no classes.
+    #[must_use]
+    pub fn class_of(&self, reason: &str) -> Option<&str> {
+        let drops = self.drops.iter().find(|drops| drops.reason == reason)?;
+        Some(&drops.class)
+    }
+}
+
 impl PortStatus {
     /// All packets received here and dropped.
     #[must_use]
@@ -371,6 +398,12 @@ mod tests {
                 rings: RingStatus::default(),
                 frames: 64,
             }],
+            drops: vec![ReasonDrops {
+                reason: "spoofed".into(),
+                class: "spoofing".into(),
+                packets: 1,
+            }],
+            drops_by_class: BTreeMap::from([("spoofing".into(), 1)]),
             tables: BTreeMap::from([("endpoints".into(), 3)]),
             flows: FlowStatus {
                 used: 2,
@@ -404,5 +437,7 @@ mod tests {
         let text = serde_json::to_string(&status).unwrap();
         assert_eq!(serde_json::from_str::<Status>(&text).unwrap(), status);
         assert_eq!(status.ports[0].dropped_total(), 2);
+        assert_eq!(status.class_of("spoofed"), Some("spoofing"));
+        assert_eq!(status.class_of("policy"), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use heddle_engine::{DropReason, DropRecord};
+use heddle_engine::{DropClass, DropReason, DropRecord};
 use heddle_port::PortId;
 use heddle_proto::drops::MAX_DROPS;
 use heddle_proto::{DropCursor, DroppedPacket, Drops, DropsRequest, Policy, PolicyName, QueryError};
@@ -24,6 +24,7 @@ type Decided = HashMap<RuleId, Option<Policy>>;
 #[derive(Debug)]
 struct Wanted<'a> {
     reason: Option<DropReason>,
+    class: Option<DropClass>,
     policy: Option<&'a PolicyName>,
     pod: Option<Whereabouts>,
 }
@@ -31,6 +32,7 @@ struct Wanted<'a> {
 impl Wanted<'_> {
     fn wants(&self, record: &DropRecord, policy: Option<&Policy>, came_from: Option<EndpointId>) -> bool {
         self.reason.is_none_or(|reason| record.reason == reason)
+            && self.class.is_none_or(|class| record.reason.class() == class)
             && self
                 .policy
                 .is_none_or(|wanted| policy.is_some_and(|policy| is_named(policy, wanted)))
@@ -107,9 +109,20 @@ impl ReadModel {
             },
             None => None,
         };
+        let class = match &request.class {
+            Some(name) => match DropClass::ALL.iter().find(|class| class.as_str() == name) {
+                Some(class) => Some(*class),
+                None => {
+                    let message = format!("no drop reason is of a class {name:?}");
+                    return Err(QueryError::invalid(message));
+                }
+            },
+            None => None,
+        };
         let pod = self.wanted_pod(view, request.pod.as_ref())?;
         Ok(Wanted {
             reason,
+            class,
             policy: request.policy.as_ref(),
             pod,
         })
@@ -134,6 +147,7 @@ impl ReadModel {
                 None => format!("port {}", record.ingress.0),
             },
             reason: record.reason.as_str().to_owned(),
+            class: record.reason.class().as_str().to_owned(),
             meaning: record.reason.describe().trim().to_owned(),
             protocol: record.packet.map(|(_, proto)| proto.to_string()),
             source: record
@@ -210,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn filters_look_at_reason_policy_and_pod() {
+    fn filters_look_at_reason_class_policy_and_pod() {
         let denied = record(DropReason::PolicyDeniedIngress);
         let mut broken = record(DropReason::Ipv4Checksum);
         (broken.packet, broken.pod, broken.rule) = (None, EndpointId::HOST, RuleId::NO_POLICY);
@@ -218,6 +232,7 @@ mod tests {
         let ask = |reason, policy_name: Option<&PolicyName>, pod: Option<(&[Ip], u16)>| {
             let wanted = Wanted {
                 reason,
+                class: None,
                 policy: policy_name,
                 pod: pod.map(|(addresses, id)| Whereabouts {
                     addresses: addresses.to_vec(),
@@ -231,6 +246,21 @@ mod tests {
         };
         assert_eq!(ask(None, None, None), [true, true]);
         assert_eq!(ask(Some(DropReason::Ipv4Checksum), None, None), [false, true]);
+        let of_class = |class| {
+            let wanted = Wanted {
+                reason: None,
+                class: Some(class),
+                policy: None,
+                pod: None,
+            };
+            [
+                wanted.wants(&denied, Some(&policy), None),
+                wanted.wants(&broken, None, None),
+            ]
+        };
+        assert_eq!(of_class(DropClass::Policy), [true, false]);
+        assert_eq!(of_class(DropClass::Malformed), [false, true]);
+        assert_eq!(of_class(DropClass::Capacity), [false, false]);
         let name = |text: &str| text.parse::<PolicyName>().unwrap();
         assert_eq!(ask(None, Some(&name("shop/db")), None), [true, false]);
         assert_eq!(ask(None, Some(&name("db")), None), [false, false]);

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use heddle_engine::PortRole;
+use heddle_engine::{PortRole, PortTotals};
 use heddle_io::RingLevels;
 use heddle_model::{Cluster, Kind, ObjectRef, Subject};
 use heddle_port::{Holder, KernelStats, PortId};
 use heddle_proto::Status;
 use heddle_proto::status::{
-    AgentStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, PortRole as RoleName, PortStatus,
+    AgentStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, PortRole as RoleName, PortStatus, ReasonDrops,
     RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
 };
 
@@ -69,6 +69,7 @@ impl ReadModel {
             (sums.all(), sums.others())
         };
         let holders = self.pool.store().holders();
+        let all_ports = self.totals_of_all_ports();
         Status {
             agent: self.agent_status(),
             source: self.source_status(&view),
@@ -83,6 +84,8 @@ impl ReadModel {
                 .iter()
                 .map(|(port, info)| self.port_status(&view, *port, info, &holders))
                 .collect(),
+            drops: drops_by_reason(&all_ports),
+            drops_by_class: drops_by_class(&all_ports),
             tables: view.table_sizes(),
             flows: self.flow_status(),
             fragments: self.fragment_status(),
@@ -186,6 +189,18 @@ impl ReadModel {
             rings: observed.map(|port| rings(port.rings)).unwrap_or_default(),
             frames: holders.get(&Holder::Port(port)).copied().unwrap_or(0),
         }
+    }
+
+    /// Sums what all workers have counted for all ports since the agent's start, including ports that are closed now.
+    fn totals_of_all_ports(&self) -> PortTotals {
+        let mut sum = PortTotals::default();
+        for worker in &self.workers {
+            let ports = u16::try_from(worker.counters.ports()).unwrap_or(u16::MAX);
+            for port in 0..ports {
+                sum += &worker.counters.port_totals(PortId(port));
+            }
+        }
+        sum
     }
 
     fn flow_status(&self) -> FlowStatus {
@@ -302,6 +317,26 @@ fn kernel_counters(stats: KernelStats) -> BTreeMap<String, u64> {
     .filter(|(_, n)| *n > 0)
     .map(|(name, n)| (name.to_owned(), n))
     .collect()
+}
+
+/// Returns the drops by reason, those that occurred, each with its class.
+fn drops_by_reason(totals: &PortTotals) -> Vec<ReasonDrops> {
+    totals
+        .drops()
+        .map(|(reason, packets)| ReasonDrops {
+            reason: reason.as_str().to_owned(),
+            class: reason.class().as_str().to_owned(),
+            packets,
+        })
+        .collect()
+}
+
+/// Returns the drops by class, those that occurred.
+fn drops_by_class(totals: &PortTotals) -> BTreeMap<String, u64> {
+    totals
+        .drops_by_class()
+        .map(|(class, packets)| (class.as_str().to_owned(), packets))
+        .collect()
 }
 
 fn rings(levels: RingLevels) -> RingStatus {
