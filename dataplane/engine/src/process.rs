@@ -20,7 +20,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use heddle_flow::{FlowKey, FlowTable, Hit, Millis};
+use heddle_flow::{FlowKey, FlowTable, Hit, Millis, SlotId};
 use heddle_port::{BURST, FrameStore, Packet, PacketVec, WorkerPool};
 use heddle_tables::Snapshot;
 use heddle_wire::{Fragment, Parsed, parse, simd};
@@ -33,7 +33,7 @@ use crate::reason::DropReason;
 use crate::reassembly::Ticket;
 use crate::stage::classify::{Class, classify};
 use crate::stage::fragment_in::{self, Fate};
-use crate::stage::next::{Next, Replay, Reply};
+use crate::stage::next::{Next, Plan, Replay, Reply};
 use crate::stage::{decide_burst, flow_hit, forward, icmp_error, local_reply, neighbor, new_flow, revalidate};
 use crate::verdict::Verdict;
 
@@ -97,7 +97,8 @@ pub fn process(
     // Headers first: the parser would wait for each packet's memory in turn.
     packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
     for (at, (packet, verdict)) in packets.iter_mut().zip(verdicts.iter_mut()).enumerate() {
-        let parsed = parse(packet.bytes(&store), packet.len() as usize);
+        let head = packet.bytes(&store);
+        let parsed = parse(head, packet.len() as usize);
         let parsed = match &parsed {
             Ok(parsed) => parsed,
             Err(e) => {
@@ -105,7 +106,7 @@ pub fn process(
                 continue;
             }
         };
-        let (key, kind) = match classify(&cx, packet, parsed) {
+        let (key, kind) = match classify(&cx, head, parsed) {
             Class::Flow(key) => (key, flow_packet_kind(parsed)),
             Class::IcmpError(key) => (key, Kind::IcmpError),
             Class::Link => {
@@ -188,7 +189,7 @@ fn flow_packet_kind(p: &Parsed) -> Kind {
 fn finish_hit(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
     // The common case first, straight from the entry: a step of its own would be copied for each packet.
     let next = if flow_hit::is_replayable(cx, p, hit) {
-        match replay(cx, packet, p, key, &Replay::of(hit)) {
+        match replay(cx, packet, p, key, hit.slot, Plan::of(&hit.view)) {
             Next::Done(verdict) => return verdict,
             next => next,
         }
@@ -301,7 +302,7 @@ fn slow_path(
 ) -> Verdict {
     for _ in 0..MAX_STEPS {
         next = match permit(kind, next) {
-            Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, &direction.plan),
+            Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, direction.plan()),
             Next::Replay(direction) => replay_outlined(cx, packet, p, key, &direction),
             Next::Revalidate(hit) => revalidate::revalidate(cx, p, key, &hit),
             Next::Open(replaces) => new_flow::open(cx, p, key, replaces, decision.take()),
@@ -332,12 +333,19 @@ fn permit(kind: Kind, next: Next) -> Next {
 /// The TTL comes first, because a packet whose TTL is used up is none of the flow's any more. An entry that does not take the
 /// count is gone: then a successor is looked for.
 #[inline(always)]
-fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, direction: &Replay) -> Next {
+fn replay(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    p: &Parsed,
+    key: &FlowKey,
+    slot: SlotId,
+    plan: Plan<'_>,
+) -> Next {
     if p.ttl <= 1 {
         return Next::Reply(Reply::TimeExceeded);
     }
-    if cx.flows.touch(direction.slot, cx.now, packet.len(), p.tcp_flags) {
-        forward::forward(cx, packet, p, &direction.plan)
+    if cx.flows.touch(slot, cx.now, packet.len(), p.tcp_flags) {
+        forward::forward(cx, packet, p, plan)
     } else {
         flow_hit::find_successor(cx, key)
     }
@@ -346,7 +354,7 @@ fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, 
 /// [`replay`] for the slow path: the hot path alone is worth a copy of the code.
 #[inline(never)]
 fn replay_outlined(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, direction: &Replay) -> Next {
-    replay(cx, packet, p, key, direction)
+    replay(cx, packet, p, key, direction.slot, direction.plan())
 }
 
 /// Moves the packets that wait out of the burst; the others stay in order, each with its verdict.
@@ -410,11 +418,12 @@ fn reenter(cx: &mut Context<'_>, reentered: &mut Vec<Reentered>) {
 
 /// Finishes a fragment that was held. Its port's MAC address and the tables may have changed since, so it is classified again.
 fn reenter_one(cx: &mut Context<'_>, packet: &mut Packet) -> Result<Verdict, Ticket> {
-    let parsed = match parse(packet.bytes(cx.store), packet.len() as usize) {
+    let head = packet.bytes(cx.store);
+    let parsed = match parse(head, packet.len() as usize) {
         Ok(parsed) => parsed,
         Err(e) => return Ok(Verdict::drop(e.into())),
     };
-    match classify(cx, packet, &parsed) {
+    match classify(cx, head, &parsed) {
         Class::Flow(_) => finish_later_fragment(cx, packet, &parsed),
         Class::Done(verdict) => Ok(verdict),
         // Only later fragments are held, and those are neither errors nor messages of the link.

@@ -1,7 +1,6 @@
 //! Classifies a parsed packet: a flow handles it, the link does, or its verdict is clear without tables.
 
 use heddle_flow::FlowKey;
-use heddle_port::Packet;
 use heddle_wire::parse::quoted;
 use heddle_wire::{IcmpMessage, L3, MacAddr, Parsed, Proto, ether};
 
@@ -31,13 +30,12 @@ impl Class {
     }
 }
 
-/// Classifies a packet.
+/// Classifies a packet; `head` is its first frame.
 ///
 /// Plan: check the Ethernet addresses, leave the link's own protocols to the neighbor stage, sort out multicast, then take the
 /// flow key. The order matters: neighbor discovery is multicast, and everything behind it is routed.
 #[inline(always)]
-pub(crate) fn classify(cx: &Context<'_>, packet: &Packet, p: &Parsed) -> Class {
-    let head = packet.bytes(cx.store);
+pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
     if cx.is_from_pod() && ether::source(head) != Some(cx.endpoint.mac) {
         return Class::drop(DropReason::SpoofedMac);
     }

@@ -17,7 +17,7 @@ use crate::verdict::Verdict;
 /// Plan: look up the egress port's MAC address, compare the packet's length with the path's MTU, write the headers. A packet
 /// that is too large is left to [`too_large`], so that the common case stays small.
 #[inline(always)]
-pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Next {
+pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
     let mac = match cx.next_mac(plan.egress) {
         Ok(mac) => mac,
         Err(reason) => return Next::drop(reason),
@@ -37,7 +37,7 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
 /// Handles a packet that is larger than its path takes: its sender gets an ICMP error, or it is fragmented when it leaves.
 #[cold]
 #[inline(never)]
-fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mtu: u16) -> Next {
+fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, mtu: u16) -> Next {
     if p.dont_fragment {
         return Next::Reply(Reply::TooBig { mtu });
     }
@@ -54,7 +54,7 @@ fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan,
 
 /// Writes the packet's headers as they leave. Returns false if the flow's translation cannot be applied.
 #[inline(always)]
-fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mac: MacAddr) -> bool {
+fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, mac: MacAddr) -> bool {
     let unfinished = cx.ingress.capabilities.unfinished_checksums;
     let head = packet.bytes_mut(cx.store);
     // The test compares the checksum field with the pseudo header's sum, so it has to come before the rewrite.
@@ -71,7 +71,7 @@ fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan, mac: Ma
 }
 
 /// Computes the whole transport checksum of the packet as it leaves.
-fn finish(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> bool {
+fn finish(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> bool {
     let leaving = if plan.nat { p.translated(&plan.rewrite.to) } else { *p };
     checksum::compute(&leaving, packet.chunks(cx.store)).is_some_and(|sum| sum.store(packet.bytes_mut(cx.store)))
 }

@@ -43,7 +43,7 @@ pub(crate) fn check(cx: &Context<'_>, packet: &Packet, p: &Parsed, key: &FlowKey
 
 /// Translates an ICMP error and forwards it. It does not count as a packet of its flow.
 #[cold]
-pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: &Plan) -> Next {
+pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
     // No error answers an error (RFC 1122 section 3.2.2).
     if p.ttl <= 1 {
         return Next::drop(DropReason::TtlExceeded);

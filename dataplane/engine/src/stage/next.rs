@@ -1,6 +1,6 @@
 //! The result of a stage: what the driver does next with the packet.
 
-use heddle_flow::{Egress, FlowFlags, FlowView, Hit, Rewrite, SlotId};
+use heddle_flow::{Egress, FlowFlags, FlowView, Hit, NewFlow, Rewrite, SlotId};
 
 use super::mtu::Fit;
 use crate::reason::{AnswerKind, DropReason};
@@ -28,39 +28,72 @@ impl Next {
     }
 }
 
-/// One direction of a flow that a packet follows.
+/// One direction of a flow that a packet follows: a copy of what its packets need of the entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replay {
     /// The entry, which counts the packet.
     pub(crate) slot: SlotId,
-    /// The compiled rewrite and egress.
-    pub(crate) plan: Plan,
+    rewrite: Rewrite,
+    flags: FlowFlags,
+    egress: Egress,
+    mss_clamp: u16,
 }
 
 impl Replay {
-    #[inline(always)]
-    pub(crate) fn of(hit: &Hit) -> Self {
+    /// Returns the direction of an entry that was found.
+    pub(crate) const fn of(hit: &Hit) -> Self {
+        Self::of_view(hit.slot, &hit.view)
+    }
+
+    /// Returns the direction of an entry with this content.
+    pub(crate) const fn of_view(slot: SlotId, view: &FlowView) -> Self {
         Self {
-            slot: hit.slot,
-            plan: Plan::of(&hit.view),
+            slot,
+            rewrite: view.rewrite,
+            flags: view.flags,
+            egress: view.egress,
+            mss_clamp: view.mss_clamp,
+        }
+    }
+
+    /// Returns the direction of an entry that was just inserted.
+    pub(crate) const fn inserted(slot: SlotId, flow: &NewFlow) -> Self {
+        Self {
+            slot,
+            rewrite: flow.rewrite,
+            flags: flow.flags,
+            egress: flow.egress,
+            mss_clamp: flow.mss_clamp,
+        }
+    }
+
+    /// Returns what is to be done to the packets.
+    pub(crate) const fn plan(&self) -> Plan<'_> {
+        Plan {
+            rewrite: &self.rewrite,
+            nat: self.flags.contains(FlowFlags::NAT),
+            egress: self.egress,
+            fit: Fit::from_mss(self.mss_clamp),
         }
     }
 }
 
-/// The part of a flow entry that each of its packets needs.
+/// What is done to each packet of a flow's direction. It borrows the rewrite, because a copy for each packet costs as much as
+/// its use.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) rewrite: Rewrite,
+pub(crate) struct Plan<'a> {
+    pub(crate) rewrite: &'a Rewrite,
     pub(crate) nat: bool,
     pub(crate) egress: Egress,
     pub(crate) fit: Fit,
 }
 
-impl Plan {
-    #[inline]
-    pub(crate) fn of(view: &FlowView) -> Self {
+impl<'a> Plan<'a> {
+    /// Returns the plan of an entry, straight from its content: the hot path's.
+    #[inline(always)]
+    pub(crate) const fn of(view: &'a FlowView) -> Self {
         Self {
-            rewrite: view.rewrite,
+            rewrite: &view.rewrite,
             nat: view.flags.contains(FlowFlags::NAT),
             egress: view.egress,
             fit: Fit::from_mss(view.mss_clamp),

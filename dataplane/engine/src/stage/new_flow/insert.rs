@@ -3,11 +3,11 @@
 //! Tries another source port where the reply's tuple already belongs to another connection (the same backend behind two
 //! Services and one client port), and where the source is masqueraded.
 
-use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite, SlotId};
+use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite};
 use heddle_wire::rewrite::Tuple;
 
-use super::super::mtu::{self, Fit};
-use super::super::next::{Plan, Replay};
+use super::super::mtu;
+use super::super::next::Replay;
 use crate::context::Context;
 use crate::decide::{Allowed, Query, Source, connection_hash, origin_of};
 use crate::reason::DropReason;
@@ -42,8 +42,8 @@ pub(super) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: 
         match cx.flows.insert(&forward, &reverse, cx.now) {
             Ok((a, b)) => {
                 return Ok(Pair {
-                    forward: inserted(a, &forward),
-                    reverse: inserted(b, &reverse),
+                    forward: Replay::inserted(a, &forward),
+                    reverse: Replay::inserted(b, &reverse),
                 });
             }
             // Another worker was faster; its translation is the connection's.
@@ -52,10 +52,7 @@ pub(super) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: 
                 let peer = cx.flows.view(winner.slot.peer()).ok_or(DropReason::FlowContended)?;
                 return Ok(Pair {
                     forward,
-                    reverse: Replay {
-                        slot: winner.slot.peer(),
-                        plan: Plan::of(&peer),
-                    },
+                    reverse: Replay::of_view(winner.slot.peer(), &peer),
                 });
             }
             Err(InsertError::ReverseTaken) => {}
@@ -65,16 +62,6 @@ pub(super) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: 
         }
     }
     Err(DropReason::FlowPortsUsedUp)
-}
-
-fn inserted(slot: SlotId, flow: &NewFlow) -> Replay {
-    let plan = Plan {
-        rewrite: flow.rewrite,
-        nat: flow.flags.contains(FlowFlags::NAT),
-        egress: flow.egress,
-        fit: Fit::from_mss(flow.mss_clamp),
-    };
-    Replay { slot, plan }
 }
 
 /// Compiles the two directions. Returns `None` if one of the endpoints is gone.
