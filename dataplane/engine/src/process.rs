@@ -96,13 +96,13 @@ pub fn process(
     } = batch;
     // Headers first: the parser would wait for each packet's memory in turn.
     packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
-    for (at, (packet, verdict)) in packets.iter_mut().zip(verdicts.iter_mut()).enumerate() {
+    for (at, packet) in packets.iter_mut().enumerate() {
         let head = packet.bytes(&store);
         let parsed = parse(head, packet.len() as usize);
         let parsed = match &parsed {
             Ok(parsed) => parsed,
             Err(e) => {
-                *verdict = Verdict::drop((*e).into());
+                set(verdicts, at, Verdict::drop((*e).into()));
                 continue;
             }
         };
@@ -110,14 +110,15 @@ pub fn process(
             Class::Flow(key) => (key, flow_packet_kind(parsed)),
             Class::IcmpError(key) => (key, Kind::IcmpError),
             Class::Link => {
-                *verdict = link(&mut cx, packet, parsed);
+                let verdict = link(&mut cx, packet, parsed);
+                set(verdicts, at, verdict);
                 continue;
             }
             Class::Done(done) => {
                 if parsed.fragment == Fragment::First {
                     fragment_in::refuse_first(&mut cx, parsed);
                 }
-                *verdict = done;
+                set(verdicts, at, done);
                 continue;
             }
         };
@@ -167,6 +168,15 @@ pub fn process(
     if cx.stages.datagrams.has_finished() {
         reenter(&mut cx, reentered);
         cx.stages.drop_given_up(batch);
+    }
+}
+
+/// Sets the verdict on a packet that needs no flow.
+#[cold]
+#[inline(never)]
+fn set(verdicts: &mut [Verdict; BURST], at: usize, verdict: Verdict) {
+    if let Some(place) = verdicts.get_mut(at) {
+        *place = verdict;
     }
 }
 

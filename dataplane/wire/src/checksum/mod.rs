@@ -84,7 +84,7 @@ fn native(bytes: &[u8]) -> u16 {
 
 /// The sum of an address.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub const fn address(ip: Ip) -> Sum {
     let v = u128::from_be_bytes(ip.octets());
     let (sum, carry) = ((v >> 64) as u64).overflowing_add(v as u64);
@@ -95,7 +95,7 @@ pub const fn address(ip: Ip) -> Sum {
 /// The sum of the pseudo header of either family (RFC 9293 section 3.1, RFC 8200 section 8.1); `len` is that of the
 /// transport header and its payload.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub const fn pseudo(src: Ip, dst: Ip, proto: Proto, len: u32) -> Sum {
     address(src).plus(address(dst)).plus(Sum(proto.0 as u64 + len as u64))
 }
