@@ -343,14 +343,7 @@ fn permit(kind: Kind, next: Next) -> Next {
 /// The TTL comes first, because a packet whose TTL is used up is none of the flow's any more. An entry that does not take the
 /// count is gone: then a successor is looked for.
 #[inline(always)]
-fn replay(
-    cx: &mut Context<'_>,
-    packet: &mut Packet,
-    p: &Parsed,
-    key: &FlowKey,
-    slot: SlotId,
-    plan: Plan<'_>,
-) -> Next {
+fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, slot: SlotId, plan: Plan<'_>) -> Next {
     if p.ttl <= 1 {
         return Next::Reply(Reply::TimeExceeded);
     }
