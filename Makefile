@@ -11,6 +11,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/e2e
 DENY_VERSION := 0.20.2
 GUNGRAUN_VERSION := 0.20.0
+FUZZ_SECONDS ?= 60
 LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 
 # `make check` runs all tests of every crate but these, which have tests that need root, and of these the unit tests without
@@ -25,6 +26,11 @@ BUILD_COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config
 COMMANDS := $(BUILD_COMMANDS) ip:iproute2 ping:iputils-ping ethtool:ethtool iperf3:iperf3 nft:nftables
 HEADERS := /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
 
+# The fuzz targets are a workspace of their own. They compile on a stable toolchain; libFuzzer, which is C++, is named here
+# and not built, because nothing is linked.
+CLIPPY_FUZZ := CUSTOM_LIBFUZZER_PATH=/nowhere/libfuzzer.a cargo clippy --locked --manifest-path fuzz/Cargo.toml \
+	--target-dir $(TARGET) -- -D warnings
+
 help: ## what there is
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
@@ -38,6 +44,7 @@ check: COMMANDS := $(BUILD_COMMANDS)
 check: deps ## formatting, lints, and every test that needs no root and no network namespace: a few minutes
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(CLIPPY_FUZZ)
 	@cargo test --locked --profile e2e $(ROOTLESS)
 	@cargo test --locked --profile e2e $(NEED_ROOT:%=-p heddle-%) --lib --bins -- $(UNIT_TESTS_WITH_ROOT:%=--skip %)
 	@cargo test --locked --profile e2e -p heddle-tests --test house
@@ -65,6 +72,7 @@ deps: ## installs what is missing, and says so
 lint: deps $(TOOLS)/bin/cargo-deny ## rustfmt, clippy, cargo deny
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
+	@$(CLIPPY_FUZZ)
 	@$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
 
 $(TOOLS)/bin/cargo-deny:
@@ -91,8 +99,13 @@ $(TOOLS)/bin/gungraun-runner:
 	@echo "installing gungraun-runner $(GUNGRAUN_VERSION) into $(TOOLS)"
 	@cargo install --quiet --locked --root $(TOOLS) gungraun-runner@$(GUNGRAUN_VERSION)
 
+# libFuzzer writes what it finds into the first folder, so that the corpus keeps only what a person put there.
 fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuzz)
 	@cargo +nightly fuzz --version > /dev/null || { echo "make fuzz needs: rustup toolchain install nightly; cargo install cargo-fuzz"; exit 1; }
-	@for target in $$(cargo +nightly fuzz list); do cargo +nightly fuzz run "$$target" -- -max_total_time=60; done
+	@for target in $$(cargo +nightly fuzz list); do \
+		found=$(abspath $(TARGET))/fuzz-found/$$target; \
+		mkdir -p "$$found"; \
+		cargo +nightly fuzz run "$$target" "$$found" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
+	done
 
 .PHONY: help demo check style test build deps lint unit loom e2e bench instructions fuzz
