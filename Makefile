@@ -69,10 +69,11 @@ deps: ## installs what is missing, and says so
 	$(SUDO) apt-get update -qq; \
 	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing > /dev/null
 
-lint: deps $(TOOLS)/bin/cargo-deny ## rustfmt, clippy, cargo deny
+lint: deps $(TOOLS)/bin/cargo-deny ## rustfmt, clippy, rustdoc's warnings, cargo deny
 	@cargo fmt --all --check
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	@$(CLIPPY_FUZZ)
+	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --workspace
 	@$(TOOLS)/bin/cargo-deny --log-level error check bans licenses sources
 
 $(TOOLS)/bin/cargo-deny:

@@ -5,7 +5,7 @@
 //! (CVE-2025-40290): 6.16.8 and all later 6.16, 6.17 before 6.17.11, and candidates of 6.18. Releases of
 //! distributions that do not say which stable release they hold ("6.17.0-5-generic") count as having it.
 //!
-//! It looks at the name alone; that AF_XDP works is tried by [`crate::probe`].
+//! It reads the release alone; [`probe`](fn@crate::probe) tries whether AF_XDP works.
 
 use std::fs;
 use std::io;

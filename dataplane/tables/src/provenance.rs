@@ -1,4 +1,4 @@
-//! The policy and rule behind a [`RuleId`](crate::RuleId), by name.
+//! The policy and rule behind a [`RuleId`], by name.
 
 use std::fmt;
 use std::sync::Arc;

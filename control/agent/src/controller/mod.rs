@@ -2,15 +2,15 @@
 //!
 //! It takes events of the source, requests of the CNI plugin, reports of the host task and outcomes of the journal one
 //! after the other, and then reconciles: it carries what has changed to the tables, the kernel and the health-check ports
-//! ([`Controller::reconcile`]). Nothing is published until every kind of object has synced.
+//! (`Controller::reconcile`). Nothing is published until every kind of object has synced.
 //!
 //! The thread never waits for the disk, for `nft` or for netlink. Each part owns its own state:
 //!
-//! - [`attachments`]: records and stages of this node's attachments; [`cni`] has the requests that change them.
-//! - [`objects`]: the cluster model and the changes that the tables do not have yet.
-//! - [`publication`]: the compiler, the version published last, and what waits for acknowledgements.
-//! - [`host`]: the host task, which reconciles the node's kernel state on a thread of its own.
-//! - [`journal`]: writes the state file on a thread of its own.
+//! - `attachments`: records and stages of this node's attachments; `cni` has the requests that change them.
+//! - `objects`: the cluster model and the changes that the tables do not have yet.
+//! - `publication`: the compiler, the version published last, and what waits for acknowledgements.
+//! - `host`: the host task, which reconciles the node's kernel state on a thread of its own.
+//! - `journal`: writes the state file on a thread of its own.
 //! - `crate::read_model`: answers the operator's queries without this thread.
 //!
 //! Opening a socket takes the thread milliseconds; the workers never wait for it.

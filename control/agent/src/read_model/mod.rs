@@ -1,6 +1,6 @@
 //! The read model: what `heddle status`, `drops` and `flows` show, read without asking the controller.
 //!
-//! The controller updates [`ReadModel`] after each reconciliation; readers take the newest [`View`] and read counters, the
+//! The controller updates [`ReadModel`] after each reconciliation; readers take the newest `View` and read counters, the
 //! flow table and the cluster beside it. A reader holds a lock for one look-up or one list and never while it waits, so a
 //! stuck reader delays nobody.
 
