@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use heddle_proto::{CNI_SOCKET, CniError, DEFAULT_RUN_DIR, ErrorCode};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use crate::json_input::{decode_object, shown};
 use crate::version::CniVersion;
 
 /// The least MTU: IPv6 needs it (RFC 8200, section 5).
@@ -49,47 +50,13 @@ fn invalid(msg: impl Into<String>) -> CniError {
     CniError::new(ErrorCode::INVALID_CONFIG, msg)
 }
 
-/// A value in a message: not more of it than helps.
-fn shown(value: &Value) -> String {
-    let text = value.to_string();
-    match text.char_indices().nth(100) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
-}
-
-/// Decodes a JSON object.
-///
-/// # Errors
-/// Code 6.
-pub fn object(input: &[u8]) -> Result<Map<String, Value>, CniError> {
-    let decode = |msg: &str, details: String| CniError::new(ErrorCode::DECODE, msg).with_details(details);
-    if input.trim_ascii().is_empty() {
-        return Err(decode(
-            "the network configuration on standard input is empty",
-            String::new(),
-        ));
-    }
-    match serde_json::from_slice(input) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(other) => Err(decode(
-            "the network configuration on standard input is no JSON object",
-            shown(&other),
-        )),
-        Err(e) => Err(decode(
-            "the network configuration on standard input is no JSON",
-            e.to_string(),
-        )),
-    }
-}
-
 impl NetConf {
     /// Decodes and validates; `spoken` becomes the configuration's version as soon as it is known.
     ///
     /// # Errors
     /// Code 1 (version), 2 (a key that is not supported, with its value), 6 (no JSON) or 7 (a value that cannot be).
     pub fn parse(input: &[u8], spoken: &mut CniVersion) -> Result<Self, CniError> {
-        let conf = object(input)?;
+        let conf = decode_object(input)?;
         let version = CniVersion::of(&conf)?;
         *spoken = version;
 

@@ -23,6 +23,7 @@ pub mod del;
 pub mod env;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod json_input;
 pub mod kernel;
 pub mod pod;
 pub mod result;

@@ -3,6 +3,8 @@
 use heddle_proto::{CniError, ErrorCode};
 use serde_json::{Value, json};
 
+use crate::json_input::decode_object;
+
 /// A version of the specification that the plugin speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CniVersion {
@@ -82,7 +84,7 @@ fn names() -> Vec<&'static str> {
 pub fn answer(input: &[u8]) -> Result<String, CniError> {
     let mut spoken = json!(CniVersion::LATEST.as_str());
     if !input.trim_ascii().is_empty() {
-        let conf = crate::config::object(input)?;
+        let conf = decode_object(input)?;
         if let Some(text @ Value::String(_)) = conf.get("cniVersion") {
             spoken = text.clone();
         }

@@ -56,19 +56,19 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
     let locks = [run_dir, state_dir]
         .into_iter()
         .filter(|dir| dir.is_dir())
-        .map(|dir| DirLock::take(dir, "heddle cleanup"))
+        .map(|dir| DirLock::acquire(dir, "heddle cleanup"))
         .collect::<Result<Vec<_>, _>>()?;
 
     let handle = netlink::connect()?;
     for record in Store::open(state_dir)?.all() {
         let name = record.host_ifname.as_str();
-        if links::is_veth_named(&handle, name).await? && links::delete(&handle, name).await? {
+        if links::is_veth_named(&handle, name)? && links::delete(&handle, name)? {
             removed.push(format!("interface {name} of {}", record.name()));
         }
     }
     for number in 0..ANCHORS {
         let name = format!("hdanchor{number}");
-        if links::delete(&handle, &name).await? {
+        if links::delete(&handle, &name)? {
             removed.push(format!("interface {name}"));
         }
     }

@@ -34,7 +34,7 @@ pub struct Health {
 
 /// What each port has to answer on a node. Of two Services with one port the first by name has it.
 #[must_use]
-pub fn wanted(cluster: &Cluster, node: &str) -> BTreeMap<u16, Health> {
+pub fn checks_of_node(cluster: &Cluster, node: &str) -> BTreeMap<u16, Health> {
     let mut wanted = BTreeMap::new();
     for service in cluster.services() {
         let Some(port) = service.health_check_node_port else {
@@ -215,7 +215,7 @@ mod tests {
         ]);
         let cluster = cluster(&[service("web", "Local", 32_000), slice("web", &endpoints)]);
         let local = |node| {
-            wanted(&cluster, node)
+            checks_of_node(&cluster, node)
                 .into_iter()
                 .map(|(port, h)| (port, h.local))
                 .collect::<Vec<_>>()
@@ -234,7 +234,7 @@ mod tests {
             let endpoints = json!([{"addresses": ["10.0.1.1"], "nodeName": "n1", "conditions": conditions}]);
             let cluster = cluster(&[node.clone(), service("web", "Local", 32_000), slice("web", &endpoints)]);
             assert!(cluster.node("n1").is_some_and(|node| node.draining));
-            wanted(&cluster, "n1")[&32_000].local
+            checks_of_node(&cluster, "n1")[&32_000].local
         };
         assert_eq!(health(json!({"ready": true})), 1);
         assert_eq!(health(json!({"ready": false, "serving": true, "terminating": true})), 0);
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn only_local_policy_has_a_health_check() {
-        assert!(wanted(&cluster(&[service("web", "Cluster", 32_000)]), "n1").is_empty());
+        assert!(checks_of_node(&cluster(&[service("web", "Cluster", 32_000)]), "n1").is_empty());
     }
 
     fn ask(port: u16) -> io::Result<String> {

@@ -47,7 +47,7 @@ impl DirLock {
     ///
     /// # Errors
     /// Another process holds it, or the system refuses.
-    pub fn take(dir: &Path, holder: &str) -> Result<Self, LockError> {
+    pub fn acquire(dir: &Path, holder: &str) -> Result<Self, LockError> {
         let system = |path: &Path| {
             let path = path.to_owned();
             move |source| LockError::System { path, source }
@@ -94,14 +94,14 @@ mod tests {
     fn a_second_one_is_told_who_holds_it() {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
-        let first = DirLock::take(&below, "the agent of node-1").unwrap();
-        let said = DirLock::take(&below, "the agent of node-2").unwrap_err().to_string();
+        let first = DirLock::acquire(&below, "the agent of node-1").unwrap();
+        let said = DirLock::acquire(&below, "the agent of node-2").unwrap_err().to_string();
         assert!(
             said.contains("the agent of node-1 (pid ") && said.contains("a/b"),
             "{said}"
         );
         drop(first);
-        DirLock::take(&below, "the agent of node-2").unwrap();
+        DirLock::acquire(&below, "the agent of node-2").unwrap();
         let text = fs::read_to_string(below.join(LOCK_FILE)).unwrap();
         assert_eq!(text, format!("the agent of node-2 (pid {})\n", std::process::id()));
     }

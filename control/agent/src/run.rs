@@ -80,8 +80,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
 
     let holder = format!("the agent of {}", settings.node);
     let _locks = (
-        DirLock::take(&settings.run_dir, &holder)?,
-        DirLock::take(&settings.state_dir, &holder)?,
+        DirLock::acquire(&settings.run_dir, &holder)?,
+        DirLock::acquire(&settings.state_dir, &holder)?,
     );
     try_afxdp(&settings.state_dir)?;
     check_memory(&settings)?;
@@ -111,7 +111,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     })?;
 
     let ended = serve(&runtime, &mut controller, &run_dir, &manifests, events_in, &requests_in);
-    tell("STOPPING=1");
+    notify_service_manager("STOPPING=1");
     controller.finish();
     if ended.is_ok() {
         tracing::info!("the agent has ended; pods are closed until it is started again");
@@ -177,14 +177,15 @@ fn serve(
     tracing::info!(run_dir = %run_dir.display(), manifests = %manifests.display(), "the agent serves its sockets");
     controller.run(|| {
         tracing::info!("ready");
-        tell("READY=1");
+        notify_service_manager("READY=1");
     })?;
     Ok(())
 }
 
-fn tell(state: &str) {
-    if let Err(e) = notify::tell(state) {
-        tracing::warn!("the service manager could not be told {state}: {e}");
+/// Sends a state to the service manager. The agent also runs without one, so a failure is only logged.
+fn notify_service_manager(state: &str) {
+    if let Err(e) = notify::send_state(state) {
+        tracing::warn!("cannot send {state} to the service manager: {e}");
     }
 }
 

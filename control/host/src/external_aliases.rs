@@ -29,7 +29,7 @@ impl ExternalAliases {
     }
 
     /// Applies changes, after which the cluster is `cluster`, and returns the frontends that got a port (`Some`) or lost theirs.
-    pub fn follow(
+    pub fn apply_changes(
         &mut self,
         cluster: &Cluster,
         changes: &Changes,

@@ -27,8 +27,8 @@ pub mod reserved;
 pub mod sysctl;
 pub mod task;
 pub mod uplink;
+mod well_known;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use heddle_linux::Netlink;
@@ -38,24 +38,7 @@ pub use nft_program::Nft;
 pub use plan::Plan;
 pub use port::HostPort;
 pub use task::{HostConfig, HostHandle, HostLink, HostStatus, Report, start};
-
-/// The name of the node's end.
-pub const INTERFACE: &str = "heddle0";
-/// The name of the dataplane's end.
-pub const PEER: &str = "hdhost";
-/// The gateway of pods and of the host port's routes; it exists only in heddle.
-pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-/// The IPv6 gateway of pods and of the host port's routes.
-pub const GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-
-/// Returns the gateway of an address's family.
-#[must_use]
-pub const fn gateway_of(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => IpAddr::V4(GATEWAY_V4),
-        IpAddr::V6(_) => IpAddr::V6(GATEWAY_V6),
-    }
-}
+pub use well_known::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER, gateway_of};
 
 /// Removes everything of a host port from this network namespace, and returns a line for each thing it removed.
 ///
@@ -63,18 +46,18 @@ pub const fn gateway_of(address: IpAddr) -> IpAddr {
 /// The first thing that could not be removed.
 pub async fn remove(handle: &Netlink, state_dir: &Path) -> Result<Vec<String>, HostError> {
     let mut removed = Vec::new();
-    if links::delete(handle, INTERFACE).await? {
+    if links::delete(handle, INTERFACE)? {
         removed.push(format!(
             "interface {INTERFACE} with its addresses, routes and neighbours"
         ));
     }
-    if links::delete(handle, PEER).await? {
+    if links::delete(handle, PEER)? {
         removed.push(format!("interface {PEER}"));
     }
     if let Some(range) = reserved::release(state_dir)? {
         removed.push(format!("{range} of net.ipv4.ip_local_reserved_ports"));
     }
-    // Last: where `nft` is missing, everything else has gone all the same.
+    // Last: if `nft` is missing, everything else is removed all the same.
     if Nft::default().remove().await? {
         removed.push(format!("nftables table {}", nft::NAME));
     }

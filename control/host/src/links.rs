@@ -17,7 +17,7 @@ pub struct Pair {
 ///
 /// # Errors
 /// The kernel could not be asked.
-pub async fn is_veth_named(netlink: &Netlink, name: &str) -> Result<bool, HostError> {
+pub fn is_veth_named(netlink: &Netlink, name: &str) -> Result<bool, HostError> {
     Ok(netlink.link(name)?.is_some_and(|link| link.veth))
 }
 
@@ -25,7 +25,7 @@ pub async fn is_veth_named(netlink: &Netlink, name: &str) -> Result<bool, HostEr
 ///
 /// # Errors
 /// The kernel refuses.
-pub async fn delete(netlink: &Netlink, name: &str) -> Result<bool, HostError> {
+pub fn delete(netlink: &Netlink, name: &str) -> Result<bool, HostError> {
     match netlink.link(name)? {
         Some(link) => Ok(netlink.delete_link(&link)?),
         None => Ok(false),

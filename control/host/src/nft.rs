@@ -12,8 +12,8 @@ use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
-use crate::INTERFACE;
 use crate::frontends::{ExternalFrontend, NodePort};
+use crate::well_known::INTERFACE;
 
 /// The table's family and name.
 pub const NAME: &str = "inet heddle";

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 
 use crate::error::HostError;
 use crate::sysctl::HOST_INTERFACE;
-use crate::{INTERFACE, PEER};
+use crate::well_known::{INTERFACE, PEER, gateway_of};
 
 /// The protocol number that marks heddle's routes (`h`; not in iproute2's rt_protos).
 pub const ROUTE_PROTOCOL: u8 = 104;
@@ -73,7 +73,7 @@ pub fn observe(netlink: &Netlink) -> Result<Observed, HostError> {
 pub(crate) fn route(link: &Link, destination: IpNet, source: Option<IpAddr>) -> Route {
     Route {
         destination,
-        gateway: Some(crate::gateway_of(destination.addr())),
+        gateway: Some(gateway_of(destination.addr())),
         index: link.index,
         source,
         mtu: None,

@@ -12,13 +12,14 @@ use ipnet::IpNet;
 use nix::libc::{EEXIST, EINVAL};
 
 use crate::error::HostError;
+use crate::links;
 use crate::netlink::Handle;
 use crate::nft::Table;
 use crate::nft_program::Nft;
 use crate::observe::{Observed, observe, route};
 use crate::plan::Plan;
 use crate::sysctl::HOST_INTERFACE;
-use crate::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER, links};
+use crate::well_known::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER};
 
 /// The host port in this network namespace.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl HostPort {
     ///
     /// # Errors
     /// The kernel refuses, or something else has one of the names.
-    pub async fn open(netlink: Handle, queues: u32, mtu: u32, nft: Nft) -> Result<Self, HostError> {
+    pub fn open(netlink: Handle, queues: u32, mtu: u32, nft: Nft) -> Result<Self, HostError> {
         let links::Pair { link, peer } = links::ensure_pair(&netlink, INTERFACE, PEER, queues, mtu)?;
         let mac = link
             .mac
@@ -95,9 +96,10 @@ impl HostPort {
         &self.netlink
     }
 
-    /// Returns `false` if one of the ends is known to be gone. A kernel that could not be asked is no proof.
+    /// Returns `false` if the kernel reports that one of the ends is gone. An error of the kernel counts as unknown, and so as
+    /// `true`.
     #[must_use]
-    pub fn is_there(&self) -> bool {
+    pub fn exists(&self) -> bool {
         [&self.link, &self.peer]
             .iter()
             .all(|link| !link_index(&link.name).is_ok_and(|index| index != Some(link.index)))
@@ -108,7 +110,7 @@ impl HostPort {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub async fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
+    pub fn set_mtu(&mut self, mtu: u32) -> Result<(), HostError> {
         for link in [&mut self.link, &mut self.peer] {
             if link.mtu != mtu {
                 self.netlink.set_mtu(link, mtu)?;
@@ -118,7 +120,7 @@ impl HostPort {
         Ok(())
     }
 
-    /// Makes the kernel's state what the plan says; only differences are touched. Returns the steps that failed.
+    /// Brings the kernel's state to the plan; only differences are changed. Returns the steps that failed.
     pub async fn apply(&mut self, plan: &Plan) -> Vec<HostError> {
         let mut failures = Vec::new();
         let observed = match observe(&self.netlink) {
@@ -131,7 +133,7 @@ impl HostPort {
             }
         }
         if plan.mtu > 0
-            && let Err(e) = self.set_mtu(plan.mtu.into()).await
+            && let Err(e) = self.set_mtu(plan.mtu.into())
         {
             failures.push(e);
         }

@@ -22,9 +22,10 @@ use crate::nft_program::Nft;
 use crate::plan::Plan;
 use crate::port::HostPort;
 use crate::uplink::{self, Uplink};
+use crate::well_known::INTERFACE;
 use crate::{links, reserved, sysctl};
 
-/// The pause between two looks at the host port's interfaces and at the uplink.
+/// The interval at which the task checks the host port's interfaces and the uplink.
 const TICK: Duration = Duration::from_secs(1);
 /// The pause before a plan that failed in part is applied again, if no newer one arrives.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
@@ -90,7 +91,7 @@ pub struct HostStatus {
     pub failures: Vec<String>,
 }
 
-/// The newest state that control asks for.
+/// The newest state that the control thread asks for.
 #[derive(Debug, Clone, Default)]
 struct Wanted {
     revision: u64,
@@ -182,7 +183,7 @@ pub fn start(
     let (started_in, started) = std_mpsc::sync_channel(1);
     let (ended_in, ended) = std_mpsc::channel();
     let run = move || {
-        // Its end, in whatever way, closes the channel.
+        // Dropped at the thread's end, also when it panics, which closes the channel.
         let _ended = ended_in;
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
@@ -192,7 +193,7 @@ pub fn start(
             }
         };
         runtime.block_on(async move {
-            let task = match Task::open(config, wanted, status_in, Box::new(reports)).await {
+            let task = match Task::open(config, wanted, status_in, Box::new(reports)) {
                 Ok(task) => task,
                 Err(e) => {
                     let _ = started_in.send(Err(e));
@@ -232,7 +233,7 @@ async fn stopped(mut stop: watch::Receiver<bool>) {
 /// Deletes interfaces as long as the handle lives.
 async fn delete(netlink: Handle, mut deletions: mpsc::UnboundedReceiver<Deletion>) {
     while let Some(Deletion { name, reply }) = deletions.recv().await {
-        reply(links::delete(&netlink, &name).await);
+        reply(links::delete(&netlink, &name));
     }
 }
 
@@ -252,14 +253,15 @@ struct Task {
 }
 
 impl Task {
-    async fn open(
+    /// Creates the host port or takes it over, and reserves the ports.
+    fn open(
         config: HostConfig,
         wanted: watch::Receiver<Wanted>,
         status: watch::Sender<HostStatus>,
         reports: Box<dyn FnMut(Report) + Send>,
     ) -> Result<Self, HostError> {
         let netlink = netlink::connect()?;
-        let port = HostPort::open(netlink.clone(), config.queues, config.mtu, config.nft.clone()).await?;
+        let port = HostPort::open(netlink.clone(), config.queues, config.mtu, config.nft.clone())?;
         reserved::reserve(&config.state_dir, &config.reserved_ports)?;
         sysctl::warn_without_forwarding();
         let task = Self {
@@ -278,6 +280,7 @@ impl Task {
         Ok(task)
     }
 
+    /// Returns the pair of interfaces for reports.
     fn link(&self) -> HostLink {
         HostLink {
             mac: self.port.mac(),
@@ -286,7 +289,7 @@ impl Task {
         }
     }
 
-    /// Applies plans and looks at the interfaces until the handle is dropped.
+    /// Applies plans and checks the interfaces until the handle is dropped.
     async fn run(mut self) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -296,13 +299,13 @@ impl Task {
                     if changed.is_err() {
                         return;
                     }
-                    // The node's addresses may have come: the uplink is found by them.
-                    self.look_at_uplink().await;
+                    // The node's addresses may be new, and the uplink is found by them.
+                    self.observe_uplink();
                     self.reconcile().await;
                 }
                 _ = tick.tick() => {
                     self.restore_pair().await;
-                    self.look_at_uplink().await;
+                    self.observe_uplink();
                     if self.failed_at.is_some_and(|at| at.elapsed() >= RETRY_AFTER) {
                         self.reconcile().await;
                     }
@@ -336,13 +339,13 @@ impl Task {
 
     /// Re-creates the pair of interfaces if somebody has deleted it.
     async fn restore_pair(&mut self) {
-        if self.port.is_there() {
+        if self.port.exists() {
             return;
         }
         if !self.is_lost {
             tracing::error!(
                 "interface {} was deleted by someone else; heddle re-creates it",
-                crate::INTERFACE
+                INTERFACE
             );
         }
         match HostPort::open(
@@ -350,9 +353,7 @@ impl Task {
             self.config.queues,
             self.config.mtu,
             self.config.nft.clone(),
-        )
-        .await
-        {
+        ) {
             Ok(port) => {
                 self.port = port;
                 self.is_lost = false;
@@ -371,8 +372,8 @@ impl Task {
     }
 
     /// Reads the uplink and reports it if it has changed.
-    async fn look_at_uplink(&mut self) {
-        match self.find_uplink().await {
+    fn observe_uplink(&mut self) {
+        match self.find_uplink() {
             Ok(found) if found == self.uplink && self.uplink_was_reported => {}
             Ok(found) => {
                 self.uplink.clone_from(&found);
@@ -380,17 +381,18 @@ impl Task {
                 self.status.send_modify(|status| status.uplink.clone_from(&found));
                 (self.reports)(Report::Uplink(found));
             }
-            Err(e) => tracing::warn!("the uplink cannot be read: {e}"),
+            Err(e) => tracing::warn!("cannot read the uplink from the kernel: {e}"),
         }
     }
 
-    async fn find_uplink(&self) -> Result<Option<Uplink>, HostError> {
+    /// Finds the uplink: the interface that was the uplink before, if it still exists, or else a new search.
+    fn find_uplink(&self) -> Result<Option<Uplink>, HostError> {
         if let Some(known) = &self.uplink
-            && let Some(uplink) = uplink::read(&self.netlink, known.index).await?
+            && let Some(uplink) = uplink::read(&self.netlink, known.index)?
         {
             return Ok(Some(uplink));
         }
         let addresses = self.wanted.borrow().node_addresses.clone();
-        uplink::find(&self.netlink, self.config.uplink.as_deref(), &addresses).await
+        uplink::find(&self.netlink, self.config.uplink.as_deref(), &addresses)
     }
 }

@@ -32,7 +32,7 @@ impl From<Link> for Uplink {
 ///
 /// # Errors
 /// The kernel could not be asked.
-pub async fn find(netlink: &Netlink, name: Option<&str>, addresses: &[IpAddr]) -> Result<Option<Uplink>, HostError> {
+pub fn find(netlink: &Netlink, name: Option<&str>, addresses: &[IpAddr]) -> Result<Option<Uplink>, HostError> {
     if let Some(name) = name {
         return Ok(netlink.link(name)?.map(Uplink::from));
     }
@@ -41,7 +41,7 @@ pub async fn find(netlink: &Netlink, name: Option<&str>, addresses: &[IpAddr]) -
         .iter()
         .find_map(|wanted| held.iter().find(|address| address.address.addr() == *wanted));
     match holder {
-        Some(address) => read(netlink, address.index).await,
+        Some(address) => read(netlink, address.index),
         None => Ok(None),
     }
 }
@@ -50,6 +50,6 @@ pub async fn find(netlink: &Netlink, name: Option<&str>, addresses: &[IpAddr]) -
 ///
 /// # Errors
 /// The kernel could not be asked.
-pub async fn read(netlink: &Netlink, index: u32) -> Result<Option<Uplink>, HostError> {
+pub fn read(netlink: &Netlink, index: u32) -> Result<Option<Uplink>, HostError> {
     Ok(netlink.link_at(index)?.map(Uplink::from))
 }

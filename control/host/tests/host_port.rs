@@ -95,7 +95,7 @@ fn made_changed_taken_over_and_removed() {
         said("ip", &["link", "set", "uplink", "up"]);
         said("ip", &["route", "add", "10.96.0.1/32", "dev", "uplink"]);
         let handle = netlink::connect().unwrap();
-        let mut port = HostPort::open(handle.clone(), 3, 1500, Nft::default()).await.unwrap();
+        let mut port = HostPort::open(handle.clone(), 3, 1500, Nft::default()).unwrap();
 
         let failed = port.apply(&plan()).await;
         assert_eq!(failed.len(), 1, "{failed:?}");
@@ -141,7 +141,7 @@ fn made_changed_taken_over_and_removed() {
 
         // The next agent finds it and changes nothing but what differs.
         let before = said("ip", &["-o", "link", "show", "dev", host::INTERFACE]);
-        let mut again = HostPort::open(handle.clone(), 3, 1500, Nft::default()).await.unwrap();
+        let mut again = HostPort::open(handle.clone(), 3, 1500, Nft::default()).unwrap();
         let mut other = plan();
         other.routes.remove(&"10.96.0.1/32".parse().unwrap());
         assert!(again.apply(&other).await.is_empty());
@@ -153,7 +153,7 @@ fn made_changed_taken_over_and_removed() {
         assert!(!said("ip", &["-6", "route", "show", "dev", host::INTERFACE]).contains("proto 104"));
 
         // Another number of workers: another pair.
-        let wider = HostPort::open(handle.clone(), 2, 1500, Nft::default()).await.unwrap();
+        let wider = HostPort::open(handle.clone(), 2, 1500, Nft::default()).unwrap();
         assert_ne!(wider.index(), again.index());
 
         let removed = host::remove(&handle, state.path()).await.unwrap();
@@ -193,10 +193,7 @@ fn a_foreign_interface_of_the_name_is_left_alone() {
     in_namespace(async || {
         said("ip", &["link", "add", host::INTERFACE, "type", "bridge"]);
         let handle = netlink::connect().unwrap();
-        let said_so = HostPort::open(handle, 1, 1500, Nft::default())
-            .await
-            .unwrap_err()
-            .to_string();
+        let said_so = HostPort::open(handle, 1, 1500, Nft::default()).unwrap_err().to_string();
         assert!(
             said_so.contains("heddle0") && said_so.contains("not heddle's"),
             "{said_so}"

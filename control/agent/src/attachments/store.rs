@@ -256,7 +256,7 @@ impl Store {
     }
 
     /// Adds ids that the compiler has given to nodes.
-    pub fn keep_node_ids(&mut self, ids: impl IntoIterator<Item = (String, u16)>) {
+    pub fn add_node_ids(&mut self, ids: impl IntoIterator<Item = (String, u16)>) {
         let mut next = self.state.clone();
         next.nodes.extend(ids);
         self.replace(next);
@@ -403,7 +403,7 @@ mod tests {
         assert_eq!(a.host_ifname.as_str(), "hd2-a");
         store.set_ready(2, 77, a.mac);
         store.remove(3);
-        store.keep_node_ids([("n2".to_owned(), 1)]);
+        store.add_node_ids([("n2".to_owned(), 1)]);
         save(&mut store);
         let mut again = Store::open(dir.path()).unwrap();
         assert_eq!(again.node_ids()["n2"], 1);

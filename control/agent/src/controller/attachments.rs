@@ -1,4 +1,4 @@
-//! The attachments of this node: the store with their records, and for each id how far it is.
+//! The attachments of this node: the store with their records, the stage of each, and the *ready* requests that wait.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -18,17 +18,17 @@ use crate::workers::PodPort;
 /// The stage of one attachment between ADD and DEL.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// Addresses are handed out; the plugin has not said *ready*.
+    /// The addresses are allocated; the plugin has not sent *ready*.
     Prepared,
-    /// The interface stands, as an earlier agent left it; the port is opened once every kind of object has synced.
+    /// The interface is there as an earlier agent left it. The port is opened once every kind of object has synced.
     Standing,
-    /// The port is open; the compiler does not know the attachment, because its pod is not known.
+    /// The port is open; the compiler does not have the attachment, because its pod is not known.
     Open(PodPort),
-    /// The compiler knows the attachment; the tables published last do not have its policy.
+    /// The compiler has the attachment; the tables published last do not have its policy.
     Compiled(PodPort),
     /// The tables published last have its policy.
     Published(PodPort),
-    /// There is no port, for this reason.
+    /// The attachment has no port, for this reason.
     Closed(String),
 }
 
@@ -41,18 +41,20 @@ impl Stage {
         }
     }
 
-    /// Returns whether the compiler knows the attachment.
+    /// Returns `true` if the compiler has the attachment.
     pub(super) const fn is_compiled(&self) -> bool {
         matches!(self, Self::Compiled(_) | Self::Published(_))
     }
 }
 
-/// A *ready* that is not answered yet.
+/// A *ready* request that is not answered yet.
 pub(super) struct PendingReady {
     pub(super) id: u16,
+    /// The time at which the request arrived.
     pub(super) since: Instant,
+    /// The time at which it is refused.
     pub(super) deadline: Instant,
-    /// The version of the tables that have its policy.
+    /// The version of the tables that have its policy, once they are published.
     pub(super) version: Option<u64>,
     /// The journal's sequence number of the state in which the attachment is ready.
     pub(super) sequence: u64,
@@ -60,14 +62,14 @@ pub(super) struct PendingReady {
 }
 
 impl PendingReady {
-    /// Answers that the plugin should try again.
+    /// Answers with the code for *try again later*.
     pub(super) fn refuse(self, why: &str) {
         self.fail(CniError::new(ErrorCode::TRY_AGAIN_LATER, why));
     }
 
     /// Answers with an error.
     pub(super) fn fail(self, error: CniError) {
-        // The plugin may have gone.
+        // The plugin may have ended.
         let _ = self.reply.send(Err(error));
     }
 }
@@ -77,11 +79,12 @@ pub(super) struct Attachments {
     pub(super) store: Store,
     stages: BTreeMap<u16, Stage>,
     pub(super) pending: Vec<PendingReady>,
-    /// A stage or a record has changed since the read model was updated.
+    /// `true` if a stage or a record has changed since the read model was updated.
     pub(super) is_changed: bool,
 }
 
 impl Attachments {
+    /// Starts with the records that an earlier agent left.
     pub(super) fn new(store: Store) -> Self {
         let stage = |record: &Record| {
             let stage = if record.ready { Stage::Standing } else { Stage::Prepared };
@@ -105,6 +108,7 @@ impl Attachments {
         self.stages.get(&id).and_then(Stage::port)
     }
 
+    /// Sets the stage of an attachment.
     pub(super) fn set_stage(&mut self, id: u16, stage: Stage) {
         self.stages.insert(id, stage);
         self.is_changed = true;
@@ -115,17 +119,17 @@ impl Attachments {
         self.stages.remove(&id);
         self.store.remove(id);
         self.is_changed = true;
-        self.take_pending(|pending| pending.id == id)
+        self.remove_pending(|pending| pending.id == id)
     }
 
     /// Removes and returns the waiting requests that a condition holds for.
-    pub(super) fn take_pending(&mut self, condition: impl Fn(&PendingReady) -> bool) -> Vec<PendingReady> {
+    pub(super) fn remove_pending(&mut self, condition: impl Fn(&PendingReady) -> bool) -> Vec<PendingReady> {
         let (taken, kept) = std::mem::take(&mut self.pending).into_iter().partition(condition);
         self.pending = kept;
         taken
     }
 
-    /// Returns the attachment whose port this is.
+    /// Returns the attachment that owns a port.
     pub(super) fn id_of_port(&self, port: PortId) -> Option<u16> {
         let mut stages = self.stages.iter();
         stages
@@ -133,7 +137,7 @@ impl Attachments {
             .map(|(id, _)| *id)
     }
 
-    /// Returns the attachments with an open port whose interface has gone.
+    /// Returns the attachments with an open port whose interface is gone.
     pub(super) fn vanished(&self) -> Vec<Record> {
         let open = self.stages.iter().filter(|(_, stage)| stage.port().is_some());
         open.filter_map(|(&id, _)| self.store.by_id(id))
@@ -142,7 +146,7 @@ impl Attachments {
             .collect()
     }
 
-    /// Moves every open attachment whose pod has become known to the compiler, and returns them in its form.
+    /// Marks the open attachments of pods that have become known as compiled, and returns them for the compiler.
     pub(super) fn compile_known_pods(&mut self, cluster: &Cluster) -> Vec<Compiled> {
         let mut compiled = Vec::new();
         for (&id, stage) in &mut self.stages {
@@ -165,7 +169,7 @@ impl Attachments {
         compiled
     }
 
-    /// Records which attachments have their policy in the newest tables.
+    /// Records the attachments that have their policy in the newest tables.
     pub(super) fn set_published(&mut self, ready: impl IntoIterator<Item = EndpointId>) {
         let ready: BTreeSet<u16> = ready.into_iter().map(|id| id.0).collect();
         for (id, stage) in &mut self.stages {
@@ -190,13 +194,13 @@ impl Attachments {
         }
     }
 
-    /// Describes every attachment, for CHECK and `heddle status`.
+    /// Describes every attachment, for `heddle status`.
     pub(super) fn describe_all(&self, cluster: &Cluster) -> Vec<Attachment> {
         let records = self.store.all().iter();
         records.map(|record| self.describe(cluster, record)).collect()
     }
 
-    /// Describes an attachment with its state.
+    /// Describes an attachment with its state, for CHECK and `heddle status`.
     pub(super) fn describe(&self, cluster: &Cluster, record: &Record) -> Attachment {
         let (state, why) = match self.stage(record.id) {
             None | Some(Stage::Prepared) => (AttachmentState::Prepared, String::new()),
@@ -223,7 +227,8 @@ impl Attachments {
     }
 }
 
-/// Returns whether the cluster has the pod that an attachment was made for, and not an earlier pod of the same name.
+/// Returns `true` if the cluster has the pod that an attachment was made for, and not an earlier pod of the same name.
+/// An attachment without a pod counts as known.
 fn is_known(cluster: &Cluster, record: &Record) -> bool {
     let (Some(pod), Some(key)) = (&record.pod, key_of(record)) else {
         return true;
@@ -235,12 +240,14 @@ fn is_known(cluster: &Cluster, record: &Record) -> bool {
     })
 }
 
+/// Returns the key of an attachment's pod.
 fn key_of(record: &Record) -> Option<ObjectKey> {
     let pod = record.pod.as_ref()?;
     Some(ObjectKey::new(pod.namespace.as_str(), pod.name.as_str()))
 }
 
-/// Returns the index that the interface's name has now.
+/// Returns the index that the attachment's interface has now; `None` if there is no such interface or the kernel could
+/// not be asked.
 pub(super) fn index_of(record: &Record) -> Option<u32> {
     if_nametoindex(record.host_ifname.as_str()).ok()
 }

@@ -1,14 +1,14 @@
 //! Requests of the CNI plugin: prepare, ready, attachment, release, readiness.
 //!
-//! *Prepare* hands out id and addresses. *Ready* opens the port and is answered when the pod's object is known, its policy
-//! is compiled, and every worker has taken the tables with it: then the pod's first packet is forwarded under its policy.
-//! *Release* closes the port and lets the addresses rest. All of them may be repeated. An answer that reports a change of
-//! the attachments waits until the journal has written it.
+//! *Prepare* allocates an id and addresses. *Ready* opens the port. It is answered when the pod's object is known, its
+//! policy is compiled, and every worker has taken the tables with it, so that the pod's first packet is forwarded under its
+//! policy. *Release* closes the port and frees the addresses. All of them may be repeated. An answer that reports a change
+//! of the attachments waits until the journal has written it.
 
 use std::net::IpAddr;
 use std::time::Instant;
 
-use heddle_host::{HostError, gateway_of};
+use heddle_host::gateway_of;
 use heddle_proto::{
     Attachment, CniError, ContainerId, ErrorCode, IfName, PrepareRequest, Prepared, PreparedAddress, PreparedRoute,
     Readiness, Ready, ReadyRequest, Released,
@@ -18,35 +18,16 @@ use heddle_wire::MacAddr;
 use ipnet::IpNet;
 
 use super::attachments::{PendingReady, Stage, index_of};
+use super::cni_answers::{Answer, DeletedStale, HeldAnswer};
 use super::journal::Outcome;
-use super::{Controller, pod_routes};
+use super::pod_routes;
+use super::state::Controller;
 use crate::api::Reply;
 use crate::attachments::{Record, StoreError};
 use crate::workers::{NotReopened, WorkersError};
 
-/// An answer that waits for the journal.
-pub(super) struct HeldAnswer {
-    /// The sequence number of the state that the answer reports.
-    sequence: u64,
-    answer: Answer,
-}
-
-enum Answer {
-    Prepared(Box<Prepared>, Reply<Prepared>),
-    Released(Released, Reply<Released>),
-}
-
-/// A *prepare* that waits for the deletion of an interface: the one that an earlier ADD of the same container left.
-pub(super) struct DeletedStale {
-    request: PrepareRequest,
-    reply: Reply<Prepared>,
-    /// The earlier attachment.
-    id: u16,
-    result: Result<bool, HostError>,
-}
-
 impl Controller {
-    /// Answers whether an ADD could be served now.
+    /// Handles *readiness*: returns an error if an ADD could not be served now.
     pub(super) fn readiness(&self) -> Result<Readiness, CniError> {
         self.ranges_to_allocate_from()
             .map_err(|why| CniError::new(ErrorCode::UNAVAILABLE, why))?;
@@ -55,7 +36,7 @@ impl Controller {
         })
     }
 
-    /// Returns the ranges that addresses are allocated from, or why there are none.
+    /// Returns the ranges that addresses are allocated from, or an explanation of why there are none.
     fn ranges_to_allocate_from(&self) -> Result<Vec<IpNet>, String> {
         if self.publication.is_none() {
             return Err("the agent has not read all objects yet: try again in a moment".to_owned());
@@ -64,14 +45,14 @@ impl Controller {
         if ranges.is_empty() {
             let node = &self.settings.node;
             return Err(format!(
-                "the Node object {node} is missing or has no spec.podCIDRs: there is no address to give"
+                "the Node object {node} is missing or has no spec.podCIDRs, so there is no address to allocate: set spec.podCIDRs"
             ));
         }
         Ok(ranges)
     }
 
-    /// Handles *prepare*. An earlier attachment of the same interface (the plugin crashed and ADD is repeated) is released
-    /// first, after its interface was deleted on the host task.
+    /// Handles *prepare*. If there is an earlier attachment of the same interface (the plugin crashed and ADD is repeated),
+    /// the host task deletes its interface, and the attachment is released, before a new one is made.
     pub(super) fn prepare(&mut self, request: PrepareRequest, reply: Reply<Prepared>) {
         match self.attachments.store.get(&request.container, &request.ifname) {
             Some(stale) => {
@@ -82,7 +63,7 @@ impl Controller {
                 );
                 let (id, deleted) = (stale.id, self.deleted_stale_in.clone());
                 self.host.delete_interface(stale.host_ifname.as_str(), move |result| {
-                    // A controller that has ended answers nobody.
+                    // Sending fails only after the controller has ended.
                     let _ = deleted.send(DeletedStale {
                         request,
                         reply,
@@ -127,15 +108,16 @@ impl Controller {
         self.allocate(&request, reply);
     }
 
-    /// Makes an attachment and answers once it is durable.
+    /// Creates an attachment and answers once it is on disk.
     fn allocate(&mut self, request: &PrepareRequest, reply: Reply<Prepared>) {
         match self.add_attachment(request) {
-            Ok(prepared) => self.hold(Answer::Prepared(Box::new(prepared), reply)),
-            // The plugin may have gone.
+            Ok(prepared) => self.answer_when_durable(Answer::Prepared(Box::new(prepared), reply)),
+            // The plugin may have ended.
             Err(e) => drop(reply.send(Err(e))),
         }
     }
 
+    /// Adds an attachment to the store and returns the answer to *prepare*.
     fn add_attachment(&mut self, request: &PrepareRequest) -> Result<Prepared, CniError> {
         let ranges = self
             .ranges_to_allocate_from()
@@ -167,8 +149,8 @@ impl Controller {
         Ok(prepared(&record, routes))
     }
 
-    /// Saves the attachments and keeps an answer until they are on disk.
-    fn hold(&mut self, answer: Answer) {
+    /// Hands the attachments to the journal and holds an answer back until they are on disk.
+    fn answer_when_durable(&mut self, answer: Answer) {
         let sequence = self.journal.save(&mut self.attachments.store);
         self.held.push(HeldAnswer { sequence, answer });
         self.send_durable_answers();
@@ -182,7 +164,7 @@ impl Controller {
             .partition(|held| journal.is_durable(held.sequence));
         self.held = held;
         for HeldAnswer { answer, .. } in durable {
-            // The plugin may have gone.
+            // The plugin may have ended.
             match answer {
                 Answer::Prepared(prepared, reply) => drop(reply.send(Ok(*prepared))),
                 Answer::Released(released, reply) => drop(reply.send(Ok(released))),
@@ -190,7 +172,7 @@ impl Controller {
         }
     }
 
-    /// Records a write of the journal: answers what it has made durable, or what it has failed for.
+    /// Records a write of the journal: sends the answers that it has made durable, or errors if it has failed.
     pub(super) fn record_write(&mut self, outcome: &Outcome) {
         self.journal.record(outcome);
         self.send_durable_answers();
@@ -202,7 +184,7 @@ impl Controller {
         self.held = held;
         for HeldAnswer { answer, .. } in failed {
             match answer {
-                // Nobody learns of this attachment: it is taken back.
+                // The runtime never gets this attachment, so it is removed again.
                 Answer::Prepared(prepared, reply) => {
                     drop(self.attachments.remove(prepared.attachment));
                     let _ = reply.send(Err(error.clone()));
@@ -212,13 +194,13 @@ impl Controller {
         }
         for pending in self
             .attachments
-            .take_pending(|pending| pending.sequence <= outcome.sequence)
+            .remove_pending(|pending| pending.sequence <= outcome.sequence)
         {
             pending.fail(error.clone());
         }
     }
 
-    /// Handles *ready*: opens the port, and answers later.
+    /// Handles *ready*: opens the port. [`Self::answer_pending`] answers.
     pub(super) fn make_ready(
         &mut self,
         container: &ContainerId,
@@ -243,7 +225,7 @@ impl Controller {
         }
     }
 
-    /// Opens the port of an attachment whose interface stands; one that is open stays.
+    /// Opens the port of an attachment whose interface is configured; an open port stays open.
     fn open_attachment(
         &mut self,
         container: &ContainerId,
@@ -254,7 +236,7 @@ impl Controller {
             return Err(unknown(container, ifname));
         };
         let id = record.id;
-        // The request may be late, or name an interface that was replaced since.
+        // The request may be late, or name an interface that was replaced meanwhile.
         if id != request.attachment {
             let message = format!(
                 "attachment {} of {container} {ifname} was replaced by {id}: another ADD has overtaken this one",
@@ -272,7 +254,7 @@ impl Controller {
             );
             return Err(CniError::new(ErrorCode::KERNEL, message));
         }
-        // A port on an interface that was deleted and made again is closed before the new one is opened.
+        // If the interface was deleted and created again, its old port is closed before the new one is opened.
         if self.attachments.port(id).is_some() && record.host_ifindex != Some(request.host_ifindex) {
             self.close_port(id, "its interface was replaced".to_owned())
                 .map_err(|e| workers_error(&e))?;
@@ -287,7 +269,7 @@ impl Controller {
         Ok(id)
     }
 
-    /// Opens an attachment's port. It forwards nothing until its policy is in the tables.
+    /// Opens an attachment's port. The port drops all packets until its policy is in the tables.
     pub(super) fn open_port(&mut self, id: u16, ifname: &str, ifindex: u32) -> Result<(), WorkersError> {
         let stage = match self.workers.open_pod(EndpointId(id), ifname, ifindex) {
             Ok(port) => Stage::Open(port),
@@ -298,14 +280,14 @@ impl Controller {
             }
         };
         self.attachments.set_stage(id, stage);
-        // The pod may have been known before: then no changed object makes the next reconciliation look at it.
+        // If the pod was known before, no changed object makes the next reconciliation compile the attachment.
         if let Some(publication) = &mut self.publication {
             publication.is_changed = true;
         }
         Ok(())
     }
 
-    /// Closes an attachment's port and takes the attachment out of the tables.
+    /// Closes an attachment's port and removes the attachment from the tables.
     fn close_port(&mut self, id: u16, why: String) -> Result<(), WorkersError> {
         let port = self.attachments.port(id);
         self.detach(id, why);
@@ -315,7 +297,7 @@ impl Controller {
         }
     }
 
-    /// Takes an attachment out of the tables; its port is closed already, or about to be.
+    /// Removes an attachment from the tables. Its port is closed already, or the caller closes it next.
     fn detach(&mut self, id: u16, why: String) {
         if self.attachments.stage(id).is_some_and(Stage::is_compiled)
             && let Some(publication) = &mut self.publication
@@ -326,7 +308,7 @@ impl Controller {
         self.attachments.set_stage(id, Stage::Closed(why));
     }
 
-    /// Answers the *ready* requests whose policy every worker has, and those that have waited long enough.
+    /// Answers the *ready* requests whose policy every worker has, and refuses the requests whose deadline has passed.
     pub(super) fn answer_pending(&mut self) {
         if self.attachments.pending.is_empty() {
             return;
@@ -341,8 +323,8 @@ impl Controller {
             let forwards = pending.version.is_some_and(|version| acknowledged >= version);
             if forwards && self.journal.is_durable(pending.sequence) {
                 let took_ms = u64::try_from(pending.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-                tracing::info!(attachment = pending.id, took_ms, "forwards");
-                // The plugin may have gone; a CHECK will find the attachment forwarding.
+                tracing::info!(attachment = pending.id, took_ms, "the attachment forwards");
+                // The plugin may have ended; a CHECK will find the attachment forwarding.
                 let _ = pending.reply.send(Ok(Ready {
                     attachment: pending.id,
                     took_ms,
@@ -350,7 +332,10 @@ impl Controller {
             } else if now >= pending.deadline {
                 let why = self.attachments.explain_waiting(&self.objects.cluster(), pending.id);
                 let waited = self.settings.pod_wait.as_secs();
-                tracing::warn!(attachment = pending.id, "does not forward after {waited} s: {why}");
+                tracing::warn!(
+                    attachment = pending.id,
+                    "the attachment does not forward after {waited} s: {why}"
+                );
                 pending.refuse(&format!("{why}; waited {waited} s"));
             } else {
                 self.attachments.pending.push(pending);
@@ -358,7 +343,7 @@ impl Controller {
         }
     }
 
-    /// Handles *attachment*: describes one.
+    /// Handles *attachment*: describes the attachment of an interface.
     pub(super) fn attachment(&self, container: &ContainerId, ifname: &IfName) -> Result<Attachment, CniError> {
         self.attachments
             .store
@@ -367,7 +352,7 @@ impl Controller {
             .ok_or_else(|| unknown(container, ifname))
     }
 
-    /// Handles *release*. An attachment that does not exist is no error: DEL may be repeated.
+    /// Handles *release*. An attachment that does not exist is no error, because DEL may be repeated.
     pub(super) fn release(&mut self, container: &ContainerId, ifname: &IfName, reply: Reply<Released>) {
         let released = match self.attachments.store.get(container, ifname).cloned() {
             None => Released {
@@ -386,13 +371,13 @@ impl Controller {
                 }
             }
         };
-        self.hold(Answer::Released(released, reply));
+        self.answer_when_durable(Answer::Released(released, reply));
     }
 
-    /// Closes an attachment's port and removes it from tables and store.
+    /// Closes an attachment's port, refuses its waiting requests, and removes it from the tables and the store.
     fn remove(&mut self, record: &Record) -> Result<(), CniError> {
         let why = "the attachment was released meanwhile";
-        for pending in self.attachments.take_pending(|pending| pending.id == record.id) {
+        for pending in self.attachments.remove_pending(|pending| pending.id == record.id) {
             pending.refuse(why);
         }
         self.close_port(record.id, why.to_owned())
@@ -401,27 +386,31 @@ impl Controller {
         Ok(())
     }
 
-    /// Closes the ports of interfaces that have gone without a release (their pod's namespace was deleted). The
-    /// attachment stays for DEL.
+    /// Closes the ports whose interface is gone without a release, because the pod's namespace was deleted. The attachment
+    /// stays until DEL.
     pub(super) fn close_vanished(&mut self) {
         for record in self.attachments.vanished() {
-            let why = format!("its interface {} has gone", record.host_ifname);
+            let why = format!("its interface {} is gone", record.host_ifname);
             tracing::warn!(
                 attachment = record.id,
                 pod = record.name(),
-                "{why}; it is kept until DEL"
+                "{why}; the attachment is kept until DEL"
             );
             if let Err(e) = self.close_port(record.id, why) {
-                tracing::error!(attachment = record.id, "closing its port: {e}");
+                tracing::error!(attachment = record.id, "cannot close its port: {e}");
             }
         }
     }
 
-    /// Takes frames back from ports that have grown and fallen silent, where others need them.
+    /// Shrinks the fill rings of silent ports if other ports need the frames, and detaches pods whose port could not be
+    /// opened again.
+    ///
+    /// # Errors
+    /// A worker does not answer, or a queue of the host port could not be opened again.
     pub(super) fn shrink_silent(&mut self) -> Result<(), WorkersError> {
         for NotReopened { port, error } in self.workers.shrink_silent()? {
             let Some(id) = self.attachments.id_of_port(port) else {
-                // A queue of the host port: without it this node's own traffic to pods stops.
+                // This is a queue of the host port. Without it this node's own traffic to pods stops, so the agent ends.
                 return Err(error);
             };
             let why = format!("its port could not be opened again: {error}");
@@ -432,6 +421,7 @@ impl Controller {
     }
 }
 
+/// Returns the answer to *prepare* for an attachment.
 fn prepared(record: &Record, routes: Vec<PreparedRoute>) -> Prepared {
     let address = |&address: &IpAddr| PreparedAddress {
         address,
@@ -448,13 +438,15 @@ fn prepared(record: &Record, routes: Vec<PreparedRoute>) -> Prepared {
     }
 }
 
+/// Returns the error for an interface that has no attachment.
 fn unknown(container: &ContainerId, ifname: &IfName) -> CniError {
     CniError::new(
         ErrorCode::UNKNOWN_CONTAINER,
-        format!("the agent knows no interface {ifname} of container {container}"),
+        format!("the agent has no attachment for interface {ifname} of container {container}"),
     )
 }
 
+/// Converts an error of the store to the error of the CNI socket.
 fn store_error(error: &StoreError) -> CniError {
     let code = match error {
         StoreError::TooMany { .. } | StoreError::Exhausted { .. } => ErrorCode::EXHAUSTED,
@@ -463,6 +455,7 @@ fn store_error(error: &StoreError) -> CniError {
     CniError::new(code, error.to_string())
 }
 
+/// Converts an error of the workers to the error of the CNI socket.
 fn workers_error(error: &WorkersError) -> CniError {
     use heddle_io::XdpError;
     let code = match error {

@@ -12,12 +12,12 @@ use heddle_host::{HostConfig, HostError, HostHandle, HostLink, Nft, Plan, Report
 
 use heddle_config::Settings;
 
-/// The MTU of the uplink while it is unknown: Ethernet's.
+/// The MTU that is assumed while the uplink is unknown: Ethernet's.
 pub(super) const USUAL_MTU: u16 = 1500;
-/// The longest wait for the end of the host task: a netlink request may wait for the kernel's lock.
+/// The longest wait for the end of the host task. A netlink request may wait for the kernel's lock.
 const STOPS_WITHIN: Duration = Duration::from_secs(1);
 
-/// The host task, and what it was asked and has reported.
+/// The handle of the host task, the plan handed to it last, and its reports.
 pub(super) struct HostReconciler {
     task: HostHandle,
     reports: Receiver<Report>,
@@ -32,7 +32,7 @@ pub(super) struct HostReconciler {
     known_failures: BTreeSet<String>,
 }
 
-/// A consequence that a report has for the tables or the workers.
+/// The consequence of a report for the tables and the workers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum HostChange {
     /// The tables stay as they are.
@@ -44,7 +44,7 @@ pub(super) enum HostChange {
 }
 
 impl HostReconciler {
-    /// Starts the host task: it makes the host port or takes it over, in the calling thread's network namespace.
+    /// Starts the host task, which creates the host port or takes it over, in the calling thread's network namespace.
     pub(super) fn start(settings: &Settings) -> Result<Self, HostError> {
         let (reports_in, reports) = unbounded();
         let config = HostConfig {
@@ -79,13 +79,13 @@ impl HostReconciler {
         self.link
     }
 
-    /// Returns the uplink, as far as it is known.
+    /// Returns the uplink; `None` while it is unknown.
     pub(super) const fn uplink(&self) -> Option<&Uplink> {
         self.uplink.as_ref()
     }
 
-    /// Returns whether the task has tried to apply the newest plan.
-    pub(super) const fn is_settled(&self) -> bool {
+    /// Returns `true` if the task has tried to apply the newest plan.
+    pub(super) const fn has_tried_newest_plan(&self) -> bool {
         self.reconciled >= self.revision
     }
 
@@ -115,7 +115,7 @@ impl HostReconciler {
                 self.reconciled = self.reconciled.max(revision);
                 let failures: BTreeSet<String> = failures.iter().map(ToString::to_string).collect();
                 for new in failures.difference(&self.known_failures) {
-                    tracing::error!("the host port: {new}");
+                    tracing::error!("cannot bring the host port to its plan: {new}");
                 }
                 self.known_failures = failures;
                 HostChange::Nothing
@@ -131,7 +131,7 @@ impl HostReconciler {
             Report::Uplink(found) => {
                 match &found {
                     Some(uplink) => tracing::info!(uplink = uplink.name, mtu = uplink.mtu, "found the uplink"),
-                    None => tracing::debug!("the uplink is unknown: its MTU is taken as {USUAL_MTU}"),
+                    None => tracing::debug!("the uplink is unknown: an MTU of {USUAL_MTU} is assumed"),
                 }
                 self.uplink = found;
                 HostChange::Uplink
@@ -143,13 +143,13 @@ impl HostReconciler {
     pub(super) fn warn_without_uplink(&self) {
         if self.uplink.is_none() {
             tracing::warn!(
-                "no interface is the uplink (key uplink, else the one with the node's InternalIP): its MTU is taken as \
-                 {USUAL_MTU}"
+                "no interface has the name in key uplink or the node's InternalIP, so the uplink is unknown: an MTU of \
+                 {USUAL_MTU} is assumed"
             );
         }
     }
 
-    /// Ends the task; the kernel's state stays for the next start.
+    /// Stops the task. The kernel's state stays for the next start.
     pub(super) fn stop(self) {
         if !self.task.stop(STOPS_WITHIN) {
             tracing::warn!("the host task has not ended within {} s", STOPS_WITHIN.as_secs());

@@ -1,8 +1,8 @@
 //! The journal: writes the state file, with fsync, on a thread of its own.
 //!
-//! The controller hands over the newest state and goes on. The journal answers with the sequence number of the newest
-//! state that is on disk; answers to the CNI plugin wait for it. States that queue up while the disk is busy are written
-//! as one: each holds everything.
+//! The controller hands over the newest state and continues. The journal reports the sequence number of the newest state
+//! that is on disk; answers to the CNI plugin wait for it. Of the states that queue up while the disk is busy, only the
+//! newest is written, because each contains everything.
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -21,7 +21,7 @@ pub(super) struct Journal {
     sent: u64,
     /// The sequence number of the newest state on disk.
     durable: u64,
-    /// The last write failed: the next save writes again, also when nothing has changed.
+    /// `true` if the last write failed: then the next save writes again, even if nothing has changed.
     failed: bool,
 }
 
@@ -36,6 +36,9 @@ pub(super) struct Outcome {
 
 impl Journal {
     /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system refuses another thread.
     pub(super) fn start() -> io::Result<Self> {
         let (writes_in, writes) = unbounded();
         let (outcomes_in, outcomes) = unbounded();
@@ -84,29 +87,29 @@ impl Journal {
     pub(super) fn record(&mut self, outcome: &Outcome) {
         match &outcome.result {
             Ok(()) => self.durable = self.durable.max(outcome.sequence),
-            // A later write that is already on its way holds everything too; its outcome counts.
+            // A later write that is already under way contains everything too, so its outcome counts.
             Err(_) => self.failed = outcome.sequence == self.sent,
         }
     }
 
-    /// Waits until everything that was handed over is written, and ends the thread.
+    /// Waits until every state that was handed over is written, and ends the thread.
     pub(super) fn finish(&mut self) {
         self.writes = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("the journal's thread has died");
+            tracing::error!("the journal's thread has panicked: the state file may lack the last changes");
         }
     }
 }
 
-/// Writes states until the controller's end is gone.
+/// Writes states until the controller's end of the channel is closed. The thread runs it.
 fn write_states(writes: &Receiver<(u64, StateWrite)>, outcomes: &Sender<Outcome>) {
     while let Ok(first) = writes.recv() {
         let (sequence, newest) = writes.try_iter().last().unwrap_or(first);
         let result = newest.perform();
         if let Err(e) = &result {
-            tracing::error!("the state file cannot be written: {e}");
+            tracing::error!("cannot write the state file: {e}");
         }
         if outcomes.send(Outcome { sequence, result }).is_err() {
             return;
@@ -135,7 +138,7 @@ mod tests {
 
         // A file in the directory's place: the write fails.
         std::fs::write(&state_dir, "in the way").unwrap();
-        store.keep_node_ids([("n2".to_owned(), 1)]);
+        store.add_node_ids([("n2".to_owned(), 1)]);
         let sequence = journal.save(&mut store);
         assert!(wait(&mut journal).result.is_err() && !journal.is_durable(sequence));
 
@@ -145,7 +148,7 @@ mod tests {
         assert!(wait(&mut journal).result.is_ok() && journal.is_durable(sequence));
         assert_eq!(journal.save(&mut store), sequence, "nothing is left to write");
 
-        store.keep_node_ids([("n3".to_owned(), 2)]);
+        store.add_node_ids([("n3".to_owned(), 2)]);
         journal.save(&mut store);
         journal.finish();
         let text = std::fs::read_to_string(state_dir.join(FILE)).unwrap();

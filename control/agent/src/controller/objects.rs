@@ -1,5 +1,5 @@
-//! The cluster's objects as this agent knows them, the changes that the tables do not have yet, and what follows from the
-//! objects for this node: pod ranges, the plan of the host port, the routes of pods.
+//! The cluster's objects as this agent has read them, the changes that the tables do not have yet, and the values that
+//! follow from the objects for this node: pod ranges, the plan of the host port, the routes of pods.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -23,17 +23,18 @@ use heddle_config::Settings;
 
 /// The cluster model and its pending changes.
 pub(super) struct Objects {
-    /// The controller alone writes; the read model reads. A reader holds the lock for one look-up or one list.
+    /// The cluster. Only the controller writes; the read model reads. A reader holds the lock for one look-up or one list.
     cluster: SharedCluster,
     /// This node's name.
     node: String,
-    /// Changes that the compiler has not seen; all of them until every kind has synced.
+    /// Changes that the compiler does not have yet; all changes until every kind has synced.
     pending: Changes,
-    /// The rejections of the last look, so that each is logged once.
+    /// The rejections that were logged, so that each is logged once.
     known_rejections: BTreeSet<String>,
 }
 
 impl Objects {
+    /// Starts with an empty cluster.
     pub(super) fn new(node: &str) -> Self {
         Self {
             cluster: Arc::new(RwLock::new(Cluster::new())),
@@ -65,13 +66,13 @@ impl Objects {
         }
     }
 
-    /// Returns whether every kind of object has been listed once.
+    /// Returns `true` if every kind of object has been listed once.
     pub(super) fn is_synced(&self) -> bool {
         self.cluster().is_synced()
     }
 
-    /// Returns the changes since the last call.
-    pub(super) fn take_changes(&mut self) -> Changes {
+    /// Removes and returns the changes since the last call.
+    pub(super) fn drain_changes(&mut self) -> Changes {
         std::mem::take(&mut self.pending)
     }
 
@@ -106,7 +107,7 @@ impl Objects {
             .unwrap_or_default()
     }
 
-    /// Returns the sizes that fit the uplink, as far as it is known.
+    /// Returns the packet sizes that fit the uplink; Ethernet's MTU is assumed while the uplink is unknown.
     pub(super) fn uplink_mtu(&self, uplink: Option<&Uplink>) -> UplinkMtu {
         // Nodes that have both families reach each other over IPv4, whose header is smaller.
         let internal_ips = self.internal_ips();
@@ -114,7 +115,7 @@ impl Objects {
         UplinkMtu::new(uplink.map_or(USUAL_MTU, |u| u.mtu), over_ipv6)
     }
 
-    /// Returns the host port's addresses, and the addresses and ports that host traffic to Services is masqueraded to.
+    /// Returns the host port's addresses, and the addresses and ports to which host traffic to Services is masqueraded.
     pub(super) fn reserved_addresses(&self, settings: &Settings) -> (ArrayVec<Ip, 4>, Masquerade) {
         let ReservedAddresses { host, masquerade } = ReservedAddresses::of(&self.pod_ranges());
         let masquerade = Masquerade {
@@ -197,7 +198,7 @@ fn service_addresses(cluster: &Cluster) -> BTreeSet<IpAddr> {
         .collect()
 }
 
-/// Returns whether a change can reach the host port. Pods and policies, which change most often, cannot.
+/// Returns `true` if a change can affect the host port. Pods and policies, which change most often, cannot.
 pub(super) const fn concerns_host(change: &Change) -> bool {
     matches!(change, Change::Node(_) | Change::Service(_) | Change::ServiceCidr(_))
 }

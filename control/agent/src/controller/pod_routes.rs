@@ -1,7 +1,8 @@
-//! The routes of a pod: each with the size that its way takes, so that a sender knows before it sends.
+//! The routes of a pod, each with the MTU of its path, so that the pod's kernel never sends larger packets than fit.
 //!
-//! To its own node's pods and to Services as large as its interface; to pods of other nodes what the tunnel leaves; to
-//! everything else what the uplink takes. What a Service leads to elsewhere is clamped and told by the dataplane.
+//! Routes to pods of the same node and to Services have the MTU of the pod's interface, routes to pods of other nodes the
+//! uplink's MTU less the encapsulation, and the default route the uplink's MTU. If a Service leads to a backend on another
+//! node, the dataplane clamps the MSS and answers too large packets with an ICMP error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,20 +13,20 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use heddle_host::gateway_of;
 
-/// What a pod's routes are computed from.
+/// The ranges that a pod's routes are computed from.
 #[derive(Debug, Default)]
 pub(super) struct Ranges {
     /// The pod ranges of this node.
     pub(super) own: BTreeSet<IpNet>,
-    /// All others of the cluster; they may cover this node's.
+    /// The other pod ranges of the cluster; they may contain this node's.
     pub(super) cluster: BTreeSet<IpNet>,
-    /// Where Services have their addresses.
+    /// The ranges of Service addresses.
     pub(super) services: BTreeSet<IpNet>,
 }
 
-/// The routes of a pod with these addresses, the default ones last; at most as many as an attachment may have.
+/// Returns the routes of a pod with these addresses, the default routes last; at most as many as an attachment may have.
 pub(super) fn compute(ranges: &Ranges, addresses: &[IpAddr], mtu: u32, uplink: UplinkMtu) -> Vec<PreparedRoute> {
-    // What is not known is not bounded.
+    // An MTU of 0 is unknown and bounds nothing.
     let within = |bound: u16| if bound == 0 { mtu } else { mtu.min(bound.into()) };
     let mut sizes = BTreeMap::new();
     sizes.extend(ranges.cluster.iter().map(|&range| (range, within(uplink.overlay))));
@@ -47,6 +48,7 @@ pub(super) fn compute(ranges: &Ranges, addresses: &[IpAddr], mtu: u32, uplink: U
         .collect()
 }
 
+/// Returns the range of all addresses of the family.
 fn everything(ip: IpAddr) -> IpNet {
     match ip {
         IpAddr::V4(_) => IpNet::V4(Ipv4Net::default()),
@@ -79,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn each_way_has_its_size() {
+    fn each_path_has_its_mtu() {
         let both = ["10.244.1.5", "fd00:0:0:1::5"];
         assert_eq!(
             shown(&ranges(), &both, 61_000, UplinkMtu::new(1500, false)),

@@ -1,5 +1,4 @@
-//! From changed objects and attachments to published tables: the compiler, the version published last, and the work that
-//! waits for the workers' acknowledgement.
+//! Publication: the compiler, the version published last, and the work that waits for the workers' acknowledgement.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,34 +17,36 @@ use ipnet::IpNet;
 /// than this, and no tables that an ADD waits for.
 const WAIT_FOR_HOST: Duration = Duration::from_millis(500);
 
-/// The compiler and what was published. It exists once every kind of object has synced.
+/// The compiler and the state of publication. It exists once every kind of object has synced.
 pub(super) struct Publication {
     pub(super) compiler: Compiler,
-    /// When every kind of object had synced.
+    /// The time at which every kind of object had synced.
     pub(super) synced_at: Instant,
+    /// The time of the last publication.
     pub(super) published_at: Instant,
-    /// Tables were published, and the host port's queues are open.
+    /// `true` if tables were published and the host port's queues are open.
     pub(super) has_published: bool,
-    /// An attachment, the host port or the uplink has changed since the last build.
+    /// `true` if an attachment, the host port or the uplink has changed since the last build.
     pub(super) is_changed: bool,
-    /// The next tables wait until the host port has what they answer for, at the longest until then.
+    /// The deadline until which the next tables wait for the host port to have the addresses that they contain.
     pub(super) waits_for_host_until: Option<Instant>,
-    /// The flow table is swept once every worker has the tables of this version: until then a worker may still choose a
-    /// backend that was removed.
+    /// The version of the tables that every worker must have before the flow table is swept. Until then a worker may
+    /// still choose a backend that was removed.
     pub(super) sweep_after: Option<u64>,
-    /// The address of each family at which external frontends have aliases, as the compiler knows them.
+    /// The address of each family at which external frontends have aliases in the compiler.
     alias_addresses: [Option<IpAddr>; 2],
-    /// The differences of the last look, so that each is logged once.
+    /// The differences that were logged, so that each is logged once.
     known_differences: BTreeSet<String>,
 }
 
-/// The host's side of the tables.
+/// The part of the tables that describes the host port.
 pub(super) struct HostTables {
     pub(super) host: HostTable,
     pub(super) masquerade: Masquerade,
 }
 
 impl Publication {
+    /// Creates the compiler.
     pub(super) fn new(config: NodeConfig) -> Self {
         Self {
             compiler: Compiler::new(config),
@@ -60,7 +61,7 @@ impl Publication {
         }
     }
 
-    /// Gives the compiler the changed objects and the host's side of the tables.
+    /// Hands the compiler the changed objects and the host's part of the tables.
     pub(super) fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes, tables: HostTables) {
         self.compiler.apply_changes(cluster, changes);
         self.compiler.set_host_port(tables.host);
@@ -68,7 +69,7 @@ impl Publication {
         self.is_changed |= !changes.is_empty();
     }
 
-    /// Gives the compiler the changed aliases of external frontends; all of them if their addresses have changed.
+    /// Hands the compiler the changed aliases of external frontends, or all aliases if their addresses have changed.
     pub(super) fn set_external_aliases(
         &mut self,
         cluster: &Cluster,
@@ -106,14 +107,14 @@ impl Publication {
             .get_or_insert_with(|| Instant::now() + WAIT_FOR_HOST);
     }
 
-    /// Compiles what has changed.
+    /// Compiles the changes since the last build.
     pub(super) fn build(&mut self) -> BuildResult {
         self.is_changed = false;
         self.waits_for_host_until = None;
         self.compiler.rebuild()
     }
 
-    /// Logs, once each, pods whose status names other addresses than their attachments have.
+    /// Logs each pod whose status names other addresses than its attachment has, once.
     pub(super) fn log_differences(&mut self) {
         let shown = |ips: &BTreeSet<Ip>| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         let now: BTreeSet<String> = self
@@ -122,7 +123,7 @@ impl Publication {
             .into_iter()
             .map(|d| {
                 format!(
-                    "pod {}: attached with {}, its status says {}",
+                    "pod {}: its attachment has {}, its status has {}",
                     d.pod,
                     shown(&d.attached),
                     shown(&d.status)
@@ -130,13 +131,13 @@ impl Publication {
             })
             .collect();
         for new in now.difference(&self.known_differences) {
-            tracing::warn!("{new}; the attachment's addresses count");
+            tracing::warn!("{new}; heddle uses the attachment's addresses");
         }
         self.known_differences = now;
     }
 }
 
-/// Converts ids of nodes to the compiler's form.
+/// Converts the node ids of the state file to the compiler's types.
 pub(super) fn node_ids(kept: &BTreeMap<String, u16>) -> BTreeMap<Arc<str>, NodeId> {
     kept.iter()
         .map(|(name, id)| (Arc::from(name.as_str()), NodeId(*id)))

@@ -1,19 +1,22 @@
-//! Connections that Services would not lead to where they go: those to endpoints that are gone, and those from before an
-//! address was a Service's.
+//! Removes connections that their Service no longer leads to their backend: the backend is gone, or the connection was
+//! opened before its destination became a Service's address.
 //!
-//! UDP would go on for as long as the client sends, so it begins anew with its next packet. TCP to an endpoint that no slice
-//! names any more and that no pod is gets a reset with its next packet, since it belongs to no connection then; while the
-//! pod is there, it may end what it has begun. Endpoints that rest (not ready, or terminating) keep what they have.
-//! States are compared, not events followed: so it is right after a restart too, and when a Service has no endpoint left.
+//! - A UDP flow would continue for as long as the client sends, so it is removed. The next packet opens a new one.
+//! - A TCP connection is removed if no slice names its backend and no pod has the backend's address. Its next packet then
+//!   belongs to no connection and is answered with a reset. While the pod is there, the connection may end by itself.
+//! - Connections to endpoints that are not ready or terminating stay.
+//!
+//! The sweep compares the flow table with the tables instead of reacting to events, so it is also correct after a restart
+//! and when a Service has no endpoint left.
 
 use heddle_flow::{Connection, FlowFlags};
 use heddle_tables::{Backend, ServiceLookup, Snapshot};
 use heddle_wire::Proto;
 
-use super::Controller;
+use super::state::Controller;
 
 impl Controller {
-    /// Clears lost connections once no worker chooses by older tables any more.
+    /// Removes lost connections once every worker has the tables that the sweep waits for.
     pub(super) fn sweep_when_due(&mut self) {
         let acknowledged = self.workers.acknowledged();
         let Some(publication) = &mut self.publication else {
@@ -25,6 +28,7 @@ impl Controller {
         }
     }
 
+    /// Goes through the flow table once and removes the lost connections.
     fn sweep_backends(&self) {
         let Some(snapshot) = self.workers.newest() else {
             return;
@@ -37,12 +41,15 @@ impl Controller {
             }
         });
         if removed > 0 {
-            tracing::info!(removed, "connections that Services lead elsewhere were cleared");
+            tracing::info!(
+                removed,
+                "removed connections whose Service no longer leads to their backend"
+            );
         }
     }
 }
 
-/// Whether a connection goes where its Service does not lead to any more.
+/// Returns `true` if the Service at the connection's destination does not lead to the connection's backend any more.
 fn is_lost(snapshot: &Snapshot, connection: &Connection) -> bool {
     let ([key, _], [view, _]) = (&connection.keys, &connection.views);
     let lookup = snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport);
@@ -183,7 +190,7 @@ mod tests {
             ..Config::default()
         });
         connect(&flows, Proto::UDP, 1001, pod(1), FlowFlags::SERVICE);
-        // To zero and back to another pod between two sweeps: the state says all.
+        // To zero and back to another pod between two sweeps: the comparison needs no history.
         assert_eq!(lost(&tables(&[pod(2)]), &flows), [1001]);
         // A flow from before the address was a Service's.
         connect(&flows, Proto::UDP, 1002, SERVICE, FlowFlags::empty());

@@ -9,8 +9,9 @@ use heddle_io::{KernelFitness, ProbeError, XdpError, kernel_release};
 use heddle_proto::Bytes;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
+use super::firewall;
+use super::row::{Row, State};
 use super::scratch::{self, Passed, ScratchError};
-use super::{Row, State, firewall};
 use crate::memory::{self, Demand};
 use crate::privileges;
 use crate::workers::flow_file::{HUGE_PAGE, huge_pages, reservation, transparent};

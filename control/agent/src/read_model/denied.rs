@@ -1,7 +1,8 @@
-//! What policies denied, summed over workers and kept by name.
+//! The packets that policies denied, summed over all workers, by policy and pod.
 //!
-//! Workers count by rule number in tables of fixed size and give a number that rests to another one after a while; this looks
-//! more often. So a policy's sum goes on when it is compiled anew, and stays when it is gone.
+//! A worker counts by rule number in a table of fixed size, and reuses the slot of a rule that has denied nothing for a
+//! while. The sums are updated more often than that. They are kept by the policy's name, so a sum continues when the policy
+//! is compiled again, and stays when the policy is deleted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,11 +13,12 @@ use heddle_proto::Named;
 use heddle_proto::status::Denied;
 use heddle_tables::{EndpointId, Provenance, RuleId};
 
-use super::names::{is_policy, policy};
-use super::{ReadModel, View, lock};
+use super::meters::WorkerView;
+use super::policies::{describe, is_policy};
+use super::view::View;
 
-/// Sums that are kept; beyond, the one that rested longest becomes one of the others.
-const MOST: usize = 4096;
+/// The most sums. When there is no room, the sum that has not risen for the longest time is added to the others.
+const MAX_SUMS: usize = 4096;
 
 /// The decision of a policy, and the pod for which it denied packets.
 type Pair = (Arc<Provenance>, Option<Named>);
@@ -24,21 +26,38 @@ type Pair = (Arc<Provenance>, Option<Named>);
 #[derive(Debug)]
 struct Sum {
     packets: u64,
+    /// The time at which it last rose.
     raised: Instant,
 }
 
-/// The sums.
+/// The sums by policy and pod.
 #[derive(Debug, Default)]
 pub(super) struct DeniedSums {
-    /// Of each worker: tenancy and count of each slot as they were last seen, and its others.
+    /// For each worker: the tenancy and count of each slot, and the count of its others, as they were last seen.
     seen: Vec<(Vec<(u32, u64)>, u64)>,
     sums: BTreeMap<Pair, Sum>,
+    /// Packets without a sum of their own.
     others: u64,
 }
 
 impl DeniedSums {
-    /// What a worker has counted since the last look.
-    fn news(&mut self, worker: usize, counters: &PolicyCounters) -> Vec<(RuleId, EndpointId, u64)> {
+    /// Adds the packets that workers have counted since the last call, by the policy and pod that the tables of `view` name.
+    pub(super) fn add_new_counts(&mut self, view: &View, workers: &[WorkerView]) {
+        let now = Instant::now();
+        let mut counts = Vec::new();
+        for (index, worker) in workers.iter().enumerate() {
+            counts.extend(self.new_counts(index, worker.counters.policy()));
+        }
+        for (rule, pod, packets) in counts {
+            let decision = view.snapshot.as_ref().and_then(|snapshot| snapshot.provenance(rule));
+            let decision = decision.filter(|decision| is_policy(decision));
+            let pair = decision.map(|decision| (decision, view.pod_of(pod)));
+            self.add(pair, packets, now);
+        }
+    }
+
+    /// Returns the packets that a worker has counted since the last call, by rule and pod.
+    fn new_counts(&mut self, worker: usize, counters: &PolicyCounters) -> Vec<(RuleId, EndpointId, u64)> {
         if self.seen.len() <= worker {
             self.seen
                 .resize_with(worker + 1, || (vec![(0, 0); counters.capacity()], 0));
@@ -61,12 +80,13 @@ impl DeniedSums {
         counters.counts().filter_map(new).collect()
     }
 
+    /// Adds packets to a sum, or to the others if no policy is known.
     fn add(&mut self, pair: Option<Pair>, packets: u64, now: Instant) {
         let Some(pair) = pair else {
             self.others += packets;
             return;
         };
-        if self.sums.len() >= MOST && !self.sums.contains_key(&pair) {
+        if self.sums.len() >= MAX_SUMS && !self.sums.contains_key(&pair) {
             let oldest = self.sums.iter().min_by_key(|(_, sum)| sum.raised);
             if let Some(oldest) = oldest.map(|(pair, _)| pair.clone())
                 && let Some(sum) = self.sums.remove(&oldest)
@@ -82,11 +102,11 @@ impl DeniedSums {
         sum.raised = now;
     }
 
-    /// By policy and pod.
+    /// Returns the sums, sorted by policy and pod.
     pub(super) fn all(&self) -> Vec<Denied> {
         let denied = |((decision, pod), sum): (&Pair, &Sum)| {
             Some(Denied {
-                policy: policy(decision)?,
+                policy: describe(decision)?,
                 pod: pod.clone(),
                 packets: sum.packets,
             })
@@ -96,27 +116,9 @@ impl DeniedSums {
         all
     }
 
-    /// Packets without a sum of their own.
+    /// Returns the packets without a sum of their own.
     pub(super) const fn others(&self) -> u64 {
         self.others
-    }
-}
-
-impl ReadModel {
-    /// Adds up what workers have counted since the last call.
-    pub(super) fn sum_denied(&self, view: &View) {
-        let now = Instant::now();
-        let mut sums = lock(&self.denied);
-        let mut news = Vec::new();
-        for (at, worker) in self.workers.iter().enumerate() {
-            news.extend(sums.news(at, worker.counters.policy()));
-        }
-        for (rule, pod, packets) in news {
-            let decision = view.snapshot.as_ref().and_then(|snapshot| snapshot.provenance(rule));
-            let decision = decision.filter(|decision| is_policy(decision));
-            let pair = decision.map(|decision| (decision, view.pod_of(pod)));
-            sums.add(pair, packets, now);
-        }
     }
 }
 
@@ -141,7 +143,7 @@ mod tests {
     fn sums_are_bounded_and_none_is_lost() {
         let mut sums = DeniedSums::default();
         let start = Instant::now();
-        for n in 0..MOST as u64 {
+        for n in 0..MAX_SUMS as u64 {
             sums.add(pair(&format!("p{n}")), 1, start + Duration::from_millis(n));
         }
         sums.add(pair("p0"), 4, start + Duration::from_secs(60));
@@ -152,6 +154,6 @@ mod tests {
             all.iter().find(|d| d.policy.name == name).map(|d| d.packets)
         };
         assert_eq!((packets("p0"), packets("p1"), packets("new")), (Some(5), None, Some(7)));
-        assert_eq!((sums.all().len(), sums.others()), (MOST, 3));
+        assert_eq!((sums.all().len(), sums.others()), (MAX_SUMS, 3));
     }
 }

@@ -10,32 +10,36 @@ use heddle_proto::{DropCursor, DroppedPacket, Drops, DropsRequest, Policy, Polic
 use heddle_tables::{EndpointId, RuleId};
 use jiff::Timestamp;
 
-use super::names::{Whereabouts, policy};
-use super::{ReadModel, View};
+use super::model::ReadModel;
+use super::names::PodLocation;
+use super::policies::describe;
+use super::view::View;
 use crate::workers::clock;
 
-/// How many are shown where nobody says how many.
-const USUAL_LIMIT: u32 = 100;
+/// The number of drops in an answer if the request has no limit.
+const DEFAULT_LIMIT: u32 = 100;
 
-/// What a rule number stands for, looked up once an answer.
-type Decided = HashMap<RuleId, Option<Policy>>;
+/// The policies of the rule numbers of one answer. Each number is looked up once.
+type Policies = HashMap<RuleId, Option<Policy>>;
 
-/// What is wanted, as records say it.
+/// The conditions of a query, in the form of the records.
 #[derive(Debug)]
-struct Wanted<'a> {
+struct DropFilter<'a> {
     reason: Option<DropReason>,
     class: Option<DropClass>,
     policy: Option<&'a PolicyName>,
-    pod: Option<Whereabouts>,
+    pod: Option<PodLocation>,
 }
 
-impl Wanted<'_> {
-    fn wants(&self, record: &DropRecord, policy: Option<&Policy>, came_from: Option<EndpointId>) -> bool {
+impl DropFilter<'_> {
+    /// Returns `true` if the record meets all conditions. `policy` is the policy that decided, `came_from` the endpoint whose
+    /// port received the packet.
+    fn matches(&self, record: &DropRecord, policy: Option<&Policy>, came_from: Option<EndpointId>) -> bool {
         self.reason.is_none_or(|reason| record.reason == reason)
             && self.class.is_none_or(|class| record.reason.class() == class)
             && self
                 .policy
-                .is_none_or(|wanted| policy.is_some_and(|policy| is_named(policy, wanted)))
+                .is_none_or(|name| policy.is_some_and(|policy| is_named(policy, name)))
             && self.pod.as_ref().is_none_or(|pod| {
                 let addresses = record.packet.map(|(tuple, _)| [tuple.src, tuple.dst]);
                 addresses.is_some_and(|ends| ends.iter().any(|end| pod.addresses.contains(end)))
@@ -45,11 +49,13 @@ impl Wanted<'_> {
     }
 }
 
+/// Returns `true` if a policy has this name.
 fn is_named(policy: &Policy, name: &PolicyName) -> bool {
     policy.name == name.name.as_str() && policy.namespace == name.namespace.as_ref().map_or("", |n| n.as_str())
 }
 
-/// Which way a packet went, seen from the pod whose policy decided.
+/// Returns the direction of a packet as seen from the pod whose policy decided; `None` if no policy decided. `from` is the
+/// endpoint whose port received it.
 fn direction(record: &DropRecord, from: Option<EndpointId>) -> Option<&'static str> {
     match record.reason {
         DropReason::PolicyDeniedEgress => Some("egress"),
@@ -62,32 +68,35 @@ fn direction(record: &DropRecord, from: Option<EndpointId>) -> Option<&'static s
 }
 
 impl ReadModel {
+    /// Answers `drops`: reads the rings of all workers, and returns the newest drops that match.
     pub(super) fn read_drops(&self, request: &DropsRequest) -> Result<Drops, QueryError> {
         let view = self.view();
-        let wanted = self.wanted_drops(&view, request)?;
-        let limit = request.limit.unwrap_or(USUAL_LIMIT).min(MAX_DROPS) as usize;
+        let filter = self.drop_filter(&view, request)?;
+        let limit = request.limit.unwrap_or(DEFAULT_LIMIT).min(MAX_DROPS) as usize;
         let after = request.after.as_ref().filter(|after| after.agent == self.instance);
-        let mut decided = Decided::new();
+        let mut policies = Policies::new();
         let mut found: Vec<(u8, DropRecord)> = Vec::new();
         let (mut next, mut overwritten) = (Vec::new(), 0);
+        // The position after the last record read, for each worker in its order, makes the cursor of the next request.
         for worker in &self.workers {
             let from = after.and_then(|after| after.next.get(next.len())).copied().unwrap_or(0);
             let reading = worker.counters.recent().read(from, |record| {
-                let policy = decided_by(&view, record.rule, &mut decided);
-                if wanted.wants(&record, policy, endpoint_at(&view, record.ingress)) {
+                let policy = policy_of_rule(&view, record.rule, &mut policies);
+                if filter.matches(&record, policy, endpoint_at(&view, record.ingress)) {
                     found.push((worker.id.0, record));
                 }
             });
             overwritten += reading.overwritten;
             next.push(reading.next);
         }
+        // Of too many drops, the newest ones are returned.
         found.sort_by_key(|(worker, record)| (record.at, *worker, record.number));
         let left_out = found.len().saturating_sub(limit);
         let now = (clock().0, Timestamp::now());
         let drops = found.split_off(left_out).into_iter();
         Ok(Drops {
             drops: drops
-                .map(|(worker, record)| self.named(&view, worker, &record, now, &mut decided))
+                .map(|(worker, record)| self.describe_drop(&view, worker, &record, now, &mut policies))
                 .collect(),
             overwritten,
             left_out: left_out as u64,
@@ -98,12 +107,13 @@ impl ReadModel {
         })
     }
 
-    fn wanted_drops<'a>(&self, view: &View, request: &'a DropsRequest) -> Result<Wanted<'a>, QueryError> {
+    /// Checks the conditions of a request.
+    fn drop_filter<'a>(&self, view: &View, request: &'a DropsRequest) -> Result<DropFilter<'a>, QueryError> {
         let reason = match &request.reason {
             Some(name) => match DropReason::ALL.iter().find(|reason| reason.as_str() == name) {
                 Some(reason) => Some(*reason),
                 None => {
-                    let message = format!("no packet is dropped for the reason {name:?}");
+                    let message = format!("{name:?} is not a drop reason: take one from the counters in heddle status");
                     return Err(QueryError::invalid(message));
                 }
             },
@@ -113,14 +123,14 @@ impl ReadModel {
             Some(name) => match DropClass::ALL.iter().find(|class| class.as_str() == name) {
                 Some(class) => Some(*class),
                 None => {
-                    let message = format!("no drop reason is of a class {name:?}");
+                    let message = format!("{name:?} is not a class of drop reasons: take one from the counters in heddle status");
                     return Err(QueryError::invalid(message));
                 }
             },
             None => None,
         };
-        let pod = self.wanted_pod(view, request.pod.as_ref())?;
-        Ok(Wanted {
+        let pod = self.locate_pod(view, request.pod.as_ref())?;
+        Ok(DropFilter {
             reason,
             class,
             policy: request.policy.as_ref(),
@@ -128,16 +138,17 @@ impl ReadModel {
         })
     }
 
-    fn named(
+    /// Converts a record to a message, with the names of pods, Services and the policy.
+    fn describe_drop(
         &self,
         view: &View,
         worker: u8,
         record: &DropRecord,
         (clock, wall): (u64, Timestamp),
-        decided: &mut Decided,
+        policies: &mut Policies,
     ) -> DroppedPacket {
         let ago = Duration::from_millis(clock.saturating_sub(record.at.0));
-        let policy = decided_by(view, record.rule, decided).cloned();
+        let policy = policy_of_rule(view, record.rule, policies).cloned();
         DroppedPacket {
             time: format!("{:.3}", wall.checked_sub(ago).unwrap_or(wall)),
             worker,
@@ -165,16 +176,16 @@ impl ReadModel {
     }
 }
 
-/// Returns the policy that a rule belongs to, looked up once an answer.
-fn decided_by<'a>(view: &View, rule: RuleId, decided: &'a mut Decided) -> Option<&'a Policy> {
+/// Returns the policy that a rule belongs to; `None` if the rule is no policy's or is gone.
+fn policy_of_rule<'a>(view: &View, rule: RuleId, policies: &'a mut Policies) -> Option<&'a Policy> {
     if rule < RuleId::FIRST_POLICY {
         return None;
     }
-    let look_up = || policy(view.snapshot.as_ref()?.provenance(rule)?.as_ref());
-    decided.entry(rule).or_insert_with(look_up).as_ref()
+    let look_up = || describe(view.snapshot.as_ref()?.provenance(rule)?.as_ref());
+    policies.entry(rule).or_insert_with(look_up).as_ref()
 }
 
-/// Returns the pod or host whose port this is.
+/// Returns the endpoint, a pod or the host, that a port leads to.
 fn endpoint_at(view: &View, port: PortId) -> Option<EndpointId> {
     view.ports.get(&port).map(|info| info.role.endpoint())
 }
@@ -210,7 +221,7 @@ mod tests {
         }
     }
 
-    fn said(namespace: &str, name: &str) -> Policy {
+    fn policy_named(namespace: &str, name: &str) -> Policy {
         Policy {
             kind: "NetworkPolicy".to_owned(),
             namespace: namespace.to_owned(),
@@ -228,34 +239,34 @@ mod tests {
         let denied = record(DropReason::PolicyDeniedIngress);
         let mut broken = record(DropReason::Ipv4Checksum);
         (broken.packet, broken.pod, broken.rule) = (None, EndpointId::HOST, RuleId::NO_POLICY);
-        let policy = said("shop", "db");
+        let policy = policy_named("shop", "db");
         let ask = |reason, policy_name: Option<&PolicyName>, pod: Option<(&[Ip], u16)>| {
-            let wanted = Wanted {
+            let filter = DropFilter {
                 reason,
                 class: None,
                 policy: policy_name,
-                pod: pod.map(|(addresses, id)| Whereabouts {
+                pod: pod.map(|(addresses, id)| PodLocation {
                     addresses: addresses.to_vec(),
                     endpoints: vec![EndpointId(id)],
                 }),
             };
             [
-                wanted.wants(&denied, Some(&policy), Some(EndpointId(2))),
-                wanted.wants(&broken, None, Some(EndpointId(2))),
+                filter.matches(&denied, Some(&policy), Some(EndpointId(2))),
+                filter.matches(&broken, None, Some(EndpointId(2))),
             ]
         };
         assert_eq!(ask(None, None, None), [true, true]);
         assert_eq!(ask(Some(DropReason::Ipv4Checksum), None, None), [false, true]);
         let of_class = |class| {
-            let wanted = Wanted {
+            let filter = DropFilter {
                 reason: None,
                 class: Some(class),
                 policy: None,
                 pod: None,
             };
             [
-                wanted.wants(&denied, Some(&policy), None),
-                wanted.wants(&broken, None, None),
+                filter.matches(&denied, Some(&policy), None),
+                filter.matches(&broken, None, None),
             ]
         };
         assert_eq!(of_class(DropClass::Policy), [true, false]);
@@ -265,7 +276,7 @@ mod tests {
         assert_eq!(ask(None, Some(&name("shop/db")), None), [true, false]);
         assert_eq!(ask(None, Some(&name("db")), None), [false, false]);
         assert_eq!(ask(None, Some(&name("shop/d")), None), [false, false]);
-        // By address, by the port where it came in, and by whose policy it was.
+        // By address, by the port that received the packet, and by the pod whose policy decided.
         assert_eq!(ask(None, None, Some((&[Ip::from_v4([10, 0, 0, 3])], 9))), [true, false]);
         assert_eq!(ask(None, None, Some((&[], 2))), [true, true]);
         assert_eq!(ask(None, None, Some((&[], 3))), [true, false]);
@@ -273,17 +284,23 @@ mod tests {
     }
 
     #[test]
-    fn directions_are_those_of_the_pod_that_denied() {
-        let way = |reason, from| direction(&record(reason), from);
-        assert_eq!(way(DropReason::PolicyDeniedEgress, None), Some("egress"));
-        assert_eq!(way(DropReason::PolicyDeniedIngress, None), Some("ingress"));
-        assert_eq!(way(DropReason::PolicyNotReady, Some(EndpointId(3))), Some("egress"));
-        assert_eq!(way(DropReason::PolicyNotReady, Some(EndpointId(2))), Some("ingress"));
-        assert_eq!(way(DropReason::NoRoute, None), None);
+    fn the_direction_is_seen_from_the_pod_that_denied() {
+        let direction_of = |reason, from| direction(&record(reason), from);
+        assert_eq!(direction_of(DropReason::PolicyDeniedEgress, None), Some("egress"));
+        assert_eq!(direction_of(DropReason::PolicyDeniedIngress, None), Some("ingress"));
+        assert_eq!(
+            direction_of(DropReason::PolicyNotReady, Some(EndpointId(3))),
+            Some("egress")
+        );
+        assert_eq!(
+            direction_of(DropReason::PolicyNotReady, Some(EndpointId(2))),
+            Some("ingress")
+        );
+        assert_eq!(direction_of(DropReason::NoRoute, None), None);
     }
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn an_unknown_object_is_named() {
         let name = ObjectName::new("x").unwrap();
         assert_eq!(unknown("pod", &name).message, "no pod x is known to this agent");
     }

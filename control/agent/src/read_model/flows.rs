@@ -1,5 +1,5 @@
-//! `heddle flows`: a page of the flow table, filtered and named. A page looks at a bounded number of records, so that the control
-//! thread is soon back at its work whatever the table's size.
+//! `heddle flows`: a page of the flow table, filtered, with the names of pods and Services. One page reads a bounded number
+//! of records, so that a query takes a bounded time whatever the table's size.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -10,14 +10,15 @@ use heddle_proto::{Flow, Flows, FlowsRequest, QueryError};
 use heddle_tables::{ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
-use super::names::{Whereabouts, service_name, unknown};
-use super::{ReadModel, View};
+use super::model::ReadModel;
+use super::names::{PodLocation, service_name, unknown};
+use super::view::View;
 use crate::workers::clock;
 
-/// Records that one page looks at.
-const RECORDS: u32 = 16_384;
+/// The most records that one page reads.
+const RECORDS_PER_PAGE: u32 = 16_384;
 
-/// States by name, in their order.
+/// The states that a query may name.
 const STATES: [FlowState; 8] = [
     FlowState::New,
     FlowState::Replied,
@@ -28,12 +29,13 @@ const STATES: [FlowState; 8] = [
     FlowState::TimeWait,
     FlowState::Closed,
 ];
+/// The protocols that a query may name; others are given by number.
 const PROTOCOLS: [Proto; 5] = [Proto::TCP, Proto::UDP, Proto::SCTP, Proto::ICMP, Proto::ICMPV6];
 
-/// What is wanted, as the table has it.
+/// The conditions of a query, in the form of the flow table.
 #[derive(Debug, Default)]
-struct Wanted {
-    pod: Option<Whereabouts>,
+struct FlowFilter {
+    pod: Option<PodLocation>,
     /// `namespace/name`
     service: Option<String>,
     state: Option<FlowState>,
@@ -41,10 +43,10 @@ struct Wanted {
     protocol: Option<Proto>,
 }
 
-/// A connection as its opener sees it.
+/// A connection with the direction in which it was opened.
 struct Opened<'a> {
     connection: &'a Connection,
-    /// The opener's direction.
+    /// The index of that direction.
     forward: usize,
 }
 
@@ -61,8 +63,9 @@ impl<'a> Opened<'a> {
     }
 }
 
-impl Wanted {
-    fn wants(&self, snapshot: &Snapshot, opened: &Opened<'_>) -> bool {
+impl FlowFilter {
+    /// Returns `true` if the connection meets all conditions.
+    fn matches(&self, snapshot: &Snapshot, opened: &Opened<'_>) -> bool {
         let (key, view) = (
             &opened.connection.keys[opened.forward],
             &opened.connection.views[opened.forward],
@@ -85,8 +88,8 @@ impl Wanted {
     }
 }
 
-/// How long a connection that stands has, in milliseconds: idle, and left. `None`: it has expired.
-fn rest(flows: &FlowTable, connection: &Connection, now: Millis) -> Option<(u64, u64)> {
+/// Returns the milliseconds for which a connection has been idle and after which it expires; `None` if it has expired.
+fn idle_and_left(flows: &FlowTable, connection: &Connection, now: Millis) -> Option<(u64, u64)> {
     let view = &connection.views[0];
     let idle = now.since(view.last_seen);
     let timeout = flows.timeouts().of(connection.keys[0].proto, view.state).as_millis();
@@ -94,7 +97,11 @@ fn rest(flows: &FlowTable, connection: &Connection, now: Millis) -> Option<(u64,
     (left > 0).then_some((idle, left))
 }
 
-fn word<T: Copy>(
+/// Finds the value with the name that a query gives, without regard to case.
+///
+/// # Errors
+/// No value has the name; the error lists the names.
+fn value_named<T: Copy>(
     what: &str,
     asked: Option<&String>,
     all: &[T],
@@ -104,24 +111,25 @@ fn word<T: Copy>(
     let found = all.iter().find(|one| name(**one).eq_ignore_ascii_case(asked));
     found.copied().map(Some).ok_or_else(|| {
         let names: Vec<String> = all.iter().map(|one| name(*one)).collect();
-        let message = format!("{asked:?} is no {what}: it is one of {}", names.join(", "));
+        let message = format!("{asked:?} is no {what}: give one of {}", names.join(", "));
         QueryError::invalid(message)
     })
 }
 
 impl ReadModel {
+    /// Answers `flows`: reads one page of the flow table.
     pub(super) fn read_flows(&self, request: &FlowsRequest) -> Result<Flows, QueryError> {
         let view = self.view();
-        let wanted = self.wanted_flows(&view, request)?;
+        let filter = self.flow_filter(&view, request)?;
         let limit = request.limit.unwrap_or(MAX_FLOWS).clamp(1, MAX_FLOWS) as usize;
         let snapshot = view.snapshot.as_ref().map_or_else(Arc::default, Arc::clone);
         let table = &self.flows;
         let now = clock();
         let mut flows = Vec::new();
-        let next = table.page(request.from, RECORDS, |connection| {
+        let next = table.page(request.from, RECORDS_PER_PAGE, |connection| {
             let opened = Opened::new(connection);
-            if wanted.wants(&snapshot, &opened)
-                && let Some(times) = rest(table, connection, now)
+            if filter.matches(&snapshot, &opened)
+                && let Some(times) = idle_and_left(table, connection, now)
             {
                 flows.push(self.row(&view, &snapshot, &opened, times, now));
             }
@@ -134,8 +142,9 @@ impl ReadModel {
         Ok(Flows { flows, next })
     }
 
-    fn wanted_flows(&self, view: &View, request: &FlowsRequest) -> Result<Wanted, QueryError> {
-        let pod = self.wanted_pod(view, request.pod.as_ref())?;
+    /// Checks the conditions of a request.
+    fn flow_filter(&self, view: &View, request: &FlowsRequest) -> Result<FlowFilter, QueryError> {
+        let pod = self.locate_pod(view, request.pod.as_ref())?;
         if let Some(service) = &request.service {
             let key = heddle_model::ObjectKey::new(service.namespace.as_str(), service.name.as_str());
             self.cluster()
@@ -143,20 +152,21 @@ impl ReadModel {
                 .ok_or_else(|| unknown("Service", service))?;
         }
         let number = request.protocol.as_ref().and_then(|text| text.parse().ok()).map(Proto);
-        Ok(Wanted {
+        Ok(FlowFilter {
             pod,
             service: request.service.as_ref().map(ToString::to_string),
-            state: word("state of a connection", request.state.as_ref(), &STATES, |state| {
+            state: value_named("state of a connection", request.state.as_ref(), &STATES, |state| {
                 state.as_str().to_owned()
             })?,
             address: request.address.map(Ip::from),
             protocol: match number {
                 Some(number) => Some(number),
-                None => word("protocol", request.protocol.as_ref(), &PROTOCOLS, |p| p.to_string())?,
+                None => value_named("protocol", request.protocol.as_ref(), &PROTOCOLS, |p| p.to_string())?,
             },
         })
     }
 
+    /// Converts a connection to a message, with the names of pods and Services.
     fn row(
         &self,
         view: &View,
@@ -274,7 +284,8 @@ mod tests {
         tables.build().0
     }
 
-    fn wants(wanted: &Wanted) -> bool {
+    /// Returns `true` if a filter matches the connection of `table`.
+    fn matches(filter: &FlowFilter) -> bool {
         let (flows, snapshot) = (table(), snapshot());
         let mut found = false;
         flows.for_each(|connection| {
@@ -283,30 +294,30 @@ mod tests {
                 opened.connection.keys[opened.forward].tuple.src, CLIENT,
                 "the opener is the client"
             );
-            found = wanted.wants(&snapshot, &opened);
+            found = filter.matches(&snapshot, &opened);
         });
         found
     }
 
     #[test]
     fn filters_look_at_both_ends_before_and_after_translation() {
-        let address = |address| Wanted {
+        let address = |address| FlowFilter {
             address: Some(address),
-            ..Wanted::default()
+            ..FlowFilter::default()
         };
-        let service = |name: &str| Wanted {
+        let service = |name: &str| FlowFilter {
             service: Some(name.to_owned()),
-            ..Wanted::default()
+            ..FlowFilter::default()
         };
-        let pod = |addresses: &[Ip], id| Wanted {
-            pod: Some(Whereabouts {
+        let pod = |addresses: &[Ip], id| FlowFilter {
+            pod: Some(PodLocation {
                 addresses: addresses.to_vec(),
                 endpoints: vec![EndpointId(id)],
             }),
-            ..Wanted::default()
+            ..FlowFilter::default()
         };
         for yes in [
-            Wanted::default(),
+            FlowFilter::default(),
             address(CLIENT),
             address(SERVICE),
             address(SERVER),
@@ -314,38 +325,38 @@ mod tests {
             pod(&[], 2),
             pod(&[], 3),
             pod(&[SERVER], 9),
-            Wanted {
+            FlowFilter {
                 state: Some(FlowState::SynSent),
                 protocol: Some(Proto::TCP),
-                ..Wanted::default()
+                ..FlowFilter::default()
             },
         ] {
-            assert!(wants(&yes), "{yes:?}");
+            assert!(matches(&yes), "{yes:?}");
         }
-        for unwanted in [
+        for no in [
             address(Ip::from_v4([10, 0, 0, 1])),
             service("shop/we"),
             service("shop/web:http"),
             pod(&[SERVICE], 4),
-            Wanted {
+            FlowFilter {
                 state: Some(FlowState::Established),
-                ..Wanted::default()
+                ..FlowFilter::default()
             },
-            Wanted {
+            FlowFilter {
                 protocol: Some(Proto::UDP),
-                ..Wanted::default()
+                ..FlowFilter::default()
             },
         ] {
-            assert!(!wants(&unwanted), "{unwanted:?}");
+            assert!(!matches(&no), "{no:?}");
         }
     }
 
     #[test]
-    fn what_has_expired_does_not_stand() {
+    fn an_expired_connection_has_no_time_left() {
         let flows = table();
         let at = |now| {
             let mut times = None;
-            flows.for_each(|connection| times = rest(&flows, connection, Millis(now)));
+            flows.for_each(|connection| times = idle_and_left(&flows, connection, Millis(now)));
             times
         };
         // SYN sent: 120 s.
@@ -357,7 +368,7 @@ mod tests {
     #[test]
     fn words_are_told_with_what_they_may_be() {
         let named = |state: FlowState| state.as_str().to_owned();
-        let asked = |text: &str| word("state", Some(&text.to_owned()), &STATES, named);
+        let asked = |text: &str| value_named("state", Some(&text.to_owned()), &STATES, named);
         assert_eq!(asked("TIME-WAIT"), Ok(Some(FlowState::TimeWait)));
         let said = asked("open").unwrap_err().message;
         assert!(said.contains("\"open\"") && said.contains("established"), "{said}");

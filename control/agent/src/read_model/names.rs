@@ -1,34 +1,25 @@
-//! Who is who for people: addresses, ports of the dataplane and rule numbers as the objects of now name them.
+//! The pods, Services and nodes behind addresses, by the objects and tables at the time of the query.
 
 use heddle_model::{Cluster, ObjectKey};
-use heddle_proto::{End, Named, Policy, QueryError};
-use heddle_tables::{Direction, EndpointId, Place, PolicyKind, Provenance, ServiceLookup, Snapshot};
+use heddle_proto::{End, Named, QueryError};
+use heddle_tables::{EndpointId, Place, ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
-use super::{ReadModel, View};
-
-impl View {
-    /// Returns the pod behind an attachment.
-    pub(super) fn pod_of(&self, endpoint: EndpointId) -> Option<Named> {
-        let pod = self.attachment(endpoint)?.pod.as_ref()?;
-        Some(Named {
-            namespace: pod.namespace.clone(),
-            name: pod.name.clone(),
-        })
-    }
-}
+use super::model::ReadModel;
+use super::view::View;
 
 impl ReadModel {
     /// Returns the addresses and attachments of the pod that a query names, if it names one.
     ///
     /// # Errors
     /// The pod is known neither as an object nor as an attachment.
-    pub(super) fn wanted_pod(&self, view: &View, pod: Option<&Named>) -> Result<Option<Whereabouts>, QueryError> {
-        let find = |pod| self.whereabouts(view, pod).ok_or_else(|| unknown("pod", pod));
+    pub(super) fn locate_pod(&self, view: &View, pod: Option<&Named>) -> Result<Option<PodLocation>, QueryError> {
+        let find = |pod| self.find_pod(view, pod).ok_or_else(|| unknown("pod", pod));
         pod.map(find).transpose()
     }
 
-    fn whereabouts(&self, view: &View, pod: &Named) -> Option<Whereabouts> {
+    /// Finds a pod among the cluster's objects and the attachments.
+    fn find_pod(&self, view: &View, pod: &Named) -> Option<PodLocation> {
         let key = ObjectKey::new(pod.namespace.as_str(), pod.name.as_str());
         let object = self.cluster().pod(&key).cloned();
         let attachments = view.attachments.iter();
@@ -43,13 +34,14 @@ impl ReadModel {
         }
         let attached = own.iter().flat_map(|attachment| attachment.addresses.iter().copied());
         let status = object.iter().flat_map(|pod| pod.own_ips().iter().copied());
-        Some(Whereabouts {
+        Some(PodLocation {
             addresses: attached.chain(status).map(Ip::from).collect(),
             endpoints: own.iter().map(|attachment| EndpointId(attachment.attachment)).collect(),
         })
     }
 
-    /// Names one end of a packet or connection; the port of protocols that have ports.
+    /// Describes one end of a packet or connection: its address, its port if the protocol has ports, and the pod, the
+    /// Service or the node that owns the address.
     pub(super) fn end(&self, view: &View, ip: Ip, port: u16, proto: Proto) -> End {
         let address = ip.to_std();
         let mut end = End {
@@ -76,6 +68,7 @@ impl ReadModel {
     }
 }
 
+/// Returns the Service that owns an address and port, or the first Service at the address if none has the port.
 fn service_at(cluster: &Cluster, snapshot: &Snapshot, ip: Ip, port: u16, proto: Proto) -> Option<Named> {
     match snapshot.frontend(ip, proto, port) {
         ServiceLookup::Frontend(frontend) => service_of(&frontend.name),
@@ -92,89 +85,30 @@ pub(super) fn unknown(kind: &str, name: &impl std::fmt::Display) -> QueryError {
     QueryError::not_found(format!("no {kind} {name} is known to this agent"))
 }
 
-/// Where a pod is.
+/// The addresses and attachments of one pod, by which queries select packets and connections.
 #[derive(Debug)]
-pub(super) struct Whereabouts {
+pub(super) struct PodLocation {
     pub(super) addresses: Vec<Ip>,
     pub(super) endpoints: Vec<EndpointId>,
 }
 
+/// Converts an object's key to a name for messages.
 fn named(key: &ObjectKey) -> Option<Named> {
     Named::new(&key.namespace, &key.name)
 }
 
-/// The Service of a frontend, whose name is `namespace/name` and perhaps `:port name`.
+/// Returns the Service's part of a frontend's name, which is `namespace/name` or `namespace/name:port`.
 pub(super) fn service_name(frontend: &str) -> &str {
     frontend.split_once(':').map_or(frontend, |(service, _)| service)
 }
 
-/// The same, taken apart.
+/// Returns the Service of a frontend as namespace and name.
 pub(super) fn service_of(frontend: &str) -> Option<Named> {
     service_name(frontend).parse().ok()
 }
 
-/// Returns whether a policy decided.
-pub(super) const fn is_policy(decision: &Provenance) -> bool {
-    !matches!(
-        decision,
-        Provenance::NoPolicy | Provenance::OwnNode | Provenance::Itself | Provenance::NotReady
-    )
-}
-
-/// A decision as messages have it; `None` for what no policy decided.
-pub(super) fn policy(decision: &Provenance) -> Option<Policy> {
-    let made = |kind: PolicyKind, namespace: &str, name: &str, direction: Direction| Policy {
-        kind: kind.as_str().to_owned(),
-        namespace: namespace.to_owned(),
-        name: name.to_owned(),
-        tier: String::new(),
-        direction: direction.as_str().to_owned(),
-        rule: None,
-        rule_name: String::new(),
-        says: decision.to_string(),
-    };
-    match decision {
-        Provenance::NoPolicy | Provenance::OwnNode | Provenance::Itself | Provenance::NotReady => None,
-        Provenance::Rule {
-            kind,
-            namespace,
-            name,
-            direction,
-            rule,
-        } => Some(Policy {
-            rule: Some(*rule),
-            ..made(*kind, namespace, name, *direction)
-        }),
-        Provenance::ClusterRule {
-            tier,
-            name,
-            direction,
-            rule,
-            title,
-        } => Some(Policy {
-            tier: tier.as_str().to_owned(),
-            rule: Some(*rule),
-            rule_name: title.to_string(),
-            ..made(PolicyKind::ClusterNetworkPolicy, "", name, *direction)
-        }),
-        Provenance::DefaultDeny {
-            namespace,
-            name,
-            direction,
-        } => Some(made(PolicyKind::NetworkPolicy, namespace, name, *direction)),
-        Provenance::Refused {
-            kind,
-            namespace,
-            name,
-            direction,
-        } => Some(made(*kind, namespace, name, *direction)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use heddle_tables::PolicyTier;
-
     use super::*;
 
     #[test]
@@ -183,44 +117,5 @@ mod tests {
         assert_eq!(name("shop/web"), Some("shop/web".to_owned()));
         assert_eq!(name("shop/web:http"), Some("shop/web".to_owned()));
         assert_eq!(name("web"), None);
-    }
-
-    #[test]
-    fn a_policy_is_told_by_kind_namespace_name_and_rule() {
-        let told = policy(&Provenance::DefaultDeny {
-            namespace: "shop".into(),
-            name: "db".into(),
-            direction: Direction::Ingress,
-        })
-        .unwrap();
-        assert_eq!(
-            (
-                told.kind.as_str(),
-                told.namespace.as_str(),
-                told.name.as_str(),
-                told.rule
-            ),
-            ("NetworkPolicy", "shop", "db", None)
-        );
-        assert_eq!(told.says, "default deny because shop/db selects this pod for ingress");
-        let told = policy(&Provenance::ClusterRule {
-            tier: PolicyTier::Admin,
-            name: "no-web".into(),
-            direction: Direction::Egress,
-            rule: 3,
-            title: "x".into(),
-        })
-        .unwrap();
-        assert_eq!(
-            (
-                told.kind.as_str(),
-                told.tier.as_str(),
-                told.rule,
-                told.rule_name.as_str()
-            ),
-            ("ClusterNetworkPolicy", "Admin", Some(3), "x")
-        );
-        assert_eq!((told.direction.as_str(), told.namespace.as_str()), ("egress", ""));
-        assert_eq!(policy(&Provenance::OwnNode), None);
     }
 }

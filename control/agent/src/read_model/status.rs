@@ -1,4 +1,4 @@
-//! The agent's state as `heddle status` shows it.
+//! `heddle status`: collects the agent's state.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -14,44 +14,10 @@ use heddle_proto::status::{
     RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
 };
 
-use super::{ReadModel, View, WorkerView, lock};
+use super::meters::{Sample, WorkerView};
+use super::model::{ReadModel, lock};
+use super::view::View;
 use crate::workers::PortInfo;
-
-/// Turns of each worker at the last looks, for the share of busy ones.
-#[derive(Debug)]
-pub(super) struct Meters {
-    samples: Vec<Sample>,
-}
-
-#[derive(Debug, Clone, Copy, Default)]
-struct Sample {
-    turns: u64,
-    busy: u64,
-    /// Of the second before the last look.
-    ratio: f64,
-}
-
-impl Meters {
-    pub(super) fn new(workers: usize) -> Self {
-        Self {
-            samples: vec![Sample::default(); workers],
-        }
-    }
-
-    /// Once a tick.
-    pub(super) fn sample(&mut self, workers: &[WorkerView]) {
-        for (sample, worker) in self.samples.iter_mut().zip(workers) {
-            let now = worker.counters.totals();
-            let (turns, busy) = (now.turns - sample.turns, now.busy_turns - sample.busy);
-            let ratio = if turns == 0 { 0.0 } else { busy as f64 / turns as f64 };
-            *sample = Sample {
-                turns: now.turns,
-                busy: now.busy_turns,
-                ratio,
-            };
-        }
-    }
-}
 
 impl ReadModel {
     /// Collects the agent's state.
@@ -98,6 +64,7 @@ impl ReadModel {
         }
     }
 
+    /// Returns the process's own state.
     fn agent_status(&self) -> AgentStatus {
         AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -110,6 +77,7 @@ impl ReadModel {
         }
     }
 
+    /// Returns the state of the source of objects.
     fn source_status(&self, view: &View) -> SourceStatus {
         let seconds = |since: Instant| since.elapsed().as_secs();
         let cluster = self.cluster();
@@ -117,7 +85,7 @@ impl ReadModel {
             kind: "manifests".to_owned(),
             from: self.settings.manifests.display().to_string(),
             synced_seconds: view.synced_at.map(seconds),
-            // A folder is never away without saying so.
+            // A folder is always there: the agent ends when it cannot be watched any more.
             age_seconds: Duration::ZERO.as_secs(),
             objects: Kind::ALL
                 .iter()
@@ -126,6 +94,7 @@ impl ReadModel {
         }
     }
 
+    /// Returns the state of each worker.
     fn worker_statuses(&self, view: &View, acknowledged: u64) -> Vec<WorkerStatus> {
         let status = |(worker, sample): (&WorkerView, &Sample)| {
             let totals = worker.counters.totals();
@@ -151,6 +120,7 @@ impl ReadModel {
             .collect()
     }
 
+    /// Returns the counters, rings and frames of a port.
     fn port_status(&self, view: &View, port: PortId, info: &PortInfo, holders: &BTreeMap<Holder, u32>) -> PortStatus {
         let totals = info.since_opened(self.totals(port));
         let attachment = match info.role {
@@ -191,7 +161,7 @@ impl ReadModel {
         }
     }
 
-    /// Sums what all workers have counted for all ports since the agent's start, including ports that are closed now.
+    /// Returns the counters of all ports since the agent's start, including ports that are closed now.
     fn totals_of_all_ports(&self) -> PortTotals {
         let mut sum = PortTotals::default();
         for worker in &self.workers {
@@ -203,6 +173,7 @@ impl ReadModel {
         sum
     }
 
+    /// Returns the counters of the flow table.
     fn flow_status(&self) -> FlowStatus {
         let stats = self.flows.stats();
         let takeover = &self.takeover;
@@ -219,15 +190,16 @@ impl ReadModel {
         }
     }
 
+    /// Returns the counters of fragments, summed over all workers.
     fn fragment_status(&self) -> FragmentStatus {
         let workers = &self.workers;
-        let most = |each: u16| u64::from(each) * workers.len() as u64;
-        let none = FragmentStatus {
-            datagrams_most: most(self.settings.fragments.datagrams),
-            held_frames_most: most(self.settings.fragments.held_frames),
+        let limit = |each: u16| u64::from(each) * workers.len() as u64;
+        let zero = FragmentStatus {
+            datagrams_most: limit(self.settings.fragments.datagrams),
+            held_frames_most: limit(self.settings.fragments.held_frames),
             ..FragmentStatus::default()
         };
-        workers.iter().fold(none, |mut sum, worker| {
+        workers.iter().fold(zero, |mut sum, worker| {
             let one = worker.counters.totals().fragments;
             sum.first += one.first;
             sum.followed += one.followed;
@@ -238,6 +210,7 @@ impl ReadModel {
         })
     }
 
+    /// Returns the number of frames that each holder has.
     fn frame_status(&self, view: &View, holders: BTreeMap<Holder, u32>) -> FrameStatus {
         let config = &self.memory;
         let named = |(holder, frames): (Holder, u32)| {
@@ -262,48 +235,8 @@ impl ReadModel {
     }
 }
 
-impl View {
-    /// Returns the version published last.
-    fn version(&self) -> u64 {
-        self.snapshot.as_ref().map_or(0, |snapshot| snapshot.version())
-    }
-
-    /// Returns a port's name for people.
-    pub(super) fn port_name(&self, role: PortRole) -> String {
-        match role {
-            PortRole::Host => "host".to_owned(),
-            PortRole::Pod(id) => match self.attachment(id) {
-                Some(attachment) => match &attachment.pod {
-                    Some(pod) => format!("pod:{pod}"),
-                    None => format!("container:{}", attachment.container),
-                },
-                None => format!("attachment {}", id.0),
-            },
-        }
-    }
-
-    /// Returns the sizes of the tables by name.
-    fn table_sizes(&self) -> BTreeMap<String, u64> {
-        let snapshot = self.snapshot.as_ref();
-        let sizes = snapshot.map(|snapshot| snapshot.sizes()).unwrap_or_default();
-        let backends = snapshot.map_or(0, |s| s.frontends().map(|f| f.backends.list().len()).sum());
-        [
-            ("endpoints", sizes.endpoints),
-            ("addresses", sizes.addresses),
-            ("policy-cidrs", sizes.policy_cidrs),
-            ("frontends", sizes.frontends),
-            ("service-addresses", sizes.service_addresses),
-            ("backends", backends),
-            ("identities", self.compiled.0),
-            ("policies", self.compiled.1),
-        ]
-        .into_iter()
-        .map(|(name, n)| (name.to_owned(), n as u64))
-        .collect()
-    }
-}
-
-/// The kernel's names (struct xdp_statistics in include/uapi/linux/if_xdp.h), those that are not zero.
+/// Returns the counters of a socket that are not zero, by the kernel's names (struct xdp_statistics in
+/// include/uapi/linux/if_xdp.h).
 fn kernel_counters(stats: KernelStats) -> BTreeMap<String, u64> {
     [
         ("rx_dropped", stats.rx_dropped),
@@ -319,7 +252,7 @@ fn kernel_counters(stats: KernelStats) -> BTreeMap<String, u64> {
     .collect()
 }
 
-/// Returns the drops by reason, those that occurred, each with its class.
+/// Returns the number of drops by reason, with the reason's class; only reasons that occurred.
 fn drops_by_reason(totals: &PortTotals) -> Vec<ReasonDrops> {
     totals
         .drops()
@@ -331,7 +264,7 @@ fn drops_by_reason(totals: &PortTotals) -> Vec<ReasonDrops> {
         .collect()
 }
 
-/// Returns the drops by class, those that occurred.
+/// Returns the number of drops by class; only classes that occurred.
 fn drops_by_class(totals: &PortTotals) -> BTreeMap<String, u64> {
     totals
         .drops_by_class()
@@ -339,6 +272,7 @@ fn drops_by_class(totals: &PortTotals) -> BTreeMap<String, u64> {
         .collect()
 }
 
+/// Converts the fill levels of a port's rings.
 fn rings(levels: RingLevels) -> RingStatus {
     RingStatus {
         rx: levels.rx,
@@ -348,6 +282,7 @@ fn rings(levels: RingLevels) -> RingStatus {
     }
 }
 
+/// Converts a rejection.
 fn rejection(cluster: &Cluster, rejection: &heddle_model::Rejection) -> RejectionStatus {
     let origin = match rejection.line {
         Some(line) => format!("{}:{line}", rejection.origin),
@@ -364,14 +299,14 @@ fn rejection(cluster: &Cluster, rejection: &heddle_model::Rejection) -> Rejectio
         field: rejection.field.clone(),
         message: format!("{value}{}", rejection.message),
         last_good_serves: match &rejection.subject {
-            Subject::Object(object) => is_there(cluster, object),
+            Subject::Object(object) => has_good_version(cluster, object),
             Subject::Document(_) | Subject::Source => false,
         },
     }
 }
 
-/// Whether a good version of the object is in the cluster's state.
-fn is_there(cluster: &Cluster, object: &ObjectRef) -> bool {
+/// Returns `true` if the cluster has a good version of the object.
+fn has_good_version(cluster: &Cluster, object: &ObjectRef) -> bool {
     let key = &object.key;
     match object.kind {
         Kind::Node => cluster.node(&key.name).is_some(),

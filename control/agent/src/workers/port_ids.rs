@@ -1,4 +1,5 @@
-//! Numbers of pods' ports: after those of the host port's queues, each used again as late as possible.
+//! The numbers of pods' ports. They follow the numbers of the host port's queues, and a released number is reused as late
+//! as possible.
 
 use std::collections::BTreeSet;
 
@@ -9,16 +10,18 @@ use heddle_config::MAX_WORKERS;
 /// The number of the host port's first queue; queue `w` belongs to worker `w`.
 pub const FIRST_HOST: PortId = PortId(0);
 
-/// Which numbers of pods' ports are in use.
+/// The port numbers that are in use by pods.
 #[derive(Debug)]
 pub struct PortIds {
+    /// The most pods.
     count: u16,
+    /// The number allocated last.
     last: u16,
     used: BTreeSet<u16>,
 }
 
 impl PortIds {
-    /// Room for that many pods.
+    /// Starts with numbers for `count` pods, all free.
     #[must_use]
     pub fn new(count: u16) -> Self {
         Self {
@@ -28,8 +31,8 @@ impl PortIds {
         }
     }
 
-    /// The next number; `None`: all are in use.
-    pub fn take(&mut self) -> Option<PortId> {
+    /// Allocates the next free number after the last one; `None` if all are in use.
+    pub fn allocate(&mut self) -> Option<PortId> {
         let free = (1..=self.count)
             .map(|step| (self.last + step) % self.count)
             .find(|n| !self.used.contains(n))?;
@@ -38,8 +41,8 @@ impl PortIds {
         Some(PortId(MAX_WORKERS + free))
     }
 
-    /// Gives a number back.
-    pub fn give_back(&mut self, port: PortId) {
+    /// Releases a number. A number of the host port's queues changes nothing.
+    pub fn release(&mut self, port: PortId) {
         if let Some(n) = port.0.checked_sub(MAX_WORKERS) {
             self.used.remove(&n);
         }
@@ -51,17 +54,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn go_round() {
+    fn a_released_number_is_reused_last() {
         let mut numbers = PortIds::new(3);
-        assert_eq!(numbers.take(), Some(PortId(64)));
-        numbers.give_back(PortId(64));
+        assert_eq!(numbers.allocate(), Some(PortId(64)));
+        numbers.release(PortId(64));
         assert_eq!(
-            [numbers.take(), numbers.take(), numbers.take()],
+            [numbers.allocate(), numbers.allocate(), numbers.allocate()],
             [Some(PortId(65)), Some(PortId(66)), Some(PortId(64))]
         );
-        assert_eq!(numbers.take(), None);
-        numbers.give_back(PortId(66));
-        numbers.give_back(PortId(0));
-        assert_eq!(numbers.take(), Some(PortId(66)));
+        assert_eq!(numbers.allocate(), None);
+        numbers.release(PortId(66));
+        numbers.release(PortId(0));
+        assert_eq!(numbers.allocate(), Some(PortId(66)));
     }
 }

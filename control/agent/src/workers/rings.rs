@@ -1,77 +1,36 @@
-//! Fill rings that have grown and fallen silent give their frames back when others need them.
+//! Shrinks the fill rings of ports that have grown and are silent, when other ports need their frames.
 //!
-//! A busy port's ring grows, and shrinks again by not being refilled. The kernel gives a fill frame back only by
-//! receiving into it, so the ring of a port that has fallen silent keeps what it has. As long as frames to grow by are
-//! left that harms nobody. When they are used up, silent ports that have grown are closed and opened again, which takes
-//! some milliseconds and leaves them with what every port has at rest.
-
-use std::collections::BTreeMap;
+//! A busy port's fill ring grows, and shrinks again by not being refilled. The kernel returns a fill frame only by receiving
+//! a packet into it, so the ring of a port that has become silent keeps its frames. That harms nobody as long as other
+//! rings can grow. When the frames for growth are used up, silent ports are closed and opened again. That takes some
+//! milliseconds and leaves each with the frames that every idle port has.
 
 use heddle_port::{FillBudget, Holder, PortId};
 use heddle_tables::WorkerId;
 
-use super::{Workers, WorkersError};
+use super::error::WorkersError;
+use super::state::Workers;
 
-/// Looks during which a port must have received and sent nothing to count as silent.
-const SILENT_LOOKS: u32 = 2;
-/// Ports opened again after one look at most: control has other things to do.
-const AT_ONCE: usize = 4;
-
-/// How long each port has been silent, in looks.
-#[derive(Debug, Default)]
-pub(super) struct Silence(BTreeMap<PortId, Quiet>);
-
-#[derive(Debug, Clone, Copy)]
-struct Quiet {
-    packets: u64,
-    looks: u32,
-}
-
-impl Silence {
-    /// Notes how many packets each port has received and sent so far.
-    fn look(&mut self, ports: impl Iterator<Item = (PortId, u64)>) {
-        let before = std::mem::take(&mut self.0);
-        self.0 = ports
-            .map(|(port, packets)| {
-                let looks = match before.get(&port) {
-                    Some(quiet) if quiet.packets == packets => quiet.looks + 1,
-                    _ => 0,
-                };
-                (port, Quiet { packets, looks })
-            })
-            .collect();
-    }
-
-    /// Which of the silent ports hold more than `rest` frames, those with the most first.
-    fn grown(&self, rest: u32, held: impl Fn(PortId) -> u32) -> Vec<PortId> {
-        let mut grown: Vec<(u32, PortId)> = self
-            .0
-            .iter()
-            .filter(|(_, quiet)| quiet.looks >= SILENT_LOOKS)
-            .map(|(port, _)| (held(*port), *port))
-            .filter(|(held, _)| *held > rest)
-            .collect();
-        grown.sort_unstable_by(|a, b| b.cmp(a));
-        grown.into_iter().map(|(_, port)| port).collect()
-    }
-}
+/// The most ports that one call opens again, because the control thread has other work.
+const MAX_REOPENED: usize = 4;
 
 /// A silent port that was closed and could not be opened again.
 #[derive(Debug)]
 pub struct NotReopened {
-    /// Its number.
+    /// The port's number.
     pub port: PortId,
-    /// Why.
+    /// The reason.
     pub error: WorkersError,
 }
 
 impl Workers {
-    /// Takes frames back from silent ports if too few are left for one busy port to grow to its most. To be called about
-    /// once a second; gives the ports that are closed now.
+    /// Reopens silent ports that hold many frames, if too few frames are left for one busy port to grow to its ceiling.
+    /// The controller calls it once a second. Returns the ports that could not be opened again and are closed now.
     ///
     /// # Errors
-    /// A worker does not give a port back.
+    /// A worker does not answer.
     pub fn shrink_silent(&mut self) -> Result<Vec<NotReopened>, WorkersError> {
+        // Update the record of silent ports in each call, even if nothing has to be shrunk.
         let packets: Vec<(PortId, u64)> = self
             .ports
             .iter()
@@ -80,15 +39,17 @@ impl Workers {
                 (port, totals.rx_packets + totals.tx_packets)
             })
             .collect();
-        self.silence.look(packets.into_iter());
+        self.silence.record(packets.into_iter());
+        // Nothing to do while one port can still grow to its ceiling, or if no ring has grown.
         let budget = self.context.pool().budget();
         if budget.growth_left() >= FillBudget::CEILING - FillBudget::FLOOR || budget.grown() == 0 {
             return Ok(Vec::new());
         }
+        // Reopen the largest ones, a few in each call.
         let holders = self.context.store().holders();
         let held = |port: PortId| holders.get(&Holder::Port(port)).copied().unwrap_or(0);
         let mut grown = self.silence.grown(budget.floor(), held);
-        grown.truncate(AT_ONCE);
+        grown.truncate(MAX_REOPENED);
         let mut failed = Vec::new();
         for port in grown {
             match self.reopen(port) {
@@ -96,7 +57,7 @@ impl Workers {
                     port = port.0,
                     worker = worker.0,
                     frames = held(port),
-                    "silent: opened again to give its frames back"
+                    "reopened a silent port to free its frames"
                 ),
                 Err(WorkersError::WorkerSilent(worker)) => return Err(WorkersError::WorkerSilent(worker)),
                 Err(error) => failed.push(NotReopened { port, error }),
@@ -105,20 +66,20 @@ impl Workers {
         Ok(failed)
     }
 
-    /// Closes a port and opens it again with the same number and worker.
+    /// Closes a port and opens it again with the same number and worker. If opening fails, the number is released.
     fn reopen(&mut self, port: PortId) -> Result<WorkerId, WorkersError> {
         let Some(info) = self.ports.remove(port) else {
-            return Err(WorkersError::NotTaken(format!("port {port} is not open")));
+            return Err(WorkersError::NotAccepted(format!("port {port} is not open")));
         };
-        let rings = self.take_from_worker(port, info.worker)?;
+        let rings = self.remove_from_worker(port, info.worker)?;
         let ifindex = rings.as_ref().map(heddle_io::XdpPort::ifindex);
         if let Some(rings) = rings {
             self.context.close(rings);
         }
         let opened = match ifindex {
             Some(ifindex) => self.open_rings(&info, ifindex, port),
-            None => Err(WorkersError::NotTaken(format!(
-                "worker {} did not have port {port}",
+            None => Err(WorkersError::NotAccepted(format!(
+                "worker {} does not have port {port}",
                 info.worker
             ))),
         };
@@ -128,35 +89,9 @@ impl Workers {
                 Ok(worker)
             }
             Err(error) => {
-                self.give_back(port);
+                self.port_ids.release(port);
                 Err(error)
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_silent_ports_that_have_grown_are_chosen_the_largest_first() {
-        let mut silence = Silence::default();
-        let held = |port: PortId| [64, 128, 512, 512, 64][usize::from(port.0)];
-        let grown = |silence: &Silence| silence.grown(64, held).iter().map(|p| p.0).collect::<Vec<_>>();
-        let look = |silence: &mut Silence, packets: [u64; 5]| {
-            silence.look((0..).map(PortId).zip(packets));
-        };
-        look(&mut silence, [1, 2, 3, 4, 5]);
-        look(&mut silence, [1, 2, 3, 4, 5]);
-        assert_eq!(grown(&silence), [0u16; 0], "not silent for long enough");
-        look(&mut silence, [1, 2, 3, 9, 5]);
-        assert_eq!(grown(&silence), [2, 1], "0 and 4 have not grown, 3 is not silent");
-        look(&mut silence, [1, 2, 3, 9, 5]);
-        look(&mut silence, [1, 2, 3, 9, 5]);
-        assert_eq!(grown(&silence), [3, 2, 1]);
-        silence.look([(PortId(2), 3)].into_iter());
-        silence.look([(PortId(1), 2), (PortId(2), 3)].into_iter());
-        assert_eq!(grown(&silence), [2], "1 was closed meanwhile: its silence begins anew");
     }
 }

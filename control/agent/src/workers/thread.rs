@@ -1,4 +1,4 @@
-//! Worker threads: pinned, named, and joined in order.
+//! A worker's thread: named, pinned to a core, and joined at the end.
 
 use std::io;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use heddle_port::WorkerPool;
 use heddle_tables::publish::Reader;
 use heddle_tables::{Snapshot, WorkerId};
 
-use super::clock;
+use super::clock::clock;
 
 /// A worker and its thread.
 pub struct WorkerThread {
@@ -22,7 +22,7 @@ pub struct WorkerThread {
 }
 
 impl WorkerThread {
-    /// Starts a worker on a core.
+    /// Starts a worker's thread and pins it to a core. A thread that cannot be pinned runs unpinned, with a warning.
     pub(super) fn start(
         config: WorkerConfig,
         core: usize,
@@ -38,7 +38,7 @@ impl WorkerThread {
                 tracing::warn!(
                     worker = id.0,
                     core,
-                    "the worker could not be pinned to its core and runs anywhere"
+                    "cannot pin the worker to its core: it runs on any core"
                 );
             }
             worker.run(clock);
@@ -47,31 +47,31 @@ impl WorkerThread {
         Ok(Self { handle, core, thread })
     }
 
-    /// Its number.
+    /// Returns the worker's number.
     #[must_use]
     pub fn id(&self) -> WorkerId {
         self.handle.id()
     }
 
-    /// By which control talks to it.
+    /// Returns the handle by which the control thread sends it messages and reads its counters.
     #[must_use]
     pub const fn handle(&self) -> &WorkerHandle<XdpPort> {
         &self.handle
     }
 
-    /// The core that it was to be pinned to.
+    /// Returns the core that it was pinned to at the start, if the kernel allowed it.
     #[must_use]
     pub const fn core(&self) -> usize {
         self.core
     }
 
-    /// Whether its thread has ended.
+    /// Returns `true` if its thread has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// Waits for its end, after it was told to stop; `None` if it had died.
+    /// Waits for the thread's end and returns the worker; `None` if the thread has panicked. The caller has stopped it.
     pub(super) fn join(self) -> Option<Worker<XdpPort>> {
         self.thread.join().ok()
     }

@@ -1,0 +1,244 @@
+//! Reconciliation: carries everything that has changed to the tables, the kernel and the health-check ports.
+
+use std::time::{Duration, Instant};
+
+use heddle_compile::NodeConfig;
+use heddle_model::Changes;
+use heddle_tables::HostPort as HostTable;
+
+use super::error::ControllerError;
+use super::host::HostChange;
+use super::objects::concerns_host;
+use super::publication::{self, HostTables, Publication};
+use super::state::Controller;
+use crate::health;
+
+/// The longest time for which the first tables wait for the host task to find the uplink, whose MTU they contain.
+const WAIT_FOR_UPLINK: Duration = Duration::from_millis(500);
+
+impl Controller {
+    /// Carries everything that has changed since the last call to the tables, the kernel and the health-check ports.
+    ///
+    /// The steps, with the reasons for their order:
+    ///
+    /// 1. Log rejections, even while nothing is published.
+    /// 2. The first time: create the compiler, and open the earlier agent's ports before tables are published that name
+    ///    them. Packets that arrive in between are dropped.
+    /// 3. Hand the host task its plan. It works beside this thread, and the tables wait for it (step 6).
+    /// 4. Hand the compiler the changed objects, ...
+    /// 5. ... and then the attachments of pods that have become known, so that both are in the same tables.
+    /// 6. Publish the tables. They contain the addresses of the host port, so they wait until the host task has set them;
+    ///    but only for a bounded time, and not if an ADD waits for the tables.
+    /// 7. Open the host port's queues after the first tables, so that no packet arrives by them earlier.
+    /// 8. Update the health checks last: a load balancer must see an endpoint only when its traffic is forwarded.
+    pub(super) fn reconcile(&mut self) -> Result<(), ControllerError> {
+        self.objects.log_rejections();
+        let is_first = self.publication.is_none();
+        if is_first && !self.start_publication() {
+            return Ok(());
+        }
+        let changes = self.objects.drain_changes();
+        if changes.is_empty() && !self.publication.as_ref().is_some_and(|p| p.is_changed) {
+            return Ok(());
+        }
+        self.feed_compiler_and_host(&changes, is_first);
+        self.attach_known_pods();
+        if self.publish() {
+            self.open_host_once()?;
+        }
+        self.serve_health_checks(&changes, is_first);
+        Ok(())
+    }
+
+    /// Creates the compiler and opens the earlier agent's ports, once every kind of object has synced and the uplink is
+    /// known or its deadline has passed. Returns `false` while it waits for them.
+    fn start_publication(&mut self) -> bool {
+        if !self.objects.is_synced() {
+            return false;
+        }
+        self.host.set_node_addresses(self.objects.internal_ips());
+        let deadline = *self
+            .waits_for_uplink_until
+            .get_or_insert_with(|| Instant::now() + WAIT_FOR_UPLINK);
+        if self.host.uplink().is_none() && Instant::now() < deadline {
+            return false;
+        }
+        self.waits_for_uplink_until = None;
+        self.host.warn_without_uplink();
+        let HostTables { host, masquerade } = self.host_tables();
+        let settings = &self.settings;
+        self.publication = Some(Publication::new(NodeConfig {
+            host,
+            host_port: heddle_port::PortId(0),
+            masquerade,
+            local_mtu: settings.pod_mtu,
+            uplink: self.objects.uplink_mtu(self.host.uplink()),
+            service_cidrs: settings.service_cidrs.iter().map(|&r| publication::prefix(r)).collect(),
+            external_ips: settings.external_ips,
+            node_ids: publication::node_ids(self.attachments.store.node_ids()),
+            ..NodeConfig::named(settings.node.as_str())
+        }));
+        self.take_over_ports();
+        tracing::info!(node = self.settings.node, "every kind of object has synced");
+        true
+    }
+
+    /// Hands the changed objects to the host task and to the compiler.
+    fn feed_compiler_and_host(&mut self, changes: &Changes, is_first: bool) {
+        let changed_aliases =
+            self.external_aliases
+                .apply_changes(&self.objects.cluster(), changes, self.settings.external_ips);
+        if is_first || changes.objects.iter().any(concerns_host) {
+            self.plan_host();
+        }
+        let tables = self.host_tables();
+        let pod_ranges = self.objects.pod_ranges();
+        let cluster = self.objects.cluster();
+        if let Some(publication) = &mut self.publication {
+            publication.apply_changes(&cluster, changes, tables);
+            publication.set_external_aliases(&cluster, &pod_ranges, &self.external_aliases, changed_aliases);
+        }
+    }
+
+    /// Hands the host task the plan that follows from the objects. The next tables wait for a plan that is not applied.
+    fn plan_host(&mut self) {
+        self.host.set_node_addresses(self.objects.internal_ips());
+        let plan = self
+            .objects
+            .host_plan(&self.settings, &self.external_aliases, self.host.uplink());
+        if let Some(plan) = plan {
+            self.host.set_plan(plan);
+        }
+        if !self.host.has_tried_newest_plan()
+            && let Some(publication) = &mut self.publication
+        {
+            publication.wait_for_host();
+        }
+    }
+
+    /// Hands the compiler the attachments whose pods have become known.
+    fn attach_known_pods(&mut self) {
+        let Some(publication) = &mut self.publication else {
+            return;
+        };
+        let cluster = self.objects.cluster();
+        for attachment in self.attachments.compile_known_pods(&cluster) {
+            publication.compiler.attach(attachment);
+            publication.is_changed = true;
+        }
+    }
+
+    /// Builds and publishes the tables. Returns `false` while they wait for the host task.
+    fn publish(&mut self) -> bool {
+        let Some(publication) = &mut self.publication else {
+            return false;
+        };
+        // Wait for the host task while that is allowed; the flag makes the next reconciliation come back here.
+        let may_wait = self.attachments.pending.is_empty() && !self.host.has_tried_newest_plan();
+        if may_wait
+            && publication
+                .waits_for_host_until
+                .is_some_and(|until| Instant::now() < until)
+        {
+            publication.is_changed = true;
+            return false;
+        }
+        // Compile, and record which attachments have their policy in the result.
+        let is_first = !publication.has_published;
+        let built = publication.build();
+        self.attachments.set_published(built.ready);
+        if !built.node_ids.is_empty() {
+            // The journal logs a failed write. Connections with these nodes are then revalidated after a restart.
+            let ids = built.node_ids.into_iter().map(|(name, id)| (name.to_string(), id.0));
+            self.attachments.store.add_node_ids(ids);
+            self.journal.save(&mut self.attachments.store);
+        }
+        self.view_is_stale = true;
+        // Unchanged tables are not published, except the first ones: the workers have none until then.
+        if built.changed || is_first {
+            tracing::debug!(
+                version = built.snapshot.version(),
+                pages = built.pages_copied,
+                endpoints_raised = built.raised.len(),
+                "published tables"
+            );
+            self.workers.publish(built.snapshot);
+            publication.published_at = Instant::now();
+        }
+        publication.log_differences();
+        // Connections that Services no longer lead to their backends are swept once all workers have these tables.
+        if is_first || built.new_frontends || !built.removed_backends.is_empty() {
+            publication.sweep_after = Some(self.workers.published());
+        }
+        true
+    }
+
+    /// Opens the host port's queues after the first tables.
+    fn open_host_once(&mut self) -> Result<(), ControllerError> {
+        if let Some(publication) = &mut self.publication
+            && !publication.has_published
+        {
+            publication.has_published = true;
+            self.workers.open_host(heddle_host::PEER, self.host.link().peer_index)?;
+            self.view_is_stale = true;
+        }
+        Ok(())
+    }
+
+    /// Opens and closes the ports of health checks, if a change concerns them.
+    fn serve_health_checks(&mut self, changes: &Changes, is_first: bool) {
+        let cluster = self.objects.cluster();
+        if !is_first && !changes.objects.iter().any(|change| health::concerns(&cluster, change)) {
+            return;
+        }
+        let failed = self.health.serve(health::checks_of_node(&cluster, &self.settings.node));
+        for (port, error) in &failed {
+            if !self.health_failures.contains(port) {
+                tracing::error!(
+                    "healthCheckNodePort {port} cannot be served: {error}. Load balancers see this node as one without \
+                     endpoints. The next change of a Service or its endpoints tries again"
+                );
+            }
+        }
+        self.health_failures = failed.into_iter().map(|(port, _)| port).collect();
+    }
+
+    /// Returns the host's side of the tables.
+    fn host_tables(&self) -> HostTables {
+        let (addresses, masquerade) = self.objects.reserved_addresses(&self.settings);
+        HostTables {
+            host: HostTable {
+                mac: self.host.link().mac,
+                addresses,
+            },
+            masquerade,
+        }
+    }
+
+    /// Records a report of the host task and applies its consequence to the tables and the host port's queues.
+    pub(super) fn record_host_report(&mut self, report: heddle_host::Report) -> Result<(), ControllerError> {
+        let change = self.host.record(report);
+        // Before the first tables nothing depends on the host port.
+        let Some(publication) = &mut self.publication else {
+            return Ok(());
+        };
+        match change {
+            HostChange::Nothing => {}
+            HostChange::Uplink => {
+                let mtu = self.objects.uplink_mtu(self.host.uplink());
+                publication.is_changed |= publication.compiler.set_uplink_mtu(mtu);
+                self.plan_host();
+            }
+            HostChange::Recreated => {
+                // The old queues belong to an interface that is gone.
+                publication.is_changed = true;
+                if publication.has_published {
+                    self.workers.close_host()?;
+                    self.workers.open_host(heddle_host::PEER, self.host.link().peer_index)?;
+                    self.view_is_stale = true;
+                }
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,150 @@
+//! The controller's state: its parts, the queues that it reads, and the state that belongs to no part.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crossbeam::channel::{Receiver, Sender, unbounded};
+use heddle_config::Settings;
+use heddle_flow::Takeover;
+use heddle_host::external_aliases::ExternalAliases;
+use heddle_model::Event;
+use tokio::runtime::Handle;
+
+use super::attachments::Attachments;
+use super::cni_answers::{DeletedStale, HeldAnswer};
+use super::error::ControllerError;
+use super::host::HostReconciler;
+use super::journal::Journal;
+use super::objects::Objects;
+use super::publication::Publication;
+use crate::api::Request;
+use crate::attachments::Store;
+use crate::health::HealthChecks;
+use crate::read_model::{ReadModel, View};
+use crate::workers::Workers;
+
+/// The inputs of [`Controller::new`].
+pub struct Parts {
+    /// The configuration.
+    pub settings: Settings,
+    /// The attachments that the state directory records.
+    pub store: Store,
+    /// The workers and their ports.
+    pub workers: Workers,
+    /// The outcome of the flow table's takeover.
+    pub takeover: Takeover,
+    /// The runtime that serves the health checks' sockets.
+    pub runtime: Handle,
+    /// Batches of events from the source of objects.
+    pub events: Receiver<Vec<Event>>,
+    /// Requests of the CNI socket.
+    pub requests: Receiver<Request>,
+    /// A message, or the end of the channel, ends the controller.
+    pub stop: Receiver<()>,
+}
+
+/// The controller: its parts, and the state that belongs to none of them.
+///
+/// One thread owns it. The modules beside this one add the methods, each for one task.
+pub struct Controller {
+    pub(super) settings: Settings,
+    pub(super) events: Receiver<Vec<Event>>,
+    pub(super) requests: Receiver<Request>,
+    pub(super) stop: Receiver<()>,
+
+    pub(super) workers: Workers,
+    pub(super) takeover: Takeover,
+    pub(super) objects: Objects,
+    pub(super) attachments: Attachments,
+    /// `None` until every kind of object has synced.
+    pub(super) publication: Option<Publication>,
+    pub(super) host: HostReconciler,
+    /// The ports at which the node's processes reach load balancer and external addresses that the node itself holds.
+    pub(super) external_aliases: ExternalAliases,
+    pub(super) journal: Journal,
+    /// Answers that wait until the journal has written their state.
+    pub(super) held: Vec<HeldAnswer>,
+    pub(super) deleted_stale_in: Sender<DeletedStale>,
+    /// *Prepare* requests whose earlier interface the host task has deleted.
+    pub(super) deleted_stale: Receiver<DeletedStale>,
+    /// The deadline for finding the uplink; `None` until every kind of object has synced, and again afterwards.
+    pub(super) waits_for_uplink_until: Option<Instant>,
+    pub(super) health: HealthChecks,
+    /// Ports of health checks that could not be opened. Each is logged once.
+    pub(super) health_failures: BTreeSet<u16>,
+    pub(super) read_model: Arc<ReadModel>,
+    /// `true` if tables or ports have changed since the read model was updated.
+    pub(super) view_is_stale: bool,
+}
+
+impl Controller {
+    /// Starts the host task, which creates the host port or takes it over, and the journal. `run` calls it in the
+    /// agent's network namespace before [`Controller::run`].
+    ///
+    /// # Errors
+    /// The kernel refuses the host port, or a thread cannot be started.
+    pub fn new(parts: Parts) -> Result<Self, ControllerError> {
+        let Parts {
+            settings,
+            store,
+            workers,
+            takeover,
+            runtime,
+            events,
+            requests,
+            stop,
+        } = parts;
+        let objects = Objects::new(&settings.node);
+        let (deleted_stale_in, deleted_stale) = unbounded();
+        let read_model = Arc::new(ReadModel::new(settings.clone(), takeover, objects.shared(), &workers));
+        let mut controller = Self {
+            host: HostReconciler::start(&settings)?,
+            settings,
+            events,
+            requests,
+            stop,
+            workers,
+            takeover,
+            objects,
+            attachments: Attachments::new(store),
+            publication: None,
+            external_aliases: ExternalAliases::default(),
+            journal: Journal::start()?,
+            held: Vec::new(),
+            deleted_stale_in,
+            deleted_stale,
+            waits_for_uplink_until: None,
+            health: HealthChecks::new(runtime),
+            health_failures: BTreeSet::new(),
+            read_model,
+            view_is_stale: true,
+        };
+        controller.update_read_model();
+        Ok(controller)
+    }
+
+    /// Returns the read model, which answers queries while the controller runs.
+    #[must_use]
+    pub fn read_model(&self) -> Arc<ReadModel> {
+        Arc::clone(&self.read_model)
+    }
+
+    /// Hands the read model the acknowledged version, and a new view if the state that readers see has changed.
+    pub(super) fn update_read_model(&mut self) {
+        self.read_model.set_acknowledged(self.workers.acknowledged());
+        let attachments_changed = std::mem::take(&mut self.attachments.is_changed);
+        if !std::mem::take(&mut self.view_is_stale) && !attachments_changed {
+            return;
+        }
+        let publication = self.publication.as_ref();
+        self.read_model.update(View {
+            snapshot: self.workers.newest().cloned(),
+            synced_at: publication.map(|p| p.synced_at),
+            published_at: publication.map(|p| p.published_at),
+            compiled: publication.map_or((0, 0), |p| (p.compiler.identity_count(), p.compiler.policy_count())),
+            attachments: self.attachments.describe_all(&self.objects.cluster()),
+            ports: self.workers.ports().map(|(port, info)| (port, info.clone())).collect(),
+        });
+    }
+}

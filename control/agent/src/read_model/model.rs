@@ -1,0 +1,117 @@
+//! The read model's state, and the controller's side of it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Instant;
+
+use heddle_config::Settings;
+use heddle_engine::PortTotals;
+use heddle_flow::{FlowTable, Takeover};
+use heddle_io::{PortObservers, XdpConfig};
+use heddle_model::Cluster;
+use heddle_port::{PortId, SharedPool};
+
+use super::denied::DeniedSums;
+use super::meters::{Meters, WorkerView};
+use super::view::View;
+use crate::workers::{WorkerThread, Workers};
+
+/// The cluster's objects. The controller writes, the read model reads.
+pub type SharedCluster = Arc<RwLock<Cluster>>;
+
+/// The read model. The controller updates it, and threads of the operator's socket read it.
+pub struct ReadModel {
+    pub(super) settings: Settings,
+    pub(super) takeover: Takeover,
+    pub(super) started: Instant,
+    cluster: SharedCluster,
+    pub(super) flows: Arc<FlowTable>,
+    pub(super) pool: SharedPool,
+    pub(super) memory: XdpConfig,
+    pub(super) observers: PortObservers,
+    pub(super) workers: Vec<WorkerView>,
+    /// The newest view. The lock is held only while the pointer is copied.
+    view: RwLock<Arc<View>>,
+    /// The version of the tables that every worker has taken.
+    pub(super) acknowledged: AtomicU64,
+    pub(super) denied: Mutex<DeniedSums>,
+    pub(super) meters: Mutex<Meters>,
+    /// A random number that identifies this process in cursors.
+    pub(super) instance: u64,
+}
+
+impl ReadModel {
+    /// Creates the read model of an agent that has just started.
+    pub(crate) fn new(settings: Settings, takeover: Takeover, cluster: SharedCluster, workers: &Workers) -> Self {
+        let view = |worker: &WorkerThread| WorkerView {
+            id: worker.id(),
+            core: worker.core(),
+            counters: Arc::clone(worker.handle().counters()),
+        };
+        Self {
+            settings,
+            takeover,
+            started: Instant::now(),
+            cluster,
+            flows: Arc::clone(workers.flows()),
+            pool: workers.pool().clone(),
+            memory: *workers.config(),
+            observers: workers.observers(),
+            workers: workers.threads().iter().map(view).collect(),
+            view: RwLock::default(),
+            acknowledged: AtomicU64::new(0),
+            denied: Mutex::default(),
+            meters: Mutex::new(Meters::new(workers.threads().len())),
+            // 53 bits, which every JSON reader keeps exactly.
+            instance: RandomState::new().hash_one(std::process::id()) >> 11,
+        }
+    }
+
+    /// Replaces the view. The controller calls it.
+    pub(crate) fn update(&self, view: View) {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    /// Sets the version that every worker has taken. The controller calls it.
+    pub(crate) fn set_acknowledged(&self, version: u64) {
+        self.acknowledged.store(version, Ordering::Relaxed);
+    }
+
+    /// Samples the counters that readers see as rates and sums. The controller calls it once a second, before a worker
+    /// reuses a counter of denied packets for another rule.
+    pub(crate) fn sample(&self) {
+        lock(&self.meters).sample(&self.workers);
+        self.sum_denied(&self.view());
+    }
+
+    /// Adds the packets that policies have denied since the last call to their sums.
+    pub(super) fn sum_denied(&self, view: &View) {
+        lock(&self.denied).add_new_counts(view, &self.workers);
+    }
+
+    /// Returns the newest view.
+    pub(super) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Returns the cluster for one look-up or one list.
+    pub(super) fn cluster(&self) -> RwLockReadGuard<'_, Cluster> {
+        self.cluster.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the counters of a port, summed over all workers.
+    pub(super) fn totals(&self, port: PortId) -> PortTotals {
+        let mut sum = PortTotals::default();
+        for worker in &self.workers {
+            sum += &worker.counters.port_totals(port);
+        }
+        sum
+    }
+}
+
+/// Locks a mutex, also after a reader has panicked: every value behind these mutexes is valid at any time.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,33 @@
+//! The error of the workers and their ports.
+
+use std::io;
+
+use heddle_engine::WorkerGone;
+use heddle_io::XdpError;
+use heddle_tables::WorkerId;
+
+/// A failure to start the workers, or to open or close a port.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkersError {
+    /// AF_XDP refuses the memory or a socket.
+    #[error(transparent)]
+    Xdp(#[from] XdpError),
+    /// A worker has ended.
+    #[error(transparent)]
+    WorkerGone(#[from] WorkerGone),
+    /// A worker does not answer within the time limit.
+    #[error("worker {0} does not answer: start the agent again")]
+    WorkerSilent(WorkerId),
+    /// A worker refused a port or does not have it.
+    #[error("{0}")]
+    NotAccepted(String),
+    /// Every port number for pods is in use.
+    #[error("all {max} ports of pods are open (key maxPods)")]
+    NoPortNumber {
+        /// The most pods (`maxPods`).
+        max: u16,
+    },
+    /// A thread or an eventfd cannot be created.
+    #[error("starting the workers: {0}")]
+    Threads(#[from] io::Error),
+}
