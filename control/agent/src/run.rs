@@ -168,7 +168,7 @@ fn serve(
     events: channel::Sender<Vec<heddle_model::Event>>,
     requests: &channel::Sender<crate::api::Request>,
 ) -> Result<(), RunError> {
-    let _watch = folder::follow(manifests, move |batch| match events.send(batch) {
+    let _watch = folder::watch_batches(manifests, move |batch| match events.send(batch) {
         Ok(()) => std::ops::ControlFlow::Continue(()),
         Err(_) => std::ops::ControlFlow::Break(()),
     })?;

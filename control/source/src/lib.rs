@@ -5,7 +5,7 @@
 //!
 //! - [`decode`](mod@decode) decodes one object from JSON.
 //! - [`manifest`] parses a file of YAML or JSON into its objects.
-//! - [`folder`] reads a folder of such files once, or follows it.
+//! - [`folder`] reads a folder of such files once, or watches it.
 //!
 //! Only this crate knows the JSON and YAML forms of Kubernetes objects.
 

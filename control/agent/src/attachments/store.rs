@@ -28,7 +28,7 @@ const MOST_FREED: usize = 4096;
 /// All that the file holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct State {
+struct FileContents {
     layout: u32,
     /// The id given last.
     #[serde(rename = "lastNumber")]
@@ -43,7 +43,7 @@ struct State {
     nodes: BTreeMap<String, u16>,
 }
 
-impl Default for State {
+impl Default for FileContents {
     fn default() -> Self {
         Self {
             layout: LAYOUT,
@@ -100,7 +100,7 @@ pub enum StoreError {
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
-    state: State,
+    state: FileContents,
     /// The state has changed since the last write was taken.
     is_unsaved: bool,
 }
@@ -109,7 +109,7 @@ pub struct Store {
 #[derive(Debug)]
 pub struct StateWrite {
     path: PathBuf,
-    state: State,
+    state: FileContents,
 }
 
 impl StateWrite {
@@ -137,7 +137,7 @@ impl Store {
                 path: path.clone(),
                 problem,
             })?,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => State::default(),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => FileContents::default(),
             Err(source) => return Err(StoreError::Io { path, source }),
         };
         Ok(Self {
@@ -276,7 +276,7 @@ impl Store {
         }
     }
 
-    fn replace(&mut self, next: State) {
+    fn replace(&mut self, next: FileContents) {
         if next != self.state {
             self.is_unsaved = true;
             self.state = next;
@@ -284,7 +284,7 @@ impl Store {
     }
 }
 
-fn read(bytes: &[u8]) -> Result<State, String> {
+fn read(bytes: &[u8]) -> Result<FileContents, String> {
     /// The one field that every layout has.
     #[derive(Deserialize)]
     struct Layout {
@@ -294,7 +294,7 @@ fn read(bytes: &[u8]) -> Result<State, String> {
     if layout != LAYOUT {
         return Err(format!("its layout is {layout}, this version reads {LAYOUT}"));
     }
-    let mut state: State = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+    let mut state: FileContents = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
     state.attachments.sort_by_key(|a| a.id);
     let mut addresses = HashSet::new();
     for (n, record) in state.attachments.iter().enumerate() {
@@ -319,7 +319,7 @@ fn read(bytes: &[u8]) -> Result<State, String> {
     Ok(state)
 }
 
-fn write(path: &Path, state: &State) -> io::Result<()> {
+fn write(path: &Path, state: &FileContents) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir)?;
     let new = path.with_extension("json.new");
@@ -332,7 +332,7 @@ fn write(path: &Path, state: &State) -> io::Result<()> {
 }
 
 /// The next number after the last that nobody has.
-fn next_id(state: &State) -> Option<u16> {
+fn next_id(state: &FileContents) -> Option<u16> {
     let count = LAST_ID - FIRST_ID + 1;
     let last = state.last_id.clamp(FIRST_ID - 1, LAST_ID);
     (0..count)

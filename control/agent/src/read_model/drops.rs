@@ -123,7 +123,8 @@ impl ReadModel {
             Some(name) => match DropClass::ALL.iter().find(|class| class.as_str() == name) {
                 Some(class) => Some(*class),
                 None => {
-                    let message = format!("{name:?} is not a class of drop reasons: take one from the counters in heddle status");
+                    let message =
+                        format!("{name:?} is not a class of drop reasons: take one from the counters in heddle status");
                     return Err(QueryError::invalid(message));
                 }
             },

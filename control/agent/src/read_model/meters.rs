@@ -16,11 +16,11 @@ pub(super) struct WorkerView {
 /// The last sample of each worker.
 #[derive(Debug)]
 pub(super) struct Meters {
-    pub(super) samples: Vec<Sample>,
+    pub(super) samples: Vec<TurnSample>,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sample {
+pub(super) struct TurnSample {
     /// All turns so far.
     turns: u64,
     /// The turns so far in which the worker found packets.
@@ -33,7 +33,7 @@ impl Meters {
     /// Starts with a sample of zeros for each worker.
     pub(super) fn new(workers: usize) -> Self {
         Self {
-            samples: vec![Sample::default(); workers],
+            samples: vec![TurnSample::default(); workers],
         }
     }
 
@@ -43,7 +43,7 @@ impl Meters {
             let now = worker.counters.totals();
             let (turns, busy) = (now.turns - sample.turns, now.busy_turns - sample.busy);
             let ratio = if turns == 0 { 0.0 } else { busy as f64 / turns as f64 };
-            *sample = Sample {
+            *sample = TurnSample {
                 turns: now.turns,
                 busy: now.busy_turns,
                 ratio,

@@ -14,7 +14,7 @@ use heddle_proto::status::{
     RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
 };
 
-use super::meters::{Sample, WorkerView};
+use super::meters::{TurnSample, WorkerView};
 use super::model::{ReadModel, lock};
 use super::view::View;
 use crate::workers::PortInfo;
@@ -96,7 +96,7 @@ impl ReadModel {
 
     /// Returns the state of each worker.
     fn worker_statuses(&self, view: &View, acknowledged: u64) -> Vec<WorkerStatus> {
-        let status = |(worker, sample): (&WorkerView, &Sample)| {
+        let status = |(worker, sample): (&WorkerView, &TurnSample)| {
             let totals = worker.counters.totals();
             let id = worker.id;
             WorkerStatus {

@@ -9,10 +9,10 @@ const SILENT_SAMPLES: u32 = 2;
 
 /// The time for which each port has been silent, in samples.
 #[derive(Debug, Default)]
-pub(super) struct Silence(BTreeMap<PortId, Sample>);
+pub(super) struct Silence(BTreeMap<PortId, PortSample>);
 
 #[derive(Debug, Clone, Copy)]
-struct Sample {
+struct PortSample {
     /// The packets that the port has received and sent so far.
     packets: u64,
     /// The number of samples since the last packet.
@@ -29,7 +29,7 @@ impl Silence {
                     Some(sample) if sample.packets == packets => sample.silent + 1,
                     _ => 0,
                 };
-                (port, Sample { packets, silent })
+                (port, PortSample { packets, silent })
             })
             .collect();
     }

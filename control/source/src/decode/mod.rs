@@ -143,7 +143,7 @@ pub fn unlist(value: Value) -> Vec<Value> {
     let mut out = Vec::new();
     let mut open = vec![value];
     while let Some(value) = open.pop() {
-        match take_items(value) {
+        match split_list(value) {
             Ok(items) => open.extend(items.into_iter().rev()),
             Err(object) => out.push(object),
         }
@@ -151,7 +151,8 @@ pub fn unlist(value: Value) -> Vec<Value> {
     out
 }
 
-fn take_items(mut value: Value) -> Result<Vec<Value>, Value> {
+/// Returns the entries of a list, or the value itself if it is no list.
+fn split_list(mut value: Value) -> Result<Vec<Value>, Value> {
     let of = value
         .get("kind")
         .and_then(Value::as_str)

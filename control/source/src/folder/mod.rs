@@ -1,4 +1,4 @@
-//! Reads a folder of manifests once, or follows it.
+//! Reads a folder of manifests once, or watches it.
 //!
 //! Every file whose name ends in `.yaml`, `.yml` or `.json` counts, unless it is hidden or an editor's copy. Subfolders
 //! are not entered. A symbolic link counts as a file. A change of its target is noticed when the link itself is replaced,
@@ -21,7 +21,7 @@ use std::path::Path;
 use heddle_model::{Event, Kind};
 
 pub use error::FolderError;
-pub use watch::{Watch, follow, watch};
+pub use watch::{Watch, watch, watch_batches};
 
 /// Reads a folder once: all its objects and rejections, in the order of file names, then [`Event::Synced`] for every
 /// kind.

@@ -1,4 +1,4 @@
-//! The contents of a folder's files, and the events that follow when some of them change. Touches no file.
+//! The contents of a folder's files, and the events for changes of them. This module reads no file.
 //!
 //! If several documents hold the same object, the first one counts, by file name and then by its number in the file; the
 //! others are reported as duplicates. A file that does not parse keeps its earlier objects.
@@ -22,14 +22,17 @@ pub(super) enum Content {
     Entries(Vec<Entry>),
 }
 
+/// The objects and rejections of one file.
 #[derive(Debug, Default)]
 struct File {
     objects: Vec<ObjectRef>,
     /// Rejections without an object: of the file itself, and of documents without a name.
     rejections: Rejections,
+    /// The number of documents of each kind that heddle does not read.
     others: BTreeMap<String, usize>,
 }
 
+/// A document that has an object.
 #[derive(Debug)]
 struct Place {
     line: Option<u32>,
@@ -51,7 +54,8 @@ pub(super) struct State {
     files: BTreeMap<Arc<str>, File>,
     places: HashMap<ObjectRef, BTreeMap<(Arc<str>, u32), Place>>,
     reported: HashMap<ObjectRef, Reported>,
-    told: HashSet<String>,
+    /// The ignored kinds that were logged. Each is logged once.
+    logged_kinds: HashSet<String>,
 }
 
 impl State {
@@ -84,10 +88,10 @@ impl State {
                     let rejection = unreadable(&name, &error);
                     rejections.insert(rejection.key(), rejection);
                 }
-                Content::Gone => touched.extend(self.forget(&name)),
+                Content::Gone => touched.extend(self.remove_objects(&name)),
                 Content::Entries(entries) => {
-                    touched.extend(self.forget(&name));
-                    rejections = self.take(&name, entries, &mut touched);
+                    touched.extend(self.remove_objects(&name));
+                    rejections = self.insert_file(&name, entries, &mut touched);
                 }
             }
             let file = self.files.get_mut(&name);
@@ -112,7 +116,7 @@ impl State {
     }
 
     /// Removes the objects of a file. Reports about the file itself stay, to be compared.
-    fn forget(&mut self, name: &Arc<str>) -> Vec<ObjectRef> {
+    fn remove_objects(&mut self, name: &Arc<str>) -> Vec<ObjectRef> {
         let objects = self
             .files
             .get_mut(name)
@@ -126,7 +130,9 @@ impl State {
         objects
     }
 
-    fn take(&mut self, name: &Arc<str>, entries: Vec<Entry>, touched: &mut Vec<ObjectRef>) -> Rejections {
+    /// Replaces the objects of a file by the entries of its new content. Appends the objects to `touched`, and returns the
+    /// rejections of documents without a name.
+    fn insert_file(&mut self, name: &Arc<str>, entries: Vec<Entry>, touched: &mut Vec<ObjectRef>) -> Rejections {
         let mut rejections = Rejections::new();
         let mut file = File::default();
         for Entry { number, line, decoded } in entries {
@@ -164,7 +170,7 @@ impl State {
             touched.push(object);
         }
         for kind in file.others.keys() {
-            if self.told.insert(kind.clone()) {
+            if self.logged_kinds.insert(kind.clone()) {
                 tracing::info!(file = %name, kind, "objects of this kind are ignored");
             }
         }
@@ -225,6 +231,7 @@ impl State {
     }
 }
 
+/// Appends an event for each rejection that is new, changed or gone.
 fn differences(before: &Rejections, after: &Rejections, events: &mut Vec<Event>) {
     for key in before.keys().filter(|key| !after.contains_key(key)) {
         events.push(Event::Restored(key.clone()));
@@ -236,6 +243,7 @@ fn differences(before: &Rejections, after: &Rejections, events: &mut Vec<Event>)
     }
 }
 
+/// Returns the rejection of a file that cannot be read or parsed.
 pub(super) fn unreadable(origin: &Arc<str>, error: &ParseError) -> Rejection {
     Rejection {
         origin: Arc::clone(origin),
@@ -244,11 +252,12 @@ pub(super) fn unreadable(origin: &Arc<str>, error: &ParseError) -> Rejection {
         cause: Cause::Unreadable,
         field: String::new(),
         value: String::new(),
-        message: format!("{}; what it said before stays in force", error.message),
+        message: format!("{}; its earlier objects stay in force", error.message),
         closes: None,
     }
 }
 
+/// Returns the rejection of a document whose object an earlier document has already.
 fn duplicate(object: &ObjectRef, file: &Arc<str>, line: Option<u32>, first: &str, at: Option<u32>) -> Rejection {
     let at = at.map(|line| format!(":{line}")).unwrap_or_default();
     Rejection {

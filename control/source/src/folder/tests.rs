@@ -1,4 +1,4 @@
-//! Real folders, followed by the kernel's events; and, without files, that the events of any sequence of changes lead
+//! Real folders, watched by inotify; and, without files, that the events of any sequence of changes lead
 //! to what the files say.
 
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ impl Followed {
         fs::write(self.path(name), text).unwrap();
     }
 
-    /// Takes events until the cluster is as wanted; returns what came.
+    /// Applies events until the cluster meets a condition, and returns them.
     fn until(&mut self, wanted: impl Fn(&Cluster) -> bool) -> Vec<Event> {
         let mut seen = Vec::new();
         while !wanted(&self.cluster) {
@@ -71,8 +71,8 @@ impl Followed {
         seen
     }
 
-    /// Takes everything that was reported up to a change made after it.
-    fn settle(&mut self) -> Vec<Event> {
+    /// Returns all events that were reported before a change that this function makes.
+    fn drain(&mut self) -> Vec<Event> {
         self.write("zz-mark.yaml", &policy("mark", 1));
         let mut seen = self.until(|cluster| cluster.policy(&ObjectKey::new("shop", "mark")).is_some());
         seen.pop();
@@ -141,7 +141,7 @@ fn a_file_moved_into_place_counts_and_temporary_files_do_not() {
     assert!(!has(&followed.cluster, "never"));
     // Renamed: the objects stay.
     fs::rename(followed.path("a.yaml"), followed.path("b.yaml")).unwrap();
-    let events = followed.settle();
+    let events = followed.drain();
     assert!(
         !events.iter().any(|event| matches!(event, Event::Delete(_))),
         "{events:?}"
@@ -157,7 +157,7 @@ fn half_a_file_is_never_taken_for_a_whole_one() {
     file.write_all(policy("a", 1).as_bytes()).unwrap();
     file.sync_all().unwrap();
     // Other files change meanwhile, and are seen.
-    let events = followed.settle();
+    let events = followed.drain();
     assert!(events.is_empty() && has(&followed.cluster, "b"), "{events:?}");
     file.write_all(policy("b", 3).as_bytes()).unwrap();
     drop(file);

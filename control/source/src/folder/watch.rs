@@ -1,6 +1,6 @@
-//! Follows a folder by inotify.
+//! Watches a folder by inotify.
 //!
-//! The thread receives the kernel's events, waits until none has come for a moment, reads the files concerned and reports
+//! The thread receives the kernel's events, waits until none has arrived for a moment, reads the files concerned and reports
 //! their changes in one batch. A file that is being written is left alone until its writer closes it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,14 +21,14 @@ use super::scan;
 use super::state::{Content, State, unreadable};
 use crate::manifest::{ParseError, is_manifest};
 
-/// Changes that come closer together than this are one batch; a change alone waits for as long.
+/// The pause after which a series of changes ends and becomes one batch. A single change waits as long.
 const QUIET: Duration = Duration::from_millis(2);
-/// A batch waits no longer than this.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// The longest time for which a batch collects changes.
+const LONGEST_BATCH: Duration = Duration::from_millis(100);
 /// The interval of checks for a removed folder.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const GONE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Follows a folder until it is dropped.
+/// A watched folder; dropping it ends the watch.
 #[derive(Debug)]
 pub struct Watch {
     signals: Sender<Signal>,
@@ -54,13 +54,13 @@ impl Drop for Watch {
     }
 }
 
-/// Follows a folder: reports all its objects and [`Event::Synced`] first, then every change.
+/// Watches a folder: reports all its objects and [`Event::Synced`] first, then every change.
 ///
 /// # Errors
 /// Fails if the folder does not exist or cannot be watched.
 pub fn watch(folder: &Path) -> Result<(Watch, Receiver<Event>), FolderError> {
     let (sender, receiver) = mpsc::channel();
-    let watch = follow(folder, move |events| {
+    let watch = watch_batches(folder, move |events| {
         let sent = events.into_iter().all(|event| sender.send(event).is_ok());
         if sent {
             ControlFlow::Continue(())
@@ -71,12 +71,12 @@ pub fn watch(folder: &Path) -> Result<(Watch, Receiver<Event>), FolderError> {
     Ok((watch, receiver))
 }
 
-/// The same as [`watch`], with a function that takes what changed together as one batch, on the following thread.
-/// Dropping the [`Watch`] waits for the function to return; when it breaks, the folder is no longer followed.
+/// Watches a folder like [`watch`], and calls a function on the watch's thread with each batch of events that belong
+/// together. When the function breaks, the watch ends. Dropping the [`Watch`] waits for the function to return.
 ///
 /// # Errors
 /// Fails if the folder does not exist or cannot be watched.
-pub fn follow(
+pub fn watch_batches(
     folder: &Path,
     sink: impl FnMut(Vec<Event>) -> ControlFlow<()> + Send + 'static,
 ) -> Result<Watch, FolderError> {
@@ -92,26 +92,26 @@ pub fn follow(
     };
     let (signals, inbox) = mpsc::channel();
     let ignored = Arc::new(Mutex::new(BTreeMap::new()));
-    let mut follower = Follower {
+    let mut watcher_thread = WatchThread {
         folder: folder.to_owned(),
         sink,
         inbox,
         watcher: watcher(folder, signals.clone()).map_err(failed)?,
-        lost: false,
-        told: false,
+        is_gone: false,
+        is_reported_gone: false,
         ignored: Arc::clone(&ignored),
         state: State::default(),
         touched: BTreeSet::new(),
         writing: BTreeSet::new(),
-        all: true,
+        must_rescan: true,
     };
-    follower
+    watcher_thread
         .watcher
         .watch(folder, RecursiveMode::NonRecursive)
         .map_err(failed)?;
     let thread = thread::Builder::new().name("heddle-folder".to_owned()).spawn(move || {
         // The end is the consumer's wish, or the watch's.
-        let _ = follower.run();
+        let _ = watcher_thread.run();
     });
     let thread = thread.map_err(|source| FolderError::Thread {
         path: folder.to_owned(),
@@ -124,6 +124,7 @@ pub fn follow(
     })
 }
 
+/// A message to the watch's thread.
 #[derive(Debug)]
 enum Signal {
     /// This file must be read: it was closed after writing, moved, linked or removed.
@@ -136,9 +137,11 @@ enum Signal {
     All,
     /// The folder itself is gone.
     Lost,
+    /// The watch was dropped.
     Stop,
 }
 
+/// Starts inotify; its events become signals.
 fn watcher(folder: &Path, signals: Sender<Signal>) -> notify::Result<RecommendedWatcher> {
     let folder = folder.to_owned();
     notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
@@ -157,6 +160,7 @@ fn watcher(folder: &Path, signals: Sender<Signal>) -> notify::Result<Recommended
     })
 }
 
+/// Converts an inotify event of a path to a signal; `None` if the path is no manifest or the event changes nothing.
 fn signal(folder: &Path, path: &Path, kind: EventKind) -> Option<Signal> {
     if path == folder {
         let gone = matches!(kind, EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_)));
@@ -185,37 +189,43 @@ fn signal(folder: &Path, path: &Path, kind: EventKind) -> Option<Signal> {
     }
 }
 
+/// Returns `true` for a symbolic link and for a file with more than one hard link: both are complete when they appear.
 fn is_link(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt as _;
     fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink() || metadata.nlink() > 1)
 }
 
-struct Follower<S> {
+/// The state of the watch's thread.
+struct WatchThread<S> {
     folder: PathBuf,
     sink: S,
     inbox: Receiver<Signal>,
     watcher: RecommendedWatcher,
-    /// The folder is gone.
-    lost: bool,
-    /// The removal has been reported.
-    told: bool,
+    /// `true` while the folder does not exist.
+    is_gone: bool,
+    /// `true` if a rejection reports that the folder is gone.
+    is_reported_gone: bool,
     ignored: Arc<Mutex<BTreeMap<String, usize>>>,
     state: State,
+    /// The files that must be read.
     touched: BTreeSet<Arc<str>>,
+    /// The files that are being written.
     writing: BTreeSet<Arc<str>>,
-    all: bool,
+    /// `true` if the whole folder must be listed and read.
+    must_rescan: bool,
 }
 
-impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
+impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> WatchThread<S> {
+    /// Reads and reports until the watch is dropped or the sink breaks.
     fn run(&mut self) -> ControlFlow<()> {
         let mut first = true;
         loop {
-            self.find_again()?;
+            self.watch_again()?;
             let contents = self.read()?;
             let mut events = self.state.update(contents);
             *self.ignored.lock().unwrap_or_else(PoisonError::into_inner) = self.state.ignored();
             // As long as a file of the first reading is being written, the state is not complete.
-            if first && !self.lost && self.touched.is_empty() {
+            if first && !self.is_gone && self.touched.is_empty() {
                 events.extend(Kind::ALL.map(Event::Synced));
                 first = false;
             }
@@ -224,6 +234,7 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
         }
     }
 
+    /// Hands events to the sink, if there are any.
     fn report(&mut self, events: Vec<Event>) -> ControlFlow<()> {
         if events.is_empty() {
             ControlFlow::Continue(())
@@ -234,8 +245,8 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
 
     /// Waits for an event, and then until no more come.
     fn wait(&mut self) -> ControlFlow<()> {
-        let first = if self.lost {
-            self.inbox.recv_timeout(LOOK_AGAIN)
+        let first = if self.is_gone {
+            self.inbox.recv_timeout(GONE_CHECK_INTERVAL)
         } else if self.touched.iter().any(|name| !self.writing.contains(name)) {
             // Touched while others were read, or changed while it was read itself.
             self.inbox.recv_timeout(QUIET)
@@ -243,22 +254,23 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
             self.inbox.recv().map_err(Into::into)
         };
         match first {
-            Ok(signal) => self.absorb(signal)?,
+            Ok(signal) => self.record(signal)?,
             Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
             Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
         }
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + LONGEST_BATCH;
         loop {
             let left = end.saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(QUIET.min(left)) {
-                Ok(signal) => self.absorb(signal)?,
+                Ok(signal) => self.record(signal)?,
                 Err(RecvTimeoutError::Timeout) => return ControlFlow::Continue(()),
                 Err(RecvTimeoutError::Disconnected) => return ControlFlow::Break(()),
             }
         }
     }
 
-    fn absorb(&mut self, signal: Signal) -> ControlFlow<()> {
+    /// Records a signal. Breaks at [`Signal::Stop`].
+    fn record(&mut self, signal: Signal) -> ControlFlow<()> {
         match signal {
             Signal::Touched(name) => {
                 self.writing.remove(&name);
@@ -273,9 +285,9 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
             Signal::All => {
                 // The end of a write may be among the lost events.
                 self.writing.clear();
-                self.all = true;
+                self.must_rescan = true;
             }
-            Signal::Lost => self.lost = true,
+            Signal::Lost => self.is_gone = true,
             Signal::Stop => return ControlFlow::Break(()),
         }
         ControlFlow::Continue(())
@@ -283,18 +295,18 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
 
     /// Reads the touched files that are not being written.
     fn read(&mut self) -> ControlFlow<(), BTreeMap<Arc<str>, Content>> {
-        if self.all && !self.lost {
+        if self.must_rescan && !self.is_gone {
             match scan::list(&self.folder) {
                 Ok(names) => {
                     self.touched.extend(names);
                     self.touched.extend(self.state.files().cloned());
-                    self.all = false;
+                    self.must_rescan = false;
                 }
                 // It was removed after it was last watched: check for it from now on.
-                Err(_) => self.lost = true,
+                Err(_) => self.is_gone = true,
             }
         }
-        if self.lost {
+        if self.is_gone {
             return ControlFlow::Continue(BTreeMap::new());
         }
         let ready = self.touched.difference(&self.writing).cloned().collect();
@@ -302,22 +314,22 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
         self.touched.retain(|name| !contents.contains_key(name));
         // A writer may have begun to write a file that has just been read. Files touched from here on are read again.
         while let Ok(signal) = self.inbox.try_recv() {
-            self.absorb(signal)?;
+            self.record(signal)?;
         }
         for name in &self.writing {
             if contents.remove(name).is_some() {
                 self.touched.insert(Arc::clone(name));
             }
         }
-        if self.lost {
+        if self.is_gone {
             contents.clear();
         }
         ControlFlow::Continue(contents)
     }
 
     /// Watches a folder again after it was removed or moved away, as soon as its path exists.
-    fn find_again(&mut self) -> ControlFlow<()> {
-        if !self.lost {
+    fn watch_again(&mut self) -> ControlFlow<()> {
+        if !self.is_gone {
             return ControlFlow::Continue(());
         }
         // If the kernel has dropped the watch by itself, there is nothing to unwatch.
@@ -327,14 +339,14 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> Follower<S> {
         let rejection = unreadable(&origin, &ParseError { line: None, message });
         match self.watcher.watch(&self.folder, RecursiveMode::NonRecursive) {
             Ok(()) => {
-                (self.lost, self.all) = (false, true);
+                (self.is_gone, self.must_rescan) = (false, true);
                 self.writing.clear();
-                if std::mem::take(&mut self.told) {
+                if std::mem::take(&mut self.is_reported_gone) {
                     tracing::info!(folder = %origin, "the manifest folder is back");
                     return self.report(vec![Event::Restored(rejection.key())]);
                 }
             }
-            Err(_) if !std::mem::replace(&mut self.told, true) => {
+            Err(_) if !std::mem::replace(&mut self.is_reported_gone, true) => {
                 tracing::warn!(folder = %origin, "the manifest folder is gone");
                 return self.report(vec![Event::Rejected(rejection)]);
             }
