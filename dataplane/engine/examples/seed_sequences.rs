@@ -1,4 +1,4 @@
-//! Writes the seeds of the fuzz corpus of packet sequences: one for each thing that may happen in between.
+//! Writes the seeds of the fuzz corpus of packet sequences, one for each behavior of the pipeline.
 
 use std::path::Path;
 use std::{env, fs, io};
@@ -9,13 +9,13 @@ use heddle_engine::fuzzing::op;
 const HOST: u8 = 0;
 const A: u8 = 1;
 const B: u8 = 2;
-/// Further destinations; with the high bit by IPv6.
+/// Further destinations. The high bit selects IPv6.
 const SERVICE: u8 = 3;
 const NO_SERVICE: u8 = 4;
 const OUTSIDE: u8 = 6;
 const GATEWAY: u8 = 7;
 const V6: u8 = 0x80;
-/// Kinds of packets, and how they are.
+/// Kinds of packets, and bits for their options.
 const UDP: u8 = 0;
 const TCP: u8 = 2;
 const SCTP: u8 = 4;
@@ -26,7 +26,7 @@ const PARTIAL: u8 = 1;
 const MAY_FRAGMENT: u8 = 2;
 const OPTIONS: u8 = 4;
 const LONG: u8 = 8;
-/// Ports: 80, 8080 and 1000 by their places.
+/// Ports 80, 8080 and 1000, by their index in the decoder's list.
 const WEB: u8 = 0;
 const TARGET: u8 = 1;
 const CLIENT: u8 = 2;

@@ -1,4 +1,4 @@
-//! A burst of packets and what the stages learn about them, in arrays side by side.
+//! A burst of packets and the results of the stages for each of them, in parallel arrays.
 
 use arrayvec::ArrayVec;
 use heddle_flow::{FlowKey, Hit};
@@ -22,7 +22,7 @@ pub(crate) struct Pending {
     pub(crate) kind: Kind,
 }
 
-/// The kind of a packet that a flow handles.
+/// The kind of a packet that has a flow key.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     /// A whole packet of the flow.
@@ -65,22 +65,22 @@ pub(crate) struct Reentered {
     pub(crate) verdict: Verdict,
 }
 
-/// A burst. A worker makes one and fills it again and again: it never allocates after that.
+/// A burst. A worker makes one and fills it for each burst, so that none allocates.
 #[derive(Debug)]
 pub struct Batch {
     /// The received packets, in order.
     pub(crate) packets: PacketVec,
     /// The verdict on each packet.
     pub(crate) verdicts: [Verdict; BURST],
-    /// The packets that a flow handles, ...
+    /// The packets that have a flow key, in order.
     pub(crate) pending: ArrayVec<Pending, BURST>,
-    /// ... their keys ...
+    /// The keys of `pending`.
     pub(crate) keys: ArrayVec<FlowKey, BURST>,
-    /// ... and the entry that the flow table has for each.
+    /// The flow table's entries for `keys`.
     pub(crate) hits: [Option<Hit>; BURST],
-    /// The decisions for connections that the burst opens, where they were made all at once.
+    /// The decisions for the connections that the burst opens, if they were made together.
     pub(crate) decisions: BurstDecisions,
-    /// Fragments that wait for their first, by their index in the burst, in order.
+    /// The later fragments that must wait for their first one, by their index in the burst, in order.
     pub(crate) waiting: ArrayVec<(u8, Ticket), BURST>,
     /// Held fragments that got their verdicts beside the burst.
     pub(crate) reentered: Vec<Reentered>,
@@ -124,7 +124,7 @@ impl Batch {
         self.packets.drain(..).zip(self.verdicts).chain(held)
     }
 
-    /// Takes the burst's packets out, beside the parsed headers of those that waited for their flows.
+    /// Removes the burst's packets with their verdicts, and returns the parsed headers of those that have a flow key.
     pub(crate) fn drain_burst(&mut self) -> (impl Iterator<Item = (Packet, Verdict)> + '_, ParsedPackets<'_>) {
         let Self {
             packets,
@@ -145,7 +145,7 @@ impl Batch {
         });
     }
 
-    /// Clears what was learned about the burst before.
+    /// Clears the results for the previous burst.
     pub(crate) fn begin(&mut self) {
         self.pending.clear();
         self.keys.clear();

@@ -15,11 +15,12 @@ use crate::verdict::Verdict;
 /// The configuration of the stages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct StageConfig {
-    /// The time until which TCP connections are adopted in their middle: after a start without a flow table. `Millis(0)`: never.
+    /// The end of the time in which mid-stream TCP connections are adopted, after a start without a flow table. `Millis(0)`
+    /// means that none are adopted.
     pub adopt_until: Millis,
     /// The most ICMP errors that a worker sends in one turn.
     pub errors_per_turn: u32,
-    /// The seed of the random choice among backends: another number for each worker, the same one for a replay.
+    /// The seed of the random choice among backends. Workers have different seeds; a replay has a fixed one.
     pub seed: u64,
     /// The limits for fragments of datagrams.
     pub fragments: FragmentConfig,
@@ -36,7 +37,7 @@ impl Default for StageConfig {
     }
 }
 
-/// The longest answer that is not made in place: an ICMPv6 error (RFC 4443 section 2.4(c)) with its Ethernet header.
+/// The longest local reply that is not made in place: an ICMPv6 error (RFC 4443 section 2.4(c)) with its Ethernet header.
 const SCRATCH: usize = 1280 + 14;
 
 /// The state of a worker's stages between bursts.
@@ -51,7 +52,7 @@ pub struct Stages {
     pub(crate) chance: u64,
     /// The buffer in which local replies are built.
     pub(crate) scratch: Box<[u8; SCRATCH]>,
-    /// The datagrams with a known fragment, and the fragments that wait for their first.
+    /// The datagrams with at least one received fragment, and the held fragments.
     pub(crate) datagrams: Datagrams,
 }
 
@@ -69,15 +70,15 @@ impl Stages {
         }
     }
 
-    /// Begins a turn: fills the budgets, and gives up the held fragments whose first did not come in time. Those are in `batch`
-    /// then, with their verdicts.
+    /// Begins a turn: fills the budget of ICMP errors, and gives up the held fragments whose first one did not arrive in time.
+    /// They are then in `batch`, with their verdicts.
     pub fn begin_turn(&mut self, batch: &mut Batch, now: Millis) {
         self.errors_left = self.config.errors_per_turn;
         self.datagrams.expire(now);
         self.drop_given_up(batch);
     }
 
-    /// Gives up the held fragments that came in by a port, because it is about to be closed. They are in `batch` then, with
+    /// Gives up the held fragments that came in by a port, because it is about to be closed. They are then in `batch`, with
     /// their verdicts.
     pub fn close(&mut self, batch: &mut Batch, port: PortId) {
         self.datagrams.close(port);
@@ -99,7 +100,7 @@ impl Stages {
     }
 }
 
-/// Everything a stage may look at; `pool` takes back frames that an answer does not need.
+/// The inputs of the stages for one burst. `pool` takes back the frames that a local reply does not need.
 pub(crate) struct Context<'a> {
     pub(crate) stages: &'a mut Stages,
     pub(crate) pool: &'a mut WorkerPool,
@@ -113,6 +114,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// Returns the origin of the burst's packets.
     #[inline]
     pub(crate) fn origin(&self) -> Origin {
         self.ingress.origin()
@@ -131,12 +133,13 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// Returns true if the burst came in from a pod.
     #[inline]
     pub(crate) fn is_from_pod(&self) -> bool {
         self.endpoint.id.is_pod()
     }
 
-    /// The generations of a flow's endpoints now; an endpoint that is gone has none.
+    /// Returns the current generations of a flow's endpoints; `None` if one of the endpoints is gone.
     #[inline]
     pub(crate) fn generations(&self, endpoints: [EndpointId; 2]) -> Option<[Generation; 2]> {
         let [a, b] = endpoints;
@@ -146,7 +149,7 @@ impl<'a> Context<'a> {
         ])
     }
 
-    /// Returns the MAC address that a packet leaves with, or the reason why it cannot leave.
+    /// Returns the destination MAC address of a packet that leaves by an egress.
     ///
     /// # Errors
     /// The endpoint's port is closed, or the egress is another node or the uplink, for which there are no ports yet.
@@ -161,7 +164,7 @@ impl<'a> Context<'a> {
         }
     }
 
-    /// Returns true if an entry was evaluated under the tables as they are, and in this start of the agent.
+    /// Returns true if an entry was evaluated against the current tables and since the start of the agent.
     #[inline]
     pub(crate) fn is_current(&self, view: &FlowView) -> bool {
         self.generations(view.endpoints)

@@ -1,7 +1,7 @@
-//! How control talks to a worker: messages that the worker reads once a turn, and a handle that sends them and wakes it.
+//! The messages from control to a worker, and the handle that sends them. The worker reads them once a turn.
 //!
-//! Control makes and closes ports; the worker only uses them in between. A port that is removed comes back with nothing
-//! of it left in the worker.
+//! Control makes and closes ports, and the worker uses them in between. When a removed port comes back, the worker has no frame
+//! and no descriptor of it any more.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use crate::counters::WorkerCounters;
 use crate::ingress::PortRole;
 use crate::wakeup::Waker;
 
-/// A message of control to a worker.
+/// A message from control to a worker. `done` receives the answer.
 pub(crate) enum Message<P> {
     Add {
         port: P,
@@ -28,20 +28,20 @@ pub(crate) enum Message<P> {
     Stop,
 }
 
-/// The reason for which a worker did not take a port, and the port.
+/// The reason for which a worker refused a port, and the port itself.
 #[derive(thiserror::Error)]
 pub enum AddError<P> {
-    /// The number is beyond those that the worker has counters for.
+    /// The worker has no counters for the number.
     #[error("port {number} does not fit: this worker was made for ports 0 to {}; raise maxPods", .limit.saturating_sub(1))]
     NumberTooGreat {
         /// The port.
         port: P,
         /// Its number.
         number: u16,
-        /// How many numbers there are.
+        /// The limit: numbers are below it.
         limit: usize,
     },
-    /// The worker has a port of that number.
+    /// The worker has a port of that number already.
     #[error("port {number} is taken: remove the old port before adding the new one")]
     NumberTaken {
         /// The port.
@@ -57,7 +57,7 @@ impl<P> fmt::Debug for AddError<P> {
     }
 }
 
-/// The worker has ended, or its thread died.
+/// The error of a message to a worker that has ended or whose thread has died.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("worker {0} has stopped: start the agent again")]
 pub struct WorkerGone(pub WorkerId);
@@ -95,29 +95,29 @@ impl<P: Port> WorkerHandle<P> {
         )
     }
 
-    /// The worker's number.
+    /// Returns the worker's id.
     #[must_use]
     pub fn id(&self) -> WorkerId {
         self.id
     }
 
-    /// Returns its counters.
+    /// Returns the worker's counters.
     #[must_use]
     pub fn counters(&self) -> &Arc<WorkerCounters> {
         &self.counters
     }
 
-    /// Gives it a port. The answer comes when the worker has it: from then on its packets are seen.
+    /// Adds a port to the worker. The returned channel gets the answer when the worker has taken the port and receives from it.
     ///
     /// # Errors
-    /// [`WorkerGone`]; the port is dropped then.
+    /// [`WorkerGone`]. The port is then dropped, which closes it.
     pub fn add_port(&self, port: P, role: PortRole) -> Result<Receiver<Result<(), AddError<P>>>, WorkerGone> {
         let (done, answer) = bounded(1);
         self.send(Message::Add { port, role, done })?;
         Ok(answer)
     }
 
-    /// Takes a port from it. The answer is the port, or `None` if it had none of that number.
+    /// Removes a port from the worker. The answer is the port, or `None` if the worker has no port of that number.
     ///
     /// # Errors
     /// [`WorkerGone`].
@@ -127,17 +127,19 @@ impl<P: Port> WorkerHandle<P> {
         Ok(answer)
     }
 
-    /// Ends it: its thread returns from `run` with all its ports. Without effect if it has ended.
+    /// Stops the worker: its `run` returns at the end of the turn, and the worker keeps its ports. Does nothing if the worker
+    /// has ended.
     pub fn stop(&self) {
-        // A worker that is gone needs no stopping.
+        // The only error is a worker that has ended.
         let _ = self.send(Message::Stop);
     }
 
-    /// Wakes it if it sleeps, as after a new snapshot that shall be taken at once.
+    /// Wakes the worker if it sleeps, for example after a new snapshot was published that it should take at once.
     pub fn wake(&self) {
         self.waker.wake();
     }
 
+    /// Sends a message and wakes the worker.
     fn send(&self, message: Message<P>) -> Result<(), WorkerGone> {
         self.messages.send(message).map_err(|_| WorkerGone(self.id))?;
         self.waker.wake();

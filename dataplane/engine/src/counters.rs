@@ -1,9 +1,9 @@
-//! A worker's counters: one writer (the worker), any number of readers, no shared write.
+//! A worker's counters: one writer (the worker) and any number of readers.
 //!
-//! Each worker has its own [`PortCounters`] for every port number, its own ports' and others': a packet that was handed
-//! over and dropped at its way out is counted by the worker that dropped it, at the port where the packet came in. So
-//! over all workers `received = forwarded + answered + absorbed + dropped` holds for each port whenever no packet is
-//! under way. Sums over workers are control's ([`PortTotals`]).
+//! Each worker has its own [`PortCounters`] for every port number, of its own ports and of other workers' ports. A packet that
+//! was handed over and then dropped is counted by the worker that dropped it, at the port where the packet came in. So the
+//! sums over all workers fulfil `received = forwarded + answered + absorbed + dropped` for each port whenever no packet is
+//! under way. Control computes these sums ([`PortTotals`]).
 
 use std::ops::AddAssign;
 use std::sync::Arc;
@@ -17,26 +17,26 @@ use crate::drops::{DropRing, Dropped, PolicyCounters};
 use crate::reason::{AbsorbReason, AnswerKind, DropClass, DropReason};
 use crate::reassembly::FragmentTotals;
 
-/// Classes of burst sizes: 1, 2, 4, … up to [`BURST`].
+/// The number of burst size classes: 1, 2, 4, … up to [`BURST`] packets.
 pub const BURST_CLASSES: usize = BURST.ilog2() as usize + 1;
 
-/// Dropped packets that each worker remembers: 64 B each.
+/// Records of dropped packets for each worker: 64 B each.
 const RECENT_DROPS: usize = 2048;
-/// Pairs of rule and pod that each worker counts denied packets for: 32 B each.
+/// Counters of denied packets for each worker, one for each pair of rule and pod: 32 B each.
 const POLICY_COUNTERS: usize = 2048;
 
-/// A number that one thread raises and others read: no locked instruction.
+/// A number that one thread writes and others read. Raising it takes no locked instruction.
 #[derive(Default, Debug)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Raises it; only the owning worker does.
+    /// Adds `n`. Only the owning worker calls it.
     #[inline]
     pub(crate) fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Sets it; only the owning worker does.
+    /// Sets the value. Only the owning worker calls it.
     #[inline]
     pub(crate) fn set(&self, n: u64) {
         self.0.store(n, Relaxed);
@@ -49,7 +49,7 @@ impl Counter {
     }
 }
 
-/// One worker's counters of one port.
+/// One worker's counters for one port. [`PortTotals`] describes them.
 #[derive(Debug)]
 #[repr(align(64))]
 pub struct PortCounters {
@@ -83,7 +83,7 @@ impl Default for PortCounters {
 }
 
 impl PortCounters {
-    /// A fragment goes no further whose packet is counted by its first.
+    /// Counts a dropped fragment of a packet that its first fragment counts for.
     #[inline]
     pub(crate) fn lose_fragment(&self) {
         self.fragments_lost.add(1);
@@ -148,7 +148,7 @@ pub struct WorkerCounters {
     ports: Box<[PortCounters]>,
     pub(crate) turns: Counter,
     pub(crate) busy_turns: Counter,
-    /// By size: those of at most 1, 2, 4, … packets.
+    /// Bursts by size class: at most 1, 2, 4, … packets.
     pub(crate) bursts: [Counter; BURST_CLASSES],
     pub(crate) sleeps: Counter,
     pub(crate) wakeups: Counter,
@@ -157,14 +157,14 @@ pub struct WorkerCounters {
     pub(crate) expired: Counter,
     pub(crate) slow_path: Counter,
     pub(crate) fragments: FragmentCounters,
-    /// When the turn began.
+    /// The time at which the turn began, in milliseconds.
     pub(crate) now: Counter,
     recent: DropRing,
     policy: PolicyCounters,
 }
 
 impl WorkerCounters {
-    /// Counts and remembers a dropped packet.
+    /// Counts and records a dropped packet.
     #[inline]
     pub(crate) fn drop_packet(&self, dropped: &Dropped) {
         if let Some(c) = self.port(dropped.ingress) {
@@ -177,19 +177,19 @@ impl WorkerCounters {
         self.recent.note(dropped, now);
     }
 
-    /// The packets that it dropped last.
+    /// Returns the records of the newest dropped packets.
     #[must_use]
     pub const fn recent(&self) -> &DropRing {
         &self.recent
     }
 
-    /// Returns the packets that policies denied.
+    /// Returns the counters of the packets that policy rules denied.
     #[must_use]
     pub const fn policy(&self) -> &PolicyCounters {
         &self.policy
     }
 
-    /// Counts a burst of so many packets, at least one.
+    /// Counts a burst of `packets` packets, at least one.
     #[inline]
     pub(crate) fn burst(&self, packets: usize) {
         let class = packets.next_power_of_two().ilog2() as usize;
@@ -198,7 +198,7 @@ impl WorkerCounters {
         }
     }
 
-    /// For port numbers below `ports`.
+    /// Makes counters for port numbers below `ports`.
     #[must_use]
     pub fn new(ports: u16) -> Arc<Self> {
         Arc::new(Self {
@@ -219,20 +219,20 @@ impl WorkerCounters {
         })
     }
 
-    /// How many port numbers there are room for.
+    /// Returns the limit of the port numbers.
     #[must_use]
     pub fn ports(&self) -> usize {
         self.ports.len()
     }
 
-    /// Those of one port: `None` for a number beyond the configured ones.
+    /// Returns the counters of one port; `None` for a number that is not below the limit.
     #[must_use]
     #[inline]
     pub fn port(&self, port: PortId) -> Option<&PortCounters> {
         self.ports.get(usize::from(port.0))
     }
 
-    /// Returns this worker's counts of one port.
+    /// Returns this worker's counts for one port.
     #[must_use]
     pub fn port_totals(&self, port: PortId) -> PortTotals {
         let mut totals = PortTotals::default();
@@ -242,7 +242,7 @@ impl WorkerCounters {
         totals
     }
 
-    /// Returns the worker's own counts, besides packets.
+    /// Returns the counts that belong to no port.
     #[must_use]
     pub fn totals(&self) -> WorkerTotals {
         WorkerTotals {
@@ -261,34 +261,34 @@ impl WorkerCounters {
     }
 }
 
-/// A worker's own counts, besides packets, at one moment.
+/// A worker's counts that belong to no port, at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct WorkerTotals {
     /// Turns.
     pub turns: u64,
-    /// Turns in which a packet came.
+    /// Turns with work: packets, hand-overs or messages.
     pub busy_turns: u64,
     /// Bursts received; `rx_packets / bursts` is the vector rate.
     pub bursts: u64,
-    /// Bursts by size: class `n` has those of at most `1 << n` packets, and more than class `n - 1`.
+    /// Bursts by size: class `n` counts bursts of at most `1 << n` packets that do not fit class `n - 1`.
     pub burst_sizes: [u64; BURST_CLASSES],
-    /// Times it went to sleep.
+    /// Sleeps.
     pub sleeps: u64,
-    /// Times that something woke it: a packet, another worker, or control. From the other sleeps it woke by itself.
+    /// Sleeps that a packet, another worker or control ended. The other sleeps ended by their time limit.
     pub wakeups: u64,
-    /// Packets given to other workers.
+    /// Packets handed over to other workers.
     pub handed_over: u64,
-    /// Packets taken from other workers.
+    /// Packets that other workers handed over to this one.
     pub taken_over: u64,
-    /// Flows that it expired.
+    /// Flows that the worker removed because they were idle too long.
     pub expired: u64,
-    /// Packets that no current flow answered for.
+    /// Packets that took the slow path, because no current flow entry matched.
     pub slow_path: u64,
     /// The counters of received fragments.
     pub fragments: FragmentTotals,
 }
 
-/// The counts of one port, by one worker or by all.
+/// The counts of one port, of one worker or summed over all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PortTotals {
     /// Packets received at the port.
@@ -301,9 +301,9 @@ pub struct PortTotals {
     pub tx_bytes: u64,
     /// Packets that came in at the port and left by any port.
     pub forwarded: u64,
-    /// Fragments that heddle cut such packets into and sent, beside the first of each, which counts as the packet.
+    /// Fragments that heddle made of such packets and sent, without the first one of each packet, which counts as the packet.
     pub fragments: u64,
-    /// Those that there was no room to send.
+    /// Such fragments that were dropped because a queue, a ring or the port was not available.
     pub fragments_lost: u64,
     /// Packets that came in at the port and were answered by heddle, by [`AnswerKind`].
     pub answered: [u64; AnswerKind::COUNT],
@@ -344,7 +344,7 @@ impl PortTotals {
         add_each(&mut self.dropped, &c.dropped);
     }
 
-    /// Drops by reason, those that happened.
+    /// Returns the drops by reason, without reasons that did not occur.
     pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
         DropReason::ALL
             .iter()
@@ -353,7 +353,7 @@ impl PortTotals {
             .filter(|(_, n)| *n > 0)
     }
 
-    /// Returns the drops by class, those that happened.
+    /// Returns the drops by class, without classes that did not occur.
     pub fn drops_by_class(&self) -> impl Iterator<Item = (DropClass, u64)> + '_ {
         let of_class = |class: DropClass| self.drops().filter(move |(reason, _)| reason.class() == class);
         DropClass::ALL
@@ -362,7 +362,7 @@ impl PortTotals {
             .filter(|(_, n)| *n > 0)
     }
 
-    /// Answers by kind, those that happened.
+    /// Returns the local replies by kind, without kinds that did not occur.
     pub fn answers(&self) -> impl Iterator<Item = (AnswerKind, u64)> + '_ {
         AnswerKind::ALL
             .iter()
@@ -371,7 +371,7 @@ impl PortTotals {
             .filter(|(_, n)| *n > 0)
     }
 
-    /// Absorbed packets by reason, those that happened.
+    /// Returns the absorbed packets by reason, without reasons that did not occur.
     pub fn absorptions(&self) -> impl Iterator<Item = (AbsorbReason, u64)> + '_ {
         AbsorbReason::ALL
             .iter()
@@ -380,7 +380,7 @@ impl PortTotals {
             .filter(|(_, n)| *n > 0)
     }
 
-    /// Packets that ended, in whichever way: `rx_packets` as soon as none is under way.
+    /// Returns the packets that were forwarded, answered, absorbed or dropped. Equals `rx_packets` if no packet is under way.
     #[must_use]
     pub fn ended(&self) -> u64 {
         self.forwarded
@@ -411,6 +411,7 @@ impl AddAssign<&PortTotals> for PortTotals {
     }
 }
 
+/// Adds the values of counters to totals, element by element.
 fn add_each(totals: &mut [u64], counters: &[Counter]) {
     for (t, c) in totals.iter_mut().zip(counters) {
         *t += c.get();

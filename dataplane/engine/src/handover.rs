@@ -1,8 +1,9 @@
-//! Hand-over between workers: one bounded queue for each ordered pair, so that each has one producer and one consumer.
+//! Hand-over between workers: one bounded queue (a lane) for each ordered pair of workers, so that each lane has one producer
+//! and one consumer.
 //!
-//! A packet is handed over finished: its headers are written, only the transmission is left. The queue's owner is its
-//! receiver; when that one has stopped, nothing is accepted any more, and what was left in the queue is freed by
-//! [`Inbox::drain`] after all workers have stopped.
+//! The headers of a packet are rewritten before the hand-over, so that only the transmission is left. A lane belongs to its
+//! receiver. When the receiver stops, it closes its lanes. The packets that are still in them are freed by [`Inbox::drain`],
+//! after all workers have stopped.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,16 +19,17 @@ use crate::wakeup::{Sleeper, Waker};
 pub struct HandoverItem {
     /// The packet, ready to be sent.
     pub packet: Packet,
-    /// The port where it came in, which counts its end.
+    /// The port where the packet came in, at which it is counted when it ends.
     pub ingress: PortId,
     /// The egress port.
     pub egress: PortId,
-    /// The endpoint behind that port: the port may lead to another one by the time the item is popped.
+    /// The endpoint behind the egress port. When the item is popped, the port may lead to another endpoint.
     pub to: EndpointId,
-    /// True for a fragment of a packet that heddle has cut, other than the first one, which counts as the packet.
+    /// True for a fragment that heddle has made, other than the first one, which counts as the packet.
     pub later_fragment: bool,
 }
 
+/// The queue from one worker to another.
 #[derive(Debug)]
 struct Lane {
     queue: ArrayQueue<HandoverItem>,
@@ -45,23 +47,23 @@ pub struct Inbox {
 #[derive(Debug)]
 pub struct Outbox {
     lanes: Box<[(Arc<Lane>, Waker)]>,
-    /// Workers to be woken at the end of the turn.
+    /// For each worker, true if it got an item in this turn and must be woken at the end.
     touched: Box<[bool]>,
 }
 
 /// One worker's ends of the mesh.
 #[derive(Debug)]
 pub struct Ends {
-    /// The items that others push to it.
+    /// The receiving ends.
     pub inbox: Inbox,
-    /// The items that it pushes to others.
+    /// The sending ends.
     pub outbox: Outbox,
 }
 
-/// The mesh for `workers` workers with `capacity` packets a lane: element `w` belongs to worker `w`.
+/// Makes the lanes for `workers` workers, with room for `capacity` packets each. Element `w` of the result belongs to worker `w`.
 ///
 /// # Errors
-/// What eventfd(2) says: each worker has one.
+/// The error of eventfd(2) or epoll_create(2), such as too many open files: each worker has one descriptor of either kind.
 pub fn mesh(workers: u8, capacity: usize) -> std::io::Result<Vec<Ends>> {
     let n = usize::from(workers);
     let lane = || {
@@ -94,7 +96,7 @@ impl Outbox {
     /// Pushes a packet to another worker.
     ///
     /// # Errors
-    /// [`Refused`] gives it back: the lane is full, or that worker has stopped or never was.
+    /// [`Refused`] returns the item: the lane is full, the worker has stopped, or there is no such worker.
     #[inline]
     pub fn push(&mut self, to: WorkerId, item: HandoverItem) -> Result<(), Refused> {
         let Some((lane, _)) = self.lanes.get(to.index()) else {
@@ -131,13 +133,13 @@ pub enum Refused {
 }
 
 impl Inbox {
-    /// The next item of one lane.
+    /// Removes the next item of the lane from worker `from`.
     #[inline]
     pub fn pop(&self, from: usize) -> Option<HandoverItem> {
         self.lanes.get(from)?.queue.pop()
     }
 
-    /// How many lanes end here.
+    /// Returns the number of lanes, one for each worker.
     #[must_use]
     pub fn lanes(&self) -> usize {
         self.lanes.len()
@@ -149,25 +151,25 @@ impl Inbox {
         self.lanes.iter().all(|l| l.queue.is_empty())
     }
 
-    /// Closes the lanes: they accept nothing more.
+    /// Closes the lanes: [`Outbox::push`] returns [`Refused::Closed`] from now on.
     pub fn close(&self) {
         for l in &self.lanes {
             l.closed.store(true, Ordering::Release);
         }
     }
 
-    /// Takes the items that are left, lane by lane.
+    /// Removes the items that are left, lane by lane.
     pub fn drain(&self) -> impl Iterator<Item = HandoverItem> + '_ {
         self.lanes.iter().flat_map(|l| std::iter::from_fn(|| l.queue.pop()))
     }
 
-    /// The owner's sleep.
+    /// Returns the receiver's sleeper.
     #[must_use]
     pub fn sleeper(&self) -> &Sleeper {
         &self.sleeper
     }
 
-    /// Wakes the owner.
+    /// Returns a waker of the receiver.
     #[must_use]
     pub fn waker(&self) -> Waker {
         self.sleeper.waker()

@@ -31,7 +31,7 @@ pub struct Ingress {
     pub port: PortId,
     /// Its role.
     pub role: PortRole,
-    /// Its capabilities, which the stages ask instead of the kind of port.
+    /// Its capabilities. The stages depend on these and not on the kind of port.
     pub capabilities: Capabilities,
 }
 

@@ -1,9 +1,9 @@
 //! The packet pipeline between the port where a packet comes in and its egress.
 //!
-//! [`process`](process()) takes a burst through the stages and gives each packet its [`Verdict`]; it knows packets and tables,
-//! no ring and no socket. A [`Worker`] has the rings: it receives bursts, transmits forwarded packets and local replies, hands
+//! [`process`](process()) takes a burst through the stages and gives each packet its [`Verdict`]. It uses packets and tables, no
+//! ring and no socket. A [`Worker`] has the rings: it receives bursts, transmits forwarded packets and local replies, hands
 //! packets over to the worker that owns their egress port, counts, and reads control messages. [`decide`](decide()) is the
-//! slow path without a frame. [`testing`] is a whole node in memory.
+//! slow path without a frame. [`testing`] contains a whole node in memory.
 //!
 //! The engine opens no ports, compiles no tables and reads no clock. It never allocates, logs or locks per packet, except for
 //! the flow table's bucket locks when a connection is inserted or removed.

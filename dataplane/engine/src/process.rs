@@ -1,4 +1,4 @@
-//! The driver: takes a burst through the stages. It knows packets and tables, no ring, no socket and no clock.
+//! The driver: takes a burst through the stages. It uses packets and tables, no ring, no socket and no clock.
 //!
 //! ```text
 //!  parse ─ classify ─┬─ verdict (malformed, spoofed, unsupported)
@@ -13,9 +13,9 @@
 //!          └─ Open (the connection was removed meanwhile)
 //! ```
 //!
-//! Every stage returns what comes next ([`Next`]), and the driver calls the next stage: [`replay`] on the hot path, the loop
-//! of [`slow_path`] for everything else. Fragments that wait for their first one leave the burst and re-enter here
-//! ([`reenter`]), with no help of the caller.
+//! Every stage returns the next step ([`Next`]), and the driver calls the next stage: [`replay`] on the hot path, the loop of
+//! [`slow_path`] in all other cases. Fragments that wait for their first one leave the burst and re-enter here ([`reenter`])
+//! without the caller's help.
 
 use std::sync::Arc;
 
@@ -50,11 +50,12 @@ pub struct Tables<'a> {
 /// of them mean that other workers keep removing the connection.
 const MAX_STEPS: u32 = 12;
 
-/// Gives each packet of the burst its verdict. Headers of forwarded packets are rewritten, frames of packets with a local
-/// reply hold the reply. Nothing is sent, counted or freed but the further frames of replaced chains, which go to `pool`.
+/// Gives each packet of the burst its verdict. Headers of forwarded packets are rewritten, and frames of packets with a local
+/// reply contain the reply. No packet is sent or counted, and no frame is freed except the further frames of a packet whose
+/// first frame got a reply; these go to `pool`.
 ///
-/// Fragments that wait for the first one of their datagram leave the burst; `stages` holds them. Held fragments whose first
-/// has come, or that are given up, get their verdicts in the same call and are in the batch too ([`Batch::drain`]).
+/// Fragments that wait for the first one of their datagram leave the burst, and `stages` holds them. Held fragments that are
+/// ready or given up get their verdicts in the same call and are in the batch too ([`Batch::drain`]).
 ///
 /// Plan: parse and classify every packet, which sorts out those without a flow; look up all flows at once, so that the
 /// burst waits for memory once; then finish packet by packet, because an earlier packet may open the connection of a later
@@ -67,9 +68,10 @@ pub fn process(
     pool: &mut WorkerPool,
     now: Millis,
 ) {
+    // One snapshot and one endpoint for the whole burst.
     batch.begin();
     let Some(endpoint) = tables.snapshot.endpoint(ingress.role.endpoint()) else {
-        // The port is there before or after its endpoint: fail closed.
+        // The port exists before or after its endpoint. Fail closed.
         batch.verdicts.fill(Verdict::drop(DropReason::PolicyNotReady));
         return;
     };
@@ -94,8 +96,9 @@ pub fn process(
         waiting,
         reentered,
     } = batch;
-    // Headers first: the parser would wait for each packet's memory in turn.
+    // Prefetch all headers, because the parser would wait for each packet's memory in turn.
     packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
+    // Parse and classify. A packet either gets its verdict here or is appended to `pending` and `keys`.
     for (at, packet) in packets.iter_mut().enumerate() {
         let head = packet.bytes(&store);
         let parsed = parse(head, packet.len() as usize);
@@ -129,7 +132,9 @@ pub fn process(
         });
         keys.push(key);
     }
+    // Look up all keys together, so that their cache misses overlap.
     cx.flows.lookup(keys, now, hits);
+    // Finish packet by packet, in order: an earlier packet may open the connection of a later one.
     for (place, ((Pending { at, parsed, kind }, key), hit)) in
         pending.iter().zip(keys.iter()).zip(hits.iter()).enumerate()
     {
@@ -137,7 +142,7 @@ pub fn process(
         let (Some(packet), Some(verdict)) = (packets.get_mut(index), verdicts.get_mut(index)) else {
             continue;
         };
-        // A whole packet that hits is the common case: it is asked for first.
+        // The common case first: a whole packet that hits.
         *verdict = match kind {
             Kind::Whole => match hit {
                 Some(hit) => finish_hit(&mut cx, packet, parsed, key, hit),
@@ -160,6 +165,8 @@ pub fn process(
             Kind::IcmpError => finish_icmp_error(&mut cx, packet, parsed, key, hit.as_ref()),
         };
     }
+    // Move the fragments that wait for their first one out of the burst, then give the ready ones their verdicts. In this order,
+    // a fragment whose first one came later in the same burst is ready at once.
     if !waiting.is_empty() {
         hold_waiting(&mut cx, packets, verdicts, waiting);
         // The indices of `pending` do not hold any more.
@@ -194,10 +201,10 @@ fn flow_packet_kind(p: &Parsed) -> Kind {
 
 /// Finishes a whole packet whose key hit the flow table.
 ///
-/// The hot path: the entry is current and its rewrite is replayed. Anything else is the slow path's.
+/// On the hot path the entry is current and its rewrite is replayed. All other cases take the slow path.
 #[inline(always)]
 fn finish_hit(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
-    // The common case first, straight from the entry: a step of its own would be copied for each packet.
+    // The common case first, straight from the entry: a `Next` would be copied for each packet.
     let next = if flow_hit::is_replayable(cx, p, hit) {
         match replay(cx, packet, p, key, hit.slot, Plan::of(&hit.view)) {
             Next::Done(verdict) => return verdict,
@@ -237,7 +244,7 @@ fn finish_miss(
     slow_path(cx, packet, p, key, Kind::Whole, next, decision)
 }
 
-/// Finishes the first fragment of a datagram: as a whole packet, whose verdict the later ones depend on.
+/// Finishes the first fragment of a datagram like a whole packet, and records its verdict for the later fragments.
 #[cold]
 #[inline(never)]
 fn finish_first_fragment(
@@ -297,8 +304,8 @@ fn link(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
     slow_path(cx, packet, p, &key, Kind::Whole, next, None)
 }
 
-/// Calls stage after stage until the packet has its verdict. `decision` is what the burst's decision says, for the first
-/// connection that the packet opens.
+/// Calls stage after stage until the packet has its verdict. `decision` is the burst's decision for this packet. It is used for
+/// the first connection that the packet opens.
 #[cold]
 #[inline(never)]
 fn slow_path(
@@ -323,7 +330,7 @@ fn slow_path(
     Verdict::drop(DropReason::FlowContended)
 }
 
-/// Turns the steps that a kind of packet must not cause into drops: later fragments and ICMP errors open no connection and get
+/// Turns the steps that a kind of packet must not cause into drops. Later fragments and ICMP errors open no connection and get
 /// no reply (RFC 1122 section 3.2.2).
 fn permit(kind: Kind, next: Next) -> Next {
     let without_flow = match kind {
@@ -338,10 +345,10 @@ fn permit(kind: Kind, next: Next) -> Next {
     }
 }
 
-/// Applies a flow's rewrite to a packet, counts it there and forwards it: does what was done to the flow's first packet.
+/// Counts a packet in its flow's entry, applies the entry's rewrite and forwards the packet.
 ///
-/// The TTL comes first, because a packet whose TTL is used up is none of the flow's any more. An entry that does not take the
-/// count is gone: then a successor is looked for.
+/// The TTL comes first, because a packet whose TTL is used up does not count in the flow. If `touch` returns false, the entry was
+/// removed since the lookup, and a successor is looked for.
 #[inline(always)]
 fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, slot: SlotId, plan: Plan<'_>) -> Next {
     if p.ttl <= 1 {
@@ -354,13 +361,13 @@ fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, 
     }
 }
 
-/// [`replay`] for the slow path: the hot path alone is worth a copy of the code.
+/// [`replay`] for the slow path. Only the hot path has an inlined copy of the code.
 #[inline(never)]
 fn replay_outlined(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, direction: &Replay) -> Next {
     replay(cx, packet, p, key, direction.slot, direction.plan())
 }
 
-/// Moves the packets that wait out of the burst; the others stay in order, each with its verdict.
+/// Moves the waiting fragments out of the burst. The other packets stay in order, each with its verdict.
 #[cold]
 fn hold_waiting(
     cx: &mut Context<'_>,
@@ -388,9 +395,9 @@ fn hold_waiting(
     }
 }
 
-/// Gives the held fragments whose first has come their verdicts, as if they came in now.
+/// Gives the ready fragments their verdicts, as if they came in now.
 ///
-/// They may have come in by other ports than the burst, so each brings its own ingress. One whose datagram was forgotten in
+/// They may have come in by other ports than the burst, so each has its own ingress. A fragment whose datagram was removed in
 /// between waits again.
 #[cold]
 fn reenter(cx: &mut Context<'_>, reentered: &mut Vec<Reentered>) {
@@ -419,7 +426,7 @@ fn reenter(cx: &mut Context<'_>, reentered: &mut Vec<Reentered>) {
     }
 }
 
-/// Finishes a fragment that was held. Its port's MAC address and the tables may have changed since, so it is classified again.
+/// Finishes a fragment that was held. Its endpoint's MAC address and the tables may have changed, so it is classified again.
 fn reenter_one(cx: &mut Context<'_>, packet: &mut Packet) -> Result<Verdict, Ticket> {
     let head = packet.bytes(cx.store);
     let parsed = match parse(head, packet.len() as usize) {

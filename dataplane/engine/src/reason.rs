@@ -1,7 +1,7 @@
-//! The reasons for which packets are dropped, absorbed or answered: one enum each, one counter for each variant. Drop reasons
-//! are grouped in classes.
+//! The reasons for which packets are dropped or absorbed, and the kinds of local replies: one enum each, with one counter for each
+//! variant. Drop reasons are grouped in classes.
 //!
-//! A name, once released, stays: people alert on it.
+//! A released name does not change, because users' alerts depend on it.
 
 use heddle_wire::parse::ParseError;
 
@@ -28,7 +28,7 @@ macro_rules! reasons {
                 }
             }
 
-            /// Returns the meaning, in a sentence.
+            /// Returns the meaning, as a sentence.
             #[must_use]
             pub const fn describe(self) -> &'static str {
                 match self {

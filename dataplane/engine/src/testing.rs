@@ -1,10 +1,10 @@
-//! One node in memory: workers, their ports' other ends, and the counters that changed. Tests, benches, `heddle replay` and the
-//! fuzzers step the code that workers run, without a thread, a socket or a clock.
+//! One node in memory: workers, the other ends of their ports, and the counters that changed. Tests, benches, `heddle replay` and
+//! the fuzzers run the workers' code with it, without a thread, a socket or a clock.
 //!
-//! [`NodeBuilder`] makes a [`Node`]; [`Node::push`] puts a frame into a port, [`Node::step`] lets the workers turn until
-//! they are at rest, [`Node::pop`] takes a frame that left, and [`Node::changes`] tells the counters that changed.
+//! [`NodeBuilder`] makes a [`Node`]. [`Node::push`] puts a frame into a port, [`Node::step`] lets the workers turn until they are
+//! at rest, [`Node::pop`] takes a frame that left, and [`Node::changes`] returns the counters that changed.
 //!
-//! It verifies no frames and makes no tables; those come from a `SnapshotBuilder` or from the compiler.
+//! It verifies no frames and makes no tables. Tables come from a `SnapshotBuilder` or from the compiler.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,10 +23,10 @@ use crate::ingress::PortRole;
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
 use crate::worker::{Worker, WorkerConfig};
 
-/// Turns after which workers that still have something to do are taken for stuck.
+/// The number of turns after which workers with work left are considered stuck.
 const MOST_TURNS: u32 = 100_000;
 
-/// A node in memory could not be made, or did not come to rest.
+/// The error of a node in memory.
 #[derive(Debug, thiserror::Error)]
 pub enum NodeError {
     /// The kernel gave no descriptors for the workers' wake-ups.
@@ -42,7 +42,7 @@ pub enum NodeError {
         /// The worker's reason.
         why: String,
     },
-    /// The workers still had something to do after many turns.
+    /// The workers still had work after [`MOST_TURNS`] turns.
     #[error("the workers did not come to rest in {MOST_TURNS} turns: packets go round in a circle")]
     Restless,
 }
@@ -104,7 +104,7 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets the number of port ids that the workers know: 0 up to this.
+    /// Sets the limit of the port numbers: numbers are below it.
     #[must_use]
     pub fn ports(mut self, ports: u16) -> Self {
         self.ports = ports;
@@ -162,7 +162,7 @@ impl NodeBuilder {
         self.build_over(tables, Arc::new(flows))
     }
 
-    /// Makes the node over a flow table that is there already.
+    /// Makes the node over an existing flow table.
     ///
     /// # Errors
     /// The kernel gives no descriptors.
@@ -196,7 +196,7 @@ impl NodeBuilder {
     }
 }
 
-/// A node in memory. Its workers turn when the caller says so.
+/// A node in memory. Its workers turn only when the caller calls [`Node::step`] or [`Node::turn`].
 pub struct Node<P = MemPort> {
     workers: Vec<Worker<P>>,
     handles: Vec<WorkerHandle<P>>,
@@ -207,7 +207,7 @@ pub struct Node<P = MemPort> {
     ports: u16,
     now: Millis,
     wires: BTreeMap<PortId, MemWire>,
-    /// The counters at the last look.
+    /// The counters at the last call of [`Self::changes`].
     seen: BTreeMap<PortId, PortTotals>,
 }
 
@@ -229,7 +229,7 @@ impl Node<MemPort> {
         self.wires.get(&port)
     }
 
-    /// Puts a frame into a port; without effect if there is no such port.
+    /// Puts a frame into a port. Does nothing if there is no such port.
     pub fn push(&self, port: PortId, frame: &[u8]) {
         if let Some(wire) = self.wires.get(&port) {
             wire.push(frame);
@@ -242,8 +242,8 @@ impl Node<MemPort> {
         self.wires.get(&port)?.pop()
     }
 
-    /// Ends the workers, closes their ports and returns the number of frames that are missing: 0 unless one was lost. The
-    /// counters can still be read: fragments that were held are dropped, and counted, here.
+    /// Ends the workers, closes their ports and returns the number of missing frames, which is 0 unless one was lost. Held
+    /// fragments are dropped and counted here. The counters can still be read.
     #[must_use]
     pub fn finish(&mut self) -> u32 {
         let shared = self.shared.clone();
@@ -260,7 +260,7 @@ impl<P: Port> Node<P> {
     /// Gives a port of any kind to a worker.
     ///
     /// # Errors
-    /// The worker does not take it.
+    /// The worker refuses the port.
     pub fn add(&mut self, worker: u8, port: P, role: PortRole) -> Result<(), NodeError> {
         let id = port.id();
         let error = |why: String| NodeError::Port { port: id, worker, why };
@@ -279,10 +279,10 @@ impl<P: Port> Node<P> {
         }
     }
 
-    /// Lets every worker turn until none has anything to do.
+    /// Lets every worker turn until none has work.
     ///
     /// # Errors
-    /// They do not come to rest.
+    /// The workers do not come to rest.
     pub fn step(&mut self) -> Result<(), NodeError> {
         for _ in 0..MOST_TURNS {
             let mut busy = false;
@@ -319,7 +319,7 @@ impl<P: Port> Node<P> {
         self.now
     }
 
-    /// Publishes other tables; workers take them with their next turn.
+    /// Publishes tables. Workers take them in their next turn.
     pub fn publish(&mut self, tables: Arc<Snapshot>) {
         self.publisher.publish(tables);
     }
@@ -363,7 +363,7 @@ impl<P: Port> Node<P> {
         sum
     }
 
-    /// Returns what each worker did besides packets.
+    /// Returns each worker's counts that belong to no port.
     #[must_use]
     pub fn worker_totals(&self) -> Vec<WorkerTotals> {
         self.handles.iter().map(|handle| handle.counters().totals()).collect()
@@ -384,7 +384,7 @@ impl<P: Port> Node<P> {
         changes
     }
 
-    /// Ends the workers and takes their ports back, with nothing of them left in a worker.
+    /// Ends the workers and returns their ports.
     pub fn take_ports(&mut self) -> Vec<(P, PortRole)> {
         self.workers.drain(..).flat_map(Worker::finish).collect()
     }

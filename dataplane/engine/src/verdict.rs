@@ -10,16 +10,16 @@ use crate::reason::{AbsorbReason, AnswerKind, DropReason};
 pub enum Verdict {
     /// The packet leaves by this egress; its headers are written.
     Forward(Egress),
-    /// The packet leaves by this egress, but it is larger than the path takes: its worker cuts it into fragments.
+    /// The packet leaves by this egress, but it is larger than the path's MTU: its worker cuts it into fragments.
     Fragment {
         /// The egress.
         to: Egress,
-        /// The largest packet that the path takes.
+        /// The MTU of the path, in octets.
         mtu: u16,
     },
-    /// The packet's frame holds a local reply now, which leaves by the port where the packet came in.
+    /// The packet's frame contains a local reply, which leaves by the port where the packet came in.
     Answer(AnswerKind),
-    /// The packet was meant for heddle alone.
+    /// The packet ends here although nothing was wrong with it: it was meant for heddle.
     Absorb(AbsorbReason),
     /// The packet is dropped.
     Drop(Denial),

@@ -1,7 +1,8 @@
-//! A worker's memory of dropped packets: the newest ones ([`DropRing`]), and the number that each policy has
-//! denied ([`PolicyCounters`]). Both are of fixed size, written by the worker alone and read by control at any time.
+//! A worker's records of dropped packets: the newest drops ([`DropRing`]), and the number of packets that each policy rule has
+//! denied ([`PolicyCounters`]). Both have a fixed size. The worker alone writes them, and control reads them at any time.
 //!
-//! Packets that go on cost nothing here. The worker knows numbers only; names are control's.
+//! Forwarded packets cost nothing here. Records contain numbers only; control resolves the names of pods and policies when it
+//! answers a request.
 
 mod policy;
 mod recent;

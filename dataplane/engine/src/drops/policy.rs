@@ -1,60 +1,62 @@
-//! How many packets each policy denied, for each pod that it was asked for: a table of fixed size, so that neither the number
-//! of policies nor their changes make a worker allocate.
+//! Counters of denied packets for each pair of a policy rule and a pod, in a table of fixed size. Neither the number of policies
+//! nor their changes make a worker allocate.
 //!
-//! A pair of rule and pod takes a slot with the first packet that it denies. Where all slots that it may have are taken, it
-//! gets the one that rested longest, if that did so for [`SETTLED`]: control has added that one up by then. Else the packet is
-//! counted as one of [`others`](PolicyCounters::others).
+//! A pair takes a counter with the first packet that it denies. The table is searched in a window of [`WINDOW`] counters from
+//! the pair's hash on. If all of them belong to other pairs, the pair takes over the one that was idle longest, provided that
+//! it was idle for [`SETTLED`], because control has read its count by then. Otherwise the packet is counted as one of
+//! [`others`](PolicyCounters::others).
 //!
 //! # Ordering
 //!
-//! The key is the sequence of its slot: it is never 0, and it is 0 while the slot changes hands. Tenant and count are stored
-//! between two Release operations (a fence behind the 0, the store of the new key), and a reader loads them between two
-//! Acquire operations and looks whether the key is still there. So no count is ever read as another key's; a count of the same
-//! key's earlier tenancy is told apart by the tenancy.
+//! The key serves as a sequence lock: it is never 0 for a pair, and it is 0 while the counter changes its owner. The writer
+//! stores `tenant` and `count` between two Release operations: the fence after the store of 0, and the store of the new key. A
+//! reader loads them between two Acquire operations and then compares the key once more. So no count is ever read as another
+//! pair's. A count from an earlier tenancy of the same pair differs in its tenancy.
 
 use heddle_flow::Millis;
 use heddle_tables::{EndpointId, RuleId};
 
 use super::sync::{AtomicU64, Ordering, fence};
 
-/// Slots that a pair may have.
+/// The counters that are candidates for a pair.
 const WINDOW: usize = if cfg!(loom) { 1 } else { 8 };
-/// How long a slot rests, in milliseconds, before another pair may have it: several times as long as control takes between
-/// two looks.
+/// The milliseconds without a packet after which another pair may take a counter over: several times the interval at which
+/// control reads the counters.
 const SETTLED: u64 = 10_000;
+/// Bits of a time in milliseconds: 34 years.
 const TIME_BITS: u32 = 40;
 
-/// One pair's counter.
+/// The counter of one pair.
 #[derive(Debug)]
 #[repr(align(32))]
-struct Slot {
-    /// Rule and pod; 0: nobody's.
+struct PairCounter {
+    /// The rule and the pod; 0 if the counter is free or changes its owner.
     key: AtomicU64,
-    /// When it last counted, and above that how often it changed hands.
+    /// The time of the last packet in the low [`TIME_BITS`] bits, and above them the tenancy.
     tenant: AtomicU64,
     count: AtomicU64,
 }
 
-/// The counters of one worker.
+/// One worker's counters of denied packets.
 #[derive(Debug)]
 pub struct PolicyCounters {
-    /// As many as a power of two.
-    slots: Box<[Slot]>,
+    /// Their number is a power of two.
+    counters: Box<[PairCounter]>,
     others: AtomicU64,
 }
 
-/// The count of one slot.
+/// The value of one pair's counter.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct PolicyCount {
-    /// The slot.
+    /// The index of the counter.
     pub slot: usize,
-    /// How often it had changed hands: another tenancy counts from 0.
+    /// The number of times that the counter was taken over before; each tenancy counts from 0.
     pub tenancy: u32,
     /// The denying rule.
     pub rule: RuleId,
-    /// The pod whose policy that is.
+    /// The pod whose policy contains the rule.
     pub pod: EndpointId,
-    /// Packets.
+    /// Denied packets.
     pub packets: u64,
 }
 
@@ -63,56 +65,61 @@ const fn key(rule: RuleId, pod: EndpointId) -> u64 {
 }
 
 impl PolicyCounters {
-    /// At least so many slots.
+    /// Makes at least `counters` counters.
     #[must_use]
-    pub fn new(slots: usize) -> Self {
-        let slot = |_| Slot {
+    pub fn new(counters: usize) -> Self {
+        let counter = |_| PairCounter {
             key: AtomicU64::new(0),
             tenant: AtomicU64::new(0),
             count: AtomicU64::new(0),
         };
         Self {
-            slots: (0..slots.max(WINDOW).next_power_of_two()).map(slot).collect(),
+            counters: (0..counters.max(WINDOW).next_power_of_two()).map(counter).collect(),
             others: AtomicU64::new(0),
         }
     }
 
-    /// How many slots there are.
+    /// Returns the number of counters.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        self.slots.len()
+        self.counters.len()
     }
 
-    /// Counts a packet; only the owning worker does.
+    /// Counts a denied packet. Only the owning worker calls it.
+    ///
+    /// Plan: search the window for the pair's counter or a free one, and note the counter that was idle longest on the way; take
+    /// that one over if the pair has none.
     #[inline]
     pub(crate) fn count(&self, rule: RuleId, pod: EndpointId, now: Millis) {
         let key = key(rule, pod);
         let now = now.0 & ((1 << TIME_BITS) - 1);
         let first = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as usize;
-        let (mut oldest, mut rested) = (None, SETTLED);
+        let (mut oldest, mut longest_idle) = (None, SETTLED);
         for step in 0..WINDOW {
-            let Some(slot) = self.slots.get(first.wrapping_add(step) & (self.slots.len() - 1)) else {
+            let Some(counter) = self.counters.get(first.wrapping_add(step) & (self.counters.len() - 1)) else {
                 continue;
             };
-            let there = slot.key.load(Ordering::Relaxed);
-            let tenant = slot.tenant.load(Ordering::Relaxed);
+            let there = counter.key.load(Ordering::Relaxed);
+            let tenant = counter.tenant.load(Ordering::Relaxed);
             if there == key {
-                slot.count
-                    .store(slot.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-                slot.tenant
+                counter
+                    .count
+                    .store(counter.count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                counter
+                    .tenant
                     .store(tenant >> TIME_BITS << TIME_BITS | now, Ordering::Relaxed);
                 return;
             }
             if there == 0 {
-                return slot.take(key, 0, now);
+                return counter.assign(key, 0, now);
             }
-            let resting = now.saturating_sub(tenant & ((1 << TIME_BITS) - 1));
-            if resting >= rested {
-                (oldest, rested) = (Some((slot, tenant)), resting);
+            let idle = now.saturating_sub(tenant & ((1 << TIME_BITS) - 1));
+            if idle >= longest_idle {
+                (oldest, longest_idle) = (Some((counter, tenant)), idle);
             }
         }
         match oldest {
-            Some((slot, tenant)) => slot.take(key, (tenant >> TIME_BITS) + 1, now),
+            Some((counter, tenant)) => counter.assign(key, (tenant >> TIME_BITS) + 1, now),
             None => {
                 let others = self.others.load(Ordering::Relaxed);
                 self.others.store(others + 1, Ordering::Relaxed);
@@ -120,22 +127,25 @@ impl PolicyCounters {
         }
     }
 
-    /// Packets for whose pair there was no slot.
+    /// Returns the packets whose pair found no counter.
     #[must_use]
     pub fn others(&self) -> u64 {
         self.others.load(Ordering::Relaxed)
     }
 
-    /// Returns the counts, slot by slot.
+    /// Returns the counts of all pairs. A counter that changes its owner during the call is left out.
     pub fn counts(&self) -> impl Iterator<Item = PolicyCount> + '_ {
-        self.slots.iter().enumerate().filter_map(|(at, slot)| slot.read(at))
+        self.counters
+            .iter()
+            .enumerate()
+            .filter_map(|(at, counter)| counter.read(at))
     }
 }
 
-impl Slot {
-    /// Gives it to a pair that has denied one packet.
+impl PairCounter {
+    /// Gives the counter to a pair, with a count of one packet.
     #[cold]
-    fn take(&self, key: u64, tenancy: u64, now: u64) {
+    fn assign(&self, key: u64, tenancy: u64, now: u64) {
         self.key.store(0, Ordering::Relaxed);
         fence(Ordering::Release);
         self.count.store(1, Ordering::Relaxed);
@@ -143,6 +153,7 @@ impl Slot {
         self.key.store(key, Ordering::Release);
     }
 
+    /// Reads the counter, whose index is `at`. Returns `None` if it is free or changes its owner.
     fn read(&self, at: usize) -> Option<PolicyCount> {
         let key = self.key.load(Ordering::Acquire);
         if key == 0 {
@@ -182,14 +193,14 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_counts_others_until_a_slot_has_rested() {
+    fn a_full_table_counts_others_until_a_counter_was_idle() {
         let counters = PolicyCounters::new(8);
         for rule in 16..24 {
             counters.count(RuleId(rule), EndpointId(2), Millis(u64::from(rule)));
         }
         counters.count(RuleId(24), EndpointId(2), Millis(15 + SETTLED));
         assert_eq!((counters.others(), counters.counts().count()), (1, 8));
-        // The one that rested longest goes, and comes back as another tenancy.
+        // The pair that was idle longest loses its counter, which then has another tenancy.
         counters.count(RuleId(24), EndpointId(2), Millis(16 + SETTLED));
         let all = shown(&counters);
         assert!(
@@ -214,7 +225,7 @@ mod loom_tests {
 
     use super::*;
 
-    /// One slot that changes hands while somebody reads: no count is another key's.
+    /// One counter that changes its owner during a read: no count is read as another pair's.
     #[test]
     fn loom_a_count_is_never_read_as_another_keys() {
         let mut builder = loom::model::Builder::new();

@@ -1,4 +1,4 @@
-//! The packets that a worker dropped last: a record each, in words of a [`Ring`].
+//! The newest packets that a worker dropped, one record for each, packed into the words of a [`Ring`].
 
 use heddle_flow::Millis;
 use heddle_port::PortId;
@@ -9,13 +9,13 @@ use heddle_wire::{Ip, Parsed, Proto};
 use super::ring::Ring;
 use crate::reason::DropReason;
 
-/// Words of a record; with its sequence a cache line.
+/// Words of a record. With its sequence number a record fills a cache line of 64 bytes.
 const WORDS: usize = 7;
-/// Bits of the time; the packet's length stands above.
+/// Bits of the time in the first word. The packet's length is in the bits above.
 const TIME_BITS: u32 = 40;
 const LEN_BITS: u32 = 64 - TIME_BITS;
 
-/// A dropped packet, as its worker sees it.
+/// A dropped packet, as the worker records it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Dropped {
     pub(crate) reason: DropReason,
@@ -27,7 +27,7 @@ pub(crate) struct Dropped {
 }
 
 impl Dropped {
-    /// Addresses, ports and protocol of what was parsed; ARP has none.
+    /// Returns the addresses, ports and protocol of a parsed packet; `None` for ARP.
     #[inline]
     pub(crate) fn of(parsed: &Parsed) -> Option<(Tuple, Proto)> {
         (parsed.l3 != heddle_wire::L3::Arp).then(|| (parsed.tuple(), parsed.proto))
@@ -37,26 +37,26 @@ impl Dropped {
 /// A packet that was dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DropRecord {
-    /// Its number among its worker's, from 0.
+    /// The record's number among its worker's, from 0.
     pub number: u64,
-    /// When the turn began in which it was dropped.
+    /// The time at which the turn began.
     pub at: Millis,
-    /// Why.
+    /// The reason.
     pub reason: DropReason,
-    /// The deciding rule, where it was policy.
+    /// The deciding rule, if policy denied the packet.
     pub rule: RuleId,
-    /// The pod whose policy that is; [`EndpointId::HOST`] where it was none.
+    /// The pod whose policy denied the packet; [`EndpointId::HOST`] if no policy did.
     pub pod: EndpointId,
-    /// The port where it came in.
+    /// The port where the packet came in.
     pub ingress: PortId,
-    /// Its length with the Ethernet header.
+    /// The packet's length in octets, with the Ethernet header.
     pub len: u32,
-    /// Its addresses, ports and protocol as it came in; what was dropped at its way out has been translated.
-    /// `None`: it has none, or could not be parsed.
+    /// The packet's addresses, ports and protocol as it came in. A packet that was dropped after its translation, because a queue
+    /// or a ring was full, has the translated ones. `None` for ARP and for a packet that could not be parsed.
     pub packet: Option<(Tuple, Proto)>,
 }
 
-/// The result of a read.
+/// The result of [`DropRing::read`].
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Reading {
     /// The number of the record to continue with.
@@ -70,19 +70,19 @@ pub struct Reading {
 pub struct DropRing(Ring<WORDS>);
 
 impl DropRing {
-    /// A ring of at least so many records.
+    /// Makes a ring for at least `records` records.
     #[must_use]
     pub fn new(records: usize) -> Self {
         Self(Ring::new(records))
     }
 
-    /// How many records it holds.
+    /// Returns the number of records that the ring has room for.
     #[must_use]
     pub fn capacity(&self) -> u64 {
         self.0.len()
     }
 
-    /// Notes a drop; only the owning worker does.
+    /// Records a drop. Only the owning worker calls it.
     #[inline]
     pub(crate) fn note(&self, dropped: &Dropped, at: Millis) {
         let (tuple, proto, known) = match dropped.packet {
@@ -106,7 +106,7 @@ impl DropRing {
         ]);
     }
 
-    /// Shows the records from `from` on, oldest first, that are there still.
+    /// Calls `see` with each record from the number `from` on that was not overwritten, oldest first.
     pub fn read(&self, from: u64, mut see: impl FnMut(DropRecord)) -> Reading {
         let next = self.0.written();
         let from = from.min(next);
@@ -122,6 +122,7 @@ impl DropRing {
     }
 }
 
+/// The tuple of a record without addresses.
 const NOTHING: Tuple = Tuple {
     src: Ip::UNSPECIFIED,
     dst: Ip::UNSPECIFIED,

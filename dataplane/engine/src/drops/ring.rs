@@ -1,94 +1,95 @@
-//! A ring of records of a few words: one writer that never waits and overwrites the oldest, any number of readers that never
-//! get half a record. Records are numbered from 0, so a reader knows what it has missed.
+//! A ring of records of a few words. One writer, which never waits, overwrites the oldest record. Any number of readers get
+//! whole records only. Records are numbered from 0, so that a reader can count the records that it missed.
 //!
 //! # Ordering
 //!
-//! Each slot is a sequence lock over words that are atomics themselves, with one writer and without a retry: the sequence
-//! names the record, so a reader that finds another one there knows that its own is gone. The writer stores an odd
-//! sequence, a Release fence, the words relaxed, the next even sequence with Release, and then how many records there are, with
-//! Release. The reader loads that count with Acquire, so it finds every record below it or a later one in its place; it loads
-//! the sequence with Acquire, the words relaxed, an Acquire fence, and the sequence again: had it seen a word of a later record,
-//! the two fences would make it see that record's odd sequence too (as in the flow table's `seqlock`).
+//! Each cell is a sequence lock over words that are atomics themselves, with one writer and without a retry: the sequence
+//! contains the record's number, so another sequence means that the record was overwritten. The writer stores an odd sequence,
+//! makes a Release fence, stores the words relaxed, stores the next even sequence with Release, and then stores the number of
+//! records with Release. A reader loads that number with Acquire, so that it finds every record below it, or a later one in
+//! its cell. It loads the sequence with Acquire, the words relaxed, makes an Acquire fence and loads the sequence again. If it
+//! had read a word of a later record, the two fences would make that record's odd sequence visible too (as in the flow
+//! table's `seqlock`).
 
 use super::sync::{AtomicU64, Ordering, fence};
 
-/// Sequence and words of one record: with seven words a cache line.
+/// The cell of one record: its sequence and its words. With seven words it fills a cache line.
 #[derive(Debug)]
 #[repr(align(64))]
-struct Slot<const WORDS: usize> {
+struct RecordCell<const WORDS: usize> {
     sequence: AtomicU64,
     words: [AtomicU64; WORDS],
 }
 
-/// The ring; `WORDS` a record.
+/// A ring of records of `WORDS` words.
 #[derive(Debug)]
 pub(super) struct Ring<const WORDS: usize> {
-    /// As many as a power of two.
-    slots: Box<[Slot<WORDS>]>,
-    /// Records written so far, for the writer alone.
+    /// Their number is a power of two.
+    cells: Box<[RecordCell<WORDS>]>,
+    /// The number of the next record, for the writer alone.
     next: AtomicU64,
-    /// The same, for readers.
+    /// The same number, for readers.
     written: AtomicU64,
 }
 
-/// The sequence of a whole record, never that of an empty slot.
+/// Returns the sequence of a complete record. It is never 0, which is the sequence of an empty cell.
 const fn whole(number: u64) -> u64 {
     number.wrapping_mul(2).wrapping_add(2)
 }
 
 impl<const WORDS: usize> Ring<WORDS> {
-    /// A ring of at least so many records.
+    /// Makes a ring for at least `records` records.
     pub(super) fn new(records: usize) -> Self {
-        let slot = |_| Slot {
+        let cell = |_| RecordCell {
             sequence: AtomicU64::new(0),
             words: std::array::from_fn(|_| AtomicU64::new(0)),
         };
         Self {
-            slots: (0..records.next_power_of_two()).map(slot).collect(),
+            cells: (0..records.next_power_of_two()).map(cell).collect(),
             next: AtomicU64::new(0),
             written: AtomicU64::new(0),
         }
     }
 
-    /// How many records it holds.
+    /// Returns the number of cells.
     pub(super) fn len(&self) -> u64 {
-        self.slots.len() as u64
+        self.cells.len() as u64
     }
 
-    /// How many records were written.
+    /// Returns the number of records written so far.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
     #[inline]
-    fn slot(&self, number: u64) -> Option<&Slot<WORDS>> {
-        self.slots.get((number & (self.len() - 1)) as usize)
+    fn cell(&self, number: u64) -> Option<&RecordCell<WORDS>> {
+        self.cells.get((number & (self.len() - 1)) as usize)
     }
 
-    /// Writes the next record over the oldest; only the owning thread does.
+    /// Writes the next record over the oldest. Only the owning thread calls it.
     #[inline]
     pub(super) fn write(&self, words: [u64; WORDS]) {
         let number = self.next.load(Ordering::Relaxed);
-        let Some(slot) = self.slot(number) else { return };
-        slot.sequence.store(whole(number) - 1, Ordering::Relaxed);
+        let Some(cell) = self.cell(number) else { return };
+        cell.sequence.store(whole(number) - 1, Ordering::Relaxed);
         fence(Ordering::Release);
-        for (word, value) in slot.words.iter().zip(words) {
+        for (word, value) in cell.words.iter().zip(words) {
             word.store(value, Ordering::Relaxed);
         }
-        slot.sequence.store(whole(number), Ordering::Release);
+        cell.sequence.store(whole(number), Ordering::Release);
         self.next.store(number + 1, Ordering::Relaxed);
         self.written.store(number + 1, Ordering::Release);
     }
 
-    /// A record whose number is below [`written`](Self::written); `None` if it was overwritten.
+    /// Reads the record with a number below [`written`](Self::written). Returns `None` if it was overwritten.
     pub(super) fn read(&self, number: u64) -> Option<[u64; WORDS]> {
-        let slot = self.slot(number)?;
-        if slot.sequence.load(Ordering::Acquire) != whole(number) {
+        let cell = self.cell(number)?;
+        if cell.sequence.load(Ordering::Acquire) != whole(number) {
             return None;
         }
-        let words = std::array::from_fn(|n| slot.words.get(n).map_or(0, |word| word.load(Ordering::Relaxed)));
+        let words = std::array::from_fn(|n| cell.words.get(n).map_or(0, |word| word.load(Ordering::Relaxed)));
         fence(Ordering::Acquire);
-        (slot.sequence.load(Ordering::Relaxed) == whole(number)).then_some(words)
+        (cell.sequence.load(Ordering::Relaxed) == whole(number)).then_some(words)
     }
 }
 
@@ -139,8 +140,8 @@ mod tests {
 
 /// `RUSTFLAGS="--cfg loom" cargo test -p heddle-engine --release --lib loom`
 ///
-/// Tried by hand with one thing taken away at a time (an ordering made relaxed): either fence, the Release of the whole
-/// sequence or of the count, the Acquire of the sequence or of the count: each fails.
+/// The models were run with one ordering weakened to relaxed at a time: either fence, the Release of the even sequence or of
+/// the count, the Acquire of the sequence or of the count. Each of these makes a model fail.
 #[cfg(all(test, loom))]
 mod loom_tests {
     use loom::sync::Arc;
@@ -154,7 +155,7 @@ mod loom_tests {
         builder.check(model);
     }
 
-    /// A ring of one record, written three times while somebody reads.
+    /// A ring of one record is written twice during two reads: no read returns half a record.
     #[test]
     fn loom_a_reader_of_the_ring_never_sees_halves() {
         check(|| {
@@ -173,7 +174,7 @@ mod loom_tests {
         });
     }
 
-    /// Whatever was counted is there, unless it was overwritten.
+    /// A record that is counted can be read, unless it was overwritten.
     #[test]
     fn loom_the_newest_are_never_missed() {
         check(|| {

@@ -1,4 +1,4 @@
-//! The one place from which the drops take their atomics, so that `--cfg loom` swaps them for loom's.
+//! The atomics of this module. `--cfg loom` replaces them by loom's.
 
 #[cfg(loom)]
 pub(super) use checked::AtomicU64;
@@ -9,9 +9,9 @@ pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
 
 /// The words under the model checker.
 ///
-/// Loom 0.7 remembers only the last access to an atomic: a writer that loads a word before it stores to it hides that the store
-/// races with an earlier load of a reader. So each access is announced on a condition variable that nobody waits on, as in
-/// the flow table.
+/// Loom 0.7 keeps only the last access to an atomic. A writer that loads a word and then stores to it would hide the race
+/// between the store and an earlier load of a reader. So each access first notifies a condition variable, on which no thread
+/// waits. This makes loom try the other orders too. The flow table does the same.
 #[cfg(loom)]
 mod checked {
     use loom::sync::Condvar;

@@ -1,4 +1,4 @@
-//! The tables of the fuzzers' node: two pods and the host, a Service, policies that come and go.
+//! The tables of the fuzzers' node: two pods and the host, a Service, and policies that the steps change.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use heddle_wire::{Ip, MacAddr, Proto};
 
 use crate::ingress::PortRole;
 
-/// Somebody with addresses behind a port.
+/// An endpoint of the node, which sends and receives packets at its port.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Party {
     pub(crate) endpoint: EndpointId,
@@ -24,6 +24,7 @@ pub(crate) struct Party {
 }
 
 impl Party {
+    /// Returns the party's address of a family.
     pub(crate) fn ip(&self, v4: bool) -> Ip {
         ip(if v4 { self.v4 } else { self.v6 })
     }
@@ -47,15 +48,16 @@ const fn party(id: u16, port: u16, v4: &'static str, v6: &'static str) -> Party 
     }
 }
 
-/// The host, whose port is worker 0's, and two pods.
+/// The host and two pods.
 pub(crate) const PARTIES: [Party; 3] = [
     party(EndpointId::HOST.0, 0, "192.0.2.1", "2001:db8::1"),
     party(2, 10, "10.0.0.2", "fd00::2"),
     party(3, 11, "10.0.0.3", "fd00::3"),
 ];
-/// How many port numbers a worker knows.
+/// The limit of the port numbers.
 pub(crate) const PORTS: u16 = 16;
-/// What packets are sent to, besides parties: the Service, its other address, nobody, outside, the gateway.
+/// Destinations that are no parties: the Service, an address in the Service range without a Service, an address in the pod range
+/// without a pod, an address outside of the cluster, the gateway.
 pub(crate) const ELSEWHERE: [[&str; 2]; 5] = [
     ["10.96.0.10", "fd96::10"],
     ["10.96.0.11", "fd96::11"],
@@ -64,7 +66,7 @@ pub(crate) const ELSEWHERE: [[&str; 2]; 5] = [
     ["169.254.1.1", "fe80::1"],
 ];
 
-/// The worker of a party's port.
+/// Returns the worker that owns a party's port.
 pub(crate) const fn worker_of(party: &Party, workers: u8) -> WorkerId {
     WorkerId((party.endpoint.0 % workers as u16) as u8)
 }
@@ -83,7 +85,7 @@ pub(crate) fn endpoint(party: &Party, workers: u8, generation: u32, mtu: u16, po
     }
 }
 
-/// A policy of one direction that allows only that party; `None`: nobody.
+/// Returns a policy for one direction that allows one party, or none.
 pub(crate) fn isolate(direction: Direction, allowed: Option<&Party>) -> EndpointPolicy {
     let mut side = PolicySideBuilder::isolated(RuleId(16));
     if let Some(party) = allowed {
@@ -100,7 +102,7 @@ fn identity(party: &Party) -> IdentityId {
     IdentityId(u32::from(party.endpoint.0) + 1)
 }
 
-/// The Service's backends.
+/// Sets the Service's backends.
 pub(crate) fn serve(tables: &mut SnapshotBuilder, backends: &[&Party]) {
     for vip in ELSEWHERE[0].map(ip) {
         for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
@@ -119,7 +121,7 @@ pub(crate) fn serve(tables: &mut SnapshotBuilder, backends: &[&Party]) {
     }
 }
 
-/// The node without policies, its Service with both pods.
+/// Returns tables without policies, in which both pods are the Service's backends.
 pub(crate) fn tables(workers: u8) -> SnapshotBuilder {
     let mut b = SnapshotBuilder::new();
     let [host, pods @ ..] = &PARTIES;

@@ -1,4 +1,4 @@
-//! The invariants for any sequence of packets: asserted by the fuzz target, the replay of its corpus and a property test.
+//! The invariants for any sequence of packets. The fuzz target, the replay of its corpus and a property test assert them.
 //!
 //! [`check_sequence`] takes any bytes as a sequence of steps (`steps`) of a small node in memory (`cluster`): workers, ports, a
 //! flow table, hand-built tables. It panics when an invariant is broken; the packet path never calls it.
@@ -18,13 +18,12 @@ use node::CheckedNode;
 
 pub use steps::op;
 
-/// Plays the steps that `data` stands for and asserts that every frame is accounted for, that every packet ends once, and
-/// that whatever leaves is parsed and verified by etherparse: each packet, and each datagram of which all fragments left.
-/// What was counted, over all ports.
+/// Runs the steps in `data`. Asserts that every frame is accounted for, that every packet ends once, and that etherparse accepts
+/// each packet that left and each datagram whose fragments all left. Returns the counts summed over all ports.
 ///
 /// # Panics
 ///
-/// When an invariant is broken.
+/// If an invariant is broken.
 pub fn check_sequence(data: &[u8]) -> PortTotals {
     let mut steps = steps::Decoder::new(data);
     let mut node = CheckedNode::new(1 + steps.octet() % 2);
@@ -60,7 +59,7 @@ mod tests {
             replayed += 1;
         }
         assert!(replayed >= 30, "{replayed} inputs in {}", folder.display());
-        // They get far: whatever may become of a packet becomes of some.
+        // The corpus gets far: packets end in many different ways.
         assert!(seen.forwarded > 1000 && seen.fragments > 50, "{seen:?}");
         assert!(seen.answers().count() >= 5, "{:?}", seen.answers().collect::<Vec<_>>());
         let reasons: Vec<_> = seen.drops().map(|(reason, _)| reason).collect();
@@ -82,7 +81,7 @@ mod tests {
             check_sequence(&data);
         }
 
-        /// Octets that mean more: small numbers are steps, parties, places.
+        /// Small octets reach further, because steps, parties and offsets are small numbers.
         #[test]
         fn any_small_bytes(data in prop::collection::vec(0_u8..24, 0..900)) {
             check_sequence(&data);

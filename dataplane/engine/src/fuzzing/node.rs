@@ -13,18 +13,18 @@ use crate::counters::PortTotals;
 use crate::reassembly::FragmentConfig;
 use crate::testing::{Node, NodeBuilder};
 
-/// What names a datagram that left: by which port, between whom, which.
+/// The key of a datagram that left: port, source, destination, identification, protocol.
 type Left = (u16, Ip, Ip, u32, u8);
 
-/// The node and what is asserted of it.
+/// A node whose output is verified.
 pub(super) struct CheckedNode {
     node: Node,
     workers: u8,
     tables: SnapshotBuilder,
     generation: u32,
-    /// A packet with a wrong checksum came in, and may leave.
+    /// True if a packet with a wrong checksum came in. Such a packet may leave.
     tainted: bool,
-    /// Fragments that left.
+    /// The fragments that left.
     fragments: BTreeMap<Left, Vec<Vec<u8>>>,
 }
 
@@ -78,12 +78,13 @@ impl CheckedNode {
         self.node.push(PARTIES[party].port, frame);
     }
 
-    /// Lets every worker turn until none has anything to do, and verifies what left.
+    /// Lets every worker turn until none has work, and verifies the packets that left.
     pub(super) fn turn(&mut self) {
         self.node.step().unwrap();
         self.collect();
     }
 
+    /// Takes the packets that left, verifies each, and keeps the fragments for [`Self::check_datagrams`].
     fn collect(&mut self) {
         for party in &PARTIES {
             while let Some(frame) = self.node.pop(party.port) {
@@ -101,7 +102,8 @@ impl CheckedNode {
         }
     }
 
-    /// Datagrams of which all fragments left are whole and valid: `ids` are those that were sent whole and once.
+    /// Asserts that each datagram in `ids` whose fragments all left is valid. `ids` are the identifications that were sent once,
+    /// as a whole and valid datagram.
     pub(super) fn check_datagrams(&mut self, ids: &[u32]) {
         for ((.., id, _), fragments) in std::mem::take(&mut self.fragments) {
             if ids.contains(&id)
@@ -112,12 +114,12 @@ impl CheckedNode {
         }
     }
 
-    /// Time passes.
+    /// Lets `ms` milliseconds pass.
     pub(super) fn wait(&mut self, ms: u64) {
         self.node.wait(ms);
     }
 
-    /// Policy of a pod changes.
+    /// Changes the policy and the MTU of a pod.
     pub(super) fn set_policy(&mut self, party: usize, what: u8) {
         let policy = match what % 4 {
             0 => cluster::isolate(Direction::Ingress, None),
@@ -132,7 +134,7 @@ impl CheckedNode {
         self.publish();
     }
 
-    /// The Service's backends change.
+    /// Changes the Service's backends: the parties whose bits are set in `which`.
     pub(super) fn serve(&mut self, which: u8) {
         let chosen = PARTIES.iter().enumerate().filter(|(n, _)| which >> n & 1 == 1);
         let backends: Vec<_> = chosen.map(|(_, party)| party).collect();
@@ -145,15 +147,15 @@ impl CheckedNode {
         self.node.publish(snapshot);
     }
 
-    /// The TX ring of a port has room for so many frames.
+    /// Limits the TX ring of a party's port to `frames` frames.
     pub(super) fn set_room(&self, party: usize, frames: usize) {
         self.node.wire(PARTIES[party].port).unwrap().set_tx_room(frames);
     }
 
-    /// Ends the node; every frame is there, every packet has ended once.
+    /// Ends the node and asserts that no frame is missing and that every packet has ended once.
     pub(super) fn finish(mut self) -> PortTotals {
         self.collect();
-        // Before the counters are read: what is still held is dropped, and counted, here.
+        // Before the counters are read, because this drops and counts the fragments that are still held.
         assert_eq!(self.node.finish(), 0, "frames were lost");
         let mut all = PortTotals::default();
         for party in &PARTIES {

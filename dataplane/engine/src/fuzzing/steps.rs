@@ -1,5 +1,5 @@
-//! Octets as steps: one that says what happens ([`op`]), then those that say how. Missing ones are 0, and every octet means
-//! something, so that most inputs get far.
+//! Decodes octets into steps: the first octet of a step selects an operation ([`op`]), the next ones are its arguments. Missing
+//! octets are 0 and every octet is valid, so that most inputs get far.
 
 use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{Ip, MacAddr, Proto, TcpFlags, parse};
@@ -7,36 +7,36 @@ use heddle_wire::{Ip, MacAddr, Proto, TcpFlags, parse};
 use super::cluster::{ELSEWHERE, PARTIES};
 use super::node::CheckedNode;
 
-/// What happens; the octets that follow each.
+/// The operations, each with the arguments that follow it.
 pub mod op {
-    /// How many there are: an octet counts modulo this.
+    /// The modulus of an operation's octet. Numbers without an operation of their own mean [`TURN`].
     pub const COUNT: u8 = 12;
-    /// A whole packet: from, to, kind, source port, destination port, flags, TTL, length, how.
+    /// A whole packet: from, to, kind, source port, destination port, flags, TTL, length, options.
     pub const PACKET: u8 = 0;
     /// A UDP datagram or echo request in fragments: from, to, kind, port, length, size, order, lost.
     pub const DATAGRAM: u8 = 1;
-    /// A fragment of no good datagram: from, to, protocol, identification, place, length, more, port.
+    /// A fragment that belongs to no valid datagram: from, to, protocol, identification, offset, length, more, port.
     pub const FRAGMENT: u8 = 2;
-    /// A frame of those octets: from, length, octets.
+    /// A frame of arbitrary octets: from, length, the octets.
     pub const RAW: u8 = 3;
-    /// As `PACKET`, then where an octet is changed, and to what.
+    /// A packet as by `PACKET` with one octet changed: the same arguments, then the index and the value.
     pub const BROKEN: u8 = 4;
-    /// Workers turn.
+    /// Lets the workers turn until they are at rest.
     pub const TURN: u8 = 5;
-    /// Time passes: how long, by ten milliseconds; then workers turn.
+    /// Lets time pass, then the workers turn: the time in units of 10 ms.
     pub const WAIT: u8 = 6;
-    /// A pod's policy and MTU: whose, which.
+    /// Changes a pod's policy and MTU: the pod, the policy.
     pub const POLICY: u8 = 7;
-    /// The Service's backends: a bit for each party.
+    /// Sets the Service's backends: one bit for each party.
     pub const SERVE: u8 = 8;
-    /// Room in a TX ring: whose, how much.
+    /// Limits the room in a TX ring: the party, the frames.
     pub const ROOM: u8 = 9;
 }
 
-/// Reads steps.
+/// A decoder of steps.
 pub(super) struct Decoder<'a> {
     left: &'a [u8],
-    /// The next identification that is used once.
+    /// The last identification that was given to a datagram of its own.
     next_id: u32,
     /// Identifications of datagrams that were sent once, whole and valid.
     ids: Vec<u32>,
@@ -71,12 +71,13 @@ impl<'a> Decoder<'a> {
         self.next_id
     }
 
-    /// Who sends, and to whom; the high bit of the latter is the family.
+    /// Decodes the sender and the destination, whose high bit is the family. Returns the sender's index and a packet builder.
     fn ends(&mut self) -> (usize, Packet) {
         let (party, packet, _) = self.between();
         (party, packet)
     }
 
+    /// Does the same as [`Self::ends`], and returns the two addresses too.
     fn between(&mut self) -> (usize, Packet, (Ip, Ip)) {
         let party = usize::from(self.octet()) % PARTIES.len();
         let to = self.octet();
@@ -90,18 +91,19 @@ impl<'a> Decoder<'a> {
         (party, Packet::new(from.mac, MacAddr::GATEWAY, src, dst), (src, dst))
     }
 
-    /// One of few, so that flows meet.
+    /// Decodes a port. There are few, so that packets often belong to one flow.
     fn port(&mut self) -> u16 {
         [80, 8080, 1000, 1001, 61000, 53][usize::from(self.octet()) % 6]
     }
 
+    /// Decodes a packet, and returns the sender's index and the frame.
     fn packet(&mut self) -> (usize, Vec<u8>) {
         let (party, packet, (src, dst)) = self.between();
         let (kind, sport, dport, flags) = (self.octet(), self.port(), self.port(), self.octet());
         let ttl = self.octet();
         let len = usize::from(self.octet());
         let how = self.octet();
-        // Most are short; some take several frames.
+        // Most packets are short; some need several frames.
         let len = if how & 8 == 0 { len } else { len * 200 };
         let mut packet = packet.ttl(if ttl % 8 == 7 { ttl / 8 % 3 } else { 64 });
         if how & 1 != 0 {
@@ -129,10 +131,12 @@ impl<'a> Decoder<'a> {
         (party, frame)
     }
 
+    /// Sends a datagram in fragments.
     fn datagram(&mut self, node: &mut CheckedNode) {
         let (party, packet) = self.ends();
         let (kind, port) = (self.octet(), self.port());
         let (len, size, mut order, lost) = (self.octet(), self.octet(), self.octet(), self.octet());
+        // The whole datagram, with an identification of its own.
         let data: Vec<u8> = (0..usize::from(len) * 32 + 8)
             .map(|n| (n * 7 + n / 256) as u8)
             .collect();
@@ -150,6 +154,7 @@ impl<'a> Decoder<'a> {
             (true, false) => Proto::ICMPV6,
             (false, _) => Proto::UDP,
         };
+        // Its fragments of `size` octets, a multiple of 8.
         let l4 = &whole[if v4 { 34 } else { 54 }..];
         let count = l4.len().div_ceil(size);
         let mut fragments: Vec<Vec<u8>> = l4
@@ -162,6 +167,7 @@ impl<'a> Decoder<'a> {
                     .raw(proto, part)
             })
             .collect();
+        // Sent in the order that `order` selects, without the ones that `lost` selects.
         while fragments.len() > 1 {
             let n = usize::from(order) % fragments.len();
             order = order.rotate_left(3);
@@ -173,6 +179,7 @@ impl<'a> Decoder<'a> {
         fragments.iter().for_each(|fragment| node.push(party, fragment));
     }
 
+    /// Sends a fragment with arbitrary fields.
     fn fragment(&mut self, node: &mut CheckedNode) {
         let (party, packet) = self.ends();
         let proto = [Proto::UDP, Proto::TCP, Proto::SCTP, Proto::ICMP, Proto(47)][usize::from(self.octet()) % 5];
@@ -187,7 +194,7 @@ impl<'a> Decoder<'a> {
         node.push(party, &packet.fragment(offset, more & 1 == 1).raw(proto, &data));
     }
 
-    /// Any octets: what they say of identifications that were to be used once is not so any more.
+    /// Sends arbitrary octets. An identification in them is no longer used only once.
     fn raw(&mut self, node: &mut CheckedNode, party: usize, frame: &[u8]) {
         if let Ok(p) = parse(frame, frame.len()) {
             self.ids.retain(|id| *id != p.fragment_id);
@@ -195,7 +202,7 @@ impl<'a> Decoder<'a> {
         node.push(party, frame);
     }
 
-    /// Does the next step.
+    /// Decodes and runs the next step.
     pub(super) fn play(&mut self, node: &mut CheckedNode) {
         match self.octet() % op::COUNT {
             op::PACKET => {

@@ -1,4 +1,4 @@
-//! The driver on its own: fragments cost no allocation.
+//! Tests of the driver alone: fragments cause no allocation.
 
 use heddle_flow::Config;
 use heddle_port::{Capabilities, SharedPool, WorkerId};
@@ -10,7 +10,8 @@ use crate::StageConfig;
 use crate::fuzzing::cluster::{PARTIES, tables};
 use crate::reassembly::FragmentConfig;
 
-/// Datagrams of three fragments, the first one last, and some without a first: what is held, released and given up.
+/// Sends a datagram of three fragments, the first one last, and others without a first fragment, so that fragments are held,
+/// released and given up.
 #[test]
 fn fragments_cost_no_allocation() {
     let shared = SharedPool::heap(256, 4096);

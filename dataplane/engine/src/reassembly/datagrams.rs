@@ -1,111 +1,77 @@
-//! The datagrams of which a fragment has come: found by what names them, forgotten by time or for want of room.
+//! The table of datagrams with at least one received fragment.
+//!
+//! An entry is found by its [`DatagramKey`] through a hash table with chained buckets. It is removed when its time is over,
+//! when all fragments were received, when its port is closed, or when another datagram needs the room. Entries are linked in
+//! two lists, in the order in which their time ends: datagrams without their first fragment, and all others.
 
 use std::hash::{BuildHasher, RandomState};
 
 use heddle_flow::{FlowKey, Millis};
 use heddle_port::{BURST, Packet, PortId};
 
-use super::held::{Chain, Held};
+use super::datagram::{Datagram, State};
+use super::held::{HeldPackets, HeldQueue};
 use super::list::{Links, List, NONE};
 use super::part::{DatagramKey, Part};
-use super::spans::{Fits, Spans};
+use super::spans::Fits;
 use super::{FragmentConfig, FragmentTotals};
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 
-/// The name of a datagram for as long as it is remembered.
+/// A reference to a datagram's entry, valid until the entry is removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Ticket {
     place: u16,
+    /// The entry's serial number, which changes when the entry is used for another datagram.
     serial: u32,
 }
 
 /// The next step for a later fragment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Later {
-    /// To follow the flow of its first.
+    /// Handle it as a packet of the first fragment's flow.
     Follow(FlowKey),
-    /// To wait for its first: [`Datagrams::hold`].
+    /// Hold it until the first fragment arrives, by [`Datagrams::hold`].
     Wait(Ticket),
-    /// To be dropped.
+    /// Drop it.
     Drop(DropReason),
 }
 
-/// How far a datagram has come.
-#[derive(Clone, Copy, Debug)]
-enum State {
-    /// Its first fragment has not come.
-    Waiting,
-    /// It has, with this key, and goes its way.
-    Passes(FlowKey),
-    /// It has, with this key, and was not forwarded.
-    Refused(FlowKey),
-    /// Two of its fragments overlap.
-    Overlapped,
-}
-
-#[derive(Debug)]
-struct Datagram {
-    key: DatagramKey,
-    state: State,
-    spans: Spans,
-    held: Chain,
-    port: PortId,
-    share: u8,
-    /// When it is forgotten.
-    due: Millis,
-    /// When a fragment of it was last seen.
-    seen: Millis,
-    serial: u32,
-    /// The next one in its bucket, or in the list of free places.
-    next: u16,
-    used: bool,
-}
-
-/// The table.
+/// The table of one worker's datagrams.
 #[derive(Debug)]
 pub(crate) struct Datagrams {
     config: FragmentConfig,
     datagrams: Box<[Datagram]>,
     links: Links,
-    /// Those without their first fragment, and all others; each in the order in which they run out of time.
+    /// Datagrams without their first fragment, the one with the earliest end first.
     waiting: List,
+    /// All other datagrams, the one with the earliest end first.
     known: List,
     buckets: Box<[u16]>,
     free: u16,
+    /// Seeded at random, so that a sender cannot choose keys that share a bucket.
     hasher: RandomState,
+    /// Datagrams of each share.
     shares: Box<[u16; 256]>,
-    held: Held,
+    held: HeldPackets,
     totals: FragmentTotals,
-    /// Totals were asked for since the last change.
+    /// True if the totals have not changed since they were read.
     reported: bool,
 }
 
-/// An endpoint may have this part of everything.
+/// The divisor of a share: one endpoint may use a quarter of the datagrams and of the held frames.
 const SHARE: u16 = 4;
 
-/// The share that an endpoint has in the table: those whose numbers differ by 256 have one together.
+/// Returns the share of an endpoint. Endpoints whose ids differ by a multiple of 256 have one share together.
 const fn share_of(ingress: Ingress) -> u8 {
     ingress.role.endpoint().0 as u8
 }
 
 impl Datagrams {
-    /// An empty table; the only place where it allocates.
+    /// Makes an empty table. Only this function allocates.
     pub(crate) fn new(config: FragmentConfig) -> Self {
         let count = config.datagrams.min(NONE - 1);
-        let datagrams = (1..=count).map(|next| Datagram {
-            key: DatagramKey::NOBODY,
-            state: State::Waiting,
-            spans: Spans::new(),
-            held: Chain::EMPTY,
-            port: PortId(0),
-            share: 0,
-            due: Millis(0),
-            seen: Millis(0),
-            serial: 0,
-            next: if next == count { NONE } else { next },
-            used: false,
-        });
+        let datagrams = (1..=count).map(|next| Datagram::unused(if next == count { NONE } else { next }));
         Self {
             datagrams: datagrams.collect(),
             links: Links::new(count),
@@ -115,8 +81,8 @@ impl Datagrams {
             free: if count == 0 { NONE } else { 0 },
             hasher: RandomState::new(),
             shares: Box::new([0; 256]),
-            // A burst may add to what there is before any of that has been given back.
-            held: Held::new(config.held_frames.min(NONE - 1 - BURST as u16) + BURST as u16),
+            // A burst may add packets while those that were released or given up before are not taken yet.
+            held: HeldPackets::new(config.held_frames.min(NONE - 1 - BURST as u16) + BURST as u16),
             totals: FragmentTotals::default(),
             reported: true,
             config,
@@ -153,7 +119,8 @@ impl Datagrams {
         (datagram.used && datagram.serial == ticket.serial).then_some(datagram)
     }
 
-    /// The place of a datagram, a new one if need be, which waits for its first. `None` if there is no room at all.
+    /// Returns the index of a datagram's entry, and makes one in the state `Waiting` if there is none. Makes room first, at the
+    /// cost of the same share if that is at its limit, else of the largest share. Returns `None` if the table has no entries.
     fn find_or_add(&mut self, key: &DatagramKey, ingress: Ingress, now: Millis) -> Option<u16> {
         if let Some(place) = self.find(key) {
             return Some(place);
@@ -190,8 +157,7 @@ impl Datagrams {
         Some(place)
     }
 
-    /// Forgets the oldest datagram of a share: of those with and those without their first fragment the one of which nothing
-    /// has come for longer.
+    /// Removes a share's oldest datagram: the first in either list, whichever received no fragment for longer.
     fn displace(&mut self, share: u8) {
         let datagrams = &self.datagrams;
         let of_share = |place: u16| datagrams.get(usize::from(place)).is_some_and(|d| d.share == share);
@@ -204,12 +170,12 @@ impl Datagrams {
         }
     }
 
-    /// Forgets a datagram; what waits for its first is given up.
+    /// Removes a datagram's entry. Its held fragments are given up with `reason`.
     fn remove(&mut self, place: u16, reason: DropReason) {
         let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
             return;
         };
-        let held = std::mem::replace(&mut datagram.held, Chain::EMPTY);
+        let held = std::mem::replace(&mut datagram.held, HeldQueue::EMPTY);
         let (key, share, next) = (datagram.key, datagram.share, datagram.next);
         let list = if matches!(datagram.state, State::Waiting) {
             &mut self.waiting
@@ -226,7 +192,7 @@ impl Datagrams {
         self.unlink(&key, place, next);
     }
 
-    /// Takes a place, which `next` follows, out of its bucket.
+    /// Unlinks an entry from its bucket. `next` is the entry that follows it there.
     fn unlink(&mut self, key: &DatagramKey, place: u16, next: u16) {
         let bucket = self.bucket(key);
         let Some(head) = self.buckets.get_mut(bucket) else {
@@ -246,7 +212,7 @@ impl Datagrams {
         }
     }
 
-    /// A datagram is settled one way or the other: its time begins again, among the known ones.
+    /// Sets a state other than `Waiting`: the entry moves to the end of `known`, and its time begins again.
     fn set_state(&mut self, place: u16, state: State, now: Millis) {
         let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
             return;
@@ -262,24 +228,24 @@ impl Datagrams {
         self.known.push(&mut self.links, place);
     }
 
-    /// Two fragments overlap: none of the datagram passes any more.
+    /// Marks a datagram in which two fragments overlap, and gives its held fragments up. Returns the reason for the drop.
     fn mark_overlapped(&mut self, place: u16, now: Millis) -> DropReason {
         let reason = DropReason::FragmentOverlap;
         self.set_state(place, State::Overlapped, now);
         if let Some(datagram) = self.datagrams.get_mut(usize::from(place)) {
             datagram.spans.clear();
-            let held = std::mem::replace(&mut datagram.held, Chain::EMPTY);
+            let held = std::mem::replace(&mut datagram.held, HeldQueue::EMPTY);
             self.held.give_up(held, datagram.share, reason);
             self.reported = false;
         }
         reason
     }
 
-    /// A first fragment has come, which belongs to the flow of `flow`: what becomes of it is to be told by [`Self::record_first`].
-    /// What waited for it is ready.
+    /// Registers a first fragment with the flow key `flow`, and releases the fragments that were held for it. The caller then
+    /// records the verdict by [`Self::record_first`]. Returns `None` if the table has no entries.
     ///
     /// # Errors
-    /// It is to be dropped: it overlaps another one of its datagram.
+    /// The fragment overlaps another one of its datagram and must be dropped.
     pub(crate) fn first(
         &mut self,
         key: &DatagramKey,
@@ -294,9 +260,10 @@ impl Datagrams {
         let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
             return Ok(None);
         };
-        // After a while without a fragment the identification is another datagram's.
+        // IPv4 has few identifications. After a silence, a first fragment begins another datagram with the same one.
         let reused = now.since(datagram.seen) >= u64::from(self.config.wait_ms);
         datagram.seen = now;
+        // A first fragment is either new in a waiting datagram, or an exact duplicate of the known one.
         let fits = datagram.spans.add(part.start, part.end, part.last);
         let same = match datagram.state {
             State::Waiting => fits == Fits::New,
@@ -311,10 +278,10 @@ impl Datagrams {
             serial: datagram.serial,
         };
         if matches!(datagram.state, State::Waiting) || reused {
-            // Fragments that waited re-enter one by one and are recorded then.
+            // The held fragments re-enter one by one and are added to the spans then.
             datagram.spans.clear();
             datagram.spans.add(part.start, part.end, part.last);
-            let held = std::mem::replace(&mut datagram.held, Chain::EMPTY);
+            let held = std::mem::replace(&mut datagram.held, HeldQueue::EMPTY);
             self.held.release(held, datagram.share);
             self.set_state(place, State::Passes(flow), now);
         }
@@ -323,7 +290,7 @@ impl Datagrams {
         Ok(Some(ticket))
     }
 
-    /// Says whether the first fragment of a datagram was forwarded.
+    /// Records the verdict on a first fragment: `passes` is true if it is forwarded.
     pub(crate) fn record_first(&mut self, ticket: Ticket, flow: FlowKey, passes: bool) {
         if self.by_ticket(ticket).is_some()
             && let Some(datagram) = self.datagrams.get_mut(usize::from(ticket.place))
@@ -337,7 +304,7 @@ impl Datagrams {
         }
     }
 
-    /// The next step for a later fragment.
+    /// Registers a later fragment and returns its next step. Makes the datagram's entry if this is its first received fragment.
     pub(crate) fn later(&mut self, key: &DatagramKey, part: Part, ingress: Ingress, now: Millis) -> Later {
         let place = self.find_or_add(key, ingress, now);
         let Some((place, datagram)) = place.and_then(|p| Some((p, self.datagrams.get_mut(usize::from(p))?))) else {
@@ -353,7 +320,7 @@ impl Datagrams {
             Fits::Overlaps => return Later::Drop(self.mark_overlapped(place, now)),
             Fits::TooMany => return Later::Drop(DropReason::FragmentTooMany),
         };
-        let does = match datagram.state {
+        let step = match datagram.state {
             State::Waiting if again => return Later::Drop(DropReason::FragmentDuplicate),
             State::Waiting => {
                 return Later::Wait(Ticket {
@@ -369,15 +336,17 @@ impl Datagrams {
             State::Refused(_) | State::Overlapped => Later::Drop(DropReason::FragmentFirstRefused),
         };
         if datagram.spans.are_all() {
+            // Only a waiting datagram has held fragments, so the reason is not used.
             self.remove(place, DropReason::FragmentNoRoom);
         }
-        does
+        step
     }
 
-    /// Keeps a later fragment until its first comes; if that has come since, it is ready.
+    /// Holds a later fragment until its first one arrives. If that has arrived since [`Self::later`], as with a first fragment
+    /// later in the same burst, the packet is ready at once.
     ///
     /// # Errors
-    /// The packet, and why it is to be dropped.
+    /// The packet, and the reason for which it must be dropped.
     pub(crate) fn hold(
         &mut self,
         packet: Packet,
@@ -413,7 +382,8 @@ impl Datagrams {
         Ok(())
     }
 
-    /// Makes room for so many frames of a share, whose datagram at `place` stays.
+    /// Makes room for `frames` held frames of a share by removing waiting datagrams other than the one at `place`: of the same
+    /// share if that is at its limit, else of the share with the most held frames. Returns false if that is not possible.
     fn make_room(&mut self, frames: u32, share: u8, place: u16) -> bool {
         let most = u32::from(self.config.held_frames);
         let most_of_share = most / u32::from(SHARE);
@@ -421,7 +391,7 @@ impl Datagrams {
             let from = if self.held.frames_of(share) + frames > most_of_share {
                 share
             } else if self.held.frames() + frames > most {
-                self.held.greediest()
+                self.held.largest_share()
             } else {
                 return true;
             };
@@ -435,7 +405,7 @@ impl Datagrams {
         }
     }
 
-    /// Forgets what has run out of time.
+    /// Removes the datagrams whose time is over. Called once a turn.
     pub(crate) fn expire(&mut self, now: Millis) {
         for (waiting, reason) in [
             (true, DropReason::FragmentFirstMissing),
@@ -455,7 +425,7 @@ impl Datagrams {
         }
     }
 
-    /// Forgets what came in by a port, which is closed.
+    /// Removes the datagrams that came in by a port, because it is about to be closed.
     pub(crate) fn close(&mut self, port: PortId) {
         for place in 0..self.datagrams.len() as u16 {
             let here = |d: &Datagram| d.used && d.port == port;
@@ -471,12 +441,12 @@ impl Datagrams {
         self.held.has_finished()
     }
 
-    /// Takes the next packet that is given up, the port where it came in, and the reason.
+    /// Takes the next packet that was given up, with its ingress and the drop reason.
     pub(crate) fn take_given_up(&mut self) -> Option<(Packet, Ingress, DropReason)> {
         self.held.take_given_up()
     }
 
-    /// Takes the next packet whose first fragment has come, and the port where it came in.
+    /// Takes the next packet whose first fragment has arrived, with its ingress.
     pub(crate) fn take_ready(&mut self) -> Option<(Packet, Ingress)> {
         self.held.take_ready()
     }

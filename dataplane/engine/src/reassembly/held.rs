@@ -1,4 +1,5 @@
-//! Packets that are kept back: fragments that wait for their first, those whose first has come, and those that are given up.
+//! Held packets: fragments that wait for their first one, fragments whose first one has arrived (ready), and fragments that
+//! are given up. All of them are in one array, linked into queues.
 
 use heddle_port::Packet;
 
@@ -6,22 +7,23 @@ use super::list::NONE;
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 
-/// A packet that is kept back.
+/// A held packet.
 #[derive(Debug)]
-struct Kept {
+struct HeldPacket {
     packet: Packet,
     ingress: Ingress,
+    /// The drop reason, once the packet is given up.
     reason: DropReason,
 }
 
-/// Packets in the order in which they came.
+/// A queue of held packets, in the order of their arrival.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Chain {
+pub(super) struct HeldQueue {
     first: u16,
     last: u16,
 }
 
-impl Chain {
+impl HeldQueue {
     pub(super) const EMPTY: Self = Self {
         first: NONE,
         last: NONE,
@@ -32,19 +34,22 @@ impl Chain {
     }
 }
 
-/// All packets that are kept back, and the frames of those that wait, by share.
+/// All held packets of a worker.
 #[derive(Debug)]
-pub(super) struct Held {
-    places: Box<[(Option<Kept>, u16)]>,
+pub(super) struct HeldPackets {
+    /// Each place has a packet or is free, and the index of the next place in its queue or in the list of free places.
+    places: Box<[(Option<HeldPacket>, u16)]>,
     free: u16,
-    ready: Chain,
-    given_up: Chain,
+    ready: HeldQueue,
+    given_up: HeldQueue,
+    /// Frames of the waiting packets.
     frames: u32,
+    /// The same by share.
     shares: Box<[u32; 256]>,
 }
 
-impl Held {
-    /// With so many places.
+impl HeldPackets {
+    /// Allocates room for `places` packets.
     pub(super) fn new(places: u16) -> Self {
         let places: Box<[_]> = (1..=places)
             .map(|next| (None, if next == places { NONE } else { next }))
@@ -52,42 +57,42 @@ impl Held {
         Self {
             free: if places.is_empty() { NONE } else { 0 },
             places,
-            ready: Chain::EMPTY,
-            given_up: Chain::EMPTY,
+            ready: HeldQueue::EMPTY,
+            given_up: HeldQueue::EMPTY,
             frames: 0,
             shares: Box::new([0; 256]),
         }
     }
 
-    /// Frames that wait, all of them.
+    /// Returns the frames of all waiting packets.
     pub(super) const fn frames(&self) -> u32 {
         self.frames
     }
 
-    /// Those of a share.
+    /// Returns the frames of a share's waiting packets.
     pub(super) fn frames_of(&self, share: u8) -> u32 {
         self.shares[usize::from(share)]
     }
 
-    /// The share that has most.
-    pub(super) fn greediest(&self) -> u8 {
+    /// Returns the share with the most frames.
+    pub(super) fn largest_share(&self) -> u8 {
         let most = (0_u8..=255).max_by_key(|share| self.frames_of(*share));
         most.unwrap_or(0)
     }
 
-    /// Puts a packet at the end of a chain, where it waits. Gives it back if there is no place.
+    /// Appends a packet to a datagram's queue. Returns the packet as an error if there is no place.
     pub(super) fn wait(
         &mut self,
-        chain: &mut Chain,
+        queue: &mut HeldQueue,
         packet: Packet,
         ingress: Ingress,
         share: u8,
     ) -> Result<(), Packet> {
         let frames = u32::from(packet.frames());
-        let place = self.keep(packet, ingress)?;
+        let place = self.insert(packet, ingress)?;
         self.append(
-            chain,
-            Chain {
+            queue,
+            HeldQueue {
                 first: place,
                 last: place,
             },
@@ -97,13 +102,13 @@ impl Held {
         Ok(())
     }
 
-    /// Puts a packet to those whose first has come. Gives it back if there is no place.
+    /// Appends a packet to the ready ones. Returns the packet as an error if there is no place.
     pub(super) fn make_ready(&mut self, packet: Packet, ingress: Ingress) -> Result<(), Packet> {
-        let place = self.keep(packet, ingress)?;
+        let place = self.insert(packet, ingress)?;
         let mut ready = self.ready;
         self.append(
             &mut ready,
-            Chain {
+            HeldQueue {
                 first: place,
                 last: place,
             },
@@ -112,44 +117,46 @@ impl Held {
         Ok(())
     }
 
-    fn keep(&mut self, packet: Packet, ingress: Ingress) -> Result<u16, Packet> {
+    /// Stores a packet in a free place and returns its index, in no queue yet.
+    fn insert(&mut self, packet: Packet, ingress: Ingress) -> Result<u16, Packet> {
         let place = self.free;
         let Some((kept, next)) = self.places.get_mut(usize::from(place)) else {
             return Err(packet);
         };
         self.free = std::mem::replace(next, NONE);
-        *kept = Some(Kept {
+        *kept = Some(HeldPacket {
             packet,
             ingress,
-            // Until there is another one.
+            // `give_up` sets the real one.
             reason: DropReason::FragmentNoRoom,
         });
         Ok(place)
     }
 
-    fn append(&mut self, to: &mut Chain, chain: Chain) {
-        if chain.is_empty() {
+    /// Appends one queue to another.
+    fn append(&mut self, to: &mut HeldQueue, queue: HeldQueue) {
+        if queue.is_empty() {
             return;
         }
         match self.places.get_mut(usize::from(to.last)) {
-            Some((_, next)) => *next = chain.first,
-            None => to.first = chain.first,
+            Some((_, next)) => *next = queue.first,
+            None => to.first = queue.first,
         }
-        to.last = chain.last;
+        to.last = queue.last;
     }
 
-    /// The first of a datagram has come: what waited for it is ready.
-    pub(super) fn release(&mut self, chain: Chain, share: u8) {
-        self.uncount(chain, share);
+    /// Makes the waiting packets of a queue ready, because the first fragment of their datagram has arrived.
+    pub(super) fn release(&mut self, queue: HeldQueue, share: u8) {
+        self.uncount(queue, share);
         let mut ready = self.ready;
-        self.append(&mut ready, chain);
+        self.append(&mut ready, queue);
         self.ready = ready;
     }
 
-    /// Gives up the packets that wait in a chain.
-    pub(super) fn give_up(&mut self, chain: Chain, share: u8, reason: DropReason) {
-        self.uncount(chain, share);
-        let mut place = chain.first;
+    /// Gives up the waiting packets of a queue: they will be dropped for `reason`.
+    pub(super) fn give_up(&mut self, queue: HeldQueue, share: u8, reason: DropReason) {
+        self.uncount(queue, share);
+        let mut place = queue.first;
         while let Some((kept, next)) = self.places.get_mut(usize::from(place)) {
             if let Some(kept) = kept {
                 kept.reason = reason;
@@ -157,12 +164,13 @@ impl Held {
             place = *next;
         }
         let mut given_up = self.given_up;
-        self.append(&mut given_up, chain);
+        self.append(&mut given_up, queue);
         self.given_up = given_up;
     }
 
-    fn uncount(&mut self, chain: Chain, share: u8) {
-        let mut place = chain.first;
+    /// Subtracts a queue's packets from the waiting frames.
+    fn uncount(&mut self, queue: HeldQueue, share: u8) {
+        let mut place = queue.first;
         while let Some((kept, next)) = self.places.get(usize::from(place)) {
             let frames = kept.as_ref().map_or(0, |kept| u32::from(kept.packet.frames()));
             self.frames -= frames;
@@ -171,13 +179,14 @@ impl Held {
         }
     }
 
-    fn take(&mut self, chain: &mut Chain) -> Option<Kept> {
-        let place = chain.first;
+    /// Removes the first packet of a queue and frees its place.
+    fn pop(&mut self, queue: &mut HeldQueue) -> Option<HeldPacket> {
+        let place = queue.first;
         let (kept, next) = self.places.get_mut(usize::from(place))?;
         let kept = kept.take();
-        chain.first = std::mem::replace(next, self.free);
-        if chain.first == NONE {
-            chain.last = NONE;
+        queue.first = std::mem::replace(next, self.free);
+        if queue.first == NONE {
+            queue.last = NONE;
         }
         self.free = place;
         kept
@@ -189,18 +198,18 @@ impl Held {
         !self.ready.is_empty() || !self.given_up.is_empty()
     }
 
-    /// Takes the next packet whose first has come, and the port where it came in.
+    /// Takes the next ready packet, with its ingress.
     pub(super) fn take_ready(&mut self) -> Option<(Packet, Ingress)> {
         let mut ready = self.ready;
-        let kept = self.take(&mut ready);
+        let kept = self.pop(&mut ready);
         self.ready = ready;
         kept.map(|kept| (kept.packet, kept.ingress))
     }
 
-    /// Takes the next packet that is given up, the port where it came in, and the reason.
+    /// Takes the next packet that was given up, with its ingress and the drop reason.
     pub(super) fn take_given_up(&mut self) -> Option<(Packet, Ingress, DropReason)> {
         let mut given_up = self.given_up;
-        let kept = self.take(&mut given_up);
+        let kept = self.pop(&mut given_up);
         self.given_up = given_up;
         kept.map(|kept| (kept.packet, kept.ingress, kept.reason))
     }

@@ -1,9 +1,9 @@
-//! Doubly linked lists over the places of an array: what is in the table, in the order of its time.
+//! Doubly linked lists over the indices of an array. The table of datagrams keeps its entries in them, in the order of time.
 
-/// No place.
+/// The index that stands for no entry.
 pub(super) const NONE: u16 = u16::MAX;
 
-/// The links of all places; a place is in one list at most.
+/// The links of all entries, as (previous, next). An entry is in one list at most.
 #[derive(Debug)]
 pub(super) struct Links(Box<[(u16, u16)]>);
 
@@ -24,7 +24,7 @@ impl Links {
         }
     }
 
-    /// The neighbours of a place.
+    /// Returns the entry that follows in the list, or `NONE`.
     pub(super) fn next(&self, place: u16) -> u16 {
         self.0.get(usize::from(place)).map_or(NONE, |link| link.1)
     }
@@ -43,12 +43,12 @@ impl List {
         last: NONE,
     };
 
-    /// The oldest.
+    /// Returns the oldest entry, or `NONE`.
     pub(super) const fn first(&self) -> u16 {
         self.first
     }
 
-    /// Adds a place that is in no list.
+    /// Appends an entry that is in no list.
     pub(super) fn push(&mut self, links: &mut Links, place: u16) {
         links.set_previous(place, self.last);
         links.set_next(place, NONE);
@@ -60,7 +60,7 @@ impl List {
         self.last = place;
     }
 
-    /// Takes out a place that is in this list.
+    /// Removes an entry that is in this list.
     pub(super) fn remove(&mut self, links: &mut Links, place: u16) {
         let Some(&(previous, next)) = links.0.get(usize::from(place)) else {
             return;
@@ -77,7 +77,7 @@ impl List {
         }
     }
 
-    /// The oldest that fits.
+    /// Returns the oldest entry for which `fits` returns true.
     pub(super) fn find(&self, links: &Links, mut fits: impl FnMut(u16) -> bool) -> Option<u16> {
         let mut place = self.first;
         while place != NONE {
@@ -106,7 +106,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a queue that is searched.
+        /// Compares two lists with two `VecDeque`s, which are searched.
         #[test]
         fn a_list_keeps_the_order(steps in prop::collection::vec((0_u16..12, any::<bool>()), 0..200)) {
             let mut links = Links::new(12);

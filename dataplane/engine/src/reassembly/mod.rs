@@ -1,18 +1,26 @@
-//! Virtual reassembly: later fragments have no ports, so they follow the first of their datagram, in whatever order they come.
+//! Virtual reassembly: gives later fragments, which have no ports, the flow of the first fragment of their datagram.
 //!
-//! Nothing is put together. [`Datagrams`] remembers, for each datagram of which a fragment has come, the flow key of its first
-//! fragment and which parts were seen; a later fragment is then looked up, judged and sent as a packet of that flow. What
-//! comes before its first is held until that one comes. One table a worker: all fragments of a datagram come in by one port.
+//! No datagram is put together. [`Datagrams`] contains, for each datagram with at least one received fragment, the flow
+//! key of the first fragment and the received octet ranges. A later fragment is looked up, judged and sent as a packet
+//! of that flow. A fragment that arrives before the first one is held until the first one arrives. Each worker has a table
+//! of its own, because all fragments of a datagram arrive at one port.
 //!
-//! Everything is bounded, and its memory is allocated at the start ([`FragmentConfig`]): datagrams, frames held, the share of
-//! each endpoint in both, time. Who has too much loses its own oldest datagram; when all is used up, who has most does.
+//! Datagrams, held frames and time are limited, and all memory is allocated at the start ([`FragmentConfig`]). An endpoint
+//! above its share loses its own oldest datagram. When the table is full, the endpoint with the most datagrams loses one.
 //!
-//! Dropped, each for its own reason: fragments that overlap others, and from then on their whole datagram (RFC 5722,
-//! for IPv4 too); those of a datagram whose first was not forwarded; those whose first does not come in time; those that
-//! there is no room for. An exact duplicate is tolerated (RFC 8200 section 4.5): it goes the way of the first copy, unless that
-//! is held still, for then the second one is dropped. A datagram is forgotten as soon as all of it was seen, because its
-//! identification may come back at once: IPv4 has 65,536 of them between two hosts (RFC 6864).
+//! A fragment is dropped, with a reason for each case, if
+//!
+//! - it overlaps another fragment; all later fragments of that datagram are dropped too (RFC 5722, applied to IPv4 as well);
+//! - the first fragment of its datagram was not forwarded;
+//! - the first fragment did not arrive in time;
+//! - there is no room to hold it, or its datagram has too many fragments;
+//! - an equal fragment is held already.
+//!
+//! Any other exact duplicate is handled like the first copy (RFC 8200 section 4.5). An entry is removed as soon as all
+//! fragments of its datagram were received, because the identification may be used again at once: IPv4 has only 65,536
+//! identifications between two hosts (RFC 6864).
 
+mod datagram;
 mod datagrams;
 mod held;
 mod list;
@@ -27,28 +35,28 @@ pub(crate) use part::{DatagramKey, Part};
 /// The limits of one worker's virtual reassembly.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FragmentConfig {
-    /// Datagrams that it remembers at once.
+    /// The most datagrams in the table. One endpoint may use a quarter of them.
     pub datagrams: u16,
-    /// Frames of fragments that wait for their first. An endpoint may have a quarter of either.
+    /// The most frames of held fragments. One endpoint may use a quarter of them.
     pub held_frames: u16,
-    /// Milliseconds for which a fragment waits for the first one of its datagram.
+    /// Milliseconds for which a fragment is held until the first one of its datagram arrives.
     pub wait_ms: u32,
-    /// Milliseconds for which a datagram is remembered whose first fragment has come (Linux: 30 s, `ipfrag_time`).
+    /// Milliseconds for which an entry is kept after the first fragment has arrived (Linux: 30 s, `ipfrag_time`).
     pub remember_ms: u32,
 }
 
-/// The counts of fragments, and the current use of the table.
+/// Counts of received fragments, and the current use of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct FragmentTotals {
-    /// First fragments that went their way, whatever became of them there.
+    /// First fragments that passed the overlap check, whatever their verdict was.
     pub first: u64,
-    /// Later fragments that followed the first of their datagram.
+    /// Later fragments that were handled as packets of their first fragment's flow.
     pub followed: u64,
-    /// Those that had to wait for it.
+    /// Later fragments that were held because the first fragment had not arrived.
     pub waited: u64,
-    /// Datagrams that are remembered.
+    /// Datagrams in the table now.
     pub datagrams: u64,
-    /// Frames of fragments that wait.
+    /// Frames of held fragments now.
     pub held_frames: u64,
 }
 

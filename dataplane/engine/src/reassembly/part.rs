@@ -1,16 +1,16 @@
-//! A fragment's place: the datagram that it belongs to, and its part of that datagram.
+//! The two things that a fragment's headers name: its datagram, and the octets of the datagram that it carries.
 
 use heddle_flow::Origin;
 use heddle_wire::{Ip, L3, Parsed};
 
-/// The name of a datagram (RFC 791 section 3.2, RFC 8200 section 4.5), where it comes in.
+/// The key of a datagram (RFC 791 section 3.2, RFC 8200 section 4.5), with the origin where its fragments come in.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct DatagramKey {
     src: Ip,
     dst: Ip,
     origin: Origin,
     id: u32,
-    /// Of IPv4 alone: in IPv6 each fragment may say another one.
+    /// The protocol in IPv4. In IPv6 it is 0, because the next header may differ from fragment to fragment.
     proto: u8,
 }
 
@@ -26,7 +26,7 @@ impl DatagramKey {
     }
 }
 
-/// Which octets of its datagram a fragment has.
+/// The octets of its datagram's payload that a fragment carries, and whether it is the last one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part {
     pub(super) start: u16,
@@ -38,7 +38,7 @@ impl Part {
     pub(crate) const fn of(p: &Parsed) -> Self {
         Self {
             start: p.fragment_offset,
-            // The parser refuses what ends beyond 65,535.
+            // The parser refuses a fragment that ends beyond 65,535.
             end: p.fragment_offset.saturating_add(p.l4_len() as u16),
             last: !p.more_fragments,
         }
@@ -46,8 +46,8 @@ impl Part {
 }
 
 impl DatagramKey {
-    /// No datagram's.
-    pub(super) const NOBODY: Self = Self {
+    /// The key of an unused entry.
+    pub(super) const UNUSED: Self = Self {
         src: Ip::UNSPECIFIED,
         dst: Ip::UNSPECIFIED,
         origin: Origin::HOST,

@@ -1,8 +1,8 @@
-//! Which octets of a datagram were seen, fragment by fragment: what overlaps, what is there twice, whether it is all.
+//! The received octet ranges of a datagram: finds overlaps and duplicates, and detects that the datagram is complete.
 
 use arrayvec::ArrayVec;
 
-/// The most fragments of a datagram: the largest one in fragments for 576 octets, which every host takes (RFC 791), has 119.
+/// The most fragments of a datagram. Cut for an MTU of 576, which every host accepts (RFC 791), the largest one has 119.
 pub(super) const MOST: usize = 128;
 
 /// Octets of a datagram's payload, from `start` to before `end`.
@@ -12,25 +12,25 @@ struct Span {
     end: u16,
 }
 
-/// How a fragment fits to those seen before.
+/// The relation of a fragment to the ones that were received before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Fits {
-    /// It is new, and was added.
+    /// The fragment is new and was added.
     New,
-    /// It was seen before, the same octets.
+    /// The fragment is an exact duplicate.
     Again,
-    /// It overlaps another one, or lies beyond the datagram's end, or says another end.
+    /// The fragment overlaps another one, lies beyond the datagram's end, or contradicts that end.
     Overlaps,
-    /// There are as many as there may be.
+    /// The datagram has [`MOST`] fragments already.
     TooMany,
 }
 
-/// The parts of a datagram that were seen. No two spans overlap, and they are in order.
+/// The received ranges of a datagram, sorted and without overlaps.
 #[derive(Debug)]
 pub(super) struct Spans {
     seen: ArrayVec<Span, MOST>,
     octets: u32,
-    /// Where the datagram ends, once its last fragment was seen.
+    /// The datagram's length, once its last fragment was received.
     end: Option<u16>,
 }
 
@@ -43,16 +43,16 @@ impl Spans {
         }
     }
 
-    /// Forgets all.
+    /// Removes all ranges and the end.
     pub(super) fn clear(&mut self) {
         self.seen.clear();
         self.octets = 0;
         self.end = None;
     }
 
-    /// Adds a fragment of at least one octet; `last`: no more follow.
+    /// Adds a fragment of at least one octet. `last` is true for the last fragment of the datagram.
     pub(super) fn add(&mut self, start: u16, end: u16, last: bool) -> Fits {
-        // The first one that does not end before this one starts.
+        // The only span that can be equal or overlap from below: the first that does not end before this one starts.
         let at = self.seen.partition_point(|span| span.end <= start);
         match self.seen.get(at) {
             Some(span) if *span == (Span { start, end }) => {
@@ -65,6 +65,7 @@ impl Spans {
             Some(span) if span.start < end => return Fits::Overlaps,
             _ => {}
         }
+        // There is one end, and nothing lies behind it.
         let beyond = match self.end {
             Some(whole) => last || end >= whole,
             None => last && at < self.seen.len(),
@@ -82,7 +83,7 @@ impl Spans {
         Fits::New
     }
 
-    /// Returns true if every octet was seen.
+    /// Returns true if every octet was received.
     pub(super) fn are_all(&self) -> bool {
         self.end.is_some_and(|end| self.octets == u32::from(end))
     }
@@ -127,7 +128,7 @@ mod tests {
             ((24, 40, false), Fits::Overlaps),
             ((8, 72, false), Fits::Overlaps),
             ((40, 56, false), Fits::Overlaps),
-            // The end before what was seen, or where another one says that more follow.
+            // A last fragment before a received one, or equal to one that is not the last.
             ((32, 40, true), Fits::Overlaps),
             ((48, 64, true), Fits::Overlaps),
         ] {
@@ -163,7 +164,7 @@ mod tests {
     }
 
     proptest! {
-        /// Against a map of octets.
+        /// Compares the spans with an array that has an element for each octet.
         #[test]
         fn they_agree_with_a_map_of_octets(parts in prop::collection::vec((0_u16..20, 1_u16..6, any::<bool>()), 1..24)) {
             let mut spans = Spans::new();

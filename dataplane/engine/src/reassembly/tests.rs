@@ -1,4 +1,4 @@
-//! The table driven by hand: whatever comes, its lists, shares and frames agree, and every packet ends once.
+//! Tests of the table alone: its lists, shares and frames agree after any steps, and every held packet is taken once.
 
 use heddle_flow::{FlowKey, Millis, Origin};
 use heddle_port::{Capabilities, PortId, SharedPool, WorkerId, WorkerPool};
@@ -68,7 +68,7 @@ impl Table {
         self.datagrams.later(&key, Part::of(p), ingress(pod), self.now)
     }
 
-    /// Holds a packet of so many frames.
+    /// Holds a packet of `frames` frames.
     fn hold(&mut self, pod: u16, ticket: Ticket, frames: usize) -> Result<(), DropReason> {
         let packet = self.pool.packet(&vec![0; frames * 200]).unwrap();
         self.datagrams
@@ -79,7 +79,7 @@ impl Table {
             })
     }
 
-    /// Takes what is given up and what is ready; how many of each.
+    /// Takes the packets that are given up and those that are ready, and returns their numbers.
     fn free_finished(&mut self) -> (usize, usize) {
         let (mut given_up, mut ready) = (0, 0);
         while let Some((packet, _, _)) = self.datagrams.take_given_up() {

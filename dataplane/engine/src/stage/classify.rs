@@ -1,4 +1,4 @@
-//! Classifies a parsed packet: a flow handles it, the link does, or its verdict is clear without tables.
+//! Classifies a parsed packet: it has a flow key, it belongs to the link, or its verdict needs no tables.
 
 use heddle_flow::FlowKey;
 use heddle_wire::parse::quoted;
@@ -60,7 +60,7 @@ pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
     }
     let key = FlowKey::of(p, cx.origin());
     if p.is_later_fragment() {
-        // It has no ports and no protocol header to check: its first fragment stands for it.
+        // It has no ports and no protocol header to check. Its first fragment was checked.
         return Class::Flow(key);
     }
     match (p.proto, message) {

@@ -1,4 +1,4 @@
-//! Flow hits: says whether an entry that was found may be replayed, and finds the successor of an entry that is gone.
+//! Flow hits: checks that an entry may be replayed, and finds the successor of an entry that was removed.
 
 use heddle_flow::{FlowKey, Hit};
 use heddle_wire::Parsed;
@@ -6,10 +6,10 @@ use heddle_wire::Parsed;
 use super::next::{Next, Replay};
 use crate::context::Context;
 
-/// Checks the entry of a packet's key: replay it if it is current.
+/// Returns the next step for a packet whose key hit an entry: replay if the entry is current.
 ///
-/// A SYN on an entry that is closed, adopted, or belongs to the other side opens a new connection (RFC 9293 section
-/// 3.10.7.4); this comes first because a stale entry of a past connection has nothing to say about it.
+/// A SYN on an entry that is closed, adopted, or was opened by the other side opens a new connection (RFC 9293 section
+/// 3.10.7.4). This is checked first, because the entry of the old connection need not be revalidated then.
 #[cold]
 #[inline(never)]
 pub(crate) fn check(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> Next {
@@ -22,14 +22,14 @@ pub(crate) fn check(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> Next {
     Next::Replay(Replay::of(hit))
 }
 
-/// Returns whether [`check`] would replay the entry. The hot path asks this first, and needs no copy of the entry then.
+/// Returns true if [`check`] would replay the entry. The hot path calls it first, which saves a copy of the entry.
 #[inline(always)]
 pub(crate) fn is_replayable(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> bool {
     (!p.tcp_flags.opens() || hit.view.admits_syn()) && cx.is_current(&hit.view)
 }
 
-/// Looks for the successor of a connection that was removed since the burst's lookup, by an earlier packet of the burst or
-/// by another worker. A new connection of the same tuple may stand in its place.
+/// Finds the successor of a connection that was removed since the burst's lookup by an earlier packet of the burst or by
+/// another worker: a new connection of the same tuple.
 #[cold]
 pub(crate) fn find_successor(cx: &Context<'_>, key: &FlowKey) -> Next {
     let successor = cx

@@ -1,7 +1,7 @@
 //! Rewrites a packet for its egress: MAC addresses, TTL, addresses and ports, each with its checksum.
 //!
-//! A port may deliver packets with an unfinished transport checksum (a capability of the port); every packet leaves with a
-//! finished one. Only an unfinished checksum costs a sum over the payload; all other packets get the flow's prepared delta
+//! A port may deliver packets with an unfinished transport checksum (a capability of the port). Every packet leaves with a
+//! finished one. Only an unfinished checksum needs a sum over the payload; all other packets get the flow's prepared delta
 //! (RFC 1624).
 
 use heddle_port::Packet;
@@ -57,7 +57,7 @@ fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'
 fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, mac: MacAddr) -> bool {
     let unfinished = cx.ingress.capabilities.unfinished_checksums;
     let head = packet.bytes_mut(cx.store);
-    // The test compares the checksum field with the pseudo header's sum, so it has to come before the rewrite.
+    // Before the rewrite: the test compares the checksum field with the sum of the pseudo header as it came in.
     let partial = unfinished && checksum::is_partial(head, p);
     let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
     let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), to_be);

@@ -1,12 +1,12 @@
-//! Fragments that come in: the first one of a datagram is forwarded as any packet is, later ones follow it or wait for it.
+//! Received fragments: the first one of a datagram is forwarded like any packet, and later ones follow its flow or wait for it.
 //!
 //! A later fragment has no ports. It gets the flow key of its first fragment ([`crate::reassembly`]) and is a packet of that
-//! flow: the flow is revalidated if it is stale, the fragment's addresses are translated, and its first fragment's checksum,
-//! which covers the whole datagram, has got the delta for all of it. A later fragment never opens, adopts or resets a
-//! connection; the driver sees to that.
+//! flow: the flow is revalidated if it is stale, and the fragment's addresses are translated. The checksum in the first
+//! fragment covers the whole datagram and gets the whole delta there. A later fragment never opens, adopts or resets a
+//! connection; the driver turns these steps into drops.
 //!
 //! Limit: the CRC32c of an SCTP packet covers all fragments. So a fragmented SCTP packet whose ports are translated is dropped
-//! (`untranslatable`), and a checksum that a veth left at zero stays so. SCTP itself sends no fragments (RFC 9260 section 6.9).
+//! (`untranslatable`), and a checksum that a veth left at zero stays zero. SCTP sends no IP fragments (RFC 9260 section 6.9).
 
 use heddle_flow::FlowKey;
 use heddle_wire::Parsed;
@@ -60,7 +60,7 @@ pub(crate) fn refuse_first(cx: &mut Context<'_>, p: &Parsed) {
 /// Finds the next step for a later fragment.
 #[cold]
 pub(crate) fn later(cx: &mut Context<'_>, p: &Parsed) -> Fate {
-    // A spoofed fragment must not take a place among those that are held.
+    // First, so that a spoofed fragment takes no room from other fragments.
     let sender = Query {
         origin: cx.origin(),
         tuple: p.tuple(),

@@ -1,7 +1,8 @@
-//! Cuts a packet that is larger than its way takes, and may be cut, into fragments in frames of the pool (RFC 791 section 3.2).
+//! Cuts a packet that is larger than its path's MTU, and may be fragmented, into fragments in frames of the pool (RFC 791 section
+//! 3.2).
 //!
-//! The headers are `wire`'s ([`Fragmenter`]); here each fragment gets frames and its part of the data. All of them are made,
-//! or none. The packet is as it leaves: rewritten, its transport checksum finished, its TTL decremented once for all.
+//! `wire` makes the headers ([`Fragmenter`]). This module gives each fragment its frames and its part of the data. Either all
+//! fragments are made or none. The packet is rewritten before: its checksum is finished and its TTL decremented.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use heddle_wire::{Fragmenter, parse};
 
 use crate::reason::DropReason;
 
-/// The most fragments that a packet is cut into: the largest one by 576 octets, which every host takes (RFC 791), makes 119.
+/// The most fragments of a packet. Cut for an MTU of 576, which every host accepts (RFC 791), the largest one makes 119.
 pub(crate) const MAX_FRAGMENTS: usize = 120;
 
 /// The fragments of a packet, in order.
@@ -20,8 +21,8 @@ pub(crate) type Fragments = ArrayVec<Packet, MAX_FRAGMENTS>;
 /// Cuts a packet into fragments of at most `mtu` octets, appended to `out`. The packet itself stays as it is.
 ///
 /// # Errors
-/// `PoolEmpty` if there are not enough frames, `TooBig` if it must not be fragmented or would be cut into more pieces than
-/// there may be; nothing is in `out` then.
+/// `PoolEmpty` if there are not enough frames; `TooBig` if the packet must not be fragmented or would need more than
+/// [`MAX_FRAGMENTS`]. `out` is then empty.
 #[cold]
 pub(crate) fn split(pool: &mut WorkerPool, packet: &Packet, mtu: u16, out: &mut Fragments) -> Result<(), DropReason> {
     let store = Arc::clone(pool.store_arc());
@@ -32,6 +33,7 @@ pub(crate) fn split(pool: &mut WorkerPool, packet: &Packet, mtu: u16, out: &mut 
     done
 }
 
+/// Does the work of [`split`]. On an error, `out` contains the fragments made so far.
 fn cut(
     pool: &mut WorkerPool,
     store: &FrameStore,
@@ -52,7 +54,7 @@ fn cut(
     Ok(())
 }
 
-/// Writes one fragment, over as many frames as it takes.
+/// Writes one fragment of `headers` and `len` octets of data, into as many frames as it needs. Returns `None` if the pool is empty.
 fn write<'a, I: Iterator<Item = &'a [u8]>>(
     pool: &mut WorkerPool,
     store: &FrameStore,
@@ -87,26 +89,26 @@ fn write<'a, I: Iterator<Item = &'a [u8]>>(
     Some(packet)
 }
 
-/// The data behind the headers, read frame by frame.
+/// A reader of the data behind a packet's headers, frame by frame.
 struct Data<'a, I> {
     chunks: I,
     current: &'a [u8],
 }
 
 impl<'a, I: Iterator<Item = &'a [u8]>> Data<'a, I> {
-    /// Of a packet with these chunks, and headers of `skip` octets in the first one.
+    /// Makes a reader of the chunks of a packet, with headers of `skip` octets in the first one.
     fn new(mut chunks: I, skip: usize) -> Self {
         let current = chunks.next().and_then(|head| head.get(skip..)).unwrap_or_default();
         Self { chunks, current }
     }
 
-    /// Fills `to` with what comes next.
+    /// Fills `to` with the next octets.
     fn read(&mut self, mut to: &mut [u8]) {
         while !to.is_empty() {
             if self.current.is_empty() {
                 match self.chunks.next() {
                     Some(chunk) => self.current = chunk,
-                    // The parser has seen that the packet is as long as its header says.
+                    // Not reached: the parser has checked the length in the header against the packet's.
                     None => return to.fill(0),
                 }
                 continue;

@@ -1,8 +1,9 @@
 //! ICMP errors: an error belongs to the flow of the packet that it quotes, and travels back along it, translated like the
 //! flow's replies.
 //!
-//! The quoted packet is one of the flow as it left. So the reversed quote is the key of the flow's replies, and an error
-//! must come in where those do. The quote gets back the addresses that the packet's sender knows (RFC 5508 section 4).
+//! The quote is a packet of the flow as it left, after its translation. So the reversed quote is the key of the flow's replies,
+//! and an error must come in where the replies do. In the quote, the addresses that the packet's sender knows are restored
+//! (RFC 5508 section 4).
 
 use heddle_flow::{FlowKey, Hit};
 use heddle_port::Packet;
@@ -23,7 +24,7 @@ pub(crate) fn check(cx: &Context<'_>, packet: &Packet, p: &Parsed, key: &FlowKey
         Ok(inner) => inner,
         Err(e) => return Next::drop(e.into()),
     };
-    // The error's own sender, which may be a router on the path, not the quoted packet's destination.
+    // The sender may be a router on the path instead of the quoted packet's destination, so its own address is checked.
     let sender = Query {
         origin: key.origin,
         tuple: p.tuple(),
@@ -33,7 +34,7 @@ pub(crate) fn check(cx: &Context<'_>, packet: &Packet, p: &Parsed, key: &FlowKey
         return Next::Done(denial.into());
     }
     match hit {
-        // An error to somebody else than the sender of the quoted packet is no error of this flow.
+        // An error belongs to the flow only if it goes to the sender of the quoted packet.
         Some(_) if p.dst != inner.src => Next::drop(DropReason::IcmpWithoutFlow),
         Some(hit) if cx.is_current(&hit.view) => Next::Replay(Replay::of(hit)),
         Some(hit) => Next::Revalidate(*hit),
@@ -41,7 +42,7 @@ pub(crate) fn check(cx: &Context<'_>, packet: &Packet, p: &Parsed, key: &FlowKey
     }
 }
 
-/// Translates an ICMP error and forwards it. It does not count as a packet of its flow.
+/// Translates an ICMP error and forwards it. The error does not count as a packet of its flow.
 #[cold]
 pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
     // No error answers an error (RFC 1122 section 3.2.2).
@@ -60,7 +61,7 @@ pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: P
     let head = packet.bytes_mut(cx.store);
     let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), None);
     if plan.nat {
-        // The other end gets the address that the opener knows; a router on the path keeps its own.
+        // An error of the destination itself gets the address that the opener knows. A router on the path keeps its own.
         let src = if p.src == inner.dst { back.src } else { p.src };
         whole &= rewrite::translate_error(head, p, &inner, src, back.dst, &back.reversed());
     }

@@ -1,4 +1,5 @@
-//! heddle's local replies, in the frame of the packet that they reply to: they leave by the port where that packet came in.
+//! heddle's local replies. A reply is written into the frame of the packet that it answers, and leaves by the port where that
+//! packet came in.
 
 use heddle_port::Packet;
 use heddle_tables::NodeTable;
@@ -34,14 +35,14 @@ pub(crate) fn send(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, reply:
         Reply::Reset(_) => (tcp_reset(cx, packet, p), AnswerKind::TcpReset),
     };
     match built {
-        Some(len) if put(cx, packet, len) => Verdict::Answer(kind),
+        Some(len) if copy_reply(cx, packet, len) => Verdict::Answer(kind),
         _ => Verdict::drop(reply.otherwise()),
     }
 }
 
-/// Copies a reply of the scratch buffer into the packet's frame and frees the packet's other frames. Returns false if the
+/// Copies a reply from the scratch buffer into the packet's frame and frees the packet's other frames. Returns false if the
 /// reply does not fit a frame.
-fn put(cx: &mut Context<'_>, packet: &mut Packet, len: usize) -> bool {
+fn copy_reply(cx: &mut Context<'_>, packet: &mut Packet, len: usize) -> bool {
     if len > cx.store.room() as usize {
         return false;
     }
@@ -76,13 +77,13 @@ fn icmp_error(cx: &mut Context<'_>, packet: &Packet, p: &Parsed, error: IcmpErro
     Some(built)
 }
 
-/// Builds a reset for a segment of no connection (RFC 9293 section 3.10.7.1). It has no budget: one small segment for each
-/// received.
+/// Builds a reset for a segment of no connection (RFC 9293 section 3.10.7.1). Resets have no budget, because a reset is never
+/// larger than the segment that it answers.
 fn tcp_reset(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Option<usize> {
     build::tcp_reset(packet.bytes(cx.store), p, MacAddr::GATEWAY, &mut cx.stages.scratch[..]).ok()
 }
 
-/// Handles a packet to the gateway itself: it replies to echo requests, of any length, and to nothing else.
+/// Handles a packet to the gateway address: answers echo requests of any length, and absorbs all other packets.
 fn gateway_echo(cx: &Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
     if rewrite::echo_reply_in_place(packet.bytes_mut(cx.store), p, MacAddr::GATEWAY) {
         Verdict::Answer(AnswerKind::Echo)

@@ -1,5 +1,5 @@
-//! The stages, one a file, in the order in which a packet may meet them. A stage returns a [`next::Next`]; stages do not call
-//! each other, the driver ([`process`](crate::process())) calls them.
+//! The stages, one in each file. A stage returns a [`next::Next`] and calls no other stage: the driver
+//! ([`process`](crate::process())) calls them.
 
 pub(crate) mod classify;
 pub(crate) mod decide_burst;

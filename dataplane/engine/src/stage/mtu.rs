@@ -1,14 +1,16 @@
-//! The path MTU of a connection: known when its flow is compiled, and kept there as the MSS that fits.
+//! The path MTU of a connection. It is looked up when the flow is compiled, and stored in the flow's entry as the largest MSS
+//! that fits.
 //!
-//! One size for both directions, the lesser of both ends: a segment size that one end announces is what the other one
-//! sends. TCP is told by its MSS option; whatever else is larger is answered or fragmented by the forwarding stage.
+//! Both directions have the same size, the smaller one of both ends, because an end's MSS option limits what the other end
+//! sends. A TCP connection gets a smaller MSS option; any other packet that is too large is answered or fragmented by the
+//! forwarding stage.
 
 use heddle_tables::{EndpointId, Place, Snapshot};
 use heddle_wire::{Ip, L3};
 
 /// Headers of IPv4 and TCP without options (RFC 9293 section 3.7.1).
 const V4_HEADERS: u16 = 20 + 20;
-/// The same of IPv6.
+/// Headers of IPv6 and TCP without options.
 const V6_HEADERS: u16 = 40 + 20;
 
 /// The MSS that fits the path of a flow.
@@ -16,21 +18,22 @@ const V6_HEADERS: u16 = 40 + 20;
 pub(crate) struct Fit(u16);
 
 impl Fit {
-    /// As it stands in a flow's entry: the MSS; 0 means that nothing is known.
+    /// Makes the value from a flow entry's MSS; 0 means unknown.
     pub(crate) const fn from_mss(mss: u16) -> Self {
         Self(mss)
     }
 
-    /// The most that an MSS option may say; 0: anything.
+    /// Returns the limit of an MSS option; 0 means no limit.
     pub(crate) const fn mss(self) -> u16 {
         self.0
     }
 
+    /// Returns the MSS for packets of at most `mtu` octets.
     fn of(mtu: u16, v4: bool) -> Self {
         Self(mtu.saturating_sub(if v4 { V4_HEADERS } else { V6_HEADERS }))
     }
 
-    /// The MTU, for a packet of that family; `None`: not known, and not bounded.
+    /// Returns the MTU for a packet of this family; `None` if it is unknown, which means no limit.
     #[inline]
     pub(crate) const fn mtu(self, l3: L3) -> Option<u16> {
         if self.0 == 0 {
@@ -41,17 +44,21 @@ impl Fit {
     }
 }
 
-/// The fit of a connection between two endpoints, each with its address after translation.
+/// Returns the MSS that fits the path between two endpoints, each with its address after translation.
 pub(crate) fn fit(snapshot: &Snapshot, ends: [(EndpointId, Ip); 2]) -> Fit {
     let v4 = ends[0].1.is_v4();
-    let mtu = ends.map(|(id, ip)| take(snapshot, id, ip)).into_iter().flatten().min();
+    let mtu = ends
+        .map(|(id, ip)| path_mtu(snapshot, id, ip))
+        .into_iter()
+        .flatten()
+        .min();
     mtu.map_or(Fit(0), |mtu| Fit::of(mtu, v4))
 }
 
 /// Returns the MTU of the path to an address behind an endpoint.
-fn take(snapshot: &Snapshot, id: EndpointId, ip: Ip) -> Option<u16> {
+fn path_mtu(snapshot: &Snapshot, id: EndpointId, ip: Ip) -> Option<u16> {
     let own = snapshot.endpoint(id).map_or(0, |e| e.mtu);
-    // Pods of other nodes are told of the tunnel's size even while the kernel routes to them.
+    // The kernel routes to pods of other nodes for now. Their connections get the tunnel's MTU anyway, which they will need.
     let mtu = if !id.is_pod() && matches!(snapshot.address(ip).place, Place::Node(_)) {
         match snapshot.node().overlay_mtu {
             0 => own,

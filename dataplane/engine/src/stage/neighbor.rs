@@ -1,7 +1,8 @@
-//! ARP and neighbor discovery. The gateway replies for every address that is not on the asker's own link, so for every one.
+//! ARP and neighbor discovery (RFC 826, RFC 4861, RFC 5227). The gateway replies for every address except the asker's own and
+//! IPv6 link-local ones, because no other address is on the asker's link.
 //!
-//! Pods and the host ask for the gateway, for pods and for Services; all are at the gateway's MAC address. What pods announce
-//! about themselves is checked and then ignored: heddle knows its neighbors (RFC 826, RFC 4861, RFC 5227).
+//! Pods and the host ask for the gateway, for pods and for Services. All of them have the gateway's MAC address. Announcements
+//! of pods are checked against spoofing and then absorbed, because the tables contain the neighbors.
 
 use heddle_port::Packet;
 use heddle_tables::{NodeTable, Place};
@@ -15,6 +16,7 @@ use crate::decide::is_link_local;
 use crate::reason::{AbsorbReason, AnswerKind, DropReason};
 use crate::verdict::Verdict;
 
+/// The unspecified address.
 const NO_ADDRESS: Ip = Ip::from_v4([0; 4]);
 
 /// Returns true if the address belongs to the endpoint behind the port.
@@ -47,12 +49,13 @@ pub(crate) fn handle(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next 
         Some(IcmpMessage::NeighborAdvertisement) => absorb(AbsorbReason::NeighborAnnouncement),
         Some(IcmpMessage::RouterSolicitation) => absorb(AbsorbReason::RouterSolicitation),
         Some(IcmpMessage::Mld) => absorb(AbsorbReason::MulticastListener),
-        // Router messages: there is one router, and the pod is not it.
+        // Router advertisements and redirects. A pod is no router, so from a pod they are spoofed.
         _ if cx.is_from_pod() => Next::drop(DropReason::SpoofedNeighbor),
         _ => absorb(AbsorbReason::HostLink),
     }
 }
 
+/// Ends the packet here.
 fn absorb(reason: AbsorbReason) -> Next {
     Next::Done(Verdict::Absorb(reason))
 }
@@ -65,6 +68,7 @@ fn reply(built: Result<usize, BuildError>, kind: AnswerKind, otherwise: DropReas
     }
 }
 
+/// Handles an ARP packet: replies to requests for other addresses, absorbs probes and announcements, drops spoofed packets.
 fn arp(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next {
     let Some(a) = arp_fields(packet.bytes(cx.store), p) else {
         return Next::drop(DropReason::ArpMalformed);
@@ -87,6 +91,7 @@ fn arp(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next {
     reply(built, AnswerKind::Arp, DropReason::ArpMalformed)
 }
 
+/// Handles a neighbor solicitation, as [`arp`] does a request.
 fn solicitation(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next {
     let asked = match ndp::solicitation(packet.bytes(cx.store), p) {
         Ok(asked) => asked,
@@ -95,7 +100,7 @@ fn solicitation(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next {
     if asked.is_probe() {
         return absorb(AbsorbReason::DuplicateAddressDetection);
     }
-    // The kernel asks from the address that it is about to send from, or from its link-local one.
+    // The kernel asks from the address that it will send from, or from its link-local address.
     if cx.is_from_pod() && !is_own(cx, asked.asker) && !is_link_local(asked.asker) {
         return Next::drop(DropReason::SpoofedNeighbor);
     }

@@ -1,7 +1,7 @@
-//! Opens a connection for a packet that no flow entry serves, or picks up a TCP connection in its middle.
+//! Opens a connection for a packet without a flow entry, or adopts a TCP connection in mid-stream.
 //!
-//! Decides (Service, policy, route), inserts both directions, and lets the driver replay the packet's own direction. A packet
-//! that opens nothing gets a reset, an ICMP error, or is dropped.
+//! Decides (Service, policy, route), inserts both directions, and returns the packet's own direction for replay. A packet that
+//! opens no connection gets a reset, a local reply or an ICMP error, or is dropped.
 
 mod insert;
 
@@ -16,8 +16,8 @@ use crate::reason::DropReason;
 
 /// Opens a connection.
 ///
-/// `replaces` is the entry of the same tuple that the new connection takes the place of once it is allowed; a connection that
-/// is denied leaves the old one alone. `decision` is the burst's decision for this packet, where one was made.
+/// `replaces` is an entry of the same tuple. It is removed if the new connection is allowed, and stays if it is denied.
+/// `decision` is the burst's decision for this packet, if there is one.
 #[cold]
 pub(crate) fn open(
     cx: &mut Context<'_>,
@@ -49,8 +49,8 @@ pub(crate) fn open(
     }
 }
 
-/// Returns true if a packet opens a connection where none is known: everything but a TCP segment without SYN or with ACK, an
-/// echo reply, and a packet whose TTL ends here.
+/// Returns true if a packet without a flow entry opens a connection. A mid-stream TCP segment, an echo reply, and a packet whose
+/// TTL ends here do not.
 pub(crate) fn opens(p: &Parsed) -> bool {
     let midstream = p.proto == Proto::TCP && !p.tcp_flags.opens();
     !midstream && p.ttl > 1 && p.icmp() != Some(IcmpMessage::EchoReply)
@@ -73,8 +73,8 @@ fn opens_nothing(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     Next::drop(DropReason::IcmpWithoutFlow)
 }
 
-/// Handles a TCP segment in the middle of no connection. For a while after a start without a flow table it is adopted, where
-/// policy allows either direction; every other one gets a reset, so that its sender connects again at once.
+/// Handles a mid-stream TCP segment without a flow entry. For a configured time after a start without a flow table, its connection
+/// is adopted if policy allows either direction. Otherwise the segment gets a reset, so that its sender connects again at once.
 fn midstream(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     let reset = Next::Reply(Reply::Reset(DropReason::TcpWithoutFlow));
     if cx.now >= cx.stages.config.adopt_until || p.tcp_flags.contains(TcpFlags::RST) {
@@ -93,7 +93,7 @@ fn midstream(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     }
 }
 
-/// Judges the segment as its opener's: it may pass as a new connection would, through a Service where the hash chooses again.
+/// Judges the segment as one of the connection's opener, like a new connection. A Service's backend is chosen again.
 fn adopt_as_seen(cx: &mut Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
     match decide::decide_with(cx.snapshot, query, cx.selector()) {
         Decision::Pass(allowed) => Some((*query, allowed)),
@@ -101,10 +101,10 @@ fn adopt_as_seen(cx: &mut Context<'_>, query: &Query) -> Option<(Query, Allowed)
     }
 }
 
-/// Judges the segment as a reply: its connection may have been opened the other way.
+/// Judges the segment as a reply: the other end may have opened the connection.
 fn adopt_as_reply(cx: &Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
     if cx.snapshot.is_cluster_address(query.tuple.dst) {
-        // Nobody opens connections from the address of a Service.
+        // No connection is opened from the address of a Service.
         return None;
     }
     let opener = match cx.snapshot.address(query.tuple.dst).place {

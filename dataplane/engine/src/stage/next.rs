@@ -6,12 +6,12 @@ use super::mtu::Fit;
 use crate::reason::{AnswerKind, DropReason};
 use crate::verdict::Verdict;
 
-/// The next step for a packet. A stage returns it and the driver ([`process`](crate::process())) takes it.
+/// The next step for a packet. A stage returns it, and the driver ([`process`](crate::process())) carries it out.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Next {
     /// Apply the rewrite of a current flow and forward the packet.
     Replay(Replay),
-    /// Judge a flow entry against the tables: it is stale, or the packet came in at another origin than the entry names.
+    /// Judge a flow entry against the tables, because it is stale or its origin is not the packet's.
     Revalidate(Hit),
     /// Open a connection. The new connection replaces the named entry once it is allowed.
     Open(Option<SlotId>),
@@ -22,7 +22,7 @@ pub(crate) enum Next {
 }
 
 impl Next {
-    /// Drops the packet; no policy decided that.
+    /// Returns a drop that no policy decided.
     pub(crate) fn drop(reason: DropReason) -> Self {
         Self::Done(Verdict::drop(reason))
     }
@@ -31,7 +31,7 @@ impl Next {
 /// One direction of a flow that a packet follows: a copy of what its packets need of the entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replay {
-    /// The entry, which counts the packet.
+    /// The entry, in which the packet is counted.
     pub(crate) slot: SlotId,
     rewrite: Rewrite,
     flags: FlowFlags,
@@ -108,18 +108,18 @@ pub(crate) enum Reply {
     TimeExceeded,
     /// ICMP fragmentation needed, or packet too big.
     TooBig {
-        /// The largest packet that the path takes.
+        /// The MTU of the path, in octets.
         mtu: u16,
     },
     /// The rejection of a Service without such a port or without an endpoint: a TCP reset or ICMP port unreachable.
     Reject,
-    /// A TCP reset because no connection has the segment. Where no reset may be sent, the packet is dropped for the reason.
+    /// A TCP reset, because the segment belongs to no connection. If no reset may be sent, the packet is dropped for the reason.
     Reset(DropReason),
     /// An echo reply from the gateway.
     Gateway,
     /// A reply that the stage has built in the scratch buffer.
     Prepared {
-        /// Its length.
+        /// Its length in octets.
         len: u16,
         /// Its kind.
         kind: AnswerKind,
@@ -127,7 +127,7 @@ pub(crate) enum Reply {
 }
 
 impl Reply {
-    /// Returns the reason for which the packet is dropped where the reply cannot or must not be sent.
+    /// Returns the reason for which the packet is dropped if the reply cannot or must not be sent.
     pub(crate) const fn otherwise(self) -> DropReason {
         match self {
             Self::TimeExceeded => DropReason::TtlExceeded,

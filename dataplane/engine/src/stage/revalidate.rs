@@ -1,9 +1,10 @@
-//! Judges an existing flow against the tables: they have changed since it was evaluated, or its packets come in elsewhere.
+//! Judges an existing flow against the tables, because they have changed since its evaluation or because a packet came in from
+//! another origin.
 //!
-//! Both directions are judged by the one in which the connection was opened. A connection that is allowed keeps its
-//! translation. A connection that policy denies keeps its entry, stale: each of its packets is judged again, until policy
-//! allows it or the entry expires. Without an entry its packets would belong to no connection, and while connections are
-//! adopted, the denied connection could come back by the direction that policy does not restrict.
+//! Packets of both directions are judged as packets of the opener. A connection that is allowed keeps its translation. A
+//! connection that policy denies keeps its entry, which stays stale: each of its packets is judged again, until policy allows
+//! it or the entry expires. Without the entry its packets would belong to no connection. While connections are adopted, the
+//! denied connection could then come back by the direction that policy does not restrict.
 
 use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Route};
 use heddle_tables::EndpointId;
@@ -15,7 +16,7 @@ use crate::context::Context;
 use crate::decide::{self, Allowed, Denial, Query, Source, Target, origin_of, owner};
 use crate::reason::DropReason;
 
-/// Judges the entry of a packet, and replays it if the connection may go on.
+/// Judges the entry of a packet, and returns its replay if the connection is allowed.
 #[cold]
 pub(crate) fn revalidate(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit) -> Next {
     if hit.view.origin == key.origin {
@@ -25,7 +26,7 @@ pub(crate) fn revalidate(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit)
     }
 }
 
-/// Returns the connection as its opener began it, from either direction's key and entry.
+/// Returns the connection as its opener started it, from either direction's key and entry.
 fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
     let service = view.flags.contains(FlowFlags::SERVICE);
     let masquerade = view.flags.contains(FlowFlags::MASQUERADED);
@@ -88,7 +89,7 @@ fn stale(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit) -> Next {
     match judge_again(cx, key, hit) {
         Ok(Some(hit)) => Next::Replay(Replay::of(&hit)),
         Ok(None) => Next::Open(None),
-        // The backend's pod is gone: a reset makes the client connect again at once, to another backend.
+        // The backend's pod is gone. After a reset the client connects again at once, and gets another backend.
         Err(denial)
             if denial.reason == DropReason::UnknownDestination
                 && p.proto == Proto::TCP
@@ -100,8 +101,8 @@ fn stale(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit) -> Next {
     }
 }
 
-/// Judges a stale entry. An allowed connection's entry becomes current, with its path's MTU of now. An entry whose
-/// connection would take another path or another translation now is removed: `None`.
+/// Judges a stale entry. The entry of an allowed connection becomes current, with the current MTU of its path. If the connection
+/// would now have another path or another translation, the entry is removed and the result is `None`.
 ///
 /// # Errors
 /// The denial. An entry that something other than policy denies is removed.
@@ -120,7 +121,7 @@ fn judge_again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>
                 cx.flows.revalidate(hit.slot, generations);
                 return Ok(Some(*hit));
             }
-            // Only the path's MTU has changed: both directions get the new segment size.
+            // Only the path's MTU has changed: both directions get the new MSS.
             let [from, to] = hit.view.endpoints;
             cx.flows.reroute(
                 hit.slot,
@@ -158,10 +159,10 @@ fn fit(cx: &Context<'_>, query: &Query, allowed: &Allowed) -> u16 {
     mtu::fit(cx.snapshot, ends).mss()
 }
 
-/// Handles a packet of a known tuple that came in at another origin. It is either another pod's, which is dropped and leaves
-/// the connection alone, or the same end's, which has moved: then the entry follows.
+/// Handles a packet of a known tuple that came in from another origin. Either another pod sent it, and it is dropped without an
+/// effect on the connection. Or the address has moved to another endpoint of this node, and the entry is changed accordingly.
 fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
-    // The tables know which endpoint has the sender's address now.
+    // The tables contain the endpoint that has the sender's address now.
     let (query, target) = connection(key, &hit.view);
     let reply = hit.view.flags.contains(FlowFlags::REPLY);
     let allowed = match decide::judge(cx.snapshot, &query, target) {
@@ -174,17 +175,19 @@ fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
     } else {
         (allowed.from, allowed.to())
     };
+    // Nothing of the entry may change before this check.
     if from != here {
         return Next::drop(DropReason::SpoofedSource);
     }
     let Some(generations) = cx.generations([from, to]) else {
         return Next::drop(DropReason::UnknownDestination);
     };
-    // Another source translation is another connection for the destination: open it as one.
+    // With another source translation the destination sees another connection, so a new one is opened.
     if !same_source(&allowed, &hit.view) {
         cx.flows.remove(hit.slot);
         return Next::Open(None);
     }
+    // The same connection from its new endpoint: change path and origin in place.
     let clamp = fit(cx, &query, &allowed);
     let route = Route {
         egress: egresses(&allowed, &hit.view),

@@ -1,10 +1,10 @@
-//! A worker's sleep, and how others end it.
+//! A worker's sleep, and the wake-up by other threads.
 //!
-//! The worker says that it sleeps, looks once more for work, and blocks in epoll_wait(2) on its ports and an eventfd. Who
-//! leaves work for it looks whether it sleeps and, only then, writes the eventfd. The word between them is `sleep_flag`'s.
+//! The worker sets the [`sleep_flag`], checks for work once more, and blocks in epoll_wait(2) on its ports and an eventfd. A
+//! thread that leaves work for the worker reads the flag, and writes the eventfd only if the flag is set.
 //!
-//! The set is epoll's and not poll's because poll(2) asks every descriptor before and after each sleep, and an AF_XDP
-//! socket that is asked tries to send: with a hundred ports that is most of what a wake-up costs.
+//! The worker uses epoll(7) and not poll(2), because poll(2) checks every descriptor before and after each sleep, and an AF_XDP
+//! socket tries to send whenever it is checked. With a hundred ports this would be most of the cost of a wake-up.
 
 mod sleep_flag;
 
@@ -18,18 +18,19 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 
 use self::sleep_flag::SleepFlag;
 
-/// The end that the worker has.
+/// The worker's end of the sleep protocol.
 #[derive(Debug)]
 pub struct Sleeper {
     shared: Arc<Shared>,
-    /// Everything that ends the sleep: the eventfd, and what is watched.
+    /// The epoll set: the eventfd and the watched descriptors.
     set: OwnedFd,
 }
 
-/// The end that everybody else has.
+/// The other threads' end of the sleep protocol.
 #[derive(Clone, Debug)]
 pub struct Waker(Arc<Shared>);
 
+/// The state of both ends.
 #[derive(Debug)]
 struct Shared {
     event: OwnedFd,
@@ -37,10 +38,10 @@ struct Shared {
 }
 
 impl Sleeper {
-    /// A new pair is two descriptors.
+    /// Makes a sleeper. It takes two descriptors.
     ///
     /// # Errors
-    /// What eventfd(2) and epoll_create(2) say, such as too many open files.
+    /// The error of eventfd(2) or epoll_create(2), such as too many open files.
     pub fn new() -> io::Result<Self> {
         let event = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
         let set = epoll::create(CreateFlags::CLOEXEC)?;
@@ -52,21 +53,21 @@ impl Sleeper {
         Ok(Self { shared, set })
     }
 
-    /// From now on this descriptor ends the sleep too, when there is something to read.
+    /// Watches a descriptor: from now on the sleep ends too when it is readable.
     ///
     /// # Errors
-    /// What epoll_ctl(2) says, such as too many watches; the sleep then goes on without it.
+    /// The error of epoll_ctl(2), such as too many watches. The descriptor then does not end the sleep.
     pub fn watch(&self, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(epoll::add(&self.set, fd, EventData::new_u64(0), EventFlags::IN)?)
     }
 
-    /// Ends a [`watch`](Self::watch). To be called while the descriptor is open.
+    /// Ends a [`watch`](Self::watch). Call it while the descriptor is open.
     pub fn unwatch(&self, fd: BorrowedFd<'_>) {
-        // It fails only for what is not watched.
+        // It fails only for a descriptor that is not watched.
         let _ = epoll::delete(&self.set, fd);
     }
 
-    /// Blocks until there is something to do (true) or the time is over (false).
+    /// Blocks until there is work (true) or the time is over (false).
     #[must_use]
     pub fn wait(&self, at_most: Duration) -> bool {
         let timeout = Timespec {
@@ -77,37 +78,37 @@ impl Sleeper {
             flags: EventFlags::empty(),
             data: EventData::new_u64(0),
         }];
-        // An error (a signal) means looking once more, as a wake-up does. Which one is ready is of no interest: a turn
-        // looks at all ports.
+        // An error is a signal, and counts as the end of the time. It does not matter which descriptor is ready, because a turn
+        // serves all ports.
         epoll::wait(&self.set, &mut ready, Some(&timeout)).is_ok_and(|count| count > 0)
     }
 
-    /// The other end.
+    /// Returns the other end.
     #[must_use]
     pub fn waker(&self) -> Waker {
         Waker(Arc::clone(&self.shared))
     }
 
-    /// Marks the worker as about to sleep; it must look for work once more after this.
+    /// Marks the worker as about to sleep. The worker must check for work once more after this.
     pub fn fall_asleep(&self) {
         self.shared.sleep_flag.fall_asleep();
     }
 
-    /// Says that the worker is awake, and takes what was written to the eventfd.
+    /// Marks the worker as awake, and resets the eventfd.
     pub fn wake_up(&self) {
         self.shared.sleep_flag.wake_up();
         let mut count = [0; 8];
-        // EAGAIN is the usual case: nobody wrote.
+        // EAGAIN is the usual case: no thread has written.
         let _ = rustix::io::read(&self.shared.event, &mut count);
     }
 }
 
 impl Waker {
-    /// Wakes the worker if it sleeps. What it shall see must have been left for it before.
+    /// Wakes the worker if it sleeps. The caller must have left its work before the call.
     #[inline]
     pub fn wake(&self) {
         if self.0.sleep_flag.must_wake() {
-            // The only error besides a closed descriptor is a counter at its end, and then it is readable anyway.
+            // The only error besides a closed descriptor is a counter at its maximum, and then the eventfd is readable anyway.
             let _ = rustix::io::write(&self.0.event, &1_u64.to_ne_bytes());
         }
     }

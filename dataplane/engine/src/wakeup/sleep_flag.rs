@@ -1,11 +1,11 @@
-//! The word between a worker that falls asleep and those who leave work for it: no wake-up is lost, and none is made for a
-//! worker that is awake. The only lock-free protocol of this crate; queues, snapshots and flows are other crates'.
+//! The flag between a worker that falls asleep and the threads that leave work for it. No wake-up is lost, and a worker that is
+//! awake gets none. Queues, snapshots and flows come from other crates; the drops' sequence locks are in `drops`.
 //!
 //! # Ordering
 //!
-//! The sleeper writes `asleep`, then reads whether there is work; the other writes the work, then reads `asleep`. At least
-//! one of the two must see what the other wrote (Dekker's problem), which release and acquire do not give: so there is a
-//! sequentially consistent fence between write and read on either side. The swap lets one of several wakers do the waking.
+//! The sleeper writes `asleep` and then reads the queues; the other thread writes the work and then reads `asleep`. At least one
+//! of the two must read the other's write (Dekker's problem). Release and Acquire do not give this, so each side has a
+//! sequentially consistent fence between its write and its read. The swap makes only one of several wakers write the eventfd.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicBool, Ordering, fence};
@@ -19,14 +19,14 @@ pub(crate) struct SleepFlag {
 }
 
 impl SleepFlag {
-    /// Awake.
+    /// Makes the flag of a worker that is awake.
     pub(crate) fn new() -> Self {
         Self {
             asleep: AtomicBool::new(false),
         }
     }
 
-    /// Marks the worker as about to sleep; it must look for work once more after this.
+    /// Marks the worker as about to sleep. The worker must check for work once more after this.
     pub(crate) fn fall_asleep(&self) {
         self.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
@@ -37,7 +37,7 @@ impl SleepFlag {
         self.asleep.store(false, Ordering::Relaxed);
     }
 
-    /// Returns true if the caller, who has left work before, has to wake the worker.
+    /// Returns true if the caller, which has left work before, must wake the worker.
     #[inline]
     pub(crate) fn must_wake(&self) -> bool {
         fence(Ordering::SeqCst);
@@ -59,7 +59,7 @@ mod loom_tests {
         events: AtomicU32,
     }
 
-    /// Two leave work, one sleeps: whatever it has not seen before it sleeps wakes it, and at most one does.
+    /// Two threads leave work and one falls asleep. Work that the sleeper did not see ends the sleep, and only one thread wakes it.
     #[test]
     fn loom_no_wake_up_is_lost() {
         loom::model(|| {

@@ -1,66 +1,22 @@
-//! Dispatches packets by their verdicts: to a port's queue, to another worker's lane, or back to the pool.
+//! Dispatches packets by their verdicts: to a port's queue, to another worker's lane, or back to the pool. Each packet that ends
+//! here is counted at the port where it came in.
 
 use heddle_flow::Egress;
 use heddle_port::{Packet, Port, PortId, WorkerPool};
 use heddle_tables::{EndpointId, Snapshot, WorkerId};
-use heddle_wire::{Parsed, parse};
 
-use super::port_table::{Outcome, PortTable};
+use super::accounting::{Outcome, discard, record_drop};
+use super::port_table::PortTable;
 use crate::batch::ParsedPackets;
 use crate::counters::WorkerCounters;
 use crate::decide::Denial;
-use crate::drops::Dropped;
 use crate::handover::{HandoverItem, Outbox, Refused};
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::stage::fragment_out::{Fragments, split};
 use crate::verdict::Verdict;
 
-/// Returns the outcome of a forwarded packet; `later_fragment`: it is a fragment other than the first.
-pub(super) const fn forwarded(later_fragment: bool) -> Outcome {
-    if later_fragment {
-        Outcome::Fragment
-    } else {
-        Outcome::Forwarded
-    }
-}
-
-/// Drops a packet of which nothing is known any more, and counts that where it came in; `later_fragment`: it is a fragment of one
-/// that is counted by its first.
-#[cold]
-pub(super) fn discard(
-    packet: Packet,
-    ingress: PortId,
-    later_fragment: bool,
-    denial: Denial,
-    pool: &mut WorkerPool,
-    counters: &WorkerCounters,
-) {
-    if later_fragment {
-        if let Some(c) = counters.port(ingress) {
-            c.lose_fragment();
-        }
-    } else {
-        let parsed = parse(packet.bytes(pool.store()), packet.len() as usize);
-        record_drop(&packet, parsed.ok().as_ref(), ingress, denial, counters);
-    }
-    pool.free_packet(packet);
-}
-
-/// Counts and remembers a drop.
-#[inline]
-fn record_drop(packet: &Packet, parsed: Option<&Parsed>, ingress: PortId, denial: Denial, counters: &WorkerCounters) {
-    counters.drop_packet(&Dropped {
-        reason: denial.reason,
-        rule: denial.rule,
-        pod: denial.pod,
-        ingress,
-        len: packet.len(),
-        packet: parsed.and_then(Dropped::of),
-    });
-}
-
-/// The dispatch of one burst's packets.
+/// The state with which the packets of one burst are dispatched.
 pub(super) struct Dispatcher<'a, P> {
     pub(super) pool: &'a mut WorkerPool,
     pub(super) counters: &'a WorkerCounters,
@@ -69,13 +25,14 @@ pub(super) struct Dispatcher<'a, P> {
     pub(super) snapshot: &'a Snapshot,
     pub(super) me: WorkerId,
     pub(super) ingress: Ingress,
-    /// The place of the port where the burst came in.
+    /// The index of the port where the burst came in.
     pub(super) at: usize,
     /// The parsed headers of the burst's packets.
     pub(super) parsed: ParsedPackets<'a>,
 }
 
 impl<P: Port> Dispatcher<'_, P> {
+    /// Dispatches the packet at an index of the burst.
     #[inline]
     pub(super) fn dispatch(&mut self, place: usize, packet: Packet, verdict: Verdict) {
         match verdict {
@@ -92,7 +49,7 @@ impl<P: Port> Dispatcher<'_, P> {
         }
     }
 
-    /// Sends a packet in fragments, the first of which counts as the packet.
+    /// Sends a packet in fragments. The first fragment counts as the packet.
     #[cold]
     fn fragment(&mut self, place: usize, packet: Packet, to: Egress, mtu: u16) {
         let mut fragments = Fragments::new();
@@ -105,16 +62,18 @@ impl<P: Port> Dispatcher<'_, P> {
         }
     }
 
+    /// Sends a packet by an egress. Its port is this worker's or another one's, or there is none, and then the packet is dropped.
     #[inline]
     fn forward(&mut self, place: usize, packet: Packet, egress: Egress, later_fragment: bool) {
         let Egress::Endpoint(to) = egress else {
             // No port leads to other nodes or to the uplink yet.
             return self.drop_accepted(place, packet, later_fragment, DropReason::NoRoute);
         };
+        // Each worker has its own queue of the host port, so no packet to the host is handed over.
         if to == EndpointId::HOST
             && let Some(host) = self.ports.host()
         {
-            return self.enqueue(place, host, packet, forwarded(later_fragment));
+            return self.enqueue(place, host, packet, Outcome::of_forwarded(later_fragment));
         }
         let Some(exit) = self.snapshot.egress_port(to) else {
             return self.drop_accepted(place, packet, later_fragment, DropReason::PortClosed);
@@ -123,11 +82,12 @@ impl<P: Port> Dispatcher<'_, P> {
             return self.hand_over(place, packet, to, later_fragment, (exit.worker, exit.port));
         }
         match self.ports.find(exit.port) {
-            Some(at) => self.enqueue(place, at, packet, forwarded(later_fragment)),
+            Some(at) => self.enqueue(place, at, packet, Outcome::of_forwarded(later_fragment)),
             None => self.drop_accepted(place, packet, later_fragment, DropReason::PortClosed),
         }
     }
 
+    /// Pushes a packet into the lane to the worker that owns its egress port.
     fn hand_over(
         &mut self,
         place: usize,
@@ -154,10 +114,11 @@ impl<P: Port> Dispatcher<'_, P> {
         }
     }
 
+    /// Appends a packet to the queue of the port at the index `at`.
     #[inline]
     fn enqueue(&mut self, place: usize, at: usize, packet: Packet, outcome: Outcome) {
-        match self.ports.slot_mut(at) {
-            Some(slot) => slot.enqueue(packet, self.ingress.port, outcome, self.pool, self.counters),
+        match self.ports.port_mut(at) {
+            Some(queued) => queued.enqueue(packet, self.ingress.port, outcome, self.pool, self.counters),
             None => self.drop_accepted(place, packet, outcome == Outcome::Fragment, DropReason::PortClosed),
         }
     }
@@ -173,7 +134,7 @@ impl<P: Port> Dispatcher<'_, P> {
         }
     }
 
-    /// Drops the packet at a place of the burst.
+    /// Drops the packet at an index of the burst.
     fn drop(&mut self, place: usize, packet: Packet, denial: Denial) {
         let ingress = self.ingress.port;
         if let Some(parsed) = self.parsed.get(place) {

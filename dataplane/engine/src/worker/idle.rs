@@ -1,7 +1,7 @@
-//! The loop around turns: poll while there is work, sleep when there has been none for a while.
+//! The loop around turns: polls while there is work, and sleeps when there was none for a while.
 //!
-//! Asleep, a worker waits on its ports and its eventfd. It counts as having every snapshot and takes the newest
-//! before its first packet. A port that cannot wake it (one in memory) keeps it awake.
+//! A sleeping worker blocks on its ports and its eventfd. It needs no old snapshot, so it counts as having acknowledged every
+//! one; it takes the newest before its first packet. A port that cannot wake it, such as one in memory, keeps it awake.
 
 use std::thread;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use heddle_port::Port;
 
 use super::Worker;
 
-/// Flow records that a worker looks at for expired ones when it wakes with nothing to do.
+/// Flow records that a worker checks for expiry when it wakes without work.
 const EXPIRE_WHEN_IDLE: u32 = 4096;
 
-/// How long it sleeps at a time while a port could not send all that it had.
+/// The longest sleep while a port has packets that it could not send.
 const RETRY: Duration = Duration::from_millis(1);
 
 impl<P: Port> Worker<P> {
-    /// Turns until control stops it. `clock` is read once a turn and does not go back.
+    /// Turns until control stops the worker. `clock` is read once a turn and must not go back.
     pub fn run(&mut self, clock: impl Fn() -> Millis) {
         let idle_after = u64::try_from(self.config.idle_after.as_millis()).unwrap_or(u64::MAX);
         let mut last_busy = clock();
@@ -34,27 +34,28 @@ impl<P: Port> Worker<P> {
                     self.counters.expired.add(u64::from(expired));
                 }
             } else {
-                // A pod's process that was just sent a packet may wait for this very core: without other free cores it
-                // would get it when this worker falls asleep. Costs nothing where nobody waits.
+                // The process that was just sent a packet may be waiting for this core. Without a free core it would not run
+                // before this worker sleeps. The call costs little if no process waits.
                 thread::yield_now();
             }
         }
     }
 
+    /// Returns true if every port can end the sleep.
     fn can_sleep(&self) -> bool {
-        self.ports.slots().iter().all(|s| s.wakes)
+        self.ports.ports().iter().all(|queued| queued.wakes)
     }
 
-    /// Sleeps until there is something to do (true) or the longest time is over (false).
+    /// Sleeps until there is work (true) or the longest sleep is over (false).
     fn sleep(&mut self) -> bool {
         self.reader.sleep();
         let sleeper = self.inbox.sleeper();
         sleeper.fall_asleep();
-        // Who left something before it saw this worker asleep will not wake it.
+        // Work that was left before the flag was set comes with no wake-up, so the queues are checked once more.
         let woken = if self.inbox.is_empty() && self.messages.is_empty() {
             self.counters.sleeps.add(1);
-            // Nothing wakes a worker when a ring that the kernel left full has room again.
-            let unsent = self.ports.slots().iter().any(|s| s.port.unsent());
+            // The kernel reports no event when a full TX ring has room again.
+            let unsent = self.ports.ports().iter().any(|queued| queued.port.unsent());
             let woken = sleeper.wait(if unsent { RETRY } else { self.config.sleep_at_most });
             if woken {
                 self.counters.wakeups.add(1);

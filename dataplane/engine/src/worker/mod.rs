@@ -1,8 +1,10 @@
 //! A worker: the rings of its ports, its hand-over lanes, and the turn that moves packets between them.
 //!
-//! Packets are [`process`]'s. Here they are received, sent by the port that their verdict names, handed over to the worker
-//! that owns it, or freed; every one is counted where it came in. One turn serves every port once.
+//! [`process`] gives packets their verdicts. This module receives packets, sends them by the port that the verdict names, hands
+//! them over to the worker that owns that port, or frees them. Each packet is counted at the port where it came in. One turn
+//! serves every port once.
 
+mod accounting;
 mod dispatch;
 mod idle;
 mod port_table;
@@ -25,28 +27,29 @@ use crate::handover::{Ends, HandoverItem, Inbox, Outbox};
 use crate::ingress::{Ingress, PortRole};
 use crate::process::{Tables, process};
 use crate::reason::DropReason;
-use dispatch::{Dispatcher, discard, forwarded};
+use accounting::{Outcome, discard};
+use dispatch::Dispatcher;
 use port_table::PortTable;
 
 /// The configuration of a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerConfig {
-    /// Its number.
+    /// The worker's id.
     pub id: WorkerId,
-    /// Port numbers that it knows of: 0 up to this, its own and others'.
+    /// The limit of the port numbers, of this worker's ports and of all others: numbers are below it.
     pub ports: u16,
-    /// The configuration of its stages.
+    /// The configuration of the stages.
     pub stages: StageConfig,
-    /// How long it polls without work before it sleeps; `Duration::MAX`: never.
+    /// The time without work after which the worker sleeps. `Duration::MAX` means never.
     pub idle_after: Duration,
-    /// How long it sleeps at a time, so that flows expire on an idle node too.
+    /// The longest sleep, so that flows expire on an idle node too.
     pub sleep_at_most: Duration,
-    /// Flow records that it looks at in one turn for expired ones.
+    /// Flow records that are checked for expiry in one turn.
     pub expire_per_turn: u32,
 }
 
 impl WorkerConfig {
-    /// The defaults for worker `id`.
+    /// Returns the defaults for worker `id`, with port numbers below `ports`.
     #[must_use]
     pub fn new(id: WorkerId, ports: u16) -> Self {
         Self {
@@ -63,23 +66,23 @@ impl WorkerConfig {
 /// The work of one turn.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct TurnStats {
-    /// Packets received by its ports.
+    /// Packets received by the worker's ports.
     pub received: usize,
-    /// Packets taken from other workers.
+    /// Packets that other workers handed over.
     pub taken_over: usize,
-    /// Control asked for something.
+    /// Messages from control.
     pub messages: usize,
 }
 
 impl TurnStats {
-    /// Returns true if there was anything to do.
+    /// Returns true if there was work.
     #[must_use]
     pub const fn is_busy(&self) -> bool {
         self.received + self.taken_over + self.messages > 0
     }
 }
 
-/// A worker. It belongs to one thread at a time; tests step several on one.
+/// A worker. One thread at a time drives it. Tests drive several workers on one thread.
 pub struct Worker<P> {
     config: WorkerConfig,
     pool: WorkerPool,
@@ -96,7 +99,7 @@ pub struct Worker<P> {
 }
 
 impl<P: Port> Worker<P> {
-    /// A worker without ports, and the handle by which control gives it some.
+    /// Makes a worker without ports, and the handle by which control adds some.
     #[must_use]
     pub fn new(
         config: WorkerConfig,
@@ -124,12 +127,12 @@ impl<P: Port> Worker<P> {
         (worker, handle)
     }
 
-    /// Serves every port, every lane and control once.
+    /// Serves every port, every lane and control's messages once.
     pub fn turn(&mut self, now: Millis) -> TurnStats {
         self.counters.now.set(now.0);
         self.stages.begin_turn(&mut self.batch, now);
         self.dispatch_reentered();
-        // Before control's messages: what waits for a port that is to be removed still leaves by it.
+        // Before control's messages, so that packets in the lanes still leave by a port that a message removes.
         let taken_over = self.take_over();
         let messages = self.read_messages();
         let mut received = 0;
@@ -137,12 +140,13 @@ impl<P: Port> Worker<P> {
             received += self.burst(at, now);
         }
         if received == 0 {
-            // A burst takes new tables before its first packet. Who waits for nothing but them waits for no packet.
+            // A burst takes new tables before its first packet. Without a burst they are acknowledged here.
             self.reader.refresh();
         }
-        for slot in self.ports.slots_mut() {
-            slot.send(&mut self.pool, &self.counters);
-            slot.port.flush(&mut self.pool);
+        // Each port sends once for all bursts of the turn, which costs at most one system call.
+        for queued in self.ports.ports_mut() {
+            queued.send(&mut self.pool, &self.counters);
+            queued.port.flush(&mut self.pool);
         }
         self.outbox.wake();
         let expired = self.flows.expire(now, self.config.expire_per_turn);
@@ -155,6 +159,7 @@ impl<P: Port> Worker<P> {
         stats
     }
 
+    /// Adds the work of a turn to the counters.
     fn count(&mut self, stats: &TurnStats, expired: u32) {
         let c = &self.counters;
         c.turns.add(1);
@@ -172,12 +177,14 @@ impl<P: Port> Worker<P> {
 
     /// Receives a burst from one port and dispatches each of its packets.
     fn burst(&mut self, at: usize, now: Millis) -> usize {
-        let Some(slot) = self.ports.slot_mut(at) else { return 0 };
-        let received = slot.port.rx(&mut self.pool, self.batch.packets_mut());
+        let Some(queued) = self.ports.port_mut(at) else {
+            return 0;
+        };
+        let received = queued.port.rx(&mut self.pool, self.batch.packets_mut());
         if received == 0 {
             return 0;
         }
-        let ingress = slot.ingress();
+        let ingress = queued.ingress();
         self.counters.burst(received);
         if let Some(c) = self.counters.port(ingress.port) {
             c.rx_packets.add(received as u64);
@@ -194,35 +201,35 @@ impl<P: Port> Worker<P> {
         received
     }
 
-    fn dispatch_burst(&mut self, at: usize, ingress: Ingress) {
-        let Self {
-            batch,
-            pool,
-            counters,
-            ports,
-            outbox,
-            reader,
-            config,
-            ..
-        } = self;
-        let (packets, parsed) = batch.drain_burst();
-        let mut dispatcher = Dispatcher {
-            pool,
-            counters,
-            ports,
-            outbox,
-            snapshot: reader.current(),
-            me: config.id,
+    /// Returns the dispatcher for packets that came in by the port at the index `at`, and the batch beside it. The dispatcher
+    /// has no parsed headers yet.
+    #[inline]
+    fn dispatcher(&mut self, at: usize, ingress: Ingress) -> (Dispatcher<'_, P>, &mut Batch) {
+        let dispatcher = Dispatcher {
+            pool: &mut self.pool,
+            counters: &self.counters,
+            ports: &mut self.ports,
+            outbox: &mut self.outbox,
+            snapshot: self.reader.current(),
+            me: self.config.id,
             ingress,
             at,
-            parsed,
+            parsed: ParsedPackets::NONE,
         };
+        (dispatcher, &mut self.batch)
+    }
+
+    /// Dispatches the packets of the burst by their verdicts.
+    fn dispatch_burst(&mut self, at: usize, ingress: Ingress) {
+        let (mut dispatcher, batch) = self.dispatcher(at, ingress);
+        let (packets, parsed) = batch.drain_burst();
+        dispatcher.parsed = parsed;
         for (place, (packet, verdict)) in packets.enumerate() {
             dispatcher.dispatch(place, packet, verdict);
         }
     }
 
-    /// Dispatches the held fragments that got their verdicts beside the burst, each at the port where it came in.
+    /// Dispatches the held fragments that got their verdicts beside the burst, each as a packet of the port where it came in.
     #[inline]
     fn dispatch_reentered(&mut self) {
         if !self.batch.reentered.is_empty() {
@@ -232,40 +239,26 @@ impl<P: Port> Worker<P> {
 
     #[cold]
     fn dispatch_each_reentered(&mut self) {
-        let Self {
-            batch,
-            pool,
-            counters,
-            ports,
-            outbox,
-            reader,
-            config,
-            ..
-        } = self;
-        for held in batch.reentered.drain(..) {
+        let mut reentered = std::mem::take(&mut self.batch.reentered);
+        for held in reentered.drain(..) {
             let ingress = held.ingress;
-            // Held fragments are given up before their port is closed.
-            let Some(at) = ports.find(ingress.port) else {
+            // A port gives its held fragments up before it is closed, so it is nearly always found.
+            let Some(at) = self.ports.find(ingress.port) else {
                 let closed = Denial::new(DropReason::PortClosed);
-                discard(held.packet, ingress.port, false, closed, pool, counters);
+                discard(held.packet, ingress.port, false, closed, &mut self.pool, &self.counters);
                 continue;
             };
-            let mut dispatcher = Dispatcher {
-                pool,
-                counters,
-                ports,
-                outbox,
-                snapshot: reader.current(),
-                me: config.id,
-                ingress,
-                at,
-                parsed: ParsedPackets::NONE,
-            };
+            let (mut dispatcher, _) = self.dispatcher(at, ingress);
             dispatcher.dispatch(0, held.packet, held.verdict);
         }
+        // The next burst uses the memory again: nothing is allocated.
+        self.batch.reentered = reentered;
     }
 
-    /// Puts what other workers gave into the queues of its ports.
+    /// Appends the packets that other workers handed over to the queues of this worker's ports.
+    ///
+    /// At most a burst from each lane, so that one busy worker does not keep the others' packets waiting. A packet whose port
+    /// leads to another endpoint by now is dropped.
     fn take_over(&mut self) -> usize {
         let mut taken = 0;
         for lane in 0..self.inbox.lanes() {
@@ -283,14 +276,14 @@ impl<P: Port> Worker<P> {
                 taken += 1;
                 let at = self.ports.find(egress);
                 match at
-                    .and_then(|at| self.ports.slot_mut(at))
-                    .filter(|slot| slot.role.endpoint() == to)
+                    .and_then(|at| self.ports.port_mut(at))
+                    .filter(|queued| queued.role.endpoint() == to)
                 {
-                    Some(slot) => {
-                        slot.enqueue(
+                    Some(queued) => {
+                        queued.enqueue(
                             packet,
                             ingress,
-                            forwarded(later_fragment),
+                            Outcome::of_forwarded(later_fragment),
                             &mut self.pool,
                             &self.counters,
                         );
@@ -312,11 +305,12 @@ impl<P: Port> Worker<P> {
         taken
     }
 
+    /// Carries out the messages of control that are waiting, and returns their number.
     fn read_messages(&mut self) -> usize {
         let mut read = 0;
         while let Ok(message) = self.messages.try_recv() {
             read += 1;
-            // Who asked may have stopped waiting: then a port that was to be handed back is dropped, which closes it.
+            // The sender may have stopped waiting. Then a port that was to be returned is dropped, which closes it.
             match message {
                 Message::Add { port, role, done } => {
                     let _ = done.send(self.add(port, role));
@@ -330,6 +324,7 @@ impl<P: Port> Worker<P> {
         read
     }
 
+    /// Adds a port, and watches its descriptor during sleep.
     fn add(&mut self, port: P, role: PortRole) -> Result<(), AddError<P>> {
         let PortId(number) = port.id();
         let limit = self.ports.numbers();
@@ -344,7 +339,7 @@ impl<P: Port> Worker<P> {
         Ok(())
     }
 
-    /// Takes a port out, with nothing of it left here.
+    /// Removes a port. Its held fragments are dropped and its queue is sent first.
     fn remove(&mut self, number: PortId) -> Option<(P, PortRole)> {
         self.stages.close(&mut self.batch, number);
         self.dispatch_reentered();
@@ -355,27 +350,26 @@ impl<P: Port> Worker<P> {
         Some((port, role))
     }
 
-    /// Returns true if control has stopped it.
+    /// Returns true if control has stopped the worker.
     #[must_use]
     pub const fn is_stopped(&self) -> bool {
         self.stopped
     }
 
-    /// Returns its counters.
+    /// Returns the worker's counters.
     #[must_use]
     pub const fn counters(&self) -> &Arc<WorkerCounters> {
         &self.counters
     }
 
-    /// Gives back its ports, with nothing of them left here, and frees what other workers left in its lanes.
+    /// Ends the worker: returns its ports, and frees the packets in its lanes.
     ///
-    /// To be called when no worker of the mesh runs any more: what one gives to a lane after its end is counted as
-    /// outstanding.
+    /// Call it when no worker of the mesh runs any more. A packet that is pushed into a lane after this call stays outstanding.
     pub fn finish(mut self) -> Vec<(P, PortRole)> {
         self.inbox.close();
         let mut ports = Vec::with_capacity(self.ports.len());
-        while let Some(slot) = self.ports.slots().first() {
-            let number = slot.ingress().port;
+        while let Some(queued) = self.ports.ports().first() {
+            let number = queued.ingress().port;
             ports.extend(self.remove(number));
         }
         for item in self.inbox.drain() {

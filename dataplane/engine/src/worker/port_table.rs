@@ -1,25 +1,15 @@
-//! The ports of a worker: found by number, each with the packets that wait to leave by it.
+//! The ports of a worker, found by number, each with a queue of the packets that will leave by it.
 
 use arrayvec::ArrayVec;
 use heddle_port::{BURST, Packet, PacketVec, Port, PortId, WorkerPool};
 
-use super::dispatch::discard;
+use super::accounting::{Outcome, discard};
 use crate::counters::WorkerCounters;
 use crate::decide::Denial;
-use crate::ingress::Ingress;
-use crate::ingress::PortRole;
-use crate::reason::{AnswerKind, DropReason};
+use crate::ingress::{Ingress, PortRole};
+use crate::reason::DropReason;
 
-/// The outcome of a packet that leaves.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Outcome {
-    Forwarded,
-    /// A fragment other than the first.
-    Fragment,
-    Answered(AnswerKind),
-}
-
-/// The record of a packet that waits to leave.
+/// The data that is counted when a queued packet has left. The port takes the packet itself.
 #[derive(Clone, Copy, Debug)]
 struct Leaving {
     ingress: PortId,
@@ -27,19 +17,20 @@ struct Leaving {
     len: u32,
 }
 
-/// A port and its queue of one burst.
+/// A port of this worker and its queue of at most one burst.
 #[derive(Debug)]
-pub(super) struct Slot<P> {
+pub(super) struct QueuedPort<P> {
     pub(super) port: P,
     pub(super) role: PortRole,
-    /// True if a packet that comes ends its worker's sleep.
+    /// True if a packet that arrives at the port ends the worker's sleep.
     pub(super) wakes: bool,
     number: PortId,
     packets: PacketVec,
+    /// One element for each element of `packets`.
     leaving: ArrayVec<Leaving, BURST>,
 }
 
-impl<P: Port> Slot<P> {
+impl<P: Port> QueuedPort<P> {
     fn new(port: P, role: PortRole, wakes: bool) -> Self {
         Self {
             number: port.id(),
@@ -51,6 +42,7 @@ impl<P: Port> Slot<P> {
         }
     }
 
+    /// Returns the ingress of the packets that the port receives.
     pub(super) fn ingress(&self) -> Ingress {
         Ingress {
             port: self.number,
@@ -59,7 +51,7 @@ impl<P: Port> Slot<P> {
         }
     }
 
-    /// Puts a packet into the queue; a full one is sent first, so this one always fits.
+    /// Appends a packet to the queue. A full queue is sent first, so the packet always fits.
     #[inline]
     pub(super) fn enqueue(
         &mut self,
@@ -80,7 +72,7 @@ impl<P: Port> Slot<P> {
         self.packets.push(packet);
     }
 
-    /// Gives the queue to the port. What its ring has no room for, even after the ring was drained, is dropped.
+    /// Sends the queue by the port. Packets that do not fit the port's ring even after a flush are dropped.
     pub(super) fn send(&mut self, pool: &mut WorkerPool, counters: &WorkerCounters) {
         if self.packets.is_empty() {
             return;
@@ -104,19 +96,20 @@ impl<P: Port> Slot<P> {
         }
     }
 
+    /// Gives the port as many packets of the queue as its ring has room for, and counts those.
     fn transmit(&mut self, pool: &mut WorkerPool, counters: &WorkerCounters) {
         let before = self.packets.len();
         self.port.tx(pool, &mut self.packets);
         let taken = before - self.packets.len();
         let mut bytes = 0;
-        // Neighbours in the queue mostly came in at one port: count them together.
+        // Most neighbors in the queue came in at one port, so a run of them is counted with one addition.
         let (mut at, mut run) = (None, 0);
         for Leaving { ingress, outcome, len } in self.leaving.drain(..taken) {
             bytes += u64::from(len);
             match outcome {
                 Outcome::Forwarded if at == Some(ingress) => run += 1,
                 Outcome::Forwarded => {
-                    forwarded(counters, at.replace(ingress), run);
+                    add_forwarded(counters, at.replace(ingress), run);
                     run = 1;
                 }
                 Outcome::Fragment => {
@@ -131,7 +124,7 @@ impl<P: Port> Slot<P> {
                 }
             }
         }
-        forwarded(counters, at, run);
+        add_forwarded(counters, at, run);
         if let Some(c) = counters.port(self.number) {
             c.tx_packets.add(taken as u64);
             c.tx_bytes.add(bytes);
@@ -139,7 +132,8 @@ impl<P: Port> Slot<P> {
     }
 }
 
-fn forwarded(counters: &WorkerCounters, port: Option<PortId>, packets: u64) {
+/// Counts packets that came in at a port and were forwarded.
+fn add_forwarded(counters: &WorkerCounters, port: Option<PortId>, packets: u64) {
     if let Some(c) = port.and_then(|p| counters.port(p)) {
         c.forwarded.add(packets);
     }
@@ -148,45 +142,46 @@ fn forwarded(counters: &WorkerCounters, port: Option<PortId>, packets: u64) {
 /// All ports of a worker.
 #[derive(Debug)]
 pub(super) struct PortTable<P> {
-    slots: Vec<Slot<P>>,
+    ports: Vec<QueuedPort<P>>,
+    /// The index in `ports`, by port number.
     by_number: Box<[Option<u16>]>,
-    /// This worker's queue of the host port.
+    /// The index of this worker's queue of the host port.
     host: Option<usize>,
 }
 
 impl<P: Port> PortTable<P> {
-    /// For port numbers below `numbers`.
+    /// Makes an empty table for port numbers below `numbers`.
     pub(super) fn new(numbers: usize) -> Self {
         Self {
-            slots: Vec::with_capacity(numbers),
+            ports: Vec::with_capacity(numbers),
             by_number: vec![None; numbers].into(),
             host: None,
         }
     }
 
-    /// How many numbers there are room for.
+    /// Returns the limit of the port numbers.
     pub(super) fn numbers(&self) -> usize {
         self.by_number.len()
     }
 
     pub(super) fn len(&self) -> usize {
-        self.slots.len()
+        self.ports.len()
     }
 
-    pub(super) fn slots(&self) -> &[Slot<P>] {
-        &self.slots
+    pub(super) fn ports(&self) -> &[QueuedPort<P>] {
+        &self.ports
     }
 
-    pub(super) fn slots_mut(&mut self) -> &mut [Slot<P>] {
-        &mut self.slots
+    pub(super) fn ports_mut(&mut self) -> &mut [QueuedPort<P>] {
+        &mut self.ports
     }
 
     #[inline]
-    pub(super) fn slot_mut(&mut self, at: usize) -> Option<&mut Slot<P>> {
-        self.slots.get_mut(at)
+    pub(super) fn port_mut(&mut self, at: usize) -> Option<&mut QueuedPort<P>> {
+        self.ports.get_mut(at)
     }
 
-    /// The place of a port.
+    /// Returns the index of a port.
     #[inline]
     pub(super) fn find(&self, number: PortId) -> Option<usize> {
         self.by_number
@@ -196,19 +191,19 @@ impl<P: Port> PortTable<P> {
             .map(usize::from)
     }
 
-    /// The place of this worker's queue of the host port.
+    /// Returns the index of this worker's queue of the host port.
     #[inline]
     pub(super) fn host(&self) -> Option<usize> {
         self.host
     }
 
-    /// Adds a port, whose number is free and has room. `wakes`: whether it can end its worker's sleep.
+    /// Adds a port, whose number must be free and below the limit. `wakes` is true if the port can end the worker's sleep.
     pub(super) fn add(&mut self, port: P, role: PortRole, wakes: bool) {
-        self.slots.push(Slot::new(port, role, wakes));
+        self.ports.push(QueuedPort::new(port, role, wakes));
         self.index();
     }
 
-    /// Takes a port out, its queue empty.
+    /// Sends the queue of a port and removes the port.
     pub(super) fn remove(
         &mut self,
         number: PortId,
@@ -216,21 +211,22 @@ impl<P: Port> PortTable<P> {
         counters: &WorkerCounters,
     ) -> Option<(P, PortRole)> {
         let at = self.find(number)?;
-        let mut slot = self.slots.swap_remove(at);
+        let mut removed = self.ports.swap_remove(at);
         self.index();
-        slot.send(pool, counters);
-        slot.port.flush(pool);
-        Some((slot.port, slot.role))
+        removed.send(pool, counters);
+        removed.port.flush(pool);
+        Some((removed.port, removed.role))
     }
 
+    /// Computes the indices again.
     fn index(&mut self) {
         self.by_number.fill(None);
         self.host = None;
-        for (at, slot) in self.slots.iter().enumerate() {
-            if let Some(entry) = self.by_number.get_mut(usize::from(slot.number.0)) {
+        for (at, port) in self.ports.iter().enumerate() {
+            if let Some(entry) = self.by_number.get_mut(usize::from(port.number.0)) {
                 *entry = Some(at as u16);
             }
-            if slot.role == PortRole::Host {
+            if port.role == PortRole::Host {
                 self.host = Some(at);
             }
         }

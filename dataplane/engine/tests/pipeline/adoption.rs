@@ -1,4 +1,4 @@
-//! After a start without a table: connections are picked up in their middle, for a while, where policy allows them.
+//! Adoption: for a while after a start without a flow table, mid-stream connections are adopted if policy allows them.
 
 use heddle_engine::StageConfig;
 use heddle_flow::Millis;

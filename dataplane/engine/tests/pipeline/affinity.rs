@@ -1,4 +1,4 @@
-//! Session affinity, and choice by chance.
+//! Session affinity, and the random choice among backends.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::world::{World, worlds};
 const VIP: &str = "10.96.0.10";
 const NODE_PORT: u16 = 30_080;
 
-/// A Service with affinity, at its cluster address and its node port.
+/// Sets a Service with affinity, at its cluster address and its node port.
 pub fn sticky(w: &mut World, to: &[&Party], seconds: u32, balancing: Balancing) {
     for (kind, addr, port) in [
         (FrontendKind::ClusterIp, VIP, 80),
@@ -28,7 +28,7 @@ pub fn sticky(w: &mut World, to: &[&Party], seconds: u32, balancing: Balancing) 
     w.publish();
 }
 
-/// Opens connections and says how many reached each pod.
+/// Opens connections and returns how many reached each pod.
 pub fn open(
     w: &mut World,
     from: &Party,
@@ -103,7 +103,7 @@ fn affinity_ends_with_its_time_which_each_connection_begins_anew() {
     });
 }
 
-/// The longest that the API allows.
+/// The longest affinity timeout that the API allows.
 #[test]
 fn affinity_lasts_for_a_day() {
     const DAY: u32 = 86_400;
@@ -124,7 +124,7 @@ fn affinity_lasts_for_a_day() {
     });
 }
 
-/// What a packet before it in the burst leaves behind counts, whatever kind of packet that is.
+/// An affinity that an earlier packet of the same burst leaves is used, whatever kind of packet that is.
 #[test]
 fn a_client_that_comes_twice_in_a_burst_reaches_one_backend() {
     worlds(|w| {

@@ -1,4 +1,4 @@
-//! The slow path without a frame says what becomes of the packet: what `heddle simulate` relies on.
+//! The slow path without a frame returns the verdict that the packet gets. `heddle simulate` depends on it.
 
 use heddle_engine::{Decision, Denial, DropReason, Query, Source, decide};
 use heddle_flow::Origin;

@@ -1,4 +1,4 @@
-//! What workers remember of dropped packets: who, where to, why, and by which policy.
+//! The workers' records of dropped packets: addresses, reason, deciding rule and pod.
 
 use heddle_engine::{DropReason, DropRecord};
 use heddle_flow::Millis;
@@ -11,7 +11,7 @@ use crate::services::serve;
 use crate::tables::{A, B, C, DEFAULT_DENY, Party, isolate};
 use crate::world::{Options, World, worlds};
 
-/// What all workers remember, in the order of their numbers.
+/// Returns the records of all workers, in the order of the workers' ids.
 fn recent(w: &World) -> Vec<DropRecord> {
     let mut all = Vec::new();
     for handle in w.node.handles() {
@@ -20,7 +20,7 @@ fn recent(w: &World) -> Vec<DropRecord> {
     all
 }
 
-/// What policies denied: rule, pod, packets.
+/// Returns the counts of denied packets: rule, pod, packets.
 fn denied(w: &World) -> Vec<(RuleId, EndpointId, u64)> {
     let counts = w
         .node
@@ -135,7 +135,7 @@ fn a_pod_whose_policy_is_not_compiled_is_said_to_be_so() {
             panic!("{:?}", recent(w))
         };
         assert_eq!((record.rule, record.pod), (RuleId::NOT_READY, B.endpoint));
-        // No policy has denied it.
+        // No policy has denied the packet.
         assert_eq!(denied(w), []);
     });
 }

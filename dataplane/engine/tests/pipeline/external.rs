@@ -1,4 +1,4 @@
-//! NodePort, load balancer and external addresses: who is led where, and under which source address.
+//! NodePort, load balancer and external addresses: the backend and the source address of connections.
 
 use std::sync::Arc;
 

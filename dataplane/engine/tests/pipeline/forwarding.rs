@@ -1,4 +1,4 @@
-//! Pods reach pods and the host, both families, every protocol; what is in their headers afterwards.
+//! Pods reach pods and the host, in both families and with every protocol. The headers are compared.
 
 use heddle_wire::testing::ip;
 use heddle_wire::{Ip, TcpFlags};
@@ -6,7 +6,7 @@ use heddle_wire::{Ip, TcpFlags};
 use crate::tables::{A, B, C, HOST, Party};
 use crate::world::{World, worlds};
 
-/// Both families' addresses of a party.
+/// Returns a party's addresses of both families.
 pub fn addresses(p: &Party) -> [Ip; 2] {
     [p.v4(), p.v6()]
 }
@@ -97,7 +97,7 @@ fn pods_reach_the_host_and_the_outside_by_the_host_port() {
         for host in addresses(&HOST) {
             w.pass(&C, &HOST, &C.to(host).tcp(1000, 22, TcpFlags::SYN, 1, 0, b""));
         }
-        // What a cloud has for its machines, and a pod of another node: the kernel knows the way.
+        // The cloud's metadata address, and a pod of another node: the kernel routes to both.
         w.pass(&B, &HOST, &B.to(ip("169.254.169.254")).udp(1000, 53, b"x"));
         w.pass(&B, &HOST, &B.to(ip("10.0.1.9")).udp(1000, 53, b"x"));
     });

@@ -1,4 +1,4 @@
-//! IPv4 packets without DF that are larger than their way takes leave in fragments.
+//! IPv4 packets without DF that are larger than the path's MTU leave in fragments.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::services::serve;
 use crate::tables::{A, B, HOST, Party, UPLINK_MTU, endpoint, worker_of};
 use crate::world::{Options, World, worlds};
 
-/// Puts fragments together again as RFC 791 section 3.2 says, and gives the datagram's data.
+/// Reassembles fragments as in RFC 791 section 3.2, and returns the datagram's data.
 fn reassembled(fragments: &[Vec<u8>], mtu: u16) -> Vec<u8> {
     let mut data = Vec::new();
     for (n, fragment) in fragments.iter().enumerate() {
@@ -36,7 +36,7 @@ fn popped(w: &mut World, party: &Party, count: usize) -> Vec<Vec<u8>> {
     (0..count).map(|_| w.pop(party)).collect()
 }
 
-/// The checksum that a UDP datagram of all this data has to have.
+/// Returns the checksum that a UDP datagram must have.
 fn udp_checksum(src: Ip, dst: Ip, datagram: &[u8]) -> u16 {
     let header = etherparse::UdpHeaderSlice::from_slice(datagram).unwrap();
     let proto = etherparse::IpNumber::UDP;
@@ -62,7 +62,7 @@ fn ipv4_that_may_be_fragmented_is_and_can_be_put_together_again() {
                     let count = (8 + len).div_ceil(1480);
                     let data = reassembled(&popped(w, &HOST, count), UPLINK_MTU);
                     assert!(data[8..] == payload);
-                    // It was finished over the whole, before it was cut.
+                    // The checksum covers the whole packet: it was finished before the packet was cut.
                     let sum = u16::from_be_bytes([data[6], data[7]]);
                     assert_eq!(sum, udp_checksum(A.v4(), seen, &data));
                     w.changed(&[
@@ -83,7 +83,7 @@ fn a_way_with_large_packets_gets_fragments_of_several_frames() {
         workers: 2,
         ..Options::default()
     });
-    // B is another worker's: its fragments are handed over.
+    // B's port belongs to another worker, so the fragments are handed over.
     let open = Some(Arc::new(EndpointPolicy::open()));
     let mut small = endpoint(&B, worker_of(&B, 2), Generation(1), open);
     small.mtu = 9000;
@@ -132,7 +132,7 @@ fn without_frames_nothing_is_cut_and_none_is_lost() {
     let mut w = World::new(Options::default());
     let mut pool = WorkerPool::new(WorkerId(9), w.node.shared().clone());
     let mut taken: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();
-    // The packet takes six, and fourteen would be needed for its fragments.
+    // The packet takes six frames, and its fragments would need fourteen.
     taken.drain(..15).for_each(|frame| pool.free(frame));
     pool.drain();
     let packet = A.to(HOST.v4()).dont_fragment(false).udp(1000, 53, &pattern(20_000));

@@ -1,4 +1,4 @@
-//! What came of fragments is counted beside the packets that they are, and how much of the table is in use.
+//! The counters of received fragments, and the gauges of the datagram table's use.
 
 use heddle_engine::FragmentTotals;
 
@@ -44,7 +44,7 @@ fn fragments_and_what_is_remembered_of_them_are_counted() {
         w.push(&A, &one[3]);
         w.step();
         totals(w, [1, 3, 2, 0, 0]);
-        // Of two others not all comes: one is known and remembered for 30 s, one waits for a second.
+        // Two incomplete datagrams: one with its first fragment, kept for 30 s, and one without, kept for a second.
         w.push(&A, &udp(&A, b, (1000, 53), 2, 1000, &pattern(3900))[0]);
         w.push(&A, &udp(&A, b, (1000, 53), 3, 1000, &pattern(3900))[1]);
         w.step();

@@ -1,4 +1,4 @@
-//! ARP, neighbor discovery and echo: the gateway exists only in heddle, and answers for all that is behind it.
+//! ARP, neighbor discovery and echo. The gateway exists only in heddle, and answers for all addresses behind it.
 
 use heddle_wire::parse::{ArpOperation, arp};
 use heddle_wire::testing::{Packet, arp_reply, arp_request, ip, mac, ndp_solicit};

@@ -1,4 +1,4 @@
-//! What the rings and lanes say: full queues, full rings, ports that come and go, workers that stop.
+//! Hand-over, TX rings and ports: full lanes, full rings, ports that are added and removed, workers that stop.
 
 use heddle_engine::PortRole;
 use heddle_port::PortId;

@@ -1,4 +1,4 @@
-//! The node and its pods.
+//! Connections between the node and its pods.
 
 use heddle_tables::Direction;
 use heddle_wire::MacAddr;

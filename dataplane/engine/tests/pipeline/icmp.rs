@@ -1,4 +1,4 @@
-//! Echo by its identifier, and errors that belong to a flow.
+//! Echo connections, which have their identifier as the port, and ICMP errors that belong to a flow.
 
 use heddle_wire::parse::quoted;
 use heddle_wire::rewrite::Tuple;

@@ -1,4 +1,4 @@
-//! Packets of many frames, and those that are larger than their way takes.
+//! Packets of many frames, and packets that are larger than the path's MTU.
 
 use heddle_tables::Generation;
 use heddle_wire::parse::quoted;
@@ -17,18 +17,18 @@ pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|n| (n * 31 + n / 251) as u8).collect()
 }
 
-/// IP and UDP header of an address's family.
+/// Returns the length of the IP and the UDP header for an address's family.
 fn headers(ip: Ip) -> usize {
     if ip.is_v4() { 28 } else { 48 }
 }
 
-/// The MSS option of a segment.
+/// Returns the MSS option of a segment.
 fn mss(frame: &[u8]) -> Option<u16> {
     let p = parse(frame, frame.len()).unwrap();
     tcp::mss(frame, &p).map(|(_, mss)| mss)
 }
 
-/// The size that a frag-needed or packet-too-big tells.
+/// Returns the MTU in an ICMP fragmentation needed or packet too big.
 fn told(frame: &[u8]) -> u16 {
     let p = parse(frame, frame.len()).unwrap();
     u16::from_be_bytes([frame[p.l4() + 6], frame[p.l4() + 7]])
@@ -69,7 +69,7 @@ fn headers_beyond_the_head_frame_are_not_looked_for() {
     });
 }
 
-/// A SYN, and the SYN-ACK that answers it: what their MSS options say at the other end.
+/// Sends a SYN and a SYN-ACK, and returns their MSS options as they arrive.
 fn handshake(w: &mut World, from: &Party, to: &Party, dst: Ip, sport: u16, says: u16) -> [u16; 2] {
     let syn = from.to(dst).partial().mss(says).tcp(sport, 80, SYN, 1, 0, b"");
     let (out, p) = w.pass(from, to, &syn);
@@ -141,7 +141,7 @@ fn what_must_not_be_fragmented_is_answered_with_the_size_that_fits() {
                 );
             }
         }
-        // What a pod asks of a Service is quoted as the pod sent it.
+        // A packet to a Service is quoted as the pod sent it.
         serve(w, &[&HOST]);
         for vip in ["10.96.0.10", "fd96::10"].map(ip) {
             let (out, p) = w.answered(&A, &A.to(vip).udp(1000, 80, &pattern(2000)), "too-big");

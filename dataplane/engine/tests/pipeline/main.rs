@@ -1,7 +1,7 @@
 //! Packets through the whole pipeline, in memory: workers, hand-over, flow table and hand-built tables, no socket.
 //!
-//! Each test says which counters change, by name, and every other one must not. When a world ends, no frame is missing,
-//! every packet received has ended in exactly one way, and every frame that left was verified by etherparse.
+//! Each test names the counters that change; no other counter may. At the end of a world no frame is missing, every received
+//! packet has ended in exactly one way, and etherparse has verified every frame that left.
 
 #![allow(
     clippy::unwrap_used,
@@ -20,6 +20,8 @@ mod forwarding;
 mod fragmented;
 mod fragments;
 mod fragments_counted;
+mod fragments_limits;
+mod fragments_refused;
 mod gateway;
 mod handover;
 mod host;

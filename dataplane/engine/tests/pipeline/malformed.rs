@@ -1,4 +1,4 @@
-//! Frames that no honest sender makes: each is dropped for its own reason, none is forwarded, nothing panics.
+//! Malformed frames: each is dropped for its own reason, none is forwarded, nothing panics.
 
 use heddle_engine::DropReason;
 use heddle_wire::testing::{Checksum, Packet, ip};
@@ -7,7 +7,7 @@ use heddle_wire::{MacAddr, ParseError, Proto, TcpFlags, parse};
 use crate::tables::{A, B};
 use crate::world::worlds;
 
-/// A good frame and what is done to it.
+/// A valid frame and the change that is made to it.
 fn corpus() -> Vec<Vec<u8>> {
     let v4 = A.to(B.v4()).udp(1000, 53, b"payload");
     let v6 = A.to(B.v6()).udp(1000, 53, b"payload");

@@ -1,4 +1,4 @@
-//! A connection whose packets come in elsewhere now: the same end has moved, and the connection moves with it.
+//! A connection whose packets come in from another origin: the address has moved to another endpoint, and the entry follows.
 
 use heddle_tables::{AddressInfo, Direction, EndpointPolicy, Generation, Place};
 use heddle_wire::testing::{Packet, ip};
@@ -9,7 +9,7 @@ use crate::services::serve;
 use crate::tables::{A, B, C, Party, endpoint, isolate, worker_of};
 use crate::world::{World, worlds};
 
-/// Gives the addresses of `old` to `new`, as when an attachment is made anew under another number.
+/// Gives the addresses of `old` to `new`, as if the attachment were made again with another endpoint id.
 fn takes_over(w: &mut World, old: &Party, new: &Party) {
     let mut e = endpoint(
         new,

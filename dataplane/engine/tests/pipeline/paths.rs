@@ -1,4 +1,4 @@
-//! The paths through the driver: each test's name says which steps (`Next`) a packet takes.
+//! The paths through the driver. Each test is named after the steps (`Next`) of its packet.
 
 use heddle_flow::{Egress, FlowFlags, FlowKey, NewFlow, NextHopId, Origin, Rewrite};
 use heddle_port::{Capabilities, MemPort, PortId};
@@ -140,7 +140,7 @@ fn miss_revalidate_done_for_a_tuple_of_another_origin() {
     });
 }
 
-/// Nothing makes such flows yet, and no port serves them: their packets are dropped, not lost and not sent elsewhere.
+/// No stage makes such flows yet, and no port serves them. Their packets are dropped: not lost, and not sent elsewhere.
 #[test]
 fn hit_replay_done_for_an_egress_without_a_port() {
     for egress in [Egress::Node(NodeId(1)), Egress::Uplink(NextHopId(1))] {
@@ -175,7 +175,7 @@ fn hit_replay_done_for_an_egress_without_a_port() {
     }
 }
 
-/// From a port that delivers finished checksums only, a checksum that equals the pseudo header's sum is not finished.
+/// A port that delivers only finished checksums: a checksum that equals the pseudo header's sum is left as it is.
 #[test]
 fn an_unfinished_checksum_is_finished_where_the_port_may_deliver_one() {
     let frame = A.to(B.v4()).partial().udp(1000, 53, b"x");

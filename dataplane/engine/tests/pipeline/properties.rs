@@ -1,4 +1,4 @@
-//! Whatever comes in, in whatever order: nothing panics, no frame is lost, every packet ends once.
+//! Random packets in random order: nothing panics, no frame is lost, every packet ends once.
 
 use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{Ip, MacAddr, Proto, TcpFlags};
@@ -28,7 +28,7 @@ fn address() -> impl Strategy<Value = Ip> {
     ]
 }
 
-/// A few ports, so that flows meet.
+/// Few ports, so that packets often belong to one flow.
 fn port() -> impl Strategy<Value = u16> {
     prop_oneof![Just(80), Just(8080), 1000..1003_u16, 61000..61004_u16]
 }
@@ -39,7 +39,7 @@ enum Step {
     Udp(Party, Option<Ip>, Ip, u16, u16, bool),
     Echo(Party, Ip, u16, bool),
     Error(Party, Ip, Ip, u16, u16),
-    /// Identification, place and length in units of 64 octets, whether more follow, and the port of a first fragment.
+    /// Identification, offset and length in units of 64 octets, whether more fragments follow, the port of a first fragment.
     Fragment(Party, Ip, u32, u16, u16, bool, u16),
     Raw(Party, Vec<u8>),
     Policy(Party, bool),
@@ -135,14 +135,14 @@ fn play(w: &mut World, steps: &[Step], bursts: bool) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
-    /// The world's end asserts that nothing is missing; every output is verified by etherparse.
+    /// The end of the world asserts that nothing is missing. Etherparse verifies every output.
     #[test]
     fn nothing_is_lost_and_nothing_ends_twice(steps in prop::collection::vec(step(), 1..60), workers in 1..=3_u8) {
         let mut w = World::new(Options { workers, lane: 4, flows: 16, quota: Some(6), ..Options::default() });
         play(&mut w, &steps, true);
     }
 
-    /// Who owns a port makes no difference to what becomes of a packet.
+    /// The owner of a port makes no difference to a packet's verdict.
     #[test]
     fn one_worker_and_three_agree(mut steps in prop::collection::vec(step(), 1..40)) {
         // A ring is one queue's, and the host has as many queues as there are workers.

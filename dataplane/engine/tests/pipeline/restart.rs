@@ -1,4 +1,4 @@
-//! The agent ends and another takes its flow table over: connections go on, judged again, translated as before.
+//! Takeover of a flow table by the next agent: connections continue, are judged again, and keep their translation.
 
 use std::path::Path;
 

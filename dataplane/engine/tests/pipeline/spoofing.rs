@@ -1,4 +1,4 @@
-//! A pod sends from its own addresses and MAC, and speaks for nobody else.
+//! Anti-spoofing: a pod can send only from its own addresses and MAC address, and can announce no other address.
 
 use heddle_wire::testing::{Packet, arp_reply, arp_request, ip, mac, ndp_solicit};
 use heddle_wire::{Ip, MacAddr, TcpFlags};

@@ -1,4 +1,4 @@
-//! The node of the tests, as tables: three pods, the host, a few Services.
+//! The tables of the tests' node: three pods and the host, and helpers for Services and policies.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use heddle_tables::{
 use heddle_wire::testing::{Packet, ip, mac};
 use heddle_wire::{Ip, MacAddr, Proto};
 
-/// Somebody with addresses behind a port.
+/// An endpoint of the tests, which sends and receives packets at its port.
 #[derive(Clone, Copy, Debug)]
 pub struct Party {
     pub name: &'static str,
@@ -32,12 +32,12 @@ impl Party {
         ip(self.v6)
     }
 
-    /// Its address of the family of `peer`.
+    /// Returns the party's address of the family of `peer`.
     pub fn ip(&self, peer: Ip) -> Ip {
         if peer.is_v4() { self.v4() } else { self.v6() }
     }
 
-    /// A packet from it to `dst`, by the gateway.
+    /// Returns a packet from the party to `dst`, by the gateway.
     pub fn to(&self, dst: Ip) -> Packet {
         Packet::new(self.mac, MacAddr::GATEWAY, self.ip(dst), dst)
     }
@@ -55,11 +55,11 @@ const fn party(name: &'static str, id: u16, mac_end: u8, v4: &'static str, v6: &
     }
 }
 
-/// Three pods ...
+/// The pods.
 pub const A: Party = party("a", 2, 2, "10.0.0.2", "fd00::2");
 pub const B: Party = party("b", 3, 3, "10.0.0.3", "fd00::3");
 pub const C: Party = party("c", 4, 4, "10.0.0.4", "fd00::4");
-/// ... and the node, whose host port has one queue a worker, numbered by it.
+/// The node itself. Its host port has a queue for each worker, numbered by the worker's id.
 pub const HOST: Party = Party {
     name: "host",
     endpoint: EndpointId::HOST,
@@ -78,15 +78,15 @@ pub const MASQUERADE_PORTS: (u16, u16) = (61000, 61003);
 pub const LOCAL_MTU: u16 = 61000;
 pub const UPLINK_MTU: u16 = 1500;
 pub const OVERLAY_MTU: u16 = 1450;
-/// How many port numbers a worker knows.
+/// The limit of the port numbers.
 pub const PORTS: u16 = 16;
 
-/// The worker that a pod's port belongs to.
+/// Returns the worker that owns a pod's port.
 pub fn worker_of(pod: &Party, workers: u8) -> WorkerId {
     WorkerId(((pod.endpoint.0 - 2) % u16::from(workers)) as u8)
 }
 
-/// The tables of a node without policies.
+/// Returns the tables of a node without policies.
 pub fn node(workers: u8) -> SnapshotBuilder {
     let mut b = SnapshotBuilder::new();
     b.set_node(NodeTable {
@@ -158,7 +158,7 @@ pub fn endpoint(
     }
 }
 
-/// A cluster address's frontend with these backends.
+/// Returns a ClusterIP frontend with these backends.
 pub fn frontend(addr: &str, proto: Proto, port: u16, backends: &[(Ip, u16)], elsewhere: bool) -> Arc<Frontend> {
     Arc::new(external(
         FrontendKind::ClusterIp,
@@ -170,7 +170,7 @@ pub fn frontend(addr: &str, proto: Proto, port: u16, backends: &[(Ip, u16)], els
     ))
 }
 
-/// A frontend of any kind; `0.0.0.0` and `::` stand for the node's addresses.
+/// Returns a frontend of any kind. `0.0.0.0` and `::` stand for the node's addresses.
 pub fn external(
     kind: FrontendKind,
     addr: &str,
@@ -192,11 +192,12 @@ pub fn list(backends: &[(Ip, u16)], elsewhere: bool) -> Backends {
     Backends::new(backends.iter().map(|&(ip, port)| Backend { ip, port }), elsewhere)
 }
 
-/// What decides in the tests' policies.
+/// The rule that denies in the tests' policies.
 pub const DEFAULT_DENY: RuleId = RuleId(16);
+/// The rule that allows in the tests' policies.
 pub const RULE: RuleId = RuleId(17);
 
-/// A policy that isolates one direction and allows these (peer, TCP port); port 0 stands for everything.
+/// Returns a policy that isolates one direction and allows these pairs of a peer and a TCP port. Port 0 stands for all traffic.
 pub fn isolate(direction: Direction, allowed: &[(&Party, u16)]) -> Arc<EndpointPolicy> {
     let mut side = PolicySideBuilder::isolated(DEFAULT_DENY);
     for (peer, port) in allowed {

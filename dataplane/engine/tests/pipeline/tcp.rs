@@ -1,4 +1,4 @@
-//! TCP segments that belong to no connection, and SYNs that belong to no old one.
+//! TCP segments that belong to no connection, and SYNs with the tuple of an old one.
 
 use heddle_flow::FlowState;
 use heddle_tables::Direction;
@@ -113,7 +113,7 @@ fn a_full_table_refuses_new_connections_and_keeps_live_ones() {
     w.pass(&A, &B, &A.to(B.v4()).tcp(1001, 80, SYN, 1, 0, b""));
     w.dropped(&A, &A.to(B.v4()).tcp(1002, 80, SYN, 1, 0, b""), "flow-table-full");
     w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
-    // What has been silent for long enough makes room.
+    // Expired connections make room.
     w.now = w.now.plus(200_000);
     w.pass(&A, &B, &A.to(B.v4()).tcp(1002, 80, SYN, 1, 0, b""));
 }

@@ -1,4 +1,4 @@
-//! Workers on threads of their own: hand-over, sleep and waking, snapshots and control while packets flow.
+//! Workers on threads of their own: hand-over, sleep and wake-up, snapshots and control messages while packets flow.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use rustix::event::{EventfdFlags, eventfd};
 
 use crate::tables::{A, B, C, HOST, PODS, PORTS, Party, endpoint, isolate, node, worker_of};
 
-/// A port that wakes its worker: frames come from a queue, behind an eventfd.
+/// A port that wakes its worker. Frames come from a queue with an eventfd.
 struct EventPort {
     number: PortId,
     line: Arc<Line>,
@@ -109,7 +109,7 @@ fn total(handles: &[WorkerHandle<EventPort>], party: &Party) -> PortTotals {
     sum
 }
 
-/// Runs `workers` workers that sleep as soon as they may, with the pods' and the host's lines, and ends them.
+/// Runs `workers` workers that sleep as soon as they can, with a line for each pod and the host, and ends them.
 fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party) -> Arc<Line>, Publish<'_>)) {
     let mut tables = node(workers);
     let (mut publisher, readers) = channel(tables.build().0, usize::from(workers));

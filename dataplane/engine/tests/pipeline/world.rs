@@ -1,4 +1,4 @@
-//! The tests' node in memory: it verifies what leaves, and accounts for every frame, octet and drop.
+//! The tests' node in memory. It verifies every packet that leaves, and accounts for every frame, octet and drop.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ const SEED: [u64; 8] = [
     0x4f7c_7b57_57f5_9584,
 ];
 
-/// What a world is made with.
+/// The parameters of a world.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub workers: u8,
@@ -69,7 +69,7 @@ pub fn config(options: &Options) -> Config {
     }
 }
 
-/// Runs a test on nodes with one, two and three workers: who owns a port must make no difference.
+/// Runs a test on nodes with one, two and three workers. The owner of a port must make no difference.
 pub fn worlds(test: impl Fn(&mut World)) {
     for workers in 1..=3 {
         let mut world = World::new(Options {
@@ -86,7 +86,7 @@ impl World {
         Self::over(options, flows)
     }
 
-    /// A node whose flow table is there already.
+    /// Makes a node over an existing flow table.
     pub fn over(options: Options, flows: FlowTable) -> Self {
         let mut tables = tables::node(options.workers);
         let node = NodeBuilder::new()
@@ -135,26 +135,26 @@ impl World {
         self.wire(party).push(frame);
     }
 
-    /// The same in frames of at most `chunk` bytes.
+    /// Puts a frame into the port of `party`, in several frames of at most `chunk` bytes.
     pub fn pushed_split(&mut self, party: &Party, frame: &[u8], chunk: usize) {
         *self.pushed.entry(party.port.0).or_default() += frame.len() as u64;
         self.wire(party).push_split(frame, chunk);
     }
 
-    /// Turns every worker until none has anything to do.
+    /// Lets every worker turn until none has work.
     pub fn step(&mut self) {
         self.node.set_now(self.now);
         self.node.step().unwrap();
         self.collect();
     }
 
-    /// Turns one worker once.
+    /// Lets one worker turn once.
     pub fn turn(&mut self, worker: usize) {
         self.node.set_now(self.now);
         self.node.turn(worker);
     }
 
-    /// Takes what left by each port and verifies it. What the host's queues sent is the host's.
+    /// Takes the frames that left by each port and verifies them. All of the host's queues count as the host.
     pub fn collect(&mut self) {
         for port in 0..PORTS {
             while let Some(frame) = self.node.pop(PortId(port)) {
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// The next frame that reached `party`.
+    /// Takes the next frame that reached `party`.
     #[track_caller]
     pub fn pop(&mut self, party: &Party) -> Vec<u8> {
         let frame = self.outputs.get_mut(&party.port.0).and_then(VecDeque::pop_front);
@@ -180,7 +180,7 @@ impl World {
         frame
     }
 
-    /// Pushes a frame at `from`, which must reach `to`, and gives back what did.
+    /// Pushes a frame at `from`, asserts that it reaches `to`, and returns it as it arrived.
     #[track_caller]
     pub fn pass(&mut self, from: &Party, to: &Party, frame: &[u8]) -> (Vec<u8>, Parsed) {
         self.push(from, frame);
@@ -193,7 +193,7 @@ impl World {
         (out, p)
     }
 
-    /// Pushes a frame at `from`, which is answered there, and gives back the answer.
+    /// Pushes a frame at `from`, asserts that it gets a local reply, and returns the reply.
     #[track_caller]
     pub fn answered(&mut self, from: &Party, frame: &[u8], kind: &str) -> (Vec<u8>, Parsed) {
         self.push(from, frame);
@@ -209,7 +209,7 @@ impl World {
         (out, p)
     }
 
-    /// Pushes a frame at `from`, which is dropped for `reason`.
+    /// Pushes a frame at `from` and asserts that it is dropped for `reason`.
     #[track_caller]
     pub fn dropped(&mut self, from: &Party, frame: &[u8], reason: &str) {
         self.push(from, frame);
@@ -218,7 +218,7 @@ impl World {
         self.changed(&[&format!("{n} rx 1"), &format!("{n} dropped {reason} 1")]);
     }
 
-    /// Pushes a frame at `from`, which is absorbed for `reason`.
+    /// Pushes a frame at `from` and asserts that it is absorbed for `reason`.
     #[track_caller]
     pub fn absorbed(&mut self, from: &Party, frame: &[u8], reason: &str) {
         self.push(from, frame);
@@ -231,7 +231,8 @@ impl World {
         self.node.totals(PortId(port))
     }
 
-    /// All counters that changed since the last call, over all workers, as `who what n`. The host's queues are one.
+    /// Returns the counters that changed since the last call, summed over all workers, as `PARTY COUNTER CHANGE`. The host's
+    /// queues are one party.
     pub fn changes(&mut self) -> Vec<String> {
         let mut changes = BTreeMap::<(String, String), u64>::new();
         for (port, what, n) in self.node.changes() {
@@ -244,7 +245,7 @@ impl World {
             .collect()
     }
 
-    /// Asserts that these counters changed since the last look, and no other.
+    /// Asserts that exactly these counters changed since the last call.
     #[track_caller]
     pub fn changed(&mut self, expected: &[&str]) {
         let mut expected: Vec<&str> = expected.to_vec();
@@ -254,13 +255,13 @@ impl World {
         assert_eq!(changes, expected);
     }
 
-    /// Publishes the tables as they stand now.
+    /// Publishes the tables.
     pub fn publish(&mut self) {
         let (snapshot, _) = self.tables.build();
         self.node.publish(snapshot);
     }
 
-    /// Gives a pod another policy (`None`: not ready), with a new generation, and publishes.
+    /// Sets a pod's policy (`None`: not ready) with a new generation, and publishes.
     pub fn set_policy(&mut self, pod: &Party, policy: Option<Arc<EndpointPolicy>>) {
         self.generation = self.generation.next();
         let worker = worker_of(pod, self.options.workers);
@@ -269,39 +270,39 @@ impl World {
         self.publish();
     }
 
-    /// Packets that took the slow path so far.
+    /// Returns the number of packets that took the slow path so far.
     pub fn slow(&self) -> u64 {
         self.node.worker_totals().iter().map(|totals| totals.slow_path).sum()
     }
 
-    /// Connections in the table.
+    /// Returns the number of connections in the flow table.
     pub fn connections(&self) -> usize {
         self.states().len()
     }
 
-    /// How far each of them has come.
+    /// Returns the state of each connection.
     pub fn states(&self) -> Vec<FlowState> {
         let mut states = Vec::new();
         self.node.flows().for_each(|c| states.push(c.views[0].state));
         states
     }
 
-    /// Accounts for a frame that a test put into a wire itself.
+    /// Accounts for a frame that the test itself put into a wire.
     pub fn pushed_elsewhere(&mut self, party: &Party, len: usize) {
         *self.pushed.entry(party.port.0).or_default() += len as u64;
     }
 
-    /// Accounts for a frame that a test took from a wire itself.
+    /// Accounts for a frame that the test itself took from a wire.
     pub fn popped_elsewhere(&mut self, party: &Party, len: usize) {
         *self.popped.entry(party.port.0).or_default() += len as u64;
     }
 
-    /// Forgets what left; it was verified.
+    /// Discards the frames that left. They were verified.
     pub fn discard_outputs(&mut self) {
         self.outputs.clear();
     }
 
-    /// Ends the node and looks for what is missing.
+    /// Ends the node and asserts that no frame, octet or drop is missing.
     pub fn finish(&mut self) {
         self.collect();
         let rest: usize = self.outputs.values().map(VecDeque::len).sum();
@@ -346,7 +347,7 @@ impl Drop for World {
     }
 }
 
-/// What changes when one packet goes from one to the other.
+/// Returns the counters that change when one packet goes from one party to another.
 fn expected(from: &Party, to: &Party) -> [&'static str; 3] {
     let line = |who: &Party, what: &str| -> &'static str { format!("{} {what} 1", who.name).leak() };
     [line(from, "rx"), line(from, "forwarded"), line(to, "tx")]

@@ -1,11 +1,11 @@
-//! What must hold of the table between any two calls.
+//! The table's invariants, which hold between any two calls. Tests check them.
 
 use heddle_flow::Millis;
 
 use super::{Datagrams, NONE, SHARE, State};
 
 impl Datagrams {
-    /// Asserts that every datagram is in its bucket, its list and its share, and no other; the frames that wait.
+    /// Asserts that every datagram is in its bucket, its list and its share, and in no other. Returns the held frames.
     pub(in super::super) fn check(&self) -> u32 {
         let mut shares = [0_u16; 256];
         let mut listed = Vec::new();

@@ -1,7 +1,7 @@
 //! Compiles an allowed connection into the two directions of its flow and inserts both into the table.
 //!
-//! Tries another source port where the reply's tuple already belongs to another connection (the same backend behind two
-//! Services and one client port), and where the source is masqueraded.
+//! Tries another source port if the reply's tuple already belongs to another connection, as with one client port and the same
+//! backend behind two Services. A masqueraded connection always gets a source port of the masquerade range.
 
 use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite};
 use heddle_wire::rewrite::Tuple;
@@ -21,7 +21,7 @@ pub(super) struct Pair {
 
 /// The most source ports that are tried for one connection.
 const TRIES: u16 = 128;
-/// The range of another source port when the source address stays: no system ports (RFC 6335 section 6).
+/// The range of another source port if the source address stays: no system ports (RFC 6335 section 6).
 const UNRESERVED: (u16, u16) = (1024, 65535);
 
 /// Inserts a connection into the table.
@@ -46,7 +46,7 @@ pub(super) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: 
                     reverse: Replay::inserted(b, &reverse),
                 });
             }
-            // Another worker was faster; its translation is the connection's.
+            // Another worker inserted the connection first. Its translation is used.
             Err(InsertError::Exists(winner)) => {
                 let forward = Replay::of(&winner);
                 let peer = cx.flows.view(winner.slot.peer()).ok_or(DropReason::FlowContended)?;
@@ -64,7 +64,7 @@ pub(super) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: 
     Err(DropReason::FlowPortsUsedUp)
 }
 
-/// Compiles the two directions. Returns `None` if one of the endpoints is gone.
+/// Compiles the two directions with the source port `sport`. Returns `None` if one of the endpoints is gone.
 fn compile(
     cx: &Context<'_>,
     query: &Query,
@@ -80,6 +80,7 @@ fn compile(
         ..
     } = *allowed;
     let to = allowed.to();
+    // The tuple as the opener sends it, and as the destination receives it.
     let seen = query.tuple;
     let src = match source {
         Source::Kept => seen.src,
@@ -91,10 +92,12 @@ fn compile(
         sport,
         dport: target.dport,
     };
+    // The flags with which a later revalidation compares the connection.
     flags.set(FlowFlags::NAT, sent != seen);
     flags.set(FlowFlags::SERVICE, target.service);
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
+    // Generations and MTU are stored in the entry, so that a hit does not look them up.
     let generations = cx.generations([from, to])?;
     let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
     let key = |tuple, origin| FlowKey {
@@ -117,6 +120,7 @@ fn compile(
         mss_clamp: fit.mss(),
         flags,
     };
+    // The reply's direction: the sent tuple reversed, back to the opener's own addresses.
     let [g, h] = generations;
     Some((
         direction(there, rewrite, egress, [from, to], [g, h], flags),
@@ -131,7 +135,7 @@ fn compile(
     ))
 }
 
-/// The source ports to be tried: the packet's own first, where it may stay, then ports of a range from a place that the
+/// The source ports to try: first the packet's own, if it may stay, then the ports of a range, starting at one that the
 /// connection's hash selects.
 struct Ports {
     own: Option<u16>,
@@ -142,8 +146,9 @@ struct Ports {
 }
 
 impl Ports {
+    /// Makes the list for a range of ports and a connection. `own` is the packet's own port.
     fn within((first, last): (u16, u16), q: &Query, own: Option<u16>) -> Self {
-        // Port 0 stands for a range that nobody configured.
+        // Port 0 means that no range is configured.
         let (first, last) = if first == 0 { UNRESERVED } else { (first, last) };
         let count = u32::from(last.saturating_sub(first)) + 1;
         let start = (u128::from(connection_hash(&q.tuple, q.proto)) * u128::from(count)) >> 64;
