@@ -200,7 +200,7 @@ reasons! {
         FlowTableFull = "flow-table-full",
         /// The pod has as many flows as it may have.
         FlowQuota = "flow-quota",
-        /// No source port was free to tell the flow from the others to the same backend.
+        /// No source port was free that distinguishes the flow from the others to the same backend.
         FlowPortsUsedUp = "flow-ports-used-up",
         /// The flow table refused the flow while another worker was changing the same one.
         FlowContended = "flow-contended",

@@ -142,6 +142,7 @@ pub(crate) fn tables(workers: u8) -> SnapshotBuilder {
         uplink_mtu: 1500,
         overlay_mtu: 1450,
     });
+    // The endpoints and their addresses.
     for party in &PARTIES {
         let mtu = if party.endpoint.is_pod() { 61_000 } else { 1500 };
         b.set_endpoint(endpoint(party, workers, 0, mtu, EndpointPolicy::open()));
@@ -158,6 +159,7 @@ pub(crate) fn tables(workers: u8) -> SnapshotBuilder {
             b.set_address(party.ip(v4), info);
         }
     }
+    // All other addresses of the pod ranges have no pod.
     b.set_range(Prefix::new(ip("10.0.0.0"), 24), Place::Unreachable);
     b.set_range(Prefix::new(ip("fd00::"), 64), Place::Unreachable);
     serve(&mut b, &[&pods[0], &pods[1]]);

@@ -36,6 +36,7 @@ impl Class {
 /// flow key. The order matters: neighbor discovery is multicast, and everything behind it is routed.
 #[inline(always)]
 pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
+    // The Ethernet addresses: a pod uses its own, and everything routed goes to the gateway's.
     if cx.is_from_pod() && ether::source(head) != Some(cx.endpoint.mac) {
         return Class::drop(DropReason::SpoofedMac);
     }
@@ -45,10 +46,12 @@ pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
     if !p.l2_multicast && ether::destination(head) != Some(MacAddr::GATEWAY) {
         return Class::drop(DropReason::NotForGateway);
     }
+    // Neighbor discovery, before multicast: solicitations are multicast.
     let message = p.icmp();
     if message.is_some_and(is_link_message) {
         return Class::Link;
     }
+    // Other multicast is not forwarded. The host's own is normal and not counted as a drop.
     if p.l2_multicast || p.to_multicast() {
         return if p.proto == IGMP {
             Class::Done(Verdict::Absorb(AbsorbReason::MulticastListener))
@@ -58,6 +61,7 @@ pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
             Class::Done(Verdict::Absorb(AbsorbReason::HostLink))
         };
     }
+    // Routed packets: the protocols that have flows.
     let key = FlowKey::of(p, cx.origin());
     if p.is_later_fragment() {
         // It has no ports and no protocol header to check. Its first fragment was checked.

@@ -274,6 +274,7 @@ impl<P: Port> Worker<P> {
                     break;
                 };
                 taken += 1;
+                // Ports can have changed since the push: compare the endpoint.
                 let at = self.ports.find(egress);
                 match at
                     .and_then(|at| self.ports.port_mut(at))
