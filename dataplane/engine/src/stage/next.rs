@@ -67,7 +67,7 @@ impl Replay {
         }
     }
 
-    /// Returns what is to be done to the packets.
+    /// Returns the plan for the direction's packets.
     pub(crate) const fn plan(&self) -> Plan<'_> {
         Plan {
             rewrite: &self.rewrite,
@@ -78,8 +78,8 @@ impl Replay {
     }
 }
 
-/// What is done to each packet of a flow's direction. It borrows the rewrite, because a copy for each packet costs as much as
-/// its use.
+/// The rewrite and egress of each packet of a flow's direction. It borrows the rewrite, because a copy for each packet costs as
+/// much as its use.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) rewrite: &'a Rewrite,
@@ -89,7 +89,7 @@ pub(crate) struct Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    /// Returns the plan of an entry, straight from its content: the hot path's.
+    /// Returns the plan of an entry, straight from its content, for the hot path.
     #[inline(always)]
     pub(crate) const fn of(view: &'a FlowView) -> Self {
         Self {
