@@ -20,8 +20,9 @@ use crate::{agent, pod, result};
 ///
 /// # Errors
 /// See [`ErrorCode`].
-pub async fn add(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<String, CniError> {
+pub async fn attach_pod(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<String, CniError> {
     let netns = open_netns(path)?;
+    // The name must be free, and only then is the agent asked for addresses.
     if pod::find(&netns, &target.ifname)?.is_some() {
         return Err(CniError::new(
             ErrorCode::INVALID_ENVIRONMENT,
@@ -43,13 +44,14 @@ pub async fn add(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<St
         Ok(prepared) => prepared,
         Err(e) => {
             let error = agent::cni_error(&e);
-            // An answer that was lost or not understood may have made an attachment.
+            // If the answer was lost or could not be decoded, the agent may have created the attachment.
             return match e {
                 ClientError::Refused { .. } => Err(error),
                 _ => Err(undo(&mut agent, target, None, error).await),
             };
         }
     };
+    // From here on a failure is undone.
     let mut made = None;
     match attach(conf, target, &netns, &prepared, &mut agent, &mut made).await {
         Ok(host) => Ok(result::added(
@@ -106,7 +108,8 @@ fn validate(prepared: &Prepared) -> Result<(), CniError> {
     Ok(())
 }
 
-/// Creates the pair and waits until it forwards. `made` is set as soon as there is something to delete.
+/// Creates the veth pair, configures both ends, and waits until the agent forwards. `made` is set as soon as there is an
+/// interface to delete.
 async fn attach(
     conf: &NetConf,
     target: &Target,
@@ -118,7 +121,7 @@ async fn attach(
     validate(prepared)?;
     let netlink = Netlink::open().map_err(KernelError::from)?;
     let name = prepared.host_ifname.as_str();
-    // The attachment's id belongs to this call alone, so an interface of its name is the leftover of a call that was killed.
+    // The attachment's id belongs to this call alone, so an interface of this name was left by a call that was killed.
     match netlink.link(name).map_err(KernelError::from)? {
         Some(stale) if stale.veth => {
             netlink.delete_link(&stale).map_err(KernelError::from)?;
@@ -126,11 +129,14 @@ async fn attach(
         Some(_) => {
             return Err(CniError::new(
                 ErrorCode::KERNEL,
-                format!("the node has an interface {name} that is no veth: rename or delete it, heddle needs the name"),
+                format!(
+                    "the node has an interface {name} that is no veth: rename or delete it, because heddle needs the name"
+                ),
             ));
         }
         None => {}
     }
+    // Create the pair, with the pod's end in the pod's namespace.
     let pair = VethPair {
         name,
         peer: target.ifname.as_str(),
@@ -144,8 +150,8 @@ async fn attach(
     let host = host.ok_or_else(|| KernelError::vanished(&format!("{name}, which was just created")))?;
     *made = Some(host.clone());
 
-    // This end is heddle's. Until the agent's program is on it, and should it ever be off, the node's kernel neither
-    // speaks here (`arp_ignore` 8: no answers; `addr_gen_mode` 1: no link-local address) nor forwards what comes in.
+    // This end is for heddle alone. As long as the agent's XDP program is not attached to it, the node's kernel must neither
+    // send here (`arp_ignore` 8: no answers; `addr_gen_mode` 1: no link-local address) nor forward packets from here.
     let quiet = || -> Result<(), LinuxError> {
         write_interface(IpVersion::V4, name, &[("forwarding", "0"), ("arp_ignore", "8")])?;
         let values = [("addr_gen_mode", "1"), ("accept_ra", "0"), ("disable_ipv6", "1")];
@@ -155,6 +161,7 @@ async fn attach(
     quiet().map_err(KernelError::from)?;
     let pod_end = pod::configure(netns, &target.ifname, prepared, conf.tx_off)?;
 
+    // The agent opens the port and answers when it forwards.
     let request = ReadyRequest {
         attachment: prepared.attachment,
         host_ifindex: host.index,
@@ -168,7 +175,8 @@ async fn attach(
     Ok(host)
 }
 
-/// Undoes an ADD that failed: the interface goes first, so that nobody uses the address when the agent hands it out again.
+/// Undoes an ADD that failed and returns its error. The interface is deleted first, so that nobody uses the address when the
+/// agent allocates it again.
 async fn undo(agent: &mut Client, target: &Target, made: Option<&Link>, mut error: CniError) -> CniError {
     let mut failed = Vec::new();
     if let Some(link) = made
@@ -186,7 +194,7 @@ async fn undo(agent: &mut Client, target: &Target, made: Option<&Link>, mut erro
         if !error.details.is_empty() {
             error.details.push_str("; ");
         }
-        error.details.push_str("could not be taken back: ");
+        error.details.push_str("could not be undone: ");
         error.details.push_str(&what);
     }
     error

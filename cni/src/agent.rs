@@ -1,4 +1,4 @@
-//! The connection to the agent, and its errors as the runtime gets them.
+//! The connection to the agent, and the conversion of its errors to CNI errors.
 
 use heddle_proto::{Client, ClientError, CniError, ErrorCode};
 
@@ -7,12 +7,12 @@ use crate::config::NetConf;
 /// Connects to the agent.
 ///
 /// # Errors
-/// Code 11 when no agent is there (it may be starting), code 5 when its socket cannot be used.
+/// Code 11 if no agent is running (it may be starting), code 5 if its socket cannot be used.
 pub async fn connect(conf: &NetConf) -> Result<Client, CniError> {
     Client::connect(conf.socket()).await.map_err(|e| cni_error(&e))
 }
 
-/// Converts a client's error: the agent's own error stays as it is, others say what became of the call.
+/// Converts a client's error to a CNI error. An error that the agent answered with stays as it is.
 #[must_use]
 pub fn cni_error(e: &ClientError) -> CniError {
     match e {

@@ -15,12 +15,12 @@ use crate::kernel::{KernelError, open_netns};
 use crate::result::{PrevInterface, PrevResult};
 use crate::version::CniVersion;
 
-/// Compares the pod's namespace with `prevResult`, and asks the agent whether the port forwards.
+/// Compares the pod's namespace with `prevResult`, and asks the agent for the state of the port.
 ///
 /// # Errors
-/// [`ErrorCode::CHECK_FAILED`] with the first difference; code 3 when namespace or attachment is gone; code 11 when no
+/// [`ErrorCode::CHECK_FAILED`] with the first difference; code 3 if the namespace or the attachment is gone; code 11 if no
 /// agent answers.
-pub async fn check(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<(), CniError> {
+pub async fn check_pod(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<(), CniError> {
     if conf.version < CniVersion::V0_4_0 {
         return Err(CniError::new(
             ErrorCode::INCOMPATIBLE_VERSION,
@@ -52,9 +52,11 @@ pub async fn check(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<
             )
         })?;
 
+    // The pod's side.
     let found = inspect(&open_netns(path)?, target)?;
     found.compare(&expected, number, interface, path)?;
 
+    // The agent's side, and the node's end of the pair.
     let mut agent = agent::connect(conf).await?;
     let known = agent
         .attachment(&target.container, &target.ifname)
@@ -80,6 +82,7 @@ pub async fn check(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<
     }
 }
 
+/// Makes the error for a difference.
 fn differs(msg: String) -> CniError {
     CniError::new(ErrorCode::CHECK_FAILED, msg)
 }
@@ -92,6 +95,7 @@ struct Found {
     routes: Vec<Route>,
 }
 
+/// Reads the state of the pod's namespace.
 fn inspect(netns: &Netns, target: &Target) -> Result<Found, KernelError> {
     netns.enter(|| {
         let netlink = Netlink::open()?;
@@ -110,6 +114,7 @@ fn inspect(netns: &Netns, target: &Target) -> Result<Found, KernelError> {
 }
 
 impl Found {
+    /// Compares with the result of ADD: the interface, its addresses with their gateways, and the routes.
     fn compare(
         &self,
         expected: &PrevResult,
@@ -117,6 +122,7 @@ impl Found {
         interface: &PrevInterface,
         path: &NetnsPath,
     ) -> Result<(), CniError> {
+        // The interface itself.
         let name = &interface.name;
         let Some(link) = &self.link else {
             return Err(differs(format!("{path} has no interface {name}")));
@@ -140,6 +146,7 @@ impl Found {
                 link.mtu
             )));
         }
+        // Its addresses, each with a permanent neighbour entry for its gateway.
         for ip in expected
             .ips
             .iter()
@@ -161,6 +168,7 @@ impl Found {
                 )));
             }
         }
+        // The routes. They are grouped by destination, because ADD may have given thousands.
         let mut routes: HashMap<IpNet, Vec<&Route>> = HashMap::new();
         for route in &self.routes {
             routes.entry(route.destination).or_default().push(route);

@@ -8,14 +8,14 @@ use serde_json::Value;
 use crate::json_input::{decode_object, shown};
 use crate::version::CniVersion;
 
-/// The least MTU: IPv6 needs it (RFC 8200, section 5).
+/// The smallest MTU: the minimum for IPv6 (RFC 8200, section 5).
 const MIN_MTU: u64 = 1280;
-/// The greatest MTU that a veth takes (`ETH_MAX_MTU`).
+/// The largest MTU of a veth (`ETH_MAX_MTU`).
 const MAX_MTU: u64 = 65_535;
 /// The longest run directory: a unix socket's address has room for 107 bytes.
 const MAX_RUN_DIR: usize = 107 - 1 - CNI_SOCKET.len();
 
-/// Keys that the specification or its library puts into every plugin's configuration, and that mean nothing here.
+/// Keys that the specification or its library writes into every plugin's configuration and that heddle-cni ignores.
 const IGNORED: [&str; 10] = [
     "cniVersions",
     "type",
@@ -32,26 +32,27 @@ const IGNORED: [&str; 10] = [
 /// A valid network configuration.
 #[derive(Clone, Debug)]
 pub struct NetConf {
-    /// `cniVersion`: what the result is written in.
+    /// `cniVersion`, in which the result is written.
     pub version: CniVersion,
-    /// `name`: the network's.
+    /// `name` of the network.
     pub name: String,
-    /// `runDir`: where the agent's sockets are.
+    /// `runDir`, the directory of the agent's sockets.
     pub run_dir: PathBuf,
-    /// `mtu`: of the interface; the agent decides where it is absent.
+    /// `mtu` of the interface; the agent decides if it is absent.
     pub mtu: Option<u32>,
-    /// `txOff`: the pod's interface computes all checksums (needed by pods that tunnel themselves).
+    /// `txOff`: the pod's kernel computes all checksums itself, for pods that send through tunnels of their own.
     pub tx_off: bool,
-    /// `prevResult`, not decoded yet: only CHECK needs it, and DEL is not to fail by it.
+    /// `prevResult`, not decoded yet, because only CHECK needs it and DEL must not fail by it.
     pub prev_result: Option<Value>,
 }
 
+/// Makes the error for an invalid value (code 7).
 fn invalid(msg: impl Into<String>) -> CniError {
     CniError::new(ErrorCode::INVALID_CONFIG, msg)
 }
 
 impl NetConf {
-    /// Decodes and validates; `spoken` becomes the configuration's version as soon as it is known.
+    /// Decodes and validates a configuration. Sets `spoken` to its version as soon as it is known, for error answers.
     ///
     /// # Errors
     /// Code 1 (version), 2 (a key that is not supported, with its value), 6 (no JSON) or 7 (a value that cannot be).
@@ -61,14 +62,14 @@ impl NetConf {
         *spoken = version;
 
         let name = match conf.get("name") {
-            Some(Value::String(name)) if valid_name(name) => name.clone(),
+            Some(Value::String(name)) if is_valid_name(name) => name.clone(),
             Some(other) => {
                 return Err(invalid(format!(
-                    "name {} is not allowed: it must begin with a letter or digit and go on with letters, digits, '_', '.' or '-'",
+                    "name {} is not allowed: it must begin with a letter or digit and continue with letters, digits, '_', '.' or '-'",
                     shown(other)
                 )));
             }
-            None => return Err(invalid("name is missing: give the network a name, as \"heddle\"")),
+            None => return Err(invalid("name is missing: give the network a name, such as \"heddle\"")),
         };
         let mut parsed = Self {
             version,
@@ -101,13 +102,14 @@ impl NetConf {
         Ok(parsed)
     }
 
-    /// The agent's socket.
+    /// Returns the path of the agent's socket.
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         self.run_dir.join(CNI_SOCKET)
     }
 }
 
+/// Makes the error for a key that is not supported (code 2).
 fn unsupported(key: &str, value: &Value, why: &str) -> CniError {
     CniError::new(
         ErrorCode::UNSUPPORTED_FIELD,
@@ -115,6 +117,7 @@ fn unsupported(key: &str, value: &Value, why: &str) -> CniError {
     )
 }
 
+/// Returns `true` for `null` and for an object without keys.
 fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -123,7 +126,8 @@ fn is_empty(value: &Value) -> bool {
     }
 }
 
-fn valid_name(name: &str) -> bool {
+/// Returns `true` if the specification allows a network's name.
+fn is_valid_name(name: &str) -> bool {
     name.len() <= 255
         && name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name
@@ -131,16 +135,18 @@ fn valid_name(name: &str) -> bool {
             .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
 }
 
+/// Checks `runDir`.
 fn run_dir(value: &Value) -> Result<PathBuf, CniError> {
     match value.as_str() {
         Some(dir) if dir.starts_with('/') && dir.len() <= MAX_RUN_DIR && !dir.contains('\0') => Ok(dir.into()),
         _ => Err(invalid(format!(
-            "runDir is {}: give an absolute path of at most {MAX_RUN_DIR} bytes, as {DEFAULT_RUN_DIR}",
+            "runDir is {}: give an absolute path of at most {MAX_RUN_DIR} bytes, such as {DEFAULT_RUN_DIR}",
             shown(value)
         ))),
     }
 }
 
+/// Checks `mtu`.
 fn mtu(value: &Value) -> Result<u32, CniError> {
     value
         .as_u64()

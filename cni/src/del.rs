@@ -1,10 +1,10 @@
-//! DEL: deletes a pod's interface. Repeating it is no error, and neither is an interface that is gone already.
+//! DEL: deletes a pod's interface. A repeated DEL is no error, nor is an interface that is already gone.
 //!
-//! The interface goes first, then the attachment is released: an address is handed out again only when nobody can use it.
+//! The interface is deleted before the attachment is released, so that an address is allocated again only when nobody can
+//! use it.
 //!
-//! When no agent answers, the interface is deleted as far as it can be found by the pod's namespace, and the call ends with
-//! code 11, so that the runtime repeats it: a DEL that succeeded here would leave the address taken for good, as nobody
-//! would ask again.
+//! If no agent answers, the interface is deleted if it can be found by the pod's namespace, and the call ends with code 11, so
+//! that the runtime repeats it. If DEL succeeded without the agent, nobody would ever release the address.
 
 use heddle_linux::{Netlink, NetnsError};
 use heddle_proto::{CniError, ErrorCode, NetnsPath};
@@ -14,11 +14,11 @@ use crate::env::Target;
 use crate::kernel::{KernelError, open_netns};
 use crate::{agent, pod};
 
-/// Detaches the pod.
+/// Detaches the pod: deletes its interface and releases its attachment.
 ///
 /// # Errors
-/// Code 11 when no agent answers; the kernel's when the interface cannot be deleted.
-pub async fn del(conf: &NetConf, target: &Target, path: Option<&NetnsPath>) -> Result<(), CniError> {
+/// Code 11 if no agent answers; the kernel's error if the interface cannot be deleted.
+pub async fn detach_pod(conf: &NetConf, target: &Target, path: Option<&NetnsPath>) -> Result<(), CniError> {
     let mut agent = match agent::connect(conf).await {
         Ok(agent) => agent,
         Err(error) => return Err(with_interface(error, delete_in_pod(target, path))),
@@ -27,7 +27,7 @@ pub async fn del(conf: &NetConf, target: &Target, path: Option<&NetnsPath>) -> R
         Ok(known) => {
             let netlink = Netlink::open().map_err(KernelError::from)?;
             let host = netlink.link(known.host_ifname.as_str()).map_err(KernelError::from)?;
-            // The index tells an interface of the same name that is another one.
+            // An interface of this name with another index is not the attachment's.
             let same = |index: u32| known.host_ifindex.is_none_or(|told| told == index);
             if let Some(link) = host.filter(|link| link.veth && same(link.index)) {
                 netlink.delete_link(&link).map_err(KernelError::from)?;
@@ -46,20 +46,21 @@ pub async fn del(conf: &NetConf, target: &Target, path: Option<&NetnsPath>) -> R
         .map_err(|e| agent::cni_error(&e))
 }
 
-/// Deletes the interface by the pod's namespace, where that still is.
+/// Deletes the interface in the pod's namespace, if the namespace still exists.
 fn delete_in_pod(target: &Target, path: Option<&NetnsPath>) -> Result<(), CniError> {
     let Some(path) = path else { return Ok(()) };
     match open_netns(path) {
         Ok(netns) => Ok(pod::delete(&netns, &target.ifname)?),
-        // With the namespace, its interfaces have gone. In the node's own nothing is heddle-cni's to delete.
+        // The interfaces of a deleted namespace are gone. In the node's own namespace heddle-cni must delete nothing.
         Err(KernelError::Netns(NetnsError::Gone { .. }) | KernelError::OwnNetns { .. }) => Ok(()),
         Err(e) => Err(e.into()),
     }
 }
 
+/// Adds a failed deletion of the interface to an error.
 fn with_interface(error: CniError, deleted: Result<(), CniError>) -> CniError {
     match deleted {
         Ok(()) => error,
-        Err(e) => error.with_details(format!("nor could the interface be deleted: {e}")),
+        Err(e) => error.with_details(format!("the interface could not be deleted either: {e}")),
     }
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use heddle_proto::{CniError, ContainerId, ErrorCode, IfName, NetnsPath, ObjectName, PodRef, TextError};
 
-/// The most that `CNI_ARGS` may hold.
+/// The most bytes of `CNI_ARGS`.
 const MAX_ARGS: usize = 16 * 1024;
 
 /// The container and its interface.
@@ -27,19 +27,21 @@ pub enum Call {
     Status,
     /// ADD, into this namespace.
     Add(Target, NetnsPath),
-    /// DEL; the namespace may be unknown or gone.
+    /// DEL; the namespace may be unknown or deleted.
     Del(Target, Option<NetnsPath>),
     /// CHECK, in this namespace.
     Check(Target, NetnsPath),
 }
 
+/// A lookup of environment variables by name.
 type Variable<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
+/// Makes the error for an invalid environment (code 4).
 fn invalid(msg: impl Into<String>) -> CniError {
     CniError::new(ErrorCode::INVALID_ENVIRONMENT, msg)
 }
 
-/// A variable's value; one that is set to nothing counts as missing.
+/// Returns a variable's value. An empty value counts as missing.
 fn text(variable: Variable<'_>, name: &str) -> Result<Option<String>, CniError> {
     match variable(name).map(OsString::into_string) {
         None => Ok(None),
@@ -49,6 +51,7 @@ fn text(variable: Variable<'_>, name: &str) -> Result<Option<String>, CniError> 
     }
 }
 
+/// Reads and validates a variable that may be missing.
 fn optional<T>(
     variable: Variable<'_>,
     name: &str,
@@ -59,6 +62,7 @@ fn optional<T>(
         .transpose()
 }
 
+/// Reads and validates a variable that `command` needs.
 fn required<T>(
     variable: Variable<'_>,
     name: &str,
@@ -69,10 +73,10 @@ fn required<T>(
 }
 
 impl Call {
-    /// Reads the variables.
+    /// Reads and validates the variables of a call.
     ///
     /// # Errors
-    /// Code 4, with the variable's name, its value and what it must be.
+    /// Code 4, with the variable's name, its value and the allowed values.
     pub fn from_env(variable: Variable<'_>) -> Result<Self, CniError> {
         let Some(command) = text(variable, "CNI_COMMAND")? else {
             return Err(invalid(
@@ -104,21 +108,22 @@ impl Call {
     }
 }
 
+/// Reads the container, the interface and the pod.
 fn target(variable: Variable<'_>, command: &str) -> Result<Target, CniError> {
     let container = required(variable, "CNI_CONTAINERID", command, ContainerId::new)?;
     let ifname = required(variable, "CNI_IFNAME", command, IfName::new)?;
-    // The kernel gives an interface of these names no IPv6 (`sysctl_dev_name_is_allowed`), and its sysctls would be everyone's.
+    // An interface of these names gets no IPv6 (`sysctl_dev_name_is_allowed`), and its sysctls would be the ones of all interfaces.
     if matches!(ifname.as_str(), "all" | "default") {
         return Err(invalid(format!(
-            "CNI_IFNAME {ifname} names the sysctls of all interfaces: choose another, as eth0"
+            "CNI_IFNAME {ifname} names the sysctls of all interfaces: choose another name, such as eth0"
         )));
     }
     let pod = pod(text(variable, "CNI_ARGS")?.as_deref().unwrap_or_default())?;
     Ok(Target { container, ifname, pod })
 }
 
-/// `CNI_ARGS`: `KEY=VALUE;KEY=VALUE`. Unknown keys are refused unless `IgnoreUnknown` is true, as by the specification's
-/// own library, which kubelet's runtimes always set.
+/// Reads the pod from `CNI_ARGS` (`KEY=VALUE;KEY=VALUE`). Like the specification's own library, it refuses unknown keys unless
+/// `IgnoreUnknown` is true; the runtimes of kubelet always set it.
 fn pod(args: &str) -> Result<Option<PodRef>, CniError> {
     if args.len() > MAX_ARGS {
         return Err(invalid(format!(

@@ -1,4 +1,4 @@
-//! The properties that hold for any input of the plugin: asserted by the fuzz target, the replay of its corpus and a property test.
+//! The invariants of the plugin's input, asserted by the fuzz target, the replay of its corpus and a property test.
 //!
 //! The function panics when an invariant is broken; nothing but tests and fuzzers calls it.
 
@@ -12,9 +12,9 @@ use crate::env::Call;
 use crate::version::CniVersion;
 use crate::{Input, error_json, input};
 
-/// Reads `data` as the plugin reads its input: lines `NAME=VALUE` up to an empty line are the environment, what follows is
-/// standard input. Asserts that it is a valid call or a short error of a code that input can cause, which the runtime can
-/// read.
+/// Reads `data` as the plugin's input: lines `NAME=VALUE` up to an empty line are the environment, the rest is standard
+/// input. Asserts that the outcome is a valid call, or a short error with a code that input can cause and JSON that the
+/// runtime can parse.
 ///
 /// # Panics
 /// When an invariant is broken.
@@ -53,7 +53,7 @@ pub fn check_input(data: &[u8]) {
         }
         Err(e) => {
             assert!((1..=7).contains(&e.code.0), "{e}");
-            // A message quotes no more of the input than helps.
+            // A message quotes only a bounded part of the input.
             assert!(!e.msg.is_empty() && e.msg.len() < 40_000, "{} bytes", e.msg.len());
             assert!(serde_json::from_str::<serde_json::Value>(&error_json(spoken, &e)).is_ok());
         }

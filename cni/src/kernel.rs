@@ -1,11 +1,11 @@
-//! The errors of steps that the kernel refuses, as the runtime gets them.
+//! The errors of steps that the kernel refused, and their conversion to CNI errors.
 
 use std::io;
 
 use heddle_linux::{LinuxError, Netns, NetnsError};
 use heddle_proto::{CniError, ErrorCode, NetnsPath};
 
-/// The error of a step at a pod's network namespace or at the node's interfaces.
+/// A failed step in a pod's network namespace or on the node's interfaces.
 #[derive(Debug, thiserror::Error)]
 pub enum KernelError {
     /// The kernel refused a step.

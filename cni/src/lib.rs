@@ -1,13 +1,13 @@
 //! The CNI plugin of heddle: one call of the runtime, from environment and standard input to standard output.
 //!
-//! It does what needs the pod's network namespace (the veth pair, addresses, routes, neighbours, sysctls); the agent does
-//! the rest (addresses, policy, the AF_XDP port) and is asked over its socket. Supported are ADD, DEL, CHECK, STATUS
-//! and VERSION of the CNI versions in [`version::SUPPORTED`]; GC is not, nor does the plugin delegate to IPAM plugins or
-//! chain on another's interface.
+//! The plugin does the work that needs the pod's network namespace: the veth pair, addresses, routes, neighbours and sysctls.
+//! The agent does the rest: it allocates addresses, compiles the policy and opens the AF_XDP port. The plugin calls it through
+//! a unix socket. Supported are ADD, DEL, CHECK, STATUS and VERSION of the CNI versions in [`version::SUPPORTED`]. GC, IPAM
+//! plugins and chaining after another plugin are not supported.
 //!
-//! [`mod@env`] and [`config`] validate the input. [`add`], [`del`], [`check`] and [`status`] serve one command each: they
-//! talk to the agent ([`agent`]), change the node's side by `heddle-linux` and the pod's side by [`pod`]. [`result`] holds
-//! the printed result, [`kernel`] the errors of refused steps.
+//! [`mod@env`] and [`config`] validate the input. [`add`], [`del`], [`check`] and [`status`] each serve one command: they
+//! call the agent ([`agent`]), and change the node's side by `heddle-linux` and the pod's side by [`pod`]. [`result`] makes
+//! the printed result, [`kernel`] has the errors of refused steps.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -34,19 +34,19 @@ use config::NetConf;
 use env::Call;
 use version::CniVersion;
 
-/// The most that is read from standard input: room for the result of an ADD with [`heddle_proto::attachment::MAX_ROUTES`].
+/// The most bytes that are read from standard input. They have room for the result of an ADD with [`heddle_proto::attachment::MAX_ROUTES`].
 pub const MAX_STDIN: u64 = 16 * 1024 * 1024;
 
 /// The outcome of a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
-    /// For standard output: the result, the error as JSON, or nothing.
+    /// The text for standard output: the result, the error as JSON, or nothing.
     pub stdout: String,
     /// `true` for success; a failed call exits with status 1.
     pub ok: bool,
 }
 
-/// Serves one call.
+/// Serves one call of the runtime. `variable` looks up an environment variable.
 pub fn run(variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) -> Outcome {
     // An error's JSON names the configuration's version as soon as that is known.
     let mut spoken = CniVersion::LATEST;
@@ -62,13 +62,13 @@ pub fn run(variable: &dyn Fn(&str) -> Option<OsString>, stdin: &mut dyn Read) ->
 /// A call whose input is valid.
 #[derive(Debug)]
 pub enum Input {
-    /// VERSION, which answers without anything else; this is the answer.
+    /// VERSION, with its answer, which needs neither the agent nor the kernel.
     Version(String),
     /// Any other call, with its configuration.
     Call(Box<(Call, NetConf)>),
 }
 
-/// Reads and validates all that the runtime gives. `spoken` becomes the configuration's version as soon as it is known.
+/// Reads and validates the environment and standard input. Sets `spoken` to the configuration's version as soon as it is known.
 ///
 /// # Errors
 /// See [`Call::from_env`] and [`NetConf::parse`]; code 5 or 6 for a standard input that cannot be read or is too long.
@@ -98,6 +98,7 @@ pub fn input(
     }
 }
 
+/// Serves one call and returns the text for standard output.
 fn serve(
     variable: &dyn Fn(&str) -> Option<OsString>,
     stdin: &mut dyn Read,
@@ -114,14 +115,16 @@ fn serve(
     let silent = |()| String::new();
     match call {
         Call::Version => version::answer(&[]),
-        Call::Status => runtime.block_on(status::status(&conf)).map(silent),
-        Call::Add(target, netns) => runtime.block_on(add::add(&conf, &target, &netns)),
-        Call::Del(target, netns) => runtime.block_on(del::del(&conf, &target, netns.as_ref())).map(silent),
-        Call::Check(target, netns) => runtime.block_on(check::check(&conf, &target, &netns)).map(silent),
+        Call::Status => runtime.block_on(status::ask_readiness(&conf)).map(silent),
+        Call::Add(target, netns) => runtime.block_on(add::attach_pod(&conf, &target, &netns)),
+        Call::Del(target, netns) => runtime
+            .block_on(del::detach_pod(&conf, &target, netns.as_ref()))
+            .map(silent),
+        Call::Check(target, netns) => runtime.block_on(check::check_pod(&conf, &target, &netns)).map(silent),
     }
 }
 
-/// The error object of the specification (CNI 1.1, section 5, "Error").
+/// Returns the error object of the specification (CNI 1.1, section 5, "Error") as JSON.
 fn error_json(spoken: CniVersion, error: &CniError) -> String {
     let mut object = json!({"cniVersion": spoken.as_str(), "code": error.code, "msg": error.msg});
     if !error.details.is_empty() {

@@ -1,4 +1,4 @@
-//! The pod's side of an attachment. Everything here runs on a thread inside the pod's network namespace.
+//! The pod's side of an attachment. Each function runs its work on a thread inside the pod's network namespace.
 
 use heddle_linux::route::PROTOCOL_BOOT;
 use heddle_linux::sysctl::{IpVersion, write_interface};
@@ -14,7 +14,7 @@ use crate::kernel::KernelError;
 /// Finds an interface in the pod's namespace.
 ///
 /// # Errors
-/// The namespace cannot be entered, or the kernel's.
+/// The namespace cannot be entered, or the kernel refuses.
 pub fn find(netns: &Netns, ifname: &IfName) -> Result<Option<Link>, KernelError> {
     netns.enter(|| Ok(Netlink::open()?.link(ifname.as_str())?))
 }
@@ -22,7 +22,7 @@ pub fn find(netns: &Netns, ifname: &IfName) -> Result<Option<Link>, KernelError>
 /// Deletes a veth end, and so the other end too. An interface that is no veth is left alone: heddle did not create it.
 ///
 /// # Errors
-/// The namespace cannot be entered, or the kernel's.
+/// The namespace cannot be entered, or the kernel refuses.
 pub fn delete(netns: &Netns, ifname: &IfName) -> Result<(), KernelError> {
     netns.enter(|| {
         let netlink = Netlink::open()?;
@@ -33,14 +33,15 @@ pub fn delete(netns: &Netns, ifname: &IfName) -> Result<(), KernelError> {
     })
 }
 
-/// Gives the interface its addresses, the gateway and the routes, and switches it and `lo` on.
+/// Sets the interface's addresses, its gateway and its routes, and switches it and `lo` on. Returns the interface.
 ///
 /// # Errors
-/// The namespace cannot be entered, or the kernel's.
+/// The namespace cannot be entered, or the kernel refuses.
 pub fn configure(netns: &Netns, ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<Link, KernelError> {
     netns.enter(|| configure_here(ifname, prepared, tx_off))
 }
 
+/// Configures the interface in the calling thread's namespace.
 fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<Link, KernelError> {
     let netlink = Netlink::open()?;
     let find = || {
@@ -53,8 +54,8 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
     }
     let link = find()?;
 
-    // Before the interface is up: no router is listened to, since the gateway exists only in heddle and the routes are
-    // static; and no address waits for duplicate address detection (RFC 4862, section 5.4), since none has a rival.
+    // Before the interface is up: ignore router advertisements, because the gateway exists only in heddle and the routes are
+    // static. Skip duplicate address detection (RFC 4862, section 5.4), because heddle gives no address twice.
     let quiet = [("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
     write_interface(IpVersion::V6, &link.name, &quiet)?;
     if prepared.addresses.iter().any(|a| a.address.is_ipv6()) {
@@ -68,7 +69,7 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
         netlink.add_address(&link, IpNet::from(address.address))?;
     }
 
-    // The gateway before the routes through it: the kernel refuses a gateway that it does not know as reachable.
+    // The gateway before the routes through it, because the kernel refuses a route whose gateway is not reachable.
     let mut gateways: Vec<_> = prepared.addresses.iter().map(|a| a.gateway).collect();
     gateways.dedup();
     let route = |destination: IpNet| Route {
@@ -96,6 +97,6 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
             source: e.source,
         })?;
     }
-    // Read again: now it is up and has its Ethernet address.
+    // Read again, because now it is up.
     find()
 }

@@ -1,4 +1,4 @@
-//! The result of ADD as the specification writes it (CNI 1.1, section 5, "Success"), and the one that CHECK gets back.
+//! The result of ADD as the specification defines it (CNI 1.1, section 5, "Success"), and its decoded form for CHECK.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::env::Target;
 use crate::version::CniVersion;
 
-/// The result of ADD: the node's end is interface 0, the pod's interface 1.
+/// Returns the result of ADD as JSON: the node's end is interface 0, the pod's end is interface 1.
 ///
 /// Interfaces and routes carry an MTU from version 1.1.0 on; addresses carry their family's number before 1.0.0.
 #[must_use]
@@ -46,7 +46,7 @@ pub fn added(version: CniVersion, prepared: &Prepared, host_mac: MacAddr, target
     .to_string()
 }
 
-/// The result that CHECK compares with: ADD's, perhaps with additions of plugins that ran after this one.
+/// The result with which CHECK compares: the result of ADD, perhaps with additions of plugins that ran after this one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PrevResult {
     /// The interfaces.
@@ -63,15 +63,15 @@ pub struct PrevResult {
 /// An interface of [`PrevResult`].
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PrevInterface {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its Ethernet address; may be missing.
+    /// The MAC address; empty if it is missing.
     #[serde(default)]
     pub mac: String,
-    /// Its MTU, from version 1.1.0 on.
+    /// The MTU, from version 1.1.0 on.
     #[serde(default)]
     pub mtu: Option<u32>,
-    /// The path of its network namespace; nothing for the node's.
+    /// The path of the network namespace; empty for the node's.
     #[serde(default)]
     pub sandbox: String,
 }
@@ -81,10 +81,10 @@ pub struct PrevInterface {
 pub struct PrevIp {
     /// The address with its prefix length.
     pub address: IpNet,
-    /// Its gateway.
+    /// The gateway.
     #[serde(default)]
     pub gateway: Option<IpAddr>,
-    /// The index of its interface.
+    /// The index of the interface in [`PrevResult::interfaces`].
     #[serde(default)]
     pub interface: Option<usize>,
 }
@@ -92,12 +92,12 @@ pub struct PrevIp {
 /// A route of [`PrevResult`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PrevRoute {
-    /// Where to.
+    /// The destination.
     pub dst: IpNet,
     /// The gateway.
     #[serde(default)]
     pub gw: Option<IpAddr>,
-    /// Its MTU, from version 1.1.0 on.
+    /// The MTU, from version 1.1.0 on.
     #[serde(default)]
     pub mtu: Option<u32>,
 }
@@ -106,7 +106,7 @@ impl PrevResult {
     /// Decodes `prevResult`.
     ///
     /// # Errors
-    /// Code 6.
+    /// Code 6 if it has another form.
     pub fn decode(value: &Value) -> Result<Self, CniError> {
         Self::deserialize(value)
             .map_err(|e| CniError::new(ErrorCode::DECODE, "prevResult cannot be decoded").with_details(e.to_string()))

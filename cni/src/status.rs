@@ -1,4 +1,4 @@
-//! STATUS: asks the agent if it can serve an ADD (CNI 1.1, section 4, "STATUS").
+//! STATUS: asks the agent if it could serve an ADD now (CNI 1.1, section 4, "STATUS").
 
 use heddle_proto::{CniError, ErrorCode};
 
@@ -6,12 +6,12 @@ use crate::agent;
 use crate::config::NetConf;
 use crate::version::CniVersion;
 
-/// Asks the agent.
+/// Asks the agent for its readiness.
 ///
 /// # Errors
-/// Code 50 when no agent answers, or when it has not read the objects that it needs for an ADD; code 1 for a version of the
+/// Code 50 if no agent answers, or if it has not read the objects that it needs for an ADD; code 1 for a version of the
 /// specification that has no STATUS.
-pub async fn status(conf: &NetConf) -> Result<(), CniError> {
+pub async fn ask_readiness(conf: &NetConf) -> Result<(), CniError> {
     if conf.version < CniVersion::V1_1_0 {
         return Err(CniError::new(
             ErrorCode::INCOMPATIBLE_VERSION,
@@ -30,7 +30,7 @@ pub async fn status(conf: &NetConf) -> Result<(), CniError> {
     };
     match asked.await {
         Ok(_) => Ok(()),
-        // The specification has a code of its own for "not now" here.
+        // For STATUS the specification has a code of its own for "not now".
         Err(e) if e.code == ErrorCode::TRY_AGAIN_LATER => Err(CniError {
             code: ErrorCode::UNAVAILABLE,
             ..e

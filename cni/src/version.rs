@@ -10,7 +10,7 @@ use crate::json_input::decode_object;
 pub enum CniVersion {
     /// 0.3.0: `ips` carry a version, there is no CHECK.
     V0_3_0,
-    /// 0.3.1, as 0.3.0.
+    /// 0.3.1: the same as 0.3.0.
     V0_3_1,
     /// 0.4.0: adds CHECK.
     V0_4_0,
@@ -20,7 +20,7 @@ pub enum CniVersion {
     V1_1_0,
 }
 
-/// All of them, oldest first.
+/// All versions that the plugin speaks, the oldest first.
 pub const SUPPORTED: [CniVersion; 5] = [
     CniVersion::V0_3_0,
     CniVersion::V0_3_1,
@@ -30,10 +30,10 @@ pub const SUPPORTED: [CniVersion; 5] = [
 ];
 
 impl CniVersion {
-    /// The newest.
+    /// The newest version.
     pub const LATEST: Self = Self::V1_1_0;
 
-    /// As the specification writes it.
+    /// Returns the version as the specification writes it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ impl CniVersion {
     /// Reads the `cniVersion` of a configuration.
     ///
     /// # Errors
-    /// Code 1 for a version that the plugin does not speak (none means 0.1.0), code 6 for what is no text.
+    /// Code 1 for a version that the plugin does not speak (a missing one means 0.1.0), code 6 for a value that is no text.
     pub fn of(conf: &serde_json::Map<String, Value>) -> Result<Self, CniError> {
         let asked = match conf.get("cniVersion") {
             None => "0.1.0",
@@ -56,7 +56,7 @@ impl CniVersion {
             Some(other) => {
                 return Err(CniError::new(
                     ErrorCode::DECODE,
-                    format!("cniVersion is {other}: give a text, as \"1.1.0\""),
+                    format!("cniVersion is {other}: give a text, such as \"1.1.0\""),
                 ));
             }
         };
@@ -73,14 +73,15 @@ impl CniVersion {
     }
 }
 
+/// Returns the supported versions as text.
 fn names() -> Vec<&'static str> {
     SUPPORTED.iter().map(|v| v.as_str()).collect()
 }
 
-/// The answer to VERSION. The runtime's own version is given back as it came; standard input may be empty.
+/// Returns the answer to VERSION. It repeats the runtime's `cniVersion` unchanged; standard input may be empty.
 ///
 /// # Errors
-/// Code 6: standard input is something else than a JSON object.
+/// Code 6 if standard input is not empty and no JSON object.
 pub fn answer(input: &[u8]) -> Result<String, CniError> {
     let mut spoken = json!(CniVersion::LATEST.as_str());
     if !input.trim_ascii().is_empty() {
@@ -97,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn version_gives_back_what_it_was_asked_in() {
+    fn version_answers_in_the_version_of_the_request() {
         let all = r#"["0.3.0","0.3.1","0.4.0","1.0.0","1.1.0"]"#;
         for (input, spoken) in [
             ("", "1.1.0"),

@@ -1,4 +1,4 @@
-//! ADD, and that a failed one leaves nothing.
+//! ADD, and the cleanup after a failed one.
 
 use heddle_proto::{CniError, ErrorCode, PreparedRoute};
 use heddle_wire::MacAddr;
@@ -60,7 +60,7 @@ fn the_pod_gets_what_the_agent_handed_out() {
     let mac = json!(MacAddr::GATEWAY.to_string());
     assert_eq!(known, [(json!("169.254.1.1"), mac.clone()), (json!("fe80::1"), mac)]);
 
-    // A route's own MTU and source are what the kernel would use.
+    // The kernel would use the route's own MTU and source.
     let way = |to: &str| ip(&scene.pod, &format!("route get {to}"))[0].clone();
     let (near, far) = (way("10.1.3.4"), way("192.0.2.1"));
     assert_eq!(
@@ -105,21 +105,25 @@ fn the_pod_gets_what_the_agent_handed_out() {
 
     assert_eq!(scene.agent().calls(), ["POST ", "POST /c1/eth0/ready"]);
     scene.agent().with(|script| {
-        let asked = script.asked.as_ref().unwrap();
-        assert_eq!(
-            (asked.pod.as_ref().unwrap().to_string(), asked.mtu, asked.netns.as_str()),
-            ("demo/client".into(), None, &*scene.netns())
-        );
-        let told = script.told.unwrap();
+        let prepare = script.prepare_request.as_ref().unwrap();
         assert_eq!(
             (
-                told.attachment,
-                json!(told.host_ifindex),
-                json!(told.host_mac.to_string())
+                prepare.pod.as_ref().unwrap().to_string(),
+                prepare.mtu,
+                prepare.netns.as_str()
+            ),
+            ("demo/client".into(), None, &*scene.netns())
+        );
+        let ready = script.ready_request.unwrap();
+        assert_eq!(
+            (
+                ready.attachment,
+                json!(ready.host_ifindex),
+                json!(ready.host_mac.to_string())
             ),
             (7, host["ifindex"].clone(), host["address"].clone())
         );
-        assert_eq!(told.pod_mac, MacAddr([2, 0, 0, 0, 0, 7]));
+        assert_eq!(ready.pod_mac, MacAddr([2, 0, 0, 0, 0, 7]));
     });
     assert_eq!(result["interfaces"][0]["mac"], host["address"]);
     assert_eq!(result["interfaces"][1]["sandbox"], json!(scene.netns()));
@@ -130,7 +134,7 @@ fn the_pod_gets_what_the_agent_handed_out() {
 fn packets_leave_the_pod_at_once_and_the_node_stays_silent() {
     let scene = Scene::new();
     scene.add();
-    // Nobody answers here; what counts is that both leave, to the gateway, without asking for it first.
+    // Nobody answers here. Both packets must leave, to the gateway, without a neighbour request before them.
     for to in ["10.1.0.9", "fd00:1::9"] {
         let _ = scene.pod.run("ping", &["-c1", "-W1", to]);
     }
@@ -218,7 +222,7 @@ fn tx_off_switches_checksum_offload_of_the_pod_off() {
     assert!(features.contains("tx-checksum-sctp: off"), "{features}");
     scene
         .agent()
-        .with(|script| assert_eq!(script.asked.as_ref().unwrap().mtu, Some(9000)));
+        .with(|script| assert_eq!(script.prepare_request.as_ref().unwrap().mtu, Some(9000)));
 }
 
 #[test]

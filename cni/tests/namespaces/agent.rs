@@ -1,4 +1,4 @@
-//! An agent for tests: it answers as told and remembers what it was asked.
+//! A scripted agent for tests: it gives the answers of its script and records the calls.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -14,25 +14,25 @@ use heddle_proto::{
 use serde::Serialize;
 use tokio::sync::oneshot;
 
-/// What the agent knows and how it answers.
+/// The answers of the agent, and the calls that it has received.
 pub struct Script {
-    /// The answer to *prepare*, as text so that it can be wrong.
+    /// The answer to *prepare*, as text, so that it can be invalid.
     pub prepare: Result<String, CniError>,
     /// The answer to *ready*.
     pub ready: Result<(), CniError>,
-    /// The attachment, once prepared.
+    /// The attachment, once *prepare* has arrived.
     pub attachment: Option<Attachment>,
-    /// Its state after *ready*.
+    /// The attachment's state after *ready*.
     pub state: AttachmentState,
     /// Method and last part of the path of every call.
     pub calls: Vec<String>,
-    /// The last *prepare*.
-    pub asked: Option<PrepareRequest>,
-    /// The last *ready*.
-    pub told: Option<ReadyRequest>,
+    /// The last *prepare* request.
+    pub prepare_request: Option<PrepareRequest>,
+    /// The last *ready* request.
+    pub ready_request: Option<ReadyRequest>,
 }
 
-/// A running agent; it ends with its guard.
+/// A running agent; dropping it ends the agent.
 pub struct Agent {
     script: Arc<Mutex<Script>>,
     stop: Option<oneshot::Sender<()>>,
@@ -40,7 +40,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Serves `RUN_DIR/cni.sock`.
+    /// Starts an agent at `RUN_DIR/cni.sock` that answers *prepare* with `prepared`.
     pub fn start(run_dir: &Path, prepared: &Prepared) -> Self {
         let script = Arc::new(Mutex::new(Script {
             prepare: Ok(serde_json::to_string(prepared).unwrap()),
@@ -48,10 +48,10 @@ impl Agent {
             attachment: None,
             state: AttachmentState::Forwarding,
             calls: Vec::new(),
-            asked: None,
-            told: None,
+            prepare_request: None,
+            ready_request: None,
         }));
-        // Bound here, so that a test that goes on finds it.
+        // Bound before the thread starts, so that the test can connect at once.
         let listener = std::os::unix::net::UnixListener::bind(run_dir.join(heddle_proto::CNI_SOCKET)).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (stop, stopped) = oneshot::channel();
@@ -77,12 +77,12 @@ impl Agent {
         }
     }
 
-    /// Looks at the script, or changes it.
+    /// Reads or changes the script.
     pub fn with<T>(&self, f: impl FnOnce(&mut Script) -> T) -> T {
         f(&mut self.script.lock().unwrap())
     }
 
-    /// The calls since the last look.
+    /// Returns the calls since the last call of this function.
     pub fn calls(&self) -> Vec<String> {
         self.with(|script| std::mem::take(&mut script.calls))
     }
@@ -119,7 +119,7 @@ async fn serve(State(script): State<Arc<Mutex<Script>>>, method: Method, uri: Ur
     match (method, path.ends_with("/ready")) {
         (Method::POST, false) => {
             let request: PrepareRequest = serde_json::from_slice(&body).unwrap();
-            script.asked = Some(request.clone());
+            script.prepare_request = Some(request.clone());
             match script.prepare.clone() {
                 Ok(answer) => {
                     if let Ok(prepared) = serde_json::from_str::<Prepared>(&answer) {
@@ -132,7 +132,7 @@ async fn serve(State(script): State<Arc<Mutex<Script>>>, method: Method, uri: Ur
         }
         (Method::POST, true) => {
             let request: ReadyRequest = serde_json::from_slice(&body).unwrap();
-            script.told = Some(request);
+            script.ready_request = Some(request);
             let state = script.state;
             if let Some(known) = &mut script.attachment {
                 known.host_ifindex = Some(request.host_ifindex);

@@ -13,7 +13,7 @@ use crate::agent::Agent;
 /// The name of the node's end that the scripted agent gives.
 pub const HOST: &str = "hdl7";
 
-/// What one test works with. All of it goes away with it.
+/// The namespaces, the agent and the configuration of one test. Dropping it removes everything.
 pub struct Scene {
     pub node: NetNs,
     pub pod: NetNs,
@@ -44,7 +44,7 @@ impl Scene {
         self.agent.as_ref().unwrap()
     }
 
-    /// The pod's namespace, as `CNI_NETNS` has it.
+    /// Returns the path of the pod's namespace, for `CNI_NETNS`.
     pub fn netns(&self) -> String {
         self.pod.path().to_str().unwrap().to_owned()
     }
@@ -59,7 +59,7 @@ impl Scene {
         self.call_under(&["env"], command, netns, conf)
     }
 
-    /// The same by another program that executes it (`setpriv`).
+    /// Calls the plugin through a program that executes it (`setpriv`).
     pub fn call_under(&self, by: &[&str], command: &str, netns: &str, conf: &Value) -> Output {
         self.node
             .enter(|| {
@@ -79,14 +79,14 @@ impl Scene {
             .unwrap()
     }
 
-    /// ADD that succeeds; gives the result.
+    /// Calls ADD, asserts that it succeeds, and returns the result.
     pub fn add(&self) -> Value {
         let out = self.call("ADD");
         assert!(out.ok, "{out:?}");
         serde_json::from_str(&out.stdout).unwrap()
     }
 
-    /// The configuration of CHECK and DEL after ADD.
+    /// Returns the configuration of CHECK and DEL after ADD.
     pub fn conf_after(&self, result: &Value) -> Value {
         let mut conf = self.conf.clone();
         conf["prevResult"] = result.clone();
@@ -94,7 +94,7 @@ impl Scene {
     }
 }
 
-/// The error that a failed call printed: code, message, details.
+/// Returns the error that a failed call printed: code, message, details.
 pub fn error(out: &Output) -> (u64, String, String) {
     assert!(!out.ok, "{out:?}");
     assert_eq!(out.status, "exit status: 1");
@@ -107,13 +107,13 @@ pub fn error(out: &Output) -> (u64, String, String) {
     )
 }
 
-/// `ip -j` in a namespace.
+/// Runs `ip -j` in a namespace and returns its output.
 pub fn ip(ns: &NetNs, args: &str) -> Value {
     let words: Vec<&str> = std::iter::once("-j").chain(args.split(' ')).collect();
     serde_json::from_str(&ns.run("ip", &words).unwrap()).unwrap()
 }
 
-/// The names of a namespace's interfaces.
+/// Returns the names of a namespace's interfaces.
 pub fn links(ns: &NetNs) -> Vec<String> {
     ip(ns, "link")
         .as_array()
@@ -128,7 +128,7 @@ pub fn sysctl(ns: &NetNs, ifname: &str, key: &str) -> String {
     ns.run("cat", &[&path]).unwrap().trim().to_owned()
 }
 
-/// What the scripted agent hands out: dual stack, routes as by decision 12.
+/// Returns the scripted agent's answer to *prepare*: dual stack, with routes of different MTUs.
 pub fn prepared() -> Prepared {
     let (gw4, gw6): (IpAddr, IpAddr) = ("169.254.1.1".parse().unwrap(), "fe80::1".parse().unwrap());
     let route = |dst: &str, via, mtu| PreparedRoute {

@@ -1,10 +1,11 @@
-//! `spec.healthCheckNodePort` of Services, as kube-proxy serves it: a load balancer asks each node by HTTP whether it has
-//! endpoints of a Service with `externalTrafficPolicy: Local`, and sends nothing to a node that has none.
+//! The health checks of Services (`spec.healthCheckNodePort`), as kube-proxy serves them. A load balancer asks each node by
+//! HTTP for its endpoints of a Service with `externalTrafficPolicy: Local`, and sends nothing to a node that has none.
 //!
-//! The answer is 200 with at least one ready endpoint here and 503 without; their number is in the body and in the header
-//! `X-Load-Balancing-Endpoint-Weight`. Terminating endpoints do not count, so a node drains while they still serve; that it is to
-//! be removed (a taint of the autoscaler, a deletion) counts only at kube-proxy's own health port, and not here. When the
-//! agent ends, the port is closed, and the node counts as without endpoints.
+//! The answer has status 200 if the node has at least one ready endpoint, and 503 otherwise. The number of endpoints is in the
+//! body and in the header `X-Load-Balancing-Endpoint-Weight`. Terminating endpoints do not count, so that the load balancer
+//! drains the node while they still serve. A node that is about to be removed (a taint of the autoscaler, a deletion) is
+//! reported only at kube-proxy's own health port, not here. When the agent ends, the ports are closed, so that load balancers
+//! see a node without endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -23,7 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// What a port answers.
+/// The answer of one port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// The Service.
@@ -32,10 +33,11 @@ pub struct Health {
     pub local: usize,
 }
 
-/// What each port has to answer on a node. Of two Services with one port the first by name has it.
+/// Returns the answer of each health-check port of a node. If two Services have the same port, the first one by name gets
+/// it.
 #[must_use]
 pub fn checks_of_node(cluster: &Cluster, node: &str) -> BTreeMap<u16, Health> {
-    let mut wanted = BTreeMap::new();
+    let mut checks = BTreeMap::new();
     for service in cluster.services() {
         let Some(port) = service.health_check_node_port else {
             continue;
@@ -56,13 +58,13 @@ pub fn checks_of_node(cluster: &Cluster, node: &str) -> BTreeMap<u16, Health> {
             service: service.key.clone(),
             local: local.len(),
         };
-        wanted.entry(port.get()).or_insert(health);
+        checks.entry(port.get()).or_insert(health);
     }
-    wanted
+    checks
 }
 
-/// Whether a change can reach what a port answers: few Services have a health check, and their endpoints change often.
-/// `cluster` is the state afterwards.
+/// Returns `true` if a change can affect the answer of a port. Few Services have a health check, and endpoints change often,
+/// so most changes cost nothing more. `cluster` is the state after the change.
 #[must_use]
 pub fn concerns(cluster: &Cluster, change: &Change) -> bool {
     let has_check = |service: &Arc<Service>| service.health_check_node_port.is_some();
@@ -80,6 +82,7 @@ pub fn concerns(cluster: &Cluster, change: &Change) -> bool {
     }
 }
 
+/// A port that is served; dropping it closes the port.
 #[derive(Debug)]
 struct Served {
     health: watch::Sender<Health>,
@@ -92,7 +95,7 @@ impl Drop for Served {
     }
 }
 
-/// The ports that are served; they close with this.
+/// The ports that are served; dropping this closes them.
 #[derive(Debug)]
 pub struct HealthChecks {
     runtime: Handle,
@@ -100,7 +103,7 @@ pub struct HealthChecks {
 }
 
 impl HealthChecks {
-    /// Serves nothing yet.
+    /// Starts without ports. The runtime will run the servers.
     #[must_use]
     pub const fn new(runtime: Handle) -> Self {
         Self {
@@ -109,11 +112,12 @@ impl HealthChecks {
         }
     }
 
-    /// Serves these ports and closes all others. Returns the ports that cannot be served, and why.
-    pub fn serve(&mut self, wanted: BTreeMap<u16, Health>) -> Vec<(u16, io::Error)> {
-        self.served.retain(|port, _| wanted.contains_key(port));
+    /// Serves these ports and closes all others. Returns the ports that cannot be opened, with the errors. The controller calls
+    /// it from its own thread, outside of the runtime.
+    pub fn serve(&mut self, checks: BTreeMap<u16, Health>) -> Vec<(u16, io::Error)> {
+        self.served.retain(|port, _| checks.contains_key(port));
         let mut failed = Vec::new();
-        for (port, health) in wanted {
+        for (port, health) in checks {
             if let Some(served) = self.served.get(&port) {
                 served.health.send_if_modified(|now| {
                     let changed = *now != health;
@@ -128,7 +132,7 @@ impl HealthChecks {
                     let routes = Router::new().fallback(answer).with_state(Arc::new(seen));
                     let task = self.runtime.spawn(async move {
                         if let Err(e) = axum::serve(listener, routes).await {
-                            tracing::error!(port, error = %e, "the health check is served no more");
+                            tracing::error!(port, error = %e, "the server of a health check has ended");
                         }
                     });
                     self.served.insert(port, Served { health, task });
@@ -140,7 +144,7 @@ impl HealthChecks {
     }
 }
 
-/// Both families by one socket, or IPv4 where there is no IPv6.
+/// Opens one socket for both IP families, or an IPv4 socket if the node has no IPv6.
 async fn listen(port: u16) -> io::Result<TcpListener> {
     match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
         Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
@@ -150,6 +154,7 @@ async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
+/// Answers any request with the number of endpoints.
 async fn answer(State(health): State<Arc<watch::Receiver<Health>>>) -> impl IntoResponse {
     let Health { service, local } = health.borrow().clone();
     let status = if local > 0 {
@@ -241,11 +246,11 @@ mod tests {
     }
 
     #[test]
-    fn only_services_with_a_health_check_and_their_endpoints_are_looked_at() {
+    fn only_services_with_a_health_check_and_their_endpoints_concern_the_ports() {
         let mut plain = service("plain", "Cluster", 1);
         plain["spec"].as_object_mut().unwrap().remove("healthCheckNodePort");
         let mut cluster = cluster(&[service("web", "Local", 32_000), plain]);
-        let mut take = |object: &Value| {
+        let mut concerns_checks = |object: &Value| {
             let Decoded::Object(object) = decode(object).unwrap() else {
                 panic!("a kind that is not read");
             };
@@ -254,10 +259,10 @@ mod tests {
             changes.objects.iter().any(|change| concerns(&cluster, change))
         };
         let endpoints = json!([{"addresses": ["10.0.1.1"], "nodeName": "n1"}]);
-        assert!(take(&slice("web", &endpoints)));
-        assert!(!take(&slice("plain", &endpoints)));
-        // One that loses its check closes a port.
-        assert!(take(&service("web", "Cluster", 32_000)));
+        assert!(concerns_checks(&slice("web", &endpoints)));
+        assert!(!concerns_checks(&slice("plain", &endpoints)));
+        // If a Service loses its check, a port is closed.
+        assert!(concerns_checks(&service("web", "Cluster", 32_000)));
     }
 
     #[test]

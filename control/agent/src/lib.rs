@@ -1,8 +1,8 @@
 //! The node agent, as a library: the binary `heddle` calls [`run::run`], [`preflight::report`] and [`cleanup::run`].
 //!
-//! It wires the other crates together: threads, the host port, the attachments' store, and the sockets that `heddle-cni`
-//! and the other commands of `heddle` ask. What a packet or an object means is decided by `heddle-engine` and
-//! `heddle-compile`; the command line and everything that is printed for people is `heddle-cli`.
+//! It connects the other crates: worker threads, the host port, the attachments' store, and the sockets for `heddle-cni` and
+//! for the other commands of `heddle`. `heddle-engine` decides about packets and `heddle-compile` about objects; the command
+//! line and all text for people is in `heddle-cli`.
 
 pub mod api;
 pub mod attachments;

@@ -1,7 +1,8 @@
-//! One agent per directory: an exclusive lock on a file that says whose it is.
+//! The exclusive lock of a directory: one agent for each run directory and state directory.
 //!
-//! The lock is the kernel's (flock(2)), so it ends with the process, however that ends; the file's text only tells
-//! people and other commands who holds it. The file itself stays: removing it would let two processes lock two files.
+//! The kernel holds the lock (flock(2)), so it ends with the process in any case. The file's text names the holder, for error
+//! messages. The file is not removed at the end: otherwise one process could lock the removed file and another one a new
+//! file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -14,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 /// The lock file's name in the run and in the state directory.
 pub const LOCK_FILE: &str = "agent.lock";
 
-/// A lock that is held as long as this lives.
+/// A held lock; dropping it releases the lock.
 #[derive(Debug)]
 pub struct DirLock {
     _file: Flock<File>,
@@ -23,30 +24,30 @@ pub struct DirLock {
 /// A directory that cannot be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Another process holds it.
-    #[error("{} is in use by {holder}; end it first, or give another directory", dir.display())]
+    /// Another process holds the lock.
+    #[error("{} is in use by {holder}: stop that process first, or use another directory", dir.display())]
     Held {
         /// The directory.
         dir: PathBuf,
-        /// What the lock file says of its holder.
+        /// The holder, as the lock file names it.
         holder: String,
     },
-    /// The directory or its lock file cannot be made, opened or written.
-    #[error("locking {}: {source}", path.display())]
+    /// The directory or its lock file cannot be created, opened or written.
+    #[error("cannot lock {}: {source}", path.display())]
     System {
         /// The file or directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
 impl DirLock {
-    /// Makes the directory where it is missing and locks it for
-    /// `holder`, of whom the lock file will tell.
+    /// Creates the directory if it is missing, locks it, and writes `holder` with the process id into the lock file. `run` and
+    /// `cleanup` call it.
     ///
     /// # Errors
-    /// Another process holds it, or the system refuses.
+    /// Another process holds the lock, or the system refuses.
     pub fn acquire(dir: &Path, holder: &str) -> Result<Self, LockError> {
         let system = |path: &Path| {
             let path = path.to_owned();
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_one_is_told_who_holds_it() {
+    fn the_error_of_a_second_lock_names_the_holder() {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
         let first = DirLock::acquire(&below, "the agent of node-1").unwrap();

@@ -1,7 +1,7 @@
-//! Whether what the agent is configured to take fits into the machine's memory, asked before it is taken.
+//! Compares the memory that the configuration needs with the memory that is available, before the agent allocates it.
 //!
-//! Packet memory is mapped and pinned at the start; a machine that has too little would end the agent, or others, by its
-//! out-of-memory killer instead of saying so.
+//! Packet memory is mapped and pinned at the start. On a machine with too little memory the kernel's out-of-memory killer
+//! would end the agent or other processes, without a clear error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,48 +11,48 @@ use heddle_proto::Bytes;
 
 use crate::workers::flow_file::{HUGE_PAGE, huge_pages};
 
-/// Bytes of a frame.
+/// The bytes of a frame.
 pub const FRAME_SIZE: u64 = 4096;
-/// Bytes that the kernel takes for each port and each frame of the UMEM.
+/// The bytes that the kernel allocates for each port and each frame of the UMEM.
 const KERNEL_BYTES_PER_PORT_AND_FRAME: u64 = 128;
 
-/// What the agent takes.
+/// The memory that the agent needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Demand {
-    /// Frames of the UMEM.
+    /// The frames of the UMEM.
     pub frames: u32,
-    /// Bytes of ordinary memory for a flow table that is to be made.
+    /// The bytes of ordinary memory for a flow table that has to be created.
     pub flows: u64,
     /// The most ports.
     pub ports: u32,
 }
 
-/// What is left, and by whose account.
+/// The memory that is available to this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Left {
-    /// Bytes.
+pub struct Available {
+    /// The bytes.
     pub bytes: u64,
-    /// Of the machine, or of a control group.
-    pub of: String,
+    /// The limit that applies, as messages name it: the machine's or a control group's.
+    pub limit: String,
 }
 
-/// It does not fit.
+/// The packet memory and the flow table do not fit into the available memory.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "frames: {frames} of {} bytes are {} of packet memory, and the flow table takes {}, but only {} are left {}: \
+    "frames: {frames} of {} bytes are {} of packet memory, and the flow table needs {}, but only {} are available {}: \
      lower frames or connections",
-    FRAME_SIZE, Bytes(u64::from(*.frames) * FRAME_SIZE), Bytes(*.flows), Bytes(.left.bytes), .left.of
+    FRAME_SIZE, Bytes(u64::from(*.frames) * FRAME_SIZE), Bytes(*.flows), Bytes(.available.bytes), .available.limit
 )]
 pub struct TooLarge {
-    /// Frames of the UMEM.
+    /// The frames of the UMEM.
     pub frames: u32,
-    /// Bytes of the flow table.
+    /// The bytes of ordinary memory for the flow table.
     pub flows: u64,
-    /// What is left.
-    pub left: Left,
+    /// The available memory.
+    pub available: Available,
 }
 
-/// Bytes of a flow table.
+/// Returns the bytes of a flow table.
 #[must_use]
 pub fn flow_table_bytes(connections: u32) -> u64 {
     let config = heddle_flow::Config {
@@ -62,7 +62,7 @@ pub fn flow_table_bytes(connections: u32) -> u64 {
     config.file_bytes()
 }
 
-/// Bytes of a flow table in ordinary memory: none where it will lie on huge pages, which are set aside already.
+/// Returns the bytes of ordinary memory for a flow table: 0 if it fits on free reserved huge pages, or must.
 #[must_use]
 pub fn ordinary_flow_bytes(connections: u32, wish: HugePages) -> u64 {
     let bytes = flow_table_bytes(connections);
@@ -74,7 +74,7 @@ pub fn ordinary_flow_bytes(connections: u32, wish: HugePages) -> u64 {
 }
 
 impl Demand {
-    /// What a configuration takes when no flow table is there yet.
+    /// Returns the demand of a configuration if there is no flow table yet. `heddle check` calls it.
     #[must_use]
     pub fn of(config: &Config) -> Self {
         Self {
@@ -84,59 +84,61 @@ impl Demand {
         }
     }
 
-    /// What is taken at the start.
+    /// Returns the bytes that the agent allocates at the start.
     #[must_use]
     pub fn at_start(&self) -> u64 {
         u64::from(self.frames) * FRAME_SIZE + self.flows
     }
 
-    /// What the kernel takes besides when all ports are open.
+    /// Returns the bytes that the kernel allocates in addition when all ports are open.
     #[must_use]
     pub fn of_ports(&self) -> u64 {
         KERNEL_BYTES_PER_PORT_AND_FRAME * u64::from(self.frames) * u64::from(self.ports)
     }
 
-    /// Compares it with what is left.
+    /// Compares the demand at the start with the available memory.
     ///
     /// # Errors
-    /// It does not fit.
-    pub fn check(&self, left: &Left) -> Result<(), TooLarge> {
-        if self.at_start() <= left.bytes {
+    /// The packet memory and the flow table do not fit into the available memory.
+    pub fn check(&self, available: &Available) -> Result<(), TooLarge> {
+        if self.at_start() <= available.bytes {
             return Ok(());
         }
         Err(TooLarge {
             frames: self.frames,
             flows: self.flows,
-            left: left.clone(),
+            available: available.clone(),
         })
     }
 }
 
-/// What is left: the least of the machine's and of the control groups' of this process. `None` where nobody tells.
+/// Returns the memory that is available: the smallest of the machine's and of the limits of this process's control groups.
+/// Returns `None` if neither can be read.
 #[must_use]
-pub fn left() -> Option<Left> {
+pub fn available() -> Option<Available> {
     let machine = fs::read_to_string("/proc/meminfo")
         .ok()
         .and_then(|text| mem_available(&text))
-        .map(|bytes| Left {
+        .map(|bytes| Available {
             bytes,
-            of: "on this machine (MemAvailable)".to_owned(),
+            limit: "on this machine (MemAvailable)".to_owned(),
         });
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     group_dirs(&groups)
         .into_iter()
-        .filter_map(|dir| left_in_group(&dir))
+        .filter_map(|dir| available_in_group(&dir))
         .chain(machine)
-        .min_by_key(|left| left.bytes)
+        .min_by_key(|available| available.bytes)
 }
 
+/// Parses the bytes of `MemAvailable` from /proc/meminfo.
 fn mem_available(meminfo: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
     Some(kib * 1024)
 }
 
-/// The directories of the memory controller's groups of a process (proc_pid_cgroup(5)), with all above them.
+/// Returns the directories of a process's control groups for memory (proc_pid_cgroup(5)), with all their parents.
 fn group_dirs(cgroup: &str) -> Vec<PathBuf> {
     let mut dirs = Vec::new();
     for line in cgroup.lines() {
@@ -159,8 +161,9 @@ fn group_dirs(cgroup: &str) -> Vec<PathBuf> {
     dirs
 }
 
-/// What a group may still take: its limit less what it has, of which unused page cache can be had back.
-fn left_in_group(dir: &Path) -> Option<Left> {
+/// Returns the memory that a control group may still allocate: its limit less its usage. Inactive page cache does not count
+/// as usage, because the kernel can free it.
+fn available_in_group(dir: &Path) -> Option<Available> {
     let number = |name: &str| fs::read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
     let (limit, used) = match number("memory.max") {
         Some(limit) => (limit, number("memory.current")?),
@@ -171,9 +174,9 @@ fn left_in_group(dir: &Path) -> Option<Left> {
         .lines()
         .find_map(|line| line.strip_prefix("inactive_file ")?.trim().parse::<u64>().ok())
         .unwrap_or(0);
-    Some(Left {
+    Some(Available {
         bytes: limit.saturating_sub(used.saturating_sub(cache)),
-        of: format!(
+        limit: format!(
             "in the control group {} (its memory limit is {})",
             dir.display(),
             Bytes(limit)
@@ -194,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_told_with_the_numbers() {
-        let left = Left {
+    fn the_error_names_all_numbers() {
+        let available = Available {
             bytes: 124 << 20,
-            of: "on this machine (MemAvailable)".to_owned(),
+            limit: "on this machine (MemAvailable)".to_owned(),
         };
-        demand(16_384).check(&left).unwrap();
-        let said = demand(16_385).check(&left).unwrap_err().to_string();
+        demand(16_384).check(&available).unwrap();
+        let said = demand(16_385).check(&available).unwrap_err().to_string();
         for part in ["16385", "64.0 MiB", "60.0 MiB", "124.0 MiB", "MemAvailable"] {
             assert!(said.contains(part), "{part}: {said}");
         }
@@ -237,11 +240,11 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             fs::write(dir.path().join(limit), "1000\n").unwrap();
             fs::write(dir.path().join(used), "700\n").unwrap();
-            assert_eq!(left_in_group(dir.path()).unwrap().bytes, 300);
+            assert_eq!(available_in_group(dir.path()).unwrap().bytes, 300);
             fs::write(dir.path().join("memory.stat"), "anon 1\ninactive_file 200\n").unwrap();
-            assert_eq!(left_in_group(dir.path()).unwrap().bytes, 500);
+            assert_eq!(available_in_group(dir.path()).unwrap().bytes, 500);
             fs::write(dir.path().join(limit), "max\n").unwrap();
-            assert_eq!(left_in_group(dir.path()), None);
+            assert_eq!(available_in_group(dir.path()), None);
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Which capabilities the agent needs, and a one-line answer when one is missing.
+//! The capabilities that the agent needs.
 
 use caps::{CapSet, Capability};
 
-/// What each needed capability is for. CAP_BPF is looked at last: CAP_SYS_ADMIN includes it.
+/// The capabilities that the agent needs, with their purpose. CAP_SYS_ADMIN includes CAP_BPF.
 const NEEDED: &[(Capability, &str)] = &[
     (
         Capability::CAP_NET_ADMIN,
@@ -19,29 +19,29 @@ const NEEDED: &[(Capability, &str)] = &[
 /// A capability is missing.
 #[derive(Debug, thiserror::Error)]
 pub enum PrivilegeError {
-    /// One of those needed.
-    #[error("{capability} is missing ({purpose}): run heddle as root or grant it")]
+    /// The first of the needed capabilities that the process lacks.
+    #[error("{capability} is missing ({purpose}): run heddle as root, or grant it")]
     Missing {
-        /// Its name.
+        /// The name.
         capability: Capability,
-        /// What it is for.
+        /// The purpose.
         purpose: &'static str,
     },
     /// The process's capabilities cannot be read.
-    #[error("reading this process's capabilities: {0}")]
+    #[error("cannot read this process's capabilities: {0}")]
     System(#[from] caps::errors::CapsError),
 }
 
-/// Checks that this process may do what an agent does.
+/// Checks that this process has every capability that the agent needs. `run` calls it first.
 ///
 /// # Errors
-/// The first capability that is missing.
+/// A capability is missing, or the process's capabilities cannot be read.
 pub fn check() -> Result<(), PrivilegeError> {
     let held = caps::read(None, CapSet::Effective)?;
     missing_of(|capability| held.contains(&capability))
 }
 
-/// Every capability that this process lacks, and what it is for.
+/// Returns every needed capability that this process lacks, with its purpose, for `heddle check`.
 ///
 /// # Errors
 /// The process's capabilities cannot be read.
@@ -54,6 +54,7 @@ pub fn missing() -> Result<Vec<(Capability, &'static str)>, PrivilegeError> {
         .collect())
 }
 
+/// Returns an error for the first needed capability that is not held.
 fn missing_of(held: impl Fn(Capability) -> bool) -> Result<(), PrivilegeError> {
     match NEEDED.iter().find(|(capability, _)| !held(*capability)) {
         Some(&(capability, purpose)) => Err(PrivilegeError::Missing { capability, purpose }),

@@ -1,7 +1,7 @@
-//! `heddle run`: puts the agent together, runs it until a signal, and takes it apart again.
+//! `heddle run`: starts the parts of the agent, runs the controller until a signal arrives, and stops the parts.
 //!
-//! What it leaves behind is decision 8 of the design: pods' interfaces with their program, the host port, the nftables
-//! table, the state directory and the flow table. The next start takes them over.
+//! The pods' interfaces with their XDP program, the host port, the nftables table, the state directory and the flow table
+//! stay behind. The next start takes them over, and `heddle cleanup` removes them.
 
 use std::io;
 use std::path::Path;
@@ -25,59 +25,61 @@ use crate::privileges::{self, PrivilegeError};
 use crate::workers::flow_file::{self, FlowFileError, Medium};
 use crate::workers::{Workers, WorkersError, clock};
 
-/// Why the agent does not start, or has ended.
+/// A failure to start the agent, or a failure that ended it.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The configuration.
+    /// The configuration is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The privileges.
+    /// A capability is missing.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
-    /// Another agent.
+    /// Another agent uses one of the directories.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// AF_XDP.
+    /// The test of AF_XDP failed or is forbidden.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
-    /// The memory.
+    /// The memory is too small.
     #[error(transparent)]
     Memory(#[from] TooLarge),
-    /// The attachments.
+    /// The file of the attachments cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The flow table's place.
+    /// The flow table's file system cannot be mounted.
     #[error(transparent)]
     FlowFile(#[from] FlowFileError),
-    /// The flow table.
+    /// The flow table cannot be opened.
     #[error(transparent)]
     FlowTable(#[from] OpenError),
-    /// AF_XDP or the workers.
+    /// The workers cannot be started.
     #[error(transparent)]
     Workers(#[from] WorkersError),
-    /// The manifest folder.
+    /// The manifest folder cannot be watched.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// The sockets.
+    /// A socket cannot be served.
     #[error(transparent)]
     Api(#[from] ApiError),
-    /// The control thread.
+    /// The controller has failed.
     #[error(transparent)]
     Controller(#[from] ControllerError),
-    /// The runtime or the signals.
-    #[error("starting the agent: {0}")]
+    /// The runtime or the signal handlers cannot be started.
+    #[error("cannot start the agent: {0}")]
     System(#[from] io::Error),
 }
 
-/// Runs the agent.
+/// Runs the agent until SIGTERM or SIGINT. The command `heddle run` calls it.
 ///
 /// # Errors
-/// It cannot start, or cannot go on.
+/// The agent cannot start, or the controller has failed.
 pub fn run(config: Config) -> Result<(), RunError> {
+    // Checks that change nothing on the node.
     start_logging(&config.log)?;
     let settings = config.check()?;
     privileges::check()?;
 
+    // The locks are held until this function returns. Everything after them relies on being the only agent.
     let holder = format!("the agent of {}", settings.node);
     let _locks = (
         DirLock::acquire(&settings.run_dir, &holder)?,
@@ -85,10 +87,12 @@ pub fn run(config: Config) -> Result<(), RunError> {
     );
     try_afxdp(&settings.state_dir)?;
     check_memory(&settings)?;
+    // The state of an earlier agent, and the workers, which need the flow table.
     let store = Store::open(&settings.state_dir)?;
     let (flows, takeover) = open_flows(&settings)?;
     let workers = Workers::start(&settings, flows, takeover.fresh_since)?;
 
+    // The runtime of the sockets, and the channels to the controller, which runs on this thread.
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("io")
@@ -110,20 +114,21 @@ pub fn run(config: Config) -> Result<(), RunError> {
         stop,
     })?;
 
+    // Until a signal or a failure. The parts are stopped in both cases.
     let ended = serve(&runtime, &mut controller, &run_dir, &manifests, events_in, &requests_in);
     notify_service_manager("STOPPING=1");
     controller.finish();
     if ended.is_ok() {
-        tracing::info!("the agent has ended; pods are closed until it is started again");
+        tracing::info!("the agent has ended; its pods have no network until it is started again");
     }
     ended
 }
 
-/// Tries AF_XDP in a scratch namespace before anything of the node's is touched.
+/// Tests AF_XDP in a scratch namespace, before anything on the node is changed.
 fn try_afxdp(state_dir: &Path) -> Result<(), ScratchError> {
     let passed = scratch::test(state_dir)?;
     if passed.repeated {
-        tracing::warn!("an earlier test of AF_XDP was interrupted; it was repeated");
+        tracing::warn!("an earlier test of AF_XDP was interrupted, so it was repeated");
     }
     tracing::info!(
         millis = passed.took.as_millis(),
@@ -132,34 +137,38 @@ fn try_afxdp(state_dir: &Path) -> Result<(), ScratchError> {
     Ok(())
 }
 
-/// Refuses what does not fit into memory. A flow table that is there already has its memory.
+/// Refuses a configuration that does not fit into memory. An existing flow table has its memory already.
+///
+/// The memory of ports is allocated later, so a lack of it is only logged.
 fn check_memory(settings: &Settings) -> Result<(), TooLarge> {
-    let there = settings.run_dir.join(flow_file::DIR).join(flow_file::FILE).exists();
+    let has_flow_table = settings.run_dir.join(flow_file::DIR).join(flow_file::FILE).exists();
     let workers = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
     let demand = Demand {
         frames: settings.frames,
-        flows: if there {
+        flows: if has_flow_table {
             0
         } else {
             memory::ordinary_flow_bytes(settings.connections, settings.huge_pages)
         },
         ports: workers.saturating_add(settings.max_pods.into()),
     };
-    let Some(left) = memory::left() else { return Ok(()) };
-    demand.check(&left)?;
-    if demand.at_start() + demand.of_ports() > left.bytes {
+    let Some(available) = memory::available() else {
+        return Ok(());
+    };
+    demand.check(&available)?;
+    if demand.at_start() + demand.of_ports() > available.bytes {
         tracing::warn!(
-            "with {} ports open the kernel takes {} bytes more, and {} are left {}: lower frames or maxPods",
+            "with {} ports open the kernel needs {} bytes more, but only {} are available {}: lower frames or maxPods",
             demand.ports,
             demand.of_ports(),
-            left.bytes,
-            left.of
+            available.bytes,
+            available.limit
         );
     }
     Ok(())
 }
 
-/// Follows the objects and serves the sockets for as long as control runs.
+/// Watches the manifests and serves the sockets while the controller runs.
 fn serve(
     runtime: &Runtime,
     controller: &mut Controller,
@@ -189,6 +198,7 @@ fn notify_service_manager(state: &str) {
     }
 }
 
+/// Opens the flow table of an earlier agent, or creates one.
 fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
     let bytes = memory::flow_table_bytes(settings.connections);
     let (file, medium) = flow_file::prepare(&settings.run_dir, settings.huge_pages, bytes)?;
@@ -200,11 +210,11 @@ fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
     match medium {
         Medium::Tmpfs if settings.huge_pages != HugePages::Never => {
             tracing::warn!(
-                "the flow table lies on {medium}; to reserve {needed} pages of 2 MiB for it: {}",
+                "the flow table is in {medium}; to reserve {needed} pages of 2 MiB for it: {}",
                 advice()
             );
         }
-        _ => tracing::info!(file = %file.display(), "the flow table lies on {medium}"),
+        _ => tracing::info!(file = %file.display(), "the flow table is in {medium}"),
     }
     let config = heddle_flow::Config {
         capacity: settings.connections,
@@ -216,7 +226,7 @@ fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
     Ok(FlowTable::open(&file, &config, BootId::current()?, clock())?)
 }
 
-/// A channel that something arrives in at SIGTERM or SIGINT.
+/// Returns a channel that receives a message at SIGTERM or SIGINT.
 fn stop_on_signal(runtime: &Runtime) -> io::Result<channel::Receiver<()>> {
     let (sender, stop) = channel::bounded(1);
     let _context = runtime.enter();
@@ -227,22 +237,23 @@ fn stop_on_signal(runtime: &Runtime) -> io::Result<channel::Receiver<()>> {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         };
-        tracing::info!("{name}: the agent ends");
-        // The controller may have ended by itself.
+        tracing::info!("received {name}: the agent stops");
+        // The controller may have ended before.
         let _ = sender.send(());
-        // The other end looks at the channel being closed as at a message, so the sender stays.
+        // Keeps the sender, because the controller takes a closed channel for a message.
         std::future::pending::<()>().await;
     });
     Ok(stop)
 }
 
+/// Starts logging to standard error.
 fn start_logging(filter: &str) -> Result<(), ConfigError> {
     let parsed = EnvFilter::try_new(filter).map_err(|e| ConfigError::Value {
         key: "log",
         value: format!("{filter:?}"),
-        problem: format!("is no filter ({e}); write a level, or directives like info,heddle_engine=debug"),
+        problem: format!("is no filter ({e}): write a level, or directives like info,heddle_engine=debug"),
     })?;
-    // A second subscriber in one process (tests) changes nothing.
+    // Fails in tests that run several agents in one process; then the first subscriber stays.
     let _ = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(io::stderr)

@@ -6,7 +6,8 @@ use ipnet::IpNet;
 
 /// Returns a network as a prefix. `None` for an IPv6 network within the IPv4-mapped range (RFC 4291 section 2.5.5.2):
 /// no packet carries such an address.
-pub(crate) fn to_prefix(net: IpNet) -> Option<Prefix> {
+#[must_use]
+pub fn to_prefix(net: IpNet) -> Option<Prefix> {
     let addr = Ip::from(net.network());
     let same_family = matches!(net, IpNet::V4(_)) == addr.is_v4();
     same_family.then(|| Prefix::new(addr, net.prefix_len()))

@@ -2,8 +2,8 @@
 //!
 //! A request of the CNI socket becomes a [`Request`] to the controller, which owns the attachments and answers by a
 //! channel; requests are served one after the other, so concurrent ones cannot disturb each other. A query of the
-//! operator's socket is answered from the read model, without the controller. This module only decodes, bounds and
-//! encodes.
+//! operator's socket is answered from the read model, without the controller. This module only decodes, limits
+//! and encodes.
 
 pub mod server;
 mod socket;
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 pub use server::{ApiError, Server};
 
-/// The way back of an answer. The client may have gone; then the answer is dropped.
+/// The channel for the answer to a request. If the client has disconnected, the answer is dropped.
 pub type Reply<T> = oneshot::Sender<Result<T, CniError>>;
 
 macro_rules! requests {

@@ -1,4 +1,4 @@
-//! The HTTP side of the sockets: routers made from the lists of routes, bounds, decoding, and error answers.
+//! The HTTP servers of both sockets: routers made from the lists of routes, limits, decoding, and error answers.
 
 use std::convert::identity;
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ use crate::read_model::Queries;
 
 /// A socket cannot be served.
 #[derive(Debug, thiserror::Error)]
-#[error("the socket {}: {source}", path.display())]
+#[error("cannot listen at the socket {}: {source}", path.display())]
 pub struct ApiError {
     /// The socket.
     path: PathBuf,
@@ -139,7 +139,7 @@ macro_rules! api_router {
 cni_routes!(cni_router);
 api_routes!(api_router);
 
-/// Adds the answers for unknown paths and methods, the bound of bodies, and the state.
+/// Adds the answers for unknown paths and methods, the limit for bodies, and the state.
 fn finish<S: Clone + Send + Sync + 'static, E: SocketError>(routes: Router<S>, state: S) -> Router {
     routes
         .fallback(async || failure(StatusCode::NOT_FOUND, &E::no_such_path()))
@@ -192,10 +192,12 @@ fn parameter<T: TryFrom<String, Error = TextError>>(params: &Params, name: &str)
     T::try_from(value).map_err(|e| bad(e.to_string()))
 }
 
+/// Encodes an error with a status.
 fn failure(status: StatusCode, error: &impl Serialize) -> Response {
     json(status, error)
 }
 
+/// Encodes a value as the body of an answer.
 fn json(status: StatusCode, value: &impl Serialize) -> Response {
     let (status, body) = match serde_json::to_vec(value) {
         Ok(body) => (status, body),

@@ -1,4 +1,4 @@
-//! Unix sockets that an earlier agent may have left behind.
+//! Listening unix sockets, in place of the sockets that an earlier agent may have left behind.
 
 use std::fs;
 use std::io;
@@ -7,22 +7,26 @@ use std::path::{Path, PathBuf};
 
 use tokio::net::UnixListener;
 
-/// A listening socket whose file goes with it.
+/// The file of a listening socket; dropping this removes the file.
 #[derive(Debug)]
 pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Nobody is left to whom it would matter that it cannot be removed; the next start replaces it.
+        // The agent is ending, and the next start replaces a file that cannot be removed.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// Listens at `path`. The caller holds the run directory's lock, so a socket there is a dead agent's and is replaced.
+/// Listens at `path`, for root only. The caller holds the run directory's lock, so an existing socket is a dead agent's and
+/// is replaced.
+///
+/// # Errors
+/// The path has a file that is no socket, or the system refuses.
 pub(super) fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,
-        Ok(_) => return Err(io::Error::other("there is something that is no socket; remove it")),
+        Ok(_) => return Err(io::Error::other("there is a file that is no socket: remove it")),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => return Err(e),
     }

@@ -1,135 +1,41 @@
-//! The attachments' file in the state directory.
+//! The store of the attachments.
 //!
-//! [`Store`] holds the state in memory and changes it at once; [`StateWrite`] writes it. The controller's journal does
-//! that on a thread of its own, and an answer that reports a change waits for the write. A write makes a new file, syncs
-//! it, renames it over the old one and syncs the directory, so a crash leaves the state before or after, never between. A
-//! file that cannot be understood stops the agent and stays as it is.
+//! [`Store`] has the state in memory and changes it at once; [`StateWrite`] writes it to the file. The controller's journal
+//! performs the write on a thread of its own, and an answer that reports a change waits for it. If the file cannot be parsed,
+//! the agent does not start, and the file stays as it is.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use heddle_proto::{ContainerId, IfName, PrepareRequest};
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
-use super::{FIRST_ID, LAST_ID, Record, alloc};
+use super::alloc;
+use super::error::StoreError;
+use super::record::{FIRST_ID, LAST_ID, Record};
+use super::state_file::{FILE, FileContents, StateWrite, read};
 
-/// The file's name.
-pub const FILE: &str = "attachments.json";
-/// The form of the file; another one is refused.
-const LAYOUT: u32 = 1;
-/// Freed addresses that are remembered.
-const MOST_FREED: usize = 4096;
-
-/// All that the file holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct FileContents {
-    layout: u32,
-    /// The id given last.
-    #[serde(rename = "lastNumber")]
-    last_id: u16,
-    /// The address given last, of each range.
-    last_addresses: Vec<IpAddr>,
-    /// Addresses in the order in which they were freed.
-    freed: VecDeque<IpAddr>,
-    attachments: Vec<Record>,
-    /// The numbers by which the tables and the flow table name other nodes.
-    #[serde(default)]
-    nodes: BTreeMap<String, u16>,
-}
-
-impl Default for FileContents {
-    fn default() -> Self {
-        Self {
-            layout: LAYOUT,
-            last_id: FIRST_ID - 1,
-            last_addresses: Vec::new(),
-            freed: VecDeque::new(),
-            attachments: Vec::new(),
-            nodes: BTreeMap::new(),
-        }
-    }
-}
-
-/// Why the store cannot be read or changed.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// The file or its directory cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The file is damaged or of another version.
-    #[error(
-        "{} cannot be understood: {problem}. It is left as it is; restore it, or move it away to begin without attachments \
-         (pods attached before must then be made anew)", path.display()
-    )]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        problem: String,
-    },
-    /// There are as many pods as there may be.
-    #[error("{who}: this node has {max} attachments, the most that it may have (key maxPods)")]
-    TooMany {
-        /// Who asked.
-        who: String,
-        /// The most.
-        max: u16,
-    },
-    /// A range has no free address.
-    #[error("{who}: no address of this node's pod range {range} is free")]
-    Exhausted {
-        /// Who asked.
-        who: String,
-        /// The range.
-        range: IpNet,
-    },
-}
+/// The most freed addresses that are recorded.
+const MAX_FREED: usize = 4096;
 
 /// The attachments, in memory and in their file.
 #[derive(Debug)]
 pub struct Store {
     path: PathBuf,
     state: FileContents,
-    /// The state has changed since the last write was taken.
+    /// `true` if the state has changed since the last [`StateWrite`].
     is_unsaved: bool,
 }
 
-/// A state that is to be written to its file.
-#[derive(Debug)]
-pub struct StateWrite {
-    path: PathBuf,
-    state: FileContents,
-}
-
-impl StateWrite {
-    /// Writes the file and syncs it; this takes as long as the disk needs.
-    ///
-    /// # Errors
-    /// The file cannot be written; the old one stays.
-    pub fn perform(self) -> Result<(), StoreError> {
-        write(&self.path, &self.state).map_err(|source| StoreError::Io {
-            path: self.path,
-            source,
-        })
-    }
-}
-
 impl Store {
-    /// Reads the file of a state directory; a missing one is an empty store.
+    /// Reads the file of a state directory. Without a file the store is empty.
     ///
     /// # Errors
-    /// The file cannot be read or understood.
+    /// The file cannot be read or parsed.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
         let path = state_dir.join(FILE);
         let state = match fs::read(&path) {
@@ -147,30 +53,30 @@ impl Store {
         })
     }
 
-    /// All attachments, by number.
+    /// Returns all attachments in the order of their ids.
     #[must_use]
     pub fn all(&self) -> &[Record] {
         &self.state.attachments
     }
 
-    /// The attachment of an interface of a container.
+    /// Returns the attachment of an interface of a container.
     #[must_use]
     pub fn get(&self, container: &ContainerId, ifname: &IfName) -> Option<&Record> {
-        self.state.attachments.iter().find(|a| a.is(container, ifname))
+        self.state.attachments.iter().find(|a| a.is_of(container, ifname))
     }
 
-    /// The attachment of a number.
+    /// Returns the attachment of an id.
     #[must_use]
     pub fn by_id(&self, id: u16) -> Option<&Record> {
         let at = self.state.attachments.binary_search_by_key(&id, |a| a.id).ok()?;
         self.state.attachments.get(at)
     }
 
-    /// Makes an attachment: the next id, an address of each range, an interface name. The caller has released an
-    /// earlier one of the same name.
+    /// Adds an attachment with the next free id, an address of each range, and an interface name. The caller has removed an
+    /// earlier attachment of the same interface.
     ///
     /// # Errors
-    /// No number or address is left, or the file cannot be written; then nothing has changed.
+    /// No id or address is free. Then nothing has changed.
     pub fn add(
         &mut self,
         request: &PrepareRequest,
@@ -185,6 +91,7 @@ impl Store {
         if self.state.attachments.len() >= usize::from(max) {
             return Err(StoreError::TooMany { who, max });
         }
+        // A copy is changed, so that an error leaves the state as it was.
         let mut next = self.state.clone();
         let taken: HashSet<IpAddr> = next
             .attachments
@@ -194,16 +101,17 @@ impl Store {
         let mut addresses = Vec::with_capacity(ranges.len());
         for &range in ranges {
             let last = next.last_addresses.iter().find(|a| range.contains(*a)).copied();
-            let address = alloc::pick(range, last, &taken, &next.freed).ok_or_else(|| StoreError::Exhausted {
-                who: who.clone(),
-                range,
-            })?;
+            let address =
+                alloc::choose_address(range, last, &taken, &next.freed).ok_or_else(|| StoreError::Exhausted {
+                    who: who.clone(),
+                    range,
+                })?;
             next.last_addresses.retain(|a| !range.contains(a));
             next.last_addresses.push(address);
             next.freed.retain(|a| *a != address);
             addresses.push(address);
         }
-        // Ranges that are the node's no more are forgotten.
+        // Addresses of ranges that the node no longer has are removed.
         next.last_addresses
             .retain(|a| ranges.iter().any(|range| range.contains(a)));
         let id = next_id(&next).ok_or(StoreError::TooMany { who, max })?;
@@ -227,7 +135,7 @@ impl Store {
         Ok(record)
     }
 
-    /// Records the interface of an attachment: it stands and is configured.
+    /// Records that the interface of an attachment is configured, with its index and the pod's MAC address.
     pub fn set_ready(&mut self, id: u16, host_ifindex: u32, mac: MacAddr) {
         let mut next = self.state.clone();
         if let Some(record) = next.attachments.iter_mut().find(|a| a.id == id) {
@@ -236,7 +144,7 @@ impl Store {
         self.replace(next);
     }
 
-    /// Removes an attachment; its addresses rest before they are handed out again.
+    /// Removes an attachment. Its addresses are recorded as freed, so that they are reused late.
     pub fn remove(&mut self, id: u16) {
         let mut next = self.state.clone();
         let Some(at) = next.attachments.iter().position(|a| a.id == id) else {
@@ -244,25 +152,25 @@ impl Store {
         };
         let gone = next.attachments.remove(at);
         next.freed.extend(gone.addresses);
-        let excess = next.freed.len().saturating_sub(MOST_FREED);
+        let excess = next.freed.len().saturating_sub(MAX_FREED);
         next.freed.drain(..excess);
         self.replace(next);
     }
 
-    /// Returns the ids that other nodes have had so far.
+    /// Returns the ids of all other nodes that have ever had one.
     #[must_use]
     pub const fn node_ids(&self) -> &BTreeMap<String, u16> {
         &self.state.nodes
     }
 
-    /// Adds ids that the compiler has given to nodes.
+    /// Adds ids that the compiler has allocated to nodes.
     pub fn add_node_ids(&mut self, ids: impl IntoIterator<Item = (String, u16)>) {
         let mut next = self.state.clone();
         next.nodes.extend(ids);
         self.replace(next);
     }
 
-    /// Returns the write that brings the file up to date; `None` if nothing has changed since the last one.
+    /// Returns the write that brings the file up to date; `None` if nothing has changed since the last write.
     pub fn unsaved_write(&mut self) -> Option<StateWrite> {
         self.is_unsaved.then(|| self.full_write())
     }
@@ -272,10 +180,11 @@ impl Store {
         self.is_unsaved = false;
         StateWrite {
             path: self.path.clone(),
-            state: self.state.clone(),
+            contents: self.state.clone(),
         }
     }
 
+    /// Replaces the state.
     fn replace(&mut self, next: FileContents) {
         if next != self.state {
             self.is_unsaved = true;
@@ -284,54 +193,7 @@ impl Store {
     }
 }
 
-fn read(bytes: &[u8]) -> Result<FileContents, String> {
-    /// The one field that every layout has.
-    #[derive(Deserialize)]
-    struct Layout {
-        layout: u32,
-    }
-    let Layout { layout } = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    if layout != LAYOUT {
-        return Err(format!("its layout is {layout}, this version reads {LAYOUT}"));
-    }
-    let mut state: FileContents = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-    state.attachments.sort_by_key(|a| a.id);
-    let mut addresses = HashSet::new();
-    for (n, record) in state.attachments.iter().enumerate() {
-        if !(FIRST_ID..=LAST_ID).contains(&record.id) {
-            return Err(format!(
-                "attachment number {} is not between {FIRST_ID} and {LAST_ID}",
-                record.id
-            ));
-        }
-        if n > 0
-            && state
-                .attachments
-                .get(n - 1)
-                .is_some_and(|before| before.id == record.id)
-        {
-            return Err(format!("two attachments have the number {}", record.id));
-        }
-        if let Some(twice) = record.addresses.iter().find(|a| !addresses.insert(**a)) {
-            return Err(format!("two attachments have the address {twice}"));
-        }
-    }
-    Ok(state)
-}
-
-fn write(path: &Path, state: &FileContents) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(dir)?;
-    let new = path.with_extension("json.new");
-    let mut file = File::create(&new)?;
-    serde_json::to_writer_pretty(&mut file, state)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
-}
-
-/// The next number after the last that nobody has.
+/// Returns the next free id after the last one; `None` if all are in use.
 fn next_id(state: &FileContents) -> Option<u16> {
     let count = LAST_ID - FIRST_ID + 1;
     let last = state.last_id.clamp(FIRST_ID - 1, LAST_ID);
@@ -340,22 +202,24 @@ fn next_id(state: &FileContents) -> Option<u16> {
         .find(|id| state.attachments.binary_search_by_key(id, |a| a.id).is_err())
 }
 
-/// `hd7-3f2a91bc`: the number makes it unique, the container's first letters help people.
+/// Returns the name of the node's end, as `hd7-3f2a91bc`: the id makes it unique, and the container's first letters help
+/// people to find it.
 fn host_ifname(id: u16, container: &ContainerId) -> IfName {
     let mut name = format!("hd{id}-");
     name.extend(container.as_str().chars().take(15 - name.len()));
     IfName::new(name).unwrap_or_else(|_| fallback_ifname(id))
 }
 
+/// Returns a name without the container's letters.
 fn fallback_ifname(id: u16) -> IfName {
-    // Letters and digits only, at most six: always a legal name.
+    // At most six letters and digits are always a legal name.
     match IfName::new(format!("hd{id}")) {
         Ok(name) => name,
         Err(e) => unreachable!("{e}"),
     }
 }
 
-/// A locally administered address, unique on the node by the number.
+/// Returns a locally administered MAC address, unique on the node by the id.
 fn pod_mac(id: u16, addresses: &[IpAddr]) -> MacAddr {
     let [high, low] = id.to_be_bytes();
     let (a, b) = match addresses.first() {
@@ -472,7 +336,7 @@ mod tests {
     }
 
     proptest! {
-        // Each step waits for the disk.
+        // Few cases, because each step waits for the disk.
         #![proptest_config(ProptestConfig::with_cases(16))]
         #[test]
         fn numbers_and_addresses_are_never_shared(steps in proptest::collection::vec((any::<bool>(), 0usize..6), 1..40)) {

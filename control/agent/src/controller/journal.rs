@@ -9,8 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
 
-use crate::attachments::StoreError;
-use crate::attachments::store::{StateWrite, Store};
+use crate::attachments::{StateWrite, Store, StoreError};
 
 /// The controller's end of the journal.
 pub(super) struct Journal {
@@ -120,7 +119,7 @@ fn write_states(writes: &Receiver<(u64, StateWrite)>, outcomes: &Sender<Outcome>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attachments::store::FILE;
+    use crate::attachments::FILE;
 
     fn wait(journal: &mut Journal) -> Outcome {
         let outcome = journal.outcomes().recv().unwrap();

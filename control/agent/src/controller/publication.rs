@@ -9,7 +9,7 @@ use heddle_compile::{BuildResult, Compiler, NodeConfig};
 use heddle_host::external_aliases::{self, ExternalAliases};
 use heddle_host::frontends::ExternalFrontend;
 use heddle_model::{Changes, Cluster, pod_range};
-use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeId, Prefix};
+use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeId};
 use heddle_wire::{Ip, Proto};
 use ipnet::IpNet;
 
@@ -142,8 +142,4 @@ pub(super) fn node_ids(kept: &BTreeMap<String, u16>) -> BTreeMap<Arc<str>, NodeI
     kept.iter()
         .map(|(name, id)| (Arc::from(name.as_str()), NodeId(*id)))
         .collect()
-}
-
-pub(super) fn prefix(range: IpNet) -> Prefix {
-    Prefix::new(Ip::from(range.network()), range.prefix_len())
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use heddle_compile::NodeConfig;
+use heddle_compile::{NodeConfig, to_prefix};
 use heddle_model::Changes;
 use heddle_tables::HostPort as HostTable;
 
@@ -73,7 +73,11 @@ impl Controller {
             masquerade,
             local_mtu: settings.pod_mtu,
             uplink: self.objects.uplink_mtu(self.host.uplink()),
-            service_cidrs: settings.service_cidrs.iter().map(|&r| publication::prefix(r)).collect(),
+            service_cidrs: settings
+                .service_cidrs
+                .iter()
+                .filter_map(|&range| to_prefix(range))
+                .collect(),
             external_ips: settings.external_ips,
             node_ids: publication::node_ids(self.attachments.store.node_ids()),
             ..NodeConfig::named(settings.node.as_str())

@@ -1,18 +1,18 @@
-//! Rules of others that drop what the node forwards: what pods send to the outside is forwarded by the kernel.
+//! Finds rules of others that drop forwarded packets. The kernel forwards the packets that pods send to the outside.
 
 use std::fs;
 use std::io;
 use std::process::{Command, Output, Stdio};
 
-/// What `nft` answers to `--version`.
+/// Returns the output of `nft --version`.
 ///
 /// # Errors
-/// It is not there, or fails.
+/// `nft` cannot be started, or fails.
 pub fn nft_version() -> io::Result<String> {
     run("nft", &["--version"])
 }
 
-/// Base chains at the forward hook, and FORWARD chains of iptables, whose policy is to drop.
+/// Returns the base chains at the forward hook and the FORWARD chains of iptables that have the policy `drop`.
 ///
 /// # Errors
 /// The chains of nftables cannot be listed.
@@ -22,7 +22,7 @@ pub fn dropping() -> io::Result<Vec<String>> {
         ("/proc/net/ip_tables_names", "iptables-legacy"),
         ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
     ] {
-        // Asking iptables about a table makes it: only one that is there is asked about.
+        // iptables creates a table when it lists it, so only an existing table is listed.
         let filters = fs::read_to_string(names).is_ok_and(|tables| tables.lines().any(|table| table == "filter"));
         if filters
             && let Ok(rules) = run(program, &["-S", "FORWARD"])
@@ -34,7 +34,8 @@ pub fn dropping() -> io::Result<Vec<String>> {
     Ok(found)
 }
 
-/// The output of `nft list chains`: `table FAMILY NAME {`, in it `chain NAME {`, in that the hook and the policy.
+/// Returns the dropping chains in the output of `nft list chains`. It has lines `table FAMILY NAME {`, within them
+/// `chain NAME {`, and within these the hook and the policy.
 fn dropping_chains(listing: &str) -> Vec<String> {
     let (mut table, mut chain) = ("", "");
     let mut found = Vec::new();
@@ -50,16 +51,17 @@ fn dropping_chains(listing: &str) -> Vec<String> {
     found
 }
 
+/// Runs a program and returns its standard output; the error contains the first line of its standard error.
 fn run(program: &str, args: &[&str]) -> io::Result<String> {
     let Output { status, stdout, stderr } = Command::new(program).args(args).stdin(Stdio::null()).output()?;
     if status.success() {
         Ok(String::from_utf8_lossy(&stdout).into_owned())
     } else {
-        let said = String::from_utf8_lossy(&stderr);
+        let message = String::from_utf8_lossy(&stderr);
         Err(io::Error::other(format!(
             "{program} {}: {}",
             args.join(" "),
-            said.lines().next().unwrap_or("it failed")
+            message.lines().next().unwrap_or("it failed")
         )))
     }
 }
@@ -69,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chains_that_drop_what_is_forwarded() {
+    fn dropping_chains_are_found() {
         let listing = "table ip filter {\n\tchain INPUT {\n\t\ttype filter hook input priority filter; policy drop;\n\t}\n\
             \tchain FORWARD {\n\t\ttype filter hook forward priority filter; policy drop;\n\t}\n}\n\
             table inet mine {\n\tchain f {\n\t\ttype filter hook forward priority 10; policy accept;\n\t}\n\tchain g {\n\t}\n}\n";

@@ -1,8 +1,9 @@
-//! The marker that outlives a machine which the AF_XDP test took down.
+//! The marker file of the AF_XDP test, which shows after a reboot that the test may have crashed the machine.
 //!
-//! It lies in the state directory while the test runs, with the kernel's release and the boot's id. One that is found at a
-//! start tells how an earlier test ended: one of this boot was interrupted with its process; one of another boot and the
-//! same kernel means that the machine went down with it, and the test is not repeated until somebody deletes the file.
+//! The file is in the state directory while the test runs, and contains the kernel's release and the id of the boot. A file
+//! that is found at a start shows how an earlier test ended. If it is from this boot, the process was interrupted. If it is
+//! from another boot of the same kernel, the machine went down during the test, and the test is not repeated until somebody
+//! deletes the file.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -11,12 +12,12 @@ use std::path::{Path, PathBuf};
 /// The file's name in the state directory.
 pub const FILE: &str = "afxdp-test";
 
-/// The marker forbids the test, or cannot be written.
+/// The marker forbids the test, or cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum MarkerError {
     /// The machine went down during an earlier test.
     #[error(
-        "an earlier test of AF_XDP did not end before this machine was started anew, so it may have taken it down \
+        "this machine was restarted during an earlier test of AF_XDP, so the test may have crashed it \
          (kernel {kernel}): use another kernel, or delete {} to try again",
         path.display()
     )]
@@ -26,35 +27,36 @@ pub enum MarkerError {
         /// The kernel's release.
         kernel: String,
     },
-    /// It cannot be read, written or removed.
-    #[error("the marker {} of the AF_XDP test: {source}", path.display())]
+    /// The marker cannot be read, written or removed.
+    #[error("cannot access the marker {} of the AF_XDP test: {source}", path.display())]
     System {
         /// The marker, or its directory.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// How the test before this one ended.
+/// The end of the earlier test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Before {
-    /// In order, or there was none, or it was another kernel's.
-    Nothing,
-    /// With its process, during this boot: it is repeated.
+pub enum EarlierTest {
+    /// The test ended normally, or there was none, or it ran with another kernel.
+    Ended,
+    /// Its process ended during this boot. The test is repeated.
     Interrupted,
-    /// With the machine.
+    /// The machine went down.
     TookDown,
 }
 
-/// What a marker's text says to a kernel and a boot. A text that is no marker was being written when the machine stopped.
+/// Returns the end of the earlier test by the marker's text. A text that is no marker was being written when the machine
+/// went down.
 #[must_use]
-pub fn judge(text: &str, kernel: &str, boot: &str) -> Before {
+pub fn earlier_test(text: &str, kernel: &str, boot: &str) -> EarlierTest {
     let mut lines = text.lines();
     match (lines.next(), lines.next()) {
-        (_, Some(its_boot)) if its_boot == boot => Before::Interrupted,
-        (Some(its_kernel), Some(_)) if its_kernel != kernel => Before::Nothing,
-        _ => Before::TookDown,
+        (_, Some(its_boot)) if its_boot == boot => EarlierTest::Interrupted,
+        (Some(its_kernel), Some(_)) if its_kernel != kernel => EarlierTest::Ended,
+        _ => EarlierTest::TookDown,
     }
 }
 
@@ -62,31 +64,31 @@ pub fn judge(text: &str, kernel: &str, boot: &str) -> Before {
 #[derive(Debug)]
 pub struct Marker {
     path: PathBuf,
-    /// Directories that were made for it, the deepest first.
-    made: Vec<PathBuf>,
+    /// The directories that were created for it, the deepest first.
+    created: Vec<PathBuf>,
 }
 
 impl Marker {
-    /// Looks for an earlier one and puts down this one, on disk when it returns.
+    /// Reads the earlier marker and writes a new one, which is on disk when this returns.
     ///
     /// # Errors
-    /// The earlier one forbids it, or the state directory cannot be written.
-    pub fn put(state_dir: &Path, kernel: &str, boot: &str) -> Result<(Self, Before), MarkerError> {
+    /// The earlier marker forbids the test, or the state directory cannot be written.
+    pub fn create(state_dir: &Path, kernel: &str, boot: &str) -> Result<(Self, EarlierTest), MarkerError> {
         let path = state_dir.join(FILE);
         let system = |path: &Path| {
             let path = path.to_owned();
             move |source| MarkerError::System { path, source }
         };
         let before = match fs::read(&path) {
-            Ok(text) => judge(&String::from_utf8_lossy(&text), kernel, boot),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Before::Nothing,
+            Ok(text) => earlier_test(&String::from_utf8_lossy(&text), kernel, boot),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => EarlierTest::Ended,
             Err(e) => return Err(system(&path)(e)),
         };
-        if before == Before::TookDown {
+        if before == EarlierTest::TookDown {
             let kernel = kernel.to_owned();
             return Err(MarkerError::TookDown { path, kernel });
         }
-        let made: Vec<PathBuf> = state_dir
+        let created: Vec<PathBuf> = state_dir
             .ancestors()
             .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
             .map(Path::to_owned)
@@ -95,17 +97,17 @@ impl Marker {
         let mut file = File::create(&path).map_err(system(&path))?;
         let written = writeln!(file, "{kernel}\n{boot}").and_then(|()| file.sync_all());
         written.map_err(system(&path))?;
-        // The directory's entry too; on the way to a panic nothing is written back any more.
+        // The directory's entry too, because a kernel that panics writes nothing back.
         File::open(state_dir)
             .and_then(|dir| dir.sync_all())
             .map_err(system(state_dir))?;
-        Ok((Self { path, made }, before))
+        Ok((Self { path, created }, before))
     }
 
-    /// The test has ended and the machine still runs.
+    /// Removes the marker after the test has ended, and the directories that were created for it.
     ///
     /// # Errors
-    /// The file stays.
+    /// The file cannot be removed.
     pub fn remove(self) -> Result<(), MarkerError> {
         match fs::remove_file(&self.path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -116,8 +118,8 @@ impl Marker {
             }
             _ => {}
         }
-        for dir in &self.made {
-            // Somebody else may have put something there meanwhile.
+        for dir in &self.created {
+            // Somebody else may have created something there meanwhile.
             let _ = fs::remove_dir(dir);
         }
         Ok(())
@@ -129,44 +131,51 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_marker_says() {
+    fn the_end_of_the_earlier_test_follows_from_the_text() {
         for (text, expected) in [
-            ("k1\nb1\n", Before::Interrupted),
-            ("k0\nb1\n", Before::Interrupted),
-            ("k1\nb0\n", Before::TookDown),
-            ("k0\nb0\n", Before::Nothing),
-            ("", Before::TookDown),
-            ("k0", Before::TookDown),
+            ("k1\nb1\n", EarlierTest::Interrupted),
+            ("k0\nb1\n", EarlierTest::Interrupted),
+            ("k1\nb0\n", EarlierTest::TookDown),
+            ("k0\nb0\n", EarlierTest::Ended),
+            ("", EarlierTest::TookDown),
+            ("k0", EarlierTest::TookDown),
         ] {
-            assert_eq!(judge(text, "k1", "b1"), expected, "{text:?}");
+            assert_eq!(earlier_test(text, "k1", "b1"), expected, "{text:?}");
         }
     }
 
     #[test]
-    fn put_down_and_removed() {
+    fn created_and_removed() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("a/b");
-        let (marker, before) = Marker::put(&state, "k", "b").unwrap();
-        assert_eq!(before, Before::Nothing);
+        let (marker, before) = Marker::create(&state, "k", "b").unwrap();
+        assert_eq!(before, EarlierTest::Ended);
         assert_eq!(fs::read_to_string(state.join(FILE)).unwrap(), "k\nb\n");
-        let (again, before) = Marker::put(&state, "k", "b").unwrap();
-        assert_eq!(before, Before::Interrupted);
+        let (again, before) = Marker::create(&state, "k", "b").unwrap();
+        assert_eq!(before, EarlierTest::Interrupted);
         again.remove().unwrap();
         marker.remove().unwrap();
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nor the directories");
+        assert_eq!(
+            fs::read_dir(dir.path()).unwrap().count(),
+            0,
+            "the directories are removed too"
+        );
     }
 
     #[test]
     fn after_a_crash_it_refuses_until_the_file_is_deleted() {
         let dir = tempfile::tempdir().unwrap();
-        drop(Marker::put(dir.path(), "k", "boot-1").unwrap());
-        let said = Marker::put(dir.path(), "k", "boot-2").unwrap_err().to_string();
+        drop(Marker::create(dir.path(), "k", "boot-1").unwrap());
+        let error = Marker::create(dir.path(), "k", "boot-2").unwrap_err().to_string();
         assert!(
-            said.contains(&dir.path().join(FILE).display().to_string()) && !said.contains('\n'),
-            "{said}"
+            error.contains(&dir.path().join(FILE).display().to_string()) && !error.contains('\n'),
+            "{error}"
         );
-        assert_eq!(Marker::put(dir.path(), "k2", "boot-2").unwrap().1, Before::Nothing);
+        assert_eq!(
+            Marker::create(dir.path(), "k2", "boot-2").unwrap().1,
+            EarlierTest::Ended
+        );
         fs::remove_file(dir.path().join(FILE)).unwrap();
-        assert!(Marker::put(dir.path(), "k", "boot-2").is_ok());
+        assert!(Marker::create(dir.path(), "k", "boot-2").is_ok());
     }
 }

@@ -14,9 +14,9 @@ use super::row::{Row, State};
 use super::scratch::{self, Passed, ScratchError};
 use crate::memory::{self, Demand};
 use crate::privileges;
-use crate::workers::flow_file::{HUGE_PAGE, huge_pages, reservation, transparent};
+use crate::workers::flow_file::{HUGE_PAGE, allows_transparent, huge_pages, reservation};
 
-/// All answers, in the order in which they matter.
+/// Returns all rows, the most important ones first.
 pub(super) fn all(config: &Config, state_dir: &Path) -> Vec<Row> {
     let demand = Demand::of(config);
     let mut rows = vec![kernel()];
@@ -34,6 +34,7 @@ pub(super) fn all(config: &Config, state_dir: &Path) -> Vec<Row> {
     rows
 }
 
+/// Judges the kernel's release.
 fn kernel() -> Row {
     const WHAT: &str = "kernel";
     const OTHERS: &str = "run 6.17.11 or later, 6.18 or later, or a 6.12 or 6.6 (CVE-2025-40290)";
@@ -64,7 +65,7 @@ fn kernel() -> Row {
     }
 }
 
-/// What a kernel with BPF and with types (BTF) shows of itself.
+/// Looks for BPF and for the kernel's type information (BTF).
 fn bpf() -> [Row; 2] {
     let there = |what, file: &str, state, advice: &str| match Path::new(file).exists() {
         true => Row::ok(what, "yes"),
@@ -81,11 +82,12 @@ fn bpf() -> [Row; 2] {
             "BTF",
             "/sys/kernel/btf/vmlinux",
             State::Warn,
-            "a kernel with CONFIG_DEBUG_INFO_BTF lets bpftool show more; heddle's program does without",
+            "a kernel with CONFIG_DEBUG_INFO_BTF lets bpftool show more; heddle does not need it",
         ),
     ]
 }
 
+/// Lists the missing capabilities.
 fn capabilities() -> Vec<Row> {
     const WHAT: &str = "privileges";
     match privileges::missing() {
@@ -105,7 +107,7 @@ fn capabilities() -> Vec<Row> {
     }
 }
 
-/// The scratch test answers two questions.
+/// Converts the outcome of the scratch test to two rows: XDP on veth, and AF_XDP.
 fn afxdp(outcome: Result<Passed, ScratchError>) -> [Row; 2] {
     const XDP: &str = "XDP on veth";
     const XSK: &str = "AF_XDP";
@@ -146,7 +148,7 @@ fn afxdp(outcome: Result<Passed, ScratchError>) -> [Row; 2] {
                 "see the kernel's log (dmesg), try another kernel",
             ),
         ],
-        // Each says itself what to do.
+        // These errors contain the advice.
         Err(e) => [
             Row::new(XDP, State::Bad, "not tried", ""),
             Row::new(XSK, State::Bad, format!("not tried: {e}"), ""),
@@ -154,6 +156,7 @@ fn afxdp(outcome: Result<Passed, ScratchError>) -> [Row; 2] {
     }
 }
 
+/// Shows the cores that the workers would get.
 fn cores_row(config: &Config) -> Row {
     const WHAT: &str = "cores";
     match cores::choose(config.cores.as_ref()) {
@@ -165,7 +168,7 @@ fn cores_row(config: &Config) -> Row {
                     WHAT,
                     State::Warn,
                     "one, for workers and the node",
-                    "two or more let a worker poll",
+                    "with two or more a worker can poll all the time",
                 ),
                 _ => Row::ok(WHAT, format!("workers on {}", list.join(","))),
             }
@@ -173,30 +176,32 @@ fn cores_row(config: &Config) -> Row {
     }
 }
 
+/// Compares the needed memory with the available memory.
 fn memory_row(demand: &Demand) -> Row {
     const WHAT: &str = "memory";
-    let Some(left) = memory::left() else {
+    let Some(available) = memory::available() else {
         return Row::new(WHAT, State::Warn, "unknown", "mount /proc");
     };
     let (start, ports) = (demand.at_start(), demand.of_ports());
     let value = format!(
-        "{} at the start, {} more with {} ports; {} left {}",
+        "{} at the start, {} more with {} ports; {} available {}",
         Bytes(start),
         Bytes(ports),
         demand.ports,
-        Bytes(left.bytes),
-        left.of
+        Bytes(available.bytes),
+        available.limit
     );
-    if start > left.bytes {
+    if start > available.bytes {
         Row::new(WHAT, State::Bad, value, "lower frames or connections")
-    } else if start + ports > left.bytes {
+    } else if start + ports > available.bytes {
         Row::new(WHAT, State::Warn, value, "lower frames or maxPods")
     } else {
         Row::ok(WHAT, value)
     }
 }
 
-/// The limit counts for those without CAP_IPC_LOCK (net/xdp/xdp_umem.c).
+/// Compares the limit of locked memory with the packet memory. It applies only to processes without CAP_IPC_LOCK
+/// (net/xdp/xdp_umem.c).
 fn memlock(demand: &Demand) -> Row {
     const WHAT: &str = "memlock";
     let needed = u64::from(demand.frames) * memory::FRAME_SIZE;
@@ -207,7 +212,10 @@ fn memlock(demand: &Demand) -> Row {
     });
     match getrlimit(Resource::RLIMIT_MEMLOCK) {
         Ok((RLIM_INFINITY, _)) => Row::ok(WHAT, "unlimited"),
-        Ok((limit, _)) if exempt => Row::ok(WHAT, format!("{}, which CAP_IPC_LOCK lifts", Bytes(limit))),
+        Ok((limit, _)) if exempt => Row::ok(
+            WHAT,
+            format!("{}, which does not apply with CAP_IPC_LOCK", Bytes(limit)),
+        ),
         Ok((limit, _)) if limit >= needed => Row::ok(WHAT, Bytes(limit).to_string()),
         Ok((limit, _)) => Row::new(
             WHAT,
@@ -219,19 +227,21 @@ fn memlock(demand: &Demand) -> Row {
     }
 }
 
+/// Counts the huge pages.
 fn huge(wish: HugePages, flow_bytes: u64) -> Row {
     huge_of(
         wish,
         flow_bytes.div_ceil(HUGE_PAGE),
         huge_pages("nr_hugepages"),
         huge_pages("free_hugepages"),
-        transparent(),
+        allows_transparent(),
     )
 }
 
+/// Judges the number of huge pages by the configuration. `transparent` is `true` if a tmpfs can have huge pages.
 fn huge_of(wish: HugePages, needed: u64, reserved: u64, free: u64, transparent: bool) -> Row {
     const WHAT: &str = "huge pages";
-    let value = format!("{reserved} of 2 MiB reserved, {free} free; the flow table takes {needed}");
+    let value = format!("{reserved} of 2 MiB reserved, {free} free; the flow table needs {needed}");
     let advice = reservation(needed, reserved, free);
     match wish {
         HugePages::Never => Row::ok(WHAT, format!("not used (hugePages: never); {reserved} reserved")),
@@ -239,8 +249,8 @@ fn huge_of(wish: HugePages, needed: u64, reserved: u64, free: u64, transparent: 
         HugePages::Auto if transparent => Row::new(
             WHAT,
             State::Ok,
-            format!("{value}: it uses those that the kernel makes up from free memory"),
-            format!("to have them for certain: {advice}"),
+            format!("{value}: it uses pages that the kernel assembles from free memory"),
+            format!("to reserve them: {advice}"),
         ),
         HugePages::Auto => Row::new(
             WHAT,
@@ -252,6 +262,7 @@ fn huge_of(wish: HugePages, needed: u64, reserved: u64, free: u64, transparent: 
     }
 }
 
+/// Runs `nft --version`.
 fn nft() -> Row {
     match firewall::nft_version() {
         Ok(version) => Row::ok("nft", version.trim()),
@@ -259,11 +270,12 @@ fn nft() -> Row {
             "nft",
             State::Bad,
             format!("does not run: {e}"),
-            "install nftables: pods' traffic to the outside is masqueraded by it",
+            "install nftables: it masquerades the pods' traffic to the outside",
         ),
     }
 }
 
+/// Reads the switches for forwarding of both IP families.
 fn forwarding() -> [Row; 2] {
     [
         ("forwarding of IPv4", "net/ipv4/ip_forward", "net.ipv4.ip_forward"),
@@ -285,7 +297,7 @@ fn forwarding() -> [Row; 2] {
     })
 }
 
-/// The greater of `all` and the interface's counts; heddle works with each.
+/// Shows `rp_filter` of `all` and of the uplink; the kernel uses the greater one. heddle works with every value.
 fn reverse_path() -> Row {
     let read = |name: &str| sysctl::read(&format!("net/ipv4/conf/{name}/rp_filter")).ok();
     let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
@@ -298,7 +310,7 @@ fn reverse_path() -> Row {
     Row::ok("rp_filter", format!("{} (0, 1 and 2 all work)", values.join(", ")))
 }
 
-/// The interface of the default route: the one whose destination and mask are zero.
+/// Returns the interface of the default route in /proc/net/route: its destination and mask are zero.
 fn uplink(routes: &str) -> Option<&str> {
     routes.lines().find_map(|line| {
         let mut fields = line.split_ascii_whitespace();
@@ -307,6 +319,7 @@ fn uplink(routes: &str) -> Option<&str> {
     })
 }
 
+/// Lists the chains of others that drop forwarded packets by default.
 fn forward_policy() -> Row {
     const WHAT: &str = "FORWARD policy";
     match firewall::dropping() {
@@ -315,7 +328,7 @@ fn forward_policy() -> Row {
             WHAT,
             State::Warn,
             format!("drop in {}", chains.join(", ")),
-            "accept what comes in and goes out by heddle0 there, or pods do not reach the outside",
+            "accept packets from and to heddle0 there, or pods do not reach the outside",
         ),
         Err(e) => Row::new(WHAT, State::Warn, format!("unknown: {e}"), "run as root, with nftables"),
     }
@@ -335,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn huge_pages_by_what_is_wished() {
+    fn huge_pages_by_configuration() {
         let state = |wish, free| huge_of(wish, 30, 10, free, false).state;
         assert_eq!(state(HugePages::Auto, 30), State::Ok);
         assert_eq!(state(HugePages::Auto, 29), State::Warn);
@@ -352,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_scratch_test_says_becomes_rows() {
+    fn the_outcome_of_the_scratch_test_becomes_rows() {
         let passed = Passed {
             took: std::time::Duration::from_millis(85),
             repeated: true,

@@ -1,4 +1,4 @@
-//! AF_XDP tried for real, behind the marker: what `heddle check` and every start of the agent do.
+//! The test of AF_XDP in a scratch namespace, guarded by the marker. `heddle check` and every start of the agent run it.
 
 use std::fs;
 use std::io;
@@ -7,55 +7,55 @@ use std::time::Duration;
 
 use heddle_io::{ProbeError, XdpError, kernel_release};
 
-use super::marker::{Before, Marker, MarkerError};
+use super::marker::{EarlierTest, Marker, MarkerError};
 
-/// The longest that the test may take. It waits at most 3 s for a busy queue and 2 s for packets.
+/// The longest time that the test may take. It waits at most 3 s for a busy queue and 2 s for packets.
 pub const WITHIN: Duration = Duration::from_secs(10);
 
 /// AF_XDP was not tried, or does not work.
 #[derive(Debug, thiserror::Error)]
 pub enum ScratchError {
-    /// The kernel or the privileges forbid it.
+    /// The kernel or the privileges forbid the test.
     #[error(transparent)]
     Unfit(#[from] XdpError),
-    /// An earlier test forbids it.
+    /// The marker of an earlier test forbids the test.
     #[error(transparent)]
     Marker(#[from] MarkerError),
-    /// It does not work.
+    /// AF_XDP does not work.
     #[error(transparent)]
     Failed(#[from] ProbeError),
-    /// The machine does not say who it is.
-    #[error("reading the kernel's release and the boot's id: {0}")]
+    /// The kernel's release or the boot's id cannot be read.
+    #[error("cannot read the kernel's release and the boot's id: {0}")]
     System(#[from] io::Error),
 }
 
-/// A test that went well.
+/// A test that has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Passed {
-    /// How long it took.
+    /// The duration of the test.
     pub took: Duration,
-    /// An earlier one was interrupted.
+    /// `true` if an earlier test was interrupted, so that this one repeats it.
     pub repeated: bool,
 }
 
-/// Tries AF_XDP in a network namespace of its own, unless the kernel or an earlier test forbid it.
+/// Sends a packet through AF_XDP in a network namespace of its own, unless the kernel or an earlier test forbid it.
 ///
 /// # Errors
-/// What does not work.
+/// The test is forbidden, or AF_XDP does not work.
 pub fn test(state_dir: &Path) -> Result<Passed, ScratchError> {
     heddle_io::preflight()?;
     let kernel = kernel_release()?;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")?;
-    let (marker, before) = Marker::put(state_dir, &kernel, boot.trim())?;
+    let (marker, earlier) = Marker::create(state_dir, &kernel, boot.trim())?;
     let outcome = heddle_io::probe(WITHIN);
     if matches!(outcome, Err(ProbeError::Late(_))) {
-        // It still runs: what becomes of the machine is not known yet.
+        // The test still runs, so the marker stays: the machine may still go down.
         drop(marker);
     } else {
         marker.remove()?;
     }
     Ok(Passed {
         took: outcome?,
-        repeated: before == Before::Interrupted,
+        repeated: earlier == EarlierTest::Interrupted,
     })
 }

@@ -1,9 +1,10 @@
-//! Where the flow table's file lies: a file system of memory that the agent mounts under its run directory, so that it
-//! outlives the process and not the machine.
+//! The in-memory file system of the flow table's file. The agent mounts it under its run directory, so that the table
+//! outlives the process but not a reboot.
 //!
-//! hugetlbfs where enough pages of 2 MiB are reserved and free, else tmpfs, which has the kernel make up such pages from free
-//! memory (`huge=within_size`, `Documentation/admin-guide/mm/transhuge.rst`) as far as it can. A mount that is there is an earlier agent's and stays,
-//! with the table in it. The mount belongs to the mount namespace of the agent, so the next start finds it.
+//! It is a hugetlbfs if enough pages of 2 MiB are reserved and free, and else a tmpfs for which the kernel assembles such
+//! pages from free memory as far as it can (`huge=within_size`, `Documentation/admin-guide/mm/transhuge.rst`). An existing
+//! mount is an earlier agent's and stays, with the table in it. The mount is in the agent's mount namespace, where the next
+//! agent finds it.
 
 use std::fmt;
 use std::fs;
@@ -15,14 +16,14 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use heddle_config::HugePages;
 
-/// The mount's name in the run directory.
+/// The name of the mount point in the run directory.
 pub const DIR: &str = "flow";
-/// The table's name in it.
+/// The name of the table's file in the mount.
 pub const FILE: &str = "table";
-/// What one huge page has.
+/// The bytes of a huge page.
 pub const HUGE_PAGE: u64 = 2 << 20;
 
-/// What the table lies on.
+/// The kind of memory that the table is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Medium {
     /// Reserved pages of 2 MiB.
@@ -43,17 +44,17 @@ impl fmt::Display for Medium {
     }
 }
 
-/// The mount cannot be made or removed.
+/// The file system cannot be mounted or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum FlowFileError {
     /// A system call failed.
     #[error("{what} {}: {source}", path.display())]
     System {
-        /// What was tried.
+        /// The step, for the message.
         what: &'static str,
         /// The directory or file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// Huge pages are required and there are not enough.
@@ -62,22 +63,24 @@ pub enum FlowFileError {
          (vm.nr_hugepages) or lower connections"
     )]
     NoHugePages {
-        /// Free pages.
+        /// The free pages.
         free: u64,
-        /// Pages that the table needs.
+        /// The pages that the table needs.
         needed: u64,
     },
 }
 
+/// Makes the error of a failed step at a path.
 fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FlowFileError {
     let path = path.to_owned();
     move |source| FlowFileError::System { what, path, source }
 }
 
-/// Makes sure that the mount is there, for a table of about `bytes`. Gives the table's file and what it lies on.
+/// Mounts the file system for a table of about `bytes`, unless it is mounted already. Returns the path of the table's file
+/// and the kind of memory.
 ///
 /// # Errors
-/// It cannot be mounted, or huge pages are required and missing.
+/// The file system cannot be mounted, or huge pages are required and not available.
 pub fn prepare(run_dir: &Path, huge: HugePages, bytes: u64) -> Result<(PathBuf, Medium), FlowFileError> {
     let dir = run_dir.join(DIR);
     fs::create_dir_all(&dir).map_err(failed("creating", &dir))?;
@@ -104,8 +107,9 @@ pub fn prepare(run_dir: &Path, huge: HugePages, bytes: u64) -> Result<(PathBuf, 
     Ok((dir.join(FILE), medium))
 }
 
+/// Mounts the file system for a kind of memory.
 fn mount_as(medium: Medium, dir: &Path) -> nix::Result<()> {
-    // The one file of a tmpfs is of fixed size; the default bound of half the memory says nothing about it.
+    // size=0 removes the default limit of half the memory: the only file has a fixed size, which was checked before.
     let (kind, options) = match medium {
         Medium::HugePages => ("hugetlbfs", "mode=0700,pagesize=2M"),
         Medium::Transparent => ("tmpfs", "mode=0700,size=0,nr_inodes=16,huge=within_size"),
@@ -115,35 +119,35 @@ fn mount_as(medium: Medium, dir: &Path) -> nix::Result<()> {
     mount(Some("heddle"), dir, Some(kind), flags, Some(options))
 }
 
-/// Whether the kernel makes up huge pages for a tmpfs that wants them.
-pub fn transparent() -> bool {
+/// Returns `true` if the kernel allows transparent huge pages for a tmpfs.
+pub fn allows_transparent() -> bool {
     fs::read_to_string("/sys/kernel/mm/transparent_hugepage/shmem_enabled").is_ok_and(|text| !text.contains("[deny]"))
 }
 
-/// What sets `vm.nr_hugepages` so that a table finds its pages: those reserved by now, and those that it lacks.
+/// Returns the command that sets `vm.nr_hugepages` so that a table finds its pages: the reserved pages plus the missing ones.
 pub fn reservation(needed: u64, reserved: u64, free: u64) -> String {
     format!("sysctl vm.nr_hugepages={}", reserved + needed.saturating_sub(free))
 }
 
-/// Removes the mount and the table in it; whether there was one.
+/// Removes the mount with the table in it, and returns `true` if there was one. `cleanup` calls it.
 ///
 /// # Errors
-/// It cannot be unmounted or its directory not be removed.
+/// The file system cannot be unmounted, or its directory cannot be removed.
 pub fn remove(run_dir: &Path) -> Result<bool, FlowFileError> {
     let dir = run_dir.join(DIR);
-    let mut was = false;
+    let mut was_mounted = false;
     while mounted(&dir)?.is_some() {
         umount2(&dir, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| failed("unmounting", &dir)(e.into()))?;
-        was = true;
+        was_mounted = true;
     }
     match fs::remove_dir(&dir) {
-        Ok(()) => Ok(was),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(was),
+        Ok(()) => Ok(was_mounted),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(was_mounted),
         Err(e) => Err(failed("removing", &dir)(e)),
     }
 }
 
-/// What is mounted at a directory, if it is one of ours.
+/// Returns the kind of memory of the file system at a directory; `None` if none of heddle's kinds is mounted there.
 fn mounted(dir: &Path) -> Result<Option<Medium>, FlowFileError> {
     let table = Path::new("/proc/self/mountinfo");
     let text = fs::read_to_string(table).map_err(failed("reading", table))?;
@@ -151,8 +155,8 @@ fn mounted(dir: &Path) -> Result<Option<Medium>, FlowFileError> {
     Ok(text.lines().rev().find_map(|line| medium_at(line, &dir)))
 }
 
-/// One line of mountinfo (proc_pid_mountinfo(5)): the mount point is the fifth field, the type follows ` - `, the file system's
-/// options come last.
+/// Returns the kind of memory if a line of mountinfo describes a mount at a directory (proc_pid_mountinfo(5)). The mount point
+/// is the fifth field, the type follows ` - `, and the file system's options are last.
 fn medium_at(line: &str, dir: &Path) -> Option<Medium> {
     let point = line.split(' ').nth(4)?;
     if unescaped(point) != dir.as_os_str().as_encoded_bytes() {
@@ -167,7 +171,7 @@ fn medium_at(line: &str, dir: &Path) -> Option<Medium> {
     }
 }
 
-/// Space, tab, newline and backslash are written as three octal digits.
+/// Decodes a path of mountinfo, in which space, tab, newline and backslash are a backslash and three octal digits.
 fn unescaped(text: &str) -> Vec<u8> {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
@@ -191,11 +195,12 @@ fn unescaped(text: &str) -> Vec<u8> {
     out
 }
 
+/// Returns the number of free huge pages.
 fn free_huge_pages() -> u64 {
     huge_pages("free_hugepages")
 }
 
-/// A count of pages of 2 MiB, by the name of its file in `/sys/kernel/mm/hugepages`; 0 where the kernel has none.
+/// Returns a count of pages of 2 MiB by the name of its file in `/sys/kernel/mm/hugepages`; 0 if the kernel has no such pages.
 pub fn huge_pages(which: &str) -> u64 {
     let dir = Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB");
     fs::read_to_string(dir.join(which))
@@ -231,10 +236,14 @@ mod tests {
 
     /// Needs root, as the agent does.
     #[test]
-    fn without_reserved_pages_the_kernel_is_asked_to_make_some_up() {
+    fn without_reserved_pages_the_table_uses_transparent_ones() {
         let dir = tempfile::tempdir().unwrap();
         let (file, medium) = prepare(dir.path(), HugePages::Auto, u64::MAX).unwrap();
-        let expected = if transparent() { Medium::Transparent } else { medium };
+        let expected = if allows_transparent() {
+            Medium::Transparent
+        } else {
+            medium
+        };
         assert_eq!(medium, expected);
         assert_ne!(medium, Medium::HugePages);
         assert_eq!(
@@ -256,10 +265,10 @@ mod tests {
         assert!(remove(dir.path()).unwrap());
         assert!(!remove(dir.path()).unwrap());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
-        let said = prepare(dir.path(), HugePages::Require, u64::MAX)
+        let error = prepare(dir.path(), HugePages::Require, u64::MAX)
             .unwrap_err()
             .to_string();
-        assert!(said.contains("hugePages: require"), "{said}");
+        assert!(error.contains("hugePages: require"), "{error}");
         assert!(!remove(dir.path()).unwrap());
     }
 }
