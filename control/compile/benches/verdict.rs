@@ -21,10 +21,7 @@ use heddle_model::{
     Cluster, Event, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object, ObjectKey, Peer, Pod,
     PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber, PortRange, Protocol, Requirement,
 };
-use heddle_tables::{
-    AddressInfo, Direction, Endpoint, EndpointId, PolicyQuery, PolicyVerdict, RuleId, Snapshot, WorkerId,
-    policy_verdicts,
-};
+use heddle_tables::{Direction, Endpoint, EndpointId, PolicyVerdict, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};
 use ipnet::{IpNet, Ipv4Net};
 use quanta::Clock;
@@ -286,20 +283,9 @@ impl World {
     }
 }
 
-/// Looks up a burst of first packets as a worker does: the identities of their sources, then the verdicts.
+/// Looks up a burst of first packets as a worker does, one after the other: the identity of the source, then the verdict.
 fn ask(snapshot: &Snapshot, endpoint: &Endpoint, queries: &[Query; BURST]) -> [PolicyVerdict; BURST] {
-    let mut peers = [AddressInfo::default(); BURST];
-    snapshot.addresses(&queries.map(|query| query.from), &mut peers);
-    let asks = peers.iter().zip(queries).map(|(peer, query)| PolicyQuery {
-        endpoint,
-        direction: Direction::Ingress,
-        peer: *peer,
-        proto: Proto::TCP,
-        dst_port: query.port,
-    });
-    let mut verdicts = [PolicyVerdict::Deny(RuleId::NOT_READY); BURST];
-    policy_verdicts(asks, &mut verdicts);
-    verdicts
+    queries.map(|query| endpoint.judge(Direction::Ingress, snapshot.address(query.from), Proto::TCP, query.port))
 }
 
 fn queries(rules: &[Rule], random: &mut Random) -> Vec<Query> {

@@ -5,7 +5,6 @@ use heddle_flow::{FlowKey, Hit};
 use heddle_port::{BURST, Packet, PacketVec};
 use heddle_wire::Parsed;
 
-use crate::decide::Decision;
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::reassembly::{FragmentConfig, Ticket};
@@ -34,10 +33,6 @@ pub(crate) enum Kind {
     /// An ICMP error. Its key is that of the replies to the packet that it quotes.
     IcmpError,
 }
-
-/// The decisions for packets that open connections, by the packets' indices among those that wait for a flow. Empty until one
-/// of them misses the flow table.
-pub(crate) type BurstDecisions = ArrayVec<Option<Decision>, BURST>;
 
 /// The parsed headers of a burst's packets that waited for their flows.
 #[derive(Clone, Copy)]
@@ -78,8 +73,6 @@ pub struct Batch {
     pub(crate) keys: ArrayVec<FlowKey, BURST>,
     /// The flow table's entries for `keys`.
     pub(crate) hits: [Option<Hit>; BURST],
-    /// The decisions for the connections that the burst opens, if they were made together.
-    pub(crate) decisions: BurstDecisions,
     /// The later fragments that must wait for their first one, by their index in the burst, in order.
     pub(crate) waiting: ArrayVec<(u8, Ticket), BURST>,
     /// Held fragments that got their verdicts beside the burst.
@@ -96,7 +89,6 @@ impl Batch {
             pending: ArrayVec::new(),
             keys: ArrayVec::new(),
             hits: [None; BURST],
-            decisions: ArrayVec::new(),
             waiting: ArrayVec::new(),
             reentered: Vec::with_capacity(usize::from(fragments.held_frames) + BURST),
         }
@@ -149,7 +141,6 @@ impl Batch {
     pub(crate) fn begin(&mut self) {
         self.pending.clear();
         self.keys.clear();
-        self.decisions.clear();
         self.waiting.clear();
         self.verdicts = [Verdict::drop(DropReason::NoVerdict); BURST];
     }

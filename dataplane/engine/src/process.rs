@@ -27,14 +27,13 @@ use heddle_wire::{Fragment, Parsed, parse, simd};
 
 use crate::batch::{Batch, Kind, Pending, Reentered};
 use crate::context::{Context, Stages};
-use crate::decide::Decision;
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::reassembly::Ticket;
 use crate::stage::classify::{Class, classify};
 use crate::stage::fragment_in::{self, Fate};
 use crate::stage::next::{Next, Plan, Replay, Reply};
-use crate::stage::{decide_burst, flow_hit, forward, icmp_error, local_reply, neighbor, new_flow, revalidate};
+use crate::stage::{flow_hit, forward, icmp_error, local_reply, neighbor, new_flow, revalidate};
 use crate::verdict::Verdict;
 
 /// The tables that a burst is looked up in.
@@ -59,7 +58,7 @@ const MAX_STEPS: u32 = 12;
 ///
 /// Plan: parse and classify every packet, which sorts out those without a flow; look up all flows at once, so that the
 /// burst waits for memory once; then finish packet by packet, because an earlier packet may open the connection of a later
-/// one. The first miss decides all connections that the burst opens.
+/// one.
 pub fn process(
     stages: &mut Stages,
     batch: &mut Batch,
@@ -92,7 +91,6 @@ pub fn process(
         pending,
         keys,
         hits,
-        decisions,
         waiting,
         reentered,
     } = batch;
@@ -135,9 +133,7 @@ pub fn process(
     // Look up all keys together, so that their cache misses overlap.
     cx.flows.lookup(keys, now, hits);
     // Finish packet by packet, in order: an earlier packet may open the connection of a later one.
-    for (place, ((Pending { at, parsed, kind }, key), hit)) in
-        pending.iter().zip(keys.iter()).zip(hits.iter()).enumerate()
-    {
+    for ((Pending { at, parsed, kind }, key), hit) in pending.iter().zip(keys.iter()).zip(hits.iter()) {
         let index = usize::from(*at);
         let (Some(packet), Some(verdict)) = (packets.get_mut(index), verdicts.get_mut(index)) else {
             continue;
@@ -146,13 +142,7 @@ pub fn process(
         *verdict = match kind {
             Kind::Whole => match hit {
                 Some(hit) => finish_hit(&mut cx, packet, parsed, key, hit),
-                None => {
-                    if decisions.is_empty() {
-                        decide_burst::decide_burst(&mut cx, place, pending, keys, hits, decisions);
-                    }
-                    let decision = decisions.get(place).and_then(Option::as_ref);
-                    finish_miss(&mut cx, packet, parsed, key, decision)
-                }
+                None => finish_miss(&mut cx, packet, parsed, key),
             },
             Kind::FirstFragment => finish_first_fragment(&mut cx, packet, parsed, key, hit.as_ref()),
             Kind::LaterFragment => match finish_later_fragment(&mut cx, packet, parsed) {
@@ -214,7 +204,7 @@ fn finish_hit(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowK
         cx.stages.slow += 1;
         flow_hit::check(cx, p, hit)
     };
-    slow_path(cx, packet, p, key, Kind::Whole, next, None)
+    slow_path(cx, packet, p, key, Kind::Whole, next)
 }
 
 /// [`finish_hit`] for first fragments.
@@ -227,13 +217,7 @@ fn finish_hit_outlined(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, ke
 /// another worker may have opened the connection by now, or the tuple is known from another origin.
 #[cold]
 #[inline(never)]
-fn finish_miss(
-    cx: &mut Context<'_>,
-    packet: &mut Packet,
-    p: &Parsed,
-    key: &FlowKey,
-    decision: Option<&Decision>,
-) -> Verdict {
+fn finish_miss(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) -> Verdict {
     cx.stages.slow += 1;
     let next = match cx.flows.find_tuple(&key.tuple, key.proto, cx.now) {
         None => Next::Open(None),
@@ -241,7 +225,7 @@ fn finish_miss(
         Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => Next::Open(Some(hit.slot)),
         Some(hit) => Next::Revalidate(hit),
     };
-    slow_path(cx, packet, p, key, Kind::Whole, next, decision)
+    slow_path(cx, packet, p, key, Kind::Whole, next)
 }
 
 /// Finishes the first fragment of a datagram like a whole packet, and records its verdict for the later fragments.
@@ -260,7 +244,7 @@ fn finish_first_fragment(
     };
     let verdict = match hit {
         Some(hit) => finish_hit_outlined(cx, packet, p, key, hit),
-        None => finish_miss(cx, packet, p, key, None),
+        None => finish_miss(cx, packet, p, key),
     };
     fragment_in::record_first(cx, ticket, key, verdict);
     verdict
@@ -277,7 +261,7 @@ fn finish_later_fragment(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) 
     };
     let next = fragment_in::find_flow(cx, &key);
     cx.stages.slow += u64::from(matches!(next, Next::Revalidate(_)));
-    Ok(slow_path(cx, packet, p, &key, Kind::LaterFragment, next, None))
+    Ok(slow_path(cx, packet, p, &key, Kind::LaterFragment, next))
 }
 
 /// Finishes an ICMP error; `key` is that of the replies to the packet that it quotes.
@@ -292,7 +276,7 @@ fn finish_icmp_error(
 ) -> Verdict {
     cx.stages.slow += 1;
     let next = icmp_error::check(cx, packet, p, key, hit);
-    slow_path(cx, packet, p, key, Kind::IcmpError, next, None)
+    slow_path(cx, packet, p, key, Kind::IcmpError, next)
 }
 
 /// Finishes an ARP packet or an ICMP message of the link.
@@ -301,11 +285,10 @@ fn finish_icmp_error(
 fn link(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
     let next = neighbor::handle(cx, packet, p);
     let key = FlowKey::of(p, cx.origin());
-    slow_path(cx, packet, p, &key, Kind::Whole, next, None)
+    slow_path(cx, packet, p, &key, Kind::Whole, next)
 }
 
-/// Calls stage after stage until the packet has its verdict. `decision` is the burst's decision for this packet. It is used for
-/// the first connection that the packet opens.
+/// Calls stage after stage until the packet has its verdict.
 #[cold]
 #[inline(never)]
 fn slow_path(
@@ -315,14 +298,13 @@ fn slow_path(
     key: &FlowKey,
     kind: Kind,
     mut next: Next,
-    mut decision: Option<&Decision>,
 ) -> Verdict {
     for _ in 0..MAX_STEPS {
         next = match permit(kind, next) {
             Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, direction.plan()),
             Next::Replay(direction) => replay_outlined(cx, packet, p, key, &direction),
             Next::Revalidate(hit) => revalidate::revalidate(cx, p, key, &hit),
-            Next::Open(replaces) => new_flow::open(cx, p, key, replaces, decision.take()),
+            Next::Open(replaces) => new_flow::open(cx, p, key, replaces),
             Next::Reply(reply) => Next::Done(local_reply::send(cx, packet, p, reply)),
             Next::Done(verdict) => return verdict,
         };

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use heddle_ids::{EndpointId, Generation, PortId, RuleId, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};
 
-use crate::{AddressInfo, Cell, Direction, EndpointPolicy, Place, PolicySide, PolicyVerdict};
+use crate::{AddressInfo, Direction, EndpointPolicy, Place, PolicyVerdict};
 
 /// One local endpoint.
 #[derive(Clone, Debug, PartialEq)]
@@ -51,33 +51,16 @@ impl Endpoint {
     #[inline]
     #[must_use]
     pub fn judge(&self, direction: Direction, peer: AddressInfo, proto: Proto, dst_port: u16) -> PolicyVerdict {
-        match self.asked(direction, peer) {
-            PolicySource::Settled(cell) => cell.verdict(),
-            PolicySource::Policy(side) => side.verdict(peer.identity, proto, dst_port),
-        }
-    }
-
-    /// Returns the source of the verdict on a connection in `direction` with `peer`.
-    #[inline]
-    pub(crate) fn asked(&self, direction: Direction, peer: AddressInfo) -> PolicySource<'_> {
         if !self.id.is_pod() {
-            return PolicySource::Settled(Cell::allow(RuleId::NO_POLICY));
+            return PolicyVerdict::Allow(RuleId::NO_POLICY);
         }
         let Some(policy) = &self.policy else {
-            return PolicySource::Settled(Cell::deny(RuleId::NOT_READY));
+            return PolicyVerdict::Deny(RuleId::NOT_READY);
         };
         match peer.place {
-            Place::Host => PolicySource::Settled(Cell::allow(RuleId::OWN_NODE)),
-            Place::Local(id) if id == self.id => PolicySource::Settled(Cell::allow(RuleId::SELF)),
-            _ => PolicySource::Policy(policy.side(direction)),
+            Place::Host => PolicyVerdict::Allow(RuleId::OWN_NODE),
+            Place::Local(id) if id == self.id => PolicyVerdict::Allow(RuleId::SELF),
+            _ => policy.verdict(direction, peer.identity, proto, dst_port),
         }
     }
-}
-
-/// The source of a verdict.
-pub(crate) enum PolicySource<'a> {
-    /// A verdict that holds for every endpoint, whatever its policy.
-    Settled(Cell),
-    /// The endpoint's policy.
-    Policy(&'a PolicySide),
 }

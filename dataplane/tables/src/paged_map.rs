@@ -112,39 +112,6 @@ impl<K: Eq, V> Page<K, V> {
     }
 }
 
-/// A lookup in steps, so that many can be under way at once: each step prefetches what the next one reads.
-pub struct PagedMapLookup<'a, K, V> {
-    page: &'a Page<K, V>,
-    tag: u8,
-    tagged: u32,
-}
-
-impl<'a, K: Eq, V> PagedMapLookup<'a, K, V> {
-    /// The second step: compares the tags. Returns false if there is surely no entry.
-    #[inline]
-    pub fn advance(&mut self) -> bool {
-        self.tagged = self.page.tagged(self.tag);
-        let first = &self.page.entries[self.tagged.trailing_zeros() as usize % PAGE];
-        simd::prefetch(first);
-        (self.tagged != 0) | !self.page.overflow.is_empty()
-    }
-
-    /// The last step: returns the value of the key that the lookup was begun with.
-    #[inline]
-    #[must_use]
-    pub fn find(&self, key: &K) -> Option<&'a V> {
-        match &self.page.entries[self.tagged.trailing_zeros() as usize % PAGE] {
-            Some((k, value)) if k == key => Some(value),
-            _ => self.find_further(key),
-        }
-    }
-
-    #[cold]
-    fn find_further(&self, key: &K) -> Option<&'a V> {
-        self.page.value(self.tagged, key)
-    }
-}
-
 /// A persistent hash map.
 #[derive(Clone)]
 pub struct PagedMap<K, V> {
@@ -203,15 +170,6 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
     pub fn get(&self, key: &K) -> Option<&V> {
         let (page, tag) = self.page(key);
         page.value(page.tagged(tag), key)
-    }
-
-    /// Begins a lookup in steps.
-    #[inline]
-    #[must_use]
-    pub fn begin_lookup(&self, key: &K) -> PagedMapLookup<'_, K, V> {
-        let (page, tag) = self.page(key);
-        simd::prefetch(&page.tags);
-        PagedMapLookup { page, tag, tagged: 0 }
     }
 
     #[inline]

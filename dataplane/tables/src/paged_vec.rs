@@ -6,8 +6,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use heddle_wire::simd;
-
 /// A persistent vector of pages with `N` elements each.
 #[derive(Clone)]
 pub struct PagedVec<T, const N: usize = 64> {
@@ -32,14 +30,6 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
     #[must_use]
     pub fn get(&self, index: usize) -> Option<&T> {
         self.root.get(index / N)?.get(index % N)
-    }
-
-    /// Prefetches the element at `index` for a [`get`](Self::get) that comes soon.
-    #[inline]
-    pub fn prefetch(&self, index: usize) {
-        if let Some(element) = self.get(index) {
-            simd::prefetch(element);
-        }
     }
 
     /// Returns one past the greatest index that [`get`](Self::get) answers.

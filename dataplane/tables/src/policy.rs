@@ -5,7 +5,7 @@
 //! many policies and rules the cells were compiled from.
 
 use heddle_ids::{IdentityId, RuleId};
-use heddle_wire::{Proto, simd};
+use heddle_wire::Proto;
 
 use crate::port_rules::{PackedPortRules, WITH_PORTS};
 use crate::{Cell, Direction, PagedVec, PolicyVerdict};
@@ -52,20 +52,6 @@ impl PolicySide {
             cell
         };
         cell.or(self.default).verdict()
-    }
-
-    /// Prefetches the cell of `peer`.
-    #[inline]
-    pub(crate) fn prefetch_cell(&self, peer: IdentityId) {
-        self.cells.prefetch(peer.index());
-    }
-
-    /// Prefetches the row that a cell names, if it names one.
-    #[inline]
-    pub(crate) fn prefetch_row(&self, cell: Cell) {
-        if let Some(row) = self.row(cell) {
-            simd::prefetch(row);
-        }
     }
 
     /// Returns the verdict in the row that a cell names.

@@ -5,7 +5,7 @@ use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use heddle_wire::{Ip, Proto, simd};
+use heddle_wire::{Ip, Proto};
 use siphasher::sip::SipHasher24;
 
 use crate::{Backend, Maglev, Place, Prefix, rendezvous};
@@ -109,19 +109,6 @@ impl Backends {
         self.maglev.as_ref().map_or(0, |table| table.size())
     }
 
-    /// Fetches what a choice reads.
-    #[inline]
-    pub fn prefetch(&self) {
-        if let [first, .., last] = &*self.list {
-            // A few of them take two cache lines; among many, a table says which one is read.
-            simd::prefetch(first);
-            simd::prefetch(last);
-        }
-        if let Some(maglev) = &self.maglev {
-            simd::prefetch(&**maglev);
-        }
-    }
-
     /// The endpoint for a connection of that hash (64 well-mixed bits, equal on every node).
     #[inline]
     #[must_use]
@@ -221,13 +208,6 @@ impl Frontend {
             balancing: Balancing::Maglev,
             affinity: None,
         }
-    }
-
-    /// Fetches what [`backends_for`](Self::backends_for) and the choice among them read first.
-    #[inline]
-    pub fn prefetch(&self) {
-        simd::prefetch(&self.backends);
-        simd::prefetch(&self.source_ranges);
     }
 
     /// [`Backends::pick`] for a client outside.

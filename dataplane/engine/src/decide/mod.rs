@@ -6,21 +6,18 @@
 //! the inserting stage's.
 
 mod anti_spoof;
-mod batch;
 mod policy;
 mod route;
 mod service;
 
 use heddle_flow::{Egress, FlowKey, Origin};
-use heddle_tables::{EndpointId, RuleId, Snapshot};
+use heddle_tables::{EndpointId, NodeTable, RuleId, Snapshot};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
 use crate::reason::DropReason;
 
 pub(crate) use anti_spoof::{check as check_source, is_link_local, origin_of, owner};
-use batch::BATCH;
-pub(crate) use batch::{NewConnection, decide_batch};
 use policy::PolicyCheck;
 pub(crate) use service::remember;
 pub use service::{BackendSelector, connection_hash};
@@ -98,16 +95,6 @@ pub struct Target {
 }
 
 impl Target {
-    /// Returns the tuple of the replies, where the source address is kept.
-    pub(crate) const fn reply_tuple(&self, seen: &Tuple) -> Tuple {
-        Tuple {
-            src: self.dst,
-            dst: seen.src,
-            sport: self.dport,
-            dport: seen.sport,
-        }
-    }
-
     /// Returns a target that no Service led to.
     #[must_use]
     pub const fn direct(dst: Ip, dport: u16) -> Self {
@@ -175,10 +162,27 @@ pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
 /// Decides a new connection.
 #[must_use]
 pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>) -> Decision {
-    let connection = NewConnection { query: *q, selector };
-    let mut decided = Decision::Drop(Denial::new(DropReason::NoVerdict));
-    decide_batch(snapshot, &[connection], |_, _| (), |_, decision| decided = decision);
-    decided
+    let from = match anti_spoof::check(snapshot, q) {
+        Ok(from) => from,
+        Err(denial) => return Decision::Drop(denial),
+    };
+    if NodeTable::is_gateway(q.tuple.dst) {
+        return Decision::Gateway;
+    }
+    let src = snapshot.address(q.tuple.src);
+    let target = match service::target(snapshot, q, src, selector) {
+        service::Lookup::Target(target) => target,
+        service::Lookup::Reject => return Decision::Reject,
+        service::Lookup::Drop(reason) => return Decision::Drop(Denial::new(reason)),
+    };
+    let check = PolicyCheck {
+        from,
+        proto: q.proto,
+        target,
+        src,
+        dst: snapshot.address(target.dst),
+    };
+    check.evaluate(snapshot).map_or_else(Decision::Drop, Decision::Pass)
 }
 
 /// Judges a connection whose destination is known already.
@@ -186,12 +190,12 @@ pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>
 /// # Errors
 /// The denial.
 pub fn judge(snapshot: &Snapshot, q: &Query, target: Target) -> Result<Allowed, Denial> {
-    let case = PolicyCheck {
+    let check = PolicyCheck {
         from: anti_spoof::check(snapshot, q)?,
         proto: q.proto,
         target,
         src: snapshot.address(q.tuple.src),
         dst: snapshot.address(target.dst),
     };
-    case.allowed(snapshot, policy::judge(snapshot, &case)?)
+    check.evaluate(snapshot)
 }

@@ -2,7 +2,7 @@
 
 use heddle_flow::{AffinityTable, Millis};
 use heddle_tables::{
-    AddressInfo, Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, FrontendKey, ServiceLookup, Snapshot,
+    AddressInfo, Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, ServiceLookup, Snapshot,
 };
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
@@ -29,30 +29,10 @@ pub struct BackendSelector<'a> {
     pub memory: Option<(AffinityTable<'a>, Millis)>,
 }
 
-/// Returns the key of a connection in the Service tables.
-pub(super) const fn key(q: &Query) -> FrontendKey {
-    FrontendKey {
-        ip: q.tuple.dst,
-        proto: q.proto,
-        port: q.tuple.dport,
-    }
-}
-
-/// Returns true if the Service has session affinity: then the decision depends on the client's earlier connections.
-pub(super) fn is_sticky(found: ServiceLookup<'_>) -> bool {
-    matches!(found, ServiceLookup::Frontend(frontend) if frontend.affinity.is_some())
-}
-
-/// Prefetches the backends among which one is chosen.
-pub(super) fn prefetch(found: ServiceLookup<'_>, src: AddressInfo) {
-    if let ServiceLookup::Frontend(frontend) = found {
-        frontend.backends_for(Client::from(src.place)).prefetch();
-    }
-}
-
-pub(super) fn target(found: ServiceLookup<'_>, q: &Query, src: AddressInfo, selector: BackendSelector<'_>) -> Lookup {
+/// Finds the endpoint that a connection goes to behind its destination address.
+pub(super) fn target(snapshot: &Snapshot, q: &Query, src: AddressInfo, selector: BackendSelector<'_>) -> Lookup {
     let t = &q.tuple;
-    let frontend = match found {
+    let frontend = match snapshot.frontend(t.dst, q.proto, t.dport) {
         ServiceLookup::NotAService => return Lookup::Target(Target::direct(t.dst, t.dport)),
         ServiceLookup::NoSuchPort => return Lookup::Reject,
         ServiceLookup::Frontend(frontend) => frontend,

@@ -2,7 +2,6 @@
 //! ([`process`](crate::process())) calls them.
 
 pub(crate) mod classify;
-pub(crate) mod decide_burst;
 pub(crate) mod flow_hit;
 pub(crate) mod forward;
 pub(crate) mod fragment_in;

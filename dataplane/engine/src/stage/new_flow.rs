@@ -17,22 +17,13 @@ use crate::reason::DropReason;
 /// Opens a connection.
 ///
 /// `replaces` is an entry of the same tuple. It is removed if the new connection is allowed, and stays if it is denied.
-/// `decision` is the burst's decision for this packet, if there is one.
 #[cold]
-pub(crate) fn open(
-    cx: &mut Context<'_>,
-    p: &Parsed,
-    key: &FlowKey,
-    replaces: Option<SlotId>,
-    decision: Option<&Decision>,
-) -> Next {
+pub(crate) fn open(cx: &mut Context<'_>, p: &Parsed, key: &FlowKey, replaces: Option<SlotId>) -> Next {
     let query = Query::from(key);
-    let decision = match decision {
-        Some(decision) => *decision,
-        None if opens(p) => decide::decide_with(cx.snapshot, &query, cx.selector()),
-        None => return opens_nothing(cx, p, &query),
-    };
-    match decision {
+    if !opens(p) {
+        return opens_nothing(cx, p, &query);
+    }
+    match decide::decide_with(cx.snapshot, &query, cx.selector()) {
         Decision::Pass(allowed) => {
             decide::remember(cx.snapshot, &query, &allowed.target, cx.flows.affinities(), cx.now);
             if let Some(old) = replaces {
@@ -51,7 +42,7 @@ pub(crate) fn open(
 
 /// Returns true if a packet without a flow entry opens a connection. A mid-stream TCP segment, an echo reply, and a packet whose
 /// TTL ends here do not.
-pub(crate) fn opens(p: &Parsed) -> bool {
+fn opens(p: &Parsed) -> bool {
     let midstream = p.proto == Proto::TCP && !p.tcp_flags.opens();
     !midstream && p.ttl > 1 && p.icmp() != Some(IcmpMessage::EchoReply)
 }

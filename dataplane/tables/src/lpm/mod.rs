@@ -12,7 +12,7 @@ use std::fmt;
 use heddle_wire::Ip;
 
 use self::trie::Trie;
-use self::v4_flat::{FlatLookup, V4Flat};
+use self::v4_flat::V4Flat;
 use crate::Prefix;
 
 /// A table of prefixes with a value each.
@@ -23,31 +23,6 @@ pub struct Lpm<V> {
     flat: V4Flat<V>,
     len: usize,
     copied: u64,
-}
-
-/// A lookup in steps: each step prefetches what the next one reads.
-pub struct LpmLookup<'a, V> {
-    lpm: &'a Lpm<V>,
-    addr: Ip,
-    way: Option<FlatLookup<'a, V>>,
-}
-
-impl<V: Copy + PartialEq + Default> LpmLookup<'_, V> {
-    /// The second step.
-    #[inline]
-    pub fn advance(&mut self) {
-        if let Some(way) = &mut self.way {
-            self.lpm.flat.advance(way);
-        }
-    }
-
-    /// The last step: returns the result of [`Lpm::lookup`].
-    #[inline]
-    #[must_use]
-    pub fn find(&self) -> V {
-        let answer = self.way.and_then(|way| way.answer(bits(self.addr)));
-        answer.unwrap_or_else(|| self.lpm.lookup(self.addr))
-    }
 }
 
 /// Returns an IPv4 address as an integer.
@@ -95,18 +70,6 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
     #[cold]
     fn lookup_deep(&self, addr: Ip) -> V {
         self.v4.lookup(&addr.v4_octets()).unwrap_or_default()
-    }
-
-    /// Begins a lookup in steps, so that the caller can have many under way at once.
-    #[inline]
-    #[must_use]
-    pub fn begin_lookup(&self, addr: Ip) -> LpmLookup<'_, V> {
-        let way = if addr.is_v4() {
-            self.flat.begin_lookup(bits(addr))
-        } else {
-            None
-        };
-        LpmLookup { lpm: self, addr, way }
     }
 
     /// Returns the value of exactly this prefix.
@@ -249,10 +212,6 @@ mod tests {
         for a in asked.iter().flat_map(|p| [p.addr(), p.last()]) {
             let longest = naive.iter().filter(|(p, _)| p.contains(a)).max_by_key(|(p, _)| p.len());
             prop_assert_eq!(lpm.lookup(a), longest.map_or(0, |(_, v)| *v));
-            let mut sought = lpm.begin_lookup(a);
-            prop_assert_eq!(sought.find(), lpm.lookup(a));
-            sought.advance();
-            prop_assert_eq!(sought.find(), lpm.lookup(a));
         }
         Ok(())
     }

@@ -53,21 +53,6 @@ impl<V: Copy> Block<V> {
     }
 }
 
-/// A lookup under way.
-#[derive(Clone, Copy)]
-pub(super) struct FlatLookup<'a, V> {
-    entry: &'a Entry<V>,
-    block: Option<&'a Block<V>>,
-}
-
-impl<V: Copy> FlatLookup<'_, V> {
-    /// Returns the answer for the address that the lookup was begun with; `None` if [`V4Flat::lookup`] is needed.
-    #[inline]
-    pub(super) fn answer(&self, addr: u32) -> Option<V> {
-        Some(self.block?.answer(addr as u16, self.entry.answer))
-    }
-}
-
 /// The flat answers.
 #[derive(Clone)]
 pub(super) struct V4Flat<V> {
@@ -100,24 +85,6 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
     #[inline]
     fn block(&self, number: u32) -> Option<&Block<V>> {
         self.blocks.get(number as usize)
-    }
-
-    /// Begins a lookup in steps: fetches the entry.
-    #[inline]
-    pub(super) fn begin_lookup(&self, addr: u32) -> Option<FlatLookup<'_, V>> {
-        let entry = self.entry(addr)?;
-        simd::prefetch(entry);
-        Some(FlatLookup { entry, block: None })
-    }
-
-    /// The second step: fetches the block.
-    #[inline]
-    pub(super) fn advance<'a>(&'a self, way: &mut FlatLookup<'a, V>) {
-        way.block = self.block(way.entry.block);
-        if let Some(block) = way.block {
-            simd::prefetch(&block.starts);
-            simd::prefetch(&block.answers[STARTS / 2]);
-        }
     }
 
     /// Returns the answer for an address; `None` if only the trie has it.

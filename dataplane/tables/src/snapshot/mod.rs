@@ -4,11 +4,9 @@ mod builder;
 
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use heddle_ids::{EndpointId, IdentityId, RuleId};
 use heddle_wire::{Ip, Proto};
 
-use crate::branchless::{LOOK_AHEAD, SelectedIndices};
 use crate::{
     AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, Lpm, NodeTable, PagedMap, PagedVec, Place,
     Prefix, Provenance, ServiceLookup,
@@ -105,53 +103,10 @@ impl Snapshot {
     pub fn address(&self, addr: Ip) -> AddressInfo {
         match self.addresses.get(&addr) {
             Some(info) => *info,
-            None => self.address_by_range(addr),
-        }
-    }
-
-    /// Returns the identity and place of an address without an entry of its own.
-    #[inline]
-    fn address_by_range(&self, addr: Ip) -> AddressInfo {
-        AddressInfo {
-            identity: self.identities.lookup(addr),
-            place: self.places.lookup(addr),
-        }
-    }
-
-    /// Writes the results of [`address`](Self::address) for many addresses. Each step prefetches what the next one reads, so
-    /// that the lookups wait for memory together. Stops at the end of `asked` or of `found`.
-    pub fn addresses(&self, asked: &[Ip], found: &mut [AddressInfo]) {
-        for (asked, found) in asked.chunks(LOOK_AHEAD).zip(found.chunks_mut(LOOK_AHEAD)) {
-            let mut sought: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
-            for addr in asked {
-                sought.push(self.addresses.begin_lookup(addr));
-            }
-            let (mut known, mut others) = (SelectedIndices::default(), SelectedIndices::default());
-            for (at, sought) in sought.iter_mut().enumerate() {
-                let may_be = sought.advance();
-                known.push_if(at, may_be);
-                others.push_if(at, !may_be);
-            }
-            let mut ranges: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
-            let begin_lookup = |place: usize| (place, self.identities.begin_lookup(asked[place]));
-            for place in others.iter() {
-                ranges.push(begin_lookup(place));
-            }
-            for place in known.iter() {
-                match sought[place].find(&asked[place]) {
-                    Some(info) => found[place] = *info,
-                    None => ranges.push(begin_lookup(place)),
-                }
-            }
-            for (_, sought) in &mut ranges {
-                sought.advance();
-            }
-            for (place, sought) in &ranges {
-                found[*place] = AddressInfo {
-                    identity: sought.find(),
-                    place: self.places.lookup(asked[*place]),
-                };
-            }
+            None => AddressInfo {
+                identity: self.identities.lookup(addr),
+                place: self.places.lookup(addr),
+            },
         }
     }
 
@@ -174,45 +129,17 @@ impl Snapshot {
     #[inline]
     #[must_use]
     pub fn frontend(&self, ip: Ip, proto: Proto, port: u16) -> ServiceLookup<'_> {
-        let mut found = [ServiceLookup::NotAService];
-        self.frontends_at(&[FrontendKey { ip, proto, port }], &mut found);
-        found[0]
-    }
-
-    /// Writes the results of [`frontend`](Self::frontend) for many keys, and prefetches the frontends. Stops at the end of
-    /// `asked` or of `found`.
-    pub fn frontends_at<'a>(&'a self, asked: &[FrontendKey], found: &mut [ServiceLookup<'a>]) {
-        for (asked, found) in asked.chunks(LOOK_AHEAD).zip(found.chunks_mut(LOOK_AHEAD)) {
-            let mut sought: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
-            for key in asked {
-                sought.push(self.frontends.begin_lookup(key));
-            }
-            for sought in &mut sought {
-                sought.advance();
-            }
-            let mut others: ArrayVec<_, LOOK_AHEAD> = ArrayVec::new();
-            for (place, (key, sought)) in asked.iter().zip(&sought).enumerate() {
-                match sought.find(key) {
-                    Some(frontend) => {
-                        frontend.prefetch();
-                        found[place] = ServiceLookup::Frontend(frontend);
-                    }
-                    None => others.push((place, self.service_addresses.begin_lookup(&key.ip))),
-                }
-            }
-            for (_, sought) in &mut others {
-                sought.advance();
-            }
-            for (place, sought) in &others {
-                found[*place] = self.without_frontend(&asked[*place], sought.find(&asked[*place].ip));
-            }
+        let key = FrontendKey { ip, proto, port };
+        match self.frontends.get(&key) {
+            Some(frontend) => ServiceLookup::Frontend(frontend),
+            None => self.without_frontend(&key),
         }
     }
 
     /// Returns the result for a key without a frontend of exactly this address and port.
     #[inline]
-    fn without_frontend(&self, key: &FrontendKey, known: Option<&Frontends>) -> ServiceLookup<'_> {
-        if known.is_some_and(|known| known.cluster > 0) {
+    fn without_frontend(&self, key: &FrontendKey) -> ServiceLookup<'_> {
+        if self.is_cluster_address(key.ip) {
             return ServiceLookup::NoSuchPort;
         }
         let node_port = FrontendKey::node_port(key.ip.is_v4(), key.proto, key.port);
