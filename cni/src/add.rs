@@ -73,6 +73,7 @@ fn validate(prepared: &Prepared) -> Result<(), CniError> {
             format!("the agent's answer cannot be used: {what}"),
         ))
     };
+    // The addresses with their gateways, the routes with their gateways and sources, and the MAC addresses.
     if prepared.addresses.is_empty() {
         return wrong("it has no address".to_owned());
     }

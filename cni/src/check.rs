@@ -30,6 +30,7 @@ pub async fn check_pod(conf: &NetConf, target: &Target, path: &NetnsPath) -> Res
             ),
         ));
     }
+    // The expected interface.
     let Some(expected) = &conf.prev_result else {
         return Err(CniError::new(
             ErrorCode::INVALID_CONFIG,

@@ -61,6 +61,7 @@ impl NetConf {
         let version = CniVersion::of(&conf)?;
         *spoken = version;
 
+        // The name is required, and heddle-cni does not use it otherwise.
         let name = match conf.get("name") {
             Some(Value::String(name)) if is_valid_name(name) => name.clone(),
             Some(other) => {
@@ -79,6 +80,7 @@ impl NetConf {
             tx_off: false,
             prev_result: None,
         };
+        // Every key must be known: a misspelt key would be ignored otherwise.
         for (key, value) in &conf {
             match key.as_str() {
                 "cniVersion" | "name" => {}

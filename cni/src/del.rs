@@ -28,14 +28,14 @@ pub async fn detach_pod(conf: &NetConf, target: &Target, path: Option<&NetnsPath
             let netlink = Netlink::open().map_err(KernelError::from)?;
             let host = netlink.link(known.host_ifname.as_str()).map_err(KernelError::from)?;
             // An interface of this name with another index is not the attachment's.
-            let same = |index: u32| known.host_ifindex.is_none_or(|told| told == index);
+            let same = |index: u32| known.host_ifindex.is_none_or(|known| known == index);
             if let Some(link) = host.filter(|link| link.veth && same(link.index)) {
                 netlink.delete_link(&link).map_err(KernelError::from)?;
             }
         }
         Err(e)
             if e.refused()
-                .is_some_and(|said| said.code == ErrorCode::UNKNOWN_CONTAINER) => {}
+                .is_some_and(|error| error.code == ErrorCode::UNKNOWN_CONTAINER) => {}
         Err(e) => return Err(with_interface(agent::cni_error(&e), delete_in_pod(target, path))),
     }
     delete_in_pod(target, path)?;

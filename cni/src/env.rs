@@ -131,6 +131,7 @@ fn pod(args: &str) -> Result<Option<PodRef>, CniError> {
             args.len()
         )));
     }
+    // All keys are read before an unknown one is refused, because `IgnoreUnknown` may come last.
     let (mut namespace, mut name, mut uid, mut ignore_unknown, mut unknown) = (None, None, None, false, None);
     for pair in args.split(';').filter(|pair| !pair.is_empty()) {
         let Some((key, value)) = pair.split_once('=') else {
@@ -156,6 +157,7 @@ fn pod(args: &str) -> Result<Option<PodRef>, CniError> {
             "CNI_ARGS: {key:?} is not known: leave it out, or add IgnoreUnknown=1"
         )));
     }
+    // A pod has both names.
     match (namespace, name) {
         (Some(namespace), Some(name)) => Ok(Some(PodRef { namespace, name, uid })),
         (None, None) => Ok(None),

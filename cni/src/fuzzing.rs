@@ -19,6 +19,7 @@ use crate::{Input, error_json, input};
 /// # Panics
 /// When an invariant is broken.
 pub fn check_input(data: &[u8]) {
+    // Split the input into the environment and standard input.
     let mut variables: HashMap<&[u8], &[u8]> = HashMap::new();
     let mut rest = data;
     while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -36,6 +37,7 @@ pub fn check_input(data: &[u8]) {
             .get(name.as_bytes())
             .map(|value| OsString::from_vec(value.to_vec()))
     };
+    // Read it, and check the invariants of each outcome.
     let mut spoken = CniVersion::LATEST;
     match input(&variable, &mut &*rest, &mut spoken) {
         Ok(Input::Version(answer)) => {

@@ -103,7 +103,7 @@ pub struct HealthChecks {
 }
 
 impl HealthChecks {
-    /// Starts without ports. The runtime will run the servers.
+    /// Starts without ports. `runtime` will run the servers.
     #[must_use]
     pub const fn new(runtime: Handle) -> Self {
         Self {

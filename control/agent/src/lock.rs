@@ -96,10 +96,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let below = dir.path().join("a/b");
         let first = DirLock::acquire(&below, "the agent of node-1").unwrap();
-        let said = DirLock::acquire(&below, "the agent of node-2").unwrap_err().to_string();
+        let error = DirLock::acquire(&below, "the agent of node-2").unwrap_err().to_string();
         assert!(
-            said.contains("the agent of node-1 (pid ") && said.contains("a/b"),
-            "{said}"
+            error.contains("the agent of node-1 (pid ") && error.contains("a/b"),
+            "{error}"
         );
         drop(first);
         DirLock::acquire(&below, "the agent of node-2").unwrap();

@@ -203,9 +203,9 @@ mod tests {
             limit: "on this machine (MemAvailable)".to_owned(),
         };
         demand(16_384).check(&available).unwrap();
-        let said = demand(16_385).check(&available).unwrap_err().to_string();
+        let error = demand(16_385).check(&available).unwrap_err().to_string();
         for part in ["16385", "64.0 MiB", "60.0 MiB", "124.0 MiB", "MemAvailable"] {
-            assert!(said.contains(part), "{part}: {said}");
+            assert!(error.contains(part), "{part}: {error}");
         }
         assert_eq!(demand(16_384).of_ports(), 270_532_608);
     }

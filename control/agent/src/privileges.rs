@@ -70,10 +70,10 @@ mod tests {
     fn each_missing_one_is_named() {
         assert!(missing_of(|_| true).is_ok());
         for (capability, _) in NEEDED {
-            let said = missing_of(|c| c != *capability).unwrap_err().to_string();
+            let error = missing_of(|c| c != *capability).unwrap_err().to_string();
             assert!(
-                said.contains(&capability.to_string()) && said.lines().count() == 1,
-                "{said}"
+                error.contains(&capability.to_string()) && error.lines().count() == 1,
+                "{error}"
             );
         }
     }

@@ -12,7 +12,7 @@ pub enum HostError {
     /// The kernel refused a step.
     #[error(transparent)]
     Linux(#[from] LinuxError),
-    /// Something that is not heddle's is in the way.
+    /// Something that does not belong to heddle is in the way.
     #[error("{0}")]
     InTheWay(String),
     /// `nft` cannot be started.
@@ -24,7 +24,7 @@ pub enum HostError {
     /// `nft` did not end and was killed.
     #[error("nft: did not end within {} s and was killed", .0.as_secs())]
     NftSlow(Duration),
-    /// The record of what was changed cannot be read or written.
+    /// The record of the reserved ports cannot be read or written.
     #[error("{}: {source}", path.display())]
     Record {
         /// The file.
@@ -41,6 +41,7 @@ pub enum HostError {
 }
 
 impl HostError {
+    /// Makes the error of a thread that cannot be started.
     pub(crate) fn thread(source: io::Error) -> Self {
         Self::Thread(source)
     }

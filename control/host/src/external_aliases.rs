@@ -1,8 +1,9 @@
-//! Alias ports of external frontends. Where the node itself holds a load balancer's or an external address, the node's
-//! processes reach each of its frontends at an address of heddle's own, by a port of its own: the alias. Pure.
+//! The alias ports of external frontends. If the node itself holds a load balancer or external address, the kernel delivers
+//! packets to it locally. The nftables table therefore maps each frontend at the address to its alias: an address that only
+//! heddle has, and a port for each frontend.
 //!
-//! The port is a hash of the frontend, so the next agent assigns the same one: packets that the kernel still sends by an
-//! older rule find the same frontend or none. If two frontends hash to one port, the second gets the next free one.
+//! The port is a hash of the frontend, so the next agent assigns the same one. Packets that the kernel still sends by an
+//! older rule then reach the same frontend or none. If two frontends hash to one port, the second one gets the next free port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
@@ -17,76 +18,82 @@ use crate::frontends::ExternalFrontend;
 /// The assigned alias ports.
 #[derive(Debug, Default)]
 pub struct ExternalAliases {
-    of: BTreeMap<ExternalFrontend, u16>,
-    taken: BTreeSet<u16>,
+    ports: BTreeMap<ExternalFrontend, u16>,
+    /// The ports in use.
+    used: BTreeSet<u16>,
 }
 
 impl ExternalAliases {
     /// Returns all assigned ports.
     #[must_use]
     pub const fn all(&self) -> &BTreeMap<ExternalFrontend, u16> {
-        &self.of
+        &self.ports
     }
 
-    /// Applies changes, after which the cluster is `cluster`, and returns the frontends that got a port (`Some`) or lost theirs.
+    /// Applies changes, and returns the frontends to which a port was assigned (`Some`) or whose port was released (`None`).
+    /// `cluster` is the state after the changes.
     pub fn apply_changes(
         &mut self,
         cluster: &Cluster,
         changes: &Changes,
         external_ips: bool,
     ) -> Vec<(ExternalFrontend, Option<u16>)> {
-        let mut news = Vec::new();
+        let mut changed = Vec::new();
         for change in &changes.objects {
             let Change::Service(delta) = change else { continue };
             let both = [&delta.before, &delta.after].into_iter().flatten();
             let concerned: BTreeSet<ExternalFrontend> = both
                 .flat_map(|service| ExternalFrontend::of(service, external_ips))
                 .collect();
-            for outer in concerned {
-                let mut there = cluster.services_at(outer.ip);
-                let wanted =
-                    there.any(|service| ExternalFrontend::of(service, external_ips).any(|other| other == outer));
-                match (wanted, self.of.contains_key(&outer)) {
-                    (true, false) => news.extend(self.assign(outer).map(|port| (outer, Some(port)))),
+            for frontend in concerned {
+                // Another Service may still have the frontend.
+                let mut services = cluster.services_at(frontend.ip);
+                let exists =
+                    services.any(|service| ExternalFrontend::of(service, external_ips).any(|other| other == frontend));
+                match (exists, self.ports.contains_key(&frontend)) {
+                    (true, false) => changed.extend(self.assign(frontend).map(|port| (frontend, Some(port)))),
                     (false, true) => {
-                        self.unassign(&outer);
-                        news.push((outer, None));
+                        self.release(&frontend);
+                        changed.push((frontend, None));
                     }
                     (true, true) | (false, false) => {}
                 }
             }
         }
-        news
+        changed
     }
 
-    /// Assigns the first free port at or after the frontend's own; `None` if all are taken.
-    fn assign(&mut self, outer: ExternalFrontend) -> Option<u16> {
-        let own = own(&outer);
-        let port = (own..=u16::MAX).chain(1..own).find(|port| !self.taken.contains(port))?;
-        self.taken.insert(port);
-        self.of.insert(outer, port);
+    /// Assigns the first free port from the frontend's hash on; `None` if every port is in use.
+    fn assign(&mut self, frontend: ExternalFrontend) -> Option<u16> {
+        let first = hashed_port(&frontend);
+        let port = (first..=u16::MAX)
+            .chain(1..first)
+            .find(|port| !self.used.contains(port))?;
+        self.used.insert(port);
+        self.ports.insert(frontend, port);
         Some(port)
     }
 
-    fn unassign(&mut self, outer: &ExternalFrontend) {
-        if let Some(port) = self.of.remove(outer) {
-            self.taken.remove(&port);
+    /// Releases the port of a frontend.
+    fn release(&mut self, frontend: &ExternalFrontend) {
+        if let Some(port) = self.ports.remove(frontend) {
+            self.used.remove(&port);
         }
     }
 }
 
-/// Returns the address of the same family as `ip`.
+/// Returns the one of two addresses, IPv4 and IPv6, that has the family of `ip`.
 #[must_use]
 pub const fn of_family([v4, v6]: [Option<IpAddr>; 2], ip: IpAddr) -> Option<IpAddr> {
     if ip.is_ipv4() { v4 } else { v6 }
 }
 
-/// Returns the port that a frontend gets if it is free.
-fn own(outer: &ExternalFrontend) -> u16 {
+/// Returns the port that a frontend gets if it is free: a hash of its address, protocol and port.
+fn hashed_port(frontend: &ExternalFrontend) -> u16 {
     let mut hasher = SipHasher13::new();
-    hasher.write(&Ip::from(outer.ip).octets());
-    hasher.write(&[outer.protocol.number()]);
-    hasher.write(&outer.port.to_be_bytes());
+    hasher.write(&Ip::from(frontend.ip).octets());
+    hasher.write(&[frontend.protocol.number()]);
+    hasher.write(&frontend.port.to_be_bytes());
     1 + (hasher.finish() % u64::from(u16::MAX)) as u16
 }
 
@@ -96,7 +103,7 @@ mod tests {
 
     use super::*;
 
-    fn outer(port: u16) -> ExternalFrontend {
+    fn frontend(port: u16) -> ExternalFrontend {
         ExternalFrontend {
             ip: IpAddr::from([203, 0, 113, 5]),
             protocol: Protocol::Tcp,
@@ -107,27 +114,27 @@ mod tests {
     #[test]
     fn a_frontend_has_the_same_port_in_the_next_agent() {
         let mut external_aliases = ExternalAliases::default();
-        let first = external_aliases.assign(outer(80));
-        external_aliases.assign(outer(81));
-        assert_eq!(ExternalAliases::default().assign(outer(80)), first);
-        external_aliases.unassign(&outer(80));
-        assert_eq!(external_aliases.assign(outer(80)), first);
-        // A constant on purpose: after an upgrade it is to be the same.
+        let first = external_aliases.assign(frontend(80));
+        external_aliases.assign(frontend(81));
+        assert_eq!(ExternalAliases::default().assign(frontend(80)), first);
+        external_aliases.release(&frontend(80));
+        assert_eq!(external_aliases.assign(frontend(80)), first);
+        // A constant, because the port must stay the same after an upgrade.
         assert_eq!(first, Some(PORT));
     }
 
     const PORT: u16 = 11_822;
 
     #[test]
-    fn every_port_is_given_once() {
+    fn every_port_is_assigned_once() {
         let mut external_aliases = ExternalAliases::default();
-        let given: BTreeSet<u16> = (0..u16::MAX)
-            .filter_map(|port| external_aliases.assign(outer(port)))
+        let ports: BTreeSet<u16> = (0..u16::MAX)
+            .filter_map(|port| external_aliases.assign(frontend(port)))
             .collect();
-        assert_eq!((given.len(), given.first()), (usize::from(u16::MAX), Some(&1)));
-        assert_eq!(external_aliases.assign(outer(u16::MAX)), None, "all are given");
-        let port = external_aliases.all()[&outer(443)];
-        external_aliases.unassign(&outer(443));
-        assert_eq!(external_aliases.assign(outer(u16::MAX)), Some(port));
+        assert_eq!((ports.len(), ports.first()), (usize::from(u16::MAX), Some(&1)));
+        assert_eq!(external_aliases.assign(frontend(u16::MAX)), None, "all are in use");
+        let port = external_aliases.all()[&frontend(443)];
+        external_aliases.release(&frontend(443));
+        assert_eq!(external_aliases.assign(frontend(u16::MAX)), Some(port));
     }
 }

@@ -1,10 +1,11 @@
-//! Frontends of Services for the node's own processes: node ports, and load balancer and external addresses. Pure: computed
-//! from the Services.
+//! The frontends of Services that the node's own processes reach through the host port: node ports, and load balancer and
+//! external addresses. They are computed from the Services alone.
 //!
 //! The kernel delivers a packet to an address of the node locally. The agent's nftables table ([`crate::nft`]) therefore
-//! sends node ports to an address that only heddle has and that is routed to `heddle0`; the port stays. Addresses that the node does not
-//! hold get a route there ([`crate::plan`]); where it does hold one, the kernel's local table comes before that route, and
-//! the nftables table sends what is for their ports to another address of heddle's, a port for each ([`crate::external_aliases`]).
+//! sends packets for node ports to an address that only heddle has and that is routed to `heddle0`; the port stays the same.
+//! Load balancer and external addresses get a route to `heddle0` ([`crate::plan`]). If the node holds such an address, the
+//! kernel's local table comes before that route, and the nftables table maps each frontend at the address to an alias
+//! ([`crate::external_aliases`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -14,11 +15,11 @@ use heddle_model::{Protocol, Service, ServiceType};
 /// A node port of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodePort {
-    /// IPv4, or IPv6.
+    /// `true` for IPv4, `false` for IPv6.
     pub v4: bool,
-    /// Protocol.
+    /// The protocol.
     pub protocol: Protocol,
-    /// `spec.ports[].nodePort`
+    /// The port: `spec.ports[].nodePort`.
     pub port: u16,
 }
 
@@ -27,7 +28,7 @@ pub struct NodePort {
 pub struct ExternalFrontend {
     /// The address.
     pub ip: IpAddr,
-    /// Protocol.
+    /// The protocol.
     pub protocol: Protocol,
     /// The port.
     pub port: u16,
@@ -38,7 +39,7 @@ impl ExternalFrontend {
     pub fn of(service: &Service, external_ips: bool) -> impl Iterator<Item = Self> {
         let ports = service.ports.iter().filter(|_| service.is_proxied());
         ports.flat_map(move |port| {
-            outer_addresses(service, external_ips).map(|ip| Self {
+            external_addresses(service, external_ips).map(|ip| Self {
                 ip,
                 protocol: port.protocol,
                 port: port.port.get(),
@@ -47,8 +48,8 @@ impl ExternalFrontend {
     }
 }
 
-/// Load balancer addresses that nodes serve themselves and, where they are served, external ones.
-fn outer_addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = IpAddr> {
+/// Returns the load balancer addresses that nodes serve themselves and, if they are served, the external addresses.
+fn external_addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = IpAddr> {
     let external = service.external_ips.iter().filter(move |_| external_ips);
     service.served_balancers().chain(external.copied())
 }
@@ -56,9 +57,9 @@ fn outer_addresses(service: &Service, external_ips: bool) -> impl Iterator<Item 
 /// The frontends of all Services.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontends {
-    /// Node ports.
+    /// The node ports.
     pub node_ports: BTreeSet<NodePort>,
-    /// Load balancer addresses that nodes serve themselves (`ipMode: VIP`) and, where they are served, external ones.
+    /// The load balancer addresses that nodes serve themselves (`ipMode: VIP`) and, if they are served, the external addresses.
     pub addresses: BTreeSet<IpAddr>,
 }
 
@@ -79,6 +80,6 @@ impl Frontends {
                 })
             }));
         }
-        self.addresses.extend(outer_addresses(service, external_ips));
+        self.addresses.extend(external_addresses(service, external_ips));
     }
 }

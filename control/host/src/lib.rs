@@ -1,12 +1,13 @@
-//! The node's kernel state at the host port: observed, compared with a plan, reconciled.
+//! The node's kernel state at the host port: it is observed, compared with a plan, and reconciled.
 //!
-//! The host port is a veth pair, by which the node's own processes and traffic that leaves the node meet the dataplane:
+//! The host port is a veth pair between the dataplane and the kernel, for the node's own processes and for traffic that
+//! leaves the node:
 //! [`INTERFACE`] in the node's namespace has an address for each IP family and routes for the pod and Service ranges;
 //! [`PEER`] has one AF_XDP queue for each worker. One nftables table ([`nft`]) and one sysctl with the reserved ports
 //! ([`reserved`]) belong to it.
 //!
 //! - [`plan`] computes from the cluster's objects what the kernel's state should be; [`frontends`] and
-//!   [`external_aliases`] are parts of it. They are pure.
+//!   [`external_aliases`] are parts of it. They neither read nor change the kernel.
 //! - [`observe`] reads the kernel's state, and [`port`] applies the differences.
 //! - [`task`] runs all of it on a thread of its own. The control thread starts it by [`start`] and never waits for it.
 //!
@@ -43,7 +44,7 @@ pub use well_known::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER, gateway_of};
 /// Removes everything of a host port from this network namespace, and returns a line for each thing it removed.
 ///
 /// # Errors
-/// The first thing that could not be removed.
+/// Something could not be removed. Things that were removed before stay removed.
 pub async fn remove(handle: &Netlink, state_dir: &Path) -> Result<Vec<String>, HostError> {
     let mut removed = Vec::new();
     if links::delete(handle, INTERFACE)? {

@@ -32,8 +32,8 @@ pub fn delete(netlink: &Netlink, name: &str) -> Result<bool, HostError> {
     }
 }
 
-/// Creates a veth pair with this many queues and this MTU, or takes over the one that is there, whatever its MTU. A pair
-/// with another number of queues is re-created: the number of workers has changed.
+/// Creates a veth pair with this number of queues and this MTU, or takes over an existing pair with any MTU. A pair with
+/// another number of queues is re-created, because the number of workers has changed.
 ///
 /// # Errors
 /// The kernel refuses, or one of the names belongs to an interface that is no veth.
@@ -57,22 +57,22 @@ pub fn ensure_pair(netlink: &Netlink, name: &str, peer: &str, queues: u32, mtu: 
     })
 }
 
-/// Finds the pair. It deletes the rest of a broken pair, and a pair with other queues.
+/// Finds the pair. Deletes the remaining end of a broken pair, and a pair with another number of queues.
 fn existing_pair(netlink: &Netlink, name: &str, peer: &str, queues: u32) -> Result<Option<Pair>, HostError> {
-    let (own, other) = (netlink.link(name)?, netlink.link(peer)?);
-    if let Some(link) = [&own, &other].into_iter().flatten().find(|link| !link.veth) {
+    let (link, peer_link) = (netlink.link(name)?, netlink.link(peer)?);
+    if let Some(link) = [&link, &peer_link].into_iter().flatten().find(|link| !link.veth) {
         return Err(HostError::InTheWay(format!(
             "there is an interface {} that is no veth: it is not heddle's; rename or remove it",
             link.name
         )));
     }
     let fits = |link: &Link| (link.tx_queues, link.rx_queues) == (queues, queues);
-    match (own, other) {
+    match (link, peer_link) {
         (Some(link), Some(peer)) if link.peer_index == Some(peer.index) && fits(&link) && fits(&peer) => {
             Ok(Some(Pair { link, peer }))
         }
-        (own, other) => {
-            for link in [own, other].into_iter().flatten() {
+        (link, peer_link) => {
+            for link in [link, peer_link].into_iter().flatten() {
                 netlink.delete_link(&link)?;
             }
             Ok(None)

@@ -6,7 +6,7 @@ use heddle_linux::Netlink;
 
 use crate::error::HostError;
 
-/// A shared connection; it stays on its thread.
+/// A shared connection. It is used only on the thread that opened it.
 pub type Handle = Rc<Netlink>;
 
 /// Connects to the kernel in the calling thread's network namespace.

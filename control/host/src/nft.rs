@@ -1,9 +1,9 @@
-//! The agent's one nftables table: pods' traffic that leaves the node by an interface of the kernel's is masqueraded, and
-//! what the node's own processes send to node ports of its addresses, and to load balancer and external addresses that the
-//! node holds, goes to heddle.
+//! The agent's only nftables table. It masquerades the pods' traffic that leaves the node by one of the kernel's interfaces.
+//! It also sends packets of the node's own processes to heddle, if their destination is a node port at one of the node's
+//! addresses, or a load balancer or external address that the node holds.
 //!
 //! This module writes the table's text; [`crate::nft_program`] hands it to `nft`, which replaces the whole table in one
-//! transaction. Rules of others are not read.
+//! transaction. It reads no rules of others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -21,32 +21,33 @@ pub const NAME: &str = "inet heddle";
 /// The contents of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Table {
-    /// The node's pod ranges: what they send is masqueraded.
-    pub sources: BTreeSet<IpNet>,
-    /// The cluster's pod and Service ranges: traffic to them keeps its source.
-    pub inside: BTreeSet<IpNet>,
-    /// Ports that the kernel must not choose: what comes back to them is heddle's.
+    /// The node's pod ranges, whose traffic is masqueraded.
+    pub pod_ranges: BTreeSet<IpNet>,
+    /// The cluster's pod and Service ranges. Traffic to them keeps its source.
+    pub cluster_ranges: BTreeSet<IpNet>,
+    /// The source ports that the kernel must not choose, because heddle uses them.
     pub reserved: Option<RangeInclusive<u16>>,
-    /// Node ports that processes of the node reach at its own addresses, ...
+    /// The node ports, which the node's processes reach at the node's own addresses.
     pub node_ports: BTreeSet<NodePort>,
-    /// ... and where they are sent instead: an address of each family that only heddle has.
-    pub node_ports_at: BTreeSet<IpAddr>,
-    /// Frontends at load balancer and external addresses, and where processes of the node are sent instead if the node
-    /// holds the address: only the kernel knows that.
-    pub outer: BTreeMap<ExternalFrontend, (IpAddr, u16)>,
-    /// An address of the node of each family: what is sent so has the address that it was for as its source, which is
-    /// nobody's as far as pods know.
-    pub own: BTreeSet<IpAddr>,
+    /// The addresses, one of each family, to which packets for node ports are sent. Only heddle has them.
+    pub node_port_targets: BTreeSet<IpAddr>,
+    /// The frontends at load balancer and external addresses, each with the address and port to which packets of the node's
+    /// processes are sent if the node holds the frontend's address. Only the kernel knows which addresses the node holds.
+    pub external: BTreeMap<ExternalFrontend, (IpAddr, u16)>,
+    /// One address of the node of each family. Packets to an external frontend get it as their source: the kernel has chosen
+    /// the frontend's address as their source, to which a pod's answer would not come back.
+    pub node_addresses: BTreeSet<IpAddr>,
 }
 
-/// The table as `nft -f` reads it; it replaces the one that is there.
+/// Returns the table as text for `nft -f`. It replaces an existing table.
 #[must_use]
 pub fn ruleset(table: &Table) -> String {
     let mut text = String::new();
-    // Adding it first makes deleting it always right. Writing to a String cannot fail.
+    // The table is added first, so that deleting it never fails. Writing to a String cannot fail.
     let _ = write!(text, "add table {NAME}\ndelete table {NAME}\ntable {NAME} {{\n");
+    // The sets of ranges.
     for (name, v4) in [("4", true), ("6", false)] {
-        for (set, ranges) in [("pods", &table.sources), ("inside", &table.inside)] {
+        for (set, ranges) in [("pods", &table.pod_ranges), ("inside", &table.cluster_ranges)] {
             let of_family: Vec<String> = ranges
                 .iter()
                 .filter(|range| range.addr().is_ipv4() == v4)
@@ -62,9 +63,10 @@ pub fn ruleset(table: &Table) -> String {
             text.push_str(" }\n");
         }
     }
-    outer_sets(table, &mut text);
+    external_sets(table, &mut text);
     text.push_str("  chain postrouting {\n    type nat hook postrouting priority srcnat; policy accept;\n");
-    // The kernel chooses source ports for these three only; below 1024 it would stay below 1024 anyway.
+    // The masquerading rules. The kernel chooses source ports for TCP, UDP and SCTP only. It would replace a port below 1024
+    // by another one below 1024 in any case.
     let ports = table.reserved.as_ref().map_or(String::new(), |range| {
         format!(":1024-{}", range.start().saturating_sub(1))
     });
@@ -80,57 +82,60 @@ pub fn ruleset(table: &Table) -> String {
         let _ = writeln!(text, "    {leaves} meta l4proto {{ tcp, udp, sctp }} {masquerade}");
         let _ = writeln!(text, "    {leaves} masquerade");
     }
-    sources(table, &ports, &mut text);
+    source_rules(table, &ports, &mut text);
     text.push_str("  }\n");
-    output(table, &mut text);
+    output_chain(table, &mut text);
     text.push_str("}\n");
     text
 }
 
-/// The family's name in rules and in names of sets.
+/// Returns a family's name in rules, and its suffix in the names of sets.
 const fn family(v4: bool) -> (&'static str, &'static str) {
     if v4 { ("ip", "4") } else { ("ip6", "6") }
 }
 
-/// The table's load balancer and external addresses of a family, with where each of their ports leads.
-fn outer(table: &Table, v4: bool) -> impl Iterator<Item = (&ExternalFrontend, &(IpAddr, u16))> {
-    let of_family =
-        move |(outer, (to, _)): &(&ExternalFrontend, &(IpAddr, u16))| outer.ip.is_ipv4() == v4 && to.is_ipv4() == v4;
-    table.outer.iter().filter(of_family)
+/// Returns the table's external frontends of a family, with their targets.
+fn external(table: &Table, v4: bool) -> impl Iterator<Item = (&ExternalFrontend, &(IpAddr, u16))> {
+    let of_family = move |(frontend, (to, _)): &(&ExternalFrontend, &(IpAddr, u16))| {
+        frontend.ip.is_ipv4() == v4 && to.is_ipv4() == v4
+    };
+    table.external.iter().filter(of_family)
 }
 
-/// Adds the rules that give the node's address to packets for heddle that have an external address as their source.
-fn sources(table: &Table, ports: &str, text: &mut String) {
-    for own in &table.own {
-        let (family, name) = family(own.is_ipv4());
-        if outer(table, own.is_ipv4()).next().is_none() {
+/// Adds the rules that replace the source of packets to heddle by the node's address, if the source is an external address.
+fn source_rules(table: &Table, ports: &str, text: &mut String) {
+    for address in &table.node_addresses {
+        let (family, name) = family(address.is_ipv4());
+        if external(table, address.is_ipv4()).next().is_none() {
             continue;
         }
-        let own = if own.is_ipv4() || ports.is_empty() {
-            own.to_string()
+        let address = if address.is_ipv4() || ports.is_empty() {
+            address.to_string()
         } else {
-            format!("[{own}]")
+            format!("[{address}]")
         };
         let _ = writeln!(
             text,
-            "    oifname \"{INTERFACE}\" {family} saddr @outer{name} meta l4proto {{ tcp, udp, sctp }} snat {family} to {own}{ports}"
+            "    oifname \"{INTERFACE}\" {family} saddr @outer{name} meta l4proto {{ tcp, udp, sctp }} snat {family} to {address}{ports}"
         );
     }
 }
 
-/// The sets of load balancer and external addresses, and the map of their ports.
-fn outer_sets(table: &Table, text: &mut String) {
+/// Adds the sets of load balancer and external addresses, and the maps of their ports.
+fn external_sets(table: &Table, text: &mut String) {
     for v4 in [true, false] {
         let (_, name) = family(v4);
-        let addresses: BTreeSet<String> = outer(table, v4).map(|(outer, _)| outer.ip.to_string()).collect();
+        let addresses: BTreeSet<String> = external(table, v4)
+            .map(|(frontend, _)| frontend.ip.to_string())
+            .collect();
         if addresses.is_empty() {
             continue;
         }
         let addresses: Vec<String> = addresses.into_iter().collect();
-        let ports: Vec<String> = outer(table, v4)
-            .map(|(outer, (ip, port))| {
-                let protocol = outer.protocol.as_str().to_ascii_lowercase();
-                format!("{} . {protocol} . {} : {ip} . {port}", outer.ip, outer.port)
+        let ports: Vec<String> = external(table, v4)
+            .map(|(frontend, (ip, port))| {
+                let protocol = frontend.protocol.as_str().to_ascii_lowercase();
+                format!("{} . {protocol} . {} : {ip} . {port}", frontend.ip, frontend.port)
             })
             .collect();
         let _ = write!(
@@ -143,20 +148,20 @@ fn outer_sets(table: &Table, text: &mut String) {
     }
 }
 
-/// Adds the chain for packets of the node's own processes to addresses that the node holds. Node ports leave loopback addresses out, as kube-proxy's
-/// nftables mode leaves them: an answer to them could not come back.
-fn output(table: &Table, text: &mut String) {
+/// Adds the chain for packets of the node's own processes to addresses that the node holds. Node ports are not served at
+/// loopback addresses, as in kube-proxy's nftables mode, because an answer to them could not come back.
+fn output_chain(table: &Table, text: &mut String) {
     let mut chain = String::new();
     for v4 in [true, false] {
         let (family, name) = family(v4);
-        if outer(table, v4).next().is_some() {
+        if external(table, v4).next().is_some() {
             let _ = writeln!(
                 chain,
                 "    fib daddr type local dnat {family} to {family} daddr . meta l4proto . th dport map @outerports{name}"
             );
         }
     }
-    for to in &table.node_ports_at {
+    for to in &table.node_port_targets {
         let (family, name) = family(to.is_ipv4());
         let loopback = if to.is_ipv4() { "127.0.0.0/8" } else { "::1" };
         let ports: Vec<String> = table
@@ -195,8 +200,8 @@ mod tests {
     #[test]
     fn the_table_for_both_families() {
         let table = Table {
-            sources: BTreeSet::from(["10.0.1.0/24".parse().unwrap()]),
-            inside: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()]),
+            pod_ranges: BTreeSet::from(["10.0.1.0/24".parse().unwrap()]),
+            cluster_ranges: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()]),
             reserved: Some(61_000..=65_535),
             node_ports: [
                 (true, Protocol::Tcp, 30_080),
@@ -206,8 +211,8 @@ mod tests {
             .into_iter()
             .map(|(v4, protocol, port)| NodePort { v4, protocol, port })
             .collect(),
-            node_ports_at: BTreeSet::from(["10.0.1.2".parse().unwrap(), "fd00::2".parse().unwrap()]),
-            outer: [
+            node_port_targets: BTreeSet::from(["10.0.1.2".parse().unwrap(), "fd00::2".parse().unwrap()]),
+            external: [
                 ("203.0.113.5", Protocol::Tcp, 80, "10.0.1.3", 1),
                 ("203.0.113.5", Protocol::Udp, 53, "10.0.1.3", 2),
                 ("2001:db8:5::5", Protocol::Sctp, 99, "fd00::3", 3),
@@ -218,7 +223,7 @@ mod tests {
                 (ExternalFrontend { ip, protocol, port }, (to.parse().unwrap(), at))
             })
             .collect(),
-            own: BTreeSet::from(["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]),
+            node_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]),
         };
         let expected = r#"add table inet heddle
 delete table inet heddle

@@ -1,7 +1,7 @@
 //! The `nft` program, run as a child process with a time limit.
 //!
-//! The whole table of heddle is replaced in one transaction of the kernel's, so killing the child leaves either the old
-//! table or the new one.
+//! heddle's whole table is replaced in one transaction of the kernel, so a killed child leaves either the old table or the new
+//! one.
 
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -13,7 +13,7 @@ use tokio::process::Command;
 use crate::error::HostError;
 use crate::nft::{Table, ruleset};
 
-/// The time limit of one call. Thousands of Services take `nft` a second at most; a child that takes longer hangs.
+/// The time limit of one call. `nft` needs at most a second for thousands of Services; a child that takes longer hangs.
 const TIME_LIMIT: Duration = Duration::from_secs(20);
 
 /// The `nft` program.
@@ -48,7 +48,7 @@ impl Nft {
     pub async fn list(&self) -> Result<Option<String>, HostError> {
         match self.run(&["list", "table", "inet", "heddle"], "").await {
             Ok(listing) => Ok(Some(listing)),
-            // ENOENT, in the words of the C locale.
+            // The message for ENOENT in the C locale.
             Err(HostError::Nft(message)) if message.contains("No such file or directory") => Ok(None),
             Err(e) => Err(e),
         }
@@ -80,7 +80,7 @@ impl Nft {
         let stdin = child.stdin.take();
         let complete = async {
             if let Some(mut stdin) = stdin {
-                // A child that ends without reading says why by its exit status.
+                // If the child ends without reading, its exit status is the error.
                 let _ = stdin.write_all(input.as_bytes()).await;
             }
             child.wait_with_output().await

@@ -1,4 +1,4 @@
-//! The node's kernel state at the host port, as one dump.
+//! Reads the node's kernel state at the host port.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,7 +22,7 @@ pub struct Observed {
     pub peer: Option<Link>,
     /// The addresses of the node's end, without link-local ones.
     pub addresses: Vec<IpNet>,
-    /// The permanent neighbors of the node's end.
+    /// The permanent neighbor entries of the node's end.
     pub neighbors: Vec<Neighbor>,
     /// heddle's routes by the node's end, with their preferred sources.
     pub routes: BTreeMap<IpNet, Option<IpAddr>>,

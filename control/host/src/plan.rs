@@ -1,4 +1,4 @@
-//! The host port's plan, computed from configuration and objects. Pure.
+//! The host port's plan, computed from the configuration and the objects. This module changes and reads nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -18,40 +18,41 @@ pub struct Inputs<'a> {
     pub node: &'a Node,
     /// The pod ranges of all nodes.
     pub node_ranges: &'a BTreeSet<IpNet>,
-    /// `clusterCIDRs`
+    /// `clusterCIDRs` of the configuration.
     pub cluster_cidrs: &'a [IpNet],
-    /// `serviceCIDRs`
+    /// `serviceCIDRs` of the configuration.
     pub service_cidrs: &'a [IpNet],
     /// The ranges of ServiceCIDR objects.
     pub service_objects: &'a BTreeSet<IpNet>,
-    /// Every Service address.
+    /// The cluster addresses of all Services.
     pub service_addresses: &'a BTreeSet<IpAddr>,
-    /// Node ports and addresses of Services outside of these ranges.
+    /// The node ports, load balancer addresses and external addresses of Services.
     pub frontends: &'a Frontends,
-    /// The ports by which the node's processes reach load balancer and external addresses that it holds.
+    /// The alias ports at which the node's processes reach external frontends whose address the node holds.
     pub external_aliases: &'a BTreeMap<ExternalFrontend, u16>,
     /// The addresses of all nodes.
     pub node_addresses: &'a BTreeSet<IpAddr>,
-    /// The MTU of both ends: the uplink's.
+    /// The MTU of both ends, which is the uplink's.
     pub mtu: u16,
-    /// `reservedPorts`
+    /// `reservedPorts` of the configuration.
     pub reserved_ports: RangeInclusive<u16>,
 }
 
-/// The host port's addresses and routes, and what is masqueraded.
+/// The planned state of the host port: its addresses, routes, MTU and nftables table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The addresses of the node's end.
     pub addresses: BTreeSet<IpAddr>,
-    /// Each range with the source that the node's own traffic to it should have, by the gateway of its family.
+    /// The routes: each range with the preferred source of the node's own traffic. The gateway is the family's.
     pub routes: BTreeMap<IpNet, IpAddr>,
-    /// The MTU of both ends; 0 leaves it as it is.
+    /// The MTU of both ends; 0 leaves it unchanged.
     pub mtu: u16,
     /// The nftables table.
     pub table: Table,
 }
 
-/// Returns the ranges of Service addresses: the configured ones, else the ranges of ServiceCIDR objects, else each address.
+/// Returns the ranges of Service addresses: the configured ranges, or else the ranges of ServiceCIDR objects, or else each
+/// address by itself.
 #[must_use]
 pub fn service_ranges(
     configured: &[IpNet],
@@ -67,7 +68,7 @@ pub fn service_ranges(
     }
 }
 
-/// Computes the plan.
+/// Computes the plan. The controller calls it whenever a node, a Service or a ServiceCIDR changes.
 #[must_use]
 pub fn compute(inputs: &Inputs<'_>) -> Plan {
     let addresses: BTreeSet<IpAddr> = inputs
@@ -76,6 +77,7 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
         .iter()
         .filter_map(|&r| pod_range::host_address(r))
         .collect();
+    // The ranges that are routed to heddle: pods and Services of the whole cluster.
     let mut pods: BTreeSet<IpNet> = inputs.node.pod_cidrs.iter().copied().collect();
     if inputs.cluster_cidrs.is_empty() {
         pods.extend(inputs.node_ranges);
@@ -83,7 +85,7 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
         pods.extend(inputs.cluster_cidrs);
     }
     let services = service_ranges(inputs.service_cidrs, inputs.service_objects, inputs.service_addresses);
-    let inside = without_covered(pods.iter().chain(&services).copied().collect());
+    let cluster_ranges = without_covered(pods.iter().chain(&services).copied().collect());
     let source_of = |range: &IpNet| {
         let same_family = |ip: &&IpAddr| ip.is_ipv4() == range.addr().is_ipv4();
         inputs
@@ -94,35 +96,41 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .or_else(|| addresses.iter().find(same_family))
             .copied()
     };
-    // A family without any address on this node cannot be spoken by it.
-    let mut routes: BTreeMap<IpNet, IpAddr> = inside
+    // A family without an address on this node gets no routes, because the node could not send in it.
+    let mut routes: BTreeMap<IpNet, IpAddr> = cluster_ranges
         .iter()
         .filter_map(|range| Some((*range, source_of(range)?)))
         .collect();
-    // A node's own address is reached as a node: taking all of it over would cut that node off.
-    let elsewhere = inputs.frontends.addresses.difference(inputs.node_addresses);
+    // Load balancer and external addresses are routed to heddle too, except for the addresses of nodes: a route to heddle
+    // would cut that node off.
+    let without_nodes = inputs.frontends.addresses.difference(inputs.node_addresses);
     routes.extend(
-        elsewhere
+        without_nodes
             .map(|&address| IpNet::from(address))
-            .filter(|address| !inside.iter().any(|range| range.contains(address)))
+            .filter(|address| !cluster_ranges.iter().any(|range| range.contains(address)))
             .filter_map(|address| Some((address, source_of(&address)?))),
     );
-    let aliases_at = pod_range::external_alias_addresses(&inputs.node.pod_cidrs);
+    // The table.
+    let alias_addresses = pod_range::external_alias_addresses(&inputs.node.pod_cidrs);
     let external_aliases = inputs.external_aliases.iter();
-    let outer = external_aliases
-        .filter_map(|(outer, port)| Some((*outer, (external_aliases::of_family(aliases_at, outer.ip)?, *port))));
+    let external = external_aliases.filter_map(|(frontend, port)| {
+        Some((
+            *frontend,
+            (external_aliases::of_family(alias_addresses, frontend.ip)?, *port),
+        ))
+    });
     let table = Table {
-        outer: outer.collect(),
-        own: aliases_at
+        external: external.collect(),
+        node_addresses: alias_addresses
             .into_iter()
             .flatten()
             .filter_map(|at| source_of(&IpNet::from(at)))
             .collect(),
-        sources: inputs.node.pod_cidrs.iter().copied().collect(),
-        inside,
+        pod_ranges: inputs.node.pod_cidrs.iter().copied().collect(),
+        cluster_ranges,
         reserved: Some(inputs.reserved_ports.clone()),
         node_ports: inputs.frontends.node_ports.clone(),
-        node_ports_at: inputs
+        node_port_targets: inputs
             .node
             .pod_cidrs
             .iter()
@@ -137,12 +145,12 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
     }
 }
 
-/// Drops every range that lies in another one.
+/// Returns the ranges without every range that lie in another one.
 fn without_covered(ranges: BTreeSet<IpNet>) -> BTreeSet<IpNet> {
     let mut kept: BTreeSet<IpNet> = BTreeSet::new();
     let mut by_size: Vec<IpNet> = ranges.into_iter().collect();
     by_size.sort_by_key(IpNet::prefix_len);
-    // A covering range is at one of the shorter prefixes of the same address: at most 128 lookups for each.
+    // A covering range has a shorter prefix of the same address, so at most 128 lookups find it.
     for range in by_size {
         let covered = (0..range.prefix_len())
             .filter_map(|len| IpNet::new(range.addr(), len).ok())
@@ -263,12 +271,12 @@ mod tests {
                 .into(),
             ..Frontends::default()
         };
-        let outer = |ip: &str, port| ExternalFrontend {
+        let frontend = |ip: &str, port| ExternalFrontend {
             ip: ip.parse().unwrap(),
             protocol: heddle_model::Protocol::Tcp,
             port,
         };
-        let external_aliases = BTreeMap::from([(outer("192.0.2.2", 80), 1), (outer("2001:db8:1::5", 443), 2)]);
+        let external_aliases = BTreeMap::from([(frontend("192.0.2.2", 80), 1), (frontend("2001:db8:1::5", 443), 2)]);
         let plan = compute(&Inputs {
             node: &node(),
             external_aliases: &external_aliases,
@@ -292,20 +300,20 @@ mod tests {
                 "fd00:0:0:1::/64 src 2001:db8::1",
             ]
         );
-        let at: Vec<String> = plan.table.node_ports_at.iter().map(ToString::to_string).collect();
+        let at: Vec<String> = plan.table.node_port_targets.iter().map(ToString::to_string).collect();
         assert_eq!(at, ["10.0.1.2", "fd00:0:0:1::2"]);
-        // Which of them the node holds, the kernel knows: all are in its table.
-        let outer: Vec<String> = plan
+        // The table has all frontends, because only the kernel knows which of the addresses the node holds.
+        let external: Vec<String> = plan
             .table
-            .outer
+            .external
             .iter()
             .map(|(of, (ip, port))| format!("{}:{} at {ip}:{port}", of.ip, of.port))
             .collect();
         assert_eq!(
-            outer,
+            external,
             ["192.0.2.2:80 at 10.0.1.3:1", "2001:db8:1::5:443 at fd00:0:0:1::3:2"]
         );
-        let own: Vec<String> = plan.table.own.iter().map(ToString::to_string).collect();
-        assert_eq!(own, ["192.0.2.1", "2001:db8::1"]);
+        let node_addresses: Vec<String> = plan.table.node_addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(node_addresses, ["192.0.2.1", "2001:db8::1"]);
     }
 }

@@ -1,7 +1,7 @@
 //! The host port: the pair of interfaces, and the reconciliation of its addresses, routes and nftables table with a plan.
 //!
-//! [`HostPort::apply`] compares the plan with a dump of the kernel's state ([`crate::observe`]), never with what it did
-//! before, so changes by others are undone. Each step that fails is reported, and the others go on.
+//! [`HostPort::apply`] compares the plan with a dump of the kernel's state ([`crate::observe`]), never with its own earlier
+//! steps, so changes by others are undone. A failed step is reported, and the other steps are done all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,18 +29,19 @@ pub struct HostPort {
     peer: Link,
     mac: MacAddr,
     nft: Nft,
-    /// The table that was written last, with the listing that `nft` gave for it: another listing is somebody's change.
+    /// The table that was written last, with the listing that `nft` gave for it. Another listing means that somebody has
+    /// changed the table.
     written: Option<(Table, String)>,
     /// Preferred sources that the kernel refused because they are no addresses of this machine.
     refused_sources: BTreeSet<IpAddr>,
 }
 
 impl HostPort {
-    /// Creates the pair with one queue for each worker and this MTU, or takes over the one that is there with its own MTU;
-    /// both ends are up.
+    /// Creates the pair with this number of queues and this MTU, or takes over an existing pair with the MTU that it has. Both
+    /// ends are up afterwards.
     ///
     /// # Errors
-    /// The kernel refuses, or something else has one of the names.
+    /// The kernel refuses, or another interface has one of the names.
     pub fn open(netlink: Handle, queues: u32, mtu: u32, nft: Nft) -> Result<Self, HostError> {
         let links::Pair { link, peer } = links::ensure_pair(&netlink, INTERFACE, PEER, queues, mtu)?;
         let mac = link
@@ -105,8 +106,8 @@ impl HostPort {
             .all(|link| !link_index(&link.name).is_ok_and(|index| index != Some(link.index)))
     }
 
-    /// Sets the MTU of both ends, to the uplink's: what a process of the node sends to a pod of this node or of another one
-    /// takes routes of the same interface.
+    /// Sets the MTU of both ends. The plan has the uplink's MTU, because packets of the node's processes to pods of other nodes
+    /// leave by the same interface as packets to pods of this node.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -137,18 +138,18 @@ impl HostPort {
         {
             failures.push(e);
         }
-        // Addresses before routes: the kernel takes only an address of this machine as a preferred source.
+        // Addresses before routes, because the kernel accepts only an address of this machine as a preferred source.
         let removed = self.reconcile_addresses(plan, &observed, &mut failures);
         let mut routes = observed.routes;
         if removed {
-            // With an address the kernel has removed the routes that preferred it as their source.
+            // Together with an address, the kernel removes the routes that have it as their preferred source.
             match observe(&self.netlink) {
                 Ok(now) => routes = now.routes,
                 Err(e) => failures.push(e),
             }
         }
         self.reconcile_routes(plan, &routes, &mut failures);
-        // Last: `nft` is the only step that waits for a child process.
+        // Last, because `nft` is the only step that waits for a child process.
         if let Err(e) = self.reconcile_table(&plan.table).await {
             failures.push(e);
         }
@@ -173,27 +174,29 @@ impl HostPort {
         !gone.is_empty()
     }
 
-    /// Gives each planned range a route with its source, and removes heddle's other routes. A source that is no address of
-    /// this machine is replaced by the host port's own address.
+    /// Adds a route with its source for each planned range, and removes heddle's other routes. A source that is no address of
+    /// this machine is replaced by the host port's address.
     fn reconcile_routes(
         &mut self,
         plan: &Plan,
         observed: &BTreeMap<IpNet, Option<IpAddr>>,
         failures: &mut Vec<HostError>,
     ) {
+        // Remove routes that are not planned.
         for (&range, &source) in observed.iter().filter(|(range, _)| !plan.routes.contains_key(*range)) {
             if let Err(e) = self.netlink.remove_route(&route(&self.link, range, source)) {
                 failures.push(e.into());
             }
         }
+        // Add the planned routes, and replace routes with another source.
         for (&range, &source) in &plan.routes {
-            let own = plan
+            let fallback = plan
                 .addresses
                 .iter()
                 .find(|ip| ip.is_ipv4() == source.is_ipv4())
                 .copied();
             let chosen = if self.refused_sources.contains(&source) {
-                own
+                fallback
             } else {
                 Some(source)
             };
@@ -210,14 +213,14 @@ impl HostPort {
             let mut added = self.netlink.add_route(&route(&self.link, range, chosen));
             // The preferred source must be local (fib_valid_prefsrc, ip6_route_info_create).
             let is_refused_source = added.as_ref().is_err_and(|e| e.errno() == Some(EINVAL));
-            if is_refused_source && chosen == Some(source) && own != chosen {
+            if is_refused_source && chosen == Some(source) && fallback != chosen {
                 if self.refused_sources.insert(source) {
                     tracing::warn!(
                         address = %source,
-                        "the Node's InternalIP is no address of this machine: host traffic to pods and Services gets the host port's address as its source"
+                        "the Node's InternalIP is no address of this machine, so host traffic to pods and Services gets the host port's address as its source"
                     );
                 }
-                added = self.netlink.add_route(&route(&self.link, range, own));
+                added = self.netlink.add_route(&route(&self.link, range, fallback));
             }
             match added {
                 Err(e) if e.errno() == Some(EEXIST) => failures.push(HostError::InTheWay(format!(
@@ -229,7 +232,7 @@ impl HostPort {
         }
     }
 
-    /// Replaces the nftables table unless it is the planned one and nobody has changed it since it was written.
+    /// Replaces the nftables table, unless it is the planned table and nobody has changed it since it was written.
     async fn reconcile_table(&mut self, table: &Table) -> Result<(), HostError> {
         if let Some((written, listing)) = &self.written
             && written == table

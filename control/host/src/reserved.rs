@@ -1,7 +1,7 @@
-//! heddle's range of source ports in `net.ipv4.ip_local_reserved_ports`, beside what others put there.
+//! heddle's range of source ports in `net.ipv4.ip_local_reserved_ports`, next to the ports that others have added.
 //!
-//! The sysctl is one list that everybody shares. heddle therefore records in the state directory which ports it adds, before
-//! it adds them, and removes only those.
+//! The sysctl is one list that everybody shares. Before heddle adds ports, it records them in the state directory, so that it
+//! removes only its own ports.
 
 use std::fmt;
 use std::fs;
@@ -14,8 +14,9 @@ use heddle_linux::sysctl as kernel;
 
 use crate::sysctl;
 
+/// The sysctl.
 const SYSCTL: &str = "net/ipv4/ip_local_reserved_ports";
-/// The note's name in the state directory.
+/// The name of the record in the state directory.
 pub const FILE: &str = "reserved-ports";
 
 /// A set of ports as sorted ranges that neither touch nor overlap, written as the kernel does: `8080,61000-65535`.
@@ -23,6 +24,7 @@ pub const FILE: &str = "reserved-ports";
 struct PortSet(Vec<(u16, u16)>);
 
 impl PortSet {
+    /// Parses a list as the kernel writes it; `None` if it has another form.
     fn parse(text: &str) -> Option<Self> {
         let mut ranges = Vec::new();
         for part in text.trim().split(',').filter(|part| !part.is_empty()) {
@@ -32,6 +34,7 @@ impl PortSet {
         Some(Self::default().union(&Self(ranges)))
     }
 
+    /// Returns the ports of both sets.
     fn union(&self, other: &Self) -> Self {
         let mut all: Vec<(u16, u16)> = self
             .0
@@ -51,6 +54,7 @@ impl PortSet {
         Self(merged)
     }
 
+    /// Returns the ports that are not in `other`.
     fn without(&self, other: &Self) -> Self {
         let mut left = self.0.clone();
         for &(cut_first, cut_last) in &other.0 {
@@ -91,46 +95,48 @@ impl fmt::Display for PortSet {
     }
 }
 
-/// Adds the range to the sysctl and notes what was not there before; a range that heddle added earlier and does not use
-/// any more is taken out.
+/// Adds the range to the sysctl and records the ports that were not there before. Ports that heddle added earlier and no
+/// longer uses are removed.
 ///
 /// # Errors
-/// The sysctl or the note cannot be read or written.
+/// The sysctl or the record cannot be read or written.
 pub fn reserve(state_dir: &Path, range: &RangeInclusive<u16>) -> Result<(), HostError> {
     let wanted = PortSet(vec![(*range.start(), *range.end())]);
-    let noted = read_note(state_dir)?;
-    let others = current()?.without(&noted);
+    let recorded = read_record(state_dir)?;
+    let others = current()?.without(&recorded);
     let added = wanted.without(&others);
-    // Until the sysctl is written both may be in it.
-    write_note(state_dir, &noted.union(&added))?;
+    // Both the old and the new ports are recorded until the sysctl is written, because a crash may come in between.
+    write_record(state_dir, &recorded.union(&added))?;
     kernel::write(SYSCTL, &others.union(&added).to_string())?;
-    write_note(state_dir, &added)
+    write_record(state_dir, &added)
 }
 
-/// Takes out what heddle added and returns it.
+/// Removes the ports that heddle added from the sysctl and returns them; `None` if there were none.
 ///
 /// # Errors
-/// The sysctl or the note cannot be read or written.
+/// The sysctl or the record cannot be read or written.
 pub fn release(state_dir: &Path) -> Result<Option<String>, HostError> {
-    let noted = read_note(state_dir)?;
-    if noted == PortSet::default() {
+    let recorded = read_record(state_dir)?;
+    if recorded == PortSet::default() {
         return Ok(None);
     }
     let now = current()?;
-    let left = now.without(&noted);
-    // An empty line clears the list; nothing at all would be ignored.
+    let left = now.without(&recorded);
+    // An empty line clears the list; the kernel ignores an empty write.
     kernel::write(SYSCTL, &format!("{left}\n"))?;
     let path = state_dir.join(FILE);
     fs::remove_file(&path).map_err(|source| HostError::Record { path, source })?;
-    Ok((left != now).then(|| noted.to_string()))
+    Ok((left != now).then(|| recorded.to_string()))
 }
 
+/// Reads the sysctl.
 fn current() -> Result<PortSet, HostError> {
     let text = sysctl::read(SYSCTL)?;
-    PortSet::parse(&text).ok_or_else(|| HostError::InTheWay(format!("{SYSCTL} cannot be understood: {text:?}")))
+    PortSet::parse(&text).ok_or_else(|| HostError::InTheWay(format!("{SYSCTL} is {text:?}, which is no list of ports")))
 }
 
-fn read_note(state_dir: &Path) -> Result<PortSet, HostError> {
+/// Reads the recorded ports; none if there is no record.
+fn read_record(state_dir: &Path) -> Result<PortSet, HostError> {
     let path = state_dir.join(FILE);
     match fs::read_to_string(&path) {
         Ok(text) => PortSet::parse(&text)
@@ -140,7 +146,8 @@ fn read_note(state_dir: &Path) -> Result<PortSet, HostError> {
     }
 }
 
-fn write_note(state_dir: &Path, set: &PortSet) -> Result<(), HostError> {
+/// Writes the record, so that after a crash it has either the old or the new ports.
+fn write_record(state_dir: &Path, set: &PortSet) -> Result<(), HostError> {
     let path = state_dir.join(FILE);
     let new = state_dir.join(format!("{FILE}.new"));
     let written = fs::create_dir_all(state_dir)
@@ -163,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn written_as_the_kernel_does() {
+    fn the_text_is_as_the_kernel_writes_it() {
         let set = PortSet::parse("8080,9000-9001,9002\n").unwrap();
         assert_eq!(set.to_string(), "8080,9000-9002");
         assert_eq!(

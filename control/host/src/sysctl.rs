@@ -7,7 +7,7 @@ use crate::error::HostError;
 /// The sysctls of the host port's node end, with `IFACE` for its name; no other interface is changed.
 ///
 /// Forwarding is on because pods' traffic to the outside comes in here. `rp_filter` is 0; the kernel uses the larger value
-/// of `all` and this one, and 1 and 2 work as well. Redirects are off because they would show pods routes that they do not
+/// of `all` and this one, and 1 and 2 work as well. Redirects are off because they would name routes that pods do not
 /// have.
 pub const HOST_INTERFACE: &[(&str, &str)] = &[
     ("net/ipv4/conf/IFACE/forwarding", "1"),
@@ -22,14 +22,15 @@ pub const HOST_INTERFACE: &[(&str, &str)] = &[
     ("net/ipv6/conf/IFACE/forwarding", "1"),
 ];
 
-/// Warns when this node does not forward: then its pods do not reach the outside. The switch is the administrator's.
+/// Logs a warning if this node does not forward, because its pods do not reach the outside then. heddle does not change the
+/// switch; that is the administrator's decision.
 pub fn warn_without_forwarding() {
     for (key, family) in [
         ("net/ipv4/ip_forward", "IPv4"),
         ("net/ipv6/conf/all/forwarding", "IPv6"),
     ] {
         if sysctl::read(key).is_ok_and(|value| value.as_deref() == Some("0")) {
-            tracing::warn!("sysctl {key} is 0: pods of this node do not reach the outside by {family}");
+            tracing::warn!("sysctl {key} is 0, so pods of this node do not reach the outside by {family}: set it to 1");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! The host task: a thread of its own on which every netlink request and every `nft` call of the agent runs.
+//! The host task: a thread that runs every netlink request and every `nft` call of the agent.
 //!
-//! The control thread starts it, hands it the newest [`Plan`] and never waits for it: outcomes come back as [`Report`]s, and
-//! [`HostHandle::status`] reads the last state from any thread. A plan that arrives while an earlier one is being applied
-//! replaces those that wait, so only the newest one is applied next. A slow `nft` delays neither the deletion of an
-//! interface nor the task's end: both are served while `nft` runs, and stopping kills it.
+//! The control thread starts it, hands it the newest [`Plan`] and never waits for it. Outcomes come back as [`Report`]s, and
+//! [`HostHandle::status`] reads the last state from any thread. Of the plans that arrive while an earlier one is being
+//! applied, only the newest is applied next. A slow `nft` delays neither the deletion of an interface nor the task's end:
+//! both are served while `nft` runs, and stopping kills it.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -47,7 +47,7 @@ pub struct HostConfig {
     pub nft: Nft,
 }
 
-/// The host port's pair of interfaces, as the dataplane needs to know it.
+/// The properties of the host port's pair of interfaces that the dataplane needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HostLink {
     /// The Ethernet address of the node's end.
@@ -65,27 +65,27 @@ pub enum Report {
     Reconciled {
         /// The revision that came with the plan.
         revision: u64,
-        /// The steps that failed; they are tried again by themselves.
+        /// The steps that failed. The task tries them again.
         failures: Vec<HostError>,
     },
-    /// Somebody deleted the host port's pair, and it was re-created: the dataplane closes its queues and opens them again.
+    /// Somebody deleted the host port's pair, and it was re-created. The controller reopens the queues.
     Recreated(HostLink),
-    /// Somebody deleted the host port's pair, and it cannot be re-created now; it is tried again every second.
+    /// Somebody deleted the host port's pair, and it cannot be re-created now. The task tries again every second.
     Lost(HostError),
-    /// The uplink: sent after the first look, and again after each change.
+    /// The uplink, sent after the first search and after each change.
     Uplink(Option<Uplink>),
 }
 
 /// The host task's last state, for `status` and metrics.
 #[derive(Debug, Clone, Default)]
 pub struct HostStatus {
-    /// The pair of interfaces; `None` while it is lost.
+    /// The pair of interfaces; `None` while it is deleted.
     pub link: Option<HostLink>,
     /// The uplink.
     pub uplink: Option<Uplink>,
     /// The revision of the plan that was applied last.
     pub revision: u64,
-    /// The time at which the kernel's state was last found or made as planned.
+    /// The time at which the kernel's state was last brought to the plan without a failure.
     pub verified_at: Option<Instant>,
     /// The steps of the last plan that failed.
     pub failures: Vec<String>,
@@ -167,8 +167,8 @@ impl HostHandle {
     }
 }
 
-/// Starts the task in the calling thread's network namespace: makes the host port's pair or takes it over, reserves the
-/// ports, and returns when that is done. `reports` is called on the task's thread and must not block.
+/// Starts the task in the calling thread's network namespace. It creates the host port's pair or takes it over and reserves
+/// the ports; the function returns when that is done. `reports` is called on the task's thread and must not block.
 ///
 /// # Errors
 /// The kernel refuses, or an interface with one of the names is not heddle's.
@@ -176,6 +176,7 @@ pub fn start(
     config: HostConfig,
     reports: impl FnMut(Report) + Send + 'static,
 ) -> Result<(HostHandle, HostLink), HostError> {
+    // The channels: plans, deletions and the end towards the task; state, start and end towards the caller.
     let (wanted_in, wanted) = watch::channel(Wanted::default());
     let (deletions_in, deletions) = mpsc::unbounded_channel();
     let (status_in, status) = watch::channel(HostStatus::default());
@@ -204,7 +205,7 @@ pub fn start(
             let handle = task.netlink.clone();
             tokio::select! {
                 () = stopped(stop) => {}
-                // Both run on this thread: a deletion is served while the other one waits for `nft`.
+                // Both run on this thread, so a deletion is served while the task waits for `nft`.
                 () = delete(handle, deletions) => {}
                 () = task.run() => {}
             }
@@ -214,6 +215,7 @@ pub fn start(
         .name("host".to_owned())
         .spawn(run)
         .map_err(HostError::thread)?;
+    // The task has created the host port when this message arrives.
     let link = started.recv().unwrap_or(Err(HostError::Ended))?;
     let handle = HostHandle {
         wanted: wanted_in,
@@ -225,12 +227,12 @@ pub fn start(
     Ok((handle, link))
 }
 
-/// Returns when the task is to end, also because its handle was dropped.
+/// Returns when the task must end, also because its handle was dropped.
 async fn stopped(mut stop: watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-/// Deletes interfaces as long as the handle lives.
+/// Serves deletions until the handle is dropped.
 async fn delete(netlink: Handle, mut deletions: mpsc::UnboundedReceiver<Deletion>) {
     while let Some(Deletion { name, reply }) = deletions.recv().await {
         reply(links::delete(&netlink, &name));
@@ -245,8 +247,9 @@ struct Task {
     wanted: watch::Receiver<Wanted>,
     uplink: Option<Uplink>,
     uplink_was_reported: bool,
-    /// The plan was applied in part, at this time.
+    /// The time at which the plan was applied only in part.
     failed_at: Option<Instant>,
+    /// `true` while the pair is deleted and cannot be re-created.
     is_lost: bool,
     status: watch::Sender<HostStatus>,
     reports: Box<dyn FnMut(Report) + Send>,

@@ -1,5 +1,5 @@
-//! The uplink: the interface with the node's InternalIP. heddle reads its MTU, changes nothing of it and sees none of its
-//! packets.
+//! The uplink: the interface with the node's InternalIP. heddle only reads its MTU; it neither changes the interface nor
+//! receives its packets.
 
 use std::net::IpAddr;
 
@@ -14,7 +14,7 @@ pub struct Uplink {
     pub name: String,
     /// The interface index.
     pub index: u32,
-    /// The MTU; 65,535 if the kernel's is larger, as that of `lo` is.
+    /// The MTU; 65,535 if the interface's MTU is larger, as for `lo`.
     pub mtu: u16,
 }
 
@@ -28,7 +28,8 @@ impl From<Link> for Uplink {
     }
 }
 
-/// Finds the interface of that name, or else the one that has the first of these addresses that any interface has.
+/// Finds the interface with this name. Without a name, finds the interface that has one of the addresses; the first address
+/// that any interface has decides.
 ///
 /// # Errors
 /// The kernel could not be asked.

@@ -30,7 +30,8 @@ fn in_namespace<T: Send + 'static>(f: impl AsyncFnOnce() -> T + Send + 'static) 
     .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn said(program: &str, args: &[&str]) -> String {
+/// Runs a program and returns its output.
+fn output_of(program: &str, args: &[&str]) -> String {
     let out = Command::new(program).args(args).output().unwrap();
     assert!(
         out.status.success(),
@@ -55,8 +56,8 @@ fn plan() -> Plan {
         ]),
         mtu: 1400,
         table: Table {
-            sources: BTreeSet::from(["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]),
-            inside: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "10.96.0.1/32".parse().unwrap()]),
+            pod_ranges: BTreeSet::from(["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]),
+            cluster_ranges: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "10.96.0.1/32".parse().unwrap()]),
             reserved: Some(61_000..=65_535),
             node_ports: BTreeSet::from([
                 NodePort {
@@ -70,8 +71,8 @@ fn plan() -> Plan {
                     port: 30_080,
                 },
             ]),
-            node_ports_at: BTreeSet::from([ip("10.0.1.2"), ip("fd00:1::2")]),
-            outer: [("203.0.113.5", "10.0.1.3"), ("2001:db8:5::5", "fd00:1::3")]
+            node_port_targets: BTreeSet::from([ip("10.0.1.2"), ip("fd00:1::2")]),
+            external: [("203.0.113.5", "10.0.1.3"), ("2001:db8:5::5", "fd00:1::3")]
                 .map(|(outer, at)| {
                     let outer = ExternalFrontend {
                         ip: ip(outer),
@@ -81,7 +82,7 @@ fn plan() -> Plan {
                     (outer, (ip(at), 1))
                 })
                 .into(),
-            own: BTreeSet::from([ip("192.0.2.1"), ip("2001:db8::1")]),
+            node_addresses: BTreeSet::from([ip("192.0.2.1"), ip("2001:db8::1")]),
         },
     }
 }
@@ -90,10 +91,10 @@ fn plan() -> Plan {
 fn made_changed_taken_over_and_removed() {
     in_namespace(async || {
         let state = tempfile::tempdir().unwrap();
-        said("ip", &["link", "add", "uplink", "type", "bridge"]);
-        said("ip", &["address", "add", "192.0.2.1/24", "dev", "uplink"]);
-        said("ip", &["link", "set", "uplink", "up"]);
-        said("ip", &["route", "add", "10.96.0.1/32", "dev", "uplink"]);
+        output_of("ip", &["link", "add", "uplink", "type", "bridge"]);
+        output_of("ip", &["address", "add", "192.0.2.1/24", "dev", "uplink"]);
+        output_of("ip", &["link", "set", "uplink", "up"]);
+        output_of("ip", &["route", "add", "10.96.0.1/32", "dev", "uplink"]);
         let handle = netlink::connect().unwrap();
         let mut port = HostPort::open(handle.clone(), 3, 1500, Nft::default()).unwrap();
 
@@ -104,15 +105,15 @@ fn made_changed_taken_over_and_removed() {
             "{}",
             failed[0]
         );
-        said("ip", &["route", "del", "10.96.0.1/32", "dev", "uplink"]);
+        output_of("ip", &["route", "del", "10.96.0.1/32", "dev", "uplink"]);
         assert!(port.apply(&plan()).await.is_empty());
 
-        let routes = said("ip", &["route", "show", "dev", host::INTERFACE]);
+        let routes = output_of("ip", &["route", "show", "dev", host::INTERFACE]);
         assert!(
             routes.contains("10.0.0.0/16 via 169.254.1.1 proto 104 src 192.0.2.1 onlink"),
             "{routes}"
         );
-        let routes = said("ip", &["-6", "route", "show", "dev", host::INTERFACE]);
+        let routes = output_of("ip", &["-6", "route", "show", "dev", host::INTERFACE]);
         assert!(
             routes.contains("fd00::/48 via fe80::1 proto 104 src fd00:1::1"),
             "{routes}"
@@ -121,13 +122,13 @@ fn made_changed_taken_over_and_removed() {
             routes.contains("fd01::/112 via fe80::1 proto 104 src fd00:1::1"),
             "a source that is not there: {routes}"
         );
-        let neighbours = said("ip", &["neigh", "show", "dev", host::INTERFACE]);
+        let neighbours = output_of("ip", &["neigh", "show", "dev", host::INTERFACE]);
         assert!(
             neighbours.contains("169.254.1.1 lladdr 02:68:65:64:64:6c PERMANENT"),
             "{neighbours}"
         );
-        assert!(said("ip", &["route", "get", "10.0.7.7"]).contains("src 192.0.2.1"));
-        let table = said("nft", &["list", "table", "inet", "heddle"]);
+        assert!(output_of("ip", &["route", "get", "10.0.7.7"]).contains("src 192.0.2.1"));
+        let table = output_of("nft", &["list", "table", "inet", "heddle"]);
         assert!(table.contains("masquerade to :1024-60999"), "{table}");
         assert!(
             table.contains("dnat ip to 10.0.1.2") && table.contains("dnat ip6 to fd00:1::2"),
@@ -140,17 +141,17 @@ fn made_changed_taken_over_and_removed() {
         );
 
         // The next agent finds it and changes nothing but what differs.
-        let before = said("ip", &["-o", "link", "show", "dev", host::INTERFACE]);
+        let before = output_of("ip", &["-o", "link", "show", "dev", host::INTERFACE]);
         let mut again = HostPort::open(handle.clone(), 3, 1500, Nft::default()).unwrap();
         let mut other = plan();
         other.routes.remove(&"10.96.0.1/32".parse().unwrap());
         assert!(again.apply(&other).await.is_empty());
-        assert_eq!(said("ip", &["-o", "link", "show", "dev", host::INTERFACE]), before);
-        assert!(!said("ip", &["route"]).contains("10.96.0.1"));
+        assert_eq!(output_of("ip", &["-o", "link", "show", "dev", host::INTERFACE]), before);
+        assert!(!output_of("ip", &["route"]).contains("10.96.0.1"));
         other.addresses.remove(&ip("fd00:1::1"));
         other.routes.retain(|range, _| range.addr().is_ipv4());
         assert!(again.apply(&other).await.is_empty());
-        assert!(!said("ip", &["-6", "route", "show", "dev", host::INTERFACE]).contains("proto 104"));
+        assert!(!output_of("ip", &["-6", "route", "show", "dev", host::INTERFACE]).contains("proto 104"));
 
         // Another number of workers: another pair.
         let wider = HostPort::open(handle.clone(), 2, 1500, Nft::default()).unwrap();
@@ -158,11 +159,11 @@ fn made_changed_taken_over_and_removed() {
 
         let removed = host::remove(&handle, state.path()).await.unwrap();
         assert_eq!(removed.len(), 2, "{removed:?}");
-        assert!(!said("ip", &["-o", "link"]).contains("hedd"));
-        assert!(said("nft", &["list", "ruleset"]).trim().is_empty());
+        assert!(!output_of("ip", &["-o", "link"]).contains("hedd"));
+        assert!(output_of("nft", &["list", "ruleset"]).trim().is_empty());
         assert!(
             host::remove(&handle, state.path()).await.unwrap().is_empty(),
-            "twice is no error"
+            "removing twice is no error"
         );
     });
 }
@@ -191,13 +192,10 @@ fn reserved_ports_stand_beside_those_of_others() {
 #[test]
 fn a_foreign_interface_of_the_name_is_left_alone() {
     in_namespace(async || {
-        said("ip", &["link", "add", host::INTERFACE, "type", "bridge"]);
+        output_of("ip", &["link", "add", host::INTERFACE, "type", "bridge"]);
         let handle = netlink::connect().unwrap();
-        let said_so = HostPort::open(handle, 1, 1500, Nft::default()).unwrap_err().to_string();
-        assert!(
-            said_so.contains("heddle0") && said_so.contains("not heddle's"),
-            "{said_so}"
-        );
-        assert!(said("ip", &["link"]).contains("heddle0"));
+        let error = HostPort::open(handle, 1, 1500, Nft::default()).unwrap_err().to_string();
+        assert!(error.contains("heddle0") && error.contains("not heddle's"), "{error}");
+        assert!(output_of("ip", &["link"]).contains("heddle0"));
     });
 }

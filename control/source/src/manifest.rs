@@ -28,7 +28,7 @@ pub struct ParseError {
     pub message: String,
 }
 
-/// Returns true if a file with this name holds manifests: `.yaml`, `.yml` and `.json`, but no hidden files, and no copies
+/// Returns `true` if a file with this name holds manifests: `.yaml`, `.yml` and `.json`, but no hidden files, and no copies
 /// that editors leave (`#x.yaml#`, `x.yaml~`, `.x.yaml.swp`).
 #[must_use]
 pub fn is_manifest(name: &str) -> bool {
@@ -63,7 +63,7 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ParseError> {
 type Documents = Vec<(Option<u32>, Value)>;
 
 fn yaml(text: &str) -> Result<Documents, ParseError> {
-    // Generous, because a file may hold a dump of a large cluster. The expansion of a small file stays bounded.
+    // Large limits, because a file may contain a dump of a large cluster. The expansion of a small file stays bounded.
     let options = serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_events: 1_000_000_000,
@@ -196,7 +196,7 @@ items: [{metadata: {name: a}}, {metadata: {}}]
         let error = parse("a.yaml", "apiVersion: v1\nkind: [Node\nmetadata: {}\n").unwrap_err();
         assert!(error.line.is_some_and(|line| (2..=4).contains(&line)), "{error:?}");
         assert_eq!(parse("a.json", "{}\n{\"a\": }\n").unwrap_err().line, Some(2));
-        // A key that comes twice is a fault, as for the API server's strict reading.
+        // A key that occurs twice is a fault, as with the API server's strict validation.
         assert_eq!(parse("a.yaml", "kind: a\nkind: b\n").unwrap_err().line, Some(2));
     }
 

@@ -228,7 +228,7 @@ mod tests {
             .unwrap()
     }
 
-    /// A control thread that refuses everything with what it was asked.
+    /// Starts a server whose controller refuses every request and repeats the request in the error.
     fn echo(dir: &Path) -> Server {
         let (control, requests) = crossbeam::channel::unbounded();
         std::thread::spawn(move || {
@@ -273,7 +273,7 @@ mod tests {
         }
     }
 
-    /// The query error that the agent refused with.
+    /// Returns the query error with which the agent refused.
     fn query_error(error: &ClientError) -> (QueryErrorKind, &str) {
         match error {
             ClientError::QueryRefused { error, .. } => (error.kind, &error.message),
@@ -307,16 +307,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _server = echo(dir.path());
         let mut client = client(dir.path()).await;
-        let said = client.prepare(&request()).await.unwrap_err();
+        let error = client.prepare(&request()).await.unwrap_err();
         assert_eq!(
-            said.refused().unwrap(),
+            error.refused().unwrap(),
             &CniError::new(ErrorCode::EXHAUSTED, "prepare c1")
         );
         let odd = IfName::new("a?%#").unwrap();
-        let said = client.attachment(&request().container, &odd).await.unwrap_err();
-        assert_eq!(said.refused().unwrap().msg, "attachment c1 a?%#");
-        let said = client.release(&request().container, &odd).await.unwrap_err();
-        assert_eq!(said.refused().unwrap().code, ErrorCode::TRY_AGAIN_LATER);
+        let error = client.attachment(&request().container, &odd).await.unwrap_err();
+        assert_eq!(error.refused().unwrap().msg, "attachment c1 a?%#");
+        let error = client.release(&request().container, &odd).await.unwrap_err();
+        assert_eq!(error.refused().unwrap().code, ErrorCode::TRY_AGAIN_LATER);
     }
 
     #[tokio::test]
@@ -328,20 +328,20 @@ mod tests {
             limit: Some(7),
             ..heddle_proto::DropsRequest::default()
         };
-        let said = client.drops(&request).await.unwrap_err();
-        assert_eq!(query_error(&said), (QueryErrorKind::NotFound, "drops Some(7)"));
+        let error = client.drops(&request).await.unwrap_err();
+        assert_eq!(query_error(&error), (QueryErrorKind::NotFound, "drops Some(7)"));
         let request = heddle_proto::FlowsRequest {
             from: 8,
             ..heddle_proto::FlowsRequest::default()
         };
-        let said = client.flows(&request).await.unwrap_err();
-        assert_eq!(query_error(&said).1, "flows from 8");
-        let said = post::<QueryError>(&mut client, "/v1/drops", r#"{"pod": "shop/db"}"#).await;
-        assert_eq!(query_error(&said).0, QueryErrorKind::Invalid);
-        let said = get::<QueryError>(&mut client, "/v1/nothing").await;
-        assert_eq!(query_error(&said).0, QueryErrorKind::NotFound);
-        let said = get::<QueryError>(&mut client, "/v1/drops").await;
-        assert_eq!(query_error(&said).0, QueryErrorKind::NotAllowed);
+        let error = client.flows(&request).await.unwrap_err();
+        assert_eq!(query_error(&error).1, "flows from 8");
+        let error = post::<QueryError>(&mut client, "/v1/drops", r#"{"pod": "shop/db"}"#).await;
+        assert_eq!(query_error(&error).0, QueryErrorKind::Invalid);
+        let error = get::<QueryError>(&mut client, "/v1/nothing").await;
+        assert_eq!(query_error(&error).0, QueryErrorKind::NotFound);
+        let error = get::<QueryError>(&mut client, "/v1/drops").await;
+        assert_eq!(query_error(&error).0, QueryErrorKind::NotAllowed);
     }
 
     #[tokio::test]
@@ -354,10 +354,10 @@ mod tests {
         let mut cni = Client::connect_within(socket, Duration::from_millis(200))
             .await
             .unwrap();
-        let said = cni.readiness().await.unwrap_err();
-        assert!(matches!(said, ClientError::Timeout { .. }), "{said}");
-        let said = client_of(dir.path(), API_SOCKET).await.status().await.unwrap_err();
-        assert_eq!(query_error(&said).1, "status");
+        let error = cni.readiness().await.unwrap_err();
+        assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+        let error = client_of(dir.path(), API_SOCKET).await.status().await.unwrap_err();
+        assert_eq!(query_error(&error).1, "status");
     }
 
     #[tokio::test]
@@ -370,11 +370,11 @@ mod tests {
             ("/v1/attachments", ErrorCode::AGENT),
             ("/v1/attachments/-bad/eth0", ErrorCode::INVALID_ENVIRONMENT),
         ] {
-            let said = get::<CniError>(&mut client, path).await;
-            assert_eq!(said.refused().map(|e| e.code), Some(code), "{path}: {said}");
+            let error = get::<CniError>(&mut client, path).await;
+            assert_eq!(error.refused().map(|e| e.code), Some(code), "{path}: {error}");
         }
-        let said = post::<CniError>(&mut client, "/v1/attachments", r#"{"x": 1}"#).await;
-        assert_eq!(said.refused().unwrap().code, ErrorCode::DECODE);
+        let error = post::<CniError>(&mut client, "/v1/attachments", r#"{"x": 1}"#).await;
+        assert_eq!(error.refused().unwrap().code, ErrorCode::DECODE);
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ pub enum StoreError {
         problem: String,
     },
     /// The node has as many attachments as are allowed.
-    #[error("{who}: this node has {max} attachments, the most that are allowed: raise maxPods")]
+    #[error("{who}: this node has {max} attachments, the most that key maxPods allows: raise it, or delete pods")]
     TooMany {
         /// The pod or container of the request.
         who: String,

@@ -98,6 +98,7 @@ impl Store {
             .iter()
             .flat_map(|a| a.addresses.iter().copied())
             .collect();
+        // One address of each range.
         let mut addresses = Vec::with_capacity(ranges.len());
         for &range in ranges {
             let last = next.last_addresses.iter().find(|a| range.contains(*a)).copied();
@@ -114,6 +115,7 @@ impl Store {
         // Addresses of ranges that the node no longer has are removed.
         next.last_addresses
             .retain(|a| ranges.iter().any(|range| range.contains(a)));
+        // The id, and the record in the order of the ids.
         let id = next_id(&next).ok_or(StoreError::TooMany { who, max })?;
         next.last_id = id;
         let record = Record {
@@ -288,14 +290,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = Store::open(dir.path()).unwrap();
         store.add(&request("a"), &ranges(), 1500, 1).unwrap();
-        let said = store.add(&request("b"), &ranges(), 1500, 1).unwrap_err().to_string();
-        assert!(said.contains("a/b") && said.contains("maxPods"), "{said}");
+        let error = store.add(&request("b"), &ranges(), 1500, 1).unwrap_err().to_string();
+        assert!(error.contains("a/b") && error.contains("maxPods"), "{error}");
         let small = ["10.9.0.0/29".parse().unwrap()];
         for name in ["b", "c", "d"] {
             store.add(&request(name), &small, 1500, 9).unwrap();
         }
-        let said = store.add(&request("e"), &small, 1500, 9).unwrap_err().to_string();
-        assert!(said.contains("a/e") && said.contains("10.9.0.0/29"), "{said}");
+        let error = store.add(&request("e"), &small, 1500, 9).unwrap_err().to_string();
+        assert!(error.contains("a/e") && error.contains("10.9.0.0/29"), "{error}");
         save(&mut store);
         assert_eq!(Store::open(dir.path()).unwrap().all().len(), 4);
     }
@@ -323,8 +325,8 @@ mod tests {
             state(&format!("{},{}", one(2), one(3))),
         ] {
             fs::write(&path, &text).unwrap();
-            let said = Store::open(dir.path()).unwrap_err().to_string();
-            assert!(said.contains(FILE) && said.contains("move it away"), "{said}");
+            let error = Store::open(dir.path()).unwrap_err().to_string();
+            assert!(error.contains(FILE) && error.contains("move it away"), "{error}");
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
     }

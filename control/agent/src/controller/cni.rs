@@ -244,6 +244,7 @@ impl Controller {
             );
             return Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, message));
         }
+        // The interface that the plugin reports must be the one that has the name now.
         let index = index_of(&record);
         if index != Some(request.host_ifindex) {
             let message = format!(

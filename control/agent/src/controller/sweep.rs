@@ -1,5 +1,5 @@
-//! Removes connections that their Service no longer leads to their backend: the backend is gone, or the connection was
-//! opened before its destination became a Service's address.
+//! The sweep: removes connections whose Service no longer leads to their backend, and UDP flows that were opened before
+//! their destination became a Service's address.
 //!
 //! - A UDP flow would continue for as long as the client sends, so it is removed. The next packet opens a new one.
 //! - A TCP connection is removed if no slice names its backend and no pod has the backend's address. Its next packet then
@@ -49,7 +49,7 @@ impl Controller {
     }
 }
 
-/// Returns `true` if the Service at the connection's destination does not lead to the connection's backend any more.
+/// Returns `true` if a connection has to be removed, by the rules in the module's documentation.
 fn is_lost(snapshot: &Snapshot, connection: &Connection) -> bool {
     let ([key, _], [view, _]) = (&connection.keys, &connection.views);
     let lookup = snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport);

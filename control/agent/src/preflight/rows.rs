@@ -122,6 +122,7 @@ fn afxdp(outcome: Result<Passed, ScratchError>) -> [Row; 2] {
             Row::new(XSK, State::Bad, "not tried", ""),
         ]
     };
+    // Which of the two rows a failure belongs to depends on the step that failed.
     match outcome {
         Ok(Passed { took, repeated }) => {
             let again = if repeated {

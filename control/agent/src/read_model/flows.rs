@@ -177,8 +177,10 @@ impl ReadModel {
     ) -> Flow {
         let (connection, forward) = (opened.connection, opened.forward);
         let (key, direction) = (&connection.keys[forward], &connection.views[forward]);
+        // The tuple as the opener sent it, and as it leaves after translation.
         let (seen, sent, proto) = (key.tuple, direction.rewrite.to, key.proto);
         let flags = opened.flags();
+        // Current: no endpoint's generation has risen since the connection was judged.
         let generations = direction
             .endpoints
             .map(|id| snapshot.endpoint(id).map(|e| e.generation));
@@ -187,6 +189,7 @@ impl ReadModel {
             _ => false,
         };
         let translated = (sent.src, sent.sport) != (seen.src, seen.sport);
+        // The counters of the opener's direction and of the other one.
         let (from, back) = (connection.counters[forward], connection.counters[1 - forward]);
         Flow {
             id: format!("{:x}", connection.slot.id()),

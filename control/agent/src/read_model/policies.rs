@@ -13,6 +13,7 @@ pub(super) const fn is_policy(decision: &Provenance) -> bool {
 
 /// Returns the policy behind a decision for the messages of the operator's socket; `None` if no policy decided.
 pub(super) fn describe(decision: &Provenance) -> Option<Policy> {
+    // The fields that all decisions have.
     let named = |kind: PolicyKind, namespace: &str, name: &str, direction: Direction| Policy {
         kind: kind.as_str().to_owned(),
         namespace: namespace.to_owned(),

@@ -24,6 +24,7 @@ impl ReadModel {
     pub(super) fn read_status(&self) -> Status {
         let view = self.view();
         self.sum_denied(&view);
+        // Each lock is held only for its list, never for two at a time.
         let acknowledged = self.acknowledged.load(Ordering::Relaxed);
         let (rejections, rejections_total) = {
             let cluster = self.cluster();
@@ -85,7 +86,7 @@ impl ReadModel {
             kind: "manifests".to_owned(),
             from: self.settings.manifests.display().to_string(),
             synced_seconds: view.synced_at.map(seconds),
-            // A folder is always there: the agent ends when it cannot be watched any more.
+            // Always 0: a folder has no connection that could be lost, and a removed folder is reported as a rejection.
             age_seconds: Duration::ZERO.as_secs(),
             objects: Kind::ALL
                 .iter()

@@ -22,7 +22,7 @@ pub enum WorkersError {
     #[error("{0}")]
     NotAccepted(String),
     /// Every port number for pods is in use.
-    #[error("all {max} ports of pods are open (key maxPods)")]
+    #[error("all {max} ports for pods are in use: raise key maxPods")]
     NoPortNumber {
         /// The most pods (`maxPods`).
         max: u16,

@@ -7,7 +7,7 @@ use heddle_port::PortId;
 /// The number of samples without a packet after which a port counts as silent.
 const SILENT_SAMPLES: u32 = 2;
 
-/// The time for which each port has been silent, in samples.
+/// The last sample of each open port.
 #[derive(Debug, Default)]
 pub(super) struct Silence(BTreeMap<PortId, PortSample>);
 

@@ -21,7 +21,7 @@ use super::policy::{only, peer_selector};
 use super::selector::readable;
 
 /// The most rules in a direction, peers or protocols in a rule, and networks in a peer.
-const MOST: usize = 25;
+const MAX_ENTRIES: usize = 25;
 /// The most characters of a rule's name.
 const LONGEST_NAME: usize = 100;
 
@@ -40,8 +40,8 @@ pub(super) fn policy<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNe
     })
 }
 
-/// Returns a policy that takes the place of a refused one. It stands at the same place in the order (first in the Admin
-/// tier if that cannot be read) and denies everything to and from the pods of the subject, as far as that can be read, in
+/// Returns a policy that takes the place of a refused one. It has the same tier and priority (first in the Admin
+/// tier if they cannot be read) and denies everything to and from the pods of the subject, as far as that can be read, in
 /// the directions that have rules. If no rules can be found, it denies both directions.
 pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> ClusterNetworkPolicy {
     let spec = root.get("spec").unwrap_or(&Value::Null);
@@ -86,17 +86,19 @@ fn priority(node: Node<'_>) -> Found<'_, u16> {
         .ok_or_else(|| node.fault(format!("must be a number from 0 to {most}")))
 }
 
-/// Reads a list of at most [`MOST`] entries.
+/// Reads a list of at most [`MAX_ENTRIES`] entries.
 fn bounded<'a, T>(node: Node<'a>, key: &'static str, read: impl Fn(Node<'a>) -> Found<'a, T>) -> Found<'a, Vec<T>> {
     let items = node.items(key)?;
-    if items.len() > MOST {
+    if items.len() > MAX_ENTRIES {
         let list = node.need(key)?;
-        return Err(list.fault(format!("has more than {MOST} entries, the most that the API takes")));
+        return Err(list.fault(format!(
+            "has more than {MAX_ENTRIES} entries, the most that the API takes"
+        )));
     }
     items.map(read).collect()
 }
 
-/// Returns the one field that is present among fields that exclude each other.
+/// Returns the one field that is present of fields that exclude each other.
 fn one_of<'a>(node: Node<'a>, known: &[&'static str]) -> Found<'a, &'static str> {
     only(node, known)?;
     let mut there = None;
@@ -176,7 +178,7 @@ fn rule<'a>(node: Node<'a>, side: &'static str) -> Found<'a, ClusterRule> {
     })
 }
 
-/// Returns the peers of one entry; `None`: it matches peers that heddle cannot know.
+/// Returns the peers of one entry; `None` if the entry matches peers that heddle cannot know.
 fn peers(node: Node<'_>, egress: bool, action: RuleAction) -> Found<'_, Option<Vec<ClusterPeer>>> {
     let known: &[&'static str] = if egress {
         &["namespaces", "pods", "nodes", "networks", "domainNames"]

@@ -13,7 +13,7 @@ pub(super) struct Meta<'a> {
 }
 
 impl<'a> Meta<'a> {
-    /// Reads the names. An object without a namespace is in `default`, as `kubectl apply` has it.
+    /// Reads the names. An object without a namespace is in `default`, as for `kubectl apply`.
     pub(super) fn read(root: Node<'a>, kind: Kind) -> Found<'a, Meta<'a>> {
         let node = root.need("metadata")?;
         let name = node.need("name")?;
@@ -64,7 +64,7 @@ impl<'a> Meta<'a> {
         Ok(self.node.text_of("uid")?.unwrap_or_default().into())
     }
 
-    /// Returns true if `deletionTimestamp` is set.
+    /// Returns `true` if `deletionTimestamp` is set.
     pub(super) fn is_terminating(&self) -> Found<'a, bool> {
         Ok(self.node.get("deletionTimestamp")?.is_some())
     }
@@ -86,7 +86,7 @@ pub(super) fn labels<'a>(node: Node<'a>, field: &'static str, more: &[(&str, &st
     Labels::new(pairs).map_err(|error: LabelError| node.fault(error))
 }
 
-/// Returns true if the API server accepts the name of an object (RFC 1123). A label of a name may be as long as the name.
+/// Returns `true` if the API server accepts the name of an object (RFC 1123). A label of a name may be as long as the name.
 fn check_name(text: &str, max: usize) -> Result<&str, String> {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let label = |label: &str| {
@@ -107,7 +107,7 @@ fn check_name(text: &str, max: usize) -> Result<&str, String> {
     ))
 }
 
-/// Returns true for an IANA service name, as container ports and policies have them (RFC 6335 section 5.1).
+/// Returns `true` for an IANA service name, as container ports and policies have them (RFC 6335 section 5.1).
 pub(super) fn check_port_name(text: &str) -> Result<Arc<str>, &'static str> {
     let bytes = text.as_bytes();
     let good = bytes.len() <= 15

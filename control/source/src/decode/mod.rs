@@ -1,8 +1,8 @@
 //! Decodes a Kubernetes object from JSON into an object of the model, or refuses it.
 //!
-//! Only the fields that heddle uses are read, so that neither a newer API nor a malformed field that a dataplane does not
-//! need makes an object unusable. These fields are checked as the API server checks them, because manifests in a folder
-//! have not passed an API server. Nothing here panics, whatever the JSON.
+//! Only the fields that heddle uses are read, so that an object stays usable if it has fields of a newer API, or malformed fields
+//! that a dataplane does not need. These fields are checked as the API server checks them, because manifests in a folder
+//! have not passed an API server. No JSON makes the decoder panic.
 
 mod cluster_policy;
 mod meta;
@@ -46,7 +46,7 @@ pub struct Refusal {
     pub value: String,
     /// The fault and the remedy.
     pub message: String,
-    /// For a policy of either kind: a policy that takes its place and denies.
+    /// A policy that denies, in place of a refused policy of either kind.
     pub closes: Option<Box<Object>>,
 }
 
@@ -136,7 +136,7 @@ fn header(root: Node<'_>) -> Result<Header<'_>, Fault<'_>> {
     Ok(Header::Ours((kind, fault), Meta::read(root, kind)?))
 }
 
-/// Splits a `List`, or a list of one kind such as `PodList`, into its entries; lists in lists too. Any other value is
+/// Splits a `List`, or a list of one kind such as `PodList`, into its entries, also within other lists. Any other value is
 /// returned as it is. Entries of a typed list without `kind` and `apiVersion` get them from the list.
 #[must_use]
 pub fn unlist(value: Value) -> Vec<Value> {

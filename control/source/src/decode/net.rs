@@ -69,7 +69,7 @@ pub(super) fn one_of_each_family<'a, T>(
     Ok(out)
 }
 
-/// Returns true if a list of conditions has the condition `Ready` with the status `True`.
+/// Returns `true` if a list of conditions has the condition `Ready` with the status `True`.
 pub(super) fn is_ready(status: Option<Node<'_>>) -> Found<'_, bool> {
     let Some(status) = status else { return Ok(false) };
     for condition in status.items("conditions")? {

@@ -204,10 +204,11 @@ fn find(here: &Value, wanted: &Value, path: &mut String) -> bool {
     false
 }
 
+/// Returns a value as text, cut after 80 characters.
 fn shortened(value: &Value) -> String {
-    const MOST: usize = 80;
+    const MAX_CHARACTERS: usize = 80;
     let text = value.to_string();
-    match text.char_indices().nth(MOST) {
+    match text.char_indices().nth(MAX_CHARACTERS) {
         Some((end, _)) => format!("{}...", text.get(..end).unwrap_or_default()),
         None => text,
     }

@@ -10,13 +10,14 @@ use super::node::{Found, Node};
 const IS_V4: fn(&IpNet) -> bool = |net| matches!(net, IpNet::V4(_));
 
 pub(super) fn node<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNode> {
+    // From the spec: the pod ranges, and the signs that the node is about to be removed.
     let (spec, status) = (root.get("spec")?, root.get("status")?);
     let mut pod_cidrs = Vec::new();
     let mut draining = meta.is_terminating()?;
     if let Some(spec) = spec {
         let read = |node: Node<'a>| node.parse(net::range);
         pod_cidrs = net::one_of_each_family(spec.items("podCIDRs")?, read, IS_V4)?;
-        // A node without a podCIDR has an empty one.
+        // `podCIDR` counts only without `podCIDRs`. It is empty for a node without a range.
         if let Some(cidr) = spec.get("podCIDR")?.filter(|node| node.0 != "")
             && pod_cidrs.is_empty()
         {
@@ -26,6 +27,7 @@ pub(super) fn node<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNode
             draining |= taint.text_of("key")? == Some("ToBeDeletedByClusterAutoscaler");
         }
     }
+    // From the status: the addresses, each once.
     let (mut internal_ips, mut external_ips) = (Vec::new(), Vec::new());
     if let Some(status) = status {
         for address in status.items("addresses")? {

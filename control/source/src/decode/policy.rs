@@ -1,7 +1,7 @@
 //! Decodes NetworkPolicies.
 //!
-//! Unlike elsewhere, an unknown field is an error here: a misspelt `from` would open a rule to everyone, and
-//! a field of a newer API restricts something that heddle would allow.
+//! Unlike in other objects, an unknown field is an error here. A misspelt `from` would open a rule to everyone, and a field of
+//! a newer API may restrict traffic that heddle would allow.
 
 use heddle_model::{IpBlock, LabelSelector, NetworkPolicy, Peer, PolicyPort, PolicyPorts, PolicyRule, PortRange};
 use ipnet::IpNet;

@@ -23,6 +23,7 @@ const AFFINITY_TIMEOUT: u32 = 10_800;
 
 pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service> {
     let spec = root.need("spec")?;
+    // The type decides which of the other fields count.
     let service_type = spec.parse_of("type", service_type)?.unwrap_or_default();
     let external_name = service_type == ServiceType::ExternalName;
     let headless = meta.label(HEADLESS_LABEL)?.is_some();
@@ -34,12 +35,13 @@ pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service>
     };
     let selector = labels(spec, "selector", &[])?;
     let external_policy = traffic_policy(spec, "externalTrafficPolicy")?;
+    // Only a Service without cluster addresses may have no ports.
     let node_ports = matches!(service_type, ServiceType::NodePort | ServiceType::LoadBalancer);
     let ports = ports(spec, node_ports)?;
     if ports.is_empty() && !external_name && cluster_ips != ClusterIps::Headless {
         return Err(spec.missing("ports"));
     }
-    // Nodes answer health checks for a load balancer only where endpoints differ from node to node.
+    // Nodes answer health checks of a load balancer only if the endpoints differ from node to node.
     let checked = service_type == ServiceType::LoadBalancer && external_policy == TrafficPolicy::Local;
     let health_check_node_port = spec.port_or_zero_of("healthCheckNodePort")?.filter(|_| checked);
     Ok(Service {

@@ -48,6 +48,7 @@ pub(super) fn slice<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, EndpointSl
 }
 
 fn endpoint<'a>(node: Node<'a>, address_type: AddressType, meta: &Meta<'a>) -> Found<'a, Option<Endpoint>> {
+    // All addresses must be valid, but only the first one counts, as for kube-proxy.
     let mut first = None;
     for place in node.items("addresses")? {
         let ip: IpAddr = match address_type {
@@ -62,6 +63,7 @@ fn endpoint<'a>(node: Node<'a>, address_type: AddressType, meta: &Meta<'a>) -> F
         }
         first.get_or_insert(ip);
     }
+    // Names of hosts (addressType FQDN) are no endpoints for a dataplane.
     let Some(address) = first else {
         let empty = address_type != AddressType::Fqdn;
         return if empty {
@@ -70,6 +72,7 @@ fn endpoint<'a>(node: Node<'a>, address_type: AddressType, meta: &Meta<'a>) -> F
             Ok(None)
         };
     };
+    // Absent conditions and hints have the API's defaults.
     let condition = |key, default| match node.get("conditions")? {
         Some(conditions) => conditions.flag_or(key, default),
         None => Ok(default),

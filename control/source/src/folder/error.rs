@@ -1,4 +1,4 @@
-//! The errors of reading or following a folder.
+//! The errors of reading or watching a folder.
 
 use std::io;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Reads a folder of manifests once, or watches it.
 //!
 //! Every file whose name ends in `.yaml`, `.yml` or `.json` counts, unless it is hidden or an editor's copy. Subfolders
-//! are not entered. A symbolic link counts as a file. A change of its target is noticed when the link itself is replaced,
+//! are not entered. A symbolic link counts as a file. A change of its target is detected when the link itself is replaced,
 //! or, if the folder is a mounted ConfigMap, when its `..data` is replaced.
 //!
 //! A file is read when its writer closes it or moves it into place, so half a file is never read as a whole one. A file

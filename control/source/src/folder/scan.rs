@@ -10,8 +10,8 @@ use super::error::FolderError;
 use super::state::Content;
 use crate::manifest::{ParseError, is_manifest, parse};
 
-/// The largest size that is read: more than any cluster's dump. A file that grows while it is read ends here.
-const MOST_BYTES: u64 = 4 << 30;
+/// The most bytes that are read of a file: more than the dump of any cluster. Reading a file that keeps growing ends here.
+const MAX_BYTES: u64 = 4 << 30;
 
 /// Returns the names of the manifests in a folder. Names that are not UTF-8 are ignored.
 pub(super) fn list(folder: &Path) -> Result<BTreeSet<Arc<str>>, FolderError> {
@@ -27,7 +27,7 @@ pub(super) fn list(folder: &Path) -> Result<BTreeSet<Arc<str>>, FolderError> {
     Ok(names)
 }
 
-/// Reads files. A file that changes while it is read is left out: it is read again when its writer closes it.
+/// Reads files. A file that changes while it is read is left out, because it is read again when its writer closes it.
 pub(super) fn read_all(folder: &Path, names: BTreeSet<Arc<str>>) -> BTreeMap<Arc<str>, Content> {
     let mut contents = BTreeMap::new();
     for name in names {
@@ -48,7 +48,7 @@ pub(super) fn read_all(folder: &Path, names: BTreeSet<Arc<str>>) -> BTreeMap<Arc
     contents
 }
 
-/// Returns the text of a file; `None` if it changed meanwhile. Whatever is not a regular file counts as not found.
+/// Returns the text of a file; `None` if it changed meanwhile. A path that is no regular file counts as not found.
 fn read_stable(path: &Path) -> io::Result<Option<String>> {
     // Checked before opening, because opening a pipe would wait for its writer.
     if !fs::metadata(path)?.is_file() {
@@ -57,7 +57,7 @@ fn read_stable(path: &Path) -> io::Result<Option<String>> {
     let file = File::open(path)?;
     let before = file.metadata()?;
     let mut bytes = Vec::new();
-    (&file).take(MOST_BYTES).read_to_end(&mut bytes)?;
+    (&file).take(MAX_BYTES).read_to_end(&mut bytes)?;
     let after = file.metadata()?;
     if (before.len(), before.modified()?) != (after.len(), after.modified()?) {
         return Ok(None);

@@ -1,6 +1,6 @@
 //! The contents of a folder's files, and the events for changes of them. This module reads no file.
 //!
-//! If several documents hold the same object, the first one counts, by file name and then by its number in the file; the
+//! If several documents have the same object, the first one counts, by file name and then by its number in the file; the
 //! others are reported as duplicates. A file that does not parse keeps its earlier objects.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -135,6 +135,7 @@ impl State {
     fn insert_file(&mut self, name: &Arc<str>, entries: Vec<Entry>, touched: &mut Vec<ObjectRef>) -> Rejections {
         let mut rejections = Rejections::new();
         let mut file = File::default();
+        // Each entry becomes an object or its refusal at its place, or else a rejection without an object.
         for Entry { number, line, decoded } in entries {
             let (object, decoded) = match decoded {
                 Ok(Decoded::Other(kind)) => {
@@ -190,6 +191,7 @@ impl State {
         changed: &mut Vec<Event>,
         refused: &mut Vec<Event>,
     ) {
+        // Without a document, the object is deleted.
         let Some(places) = self.places.get(object).filter(|places| !places.is_empty()) else {
             self.places.remove(object);
             if self.reported.remove(object).is_some() {
@@ -197,6 +199,7 @@ impl State {
             }
             return;
         };
+        // The first document counts; the others are duplicates.
         let mut rejections = Rejections::new();
         let mut places = places.iter();
         let Some(((first, _), winner)) = places.next() else {
@@ -206,6 +209,7 @@ impl State {
             let rejection = duplicate(object, file, place.line, first, winner.line);
             rejections.insert(rejection.key(), rejection);
         }
+        // A new version is reported; a refused one leaves the last good version as it is.
         let reported = self.reported.entry(object.clone()).or_default();
         match &winner.decoded {
             Ok(version) => {
@@ -267,7 +271,7 @@ fn duplicate(object: &ObjectRef, file: &Arc<str>, line: Option<u32>, first: &str
         cause: Cause::Duplicate,
         field: String::new(),
         value: String::new(),
-        message: format!("stands in {first}{at} too, and the first place by file name counts: remove one of them"),
+        message: format!("is in {first}{at} too, and the first file by name counts: remove one of them"),
         closes: None,
     }
 }

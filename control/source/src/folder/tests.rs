@@ -60,9 +60,9 @@ impl Followed {
     }
 
     /// Applies events until the cluster meets a condition, and returns them.
-    fn until(&mut self, wanted: impl Fn(&Cluster) -> bool) -> Vec<Event> {
+    fn until(&mut self, condition: impl Fn(&Cluster) -> bool) -> Vec<Event> {
         let mut seen = Vec::new();
-        while !wanted(&self.cluster) {
+        while !condition(&self.cluster) {
             let event = self.events.recv_timeout(PATIENCE);
             let event = event.unwrap_or_else(|_| panic!("nothing more came after {seen:#?}"));
             self.cluster.apply(event.clone());
@@ -215,7 +215,7 @@ fn the_first_of_two_places_counts_and_the_second_takes_over_when_it_goes() {
     assert!(port(&followed.cluster, "p").unwrap().contains('1'));
     let duplicates = causes(&followed.cluster);
     assert!(
-        matches!(duplicates.as_slice(), [(Cause::Duplicate, text)] if text.contains("stands in a.yaml:1 too")),
+        matches!(duplicates.as_slice(), [(Cause::Duplicate, text)] if text.contains("is in a.yaml:1 too")),
         "{duplicates:?}"
     );
     fs::remove_file(followed.path("a.yaml")).unwrap();
@@ -231,8 +231,8 @@ fn a_folder_that_goes_leaves_everything_until_it_is_back() {
     fs::write(folder.join("a.yaml"), policy("a", 1)).unwrap();
     let (_watch, events) = watch(&folder).unwrap();
     let mut cluster = Cluster::new();
-    let mut until = |wanted: &dyn Fn(&Cluster) -> bool| {
-        while !wanted(&cluster) {
+    let mut until = |condition: &dyn Fn(&Cluster) -> bool| {
+        while !condition(&cluster) {
             cluster.apply(events.recv_timeout(PATIENCE).expect("the event that was awaited"));
         }
         cluster.count(Kind::NetworkPolicy)
@@ -248,7 +248,7 @@ fn a_folder_that_goes_leaves_everything_until_it_is_back() {
 }
 
 #[test]
-fn a_mounted_config_map_is_followed() {
+fn a_mounted_config_map_is_watched() {
     let folder = TempDir::new().unwrap();
     let version = |name: &str, port| {
         fs::create_dir(folder.path().join(name)).unwrap();

@@ -90,6 +90,7 @@ pub fn watch_batches(
         path: folder.to_owned(),
         source,
     };
+    // inotify starts before the first reading, so that no change is missed.
     let (signals, inbox) = mpsc::channel();
     let ignored = Arc::new(Mutex::new(BTreeMap::new()));
     let mut watcher_thread = WatchThread {

@@ -91,7 +91,7 @@ fn the_full_objects_are_good() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever stands in the place of any field: an object or a refusal that can be shown, and no panic.
+    /// Replaces any field by any value: the result is an object or a refusal that can be printed, and no panic.
     #[test]
     fn decoding_never_panics(
         which in any::<prop::sample::Index>(),
