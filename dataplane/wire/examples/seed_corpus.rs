@@ -1,4 +1,4 @@
-//! Writes the seeds of the fuzz corpus: one frame of each kind that the parser tells apart, in both families.
+//! Writes the seeds of the fuzz corpus: one frame of each kind that the parser distinguishes, in both families.
 
 use std::path::Path;
 use std::{env, fs, io};

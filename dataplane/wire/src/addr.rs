@@ -1,4 +1,4 @@
-//! Addresses as the packet path holds them: fixed-size, `Copy`, comparable without a branch on the family.
+//! The packet path's address types: fixed-size, `Copy`, comparable without a branch on the family.
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -12,10 +12,10 @@ pub struct MacAddr(pub [u8; 6]);
 impl MacAddr {
     /// `ff:ff:ff:ff:ff:ff`.
     pub const BROADCAST: Self = Self([0xff; 6]);
-    /// The address of the gateway that every pod sees, the same on every node.
+    /// The address of heddle's gateway, the same for every pod on every node.
     pub const GATEWAY: Self = Self([0x02, 0x68, 0x65, 0x64, 0x64, 0x6c]);
 
-    /// Whether the group bit is set (broadcast included).
+    /// Returns true if the group bit is set, as in the broadcast address.
     #[must_use]
     pub const fn is_multicast(self) -> bool {
         self.0[0] & 1 == 1
@@ -35,15 +35,15 @@ impl fmt::Debug for MacAddr {
     }
 }
 
-/// An IPv4 or IPv6 address in 16 octets; IPv4 is held as the IPv4-mapped `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
+/// An IPv4 or IPv6 address in 16 octets. IPv4 is stored as the IPv4-mapped `::ffff:a.b.c.d` (RFC 4291 section 2.5.5.2).
 ///
-/// A real packet that carries an IPv4-mapped address in an IPv6 header is refused by the parser, so the two never mix.
+/// The parser refuses a packet with an IPv4-mapped address in an IPv6 header, so the two families do not mix.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Ip([u8; 16]);
 
 impl Hash for Ip {
-    /// As one number: hashers are several times as fast with it as with sixteen octets.
+    /// Hashes the address as one number, which is several times as fast as sixteen octets.
     #[inline]
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u128(u128::from_ne_bytes(self.0));
@@ -51,42 +51,42 @@ impl Hash for Ip {
 }
 
 impl Ip {
-    /// `::`, used where no address is meant.
+    /// `::`, which also stands for no address.
     pub const UNSPECIFIED: Self = Self([0; 16]);
 
-    /// From four octets in wire order.
+    /// Makes an IPv4 address from four octets in wire order.
     #[must_use]
     pub const fn from_v4(o: [u8; 4]) -> Self {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, o[0], o[1], o[2], o[3]])
     }
 
-    /// From sixteen octets in wire order.
+    /// Makes an IPv6 address from sixteen octets in wire order.
     #[must_use]
     pub const fn from_v6(o: [u8; 16]) -> Self {
         Self(o)
     }
 
-    /// Whether this is an IPv4 address.
+    /// Returns true for an IPv4 address.
     #[must_use]
     #[inline]
     pub const fn is_v4(&self) -> bool {
         u128::from_be_bytes(self.0) >> 32 == 0xffff
     }
 
-    /// The four octets of an IPv4 address (the last four of any other).
+    /// Returns the four octets of an IPv4 address; the last four octets of an IPv6 address.
     #[must_use]
     pub const fn v4_octets(&self) -> [u8; 4] {
         let o = &self.0;
         [o[12], o[13], o[14], o[15]]
     }
 
-    /// All sixteen octets.
+    /// Returns all sixteen octets.
     #[must_use]
     pub const fn octets(&self) -> [u8; 16] {
         self.0
     }
 
-    /// The standard library's form.
+    /// Returns the address as the standard library's type.
     #[must_use]
     pub fn to_std(self) -> IpAddr {
         if self.is_v4() {

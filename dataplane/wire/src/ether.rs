@@ -1,4 +1,4 @@
-//! Ethernet II: the constants and the two address fields. Tagged frames are the parser's to refuse.
+//! Ethernet II: the constants and the two address fields. The parser refuses tagged frames.
 
 use crate::addr::MacAddr;
 use crate::bytes;
@@ -12,20 +12,20 @@ pub const ARP: u16 = 0x0806;
 /// EtherType of IPv6.
 pub const IPV6: u16 = 0x86dd;
 
-/// Whether an EtherType announces a VLAN tag (IEEE 802.1Q, 802.1ad, and the old 0x9100 of stacked tags).
+/// Returns true if an EtherType announces a VLAN tag (IEEE 802.1Q, 802.1ad, and the old 0x9100 of stacked tags).
 #[must_use]
 pub const fn is_vlan(ethertype: u16) -> bool {
     matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
 }
 
-/// The destination of a frame.
+/// Returns the destination address of a frame; `None` if the frame is too short.
 #[must_use]
 #[inline]
 pub fn destination(head: &[u8]) -> Option<MacAddr> {
     bytes::read::<6>(head, 0).map(|m| MacAddr(*m))
 }
 
-/// The source of a frame.
+/// Returns the source address of a frame; `None` if the frame is too short.
 #[must_use]
 #[inline]
 pub fn source(head: &[u8]) -> Option<MacAddr> {

@@ -1,7 +1,8 @@
-//! Fragmentation of IPv4 packets: what each fragment's headers are, and how much of the data it takes (RFC 791 section 3.2).
+//! Fragmentation of IPv4 packets: the headers of each fragment, and the length of its data (RFC 791 section 3.2).
 //!
-//! It writes headers only; whose memory the fragments are in is the caller's. IPv6 packets are fragmented by their senders
-//! alone (RFC 8200 section 5). The transport checksum covers the whole packet, and is to be finished before.
+//! This module writes headers only. The caller provides the memory of the fragments and copies the data. IPv6 packets are
+//! fragmented by their senders alone (RFC 8200 section 5). The transport checksum covers the whole packet, so the caller must
+//! finish it first.
 
 use crate::bytes;
 use crate::checksum;
@@ -9,36 +10,36 @@ use crate::parse::{L3, Parsed};
 
 const L3_OFFSET: usize = Parsed::L3_OFFSET;
 const MIN_HEADERS: usize = L3_OFFSET + 20;
-/// Ethernet and the longest IPv4 header.
+/// The length of Ethernet and the longest IPv4 header.
 const MAX_HEADERS: usize = L3_OFFSET + 60;
 const MORE_FRAGMENTS: u16 = 0x2000;
 /// Option types without a length octet: end of list, and no operation.
 const END_OF_OPTIONS: u8 = 0;
 const NO_OPERATION: u8 = 1;
-/// The flag of an option that stands in every fragment (RFC 791 section 3.1).
+/// The flag of an option that is copied into every fragment (RFC 791 section 3.1).
 const COPIED: u8 = 0x80;
 
-/// The Ethernet and IPv4 headers of the fragments of one packet, made one after the other.
+/// A builder of the Ethernet and IPv4 headers of one packet's fragments, one after the other.
 ///
-/// The packet may be a fragment itself: then its fragments lie where it lay, and the last of them says whether more follow as
-/// it did.
+/// The packet may be a fragment itself. Then the offsets continue from its own, and the last fragment has its flag for more
+/// fragments.
 #[derive(Clone, Debug)]
 pub struct Fragmenter {
     headers: [u8; MAX_HEADERS],
     len: usize,
     mtu: usize,
-    /// Where the next fragment's data belongs, in octets.
+    /// The offset of the next fragment's data in the datagram, in octets.
     offset: usize,
     /// Octets of data that are in no fragment yet.
     left: usize,
-    /// More follow after the packet itself.
+    /// True if the packet itself is a fragment that others follow.
     more: bool,
     first: bool,
 }
 
 impl Fragmenter {
-    /// For a packet, parsed from `head`, on a way that takes `mtu`. `None` if it must not be fragmented: it is no IPv4 or
-    /// says so; or cannot be: no fragment of that size holds eight octets of data.
+    /// Makes a fragmenter of a packet, parsed from `head`, for a path with the MTU `mtu` in octets. Returns `None` if the packet
+    /// is not IPv4 or has DF set, or if the MTU leaves no room for eight octets of data.
     #[must_use]
     pub fn new(head: &[u8], p: &Parsed, mtu: u16) -> Option<Self> {
         if p.l3 != L3::V4 || p.dont_fragment {
@@ -59,12 +60,12 @@ impl Fragmenter {
         (len >= MIN_HEADERS && made.room() > 0).then_some(made)
     }
 
-    /// Data that a fragment takes which is not the last: a multiple of eight octets.
+    /// Returns the length of data in each fragment except the last: a multiple of eight octets.
     fn room(&self) -> usize {
         (self.mtu + L3_OFFSET).saturating_sub(self.len) & !7
     }
 
-    /// Makes the headers of the next fragment; the length of its data, or `None` when all data is in fragments.
+    /// Makes the headers of the next fragment and returns the length of its data, or `None` if all data is in fragments.
     pub fn advance(&mut self) -> Option<usize> {
         if self.left == 0 {
             return None;
@@ -72,7 +73,7 @@ impl Fragmenter {
         if !std::mem::take(&mut self.first) {
             self.keep_copied_options();
         }
-        // The last one may be longer by up to seven octets, where the MTU is no multiple of eight.
+        // The last one may be longer by up to seven octets if the MTU leaves room for them.
         let data = if self.len - L3_OFFSET + self.left <= self.mtu {
             self.left
         } else {
@@ -92,13 +93,13 @@ impl Fragmenter {
         Some(data)
     }
 
-    /// The headers that were made last.
+    /// Returns the headers that were made last.
     #[must_use]
     pub fn headers(&self) -> &[u8] {
         self.headers.get(..self.len).unwrap_or_default()
     }
 
-    /// Fragments but the first have those options alone that are to be copied; zeroes, which end the list, fill the last word.
+    /// Removes the options that only the first fragment has, and fills the last word of the header with zeros, which end the list.
     fn keep_copied_options(&mut self) {
         if self.len == MIN_HEADERS {
             return;
@@ -112,7 +113,7 @@ impl Fragmenter {
                 (NO_OPERATION, _) => 1,
                 (_, Some(&len)) => usize::from(len),
             };
-            // A length that leads nowhere ends the list.
+            // An impossible length ends the list.
             let Some((option, behind)) = rest.split_at_checked(len).filter(|_| len > 0) else {
                 break;
             };
@@ -144,7 +145,7 @@ mod tests {
         Packet::new(mac(1), mac(2), ip("10.0.0.1"), ip("10.0.0.2")).dont_fragment(false)
     }
 
-    /// Every fragment of a frame, each valid and none larger than the MTU.
+    /// Returns all fragments of a frame. Asserts that each is valid and none is larger than the MTU.
     fn fragments(frame: &[u8], mtu: u16) -> Vec<Vec<u8>> {
         let p = parse(frame, frame.len()).unwrap();
         let mut fragmenter = Fragmenter::new(frame, &p, mtu).unwrap();
@@ -160,7 +161,8 @@ mod tests {
         made
     }
 
-    /// Puts fragments together as RFC 791 section 3.2 says: where the data begins, the data, and whether more follows.
+    /// Reassembles fragments as in RFC 791 section 3.2. Returns the offset of the data, the data, and the last flag for more
+    /// fragments.
     fn reassembled(fragments: &[Vec<u8>]) -> (usize, Vec<u8>, bool) {
         let (mut start, mut data, mut more) = (None, Vec::<u8>::new(), true);
         for fragment in fragments {
@@ -233,13 +235,13 @@ mod tests {
                 packet.fragment(place * 8 + 8, more)
             };
             let frame = packet.raw(Proto(200), &data);
-            // Random options are not etherparse's, nor anybody's.
+            // The options are random, which the parser accepts.
             let p = parse(&frame, frame.len()).unwrap();
             let (start, put, follows) = reassembled(&fragments(&frame, mtu));
             prop_assert_eq!(start, usize::from(p.fragment_offset));
             prop_assert!(put == data);
             prop_assert_eq!(follows, p.more_fragments);
-            // Twice is as good as once.
+            // Fragments can be fragmented again.
             let twice: Vec<Vec<u8>> =
                 fragments(&frame, 2 * mtu).iter().flat_map(|f| fragments(f, mtu)).collect();
             prop_assert!(reassembled(&twice).1 == data);

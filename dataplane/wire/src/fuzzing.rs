@@ -1,6 +1,6 @@
-//! What must hold for any bytes: asserted by the fuzz targets, the replay of their corpus, and the property tests.
+//! The invariants for any bytes. The fuzz targets, the replay of their corpus and the property tests assert them.
 //!
-//! These functions panic when an invariant is broken; the packet path never calls them.
+//! These functions panic if an invariant is broken. The packet path never calls them.
 
 #![allow(clippy::panic, reason = "an invariant that is broken has to stop the fuzzer")]
 
@@ -17,12 +17,12 @@ use crate::tcp;
 const GATEWAY_V4: Ip = Ip::from_v4([169, 254, 1, 1]);
 const GATEWAY_V6: Ip = Ip::from_v6([0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
 
-/// Parses `data` as a frame, as the head of a longer packet, and cut at each end of a header; asserts that offsets are in
-/// order and in range, that rewrites change no length and can be taken back, and that every answer parses and verifies.
+/// Parses `data` as a frame, as the head of a longer packet, and cut at the end of each header. Asserts that offsets are in order
+/// and in range, that rewrites change no length and can be undone, and that every local reply can be parsed and verified.
 ///
 /// # Panics
 ///
-/// When an invariant is broken.
+/// If an invariant is broken.
 pub fn check_parse(data: &[u8]) {
     let whole = parse(data, data.len());
     if let Ok(p) = whole {
@@ -31,7 +31,7 @@ pub fn check_parse(data: &[u8]) {
         check_answers(data, &p);
         check_rewrites(data, &p);
     }
-    // As the head of a packet that goes on: nothing but "the headers go on" may change for the better.
+    // As the head of a longer packet: a packet that parses as a whole parses here too.
     let longer = data.len() + 3000;
     match parse(data, longer) {
         Ok(p) => check_parsed(data, longer, &p),
@@ -41,6 +41,7 @@ pub fn check_parse(data: &[u8]) {
     assert_eq!(parse(data, 0), Err(ParseError::EthernetTruncated));
 }
 
+/// Asserts that offsets, families, ports and fragment fields of a parsed packet are consistent.
 fn check_parsed(head: &[u8], packet_len: usize, p: &Parsed) {
     assert!(
         Parsed::L3_OFFSET <= p.l4() && p.l4() <= p.payload() && p.payload() <= p.end(),
@@ -79,6 +80,7 @@ fn check_parsed(head: &[u8], packet_len: usize, p: &Parsed) {
     }
 }
 
+/// Asserts that the offsets of a quoted packet are in range.
 fn check_inner(head: &[u8], p: &Parsed, i: &Inner) {
     assert_eq!(p.icmp(), Some(IcmpMessage::Error));
     assert_eq!(i.l3, p.l3);
@@ -92,7 +94,8 @@ fn check_inner(head: &[u8], p: &Parsed, i: &Inner) {
     }
 }
 
-/// A packet whose head ends anywhere gives the same result or says that its headers are split; cut for good, an error.
+/// Cuts the packet at the ends of its headers. If only the head frame ends there, the result is the same or `HeadersSplit`. If the
+/// packet ends there, the result is an error.
 fn check_cuts(data: &[u8], p: &Parsed) {
     for cut in [
         0,
@@ -114,6 +117,7 @@ fn check_cuts(data: &[u8], p: &Parsed) {
     }
 }
 
+/// Builds every local reply to a packet and checks it.
 fn check_answers(data: &[u8], p: &Parsed) {
     let mut out = [0; 2048];
     let gateway = if p.l3 == L3::V6 { GATEWAY_V6 } else { GATEWAY_V4 };
@@ -152,7 +156,8 @@ fn check_answers(data: &[u8], p: &Parsed) {
     check_answer(&out, arp);
 }
 
-/// An answer to a parsed packet parses and verifies, unless the address it speaks for is none that may be a source.
+/// Asserts that a local reply can be parsed and that its checksum is correct. Returns `None` if there is no reply, or if its
+/// address may not be a source.
 fn check_answer(out: &[u8], built: Result<usize, BuildError>) -> Option<Parsed> {
     let frame = out.get(..built.ok()?)?;
     match parse(frame, frame.len()) {
@@ -166,7 +171,7 @@ fn check_answer(out: &[u8], built: Result<usize, BuildError>) -> Option<Parsed> 
     }
 }
 
-/// What workers do in one pass is what its parts do one after the other.
+/// Asserts that `forward` does the same in one pass as its parts do one after the other.
 fn check_forward(data: &[u8], p: &Parsed, new: &Tuple, deltas: Deltas) {
     let macs = (MacAddr([2, 1, 1, 1, 1, 1]), MacAddr::GATEWAY);
     for to in [None, Some((new, deltas))] {
@@ -179,6 +184,7 @@ fn check_forward(data: &[u8], p: &Parsed, new: &Tuple, deltas: Deltas) {
     }
 }
 
+/// Applies every rewrite to a packet, and asserts that the result parses as expected and that checksums stay right or wrong.
 fn check_rewrites(data: &[u8], p: &Parsed) {
     let v4 = p.l3 == L3::V4;
     let (a, b) = if v4 {
@@ -193,6 +199,7 @@ fn check_rewrites(data: &[u8], p: &Parsed) {
         sport: if old.sport == 0 { 0 } else { 4242 },
         dport: if old.dport == 0 { 0 } else { 53 },
     };
+    // A translation and its inverse.
     let deltas = Deltas::between(p.proto, &old, &new);
     let mut frame = data.to_vec();
     if rewrite::translate(&mut frame, p, &new, deltas) {
@@ -211,11 +218,12 @@ fn check_rewrites(data: &[u8], p: &Parsed) {
             l4: deltas.l4.reverse(),
         };
         assert!(rewrite::translate(&mut frame, &again, &old, back));
-        // A checksum field of ffff that should be 0 means the same, and does not come back as it was.
+        // A checksum field of ffff in place of 0 means the same, and is not restored exactly.
         if checksum::verify(p, [data]) {
             assert_eq!(parse(&frame, frame.len()), Ok(*p));
         }
     }
+    // The translation of an ICMP error.
     if let Ok(inner) = quoted(data, p) {
         let mut frame = data.to_vec();
         let quote = Tuple {
@@ -228,6 +236,7 @@ fn check_rewrites(data: &[u8], p: &Parsed) {
             assert_eq!(again, Ok((p.translated(&Tuple { src: a, dst: b, ..old }), Ok(quote))));
         }
     }
+    // Forwarding, TTL, MSS and the computed checksum.
     check_forward(data, p, &new, deltas);
     let mut frame = data.to_vec();
     if rewrite::decrement_ttl(&mut frame, p) {
@@ -248,17 +257,18 @@ fn check_rewrites(data: &[u8], p: &Parsed) {
     }
 }
 
-/// Where both heddle and etherparse take a frame, they see the same addresses, protocol, ports and payload.
+/// Compares addresses, protocol, ports and payload of a frame with etherparse's, if both parsers accept it.
 ///
 /// # Panics
 ///
-/// When they differ.
+/// If they differ.
 #[cfg(any(test, feature = "testing"))]
 pub fn check_against_etherparse(data: &[u8]) {
     use etherparse::{NetSlice, SlicedPacket, TransportSlice};
     let (Ok(p), Ok(e)) = (parse(data, data.len()), SlicedPacket::from_ethernet(data)) else {
         return;
     };
+    // The network header.
     match &e.net {
         Some(NetSlice::Ipv4(ip)) => {
             assert_eq!(p.src, Ip::from_v4(ip.header().source()));
@@ -278,6 +288,7 @@ pub fn check_against_etherparse(data: &[u8]) {
         Some(NetSlice::Arp(_)) => assert_eq!(p.l3, L3::Arp),
         None => panic!("etherparse sees no network header in {p:?}"),
     }
+    // The transport header.
     let ports = (p.sport, p.dport);
     match &e.transport {
         Some(TransportSlice::Tcp(t)) => {

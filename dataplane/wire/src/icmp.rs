@@ -1,9 +1,9 @@
-//! ICMP (RFC 792) and ICMPv6 (RFC 4443): which message is it. Quoted packets are `parse::quoted`'s, answers `build`'s.
+//! The message types of ICMP (RFC 792) and ICMPv6 (RFC 4443). `parse::quoted` reads quoted packets, and `build` writes messages.
 
 use crate::parse::{L3, Parsed};
 use crate::proto::Proto;
 
-/// The header that all messages share: type, code, checksum, four octets of the message's own.
+/// The length of the header of all messages: type, code, checksum, and four octets that depend on the type.
 pub const HEADER: usize = 8;
 
 /// Message types of ICMP for IPv4.
@@ -76,7 +76,7 @@ pub mod v6 {
     pub const CODE_PORT: u8 = 4;
 }
 
-/// What an ICMP or ICMPv6 message is to the dataplane.
+/// The kind of an ICMP or ICMPv6 message, as far as the dataplane distinguishes them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum IcmpMessage {
     /// An echo request; its identifier is the source port of the flow key.
@@ -102,7 +102,7 @@ pub enum IcmpMessage {
 }
 
 impl IcmpMessage {
-    /// Of an ICMP message for IPv4, by its type.
+    /// Returns the kind of an ICMP message for IPv4 by its type.
     #[must_use]
     pub const fn of_v4(kind: u8) -> Self {
         match kind {
@@ -115,7 +115,7 @@ impl IcmpMessage {
         }
     }
 
-    /// Of an ICMPv6 message, by its type; unknown types below 128 are errors (RFC 4443 section 2.1).
+    /// Returns the kind of an ICMPv6 message by its type. Unknown types below 128 are errors (RFC 4443 section 2.1).
     #[must_use]
     pub const fn of_v6(kind: u8) -> Self {
         match kind {
@@ -140,7 +140,8 @@ impl IcmpMessage {
     }
 }
 
-/// Ports of an echo message for the flow key: a request is (id, 0), a reply (0, id), so that one is the reverse of the other.
+/// Returns the ports of an echo message for the flow key. A request has (id, 0) and a reply (0, id), so that one is the reverse of
+/// the other.
 pub(crate) const fn echo_ports(message: IcmpMessage, id: u16) -> (u16, u16) {
     match message {
         IcmpMessage::EchoRequest => (id, 0),
@@ -150,7 +151,7 @@ pub(crate) const fn echo_ports(message: IcmpMessage, id: u16) -> (u16, u16) {
 }
 
 impl Parsed {
-    /// What the message is, if the packet is ICMP or ICMPv6 and no later fragment.
+    /// Returns the kind of the message, if the packet is ICMP or ICMPv6 and no later fragment.
     #[must_use]
     #[inline]
     pub fn icmp(&self) -> Option<IcmpMessage> {

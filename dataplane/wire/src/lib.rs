@@ -1,8 +1,8 @@
-//! Views, builders and checksums for the protocols that heddle speaks. Knows no table and no socket.
+//! Parser, header rewriting, packet builders and checksums for heddle's protocols. It uses no table and no socket.
 //!
-//! A packet is parsed once, to offsets and what a flow key needs ([`parse()`]). What a flow's packets become is compiled once
-//! ([`rewrite::Deltas`]) and applied to each ([`rewrite::translate`]). What the dataplane answers itself, [`build`] writes into a
-//! caller's buffer. Nothing here allocates, keeps state, or panics on any bytes.
+//! A packet is parsed once, into offsets and the fields of its flow key ([`parse()`]). The checksum changes of a flow's rewrite are
+//! computed once ([`rewrite::Deltas`]) and applied to each packet ([`rewrite::forward`], [`rewrite::translate`]). [`build`] writes
+//! heddle's local replies into a caller's buffer. No function allocates, keeps state, or panics on any bytes.
 //!
 //! ```
 //! use heddle_wire::rewrite::{Deltas, Tuple, translate};

@@ -1,4 +1,4 @@
-//! Neighbor discovery (RFC 4861): the solicitation that a gateway answers, validated. Answers are `build`'s.
+//! Neighbor discovery (RFC 4861): validates neighbor solicitations. `build` writes the advertisements that answer them.
 
 use crate::addr::{Ip, MacAddr};
 use crate::bytes;
@@ -8,7 +8,7 @@ use crate::parse::{ParseError, Parsed};
 
 pub(crate) const OPTION_SOURCE_MAC: u8 = 1;
 pub(crate) const OPTION_TARGET_MAC: u8 = 2;
-/// ICMPv6 header and target address.
+/// The length of the ICMPv6 header and the target address.
 const SOLICITATION: usize = 24;
 
 /// A neighbor solicitation that passed the checks of RFC 4861 section 7.1.1.
@@ -16,26 +16,26 @@ const SOLICITATION: usize = 24;
 pub struct Solicitation {
     /// The address asked for.
     pub target: Ip,
-    /// Who asks; unspecified when it probes for a duplicate address (RFC 4862 section 5.4.2).
+    /// The asker's address; unspecified in a probe for a duplicate address (RFC 4862 section 5.4.2).
     pub asker: Ip,
-    /// The asker's Ethernet address, if it gave one.
+    /// The asker's Ethernet address, if the solicitation contains one.
     pub source_mac: Option<MacAddr>,
 }
 
 impl Solicitation {
-    /// Whether it is a probe for a duplicate address.
+    /// Returns true for a probe for a duplicate address.
     #[must_use]
     pub fn is_probe(&self) -> bool {
         self.asker == Ip::UNSPECIFIED
     }
 }
 
-/// The solicitation in a packet that was parsed as one.
+/// Reads and validates the neighbor solicitation in a parsed packet.
 ///
 /// # Errors
 ///
-/// `NeighborInvalid` where RFC 4861 section 7.1.1 says to discard it, and where it is none; `HeadersSplit` where it does
-/// not stand whole in the head frame.
+/// `NeighborInvalid` if RFC 4861 section 7.1.1 requires to discard it, or if the packet is no solicitation; `HeadersSplit` if it
+/// is not whole in the head frame.
 pub fn solicitation(head: &[u8], p: &Parsed) -> Result<Solicitation, ParseError> {
     let invalid = ParseError::NeighborInvalid;
     if p.icmp() != Some(IcmpMessage::NeighborSolicitation) || p.is_fragment() {
@@ -64,7 +64,7 @@ pub fn solicitation(head: &[u8], p: &Parsed) -> Result<Solicitation, ParseError>
     })
 }
 
-/// The Ethernet address in the first option of `kind`; options of length 0 make the message invalid.
+/// Returns the Ethernet address in the first option of `kind`. An option of length 0 makes the message invalid.
 fn link_layer_option(mut options: &[u8], kind: u8) -> Result<Option<MacAddr>, ParseError> {
     let mut found = None;
     while !options.is_empty() {
@@ -83,20 +83,20 @@ fn link_layer_option(mut options: &[u8], kind: u8) -> Result<Option<MacAddr>, Pa
     Ok(found)
 }
 
-/// `ff02::1:ffXX:XXXX` (RFC 4291 section 2.7.1).
+/// Returns true for a solicited-node address, `ff02::1:ffXX:XXXX` (RFC 4291 section 2.7.1).
 #[must_use]
 pub fn is_solicited_node(ip: Ip) -> bool {
     ip.octets()[..13] == [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff]
 }
 
-/// The solicited-node multicast address of an address.
+/// Returns the solicited-node multicast address of an address.
 #[must_use]
 pub const fn solicited_node(ip: Ip) -> Ip {
     let o = ip.octets();
     Ip::from_v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, o[13], o[14], o[15]])
 }
 
-/// The Ethernet address that an IPv6 multicast address is sent to (RFC 2464 section 7).
+/// Returns the Ethernet address for an IPv6 multicast address (RFC 2464 section 7).
 #[must_use]
 pub const fn multicast_mac(ip: Ip) -> MacAddr {
     let o = ip.octets();

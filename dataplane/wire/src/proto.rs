@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// The protocol number of an IP packet after its extension headers (IANA protocol numbers).
+/// The protocol number of an IP packet, behind all extension headers (IANA protocol numbers).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Proto(pub u8);
@@ -19,7 +19,7 @@ impl Proto {
     /// SCTP (RFC 9260).
     pub const SCTP: Self = Self(132);
 
-    /// Whether the protocol has source and destination ports.
+    /// Returns true if the protocol has source and destination ports.
     #[must_use]
     pub const fn has_ports(self) -> bool {
         matches!(self, Self::TCP | Self::UDP | Self::SCTP)

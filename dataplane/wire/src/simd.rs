@@ -1,18 +1,19 @@
-//! Prefetch, searches in a cache line, and the vector sum of long slices: the only unsafe code of the crate, each piece with a safe twin in the tests.
+//! Prefetch, searches in a cache line, and the vector sum of long slices: the only unsafe code of the crate. Tests compare each
+//! function with a safe one.
 //!
-//! What is not known here for a processor falls back to code that is right everywhere: no prefetch, and the scalar sum.
+//! Processors without an implementation here use portable code: no prefetch, and the scalar functions.
 
 #![allow(unsafe_code, reason = "processor intrinsics; the rest of the crate forbids it")]
 
-/// Asks the processor to load the start of `what` into its nearest cache, for a read that comes soon.
+/// Prefetches the start of `what` into the nearest cache, for a read that comes soon.
 #[inline(always)]
 pub fn prefetch<T: ?Sized>(what: &T) {
     let address = std::ptr::from_ref(what).cast::<i8>();
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: SSE is part of x86_64; a prefetch is a hint that reads no value and faults on no address, and this one is
-        // that of a live reference.
+        // SAFETY: SSE is part of x86_64. A prefetch is a hint that reads no value and faults on no address, and this address is
+        // a live reference's.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
     }
     #[cfg(all(target_arch = "aarch64", not(miri)))]
@@ -26,7 +27,7 @@ pub fn prefetch<T: ?Sized>(what: &T) {
     let _ = address;
 }
 
-/// Which of the octets are `wanted`: the first one's bit is the lowest.
+/// Returns a bit for each octet, set if the octet equals `wanted`. The first octet has the lowest bit.
 #[inline(always)]
 #[must_use]
 pub fn equal(octets: &[u8; 32], wanted: u8) -> u32 {
@@ -55,7 +56,7 @@ fn equal_scalar(octets: &[u8; 32], wanted: u8) -> u32 {
         .fold(0, |bits, octet| bits << 1 | u32::from(*octet == wanted))
 }
 
-/// How many of the numbers, which are in order, are at most `limit`.
+/// Returns how many of the sorted numbers are at most `limit`.
 #[inline(always)]
 #[must_use]
 pub fn count_up_to(ordered: &[u16; 16], limit: u16) -> usize {
@@ -73,7 +74,7 @@ pub fn count_up_to(ordered: &[u16; 16], limit: u16) -> usize {
                 .map(|numbers| _mm_cmpeq_epi16(_mm_subs_epu16(numbers, limit), zero));
             _mm_movemask_epi8(_mm_packs_epi16(low, high))
         };
-        // They are in order: the first ones.
+        // The numbers are sorted, so those at most `limit` come first.
         up_to.trailing_ones() as usize
     }
     #[cfg(any(miri, not(target_arch = "x86_64")))]
@@ -86,18 +87,18 @@ fn count_up_to_scalar(ordered: &[u16; 16], limit: u16) -> usize {
     ordered.iter().filter(|number| **number <= limit).count()
 }
 
-/// From this length on the vector sum is faster than the scalar one.
+/// The length in octets from which the vector sum is faster than the scalar one.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 const VECTOR_FROM: usize = 256;
 
-/// The sum of 32-bit words in the machine's own byte order, the last one padded with zeros; folds to the checksum's sum.
+/// Returns the sum of 32-bit words in the machine's byte order, the last one padded with zeros. It folds to the checksum's sum.
 ///
-/// Slices are at most the length of a packet: the sum of 2^32 words would overflow.
+/// The sum of 2^32 words would overflow. Slices are never longer than a packet.
 #[inline]
 pub(crate) fn words(bytes: &[u8]) -> u64 {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
     if bytes.len() >= VECTOR_FROM && is_x86_feature_detected!("avx2") {
-        // SAFETY: the processor has AVX2, as was just asked.
+        // SAFETY: the condition has checked that the processor has AVX2.
         return unsafe { words_avx2(bytes) };
     }
     words_scalar(bytes)
@@ -120,7 +121,7 @@ fn words_scalar(bytes: &[u8]) -> u64 {
     sum
 }
 
-/// Sixteen words a step, as sums of 64 bits each.
+/// Computes [`words`] with AVX2: sixteen words in each step, added to sums of 64 bits.
 #[cfg(all(target_arch = "x86_64", not(miri)))]
 #[target_feature(enable = "avx2")]
 fn words_avx2(bytes: &[u8]) -> u64 {

@@ -7,7 +7,7 @@ pub use crate::tcp_flags::TcpFlags;
 /// The length of a TCP header without options.
 pub const MIN_HEADER: usize = 20;
 
-/// The sequence number of a parsed TCP segment.
+/// Returns the sequence number of a parsed TCP segment.
 #[must_use]
 #[inline]
 pub fn sequence(head: &[u8], p: &Parsed) -> Option<u32> {
@@ -18,7 +18,7 @@ pub fn sequence(head: &[u8], p: &Parsed) -> Option<u32> {
     }
 }
 
-/// The acknowledgment number of a parsed TCP segment.
+/// Returns the acknowledgment number of a parsed TCP segment.
 #[must_use]
 #[inline]
 pub fn acknowledgment(head: &[u8], p: &Parsed) -> Option<u32> {
@@ -29,7 +29,7 @@ pub fn acknowledgment(head: &[u8], p: &Parsed) -> Option<u32> {
     }
 }
 
-/// Where the value of the MSS option stands in the frame, and the value (RFC 9293 section 3.7.1).
+/// Returns the offset of the MSS option's value in the frame, and the value (RFC 9293 section 3.7.1).
 ///
 /// A malformed option list ends the search.
 #[must_use]

@@ -28,28 +28,29 @@ impl TcpFlags {
     /// Congestion window reduced (RFC 3168).
     pub const CWR: Self = Self(0x80);
 
-    /// Returns whether all of `other` are set.
+    /// Returns true if all flags of `other` are set.
     #[must_use]
     #[inline]
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0
     }
 
-    /// Returns whether any of `other` is set.
+    /// Returns true if any flag of `other` is set.
     #[must_use]
     #[inline]
     pub const fn intersects(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// Returns whether this is the first segment of a connection: SYN without ACK, RST and FIN.
+    /// Returns true for the first segment of a connection: SYN without ACK, RST and FIN.
     #[must_use]
     #[inline]
     pub const fn opens(self) -> bool {
         self.0 & (Self::SYN.0 | Self::ACK.0 | Self::RST.0 | Self::FIN.0) == Self::SYN.0
     }
 
-    /// Returns whether no TCP sends this combination: SYN with FIN or RST, FIN with RST or without ACK, none of SYN, ACK and RST.
+    /// Returns true for a combination that no TCP sends: SYN with FIN or RST, FIN with RST or without ACK, none of SYN, ACK and
+    /// RST.
     #[must_use]
     #[inline]
     pub const fn is_impossible(self) -> bool {

@@ -8,7 +8,7 @@ use crate::parse::{self, ARP_PREFIX, ArpOperation, Parsed};
 
 const LEN: usize = ether::HEADER + 28;
 
-/// Answers an ARP request: the address asked for is at `mac`.
+/// Builds the reply to an ARP request: the requested address is at `mac`.
 ///
 /// # Errors
 ///
@@ -27,7 +27,7 @@ pub fn arp_reply(head: &[u8], p: &Parsed, mac: MacAddr, out: &mut [u8]) -> Resul
     )
 }
 
-/// Asks who has `target`, broadcast.
+/// Builds a broadcast ARP request for `target`.
 ///
 /// # Errors
 ///

@@ -5,12 +5,12 @@ use crate::addr::MacAddr;
 use crate::parse::Parsed;
 use crate::rewrite;
 
-/// Answers an echo request with its own data, as the address that it was sent to.
+/// Builds the reply to an echo request: the same data, sent from the request's destination.
 ///
 /// # Errors
 ///
-/// `NotAnswerable` for anything but a whole request to one host, `NoRoom`, and `NotInHead` where the request is longer
-/// than the head frame: [`rewrite::echo_reply_in_place`] answers those.
+/// `NotAnswerable` for anything but a whole request to one host; `NoRoom`; `NotInHead` for a request that is longer than its
+/// head frame, which [`rewrite::echo_reply_in_place`] can answer.
 pub fn echo_reply(head: &[u8], p: &Parsed, mac: MacAddr, out: &mut [u8]) -> Result<usize, BuildError> {
     let request = head.get(..p.end()).ok_or(BuildError::NotInHead)?;
     let frame = room(out, request.len())?;

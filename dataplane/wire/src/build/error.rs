@@ -1,4 +1,4 @@
-//! ICMP and ICMPv6 errors about a packet (RFC 792, RFC 1122, RFC 1812, RFC 4443), and when none may be sent.
+//! ICMP and ICMPv6 errors about a packet (RFC 792, RFC 1122, RFC 1812, RFC 4443), and the rules for sending them.
 
 use super::{BuildError, Envelope};
 use crate::addr::{Ip, MacAddr};
@@ -8,44 +8,44 @@ use crate::icmp::{self, IcmpMessage, v4, v6};
 use crate::parse::{L3, Parsed};
 use crate::proto::Proto;
 
-/// RFC 1812 section 4.3.2.3: the datagram of an error is at most this long.
+/// The longest datagram of an error, in octets (RFC 1812 section 4.3.2.3).
 const V4_LIMIT: usize = 576;
-/// RFC 4443 section 2.4(c): the least IPv6 MTU.
+/// The longest packet of an error: the minimum IPv6 MTU (RFC 4443 section 2.4(c)).
 const V6_LIMIT: usize = 1280;
-/// RFC 1812 section 4.3.2.5: precedence 6, internetwork control.
+/// The TOS of an error: precedence 6, internetwork control (RFC 1812 section 4.3.2.5).
 const V4_CLASS: u8 = 0xc0;
 
-/// Why a destination cannot be reached.
+/// The reason for which a destination cannot be reached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum Unreachable {
     /// No route: code 0 in either family.
     NoRoute,
     /// The host does not answer: code 1, in IPv6 code 3.
     Host,
-    /// Nothing listens: code 3, in IPv6 code 4. What kube-proxy's reject sends.
+    /// No process listens: code 3, in IPv6 code 4. kube-proxy's reject rule sends the same.
     Port,
     /// Policy forbids it: code 13, in IPv6 code 1.
     Prohibited,
-    /// This code, whatever the family.
+    /// A code as a number, in either family.
     Code(u8),
 }
 
-/// What went wrong with a packet, for either family.
+/// An ICMP error, of either family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum IcmpError {
     /// TTL or hop limit ran out in transit.
     TimeExceeded,
     /// The destination cannot be reached.
     Unreachable(Unreachable),
-    /// The packet does not fit the next hop's MTU: fragmentation needed (RFC 1191), or packet too big.
+    /// The packet is larger than the path's MTU: fragmentation needed (RFC 1191), or packet too big.
     TooBig {
-        /// The MTU that it would have to fit.
+        /// The MTU of the path, in octets.
         mtu: u32,
     },
 }
 
 impl IcmpError {
-    /// Type, code and the second word of the header.
+    /// Returns the type, the code and the second word of the header.
     fn header(self, l3: L3) -> (u8, u8, u32) {
         match (l3, self) {
             (L3::V6, Self::TimeExceeded) => (v6::TIME_EXCEEDED, 0, 0),
@@ -76,10 +76,11 @@ impl IcmpError {
     }
 }
 
-/// Whether an ICMP error about a packet may be sent at all (RFC 1122 section 3.2.2, RFC 4443 section 2.4(e)).
+/// Returns true if an ICMP error about a packet may be sent (RFC 1122 section 3.2.2, RFC 4443 section 2.4(e)).
 ///
-/// Never about an ICMP error or a redirect, a fragment but the first, a packet to a group address or sent to one on the
-/// link (but for packet too big in IPv6), or from an address that is no single host's. Subnet broadcasts cannot be told here.
+/// No error may be sent about an ICMP error or redirect, a later fragment, a packet to a multicast or broadcast address of the
+/// network or link layer (except packet too big in IPv6), or a packet whose source is not the address of one host. Subnet
+/// broadcasts are not recognized here.
 #[must_use]
 pub fn may_answer_with_error(p: &Parsed, error: IcmpError) -> bool {
     if p.l3 == L3::Arp || p.is_later_fragment() {
@@ -99,12 +100,12 @@ pub fn may_answer_with_error(p: &Parsed, error: IcmpError) -> bool {
     }
 }
 
-/// Tells the source of a packet what went wrong with it, as `from` at `mac`, quoting as much as the family's rules and the
-/// head frame allow.
+/// Builds an ICMP error to the source of a packet, from the address `from` at `mac`. It quotes as much of the packet as the
+/// family's limit and the head frame allow.
 ///
 /// # Errors
 ///
-/// `NotAnswerable` where [`may_answer_with_error`] says no or `from` is of the other family, `NoRoom`.
+/// `NotAnswerable` if [`may_answer_with_error`] returns false or `from` is of the other family; `NoRoom`.
 pub fn icmp_error(
     head: &[u8],
     p: &Parsed,

@@ -1,8 +1,8 @@
-//! Packets that the dataplane sends of its own: answers, written into a caller's buffer, with finished checksums.
+//! Builds heddle's local replies into a caller's buffer, with finished checksums.
 //!
-//! Each function takes the packet that it answers (`head` and its [`Parsed`](crate::Parsed)), writes a whole frame to `out` and returns
-//! its length. What is never answered is refused with [`BuildError::NotAnswerable`]; [`may_answer_with_error`] is the one
-//! place with the rules for ICMP errors. Rate limits are the engine's.
+//! Each function takes the packet that it answers (`head` and its [`Parsed`](crate::Parsed)), writes a whole frame to `out` and
+//! returns its length. A packet that must not be answered is refused with [`BuildError::NotAnswerable`]. The rules for ICMP
+//! errors are in [`may_answer_with_error`]. The engine limits the rate of errors.
 
 mod arp;
 mod echo;
@@ -25,31 +25,31 @@ use crate::ether;
 use crate::proto::Proto;
 use crate::rewrite;
 
-/// Why there is no answer.
+/// The reason for which no reply was built.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum BuildError {
-    /// The answer does not fit.
+    /// The reply does not fit the buffer.
     #[error("the answer needs {needed} bytes, the buffer has {room}: give a buffer of a whole frame")]
     NoRoom {
-        /// The answer's length.
+        /// The reply's length in octets.
         needed: usize,
-        /// The buffer's.
+        /// The buffer's length in octets.
         room: usize,
     },
-    /// The packet is of a kind that is never answered so, or the answering address is of the other family.
+    /// The packet must not be answered in this way, or the reply's address is of the other family.
     #[error("a packet of this kind is not answered")]
     NotAnswerable,
-    /// The answer needs more of the packet than its head frame has.
-    #[error("the head frame does not hold what the answer repeats: answer in place")]
+    /// The reply repeats more of the packet than its head frame contains.
+    #[error("the head frame does not contain all of the data that the reply repeats: reply in place")]
     NotInHead,
 }
 
-/// TTL and hop limit of what the dataplane sends itself.
+/// TTL and hop limit of local replies.
 const TTL: u8 = 64;
 const IPV4_HEADER: usize = 20;
 const IPV6_HEADER: usize = 40;
 
-/// Addresses of a packet to be written.
+/// The addresses and other header fields of a packet to be written.
 #[derive(Clone, Copy)]
 struct Envelope {
     src_mac: MacAddr,
@@ -67,8 +67,8 @@ impl Envelope {
         ether::HEADER + if v4 { IPV4_HEADER } else { IPV6_HEADER }
     }
 
-    /// Writes Ethernet and IP headers and lets `fill` write a message of `len` octets, zeroed before, the checksum of which
-    /// stands at `field`.
+    /// Writes a frame: the Ethernet and IP headers, and a message of `len` octets, which `fill` gets as zeros. The message's
+    /// checksum is written at its offset `field`. Returns the frame's length.
     fn write(
         &self,
         out: &mut [u8],
@@ -76,6 +76,7 @@ impl Envelope {
         field: usize,
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<usize, BuildError> {
+        // Room for the whole frame, all zeros.
         let v4 = self.src.is_v4();
         if self.dst.is_v4() != v4 {
             return Err(BuildError::NotAnswerable);
@@ -92,7 +93,7 @@ impl Envelope {
         );
         let at = ether::HEADER;
         if v4 {
-            // Identification 0 with DF set is right for what is never fragmented (RFC 6864 section 4.1).
+            // With DF set, the identification may be 0 (RFC 6864 section 4.1).
             let [a, b] = ((IPV4_HEADER + len) as u16).to_be_bytes();
             bytes::put(
                 frame,
@@ -121,6 +122,7 @@ impl Envelope {
             bytes::put(frame, at + 8, self.src.octets());
             bytes::put(frame, at + 24, self.dst.octets());
         }
+        // The message, then its checksum over the pseudo header and itself.
         let Some(message) = frame.get_mut(l4..) else {
             return Err(BuildError::NotAnswerable);
         };
@@ -135,12 +137,13 @@ impl Envelope {
     }
 }
 
-/// The first `needed` bytes of the buffer.
+/// Returns the first `needed` bytes of the buffer.
 fn room(out: &mut [u8], needed: usize) -> Result<&mut [u8], BuildError> {
     let room = out.len();
     out.get_mut(..needed).ok_or(BuildError::NoRoom { needed, room })
 }
 
+/// Writes the Ethernet header.
 fn ethernet(frame: &mut [u8], dst: MacAddr, src: MacAddr, ethertype: u16) {
     rewrite::set_macs(frame, dst, src);
     bytes::put16(frame, 12, ethertype);

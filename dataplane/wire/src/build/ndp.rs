@@ -13,12 +13,12 @@ const ALL_NODES: Ip = Ip::from_v6([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 
 const ROUTER: u8 = 0x80;
 const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
-/// Header, target address, and the option with the Ethernet address.
+/// The length of the header, the target address, and the option with the Ethernet address.
 const LEN: usize = 32;
 
-/// Answers a neighbor solicitation: the target is at `mac`, a `router` or not.
+/// Builds the advertisement that answers a neighbor solicitation: the target is at `mac`, and is a `router` or not.
 ///
-/// A probe for a duplicate address is answered to all nodes and not as solicited (RFC 4861 section 7.2.4).
+/// The answer to a probe for a duplicate address goes to all nodes, without the solicited flag (RFC 4861 section 7.2.4).
 ///
 /// # Errors
 ///

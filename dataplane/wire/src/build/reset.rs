@@ -1,4 +1,4 @@
-//! The reset that answers a segment of no connection (RFC 9293 section 3.10.7.1).
+//! The TCP reset that answers a segment of no connection (RFC 9293 section 3.10.7.1).
 
 use super::{BuildError, Envelope};
 use crate::addr::{Ip, MacAddr};
@@ -8,14 +8,15 @@ use crate::parse::{L3, Parsed};
 use crate::proto::Proto;
 use crate::tcp::{self, MIN_HEADER, TcpFlags};
 
-/// Answers a TCP segment with a reset from the address and port that it was sent to.
+/// Builds the reset that answers a TCP segment, from the address and port that the segment was sent to.
 ///
-/// With an ACK: `<SEQ=SEG.ACK><CTL=RST>`; without: `<SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>`, where SYN and FIN count.
+/// A segment with ACK gets `<SEQ=SEG.ACK><CTL=RST>`. A segment without gets `<SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>`, where
+/// SYN and FIN count in the length.
 ///
 /// # Errors
 ///
-/// `NotAnswerable` for a reset, a fragment (its length is not known), a group address on either side, and anything but
-/// TCP; `NoRoom`.
+/// `NotAnswerable` for a reset, a fragment (the segment's length is not known), a multicast or unspecified address, and anything
+/// but TCP; `NoRoom`.
 pub fn tcp_reset(head: &[u8], p: &Parsed, mac: MacAddr, out: &mut [u8]) -> Result<usize, BuildError> {
     let refused = BuildError::NotAnswerable;
     if !p.is_tcp() || p.is_fragment() || p.tcp_flags.contains(TcpFlags::RST) || p.to_multicast() || p.l2_multicast {

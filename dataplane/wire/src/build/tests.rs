@@ -1,4 +1,4 @@
-//! Every answer, re-parsed and verified by etherparse; and the packets that are never answered.
+//! Every reply, parsed again and verified by etherparse, and the packets that must not be answered.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn parsed(frame: &[u8]) -> Parsed {
     parse(frame, frame.len()).unwrap()
 }
 
-/// Builds, verifies by etherparse, and returns the answer and how it parses.
+/// Builds a reply, verifies it by etherparse, and returns the frame and its parsed headers.
 #[track_caller]
 fn answer(build: impl FnOnce(&mut [u8]) -> Result<usize, BuildError>) -> (Vec<u8>, Parsed) {
     let mut out = vec![0xee; 2048];
@@ -162,10 +162,10 @@ fn quotes_are_as_long_as_the_rules_allow() {
         let (f, p) = answer(|out| icmp_error(&about, &asked, IcmpError::TimeExceeded, GW, gateway(&asked), out));
         assert_eq!(p.l3_len, limit);
         assert_eq!(&f[p.payload()..], &about[14..14 + f.len() - p.payload()]);
-        // What the head frame does not hold is not quoted.
+        // The quote ends with the head frame.
         let (f, p) = answer(|out| icmp_error(&about[..100], &asked, IcmpError::TimeExceeded, GW, gateway(&asked), out));
         assert_eq!(&f[p.payload()..], &about[14..100]);
-        // Padding is no part of the packet.
+        // Padding is not quoted, because it is not part of the packet.
         let short = base.padding(20).udp(1, 2, b"");
         let asked = parsed(&short);
         let (f, p) = answer(|out| icmp_error(&short, &asked, IcmpError::TimeExceeded, GW, gateway(&asked), out));

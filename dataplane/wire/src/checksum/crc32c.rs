@@ -1,4 +1,4 @@
-//! CRC32c (Castagnoli) as SCTP uses it (RFC 9260 appendix A): over slices, and incrementally for a change near the start.
+//! The CRC32c (Castagnoli) of SCTP (RFC 9260 appendix A): over slices, and as an incremental update for a change of four octets.
 
 /// The polynomial, bits reversed.
 const POLY: u32 = 0x82f6_3b78;
@@ -14,7 +14,7 @@ impl Default for Crc32c {
 }
 
 impl Crc32c {
-    /// The CRC of nothing.
+    /// Starts with no octets.
     #[must_use]
     pub const fn new() -> Self {
         Self(!0)
@@ -26,16 +26,16 @@ impl Crc32c {
         self.0 = !crc32c::crc32c_append(!self.0, bytes);
     }
 
-    /// The CRC, in the byte order in which SCTP carries it.
+    /// Returns the CRC in SCTP's byte order.
     #[must_use]
     pub const fn finish(self) -> [u8; 4] {
         (!self.0).to_le_bytes()
     }
 
-    /// The CRC field of a packet in which `old` became `new`, with `behind` octets after them.
+    /// Returns the CRC field of a packet after the octets `old` were replaced by `new`, with `behind` octets after them.
     ///
-    /// The CRC is linear: the difference of two packets has the difference of their CRCs. So a field that was wrong stays
-    /// wrong, and the payload is not read.
+    /// The CRC is linear: the CRC of the difference of two packets is the difference of their CRCs. So the payload need not be
+    /// read, and a field that was wrong stays wrong.
     #[must_use]
     pub fn update(field: [u8; 4], old: [u8; 4], new: [u8; 4], behind: usize) -> [u8; 4] {
         let mut difference = Self(0);
@@ -44,7 +44,7 @@ impl Crc32c {
     }
 }
 
-/// `POWERS[k]`: x^(8 * 2^k), the factor of 2^k zero octets; bits reversed.
+/// `POWERS[k]` is x^(8 * 2^k) with reversed bits: the factor that stands for 2^k zero octets.
 static POWERS: [u32; usize::BITS as usize] = powers();
 
 const fn powers() -> [u32; usize::BITS as usize] {
@@ -58,7 +58,7 @@ const fn powers() -> [u32; usize::BITS as usize] {
     p
 }
 
-/// The CRC state after `zeros` more zero octets: times x^(8 * zeros), modulo the polynomial.
+/// Returns the CRC state after `zeros` more zero octets: the product with x^(8 * zeros), modulo the polynomial.
 fn advance(state: u32, zeros: usize) -> u32 {
     POWERS
         .iter()
@@ -67,7 +67,7 @@ fn advance(state: u32, zeros: usize) -> u32 {
         .fold(state, |state, (_, power)| multiply(state, *power))
 }
 
-/// The product of two polynomials over GF(2), modulo the CRC's; bits reversed.
+/// Returns the product of two polynomials over GF(2) with reversed bits, modulo the CRC's polynomial.
 const fn multiply(a: u32, mut b: u32) -> u32 {
     let mut product = 0;
     let mut bit = 1 << 31;
@@ -87,7 +87,7 @@ mod tests {
 
     use super::*;
 
-    /// `TABLES[k][b]`: the CRC of the octet `b` followed by `k` zero octets.
+    /// `TABLES[k][b]` is the CRC of the octet `b` followed by `k` zero octets.
     static TABLES: [[u32; 256]; 8] = tables();
 
     const fn tables() -> [[u32; 256]; 8] {
@@ -116,7 +116,7 @@ mod tests {
         t
     }
 
-    /// The twin of [`Crc32c::push`]: slicing by eight, without the processor's instruction.
+    /// A second implementation of [`Crc32c::push`], by slicing by eight, without the processor's instruction.
     fn push_by_tables(state: u32, bytes: &[u8]) -> u32 {
         let mut crc = state;
         let mut blocks = bytes.chunks_exact(8);

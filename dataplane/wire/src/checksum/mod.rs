@@ -1,7 +1,7 @@
 //! The Internet checksum (RFC 1071), its incremental update (RFC 1624), and the CRC32c of SCTP (RFC 9260 appendix A).
 //!
-//! Sums of addresses are taken over all sixteen octets of an [`Ip`], whatever the family: the `ffff` of an IPv4-mapped
-//! address is zero in one's complement arithmetic.
+//! Sums of addresses cover all sixteen octets of an [`Ip`] in either family, because the `ffff` of an IPv4-mapped address is zero
+//! in one's complement arithmetic.
 
 mod crc32c;
 mod delta;
@@ -20,7 +20,7 @@ use crate::simd;
 pub struct Sum(u64);
 
 impl Sum {
-    /// The sum of nothing.
+    /// The sum of no words.
     pub const ZERO: Self = Self(0);
 
     /// Adds another sum.
@@ -37,52 +37,52 @@ impl Sum {
         Self(self.0 + word as u64)
     }
 
-    /// Takes one 16-bit word away, in one's complement: adds its complement.
+    /// Subtracts one 16-bit word, by adding its one's complement.
     #[must_use]
     #[inline]
     pub const fn minus_word(self, word: u16) -> Self {
         Self(self.0 + (!word) as u64)
     }
 
-    /// Folded to 16 bits, not complemented. 0 only for a sum of zeros.
+    /// Returns the sum folded to 16 bits, not complemented. It is 0 only for a sum of zeros.
     #[must_use]
     #[inline]
     pub const fn fold(self) -> u16 {
-        // Each carry comes back at the other end, and brings no further one.
+        // Each carry is added at the low end, which causes no further carry.
         let (half, carry) = (self.0 as u32).overflowing_add((self.0 >> 32) as u32);
         let half = half + carry as u32;
         let (word, carry) = (half as u16).overflowing_add((half >> 16) as u16);
         word + carry as u16
     }
 
-    /// The checksum: folded and complemented.
+    /// Returns the checksum: folded and complemented.
     #[must_use]
     #[inline]
     pub const fn checksum(self) -> u16 {
         !self.fold()
     }
 
-    /// The sum of the same bytes, one byte further on: each word's octets change places.
+    /// Returns the sum of the same bytes at an odd offset: the octets of each word are swapped.
     #[must_use]
     const fn shifted(self) -> Self {
         Self(self.fold().swap_bytes() as u64)
     }
 }
 
-/// The sum over `bytes`; a last odd octet is padded with zero.
+/// Returns the sum over `bytes`. An odd last octet is padded with zero.
 #[must_use]
 #[inline]
 pub fn sum(bytes: &[u8]) -> Sum {
     Sum(u64::from(native(bytes).to_be()))
 }
 
-/// Folded sum in the machine's own byte order (RFC 1071 section 2 (B): the order does not matter until the end).
+/// Returns the folded sum in the machine's byte order. The order matters only at the end (RFC 1071 section 2 (B)).
 #[inline]
 fn native(bytes: &[u8]) -> u16 {
     Sum(simd::words(bytes)).fold()
 }
 
-/// The sum of an address.
+/// Returns the sum of an address.
 #[must_use]
 #[inline(always)]
 pub const fn address(ip: Ip) -> Sum {
@@ -92,15 +92,15 @@ pub const fn address(ip: Ip) -> Sum {
     Sum((sum >> 32) + (sum & 0xffff_ffff))
 }
 
-/// The sum of the pseudo header of either family (RFC 9293 section 3.1, RFC 8200 section 8.1); `len` is that of the
-/// transport header and its payload.
+/// Returns the sum of the pseudo header of either family (RFC 9293 section 3.1, RFC 8200 section 8.1). `len` is the length of
+/// the transport header and its payload.
 #[must_use]
 #[inline(always)]
 pub const fn pseudo(src: Ip, dst: Ip, proto: Proto, len: u32) -> Sum {
     address(src).plus(address(dst)).plus(Sum(proto.0 as u64 + len as u64))
 }
 
-/// A sum over slices that follow one another, of any length, odd ones too.
+/// A running sum over consecutive slices of any length, including odd ones.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chain {
     sum: Sum,
@@ -108,7 +108,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Starts with a sum, as that of a pseudo header.
+    /// Starts with a sum, for example of a pseudo header.
     #[must_use]
     pub const fn from(sum: Sum) -> Self {
         Self { sum, odd: false }
@@ -122,7 +122,7 @@ impl Chain {
         self.odd ^= bytes.len() % 2 == 1;
     }
 
-    /// The sum so far.
+    /// Returns the sum so far.
     #[must_use]
     pub const fn sum(&self) -> Sum {
         self.sum

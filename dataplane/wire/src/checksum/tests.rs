@@ -1,4 +1,4 @@
-//! The fast sums against naive twins, and incremental updates against recomputation.
+//! Compares the fast sums with naive ones, and incremental updates with recomputation.
 
 use proptest::prelude::*;
 
@@ -20,7 +20,7 @@ fn example_of_rfc_1071() {
 
 #[test]
 fn example_of_rfc_1624() {
-    // Section 4: equation 3 gives 0000 where the old equation 2 gave ffff.
+    // Section 4: equation 3 gives 0000, unlike the old equation 2, which gave ffff.
     assert_eq!(Delta::word(0x5555, 0x3285).apply(0xdd2f), 0x0000);
 }
 
@@ -63,7 +63,7 @@ proptest! {
         mut bytes in prop::collection::vec(any::<u8>(), 40..80),
         new_a: [u8; 16], new_b: [u8; 16], w: u16,
     ) {
-        bytes[39] |= 1; // a sum of zeros alone has no checksum to speak of
+        bytes[39] |= 1; // the checksum of zeros alone is ambiguous
         let field = !naive(&bytes);
         let old = |b: &[u8], at: usize| Ip::from_v6(b[at..at + 16].try_into().unwrap());
         let d = Delta::address(old(&bytes, 0), Ip::from_v6(new_a))

@@ -1,11 +1,11 @@
-//! Transport checksums of parsed packets, which may be chains of frames: is it partial, compute, finish, verify.
+//! Transport checksums of parsed packets, which may be chains of frames: detects partial ones, computes, finishes and verifies.
 
 use super::{Chain, Crc32c, Sum, pseudo};
 use crate::bytes;
 use crate::parse::Parsed;
 use crate::proto::Proto;
 
-/// Where the checksum field stands in the transport header.
+/// Returns the offset of the checksum field in the transport header.
 #[inline]
 pub(crate) const fn field_offset(proto: Proto) -> Option<usize> {
     match proto {
@@ -17,7 +17,7 @@ pub(crate) const fn field_offset(proto: Proto) -> Option<usize> {
     }
 }
 
-/// The length that checksum and pseudo header cover: for UDP that of its own header, which may leave octets behind it.
+/// Returns the length that the checksum covers. For UDP this is the length in its header, which may be less than the packet's.
 #[inline]
 fn covered(head: &[u8], p: &Parsed) -> Option<usize> {
     if p.proto == Proto::UDP {
@@ -35,10 +35,10 @@ fn pseudo_of(p: &Parsed, len: usize) -> Sum {
     }
 }
 
-/// Whether the sender left the transport checksum to be finished; to be asked for frames from a veth only.
+/// Returns true if the transport checksum is unfinished. Only valid for frames from a veth.
 ///
-/// A TCP or UDP field that equals the folded, not complemented pseudo-header sum is what Linux leaves under
-/// `CHECKSUM_PARTIAL`; an SCTP CRC32c of zero likewise. A fragment is never partial: Linux sums before it fragments.
+/// Under `CHECKSUM_PARTIAL`, Linux leaves the folded pseudo-header sum, not complemented, in a TCP or UDP checksum field, and zero
+/// in the CRC32c of SCTP. A fragment is never partial, because Linux finishes the checksum before it fragments.
 #[must_use]
 #[inline(always)]
 pub fn is_partial(head: &[u8], p: &Parsed) -> bool {
@@ -56,7 +56,7 @@ pub fn is_partial(head: &[u8], p: &Parsed) -> bool {
     }
 }
 
-/// A checksum that was computed and is to be stored in the head frame.
+/// A computed checksum, to be stored in the head frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Finished {
     at: u16,
@@ -70,7 +70,7 @@ enum Value {
 }
 
 impl Finished {
-    /// Writes the field; `false` when the head is not that of the packet it was computed for.
+    /// Writes the checksum field. Returns false if the head frame is too short, so it is another packet's.
     #[inline]
     pub fn store(self, head: &mut [u8]) -> bool {
         match self.value {
@@ -80,9 +80,10 @@ impl Finished {
     }
 }
 
-/// The right transport checksum of a whole packet, whatever stands in the field now; `chain` is its frames, head first.
+/// Computes the transport checksum of a whole packet, regardless of the field's content. `chain` is the packet's frames, head
+/// first.
 ///
-/// `None` for fragments, protocols without a checksum known here, and a chain that is shorter than the packet.
+/// Returns `None` for fragments, for protocols without a known checksum, and for a chain that is shorter than the packet.
 #[must_use]
 #[inline(always)]
 pub fn compute<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> Option<Finished> {
@@ -96,7 +97,7 @@ pub fn compute<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> Opt
     let value = if p.proto == Proto::SCTP {
         Value::Crc(crc(p, head, chain, len)?)
     } else {
-        // Left out, not taken away: in one's complement that would make ffff of a message of zeros.
+        // The field is left out of the sum. To subtract it would give ffff for a message of zeros in one's complement.
         let before = super::sum(head.get(p.l4()..at)?);
         let behind = at + 2;
         let total = sum_range(
@@ -114,7 +115,8 @@ pub fn compute<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> Opt
     Some(Finished { at: at as u16, value })
 }
 
-/// Finishes a partial checksum; `rest` is the frames behind the head. `false` when it was not partial, or the chain short.
+/// Finishes a partial checksum. `rest` is the frames behind the head. Returns false if the checksum was not partial or the chain
+/// is too short.
 pub fn finish_partial<'a>(head: &mut [u8], rest: impl IntoIterator<Item = &'a [u8]>, p: &Parsed) -> bool {
     if !is_partial(head, p) {
         return false;
@@ -126,9 +128,9 @@ pub fn finish_partial<'a>(head: &mut [u8], rest: impl IntoIterator<Item = &'a [u
     done.is_some_and(|f| f.store(head))
 }
 
-/// Whether the transport checksum is right; `chain` is the packet's frames, head first.
+/// Returns true if the transport checksum is correct. `chain` is the packet's frames, head first.
 ///
-/// True where there is nothing to verify: fragments, other protocols, UDP over IPv4 with a field of 0.
+/// Also returns true if there is no checksum to verify: fragments, other protocols, UDP over IPv4 with a field of 0.
 #[must_use]
 pub fn verify<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> bool {
     let mut chain = chain.into_iter();
@@ -145,7 +147,7 @@ pub fn verify<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> bool
         return crc(p, head, chain, len).is_some_and(|c| bytes::read::<4>(head, p.l4() + offset) == Some(&c));
     }
     if p.proto == Proto::UDP && bytes::be16(head, p.l4() + offset) == Some(0) {
-        // RFC 8200 section 8.1: IPv6 has no UDP without a checksum.
+        // In IPv6, UDP must have a checksum (RFC 8200 section 8.1).
         return p.l3 == crate::parse::L3::V4;
     }
     sum_range(pseudo_of(p, len), head, chain, p.l4(), len).is_some_and(|s| s.fold() == 0xffff)
@@ -159,6 +161,7 @@ fn sum_range<'a>(sum: Sum, head: &[u8], rest: impl Iterator<Item = &'a [u8]>, st
     Some(total.sum())
 }
 
+/// Returns the CRC32c of an SCTP packet of `len` octets, with zeros in place of its CRC field.
 fn crc<'a>(p: &Parsed, head: &[u8], rest: impl Iterator<Item = &'a [u8]>, len: usize) -> Option<[u8; 4]> {
     let mut crc = Crc32c::new();
     crc.push(bytes::read::<8>(head, p.l4())?);
@@ -167,7 +170,8 @@ fn crc<'a>(p: &Parsed, head: &[u8], rest: impl Iterator<Item = &'a [u8]>, len: u
     Some(crc.finish())
 }
 
-/// Calls `f` with the parts of a chain that make up `len` octets from `start`, which is in the head.
+/// Calls `f` with the slices of a chain that cover `len` octets from the offset `start`, which is in the head. Returns `None` if
+/// the chain is too short.
 #[inline(always)]
 fn each_slice<'a>(
     head: &[u8],

@@ -13,12 +13,12 @@ const LEN: usize = 28;
 /// Hardware type 1, protocol type IPv4, lengths 6 and 4.
 pub(crate) const PREFIX: [u8; 6] = [0, 1, 0x08, 0x00, 6, 4];
 
-/// What an ARP packet wants.
+/// The operation of an ARP packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub enum ArpOperation {
-    /// Who has the target address?
+    /// A request for the hardware address of the target.
     Request,
-    /// The sender has the sender's address.
+    /// The sender's hardware address.
     Reply,
 }
 
@@ -31,13 +31,13 @@ pub struct ArpPacket {
     pub sender_mac: MacAddr,
     /// The sender's protocol address; 0.0.0.0 in a probe (RFC 5227).
     pub sender: Ip,
-    /// The target's hardware address; means nothing in a request.
+    /// The target's hardware address; without a meaning in a request.
     pub target_mac: MacAddr,
-    /// The address asked for.
+    /// The target's protocol address.
     pub target: Ip,
 }
 
-/// The fields of a packet that was parsed as ARP.
+/// Returns the fields of a packet that was parsed as ARP.
 #[must_use]
 pub fn arp(head: &[u8], p: &Parsed) -> Option<ArpPacket> {
     if p.l3 != L3::Arp {
@@ -57,6 +57,7 @@ pub fn arp(head: &[u8], p: &Parsed) -> Option<ArpPacket> {
     })
 }
 
+/// Parses an ARP packet.
 #[cold]
 pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Result<Parsed, ParseError> {
     let Some(a) = bytes::read::<LEN>(head, ether::HEADER) else {

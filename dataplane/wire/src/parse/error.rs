@@ -1,8 +1,8 @@
-//! Why a packet was refused by the parser.
+//! The reasons for which the parser refuses a packet.
 
 use thiserror::Error;
 
-/// Why a packet was refused. One variant a reason; the engine maps each to a drop reason.
+/// The reason for which the parser refused a packet. The engine maps each variant to a drop reason of the same name.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, Error)]
 #[repr(u8)]
 pub enum ParseError {
@@ -15,7 +15,7 @@ pub enum ParseError {
     /// Neither ARP nor IPv4 nor IPv6.
     #[error("EtherType is neither ARP nor IPv4 nor IPv6")]
     UnknownEtherType,
-    /// The headers go on behind the head frame of the packet.
+    /// The headers do not fit the head frame of the packet.
     #[error("headers do not fit the first frame of the packet")]
     HeadersSplit,
     /// Shorter than an ARP packet.
@@ -51,7 +51,7 @@ pub enum ParseError {
     /// The payload length is more than the frame holds.
     #[error("IPv6 payload length is more than the frame holds")]
     Ipv6LengthExceedsFrame,
-    /// An extension header goes on behind the packet's end.
+    /// An extension header ends beyond the packet's end.
     #[error("IPv6 extension header is truncated")]
     Ipv6ExtensionTruncated,
     /// More extension headers than `ipv6::MAX_EXTENSIONS`.
@@ -126,7 +126,7 @@ pub enum ParseError {
 }
 
 impl ParseError {
-    /// Every reason, in order of its number.
+    /// Every variant, in the order of its number.
     pub const ALL: [Self; 39] = [
         Self::EthernetTruncated,
         Self::VlanTagged,
@@ -169,7 +169,7 @@ impl ParseError {
         Self::NeighborInvalid,
     ];
 
-    /// The reason's name in counters, in kebab case.
+    /// Returns the reason's name in counters, in kebab case.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,4 @@
-//! What IPv4 and IPv6 say of fragments, in one form.
+//! The fragment fields of IPv4 and IPv6 in one form.
 
 use super::error::ParseError;
 use super::parsed::Fragment;
@@ -20,7 +20,7 @@ impl Fragmented {
         id: 0,
     };
 
-    /// Sets offset and `more`, and judges the length of the fragment's payload.
+    /// Sets the offset and `more`, and checks the length of the fragment's payload.
     pub(super) fn set(&mut self, offset: usize, more: bool, payload: usize) -> Result<(), ParseError> {
         if offset + payload > usize::from(u16::MAX) {
             return Err(ParseError::FragmentOverflow);

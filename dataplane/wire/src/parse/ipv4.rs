@@ -15,6 +15,10 @@ const DONT_FRAGMENT: u16 = 0x4000;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const OFFSET: u16 = 0x1fff;
 
+/// Parses an IPv4 packet.
+///
+/// Plan: check version and lengths, then the header checksum and the addresses, read the fragment fields, read the transport
+/// header.
 #[inline(always)]
 pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Result<Parsed, ParseError> {
     let Some(ip) = bytes::read::<HEADER>(head, ether::HEADER) else {
@@ -34,6 +38,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
     if ether::HEADER + total > packet_len {
         return Err(ParseError::Ipv4LengthExceedsFrame);
     }
+    // The usual header without options is summed at a fixed length.
     let l4 = ether::HEADER + header;
     let sum = if header == HEADER {
         checksum::sum(ip)
@@ -46,6 +51,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
     let src = [ip[12], ip[13], ip[14], ip[15]];
     let dst = [ip[16], ip[17], ip[18], ip[19]];
     addresses(src, dst)?;
+    // Flags and offset: nearly all packets are whole.
     let word = u16::from_be_bytes([ip[6], ip[7]]);
     let mut fragment = Fragmented::WHOLE;
     if word & (MORE_FRAGMENTS | OFFSET) != 0 {
@@ -86,7 +92,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
     })
 }
 
-/// Addresses that never stand on a wire (RFC 1122 section 3.2.1.3).
+/// Refuses addresses that no packet on a wire may have (RFC 1122 section 3.2.1.3).
 #[inline]
 fn addresses(src: [u8; 4], dst: [u8; 4]) -> Result<(), ParseError> {
     if src[0] >> 4 == 0xe || src == [0xff; 4] {
@@ -104,6 +110,7 @@ fn addresses(src: [u8; 4], dst: [u8; 4]) -> Result<(), ParseError> {
     Ok(())
 }
 
+/// Returns the error for a head frame without a whole header.
 #[cold]
 fn short(packet_len: usize) -> ParseError {
     if packet_len < ether::HEADER + HEADER {

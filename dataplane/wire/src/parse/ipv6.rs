@@ -19,6 +19,9 @@ const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
 
+/// Parses an IPv6 packet.
+///
+/// Plan: check version, length and addresses, walk over the extension headers, read the transport header.
 #[inline]
 pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Result<Parsed, ParseError> {
     let Some(ip) = bytes::read::<HEADER>(head, ether::HEADER) else {
@@ -31,6 +34,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
     if ether::HEADER + total > packet_len {
         return Err(ParseError::Ipv6LengthExceedsFrame);
     }
+    // Most packets have no extension header, and the walk is out of line.
     let (src, dst) = addresses(ip)?;
     let end = ether::HEADER + total;
     let mut walk = Walk {
@@ -75,18 +79,18 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
     })
 }
 
-/// Where a walk over extension headers stands, and what it found.
+/// The position of a walk over extension headers, and the fragment header that it found.
 #[derive(Clone, Copy)]
 pub(super) struct Walk {
     /// The next header's protocol.
     pub(super) proto: Proto,
-    /// Where it starts.
+    /// The next header's offset in the frame.
     pub(super) l4: usize,
-    /// What the fragment header says.
+    /// The fields of the fragment header.
     pub(super) fragment: Fragmented,
 }
 
-/// The addresses, unless one of them never stands on a wire (RFC 4291 sections 2.5.2, 2.5.3, 2.5.5.2 and 2.7).
+/// Returns the addresses. Refuses addresses that no packet on a wire may have (RFC 4291 sections 2.5.2, 2.5.3, 2.5.5.2 and 2.7).
 #[inline]
 pub(super) fn addresses(ip: &[u8; HEADER]) -> Result<(Ip, Ip), ParseError> {
     let (mut s, mut d) = ([0; 16], [0; 16]);
@@ -112,6 +116,7 @@ pub(super) fn addresses(ip: &[u8; HEADER]) -> Result<(Ip, Ip), ParseError> {
     Ok((src, dst))
 }
 
+/// Returns true for the number of an extension header that the parser walks over.
 #[inline]
 pub(super) const fn is_extension(next: u8) -> bool {
     matches!(
@@ -120,10 +125,13 @@ pub(super) const fn is_extension(next: u8) -> bool {
     )
 }
 
-/// Walks from the end of the IPv6 header to the transport header, through a packet that ends at `end`.
+/// Walks over the extension headers from `from` to the transport header. `end` is the end of the packet.
 ///
-/// It stops at a fragment header of a later fragment: what follows is payload. The length of a fragment is judged only where
-/// the packet is `complete` and no quote.
+/// The walk ends behind the fragment header of a later fragment, because payload follows it. `complete` is false for a quoted
+/// packet, whose fragment length cannot be checked.
+///
+/// Plan: for each header, check that it is whole, check its order and type, and go to the next one. At the end, check that
+/// the transport header's offset is in the head frame.
 #[cold]
 pub(super) fn extensions(head: &[u8], from: Walk, end: usize, complete: bool) -> Result<Walk, ParseError> {
     let Walk {
@@ -140,6 +148,7 @@ pub(super) fn extensions(head: &[u8], from: Walk, end: usize, complete: bool) ->
         if at + 8 > end {
             return Err(ParseError::Ipv6ExtensionTruncated);
         }
+        // The header's length, whose unit depends on its type.
         let h = bytes::read::<8>(head, at).ok_or(ParseError::HeadersSplit)?;
         let len = match next {
             FRAGMENT => 8,
@@ -151,7 +160,7 @@ pub(super) fn extensions(head: &[u8], from: Walk, end: usize, complete: bool) ->
             return Err(ParseError::Ipv6ExtensionTruncated);
         }
         match next {
-            // RFC 8200 section 4.1: directly behind the IPv6 header and nowhere else.
+            // RFC 8200 section 4.1: only directly behind the IPv6 header.
             HOP_BY_HOP if count > 0 => return Err(ParseError::Ipv6ExtensionOrder),
             ROUTING if h[2] == 0 => return Err(ParseError::Ipv6RoutingType0),
             ROUTING if h[3] != 0 => return Err(ParseError::Ipv6RoutingSegmentsLeft),
@@ -162,7 +171,7 @@ pub(super) fn extensions(head: &[u8], from: Walk, end: usize, complete: bool) ->
                 seen_fragment = true;
                 let word = u16::from_be_bytes([h[2], h[3]]);
                 fragment.id = u32::from_be_bytes([h[4], h[5], h[6], h[7]]);
-                // Offset 0 and none to follow: an atomic fragment, a whole packet (RFC 6946).
+                // Offset 0 and no more fragments: an atomic fragment, which is a whole packet (RFC 6946).
                 if word & 0xfff9 != 0 {
                     let payload = if complete { end - at - len } else { 8 };
                     fragment.set(usize::from(word & 0xfff8), word & 1 != 0, payload)?;
@@ -193,6 +202,7 @@ pub(super) fn extensions(head: &[u8], from: Walk, end: usize, complete: bool) ->
     })
 }
 
+/// Returns the error for a head frame without a whole header.
 #[cold]
 fn short(packet_len: usize) -> ParseError {
     if packet_len < ether::HEADER + HEADER {

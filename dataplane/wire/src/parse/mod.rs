@@ -23,11 +23,11 @@ pub use quoted::{Inner, quoted};
 use crate::bytes;
 use crate::ether;
 
-/// Parses a packet whose first frame is `head` and whose frames have `packet_len` bytes together.
+/// Parses a packet. `head` is its first frame, and `packet_len` the length of all its frames in octets.
 ///
 /// # Errors
 ///
-/// A [`ParseError`] with the reason why the packet cannot be forwarded.
+/// A [`ParseError`]: the reason for which the packet cannot be forwarded.
 #[inline(always)]
 pub fn parse(head: &[u8], packet_len: usize) -> Result<Parsed, ParseError> {
     let head = head.get(..packet_len).unwrap_or(head);

@@ -31,8 +31,8 @@ pub enum Fragment {
 
 /// A parsed packet: plain data, valid as long as the bytes do not change.
 ///
-/// Offsets count from the first byte of the frame. For ARP `src` and `dst` are the sender's and the target's protocol
-/// addresses, `proto` is 0 and `ttl` means nothing.
+/// Offsets count from the first byte of the frame. For ARP, `src` and `dst` are the sender's and the target's protocol
+/// addresses, and `proto` and `ttl` are 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Parsed {
     /// Source address.

@@ -1,4 +1,4 @@
-//! The packet that an ICMP error quotes: enough of it to find its flow and to translate it.
+//! The packet that an ICMP error quotes, as far as it is needed to find its flow and to translate it.
 
 use super::error::ParseError;
 use super::fragment::Fragmented;
@@ -11,10 +11,10 @@ use crate::bytes;
 use crate::icmp::{self, IcmpMessage};
 use crate::proto::Proto;
 
-/// The packet quoted in an ICMP error, as it was sent: `src` is whom the error is for.
+/// The packet quoted in an ICMP error, as it was sent. The error goes to `src`.
 ///
-/// Offsets count from the first byte of the frame that carries the error. Ports follow the same convention as in
-/// [`Parsed`]; those of a later fragment, and of a protocol without ports, are 0.
+/// Offsets count from the first byte of the frame with the error. Ports have the same meaning as in [`Parsed`]: a later fragment
+/// and a protocol without ports have 0.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Inner {
     /// Source address of the quoted packet.
@@ -25,15 +25,15 @@ pub struct Inner {
     pub sport: u16,
     /// Its destination port, or the identifier of its echo reply.
     pub dport: u16,
-    /// Where its network header starts.
+    /// The offset of its network header.
     pub l3_offset: u16,
-    /// Where its transport header starts.
+    /// The offset of its transport header.
     pub l4_offset: u16,
     /// Its network protocol.
     pub l3: L3,
     /// Its transport protocol.
     pub proto: Proto,
-    /// Whether it is a fragment.
+    /// The part of a datagram that it carries.
     pub fragment: Fragment,
     /// The type of a quoted ICMP message.
     pub icmp_type: u8,
@@ -43,14 +43,14 @@ pub struct Inner {
 ///
 /// # Errors
 ///
-/// `QuoteTruncated`, `QuoteMalformed` or `QuoteOfError`; the last also when `p` is no ICMP error at all.
+/// `QuoteTruncated`, `QuoteMalformed` or `QuoteOfError`. The last is also the error if `p` is no ICMP error.
 pub fn quoted(head: &[u8], p: &Parsed) -> Result<Inner, ParseError> {
     if p.icmp() != Some(IcmpMessage::Error) || p.is_fragment() {
         return Err(ParseError::QuoteOfError);
     }
     let at = p.payload();
     let head = head.get(..p.end()).unwrap_or(head);
-    // A quote is never longer than what RFC 1812 and RFC 4443 allow, so one that the head frame cuts is cut by its sender.
+    // Quotes are shorter than a frame (RFC 1812, RFC 4443), so a quote that ends with the head frame was cut by its sender.
     let mut inner = match p.l3 {
         L3::V4 => v4(head, at)?,
         _ => v6(head, at)?,
@@ -62,9 +62,10 @@ pub fn quoted(head: &[u8], p: &Parsed) -> Result<Inner, ParseError> {
     if inner.fragment == Fragment::Later {
         return Ok(inner);
     }
+    // The ports, or the identifier of an echo message.
     match inner.proto {
         Proto::TCP | Proto::UDP | Proto::SCTP => {
-            // RFC 792 promises the first eight octets.
+            // A quote has at least the first eight octets of the transport header (RFC 792).
             let t = bytes::read::<8>(head, l4).ok_or(ParseError::QuoteTruncated)?;
             inner.sport = u16::from_be_bytes([t[0], t[1]]);
             inner.dport = u16::from_be_bytes([t[2], t[3]]);
@@ -86,6 +87,7 @@ pub fn quoted(head: &[u8], p: &Parsed) -> Result<Inner, ParseError> {
     Ok(inner)
 }
 
+/// Reads a quoted IPv4 header. Its checksum is not verified, because routers may change the quote.
 fn v4(head: &[u8], at: usize) -> Result<Inner, ParseError> {
     let ip = bytes::read::<{ ipv4::HEADER }>(head, at).ok_or(ParseError::QuoteTruncated)?;
     let header = usize::from(ip[0] & 0x0f) * 4;
@@ -111,6 +113,7 @@ fn v4(head: &[u8], at: usize) -> Result<Inner, ParseError> {
     })
 }
 
+/// Reads a quoted IPv6 header and its extension headers.
 fn v6(head: &[u8], at: usize) -> Result<Inner, ParseError> {
     let ip = bytes::read::<{ ipv6::HEADER }>(head, at).ok_or(ParseError::QuoteTruncated)?;
     if ip[0] >> 4 != 6 {
@@ -123,7 +126,7 @@ fn v6(head: &[u8], at: usize) -> Result<Inner, ParseError> {
         fragment: Fragmented::WHOLE,
     };
     if ipv6::is_extension(ip[6]) {
-        // The walk ends where the quote ends, so the quoted length field does not matter here.
+        // The walk ends with the quote, so the quoted length field is not used.
         walk = ipv6::extensions(head, walk, head.len(), false).map_err(|e| match e {
             ParseError::Ipv6ExtensionTruncated | ParseError::HeadersSplit => ParseError::QuoteTruncated,
             _ => ParseError::QuoteMalformed,

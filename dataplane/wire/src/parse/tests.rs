@@ -1,4 +1,4 @@
-//! Packets that the parser accepts and refuses, as real bytes; and random ones with etherparse as the oracle.
+//! Packets that the parser accepts and refuses, as bytes, and random packets with etherparse as the oracle.
 
 use proptest::prelude::*;
 

@@ -1,4 +1,4 @@
-//! The transport headers: ports, flags, message types, and where the payload starts.
+//! The transport headers: ports, flags, message types, and the offset of the payload.
 
 use super::error::ParseError;
 use super::fragment::Fragmented;
@@ -11,7 +11,7 @@ use crate::tcp::{self, TcpFlags};
 const UDP_HEADER: usize = 8;
 const SCTP_HEADER: usize = 12;
 
-/// What the network header says of the transport header.
+/// The position of a transport header, from the network header.
 pub(super) struct At {
     pub(super) l3: L3,
     pub(super) proto: Proto,
@@ -20,7 +20,7 @@ pub(super) struct At {
     pub(super) fragment: Fragmented,
 }
 
-/// What the transport header says.
+/// The fields of a transport header.
 pub(super) struct Transport {
     pub(super) sport: u16,
     pub(super) dport: u16,
@@ -31,6 +31,9 @@ pub(super) struct Transport {
 }
 
 /// Reads the transport header.
+///
+/// Each protocol's header must be whole in the packet and in the head frame. A first fragment without a whole header is refused,
+/// because policy could not judge it (RFC 1858).
 #[inline(always)]
 pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
     let whole = at.fragment.kind == Fragment::Whole;
@@ -69,7 +72,7 @@ pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
         Proto::UDP => {
             let u = header::<UDP_HEADER>(head, at, ParseError::UdpTruncated)?;
             let len = usize::from(u16::from_be_bytes([u[4], u[5]]));
-            // A first fragment's length is that of the whole datagram.
+            // The length in a first fragment is the whole datagram's.
             if len < UDP_HEADER || (at.l4 + len > at.end && whole) {
                 return Err(ParseError::UdpLength);
             }
@@ -104,7 +107,7 @@ impl Transport {
     }
 }
 
-/// The fixed part of the transport header, or why it is not there.
+/// Returns the fixed part of the transport header. `short` is the error if a whole packet ends before it.
 #[inline(always)]
 fn header<'a, const N: usize>(head: &'a [u8], at: &At, short: ParseError) -> Result<&'a [u8; N], ParseError> {
     if at.l4 + N > at.end {
@@ -117,9 +120,10 @@ fn header<'a, const N: usize>(head: &'a [u8], at: &At, short: ParseError) -> Res
     bytes::read::<N>(head, at.l4).ok_or(ParseError::HeadersSplit)
 }
 
+/// Returns the fields of a later fragment, which has no transport header.
 #[cold]
 fn later(at: &At) -> Result<Transport, ParseError> {
-    // RFC 1858 section 3.2.2 (RFC 3128): a fragment at offset 8 would overwrite the TCP flags behind the policy's back.
+    // RFC 1858 section 3.2.2 (RFC 3128): a fragment at offset 8 would overwrite the TCP flags after policy has judged them.
     if at.proto == Proto::TCP && usize::from(at.fragment.offset) < tcp::MIN_HEADER {
         return Err(ParseError::FragmentTiny);
     }

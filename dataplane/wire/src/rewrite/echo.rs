@@ -1,4 +1,4 @@
-//! An echo request made into its reply where it stands, whatever its length: chains of frames too.
+//! Turns an echo request into its reply in place. The request may have any length, and may be a chain of frames.
 
 use super::{apply_icmp, set_addresses, set_macs, set_ttl};
 use crate::addr::MacAddr;
@@ -8,13 +8,13 @@ use crate::ether;
 use crate::icmp::{self, IcmpMessage};
 use crate::parse::{L3, Parsed};
 
-/// TTL and hop limit of what the dataplane sends itself.
+/// TTL and hop limit of local replies.
 const TTL: u8 = 64;
 
-/// Turns an echo request into the reply of the address that it was sent to, from `mac`; identifier, sequence number and
-/// data stay (RFC 792, RFC 4443 section 4.2).
+/// Turns an echo request into the reply of the address that it was sent to, from `mac`. Identifier, sequence number and data stay
+/// (RFC 792, RFC 4443 section 4.2).
 ///
-/// `false`, and nothing changed, for anything but a whole echo request to one host.
+/// Returns false and changes nothing for anything but a whole echo request to one host.
 pub fn echo_reply_in_place(frame: &mut [u8], p: &Parsed, mac: MacAddr) -> bool {
     if p.icmp() != Some(IcmpMessage::EchoRequest) || p.is_fragment() || p.to_multicast() || p.icmp_code != 0 {
         return false;
@@ -26,7 +26,7 @@ pub fn echo_reply_in_place(frame: &mut [u8], p: &Parsed, mac: MacAddr) -> bool {
     let Some(asker) = ether::source(frame) else {
         return false;
     };
-    // Two addresses that change places change no sum.
+    // To swap two addresses changes no sum.
     set_addresses(frame, p, p.dst, p.src, Delta::NONE)
         && set_macs(frame, asker, mac)
         && set_ttl(frame, p, TTL)

@@ -1,4 +1,4 @@
-//! Translating an ICMP error: its own addresses and the packet that it quotes.
+//! Translates an ICMP error: its own addresses and the packet that it quotes.
 
 use super::{Deltas, Tuple, apply, apply_udp, put_ports, set_addresses};
 use crate::addr::Ip;
@@ -8,14 +8,14 @@ use crate::icmp::IcmpMessage;
 use crate::parse::{Fragment, Inner, L3, Parsed};
 use crate::proto::Proto;
 
-/// The most of a quoted transport header that a translation touches.
+/// The octets of a quoted transport header that a translation may change: up to the checksum of TCP.
 const TRANSPORT: usize = 20;
 
-/// Gives an ICMP error the addresses `src` and `dst` and its quoted packet the tuple `quoted`, with all checksums: the
-/// outer header's, the quoted header's, the quoted transport's as far as it is quoted, and the message's own.
+/// Sets the addresses of an ICMP error to `src` and `dst` and the tuple of its quoted packet to `quoted`. Updates all checksums:
+/// of the outer header, of the quoted header, of the quoted transport header if it is quoted, and of the message.
 ///
-/// The CRC32c of a quoted SCTP packet stays as it is; its receiver looks at the verification tag (RFC 9260 appendix B).
-/// `false` where the families do not match.
+/// The CRC32c of a quoted SCTP packet is not updated, because the receiver of the error checks the verification tag (RFC 9260
+/// appendix B). Returns false if the families do not match.
 pub fn translate_error(frame: &mut [u8], p: &Parsed, inner: &Inner, src: Ip, dst: Ip, quoted: &Tuple) -> bool {
     let v4 = p.l3 == L3::V4;
     if [src, dst, quoted.src, quoted.dst].iter().any(|ip| ip.is_v4() != v4)
@@ -41,7 +41,7 @@ pub fn translate_error(frame: &mut [u8], p: &Parsed, inner: &Inner, src: Ip, dst
     set_addresses(frame, p, src, dst, outer) && apply(frame, p.l4() + 2, message)
 }
 
-/// Changes the quoted packet, of which nothing behind `end` is touched.
+/// Changes the addresses and ports of the quoted packet. Octets from `end` on are not changed.
 fn set_quoted(frame: &mut [u8], inner: &Inner, end: usize, new: &Tuple) -> bool {
     let (l3, l4) = (usize::from(inner.l3_offset), usize::from(inner.l4_offset));
     let deltas = Deltas::between(inner.proto, &inner.tuple(), new);

@@ -1,8 +1,8 @@
-//! Changing a parsed packet in place: addresses, ports, TTL, MACs, each with its checksums brought along (RFC 1624).
+//! Changes a parsed packet in place: addresses, ports, TTL and MAC addresses, with all checksums (RFC 1624).
 //!
-//! Setters take the head frame's bytes and the [`Parsed`] that was made from them, and return `false` without a panic when
-//! the two do not belong together. A partial transport checksum is to be finished first (`checksum::finish_partial`).
-//! A `Parsed` goes on telling the packet as it was; [`Parsed::translated`] tells it as it is afterwards.
+//! Functions take the head frame's bytes and the [`Parsed`] that was made from them. They return false, without a panic, if the
+//! two do not belong together. A partial transport checksum must be finished first (`checksum::finish_partial`) or computed
+//! afterwards (`checksum::compute`). The `Parsed` is not changed: [`Parsed::translated`] returns the one of the changed packet.
 
 mod echo;
 mod error;
@@ -22,7 +22,7 @@ use crate::proto::Proto;
 const L3: usize = Parsed::L3_OFFSET;
 const V4_CHECKSUM: usize = L3 + 10;
 
-/// What a translation changes, and what flows are told apart by. Ports as in [`Parsed`].
+/// The addresses and ports of a packet, which identify its flow and which a translation changes. Ports are as in [`Parsed`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
 pub struct Tuple {
     /// Source address.
@@ -36,7 +36,7 @@ pub struct Tuple {
 }
 
 impl Tuple {
-    /// The tuple of the answer.
+    /// Returns the tuple of the replies.
     #[must_use]
     pub const fn reversed(self) -> Self {
         Self {
@@ -49,7 +49,7 @@ impl Tuple {
 }
 
 impl Parsed {
-    /// The packet's tuple.
+    /// Returns the packet's tuple.
     #[must_use]
     #[inline]
     pub const fn tuple(&self) -> Tuple {
@@ -61,7 +61,7 @@ impl Parsed {
         }
     }
 
-    /// As the packet is after [`translate`] with `new`.
+    /// Returns the parsed headers of the packet after [`translate`] with `new`.
     #[must_use]
     pub const fn translated(mut self, new: &Tuple) -> Self {
         self.src = new.src;
@@ -75,7 +75,7 @@ impl Parsed {
 }
 
 impl Inner {
-    /// The quoted packet's tuple.
+    /// Returns the quoted packet's tuple.
     #[must_use]
     pub const fn tuple(&self) -> Tuple {
         Tuple {
@@ -87,33 +87,33 @@ impl Inner {
     }
 }
 
-/// What a translation adds to the checksums; computed once a flow.
+/// The changes that a translation makes to the checksums, computed once for a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Deltas {
-    /// For the IPv4 header.
+    /// The change to the checksum of the IPv4 header.
     pub l3: Delta,
-    /// For the transport header.
+    /// The change to the transport checksum.
     pub l4: Delta,
 }
 
 impl Deltas {
-    /// Of a flow's packets being changed from `old` to `new`.
+    /// Returns the changes for packets that are translated from `old` to `new`.
     #[must_use]
     pub fn between(proto: Proto, old: &Tuple, new: &Tuple) -> Self {
         let addresses = Delta::address(old.src, new.src).and(Delta::address(old.dst, new.dst));
         let ports = Delta::word(old.sport, new.sport).and(Delta::word(old.dport, new.dport));
         let l4 = match proto {
             Proto::TCP | Proto::UDP | Proto::ICMPV6 => addresses.and(ports),
-            // No pseudo header.
+            // ICMP has no pseudo header.
             Proto::ICMP => ports,
-            // The CRC32c of SCTP is updated packet by packet, and covers no address.
+            // The CRC32c of SCTP covers no address, and its change depends on the packet's length.
             _ => Delta::NONE,
         };
         Self { l3: addresses, l4 }
     }
 }
 
-/// Sets both Ethernet addresses.
+/// Sets both Ethernet addresses. Returns false if the frame is too short.
 #[inline]
 pub fn set_macs(frame: &mut [u8], dst: MacAddr, src: MacAddr) -> bool {
     let Some(macs) = bytes::read_mut::<12>(frame, 0) else {
@@ -124,13 +124,14 @@ pub fn set_macs(frame: &mut [u8], dst: MacAddr, src: MacAddr) -> bool {
     true
 }
 
-/// What one off the TTL adds to the header's checksum: `~m + m'` of the word that it is the upper half of, whatever that is.
+/// The change of the header's checksum when the TTL is decremented: `~m + m'` for the word whose upper half is the TTL. It does not
+/// depend on the word.
 const ONE_HOP: u32 = 0xfeff;
 
-/// Sends a packet on as a router does: new Ethernet addresses, one off TTL or hop limit, and the translation that its flow
-/// asks for, all in one pass over its headers.
+/// Rewrites a packet's headers for forwarding: sets the Ethernet addresses `macs` (destination, source), decrements TTL or hop
+/// limit, and applies the translation `to`, all in one pass over the headers.
 ///
-/// `false` where it cannot be done, and the packet is to be dropped: its time is over, or what [`translate`] says.
+/// Returns false if the TTL is used up or for the reasons of [`translate`]. The packet may be changed in part and must be dropped.
 #[inline(always)]
 pub fn forward(frame: &mut [u8], p: &Parsed, macs: (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
     let sent = match p.l3 {
@@ -141,6 +142,7 @@ pub fn forward(frame: &mut [u8], p: &Parsed, macs: (MacAddr, MacAddr), to: Optio
     sent && to.is_none_or(|(new, deltas)| p.is_later_fragment() || set_ports(frame, p, new, deltas.l4))
 }
 
+/// Does the work of [`forward`] for the Ethernet and IPv4 headers.
 #[inline(always)]
 fn forward_v4(frame: &mut [u8], (dst, src): (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
     let Some(head) = bytes::read_mut::<{ L3 + 20 }>(frame, 0) else {
@@ -161,13 +163,14 @@ fn forward_v4(frame: &mut [u8], (dst, src): (MacAddr, MacAddr), to: Option<(&Tup
         head[L3 + 12..L3 + 16].copy_from_slice(&new.src.v4_octets());
         head[L3 + 16..L3 + 20].copy_from_slice(&new.dst.v4_octets());
     }
-    // Three words: the first carry may bring another one.
+    // The sum of three words may have two carries.
     let sum = (sum & 0xffff) + (sum >> 16);
     let field = !((sum + (sum >> 16)) as u16);
     head[L3 + 10..L3 + 12].copy_from_slice(&field.to_be_bytes());
     true
 }
 
+/// Does the work of [`forward`] for the Ethernet and IPv6 headers.
 #[inline(always)]
 fn forward_v6(frame: &mut [u8], (dst, src): (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
     let Some(head) = bytes::read_mut::<{ L3 + 40 }>(frame, 0) else {
@@ -189,17 +192,17 @@ fn forward_v6(frame: &mut [u8], (dst, src): (MacAddr, MacAddr), to: Option<(&Tup
     true
 }
 
-/// Sets addresses and ports to those of `new` and applies `deltas` to the checksums: a part of [`forward`], which does it in
-/// the same pass as the rest.
+/// Sets addresses and ports to `new` and applies `deltas` to the checksums. [`forward`] does the same in its single pass.
 ///
-/// Of a later fragment the addresses alone are changed. `false` where it cannot be done, and the packet is to be dropped:
-/// `new` is of the other family, or the ports of a fragmented SCTP packet would change (its CRC32c covers what is not here).
+/// In a later fragment only the addresses are changed. Returns false if `new` is of the other family, or if the ports of a
+/// fragmented SCTP packet would change, because its CRC32c covers the other fragments. The packet must then be dropped.
 #[inline]
 pub fn translate(frame: &mut [u8], p: &Parsed, new: &Tuple, deltas: Deltas) -> bool {
     set_addresses(frame, p, new.src, new.dst, deltas.l3)
         && (p.is_later_fragment() || set_ports(frame, p, new, deltas.l4))
 }
 
+/// Sets the addresses and applies the change to the checksum of an IPv4 header.
 #[inline]
 fn set_addresses(frame: &mut [u8], p: &Parsed, src: Ip, dst: Ip, delta: Delta) -> bool {
     let v4 = p.l3 == L3::V4;
@@ -224,6 +227,7 @@ fn set_addresses(frame: &mut [u8], p: &Parsed, src: Ip, dst: Ip, delta: Delta) -
     true
 }
 
+/// Sets the ports or the echo identifier and applies the change to the transport checksum.
 #[inline(always)]
 fn set_ports(frame: &mut [u8], p: &Parsed, new: &Tuple, delta: Delta) -> bool {
     let at = p.l4();
@@ -243,14 +247,14 @@ fn set_ports(frame: &mut [u8], p: &Parsed, new: &Tuple, delta: Delta) -> bool {
     }
 }
 
-/// The CRC32c is linear, so it is updated from the ports' difference without reading the payload.
+/// Sets the ports of an SCTP packet. Its CRC32c is linear, so it is updated from the ports' difference without reading the payload.
 #[inline(never)]
 fn set_sctp_ports(frame: &mut [u8], p: &Parsed, new: &Tuple) -> bool {
     let at = p.l4();
     if (new.sport, new.dport) == (p.sport, p.dport) {
         return true;
     }
-    // How many octets a fragmented packet's CRC covers is not known from the first fragment.
+    // The update needs the length that the CRC covers, which a first fragment does not contain.
     if p.is_fragment() {
         return false;
     }
@@ -281,7 +285,8 @@ fn apply(frame: &mut [u8], at: usize, delta: Delta) -> bool {
     }
 }
 
-/// Without a pseudo header a message can be all zeros, as an echo reply can; its checksum is ffff, and 0 would be wrong.
+/// Applies the change of an ICMP checksum. Without a pseudo header an ICMP message can be all zeros, such as an echo reply. Its
+/// checksum is ffff, and the incremental update would give 0.
 #[inline(never)]
 fn apply_icmp(frame: &mut [u8], p: &Parsed, delta: Delta) -> bool {
     let at = p.l4() + 2;
@@ -307,7 +312,7 @@ fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) -> bool {
     }
 }
 
-/// Takes one from TTL or hop limit. `false`, and nothing changed, when it would become 0: the packet's time is exceeded.
+/// Decrements TTL or hop limit. Returns false and changes nothing if it would become 0.
 #[inline]
 pub fn decrement_ttl(frame: &mut [u8], p: &Parsed) -> bool {
     match p.l3 {
@@ -337,7 +342,7 @@ pub fn decrement_ttl(frame: &mut [u8], p: &Parsed) -> bool {
     }
 }
 
-/// Sets TTL or hop limit, for packets that the dataplane itself sends on behalf of a gateway.
+/// Sets TTL or hop limit, for local replies.
 pub(crate) fn set_ttl(frame: &mut [u8], p: &Parsed, ttl: u8) -> bool {
     match p.l3 {
         L3::V4 => {
@@ -352,7 +357,7 @@ pub(crate) fn set_ttl(frame: &mut [u8], p: &Parsed, ttl: u8) -> bool {
     }
 }
 
-/// Recomputes the IPv4 header checksum from the header as it is.
+/// Computes the checksum of the IPv4 header at the offset `at`.
 pub(crate) fn finish_ipv4_header(frame: &mut [u8], at: usize) -> bool {
     let Some(ip) = bytes::read_mut::<20>(frame, at) else {
         return false;

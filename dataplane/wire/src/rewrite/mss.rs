@@ -1,14 +1,14 @@
-//! The MSS option of SYN segments, lowered to what a flow's path takes.
+//! Lowers the MSS option of SYN segments to the path's MSS.
 
 use crate::bytes;
 use crate::checksum::Delta;
 use crate::parse::Parsed;
 use crate::tcp::{self, TcpFlags};
 
-/// Lowers the MSS option of a SYN or SYN-ACK to `max`; true when it was changed.
+/// Lowers the MSS option of a SYN or SYN-ACK to `max`. Returns true if the option was changed.
 ///
-/// A SYN without the option stays without: its sender then takes 536 or 1220 (RFC 9293 section 3.7.1), which every path
-/// that may carry it takes too.
+/// A SYN without the option is not changed: its receiver assumes an MSS of 536 or 1220 (RFC 9293 section 3.7.1), which fits every
+/// path.
 pub fn clamp_mss(frame: &mut [u8], p: &Parsed, max: u16) -> bool {
     if !p.tcp_flags.contains(TcpFlags::SYN) {
         return false;
@@ -19,7 +19,7 @@ pub fn clamp_mss(frame: &mut [u8], p: &Parsed, max: u16) -> bool {
     if old <= max {
         return false;
     }
-    // An option behind a lone no-operation stands across two words of the sum: its octets change places in it.
+    // At an odd offset the value lies in two words of the sum, so its octets are swapped.
     let delta = if (at - p.l4()).is_multiple_of(2) {
         Delta::word(old, max)
     } else {

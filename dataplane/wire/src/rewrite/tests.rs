@@ -1,4 +1,4 @@
-//! Rewrites against packets built anew, verified by etherparse.
+//! Compares rewritten packets with packets that were built with the new fields. Etherparse verifies both.
 
 use proptest::prelude::*;
 
@@ -30,7 +30,7 @@ fn address(is_v4: bool, bytes: [u8; 16]) -> Ip {
     }
 }
 
-/// A frame of each protocol that is translated.
+/// Returns a frame of the protocol that `which` selects.
 fn frame(p: &Packet, which: usize, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     match which {
         0 => p.udp(ports.0, ports.1, payload),
@@ -94,7 +94,7 @@ proptest! {
         prop_assert!(finish_partial(head, parts, &p));
         prop_assert_eq!(&f, &want);
         assert_valid(&f);
-        // An almost never: the right checksum equals the pseudo-header sum; finishing it again changes nothing.
+        // In rare cases the correct checksum equals the pseudo-header sum. To finish it again changes nothing.
         if is_partial(&f, &p) {
             prop_assert!(finish_partial(&mut f, [], &p));
             prop_assert_eq!(&f, &want);
@@ -105,14 +105,14 @@ proptest! {
     fn a_translated_error_is_the_one_built_so(
         is_v4: bool, which in 0usize..5, ports: (u16, u16), new: (u16, u16), src: [u8; 16], dst: [u8; 16], cut in 0usize..40,
     ) {
-        // A pod's packet to a Service was translated; the error about it quotes the translated one.
+        // A pod's packet to a Service was translated, and the error quotes the translated packet.
         let (client, service, packet) = base(is_v4);
         let (masqueraded, backend) = (address(is_v4, src), address(is_v4, dst));
         let sent = frame(&packet, which, ports, b"some payload of the packet");
         let seen = frame(&Packet::new(mac(1), mac(2), masqueraded, backend), which, new, b"some payload of the packet");
         let kind = if is_v4 { 11 } else { 3 };
         let keep = seen.len().saturating_sub(cut).max(parsed(&seen).l4() + 8);
-        // Half a checksum field is left alone.
+        // A quote that contains half a checksum field is not translated exactly.
         let keep = if which == 1 && keep == parsed(&seen).l4() + 17 { keep - 1 } else { keep };
         let mut error = Packet::new(mac(2), mac(1), backend, masqueraded).icmp_error(kind, 0, 0, &seen[..keep]);
         let p = parsed(&error);
@@ -146,7 +146,7 @@ proptest! {
         let (_, _, packet) = base(is_v4);
         let before = frame(&packet.ttl(ttl), which, ports, b"some payload");
         let p = parsed(&before);
-        // An echo request has its identifier for a source port, and no other.
+        // An echo request has its identifier as the source port, and destination port 0.
         let dport = if which == 3 { 0 } else { new.1 };
         let to = Tuple { src: address(is_v4, hosts.0), dst: address(is_v4, hosts.1), sport: new.0, dport };
         let deltas = Deltas::between(p.proto, &p.tuple(), &to);
@@ -324,7 +324,7 @@ fn a_udp_checksum_that_comes_to_zero_is_sent_as_ffff() {
     for is_v4 in [true, false] {
         let packet = base(is_v4).2;
         let at = parsed(&packet.udp(1, 2, &[0, 0])).l4() + 6;
-        // A payload that is the checksum of the rest makes the sum ffff.
+        // With the checksum of the rest as its payload, a packet has the sum ffff.
         let rest: [u8; 2] = packet.udp(1, 2, &[0, 0])[at..at + 2].try_into().unwrap();
         let mut f = packet.partial().udp(1, 2, &rest);
         let p = parsed(&f);

@@ -1,6 +1,6 @@
-//! Packets for tests: builders with plain arithmetic of their own, and a verifier that is etherparse's.
+//! Packets for tests: builders with arithmetic of their own, and a verifier that uses etherparse.
 //!
-//! Nothing here uses the parsing and checksum code of this crate, so that it can be tested with it.
+//! This module uses none of the crate's parsing and checksum code, so that tests can compare the two.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,23 +22,23 @@ use std::net::IpAddr;
 
 use crate::{Ip, MacAddr, TcpFlags};
 
-/// An address from its text.
+/// Returns the address in a text.
 ///
 /// # Panics
 ///
-/// When the text is no address.
+/// If the text is no address.
 #[must_use]
 pub fn ip(text: &str) -> Ip {
     text.parse::<IpAddr>().unwrap_or_else(|e| panic!("{text}: {e}")).into()
 }
 
-/// A locally administered Ethernet address that ends in `n`.
+/// Returns a locally administered Ethernet address that ends in `n`.
 #[must_use]
 pub const fn mac(n: u8) -> MacAddr {
     MacAddr([0x02, 0, 0, 0, 0, n])
 }
 
-/// A UDP datagram with a finished checksum.
+/// Builds a UDP datagram with a finished checksum.
 #[must_use]
 pub fn udp(
     src_mac: MacAddr,
@@ -52,7 +52,7 @@ pub fn udp(
     Packet::new(src_mac, dst_mac, src, dst).udp(sport, dport, payload)
 }
 
-/// A TCP segment with a finished checksum.
+/// Builds a TCP segment with a finished checksum.
 #[must_use]
 pub fn tcp(
     src_mac: MacAddr,
@@ -69,7 +69,7 @@ pub fn tcp(
     Packet::new(src_mac, dst_mac, src, dst).tcp(sport, dport, flags, seq, ack, payload)
 }
 
-/// An SCTP packet with a finished CRC32c.
+/// Builds an SCTP packet with a finished CRC32c.
 #[must_use]
 pub fn sctp(
     src_mac: MacAddr,
@@ -83,7 +83,7 @@ pub fn sctp(
     Packet::new(src_mac, dst_mac, src, dst).sctp(sport, dport, 0, chunks)
 }
 
-/// An echo request of the addresses' family.
+/// Builds an echo request of the addresses' family.
 #[must_use]
 pub fn icmp_echo(
     src_mac: MacAddr,
@@ -97,7 +97,7 @@ pub fn icmp_echo(
     Packet::new(src_mac, dst_mac, src, dst).echo_request(id, seq, payload)
 }
 
-/// An echo reply of the addresses' family.
+/// Builds an echo reply of the addresses' family.
 #[must_use]
 pub fn icmp_echo_reply(
     src_mac: MacAddr,
@@ -111,7 +111,7 @@ pub fn icmp_echo_reply(
     Packet::new(src_mac, dst_mac, src, dst).echo_reply(id, seq, payload)
 }
 
-/// An ARP request, broadcast.
+/// Builds a broadcast ARP request.
 #[must_use]
 pub fn arp_request(src_mac: MacAddr, sender: impl Into<Ip>, target: impl Into<Ip>) -> Vec<u8> {
     arp(
@@ -122,7 +122,7 @@ pub fn arp_request(src_mac: MacAddr, sender: impl Into<Ip>, target: impl Into<Ip
     )
 }
 
-/// An ARP reply.
+/// Builds an ARP reply.
 #[must_use]
 pub fn arp_reply(src_mac: MacAddr, dst_mac: MacAddr, sender: impl Into<Ip>, target: impl Into<Ip>) -> Vec<u8> {
     arp(dst_mac, 2, (src_mac, sender.into()), (dst_mac, target.into()))
@@ -138,8 +138,8 @@ fn arp(dst_mac: MacAddr, operation: u8, sender: (MacAddr, Ip), target: (MacAddr,
     frame
 }
 
-/// A neighbor solicitation to the target's solicited-node group, with the source's Ethernet address; a probe for a
-/// duplicate address where `src` is unspecified.
+/// Builds a neighbor solicitation to the target's solicited-node group, with the source's Ethernet address. If `src` is
+/// unspecified, it is a probe for a duplicate address.
 #[must_use]
 pub fn ndp_solicit(src_mac: MacAddr, src: impl Into<Ip>, target: impl Into<Ip>) -> Vec<u8> {
     let (src, t) = (src.into(), target.into().octets());

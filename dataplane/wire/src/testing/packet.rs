@@ -1,22 +1,22 @@
-//! A packet of any kind, with any checksum, written field by field.
+//! A builder of packets of any kind, with any checksum.
 
 use crate::{Ip, MacAddr, Proto, TcpFlags};
 
-/// What to put into the transport checksum field.
+/// The content of the transport checksum field.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Checksum {
-    /// The right one.
+    /// The correct checksum.
     #[default]
     Full,
-    /// What Linux leaves under `CHECKSUM_PARTIAL`: the folded pseudo-header sum; for SCTP 0; ICMP is never partial.
+    /// The content under Linux's `CHECKSUM_PARTIAL`: the folded pseudo-header sum, or 0 for SCTP. ICMP is never partial.
     Partial,
-    /// Zero: for UDP over IPv4 no checksum.
+    /// Zero, which means no checksum for UDP over IPv4.
     Zero,
-    /// A wrong one.
+    /// A wrong checksum.
     Wrong,
 }
 
-/// A packet to be built: addresses and options, then one of the methods that make it.
+/// A builder: addresses and options are set first, and one of the last methods returns the frame.
 #[derive(Clone, Debug)]
 pub struct Packet {
     src_mac: MacAddr,
@@ -35,11 +35,11 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// A packet between two addresses of one family; TTL 64, DF set, finished checksums.
+    /// Starts a packet between two addresses of one family, with TTL 64, DF set and finished checksums.
     ///
     /// # Panics
     ///
-    /// When the families differ.
+    /// If the families differ.
     #[must_use]
     pub fn new(src_mac: MacAddr, dst_mac: MacAddr, src: impl Into<Ip>, dst: impl Into<Ip>) -> Self {
         let (src, dst) = (src.into(), dst.into());
@@ -61,7 +61,7 @@ impl Packet {
         }
     }
 
-    /// Whether its addresses are IPv4.
+    /// Returns true if the addresses are IPv4.
     #[must_use]
     pub fn is_v4(&self) -> bool {
         self.src.is_v4()
@@ -101,21 +101,21 @@ impl Packet {
         self.checksum(Checksum::Partial)
     }
 
-    /// Adds IPv4 options; their length is a multiple of four.
+    /// Adds IPv4 options. Their length must be a multiple of four.
     #[must_use]
     pub fn ip_options(mut self, options: &[u8]) -> Self {
         self.ip_options = options.to_vec();
         self
     }
 
-    /// Adds an IPv6 extension header: its number, and all of it but the next-header octet.
+    /// Adds an IPv6 extension header: its number, and its content after the next-header octet.
     #[must_use]
     pub fn extension(mut self, number: u8, rest: &[u8]) -> Self {
         self.extensions.push((number, rest.to_vec()));
         self
     }
 
-    /// Adds TCP options; their length is a multiple of four.
+    /// Adds TCP options. Their length must be a multiple of four.
     #[must_use]
     pub fn tcp_options(mut self, options: &[u8]) -> Self {
         self.tcp_options = options.to_vec();
@@ -129,7 +129,7 @@ impl Packet {
         self.tcp_options(&[2, 4, a, b])
     }
 
-    /// Makes it a fragment at this offset (octets), with `more` to follow: what comes as payload to [`Packet::raw`].
+    /// Makes the packet a fragment at this offset in octets. `more` is its flag for more fragments. [`Packet::raw`] takes its data.
     #[must_use]
     pub const fn fragment(mut self, offset: u16, more: bool) -> Self {
         self.fragment = Some((offset, more));
@@ -137,14 +137,14 @@ impl Packet {
         self
     }
 
-    /// Adds octets behind the packet, as Ethernet pads.
+    /// Adds Ethernet padding of `len` octets.
     #[must_use]
     pub const fn padding(mut self, len: usize) -> Self {
         self.padding = len;
         self
     }
 
-    /// A UDP datagram.
+    /// Builds a UDP datagram.
     #[must_use]
     pub fn udp(&self, sport: u16, dport: u16, payload: &[u8]) -> Vec<u8> {
         let mut l4 = ports(sport, dport);
@@ -154,7 +154,7 @@ impl Packet {
         self.summed(Proto::UDP, l4, 6)
     }
 
-    /// A TCP segment.
+    /// Builds a TCP segment.
     #[must_use]
     pub fn tcp(&self, sport: u16, dport: u16, flags: TcpFlags, seq: u32, ack: u32, payload: &[u8]) -> Vec<u8> {
         let mut l4 = ports(sport, dport);
@@ -175,7 +175,7 @@ impl Packet {
         self.summed(Proto::TCP, l4, 16)
     }
 
-    /// An SCTP packet with this verification tag and these chunks.
+    /// Builds an SCTP packet with this verification tag and these chunks.
     #[must_use]
     pub fn sctp(&self, sport: u16, dport: u16, tag: u32, chunks: &[u8]) -> Vec<u8> {
         let mut l4 = ports(sport, dport);
@@ -191,7 +191,7 @@ impl Packet {
         self.raw(Proto::SCTP, &l4)
     }
 
-    /// An ICMP or ICMPv6 message of the addresses' family; `rest` is the second word of its header.
+    /// Builds an ICMP or ICMPv6 message of the addresses' family. `rest` is the second word of its header.
     #[must_use]
     pub fn icmp(&self, kind: u8, code: u8, rest: [u8; 4], payload: &[u8]) -> Vec<u8> {
         let mut l4 = vec![kind, code, 0, 0];
@@ -201,25 +201,25 @@ impl Packet {
         self.summed(proto, l4, 2)
     }
 
-    /// An echo request.
+    /// Builds an echo request.
     #[must_use]
     pub fn echo_request(&self, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
         self.icmp(if self.src.is_v4() { 8 } else { 128 }, 0, echo_word(id, seq), payload)
     }
 
-    /// An echo reply.
+    /// Builds an echo reply.
     #[must_use]
     pub fn echo_reply(&self, id: u16, seq: u16, payload: &[u8]) -> Vec<u8> {
         self.icmp(if self.src.is_v4() { 0 } else { 129 }, 0, echo_word(id, seq), payload)
     }
 
-    /// An error that quotes the packet in `frame`, a whole Ethernet frame.
+    /// Builds an ICMP error that quotes the packet in `frame`, a whole Ethernet frame.
     #[must_use]
     pub fn icmp_error(&self, kind: u8, code: u8, word: u32, frame: &[u8]) -> Vec<u8> {
         self.icmp(kind, code, word.to_be_bytes(), &frame[14..])
     }
 
-    /// A packet of any protocol with these octets behind the IP headers.
+    /// Builds a packet of any protocol with these octets behind the IP headers.
     #[must_use]
     pub fn raw(&self, proto: Proto, l4: &[u8]) -> Vec<u8> {
         let mut frame = [self.dst_mac.0, self.src_mac.0].concat();
@@ -326,7 +326,7 @@ fn fold(mut sum: u64) -> u16 {
     sum as u16
 }
 
-/// CRC32c, bit by bit.
+/// Computes the CRC32c bit by bit.
 pub(crate) fn crc32c(bytes: &[u8]) -> u32 {
     let mut crc = !0u32;
     for &b in bytes {

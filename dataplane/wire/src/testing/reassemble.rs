@@ -1,7 +1,8 @@
-//! Fragments put together again: naively, octet by octet.
+//! Reassembles fragments, naively.
 
-/// The whole packet that fragments in any order make, with the Ethernet and IP headers of the first one given; `None` where
-/// one is missing, or two overlap, or there are several ends. An IPv6 fragment has a fragment header and no other extension.
+/// Returns the whole packet that fragments in any order make, with the Ethernet and IP headers of the first one in the list.
+/// Returns `None` if a fragment is missing, two overlap, or there are several ends. IPv6 fragments may have a fragment header
+/// and no other extension header.
 #[must_use]
 pub fn reassemble(fragments: &[Vec<u8>]) -> Option<Vec<u8>> {
     let v4 = fragments.first()?.get(12..14)? == [8, 0];
@@ -33,7 +34,7 @@ pub fn reassemble(fragments: &[Vec<u8>]) -> Option<Vec<u8>> {
     Some(whole)
 }
 
-/// Where a fragment's data belongs, whether more follow, and the data.
+/// Returns the offset of a fragment's data, its flag for more fragments, and the data.
 fn part(f: &[u8], v4: bool) -> Option<(usize, bool, &[u8])> {
     if v4 {
         let word = u16::from_be_bytes([*f.get(20)?, *f.get(21)?]);

@@ -1,11 +1,11 @@
-//! Every length and checksum of a frame, checked by etherparse.
+//! Verifies all lengths and checksums of a frame with etherparse.
 
 use etherparse::{LaxSlicedPacket, NetSlice, SlicedPacket, TransportSlice};
 use thiserror::Error;
 
 use super::packet::crc32c;
 
-/// What is wrong with a frame.
+/// The reason for which a frame is invalid.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum VerifyError {
     /// etherparse cannot parse it.
@@ -14,18 +14,19 @@ pub enum VerifyError {
     /// A checksum is wrong.
     #[error("{what} checksum is {found:#06x}, expected {expected:#06x}")]
     Checksum {
-        /// Of which header.
+        /// The header's name.
         what: &'static str,
-        /// What stands there.
+        /// The checksum in the frame.
         found: u32,
-        /// What should.
+        /// The correct checksum.
         expected: u32,
     },
-    /// It ends in something that no checksum is known for.
+    /// It has no network header.
     #[error("frame has no network header that can be verified")]
     NoNetwork,
 }
 
+/// Compares a checksum with the expected one.
 fn same(what: &'static str, found: u32, expected: u32) -> Result<(), VerifyError> {
     if found == expected {
         Ok(())
@@ -34,13 +35,13 @@ fn same(what: &'static str, found: u32, expected: u32) -> Result<(), VerifyError
     }
 }
 
-/// Parses a frame with etherparse and verifies its IPv4 header checksum and its transport checksum, SCTP's too.
+/// Parses a frame with etherparse and verifies its IPv4 header checksum and its transport checksum, including SCTP's.
 ///
-/// Fragments have their IPv4 header verified only; ARP has no checksum.
+/// Of a fragment only the IPv4 header is verified. ARP has no checksum.
 ///
 /// # Errors
 ///
-/// A [`VerifyError`] with what was found and what was expected.
+/// A [`VerifyError`] with the found and the expected value.
 pub fn verify(frame: &[u8]) -> Result<(), VerifyError> {
     let unparsable = |e: &dyn std::fmt::Display| VerifyError::Unparsable(e.to_string());
     let packet = SlicedPacket::from_ethernet(frame).map_err(|e| unparsable(&e))?;
@@ -70,11 +71,13 @@ pub fn verify(frame: &[u8]) -> Result<(), VerifyError> {
     })
 }
 
+/// Verifies the transport checksum. The inner error is etherparse's text, for a packet that it cannot handle.
 fn transport_checksum(net: &NetSlice<'_>, t: &TransportSlice<'_>) -> Result<(), Result<VerifyError, String>> {
     let text = |e: &dyn std::fmt::Display| Err(e.to_string());
     match (net, t) {
         (NetSlice::Ipv4(ip), TransportSlice::Udp(udp)) => {
             let header = udp.to_header();
+            // In IPv4, 0 means that there is no checksum.
             if header.checksum == 0 {
                 return Ok(());
             }
@@ -124,6 +127,7 @@ fn transport_checksum(net: &NetSlice<'_>, t: &TransportSlice<'_>) -> Result<(), 
     }
 }
 
+/// Verifies the CRC32c of an SCTP packet, which etherparse does not parse.
 fn sctp(packet: &[u8]) -> Result<(), VerifyError> {
     if packet.len() < 12 {
         return Err(VerifyError::Unparsable(format!(
@@ -137,11 +141,11 @@ fn sctp(packet: &[u8]) -> Result<(), VerifyError> {
     same("SCTP", found, crc32c(&zeroed))
 }
 
-/// Verifies a frame and fails the test with what is wrong and the frame's bytes.
+/// Verifies a frame. Fails the test with the error and the frame's bytes.
 ///
 /// # Panics
 ///
-/// When [`verify`] finds an error.
+/// If [`verify`] finds an error.
 #[track_caller]
 pub fn assert_valid(frame: &[u8]) {
     if let Err(e) = verify(frame) {

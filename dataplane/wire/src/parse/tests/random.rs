@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A packet that etherparse builds, with what the parser should find in it.
+/// A packet that etherparse builds, with the fields that the parser must find in it.
 fn well_formed() -> impl Strategy<Value = (Vec<u8>, Proto, u16, u16)> {
     use etherparse::PacketBuilder;
     let family = prop_oneof![Just(true), Just(false)];
@@ -15,7 +15,7 @@ fn well_formed() -> impl Strategy<Value = (Vec<u8>, Proto, u16, u16)> {
         1u8..223,
     )
         .prop_map(|(is_v4, which, (sport, dport, ttl), payload, a, b)| {
-            // 126 and 128: never loopback.
+            // Never loopback: 126 or 128 instead.
             let (a, b) = (if a == 127 { 126 } else { a }, if b == 127 { 128 } else { b });
             let eth = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
             let net = if is_v4 {
