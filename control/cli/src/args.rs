@@ -64,13 +64,32 @@ impl Args for RunArgs {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help("Configuration file (YAML); configs/heddle.yaml lists every key");
-        // As for an update: no flag is required, because the file or the default supplies the value.
-        Config::augment_args_for_update(command.arg(file))
+        // As for an update: no flag is required, because the file or the default supplies the value. A `default_value` of
+        // clap would override the file, so the defaults are added to the help texts.
+        show_defaults(Config::augment_args_for_update(command.arg(file)))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
         Self::augment_args(command)
     }
+}
+
+/// Appends each flag's default to its help text. Defaults that depend on the machine are part of the help texts already.
+fn show_defaults(command: clap::Command) -> clap::Command {
+    let defaults = Config::default();
+    [
+        ("run_dir", defaults.run_dir.display().to_string()),
+        ("state_dir", defaults.state_dir.display().to_string()),
+        ("max_pods", defaults.max_pods.to_string()),
+        ("log", defaults.log),
+    ]
+    .into_iter()
+    .fold(command, |command, (flag, default)| {
+        command.mut_arg(flag, |arg| {
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            arg.help(format!("{help} [default: {default}]"))
+        })
+    })
 }
 
 impl FromArgMatches for RunArgs {
@@ -332,11 +351,39 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_told_with_the_value() {
+    fn the_help_of_run_shows_the_default_of_each_flag() {
+        let mut command = Cli::command();
+        command.build();
+        let run = command.find_subcommand("run").unwrap();
+        let defaults = Config::default();
+        for (flag, default) in [
+            ("run_dir", DEFAULT_RUN_DIR.to_owned()),
+            ("state_dir", DEFAULT_STATE_DIR.to_owned()),
+            ("max_pods", defaults.max_pods.to_string()),
+            ("log", defaults.log),
+        ] {
+            let arg = run.get_arguments().find(|arg| arg.get_id() == flag).unwrap();
+            let help = arg.get_help().unwrap().to_string();
+            assert!(help.ends_with(&format!(" [default: {default}]")), "{flag}: {help}");
+        }
+        // The other flags have a default that depends on the machine, or none.
+        for arg in run.get_arguments() {
+            let help = arg.get_help().unwrap().to_string();
+            let without = ["config", "manifests", "help"];
+            assert!(
+                help.contains("[default: ") || without.iter().any(|name| arg.get_id() == name),
+                "{}: {help}",
+                arg.get_id()
+            );
+        }
+    }
+
+    #[test]
+    fn a_bad_value_is_refused_and_named() {
         let said = Cli::try_parse_from(["heddle", "run", "--cores", "1,1"])
             .unwrap_err()
             .to_string();
-        assert!(said.contains("--cores") && said.contains("stands twice"), "{said}");
+        assert!(said.contains("--cores") && said.contains("occurs twice"), "{said}");
         let said = Cli::try_parse_from(["heddle", "run", "--kubeconfig", "x"])
             .unwrap_err()
             .to_string();

@@ -1,4 +1,4 @@
-//! The nested keys of the configuration: `fragments` and `timeouts`.
+//! The nested keys of the configuration, `fragments` and `timeouts`, and their bounds.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use heddle_engine::FragmentConfig;
 use heddle_flow::Timeouts;
 use serde::{Deserialize, Serialize};
 
-use super::ConfigError;
+use crate::error::ConfigError;
 
 /// Bounds of fragment handling for each worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,25 +75,25 @@ impl Fragments {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct TimeoutSeconds {
-    /// TCP: a SYN without an answer.
+    /// TCP: a SYN that is not answered yet.
     pub tcp_syn_sent: u32,
     /// TCP: an answered SYN.
     pub tcp_syn_received: u32,
-    /// TCP: both sides have spoken.
+    /// TCP: the handshake is complete.
     pub tcp_established: u32,
-    /// TCP: one side has ended.
+    /// TCP: one side has sent FIN.
     pub tcp_fin_wait: u32,
-    /// TCP: both have.
+    /// TCP: both sides have sent FIN.
     pub tcp_time_wait: u32,
-    /// TCP: it was reset.
+    /// TCP: the connection was reset.
     pub tcp_closed: u32,
-    /// UDP without an answer.
+    /// UDP before the first reply.
     pub udp_new: u32,
-    /// UDP with one.
+    /// UDP after the first reply.
     pub udp_replied: u32,
-    /// SCTP without an answer.
+    /// SCTP before the first reply.
     pub sctp_new: u32,
-    /// SCTP with one.
+    /// SCTP after the first reply.
     pub sctp_replied: u32,
     /// Echo requests of ICMP and ICMPv6.
     pub icmp: u32,
@@ -119,7 +119,7 @@ impl Default for TimeoutSeconds {
     }
 }
 
-/// Ten times Linux's longest.
+/// The longest timeout: ten times the longest default of Linux (five days for established TCP).
 const MOST_SECONDS: u32 = 4_320_000;
 
 impl TimeoutSeconds {

@@ -1,4 +1,4 @@
-//! Lists of cores: `0,2-3`, and which of them this process may use.
+//! Lists of cores such as `0,2-3`, and the cores that this process may use.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,23 +15,23 @@ pub struct CoreList(Vec<usize>);
 /// A choice of cores that this machine cannot fulfil.
 #[derive(Debug, thiserror::Error)]
 pub enum CoresError {
-    /// The process's own cores cannot be read.
-    #[error("reading the cores of this process: {0}")]
+    /// The cores of this process cannot be read.
+    #[error("cannot read the cores of this process: {0}")]
     System(nix::Error),
-    /// A core that is not there, or not for this process.
-    #[error("core {core} is none of {usable}")]
+    /// A core that does not exist, or that this process may not use.
+    #[error("core {core} is not usable; the usable cores are {usable}")]
     NotUsable {
         /// The core.
         core: usize,
-        /// Those that are usable.
+        /// The usable cores.
         usable: CoreList,
     },
 }
 
-/// The cores that this process may run on (sched_getaffinity(2)).
+/// Returns the cores that this process may run on (sched_getaffinity(2)).
 ///
 /// # Errors
-/// The system does not tell.
+/// The system call fails.
 pub fn usable() -> Result<Vec<usize>, nix::Error> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
     Ok((0..CpuSet::count())
@@ -39,13 +39,13 @@ pub fn usable() -> Result<Vec<usize>, nix::Error> {
         .collect())
 }
 
-/// The cores asked for; by default all usable ones but the first, which is left to the rest of the node.
+/// Returns the configured cores, or else all usable ones except the first, which is left to the rest of the node.
 ///
 /// # Errors
-/// One of them is not usable.
-pub fn choose(asked: Option<&CoreList>) -> Result<Vec<usize>, CoresError> {
+/// A configured core is not usable, or the usable ones cannot be read.
+pub fn choose(configured: Option<&CoreList>) -> Result<Vec<usize>, CoresError> {
     let usable = usable().map_err(CoresError::System)?;
-    match asked {
+    match configured {
         None if usable.len() > 1 => Ok(usable[1..].to_vec()),
         None => Ok(usable),
         Some(list) => match list.0.iter().find(|core| !usable.contains(core)) {
@@ -62,7 +62,9 @@ impl FromStr for CoreList {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = |part: &str| format!("{part:?} in {text:?} is no core; write a list like 1,2 or 2-5");
+        let bad = |part: &str| {
+            format!("{part:?} in {text:?} is not a core or a range of cores; write a list such as 1,3 or 2-5")
+        };
         let mut cores = Vec::new();
         let mut seen = BTreeSet::new();
         for part in text.split(',').map(str::trim) {
@@ -75,7 +77,7 @@ impl FromStr for CoreList {
             for core in first..=last {
                 if !seen.insert(core) {
                     return Err(format!(
-                        "core {core} stands twice in {text:?}; name each once (key workers: several workers on one core)"
+                        "core {core} occurs twice in {text:?}; write each core once (for several workers on one core set the number of workers)"
                     ));
                 }
                 cores.push(core);

@@ -43,7 +43,7 @@ impl FromStr for PortRange {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is no range of ports; write it like 61000-65535");
+        let bad = || format!("{text:?} is not a range of ports; write FIRST-LAST, such as 61000-65535");
         let (first, last) = text.split_once('-').ok_or_else(bad)?;
         let first = first.trim().parse::<u16>().map_err(|_| bad())?;
         let last = last.trim().parse::<u16>().map_err(|_| bad())?;
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn written_and_read() {
+    fn ranges_survive_text_and_bad_ones_are_refused() {
         let range: PortRange = "61000-65535".parse().unwrap();
         assert_eq!(
             (range.first, range.last, range.to_string()),
