@@ -1,7 +1,7 @@
-//! What the CNI plugin and the agent say to each other about one attachment: one interface of one container.
+//! The messages of the CNI plugin and the agent about one attachment: one interface of one container.
 //!
-//! An attachment is named by container id and interface name, as CNI does. Preparing one that exists (a repeated ADD
-//! after a crash of the plugin) hands out a fresh one in its place; releasing one that does not exist succeeds.
+//! Container id and interface name identify an attachment, as in CNI. Preparing an attachment that exists (a repeated ADD after a
+//! crash of the plugin) replaces it by a new one. Releasing one that does not exist succeeds.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -12,9 +12,9 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 use crate::{ContainerId, IfName, NetnsPath, ObjectName, serde_mac};
 
-/// The most addresses that an attachment has.
+/// The maximum number of addresses of an attachment.
 pub const MAX_ADDRESSES: usize = 4;
-/// The most routes that an attachment is given (one for each Service, where there is no Service CIDR).
+/// The maximum number of routes of an attachment: one for each Service, if there is no Service CIDR.
 pub const MAX_ROUTES: usize = 65_536;
 
 /// The Kubernetes object that an attachment belongs to (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`, `K8S_POD_UID`).
@@ -25,7 +25,7 @@ pub struct PodRef {
     pub namespace: ObjectName,
     /// The pod's name.
     pub name: ObjectName,
-    /// The pod's uid; runtimes tell it since CNI_ARGS of containerd 1.6 and CRI-O 1.21.
+    /// The pod's uid, which containerd since 1.6 and CRI-O since 1.21 pass in `CNI_ARGS`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<ObjectName>,
 }
@@ -36,7 +36,7 @@ impl fmt::Display for PodRef {
     }
 }
 
-/// `POST /v1/attachments`: a container wants an interface.
+/// `POST /v1/attachments`: a request for an attachment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PrepareRequest {
@@ -46,10 +46,10 @@ pub struct PrepareRequest {
     pub ifname: IfName,
     /// `CNI_NETNS`.
     pub netns: NetnsPath,
-    /// The pod; `None` for attachments that no Kubernetes object stands behind (podman, cnitool).
+    /// The pod; `None` for attachments without a Kubernetes object (podman, cnitool).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
-    /// The interface MTU that the network configuration asks for; the agent answers with what counts.
+    /// The interface MTU in the network configuration. The MTU in the answer is decisive.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
 }
@@ -63,10 +63,10 @@ pub struct PreparedAddress {
     pub gateway: IpAddr,
 }
 
-/// One route that the pod gets.
+/// A route of the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreparedRoute {
-    /// Where to.
+    /// The destination.
     pub dst: IpNet,
     /// The gateway, reached on link.
     pub via: IpAddr,
@@ -96,16 +96,16 @@ pub struct Prepared {
     /// The gateway's Ethernet address.
     #[serde(with = "serde_mac")]
     pub gateway_mac: MacAddr,
-    /// The pod's routes; the plugin adds those to the gateways itself.
+    /// The pod's routes. The plugin adds the routes to the gateways itself.
     #[serde(deserialize_with = "at_most::<_, _, MAX_ROUTES>")]
     pub routes: Vec<PreparedRoute>,
 }
 
-/// `POST /v1/attachments/{container}/{ifname}/ready`: the veth stands, both ends are up, the pod's end is configured.
+/// `POST /v1/attachments/{container}/{ifname}/ready`: the veth pair exists, both ends are up, and the pod's end is configured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReadyRequest {
-    /// The attachment's number, from [`Prepared`]: a *ready* that is overtaken by a new *prepare* is refused.
+    /// The attachment's number, from [`Prepared`]. A *ready* that belongs to an earlier *prepare* is refused.
     pub attachment: u16,
     /// The interface index of the node's end.
     pub host_ifindex: u32,
@@ -117,12 +117,12 @@ pub struct ReadyRequest {
     pub pod_mac: MacAddr,
 }
 
-/// The answer to [`ReadyRequest`]: from now on the pod's first packet is forwarded under its policy.
+/// The answer to [`ReadyRequest`]: the pod's packets are forwarded under its policy from now on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ready {
     /// The attachment's number.
     pub attachment: u16,
-    /// How long the agent took, in milliseconds.
+    /// The time that the agent took, in milliseconds.
     pub took_ms: u64,
 }
 
@@ -133,17 +133,17 @@ pub struct Readiness {
     pub node: String,
 }
 
-/// How far an attachment is.
+/// The state of an attachment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AttachmentState {
-    /// Addresses are handed out, the plugin has not said *ready* yet.
+    /// Addresses are allocated, and the plugin has not sent *ready* yet.
     Prepared,
-    /// The interface stands; the pod is not known yet or its policy not compiled: nothing is forwarded.
+    /// The interface exists, but the pod is not known yet or its policy is not compiled. Nothing is forwarded.
     Waiting,
     /// The port forwards under the pod's policy.
     Forwarding,
-    /// The interface has gone without a release, or its port could not be opened: nothing is forwarded.
+    /// The interface has disappeared without a release, or its port could not be opened. Nothing is forwarded.
     Closed,
 }
 
@@ -158,7 +158,7 @@ impl fmt::Display for AttachmentState {
     }
 }
 
-/// `GET /v1/attachments/{container}/{ifname}`, and a line of the status.
+/// An attachment: the answer to `GET /v1/attachments/{container}/{ifname}`, and a row of the status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     /// The attachment's durable number.
@@ -169,12 +169,12 @@ pub struct Attachment {
     pub ifname: IfName,
     /// `CNI_NETNS`.
     pub netns: NetnsPath,
-    /// The pod, where there is one.
+    /// The pod, if the runtime named one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
     /// The name of the node's end of the veth.
     pub host_ifname: IfName,
-    /// The interface index of the node's end, once told.
+    /// The interface index of the node's end, after *ready*.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ifindex: Option<u32>,
     /// The Ethernet address of the pod's end.
@@ -183,19 +183,19 @@ pub struct Attachment {
     /// The pod's addresses.
     #[serde(deserialize_with = "at_most::<_, _, MAX_ADDRESSES>")]
     pub addresses: Vec<IpAddr>,
-    /// How far it is.
+    /// The state.
     pub state: AttachmentState,
-    /// Why it is no further, for people; may be empty.
+    /// The reason why it does not forward yet, for people; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
 }
 
-/// The answer to `DELETE /v1/attachments/{container}/{ifname}`; releasing what is not there is no error.
+/// The answer to `DELETE /v1/attachments/{container}/{ifname}`. Releasing an attachment that does not exist is not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Released {
-    /// Whether there was an attachment of this name.
+    /// True if there was an attachment of this name.
     pub existed: bool,
-    /// Its node end, which the plugin deletes if it still stands.
+    /// The name of the node's end, which the plugin deletes if it still exists.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_ifname: Option<IfName>,
 }
@@ -224,7 +224,7 @@ mod tests {
         "routes":[{"dst":"0.0.0.0/0","via":"169.254.1.1","mtu":1500},{"dst":"fd00::/64","via":"fe80::1"}],"new":1}"#;
 
     #[test]
-    fn answers_tolerate_unknown_fields_requests_do_not() {
+    fn answers_accept_unknown_fields_and_requests_refuse_them() {
         let prepared: Prepared = serde_json::from_str(PREPARED).unwrap();
         assert_eq!(prepared.gateway_mac, MacAddr::GATEWAY);
         assert_eq!(prepared.routes[1].mtu, None);

@@ -1,7 +1,7 @@
 //! A client for the agent's sockets: HTTP/1.1 over a unix socket, a connection for each call.
 //!
-//! Bodies are bounded both ways and every call has a deadline. No connection is used twice: on a unix socket a new one
-//! costs next to nothing, and so a restart of the agent between two calls is not noticed. No request is sent twice.
+//! Bodies are bounded in both directions and every call has a deadline. Each call has a connection of its own: on a unix socket
+//! a new one costs next to nothing, and a restart of the agent between two calls does no harm. No request is sent twice.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,9 +18,9 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use crate::{
-    ANSWER_TIMEOUT, Attachment, CniError, ContainerId, Drops, DropsRequest, Flows, FlowsRequest, IfName, MAX_ANSWER,
-    MAX_REQUEST, PrepareRequest, Prepared, QueryError, Readiness, Ready, ReadyRequest, Released, SocketError, Status,
-    api_routes, cni_routes, path,
+    ANSWER_TIMEOUT, Attachment, ClientError, CniError, ContainerId, Drops, DropsRequest, Flows, FlowsRequest, IfName,
+    MAX_ANSWER, MAX_REQUEST, PrepareRequest, Prepared, QueryError, Readiness, Ready, ReadyRequest, Released,
+    SocketError, Status, api_routes, cni_routes, path,
 };
 
 /// Makes the client's methods from a list of routes and the socket's error.
@@ -51,102 +51,12 @@ macro_rules! api_methods {
     ($($routes:tt)*) => { methods! { QueryError; $($routes)* } };
 }
 
-/// Why a call has no answer.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// Nobody listens: the socket is missing or refuses.
-    #[error("no heddle agent answers at {}: is `heddle run` running, with this run directory? ({source})", socket.display())]
-    Absent {
-        /// The socket.
-        socket: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The socket cannot be used for another reason (permission, no socket).
-    #[error("the agent's socket {} cannot be used: {source}", socket.display())]
-    Connect {
-        /// The socket.
-        socket: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The agent answered with an error.
-    #[error("the agent refused {what}: {error}")]
-    Refused {
-        /// Method and path.
-        what: String,
-        /// What it said.
-        error: CniError,
-    },
-    /// The agent refused a query.
-    #[error("the agent refused {what}: {error}")]
-    QueryRefused {
-        /// Method and path.
-        what: String,
-        /// The agent's error.
-        error: QueryError,
-    },
-    /// No answer in time.
-    #[error("the agent at {} did not answer {what} within {} s", socket.display(), after.as_secs_f32())]
-    Timeout {
-        /// The socket.
-        socket: PathBuf,
-        /// Method and path.
-        what: String,
-        /// The bound.
-        after: Duration,
-    },
-    /// The connection broke while the answer was awaited: the request may have taken effect.
-    #[error("the connection to the agent broke during {what}: {detail}")]
-    Broken {
-        /// Method and path.
-        what: String,
-        /// What hyper said.
-        detail: String,
-    },
-    /// The answer is none of this protocol.
-    #[error("the answer to {what} could not be understood (HTTP status {status}): {detail}")]
-    Answer {
-        /// Method and path.
-        what: String,
-        /// The HTTP status.
-        status: u16,
-        /// What was wrong.
-        detail: String,
-    },
-    /// The request is too large or cannot be written as JSON.
-    #[error("the request {what} cannot be sent: {detail}")]
-    Request {
-        /// Method and path.
-        what: String,
-        /// What is wrong.
-        detail: String,
-    },
-}
-
-impl ClientError {
-    /// Returns the CNI socket's error, if the agent refused.
-    #[must_use]
-    pub fn refused(&self) -> Option<&CniError> {
-        match self {
-            Self::Refused { error, .. } => Some(error),
-            _ => None,
-        }
-    }
-
-    /// Whether no agent is there, or none that answers: another try may find one.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Absent { .. } | Self::Timeout { .. } | Self::Broken { .. })
-    }
-}
-
-/// One of the agent's sockets. It lives on a tokio runtime.
+/// A client of one of the agent's sockets. It needs a tokio runtime.
 #[derive(Debug)]
 pub struct Client {
     socket: PathBuf,
-    /// The connection of the first call, made by [`Client::connect`].
-    dialled: Option<SendRequest<Full<Bytes>>>,
+    /// The connection for the first call, made by [`Client::connect`].
+    connected: Option<SendRequest<Full<Bytes>>>,
     timeout: Duration,
     max_answer: usize,
 }
@@ -155,35 +65,35 @@ impl Client {
     /// Connects to a socket of the agent, `RUN_DIR/cni.sock` or `RUN_DIR/api.sock`.
     ///
     /// # Errors
-    /// [`ClientError::Absent`] when nobody listens, [`ClientError::Connect`] when the socket cannot be used,
+    /// [`ClientError::Absent`] when no agent listens, [`ClientError::Connect`] when the socket cannot be used,
     /// [`ClientError::Timeout`] when the agent does not accept.
     pub async fn connect(socket: impl Into<PathBuf>) -> Result<Self, ClientError> {
         Self::connect_within(socket, ANSWER_TIMEOUT).await
     }
 
-    /// As [`connect`](Self::connect), with another bound for connecting and for each call.
+    /// Connects as [`connect`](Self::connect) does, with another time limit for connecting and for each call.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
     pub async fn connect_within(socket: impl Into<PathBuf>, timeout: Duration) -> Result<Self, ClientError> {
         let socket = socket.into();
-        let dialled = dial_within(&socket, timeout, "connecting").await?;
+        let connected = open_within(&socket, timeout, "connecting").await?;
         Ok(Self {
             socket,
-            dialled: Some(dialled),
+            connected: Some(connected),
             timeout,
             max_answer: MAX_ANSWER,
         })
     }
 
-    /// The same client with another bound for the size of answers.
+    /// Returns the client with another bound for the size of answers.
     #[must_use]
     pub const fn with_max_answer(mut self, bytes: usize) -> Self {
         self.max_answer = bytes;
         self
     }
 
-    /// The socket that it talks to.
+    /// Returns the socket's path.
     #[must_use]
     pub fn socket(&self) -> &Path {
         &self.socket
@@ -192,7 +102,8 @@ impl Client {
     cni_routes!(cni_methods);
     api_routes!(api_methods);
 
-    /// Sends a request without a type of its own; errors are decoded as `E`. For tools and tests: a route has a method.
+    /// Sends a request to any path; errors are decoded as `E`. The methods of the routes call it, and so do tests that send
+    /// requests no method sends.
     ///
     /// # Errors
     /// See [`ClientError`].
@@ -215,6 +126,7 @@ impl Client {
         }
     }
 
+    /// Sends the request and reads the answer, without a time limit.
     async fn exchange<A: DeserializeOwned, E: SocketError>(
         &mut self,
         what: &str,
@@ -222,9 +134,9 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<A, ClientError> {
-        let mut sender = match self.dialled.take() {
+        let mut sender = match self.connected.take() {
             Some(sender) => sender,
-            None => dial(&self.socket).await?,
+            None => open(&self.socket).await?,
         };
         let mut request = Request::builder().method(method).uri(path).header("host", "heddle");
         if !body.is_empty() {
@@ -249,10 +161,7 @@ impl Client {
         let body = match Limited::new(answer.into_body(), self.max_answer).collect().await {
             Ok(body) => body.to_bytes(),
             Err(e) if e.is::<LengthLimitError>() => {
-                return Err(refuse(format!(
-                    "it is longer than the {} bytes that are read",
-                    self.max_answer
-                )));
+                return Err(refuse(format!("it is longer than {} bytes", self.max_answer)));
             }
             Err(e) => return Err(broken(e.to_string())),
         };
@@ -260,6 +169,7 @@ impl Client {
     }
 }
 
+/// Encodes the body of a request.
 fn encode<B: Serialize>(path: &str, body: &B) -> Result<Vec<u8>, ClientError> {
     serde_json::to_vec(body).map_err(|e| ClientError::Request {
         what: format!("POST {path}"),
@@ -267,6 +177,7 @@ fn encode<B: Serialize>(path: &str, body: &B) -> Result<Vec<u8>, ClientError> {
     })
 }
 
+/// Decodes an answer: the body of a success as `A`, the body of a failure as `E`.
 fn decode<A: DeserializeOwned, E: SocketError>(what: &str, status: StatusCode, body: &[u8]) -> Result<A, ClientError> {
     let refuse = |detail: String| ClientError::Answer {
         what: what.to_owned(),
@@ -285,9 +196,10 @@ fn decode<A: DeserializeOwned, E: SocketError>(what: &str, status: StatusCode, b
     }
 }
 
-async fn dial_within(socket: &Path, after: Duration, what: &str) -> Result<SendRequest<Full<Bytes>>, ClientError> {
-    match tokio::time::timeout(after, dial(socket)).await {
-        Ok(dialled) => dialled,
+/// Opens a connection as [`open`] does, within a time limit.
+async fn open_within(socket: &Path, after: Duration, what: &str) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+    match tokio::time::timeout(after, open(socket)).await {
+        Ok(connected) => connected,
         Err(_) => Err(ClientError::Timeout {
             socket: socket.to_owned(),
             what: what.to_owned(),
@@ -296,7 +208,8 @@ async fn dial_within(socket: &Path, after: Duration, what: &str) -> Result<SendR
     }
 }
 
-async fn dial(socket: &Path) -> Result<SendRequest<Full<Bytes>>, ClientError> {
+/// Opens an HTTP connection.
+async fn open(socket: &Path) -> Result<SendRequest<Full<Bytes>>, ClientError> {
     let stream = UnixStream::connect(socket).await.map_err(|source| {
         let socket = socket.to_owned();
         match source.kind() {
@@ -310,7 +223,7 @@ async fn dial(socket: &Path) -> Result<SendRequest<Full<Bytes>>, ClientError> {
             what: "connecting".to_owned(),
             detail: e.to_string(),
         })?;
-    // Its error, if any, arrives at the waiting call as well.
+    // The task drives the connection. Its error, if any, also reaches the waiting call.
     tokio::spawn(connection);
     sender.ready().await.map_err(|e| ClientError::Broken {
         what: "connecting".to_owned(),

@@ -1,31 +1,31 @@
-//! `POST /v1/drops`: the packets that were dropped last, and by what.
+//! `POST /v1/drops`: the packets that were dropped last, with reason and policy.
 //!
-//! Each worker numbers the drops that it makes. An answer says where it ended ([`DropCursor`]); the next request goes on from
-//! there and is told how many were overwritten meanwhile. The newest are never missed.
+//! Each worker numbers its drops. An answer contains the position where it ended ([`DropCursor`]). The next request continues
+//! there, and its answer contains the number of drops that were overwritten meanwhile. The newest are never missed.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::attachment::at_most;
 use crate::object::{End, Named, Policy, PolicyName};
 
-/// The most drops that one answer has.
+/// The maximum number of drops in one answer.
 pub const MAX_DROPS: u32 = 2048;
-/// The most workers that a cursor speaks of.
+/// The maximum number of workers in a cursor.
 const MAX_WORKERS: usize = 256;
 /// The longest name of a reason or a class, in bytes.
 const MAX_NAME: usize = 64;
 
-/// What is wanted.
+/// A request for dropped packets: a position and filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DropsRequest {
-    /// Only those behind it.
+    /// Only drops after this position.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<DropCursor>,
-    /// At most so many, the newest; more than [`MAX_DROPS`] are never sent.
+    /// The maximum number of drops, counted from the newest; at most [`MAX_DROPS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// Only those from or to this pod, or denied by its policy.
+    /// Only drops of packets from or to this pod, or denied by its policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Named>,
     /// Only drops for this reason.
@@ -34,7 +34,7 @@ pub struct DropsRequest {
     /// Only drops for a reason of this class.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "short_name")]
     pub class: Option<String>,
-    /// Only those that this policy decided.
+    /// Only drops that this policy decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<PolicyName>,
 }
@@ -51,41 +51,41 @@ fn short_name<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::E
     }
 }
 
-/// How far somebody has read. It means something to the agent that gave it alone; another one begins at its oldest drop.
+/// The position of a reader. It is valid for the agent process that gave it; another process starts at its oldest drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DropCursor {
-    /// The agent.
+    /// The agent process.
     pub agent: u64,
-    /// The next number of each worker.
+    /// The next drop number of each worker.
     #[serde(deserialize_with = "at_most::<_, _, MAX_WORKERS>")]
     pub next: Vec<u64>,
 }
 
-/// What there is.
+/// The answer: the drops that match the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Drops {
     /// The drops, oldest first.
     pub drops: Vec<DroppedPacket>,
-    /// Drops behind the cursor (without one: since the agent's start) that were overwritten by newer ones before they could be
-    /// read, whether they would have been wanted or not.
+    /// Drops after the cursor (without one: since the agent's start) that newer ones overwrote before they were read. Filters do
+    /// not apply to this number.
     pub overwritten: u64,
-    /// Older ones that are wanted, and were left out for the limit.
+    /// Older drops that match and were left out because of the limit.
     pub left_out: u64,
-    /// Where to go on.
+    /// The position for the next request.
     pub cursor: DropCursor,
 }
 
 /// A packet that was dropped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DroppedPacket {
-    /// When, as RFC 3339 has it: the beginning of the worker's turn.
+    /// The time in the format of RFC 3339: the beginning of the worker's turn.
     pub time: String,
     /// The worker.
     pub worker: u8,
-    /// Its number among the worker's.
+    /// The drop's number at this worker.
     pub number: u64,
-    /// The port where it came in: `pod:NS/NAME`, `host`, or its number where it is closed by now.
+    /// The port where the packet came in: `pod:NS/NAME`, `host`, or the port's number if it is closed now.
     pub port: String,
     /// The drop reason, as the counters name it.
     pub reason: String,
@@ -97,24 +97,24 @@ pub struct DroppedPacket {
     /// The protocol; `None` where the packet could not be parsed, and for ARP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
-    /// From whom, by the names of now.
+    /// The source, with the names that are valid now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<End>,
-    /// To whom: a Service's address is not translated yet.
+    /// The destination before translation: of a Service, its own address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<End>,
     /// The length of the packet with its Ethernet header.
     pub bytes: u32,
-    /// Where policy decided: `ingress` or `egress`, seen from the pod whose policy it is.
+    /// If policy decided: `ingress` or `egress`, from the view of the pod whose policy it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<String>,
-    /// That pod.
+    /// The pod whose policy decided.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Named>,
-    /// The policy that decided. `None`: it was none, or `policy_gone`.
+    /// The policy that decided. `None`: no policy decided, or see `policy_gone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Policy>,
-    /// Whether a policy decided that is gone for so long that its name is not known any more.
+    /// True if the policy that decided was deleted so long ago that its name is not known any more.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub policy_gone: bool,
 }

@@ -1,12 +1,9 @@
 //! The error answers of the two sockets.
 //!
-//! [`CniError`] is the CNI socket's, with the codes of the CNI specification; the plugin prints it as it is. [`QueryError`]
-//! is the operator's socket's.
+//! [`CniError`] is the error of the CNI socket, with the codes of the CNI specification; the plugin prints it unchanged.
+//! [`QueryError`] is the error of the command line's socket.
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-
-use crate::ClientError;
 
 /// An error code of the CNI specification (1.1, section 5, "Error"); 100 and above are heddle's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -22,7 +19,7 @@ impl ErrorCode {
     pub const UNKNOWN_CONTAINER: Self = Self(3);
     /// A necessary environment variable is missing or wrong; the message has its name.
     pub const INVALID_ENVIRONMENT: Self = Self(4);
-    /// Reading or writing failed, the network configuration on standard input for example.
+    /// Reading or writing failed, for example reading the network configuration from standard input.
     pub const IO: Self = Self(5);
     /// Content could not be decoded.
     pub const DECODE: Self = Self(6);
@@ -32,13 +29,13 @@ impl ErrorCode {
     pub const TRY_AGAIN_LATER: Self = Self(11);
     /// STATUS: the plugin cannot serve ADD now.
     pub const UNAVAILABLE: Self = Self(50);
-    /// The kernel refused something about interfaces, addresses, routes or sysctls.
+    /// The kernel refused a change of interfaces, addresses, routes or sysctls.
     pub const KERNEL: Self = Self(100);
     /// The agent refused or failed.
     pub const AGENT: Self = Self(101);
     /// No address, port or attachment number is left on this node.
     pub const EXHAUSTED: Self = Self(102);
-    /// CHECK found something else than ADD left.
+    /// CHECK found a state that differs from the one that ADD left.
     pub const CHECK_FAILED: Self = Self(103);
 
     /// The HTTP status that carries this code.
@@ -55,7 +52,7 @@ impl ErrorCode {
     }
 }
 
-/// What went wrong: a code for programs, a message with the value and what to do, and perhaps more for people.
+/// An error of the CNI socket: a code for programs, a message with the value and what to do, and optional details.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{msg}{}{details} (code {})", if .details.is_empty() { "" } else { ": " }, .code.0)]
 pub struct CniError {
@@ -63,13 +60,13 @@ pub struct CniError {
     pub code: ErrorCode,
     /// One line: what was wrong, with the value, and what to do.
     pub msg: String,
-    /// What the system said, or where to look; may be empty.
+    /// The system's error, or where to look; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub details: String,
 }
 
 impl CniError {
-    /// An error without details.
+    /// Makes an error without details.
     #[must_use]
     pub fn new(code: ErrorCode, msg: impl Into<String>) -> Self {
         Self {
@@ -79,7 +76,7 @@ impl CniError {
         }
     }
 
-    /// The same error with details.
+    /// Returns the error with these details.
     #[must_use]
     pub fn with_details(mut self, details: impl Into<String>) -> Self {
         self.details = details.into();
@@ -99,7 +96,7 @@ pub enum QueryErrorKind {
     NotAllowed,
     /// The agent cannot answer now.
     Unavailable,
-    /// A kind that a newer agent has.
+    /// A kind that only newer agents have.
     #[serde(other)]
     Other,
 }
@@ -118,7 +115,7 @@ impl QueryErrorKind {
     }
 }
 
-/// An error of the operator's socket.
+/// An error of the command line's socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct QueryError {
@@ -151,85 +148,12 @@ impl QueryError {
     }
 }
 
-/// An error that a socket can answer with.
-pub trait SocketError: Serialize + DeserializeOwned + Send {
-    /// Makes the error for a request that cannot be decoded.
-    fn undecodable(message: String) -> Self;
-    /// Makes the error for a path that the socket does not serve.
-    fn no_such_path() -> Self;
-    /// Makes the error for a method that a path does not have.
-    fn no_such_method() -> Self;
-    /// Makes the error of an agent that is stopping.
-    fn stopping() -> Self;
-    /// Returns the HTTP status that carries the error.
-    fn http_status(&self) -> u16;
-    /// Makes the client's error from an answer.
-    fn into_client_error(self, what: String) -> ClientError;
-}
-
-/// The advice for a path that does not exist.
-const SAME_VERSION: &str = "no such path; are client and agent of the same version?";
-const NO_SUCH_METHOD: &str = "this path has no such method";
-const STOPPING: &str = "the agent is stopping; it will be there again";
-
-impl SocketError for CniError {
-    fn undecodable(message: String) -> Self {
-        Self::new(ErrorCode::DECODE, message)
-    }
-
-    fn no_such_path() -> Self {
-        Self::new(ErrorCode::AGENT, SAME_VERSION)
-    }
-
-    fn no_such_method() -> Self {
-        Self::new(ErrorCode::AGENT, NO_SUCH_METHOD)
-    }
-
-    fn stopping() -> Self {
-        Self::new(ErrorCode::TRY_AGAIN_LATER, STOPPING)
-    }
-
-    fn http_status(&self) -> u16 {
-        self.code.http_status()
-    }
-
-    fn into_client_error(self, what: String) -> ClientError {
-        ClientError::Refused { what, error: self }
-    }
-}
-
-impl SocketError for QueryError {
-    fn undecodable(message: String) -> Self {
-        Self::invalid(message)
-    }
-
-    fn no_such_path() -> Self {
-        Self::not_found(SAME_VERSION)
-    }
-
-    fn no_such_method() -> Self {
-        Self::new(QueryErrorKind::NotAllowed, NO_SUCH_METHOD)
-    }
-
-    fn stopping() -> Self {
-        Self::new(QueryErrorKind::Unavailable, STOPPING)
-    }
-
-    fn http_status(&self) -> u16 {
-        self.kind.http_status()
-    }
-
-    fn into_client_error(self, what: String) -> ClientError {
-        ClientError::QueryRefused { what, error: self }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn display_and_json() {
+    fn errors_are_shown_with_code_and_survive_json() {
         let e = CniError::new(ErrorCode::TRY_AGAIN_LATER, "pod a/b is not known yet");
         assert_eq!(e.to_string(), "pod a/b is not known yet (code 11)");
         assert_eq!(

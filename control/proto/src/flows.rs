@@ -1,8 +1,8 @@
 //! `POST /v1/flows`: a page of the connections in the flow table.
 //!
-//! The table is walked in the order of its records. An answer holds a bounded number of rows and comes from a bounded number of
-//! records, and says where the next one begins; so neither side ever has the whole table in memory. A connection that
-//! stands all the while is in exactly one page; what comes and goes meanwhile may be in one or in none.
+//! Pages follow the order of the table's records. An answer has a bounded number of rows, comes from a bounded number of
+//! records, and contains the position of the next page, so neither side ever has the whole table in memory. A connection that
+//! exists during all requests is in exactly one page; one that begins or ends meanwhile may be in one or in none.
 
 use std::net::IpAddr;
 
@@ -10,80 +10,84 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::object::{End, Named};
 
-/// The most rows that one answer has.
+/// The maximum number of rows in one answer.
 pub const MAX_FLOWS: u32 = 1024;
-/// The longest name of a state or protocol.
+/// The longest name of a state or protocol, in bytes.
 const MAX_WORD: usize = 32;
 
-/// What is wanted.
+/// A request for a page of connections: a position and filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FlowsRequest {
-    /// The record to begin at: [`Flows::next`] of the page before.
+    /// The record where the page begins: [`Flows::next`] of the page before.
     #[serde(default)]
     pub from: u32,
-    /// At most so many rows; more than [`MAX_FLOWS`] are never sent.
+    /// The maximum number of rows; at most [`MAX_FLOWS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
-    /// Only those that this pod has opened or that reach it.
+    /// Only connections that this pod opened or receives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<Named>,
-    /// Only those through this Service.
+    /// Only connections through this Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub service: Option<Named>,
-    /// Only those in this state.
+    /// Only connections in this state.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "word")]
     pub state: Option<String>,
-    /// Only those with this address on any side, before or after translation.
+    /// Only connections with this address on either side, before or after translation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
-    /// Only those of this protocol: `TCP`, `UDP`, `SCTP`, `ICMP`, `ICMPv6`, or a number.
+    /// Only connections of this protocol: `TCP`, `UDP`, `SCTP`, `ICMP`, `ICMPv6`, or a number.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "word")]
     pub protocol: Option<String>,
 }
 
+/// Decodes the name of a state or protocol, of at most [`MAX_WORD`] bytes.
 fn word<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     match Option::<String>::deserialize(from)? {
-        Some(text) if text.len() > MAX_WORD => Err(serde::de::Error::custom("the word is too long")),
+        Some(text) if text.len() > MAX_WORD => Err(serde::de::Error::custom(format_args!(
+            "a name of {} bytes: at most {MAX_WORD} are allowed",
+            text.len()
+        ))),
         text => Ok(text),
     }
 }
 
-/// A page.
+/// The answer: a page of connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flows {
     /// The connections, in the order of their records.
     pub flows: Vec<Flow>,
-    /// Where the next page begins. `None`: this was the last one.
+    /// The record where the next page begins. `None`: this is the last page.
     pub next: Option<u32>,
 }
 
-/// A connection, both directions.
+/// A connection with both its directions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flow {
-    /// Names the connection for as long as it stands.
+    /// The connection's identifier, unique while it exists.
     pub id: String,
-    /// The record that it lies in.
+    /// The table's record that contains it.
     pub record: u32,
     /// `TCP`, `UDP`, `SCTP`, `ICMP`, `ICMPv6`, or the number.
     pub protocol: String,
-    /// How far it has come: `syn-sent`, `established`, …; `new` or `replied` where the protocol knows no states.
+    /// The state: `syn-sent`, `established`, …; `new` or `replied` for protocols without states.
     pub state: String,
-    /// Who opened it.
+    /// The side that opened it.
     pub client: End,
-    /// Where the client sends to, where that is a Service.
+    /// The Service's frontend that the client sends to, if it uses one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub frontend: Option<End>,
-    /// Whom it reaches.
+    /// The side that receives it, after translation.
     pub server: End,
-    /// What the server sees as its source, where that is not the client.
+    /// The source that the server sees, if that is not the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub translated_source: Option<End>,
     /// Seconds since it was opened.
     pub age_seconds: u64,
     /// Seconds since its last packet.
     pub idle_seconds: u64,
-    /// Seconds until it expires if nothing more comes.
+    /// Seconds until it expires if no further packet arrives.
     pub left_seconds: u64,
     /// Packets from the client.
     pub packets_sent: u64,
@@ -93,22 +97,22 @@ pub struct Flow {
     pub packets_received: u64,
     /// Their bytes.
     pub bytes_received: u64,
-    /// It was picked up in its middle, after a start without a table.
+    /// True if it was adopted in mid-stream, after a start without a flow table.
     #[serde(default)]
     pub adopted: bool,
-    /// A pod that reaches itself through its Service.
+    /// True if a pod reaches itself through a Service.
     #[serde(default)]
     pub hairpin: bool,
-    /// The client's address is hidden behind one of the node's.
+    /// True if the client's address is masqueraded.
     #[serde(default)]
     pub masquerade: bool,
-    /// Whether it has been judged by the tables that stand now; else its next packet is.
+    /// True if it was judged by the current tables. If not, its next packet is judged by them.
     #[serde(default)]
     pub current: bool,
 }
 
 impl Flow {
-    /// Its marks, for people.
+    /// Returns the names of its properties, for people.
     pub fn marks(&self) -> impl Iterator<Item = &'static str> {
         [
             (self.adopted, "adopted"),

@@ -1,8 +1,8 @@
-//! What must hold for any request: asserted by the fuzz target, the replay of its corpus and a property test.
+//! Invariants that hold for any request. The fuzz target, the replay of its corpus and a property test assert them.
 //!
-//! The function panics when an invariant is broken; nothing but tests and fuzzers calls it.
+//! The function panics when an invariant is broken. Only tests and fuzzers call it.
 
-#![allow(clippy::panic, reason = "an invariant that is broken has to stop the fuzzer")]
+#![allow(clippy::panic, reason = "a broken invariant must stop the fuzzer")]
 
 use std::fmt::Debug;
 
@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{CniError, DropsRequest, ErrorCode, FlowsRequest, PrepareRequest, ReadyRequest, path, request};
 
-/// Reads `data` as a request of the agent's sockets, as the server does: `CONTAINER/IFNAME` up to the first newline, the
-/// body behind it. Asserts that it is understood or refused by a short error of the right code, and that what is
-/// understood survives being written and read again.
+/// Reads `data` as a request of the agent's sockets, as the server does: `CONTAINER/IFNAME` up to the first newline, then the
+/// body. Asserts that it is decoded or refused with a short error of the right code, and that a decoded request survives
+/// being written and read again.
 ///
 /// # Panics
 /// When an invariant is broken.
@@ -30,7 +30,7 @@ pub fn check_request(data: &[u8]) {
             let path = path::fill("/v1/attachments/{container}/{ifname}/ready", &names);
             assert!(path.is_ascii() && path.matches('/').count() == 5, "{path}");
         }
-        Err(e) => refused(&e, ErrorCode::INVALID_ENVIRONMENT),
+        Err(e) => check_refusal(&e, ErrorCode::INVALID_ENVIRONMENT),
     }
     check_body::<PrepareRequest>(body);
     check_body::<ReadyRequest>(body);
@@ -44,11 +44,11 @@ fn check_body<T: Serialize + DeserializeOwned + PartialEq + Debug>(bytes: &[u8])
             let written = serde_json::to_vec(&read).unwrap_or_default();
             assert_eq!(request::body::<T>(&written).as_ref(), Ok(&read));
         }
-        Err(e) => refused(&e, ErrorCode::DECODE),
+        Err(e) => check_refusal(&e, ErrorCode::DECODE),
     }
 }
 
-fn refused(e: &CniError, code: ErrorCode) {
+fn check_refusal(e: &CniError, code: ErrorCode) {
     assert_eq!(e.code, code, "{e}");
     assert!(!e.msg.is_empty() && e.msg.len() < 2000, "{} bytes: {e}", e.msg.len());
 }
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_mistake_is_not_quoted_whole() {
+    fn errors_about_long_requests_stay_short() {
         let long = format!("c/eth0\n{{\"{}\": 1}}", "x".repeat(100_000));
         check_request(long.as_bytes());
         check_request("ä".repeat(100_000).as_bytes());
@@ -77,12 +77,12 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes(data in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        fn any_bytes_are_decoded_or_refused(data in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
             check_request(&data);
         }
 
         #[test]
-        fn any_values(container in ".{0,80}", ifname in ".{0,20}", text in ".{0,40}", number: i64) {
+        fn any_field_values_are_decoded_or_refused(container in ".{0,80}", ifname in ".{0,20}", text in ".{0,40}", number: i64) {
             let body = serde_json::json!({"container": container, "ifname": ifname, "netns": text, "mtu": number});
             check_request(format!("{container}/{ifname}\n{body}").as_bytes());
             let body = serde_json::json!({"attachment": number, "host_ifindex": number, "host_mac": text, "pod_mac": text});

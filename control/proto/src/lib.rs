@@ -2,16 +2,16 @@
 //!
 //! Both sockets speak HTTP/1.1 with JSON bodies over a unix socket in the agent's run directory:
 //!
-//! - [`CNI_SOCKET`] serves the CNI plugin ([`attachment`]): *prepare* hands out an attachment (id, addresses, routes),
-//!   *ready* gives the agent the interface and returns when the pod's first packet will be forwarded under its policy,
-//!   *attachment* returns the state, *release* removes the attachment, and *readiness* tells if an ADD can be served. Its
-//!   errors are [`CniError`]s.
+//! - [`CNI_SOCKET`] serves the CNI plugin ([`attachment`]): *prepare* allocates an attachment (id, addresses, routes),
+//!   *ready* reports the interface and returns when the pod's first packet will be forwarded under its policy,
+//!   *attachment* returns the state, *release* removes the attachment, and *readiness* fails if an ADD cannot be served.
+//!   Its errors are [`CniError`]s.
 //! - [`API_SOCKET`] serves the command line ([`status`], [`drops`], [`flows`]). Its errors are [`QueryError`]s.
 //!
 //! [`routes`] lists what each socket serves. Requests refuse unknown fields and bound every string and list at decoding;
 //! answers ignore unknown fields, so that a plugin of the last version understands the agent of the next.
 //!
-//! This crate holds no server (the agent has it) and decides nothing.
+//! The server is in `heddle-agent`. This crate decides nothing.
 //!
 //! # Example: ask a running agent
 //!
@@ -39,6 +39,7 @@
 
 pub mod attachment;
 pub mod client;
+mod client_error;
 pub mod drops;
 pub mod error;
 pub mod flows;
@@ -49,6 +50,7 @@ pub mod path;
 pub mod request;
 pub mod routes;
 pub mod serde_mac;
+mod socket_error;
 pub mod status;
 pub mod text;
 pub mod units;
@@ -57,31 +59,34 @@ pub use attachment::{
     Attachment, AttachmentState, MAX_ROUTES, PodRef, PrepareRequest, Prepared, PreparedAddress, PreparedRoute,
     Readiness, Ready, ReadyRequest, Released,
 };
-pub use client::{Client, ClientError};
+pub use client::Client;
+pub use client_error::ClientError;
 pub use drops::{DropCursor, DroppedPacket, Drops, DropsRequest};
-pub use error::{CniError, ErrorCode, QueryError, QueryErrorKind, SocketError};
+pub use error::{CniError, ErrorCode, QueryError, QueryErrorKind};
 pub use flows::{Flow, Flows, FlowsRequest};
 pub use object::{End, Named, Policy, PolicyName};
+pub use socket_error::SocketError;
 pub use status::Status;
 pub use text::{ContainerId, IfName, NetnsPath, ObjectName, TextError};
 pub use units::Bytes;
 
 use std::time::Duration;
 
-/// The run directory where no other is configured.
+/// The default run directory.
 pub const DEFAULT_RUN_DIR: &str = "/run/heddle";
 /// The name of the CNI plugin's socket in the run directory.
 pub const CNI_SOCKET: &str = "cni.sock";
 /// The name of the command line's socket in the run directory.
 pub const API_SOCKET: &str = "api.sock";
 
-/// The largest request body; the server refuses more, the client sends no more.
+/// The largest request body in bytes. The server refuses larger ones, and the client does not send them.
 pub const MAX_REQUEST: usize = 64 * 1024;
-/// The largest answer that the client reads (a status with some thousand ports, a prepare with a route for each Service).
+/// The largest answer in bytes that the client reads: enough for a status with some thousand ports, or a prepare with a route
+/// for each Service.
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
-/// How long the agent lets *ready* wait for the pod to be known, its policy to be compiled and its port to forward,
-/// before it answers [`ErrorCode::TRY_AGAIN_LATER`].
+/// The time that *ready* may wait until the pod is known, its policy is compiled and its port forwards. Afterwards the agent
+/// answers [`ErrorCode::TRY_AGAIN_LATER`].
 pub const READY_WAIT: Duration = Duration::from_secs(20);
-/// How long the client waits for any answer: longer than [`READY_WAIT`], so that the agent's own answer arrives.
+/// The time that the client waits for any answer: longer than [`READY_WAIT`], so that the agent's own error arrives.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

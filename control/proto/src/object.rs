@@ -1,4 +1,4 @@
-//! Objects of the cluster as the command line names them, and the ends of packets and connections as the agent names them.
+//! Names of the cluster's objects in requests and answers, and the ends of packets and connections.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ObjectName, TextError};
 
-/// An object of a namespace: a pod or a Service. In text `NAMESPACE/NAME`.
+/// A pod or a Service by namespace and name. As text: `NAMESPACE/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Named {
@@ -19,7 +19,7 @@ pub struct Named {
 }
 
 impl Named {
-    /// From text that the API has let through; `None` for what it does not.
+    /// Makes a name from texts of the API. Returns `None` if the API would not accept them.
     #[must_use]
     pub fn new(namespace: &str, name: &str) -> Option<Self> {
         Some(Self {
@@ -43,7 +43,7 @@ impl FromStr for Named {
             return Err(TextError::Form {
                 what: "object",
                 shown: text.chars().take(64).collect(),
-                rule: "it is NAMESPACE/NAME",
+                rule: "write NAMESPACE/NAME",
             });
         };
         Ok(Self {
@@ -53,11 +53,11 @@ impl FromStr for Named {
     }
 }
 
-/// A policy. In text `NAMESPACE/NAME`, or `NAME` for one of the whole cluster.
+/// A policy's name. As text: `NAMESPACE/NAME`, or `NAME` for a cluster-wide policy.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyName {
-    /// The namespace; none for policies of the whole cluster.
+    /// The namespace; `None` for cluster-wide policies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub namespace: Option<ObjectName>,
     /// The name.
@@ -79,12 +79,12 @@ impl FromStr for PolicyName {
     }
 }
 
-/// One end of a packet or of a connection, with who has the address now.
+/// One end of a packet or of a connection, and the object that has the address now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct End {
     /// The address.
     pub address: IpAddr,
-    /// The port, where the protocol has some.
+    /// The port, if the protocol has ports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
     /// The pod that has the address.
@@ -114,12 +114,12 @@ impl fmt::Display for End {
     }
 }
 
-/// What decided about a packet, where it was policy.
+/// The policy and rule that decided about a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Policy {
     /// `NetworkPolicy` or `ClusterNetworkPolicy`.
     pub kind: String,
-    /// The policy's namespace; empty for kinds of the whole cluster.
+    /// The policy's namespace; empty for cluster-wide kinds.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub namespace: String,
     /// The policy's name.
@@ -127,15 +127,15 @@ pub struct Policy {
     /// `Admin` or `Baseline`, for ClusterNetworkPolicy.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tier: String,
-    /// Of which of its lists: `ingress` or `egress`.
+    /// The list that contains the rule: `ingress` or `egress`.
     pub direction: String,
-    /// The place of the rule in that list, from 0. `None`: no rule allowed the packet, and this policy selects the pod for that
-    /// direction (or was refused, and closes what it selects).
+    /// The position of the rule in that list, from 0. `None`: no rule allowed the packet, and this policy selects the pod for
+    /// that direction (or the policy was refused, and closes the pods that it selects).
     pub rule: Option<u32>,
-    /// The rule's own name, where it has one.
+    /// The rule's own name, or empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub rule_name: String,
-    /// All of it in a sentence.
+    /// Policy and rule in a sentence.
     pub says: String,
 }
 
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn objects_are_named_as_people_name_them() {
+    fn objects_and_policies_are_parsed_from_names() {
         let named: Named = "shop/db-0".parse().unwrap();
         assert_eq!(named.to_string(), "shop/db-0");
         for (bad, part) in [("db", "NAMESPACE/NAME"), ("shop/", "empty"), ("a/b/c", "not allowed")] {
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_say_who_and_where() {
+    fn ends_are_shown_with_object_and_address() {
         let end = |address: &str, port, named: usize| {
             let who = Named::new("shop", "db");
             End {

@@ -1,4 +1,4 @@
-//! Paths with parameters: a route's pattern, filled in by the client.
+//! Paths with parameters: the client fills in a route's pattern.
 
 use std::fmt::Write as _;
 
@@ -12,7 +12,8 @@ pub fn fill(pattern: &str, parameters: &[(&str, &str)]) -> String {
     path
 }
 
-/// Escapes all but the unreserved characters (RFC 3986 section 2.1): an interface name may hold almost any byte.
+/// Escapes all characters except the unreserved ones (RFC 3986 section 2.3), because an interface name may contain almost any
+/// byte.
 fn escape(value: &str) -> String {
     let mut escaped = String::with_capacity(value.len());
     for byte in value.bytes() {

@@ -1,8 +1,8 @@
 //! The routes of the two sockets, each in one list: method, path, parameters, request and answer.
 //!
-//! The client's methods and the server's requests, router and handlers are made from these lists, so neither side can have
-//! a route that the other lacks. A list calls the macro that it is given with lines of this form; the parameters are the
-//! names in the path, and the second brackets hold the type of the request's body, if there is one:
+//! The client's methods and the server's requests, router and handlers are generated from these lists, so neither side can
+//! have a route that the other lacks. A list calls the given macro with lines of the following form. The first brackets
+//! contain the parameters of the path, the second ones the type of the request's body, if there is one:
 //!
 //! `Variant method_name: METHOD "path" [parameter: Type, ...] [Body] -> Answer, "the doc";`
 

@@ -6,10 +6,11 @@ use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
 /// Reads six pairs of hexadecimal digits separated by colons.
 ///
 /// # Errors
-/// The text, when it is anything else.
+/// A message with the text, if it has another form.
 pub fn parse(text: &str) -> Result<MacAddr, String> {
-    let wrong =
-        || format!("{text:?} is no Ethernet address: give six pairs of hexadecimal digits, as 02:68:65:64:64:6c");
+    let wrong = || {
+        format!("{text:?} is not an Ethernet address: write six pairs of hexadecimal digits, such as 02:68:65:64:64:6c")
+    };
     let mut octets = [0u8; 6];
     let mut parts = text.split(':');
     for octet in &mut octets {
@@ -28,7 +29,7 @@ pub fn parse(text: &str) -> Result<MacAddr, String> {
 /// Writes the address as text.
 ///
 /// # Errors
-/// Those of the serializer.
+/// The serializer's error.
 pub fn serialize<S: Serializer>(mac: &MacAddr, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(mac)
 }
@@ -36,7 +37,7 @@ pub fn serialize<S: Serializer>(mac: &MacAddr, serializer: S) -> Result<S::Ok, S
 /// Reads the address from text.
 ///
 /// # Errors
-/// The text is no Ethernet address.
+/// The text is not an Ethernet address.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MacAddr, D::Error> {
     let text = String::deserialize(deserializer)?;
     parse(&text).map_err(D::Error::custom)

@@ -1,7 +1,7 @@
 //! `GET /v1/status`: everything that `heddle status` prints.
 //!
-//! Counters count from the start of this agent process. Lists come sorted as they are to be printed (ports and
-//! attachments by number, workers by number). Reasons and table names are text here: the enums are the engine's.
+//! Counters count from the start of this agent process. Lists are sorted for printing (ports, attachments and workers by
+//! number). Drop reasons, their classes and table names are text here, because the enums are in the engine.
 
 use std::collections::BTreeMap;
 
@@ -14,9 +14,9 @@ use crate::{Attachment, Named, PodRef, Policy};
 pub struct Status {
     /// The agent itself.
     pub agent: AgentStatus,
-    /// Where objects come from.
+    /// The source of objects.
     pub source: SourceStatus,
-    /// What the workers were told last.
+    /// The tables published last.
     pub snapshot: SnapshotStatus,
     /// The worker threads.
     pub workers: Vec<WorkerStatus>,
@@ -29,25 +29,25 @@ pub struct Status {
     /// The sums of [`drops`](Self::drops) by class; only classes that occurred.
     #[serde(default)]
     pub drops_by_class: BTreeMap<String, u64>,
-    /// Sizes of tables by name (`endpoints`, `addresses`, `identities`, `policies`, `services`, `backends`, `nodes` and others).
+    /// Sizes of tables by name (`endpoints`, `addresses`, `identities`, `policies`, `frontends`, `backends` and others).
     pub tables: BTreeMap<String, u64>,
     /// The flow table.
     pub flows: FlowStatus,
-    /// Fragments that came in.
+    /// Received fragments.
     #[serde(default)]
     pub fragments: FragmentStatus,
     /// The packet buffers.
     pub frames: FrameStatus,
-    /// Objects that are refused now.
+    /// The objects that are refused now.
     pub rejections: Vec<RejectionStatus>,
-    /// How many refusals there have been, those that have been mended too.
+    /// The number of refusals since the start, including objects that were corrected later.
     pub rejections_total: u64,
     /// The attachments.
     pub attachments: Vec<Attachment>,
-    /// What policies denied, by policy and pod.
+    /// Packets that policies denied, by policy and pod.
     #[serde(default)]
     pub denied: Vec<Denied>,
-    /// Packets denied by policies for which there was no counter of their own.
+    /// Packets denied by policies that have no counter of their own.
     #[serde(default)]
     pub denied_by_others: u64,
 }
@@ -55,9 +55,9 @@ pub struct Status {
 /// Packets that one rule, default or refused policy denied for one pod, since the agent's start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denied {
-    /// What denied.
+    /// The policy and rule that denied them.
     pub policy: Policy,
-    /// The pod whose policy it is: the sender for `egress`, the receiver for `ingress`. `None`: it is gone.
+    /// The pod whose policy it is: the sender for `egress`, the receiver for `ingress`. `None`: the pod was deleted.
     pub pod: Option<Named>,
     /// Packets.
     pub packets: u64,
@@ -85,12 +85,12 @@ pub struct AgentStatus {
     pub pid: u32,
     /// Seconds since the process started.
     pub uptime_seconds: u64,
-    /// The flow table's start number: raised by each takeover, so entries of an earlier one are judged anew.
+    /// The number of this start, which each takeover raises. Flow entries of an earlier start are revalidated.
     pub start: u32,
-    /// The AF_XDP mode and other properties of this machine that matter for numbers, ready to print.
+    /// The AF_XDP mode and other properties of this machine that affect performance, as text.
     #[serde(default)]
     pub mode: String,
-    /// The node interface whose packets heddle may take, where there is one.
+    /// The uplink whose packets heddle receives by AF_XDP, if there is one.
     #[serde(default)]
     pub uplink: Option<String>,
 }
@@ -98,15 +98,15 @@ pub struct AgentStatus {
 /// The source of objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceStatus {
-    /// What it is: `manifests` or `kubernetes`.
+    /// The kind: `manifests` or `kubernetes`.
     pub kind: String,
     /// The folder or the API server's address.
     pub from: String,
-    /// Seconds since every kind had been read for the first time; `None`: not yet, and nothing is published.
+    /// Seconds since every kind of object was read for the first time. `None`: not yet, and nothing is published.
     pub synced_seconds: Option<u64>,
-    /// Seconds since the source was last known to be current; grows while it is away.
+    /// Seconds since the source was known to be current; grows while it cannot be reached.
     pub age_seconds: u64,
-    /// Objects held, by kind.
+    /// Objects in the cluster model, by kind.
     #[serde(default)]
     pub objects: BTreeMap<String, u64>,
 }
@@ -114,9 +114,9 @@ pub struct SourceStatus {
 /// The published tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotStatus {
-    /// The version published last; 0: none.
+    /// The version published last; 0 if there is none.
     pub version: u64,
-    /// The oldest version that some worker still reads.
+    /// The version that all workers have taken: the oldest one in use.
     pub acknowledged: u64,
     /// Seconds since the last publication.
     pub age_seconds: u64,
@@ -125,7 +125,7 @@ pub struct SnapshotStatus {
 /// One worker thread.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct WorkerStatus {
-    /// Its number.
+    /// The worker's number.
     pub worker: u8,
     /// The core that it is pinned to; `None`: not pinned.
     pub core: Option<u32>,
@@ -133,14 +133,14 @@ pub struct WorkerStatus {
     pub turns: u64,
     /// Turns that found at least one packet.
     pub busy_turns: u64,
-    /// Times it went to sleep.
+    /// The number of times that it went to sleep.
     pub sleeps: u64,
-    /// Times that something woke it: a packet, another worker, or control.
+    /// The number of times that a packet, another worker or control woke it.
     #[serde(default)]
     pub wakeups: u64,
-    /// The share of time with work to do, 0 to 1, over the time since the last status or the last seconds.
+    /// The share of turns that found at least one packet, 0 to 1, within the last second.
     pub busy_ratio: f64,
-    /// How often a burst had this many packets: upper bound of the class → bursts (1, 2, 4, … 64).
+    /// The number of bursts by size: the key is the largest size of the class (1, 2, 4, … 64).
     pub bursts: BTreeMap<u32, u64>,
     /// The snapshot version that it reads.
     pub snapshot: u64,
@@ -150,7 +150,7 @@ pub struct WorkerStatus {
     pub handed_over: u64,
 }
 
-/// What a port leads to.
+/// The kind of endpoint at the other side of a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum PortRole {
@@ -172,19 +172,19 @@ impl std::fmt::Display for PortRole {
     }
 }
 
-/// One port, with what came in by it and what went out.
+/// One port with its counters.
 ///
-/// Every packet received is forwarded, answered, absorbed or dropped, and counted at the port where it came in:
-/// `rx_packets = forwarded + answered + absorbed + sum(dropped)`, but for those in flight.
+/// Every received packet is forwarded, answered, absorbed or dropped, and counted at the port where it came in:
+/// `rx_packets = forwarded + answered + absorbed + sum(dropped)`, except for packets in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortStatus {
     /// The port's number.
     pub port: u16,
-    /// A name for people and for `replay`: `pod:NS/NAME`, `host`, `uplink`.
+    /// The name, as `replay` uses it: `pod:NS/NAME`, `host`, `uplink`.
     pub name: String,
-    /// What it leads to.
+    /// The kind of endpoint at its other side.
     pub role: PortRole,
-    /// The pod, where it leads to one that Kubernetes knows.
+    /// The pod at its other side, if it is a pod of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
     /// The network interface.
@@ -203,117 +203,117 @@ pub struct PortStatus {
     pub tx_bytes: u64,
     /// Packets received here that were forwarded.
     pub forwarded: u64,
-    /// Fragments that heddle cut such packets into and sent, beside the first of each, which counts as the packet.
+    /// Fragments that heddle cut such packets into and sent, without the first fragment of each, which counts as the packet.
     #[serde(default)]
     pub fragments: u64,
-    /// Those that found no room on their way out.
+    /// Such fragments that were lost because a ring on their way out was full.
     #[serde(default)]
     pub fragments_lost: u64,
-    /// Packets received here that heddle answered itself (ARP, neighbour discovery, rejects, time exceeded).
+    /// Packets received here that heddle answered itself (ARP, neighbor discovery, rejects, time exceeded).
     pub answered: u64,
     /// Packets received here that need no answer (DAD probes, MLD, router solicitations).
     pub absorbed: u64,
     /// Packets received here and dropped, by reason; only reasons that occurred.
     pub dropped: BTreeMap<String, u64>,
-    /// The kernel's XSK statistics that are not zero (`rx_dropped`, `rx_ring_full`, `rx_fill_ring_empty_descs`, …).
+    /// The kernel's statistics of the socket that are not zero (`rx_dropped`, `rx_ring_full`, `rx_fill_ring_empty_descs`, …).
     #[serde(default)]
     pub xsk: BTreeMap<String, u64>,
-    /// How full its rings are at this moment.
+    /// The number of entries in its rings now.
     #[serde(default)]
     pub rings: RingStatus,
     /// Frames in its rings.
     pub frames: u32,
 }
 
-/// Entries in the rings of a port that the other side has not taken yet.
+/// The number of entries in a port's rings that the other side has not taken yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingStatus {
-    /// Received, and not taken by the worker yet.
+    /// Received packets that the worker has not taken yet.
     pub rx: u32,
     /// Frames that the kernel can receive into.
     pub fill: u32,
-    /// Not sent by the kernel yet.
+    /// Packets that the kernel has not sent yet.
     pub tx: u32,
-    /// Sent, and not taken back by the worker yet.
+    /// Sent frames that the worker has not taken back yet.
     pub completion: u32,
 }
 
 /// The flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowStatus {
-    /// Entries in use; each connection has two.
+    /// Entries in use. Each connection has two entries.
     pub used: u64,
-    /// Entries that the table has.
+    /// The capacity in entries.
     pub capacity: u64,
-    /// Entries made since the start.
+    /// Entries inserted since the start.
     pub inserted: u64,
-    /// Entries that ran out of time.
+    /// Entries that expired.
     pub expired: u64,
     /// New connections refused because the table was full.
     pub refused_full: u64,
-    /// New connections refused because their pod had used up its quota.
+    /// New connections refused because their pod had reached its quota.
     pub refused_quota: u64,
-    /// Entries taken over from the process before.
+    /// Entries taken over from the previous process.
     pub taken_over: u64,
-    /// Entries of the process before that could not be kept (torn, or their other direction missing).
+    /// Entries of the previous process that could not be kept (half-written, or without their other direction).
     pub discarded: u64,
 }
 
-/// Fragments of IP datagrams that came in, and the table by which later ones follow their first. Those that were dropped
-/// are among the ports' drops.
+/// Received fragments of IP datagrams, and the table by which later fragments follow the first one. Dropped fragments are
+/// counted among the ports' drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FragmentStatus {
     /// First fragments.
     pub first: u64,
     /// Later fragments that followed the first of their datagram.
     pub followed: u64,
-    /// Those that came before it and waited.
+    /// Later fragments that arrived before the first and were held.
     pub waited: u64,
-    /// Datagrams that are remembered now.
+    /// Datagrams that are tracked now.
     pub datagrams: u64,
-    /// The most that can be.
+    /// The maximum number of tracked datagrams.
     pub datagrams_most: u64,
-    /// Frames of fragments that wait now for the first of their datagram.
+    /// Frames that are held now for fragments without their first.
     pub held_frames: u64,
-    /// The most that can.
+    /// The maximum number of held frames.
     pub held_frames_most: u64,
 }
 
 /// The packet buffers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameStatus {
-    /// Frames in all.
+    /// The number of all frames.
     pub total: u32,
-    /// The size of one, in bytes.
+    /// The size of a frame in bytes.
     pub frame_size: u32,
-    /// The most pod ports (`maxPods`): each has 64 frames set aside.
+    /// The maximum number of pod ports (`maxPods`). 64 frames are set aside for each.
     pub max_pods: u32,
-    /// Who holds how many; sums to `total`.
+    /// The number of frames by holder; the sum is `total`.
     pub holders: Vec<FrameHolder>,
 }
 
-/// Frames with one holder.
+/// The frames of one holder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FrameHolder {
-    /// `shared pool`, `worker 0`, `port 3 (pod:demo/client)`, `hand-over 0 → 1`, `anchor`.
+    /// The holder: `shared pool`, `pool of worker 0`, `worker 0`, `port 3 (pod:demo/client)` or `control`.
     pub holder: String,
-    /// How many.
+    /// The number of frames.
     pub frames: u32,
 }
 
 /// An object that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectionStatus {
-    /// Where it was read: a file and the document's number in it, or the API server.
+    /// The file and line where it was read, or the API server.
     pub origin: String,
-    /// Kind, namespace and name, as far as they could be read.
+    /// Kind, namespace and name, as far as they are readable.
     pub object: String,
-    /// The path of the field, as `spec.podCIDRs[0]`; empty when the whole is meant.
+    /// The path of the field, such as `spec.podCIDRs[0]`; empty if the whole object is meant.
     #[serde(default)]
     pub field: String,
-    /// What was wrong, with the value, and what to do.
+    /// The problem with the value, and what to do.
     pub message: String,
-    /// Whether a last good version of the object serves on.
+    /// True if the last good version of the object stays in use.
     #[serde(default)]
     pub last_good_serves: bool,
 }
@@ -328,7 +328,7 @@ impl Status {
 }
 
 impl PortStatus {
-    /// All packets received here and dropped.
+    /// Returns the number of packets received here and dropped.
     #[must_use]
     pub fn dropped_total(&self) -> u64 {
         self.dropped.values().sum()

@@ -4,43 +4,45 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A string was refused.
+/// A string that was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextError {
-    /// Nothing was given.
+    /// The string is empty.
     #[error("{what} is empty")]
     Empty {
-        /// What the string is.
+        /// The kind of string, for the message.
         what: &'static str,
     },
-    /// More than the bound.
+    /// The string is too long.
     #[error("{what} {shown:?} has {len} bytes: at most {max} are allowed")]
     TooLong {
-        /// What the string is.
+        /// The kind of string, for the message.
         what: &'static str,
-        /// Its beginning.
+        /// The beginning of the string.
         shown: String,
         /// Its length in bytes.
         len: usize,
         /// The bound.
         max: usize,
     },
-    /// A character or a form that is not allowed.
+    /// The string contains a character that is not allowed, or has the wrong form.
     #[error("{what} {shown:?} is not allowed: {rule}")]
     Form {
-        /// What the string is.
+        /// The kind of string, for the message.
         what: &'static str,
-        /// Its beginning.
+        /// The beginning of the string.
         shown: String,
-        /// What is allowed.
+        /// The allowed form.
         rule: &'static str,
     },
 }
 
+/// Returns the beginning of a text, for an error message.
 fn shown(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
+/// Refuses an empty text and one of more than `max` bytes.
 fn bounded(what: &'static str, text: &str, max: usize) -> Result<(), TextError> {
     if text.is_empty() {
         return Err(TextError::Empty { what });
@@ -56,6 +58,7 @@ fn bounded(what: &'static str, text: &str, max: usize) -> Result<(), TextError> 
     Ok(())
 }
 
+/// Refuses a text whose form is not `ok`.
 fn formed(ok: bool, what: &'static str, text: &str, rule: &'static str) -> Result<(), TextError> {
     if ok {
         Ok(())
@@ -79,14 +82,14 @@ macro_rules! text_type {
             /// Validates the text.
             ///
             /// # Errors
-            /// What is wrong with it.
+            /// The text is empty, too long or contains a character that is not allowed.
             pub fn new(text: impl Into<String>) -> Result<Self, TextError> {
                 let text = text.into();
                 $check(&text)?;
                 Ok(Self(text))
             }
 
-            /// The text.
+            /// Returns the text.
             #[must_use]
             pub fn as_str(&self) -> &str {
                 &self.0
@@ -134,8 +137,8 @@ macro_rules! text_type {
 }
 
 text_type! {
-    /// `CNI_CONTAINERID`: begins with a letter or a digit, then letters, digits, `_`, `.`, `-` (CNI 1.1, section 2,
-    /// "Parameters"); at most 255 bytes, so that it can be a file's name.
+    /// `CNI_CONTAINERID`: a letter or a digit, then letters, digits, `_`, `.`, `-` (CNI 1.1, section 2, "Parameters"); at
+    /// most 255 bytes, so that it can be a file's name.
     ContainerId, check_container
 }
 text_type! {
@@ -145,7 +148,7 @@ text_type! {
 }
 text_type! {
     /// The name, namespace or uid of a Kubernetes object: 1 to 253 bytes of letters, digits, `-`, `.` (RFC 1123 subdomain;
-    /// capitals are let through, as a uid may have them).
+    /// capitals are allowed, because a uid may have them).
     ObjectName, check_object
 }
 text_type! {
@@ -164,7 +167,7 @@ fn check_container(text: &str) -> Result<(), TextError> {
         ok,
         WHAT,
         text,
-        "it must begin with a letter or digit and go on with letters, digits, '_', '.' or '-'",
+        "it must begin with a letter or digit, followed by letters, digits, '_', '.' or '-'",
     )
 }
 
@@ -189,7 +192,7 @@ fn check_object(text: &str) -> Result<(), TextError> {
     let ok = text
         .bytes()
         .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.'));
-    formed(ok, WHAT, text, "only letters, digits, '-' and '.' can stand in it")
+    formed(ok, WHAT, text, "it may contain only letters, digits, '-' and '.'")
 }
 
 fn check_netns(text: &str) -> Result<(), TextError> {
@@ -199,7 +202,7 @@ fn check_netns(text: &str) -> Result<(), TextError> {
         text.starts_with('/') && !text.contains('\0'),
         WHAT,
         text,
-        "it must be an absolute path, as /run/netns/NAME",
+        "it must be an absolute path, such as /run/netns/NAME",
     )
 }
 
@@ -208,7 +211,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn container_ids() {
+    fn container_ids_follow_the_specification() {
         for good in ["a", "0", "3f2a_b.c-d", &"f".repeat(255)] {
             assert!(ContainerId::new(good).is_ok(), "{good}");
         }
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn interface_names() {
+    fn interface_names_follow_the_kernels_rules() {
         for good in ["eth0", "a", "...", "net-1.5", "abcdefghijklmno"] {
             assert!(IfName::new(good).is_ok(), "{good}");
         }
@@ -257,9 +260,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// The interface name rule against the kernel's own words (`dev_valid_name`), written down again.
+        /// Compares the rule for interface names with the kernel's (`dev_valid_name`), written independently.
         #[test]
-        fn interface_names_are_the_kernels(text in "[a-z./: \\t\u{e4}]{0,17}") {
+        fn interface_names_match_dev_valid_name(text in "[a-z./: \\t\u{e4}]{0,17}") {
             let kernel = !text.is_empty()
                 && text.len() < 16
                 && text != "."
@@ -269,7 +272,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_let_through_survives_json(text in ".{0,300}") {
+        fn valid_container_ids_survive_json(text in ".{0,300}") {
             if let Ok(id) = ContainerId::new(text) {
                 let json = serde_json::to_string(&id).unwrap();
                 proptest::prop_assert_eq!(serde_json::from_str::<ContainerId>(&json).unwrap(), id);

@@ -1,4 +1,4 @@
-//! Amounts as people read them, for the command line's tables and the agent's messages.
+//! Amounts in units for people, for the command line's tables and the agent's messages.
 
 use std::fmt;
 

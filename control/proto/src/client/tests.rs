@@ -16,7 +16,7 @@ fn answer(status: &str, body: &str) -> String {
     )
 }
 
-/// Listens, answers the n-th connection's first request with the n-th text and closes; gives the requests.
+/// Listens, answers the first request of the n-th connection with the n-th text, and closes. Returns the requests.
 fn serve(dir: &tempfile::TempDir, answers: Vec<String>) -> (PathBuf, tokio::task::JoinHandle<Vec<String>>) {
     let socket = dir.path().join("cni.sock");
     let listener = UnixListener::bind(&socket).unwrap();
