@@ -117,21 +117,21 @@ async fn an_error_of_the_agent_keeps_its_code() {
         .send::<Value, CniError>(Method::GET, "/v1/x", None)
         .await
         .unwrap_err();
-    let said = e.refused().unwrap();
+    let refused = e.refused().unwrap();
     assert_eq!(
-        (said.code, said.details.as_str()),
+        (refused.code, refused.details.as_str()),
         (ErrorCode::TRY_AGAIN_LATER, "waited 20 s")
     );
     assert!(!e.is_transient());
 }
 
 #[tokio::test]
-async fn answers_that_are_none_are_errors() {
+async fn malformed_and_long_answers_are_errors() {
     for (status, body, part) in [
         ("200 OK", "[1", "EOF"),
         ("500 Internal Server Error", "<html>", "<html>"),
         ("404 Not Found", "", "404"),
-        ("200 OK", &"1".repeat(5000), "longer than the 4096 bytes"),
+        ("200 OK", &"1".repeat(5000), "longer than 4096 bytes"),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let (socket, _task) = serve(&dir, vec![answer(status, body)]);
