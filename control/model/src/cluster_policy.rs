@@ -31,8 +31,7 @@ pub struct ClusterNetworkPolicy {
     pub ingress: Vec<ClusterRule>,
     /// `spec.egress`, in order.
     pub egress: Vec<ClusterRule>,
-    /// The policy was refused and never was good: it stands here with one rule for each direction that denies
-    /// everything.
+    /// True if the policy was refused and never was good. It then has one rule for each direction that denies everything.
     pub refused: bool,
 }
 
@@ -67,7 +66,7 @@ impl fmt::Display for Tier {
     }
 }
 
-/// A tier that is none of [`Tier`].
+/// A text that is not the name of a [`Tier`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("is no known tier: use Admin or Baseline")]
 pub struct UnknownTier;
@@ -109,7 +108,7 @@ pub struct ClusterRule {
     /// `action`
     pub action: RuleAction,
     /// `from` or `to`: the rule matches peers that one entry matches. Unlike in a NetworkPolicy, an empty list matches
-    /// nobody.
+    /// no peer.
     pub peers: Vec<ClusterPeer>,
     /// `protocols`; empty (or absent): all ports and protocols.
     pub ports: Vec<PolicyPort>,
@@ -143,7 +142,7 @@ mod tests {
     use crate::selector::Requirement;
 
     #[test]
-    fn tiers_are_read_as_the_api_spells_them() {
+    fn tiers_are_parsed_from_the_apis_names() {
         for tier in [Tier::Admin, Tier::Baseline] {
             assert_eq!(tier.as_str().parse(), Ok(tier));
         }
@@ -151,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_needs_both_the_namespace_and_the_pod() {
+    fn a_subject_must_match_by_namespace_and_pod() {
         let label = |value| LabelSelector::new([Requirement::label("a", value).unwrap()]);
         let labels = |value: &str| Labels::new([("a", value)]).unwrap();
         let subject = PodSubject {

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_label_sets_are_one_and_so_are_the_texts_of_different_ones() {
+    fn equal_label_sets_and_equal_texts_are_shared() {
         let mut interner = Interner::default();
         let mut pods = [pod("a", "web"), pod("b", "web"), pod("c", "db")];
         pods.iter_mut().for_each(|pod| interner.object(pod));
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_has_any_more_is_dropped() {
+    fn unused_values_are_freed() {
         let mut interner = Interner::default();
         for n in 0..20_000 {
             interner.object(&mut pod("a", &format!("app{n}")));

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_whatever_the_order_of_the_pairs() {
+    fn a_key_is_found_for_any_order_of_the_pairs() {
         let labels = Labels::new([("tier", "web"), ("app", "shop"), ("app", "store")]).unwrap();
         assert_eq!(
             (labels.get("app"), labels.get("tier"), labels.get("ap")),

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_addresses_are_heddles() {
+    fn the_first_addresses_of_a_range_are_reserved() {
         assert_eq!(host_address(net("10.0.1.0/24")), Some(ip("10.0.1.1")));
         assert_eq!(masquerade_address(net("fd00:1::/64")), Some(ip("fd00:1::2")));
         assert_eq!(
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn ranges_without_room_give_nothing() {
+    fn ranges_that_are_too_small_have_no_reserved_addresses() {
         for range in ["10.0.0.0/30", "10.0.0.0/31", "10.0.0.0/32", "fd00::/127", "fd00::/128"] {
             assert_eq!(host_address(net(range)), None, "{range}");
         }

@@ -25,8 +25,8 @@ pub struct NetworkPolicy {
     pub ingress: Option<Vec<PolicyRule>>,
     /// `spec.egress`; `None`: `spec.policyTypes` is without `Egress`.
     pub egress: Option<Vec<PolicyRule>>,
-    /// The policy was refused and never was good: it stands here without rules and denies all traffic of
-    /// the pods that it selects.
+    /// True if the policy was refused and never was good. It then has no rules and denies all traffic of the pods that it
+    /// selects.
     pub refused: bool,
 }
 
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_has_its_addresses_without_its_holes() {
+    fn a_block_contains_its_addresses_without_the_exceptions() {
         let block = IpBlock::new(net("10.0.0.7/8"), [net("10.1.0.0/16")]).unwrap();
         assert_eq!(block.cidr(), net("10.0.0.0/8"));
         for (ip, inside) in [
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_outside_of_its_block_or_as_large_is_refused() {
+    fn an_exception_outside_of_its_block_or_as_large_is_refused() {
         for (cidr, except) in [
             ("10.0.0.0/8", "11.0.0.0/16"),
             ("10.0.0.0/8", "10.0.0.0/8"),

@@ -48,7 +48,7 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A protocol that is none of [`Protocol`].
+/// A text that is not the name of a [`Protocol`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown protocol {0:?}: use TCP, UDP or SCTP")]
 pub struct UnknownProtocol(pub String);
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn zero_is_no_port_and_a_range_does_not_end_before_it_starts() {
+    fn port_zero_and_reversed_ranges_are_refused() {
         assert_eq!(PortNumber::new(0), None);
         assert_eq!(PortNumber::new(1), Some(PortNumber::MIN));
         assert_eq!(PortNumber::new(65535), Some(PortNumber::MAX));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_are_read_as_the_api_spells_them() {
+    fn protocols_are_parsed_from_the_apis_names() {
         for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
             assert_eq!(protocol.as_str().parse(), Ok(protocol));
         }

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn each_operator_judges_a_label_that_is_there_another_value_and_none() {
+    fn operators_match_present_other_and_missing_labels() {
         let (has, other, none) = (labels(&[("a", "1")]), labels(&[("a", "2")]), labels(&[("b", "1")]));
         let verdicts = |operator, values: &[&str]| {
             let requirement = Requirement::new("a", operator, values.iter().copied()).unwrap();
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn all_requirements_must_hold_and_none_select_everything() {
+    fn all_requirements_must_match_and_an_empty_selector_matches_everything() {
         let both = LabelSelector::new([
             Requirement::label("a", "1").unwrap(),
             Requirement::new("b", Operator::Exists, [""; 0]).unwrap(),
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_writing_makes_no_difference() {
+    fn selectors_are_equal_in_any_order_of_requirements() {
         let (a, b) = (
             Requirement::label("a", "1").unwrap(),
             Requirement::label("b", "2").unwrap(),

@@ -49,7 +49,7 @@ pub fn run(
     });
     for (part, times) in PARTS.iter().zip(&mut parts.into_inner()) {
         if !times.is_empty() {
-            report.note(&format!("  {}of it {part}", case.whose), millis(median(times)));
+            report.add(&format!("  {}of it {part}", case.whose), millis(median(times)));
         }
     }
 }

@@ -247,7 +247,7 @@ pub fn run(criterion: &mut Criterion, report: &mut Report) {
             b.iter(|| world.as_ref().map(|world| world.compiler.identity_count()));
         });
         if let Some(bytes) = memory.into_inner() {
-            report.note(
+            report.add(
                 "policy/memory of model and tables",
                 format!("{:.1} MB", bytes as f64 / 1e6),
             );

@@ -13,7 +13,8 @@ pub struct Report {
 }
 
 impl Report {
-    pub fn note(&mut self, case: &str, cell: String) {
+    /// Adds a cell to the row of a case.
+    pub fn add(&mut self, case: &str, cell: String) {
         match self.rows.iter_mut().find(|(name, _)| name == case) {
             Some((_, cells)) => cells.push(cell),
             None => self.rows.push((case.to_owned(), vec![cell])),
@@ -70,7 +71,7 @@ pub fn time(
     let mut times = times.into_inner();
     if !times.is_empty() {
         let middle = median(&mut times);
-        report.note(
+        report.add(
             case,
             format!(
                 "{} ({})",

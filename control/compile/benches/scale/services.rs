@@ -136,8 +136,8 @@ pub fn run(criterion: &mut Criterion, report: &mut Report) {
         });
         if let Some((tables, all)) = memory.into_inner() {
             let mb = |bytes: i64| format!("{:.1} MB", bytes as f64 / 1e6);
-            report.note("services/memory of tables", mb(tables));
-            report.note("services/memory of model, compiler and tables", mb(all));
+            report.add("services/memory of tables", mb(tables));
+            report.add("services/memory of model, compiler and tables", mb(all));
         }
     }
 }

@@ -29,7 +29,7 @@ struct Times {
 }
 
 impl Times {
-    fn note(self, report: &mut Report, case: &str) {
+    fn add_to(self, report: &mut Report, case: &str) {
         for (what, mut times) in [
             ("work", self.work),
             ("until every worker has the tables", self.taken),
@@ -47,7 +47,7 @@ impl Times {
                         .unwrap_or_default(),
                 )
             };
-            report.note(
+            report.add(
                 &format!("{case}: {what}"),
                 format!("{} ({}, {})", at(50), at(99), at(100)),
             );
@@ -111,7 +111,7 @@ fn calls(
         });
     });
     if let Some(node) = made.into_inner() {
-        node.times.note(report, case);
+        node.times.add_to(report, case);
     }
 }
 

@@ -1,4 +1,4 @@
-//! The difference that replaced policies make to a group, as far as it can be told without rebuilding all cells.
+//! The difference that replaced policies make to a group, if it can be determined without rebuilding all cells.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::policy::ids::SelectorId;
 use crate::policy::rule::{ActivePolicy, EvaluationTier, Rule, default_denial};
 use crate::policy::selectors::Selectors;
 
-/// The cells to rebuild where some policies of a group are replaced by others.
+/// The cells to rebuild when policies of a group are replaced by others.
 #[derive(Debug)]
 pub(crate) struct Exchange {
     /// The selectors in changed rules of the new policies.

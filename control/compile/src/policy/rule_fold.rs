@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn one_answer_for_everything_needs_no_row() {
+    fn a_single_verdict_for_all_ports_needs_no_list() {
         let mut fold = RuleFold::default();
         fold.add_ports(EvaluationTier::Admin, &rule(20, Effect::Pass), Protocol::Udp, 1, 9);
         fold.add_all_ports(EvaluationTier::Namespaced, &rule(22, Effect::Allow));

@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_that_only_allows_is_removed_at_once() {
+    fn identifiers_of_allow_rules_are_freed_at_once() {
         let (mut rules, mut tables) = (RuleIds::default(), SnapshotBuilder::new());
         let denies = rules.acquire(deny("p"), &mut tables);
         rules.release(denies, &mut tables);

@@ -8,7 +8,7 @@ use heddle_model::{
 };
 use heddle_tables::{Balancing, Choice, Client, Frontend, FrontendKey, ServiceLookup};
 
-use super::services::{ask, service, slice};
+use super::services::{lookup, service, slice};
 use super::*;
 
 const NODE: &str = "192.0.2.1";
@@ -58,7 +58,7 @@ fn outcome(snapshot: &Snapshot, addr: &str, port: u16, client: Client) -> String
 }
 
 #[test]
-fn external_policies_tell_clients_apart() {
+fn external_traffic_policies_depend_on_the_client() {
     let mut world = World::new();
     world.put(here("a"));
     type Ends = &'static [(&'static str, &'static str, char)];
@@ -214,7 +214,7 @@ fn hinted(ends: &[(&str, char, &[&str], &[&str])]) -> EndpointSlice {
 }
 
 #[test]
-fn hints_count_where_all_ready_endpoints_have_them_and_one_is_near() {
+fn topology_hints_apply_if_all_ready_endpoints_have_them_and_one_matches() {
     let mut world = World::new();
     world.put(here("a")).put(service("a/web", &["10.96.0.1"], &[("", 80)]));
     let (one, two, three) = ("10.0.0.1", "10.0.0.2", "10.0.0.3");
@@ -280,7 +280,7 @@ fn hints_count_where_all_ready_endpoints_have_them_and_one_is_near() {
 /// As in kube-proxy, the writer of the slices turns `trafficDistribution` into hints and `publishNotReadyAddresses` into
 /// readiness; the Service's own fields change nothing.
 #[test]
-fn the_slices_count_and_not_the_fields_of_the_service() {
+fn backends_depend_on_slices_and_not_on_fields_of_the_service() {
     let mut world = World::new();
     world.put(here("a"));
     let mut web = service("a/web", &["10.96.0.1"], &[("", 80)]);
@@ -303,7 +303,7 @@ fn the_slices_count_and_not_the_fields_of_the_service() {
 }
 
 #[test]
-fn several_slices_of_one_endpoint_are_one_and_the_best_counts() {
+fn an_endpoint_in_several_slices_is_one_backend_with_its_best_state() {
     let mut world = World::new();
     world.put(service("a/web", &["10.96.0.1"], &[("", 80)]));
     let of = |name: &str, state| slice(name, "a/web", &[("", 8080)], &[("10.0.0.1", "x", state)]);
@@ -313,7 +313,7 @@ fn several_slices_of_one_endpoint_are_one_and_the_best_counts() {
         (['n', 'n'], "reject"),
     ] {
         world.put(of("a/s1", states[0])).put(of("a/s2", states[1]));
-        assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), want, "{states:?}");
+        assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), want, "{states:?}");
     }
     let mut foreign = of("a/s1", 'r');
     foreign.proxy_name = Some("other".into());
@@ -321,14 +321,14 @@ fn several_slices_of_one_endpoint_are_one_and_the_best_counts() {
     headless.headless = true;
     world.put(foreign).put(headless);
     assert_eq!(
-        ask(&world.build().snapshot, "10.96.0.1", 80),
+        lookup(&world.build().snapshot, "10.96.0.1", 80),
         "reject",
         "slices of others"
     );
 }
 
 #[test]
-fn endpoints_that_rest_keep_their_connections() {
+fn endpoints_that_are_not_chosen_any_more_are_not_reported_as_lost() {
     let mut world = World::new();
     world.put(service("a/web", &["10.96.0.1"], &[("", 80)]));
     let put = |world: &mut World, ends: &[(&str, &str, char)]| {
@@ -340,7 +340,7 @@ fn endpoints_that_rest_keep_their_connections() {
     put(&mut world, &all);
     let rest = [("10.0.0.1", "x", 's'), ("10.0.0.2", "x", 'n'), ("10.0.0.3", "x", 'r')];
     assert_eq!(put(&mut world, &rest), [""; 0]);
-    assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), "10.0.0.3:80");
+    assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), "10.0.0.3:80");
     assert_eq!(put(&mut world, &rest[2..]), ["10.0.0.1", "10.0.0.2"]);
     assert_eq!(put(&mut world, &[]), ["10.0.0.3"], "scaled to zero");
 }

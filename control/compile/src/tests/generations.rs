@@ -48,7 +48,7 @@ fn generation(snapshot: &Snapshot, id: u16) -> Option<u32> {
 }
 
 #[test]
-fn changes_elsewhere_raise_no_generation() {
+fn unrelated_changes_raise_no_generation() {
     let mut world = world();
     assert_eq!(raised(&mut world), [0; 0]);
     world.put(pod("shop/new", "there", &["10.0.2.10"], "app=web"));

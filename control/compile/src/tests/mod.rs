@@ -214,7 +214,7 @@ fn named(name: &str) -> PolicyPort {
 }
 
 /// Returns the verdict of a local endpoint, and its provenance.
-fn judge(
+fn verdict_of(
     snapshot: &Snapshot,
     id: u16,
     direction: Direction,
@@ -230,10 +230,10 @@ fn judge(
 
 /// Returns true if a local endpoint allows a TCP connection in.
 fn admits(snapshot: &Snapshot, id: u16, peer: &str, port: u16) -> bool {
-    judge(snapshot, id, Direction::Ingress, peer, Proto::TCP, port).0
+    verdict_of(snapshot, id, Direction::Ingress, peer, Proto::TCP, port).0
 }
 
 /// Returns true if a local endpoint allows a TCP connection out.
 fn lets_out(snapshot: &Snapshot, id: u16, peer: &str, port: u16) -> bool {
-    judge(snapshot, id, Direction::Egress, peer, Proto::TCP, port).0
+    verdict_of(snapshot, id, Direction::Egress, peer, Proto::TCP, port).0
 }

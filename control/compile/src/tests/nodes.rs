@@ -9,7 +9,7 @@ fn place(snapshot: &Snapshot, addr: &str) -> Place {
 }
 
 #[test]
-fn every_address_has_its_place() {
+fn every_address_has_the_right_place() {
     let mut world = World::new();
     world
         .put(node("here", "192.168.0.1", "10.0.1.0/24"))
@@ -55,7 +55,7 @@ fn every_address_has_its_place() {
 }
 
 #[test]
-fn the_attachments_addresses_count_and_the_difference_is_reported() {
+fn addresses_of_attachments_override_the_pods_and_differences_are_reported() {
     let mut world = World::new();
     world.put(node("here", "192.168.0.1", "10.0.1.0/24"));
     world.put(pod("a/p", "here", &["10.0.1.77"], "app=p"));

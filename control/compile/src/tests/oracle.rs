@@ -217,7 +217,7 @@ fn make_pod(n: u8, its_labels: Labels, other_ports: bool, state: State) -> Pod {
     made
 }
 
-fn take(world: &mut World, step: Step) {
+fn apply_step(world: &mut World, step: Step) {
     match step {
         Step::Pod(n, its_labels, other, state) => {
             world.put(make_pod(n, its_labels, other, state));
@@ -365,7 +365,7 @@ proptest! {
         let mut snapshot = world.build().snapshot;
         for step in steps {
             let build = matches!(step, Step::Build);
-            take(&mut world, step);
+            apply_step(&mut world, step);
             if build {
                 snapshot = check(&mut world, &snapshot)?;
             }
@@ -374,15 +374,15 @@ proptest! {
     }
 
     #[test]
-    fn the_way_to_a_state_makes_no_difference(steps in prop::collection::vec(step(), 1..40)) {
+    fn tables_depend_on_the_objects_only_and_not_on_their_history(steps in prop::collection::vec(step(), 1..40)) {
         let (mut one_by_one, mut at_once) = (World::new(), World::new());
         for world in [&mut one_by_one, &mut at_once] {
             world.put(a_node(true)).put(a_node(false));
         }
         for step in steps {
-            take(&mut one_by_one, step.clone());
+            apply_step(&mut one_by_one, step.clone());
             one_by_one.build();
-            take(&mut at_once, step);
+            apply_step(&mut at_once, step);
         }
         let strip = |world: &mut World| -> BTreeMap<_, _> {
             verdicts(&world.build().snapshot).into_iter().map(|(asked, (verdict, _))| (asked, verdict)).collect()

@@ -21,7 +21,7 @@ fn shop() -> World {
 }
 
 #[test]
-fn nothing_selects_so_all_is_allowed() {
+fn pods_without_a_policy_allow_everything() {
     let snapshot = shop().build().snapshot;
     for peer in [
         "10.0.1.3",
@@ -32,7 +32,7 @@ fn nothing_selects_so_all_is_allowed() {
         "1.1.1.1",
         "fd00:1::3",
     ] {
-        let (allowed, why) = judge(&snapshot, 2, Direction::Ingress, peer, Proto::TCP, 5432);
+        let (allowed, why) = verdict_of(&snapshot, 2, Direction::Ingress, peer, Proto::TCP, 5432);
         let free = if peer == "192.168.0.1" {
             Provenance::OwnNode
         } else {
@@ -47,7 +47,7 @@ fn a_policy_without_rules_denies_and_is_named() {
     let mut world = shop();
     world.put(policy("shop/closed", "app=db", Some(vec![]), None));
     let snapshot = world.build().snapshot;
-    let (allowed, why) = judge(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 5432);
+    let (allowed, why) = verdict_of(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 5432);
     assert!(!allowed);
     assert_eq!(
         why.to_string(),
@@ -87,14 +87,14 @@ fn peers_by_pod_and_namespace_labels() {
     assert!(admits(&snapshot, 2, "10.0.2.8", 5432), "any pod of the other namespace");
     assert!(!admits(&snapshot, 2, "1.1.1.1", 5432));
     assert!(!admits(&snapshot, 2, "10.0.1.3", 5433));
-    let (icmp, _) = judge(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::ICMP, 0);
+    let (icmp, _) = verdict_of(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::ICMP, 0);
     assert!(!icmp, "a rule with ports speaks of TCP, UDP and SCTP alone");
-    let (_, why) = judge(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 5432);
+    let (_, why) = verdict_of(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 5432);
     assert_eq!(why.to_string(), "NetworkPolicy shop/db ingress rule 0");
 }
 
 #[test]
-fn expressions_and_labels_that_change() {
+fn changed_labels_are_matched_by_expressions_again() {
     let mut world = shop();
     let expression = |operator, values: &[&str]| {
         LabelSelector::new([Requirement::new("tier", operator, values.iter().copied()).unwrap()])
@@ -104,11 +104,11 @@ fn expressions_and_labels_that_change() {
         pods: expression(operator, values),
     };
     let one = |peer| Some(vec![rule(vec![peer], vec![])]);
-    let ask = |world: &mut World| {
+    let allowed = |world: &mut World| {
         let snapshot = world.build().snapshot;
         (
             admits(&snapshot, 2, "10.0.2.9", 1),
-            judge(&snapshot, 2, Direction::Ingress, "10.0.2.9", Proto::ICMP, 0).0,
+            verdict_of(&snapshot, 2, Direction::Ingress, "10.0.2.9", Proto::ICMP, 0).0,
         )
     };
     for (operator, values, without, gold, tin) in [
@@ -120,22 +120,22 @@ fn expressions_and_labels_that_change() {
         world.put(policy("shop/db", "app=db", one(peer(operator, values)), None));
         for (tier, want) in [("", without), (",tier=gold", gold), (",tier=tin", tin)] {
             world.put(pod("shop/far", "there", &["10.0.2.9"], &format!("app=web{tier}")));
-            assert_eq!(ask(&mut world), (want, want), "{operator:?} {tier}");
+            assert_eq!(allowed(&mut world), (want, want), "{operator:?} {tier}");
         }
     }
     world.put(policy("shop/db", "app=db", one(pods_in("team=a", "")), None));
-    assert!(ask(&mut world).0);
+    assert!(allowed(&mut world).0);
     world.put(namespace("shop", "team=c"));
-    assert!(!ask(&mut world).0);
+    assert!(!allowed(&mut world).0);
     world.put(namespace("shop", "team=a"));
-    assert!(ask(&mut world).0);
+    assert!(allowed(&mut world).0);
     world.put(pod("shop/db", "here", &["10.0.1.2", "fd00:1::2"], "app=changed"));
     world.put(namespace("shop", "team=c"));
-    assert!(ask(&mut world).0, "no policy selects it any more");
+    assert!(allowed(&mut world).0, "no policy selects it any more");
 }
 
 #[test]
-fn blocks_match_outside_addresses_nodes_and_pods_alike() {
+fn blocks_match_outside_addresses_nodes_and_pods() {
     let mut world = shop();
     let from = vec![
         block("10.0.2.0/24", &["10.0.2.9/32"]),
@@ -169,7 +169,7 @@ fn blocks_match_outside_addresses_nodes_and_pods_alike() {
 }
 
 #[test]
-fn named_ports_are_those_of_each_destination() {
+fn named_ports_are_resolved_for_each_destination_pod() {
     let mut world = shop();
     let with = |name: &str, node: &str, addr: &str, app: &str, number| {
         let mut pod = pod(name, node, &[addr], app);
@@ -215,7 +215,7 @@ fn named_ports_are_those_of_each_destination() {
 }
 
 #[test]
-fn several_policies_add_up_and_ranges_have_both_ends() {
+fn policies_are_additive_and_port_ranges_include_both_ends() {
     let mut world = shop();
     world
         .put(policy(
@@ -231,11 +231,11 @@ fn several_policies_add_up_and_ranges_have_both_ends() {
             None,
         ));
     let snapshot = world.build().snapshot;
-    let ask = |peer: &str| [99, 100, 150, 200, 201, 300].map(|port| admits(&snapshot, 2, peer, port));
-    assert_eq!(ask("10.0.2.9"), [false, true, true, true, false, true]);
-    assert_eq!(ask("1.1.1.1"), [false, false, true, false, false, true]);
+    let allowed = |peer: &str| [99, 100, 150, 200, 201, 300].map(|port| admits(&snapshot, 2, peer, port));
+    assert_eq!(allowed("10.0.2.9"), [false, true, true, true, false, true]);
+    assert_eq!(allowed("1.1.1.1"), [false, false, true, false, false, true]);
     let why = |peer, port| {
-        judge(&snapshot, 2, Direction::Ingress, peer, Proto::TCP, port)
+        verdict_of(&snapshot, 2, Direction::Ingress, peer, Proto::TCP, port)
             .1
             .to_string()
     };
@@ -246,7 +246,7 @@ fn several_policies_add_up_and_ranges_have_both_ends() {
         "default deny because shop/a selects this pod for ingress"
     );
     assert_eq!(
-        judge(&snapshot, 3, Direction::Ingress, "1.1.1.1", Proto::TCP, 100)
+        verdict_of(&snapshot, 3, Direction::Ingress, "1.1.1.1", Proto::TCP, 100)
             .1
             .to_string(),
         "default deny because shop/b selects this pod for ingress"
@@ -263,7 +263,7 @@ fn a_pod_is_closed_until_it_is_known_and_one_without_a_pod_is_open() {
     world.compiler.attach(attachment(5, None, &[ip("10.0.1.5")]));
     let built = world.build();
     assert_eq!(built.ready, [2, 3, 5].map(EndpointId));
-    let why = |world: &Snapshot, id| judge(world, id, Direction::Egress, "1.1.1.1", Proto::TCP, 80);
+    let why = |world: &Snapshot, id| verdict_of(world, id, Direction::Egress, "1.1.1.1", Proto::TCP, 80);
     assert_eq!(why(&built.snapshot, 4), (false, Provenance::NotReady.into()));
     assert_eq!(why(&built.snapshot, 5), (true, Provenance::NoPolicy.into()));
     assert!(!admits(&built.snapshot, 4, "192.168.0.1", 80), "not even its own node");
@@ -302,7 +302,7 @@ fn a_refused_policy_that_never_was_good_closes_the_pods_it_selects() {
     let changes = world.cluster.apply(Event::Rejected(rejection));
     world.compiler.apply_changes(&world.cluster, &changes);
     let snapshot = world.build().snapshot;
-    let (allowed, why) = judge(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 80);
+    let (allowed, why) = verdict_of(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 80);
     assert!(!allowed);
     assert_eq!(
         why.to_string(),
@@ -385,7 +385,7 @@ fn an_admin_policy_counts_by_its_current_priority() {
 }
 
 #[test]
-fn an_endpoint_that_takes_the_place_of_one_that_moves_on_gets_its_own_policy() {
+fn an_endpoint_that_joins_a_group_that_another_leaves_gets_its_own_policy() {
     let mut world = World::new();
     world.put(namespace("shop", ""));
     world.put(pod("shop/web", "there", &["10.0.2.9"], "app=web"));

@@ -76,7 +76,7 @@ pub(super) fn slice(name: &str, of: &str, ports: &[(&str, u16)], endpoints: &[(&
 }
 
 /// Returns the fate of a connection to a frontend: `not a service`, `no such port`, `reject`, `drop`, or the backends.
-pub(super) fn ask(snapshot: &Snapshot, addr: &str, port: u16) -> String {
+pub(super) fn lookup(snapshot: &Snapshot, addr: &str, port: u16) -> String {
     match snapshot.frontend(Ip::from(ip(addr)), Proto::TCP, port) {
         ServiceLookup::NotAService => "not a service".into(),
         ServiceLookup::NoSuchPort => "no such port".into(),
@@ -97,10 +97,10 @@ pub(super) fn ask(snapshot: &Snapshot, addr: &str, port: u16) -> String {
 }
 
 #[test]
-fn ready_endpoints_then_those_that_terminate_but_serve() {
+fn serving_terminating_endpoints_are_used_if_none_is_ready() {
     let mut world = World::new();
     world.put(service("a/web", &["10.96.0.1"], &[("", 80)]));
-    assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), "reject");
+    assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), "reject");
     for (endpoints, want) in [
         (
             &[("10.0.0.2", "x", 'r'), ("10.0.0.1", "x", 'r'), ("10.0.0.3", "x", 'n')][..],
@@ -111,17 +111,17 @@ fn ready_endpoints_then_those_that_terminate_but_serve() {
         (&[("10.0.0.1", "x", 'n')][..], "reject"),
     ] {
         world.put(slice("a/web-1", "a/web", &[("", 8080)], endpoints));
-        assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), want);
+        assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), want);
     }
     let snapshot = world.build().snapshot;
-    assert_eq!(ask(&snapshot, "10.96.0.1", 81), "no such port");
-    assert_eq!(ask(&snapshot, "10.96.0.2", 80), "not a service");
+    assert_eq!(lookup(&snapshot, "10.96.0.1", 81), "no such port");
+    assert_eq!(lookup(&snapshot, "10.96.0.2", 80), "not a service");
     world.delete(Kind::Service, "a", "web");
-    assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), "not a service");
+    assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), "not a service");
 }
 
 #[test]
-fn families_ports_and_slices_go_together_by_name() {
+fn ports_of_services_and_slices_are_matched_by_name_and_family() {
     let mut world = World::new();
     world
         .put(service(
@@ -149,17 +149,17 @@ fn families_ports_and_slices_go_together_by_name() {
         ));
     let snapshot = world.build().snapshot;
     assert_eq!(
-        ask(&snapshot, "10.96.0.1", 80),
+        lookup(&snapshot, "10.96.0.1", 80),
         "10.0.0.1:8080 10.0.0.1:8081 10.0.0.2:8081"
     );
-    assert_eq!(ask(&snapshot, "10.96.0.1", 81), "10.0.0.1:9000");
-    assert_eq!(ask(&snapshot, "fd00:96::1", 80), "[fd00::1]:8080");
+    assert_eq!(lookup(&snapshot, "10.96.0.1", 81), "10.0.0.1:9000");
+    assert_eq!(lookup(&snapshot, "fd00:96::1", 80), "[fd00::1]:8080");
     let names: std::collections::BTreeSet<_> = snapshot.frontends().map(|f| f.name.to_string()).collect();
     assert_eq!(names, ["a/web:admin".to_owned(), "a/web:http".to_owned()].into());
 }
 
 #[test]
-fn a_local_traffic_policy_drops_where_there_are_only_others() {
+fn traffic_policy_local_drops_without_a_local_endpoint() {
     let mut world = World::new();
     let mut local = service("a/web", &["10.96.0.1"], &[("", 80)]);
     local.internal_policy = TrafficPolicy::Local;
@@ -177,7 +177,7 @@ fn a_local_traffic_policy_drops_where_there_are_only_others() {
         (&[("10.0.0.2", "there", 'n')][..], "reject"),
     ] {
         world.put(slice("a/web-1", "a/web", &[("", 80)], endpoints));
-        assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), want);
+        assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), want);
     }
 }
 
@@ -225,14 +225,14 @@ fn an_address_may_pass_from_one_service_to_another() {
     for (from, to) in [("a/one", "a/two"), ("a/two", "a/one")] {
         world.put(service(from, &["10.96.0.1"], &[("", 80)]));
         world.put(slice("a/s", from, &[("", 80)], &[("10.0.0.1", "x", 'r')]));
-        assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), "10.0.0.1:80");
+        assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), "10.0.0.1:80");
         // The second Service waits for the address, and gets it within the changes that remove the first.
         world.put(service(to, &["10.96.0.1"], &[("", 80)]));
         world.put(slice("a/t", to, &[("", 80)], &[("10.0.0.9", "x", 'r')]));
         let name = from.split_once('/').unwrap().1;
         world.delete(Kind::Service, "a", name);
         assert_eq!(
-            ask(&world.build().snapshot, "10.96.0.1", 80),
+            lookup(&world.build().snapshot, "10.96.0.1", 80),
             "10.0.0.9:80",
             "{from} to {to}"
         );
@@ -240,6 +240,6 @@ fn an_address_may_pass_from_one_service_to_another() {
         world
             .delete(Kind::EndpointSlice, "a", "s")
             .delete(Kind::EndpointSlice, "a", "t");
-        assert_eq!(ask(&world.build().snapshot, "10.96.0.1", 80), "not a service");
+        assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), "not a service");
     }
 }

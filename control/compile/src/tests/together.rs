@@ -44,7 +44,7 @@ fn the_policy(of: usize, number: u16) -> NetworkPolicy {
 
 proptest! {
     #[test]
-    fn endpoints_that_change_in_one_build_get_their_own(steps in prop::collection::vec(step(), 1..60)) {
+    fn endpoints_that_change_in_one_build_get_their_own_policy(steps in prop::collection::vec(step(), 1..60)) {
         let mut world = World::new();
         world.put(namespace("shop", "")).put(pod("shop/web", "there", &["10.0.2.9"], "app=web"));
         // All endpoints have the same default denial.

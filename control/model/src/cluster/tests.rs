@@ -104,7 +104,7 @@ fn owner(cluster: &Cluster, text: &str) -> Option<String> {
 }
 
 #[test]
-fn a_change_says_what_was_and_what_is_and_no_change_says_nothing() {
+fn changes_contain_both_versions_and_equal_versions_are_no_change() {
     let mut cluster = Cluster::new();
     let (first, mut second) = (pod("a", &["10.0.0.1"]), pod("a", &["10.0.0.2"]));
     second.node = Some("node-2".into());
@@ -169,7 +169,7 @@ fn the_later_of_two_pods_with_one_address_waits_until_the_first_is_gone() {
 }
 
 #[test]
-fn a_pod_that_wants_a_taken_address_keeps_its_own() {
+fn a_pod_whose_new_address_is_taken_keeps_its_old_one() {
     let mut cluster = Cluster::new();
     upsert(&mut cluster, pod("a", &["10.0.0.1"]));
     upsert(&mut cluster, pod("b", &["10.0.0.2"]));
@@ -199,7 +199,7 @@ fn terminated_pods_free_their_addresses_and_host_network_pods_share_them() {
 }
 
 #[test]
-fn pods_that_exchanged_their_addresses_move_together() {
+fn pods_that_exchange_addresses_move_in_one_build() {
     let mut cluster = Cluster::new();
     for (name, address) in [("a", "10.0.0.1"), ("b", "10.0.0.2"), ("c", "10.0.0.3")] {
         upsert(&mut cluster, pod(name, &[address]));
@@ -313,7 +313,7 @@ fn a_policy_that_never_was_good_closes_what_it_selects() {
 }
 
 #[test]
-fn a_duplicate_is_about_its_place_and_not_about_the_version() {
+fn a_rejected_duplicate_stays_until_its_file_is_corrected() {
     let mut cluster = Cluster::new();
     let mut duplicate = invalid(policy("p"), None);
     duplicate.cause = Cause::Duplicate;
@@ -376,7 +376,7 @@ proptest! {
     /// After each step: one owner an address, the indexes equal a full search, the changes replayed give the same
     /// pods, the newest version of each pod is taken or waits, and nobody waits for what is free.
     #[test]
-    fn addresses_have_one_owner_and_nobody_waits_in_vain(steps in proptest::collection::vec(step(), 1..60)) {
+    fn addresses_have_one_owner_and_free_ones_are_given_to_waiting_pods(steps in proptest::collection::vec(step(), 1..60)) {
         let mut cluster = Cluster::new();
         let mut newest: BTreeMap<ObjectKey, Pod> = BTreeMap::new();
         let mut replayed: Table<Pod> = BTreeMap::new();
