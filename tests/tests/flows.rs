@@ -146,7 +146,7 @@ fn many_connections_are_listed_in_pages_up_to_the_limit() -> Result<(), LabError
         lines.len() == 4 && lines[0].starts_with("UDP  new  shop/client ") && lines[0].contains(" -> shop/web-1 "),
         "{text}"
     );
-    assert_eq!(lines[3], "there are more (--limit)");
+    assert_eq!(lines[3], "there are more connections (see --limit)");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
-//! The command line: what it accepts, and how flags and the configuration file become one configuration.
+//! The command line: commands and flags, and the configuration from flags and file.
 //!
-//! It runs nothing: `main` hands the parsed [`Command`] to the module that does the work.
+//! This module runs nothing: `main` passes the parsed [`Command`] to the module that does the work.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ pub struct Cli {
 pub enum Command {
     /// Run the node agent: workers, controller, and the sockets for heddle-cni and the other commands.
     Run(RunArgs),
-    /// Check that this machine can run heddle; give advice for each problem.
+    /// Check that this machine can run heddle, with advice for each problem.
     Check(CheckArgs),
     /// Show the running agent's ports, attachments and counters.
     Status(StatusArgs),
@@ -43,7 +43,7 @@ pub enum Command {
     Simulate(SimulateArgs),
     /// Run captured frames through the pipeline of a node, from manifests alone, and capture the frames that leave each port.
     Replay(ReplayArgs),
-    /// Remove everything that an agent created in this network namespace; no agent may be running.
+    /// Remove everything that an agent created in this network namespace; the agent must have been stopped.
     Cleanup(CleanupArgs),
     /// Demonstrate heddle: a node and four pods in network namespaces of their own, with real traffic.
     Demo(DemoArgs),
@@ -106,13 +106,13 @@ impl FromArgMatches for RunArgs {
     }
 }
 
-/// The configuration of `heddle run` cannot be used.
+/// A configuration of `heddle run` that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum RunArgsError {
-    /// The file.
+    /// The file cannot be used.
     #[error(transparent)]
     File(#[from] ConfigError),
-    /// A flag.
+    /// A flag cannot be used.
     #[error(transparent)]
     Flag(#[from] clap::Error),
 }
@@ -121,7 +121,7 @@ impl RunArgs {
     /// Returns the configuration: the file's keys or the defaults, overridden by the flags.
     ///
     /// # Errors
-    /// The file cannot be read or understood.
+    /// The file cannot be read or is not valid.
     pub fn configuration(&self) -> Result<Config, RunArgsError> {
         let mut config = match &self.file {
             Some(path) => Config::read(path)?,
@@ -235,7 +235,7 @@ pub struct FlowsArgs {
 fn interval(text: &str) -> Result<Duration, String> {
     match text.parse::<f64>() {
         Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err("it takes seconds between 0.1 and 86400".to_owned()),
+        _ => Err("write a number of seconds between 0.1 and 86400".to_owned()),
     }
 }
 
@@ -331,12 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn clap_agrees_with_itself() {
+    fn declarations_of_flags_are_consistent() {
         Cli::command().debug_assert();
     }
 
     #[test]
-    fn flags_win_over_the_file_and_the_file_over_defaults() {
+    fn flags_override_the_file_and_the_file_overrides_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("heddle.yaml");
         std::fs::write(&path, "node: from-file\nmaxPods: 7\n").unwrap();
@@ -380,18 +380,21 @@ mod tests {
 
     #[test]
     fn a_bad_value_is_refused_and_named() {
-        let said = Cli::try_parse_from(["heddle", "run", "--cores", "1,1"])
+        let message = Cli::try_parse_from(["heddle", "run", "--cores", "1,1"])
             .unwrap_err()
             .to_string();
-        assert!(said.contains("--cores") && said.contains("occurs twice"), "{said}");
-        let said = Cli::try_parse_from(["heddle", "run", "--kubeconfig", "x"])
+        assert!(
+            message.contains("--cores") && message.contains("occurs twice"),
+            "{message}"
+        );
+        let message = Cli::try_parse_from(["heddle", "run", "--kubeconfig", "x"])
             .unwrap_err()
             .to_string();
-        assert!(said.contains("--kubeconfig"), "{said}");
+        assert!(message.contains("--kubeconfig"), "{message}");
     }
 
     #[test]
-    fn watching_takes_seconds_or_none() {
+    fn watch_takes_an_optional_number_of_seconds() {
         let watch = |args: &[&str]| {
             let cli = Cli::try_parse_from(["heddle", "status"].iter().chain(args))?;
             match cli.command {
@@ -403,8 +406,8 @@ mod tests {
         assert_eq!(watch(&["--watch"]).unwrap(), Some(Duration::from_secs(1)));
         assert_eq!(watch(&["--watch", "0.5"]).unwrap(), Some(Duration::from_millis(500)));
         for bad in ["0", "-1", "x", "NaN", "1e9"] {
-            let said = watch(&[&format!("--watch={bad}")]).unwrap_err().to_string();
-            assert!(said.contains("--watch") && said.contains(bad), "{said}");
+            let message = watch(&[&format!("--watch={bad}")]).unwrap_err().to_string();
+            assert!(message.contains("--watch") && message.contains(bad), "{message}");
         }
     }
 
@@ -447,17 +450,17 @@ mod tests {
             (["--policy", "a/b/c"], "not allowed"),
             (["--limit", "100000"], "100000"),
         ] {
-            let said = parse(&bad).unwrap_err().to_string();
-            assert!(said.contains(bad[0]) && said.contains(part), "{said}");
+            let message = parse(&bad).unwrap_err().to_string();
+            assert!(message.contains(bad[0]) && message.contains(part), "{message}");
         }
     }
 
     #[test]
     fn a_missing_file_is_named() {
-        let said = run_args(&["--config", "/no/such/file"])
+        let message = run_args(&["--config", "/no/such/file"])
             .configuration()
             .unwrap_err()
             .to_string();
-        assert!(said.contains("/no/such/file"), "{said}");
+        assert!(message.contains("/no/such/file"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! `heddle check`: prints the rows of the agent's preflight report.
+//! `heddle check`: renders the rows of the agent's preflight report.
 
 use comfy_table::{Table, presets};
 use heddle_agent::preflight::{self, Report, State};
@@ -6,18 +6,18 @@ use heddle_config::{Config, ConfigError};
 
 use crate::args::{CheckArgs, OutputFormat};
 
-/// The report cannot be made or printed.
+/// A report that cannot be made or printed.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// The configuration.
+    /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The report cannot be written as JSON.
-    #[error("writing the report as JSON: {0}")]
+    #[error("cannot write the report as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Examines the machine. Returns the text to print, and whether the machine is fit.
+/// Examines the machine. Returns the text to print, and true if the machine is fit.
 ///
 /// # Errors
 /// The configuration cannot be read.
@@ -35,6 +35,7 @@ pub fn run(args: &CheckArgs) -> Result<(String, bool), CheckError> {
     Ok((text, report.fit))
 }
 
+/// Renders the report for people.
 fn text(report: &Report) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
@@ -49,8 +50,8 @@ fn text(report: &Report) -> String {
     let count = |state| report.rows.iter().filter(|row| row.state == state).count();
     out += &match (count(State::Bad), count(State::Warn)) {
         (0, 0) => "\nthis machine is fit for heddle\n".to_owned(),
-        (0, warn) => format!("\nthis machine is fit for heddle; {warn} to look at\n"),
-        (bad, _) => format!("\nthis machine is NOT fit for heddle: {bad} bad\n"),
+        (0, warn) => format!("\nthis machine is fit for heddle; warnings: {warn}\n"),
+        (bad, _) => format!("\nthis machine is NOT fit for heddle; problems: {bad}\n"),
     };
     out
 }
@@ -62,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_row_stands_in_one_line() {
+    fn every_row_is_one_line() {
         let rows = vec![
             Row::ok("kernel", "6.18.0"),
             Row::new("nft", State::Bad, "not found", "install nftables"),
@@ -74,6 +75,6 @@ mod tests {
                 .all(|part| line.contains(part))),
             "{shown}"
         );
-        assert!(shown.ends_with("NOT fit for heddle: 1 bad\n"), "{shown}");
+        assert!(shown.ends_with("NOT fit for heddle; problems: 1\n"), "{shown}");
     }
 }

@@ -1,24 +1,24 @@
-//! `heddle cleanup`: prints the list of removed things.
+//! `heddle cleanup`: removes everything that an agent created, and prints a list of it.
 
 use heddle_agent::cleanup::{self, CleanupError, Removed};
 
 use crate::args::{CleanupArgs, OutputFormat};
 
-/// Something cannot be removed, or the list not be printed.
+/// A cleanup that failed, or a list that cannot be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupCommandError {
-    /// An agent runs, or something stays.
+    /// An agent is running, or something cannot be removed.
     #[error(transparent)]
     Cleanup(#[from] CleanupError),
     /// The list cannot be written as JSON.
-    #[error("writing the list as JSON: {0}")]
+    #[error("cannot write the list as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Removes everything that an agent made. Returns the text to print.
+/// Removes everything that an agent created. Returns the text to print.
 ///
 /// # Errors
-/// An agent runs there, or something cannot be removed.
+/// An agent is running, or something cannot be removed.
 pub async fn run(args: &CleanupArgs) -> Result<String, CleanupCommandError> {
     let removed = cleanup::run(&args.run_dir, &args.state_dir).await?;
     Ok(match args.output {
@@ -27,6 +27,7 @@ pub async fn run(args: &CleanupArgs) -> Result<String, CleanupCommandError> {
     })
 }
 
+/// Renders the list for people.
 fn text(Removed { removed }: &Removed) -> String {
     match removed[..] {
         [] => "there was nothing to remove\n".to_owned(),

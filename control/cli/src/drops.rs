@@ -1,4 +1,4 @@
-//! `heddle drops`: prints the running agent's latest dropped packets and their reasons, once or continuously.
+//! `heddle drops`: prints the latest dropped packets of the running agent with their reasons, once or continuously.
 
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -12,21 +12,21 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::{DropsArgs, OutputFormat};
 
-/// The agent does not answer, or its answer cannot be printed.
+/// Drops that cannot be read from the agent or printed.
 #[derive(Debug, thiserror::Error)]
 pub enum DropsError {
-    /// No answer.
+    /// The agent does not answer, or refuses.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The answer cannot be written as JSON.
-    #[error("writing the drops as JSON: {0}")]
+    #[error("cannot write the drops as JSON: {0}")]
     Json(#[from] serde_json::Error),
-    /// Standard output, or the signal.
-    #[error("showing the drops: {0}")]
+    /// Standard output or the signal handler failed.
+    #[error("cannot show the drops: {0}")]
     System(#[from] io::Error),
 }
 
-/// The drops that could not be shown, as one JSON line while following.
+/// The number of drops that could not be shown, as one JSON line while following.
 #[derive(Serialize)]
 struct Missed {
     overwritten: u64,
@@ -54,7 +54,7 @@ pub async fn run(args: &DropsArgs, out: &mut (impl Write + Send)) -> Result<(), 
         class: args.class.clone(),
         policy: args.policy.clone(),
     };
-    let first = look(&args.run_dir, &request).await?;
+    let first = poll(&args.run_dir, &request).await?;
     let Some(every) = args.watch else {
         let shown = match args.output {
             OutputFormat::Text => text(&first),
@@ -72,6 +72,7 @@ pub async fn run(args: &DropsArgs, out: &mut (impl Write + Send)) -> Result<(), 
     follow(args, every, first, &mut request, out).await
 }
 
+/// Prints the drops of `first`, and then new drops at each poll.
 async fn follow(
     args: &DropsArgs,
     every: Duration,
@@ -98,19 +99,21 @@ async fn follow(
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
             _ = timer.tick() => {}
         }
-        drops = look(&args.run_dir, request).await?;
-        began_anew(request.after.as_ref(), &mut drops);
+        drops = poll(&args.run_dir, request).await?;
+        ignore_missed_of_new_agent(request.after.as_ref(), &mut drops);
     }
 }
 
-/// Another agent has all of its life in the answer: what was overwritten was not overwritten for us.
-fn began_anew(before: Option<&DropCursor>, drops: &mut Drops) {
+/// Sets the number of missed drops to 0 if the agent was restarted: its answer begins at its start, so these drops are not ones
+/// that this reader missed.
+fn ignore_missed_of_new_agent(before: Option<&DropCursor>, drops: &mut Drops) {
     if before.is_some_and(|before| before.agent != drops.cursor.agent) {
         (drops.overwritten, drops.left_out) = (0, 0);
     }
 }
 
-async fn look(run_dir: &Path, request: &DropsRequest) -> Result<Drops, ClientError> {
+/// Asks the agent for drops.
+async fn poll(run_dir: &Path, request: &DropsRequest) -> Result<Drops, ClientError> {
     Client::connect(run_dir.join(API_SOCKET)).await?.drops(request).await
 }
 
@@ -150,10 +153,10 @@ fn lines(drops: &Drops, format: OutputFormat) -> Result<String, serde_json::Erro
     Ok(out)
 }
 
-/// All of it for people.
+/// Renders an answer for people.
 fn text(drops: &Drops) -> String {
     if drops.drops.is_empty() {
-        return "no dropped packet is remembered, or none that was asked for\n".to_owned();
+        return "there is no recent drop, or none that matches\n".to_owned();
     }
     let mut out = missed_text(drops);
     drops.drops.iter().for_each(|drop| line(drop, &mut out));
@@ -162,17 +165,19 @@ fn text(drops: &Drops) -> String {
 
 // Writing to a String cannot fail, hence the ignored results below.
 
+/// Renders the number of drops that are not shown.
 fn missed_text(drops: &Drops) -> String {
     let mut out = String::new();
     if drops.overwritten > 0 {
-        let _ = writeln!(out, "{} older ones were overwritten", drops.overwritten);
+        let _ = writeln!(out, "{} older drops were overwritten", drops.overwritten);
     }
     if drops.left_out > 0 {
-        let _ = writeln!(out, "{} older ones are not shown (--limit)", drops.left_out);
+        let _ = writeln!(out, "{} older drops are not shown (see --limit)", drops.left_out);
     }
     out
 }
 
+/// Writes a drop as one line.
 fn line(drop: &DroppedPacket, out: &mut String) {
     let _ = write!(out, "{}  ", drop.time);
     if !drop.class.is_empty() {
@@ -187,15 +192,15 @@ fn line(drop: &DroppedPacket, out: &mut String) {
             let _ = write!(out, "{} bytes at {}", drop.bytes, drop.port);
         }
     }
-    let _ = writeln!(out, ": {}", why(drop));
+    let _ = writeln!(out, ": {}", decided_by(drop));
 }
 
 /// Returns the policy that decided, or else the meaning of the reason.
-fn why(drop: &DroppedPacket) -> String {
+fn decided_by(drop: &DroppedPacket) -> String {
     match (&drop.policy, &drop.pod) {
         (Some(policy), Some(pod)) => format!("{} [{pod}]", policy.says),
         (Some(policy), None) => policy.says.clone(),
-        _ if drop.policy_gone => "by a policy that is gone".to_owned(),
+        _ if drop.policy_gone => "denied by a policy that was deleted".to_owned(),
         _ => drop.meaning.trim_end_matches('.').to_owned(),
     }
 }
@@ -225,19 +230,19 @@ mod tests {
     }
 
     #[test]
-    fn people_read_who_where_to_and_why() {
-        let expected = "3 older ones were overwritten\n\
-            2 older ones are not shown (--limit)\n\
+    fn a_line_shows_ends_reason_and_policy() {
+        let expected = "3 older drops were overwritten\n\
+            2 older drops are not shown (see --limit)\n\
             2026-01-02T03:04:05.678Z  policy  policy-denied-ingress  TCP shop/client 10.0.0.4:40000 -> shop/db 10.0.0.5:5432: \
             default deny because shop/p selects this pod for ingress [shop/db]\n\
             2026-01-02T03:04:06.000Z  malformed  ipv4-checksum  60 bytes at host: The IPv4 header checksum is wrong\n\
-            2026-01-02T03:04:07.000Z  policy-denied-ingress  60 bytes at host: by a policy that is gone\n";
+            2026-01-02T03:04:07.000Z  policy-denied-ingress  60 bytes at host: denied by a policy that was deleted\n";
         assert_eq!(text(&drops()), expected);
         assert_eq!(lines(&drops(), OutputFormat::Text).unwrap(), expected);
     }
 
     #[test]
-    fn following_in_json_is_an_object_a_line() {
+    fn following_in_json_prints_an_object_per_line() {
         let text = lines(&drops(), OutputFormat::Json).unwrap();
         let all: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(all.len(), 4);
@@ -249,12 +254,12 @@ mod tests {
     }
 
     #[test]
-    fn a_new_agents_past_was_not_missed() {
+    fn drops_before_a_new_agents_first_answer_do_not_count_as_missed() {
         let mut same = drops();
         let cursor = same.cursor.clone();
-        began_anew(Some(&cursor), &mut same);
+        ignore_missed_of_new_agent(Some(&cursor), &mut same);
         assert_eq!(same.overwritten, 3);
-        began_anew(Some(&DropCursor::default()), &mut same);
+        ignore_missed_of_new_agent(Some(&DropCursor::default()), &mut same);
         assert_eq!((same.overwritten, same.left_out), (0, 0));
     }
 }

@@ -1,4 +1,4 @@
-//! The binary `heddle`: parses the command line, calls the crate that does the work, and prints for people.
+//! The binary `heddle`: parses the command line, calls the crate that does the work, and prints the result.
 //!
 //! `run` and `check` call `heddle-agent`; `simulate` and `replay` call `heddle-offline`; `status`, `drops` and `flows` ask a
 //! running agent with the client of `heddle-proto`.
@@ -9,10 +9,10 @@ mod cleanup;
 mod demo;
 mod drops;
 mod flows;
-mod flows_watch;
 mod replay;
 mod simulate;
 mod status;
+mod table;
 mod watch;
 
 use std::io::{self, Write};
@@ -65,30 +65,32 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            // Standard error may be closed; the exit status still tells.
+            // Standard error may be closed; the exit status remains.
             let _ = writeln!(io::stderr(), "heddle: {message}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Standard error may be closed; the answers still come.
+/// Prints a warning. Standard error may be closed; then only the warning is lost.
 fn warn(text: &str) {
     let _ = writeln!(io::stderr(), "heddle: {text}");
 }
 
+/// Runs a future on a runtime of this thread.
 fn on_runtime<T>(work: impl Future<Output = T>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
         .map(|runtime| runtime.block_on(work))
-        .map_err(|e| format!("starting: {e}"))
+        .map_err(|e| format!("cannot start the runtime: {e}"))
 }
 
+/// Prints a text to standard output.
 fn print(text: &str) -> Result<(), String> {
     let mut out = io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        // Who reads it has seen enough (`heddle status | head`).
+        // The reader has closed the pipe (`heddle status | head`).
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(|e| format!("standard output: {e}")),
+        other => other.map_err(|e| format!("cannot write to standard output: {e}")),
     }
 }

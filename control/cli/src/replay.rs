@@ -1,28 +1,28 @@
-//! `heddle replay`: turns the arguments into a request and prints the report.
+//! `heddle replay`: turns the arguments into a request and renders the report.
 
 use comfy_table::{Table, presets};
-use heddle_offline::replay::{self, ReplayError, Report, Request};
+use heddle_offline::replay::{self, ReplayError, ReplayRequest, Report};
 
 use crate::args::{OutputFormat, ReplayArgs};
 
-/// The captures cannot be replayed, or the report not be printed.
+/// A replay that failed, or a report that cannot be printed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayCommandError {
     /// The replay failed.
     #[error(transparent)]
     Replay(#[from] ReplayError),
     /// The report cannot be written as JSON.
-    #[error("writing the report as JSON: {0}")]
+    #[error("cannot write the report as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Replays the captures. Returns the text to print; `warn` gets each refused object.
+/// Replays the captures and returns the text to print. Calls `warn` with a message for each refused object.
 ///
 /// # Errors
-/// Something cannot be read, set up or written.
+/// A file cannot be read or written, or the pipeline cannot be set up.
 pub fn run(args: ReplayArgs, warn: impl FnMut(&str)) -> Result<String, ReplayCommandError> {
     let output = args.output;
-    let request = Request {
+    let request = ReplayRequest {
         manifests: args.manifests,
         node: args.node,
         inputs: args.inputs,
@@ -36,7 +36,7 @@ pub fn run(args: ReplayArgs, warn: impl FnMut(&str)) -> Result<String, ReplayCom
     })
 }
 
-/// A table with one row a port.
+/// Returns a table with one row for each port.
 fn text(report: &Report) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);

@@ -3,24 +3,24 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use comfy_table::{CellAlignment, Table, presets};
 use heddle_proto::status::{PortRole, Status};
 use heddle_proto::{API_SOCKET, Bytes, Client, ClientError};
 
 use crate::args::OutputFormat;
+use crate::table::{duration, finish, left, ratio, table};
 
-/// The agent does not answer, or its answer cannot be printed.
+/// A status that cannot be read from the agent or printed.
 #[derive(Debug, thiserror::Error)]
 pub enum StatusError {
-    /// No answer.
+    /// The agent does not answer, or refuses.
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The answer cannot be written as JSON.
-    #[error("writing the status as JSON: {0}")]
+    #[error("cannot write the status as JSON: {0}")]
     Json(#[from] serde_json::Error),
 }
 
-/// Asks the agent and returns the text to print.
+/// Asks the agent for its status and returns the text to print.
 ///
 /// # Errors
 /// No agent answers at that run directory.
@@ -32,7 +32,7 @@ pub async fn report(run_dir: &Path, format: OutputFormat) -> Result<String, Stat
     })
 }
 
-/// The status for people.
+/// Renders the status for people.
 #[must_use]
 pub fn text(status: &Status) -> String {
     let mut out = String::new();
@@ -43,13 +43,14 @@ pub fn text(status: &Status) -> String {
     denied(status, &mut out);
     rings(status, &mut out);
     attachments(status, &mut out);
-    rest(status, &mut out);
+    sizes(status, &mut out);
     rejections(status, &mut out);
     out
 }
 
 // Writing to a String cannot fail, hence the ignored results below.
 
+/// Writes the agent, the source and the published tables.
 fn head(status: &Status, out: &mut String) {
     let agent = &status.agent;
     let _ = writeln!(
@@ -78,7 +79,7 @@ fn head(status: &Status, out: &mut String) {
     let snapshot = &status.snapshot;
     let behind = match snapshot.version == snapshot.acknowledged {
         true => String::new(),
-        false => format!(", some worker still at {}", snapshot.acknowledged),
+        false => format!(", a worker still has version {}", snapshot.acknowledged),
     };
     let _ = writeln!(
         out,
@@ -88,6 +89,7 @@ fn head(status: &Status, out: &mut String) {
     );
 }
 
+/// Writes the table of workers.
 fn workers(status: &Status, out: &mut String) {
     let mut table = table(
         "workers",
@@ -129,6 +131,7 @@ fn workers(status: &Status, out: &mut String) {
     finish(&table, 1, out);
 }
 
+/// Writes the table of ports.
 fn ports(status: &Status, out: &mut String) {
     let mut table = table(
         "ports",
@@ -176,6 +179,7 @@ fn ports(status: &Status, out: &mut String) {
     finish(&table, 0, out);
 }
 
+/// Writes the drops: by port and reason, and by class.
 fn drops(status: &Status, out: &mut String) {
     if status.ports.iter().any(|port| !port.dropped.is_empty()) {
         port_drops(status, out);
@@ -195,6 +199,7 @@ drops by class, closed ports included: {}",
     }
 }
 
+/// Writes the table of drops by port and reason.
 fn port_drops(status: &Status, out: &mut String) {
     let mut table = table(
         "drops, by the port where the packet came in",
@@ -218,9 +223,10 @@ fn port_drops(status: &Status, out: &mut String) {
     finish(&table, 0, out);
 }
 
-/// Policies that are shown, those that denied most.
+/// The maximum number of rows of denied packets; the rules that denied most are shown.
 const DENIED_ROWS: usize = 20;
 
+/// Writes the table of packets that policies denied.
 fn denied(status: &Status, out: &mut String) {
     if status.denied.is_empty() && status.denied_by_others == 0 {
         return;
@@ -250,13 +256,13 @@ fn denied(status: &Status, out: &mut String) {
     finish(&table, 0, out);
 }
 
-/// Without a port there is no ring.
+/// Writes the rings of the ports, if there is a port.
 fn rings(status: &Status, out: &mut String) {
     if status.ports.is_empty() {
         return;
     }
     let mut table = table(
-        "rings: what waits in them, and what the kernel counted for the socket",
+        "rings: entries that wait now, and the kernel's counters of the socket",
         &["name", "rx", "fill", "tx", "completion", "kernel"],
         out,
     );
@@ -278,6 +284,7 @@ fn rings(status: &Status, out: &mut String) {
     finish(&table, 0, out);
 }
 
+/// Writes the table of attachments.
 fn attachments(status: &Status, out: &mut String) {
     if status.attachments.is_empty() {
         return;
@@ -309,7 +316,8 @@ fn attachments(status: &Status, out: &mut String) {
     finish(&table, 0, out);
 }
 
-fn rest(status: &Status, out: &mut String) {
+/// Writes table sizes, flows, fragments and frames.
+fn sizes(status: &Status, out: &mut String) {
     let sizes: Vec<String> = status.tables.iter().map(|(name, n)| format!("{name} {n}")).collect();
     let _ = writeln!(out, "\ntables: {}", sizes.join(", "));
     let flows = &status.flows;
@@ -320,7 +328,7 @@ fn rest(status: &Status, out: &mut String) {
     };
     let _ = writeln!(
         out,
-        "flows: {} of {} ({share:.1} %), {} made, {} expired, {} refused (full), {} refused (quota), {} taken over, {} discarded",
+        "flows: {} of {} ({share:.1} %), {} inserted, {} expired, {} refused (full), {} refused (quota), {} taken over, {} discarded",
         flows.used,
         flows.capacity,
         flows.inserted,
@@ -334,7 +342,7 @@ fn rest(status: &Status, out: &mut String) {
     if fragments.first + fragments.waited > 0 {
         let _ = writeln!(
             out,
-            "fragments: {} first ones, {} followed, {} waited; {} of {} datagrams remembered, {} of {} frames wait",
+            "fragments: {} first, {} followed, {} held; {} of {} datagrams tracked, {} of {} frames held now",
             fragments.first,
             fragments.followed,
             fragments.waited,
@@ -360,6 +368,7 @@ fn rest(status: &Status, out: &mut String) {
     );
 }
 
+/// Writes the refused objects.
 fn rejections(status: &Status, out: &mut String) {
     let count = status.rejections.len();
     let _ = writeln!(
@@ -386,59 +395,12 @@ fn rejections(status: &Status, out: &mut String) {
     }
 }
 
-pub(crate) fn table(title: &str, header: &[&str], out: &mut String) -> Table {
-    let _ = writeln!(out, "\n{title}");
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING);
-    table.set_header(header.iter().copied());
-    for column in table.column_iter_mut() {
-        column.set_cell_alignment(CellAlignment::Right);
-        column.set_padding((2, 0));
-    }
-    table
-}
-
-pub(crate) fn left(table: &mut Table, column: usize) {
-    if let Some(column) = table.column_mut(column) {
-        column.set_cell_alignment(CellAlignment::Left);
-    }
-}
-
-pub(crate) fn finish(table: &Table, least_rows: usize, out: &mut String) {
-    if table.row_iter().count() < least_rows {
-        out.push_str("  none\n");
-        return;
-    }
-    for line in table.lines() {
-        out.push_str(line.trim_end());
-        out.push('\n');
-    }
-}
-
-pub(crate) fn ratio(part: u64, whole: u64) -> String {
-    if whole == 0 {
-        "-".to_owned()
-    } else {
-        format!("{:.1}", part as f64 / whole as f64)
-    }
-}
-
-/// `3 d 4 h`, `5 min 6 s`, `7 s`
-pub(crate) fn duration(seconds: u64) -> String {
-    match seconds {
-        0..60 => format!("{seconds} s"),
-        60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_part_is_shown() {
+    fn every_part_of_the_status_is_shown() {
         let status: Status = serde_json::from_value(serde_json::json!({
             "agent": {"version": "0.1.0", "node": "n1", "pid": 7, "uptime_seconds": 3725, "start": 2, "mode": "copy"},
             "source": {"kind": "manifests", "from": "/m", "synced_seconds": 61, "age_seconds": 0, "objects": {"Pod": 4, "Node": 0}},
@@ -468,7 +430,7 @@ mod tests {
         for part in [
             "node n1, heddle 0.1.0, process 7, up 1 h 2 min, start 2, copy",
             "manifests /m: synced 1 min 1 s ago; Pod 4\n",
-            "version 9, published 1 s ago, some worker still at 8",
+            "version 9, published 1 s ago, a worker still has version 8",
             "50.0 %",
             "2.0",
             "pod:a/b",
@@ -479,29 +441,17 @@ mod tests {
 drops by class, closed ports included: spoofing 2, unreachable 5
 ",
             "a/b29  default deny because a/p29 selects this pod for ingress      129\n",
-            // The ten that denied least, and those without a counter of their own.
+            // The ten rules that denied least, and the rules without a counter of their own.
             "  -      others ",
             " 1052\n",
             "rx_ring_full 3",
             "waiting: no pod",
             "flows: 2 of 4 (50.0 %)",
-            "fragments: 3 first ones, 5 followed, 2 waited; 1 of 1024 datagrams remembered, 0 of 512 frames wait\n",
+            "fragments: 3 first, 5 followed, 2 held; 1 of 1024 datagrams tracked, 0 of 512 frames held now\n",
             "shared pool 16384",
             "refused objects: 1 now, 5 since the start\n  a.yaml: Pod a/b: spec.x: is bad (its last good version serves)",
         ] {
             assert!(shown.contains(part), "{part:?} is missing in:\n{shown}");
         }
-    }
-
-    #[test]
-    fn units() {
-        assert_eq!(
-            [1023, 1536, u64::MAX].map(|n| Bytes(n).to_string()),
-            ["1023 B", "1.5 KiB", "16777216.0 TiB"]
-        );
-        assert_eq!(
-            [duration(59), duration(3600), duration(90_000)],
-            ["59 s", "1 h 0 min", "1 d 1 h"]
-        );
     }
 }

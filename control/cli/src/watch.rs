@@ -1,6 +1,6 @@
 //! `heddle status --watch`: prints the status once, and then the rates since the previous poll.
 //!
-//! It ends at Ctrl-C, when whoever reads it has closed the pipe, and when the agent does not answer any more.
+//! It ends at Ctrl-C, when the reader closes the pipe, and with an error when the agent stops answering.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -13,40 +13,41 @@ use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::OutputFormat;
-use crate::status::{StatusError, finish, left, table, text};
+use crate::status::{StatusError, text};
+use crate::table::{finish, left, table};
 
-/// Why watching ended otherwise than it was asked to.
+/// A failure that ended the watch.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    /// No answer, or one that cannot be written.
+    /// The agent does not answer, or its answer cannot be written.
     #[error(transparent)]
     Status(#[from] StatusError),
-    /// Standard output, or the signal.
-    #[error("watching: {0}")]
+    /// Standard output or the signal handler failed.
+    #[error("cannot watch the status: {0}")]
     System(#[from] io::Error),
 }
 
 /// Rates between two polls, per second.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Rates {
-    /// Seconds between the looks.
+    /// Seconds between the two polls.
     pub seconds: f64,
-    /// By port, in the status's order; those that were there at both looks.
+    /// The ports that existed at both polls, in the order of the status.
     pub ports: Vec<PortRates>,
-    /// By worker.
+    /// The workers.
     pub workers: Vec<WorkerRates>,
 }
 
 /// The rates of one port.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PortRates {
-    /// Its number.
+    /// The port's number.
     pub port: u16,
-    /// Its name.
+    /// The port's name.
     pub name: String,
     /// Packets received.
     pub rx_pps: f64,
-    /// Bits received, by the packets' own lengths.
+    /// Bits received, without the preamble and gap between frames.
     pub rx_bps: f64,
     /// Packets sent.
     pub tx_pps: f64,
@@ -54,37 +55,37 @@ pub struct PortRates {
     pub tx_bps: f64,
     /// Packets received here and dropped by heddle.
     pub dropped_pps: f64,
-    /// Packets that the kernel could not give to the socket: no frame in the fill ring, or no room in the RX ring.
+    /// Packets that the kernel could not pass to the socket: the fill ring was empty or the RX ring full.
     pub kernel_dropped_pps: f64,
 }
 
 /// The rates of one worker.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct WorkerRates {
-    /// Its number.
+    /// The worker's number.
     pub worker: u8,
-    /// Turns.
+    /// Turns of its loop.
     pub turns: f64,
     /// The share of turns that found a packet, 0 to 1.
     pub busy_ratio: f64,
-    /// Times it went to sleep.
+    /// The number of times that it went to sleep.
     pub sleeps: f64,
-    /// Times it was woken.
+    /// The number of times that it was woken.
     pub wakeups: f64,
-    /// Packets in a burst; `None`: there was none.
+    /// Packets per burst. `None`: there was no burst.
     pub packets_per_burst: Option<f64>,
 }
 
-/// One look, as JSON has it: the status with its rates.
+/// One poll as JSON: the status with the rates.
 #[derive(Serialize)]
-struct Look<'a> {
+struct Poll<'a> {
     #[serde(flatten)]
     status: &'a Status,
-    /// `null` at the first look.
+    /// `null` at the first poll.
     rates: Option<&'a Rates>,
 }
 
-/// Watches until it is interrupted, or nobody reads any more.
+/// Prints status and rates until Ctrl-C, or until the reader closes the pipe.
 ///
 /// # Errors
 /// The agent does not answer, or standard output fails.
@@ -102,24 +103,24 @@ pub async fn run(
             interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
             _ = timer.tick() => {}
         }
-        let status = look(run_dir).await?;
+        let status = poll(run_dir).await?;
         let now = Instant::now();
         let rates = before
             .as_ref()
             .map(|(status_before, at)| rates(status_before, &status, now.duration_since(*at)));
         let shown = match (format, &rates) {
             (OutputFormat::Json, rates) => {
-                let look = Look {
+                let poll = Poll {
                     status: &status,
                     rates: rates.as_ref(),
                 };
-                serde_json::to_string(&look).map_err(StatusError::from)? + "\n"
+                serde_json::to_string(&poll).map_err(StatusError::from)? + "\n"
             }
             (OutputFormat::Text, None) => text(&status),
             (OutputFormat::Text, Some(rates)) => rates_text(rates),
         };
         match out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
-            // Who reads it has seen enough.
+            // The reader has closed the pipe.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
             other => other?,
         }
@@ -127,11 +128,12 @@ pub async fn run(
     }
 }
 
-async fn look(run_dir: &Path) -> Result<Status, StatusError> {
+/// Asks the agent for its status.
+async fn poll(run_dir: &Path) -> Result<Status, StatusError> {
     Ok(Client::connect(run_dir.join(API_SOCKET)).await?.status().await?)
 }
 
-/// A port that was closed and opened, and an agent that was restarted, begin at zero.
+/// Returns the rates between two polls. Counters of a port that was reopened and of an agent that was restarted begin at 0.
 fn rates(before: &Status, now: &Status, time: Duration) -> Rates {
     let seconds = time.as_secs_f64().max(0.001);
     let per_second = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now) as f64 / seconds;
@@ -179,7 +181,7 @@ fn rates(before: &Status, now: &Status, time: Duration) -> Rates {
     }
 }
 
-/// An empty fill ring counts in `rx_dropped` too.
+/// Returns the packets that the kernel dropped. `rx_dropped` includes those for an empty fill ring.
 fn kernel_drops(xsk: &BTreeMap<String, u64>) -> u64 {
     ["rx_dropped", "rx_ring_full"]
         .iter()
@@ -187,6 +189,7 @@ fn kernel_drops(xsk: &BTreeMap<String, u64>) -> u64 {
         .sum()
 }
 
+/// Renders the rates for people.
 fn rates_text(rates: &Rates) -> String {
     let mut out = String::new();
     let mut workers = table(
@@ -214,7 +217,7 @@ fn rates_text(rates: &Rates) -> String {
             "out pkt/s",
             "bit/s",
             "dropped/s",
-            "by the kernel/s",
+            "dropped by kernel/s",
         ],
         &mut out,
     );
@@ -238,7 +241,7 @@ fn rates_text(rates: &Rates) -> String {
     out
 }
 
-/// `1.25 M`
+/// Returns a number with a decimal prefix, such as `1.25 M`.
 fn scaled(value: f64) -> String {
     let mut value = value;
     for unit in ["", " k", " M", " G"] {
@@ -277,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn rates_are_differences_by_time() {
+    fn rates_are_differences_divided_by_time() {
         let two = Duration::from_secs(2);
         let found = rates(
             &status(10, 1000, 100, 5, "a"),
@@ -305,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_began_anew_counts_from_zero_and_another_pods_port_is_left_out() {
+    fn reset_counters_count_from_zero_and_ports_of_other_pods_are_left_out() {
         let one = Duration::from_secs(1);
         let found = rates(&status(10, 1000, 100, 5, "a"), &status(4, 40, 10, 0, "a"), one);
         assert_eq!(found.ports[0].rx_pps, 4.0);
@@ -314,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_for_people() {
+    fn rates_are_shown_with_prefixes() {
         assert_eq!(
             [0.4, 999.0, 1500.0, 2.5e6, 14.7e9, 3e12].map(scaled),
             ["0", "999", "1.50 k", "2.50 M", "14.70 G", "3.00 T"]

@@ -1,6 +1,6 @@
-//! The command as it is called: files in, files and JSON out, the same each time, and words for what is wrong.
+//! `heddle replay` as a command: captures and JSON as output, equal for equal input, and errors.
 
-#![allow(clippy::unwrap_used, reason = "a test: a failure is to end it")]
+#![allow(clippy::unwrap_used, reason = "a test: a failure must end it")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{MacAddr, TcpFlags};
 use serde_json::{Value, json};
 
-/// The cluster of the golden packets.
+/// Returns the cluster of the golden packets.
 fn cluster() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../offline/tests/replay/cluster"))
 }
@@ -51,8 +51,9 @@ fn capture(path: PathBuf, frames: &[(u64, Vec<u8>)]) -> PathBuf {
     path
 }
 
-/// The client's MAC is the one that it sends from here; nobody else sends, so the server's is made from its address.
-fn opening(dir: &Path) -> (PathBuf, PathBuf) {
+/// Writes captures of two handshakes. The client's MAC is the source MAC of its frames. The server's MAC is the one that replay
+/// derives from an address.
+fn handshakes(dir: &Path) -> (PathBuf, PathBuf) {
     let mac = MacAddr([2, 9, 9, 9, 9, 9]);
     let syn = |port| {
         Packet::new(mac, MacAddr::GATEWAY, ip("10.1.0.10"), ip("10.96.0.80")).tcp(port, 80, TcpFlags::SYN, 1, 0, b"")
@@ -68,7 +69,7 @@ fn opening(dir: &Path) -> (PathBuf, PathBuf) {
             b"",
         )
     };
-    // Of the two at one time the one whose capture is named first comes first.
+    // Of two frames with the same time, the one of the capture that is named first comes first.
     let client = capture(
         dir.join("client.pcap"),
         &[(10, syn(1000)), (30, syn(1001)), (20, vec![0; 3])],
@@ -78,9 +79,9 @@ fn opening(dir: &Path) -> (PathBuf, PathBuf) {
 }
 
 #[test]
-fn frames_run_in_the_order_of_their_times_and_the_same_way_each_time() {
+fn frames_run_in_the_order_of_their_times_with_reproducible_results() {
     let dir = tempfile::tempdir().unwrap();
-    let (client, web) = opening(dir.path());
+    let (client, web) = handshakes(dir.path());
     let inputs = [("pod:shop/client", client.as_path()), ("pod:shop/web", web.as_path())];
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));
     let report = json_of(&heddle(&one, &inputs));
@@ -117,15 +118,15 @@ fn frames_run_in_the_order_of_their_times_and_the_same_way_each_time() {
         "a port that sends nothing has no file"
     );
     assert_eq!(files(&two), written, "the same bytes");
-    // Again over the old files, with the other order of the two at one time: an answer before its question.
+    // Again over the old files, with the two simultaneous frames in the other order: the answer precedes the SYN.
     let turned = json_of(&heddle(&one, &[inputs[1], inputs[0]]));
     assert_eq!(turned["ports"]["pod:shop/web"]["forwarded"], 2, "adopted: {turned}");
 }
 
 #[test]
-fn what_cannot_be_replayed_is_told() {
+fn inputs_that_cannot_be_replayed_name_the_cause() {
     let dir = tempfile::tempdir().unwrap();
-    let (client, _) = opening(dir.path());
+    let (client, _) = handshakes(dir.path());
     let (absent, garbage) = (dir.path().join("absent.pcap"), dir.path().join("garbage.pcap"));
     fs::write(&garbage, b"no capture").unwrap();
     let out = dir.path().join("out");
@@ -135,15 +136,15 @@ fn what_cannot_be_replayed_is_told() {
             &client,
             "it has: pod:shop/client, pod:shop/closed, pod:shop/web, pod:shop/web-2, host",
         ),
-        ("uplink", &client, "give them to host"),
+        ("uplink", &client, "use --in host=FILE"),
         ("pod:shop/client", &absent, "absent.pcap: No such file"),
         ("pod:shop/client", &garbage, "garbage.pcap: frame 0: "),
     ] {
         let output = heddle(&out, &[(port, file)]);
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(
-            !output.status.success() && told.contains(words),
-            "{port} {}: {told}",
+            !output.status.success() && stderr.contains(words),
+            "{port} {}: {stderr}",
             file.display()
         );
     }

@@ -1,12 +1,13 @@
-//! The demo's node and pods, made and removed step by step.
+//! The demo's node and pods: creation, status and removal.
 
 use heddle_lab::shop::{Shop, WEB_PORT};
 use heddle_lab::{Binaries, NodePlan, run_with_input};
 use nix::sys::signal::Signal;
 
-use super::{DemoError, Stage};
+use super::error::DemoError;
+use super::stage::Stage;
 
-/// Makes the node, starts the agent, attaches the pods.
+/// Creates the node, starts the agent and attaches the pods.
 pub fn build(stage: &mut Stage, binaries: Binaries) -> Result<Shop, DemoError> {
     stage.chapter("A node, and heddle's agent on it")?;
     let mut shop = Shop::new(binaries, NodePlan::new("node-1", 1))?;
@@ -45,7 +46,7 @@ pub fn build(stage: &mut Stage, binaries: Binaries) -> Result<Shop, DemoError> {
     Ok(shop)
 }
 
-/// `heddle status`, as a person sees it.
+/// Returns the output of `heddle status`, indented.
 pub fn status(shop: &Shop) -> Result<String, DemoError> {
     let out = shop
         .node
@@ -58,7 +59,8 @@ pub fn status(shop: &Shop) -> Result<String, DemoError> {
         .join("\n"))
 }
 
-/// Ends pods and agent and removes everything with heddle's own means; the laboratory goes with `shop`.
+/// Stops pods and agent, and removes everything with `heddle-cni DEL` and `heddle cleanup`. Dropping `shop` removes the
+/// laboratory.
 pub fn clean_up(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     for member in shop.members() {
         shop.node.end_pod(&member.pod)?;
@@ -72,9 +74,9 @@ pub fn clean_up(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// Leaves it standing and says how to look around.
+/// Keeps everything, and prints commands to explore it.
 pub fn keep(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
-    stage.chapter("It is left standing. To look around:")?;
+    stage.chapter("Everything is kept. Commands to explore it:")?;
     let heddle = shop.node.heddle("status").get_program().display().to_string();
     stage.say(&format!(
         "   {heddle} status --run-dir {}",
@@ -97,7 +99,7 @@ pub fn keep(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     stage.say(&format!(
         "   nsenter --net={client} ping {web}      # from pod client to pod web-1"
     ))?;
-    stage.say(&format!("   {heddle} demo --remove      # removes all of it"))?;
+    stage.say(&format!("   {heddle} demo --remove      # removes everything"))?;
     for member in shop.members() {
         member.pod.ns().keep();
     }

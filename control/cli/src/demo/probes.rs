@@ -1,4 +1,4 @@
-//! Who reaches whom: real connections, each with what it should come to.
+//! The demo's probes: real connections, each with its expected result.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -9,29 +9,34 @@ use heddle_lab::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
 use heddle_lab::traffic::{self, ProbeOutcome, ServerBehavior, TcpServer};
 use heddle_lab::{LabError, NetNs};
 
-use super::{DemoError, Stage};
+use super::error::DemoError;
+use super::stage::Stage;
 
+/// The time limit of a probe that should get an answer.
 const BOUND: Duration = Duration::from_secs(3);
-/// Long enough for a handshake in this machine's memory, short enough that a newcomer does not wait.
+/// The time for which a probe that should get no answer waits: long for a handshake within one machine, short for a person.
 const SILENCE: Duration = Duration::from_millis(800);
-/// With two backends and a fair choice, one of them stays unasked with a probability of 2^-31.
-const ASKED: usize = 32;
+/// The number of connections to the Service. With two backends and a fair choice, the probability that all go to one of them is
+/// 2^-31.
+const CONNECTIONS: usize = 32;
+/// The size of the bulk transfer in bytes.
 const BULK: u64 = 256 << 20;
 const HOST_PORT: u16 = 10_250;
 const OUTSIDE_PORT: u16 = 443;
 
-struct Row {
+/// A probe and its result: a row of the table.
+struct ProbeRow {
     from: &'static str,
     to: String,
     what: String,
     expected: String,
-    seen: String,
-    fine: bool,
+    observed: String,
+    as_expected: bool,
 }
 
-/// Runs all probes, prints the table; whether all came to what was expected.
+/// Runs all probes and prints the table. Returns true if all results are as expected.
 pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
-    stage.chapter("Who reaches whom")?;
+    stage.chapter("Which connections work")?;
     let greet = |ns: &NetNs, port: u16, name: &str| TcpServer::start(ns, port, ServerBehavior::Greet(name.to_owned()));
     let _servers = [
         greet(shop.member("web-1")?.pod.ns(), WEB_TARGET, "web-1")?,
@@ -48,7 +53,7 @@ pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
         } else {
             "   over IPv4 ..."
         })?;
-        family(shop, v6, &mut rows)?;
+        probe_family(shop, v6, &mut rows)?;
     }
     stage.say(&format!(
         "   a bulk transfer of {} MiB, every byte compared ...",
@@ -61,7 +66,7 @@ pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
         "to",
         "what",
         "expected",
-        "seen",
+        "observed",
         "as expected",
     ]);
     for row in &rows {
@@ -70,16 +75,17 @@ pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
             &row.to,
             &row.what,
             &row.expected,
-            &row.seen,
-            if row.fine { "yes" } else { "NO" },
+            &row.observed,
+            if row.as_expected { "yes" } else { "NO" },
         ]);
     }
     let text: Vec<String> = table.lines().map(|line| format!("   {line}")).collect();
     stage.say(&text.join("\n"))?;
-    Ok(rows.iter().all(|row| row.fine))
+    Ok(rows.iter().all(|row| row.as_expected))
 }
 
-fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
+/// Probes all connections over one family.
+fn probe_family(shop: &Shop, v6: bool, rows: &mut Vec<ProbeRow>) -> Result<(), DemoError> {
     let ip = |name: &str| shop.member(name)?.attached.ip(v6);
     let (client, web, host) = (
         shop.member("client")?.pod.ns(),
@@ -91,16 +97,16 @@ fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
     let outside = shop.lab.outside_ips()[usize::from(v6)];
 
     let answered = traffic::ping(client, ip("web-1")?, 5)?;
-    rows.push(Row {
+    rows.push(ProbeRow {
         from: "client",
         to: "web-1".to_owned(),
         what: format!("{} {}", if v6 { "ping6" } else { "ping" }, ip("web-1")?),
         expected: "5 of 5 answered".to_owned(),
-        seen: format!("{answered} of 5 answered"),
-        fine: answered == 5,
+        observed: format!("{answered} of 5 answered"),
+        as_expected: answered == 5,
     });
-    rows.push(both_backends(client, SocketAddr::new(service, WEB_PORT))?);
-    rows.push(hears(
+    rows.push(expect_both_backends(client, SocketAddr::new(service, WEB_PORT))?);
+    rows.push(expect_answer(
         "web-1",
         web,
         "db",
@@ -108,7 +114,7 @@ fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
         DB_PORT,
         "allowed by shop/db-from-web",
     )?);
-    rows.push(silent(
+    rows.push(expect_silence(
         "client",
         client,
         "db",
@@ -116,7 +122,7 @@ fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
         DB_PORT,
         "no policy allows it",
     )?);
-    rows.push(refused(
+    rows.push(expect_refusal(
         "client",
         client,
         "Service shop/web",
@@ -124,14 +130,14 @@ fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
         WEB_PORT + 1,
         "the Service has no such port",
     )?);
-    rows.push(either(
+    rows.push(expect_any_backend(
         "web-1",
         web,
         "Service shop/web",
         service,
         "its own Service (hairpin)",
     )?);
-    rows.push(hears(
+    rows.push(expect_answer(
         "client",
         client,
         "node-1",
@@ -139,7 +145,7 @@ fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
         HOST_PORT,
         "a process of the node",
     )?);
-    rows.push(hears(
+    rows.push(expect_answer(
         "node-1",
         host,
         "client",
@@ -147,8 +153,14 @@ fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
         WEB_TARGET,
         "as a kubelet probe",
     )?);
-    rows.push(either("node-1", host, "Service shop/web", service, "from the node")?);
-    rows.push(hears(
+    rows.push(expect_any_backend(
+        "node-1",
+        host,
+        "Service shop/web",
+        service,
+        "from the node",
+    )?);
+    rows.push(expect_answer(
         "client",
         client,
         "outside",
@@ -159,11 +171,13 @@ fn family(shop: &Shop, v6: bool, rows: &mut Vec<Row>) -> Result<(), DemoError> {
     Ok(())
 }
 
+/// Describes a TCP connection.
 fn tcp(to: SocketAddr, note: &str) -> String {
     format!("TCP {to}, {note}")
 }
 
-fn seen(reach: &ProbeOutcome) -> String {
+/// Describes the outcome of a TCP probe.
+fn outcome(reach: &ProbeOutcome) -> String {
     match reach {
         ProbeOutcome::Answered(name) => format!("{name} answered"),
         ProbeOutcome::Refused => "refused at once".to_owned(),
@@ -172,97 +186,129 @@ fn seen(reach: &ProbeOutcome) -> String {
     }
 }
 
-fn hears(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note: &str) -> Result<Row, LabError> {
+/// Probes a connection that a named server should answer.
+fn expect_answer(
+    from: &'static str,
+    ns: &NetNs,
+    name: &str,
+    ip: IpAddr,
+    port: u16,
+    note: &str,
+) -> Result<ProbeRow, LabError> {
     let to = SocketAddr::new(ip, port);
     let reach = traffic::tcp_request(ns, to, "", BOUND)?;
-    let fine = reach == ProbeOutcome::Answered(name.to_owned());
+    let as_expected = reach == ProbeOutcome::Answered(name.to_owned());
     let expected = format!("{name} answers");
-    Ok(Row {
+    Ok(ProbeRow {
         from,
         to: name.to_owned(),
         what: tcp(to, note),
         expected,
-        seen: seen(&reach),
-        fine,
+        observed: outcome(&reach),
+        as_expected,
     })
 }
 
-fn silent(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note: &str) -> Result<Row, LabError> {
+/// Probes a connection that should get no answer.
+fn expect_silence(
+    from: &'static str,
+    ns: &NetNs,
+    name: &str,
+    ip: IpAddr,
+    port: u16,
+    note: &str,
+) -> Result<ProbeRow, LabError> {
     let to = SocketAddr::new(ip, port);
     let reach = traffic::tcp_request(ns, to, "", SILENCE)?;
-    let fine = reach == ProbeOutcome::NoAnswer;
-    Ok(Row {
+    let as_expected = reach == ProbeOutcome::NoAnswer;
+    Ok(ProbeRow {
         from,
         to: name.to_owned(),
         what: tcp(to, note),
         expected: "no answer".to_owned(),
-        seen: seen(&reach),
-        fine,
+        observed: outcome(&reach),
+        as_expected,
     })
 }
 
-fn refused(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, port: u16, note: &str) -> Result<Row, LabError> {
+/// Probes a connection that should be refused at once.
+fn expect_refusal(
+    from: &'static str,
+    ns: &NetNs,
+    name: &str,
+    ip: IpAddr,
+    port: u16,
+    note: &str,
+) -> Result<ProbeRow, LabError> {
     let to = SocketAddr::new(ip, port);
     let reach = traffic::tcp_request(ns, to, "", BOUND)?;
-    let fine = reach == ProbeOutcome::Refused;
-    Ok(Row {
+    let as_expected = reach == ProbeOutcome::Refused;
+    Ok(ProbeRow {
         from,
         to: name.to_owned(),
         what: tcp(to, note),
         expected: "refused at once".to_owned(),
-        seen: seen(&reach),
-        fine,
+        observed: outcome(&reach),
+        as_expected,
     })
 }
 
-/// One of the backends answers, whichever, eight times out of eight.
-fn either(from: &'static str, ns: &NetNs, name: &str, ip: IpAddr, note: &str) -> Result<Row, LabError> {
+/// Probes the Service eight times. A backend, any of them, should answer each time.
+fn expect_any_backend(
+    from: &'static str,
+    ns: &NetNs,
+    name: &str,
+    ip: IpAddr,
+    note: &str,
+) -> Result<ProbeRow, LabError> {
     let to = SocketAddr::new(ip, WEB_PORT);
     let mut answered = 0;
     for _ in 0..8 {
         answered += usize::from(traffic::tcp_request(ns, to, "", BOUND)?.is_answered());
     }
-    Ok(Row {
+    Ok(ProbeRow {
         from,
         to: name.to_owned(),
         what: tcp(to, note),
         expected: "8 of 8 answered".to_owned(),
-        seen: format!("{answered} of 8 answered"),
-        fine: answered == 8,
+        observed: format!("{answered} of 8 answered"),
+        as_expected: answered == 8,
     })
 }
 
-fn both_backends(ns: &NetNs, to: SocketAddr) -> Result<Row, LabError> {
+/// Opens many connections to the Service. Both backends should answer some of them.
+fn expect_both_backends(ns: &NetNs, to: SocketAddr) -> Result<ProbeRow, LabError> {
     let mut answered = 0;
     let mut names = BTreeSet::new();
-    for _ in 0..ASKED {
+    for _ in 0..CONNECTIONS {
         if let ProbeOutcome::Answered(name) = traffic::tcp_request(ns, to, "", BOUND)? {
             answered += 1;
             names.insert(name);
         }
     }
     let who = names.iter().map(String::as_str).collect::<Vec<_>>().join(" and ");
-    Ok(Row {
+    Ok(ProbeRow {
         from: "client",
         to: "Service shop/web".to_owned(),
-        what: format!("TCP {to}, {ASKED} connections"),
-        expected: format!("{ASKED} answered by web-1 and web-2"),
-        seen: format!("{answered} answered by {who}"),
-        fine: answered == ASKED && names.len() == 2,
+        what: format!("TCP {to}, {CONNECTIONS} connections"),
+        expected: format!("{CONNECTIONS} answered by web-1 and web-2"),
+        observed: format!("{answered} answered by {who}"),
+        as_expected: answered == CONNECTIONS && names.len() == 2,
     })
 }
 
-fn bulk(shop: &Shop) -> Result<Row, DemoError> {
+/// Transfers data from the client to a backend and compares every byte.
+fn bulk(shop: &Shop) -> Result<ProbeRow, DemoError> {
     let (client, web) = (shop.member("client")?, shop.member("web-1")?);
     let to = web.at(false, 5001)?;
     let took = traffic::bulk(client.pod.ns(), web.pod.ns(), to, 5001, BULK)?;
     let rate = BULK as f64 * 8.0 / took.as_secs_f64() / 1e9;
-    Ok(Row {
+    Ok(ProbeRow {
         from: "client",
         to: "web-1".to_owned(),
         what: format!("TCP {to}, {} MiB", BULK >> 20),
         expected: "every byte arrives".to_owned(),
-        seen: format!("every byte arrived, {rate:.1} Gbit/s"),
-        fine: true,
+        observed: format!("every byte arrived, {rate:.1} Gbit/s"),
+        as_expected: true,
     })
 }

@@ -1,13 +1,12 @@
-//! `heddle simulate` as people call it: what it prints, what it says to wrong questions, and its exit status. Each answer
-//! is a snapshot; `INSTA_UPDATE=always cargo test -p heddle-cli --test simulate` rewrites them.
+//! `heddle simulate` as a command: output, errors and exit status. Each output is a snapshot; `INSTA_UPDATE=always cargo test -p heddle-cli --test simulate` rewrites them.
 
-#![allow(clippy::expect_used, reason = "a test: a failure is to end it")]
+#![allow(clippy::expect_used, reason = "a test: a failure must end it")]
 
 use std::path::Path;
 use std::process::Command;
 
-/// Asks about the folder `cluster`, and gives the question, what was printed, and how it ended. Paths are relative.
-fn ask(question: &str) -> String {
+/// Runs the command for the folder `cluster`. Returns the arguments, the output and the exit status. Paths are relative.
+fn simulate(question: &str) -> String {
     let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/simulate");
     let out = Command::new(env!("CARGO_BIN_EXE_heddle"))
         .args(["simulate", "--manifests", "cluster"])
@@ -27,7 +26,7 @@ macro_rules! answers {
     ($($test:ident: $($question:literal),+;)+) => {$(
         #[test]
         fn $test() {
-            let answers = [$(ask($question)),+].join("\n");
+            let answers = [$(simulate($question)),+].join("\n");
             insta::assert_snapshot!(stringify!($test), answers);
         }
     )+};
@@ -47,15 +46,15 @@ answers! {
         "--from 198.51.100.1 --to 203.0.113.10:80 --node node-2",
         "--from shop/web --to shop/gone:80",
         "--from shop/web --to 10.96.0.10:81";
-    an_explanation_is_json_too: "--from shop/web --to shop/api:80 --output json";
-    a_change_of_policies_shows_the_pairs_that_it_reaches:
+    an_explanation_as_json: "--from shop/web --to shop/api:80 --output json";
+    changed_policies_show_the_affected_pairs:
         "--what-if changes/ranges.yaml",
         "--without ClusterNetworkPolicy/lab-stays-out",
         "--without networkpolicy/shop/canary-closed --without ClusterNetworkPolicy/lab-stays-out",
         "--what-if changes/ranges.yaml --from shop/web --to shop/db:5433";
-    a_change_is_json_too: "--what-if changes/ranges.yaml --output json";
+    changes_as_json: "--what-if changes/ranges.yaml --output json";
     probes_are_answered: "--probes probes.json", "--probes probes.json --output json";
-    wrong_questions_are_told_what_is_wrong:
+    questions_that_cannot_be_answered_name_the_cause:
         "--from shop/wbe --to shop/db:80",
         "--from nope/web --to shop/db:80",
         "--from lab/done --to shop/db:80",
@@ -70,7 +69,7 @@ answers! {
         "--without NetworkPolicy/shop/nope",
         "--probes nope.json",
         "--probes cluster/cluster.yaml";
-    the_command_line_refuses_what_names_nothing:
+    malformed_arguments_are_refused:
         "",
         "--from shop/web",
         "--from shop/web --to shop/db",
@@ -80,12 +79,12 @@ answers! {
         "--without Deployment/shop/web";
 }
 
-/// The agents' configuration decides about external addresses; without one they are served, as by kube-proxy.
+/// The agents' configuration decides about external addresses. Without one they are served, as by kube-proxy.
 #[test]
-fn external_addresses_are_served_as_the_configuration_says() {
+fn external_addresses_are_served_if_the_configuration_enables_them() {
     let outside = "--from 198.51.100.1 --to 203.0.113.10:80 --node node-1 --output json";
     let answer = |question: &str| -> serde_json::Value {
-        let all = ask(question);
+        let all = simulate(question);
         let json = all
             .split_once('\n')
             .and_then(|(_, rest)| rest.rsplit_once("exit status 0"));

@@ -6,13 +6,13 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use heddle_config::FRAME_SIZE;
 use heddle_port::{Capture, Captured, HEADROOM, Packet};
 use heddle_wire::MacAddr;
 
-use super::ReplayError;
-use super::node::FRAME_SIZE;
+use super::error::ReplayError;
 
-/// The longest frame that a port takes: a chain of as many frames as a packet may have.
+/// The longest frame that a port receives, in bytes: a chain of as many frames as a packet may have.
 const LONGEST: usize = Packet::MAX_FRAMES as usize * (FRAME_SIZE - HEADROOM) as usize;
 
 /// `PORT=FILE` of the command line.
@@ -24,9 +24,9 @@ pub struct Input {
     pub file: PathBuf,
 }
 
-/// A text that is no [`Input`].
+/// A text that is not an [`Input`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?}: write PORT=FILE, as pod:shop/web=web.pcap or host=host.pcap")]
+#[error("{0:?} is not PORT=FILE: write pod:shop/web=web.pcap or host=host.pcap, for example")]
 pub struct InputError(String);
 
 impl FromStr for Input {
@@ -43,9 +43,11 @@ impl FromStr for Input {
     }
 }
 
+/// An opened capture.
 struct Opened {
     input: Input,
     capture: Capture<BufReader<File>>,
+    /// The number of frames taken so far.
     taken: u64,
 }
 
@@ -56,7 +58,7 @@ impl Inputs {
     /// Opens the captures.
     ///
     /// # Errors
-    /// One cannot be opened, or is none.
+    /// A file cannot be opened, or is not a capture.
     pub fn open(inputs: &[Input]) -> Result<Self, ReplayError> {
         let open = |input: &Input| {
             let file = File::open(&input.file).map_err(ReplayError::file(&input.file))?;
@@ -73,18 +75,18 @@ impl Inputs {
         inputs.iter().map(open).collect::<Result<_, _>>().map(Self)
     }
 
-    /// The ports, in the order of the command line.
+    /// Returns the names of the ports, in the order of the command line.
     pub fn ports(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|opened| opened.input.port.as_str())
     }
 
-    /// When the first frame of all comes.
+    /// Returns the time of the earliest frame.
     #[must_use]
     pub fn begin(&self) -> Option<Duration> {
         self.heads().map(|(_, head)| head.at).min()
     }
 
-    /// The source of the first frame that comes in at a port, if it is one that an interface can have.
+    /// Returns the source MAC of the first frame at a port, if it is an address that an interface can have.
     #[must_use]
     pub fn mac(&self, port: &str) -> Option<MacAddr> {
         let (_, first) = self
@@ -95,10 +97,11 @@ impl Inputs {
         (!mac.is_multicast() && mac != MacAddr::default()).then_some(mac)
     }
 
-    /// Takes the earliest frame, at equal times that of the earlier input. Says which input it was of.
+    /// Takes the earliest frame; of frames with equal times the one of the earlier input. Returns it with the input's
+    /// position.
     ///
     /// # Errors
-    /// A frame cannot be read, or is too long for any port.
+    /// A frame cannot be read, or is longer than the longest that a port receives.
     pub fn take(&mut self) -> Result<Option<(usize, Captured)>, ReplayError> {
         let heads = self.0.iter().enumerate();
         let earliest = heads
@@ -123,6 +126,7 @@ impl Inputs {
         }
     }
 
+    /// Returns the next frame of each capture that has one.
     fn heads(&self) -> impl Iterator<Item = (&Opened, &Captured)> {
         self.0
             .iter()
@@ -135,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_input_is_a_port_and_a_file() {
+    fn inputs_are_parsed_from_port_and_file() {
         let input: Input = "pod:shop/web=a=b.pcap".parse().unwrap();
         assert_eq!((input.port.as_str(), input.file), ("pod:shop/web", "a=b.pcap".into()));
         for text in ["", "host", "host=", "=a.pcap"] {

@@ -1,5 +1,5 @@
-//! The node: one worker over the compiled tables, a port in memory for each of its pods and for the host, and a capture for
-//! what leaves each.
+//! The node of a replay: one worker with the compiled tables, a port in memory for each pod and for the host, and a capture
+//! of the frames that leave each port.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,23 +16,22 @@ use heddle_port::{Captured, MemPort, PortId, Record, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
 use heddle_tables::{EndpointId, Snapshot, WorkerId};
 
-use super::ReplayError;
+use super::error::ReplayError;
 use super::input::Inputs;
 use super::report::{PortReport, Report};
 use crate::simulate::Rules;
 use crate::simulate::node_tables::node_config;
-use heddle_config::Config;
+use heddle_config::{Config, FRAME_SIZE};
 
-/// As the agent's.
-pub const FRAME_SIZE: u32 = 4096;
-/// A packet of the greatest length and what comes of it, and of fragments that have waited for each other.
+/// The number of frames in the pool, besides frames for held fragments: enough for a packet of maximum length and the packets
+/// that follow from it.
 const FRAMES: u32 = 16_384;
-/// The first frame's moment; times before it, as of an expiry, are times too.
+/// The worker's time at the first frame. It is not zero, so that earlier times, such as an expiry, can be expressed.
 const BEGIN: Millis = Millis(1_000_000);
-/// Chance and the keys of hashes begin here, so that the same input gives the same output. Any number would do.
+/// The seed of random choices and hash keys: a constant, so that the same input gives the same output. The value is arbitrary.
 const SEED: u64 = 0x6865_6464_6c65;
-/// The MTU of an uplink whose real MTU is unknown.
-const USUAL_MTU: u16 = 1500;
+/// The assumed MTU of the uplink, because manifests do not contain it.
+const UPLINK_MTU: u16 = 1500;
 
 /// The inputs for building a [`Node`].
 pub struct Shape<'a> {
@@ -42,19 +41,19 @@ pub struct Shape<'a> {
     pub name: &'a str,
     /// The part of the configuration that tables depend on.
     pub rules: &'a Rules,
-    /// The rest of it.
+    /// The whole configuration.
     pub config: &'a Config,
-    /// Where captures go.
+    /// The folder for captures.
     pub out: &'a Path,
 }
 
-/// A file that is made when something is written to it.
-struct Late {
+/// A file that is made at the first write, so that a port that sends nothing has no capture.
+struct LazyFile {
     path: PathBuf,
     file: Option<BufWriter<File>>,
 }
 
-impl Write for Late {
+impl Write for LazyFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let file = match &mut self.file {
             Some(file) => file,
@@ -68,30 +67,32 @@ impl Write for Late {
     }
 }
 
-struct PortOf {
+/// A port with the capture of the frames that leave it.
+struct NodePort {
     name: String,
     number: PortId,
     path: PathBuf,
-    record: Record<Late>,
+    record: Record<LazyFile>,
 }
 
-/// The node.
+/// A node with its worker and ports.
 pub struct Node {
     name: String,
     worker: Worker<MemPort>,
     handle: WorkerHandle<MemPort>,
     _publisher: Publisher<Snapshot>,
-    ports: Vec<PortOf>,
+    ports: Vec<NodePort>,
+    /// The time of the earliest captured frame.
     begin: Duration,
-    /// The captures' time, which does not go back.
+    /// The time of the latest captured frame so far.
     now: Duration,
 }
 
 impl Node {
-    /// The node, with its ports open.
+    /// Makes the node and opens its ports.
     ///
     /// # Errors
-    /// There is none of that name, an input names a port that it does not have, or old captures cannot be removed.
+    /// The manifests have no node of that name, a key of the configuration is out of bounds, or an old capture cannot be removed.
     pub fn new(shape: &Shape<'_>, inputs: &Inputs) -> Result<Self, ReplayError> {
         if shape.cluster.node(shape.name).is_none() {
             let known: Vec<&str> = shape.cluster.nodes().map(|node| node.name.as_ref()).collect();
@@ -100,15 +101,19 @@ impl Node {
                 known: known.join(", "),
             });
         }
+
+        // The tables, as the node's agent would compile them, and a flow table.
         let config = NodeConfig {
             local_mtu: u16::try_from(shape.config.pod_mtu).unwrap_or(u16::MAX),
-            uplink: UplinkMtu::new(USUAL_MTU, false),
+            uplink: UplinkMtu::new(UPLINK_MTU, false),
             ..node_config(shape.name, shape.rules)
         };
         let node_tables = NodeTables::new(shape.cluster, config, interfaces(shape, inputs));
         let (fragments, timeouts) = (shape.config.fragments.check()?, shape.config.timeouts.check()?);
         let shared = SharedPool::heap(FRAMES + u32::from(fragments.held_frames), FRAME_SIZE);
         let (publisher, mut readers) = publish::channel(Arc::clone(node_tables.snapshot()), 1);
+
+        // One worker: no other threads, no hand-over.
         let setup = |what: &str| ReplayError::Setup(what.to_owned());
         let ends = mesh(1, 1).map_err(|e| ReplayError::Setup(e.to_string()))?.pop();
         let last = node_tables.attached().map(|(_, no)| no.0).max().unwrap_or_default();
@@ -131,10 +136,12 @@ impl Node {
         let (mut worker, handle) = Worker::new(
             config,
             WorkerPool::new(WorkerId(0), shared.clone()),
-            readers.pop().ok_or_else(|| setup("no reader of the tables"))?,
+            readers.pop().ok_or_else(|| setup("there is no reader of the tables"))?,
             Arc::new(flows),
-            ends.ok_or_else(|| setup("no lanes"))?,
+            ends.ok_or_else(|| setup("there are no hand-over queues"))?,
         );
+
+        // The ports. A capture of an earlier run is removed, because a port that sends nothing writes none.
         let mut ports = Vec::new();
         let pods = node_tables.attached().map(|(key, no)| {
             let (name, file) = pod_names(key);
@@ -148,17 +155,19 @@ impl Node {
                 _ => {}
             }
             let (port, wire) = MemPort::new(number, shared.store());
-            let added = handle.add_port(port, role).map_err(|_| setup("no worker"))?;
+            let added = handle
+                .add_port(port, role)
+                .map_err(|_| setup("the worker does not accept ports"))?;
             worker.turn(BEGIN);
             match added.recv() {
                 Ok(Ok(())) => {}
-                _ => return Err(setup(&format!("port {name} was not taken"))),
+                _ => return Err(setup(&format!("the worker did not add port {name}"))),
             }
-            let file = Late {
+            let file = LazyFile {
                 path: path.clone(),
                 file: None,
             };
-            ports.push(PortOf {
+            ports.push(NodePort {
                 name,
                 number,
                 path,
@@ -177,10 +186,10 @@ impl Node {
         })
     }
 
-    /// The place of a port.
+    /// Returns the position of a port.
     ///
     /// # Errors
-    /// There is no such port.
+    /// The node has no such port.
     pub fn find(&self, name: &str) -> Result<usize, ReplayError> {
         if name == UPLINK {
             return Err(ReplayError::Uplink);
@@ -198,10 +207,10 @@ impl Node {
         })
     }
 
-    /// A frame comes in at a port.
+    /// Receives a frame at a port, and processes it.
     ///
     /// # Errors
-    /// What leaves cannot be written down.
+    /// Frames that leave cannot be written to their capture.
     pub fn receive(&mut self, at: usize, captured: &Captured) -> Result<(), ReplayError> {
         if let Some(port) = self.ports.get(at) {
             port.record.wire().push(&captured.frame);
@@ -210,15 +219,16 @@ impl Node {
         self.turn()
     }
 
-    /// Time passes and nothing comes in.
+    /// Advances the time without receiving a frame.
     ///
     /// # Errors
-    /// What leaves cannot be written down.
+    /// Frames that leave cannot be written to their capture.
     pub fn wait(&mut self, time: Duration) -> Result<(), ReplayError> {
         self.now += time;
         self.turn()
     }
 
+    /// Runs the worker until it finds nothing more to do, and writes the frames that left.
     fn turn(&mut self) -> Result<(), ReplayError> {
         let passed = self.now.saturating_sub(self.begin).as_millis();
         let now = BEGIN.plus(u64::try_from(passed).unwrap_or(u64::MAX));
@@ -232,10 +242,10 @@ impl Node {
         Ok(())
     }
 
-    /// Ends the run and its captures.
+    /// Finishes the captures.
     ///
     /// # Errors
-    /// They cannot be written to their end.
+    /// A capture cannot be written to its end.
     pub fn finish(self) -> Result<(), ReplayError> {
         self.ports.into_iter().try_for_each(|port| {
             port.record.finish().map_err(|source| ReplayError::Capture {
@@ -249,23 +259,23 @@ impl Node {
     #[must_use]
     pub fn report(&self) -> Report {
         let counters = self.handle.counters();
-        let counted = |port: &PortOf| PortReport::from(&counters.port_totals(port.number));
+        let counted = |port: &NodePort| PortReport::from(&counters.port_totals(port.number));
         let mut ports: BTreeMap<String, PortReport> = self
             .ports
             .iter()
             .map(|port| (port.name.clone(), counted(port)))
             .collect();
-        // There is none yet: what leaves for the outside does so by the host port.
+        // There is no uplink port yet: traffic to the outside leaves by the host port.
         ports.insert(UPLINK.to_owned(), PortReport::default());
         Report { ports }
     }
 }
 
-/// Pods' numbers begin above it.
+/// The host's port number; pods have higher ones.
 const HOST: PortId = PortId(EndpointId::HOST.0);
 const UPLINK: &str = "uplink";
 
-/// A pod's port and the name of its capture.
+/// Returns the name of a pod's port and the name of its capture.
 fn pod_names(key: &ObjectKey) -> (String, String) {
     let ObjectKey { namespace, name } = key;
     (
@@ -274,6 +284,7 @@ fn pod_names(key: &ObjectKey) -> (String, String) {
     )
 }
 
+/// Returns the interfaces' MAC addresses, as far as the captures show them.
 fn interfaces(shape: &Shape<'_>, inputs: &Inputs) -> Interfaces {
     let pods = shape.cluster.pods_on(shape.name);
     Interfaces {

@@ -8,22 +8,22 @@ use serde::Serialize;
 /// The counters of each port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// By the port's name.
+    /// The counters by port name.
     pub ports: BTreeMap<String, PortReport>,
 }
 
-/// The counters of a port. `received = forwarded + answered + absorbed + all dropped`.
+/// The counters of a port. `received` is the sum of `forwarded`, `answered`, `absorbed` and all of `dropped`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct PortReport {
-    /// Frames that came in.
+    /// Received frames.
     pub received: u64,
     /// Received frames that left by any port.
     pub forwarded: u64,
     /// Received frames that heddle answered itself (local replies).
     pub answered: u64,
-    /// Received frames that were addressed to heddle.
+    /// Received frames that need no answer.
     pub absorbed: u64,
-    /// Dropped frames, by reason.
+    /// Dropped frames by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Frames that left by this port.
     pub sent: u64,

@@ -6,39 +6,10 @@ use std::sync::Arc;
 use heddle_compile::{Interfaces, NodeTables};
 use heddle_model::{Changes, Cluster, Event, ObjectRef};
 use heddle_source::decode::{Decoded, decode};
-use ipnet::IpNet;
 use serde_json::Value;
 
 use super::node_tables::node_config;
-use heddle_config::Config;
-
-/// The keys of the agents' configuration that affect verdicts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// `externalIPs`: serves the externalIPs of Services.
-    pub external_ips: bool,
-    /// `serviceCIDRs`: the ranges of Service addresses; empty: the ranges of the ServiceCIDR objects.
-    pub service_cidrs: Vec<IpNet>,
-}
-
-impl Default for Rules {
-    /// As kube-proxy: external addresses are served. The agent serves them only if its configuration enables it.
-    fn default() -> Self {
-        Self {
-            external_ips: true,
-            service_cidrs: Vec::new(),
-        }
-    }
-}
-
-impl From<&Config> for Rules {
-    fn from(config: &Config) -> Self {
-        Self {
-            external_ips: config.external_ips,
-            service_cidrs: config.service_cidrs.clone(),
-        }
-    }
-}
+use super::rules::Rules;
 
 /// A cluster with the tables of its nodes. The tables of a node are compiled at their first use and then follow changes.
 #[derive(Debug, Default)]
@@ -59,7 +30,7 @@ impl ClusterTables {
 
     /// Returns tables of an empty cluster, with these rules.
     #[must_use]
-    pub fn by(rules: Rules) -> Self {
+    pub fn with_rules(rules: Rules) -> Self {
         Self {
             rules,
             ..Self::default()
@@ -71,8 +42,8 @@ impl ClusterTables {
         self.pending.extend(self.cluster.apply(event));
     }
 
-    /// Takes an object in this version, as the Kubernetes API has it. One that is refused is a rejection of the
-    /// cluster; kinds that heddle does not read are left out.
+    /// Adds or replaces an object in the form of the Kubernetes API. An object that is refused becomes a rejection of the
+    /// cluster; kinds that heddle does not read are ignored.
     pub fn apply(&mut self, origin: &Arc<str>, object: &Value) {
         match decode(object) {
             Ok(Decoded::Object(object)) => self.take(Event::Upsert {
@@ -89,7 +60,7 @@ impl ClusterTables {
         self.take(Event::Delete(object));
     }
 
-    /// The objects.
+    /// Returns the objects.
     #[must_use]
     pub const fn cluster(&self) -> &Cluster {
         &self.cluster

@@ -1,4 +1,4 @@
-//! The ends of a connection as people write them: `NAMESPACE/NAME`, a node, an address; and the port behind a colon.
+//! The ends of a connection as people write them: `NAMESPACE/NAME`, a node or an address, with the port after a colon.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use heddle_model::ObjectKey;
 
 use super::probe::Transport;
 
-/// An end.
+/// An end of a connection, by name or address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NamedEnd {
     /// `NAMESPACE/NAME`: a pod, or else a Service.
@@ -28,9 +28,9 @@ pub enum NamedEnd {
 pub enum Port {
     /// A number from 1.
     Number(u16),
-    /// The name that a Service or a pod gives it.
+    /// The name of a port of the Service or pod.
     Name(String),
-    /// None: an echo request is asked about.
+    /// No port, but an echo request.
     Echo,
 }
 
@@ -45,22 +45,22 @@ pub struct Destination {
     pub transport: Option<Transport>,
 }
 
-/// A text that names no end.
+/// A text that is not an end or a destination.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EndSyntaxError {
-    /// Neither of the forms.
+    /// The text has none of the forms of an end.
     #[error(
-        "{0:?} names no end: write NAMESPACE/NAME, pod/NAMESPACE/NAME, service/NAMESPACE/NAME, a node or an address"
+        "{0:?} is not an end of a connection: write NAMESPACE/NAME, pod/NAMESPACE/NAME, service/NAMESPACE/NAME, a node or an address"
     )]
     End(String),
-    /// No port follows.
+    /// The port is missing.
     #[error("{0:?} has no port: write {0}:PORT[/PROTOCOL], or {0}:icmp for an echo request ([ADDRESS]:PORT for IPv6)")]
     NoPort(String),
-    /// The port is none.
-    #[error("{0:?} is no port: write a number from 1 to 65535, a port's name, or icmp")]
+    /// The port is not valid.
+    #[error("{0:?} is not a port: write a number from 1 to 65535, a port's name, or icmp")]
     Port(String),
-    /// The protocol is none with ports.
-    #[error("{0:?} is no protocol with ports: use tcp, udp or sctp")]
+    /// The protocol has no ports, or does not exist.
+    #[error("{0:?} is not a protocol with ports: use tcp, udp or sctp")]
     Transport(String),
 }
 
@@ -124,14 +124,14 @@ impl FromStr for Destination {
         };
         Ok(Self {
             end,
-            port: port_of(port)?,
+            port: parse_port(port)?,
             transport,
         })
     }
 }
 
-/// RFC 6335 section 5.1: names have letters, digits and hyphens, at least one of them a letter.
-fn port_of(text: &str) -> Result<Port, EndSyntaxError> {
+/// Parses a port. Names have letters, digits and hyphens, at least one letter (RFC 6335 section 5.1).
+fn parse_port(text: &str) -> Result<Port, EndSyntaxError> {
     let wrong = || EndSyntaxError::Port(text.to_owned());
     if text.bytes().all(|b| b.is_ascii_digit()) {
         let number = text.parse().ok().filter(|number| *number > 0);
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ends_are_read_as_people_write_them() {
+    fn ends_are_parsed_in_all_forms() {
         let read = |text: &str| text.parse::<NamedEnd>();
         let key = || ObjectKey::new("shop", "web");
         assert_eq!(read("shop/web"), Ok(NamedEnd::Either(key())));
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn destinations_have_a_port_behind_the_last_colon() {
+    fn destinations_have_a_port_after_the_last_colon() {
         let read = |text: &str| {
             text.parse::<Destination>()
                 .map(|goal| (goal.end.to_string(), goal.port, goal.transport))

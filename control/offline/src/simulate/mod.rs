@@ -6,21 +6,28 @@
 //! - [`cluster_tables`]: the objects, and the compiled tables ([`node_tables`]) of each node that a connection enters.
 //! - [`probe`]: a question and its answer, as JSON; [`resolve`]: its ends as addresses.
 //! - [`path`]: the path of one connection through the nodes.
-//! - [`end_syntax`] and [`explain`]: the same for people, with the policies that select either side.
-//! - [`what_if`]: the pairs of pods that other objects would change.
+//! - [`end_syntax`]: ends as people write them; [`explain`]: one connection explained, with the policies that select either
+//!   side.
+//! - [`what_if`]: the pairs of pods whose traffic other objects would change.
 //! - [`request`]: a request and its outcome, from files.
 
 pub mod cluster_tables;
 pub mod end_syntax;
 pub mod explain;
+mod explain_error;
+mod named_object;
 pub mod node_tables;
 pub mod path;
 mod policy_selection;
 pub mod probe;
 pub mod request;
 pub mod resolve;
+mod rules;
 pub mod what_if;
 
-pub use cluster_tables::{ClusterTables, Rules};
+pub use cluster_tables::ClusterTables;
+pub use explain::Explanation;
+pub use explain_error::ExplainError;
 pub use probe::{Answer, End, Probe, ProbeError, Verdict};
-pub use request::{Outcome, Question, Request, SimulateError, run};
+pub use request::{Outcome, Question, SimulateError, SimulateRequest, run};
+pub use rules::Rules;

@@ -6,9 +6,9 @@ use heddle_tables::{Masquerade, Prefix};
 use heddle_wire::Ip;
 use ipnet::IpNet;
 
-use super::cluster_tables::Rules;
+use super::rules::Rules;
 
-/// Returns the configuration of a node's compiler, as far as the agent's configuration decides about connections.
+/// Returns the configuration of a node's compiler, with the keys of the agent's configuration that affect connections.
 #[must_use]
 pub fn node_config(node: &str, rules: &Rules) -> NodeConfig {
     let ports = Config::default().reserved_ports;

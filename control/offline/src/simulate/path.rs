@@ -1,4 +1,4 @@
-//! The path of one connection: egress policy and Service at the node where it enters, ingress policy at the destination's.
+//! The path of one connection: egress policy and Service at the entry node, ingress policy at the destination's node.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub const SOURCE_PORT: u16 = 49_152;
 /// Answers a probe. `node` is the entry node for probes that name none.
 ///
 /// # Errors
-/// An end is not known, or nothing says where the packet enters.
+/// An end does not exist, or the entry node is not given and cannot be derived.
 pub fn ask(tables: &mut ClusterTables, probe: &Probe, node: Option<&str>) -> Result<Answer, ProbeError> {
     let asked = resolve(tables.cluster(), probe, node)?;
     let service = Service::at(tables, &asked);
@@ -28,8 +28,8 @@ pub fn ask(tables: &mut ClusterTables, probe: &Probe, node: Option<&str>) -> Res
     Ok(Answer {
         id: probe.id.clone(),
         verdict: path.verdict,
-        policy: path.why(),
-        backends: service.iter().flat_map(Service::answering).collect(),
+        policy: path.explanation(),
+        backends: service.iter().flat_map(Service::backend_texts).collect(),
         masquerade: path.masquerade,
     })
 }
@@ -39,12 +39,12 @@ pub fn ask(tables: &mut ClusterTables, probe: &Probe, node: Option<&str>) -> Res
 pub(super) struct Service {
     /// The frontend.
     pub(super) frontend: Arc<Frontend>,
-    /// Who asks.
+    /// The client's class.
     pub(super) client: Client,
 }
 
 impl Service {
-    /// The Service that a connection reaches, if its destination is one.
+    /// Returns the Service at the destination of a connection, if there is one.
     pub(super) fn at(tables: &mut ClusterTables, asked: &ResolvedProbe) -> Option<Self> {
         let snapshot = tables.node_tables(&asked.entry).snapshot();
         match snapshot.frontend(Ip::from(asked.to), asked.proto, asked.port) {
@@ -56,7 +56,7 @@ impl Service {
         }
     }
 
-    /// Where this client may be sent.
+    /// Returns the backends to which this client may be sent.
     pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
         let masquerade = self.frontend.masquerades(self.client);
         let all = self.frontend.backends_for(self.client).list().iter();
@@ -69,8 +69,8 @@ impl Service {
         })
     }
 
-    /// The same as the answer spells it: sorted by text.
-    fn answering(&self) -> Vec<String> {
+    /// Returns the backends in the form of the answer, sorted by text.
+    fn backend_texts(&self) -> Vec<String> {
         let all = self.targets();
         let mut all: Vec<String> = all
             .map(|target| SocketAddr::new(target.dst.to_std(), target.dport).to_string())
@@ -83,11 +83,11 @@ impl Service {
 /// The verdict of policy on one side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PolicyAnswer {
-    /// The side.
+    /// The side: egress of the source or ingress of the destination.
     pub(super) direction: Direction,
-    /// The node.
+    /// The node that evaluated it.
     pub(super) node: String,
-    /// Policy allows the connection.
+    /// True if policy allows the connection.
     pub(super) allowed: bool,
     /// The rule that decided; [`RuleId::NO_POLICY`] has no text.
     pub(super) rule: Option<String>,
@@ -96,81 +96,83 @@ pub(super) struct PolicyAnswer {
 /// The outcome of a connection on one path.
 #[derive(Clone, Debug)]
 pub(super) struct Path {
-    /// How it ended.
+    /// The verdict.
     pub(super) verdict: Verdict,
-    /// The source is masqueraded.
+    /// True if the source is masqueraded.
     pub(super) masquerade: bool,
     /// The verdicts of policy, in the order of evaluation.
-    pub(super) judged: Vec<PolicyAnswer>,
+    pub(super) policy: Vec<PolicyAnswer>,
     /// The reason, if no policy decided.
-    pub(super) note: Option<String>,
+    pub(super) reason: Option<String>,
 }
 
 impl Path {
     /// Returns the deciding rules or the reason, as text.
-    pub(super) fn why(&self) -> String {
-        if let Some(denied) = self.judged.iter().find(|judged| !judged.allowed) {
+    pub(super) fn explanation(&self) -> String {
+        if let Some(denied) = self.policy.iter().find(|answer| !answer.allowed) {
             return denied.rule.clone().unwrap_or_default();
         }
-        let mut reasons: Vec<&str> = Vec::new();
-        for rule in self.judged.iter().filter_map(|judged| judged.rule.as_deref()) {
-            if !reasons.contains(&rule) {
-                reasons.push(rule);
+        let mut rules: Vec<&str> = Vec::new();
+        for rule in self.policy.iter().filter_map(|answer| answer.rule.as_deref()) {
+            if !rules.contains(&rule) {
+                rules.push(rule);
             }
         }
-        match (&self.note, &reasons[..]) {
-            (Some(note), []) => note.clone(),
+        match (&self.reason, &rules[..]) {
+            (Some(reason), []) => reason.clone(),
             (None, []) => "no policy forbids it".to_owned(),
-            (Some(note), reasons) if self.verdict == Verdict::Allow => format!("{}; {note}", reasons.join("; ")),
-            (Some(note), _) => note.clone(),
-            (None, reasons) => reasons.join("; "),
+            (Some(reason), rules) if self.verdict == Verdict::Allow => format!("{}; {reason}", rules.join("; ")),
+            (Some(reason), _) => reason.clone(),
+            (None, rules) => rules.join("; "),
         }
     }
 
-    fn judge(&mut self, snapshot: &Snapshot, direction: Direction, rule: RuleId, allowed: bool) {
-        self.judged.push(PolicyAnswer {
+    /// Adds a verdict of policy.
+    fn add_policy(&mut self, snapshot: &Snapshot, direction: Direction, rule: RuleId, allowed: bool) {
+        self.policy.push(PolicyAnswer {
             direction,
             node: snapshot.node().name.to_string(),
             allowed,
-            rule: (rule != RuleId::NO_POLICY).then(|| name(snapshot, rule)),
+            rule: (rule != RuleId::NO_POLICY).then(|| rule_text(snapshot, rule)),
         });
     }
 
-    fn ends(&mut self, verdict: Verdict, note: impl Into<String>) {
+    /// Sets a verdict that is not policy's.
+    fn set_verdict(&mut self, verdict: Verdict, reason: impl Into<String>) {
         self.verdict = verdict;
-        self.note = Some(note.into());
+        self.reason = Some(reason.into());
     }
 }
 
 /// Returns the text of a rule id.
-fn name(snapshot: &Snapshot, rule: RuleId) -> String {
+fn rule_text(snapshot: &Snapshot, rule: RuleId) -> String {
     match snapshot.provenance(rule) {
         Some(reason) => reason.to_string(),
         None => format!("rule {}", rule.0),
     }
 }
 
-/// Follows the connection from node to node; `via`: to that endpoint of its Service, instead of the one that is chosen.
+/// Follows the connection from node to node. `via` replaces the backend that the Service would choose.
 pub(super) fn walk(tables: &mut ClusterTables, asked: &ResolvedProbe, via: Option<Target>) -> Path {
     let mut path = Path {
         verdict: Verdict::Allow,
         masquerade: false,
-        judged: Vec::new(),
-        note: None,
+        policy: Vec::new(),
+        reason: None,
     };
-    let knocks = Step {
+    let entry = Step {
         node: asked.entry.clone(),
         to: asked.to,
         port: asked.port,
     };
-    if let Some(next) = step(tables, asked, &knocks, via, &mut path) {
-        // The destination's node has the last word on what it takes in.
+    if let Some(next) = step(tables, asked, &entry, via, &mut path) {
+        // The destination's node evaluates the ingress policy of its pod.
         step(tables, asked, &next, None, &mut path);
     }
     path
 }
 
-/// A node to be asked about a destination.
+/// A node on the path, and the destination of the packet that reaches it.
 struct Step {
     node: String,
     to: IpAddr,
@@ -187,16 +189,20 @@ fn step(
 ) -> Option<Step> {
     let snapshot = tables.node_tables(&at.node).snapshot();
     let query = query(snapshot, asked, at.to, at.port, SOURCE_PORT);
+    // Traffic that never leaves a pod or a node, and traffic that only the kernel routes, meets no policy.
     let is_itself = asked.from == at.to && (query.origin != Origin::HOST || !is_a_service(snapshot, &query));
     if is_itself {
-        // It never leaves the pod, or the node.
-        path.note = Some(heddle_tables::Provenance::Itself.to_string());
+        path.reason = Some(heddle_tables::Provenance::Itself.to_string());
         return None;
     }
-    if query.origin == Origin::HOST && is_the_kernels(snapshot, &query) {
-        path.note = Some("what a node sends elsewhere is not judged there".to_owned());
+    if query.origin == Origin::HOST && is_routed_by_kernel(snapshot, &query) {
+        path.reason = Some(
+            "traffic that a node sends to another node or outside is not subject to policy at that node".to_owned(),
+        );
         return next(tables.cluster(), &at.node, at.to, at.port);
     }
+
+    // The decision of the workers.
     let aimed = via.or_else(|| (!is_a_service(snapshot, &query)).then(|| Target::direct(query.tuple.dst, at.port)));
     let decision = match via {
         Some(target) => match judge(snapshot, &query, target) {
@@ -207,26 +213,26 @@ fn step(
     };
     match decision {
         Decision::Pass(passage) => {
-            passes(snapshot, &passage, path);
+            add_allowed(snapshot, &passage, path);
             let target = passage.target;
             next(tables.cluster(), &at.node, target.dst.to_std(), target.dport)
         }
         Decision::Gateway => {
-            path.note = Some("the gateway is heddle itself".to_owned());
+            path.reason = Some("heddle itself answers at the gateway's address".to_owned());
             None
         }
         Decision::Reject => {
-            path.ends(Verdict::Reject, rejected(snapshot, &query));
+            path.set_verdict(Verdict::Reject, reject_reason(snapshot, &query));
             None
         }
         Decision::Drop(denial) => {
-            drops(snapshot, &query, aimed, denial, path);
+            add_denied(snapshot, &query, aimed, denial, path);
             None
         }
     }
 }
 
-/// The first packet of a connection as it reaches a node.
+/// Returns the first packet of a connection as it reaches a node.
 pub(super) fn query(snapshot: &Snapshot, asked: &ResolvedProbe, to: IpAddr, port: u16, source_port: u16) -> Query {
     let src = Ip::from(asked.from);
     Query {
@@ -244,28 +250,29 @@ pub(super) fn query(snapshot: &Snapshot, asked: &ResolvedProbe, to: IpAddr, port
     }
 }
 
-fn passes(snapshot: &Snapshot, passage: &Allowed, path: &mut Path) {
+/// Adds the verdicts of policy for an allowed connection.
+fn add_allowed(snapshot: &Snapshot, passage: &Allowed, path: &mut Path) {
     path.masquerade |= passage.is_masqueraded();
     if passage.from.is_pod() {
-        path.judge(snapshot, Direction::Egress, passage.egress_rule, true);
+        path.add_policy(snapshot, Direction::Egress, passage.egress_rule, true);
     }
     if passage.to().is_pod() {
-        path.judge(snapshot, Direction::Ingress, passage.ingress_rule, true);
+        path.add_policy(snapshot, Direction::Ingress, passage.ingress_rule, true);
     }
 }
 
-/// `aimed`: where it was to go, where that is known.
-fn drops(snapshot: &Snapshot, query: &Query, aimed: Option<Target>, denial: Denial, path: &mut Path) {
+/// Adds the reason of a drop. `aimed` is the destination after translation, if it is known.
+fn add_denied(snapshot: &Snapshot, query: &Query, aimed: Option<Target>, denial: Denial, path: &mut Path) {
     path.verdict = Verdict::Deny;
     let direction = match denial.reason {
         DropReason::PolicyDeniedEgress => Direction::Egress,
         DropReason::PolicyDeniedIngress => Direction::Ingress,
         other => {
-            path.note = Some(other.as_str().to_owned());
+            path.reason = Some(other.as_str().to_owned());
             return;
         }
     };
-    // The denial does not tell what let it out of its source before.
+    // The denial at the ingress contains nothing about the egress before it, so that is evaluated again.
     if direction == Direction::Ingress
         && let (Some(pod), Some(target)) = (query.origin.as_pod().and_then(|no| snapshot.endpoint(no)), aimed)
         && let PolicyVerdict::Allow(rule) = pod.judge(
@@ -275,9 +282,9 @@ fn drops(snapshot: &Snapshot, query: &Query, aimed: Option<Target>, denial: Deni
             target.dport,
         )
     {
-        path.judge(snapshot, Direction::Egress, rule, true);
+        path.add_policy(snapshot, Direction::Egress, rule, true);
     }
-    path.judge(snapshot, direction, denial.rule, false);
+    path.add_policy(snapshot, direction, denial.rule, false);
 }
 
 fn is_a_service(snapshot: &Snapshot, query: &Query) -> bool {
@@ -285,9 +292,9 @@ fn is_a_service(snapshot: &Snapshot, query: &Query) -> bool {
     snapshot.frontend(t.dst, query.proto, t.dport) != ServiceLookup::NotAService
 }
 
-/// Returns true if a packet that no pod of the node sent is for no pod of the node and no Service either: there is nothing to
-/// judge here. Whether it reaches another node is the kernel's routing.
-pub(super) fn is_the_kernels(snapshot: &Snapshot, query: &Query) -> bool {
+/// Returns true if a packet that no pod of the node sent is for no pod of the node and no Service. No policy applies to it
+/// there, and the kernel routes it.
+pub(super) fn is_routed_by_kernel(snapshot: &Snapshot, query: &Query) -> bool {
     let dst = query.tuple.dst;
     let elsewhere = matches!(
         snapshot.address(dst).place,
@@ -296,7 +303,7 @@ pub(super) fn is_the_kernels(snapshot: &Snapshot, query: &Query) -> bool {
     elsewhere && !is_a_service(snapshot, query) && !snapshot.node().in_service_range(dst)
 }
 
-/// The node of the pod that has an address, if that is another one.
+/// Returns the node of the pod that has an address, if that is another node.
 fn next(cluster: &Cluster, node: &str, to: IpAddr, port: u16) -> Option<Step> {
     let there = cluster.pod_at(to)?.node.as_deref().filter(|there| *there != node)?;
     Some(Step {
@@ -306,7 +313,8 @@ fn next(cluster: &Cluster, node: &str, to: IpAddr, port: u16) -> Option<Step> {
     })
 }
 
-fn rejected(snapshot: &Snapshot, query: &Query) -> String {
+/// Returns the reason why a Service rejects a connection.
+fn reject_reason(snapshot: &Snapshot, query: &Query) -> String {
     match snapshot.frontend(query.tuple.dst, query.proto, query.tuple.dport) {
         ServiceLookup::Frontend(frontend) => format!("Service {} has no endpoints", frontend.name),
         _ => "a Service has this address, but not this port and protocol".to_owned(),

@@ -1,21 +1,21 @@
-//! Which policies select a pod for a direction, in the order in which they are asked.
+//! The policies that select a pod for a direction, in the order of evaluation.
 
 use heddle_model::{Cluster, ClusterNetworkPolicy, NetworkPolicy, Pod, Tier};
 use heddle_tables::Direction;
 
-/// A policy that selects a pod.
+/// A policy that selects a pod, ordered by its turn.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Selecting {
-    /// Policies of the Admin tier are evaluated first, then network policies, then policies of the Baseline tier.
+    /// The position in the order of evaluation: Admin tier by priority, then network policies, then Baseline tier.
     turn: (u8, u16),
     /// The policy by kind and name.
     pub(super) text: String,
 }
 
-/// The policies that select a pod for a direction.
+/// Returns the policies that select a pod for a direction, in the order of evaluation.
 pub(super) fn selecting(cluster: &Cluster, pod: &Pod, direction: Direction) -> impl Iterator<Item = Selecting> + use<> {
     let mut all: Vec<Selecting> = Vec::new();
-    // Pods of the node's network are the node to policy.
+    // Policies do not select pods of the host's network.
     if !pod.own_ips().is_empty() {
         let network = cluster.policies_in(&pod.key.namespace);
         all.extend(network.filter_map(|policy| of_network(policy, pod, direction)));

@@ -1,9 +1,10 @@
-//! A question and its answer, in the words of the probes' file.
+//! A probe and its answer, in the format of the probes' file.
 
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use heddle_model::Protocol;
 use heddle_wire::Proto;
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(untagged)]
 pub enum End {
-    /// A pod: its first address, or the one of a family.
+    /// A pod, by its first address or by the first address of a family.
     Pod {
         /// `namespace/name`
         pod: String,
@@ -19,15 +20,15 @@ pub enum End {
         #[serde(default)]
         family: Option<u8>,
     },
-    /// A node: its first internal address, or the one of a family.
+    /// A node, by its first internal address or by the first internal address of a family.
     Node {
-        /// Its name.
+        /// The node's name.
         node: String,
         /// 4 or 6
         #[serde(default)]
         family: Option<u8>,
     },
-    /// Any address.
+    /// An address.
     Ip {
         /// The address.
         ip: IpAddr,
@@ -65,7 +66,7 @@ pub enum Transport {
 }
 
 impl Transport {
-    /// IANA's number.
+    /// Returns the protocol number (IANA).
     #[must_use]
     pub const fn proto(self) -> Proto {
         match self {
@@ -77,7 +78,7 @@ impl Transport {
         }
     }
 
-    /// As a probe spells it.
+    /// Returns the name in probes.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -96,6 +97,16 @@ impl Transport {
     }
 }
 
+impl From<Protocol> for Transport {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Tcp => Self::Tcp,
+            Protocol::Udp => Self::Udp,
+            Protocol::Sctp => Self::Sctp,
+        }
+    }
+}
+
 impl FromStr for Transport {
     type Err = UnknownTransport;
 
@@ -106,26 +117,26 @@ impl FromStr for Transport {
     }
 }
 
-/// A protocol that is none of [`Transport`].
+/// A text that is not the name of a [`Transport`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown protocol {0:?}: use tcp, udp, sctp, icmp or icmpv6")]
 pub struct UnknownTransport(String);
 
-/// The first packet of a new connection.
+/// A question about the first packet of a new connection.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Probe {
-    /// Comes back in the answer.
+    /// An identifier, which the answer repeats.
     pub id: String,
-    /// From where.
+    /// The source.
     pub src: End,
-    /// To where; a Service by the address of its frontend.
+    /// The destination; for a Service, the address of its frontend.
     pub dst: End,
     /// The protocol.
     pub protocol: Transport,
-    /// The port at the destination; none for ICMP.
+    /// The destination port; none for ICMP.
     #[serde(default)]
     pub port: Option<u16>,
-    /// The node at which the packet enters, if not the source pod's, or else the destination pod's.
+    /// The node where the packet enters. Default: the source pod's node, or else the destination pod's.
     #[serde(default)]
     pub node: Option<String>,
 }
@@ -138,12 +149,12 @@ pub enum Verdict {
     Allow,
     /// It is dropped without an answer.
     Deny,
-    /// It is answered at once: a TCP reset, or an ICMP unreachable for the others.
+    /// It is answered at once: with a TCP reset, or with ICMP unreachable for other protocols.
     Reject,
 }
 
 impl Verdict {
-    /// In a word.
+    /// Returns the verdict in one word.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -157,45 +168,45 @@ impl Verdict {
 /// The answer to a probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// The probe's.
+    /// The probe's identifier.
     pub id: String,
     /// The verdict.
     pub verdict: Verdict,
     /// The policies or the reason that decided.
     pub policy: String,
-    /// Where a Service may send it, sorted; empty where none does.
+    /// The backends to which the Service may send it, sorted; empty if the destination is not a Service.
     pub backends: Vec<String>,
-    /// The source address is masqueraded.
+    /// True if the source address is masqueraded.
     pub masquerade: bool,
 }
 
 /// A probe that cannot be answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
-    /// There is no such pod.
+    /// The pod does not exist.
     #[error("there is no pod {0:?} with an address of its own: write NAMESPACE/NAME of a running one")]
     NoPod(String),
-    /// There is no such node.
+    /// The node does not exist.
     #[error("there is no node {0:?} with an internal address")]
     NoNode(String),
-    /// It has no address of that family.
+    /// The end has no address of that family.
     #[error("{0} has no IPv{1} address")]
     NoFamily(End, u8),
     /// The ends are of different families.
-    #[error("{from} is of another family than {to}: give \"family\" 4 or 6")]
+    #[error("{from} and {to} are of different families: set \"family\" of the ends to 4 or 6")]
     Mixed {
         /// The source.
         from: IpAddr,
         /// The destination.
         to: IpAddr,
     },
-    /// Nothing says where the packet enters.
-    #[error("neither end is a pod, so a node must be named at which the packet enters (\"node\", or --node)")]
+    /// The node where the packet enters is not given.
+    #[error("neither end is a pod: name the node where the packet enters (\"node\", or --node)")]
     NoEntry,
-    /// The node at which the packet is to enter is not known.
-    #[error("there is no node {0:?} at which the packet could enter")]
+    /// The given entry node does not exist.
+    #[error("there is no node {0:?} where the packet could enter")]
     NoEntryNode(String),
-    /// TCP, UDP and SCTP have ports.
+    /// The port is missing or 0.
     #[error("{} needs a port from 1 to 65535", .0.as_str())]
     NoPort(Transport),
 }

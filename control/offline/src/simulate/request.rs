@@ -1,4 +1,4 @@
-//! A request of `heddle simulate` and its outcome: reads the files, compiles the tables, answers.
+//! Requests of `heddle simulate` and their outcomes: reads the files, compiles the tables and answers.
 
 use std::fs;
 use std::io;
@@ -12,14 +12,16 @@ use heddle_source::decode::Decoded;
 use heddle_source::{folder, manifest};
 use serde::Serialize;
 
-use super::cluster_tables::{ClusterTables, Rules};
+use super::cluster_tables::ClusterTables;
 use super::end_syntax::{Destination, NamedEnd};
-use super::explain::{ExplainError, Explanation, explain};
+use super::explain::{Explanation, explain};
+use super::explain_error::ExplainError;
 use super::path;
 use super::probe::{Answer, Probe, ProbeError};
+use super::rules::Rules;
 use super::what_if::{self, Difference};
 
-/// Why `heddle simulate` does not answer.
+/// A request that cannot be answered.
 #[derive(Debug, thiserror::Error)]
 pub enum SimulateError {
     /// The agents' configuration cannot be used.
@@ -33,27 +35,27 @@ pub enum SimulateError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
-    /// The file of probes is not what it should be.
-    #[error("{path:?} is no JSON array of probes: {source}")]
+    /// The file of probes is not valid.
+    #[error("{path:?} is not a JSON array of probes: {source}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         source: serde_json::Error,
     },
-    /// A file of objects to put in cannot be used.
+    /// The file of objects to add or replace cannot be used.
     #[error("cannot use {path:?}: {message}")]
     WhatIf {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         message: String,
     },
-    /// An object to take away is not there.
-    #[error("there is no {0} that could be taken away")]
+    /// An object to remove does not exist.
+    #[error("there is no {0} that could be removed")]
     Absent(ObjectRef),
     /// A connection cannot be explained.
     #[error(transparent)]
@@ -61,21 +63,21 @@ pub enum SimulateError {
     /// A probe cannot be answered.
     #[error("probe {id:?}: {source}")]
     Probe {
-        /// Which.
+        /// The probe's identifier.
         id: String,
-        /// Why.
+        /// The cause.
         source: ProbeError,
     },
 }
 
-/// An object as the command line names it.
+/// The name of an object on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObjectName(ObjectRef);
 
-/// A text that names no object.
+/// A text that is not the name of an object.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} names no object that heddle reads: write NetworkPolicy/NAMESPACE/NAME or ClusterNetworkPolicy/NAME, for example"
+    "{0:?} is not the name of an object that heddle reads: write NetworkPolicy/NAMESPACE/NAME or ClusterNetworkPolicy/NAME, for example"
 )]
 pub struct ObjectNameError(String);
 
@@ -105,20 +107,20 @@ impl FromStr for ObjectName {
     }
 }
 
-/// A question about the cluster of a folder of manifests.
+/// A request: a question about the cluster of a folder of manifests.
 #[derive(Clone, Debug)]
-pub struct Request {
+pub struct SimulateRequest {
     /// The folder of manifests.
     pub manifests: PathBuf,
     /// The question.
     pub question: Question,
     /// A file of objects to add or to replace.
     pub what_if: Option<PathBuf>,
-    /// Objects to take away.
+    /// Objects to remove.
     pub without: Vec<ObjectName>,
     /// The agents' configuration file.
     pub config: Option<PathBuf>,
-    /// The node at which packets enter, for probes without a node of their own.
+    /// The node where packets enter, for probes that name none.
     pub node: Option<String>,
 }
 
@@ -134,42 +136,43 @@ pub enum Question {
         /// The destination with its port.
         to: Destination,
     },
-    /// The pairs of pods between which the other objects would change something.
+    /// The pairs of pods whose traffic the changed objects affect.
     Differences,
 }
 
-/// The answer to a [`Request`].
+/// The answer to a [`SimulateRequest`].
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// To [`Question::Probes`].
+    /// The answer to [`Question::Probes`].
     Answers {
         /// The probes of the file.
         probes: Vec<Probe>,
         /// Their answers, in the same order.
         answers: Vec<Answer>,
     },
-    /// To [`Question::Connection`].
+    /// The answer to [`Question::Connection`].
     Explanation(Box<Explanation>),
-    /// To [`Question::Connection`] with other objects.
+    /// The answer to [`Question::Connection`] with changed objects.
     Comparison(Box<Comparison>),
-    /// To [`Question::Differences`].
+    /// The answer to [`Question::Differences`].
     Differences(Vec<Difference>),
 }
 
-/// The same connection, now and with other objects.
+/// The same connection, now and with changed objects.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// With the objects of the folder.
+    /// The explanation with the objects of the folder.
     pub now: Explanation,
-    /// With the other objects.
+    /// The explanation with the changed objects.
     pub then: Explanation,
 }
 
-/// Answers the probes of a file, explains one connection, or compares with other objects. `warn` gets each refused object.
+/// Answers the probes of a file, explains one connection, or compares with changed objects. Calls `warn` with a message for each
+/// refused object.
 ///
 /// # Errors
-/// Something cannot be read, or a probe cannot be answered.
-pub fn run(request: &Request, mut warn: impl FnMut(&str)) -> Result<Outcome, SimulateError> {
+/// A file cannot be read, a change cannot be applied, or a question cannot be answered.
+pub fn run(request: &SimulateRequest, mut warn: impl FnMut(&str)) -> Result<Outcome, SimulateError> {
     let rules = match &request.config {
         Some(path) => Rules::from(&Config::read(path)?),
         None => Rules::default(),
@@ -203,14 +206,16 @@ pub fn run(request: &Request, mut warn: impl FnMut(&str)) -> Result<Outcome, Sim
     })
 }
 
+/// Returns the tables of a cluster with these objects.
 fn filled(rules: &Rules, events: &[Event]) -> ClusterTables {
-    let mut tables = ClusterTables::by(rules.clone());
+    let mut tables = ClusterTables::with_rules(rules.clone());
     for event in events {
         tables.take(event.clone());
     }
     tables
 }
 
+/// Answers probes.
 fn answers(tables: &mut ClusterTables, probes: &[Probe], node: Option<&str>) -> Result<Vec<Answer>, SimulateError> {
     let answer = |probe: &Probe| {
         path::ask(tables, probe, node).map_err(|source| SimulateError::Probe {
@@ -221,8 +226,9 @@ fn answers(tables: &mut ClusterTables, probes: &[Probe], node: Option<&str>) -> 
     probes.iter().map(answer).collect()
 }
 
-/// Puts objects in and takes others out.
-fn changed(mut tables: ClusterTables, request: &Request) -> Result<ClusterTables, SimulateError> {
+/// Adds, replaces and removes the objects that the request names.
+fn changed(mut tables: ClusterTables, request: &SimulateRequest) -> Result<ClusterTables, SimulateError> {
+    // Objects to add or replace: a refused one fails the request, because its effect is what was asked for.
     if let Some(path) = &request.what_if {
         let wrong = |message: String| SimulateError::WhatIf {
             path: path.clone(),
@@ -232,7 +238,7 @@ fn changed(mut tables: ClusterTables, request: &Request) -> Result<ClusterTables
         let text = fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
         let entries = manifest::parse(&name, &text).map_err(|error| wrong(error.to_string()))?;
         if entries.is_empty() {
-            return Err(wrong("it holds no object".to_owned()));
+            return Err(wrong("the file contains no object".to_owned()));
         }
         for entry in entries {
             let object = match entry.decoded {
@@ -255,6 +261,7 @@ fn changed(mut tables: ClusterTables, request: &Request) -> Result<ClusterTables
             }
         }
     }
+    // Objects to remove.
     for ObjectName(object) in &request.without {
         let before = tables.cluster().count(object.kind);
         tables.delete(object.clone());
@@ -265,6 +272,7 @@ fn changed(mut tables: ClusterTables, request: &Request) -> Result<ClusterTables
     Ok(tables)
 }
 
+/// Reads a file of probes.
 fn read(path: &Path) -> Result<Vec<Probe>, SimulateError> {
     let text = fs::read_to_string(path).map_err(|source| SimulateError::Read {
         path: path.to_owned(),

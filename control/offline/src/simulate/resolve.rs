@@ -1,4 +1,4 @@
-//! From the ends of a probe, as they are written, to addresses and the node where its packet enters.
+//! Resolves the ends of a probe to addresses, and finds the node where its packet enters.
 
 use std::net::IpAddr;
 
@@ -16,7 +16,7 @@ pub struct ResolvedProbe {
     pub to: IpAddr,
     /// The protocol.
     pub proto: Proto,
-    /// The port at the destination; 0 for an echo.
+    /// The destination port; 0 for an echo request.
     pub port: u16,
     /// The node where the packet enters.
     pub entry: String,
@@ -26,19 +26,22 @@ pub struct ResolvedProbe {
 /// node for probes that name none.
 ///
 /// # Errors
-/// An end is not known, the ends are of different families, or nothing says where the packet enters.
+/// An end does not exist, the ends are of different families, or the entry node is not given and cannot be derived.
 pub fn resolve(cluster: &Cluster, probe: &Probe, node: Option<&str>) -> Result<ResolvedProbe, ProbeError> {
     let (from, to) = (address(cluster, &probe.src)?, address(cluster, &probe.dst)?);
     if from.is_ipv4() != to.is_ipv4() {
         return Err(ProbeError::Mixed { from, to });
     }
+    // The destination port.
     let port = match probe.port {
         _ if !probe.protocol.has_ports() => 0,
         Some(port) if port > 0 => port,
         _ => return Err(ProbeError::NoPort(probe.protocol)),
     };
+
+    // The entry node: the given one, or else the node of the source pod, the destination pod, the source or the destination.
     let of_pod = |end: &End, ip: IpAddr| -> Option<String> {
-        // A pod of the host's network has no address by which it could be found.
+        // A pod of the host's network cannot be found by its address, which is the node's.
         let pod = match end {
             End::Pod { pod, .. } => pod_named(cluster, pod),
             End::Node { .. } | End::Ip { .. } => cluster.pod_at(ip).map(|pod| &**pod),
@@ -51,7 +54,7 @@ pub fn resolve(cluster: &Cluster, probe: &Probe, node: Option<&str>) -> Result<R
     };
     let named = probe.node.as_deref().or(node).map(str::to_owned);
     let entry = match named {
-        // An unknown node has no tables that could answer.
+        // A node that does not exist has no tables.
         Some(name) if cluster.node(&name).is_none() && cluster.pods_on(&name).next().is_none() => {
             return Err(ProbeError::NoEntryNode(name));
         }
@@ -71,11 +74,13 @@ pub fn resolve(cluster: &Cluster, probe: &Probe, node: Option<&str>) -> Result<R
     })
 }
 
+/// Finds a pod by `namespace/name`.
 fn pod_named<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Pod> {
     let (namespace, name) = name.split_once('/')?;
     cluster.pod(&ObjectKey::new(namespace, name)).map(|pod| &**pod)
 }
 
+/// Returns the address of an end, of the family that it asks for.
 fn address(cluster: &Cluster, end: &End) -> Result<IpAddr, ProbeError> {
     let (ips, family) = match end {
         End::Ip { ip } => return Ok(*ip),

@@ -1,11 +1,10 @@
-//! Which pairs of pods would change if objects were other than they are.
+//! The pairs of pods whose traffic changes when objects are added, replaced or removed.
 //!
-//! Each pair is asked about every port: ports between two that some policy or the destination pod names are alike, so
-//! one of each stretch is asked about; and about an echo request. Pairs that no changed policy selects are not asked.
-//! What lies behind Services is not looked at: they send to these same pods.
+//! Each pair is compared for every port and for an echo request. Ports between two that some policy or the destination pod
+//! names have the same verdict, so one port of each such range is evaluated. Pairs that no changed policy selects are
+//! skipped. Services are not compared: they lead to the same pods.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -14,41 +13,41 @@ use heddle_tables::Direction;
 use serde::Serialize;
 
 use super::cluster_tables::ClusterTables;
-use super::explain::transport;
 use super::path;
 use super::policy_selection::{has_rules, isolates};
 use super::probe::{Transport, Verdict};
 use super::resolve::ResolvedProbe;
 
-/// Ports that are alike.
+/// A range of ports with the same verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Stretch {
-    /// The first.
+pub struct PortSpan {
+    /// The first port.
     pub first: u16,
-    /// The last.
+    /// The last port.
     pub last: u16,
 }
 
-impl Stretch {
-    const ALL: Self = Self {
+impl PortSpan {
+    /// All ports.
+    pub const ALL: Self = Self {
         first: 1,
         last: u16::MAX,
     };
 }
 
-/// Connections with which something else would happen.
+/// Connections of two pods whose verdict changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// `namespace/name` of the source pod.
     pub from: String,
     /// `namespace/name` of the destination pod.
     pub to: String,
-    /// 4 or 6.
+    /// The address family: 4 or 6.
     pub family: u8,
     /// The protocol.
     pub protocol: &'static str,
-    /// The ports; none for echo requests.
-    pub ports: Option<Stretch>,
+    /// The ports; `None` for echo requests.
+    pub ports: Option<PortSpan>,
     /// The verdict now.
     pub before: Verdict,
     /// The rule that decides now.
@@ -57,30 +56,20 @@ pub struct Difference {
     pub after: Verdict,
     /// The rule that decides after the change.
     pub decided_after: String,
-    /// The two have no other family in common, so there is no need to name it.
+    /// True if the two pods have no other family in common, so that a table need not name it.
     #[serde(skip)]
     pub only_family: bool,
 }
 
-impl fmt::Display for Stretch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::ALL => Ok(()),
-            Self { first, last } if first == last => write!(f, "/{first}"),
-            Self { first, last } => write!(f, "/{first}-{last}"),
-        }
-    }
-}
-
-/// Compares two worlds, pair by pair of the pods that are in both.
+/// Compares two clusters, pair by pair of the pods that are in both.
 pub fn differences(now: &mut ClusterTables, then: &mut ClusterTables) -> Vec<Difference> {
-    let concern = Concern::between(now.cluster(), then.cluster());
-    let pods = both(now.cluster(), then.cluster());
-    let stretches = Cuts::of(&pods, [now.cluster(), then.cluster()]);
+    let reach = ChangeReach::between(now.cluster(), then.cluster());
+    let pods = common_pods(now.cluster(), then.cluster());
+    let boundaries = PortBoundaries::of(&pods, [now.cluster(), then.cluster()]);
     let mut found = Vec::new();
     for from in &pods {
         for to in pods.iter().filter(|to| to.key != from.key) {
-            if !concern.reaches(&from.key, Direction::Egress) && !concern.reaches(&to.key, Direction::Ingress) {
+            if !reach.contains(&from.key, Direction::Egress) && !reach.contains(&to.key, Direction::Ingress) {
                 continue;
             }
             for source in from.own_ips() {
@@ -92,7 +81,7 @@ pub fn differences(now: &mut ClusterTables, then: &mut ClusterTables) -> Vec<Dif
                         ends: (*source, *destination),
                         only_family: from.own_ips().len() == 1 || to.own_ips().len() == 1,
                     };
-                    pair.compare(now, then, &stretches, &mut found);
+                    pair.compare(now, then, &boundaries, &mut found);
                 }
             }
         }
@@ -100,8 +89,8 @@ pub fn differences(now: &mut ClusterTables, then: &mut ClusterTables) -> Vec<Dif
     found
 }
 
-/// The pods that have the same addresses on the same node in both.
-fn both(now: &Cluster, then: &Cluster) -> Vec<Arc<Pod>> {
+/// Returns the pods that have the same addresses on the same node in both clusters.
+fn common_pods(now: &Cluster, then: &Cluster) -> Vec<Arc<Pod>> {
     let stays = |pod: &&Arc<Pod>| {
         let other = then.pod(&pod.key);
         pod.node.is_some()
@@ -114,14 +103,16 @@ fn both(now: &Cluster, then: &Cluster) -> Vec<Arc<Pod>> {
     now.pods().filter(stays).cloned().collect()
 }
 
-/// Whom the difference between two clusters can concern.
-enum Concern {
-    Everybody,
+/// The pods whose traffic the difference between two clusters can affect.
+enum ChangeReach {
+    /// All pods, because objects other than policies differ.
+    All,
     /// The pods that changed policies select, by direction.
     Selected(BTreeSet<(ObjectKey, Direction)>),
 }
 
-impl Concern {
+impl ChangeReach {
+    /// Compares the objects of two clusters.
     fn between(now: &Cluster, then: &Cluster) -> Self {
         let same_others = now.nodes().eq(then.nodes())
             && now.namespaces().eq(then.namespaces())
@@ -130,7 +121,7 @@ impl Concern {
             && now.slices().eq(then.slices())
             && now.service_cidrs().eq(then.service_cidrs());
         if !same_others {
-            return Self::Everybody;
+            return Self::All;
         }
         let mut selected = BTreeSet::new();
         for (one, other) in [(now, then), (then, now)] {
@@ -158,34 +149,36 @@ impl Concern {
         Self::Selected(selected)
     }
 
-    fn reaches(&self, pod: &ObjectKey, direction: Direction) -> bool {
+    /// Returns true if traffic of the pod in this direction can be affected.
+    fn contains(&self, pod: &ObjectKey, direction: Direction) -> bool {
         match self {
-            Self::Everybody => true,
+            Self::All => true,
             Self::Selected(selected) => selected.contains(&(pod.clone(), direction)),
         }
     }
 }
 
-/// Where something may change between two neighbouring ports: the first port of each stretch, by protocol.
+/// The first port of each range of ports with the same verdict, by protocol.
 type Starts = BTreeSet<(Transport, u16)>;
 
-/// The policies of each pod and direction.
-struct Cuts(BTreeMap<(ObjectKey, Direction), Starts>);
+/// The ports at which the verdict of a pod and direction may change.
+struct PortBoundaries(BTreeMap<(ObjectKey, Direction), Starts>);
 
-impl Cuts {
+impl PortBoundaries {
+    /// Collects the boundaries from the policies and ports of the pods in both clusters.
     fn of(pods: &[Arc<Pod>], clusters: [&Cluster; 2]) -> Self {
         let mut cuts = BTreeMap::new();
         for pod in pods {
             for direction in Direction::BOTH {
                 let mut starts = Starts::new();
                 for cluster in clusters {
-                    // The pod as this cluster has it: its labels and ports may differ.
+                    // The pod of this cluster: its labels and ports may differ.
                     if let Some(pod) = cluster.pod(&pod.key) {
                         add_policies(cluster, pod, direction, &mut starts);
                         if direction == Direction::Ingress {
                             for port in &pod.ports {
                                 let number = port.number.get();
-                                add(transport(port.protocol), number, number, &mut starts);
+                                add(port.protocol.into(), number, number, &mut starts);
                             }
                         }
                     }
@@ -196,8 +189,8 @@ impl Cuts {
         Self(cuts)
     }
 
-    /// The stretches of a pair, in order.
-    fn between(&self, from: &ObjectKey, to: &ObjectKey, transport: Transport) -> Vec<Stretch> {
+    /// Returns the port ranges of a pair, in order.
+    fn between(&self, from: &ObjectKey, to: &ObjectKey, transport: Transport) -> Vec<PortSpan> {
         let of = |pod: &ObjectKey, direction| self.0.get(&(pod.clone(), direction)).into_iter().flatten();
         let mut starts: BTreeSet<u16> = of(from, Direction::Egress)
             .chain(of(to, Direction::Ingress))
@@ -206,25 +199,22 @@ impl Cuts {
             .collect();
         starts.insert(1);
         let ends = starts.iter().skip(1).map(|next| next - 1).chain([u16::MAX]);
-        let stretches = starts.iter().zip(ends);
-        stretches.map(|(&first, last)| Stretch { first, last }).collect()
+        let spans = starts.iter().zip(ends);
+        spans.map(|(&first, last)| PortSpan { first, last }).collect()
     }
 }
 
+/// Adds a range of ports: its first port and the port after its last begin new ranges.
 fn add(transport: Transport, first: u16, last: u16, starts: &mut Starts) {
     starts.insert((transport, first));
     starts.extend(last.checked_add(1).map(|next| (transport, next)));
 }
 
+/// Adds the port ranges in the rules of all policies that select a pod.
 fn add_policies(cluster: &Cluster, pod: &Pod, direction: Direction, starts: &mut Starts) {
     let mut add_port = |port: &PolicyPort| {
         if let PolicyPorts::Range(range) = &port.ports {
-            add(
-                transport(port.protocol),
-                range.first().get(),
-                range.last().get(),
-                starts,
-            );
+            add(port.protocol.into(), range.first().get(), range.last().get(), starts);
         }
     };
     for policy in cluster.policies_in(&pod.key.namespace) {
@@ -261,17 +251,24 @@ struct Pair<'a> {
 }
 
 impl Pair<'_> {
-    fn compare(&self, now: &mut ClusterTables, then: &mut ClusterTables, cuts: &Cuts, found: &mut Vec<Difference>) {
+    /// Adds the differences of the pair, and joins ranges that differ in the same way.
+    fn compare(
+        &self,
+        now: &mut ClusterTables,
+        then: &mut ClusterTables,
+        boundaries: &PortBoundaries,
+        found: &mut Vec<Difference>,
+    ) {
         let v4 = self.ends.0.is_ipv4();
         for transport in [Transport::Tcp, Transport::Udp, Transport::Sctp] {
-            for stretch in cuts.between(&self.from.key, &self.to.key, transport) {
-                let Some(difference) = self.ask(now, then, transport, Some(stretch)) else {
+            for span in boundaries.between(&self.from.key, &self.to.key, transport) {
+                let Some(difference) = self.difference(now, then, transport, Some(span)) else {
                     continue;
                 };
                 match found.last_mut() {
                     Some(last) if difference.continues(last) => {
-                        last.ports = last.ports.map(|ports| Stretch {
-                            last: stretch.last,
+                        last.ports = last.ports.map(|ports| PortSpan {
+                            last: span.last,
                             ..ports
                         });
                     }
@@ -280,15 +277,16 @@ impl Pair<'_> {
             }
         }
         let echo = if v4 { Transport::Icmp } else { Transport::Icmpv6 };
-        found.extend(self.ask(now, then, echo, None));
+        found.extend(self.difference(now, then, echo, None));
     }
 
-    fn ask(
+    /// Evaluates one connection in both clusters. Returns a difference if the verdicts differ.
+    fn difference(
         &self,
         now: &mut ClusterTables,
         then: &mut ClusterTables,
         transport: Transport,
-        ports: Option<Stretch>,
+        ports: Option<PortSpan>,
     ) -> Option<Difference> {
         let asked = ResolvedProbe {
             from: self.ends.0,
@@ -305,22 +303,22 @@ impl Pair<'_> {
             protocol: transport.as_str(),
             ports,
             before: before.verdict,
-            decided_before: before.why(),
+            decided_before: before.explanation(),
             after: after.verdict,
-            decided_after: after.why(),
+            decided_after: after.explanation(),
             only_family: self.only_family,
         })
     }
 }
 
 impl Difference {
-    /// Returns true if the other difference is the same for the ports that follow.
+    /// Returns true if this is the same difference as `last`, for the ports that follow.
     fn continues(&self, last: &Self) -> bool {
-        let next = |last: Option<Stretch>, this: Option<Stretch>| match (last, this) {
+        let is_next = |last: Option<PortSpan>, this: Option<PortSpan>| match (last, this) {
             (Some(last), Some(this)) => last.last.checked_add(1) == Some(this.first),
             _ => false,
         };
-        next(last.ports, self.ports)
+        is_next(last.ports, self.ports)
             && Self {
                 ports: last.ports,
                 ..self.clone()

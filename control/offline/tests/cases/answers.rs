@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use heddle_offline::simulate::path;
 
 use crate::every_case;
-use crate::suite::{Case, ResolvedProbe};
+use crate::suite::{Case, ExpectedProbe};
 
 /// Returns the differences from the expected answers, one line each.
 fn play(case: &Case) -> Vec<String> {
@@ -13,7 +13,7 @@ fn play(case: &Case) -> Vec<String> {
     let mut differences = Vec::new();
     for (number, step) in case.steps.iter().enumerate() {
         step.change(&mut tables);
-        for ResolvedProbe { probe, expect } in &step.probes {
+        for ExpectedProbe { probe, expect } in &step.probes {
             let at = format!("{} step {number} {}", case.id, probe.id);
             let answer = match path::ask(&mut tables, probe, case.node.as_deref()) {
                 Ok(answer) => answer,

@@ -1,18 +1,17 @@
-//! The conformance cases: every file of `$HEDDLE_CASES` (by default `../shared/cases` beside the repository, where it is
-//! there) and of the project's own `tests/cases`.
+//! The conformance cases: every file of the project's own `tests/cases` and of `$HEDDLE_CASES` (by default `../shared/cases`
+//! beside the repository, if it exists).
 //!
 //! - `answers`: step by step through the code of `heddle simulate`.
-//! - `packets`: the same as packets in memory, through the pipeline of each node on their path, and back.
+//! - `packets`: as packets in memory, through the pipeline of each node on their path, and back.
 //!
-//! An **exception** is a case that we hold to be wrong, with the sentence of the API that it contradicts: see
-//! [`EXCEPTIONS`]. One that passes fails the test, so that the list stays true. Every other case must pass; none is left
-//! out.
+//! An **exception** is a case that contradicts a sentence of the API documentation: see [`EXCEPTIONS`]. An exception that
+//! passes fails the test, so that the list stays correct. Every other case must pass.
 
 #![allow(
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a test: a failure is to end it, and the counts are for the reader"
+    reason = "a test: a failure must end it, and it prints counts"
 )]
 
 mod answers;
@@ -24,8 +23,8 @@ mod suite;
 /// Cases that contradict the API, by id, with the sentence.
 const EXCEPTIONS: &[(&str, &str)] = &[];
 
-/// Plays every case, and fails unless each shows no difference, but for the exceptions. `play` gives what differs, a line
-/// each, and `done` says what a suite's cases were.
+/// Runs every case, and fails if one that is not an exception differs. `play` returns the differences of a case, one per line.
+/// `done` is called after each suite with the number of cases that pass.
 fn every_case(mut play: impl FnMut(&suite::Case) -> Vec<String>, mut done: impl FnMut(&suite::Suite, usize)) {
     let mut failures = Vec::new();
     let mut excepted = 0;
@@ -37,7 +36,7 @@ fn every_case(mut play: impl FnMut(&suite::Case) -> Vec<String>, mut done: impl 
                 excepted += 1;
                 println!("an exception: {id}: {sentence}");
                 if differences.is_empty() {
-                    failures.push(format!("{id} passes: take it from the exceptions"));
+                    failures.push(format!("{id} passes: remove it from the exceptions"));
                 }
             } else {
                 good += usize::from(differences.is_empty());
@@ -46,7 +45,7 @@ fn every_case(mut play: impl FnMut(&suite::Case) -> Vec<String>, mut done: impl 
         }
         done(&suite, good);
     }
-    // Someone who has no other suites than ours meets only the exceptions that they have.
+    // Without the suites of others, their exceptions do not occur.
     println!("exceptions met: {excepted}");
     assert!(
         failures.is_empty(),

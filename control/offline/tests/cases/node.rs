@@ -1,5 +1,5 @@
-//! A node in memory: the pipeline over the tables that its agent would have published, packet by packet. Every frame that
-//! leaves is verified by etherparse, and no frame is lost.
+//! A node in memory: the pipeline with the tables that its agent would have published, packet by packet. etherparse verifies
+//! every frame that leaves, and no frame may be lost.
 
 use heddle_engine::{
     AnswerKind, Batch, DropReason, FragmentConfig, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process,
@@ -10,7 +10,7 @@ use heddle_tables::{EndpointId, Snapshot};
 use heddle_wire::testing::assert_valid;
 
 const FRAMES: u32 = 64;
-/// Fixed, so that a failure repeats: digits of the square root of two.
+/// A fixed seed, so that failures are reproducible. The numbers are arbitrary.
 const SEED: [u64; 8] = [
     0x6a09_e667_f3bc_c908,
     0xb2fb_1366_ea95_7d3e,
@@ -22,7 +22,7 @@ const SEED: [u64; 8] = [
     0xb5c0_fbcf_ec4d_3b2f,
 ];
 
-/// How a packet ended.
+/// The outcome of a packet.
 pub enum Ended {
     /// It left by the port of that endpoint.
     Sent(EndpointId, Vec<u8>),
@@ -32,7 +32,7 @@ pub enum Ended {
     Dropped(DropReason),
 }
 
-/// A node.
+/// A node with its pipeline and flow table.
 pub struct Node {
     shared: SharedPool,
     pool: WorkerPool,
@@ -64,7 +64,7 @@ impl Node {
         }
     }
 
-    /// A packet comes in at an endpoint's port.
+    /// Receives a packet at an endpoint's port, and processes it.
     pub fn receive(&mut self, snapshot: &Snapshot, at: EndpointId, frame: &[u8]) -> Ended {
         let role = if at.is_pod() { PortRole::Pod(at) } else { PortRole::Host };
         let ingress = Ingress {
@@ -88,7 +88,7 @@ impl Node {
             &mut self.pool,
             self.now,
         );
-        let (packet, verdict) = self.batch.drain().next().expect("a packet as many as came in");
+        let (packet, verdict) = self.batch.drain().next().expect("a verdict on the packet");
         let bytes = packet.to_vec(self.pool.store());
         self.pool.free_packet(packet);
         if matches!(verdict, Verdict::Forward(_) | Verdict::Answer(_)) {
@@ -104,8 +104,8 @@ impl Node {
         }
     }
 
-    /// Forgets all connections.
-    pub fn forget(&mut self) {
+    /// Removes all connections.
+    pub fn remove_connections(&mut self) {
         let mut all = Vec::new();
         self.flows.for_each(|connection| all.push(connection.slot));
         for slot in all {

@@ -1,14 +1,14 @@
-//! The cases as packets in memory: each probe is the first packet of a connection, taken through the pipeline of every
-//! node on its way over the tables that the node's agent would have published, and its answer is taken back.
+//! The cases as packets in memory: each probe is the first packet of a connection. It passes through the pipeline of every
+//! node on its path, with the tables that the node's agent would have published, and its answer passes back.
 //!
-//! - Pods send by their own ports. Nodes send by their host ports. Who is outside, or on another node, comes by the host
-//!   port in the place of the uplink, which is not there yet: counted, and asked all the same.
-//! - What no worker ever sees (a pod with itself, a node with another one) is counted.
-//! - What a node masquerades towards another node's pod is followed to the first node only, and counted: what policy says
-//!   of the client at the second needs the tunnel.
-//! - A set of backends is seen, not read: connections from other ports follow until every one of the set was reached, and
-//!   at least 32; none may go elsewhere. Each backend's answer is taken back. Where a Service has session affinity, the
-//!   client stays with one of them.
+//! - Pods send by their own ports, nodes by their host ports. Packets from outside or from another node come in by the host
+//!   port, because there is no uplink port yet. They are counted, and evaluated all the same.
+//! - Connections that no worker sees (of a pod with itself, of a node with another node) are counted.
+//! - A connection that a node masquerades towards another node's pod is followed to the first node only, and counted: the
+//!   second node cannot apply policy to the client without the tunnel.
+//! - The set of backends is observed: further connections from other ports, at least 32, continue until every expected backend
+//!   was reached; none may reach another one. Each backend's answer passes back. If a Service has session affinity, the client
+//!   must stay with one backend.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -24,12 +24,12 @@ use crate::every_case;
 use crate::path::{End, Entrance, Nodes, PacketPath, travel};
 use crate::suite::{self, Case, Expected};
 
-/// Connections that are tried at least where a Service has backends, ...
+/// The minimum number of connections to a Service with backends.
 const AT_LEAST: u16 = 32;
-/// ... and at most, until each backend was seen.
+/// The maximum number of connections until each backend was reached.
 const AT_MOST: u16 = 4096;
 
-/// The attempted connection.
+/// The counts that are printed for a suite.
 #[derive(Default)]
 struct Tally {
     counts: BTreeMap<String, usize>,
@@ -48,7 +48,7 @@ impl Tally {
     }
 }
 
-/// A probe that is under path.
+/// A probe that is being evaluated.
 struct Attempt<'a> {
     tables: &'a mut ClusterTables,
     nodes: &'a mut Nodes,
@@ -89,7 +89,7 @@ impl Attempt<'_> {
             End::Dropped(reason) => (Verdict::Deny, format!("are dropped: {reason}")),
             End::Masqueraded => {
                 self.tally
-                    .count("leave masqueraded for another node's pod: judged there it needs the tunnel");
+                    .count("leave masqueraded for another node's pod, whose policy needs the tunnel");
                 return if self.expect.verdict == Verdict::Reject {
                     Err("it is masqueraded to another node, but should be rejected".to_owned())
                 } else {
@@ -105,7 +105,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// Compares the masquerade at the first node with the expected one. For a node's own address it cannot be seen.
+    /// Compares masquerade at the first node with the expected one. For a node's own address it cannot be observed.
     fn masquerade(&mut self, path: &PacketPath, entrance: Entrance) -> Result<(), String> {
         let (Some(wanted), Some(source)) = (self.expect.masquerade, path.source()) else {
             return Ok(());
@@ -122,7 +122,7 @@ impl Attempt<'_> {
         Err(format!("it has the source {source}, expected masquerade: {wanted}"))
     }
 
-    /// Where there is no Service: it must have come to where it was sent, and the answer back.
+    /// Checks a connection without a Service: it must reach its destination, and the answer must come back.
     fn arrive(&mut self, path: &PacketPath) -> Result<(), String> {
         if !matches!(path.end, End::Arrived | End::Left) {
             return Ok(());
@@ -139,7 +139,7 @@ impl Attempt<'_> {
         path.answer(self.tables, self.nodes, self.asked.proto)
     }
 
-    /// Opens connections until every backend was seen; no other may be.
+    /// Opens connections until every expected backend was reached. None may reach another one.
     fn backends(&mut self, frontend: &Frontend, first: PacketPath) -> Result<(), String> {
         let mut seen = BTreeSet::new();
         let mut path = first;
@@ -187,13 +187,14 @@ impl Attempt<'_> {
     }
 }
 
+/// Returns the differences from the expected results, one per line.
 fn play(case: &Case, tally: &mut Tally) -> Vec<String> {
     let mut tables = case.tables();
     let mut nodes = Nodes::default();
     let mut differences = Vec::new();
     for (number, step) in case.steps.iter().enumerate() {
         step.change(&mut tables);
-        for suite::ResolvedProbe { probe, expect } in &step.probes {
+        for suite::ExpectedProbe { probe, expect } in &step.probes {
             let resolved = resolve(tables.cluster(), probe, case.node.as_deref());
             let done = resolved.map_err(|error| error.to_string()).and_then(|asked| {
                 let (tables, nodes) = (&mut tables, &mut nodes);
@@ -206,7 +207,7 @@ fn play(case: &Case, tally: &mut Tally) -> Vec<String> {
                 }
                 .run()
             });
-            nodes.forget();
+            nodes.remove_connections();
             if let Err(error) = done {
                 let port = probe.port.map(|port| format!("/{port}")).unwrap_or_default();
                 differences.push(format!(

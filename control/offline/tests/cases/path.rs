@@ -17,7 +17,7 @@ use crate::node::{Ended, Node};
 
 /// A chunk INIT of SCTP (RFC 9260 section 3.3.2): tag, window, streams out and in, first TSN.
 const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
-/// INIT ACK (section 3.3.3), as far as anybody on the way looks at it.
+/// A chunk INIT ACK (section 3.3.3) without its mandatory cookie, which nothing on the path reads.
 const INIT_ACK: [u8; 20] = [2, 0, 0, 20, 0, 0, 0, 9, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
 
 /// A packet's passage through one node.
@@ -30,25 +30,25 @@ struct Hop {
     sent: Tuple,
 }
 
-/// How a path ends.
+/// The end of a path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
-    /// In a pod.
+    /// It arrives in a pod.
     Arrived,
-    /// With the kernel of a node, which it is for, or which knows the way on.
+    /// It leaves to the kernel of a node, which is its destination or routes it.
     Left,
-    /// Towards another node's pod, under the address of this node. That one takes it for this node's own traffic: what
-    /// policy says there of the client is for the tunnel to carry.
+    /// It leaves for another node's pod with the address of this node. Without the tunnel, that node cannot apply policy to the
+    /// client.
     Masqueraded,
-    /// No worker ever sees it.
+    /// It reaches no worker.
     NeverEnters,
-    /// Answered by a reset or "port unreachable".
+    /// It is answered with a reset or "port unreachable".
     Rejected,
-    /// Dropped.
+    /// It is dropped.
     Dropped(DropReason),
 }
 
-/// A path.
+/// The path of a packet through nodes.
 pub struct PacketPath {
     hops: Vec<Hop>,
     pub end: End,
@@ -59,8 +59,9 @@ pub struct PacketPath {
 pub struct Nodes(BTreeMap<String, Node>);
 
 impl Nodes {
-    pub fn forget(&mut self) {
-        self.0.values_mut().for_each(Node::forget);
+    /// Removes all connections of all nodes.
+    pub fn remove_connections(&mut self) {
+        self.0.values_mut().for_each(Node::remove_connections);
     }
 
     fn node(&mut self, name: &str) -> &mut Node {
@@ -68,14 +69,14 @@ impl Nodes {
     }
 }
 
-/// How the packet's source reaches the workers of the node where it enters.
+/// The port by which a packet reaches the workers of its entry node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Entrance {
-    /// By its own port: a pod of the node.
+    /// The pod's own port: the source is a pod of the node.
     Pod(EndpointId),
-    /// By the host port: the node itself, or a pod of its network.
+    /// The host port: the source is the node itself, or a pod of its network.
     Host,
-    /// By the host port too, in the place of the uplink: another node, a pod of another node, or somebody outside.
+    /// The host port in place of the uplink: the source is another node, a pod of another node, or outside.
     Uplink,
 }
 
@@ -114,11 +115,10 @@ pub fn travel(
         dport: asked.port,
     };
     let (mut at, mut seen) = (asked.entry.clone(), first);
-    // A pod's first node is not asked about what it keeps to itself; nor is the node's.
     loop {
         let snapshot = Arc::clone(tables.node_tables(&at).snapshot());
         let entered = Entrance::of(&snapshot, asked).endpoint();
-        if is_nobodys(&snapshot, entered, seen, asked) {
+        if bypasses_workers(&snapshot, entered, seen, asked) {
             path.end = if path.hops.is_empty() {
                 End::NeverEnters
             } else {
@@ -132,7 +132,7 @@ pub fn travel(
                     return Ok(path);
                 }
                 Ended::Answered(kind, answer) => {
-                    is_rejection(kind, &answer, seen, asked.proto)?;
+                    check_rejection(kind, &answer, seen, asked.proto)?;
                     path.end = End::Rejected;
                     return Ok(path);
                 }
@@ -153,7 +153,7 @@ pub fn travel(
                 }
             }
         }
-        // The kernel takes it to the node of the pod that it is for.
+        // The kernel routes it to the node of the destination pod.
         let pod = tables.cluster().pod_at(seen.dst.to_std());
         let there = pod.and_then(|pod| pod.node.as_deref()).filter(|there| *there != at);
         let Some(there) = there.filter(|_| path.hops.len() < 2) else {
@@ -167,9 +167,9 @@ pub fn travel(
     }
 }
 
-/// Returns true if a packet does not reach the workers: a pod or a node with itself; what no pod sends and what is for neither a
-/// pod of the node nor a Service.
-fn is_nobodys(snapshot: &Snapshot, entered: EndpointId, seen: Tuple, asked: &ResolvedProbe) -> bool {
+/// Returns true if a packet does not reach the workers: traffic of a pod or a node with itself, and traffic that no pod of the
+/// node sends and that is for neither a pod of the node nor a Service.
+fn bypasses_workers(snapshot: &Snapshot, entered: EndpointId, seen: Tuple, asked: &ResolvedProbe) -> bool {
     let service = snapshot.frontend(seen.dst, asked.proto, seen.dport) != ServiceLookup::NotAService;
     let local = matches!(snapshot.address(seen.dst).place, Place::Local(_) | Place::Unreachable);
     if entered.is_pod() {
@@ -179,19 +179,21 @@ fn is_nobodys(snapshot: &Snapshot, entered: EndpointId, seen: Tuple, asked: &Res
 }
 
 impl PacketPath {
-    /// Where the connection has come to, by what the last node sent.
+    /// Returns the destination of the packet that the last node sent.
     pub fn reached(&self) -> Option<SocketAddr> {
         let sent = self.hops.last()?.sent;
         Some(SocketAddr::new(sent.dst.to_std(), sent.dport))
     }
 
-    /// The source address that the first node let it have.
+    /// Returns the source address of the packet that the first node sent.
     pub fn source(&self) -> Option<IpAddr> {
         Some(self.hops.first()?.sent.src.to_std())
     }
 
-    /// Sends the answer back over every node, and says what is wrong with it. Who asked must see it come from where it
-    /// sent to.
+    /// Sends the answer back through every node. At each node it must have the reversed tuple of the packet that came in.
+    ///
+    /// # Errors
+    /// A description of the difference.
     pub fn answer(&self, tables: &mut ClusterTables, nodes: &mut Nodes, proto: Proto) -> Result<(), String> {
         for hop in self.hops.iter().rev() {
             let snapshot = Arc::clone(tables.node_tables(&hop.node).snapshot());
@@ -222,6 +224,7 @@ impl PacketPath {
     }
 }
 
+/// A tuple as text.
 struct Shown(Tuple);
 
 impl fmt::Display for Shown {
@@ -242,7 +245,7 @@ fn tuple_of(frame: &[u8]) -> Result<(Parsed, Tuple), String> {
     Ok((parsed, tuple))
 }
 
-/// From the port of an endpoint; what comes fresh from a veth has only the sum of its pseudo-header.
+/// Returns a packet from the port of an endpoint. A fresh one, as a veth delivers it, has only the sum of its pseudo-header.
 fn packet(snapshot: &Snapshot, from: EndpointId, tuple: Tuple, fresh: bool) -> Packet {
     let mac = snapshot.endpoint(from).expect("an endpoint that packets came from").mac;
     let packet = Packet::new(mac, MacAddr::GATEWAY, tuple.src, tuple.dst);
@@ -269,8 +272,8 @@ fn answer_packet(snapshot: &Snapshot, from: EndpointId, t: Tuple, proto: Proto) 
     }
 }
 
-/// A rejection is a reset, or "port unreachable" (RFC 792, RFC 4443 section 3.1), to who asked, from whom was asked.
-fn is_rejection(kind: AnswerKind, answer: &[u8], asked: Tuple, proto: Proto) -> Result<(), String> {
+/// Checks a rejection: a reset, or "port unreachable" (RFC 792, RFC 4443 section 3.1), from the destination to the source.
+fn check_rejection(kind: AnswerKind, answer: &[u8], asked: Tuple, proto: Proto) -> Result<(), String> {
     let (parsed, got) = tuple_of(answer)?;
     let right = match (kind, proto) {
         (AnswerKind::RejectReset, Proto::TCP) => got == asked.reversed() && parsed.tcp_flags.contains(TcpFlags::RST),

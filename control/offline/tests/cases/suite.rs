@@ -1,4 +1,4 @@
-//! The files: what a suite, a case, a step and a probe look like (`tests/cases/README.md`).
+//! The format of the files: suites, cases, steps and probes (`tests/cases/README.md`).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,11 +31,11 @@ pub struct Step {
     apply: Vec<Value>,
     #[serde(default)]
     delete: Vec<Value>,
-    pub probes: Vec<ResolvedProbe>,
+    pub probes: Vec<ExpectedProbe>,
 }
 
 #[derive(Deserialize)]
-pub struct ResolvedProbe {
+pub struct ExpectedProbe {
     #[serde(flatten)]
     pub probe: Probe,
     pub expect: Expected,
@@ -49,7 +49,7 @@ pub struct Expected {
 }
 
 impl Suite {
-    /// How many probes its cases have.
+    /// Returns the number of probes in all cases.
     pub fn probes(&self) -> usize {
         let steps = self.cases.iter().flat_map(|case| &case.steps);
         steps.map(|step| step.probes.len()).sum()
@@ -57,7 +57,7 @@ impl Suite {
 }
 
 impl Case {
-    /// The tables at its start.
+    /// Returns the tables at the start of the case.
     pub fn tables(&self) -> ClusterTables {
         let mut tables = ClusterTables::new();
         let origin: Arc<str> = self.id.as_str().into();
@@ -69,7 +69,7 @@ impl Case {
 }
 
 impl Step {
-    /// Changes the tables before the step's probes.
+    /// Applies the step's changes to the tables.
     pub fn change(&self, tables: &mut ClusterTables) {
         let origin: Arc<str> = "step".into();
         for object in &self.apply {
@@ -81,10 +81,11 @@ impl Step {
     }
 }
 
+/// Returns the reference to an object in the form of the Kubernetes API.
 fn object_ref(object: &Value) -> ObjectRef {
     let kind = object["kind"].as_str().unwrap_or_default();
     let kind = Kind::ALL.into_iter().find(|known| known.as_str() == kind);
-    let kind = kind.unwrap_or_else(|| panic!("{object}: heddle reads no such kind"));
+    let kind = kind.unwrap_or_else(|| panic!("{object}: heddle does not read this kind"));
     let name = object["metadata"]["name"].as_str().expect("a name");
     let namespace = object["metadata"]["namespace"].as_str();
     ObjectRef::new(
@@ -97,11 +98,12 @@ fn object_ref(object: &Value) -> ObjectRef {
     )
 }
 
-/// The suites of all folders.
+/// Returns the suites of all folders.
 pub fn all() -> impl Iterator<Item = Suite> {
     folders().into_iter().flat_map(|folder| suites(&folder))
 }
 
+/// Returns the folders of suites.
 fn folders() -> Vec<PathBuf> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut folders = vec![here.join("../../tests/cases")];
@@ -115,12 +117,13 @@ fn folders() -> Vec<PathBuf> {
     folders
 }
 
+/// Reads the suites of a folder.
 fn suites(folder: &Path) -> Vec<Suite> {
     let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.expect("an entry").path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     files.sort();
-    assert!(!files.is_empty(), "{} holds no cases", folder.display());
+    assert!(!files.is_empty(), "{} contains no cases", folder.display());
     let read = |path: PathBuf| {
         let text = fs::read_to_string(&path).expect("a readable file");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))

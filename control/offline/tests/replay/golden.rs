@@ -1,4 +1,4 @@
-//! The golden packets: each protocol, both families, both directions, errors, fragments, refusals.
+//! The golden packets: each protocol, both families, both directions, errors, fragments and refusals.
 
 mod errors;
 mod fragments;
@@ -21,15 +21,15 @@ struct Family {
     service: Ip,
     own_service: Ip,
     empty: Ip,
-    /// A Service of the same backend as `service`, of type LoadBalancer with `externalTrafficPolicy: Local`, and its
-    /// address outside.
+    /// A Service with the backend of `service`, of type LoadBalancer with `externalTrafficPolicy: Local`, and its load
+    /// balancer's address.
     front: Ip,
     balancer: Ip,
     /// A Service with session affinity and two endpoints.
     sticky: Ip,
-    /// A Service that no pod serves.
+    /// A Service whose backend is no pod.
     plain: Ip,
-    /// A Service with `internalTrafficPolicy: Local` and an endpoint elsewhere.
+    /// A Service with `internalTrafficPolicy: Local` and an endpoint on another node.
     elsewhere: Ip,
     node: Ip,
     other_node: Ip,
@@ -79,16 +79,17 @@ fn families() -> [Family; 2] {
     ]
 }
 
-/// A packet that a pod sends: its MAC ends in its first IPv4 address.
+/// Returns a packet that a pod sends. Its MAC contains the pod's IPv4 address.
 fn from(pod: u8, src: Ip, dst: Ip) -> Packet {
     Packet::new(MacAddr([2, 0, 10, 1, 0, pod]), MacAddr::GATEWAY, src, dst)
 }
 
-/// A packet that the host port brings: of the node's own processes, or routed by its kernel.
+/// Returns a packet that comes in by the host port: from a process of the node, or routed by its kernel.
 fn by_host(src: Ip, dst: Ip) -> Packet {
     Packet::new(MacAddr([2, 0, 0, 0, 0, 1]), MacAddr::GATEWAY, src, dst)
 }
 
+/// Runs the steps of both families and compares the transcripts with the snapshots.
 fn play(name: &str, steps: impl Fn(&Family) -> Vec<Step>) {
     for (family, v) in families().iter().zip(["v4", "v6"]) {
         insta::assert_snapshot!(format!("{name}_{v}"), transcript(&steps(family)));
@@ -118,7 +119,7 @@ fn tcp_through_a_cluster_ip() {
             ),
             step("data back", WEB, back().tcp(8080, 40_000, TcpFlags::ACK, 10, 7, b"odd")),
             step(
-                "a hop on the way there is over: the sender is told, about the Service",
+                "the TTL expires: the sender receives an error that quotes the Service's address",
                 CLIENT,
                 there(f.service).ttl(1).tcp(40_000, 80, TcpFlags::ACK, 7, 13, b""),
             ),
@@ -145,12 +146,12 @@ fn udp_and_errors_about_it() {
                 from(20, f.web, f.client).udp(5353, 40_001, b"an answer"),
             ),
             step(
-                "the server's error names the Service again, outside and inside",
+                "the server's error is translated: source and quoted packet have the Service's address",
                 WEB,
                 from(20, f.web, f.client).icmp_error(unreachable, port, 0, &seen),
             ),
             step(
-                "an error about nothing that went that way",
+                "an error about a packet that was never sent",
                 WEB,
                 from(20, f.web, f.client).icmp_error(
                     unreachable,
@@ -160,7 +161,7 @@ fn udp_and_errors_about_it() {
                 ),
             ),
             step(
-                "an unsolicited datagram to the client's port, of another source port, is a connection of its own",
+                "a datagram to the client's port from another source port opens a connection of its own",
                 WEB,
                 from(20, f.web, f.client).udp(5354, 40_001, b"hello"),
             ),
@@ -173,24 +174,24 @@ fn sctp_through_a_cluster_ip() {
     play("sctp_through_a_cluster_ip", |f| {
         vec![
             step(
-                "there: the CRC is brought along",
+                "to the server: the CRC is kept",
                 CLIENT,
                 from(10, f.client, f.service).sctp(40_002, 99, 7, b"\x01\x00\x00\x04"),
             ),
             step(
-                "and back",
+                "back to the client",
                 WEB,
                 from(20, f.web, f.client).sctp(9999, 40_002, 8, b"\x02\x00\x00\x04"),
             ),
             step(
-                "a veth leaves the CRC at zero: it is made, there",
+                "a veth leaves the CRC at zero: heddle computes it, to the server",
                 CLIENT,
                 from(10, f.client, f.service)
                     .partial()
                     .sctp(40_002, 99, 7, b"\x0a\x00\x00\x04"),
             ),
             step(
-                "and back",
+                "back to the client",
                 WEB,
                 from(20, f.web, f.client)
                     .partial()
@@ -215,12 +216,12 @@ fn ping_and_the_gateway() {
                 from(20, f.web, f.client).echo_reply(77, 1, b"are you there"),
             ),
             step(
-                "an answer that nobody asked for",
+                "an echo reply without a request",
                 WEB,
                 from(20, f.web, f.client).echo_reply(78, 1, b"well"),
             ),
             step(
-                "a ping to a ClusterIP: it is no machine",
+                "a ping to a ClusterIP: nothing answers there",
                 CLIENT,
                 from(10, f.client, f.service).echo_request(79, 1, b"anybody"),
             ),
@@ -233,12 +234,12 @@ fn a_pod_through_its_own_service() {
     play("a_pod_through_its_own_service", |f| {
         vec![
             step(
-                "there: the source becomes the gateway's, so that the answer comes back here",
+                "to itself: the source becomes the gateway, so that the answer comes back through heddle",
                 CLIENT,
                 from(10, f.client, f.own_service).tcp(40_003, 80, TcpFlags::SYN, 1, 0, b""),
             ),
             step(
-                "and back",
+                "back to the client",
                 CLIENT,
                 from(10, f.client, f.gateway).tcp(8080, 40_003, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b""),
             ),
@@ -267,7 +268,7 @@ fn refused_and_denied() {
                 to(f.empty).sctp(40_004, 99, 7, b"\x01\x00\x00\x04"),
             ),
             step(
-                "endpoints elsewhere only, where the traffic policy wants one of this node: silence",
+                "the only endpoint is on another node and the traffic policy is Local: dropped",
                 CLIENT,
                 to(f.elsewhere).tcp(40_004, 80, TcpFlags::SYN, 5, 0, b""),
             ),
@@ -276,15 +277,23 @@ fn refused_and_denied() {
                 CLIENT,
                 to(f.service).tcp(40_004, 81, TcpFlags::SYN, 5, 0, b""),
             ),
-            step("policy", CLIENT, to(f.closed).tcp(40_005, 80, TcpFlags::SYN, 5, 0, b"")),
             step(
-                "somebody else's address",
+                "denied by policy",
+                CLIENT,
+                to(f.closed).tcp(40_005, 80, TcpFlags::SYN, 5, 0, b""),
+            ),
+            step(
+                "another pod's address as source",
                 CLIENT,
                 from(10, f.web, f.client).udp(1, 2, b"x"),
             ),
-            step("somebody else's MAC", CLIENT, from(20, f.client, f.web).udp(1, 2, b"x")),
             step(
-                "outside: by the host",
+                "another pod's MAC as source",
+                CLIENT,
+                from(20, f.client, f.web).udp(1, 2, b"x"),
+            ),
+            step(
+                "to the outside: by the host port",
                 CLIENT,
                 to(f.outside).tcp(40_006, 443, TcpFlags::SYN, 5, 0, b""),
             ),

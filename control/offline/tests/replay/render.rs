@@ -1,8 +1,8 @@
-//! A frame in words.
+//! Frames as text for transcripts.
 
 use heddle_wire::{Fragment, IcmpMessage, L3, Parsed, Proto, TcpFlags, parse};
 
-/// The frame as a reader of the golden packets sees it.
+/// Renders a frame as one line.
 pub fn render(frame: &[u8]) -> String {
     let p = match parse(frame, frame.len()) {
         Ok(p) => p,
@@ -23,6 +23,7 @@ pub fn render(frame: &[u8]) -> String {
     format!("{text}, ttl {}", p.ttl)
 }
 
+/// Returns the protocol's name.
 fn protocol(p: &Parsed) -> String {
     match p.proto {
         Proto::TCP => "TCP".to_owned(),
@@ -34,6 +35,7 @@ fn protocol(p: &Parsed) -> String {
     }
 }
 
+/// Renders the transport header of a packet, or the message of ICMP.
 fn transport(frame: &[u8], p: &Parsed) -> String {
     let name = protocol(p);
     match p.icmp() {

@@ -1,4 +1,4 @@
-//! A script of frames for the node of `cluster`, and its transcript: the outcome of each frame and the frames that left.
+//! Scripts of frames for the node of `cluster`, and their transcripts: the verdict on each frame and the frames that left.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,20 +17,20 @@ use heddle_wire::testing::{assert_valid, reassemble};
 
 use super::render::render;
 
-/// A frame that comes in.
+/// A frame that arrives.
 pub struct Step {
-    /// The property that it shows.
+    /// The label: the property that the frame shows.
     pub what: &'static str,
     /// The port.
     pub port: &'static str,
     /// The frame.
     pub frame: Vec<u8>,
-    /// How long after the one before it: a millisecond, if nothing is said.
+    /// The time since the frame before it; a millisecond by default.
     pub after: Duration,
 }
 
 impl Step {
-    /// So many seconds later.
+    /// Sets the time since the frame before it.
     pub fn after(self, seconds: u64) -> Self {
         Self {
             after: Duration::from_secs(seconds),
@@ -39,6 +39,7 @@ impl Step {
     }
 }
 
+/// Makes a step one millisecond after the one before it.
 pub const fn step(what: &'static str, port: &'static str, frame: Vec<u8>) -> Step {
     Step {
         what,
@@ -95,15 +96,15 @@ pub fn transcript(steps: &[Step]) -> String {
     transcript
 }
 
-/// Fragments that leave by one port for one datagram, put together: the checksum of the whole holds. One whose end never
-/// left is none.
+/// Reassembles the fragments that left by one port for one datagram, and verifies the checksum of the datagram. Skips datagrams
+/// whose last fragment did not leave.
 fn verify_datagrams(left: &[(String, Captured)]) {
     let mut datagrams = BTreeMap::<_, (Vec<Vec<u8>>, bool)>::new();
     for (port, captured) in left {
         let p = parse(&captured.frame, captured.frame.len()).unwrap();
         if p.is_fragment() {
-            let of = (port, p.src, p.dst, p.fragment_id);
-            let (fragments, ended) = datagrams.entry(of).or_default();
+            let datagram = (port, p.src, p.dst, p.fragment_id);
+            let (fragments, ended) = datagrams.entry(datagram).or_default();
             fragments.push(captured.frame.clone());
             *ended |= !p.more_fragments;
         }
@@ -113,7 +114,7 @@ fn verify_datagrams(left: &[(String, Captured)]) {
     }
 }
 
-/// How the one frame that came in ended.
+/// Returns the verdict on the one frame that arrived between two reports.
 fn end(before: &Report, after: &Report, port: &str) -> String {
     let (a, b): (&PortReport, &PortReport) = (&before.ports[port], &after.ports[port]);
     assert_eq!(b.received, a.received + 1, "the frame is counted where it came in");
@@ -127,6 +128,7 @@ fn end(before: &Report, after: &Report, port: &str) -> String {
     }
 }
 
+/// Reads the captures of the frames that left.
 fn left(out: &Path) -> Vec<(String, Captured)> {
     let mut files: Vec<_> = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();

@@ -1,4 +1,4 @@
-//! ICMP errors: they name outside and inside what their receiver knows, in both directions.
+//! ICMP errors: source and quoted packet are translated to the addresses that the receiver knows, in both directions.
 
 use heddle_wire::TcpFlags;
 use heddle_wire::testing::Packet;
@@ -6,12 +6,12 @@ use heddle_wire::testing::Packet;
 use super::{CLIENT, Family, HOST, WEB, by_host, from, play};
 use crate::script::step;
 
-/// Type and code of an error in the words of its family.
+/// Returns type and code of "port unreachable" in this family.
 fn port_unreachable(f: &Family) -> (u8, u8) {
     if f.client.is_v4() { (3, 3) } else { (1, 4) }
 }
 
-/// Fragmentation needed, and packet too big, with the next hop's MTU.
+/// Returns "fragmentation needed" or "packet too big", with the next hop's MTU.
 fn too_big(f: &Family, base: &Packet, quoted: &[u8]) -> Vec<u8> {
     if f.client.is_v4() {
         base.icmp_error(3, 4, 1400, quoted)
@@ -20,6 +20,7 @@ fn too_big(f: &Family, base: &Packet, quoted: &[u8]) -> Vec<u8> {
     }
 }
 
+/// Returns "time exceeded".
 fn time_exceeded(f: &Family, base: &Packet, quoted: &[u8]) -> Vec<u8> {
     base.icmp_error(if f.client.is_v4() { 11 } else { 3 }, 0, 0, quoted)
 }
@@ -40,17 +41,17 @@ fn errors_about_tcp_through_a_cluster_ip() {
             step("a connection", CLIENT, there),
             step("its answer", WEB, back),
             step(
-                "the server says that a segment was too large: the client hears it of the Service",
+                "the server reports that a segment was too large: the client receives it from the Service",
                 WEB,
                 too_big(f, &from(20, f.web, f.client), &seen_by_web),
             ),
             step(
-                "the client says it of an answer: the server hears it about its own address",
+                "the client reports the same about an answer: the error quotes the server's own address",
                 CLIENT,
                 too_big(f, &from(10, f.client, f.service), &seen_by_client),
             ),
             step(
-                "an error about it that says that the client sent what it did not: no error of this connection",
+                "an error to another pod than the sender of the quoted packet belongs to no connection",
                 WEB,
                 time_exceeded(f, &from(20, f.web, f.closed), &seen_by_web),
             ),
@@ -79,12 +80,12 @@ fn errors_of_the_client() {
                 from(20, f.web, f.client).udp(5353, 40_021, b"answer"),
             ),
             step(
-                "the client has closed its port: the server hears it about its own address and port",
+                "the client has closed its port: the error quotes the server's own address and port",
                 CLIENT,
                 error(&udp_back),
             ),
             step(
-                "SCTP through it",
+                "SCTP through the ClusterIP",
                 CLIENT,
                 from(10, f.client, f.service).sctp(40_022, 99, 7, b"\x01\x00\x00\x04"),
             ),
@@ -95,7 +96,7 @@ fn errors_of_the_client() {
             ),
             step("an error about it", CLIENT, error(&sctp_back)),
             step(
-                "an error to the server itself about what it never sent to the client",
+                "an error directly to the server about a packet that it did not send to the client directly",
                 CLIENT,
                 from(10, f.client, f.web).icmp_error(
                     kind,
@@ -127,18 +128,18 @@ fn errors_of_routers_and_about_pings() {
                 out.tcp(40_023, 443, TcpFlags::SYN, 1, 0, b""),
             ),
             step(
-                "a router on its path, whose error the kernel brings, keeps its name",
+                "an error of a router on its path, which the kernel routes to the host port, keeps its source",
                 HOST,
                 time_exceeded(f, &router, &out.ttl(1).tcp(40_023, 443, TcpFlags::SYN, 1, 0, b"")),
             ),
             step("a ping", CLIENT, from(10, f.client, f.web).echo_request(91, 1, b"ping")),
             step(
-                "an error about it belongs to it by its identifier",
+                "an error about the ping is matched by its identifier",
                 WEB,
                 from(20, f.web, f.client).icmp_error(kind, code, 0, &ping),
             ),
             step(
-                "an error about an error is none (RFC 1122 section 3.2.2)",
+                "an error about an error is dropped (RFC 1122 section 3.2.2)",
                 WEB,
                 from(20, f.web, f.client).icmp_error(
                     kind,
@@ -159,9 +160,9 @@ fn errors_of_a_pod_through_its_own_service() {
             .ttl(63)
             .tcp(40_024, 8080, TcpFlags::SYN, 1, 0, b"");
         vec![
-            step("there", CLIENT, own.tcp(40_024, 80, TcpFlags::SYN, 1, 0, b"")),
+            step("to itself", CLIENT, own.tcp(40_024, 80, TcpFlags::SYN, 1, 0, b"")),
             step(
-                "the server, which is the client, says that it was too large",
+                "the server, which is the same pod, reports that the segment was too large",
                 CLIENT,
                 too_big(f, &from(10, f.client, f.gateway), &seen),
             ),

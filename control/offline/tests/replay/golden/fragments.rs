@@ -1,4 +1,4 @@
-//! Fragments: later ones follow the first of their datagram, in whatever order they come, and are translated as it is.
+//! Fragments: later ones follow the first of their datagram, in any order of arrival, and are translated alike.
 
 use heddle_wire::testing::Packet;
 use heddle_wire::{Proto, TcpFlags};
@@ -6,7 +6,7 @@ use heddle_wire::{Proto, TcpFlags};
 use super::{CLIENT, WEB, from, play};
 use crate::script::step;
 
-/// Two fragments, 32 octets in the first, of the packet that `packet` makes.
+/// Cuts the packet that `packet` makes into two fragments, the first with 32 octets.
 fn halves(base: &Packet, id: u32, packet: impl Fn(&Packet) -> Vec<u8>) -> [Vec<u8>; 2] {
     let whole = packet(base);
     let (headers, protocol) = if base.is_v4() { (34, 23) } else { (54, 20) };
@@ -31,15 +31,23 @@ fn fragments_through_a_cluster_ip() {
         let [new_first, new_early] = halves(&from(10, f.client, f.service), 5, |p| p.udp(40_011, 53, DATA));
         vec![
             step("the first fragment has the ports: it chooses a backend", CLIENT, first),
-            step("the other one has none and follows it", CLIENT, second),
+            step("the other one has no ports and follows it", CLIENT, second),
             step("the answer's first fragment comes from the Service", WEB, back),
-            step("so does the other", WEB, rest),
-            step("a fragment that comes before its first", CLIENT, early),
-            step("and when the first has come, both leave", CLIENT, late_first),
-            step("the same way back", WEB, early_back),
-            step("and both", WEB, late_back),
-            step("of a connection that nobody knows yet", CLIENT, new_early),
-            step("both, as the first one's backend was chosen", CLIENT, new_first),
+            step("so does the other one", WEB, rest),
+            step("a later fragment that arrives before its first", CLIENT, early),
+            step("when the first arrives, both leave", CLIENT, late_first),
+            step("the same in the other direction", WEB, early_back),
+            step("both leave", WEB, late_back),
+            step(
+                "a later fragment of a connection that does not exist yet",
+                CLIENT,
+                new_early,
+            ),
+            step(
+                "both leave to the backend that was chosen for the first",
+                CLIENT,
+                new_first,
+            ),
         ]
     });
 }
@@ -67,11 +75,11 @@ fn fragments_of_other_protocols() {
             step("SCTP between pods", CLIENT, sctp),
             step("the rest of it", CLIENT, of_sctp),
             step(
-                "SCTP whose port would change: its CRC covers what is in the other fragment",
+                "SCTP whose port would change: its CRC also covers the other fragment",
                 CLIENT,
                 nat,
             ),
-            step("what follows it", CLIENT, of_nat),
+            step("the rest of it", CLIENT, of_nat),
             step("a pod through its own Service", CLIENT, own),
             step("the rest of it", CLIENT, of_own),
         ]
@@ -88,12 +96,8 @@ fn fragments_that_are_dropped() {
         let [to_empty, of_empty] = halves(&from(10, f.client, f.empty), 3, |p| p.udp(40_015, 53, DATA));
         vec![
             step("a first fragment", CLIENT, first),
-            step("one that overlaps it", CLIENT, overlapping),
-            step(
-                "what would have followed: the datagram has ended (RFC 5722)",
-                CLIENT,
-                second,
-            ),
+            step("a fragment that overlaps it", CLIENT, overlapping),
+            step("its second fragment: the datagram has ended (RFC 5722)", CLIENT, second),
             step(
                 "a first fragment without all of the transport header",
                 CLIENT,
@@ -104,10 +108,10 @@ fn fragments_that_are_dropped() {
                 CLIENT,
                 base(5).fragment(8, false).raw(Proto::TCP, &[0; 16]),
             ),
-            step("a first fragment that policy forbids", CLIENT, to_closed),
-            step("what follows it", CLIENT, rest),
-            step("one to a Service without endpoints", CLIENT, to_empty),
-            step("what follows it", CLIENT, of_empty),
+            step("a first fragment that policy denies", CLIENT, to_closed),
+            step("the rest of it", CLIENT, rest),
+            step("a first fragment to a Service without endpoints", CLIENT, to_empty),
+            step("the rest of it", CLIENT, of_empty),
         ]
     });
 }

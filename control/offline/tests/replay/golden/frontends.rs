@@ -1,5 +1,5 @@
-//! Other ways to a Service than a pod's to its ClusterIP: node ports, load balancers, the node itself, the outside; and
-//! clients that stay with their backend.
+//! Services reached otherwise than from a pod by ClusterIP: node ports, load balancers, from the node and from outside; and
+//! session affinity.
 
 use heddle_wire::TcpFlags;
 
@@ -29,7 +29,7 @@ fn node_ports_and_load_balancers() {
                 from(20, f.web, f.client).udp(5353, 40_031, b"answer"),
             ),
             step(
-                "SCTP to the load balancer's address, which needs no load balancer from here",
+                "SCTP to the load balancer's address: heddle serves it without the load balancer",
                 CLIENT,
                 from(10, f.client, f.balancer).sctp(40_032, 99, 7, b"\x01\x00\x00\x04"),
             ),
@@ -44,7 +44,7 @@ fn node_ports_and_load_balancers() {
                 from(10, f.client, f.node).tcp(40_033, 22, TcpFlags::SYN, 1, 0, b""),
             ),
             step(
-                "a node port of another node: that one serves it",
+                "a node port of another node, which serves it",
                 CLIENT,
                 from(10, f.client, f.other_node).tcp(40_034, 30_080, TcpFlags::SYN, 1, 0, b""),
             ),
@@ -55,7 +55,7 @@ fn node_ports_and_load_balancers() {
 #[test]
 fn from_the_node_and_from_outside() {
     play("from_the_node_and_from_outside", |f| {
-        // The ports that are chosen for masquerade: the replay's hash has a seed.
+        // The source ports of masqueraded connections. They are constant, because the replay's hash has a fixed seed.
         let (plain, outsider) = if f.node.is_v4() {
             (61_193, 64_534)
         } else {
@@ -63,7 +63,7 @@ fn from_the_node_and_from_outside() {
         };
         vec![
             step(
-                "a process of the node through a ClusterIP: pods know its address",
+                "a process of the node through a ClusterIP: the source is kept, because pods reach the node by heddle",
                 HOST,
                 by_host(f.node, f.service).tcp(40_035, 80, TcpFlags::SYN, 1, 0, b""),
             ),
@@ -73,7 +73,7 @@ fn from_the_node_and_from_outside() {
                 from(20, f.web, f.node).tcp(8080, 40_035, SYN_ACK, 1, 2, b""),
             ),
             step(
-                "to a Service that no pod serves: from an address that only heddle has, else the answer would pass it by",
+                "to a Service whose backend is no pod: masqueraded to an address of heddle, so that the answer comes back through it",
                 HOST,
                 by_host(f.node, f.plain).tcp(40_036, 80, TcpFlags::SYN, 1, 0, b""),
             ),
@@ -83,7 +83,7 @@ fn from_the_node_and_from_outside() {
                 by_host(f.other_node, f.masquerade).tcp(8080, plain, SYN_ACK, 1, 2, b""),
             ),
             step(
-                "somebody outside, by the load balancer's address and this node: policy Local keeps the source",
+                "a client outside through the load balancer's address: traffic policy Local keeps the source",
                 HOST,
                 by_host(f.outside, f.balancer).tcp(40_037, 80, TcpFlags::SYN, 1, 0, b""),
             ),
@@ -93,12 +93,12 @@ fn from_the_node_and_from_outside() {
                 from(20, f.web, f.outside).tcp(8080, 40_037, SYN_ACK, 1, 2, b""),
             ),
             step(
-                "somebody outside to a ClusterIP is masqueraded",
+                "a client outside to a ClusterIP is masqueraded",
                 HOST,
                 by_host(f.outside, f.service).tcp(40_038, 80, TcpFlags::SYN, 1, 0, b""),
             ),
             step(
-                "so its answer comes by here",
+                "so its answer comes back through heddle",
                 WEB,
                 from(20, f.web, f.masquerade).tcp(8080, outsider, SYN_ACK, 1, 2, b""),
             ),
@@ -112,9 +112,9 @@ fn one_client_port_to_two_services_of_one_backend() {
         let syn = |to| from(10, f.client, to).tcp(40_060, 80, TcpFlags::SYN, 1, 0, b"");
         let other = if f.client.is_v4() { OTHER_PORT.0 } else { OTHER_PORT.1 };
         vec![
-            step("to the first", CLIENT, syn(f.service)),
+            step("to the first Service", CLIENT, syn(f.service)),
             step(
-                "to the second: the backend could not tell them apart, so this one gets another port",
+                "to the second Service: its tuple would be the same at the backend, so the source port changes",
                 CLIENT,
                 syn(f.front),
             ),
@@ -124,7 +124,7 @@ fn one_client_port_to_two_services_of_one_backend() {
                 from(20, f.web, f.client).tcp(8080, 40_060, SYN_ACK, 1, 2, b""),
             ),
             step(
-                "and that of the second",
+                "the answer of the second",
                 WEB,
                 from(20, f.web, f.client).tcp(8080, other, SYN_ACK, 1, 2, b""),
             ),
@@ -132,7 +132,7 @@ fn one_client_port_to_two_services_of_one_backend() {
     });
 }
 
-/// Chosen by a hash with the replay's seed.
+/// The source port of the second connection, IPv4 and IPv6. It is constant, because the replay's hash has a fixed seed.
 const OTHER_PORT: (u16, u16) = (22_850, 40_775);
 
 #[test]
@@ -142,9 +142,9 @@ fn a_client_stays_with_its_backend() {
         vec![
             step("a first connection", CLIENT, syn(40_040)),
             step("each later one goes to the same backend", CLIENT, syn(40_041)),
-            step("whatever its port", CLIENT, syn(40_049)),
+            step("from any port", CLIENT, syn(40_049)),
             step(
-                "nine seconds later: the timeout of ten begins anew with each",
+                "nine seconds later: each connection restarts the timeout of ten seconds",
                 CLIENT,
                 syn(40_050),
             )

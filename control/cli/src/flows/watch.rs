@@ -1,9 +1,9 @@
 //! `heddle flows --watch`: prints connections that begin, change or end.
 //!
-//! Each look turns a bounded number of pages and the next one goes on there, so the work of an interval is bounded
-//! however large the table is; one that is larger than that is seen whole after several looks. What was followed in a
-//! range of records and is not there any more has ended. Memory is bounded too: of connections beyond the most that are followed,
-//! only the number is printed.
+//! Each poll reads a bounded number of pages and the next poll continues there, so the work of an interval does not depend on
+//! the size of the table; a round through a large table takes several polls. A followed connection that is missing from a page
+//! that covers its record has ended. Memory is bounded too: beyond the maximum number of followed connections, only the number
+//! of the others is printed.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,29 +14,31 @@ use heddle_proto::{Flow, Flows, FlowsRequest};
 use serde::Serialize;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::line::line;
+use super::page::{FlowsError, page};
 use crate::args::{FlowsArgs, OutputFormat};
-use crate::flows::{FlowsError, line, page};
 
-/// Pages that one look turns.
+/// The maximum number of pages in one poll.
 const PAGES: usize = 64;
-/// Connections that are followed where nobody says how many.
+/// The default of the maximum number of followed connections.
 const FOLLOWED: u64 = 16_384;
 
 /// A change of a connection between two polls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Event {
-    /// It stood when the watch began.
+    /// It existed when the watch began.
     There,
-    /// It is new.
+    /// It has begun.
     New,
-    /// Its state has changed, or its marks.
+    /// Its state or one of its properties has changed.
     Changed,
-    /// It is gone; the rest says how it was seen last.
+    /// It has ended. The connection is printed as it was seen last.
     Ended,
 }
 
 impl Event {
+    /// Returns the sign at the beginning of the line.
     const fn sign(self) -> char {
         match self {
             Self::There => '=',
@@ -50,17 +52,20 @@ impl Event {
 /// The connections seen so far.
 #[derive(Debug)]
 struct Watch {
+    /// The maximum number of followed connections.
     most: usize,
+    /// The followed connections by record.
     followed: BTreeMap<u32, Flow>,
-    /// Connections seen in this round that are not followed, there being too many.
+    /// Connections of this round that are not followed, because there are too many.
     beyond: u64,
-    /// The first round is not over.
+    /// True during the first round.
     first: bool,
+    /// The record where the next page begins.
     from: u32,
 }
 
-/// The part of a connection whose change is printed.
-fn face(flow: &Flow) -> (&str, Vec<&'static str>) {
+/// Returns the part of a connection whose change is an event.
+fn visible_state(flow: &Flow) -> (&str, Vec<&'static str>) {
     (&flow.state, flow.marks().collect())
 }
 
@@ -75,18 +80,23 @@ impl Watch {
         }
     }
 
-    /// Takes a page in, which began at `from`. Says what is news.
-    fn take(&mut self, page: Flows) -> Vec<(Event, Flow)> {
+    /// Compares a page, which begins at `from`, with the followed connections. Returns the events.
+    fn compare(&mut self, page: Flows) -> Vec<(Event, Flow)> {
         let until = page.next.unwrap_or(u32::MAX);
+        // The followed connections whose records the page covers.
         let mut before = self.followed.split_off(&self.from);
         let mut behind = before.split_off(&until);
         self.followed.append(&mut behind);
-        let mut news = Vec::new();
+
+        let mut events = Vec::new();
         for flow in page.flows {
             let event = match before.remove(&flow.record) {
-                Some(old) if old.id == flow.id => (face(&old) != face(&flow)).then_some(Event::Changed),
+                Some(old) if old.id == flow.id => {
+                    (visible_state(&old) != visible_state(&flow)).then_some(Event::Changed)
+                }
+                // Another connection was in this record, or none.
                 old => {
-                    news.extend(old.map(|old| (Event::Ended, old)));
+                    events.extend(old.map(|old| (Event::Ended, old)));
                     if self.followed.len() + before.len() >= self.most {
                         self.beyond += 1;
                         continue;
@@ -94,35 +104,39 @@ impl Watch {
                     Some(if self.first { Event::There } else { Event::New })
                 }
             };
-            news.extend(event.map(|event| (event, flow.clone())));
+            events.extend(event.map(|event| (event, flow.clone())));
             self.followed.insert(flow.record, flow);
         }
-        news.extend(before.into_values().map(|old| (Event::Ended, old)));
+        // A followed connection that is missing from the page has ended.
+        events.extend(before.into_values().map(|old| (Event::Ended, old)));
         self.from = page.next.unwrap_or(0);
-        news
+        events
     }
 
-    /// A round is over. Says how many connections are not followed.
-    const fn round(&mut self) -> u64 {
+    /// Ends a round. Returns the number of connections that are not followed.
+    const fn end_round(&mut self) -> u64 {
         self.first = false;
         std::mem::replace(&mut self.beyond, 0)
     }
 }
 
+/// An event as JSON.
 #[derive(Serialize)]
-struct News<'a> {
+struct EventLine<'a> {
     event: Event,
     flow: &'a Flow,
 }
 
+/// The number of connections that are not followed, as JSON.
 #[derive(Serialize)]
 struct Beyond {
     not_followed: u64,
 }
 
-fn shown(event: Event, flow: &Flow, format: OutputFormat) -> Result<String, serde_json::Error> {
+/// Renders an event.
+fn render(event: Event, flow: &Flow, format: OutputFormat) -> Result<String, serde_json::Error> {
     match format {
-        OutputFormat::Json => Ok(serde_json::to_string(&News { event, flow })? + "\n"),
+        OutputFormat::Json => Ok(serde_json::to_string(&EventLine { event, flow })? + "\n"),
         OutputFormat::Text => {
             let mut out = format!("{} ", event.sign());
             line(flow, &mut out);
@@ -131,8 +145,8 @@ fn shown(event: Event, flow: &Flow, format: OutputFormat) -> Result<String, serd
     }
 }
 
-/// Watches until it is interrupted.
-pub(crate) async fn run(
+/// Prints events until Ctrl-C.
+pub(super) async fn run(
     args: &FlowsArgs,
     every: Duration,
     mut request: FlowsRequest,
@@ -153,15 +167,15 @@ pub(crate) async fn run(
             request.from = watch.from;
             let page = page(&args.run_dir, &request).await?;
             let over = page.next.is_none();
-            for (event, flow) in watch.take(page) {
-                out.write_all(shown(event, &flow, args.output)?.as_bytes())?;
+            for (event, flow) in watch.compare(page) {
+                out.write_all(render(event, &flow, args.output)?.as_bytes())?;
             }
             if over {
-                let now = watch.round();
+                let now = watch.end_round();
                 if now != std::mem::replace(&mut beyond, now) {
                     let text = match args.output {
                         OutputFormat::Json => serde_json::to_string(&Beyond { not_followed: now })? + "\n",
-                        OutputFormat::Text => format!("{now} more are not followed (--limit)\n"),
+                        OutputFormat::Text => format!("{now} more connections are not followed (see --limit)\n"),
                     };
                     out.write_all(text.as_bytes())?;
                 }
@@ -175,7 +189,7 @@ pub(crate) async fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flows::tests::flow;
+    use crate::flows::line::tests::flow;
 
     fn page_of(flows: &[(u32, &str, &str)], next: Option<u32>) -> Flows {
         Flows {
@@ -187,74 +201,74 @@ mod tests {
         }
     }
 
-    fn told(news: &[(Event, Flow)]) -> Vec<(Event, &str)> {
-        news.iter().map(|(event, flow)| (*event, flow.id.as_str())).collect()
+    fn summary(events: &[(Event, Flow)]) -> Vec<(Event, &str)> {
+        events.iter().map(|(event, flow)| (*event, flow.id.as_str())).collect()
     }
 
     #[test]
-    fn connections_come_change_and_end() {
+    fn connections_begin_change_and_end() {
         let mut watch = Watch::new(100);
-        let news = watch.take(page_of(&[(1, "a", "syn-sent"), (2, "b", "established")], None));
-        assert_eq!(told(&news), [(Event::There, "a"), (Event::There, "b")]);
-        assert_eq!(watch.round(), 0);
-        let news = watch.take(page_of(
+        let events = watch.compare(page_of(&[(1, "a", "syn-sent"), (2, "b", "established")], None));
+        assert_eq!(summary(&events), [(Event::There, "a"), (Event::There, "b")]);
+        assert_eq!(watch.end_round(), 0);
+        let events = watch.compare(page_of(
             &[(1, "a", "established"), (2, "b", "established"), (9, "c", "new")],
             None,
         ));
-        assert_eq!(told(&news), [(Event::Changed, "a"), (Event::New, "c")]);
+        assert_eq!(summary(&events), [(Event::Changed, "a"), (Event::New, "c")]);
         // The record of one that has ended may be another's by now.
-        let news = watch.take(page_of(&[(1, "a", "established"), (2, "d", "new")], None));
+        let events = watch.compare(page_of(&[(1, "a", "established"), (2, "d", "new")], None));
         assert_eq!(
-            told(&news),
+            summary(&events),
             [(Event::Ended, "b"), (Event::New, "d"), (Event::Ended, "c")]
         );
         assert_eq!(
-            told(&watch.take(page_of(&[(1, "a", "established"), (2, "d", "new")], None))),
+            summary(&watch.compare(page_of(&[(1, "a", "established"), (2, "d", "new")], None))),
             []
         );
     }
 
     #[test]
-    fn a_page_says_nothing_of_records_beyond_it() {
+    fn a_page_ends_no_connection_in_records_beyond_it() {
         let mut watch = Watch::new(100);
-        watch.take(page_of(&[(1, "a", "new")], Some(4)));
-        watch.take(page_of(&[(5, "b", "new")], None));
-        watch.round();
-        assert_eq!(told(&watch.take(page_of(&[], Some(4)))), [(Event::Ended, "a")]);
-        assert_eq!(told(&watch.take(page_of(&[(5, "b", "new")], None))), []);
+        watch.compare(page_of(&[(1, "a", "new")], Some(4)));
+        watch.compare(page_of(&[(5, "b", "new")], None));
+        watch.end_round();
+        assert_eq!(summary(&watch.compare(page_of(&[], Some(4)))), [(Event::Ended, "a")]);
+        assert_eq!(summary(&watch.compare(page_of(&[(5, "b", "new")], None))), []);
         assert_eq!(
-            told(&watch.take(page_of(&[(1, "c", "new")], Some(4)))),
+            summary(&watch.compare(page_of(&[(1, "c", "new")], Some(4)))),
             [(Event::New, "c")]
         );
-        assert_eq!(told(&watch.take(page_of(&[], None))), [(Event::Ended, "b")]);
+        assert_eq!(summary(&watch.compare(page_of(&[], None))), [(Event::Ended, "b")]);
     }
 
     #[test]
     fn those_beyond_the_most_are_counted() {
         let mut watch = Watch::new(1);
         let both = [(1, "a", "new"), (2, "b", "new")];
-        assert_eq!(told(&watch.take(page_of(&both, None))), [(Event::There, "a")]);
-        assert_eq!(watch.round(), 1);
-        assert_eq!(told(&watch.take(page_of(&both, None))), []);
-        assert_eq!(watch.round(), 1);
+        assert_eq!(summary(&watch.compare(page_of(&both, None))), [(Event::There, "a")]);
+        assert_eq!(watch.end_round(), 1);
+        assert_eq!(summary(&watch.compare(page_of(&both, None))), []);
+        assert_eq!(watch.end_round(), 1);
         assert_eq!(
-            told(&watch.take(page_of(&both[1..], None))),
+            summary(&watch.compare(page_of(&both[1..], None))),
             [(Event::Ended, "a")],
             "room is found at the next look"
         );
-        assert_eq!(told(&watch.take(page_of(&both[1..], None))), [(Event::New, "b")]);
+        assert_eq!(summary(&watch.compare(page_of(&both[1..], None))), [(Event::New, "b")]);
     }
 
     #[test]
     fn news_have_a_sign_and_an_event() {
         let one = flow(1, "a", "new");
         assert!(
-            shown(Event::Ended, &one, OutputFormat::Text)
+            render(Event::Ended, &one, OutputFormat::Text)
                 .unwrap()
                 .starts_with("- TCP  new  ")
         );
         let json: serde_json::Value =
-            serde_json::from_str(&shown(Event::New, &one, OutputFormat::Json).unwrap()).unwrap();
+            serde_json::from_str(&render(Event::New, &one, OutputFormat::Json).unwrap()).unwrap();
         assert_eq!((&json["event"], &json["flow"]["id"]), (&"new".into(), &"a".into()));
     }
 }

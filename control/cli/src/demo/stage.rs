@@ -1,0 +1,51 @@
+//! The demo's output, which stops at a signal.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::error::DemoError;
+
+/// The demo's output and the flag that a signal sets.
+pub(super) struct Stage {
+    out: std::io::Stdout,
+    interrupted: Arc<AtomicBool>,
+    chapter: u32,
+}
+
+impl Stage {
+    /// Makes the output. SIGINT and SIGTERM interrupt the demo at its next line of output.
+    pub(super) fn new() -> Result<Self, DemoError> {
+        let interrupted = Arc::new(AtomicBool::new(false));
+        for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(DemoError::Signals)?;
+        }
+        Ok(Self {
+            out: std::io::stdout(),
+            interrupted,
+            chapter: 0,
+        })
+    }
+
+    /// Returns true after a signal.
+    pub(super) fn is_interrupted(&self) -> bool {
+        self.interrupted.load(Ordering::Acquire)
+    }
+
+    /// Prints the title of the next chapter.
+    pub(super) fn chapter(&mut self, title: &str) -> Result<(), DemoError> {
+        self.chapter += 1;
+        let chapter = self.chapter;
+        self.say(&format!("\n{chapter}. {title}"))
+    }
+
+    /// Prints a line. Fails after a signal.
+    pub(super) fn say(&mut self, line: &str) -> Result<(), DemoError> {
+        if self.is_interrupted() {
+            return Err(DemoError::Interrupted);
+        }
+        writeln!(self.out, "{line}")?;
+        self.out.flush()?;
+        Ok(())
+    }
+}

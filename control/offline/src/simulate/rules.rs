@@ -1,0 +1,32 @@
+//! The part of the agents' configuration that affects verdicts.
+
+use heddle_config::Config;
+use ipnet::IpNet;
+
+/// The keys of the agents' configuration that affect verdicts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// `externalIPs`: serves the externalIPs of Services.
+    pub external_ips: bool,
+    /// `serviceCIDRs`: the ranges of Service addresses; empty: the ranges of the ServiceCIDR objects.
+    pub service_cidrs: Vec<IpNet>,
+}
+
+impl Default for Rules {
+    /// The rules of kube-proxy: external addresses are served. An agent serves them only if its configuration enables it.
+    fn default() -> Self {
+        Self {
+            external_ips: true,
+            service_cidrs: Vec::new(),
+        }
+    }
+}
+
+impl From<&Config> for Rules {
+    fn from(config: &Config) -> Self {
+        Self {
+            external_ips: config.external_ips,
+            service_cidrs: config.service_cidrs.clone(),
+        }
+    }
+}
