@@ -37,7 +37,7 @@ pub enum CleanupError {
     #[error(transparent)]
     FlowFile(#[from] FlowFileError),
     /// A file cannot be removed.
-    #[error("removing {}: {source}", path.display())]
+    #[error("cannot remove {}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,

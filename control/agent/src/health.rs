@@ -270,7 +270,7 @@ mod tests {
         assert!(checks_of_node(&cluster(&[service("web", "Cluster", 32_000)]), "n1").is_empty());
     }
 
-    fn ask(port: u16) -> io::Result<String> {
+    fn get(port: u16) -> io::Result<String> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
         let mut answer = String::new();
@@ -300,7 +300,7 @@ mod tests {
         );
         drop(taken);
         assert!(checks.serve(health(2)).is_empty());
-        let answer = ask(port).unwrap();
+        let answer = get(port).unwrap();
         assert!(
             answer.starts_with("HTTP/1.1 200 ") && answer.contains("x-load-balancing-endpoint-weight: 2"),
             "{answer}"
@@ -312,10 +312,10 @@ mod tests {
             "{answer}"
         );
         checks.serve(health(0));
-        assert!(ask(port).unwrap().starts_with("HTTP/1.1 503 "));
+        assert!(get(port).unwrap().starts_with("HTTP/1.1 503 "));
         checks.serve(BTreeMap::new());
         // The task ends at its next step.
-        while ask(port).is_ok_and(|answer| !answer.is_empty()) {
+        while get(port).is_ok_and(|answer| !answer.is_empty()) {
             std::thread::yield_now();
         }
     }

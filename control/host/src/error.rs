@@ -25,7 +25,7 @@ pub enum HostError {
     #[error("nft: did not end within {} s and was killed", .0.as_secs())]
     NftSlow(Duration),
     /// The record of the reserved ports cannot be read or written.
-    #[error("{}: {source}", path.display())]
+    #[error("cannot read or write {}: {source}", path.display())]
     Record {
         /// The file.
         path: PathBuf,
@@ -33,7 +33,7 @@ pub enum HostError {
         source: io::Error,
     },
     /// The host task's thread cannot be started.
-    #[error("starting the host task: {0}")]
+    #[error("cannot start the host task: {0}")]
     Thread(io::Error),
     /// The host task has ended.
     #[error("the host task has ended: the agent is stopping")]

@@ -113,7 +113,7 @@ macro_rules! router {
 /// Sends a request to the controller and waits for its answer.
 macro_rules! ask_controller {
     ($state:ident, $variant:ident $name:ident, [$($param:ident),*] [$($request:expr)?]) => {
-        ask(&$state, |reply| Request::$variant { $($param,)* $(request: $request,)? reply }).await
+        forward_to_controller(&$state, |reply| Request::$variant { $($param,)* $(request: $request,)? reply }).await
     };
 }
 
@@ -148,8 +148,11 @@ fn finish<S: Clone + Send + Sync + 'static, E: SocketError>(routes: Router<S>, s
         .with_state(state)
 }
 
-/// Asks the controller and encodes its answer.
-async fn ask<T: Serialize>(controller: &Sender<Request>, request: impl FnOnce(Reply<T>) -> Request) -> Response {
+/// Sends a request to the controller, waits for the answer, and encodes it.
+async fn forward_to_controller<T: Serialize>(
+    controller: &Sender<Request>,
+    request: impl FnOnce(Reply<T>) -> Request,
+) -> Response {
     let (reply, received) = oneshot::channel();
     answer(match controller.send(request(reply)) {
         Ok(()) => received.await.unwrap_or_else(|_| Err(CniError::stopping())),

@@ -139,7 +139,7 @@ impl Controller {
             .add(request, &ranges, mtu, self.settings.max_pods)
             .map_err(|e| store_error(&e))?;
         self.attachments.set_stage(record.id, Stage::Prepared);
-        tracing::info!(attachment = record.id, pod = record.name(), addresses = ?record.addresses, "prepared");
+        tracing::info!(attachment = record.id, pod = record.name(), addresses = ?record.addresses, "prepared an attachment");
         let routes = pod_routes::compute(
             &self.objects.route_ranges(&self.settings),
             &record.addresses,
@@ -365,7 +365,7 @@ impl Controller {
                     let _ = reply.send(Err(e));
                     return;
                 }
-                tracing::info!(attachment = record.id, pod = record.name(), "released");
+                tracing::info!(attachment = record.id, pod = record.name(), "released the attachment");
                 Released {
                     existed: true,
                     host_ifname: Some(record.host_ifname),

@@ -12,7 +12,7 @@ pub(super) struct HeldAnswer {
     pub(super) answer: Answer,
 }
 
-/// An answer to the plugin, with the way back.
+/// An answer to the plugin, with the channel on which it is sent.
 pub(super) enum Answer {
     Prepared(Box<Prepared>, Reply<Prepared>),
     Released(Released, Reply<Released>),

@@ -67,18 +67,18 @@ fn kernel() -> Row {
 
 /// Looks for BPF and for the kernel's type information (BTF).
 fn bpf() -> [Row; 2] {
-    let there = |what, file: &str, state, advice: &str| match Path::new(file).exists() {
+    let row_of_file = |what, file: &str, state, advice: &str| match Path::new(file).exists() {
         true => Row::ok(what, "yes"),
         false => Row::new(what, state, "no", advice),
     };
     [
-        there(
+        row_of_file(
             "bpf(2)",
             "/proc/sys/kernel/unprivileged_bpf_disabled",
             State::Bad,
             "run a kernel with CONFIG_BPF_SYSCALL and CONFIG_XDP_SOCKETS",
         ),
-        there(
+        row_of_file(
             "BTF",
             "/sys/kernel/btf/vmlinux",
             State::Warn,

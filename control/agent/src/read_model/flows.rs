@@ -369,11 +369,14 @@ mod tests {
     }
 
     #[test]
-    fn words_are_told_with_what_they_may_be() {
+    fn the_error_for_an_unknown_name_lists_the_known_ones() {
         let named = |state: FlowState| state.as_str().to_owned();
         let asked = |text: &str| value_named("state", Some(&text.to_owned()), &STATES, named);
         assert_eq!(asked("TIME-WAIT"), Ok(Some(FlowState::TimeWait)));
-        let said = asked("open").unwrap_err().message;
-        assert!(said.contains("\"open\"") && said.contains("established"), "{said}");
+        let message = asked("open").unwrap_err().message;
+        assert!(
+            message.contains("\"open\"") && message.contains("established"),
+            "{message}"
+        );
     }
 }

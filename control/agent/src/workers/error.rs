@@ -28,6 +28,6 @@ pub enum WorkersError {
         max: u16,
     },
     /// A thread or an eventfd cannot be created.
-    #[error("starting the workers: {0}")]
+    #[error("cannot start the workers: {0}")]
     Threads(#[from] io::Error),
 }

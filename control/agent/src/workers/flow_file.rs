@@ -48,10 +48,10 @@ impl fmt::Display for Medium {
 #[derive(Debug, thiserror::Error)]
 pub enum FlowFileError {
     /// A system call failed.
-    #[error("{what} {}: {source}", path.display())]
+    #[error("cannot {step} {}: {source}", path.display())]
     System {
         /// The step, for the message.
-        what: &'static str,
+        step: &'static str,
         /// The directory or file.
         path: PathBuf,
         /// The system's error.
@@ -59,7 +59,7 @@ pub enum FlowFileError {
     },
     /// Huge pages are required and there are not enough.
     #[error(
-        "hugePages: require, but {free} pages of 2 MiB are free and the flow table needs {needed}: reserve more \
+        "hugePages: require, but only {free} pages of 2 MiB are free and the flow table needs {needed}: reserve more \
          (vm.nr_hugepages) or lower connections"
     )]
     NoHugePages {
@@ -71,9 +71,9 @@ pub enum FlowFileError {
 }
 
 /// Makes the error of a failed step at a path.
-fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FlowFileError {
+fn failed(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FlowFileError {
     let path = path.to_owned();
-    move |source| FlowFileError::System { what, path, source }
+    move |source| FlowFileError::System { step, path, source }
 }
 
 /// Mounts the file system for a table of about `bytes`, unless it is mounted already. Returns the path of the table's file
@@ -83,7 +83,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FlowFile
 /// The file system cannot be mounted, or huge pages are required and not available.
 pub fn prepare(run_dir: &Path, huge: HugePages, bytes: u64) -> Result<(PathBuf, Medium), FlowFileError> {
     let dir = run_dir.join(DIR);
-    fs::create_dir_all(&dir).map_err(failed("creating", &dir))?;
+    fs::create_dir_all(&dir).map_err(failed("create", &dir))?;
     if let Some(medium) = mounted(&dir)? {
         return Ok((dir.join(FILE), medium));
     }
@@ -99,10 +99,10 @@ pub fn prepare(run_dir: &Path, huge: HugePages, bytes: u64) -> Result<(PathBuf, 
         Ok(()) => wanted,
         // A kernel without transparent huge pages does not know the option.
         Err(Errno::EINVAL) if wanted == Medium::Transparent => {
-            mount_as(Medium::Tmpfs, &dir).map_err(|e| failed("mounting", &dir)(e.into()))?;
+            mount_as(Medium::Tmpfs, &dir).map_err(|e| failed("mount", &dir)(e.into()))?;
             Medium::Tmpfs
         }
-        Err(e) => return Err(failed("mounting", &dir)(e.into())),
+        Err(e) => return Err(failed("mount", &dir)(e.into())),
     };
     Ok((dir.join(FILE), medium))
 }
@@ -137,20 +137,20 @@ pub fn remove(run_dir: &Path) -> Result<bool, FlowFileError> {
     let dir = run_dir.join(DIR);
     let mut was_mounted = false;
     while mounted(&dir)?.is_some() {
-        umount2(&dir, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| failed("unmounting", &dir)(e.into()))?;
+        umount2(&dir, MntFlags::UMOUNT_NOFOLLOW).map_err(|e| failed("unmount", &dir)(e.into()))?;
         was_mounted = true;
     }
     match fs::remove_dir(&dir) {
         Ok(()) => Ok(was_mounted),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(was_mounted),
-        Err(e) => Err(failed("removing", &dir)(e)),
+        Err(e) => Err(failed("remove", &dir)(e)),
     }
 }
 
 /// Returns the kind of memory of the file system at a directory; `None` if none of heddle's kinds is mounted there.
 fn mounted(dir: &Path) -> Result<Option<Medium>, FlowFileError> {
     let table = Path::new("/proc/self/mountinfo");
-    let text = fs::read_to_string(table).map_err(failed("reading", table))?;
+    let text = fs::read_to_string(table).map_err(failed("read", table))?;
     let Ok(dir) = dir.canonicalize() else { return Ok(None) };
     Ok(text.lines().rev().find_map(|line| medium_at(line, &dir)))
 }

@@ -26,7 +26,7 @@ pub enum FolderError {
         source: notify::Error,
     },
     /// No thread could be started.
-    #[error("cannot start the thread that follows {path:?}: {source}")]
+    #[error("cannot start the thread that watches {path:?}: {source}")]
     Thread {
         /// The folder.
         path: PathBuf,

@@ -348,7 +348,7 @@ impl<S: FnMut(Vec<Event>) -> ControlFlow<()>> WatchThread<S> {
                 }
             }
             Err(_) if !std::mem::replace(&mut self.is_reported_gone, true) => {
-                tracing::warn!(folder = %origin, "the manifest folder is gone");
+                tracing::warn!(folder = %origin, "the manifest folder is gone: its objects stay as they are, and heddle looks for it every second");
                 return self.report(vec![Event::Rejected(rejection)]);
             }
             Err(_) => {}
