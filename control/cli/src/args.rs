@@ -148,7 +148,7 @@ pub struct CheckArgs {
     /// The agent's configuration file: the machine must have room for the sizes in it [default: every key's default].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The agent's state directory, for the marker of the AF_XDP test [default: /var/lib/heddle].
+    /// The agent's state directory, for the marker of the AF_XDP test [default: stateDir of the configuration].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// Output format.

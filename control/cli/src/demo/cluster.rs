@@ -13,14 +13,14 @@ pub fn build(stage: &mut Stage, binaries: Binaries) -> Result<Shop, DemoError> {
     let mut shop = Shop::new(binaries, NodePlan::new("node-1", 1))?;
     let [v4, v6] = shop.node.internal_ips();
     let ns = shop.node.ns().name();
-    stage.say(&format!(
+    stage.print(&format!(
         "   network namespace {ns}: node-1 with {v4} and {v6}, and an uplink to an outside world"
     ))?;
-    stage.say("   objects: Namespace shop, Service shop/web (dual stack), NetworkPolicy shop/db-from-web:")?;
-    stage.say("   only pods labelled app=web may reach pods labelled app=db, and only at TCP port 5432")?;
+    stage.print("   objects: Namespace shop, Service shop/web (dual stack), NetworkPolicy shop/db-from-web:")?;
+    stage.print("   only pods labelled app=web may reach pods labelled app=db, and only at TCP port 5432")?;
     shop.node.start_agent()?;
     if let Some(agent) = shop.node.agent() {
-        stage.say(&format!(
+        stage.print(&format!(
             "   heddle run: process {}, one worker thread pinned to core 0",
             agent.id()
         ))?;
@@ -36,11 +36,11 @@ pub fn build(stage: &mut Stage, binaries: Binaries) -> Result<Shop, DemoError> {
             .map(ToString::to_string)
             .collect::<Vec<_>>()
             .join("  ");
-        stage.say(&format!("   shop/{name:<8} app={app:<8} {ips}"))?;
+        stage.print(&format!("   shop/{name:<8} app={app:<8} {ips}"))?;
     }
     shop.publish_endpoints()?;
     let [s4, s6] = Shop::SERVICE_IPS;
-    stage.say(&format!(
+    stage.print(&format!(
         "   Service shop/web at {s4} and {s6}, port {WEB_PORT}, now has web-1 and web-2 as its backends"
     ))?;
     Ok(shop)
@@ -65,11 +65,11 @@ pub fn clean_up(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     for member in shop.members() {
         shop.node.end_pod(&member.pod)?;
     }
-    stage.say("   heddle-cni DEL for four pods")?;
+    stage.print("   heddle-cni DEL for four pods")?;
     shop.node.stop_agent(Signal::SIGTERM)?;
     let out = shop.node.cleanup()?;
     for line in out.stdout.lines().chain(out.stderr.lines()) {
-        stage.say(&format!("   heddle cleanup: {line}"))?;
+        stage.print(&format!("   heddle cleanup: {line}"))?;
     }
     Ok(())
 }
@@ -78,28 +78,28 @@ pub fn clean_up(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
 pub fn keep(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     stage.chapter("Everything is kept. Commands to explore it:")?;
     let heddle = shop.node.heddle("status").get_program().display().to_string();
-    stage.say(&format!(
+    stage.print(&format!(
         "   {heddle} status --run-dir {}",
         shop.node.run_dir().display()
     ))?;
-    stage.say(&format!("   less {}", shop.node.log().display()))?;
-    stage.say(&format!(
+    stage.print(&format!("   less {}", shop.node.log().display()))?;
+    stage.print(&format!(
         "   ls {}      # change these files while it runs",
         shop.node.manifests().display()
     ))?;
     for member in shop.members() {
         let path = member.pod.ns().path().display();
-        stage.say(&format!(
+        stage.print(&format!(
             "   nsenter --net={path} ip address      # pod {}",
             member.pod.name
         ))?;
     }
     let client = shop.member("client")?.pod.ns().path().display();
     let web = shop.member("web-1")?.attached.ip(false)?;
-    stage.say(&format!(
+    stage.print(&format!(
         "   nsenter --net={client} ping {web}      # from pod client to pod web-1"
     ))?;
-    stage.say(&format!("   {heddle} demo --remove      # removes everything"))?;
+    stage.print(&format!("   {heddle} demo --remove      # removes everything"))?;
     for member in shop.members() {
         member.pod.ns().keep();
     }

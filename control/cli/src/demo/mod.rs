@@ -48,22 +48,22 @@ pub fn run(args: &DemoArgs) -> Result<(), DemoError> {
 fn remove(stage: &mut Stage) -> Result<(), DemoError> {
     let swept = remove_leftovers(Leftovers::All)?;
     if swept.is_empty() {
-        return stage.say("there is nothing to remove");
+        return stage.print("there is nothing to remove");
     }
     for what in swept {
-        stage.say(&format!("removed {what}"))?;
+        stage.print(&format!("removed {what}"))?;
     }
     Ok(())
 }
 
 /// Runs the demo's chapters: build, probe, status, removal.
 fn show(stage: &mut Stage, keep: bool) -> Result<(), DemoError> {
-    stage.say("heddle is a userspace packet dataplane for Kubernetes nodes: every packet of a pod passes through AF_XDP sockets")?;
-    stage.say("and one pipeline of policy, Service NAT and forwarding. This demo is one node of a cluster, with real traffic.")?;
+    stage.print("heddle is a userspace packet dataplane for Kubernetes nodes: every packet of a pod passes through AF_XDP sockets")?;
+    stage.print("and one pipeline of policy, Service NAT and forwarding. This demo is one node of a cluster, with real traffic.")?;
     let shop = cluster::build(stage, Binaries::beside_current_exe()?)?;
     let as_expected = probes::run(stage, &shop)?;
     stage.chapter("The agent's counters (heddle status)")?;
-    stage.say(&cluster::status(&shop)?)?;
+    stage.print(&cluster::status(&shop)?)?;
     if keep {
         cluster::keep(shop, stage)?;
     } else {
@@ -71,7 +71,7 @@ fn show(stage: &mut Stage, keep: bool) -> Result<(), DemoError> {
         cluster::clean_up(shop, stage)?;
     }
     if as_expected {
-        stage.say("\nAll results are as expected.")
+        stage.print("\nAll results are as expected.")
     } else {
         Err(DemoError::Different)
     }

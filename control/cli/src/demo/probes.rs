@@ -48,14 +48,14 @@ pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
     ];
     let mut rows = Vec::new();
     for v6 in [false, true] {
-        stage.say(if v6 {
+        stage.print(if v6 {
             "   the same over IPv6 ..."
         } else {
             "   over IPv4 ..."
         })?;
         probe_family(shop, v6, &mut rows)?;
     }
-    stage.say(&format!(
+    stage.print(&format!(
         "   a bulk transfer of {} MiB, every byte compared ...",
         BULK >> 20
     ))?;
@@ -80,7 +80,7 @@ pub fn run(stage: &mut Stage, shop: &Shop) -> Result<bool, DemoError> {
         ]);
     }
     let text: Vec<String> = table.lines().map(|line| format!("   {line}")).collect();
-    stage.say(&text.join("\n"))?;
+    stage.print(&text.join("\n"))?;
     Ok(rows.iter().all(|row| row.as_expected))
 }
 

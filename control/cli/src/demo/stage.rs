@@ -36,11 +36,11 @@ impl Stage {
     pub(super) fn chapter(&mut self, title: &str) -> Result<(), DemoError> {
         self.chapter += 1;
         let chapter = self.chapter;
-        self.say(&format!("\n{chapter}. {title}"))
+        self.print(&format!("\n{chapter}. {title}"))
     }
 
     /// Prints a line. Fails after a signal.
-    pub(super) fn say(&mut self, line: &str) -> Result<(), DemoError> {
+    pub(super) fn print(&mut self, line: &str) -> Result<(), DemoError> {
         if self.is_interrupted() {
             return Err(DemoError::Interrupted);
         }

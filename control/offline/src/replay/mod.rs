@@ -60,7 +60,7 @@ pub fn run(request: &ReplayRequest, mut warn: impl FnMut(&str)) -> Result<Report
     };
     let mut tables = ClusterTables::with_rules(rules.clone());
     for event in folder::read(&request.manifests)? {
-        tables.take(event);
+        tables.apply_event(event);
     }
     for rejection in tables.cluster().rejections() {
         warn(&format!("refused: {rejection}"));

@@ -38,7 +38,7 @@ impl ClusterTables {
     }
 
     /// Applies an event of a source.
-    pub fn take(&mut self, event: Event) {
+    pub fn apply_event(&mut self, event: Event) {
         self.pending.extend(self.cluster.apply(event));
     }
 
@@ -46,18 +46,18 @@ impl ClusterTables {
     /// cluster; kinds that heddle does not read are ignored.
     pub fn apply(&mut self, origin: &Arc<str>, object: &Value) {
         match decode(object) {
-            Ok(Decoded::Object(object)) => self.take(Event::Upsert {
+            Ok(Decoded::Object(object)) => self.apply_event(Event::Upsert {
                 origin: Arc::clone(origin),
                 object,
             }),
             Ok(Decoded::Other(_)) => {}
-            Err(refusal) => self.take(Event::Rejected(refusal.into_rejection(origin, 0, None))),
+            Err(refusal) => self.apply_event(Event::Rejected(refusal.into_rejection(origin, 0, None))),
         }
     }
 
     /// Removes an object.
     pub fn delete(&mut self, object: ObjectRef) {
-        self.take(Event::Delete(object));
+        self.apply_event(Event::Delete(object));
     }
 
     /// Returns the objects.

@@ -119,35 +119,35 @@ pub fn explain(
         port,
         node: None,
     };
-    let asked = resolve(cluster, &probe, node)?;
+    let resolved = resolve(cluster, &probe, node)?;
 
     // One path for each endpoint that the Service may choose.
-    let service = Service::at(tables, &asked);
+    let service = Service::at(tables, &resolved);
     let mut paths = Vec::new();
     for target in service.iter().flat_map(Service::targets) {
         let to = SocketAddr::new(target.dst.to_std(), target.dport);
-        let path = path::walk(tables, &asked, Some(target));
-        paths.push(explained_path(tables.cluster(), &asked, to, &path));
+        let path = path::walk(tables, &resolved, Some(target));
+        paths.push(explained_path(tables.cluster(), &resolved, to, &path));
     }
 
     // Without an endpoint, without a Service, or if the Service's source ranges refuse the client, there is one path.
     let admitted = service
         .as_ref()
-        .is_none_or(|service| service.frontend.admits(heddle_wire::Ip::from(asked.from)));
+        .is_none_or(|service| service.frontend.admits(heddle_wire::Ip::from(resolved.from)));
     if paths.is_empty() || !admitted {
-        let path = path::walk(tables, &asked, None);
+        let path = path::walk(tables, &resolved, None);
         paths = vec![explained_path(
             tables.cluster(),
-            &asked,
-            SocketAddr::new(asked.to, asked.port),
+            &resolved,
+            SocketAddr::new(resolved.to, resolved.port),
             &path,
         )];
     }
     let cluster = tables.cluster();
     let first = paths.first().map(|path| path.verdict);
     Ok(Explanation {
-        from: explained_end(cluster, from.to_string(), asked.from, &probe.src),
-        to: explained_end(cluster, to.end.to_string(), asked.to, &probe.dst),
+        from: explained_end(cluster, from.to_string(), resolved.from, &probe.src),
+        to: explained_end(cluster, to.end.to_string(), resolved.to, &probe.dst),
         protocol: transport.as_str(),
         port,
         verdict: first.filter(|first| paths.iter().all(|path| path.verdict == *first)),
@@ -162,7 +162,7 @@ pub fn explain(
             admitted,
         }),
         paths,
-        entry: asked.entry,
+        entry: resolved.entry,
     })
 }
 
@@ -183,7 +183,7 @@ fn explained_end(cluster: &Cluster, name: String, address: IpAddr, end: &End) ->
 }
 
 /// Returns a path with the policies that select the pods at its ends.
-fn explained_path(cluster: &Cluster, asked: &ResolvedProbe, to: SocketAddr, path: &Path) -> ExplainedPath {
+fn explained_path(cluster: &Cluster, resolved: &ResolvedProbe, to: SocketAddr, path: &Path) -> ExplainedPath {
     let pod = cluster.pod_at(to.ip());
     let answer = |direction| path.policy.iter().find(move |answer| answer.direction == direction);
     let side = |pod: Option<&std::sync::Arc<Pod>>, direction: Direction| {
@@ -199,7 +199,7 @@ fn explained_path(cluster: &Cluster, asked: &ResolvedProbe, to: SocketAddr, path
         })
     };
     let sides = [
-        side(cluster.pod_at(asked.from), Direction::Egress),
+        side(cluster.pod_at(resolved.from), Direction::Egress),
         side(pod, Direction::Ingress),
     ];
     ExplainedPath {

@@ -1,7 +1,7 @@
 //! `heddle simulate`: verdicts for connections, from manifests alone.
 //!
 //! Answers come from the tables that the agents would compile from the same objects, and from the code that their workers
-//! run for the first packet of a connection ([`heddle_engine::decide`]). Nothing is sent, and no agent is asked.
+//! run for the first packet of a connection ([`heddle_engine::decide`]). Nothing is sent, and no agent is needed.
 //!
 //! - [`cluster_tables`]: the objects, and the compiled tables ([`node_tables`]) of each node that a connection enters.
 //! - [`probe`]: a question and its answer, as JSON; [`resolve`]: its ends as addresses.

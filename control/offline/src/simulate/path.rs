@@ -21,10 +21,10 @@ pub const SOURCE_PORT: u16 = 49_152;
 ///
 /// # Errors
 /// An end does not exist, or the entry node is not given and cannot be derived.
-pub fn ask(tables: &mut ClusterTables, probe: &Probe, node: Option<&str>) -> Result<Answer, ProbeError> {
-    let asked = resolve(tables.cluster(), probe, node)?;
-    let service = Service::at(tables, &asked);
-    let path = walk(tables, &asked, None);
+pub fn answer(tables: &mut ClusterTables, probe: &Probe, node: Option<&str>) -> Result<Answer, ProbeError> {
+    let resolved = resolve(tables.cluster(), probe, node)?;
+    let service = Service::at(tables, &resolved);
+    let path = walk(tables, &resolved, None);
     Ok(Answer {
         id: probe.id.clone(),
         verdict: path.verdict,
@@ -45,12 +45,12 @@ pub(super) struct Service {
 
 impl Service {
     /// Returns the Service at the destination of a connection, if there is one.
-    pub(super) fn at(tables: &mut ClusterTables, asked: &ResolvedProbe) -> Option<Self> {
-        let snapshot = tables.node_tables(&asked.entry).snapshot();
-        match snapshot.frontend(Ip::from(asked.to), asked.proto, asked.port) {
+    pub(super) fn at(tables: &mut ClusterTables, resolved: &ResolvedProbe) -> Option<Self> {
+        let snapshot = tables.node_tables(&resolved.entry).snapshot();
+        match snapshot.frontend(Ip::from(resolved.to), resolved.proto, resolved.port) {
             ServiceLookup::Frontend(frontend) => Some(Self {
                 frontend: Arc::clone(frontend),
-                client: Client::from(snapshot.address(Ip::from(asked.from)).place),
+                client: Client::from(snapshot.address(Ip::from(resolved.from)).place),
             }),
             ServiceLookup::NotAService | ServiceLookup::NoSuchPort => None,
         }
@@ -153,7 +153,7 @@ fn rule_text(snapshot: &Snapshot, rule: RuleId) -> String {
 }
 
 /// Follows the connection from node to node. `via` replaces the backend that the Service would choose.
-pub(super) fn walk(tables: &mut ClusterTables, asked: &ResolvedProbe, via: Option<Target>) -> Path {
+pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, via: Option<Target>) -> Path {
     let mut path = Path {
         verdict: Verdict::Allow,
         masquerade: false,
@@ -161,13 +161,13 @@ pub(super) fn walk(tables: &mut ClusterTables, asked: &ResolvedProbe, via: Optio
         reason: None,
     };
     let entry = Step {
-        node: asked.entry.clone(),
-        to: asked.to,
-        port: asked.port,
+        node: resolved.entry.clone(),
+        to: resolved.to,
+        port: resolved.port,
     };
-    if let Some(next) = step(tables, asked, &entry, via, &mut path) {
+    if let Some(next) = step(tables, resolved, &entry, via, &mut path) {
         // The destination's node evaluates the ingress policy of its pod.
-        step(tables, asked, &next, None, &mut path);
+        step(tables, resolved, &next, None, &mut path);
     }
     path
 }
@@ -182,15 +182,15 @@ struct Step {
 /// Evaluates the path at one node. Returns the next node, if the path continues there.
 fn step(
     tables: &mut ClusterTables,
-    asked: &ResolvedProbe,
+    resolved: &ResolvedProbe,
     at: &Step,
     via: Option<Target>,
     path: &mut Path,
 ) -> Option<Step> {
     let snapshot = tables.node_tables(&at.node).snapshot();
-    let query = query(snapshot, asked, at.to, at.port, SOURCE_PORT);
+    let query = query(snapshot, resolved, at.to, at.port, SOURCE_PORT);
     // Traffic that never leaves a pod or a node, and traffic that only the kernel routes, meets no policy.
-    let is_itself = asked.from == at.to && (query.origin != Origin::HOST || !is_a_service(snapshot, &query));
+    let is_itself = resolved.from == at.to && (query.origin != Origin::HOST || !is_a_service(snapshot, &query));
     if is_itself {
         path.reason = Some(heddle_tables::Provenance::Itself.to_string());
         return None;
@@ -233,8 +233,8 @@ fn step(
 }
 
 /// Returns the first packet of a connection as it reaches a node.
-pub(super) fn query(snapshot: &Snapshot, asked: &ResolvedProbe, to: IpAddr, port: u16, source_port: u16) -> Query {
-    let src = Ip::from(asked.from);
+pub(super) fn query(snapshot: &Snapshot, resolved: &ResolvedProbe, to: IpAddr, port: u16, source_port: u16) -> Query {
+    let src = Ip::from(resolved.from);
     Query {
         origin: match snapshot.address(src).place {
             Place::Local(pod) => Origin::pod(pod),
@@ -246,7 +246,7 @@ pub(super) fn query(snapshot: &Snapshot, asked: &ResolvedProbe, to: IpAddr, port
             sport: source_port,
             dport: port,
         },
-        proto: asked.proto,
+        proto: resolved.proto,
     }
 }
 

@@ -178,13 +178,13 @@ pub fn run(request: &SimulateRequest, mut warn: impl FnMut(&str)) -> Result<Outc
         None => Rules::default(),
     };
     let events = folder::read(&request.manifests)?;
-    let mut tables = filled(&rules, &events);
+    let mut tables = tables_of(&rules, &events);
     for rejection in tables.cluster().rejections() {
         warn(&format!("refused: {rejection}"));
     }
     let changes = request.what_if.is_some() || !request.without.is_empty();
     let mut then = match changes {
-        true => Some(changed(filled(&rules, &events), request)?),
+        true => Some(apply_changes(tables_of(&rules, &events), request)?),
         false => None,
     };
     let node = request.node.as_deref();
@@ -207,10 +207,10 @@ pub fn run(request: &SimulateRequest, mut warn: impl FnMut(&str)) -> Result<Outc
 }
 
 /// Returns the tables of a cluster with these objects.
-fn filled(rules: &Rules, events: &[Event]) -> ClusterTables {
+fn tables_of(rules: &Rules, events: &[Event]) -> ClusterTables {
     let mut tables = ClusterTables::with_rules(rules.clone());
     for event in events {
-        tables.take(event.clone());
+        tables.apply_event(event.clone());
     }
     tables
 }
@@ -218,7 +218,7 @@ fn filled(rules: &Rules, events: &[Event]) -> ClusterTables {
 /// Answers probes.
 fn answers(tables: &mut ClusterTables, probes: &[Probe], node: Option<&str>) -> Result<Vec<Answer>, SimulateError> {
     let answer = |probe: &Probe| {
-        path::ask(tables, probe, node).map_err(|source| SimulateError::Probe {
+        path::answer(tables, probe, node).map_err(|source| SimulateError::Probe {
             id: probe.id.clone(),
             source,
         })
@@ -227,8 +227,8 @@ fn answers(tables: &mut ClusterTables, probes: &[Probe], node: Option<&str>) -> 
 }
 
 /// Adds, replaces and removes the objects that the request names.
-fn changed(mut tables: ClusterTables, request: &SimulateRequest) -> Result<ClusterTables, SimulateError> {
-    // Objects to add or replace: a refused one fails the request, because its effect is what was asked for.
+fn apply_changes(mut tables: ClusterTables, request: &SimulateRequest) -> Result<ClusterTables, SimulateError> {
+    // Objects to add or replace: a refused one fails the request, because its effect is the question.
     if let Some(path) = &request.what_if {
         let wrong = |message: String| SimulateError::WhatIf {
             path: path.clone(),
@@ -255,7 +255,7 @@ fn changed(mut tables: ClusterTables, request: &SimulateRequest) -> Result<Clust
             };
             let put = object.object_ref();
             let origin = Arc::from(&*name);
-            tables.take(Event::Upsert { origin, object });
+            tables.apply_event(Event::Upsert { origin, object });
             if let Some(rejection) = tables.cluster().rejections_of(&put).next() {
                 return Err(wrong(rejection.to_string()));
             }

@@ -288,14 +288,14 @@ impl Pair<'_> {
         transport: Transport,
         ports: Option<PortSpan>,
     ) -> Option<Difference> {
-        let asked = ResolvedProbe {
+        let resolved = ResolvedProbe {
             from: self.ends.0,
             to: self.ends.1,
             proto: transport.proto(),
             port: ports.map_or(0, |ports| ports.first),
             entry: self.from.node.as_deref().unwrap_or_default().to_owned(),
         };
-        let (before, after) = (path::walk(now, &asked, None), path::walk(then, &asked, None));
+        let (before, after) = (path::walk(now, &resolved, None), path::walk(then, &resolved, None));
         (before.verdict != after.verdict).then(|| Difference {
             from: self.from.key.to_string(),
             to: self.to.key.to_string(),

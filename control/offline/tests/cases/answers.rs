@@ -15,7 +15,7 @@ fn play(case: &Case) -> Vec<String> {
         step.change(&mut tables);
         for ExpectedProbe { probe, expect } in &step.probes {
             let at = format!("{} step {number} {}", case.id, probe.id);
-            let answer = match path::ask(&mut tables, probe, case.node.as_deref()) {
+            let answer = match path::answer(&mut tables, probe, case.node.as_deref()) {
                 Ok(answer) => answer,
                 Err(error) => {
                     differences.push(format!("{at}: {error}"));

@@ -59,7 +59,7 @@ pub fn transcript(steps: &[Step]) -> String {
     let out = tempfile::tempdir().unwrap();
     let mut tables = ClusterTables::new();
     for event in heddle_source::folder::read(cluster()).unwrap() {
-        tables.take(event);
+        tables.apply_event(event);
     }
     assert_eq!(tables.cluster().rejections().count(), 0);
     let shape = Shape {
