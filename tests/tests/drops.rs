@@ -53,6 +53,7 @@ fn a_default_deny_names_both_pods_and_the_isolating_policy() -> Result<(), LabEr
             ("direction", "ingress"),
             ("port", "pod:shop/client"),
             ("reason", "policy-denied-ingress"),
+            ("class", "policy"),
         ] {
             assert_eq!(last[key], value, "{last:#}");
         }
@@ -86,6 +87,7 @@ fn a_default_deny_names_both_pods_and_the_isolating_policy() -> Result<(), LabEr
         ["--policy", "shop/another"],
         ["--policy", "db-from-web"],
         ["--reason", "spoofed-source"],
+        ["--class", "spoofing"],
     ] {
         assert_eq!(drops(&shop, &none)?, Vec::<Value>::new(), "{none:?}");
     }
@@ -103,11 +105,22 @@ fn a_default_deny_names_both_pods_and_the_isolating_policy() -> Result<(), LabEr
     assert_eq!(denied["pod"], named("shop", "db"));
     let counted = usize::try_from(denied["packets"].as_u64().unwrap_or(0)).unwrap_or(0);
     assert!(counted >= all, "{denied:#}");
+    assert!(
+        status["drops_by_class"]["policy"].as_u64() >= denied["packets"].as_u64(),
+        "{status:#}"
+    );
+    let reasons = status["drops"].as_array().cloned().unwrap_or_default();
+    let ingress = reasons.iter().find(|drops| drops["reason"] == "policy-denied-ingress");
+    assert_eq!(
+        ingress.map(|drops| &drops["class"]),
+        Some(&json!("policy")),
+        "{reasons:#?}"
+    );
     let mut command = shop.node.heddle("drops");
     let text = shop.node.ns().enter(|| run_with_input(&mut command, ""))?.stdout;
     let line = text.lines().last().unwrap_or_default();
     for part in [
-        "policy-denied-ingress  TCP shop/client ",
+        "policy  policy-denied-ingress  TCP shop/client ",
         " -> shop/db ",
         "default deny because shop/db-from-web selects this pod for ingress [shop/db]",
     ] {
