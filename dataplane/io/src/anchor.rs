@@ -1,11 +1,10 @@
-//! The anchor: a private veth pair whose device the first socket of the UMEM is bound to.
+//! The anchor: a private veth pair, to which the first socket of the UMEM is bound.
 //!
-//! libxdp binds every socket through the UMEM's first one and takes its flags over. Were the first one a pod's, no port
-//! could be opened any more once that pod is gone. So the first is bound to a device that nobody else has a reason to
-//! delete.
+//! libxdp binds every socket through the UMEM's first one and uses its flags. If the first one were a pod's, no port could be
+//! opened after that pod's deletion. So the first one is bound to a device that has no other use.
 //!
-//! Anchors are numbered. A living one is marked by an abstract unix socket, which belongs to the network namespace as the
-//! device does and goes when its process ends in whatever way; so an anchor without its mark was left by a crash.
+//! Anchors are numbered. An anchor in use is marked by an abstract unix socket. The socket belongs to the network namespace like
+//! the device, and disappears when its process ends for any reason. So an anchor without its mark was left by a crash.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -17,22 +16,24 @@ use crate::error::XdpError;
 
 /// The MTU of a private veth pair; the kernel's default for Ethernet devices.
 const ETHERNET_MTU: u32 = 1500;
-/// Anchors that are looked for in a namespace. One agent runs in each, a second one only while it takes over.
+/// The limit of anchors in a namespace. One agent runs in each, and during a takeover a second one.
 const MOST: u32 = 16;
 
-/// The device. Dropping it deletes it.
+/// The anchor's device. Dropping it deletes the device.
 #[derive(Debug)]
 pub(crate) struct Anchor {
     name: String,
     device: Link,
-    /// Lasts as long as the anchor does.
+    /// The socket that marks the anchor as in use.
     _mark: UnixDatagram,
 }
 
+/// Returns the name of an anchor's device.
 fn name(number: u32) -> String {
     format!("hdanchor{number}")
 }
 
+/// Marks an anchor as in use. Returns `None` if another process has marked it.
 fn mark(number: u32) -> io::Result<Option<UnixDatagram>> {
     let address = SocketAddr::from_abstract_name(format!("heddle/{}", name(number)))?;
     match UnixDatagram::bind_addr(&address) {
@@ -43,7 +44,7 @@ fn mark(number: u32) -> io::Result<Option<UnixDatagram>> {
 }
 
 impl Anchor {
-    /// Removes what crashed agents left in this network namespace, and makes an anchor.
+    /// Removes the anchors that crashed agents left in this network namespace, and makes an anchor.
     pub(crate) fn new() -> Result<Self, XdpError> {
         let failed = |what: &'static str| move |error: io::Error| XdpError::kernel(what, error);
         let refused = |what: &'static str| move |error: LinuxError| XdpError::kernel(what, error.source);
@@ -83,7 +84,7 @@ impl Anchor {
         &self.name
     }
 
-    /// Returns `true` if the device is known to be gone. A kernel that could not be asked is no proof.
+    /// Returns true if the device is known to be gone. Returns false if the kernel cannot be asked.
     pub(crate) fn is_gone(&self) -> bool {
         link_index(&self.name).is_ok_and(|index| index != Some(self.device.index))
     }
@@ -111,7 +112,7 @@ pub(crate) fn add_veth(netlink: &Netlink, name: &str, peer: &str) -> Result<Link
 
 impl Drop for Anchor {
     fn drop(&mut self) {
-        // From a thread in another namespace the name is not found, and the index may be another device's.
+        // Delete only by name and index: in another namespace the index may be another device's.
         let deleted = || match link_index(&self.name)? {
             Some(index) if index == self.device.index => Netlink::open()?.delete_link(&self.device),
             _ => Ok(false),

@@ -1,5 +1,5 @@
-//! Packets out of the parts that the RX ring gives: a packet goes on in the next descriptor, which may come with a later
-//! burst.
+//! Assembles packets from the descriptors of the RX ring. A packet may continue in the next descriptor, which may come with a
+//! later burst.
 
 use heddle_port::{Frame, Packet, WorkerPool};
 
@@ -7,7 +7,7 @@ use heddle_port::{Frame, Packet, WorkerPool};
 #[derive(Debug, Default)]
 pub(crate) struct Assembler {
     pending: Option<Packet>,
-    /// The rest of the current packet is thrown away.
+    /// True while the rest of the current packet is discarded.
     discarding: bool,
 }
 
@@ -23,7 +23,7 @@ pub(crate) enum Part {
 }
 
 impl Assembler {
-    /// Takes the next part, `None` if it was unusable; `more` if the packet goes on.
+    /// Adds the next part, which is `None` if its descriptor was invalid. `more` is true if the packet continues.
     pub(crate) fn push(&mut self, part: Option<Frame>, more: bool, pool: &mut WorkerPool) -> Part {
         if self.discarding {
             self.discarding = more;
@@ -53,6 +53,7 @@ impl Assembler {
         Part::Whole(packet)
     }
 
+    /// Frees the parts of the current packet, and discards the rest of it if `more` is true.
     fn give_up(&mut self, more: bool, pool: &mut WorkerPool) -> Part {
         self.discarding = more;
         if let Some(packet) = self.pending.take() {
@@ -61,8 +62,8 @@ impl Assembler {
         Part::Spoilt
     }
 
-    /// Takes out what is incomplete.
-    pub(crate) fn take(&mut self) -> Option<Packet> {
+    /// Removes the incomplete packet.
+    pub(crate) fn take_incomplete(&mut self) -> Option<Packet> {
         self.pending.take()
     }
 }
@@ -103,7 +104,7 @@ mod tests {
         assert_eq!(pool.store().outstanding(), 2);
         let last = push(&mut assembler, &mut pool, 4, false);
         assert_eq!(whole(last, &mut pool), [2, 3, 4]);
-        assert_eq!((assembler.take(), pool.store().outstanding()), (None, 0));
+        assert_eq!((assembler.take_incomplete(), pool.store().outstanding()), (None, 0));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What all ports of a network namespace share, and their opening and closing, on the control thread.
+//! The state that all ports of a network namespace share, and the opening and closing of ports on the control thread.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -19,17 +19,17 @@ use crate::socket::{self, Socket};
 /// Sizes that are fixed when the context is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct XdpConfig {
-    /// Frames of the UMEM. Each port costs the kernel 128 B for every one of them.
+    /// The frames of the UMEM. For each port, the kernel needs 128 B for each frame.
     pub frames: u32,
-    /// Bytes of a frame: a power of two, 2048 or 4096.
+    /// The size of a frame in bytes: 2048 or 4096.
     pub frame_size: u32,
-    /// Pods that may be attached at the same time.
+    /// The most pods that are attached at the same time.
     pub max_pods: u32,
-    /// Other ports that may be open at the same time: the host port's queues.
+    /// The most other ports that are open at the same time: the host port's queues.
     pub other_ports: u32,
-    /// Frames kept for packets under way and in the workers' pools.
+    /// Frames that are kept for packets under way and in the workers' pools.
     pub working: u32,
-    /// Port numbers are below this.
+    /// The limit of the port numbers: numbers are below it.
     pub port_numbers: u32,
 }
 
@@ -46,7 +46,7 @@ impl Default for XdpConfig {
     }
 }
 
-/// Which port to open.
+/// The parameters of a port to be opened.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct OpenPort {
     /// The device's name.
@@ -62,25 +62,26 @@ pub struct OpenPort {
 /// A device with open ports.
 #[derive(Debug)]
 struct Device {
-    /// Number of the port on queue 0.
+    /// The number of the port on queue 0.
     base: u32,
+    /// The open ports.
     open: BTreeSet<PortId>,
 }
 
 /// The XDP program, the UMEM and its pools, and the anchor, in the network namespace of the thread that made it.
 ///
-/// It belongs to the control thread; ports must be opened and closed from the same network namespace. Dropping it deletes
-/// the anchor; the program stays attached to the devices and, without sockets, drops what they receive.
+/// It belongs to the control thread. Ports must be opened and closed from the same network namespace. Dropping it deletes the
+/// anchor. The program stays attached to the devices and, without sockets, drops all packets.
 #[derive(Debug)]
 pub struct XdpContext {
     config: XdpConfig,
-    /// They keep sockets open: each goes before its port is closed.
+    /// The observers keep sockets open, so each is removed before its port is closed.
     observers: PortObservers,
     program: Program,
     devices: BTreeMap<u32, Device>,
     pool: SharedPool,
     umem: Umem,
-    /// Bound before all others, closed after them: libxdp binds the others through it.
+    /// Bound before all others and closed after them, because libxdp binds the others through it.
     _anchor_socket: Socket,
     anchor: Anchor,
 }
@@ -99,8 +100,8 @@ impl XdpContext {
         let (umem, base) = socket::umem(config.frames, config.frame_size)?;
         let anchor = Anchor::new()?;
         let anchor_socket = Socket::bind(&umem, anchor.name(), 0)?;
-        // SAFETY: `base` is where the UMEM begins, which has this size and lives as long as any clone of `umem`. Nobody
-        // else gets at its memory: xsk-rs hands out none by itself, and the kernel writes only to frames in fill rings.
+        // SAFETY: `base` is the start of the UMEM, which has this size and lives as long as any clone of `umem`. No other code
+        // accesses its memory: xsk-rs does not by itself, and the kernel writes only to frames in fill rings.
         let (store, frames) = unsafe {
             FrameStore::from_raw(
                 AreaId(0),
@@ -123,19 +124,19 @@ impl XdpContext {
         })
     }
 
-    /// The sizes that the context was made with.
+    /// Returns the sizes that the context was made with.
     #[must_use]
     pub fn config(&self) -> &XdpConfig {
         &self.config
     }
 
-    /// The frames of the UMEM.
+    /// Returns the frames of the UMEM.
     #[must_use]
     pub fn store(&self) -> &Arc<FrameStore> {
         self.pool.store()
     }
 
-    /// The pool that the workers share.
+    /// Returns the pool that the workers share.
     #[must_use]
     pub fn pool(&self) -> &SharedPool {
         &self.pool
@@ -150,13 +151,14 @@ impl XdpContext {
             port,
         } = open;
         let base = self.place(&ifname, ifindex, queue, port)?;
-        // The kernel binds to a device that is down, and then no packet arrives: such a device is refused here.
+        // The kernel would bind to a device that is down, and no packet would arrive. Such a device is refused here.
         match Netlink::open().and_then(|netlink| netlink.link(&ifname)) {
             Ok(Some(link)) if link.index == ifindex && link.up => {}
             Ok(Some(link)) if link.index == ifindex => return Err(XdpError::DeviceDown { ifname }),
             Ok(_) => return Err(XdpError::NoSuchDevice { ifname, ifindex }),
             Err(error) => return Err(XdpError::kernel(format!("look at {ifname}"), error.source)),
         }
+        // Record the port and take its frames. Every error from here on undoes both.
         if !self.store().port_opened(port) {
             return Err(XdpError::PortOpen { port });
         }
@@ -165,6 +167,7 @@ impl XdpContext {
             .pool
             .open_port(port, &mut frames)
             .inspect_err(|_| self.store().port_closed(port))?;
+        // The socket and its rings.
         let made = Socket::bind(&self.umem, &ifname, queue)
             .map_err(|error| self.explain(error))
             .and_then(|socket| {
@@ -180,12 +183,12 @@ impl XdpContext {
         let mut made = match made {
             Ok(made) => made,
             Err(error) => {
-                self.pool.put(frames);
+                self.pool.release(frames);
                 self.store().port_closed(port);
                 return Err(error);
             }
         };
-        self.pool.put(made.prime(frames));
+        self.pool.release(made.prime(frames));
         let entered = self
             .program
             .set_port(u32::from(port.0), made.fd())
@@ -229,16 +232,16 @@ impl XdpContext {
                 quiet("the device", self.program.clear_device(ifindex));
             }
         }
-        let (pending, share) = port.remains();
+        let (pending, share) = port.take_remains();
         drop(port);
         let store = Arc::clone(self.store());
         if let Some(packet) = pending {
-            self.pool.put(packet.into_frames(&store));
+            self.pool.release(packet.into_frames(&store));
         }
-        // SAFETY: the socket is closed, which waits until the kernel is done with its rings, and the rings, which alone
-        // took frames from the port, are unmapped.
-        self.pool.put(unsafe { store.reclaim(number) });
-        // The floor is set aside again only now that its frames are back.
+        // SAFETY: the socket is closed, and close(2) returns only when the kernel has stopped using its rings. The rings, through
+        // which alone frames were taken from the port, are unmapped.
+        self.pool.release(unsafe { store.reclaim(number) });
+        // Last, because the floor may be set aside again only when its frames are back in the pool.
         drop(share);
     }
 
@@ -248,7 +251,7 @@ impl XdpContext {
         self.observers.clone()
     }
 
-    /// Checks that the number fits, and gives the number of the device's queue 0.
+    /// Checks the name and the port's number, and returns the number of the device's queue 0.
     fn place(&self, ifname: &str, ifindex: u32, queue: u32, port: PortId) -> Result<u32, XdpError> {
         if ifname.is_empty() || ifname.len() > 15 || ifname.contains('\0') {
             return Err(XdpError::BadName {
@@ -276,7 +279,7 @@ impl XdpContext {
         }
     }
 
-    /// A refusal to bind may be the anchor's loss.
+    /// Returns the loss of the anchor as the cause of an error if the anchor is gone, else the error itself.
     fn explain(&self, error: XdpError) -> XdpError {
         if self.anchor.is_gone() {
             XdpError::AnchorLost {
@@ -291,6 +294,7 @@ impl XdpContext {
 /// Keeps the UMEM mapped as long as the frame store lives.
 struct UmemOwner(#[expect(dead_code, reason = "kept, not read")] Umem);
 
+/// Checks the values of a configuration.
 fn check(config: &XdpConfig) -> Result<(), XdpError> {
     let bad = |key, value: u32, rule| {
         Err(XdpError::BadConfig {

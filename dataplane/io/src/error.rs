@@ -1,13 +1,13 @@
-//! The errors of AF_XDP; each names the value and what to do.
+//! The errors of AF_XDP. Each contains the value and the remedy.
 
 use std::io;
 
 use heddle_port::{PortId, PortRefused, TooFewFrames};
 
-/// Why a context or a port could not be made.
+/// The reason for which a context or a port could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum XdpError {
-    /// The process may not do what AF_XDP takes.
+    /// The process lacks capabilities that AF_XDP needs.
     #[error("missing {missing}: run heddle as root, or grant it (container: privileged, or these capabilities)")]
     MissingCapability {
         /// The capabilities that are missing, by name.
@@ -28,10 +28,10 @@ pub enum XdpError {
         /// The kernel's release.
         release: String,
     },
-    /// The kernel's release does not say whether it panics.
+    /// The name of the kernel's release does not contain the stable release, and others of its series panic.
     #[error(
-        "kernel {release} does not say which stable release it holds, and a part of its series panics when AF_XDP sends \
-         into a veth (CVE-2025-40290): run 6.17.11 or later, 6.18 or later, or a 6.12 or 6.6"
+        "kernel {release} may panic when AF_XDP sends into a veth (CVE-2025-40290): its name does not contain its stable \
+         release, and some releases of its series panic; run 6.17.11 or later, 6.18 or later, or a 6.12 or 6.6"
     )]
     KernelMayPanic {
         /// The kernel's release.
@@ -45,7 +45,7 @@ pub enum XdpError {
         /// The index that was expected.
         ifindex: u32,
     },
-    /// The name cannot be one of a device.
+    /// The name is not a valid device name.
     #[error("{ifname:?} is not a device's name: 1 to 15 characters without a NUL")]
     BadName {
         /// The name.
@@ -58,7 +58,7 @@ pub enum XdpError {
         ifname: String,
     },
     /// The device has no such queue, or cannot be used with AF_XDP.
-    #[error("device {ifname} has no queue {queue}, or does not take AF_XDP (see `ethtool -l {ifname}`): {source}")]
+    #[error("device {ifname} has no queue {queue}, or does not support AF_XDP (see `ethtool -l {ifname}`): {source}")]
     NoSuchQueue {
         /// The device's name.
         ifname: String,
@@ -80,18 +80,18 @@ pub enum XdpError {
         /// How long heddle waited.
         waited_ms: u128,
     },
-    /// The device's driver takes no XDP program.
-    #[error("device {ifname} takes no XDP program in native mode ({source}): heddle's ports must be veths")]
+    /// The device's driver does not support XDP programs.
+    #[error("device {ifname} does not support XDP in native mode ({source}): heddle's ports must be veths")]
     NoNativeXdp {
         /// The device's name.
         ifname: String,
         /// The kernel's error.
         source: io::Error,
     },
-    /// The UMEM is above what the process may lock.
+    /// The UMEM is larger than the memory that the process may lock.
     #[error(
-        "{bytes} bytes of packet memory are more than may be locked: raise the limit (ulimit -l, LimitMEMLOCK=infinity), \
-         grant CAP_IPC_LOCK or lower frames"
+        "{bytes} bytes of packet memory are more than the process may lock: raise the limit (ulimit -l, \
+         LimitMEMLOCK=infinity), grant CAP_IPC_LOCK or lower frames"
     )]
     MemoryLock {
         /// The UMEM's size.
@@ -103,7 +103,7 @@ pub enum XdpError {
     /// A port beyond the configured number.
     #[error(transparent)]
     TooManyPorts(#[from] PortRefused),
-    /// A value of the configuration cannot be.
+    /// A value of the configuration is not valid.
     #[error("{key} = {value} cannot be: {rule}")]
     BadConfig {
         /// The key.
@@ -113,7 +113,7 @@ pub enum XdpError {
         /// The rule that the value breaks.
         rule: &'static str,
     },
-    /// The number of a port is beyond the program's map.
+    /// The number of a port does not fit the program's map.
     #[error("port number {port} is not below {max}, the size of the XDP program's map of ports")]
     PortNumber {
         /// The number.
@@ -121,13 +121,13 @@ pub enum XdpError {
         /// The map's size.
         max: u32,
     },
-    /// The number is taken.
+    /// A port of this number is open.
     #[error("port {port} is open already")]
     PortOpen {
         /// The number.
         port: PortId,
     },
-    /// The queues of a device have consecutive port numbers; this one does not fit.
+    /// The queues of a device must have consecutive port numbers, and this one does not.
     #[error("queue {queue} of device {ifname} cannot be port {port}: the device's queue 0 is port {base}")]
     PortOrder {
         /// The device's name.
@@ -140,14 +140,12 @@ pub enum XdpError {
         base: i64,
     },
     /// The anchor's device is gone, so no socket can be bound.
-    #[error(
-        "the anchor device {anchor} is gone, and no port can be opened any more: restart heddle, and leave it alone"
-    )]
+    #[error("the anchor device {anchor} was deleted, so no port can be opened: restart heddle, and do not delete it")]
     AnchorLost {
         /// The anchor's name.
         anchor: String,
     },
-    /// The kernel refused something else.
+    /// Another operation failed in the kernel.
     #[error("cannot {what}: {source}")]
     Kernel {
         /// The step, with the device's name if there is one.
@@ -173,7 +171,7 @@ impl XdpError {
     }
 }
 
-/// An error of libbpf-rs as one of I/O. It keeps no errno, only a kind and a text.
+/// Converts an error of libbpf-rs to an I/O error, with its kind and text but without an errno, which libbpf-rs does not expose.
 pub(crate) fn bpf_io(error: &libbpf_rs::Error) -> io::Error {
     let kind = match error.kind() {
         libbpf_rs::ErrorKind::NotFound => io::ErrorKind::NotFound,

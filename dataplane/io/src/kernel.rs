@@ -1,28 +1,28 @@
-//! Which kernels heddle can run on, told by their release.
+//! Judges by a kernel's release whether heddle can run on it.
 //!
-//! A kernel before 6.6 has no multi-buffer AF_XDP. One with commit 30f241fcf52a ("xsk: Fix immature cq descriptor
+//! A kernel before 6.6 has no multi-buffer AF_XDP. A kernel with commit 30f241fcf52a ("xsk: Fix immature cq descriptor
 //! production") and without its fix 0ebc27a4c67d panics when a copy-mode socket sends an IP packet into a veth
-//! (CVE-2025-40290): 6.16.8 and all later 6.16, 6.17 before 6.17.11, and candidates of 6.18. Releases of
-//! distributions that do not say which stable release they hold ("6.17.0-5-generic") count as having it.
+//! (CVE-2025-40290): 6.16.8 and all later 6.16, 6.17 before 6.17.11, and release candidates of 6.18. Releases of distributions
+//! whose name does not contain the stable release ("6.17.0-5-generic") count as affected.
 //!
-//! It reads the release alone; [`probe`](fn@crate::probe) tries whether AF_XDP works.
+//! This module reads the release only. [`probe`](fn@crate::probe) tests AF_XDP itself.
 
 use std::fs;
 use std::io;
 
-/// First kernel with multi-buffer AF_XDP (`XDP_USE_SG`).
+/// The first kernel with multi-buffer AF_XDP (`XDP_USE_SG`).
 const LEAST: (u32, u32) = (6, 6);
 
 /// The fitness of a kernel release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KernelFitness {
-    /// Nothing speaks against it. So is a release that cannot be read: the kernel says itself what it cannot do.
+    /// No fault is known. A release that cannot be parsed counts as fit too, because the kernel refuses what it cannot do.
     Fit,
-    /// It has no multi-buffer AF_XDP.
+    /// The kernel has no multi-buffer AF_XDP.
     TooOld,
-    /// It panics when heddle sends a packet.
+    /// The kernel panics when heddle sends a packet.
     Panics,
-    /// It belongs to a series with releases that panic, and its name does not say which release it holds.
+    /// The kernel belongs to a series with releases that panic, and its name does not contain its stable release.
     MayPanic,
 }
 
@@ -53,7 +53,7 @@ impl KernelFitness {
     }
 }
 
-/// `MAJOR.MINOR[.PATCH]` and what follows.
+/// A parsed release: `MAJOR.MINOR[.PATCH]` and the rest.
 struct Release<'a> {
     major: u32,
     minor: u32,
@@ -78,16 +78,17 @@ impl<'a> Release<'a> {
     }
 }
 
+/// Splits a decimal number off the front of a text.
 fn number(text: &str) -> Option<(u32, &str)> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
     Some((digits.parse().ok()?, rest))
 }
 
-/// The running kernel's release.
+/// Returns the running kernel's release.
 ///
 /// # Errors
-/// `/proc` does not tell.
+/// `/proc/sys/kernel/osrelease` cannot be read.
 pub fn kernel_release() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned())
 }

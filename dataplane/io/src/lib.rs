@@ -1,10 +1,10 @@
 //! The AF_XDP ports of heddle: the XDP program, the UMEM, sockets and their rings.
 //!
-//! An [`XdpContext`] has what all ports of a network namespace share: the XDP program and its maps, one UMEM with the pools
-//! of its frames, and the anchor, a socket on a device of its own through which libxdp binds all others. It opens and
-//! closes [`XdpPort`]s on the control thread; a port itself belongs to one worker at a time.
+//! An [`XdpContext`] contains the state that all ports of a network namespace share: the XDP program and its maps, one UMEM with
+//! the pools of its frames, and the anchor, a socket on a device of its own through which libxdp binds all others. It opens and
+//! closes [`XdpPort`]s on the control thread. A port belongs to one worker at a time.
 //!
-//! Not here: what happens to packets, which worker has which port, and the program of the uplink.
+//! The engine processes packets, and the agent assigns ports to workers. There is no program for the uplink yet.
 
 mod anchor;
 mod assemble;

@@ -1,6 +1,6 @@
-//! A look at a port from control, while a worker has it: the kernel's statistics, and how full the rings are.
+//! Observes a port from the control thread while a worker owns it: the kernel's statistics and the levels of the rings.
 //!
-//! The rings are mapped once more and only their indices are read, so the worker pays nothing for it.
+//! The rings are mapped once more and only their indices are read, which costs the worker nothing.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +12,7 @@ use heddle_port::{KernelStats, PortId};
 use crate::ring::{Desc, Gauge, Which};
 use crate::socket::{RX_SLOTS, TX_SLOTS};
 
-/// Entries in the rings of a port that the other side has not taken yet.
+/// The levels of a port's rings: entries that the other side has not taken yet.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct RingLevels {
     /// Packets, or parts of them, that the worker has not taken yet.
@@ -25,12 +25,12 @@ pub struct RingLevels {
     pub completion: u32,
 }
 
-/// What is seen of a port.
+/// The kernel's counters and the ring levels of a port, at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PortView {
     /// The kernel's counters.
     pub kernel: Option<KernelStats>,
-    /// The rings.
+    /// The ring levels.
     pub rings: RingLevels,
 }
 
@@ -58,7 +58,7 @@ impl PortObservers {
     }
 }
 
-/// Sees one port. It keeps the socket open, so it goes before the port is closed.
+/// The observer of one port. It keeps the socket open, so it must be dropped before the port is closed.
 #[derive(Debug)]
 pub(crate) struct Observer {
     rx: Gauge<Desc>,

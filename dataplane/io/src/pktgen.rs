@@ -1,8 +1,8 @@
 //! A packet generator: UDP frames sent by the kernel itself into a device, by `BPF_PROG_RUN` on live frames
 //! (Documentation/bpf/bpf_prog_run.rst), for measurements.
 //!
-//! A veth takes such frames only if a program is attached to its other end. What a run offers and what the other end
-//! receives differ when that end is slower: the device's own counters tell.
+//! A veth accepts such frames only if a program is attached to its other end. If that end is slower, it receives fewer packets than
+//! a run offers. The device's own counters show the difference.
 
 use std::mem::MaybeUninit;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,12 +32,12 @@ mod skeleton {
 
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`.
 const LIVE_FRAMES: u32 = 1 << 1;
-/// Frames of the first system call. Each costs some 20 ms besides, in which nothing is sent: the kernel waits until all
+/// Frames of the first system call. Each call has an overhead of some 20 ms without sending, in which the kernel waits until all
 /// processors see a change of its dispatcher of programs. So there are few calls.
 const FIRST_CHUNK: u64 = 1 << 16;
-/// How long one call may take, by the rate so far: time and stop are looked at in between.
+/// The longest duration of one call, estimated by the rate so far. The time and the stop flag are checked between calls.
 const LONGEST_CALL: Duration = Duration::from_secs(1);
-/// Ethernet, IPv4 and UDP headers, and two octets of payload.
+/// The length of Ethernet, IPv4 and UDP headers and two octets of payload.
 const LEAST_FRAME: usize = 44;
 
 /// The packets to send, and their number.
@@ -45,16 +45,15 @@ const LEAST_FRAME: usize = 44;
 pub struct Traffic<'a> {
     /// The device that the frames leave by, in the network namespace of the calling thread.
     pub ifindex: u32,
-    /// The frame: Ethernet, IPv4 without options, UDP, of which the first two octets of the payload are the complement of
-    /// the source port.
+    /// The frame: Ethernet, IPv4 without options, UDP. The first two octets of the payload are the complement of the source port.
     pub frame: &'a [u8],
     /// The first source port.
     pub first_port: u16,
-    /// How many source ports take turns: as many connections.
+    /// The number of source ports, which are used in turn: as many connections.
     pub ports: u16,
-    /// Most frames to send.
+    /// The most frames to send.
     pub count: u64,
-    /// Longest time to send.
+    /// The longest time to send.
     pub time: Duration,
 }
 
@@ -63,14 +62,14 @@ pub struct Traffic<'a> {
 pub struct Sent {
     /// Frames offered to the device.
     pub frames: u64,
-    /// How long that took.
+    /// The time that it took.
     pub time: Duration,
 }
 
 /// Sends until the traffic's count or time is used up, or `stop` is set.
 ///
 /// # Errors
-/// Traffic that cannot be, or a kernel that refuses it.
+/// The traffic's values are not valid, or the kernel refuses the program or a run.
 pub fn send(traffic: &Traffic<'_>, stop: &AtomicBool) -> Result<Sent, XdpError> {
     check(traffic)?;
     let failed = |error: libbpf_rs::Error| XdpError::bpf("load the packet generator", &error);
@@ -120,7 +119,7 @@ fn check(traffic: &Traffic<'_>) -> Result<(), XdpError> {
         })
     };
     let len = traffic.frame.len();
-    // A frame and the kernel's headroom and skb_shared_info share a page.
+    // The frame must fit a page with the kernel's headroom and skb_shared_info.
     if !(LEAST_FRAME..=3000).contains(&len) {
         return bad("frame", len, "a generated frame has 44 to 3000 octets");
     }

@@ -1,4 +1,4 @@
-//! One AF_XDP port: a socket, its rings, and the frames in them. It belongs to one worker at a time.
+//! An AF_XDP port: a socket, its rings, and the frames in them. It belongs to one worker at a time.
 
 use std::fmt;
 use std::io;
@@ -14,21 +14,21 @@ use crate::assemble::{Assembler, Part};
 use crate::ring::{Consumer, Desc, Producer, Which};
 use crate::socket::{RX_SLOTS, Socket, TX_SLOTS};
 
-/// `XDP_PKT_CONTD`: the packet goes on in the next descriptor.
+/// `XDP_PKT_CONTD`: the packet continues in the next descriptor.
 const CONTINUED: u32 = libc::XDP_PKT_CONTD;
-/// Attempts to send that may bring nothing before the rest is left for the next turn.
+/// Attempts to send without progress after which the rest is left for the next turn.
 const FUTILE_SENDS: u32 = 3;
-/// Bursts with packets after which a grown fill ring that was never used by more than a quarter is halved.
+/// Bursts after which a grown fill ring is halved if none of them used more than a quarter of it.
 const CALM_BURSTS: u32 = 1024;
 
-/// An AF_XDP port. Made and closed by [`XdpContext`](crate::XdpContext), on the control thread.
+/// An AF_XDP port. [`XdpContext`](crate::XdpContext) opens and closes it on the control thread.
 pub struct XdpPort {
     number: PortId,
     ifname: String,
     ifindex: u32,
     queue: u32,
     store: Arc<FrameStore>,
-    /// `frame_size - 1` and its number of bits: frames lie at multiples of their size, which is a power of two.
+    /// `frame_size - 1`, and its number of bits: frames start at multiples of their size, which is a power of two.
     frame_mask: u64,
     frame_shift: u32,
     rx: Consumer<Desc>,
@@ -38,18 +38,19 @@ pub struct XdpPort {
     share: Option<FillShare>,
     /// Frames in the fill ring, or in the RX ring and not taken yet.
     level: u32,
-    /// The fill ring's size that the recent bursts call for.
+    /// The size of the fill ring that fits the recent bursts.
     wanted: u32,
-    /// Most frames in one burst, and bursts, since the size was last considered.
+    /// The most frames in one burst since `wanted` was last considered.
     peak: u32,
+    /// Bursts since `wanted` was last considered.
     bursts: u32,
-    /// Frames in the TX ring, or on their way through the kernel.
+    /// Frames in the TX ring or in the kernel, whose completion has not come yet.
     in_flight: u32,
-    /// The kernel sends nothing at all: the device is down or gone.
+    /// True if the kernel sends nothing, because the device is down or gone.
     refused: bool,
     assembler: Assembler,
     stats: PortStats,
-    /// Last, so that the rings are unmapped before it is closed.
+    /// The last field, so that the rings are unmapped before the socket is closed.
     socket: Socket,
 }
 
@@ -88,19 +89,19 @@ impl XdpPort {
         })
     }
 
-    /// The device's name when the port was opened.
+    /// Returns the device's name when the port was opened.
     #[must_use]
     pub fn ifname(&self) -> &str {
         &self.ifname
     }
 
-    /// The device's index.
+    /// Returns the device's index.
     #[must_use]
     pub fn ifindex(&self) -> u32 {
         self.ifindex
     }
 
-    /// The device's queue.
+    /// Returns the device's queue.
     #[must_use]
     pub fn queue(&self) -> u32 {
         self.queue
@@ -110,42 +111,42 @@ impl XdpPort {
         self.socket.fd()
     }
 
-    /// Puts the first frames into the fill ring. Gives back those that find no room.
+    /// Fills the fill ring for the first time. Returns the frames that do not fit.
     pub(crate) fn prime(&mut self, frames: Vec<Frame>) -> Vec<Frame> {
         let mut left = Vec::new();
         for frame in frames {
             if self.fill.room(1) == 0 {
                 left.push(frame);
             } else {
-                self.give(frame);
+                self.push_fill(frame);
             }
         }
         self.fill.submit();
         left
     }
 
-    /// Takes out what must be given back after the socket has been closed.
-    pub(crate) fn remains(&mut self) -> (Option<Packet>, Option<FillShare>) {
-        (self.assembler.take(), self.share.take())
+    /// Removes the incomplete packet and the share, which are returned after the socket has been closed.
+    pub(crate) fn take_remains(&mut self) -> (Option<Packet>, Option<FillShare>) {
+        (self.assembler.take_incomplete(), self.share.take())
     }
 
-    /// Lends a frame to the fill ring, which has room.
-    fn give(&mut self, frame: Frame) {
+    /// Lends a frame to the fill ring, which must have room.
+    fn push_fill(&mut self, frame: Frame) {
         let index = self.store.lend(frame, self.number);
         let pushed = self.fill.push(u64::from(index) << self.frame_shift);
         debug_assert!(pushed, "the caller has checked the room");
         self.level += 1;
     }
 
-    /// The frame that a descriptor names, if the port has it by the ledger.
+    /// Takes back the frame at an address, if the port is recorded as its holder.
     fn take_back(&self, addr: u64, to: Holder) -> Option<Frame> {
         let index = u32::try_from(addr >> self.frame_shift).ok()?;
-        // SAFETY: the rings belong to `self`, which is borrowed mutably by all callers, and the descriptor comes out of
-        // the RX or completion ring: the kernel is done with the frame.
+        // SAFETY: the rings belong to `self`, which all callers borrow mutably. The descriptor comes from the RX or completion
+        // ring, so the kernel does not access the frame any more.
         unsafe { self.store.take_back(index, self.number, to) }
     }
 
-    /// The frame of a descriptor of the RX ring, if the descriptor makes sense.
+    /// Returns the frame of a descriptor of the RX ring, or `None` if the descriptor is invalid.
     fn part(&self, desc: Desc, pool: &mut WorkerPool) -> Option<Frame> {
         let mut frame = self.take_back(desc.addr, pool.holder())?;
         let offset = u32::try_from(desc.addr & self.frame_mask).unwrap_or(0);
@@ -157,10 +158,10 @@ impl XdpPort {
         Some(frame)
     }
 
-    /// How many frames the fill ring is meant to have, after a burst that took `received` out of it.
+    /// Adapts the size of the fill ring after a burst that took `received` frames out of it, and returns the new target.
     ///
-    /// It doubles when a burst took half of it, and is halved when no burst of a long time took more than a quarter. The
-    /// kernel gives a frame back only by receiving into it, so the share shrinks by what is not refilled.
+    /// The size doubles if a burst took half of it, and is halved if none of [`CALM_BURSTS`] bursts took more than a quarter. The
+    /// kernel returns a frame only by receiving into it, so the share shrinks by the frames that are not refilled.
     fn adapt(&mut self, received: u32) -> u32 {
         let Some(share) = &mut self.share else { return 0 };
         if received > 0 {
@@ -184,12 +185,13 @@ impl XdpPort {
         }
     }
 
+    /// Fills the fill ring up to `target` frames, and wakes the kernel if it waits for frames.
     fn refill(&mut self, target: u32, pool: &mut WorkerPool) {
         let missing = target.saturating_sub(self.level);
         let mut room = self.fill.room(missing).min(missing);
         while room > 0 {
             let Some(frame) = pool.alloc() else { break };
-            self.give(frame);
+            self.push_fill(frame);
             room -= 1;
         }
         self.fill.submit();
@@ -198,7 +200,7 @@ impl XdpPort {
         }
     }
 
-    /// Takes back the frames of what has been sent.
+    /// Frees the frames of sent packets.
     fn reap(&mut self, pool: &mut WorkerPool) {
         while let Some(addr) = self.completion.pop() {
             if let Some(frame) = self.take_back(addr, pool.holder()) {
@@ -209,7 +211,7 @@ impl XdpPort {
         self.completion.release();
     }
 
-    /// Lets the kernel send until the TX ring is empty, or it takes no more.
+    /// Lets the kernel send until the TX ring is empty or there is no more progress.
     fn kick(&mut self, pool: &mut WorkerPool) {
         let mut futile = 0;
         let mut waiting = self.tx.waiting();
@@ -220,8 +222,8 @@ impl XdpPort {
             if left < waiting {
                 futile = 0;
             } else {
-                // EAGAIN: more than a call takes were there, or too much is on its way. EBUSY, ENOBUFS: no room in the
-                // completion ring, or no memory. ENETDOWN, ENXIO: the device is down or gone.
+                // EAGAIN: there are more packets than one call sends, or too many are under way. EBUSY, ENOBUFS: no room in
+                // the completion ring, or no memory. ENETDOWN, ENXIO: the device is down or gone.
                 futile += 1;
                 self.refused =
                     result.is_err_and(|error| matches!(error.raw_os_error(), Some(libc::ENETDOWN | libc::ENXIO)));
@@ -242,7 +244,7 @@ impl Port for XdpPort {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // Every port is one end of a veth pair so far.
+        // So far every port is one end of a veth pair.
         Capabilities::VETH
     }
 
@@ -343,7 +345,7 @@ impl fmt::Debug for XdpPort {
 }
 
 impl Drop for XdpPort {
-    /// The port's frames count as outstanding from now on, until the context reclaims them.
+    /// From now on the port's frames count as outstanding, until the context reclaims them.
     fn drop(&mut self) {
         self.store.port_closed(self.number);
     }

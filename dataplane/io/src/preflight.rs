@@ -1,24 +1,24 @@
-//! The conditions of AF_XDP that are checked before it is tried: the kernel's release and the thread's capabilities.
+//! Checks before AF_XDP is used: the kernel's release and the thread's capabilities.
 
 use std::fs;
 
 use crate::error::XdpError;
 use crate::kernel::{KernelFitness, kernel_release};
 
-/// Capabilities by bit (include/uapi/linux/capability.h), and what each is for.
+/// The needed capabilities by bit (include/uapi/linux/capability.h), with the use of each.
 const NEEDED: [(u32, &str); 3] = [
     (12, "CAP_NET_ADMIN (devices, XDP)"),
     (13, "CAP_NET_RAW (AF_XDP sockets)"),
-    // CAP_SYS_ADMIN stands in for CAP_BPF.
+    // CAP_SYS_ADMIN includes CAP_BPF.
     (39, "CAP_BPF or CAP_SYS_ADMIN (the XDP program)"),
 ];
 const CAP_SYS_ADMIN: u32 = 21;
 const CAP_BPF: u32 = 39;
 
-/// Checks the kernel's release and the capabilities of the calling thread, before AF_XDP is tried.
+/// Checks the kernel's release and the capabilities of the calling thread.
 ///
 /// # Errors
-/// The kernel cannot do it or panics, or a capability is missing.
+/// The kernel has no multi-buffer AF_XDP or may panic, or a capability is missing.
 pub fn check() -> Result<(), XdpError> {
     let release = kernel_release().map_err(|error| XdpError::kernel("read the kernel's release", error))?;
     check_kernel(&release)?;

@@ -1,7 +1,7 @@
-//! AF_XDP tried for real: a veth pair in a network namespace of its own, a port on it, a packet through it and back.
+//! Tests AF_XDP: makes a veth pair in a network namespace of its own, opens a port on it, and sends a packet through it both ways.
 //!
 //! The packet is IPv4 and goes through the receiving kernel's IP input, where kernels with the fault of
-//! [`crate::KernelFitness::Panics`] die. So whoever calls it notes down before that it is being tried.
+//! [`crate::KernelFitness::Panics`] panic. So the caller first writes a marker that the test was started.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -18,16 +18,16 @@ use crate::anchor::add_veth;
 use crate::context::{OpenPort, XdpConfig, XdpContext};
 use crate::error::XdpError;
 
-/// Within which a packet comes through a veth.
+/// The time limit for a packet's way through a veth.
 const PACKET_WITHIN: Duration = Duration::from_secs(1);
 const DEVICE: &str = "hdprobe";
 const PEER: &str = "hdprobep";
 
-/// Why AF_XDP does not work here.
+/// The reason for which AF_XDP does not work here.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// No namespace to try it in.
-    #[error("a network namespace to try AF_XDP in cannot be made: {0} (it takes CAP_SYS_ADMIN)")]
+    /// The network namespace for the test cannot be made.
+    #[error("cannot make a network namespace to test AF_XDP in: {0} (this needs CAP_SYS_ADMIN)")]
     Namespace(io::Error),
     /// A system call besides AF_XDP failed.
     #[error("trying AF_XDP: cannot {what}: {source}")]
@@ -37,28 +37,28 @@ pub enum ProbeError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// AF_XDP or XDP refused.
+    /// The port cannot be opened.
     #[error(transparent)]
     Xdp(#[from] XdpError),
-    /// Everything was taken, but the packet did not come.
+    /// All calls succeeded, but the packet did not arrive.
     #[error(
         "trying AF_XDP: a packet {way} did not arrive within {} ms: this kernel's AF_XDP on veth does not work",
         PACKET_WITHIN.as_millis()
     )]
     Lost {
-        /// Which way it was to go.
+        /// The packet's way.
         way: &'static str,
     },
-    /// The test did not end.
+    /// The test did not end in time.
     #[error("trying AF_XDP did not end within {} s: look at the kernel's log (dmesg)", .0.as_secs_f32())]
     Late(Duration),
 }
 
-/// Sends a packet through an AF_XDP port on a veth pair, both ways, in a network namespace of its own that is gone
-/// afterwards. Gives the time that it took, at most `within`.
+/// Sends a packet through an AF_XDP port on a veth pair, both ways, in a network namespace of its own, which is removed
+/// afterwards. Returns the time that it took, which is at most `within`.
 ///
 /// # Errors
-/// The step that does not work.
+/// The step that failed.
 pub fn probe(within: Duration) -> Result<Duration, ProbeError> {
     let start = Instant::now();
     let system = |what| move |source| ProbeError::System { what, source };
@@ -66,21 +66,22 @@ pub fn probe(within: Duration) -> Result<Duration, ProbeError> {
     let thread = thread::Builder::new()
         .name("afxdp-probe".to_owned())
         .spawn(move || {
-            // Nobody waits any more when it was too late.
+            // It fails only if `within` is over and the receiver is gone.
             let _ = done.send(in_own_namespace());
         })
         .map_err(system("start a thread"))?;
     let outcome = result.recv_timeout(within).unwrap_or(Err(ProbeError::Late(within)));
     if !matches!(outcome, Err(ProbeError::Late(_))) {
-        // It has sent its result and only ends; a panic in it would have come as `Late`.
+        // The thread has sent its result, so it ends at once. A panic in it would have the result `Late`.
         let _ = thread.join();
     }
     outcome.map(|()| start.elapsed())
 }
 
+/// Runs the test in a new network namespace of the calling thread.
 fn in_own_namespace() -> Result<(), ProbeError> {
     unshare_thread().map_err(ProbeError::Namespace)?;
-    // Neighbor discovery would add packets of its own; the probe tolerates them, so a failure does not end it.
+    // Without IPv6 there are no packets of neighbor discovery. The test tolerates them, so an error here is ignored.
     let _ = sysctl::write_if_present("net/ipv6/conf/default/disable_ipv6", "1");
     let system = |what| move |source| ProbeError::System { what, source };
     let refused = |error: LinuxError| ProbeError::System {
@@ -112,8 +113,13 @@ fn in_own_namespace() -> Result<(), ProbeError> {
     passed
 }
 
+/// Sends a packet from the tap to the port and back.
+///
+/// Plan: send it into the veth and wait until the port has received it; send it by the port and wait until the tap has received
+/// it; wait until the kernel has returned the frame.
 fn there_and_back(tap: &Tap, port: &mut XdpPort, pool: &mut WorkerPool) -> Result<(), ProbeError> {
     let system = |what| move |source| ProbeError::System { what, source };
+    // To the port. Other packets are freed.
     let frame = frame();
     tap.send(&frame).map_err(system("send a packet into a veth"))?;
     let until = Instant::now() + PACKET_WITHIN;
@@ -134,6 +140,7 @@ fn there_and_back(tap: &Tap, port: &mut XdpPort, pool: &mut WorkerPool) -> Resul
             });
         }
     }
+    // Back to the tap, until the frame is complete.
     let until = Instant::now() + PACKET_WITHIN;
     port.tx(pool, &mut back);
     port.flush(pool);
@@ -156,7 +163,7 @@ fn there_and_back(tap: &Tap, port: &mut XdpPort, pool: &mut WorkerPool) -> Resul
     Ok(())
 }
 
-/// A broadcast IPv4 packet of an experimental protocol (RFC 3692 section 2.1) between addresses for documentation.
+/// Returns a broadcast IPv4 packet of an experimental protocol (RFC 3692 section 2.1) from a documentation address.
 fn frame() -> Vec<u8> {
     let mut header = [
         0x45, 0, 0, 46, 0, 0, 0, 0, 1, 253, 0, 0, 192, 0, 2, 1, 255, 255, 255, 255,
@@ -174,12 +181,12 @@ fn frame() -> Vec<u8> {
     frame
 }
 
-/// Raw frames at one device.
+/// A packet socket at one device.
 struct Tap(OwnedFd);
 
 impl Tap {
     fn new(name: &str) -> io::Result<Self> {
-        // Every protocol: such a tap sees a packet before IP does, which then gets the packet itself and not a copy.
+        // Every protocol: such a tap gets a packet before IP does, and IP then gets the packet itself and not a copy.
         let every = (libc::ETH_P_ALL as u16).to_be();
         // SAFETY: plain socket(2); the result is checked.
         let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
@@ -221,7 +228,7 @@ impl Tap {
         }
     }
 
-    /// The next frame; `None`: it did not come in time.
+    /// Receives the next frame. Returns `None` if none arrives in time.
     fn receive(&self, until: Instant) -> io::Result<Option<Vec<u8>>> {
         use std::os::fd::AsFd;
         if !readable(self.0.as_fd(), until) {
@@ -245,7 +252,7 @@ impl Tap {
     }
 }
 
-/// Waits until there is something to read.
+/// Waits until the descriptor is readable. Returns false if it is not in time.
 fn readable(fd: BorrowedFd<'_>, until: Instant) -> bool {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -260,7 +267,7 @@ fn readable(fd: BorrowedFd<'_>, until: Instant) -> bool {
         let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX).saturating_add(1);
         // SAFETY: one valid pollfd.
         let ready = unsafe { libc::poll(&raw mut poll, 1, millis) };
-        // A signal: once more. Other errors cannot be, and would end by time.
+        // After a signal, poll again. No other error can occur, and it would end with the time.
         if ready > 0 {
             return true;
         }

@@ -1,4 +1,4 @@
-//! The XDP program of pod ports and host port, and its maps.
+//! The XDP program of the pod ports and the host port, and its maps.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -27,7 +27,7 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/ports.skel.rs"));
 }
 
-/// The loaded program. It stays attached to devices when this is dropped.
+/// The loaded program. It stays attached to devices when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Program {
     program: OwnedFd,
@@ -49,7 +49,7 @@ impl Program {
     /// Loads the program with maps for ports numbered below `ports`.
     pub(crate) fn load(ports: u32) -> Result<Self, XdpError> {
         let failed = |error: libbpf_rs::Error| match error.kind() {
-            // The thread has the capabilities, or `preflight` had said so: it has them in a user namespace of its own.
+            // `preflight` has found the capabilities, so the thread has them only in a user namespace of its own.
             ErrorKind::PermissionDenied => XdpError::MissingCapability {
                 missing: "CAP_BPF and CAP_NET_ADMIN in the initial user namespace (the XDP program)".to_owned(),
             },
@@ -71,7 +71,7 @@ impl Program {
         })
     }
 
-    /// Attaches the program to a device, in place of one that an earlier agent left there.
+    /// Attaches the program to a device. It replaces the program that an earlier agent left there.
     pub(crate) fn attach(&self, ifname: &str, ifindex: u32) -> Result<(), XdpError> {
         let index = i32::try_from(ifindex).unwrap_or(i32::MAX);
         Xdp::new(self.program.as_fd())
@@ -88,31 +88,32 @@ impl Program {
             })
     }
 
-    /// Makes the program redirect packets for port `number` to this socket.
+    /// Sets the socket to which the program redirects packets of port `number`.
     pub(crate) fn set_port(&self, number: u32, socket: BorrowedFd<'_>) -> Result<(), XdpError> {
         self.ports
             .update(&number.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes(), MapFlags::ANY)
             .map_err(|error| XdpError::bpf(format!("enter port {number} into the map of sockets"), &error))
     }
 
-    /// Makes the program drop packets for port `number`.
+    /// Removes the socket of port `number`, so that the program drops its packets.
     pub(crate) fn clear_port(&self, number: u32) -> io::Result<()> {
         absent_is_fine(self.ports.delete(&number.to_ne_bytes()))
     }
 
-    /// Tells the program that queue 0 of the device is port `base`.
+    /// Sets the port number of the device's queue 0 to `base`.
     pub(crate) fn set_device(&self, ifname: &str, ifindex: u32, base: u32) -> Result<(), XdpError> {
         self.devices
             .update(&ifindex.to_ne_bytes(), &base.to_ne_bytes(), MapFlags::ANY)
             .map_err(|error| XdpError::bpf(format!("enter {ifname} into the map of devices"), &error))
     }
 
-    /// Makes the program drop packets from the device.
+    /// Removes the device, so that the program drops its packets.
     pub(crate) fn clear_device(&self, ifindex: u32) -> io::Result<()> {
         absent_is_fine(self.devices.delete(&ifindex.to_ne_bytes()))
     }
 }
 
+/// Returns success if the map has no such entry.
 fn absent_is_fine(result: libbpf_rs::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),

@@ -1,24 +1,26 @@
 //! The rings that a socket shares with the kernel (Documentation/networking/af_xdp.rst): a producer's and a consumer's end.
 //!
-//! xsk-rs makes the sockets, but its descriptors cannot be given an address, so a packet whose front has moved could not
-//! be sent with it. These ends are mapped a second time from the socket, and xsk-rs's are never used.
+//! xsk-rs makes the sockets, but the address in its descriptors cannot be set, so it could not send a packet whose front has
+//! moved. So this module maps the rings a second time, and xsk-rs's mappings are not used.
 //!
-//! Ordering: the producer writes slots, then releases its index; the consumer acquires that index, reads slots, then
-//! releases its own, which the producer acquires before it writes a slot again. Each end belongs to one thread at a time
-//! (`&mut`), so its own index needs no reading back.
+//! # Ordering
+//!
+//! The producer writes slots and then releases its index. The consumer acquires that index, reads slots and then releases its own
+//! index. The producer acquires that one before it writes a slot again. Each end belongs to one thread at a time (`&mut`), so it
+//! need not read its own index.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A type of a ring's slot: plain data for which any bits are a valid value.
+/// The type of a ring's slot: plain data for which any bits are a valid value.
 pub(crate) trait Slot: Copy + Send + 'static {}
 
-/// An address: fill and completion rings.
+/// The slot of fill and completion rings: an address.
 impl Slot for u64 {}
 
-/// A packet or a part of one: RX and TX rings. `struct xdp_desc` of the kernel.
+/// The slot of RX and TX rings: a packet or a part of one (the kernel's `struct xdp_desc`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub(crate) struct Desc {
@@ -29,7 +31,7 @@ pub(crate) struct Desc {
 
 impl Slot for Desc {}
 
-/// Which of a socket's rings.
+/// One of a socket's four rings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Which {
     Rx,
@@ -38,18 +40,19 @@ pub(crate) enum Which {
     Completion,
 }
 
-/// Where a ring's parts lie in memory, and that memory's owner.
+/// The addresses of a ring's parts, and the owner of the memory.
 #[derive(Debug)]
 struct Layout<T> {
     producer: NonNull<AtomicU32>,
     consumer: NonNull<AtomicU32>,
     flags: NonNull<AtomicU32>,
     slots: NonNull<T>,
-    /// Number of slots, a power of two.
+    /// The number of slots, a power of two.
     size: u32,
     _memory: Memory,
 }
 
+/// The owner of a ring's memory.
 #[derive(Debug)]
 enum Memory {
     Mapped {
@@ -61,9 +64,10 @@ enum Memory {
     },
 }
 
-// SAFETY: the pointers lead into memory that the layout owns and that does not depend on a thread; the slots are `Send`.
+// SAFETY: the pointers point into memory that the layout owns and that does not depend on a thread. The slots are `Send`.
 unsafe impl<T: Slot> Send for Layout<T> {}
 
+/// A memory mapping, which is unmapped when it is dropped.
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
@@ -105,8 +109,8 @@ impl<T: Slot> Layout<T> {
         let mapping = Mapping { base, len };
         let (producer, consumer, flags, slots) =
             (at(part.producer)?, at(part.consumer)?, at(part.flags)?, at(part.desc)?);
-        // SAFETY: the kernel says that the indices and flags lie at these offsets before the slots, and the mapping
-        // reaches to the end of the slots. All are aligned as their types need: the kernel has the same types there.
+        // SAFETY: the offsets of the indices and the flags come from the kernel and lie before the slots, and the mapping reaches
+        // to the end of the slots. All are aligned for their types, because the kernel has the same types there.
         unsafe {
             Ok(Self {
                 producer: base.add(producer).cast(),
@@ -144,6 +148,7 @@ fn off(offset: libc::c_ulonglong) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(io::Error::other)
 }
 
+/// Returns the offsets of the parts of a socket's rings.
 fn offsets(socket: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
     // SAFETY: a plain C struct of integers, for which zeros are a value.
     let mut offsets: libc::xdp_mmap_offsets = unsafe { std::mem::zeroed() };
@@ -169,16 +174,16 @@ fn offsets(socket: BorrowedFd<'_>) -> io::Result<libc::xdp_mmap_offsets> {
 #[derive(Debug)]
 pub(crate) struct Producer<T> {
     ring: Layout<T>,
-    /// Index of the slot that is written next.
+    /// The index of the slot that is written next.
     next: u32,
-    /// The index that the other end can see.
+    /// The index that was released to the other end.
     submitted: u32,
     /// The consumer's index when it was last read.
     consumed: u32,
 }
 
 impl<T: Slot> Producer<T> {
-    /// The end that the process has of a socket's fill or TX ring.
+    /// Maps the process's end of a socket's fill or TX ring.
     pub(crate) fn map(socket: BorrowedFd<'_>, which: Which, size: u32) -> io::Result<Self> {
         Layout::map(socket, which, size).map(Self::over)
     }
@@ -194,7 +199,7 @@ impl<T: Slot> Producer<T> {
         }
     }
 
-    /// Slots that can be written. Looks at the other end's index only if there are fewer than `wanted` by the last look.
+    /// Returns the number of slots that can be written. Reads the other end's index only if there are fewer than `wanted` without it.
     pub(crate) fn room(&mut self, wanted: u32) -> u32 {
         let room = |consumed: u32| self.ring.size - self.next.wrapping_sub(consumed).min(self.ring.size);
         if room(self.consumed) < wanted {
@@ -203,20 +208,19 @@ impl<T: Slot> Producer<T> {
         self.ring.size - self.next.wrapping_sub(self.consumed).min(self.ring.size)
     }
 
-    /// Writes the next slot. False if there is none.
+    /// Writes the next slot. Returns false if the ring is full.
     #[must_use]
     pub(crate) fn push(&mut self, value: T) -> bool {
         if self.room(1) == 0 {
             return false;
         }
-        // SAFETY: the slot is in the ring, and the consumer has released it (`room`) and does not look at it before
-        // `submit`.
+        // SAFETY: the slot is in the ring, the consumer has released it (`room`) and does not read it before `submit`.
         unsafe { self.ring.slot(self.next).write(value) };
         self.next = self.next.wrapping_add(1);
         true
     }
 
-    /// Shows the other end what was written.
+    /// Releases the written slots to the other end.
     pub(crate) fn submit(&mut self) {
         if self.submitted != self.next {
             self.ring.producer().store(self.next, Ordering::Release);
@@ -224,19 +228,19 @@ impl<T: Slot> Producer<T> {
         }
     }
 
-    /// How many of the submitted slots the other end has not taken yet.
+    /// Returns the number of submitted slots that the other end has not taken yet.
     pub(crate) fn waiting(&mut self) -> u32 {
         self.consumed = self.ring.consumer().load(Ordering::Acquire);
         self.submitted.wrapping_sub(self.consumed)
     }
 
-    /// As [`Producer::waiting`], without remembering it.
+    /// Returns the same as [`Producer::waiting`], without storing the other end's index.
     pub(crate) fn waiting_now(&self) -> u32 {
         self.submitted
             .wrapping_sub(self.ring.consumer().load(Ordering::Acquire))
     }
 
-    /// Returns `true` if the kernel sleeps and must be woken to see submitted entries.
+    /// Returns true if the kernel sleeps and must be woken to take submitted entries.
     pub(crate) fn needs_wakeup(&self) -> bool {
         self.ring.flags().load(Ordering::Relaxed) & libc::XDP_RING_NEED_WAKEUP != 0
     }
@@ -246,15 +250,16 @@ impl<T: Slot> Producer<T> {
 #[derive(Debug)]
 pub(crate) struct Consumer<T> {
     ring: Layout<T>,
-    /// Index of the slot that is read next.
+    /// The index of the slot that is read next.
     next: u32,
+    /// The index that was released to the other end.
     released: u32,
     /// The producer's index when it was last read.
     produced: u32,
 }
 
 impl<T: Slot> Consumer<T> {
-    /// The end that the process has of a socket's completion or RX ring.
+    /// Maps the process's end of a socket's completion or RX ring.
     pub(crate) fn map(socket: BorrowedFd<'_>, which: Which, size: u32) -> io::Result<Self> {
         Layout::map(socket, which, size).map(Self::over)
     }
@@ -285,7 +290,7 @@ impl<T: Slot> Consumer<T> {
         Some(value)
     }
 
-    /// Gives back the slots that were read.
+    /// Releases the slots that were read to the other end.
     pub(crate) fn release(&mut self) {
         if self.released != self.next {
             self.ring.consumer().store(self.next, Ordering::Release);
@@ -294,22 +299,22 @@ impl<T: Slot> Consumer<T> {
     }
 }
 
-/// Looks at a ring from outside: only how many slots were produced and not consumed yet.
+/// A read-only view of a ring's level, for neither end.
 #[derive(Debug)]
 pub(crate) struct Gauge<T> {
     ring: Layout<T>,
 }
 
 impl<T: Slot> Gauge<T> {
-    /// Sees a ring of a socket.
+    /// Maps a ring of a socket.
     pub(crate) fn map(socket: BorrowedFd<'_>, which: Which, size: u32) -> io::Result<Self> {
         Ok(Self {
             ring: Layout::map(socket, which, size)?,
         })
     }
 
-    /// Slots produced and not consumed. The two indices are not read at one moment: in a busy ring it is about right, and
-    /// never more than the ring has.
+    /// Returns the number of slots that were produced and not consumed. The two indices are not read at the same moment, so the
+    /// value is approximate in a busy ring, but never above the ring's size.
     pub(crate) fn level(&self) -> u32 {
         let consumed = self.ring.consumer().load(Ordering::Relaxed);
         let produced = self.ring.producer().load(Ordering::Relaxed);
@@ -323,14 +328,14 @@ mod testing {
     use std::cell::UnsafeCell;
     use std::sync::Arc;
 
-    /// Indices, flags and slots as the kernel would have them.
+    /// A ring's indices, flags and slots in memory of the process.
     #[derive(Debug)]
     pub(super) struct Heap {
         words: [AtomicU32; 3],
         slots: Vec<UnsafeCell<u64>>,
     }
 
-    // SAFETY: the slots are accessed by the rule of the rings only.
+    // SAFETY: the slots are accessed only by the two ends, in the order that the module documentation describes.
     unsafe impl Sync for Heap {}
 
     fn layout(heap: &Arc<Heap>, size: u32) -> Layout<u64> {
@@ -346,7 +351,7 @@ mod testing {
         }
     }
 
-    /// Both ends of a ring in memory whose indices begin at `start`.
+    /// Makes both ends of a ring in memory, whose indices start at `start`.
     pub(super) fn pair(size: u32, start: u32) -> (Producer<u64>, Consumer<u64>) {
         let heap = Arc::new(Heap {
             words: [AtomicU32::new(start), AtomicU32::new(start), AtomicU32::new(0)],

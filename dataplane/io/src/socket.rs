@@ -1,4 +1,4 @@
-//! The UMEM and the AF_XDP sockets, made by xsk-rs.
+//! The UMEM and the AF_XDP sockets, made with xsk-rs.
 
 use std::error::Error;
 use std::fmt;
@@ -15,24 +15,26 @@ use xsk_rs::{CompQueue, FillQueue, RxQueue, Socket as XskSocket, TxQueue, Umem};
 
 use crate::error::XdpError;
 
-/// Slots of the fill and RX rings: a port never has more frames to receive into than [`heddle_port::FillBudget::CEILING`].
+/// Slots of the fill and RX rings: the most frames in a port's fill ring.
 pub(crate) const RX_SLOTS: u32 = heddle_port::FillBudget::CEILING;
 /// Slots of the TX and completion rings: a burst of packets of 16 frames each.
 pub(crate) const TX_SLOTS: u32 = 1024;
-/// How long binding is tried again while the queue is busy: closing a socket frees its queue only after a while.
+/// The time for which binding is retried while the queue is busy. The kernel frees a closed socket's queue after a delay.
 const BUSY_FOR: Duration = Duration::from_secs(3);
+/// The pause between two attempts to bind.
 const BUSY_PAUSE: Duration = Duration::from_millis(2);
-/// How many descriptors one `sendto` takes in copy mode (`include/uapi/linux/if_xdp.h`, since Linux 6.17).
+/// The socket option for the most descriptors that one `sendto` sends in copy mode (`include/uapi/linux/if_xdp.h`, since Linux
+/// 6.17).
 const XDP_MAX_TX_SKB_BUDGET: libc::c_int = 9;
-/// Bytes of packets that may be on their way from a socket through the kernel. By default it is less than four packets of
-/// 61 kB, and `sendto` then stops before the ring is empty.
+/// The send buffer: the bytes of packets that may be in the kernel on their way from a socket. The default is less than four
+/// packets of 61 kB, and `sendto` would stop before the ring is empty.
 const SEND_BUFFER: libc::c_int = 8 << 20;
 
 fn invalid(error: impl Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
 }
 
-/// The errno below an error of xsk-rs.
+/// Returns the I/O error below an error of xsk-rs.
 fn cause(error: &(dyn Error + 'static)) -> io::Error {
     let code = error
         .source()
@@ -41,7 +43,7 @@ fn cause(error: &(dyn Error + 'static)) -> io::Error {
     code.map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error)
 }
 
-/// Makes the UMEM. Returns it and where it begins.
+/// Makes the UMEM. Returns it and its address.
 pub(crate) fn umem(frames: u32, frame_size: u32) -> Result<(Umem, NonNull<u8>), XdpError> {
     let failed = |error: io::Error| XdpError::kernel("make the UMEM", error);
     let config = || -> io::Result<UmemConfig> {
@@ -66,18 +68,18 @@ pub(crate) fn umem(frames: u32, frame_size: u32) -> Result<(Umem, NonNull<u8>), 
     let first = descriptors
         .first()
         .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
-    // SAFETY: the descriptor is of this UMEM, and nobody accesses the memory yet.
+    // SAFETY: the descriptor is of this UMEM, and no other code accesses the memory yet.
     let data = unsafe { umem.data(first) }.contents().as_ptr().addr();
-    // The UMEM is mapped memory that no Rust allocation has provenance over; its base lies before the first packet by the
+    // The UMEM is mapped memory, which no Rust allocation has provenance over. The first packet lies behind its base by the
     // headroom, which is the first descriptor's offset.
     let base = NonNull::new(ptr::with_exposed_provenance_mut(data - first.addr()));
     base.map(|base| (umem, base))
         .ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))
 }
 
-/// A bound socket. Dropping it closes it; the kernel then accesses none of its frames any more.
+/// A bound socket. Dropping it closes it. The kernel then accesses none of its frames any more.
 ///
-/// xsk-rs's queues are kept because they own the socket; the rings are driven by [`crate::ring`].
+/// xsk-rs's queues are kept because they own the socket. [`crate::ring`] accesses the rings.
 pub(crate) struct Socket {
     rx: RxQueue,
     _tx: TxQueue,
@@ -86,7 +88,7 @@ pub(crate) struct Socket {
 }
 
 impl Socket {
-    /// Binds a socket to a queue of a device.
+    /// Binds a socket to a queue of a device. Retries for [`BUSY_FOR`] while the queue is busy.
     pub(crate) fn bind(umem: &Umem, ifname: &str, queue: u32) -> Result<Self, XdpError> {
         let failed = |error: io::Error| XdpError::kernel(format!("bind to {ifname}"), error);
         let config = || -> io::Result<SocketConfig> {
@@ -103,6 +105,7 @@ impl Socket {
         })?;
         let start = Instant::now();
         loop {
+            // The attempt.
             // SAFETY: libxdp loads no program (INHIBIT_PROG_LOAD).
             let error = match unsafe { XskSocket::new(config, umem, &device, queue) } {
                 Ok((tx, rx, Some((fill, completion)))) => {
@@ -116,10 +119,11 @@ impl Socket {
                     socket.raise_send_budget();
                     return Ok(socket);
                 }
-                // This process has a socket on the queue already, and its fill ring.
+                // Without rings of its own: this process has another socket on the queue.
                 Ok((_, _, None)) => io::Error::from_raw_os_error(libc::EBUSY),
                 Err(error) => cause(&error),
             };
+            // Retry, or say what the error means.
             return Err(match error.raw_os_error() {
                 Some(libc::EBUSY) if start.elapsed() < BUSY_FOR => {
                     thread::sleep(BUSY_PAUSE);
@@ -143,20 +147,21 @@ impl Socket {
         }
     }
 
-    /// The socket's descriptor.
+    /// Returns the socket's descriptor.
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the descriptor stays open as long as the queue, which is borrowed with `self`.
         unsafe { BorrowedFd::borrow_raw(self.rx.fd().as_raw_fd()) }
     }
 
-    /// The kernel's counters.
+    /// Returns the kernel's counters.
     pub(crate) fn statistics(&self) -> Option<xsk_rs::socket::XdpStatistics> {
         self.rx.fd().xdp_statistics().ok()
     }
 
+    /// Raises the send buffer to [`SEND_BUFFER`].
     fn widen_send_buffer(&self) {
         let bytes = SEND_BUFFER;
-        // SAFETY: the value is valid for its length. A refusal changes nothing: the default then stays.
+        // SAFETY: the value is valid for its length. On an error the default stays.
         unsafe {
             libc::setsockopt(
                 self.fd().as_raw_fd(),
@@ -171,7 +176,7 @@ impl Socket {
     /// Lets one call send the whole TX ring.
     fn raise_send_budget(&self) {
         let descriptors = TX_SLOTS;
-        // SAFETY: the value is valid for its length. Kernels before 6.17 refuse: a call then sends 32 at most.
+        // SAFETY: the value is valid for its length. On kernels before 6.17 the call fails, and one call sends at most 32.
         unsafe {
             libc::setsockopt(
                 self.fd().as_raw_fd(),
@@ -183,7 +188,7 @@ impl Socket {
         }
     }
 
-    /// Lets the kernel send what is in the TX ring; before Linux 6.17, at most 32 descriptors a call.
+    /// Lets the kernel send the TX ring; before Linux 6.17 at most 32 descriptors in one call.
     pub(crate) fn send(&self) -> io::Result<()> {
         // SAFETY: no buffer and no address are given.
         let result = unsafe {
@@ -203,9 +208,9 @@ impl Socket {
         }
     }
 
-    /// Lets the kernel look at the fill ring.
+    /// Wakes the kernel to take frames from the fill ring.
     pub(crate) fn wake_receiver(&self) {
-        // SAFETY: no buffer and no address are given. There is nothing to do about an error: the next burst tries again.
+        // SAFETY: no buffer and no address are given. An error is ignored, because the next burst tries again.
         unsafe {
             libc::recvfrom(
                 self.fd().as_raw_fd(),

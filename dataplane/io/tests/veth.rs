@@ -10,7 +10,7 @@ use harness::*;
 use heddle_io::{OpenPort, XdpError, XdpPort};
 use heddle_port::{FillBudget, PacketVec, Port, WorkerId, WorkerPool};
 
-/// What came in by `from` goes out by `to`.
+/// Receives packets from one port and sends them by another.
 fn forward(from: &mut XdpPort, to: &mut XdpPort, pool: &mut WorkerPool) {
     let packets = receive(from, pool, SOON);
     assert!(!packets.is_empty());
@@ -174,7 +174,7 @@ fn two_queues_are_two_ports() {
         assert_eq!(counts.iter().sum::<usize>(), 32);
         assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
 
-        // One queue goes; the other one's packets still come.
+        // One queue is closed, and the other one still receives.
         let [first, mut second] = ports;
         context.close(first);
         for source in 0..32 {
@@ -200,7 +200,7 @@ fn a_slow_receiver_leaves_packets_with_their_sender() {
         let mut context = context();
         let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         let mut a = context.open(on("a", 0)).unwrap();
-        // More than the TX ring holds, without a flush in between.
+        // More packets than the TX ring has room for, without a flush in between.
         let mut taken = 0;
         let left = loop {
             let mut packets: PacketVec = (0..64).map_while(|_| pool.packet(&frame(0, 60))).collect();
@@ -242,7 +242,7 @@ fn a_port_whose_device_is_gone_neither_spins_nor_keeps_its_frames() {
         a.tx(&mut pool, &mut PacketVec::from_iter([packet]));
         a.flush(&mut pool);
         assert!(!a.unsent());
-        // Nothing to receive, and poll(2) does sleep: a worker does not spin until the port is taken away.
+        // No packet arrives and poll(2) sleeps, so a worker does not spin until the port is removed.
         let start = Instant::now();
         assert_eq!(receive(&mut a, &mut pool, NEVER).len(), 0);
         assert!(start.elapsed() >= NEVER);
@@ -253,7 +253,7 @@ fn a_port_whose_device_is_gone_neither_spins_nor_keeps_its_frames() {
     });
 }
 
-/// What poll(2) says of the port without waiting.
+/// Returns the result of poll(2) for the port without waiting.
 fn polls_at_once(port: &XdpPort) -> i32 {
     let fd = std::os::fd::AsRawFd::as_raw_fd(&port.wait_fd().unwrap());
     let mut poll = libc::pollfd {
@@ -267,7 +267,11 @@ fn polls_at_once(port: &XdpPort) -> i32 {
 
 #[test]
 fn a_worker_forwards_while_control_opens_and_closes_other_ports() {
+    /// The least packets and rounds. The traffic goes on until both are reached, however slow the machine is.
     const PACKETS: u32 = 20_000;
+    const ROUNDS: u32 = 4;
+    /// Guards against hanging only.
+    const AT_MOST: Duration = Duration::from_secs(300);
     in_namespace(|| {
         for name in ["a", "b", "c"] {
             veth(name, 1500, 1);
@@ -294,27 +298,34 @@ fn a_worker_forwards_while_control_opens_and_closes_other_ports() {
             }
             (a, b)
         });
+        let rounds = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let (until, done) = (Instant::now() + AT_MOST, std::sync::Arc::clone(&rounds));
         // One frame at a time, so that none is dropped on the way for lack of room.
         let traffic = std::thread::spawn(move || {
-            for i in 0..PACKETS {
-                near.send(&frame(i, 100));
-                assert_eq!(far.receive(SOON).unwrap(), frame(i, 100));
+            let mut sent = 0;
+            while sent < PACKETS || done.load(std::sync::atomic::Ordering::Relaxed) < ROUNDS {
+                near.send(&frame(sent, 100));
+                let left = until.saturating_duration_since(Instant::now());
+                assert_eq!(far.receive(left).unwrap(), frame(sent, 100));
+                sent += 1;
             }
+            sent
         });
-        let mut rounds = 0;
         while !traffic.is_finished() {
             let c = context.open(on("c", 2)).unwrap();
             (0..20).for_each(|i| third.send(&frame(i, 100)));
             context.close(c);
-            rounds += 1;
+            rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }
-        traffic.join().unwrap();
+        let sent = traffic.join().unwrap();
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         let (a, b) = worker.join().unwrap();
         assert_eq!(
             (a.stats().rx_packets, b.stats().tx_packets),
-            (u64::from(PACKETS), u64::from(PACKETS))
+            (u64::from(sent), u64::from(sent))
         );
+        assert!(sent >= PACKETS, "{sent}");
+        let rounds = rounds.load(std::sync::atomic::Ordering::Relaxed);
         assert!(rounds > 3, "{rounds}");
         context.close(a);
         context.close(b);

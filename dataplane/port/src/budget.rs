@@ -1,8 +1,8 @@
-//! How many frames the ports' fill rings may take: pure arithmetic over two counters.
+//! The budget of the ports' fill rings: arithmetic over two counters.
 //!
-//! A number of frames (the floor) is set aside for each port there may ever be, so that one can always be opened. A port
-//! that is busy grows its ring up to the ceiling, but only from what is left when all floors and the frames for packets
-//! under way are subtracted.
+//! A number of frames (the floor) is set aside for each port that may be opened, so that every one of them can be. A busy port
+//! grows its fill ring up to the ceiling, out of the frames that remain after all floors and the frames for packets under way
+//! are subtracted.
 
 use std::sync::Arc;
 
@@ -10,32 +10,32 @@ use heddle_ids::PortId;
 
 use crate::sync::{AtomicU32, Ordering};
 
-/// A port beyond those that frames are set aside for.
+/// The error of a port beyond the number that frames are set aside for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("port {port} refused: frames are set aside for {max} ports and all are open; raise maxPods")]
 pub struct PortRefused {
     /// The port that was to be opened.
     pub port: PortId,
-    /// Ports that there may be.
+    /// The limit of open ports.
     pub max: u32,
 }
 
-/// The frames do not suffice for what is to be set aside.
+/// The error of a configuration with too few frames.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
     "{frames} frames are too few: {ports} ports with {floor} each and {working} for packets under way need {needed}; \
      raise frames or lower maxPods"
 )]
 pub struct TooFewFrames {
-    /// Frames there are.
+    /// The configured frames.
     pub frames: u32,
-    /// Ports there may be.
+    /// The limit of open ports.
     pub ports: u32,
-    /// Frames set aside for each.
+    /// Frames set aside for each port.
     pub floor: u32,
     /// Frames kept for packets under way.
     pub working: u32,
-    /// Sum of what is needed.
+    /// The sum of frames that are needed.
     pub needed: u32,
 }
 
@@ -45,19 +45,24 @@ pub struct FillBudget {
     floor: u32,
     ceiling: u32,
     max_ports: u32,
-    /// Frames that growth may take in all.
+    /// Frames by which all fill rings together may grow.
     growth: u32,
+    /// Open ports.
     open: AtomicU32,
+    /// Frames by which fill rings have grown beyond their floors.
     grown: AtomicU32,
 }
 
 impl FillBudget {
-    /// Frames that a port at rest has in its fill ring.
+    /// Frames in the fill ring of a port at rest.
     pub const FLOOR: u32 = 64;
-    /// Frames that a busy port has in its fill ring at most.
+    /// The most frames in the fill ring of a busy port.
     pub const CEILING: u32 = 512;
 
-    /// The budget for `max_ports` ports out of `frames`, `working` of which are kept for packets under way.
+    /// Makes a budget for `max_ports` ports out of `frames`. `working` of the frames are kept for packets under way.
+    ///
+    /// # Errors
+    /// The frames do not suffice for the floors and `working`.
     pub fn new(frames: u32, max_ports: u32, working: u32) -> Result<Self, TooFewFrames> {
         let floor = Self::FLOOR;
         let needed = floor.saturating_mul(max_ports).saturating_add(working);
@@ -80,7 +85,7 @@ impl FillBudget {
         })
     }
 
-    /// Nothing set aside, no bound on ports, no growth: for ports in memory, which have no fill ring.
+    /// Makes a budget that sets nothing aside and limits no ports, for ports in memory, which have no fill ring.
     #[must_use]
     pub fn none() -> Self {
         Self {
@@ -93,42 +98,43 @@ impl FillBudget {
         }
     }
 
-    /// Frames set aside for each port.
+    /// Returns the frames that are set aside for each port.
     #[must_use]
     pub fn floor(&self) -> u32 {
         self.floor
     }
 
-    /// Ports that are open.
+    /// Returns the number of open ports.
     #[must_use]
     pub fn open_ports(&self) -> u32 {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Ports there may be.
+    /// Returns the limit of open ports.
     #[must_use]
     pub fn max_ports(&self) -> u32 {
         self.max_ports
     }
 
-    /// Frames that must stay in the shared pool: the floors of the ports that are not open.
+    /// Returns the frames that must stay in the shared pool: the floors of the ports that are not open.
     #[must_use]
     pub fn set_aside(&self) -> u32 {
         self.floor * self.max_ports.saturating_sub(self.open_ports())
     }
 
-    /// Frames by which fill rings have grown beyond their floors.
+    /// Returns the frames by which fill rings have grown beyond their floors.
     #[must_use]
     pub fn grown(&self) -> u32 {
         self.grown.load(Ordering::Relaxed)
     }
 
-    /// Frames by which fill rings may still grow.
+    /// Returns the frames by which fill rings may still grow.
     #[must_use]
     pub fn growth_left(&self) -> u32 {
         self.growth.saturating_sub(self.grown())
     }
 
+    /// Returns an error if no further port may be opened.
     pub(crate) fn check(&self, port: PortId) -> Result<(), PortRefused> {
         if self.open_ports() >= self.max_ports {
             Err(PortRefused {
@@ -140,6 +146,7 @@ impl FillBudget {
         }
     }
 
+    /// Counts a port as open, and returns its share with the floor as its target.
     pub(crate) fn open(this: &Arc<Self>, port: PortId) -> Result<FillShare, PortRefused> {
         this.open
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| {
@@ -156,8 +163,8 @@ impl FillBudget {
     }
 }
 
-/// One port's part of the budget: its floor, and by how much it has grown. Dropping it gives both back, so it goes after
-/// the port's frames have been put back.
+/// One port's share of the budget: its floor, and the frames by which it has grown. Dropping it returns both to the budget, so it
+/// must be dropped after the port's frames were released.
 #[derive(Debug)]
 pub struct FillShare {
     budget: Arc<FillBudget>,
@@ -165,13 +172,13 @@ pub struct FillShare {
 }
 
 impl FillShare {
-    /// Frames that the fill ring is meant to have.
+    /// Returns the number of frames that the fill ring should have.
     #[must_use]
     pub fn target(&self) -> u32 {
         self.target
     }
 
-    /// Raises the target by up to `by`, as far as the ceiling and what is left allow. Returns the new target.
+    /// Raises the target by up to `by`, within the ceiling and the budget. Returns the new target.
     pub fn grow(&mut self, by: u32) -> u32 {
         let by = by.min(self.budget.ceiling.saturating_sub(self.target));
         let limit = self.budget.growth;
@@ -188,8 +195,8 @@ impl FillShare {
         self.target
     }
 
-    /// Lowers the target towards the floor, by up to `by`. The ring shrinks as it is received into and not refilled, so
-    /// the caller lowers the target only by what has really left the ring.
+    /// Lowers the target by up to `by`, not below the floor. Returns the new target. A ring shrinks only because received frames
+    /// are not replaced, so the caller lowers the target by frames that have left the ring.
     pub fn shrink(&mut self, by: u32) -> u32 {
         let by = by.min(self.target - self.budget.floor);
         self.budget.grown.fetch_sub(by, Ordering::Relaxed);

@@ -1,41 +1,41 @@
-//! Frames: fixed-size pieces of one shared memory area, named by number.
+//! Frames: fixed-size parts of one shared memory area, identified by number.
 //!
-//! A [`Frame`] is the only handle to its bytes: it is neither `Clone` nor `Copy`, so whoever has it may read and write
-//! them without a lock. It has no `Drop`: a frame that is forgotten stays counted by
+//! A [`Frame`] is the only handle to its bytes. It is neither `Clone` nor `Copy`, so its owner may read and write them without a
+//! lock. It has no `Drop`: a frame that is lost stays counted by
 //! [`FrameStore::outstanding`](crate::FrameStore::outstanding), and tests assert that this is zero.
 
 use std::fmt;
 
 use heddle_ids::{PortId, WorkerId};
 
-/// Which memory area (UMEM) a frame belongs to. Copy-mode ports share area 0; a zero-copy NIC will have one of its own.
+/// The number of a memory area (UMEM). Copy-mode ports share area 0. A zero-copy NIC will have one of its own.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AreaId(pub u8);
 
 impl AreaId {
-    /// Areas that a frame's number can tell apart.
+    /// The highest number that fits a frame's number.
     pub const MAX: u8 = 15;
 }
 
-/// The unique handle of one frame: area in the top 4 bits, index within the area below, and the store that made it.
+/// The unique handle of one frame: the area in the top 4 bits, the index within the area below, and the store that made it.
 ///
-/// At any time at most one `Frame` exists for each (store, index). Everything unsafe in this crate rests on that: a
-/// handle is made only when its store is created ([`FrameStore::heap`](crate::FrameStore::heap),
-/// [`FrameStore::from_raw`](crate::FrameStore::from_raw)), or in exchange for one that was consumed before (put on a
-/// pool's stack, linked into a chain, or lent to a port).
+/// At any time at most one `Frame` exists for each (store, index). All unsafe code of this crate depends on this. A handle is
+/// made only when its store is created ([`FrameStore::heap`](crate::FrameStore::heap),
+/// [`FrameStore::from_raw`](crate::FrameStore::from_raw)), or in exchange for one that was consumed before (pushed on a pool's
+/// stack, linked into a chain, or lent to a port).
 #[derive(PartialEq, Eq)]
 pub struct Frame {
-    /// The store's number, unique in the process: a frame shown to another store is a bug that is caught.
+    /// The store's number, unique in the process. A store panics when it is given another store's frame.
     store: u32,
     /// Area and index.
     number: u32,
 }
 
 impl Frame {
-    /// Frames an area can have at most.
+    /// The number of frames above every area's.
     pub const MAX_FRAMES: u32 = 1 << 28;
 
-    /// The handle of frame `index`. Private to the crate: the caller keeps the uniqueness described above.
+    /// Makes the handle of frame `index`. The caller must keep the uniqueness described above.
     pub(crate) const fn conjure(store: u32, area: AreaId, index: u32) -> Self {
         Self {
             store,
@@ -43,20 +43,20 @@ impl Frame {
         }
     }
 
-    /// The area that the frame lies in.
+    /// Returns the frame's area.
     #[must_use]
     pub const fn area(&self) -> AreaId {
         AreaId((self.number >> 28) as u8)
     }
 
-    /// The frame's number within its area.
+    /// Returns the frame's number within its area.
     #[must_use]
     #[inline]
     pub const fn index(&self) -> u32 {
         self.number & (Self::MAX_FRAMES - 1)
     }
 
-    /// The index, in exchange for the handle.
+    /// Returns the index in exchange for the handle.
     pub(crate) const fn into_index(self) -> u32 {
         self.index()
     }
@@ -72,18 +72,19 @@ impl fmt::Debug for Frame {
     }
 }
 
-/// Who has a frame: kept in a side array, so that the frames of a closed port or a dead worker can be found again.
+/// The holder of a frame. A side array records it for each frame, so that the frames of a closed port or a dead worker can be
+/// found again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Holder {
     /// The shared pool.
     Shared,
-    /// The pool of the worker of that number.
+    /// The pool of a worker.
     Pool(WorkerId),
-    /// The hands of the worker of that number: a packet under way, also in a hand-over queue.
+    /// A packet under way, which this worker allocated. It may be in a hand-over lane.
     Worker(WorkerId),
-    /// The rings of the port of that number.
+    /// The rings of a port.
     Port(PortId),
-    /// The control thread: frames just made, or reclaimed and not yet put back.
+    /// The control thread: frames that were just made, or that were reclaimed and not released yet.
     Control,
 }
 

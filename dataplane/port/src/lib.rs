@@ -1,10 +1,9 @@
-//! Frames, packets, batches, frame pools and the port trait, with ports in memory behind the same trait.
-//! No C and no system calls.
+//! Frames, packets, frame pools and the port trait, with ports in memory behind the same trait. No C and no system calls.
 //!
-//! A [`FrameStore`] is the memory: frames of one size, and what is known of each (range, next frame, holder). A [`Frame`]
-//! is the unique handle of one. Free frames are in the [`SharedPool`] and in each worker's [`WorkerPool`]; a [`Packet`] is
-//! a head frame and, rarely, a chain of further frames. A [`Port`] receives and sends packets; the frames in its rings are
-//! its own by the store's ledger ([`Holder`]), so that they are found again when it is closed.
+//! A [`FrameStore`] is the memory: frames of one size, and for each frame its range, next frame and holder. A [`Frame`] is the
+//! unique handle of one frame. Free frames are in the [`SharedPool`] and in each worker's [`WorkerPool`]. A [`Packet`] is a head
+//! frame and, rarely, a chain of further frames. A [`Port`] receives and sends packets. The store records the port as the
+//! [`Holder`] of the frames in its rings, so that they are found again when the port is closed.
 
 mod budget;
 mod frame;

@@ -1,7 +1,7 @@
-//! A port in memory and the wire at its other end: the engine runs on it in tests, benches and replays.
+//! A port in memory and the wire at its other end, for tests, benches and replays.
 //!
-//! It behaves as a real port does: packets longer than a frame come as chains, what is taken by `tx` leaves at `flush`,
-//! and a full TX ring takes nothing.
+//! It behaves like a real port: packets longer than a frame are received as chains, packets in the TX ring leave at `flush`, and a
+//! full TX ring takes no packet.
 
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
@@ -15,25 +15,26 @@ use crate::port::{Capabilities, PacketVec, Port, PortStats};
 use crate::store::FrameStore;
 use crate::worker::WorkerPool;
 
+/// The packets between a port and its other end.
 #[derive(Debug, Default)]
 struct Wire {
-    /// Towards the port: each packet as the parts that its frames will hold.
+    /// Packets to the port, each as the contents of its frames.
     incoming: VecDeque<Vec<Vec<u8>>>,
-    /// From the port.
+    /// Packets from the port.
     outgoing: VecDeque<Vec<u8>>,
-    /// Frames that the TX ring has room for.
+    /// The size of the TX ring in frames.
     tx_room: usize,
 }
 
-/// A port in memory. Dropping it closes it: what its TX ring still holds is lost and counts as outstanding, so that a test
-/// notices; [`MemPort::close`] gives it back.
+/// A port in memory. Dropping it closes it: the frames in its TX ring are lost and count as outstanding, so that a test detects
+/// it. [`MemPort::close`] frees them.
 #[derive(Debug)]
 pub struct MemPort {
     number: PortId,
     capabilities: Capabilities,
     store: Arc<FrameStore>,
     wire: Arc<Mutex<Wire>>,
-    /// Packets taken and not flushed.
+    /// The TX ring: packets that were taken and not flushed.
     ring: VecDeque<Packet>,
     stats: PortStats,
 }
@@ -47,7 +48,7 @@ fn lock(wire: &Mutex<Wire>) -> MutexGuard<'_, Wire> {
 }
 
 impl MemPort {
-    /// A port over the frames of `store`, and the wire at its other end.
+    /// Opens a port over the frames of `store`. Returns it and the wire at its other end.
     ///
     /// # Panics
     /// If a port of that number is open on the store.
@@ -56,7 +57,7 @@ impl MemPort {
         Self::with_capabilities(number, store, Capabilities::VETH)
     }
 
-    /// Opens a port that claims other capabilities than a veth's.
+    /// Opens a port with other capabilities than a veth's.
     ///
     /// # Panics
     /// If a port of that number is open on the store.
@@ -78,14 +79,15 @@ impl MemPort {
         (port, MemWire(wire))
     }
 
-    /// Closes the port; what was taken and not flushed is freed without being sent.
+    /// Closes the port. Packets in its TX ring are freed and not sent.
     pub fn close(mut self, pool: &mut WorkerPool) {
         while let Some(packet) = self.ring.pop_front() {
             pool.free_packet(packet);
         }
     }
 
-    fn mark(&self, packet: &Packet, holder: Holder) {
+    /// Records the holder of all frames of a packet.
+    fn set_holder(&self, packet: &Packet, holder: Holder) {
         let mut index = packet.head().index();
         while index != crate::store::NIL {
             self.store.set_holder_of(index, holder);
@@ -93,11 +95,12 @@ impl MemPort {
         }
     }
 
+    /// Makes a packet of these frame contents. Returns `None` if the pool is empty.
     fn receive<'a>(&self, pool: &mut WorkerPool, parts: &'a [Vec<u8>]) -> Option<Packet> {
         let mut packet: Option<Packet> = None;
         let room = self.store.room() as usize;
         let pieces = |part: &'a Vec<u8>| {
-            // An empty part is a frame too.
+            // An empty part becomes an empty frame.
             std::iter::once(&part[..part.len().min(room)]).chain(part.get(room..).unwrap_or_default().chunks(room))
         };
         for part in parts.iter().flat_map(pieces) {
@@ -168,7 +171,7 @@ impl Port for MemPort {
             count += 1;
         }
         for packet in packets.drain(..count) {
-            self.mark(&packet, Holder::Port(self.number));
+            self.set_holder(&packet, Holder::Port(self.number));
             self.stats.tx_pending += u32::from(packet.frames());
             self.ring.push_back(packet);
         }
@@ -207,12 +210,12 @@ impl Drop for MemPort {
 }
 
 impl MemWire {
-    /// Sends a packet to the port. It is split over as many frames as it takes when it is received.
+    /// Sends a packet to the port. It is received in as many frames as it needs.
     pub fn push(&self, bytes: &[u8]) {
         self.push_parts(&[bytes]);
     }
 
-    /// Sends a packet to the port in frames of at most `chunk` bytes each, and no more than a frame of the store takes.
+    /// Sends a packet to the port in frames of at most `chunk` bytes each.
     pub fn push_split(&self, bytes: &[u8], chunk: usize) {
         let parts = if bytes.is_empty() {
             vec![Vec::new()]
@@ -222,26 +225,26 @@ impl MemWire {
         lock(&self.0).incoming.push_back(parts);
     }
 
-    /// Sends a packet to the port whose frames are these parts.
+    /// Sends a packet to the port, whose frames have these contents.
     pub fn push_parts(&self, parts: &[&[u8]]) {
         lock(&self.0)
             .incoming
             .push_back(parts.iter().map(|part| part.to_vec()).collect());
     }
 
-    /// The next packet that the port sent, whole.
+    /// Takes the next packet that the port sent.
     #[must_use]
     pub fn pop(&self) -> Option<Vec<u8>> {
         lock(&self.0).outgoing.pop_front()
     }
 
-    /// Packets sent to the port and not received yet.
+    /// Returns the number of packets that were sent to the port and not received yet.
     #[must_use]
     pub fn waiting(&self) -> usize {
         lock(&self.0).incoming.len()
     }
 
-    /// How many frames the port's TX ring has room for; what was taken and not flushed counts.
+    /// Sets the size of the port's TX ring in frames.
     pub fn set_tx_room(&self, frames: usize) {
         lock(&self.0).tx_room = frames;
     }

@@ -1,14 +1,14 @@
 //! A packet: a head frame and, rarely, a chain of further frames.
 //!
-//! Stages look at the head only; what follows is counted, sent and freed with it.
+//! Stages read the head frame only. The other frames are sent and freed with it.
 
 use crate::frame::Frame;
 use crate::store::{FrameStore, NIL};
 
-/// A packet, the owner of all its frames. Not `Clone`, and without a `Drop`: it ends by being sent, handed over or freed
+/// A packet, which owns all its frames. It is not `Clone` and has no `Drop`: it must be sent, handed over or freed
 /// ([`WorkerPool::free_packet`](crate::WorkerPool::free_packet)).
 ///
-/// The frames behind the head are linked by index in the store; the links stand for their handles.
+/// The frames behind the head are linked by index in the store. The links replace their handles.
 #[derive(PartialEq, Eq, Debug)]
 #[must_use = "a packet that is forgotten keeps its frames"]
 pub struct Packet {
@@ -18,10 +18,10 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Frames a packet may have: the kernel's MAX_SKB_FRAGS of 17 and the head; more is not portable.
+    /// The most frames of a packet: the kernel's default MAX_SKB_FRAGS of 17, and the head.
     pub const MAX_FRAMES: u8 = 18;
 
-    /// A packet of one frame, as long as the frame's range says.
+    /// Makes a packet of one frame, with the length of the frame's range.
     pub fn new(store: &FrameStore, head: Frame) -> Self {
         let len = store.len(&head);
         let index = store.index_of(&head);
@@ -30,7 +30,10 @@ impl Packet {
         Self { head, len, frames: 1 }
     }
 
-    /// Adds a frame at the end. Gives it back if the packet has [`Packet::MAX_FRAMES`] already.
+    /// Appends a frame.
+    ///
+    /// # Errors
+    /// The frame itself, if the packet has [`Packet::MAX_FRAMES`] already.
     pub fn append(&mut self, store: &FrameStore, frame: Frame) -> Result<(), Frame> {
         if self.frames >= Self::MAX_FRAMES {
             return Err(frame);
@@ -46,48 +49,48 @@ impl Packet {
         Ok(())
     }
 
-    /// The first frame.
+    /// Returns the first frame.
     #[must_use]
     #[inline]
     pub fn head(&self) -> &Frame {
         &self.head
     }
 
-    /// Length of the whole packet, all frames.
+    /// Returns the length of the packet over all frames, in octets.
     #[must_use]
     #[inline]
     pub fn len(&self) -> u32 {
         self.len
     }
 
-    /// Returns whether the packet has no byte.
+    /// Returns true if the packet has no byte.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Number of frames.
+    /// Returns the number of frames.
     #[must_use]
     #[inline]
     pub fn frames(&self) -> u8 {
         self.frames
     }
 
-    /// The head frame's bytes.
+    /// Returns the head frame's bytes.
     #[must_use]
     #[inline]
     pub fn bytes<'a>(&'a self, store: &'a FrameStore) -> &'a [u8] {
         store.bytes(&self.head)
     }
 
-    /// The head frame's bytes, to be changed.
+    /// Returns the head frame's bytes for writing.
     #[must_use]
     #[inline]
     pub fn bytes_mut<'a>(&'a mut self, store: &'a FrameStore) -> &'a mut [u8] {
         store.bytes_mut(&mut self.head)
     }
 
-    /// The bytes of each frame, in order.
+    /// Returns the bytes of each frame, in order.
     pub fn chunks<'a>(&'a self, store: &'a FrameStore) -> impl Iterator<Item = &'a [u8]> {
         let mut next = store.next_of(store.index_of(&self.head));
         std::iter::once(store.bytes(&self.head)).chain(std::iter::from_fn(move || {
@@ -101,7 +104,7 @@ impl Packet {
         }))
     }
 
-    /// The whole packet as one piece of memory.
+    /// Copies the whole packet into one vector.
     #[must_use]
     pub fn to_vec(&self, store: &FrameStore) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.len as usize);
@@ -109,7 +112,7 @@ impl Packet {
         bytes
     }
 
-    /// Changes the range of the head frame; the packet's length changes with it.
+    /// Sets the range of the head frame. The packet's length changes accordingly.
     ///
     /// # Panics
     /// If the range does not lie in the frame.
@@ -119,7 +122,7 @@ impl Packet {
         self.len = self.len - before + len;
     }
 
-    /// Makes room for `bytes` more at the front of the packet. False, and nothing changed, if there is none.
+    /// Extends the packet by `bytes` at its front. Returns false and changes nothing if the headroom is too small.
     #[must_use]
     pub fn grow_front(&mut self, store: &FrameStore, bytes: u32) -> bool {
         let (offset, len) = store.range(&self.head);
@@ -130,7 +133,7 @@ impl Packet {
         true
     }
 
-    /// Cuts `bytes` off the front. False, and nothing changed, if the head frame has not that many.
+    /// Removes `bytes` from the front. Returns false and changes nothing if the head frame is shorter.
     #[must_use]
     pub fn shrink_front(&mut self, store: &FrameStore, bytes: u32) -> bool {
         let (offset, len) = store.range(&self.head);
@@ -141,7 +144,7 @@ impl Packet {
         true
     }
 
-    /// Takes the packet apart into its frames, in order.
+    /// Splits the packet into its frames, in order.
     pub fn into_frames(self, store: &FrameStore) -> Frames<'_> {
         let next = store.next_of(store.index_of(&self.head));
         store.set_next_of(store.index_of(&self.head), NIL);
@@ -152,7 +155,7 @@ impl Packet {
         }
     }
 
-    /// Separates what follows the head frame: the head stays a packet of its own.
+    /// Separates the frames behind the head and returns them. The packet keeps its head frame.
     pub fn split_following<'a>(&mut self, store: &'a FrameStore) -> Frames<'a> {
         let head = store.index_of(&self.head);
         let next = store.next_of(head);
@@ -168,7 +171,7 @@ impl Packet {
     }
 }
 
-/// The frames of a packet that was taken apart. To be used up: what is left in it is lost.
+/// The frames of a packet that was split. Frames that are not taken out of it are lost.
 #[must_use = "frames that are not taken are lost"]
 #[derive(Debug)]
 pub struct Frames<'a> {
@@ -190,7 +193,7 @@ impl Iterator for Frames<'_> {
         let index = self.next;
         self.next = self.store.next_of(index);
         self.store.set_next_of(index, NIL);
-        // `index` was linked by `append` alone, and this chain, which owned it, is being taken apart.
+        // `append` alone linked `index`, and this chain, which owned it, is being split.
         Some(self.store.unlink(index))
     }
 }

@@ -1,7 +1,7 @@
-//! Captures as the wire of a [`MemPort`](crate::MemPort): frames of a pcap file on their way in, what the port sent on its
-//! way out (the classic format of libpcap, draft-ietf-opsawg-pcap; pcapng is refused).
+//! Capture files for a [`MemPort`](crate::MemPort): reads the frames to be received, and writes the packets that the port sent. The
+//! format is the classic one of libpcap (draft-ietf-opsawg-pcap); pcapng is refused.
 //!
-//! Whose turn it is and what time it is says the caller; files are the caller's too.
+//! The caller opens the files, and decides the order of ports and the times.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -11,32 +11,32 @@ use pcap_file::{DataLink, PcapError, TsResolution};
 
 use crate::mem::MemWire;
 
-/// The longest frame that a capture of ours holds: more than any packet of [`Packet::MAX_FRAMES`](crate::Packet::MAX_FRAMES)
-/// frames of 4 KiB.
+/// The frame limit in the header of a written capture, in octets: more than any packet of
+/// [`Packet::MAX_FRAMES`](crate::Packet::MAX_FRAMES) frames of 4 KiB.
 const SNAPLEN: u32 = 262_144;
 
-/// Why a capture cannot be used.
+/// The reason for which a capture cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CaptureError {
     /// The file is no capture, or ends in the middle of a frame.
     #[error("frame {number}: {source} (a pcap file is wanted; `editcap -F pcap` makes one of pcapng)")]
     Malformed {
-        /// Which frame, counted from 1; 0: the file's header.
+        /// The frame's number, from 1; 0 for the file's header.
         number: u64,
-        /// Why.
+        /// The error.
         source: PcapError,
     },
-    /// The frames are none of Ethernet.
+    /// The capture's link type is not Ethernet.
     #[error("its frames are of link type {0:?}, and heddle's ports are Ethernet (LINKTYPE_ETHERNET, 1)")]
     LinkType(DataLink),
-    /// The capture holds only the front of a frame.
+    /// The capture contains only the front of a frame.
     #[error("frame {number} has {have} of its {len} bytes: capture whole frames (tcpdump -s 0)")]
     Cut {
-        /// Which frame, counted from 1.
+        /// The frame's number, from 1.
         number: u64,
-        /// Its bytes in the file.
+        /// Its octets in the file.
         have: usize,
-        /// Its length on the wire.
+        /// Its length on the wire, in octets.
         len: u32,
     },
     /// The sent packets cannot be written.
@@ -47,13 +47,13 @@ pub enum CaptureError {
 /// A frame of a capture.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Captured {
-    /// When, since the epoch.
+    /// The time since the epoch.
     pub at: Duration,
-    /// From the Ethernet header on, without FCS.
+    /// The frame from the Ethernet header on, without FCS.
     pub frame: Vec<u8>,
 }
 
-/// The frames of a capture, read one by one; the next one can be looked at.
+/// A reader of a capture, frame by frame, which always has the next frame at hand.
 pub struct Capture<R: Read> {
     reader: PcapReader<R>,
     next: Option<Captured>,
@@ -64,7 +64,7 @@ impl<R: Read> Capture<R> {
     /// Opens a capture and reads its first frame.
     ///
     /// # Errors
-    /// It is none, or none of Ethernet.
+    /// The file is no capture, or its link type is not Ethernet.
     pub fn new(file: R) -> Result<Self, CaptureError> {
         let reader = PcapReader::new(file).map_err(|source| CaptureError::Malformed { number: 0, source })?;
         match reader.header().datalink {
@@ -80,7 +80,7 @@ impl<R: Read> Capture<R> {
         Ok(capture)
     }
 
-    /// The next frame.
+    /// Returns the next frame without taking it.
     pub const fn peek(&self) -> Option<&Captured> {
         self.next.as_ref()
     }
@@ -88,7 +88,7 @@ impl<R: Read> Capture<R> {
     /// Takes the next frame.
     ///
     /// # Errors
-    /// The one after it cannot be read.
+    /// The frame after it cannot be read.
     pub fn take(&mut self) -> Result<Option<Captured>, CaptureError> {
         let taken = self.next.take();
         if taken.is_some() {
@@ -97,6 +97,7 @@ impl<R: Read> Capture<R> {
         Ok(taken)
     }
 
+    /// Reads the next frame of the file.
     fn advance(&mut self) -> Result<(), CaptureError> {
         let Some(packet) = self.reader.next_packet() else {
             return Ok(());
@@ -119,12 +120,14 @@ impl<R: Read> Capture<R> {
     }
 }
 
-/// Writes down what a port sends. Its file begins with the first frame: a port that sends nothing writes nothing.
+/// A writer of the packets that a port sends. The file's header is written with the first packet, so the file of a port that sends
+/// none stays empty.
 pub struct Record<W: Write> {
     wire: MemWire,
     file: File<W>,
 }
 
+/// The state of the file.
 enum File<W: Write> {
     New(W),
     Begun(PcapWriter<W>),
@@ -132,7 +135,7 @@ enum File<W: Write> {
 }
 
 impl<W: Write> Record<W> {
-    /// Of the port at the other end of `wire`.
+    /// Makes a writer for the port at the other end of `wire`.
     pub const fn new(wire: MemWire, file: W) -> Self {
         Self {
             wire,
@@ -140,15 +143,15 @@ impl<W: Write> Record<W> {
         }
     }
 
-    /// The port's wire.
+    /// Returns the port's wire.
     pub const fn wire(&self) -> &MemWire {
         &self.wire
     }
 
-    /// Writes what the port has sent since the last call, as sent at `at`. Returns how many frames that were.
+    /// Writes the packets that the port has sent since the last call, with the time `at`. Returns their number.
     ///
     /// # Errors
-    /// They cannot be written.
+    /// The file cannot be written.
     pub fn write(&mut self, at: Duration) -> Result<u64, CaptureError> {
         let mut written = 0;
         while let Some(frame) = self.wire.pop() {
@@ -162,10 +165,10 @@ impl<W: Write> Record<W> {
         Ok(written)
     }
 
-    /// Ends the capture.
+    /// Writes all buffered packets to the file.
     ///
     /// # Errors
-    /// It cannot be written to its end.
+    /// The file cannot be written.
     pub fn finish(self) -> Result<(), CaptureError> {
         let flushed = match self.file {
             File::Begun(writer) => writer.into_writer().flush(),
@@ -174,6 +177,7 @@ impl<W: Write> Record<W> {
         flushed.map_err(|error| CaptureError::Write(PcapError::IoError(error)))
     }
 
+    /// Returns the writer, and writes the file's header first if it is not written yet.
     fn begin(&mut self) -> Result<&mut PcapWriter<W>, CaptureError> {
         if let File::New(_) = self.file
             && let File::New(file) = std::mem::replace(&mut self.file, File::Broken)

@@ -1,4 +1,4 @@
-//! The port trait: what the engine needs of a port, wherever its packets come from.
+//! The port trait: the engine's interface to ports of every kind.
 
 use std::os::fd::BorrowedFd;
 
@@ -9,35 +9,34 @@ use crate::packet::Packet;
 use crate::store::HEADROOM;
 use crate::worker::WorkerPool;
 
-/// Packets taken from a port at once.
+/// The most packets that are received from a port at once.
 pub const BURST: usize = 64;
 
 /// A burst of packets.
 pub type PacketVec = ArrayVec<Packet, BURST>;
 
-/// One end where packets come in and go out, with one owner: the worker that has it.
+/// A port, where packets come in and leave. One worker owns it at a time.
 pub trait Port {
-    /// The port's number.
+    /// Returns the port's number.
     fn id(&self) -> PortId;
 
-    /// The port's capabilities. They do not change while the port is open.
+    /// Returns the port's capabilities. They do not change while the port is open.
     fn capabilities(&self) -> Capabilities;
 
-    /// Receives packets into the free places of `out`, and gives the port new frames to receive into. Returns how many
-    /// packets were received. A packet of several frames of which some have not come yet stays in the port until they
-    /// have.
+    /// Receives packets into the free places of `out`, and refills the port's fill ring. Returns the number of received packets.
+    /// A packet of several frames stays in the port until all of them have arrived.
     fn rx(&mut self, pool: &mut WorkerPool, out: &mut PacketVec) -> usize;
 
-    /// Takes packets from the front of `packets`, as many as there is room for; the others stay there. Nothing is sent
-    /// for sure before [`Port::flush`].
+    /// Takes packets from the front of `packets` into the TX ring, as many as fit; the others stay in `packets`. They are sent by
+    /// [`Port::flush`] at the latest.
     fn tx(&mut self, pool: &mut WorkerPool, packets: &mut PacketVec);
 
-    /// Sends what was taken, and takes back the frames of what has been sent. To be called once a turn, also when there
-    /// is nothing new.
+    /// Sends the packets in the TX ring, and frees the frames of sent packets. The worker calls it once a turn, even without new
+    /// packets.
     fn flush(&mut self, pool: &mut WorkerPool);
 
-    /// Returns whether packets that were taken have not been sent yet, because the kernel would not take it. A worker with such a
-    /// port must not sleep for long: nothing wakes it when there is room again. False when the device is down or gone.
+    /// Returns true if the TX ring has packets that the kernel did not send. A worker with such a port must not sleep for long,
+    /// because no event wakes it when the kernel can send again. False if the device is down or gone.
     fn unsent(&self) -> bool;
 
     /// Returns the descriptor that a sleeping worker waits on; `None` if the port has none.
@@ -47,23 +46,23 @@ pub trait Port {
     fn stats(&self) -> PortStats;
 }
 
-/// What the stages may expect of a port, instead of asking for its kind.
+/// The capabilities of a port. The stages depend on these and not on the kind of port.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Capabilities {
-    /// Received packets may carry an unfinished transport checksum: the pseudo header's sum alone, which the sender's kernel
+    /// Received packets may have an unfinished transport checksum: the sum of the pseudo header alone, which the sender's kernel
     /// left to the hardware.
     pub unfinished_checksums: bool,
-    /// Octets before a received packet, and before one that is written to be sent by this port: room for an outer header.
+    /// Octets before a received packet and before a packet to be sent: room for an outer header.
     pub headroom: u32,
 }
 
 impl Capabilities {
-    /// One end of a veth pair: its other end is a kernel's stack in the same machine.
+    /// One end of a veth pair. At its other end is a kernel's network stack on the same machine.
     pub const VETH: Self = Self {
         unfinished_checksums: true,
         headroom: HEADROOM,
     };
-    /// A NIC: everything was on a wire, so nothing is taken as unfinished.
+    /// A NIC. Its packets were on a wire, so their checksums are finished.
     pub const NIC: Self = Self {
         unfinished_checksums: false,
         ..Self::VETH
@@ -75,23 +74,23 @@ impl Capabilities {
 pub struct PortStats {
     /// Packets received.
     pub rx_packets: u64,
-    /// Bytes received, by the packets' own lengths from the Ethernet header on.
+    /// Bytes received, counted from the Ethernet header on.
     pub rx_bytes: u64,
-    /// Packets received whose frames made no sense or that had too many of them, dropped by the port.
+    /// Received packets that the port dropped because of an invalid descriptor or too many frames.
     pub rx_errors: u64,
     /// Packets sent.
     pub tx_packets: u64,
     /// Bytes sent.
     pub tx_bytes: u64,
-    /// Times that sending stopped before the ring was empty, because the kernel would not take more.
+    /// Flushes that stopped before the TX ring was empty, because the kernel sent no more.
     pub tx_stalls: u64,
-    /// Frames in the fill ring, to be received into.
+    /// Frames in the fill ring, or received and not taken yet.
     pub fill: u32,
-    /// Frames that the fill ring is meant to have.
+    /// Frames that the fill ring should have.
     pub fill_target: u32,
-    /// Frames given to be sent and not taken back yet.
+    /// Frames in the TX ring or in the kernel, whose completion has not come yet.
     pub tx_pending: u32,
-    /// Frames that the port holds in all, by its own count.
+    /// All frames that the port holds, by its own count.
     pub held: u32,
     /// The kernel's counters, if the port is an AF_XDP socket.
     pub kernel: Option<KernelStats>,
@@ -108,8 +107,8 @@ pub struct KernelStats {
     pub tx_invalid_descs: u64,
     /// Packets dropped because the RX ring was full.
     pub rx_ring_full: u64,
-    /// Times that the fill ring was empty.
+    /// Packets for which the fill ring was empty.
     pub rx_fill_ring_empty_descs: u64,
-    /// Times that the TX ring was empty.
+    /// Attempts to send with an empty TX ring.
     pub tx_ring_empty_descs: u64,
 }

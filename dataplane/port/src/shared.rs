@@ -1,15 +1,17 @@
-//! The shared pool: frames that no worker has, exchanged in batches without a lock.
+//! The shared pool: the free frames outside of the workers' pools, exchanged in batches without a lock.
 //!
-//! A stack of batches. A batch is a chain of frames; its head links to the next batch. One compare-and-swap moves a whole
-//! batch. The head word carries a tag that every change raises, so that a batch which was taken and put back in between
-//! is noticed (the ABA problem); the links are atomics in memory that is never freed, so that reading a stale one is
-//! harmless.
+//! The pool is a stack of batches. A batch is a chain of frames, and its head links to the next batch. One compare-and-swap moves
+//! a whole batch. The head word contains a tag that every change raises, so that a batch that was popped and pushed again in
+//! between is detected (the ABA problem). The links are atomics in memory that is never freed, so that a stale link may be read.
 //!
-//! Ordering: a put releases, a take acquires, so whoever takes a frame sees all that its former holder wrote, the links
-//! included. A reader of the head that loses the race uses nothing of what it read.
+//! # Ordering
 //!
-//! `free` counts tokens: a put adds them after its batch is on the stack, a take subtracts first and then takes the batch.
-//! So the stack never has fewer frames than tokens, but for those in the hands of a take that splits a batch.
+//! A push releases and a pop acquires, so the new holder of a frame sees all writes of the previous holder, including the links. A
+//! thread that loses the race for the head word uses no value that it read.
+//!
+//! `free` counts tokens: [`release`](SharedPool::release) adds them after its batch is on the stack, and
+//! [`alloc`](SharedPool::alloc) subtracts them before it pops a batch. So the stack has at least as many frames as there are
+//! tokens, except for the frames that another thread holds while it splits a batch.
 
 use std::sync::Arc;
 
@@ -20,12 +22,13 @@ use crate::frame::{Frame, Holder};
 use crate::store::{FrameStore, NIL};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// Frames that a worker's pool and the shared one exchange at once.
+/// The frames that a worker's pool and the shared pool exchange at once.
 pub const BATCH: usize = 64;
 
+/// The state that all handles of a pool share.
 struct Inner {
     store: Arc<FrameStore>,
-    /// Tag in the upper half, index of the first batch's head in the lower.
+    /// The tag in the upper half, the index of the first batch's head in the lower half.
     head: AtomicU64,
     free: AtomicU32,
     budget: Arc<FillBudget>,
@@ -36,7 +39,7 @@ struct Inner {
 pub struct SharedPool(Arc<Inner>);
 
 impl SharedPool {
-    /// A pool with `frames` in it, of which `budget` says how many are set aside for ports.
+    /// Makes a pool of `frames`. `budget` sets some of them aside for ports.
     #[must_use]
     pub fn new(store: Arc<FrameStore>, frames: Vec<Frame>, budget: FillBudget) -> Self {
         let pool = Self(Arc::new(Inner {
@@ -45,37 +48,37 @@ impl SharedPool {
             free: AtomicU32::new(0),
             budget: Arc::new(budget),
         }));
-        pool.put(frames);
+        pool.release(frames);
         pool
     }
 
-    /// A store in memory and its pool, with nothing set aside for ports: for tests, benches and replays.
+    /// Makes a store in memory and its pool, without frames set aside for ports. For tests, benches and replays.
     #[must_use]
     pub fn heap(frames: u32, frame_size: u32) -> Self {
         let (store, frames) = FrameStore::heap(crate::AreaId(0), frames, frame_size);
         Self::new(store, frames, FillBudget::none())
     }
 
-    /// The frames' memory.
+    /// Returns the memory of the frames.
     #[must_use]
     pub fn store(&self) -> &Arc<FrameStore> {
         &self.0.store
     }
 
-    /// The frames reserved for ports.
+    /// Returns the budget of the ports' fill rings.
     #[must_use]
     pub fn budget(&self) -> &FillBudget {
         &self.0.budget
     }
 
-    /// Frames in the pool.
+    /// Returns the number of free frames in the pool.
     #[must_use]
     pub fn free(&self) -> u32 {
         self.0.free.load(Ordering::Relaxed)
     }
 
-    /// Puts frames into the pool.
-    pub fn put(&self, frames: impl IntoIterator<Item = Frame>) {
+    /// Releases frames into the pool.
+    pub fn release(&self, frames: impl IntoIterator<Item = Frame>) {
         let store = &*self.0.store;
         let (mut head, mut count) = (NIL, 0u32);
         for frame in frames {
@@ -96,13 +99,16 @@ impl SharedPool {
         }
     }
 
-    /// Takes up to `count` frames for packets under way, never those that are set aside for ports. Fewer come when there
-    /// are fewer, or, seldom, when another thread is just splitting a batch.
-    pub fn take(&self, count: u32, holder: Holder, out: &mut impl Extend<Frame>) -> u32 {
-        self.take_above(self.0.budget.set_aside(), count, holder, out)
+    /// Allocates up to `count` frames for `holder` into `out`, without the frames that are set aside for ports. Returns their
+    /// number. It is less than `count` if there are fewer, and in rare cases if another thread splits a batch at the same time.
+    pub fn alloc(&self, count: u32, holder: Holder, out: &mut impl Extend<Frame>) -> u32 {
+        self.alloc_above(self.0.budget.set_aside(), count, holder, out)
     }
 
-    fn take_above(&self, keep: u32, count: u32, holder: Holder, out: &mut impl Extend<Frame>) -> u32 {
+    /// Allocates up to `count` frames, and leaves at least `keep` in the pool.
+    ///
+    /// Plan: subtract the tokens, which reserves the frames; pop batches until there are enough; push the rest of the last batch.
+    fn alloc_above(&self, keep: u32, count: u32, holder: Holder, out: &mut impl Extend<Frame>) -> u32 {
         let claim = self.0.free.fetch_update(Ordering::Acquire, Ordering::Relaxed, |free| {
             let take = count.min(free.saturating_sub(keep));
             (take > 0).then(|| free - take)
@@ -113,7 +119,7 @@ impl SharedPool {
         let mut taken = 0;
         while taken < claimed {
             let Some(mut index) = self.pop() else {
-                // The frames are in the hands of a thread that splits a batch: give the tokens back, ask again later.
+                // Another thread holds the frames while it splits a batch. Return the tokens; the caller tries again later.
                 self.0.free.fetch_add(claimed - taken, Ordering::Release);
                 break;
             };
@@ -121,7 +127,7 @@ impl SharedPool {
                 let next = store.next_of(index);
                 store.set_next_of(index, NIL);
                 store.set_holder_of(index, holder);
-                // `put` consumed the handle for this batch, and this thread alone has taken the batch off the stack.
+                // `release` consumed the handle for this batch, and only this thread has popped the batch.
                 out.extend(std::iter::once(store.unlink(index)));
                 taken += 1;
                 index = next;
@@ -133,16 +139,20 @@ impl SharedPool {
         taken
     }
 
-    /// Admits a port: its share of the budget, and the frames for its fill ring, as many of the floor as there are.
+    /// Admits a port: returns its share of the budget, and allocates the frames of its floor into `out`, as many as there are.
+    ///
+    /// # Errors
+    /// As many ports are open as the budget has floors for.
     pub fn open_port(&self, port: PortId, out: &mut Vec<Frame>) -> Result<FillShare, PortRefused> {
         let floor = self.0.budget.floor();
         self.0.budget.check(port)?;
         // Frames first, admission second: while the port is not counted, its frames are set aside for it.
         let keep = self.0.budget.set_aside().saturating_sub(floor);
-        self.take_above(keep, floor, Holder::Control, out);
+        self.alloc_above(keep, floor, Holder::Control, out);
         FillBudget::open(&self.0.budget, port)
     }
 
+    /// Pushes a batch onto the stack.
     fn push(&self, batch: u32) {
         let store = &*self.0.store;
         let mut head = self.0.head.load(Ordering::Relaxed);
@@ -160,6 +170,7 @@ impl SharedPool {
         }
     }
 
+    /// Pops a batch from the stack.
     fn pop(&self) -> Option<u32> {
         let mut head = self.0.head.load(Ordering::Acquire);
         loop {
@@ -180,7 +191,7 @@ impl SharedPool {
     }
 }
 
-/// The head word that follows `old`, pointing to `batch`.
+/// Returns the head word after `old` that points to `batch`.
 const fn tagged(old: u64, batch: u32) -> u64 {
     ((old >> 32).wrapping_add(1) << 32) | batch as u64
 }
@@ -208,11 +219,11 @@ mod tests {
         let pool = SharedPool::heap(100, 512);
         assert_eq!(pool.free(), 100);
         let mut taken = Vec::new();
-        assert_eq!(pool.take(70, Holder::Worker(WorkerId(1)), &mut taken), 70);
+        assert_eq!(pool.alloc(70, Holder::Worker(WorkerId(1)), &mut taken), 70);
         assert_eq!((pool.free(), pool.store().outstanding()), (30, 70));
-        assert_eq!(pool.take(70, Holder::Worker(WorkerId(1)), &mut taken), 30);
-        assert_eq!(pool.take(1, Holder::Worker(WorkerId(1)), &mut taken), 0);
-        pool.put(taken);
+        assert_eq!(pool.alloc(70, Holder::Worker(WorkerId(1)), &mut taken), 30);
+        assert_eq!(pool.alloc(1, Holder::Worker(WorkerId(1)), &mut taken), 0);
+        pool.release(taken);
         assert_eq!((pool.free(), pool.store().outstanding()), (100, 0));
     }
 
@@ -221,20 +232,20 @@ mod tests {
         let (store, frames) = FrameStore::heap(AreaId(0), 200, 512);
         let pool = SharedPool::new(store, frames, FillBudget::new(200, 2, 10).unwrap());
         let (mut taken, mut fill) = (Vec::new(), Vec::new());
-        assert_eq!(pool.take(200, Holder::Worker(WorkerId(0)), &mut taken), 200 - 128);
-        assert_eq!(pool.take(1, Holder::Worker(WorkerId(0)), &mut taken), 0);
+        assert_eq!(pool.alloc(200, Holder::Worker(WorkerId(0)), &mut taken), 200 - 128);
+        assert_eq!(pool.alloc(1, Holder::Worker(WorkerId(0)), &mut taken), 0);
         let first = pool.open_port(PortId(0), &mut fill).unwrap();
         assert_eq!(
-            (fill.len(), pool.take(1, Holder::Worker(WorkerId(0)), &mut taken)),
+            (fill.len(), pool.alloc(1, Holder::Worker(WorkerId(0)), &mut taken)),
             (64, 0)
         );
         let second = pool.open_port(PortId(1), &mut fill).unwrap();
         assert_eq!((fill.len(), pool.free()), (128, 0));
         pool.open_port(PortId(2), &mut fill).unwrap_err();
-        pool.put(fill);
+        pool.release(fill);
         drop((first, second));
-        assert_eq!(pool.take(1, Holder::Worker(WorkerId(0)), &mut taken), 0);
-        pool.put(taken);
+        assert_eq!(pool.alloc(1, Holder::Worker(WorkerId(0)), &mut taken), 0);
+        pool.release(taken);
         assert_eq!(pool.free(), 200);
     }
 
@@ -248,27 +259,27 @@ mod tests {
                 std::thread::spawn(move || {
                     let mut taken = Vec::new();
                     for round in 0..rounds {
-                        pool.take(
+                        pool.alloc(
                             (round * 7 + u32::from(id) * 13) % 100 + 1,
                             Holder::Worker(WorkerId(id)),
                             &mut taken,
                         );
                         for frame in &mut taken {
-                            // Two owners of a frame would see each other's mark here, and miri the race.
+                            // Two owners of a frame would see each other's bytes here, and miri would report the race.
                             pool.store().fill(frame, &[id; 8]);
                         }
                         assert!(taken.iter().all(|frame| pool.store().bytes(frame) == [id; 8]));
                         let keep = taken.len() / 3;
-                        pool.put(taken.drain(keep..));
+                        pool.release(taken.drain(keep..));
                     }
-                    pool.put(taken);
+                    pool.release(taken);
                 })
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
         assert_eq!((pool.free(), pool.store().outstanding()), (frames, 0));
         let mut all = Vec::new();
-        pool.take(frames, Holder::Control, &mut all);
+        pool.alloc(frames, Holder::Control, &mut all);
         let mut indices: Vec<u32> = all.iter().map(Frame::index).collect();
         indices.sort_unstable();
         assert!(indices.into_iter().eq(0..frames));
@@ -305,7 +316,7 @@ mod tests {
             ..ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 128 })
         })]
 
-        /// Whatever workers and a port do, the ledger agrees with a naive account, and nothing is lost or doubled.
+        /// After any steps of workers and a port, the recorded holders agree with a naive count, and no frame is lost or doubled.
         #[test]
         fn no_frame_is_lost_or_doubled(frames in 0u32..300, steps in steps()) {
             let shared = SharedPool::heap(frames, 512);
@@ -366,11 +377,11 @@ mod tests {
             }
             prop_assert_eq!(store.outstanding() as usize, lent.len());
             // SAFETY: the port is closed, and there is no kernel behind it.
-            shared.put(unsafe { store.reclaim(port) });
+            shared.release(unsafe { store.reclaim(port) });
             drop(pools);
             prop_assert_eq!((shared.free(), store.outstanding()), (frames, 0));
             let mut all = Vec::new();
-            shared.take(frames, Holder::Control, &mut all);
+            shared.alloc(frames, Holder::Control, &mut all);
             let mut indices: Vec<u32> = all.iter().map(Frame::index).collect();
             indices.sort_unstable();
             prop_assert!(indices.into_iter().eq(0..frames));
@@ -392,26 +403,26 @@ mod loom_tests {
         builder.check(check);
     }
 
-    /// Each thread takes a frame, writes into it and puts it back: no frame has two owners, the bytes go along with the
-    /// handle, and all come back. Batches of one frame each, so that the same batch is popped and pushed again (ABA).
+    /// Each thread allocates a frame, writes into it and releases it. No frame has two owners, and all are released. Batches have
+    /// one frame each, so that the same batch is popped and pushed again (ABA).
     #[test]
     fn loom_frames_are_exchanged_without_loss() {
         model(|| {
             let (store, frames) = FrameStore::heap(crate::AreaId(0), 2, 512);
             let pool = SharedPool::new(store, Vec::new(), FillBudget::none());
             for frame in frames {
-                pool.put([frame]);
+                pool.release([frame]);
             }
             let worker = |id: u8| {
                 let pool = pool.clone();
                 move || {
                     let mut taken = Vec::new();
-                    pool.take(1, Holder::Worker(WorkerId(id)), &mut taken);
+                    pool.alloc(1, Holder::Worker(WorkerId(id)), &mut taken);
                     for frame in &mut taken {
                         pool.store().fill(frame, &[id; 4]);
                         assert_eq!(pool.store().bytes(frame), [id; 4]);
                     }
-                    pool.put(taken);
+                    pool.release(taken);
                 }
             };
             let other = loom::thread::spawn(worker(1));
@@ -419,13 +430,13 @@ mod loom_tests {
             other.join().unwrap();
             assert_eq!((pool.free(), pool.store().outstanding()), (2, 0));
             let mut all = Vec::new();
-            pool.take(2, Holder::Control, &mut all);
+            pool.alloc(2, Holder::Control, &mut all);
             assert_eq!(all.len(), 2);
             assert_ne!(all[0], all[1]);
         });
     }
 
-    /// One thread splits a batch of two while another one takes: nobody gets the same frame, and tokens match frames.
+    /// One thread splits a batch of two while another one allocates: they get different frames, and tokens match frames.
     #[test]
     fn loom_a_split_batch_is_not_lost() {
         model(|| {
@@ -434,7 +445,7 @@ mod loom_tests {
                 let pool = pool.clone();
                 move || {
                     let mut taken = Vec::new();
-                    pool.take(1, Holder::Worker(WorkerId(id)), &mut taken);
+                    pool.alloc(1, Holder::Worker(WorkerId(id)), &mut taken);
                     taken
                 }
             };
@@ -442,13 +453,13 @@ mod loom_tests {
             let mut all = take(2)();
             all.extend(other.join().unwrap());
             assert_eq!(pool.free() as usize + all.len(), 2);
-            pool.take(2, Holder::Control, &mut all);
+            pool.alloc(2, Holder::Control, &mut all);
             assert_eq!(all.len(), 2);
             assert_ne!(all[0], all[1]);
         });
     }
 
-    /// Two ports grow and shrink, and one is opened, at the same time: the budget is kept.
+    /// Two ports are opened, grow and shrink at the same time, within the budget.
     #[test]
     fn loom_the_budget_is_kept() {
         model(|| {

@@ -2,13 +2,13 @@
 //!
 //! # Safety of the bytes
 //!
-//! A [`Frame`] is unique for its index (see there), and [`FrameStore::bytes_mut`] borrows it mutably, so two references
-//! to the same bytes of which one is mutable cannot exist. A handle goes from one thread to another through a pool, a
-//! queue or a channel, each of which orders the writes before it (release) and the reads after it (acquire). The kernel
-//! writes only into frames that were lent to a port, and those have no handle until they are taken back.
+//! A [`Frame`] is unique for its index (see there), and [`FrameStore::bytes_mut`] borrows it mutably. So a mutable reference to
+//! its bytes is the only one. A handle moves between threads through a pool, a queue or a channel. All of them order the writes
+//! before the move (release) and the reads after it (acquire). The kernel writes only into frames that were lent to a port, and
+//! those have no handle until they are taken back.
 //!
-//! The side arrays are atomics, always accessed relaxed (which costs as much as a plain access): they are written by
-//! whoever has the handle, and read by others only for counting.
+//! The side arrays are atomics with relaxed accesses, which cost as much as plain ones. Only the owner of the handle writes
+//! them. Other threads read them only for counting.
 
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,19 +21,19 @@ use heddle_ids::PortId;
 use crate::frame::{AreaId, Frame, Holder};
 use crate::sync::{AtomicU32, Ordering};
 
-/// "No further frame" in a link.
+/// The link that stands for no further frame.
 pub(crate) const NIL: u32 = u32::MAX;
 
-/// Bytes before a received packet, as the kernel leaves them (XDP_PACKET_HEADROOM): room for an outer header.
+/// Bytes before a received packet (the kernel's XDP_PACKET_HEADROOM): room for an outer header.
 pub const HEADROOM: u32 = 256;
 
 /// The state of one frame. 16 bytes, so that a cache line holds four frames.
 struct Side {
-    /// Offset of the first byte in the frame (upper half) and number of bytes (lower half).
+    /// The offset of the first byte in the frame (upper half) and the number of bytes (lower half).
     range: AtomicU32,
     /// The next frame of a packet's chain, or of a batch in the shared pool.
     next: AtomicU32,
-    /// Of a chain's head: the last frame. Of a batch's head: the next batch.
+    /// In a chain's head the last frame, in a batch's head the next batch.
     link: AtomicU32,
     /// [`Holder`], encoded.
     holder: AtomicU32,
@@ -46,23 +46,23 @@ pub struct FrameStore {
     base: NonNull<u8>,
     frame_size: u32,
     side: Box<[Side]>,
-    /// Ports that are open: what they hold is accounted for.
+    /// The open ports. Frames that they hold are not outstanding.
     open: Mutex<BTreeSet<PortId>>,
     /// Keeps the memory at `base` alive.
     _owner: Box<dyn Any + Send + Sync>,
 }
 
 // SAFETY: `base` points to memory that `_owner` keeps alive for as long as the store lives, and that is only accessed
-// through unique `Frame` handles (module documentation). Everything else in the store is Send + Sync.
+// through unique `Frame` handles (module documentation). All other fields are Send + Sync.
 unsafe impl Send for FrameStore {}
 // SAFETY: as above; a shared store gives `&mut [u8]` only in exchange for a mutable borrow of the unique handle.
 unsafe impl Sync for FrameStore {}
 
 impl FrameStore {
-    /// Largest frame, in bytes: offset and length share a word.
+    /// The largest frame size in bytes: offset and length share a word.
     pub const MAX_FRAME_SIZE: u32 = 1 << 15;
 
-    /// Frames in memory of the process, with the handles of all of them.
+    /// Makes frames in memory of the process. Returns the store and all handles.
     ///
     /// # Panics
     /// As [`FrameStore::from_raw`].
@@ -75,11 +75,11 @@ impl FrameStore {
         unsafe { Self::from_raw(area, base, frames, frame_size, Box::new(memory)) }
     }
 
-    /// Frames in memory that someone else made (a UMEM), with the handles of all of them.
+    /// Makes frames in the memory of a UMEM, which the caller provides. Returns the store and all handles.
     ///
     /// # Safety
-    /// `base` must be valid for reads and writes of `frames * frame_size` bytes until `owner` is dropped, and nobody
-    /// may access these bytes but through the returned handles, and the kernel for frames that are lent to a port.
+    /// `base` must be valid for reads and writes of `frames * frame_size` bytes until `owner` is dropped. These bytes must only be
+    /// accessed through the returned handles, and by the kernel in frames that are lent to a port.
     ///
     /// # Panics
     /// If the area's number is above [`AreaId::MAX`], there are more frames than [`Frame::MAX_FRAMES`], or the frame
@@ -123,30 +123,30 @@ impl FrameStore {
             open: Mutex::default(),
             _owner: owner,
         };
-        // The only place where handles come from nothing: the store is new, so each is the first of its index.
+        // Only here are handles made without consuming others. The store is new, so each handle is the first of its index.
         let handles = (0..frames).map(|index| Frame::conjure(id, area, index)).collect();
         (Arc::new(store), handles)
     }
 
-    /// The area's number.
+    /// Returns the area's number.
     #[must_use]
     pub fn area(&self) -> AreaId {
         self.area
     }
 
-    /// Number of frames in the area.
+    /// Returns the number of frames in the area.
     #[must_use]
     pub fn frames(&self) -> u32 {
         u32::try_from(self.side.len()).unwrap_or(u32::MAX)
     }
 
-    /// Bytes that a frame has, headroom included.
+    /// Returns the size of a frame in bytes, including the headroom.
     #[must_use]
     pub fn frame_size(&self) -> u32 {
         self.frame_size
     }
 
-    /// Bytes of packet that a frame takes behind the usual headroom.
+    /// Returns the bytes of a frame behind the headroom.
     #[must_use]
     pub fn room(&self) -> u32 {
         self.frame_size - HEADROOM
@@ -167,7 +167,7 @@ impl FrameStore {
         }
     }
 
-    /// First byte and number of bytes of the packet's part in the frame.
+    /// Returns the offset and the length of the packet's part in the frame.
     #[must_use]
     #[inline]
     pub fn range(&self, frame: &Frame) -> (u32, u32) {
@@ -175,14 +175,14 @@ impl FrameStore {
         (word >> 16, word & 0xffff)
     }
 
-    /// Number of bytes of the packet's part in the frame.
+    /// Returns the length of the packet's part in the frame.
     #[must_use]
     #[inline]
     pub fn len(&self, frame: &Frame) -> u32 {
         self.range(frame).1
     }
 
-    /// Says where in the frame the packet's part lies.
+    /// Sets the offset and the length of the packet's part in the frame.
     ///
     /// # Panics
     /// If the range does not lie in the frame.
@@ -195,41 +195,40 @@ impl FrameStore {
         self.side(frame).range.store(offset << 16 | len, Ordering::Relaxed);
     }
 
-    /// Bytes free before the packet's part.
+    /// Returns the free bytes before the packet's part.
     #[must_use]
     pub fn headroom(&self, frame: &Frame) -> u32 {
         self.range(frame).0
     }
 
-    /// Bytes free behind the packet's part.
+    /// Returns the free bytes behind the packet's part.
     #[must_use]
     pub fn tailroom(&self, frame: &Frame) -> u32 {
         let (offset, len) = self.range(frame);
         self.frame_size - offset - len
     }
 
-    /// The packet's part in the frame.
+    /// Returns the bytes of the packet's part in the frame.
     #[must_use]
     #[inline]
     pub fn bytes<'a>(&'a self, frame: &'a Frame) -> &'a [u8] {
         let (offset, len) = self.range(frame);
         // SAFETY: the range lies in the frame (`set_range`). The handle is unique and borrowed for the slice's
-        // lifetime, so nobody has a mutable reference to these bytes.
+        // lifetime, so there is no mutable reference to these bytes.
         unsafe { NonNull::slice_from_raw_parts(self.start(frame.index(), offset), len as usize).as_ref() }
     }
 
-    /// The packet's part in the frame, to be changed.
+    /// Returns the bytes of the packet's part in the frame for writing.
     #[must_use]
     #[inline]
     pub fn bytes_mut<'a>(&'a self, frame: &'a mut Frame) -> &'a mut [u8] {
         let (offset, len) = self.range(frame);
         // SAFETY: the range lies in the frame (`set_range`). The handle is unique and mutably borrowed for the slice's
-        // lifetime, so nobody else has any reference to these bytes.
+        // lifetime, so there is no other reference to these bytes.
         unsafe { NonNull::slice_from_raw_parts(self.start(frame.index(), offset), len as usize).as_mut() }
     }
 
-    /// Puts the frame into its first state, with room for `data` behind the headroom, and copies as much of `data` as
-    /// fits. Returns how much that was.
+    /// Copies as much of `data` behind the headroom as fits, and sets the range to it. Returns the number of copied bytes.
     pub fn fill(&self, frame: &mut Frame, data: &[u8]) -> usize {
         let len = data.len().min(self.room() as usize);
         self.set_range(frame, HEADROOM, u32::try_from(len).unwrap_or(0));
@@ -237,7 +236,7 @@ impl FrameStore {
         len
     }
 
-    // Links. A frame's index in a link stands for its handle, which was consumed when the link was made.
+    // Links. A frame's index in a link replaces its handle, which was consumed when the link was made.
 
     pub(crate) fn next_of(&self, index: u32) -> u32 {
         self.side[index as usize].next.load(Ordering::Relaxed)
@@ -255,40 +254,40 @@ impl FrameStore {
         self.side[index as usize].link.store(link, Ordering::Relaxed);
     }
 
-    /// The packet's part in a frame whose handle is in a link; see [`Packet::chunks`](crate::Packet::chunks).
+    /// Returns the packet's part in a frame whose handle was consumed by a link. [`Packet::chunks`](crate::Packet::chunks) uses it.
     ///
     /// # Safety
     /// The frame's handle must have been consumed by a link that the caller borrows for `'a`.
     pub(crate) unsafe fn linked_bytes(&self, index: u32) -> &[u8] {
         let word = self.side[index as usize].range.load(Ordering::Relaxed);
-        // SAFETY: the range lies in the frame; the borrowed link stands for the borrowed handle.
+        // SAFETY: the range lies in the frame, and the caller borrows the link, which replaces the handle.
         unsafe { NonNull::slice_from_raw_parts(self.start(index, word >> 16), (word & 0xffff) as usize).as_ref() }
     }
 
-    /// The handle of a frame whose link has just been taken apart.
+    /// Returns the handle of a frame whose link was just removed.
     ///
-    /// The caller took `index` out of the link (chain, batch) for which the handle was consumed, and out of nothing
-    /// else: so the handle is unique again.
+    /// The caller removed `index` from the link (of a chain or a batch) for which the handle was consumed, so the handle is unique
+    /// again.
     pub(crate) fn unlink(&self, index: u32) -> Frame {
         Frame::conjure(self.id, self.area, index)
     }
 
-    /// Checks that the frame is of this store, and gives its index.
+    /// Returns the frame's index. Panics if the frame is another store's.
     #[inline]
     pub(crate) fn index_of(&self, frame: &Frame) -> u32 {
         assert_eq!(frame.store(), self.id, "{frame:?} is of another store");
         frame.index()
     }
 
-    /// Checks that the frame is of this store, and gives its index in exchange for the handle.
+    /// Returns the frame's index in exchange for the handle. Panics if the frame is another store's.
     pub(crate) fn link(&self, frame: Frame) -> u32 {
         self.index_of(&frame);
         frame.into_index()
     }
 
-    // The ledger.
+    // The holders.
 
-    /// Who has a frame.
+    /// Returns the holder of a frame.
     ///
     /// # Panics
     /// If there is no such frame.
@@ -307,7 +306,7 @@ impl FrameStore {
             .store(holder.encode(), Ordering::Relaxed);
     }
 
-    /// How many frames each holder has. Exact while nothing moves.
+    /// Returns the number of frames of each holder. It is exact while no frame moves.
     #[must_use]
     pub fn holders(&self) -> BTreeMap<Holder, u32> {
         let mut counts = BTreeMap::new();
@@ -319,8 +318,8 @@ impl FrameStore {
         counts
     }
 
-    /// Frames that are neither in the shared pool, nor in a worker's pool, nor held by an open port: packets under way,
-    /// and what was lost. Exact while nothing moves; zero when all packets have ended and nothing was lost.
+    /// Returns the number of frames that are neither in a pool nor held by an open port: the frames of packets under way, and lost
+    /// frames. It is exact while no frame moves, and zero if all packets have ended and no frame was lost.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
@@ -335,28 +334,29 @@ impl FrameStore {
             .sum()
     }
 
-    /// A port that may hold frames is there. False if one of that number is open already.
+    /// Records a port as open. Returns false if a port of that number is open already.
     pub fn port_opened(&self, port: PortId) -> bool {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).insert(port)
     }
 
-    /// The port is gone: what it still holds counts as outstanding until it is [reclaimed](Self::reclaim).
+    /// Records a port as closed. The frames that it still holds count as outstanding until they are [reclaimed](Self::reclaim).
     pub fn port_closed(&self, port: PortId) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
     }
 
-    /// Hands a frame to a port's rings: the handle is gone until [`FrameStore::take_back`] or
+    /// Lends a frame to a port's rings and returns its index. The handle is consumed until [`FrameStore::take_back`] or
     /// [`FrameStore::reclaim`].
     pub fn lend(&self, frame: Frame, port: PortId) -> u32 {
         self.set_holder(&frame, Holder::Port(port));
         self.link(frame)
     }
 
-    /// Takes a frame out of a port's rings: `None` if the ledger does not say that the port has it.
+    /// Takes a frame back that the port's rings returned, and records `to` as its holder. Returns `None` if the port is not recorded
+    /// as its holder.
     ///
     /// # Safety
-    /// The port's rings belong to the caller (no other thread takes frames from that port at the same time), and they
-    /// have given this frame back: the kernel does not access it any more.
+    /// The caller must own the port's rings, so that no other thread takes frames from that port at the same time. The rings must
+    /// have returned this frame, so that the kernel does not access it any more.
     #[must_use]
     pub unsafe fn take_back(&self, index: u32, port: PortId, to: Holder) -> Option<Frame> {
         let side = self.side.get(index as usize)?;
@@ -365,17 +365,17 @@ impl FrameStore {
         }
         side.holder.store(to.encode(), Ordering::Relaxed);
         side.next.store(NIL, Ordering::Relaxed);
-        // The handle was consumed by `lend`, which alone writes `Port` into the ledger.
+        // Only `lend` records a port as the holder, and it consumed the handle.
         Some(Frame::conjure(self.id, self.area, index))
     }
 
-    /// Takes back all that a port holds by the ledger, after it was closed.
+    /// Takes back all frames that are recorded as the port's, after it was closed.
     ///
     /// # Safety
-    /// The port's rings are gone and nobody else takes frames from it: the kernel accesses none of its frames any more.
+    /// The port's rings must be unmapped and its socket closed, so that neither the kernel nor another thread accesses its frames.
     #[must_use]
     pub unsafe fn reclaim(&self, port: PortId) -> Vec<Frame> {
-        // SAFETY: the caller's promise is the one that `take_back` asks for, for every frame of the port.
+        // SAFETY: the caller's promise includes the one that `take_back` requires, for every frame of the port.
         (0..self.frames())
             .filter_map(|index| unsafe { self.take_back(index, port, Holder::Control) })
             .collect()

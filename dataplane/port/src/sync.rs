@@ -1,4 +1,4 @@
-//! The one place where this crate's lock-free code gets its atomics: loom's under `--cfg loom`, else the standard ones.
+//! The atomics of this crate's lock-free code: loom's under `--cfg loom`, else the standard library's.
 
 #[cfg(loom)]
 pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};

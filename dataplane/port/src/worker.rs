@@ -1,4 +1,4 @@
-//! A worker's own pool: a small stack of frames that trades batches with the shared pool.
+//! A worker's own pool: a small stack of frames that exchanges batches with the shared pool.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::packet::Packet;
 use crate::shared::{BATCH, SharedPool};
 use crate::store::FrameStore;
 
-/// The frames that one worker keeps at hand. Dropping it puts them into the shared pool.
+/// The free frames of one worker. Dropping it releases them into the shared pool.
 #[derive(Debug)]
 pub struct WorkerPool {
     id: WorkerId,
@@ -19,10 +19,10 @@ pub struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// Frames a worker's pool keeps at most; one more, and a batch goes to the shared pool.
+    /// The most frames in a worker's pool. With one more, a batch is released into the shared pool.
     pub const CAPACITY: usize = 4 * BATCH;
 
-    /// The empty pool of worker `no`.
+    /// Makes the empty pool of a worker.
     #[must_use]
     pub fn new(id: WorkerId, shared: SharedPool) -> Self {
         let store = Arc::clone(shared.store());
@@ -40,25 +40,25 @@ impl WorkerPool {
         self.id
     }
 
-    /// Returns the holder of frames that this pool gave out.
+    /// Returns the holder of the frames that this pool allocates.
     #[must_use]
     pub fn holder(&self) -> Holder {
         Holder::Worker(self.id)
     }
 
-    /// The frames' memory.
+    /// Returns the memory of the frames.
     #[must_use]
     pub fn store(&self) -> &FrameStore {
         &self.store
     }
 
-    /// The same, to be kept beside the pool, so that bytes can be borrowed while the pool is in use.
+    /// Returns the memory of the frames as an `Arc`. With a clone of it, bytes can be borrowed while the pool is in use.
     #[must_use]
     pub fn store_arc(&self) -> &Arc<FrameStore> {
         &self.store
     }
 
-    /// The pool behind this one.
+    /// Returns the shared pool.
     #[must_use]
     pub fn shared(&self) -> &SharedPool {
         &self.shared
@@ -70,31 +70,31 @@ impl WorkerPool {
         self.stack.len()
     }
 
-    /// Returns whether the pool has no frame.
+    /// Returns true if the pool has no frame.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.stack.is_empty()
     }
 
-    /// Returns a frame if this pool or the shared one has any. Its range and bytes are left from its last use.
+    /// Allocates a frame, from the shared pool if this one is empty. Its range and bytes are left from its last use.
     #[must_use]
     pub fn alloc(&mut self) -> Option<Frame> {
         if self.stack.is_empty() {
-            self.shared.take(BATCH as u32, Holder::Pool(self.id), &mut self.stack);
+            self.shared.alloc(BATCH as u32, Holder::Pool(self.id), &mut self.stack);
         }
         let frame = self.stack.pop()?;
         self.store.set_holder(&frame, Holder::Worker(self.id));
         Some(frame)
     }
 
-    /// Takes a frame back.
+    /// Frees a frame.
     pub fn free(&mut self, frame: Frame) {
         self.store.set_holder(&frame, Holder::Pool(self.id));
         self.stack.push(frame);
         self.spill();
     }
 
-    /// Takes back all frames of a packet.
+    /// Frees all frames of a packet.
     pub fn free_packet(&mut self, packet: Packet) {
         for frame in packet.into_frames(&self.store) {
             self.store.set_holder(&frame, Holder::Pool(self.id));
@@ -103,13 +103,14 @@ impl WorkerPool {
         self.spill();
     }
 
+    /// Releases a batch into the shared pool if there are more frames than [`Self::CAPACITY`].
     fn spill(&mut self) {
         if self.stack.len() > Self::CAPACITY {
-            self.shared.put(self.stack.drain(Self::CAPACITY - BATCH..));
+            self.shared.release(self.stack.drain(Self::CAPACITY - BATCH..));
         }
     }
 
-    /// A packet with these bytes, over as many frames as it takes. `None` if there are not enough frames, or it takes
+    /// Allocates a packet with these bytes, in as many frames as it needs. Returns `None` if there are not enough frames or it needs
     /// more than a packet may have.
     #[must_use]
     pub fn packet(&mut self, bytes: &[u8]) -> Option<Packet> {
@@ -131,9 +132,9 @@ impl WorkerPool {
         Some(packet)
     }
 
-    /// Puts all frames at hand into the shared pool: before a worker sleeps for long or ends.
+    /// Releases all frames into the shared pool.
     pub fn drain(&mut self) {
-        self.shared.put(self.stack.drain(..));
+        self.shared.release(self.stack.drain(..));
     }
 }
 
@@ -152,7 +153,7 @@ mod tests {
     fn a_full_pool_gives_a_batch_away() {
         let shared = SharedPool::heap(400, 512);
         let mut all = Vec::new();
-        shared.take(400, Holder::Worker(WorkerId(0)), &mut all);
+        shared.alloc(400, Holder::Worker(WorkerId(0)), &mut all);
         let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
         for frame in all.drain(..WorkerPool::CAPACITY) {
             pool.free(frame);

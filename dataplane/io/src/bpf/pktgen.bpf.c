@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The packet generator: run by BPF_PROG_RUN on live frames (Documentation/bpf/bpf_prog_run.rst), it sends each frame out
- * of one device. The frames are UDP over IPv4 without options; each gets the next source port of a range, and its
- * complement as the first two octets of the payload, so that the checksum stays right.
+ * The packet generator. BPF_PROG_RUN runs it on live frames (Documentation/bpf/bpf_prog_run.rst), and it sends each frame
+ * out of one device. The frames are UDP over IPv4 without options. Each gets the next source port of a range, and the
+ * port's complement as the first two octets of the payload, so that the checksum stays correct.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_endian.h>
@@ -15,7 +15,7 @@ const volatile __u32 ifindex = 0;
 const volatile __u32 first_port = 0;
 const volatile __u32 ports = 0;
 
-/* One run at a time uses the program. */
+/* Not atomic: one run at a time uses the program. */
 __u32 next = 0;
 
 SEC("xdp")

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
- * The program on the host ends of the pods' veths and on the host port: everything goes to heddle, and nothing past it.
+ * The program on the host ends of the pods' veths and on the host port. It redirects every packet to heddle.
  *
- * `devices` says which number the first queue of a device has, `ports` has the socket of each number. Where either is
- * missing, or the agent is dead and its sockets are gone from the map, the packet is dropped: pods fail closed.
+ * `devices` contains the port number of a device's first queue, and `ports` the socket of each port number. If either
+ * entry is missing, the packet is dropped: pods fail closed. After the agent's death its sockets are gone from the map.
  */
 #include <linux/bpf.h>
 #include <bpf/bpf_helpers.h>

@@ -1,4 +1,4 @@
-//! A network namespace for one test, and the far end of a veth as raw frames.
+//! A network namespace for each test, and the far end of a veth as a packet socket.
 
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
@@ -13,13 +13,13 @@ use heddle_io::{OpenPort, XdpConfig, XdpContext};
 use heddle_port::{Packet, PacketVec, Port, PortId, WorkerPool};
 
 pub const SOON: Duration = Duration::from_secs(2);
-/// Long enough for a packet that must not come.
+/// The time for which a packet that must not come is waited for.
 pub const NEVER: Duration = Duration::from_millis(50);
 
-/// IEEE 802 local experimental: nothing else speaks it.
+/// IEEE 802 local experimental, which no other program uses.
 pub const ETHERTYPE: u16 = 0x88b5;
 
-/// Runs a test on a thread of its own in a network namespace of its own, which goes with the thread.
+/// Runs a test on a thread of its own in a network namespace of its own, which is removed when the thread ends.
 pub fn in_namespace(test: impl FnOnce() + Send + 'static) {
     let run = move || {
         // SAFETY: changes only the calling thread's namespace.
@@ -60,7 +60,7 @@ pub fn index(name: &str) -> u32 {
     unsafe { libc::if_nametoindex(name.as_ptr()) }
 }
 
-/// A veth pair `NAME` and `NAMEp`, both up.
+/// Makes a veth pair `NAME` and `NAMEp`, both up.
 pub fn veth(name: &str, mtu: u32, queues: u32) {
     let queues = format!("numtxqueues {queues} numrxqueues {queues}");
     ip(&format!(
@@ -79,7 +79,7 @@ pub fn on(name: &str, port: u16) -> OpenPort {
     }
 }
 
-/// Raw frames at one end of a veth.
+/// A packet socket at one end of a veth.
 pub struct Tap(OwnedFd);
 
 impl Tap {
@@ -106,7 +106,7 @@ impl Tap {
         assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
     }
 
-    /// The next frame, if one comes in time.
+    /// Receives the next frame, if one arrives in time.
     pub fn receive(&self, wait: Duration) -> Option<Vec<u8>> {
         let mut poll = libc::pollfd {
             fd: self.0.as_raw_fd(),
@@ -125,7 +125,7 @@ impl Tap {
     }
 }
 
-/// A frame of `len` bytes whose content depends on `seed`.
+/// Returns a frame of `len` bytes whose content depends on `seed`.
 pub fn frame(seed: u32, len: usize) -> Vec<u8> {
     let mut frame = vec![0x02, 0, 0, 0, 0, 1, 0x02, 0, 0, 0, 0, 2];
     frame.extend_from_slice(&ETHERTYPE.to_be_bytes());
@@ -137,7 +137,7 @@ pub fn frame(seed: u32, len: usize) -> Vec<u8> {
     frame
 }
 
-/// Waits by poll(2) until the port has received something, and gives it.
+/// Waits by poll(2) until the port has received packets, and returns them.
 pub fn receive(port: &mut impl Port, pool: &mut WorkerPool, wait: Duration) -> PacketVec {
     let mut packets = PacketVec::new();
     let until = Instant::now() + wait;
@@ -157,14 +157,14 @@ pub fn receive(port: &mut impl Port, pool: &mut WorkerPool, wait: Duration) -> P
     }
 }
 
-/// Waits until the port has received one packet.
+/// Waits until the port has received one packet, and returns it.
 pub fn receive_one(port: &mut impl Port, pool: &mut WorkerPool) -> Packet {
     let mut packets = receive(port, pool, Duration::from_secs(2));
     assert_eq!(packets.len(), 1, "one packet in time");
     packets.pop().unwrap()
 }
 
-/// Sends packets and waits until their frames have come back.
+/// Sends packets and waits until their frames are complete.
 pub fn send(port: &mut impl Port, pool: &mut WorkerPool, mut packets: PacketVec) {
     let until = Instant::now() + Duration::from_secs(2);
     while !packets.is_empty() || port.stats().tx_pending > 0 {
@@ -184,7 +184,7 @@ pub fn context() -> XdpContext {
     .unwrap()
 }
 
-/// Everything is closed: each frame is back in the pool.
+/// Asserts that every port is closed and every frame is back in the pool.
 pub fn assert_all_frames(context: &XdpContext) {
     assert_eq!(
         context.pool().free(),
