@@ -1,12 +1,13 @@
-//! The table by criterion: lookups in bursts, hit and miss, inserts and removals, in ticks of the time stamp counter.
+//! Benchmarks of the table with criterion: lookups in bursts, hit and miss, inserts and removals, in ticks of the time stamp
+//! counter.
 //!
-//! Keys are tuples of pods through a Service, chosen at random; making them is not timed, delivering the whole entry is.
-//! `cargo bench -p heddle-flow --bench table`; with `-- 1M` only what has that in its name. What a burst took is kept burst by
-//! burst: the table at the end has the median and the tenth percentile, which other load of the machine moves less
-//! than it moves criterion's mean.
+//! Keys are random tuples of pods through a Service. The time includes the delivery of the whole entry, not the making of keys.
+//! `cargo bench -p heddle-flow --bench table` runs all; `-- 1M` runs those with that in their name. The time of each burst is
+//! recorded. The table at the end has the median and the tenth percentile, which depend less on other load of the machine than
+//! criterion's mean.
 //!
-//! Tables lie on pages of 2 MiB: reserved ones if there are enough, else those that the kernel makes up; which, and how to
-//! reserve some, stands at the end. `HEDDLE_BENCH_PAGES=4k` forbids them.
+//! Tables use pages of 2 MiB: reserved ones if there are enough, else transparent ones. The end of the output names the pages and
+//! says how to reserve some. `HEDDLE_BENCH_PAGES=4k` forbids large pages.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
@@ -101,7 +102,7 @@ fn table(connections: u32, room: u32) -> FlowTable {
     table
 }
 
-/// Numbers that look random, repeatable.
+/// A repeatable random number generator.
 struct Random(u64);
 
 impl Random {
@@ -115,7 +116,7 @@ impl Random {
 
 struct Row {
     name: String,
-    /// Of one key or connection, burst by burst.
+    /// The ticks for one key or connection, one value for each burst.
     ticks: Vec<f64>,
 }
 
@@ -124,7 +125,7 @@ struct Suite {
     clock: Clock,
     ticks_per_ns: f64,
     rows: Vec<Row>,
-    /// What pages each table lay on.
+    /// The pages that each table used.
     pages: Vec<String>,
 }
 
@@ -149,7 +150,7 @@ impl Suite {
         }
     }
 
-    /// `once` does `burst` of it and gives the ticks that they took.
+    /// Measures a function. `once` runs `burst` operations and returns their ticks.
     fn case(&mut self, name: &str, burst: usize, mut once: impl FnMut(&Clock) -> u64) {
         let samples = RefCell::new(Vec::new());
         let (clock, per_ns) = (&self.clock, self.ticks_per_ns);
@@ -186,7 +187,7 @@ impl Suite {
                 self.case(&format!("{kind} {size} burst {burst}"), burst, |clock| {
                     let keys: [FlowKey; MOST] = std::array::from_fn(|_| {
                         let n = random.below(connections);
-                        // Either direction: they are found alike.
+                        // Either direction, because both are found in the same way.
                         if n.is_multiple_of(2) {
                             arrives(first + n)
                         } else {
@@ -205,8 +206,7 @@ impl Suite {
         }
     }
 
-    /// Connections put in 32 at a time, as a worker does: what it will need is asked for while it decides. And one after the
-    /// other, each waiting for its own.
+    /// Measures inserts of 32 connections at a time, with a prefetch as in a worker, and inserts one after the other.
     fn inserts(&mut self, size: &str, connections: u32) {
         const BURST: u32 = 32;
         let table = table(connections, ROOM);
@@ -250,7 +250,7 @@ impl Suite {
         }
     }
 
-    /// Notes what pages the table lies on that is there.
+    /// Records the pages that the existing table uses.
     fn note_pages(&mut self, size: &str) {
         let smaps = std::fs::read_to_string("/proc/self/smaps_rollup").unwrap_or_default();
         let kib = |name: &str| {

@@ -1,17 +1,17 @@
-//! Where clients of Services with session affinity went last.
+//! The table of session affinities: the last backend of each client of a Service with session affinity.
 //!
-//! A second use of what the flow table is made of: lines of atomic words, each under a sequence lock, read without a lock
-//! by all workers. An entry is one line; a client and a Service lead to a set of lines, and a new entry takes its own
-//! line, an empty one, or else the one that was used longest ago. So the table is bounded, and the next connection of a
-//! client that it forgot gets a new choice.
+//! Like the flow table, it consists of lines of atomic words, each under a sequence lock, which all workers read without a lock.
+//! An entry is one line. The client and the Service select a set of lines. A new entry is stored in the line of the same client
+//! and Service, else in an empty line, else in the line that was unused for longest. So the table is bounded. If the entry of a
+//! client was replaced, its next connection gets a new backend.
 //!
-//! It lies behind the records of the flow table, in its file: so clients stay with their backends over a restart. An entry that
-//! a killed process was writing is forgotten by the takeover.
+//! The table lies behind the records of the flow table, in the same file, so clients keep their backends over a restart. A
+//! takeover removes an entry that a killed process was writing.
 //!
 //! # Ordering
 //!
-//! That of [`crate::seqlock`], line by line. Nothing is said about two lines: of two workers that note one client at once, each
-//! may take another line, and then either's backend is found.
+//! The ordering of [`crate::seqlock`] holds for each line, and none between two lines. If two workers record one client at the
+//! same time, they may use different lines, and then the backend of either is found.
 
 use heddle_wire::Ip;
 
@@ -22,11 +22,11 @@ use crate::seqlock::Sequence;
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::Millis;
 
-/// Who went where, and when.
+/// A client, a Service and the backend of the client's last connection.
 #[derive(Clone, Copy)]
 struct AffinityEntry {
     client: [u64; 2],
-    /// Zero: nobody.
+    /// The Service's number; 0 in an empty line.
     service: u64,
     backend: [u64; 2],
     port: u64,
@@ -39,7 +39,7 @@ impl AffinityEntry {
     }
 }
 
-/// The table.
+/// The table of session affinities.
 #[derive(Clone, Copy)]
 pub struct AffinityTable<'a> {
     sets: &'a [[Line; WAYS]],
@@ -47,7 +47,7 @@ pub struct AffinityTable<'a> {
 }
 
 impl<'a> AffinityTable<'a> {
-    /// The table in these lines; none: nobody is remembered.
+    /// Makes the table in these lines. Without lines it records nothing.
     pub(crate) fn new(lines: &'a [Line], seed: &'a Seed) -> Self {
         Self {
             sets: lines.as_chunks().0,
@@ -55,7 +55,7 @@ impl<'a> AffinityTable<'a> {
         }
     }
 
-    /// Forgets what a dead writer began; only while nobody else uses the table.
+    /// Removes the entries that a dead writer left incomplete. Only valid while no other thread uses the table.
     pub(crate) fn repair(&self) {
         for line in self.sets.as_flattened() {
             let (sequence, words) = parts(line);
@@ -66,13 +66,13 @@ impl<'a> AffinityTable<'a> {
         }
     }
 
-    /// How many clients it can remember.
+    /// Returns the number of entries that the table has room for.
     #[must_use]
     pub const fn capacity(&self) -> usize {
         self.sets.len() * WAYS
     }
 
-    /// Where the client's last new connection to the Service went, if that is not longer ago than `timeout`.
+    /// Returns the backend of the client's last new connection to the Service, if that was at most `timeout` milliseconds ago.
     #[must_use]
     pub fn find(&self, client: Ip, service: u64, now: Millis, timeout: u64) -> Option<(Ip, u16)> {
         let client = ip_words(client);
@@ -82,7 +82,7 @@ impl<'a> AffinityTable<'a> {
         fresh.then(|| (ip_from_words(entry.backend), entry.port as u16))
     }
 
-    /// Notes where a new connection of the client went.
+    /// Records the backend of a new connection of the client.
     pub fn record(&self, client: Ip, service: u64, (backend, port): (Ip, u16), now: Millis) {
         let client = ip_words(client);
         let set = self.set(client, service);
@@ -91,7 +91,7 @@ impl<'a> AffinityTable<'a> {
             let own = entry.is_of(client, service);
             (!own, if entry.service == 0 { 0 } else { entry.used.max(1) })
         });
-        // Whoever else takes the line meanwhile, one of the two is forgotten.
+        // If another worker uses the line at the same time, one of the two entries is lost.
         if let Some(line) = place {
             store(
                 line,
@@ -228,7 +228,7 @@ mod tests {
     }
 
     proptest! {
-        /// As long as it has room for all, it is a map.
+        /// With room for all entries, the table behaves like a map.
         #[test]
         fn it_is_a_map_with_a_bound(steps in prop::collection::vec((0_u8..8, 1_u64..3, any::<u16>(), 0_u64..50), 1..100)) {
             let owned = table(4096);

@@ -7,12 +7,12 @@
 //!
 //! # Ordering
 //!
-//! Whoever changes a chain holds the lock of its first bucket; a thread that takes two takes the lower number first. An entry
-//! is stored with Release after its record was written, and loaded with Acquire. Entries never move, so a reader that
-//! passes a place finds what was there before it began. One thing could make it lose its way: an empty
-//! overflow bucket leaves the chain and joins another one. The version, raised before the bucket is given back, tells that: a
-//! miss counts only if the version is as it was before the search. Whatever is stored to the link of a bucket that was given
-//! back is stored with Release, by the free list too: whom it leads astray has thereby seen the new version.
+//! A thread that changes a chain holds the lock of its first bucket. A thread that takes two locks takes the lower number first.
+//! An entry is stored with Release after its record was written, and loaded with Acquire. Entries never move, so a reader finds
+//! every entry that was in its place before the search began. There is one exception: an empty overflow bucket leaves the chain
+//! and joins another one, and a reader in it would continue in the other chain. The version detects this. It is raised before
+//! the bucket is freed, and a miss counts only if the version is the same as before the search. All stores to the link of a freed
+//! bucket are with Release, including the free list's, so a reader that follows such a link also reads the new version.
 
 use crate::hash::Hash;
 use crate::layout::BUCKET_ENTRIES;
@@ -25,10 +25,10 @@ const LOCK: u64 = 1 << 32;
 const VERSION_STEP: u64 = 1 << 33;
 const NEXT: u64 = u32::MAX as u64;
 
-/// Overflow buckets that a reader follows before it looks whether it lost its way.
+/// The buckets that a reader follows before it checks the version.
 const LONGEST_CHAIN: u32 = 64;
 
-/// An entry of a bucket, and of nothing else.
+/// An entry of a bucket: a tag and the number of a record and direction.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry(u64);
 
@@ -58,17 +58,17 @@ impl Entry {
     }
 }
 
-/// The result of probing one bucket for a tag, in half a word: the lower half of the entry that has it, or one of these.
+/// The result of probing one bucket for a tag, in half a word: the lower half of the entry with the tag, or one of the constants.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ProbeResult(u32);
 
 impl ProbeResult {
-    /// The chain ends here: no entry has the tag. One that stood in an overflow bucket all the while would have kept the link.
+    /// No entry has the tag, and the chain ends here. An entry in an overflow bucket would have kept the link.
     pub(crate) const MISS: Self = Self(u32::MAX);
-    /// None here has it and the chain goes on, or the one that had it went at that moment.
+    /// No entry of this bucket has the tag and the chain continues, or the entry with the tag was removed at that moment.
     pub(crate) const SEARCH: Self = Self(0);
 
-    /// The record of the entry that has the tag; of no record where there is none.
+    /// Returns the number of the entry's record; a number beyond all records if there is no entry.
     #[inline]
     pub(crate) const fn record(self) -> usize {
         (self.0.wrapping_sub(1) >> 1) as usize
@@ -80,7 +80,7 @@ impl ProbeResult {
     }
 }
 
-/// A place for an entry.
+/// A free place for an entry.
 #[derive(Clone, Copy)]
 pub(crate) struct EntrySlot<'a>(&'a AtomicU64);
 
@@ -91,7 +91,7 @@ impl PartialEq for EntrySlot<'_> {
 }
 
 impl EntrySlot<'_> {
-    /// Lets readers see `entry`.
+    /// Stores `entry`, so that readers find it.
     pub(crate) fn set(self, entry: Entry) {
         self.0.store(entry.0, Ordering::Release);
     }
@@ -106,7 +106,7 @@ impl<'a> Bucket<'a> {
         &self.0.0[HEAD]
     }
 
-    /// Where the free list keeps its link.
+    /// Returns the word in which the free list keeps its link.
     pub(crate) fn link(&self) -> &'a AtomicU64 {
         self.head()
     }
@@ -115,14 +115,14 @@ impl<'a> Bucket<'a> {
         &self.0.0[1..=BUCKET_ENTRIES]
     }
 
-    /// Its entries at this moment.
+    /// Returns the entries at this moment.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry> + 'a {
         self.slots()
             .iter()
             .filter_map(|p| Entry::from_word(p.load(Ordering::Acquire)))
     }
 
-    /// Probes this bucket alone, in one branch-free pass: a burst spends most of its time here.
+    /// Probes only this bucket, in one branch-free pass. A burst spends most of its time here.
     #[inline(always)]
     pub(crate) fn probe(&self, tag: u32) -> ProbeResult {
         let (place, head) = word_with_tag(self.0, tag);
@@ -143,10 +143,10 @@ impl<'a> Bucket<'a> {
         self.head().load(Ordering::Acquire) & !(LOCK | NEXT)
     }
 
-    /// A free place other than `taken`.
+    /// Returns a free place other than `taken`.
     #[inline(always)]
     fn free_slot(&self, taken: Option<EntrySlot<'a>>) -> Option<EntrySlot<'a>> {
-        // No entry has the tag 0; what is free has nothing else.
+        // No entry has the tag 0, and a free place is 0.
         let (first, _) = word_with_tag(self.0, 0);
         let place = EntrySlot(self.0.0.get(first)?);
         if Some(place) != taken {
@@ -156,7 +156,7 @@ impl<'a> Bucket<'a> {
         rest.iter().find(|p| p.load(Ordering::Relaxed) == 0).map(EntrySlot)
     }
 
-    /// Empties the bucket; only while nobody else uses the table.
+    /// Empties the bucket. Only valid while no other thread uses the table.
     pub(crate) fn reset(&self) {
         for word in &self.0.0 {
             word.store(0, Ordering::Relaxed);
@@ -181,7 +181,7 @@ impl<'a> Index<'a> {
         self.overflow.get(n as usize).map(Bucket)
     }
 
-    /// Asks for the overflow bucket behind a first one.
+    /// Prefetches the overflow bucket behind a first one.
     #[cold]
     pub(crate) fn prefetch_overflow(&self, bucket: u32) {
         if let Some(next) = self.bucket(bucket).next().and_then(|n| self.overflow(n)) {
@@ -198,7 +198,9 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The first answer of `check` among the entries with this tag. Needs no lock; called under it, it is exact as well.
+    /// Returns the first result of `check` among the entries with this tag. The caller may hold the lock, but need not.
+    ///
+    /// Plan: follow the chain; if no entry passes `check`, compare the version, and search again if it has changed.
     #[inline]
     pub(crate) fn find<T>(&self, bucket: u32, tag: u32, mut check: impl FnMut(Entry) -> Option<T>) -> Option<T> {
         let first = self.bucket(bucket);
@@ -286,7 +288,7 @@ pub(crate) struct Locked<'a> {
 }
 
 impl<'a> Locked<'a> {
-    /// A free place in the chain of `bucket`, which is locked, other than `taken`. `more` gives another overflow bucket.
+    /// Returns a free place other than `taken` in the chain of `bucket`, which must be locked. `more` allocates an overflow bucket.
     #[inline(always)]
     pub(crate) fn free_slot(
         &self,
@@ -316,7 +318,7 @@ impl<'a> Locked<'a> {
         }
         let number = more()?;
         let fresh = self.index.overflow(number)?;
-        // Release: a reader that still stands here, from the chain that the bucket left, then sees that chain's new version.
+        // Release: a reader that is still in this bucket, from the chain that it left, then reads that chain's new version too.
         fresh.head().store(0, Ordering::Release);
         let head = last.head().load(Ordering::Relaxed);
         last.head()
@@ -324,7 +326,10 @@ impl<'a> Locked<'a> {
         fresh.slots().first().map(EntrySlot)
     }
 
-    /// Takes an entry out of the chain of `bucket`, which is locked. An overflow bucket that is empty then goes to `back`.
+    /// Removes an entry from the chain of `bucket`, which must be locked. `back` frees an overflow bucket that is empty then.
+    ///
+    /// Plan: find the entry and its bucket's predecessor; clear it; if it was the last one of an overflow bucket, unlink that
+    /// bucket, raise the version, and only then free the bucket.
     pub(crate) fn unlink(&self, bucket: u32, entry: Entry, back: impl FnOnce(u32)) {
         let first = self.index.bucket(bucket);
         let mut before = first;

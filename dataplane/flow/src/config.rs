@@ -6,26 +6,25 @@ use crate::state::Timeouts;
 /// The configuration of a flow table.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Connections that fit, both directions included: 240 B each, fixed for the life of the table.
+    /// The most connections in the table: 240 B for both directions, fixed for the life of the table.
     pub capacity: u32,
-    /// Connections that one pod may have opened at a time; `None`: no limit. The host and the uplink have none.
+    /// The most connections that one pod has opened at a time; `None` means no limit. The host and the uplink have no limit.
     pub quota: Option<u32>,
-    /// Clients of Services with session affinity that are remembered: 64 B each.
+    /// The most session affinities: 64 B each.
     pub affinities: u32,
-    /// When silent connections expire.
+    /// The timeouts of idle connections.
     pub timeouts: Timeouts,
-    /// Allows pages of 2 MiB for the table where the kernel gives some: they cost lookups in a large table fewer
-    /// address translations.
+    /// Allows pages of 2 MiB for the table if the kernel has some. Lookups in a large table then need fewer address translations.
     pub huge_pages: bool,
-    /// The input of the hash's key; `None`: the key is random. For replay and tests, which have to be repeatable: any
-    /// words will do, zeroes too.
+    /// The input of the hash's key; `None` means a random key. Replay and tests set it to be repeatable. Any words are valid,
+    /// including zeros.
     pub seed: Option<[u64; 8]>,
 }
 
 impl Config {
     /// The least capacity.
     pub const MIN_CAPACITY: u32 = MIN_CAPACITY;
-    /// The greatest capacity: what a record number has bits for.
+    /// The greatest capacity that fits the bits of a record number.
     pub const MAX_CAPACITY: u32 = MAX_CAPACITY;
 
     /// Returns the sizes of the table.
@@ -33,7 +32,7 @@ impl Config {
         Geometry::new(self.capacity, self.affinities)
     }
 
-    /// Bytes of the table's file: whole pages of 2 MiB.
+    /// Returns the size of the table's file in bytes: whole pages of 2 MiB.
     #[must_use]
     pub fn file_bytes(&self) -> u64 {
         self.geometry().file_bytes() as u64
@@ -45,7 +44,7 @@ impl Default for Config {
         Self {
             capacity: 262_144,
             quota: Some(65_536),
-            // Under loom every word is an object of the model.
+            // Under loom every word is an object of the model, so there are none.
             affinities: if cfg!(loom) { 0 } else { 65_536 },
             timeouts: Timeouts::default(),
             huge_pages: true,

@@ -1,4 +1,4 @@
-//! The encoding of a record's words. [`crate::record`] has the record itself and the rules for writing it.
+//! The encoding of a record's words. [`crate::record`] contains the record and the rules for writing it.
 
 use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::checksum::Delta;
@@ -9,9 +9,9 @@ use crate::hash::{ip_from_words, ip_words};
 use crate::state::ConnState;
 use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Millis, Origin, Rewrite};
 
-/// The word of a direction, behind its addresses, that has ports, origin and protocol, ...
+/// The index, among a direction's words, of the one with ports, origin and protocol.
 pub(crate) const PORTS: usize = 4;
-/// ... and the one that has deltas and egress.
+/// The index of the word with checksum deltas and egress.
 pub(crate) const LEAVING: usize = 5;
 
 /// Bits of a time, below its incarnation.
@@ -19,7 +19,7 @@ pub(crate) const TIME_BITS: u32 = 40;
 /// Bits of a count, below its incarnation.
 pub(crate) const COUNT_BITS: u32 = 56;
 
-/// Where the protocol stands in the word of ports, above the origin.
+/// The position of the protocol in the word of ports, above the origin.
 const PROTO_SHIFT: u32 = 56;
 
 /// The words that a view of one direction is made of.
@@ -35,7 +35,7 @@ pub(crate) struct DirectionWords {
 }
 
 impl DirectionWords {
-    /// `None` if the words are none that this crate wrote.
+    /// Decodes the words. Returns `None` if this crate did not write them.
     pub(crate) fn checked_view(&self, direction: usize, conn: ConnState, last_seen: Millis) -> Option<FlowView> {
         Egress::try_from_bits((self.own[1] >> 32) as u32)?;
         Some(self.view(direction, conn, last_seen))
@@ -47,7 +47,7 @@ impl DirectionWords {
         let second = 16 * (direction & 1) as u32;
         let [ports, leaving] = self.own;
         let [src, dst] = self.peer.map(Ip::from_v6);
-        // Two of sixteen and two of 32 bits, as the direction sees them.
+        // Two values of 16 and two of 32 bits, swapped for direction 1.
         let ends = (self.ends as u32).rotate_right(second);
         let generations = self.generations.rotate_right(2 * second);
         FlowView {
@@ -76,17 +76,17 @@ impl DirectionWords {
     }
 }
 
-/// A tuple, or one and its origin, as the words that a record has of it: two are equal exactly if their words are.
+/// A tuple with or without its origin, in the encoding of a record: two keys are equal exactly if their words are.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyWords {
     pub(crate) addresses: [u64; 4],
     pub(crate) ports: u64,
-    /// Which bits of `ports` count: with or without the origin.
+    /// The bits of `ports` that are compared: with or without the origin.
     pub(crate) mask: u64,
 }
 
 impl KeyWords {
-    /// With the origin.
+    /// Encodes a key with its origin.
     #[inline]
     pub(crate) fn key(key: &FlowKey) -> Self {
         Self {
@@ -96,7 +96,7 @@ impl KeyWords {
         }
     }
 
-    /// Whatever the origin.
+    /// Encodes a tuple with any origin.
     #[inline]
     pub(crate) fn tuple(t: &Tuple, proto: Proto) -> Self {
         let ([s0, s1], [d0, d1]) = (ip_words(t.src), ip_words(t.dst));
@@ -113,18 +113,18 @@ pub(crate) const fn port_word(t: &Tuple, proto: Proto, origin: Origin) -> u64 {
     t.sport as u64 | (t.dport as u64) << 16 | (origin.to_bits() as u64) << 32 | (proto.0 as u64) << PROTO_SHIFT
 }
 
-/// The word of ports with another origin.
+/// Returns the word of ports with another origin.
 pub(crate) const fn with_origin(ports: u64, origin: Origin) -> u64 {
     ports & (u32::MAX as u64 | 0xff << PROTO_SHIFT) | (origin.to_bits() as u64) << 32
 }
 
-/// The origin in a word of ports.
+/// Returns the origin in a word of ports.
 #[inline]
 pub(crate) const fn origin_of(ports: u64) -> Origin {
     Origin::from_bits((ports >> 32) as u32 & 0xff_ffff)
 }
 
-/// The protocol in a word of ports.
+/// Returns the protocol in a word of ports.
 #[inline]
 pub(crate) const fn proto_of(ports: u64) -> Proto {
     Proto((ports >> PROTO_SHIFT) as u8)
@@ -140,13 +140,13 @@ pub(crate) fn tuple([s0, s1, d0, d1]: [u64; 4], ports: u64) -> Tuple {
     }
 }
 
-/// A time, marked as of one tenant.
+/// Returns a time, tagged with the incarnation of its connection.
 #[inline]
 pub(crate) const fn time_word(incarnation: u32, time: Millis) -> u64 {
     (incarnation as u64) << TIME_BITS | time.0 & ((1 << TIME_BITS) - 1)
 }
 
-/// A count, marked as of one tenant.
+/// Returns a count, tagged with the incarnation of its connection.
 #[inline]
 pub(crate) const fn count_word(incarnation: u32, count: u64) -> u64 {
     (incarnation as u64) << COUNT_BITS | count & ((1 << COUNT_BITS) - 1)

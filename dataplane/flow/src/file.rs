@@ -1,4 +1,4 @@
-//! The table as a file: making one, and finding out whether a file is one that can be taken over.
+//! The table's file: makes one, and checks that an existing one can be taken over.
 //!
 //! | line | word | contents |
 //! |------|------|----------|
@@ -43,19 +43,19 @@ const FRESH_SINCE: usize = 4;
 const BOOT: usize = 5;
 pub(crate) const REBUILDING: usize = 7;
 
-/// The boot of the machine in which the times of a table are meant.
+/// The boot of the machine, in which the times of a table are valid.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct BootId(pub u128);
 
 impl BootId {
-    /// Where the kernel tells it (`Documentation/admin-guide/sysctl/kernel.rst`, `random`).
+    /// The kernel's file with the boot id (`Documentation/admin-guide/sysctl/kernel.rst`, `random`).
     const PATH: &str = "/proc/sys/kernel/random/boot_id";
 
-    /// This boot's.
+    /// Reads the id of this boot.
     ///
     /// # Errors
-    /// The file cannot be read or holds no UUID.
+    /// The file cannot be read or contains no UUID.
     pub fn current() -> io::Result<Self> {
         let text = std::fs::read_to_string(Self::PATH)?;
         let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
@@ -74,7 +74,7 @@ impl fmt::Debug for BootId {
     }
 }
 
-/// Why a table could not be opened.
+/// The reason for which a table could not be opened.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The file cannot be made or opened.
@@ -85,13 +85,13 @@ pub enum OpenError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// Another process uses it.
+    /// Another process uses the file.
     #[error("flow table {}: another process has it locked; end the agent that uses this run directory first", path.display())]
     Locked {
         /// The file.
         path: PathBuf,
     },
-    /// There is no memory for it.
+    /// There is not enough memory for the file.
     #[error("flow table {}: no room for {bytes} bytes: {source}; lower its capacity or enlarge the file system", path.display())]
     NoRoom {
         /// The file.
@@ -101,7 +101,7 @@ pub enum OpenError {
         /// The kernel's error.
         source: io::Error,
     },
-    /// It cannot be mapped.
+    /// The file cannot be mapped.
     #[error("flow table {}: cannot map {bytes} bytes: {source}", path.display())]
     Map {
         /// The file.
@@ -113,13 +113,13 @@ pub enum OpenError {
     },
 }
 
-/// Why a table begins empty.
+/// The reason for which a table starts empty.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum Fresh {
     /// There was no file.
     #[error("there was no table")]
     NoFile,
-    /// The file is no flow table, or one that was never completed.
+    /// The file is no flow table, or was never completed.
     #[error("the file was no complete table")]
     Damaged,
     /// Another version of heddle wrote it.
@@ -128,13 +128,13 @@ pub enum Fresh {
         /// Its layout version.
         found: u64,
     },
-    /// The configuration was changed.
+    /// The table has other sizes than configured.
     #[error("the table's capacity was {found}, the configuration says otherwise")]
     Capacity {
         /// Its capacity.
         found: u64,
     },
-    /// The machine was booted since: times mean nothing any more, and neither do the connections.
+    /// The machine has booted since. The times are not valid any more, and the connections have ended.
     #[error("the table is from before this boot")]
     Boot,
 }
@@ -142,28 +142,28 @@ pub enum Fresh {
 /// The result of opening a table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Takeover {
-    /// Why the table begins empty; `None`: it was taken over.
+    /// The reason for which the table starts empty; `None` if it was taken over.
     pub fresh: Option<Fresh>,
-    /// When this table was made: adoption is counted from here.
+    /// The time at which this table was made, from which the time for adoption counts.
     pub fresh_since: Millis,
     /// The epoch of this start.
     pub epoch: Epoch,
-    /// Connections that go on.
+    /// Connections that were taken over.
     pub entries_kept: u32,
-    /// Connections thrown away because somebody was writing them.
+    /// Connections that were removed because the dead process was writing them.
     pub discarded_torn: u32,
-    /// Connections thrown away because one direction was missing.
+    /// Connections that were removed because one direction was missing in the index.
     pub discarded_orphans: u32,
 }
 
 impl FlowTable {
     /// Opens the table in the file at `path`, or makes it. The file stays locked until the table is dropped.
     ///
-    /// A table that is found is taken over: connections stay with their translation but are stale, since their epoch is
-    /// old; half-written ones go. `now` and `boot` are of the clock that all times of this table are of.
+    /// An existing table is taken over. Its connections keep their translation but are stale, because their epoch is old.
+    /// Half-written connections are removed. `now` and `boot` belong to the clock of all times of this table.
     ///
     /// # Errors
-    /// [`OpenError`] with the path. A file that is no table of this layout is no error: it is replaced.
+    /// [`OpenError`] with the path. A file that is no table of this layout is replaced, which is no error.
     pub fn open(path: &Path, config: &Config, boot: BootId, now: Millis) -> Result<(Self, Takeover), OpenError> {
         let io = |source| OpenError::Open {
             path: path.to_owned(),
@@ -192,7 +192,7 @@ impl FlowTable {
             examine(&file, path, found, bytes, &geometry, boot)?
         };
         if fresh.is_some() {
-            // Twice, so that what was there is gone.
+            // To length 0 first, so that the old contents are gone.
             file.set_len(0).and_then(|()| file.set_len(bytes as u64)).map_err(io)?;
             reserve(&file, path, bytes)?;
         }
@@ -268,7 +268,7 @@ fn sizes(geometry: &Geometry) -> u64 {
     u64::from(geometry.capacity) | u64::from(geometry.affinity_sets) << 32
 }
 
-/// Why this file is no table to be taken over, if so.
+/// Returns the reason for which a file cannot be taken over, or `None` if it can.
 fn examine(
     file: &File,
     path: &Path,
@@ -298,12 +298,12 @@ fn examine(
     })
 }
 
-/// Has the file system set the memory aside now: a worker that runs out of it later would die of SIGBUS.
+/// Allocates the file's memory in the file system now. If it ran out later, a worker would be killed by SIGBUS.
 fn reserve(file: &File, path: &Path, bytes: usize) -> Result<(), OpenError> {
     match fallocate(file, FallocateFlags::empty(), 0, bytes as u64) {
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
         Err(e) => {
-            // Best effort: a file of no length is no table.
+            // Best effort: an empty file is no table.
             let _ = file.set_len(0);
             Err(OpenError::NoRoom {
                 path: path.to_owned(),

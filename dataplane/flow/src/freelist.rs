@@ -2,18 +2,18 @@
 //!
 //! # Ordering
 //!
-//! The head is a tag and the number plus one. A pop reads the link of the top and then swaps the head if it is unchanged;
-//! the tag, raised by every pop, tells a head that was popped and pushed again in between. A push publishes the
-//! link with Release, a pop takes it with Acquire; the next owner thereby sees what the previous one wrote.
+//! The head is a tag and the number plus one. A pop reads the link of the top and then swaps the head if it is unchanged. Every
+//! pop raises the tag, which detects a head that was popped and pushed again in between. A push publishes the link with Release
+//! and a pop reads it with Acquire, so the next owner sees all that the previous one wrote.
 
 use crate::mmap::Line;
 use crate::sync::{AtomicU64, Ordering, relax};
 
-/// DirectionWords of the line.
+/// Indices of the words in the line.
 const HEAD: usize = 0;
 const MARK: usize = 1;
 
-/// A free list in one line; the links live in the free things themselves.
+/// A free list in one line. The links are in the free elements.
 #[derive(Clone, Copy)]
 pub(crate) struct FreeList<'a> {
     head: &'a AtomicU64,
@@ -30,25 +30,25 @@ impl<'a> FreeList<'a> {
         }
     }
 
-    /// Numbers at or above this were never given out.
+    /// Returns the mark: numbers at or above it were never allocated.
     pub(crate) fn mark(&self) -> u32 {
         (self.mark.load(Ordering::Acquire) as u32).min(self.limit)
     }
 
-    /// The number that a pop would get at this moment.
+    /// Returns the number that a pop would return at this moment.
     #[inline]
     pub(crate) fn peek(&self) -> Option<u32> {
         let top = (self.head.load(Ordering::Relaxed) as u32).checked_sub(1);
         top.or_else(|| Some(self.mark()).filter(|mark| *mark < self.limit))
     }
 
-    /// Forgets everything: `mark` numbers count as given out. Only while nobody else uses the list.
+    /// Empties the list and counts the numbers below `mark` as allocated. Only valid while no other thread uses the list.
     pub(crate) fn reset(&self, mark: u32) {
         self.head.store(0, Ordering::Relaxed);
         self.mark.store(u64::from(mark), Ordering::Release);
     }
 
-    /// Takes a number; `link(n)` is where number `n` keeps its link while it is free.
+    /// Allocates a number. `link(n)` is the word in which number `n` keeps its link while it is free.
     pub(crate) fn pop<'l>(&self, link: impl Fn(u32) -> &'l AtomicU64) -> Option<u32> {
         let mut head = self.head.load(Ordering::Acquire);
         let mut round = 0;
@@ -78,11 +78,11 @@ impl<'a> FreeList<'a> {
         None
     }
 
-    /// Gives a number back.
+    /// Frees a number.
     pub(crate) fn push(&self, n: u32, link: &AtomicU64) {
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            // Release for those who read the link without owning the thing: see `bucket`.
+            // Release for readers that follow the link without owning the element: see `bucket`.
             link.store(u64::from(head as u32), Ordering::Release);
             let top = head & !u64::from(u32::MAX) | u64::from(n + 1);
             match self

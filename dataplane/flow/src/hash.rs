@@ -1,11 +1,10 @@
 //! The keyed hash of a tuple.
 //!
-//! NH (Black, Halevi, Krawczyk, Krovetz, Rogaway: UMAC, 1999) over 64-bit words with a secret key: two different tuples
-//! collide in its 128 bits with a probability of at most 2^-64 over the choice of the key, whatever an attacker sends.
-//! A keyed folded multiplication spreads that over the 64 bits that are used. The hash is not a MAC: it must not be shown
-//! to anybody outside.
+//! NH (Black, Halevi, Krawczyk, Krovetz, Rogaway: UMAC, 1999) over 64-bit words with a secret key. Two different tuples collide in
+//! its 128 bits with a probability of at most 2^-64 over the choice of the key, for any packets that an attacker sends. A keyed
+//! folded multiplication spreads them over the 64 bits that are used. The hash is not a MAC, so it must not be visible outside.
 //!
-//! The origin is not hashed: `find_tuple` needs no second table for it, and moving a key to another origin moves no entry.
+//! The origin is not hashed. So `find_tuple` needs no second table, and a change of the origin moves no entry.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -13,21 +12,21 @@ use std::hash::BuildHasher;
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
-/// DirectionWords of secret key.
+/// The number of words of the secret key.
 pub(crate) const SEED_WORDS: usize = 8;
 
-/// The secret key of the hash; random for every new table.
+/// The secret key of the hash. It is random for every new table.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seed(pub(crate) [u64; SEED_WORDS]);
 
 impl Seed {
-    /// A key from any words: few and small ones serve as well as random ones, though they are no secret.
+    /// Makes a key from any words. Small words hash as well as random ones, but the key is not secret then.
     pub(crate) fn from_words(words: [u64; SEED_WORDS]) -> Self {
         let all = words.iter().fold(0, |all, &word| scramble(all ^ word));
         Self(std::array::from_fn(|n| scramble(all.wrapping_add(n as u64))))
     }
 
-    /// A key that nobody knows.
+    /// Makes a random key.
     pub(crate) fn random() -> Self {
         // The standard library's hasher is a pseudo-random function (SipHash) under a key from the system's generator.
         let secret = RandomState::new();
@@ -35,7 +34,7 @@ impl Seed {
     }
 }
 
-/// One step of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+/// Does one step of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
 const fn scramble(word: u64) -> u64 {
     let z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -43,20 +42,20 @@ const fn scramble(word: u64) -> u64 {
     z ^ z >> 31
 }
 
-/// An address as two words.
+/// Returns an address as two words.
 #[inline]
 pub(crate) fn ip_words(ip: Ip) -> [u64; 2] {
     let v = u128::from_ne_bytes(ip.octets());
     [v as u64, (v >> 64) as u64]
 }
 
-/// The inverse of [`ip_words`].
+/// Returns the address of two words: the inverse of [`ip_words`].
 #[inline]
 pub(crate) fn ip_from_words(words: [u64; 2]) -> Ip {
     Ip::from_v6((u128::from(words[0]) | u128::from(words[1]) << 64).to_ne_bytes())
 }
 
-/// The upper half chooses the bucket, the lower one tells apart the entries in it.
+/// A hash. Its upper half selects the bucket, and its lower half distinguishes the entries in the bucket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Hash(u64);
 
@@ -74,13 +73,13 @@ impl Hash {
         Self(mixed as u64 ^ (mixed >> 64) as u64)
     }
 
-    /// A number below `buckets`.
+    /// Returns the bucket, a number below `buckets`.
     #[inline]
     pub(crate) const fn bucket(self, buckets: u32) -> u32 {
         (((self.0 >> 32) * buckets as u64) >> 32) as u32
     }
 
-    /// Never 0, which is what a free place has.
+    /// Returns the tag. It is never 0, which is the tag of a free place.
     #[inline]
     pub(crate) const fn tag(self) -> u32 {
         self.0 as u32 | 1
@@ -120,7 +119,7 @@ mod tests {
                 lengths[bucket as usize] += 1;
                 tags.insert(hash.tag());
             }
-            // Four a bucket expected; more than twenty in one of ten thousand has a probability of 1e-5.
+            // Four are expected in each bucket. More than twenty in one of ten thousand have a probability of 1e-5.
             let longest = lengths.iter().max().unwrap();
             assert!(*longest <= 20, "seed {words:?}: a chain of {longest}");
             assert!(tags.len() > TUPLES as usize - 20, "seed {words:?}: equal tags");

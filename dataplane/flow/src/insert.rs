@@ -1,8 +1,8 @@
-//! Putting a connection in: both directions at once, or neither.
+//! Inserts a connection: both directions at once, or neither.
 //!
-//! Cache misses are what an insert costs. So it asks for both buckets first, writes its record meanwhile, and takes the two
-//! locks last. The connection's life begins as the last thing under them: until then nobody finds the record, and it can be
-//! given back as it is if one of the tuples stands already.
+//! The cost of an insert is its cache misses. So it prefetches both buckets first, writes the record meanwhile, and takes the two
+//! locks last. The connection becomes live as the last step under the locks. Until then no lookup finds the record, and it can be
+//! freed as it is if one of the tuples is in the table already.
 
 use heddle_ids::EndpointId;
 use thiserror::Error;
@@ -17,40 +17,40 @@ use crate::sync::Ordering;
 use crate::table::FlowTable;
 use crate::types::{FlowKey, Hit, Millis, NewFlow, SlotId};
 
-/// Records that an insert into a full table looks at for expired ones.
+/// Records that an insert into a full table checks for expired ones.
 const LAST_RESORT: u32 = 64;
 
-/// Why a connection was not inserted.
+/// The reason for which a connection was not inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum InsertError {
-    /// Another worker was faster: its entry is the connection's.
+    /// Another worker inserted the connection first. This is its entry.
     #[error("the connection is in the table already, as {:?}: use that entry", .0.slot)]
     Exists(Hit),
-    /// The tuple belongs to a connection whose packets come in elsewhere.
+    /// The tuple belongs to a connection from another origin.
     #[error("the tuple is in the table with origin {}: judge it again and move the key", .0.view.origin)]
     OtherOrigin(Hit),
-    /// The answer's tuple belongs to another connection.
+    /// The reply's tuple belongs to another connection.
     #[error("the answer's tuple belongs to another connection: choose another source port")]
     ReverseTaken,
-    /// No room, and nothing in found has expired.
+    /// The table is full, and no expired connection was found.
     #[error("the flow table is full: raise its capacity or shorten its timeouts")]
     Full,
     /// The endpoint has opened as many connections as it may.
     #[error("endpoint {} has used up its quota of connections", .0.0)]
     Quota(EndpointId),
-    /// A direction's rewrite is not the other's key reversed, or the protocols differ: a mistake of the caller.
+    /// A direction's rewrite is not the other's key reversed, or the protocols differ: a defect of the caller.
     #[error("the two directions do not belong to one connection: each one's rewrite must be the other's key reversed")]
     NotAPair,
 }
 
-/// Where one direction's entry belongs.
+/// The hash and the bucket of one direction's entry.
 #[derive(Clone, Copy)]
 struct End {
     hash: Hash,
     bucket: u32,
 }
 
-/// A record that was written and is not linked yet.
+/// A record that was written and is not in the index yet.
 #[derive(Clone, Copy)]
 struct UnlinkedRecord<'a> {
     number: u32,
@@ -69,14 +69,14 @@ enum Obstacle {
 impl FlowTable {
     /// Inserts both directions of a connection, or neither. Returns the slots of the forward and the reverse one.
     ///
-    /// The connection has `forward`'s endpoints and generations; hits of `reverse` return them swapped. The
-    /// quota that it uses is that of the opener: of `forward`'s first endpoint, or of its second if `forward` is the reply.
-    /// A tuple is in the table once, whatever its origin.
+    /// The connection has `forward`'s endpoints and generations. Hits of `reverse` return them swapped. The connection counts
+    /// against the opener's quota: the first endpoint of `forward`, or the second if `forward` is the reply. A tuple is in the
+    /// table at most once, with whichever origin.
     ///
     /// # Errors
-    /// [`InsertError`] says what stands in the way; the table is then unchanged but for entries that had expired.
+    /// [`InsertError`] with the obstacle. The table is then unchanged, except that expired entries may have been removed.
     pub fn insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotId, SlotId), InsertError> {
-        // First of all, what the insert will wait for: so a loop over many has asked for the next one's while it waits.
+        // Prefetch first: in a loop over many connections, the next one's lines are requested while this one waits.
         let ends = (self.end(forward), self.end(reverse));
         if forward.key.proto != reverse.key.proto
             || forward.rewrite.to.reversed() != reverse.key.tuple
@@ -112,7 +112,7 @@ impl FlowTable {
         }
     }
 
-    /// Where a direction's entry belongs; its bucket is asked for.
+    /// Returns the hash and the bucket of a direction's entry, and prefetches the bucket.
     #[inline(always)]
     fn end(&self, flow: &NewFlow) -> End {
         let (hash, bucket) = self.hash(&flow.key.tuple, flow.key.proto);
@@ -129,7 +129,7 @@ impl FlowTable {
     ) -> Result<(SlotId, SlotId), Obstacle> {
         let (forward, reverse) = flows;
         let charged = forward.endpoints[usize::from(forward.flags.contains(crate::FlowFlags::REPLY))];
-        // While the buckets are on their way.
+        // While the buckets are loaded.
         let written = self.write_record(forward, reverse, charged, now);
         let linked = self.link(flows, ends, written.as_ref().map_err(|obstacle| *obstacle), now);
         match (linked, written) {
@@ -152,7 +152,7 @@ impl FlowTable {
         }
     }
 
-    /// A record with all of the connection in it but its life: nobody finds it, and it can be given back as it is.
+    /// Writes a record with all of the connection except its life. No lookup finds it, and it can be freed as it is.
     #[inline(always)]
     fn write_record(
         &self,
@@ -180,7 +180,7 @@ impl FlowTable {
         })
     }
 
-    /// Puts both directions into their buckets and then lets the connection live, so that both are found from one moment on.
+    /// Links both directions into their buckets and then makes the connection live, so that both are found from the same moment on.
     #[inline(always)]
     fn link(
         &self,
@@ -230,7 +230,7 @@ impl FlowTable {
         }
     }
 
-    /// The live entry with this tuple; an expired one is an obstacle that can be removed.
+    /// Returns the live entry with this tuple. An expired entry is an obstacle that can be removed.
     fn find_existing(&self, key: &FlowKey, end: End, now: Millis) -> Result<Option<Hit>, Obstacle> {
         let beginning_of_time = Millis(0);
         let wanted = KeyWords::tuple(&key.tuple, key.proto);

@@ -1,4 +1,4 @@
-//! Looking at all connections, at once or page by page. It takes no lock, so each is shown as it stands at its moment.
+//! Iterates over all connections, at once or page by page. It takes no lock, so each connection is read at a moment of its own.
 
 use std::ops::ControlFlow;
 
@@ -7,7 +7,7 @@ use crate::table::{Connection, FlowTable};
 use crate::types::{FlowKey, SlotId};
 
 impl FlowTable {
-    /// Shows every connection to `see`, which may remove connections.
+    /// Calls `see` with every connection. `see` may remove connections.
     pub fn for_each(&self, mut see: impl FnMut(&Connection)) {
         for number in 0..self.free_records().mark() {
             let Some(record) = self.record(number) else { return };
@@ -17,10 +17,10 @@ impl FlowTable {
         }
     }
 
-    /// Shows the connections of at most `budget` records, from record `from` on, until `see` breaks off. Says where to go
-    /// on; `None`: that was the end.
+    /// Calls `see` with the connections of at most `budget` records, from record `from` on, until `see` breaks. Returns the record
+    /// to continue with; `None` at the end.
     ///
-    /// Records keep their numbers, so a connection that stands while somebody turns all pages is shown once.
+    /// Records keep their numbers, so a connection that lives during a whole iteration is shown once.
     pub fn page(&self, from: u32, budget: u32, mut see: impl FnMut(&Connection) -> ControlFlow<()>) -> Option<u32> {
         let mark = self.free_records().mark();
         let end = from.saturating_add(budget).min(mark);

@@ -1,8 +1,8 @@
-//! Where everything is, in lines from the beginning of the memory.
+//! The layout of the memory, in lines from its start.
 
 use crate::mmap::{LINE_BYTES, LINE_WORDS};
 
-/// Raised with every change of what the words mean.
+/// The layout version. It is raised with every change of the meaning of the words.
 pub(crate) const LAYOUT_VERSION: u64 = 4;
 
 /// The least capacity.
@@ -10,7 +10,7 @@ pub(crate) const MIN_CAPACITY: u32 = 2;
 /// The greatest capacity: a record number has 28 bits.
 pub(crate) const MAX_CAPACITY: u32 = 1 << 28;
 
-/// File sizes are multiples of this, the large page of x86-64 and arm64: hugetlbfs requires it.
+/// File sizes are multiples of this, the size of a large page on x86-64 and arm64, because hugetlbfs requires it.
 pub(crate) const FILE_UNIT: usize = 2 << 20;
 
 /// Lines of a record.
@@ -19,11 +19,11 @@ pub(crate) const RECORD_LINES: usize = 3;
 /// Entries of a bucket.
 pub(crate) const BUCKET_ENTRIES: usize = LINE_WORDS - 1;
 
-/// Entries per bucket in a full table. With four, one bucket in twenty is continued, which costs lookups and inserts of every
-/// tenth connection a cache miss more.
+/// The mean of entries in a bucket of a full table. With four, one bucket in twenty would have an overflow bucket, which costs
+/// lookups and inserts of every tenth connection one more cache miss.
 const LOAD: u32 = 3;
 
-/// Buckets for each overflow bucket. A full table needs one for every eighty.
+/// The number of buckets for each overflow bucket. A full table needs one for every eighty.
 const OVERFLOW_SHARE: u32 = 8;
 
 /// Lines of the header.
@@ -36,9 +36,9 @@ pub(crate) mod header {
     pub(crate) const RECORDS: usize = 2;
     /// The free list of overflow buckets.
     pub(crate) const OVERFLOW: usize = 3;
-    /// Where expiry goes on.
+    /// The record at which expiry continues.
     pub(crate) const CURSOR: usize = 4;
-    /// How many.
+    /// The number of header lines.
     pub(crate) const LINES: usize = 8;
 }
 
@@ -52,7 +52,7 @@ pub(crate) struct Geometry {
     pub(crate) affinity_sets: u32,
 }
 
-/// Lines that one client and Service may be in.
+/// The lines of a set, in which the entry of one client and Service may be.
 pub(crate) const AFFINITY_WAYS: usize = if cfg!(loom) { 2 } else { 8 };
 
 impl Geometry {
@@ -60,7 +60,7 @@ impl Geometry {
     pub(crate) fn new(capacity: u32, affinities: u32) -> Self {
         let capacity = capacity.clamp(MIN_CAPACITY, MAX_CAPACITY);
         let buckets = (capacity * 2).div_ceil(LOAD);
-        // A small table is the less even the smaller it is: give it some overflow buckets more.
+        // The smaller a table, the less even are its buckets. So it has some overflow buckets more.
         Self {
             capacity,
             buckets,

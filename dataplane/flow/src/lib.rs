@@ -5,16 +5,16 @@
 //! it touches. Each connection is one record of three cache lines that serves both directions, found by a bucket line.
 //! The table may live in a mapped file that the next start of the agent takes over ([`FlowTable::open`]).
 //!
-//! A hit is read by vector loads where the processor has them (`simd`); the model checker sees their twins.
+//! A hit is read by vector loads if the processor has them (`simd`). The model checker runs equivalent functions without vectors.
 //!
-//! It does not judge. An entry's generations and epoch show whether it is stale, and [`FlowView::admits_syn`] whether a
-//! SYN may hit it; the engine acts on both. It never evicts a live connection, never reads a clock
-//! and never allocates after it was made.
+//! The table does not judge connections. An entry's generations and epoch show that it is stale, and [`FlowView::admits_syn`]
+//! shows that a SYN may hit it. The engine acts on both. The table never evicts a live connection, reads no clock, and allocates
+//! only when it is made.
 //!
 //! # Layout
 //!
 //! `header | buckets | overflow buckets | records | affinities`, all in 64-byte lines of atomic words.
-//! A bucket holds seven entries of tag and record number; one that is full continues in an overflow bucket.
+//! A bucket has seven entries of tag and record number. A full bucket continues in an overflow bucket.
 //! A connection costs 192 B of record, 43 B of buckets (three entries expected in a full table) and 5 B of overflow buckets.
 //! Per-endpoint counts and the other statistics are not in the file; a takeover recounts the endpoints' connections.
 

@@ -1,13 +1,12 @@
-//! RecordState entries: bursts of keys side by side, and single tuples.
+//! Looks up entries: bursts of keys together, and single tuples.
 //!
-//! A burst goes through passes, so that its cache misses overlap: hash all keys and ask for their buckets; probe at each bucket
-//! and ask for the record of the entry with the right tag; the same for the overflow buckets of the few whose first bucket does
-//! not settle it; read the records. What is left (two entries with one tag, a writer at that very moment) is
-//! [`Index::find`]'s.
+//! A burst is looked up in passes, so that its cache misses overlap. The passes hash all keys and prefetch their buckets; probe
+//! each bucket and prefetch the record of the entry with the right tag; do the same with the overflow buckets of the few keys that
+//! need them; read the records. [`Index::find`] handles the remaining keys: two entries with one tag, or a writer at that moment.
 //!
-//! Whole passes and no pipeline in which each key is a few steps behind another: that was tried, and waits more. A prefetch
-//! holds up the instructions behind it once as many lines are on their probe as the core can ask for, and a short loop has
-//! more of them in view than one that does everything.
+//! A software pipeline, in which each key is a few steps behind the previous one, was measured and is slower. A prefetch stalls
+//! the instructions behind it when the core has as many outstanding loads as it can have, and a short loop lets the core issue
+//! more of them than a loop that does all steps.
 
 use arrayvec::ArrayVec;
 use heddle_wire::Proto;
@@ -20,10 +19,10 @@ use crate::record::Record;
 use crate::table::FlowTable;
 use crate::types::{FlowKey, Hit, Millis, SlotId};
 
-/// Keys that are looked up side by side; a longer burst is cut.
+/// Keys that are looked up together. A longer burst is cut.
 const BURST: usize = 64;
 
-/// How far the lookup of one key has come.
+/// The state of one key's lookup.
 #[derive(Clone, Copy)]
 struct Probe {
     tag: u32,
@@ -42,8 +41,8 @@ impl Default for Probe {
 }
 
 impl FlowTable {
-    /// Looks up a burst of keys. `out[n]` is what was found for `keys[n]`; an expired entry is not found.
-    /// Keys beyond the length of `out` are not looked up.
+    /// Looks up a burst of keys. `out[n]` is the result for `keys[n]`. An expired entry is not found. Keys beyond the length of
+    /// `out` are not looked up.
     pub fn lookup(&self, keys: &[FlowKey], now: Millis, out: &mut [Option<Hit>]) {
         for (keys, out) in keys.chunks(BURST).zip(out.chunks_mut(BURST)) {
             self.lookup_burst(keys, now, out);
@@ -109,14 +108,14 @@ impl FlowTable {
         })
     }
 
-    /// Asks the processor for what an insert of a connection with this tuple will wait for. No effect but on time.
+    /// Prefetches the lines that an insert of a connection with this tuple will need.
     #[inline]
     pub fn prefetch(&self, tuple: &Tuple, proto: Proto) {
         let (_, bucket) = self.hash(tuple, proto);
         prefetch(self.index().bucket(bucket).0);
     }
 
-    /// Finds a tuple wherever it comes in: for a key that misses because its packets came from elsewhere.
+    /// Finds a tuple with any origin, for a key that missed because of its origin.
     #[must_use]
     pub fn find_tuple(&self, tuple: &Tuple, proto: Proto, now: Millis) -> Option<Hit> {
         let (hash, bucket) = self.hash(tuple, proto);

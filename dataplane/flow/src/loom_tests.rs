@@ -1,14 +1,16 @@
-//! All interleavings, and all values that a relaxed load may see, of a few threads on the smallest cases that show what matters.
+//! Loom models: all interleavings of a few threads, and all values that a relaxed load may return, on the smallest cases that
+//! show the protocols.
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p heddle-flow --release --lib loom_tests`
 //!
-//! All with at most two preemptions, one where it says so; `sample` stops early where there are too many. [`crate::sync`] tells what it took to make loom try them at all.
+//! All models have at most two preemptions, some of them one. `sample` stops early if there are too many runs. [`crate::sync`]
+//! describes why each access notifies a condition variable.
 //!
-//! # What the models catch
+//! # Faults that the models detect
 //!
-//! Each was tried by hand with one thing taken away, an ordering by making it relaxed.
+//! The models were run with one ordering weakened to relaxed, or one step removed, at a time.
 //!
-//! | taken away | caught by |
+//! | removed | detected by |
 //! |---|---|
 //! | the raise of the bucket's version | `an_entry_is_found_whatever_happens_in_front_of_it` |
 //! | Release where an overflow bucket's link is emptied, and where the free list links it | the same |
@@ -46,7 +48,7 @@ pub(crate) fn check(model: impl Fn() + Sync + Send + 'static) {
     check_bounded(2, model);
 }
 
-/// With `bound` preemptions, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
+/// Runs a model with `bound` preemptions, unless `LOOM_MAX_PREEMPTIONS` is set.
 pub(crate) fn check_bounded(bound: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(builder.preemption_bound.unwrap_or(bound));
@@ -54,7 +56,7 @@ pub(crate) fn check_bounded(bound: usize, model: impl Fn() + Sync + Send + 'stat
     builder.check(model);
 }
 
-/// With one preemption, and only the first `runs` of all that there are: where there are too many.
+/// Runs a model with one preemption, and only its first `runs` interleavings.
 fn sample(runs: usize, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(1);
@@ -96,7 +98,7 @@ fn a_number_is_given_out_once() {
     check(|| {
         let line = Arc::new(Line::default());
         let links = Arc::new([0; 3].map(AtomicU64::new));
-        // 0 and 1 were used and are free again.
+        // 0 and 1 were allocated and freed.
         let list = FreeList::new(&line, 3);
         let both = [0, 1].map(|_| list.pop(|n| &links[n as usize]).unwrap());
         both.into_iter().for_each(|n| list.push(n, &links[n as usize]));
@@ -174,7 +176,7 @@ fn an_entry_is_found_whatever_happens_in_front_of_it() {
                 let list = FreeList::new(&free, 2);
                 let link = |n: u32| Bucket(&overflow[n as usize]).link();
                 index.lock(0, 0).unlink(0, passing, |n| list.push(n, link(n)));
-                // The overflow bucket goes to another chain at once.
+                // The overflow bucket joins another chain at once.
                 let more = || list.pop(link);
                 index.lock(1, 1).free_slot(1, None, more).unwrap().set(newcomer);
             })
@@ -301,7 +303,7 @@ fn a_lookup_during_a_removal_finds_all_or_nothing() {
     });
 }
 
-/// The same tuples, another life: everything else differs.
+/// A connection with the same tuples, in which everything else differs.
 fn another(n: u32) -> (NewFlow, NewFlow) {
     let (mut f, mut r) = nth(n);
     for flow in [&mut f, &mut r] {
@@ -339,7 +341,7 @@ fn a_lookup_during_removal_and_reinsertion_of_its_slot_finds_one_tenant_whole() 
     });
 }
 
-/// The same of the record alone: more of its interleavings in as many runs.
+/// The same with the record alone, which covers more of its interleavings in as many runs.
 #[test]
 fn a_reader_of_a_record_in_reuse_gets_one_tenant_whole() {
     sample(5000, || {

@@ -1,16 +1,15 @@
-//! Where the words of a table live: cache lines of atomics, on the heap, in anonymous pages or in a mapped file.
+//! The memory of a table: cache lines of atomics on the heap, in anonymous pages or in a mapped file.
 //!
-//! `unsafe` stands in this module (a mapping as a slice of atomics, and the prefetch instruction) and in `vector`, nowhere else in
-//! this crate.
+//! Only this module (a mapping as a slice of atomics, and the prefetch instruction) and `simd` contain `unsafe` code in this crate.
 
 use memmap2::MmapRaw;
 
 use crate::sync::AtomicU64;
 
-/// DirectionWords in a line.
+/// The number of words in a line.
 pub(crate) const LINE_WORDS: usize = 8;
 
-/// Bytes of a line.
+/// The size of a line in bytes.
 pub(crate) const LINE_BYTES: usize = LINE_WORDS * 8;
 
 /// One cache line.
@@ -28,14 +27,14 @@ impl Default for Line {
 
 /// The lines of a table.
 pub(crate) enum Memory {
-    /// On the heap: where there are no pages to map.
+    /// On the heap, if there are no pages to map.
     Heap(Box<[Line]>),
     /// In pages of a file or in anonymous ones.
     Mapped(Mapping),
 }
 
 impl Memory {
-    /// Zeroed lines, gone with the table.
+    /// Makes zeroed lines, which are freed with the table.
     #[cfg_attr(
         any(loom, miri),
         expect(unused_variables, reason = "the heap has the pages that it has")
@@ -59,7 +58,7 @@ impl Memory {
     }
 }
 
-/// Anonymous pages: large ones out of those that the administrator has set aside, else whatever the kernel gives.
+/// Maps anonymous pages: large ones if the administrator has reserved enough, else the kernel's default.
 #[cfg(not(any(loom, miri)))]
 fn pages(bytes: usize, huge: bool) -> std::io::Result<memmap2::MmapMut> {
     /// The base-2 logarithm of the large page's size on x86-64 and arm64.
@@ -74,7 +73,7 @@ fn pages(bytes: usize, huge: bool) -> std::io::Result<memmap2::MmapMut> {
     options().len(bytes).map_anon()
 }
 
-/// A mapping that is seen as lines and nothing else.
+/// A mapping, which is accessed only as lines.
 pub(crate) struct Mapping {
     pages: MmapRaw,
     count: usize,
@@ -86,7 +85,7 @@ impl Mapping {
         if cfg!(loom) {
             return None;
         }
-        // A wish: without it, or where the file system has no large pages, the table works with small ones.
+        // Optional: without it, or if the file system has no large pages, the table works with small ones.
         #[cfg(target_os = "linux")]
         let _ = pages.advise(if huge {
             memmap2::Advice::HugePage
@@ -108,7 +107,7 @@ impl Mapping {
     }
 }
 
-/// Asks the processor to have this line at hand soon. No effect but on time.
+/// Prefetches a line.
 #[inline]
 pub(crate) fn prefetch(line: &Line) {
     #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]

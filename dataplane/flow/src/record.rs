@@ -2,7 +2,7 @@
 //!
 //! | word  | contents |
 //! |-------|----------|
-//! | 0     | the sequence: odd while somebody writes words 1 to 15, 17 upwards of a free record, or the incarnation |
+//! | 0     | the sequence: odd while a thread writes words 1 to 15, 17 upwards of a free record, or the incarnation |
 //! | 1, 2  | direction 0: source address |
 //! | 3, 4  | direction 0: destination address |
 //! | 5     | direction 0: source port, destination port, origin, protocol |
@@ -18,18 +18,20 @@
 //! | 22    | link while free |
 //! | 23    | inserted at |
 //!
-//! A direction's rewrite is the other one's key, reversed, so the addresses stand here once.
+//! A direction's rewrite is the other one's key, reversed, so the record contains the addresses once.
 //!
 //! # Ordering
 //!
-//! That of [`crate::seqlock`] for what the sequence guards. The last line is written by hits without the sequence. Its life
-//! word carries the incarnation, which changes only under the sequence, and begins a life only after the sequence was even
-//! again: so a reader gets the incarnation that goes with the words, and a change of state by a late worker fails if the record has another tenant by now. Time and counts are plain
-//! stores, so a worker that was stopped in the middle of a touch may still write them when the record has a new tenant. They
-//! carry their incarnation for that: what a late worker wrote shows as another tenant's, is read as "nothing since the
-//! insert", and the next packet restarts from there. So the new tenant can lose what was noted before the late store, which is what
-//! happened within one touch of another worker, and never gets a time or count that is not its own. (A count's eight bits of
-//! incarnation take a worker for current that was stopped for exactly a multiple of 256 tenants.)
+//! The ordering of [`crate::seqlock`] holds for the words that the sequence guards. Hits write the last line without the sequence.
+//! Its life word contains the incarnation, which changes only under the sequence, and a life begins only after the sequence is
+//! even again. So a reader gets the incarnation that belongs to the words, and a late worker's change of state fails if the record
+//! has another tenant by then.
+//!
+//! Time and counts are plain stores, so a worker that was stopped in the middle of a touch may still write them when the record
+//! has a new tenant. So they contain their incarnation. A late worker's value has another incarnation, is read as "none since
+//! the insert", and the next packet starts again from there. The new tenant can lose the values from before the late store, which
+//! are those of one touch. It never gets another tenant's time or count. (Eight bits of incarnation in a count do not detect a
+//! worker that was stopped for exactly a multiple of 256 tenants.)
 
 use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::rewrite::{Deltas, Tuple};
@@ -60,21 +62,21 @@ const BYTES: usize = 20;
 const LINK: usize = 22;
 const INSERTED: usize = 23;
 
-/// DirectionWords under the sequence.
+/// The number of words under the sequence.
 const GUARDED: usize = 16;
 
-/// Where the words of each direction begin.
+/// The indices of the first word of each direction.
 const DIRECTION: [usize; 2] = [1, 8];
 
-/// DirectionWords of a direction.
+/// The number of words of a direction.
 const DIRECTION_WORDS: usize = 6;
 
-/// A connection's route; see `FlowTable::reroute`. Index 0 is the direction of the slot that is named.
+/// A connection's route, for `FlowTable::reroute`. Index 0 is the direction of the given slot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// Where each direction's packets go.
+    /// The egress of each direction.
     pub egress: [Egress; 2],
-    /// The endpoints that the named direction comes from and goes to.
+    /// The endpoints that the given direction comes from and goes to.
     pub endpoints: [EndpointId; 2],
     /// Their generations.
     pub generations: [Generation; 2],
@@ -87,11 +89,11 @@ pub struct Route {
 pub struct Counters {
     /// Packets.
     pub packets: u64,
-    /// Their bytes, as the caller counts them.
+    /// Their bytes, as counted by the caller.
     pub bytes: u64,
 }
 
-/// A consistent copy of what the sequence guards, with the life and time of that moment.
+/// A consistent copy of the words under the sequence, with the life and time of that moment.
 #[derive(Clone, Copy)]
 pub(crate) struct Contents {
     words: [u64; GUARDED],
@@ -101,7 +103,7 @@ pub(crate) struct Contents {
 }
 
 impl Contents {
-    /// The words of a direction.
+    /// Returns the words of a direction.
     #[inline]
     const fn at(&self, direction: usize, word: usize) -> u64 {
         self.words[DIRECTION[direction & 1] + word]
@@ -130,12 +132,12 @@ impl Contents {
         if direction & 1 == 0 { ends } else { [ends[1], ends[0]] }
     }
 
-    /// The endpoint whose quota the connection uses: the opener's.
+    /// Returns the endpoint whose quota the connection counts against: the opener.
     pub(crate) const fn charged(&self) -> EndpointId {
         self.endpoints(self.conn.opener())[0]
     }
 
-    /// The entry as `direction` sees it; `None` if the words are none that this crate wrote.
+    /// Returns the entry's view of `direction`; `None` if this crate did not write the words.
     pub(crate) fn view(&self, direction: usize) -> Option<FlowView> {
         let pair = |n| ip_from_words([n, n + 1].map(|n| self.at(direction ^ 1, n))).octets();
         DirectionWords {
@@ -154,7 +156,7 @@ impl Contents {
 #[derive(Clone, Copy)]
 pub(crate) struct Record<'a>(pub(crate) &'a [Line; RECORD_LINES]);
 
-/// The right to write a record; the sequence is odd while it lives.
+/// The right to write a record. The sequence is odd while it lives.
 pub(crate) struct RecordWriter<'a> {
     record: Record<'a>,
     _odd: WriteGuard<'a>,
@@ -171,17 +173,17 @@ impl<'a> Record<'a> {
         Sequence(self.word(SEQUENCE))
     }
 
-    /// Where the free list keeps its link.
+    /// Returns the word in which the free list keeps its link.
     pub(crate) fn link(&self) -> &'a AtomicU64 {
         self.word(LINK)
     }
 
-    /// The same, of the record that begins with `lines`.
+    /// Returns the same word of the record that starts with `lines`.
     pub(crate) fn link_of(lines: &'a [Line]) -> &'a AtomicU64 {
         &lines[LINK / LINE_WORDS].0[LINK % LINE_WORDS]
     }
 
-    /// A consistent copy. Waits for a writer, which never waits for anybody while it writes.
+    /// Returns a consistent copy. Waits for a writer, which never waits while it writes.
     #[inline]
     pub(crate) fn read(&self) -> Contents {
         self.sequence().read(|| {
@@ -199,7 +201,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// The direction as it stands now, with its incarnation, if it is live, what is wanted, and has not expired.
+    /// Returns the view and the incarnation of a direction, if it is live, has the wanted key, and has not expired.
     #[inline]
     pub(crate) fn find(
         &self,
@@ -217,11 +219,10 @@ impl<'a> Record<'a> {
         Some((contents.incarnation, contents.view(direction)?))
     }
 
-    /// As [`Self::find`], at once and without a loop or a branch: `false` if a writer was at it, or for any other reason; then
-    /// what stands in `out` means nothing.
+    /// Does the same as [`Self::find`] without a loop or a branch. Returns false if a writer was active or for any reason for which
+    /// [`Self::find`] finds nothing. The content of `out` is then undefined.
     ///
-    /// It writes what it reads straight into `out`, before it knows whether that is what is wanted: a hit that met others on
-    /// its way would be copied once more.
+    /// It writes into `out` before it knows that the entry is the wanted one, which saves a copy of the hit.
     #[inline(always)]
     pub(crate) fn read_into(
         &self,
@@ -269,7 +270,7 @@ impl<'a> Record<'a> {
         self.sequence().is_unchanged(before)
     }
 
-    /// The words of a direction and of its peer.
+    /// Returns the words of a direction and of its peer.
     #[inline(always)]
     fn directions(
         &self,
@@ -284,7 +285,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    /// Returns whether a writer died in the middle of it; for takeover.
+    /// Returns true if a writer died while it wrote the record. Used by the takeover.
     pub(crate) fn is_torn(&self) -> bool {
         self.sequence().is_odd()
     }
@@ -296,7 +297,7 @@ impl<'a> Record<'a> {
         ((word >> 32) as u32, ConnState::from_bits(word as u32))
     }
 
-    /// When a packet of this tenant was last noted.
+    /// Returns the time of this tenant's last packet.
     #[inline]
     pub(crate) fn last_seen(&self, incarnation: u32) -> Millis {
         let word = self.word(LAST_SEEN).load(Ordering::Relaxed);
@@ -319,7 +320,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Lets the tenant live that a free record was filled for. Both its buckets are locked.
+    /// Makes the connection live with which a free record was filled. Both its buckets must be locked.
     pub(crate) fn activate(&self, incarnation: u32, conn: ConnState) {
         self.word(STATE_WORD)
             .store(pair32(conn.to_bits(), incarnation), Ordering::Relaxed);
@@ -333,7 +334,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Notes a packet. Counts are exact while each direction stays with one worker: they are not locked instructions.
+    /// Counts a packet. Counts are exact while each direction stays with one worker, because the additions are not atomic.
     #[inline(always)]
     pub(crate) fn touch(&self, incarnation: u32, direction: usize, now: Millis, bytes: u32, flags: TcpFlags) -> bool {
         let mut old = self.word(STATE_WORD).load(Ordering::Relaxed);
@@ -367,7 +368,7 @@ impl<'a> Record<'a> {
         true
     }
 
-    /// Puts the record back to a free one that nobody writes, whatever it held; only while nobody else uses the table.
+    /// Makes the record free, regardless of its content. Only valid while no other thread uses the table.
     pub(crate) fn reset(&self) {
         let (incarnation, _) = self.conn_state();
         self.word(STATE_WORD).store(
@@ -404,7 +405,7 @@ impl RecordWriter<'_> {
         self.record.word(n).load(Ordering::Relaxed)
     }
 
-    /// Incarnation and life, which cannot change their tenant while this lives.
+    /// Returns incarnation and life. The tenant cannot change while this value lives.
     pub(crate) fn conn_state(&self) -> (u32, ConnState) {
         self.record.conn_state()
     }
@@ -413,13 +414,13 @@ impl RecordWriter<'_> {
         self.record.last_seen(self.conn_state().0)
     }
 
-    /// The endpoint whose quota the connection uses.
+    /// Returns the endpoint whose quota the connection counts against.
     pub(crate) fn charged(&self) -> EndpointId {
         let (_, conn) = self.conn_state();
         EndpointId((self.get(ENDS) >> (conn.opener() * 16)) as u16)
     }
 
-    /// Fills a free record with all but its life; returns the incarnation.
+    /// Fills a free record with all except its life. Returns the incarnation.
     pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, epoch: Epoch, now: Millis) -> u32 {
         for (base, flow) in DIRECTION.into_iter().zip([forward, reverse]) {
             let KeyWords { addresses, ports, .. } = KeyWords::key(&flow.key);
@@ -450,10 +451,10 @@ impl RecordWriter<'_> {
         incarnation
     }
 
-    /// Ends the connection: its slot numbers name nothing from here on.
+    /// Ends the connection. Its slot ids are invalid from now on.
     pub(crate) fn clear(&self) {
         let (incarnation, _) = self.conn_state();
-        // A swap and no store: it stands after every change that a touch has made to the word, in the eyes of a model checker too.
+        // A swap and not a store: it comes after every change that a touch has made to the word, for the model checker too.
         self.record.word(STATE_WORD).swap(
             pair32(ConnState::NONE.to_bits(), incarnation.wrapping_add(1)),
             Ordering::Relaxed,
@@ -483,7 +484,7 @@ impl RecordWriter<'_> {
     }
 }
 
-/// A pair as direction 0 sees it.
+/// Returns a pair in the order of direction 0.
 fn oriented<T>(direction: usize, [a, b]: [T; 2]) -> [T; 2] {
     if direction & 1 == 0 { [a, b] } else { [b, a] }
 }

@@ -2,12 +2,11 @@
 //!
 //! # Ordering
 //!
-//! Every guarded word is an atomic, so a racing reader gets old or new words and never undefined behaviour. A writer makes
-//! the sequence odd (a compare-and-swap, which also keeps other writers out), then a Release fence, stores the words
-//! relaxed, and stores the next even sequence with Release. A reader loads the sequence with Acquire, the words
-//! relaxed, then an Acquire fence and the sequence again: had it seen a word of a later writer, the two fences would make it
-//! see that writer's odd sequence too (Boehm, "Can seqlocks get along with programming language memory models?",
-//! MSPC 2012).
+//! Every guarded word is an atomic, so a racing reader gets old or new words without undefined behavior. A writer makes the
+//! sequence odd by a compare-and-swap, which also excludes other writers. Then it makes a Release fence, stores the words relaxed,
+//! and stores the next even sequence with Release. A reader loads the sequence with Acquire and the words relaxed, makes an Acquire
+//! fence and loads the sequence again. If it had read a word of a later writer, the two fences would make that writer's odd
+//! sequence visible too (Boehm, "Can seqlocks get along with programming language memory models?", MSPC 2012).
 
 use crate::sync::{AtomicU64, Ordering, fence, relax};
 
@@ -31,20 +30,20 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Begins a reading that [`Self::is_unchanged`] ends.
+    /// Starts a read, which [`Self::is_unchanged`] ends.
     #[inline(always)]
     pub(crate) fn begin(&self) -> u64 {
         self.0.load(Ordering::Acquire)
     }
 
-    /// Returns whether no writer was active since `before`.
+    /// Returns true if no writer was active since `before`.
     #[inline(always)]
     pub(crate) fn is_unchanged(&self, before: u64) -> bool {
         fence(Ordering::Acquire);
         (self.0.load(Ordering::Relaxed) == before) & (before & 1 == 0)
     }
 
-    /// Keeps other writers out and makes readers wait, until the answer is dropped.
+    /// Excludes other writers and makes readers wait until the returned value is dropped.
     pub(crate) fn write(&self) -> WriteGuard<'a> {
         let mut round = 0;
         loop {
@@ -63,12 +62,12 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Returns whether a writer died in the middle of a write.
+    /// Returns true if a writer died in the middle of a write.
     pub(crate) fn is_odd(&self) -> bool {
         self.0.load(Ordering::Relaxed) & 1 == 1
     }
 
-    /// Ends what a dead writer began; only while nobody else uses the words.
+    /// Ends the write of a dead writer. Only valid while no other thread uses the words.
     pub(crate) fn end_dead_write(&self) {
         let sequence = self.0.load(Ordering::Relaxed);
         self.0.store((sequence | 1).wrapping_add(1), Ordering::Release);

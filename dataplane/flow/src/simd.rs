@@ -1,8 +1,8 @@
-//! Atomic words two at a time: what a lookup compares and copies, with half the instructions.
+//! Loads and comparisons of two atomic words at a time, which halve the instructions of a lookup.
 //!
-//! The model of atomics has no vectors, so the loads are instructions of their own, which the compiler sees as a black box
-//! that reads: each is two relaxed loads, in no particular order. x86-64 has these instructions; for everything else, and for
-//! checkers, each function has a twin without them.
+//! Rust's atomics have no vectors, so the loads are inline assembly, which the compiler treats as an opaque read. Each is two
+//! relaxed loads in no particular order. x86-64 has these instructions. For other processors and for checkers, each function has
+//! an equivalent without them.
 
 pub(crate) use chosen::{load_pair, pairs_equal, word_with_tag};
 
@@ -25,9 +25,9 @@ mod vectors {
     #[inline(always)]
     fn load(words: &[AtomicU64; 2]) -> __m128i {
         let vector;
-        // SAFETY: the sixteen bytes are the two words behind the reference; nothing is written, and no flag and no stack is
-        // used. Other threads may write the words meanwhile, by atomic stores: no access of the language takes part here,
-        // and the processor reads each word whole, since it is aligned.
+        // SAFETY: the sixteen bytes are the two words behind the reference. The instruction writes no memory and uses neither flags
+        // nor stack. Other threads may write the words at the same time by atomic stores. This is no access in the language's
+        // memory model, and the processor reads each aligned word whole.
         unsafe {
             std::arch::asm!(
                 "movups {vector}, xmmword ptr [{words}]",

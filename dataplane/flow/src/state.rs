@@ -1,7 +1,7 @@
-//! How far a connection has come, and how long it may rest there.
+//! The state of a connection, and the timeout of each state.
 //!
-//! Only flags are followed, not sequence numbers: the table forwards what policy allowed and leaves the window to the
-//! two ends. The state decides the timeout and whether a SYN may still belong to the connection, nothing else.
+//! Only TCP flags are tracked, not sequence numbers: policy has allowed the connection, and the two ends check the window. The
+//! state decides only the timeout, and that a SYN may still belong to the connection.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use heddle_wire::{Proto, TcpFlags};
 
 use crate::types::{FlowFlags, FlowState, Millis};
 
-/// How long a connection may be silent before its entry expires. The defaults are the ones of Linux conntrack
+/// The time without packets after which a connection's entry expires. The defaults are Linux conntrack's
 /// (`Documentation/networking/nf_conntrack-sysctl.rst`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timeouts {
@@ -59,7 +59,7 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
-    /// How long an entry of this protocol rests in this state.
+    /// Returns the timeout of a protocol in a state.
     #[must_use]
     pub const fn of(&self, proto: Proto, state: FlowState) -> Duration {
         match (proto, state) {
@@ -79,12 +79,12 @@ impl Timeouts {
     }
 }
 
-/// The timeouts in milliseconds, by class and state of a [`ConnState`]: what each lookup asks.
+/// The timeouts in milliseconds, by class and state of a [`ConnState`], in the form for lookups.
 pub(crate) struct Limits([u64; Self::CLASSES.len() * Self::STATES]);
 
 impl Limits {
     const STATES: usize = 8;
-    /// A timeout that no time reaches.
+    /// A timeout that is never reached.
     const NEVER: u64 = 1 << 60;
     /// One protocol for each class whose timeouts differ; the number of none of them is the class of all others.
     const CLASSES: [Proto; 4] = [Proto(0), Proto::UDP, Proto::SCTP, Proto::ICMP];
@@ -107,8 +107,8 @@ impl Limits {
     }
 }
 
-/// The connection's life in 32 bits: state, protocol, who opened, whose FIN was seen. The incarnation of the slot stands
-/// in the upper half of the same atomic word, so a change can never hit another connection's life.
+/// A connection's life in 32 bits: the state, the protocol, the opener's direction, and the directions with a FIN. The incarnation
+/// is in the upper half of the same atomic word, so a change never affects another connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ConnState(u32);
 
@@ -122,10 +122,10 @@ impl ConnState {
     const BOTH_FINS: u32 = Self::FIN[0] | Self::FIN[1];
     const PROTO_SHIFT: u32 = 8;
 
-    /// The life of a slot that holds no connection.
+    /// The life of a slot without a connection.
     pub(crate) const NONE: Self = Self(0);
 
-    /// The life of a connection that is being inserted; `forward` are the flags of its direction 0.
+    /// Returns the life of a connection that is inserted. `forward` is the flags of its direction 0.
     pub(crate) fn opening(proto: Proto, forward: FlowFlags) -> Self {
         let state = match proto {
             Proto::TCP if forward.contains(FlowFlags::ADOPTED) => FlowState::Established,
@@ -170,7 +170,7 @@ impl ConnState {
         }
     }
 
-    /// The direction that opened the connection.
+    /// Returns the direction that opened the connection.
     pub(crate) const fn opener(self) -> usize {
         (self.0 & Self::OPENER_B != 0) as usize
     }
@@ -179,7 +179,7 @@ impl ConnState {
         Self(self.0 & !Self::STATE | state as u32)
     }
 
-    /// The life after a packet of `direction` with `flags` (of TCP; ignored otherwise).
+    /// Returns the life after a packet of `direction` with the TCP flags `flags`, which other protocols ignore.
     #[inline]
     pub(crate) fn after(self, direction: usize, flags: TcpFlags) -> Self {
         let from_opener = self.opener() == direction & 1;
@@ -208,7 +208,7 @@ impl ConnState {
         }
     }
 
-    /// Returns whether a connection in this state, last seen then, has expired.
+    /// Returns true if a connection in this state, whose last packet came at that time, has expired.
     #[inline]
     pub(crate) const fn is_expired(self, limits: &Limits, last_seen: Millis, now: Millis) -> bool {
         // Neither can overflow: a time has 40 bits, a limit 60.

@@ -1,4 +1,4 @@
-//! Counts of a table: what is in it, what was refused, and who opened how much.
+//! Counts of a table: its connections, the refused ones, and the connections that each endpoint has opened.
 
 use heddle_ids::EndpointId;
 
@@ -8,9 +8,9 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 /// Counts of a table at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Stats {
-    /// Connections that fit.
+    /// The capacity in connections.
     pub capacity: u32,
-    /// Connections in the table, expired ones that were not collected yet included.
+    /// Connections in the table, including expired ones that were not removed yet.
     pub used: u32,
     /// Connections inserted since the table was made or taken over.
     pub inserted: u64,
@@ -20,11 +20,11 @@ pub struct Stats {
     pub refused_full: u64,
     /// New connections refused because their endpoint's quota was used up.
     pub refused_quota: u64,
-    /// Bytes of memory that the table takes.
+    /// The table's memory in bytes.
     pub bytes: u64,
 }
 
-/// Endpoints that are counted: all numbers that there are, but fewer for checkers, to which every atomic is dear.
+/// The number of endpoints that are counted: all ids, but fewer under checkers, for which every atomic costs time.
 const ENDPOINTS: usize = if cfg!(loom) {
     4
 } else if cfg!(miri) {
@@ -35,9 +35,9 @@ const ENDPOINTS: usize = if cfg!(loom) {
 
 /// Counts that the table keeps beside its memory.
 pub(crate) struct Counts {
-    /// Connections that were here from the start, ...
+    /// Connections that a takeover found.
     kept: AtomicU64,
-    /// ... and that went. An insert counts once, so what is in use is computed.
+    /// Removed connections. The connections in use are computed from these counts.
     gone: AtomicU64,
     opened: Box<[AtomicU32]>,
     quota: Option<u32>,
@@ -65,7 +65,7 @@ impl Counts {
         &self.opened[usize::from(endpoint.0) % ENDPOINTS]
     }
 
-    /// Counts a connection to its endpoint; `false`, and not counted, if the endpoint's quota is used up.
+    /// Counts a connection for its endpoint. Returns false and does not count it if the endpoint's quota is used up.
     pub(crate) fn charge(&self, endpoint: EndpointId) -> bool {
         let before = self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
         if endpoint.is_pod() && self.quota.is_some_and(|quota| before >= quota) {
@@ -75,12 +75,12 @@ impl Counts {
         true
     }
 
-    /// Takes back a [`Self::charge`]: the connection was not inserted.
+    /// Undoes a [`Self::charge`] of a connection that was not inserted.
     pub(crate) fn withdraw(&self, endpoint: EndpointId) {
         self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Counts a connection whatever the quota says: one that was taken over.
+    /// Counts a connection that was taken over, even above the quota.
     pub(crate) fn charge_over_quota(&self, endpoint: EndpointId) {
         self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
         self.kept.fetch_add(1, Ordering::Relaxed);

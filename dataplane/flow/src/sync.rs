@@ -1,4 +1,4 @@
-//! The one place from which this crate takes its atomics, so that `--cfg loom` swaps them for loom's.
+//! The atomics of this crate. `--cfg loom` replaces them by loom's.
 //!
 //! # Ordering
 //!
@@ -14,7 +14,7 @@ pub(crate) use loom::sync::atomic::{AtomicU32, Ordering, fence};
 #[cfg(not(loom))]
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-/// How often a waiter spins before it gives its core away. The holder of a lock may be a worker on the same core.
+/// The steps that a waiter spins before it yields its core. The holder of a lock may be a worker on the same core.
 #[cfg(not(loom))]
 const SPINS: u32 = 64;
 
@@ -37,11 +37,10 @@ pub(crate) fn relax(_round: u32) {
 
 /// The words under the model checker.
 ///
-/// Loom 0.7 remembers only the last access to an atomic. A thread that loads a word before it stores to it, as every lock does,
-/// thereby hides from it that the store races with an earlier load of another thread, and such interleavings are
-/// never tried: models of lookups beside inserts ran once and "passed". So each access is announced on a condition variable
-/// that nobody waits on. To loom any two such announcements depend on each other, so it tries them in every order, and they
-/// have no effect on what a thread may see.
+/// Loom 0.7 keeps only the last access to an atomic. A thread that loads a word and then stores to it, as every lock does, would
+/// hide the race between the store and an earlier load of another thread. Loom would not try such interleavings: models of lookups
+/// beside inserts ran once and passed. So each access first notifies a condition variable, on which no thread waits. Loom treats
+/// any two such notifications as dependent and tries them in every order. They do not change the values that a thread may read.
 #[cfg(loom)]
 mod checked {
     use loom::sync::Condvar;

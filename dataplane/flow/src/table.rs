@@ -1,4 +1,4 @@
-//! The table: finding, inserting, changing and removing connections.
+//! The flow table: finds, inserts, changes and removes connections.
 
 use std::fs::File;
 
@@ -19,18 +19,18 @@ use crate::stats::{Counts, Stats};
 use crate::sync::Ordering;
 use crate::types::{FlowKey, FlowView, Millis, Origin, SlotId};
 
-/// One connection, as `heddle flows` and sweeps see it.
+/// A connection, for `heddle flows` and sweeps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Connection {
-    /// The forward direction's slot; `peer()` is the reverse one's.
+    /// The forward direction's slot. `peer()` is the reverse one's.
     pub slot: SlotId,
     /// The keys of the forward and the reverse direction.
     pub keys: [FlowKey; 2],
-    /// The views of both.
+    /// The views of both directions.
     pub views: [FlowView; 2],
-    /// Packets and bytes of both.
+    /// The packets and bytes of both directions.
     pub counters: [Counters; 2],
-    /// When it was inserted.
+    /// The time of its insertion.
     pub inserted_at: Millis,
 }
 
@@ -48,7 +48,7 @@ pub struct FlowTable {
 }
 
 impl FlowTable {
-    /// An empty table on the heap, gone with its last owner.
+    /// Makes an empty table in memory, which is freed with its last owner.
     #[must_use]
     pub fn anonymous(config: &Config) -> Self {
         let geometry = config.geometry();
@@ -57,7 +57,7 @@ impl FlowTable {
         Self::over(memory, geometry, seed, Epoch::FIRST, config)
     }
 
-    /// A table over memory that holds one, or zeroes.
+    /// Makes a table over memory that contains one, or zeros.
     pub(crate) fn over(memory: Memory, geometry: Geometry, seed: Seed, epoch: Epoch, config: &Config) -> Self {
         let counts = Counts::new(config.quota);
         Self {
@@ -83,7 +83,7 @@ impl FlowTable {
         self.epoch
     }
 
-    /// Where clients of Services with session affinity went last.
+    /// Returns the table of session affinities.
     #[must_use]
     pub fn affinities(&self) -> AffinityTable<'_> {
         let g = &self.geometry;
@@ -91,7 +91,7 @@ impl FlowTable {
         AffinityTable::new(lines.unwrap_or_default(), &self.seed)
     }
 
-    /// When silent connections expire.
+    /// The timeouts of idle connections.
     #[must_use]
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
@@ -111,13 +111,13 @@ impl FlowTable {
         }
     }
 
-    /// `None` for a number that names none.
+    /// Returns a record; `None` for a number beyond all records.
     #[inline]
     pub(crate) fn record(&self, n: u32) -> Option<Record<'_>> {
         self.records().get(n as usize).map(Record)
     }
 
-    /// All records.
+    /// Returns all records.
     #[inline]
     pub(crate) fn records(&self) -> &[[Line; RECORD_LINES]] {
         self.memory.lines()[self.geometry.record(0)..self.geometry.affinities()]
@@ -151,22 +151,22 @@ impl FlowTable {
         Record::link_of(&self.memory.lines()[self.geometry.record(n)..])
     }
 
-    /// Notes a packet of this direction: time, counters, and with `flags` how far TCP has come. `false` if the connection
-    /// is gone.
+    /// Counts a packet of this direction: updates the time, the counters, and by `flags` the state of TCP. Returns false if the
+    /// connection was removed.
     #[inline(always)]
     pub fn touch(&self, slot: SlotId, now: Millis, bytes: u32, flags: TcpFlags) -> bool {
         self.record(slot.record())
             .is_some_and(|r| r.touch(slot.incarnation(), slot.direction(), now, bytes, flags))
     }
 
-    /// The connection was judged again and may go on: both directions are current under these generations (of the named
-    /// direction's endpoints, in its order) and in this start. `false` if it is gone.
+    /// Makes both directions current after a revalidation: under these generations (of the given direction's endpoints, in its
+    /// order) and in this start. Returns false if the connection was removed.
     pub fn revalidate(&self, slot: SlotId, generations: [Generation; 2]) -> bool {
         self.change(slot, |w| w.set_generations(slot.direction(), generations, self.epoch))
             .is_some()
     }
 
-    /// As [`Self::revalidate`], and the way has changed; the translation stays. `false` if the connection is gone.
+    /// Does the same as [`Self::revalidate`], and sets a new route. The translation stays. Returns false if the connection was removed.
     pub fn reroute(&self, slot: SlotId, route: &Route) -> bool {
         let moved = self.change(slot, |w| {
             let before = w.charged();
@@ -179,7 +179,7 @@ impl FlowTable {
         moved.is_some()
     }
 
-    /// From now on the packets of this direction come in at `origin`. `false` if the connection is gone.
+    /// Sets the origin of this direction's packets. Returns false if the connection was removed.
     pub fn move_origin(&self, slot: SlotId, origin: Origin) -> bool {
         self.change(slot, |w| w.set_origin(slot.direction(), origin)).is_some()
     }
@@ -190,13 +190,13 @@ impl FlowTable {
         (incarnation == slot.incarnation() && conn.is_live()).then(|| with(&writing))
     }
 
-    /// Reads an entry again. `None` if it is gone.
+    /// Reads an entry again. Returns `None` if the connection was removed.
     #[must_use]
     pub fn view(&self, slot: SlotId) -> Option<FlowView> {
         self.contents(slot)?.view(slot.direction())
     }
 
-    /// Packets and bytes of this direction. `None` if the connection is gone.
+    /// Returns the packets and bytes of this direction; `None` if the connection was removed.
     #[must_use]
     pub fn counters(&self, slot: SlotId) -> Option<Counters> {
         let counters = self
@@ -210,7 +210,7 @@ impl FlowTable {
         (contents.incarnation == slot.incarnation() && contents.conn.is_live()).then_some(contents)
     }
 
-    /// Removes a connection, both directions. `false` if it was gone.
+    /// Removes both directions of a connection. Returns false if it was removed already.
     pub fn remove(&self, slot: SlotId) -> bool {
         self.remove_when(slot, |_, _| true)
     }
@@ -227,7 +227,7 @@ impl FlowTable {
         let Some((record, contents)) = self.record(slot.record()).zip(self.contents(slot)) else {
             return false;
         };
-        // The tuples of an incarnation never change, so these are the buckets whatever happens before they are locked.
+        // The tuples of an incarnation never change, so these are the right buckets even before they are locked.
         let [(h0, b0), (h1, b1)] = [0, 1].map(|d| self.hash(&contents.tuple(d), contents.proto()));
         let index = self.index();
         prefetch(index.bucket(b0).0);
@@ -252,7 +252,7 @@ impl FlowTable {
         true
     }
 
-    /// Looks at the next `budget` records and removes what has expired. Returns how many connections that were.
+    /// Checks the next `budget` records and removes expired connections. Returns their number.
     pub fn expire(&self, now: Millis, budget: u32) -> u32 {
         let mark = self.free_records().mark();
         if mark == 0 {
@@ -272,13 +272,13 @@ impl FlowTable {
         removed
     }
 
-    /// Connections that the endpoint has opened.
+    /// Returns the number of connections that the endpoint has opened.
     #[must_use]
     pub fn opened_by(&self, endpoint: EndpointId) -> u32 {
         self.counts.opened_by(endpoint)
     }
 
-    /// Counts at this moment.
+    /// Returns the counts at this moment.
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counts.stats(&self.geometry)

@@ -1,9 +1,9 @@
-//! Putting a table in order that a process left in whatever state it died in.
+//! Repairs a table that a killed process left in any state.
 //!
-//! Nobody else uses the table yet. What a killed process may leave: a locked bucket, a record with an odd sequence, a record
-//! that is linked by one direction or none, a bucket entry whose record is gone, a record or overflow bucket that
-//! is in no chain and no free list. So the index and the free lists are rebuilt from the records that are whole; this
-//! takes back everything else. A takeover that is killed itself is repeated by the next.
+//! No other thread uses the table yet. A killed process may leave a locked bucket, a record with an odd sequence, a record that is
+//! linked by one direction or none, a bucket entry whose record is free, or a record or overflow bucket that is in no chain and no
+//! free list. So the index and the free lists are rebuilt from the whole records, which frees everything else. If a takeover is
+//! killed, the next one repeats it.
 
 use crate::bucket::{Bucket, Entry};
 use crate::file::REBUILDING;
@@ -29,10 +29,10 @@ enum RecordState {
 }
 
 impl FlowTable {
-    /// Rebuilds index, free lists and counts from the records that are whole.
+    /// Rebuilds the index, the free lists and the counts from the whole records.
     pub(crate) fn repair(&self) -> Repaired {
         let rebuilding = &self.line(header::FIXED).0[REBUILDING];
-        // If the last takeover was killed in the middle of this, the index says nothing, and the records were sorted out.
+        // If the last takeover was killed here, the index is not valid, but it has already freed the records that are not whole.
         let trust_index = rebuilding.load(Ordering::Acquire) == 0;
         let mut repaired = Repaired::default();
         let mut whole = Vec::new();
@@ -65,6 +65,7 @@ impl FlowTable {
         repaired
     }
 
+    /// Returns the state of a record. `trust_index` is false if the index is not valid.
     fn examine(&self, number: u32, record: Record<'_>, trust_index: bool) -> RecordState {
         if record.is_torn() {
             return RecordState::Torn;
@@ -100,7 +101,7 @@ impl FlowTable {
         self.free_overflow().reset(0);
     }
 
-    /// Puts both directions into the index; if there is no room, the record is free.
+    /// Links both directions into the index. If there is no room, frees the record and returns false.
     fn relink(&self, number: u32) -> bool {
         let Some(record) = self.record(number) else {
             return false;
@@ -123,7 +124,7 @@ impl FlowTable {
         true
     }
 
-    /// Records beyond the last whole one count as never used; those before it that are free go to the free list.
+    /// Rebuilds the free list: records beyond the last whole one count as never used, and free ones before it are pushed.
     fn free_unused(&self, whole: &[u32]) {
         let list = self.free_records();
         list.reset(whole.last().map_or(0, |last| last + 1));

@@ -8,7 +8,7 @@ use heddle_wire::{Ip, Proto};
 
 use crate::{Config, Egress, FlowFlags, FlowKey, FlowTable, Hit, Millis, NewFlow, Origin, Rewrite, SlotId};
 
-/// Moments of the tests begin here.
+/// The first time in the tests.
 pub(crate) const T0: Millis = Millis(1_000_000);
 
 pub(crate) fn config(capacity: u32) -> Config {
@@ -31,7 +31,7 @@ pub(crate) fn v6(n: u32) -> Ip {
     Ip::from_v6(o)
 }
 
-/// Both directions of a connection from pod 2 by way of a Service address to a pod of another node.
+/// Returns both directions of a connection from pod 2 through a Service address to a pod of another node.
 pub(crate) fn through_service(client: Ip, service: Ip, backend: Ip, sport: u16, proto: Proto) -> (NewFlow, NewFlow) {
     let arrives = Tuple {
         src: client,
@@ -54,7 +54,7 @@ pub(crate) fn through_service(client: Ip, service: Ip, backend: Ip, sport: u16, 
     )
 }
 
-/// Both directions of the connection that arrives as one tuple and leaves as another.
+/// Returns both directions of a connection that arrives with one tuple and leaves with another.
 pub(crate) fn pair(
     proto: Proto,
     arrives: Tuple,
@@ -104,7 +104,7 @@ pub(crate) fn pair(
     )
 }
 
-/// The `n`-th of many different connections.
+/// Returns the `n`-th of many different connections.
 pub(crate) fn nth(n: u32) -> (NewFlow, NewFlow) {
     let sport = 1024 + (n % 50_000) as u16;
     through_service(v4(1 + n / 50_000), v4(0x60_0001), v4(0x12_0001), sport, Proto::TCP)
@@ -116,12 +116,12 @@ pub(crate) fn look(table: &FlowTable, key: FlowKey, now: Millis) -> Option<Hit> 
     out[0]
 }
 
-/// Inserts, and asserts that it went well.
+/// Inserts a connection and asserts success.
 pub(crate) fn put(table: &FlowTable, (f, r): (NewFlow, NewFlow), now: Millis) -> (SlotId, SlotId) {
     table.insert(&f, &r, now).unwrap()
 }
 
-/// Asserts that a hit delivers exactly what was inserted.
+/// Asserts that a hit returns exactly the inserted values.
 pub(crate) fn assert_delivers(hit: Option<Hit>, flow: &NewFlow) {
     let view = hit.unwrap_or_else(|| panic!("not found: {:?}", flow.key)).view;
     assert_eq!(view.rewrite, flow.rewrite);

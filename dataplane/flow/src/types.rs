@@ -1,4 +1,4 @@
-//! The types of the table's interface: keys, rewrites, entries. Plain data, no table.
+//! The types of the table's interface: keys, rewrites, entries.
 
 use std::fmt;
 
@@ -8,26 +8,26 @@ use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Parsed, Proto};
 
-/// Milliseconds of a clock that does not stop: `CLOCK_BOOTTIME` in the agent, so that it goes on over a restart.
+/// A time in milliseconds, of a clock that never stops: in the agent `CLOCK_BOOTTIME`, which continues over a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
 #[repr(transparent)]
 pub struct Millis(pub u64);
 
 impl Millis {
-    /// This moment and `ms` milliseconds.
+    /// Returns the time `ms` milliseconds later.
     #[must_use]
     pub const fn plus(self, ms: u64) -> Self {
         Self(self.0.saturating_add(ms))
     }
 
-    /// Milliseconds since `earlier`; none if that is not earlier.
+    /// Returns the milliseconds since `earlier`; 0 if that is not earlier.
     #[must_use]
     pub const fn since(self, earlier: Self) -> u64 {
         self.0.saturating_sub(earlier.0)
     }
 }
 
-/// How far a connection has come.
+/// The state of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 #[repr(u8)]
 pub enum FlowState {
@@ -43,14 +43,14 @@ pub enum FlowState {
     Established = 4,
     /// TCP: one side has sent its FIN.
     FinWait = 5,
-    /// TCP: both sides have.
+    /// TCP: both sides have sent their FINs.
     TimeWait = 6,
     /// TCP: a reset was seen.
     Closed = 7,
 }
 
 impl FlowState {
-    /// Returns whether no more data is to come, so that a SYN opens another connection.
+    /// Returns true if no more data will come, so that a SYN opens another connection.
     #[must_use]
     pub const fn is_closed(self) -> bool {
         matches!(self, Self::TimeWait | Self::Closed)
@@ -72,7 +72,7 @@ impl FlowState {
     }
 }
 
-/// Where a packet came in: a part of the flow key. Never the queue or the worker.
+/// The origin of a packet: the place where it came in, as a part of the flow key. It never contains the queue or the worker.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(transparent)]
 pub struct Origin(u32);
@@ -97,7 +97,7 @@ impl Origin {
         Self(Self::NODE | node.0 as u32)
     }
 
-    /// The attachment, if the packet came from a pod.
+    /// Returns the attachment, if the packet came from a pod.
     #[must_use]
     pub const fn as_pod(self) -> Option<EndpointId> {
         if self.0 & !0xffff == Self::POD {
@@ -107,7 +107,7 @@ impl Origin {
         }
     }
 
-    /// The node, if the packet came from another node's tunnel.
+    /// Returns the node, if the packet came from another node's tunnel.
     #[must_use]
     pub const fn as_node(self) -> Option<NodeId> {
         if self.0 & !0xffff == Self::NODE {
@@ -144,23 +144,23 @@ impl fmt::Debug for Origin {
     }
 }
 
-/// The key of one direction of a connection: its tuple as it arrives, its protocol, and where it arrives.
+/// The key of one direction of a connection: its tuple as it arrives, its protocol and its origin.
 ///
-/// Protocols without ports have zeroes for them. An ICMP echo request has its identifier as `sport` and 0 as `dport`, an
-/// echo reply 0 as `sport` and the identifier as `dport`, as the parser gives them: so the key of the reply is the key of the
-/// request reversed, and a reply that nobody asked for never is a request's.
+/// Protocols without ports have zeros for them. As in the parser, an ICMP echo request has its identifier as `sport` and 0 as
+/// `dport`, and an echo reply has 0 as `sport` and the identifier as `dport`. So the key of the reply is the key of the request
+/// reversed, and an unsolicited reply never has the key of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowKey {
     /// Addresses and ports.
     pub tuple: Tuple,
     /// Protocol.
     pub proto: Proto,
-    /// Where the packet came in.
+    /// The origin.
     pub origin: Origin,
 }
 
 impl FlowKey {
-    /// The key of a packet that came in at `origin`.
+    /// Returns the key of a packet with this origin.
     #[must_use]
     #[inline]
     pub const fn of(packet: &Parsed, origin: Origin) -> Self {
@@ -172,18 +172,18 @@ impl FlowKey {
     }
 }
 
-/// The compiled header change of one direction: the tuple that packets leave with and the checksum differences, as
-/// [`heddle_wire::rewrite::translate`] takes them.
+/// The compiled header change of one direction: the tuple that packets leave with and the changes of their checksums, in the form
+/// for [`heddle_wire::rewrite::translate`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rewrite {
-    /// The tuple that it leaves with.
+    /// The tuple that packets leave with.
     pub to: Tuple,
-    /// The differences of its checksums.
+    /// The changes of the checksums.
     pub deltas: Deltas,
 }
 
 impl Rewrite {
-    /// The rewrite that changes nothing.
+    /// Returns the rewrite that changes nothing.
     #[must_use]
     pub const fn none(key: &FlowKey) -> Self {
         Self {
@@ -195,7 +195,7 @@ impl Rewrite {
         }
     }
 
-    /// The rewrite of the answers to packets that came with `seen` and leave by this one.
+    /// Returns the rewrite of the replies to packets that came with `seen` and leave with this rewrite.
     #[must_use]
     pub const fn back(&self, seen: &Tuple) -> Self {
         Self {
@@ -207,7 +207,7 @@ impl Rewrite {
         }
     }
 
-    /// The rewrite that makes packets with this key leave with another tuple.
+    /// Returns the rewrite with which packets with this key leave with another tuple.
     #[must_use]
     pub fn between(key: &FlowKey, to: Tuple) -> Self {
         Self {
@@ -217,7 +217,7 @@ impl Rewrite {
     }
 }
 
-/// Where packets of one direction go.
+/// The egress of one direction's packets.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Egress {
     /// A local pod, or the host port.
@@ -237,7 +237,7 @@ impl Egress {
         }
     }
 
-    /// The inverse of [`Self::to_bits`]; of bits that that never makes, something.
+    /// Returns the egress of bits from [`Self::to_bits`]. For other bits the result is any egress.
     #[inline]
     pub(crate) const fn from_bits(bits: u32) -> Self {
         let id = bits as u16;
@@ -249,7 +249,7 @@ impl Egress {
         }
     }
 
-    /// `None` for bits that [`Self::to_bits`] never makes.
+    /// Returns the egress of bits from [`Self::to_bits`]; `None` for other bits.
     pub(crate) const fn try_from_bits(bits: u32) -> Option<Self> {
         let id = bits as u16;
         match bits >> 16 {
@@ -262,18 +262,18 @@ impl Egress {
 }
 
 bitflags! {
-    /// Facts about one direction that the caller notes when it inserts it.
+    /// Flags of one direction, which the caller sets at the insertion.
     #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
     pub struct FlowFlags: u16 {
-        /// This direction is the answer: the other side opened the connection. Exactly one of the two has it.
+        /// This direction has the replies: the other side opened the connection. Exactly one of the two directions has the flag.
         const REPLY = 1;
-        /// The connection was picked up in its middle, after a start without a table.
+        /// The connection was adopted in mid-stream, after a start without a table.
         const ADOPTED = 1 << 1;
         /// The packet's addresses or ports change.
         const NAT = 1 << 2;
         /// The source is replaced by an address of the node.
         const MASQUERADED = 1 << 3;
-        /// A pod that reaches itself through its Service.
+        /// The connection goes from a pod through a Service to the same pod.
         const HAIRPIN = 1 << 4;
         /// The connection goes through a Service.
         const SERVICE = 1 << 5;
@@ -287,22 +287,22 @@ pub struct NewFlow {
     pub key: FlowKey,
     /// Its rewrite.
     pub rewrite: Rewrite,
-    /// Where it goes.
+    /// Its egress.
     pub egress: Egress,
     /// The endpoints that it comes from and goes to. The table uses the forward direction's for both.
     pub endpoints: [EndpointId; 2],
     /// Their generations when it was evaluated.
     pub generations: [Generation; 2],
-    /// The MSS that a SYN or SYN-ACK may carry at most; 0: not clamped.
+    /// The limit of the MSS option in a SYN or SYN-ACK; 0 means no limit.
     pub mss_clamp: u16,
-    /// Further facts about it.
+    /// Its flags.
     pub flags: FlowFlags,
 }
 
-/// The name of one direction of one connection, for as long as that connection stands.
+/// A reference to one direction of a connection, valid for the life of that connection.
 ///
-/// It holds the number of times the slot was given out: an operation on a slot that was removed, and perhaps reused by
-/// another worker, does nothing and says so.
+/// It contains the incarnation: the number of times that the slot was allocated. An operation on a slot that was removed, and
+/// perhaps reused by another worker, changes nothing and returns that.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct SlotId(u64);
@@ -312,7 +312,7 @@ impl SlotId {
         Self((incarnation as u64) << 32 | (record as u64) << 1 | direction as u64 & 1)
     }
 
-    /// As [`Self::new`], with the incarnation in the upper half of a word.
+    /// Makes the same as [`Self::new`], with the incarnation in the upper half of a word.
     #[inline]
     pub(crate) const fn from_state_word(state_word: u64, record: u32, direction: usize) -> Self {
         Self(state_word & !(u32::MAX as u64) | (record as u64) << 1 | direction as u64 & 1)
@@ -330,19 +330,19 @@ impl SlotId {
         (self.0 & 1) as usize
     }
 
-    /// The slot as a number, which no other connection's slot has in the life of the table.
+    /// Returns the slot as a number that no other connection's slot has during the life of the table.
     #[must_use]
     pub const fn id(self) -> u64 {
         self.0
     }
 
-    /// The record of the connection: [`FlowTable::page`](crate::FlowTable::page) goes by it.
+    /// Returns the number of the connection's record, by which [`FlowTable::page`](crate::FlowTable::page) iterates.
     #[must_use]
     pub const fn number(self) -> u32 {
         self.record()
     }
 
-    /// The other direction of the same connection.
+    /// Returns the other direction of the same connection.
     #[must_use]
     pub const fn peer(self) -> Self {
         Self(self.0 ^ 1)
@@ -355,43 +355,42 @@ impl fmt::Debug for SlotId {
     }
 }
 
-/// One direction of a connection as it stood at one moment.
+/// The content of an entry: one direction of a connection at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FlowView {
     /// The rewrite of its packets.
     pub rewrite: Rewrite,
-    /// Where its packets have to come in; differs from the asked one only after `find_tuple`.
+    /// The origin of its packets. After `find_tuple` it may differ from the packet's.
     pub origin: Origin,
-    /// Where they go.
+    /// Their egress.
     pub egress: Egress,
-    /// The endpoints this direction comes from and goes to.
+    /// The endpoints that this direction comes from and goes to.
     pub endpoints: [EndpointId; 2],
     /// The generations of these endpoints under which it was last evaluated.
     pub generations: [Generation; 2],
     /// The start of the agent in which it was last evaluated.
     pub epoch: Epoch,
-    /// The MSS that a SYN or SYN-ACK of this direction may carry at most; 0: not clamped.
+    /// The limit of the MSS option in a SYN or SYN-ACK of this direction; 0 means no limit.
     pub mss_clamp: u16,
     /// The flags that the caller inserted.
     pub flags: FlowFlags,
-    /// How far the connection has come.
+    /// The state of the connection.
     pub state: FlowState,
-    /// When a packet of either direction was last seen.
+    /// The time of the last packet of either direction.
     pub last_seen: Millis,
 }
 
 impl FlowView {
-    /// Returns whether the entry was evaluated in `epoch` and under these generations of [`Self::endpoints`].
+    /// Returns true if the entry was evaluated in `epoch` and under these generations of [`Self::endpoints`].
     #[must_use]
     pub fn is_current(&self, epoch: Epoch, generations: [Generation; 2]) -> bool {
         self.epoch == epoch && self.generations == generations
     }
 
-    /// Returns whether a SYN without ACK may be a packet of this connection.
+    /// Returns true if a SYN without ACK may be a packet of this connection.
     ///
-    /// Not from the side that did not open it, not on an adopted and not on a closed entry: such a SYN is a new
-    /// connection in its own direction and has to be judged as one. (A SYN of the opener on a live entry is a
-    /// retransmission.)
+    /// A SYN from the side that did not open the connection, on an adopted entry, or on a closed entry opens a new connection in its
+    /// own direction and must be judged as one. A SYN of the opener on a live entry is a retransmission.
     #[must_use]
     pub fn admits_syn(&self) -> bool {
         !self.flags.intersects(FlowFlags::REPLY | FlowFlags::ADOPTED) && !self.state.is_closed()
@@ -401,8 +400,8 @@ impl FlowView {
 /// A flow that was found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Hit {
-    /// Its name.
+    /// Its slot.
     pub slot: SlotId,
-    /// Its contents.
+    /// Its content.
     pub view: FlowView,
 }

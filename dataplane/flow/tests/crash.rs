@@ -1,7 +1,7 @@
-//! A process that is killed while several of its threads insert and remove: the next one takes the file over.
+//! A process is killed while several of its threads insert and remove, and the next one takes the file over.
 //!
-//! The child is this test binary again. It says on its standard output how far each thread has come, so the test kills it at
-//! a moment that it did not choose, and still knows what must be there.
+//! The child is this test binary again. It reports the progress of each thread on its standard output. So the test kills it at a
+//! random moment, and still knows the connections that must be in the table.
 #![cfg(not(any(loom, miri)))]
 
 use std::io::{self, BufRead, BufReader, Write};
@@ -20,9 +20,9 @@ const BOOT: BootId = BootId(42);
 const NOW: Millis = Millis(1000);
 const THREADS: u32 = 3;
 const CAPACITY: u32 = 200_000;
-/// Every so many connections one is left standing.
+/// One of this many connections is not removed.
 const STANDING: u32 = 16;
-/// Connections of a thread that live at a time, those left standing apart.
+/// The connections of a thread that live at a time, without the ones that are not removed.
 const WINDOW: u32 = 100;
 const REPORT: u32 = 200;
 
@@ -34,7 +34,7 @@ fn config() -> Config {
     }
 }
 
-/// Connection `n` of a thread: everything in it follows from the two numbers.
+/// Returns connection `n` of a thread. All of its content follows from the two numbers.
 fn connection(thread: u32, n: u32) -> (NewFlow, NewFlow) {
     let arrives = Tuple {
         src: Ip::from_v4([10, thread as u8, 0, 1]),
@@ -69,7 +69,7 @@ fn connection(thread: u32, n: u32) -> (NewFlow, NewFlow) {
     )
 }
 
-/// Not a test by itself: what the child does, until it is killed or the table is full.
+/// The child's part, which is no test by itself: it inserts and removes until it is killed or the table is full.
 #[test]
 fn child() {
     let Some(path) = std::env::var_os(FILE) else { return };
@@ -147,7 +147,7 @@ fn a_table_whose_owner_was_killed_is_whole_again() {
         assert!(lost <= THREADS, "round {round}: {takeover:?}");
         assert_eq!(table.stats().used, takeover.entries_kept);
 
-        // Nothing is served but what was inserted.
+        // Every connection in the table is one that was inserted.
         let mut slots = Vec::new();
         table.for_each(|c| {
             slots.push(c.slot);
@@ -173,7 +173,7 @@ fn a_table_whose_owner_was_killed_is_whole_again() {
         });
         assert_eq!(slots.len() as u32, takeover.entries_kept);
 
-        // All that was inserted before the last report, and never removed, is there.
+        // Every connection that was inserted before the last report, and never removed, is in the table.
         for (thread, made) in made.into_iter().enumerate() {
             for n in (0..made).step_by(STANDING as usize) {
                 let key = connection(thread as u32, n).0.key;
@@ -184,7 +184,7 @@ fn a_table_whose_owner_was_killed_is_whole_again() {
             }
         }
 
-        // No slot is lost: what is free can be used, to the last one.
+        // No slot is lost: every free one can be used.
         for n in 0..CAPACITY - takeover.entries_kept {
             let (f, r) = connection(200, n);
             table

@@ -1,4 +1,4 @@
-//! Real threads on one table: what each of them may rely on while the others insert, remove and move the same tuples.
+//! Threads on one table: the guarantees for each of them while the others insert, remove and move the same tuples.
 #![cfg(not(loom))]
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +23,7 @@ fn config(capacity: u32) -> Config {
     }
 }
 
-/// The `n`-th connection; `stamp` is in every part of both entries, so a mixed one shows.
+/// Returns the `n`-th connection. `stamp` is in every part of both entries, so that a mixed entry is detected.
 fn connection(n: u32, stamp: u16) -> (NewFlow, NewFlow) {
     let arrives = Tuple {
         src: Ip::from_v4(n.to_be_bytes()),
@@ -89,7 +89,7 @@ fn on_threads(work: impl Fn(u32) + Sync) {
     });
 }
 
-/// A small generator, so that threads differ and runs do not.
+/// A random number generator with a fixed seed for each thread.
 struct Random(u64);
 
 impl Random {
@@ -160,7 +160,7 @@ fn whoever_fights_for_a_tuple_ends_with_one_whole_entry() {
 
 #[test]
 fn a_standing_entry_is_never_missed() {
-    // Its bucket is crowded: others come and go in it, and in overflow buckets behind it.
+    // Its bucket is crowded: other entries are inserted and removed in it and in its overflow buckets.
     let table = FlowTable::anonymous(&config(40));
     let standing: Vec<_> = (0..8).map(|n| connection(n, 1)).collect();
     for (f, r) in &standing {

@@ -1,7 +1,7 @@
-//! The table of clients under every interleaving of two workers: at most two preemptions, one where it says so.
+//! Loom models of the table of session affinities: two workers with at most two preemptions, some with one.
 //!
-//! Tried by hand with one thing taken away: each ordering and each fence of the sequence lock, and the lock around a store, is
-//! caught by a model here.
+//! The models were run with one ordering weakened or one fence removed at a time. They detect each ordering and each fence of the
+//! sequence lock, and the lock around a store.
 
 use heddle_wire::Ip;
 use loom::sync::Arc;
@@ -10,7 +10,7 @@ use loom::thread;
 use super::*;
 use crate::loom_tests::{check, check_bounded};
 
-/// A set of two lines, and where its clients go.
+/// A set of two lines, and the backends of its clients.
 struct Clients {
     lines: Vec<Line>,
     seed: Seed,
@@ -27,7 +27,7 @@ impl Clients {
         AffinityTable::new(&self.lines, &self.seed)
     }
 
-    /// The `n`-th backend: its address and port belong together.
+    /// Returns the `n`-th backend, whose address and port belong together.
     fn backend(n: u8) -> (Ip, u16) {
         (Ip::from_v4([10, 0, 0, n]), n.into())
     }

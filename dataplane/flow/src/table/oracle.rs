@@ -1,4 +1,4 @@
-//! The table against a plain hash map: random operations, and both must agree on every answer.
+//! Compares the table with a plain hash map: random operations, after which both must return the same results.
 
 use std::collections::HashMap;
 
@@ -86,7 +86,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 const ORIGINS: [Origin; 3] = [Origin::pod(EndpointId(2)), Origin::UPLINK, Origin::node(NodeId(7))];
 
-/// The `n`-th connection of the model's world; many share tuples, answers' tuples, or both.
+/// Returns the `n`-th connection of the model. Many share tuples, replies' tuples, or both.
 fn connection(n: usize, origin: usize) -> (NewFlow, NewFlow) {
     let proto = [Proto::TCP, Proto::UDP][n % 2];
     let ip = if n.is_multiple_of(5) { v6 } else { v4 };
@@ -111,7 +111,7 @@ fn connection(n: usize, origin: usize) -> (NewFlow, NewFlow) {
     flows
 }
 
-/// One connection as the model keeps it.
+/// A connection of the model.
 #[derive(Clone)]
 struct Entry {
     slot: SlotId,
@@ -141,7 +141,7 @@ impl Entry {
     }
 }
 
-/// The naive twin: connections by number, and who has a tuple.
+/// The naive model: connections by number, and the connection of each tuple.
 #[derive(Default)]
 struct Model {
     now: Millis,
@@ -206,7 +206,7 @@ impl Model {
             return Ok(());
         }
         if self.entries.len() as u32 >= CAPACITY {
-            // The last resort looks at more records than there are, so all that had expired is gone.
+            // An insert into a full table checks more records than there are, so all expired ones are removed.
             let now = self.now;
             let expired: Vec<_> = self
                 .entries
@@ -242,7 +242,7 @@ impl Model {
         Ok(())
     }
 
-    /// The `nth` connection from the end of all that ever were, alive or not.
+    /// Returns the `nth` connection from the end of all connections so far, live or removed.
     fn named(&self, nth: usize, direction: usize) -> Option<(SlotId, u32)> {
         let (slot, id) = *self.history.iter().rev().nth(nth)?;
         Some((if direction == 0 { slot } else { slot.peer() }, id))
@@ -402,7 +402,7 @@ impl Model {
     }
 }
 
-/// Sets a pair that both directions have, the other one's swapped.
+/// Sets a pair in both directions, swapped in the other one.
 fn set_pair<T: Copy>(entry: &mut Entry, direction: usize, field: impl Fn(&mut NewFlow) -> &mut [T; 2], [a, b]: [T; 2]) {
     *field(&mut entry.flows[direction]) = [a, b];
     *field(&mut entry.flows[direction ^ 1]) = [b, a];

@@ -1,4 +1,4 @@
-//! One thread: what each operation does and refuses.
+//! Tests of each operation and its refusals, on one thread.
 
 use std::ops::ControlFlow;
 
@@ -337,7 +337,7 @@ fn pages_show_each_connection_once_within_their_budget() {
             (30, standing.clone())
         );
     }
-    // Whoever has enough goes on behind what it saw last.
+    // After a break the iteration continues behind the last connection.
     let mut last = 0;
     let next = table.page(3, 40, |c| {
         last = c.slot.number();

@@ -1,4 +1,4 @@
-//! Every state in which a process may leave the file, made by hand.
+//! Takeovers of files in every state in which a killed process may leave them.
 
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ impl Scratch {
         FlowTable::open(&self.path(), &config(CAPACITY), BOOT, T0).unwrap()
     }
 
-    /// A table with `n` connections, closed again.
+    /// Makes a file with `n` connections and closes it.
     fn filled(n: u32) -> Self {
         let scratch = Self::new();
         let (table, _) = scratch.open();
@@ -67,7 +67,7 @@ fn record_line(n: u32) -> usize {
     config(CAPACITY).geometry().record(n)
 }
 
-/// No slot may be lost: exactly `used` are taken, and the rest can be filled.
+/// Asserts that no slot is lost: exactly `used` are in use, and the rest can be filled.
 fn assert_whole(table: &FlowTable, used: u32) {
     assert_eq!(table.stats().used, used);
     let mut count = 0;
@@ -255,7 +255,7 @@ fn clients_stay_with_their_backends_but_one_that_was_being_noted() {
         table.affinities().record(v4(n), 7, (v4(1000 + n), 80), T0);
     }
     drop(table);
-    // The sequence of whoever stands first.
+    // The sequence of the first live record.
     let geometry = config(CAPACITY).geometry();
     let mut lines = geometry.affinities()..geometry.lines();
     let taken = lines.find(|line| scratch.word(*line, 0) != 0).unwrap();
@@ -295,7 +295,7 @@ fn locks_of_the_dead_are_opened() {
 #[test]
 fn lost_slots_and_overflow_buckets_are_found_again() {
     let scratch = Scratch::filled(100);
-    // All records and overflow buckets were given out, and nobody knows to whom.
+    // All records and overflow buckets were allocated and are in no chain.
     let geometry = config(CAPACITY).geometry();
     for (line, limit) in [
         (header::RECORDS, geometry.capacity),
@@ -313,7 +313,7 @@ fn lost_slots_and_overflow_buckets_are_found_again() {
 fn an_interrupted_takeover_is_repeated_without_loss() {
     let scratch = Scratch::filled(150);
     let geometry = config(CAPACITY).geometry();
-    // The index was cleared and a part of it not filled again.
+    // The index was cleared and filled again in part.
     scratch.set_word(header::FIXED, REBUILDING, 1);
     for line in geometry.bucket(0)..geometry.bucket(60) {
         (0..8).for_each(|word| scratch.set_word(line, word, 0));
