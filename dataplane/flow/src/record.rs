@@ -30,7 +30,7 @@
 //! Time and counts are plain stores, so a worker that was stopped in the middle of a touch may still write them when the record
 //! has a new tenant. So they contain their incarnation. A late worker's value has another incarnation, is read as "none since
 //! the insert", and the next packet starts again from there. The new tenant can lose the values from before the late store, which
-//! are those of one touch. It never gets another tenant's time or count. (Eight bits of incarnation in a count do not detect a
+//! belong to one touch. It never gets another tenant's time or count. (Eight bits of incarnation in a count do not detect a
 //! worker that was stopped for exactly a multiple of 256 tenants.)
 
 use heddle_ids::{EndpointId, Epoch, Generation};

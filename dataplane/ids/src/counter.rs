@@ -1,9 +1,10 @@
-//! Counters that tell old state from new.
+//! Counters by which old state is recognized.
 
 use crate::newtype;
 
 newtype!(
-    /// Counts the changes that take something away from an endpoint: a flow entry of another generation is revalidated.
+    /// Counts the changes after which a connection of an endpoint may be refused that was allowed before. A flow entry of another
+    /// generation is revalidated.
     Generation(u32), "generation"
 );
 newtype!(
@@ -13,7 +14,7 @@ newtype!(
 );
 
 impl Generation {
-    /// Returns the generation after this one; wraps.
+    /// Returns the next generation. It wraps.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.wrapping_add(1))
@@ -21,10 +22,10 @@ impl Generation {
 }
 
 impl Epoch {
-    /// The epoch of a table that was made and not taken over.
+    /// The epoch of a new table, which was not taken over.
     pub const FIRST: Self = Self(1);
 
-    /// Returns the epoch after this one; wraps.
+    /// Returns the next epoch. It wraps.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.wrapping_add(1))

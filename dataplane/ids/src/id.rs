@@ -1,26 +1,26 @@
-//! Names of things.
+//! The identifiers, and their constants.
 
 use crate::newtype;
 
 newtype!(
-    /// A port: its index in the XSKMAP, in the ledger of frames, and in everything that names a port.
+    /// A port: its index in the XSKMAP, in the record of a frame's holder, and in every table of ports.
     PortId(u16), "port"
 );
 newtype!(
-    /// A local endpoint: the host, the uplink, or a pod's attachment. Durable: flow entries keep it over a restart of the
+    /// A local endpoint: the host, the uplink, or a pod's attachment. It is durable: flow entries contain it over a restart of the
     /// agent.
     EndpointId(u16), "endpoint"
 );
 newtype!(
-    /// Another node of the cluster. Durable, as [`EndpointId`] is.
+    /// Another node of the cluster. It is durable like [`EndpointId`].
     NodeId(u16), "node"
 );
 newtype!(
-    /// A next-hop record: the link-layer header with which packets leave by the uplink. Durable, as [`EndpointId`] is.
+    /// A next-hop record: the link-layer header with which packets leave by the uplink. It is durable like [`EndpointId`].
     NextHopId(u16), "next hop"
 );
 newtype!(
-    /// A class of addresses that no active policy tells apart. Valid within one snapshot and the snapshots that follow it.
+    /// A class of addresses that no active policy distinguishes. It is valid in one snapshot and the snapshots that follow it.
     IdentityId(u32), "identity"
 );
 newtype!(
@@ -54,7 +54,7 @@ impl EndpointId {
     /// The lowest identifier of a pod's attachment.
     pub const FIRST_POD: Self = Self(2);
 
-    /// Returns whether this is a pod's attachment.
+    /// Returns true for a pod's attachment.
     #[must_use]
     pub const fn is_pod(self) -> bool {
         self.0 >= Self::FIRST_POD.0

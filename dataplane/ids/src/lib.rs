@@ -1,9 +1,9 @@
-//! The identifiers that several crates share: ports, endpoints, nodes, workers, rules, identities, next hops, and the
-//! counters that tell old state from new.
+//! The identifiers that several crates share: ports, endpoints, nodes, workers, rules, identities, next hops, and the counters by
+//! which old state is recognized.
 //!
-//! Each is a newtype over the integer that tables, flow entries and the ledger of frames store. This crate is the lowest
-//! one: it depends on nothing, so that no crate depends on another one only for an identifier. Identifiers that a single
-//! crate uses (an area of frames, a slot of the flow table) live in that crate.
+//! Each is a newtype over the integer that tables, flow entries and the frames' records contain. This crate depends on no other one,
+//! so that no crate depends on another one only for an identifier. An identifier that a single crate uses (an area of frames, a slot
+//! of the flow table) is defined in that crate.
 
 mod counter;
 mod id;

@@ -6,7 +6,7 @@ use std::io;
 #[derive(Debug, thiserror::Error)]
 #[error("{step}: {source}")]
 pub struct LinuxError {
-    /// The step, with the names of the things it was about.
+    /// The step, with the names of its objects.
     pub step: String,
     /// The kernel's error.
     pub source: io::Error,
@@ -26,8 +26,7 @@ impl LinuxError {
     }
 }
 
-/// Turns the error numbers in `absent` into `None`: with them the kernel says that the thing does not exist. Every other
-/// error stays an error.
+/// Turns the error numbers in `absent` into `None`. They mean that the object does not exist. Every other error stays an error.
 pub(crate) fn absent_is_none<T>(answer: io::Result<T>, absent: &[i32]) -> io::Result<Option<T>> {
     match answer {
         Ok(found) => Ok(Some(found)),

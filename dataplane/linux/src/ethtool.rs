@@ -65,7 +65,7 @@ fn features_off(link: &Link, features: &[&str]) -> io::Result<()> {
     socket.change(message, 0)
 }
 
-/// Asks for the number of the ethtool family; `None` if the kernel has none.
+/// Returns the number of the ethtool family; `None` if the kernel has none.
 fn family_id(socket: &Socket) -> io::Result<Option<u16>> {
     let request = GenlMessage::from_payload(GenlCtrl {
         cmd: GenlCtrlCmd::GetFamily,
@@ -83,14 +83,14 @@ fn family_id(socket: &Socket) -> io::Result<Option<u16>> {
     }))
 }
 
-/// Puts attributes into one.
+/// Nests attributes in one attribute.
 fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     let mut value = vec![0; attributes.buffer_len()];
     attributes.emit(&mut value);
     DefaultNla::new(kind | NLA_F_NESTED, value)
 }
 
-/// `ETHTOOL_MSG_FEATURES_SET`. It is only sent: the reply is switched off.
+/// The message `ETHTOOL_MSG_FEATURES_SET`. It is only sent, because its reply is switched off.
 #[derive(Debug, Clone)]
 struct FeaturesSet(Vec<DefaultNla>);
 

@@ -1,4 +1,4 @@
-//! One wrapper around the kernel's network configuration: rtnetlink, network namespaces, sysctl and ethtool.
+//! The wrapper around the kernel's network configuration: rtnetlink, network namespaces, sysctl and ethtool.
 //!
 //! - [`Netlink`]: links, addresses, routes and neighbors of one network namespace ([`link`], [`address`], [`route`],
 //!   [`neighbor`]).
@@ -6,15 +6,15 @@
 //! - [`sysctl`]: reads and writes the files below `/proc/sys`.
 //! - [`ethtool`]: switches a device's features.
 //!
-//! **Look-ups return `Result<Option<_>>`.** `None` means that the kernel positively answered "no such device" (or table
-//! entry, or file). A look-up that could not be made, because descriptors or memory ran out, a signal arrived or the
-//! hardware failed (EMFILE, ENOMEM, EINTR, EIO), is an error: nobody may take it for absence.
+//! **Look-ups return `Result<Option<_>>`.** `None` means that the kernel answered "no such device" (or table entry, or file). A
+//! look-up that could not be made, because descriptors or memory ran out, a signal arrived or the hardware failed (EMFILE, ENOMEM,
+//! EINTR, EIO), is an error. The caller must not take it for absence.
 //!
-//! **Calls block, but do not wait for anybody but the kernel.** The kernel handles an rtnetlink request within the system
-//! call that sends it, so an asynchronous socket would wait at the same place, for the same lock. Async code calls these
-//! functions directly on a thread that may wait for the kernel; heddle's host task is such a thread.
+//! **Calls block, but wait for the kernel only.** The kernel handles an rtnetlink request within the system call that sends it, so an
+//! asynchronous socket would wait at the same place, for the same lock. Async code calls these functions directly on a thread that
+//! may wait for the kernel. heddle's host task is such a thread.
 //!
-//! The crate decides nothing: what to add or delete is decided by `heddle-host`, `heddle-io` and `heddle-cni`.
+//! `heddle-host`, `heddle-io` and `heddle-cni` decide what to add or delete.
 
 #![forbid(unsafe_code)]
 

@@ -85,13 +85,13 @@ pub struct VethPair<'a> {
 /// Returns the index of an interface of the calling thread's network namespace; `None` if there is no interface of that
 /// name.
 ///
-/// It asks by ioctl and takes no lock of the kernel's, so a thread that must not wait may call it.
+/// It uses an ioctl that takes no lock in the kernel, so a thread that must not wait may call it.
 ///
 /// # Errors
 /// The kernel could not be asked.
 pub fn link_index(name: &str) -> Result<Option<u32>, LinuxError> {
     let ask = || -> io::Result<u32> {
-        // Any socket will do. if_nametoindex(3) is not used: when it gets no socket, its error number is a random one.
+        // Any socket will do. if_nametoindex(3) is not used, because without a socket its error number is undefined.
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         Ok(netdevice::name_to_index(&socket, name)?)
     };
@@ -202,7 +202,7 @@ impl Netlink {
             )))
     }
 
-    /// Deletes an interface by its index, a veth with its other end. Returns `false` if it was gone already.
+    /// Deletes an interface by its index, a veth with its other end. Returns false if it was deleted already.
     ///
     /// # Errors
     /// The kernel refuses.

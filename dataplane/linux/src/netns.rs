@@ -1,7 +1,7 @@
 //! Network namespaces: opened by path, entered by a thread.
 //!
-//! A namespace is entered by setns(2) on a thread created for it: the calling thread never changes its namespace, and
-//! nobody's mounts are touched.
+//! A namespace is entered by setns(2) on a thread created for it. The calling thread never changes its namespace, and no mounts are
+//! changed.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,10 +13,10 @@ use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 
-/// The reason why a path does not lead into a network namespace.
+/// The reason for which a path is no network namespace that can be entered.
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
-    /// There is nothing at the path, or only the empty file that a namespace had been mounted on.
+    /// There is no file at the path, or only the empty file that a namespace was mounted on.
     #[error("there is no network namespace at {path}: the container is gone, or was never there")]
     Gone {
         /// The path.
@@ -28,12 +28,12 @@ pub enum NetnsError {
         /// The path.
         path: String,
     },
-    /// It could not be opened or entered.
+    /// The namespace could not be opened or entered.
     #[error("the network namespace {path} cannot be entered: {source}")]
     Unusable {
         /// The path.
         path: String,
-        /// The system's error; EINVAL: a namespace of another kind.
+        /// The system's error. EINVAL means a namespace of another kind.
         source: io::Error,
     },
 }
@@ -56,7 +56,7 @@ impl Netns {
             path: path.clone(),
             source,
         };
-        // The type is checked before the file is opened: opening a FIFO would wait, and a device might act.
+        // Check the type before opening the file: to open a FIFO would wait, and to open a device can have effects.
         let file = match fs::metadata(&path) {
             Ok(found) if found.is_file() => File::open(&path),
             Ok(_) => {
@@ -124,7 +124,7 @@ impl AsFd for Netns {
     }
 }
 
-/// Moves the calling thread into a new network namespace, which ends with the thread and its sockets.
+/// Moves the calling thread into a new network namespace, which is removed when the thread and its sockets are gone.
 ///
 /// # Errors
 /// The caller lacks CAP_SYS_ADMIN, or the kernel gives no more namespaces.

@@ -43,7 +43,7 @@ impl fmt::Display for Route {
 }
 
 impl Route {
-    /// Encodes the route. The gateway counts as reachable on the interface even where no route to it says so (`onlink`).
+    /// Encodes the route. The gateway counts as reachable on the interface even without a route to it (`onlink`).
     fn encode(&self) -> RouteMessage {
         let mut message = RouteMessage::default();
         message.header = RouteHeader {
@@ -91,7 +91,7 @@ impl Route {
         let (mut destination, mut gateway, mut index, mut source, mut mtu) = (unspecified, None, None, None, None);
         for attribute in &message.attributes {
             match attribute {
-                // Tables above 255 have their number here alone.
+                // Only this attribute contains the number of a table above 255.
                 RouteAttribute::Table(number) => table = *number,
                 RouteAttribute::Destination(address) => destination = ip_of(address)?,
                 RouteAttribute::Gateway(address) => gateway = ip_of(address),

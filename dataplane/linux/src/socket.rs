@@ -12,10 +12,9 @@ use netlink_sys::SocketAddr;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// The time limit of an answer. The kernel answers within the call that sends the request, so an answer that is late is
-/// lost.
+/// The time limit of an answer. The kernel answers within the call that sends the request, so a late answer is lost.
 const ANSWER_SECONDS: i64 = 5;
-/// The tries of a dump that the kernel marks as inconsistent because something changed meanwhile.
+/// The attempts of a dump that the kernel marks as inconsistent because of a change during it.
 const DUMP_TRIES: u32 = 8;
 /// Messages are aligned to this many bytes (`NLMSG_ALIGNTO`).
 const ALIGNMENT: usize = 4;
@@ -88,8 +87,8 @@ impl Socket {
         }
     }
 
-    /// Sends a request for all messages of a table. A message that cannot be decoded is left out and logged: tables hold
-    /// entries of others, with attributes that this program need not understand.
+    /// Sends a request for all messages of a table. A message that cannot be decoded is left out and logged, because tables contain
+    /// other programs' entries with attributes that this program need not decode.
     pub(crate) fn dump<M>(&self, message: &M) -> io::Result<Vec<M>>
     where
         M: NetlinkSerializable + NetlinkDeserializable + Debug + Clone,

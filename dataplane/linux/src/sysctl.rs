@@ -1,5 +1,4 @@
-//! Sysctls, by their files below `/proc/sys`. Those below `net/` belong to the network namespace of the thread that opens
-//! the file.
+//! Sysctls, by their files below `/proc/sys`. Files below `net/` belong to the network namespace of the thread that opens them.
 
 use std::fs;
 use std::io;
@@ -32,7 +31,7 @@ pub fn interface_key(version: IpVersion, interface: &str, name: &str) -> String 
     format!("net/{family}/conf/{interface}/{name}")
 }
 
-/// Returns `true` if this kernel has IPv6 at all (it has none with `ipv6.disable=1`).
+/// Returns true if this kernel has IPv6. It has none with `ipv6.disable=1`.
 ///
 /// # Errors
 /// The kernel could not be asked.
@@ -55,7 +54,7 @@ pub fn read(key: &str) -> Result<Option<String>, LinuxError> {
 /// Sets a sysctl.
 ///
 /// # Errors
-/// The kernel has no such key, or it cannot be written and does not hold the value.
+/// The kernel has no such key, or it cannot be written and has another value.
 pub fn write(key: &str, value: &str) -> Result<(), LinuxError> {
     write_file(&file(key), value).map_err(LinuxError::step(format!("setting sysctl {key} to {value:?}")))
 }
@@ -63,14 +62,14 @@ pub fn write(key: &str, value: &str) -> Result<(), LinuxError> {
 /// Sets a sysctl and returns `false` if the kernel has no such key.
 ///
 /// # Errors
-/// It cannot be written and does not hold the value.
+/// The key cannot be written and has another value.
 pub fn write_if_present(key: &str, value: &str) -> Result<bool, LinuxError> {
     absent_is_none(write_file(&file(key), value), &[ENOENT])
         .map(|written| written.is_some())
         .map_err(LinuxError::step(format!("setting sysctl {key} to {value:?}")))
 }
 
-/// Sets sysctls of an interface; those of IPv6 are left out on a kernel without IPv6.
+/// Sets sysctls of an interface. On a kernel without IPv6 the IPv6 ones are left out.
 ///
 /// # Errors
 /// One cannot be written.
@@ -85,7 +84,7 @@ pub fn write_interface(version: IpVersion, interface: &str, values: &[(&str, &st
 
 fn write_file(path: &Path, value: &str) -> io::Result<()> {
     match fs::write(path, value) {
-        // A read-only /proc/sys that holds the value does no harm.
+        // With a read-only /proc/sys, a key that has the value already is no error.
         Err(_) if fs::read_to_string(path).is_ok_and(|found| found.trim() == value.trim()) => Ok(()),
         written => written,
     }

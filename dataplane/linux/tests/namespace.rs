@@ -9,7 +9,7 @@ use heddle_linux::{Neighbor, Netlink, Route, VethPair, ethtool, link_index};
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
 
-/// Runs in a network namespace of its own, which goes with its thread.
+/// Runs a test in a network namespace of its own, which is removed with its thread.
 fn in_namespace(f: impl FnOnce() + Send + 'static) {
     std::thread::spawn(move || {
         unshare_thread().unwrap();

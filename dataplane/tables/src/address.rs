@@ -1,11 +1,11 @@
-//! An address as the tables know it: its identity for policy, and its place.
+//! The entry of an address: its identity for policy, and its place.
 
 use heddle_ids::{EndpointId, IdentityId, NodeId};
 
 /// The place of an address, seen from this node.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Place {
-    /// A pod of this node, behind that attachment.
+    /// A pod of this node with this attachment.
     Local(EndpointId),
     /// An address of this node itself.
     Host,
@@ -13,16 +13,16 @@ pub enum Place {
     Node(NodeId),
     /// Another node's own address.
     RemoteHost(NodeId),
-    /// A pod's address, or one of this node's own pod ranges, that no attachment and no known node has: there is
-    /// nowhere to send to.
+    /// A pod's address, or an address of this node's pod ranges, that belongs to no attachment and no known node. It cannot be
+    /// reached.
     Unreachable,
-    /// Anywhere else.
+    /// Any other address.
     #[default]
     Outside,
 }
 
 impl Place {
-    /// Returns whether the address is a pod of this node, or lies in the pod ranges of another node.
+    /// Returns true if the address is a pod of this node, or lies in the pod ranges of another node.
     #[must_use]
     pub const fn is_pod(self) -> bool {
         matches!(self, Self::Local(_) | Self::Node(_))
@@ -32,8 +32,8 @@ impl Place {
 /// The identity and the place of an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct AddressInfo {
-    /// Its class as policy sees it.
+    /// Its identity for policy.
     pub identity: IdentityId,
-    /// Where it is.
+    /// Its place.
     pub place: Place,
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use heddle_wire::Ip;
 
-/// An address and port that answers for a Service. The address table knows where the address is.
+/// An address and port behind a Service. The address table contains the place of the address.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Backend {
     /// Its address, of the frontend's family.

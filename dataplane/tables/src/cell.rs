@@ -15,7 +15,7 @@ pub enum PolicyVerdict {
 }
 
 impl PolicyVerdict {
-    /// Returns whether the connection is allowed.
+    /// Returns true if the connection is allowed.
     #[must_use]
     pub const fn is_allowed(self) -> bool {
         matches!(self, Self::Allow(_))
@@ -36,7 +36,7 @@ impl PolicyVerdict {
 pub struct Cell(u32);
 
 impl Cell {
-    /// No rule matches: the default of the direction holds.
+    /// No rule matches: the direction's default applies.
     pub const DEFAULT: Self = Self(0);
     pub(crate) const ALLOW: u32 = 1 << 30;
     pub(crate) const DENY: u32 = 2 << 30;
@@ -79,7 +79,7 @@ impl Cell {
         self.kind() == Self::ROW
     }
 
-    /// Returns this cell, or `other` where no rule matches. Branch-free: a branch here would be unpredictable.
+    /// Returns this cell, or `other` if no rule matches. Branch-free, because a branch here would be unpredictable.
     #[inline]
     pub(crate) fn or(self, other: Self) -> Self {
         select_unpredictable(self == Self::DEFAULT, other, self)

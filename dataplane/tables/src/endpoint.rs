@@ -13,7 +13,8 @@ use crate::{AddressInfo, Direction, EndpointPolicy, Place, PolicyVerdict};
 pub struct Endpoint {
     /// Its identifier.
     pub id: EndpointId,
-    /// Raised by each change that takes something away from it; flow entries keep it. A reused identifier goes on counting.
+    /// Raised by each change after which a connection that was allowed may be refused. Flow entries contain it. It continues if the
+    /// id is reused.
     pub generation: Generation,
     /// Its addresses, the only sources that anti-spoof accepts from it. Empty for the uplink.
     pub addresses: ArrayVec<Ip, 4>,
@@ -23,22 +24,22 @@ pub struct Endpoint {
     pub port: PortId,
     /// The worker that owns the port.
     pub worker: WorkerId,
-    /// The largest packet that it sends and receives, from the network header on; 0: not known, and not bounded.
+    /// The MTU in octets; 0 means unknown, and no limit.
     pub mtu: u16,
     /// `namespace/name` of the pod, for drops and status; `host`, `uplink`, or empty for an attachment without a pod.
     pub name: Arc<str>,
-    /// Its policy. `None` on a pod: not compiled yet, it forwards nothing. Host and uplink have none and need none.
+    /// Its policy. A pod without one is not compiled yet and forwards nothing. The host and the uplink have none.
     pub policy: Option<Arc<EndpointPolicy>>,
 }
 
 impl Endpoint {
-    /// Returns whether it has all that a verdict needs: a pod without a compiled policy is closed.
+    /// Returns false for a pod without a compiled policy, which is closed.
     #[must_use]
     pub const fn is_ready(&self) -> bool {
         !self.id.is_pod() || self.policy.is_some()
     }
 
-    /// Returns whether `addr` is one of its addresses.
+    /// Returns true if `addr` is one of its addresses.
     #[inline]
     #[must_use]
     pub fn has_address(&self, addr: Ip) -> bool {

@@ -1,11 +1,11 @@
 //! The tables that workers read: endpoints, addresses and their identities, policy, Services, and the node itself.
 //!
-//! Control builds a [`Snapshot`] with a [`SnapshotBuilder`] and publishes it through [`publish`]; workers take the
-//! newest one between two bursts and read it without a lock, an allocation or a wait. Every table is a root of `Arc`
-//! pages: a change copies the root and the pages that it touches, and shares the other pages with the previous snapshot.
+//! Control builds a [`Snapshot`] with a [`SnapshotBuilder`] and publishes it through [`publish`]. Workers take the newest one
+//! between two bursts and read it without a lock, an allocation or a wait. Every table is a root of `Arc` pages: a change copies
+//! the root and the pages that it touches, and shares the other pages with the previous snapshot.
 //!
-//! This crate knows no Kubernetes object and decides nothing: `heddle-compile` turns the cluster into these tables,
-//! `heddle-engine` looks packets up in them.
+//! This crate contains no Kubernetes objects. `heddle-compile` compiles the cluster into these tables, and `heddle-engine` looks
+//! packets up in them.
 
 mod address;
 mod backend;

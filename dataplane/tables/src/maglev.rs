@@ -1,32 +1,32 @@
 //! Maglev tables: the choice between many backends by a connection's hash.
 //!
-//! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4. A backend's
-//! permutation comes from its address and port alone, by a hash that never changes (SipHash-2-4 with a constant key),
-//! and backends are taken in canonical order: every node that sees the same backends builds the same table.
-//! The table has a prime size that grows in steps of four with the number of backends.
+//! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4. A backend's permutation
+//! depends on its address and port alone, by a constant hash (SipHash-2-4 with a constant key), and backends are in canonical
+//! order. So every node with the same backends builds the same table. The table has a prime size that grows in steps of four with
+//! the number of backends.
 //!
-//! It is for more than [`rendezvous::MOST`](crate::rendezvous::MOST) backends. Among few, walks that happen to run in step
-//! move up to 41 % of the others' connections when a backend goes, whatever the average; each of many backends has too
-//! small a part in that.
+//! It is used for more than [`rendezvous::MOST`](crate::rendezvous::MOST) backends. Among few backends, permutations that are in
+//! step by chance move up to 41 % of the other backends' connections when a backend is removed (`bench/RESULTS.md`, choice of
+//! backends). Among many, each backend's part in this is small.
 
 use std::hash::Hasher;
 use std::net::SocketAddr;
 
 use siphasher::sip::SipHasher24;
 
-/// Table sizes: the greatest primes below 2^14, 2^16, 2^18 and 2^20.
+/// The table sizes: the greatest primes below 2^14, 2^16, 2^18 and 2^20.
 const SIZES: [u32; 4] = [16_381, 65_521, 262_139, 1_048_573];
-/// Slots that each backend has at least, below the last step: shares differ by 1 % at most.
+/// The least number of slots for each backend, below the largest size: shares differ by at most 1 %.
 const SLOTS_EACH: usize = 100;
 
-/// A lookup table from hash to the place of a backend in its list.
+/// A lookup table from a hash to the index of a backend in its list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Maglev {
     slots: Box<[u16]>,
 }
 
 impl Maglev {
-    /// Backends that a table can name.
+    /// The most backends of a table.
     pub const MAX_BACKENDS: usize = 1 << 16;
 
     /// Returns the size of the table for that many backends.
@@ -68,7 +68,7 @@ impl Maglev {
         }
     }
 
-    /// Returns the index of the backend that `hash` leads to. All 64 bits must be well mixed; the high ones count most.
+    /// Returns the index of the backend for `hash`. All 64 bits must be well mixed; the high ones have the most effect.
     #[inline]
     #[must_use]
     pub fn pick(&self, hash: u64) -> usize {
@@ -134,7 +134,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-        /// Nodes that sort the backends agree on every connection, in whatever order they learn of them.
+        /// Nodes that learn of the backends in different orders choose the same backend for every connection.
         #[test]
         fn all_nodes_agree(backends in some_backends(1), seed: u64) {
             let mut heard = backends.clone();
@@ -147,7 +147,7 @@ mod tests {
         }
     }
 
-    /// A removed backend moves its share and at most 5 % of the others', of each Service, whichever backend goes.
+    /// In each Service, the removal of any backend moves its own share and at most 5 % of the others' connections.
     #[test]
     fn a_removed_backend_moves_its_share_and_few_others() {
         let service = |n: u32, nth: u32| -> Vec<SocketAddr> {
@@ -212,7 +212,7 @@ mod tests {
 
     #[test]
     fn the_table_is_the_same_on_every_node() {
-        // A constant on purpose: another table after an upgrade would make nodes of two versions choose differently.
+        // A constant: with another table after an upgrade, nodes of two versions would choose differently.
         let table = Maglev::new(&backends(100));
         let picks: Vec<_> = hashes(16).map(|h| table.pick(h)).collect();
         assert_eq!(picks, [10, 52, 43, 88, 27, 93, 62, 10, 46, 69, 74, 80, 20, 11, 65, 66]);

@@ -1,4 +1,4 @@
-//! The node itself: values for all packets, from the configuration and the Node object.
+//! The node's own values, which apply to all packets, from the configuration and the Node object.
 
 use std::sync::Arc;
 
@@ -7,19 +7,19 @@ use heddle_wire::{Ip, MacAddr};
 
 use crate::Prefix;
 
-/// The host port: `heddle0` and what is behind it.
+/// The host port, `heddle0`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct HostPort {
     /// The MAC of `heddle0`, to which frames for the node are sent.
     pub mac: MacAddr,
-    /// The addresses of `heddle0`, one a family; they belong to the node.
+    /// The addresses of `heddle0`, one of each family. They belong to the node.
     pub addresses: ArrayVec<Ip, 4>,
 }
 
-/// The addresses and source ports that heddle masquerades to.
+/// The addresses and source ports of masqueraded connections.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Masquerade {
-    /// The address of each family, IPv4 first, where there is one. Only heddle has it; it is routed to `heddle0`.
+    /// The address of each family, IPv4 first, if there is one. It belongs to heddle alone and is routed to `heddle0`.
     pub addresses: ArrayVec<Ip, 2>,
     /// The source ports that are reserved for it: first and last.
     pub ports: (u16, u16),
@@ -42,8 +42,7 @@ pub struct NodeTable {
     pub addresses: Vec<Ip>,
     /// The ranges that its own pods have their addresses from.
     pub pod_cidrs: Vec<Prefix>,
-    /// The ranges that Services have their addresses from; empty where no ServiceCIDR object and no configuration
-    /// names one.
+    /// The ranges of the Services' addresses; empty if neither a ServiceCIDR object nor the configuration names one.
     pub service_cidrs: Vec<Prefix>,
     /// The host port.
     pub host: HostPort,
@@ -65,22 +64,22 @@ impl NodeTable {
     /// The gateway's MAC, the same everywhere.
     pub const GATEWAY_MAC: MacAddr = MacAddr::GATEWAY;
 
-    /// Returns whether `addr` is the gateway of one of the families.
+    /// Returns true if `addr` is the gateway of one of the families.
     #[inline]
     #[must_use]
     pub fn is_gateway(addr: Ip) -> bool {
         addr == Self::GATEWAY_V4 || addr == Self::GATEWAY_V6
     }
 
-    /// Returns whether node ports are reached at an address: at the node's addresses, and at the masquerade address, to
-    /// which the kernel redirects what the node's own processes send to one of the node's addresses.
+    /// Returns true if node ports are reached at an address. These are the node's addresses, and the masquerade address, to which
+    /// the kernel redirects packets of the node's own processes to one of the node's addresses.
     #[inline]
     #[must_use]
     pub fn has_node_ports(&self, addr: Ip) -> bool {
         self.addresses.contains(&addr) || self.masquerade.addresses.contains(&addr)
     }
 
-    /// Returns whether an address lies in a range of Services.
+    /// Returns true if an address lies in a range of Services.
     #[must_use]
     pub fn in_service_range(&self, addr: Ip) -> bool {
         self.service_cidrs.iter().any(|c| c.contains(addr))

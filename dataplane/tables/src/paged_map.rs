@@ -5,8 +5,8 @@
 //! the directory, a page's tags (one byte of hash each), and as a rule one entry. Pages do not merge again: a map that
 //! has shrunk keeps its directory.
 //!
-//! The hash is fixed, not seeded: keys are addresses that the cluster gave out. Keys that collide in every bit beyond
-//! [`MAX_DEPTH`] go to the page's overflow list, which is slow and correct.
+//! The hash has no seed, because keys are addresses that the cluster assigned. Keys that collide in all bits up to [`MAX_DEPTH`] are
+//! in the page's overflow list, which is slow and correct.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hash};
@@ -17,21 +17,21 @@ use heddle_wire::simd;
 
 /// Entries in a page before it is split.
 const PAGE: usize = 32;
-/// Bits of the hash that the directory uses at most.
+/// The most bits of the hash that the directory uses.
 const MAX_DEPTH: u32 = 22;
 
-/// A page. The first cache line holds all that a miss reads.
+/// A page. A miss reads only its first cache line.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Page<K, V> {
-    /// Of each entry; [`NO_TAG`] where there is none. The entries in use come first.
+    /// The tag of each entry; [`NO_TAG`] without one. The entries in use come first.
     tags: [u8; PAGE],
     overflow: Vec<(K, V)>,
     depth: u32,
     entries: [Option<(K, V)>; PAGE],
 }
 
-/// No entry's.
+/// The tag of a free place.
 const NO_TAG: u8 = 0;
 
 enum Slot {
@@ -49,13 +49,13 @@ impl<K, V> Page<K, V> {
         }
     }
 
-    /// The places of entries with that tag, a bit each.
+    /// Returns the places of the entries with this tag, one bit each.
     #[inline]
     fn tagged(&self, tag: u8) -> u32 {
         simd::equal(&self.tags, tag)
     }
 
-    /// Entries in use, the overflow aside.
+    /// Returns the number of entries in use, without the overflow.
     fn len(&self) -> usize {
         self.tagged(NO_TAG).trailing_zeros() as usize
     }
@@ -75,7 +75,7 @@ impl<K, V> Page<K, V> {
         }
     }
 
-    /// Removes an entry; the last one takes its place.
+    /// Removes an entry. The last one takes its place.
     fn take(&mut self, slot: usize) -> Option<(K, V)> {
         let last = self.len().checked_sub(1)?;
         self.tags.swap(slot, last);
@@ -86,7 +86,7 @@ impl<K, V> Page<K, V> {
 }
 
 impl<K: Eq, V> Page<K, V> {
-    /// The entry of `key` among those `tagged`.
+    /// Returns the entry of `key` among the places `tagged`.
     #[inline]
     fn find(&self, mut tagged: u32, key: &K) -> Option<Slot> {
         while tagged != 0 {
@@ -115,7 +115,7 @@ impl<K: Eq, V> Page<K, V> {
 /// A persistent hash map.
 #[derive(Clone)]
 pub struct PagedMap<K, V> {
-    /// Length a power of two, `1 << depth`.
+    /// The directory, of length `1 << depth`.
     root: Arc<Vec<Arc<Page<K, V>>>>,
     depth: u32,
     len: usize,
@@ -140,7 +140,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         self.len
     }
 
-    /// Returns whether the map is empty.
+    /// Returns true if the map is empty.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -151,7 +151,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         FixedState::with_seed(0).hash_one(key)
     }
 
-    /// The directory uses the top bits, the tag the lowest.
+    /// Hashes a key. The directory uses the top bits, and the tag the lowest ones.
     #[inline]
     const fn tag(hash: u64) -> u8 {
         let tag = hash as u8;
@@ -160,7 +160,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
 
     #[inline]
     const fn bucket(hash: u64, depth: u32) -> usize {
-        // `depth` is at most 22; a shift by 64 would be undefined, hence in two steps.
+        // In two steps, because a shift by 64, at depth 0, would be undefined.
         ((hash >> 1) >> (63 - depth)) as usize
     }
 
@@ -185,7 +185,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         Arc::make_mut(&mut self.root)
     }
 
-    /// Replaces the page behind `bucket` (all its directory slots) by what `edit` makes of it.
+    /// Replaces the page behind `bucket` (in all its directory slots) by the result of `edit`.
     fn edit<R>(&mut self, bucket: usize, edit: impl FnOnce(&mut Page<K, V>) -> R) -> R {
         let depth = self.depth;
         self.root_mut();
@@ -198,7 +198,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         if span == 1 {
             return edit(Arc::make_mut(&mut root[first]));
         }
-        // The directory's own slots share the page: take it out of them, edit it, and put it back.
+        // The directory's own slots share the page. It is removed from them, edited, and stored again.
         let blank = Arc::new(Page::new(0));
         let mut page = std::mem::replace(&mut root[first], Arc::clone(&blank));
         root[first + 1..first + span].fill(blank);
@@ -261,7 +261,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         })
     }
 
-    /// Splits the page behind `bucket` in two, doubling the directory first if need be.
+    /// Splits the page behind `bucket` in two. Doubles the directory first if the page has its full depth.
     fn split(&mut self, bucket: usize) {
         let mut bucket = bucket;
         if self.root[bucket].depth == self.depth {

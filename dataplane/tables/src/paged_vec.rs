@@ -1,7 +1,7 @@
 //! A vector in `Arc` pages: cheap to clone, and a change copies one page and the root.
 //!
-//! Every index exists: what was never set reads as `T::default()`, and a page of nothing but defaults takes no memory
-//! of its own. It does not shrink its root.
+//! Every index exists: an element that was never set reads as `T::default()`, and a page of defaults takes no memory of its own.
+//! The root does not shrink.
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         self.root.get(index / N)?.get(index % N)
     }
 
-    /// Returns one past the greatest index that [`get`](Self::get) answers.
+    /// Returns one past the greatest index for which [`get`](Self::get) returns an element.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.root.len() * N
@@ -71,7 +71,7 @@ impl<T: Clone + Default, const N: usize> PagedVec<T, N> {
         }
     }
 
-    /// Iterates over all elements up to the last page with their indices, unset ones included.
+    /// Iterates over all elements up to the last page with their indices, including unset ones.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
         self.root.iter().flat_map(|page| page.iter()).enumerate()
     }

@@ -1,8 +1,8 @@
 //! An endpoint's compiled policy: the verdict for (direction, identity of the peer, protocol, port) in constant time.
 //!
-//! For each direction there is one [`Cell`] per identity, in pages; most cells are the verdict already. Where it depends on
-//! protocol and port, the cell names a row of port rules, and equal rows are stored once. The lookup costs the same however
-//! many policies and rules the cells were compiled from.
+//! For each direction there is one [`Cell`] per identity, in pages. Most cells contain the verdict. If it depends on protocol and
+//! port, the cell contains the number of a row of port rules, and equal rows are stored once. The cost of a lookup does not depend
+//! on the number of policies and rules.
 
 use heddle_ids::{IdentityId, RuleId};
 use heddle_wire::Proto;
@@ -10,11 +10,10 @@ use heddle_wire::Proto;
 use crate::port_rules::{PackedPortRules, WITH_PORTS};
 use crate::{Cell, Direction, PagedVec, PolicyVerdict};
 
-/// One direction of an endpoint's policy, as the workers read it. Made by a
-/// [`PolicySideBuilder`](crate::PolicySideBuilder).
+/// One direction of an endpoint's policy, as workers read it. A [`PolicySideBuilder`](crate::PolicySideBuilder) makes it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PolicySide {
-    /// The verdict where no rule matches; never a row.
+    /// The verdict if no rule matches; never a row.
     pub(crate) default: Cell,
     /// The cell of peers without a cell of their own: the verdict of the rules for everyone.
     pub(crate) base: Cell,
@@ -54,7 +53,7 @@ impl PolicySide {
         cell.or(self.default).verdict()
     }
 
-    /// Returns the verdict in the row that a cell names.
+    /// Returns the verdict in the row of a cell.
     #[inline]
     pub(crate) fn in_row(&self, cell: Cell, proto: Proto, dst_port: u16) -> Cell {
         self.row(cell).map_or(Cell::DEFAULT, |row| row.get(proto, dst_port))
@@ -66,7 +65,7 @@ impl PolicySide {
         cell.or(self.base)
     }
 
-    /// Returns the row that a cell names, if it names one.
+    /// Returns the row of a cell, if it has one.
     #[inline]
     fn row(&self, cell: Cell) -> Option<&PackedPortRules> {
         if !cell.is_row() {
@@ -75,8 +74,8 @@ impl PolicySide {
         self.rows.get(cell.number() as usize)
     }
 
-    /// Returns whether `other` allows `other_peer` everything that this side allows `peer`. Control uses it: a change from
-    /// this side to `other` then ends no connection.
+    /// Returns true if `other` allows `other_peer` everything that this side allows `peer`. Then a change from this side to `other`
+    /// ends no connection. Control uses it.
     #[must_use]
     pub fn is_kept(&self, peer: IdentityId, other: &Self, other_peer: IdentityId) -> bool {
         let allows = |side: &Self, proto, port, who| side.verdict(who, proto, port).is_allowed();
@@ -108,13 +107,13 @@ impl PolicySide {
     /// base differ, because then any peer's may. If one side was built from the other, the peers are few.
     #[must_use]
     pub fn differing_peers<'a>(&'a self, other: &'a Self) -> Option<impl Iterator<Item = IdentityId> + 'a> {
-        // A row's number means another row only in cells that were set again.
+        // The number of a row stays the same row, except in cells that were set again.
         let alike = self.default == other.default && self.base == other.base;
         let apart = move || self.cells.unshared(&other.cells).map(|index| IdentityId(index as u32));
         alike.then(apart)
     }
 
-    /// As [`is_kept`](Self::is_kept), for peers without a cell.
+    /// Returns the same as [`is_kept`](Self::is_kept) for peers without a cell.
     #[must_use]
     pub fn is_default_kept(&self, other: &Self) -> bool {
         // No table has a cell for the last number.
@@ -126,7 +125,7 @@ impl PolicySide {
     }
 }
 
-/// The compiled policy of one endpoint, or of several that are selected alike.
+/// The compiled policy of one endpoint, or of several that the same policies select.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct EndpointPolicy {
     sides: [PolicySide; 2],

@@ -14,13 +14,13 @@ use crate::{Cell, PolicySide, PortRules};
 pub enum PeerRules {
     /// The verdict for everyone: see [`PolicySideBuilder::set_base`].
     Default,
-    /// The same for every protocol and port.
+    /// One verdict for every protocol and port.
     Every(Cell),
-    /// By protocol and port.
+    /// Verdicts by protocol and port.
     Ports(Box<PortRules>),
 }
 
-/// Builds a [`PolicySide`] and goes on changing it; clones of the side share all pages that did not change.
+/// A builder of a [`PolicySide`], which changes it in place. Clones of the side share all unchanged pages.
 #[derive(Clone, Debug)]
 pub struct PolicySideBuilder {
     side: PolicySide,
@@ -76,7 +76,7 @@ impl PolicySideBuilder {
         true
     }
 
-    /// Sets the verdicts for all identities that have none of their own; [`PeerRules::Default`] is then the side's default.
+    /// Sets the verdicts for all identities without verdicts of their own. [`PeerRules::Default`] is then the side's default.
     pub fn set_base(&mut self, answer: PeerRules) {
         let before = self.side.base;
         let cell = self.cell(answer);
@@ -94,7 +94,7 @@ impl PolicySideBuilder {
         }
     }
 
-    /// Counts the cells that name a row, and frees a row that no cell names any more.
+    /// Counts the cells with a row, and frees a row without cells.
     fn exchange(&mut self, before: Cell, after: Cell) {
         if after.kind() == Cell::ROW {
             self.uses[after.number() as usize] += 1;
@@ -104,7 +104,7 @@ impl PolicySideBuilder {
         }
     }
 
-    /// Returns the number of a row. A row that no cell names yet gets a number with a use count of zero.
+    /// Returns the number of a row. A new row gets a number with a use count of zero.
     fn row(&mut self, row: PackedPortRules) -> u32 {
         let (hash, rows) = (row_hash(&row), &self.side.rows);
         let is_row = |number: &u32| rows.get(*number as usize) == Some(&row);
@@ -117,7 +117,7 @@ impl PolicySideBuilder {
         }
         self.side.rows.set(number as usize, row);
         let rows = &self.side.rows;
-        // Rehashing reads the rows of the numbers that the table holds: each of them is in `rows`.
+        // The rehash reads the rows of the numbers in the table, which are all in `rows`.
         let hash_of = |number: &u32| rows.get(*number as usize).map_or(0, row_hash);
         self.known.insert_unique(hash, number, hash_of);
         number
@@ -135,7 +135,7 @@ impl PolicySideBuilder {
         }
     }
 
-    /// Returns the side as it stands now.
+    /// Returns the current side.
     #[must_use]
     pub const fn side(&self) -> &PolicySide {
         &self.side
@@ -147,7 +147,7 @@ impl PolicySideBuilder {
     }
 }
 
-/// Hashes a row. The hash is fixed: rows come from policies, and the table is not reachable by packets.
+/// Hashes a row. The hash has no seed, because rows come from policies and not from packets.
 fn row_hash(row: &PackedPortRules) -> u64 {
     FixedState::with_seed(0).hash_one(row)
 }
@@ -237,7 +237,7 @@ mod tests {
         );
         b.set(IdentityId(2), PeerRules::Every(Cell::allow(RuleId(61))));
         let kept = |who, other| a.side().is_kept(IdentityId(who), b.side(), IdentityId(other));
-        // Against: some ports, everything, nothing.
+        // Compared with some ports, everything and nothing.
         assert_eq!([kept(1, 1), kept(1, 2), kept(1, 9)], [true, true, false]);
         assert_eq!([kept(2, 1), kept(2, 2), kept(2, 9)], [false, true, false]);
         assert_eq!([kept(3, 1), kept(3, 2), kept(3, 9)], [true, true, true]);

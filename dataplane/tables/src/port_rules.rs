@@ -1,4 +1,4 @@
-//! The verdicts for one identity by protocol and port: as they are built, and packed for the lookup.
+//! The verdicts for one identity by protocol and port, as they are built and in packed form for the lookup.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ impl PortRules {
 /// The number of ranges in a [`PackedPortRules`].
 const ROOM: usize = 4;
 
-/// A row in one cache line: the ranges of all protocols together. A row with more ranges stays unpacked, behind `large`.
+/// A row in one cache line: the ranges of all protocols together. A row with more ranges stays unpacked in `large`.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 #[repr(C, align(64))]
 pub(crate) struct PackedPortRules {
@@ -60,7 +60,7 @@ const fn key(proto: Proto, port: u16) -> u32 {
 impl Default for PackedPortRules {
     fn default() -> Self {
         Self {
-            // Holds nothing: it ends before it begins.
+            // An empty range, which ends before it starts.
             first: [1; ROOM],
             last: [0; ROOM],
             cells: [Cell::DEFAULT; ROOM],
@@ -109,7 +109,7 @@ impl PackedPortRules {
             return large.of(proto).map_or(large.other, |ports| ports.get(port));
         }
         let asked = key(proto, port);
-        // At most one range holds it: they do not overlap.
+        // At most one range contains it, because ranges do not overlap.
         let mut found = 0;
         for ((first, last), cell) in self.first.iter().zip(&self.last).zip(&self.cells) {
             let held = u32::from(*first <= asked) & u32::from(asked <= *last);

@@ -35,7 +35,7 @@ enum Repr {
 pub struct PortSet(Repr);
 
 impl PortSet {
-    /// Returns the set of these ranges. Where they overlap the first one counts; other ports are [`Cell::DEFAULT`].
+    /// Returns the set of these ranges. If they overlap, the first one counts. Other ports are [`Cell::DEFAULT`].
     #[must_use]
     pub fn new(ranges: impl IntoIterator<Item = PortRange>) -> Self {
         let flat = first_wins(ranges);
@@ -122,7 +122,7 @@ pub fn first_wins(ranges: impl IntoIterator<Item = PortRange>) -> Vec<PortRange>
     flat
 }
 
-/// Adds the parts of `range` that sorted, disjoint ranges leave free, and joins neighbours with the same verdict.
+/// Adds the parts of `range` that sorted, disjoint ranges leave free, and joins neighbors with the same verdict.
 fn lay(flat: &mut Vec<PortRange>, range: PortRange) {
     let mut free = Vec::new();
     let mut next = u32::from(range.first);

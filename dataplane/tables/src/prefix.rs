@@ -42,13 +42,13 @@ impl Prefix {
         self.len
     }
 
-    /// Returns whether this is the network of all addresses of its family.
+    /// Returns true for the network of all addresses of its family.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Returns whether this is an IPv4 network. (`::/96` and shorter contain the mapped range, but are IPv6.)
+    /// Returns true for an IPv4 network. (`::/96` and shorter contain the mapped range, but are IPv6.)
     #[must_use]
     pub fn is_v4(&self) -> bool {
         self.addr.is_v4()
@@ -63,13 +63,13 @@ impl Prefix {
         Ip::from_v6((u128::from_be_bytes(self.addr.octets()) | host).to_be_bytes())
     }
 
-    /// Returns whether `addr` is of the same family and lies in this network.
+    /// Returns true if `addr` is of the same family and lies in this network.
     #[must_use]
     pub fn contains(&self, addr: Ip) -> bool {
         self.is_v4() == addr.is_v4() && Self::new(addr, self.len).addr == self.addr
     }
 
-    /// Returns whether `other` lies in this network or equals it.
+    /// Returns true if `other` lies in this network or equals it.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
         self.len <= other.len && self.contains(other.addr)

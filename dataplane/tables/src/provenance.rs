@@ -47,7 +47,7 @@ impl PolicyKind {
     }
 }
 
-/// The reason why a connection was allowed or denied.
+/// The reason for which a connection was allowed or denied.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Provenance {
     /// [`RuleId::NO_POLICY`].
@@ -93,7 +93,7 @@ pub enum Provenance {
         /// The direction.
         direction: Direction,
     },
-    /// A policy that was refused and never was good closes what it selects.
+    /// A policy was refused and never was good, so it denies everything to the pods that it selects.
     Refused {
         /// The policy's kind.
         kind: PolicyKind,

@@ -1,27 +1,26 @@
 //! Publication: from the control thread to the workers, without a lock or a wait on their side.
 //!
-//! Each reader has a mailbox: one pointer to the newest value that it has not taken. The publisher swaps a new value
-//! in (what it swaps out was never taken, and is dropped there); the reader looks with one relaxed load and, where
-//! there is one, swaps it out. Then it lets go of the old value and only afterwards acknowledges the new version.
+//! Each reader has a mailbox: one pointer to the newest value that it has not taken. The publisher swaps a new value in. A value
+//! that it swaps out was never taken and is dropped there. The reader checks the mailbox with one relaxed load, and swaps a new
+//! value out. Then it drops the old value, and only afterwards acknowledges the new version.
 //!
 //! # Who frees
 //!
-//! The publisher keeps every value that a reader may still hold: until that reader has acknowledged a later version.
-//! So a reader's `Arc` is never the last one, and memory is freed on the control thread, by
-//! [`Publisher::publish`] and [`Publisher::collect`].
+//! The publisher keeps every value until each reader that may hold it has acknowledged a later version. So a reader's `Arc` is never
+//! the last one, and memory is freed on the control thread, by [`Publisher::publish`] and [`Publisher::collect`].
 //!
 //! # Ordering
 //!
-//! - The contents of a value: the publisher's swap is a release, the reader's an acquire; the reader's relaxed look
-//!   decides only whether to swap.
-//! - Letting go: the reader drops its old `Arc` and then stores the version with release; the publisher loads it with
-//!   acquire before it drops its own. In the wrong order (acknowledge, then drop) the reader could be the last.
-//! - Sleeping: [`Reader::wake`] takes the mark away that [`Reader::sleep`] set and only then swaps the mailbox, whether
-//!   it looks empty or not; [`Publisher::publish`] swaps it before [`Publisher::acknowledged`] looks at the marks. Both
-//!   swaps are read-modify-writes of one word, so one of them is first, and the second acquires what the first
-//!   released: either the reader takes the new value, or the publisher sees that the reader is awake and waits for its
-//!   acknowledgement. So a reader that counts as current while it sleeps never runs with an older value afterwards. A
-//!   mere load in `wake` would not do: it could read the empty mailbox of before.
+//! - The contents of a value: the publisher's swap releases, and the reader's acquires. The reader's relaxed load only decides
+//!   about the swap.
+//! - Dropping: the reader drops its old `Arc` and then stores the version with Release. The publisher loads it with Acquire before
+//!   it drops its own. In the wrong order (acknowledge, then drop), the reader's could be the last one.
+//! - Sleeping: [`Reader::wake`] clears the mark that [`Reader::sleep`] set, and only then swaps the mailbox, even if it seems empty.
+//!   [`Publisher::publish`] swaps it before [`Publisher::acknowledged`] reads the marks. Both swaps are read-modify-writes of one
+//!   word, so one of them is first, and the second acquires the first one's release. So either the reader takes the new value, or
+//!   the publisher sees that the reader is awake, and waits for its acknowledgement. A reader that counts as current while it sleeps
+//!   never runs with an older value afterwards. A load in `wake` would not suffice, because it could read the mailbox as it was
+//!   before, empty.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -48,7 +47,7 @@ impl Versioned for crate::Snapshot {
 struct Shared<T> {
     /// Null, or an `Arc` that the mailbox owns.
     mailbox: AtomicPtr<T>,
-    /// The version that the reader has, none older being held.
+    /// The version that the reader has acknowledged: it holds no older value.
     taken: AtomicU64,
     asleep: AtomicBool,
 }
@@ -61,8 +60,8 @@ impl<T> Shared<T> {
         if old.is_null() {
             return None;
         }
-        // SAFETY: a pointer that is not null was put there by this function from `Arc::into_raw`, and the swap takes
-        // it out, so nobody else makes an `Arc` of it again.
+        // SAFETY: this function stored every pointer that is not null, from `Arc::into_raw`. The swap removes it, so no other `Arc`
+        // is made of it.
         Some(unsafe { Arc::from_raw(old) })
     }
 }
@@ -73,7 +72,7 @@ impl<T> Drop for Shared<T> {
     }
 }
 
-/// Returns a publisher and that many readers. All readers start with `initial`.
+/// Returns a publisher and its readers. All readers start with `initial`.
 #[must_use]
 pub fn channel<T: Versioned>(initial: Arc<T>, readers: usize) -> (Publisher<T>, Vec<Reader<T>>) {
     let shared: Vec<_> = (0..readers)
@@ -101,7 +100,7 @@ pub fn channel<T: Versioned>(initial: Arc<T>, readers: usize) -> (Publisher<T>, 
     )
 }
 
-/// The control thread's end.
+/// The publisher, for the control thread.
 pub struct Publisher<T> {
     readers: Vec<Arc<Shared<T>>>,
     /// Every value that a reader may hold, oldest first; the last is the newest. Never empty.
@@ -124,8 +123,8 @@ impl<T: Versioned> Publisher<T> {
         self.kept.back()
     }
 
-    /// Returns the version that every reader has taken. A sleeping reader counts as having the newest: it takes that one
-    /// before anything else when it wakes.
+    /// Returns the version that every reader has acknowledged. A sleeping reader counts as having the newest, because it takes that
+    /// one first when it wakes.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         let newest = self.kept.back().map_or(0, |v| v.version());
@@ -139,7 +138,7 @@ impl<T: Versioned> Publisher<T> {
         self.readers.iter().map(has).min().unwrap_or(newest)
     }
 
-    /// Frees the values that no reader holds any more. Returns the number of values that are left, the newest included.
+    /// Frees the values that no reader holds any more. Returns the number of values that are left, including the newest.
     pub fn collect(&mut self) -> usize {
         // A value that a sleeping reader holds stays: the reader's `Arc` must not be the last.
         let oldest = self
@@ -155,14 +154,15 @@ impl<T: Versioned> Publisher<T> {
     }
 }
 
-/// A worker's end.
+/// A reader, for a worker.
 pub struct Reader<T> {
     shared: Arc<Shared<T>>,
     current: Arc<T>,
 }
 
 impl<T: Versioned> Reader<T> {
-    /// Takes the newest value if there is a newer one, and returns the current one. Call it between two bursts. One relaxed load when nothing is new; never waits, allocates or frees.
+    /// Takes the newest value if there is a newer one, and returns the current one. Call it between two bursts. Costs one relaxed
+    /// load if there is no newer value. Never waits, allocates or frees.
     #[inline]
     pub fn refresh(&mut self) -> &T {
         if !self.shared.mailbox.load(Ordering::Relaxed).is_null() {
@@ -188,12 +188,12 @@ impl<T: Versioned> Reader<T> {
         }
     }
 
-    /// Marks this reader as asleep: it looks at no packet until [`wake`](Self::wake).
+    /// Marks this reader as asleep. The caller must process no packet until [`wake`](Self::wake).
     pub fn sleep(&mut self) {
         self.shared.asleep.store(true, Ordering::Release);
     }
 
-    /// Ends a sleep and takes the newest value. Call it before looking at the first packet.
+    /// Ends a sleep and takes the newest value. Call it before the first packet.
     pub fn wake(&mut self) -> &T {
         self.shared.asleep.store(false, Ordering::Relaxed);
         self.take();
@@ -321,7 +321,7 @@ mod loom_tests {
     use loom::thread;
     use std::sync::Mutex;
 
-    /// Notes its version when it is freed; the publisher must be who frees it.
+    /// A value that records its version when it is freed, which only the publisher may do.
     struct Value {
         version: u64,
         freed: Arc<Mutex<Vec<u64>>>,
@@ -341,7 +341,7 @@ mod loom_tests {
         }
     }
 
-    /// Two publications against what `reader` does; in every order that the memory model allows.
+    /// Runs two publications beside `reader`, in every order that the memory model allows.
     fn model(reader: impl Fn(&mut Reader<Value>) + Copy + Send + Sync + 'static) {
         loom::model(move || {
             let freed = Arc::new(Mutex::new(Vec::new()));

@@ -1,19 +1,18 @@
-//! Rendezvous hashing: which of a few backends a connection's hash leads to.
+//! Rendezvous hashing: the choice between few backends by a connection's hash.
 //!
-//! Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996): each backend gets a weight from the
-//! connection's hash and its own address and port, and the greatest weight wins. So a backend that goes moves its own
-//! connections and no other's, one that comes takes its share and leaves the others where they are, shares are even as
-//! far as hashes are, and there is no table to build, to keep or to miss in the cache. Weights have no seed: every node
-//! that sees the same backends chooses alike.
+//! Thaler and Ravishankar, "A Name-Based Mapping Scheme for Rendezvous" (1996). Each backend gets a weight from the connection's
+//! hash and its own address and port, and the greatest weight wins. So the removal of a backend moves only its own connections,
+//! and a new backend moves only its share. Shares are as even as the hashes. There is no table that would be built, stored, or
+//! missing in the cache. Weights have no seed, so every node with the same backends makes the same choice.
 //!
-//! The price is a nanosecond for each backend. Above [`MOST`] a [`Maglev`](crate::Maglev) table answers.
+//! The cost is a nanosecond for each backend. Above [`MOST`] backends a [`Maglev`](crate::Maglev) table is used.
 
 use crate::Backend;
 
-/// Backends that are weighed one by one.
+/// The most backends for rendezvous hashing.
 pub const MOST: usize = 64;
 
-/// The backend of the greatest weight; none among none. All 64 bits of `hash` must be well mixed.
+/// Returns the backend with the greatest weight; `None` if there are no backends. All 64 bits of `hash` must be well mixed.
 #[inline]
 #[must_use]
 pub fn pick(hash: u64, backends: &[Backend]) -> Option<&Backend> {
@@ -29,7 +28,7 @@ pub fn pick(hash: u64, backends: &[Backend]) -> Option<&Backend> {
     Some(best.1)
 }
 
-/// The weight of a backend for a connection. The constants are digits of pi.
+/// Returns the weight of a backend for a connection. The constants are digits of pi.
 #[inline]
 fn weight(hash: u64, backend: &Backend) -> u64 {
     let octets = u128::from_be_bytes(backend.ip.octets());
@@ -41,7 +40,7 @@ fn weight(hash: u64, backend: &Backend) -> u64 {
     fold(fold(hash ^ name, 0x243f_6a88_85a3_08d3) ^ name, 0x1319_8a2e_0370_7345)
 }
 
-/// Both halves of the product, one over the other.
+/// Returns the XOR of both halves of the product.
 #[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let wide = u128::from(a) * u128::from(b);
@@ -63,7 +62,7 @@ mod tests {
         Backend { ip, port }
     }
 
-    /// As addresses are given out: neighbours, or one a node.
+    /// Backends with typical addresses: consecutive ones, or one for each node.
     fn neighbours(n: u32, first: u32, step: u32) -> Vec<Backend> {
         (0..n).map(|i| v4(first.wrapping_add(i * step), 8080)).collect()
     }
@@ -80,7 +79,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-        /// For every Service and every backend of it: none of the others' connections moves.
+        /// In every Service, the removal of any backend moves no other backend's connections.
         #[test]
         fn a_removed_backend_moves_its_own_connections_only(
             all in prop::collection::btree_set((any::<u32>(), 1_u16..), 2..MOST),
@@ -126,7 +125,7 @@ mod tests {
 
     #[test]
     fn the_choice_is_the_same_on_every_node_and_in_every_release() {
-        // A constant on purpose: others after an upgrade would make nodes of two versions choose differently.
+        // A constant: with other weights after an upgrade, nodes of two versions would choose differently.
         let backends = neighbours(4, 0x0a00_0001, 1);
         let picks: Vec<u8> = hashes(16)
             .map(|h| pick(h, &backends).unwrap().ip.v4_octets()[3])

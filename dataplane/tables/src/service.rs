@@ -56,7 +56,7 @@ pub enum Client {
     Pod,
     /// This node itself, or a pod of its network.
     ThisNode,
-    /// Anybody else: other nodes too.
+    /// Any other client, including other nodes.
     Outside,
 }
 
@@ -70,17 +70,18 @@ impl From<Place> for Client {
     }
 }
 
-/// The endpoints that may be chosen: weighed one by one where there are few ([`rendezvous`]), else by a [`Maglev`] table.
+/// The backends that may be chosen: by [`rendezvous`] hashing if there are few, else by a [`Maglev`] table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Backends {
     list: Arc<[Backend]>,
     maglev: Option<Arc<Maglev>>,
-    /// The Service has usable endpoints, but its traffic policy leaves none here.
+    /// True if the Service has other usable endpoints, which its traffic policy excludes here.
     elsewhere: bool,
 }
 
 impl Backends {
-    /// From endpoints in any order, with duplicates or without. `elsewhere`: the traffic policy left out others.
+    /// Makes the list from backends in any order, with or without duplicates. `elsewhere` is true if the traffic policy excludes
+    /// others.
     #[must_use]
     pub fn new(backends: impl IntoIterator<Item = Backend>, elsewhere: bool) -> Self {
         let mut list: Vec<Backend> = backends.into_iter().collect();
@@ -97,19 +98,19 @@ impl Backends {
         }
     }
 
-    /// The endpoints in canonical order.
+    /// Returns the backends in canonical order.
     #[must_use]
     pub fn list(&self) -> &[Backend] {
         &self.list
     }
 
-    /// Slots of the Maglev table; 0 without one.
+    /// Returns the number of slots of the Maglev table; 0 without one.
     #[must_use]
     pub fn table_size(&self) -> usize {
         self.maglev.as_ref().map_or(0, |table| table.size())
     }
 
-    /// The endpoint for a connection of that hash (64 well-mixed bits, equal on every node).
+    /// Returns the backend for a connection with this hash (64 well-mixed bits, equal on every node).
     #[inline]
     #[must_use]
     pub fn pick(&self, hash: u64) -> Choice<'_> {
@@ -125,18 +126,18 @@ impl Backends {
     }
 }
 
-/// Where a connection to a frontend goes.
+/// The choice for a connection to a frontend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Choice<'a> {
-    /// To this endpoint.
+    /// This backend.
     Backend(&'a Backend),
-    /// The Service has no endpoints: answer with a reset or "port unreachable".
+    /// The Service has no endpoints: the connection gets a reset or "port unreachable".
     Reject,
-    /// It has, but none that its traffic policy allows from here: drop.
+    /// The Service has endpoints, but its traffic policy excludes them here: the packet is dropped.
     Drop,
 }
 
-/// One (address, protocol, port) of a Service. What a choice reads comes first, in two cache lines.
+/// One (address, protocol, port) of a Service. The fields for a choice come first, in two cache lines.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[repr(C, align(64))]
 pub struct Frontend {
@@ -144,57 +145,57 @@ pub struct Frontend {
     pub backends: Backends,
     /// With `externalTrafficPolicy: Local`, the backends for pods and for this node itself.
     pub inside: Option<Backends>,
-    /// `spec.loadBalancerSourceRanges`; `None`: everybody.
+    /// `spec.loadBalancerSourceRanges`; `None` admits every client.
     pub source_ranges: Option<Arc<[Prefix]>>,
     /// `spec.sessionAffinity`
     pub affinity: Option<Affinity>,
-    /// How a backend is chosen.
+    /// The choice among backends.
     pub balancing: Balancing,
-    /// Which kind of address it listens on.
+    /// The kind of its address.
     pub kind: FrontendKind,
     /// The address, protocol and port that it listens on.
     pub key: FrontendKey,
-    /// `namespace/name` of the Service, with `:port name` where the port has one.
+    /// `namespace/name` of the Service, with `:port name` if the port has a name.
     pub name: Arc<str>,
-    /// Endpoints that get no new connection but keep the ones that they have.
+    /// Backends that get no new connection but keep their existing ones.
     pub draining: Box<[Backend]>,
 }
 
 const _: () = assert!(std::mem::offset_of!(Frontend, key) <= 128);
 
-/// How a backend is chosen for a new connection.
+/// The choice of a backend for a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Balancing {
-    /// By the connection's hash, alike on every node: a backend that comes or goes moves little beside its own share.
+    /// By the connection's hash, equal on every node. A new or removed backend moves little besides its own share.
     #[default]
     Maglev,
-    /// By chance.
+    /// At random.
     Random,
 }
 
-/// New connections of a client go where its last one went.
+/// Session affinity: a client's new connections go to the backend of its last one.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Affinity {
-    /// The port of a Service: the same value for all its frontends.
+    /// The number of the Service's port, equal for all its frontends.
     pub service: u64,
-    /// For how long after the client's last new connection.
+    /// The time after the client's last new connection, in milliseconds.
     pub seconds: u32,
 }
 
 impl Affinity {
-    /// Of a port of a Service, by the frontends' name.
+    /// Makes the affinity of a Service's port, from the frontends' name.
     #[must_use]
     pub fn new(name: &str, seconds: u32) -> Self {
         let mut hash = SipHasher24::new_with_keys(3, 0x6166_6669_6e69_7479);
         hash.write(name.as_bytes());
-        // Zero marks a free entry of the affinity table.
+        // 0 stands for a free entry of the affinity table.
         let service = hash.finish() | 1;
         Self { service, seconds }
     }
 }
 
 impl Frontend {
-    /// A frontend for everybody, without affinity.
+    /// Makes a frontend for every client, without affinity.
     #[must_use]
     pub fn new(key: FrontendKey, kind: FrontendKind, name: impl Into<Arc<str>>, backends: Backends) -> Self {
         Self {
@@ -210,14 +211,14 @@ impl Frontend {
         }
     }
 
-    /// [`Backends::pick`] for a client outside.
+    /// Returns the result of [`Backends::pick`] for a client outside of the cluster.
     #[inline]
     #[must_use]
     pub fn pick(&self, hash: u64) -> Choice<'_> {
         self.backends.pick(hash)
     }
 
-    /// Who answers this client.
+    /// Returns the backends for this client.
     #[inline]
     #[must_use]
     pub fn backends_for(&self, client: Client) -> &Backends {
@@ -227,7 +228,7 @@ impl Frontend {
         }
     }
 
-    /// Returns whether the source ranges admit that address.
+    /// Returns true if the source ranges admit this address.
     #[must_use]
     pub fn admits(&self, source: Ip) -> bool {
         self.source_ranges
@@ -235,9 +236,9 @@ impl Frontend {
             .is_none_or(|ranges| ranges.iter().any(|range| range.contains(source)))
     }
 
-    /// Returns whether the client's address is replaced by the node's (kube-proxy with a cluster CIDR, `writeServiceToEndpointRules`
-    /// and the `KUBE-EXT` chains): a cluster address does so for all but pods, an external one for all with the traffic
-    /// policy `Cluster`, and for the node itself with `Local`.
+    /// Returns true if the client's address is replaced by the node's, as in kube-proxy with a cluster CIDR
+    /// (`writeServiceToEndpointRules` and the `KUBE-EXT` chains). At a cluster address this holds for all clients except pods. At an
+    /// external one it holds for all clients with the traffic policy `Cluster`, and only for the node itself with `Local`.
     #[must_use]
     pub const fn masquerades(&self, client: Client) -> bool {
         match (self.kind, &self.inside) {
@@ -247,7 +248,7 @@ impl Frontend {
         }
     }
 
-    /// Returns whether connections of this backend may go on: it is one of the Service's endpoints, ready or not.
+    /// Returns true if connections to this backend may continue: it is one of the Service's endpoints, ready or not.
     #[must_use]
     pub fn keeps(&self, backend: &Backend) -> bool {
         let has = |list: &[Backend]| list.binary_search(backend).is_ok();
@@ -256,7 +257,7 @@ impl Frontend {
             || self.inside.as_ref().is_some_and(|inside| has(inside.list()))
     }
 
-    /// Every endpoint of the Service, ready or not; some twice.
+    /// Returns every backend of the Service, ready or not, some of them twice.
     pub fn endpoints(&self) -> impl Iterator<Item = &Backend> {
         let inside = self.inside.iter().flat_map(|inside| inside.list());
         self.backends.list().iter().chain(inside).chain(&self.draining)
@@ -266,7 +267,7 @@ impl Frontend {
 /// The result of a Service lookup.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ServiceLookup<'a> {
-    /// The address is no Service's.
+    /// The address belongs to no Service.
     NotAService,
     /// A cluster address, but the Service has no such port and protocol: reject.
     NoSuchPort,
@@ -338,8 +339,8 @@ mod tests {
         assert_eq!(one.list(), [b(1, 80), b(2, 80), b(3, 80)]);
     }
 
-    /// A removed backend moves none of the others' new connections among few backends, few among many, and nearly all
-    /// where the choice changes from rendezvous hashing to Maglev.
+    /// The removal of a backend moves no other backend's new connections among few backends, few of them among many, and nearly all
+    /// if the choice changes from Maglev to rendezvous hashing.
     #[test]
     fn a_table_is_made_for_many_backends_only() {
         let of = |n: u8| Backends::new((0..n).map(|last| b(last, 80)), false);

@@ -1,8 +1,7 @@
 //! Longest prefix match over addresses of both families.
 //!
-//! Each family has a trie, which takes the changes. For IPv4 the answers are laid out flat beside it, so that a lookup
-//! takes two reads whose addresses are known early. Everything is in `Arc` pages and nodes; a change copies the ones that
-//! it touches.
+//! Each family has a trie, which is changed. For IPv4 there is also a flat copy of the answers, in which a lookup takes two reads
+//! with addresses that are known early. Everything is in `Arc` pages and nodes, and a change copies the ones that it touches.
 
 mod trie;
 mod v4_flat;
@@ -50,7 +49,7 @@ impl<V: Copy + PartialEq + Default> Lpm<V> {
         self.len
     }
 
-    /// Returns whether the table has no prefix.
+    /// Returns true if the table has no prefix.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -233,7 +232,7 @@ mod tests {
         ) {
             let mut asked = asked;
             asked.extend(changes.iter().map(|(p, _)| *p));
-            // And fewer again.
+            // Fewer again.
             changes.extend(asked.iter().rev().take(removed).map(|p| (*p, None)).collect::<Vec<_>>());
             agrees(changes, &asked)?;
         }

@@ -1,15 +1,15 @@
 //! A trie with a stride of eight bits over the octets of one family's addresses, compressed as a tree bitmap: a node holds
 //! the runs of equal answers within its 256 values and its children, both found by counting bits.
 //!
-//! Nodes are `Arc`s and a change copies the nodes on its way. Answers are pushed down within a node, never into
-//! children, so a short prefix costs as little to change as a long one.
+//! Nodes are `Arc`s, and a change copies the nodes on its path. Answers are pushed down within a node and never into children, so
+//! a change of a short prefix costs as little as of a long one.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 
-/// 256 bits.
+/// A set of octets, in 256 bits.
 #[derive(Clone, Copy, Default)]
 struct Bits([u64; 4]);
 
@@ -57,21 +57,21 @@ impl Bits {
     }
 }
 
-/// A prefix within a node: its bits of this octet, how many of them count, and the answer.
+/// A prefix within a node: its bits of this octet, its length in this octet, and the answer.
 type Local<V> = (u8, u8, V);
 
-/// The way down reads the first cache line of each node, the answer the second one of the last node as a rule.
+/// A node. A lookup reads the first cache line of each node on its path, and usually the second one of the last node for the answer.
 #[derive(Clone)]
 #[repr(C, align(64))]
 struct Node<V> {
     kids: Bits,
     children: Vec<Arc<Node<V>>>,
-    /// Fills the line.
+    /// Pads the cache line.
     _way_down: [u64; 1],
-    /// Where a run of equal answers starts; bit 0 is always set when there is a prefix.
+    /// The starts of the runs of equal answers. Bit 0 is always set if there is a prefix.
     starts: Bits,
     runs: Vec<Option<V>>,
-    /// The prefixes that the runs are computed from, sorted by length; only changes read them.
+    /// The prefixes that the runs are computed from, sorted by length. Only changes read them.
     prefixes: Vec<Local<V>>,
 }
 
@@ -127,10 +127,10 @@ impl<V: Copy + PartialEq> Node<V> {
         }
     }
 
-    /// Calls `told` with the answers within this node and its children, as (first of the two octets, answer), without
-    /// the answers of shorter prefixes. Stops when `told` breaks.
+    /// Calls `told` with the answers within this node and its children, as (first of the two octets, answer), without the answers
+    /// of shorter prefixes. Stops if `told` breaks.
     fn told_below(&self, mut told: impl FnMut(u16, Option<V>) -> ControlFlow<()>) -> ControlFlow<()> {
-        // Between these nothing changes.
+        // The answer can only change at these values.
         let mut edges = self.starts.or(self.kids).or(self.kids.next());
         edges.set(0, true);
         for octet in edges.iter() {
@@ -161,8 +161,8 @@ impl<V: Copy + PartialEq> Trie<V> {
         Self(Arc::new(Node::new()))
     }
 
-    /// Returns the value of the longest prefix that contains an address of these octets. With the first octets alone: of the prefixes
-    /// that are no longer than those.
+    /// Returns the value of the longest prefix that contains an address with these octets. If only the first octets are given, it
+    /// considers only prefixes that are no longer than those.
     pub(super) fn lookup(&self, octets: &[u8]) -> Option<V> {
         let mut node = &self.0;
         let mut way = ArrayVec::<(&Node<V>, u8), 16>::new();
@@ -178,8 +178,8 @@ impl<V: Copy + PartialEq> Trie<V> {
         way.iter().rev().find_map(|(node, octet)| node.answer(*octet))
     }
 
-    /// The answers for the next two octets after these, as (first of them, answer): only of prefixes longer than `octets`.
-    /// Until `told` breaks.
+    /// Calls `told` with the answers for the next two octets after `octets`, as (first of them, answer), only of prefixes longer than
+    /// `octets`. Stops if `told` breaks.
     pub(super) fn told_below(&self, octets: &[u8], told: impl FnMut(u16, Option<V>) -> ControlFlow<()>) {
         let node = octets.iter().try_fold(&self.0, |node, octet| node.child(*octet));
         if let Some(node) = node {

@@ -1,8 +1,7 @@
-//! The answers for IPv4 addresses, laid out flat: an entry for each /16, and a block for those in which longer prefixes
-//! begin.
+//! The flat copy of the answers for IPv4 addresses: an entry for each /16, and a block for each /16 with longer prefixes.
 //!
-//! A lookup reads one entry and, at most, one block of two cache lines; both are known early enough to be fetched for
-//! many addresses at once. The trie answers where a block has too few places. Everything here is computed from the trie.
+//! A lookup reads one entry and at most one block of two cache lines. Both addresses are known early, so they can be prefetched for
+//! many lookups at once. If a block has too few places, the trie is used. All of this is computed from the trie.
 
 use std::hint::select_unpredictable;
 use std::ops::ControlFlow;
@@ -12,7 +11,7 @@ use heddle_wire::simd;
 use super::trie::Trie;
 use crate::PagedVec;
 
-/// Where another answer begins, at most, within a block.
+/// The most changes of the answer within a block.
 const STARTS: usize = 16;
 
 /// The answer of one /16.
@@ -24,21 +23,21 @@ struct Entry<V> {
     block: u32,
 }
 
-/// No longer prefix begins in this /16. The block of that number exists and covers nothing.
+/// The block number of a /16 without longer prefixes. The block of that number exists and covers no address.
 const NO_BLOCK: u32 = 0;
-/// Too many answers for a block: the trie has them.
+/// The block number of a /16 with too many answers for a block, which uses the trie.
 const DEEP: u32 = u32::MAX;
 
 /// The answers of longer prefixes within a /16.
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 #[repr(C, align(64))]
 struct Block<V> {
-    /// The low halves of the addresses at which the answer changes, in order; the answer from 0 on is the first one.
-    /// Unused ones are at the end and the greatest there is, where the last answer stands again.
+    /// The low halves of the addresses at which the answer changes, in order. The first answer applies from 0 on. Unused ones at the
+    /// end have the greatest value, with the last answer again.
     starts: [u16; STARTS],
-    /// By answer: whether a longer prefix says it, or the entry's holds.
+    /// For each answer, true if it is a longer prefix's, and false if the entry's answer applies.
     covered: u32,
-    /// Of a free block: the next free one, as an entry names it.
+    /// In a free block, the number of the next free one.
     next_free: u32,
     answers: [V; STARTS + 1],
 }
@@ -48,7 +47,7 @@ impl<V: Copy> Block<V> {
     #[inline]
     fn answer(&self, low: u16, outer: V) -> V {
         let at = simd::count_up_to(&self.starts, low);
-        // Branch-free: a branch here would be unpredictable.
+        // Branch-free, because a branch here would be unpredictable.
         select_unpredictable(self.covered >> at & 1 == 1, self.answers[at], outer)
     }
 }
@@ -58,7 +57,7 @@ impl<V: Copy> Block<V> {
 pub(super) struct V4Flat<V> {
     entries: PagedVec<Entry<V>, 256>,
     blocks: PagedVec<Block<V>>,
-    /// The first free block, and how many were ever used.
+    /// The first free block, and the number of blocks that were ever used.
     free: u32,
     used: u32,
 }
@@ -87,7 +86,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         self.blocks.get(number as usize)
     }
 
-    /// Returns the answer for an address; `None` if only the trie has it.
+    /// Returns the answer for an address; `None` if the trie must be used.
     #[inline]
     pub(super) fn lookup(&self, addr: u32) -> Option<V> {
         let Some(entry) = self.entry(addr) else {
@@ -95,12 +94,12 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         };
         match self.block(entry.block) {
             Some(block) => Some(block.answer(addr as u16, entry.answer)),
-            // There is no block at all yet, or this one has none.
+            // There are no blocks yet, or this entry has none.
             None => (entry.block == NO_BLOCK).then_some(entry.answer),
         }
     }
 
-    /// Recomputes the answers within the prefix of that length at `addr` from the trie, which has changed.
+    /// Computes the answers within the prefix at `addr` of this length again, after a change of the trie.
     pub(super) fn renew(&mut self, trie: &Trie<V>, addr: u32, len: u8) {
         let high = (addr >> 16) as u16;
         if len > 16 {

@@ -10,7 +10,7 @@ use crate::{
     AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, NodeTable, Place, Prefix, Provenance,
 };
 
-/// Changes the tables and builds snapshots. Setting an equal value again costs nothing.
+/// A builder, which changes the tables and makes snapshots. To set an equal value again copies nothing.
 #[derive(Debug, Default)]
 pub struct SnapshotBuilder {
     next: Snapshot,
@@ -24,7 +24,7 @@ impl SnapshotBuilder {
         Self::default()
     }
 
-    /// Returns the tables as they stand now, published or not.
+    /// Returns the current tables, published or not.
     #[must_use]
     pub const fn current(&self) -> &Snapshot {
         &self.next
@@ -48,7 +48,7 @@ impl SnapshotBuilder {
         }
     }
 
-    /// Removes an endpoint. Its addresses are entries of their own and stay.
+    /// Removes an endpoint. Its addresses have entries of their own, which stay.
     pub fn remove_endpoint(&mut self, id: EndpointId) {
         if self.next.endpoint(id).is_some() {
             self.next.egress_ports.set(id.index(), None);
@@ -67,7 +67,7 @@ impl SnapshotBuilder {
         self.changed |= self.next.addresses.remove(&addr).is_some();
     }
 
-    /// Sets the identity of addresses that are in `prefix` and not known by themselves.
+    /// Sets the identity of the addresses in `prefix` that have no entry of their own.
     pub fn set_cidr(&mut self, prefix: Prefix, identity: IdentityId) {
         self.changed |= self.next.identities.insert(prefix, identity) != Some(identity);
     }
@@ -77,7 +77,7 @@ impl SnapshotBuilder {
         self.changed |= self.next.identities.remove(prefix).is_some();
     }
 
-    /// Sets the place of addresses that are in `prefix` and not known by themselves.
+    /// Sets the place of the addresses in `prefix` that have no entry of their own.
     pub fn set_range(&mut self, prefix: Prefix, place: Place) {
         self.changed |= self.next.places.insert(prefix, place) != Some(place);
     }
@@ -131,7 +131,7 @@ impl SnapshotBuilder {
         };
     }
 
-    /// Returns whether anything changed since the last [`build`](Self::build).
+    /// Returns true if the tables have changed since the last [`build`](Self::build).
     #[must_use]
     pub const fn is_changed(&self) -> bool {
         self.changed

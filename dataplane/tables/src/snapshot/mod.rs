@@ -25,7 +25,7 @@ pub struct Snapshot {
     addresses: PagedMap<Ip, AddressInfo>,
     identities: Lpm<IdentityId>,
     places: Lpm<Place>,
-    /// Addresses of Services; the unspecified ones stand for the node's.
+    /// The addresses of Services. The unspecified ones stand for the node's.
     service_addresses: PagedMap<Ip, Frontends>,
     frontends: PagedMap<FrontendKey, Arc<Frontend>>,
     provenance: PagedMap<RuleId, Arc<Provenance>>,
@@ -51,11 +51,11 @@ impl Frontends {
 /// The numbers of entries in the tables.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct TableSizes {
-    /// Local endpoints, the host and the uplink included.
+    /// Local endpoints, including the host and the uplink.
     pub endpoints: usize,
     /// Known addresses.
     pub addresses: usize,
-    /// CIDRs that policies name.
+    /// CIDRs of policies.
     pub policy_cidrs: usize,
     /// Frontends of Services.
     pub frontends: usize,
@@ -110,7 +110,7 @@ impl Snapshot {
         }
     }
 
-    /// Returns whether an address has an entry of its own.
+    /// Returns true if an address has an entry of its own.
     #[must_use]
     pub fn knows(&self, addr: Ip) -> bool {
         self.addresses.get(&addr).is_some()
@@ -124,8 +124,8 @@ impl Snapshot {
 
     /// Looks up (address, protocol, port) among the Services. Protocols without ports use port 0.
     ///
-    /// A cluster address is the Service's with all its ports; any other address may be somebody's own too, and what no
-    /// frontend listens on is not touched.
+    /// A cluster address belongs to the Service with all its ports. Any other address may belong to a host as well, so its ports
+    /// without a frontend are not affected.
     #[inline]
     #[must_use]
     pub fn frontend(&self, ip: Ip, proto: Proto, port: u16) -> ServiceLookup<'_> {
@@ -150,7 +150,7 @@ impl Snapshot {
         frontend.map_or(ServiceLookup::NotAService, ServiceLookup::Frontend)
     }
 
-    /// Returns whether an address is the cluster address of a Service.
+    /// Returns true if an address is the cluster address of a Service.
     #[must_use]
     pub fn is_cluster_address(&self, ip: Ip) -> bool {
         self.service_addresses.get(&ip).is_some_and(|known| known.cluster > 0)
