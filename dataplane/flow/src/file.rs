@@ -178,11 +178,13 @@ impl FlowTable {
             .custom_flags(OFlags::NOFOLLOW.bits() as i32)
             .open(path)
             .map_err(io)?;
+        // The lock comes before any read, because another agent may still write.
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Err(OpenError::Locked { path: path.to_owned() }),
             Err(e) => return Err(io(e.into())),
         }
+        // Is the file a table that can be taken over?
         let geometry = config.geometry();
         let bytes = geometry.file_bytes();
         let found = file.metadata().map_err(io)?.len();
@@ -196,6 +198,7 @@ impl FlowTable {
             file.set_len(0).and_then(|()| file.set_len(bytes as u64)).map_err(io)?;
             reserve(&file, path, bytes)?;
         }
+        // Map the file, and repair it or write its header. The table keeps the lock.
         let memory = map(&file, path, bytes, config.huge_pages)?;
         let opened = match fresh {
             Some(reason) => Self::make(memory, geometry, config, boot, now, reason),

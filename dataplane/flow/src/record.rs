@@ -239,6 +239,7 @@ impl<'a> Record<'a> {
         let ([own_src, own_dst, _], [peer_src, peer_dst, _]) = (own.as_chunks::<2>().0, peer.as_chunks::<2>().0) else {
             return false;
         };
+        // The key first, because the tag may be equal by chance.
         let load = |word: &AtomicU64| word.load(Ordering::Relaxed);
         let before = self.sequence().begin();
         let ports = load(&own[PORTS]);
@@ -247,6 +248,7 @@ impl<'a> Record<'a> {
         {
             return false;
         }
+        // Then life and time. A time of another incarnation is left to `find`.
         let state_word = load(self.word(STATE_WORD));
         let conn = ConnState::from_bits(state_word as u32);
         let seen = load(self.word(LAST_SEEN));
@@ -255,6 +257,7 @@ impl<'a> Record<'a> {
         if of_another || !conn.is_live() || conn.is_expired(limits, last_seen, now) {
             return false;
         }
+        // The rest of the entry, which is valid if no writer was active meanwhile.
         let words = DirectionWords {
             own: [ports, load(&own[LEAVING])],
             peer: [load_pair(peer_src), load_pair(peer_dst)],

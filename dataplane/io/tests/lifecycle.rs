@@ -170,6 +170,7 @@ fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
             assert_all_frames(&context);
             error
         };
+        // Names, indices, queues and numbers.
         refused(
             OpenPort {
                 ifname: "nowhere".to_owned(),
@@ -194,6 +195,7 @@ fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
         refused(OpenPort { queue: 3, ..on("a", 4) }, "no queue 3");
         refused(on("a", 8), "not below 8");
         refused(OpenPort { queue: 3, ..on("a", 2) }, "queue 0 is port -1");
+        // Devices that cannot be used.
         ip("link set dev lo up");
         let error = refused(on("lo", 0), "must be veths");
         assert!(matches!(error, XdpError::NoNativeXdp { .. }));
@@ -201,6 +203,7 @@ fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
         refused(on("a", 0), "ip link set dev a up");
         ip("link set dev a up");
 
+        // A number that is in use, and one port more than configured. A closed port makes room.
         let first = context.open(on("a", 0)).unwrap();
         veth("b", 1500, 1);
         let error = context.open(on("b", 0)).unwrap_err();
@@ -215,6 +218,7 @@ fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
         context.close(third);
         assert_all_frames(&context);
 
+        // Without the anchor no socket can be bound.
         ip("link del dev hdanchor0");
         let error = context.open(on("a", 0)).unwrap_err();
         assert!(matches!(error, XdpError::AnchorLost { .. }), "{error}");

@@ -120,6 +120,7 @@ fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party
     let shared = SharedPool::heap(4096, 2048);
     let start = Instant::now();
     let clock = move || Millis(1_000 + start.elapsed().as_millis() as u64);
+    // The workers, each on a thread, which sleep at once without work.
     let (mut handles, mut threads) = (Vec::new(), Vec::new());
     for (id, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(mesh(workers, 1024).unwrap())) {
         let config = WorkerConfig {
@@ -134,6 +135,7 @@ fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party
             worker
         }));
     }
+    // Their ports.
     let mut lines = Vec::new();
     let hosts = (0..workers).map(|w| (w, PortId(u16::from(w)), PortRole::Host));
     let pods = PODS
@@ -154,6 +156,7 @@ fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party
             .unwrap();
         added.recv().unwrap().unwrap();
     }
+    // The test, with access to the lines and to the publication.
     let line_of = |p: &Party| Arc::clone(&lines.iter().find(|(n, _)| *n == p.port).unwrap().1);
     let publish = |pod: &Party, generation: u32, policy: Arc<EndpointPolicy>| {
         let e = endpoint(pod, worker_of(pod, workers), Generation(generation), Some(policy));
@@ -164,6 +167,7 @@ fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party
         eventually("a snapshot is taken", || publisher.acknowledged() >= number);
     };
     test(&handles, &line_of, Box::new(publish));
+    // The end: no frame is missing, every packet has ended once, and every packet that left is valid.
     for h in &handles {
         h.stop();
     }

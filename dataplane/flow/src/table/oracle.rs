@@ -248,6 +248,10 @@ impl Model {
         Some((if direction == 0 { slot } else { slot.peer() }, id))
     }
 
+    /// Does an operation on the table and on the model, and compares the results.
+    ///
+    /// An operation on a slot applies to both directions or to the given one, as in the table. Expiry is different: the table
+    /// chooses the connections, and the model asserts that each of them had expired.
     fn step(&mut self, table: &FlowTable, op: &Op) -> Result<(), TestCaseError> {
         match *op {
             Op::Insert { conn, origin } => self.insert(table, connection(conn, origin))?,

@@ -118,6 +118,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
             starts: [u16::MAX; STARTS],
             ..Block::default()
         };
+        // Collect the starts and the answers of the runs, as long as they fit the block.
         let (mut count, mut before, mut fits) = (0, None, true);
         trie.told_below(&high.to_be_bytes(), |start, answer| {
             if start > 0 && answer != before {
@@ -142,6 +143,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         if block.covered >> count & 1 == 1 {
             block.covered |= u32::MAX << count;
         }
+        // Store the block, or release the old one if the /16 needs none or more than one.
         let entry = self.entry_of(high);
         let number = if !fits {
             self.release(entry.block);
