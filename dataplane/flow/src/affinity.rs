@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn without_room_nobody_is_remembered() {
+    fn a_table_without_room_records_no_affinity() {
         let owned = table(0);
         let table = owned.view();
         table.record(client(1), 7, (client(2), 80), Millis(1));
@@ -230,7 +230,7 @@ mod tests {
     proptest! {
         /// With room for all entries, the table behaves like a map.
         #[test]
-        fn it_is_a_map_with_a_bound(steps in prop::collection::vec((0_u8..8, 1_u64..3, any::<u16>(), 0_u64..50), 1..100)) {
+        fn the_affinity_table_is_a_bounded_map(steps in prop::collection::vec((0_u8..8, 1_u64..3, any::<u16>(), 0_u64..50), 1..100)) {
             let owned = table(4096);
         let table = owned.view();
             let mut map = HashMap::new();
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_is_whole_while_others_write() {
+    fn found_entries_are_whole_during_writes() {
         let owned = table(8);
         let table = owned.view();
         std::thread::scope(|scope| {

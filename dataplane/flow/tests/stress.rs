@@ -102,7 +102,7 @@ impl Random {
 }
 
 #[test]
-fn whoever_fights_for_a_tuple_ends_with_one_whole_entry() {
+fn inserts_of_one_tuple_end_with_one_whole_entry() {
     // Few tuples, few buckets, a table that is full most of the time.
     let table = FlowTable::anonymous(&config(24));
     on_threads(|thread| {

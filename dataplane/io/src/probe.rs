@@ -291,7 +291,7 @@ mod tests {
 
     /// Needs root, as AF_XDP does.
     #[test]
-    fn it_works_here_and_leaves_nothing() {
+    fn the_probe_succeeds_and_leaves_no_device() {
         let took = probe(Duration::from_secs(10)).unwrap();
         assert!(took < Duration::from_secs(10));
         assert_eq!(link_index(DEVICE).unwrap(), None);
@@ -299,7 +299,7 @@ mod tests {
 
     /// Needs root, as AF_XDP does.
     #[test]
-    fn its_time_is_bounded() {
+    fn the_probes_time_is_bounded() {
         let error = probe(Duration::ZERO).unwrap_err();
         assert!(matches!(error, ProbeError::Late(_)), "{error}");
     }

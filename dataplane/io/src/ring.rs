@@ -368,7 +368,7 @@ mod tests {
     use std::collections::VecDeque;
 
     #[test]
-    fn nothing_is_seen_before_it_is_submitted_or_overwritten_before_it_is_released() {
+    fn slots_are_read_after_submit_and_written_after_release() {
         let (mut producer, mut consumer) = testing::pair(2, u32::MAX);
         assert!(producer.push(1) && producer.push(2) && !producer.push(3));
         assert_eq!(consumer.pop(), None);

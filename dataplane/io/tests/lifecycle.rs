@@ -152,7 +152,7 @@ fn a_dead_agent_leaves_devices_closed_and_its_anchor_is_removed() {
 }
 
 #[test]
-fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
+fn a_refused_port_has_a_reason_and_keeps_no_frames() {
     in_namespace(|| {
         veth("a", 1500, 1);
         let mut context = XdpContext::new(XdpConfig {
@@ -227,7 +227,7 @@ fn what_cannot_be_opened_is_refused_with_a_reason_and_costs_nothing() {
 }
 
 #[test]
-fn a_thread_without_capabilities_is_told_which_are_missing() {
+fn the_error_of_a_thread_without_capabilities_names_them() {
     in_namespace(|| {
         // SAFETY: capset(2) for the calling thread: header (version 3, this thread) and two words of empty sets.
         let result = unsafe {

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_frames_or_no_place_waits() {
+    fn packets_without_frames_or_room_wait() {
         let (mut pool, mut port, wire) = port(70);
         for i in 0..100u8 {
             wire.push(&[i]);

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_capture_of_ethernet_is_refused() {
+    fn an_incomplete_or_other_capture_is_refused() {
         let refusal = |file: &[u8]| match Capture::new(file).and_then(|mut c| c.take().map(|_| ())) {
             Ok(()) => String::new(),
             Err(error) => error.to_string(),
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_port_sends_is_written_and_nothing_else() {
+    fn a_record_has_exactly_the_packets_that_the_port_sent() {
         let shared = SharedPool::heap(8, 512);
         let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
         let (mut port, wire) = MemPort::new(PortId(1), shared.store());

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_aside_is_for_ports_only() {
+    fn set_aside_frames_are_for_ports_only() {
         let (store, frames) = FrameStore::heap(AreaId(0), 200, 512);
         let pool = SharedPool::new(store, frames, FillBudget::new(200, 2, 10).unwrap());
         let (mut taken, mut fill) = (Vec::new(), Vec::new());

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_holds_for_everyone_gives_way_to_a_cell_of_its_own() {
+    fn a_cell_of_its_own_replaces_the_base() {
         let mut side = PolicySideBuilder::isolated(RuleId(40));
         side.set_base(PeerRules::Ports(Box::new(tcp(53, 50))));
         side.set(IdentityId(1), PeerRules::Ports(Box::new(tcp(80, 51))));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_allowed_is_kept_or_not() {
+    fn a_change_keeps_or_ends_allowed_connections() {
         let mut a = PolicySideBuilder::isolated(RuleId(40));
         a.set_base(PeerRules::Ports(Box::new(tcp(53, 50))));
         a.set(IdentityId(1), PeerRules::Ports(Box::new(tcp(80, 51))));

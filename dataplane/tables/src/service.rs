@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_masqueraded_depends_on_address_policy_and_client() {
+    fn masquerade_depends_on_address_policy_and_client() {
         let clients = [Client::Pod, Client::ThisNode, Client::Outside];
         let asked = |frontend: Frontend| clients.map(|client| frontend.masquerades(client));
         assert_eq!(asked(frontend(FrontendKind::ClusterIp, None)), [false, true, true]);

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn families_are_told_apart() {
+    fn families_are_distinguished() {
         let four: Ip = Ipv4Addr::new(10, 0, 0, 1).into();
         assert!(four.is_v4());
         assert_eq!(

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_or_cannot_be_fragmented_is_not() {
+    fn packets_with_df_or_without_room_are_not_fragmented() {
         let with_df = base().dont_fragment(true).udp(1, 2, &[0; 3000]);
         let six = Packet::new(mac(1), mac(2), ip("fd00::1"), ip("fd00::2")).udp(1, 2, &[0; 3000]);
         for frame in [&with_df, &six] {

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_told_what_it_missed() {
+    fn a_reader_gets_the_number_of_missed_records() {
         let ring = DropRing::new(4);
         (0..3).for_each(|n| ring.note(&dropped(n), Millis(n.into())));
         let mut times = Vec::new();

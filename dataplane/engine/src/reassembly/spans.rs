@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn there_are_only_so_many() {
+    fn a_datagram_has_at_most_128_fragments() {
         let mut spans = Spans::new();
         for n in 0..MOST as u16 {
             assert_eq!(spans.add(n * 16, n * 16 + 8, false), Fits::New);
@@ -166,7 +166,7 @@ mod tests {
     proptest! {
         /// Compares the spans with an array that has an element for each octet.
         #[test]
-        fn they_agree_with_a_map_of_octets(parts in prop::collection::vec((0_u16..20, 1_u16..6, any::<bool>()), 1..24)) {
+        fn spans_agree_with_a_map_of_octets(parts in prop::collection::vec((0_u16..20, 1_u16..6, any::<bool>()), 1..24)) {
             let mut spans = Spans::new();
             let mut map = [None; 32];
             let (mut ends, mut most) = (None, 0);

@@ -113,7 +113,7 @@ fn without_places_first_fragments_pass_and_later_ones_do_not() {
 }
 
 #[test]
-fn what_is_held_counts_by_its_frames() {
+fn held_packets_count_by_their_frames() {
     let mut t = Table::new(CONFIG);
     let Later::Wait(ticket) = t.later(2, &fragment(1, 64, 64, true)) else {
         panic!("it waits")

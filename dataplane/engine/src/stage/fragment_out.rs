@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_all_or_nothing() {
+    fn either_all_fragments_are_made_or_none() {
         let frame = udp(20_000);
         // The packet itself takes six frames, its fragments fourteen.
         assert!(split_all(20, &frame, 1500).0.is_ok());

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_watched_ends_the_sleep_until_it_is_watched_no_more() {
+    fn a_watched_descriptor_ends_the_sleep_until_it_is_unwatched() {
         let s = Sleeper::new().unwrap();
         let port = eventfd(1, EventfdFlags::NONBLOCK).unwrap();
         assert!(!readable(&s));

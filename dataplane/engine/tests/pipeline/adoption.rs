@@ -70,7 +70,7 @@ fn the_server_may_speak_first_where_only_the_client_may_open() {
 }
 
 #[test]
-fn what_policy_has_stopped_does_not_come_back_by_the_other_direction() {
+fn a_connection_stopped_by_policy_does_not_return_by_the_other_direction() {
     just_started(|w| {
         w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
         w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
@@ -92,7 +92,7 @@ fn what_policy_has_stopped_does_not_come_back_by_the_other_direction() {
 }
 
 #[test]
-fn what_policy_allows_in_neither_direction_is_reset() {
+fn a_segment_that_policy_allows_in_neither_direction_is_reset() {
     just_started(|w| {
         w.set_policy(&A, Some(isolate(Direction::Ingress, &[])));
         w.set_policy(&B, Some(isolate(Direction::Ingress, &[])));

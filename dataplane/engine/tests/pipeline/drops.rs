@@ -141,7 +141,7 @@ fn a_pod_whose_policy_is_not_compiled_is_said_to_be_so() {
 }
 
 #[test]
-fn what_the_way_out_refuses_is_remembered_by_the_worker_that_refused_it() {
+fn a_drop_at_a_full_ring_is_recorded_by_the_worker_of_the_ring() {
     let mut w = World::new(Options {
         workers: 2,
         ..Options::default()

@@ -128,7 +128,7 @@ fn fragments_that_find_no_room_are_counted_beside_their_packet() {
 }
 
 #[test]
-fn without_frames_nothing_is_cut_and_none_is_lost() {
+fn without_frames_no_packet_is_cut_and_no_frame_is_lost() {
     let mut w = World::new(Options::default());
     let mut pool = WorkerPool::new(WorkerId(9), w.node.shared().clone());
     let mut taken: Vec<_> = std::iter::from_fn(|| pool.alloc()).collect();

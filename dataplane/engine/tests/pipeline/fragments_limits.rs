@@ -10,7 +10,7 @@ use crate::tables::{A, B, C, HOST, Party};
 use crate::world::{Options, World, worlds};
 
 #[test]
-fn without_its_first_a_datagram_is_held_for_a_second() {
+fn fragments_without_their_first_are_held_for_a_second() {
     worlds(|w| {
         for b in addresses(&B) {
             let fragments = udp(&A, b, (1000, 53), 1, 1000, &pattern(3900));
@@ -96,7 +96,7 @@ fn narrow(workers: u8) -> World {
 }
 
 #[test]
-fn who_floods_takes_no_room_from_others() {
+fn a_flood_takes_no_room_from_other_endpoints() {
     for workers in 1..=3 {
         let mut w = narrow(workers);
         let payload = pattern(2900);
@@ -152,7 +152,7 @@ fn one_datagram_takes_no_more_than_a_share_and_only_so_many_fragments() {
 }
 
 #[test]
-fn who_has_most_makes_room_for_others() {
+fn the_largest_share_makes_room_for_others() {
     let mut w = World::new(Options {
         stages: StageConfig {
             fragments: FragmentConfig {
@@ -186,7 +186,7 @@ fn who_has_most_makes_room_for_others() {
 }
 
 #[test]
-fn what_is_held_ends_with_its_port() {
+fn held_fragments_are_dropped_with_their_port() {
     worlds(|w| {
         let fragments = udp(&A, B.v4(), (1000, 53), 1, 1000, &pattern(2900));
         push(w, &A, &fragments, &[1, 2], true);

@@ -104,7 +104,7 @@ fn fragments_that_no_datagram_has_are_dropped() {
 }
 
 #[test]
-fn what_the_first_may_not_the_later_ones_may_not() {
+fn later_fragments_of_a_refused_first_are_dropped() {
     worlds(|w| {
         w.set_policy(&B, Some(isolate(Direction::Ingress, &[(&A, 80)])));
         for b in addresses(&B) {

@@ -74,7 +74,7 @@ fn the_gateway_has_no_other_service() {
 }
 
 #[test]
-fn what_a_pod_says_about_itself_is_absorbed() {
+fn announcements_of_a_pods_own_address_are_absorbed() {
     worlds(|w| {
         let none = Ip::from_v4([0; 4]);
         w.absorbed(&A, &arp_request(A.mac, none, A.v4()), "duplicate-address-detection");
@@ -128,7 +128,7 @@ fn a_pod_is_no_router_and_no_multicast_source() {
 }
 
 #[test]
-fn what_the_host_says_on_its_own_link_stays_there() {
+fn link_messages_of_the_host_are_absorbed() {
     worlds(|w| {
         let mdns = Packet::new(
             HOST.mac,

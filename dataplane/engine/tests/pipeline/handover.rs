@@ -130,7 +130,7 @@ fn a_port_that_is_removed_comes_back_and_what_is_meant_for_it_is_dropped() {
 }
 
 #[test]
-fn what_is_in_the_lane_still_leaves_by_a_port_that_is_being_removed() {
+fn packets_in_a_lane_leave_by_a_port_that_is_being_removed() {
     let mut w = two_workers(8);
     w.push(&A, &A.to(B.v4()).udp(1000, 53, b"x"));
     w.turn(0);

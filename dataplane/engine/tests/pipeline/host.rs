@@ -29,7 +29,7 @@ fn the_node_reaches_its_pods_whatever_policy_says() {
 }
 
 #[test]
-fn what_the_kernel_routes_from_outside_is_judged_by_ingress_policy() {
+fn packets_that_the_kernel_routes_from_outside_meet_ingress_policy() {
     worlds(|w| {
         let from_outside = Packet::new(HOST.mac, MacAddr::GATEWAY, ip("198.51.100.7"), B.v4());
         let syn = from_outside.tcp(1000, 80, TcpFlags::SYN, 1, 0, b"");
@@ -42,7 +42,7 @@ fn what_the_kernel_routes_from_outside_is_judged_by_ingress_policy() {
 }
 
 #[test]
-fn what_would_go_back_to_the_host_goes_nowhere() {
+fn packets_back_to_the_host_have_no_route() {
     worlds(|w| {
         w.dropped(&HOST, &HOST.to(ip("198.51.100.7")).udp(1, 2, b"x"), "no-route");
         w.dropped(&HOST, &HOST.to(ip("10.0.0.99")).udp(1, 2, b"x"), "unknown-destination");

@@ -29,7 +29,7 @@ fn mss(frame: &[u8]) -> Option<u16> {
 }
 
 /// Returns the MTU in an ICMP fragmentation needed or packet too big.
-fn told(frame: &[u8]) -> u16 {
+fn mtu_in_error(frame: &[u8]) -> u16 {
     let p = parse(frame, frame.len()).unwrap();
     u16::from_be_bytes([frame[p.l4() + 6], frame[p.l4() + 7]])
 }
@@ -116,7 +116,7 @@ fn segments_are_clamped_to_what_the_way_takes() {
 }
 
 #[test]
-fn what_must_not_be_fragmented_is_answered_with_the_size_that_fits() {
+fn packets_that_must_not_be_fragmented_get_an_error_with_the_mtu() {
     worlds(|w| {
         for (dst, mtu) in [
             (HOST.v4(), UPLINK_MTU),
@@ -129,7 +129,7 @@ fn what_must_not_be_fragmented_is_answered_with_the_size_that_fits() {
             w.pass(&A, &HOST, &A.to(dst).udp(1000, 53, &pattern(fits)));
             for len in [fits + 1, 9000, usize::from(LOCAL_MTU) - headers(dst)] {
                 let (out, p) = w.answered(&A, &A.to(dst).partial().udp(1000, 53, &pattern(len)), "too-big");
-                assert_eq!((told(&out), p.dst), (mtu, A.ip(dst)));
+                assert_eq!((mtu_in_error(&out), p.dst), (mtu, A.ip(dst)));
                 assert_eq!(
                     quoted(&out, &p).unwrap().tuple(),
                     heddle_wire::rewrite::Tuple {
@@ -145,7 +145,7 @@ fn what_must_not_be_fragmented_is_answered_with_the_size_that_fits() {
         serve(w, &[&HOST]);
         for vip in ["10.96.0.10", "fd96::10"].map(ip) {
             let (out, p) = w.answered(&A, &A.to(vip).udp(1000, 80, &pattern(2000)), "too-big");
-            assert_eq!((told(&out), quoted(&out, &p).unwrap().dst), (UPLINK_MTU, vip));
+            assert_eq!((mtu_in_error(&out), quoted(&out, &p).unwrap().dst), (UPLINK_MTU, vip));
         }
     });
 }
@@ -162,7 +162,7 @@ fn live_connections_learn_that_their_way_takes_less_now() {
         w.tables.set_endpoint(host);
         w.publish();
         let (out, _) = w.answered(&A, &full, "too-big");
-        assert_eq!(told(&out), 1400);
+        assert_eq!(mtu_in_error(&out), 1400);
         w.pass(&A, &HOST, &A.to(HOST.v4()).tcp(1000, 80, ACK, 2, 2, &pattern(1360)));
     });
 }

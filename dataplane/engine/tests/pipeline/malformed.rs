@@ -52,7 +52,7 @@ fn corpus() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn what_the_parser_refuses_is_dropped_under_the_parsers_name() {
+fn refused_packets_are_dropped_under_the_parsers_name() {
     worlds(|w| {
         let mut reasons = Vec::new();
         for frame in corpus() {

@@ -67,7 +67,7 @@ fn the_answering_ends_flow_moves_with_it() {
 }
 
 #[test]
-fn what_moved_is_judged_again() {
+fn a_moved_connection_is_judged_again() {
     worlds(|w| {
         w.pass(&A, &B, &A.to(B.v4()).udp(1000, 53, b"x"));
         takes_over(w, &A, &C);

@@ -85,7 +85,7 @@ fn the_server_speaks_first() {
 }
 
 #[test]
-fn what_policy_forbids_by_now_ends() {
+fn a_connection_that_policy_now_denies_ends() {
     restarted(open_connection, |w| {
         w.set_policy(&B, Some(isolate(Direction::Ingress, &[(&C, 8080)])));
         w.dropped(

@@ -72,7 +72,7 @@ fn a_second_insert_gets_the_winners_entry() {
 }
 
 #[test]
-fn a_taken_reverse_key_is_told_and_nothing_is_inserted() {
+fn a_taken_reverse_key_is_an_error_and_nothing_is_inserted() {
     let table = FlowTable::anonymous(&config(16));
     let first = through_service(v4(1), v4(2), v4(9), 40_000, Proto::TCP);
     let second = through_service(v4(1), v4(3), v4(9), 40_000, Proto::TCP);
@@ -99,7 +99,7 @@ fn directions_that_do_not_fit_together_are_refused() {
 }
 
 #[test]
-fn it_holds_exactly_its_capacity_and_refuses_more() {
+fn the_table_takes_exactly_its_capacity() {
     let table = FlowTable::anonymous(&config(5000));
     for n in 0..5000 {
         put(&table, nth(n), T0);

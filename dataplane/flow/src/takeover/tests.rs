@@ -145,7 +145,7 @@ fn a_locked_table_cannot_be_opened_twice() {
 }
 
 #[test]
-fn what_is_no_table_of_ours_is_replaced() {
+fn a_file_that_is_no_table_is_replaced() {
     let reopen = |spoil: &dyn Fn(&Scratch), boot, capacity| {
         let scratch = Scratch::filled(10);
         spoil(&scratch);

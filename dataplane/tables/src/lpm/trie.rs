@@ -127,9 +127,9 @@ impl<V: Copy + PartialEq> Node<V> {
         }
     }
 
-    /// Calls `told` with the answers within this node and its children, as (first of the two octets, answer), without the answers
-    /// of shorter prefixes. Stops if `told` breaks.
-    fn told_below(&self, mut told: impl FnMut(u16, Option<V>) -> ControlFlow<()>) -> ControlFlow<()> {
+    /// Calls `visit` with the answers within this node and its children, as (first of the two octets, answer), without the answers
+    /// of shorter prefixes. Stops if `visit` breaks.
+    fn visit_below(&self, mut visit: impl FnMut(u16, Option<V>) -> ControlFlow<()>) -> ControlFlow<()> {
         // The answer can only change at these values.
         let mut edges = self.starts.or(self.kids).or(self.kids.next());
         edges.set(0, true);
@@ -138,10 +138,10 @@ impl<V: Copy + PartialEq> Node<V> {
             match self.child(octet).filter(|child| !child.runs.is_empty()) {
                 Some(child) => {
                     for (low, run) in child.starts.iter().zip(&child.runs) {
-                        told(high | u16::from(low), run.or(own))?;
+                        visit(high | u16::from(low), run.or(own))?;
                     }
                 }
-                None => told(high, own)?,
+                None => visit(high, own)?,
             }
         }
         ControlFlow::Continue(())
@@ -178,12 +178,12 @@ impl<V: Copy + PartialEq> Trie<V> {
         way.iter().rev().find_map(|(node, octet)| node.answer(*octet))
     }
 
-    /// Calls `told` with the answers for the next two octets after `octets`, as (first of them, answer), only of prefixes longer than
-    /// `octets`. Stops if `told` breaks.
-    pub(super) fn told_below(&self, octets: &[u8], told: impl FnMut(u16, Option<V>) -> ControlFlow<()>) {
+    /// Calls `visit` with the answers for the next two octets after `octets`, as (first of them, answer), only of prefixes longer than
+    /// `octets`. Stops if `visit` breaks.
+    pub(super) fn visit_below(&self, octets: &[u8], visit: impl FnMut(u16, Option<V>) -> ControlFlow<()>) {
         let node = octets.iter().try_fold(&self.0, |node, octet| node.child(*octet));
         if let Some(node) = node {
-            let _either_way = node.told_below(told);
+            let _either_way = node.visit_below(visit);
         }
     }
 

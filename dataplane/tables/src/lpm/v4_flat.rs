@@ -120,7 +120,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         };
         // Collect the starts and the answers of the runs, as long as they fit the block.
         let (mut count, mut before, mut fits) = (0, None, true);
-        trie.told_below(&high.to_be_bytes(), |start, answer| {
+        trie.visit_below(&high.to_be_bytes(), |start, answer| {
             if start > 0 && answer != before {
                 match block.starts.get_mut(count) {
                     Some(free) => *free = start,

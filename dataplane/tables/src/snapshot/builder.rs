@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn saying_the_same_again_changes_nothing() {
+    fn setting_equal_values_changes_nothing() {
         let mut tables = SnapshotBuilder::new();
         let say = |tables: &mut SnapshotBuilder| {
             tables.set_frontend(frontend(80, 1));

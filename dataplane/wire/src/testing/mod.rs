@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_built_is_valid() {
+    fn built_packets_are_valid() {
         for base in families() {
             for frame in all(&base) {
                 assert_valid(&frame);

@@ -64,7 +64,7 @@ fn well_formed() -> impl Strategy<Value = (Vec<u8>, Proto, u16, u16)> {
 
 proptest! {
     #[test]
-    fn what_etherparse_builds_is_read_right((frame, proto, sport, dport) in well_formed()) {
+    fn packets_built_by_etherparse_are_parsed_correctly((frame, proto, sport, dport) in well_formed()) {
         fuzzing::check_parse(&frame);
         fuzzing::check_against_etherparse(&frame);
         let p = parse(&frame, frame.len()).unwrap();
