@@ -42,7 +42,7 @@ pub enum NodeError {
         /// The worker's reason.
         why: String,
     },
-    /// The workers still had work after [`MOST_TURNS`] turns.
+    /// The workers still had work after 100,000 turns.
     #[error("the workers did not come to rest in {MOST_TURNS} turns: packets go round in a circle")]
     Restless,
 }
