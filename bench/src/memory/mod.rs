@@ -4,6 +4,8 @@
 //! the same packets: UDP from pods through Services. For [`Connections::Established`] each packet is a flow hit, a check of
 //! both endpoints' generations, and a rewrite of destination address and port. For [`Connections::New`] it is a policy
 //! decision, a choice of backend, and an insert of both directions.
+//!
+//! `Burst` drives the stages itself, because a node of `heddle_engine::testing` always has a worker around them.
 
 pub mod turn;
 

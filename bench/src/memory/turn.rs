@@ -6,15 +6,11 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
-use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerHandle, mesh};
-use heddle_flow::Millis;
-use heddle_port::{
-    Capabilities, Frame, FrameStore, Packet, PacketVec, Port, PortId, PortStats, SharedPool, WorkerPool,
-};
-use heddle_tables::publish::{Publisher, channel};
-use heddle_tables::{EndpointId, Snapshot, WorkerId};
+use heddle_engine::testing::{Node, NodeBuilder, NodeError};
+use heddle_engine::{PortRole, PortTotals};
+use heddle_port::{Capabilities, Frame, FrameStore, Packet, PacketVec, Port, PortId, PortStats, WorkerPool};
+use heddle_tables::{EndpointId, WorkerId};
 
 use super::{Burst, Client, ConnectionSequence, Connections, FRAME_SIZE, Load, PODS, ROTATION};
 use crate::BenchError;
@@ -95,13 +91,10 @@ impl Port for StandInPort {
 
 /// A worker with all ports of the node. In each turn one client's port has a burst.
 pub struct Turn {
-    worker: Worker<StandInPort>,
-    handle: WorkerHandle<StandInPort>,
-    _publisher: Publisher<Snapshot>,
+    node: Node<StandInPort>,
     alone: StandInPort,
     pool: WorkerPool,
     packets: PacketVec,
-    now: Millis,
     burst: usize,
     active: Arc<AtomicUsize>,
     turns: usize,
@@ -129,19 +122,16 @@ impl Turn {
             ..
         } = Burst::new(load)?;
         let ports = PODS.0 + PODS.1 + 1;
-        let shared = SharedPool::heap(2 * ROTATION, FRAME_SIZE);
-        let store = Arc::clone(shared.store());
-        let (publisher, readers) = channel(Arc::clone(&snapshot), 1);
-        let lanes = mesh(1, 64).map_err(|error| unexpected(&error))?;
-        let (Some(reader), Some(ends)) = (readers.into_iter().next(), lanes.into_iter().next()) else {
-            return Err(unexpected(&"no reader"));
-        };
-        let config = WorkerConfig {
-            idle_after: Duration::MAX,
-            ..WorkerConfig::new(WorkerId(0), ports)
-        };
-        let pool = WorkerPool::new(WorkerId(0), shared.clone());
-        let (mut worker, handle) = Worker::new(config, pool, reader, Arc::new(flows), ends);
+        let mut node = NodeBuilder::new()
+            .ports(ports)
+            .lane(64)
+            .frames(2 * ROTATION)
+            .frame_size(FRAME_SIZE)
+            .now(now)
+            .build_over(snapshot, Arc::new(flows))
+            .map_err(|error| unexpected(&error))?;
+        let pool = WorkerPool::new(WorkerId(1), node.shared().clone());
+        let store = Arc::clone(pool.store_arc());
         let active = Arc::new(AtomicUsize::new(usize::MAX));
         let port = |number, place, source| StandInPort {
             number,
@@ -154,12 +144,8 @@ impl Turn {
             stats: PortStats::default(),
         };
         let mut add = |port: StandInPort, endpoint: EndpointId| {
-            let added = handle
-                .add_port(port, PortRole::Pod(endpoint))
-                .map_err(|error| unexpected(&error))?;
-            worker.turn(now);
-            let added = added.recv().ok().and_then(Result::ok);
-            added.ok_or_else(|| unexpected(&"the worker refused a port"))
+            node.add(0, port, PortRole::Pod(endpoint))
+                .map_err(|error| unexpected(&error))
         };
         for server in Pod::all(PODS.0, PODS.1).iter().filter(|pod| pod.side == Side::Server) {
             add(port(server.port, usize::MAX, None), server.endpoint)?;
@@ -180,13 +166,10 @@ impl Turn {
             )?;
         }
         Ok(Self {
-            worker,
-            handle,
-            _publisher: publisher,
+            node,
             alone,
-            pool: WorkerPool::new(WorkerId(1), shared),
+            pool,
             packets: PacketVec::new(),
-            now,
             burst: load.burst,
             active,
             turns: 0,
@@ -198,7 +181,7 @@ impl Turn {
     pub fn turn(&mut self) {
         self.active.store(self.turns % usize::from(PODS.0), Ordering::Relaxed);
         self.turns = self.turns.wrapping_add(1);
-        self.worker.turn(self.now);
+        self.node.turn(0);
     }
 
     /// Runs the stand-in port's part of a turn, without a worker.
@@ -221,7 +204,7 @@ impl Turn {
     pub fn check(&self) -> Result<(), BenchError> {
         let mut sum = PortTotals::default();
         for port in 0..=PODS.0 + PODS.1 {
-            sum += &self.handle.counters().port_totals(PortId(port));
+            sum += &self.node.totals(PortId(port));
         }
         if sum.rx_packets == sum.forwarded {
             return Ok(());
@@ -238,7 +221,7 @@ impl Turn {
     }
 }
 
-fn unexpected(got: &dyn std::fmt::Display) -> BenchError {
+fn unexpected(got: &NodeError) -> BenchError {
     BenchError::Unexpected {
         what: "a worker in memory".to_owned(),
         expected: "it can be made".to_owned(),
@@ -258,9 +241,7 @@ mod tests {
             turn.stand_in();
         }
         turn.check().unwrap();
-        let received: Vec<u64> = (1..12)
-            .map(|n| turn.handle.counters().port_totals(PortId(n)).rx_packets)
-            .collect();
+        let received: Vec<u64> = (1..12).map(|n| turn.node.totals(PortId(n)).rx_packets).collect();
         assert_eq!(received, [64, 64, 64, 64, 64, 64, 64, 64, 64, 64, 0]);
     }
 }

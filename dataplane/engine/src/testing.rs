@@ -3,6 +3,7 @@
 //!
 //! [`NodeBuilder`] makes a [`Node`]. [`Node::push`] puts a frame into a port, [`Node::step`] lets the workers turn until they are
 //! at rest, [`Node::pop`] takes a frame that left, and [`Node::changes`] returns the counters that changed.
+//! [`Node::into_parts`] takes the node apart, for a test whose workers run on threads of their own.
 //!
 //! It verifies no frames and makes no tables. Tables come from a `SnapshotBuilder` or from the compiler.
 
@@ -57,6 +58,7 @@ pub struct NodeBuilder {
     frame_size: u32,
     flows: heddle_flow::Config,
     stages: StageConfig,
+    idle_after: Duration,
     now: Millis,
 }
 
@@ -85,6 +87,7 @@ impl Default for NodeBuilder {
                 ..heddle_flow::Config::default()
             },
             stages: StageConfig::default(),
+            idle_after: Duration::MAX,
             now: Millis(1_000_000),
         }
     }
@@ -146,6 +149,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Sets how long a worker on a thread of its own polls without work before it sleeps. By default it never sleeps.
+    #[must_use]
+    pub fn idle_after(mut self, time: Duration) -> Self {
+        self.idle_after = time;
+        self
+    }
+
     /// Sets the time at which the node begins.
     #[must_use]
     pub fn now(mut self, now: Millis) -> Self {
@@ -173,7 +183,7 @@ impl NodeBuilder {
         for (id, (reader, ends)) in (0..).zip(readers.into_iter().zip(mesh(self.workers, self.lane)?)) {
             let config = WorkerConfig {
                 stages: self.stages,
-                idle_after: Duration::MAX,
+                idle_after: self.idle_after,
                 ..WorkerConfig::new(WorkerId(id), self.ports)
             };
             let pool = WorkerPool::new(WorkerId(id), shared.clone());
@@ -209,6 +219,18 @@ pub struct Node<P = MemPort> {
     wires: BTreeMap<PortId, MemWire>,
     /// The counters at the last call of [`Self::changes`].
     seen: BTreeMap<PortId, PortTotals>,
+}
+
+/// The parts of a node whose workers run on threads of their own.
+pub struct Parts<P> {
+    /// The workers, by number.
+    pub workers: Vec<Worker<P>>,
+    /// Their control ends, by number.
+    pub handles: Vec<WorkerHandle<P>>,
+    /// The publishing end of the tables.
+    pub publisher: Publisher<Snapshot>,
+    /// The packet memory.
+    pub shared: SharedPool,
 }
 
 impl Node<MemPort> {
@@ -296,7 +318,8 @@ impl<P: Port> Node<P> {
         Err(NodeError::Restless)
     }
 
-    /// Lets one worker turn once.
+    /// Lets one worker turn once. Benches measure it.
+    #[inline]
     pub fn turn(&mut self, worker: usize) {
         if let Some(worker) = self.workers.get_mut(worker) {
             worker.turn(self.now);
@@ -382,6 +405,17 @@ impl<P: Port> Node<P> {
             }
         }
         changes
+    }
+
+    /// Takes the node apart.
+    #[must_use]
+    pub fn into_parts(self) -> Parts<P> {
+        Parts {
+            workers: self.workers,
+            handles: self.handles,
+            publisher: self.publisher,
+            shared: self.shared,
+        }
     }
 
     /// Ends the workers and returns their ports.

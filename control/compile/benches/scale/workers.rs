@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use heddle_engine::{PortRole, Worker, WorkerConfig, WorkerHandle, mesh};
-use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{MemPort, MemWire, PortId, SharedPool, WorkerPool};
-use heddle_tables::publish::{self, Publisher};
+use heddle_engine::testing::{NodeBuilder, Parts};
+use heddle_engine::{PortRole, Worker, WorkerHandle};
+use heddle_flow::{Config, Millis};
+use heddle_port::{MemPort, MemWire, PortId};
+use heddle_tables::publish::Publisher;
 use heddle_tables::{EndpointId, Snapshot, WorkerId};
 use heddle_wire::testing::Packet;
 use heddle_wire::{Ip, MacAddr, Parsed, TcpFlags, parse};
@@ -17,6 +18,8 @@ use heddle_wire::{Ip, MacAddr, Parsed, TcpFlags, parse};
 pub const WORKERS: u8 = 2;
 /// More than any answer takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// The time after which an idle worker sleeps: the agent's default.
+const IDLE_AFTER: Duration = Duration::from_millis(2);
 /// With what the kernel adds to it, a look at what the workers have done every 60 µs or so.
 const LOOK_AGAIN: Duration = Duration::from_micros(5);
 
@@ -55,28 +58,36 @@ pub struct Workers {
 impl Workers {
     /// Starts them with these tables; client `n` belongs to worker `n`.
     pub fn start(tables: Arc<Snapshot>, clients: &[Client]) -> Self {
-        let (publisher, readers) = publish::channel(tables, usize::from(WORKERS));
-        let flows = Arc::new(FlowTable::anonymous(&Config {
-            capacity: 1 << 20,
-            quota: None,
-            ..Config::default()
-        }));
-        let shared = SharedPool::heap(4096, 2048);
+        let ports = clients.iter().map(|client| client.id.0).max().unwrap_or_default() + 1;
+        let Parts {
+            workers,
+            handles,
+            publisher,
+            shared,
+        } = NodeBuilder::new()
+            .workers(WORKERS)
+            .ports(ports)
+            .lane(1024)
+            .frames(4096)
+            .frame_size(2048)
+            .flows(Config {
+                capacity: 1 << 20,
+                quota: None,
+                ..Config::default()
+            })
+            .idle_after(IDLE_AFTER)
+            .build(tables)
+            .expect("a node in memory")
+            .into_parts();
         let start = Instant::now();
         let clock = move || Millis(1_000 + start.elapsed().as_millis() as u64);
-        let ports = clients.iter().map(|client| client.id.0).max().unwrap_or_default() + 1;
-        let (mut handles, mut threads) = (Vec::new(), Vec::new());
-        let lanes = mesh(WORKERS, 1024).expect("lanes between workers");
-        for (id, (reader, ends)) in (0..WORKERS).zip(readers.into_iter().zip(lanes)) {
-            let config = WorkerConfig::new(WorkerId(id), ports);
-            let pool = WorkerPool::new(WorkerId(id), shared.clone());
-            let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
-            handles.push(handle);
-            threads.push(thread::spawn(move || {
+        let spawn = |mut worker: Worker<MemPort>| {
+            thread::spawn(move || {
                 worker.run(clock);
                 drop(worker.finish());
-            }));
-        }
+            })
+        };
+        let threads = workers.into_iter().map(spawn).collect();
         let open = |worker: WorkerId, number, role| {
             let (port, wire) = MemPort::new(number, shared.store());
             let added = handles[usize::from(worker.0)].add_port(port, role).expect("a worker");

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heddle_compile::{Interfaces, NodeConfig, NodeTables, UplinkMtu};
-use heddle_engine::{PortRole, StageConfig, Worker, WorkerConfig, WorkerHandle, mesh};
-use heddle_flow::{FlowTable, Millis};
+use heddle_engine::testing::{self, NodeBuilder};
+use heddle_engine::{PortRole, StageConfig};
+use heddle_flow::Millis;
 use heddle_model::{Cluster, ObjectKey};
-use heddle_port::{Captured, MemPort, PortId, Record, SharedPool, WorkerPool};
-use heddle_tables::publish::{self, Publisher};
-use heddle_tables::{EndpointId, Snapshot, WorkerId};
+use heddle_port::{Captured, MemPort, PortId, Record};
+use heddle_tables::EndpointId;
 
 use super::error::ReplayError;
 use super::input::Inputs;
@@ -78,9 +78,7 @@ struct NodePort {
 /// A node with its worker and ports.
 pub struct Node {
     name: String,
-    worker: Worker<MemPort>,
-    handle: WorkerHandle<MemPort>,
-    _publisher: Publisher<Snapshot>,
+    node: testing::Node,
     ports: Vec<NodePort>,
     /// The time of the earliest captured frame.
     begin: Duration,
@@ -110,36 +108,30 @@ impl Node {
         };
         let node_tables = NodeTables::new(shape.cluster, config, interfaces(shape, inputs));
         let (fragments, timeouts) = (shape.config.fragments.check()?, shape.config.timeouts.check()?);
-        let shared = SharedPool::heap(FRAMES + u32::from(fragments.held_frames), FRAME_SIZE);
-        let (publisher, mut readers) = publish::channel(Arc::clone(node_tables.snapshot()), 1);
 
         // One worker: no other threads, no hand-over.
-        let setup = |what: &str| ReplayError::Setup(what.to_owned());
-        let ends = mesh(1, 1).map_err(|e| ReplayError::Setup(e.to_string()))?.pop();
         let last = node_tables.attached().map(|(_, no)| no.0).max().unwrap_or_default();
         let adopt = u64::from(shape.config.midstream_pickup_seconds) * 1000;
-        let config = WorkerConfig {
-            stages: StageConfig {
+        let mut node = NodeBuilder::new()
+            .ports(last.saturating_add(1).max(HOST.0 + 1))
+            .lane(1)
+            .frames(FRAMES + u32::from(fragments.held_frames))
+            .frame_size(FRAME_SIZE)
+            .flows(heddle_flow::Config {
+                capacity: shape.config.connections,
+                timeouts,
+                seed: Some([SEED; 8]),
+                ..heddle_flow::Config::default()
+            })
+            .stages(StageConfig {
                 adopt_until: if adopt == 0 { Millis(0) } else { BEGIN.plus(adopt) },
                 seed: SEED,
                 fragments,
                 ..StageConfig::default()
-            },
-            ..WorkerConfig::new(WorkerId(0), last.saturating_add(1).max(HOST.0 + 1))
-        };
-        let flows = FlowTable::anonymous(&heddle_flow::Config {
-            capacity: shape.config.connections,
-            timeouts,
-            seed: Some([SEED; 8]),
-            ..heddle_flow::Config::default()
-        });
-        let (mut worker, handle) = Worker::new(
-            config,
-            WorkerPool::new(WorkerId(0), shared.clone()),
-            readers.pop().ok_or_else(|| setup("there is no reader of the tables"))?,
-            Arc::new(flows),
-            ends.ok_or_else(|| setup("there are no hand-over queues"))?,
-        );
+            })
+            .now(BEGIN)
+            .build(Arc::clone(node_tables.snapshot()))
+            .map_err(|e| setup(&e))?;
 
         // The ports. A capture of an earlier run is removed, because a port that sends nothing writes none.
         let mut ports = Vec::new();
@@ -154,15 +146,8 @@ impl Node {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ReplayError::File { path, source: e }),
                 _ => {}
             }
-            let (port, wire) = MemPort::new(number, shared.store());
-            let added = handle
-                .add_port(port, role)
-                .map_err(|_| setup("the worker does not accept ports"))?;
-            worker.turn(BEGIN);
-            match added.recv() {
-                Ok(Ok(())) => {}
-                _ => return Err(setup(&format!("the worker did not add port {name}"))),
-            }
+            let (port, wire) = MemPort::new(number, node.shared().store());
+            node.add(0, port, role).map_err(|e| setup(&e))?;
             let file = LazyFile {
                 path: path.clone(),
                 file: None,
@@ -177,9 +162,7 @@ impl Node {
         let begin = inputs.begin().unwrap_or_default();
         Ok(Self {
             name: shape.name.to_owned(),
-            worker,
-            handle,
-            _publisher: publisher,
+            node,
             ports,
             begin,
             now: begin,
@@ -232,7 +215,8 @@ impl Node {
     fn turn(&mut self) -> Result<(), ReplayError> {
         let passed = self.now.saturating_sub(self.begin).as_millis();
         let now = BEGIN.plus(u64::try_from(passed).unwrap_or(u64::MAX));
-        while self.worker.turn(now).is_busy() {}
+        self.node.set_now(now);
+        self.node.step().map_err(|e| setup(&e))?;
         for port in &mut self.ports {
             port.record.write(self.now).map_err(|source| ReplayError::Capture {
                 path: port.path.clone(),
@@ -258,8 +242,7 @@ impl Node {
     /// Returns the counters so far.
     #[must_use]
     pub fn report(&self) -> Report {
-        let counters = self.handle.counters();
-        let counted = |port: &NodePort| PortReport::from(&counters.port_totals(port.number));
+        let counted = |port: &NodePort| PortReport::from(&self.node.totals(port.number));
         let mut ports: BTreeMap<String, PortReport> = self
             .ports
             .iter()
@@ -274,6 +257,11 @@ impl Node {
 /// The host's port number; pods have higher ones.
 const HOST: PortId = PortId(EndpointId::HOST.0);
 const UPLINK: &str = "uplink";
+
+/// Returns the error of a node that cannot be made or does not come to rest.
+fn setup(error: &testing::NodeError) -> ReplayError {
+    ReplayError::Setup(error.to_string())
+}
 
 /// Returns the name of a pod's port and the name of its capture.
 fn pod_names(key: &ObjectKey) -> (String, String) {

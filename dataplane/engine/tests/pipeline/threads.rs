@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerHandle, mesh};
-use heddle_flow::{Config, FlowTable, Millis};
-use heddle_port::{Capabilities, Packet, PacketVec, Port, PortId, PortStats, SharedPool, WorkerPool};
-use heddle_tables::publish::channel;
-use heddle_tables::{Direction, EndpointPolicy, Generation, WorkerId};
+use heddle_engine::testing::{NodeBuilder, Parts};
+use heddle_engine::{PortRole, PortTotals, Worker, WorkerHandle};
+use heddle_flow::{Config, Millis};
+use heddle_port::{Capabilities, Packet, PacketVec, Port, PortId, PortStats, WorkerPool};
+use heddle_tables::{Direction, EndpointPolicy, Generation};
 use heddle_wire::testing::assert_valid;
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -112,29 +112,35 @@ fn total(handles: &[WorkerHandle<EventPort>], party: &Party) -> PortTotals {
 /// Runs `workers` workers that sleep as soon as they can, with a line for each pod and the host, and ends them.
 fn run(workers: u8, test: impl FnOnce(&[WorkerHandle<EventPort>], &dyn Fn(&Party) -> Arc<Line>, Publish<'_>)) {
     let mut tables = node(workers);
-    let (mut publisher, readers) = channel(tables.build().0, usize::from(workers));
-    let flows = Arc::new(FlowTable::anonymous(&Config {
-        capacity: 4096,
-        ..Config::default()
-    }));
-    let shared = SharedPool::heap(4096, 2048);
+    let Parts {
+        workers: made,
+        handles,
+        mut publisher,
+        shared,
+    } = NodeBuilder::new()
+        .workers(workers)
+        .ports(PORTS)
+        .lane(1024)
+        .frames(4096)
+        .frame_size(2048)
+        .flows(Config {
+            capacity: 4096,
+            ..Config::default()
+        })
+        .idle_after(Duration::ZERO)
+        .build(tables.build().0)
+        .unwrap()
+        .into_parts();
     let start = Instant::now();
     let clock = move || Millis(1_000 + start.elapsed().as_millis() as u64);
     // The workers, each on a thread, which sleep at once without work.
-    let (mut handles, mut threads) = (Vec::new(), Vec::new());
-    for (id, (reader, ends)) in (0_u8..).zip(readers.into_iter().zip(mesh(workers, 1024).unwrap())) {
-        let config = WorkerConfig {
-            idle_after: Duration::ZERO,
-            ..WorkerConfig::new(WorkerId(id), PORTS)
-        };
-        let pool = WorkerPool::new(WorkerId(id), shared.clone());
-        let (mut worker, handle) = Worker::new(config, pool, reader, Arc::clone(&flows), ends);
-        handles.push(handle);
-        threads.push(std::thread::spawn(move || {
+    let spawn = |mut worker: Worker<EventPort>| {
+        std::thread::spawn(move || {
             worker.run(clock);
             worker
-        }));
-    }
+        })
+    };
+    let threads: Vec<_> = made.into_iter().map(spawn).collect();
     // Their ports.
     let mut lines = Vec::new();
     let hosts = (0..workers).map(|w| (w, PortId(u16::from(w)), PortRole::Host));
