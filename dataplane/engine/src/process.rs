@@ -219,7 +219,7 @@ fn finish_hit_outlined(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, ke
 #[inline(never)]
 fn finish_miss(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey) -> Verdict {
     cx.stages.slow += 1;
-    let next = match cx.flows.find_tuple(&key.tuple, key.proto, cx.now) {
+    let next = match cx.flows.find_tuple(key, cx.now) {
         None => Next::Open(None),
         Some(hit) if hit.view.origin == key.origin => flow_hit::check(cx, p, &hit),
         Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => Next::Open(Some(hit.slot)),

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use criterion::{Criterion, Throughput};
 use heddle_flow::{
     Config, Egress, EndpointId, FlowFlags, FlowKey, FlowTable, Generation, Hit, Millis, NewFlow, NodeId, Origin,
-    Rewrite,
+    Quotas, Rewrite,
 };
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
@@ -43,11 +43,7 @@ fn arrives(n: u32) -> FlowKey {
         sport: 1024 + (n % PORTS) as u16,
         dport: 80,
     };
-    FlowKey {
-        tuple,
-        proto: Proto::UDP,
-        origin: Origin::pod(EndpointId(2)),
-    }
+    FlowKey::opening(tuple, Proto::UDP, Origin::pod(EndpointId(2)))
 }
 
 fn connection(n: u32) -> (NewFlow, NewFlow) {
@@ -85,7 +81,7 @@ fn connection(n: u32) -> (NewFlow, NewFlow) {
 fn config(capacity: u32) -> Config {
     Config {
         capacity,
-        quota: None,
+        quotas: Quotas::default(),
         huge_pages: std::env::var("HEDDLE_BENCH_PAGES")
             .is_ok_and(|pages| pages == "4k")
             .not(),
@@ -215,32 +211,24 @@ impl Suite {
         let mut slots = Vec::new();
         table.for_each(|c| slots.push(c.slot));
         let mut removals = Vec::new();
-        for (name, foreseen) in [("insert", true), ("insert alone", false)] {
-            self.case(&format!("{name} {size}"), BURST as usize, |clock| {
-                let flows: [_; BURST as usize] = std::array::from_fn(|n| connection(next + n as u32));
-                next += BURST;
-                let flows = black_box(&flows);
-                let began = clock.raw();
-                if foreseen {
-                    for (forward, reverse) in flows {
-                        table.prefetch(&forward.key.tuple, forward.key.proto);
-                        table.prefetch(&reverse.key.tuple, reverse.key.proto);
-                    }
-                }
-                for (forward, reverse) in flows {
-                    let (slot, _) = table.insert(forward, reverse, NOW).expect("there is room");
-                    slots.push(slot);
-                }
-                let took = clock.raw() - began;
-                let began = clock.raw();
-                for slot in &slots[oldest..oldest + BURST as usize] {
-                    assert!(table.remove(*slot));
-                }
-                removals.push((clock.raw() - began) as f64 / f64::from(BURST));
-                oldest += BURST as usize;
-                took
-            });
-        }
+        self.case(&format!("insert {size}"), BURST as usize, |clock| {
+            let flows: [_; BURST as usize] = std::array::from_fn(|n| connection(next + n as u32));
+            next += BURST;
+            let flows = black_box(&flows);
+            let began = clock.raw();
+            for (forward, reverse) in flows {
+                let (slot, _) = table.insert(forward, reverse, NOW).expect("there is room");
+                slots.push(slot);
+            }
+            let took = clock.raw() - began;
+            let began = clock.raw();
+            for slot in &slots[oldest..oldest + BURST as usize] {
+                assert!(table.remove(*slot));
+            }
+            removals.push((clock.raw() - began) as f64 / f64::from(BURST));
+            oldest += BURST as usize;
+            took
+        });
         removals.sort_unstable_by(f64::total_cmp);
         if !removals.is_empty() {
             self.rows.push(Row {

@@ -3,14 +3,27 @@
 use crate::layout::{Geometry, MAX_CAPACITY, MIN_CAPACITY};
 use crate::state::Timeouts;
 
+/// The connections that one payer may have at a time. The node itself has no limit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Quotas {
+    /// The most connections that one pod may have opened; `None`: no limit.
+    pub per_pod: Option<u32>,
+    /// The most connections that the pods of one group (a namespace) may have opened together; `None`: no limit.
+    pub per_group: Option<u32>,
+    /// The most connections that clients of one /24 or /64 outside of the cluster may have opened; `None`: no limit.
+    pub per_source_prefix: Option<u32>,
+    /// Records that only connections of the node may use: its probes reach pods also when others have filled the table.
+    pub node_reserve: u32,
+}
+
 /// The configuration of a flow table.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The most connections in the table: 240 B for both directions, fixed for the life of the table.
     pub capacity: u32,
-    /// The most connections that one pod has opened at a time; `None` means no limit. The host and the uplink have no limit.
-    pub quota: Option<u32>,
-    /// The most session affinities: 64 B each.
+    /// The connections that each may have opened.
+    pub quotas: Quotas,
+    /// Clients of Services with session affinity that are remembered: 64 B each.
     pub affinities: u32,
     /// The timeouts of idle connections.
     pub timeouts: Timeouts,
@@ -43,8 +56,13 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             capacity: 262_144,
-            quota: Some(65_536),
-            // Under loom every word is an object of the model, so there are none.
+            quotas: Quotas {
+                per_pod: Some(65_536),
+                per_group: Some(131_072),
+                per_source_prefix: Some(65_536),
+                node_reserve: 8_192,
+            },
+            // Under loom every word is an object of the model.
             affinities: if cfg!(loom) { 0 } else { 65_536 },
             timeouts: Timeouts::default(),
             huge_pages: true,

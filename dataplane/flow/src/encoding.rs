@@ -89,39 +89,52 @@ impl KeyWords {
     /// Encodes a key with its origin.
     #[inline]
     pub(crate) fn key(key: &FlowKey) -> Self {
+        let (t, ([s0, s1], [d0, d1])) = (&key.tuple, (ip_words(key.tuple.src), ip_words(key.tuple.dst)));
         Self {
-            ports: port_word(&key.tuple, key.proto, key.origin),
+            addresses: [s0, s1, d0, d1],
+            ports: port_word(t, key.proto, key.origin, key.echo_reply),
             mask: u64::MAX,
-            ..Self::tuple(&key.tuple, key.proto)
         }
     }
 
     /// Encodes a tuple with any origin.
     #[inline]
-    pub(crate) fn tuple(t: &Tuple, proto: Proto) -> Self {
-        let ([s0, s1], [d0, d1]) = (ip_words(t.src), ip_words(t.dst));
+    pub(crate) fn of_any_origin(key: &FlowKey) -> Self {
         Self {
-            addresses: [s0, s1, d0, d1],
-            ports: port_word(t, proto, Origin::HOST),
-            mask: u64::from(u32::MAX) | 0xff << PROTO_SHIFT,
+            mask: !ORIGIN,
+            ..Self::key(key)
         }
     }
 }
 
+/// The bits of the origin in the word of ports.
+const ORIGIN: u64 = 0x3f_ffff << 32;
+/// The bit of an echo reply.
+const ECHO_REPLY: u64 = 1 << 55;
+
 #[inline]
-pub(crate) const fn port_word(t: &Tuple, proto: Proto, origin: Origin) -> u64 {
-    t.sport as u64 | (t.dport as u64) << 16 | (origin.to_bits() as u64) << 32 | (proto.0 as u64) << PROTO_SHIFT
+pub(crate) const fn port_word(t: &Tuple, proto: Proto, origin: Origin, echo_reply: bool) -> u64 {
+    t.sport as u64
+        | (t.dport as u64) << 16
+        | (origin.to_bits() as u64) << 32
+        | (echo_reply as u64) << 55
+        | (proto.0 as u64) << PROTO_SHIFT
 }
 
 /// Returns the word of ports with another origin.
 pub(crate) const fn with_origin(ports: u64, origin: Origin) -> u64 {
-    ports & (u32::MAX as u64 | 0xff << PROTO_SHIFT) | (origin.to_bits() as u64) << 32
+    ports & !ORIGIN | (origin.to_bits() as u64) << 32
 }
 
 /// Returns the origin in a word of ports.
 #[inline]
 pub(crate) const fn origin_of(ports: u64) -> Origin {
-    Origin::from_bits((ports >> 32) as u32 & 0xff_ffff)
+    Origin::from_bits(((ports & ORIGIN) >> 32) as u32)
+}
+
+/// True in the word of ports of an echo reply.
+pub(crate) const fn is_echo_reply(ports: u64) -> bool {
+    ports & ECHO_REPLY != 0
 }
 
 /// Returns the protocol in a word of ports.

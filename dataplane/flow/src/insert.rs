@@ -13,12 +13,14 @@ use crate::hash::Hash;
 use crate::mmap::prefetch;
 use crate::record::Record;
 use crate::state::ConnState;
+use crate::stats::{Payer, Refusal};
 use crate::sync::Ordering;
 use crate::table::FlowTable;
-use crate::types::{FlowKey, Hit, Millis, NewFlow, SlotId};
+use crate::types::{FlowFlags, FlowKey, Hit, Millis, NewFlow, SlotId};
 
-/// Records that an insert into a full table checks for expired ones.
-const LAST_RESORT: u32 = 64;
+/// Records that an insert into a full table looks at, for expired entries and one that it may displace. Few: whoever floods
+/// a full table must not make each of his packets expensive.
+const LAST_RESORT: u32 = 24;
 
 /// The reason for which a connection was not inserted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -32,13 +34,16 @@ pub enum InsertError {
     /// The reply's tuple belongs to another connection.
     #[error("the answer's tuple belongs to another connection: choose another source port")]
     ReverseTaken,
-    /// The table is full, and no expired connection was found.
+    /// No room, and none of the entries that were looked at has expired or may be displaced.
     #[error("the flow table is full: raise its capacity or shorten its timeouts")]
     Full,
-    /// The endpoint has opened as many connections as it may.
-    #[error("endpoint {} has used up its quota of connections", .0.0)]
+    /// The endpoint, or the group that it is a member of, has opened as many connections as it may.
+    #[error("endpoint {} or its namespace has used up its quota of connections", .0.0)]
     Quota(EndpointId),
-    /// A direction's rewrite is not the other's key reversed, or the protocols differ: a defect of the caller.
+    /// Clients of this source prefix outside of the cluster have opened as many connections as they may.
+    #[error("the clients of this /24 or /64 outside of the cluster have used up their share of connections")]
+    SourceQuota,
+    /// A direction's rewrite is not the other's key reversed, or the protocols differ: a mistake of the caller.
     #[error("the two directions do not belong to one connection: each one's rewrite must be the other's key reversed")]
     NotAPair,
 }
@@ -69,9 +74,9 @@ enum Obstacle {
 impl FlowTable {
     /// Inserts both directions of a connection, or neither. Returns the slots of the forward and the reverse one.
     ///
-    /// The connection has `forward`'s endpoints and generations. Hits of `reverse` return them swapped. The connection counts
-    /// against the opener's quota: the first endpoint of `forward`, or the second if `forward` is the reply. A tuple is in the
-    /// table at most once, with whichever origin.
+    /// The connection has `forward`'s endpoints and generations; hits of `reverse` return them swapped. It is charged to its
+    /// opener (the direction without [`FlowFlags::REPLY`]), or to the other side with [`FlowFlags::RESPONDER_PAYS`]; with
+    /// [`FlowFlags::OUTSIDE`] to the source prefix of that side. A tuple is in the table once, whatever its origin.
     ///
     /// # Errors
     /// [`InsertError`] with the obstacle. The table is then unchanged, except that expired entries may have been removed.
@@ -96,14 +101,14 @@ impl FlowTable {
                 }
                 Err(Obstacle::Full) if !swept => {
                     swept = true;
-                    self.expire(now, LAST_RESORT);
+                    self.make_room(now, LAST_RESORT);
                 }
                 Err(Obstacle::Full) => {
                     self.counts.refused_full.fetch_add(1, Ordering::Relaxed);
                     return Err(InsertError::Full);
                 }
                 Err(Obstacle::Error(error)) => {
-                    if matches!(error, InsertError::Quota(_)) {
+                    if matches!(error, InsertError::Quota(_) | InsertError::SourceQuota) {
                         self.counts.refused_quota.fetch_add(1, Ordering::Relaxed);
                     }
                     return Err(error);
@@ -128,9 +133,9 @@ impl FlowTable {
         now: Millis,
     ) -> Result<(SlotId, SlotId), Obstacle> {
         let (forward, reverse) = flows;
-        let charged = forward.endpoints[usize::from(forward.flags.contains(crate::FlowFlags::REPLY))];
-        // While the buckets are loaded.
-        let written = self.write_record(forward, reverse, charged, now);
+        let payer = payer(forward, reverse);
+        // While the buckets are on their way.
+        let written = self.write_record(forward, reverse, payer, now);
         let linked = self.link(flows, ends, written.as_ref().map_err(|obstacle| *obstacle), now);
         match (linked, written) {
             (
@@ -145,7 +150,7 @@ impl FlowTable {
             }
             (Err(obstacle), Ok(written)) => {
                 self.free_records().push(written.number, written.record.link());
-                self.counts.withdraw(charged);
+                self.counts.withdraw(payer);
                 Err(obstacle)
             }
             (Err(obstacle), Err(_)) | (Ok(()), Err(obstacle)) => Err(obstacle),
@@ -158,15 +163,17 @@ impl FlowTable {
         &self,
         forward: &NewFlow,
         reverse: &NewFlow,
-        charged: EndpointId,
+        payer: Payer,
         now: Millis,
     ) -> Result<UnlinkedRecord<'_>, Obstacle> {
-        if !self.counts.charge(charged) {
-            return Err(Obstacle::Error(InsertError::Quota(charged)));
-        }
+        self.counts.charge(payer).map_err(|refusal| match (refusal, payer) {
+            (Refusal::Reserve, _) => Obstacle::Full,
+            (_, Payer::Endpoint(endpoint)) => Obstacle::Error(InsertError::Quota(endpoint)),
+            (_, Payer::Outside(..)) => Obstacle::Error(InsertError::SourceQuota),
+        })?;
         let free = self.free_records().pop(|n| self.record_link(n));
         let Some((number, record)) = free.and_then(|n| Some((n, self.record(n)?))) else {
-            self.counts.withdraw(charged);
+            self.counts.withdraw(payer);
             return Err(Obstacle::Full);
         };
         if let Some(next) = self.free_records().peek().and_then(|n| self.record(n)) {
@@ -233,7 +240,7 @@ impl FlowTable {
     /// Returns the live entry with this tuple. An expired entry is an obstacle that can be removed.
     fn find_existing(&self, key: &FlowKey, end: End, now: Millis) -> Result<Option<Hit>, Obstacle> {
         let beginning_of_time = Millis(0);
-        let wanted = KeyWords::tuple(&key.tuple, key.proto);
+        let wanted = KeyWords::of_any_origin(key);
         let check = |entry: Entry, now| self.hit_at(self.record(entry.record())?, entry, &wanted, now);
         let hit = self
             .index()
@@ -242,5 +249,20 @@ impl FlowTable {
             Some((entry, hit)) if check(entry, now).is_none() => Err(Obstacle::Expired(hit.slot)),
             hit => Ok(hit.map(|(_, hit)| hit)),
         }
+    }
+}
+
+/// Returns the payer of a connection that is to be inserted.
+fn payer(forward: &NewFlow, reverse: &NewFlow) -> Payer {
+    let opener_is_reverse = forward.flags.contains(FlowFlags::REPLY);
+    let responder_pays = forward.flags.contains(FlowFlags::RESPONDER_PAYS);
+    let (endpoint, direction) = match opener_is_reverse ^ responder_pays {
+        false => (forward.endpoints[0], forward),
+        true => (forward.endpoints[1], reverse),
+    };
+    if forward.flags.contains(FlowFlags::OUTSIDE) {
+        Payer::outside(endpoint, direction.key.tuple.src)
+    } else {
+        Payer::Endpoint(endpoint)
     }
 }

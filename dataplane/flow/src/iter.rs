@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::record::Record;
 use crate::table::{Connection, FlowTable};
-use crate::types::{FlowKey, SlotId};
+use crate::types::SlotId;
 
 impl FlowTable {
     /// Calls `see` with every connection. `see` may remove connections.
@@ -43,11 +43,7 @@ fn connection(number: u32, record: &Record<'_>) -> Option<Connection> {
     let views = contents.view(0).zip(contents.view(1))?;
     contents.conn.is_live().then(|| Connection {
         slot: SlotId::new(contents.incarnation, number, 0),
-        keys: [0, 1].map(|d| FlowKey {
-            tuple: contents.tuple(d),
-            proto: contents.proto(),
-            origin: contents.origin(d),
-        }),
+        keys: [0, 1].map(|d| contents.key(d)),
         views: [views.0, views.1],
         counters: [0, 1].map(|d| record.counters(contents.incarnation, d)),
         inserted_at: record.inserted_at(),

@@ -2,8 +2,8 @@
 
 use crate::mmap::{LINE_BYTES, LINE_WORDS};
 
-/// The layout version. It is raised with every change of the meaning of the words.
-pub(crate) const LAYOUT_VERSION: u64 = 4;
+/// Raised with every change of what the words mean.
+pub(crate) const LAYOUT_VERSION: u64 = 5;
 
 /// The least capacity.
 pub(crate) const MIN_CAPACITY: u32 = 2;

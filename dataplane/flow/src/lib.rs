@@ -45,12 +45,12 @@ mod testing;
 mod types;
 
 pub use affinity::AffinityTable;
-pub use config::Config;
+pub use config::{Config, Quotas};
 pub use file::{BootId, Fresh, OpenError, Takeover};
 pub use heddle_ids::{EndpointId, Epoch, Generation, NextHopId, NodeId};
 pub use insert::InsertError;
 pub use record::{Counters, Route};
 pub use state::Timeouts;
-pub use stats::Stats;
+pub use stats::{GroupId, Stats};
 pub use table::{Connection, FlowTable};
 pub use types::{Egress, FlowFlags, FlowKey, FlowState, FlowView, Hit, Millis, NewFlow, Origin, Rewrite, SlotId};

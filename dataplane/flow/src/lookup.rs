@@ -9,8 +9,6 @@
 //! more of them than a loop that does all steps.
 
 use arrayvec::ArrayVec;
-use heddle_wire::Proto;
-use heddle_wire::rewrite::Tuple;
 
 use crate::bucket::{Entry, Index, ProbeResult};
 use crate::encoding::KeyWords;
@@ -108,18 +106,11 @@ impl FlowTable {
         })
     }
 
-    /// Prefetches the lines that an insert of a connection with this tuple will need.
-    #[inline]
-    pub fn prefetch(&self, tuple: &Tuple, proto: Proto) {
-        let (_, bucket) = self.hash(tuple, proto);
-        prefetch(self.index().bucket(bucket).0);
-    }
-
-    /// Finds a tuple with any origin, for a key that missed because of its origin.
+    /// Finds a key wherever its packets come in: for a key that misses because its packets came from elsewhere.
     #[must_use]
-    pub fn find_tuple(&self, tuple: &Tuple, proto: Proto, now: Millis) -> Option<Hit> {
-        let (hash, bucket) = self.hash(tuple, proto);
-        let wanted = KeyWords::tuple(tuple, proto);
+    pub fn find_tuple(&self, key: &FlowKey, now: Millis) -> Option<Hit> {
+        let (hash, bucket) = self.hash(&key.tuple, key.proto);
+        let wanted = KeyWords::of_any_origin(key);
         self.index().find(bucket, hash.tag(), |entry| {
             self.hit_at(self.record(entry.record())?, entry, &wanted, now)
         })

@@ -35,12 +35,12 @@
 
 use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::rewrite::{Deltas, Tuple};
-use heddle_wire::{Proto, TcpFlags};
+use heddle_wire::{Ip, Proto, TcpFlags};
 
 use crate::bucket::ProbeResult;
 use crate::encoding::{
-    COUNT_BITS, DirectionWords, KeyWords, LEAVING, PORTS, TIME_BITS, count_word, leaving, meta, origin_of, pair32,
-    port_word, proto_of, quad16, time_word, tuple, with_origin,
+    COUNT_BITS, DirectionWords, KeyWords, LEAVING, PORTS, TIME_BITS, count_word, is_echo_reply, leaving, meta,
+    origin_of, pair32, port_word, proto_of, quad16, time_word, tuple, with_origin,
 };
 use crate::hash::ip_from_words;
 use crate::layout::RECORD_LINES;
@@ -48,8 +48,9 @@ use crate::mmap::{LINE_WORDS, Line};
 use crate::seqlock::{Sequence, WriteGuard};
 use crate::simd::{load_pair, pairs_equal};
 use crate::state::{ConnState, Limits};
+use crate::stats::Payer;
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::{Egress, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
+use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
 
 const SEQUENCE: usize = 0;
 const META: usize = 7;
@@ -120,21 +121,22 @@ impl Contents {
         proto_of(self.at(0, PORTS))
     }
 
-    #[inline]
-    pub(crate) const fn origin(&self, direction: usize) -> Origin {
-        origin_of(self.at(direction, PORTS))
+    /// The key of a direction.
+    pub(crate) fn key(&self, direction: usize) -> FlowKey {
+        let ports = self.at(direction, PORTS);
+        FlowKey {
+            tuple: self.tuple(direction),
+            proto: self.proto(),
+            origin: origin_of(ports),
+            echo_reply: is_echo_reply(ports),
+        }
     }
 
-    #[inline]
-    const fn endpoints(&self, direction: usize) -> [EndpointId; 2] {
-        let w = self.words[ENDS];
-        let ends = [EndpointId(w as u16), EndpointId((w >> 16) as u16)];
-        if direction & 1 == 0 { ends } else { [ends[1], ends[0]] }
-    }
-
-    /// Returns the endpoint whose quota the connection counts against: the opener.
-    pub(crate) const fn charged(&self) -> EndpointId {
-        self.endpoints(self.conn.opener())[0]
+    /// The payer of the connection.
+    pub(crate) fn payer(&self) -> Payer {
+        payer(self.words[META], self.words[ENDS], self.conn, |direction| {
+            self.tuple(direction).src
+        })
     }
 
     /// Returns the entry's view of `direction`; `None` if this crate did not write the words.
@@ -244,7 +246,7 @@ impl<'a> Record<'a> {
         let before = self.sequence().begin();
         let ports = load(&own[PORTS]);
         if !pairs_equal([own_src, own_dst], [&key.tuple.src.octets(), &key.tuple.dst.octets()])
-            || ports != port_word(&key.tuple, key.proto, key.origin)
+            || ports != port_word(&key.tuple, key.proto, key.origin, key.echo_reply)
         {
             return false;
         }
@@ -417,10 +419,13 @@ impl RecordWriter<'_> {
         self.record.last_seen(self.conn_state().0)
     }
 
-    /// Returns the endpoint whose quota the connection counts against.
-    pub(crate) fn charged(&self) -> EndpointId {
+    /// The payer of the connection.
+    pub(crate) fn payer(&self) -> Payer {
         let (_, conn) = self.conn_state();
-        EndpointId((self.get(ENDS) >> (conn.opener() * 16)) as u16)
+        payer(self.get(META), self.get(ENDS), conn, |direction| {
+            let base = DIRECTION[direction & 1];
+            ip_from_words([self.get(base), self.get(base + 1)])
+        })
     }
 
     /// Fills a free record with all except its life. Returns the incarnation.
@@ -487,7 +492,19 @@ impl RecordWriter<'_> {
     }
 }
 
-/// Returns a pair in the order of direction 0.
+/// Returns the payer of a connection from its words; `source` is the source address of a direction.
+fn payer(meta: u64, ends: u64, conn: ConnState, source: impl Fn(usize) -> Ip) -> Payer {
+    let flags = FlowFlags::from_bits_truncate(meta as u16);
+    let direction = conn.opener() ^ usize::from(flags.contains(FlowFlags::RESPONDER_PAYS));
+    let endpoint = EndpointId((ends >> (direction * 16)) as u16);
+    if flags.contains(FlowFlags::OUTSIDE) {
+        Payer::outside(endpoint, source(direction))
+    } else {
+        Payer::Endpoint(endpoint)
+    }
+}
+
+/// A pair as direction 0 sees it.
 fn oriented<T>(direction: usize, [a, b]: [T; 2]) -> [T; 2] {
     if direction & 1 == 0 { [a, b] } else { [b, a] }
 }

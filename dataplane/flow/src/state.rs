@@ -37,6 +37,9 @@ pub struct Timeouts {
     pub icmp: Duration,
     /// `nf_conntrack_generic_timeout`.
     pub other: Duration,
+    /// An adopted TCP connection of which only one side was seen. Anybody can send a segment of a connection that there
+    /// is not, so such an entry must not stay as long as a connection does.
+    pub tcp_adopted: Duration,
 }
 
 impl Default for Timeouts {
@@ -54,6 +57,7 @@ impl Default for Timeouts {
             sctp_replied: Duration::from_secs(210),
             icmp: Duration::from_secs(30),
             other: Duration::from_secs(600),
+            tcp_adopted: Duration::from_secs(30),
         }
     }
 }
@@ -79,8 +83,8 @@ impl Timeouts {
     }
 }
 
-/// The timeouts in milliseconds, by class and state of a [`ConnState`], in the form for lookups.
-pub(crate) struct Limits([u64; Self::CLASSES.len() * Self::STATES]);
+/// The timeouts in milliseconds, by the lowest bits of a [`ConnState`]: state, class and whether one side only was seen.
+pub(crate) struct Limits([u64; Self::CLASSES.len() * Self::STATES * 2]);
 
 impl Limits {
     const STATES: usize = 8;
@@ -91,8 +95,12 @@ impl Limits {
 
     pub(crate) fn of(timeouts: &Timeouts) -> Self {
         Self(std::array::from_fn(|n| {
-            let conn = ConnState((n % Self::STATES) as u32);
-            let timeout = timeouts.of(Self::CLASSES[n / Self::STATES], conn.state());
+            let conn = ConnState(n as u32);
+            let class = Self::CLASSES[n / Self::STATES % Self::CLASSES.len()];
+            let mut timeout = timeouts.of(class, conn.state());
+            if conn.is_one_sided() {
+                timeout = timeout.min(timeouts.tcp_adopted);
+            }
             u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX).min(Self::NEVER)
         }))
     }
@@ -107,8 +115,8 @@ impl Limits {
     }
 }
 
-/// A connection's life in 32 bits: the state, the protocol, the opener's direction, and the directions with a FIN. The incarnation
-/// is in the upper half of the same atomic word, so a change never affects another connection.
+/// The connection's state in 32 bits: state, protocol, who opened, whose FIN and whose packets were seen. The incarnation of
+/// the slot is the upper half of the same atomic word, so a change can never hit another connection's state.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct ConnState(u32);
 
@@ -116,21 +124,26 @@ impl ConnState {
     const STATE: u32 = 0x7;
     /// Above the state, so that both together are an index of [`Limits`].
     const CLASS_SHIFT: u32 = 3;
-    const LIVE: u32 = 1 << 5;
+    /// The connection was adopted, and only one side's packets were seen. An index of [`Limits`] too.
+    const ONE_SIDED: u32 = 1 << 5;
     const FIN: [u32; 2] = [1 << 6, 1 << 7];
     const OPENER_B: u32 = 1 << 16;
+    const LIVE: u32 = 1 << 17;
+    /// A packet of the direction was seen since the connection was adopted, or since it was reset.
+    const SEEN: [u32; 2] = [1 << 18, 1 << 19];
+    const BOTH_SEEN: u32 = Self::SEEN[0] | Self::SEEN[1];
     const BOTH_FINS: u32 = Self::FIN[0] | Self::FIN[1];
     const PROTO_SHIFT: u32 = 8;
 
-    /// The life of a slot without a connection.
+    /// The state of a slot that holds no connection.
     pub(crate) const NONE: Self = Self(0);
 
-    /// Returns the life of a connection that is inserted. `forward` is the flags of its direction 0.
+    /// The state of a connection that is being inserted; `forward` are the flags of its direction 0.
     pub(crate) fn opening(proto: Proto, forward: FlowFlags) -> Self {
-        let state = match proto {
-            Proto::TCP if forward.contains(FlowFlags::ADOPTED) => FlowState::Established,
-            Proto::TCP => FlowState::SynSent,
-            _ => FlowState::New,
+        let (state, one_sided) = match proto {
+            Proto::TCP if forward.contains(FlowFlags::ADOPTED) => (FlowState::Established, Self::ONE_SIDED),
+            Proto::TCP => (FlowState::SynSent, 0),
+            _ => (FlowState::New, 0),
         };
         let opener = if forward.contains(FlowFlags::REPLY) {
             Self::OPENER_B
@@ -138,7 +151,7 @@ impl ConnState {
             0
         };
         let class = Limits::class(proto) << Self::CLASS_SHIFT;
-        Self(Self::LIVE | state as u32 | opener | u32::from(proto.0) << Self::PROTO_SHIFT | class)
+        Self(Self::LIVE | state as u32 | one_sided | opener | u32::from(proto.0) << Self::PROTO_SHIFT | class)
     }
 
     pub(crate) const fn from_bits(bits: u32) -> Self {
@@ -175,11 +188,30 @@ impl ConnState {
         (self.0 & Self::OPENER_B != 0) as usize
     }
 
+    /// Returns true for an adopted connection of which only one side was seen.
+    pub(crate) const fn is_one_sided(self) -> bool {
+        self.0 & Self::ONE_SIDED != 0
+    }
+
+    /// Returns true for an entry that a new connection may displace when the table is full: its handshake is not complete,
+    /// or only one side was seen. (Linux's conntrack drops the same entries early.)
+    pub(crate) const fn is_displaceable(self) -> bool {
+        self.is_one_sided()
+            || matches!(
+                self.state(),
+                FlowState::New | FlowState::SynSent | FlowState::SynReceived
+            )
+    }
+
     const fn with(self, state: FlowState) -> Self {
         Self(self.0 & !Self::STATE | state as u32)
     }
 
-    /// Returns the life after a packet of `direction` with the TCP flags `flags`, which other protocols ignore.
+    /// The state after a packet of `direction` with `flags` (of TCP; ignored otherwise).
+    ///
+    /// A reset closes the connection, whatever its sequence number. It may be forged, or refer to an older connection
+    /// (RFC 5961 section 3), so segments of both sides after it open the connection again; after a genuine reset one side
+    /// has nothing to send.
     #[inline]
     pub(crate) fn after(self, direction: usize, flags: TcpFlags) -> Self {
         let from_opener = self.opener() == direction & 1;
@@ -192,9 +224,12 @@ impl ConnState {
             };
         }
         if flags.contains(TcpFlags::RST) {
-            return self.with(FlowState::Closed);
+            return Self(self.0 & !Self::BOTH_SEEN).with(FlowState::Closed);
         }
-        if flags.contains(TcpFlags::FIN) && state != FlowState::Closed {
+        if self.0 & Self::ONE_SIDED != 0 || state == FlowState::Closed {
+            return self.seen(direction, flags);
+        }
+        if flags.contains(TcpFlags::FIN) {
             let seen = Self(self.0 | Self::FIN[direction & 1]);
             let both = seen.0 & Self::BOTH_FINS == Self::BOTH_FINS;
             return seen.with(if both { FlowState::TimeWait } else { FlowState::FinWait });
@@ -208,7 +243,29 @@ impl ConnState {
         }
     }
 
-    /// Returns true if a connection in this state, whose last packet came at that time, has expired.
+    /// The state of an adopted or reset connection after a segment that is no reset. Once both sides have sent data or an
+    /// acknowledgement, the connection is one like any other.
+    #[cold]
+    fn seen(self, direction: usize, flags: TcpFlags) -> Self {
+        if flags.contains(TcpFlags::SYN) || !flags.contains(TcpFlags::ACK) {
+            return self;
+        }
+        let mut seen = Self(self.0 | Self::SEEN[direction & 1]);
+        if seen.0 & Self::BOTH_SEEN != Self::BOTH_SEEN {
+            return seen;
+        }
+        seen = Self(seen.0 & !Self::ONE_SIDED);
+        if flags.contains(TcpFlags::FIN) {
+            seen = Self(seen.0 | Self::FIN[direction & 1]);
+        }
+        match seen.0 & Self::BOTH_FINS {
+            0 => seen.with(FlowState::Established),
+            Self::BOTH_FINS => seen.with(FlowState::TimeWait),
+            _ => seen.with(FlowState::FinWait),
+        }
+    }
+
+    /// Returns whether a connection in this state, last seen then, has expired.
     #[inline]
     pub(crate) const fn is_expired(self, limits: &Limits, last_seen: Millis, now: Millis) -> bool {
         // Neither can overflow: a time has 40 bits, a limit 60.
@@ -275,10 +332,47 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_closes_and_stays() {
+    fn a_reset_closes_until_both_sides_send_again() {
         assert_eq!(walk(Proto::TCP, FlowFlags::ADOPTED, &[]), FlowState::Established);
-        let packets = [(1, RST), (0, FIN | ACK), (0, SYN), (1, SYN | ACK)];
-        assert_eq!(walk(Proto::TCP, FlowFlags::ADOPTED, &packets), FlowState::Closed);
+        let handshake = [(0, SYN), (1, SYN | ACK), (0, ACK)];
+        let after = |more: &[(usize, TcpFlags)]| {
+            let packets: Vec<_> = handshake.iter().chain([&(1, RST)]).chain(more).copied().collect();
+            walk(Proto::TCP, FlowFlags::empty(), &packets)
+        };
+        // One side alone does not open it again, nor does a handshake: that is another connection.
+        assert_eq!(
+            after(&[(0, FIN | ACK), (0, ACK), (0, SYN), (1, SYN | ACK)]),
+            FlowState::Closed
+        );
+        assert_eq!(after(&[(1, ACK), (1, ACK)]), FlowState::Closed);
+        // A forged reset does not end a connection whose sides go on.
+        assert_eq!(after(&[(0, ACK), (1, ACK)]), FlowState::Established);
+        assert_eq!(after(&[(0, ACK), (1, ACK | FIN)]), FlowState::FinWait);
+        // The next reset begins anew.
+        assert_eq!(after(&[(0, ACK), (1, ACK), (0, RST), (1, ACK)]), FlowState::Closed);
+    }
+
+    #[test]
+    fn an_adopted_connection_is_one_sided_until_both_sides_were_seen() {
+        let adopted = ConnState::opening(Proto::TCP, FlowFlags::ADOPTED);
+        let limits = Limits::of(&Timeouts::default());
+        let expires = |conn: ConnState, ms| conn.is_expired(&limits, Millis(0), Millis(ms));
+        let one = adopted.after(0, ACK).after(0, ACK);
+        assert!(one.is_one_sided() && expires(one, 30_000) && !expires(one, 29_999));
+        let both = one.after(1, ACK);
+        assert!(!both.is_one_sided() && !both.is_displaceable() && !expires(both, 431_999_999));
+        assert_eq!(both.state(), FlowState::Established);
+    }
+
+    #[test]
+    fn entries_without_a_complete_handshake_may_be_displaced() {
+        let tcp = ConnState::opening(Proto::TCP, FlowFlags::empty());
+        let half = tcp.after(1, SYN | ACK);
+        assert!(tcp.is_displaceable() && half.is_displaceable());
+        assert!(!half.after(0, ACK).is_displaceable());
+        let udp = ConnState::opening(Proto::UDP, FlowFlags::empty());
+        assert!(udp.is_displaceable() && !udp.after(1, TcpFlags::NONE).is_displaceable());
+        assert!(ConnState::opening(Proto::TCP, FlowFlags::ADOPTED).is_displaceable());
     }
 
     #[test]

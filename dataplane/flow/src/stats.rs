@@ -1,7 +1,14 @@
-//! Counts of a table: its connections, the refused ones, and the connections that each endpoint has opened.
+//! Counts of a table: the entries in it, the refusals, and the connections that each payer has.
+//!
+//! Each connection is charged to one payer ([`Payer`]): the pod that opened it, the source prefix of a client outside of the
+//! cluster, or the node. Pods have a quota each and one per group (their namespace), prefixes a share each; and neither may
+//! use the last records of the table, which are reserved for the node: a node that reaches no pod any more cannot probe and
+//! repair anything.
 
 use heddle_ids::EndpointId;
+use heddle_wire::Ip;
 
+use crate::config::Quotas;
 use crate::layout::Geometry;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
@@ -18,9 +25,11 @@ pub struct Stats {
     pub expired: u64,
     /// New connections refused because the table was full.
     pub refused_full: u64,
-    /// New connections refused because their endpoint's quota was used up.
+    /// New connections refused because the quota of their pod, namespace or source prefix was used up.
     pub refused_quota: u64,
-    /// The table's memory in bytes.
+    /// Entries without a complete handshake that new connections displaced because the table was full.
+    pub displaced: u64,
+    /// Bytes of memory that the table takes.
     pub bytes: u64,
 }
 
@@ -33,6 +42,61 @@ const ENDPOINTS: usize = if cfg!(loom) {
     1 << 16
 };
 
+/// Groups of endpoints that are counted together.
+const GROUPS: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 16 };
+/// Counters for source prefixes; prefixes that share one share its limit.
+const PREFIXES: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 14 };
+
+/// A group of pods with a quota of its own: a namespace.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GroupId(pub u16);
+
+/// The payer of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Payer {
+    /// A pod, or the node itself.
+    Endpoint(EndpointId),
+    /// A client outside of the cluster, behind an endpoint: the index of its prefix's counter.
+    Outside(EndpointId, usize),
+}
+
+impl Payer {
+    /// Returns the payer outside of the cluster that has an address: all addresses of a /24 (IPv4) or /64 (IPv6) are one.
+    pub(crate) fn outside(behind: EndpointId, client: Ip) -> Self {
+        let octets = client.octets();
+        let prefix = if client.is_v4() {
+            u64::from_be_bytes([4, 0, 0, 0, 0, octets[12], octets[13], octets[14]])
+        } else {
+            u64::from_be_bytes(*octets.first_chunk().unwrap_or(&[0; 8]))
+        };
+        // Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+        let hash = (prefix ^ prefix >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        Self::Outside(behind, (hash >> 32) as usize % PREFIXES)
+    }
+
+    const fn endpoint(self) -> EndpointId {
+        match self {
+            Self::Endpoint(endpoint) | Self::Outside(endpoint, _) => endpoint,
+        }
+    }
+
+    /// Returns true for the node, which has no quota and may use the reserve.
+    const fn is_node(self) -> bool {
+        matches!(self, Self::Endpoint(endpoint) if !endpoint.is_pod())
+    }
+}
+
+/// The reason why a connection was not charged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refusal {
+    /// Only the reserve is left.
+    Reserve,
+    /// The quota of the pod, or of its group.
+    Quota,
+    /// The share of the source prefix.
+    Prefix,
+}
+
 /// Counts that the table keeps beside its memory.
 pub(crate) struct Counts {
     /// Connections that a takeover found.
@@ -40,24 +104,38 @@ pub(crate) struct Counts {
     /// Removed connections. The connections in use are computed from these counts.
     gone: AtomicU64,
     opened: Box<[AtomicU32]>,
-    quota: Option<u32>,
+    /// The group of each endpoint, ...
+    group_of: Box<[AtomicU32]>,
+    /// ... and the connections of each group's pods.
+    groups: Box<[AtomicU32]>,
+    prefixes: Box<[AtomicU32]>,
+    quotas: Quotas,
+    /// Records beyond this number are for the node.
+    open_to_all: u32,
     pub(crate) inserted: AtomicU64,
     pub(crate) expired: AtomicU64,
     pub(crate) refused_full: AtomicU64,
     pub(crate) refused_quota: AtomicU64,
+    pub(crate) displaced: AtomicU64,
 }
 
 impl Counts {
-    pub(crate) fn new(quota: Option<u32>) -> Self {
+    pub(crate) fn new(quotas: Quotas, capacity: u32) -> Self {
+        let zeroes = |n| (0..n).map(|_| AtomicU32::new(0)).collect();
         Self {
             kept: AtomicU64::new(0),
             gone: AtomicU64::new(0),
-            opened: (0..ENDPOINTS).map(|_| AtomicU32::new(0)).collect(),
-            quota,
+            opened: zeroes(ENDPOINTS),
+            group_of: zeroes(ENDPOINTS),
+            groups: zeroes(GROUPS),
+            prefixes: zeroes(PREFIXES),
+            quotas,
+            open_to_all: capacity.saturating_sub(quotas.node_reserve),
             inserted: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             refused_full: AtomicU64::new(0),
             refused_quota: AtomicU64::new(0),
+            displaced: AtomicU64::new(0),
         }
     }
 
@@ -65,36 +143,103 @@ impl Counts {
         &self.opened[usize::from(endpoint.0) % ENDPOINTS]
     }
 
-    /// Counts a connection for its endpoint. Returns false and does not count it if the endpoint's quota is used up.
-    pub(crate) fn charge(&self, endpoint: EndpointId) -> bool {
-        let before = self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
-        if endpoint.is_pod() && self.quota.is_some_and(|quota| before >= quota) {
-            self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
-            return false;
+    fn group(&self, endpoint: EndpointId) -> &AtomicU32 {
+        let group = self.group_of[usize::from(endpoint.0) % ENDPOINTS].load(Ordering::Relaxed);
+        &self.groups[group as usize % GROUPS]
+    }
+
+    fn prefix(&self, index: usize) -> &AtomicU32 {
+        &self.prefixes[index % PREFIXES]
+    }
+
+    /// Makes an endpoint a member of a group, with the connections that it has. Nobody inserts for it meanwhile.
+    pub(crate) fn set_group(&self, endpoint: EndpointId, group: GroupId) {
+        let opened = self.opened(endpoint).load(Ordering::Relaxed);
+        self.group(endpoint).fetch_sub(opened, Ordering::Relaxed);
+        self.group_of[usize::from(endpoint.0) % ENDPOINTS].store(u32::from(group.0), Ordering::Relaxed);
+        self.group(endpoint).fetch_add(opened, Ordering::Relaxed);
+    }
+
+    fn used(&self) -> u64 {
+        let gone = self.gone.load(Ordering::Relaxed);
+        let inserted = self.inserted.load(Ordering::Relaxed);
+        (self.kept.load(Ordering::Relaxed) + inserted).saturating_sub(gone)
+    }
+
+    /// Charges a connection to its payer.
+    ///
+    /// # Errors
+    /// The payer may have no further connection. Nothing is charged then.
+    pub(crate) fn charge(&self, payer: Payer) -> Result<(), Refusal> {
+        let within = |count: &AtomicU32, limit: Option<u32>| {
+            let before = count.fetch_add(1, Ordering::Relaxed);
+            limit.is_none_or(|limit| before < limit)
+        };
+        let endpoint = payer.endpoint();
+        let allowed = match payer {
+            Payer::Endpoint(pod) if pod.is_pod() => {
+                let own = within(self.opened(pod), self.quotas.per_pod);
+                within(self.group(pod), self.quotas.per_group) && own
+            }
+            Payer::Endpoint(_) => within(self.opened(endpoint), None),
+            Payer::Outside(_, index) => {
+                self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
+                within(self.prefix(index), self.quotas.per_source_prefix)
+            }
+        };
+        let refusal = match payer {
+            Payer::Endpoint(_) if !allowed => Refusal::Quota,
+            Payer::Outside(..) if !allowed => Refusal::Prefix,
+            _ if !payer.is_node() && self.used() >= u64::from(self.open_to_all) => Refusal::Reserve,
+            _ => return Ok(()),
+        };
+        self.withdraw(payer);
+        Err(refusal)
+    }
+
+    /// Takes back a [`Self::charge`]: the connection was not inserted.
+    pub(crate) fn withdraw(&self, payer: Payer) {
+        self.opened(payer.endpoint()).fetch_sub(1, Ordering::Relaxed);
+        match payer {
+            Payer::Endpoint(pod) if pod.is_pod() => {
+                self.group(pod).fetch_sub(1, Ordering::Relaxed);
+            }
+            Payer::Endpoint(_) => {}
+            Payer::Outside(_, index) => {
+                self.prefix(index).fetch_sub(1, Ordering::Relaxed);
+            }
         }
-        true
     }
 
-    /// Undoes a [`Self::charge`] of a connection that was not inserted.
-    pub(crate) fn withdraw(&self, endpoint: EndpointId) {
-        self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
+    /// Charges a connection whatever the quotas say.
+    fn charge_unchecked(&self, payer: Payer) {
+        self.opened(payer.endpoint()).fetch_add(1, Ordering::Relaxed);
+        match payer {
+            Payer::Endpoint(pod) if pod.is_pod() => {
+                self.group(pod).fetch_add(1, Ordering::Relaxed);
+            }
+            Payer::Endpoint(_) => {}
+            Payer::Outside(_, index) => {
+                self.prefix(index).fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
-    /// Counts a connection that was taken over, even above the quota.
-    pub(crate) fn charge_over_quota(&self, endpoint: EndpointId) {
-        self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
+    /// Charges a connection that was taken over, whatever the quotas say.
+    pub(crate) fn charge_taken_over(&self, payer: Payer) {
+        self.charge_unchecked(payer);
         self.kept.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn discharge(&self, endpoint: EndpointId) {
-        self.opened(endpoint).fetch_sub(1, Ordering::Relaxed);
+    pub(crate) fn discharge(&self, payer: Payer) {
+        self.withdraw(payer);
         self.gone.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn recharge(&self, from: EndpointId, to: EndpointId) {
+    pub(crate) fn recharge(&self, from: Payer, to: Payer) {
         if from != to {
-            self.opened(to).fetch_add(1, Ordering::Relaxed);
-            self.opened(from).fetch_sub(1, Ordering::Relaxed);
+            self.charge_unchecked(to);
+            self.withdraw(from);
         }
     }
 
@@ -103,16 +248,15 @@ impl Counts {
     }
 
     pub(crate) fn stats(&self, geometry: &Geometry) -> Stats {
-        let gone = self.gone.load(Ordering::Relaxed);
         let inserted = self.inserted.load(Ordering::Relaxed);
-        let used = (self.kept.load(Ordering::Relaxed) + inserted).saturating_sub(gone);
         Stats {
             capacity: geometry.capacity,
-            used: u32::try_from(used).unwrap_or(u32::MAX).min(geometry.capacity),
+            used: u32::try_from(self.used()).unwrap_or(u32::MAX).min(geometry.capacity),
             inserted,
             expired: self.expired.load(Ordering::Relaxed),
             refused_full: self.refused_full.load(Ordering::Relaxed),
             refused_quota: self.refused_quota.load(Ordering::Relaxed),
+            displaced: self.displaced.load(Ordering::Relaxed),
             bytes: geometry.lines() as u64 * 64,
         }
     }

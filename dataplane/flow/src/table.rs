@@ -15,7 +15,7 @@ use crate::layout::{Geometry, RECORD_LINES, header};
 use crate::mmap::{Line, Memory, prefetch};
 use crate::record::{Contents, Counters, Record, Route};
 use crate::state::{ConnState, Limits, Timeouts};
-use crate::stats::{Counts, Stats};
+use crate::stats::{Counts, GroupId, Stats};
 use crate::sync::Ordering;
 use crate::types::{FlowKey, FlowView, Millis, Origin, SlotId};
 
@@ -59,7 +59,7 @@ impl FlowTable {
 
     /// Makes a table over memory that contains one, or zeros.
     pub(crate) fn over(memory: Memory, geometry: Geometry, seed: Seed, epoch: Epoch, config: &Config) -> Self {
-        let counts = Counts::new(config.quota);
+        let counts = Counts::new(config.quotas, geometry.capacity);
         Self {
             memory,
             geometry,
@@ -169,9 +169,9 @@ impl FlowTable {
     /// Does the same as [`Self::revalidate`], and sets a new route. The translation stays. Returns false if the connection was removed.
     pub fn reroute(&self, slot: SlotId, route: &Route) -> bool {
         let moved = self.change(slot, |w| {
-            let before = w.charged();
+            let before = w.payer();
             w.set_route(slot.direction(), route, self.epoch);
-            (before, w.charged())
+            (before, w.payer())
         });
         if let Some((before, after)) = moved {
             self.counts.recharge(before, after);
@@ -223,6 +223,44 @@ impl FlowTable {
         removed
     }
 
+    /// Makes room in a full table: looks at the next `budget` records, removes what has expired, and if nothing has, one
+    /// entry whose handshake is not complete. Entries with a complete handshake stay.
+    pub(crate) fn make_room(&self, now: Millis, budget: u32) {
+        let mut displaceable = None;
+        let mut removed = 0;
+        self.next_records(budget, |number, record| {
+            let (incarnation, conn) = record.conn_state();
+            let slot = SlotId::new(incarnation, number, 0);
+            if conn.is_live() && conn.is_expired(&self.limits, record.last_seen(incarnation), now) {
+                removed += u32::from(self.remove_if_expired(slot, now));
+            } else if conn.is_live() && conn.is_displaceable() && displaceable.is_none() {
+                displaceable = Some(slot);
+            }
+        });
+        if removed == 0
+            && let Some(slot) = displaceable
+            && self.remove_when(slot, |conn, _| conn.is_displaceable())
+        {
+            self.counts.displaced.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Shows the next `budget` records to `see`, behind those that were shown last.
+    fn next_records(&self, budget: u32, mut see: impl FnMut(u32, Record<'_>)) {
+        let mark = self.free_records().mark();
+        if mark == 0 {
+            return;
+        }
+        let budget = budget.min(mark);
+        let cursor = self.line(header::CURSOR).0[0].fetch_add(u64::from(budget), Ordering::Relaxed);
+        for step in 0..u64::from(budget) {
+            let number = (cursor.wrapping_add(step) % u64::from(mark)) as u32;
+            if let Some(record) = self.record(number) {
+                see(number, record);
+            }
+        }
+    }
+
     fn remove_when(&self, slot: SlotId, condition: impl Fn(ConnState, Millis) -> bool) -> bool {
         let Some((record, contents)) = self.record(slot.record()).zip(self.contents(slot)) else {
             return false;
@@ -233,46 +271,44 @@ impl FlowTable {
         prefetch(index.bucket(b0).0);
         prefetch(index.bucket(b1).0);
         let locked: Locked<'_> = index.lock(b0, b1);
-        let charged = {
+        let payer = {
             let writing = record.write();
             let (incarnation, conn) = writing.conn_state();
             if incarnation != slot.incarnation() || !conn.is_live() || !condition(conn, writing.last_seen()) {
                 return false;
             }
-            let charged = writing.charged();
+            let payer = writing.payer();
             writing.clear();
-            charged
+            payer
         };
         let back = |n: u32| self.free_overflow().push(n, self.overflow_link(n));
         locked.unlink(b0, Entry::new(h0, slot.record(), 0), back);
         locked.unlink(b1, Entry::new(h1, slot.record(), 1), back);
         self.free_records().push(slot.record(), record.link());
         drop(locked);
-        self.counts.discharge(charged);
+        self.counts.discharge(payer);
         true
     }
 
     /// Checks the next `budget` records and removes expired connections. Returns their number.
     pub fn expire(&self, now: Millis, budget: u32) -> u32 {
-        let mark = self.free_records().mark();
-        if mark == 0 {
-            return 0;
-        }
-        let budget = budget.min(mark);
-        let cursor = self.line(header::CURSOR).0[0].fetch_add(u64::from(budget), Ordering::Relaxed);
         let mut removed = 0;
-        for step in 0..u64::from(budget) {
-            let number = (cursor.wrapping_add(step) % u64::from(mark)) as u32;
-            let Some(record) = self.record(number) else { continue };
+        self.next_records(budget, |number, record| {
             let (incarnation, conn) = record.conn_state();
             if conn.is_live() && conn.is_expired(&self.limits, record.last_seen(incarnation), now) {
                 removed += u32::from(self.remove_if_expired(SlotId::new(incarnation, number, 0), now));
             }
-        }
+        });
         removed
     }
 
-    /// Returns the number of connections that the endpoint has opened.
+    /// Makes a pod a member of a group: its connections count against the group's quota too. To be called before the first
+    /// packet of the pod; an endpoint that no call names is a member of group 0.
+    pub fn set_group(&self, endpoint: EndpointId, group: GroupId) {
+        self.counts.set_group(endpoint, group);
+    }
+
+    /// Connections that the endpoint has opened.
     #[must_use]
     pub fn opened_by(&self, endpoint: EndpointId) -> u32 {
         self.counts.opened_by(endpoint)

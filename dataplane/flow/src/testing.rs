@@ -6,7 +6,7 @@ use heddle_ids::{EndpointId, Generation, NodeId};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
-use crate::{Config, Egress, FlowFlags, FlowKey, FlowTable, Hit, Millis, NewFlow, Origin, Rewrite, SlotId};
+use crate::{Config, Egress, FlowFlags, FlowKey, FlowTable, Hit, Millis, NewFlow, Origin, Quotas, Rewrite, SlotId};
 
 /// The first time in the tests.
 pub(crate) const T0: Millis = Millis(1_000_000);
@@ -14,7 +14,7 @@ pub(crate) const T0: Millis = Millis(1_000_000);
 pub(crate) fn config(capacity: u32) -> Config {
     Config {
         capacity,
-        quota: None,
+        quotas: Quotas::default(),
         seed: Some([3, 1, 4, 1, 5, 9, 2, 6].map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15))),
         ..Config::default()
     }
@@ -63,19 +63,11 @@ pub(crate) fn pair(
     reply_origin: Origin,
 ) -> (NewFlow, NewFlow) {
     let direction = |key: Tuple, to: Tuple, origin, reply: bool| NewFlow {
-        key: FlowKey {
-            tuple: key,
-            proto,
-            origin,
+        key: match reply {
+            true => FlowKey::replying(key.reversed(), proto, origin),
+            false => FlowKey::opening(key, proto, origin),
         },
-        rewrite: Rewrite::between(
-            &FlowKey {
-                tuple: key,
-                proto,
-                origin,
-            },
-            to,
-        ),
+        rewrite: Rewrite::between(&FlowKey::opening(key, proto, origin), to),
         egress: if reply {
             Egress::Endpoint(EndpointId(2))
         } else {

@@ -6,7 +6,7 @@ use bitflags::bitflags;
 use heddle_ids::{EndpointId, Epoch, Generation, NextHopId, NodeId};
 use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
-use heddle_wire::{Parsed, Proto};
+use heddle_wire::{IcmpMessage, Parsed, Proto};
 
 /// A time in milliseconds, of a clock that never stops: in the agent `CLOCK_BOOTTIME`, which continues over a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
@@ -146,9 +146,9 @@ impl fmt::Debug for Origin {
 
 /// The key of one direction of a connection: its tuple as it arrives, its protocol and its origin.
 ///
-/// Protocols without ports have zeros for them. As in the parser, an ICMP echo request has its identifier as `sport` and 0 as
-/// `dport`, and an echo reply has 0 as `sport` and the identifier as `dport`. So the key of the reply is the key of the request
-/// reversed, and an unsolicited reply never has the key of a request.
+/// Protocols without ports have zeroes for them. An ICMP echo request has its identifier as `sport` and 0 as `dport`, an
+/// echo reply 0 as `sport` and the identifier as `dport`, as the parser gives them: the tuple of the reply is the tuple of
+/// the request reversed. [`echo_reply`](Self::echo_reply) tells the two apart where the identifier is 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct FlowKey {
     /// Addresses and ports.
@@ -157,17 +157,42 @@ pub struct FlowKey {
     pub proto: Proto,
     /// The origin.
     pub origin: Origin,
+    /// True for an ICMP echo reply: with the identifier 0 its tuple is also that of a request from the same host.
+    pub echo_reply: bool,
 }
 
 impl FlowKey {
     /// Returns the key of a packet with this origin.
     #[must_use]
     #[inline]
-    pub const fn of(packet: &Parsed, origin: Origin) -> Self {
+    pub fn of(packet: &Parsed, origin: Origin) -> Self {
         Self {
             tuple: packet.tuple(),
             proto: packet.proto,
             origin,
+            echo_reply: packet.icmp() == Some(IcmpMessage::EchoReply),
+        }
+    }
+
+    /// The key of the packet that opens a connection: of an ICMP echo, the request.
+    #[must_use]
+    pub const fn opening(tuple: Tuple, proto: Proto, origin: Origin) -> Self {
+        Self {
+            tuple,
+            proto,
+            origin,
+            echo_reply: false,
+        }
+    }
+
+    /// The key of the replies to packets that leave with a tuple; the replies come in at `origin`.
+    #[must_use]
+    pub const fn replying(sent: Tuple, proto: Proto, origin: Origin) -> Self {
+        Self {
+            tuple: sent.reversed(),
+            proto,
+            origin,
+            echo_reply: matches!(proto, Proto::ICMP | Proto::ICMPV6),
         }
     }
 }
@@ -277,6 +302,11 @@ bitflags! {
         const HAIRPIN = 1 << 4;
         /// The connection goes through a Service.
         const SERVICE = 1 << 5;
+        /// The opener is outside of the cluster: the connection is charged to its source prefix. Both directions have it.
+        const OUTSIDE = 1 << 6;
+        /// The connection is charged to the side that did not open it, because that side's packet made the entry. Both
+        /// directions have it.
+        const RESPONDER_PAYS = 1 << 7;
     }
 }
 

@@ -10,10 +10,10 @@ use std::process::{Command, Stdio};
 
 use heddle_flow::{
     BootId, Config, Egress, EndpointId, FlowFlags, FlowKey, FlowTable, Generation, InsertError, Millis, NewFlow,
-    NodeId, Origin, Rewrite,
+    NodeId, Origin, Quotas, Rewrite, SlotId,
 };
 use heddle_wire::rewrite::Tuple;
-use heddle_wire::{Ip, Proto};
+use heddle_wire::{Ip, Proto, TcpFlags};
 
 const FILE: &str = "HEDDLE_FLOW_CRASH_FILE";
 const BOOT: BootId = BootId(42);
@@ -29,12 +29,27 @@ const REPORT: u32 = 200;
 fn config() -> Config {
     Config {
         capacity: CAPACITY,
-        quota: None,
+        quotas: Quotas::default(),
         ..Config::default()
     }
 }
 
-/// Returns connection `n` of a thread. All of its content follows from the two numbers.
+/// Completes the handshake of a connection. False if it was displaced before.
+fn touch(table: &FlowTable, slot: SlotId) -> bool {
+    table.touch(slot.peer(), NOW, 1, TcpFlags::SYN | TcpFlags::ACK) && table.touch(slot, NOW, 1, TcpFlags::ACK)
+}
+
+/// Inserts a connection with a complete handshake: a full table does not displace it.
+fn establish(table: &FlowTable, f: &NewFlow, r: &NewFlow) -> Result<SlotId, InsertError> {
+    loop {
+        let (slot, _) = table.insert(f, r, NOW)?;
+        if touch(table, slot) {
+            return Ok(slot);
+        }
+    }
+}
+
+/// Connection `n` of a thread: everything in it follows from the two numbers.
 fn connection(thread: u32, n: u32) -> (NewFlow, NewFlow) {
     let arrives = Tuple {
         src: Ip::from_v4([10, thread as u8, 0, 1]),
@@ -47,11 +62,7 @@ fn connection(thread: u32, n: u32) -> (NewFlow, NewFlow) {
         ..arrives
     };
     let direction = |tuple: Tuple, to: Tuple, origin, flags| {
-        let key = FlowKey {
-            tuple,
-            proto: Proto::TCP,
-            origin,
-        };
+        let key = FlowKey::opening(tuple, Proto::TCP, origin);
         NewFlow {
             key,
             rewrite: Rewrite::between(&key, to),
@@ -81,8 +92,8 @@ fn child() {
                 let mut window = std::collections::VecDeque::new();
                 for n in 0.. {
                     let (f, r) = connection(thread, n);
-                    match table.insert(&f, &r, NOW) {
-                        Ok((slot, _)) if n % STANDING != 0 => window.push_back(slot),
+                    match establish(table, &f, &r) {
+                        Ok(slot) if n % STANDING != 0 => window.push_back(slot),
                         Ok(_) => {}
                         Err(InsertError::Full) => return,
                         Err(other) => panic!("{other}"),
@@ -178,7 +189,7 @@ fn a_table_whose_owner_was_killed_is_whole_again() {
             for n in (0..made).step_by(STANDING as usize) {
                 let key = connection(thread as u32, n).0.key;
                 assert!(
-                    table.find_tuple(&key.tuple, key.proto, NOW).is_some(),
+                    table.find_tuple(&key, NOW).is_some(),
                     "round {round}: {thread}/{n} is lost"
                 );
             }
@@ -187,10 +198,11 @@ fn a_table_whose_owner_was_killed_is_whole_again() {
         // No slot is lost: every free one can be used.
         for n in 0..CAPACITY - takeover.entries_kept {
             let (f, r) = connection(200, n);
-            table
-                .insert(&f, &r, NOW)
-                .unwrap_or_else(|e| panic!("round {round}, {n}: {e}"));
+            establish(&table, &f, &r).unwrap_or_else(|e| panic!("round {round}, {n}: {e}"));
         }
+        table.for_each(|c| {
+            touch(&table, c.slot);
+        });
         let (f, r) = connection(201, 0);
         assert_eq!(table.insert(&f, &r, NOW), Err(InsertError::Full));
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use heddle_flow::{
     Config, Egress, EndpointId, Epoch, FlowFlags, FlowKey, FlowTable, Generation, InsertError, Millis, NewFlow, NodeId,
-    Origin, Rewrite,
+    Origin, Quotas, Rewrite,
 };
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto, TcpFlags};
@@ -17,7 +17,7 @@ const ROUNDS: u32 = if cfg!(miri) { 60 } else { 60_000 };
 fn config(capacity: u32) -> Config {
     Config {
         capacity,
-        quota: None,
+        quotas: Quotas::default(),
         seed: Some([11, 22, 33, 44, 55, 66, 77, 88].map(|n: u64| n << 40 | n)),
         ..Config::default()
     }
@@ -38,11 +38,7 @@ fn connection(n: u32, stamp: u16) -> (NewFlow, NewFlow) {
         ..arrives
     };
     let direction = |tuple: Tuple, to: Tuple, origin, flags| NewFlow {
-        key: FlowKey {
-            tuple,
-            proto: Proto::UDP,
-            origin,
-        },
+        key: FlowKey::opening(tuple, Proto::UDP, origin),
         rewrite: Rewrite {
             to,
             deltas: Default::default(),

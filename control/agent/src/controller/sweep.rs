@@ -89,7 +89,7 @@ mod tests {
 
     /// A connection of the client to the Service, sent to a pod.
     fn connect(flows: &FlowTable, proto: Proto, sport: u16, backend: Ip, flags: FlowFlags) {
-        let key = |tuple, origin| FlowKey { tuple, proto, origin };
+        let key = |tuple, origin| FlowKey::opening(tuple, proto, origin);
         let asked = Tuple {
             src: CLIENT,
             dst: SERVICE,

@@ -247,11 +247,7 @@ mod tests {
         };
         let (asked, sent) = (tuple(SERVICE, 80), tuple(SERVER, 8080));
         let flow = |from, to: Tuple, endpoints, flags| {
-            let key = FlowKey {
-                tuple: from,
-                proto: Proto::TCP,
-                origin: Origin::HOST,
-            };
+            let key = FlowKey::opening(from, Proto::TCP, Origin::HOST);
             NewFlow {
                 key,
                 rewrite: Rewrite::between(&key, to),

@@ -77,6 +77,7 @@ pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
                 tuple: inner.tuple().reversed(),
                 proto: inner.proto,
                 origin: key.origin,
+                echo_reply: inner.is_echo_request(),
             }),
             Err(e) => Class::drop(e),
         },

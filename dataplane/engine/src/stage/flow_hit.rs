@@ -34,7 +34,7 @@ pub(crate) fn is_replayable(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> bool {
 pub(crate) fn find_successor(cx: &Context<'_>, key: &FlowKey) -> Next {
     let successor = cx
         .flows
-        .find_tuple(&key.tuple, key.proto, cx.now)
+        .find_tuple(key, cx.now)
         .filter(|hit| hit.view.origin == key.origin && cx.is_current(&hit.view));
     match successor {
         Some(hit) => Next::Replay(Replay::of(&hit)),

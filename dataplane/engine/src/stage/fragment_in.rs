@@ -81,7 +81,7 @@ pub(crate) fn later(cx: &mut Context<'_>, p: &Parsed) -> Fate {
 pub(crate) fn find_flow(cx: &Context<'_>, key: &FlowKey) -> Next {
     let found = cx
         .flows
-        .find_tuple(&key.tuple, key.proto, cx.now)
+        .find_tuple(key, cx.now)
         .filter(|hit| hit.view.origin == key.origin);
     match found {
         Some(hit) if cx.is_current(&hit.view) => Next::Replay(Replay::of(&hit)),

@@ -148,11 +148,7 @@ fn hit_replay_done_for_an_egress_without_a_port() {
         let frame = A.to(B.v4()).udp(1000, 53, b"x");
         let p = parse(&frame, frame.len()).unwrap();
         let key = FlowKey::of(&p, Origin::pod(A.endpoint));
-        let reply = FlowKey {
-            tuple: key.tuple.reversed(),
-            proto: Proto::UDP,
-            origin: Origin::pod(B.endpoint),
-        };
+        let reply = FlowKey::replying(key.tuple, Proto::UDP, Origin::pod(B.endpoint));
         let direction = |key: FlowKey, egress, endpoints: [EndpointId; 2], flags| NewFlow {
             rewrite: Rewrite::none(&key),
             key,

@@ -4,11 +4,12 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use heddle_ids::Epoch;
+use heddle_wire::TcpFlags;
 
 use super::*;
 use crate::mmap::LINE_BYTES;
 use crate::testing::{T0, assert_delivers, config, look, nth, put, v4};
-use crate::{BootId, Fresh, InsertError, Millis, OpenError, Takeover};
+use crate::{BootId, Fresh, InsertError, Millis, OpenError, SlotId, Takeover};
 
 const BOOT: BootId = BootId(0x1234_5678_9abc_def0_1122_3344_5566_7788);
 const CAPACITY: u32 = 300;
@@ -77,8 +78,16 @@ fn assert_whole(table: &FlowTable, used: u32) {
         assert!(look(table, c.keys[1], T0).is_some_and(|h| h.slot == c.slot.peer()));
     });
     assert_eq!(count, used);
+    // With complete handshakes, so that none of them makes room for another.
+    let establish = |slot: SlotId| {
+        for (slot, flags) in [(slot.peer(), TcpFlags::SYN | TcpFlags::ACK), (slot, TcpFlags::ACK)] {
+            assert!(table.touch(slot, T0, 1, flags));
+        }
+    };
+    table.for_each(|c| establish(c.slot));
     let fresh: Vec<_> = (10_000..10_000 + CAPACITY - used)
         .map(|n| put(table, nth(n), T0).0)
+        .inspect(|slot| establish(*slot))
         .collect();
     let (f, r) = nth(20_000);
     assert_eq!(table.insert(&f, &r, T0), Err(InsertError::Full));

@@ -39,6 +39,16 @@ pub struct Inner {
     pub icmp_type: u8,
 }
 
+impl Inner {
+    /// Returns true if the quoted packet is an ICMP echo request.
+    #[must_use]
+    pub fn is_echo_request(&self) -> bool {
+        (self.proto == Proto::ICMP || self.proto == Proto::ICMPV6)
+            && self.fragment != Fragment::Later
+            && IcmpMessage::of(self.l3, self.icmp_type) == IcmpMessage::EchoRequest
+    }
+}
+
 /// Reads the packet quoted in an ICMP error (RFC 792, RFC 4443 section 3).
 ///
 /// # Errors

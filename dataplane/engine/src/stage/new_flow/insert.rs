@@ -100,12 +100,7 @@ fn compile(
     // Generations and MTU are stored in the entry, so that a hit does not look them up.
     let generations = cx.generations([from, to])?;
     let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
-    let key = |tuple, origin| FlowKey {
-        tuple,
-        proto: query.proto,
-        origin,
-    };
-    let there = key(seen, query.origin);
+    let there = FlowKey::opening(seen, query.proto, query.origin);
     let rewrite = if sent == seen {
         Rewrite::none(&there)
     } else {
@@ -125,7 +120,7 @@ fn compile(
     Some((
         direction(there, rewrite, egress, [from, to], [g, h], flags),
         direction(
-            key(sent.reversed(), origin_of(to)),
+            FlowKey::replying(sent, query.proto, origin_of(to)),
             rewrite.back(&seen),
             Egress::Endpoint(from),
             [to, from],
