@@ -111,7 +111,7 @@ impl Load {
         };
         FlowTable::anonymous(&Config {
             capacity,
-            quota: None,
+            quotas: heddle_flow::Quotas::default(),
             seed: Some([0x9e37_79b9; 8]),
             ..Config::default()
         })
@@ -234,7 +234,7 @@ impl Burst {
             clients,
             snapshot,
             flows: load.table(),
-            stages: Stages::new(StageConfig::default()),
+            stages: Stages::new(StageConfig::default(), 16),
             batch: Batch::new(&FragmentConfig::default()),
             store: Arc::clone(pool.store_arc()),
             pool,

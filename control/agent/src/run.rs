@@ -218,7 +218,7 @@ fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
     }
     let config = heddle_flow::Config {
         capacity: settings.connections,
-        quota: Some(settings.connections_per_pod),
+        quotas: settings.quotas,
         timeouts: settings.timeouts,
         huge_pages: settings.huge_pages != HugePages::Never,
         ..heddle_flow::Config::default()

@@ -1,15 +1,17 @@
 //! The state that the stages share: a worker's own between bursts, and the context of one burst.
 
 use heddle_flow::{Egress, FlowTable, FlowView, Millis, Origin};
-use heddle_port::{FrameStore, PortId, WorkerPool};
+use heddle_port::{BURST, FrameStore, PortId, WorkerPool};
 use heddle_tables::{Endpoint, EndpointId, Generation, Snapshot};
 use heddle_wire::MacAddr;
 
 use crate::batch::Batch;
 use crate::decide::BackendSelector;
+use crate::error_budget::{ErrorBudget, ErrorLimits};
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::reassembly::{Datagrams, FragmentConfig, FragmentTotals};
+use crate::stage::new_flow::Refusals;
 use crate::verdict::Verdict;
 
 /// The configuration of the stages.
@@ -18,8 +20,8 @@ pub struct StageConfig {
     /// The end of the time in which mid-stream TCP connections are adopted, after a start without a flow table. `Millis(0)`
     /// means that none are adopted.
     pub adopt_until: Millis,
-    /// The most ICMP errors that a worker sends in one turn.
-    pub errors_per_turn: u32,
+    /// The limits of the ICMP errors for each ingress port.
+    pub errors: ErrorLimits,
     /// The seed of the random choice among backends. Workers have different seeds; a replay has a fixed one.
     pub seed: u64,
     /// The limits for fragments of datagrams.
@@ -30,7 +32,7 @@ impl Default for StageConfig {
     fn default() -> Self {
         Self {
             adopt_until: Millis(0),
-            errors_per_turn: 64,
+            errors: ErrorLimits::default(),
             seed: 0,
             fragments: FragmentConfig::default(),
         }
@@ -40,12 +42,20 @@ impl Default for StageConfig {
 /// The longest local reply that is not made in place: an ICMPv6 error (RFC 4443 section 2.4(c)) with its Ethernet header.
 const SCRATCH: usize = 1280 + 14;
 
+/// The units of slow-path work that one burst may cause: one for each packet and one for each source port that is tried. So a
+/// port cannot keep its worker from the other ports for longer than a few hundred microseconds a turn.
+pub(crate) const SLOW_PATH_UNITS: u32 = 2 * BURST as u32;
+
 /// The state of a worker's stages between bursts.
 #[derive(Debug)]
 pub struct Stages {
     pub(crate) config: StageConfig,
-    /// ICMP errors that may still be sent in this turn.
-    pub(crate) errors_left: u32,
+    /// ICMP errors that each port may still cause.
+    pub(crate) errors: ErrorBudget,
+    /// Units of slow-path work that the burst may still cause: see [`SLOW_PATH_UNITS`].
+    pub(crate) slow_left: u32,
+    /// The connections that the flow table refused lately.
+    pub(crate) refusals: Refusals,
     /// Packets that took the slow path since the worker last counted.
     pub(crate) slow: u64,
     /// The state of the random number generator.
@@ -57,12 +67,14 @@ pub struct Stages {
 }
 
 impl Stages {
-    /// Makes stages with a full budget.
+    /// Makes stages for ports whose numbers are below `ports`, with full budgets.
     #[must_use]
-    pub fn new(config: StageConfig) -> Self {
+    pub fn new(config: StageConfig, ports: u16) -> Self {
         Self {
             config,
-            errors_left: config.errors_per_turn,
+            errors: ErrorBudget::new(config.errors, ports),
+            slow_left: 0,
+            refusals: Refusals::new(),
             slow: 0,
             chance: config.seed,
             scratch: Box::new([0; SCRATCH]),
@@ -70,10 +82,8 @@ impl Stages {
         }
     }
 
-    /// Begins a turn: fills the budget of ICMP errors, and gives up the held fragments whose first one did not arrive in time.
-    /// They are then in `batch`, with their verdicts.
+    /// Begins a turn: gives up the held fragments whose first one did not arrive in time. They are then in `batch`, with their verdicts.
     pub fn begin_turn(&mut self, batch: &mut Batch, now: Millis) {
-        self.errors_left = self.config.errors_per_turn;
         self.datagrams.expire(now);
         self.drop_given_up(batch);
     }
@@ -82,6 +92,7 @@ impl Stages {
     /// their verdicts.
     pub fn close(&mut self, batch: &mut Batch, port: PortId) {
         self.datagrams.close(port);
+        self.errors.reset(port);
         self.drop_given_up(batch);
     }
 

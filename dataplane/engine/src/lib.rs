@@ -76,6 +76,7 @@ mod control;
 mod counters;
 mod decide;
 mod drops;
+mod error_budget;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 mod handover;
@@ -97,6 +98,7 @@ pub use decide::{
     Allowed, BackendSelector, Decision, Denial, Query, Source, Target, connection_hash, decide, decide_with, judge,
 };
 pub use drops::{DropRecord, DropRing, PolicyCount, PolicyCounters, Reading};
+pub use error_budget::ErrorLimits;
 pub use handover::{Ends, mesh};
 pub use ingress::{Ingress, PortRole};
 pub use process::{Tables, process};

@@ -26,7 +26,7 @@ use heddle_tables::Snapshot;
 use heddle_wire::{Fragment, Parsed, parse, simd};
 
 use crate::batch::{Batch, Kind, Pending, Reentered};
-use crate::context::{Context, Stages};
+use crate::context::{Context, SLOW_PATH_UNITS, Stages};
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::reassembly::Ticket;
@@ -69,6 +69,7 @@ pub fn process(
 ) {
     // One snapshot and one endpoint for the whole burst.
     batch.begin();
+    stages.slow_left = SLOW_PATH_UNITS;
     let Some(endpoint) = tables.snapshot.endpoint(ingress.role.endpoint()) else {
         // The port exists before or after its endpoint. Fail closed.
         batch.verdicts.fill(Verdict::drop(DropReason::PolicyNotReady));
@@ -299,6 +300,10 @@ fn slow_path(
     kind: Kind,
     mut next: Next,
 ) -> Verdict {
+    let Some(left) = cx.stages.slow_left.checked_sub(1) else {
+        return Verdict::drop(DropReason::SlowPathLimit);
+    };
+    cx.stages.slow_left = left;
     for _ in 0..MAX_STEPS {
         next = match permit(kind, next) {
             Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, direction.plan()),

@@ -73,6 +73,8 @@ reasons! {
         Ipv4LengthExceedsFrame = "ipv4-length-exceeds-frame",
         /// The IPv4 header checksum is wrong.
         Ipv4Checksum = "ipv4-checksum",
+        /// An IPv4 header with a source route (RFC 7126 section 4.3 and 4.4: drop).
+        Ipv4SourceRoute = "ipv4-source-route",
         /// The IPv6 header is truncated.
         Ipv6Truncated = "ipv6-truncated",
         /// The version field of an IPv6 header is not 6.
@@ -141,9 +143,9 @@ reasons! {
         Martian = "martian",
         /// A multicast or broadcast destination.
         Multicast = "multicast",
-        /// A protocol other than TCP, UDP, SCTP, ICMP and ICMPv6.
+        /// A protocol that is not forwarded between hosts: IGMP to an address of one host.
         UnsupportedProtocol = "unsupported-protocol",
-        /// An ICMP message that is neither echo nor error.
+        /// An ICMP message that is neither echo nor error, a redirect (RFC 1812 section 5.2.7.2), or a source quench (RFC 6633).
         UnsupportedIcmp = "unsupported-icmp",
         /// A combination of TCP flags that no TCP sends.
         TcpFlags = "tcp-flags",
@@ -169,18 +171,19 @@ reasons! {
         UnknownDestination = "unknown-destination",
         /// The packet would leave where it came in, or by an egress that has no port.
         NoRoute = "no-route",
-        /// The TTL or hop limit is used up, and no answer was due or the errors of this turn are used up.
+        /// The TTL or hop limit is used up, and no answer was due or the port's ICMP errors are used up.
         TtlExceeded = "ttl-exceeded",
-        /// A header could not be rewritten as its flow says: ports of a fragmented SCTP packet.
+        /// A header could not be rewritten as its flow says: ports of a fragmented SCTP packet. Or octets behind the end of an IP
+        /// packet of several frames could not be cut off.
         Untranslatable = "untranslatable",
-        /// The packet is larger than its path takes, cannot be fragmented, and no answer was due or the errors of this turn
-        /// are used up.
+        /// The packet is larger than its path takes, cannot be fragmented, and no answer was due or the port's ICMP
+        /// errors are used up.
         TooBig = "too-big",
         /// The Service has endpoints, but its traffic policy leaves none here.
         ServiceNoLocalEndpoint = "service-no-local-endpoint",
         /// The source address is in none of the Service's loadBalancerSourceRanges.
         ServiceSourceRange = "service-source-range",
-        /// The Service has no such port or no endpoint, and no answer was due or the errors of this turn are used up.
+        /// The Service has no such port or no endpoint, and no answer was due or the port's ICMP errors are used up.
         ServiceRejected = "service-rejected",
 
         // Policy.
@@ -198,12 +201,18 @@ reasons! {
         TcpWithoutFlow = "tcp-without-flow",
         /// The flow table is full.
         FlowTableFull = "flow-table-full",
-        /// The pod has as many flows as it may have.
+        /// The pod, or the pods of its namespace together, have as many flows as they may have.
         FlowQuota = "flow-quota",
+        /// The clients of a /24 or /64 outside of the node have as many flows as they may have.
+        FlowSourceQuota = "flow-source-quota",
+        /// The opener has its share of the source ports that are masqueraded to the destination.
+        FlowPortShare = "flow-port-share",
         /// No source port was free that distinguishes the flow from the others to the same backend.
         FlowPortsUsedUp = "flow-ports-used-up",
         /// The flow table refused the flow while another worker was changing the same one.
         FlowContended = "flow-contended",
+        /// The burst's earlier packets from the same port have used up the work that it may cause.
+        SlowPathLimit = "slow-path-limit",
 
         // Transmission.
         /// There were too few frames to fragment the packet into.
@@ -328,6 +337,7 @@ impl DropReason {
             | Self::Ipv6TooManyExtensions
             | Self::Ipv6RoutingType0
             | Self::Ipv6RoutingSegmentsLeft
+            | Self::Ipv4SourceRoute
             | Self::Multicast
             | Self::UnsupportedProtocol
             | Self::UnsupportedIcmp
@@ -354,8 +364,11 @@ impl DropReason {
             | Self::FragmentTooMany
             | Self::FlowTableFull
             | Self::FlowQuota
+            | Self::FlowSourceQuota
+            | Self::FlowPortShare
             | Self::FlowPortsUsedUp
             | Self::FlowContended
+            | Self::SlowPathLimit
             | Self::PoolEmpty
             | Self::HandoverQueueFull
             | Self::TxRingFull => DropClass::Capacity,

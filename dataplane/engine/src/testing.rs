@@ -72,7 +72,7 @@ impl Default for NodeBuilder {
             frame_size: 4096,
             flows: heddle_flow::Config {
                 capacity: 1024,
-                quota: None,
+                quotas: heddle_flow::Quotas::default(),
                 // Fixed, so that a failure repeats: the digits of e.
                 seed: Some([
                     0xb7e1_5162_8aed_2a6a,

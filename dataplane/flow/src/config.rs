@@ -12,7 +12,11 @@ pub struct Quotas {
     pub per_group: Option<u32>,
     /// The most connections that clients of one /24 or /64 outside of the cluster may have opened; `None`: no limit.
     pub per_source_prefix: Option<u32>,
-    /// Records that only connections of the node may use: its probes reach pods also when others have filled the table.
+    /// The most connections of one payer that are masqueraded to one destination (address, port, protocol), so that nobody
+    /// takes all source ports to it; `None`: no limit.
+    pub per_masquerade_destination: Option<u32>,
+    /// Records that only connections of the node may use: its probes reach pods also when others have filled the table. An
+    /// eighth of the table at most.
     pub node_reserve: u32,
 }
 
@@ -60,6 +64,7 @@ impl Default for Config {
                 per_pod: Some(65_536),
                 per_group: Some(131_072),
                 per_source_prefix: Some(65_536),
+                per_masquerade_destination: None,
                 node_reserve: 8_192,
             },
             // Under loom every word is an object of the model.

@@ -13,7 +13,7 @@ use crate::hash::Hash;
 use crate::mmap::prefetch;
 use crate::record::Record;
 use crate::state::ConnState;
-use crate::stats::{Payer, Refusal};
+use crate::stats::{Charge, Payer, Refusal};
 use crate::sync::Ordering;
 use crate::table::FlowTable;
 use crate::types::{FlowFlags, FlowKey, Hit, Millis, NewFlow, SlotId};
@@ -43,6 +43,9 @@ pub enum InsertError {
     /// Clients of this source prefix outside of the cluster have opened as many connections as they may.
     #[error("the clients of this /24 or /64 outside of the cluster have used up their share of connections")]
     SourceQuota,
+    /// The opener has its share of the source ports to this masqueraded destination.
+    #[error("the opener has used up its share of the source ports that are masqueraded to this destination")]
+    PortShare,
     /// A direction's rewrite is not the other's key reversed, or the protocols differ: a mistake of the caller.
     #[error("the two directions do not belong to one connection: each one's rewrite must be the other's key reversed")]
     NotAPair,
@@ -108,7 +111,10 @@ impl FlowTable {
                     return Err(InsertError::Full);
                 }
                 Err(Obstacle::Error(error)) => {
-                    if matches!(error, InsertError::Quota(_) | InsertError::SourceQuota) {
+                    if matches!(
+                        error,
+                        InsertError::Quota(_) | InsertError::SourceQuota | InsertError::PortShare
+                    ) {
                         self.counts.refused_quota.fetch_add(1, Ordering::Relaxed);
                     }
                     return Err(error);
@@ -133,9 +139,9 @@ impl FlowTable {
         now: Millis,
     ) -> Result<(SlotId, SlotId), Obstacle> {
         let (forward, reverse) = flows;
-        let payer = payer(forward, reverse);
+        let charge = charge(forward, reverse);
         // While the buckets are on their way.
-        let written = self.write_record(forward, reverse, payer, now);
+        let written = self.write_record(forward, reverse, charge, now);
         let linked = self.link(flows, ends, written.as_ref().map_err(|obstacle| *obstacle), now);
         match (linked, written) {
             (
@@ -150,7 +156,7 @@ impl FlowTable {
             }
             (Err(obstacle), Ok(written)) => {
                 self.free_records().push(written.number, written.record.link());
-                self.counts.withdraw(payer);
+                self.counts.withdraw(charge);
                 Err(obstacle)
             }
             (Err(obstacle), Err(_)) | (Ok(()), Err(obstacle)) => Err(obstacle),
@@ -163,17 +169,18 @@ impl FlowTable {
         &self,
         forward: &NewFlow,
         reverse: &NewFlow,
-        payer: Payer,
+        charge: Charge,
         now: Millis,
     ) -> Result<UnlinkedRecord<'_>, Obstacle> {
-        self.counts.charge(payer).map_err(|refusal| match (refusal, payer) {
-            (Refusal::Reserve, _) => Obstacle::Full,
-            (_, Payer::Endpoint(endpoint)) => Obstacle::Error(InsertError::Quota(endpoint)),
-            (_, Payer::Outside(..)) => Obstacle::Error(InsertError::SourceQuota),
+        self.counts.charge(charge).map_err(|refusal| match refusal {
+            Refusal::Reserve => Obstacle::Full,
+            Refusal::Quota => Obstacle::Error(InsertError::Quota(charge.payer.endpoint())),
+            Refusal::Prefix => Obstacle::Error(InsertError::SourceQuota),
+            Refusal::Ports => Obstacle::Error(InsertError::PortShare),
         })?;
         let free = self.free_records().pop(|n| self.record_link(n));
         let Some((number, record)) = free.and_then(|n| Some((n, self.record(n)?))) else {
-            self.counts.withdraw(payer);
+            self.counts.withdraw(charge);
             return Err(Obstacle::Full);
         };
         if let Some(next) = self.free_records().peek().and_then(|n| self.record(n)) {
@@ -252,17 +259,27 @@ impl FlowTable {
     }
 }
 
-/// Returns the payer of a connection that is to be inserted.
-fn payer(forward: &NewFlow, reverse: &NewFlow) -> Payer {
-    let opener_is_reverse = forward.flags.contains(FlowFlags::REPLY);
-    let responder_pays = forward.flags.contains(FlowFlags::RESPONDER_PAYS);
-    let (endpoint, direction) = match opener_is_reverse ^ responder_pays {
-        false => (forward.endpoints[0], forward),
-        true => (forward.endpoints[1], reverse),
+/// Returns the charge of a connection that is to be inserted.
+fn charge(forward: &NewFlow, reverse: &NewFlow) -> Charge {
+    let (opener, replies) = match forward.flags.contains(FlowFlags::REPLY) {
+        false => ((forward, forward.endpoints[0]), (reverse, forward.endpoints[1])),
+        true => ((reverse, forward.endpoints[1]), (forward, forward.endpoints[0])),
     };
-    if forward.flags.contains(FlowFlags::OUTSIDE) {
+    let (direction, endpoint) = match forward.flags.contains(FlowFlags::RESPONDER_PAYS) {
+        false => opener,
+        true => replies,
+    };
+    let payer = if forward.flags.contains(FlowFlags::OUTSIDE) {
         Payer::outside(endpoint, direction.key.tuple.src)
     } else {
         Payer::Endpoint(endpoint)
+    };
+    if !forward.flags.contains(FlowFlags::MASQUERADED) {
+        return Charge {
+            payer,
+            destination: None,
+        };
     }
+    let destination = replies.0.key;
+    Charge::masqueraded(payer, destination.tuple.src, destination.tuple.sport, destination.proto)
 }

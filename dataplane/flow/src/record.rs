@@ -35,7 +35,7 @@
 
 use heddle_ids::{EndpointId, Epoch, Generation};
 use heddle_wire::rewrite::{Deltas, Tuple};
-use heddle_wire::{Ip, Proto, TcpFlags};
+use heddle_wire::{Proto, TcpFlags};
 
 use crate::bucket::ProbeResult;
 use crate::encoding::{
@@ -48,7 +48,7 @@ use crate::mmap::{LINE_WORDS, Line};
 use crate::seqlock::{Sequence, WriteGuard};
 use crate::simd::{load_pair, pairs_equal};
 use crate::state::{ConnState, Limits};
-use crate::stats::Payer;
+use crate::stats::{Charge, Payer};
 use crate::sync::{AtomicU64, Ordering};
 use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
 
@@ -132,10 +132,10 @@ impl Contents {
         }
     }
 
-    /// The payer of the connection.
-    pub(crate) fn payer(&self) -> Payer {
-        payer(self.words[META], self.words[ENDS], self.conn, |direction| {
-            self.tuple(direction).src
+    /// The charge of the connection.
+    pub(crate) fn charge(&self) -> Charge {
+        charge(self.words[META], self.words[ENDS], self.conn, |direction, word| {
+            self.at(direction, word)
         })
     }
 
@@ -419,12 +419,11 @@ impl RecordWriter<'_> {
         self.record.last_seen(self.conn_state().0)
     }
 
-    /// The payer of the connection.
-    pub(crate) fn payer(&self) -> Payer {
+    /// The charge of the connection.
+    pub(crate) fn charge(&self) -> Charge {
         let (_, conn) = self.conn_state();
-        payer(self.get(META), self.get(ENDS), conn, |direction| {
-            let base = DIRECTION[direction & 1];
-            ip_from_words([self.get(base), self.get(base + 1)])
+        charge(self.get(META), self.get(ENDS), conn, |direction, word| {
+            self.get(DIRECTION[direction & 1] + word)
         })
     }
 
@@ -492,16 +491,26 @@ impl RecordWriter<'_> {
     }
 }
 
-/// Returns the payer of a connection from its words; `source` is the source address of a direction.
-fn payer(meta: u64, ends: u64, conn: ConnState, source: impl Fn(usize) -> Ip) -> Payer {
+/// Returns the charge of a connection; `word` is a word of a direction.
+fn charge(meta: u64, ends: u64, conn: ConnState, word: impl Fn(usize, usize) -> u64) -> Charge {
     let flags = FlowFlags::from_bits_truncate(meta as u16);
+    let source = |direction: usize| ip_from_words([word(direction, 0), word(direction, 1)]);
     let direction = conn.opener() ^ usize::from(flags.contains(FlowFlags::RESPONDER_PAYS));
     let endpoint = EndpointId((ends >> (direction * 16)) as u16);
-    if flags.contains(FlowFlags::OUTSIDE) {
+    let payer = if flags.contains(FlowFlags::OUTSIDE) {
         Payer::outside(endpoint, source(direction))
     } else {
         Payer::Endpoint(endpoint)
+    };
+    if !flags.contains(FlowFlags::MASQUERADED) {
+        return Charge {
+            payer,
+            destination: None,
+        };
     }
+    // The replies' source is the destination behind the Service.
+    let replies = conn.opener() ^ 1;
+    Charge::masqueraded(payer, source(replies), word(replies, PORTS) as u16, conn.proto())
 }
 
 /// A pair as direction 0 sees it.

@@ -6,7 +6,7 @@
 //! repair anything.
 
 use heddle_ids::EndpointId;
-use heddle_wire::Ip;
+use heddle_wire::{Ip, Proto};
 
 use crate::config::Quotas;
 use crate::layout::Geometry;
@@ -51,6 +51,43 @@ const PREFIXES: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 14 };
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GroupId(pub u16);
 
+/// Counters for pairs of a payer and a masqueraded destination; pairs that share one share its limit.
+const DESTINATIONS: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 16 };
+
+/// The charge of a connection: its payer, and the counter of its destination if it is masqueraded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Charge {
+    pub(crate) payer: Payer,
+    pub(crate) destination: Option<usize>,
+}
+
+impl Charge {
+    /// Returns the charge of a connection that is masqueraded to a destination.
+    pub(crate) fn masqueraded(payer: Payer, ip: Ip, port: u16, proto: Proto) -> Self {
+        let who = match payer {
+            Payer::Endpoint(endpoint) => u64::from(endpoint.0),
+            Payer::Outside(endpoint, prefix) => u64::from(endpoint.0) | (prefix as u64 + 1) << 16,
+        };
+        let address = u128::from_be_bytes(ip.octets());
+        let words = [
+            address as u64,
+            (address >> 64) as u64,
+            u64::from(port) << 8 | u64::from(proto.0),
+            who,
+        ];
+        let hash = words.into_iter().fold(0, |hash: u64, word| spread(hash ^ word));
+        Self {
+            payer,
+            destination: Some((hash >> 32) as usize % DESTINATIONS),
+        }
+    }
+}
+
+/// Spreads a number over 64 bits: Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4).
+const fn spread(word: u64) -> u64 {
+    (word ^ word >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 /// The payer of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Payer {
@@ -69,20 +106,13 @@ impl Payer {
         } else {
             u64::from_be_bytes(*octets.first_chunk().unwrap_or(&[0; 8]))
         };
-        // Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4).
-        let hash = (prefix ^ prefix >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        Self::Outside(behind, (hash >> 32) as usize % PREFIXES)
+        Self::Outside(behind, (spread(prefix) >> 32) as usize % PREFIXES)
     }
 
-    const fn endpoint(self) -> EndpointId {
+    pub(crate) const fn endpoint(self) -> EndpointId {
         match self {
             Self::Endpoint(endpoint) | Self::Outside(endpoint, _) => endpoint,
         }
-    }
-
-    /// Returns true for the node, which has no quota and may use the reserve.
-    const fn is_node(self) -> bool {
-        matches!(self, Self::Endpoint(endpoint) if !endpoint.is_pod())
     }
 }
 
@@ -95,6 +125,8 @@ pub(crate) enum Refusal {
     Quota,
     /// The share of the source prefix.
     Prefix,
+    /// The share of the source ports to a masqueraded destination.
+    Ports,
 }
 
 /// Counts that the table keeps beside its memory.
@@ -109,6 +141,7 @@ pub(crate) struct Counts {
     /// ... and the connections of each group's pods.
     groups: Box<[AtomicU32]>,
     prefixes: Box<[AtomicU32]>,
+    destinations: Box<[AtomicU32]>,
     quotas: Quotas,
     /// Records beyond this number are for the node.
     open_to_all: u32,
@@ -129,8 +162,9 @@ impl Counts {
             group_of: zeroes(ENDPOINTS),
             groups: zeroes(GROUPS),
             prefixes: zeroes(PREFIXES),
+            destinations: zeroes(DESTINATIONS),
             quotas,
-            open_to_all: capacity.saturating_sub(quotas.node_reserve),
+            open_to_all: capacity - quotas.node_reserve.min(capacity / 8),
             inserted: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             refused_full: AtomicU64::new(0),
@@ -152,6 +186,10 @@ impl Counts {
         &self.prefixes[index % PREFIXES]
     }
 
+    fn destination(&self, index: usize) -> &AtomicU32 {
+        &self.destinations[index % DESTINATIONS]
+    }
+
     /// Makes an endpoint a member of a group, with the connections that it has. Nobody inserts for it meanwhile.
     pub(crate) fn set_group(&self, endpoint: EndpointId, group: GroupId) {
         let opened = self.opened(endpoint).load(Ordering::Relaxed);
@@ -170,73 +208,74 @@ impl Counts {
     ///
     /// # Errors
     /// The payer may have no further connection. Nothing is charged then.
-    pub(crate) fn charge(&self, payer: Payer) -> Result<(), Refusal> {
-        let within = |count: &AtomicU32, limit: Option<u32>| {
-            let before = count.fetch_add(1, Ordering::Relaxed);
-            limit.is_none_or(|limit| before < limit)
-        };
-        let endpoint = payer.endpoint();
-        let allowed = match payer {
-            Payer::Endpoint(pod) if pod.is_pod() => {
-                let own = within(self.opened(pod), self.quotas.per_pod);
-                within(self.group(pod), self.quotas.per_group) && own
-            }
-            Payer::Endpoint(_) => within(self.opened(endpoint), None),
-            Payer::Outside(_, index) => {
-                self.opened(endpoint).fetch_add(1, Ordering::Relaxed);
-                within(self.prefix(index), self.quotas.per_source_prefix)
-            }
-        };
+    pub(crate) fn charge(&self, charge: Charge) -> Result<(), Refusal> {
+        self.charge_unchecked(charge);
+        // The counts include this connection.
+        let over =
+            |count: &AtomicU32, limit: Option<u32>| limit.is_some_and(|limit| count.load(Ordering::Relaxed) > limit);
+        let payer = charge.payer;
+        let ports_of = |index| over(self.destination(index), self.quotas.per_masquerade_destination);
         let refusal = match payer {
-            Payer::Endpoint(_) if !allowed => Refusal::Quota,
-            Payer::Outside(..) if !allowed => Refusal::Prefix,
-            _ if !payer.is_node() && self.used() >= u64::from(self.open_to_all) => Refusal::Reserve,
-            _ => return Ok(()),
-        };
-        self.withdraw(payer);
-        Err(refusal)
-    }
-
-    /// Takes back a [`Self::charge`]: the connection was not inserted.
-    pub(crate) fn withdraw(&self, payer: Payer) {
-        self.opened(payer.endpoint()).fetch_sub(1, Ordering::Relaxed);
-        match payer {
             Payer::Endpoint(pod) if pod.is_pod() => {
-                self.group(pod).fetch_sub(1, Ordering::Relaxed);
+                let spent = over(self.opened(pod), self.quotas.per_pod) || over(self.group(pod), self.quotas.per_group);
+                spent.then_some(Refusal::Quota)
             }
-            Payer::Endpoint(_) => {}
+            Payer::Endpoint(_) => return Ok(()),
             Payer::Outside(_, index) => {
-                self.prefix(index).fetch_sub(1, Ordering::Relaxed);
+                over(self.prefix(index), self.quotas.per_source_prefix).then_some(Refusal::Prefix)
+            }
+        };
+        let refusal = refusal
+            .or_else(|| charge.destination.is_some_and(ports_of).then_some(Refusal::Ports))
+            .or_else(|| (self.used() >= u64::from(self.open_to_all)).then_some(Refusal::Reserve));
+        match refusal {
+            None => Ok(()),
+            Some(refusal) => {
+                self.withdraw(charge);
+                Err(refusal)
             }
         }
     }
 
+    /// Takes back a [`Self::charge`]: the connection was not inserted.
+    pub(crate) fn withdraw(&self, charge: Charge) {
+        self.each_of(charge, |count| {
+            count.fetch_sub(1, Ordering::Relaxed);
+        });
+    }
+
     /// Charges a connection whatever the quotas say.
-    fn charge_unchecked(&self, payer: Payer) {
-        self.opened(payer.endpoint()).fetch_add(1, Ordering::Relaxed);
-        match payer {
-            Payer::Endpoint(pod) if pod.is_pod() => {
-                self.group(pod).fetch_add(1, Ordering::Relaxed);
-            }
+    fn charge_unchecked(&self, charge: Charge) {
+        self.each_of(charge, |count| {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+    }
+
+    /// Shows each counter that a connection counts in to `change`.
+    fn each_of(&self, charge: Charge, change: impl Fn(&AtomicU32)) {
+        change(self.opened(charge.payer.endpoint()));
+        match charge.payer {
+            Payer::Endpoint(pod) if pod.is_pod() => change(self.group(pod)),
             Payer::Endpoint(_) => {}
-            Payer::Outside(_, index) => {
-                self.prefix(index).fetch_add(1, Ordering::Relaxed);
-            }
+            Payer::Outside(_, index) => change(self.prefix(index)),
+        }
+        if let Some(index) = charge.destination {
+            change(self.destination(index));
         }
     }
 
     /// Charges a connection that was taken over, whatever the quotas say.
-    pub(crate) fn charge_taken_over(&self, payer: Payer) {
-        self.charge_unchecked(payer);
+    pub(crate) fn charge_taken_over(&self, charge: Charge) {
+        self.charge_unchecked(charge);
         self.kept.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn discharge(&self, payer: Payer) {
-        self.withdraw(payer);
+    pub(crate) fn discharge(&self, charge: Charge) {
+        self.withdraw(charge);
         self.gone.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn recharge(&self, from: Payer, to: Payer) {
+    pub(crate) fn recharge(&self, from: Charge, to: Charge) {
         if from != to {
             self.charge_unchecked(to);
             self.withdraw(from);

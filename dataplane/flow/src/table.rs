@@ -139,6 +139,13 @@ impl FlowTable {
         (hash, hash.bucket(self.geometry.buckets))
     }
 
+    /// Returns a number that depends on a connection and on the table's secret key: nobody outside can choose connections
+    /// with a certain one.
+    #[must_use]
+    pub fn secret_hash(&self, tuple: &Tuple, proto: Proto) -> u64 {
+        Hash::of(&self.seed, tuple, proto).mixed()
+    }
+
     pub(crate) fn take_overflow_bucket(&self) -> Option<u32> {
         self.free_overflow().pop(|n| self.overflow_link(n))
     }
@@ -169,9 +176,9 @@ impl FlowTable {
     /// Does the same as [`Self::revalidate`], and sets a new route. The translation stays. Returns false if the connection was removed.
     pub fn reroute(&self, slot: SlotId, route: &Route) -> bool {
         let moved = self.change(slot, |w| {
-            let before = w.payer();
+            let before = w.charge();
             w.set_route(slot.direction(), route, self.epoch);
-            (before, w.payer())
+            (before, w.charge())
         });
         if let Some((before, after)) = moved {
             self.counts.recharge(before, after);
@@ -271,22 +278,22 @@ impl FlowTable {
         prefetch(index.bucket(b0).0);
         prefetch(index.bucket(b1).0);
         let locked: Locked<'_> = index.lock(b0, b1);
-        let payer = {
+        let charge = {
             let writing = record.write();
             let (incarnation, conn) = writing.conn_state();
             if incarnation != slot.incarnation() || !conn.is_live() || !condition(conn, writing.last_seen()) {
                 return false;
             }
-            let payer = writing.payer();
+            let charge = writing.charge();
             writing.clear();
-            payer
+            charge
         };
         let back = |n: u32| self.free_overflow().push(n, self.overflow_link(n));
         locked.unlink(b0, Entry::new(h0, slot.record(), 0), back);
         locked.unlink(b1, Entry::new(h1, slot.record(), 1), back);
         self.free_records().push(slot.record(), record.link());
         drop(locked);
-        self.counts.discharge(payer);
+        self.counts.discharge(charge);
         true
     }
 

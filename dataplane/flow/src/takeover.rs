@@ -120,7 +120,7 @@ impl FlowTable {
         };
         place.set(Entry::new(h0, number, 0));
         other.set(Entry::new(h1, number, 1));
-        self.counts.charge_taken_over(contents.payer());
+        self.counts.charge_taken_over(contents.charge());
         true
     }
 

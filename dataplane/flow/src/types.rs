@@ -302,7 +302,7 @@ bitflags! {
         const HAIRPIN = 1 << 4;
         /// The connection goes through a Service.
         const SERVICE = 1 << 5;
-        /// The opener is outside of the cluster: the connection is charged to its source prefix. Both directions have it.
+        /// The payer is outside of this node: the connection is charged to its source prefix. Both directions have it.
         const OUTSIDE = 1 << 6;
         /// The connection is charged to the side that did not open it, because that side's packet made the entry. Both
         /// directions have it.

@@ -122,7 +122,17 @@ impl Packet {
         self.len = self.len - before + len;
     }
 
-    /// Extends the packet by `bytes` at its front. Returns false and changes nothing if the headroom is too small.
+    /// Cuts the packet off behind `len` octets. Returns false, and does nothing, if it has several frames or is shorter.
+    pub fn truncate(&mut self, store: &FrameStore, len: u32) -> bool {
+        if self.frames > 1 || len > self.len {
+            return false;
+        }
+        let (offset, _) = store.range(&self.head);
+        self.set_head_range(store, offset, len);
+        true
+    }
+
+    /// Makes room for `bytes` more at the front of the packet. False, and nothing changed, if there is none.
     #[must_use]
     pub fn grow_front(&mut self, store: &FrameStore, bytes: u32) -> bool {
         let (offset, len) = store.range(&self.head);

@@ -93,7 +93,8 @@ pub enum IcmpMessage {
     RouterSolicitation,
     /// ICMPv6 router advertisement.
     RouterAdvertisement,
-    /// ICMPv6 redirect (the one of IPv4 is an `Error`, as RFC 1122 section 3.2.2 counts it).
+    /// ICMPv6 redirect. Those of IPv4 and source quench are `Other`: they quote a packet as errors do, but no router forwards
+    /// them (RFC 1812 section 5.2.7.2, RFC 6633).
     Redirect,
     /// Multicast listener discovery, versions 1 and 2.
     Mld,
@@ -108,9 +109,7 @@ impl IcmpMessage {
         match kind {
             v4::ECHO_REQUEST => Self::EchoRequest,
             v4::ECHO_REPLY => Self::EchoReply,
-            v4::UNREACHABLE | v4::SOURCE_QUENCH | v4::REDIRECT | v4::TIME_EXCEEDED | v4::PARAMETER_PROBLEM => {
-                Self::Error
-            }
+            v4::UNREACHABLE | v4::TIME_EXCEEDED | v4::PARAMETER_PROBLEM => Self::Error,
             _ => Self::Other,
         }
     }

@@ -53,7 +53,7 @@ impl Node {
             shared,
             flows: FlowTable::anonymous(&Config {
                 capacity: 8192,
-                quota: None,
+                quotas: heddle_flow::Quotas::default(),
                 affinities: 256,
                 seed: Some(SEED),
                 ..Config::default()

@@ -38,7 +38,12 @@ impl CheckedNode {
             .frames(512)
             .flows(Config {
                 capacity: 64,
-                quota: Some(40),
+                quotas: heddle_flow::Quotas {
+                    per_pod: Some(40),
+                    per_source_prefix: Some(40),
+                    node_reserve: 8,
+                    ..heddle_flow::Quotas::default()
+                },
                 seed: Some([0x9e37_79b9_7f4a_7c15; 8]),
                 ..Config::default()
             })

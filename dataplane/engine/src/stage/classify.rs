@@ -82,6 +82,8 @@ pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
             Err(e) => Class::drop(e),
         },
         (_, Some(_)) => Class::drop(DropReason::UnsupportedIcmp),
-        _ => Class::drop(DropReason::UnsupportedProtocol),
+        (IGMP, None) => Class::drop(DropReason::UnsupportedProtocol),
+        // ESP, GRE, IP in IP and the rest have no ports: addresses and policy decide.
+        (_, None) => Class::Flow(key),
     }
 }

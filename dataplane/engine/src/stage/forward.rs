@@ -5,7 +5,7 @@
 //! (RFC 1624).
 
 use heddle_port::Packet;
-use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
+use heddle_wire::{MacAddr, Parsed, Proto, TcpFlags, checksum, rewrite};
 
 use super::next::{Next, Plan, Reply};
 use crate::context::Context;
@@ -22,6 +22,9 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
         Ok(mac) => mac,
         Err(reason) => return Next::drop(reason),
     };
+    if packet.len() as usize > p.end() && !trim(cx, packet, p) {
+        return Next::drop(DropReason::Untranslatable);
+    }
     if let Some(mtu) = plan.fit.mtu(p.l3)
         && p.l3_len > u32::from(mtu)
     {
@@ -32,6 +35,14 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     } else {
         Next::drop(DropReason::Untranslatable)
     }
+}
+
+/// Cuts off the octets behind the end of the IP packet: padding of a short Ethernet frame, or data that would leave past the
+/// path's MTU. Returns false for a packet of several frames.
+#[cold]
+#[inline(never)]
+fn trim(cx: &Context<'_>, packet: &mut Packet, p: &Parsed) -> bool {
+    packet.truncate(cx.store, p.end() as u32)
 }
 
 /// Handles a packet that is larger than its path takes: its sender gets an ICMP error, or it is fragmented when it leaves.
@@ -61,7 +72,7 @@ fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, mac:
     let partial = unfinished && checksum::is_partial(head, p);
     let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
     let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), to_be);
-    if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {
+    if p.tcp_flags.contains(TcpFlags::SYN) && p.proto == Proto::TCP && plan.fit.mss() != 0 {
         rewrite::clamp_mss(head, p, plan.fit.mss());
     }
     if partial {

@@ -68,13 +68,11 @@ fn gateway(p: &Parsed) -> Ip {
     }
 }
 
-/// Builds an ICMP error, as long as the turn's budget lasts.
+/// Builds an ICMP error, as long as the budget of the ingress port lasts.
 fn icmp_error(cx: &mut Context<'_>, packet: &Packet, p: &Parsed, error: IcmpError, from: Ip) -> Option<usize> {
-    let left = cx.stages.errors_left.checked_sub(1)?;
     let head = packet.bytes(cx.store);
     let built = build::icmp_error(head, p, error, MacAddr::GATEWAY, from, &mut cx.stages.scratch[..]).ok()?;
-    cx.stages.errors_left = left;
-    Some(built)
+    cx.stages.errors.allow(cx.ingress.port, cx.now).then_some(built)
 }
 
 /// Builds a reset for a segment of no connection (RFC 9293 section 3.10.7.1). Resets have no budget, because a reset is never

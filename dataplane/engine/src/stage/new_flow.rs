@@ -4,6 +4,7 @@
 //! opens no connection gets a reset, a local reply or an ICMP error, or is dropped.
 
 mod insert;
+mod refusals;
 
 use heddle_flow::{FlowFlags, FlowKey, SlotId};
 use heddle_tables::{EndpointId, NodeTable, Place};
@@ -14,6 +15,8 @@ use crate::context::Context;
 use crate::decide::{self, Allowed, Decision, Query, Target, origin_of, owner};
 use crate::reason::DropReason;
 
+pub(crate) use refusals::Refusals;
+
 /// Opens a connection.
 ///
 /// `replaces` is an entry of the same tuple. It is removed if the new connection is allowed, and stays if it is denied.
@@ -23,6 +26,10 @@ pub(crate) fn open(cx: &mut Context<'_>, p: &Parsed, key: &FlowKey, replaces: Op
     if !opens(p) {
         return opens_nothing(cx, p, &query);
     }
+    let hash = cx.flows.secret_hash(&key.tuple, key.proto);
+    if let Some(reason) = cx.stages.refusals.find(hash, key, cx.now) {
+        return Next::drop(reason);
+    }
     match decide::decide_with(cx.snapshot, &query, cx.selector()) {
         Decision::Pass(allowed) => {
             decide::remember(cx.snapshot, &query, &allowed.target, cx.flows.affinities(), cx.now);
@@ -31,7 +38,10 @@ pub(crate) fn open(cx: &mut Context<'_>, p: &Parsed, key: &FlowKey, replaces: Op
             }
             match insert::insert(cx, &query, &allowed, FlowFlags::empty()) {
                 Ok(inserted) => Next::Replay(inserted.forward),
-                Err(reason) => Next::drop(reason),
+                Err(reason) => {
+                    cx.stages.refusals.record(hash, key, cx.now, reason);
+                    Next::drop(reason)
+                }
             }
         }
         Decision::Reject => Next::Reply(Reply::Reject),
@@ -74,7 +84,11 @@ fn midstream(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     let adopted = match adopt_as_seen(cx, query) {
         Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|pair| pair.forward),
         None => match adopt_as_reply(cx, query) {
-            Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|pair| pair.reverse),
+            Some((query, allowed)) => {
+                // The sender pays, not the pod that would have opened the connection: nobody knows yet that it did.
+                let flags = FlowFlags::ADOPTED | FlowFlags::RESPONDER_PAYS;
+                insert::insert(cx, &query, &allowed, flags).map(|pair| pair.reverse)
+            }
             None => return reset,
         },
     };

@@ -118,7 +118,7 @@ impl<P: Port> Worker<P> {
             outbox: ends.outbox,
             messages,
             ports: PortTable::new(usize::from(config.ports)),
-            stages: Stages::new(config.stages),
+            stages: Stages::new(config.stages, config.ports),
             batch: Box::new(Batch::new(&config.stages.fragments)),
             counters,
             stopped: false,

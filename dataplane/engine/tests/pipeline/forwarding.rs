@@ -134,16 +134,21 @@ fn the_last_hop_is_answered_from_the_gateway() {
 }
 
 #[test]
-fn errors_are_bounded_per_turn() {
+fn errors_are_bounded_in_time_and_for_each_port() {
     let mut w = World::new(crate::world::Options {
         stages: heddle_engine::StageConfig {
-            errors_per_turn: 2,
+            errors: heddle_engine::ErrorLimits {
+                per_second: 10,
+                burst: 2,
+            },
             ..Default::default()
         },
         ..Default::default()
     });
+    let trace =
+        |from: &crate::tables::Party, to: &crate::tables::Party| from.to(to.v4()).ttl(1).udp(1000, 33434, b"trace");
     for _ in 0..5 {
-        w.push(&A, &A.to(B.v4()).ttl(1).udp(1000, 33434, b"trace"));
+        w.push(&A, &trace(&A, &B));
     }
     w.step();
     for _ in 0..2 {
@@ -155,8 +160,25 @@ fn errors_are_bounded_per_turn() {
         "a answered time-exceeded 2",
         "a dropped ttl-exceeded 3",
     ]);
-    // The next turn has a budget of its own.
-    w.answered(&A, &A.to(B.v4()).ttl(1).udp(1000, 33434, b"trace"), "time-exceeded");
+    // Another turn brings no new budget, another port has its own, and time fills it again.
+    w.dropped(&A, &trace(&A, &B), "ttl-exceeded");
+    w.answered(&B, &trace(&B, &A), "time-exceeded");
+    w.now = w.now.plus(100);
+    w.answered(&A, &trace(&A, &B), "time-exceeded");
+    w.dropped(&A, &trace(&A, &B), "ttl-exceeded");
+}
+
+#[test]
+fn octets_behind_the_packet_do_not_leave() {
+    worlds(|w| {
+        for b in addresses(&B) {
+            let mut frame = A.to(b).udp(1000, 53, b"payload");
+            let whole = frame.len();
+            frame.extend_from_slice(&[0xaa; 300]);
+            let (out, _) = w.pass(&A, &B, &frame);
+            assert_eq!(out.len(), whole);
+        }
+    });
 }
 
 #[test]

@@ -163,8 +163,8 @@ fn later_fragments_of_a_refused_first_are_dropped() {
             ]);
         }
         // A protocol that heddle does not forward.
-        let gre = cut(&A.to(C.v4()), 8, 1000, |p| p.raw(Proto(47), &pattern(1900)));
-        push(w, &A, &gre, &[0, 1], true);
+        let igmp = cut(&A.to(C.v4()), 8, 1000, |p| p.raw(Proto(2), &pattern(1900)));
+        push(w, &A, &igmp, &[0, 1], true);
         w.changed(&[
             "a rx 2",
             "a dropped unsupported-protocol 1",

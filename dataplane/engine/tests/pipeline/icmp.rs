@@ -143,3 +143,29 @@ fn other_messages_are_dropped() {
         w.dropped(&A, &A.to(B.v6()).icmp(139, 0, [0; 4], &[0; 12]), "unsupported-icmp");
     });
 }
+
+#[test]
+fn a_request_with_the_identifier_0_does_not_pass_as_a_reply() {
+    use heddle_tables::Direction;
+    worlds(|w| {
+        w.set_policy(&A, Some(crate::tables::isolate(Direction::Ingress, &[])));
+        for (a, b) in addresses(&A).into_iter().zip(addresses(&B)) {
+            w.pass(&A, &B, &A.to(b).echo_request(0, 1, b"ping"));
+            w.pass(&B, &A, &B.to(a).echo_reply(0, 1, b"ping"));
+            w.dropped(&B, &B.to(a).echo_request(0, 1, b"ping"), "policy-denied-ingress");
+            w.pass(&B, &A, &B.to(a).echo_reply(0, 2, b"ping"));
+        }
+    });
+}
+
+#[test]
+fn redirects_and_source_quench_are_not_forwarded() {
+    worlds(|w| {
+        let (question, _) = w.pass(&A, &B, &A.to(B.v4()).udp(1000, 53, b"question"));
+        for kind in [4, 5] {
+            let message = B.to(A.v4()).icmp_error(kind, 0, 0, &question);
+            w.dropped(&B, &message, "unsupported-icmp");
+        }
+        w.pass(&B, &A, &unreachable(&B, B.v4(), A.v4(), &question));
+    });
+}

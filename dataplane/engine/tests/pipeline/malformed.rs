@@ -79,10 +79,10 @@ fn refused_packets_are_dropped_under_the_parsers_name() {
 }
 
 #[test]
-fn other_protocols_are_dropped() {
+fn other_protocols_are_forwarded() {
     worlds(|w| {
         for proto in [47, 50, 4, 41, 89, 255].map(Proto) {
-            w.dropped(&A, &A.to(B.v4()).raw(proto, &[0; 40]), "unsupported-protocol");
+            w.pass(&A, &B, &A.to(B.v4()).raw(proto, &[0; 40]));
         }
     });
 }

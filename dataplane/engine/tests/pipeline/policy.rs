@@ -184,3 +184,37 @@ fn new_tables_are_taken_without_a_packet() {
         );
     });
 }
+
+#[test]
+fn protocols_without_ports_go_by_addresses() {
+    use heddle_wire::Proto;
+    worlds(|w| {
+        // ESP, GRE, IP in IP.
+        for proto in [50, 47, 4].map(Proto) {
+            for (a, b) in addresses(&A).into_iter().zip(addresses(&B)) {
+                w.pass(&A, &B, &A.to(b).raw(proto, &[1; 40]));
+                w.pass(&B, &A, &B.to(a).raw(proto, &[2; 40]));
+            }
+        }
+        // A rule for a port allows none of them.
+        w.set_policy(&B, Some(isolate(Direction::Ingress, &[(&A, 80)])));
+        w.dropped(&A, &A.to(B.v4()).raw(Proto(50), &[1; 40]), "policy-denied-ingress");
+        // IGMP is the link's.
+        w.dropped(&A, &A.to(B.v4()).raw(Proto(2), &[0x11; 8]), "unsupported-protocol");
+    });
+}
+
+#[test]
+fn an_association_from_the_other_side_is_judged_as_a_new_one() {
+    worlds(|w| {
+        w.set_policy(&A, Some(isolate(Direction::Ingress, &[])));
+        let init = [1, 0, 0, 20, 0, 0, 0, 9, 0, 0, 0xff, 0xff, 0, 1, 0, 1, 0, 0, 0, 1];
+        let data = [0, 3, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, b'd', b'a', b't', b'a'];
+        for (a, b) in addresses(&A).into_iter().zip(addresses(&B)) {
+            w.pass(&A, &B, &A.to(b).sctp(1000, 80, 0, &init));
+            w.pass(&B, &A, &B.to(a).sctp(80, 1000, 7, &data));
+            w.dropped(&B, &B.to(a).sctp(80, 1000, 0, &init), "policy-denied-ingress");
+            w.pass(&B, &A, &B.to(a).sctp(80, 1000, 7, &data));
+        }
+    });
+}

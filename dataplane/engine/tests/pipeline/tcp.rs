@@ -109,12 +109,18 @@ fn a_full_table_refuses_new_connections_and_keeps_live_ones() {
         flows: 2,
         ..Options::default()
     });
-    w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
-    w.pass(&A, &B, &A.to(B.v4()).tcp(1001, 80, SYN, 1, 0, b""));
-    w.dropped(&A, &A.to(B.v4()).tcp(1002, 80, SYN, 1, 0, b""), "flow-table-full");
+    for sport in [1000, 1001] {
+        w.pass(&A, &B, &A.to(B.v4()).tcp(sport, 80, SYN, 1, 0, b""));
+        w.pass(&B, &A, &B.to(A.v4()).tcp(80, sport, SYN | ACK, 1, 2, b""));
+        w.pass(&A, &B, &A.to(B.v4()).tcp(sport, 80, ACK, 2, 2, b""));
+    }
+    let third = A.to(B.v4()).tcp(1002, 80, SYN, 1, 0, b"");
+    w.dropped(&A, &third, "flow-table-full");
+    // Again, without a search.
+    w.dropped(&A, &third, "flow-table-full");
     w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
     // Expired connections make room.
-    w.now = w.now.plus(200_000);
+    w.now = w.now.plus(500_000_000);
     w.pass(&A, &B, &A.to(B.v4()).tcp(1002, 80, SYN, 1, 0, b""));
 }
 
@@ -162,4 +168,34 @@ fn a_syn_and_what_follows_it_in_one_burst_go_the_same_new_way() {
         w.pop(&C);
         w.changed(&["a rx 2", "a forwarded 2", "c tx 2"]);
     });
+}
+
+#[test]
+fn a_full_table_gives_up_connections_without_an_answer() {
+    let mut w = World::new(Options {
+        flows: 3,
+        ..Options::default()
+    });
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+    w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, ACK, 2, 2, b""));
+    for sport in 2000..2100 {
+        w.pass(&A, &B, &A.to(B.v4()).tcp(sport, 80, SYN, 1, 0, b""));
+    }
+    w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, ACK, 2, 2, b"data"));
+    assert_eq!(w.connections(), 3);
+}
+
+#[test]
+fn a_forged_reset_does_not_end_a_connection_that_goes_on() {
+    let mut w = World::new(Options::default());
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+    w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, ACK, 2, 2, b""));
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, TcpFlags::RST, 0xdead_beef, 0, b""));
+    w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, ACK, 2, 2, b"data"));
+    w.pass(&A, &B, &A.to(B.v4()).tcp(1000, 80, ACK, 2, 6, b""));
+    // Longer than a closed entry stays.
+    w.now = w.now.plus(3_600_000);
+    w.pass(&B, &A, &B.to(A.v4()).tcp(80, 1000, ACK, 6, 2, b"more"));
 }

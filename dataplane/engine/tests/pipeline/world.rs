@@ -62,7 +62,10 @@ pub struct World {
 pub fn config(options: &Options) -> Config {
     Config {
         capacity: options.flows,
-        quota: options.quota,
+        quotas: heddle_flow::Quotas {
+            per_pod: options.quota,
+            ..heddle_flow::Quotas::default()
+        },
         // Fixed, so that a failure repeats; the digits of e, since a key of small numbers would be none.
         seed: Some(SEED),
         ..Config::default()

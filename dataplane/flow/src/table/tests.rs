@@ -147,9 +147,9 @@ fn the_reserve_is_the_nodes() {
             node_reserve: 2,
             ..Quotas::default()
         },
-        ..config(10)
+        ..config(16)
     });
-    for n in 0..8 {
+    for n in 0..14 {
         establish(&table, put(&table, nth(n), T0));
     }
     let outside = |n| {
@@ -160,13 +160,13 @@ fn the_reserve_is_the_nodes() {
         (f, r)
     };
     let refused = |(f, r): (NewFlow, NewFlow)| table.insert(&f, &r, T0);
-    assert_eq!(refused(nth(8)), Err(InsertError::Full));
-    assert_eq!(refused(outside(8)), Err(InsertError::Full));
-    let (mut f, mut r) = outside(9);
+    assert_eq!(refused(nth(14)), Err(InsertError::Full));
+    assert_eq!(refused(outside(14)), Err(InsertError::Full));
+    let (mut f, mut r) = outside(15);
     f.flags.remove(FlowFlags::OUTSIDE);
     r.flags.remove(FlowFlags::OUTSIDE);
     put(&table, (f, r), T0);
-    assert_eq!(table.stats().used, 9);
+    assert_eq!(table.stats().used, 15);
 }
 
 #[test]

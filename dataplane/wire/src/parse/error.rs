@@ -42,6 +42,9 @@ pub enum ParseError {
     /// The header checksum is wrong.
     #[error("IPv4 header checksum is wrong")]
     Ipv4Checksum,
+    /// An IPv4 header with a source route.
+    #[error("IPv4 header has a source route")]
+    Ipv4SourceRoute,
     /// Shorter than an IPv6 header.
     #[error("IPv6 header is truncated")]
     Ipv6Truncated,
@@ -127,7 +130,7 @@ pub enum ParseError {
 
 impl ParseError {
     /// Every variant, in the order of its number.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::EthernetTruncated,
         Self::VlanTagged,
         Self::UnknownEtherType,
@@ -140,6 +143,7 @@ impl ParseError {
         Self::Ipv4TotalLength,
         Self::Ipv4LengthExceedsFrame,
         Self::Ipv4Checksum,
+        Self::Ipv4SourceRoute,
         Self::Ipv6Truncated,
         Self::Ipv6Version,
         Self::Ipv6LengthExceedsFrame,
@@ -185,6 +189,7 @@ impl ParseError {
             Self::Ipv4TotalLength => "ipv4-total-length",
             Self::Ipv4LengthExceedsFrame => "ipv4-length-exceeds-frame",
             Self::Ipv4Checksum => "ipv4-checksum",
+            Self::Ipv4SourceRoute => "ipv4-source-route",
             Self::Ipv6Truncated => "ipv6-truncated",
             Self::Ipv6Version => "ipv6-version",
             Self::Ipv6LengthExceedsFrame => "ipv6-length-exceeds-frame",

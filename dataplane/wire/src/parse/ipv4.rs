@@ -48,6 +48,9 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
     if sum.fold() != 0xffff {
         return Err(ParseError::Ipv4Checksum);
     }
+    if header > HEADER && is_source_routed(head.get(ether::HEADER + HEADER..l4).unwrap_or_default()) {
+        return Err(ParseError::Ipv4SourceRoute);
+    }
     let src = [ip[12], ip[13], ip[14], ip[15]];
     let dst = [ip[16], ip[17], ip[18], ip[19]];
     addresses(src, dst)?;
@@ -111,6 +114,29 @@ fn addresses(src: [u8; 4], dst: [u8; 4]) -> Result<(), ParseError> {
 }
 
 /// Returns the error for a head frame without a whole header.
+/// Returns true if the options have a loose or strict source route (RFC 791 section 3.1): it would lead the packet to another
+/// destination than the one that policy judges.
+#[cold]
+fn is_source_routed(mut options: &[u8]) -> bool {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    while let Some((&kind, rest)) = options.split_first() {
+        match kind {
+            END => return false,
+            NO_OPERATION => options = rest,
+            LOOSE | STRICT => return true,
+            // The length counts kind and length.
+            _ => match rest.first() {
+                Some(&length) if length >= 2 => options = options.get(usize::from(length)..).unwrap_or_default(),
+                _ => return false,
+            },
+        }
+    }
+    false
+}
+
 #[cold]
 fn short(packet_len: usize) -> ParseError {
     if packet_len < ether::HEADER + HEADER {

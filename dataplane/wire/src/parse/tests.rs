@@ -122,6 +122,34 @@ fn bad_ipv4_headers() {
 }
 
 #[test]
+fn source_routes_are_refused_wherever_they_stand() {
+    let with = |options: &[u8]| {
+        let good = v4().udp(1, 2, b"abcd");
+        let mut f = [&good[..34], options, &good[34..]].concat();
+        f[14] = 0x40 | (5 + options.len() as u8 / 4);
+        f[17] += options.len() as u8;
+        f[24..26].fill(0);
+        let sum = crate::checksum::sum(&f[14..34 + options.len()]).checksum();
+        f[24..26].copy_from_slice(&sum.to_be_bytes());
+        f
+    };
+    for kind in [131, 137] {
+        for options in [
+            vec![kind, 7, 4, 10, 0, 0, 9, 0],
+            vec![1, kind, 7, 4, 10, 0, 0, 9],
+            vec![148, 4, 0, 0, kind, 7, 4, 10, 0, 0, 9, 0],
+        ] {
+            assert_eq!(refused(&with(&options)), ParseError::Ipv4SourceRoute, "{options:?}");
+        }
+        // Behind the end of the options, or in another option's data, the octet means nothing.
+        for options in [vec![0, kind, 7, 4], vec![148, 4, kind, 7], vec![7, 1, kind, 7]] {
+            let frame = with(&options);
+            assert!(parse(&frame, frame.len()).is_ok(), "{options:?}");
+        }
+    }
+}
+
+#[test]
 fn addresses_that_never_stand_on_a_wire() {
     let from = |src: &str, dst: &str| refused(&testing::udp(mac(1), mac(2), ip(src), ip(dst), 1, 2, b""));
     assert_eq!(from("224.0.0.1", "10.0.0.1"), ParseError::SourceMulticast);
@@ -303,8 +331,9 @@ fn messages_of_the_link_are_recognised() {
     }
     for (kind, want) in [
         (3, Error),
-        (4, Error),
-        (5, Error),
+        // No router forwards source quench and redirect.
+        (4, Other),
+        (5, Other),
         (11, Error),
         (12, Error),
         (13, Other),

@@ -10,6 +10,8 @@ use crate::tcp::{self, TcpFlags};
 
 const UDP_HEADER: usize = 8;
 const SCTP_HEADER: usize = 12;
+/// The chunk type that opens an association (RFC 9260 section 3.3.2).
+const SCTP_INIT: u8 = 1;
 
 /// The position of a transport header, from the network header.
 pub(super) struct At {
@@ -83,6 +85,13 @@ pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
             let s = header::<SCTP_HEADER>(head, at, ParseError::SctpTruncated)?;
             out.ports([s[0], s[1], s[2], s[3]]);
             out.payload = (at.l4 + SCTP_HEADER) as u16;
+            // An INIT is alone in its packet and has no verification tag (RFC 9260 sections 6.10 and 8.5.1).
+            if at.l4 + SCTP_HEADER < at.end {
+                let chunk = head.get(at.l4 + SCTP_HEADER).ok_or(ParseError::HeadersSplit)?;
+                if *chunk == SCTP_INIT {
+                    out.flags = TcpFlags::SYN;
+                }
+            }
         }
         Proto::ICMP | Proto::ICMPV6 => {
             if (at.proto == Proto::ICMP) != (at.l3 == L3::V4) {

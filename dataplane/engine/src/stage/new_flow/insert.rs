@@ -9,8 +9,9 @@ use heddle_wire::rewrite::Tuple;
 use super::super::mtu;
 use super::super::next::Replay;
 use crate::context::Context;
-use crate::decide::{Allowed, Query, Source, connection_hash, origin_of};
+use crate::decide::{Allowed, Query, Source, origin_of};
 use crate::reason::DropReason;
+use heddle_tables::{EndpointId, Place};
 
 /// Both directions of a connection in the table.
 #[derive(Clone, Copy, Debug)]
@@ -19,8 +20,9 @@ pub(super) struct Pair {
     pub(super) reverse: Replay,
 }
 
-/// The most source ports that are tried for one connection.
-const TRIES: u16 = 128;
+/// The most source ports that are tried for one connection. Few, because whoever sends the first packets of connections that
+/// find no port makes his worker try them all for each packet.
+const TRIES: u32 = 8;
 /// The range of another source port if the source address stays: no system ports (RFC 6335 section 6).
 const UNRESERVED: (u16, u16) = (1024, 65535);
 
@@ -31,13 +33,22 @@ const UNRESERVED: (u16, u16) = (1024, 65535);
 ///
 /// # Errors
 /// The reason for which the table refuses the connection.
-pub(super) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: FlowFlags) -> Result<Pair, DropReason> {
+pub(super) fn insert(
+    cx: &mut Context<'_>,
+    query: &Query,
+    allowed: &Allowed,
+    flags: FlowFlags,
+) -> Result<Pair, DropReason> {
     let own = query.tuple.sport;
+    let hash = cx.flows.secret_hash(&query.tuple, query.proto);
     let ports = match allowed.source {
-        Source::Masqueraded(_) => Ports::within(cx.snapshot.node().masquerade.ports, query, None),
-        Source::Kept | Source::Hairpin(_) => Ports::within(UNRESERVED, query, Some(own)),
+        Source::Masqueraded(_) => Ports::within(cx.snapshot.node().masquerade.ports, hash, None),
+        Source::Kept | Source::Hairpin(_) => Ports::within(UNRESERVED, hash, Some(own)),
     };
-    for sport in ports {
+    for (tried, sport) in ports.enumerate() {
+        if tried > 0 {
+            cx.stages.slow_left = cx.stages.slow_left.checked_sub(1).ok_or(DropReason::SlowPathLimit)?;
+        }
         let (forward, reverse) = compile(cx, query, allowed, sport, flags).ok_or(DropReason::UnknownDestination)?;
         match cx.flows.insert(&forward, &reverse, cx.now) {
             Ok((a, b)) => {
@@ -58,6 +69,8 @@ pub(super) fn insert(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: 
             Err(InsertError::ReverseTaken) => {}
             Err(InsertError::Full) => return Err(DropReason::FlowTableFull),
             Err(InsertError::Quota(_)) => return Err(DropReason::FlowQuota),
+            Err(InsertError::SourceQuota) => return Err(DropReason::FlowSourceQuota),
+            Err(InsertError::PortShare) => return Err(DropReason::FlowPortShare),
             Err(InsertError::OtherOrigin(_) | InsertError::NotAPair) => return Err(DropReason::FlowContended),
         }
     }
@@ -98,6 +111,12 @@ fn compile(
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
     // Generations and MTU are stored in the entry, so that a hit does not look them up.
+    let (payer, address) = match flags.contains(FlowFlags::RESPONDER_PAYS) {
+        false => (from, seen.src),
+        true => (to, target.dst),
+    };
+    let is_outside = payer == EndpointId::HOST && cx.snapshot.address(address).place != Place::Host;
+    flags.set(FlowFlags::OUTSIDE, is_outside);
     let generations = cx.generations([from, to])?;
     let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
     let there = FlowKey::opening(seen, query.proto, query.origin);
@@ -130,29 +149,35 @@ fn compile(
     ))
 }
 
-/// The source ports to try: first the packet's own, if it may stay, then the ports of a range, starting at one that the
-/// connection's hash selects.
+/// The source ports to be tried: the packet's own first, where it may stay, then ports of a range, spread by a secret hash of
+/// the connection, so that nobody can choose connections whose ports are all taken.
 struct Ports {
     own: Option<u16>,
     first: u16,
     count: u32,
     next: u32,
-    left: u16,
+    stride: u32,
+    left: u32,
 }
 
 impl Ports {
-    /// Makes the list for a range of ports and a connection. `own` is the packet's own port.
-    fn within((first, last): (u16, u16), q: &Query, own: Option<u16>) -> Self {
-        // Port 0 means that no range is configured.
+    fn within((first, last): (u16, u16), hash: u64, own: Option<u16>) -> Self {
+        // Port 0 stands for a range that nobody configured.
         let (first, last) = if first == 0 { UNRESERVED } else { (first, last) };
         let count = u32::from(last.saturating_sub(first)) + 1;
-        let start = (u128::from(connection_hash(&q.tuple, q.proto)) * u128::from(count)) >> 64;
+        let below = |half: u64, limit: u32| ((half * u64::from(limit)) >> 32) as u32;
         Self {
             own,
             first,
             count,
-            next: start as u32,
-            left: TRIES.min(count.min(u32::from(TRIES)) as u16),
+            next: below(hash >> 32, count),
+            // A range of few ports is tried port by port.
+            stride: if count <= TRIES {
+                1
+            } else {
+                1 + below(hash & 0xffff_ffff, count - 1)
+            },
+            left: TRIES.min(count),
         }
     }
 }
@@ -166,44 +191,38 @@ impl Iterator for Ports {
         }
         self.left = self.left.checked_sub(1)?;
         let port = self.first + (self.next % self.count) as u16;
-        self.next += 1;
+        self.next = (self.next + self.stride) % self.count;
         Some(port)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use heddle_flow::Origin;
-    use heddle_wire::{Ip, Proto};
-
     use super::*;
 
-    fn query() -> Query {
-        let (src, dst) = (Ip::from_v4([10, 0, 0, 1]), Ip::from_v4([10, 0, 0, 2]));
-        Query {
-            origin: Origin::HOST,
-            tuple: Tuple {
-                src,
-                dst,
-                sport: 5,
-                dport: 80,
-            },
-            proto: Proto::TCP,
+    #[test]
+    fn the_own_port_is_tried_first_and_then_a_few_of_the_range() {
+        let mut first = Vec::new();
+        for hash in (0..100).map(|n: u64| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)) {
+            let ports: Vec<u16> = Ports::within(UNRESERVED, hash, Some(5)).collect();
+            assert_eq!(ports.len() as u32, TRIES + 1);
+            assert_eq!(ports[0], 5);
+            assert!(ports[1..].iter().all(|p| *p >= 1024));
+            first.push(ports[1]);
         }
+        first.sort_unstable();
+        first.dedup();
+        assert!(first.len() > 95, "the hash spreads the ports: {first:?}");
     }
 
     #[test]
-    fn the_own_port_is_tried_first_and_then_others_of_the_range() {
-        let ports: Vec<u16> = Ports::within(UNRESERVED, &query(), Some(5)).collect();
-        assert_eq!(ports.len(), usize::from(TRIES) + 1);
-        assert_eq!(ports[0], 5);
-        assert!(ports[1..].iter().all(|p| *p >= 1024));
-    }
-
-    #[test]
-    fn a_masquerade_stays_in_its_range_and_tries_each_port_once() {
-        let mut ports: Vec<u16> = Ports::within((61000, 61009), &query(), None).collect();
-        ports.sort_unstable();
-        assert_eq!(ports, (61000..=61009).collect::<Vec<u16>>());
+    fn a_masquerade_stays_in_its_range_and_tries_each_of_few_ports_once() {
+        for hash in [0, 1 << 31, u64::MAX, 0x1234_5678_9abc_def0] {
+            let mut ports: Vec<u16> = Ports::within((61000, 61007), hash, None).collect();
+            ports.sort_unstable();
+            assert_eq!(ports, (61000..=61007).collect::<Vec<u16>>());
+            let many: Vec<u16> = Ports::within((61000, 61999), hash, None).collect();
+            assert!(many.len() as u32 == TRIES && many.iter().all(|p| (61000..=61999).contains(p)));
+        }
     }
 }
