@@ -328,13 +328,14 @@ fn sizes(status: &Status, out: &mut String) {
     };
     let _ = writeln!(
         out,
-        "flows: {} of {} ({share:.1} %), {} inserted, {} expired, {} refused (full), {} refused (quota), {} taken over, {} discarded",
+        "flows: {} of {} ({share:.1} %), {} inserted, {} expired, {} refused (full), {} refused (quota), {} displaced, {} taken over, {} discarded",
         flows.used,
         flows.capacity,
         flows.inserted,
         flows.expired,
         flows.refused_full,
         flows.refused_quota,
+        flows.displaced,
         flows.taken_over,
         flows.discarded
     );

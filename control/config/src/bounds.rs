@@ -97,6 +97,10 @@ pub struct TimeoutSeconds {
     pub sctp_replied: u32,
     /// Echo requests of ICMP and ICMPv6.
     pub icmp: u32,
+    /// Protocols without ports.
+    pub other: u32,
+    /// TCP connections picked up in mid-stream, while packets of one side only were seen.
+    pub tcp_picked_up: u32,
 }
 
 impl Default for TimeoutSeconds {
@@ -115,6 +119,8 @@ impl Default for TimeoutSeconds {
             sctp_new: seconds(of.sctp_new),
             sctp_replied: seconds(of.sctp_replied),
             icmp: seconds(of.icmp),
+            other: seconds(of.other),
+            tcp_picked_up: seconds(of.tcp_adopted),
         }
     }
 }
@@ -147,8 +153,8 @@ impl TimeoutSeconds {
             sctp_new: time("timeouts.sctpNew", self.sctp_new)?,
             sctp_replied: time("timeouts.sctpReplied", self.sctp_replied)?,
             icmp: time("timeouts.icmp", self.icmp)?,
-            // heddle drops all other protocols, so they have no connections.
-            ..Timeouts::default()
+            other: time("timeouts.other", self.other)?,
+            tcp_adopted: time("timeouts.tcpPickedUp", self.tcp_picked_up)?,
         })
     }
 }

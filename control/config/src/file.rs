@@ -60,6 +60,16 @@ pub struct Config {
     /// Maximum number of connections that one pod may have opened; `null`: a quarter of `connections`.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub connections_per_pod: Option<u32>,
+    /// Maximum number of connections that the pods of one namespace may have opened together; `null`: half of `connections`.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub connections_per_namespace: Option<u32>,
+    /// Maximum number of connections that the clients of one /24 or /64 outside of the node may have opened; `null`: a quarter
+    /// of `connections`.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub connections_per_source_prefix: Option<u32>,
+    /// Connections that are reserved for the node's own traffic; `null`: a 32nd of `connections`.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub connections_reserved_for_node: Option<u32>,
     /// Seconds after which a silent connection expires, by protocol and state.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub timeouts: TimeoutSeconds,
@@ -113,6 +123,9 @@ impl Default for Config {
             pod_mtu: 61_000,
             connections: 262_144,
             connections_per_pod: None,
+            connections_per_namespace: None,
+            connections_per_source_prefix: None,
+            connections_reserved_for_node: None,
             timeouts: TimeoutSeconds::default(),
             fragments: Fragments::default(),
             huge_pages: HugePages::default(),

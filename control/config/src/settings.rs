@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use heddle_engine::FragmentConfig;
-use heddle_flow::Timeouts;
+use heddle_flow::{Quotas, Timeouts};
 use heddle_port::{FillBudget, Packet};
 use ipnet::IpNet;
 
@@ -37,8 +37,8 @@ pub struct Settings {
     pub pod_mtu: u16,
     /// The capacity of the flow table in connections.
     pub connections: u32,
-    /// The most connections that one pod may have opened.
-    pub connections_per_pod: u32,
+    /// The most connections that each payer may have, and the reserve for the node.
+    pub quotas: Quotas,
     /// The times after which silent connections expire.
     pub timeouts: Timeouts,
     /// Bounds of fragment handling for each worker.
@@ -62,12 +62,50 @@ pub struct Settings {
 }
 
 impl Config {
+    /// Returns the quotas of the flow table.
+    ///
+    /// # Errors
+    /// The first value that is impossible, by key.
+    fn quotas(&self) -> Result<Quotas, ConfigError> {
+        let quota = |key, value: Option<u32>, default: u32| {
+            let value = value.unwrap_or(default);
+            if value < 1 || value > self.connections {
+                let problem = format!("is not between 1 and connections ({})", self.connections);
+                return Err(ConfigError::value(key, value, problem));
+            }
+            Ok(Some(value))
+        };
+        let all = self.connections;
+        let reserve = self.connections_reserved_for_node.unwrap_or(all / 32);
+        if reserve > all / 8 {
+            return Err(ConfigError::value(
+                "connectionsReservedForNode",
+                reserve,
+                format!("is more than an eighth of connections ({})", all / 8),
+            ));
+        }
+        let ports = u32::from(self.reserved_ports.last.saturating_sub(self.reserved_ports.first)) + 1;
+        Ok(Quotas {
+            per_pod: quota("connectionsPerPod", self.connections_per_pod, all / 4)?,
+            per_group: quota("connectionsPerNamespace", self.connections_per_namespace, all / 2)?,
+            per_source_prefix: quota(
+                "connectionsPerSourcePrefix",
+                self.connections_per_source_prefix,
+                all / 4,
+            )?,
+            // A quarter of the source ports, so that nobody takes all of them to one destination.
+            per_masquerade_destination: Some((ports / 4).max(1)),
+            node_reserve: reserve,
+        })
+    }
+
     /// Checks every value and fills in the defaults that depend on the machine.
     ///
     /// # Errors
     /// The first value that is impossible, by key.
     pub fn check(self) -> Result<Settings, ConfigError> {
         // Keys without a fixed default: the node's name, the manifests, the cores.
+        let quotas = self.quotas()?;
         let node = node_name(self.node)?;
         let manifests = self.manifests.ok_or(ConfigError::Missing {
             key: "manifests",
@@ -135,14 +173,6 @@ impl Config {
                 "is not between 1024 and 67108864 (each takes 240 bytes)",
             ));
         }
-        let connections_per_pod = self.connections_per_pod.unwrap_or(self.connections / 4);
-        if connections_per_pod < 1 || connections_per_pod > self.connections {
-            return Err(ConfigError::value(
-                "connectionsPerPod",
-                connections_per_pod,
-                format!("is not between 1 and connections ({})", self.connections),
-            ));
-        }
 
         // Times.
         if self.idle_after_millis > 10_000 {
@@ -198,7 +228,7 @@ impl Config {
             uplink: self.uplink,
             pod_mtu,
             connections: self.connections,
-            connections_per_pod,
+            quotas,
             timeouts,
             fragments,
             huge_pages: self.huge_pages,
@@ -319,6 +349,13 @@ mod tests {
             ("uplink", |c| c.uplink = Some("eth 0".into())),
             ("connections", |c| c.connections = 1000),
             ("connectionsPerPod", |c| c.connections_per_pod = Some(0)),
+            ("connectionsPerNamespace", |c| c.connections_per_namespace = Some(0)),
+            ("connectionsPerSourcePrefix", |c| {
+                c.connections_per_source_prefix = Some(1 << 30)
+            }),
+            ("connectionsReservedForNode", |c| {
+                c.connections_reserved_for_node = Some(1 << 20)
+            }),
             ("timeouts.tcpEstablished", |c| c.timeouts.tcp_established = 0),
             ("timeouts.udpNew", |c| c.timeouts.udp_new = u32::MAX),
             ("fragments.datagrams", |c| c.fragments.datagrams = 3),

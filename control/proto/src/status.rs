@@ -253,6 +253,9 @@ pub struct FlowStatus {
     pub refused_full: u64,
     /// New connections refused because their pod had reached its quota.
     pub refused_quota: u64,
+    /// Entries without a complete handshake that new connections displaced because the table was full.
+    #[serde(default)]
+    pub displaced: u64,
     /// Entries taken over from the previous process.
     pub taken_over: u64,
     /// Entries of the previous process that could not be kept (half-written, or without their other direction).
@@ -412,6 +415,7 @@ mod tests {
                 expired: 0,
                 refused_full: 0,
                 refused_quota: 0,
+                displaced: 0,
                 taken_over: 0,
                 discarded: 0,
             },

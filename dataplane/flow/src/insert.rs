@@ -8,15 +8,16 @@ use heddle_ids::EndpointId;
 use thiserror::Error;
 
 use crate::bucket::{Entry, ProbeResult};
+use crate::charge::Charge;
 use crate::encoding::KeyWords;
 use crate::hash::Hash;
 use crate::mmap::prefetch;
 use crate::record::Record;
 use crate::state::ConnState;
-use crate::stats::{Charge, Payer, Refusal};
+use crate::stats::Refusal;
 use crate::sync::Ordering;
 use crate::table::FlowTable;
-use crate::types::{FlowFlags, FlowKey, Hit, Millis, NewFlow, SlotId};
+use crate::types::{FlowKey, Hit, Millis, NewFlow, SlotId};
 
 /// Records that an insert into a full table looks at, for expired entries and one that it may displace. Few: whoever floods
 /// a full table must not make each of his packets expensive.
@@ -139,7 +140,7 @@ impl FlowTable {
         now: Millis,
     ) -> Result<(SlotId, SlotId), Obstacle> {
         let (forward, reverse) = flows;
-        let charge = charge(forward, reverse);
+        let charge = Charge::of(forward, reverse);
         // While the buckets are on their way.
         let written = self.write_record(forward, reverse, charge, now);
         let linked = self.link(flows, ends, written.as_ref().map_err(|obstacle| *obstacle), now);
@@ -257,29 +258,4 @@ impl FlowTable {
             hit => Ok(hit.map(|(_, hit)| hit)),
         }
     }
-}
-
-/// Returns the charge of a connection that is to be inserted.
-fn charge(forward: &NewFlow, reverse: &NewFlow) -> Charge {
-    let (opener, replies) = match forward.flags.contains(FlowFlags::REPLY) {
-        false => ((forward, forward.endpoints[0]), (reverse, forward.endpoints[1])),
-        true => ((reverse, forward.endpoints[1]), (forward, forward.endpoints[0])),
-    };
-    let (direction, endpoint) = match forward.flags.contains(FlowFlags::RESPONDER_PAYS) {
-        false => opener,
-        true => replies,
-    };
-    let payer = if forward.flags.contains(FlowFlags::OUTSIDE) {
-        Payer::outside(endpoint, direction.key.tuple.src)
-    } else {
-        Payer::Endpoint(endpoint)
-    };
-    if !forward.flags.contains(FlowFlags::MASQUERADED) {
-        return Charge {
-            payer,
-            destination: None,
-        };
-    }
-    let destination = replies.0.key;
-    Charge::masqueraded(payer, destination.tuple.src, destination.tuple.sport, destination.proto)
 }

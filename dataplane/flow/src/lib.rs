@@ -20,6 +20,7 @@
 
 mod affinity;
 mod bucket;
+mod charge;
 mod config;
 mod encoding;
 mod file;

@@ -38,6 +38,7 @@ use heddle_wire::rewrite::{Deltas, Tuple};
 use heddle_wire::{Proto, TcpFlags};
 
 use crate::bucket::ProbeResult;
+use crate::charge::{Charge, of_words};
 use crate::encoding::{
     COUNT_BITS, DirectionWords, KeyWords, LEAVING, PORTS, TIME_BITS, count_word, is_echo_reply, leaving, meta,
     origin_of, pair32, port_word, proto_of, quad16, time_word, tuple, with_origin,
@@ -48,9 +49,8 @@ use crate::mmap::{LINE_WORDS, Line};
 use crate::seqlock::{Sequence, WriteGuard};
 use crate::simd::{load_pair, pairs_equal};
 use crate::state::{ConnState, Limits};
-use crate::stats::{Charge, Payer};
 use crate::sync::{AtomicU64, Ordering};
-use crate::types::{Egress, FlowFlags, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
+use crate::types::{Egress, FlowKey, FlowView, Hit, Millis, NewFlow, Origin, SlotId};
 
 const SEQUENCE: usize = 0;
 const META: usize = 7;
@@ -134,7 +134,7 @@ impl Contents {
 
     /// The charge of the connection.
     pub(crate) fn charge(&self) -> Charge {
-        charge(self.words[META], self.words[ENDS], self.conn, |direction, word| {
+        of_words(self.words[META], self.words[ENDS], self.conn, |direction, word| {
             self.at(direction, word)
         })
     }
@@ -422,7 +422,7 @@ impl RecordWriter<'_> {
     /// The charge of the connection.
     pub(crate) fn charge(&self) -> Charge {
         let (_, conn) = self.conn_state();
-        charge(self.get(META), self.get(ENDS), conn, |direction, word| {
+        of_words(self.get(META), self.get(ENDS), conn, |direction, word| {
             self.get(DIRECTION[direction & 1] + word)
         })
     }
@@ -489,28 +489,6 @@ impl RecordWriter<'_> {
         self.set(ENDS, quad16(a.0, b.0, c, d));
         self.set_generations(direction, route.generations, epoch);
     }
-}
-
-/// Returns the charge of a connection; `word` is a word of a direction.
-fn charge(meta: u64, ends: u64, conn: ConnState, word: impl Fn(usize, usize) -> u64) -> Charge {
-    let flags = FlowFlags::from_bits_truncate(meta as u16);
-    let source = |direction: usize| ip_from_words([word(direction, 0), word(direction, 1)]);
-    let direction = conn.opener() ^ usize::from(flags.contains(FlowFlags::RESPONDER_PAYS));
-    let endpoint = EndpointId((ends >> (direction * 16)) as u16);
-    let payer = if flags.contains(FlowFlags::OUTSIDE) {
-        Payer::outside(endpoint, source(direction))
-    } else {
-        Payer::Endpoint(endpoint)
-    };
-    if !flags.contains(FlowFlags::MASQUERADED) {
-        return Charge {
-            payer,
-            destination: None,
-        };
-    }
-    // The replies' source is the destination behind the Service.
-    let replies = conn.opener() ^ 1;
-    Charge::masqueraded(payer, source(replies), word(replies, PORTS) as u16, conn.proto())
 }
 
 /// A pair as direction 0 sees it.

@@ -37,7 +37,7 @@ pub struct Timeouts {
     pub icmp: Duration,
     /// `nf_conntrack_generic_timeout`.
     pub other: Duration,
-    /// An adopted TCP connection of which only one side was seen. Anybody can send a segment of a connection that there
+    /// An adopted TCP connection with packets of one side only. Anybody can send a segment of a connection that there
     /// is not, so such an entry must not stay as long as a connection does.
     pub tcp_adopted: Duration,
 }
@@ -188,7 +188,7 @@ impl ConnState {
         (self.0 & Self::OPENER_B != 0) as usize
     }
 
-    /// Returns true for an adopted connection of which only one side was seen.
+    /// Returns true for an adopted connection with packets of one side only.
     pub(crate) const fn is_one_sided(self) -> bool {
         self.0 & Self::ONE_SIDED != 0
     }
@@ -348,7 +348,7 @@ mod tests {
         // A forged reset does not end a connection whose sides go on.
         assert_eq!(after(&[(0, ACK), (1, ACK)]), FlowState::Established);
         assert_eq!(after(&[(0, ACK), (1, ACK | FIN)]), FlowState::FinWait);
-        // The next reset begins anew.
+        // After another reset, both sides have to send again.
         assert_eq!(after(&[(0, ACK), (1, ACK), (0, RST), (1, ACK)]), FlowState::Closed);
     }
 

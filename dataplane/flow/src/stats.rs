@@ -6,8 +6,8 @@
 //! repair anything.
 
 use heddle_ids::EndpointId;
-use heddle_wire::{Ip, Proto};
 
+use crate::charge::{Charge, DESTINATIONS, PREFIXES, Payer};
 use crate::config::Quotas;
 use crate::layout::Geometry;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
@@ -44,77 +44,9 @@ const ENDPOINTS: usize = if cfg!(loom) {
 
 /// Groups of endpoints that are counted together.
 const GROUPS: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 16 };
-/// Counters for source prefixes; prefixes that share one share its limit.
-const PREFIXES: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 14 };
-
 /// A group of pods with a quota of its own: a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct GroupId(pub u16);
-
-/// Counters for pairs of a payer and a masqueraded destination; pairs that share one share its limit.
-const DESTINATIONS: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 16 };
-
-/// The charge of a connection: its payer, and the counter of its destination if it is masqueraded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Charge {
-    pub(crate) payer: Payer,
-    pub(crate) destination: Option<usize>,
-}
-
-impl Charge {
-    /// Returns the charge of a connection that is masqueraded to a destination.
-    pub(crate) fn masqueraded(payer: Payer, ip: Ip, port: u16, proto: Proto) -> Self {
-        let who = match payer {
-            Payer::Endpoint(endpoint) => u64::from(endpoint.0),
-            Payer::Outside(endpoint, prefix) => u64::from(endpoint.0) | (prefix as u64 + 1) << 16,
-        };
-        let address = u128::from_be_bytes(ip.octets());
-        let words = [
-            address as u64,
-            (address >> 64) as u64,
-            u64::from(port) << 8 | u64::from(proto.0),
-            who,
-        ];
-        let hash = words.into_iter().fold(0, |hash: u64, word| spread(hash ^ word));
-        Self {
-            payer,
-            destination: Some((hash >> 32) as usize % DESTINATIONS),
-        }
-    }
-}
-
-/// Spreads a number over 64 bits: Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4).
-const fn spread(word: u64) -> u64 {
-    (word ^ word >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// The payer of a connection.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Payer {
-    /// A pod, or the node itself.
-    Endpoint(EndpointId),
-    /// A client outside of the cluster, behind an endpoint: the index of its prefix's counter.
-    Outside(EndpointId, usize),
-}
-
-impl Payer {
-    /// Returns the payer outside of the cluster that has an address: all addresses of a /24 (IPv4) or /64 (IPv6) are one.
-    pub(crate) fn outside(behind: EndpointId, client: Ip) -> Self {
-        let octets = client.octets();
-        let prefix = if client.is_v4() {
-            u64::from_be_bytes([4, 0, 0, 0, 0, octets[12], octets[13], octets[14]])
-        } else {
-            u64::from_be_bytes(*octets.first_chunk().unwrap_or(&[0; 8]))
-        };
-        Self::Outside(behind, (spread(prefix) >> 32) as usize % PREFIXES)
-    }
-
-    pub(crate) const fn endpoint(self) -> EndpointId {
-        match self {
-            Self::Endpoint(endpoint) | Self::Outside(endpoint, _) => endpoint,
-        }
-    }
-}
 
 /// The reason why a connection was not charged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

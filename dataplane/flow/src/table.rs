@@ -333,4 +333,7 @@ impl FlowTable {
 mod oracle;
 #[cfg(test)]
 #[cfg(not(loom))]
+mod quota_tests;
+#[cfg(test)]
+#[cfg(not(loom))]
 mod tests;

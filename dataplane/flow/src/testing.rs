@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use heddle_ids::{EndpointId, Generation, NodeId};
 use heddle_wire::rewrite::Tuple;
-use heddle_wire::{Ip, Proto};
+use heddle_wire::{Ip, Proto, TcpFlags};
 
 use crate::{Config, Egress, FlowFlags, FlowKey, FlowTable, Hit, Millis, NewFlow, Origin, Quotas, Rewrite, SlotId};
 
@@ -123,4 +123,11 @@ pub(crate) fn assert_delivers(hit: Option<Hit>, flow: &NewFlow) {
     assert_eq!(view.generations, flow.generations);
     assert_eq!(view.mss_clamp, flow.mss_clamp);
     assert_eq!(view.flags, flow.flags);
+}
+
+/// Completes the handshake of a connection.
+pub(crate) fn establish(table: &FlowTable, (f, r): (SlotId, SlotId)) {
+    for (slot, flags) in [(r, TcpFlags::SYN | TcpFlags::ACK), (f, TcpFlags::ACK)] {
+        assert!(table.touch(slot, T0, 1, flags));
+    }
 }

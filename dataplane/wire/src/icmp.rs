@@ -93,7 +93,7 @@ pub enum IcmpMessage {
     RouterSolicitation,
     /// ICMPv6 router advertisement.
     RouterAdvertisement,
-    /// ICMPv6 redirect. Those of IPv4 and source quench are `Other`: they quote a packet as errors do, but no router forwards
+    /// ICMPv6 redirect. IPv4 redirect and source quench are `Other`: they quote a packet as errors do, but no router forwards
     /// them (RFC 1812 section 5.2.7.2, RFC 6633).
     Redirect,
     /// Multicast listener discovery, versions 1 and 2.

@@ -81,6 +81,8 @@ pub(super) struct Attachments {
     pub(super) pending: Vec<PendingReady>,
     /// `true` if a stage or a record has changed since the read model was updated.
     pub(super) is_changed: bool,
+    /// `true` if an attachment was removed since a sweep was planned: its connections have to go.
+    pub(super) is_sweep_due: bool,
 }
 
 impl Attachments {
@@ -95,6 +97,7 @@ impl Attachments {
             store,
             pending: Vec::new(),
             is_changed: true,
+            is_sweep_due: false,
         }
     }
 
@@ -119,6 +122,7 @@ impl Attachments {
         self.stages.remove(&id);
         self.store.remove(id);
         self.is_changed = true;
+        self.is_sweep_due = true;
         self.remove_pending(|pending| pending.id == id)
     }
 

@@ -21,6 +21,7 @@ mod cni;
 mod cni_answers;
 mod error;
 mod event_loop;
+mod groups;
 mod host;
 mod journal;
 mod objects;

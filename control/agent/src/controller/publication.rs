@@ -33,6 +33,8 @@ pub(super) struct Publication {
     /// The version of the tables that every worker must have before the flow table is swept. Until then a worker may
     /// still choose a backend that was removed.
     pub(super) sweep_after: Option<u64>,
+    /// The time before which no further sweep begins.
+    pub(super) next_sweep: Instant,
     /// The address of each family at which external frontends have aliases in the compiler.
     alias_addresses: [Option<IpAddr>; 2],
     /// The differences that were logged, so that each is logged once.
@@ -56,6 +58,7 @@ impl Publication {
             is_changed: true,
             waits_for_host_until: None,
             sweep_after: None,
+            next_sweep: Instant::now(),
             alias_addresses: [None; 2],
             known_differences: BTreeSet::new(),
         }

@@ -127,6 +127,9 @@ impl Controller {
         };
         let cluster = self.objects.cluster();
         for attachment in self.attachments.compile_known_pods(&cluster) {
+            // Before the pod's first packet, so that its connections count in its namespace from the first one on.
+            let group = self.groups.of(attachment.pod.as_ref().map(|pod| &*pod.namespace));
+            self.workers.flows().set_group(attachment.id, group);
             publication.compiler.attach(attachment);
             publication.is_changed = true;
         }
@@ -170,8 +173,10 @@ impl Controller {
             publication.published_at = Instant::now();
         }
         publication.log_differences();
-        // Connections that Services no longer lead to their backends are swept once all workers have these tables.
-        if is_first || built.new_frontends || !built.removed_backends.is_empty() {
+        // Connections that Services no longer lead to their backends, and those of attachments that are gone, are swept once
+        // all workers have these tables.
+        let attachments_gone = std::mem::take(&mut self.attachments.is_sweep_due);
+        if is_first || attachments_gone || built.new_frontends || !built.removed_backends.is_empty() {
             publication.sweep_after = Some(self.workers.published());
         }
         true

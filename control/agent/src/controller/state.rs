@@ -14,6 +14,7 @@ use tokio::runtime::Handle;
 use super::attachments::Attachments;
 use super::cni_answers::{DeletedStale, HeldAnswer};
 use super::error::ControllerError;
+use super::groups::Groups;
 use super::host::HostReconciler;
 use super::journal::Journal;
 use super::objects::Objects;
@@ -57,6 +58,8 @@ pub struct Controller {
     pub(super) takeover: Takeover,
     pub(super) objects: Objects,
     pub(super) attachments: Attachments,
+    /// The groups of the attachments' namespaces, for the flow table's quotas.
+    pub(super) groups: Groups,
     /// `None` until every kind of object has synced.
     pub(super) publication: Option<Publication>,
     pub(super) host: HostReconciler,
@@ -108,6 +111,7 @@ impl Controller {
             takeover,
             objects,
             attachments: Attachments::new(store),
+            groups: Groups::default(),
             publication: None,
             external_aliases: ExternalAliases::default(),
             journal: Journal::start()?,

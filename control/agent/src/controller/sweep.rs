@@ -1,6 +1,8 @@
-//! The sweep: removes connections whose Service no longer leads to their backend, and UDP flows that were opened before
-//! their destination became a Service's address.
+//! The sweep: removes connections of attachments that are gone, connections whose Service no longer leads to their backend,
+//! and UDP flows that were opened before their destination became a Service's address.
 //!
+//! - A connection of an attachment that is gone is removed at once, so that a deleted pod leaves nothing in the flow table,
+//!   and the next attachment with the number inherits nothing.
 //! - A UDP flow would continue for as long as the client sends, so it is removed. The next packet opens a new one.
 //! - A TCP connection is removed if no slice names its backend and no pod has the backend's address. Its next packet then
 //!   belongs to no connection and is answered with a reset. While the pod is there, the connection may end by itself.
@@ -8,6 +10,9 @@
 //!
 //! The sweep compares the flow table with the tables instead of reacting to events, so it is also correct after a restart
 //! and when a Service has no endpoint left.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
 
 use heddle_flow::{Connection, FlowFlags};
 use heddle_tables::{Backend, ServiceLookup, Snapshot};
@@ -22,31 +27,53 @@ impl Controller {
         let Some(publication) = &mut self.publication else {
             return;
         };
-        if publication.sweep_after.is_some_and(|version| acknowledged >= version) {
-            publication.sweep_after = None;
-            self.sweep_backends();
+        let began = Instant::now();
+        let is_due = publication.sweep_after.is_some_and(|version| acknowledged >= version);
+        if !is_due || began < publication.next_sweep {
+            return;
+        }
+        publication.sweep_after = None;
+        self.sweep();
+        // Sweeps take a tenth of this thread's time at most, however often pods and Services change.
+        if let Some(publication) = &mut self.publication {
+            publication.next_sweep = began + 10 * began.elapsed();
         }
     }
 
     /// Goes through the flow table once and removes the lost connections.
-    fn sweep_backends(&self) {
+    fn sweep(&self) {
         let Some(snapshot) = self.workers.newest() else {
             return;
         };
         let flows = self.workers.flows();
-        let mut removed = 0u64;
+        let attached: BTreeSet<u16> = self.attachments.store.all().iter().map(|record| record.id).collect();
+        let (mut of_pods, mut of_services) = (0u64, 0u64);
         flows.for_each(|connection| {
-            if is_lost(snapshot, connection) && flows.remove(connection.slot) {
-                removed += 1;
-            }
+            let count = if is_orphaned(&attached, connection) {
+                &mut of_pods
+            } else if is_lost(snapshot, connection) {
+                &mut of_services
+            } else {
+                return;
+            };
+            *count += u64::from(flows.remove(connection.slot));
         });
-        if removed > 0 {
+        if of_pods + of_services > 0 {
             tracing::info!(
-                removed,
-                "removed connections whose Service no longer leads to their backend"
+                of_pods,
+                of_services,
+                "removed connections of pods that are gone, and connections whose Service no longer leads to their backend"
             );
         }
     }
+}
+
+/// Returns `true` if one end of a connection is a pod whose attachment is gone.
+fn is_orphaned(attached: &BTreeSet<u16>, connection: &Connection) -> bool {
+    let [view, _] = &connection.views;
+    view.endpoints
+        .iter()
+        .any(|end| end.is_pod() && !attached.contains(&end.0))
 }
 
 /// Returns `true` if a connection has to be removed, by the rules in the module's documentation.
@@ -181,6 +208,25 @@ mod tests {
         let resting = Backend { ip: pod(1), port: 5353 };
         let rests = |frontend: &mut Frontend| frontend.draining = Box::new([resting]);
         assert_eq!(lost(&with(rests, &[]), &flows), [0u16; 0], "a slice names it");
+    }
+
+    #[test]
+    fn connections_of_an_attachment_that_is_gone_are_orphans() {
+        let flows = FlowTable::anonymous(&Config {
+            capacity: 64,
+            ..Config::default()
+        });
+        // From attachment 2 to attachment 3.
+        connect(&flows, Proto::TCP, 1001, pod(1), FlowFlags::empty());
+        let orphans = |attached: &[u16]| {
+            let attached = attached.iter().copied().collect();
+            let mut count = 0;
+            flows.for_each(|connection| count += u32::from(is_orphaned(&attached, connection)));
+            count
+        };
+        assert_eq!(orphans(&[2, 3]), 0);
+        assert_eq!(orphans(&[2]), 1);
+        assert_eq!(orphans(&[3, 4]), 1);
     }
 
     #[test]

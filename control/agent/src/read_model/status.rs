@@ -186,6 +186,7 @@ impl ReadModel {
             expired: stats.expired * 2,
             refused_full: stats.refused_full,
             refused_quota: stats.refused_quota,
+            displaced: stats.displaced,
             taken_over: u64::from(takeover.entries_kept) * 2,
             discarded: u64::from(takeover.discarded_torn + takeover.discarded_orphans) * 2,
         }

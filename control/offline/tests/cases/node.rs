@@ -58,10 +58,13 @@ impl Node {
                 seed: Some(SEED),
                 ..Config::default()
             }),
-            stages: Stages::new(StageConfig {
-                seed: 1,
-                ..StageConfig::default()
-            }),
+            stages: Stages::new(
+                StageConfig {
+                    seed: 1,
+                    ..StageConfig::default()
+                },
+                64,
+            ),
             batch: Batch::new(&FragmentConfig::default()),
             now: Millis(1_000_000),
         }

@@ -6,7 +6,7 @@ use heddle_flow::Origin;
 use heddle_tables::{EndpointId, NodeTable, Place, Snapshot};
 use heddle_wire::Ip;
 
-use super::{Denial, Query};
+use super::types::{Denial, Query};
 use crate::reason::DropReason;
 
 /// Returns the origin of the packets that an endpoint sends.

@@ -4,7 +4,8 @@
 use heddle_tables::{AddressInfo, Direction, Endpoint, EndpointId, Place, PolicyVerdict, RuleId, Snapshot};
 use heddle_wire::Proto;
 
-use super::{Allowed, Denial, Target, route};
+use super::route;
+use super::types::{Allowed, Denial, Target};
 use crate::reason::DropReason;
 
 /// A connection whose two ends are known.

@@ -9,7 +9,7 @@ use heddle_flow::Egress;
 use heddle_tables::{AddressInfo, EndpointId, NodeTable, Place, Snapshot};
 
 use super::anti_spoof::is_link_local;
-use super::{Denial, Source, Target};
+use super::types::{Denial, Source, Target};
 use crate::reason::DropReason;
 
 /// Returns the egress of a connection and the source that its destination sees.

@@ -7,7 +7,7 @@ use heddle_tables::{
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
-use super::{Query, Target};
+use super::types::{Query, Target};
 use crate::reason::DropReason;
 
 /// The result of looking a destination up in the Service tables.

@@ -1,0 +1,139 @@
+//! The types of a decision: the connection in question, the decision, and the way of a connection that may pass.
+
+use heddle_flow::{Egress, FlowKey, Origin};
+use heddle_tables::{EndpointId, RuleId};
+use heddle_wire::rewrite::Tuple;
+use heddle_wire::{Ip, Proto};
+
+use crate::reason::DropReason;
+
+/// A connection to be decided: the tuple of its first packet, and where that came in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Query {
+    /// Where the packet came in.
+    pub origin: Origin,
+    /// Its addresses and ports as it came in.
+    pub tuple: Tuple,
+    /// Its protocol.
+    pub proto: Proto,
+}
+
+impl From<&FlowKey> for Query {
+    fn from(key: &FlowKey) -> Self {
+        Self {
+            origin: key.origin,
+            tuple: key.tuple,
+            proto: key.proto,
+        }
+    }
+}
+
+/// The decision on a new connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// It may pass.
+    Pass(Allowed),
+    /// The Service has no such port or no endpoint: the client gets a rejection at once.
+    Reject,
+    /// It is for the gateway, which is heddle itself.
+    Gateway,
+    /// It may not pass.
+    Drop(Denial),
+}
+
+/// The denial of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Denial {
+    /// The reason.
+    pub reason: DropReason,
+    /// The deciding rule, where it was policy.
+    pub rule: RuleId,
+    /// The pod whose policy that is; [`EndpointId::HOST`], which has none, where it was no policy.
+    pub pod: EndpointId,
+}
+
+impl Denial {
+    /// A denial that no policy made.
+    #[must_use]
+    pub const fn new(reason: DropReason) -> Self {
+        Self {
+            reason,
+            rule: RuleId::NO_POLICY,
+            pod: EndpointId::HOST,
+        }
+    }
+}
+
+/// Where the connection goes behind the Service, if there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Target {
+    /// The address that the connection reaches.
+    pub dst: Ip,
+    /// The port that it reaches.
+    pub dport: u16,
+    /// True if a Service led there.
+    pub service: bool,
+    /// True if the client's next connection to the Service goes there too.
+    pub sticky: bool,
+    /// True if the source is masqueraded, as kube-proxy would mark the connection.
+    pub masquerade: bool,
+}
+
+impl Target {
+    /// Returns a target that no Service led to.
+    #[must_use]
+    pub const fn direct(dst: Ip, dport: u16) -> Self {
+        Self {
+            dst,
+            dport,
+            service: false,
+            sticky: false,
+            masquerade: false,
+        }
+    }
+}
+
+/// The source that the destination sees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// The packet's own.
+    Kept,
+    /// The gateway: a pod reaches itself through its Service.
+    Hairpin(Ip),
+    /// The masquerade address: the reply would not come by heddle otherwise.
+    Masqueraded(Ip),
+}
+
+/// A connection that may pass.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Allowed {
+    /// Where it comes from.
+    pub from: EndpointId,
+    /// Where it leaves.
+    pub egress: Egress,
+    /// The other end after DNAT.
+    pub target: Target,
+    /// The source after SNAT.
+    pub source: Source,
+    /// The rule that allowed it to leave its source.
+    pub egress_rule: RuleId,
+    /// The rule that allowed it to reach its destination.
+    pub ingress_rule: RuleId,
+}
+
+impl Allowed {
+    /// Returns the endpoint that the connection goes to: a local one, or the uplink, behind which other nodes are.
+    #[must_use]
+    pub const fn to(&self) -> EndpointId {
+        match self.egress {
+            Egress::Endpoint(id) => id,
+            Egress::Uplink(_) | Egress::Node(_) => EndpointId::UPLINK,
+        }
+    }
+
+    /// Returns true if kube-proxy would replace the source address by the node's, even where it already is the node's.
+    #[must_use]
+    pub const fn is_masqueraded(&self) -> bool {
+        self.target.masquerade || !matches!(self.source, Source::Kept)
+    }
+}
