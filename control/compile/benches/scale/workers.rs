@@ -58,13 +58,27 @@ pub struct Workers {
 impl Workers {
     /// Starts them with these tables; client `n` belongs to worker `n`.
     pub fn start(tables: Arc<Snapshot>, clients: &[Client]) -> Self {
-        let (publisher, readers) = publish::channel(tables, usize::from(WORKERS));
-        let flows = Arc::new(FlowTable::anonymous(&Config {
-            capacity: 1 << 20,
-            quotas: heddle_flow::Quotas::default(),
-            ..Config::default()
-        }));
-        let shared = SharedPool::heap(4096, 2048);
+        let ports = clients.iter().map(|client| client.id.0).max().unwrap_or_default() + 1;
+        let Parts {
+            workers,
+            handles,
+            publisher,
+            shared,
+        } = NodeBuilder::new()
+            .workers(WORKERS)
+            .ports(ports)
+            .lane(1024)
+            .frames(4096)
+            .frame_size(2048)
+            .flows(Config {
+                capacity: 1 << 20,
+                quota: None,
+                ..Config::default()
+            })
+            .idle_after(IDLE_AFTER)
+            .build(tables)
+            .expect("a node in memory")
+            .into_parts();
         let start = Instant::now();
         let clock = move || Millis(1_000 + start.elapsed().as_millis() as u64);
         let spawn = |mut worker: Worker<MemPort>| {
