@@ -27,7 +27,7 @@ pub struct Config {
     pub capacity: u32,
     /// The connections that each may have opened.
     pub quotas: Quotas,
-    /// Clients of Services with session affinity that are remembered: 64 B each.
+    /// The most session affinities: 64 B each.
     pub affinities: u32,
     /// The timeouts of idle connections.
     pub timeouts: Timeouts,

@@ -73,12 +73,12 @@ impl Hash {
         Self(mixed as u64 ^ (mixed >> 64) as u64)
     }
 
-    /// The hash once more mixed, so that it shows no bucket.
+    /// Returns the hash, mixed once more so that it does not show the bucket.
     pub(crate) const fn mixed(self) -> u64 {
         scramble(self.0)
     }
 
-    /// A number below `buckets`.
+    /// Returns the bucket, a number below `buckets`.
     #[inline]
     pub(crate) const fn bucket(self, buckets: u32) -> u32 {
         (((self.0 >> 32) * buckets as u64) >> 32) as u32

@@ -19,8 +19,8 @@ use crate::sync::Ordering;
 use crate::table::FlowTable;
 use crate::types::{FlowKey, Hit, Millis, NewFlow, SlotId};
 
-/// Records that an insert into a full table looks at, for expired entries and one that it may displace. Few: whoever floods
-/// a full table must not make each of his packets expensive.
+/// Records that an insert into a full table checks, for expired ones and for one that it may displace. Few, so that a flood of
+/// new connections does not cost more when the table is full.
 const LAST_RESORT: u32 = 24;
 
 /// The reason for which a connection was not inserted.
@@ -47,7 +47,7 @@ pub enum InsertError {
     /// The opener has its share of the source ports to this masqueraded destination.
     #[error("the opener has used up its share of the source ports that are masqueraded to this destination")]
     PortShare,
-    /// A direction's rewrite is not the other's key reversed, or the protocols differ: a mistake of the caller.
+    /// A direction's rewrite is not the other's key reversed, or the protocols differ: a defect of the caller.
     #[error("the two directions do not belong to one connection: each one's rewrite must be the other's key reversed")]
     NotAPair,
 }

@@ -2,7 +2,7 @@
 
 use crate::mmap::{LINE_BYTES, LINE_WORDS};
 
-/// Raised with every change of what the words mean.
+/// The layout version. It is raised with every change of the meaning of the words.
 pub(crate) const LAYOUT_VERSION: u64 = 5;
 
 /// The least capacity.

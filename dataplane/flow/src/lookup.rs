@@ -106,7 +106,7 @@ impl FlowTable {
         })
     }
 
-    /// Finds a key wherever its packets come in: for a key that misses because its packets came from elsewhere.
+    /// Finds a key with any origin, for a key that missed because of its origin.
     #[must_use]
     pub fn find_tuple(&self, key: &FlowKey, now: Millis) -> Option<Hit> {
         let (hash, bucket) = self.hash(&key.tuple, key.proto);

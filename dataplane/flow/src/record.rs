@@ -121,7 +121,7 @@ impl Contents {
         proto_of(self.at(0, PORTS))
     }
 
-    /// The key of a direction.
+    /// Returns the key of a direction.
     pub(crate) fn key(&self, direction: usize) -> FlowKey {
         let ports = self.at(direction, PORTS);
         FlowKey {
@@ -132,7 +132,7 @@ impl Contents {
         }
     }
 
-    /// The charge of the connection.
+    /// Returns the charge of the connection.
     pub(crate) fn charge(&self) -> Charge {
         of_words(self.words[META], self.words[ENDS], self.conn, |direction, word| {
             self.at(direction, word)
@@ -419,7 +419,7 @@ impl RecordWriter<'_> {
         self.record.last_seen(self.conn_state().0)
     }
 
-    /// The charge of the connection.
+    /// Returns the charge of the connection.
     pub(crate) fn charge(&self) -> Charge {
         let (_, conn) = self.conn_state();
         of_words(self.get(META), self.get(ENDS), conn, |direction, word| {
@@ -491,7 +491,7 @@ impl RecordWriter<'_> {
     }
 }
 
-/// A pair as direction 0 sees it.
+/// Returns a pair in the order of direction 0.
 fn oriented<T>(direction: usize, [a, b]: [T; 2]) -> [T; 2] {
     if direction & 1 == 0 { [a, b] } else { [b, a] }
 }

@@ -135,10 +135,10 @@ impl ConnState {
     const BOTH_FINS: u32 = Self::FIN[0] | Self::FIN[1];
     const PROTO_SHIFT: u32 = 8;
 
-    /// The state of a slot that holds no connection.
+    /// The state of a slot without a connection.
     pub(crate) const NONE: Self = Self(0);
 
-    /// The state of a connection that is being inserted; `forward` are the flags of its direction 0.
+    /// Returns the state of a connection that is inserted. `forward` is the flags of its direction 0.
     pub(crate) fn opening(proto: Proto, forward: FlowFlags) -> Self {
         let (state, one_sided) = match proto {
             Proto::TCP if forward.contains(FlowFlags::ADOPTED) => (FlowState::Established, Self::ONE_SIDED),
@@ -207,7 +207,7 @@ impl ConnState {
         Self(self.0 & !Self::STATE | state as u32)
     }
 
-    /// The state after a packet of `direction` with `flags` (of TCP; ignored otherwise).
+    /// Returns the state after a packet of `direction` with the TCP flags `flags`, which other protocols ignore.
     ///
     /// A reset closes the connection, whatever its sequence number. It may be forged, or refer to an older connection
     /// (RFC 5961 section 3), so segments of both sides after it open the connection again; after a genuine reset one side
@@ -243,7 +243,7 @@ impl ConnState {
         }
     }
 
-    /// The state of an adopted or reset connection after a segment that is no reset. Once both sides have sent data or an
+    /// Returns the state of an adopted or reset connection after a segment that is no reset. Once both sides have sent data or an
     /// acknowledgement, the connection is one like any other.
     #[cold]
     fn seen(self, direction: usize, flags: TcpFlags) -> Self {
@@ -265,7 +265,7 @@ impl ConnState {
         }
     }
 
-    /// Returns whether a connection in this state, last seen then, has expired.
+    /// Returns true if a connection in this state, whose last packet came at that time, has expired.
     #[inline]
     pub(crate) const fn is_expired(self, limits: &Limits, last_seen: Millis, now: Millis) -> bool {
         // Neither can overflow: a time has 40 bits, a limit 60.

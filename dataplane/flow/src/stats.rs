@@ -29,7 +29,7 @@ pub struct Stats {
     pub refused_quota: u64,
     /// Entries without a complete handshake that new connections displaced because the table was full.
     pub displaced: u64,
-    /// Bytes of memory that the table takes.
+    /// The table's memory in bytes.
     pub bytes: u64,
 }
 
@@ -169,7 +169,7 @@ impl Counts {
         }
     }
 
-    /// Takes back a [`Self::charge`]: the connection was not inserted.
+    /// Undoes a [`Self::charge`] of a connection that was not inserted.
     pub(crate) fn withdraw(&self, charge: Charge) {
         self.each_of(charge, |count| {
             count.fetch_sub(1, Ordering::Relaxed);

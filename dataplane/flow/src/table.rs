@@ -315,7 +315,7 @@ impl FlowTable {
         self.counts.set_group(endpoint, group);
     }
 
-    /// Connections that the endpoint has opened.
+    /// Returns the number of connections that the endpoint has opened.
     #[must_use]
     pub fn opened_by(&self, endpoint: EndpointId) -> u32 {
         self.counts.opened_by(endpoint)

@@ -72,7 +72,7 @@ impl Workers {
             .frame_size(2048)
             .flows(Config {
                 capacity: 1 << 20,
-                quota: None,
+                quotas: heddle_flow::Quotas::default(),
                 ..Config::default()
             })
             .idle_after(IDLE_AFTER)
