@@ -43,6 +43,7 @@ demo: deps build ## heddle's main job on real traffic, in namespaces of its own
 check: COMMANDS := $(BUILD_COMMANDS)
 check: deps ## formatting, lints, and every test that needs no root and no network namespace: a few minutes
 	@cargo fmt --all --check
+	@scripts/style.sh
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	@$(CLIPPY_FUZZ)
 	@cargo test --locked --profile e2e $(ROOTLESS)
@@ -69,8 +70,9 @@ deps: ## installs what is missing, and says so
 	$(SUDO) apt-get update -qq; \
 	DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing > /dev/null
 
-lint: deps $(TOOLS)/bin/cargo-deny ## rustfmt, clippy, rustdoc's warnings, cargo deny
+lint: deps $(TOOLS)/bin/cargo-deny ## rustfmt, clippy, rustdoc's warnings, cargo deny, prose and layout
 	@cargo fmt --all --check
+	@scripts/style.sh
 	@cargo clippy --locked --workspace --all-targets -- -D warnings
 	@$(CLIPPY_FUZZ)
 	@RUSTDOCFLAGS="-D warnings" cargo doc --quiet --locked --no-deps --workspace

@@ -173,7 +173,7 @@ impl Controller {
             publication.published_at = Instant::now();
         }
         publication.log_differences();
-        // Connections that Services no longer lead to their backends, and those of attachments that are gone, are swept once
+        // Connections that Services no longer lead to their backends, and connections of attachments that are gone, are swept once
         // all workers have these tables.
         let attachments_gone = std::mem::take(&mut self.attachments.is_sweep_due);
         if is_first || attachments_gone || built.new_frontends || !built.removed_backends.is_empty() {
