@@ -3,7 +3,7 @@
 mod common;
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use common::{BOUND, binaries, wait_until};
@@ -77,7 +77,6 @@ fn the_connections_of_a_deleted_pod_go_with_it() -> Result<(), LabError> {
     let greeter = lab.pod("victims", "greeter", &[])?;
     let greets = SocketAddr::new(node.start_pod(&greeter)?.ip(false)?, PORT);
     let _greeter = TcpServer::start(greeter.ns(), PORT, ServerBehavior::Greet("here".to_owned()))?;
-    let accepted = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -87,7 +86,6 @@ fn the_connections_of_a_deleted_pod_go_with_it() -> Result<(), LabError> {
                 if stop.load(Ordering::Acquire) {
                     break;
                 }
-                accepted.fetch_add(1, Ordering::AcqRel);
                 kept.push(stream);
             }
         });
@@ -119,9 +117,7 @@ fn the_connections_of_a_deleted_pod_go_with_it() -> Result<(), LabError> {
                 .map_err(LabError::io("stop"))
         });
         played
-    })?;
-    assert_eq!(accepted.load(Ordering::Acquire), 6 * (PER_POD - 12));
-    Ok(())
+    })
 }
 
 /// Sends what costs a worker most, until it is stopped: first packets of connections from ever new ports, packets whose TTL is
