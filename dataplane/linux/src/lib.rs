@@ -2,6 +2,7 @@
 //!
 //! - [`Netlink`]: links, addresses, routes and neighbors of one network namespace ([`link`], [`address`], [`route`],
 //!   [`neighbor`]).
+//! - [`Monitor`]: the kernel's notifications about changes of these.
 //! - [`Netns`]: opens a network namespace and runs code inside it.
 //! - [`sysctl`]: reads and writes the files below `/proc/sys`.
 //! - [`ethtool`]: switches a device's features.
@@ -22,6 +23,7 @@ pub mod address;
 mod error;
 pub mod ethtool;
 pub mod link;
+pub mod monitor;
 pub mod neighbor;
 pub mod netlink;
 pub mod netns;
@@ -32,6 +34,7 @@ pub mod sysctl;
 pub use address::Address;
 pub use error::LinuxError;
 pub use link::{Link, VethPair, link_index};
+pub use monitor::Monitor;
 pub use neighbor::Neighbor;
 pub use netlink::Netlink;
 pub use netns::{Netns, NetnsError};

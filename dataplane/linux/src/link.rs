@@ -1,12 +1,14 @@
 //! Network interfaces.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use heddle_wire::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
 use nix::libc::ENODEV;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 
@@ -34,6 +36,8 @@ pub struct Link {
     pub tx_queues: u32,
     /// The number of receive queues.
     pub rx_queues: u32,
+    /// The id of the XDP program that is attached to the interface.
+    pub xdp_program: Option<u32>,
 }
 
 impl Link {
@@ -48,6 +52,7 @@ impl Link {
             peer_index: None,
             tx_queues: 0,
             rx_queues: 0,
+            xdp_program: None,
         };
         for attribute in &message.attributes {
             match attribute {
@@ -58,6 +63,12 @@ impl Link {
                 LinkAttribute::Link(index) => link.peer_index = Some(*index),
                 LinkAttribute::NumTxQueues(queues) => link.tx_queues = *queues,
                 LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
+                LinkAttribute::Xdp(attributes) => {
+                    link.xdp_program = attributes.iter().find_map(|attribute| match attribute {
+                        LinkXdp::ProgId(id) => Some(*id),
+                        _ => None,
+                    });
+                }
                 _ => {}
             }
         }
@@ -78,7 +89,7 @@ pub struct VethPair<'a> {
     pub mtu: u32,
     /// The namespace of the other end; `None` for this one.
     pub peer_netns: Option<BorrowedFd<'a>>,
-    /// The Ethernet address of the other end; `None` lets the kernel choose.
+    /// The Ethernet address of the other end; `None` for a random one.
     pub peer_mac: Option<MacAddr>,
 }
 
@@ -144,27 +155,30 @@ impl Netlink {
 
     /// Creates a veth pair; both ends are down.
     ///
+    /// Both ends get their Ethernet address with the request, so that the kernel notes it as set (`NET_ADDR_SET`). An address
+    /// that the kernel chooses is noted as random (`NET_ADDR_RANDOM`), and systemd-udevd replaces it
+    /// (`MACAddressPolicy=persistent`, systemd.link(5)) after others have read it.
+    ///
     /// # Errors
     /// The kernel refuses, for example because one of the names is taken.
     pub fn add_veth(&self, pair: &VethPair<'_>) -> Result<(), LinuxError> {
-        let end = |name: &str| {
+        let end = |name: &str, mac: MacAddr| {
             let mut message = LinkMessage::default();
             message.attributes = vec![
                 LinkAttribute::IfName(name.to_owned()),
                 LinkAttribute::Mtu(pair.mtu),
                 LinkAttribute::NumTxQueues(pair.queues),
                 LinkAttribute::NumRxQueues(pair.queues),
+                LinkAttribute::Address(mac.0.to_vec()),
             ];
             message
         };
         // The peer is a link message of its own inside the first one; the kernel creates it in the namespace that this
         // inner message names (`veth_newlink`, `rtnl_link_get_net`).
-        let mut peer = end(pair.peer);
-        peer.attributes
-            .extend(pair.peer_mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
+        let mut peer = end(pair.peer, pair.peer_mac.unwrap_or_else(random_mac));
         peer.attributes
             .extend(pair.peer_netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
-        let mut message = end(pair.name);
+        let mut message = end(pair.name, random_mac());
         message.attributes.push(LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -212,6 +226,13 @@ impl Netlink {
             .map(|deleted| deleted.is_some())
             .map_err(LinuxError::step(format!("deleting interface {}", link.name)))
     }
+}
+
+/// Returns a random Ethernet address that is unicast and locally administered.
+fn random_mac() -> MacAddr {
+    let [first, rest @ ..] = RandomState::new().hash_one(0u8).to_be_bytes();
+    let [second, third, fourth, fifth, sixth, ..] = rest;
+    MacAddr([(first & 0xfc) | 2, second, third, fourth, fifth, sixth])
 }
 
 fn message_for(index: u32) -> LinkMessage {

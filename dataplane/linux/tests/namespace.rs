@@ -5,7 +5,7 @@
 use heddle_linux::netns::unshare_thread;
 use heddle_linux::route::PROTOCOL_BOOT;
 use heddle_linux::sysctl::{self, IpVersion, interface_key};
-use heddle_linux::{Neighbor, Netlink, Route, VethPair, ethtool, link_index};
+use heddle_linux::{Monitor, Neighbor, Netlink, Route, VethPair, ethtool, link_index};
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
 
@@ -30,6 +30,18 @@ fn pair<'a>(name: &'a str, peer: &'a str) -> VethPair<'a> {
     }
 }
 
+/// Returns how an interface of this namespace got its Ethernet address. Only sysfs says it, which belongs to the namespace in
+/// which it is mounted.
+fn address_assign_type(name: &str) -> String {
+    let script = format!("mount -t sysfs none /sys && cat /sys/class/net/{name}/addr_assign_type");
+    let out = std::process::Command::new("unshare")
+        .args(["--mount", "sh", "-c", &script])
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}
+
 #[test]
 fn links_are_created_found_changed_and_deleted() {
     in_namespace(|| {
@@ -50,6 +62,10 @@ fn links_are_created_found_changed_and_deleted() {
         assert_eq!((a0.peer_index, a1.peer_index), (Some(a1.index), Some(a0.index)));
         assert_eq!(a1.mac, Some(MacAddr([2, 0, 0, 0, 0, 9])));
         assert_eq!(link_index("a0").unwrap(), Some(a0.index));
+        for name in ["a0", "a1"] {
+            // systemd-udevd leaves only addresses alone that were set (NET_ADDR_SET in include/uapi/linux/netdevice.h).
+            assert_eq!(address_assign_type(name), "3", "{name}");
+        }
         netlink.set_up(&a0).unwrap();
         netlink.set_mtu(&a0, 1300).unwrap();
         let changed = netlink.link_at(a0.index).unwrap().unwrap();
@@ -131,5 +147,23 @@ fn sysctls_and_features_of_an_interface() {
             assert!(shown.contains("tx-checksum-ip-generic: off"), "{shown}");
         }
         ethtool::switch_off(&a0, &["no-such-feature"]).unwrap_err();
+    });
+}
+
+#[test]
+fn a_monitor_sees_changes_of_links_addresses_and_tables() {
+    in_namespace(|| {
+        let network = Monitor::network().unwrap();
+        let tables = Monitor::nftables().unwrap();
+        assert!(!network.drain() && !tables.drain());
+        let netlink = Netlink::open().unwrap();
+        netlink.add_veth(&pair("a0", "a1")).unwrap();
+        assert!(network.drain() && !network.drain());
+        let link = netlink.link("a0").unwrap().unwrap();
+        netlink.add_address(&link, "192.0.2.1/24".parse().unwrap()).unwrap();
+        assert!(network.drain() && !tables.drain());
+        let added = std::process::Command::new("nft").args(["add", "table", "inet", "t"]).status();
+        assert!(added.unwrap().success());
+        assert!(tables.drain() && !network.drain());
     });
 }
