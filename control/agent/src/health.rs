@@ -17,6 +17,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use heddle_host::HostStatus;
 use heddle_model::{Change, Cluster, ObjectKey, Service, ServiceType, TrafficPolicy};
 use serde_json::json;
 use tokio::net::TcpListener;
@@ -99,15 +100,19 @@ impl Drop for Served {
 #[derive(Debug)]
 pub struct HealthChecks {
     runtime: Handle,
+    /// The state of the node's kernel state: without it working, no port is healthy.
+    host: watch::Receiver<HostStatus>,
     served: BTreeMap<u16, Served>,
 }
 
 impl HealthChecks {
-    /// Starts without ports. `runtime` will run the servers.
+    /// Starts without ports. `runtime` will run the servers. While `host` has a problem, every port answers that this node does
+    /// not serve, as kube-proxy does while its rules are not in the kernel.
     #[must_use]
-    pub const fn new(runtime: Handle) -> Self {
+    pub const fn new(runtime: Handle, host: watch::Receiver<HostStatus>) -> Self {
         Self {
             runtime,
+            host,
             served: BTreeMap::new(),
         }
     }
@@ -129,7 +134,8 @@ impl HealthChecks {
             match self.runtime.block_on(listen(port)) {
                 Ok(listener) => {
                     let (health, seen) = watch::channel(health);
-                    let routes = Router::new().fallback(answer).with_state(Arc::new(seen));
+                    let state = Arc::new((seen, self.host.clone()));
+                    let routes = Router::new().fallback(answer).with_state(state);
                     let task = self.runtime.spawn(async move {
                         if let Err(e) = axum::serve(listener, routes).await {
                             tracing::error!(port, error = %e, "the server of a health check has ended");
@@ -154,10 +160,15 @@ async fn listen(port: u16) -> io::Result<TcpListener> {
     }
 }
 
+/// What a port's answers are made from.
+type Answered = (watch::Receiver<Health>, watch::Receiver<HostStatus>);
+
 /// Answers any request with the number of endpoints.
-async fn answer(State(health): State<Arc<watch::Receiver<Health>>>) -> impl IntoResponse {
+async fn answer(State(state): State<Arc<Answered>>) -> impl IntoResponse {
+    let (health, host) = &*state;
     let Health { service, local } = health.borrow().clone();
-    let status = if local > 0 {
+    let healthy = host.borrow().problem().is_none();
+    let status = if local > 0 && healthy {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
@@ -169,7 +180,7 @@ async fn answer(State(health): State<Arc<watch::Receiver<Health>>>) -> impl Into
     let body = json!({
         "service": {"namespace": service.namespace.as_ref(), "name": service.name.as_ref()},
         "localEndpoints": local,
-        "serviceProxyHealthy": true,
+        "serviceProxyHealthy": healthy,
     });
     (status, headers, Json(body))
 }
@@ -292,7 +303,11 @@ mod tests {
             let service = ObjectKey::new("shop", "web");
             BTreeMap::from([(port, Health { service, local })])
         };
-        let mut checks = HealthChecks::new(runtime.handle().clone());
+        let (host_in, host) = watch::channel(HostStatus {
+            differences: Some(Vec::new()),
+            ..HostStatus::default()
+        });
+        let mut checks = HealthChecks::new(runtime.handle().clone(), host);
         let failed = checks.serve(health(1));
         assert_eq!(
             failed.first().map(|(port, e)| (*port, e.kind())),
@@ -311,6 +326,17 @@ mod tests {
             ),
             "{answer}"
         );
+        let set_problem = |problem: &[&str]| {
+            let differences = problem.iter().map(ToString::to_string).collect();
+            host_in.send_modify(|host| host.differences = Some(differences));
+        };
+        set_problem(&["no route"]);
+        let answer = get(port).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 503 ") && answer.contains(r#""serviceProxyHealthy":false"#),
+            "{answer}"
+        );
+        set_problem(&[]);
         checks.serve(health(0));
         assert!(get(port).unwrap().starts_with("HTTP/1.1 503 "));
         checks.serve(BTreeMap::new());

@@ -87,6 +87,20 @@ fn head(status: &Status, out: &mut String) {
         snapshot.version,
         duration(snapshot.age_seconds)
     );
+    let host = &status.host;
+    let verified = match host.verified_seconds {
+        Some(seconds) => format!("verified {} ago", duration(seconds)),
+        None => "never verified".to_owned(),
+    };
+    let repaired = match host.repaired {
+        0 => String::new(),
+        n => format!(", {n} changes by others repaired"),
+    };
+    let works = if host.works { "as planned" } else { "NOT as planned" };
+    let _ = writeln!(out, "host port: {works}, {verified}{repaired}");
+    for difference in &host.differences {
+        let _ = writeln!(out, "  {difference}");
+    }
 }
 
 /// Writes the table of workers.

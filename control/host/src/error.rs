@@ -24,6 +24,9 @@ pub enum HostError {
     /// `nft` did not end and was killed.
     #[error("nft: did not end within {} s and was killed", .0.as_secs())]
     NftSlow(Duration),
+    /// The interface of a port has no XDP program, or another one than heddle's.
+    #[error("interface {0} has lost heddle's XDP program, so its port receives nothing")]
+    NoProgram(String),
     /// The record of the reserved ports cannot be read or written.
     #[error("cannot read or write {}: {source}", path.display())]
     Record {

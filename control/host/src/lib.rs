@@ -28,6 +28,7 @@ pub mod reserved;
 pub mod sysctl;
 pub mod task;
 pub mod uplink;
+mod watch;
 mod well_known;
 
 use std::path::Path;
@@ -37,8 +38,8 @@ use heddle_linux::Netlink;
 pub use error::HostError;
 pub use nft_program::Nft;
 pub use plan::Plan;
-pub use port::HostPort;
-pub use task::{HostConfig, HostHandle, HostLink, HostStatus, Report, start};
+pub use port::{Applied, HostPort};
+pub use task::{HostConfig, HostHandle, HostLink, HostStatus, PortLink, PortLinks, Report, start};
 pub use well_known::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER, gateway_of};
 
 /// Removes everything of a host port from this network namespace, and returns a line for each thing it removed.

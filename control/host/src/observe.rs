@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use heddle_linux::{Link, Neighbor, Netlink, Route, sysctl};
+use heddle_linux::{Link, Neighbor, Netlink, Route};
 use ipnet::IpNet;
 
 use crate::error::HostError;
-use crate::sysctl::HOST_INTERFACE;
+use crate::sysctl::{self, SysctlValue};
 use crate::well_known::{INTERFACE, PEER, gateway_of};
 
 /// The protocol number that marks heddle's routes (`h`; not in iproute2's rt_protos).
@@ -26,8 +26,8 @@ pub struct Observed {
     pub neighbors: Vec<Neighbor>,
     /// heddle's routes by the node's end, with their preferred sources.
     pub routes: BTreeMap<IpNet, Option<IpAddr>>,
-    /// The sysctls of the node's end that heddle sets, by their keys; `None` if the kernel has no such key.
-    pub sysctls: BTreeMap<String, Option<String>>,
+    /// The sysctls of both ends that heddle sets.
+    pub sysctls: Vec<SysctlValue>,
 }
 
 /// Reads the kernel's state. The nftables table is not part of it: it is listed by a child process
@@ -41,7 +41,7 @@ pub fn observe(netlink: &Netlink) -> Result<Observed, HostError> {
         addresses: Vec::new(),
         neighbors: Vec::new(),
         routes: BTreeMap::new(),
-        sysctls: BTreeMap::new(),
+        sysctls: Vec::new(),
         link,
         peer,
     };
@@ -61,11 +61,7 @@ pub fn observe(netlink: &Netlink) -> Result<Observed, HostError> {
         .filter(|route| route.protocol == ROUTE_PROTOCOL && route.index == link.index)
         .map(|route| (route.destination, route.source))
         .collect();
-    for (key, _) in HOST_INTERFACE {
-        let key = key.replace("IFACE", INTERFACE);
-        let value = sysctl::read(&key)?;
-        observed.sysctls.insert(key, value);
-    }
+    observed.sysctls = sysctl::read_ends()?;
     Ok(observed)
 }
 

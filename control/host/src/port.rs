@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use heddle_linux::{Link, Neighbor, link_index, sysctl};
+use heddle_linux::{Link, Neighbor, link_index};
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
 use nix::libc::{EEXIST, EINVAL};
@@ -14,12 +14,31 @@ use nix::libc::{EEXIST, EINVAL};
 use crate::error::HostError;
 use crate::links;
 use crate::netlink::Handle;
-use crate::nft::Table;
+use crate::nft::{self, Table};
 use crate::nft_program::Nft;
 use crate::observe::{Observed, observe, route};
 use crate::plan::Plan;
-use crate::sysctl::HOST_INTERFACE;
+use crate::sysctl::{self, SysctlValue};
 use crate::well_known::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER};
+
+/// The outcome of one comparison of the kernel's state with a plan.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// A line for each difference that was found and is removed now.
+    pub changed: Vec<String>,
+    /// The steps that failed; their differences remain.
+    pub failures: Vec<HostError>,
+}
+
+impl Applied {
+    /// Records a step: its failure, or the difference that it removed.
+    pub(crate) fn step(&mut self, outcome: Result<(), HostError>, changed: impl FnOnce() -> String) {
+        match outcome {
+            Ok(()) => self.changed.push(changed()),
+            Err(e) => self.failures.push(e),
+        }
+    }
+}
 
 /// The host port in this network namespace.
 #[derive(Debug)]
@@ -47,21 +66,11 @@ impl HostPort {
         let mac = link
             .mac
             .ok_or_else(|| HostError::InTheWay(format!("interface {INTERFACE} has no Ethernet address")))?;
-        let has_ipv6 = sysctl::has_ipv6()?;
-        for (key, value) in HOST_INTERFACE {
-            if has_ipv6 || !key.starts_with("net/ipv6/") {
-                sysctl::write(&key.replace("IFACE", INTERFACE), value)?;
-            }
+        for (key, value) in sysctl::of_ends()? {
+            heddle_linux::sysctl::write(&key, value)?;
         }
-        sysctl::write_if_present(&format!("net/ipv6/conf/{PEER}/disable_ipv6"), "1")?;
         netlink.set_up(&peer)?;
         netlink.set_up(&link)?;
-        for address in [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)] {
-            if has_ipv6 || address.is_ipv4() {
-                let mac = MacAddr::GATEWAY;
-                netlink.set_neighbor(&link, Neighbor { address, mac })?;
-            }
-        }
         Ok(Self {
             netlink,
             link,
@@ -121,72 +130,138 @@ impl HostPort {
         Ok(())
     }
 
-    /// Brings the kernel's state to the plan; only differences are changed. Returns the steps that failed.
-    pub async fn apply(&mut self, plan: &Plan) -> Vec<HostError> {
-        let mut failures = Vec::new();
-        let observed = match observe(&self.netlink) {
-            Ok(observed) => observed,
-            Err(e) => return vec![e],
-        };
-        for (seen, known) in [(&observed.link, &mut self.link), (&observed.peer, &mut self.peer)] {
-            if let Some(seen) = seen {
-                known.mtu = seen.mtu;
-            }
+    /// Brings the kernel's state to the plan; only differences are changed.
+    ///
+    /// The nftables table is compared if `with_table` is `true`, if the plan has another one, and if the last attempt to write
+    /// it failed: the comparison costs a child process.
+    pub async fn apply(&mut self, plan: &Plan, with_table: bool) -> Applied {
+        let mut applied = Applied::default();
+        if let Err(e) = self.reconcile_network(plan, &mut applied) {
+            applied.failures.push(e);
         }
-        if plan.mtu > 0
-            && let Err(e) = self.set_mtu(plan.mtu.into())
-        {
-            failures.push(e);
-        }
-        // Addresses before routes, because the kernel accepts only an address of this machine as a preferred source.
-        let removed = self.reconcile_addresses(plan, &observed, &mut failures);
-        let mut routes = observed.routes;
-        if removed {
-            // Together with an address, the kernel removes the routes that have it as their preferred source.
-            match observe(&self.netlink) {
-                Ok(now) => routes = now.routes,
-                Err(e) => failures.push(e),
-            }
-        }
-        self.reconcile_routes(plan, &routes, &mut failures);
         // Last, because `nft` is the only step that waits for a child process.
-        if let Err(e) = self.reconcile_table(&plan.table).await {
-            failures.push(e);
+        let is_written = self.written.as_ref().is_some_and(|(table, _)| *table == plan.table);
+        if with_table || !is_written {
+            match self.reconcile_table(&plan.table).await {
+                Ok(true) => applied.changed.push(format!(
+                    "nftables table {} was missing or changed: written again",
+                    nft::NAME
+                )),
+                Ok(false) => {}
+                Err(e) => applied.failures.push(e),
+            }
         }
-        failures
+        applied
     }
 
-    /// Removes addresses that are not planned and adds those that are missing. Returns `true` if one was removed.
-    fn reconcile_addresses(&self, plan: &Plan, observed: &Observed, failures: &mut Vec<HostError>) -> bool {
+    /// Brings links, sysctls, addresses, neighbors and routes to the plan. An error ends it; failures of single steps do not.
+    fn reconcile_network(&mut self, plan: &Plan, applied: &mut Applied) -> Result<(), HostError> {
+        let mut observed = observe(&self.netlink)?;
+        // Links first: with a link that is down, the kernel has removed addresses, neighbors and routes.
+        if self.reconcile_links(plan, &observed, applied) {
+            observed = observe(&self.netlink)?;
+        }
+        Self::reconcile_sysctls(&observed, applied);
+        // Addresses before neighbors and routes: the kernel accepts only an address of this machine as a preferred source, and
+        // together with an address it removes the routes with it as their source, with the last one all routes and neighbors.
+        if self.reconcile_addresses(plan, &observed, applied) {
+            observed = observe(&self.netlink)?;
+        }
+        self.reconcile_neighbors(&observed, applied)?;
+        self.reconcile_routes(plan, &observed.routes, applied);
+        Ok(())
+    }
+
+    /// Sets both ends up, sets their MTU, and notes the MAC that the node's end has now. Returns `true` if an end was down.
+    fn reconcile_links(&mut self, plan: &Plan, observed: &Observed, applied: &mut Applied) -> bool {
+        let mut was_down = false;
+        if let Some(mac) = observed.link.as_ref().and_then(|link| link.mac)
+            && mac != self.mac
+        {
+            applied.changed.push(format!(
+                "interface {INTERFACE} has another Ethernet address, {mac} instead of {}: packets for the node get the new one",
+                self.mac
+            ));
+            self.mac = mac;
+        }
+        for (seen, known) in [(&observed.peer, &mut self.peer), (&observed.link, &mut self.link)] {
+            // The task re-creates a pair of which an end is gone.
+            let Some(seen) = seen.as_ref().filter(|seen| seen.index == known.index) else {
+                continue;
+            };
+            known.mtu = seen.mtu;
+            if !seen.up {
+                was_down = true;
+                applied.step(self.netlink.set_up(known).map_err(HostError::from), || {
+                    format!("interface {} was down: set up", known.name)
+                });
+            }
+        }
+        if plan.mtu > 0 {
+            let before = (self.link.mtu, self.peer.mtu);
+            let set = self.set_mtu(plan.mtu.into());
+            if before != (self.link.mtu, self.peer.mtu) || set.is_err() {
+                applied.step(set, || {
+                    format!("the MTU of {INTERFACE} or {PEER} was another one: set to {}", plan.mtu)
+                });
+            }
+        }
+        was_down
+    }
+
+    /// Sets the sysctls of both ends that have another value.
+    fn reconcile_sysctls(observed: &Observed, applied: &mut Applied) {
+        for SysctlValue { key, planned, now } in observed.sysctls.iter().filter(|sysctl| sysctl.differs()) {
+            let written = heddle_linux::sysctl::write(key, planned).map_err(HostError::from);
+            let now = now.as_deref().unwrap_or_default();
+            applied.step(written, || format!("sysctl {key} was {now}: set to {planned}"));
+        }
+    }
+
+    /// Removes addresses that are not planned and adds those that are missing. Returns `true` if one was removed or added.
+    fn reconcile_addresses(&self, plan: &Plan, observed: &Observed, applied: &mut Applied) -> bool {
         let wanted: BTreeSet<IpNet> = plan.addresses.iter().map(|&address| IpNet::from(address)).collect();
         let seen: BTreeSet<IpNet> = observed.addresses.iter().copied().collect();
-        let gone: Vec<IpNet> = seen.difference(&wanted).copied().collect();
-        for &address in &gone {
-            if let Err(e) = self.netlink.remove_address(&self.link, address) {
-                failures.push(e.into());
-            }
+        for &address in seen.difference(&wanted) {
+            let removed = self.netlink.remove_address(&self.link, address);
+            applied.step(removed.map(drop).map_err(HostError::from), || {
+                format!("interface {INTERFACE} had the address {address}, which is not planned: removed")
+            });
         }
         for &address in wanted.difference(&seen) {
-            if let Err(e) = self.netlink.add_address(&self.link, address) {
-                failures.push(e.into());
+            let added = self.netlink.add_address(&self.link, address).map_err(HostError::from);
+            applied.step(added, || {
+                format!("interface {INTERFACE} lacked the address {address}: added")
+            });
+        }
+        seen != wanted
+    }
+
+    /// Sets the gateways' neighbor entries that are missing or have another MAC.
+    fn reconcile_neighbors(&self, observed: &Observed, applied: &mut Applied) -> Result<(), HostError> {
+        let has_ipv6 = heddle_linux::sysctl::has_ipv6()?;
+        for address in [IpAddr::V4(GATEWAY_V4), IpAddr::V6(GATEWAY_V6)] {
+            let mac = MacAddr::GATEWAY;
+            let neighbor = Neighbor { address, mac };
+            if (has_ipv6 || address.is_ipv4()) && !observed.neighbors.contains(&neighbor) {
+                let set = self.netlink.set_neighbor(&self.link, neighbor).map_err(HostError::from);
+                applied.step(set, || {
+                    format!("interface {INTERFACE} lacked the neighbor {address}: added")
+                });
             }
         }
-        !gone.is_empty()
+        Ok(())
     }
 
     /// Adds a route with its source for each planned range, and removes heddle's other routes. A source that is no address of
     /// this machine is replaced by the host port's address.
-    fn reconcile_routes(
-        &mut self,
-        plan: &Plan,
-        observed: &BTreeMap<IpNet, Option<IpAddr>>,
-        failures: &mut Vec<HostError>,
-    ) {
+    fn reconcile_routes(&mut self, plan: &Plan, observed: &BTreeMap<IpNet, Option<IpAddr>>, applied: &mut Applied) {
         // Remove routes that are not planned.
         for (&range, &source) in observed.iter().filter(|(range, _)| !plan.routes.contains_key(*range)) {
-            if let Err(e) = self.netlink.remove_route(&route(&self.link, range, source)) {
-                failures.push(e.into());
-            }
+            let removed = self.netlink.remove_route(&route(&self.link, range, source));
+            applied.step(removed.map(drop).map_err(HostError::from), || {
+                format!("there was a route of heddle to {range}, which is not planned: removed")
+            });
         }
         // Add the planned routes, and replace routes with another source.
         for (&range, &source) in &plan.routes {
@@ -207,7 +282,7 @@ impl HostPort {
             if let Some(&source) = existing
                 && let Err(e) = self.netlink.remove_route(&route(&self.link, range, source))
             {
-                failures.push(e.into());
+                applied.failures.push(e.into());
                 continue;
             }
             let mut added = self.netlink.add_route(&route(&self.link, range, chosen));
@@ -222,27 +297,30 @@ impl HostPort {
                 }
                 added = self.netlink.add_route(&route(&self.link, range, fallback));
             }
-            match added {
-                Err(e) if e.errno() == Some(EEXIST) => failures.push(HostError::InTheWay(format!(
+            let added = added.map_err(|e| match e.errno() {
+                Some(EEXIST) => HostError::InTheWay(format!(
                     "there is a route to {range} that is not heddle's: remove it, or the node's processes reach that range by it"
-                ))),
-                Err(e) => failures.push(e.into()),
-                Ok(()) => {}
-            }
+                )),
+                _ => e.into(),
+            });
+            applied.step(added, || {
+                format!("the route to {range} was missing or had another source: added")
+            });
         }
     }
 
-    /// Replaces the nftables table, unless it is the planned table and nobody has changed it since it was written.
-    async fn reconcile_table(&mut self, table: &Table) -> Result<(), HostError> {
+    /// Replaces the nftables table, unless it is the planned table and nobody has changed it since it was written. Returns
+    /// `true` if it was replaced.
+    async fn reconcile_table(&mut self, table: &Table) -> Result<bool, HostError> {
         if let Some((written, listing)) = &self.written
             && written == table
             && self.nft.list().await?.as_ref() == Some(listing)
         {
-            return Ok(());
+            return Ok(false);
         }
         self.written = None;
         self.nft.replace(table).await?;
         self.written = self.nft.list().await?.map(|listing| (table.clone(), listing));
-        Ok(())
+        Ok(true)
     }
 }

@@ -111,6 +111,27 @@ pub fn reserve(state_dir: &Path, range: &RangeInclusive<u16>) -> Result<(), Host
     write_record(state_dir, &added)
 }
 
+/// Reserves the range again if a port of it is missing in the sysctl. Returns `true` if one was missing.
+///
+/// # Errors
+/// The sysctl or the record cannot be read or written.
+pub fn restore(state_dir: &Path, range: &RangeInclusive<u16>) -> Result<bool, HostError> {
+    let is_missing = lacks_part_of(range)?;
+    if is_missing {
+        reserve(state_dir, range)?;
+    }
+    Ok(is_missing)
+}
+
+/// Returns `true` if the sysctl lacks a port of the range.
+///
+/// # Errors
+/// The sysctl cannot be read.
+pub fn lacks_part_of(range: &RangeInclusive<u16>) -> Result<bool, HostError> {
+    let wanted = PortSet(vec![(*range.start(), *range.end())]);
+    Ok(wanted.without(&current()?) != PortSet::default())
+}
+
 /// Removes the ports that heddle added from the sysctl and returns them; `None` if there were none.
 ///
 /// # Errors

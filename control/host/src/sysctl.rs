@@ -1,15 +1,16 @@
-//! The sysctls of the host port's interface.
+//! The sysctls of the host port's two interfaces.
 
 use heddle_linux::{LinuxError, sysctl};
 
 use crate::error::HostError;
+use crate::well_known::{INTERFACE, PEER};
 
 /// The sysctls of the host port's node end, with `IFACE` for its name; no other interface is changed.
 ///
 /// Forwarding is on because pods' traffic to the outside comes in here. `rp_filter` is 0; the kernel uses the larger value
 /// of `all` and this one, and 1 and 2 work as well. Redirects are off because they would name routes that pods do not
 /// have.
-pub const HOST_INTERFACE: &[(&str, &str)] = &[
+const HOST_INTERFACE: &[(&str, &str)] = &[
     ("net/ipv4/conf/IFACE/forwarding", "1"),
     ("net/ipv4/conf/IFACE/rp_filter", "0"),
     ("net/ipv4/conf/IFACE/accept_redirects", "0"),
@@ -21,6 +22,57 @@ pub const HOST_INTERFACE: &[(&str, &str)] = &[
     ("net/ipv6/conf/IFACE/accept_redirects", "0"),
     ("net/ipv6/conf/IFACE/forwarding", "1"),
 ];
+/// The sysctl of the dataplane's end, which needs no address of its own.
+const PEER_INTERFACE: &[(&str, &str)] = &[("net/ipv6/conf/IFACE/disable_ipv6", "1")];
+
+/// Returns the planned sysctls of both ends, without the IPv6 ones if the kernel has no IPv6.
+///
+/// # Errors
+/// The kernel could not be asked.
+pub(crate) fn of_ends() -> Result<Vec<(String, &'static str)>, HostError> {
+    let has_ipv6 = sysctl::has_ipv6()?;
+    let ends = [(INTERFACE, HOST_INTERFACE), (PEER, PEER_INTERFACE)];
+    let all = ends.iter().flat_map(|(name, values)| {
+        values
+            .iter()
+            .filter(|(key, _)| has_ipv6 || !key.starts_with("net/ipv6/"))
+            .map(|(key, value)| (key.replace("IFACE", name), *value))
+    });
+    Ok(all.collect())
+}
+
+/// Reads the planned sysctls of both ends.
+///
+/// # Errors
+/// The kernel could not be asked.
+pub(crate) fn read_ends() -> Result<Vec<SysctlValue>, HostError> {
+    of_ends()?
+        .into_iter()
+        .map(|(key, planned)| {
+            let now = sysctl::read(&key)?;
+            Ok(SysctlValue { key, planned, now })
+        })
+        .collect()
+}
+
+/// A sysctl with its planned value and the value that it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SysctlValue {
+    /// The key, as `net/ipv4/ip_forward`.
+    pub key: String,
+    /// The planned value.
+    pub planned: &'static str,
+    /// The value now; `None` if the kernel has no such key.
+    pub now: Option<String>,
+}
+
+impl SysctlValue {
+    /// Returns `true` if the sysctl has another value than the planned one.
+    #[must_use]
+    pub fn differs(&self) -> bool {
+        self.now.as_ref().is_some_and(|now| now != self.planned)
+    }
+}
 
 /// Logs a warning if this node does not forward, because its pods do not reach the outside then. heddle does not change the
 /// switch; that is the administrator's decision.

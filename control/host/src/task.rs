@@ -4,7 +4,13 @@
 //! [`HostHandle::status`] reads the last state from any thread. Of the plans that arrive while an earlier one is being
 //! applied, only the newest is applied next. A slow `nft` delays neither the deletion of an interface nor the task's end:
 //! both are served while `nft` runs, and stopping kills it.
+//!
+//! Others may change or remove at any time what heddle has put into the kernel. The task therefore compares the kernel's state
+//! with the plan after each notification of the kernel ([`crate::watch`]) and every [`PERIOD`], and repairs and logs each
+//! difference. A difference that cannot be removed is tried again with growing pauses, and [`HostStatus::differences`] shows
+//! it. The XDP programs of ports belong to the control thread, which re-attaches them at [`Report::ProgramsLost`].
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -20,15 +26,24 @@ use crate::error::HostError;
 use crate::netlink::{self, Handle};
 use crate::nft_program::Nft;
 use crate::plan::Plan;
-use crate::port::HostPort;
+use crate::port::{Applied, HostPort};
 use crate::uplink::{self, Uplink};
+use crate::watch::Watch;
 use crate::well_known::INTERFACE;
 use crate::{links, reserved, sysctl};
 
-/// The interval at which the task checks the host port's interfaces and the uplink.
+/// The interval at which the task checks the host port's interfaces, the uplink, and the sysctls, whose changes the kernel does
+/// not announce.
 const TICK: Duration = Duration::from_secs(1);
-/// The pause before a plan that failed in part is applied again, if no newer one arrives.
-const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// The interval at which everything is compared with the plan, whatever was announced.
+const PERIOD: Duration = Duration::from_secs(30);
+/// The pause between a notification and the comparison, so that one comparison serves the notifications of one change.
+const SETTLE: Duration = Duration::from_millis(50);
+/// A comparison on a notification waits this many times as long as the last one took. So on a node whose routes change all the
+/// time, comparisons take a tenth of a core at most.
+const REST: u32 = 9;
+/// The shortest and the longest pause before differences that remain are tried again. It doubles with each attempt.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), PERIOD);
 
 /// The settings of the host task, fixed while it runs.
 #[derive(Debug, Clone)]
@@ -68,6 +83,10 @@ pub enum Report {
         /// The steps that failed. The task tries them again.
         failures: Vec<HostError>,
     },
+    /// The host port's node end has another MAC. The tables need the new one.
+    Changed(HostLink),
+    /// Interfaces of ports that lost their XDP program or have another one. The controller attaches it again.
+    ProgramsLost(Vec<PortLink>),
     /// Somebody deleted the host port's pair, and it was re-created. The controller reopens the queues.
     Recreated(HostLink),
     /// Somebody deleted the host port's pair, and it cannot be re-created now. The task tries again every second.
@@ -85,10 +104,44 @@ pub struct HostStatus {
     pub uplink: Option<Uplink>,
     /// The revision of the plan that was applied last.
     pub revision: u64,
-    /// The time at which the kernel's state was last brought to the plan without a failure.
+    /// The time at which the kernel's state was last compared with the plan and no difference was left.
     pub verified_at: Option<Instant>,
-    /// The steps of the last plan that failed.
-    pub failures: Vec<String>,
+    /// The differences that could not be removed. `None` until the first plan was applied.
+    pub differences: Option<Vec<String>>,
+    /// The number of differences that others have made and that heddle has removed.
+    pub repaired: u64,
+}
+
+impl HostStatus {
+    /// Returns the reason why the node's kernel state does not do what it should; `None` if it works.
+    #[must_use]
+    pub fn problem(&self) -> Option<String> {
+        match &self.differences {
+            None => Some("the host port has no plan yet".to_owned()),
+            Some(differences) => differences.first().map(|first| match differences.len() {
+                1 => first.clone(),
+                n => format!("{first} (and {} more)", n - 1),
+            }),
+        }
+    }
+}
+
+/// An interface with an open port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortLink {
+    /// The interface's index.
+    pub index: u32,
+    /// The interface's name.
+    pub name: String,
+}
+
+/// The interfaces with open ports, and the XDP program that each of them must have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PortLinks {
+    /// The program's id.
+    pub program: u32,
+    /// The interfaces.
+    pub links: BTreeSet<PortLink>,
 }
 
 /// The newest state that the control thread asks for.
@@ -97,6 +150,7 @@ struct Wanted {
     revision: u64,
     plan: Option<Arc<Plan>>,
     node_addresses: Vec<IpAddr>,
+    ports: PortLinks,
 }
 
 type Reply = Box<dyn FnOnce(Result<bool, HostError>) + Send>;
@@ -134,6 +188,11 @@ impl HostHandle {
             wanted.node_addresses = addresses;
             changed
         });
+    }
+
+    /// Sets the interfaces with open ports, which must be up and have the XDP program.
+    pub fn set_ports(&self, ports: PortLinks) {
+        self.wanted.send_modify(|wanted| wanted.ports = ports);
     }
 
     /// Deletes an interface and calls `reply` on the task's thread, with `false` if there was none.
@@ -247,12 +306,64 @@ struct Task {
     wanted: watch::Receiver<Wanted>,
     uplink: Option<Uplink>,
     uplink_was_reported: bool,
-    /// The time at which the plan was applied only in part.
-    failed_at: Option<Instant>,
+    /// The plan that was compared last. A difference from the same plan was made by others.
+    compared: Option<Arc<Plan>>,
+    due: Due,
     /// `true` while the pair is deleted and cannot be re-created.
     is_lost: bool,
     status: watch::Sender<HostStatus>,
     reports: Box<dyn FnMut(Report) + Send>,
+}
+
+/// The times at which the task compares the kernel's state with the plan.
+struct Due {
+    /// The next comparison that does not need a notification: the periodic one, or the retry of a failed step.
+    periodic: Instant,
+    /// The next comparison because of a notification.
+    notified: Option<Instant>,
+    /// `true` if somebody has changed an nftables table.
+    rules_changed: bool,
+    /// The earliest time of a comparison because of a notification.
+    rest_until: Instant,
+    /// The pause before the next retry; `None` while nothing has failed.
+    retry_after: Option<Duration>,
+}
+
+impl Due {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            periodic: now,
+            notified: None,
+            rules_changed: false,
+            rest_until: now,
+            retry_after: None,
+        }
+    }
+
+    /// Notes a notification.
+    fn notify(&mut self, rules_changed: bool) {
+        self.rules_changed |= rules_changed;
+        let at = (Instant::now() + SETTLE).max(self.rest_until);
+        self.notified.get_or_insert(at);
+    }
+
+    /// Returns the time of the next comparison.
+    fn next(&self) -> Instant {
+        self.notified.map_or(self.periodic, |at| at.min(self.periodic))
+    }
+
+    /// Notes that a comparison has ended that began at `began`.
+    fn compared(&mut self, began: Instant, failed: bool) {
+        let now = Instant::now();
+        self.rest_until = now + (now - began) * REST;
+        // Notifications that arrived meanwhile, also those of the comparison's own changes, ask for another one.
+        self.notified = None;
+        self.rules_changed = false;
+        let (shortest, longest) = RETRY_AFTER;
+        self.retry_after = failed.then(|| self.retry_after.map_or(shortest, |pause| (pause * 2).min(longest)));
+        self.periodic = now + self.retry_after.unwrap_or(PERIOD);
+    }
 }
 
 impl Task {
@@ -274,7 +385,8 @@ impl Task {
             wanted,
             uplink: None,
             uplink_was_reported: false,
-            failed_at: None,
+            compared: None,
+            due: Due::new(),
             is_lost: false,
             status,
             reports,
@@ -294,9 +406,11 @@ impl Task {
 
     /// Applies plans and checks the interfaces until the handle is dropped.
     async fn run(mut self) {
+        let mut notifications = Watch::start();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let due = self.due.next();
             tokio::select! {
                 changed = self.wanted.changed() => {
                     if changed.is_err() {
@@ -304,40 +418,116 @@ impl Task {
                     }
                     // The node's addresses may be new, and the uplink is found by them.
                     self.observe_uplink();
-                    self.reconcile().await;
+                    self.due.retry_after = None;
+                    self.reconcile(false).await;
+                }
+                rules_changed = notifications.changed() => self.due.notify(rules_changed),
+                () = tokio::time::sleep_until(due.into()) => {
+                    let is_periodic = due >= self.due.periodic;
+                    self.restore_pair().await;
+                    self.observe_uplink();
+                    self.reconcile(is_periodic || self.due.rules_changed).await;
                 }
                 _ = tick.tick() => {
                     self.restore_pair().await;
                     self.observe_uplink();
-                    if self.failed_at.is_some_and(|at| at.elapsed() >= RETRY_AFTER) {
-                        self.reconcile().await;
+                    if self.has_other_sysctls() {
+                        self.reconcile(false).await;
                     }
                 }
             }
         }
     }
 
-    /// Brings the kernel's state to the newest plan and reports what failed.
-    async fn reconcile(&mut self) {
-        let (revision, plan) = {
-            let wanted = self.wanted.borrow();
-            let Some(plan) = &wanted.plan else { return };
-            (wanted.revision, Arc::clone(plan))
+    /// Returns `true` if a sysctl has another value than the planned one.
+    fn has_other_sysctls(&self) -> bool {
+        sysctl::read_ends().is_ok_and(|values| values.iter().any(sysctl::SysctlValue::differs))
+            || reserved::lacks_part_of(&self.config.reserved_ports).is_ok_and(|lacks| lacks)
+    }
+
+    /// Compares the kernel's state with the newest plan, removes the differences, and reports what failed. The nftables table is
+    /// compared if `with_table` is `true` or the plan is new.
+    async fn reconcile(&mut self, with_table: bool) {
+        let (revision, plan, ports) = {
+            let wanted = self.wanted.borrow_and_update();
+            let plan = wanted.plan.clone();
+            (wanted.revision, plan, wanted.ports.clone())
         };
-        if self.is_lost {
+        let began = Instant::now();
+        let Some(plan) = plan.filter(|_| !self.is_lost) else {
+            self.due.compared(began, self.is_lost);
             return;
+        };
+        let link = self.link();
+        let mut applied = self.port.apply(&plan, with_table).await;
+        match reserved::restore(&self.config.state_dir, &self.config.reserved_ports) {
+            Ok(false) => {}
+            restored => applied.step(restored.map(drop), || {
+                "net.ipv4.ip_local_reserved_ports lacked ports that heddle uses: reserved again".to_owned()
+            }),
         }
-        let failures = self.port.apply(&plan).await;
-        let now = Instant::now();
-        self.failed_at = (!failures.is_empty()).then_some(now);
-        self.status.send_modify(|status| {
-            status.revision = revision;
-            status.failures = failures.iter().map(ToString::to_string).collect();
-            if failures.is_empty() {
-                status.verified_at = Some(now);
+        let lost = self.check_ports(&ports, &mut applied);
+        // Differences from the plan that was in force already were made by others.
+        let is_repair = self.compared.as_ref().is_some_and(|compared| *compared == plan);
+        for line in &applied.changed {
+            if is_repair {
+                tracing::warn!("repaired: {line}");
+            } else {
+                tracing::debug!("{line}");
             }
+        }
+        let repaired = if is_repair { applied.changed.len() as u64 } else { 0 };
+        self.compared = Some(plan);
+        self.due.compared(began, !applied.failures.is_empty());
+        let failures = applied.failures;
+        let now_link = self.link();
+        self.status.send_modify(|status| {
+            status.link = Some(now_link);
+            status.revision = revision;
+            status.repaired += repaired;
+            if failures.is_empty() {
+                status.verified_at = Some(Instant::now());
+            }
+            status.differences = Some(failures.iter().map(ToString::to_string).collect());
         });
+        if now_link != link {
+            (self.reports)(Report::Changed(now_link));
+        }
+        if !lost.is_empty() {
+            (self.reports)(Report::ProgramsLost(lost));
+        }
         (self.reports)(Report::Reconciled { revision, failures });
+    }
+
+    /// Sets interfaces of ports up that are down, and returns those without the XDP program. A missing interface is no
+    /// difference: the controller closes its port.
+    fn check_ports(&self, ports: &PortLinks, applied: &mut Applied) -> Vec<PortLink> {
+        let links = match self.netlink.links() {
+            Ok(links) => links,
+            Err(e) => {
+                applied.failures.push(e.into());
+                return Vec::new();
+            }
+        };
+        let mut lost = Vec::new();
+        for port in &ports.links {
+            let Some(link) = links
+                .iter()
+                .find(|link| link.index == port.index && link.name == port.name)
+            else {
+                continue;
+            };
+            if !link.up {
+                applied.step(self.netlink.set_up(link).map_err(HostError::from), || {
+                    format!("interface {} was down: set up", link.name)
+                });
+            }
+            if link.xdp_program != Some(ports.program) {
+                applied.failures.push(HostError::NoProgram(link.name.clone()));
+                lost.push(port.clone());
+            }
+        }
+        lost
     }
 
     /// Re-creates the pair of interfaces if somebody has deleted it.
@@ -363,10 +553,14 @@ impl Task {
                 let link = self.link();
                 self.status.send_modify(|status| status.link = Some(link));
                 (self.reports)(Report::Recreated(link));
-                self.reconcile().await;
+                self.compared = None;
+                self.reconcile(false).await;
             }
             Err(e) => {
-                self.status.send_modify(|status| status.link = None);
+                self.status.send_modify(|status| {
+                    status.link = None;
+                    status.differences = Some(vec![e.to_string()]);
+                });
                 if !std::mem::replace(&mut self.is_lost, true) {
                     (self.reports)(Report::Lost(e));
                 }
@@ -388,14 +582,14 @@ impl Task {
         }
     }
 
-    /// Finds the uplink: the interface that was the uplink before, if it still exists, or else a new search.
+    /// Finds the uplink: the interface with the configured name or one of the node's addresses. While no interface has one,
+    /// for example while a DHCP client renews it, the uplink stays the interface that it was.
     fn find_uplink(&self) -> Result<Option<Uplink>, HostError> {
-        if let Some(known) = &self.uplink
-            && let Some(uplink) = uplink::read(&self.netlink, known.index)?
-        {
-            return Ok(Some(uplink));
-        }
         let addresses = self.wanted.borrow().node_addresses.clone();
-        uplink::find(&self.netlink, self.config.uplink.as_deref(), &addresses)
+        let found = uplink::find(&self.netlink, self.config.uplink.as_deref(), &addresses)?;
+        match &self.uplink {
+            Some(known) if found.is_none() => uplink::read(&self.netlink, known.index),
+            _ => Ok(found),
+        }
     }
 }

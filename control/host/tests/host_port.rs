@@ -98,7 +98,7 @@ fn made_changed_taken_over_and_removed() {
         let handle = netlink::connect().unwrap();
         let mut port = HostPort::open(handle.clone(), 3, 1500, Nft::default()).unwrap();
 
-        let failed = port.apply(&plan()).await;
+        let failed = port.apply(&plan(), true).await.failures;
         assert_eq!(failed.len(), 1, "{failed:?}");
         assert!(
             failed[0].to_string().contains("10.96.0.1/32") && failed[0].to_string().contains("not heddle's"),
@@ -106,7 +106,7 @@ fn made_changed_taken_over_and_removed() {
             failed[0]
         );
         output_of("ip", &["route", "del", "10.96.0.1/32", "dev", "uplink"]);
-        assert!(port.apply(&plan()).await.is_empty());
+        assert!(port.apply(&plan(), true).await.failures.is_empty());
 
         let routes = output_of("ip", &["route", "show", "dev", host::INTERFACE]);
         assert!(
@@ -145,12 +145,12 @@ fn made_changed_taken_over_and_removed() {
         let mut again = HostPort::open(handle.clone(), 3, 1500, Nft::default()).unwrap();
         let mut other = plan();
         other.routes.remove(&"10.96.0.1/32".parse().unwrap());
-        assert!(again.apply(&other).await.is_empty());
+        assert!(again.apply(&other, true).await.failures.is_empty());
         assert_eq!(output_of("ip", &["-o", "link", "show", "dev", host::INTERFACE]), before);
         assert!(!output_of("ip", &["route"]).contains("10.96.0.1"));
         other.addresses.remove(&ip("fd00:1::1"));
         other.routes.retain(|range, _| range.addr().is_ipv4());
-        assert!(again.apply(&other).await.is_empty());
+        assert!(again.apply(&other, true).await.failures.is_empty());
         assert!(!output_of("ip", &["-6", "route", "show", "dev", host::INTERFACE]).contains("proto 104"));
 
         // Another number of workers: another pair.

@@ -140,7 +140,7 @@ fn the_newest_plan_is_applied_and_its_failures_are_reported() {
             failures.len() == 1 && failures[0].contains("install nftables"),
             "{failures:?}"
         );
-        assert_eq!(other.status().failures, failures);
+        assert_eq!(other.status().differences, Some(failures));
         assert!(other.stop(SOON) && handle.stop(SOON));
     });
 }

@@ -18,6 +18,9 @@ pub struct Status {
     pub source: SourceStatus,
     /// The tables published last.
     pub snapshot: SnapshotStatus,
+    /// The node's kernel state: the host port with its addresses and routes, the nftables table, sysctls, XDP programs.
+    #[serde(default)]
+    pub host: HostPortStatus,
     /// The worker threads.
     pub workers: Vec<WorkerStatus>,
     /// The ports.
@@ -120,6 +123,19 @@ pub struct SnapshotStatus {
     pub acknowledged: u64,
     /// Seconds since the last publication.
     pub age_seconds: u64,
+}
+
+/// The node's kernel state, compared with what the objects ask for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPortStatus {
+    /// `true` if a comparison has found no difference that is left. CNI's STATUS fails otherwise.
+    pub works: bool,
+    /// Seconds since the last comparison that left no difference. `None`: there was none yet.
+    pub verified_seconds: Option<u64>,
+    /// The differences that could not be removed. They are tried again.
+    pub differences: Vec<String>,
+    /// The number of differences that others have made and that heddle has removed.
+    pub repaired: u64,
 }
 
 /// One worker thread.
@@ -365,6 +381,12 @@ mod tests {
                 version: 9,
                 acknowledged: 9,
                 age_seconds: 1,
+            },
+            host: HostPortStatus {
+                works: false,
+                verified_seconds: Some(3),
+                differences: vec!["no nft".into()],
+                repaired: 1,
             },
             workers: vec![WorkerStatus {
                 worker: 0,

@@ -215,6 +215,17 @@ impl XdpContext {
         }
     }
 
+    /// Returns the id of the program in the kernel. A device with an open port has it attached, unless others remove it.
+    #[must_use]
+    pub fn program_id(&self) -> u32 {
+        self.program.id()
+    }
+
+    /// Attaches the program again to a device from which it was removed. Sockets and maps are not affected by the removal.
+    pub fn attach_again(&self, ifname: &str, ifindex: u32) -> Result<(), XdpError> {
+        self.program.attach(ifname, ifindex)
+    }
+
     /// Closes a port and puts its frames back into the pool. The program stays on the device and drops what comes.
     pub fn close(&mut self, mut port: XdpPort) {
         let (number, ifindex) = (port.id(), port.ifindex());

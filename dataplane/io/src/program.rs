@@ -31,6 +31,7 @@ mod skeleton {
 #[derive(Debug)]
 pub(crate) struct Program {
     program: OwnedFd,
+    id: u32,
     ports: MapHandle,
     devices: MapHandle,
 }
@@ -64,11 +65,18 @@ impl Program {
         open.maps.devices.set_max_entries(ports).map_err(failed)?;
         let loaded = open.load().map_err(failed)?;
         let program = loaded.progs.heddle_port.as_fd().try_clone_to_owned();
+        let id = libbpf_rs::Program::id_from_fd(loaded.progs.heddle_port.as_fd()).map_err(failed)?;
         Ok(Self {
+            id,
             program: program.map_err(|error| XdpError::kernel("keep the XDP program", error))?,
             ports: MapHandle::try_from(&loaded.maps.ports).map_err(failed)?,
             devices: MapHandle::try_from(&loaded.maps.devices).map_err(failed)?,
         })
+    }
+
+    /// Returns the program's id in the kernel.
+    pub(crate) const fn id(&self) -> u32 {
+        self.id
     }
 
     /// Attaches the program to a device. It replaces the program that an earlier agent left there.

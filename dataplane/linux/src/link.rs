@@ -8,7 +8,9 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use heddle_wire::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp};
+use netlink_packet_route::link::{
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+};
 use nix::libc::ENODEV;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
 

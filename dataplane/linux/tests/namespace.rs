@@ -162,7 +162,9 @@ fn a_monitor_sees_changes_of_links_addresses_and_tables() {
         let link = netlink.link("a0").unwrap().unwrap();
         netlink.add_address(&link, "192.0.2.1/24".parse().unwrap()).unwrap();
         assert!(network.drain() && !tables.drain());
-        let added = std::process::Command::new("nft").args(["add", "table", "inet", "t"]).status();
+        let added = std::process::Command::new("nft")
+            .args(["add", "table", "inet", "t"])
+            .status();
         assert!(added.unwrap().success());
         assert!(tables.drain() && !network.drain());
     });

@@ -27,10 +27,17 @@ use crate::attachments::{Record, StoreError};
 use crate::workers::{NotReopened, WorkersError};
 
 impl Controller {
-    /// Handles *readiness*: returns an error if an ADD could not be served now.
+    /// Handles *readiness*: returns an error if an ADD could not be served now, or if a piece of the node's kernel state is
+    /// missing that pods need.
     pub(super) fn readiness(&self) -> Result<Readiness, CniError> {
         self.ranges_to_allocate_from()
             .map_err(|why| CniError::new(ErrorCode::UNAVAILABLE, why))?;
+        if let Some(problem) = self.host.problem() {
+            return Err(CniError::new(
+                ErrorCode::UNAVAILABLE,
+                format!("the node's side of the network does not work: {problem}"),
+            ));
+        }
         Ok(Readiness {
             node: self.settings.node.clone(),
         })

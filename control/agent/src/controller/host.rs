@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crossbeam::channel::{Receiver, unbounded};
 use heddle_host::uplink::Uplink;
-use heddle_host::{HostConfig, HostError, HostHandle, HostLink, Nft, Plan, Report};
+use heddle_host::{HostConfig, HostError, HostHandle, HostLink, HostStatus, Nft, Plan, PortLink, PortLinks, Report};
+use tokio::sync::watch;
 
 use heddle_config::Settings;
 
@@ -24,6 +25,7 @@ pub(super) struct HostReconciler {
     link: HostLink,
     uplink: Option<Uplink>,
     plan: Option<Plan>,
+    ports: PortLinks,
     /// The revision of `plan`.
     revision: u64,
     /// The newest revision that the task has tried to apply.
@@ -39,6 +41,10 @@ pub(super) enum HostChange {
     Nothing,
     /// The uplink, and with it the MTU of paths, has changed.
     Uplink,
+    /// The host port has another MAC, which the tables need.
+    Link,
+    /// Interfaces have lost their XDP program, which is attached again.
+    ProgramsLost(Vec<PortLink>),
     /// The host port is another pair of interfaces: its queues are opened again.
     Recreated,
 }
@@ -63,6 +69,7 @@ impl HostReconciler {
             link,
             uplink: None,
             plan: None,
+            ports: PortLinks::default(),
             revision: 0,
             reconciled: 0,
             known_failures: BTreeSet::new(),
@@ -103,6 +110,24 @@ impl HostReconciler {
         }
     }
 
+    /// Sets the interfaces with open ports, which the task keeps up and looks at for their XDP program.
+    pub(super) fn set_ports(&mut self, ports: PortLinks) {
+        if self.ports != ports {
+            self.task.set_ports(ports.clone());
+            self.ports = ports;
+        }
+    }
+
+    /// Returns the reason why the node's kernel state does not do what it should; `None` if it works.
+    pub(super) fn problem(&self) -> Option<String> {
+        self.task.status().problem()
+    }
+
+    /// Returns a receiver of the task's state for the read model.
+    pub(super) fn watch_status(&self) -> watch::Receiver<HostStatus> {
+        self.task.watch_status()
+    }
+
     /// Deletes an interface and calls `reply` on the task's thread.
     pub(super) fn delete_interface(&self, name: &str, reply: impl FnOnce(Result<bool, HostError>) + Send + 'static) {
         self.task.delete_interface(name, reply);
@@ -117,6 +142,9 @@ impl HostReconciler {
                 for new in failures.difference(&self.known_failures) {
                     tracing::error!("cannot bring the host port to its plan: {new}");
                 }
+                for gone in self.known_failures.difference(&failures) {
+                    tracing::info!("the host port is as planned again, after: {gone}");
+                }
                 self.known_failures = failures;
                 HostChange::Nothing
             }
@@ -124,6 +152,11 @@ impl HostReconciler {
                 self.link = link;
                 HostChange::Recreated
             }
+            Report::Changed(link) => {
+                self.link = link;
+                HostChange::Link
+            }
+            Report::ProgramsLost(links) => HostChange::ProgramsLost(links),
             Report::Lost(error) => {
                 tracing::error!("the host port cannot be re-created: {error}; heddle tries again every second");
                 HostChange::Nothing

@@ -238,6 +238,19 @@ impl Controller {
                 publication.is_changed |= publication.compiler.set_uplink_mtu(mtu);
                 self.plan_host();
             }
+            HostChange::Link => publication.is_changed = true,
+            HostChange::ProgramsLost(links) => {
+                for link in &links {
+                    // The host task reports it again until it is attached.
+                    match self.workers.attach_again(link) {
+                        Ok(()) => tracing::warn!(
+                            interface = link.name,
+                            "repaired: the XDP program was removed from the interface of a port: attached again"
+                        ),
+                        Err(e) => tracing::error!("cannot attach the XDP program again: {e}"),
+                    }
+                }
+            }
             HostChange::Recreated => {
                 // The old queues belong to an interface that is gone.
                 publication.is_changed = true;

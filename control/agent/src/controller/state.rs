@@ -100,9 +100,17 @@ impl Controller {
         } = parts;
         let objects = Objects::new(&settings.node);
         let (deleted_stale_in, deleted_stale) = unbounded();
-        let read_model = Arc::new(ReadModel::new(settings.clone(), takeover, objects.shared(), &workers));
+        let host = HostReconciler::start(&settings)?;
+        let read_model = Arc::new(ReadModel::new(
+            settings.clone(),
+            takeover,
+            objects.shared(),
+            host.watch_status(),
+            &workers,
+        ));
+        let host_status = host.watch_status();
         let mut controller = Self {
-            host: HostReconciler::start(&settings)?,
+            host,
             settings,
             events,
             requests,
@@ -119,7 +127,7 @@ impl Controller {
             deleted_stale_in,
             deleted_stale,
             waits_for_uplink_until: None,
-            health: HealthChecks::new(runtime),
+            health: HealthChecks::new(runtime, host_status),
             health_failures: BTreeSet::new(),
             read_model,
             view_is_stale: true,
@@ -141,6 +149,7 @@ impl Controller {
         if !std::mem::take(&mut self.view_is_stale) && !attachments_changed {
             return;
         }
+        self.host.set_ports(self.workers.port_links());
         let publication = self.publication.as_ref();
         self.read_model.update(View {
             snapshot: self.workers.newest().cloned(),

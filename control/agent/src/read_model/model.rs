@@ -9,9 +9,11 @@ use std::time::Instant;
 use heddle_config::Settings;
 use heddle_engine::PortTotals;
 use heddle_flow::{FlowTable, Takeover};
+use heddle_host::HostStatus;
 use heddle_io::{PortObservers, XdpConfig};
 use heddle_model::Cluster;
 use heddle_port::{PortId, SharedPool};
+use tokio::sync::watch;
 
 use super::denied::DeniedSums;
 use super::meters::{Meters, WorkerView};
@@ -27,6 +29,8 @@ pub struct ReadModel {
     pub(super) takeover: Takeover,
     pub(super) started: Instant,
     cluster: SharedCluster,
+    /// The host task's last state.
+    pub(super) host: watch::Receiver<HostStatus>,
     pub(super) flows: Arc<FlowTable>,
     pub(super) pool: SharedPool,
     pub(super) memory: XdpConfig,
@@ -44,7 +48,13 @@ pub struct ReadModel {
 
 impl ReadModel {
     /// Creates the read model of an agent that has just started.
-    pub(crate) fn new(settings: Settings, takeover: Takeover, cluster: SharedCluster, workers: &Workers) -> Self {
+    pub(crate) fn new(
+        settings: Settings,
+        takeover: Takeover,
+        cluster: SharedCluster,
+        host: watch::Receiver<HostStatus>,
+        workers: &Workers,
+    ) -> Self {
         let view = |worker: &WorkerThread| WorkerView {
             id: worker.id(),
             core: worker.core(),
@@ -55,6 +65,7 @@ impl ReadModel {
             takeover,
             started: Instant::now(),
             cluster,
+            host,
             flows: Arc::clone(workers.flows()),
             pool: workers.pool().clone(),
             memory: *workers.config(),

@@ -10,8 +10,8 @@ use heddle_model::{Cluster, Kind, ObjectRef, Subject};
 use heddle_port::{Holder, KernelStats, PortId};
 use heddle_proto::Status;
 use heddle_proto::status::{
-    AgentStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, PortRole as RoleName, PortStatus, ReasonDrops,
-    RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
+    AgentStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, HostPortStatus, PortRole as RoleName,
+    PortStatus, ReasonDrops, RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
 };
 
 use super::meters::{TurnSample, WorkerView};
@@ -45,6 +45,7 @@ impl ReadModel {
                 acknowledged,
                 age_seconds: view.published_at.unwrap_or(self.started).elapsed().as_secs(),
             },
+            host: self.host_status(),
             workers: self.worker_statuses(&view, acknowledged),
             ports: view
                 .ports
@@ -75,6 +76,18 @@ impl ReadModel {
             start: self.takeover.epoch.0,
             mode: "AF_XDP copy mode".to_owned(),
             uplink: None,
+        }
+    }
+
+    /// Returns the state of the node's kernel state as the host task has found it.
+    fn host_status(&self) -> HostPortStatus {
+        let host = self.host.borrow().clone();
+        let problem = host.problem();
+        HostPortStatus {
+            works: problem.is_none(),
+            verified_seconds: host.verified_at.map(|at| at.elapsed().as_secs()),
+            differences: host.differences.unwrap_or_else(|| problem.into_iter().collect()),
+            repaired: host.repaired,
         }
     }
 

@@ -15,6 +15,8 @@ pub struct PortInfo {
     pub worker: WorkerId,
     /// The name of its interface.
     pub ifname: String,
+    /// The index of its interface.
+    pub ifindex: u32,
     /// The interface's queue.
     pub queue: u32,
     /// The counters of the port number when this port was opened. Workers never reset them.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use heddle_engine::{AddError, PortRole, PortTotals};
+use heddle_host::{PortLink, PortLinks};
 use heddle_io::{OpenPort, XdpPort};
 use heddle_port::PortId;
 use heddle_tables::{EndpointId, WorkerId};
@@ -78,6 +79,7 @@ impl Workers {
             role,
             worker,
             ifname: ifname.to_owned(),
+            ifindex,
             queue,
             before: self.totals(port),
         };
@@ -96,6 +98,31 @@ impl Workers {
         })?;
         self.add_to_worker(info.worker.index(), info.worker, rings, info.role)?;
         Ok(info.worker)
+    }
+
+    /// Returns the interfaces with open ports, and the id of the XDP program that they have.
+    #[must_use]
+    pub fn port_links(&self) -> PortLinks {
+        let link = |(_, info): (PortId, &PortInfo)| PortLink {
+            index: info.ifindex,
+            name: info.ifname.clone(),
+        };
+        PortLinks {
+            program: self.context.program_id(),
+            links: self.ports.iter().map(link).collect(),
+        }
+    }
+
+    /// Attaches the XDP program again to an interface that has lost it, if a port is open there.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn attach_again(&self, link: &PortLink) -> Result<(), WorkersError> {
+        let is_open = |(_, info): (PortId, &PortInfo)| (info.ifindex, &info.ifname) == (link.index, &link.name);
+        if self.ports.iter().any(is_open) {
+            self.context.attach_again(&link.name, link.index)?;
+        }
+        Ok(())
     }
 
     /// Passes a port to a worker and waits until the worker has accepted it. A port that was refused is closed.
