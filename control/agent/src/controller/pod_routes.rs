@@ -1,7 +1,8 @@
 //! The routes of a pod, each with the MTU of its path, so that the pod's kernel never sends larger packets than fit.
 //!
-//! Routes to pods of the same node and to Services have the MTU of the pod's interface, routes to pods of other nodes the
-//! uplink's MTU less the encapsulation, and the default route the uplink's MTU. If a Service leads to a backend on another
+//! Routes to pods of the same node and to Services have no MTU of their own: the interface's holds, also after a chained plugin
+//! has lowered it (a route's MTU would outweigh it). Routes to pods of other nodes have the uplink's MTU less the
+//! encapsulation, and the default route the uplink's MTU, each if it is below the interface's. If a Service leads to a backend on another
 //! node, the dataplane clamps the MSS and answers too large packets with an ICMP error.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,10 +34,10 @@ pub(super) fn compute(ranges: &Ranges, addresses: &[IpAddr], mtu: u32, uplink: U
     sizes.extend(ranges.services.iter().map(|&range| (range, mtu)));
     sizes.extend(ranges.own.iter().map(|&range| (range, mtu)));
     let defaults: BTreeSet<IpNet> = addresses.iter().map(|&ip| everything(ip)).collect();
-    let route = |(dst, mtu): (IpNet, u32)| PreparedRoute {
+    let route = |(dst, path): (IpNet, u32)| PreparedRoute {
         dst,
         via: gateway_of(dst.addr()),
-        mtu: Some(mtu),
+        mtu: (path < mtu).then_some(path),
         src: None,
     };
     sizes
@@ -68,7 +69,10 @@ mod tests {
         let addresses: Vec<IpAddr> = addresses.iter().map(|text| text.parse().unwrap()).collect();
         compute(ranges, &addresses, mtu, uplink)
             .iter()
-            .map(|r| format!("{} via {} mtu {}", r.dst, r.via, r.mtu.unwrap()))
+            .map(|r| {
+                let mtu = r.mtu.map_or(String::new(), |mtu| format!(" mtu {mtu}"));
+                format!("{} via {}{mtu}", r.dst, r.via)
+            })
             .collect()
     }
 
@@ -86,12 +90,12 @@ mod tests {
         assert_eq!(
             shown(&ranges(), &both, 61_000, UplinkMtu::new(1500, false)),
             [
-                "10.96.0.0/16 via 169.254.1.1 mtu 61000",
-                "10.244.1.0/24 via 169.254.1.1 mtu 61000",
+                "10.96.0.0/16 via 169.254.1.1",
+                "10.244.1.0/24 via 169.254.1.1",
                 "10.244.2.0/24 via 169.254.1.1 mtu 1450",
-                "fd00:0:0:1::/64 via fe80::1 mtu 61000",
+                "fd00:0:0:1::/64 via fe80::1",
                 "fd00:0:0:2::/64 via fe80::1 mtu 1450",
-                "fd96::/108 via fe80::1 mtu 61000",
+                "fd96::/108 via fe80::1",
                 "0.0.0.0/0 via 169.254.1.1 mtu 1500",
                 "::/0 via fe80::1 mtu 1500",
             ]
@@ -103,10 +107,10 @@ mod tests {
         assert_eq!(
             shown(&ranges(), &["10.244.1.5"], 1400, UplinkMtu::new(9000, true)),
             [
-                "10.96.0.0/16 via 169.254.1.1 mtu 1400",
-                "10.244.1.0/24 via 169.254.1.1 mtu 1400",
-                "10.244.2.0/24 via 169.254.1.1 mtu 1400",
-                "0.0.0.0/0 via 169.254.1.1 mtu 1400",
+                "10.96.0.0/16 via 169.254.1.1",
+                "10.244.1.0/24 via 169.254.1.1",
+                "10.244.2.0/24 via 169.254.1.1",
+                "0.0.0.0/0 via 169.254.1.1",
             ]
         );
     }

@@ -67,8 +67,9 @@ fn choose<'a>(frontend: &Frontend, backends: &'a Backends, q: &Query, selector: 
         return Choice::Backend(chosen);
     }
     backends.pick(match frontend.balancing {
-        // The client alone: where it is not remembered, every node sends it to the same backend.
-        Balancing::Maglev => client_hash(client, affinity),
+        // By the client, not the connection, so that a client that the table has no room for stays with its backend too. The
+        // period changes the choice: after a silence of the timeout, the client may go elsewhere (as with kube-proxy).
+        Balancing::Maglev => client_hash(client, affinity, period(affinity, selector)),
         Balancing::Random => selector.chance,
     })
 }
@@ -99,11 +100,20 @@ pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: 
     }
 }
 
-fn client_hash(client: Ip, affinity: Affinity) -> u64 {
+/// Returns the number of the present period of an affinity's timeout; 0 without a clock.
+fn period(affinity: Affinity, selector: BackendSelector<'_>) -> u64 {
+    let length = (u64::from(affinity.seconds) * 1000).max(1);
+    selector.memory.map_or(0, |(_, now)| now.0 / length)
+}
+
+/// Returns the hash of a client of a Service with session affinity in one period.
+fn client_hash(client: Ip, affinity: Affinity, period: u64) -> u64 {
     let ports = affinity.service;
+    let mut dst = [0; 16];
+    dst[8..].copy_from_slice(&period.to_be_bytes());
     let tuple = Tuple {
         src: client,
-        dst: Ip::UNSPECIFIED,
+        dst: Ip::from_v6(dst),
         sport: (ports >> 48) as u16,
         dport: (ports >> 32) as u16,
     };

@@ -170,3 +170,25 @@ fn by_chance_one_connection_again_and_again_reaches_all() {
         assert!(reached.values().all(|n| *n > 5) && reached.len() == 2, "{reached:?}");
     });
 }
+
+#[test]
+fn after_the_timeout_a_client_may_go_elsewhere() {
+    worlds(|w| {
+        sticky(w, &[&B, &C], 60, Balancing::Maglev);
+        let mut reached = BTreeMap::new();
+        for round in 0..40 {
+            let sports = 1000 + round * 4..1004 + round * 4;
+            let here = open(w, &A, VIP, 80, sports);
+            // Within the timeout it stays, also over the end of a period.
+            assert_eq!(here.len(), 1, "round {round}: {here:?}");
+            w.now = w.now.plus(31_000);
+            let later = open(w, &A, VIP, 80, 3000 + round..3001 + round);
+            assert_eq!(here.keys().collect::<Vec<_>>(), later.keys().collect::<Vec<_>>());
+            for pod in here.into_keys() {
+                *reached.entry(pod).or_insert(0) += 1;
+            }
+            w.now = w.now.plus(61_000);
+        }
+        assert!(reached.len() == 2 && reached.values().all(|n| *n >= 8), "{reached:?}");
+    });
+}
