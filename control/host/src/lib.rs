@@ -9,6 +9,7 @@
 //! - [`plan`] computes from the cluster's objects what the kernel's state should be; [`frontends`] and
 //!   [`external_aliases`] are parts of it. They neither read nor change the kernel.
 //! - [`observe`] reads the kernel's state, and [`port`] applies the differences.
+//! - [`state_file`] writes the files of the state directory.
 //! - [`task`] runs all of it on a thread of its own. The control thread starts it by [`start`] and never waits for it.
 //!
 //! This crate and `heddle-cni` alone change the node's kernel state. The node's NICs, its other routes and its forwarding
@@ -25,6 +26,7 @@ pub mod observe;
 pub mod plan;
 pub mod port;
 pub mod reserved;
+pub mod state_file;
 pub mod sysctl;
 pub mod task;
 pub mod uplink;

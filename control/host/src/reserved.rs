@@ -12,7 +12,7 @@ use std::path::Path;
 use crate::error::HostError;
 use heddle_linux::sysctl as kernel;
 
-use crate::sysctl;
+use crate::{state_file, sysctl};
 
 /// The sysctl.
 const SYSCTL: &str = "net/ipv4/ip_local_reserved_ports";
@@ -99,16 +99,28 @@ impl fmt::Display for PortSet {
 /// longer uses are removed.
 ///
 /// # Errors
-/// The sysctl or the record cannot be read or written.
+/// The sysctl cannot be read or written. A record that cannot be written is only logged: then `heddle cleanup` leaves the ports
+/// in the sysctl.
 pub fn reserve(state_dir: &Path, range: &RangeInclusive<u16>) -> Result<(), HostError> {
     let wanted = PortSet(vec![(*range.start(), *range.end())]);
     let recorded = read_record(state_dir)?;
     let others = current()?.without(&recorded);
     let added = wanted.without(&others);
     // Both the old and the new ports are recorded until the sysctl is written, because a crash may come in between.
-    write_record(state_dir, &recorded.union(&added))?;
+    let both = recorded.union(&added);
+    record_if_changed(state_dir, &recorded, &both);
     kernel::write(SYSCTL, &others.union(&added).to_string())?;
-    write_record(state_dir, &added)
+    record_if_changed(state_dir, &both, &added);
+    Ok(())
+}
+
+/// Writes the record if it has to change. A failed write is logged.
+fn record_if_changed(state_dir: &Path, before: &PortSet, after: &PortSet) {
+    if before != after
+        && let Err(e) = write_record(state_dir, after)
+    {
+        tracing::warn!("the reserved ports {after} are not recorded, so heddle cleanup cannot remove them: {e}");
+    }
 }
 
 /// Reserves the range again if a port of it is missing in the sysctl. Returns `true` if one was missing.
@@ -156,26 +168,42 @@ fn current() -> Result<PortSet, HostError> {
     PortSet::parse(&text).ok_or_else(|| HostError::InTheWay(format!("{SYSCTL} is {text:?}, which is no list of ports")))
 }
 
-/// Reads the recorded ports; none if there is no record.
+/// Reads the recorded ports; none if there is no record. A damaged record is set aside: it only says which ports `heddle cleanup`
+/// removes from the sysctl.
 fn read_record(state_dir: &Path) -> Result<PortSet, HostError> {
     let path = state_dir.join(FILE);
     match fs::read_to_string(&path) {
-        Ok(text) => PortSet::parse(&text)
-            .ok_or_else(|| HostError::InTheWay(format!("{} is damaged: {text:?}; delete it", path.display()))),
+        Ok(text) => Ok(PortSet::parse(&text).unwrap_or_else(|| {
+            set_aside(&path, &text);
+            PortSet::default()
+        })),
+        // A text that is no UTF-8.
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => {
+            set_aside(&path, "bytes that are no text");
+            Ok(PortSet::default())
+        }
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(PortSet::default()),
         Err(source) => Err(HostError::Record { path, source }),
     }
 }
 
+/// Renames a damaged record, so that somebody can look at it.
+fn set_aside(path: &Path, text: &str) {
+    let aside = path.with_extension("damaged");
+    let outcome = match fs::rename(path, &aside) {
+        Ok(()) => format!("it is now {}", aside.display()),
+        Err(e) => format!("it cannot be renamed: {e}"),
+    };
+    tracing::warn!(
+        "{} is damaged ({text:?}), so the ports that heddle reserved earlier stay reserved; {outcome}",
+        path.display()
+    );
+}
+
 /// Writes the record, so that after a crash it has either the old or the new ports.
 fn write_record(state_dir: &Path, set: &PortSet) -> Result<(), HostError> {
     let path = state_dir.join(FILE);
-    let new = state_dir.join(format!("{FILE}.new"));
-    let written = fs::create_dir_all(state_dir)
-        .and_then(|()| fs::write(&new, format!("{set}\n")))
-        .and_then(|()| fs::File::open(&new)?.sync_all())
-        .and_then(|()| fs::rename(&new, &path));
-    written.map_err(|source| HostError::Record { path, source })
+    state_file::replace(&path, format!("{set}\n").as_bytes()).map_err(|source| HostError::Record { path, source })
 }
 
 #[cfg(test)]
@@ -200,6 +228,28 @@ mod tests {
         );
         assert_eq!(PortSet::parse("").unwrap().to_string(), "");
         assert!(PortSet::parse("x").is_none());
+    }
+
+    #[test]
+    fn a_damaged_record_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        for damaged in [&b"61000-"[..], b"\xff\xfe", b"{}"] {
+            fs::write(dir.path().join(FILE), damaged).unwrap();
+            assert_eq!(read_record(dir.path()).unwrap(), PortSet::default());
+            assert!(!dir.path().join(FILE).exists());
+            assert_eq!(fs::read(dir.path().join("reserved-ports.damaged")).unwrap(), damaged);
+        }
+        let set = PortSet(vec![(61_000, 65_535)]);
+        write_record(dir.path(), &set).unwrap();
+        assert_eq!(read_record(dir.path()).unwrap(), set);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_written_stops_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let in_the_way = dir.path().join("file");
+        fs::write(&in_the_way, "").unwrap();
+        record_if_changed(&in_the_way, &PortSet::default(), &PortSet(vec![(1, 2)]));
     }
 
     proptest! {

@@ -18,8 +18,8 @@ pub const MAX_ADDRESSES: usize = 4;
 pub const MAX_ROUTES: usize = 65_536;
 
 /// The Kubernetes object that an attachment belongs to (`K8S_POD_NAMESPACE`, `K8S_POD_NAME`, `K8S_POD_UID`).
+/// The agent's state file contains it, so fields of later versions are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct PodRef {
     /// The pod's namespace.
     pub namespace: ObjectName,

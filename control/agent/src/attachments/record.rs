@@ -13,7 +13,7 @@ pub const LAST_ID: u16 = 8191;
 
 /// One attachment, as the file in the state directory has it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct Record {
     /// The id, which stays the same over restarts of the agent. The file calls it `number`.
     #[serde(rename = "number")]

@@ -1,14 +1,14 @@
 //! The file of the attachments in the state directory: its contents, and how it is read and written.
 //!
-//! A write creates a new file, syncs it, renames it over the old one and syncs the directory, so after a crash the file has
-//! either the old contents or the new ones.
+//! A write replaces the file as a whole ([`state_file`]), so after a crash it has either the old contents or the new ones.
+//! Fields that this version does not know are ignored: a later version may have written the file before a rollback.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use heddle_host::state_file;
 use serde::{Deserialize, Serialize};
 
 use super::error::StoreError;
@@ -21,7 +21,7 @@ const LAYOUT: u32 = 1;
 
 /// The contents of the file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct FileContents {
     pub(super) layout: u32,
     /// The id allocated last. The file calls it a number.
@@ -108,15 +108,9 @@ pub(super) fn read(bytes: &[u8]) -> Result<FileContents, String> {
     Ok(contents)
 }
 
-/// Writes the contents to a new file, syncs it, renames it to `path` and syncs the directory.
+/// Encodes the contents and replaces the file.
 fn write(path: &Path, contents: &FileContents) -> io::Result<()> {
-    let dir = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(dir)?;
-    let new = path.with_extension("json.new");
-    let mut file = File::create(&new)?;
-    serde_json::to_writer_pretty(&mut file, contents)?;
-    file.write_all(b"\n")?;
-    file.sync_all()?;
-    fs::rename(&new, path)?;
-    File::open(dir)?.sync_all()
+    let mut text = serde_json::to_vec_pretty(contents)?;
+    text.push(b'\n');
+    state_file::replace(path, &text)
 }

@@ -332,6 +332,21 @@ mod tests {
     }
 
     #[test]
+    fn fields_of_a_later_version_are_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        store.add(&request("a"), &ranges(), 1500, 8).unwrap();
+        save(&mut store);
+        let path = dir.path().join(FILE);
+        let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        file["later"] = "x".into();
+        file["attachments"][0]["later"] = serde_json::json!({"x": 1});
+        file["attachments"][0]["pod"]["later"] = "x".into();
+        fs::write(&path, file.to_string()).unwrap();
+        assert_eq!(Store::open(dir.path()).unwrap().state, store.state);
+    }
+
+    #[test]
     fn names_fit_an_interface() {
         let long = ContainerId::new("f".repeat(64)).unwrap();
         assert_eq!(host_ifname(8191, &long).as_str(), "hd8191-ffffffff");

@@ -4,10 +4,15 @@
 //! that is found at a start shows how an earlier test ended. If it is from this boot, the process was interrupted. If it is
 //! from another boot of the same kernel, the machine went down during the test, and the test is not repeated until somebody
 //! deletes the file.
+//!
+//! The test begins only when the whole marker is on disk. An incomplete marker, as a full disk left it in earlier versions,
+//! therefore says that its test never began.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+
+use heddle_host::state_file;
 
 /// The file's name in the state directory.
 pub const FILE: &str = "afxdp-test";
@@ -27,7 +32,7 @@ pub enum MarkerError {
         /// The kernel's release.
         kernel: String,
     },
-    /// The marker cannot be read, written or removed.
+    /// The marker cannot be read or removed.
     #[error("cannot access the marker {} of the AF_XDP test: {source}", path.display())]
     System {
         /// The marker, or its directory.
@@ -48,15 +53,17 @@ pub enum EarlierTest {
     TookDown,
 }
 
-/// Returns the end of the earlier test by the marker's text. A text that is no marker was being written when the machine
-/// went down.
+/// Returns the end of the earlier test by the marker's text. The test of an incomplete marker never began.
 #[must_use]
 pub fn earlier_test(text: &str, kernel: &str, boot: &str) -> EarlierTest {
+    if !text.ends_with('\n') {
+        return EarlierTest::Ended;
+    }
     let mut lines = text.lines();
     match (lines.next(), lines.next()) {
         (_, Some(its_boot)) if its_boot == boot => EarlierTest::Interrupted,
-        (Some(its_kernel), Some(_)) if its_kernel != kernel => EarlierTest::Ended,
-        _ => EarlierTest::TookDown,
+        (Some(its_kernel), Some(_)) if its_kernel == kernel => EarlierTest::TookDown,
+        _ => EarlierTest::Ended,
     }
 }
 
@@ -69,10 +76,11 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// Reads the earlier marker and writes a new one, which is on disk when this returns.
+    /// Reads the earlier marker and writes a new one, which is on disk when this returns. A marker that cannot be written is only
+    /// logged.
     ///
     /// # Errors
-    /// The earlier marker forbids the test, or the state directory cannot be written.
+    /// The earlier marker forbids the test, or cannot be read.
     pub fn create(state_dir: &Path, kernel: &str, boot: &str) -> Result<(Self, EarlierTest), MarkerError> {
         let path = state_dir.join(FILE);
         let system = |path: &Path| {
@@ -93,15 +101,17 @@ impl Marker {
             .take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists())
             .map(Path::to_owned)
             .collect();
-        fs::create_dir_all(state_dir).map_err(system(state_dir))?;
-        let mut file = File::create(&path).map_err(system(&path))?;
-        let written = writeln!(file, "{kernel}\n{boot}").and_then(|()| file.sync_all());
-        written.map_err(system(&path))?;
-        // The directory's entry too, because a kernel that panics writes nothing back.
-        File::open(state_dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(system(state_dir))?;
-        Ok((Self { path, created }, before))
+        let marker = Self { path, created };
+        // The directory's entry is on disk too, because a kernel that panics writes nothing back.
+        // A full or read-only disk must not keep an agent away from its pods, so the test then runs without a marker.
+        if let Err(e) = state_file::replace(&marker.path, format!("{kernel}\n{boot}\n").as_bytes()) {
+            tracing::warn!(
+                "cannot write the marker {} of the AF_XDP test: {e}. If the test brings the machine down, the next start \
+                 repeats it",
+                marker.path.display()
+            );
+        }
+        Ok((marker, before))
     }
 
     /// Removes the marker after the test has ended, and the directories that were created for it.
@@ -137,8 +147,11 @@ mod tests {
             ("k0\nb1\n", EarlierTest::Interrupted),
             ("k1\nb0\n", EarlierTest::TookDown),
             ("k0\nb0\n", EarlierTest::Ended),
-            ("", EarlierTest::TookDown),
-            ("k0", EarlierTest::TookDown),
+            ("", EarlierTest::Ended),
+            ("k0", EarlierTest::Ended),
+            ("k1", EarlierTest::Ended),
+            ("k1\n", EarlierTest::Ended),
+            ("k1\nb", EarlierTest::Ended),
         ] {
             assert_eq!(earlier_test(text, "k1", "b1"), expected, "{text:?}");
         }
@@ -160,6 +173,20 @@ mod tests {
             0,
             "the directories are removed too"
         );
+    }
+
+    #[test]
+    fn a_marker_that_cannot_be_written_leaves_nothing_and_forbids_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        // A directory in the draft's place, in the way of the new marker.
+        let draft = state_file::draft(&dir.path().join(FILE));
+        fs::create_dir(&draft).unwrap();
+        for _ in 0..2 {
+            let (marker, before) = Marker::create(dir.path(), "k", "b").unwrap();
+            assert_eq!(before, EarlierTest::Ended);
+            assert!(!dir.path().join(FILE).exists());
+            marker.remove().unwrap();
+        }
     }
 
     #[test]
