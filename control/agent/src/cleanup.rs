@@ -1,7 +1,8 @@
 //! `heddle cleanup`: removes everything that an agent created in this network namespace, and lists it.
 //!
 //! The state directory names the pods' interfaces; everything else (host port, anchors, nftables table, mounts, sockets) has
-//! fixed names. The locks of both directories are held meanwhile, so no agent runs.
+//! fixed names. The locks of the network namespace and of both directories are held meanwhile, so no agent runs here, whatever
+//! directories it was started with.
 
 use std::fs;
 use std::io;
@@ -10,9 +11,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::attachments::{self, Store, StoreError};
-use crate::lock::{DirLock, LOCK_FILE, LockError};
+use crate::lock::{DirLock, LOCK_FILE, LockError, NetnsLock};
 use crate::workers::flow_file::{self, FlowFileError};
-use heddle_host::{HostError, links, netlink, reserved};
+use heddle_host::{HostError, links, netlink, reserved, state_file};
 
 /// The things that were removed.
 #[derive(Debug, Default, Serialize)]
@@ -24,7 +25,7 @@ pub struct Removed {
 /// A failure to remove something.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
-    /// An agent uses one of the directories.
+    /// An agent uses this network namespace or one of the directories.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// The file of the attachments cannot be read.
@@ -36,6 +37,14 @@ pub enum CleanupError {
     /// The flow table's mount cannot be removed.
     #[error(transparent)]
     FlowFile(#[from] FlowFileError),
+    /// A directory cannot be looked at.
+    #[error("cannot look at {}: {source}", path.display())]
+    Look {
+        /// The directory.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// A file cannot be removed.
     #[error("cannot remove {}: {source}", path.display())]
     File {
@@ -49,15 +58,18 @@ pub enum CleanupError {
 /// Removes everything. The command `heddle cleanup` calls it.
 ///
 /// # Errors
-/// An agent uses one of the directories, or something cannot be removed. Things that were removed before stay removed.
+/// An agent uses this namespace or one of the directories, or something cannot be removed. Things that were removed before stay removed.
 pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupError> {
     let mut removed = Vec::new();
-    // Only existing directories are locked, because locking would create a missing one.
-    let locks = [run_dir, state_dir]
-        .into_iter()
-        .filter(|dir| dir.is_dir())
-        .map(|dir| DirLock::acquire(dir, "heddle cleanup"))
-        .collect::<Result<Vec<_>, _>>()?;
+    // The namespace first: an agent with other directories may run in it. Of the directories only existing ones are locked,
+    // because locking would create a missing one.
+    let namespace = NetnsLock::acquire(HOLDER)?;
+    let mut locks = Vec::new();
+    for dir in [run_dir, state_dir] {
+        if exists(dir)? {
+            locks.push(DirLock::acquire(dir, HOLDER)?);
+        }
+    }
 
     // The interfaces: pods first, then the anchors of the UMEM, then the host port with its table and sysctl.
     let handle = netlink::connect()?;
@@ -85,8 +97,8 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
         (run_dir.join(heddle_proto::CNI_SOCKET), true),
         (run_dir.join(heddle_proto::API_SOCKET), true),
         (state_dir.join(attachments::FILE), true),
-        (state_dir.join(attachments::FILE).with_extension("json.new"), true),
-        (state_dir.join(format!("{}.new", reserved::FILE)), true),
+        (state_file::draft(&state_dir.join(attachments::FILE)), true),
+        (state_file::draft(&state_dir.join(reserved::FILE)), true),
     ];
     // The lock files last: no agent may start before everything else is removed.
     files.extend([(run_dir.join(LOCK_FILE), false), (state_dir.join(LOCK_FILE), false)]);
@@ -95,7 +107,7 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
             removed.push(format!("file {}", path.display()));
         }
     }
-    drop(locks);
+    drop((locks, namespace));
     for dir in [run_dir, state_dir] {
         // Succeeds only for an empty directory. Parent directories may be the administrator's and stay.
         if fs::remove_dir(dir).is_ok() {
@@ -105,8 +117,18 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
     Ok(Removed { removed })
 }
 
-/// The number of anchor names that heddle-io uses.
+/// The name of this command in the lock files.
+const HOLDER: &str = "heddle cleanup";
+/// The number of anchor names. This version uses the first; earlier versions used the others, too.
 const ANCHORS: u32 = 16;
+
+/// Returns `false` if there is nothing at a path. A path that cannot be looked at is an error.
+fn exists(path: &Path) -> Result<bool, CleanupError> {
+    path.try_exists().map_err(|source| CleanupError::Look {
+        path: path.to_owned(),
+        source,
+    })
+}
 
 /// Removes a file, and returns `false` if there was none.
 fn remove_file(path: &Path) -> Result<bool, CleanupError> {

@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{ApiError, Server};
 use crate::attachments::{Store, StoreError};
 use crate::controller::{Controller, ControllerError, Parts};
-use crate::lock::{DirLock, LockError};
+use crate::lock::{DirLock, LockError, NetnsLock};
 use crate::memory::{self, Demand, TooLarge};
 use crate::notify;
 use crate::preflight::scratch::{self, ScratchError};
@@ -34,7 +34,7 @@ pub enum RunError {
     /// A capability is missing.
     #[error(transparent)]
     Privileges(#[from] PrivilegeError),
-    /// Another agent uses one of the directories.
+    /// Another agent uses this network namespace or one of the directories.
     #[error(transparent)]
     Lock(#[from] LockError),
     /// The test of AF_XDP failed or is forbidden.
@@ -82,6 +82,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     // The locks are held until this function returns. Everything after them relies on being the only agent.
     let holder = format!("the agent of {}", settings.node);
     let _locks = (
+        NetnsLock::acquire(&holder)?,
         DirLock::acquire(&settings.run_dir, &holder)?,
         DirLock::acquire(&settings.state_dir, &holder)?,
     );
@@ -141,7 +142,9 @@ fn try_afxdp(state_dir: &Path) -> Result<(), ScratchError> {
 ///
 /// The memory of ports is allocated later, so a lack of it is only logged.
 fn check_memory(settings: &Settings) -> Result<(), TooLarge> {
-    let has_flow_table = settings.run_dir.join(flow_file::DIR).join(flow_file::FILE).exists();
+    // If the file cannot be looked at, nothing is known about it, and opening it will say why.
+    let file = settings.run_dir.join(flow_file::DIR).join(flow_file::FILE);
+    let has_flow_table = file.try_exists().unwrap_or(true);
     let workers = u32::try_from(settings.worker_cores.len()).unwrap_or(u32::MAX);
     let demand = Demand {
         frames: settings.frames,

@@ -70,7 +70,8 @@ struct Device {
 
 /// The XDP program, the UMEM and its pools, and the anchor, in the network namespace of the thread that made it.
 ///
-/// It belongs to the control thread. Ports must be opened and closed from the same network namespace. Dropping it deletes the
+/// There is one in a network namespace at a time; the caller sees to that (the agent by its lock of the namespace). It belongs
+/// to the control thread. Ports must be opened and closed from the same network namespace. Dropping it deletes the
 /// anchor. The program stays attached to the devices and, without sockets, drops all packets.
 #[derive(Debug)]
 pub struct XdpContext {
