@@ -8,6 +8,7 @@ pub mod api;
 pub mod attachments;
 pub mod cleanup;
 pub mod controller;
+pub mod descriptors;
 pub mod health;
 pub mod lock;
 pub mod memory;

@@ -17,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 use crate::api::{ApiError, Server};
 use crate::attachments::{Store, StoreError};
 use crate::controller::{Controller, ControllerError, Parts};
+use crate::descriptors::{self, TooFew};
 use crate::lock::{DirLock, LockError, NetnsLock};
 use crate::memory::{self, Demand, TooLarge};
 use crate::notify;
@@ -43,6 +44,9 @@ pub enum RunError {
     /// The memory is too small.
     #[error(transparent)]
     Memory(#[from] TooLarge),
+    /// The limit of open files is too low.
+    #[error(transparent)]
+    Descriptors(#[from] TooFew),
     /// The file of the attachments cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -76,7 +80,7 @@ pub enum RunError {
 pub fn run(config: Config) -> Result<(), RunError> {
     // Checks that change nothing on the node.
     start_logging(&config.log)?;
-    let settings = config.check()?;
+    let mut settings = config.check()?;
     privileges::check()?;
 
     // The locks are held until this function returns. Everything after them relies on being the only agent.
@@ -88,6 +92,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     );
     try_afxdp(&settings.state_dir)?;
     check_memory(&settings)?;
+    settings.max_pods = descriptors::raise(settings.worker_cores.len() as u64, settings.max_pods)?;
     // The state of an earlier agent, and the workers, which need the flow table.
     let store = Store::open(&settings.state_dir)?;
     let (flows, takeover) = open_flows(&settings)?;

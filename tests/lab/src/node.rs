@@ -33,6 +33,8 @@ pub struct NodePlan {
     pub flags: Vec<String>,
     /// Environment variables of `heddle run`.
     pub env: Vec<(String, String)>,
+    /// The limit of open files of `heddle run`, which it cannot raise; `None` for the limit of this process.
+    pub open_files: Option<u64>,
 }
 
 impl NodePlan {
@@ -46,6 +48,7 @@ impl NodePlan {
             cores: "0".to_owned(),
             flags: Vec::new(),
             env: Vec::new(),
+            open_files: None,
         }
     }
 }
@@ -228,6 +231,9 @@ impl Node {
             .args(&self.plan.flags)
             .envs(self.plan.env.iter().map(|(name, value)| (name, value)))
             .env("NOTIFY_SOCKET", &notify);
+        if let Some(limit) = self.plan.open_files {
+            command = with_open_files(&command, limit);
+        }
         let mut agent = Process::start(&self.ns, "heddle run", &mut command, &self.log())?;
         // Written before the wait: a run that is killed meanwhile leaves an agent that only this file names.
         let pid_file = self.dir.join(PID_FILE);
@@ -322,6 +328,17 @@ impl Drop for Node {
         }
         unmount_below(&self.dir);
     }
+}
+
+/// Returns a command that runs another one with a limit of open files.
+fn with_open_files(command: &Command, limit: u64) -> Command {
+    let mut limited = Command::new("prlimit");
+    limited
+        .arg(format!("--nofile={limit}:{limit}"))
+        .arg(command.get_program())
+        .args(command.get_args())
+        .envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    limited
 }
 
 /// Returns the file name of an object: its kind, namespace and name.

@@ -151,7 +151,12 @@ pub fn remove(run_dir: &Path) -> Result<bool, FlowFileError> {
 fn mounted(dir: &Path) -> Result<Option<Medium>, FlowFileError> {
     let table = Path::new("/proc/self/mountinfo");
     let text = fs::read_to_string(table).map_err(failed("read", table))?;
-    let Ok(dir) = dir.canonicalize() else { return Ok(None) };
+    // A directory that cannot be looked at may well have the table: mounting over it would lose every connection.
+    let dir = match dir.canonicalize() {
+        Ok(dir) => dir,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed("look at", dir)(e)),
+    };
     Ok(text.lines().rev().find_map(|line| medium_at(line, &dir)))
 }
 

@@ -6,33 +6,31 @@
 //! drains the node while they still serve. A node that is about to be removed (a taint of the autoscaler, a deletion) is
 //! reported only at kube-proxy's own health port, not here. When the agent ends, the ports are closed, so that load balancers
 //! see a node without endpoints.
+//!
+//! `listener` serves a port, and `connections` bounds what clients can take from the agent.
+
+mod answer;
+mod connections;
+mod listener;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 
-use axum::Json;
-use axum::Router;
-use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
 use heddle_host::HostStatus;
-use heddle_model::{Change, Cluster, ObjectKey, Service, ServiceType, TrafficPolicy};
-use serde_json::json;
-use tokio::net::TcpListener;
+use heddle_model::{Change, Cluster, Service, ServiceType, TrafficPolicy};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The answer of one port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// The Service.
-    pub service: ObjectKey,
-    /// Its ready endpoints on this node.
-    pub local: usize,
-}
+pub use answer::Health;
+use answer::Sources;
+use connections::{Connections, LIMITS};
+use listener::Shared;
+
+/// The most descriptors that the connections of all health checks take.
+pub const MOST_CONNECTIONS: usize = LIMITS.total;
 
 /// Returns the answer of each health-check port of a node. If two Services have the same port, the first one by name gets
 /// it.
@@ -83,16 +81,22 @@ pub fn concerns(cluster: &Cluster, change: &Change) -> bool {
     }
 }
 
-/// A port that is served; dropping it closes the port.
+/// A port that is served; dropping it closes the port and its connections.
 #[derive(Debug)]
 struct Served {
+    port: u16,
     health: watch::Sender<Health>,
     task: JoinHandle<()>,
+    connections: Shared,
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
         self.task.abort();
+        let open = listener::lock(&self.connections).remove_port(self.port);
+        for task in open {
+            task.abort();
+        }
     }
 }
 
@@ -103,17 +107,19 @@ pub struct HealthChecks {
     /// The state of the node's kernel state: without it working, no port is healthy.
     host: watch::Receiver<HostStatus>,
     served: BTreeMap<u16, Served>,
+    connections: Shared,
 }
 
 impl HealthChecks {
     /// Starts without ports. `runtime` will run the servers. While `host` has a problem, every port answers that this node does
     /// not serve, as kube-proxy does while its rules are not in the kernel.
     #[must_use]
-    pub const fn new(runtime: Handle, host: watch::Receiver<HostStatus>) -> Self {
+    pub fn new(runtime: Handle, host: watch::Receiver<HostStatus>) -> Self {
         Self {
             runtime,
             host,
             served: BTreeMap::new(),
+            connections: Arc::new(Mutex::new(Connections::new(LIMITS))),
         }
     }
 
@@ -131,17 +137,24 @@ impl HealthChecks {
                 });
                 continue;
             }
-            match self.runtime.block_on(listen(port)) {
-                Ok(listener) => {
+            match self.runtime.block_on(listener::listen(port)) {
+                Ok(socket) => {
                     let (health, seen) = watch::channel(health);
-                    let state = Arc::new((seen, self.host.clone()));
-                    let routes = Router::new().fallback(answer).with_state(state);
-                    let task = self.runtime.spawn(async move {
-                        if let Err(e) = axum::serve(listener, routes).await {
-                            tracing::error!(port, error = %e, "the server of a health check has ended");
-                        }
-                    });
-                    self.served.insert(port, Served { health, task });
+                    let sources = Sources {
+                        health: seen,
+                        host: self.host.clone(),
+                    };
+                    let connections = Arc::clone(&self.connections);
+                    let task = self
+                        .runtime
+                        .spawn(listener::serve(socket, port, sources, Arc::clone(&connections)));
+                    let served = Served {
+                        port,
+                        health,
+                        task,
+                        connections,
+                    };
+                    self.served.insert(port, served);
                 }
                 Err(e) => failed.push((port, e)),
             }
@@ -150,48 +163,14 @@ impl HealthChecks {
     }
 }
 
-/// Opens one socket for both IP families, or an IPv4 socket if the node has no IPv6.
-async fn listen(port: u16) -> io::Result<TcpListener> {
-    match TcpListener::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))).await {
-        Err(e) if e.kind() != io::ErrorKind::AddrInUse => {
-            TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))).await
-        }
-        other => other,
-    }
-}
-
-/// What a port's answers are made from.
-type Answered = (watch::Receiver<Health>, watch::Receiver<HostStatus>);
-
-/// Answers any request with the number of endpoints.
-async fn answer(State(state): State<Arc<Answered>>) -> impl IntoResponse {
-    let (health, host) = &*state;
-    let Health { service, local } = health.borrow().clone();
-    let healthy = host.borrow().problem().is_none();
-    let status = if local > 0 && healthy {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    let headers = [
-        ("x-content-type-options", "nosniff".to_owned()),
-        ("x-load-balancing-endpoint-weight", local.to_string()),
-    ];
-    let body = json!({
-        "service": {"namespace": service.namespace.as_ref(), "name": service.name.as_ref()},
-        "localEndpoints": local,
-        "serviceProxyHealthy": healthy,
-    });
-    (status, headers, Json(body))
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
-    use std::net::TcpStream;
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 
+    use heddle_model::ObjectKey;
     use heddle_source::decode::{Decoded, decode};
-    use serde_json::Value;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -289,13 +268,57 @@ mod tests {
         Ok(answer)
     }
 
-    #[test]
-    fn the_answer_follows_the_endpoints_and_the_port_closes() {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()
+            .unwrap()
+    }
+
+    #[test]
+    fn clients_that_only_hold_connections_keep_nobody_from_an_answer() {
+        let runtime = runtime();
+        let taken = std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        drop(taken);
+        let (_host, host) = watch::channel(HostStatus {
+            differences: Some(Vec::new()),
+            ..HostStatus::default()
+        });
+        let mut checks = HealthChecks::new(runtime.handle().clone(), host);
+        let service = ObjectKey::new("shop", "web");
+        assert!(
+            checks
+                .serve(BTreeMap::from([(port, Health { service, local: 1 })]))
+                .is_empty()
+        );
+        // More than a source may have; some send the beginning of a request.
+        let mut idle = Vec::new();
+        for n in 0..2 * LIMITS.per_source {
+            let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            if n % 2 == 0 {
+                stream.write_all(b"GET / HTTP/1.1\r\nX: ").unwrap();
+            }
+            idle.push(stream);
+        }
+        assert!(get(port).unwrap().starts_with("HTTP/1.1 200 "));
+        // The oldest connections were closed without an answer.
+        let mut answer = Vec::new();
+        let closed = idle[0].read_to_end(&mut answer);
+        assert!(closed.is_err() || answer.is_empty(), "{answer:?}");
+        // A request is answered once: the connection is closed although the client asks to keep it.
+        let mut kept = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        kept.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive\r\n\r\n")
             .unwrap();
+        let mut answer = String::new();
+        kept.read_to_string(&mut answer).unwrap();
+        assert!(answer.to_lowercase().contains("connection: close"), "{answer}");
+    }
+
+    #[test]
+    fn the_answer_follows_the_endpoints_and_the_port_closes() {
+        let runtime = runtime();
         // A port that was free a moment ago.
         let taken = std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
         let port = taken.local_addr().unwrap().port();
