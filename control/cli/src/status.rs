@@ -101,6 +101,9 @@ fn head(status: &Status, out: &mut String) {
     for difference in &host.differences {
         let _ = writeln!(out, "  {difference}");
     }
+    if let Some(why) = &status.state_not_kept {
+        let _ = writeln!(out, "state NOT kept, a reboot would lose its last changes: {why}");
+    }
 }
 
 /// Writes the table of workers.

@@ -1,6 +1,6 @@
 //! The host port's pair of interfaces, and the deletion of interfaces.
 
-use heddle_linux::{Link, LinuxError, Netlink, VethPair};
+use heddle_linux::{Link, LinuxError, Netlink, VethPair, link_index};
 
 use crate::error::HostError;
 
@@ -19,6 +19,15 @@ pub struct Pair {
 /// The kernel could not be asked.
 pub fn is_veth_named(netlink: &Netlink, name: &str) -> Result<bool, HostError> {
     Ok(netlink.link(name)?.is_some_and(|link| link.veth))
+}
+
+/// Returns the index of an interface of the calling thread's network namespace; `None` if there is no interface of that name.
+/// The call never waits, so the control thread may make it.
+///
+/// # Errors
+/// The kernel could not be asked, for example because no descriptor is left.
+pub fn index(name: &str) -> Result<Option<u32>, HostError> {
+    Ok(link_index(name)?)
 }
 
 /// Deletes an interface and returns `false` if there was none.

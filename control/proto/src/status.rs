@@ -47,6 +47,10 @@ pub struct Status {
     pub rejections_total: u64,
     /// The attachments.
     pub attachments: Vec<Attachment>,
+    /// The reason for which changes of the attachments are in the agent's memory only, not in the state directory. The agent
+    /// writes again every second. `None` while the state is kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_not_kept: Option<String>,
     /// Packets that policies denied, by policy and pod.
     #[serde(default)]
     pub denied: Vec<Denied>,
@@ -457,6 +461,7 @@ mod tests {
             rejections: Vec::new(),
             rejections_total: 0,
             attachments: Vec::new(),
+            state_not_kept: Some("no space".into()),
             denied: Vec::new(),
             denied_by_others: 0,
         };

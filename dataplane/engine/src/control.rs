@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, SendError, Sender, bounded, unbounded};
 use heddle_port::{Port, PortId};
 use heddle_tables::WorkerId;
 
@@ -62,6 +62,22 @@ impl<P> fmt::Debug for AddError<P> {
 #[error("worker {0} has stopped: start the agent again")]
 pub struct WorkerGone(pub WorkerId);
 
+/// A port that could not be passed to a worker, because the worker has ended. The caller closes it.
+#[derive(thiserror::Error)]
+#[error("{gone}")]
+pub struct NotAdded<P> {
+    /// The port.
+    pub port: P,
+    /// The worker.
+    pub gone: WorkerGone,
+}
+
+impl<P> fmt::Debug for NotAdded<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// The handle of one worker, for control.
 pub struct WorkerHandle<P> {
     id: WorkerId,
@@ -110,11 +126,18 @@ impl<P: Port> WorkerHandle<P> {
     /// Adds a port to the worker. The returned channel gets the answer when the worker has taken the port and receives from it.
     ///
     /// # Errors
-    /// [`WorkerGone`]. The port is then dropped, which closes it.
-    pub fn add_port(&self, port: P, role: PortRole) -> Result<Receiver<Result<(), AddError<P>>>, WorkerGone> {
+    /// [`NotAdded`] with the port.
+    pub fn add_port(&self, port: P, role: PortRole) -> Result<Receiver<Result<(), AddError<P>>>, NotAdded<P>> {
         let (done, answer) = bounded(1);
-        self.send(Message::Add { port, role, done })?;
-        Ok(answer)
+        let gone = WorkerGone(self.id);
+        match self.messages.send(Message::Add { port, role, done }) {
+            Ok(()) => {
+                self.waker.wake();
+                Ok(answer)
+            }
+            Err(SendError(Message::Add { port, .. })) => Err(NotAdded { port, gone }),
+            Err(SendError(Message::Remove { .. } | Message::Stop)) => unreachable!("the message comes back"),
+        }
     }
 
     /// Removes a port from the worker. The answer is the port, or `None` if the worker has no port of that number.

@@ -92,7 +92,7 @@ mod worker;
 
 pub use batch::Batch;
 pub use context::{StageConfig, Stages};
-pub use control::{AddError, WorkerGone, WorkerHandle};
+pub use control::{AddError, NotAdded, WorkerGone, WorkerHandle};
 pub use counters::{Counter, PortCounters, PortTotals, WorkerCounters, WorkerTotals};
 pub use decide::{
     Allowed, BackendSelector, Decision, Denial, Query, Source, Target, connection_hash, decide, decide_with, judge,

@@ -1,15 +1,15 @@
 //! The attachments of this node: the store with their records, the stage of each, and the *ready* requests that wait.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use heddle_compile::Attachment as Compiled;
+use heddle_host::{HostError, links};
 use heddle_model::{Cluster, ObjectKey};
 use heddle_port::PortId;
 use heddle_proto::{Attachment, AttachmentState, CniError, ErrorCode, Ready};
 use heddle_tables::EndpointId;
 use heddle_wire::Ip;
-use nix::net::if_::if_nametoindex;
 
 use crate::api::Reply;
 use crate::attachments::{Record, Store};
@@ -28,8 +28,35 @@ pub(super) enum Stage {
     Compiled(PodPort),
     /// The tables published last have its policy.
     Published(PodPort),
-    /// The attachment has no port, for this reason.
-    Closed(String),
+    /// The attachment has no port.
+    Closed(Closed),
+}
+
+/// The reason for which an attachment or the host port has no port, and the next try to open it. No failure is final: an interface that was down
+/// comes up, and a queue that was busy becomes free.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Closed {
+    pub(super) why: String,
+    /// The tries since the port was open.
+    pub(super) tries: u32,
+    /// The time of the next try.
+    pub(super) next_try: Instant,
+}
+
+impl Closed {
+    /// The longest pause between two tries.
+    const LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+    /// Returns the state after a port was closed or could not be opened. `before` is the state before the last try.
+    pub(super) fn after(before: Option<&Self>, why: String, now: Instant) -> Self {
+        let tries = before.map_or(0, |before| before.tries.saturating_add(1));
+        let pause = Duration::from_secs(1 << tries.min(8)).min(Self::LONGEST_PAUSE);
+        Self {
+            why,
+            tries,
+            next_try: now + pause,
+        }
+    }
 }
 
 impl Stage {
@@ -117,6 +144,30 @@ impl Attachments {
         self.is_changed = true;
     }
 
+    /// Records that an attachment has no port, and when to try again. Returns `false` if it had none before for the same reason.
+    pub(super) fn set_closed(&mut self, id: u16, why: String) -> bool {
+        let before = match self.stages.get(&id) {
+            Some(Stage::Closed(before)) => Some(before),
+            _ => None,
+        };
+        let is_new = before.is_none_or(|before| before.why != why);
+        let closed = Closed::after(before, why, Instant::now());
+        // The time of the next try is no change that readers see.
+        self.is_changed |= is_new;
+        self.stages.insert(id, Stage::Closed(closed));
+        is_new
+    }
+
+    /// Returns the configured attachments without a port whose next try is due.
+    pub(super) fn due(&self, now: Instant) -> Vec<Record> {
+        let due = |stage: &Stage| matches!(stage, Stage::Closed(closed) if closed.next_try <= now);
+        let ids = self.stages.iter().filter(|(_, stage)| due(stage)).map(|(&id, _)| id);
+        ids.filter_map(|id| self.store.by_id(id))
+            .filter(|record| record.ready)
+            .cloned()
+            .collect()
+    }
+
     /// Removes an attachment's stage and record, and returns the requests that waited for it.
     pub(super) fn remove(&mut self, id: u16) -> Vec<PendingReady> {
         self.stages.remove(&id);
@@ -141,11 +192,12 @@ impl Attachments {
             .map(|(id, _)| *id)
     }
 
-    /// Returns the attachments with an open port whose interface is gone.
+    /// Returns the attachments with an open port whose interface is known to be gone. If the kernel cannot be asked, nothing is
+    /// known.
     pub(super) fn vanished(&self) -> Vec<Record> {
         let open = self.stages.iter().filter(|(_, stage)| stage.port().is_some());
         open.filter_map(|(&id, _)| self.store.by_id(id))
-            .filter(|record| index_of(record) != record.host_ifindex)
+            .filter(|record| index_of(record).is_ok_and(|index| index != record.host_ifindex))
             .cloned()
             .collect()
     }
@@ -192,6 +244,9 @@ impl Attachments {
         let Some(record) = self.store.by_id(id) else {
             return "the attachment was released meanwhile".to_owned();
         };
+        if let Some(Stage::Closed(closed)) = self.stage(id) {
+            return closed.why.clone();
+        }
         match &record.pod {
             Some(pod) if !is_known(cluster, record) => format!("pod {pod} is not known yet"),
             _ => "not every worker has taken the tables with its policy yet".to_owned(),
@@ -213,7 +268,7 @@ impl Attachments {
                 (AttachmentState::Waiting, self.explain_waiting(cluster, record.id))
             }
             Some(Stage::Published(_)) => (AttachmentState::Forwarding, String::new()),
-            Some(Stage::Closed(why)) => (AttachmentState::Closed, why.clone()),
+            Some(Stage::Closed(closed)) => (AttachmentState::Closed, closed.why.clone()),
         };
         Attachment {
             attachment: record.id,
@@ -250,8 +305,27 @@ fn key_of(record: &Record) -> Option<ObjectKey> {
     Some(ObjectKey::new(pod.namespace.as_str(), pod.name.as_str()))
 }
 
-/// Returns the index that the attachment's interface has now; `None` if there is no such interface or the kernel could
-/// not be asked.
-pub(super) fn index_of(record: &Record) -> Option<u32> {
-    if_nametoindex(record.host_ifname.as_str()).ok()
+/// Returns the index that the attachment's interface has now; `None` if there is no such interface.
+///
+/// # Errors
+/// The kernel could not be asked, which says nothing about the interface.
+pub(super) fn index_of(record: &Record) -> Result<Option<u32>, HostError> {
+    links::index(record.host_ifname.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_port_is_tried_again_ever_later_but_never_given_up() {
+        let now = Instant::now();
+        let mut closed = Closed::after(None, "down".to_owned(), now);
+        let mut pauses = Vec::new();
+        for _ in 0..6 {
+            pauses.push((closed.next_try - now).as_secs());
+            closed = Closed::after(Some(&closed), "down".to_owned(), now);
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 8, 8]);
+    }
 }

@@ -179,9 +179,10 @@ impl Controller {
         }
     }
 
-    /// Records a write of the journal: sends the answers that it has made durable, or errors if it has failed.
+    /// Records a write of the journal and sends the answers that it has made durable. If it has failed, an ADD gets the error,
+    /// and a DEL succeeds with its change in memory.
     pub(super) fn record_write(&mut self, outcome: &Outcome) {
-        self.journal.record(outcome);
+        self.view_is_stale |= self.journal.record(outcome);
         self.send_durable_answers();
         let Err(e) = &outcome.result else { return };
         let error = store_error(e);
@@ -196,7 +197,8 @@ impl Controller {
                     drop(self.attachments.remove(prepared.attachment));
                     let _ = reply.send(Err(error.clone()));
                 }
-                Answer::Released(_, reply) => drop(reply.send(Err(error.clone()))),
+                // The port is closed and the addresses are free. An error would make the runtime repeat the DEL for ever.
+                Answer::Released(released, reply) => drop(reply.send(Ok(released))),
             }
         }
         for pending in self
@@ -252,7 +254,10 @@ impl Controller {
             return Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, message));
         }
         // The interface that the plugin reports must be the one that has the name now.
-        let index = index_of(&record);
+        let index = match index_of(&record) {
+            Ok(index) => index,
+            Err(e) => return Err(CniError::new(ErrorCode::TRY_AGAIN_LATER, e.to_string())),
+        };
         if index != Some(request.host_ifindex) {
             let message = format!(
                 "the node's interface {} has index {}, not {}",
@@ -270,20 +275,21 @@ impl Controller {
         self.attachments
             .store
             .set_ready(id, request.host_ifindex, request.pod_mac);
-        if self.attachments.port(id).is_none() {
-            self.open_port(id, record.host_ifname.as_str(), request.host_ifindex)
-                .map_err(|e| workers_error(&e))?;
-        }
+        self.open_port(id, record.host_ifname.as_str(), request.host_ifindex)
+            .map_err(|e| workers_error(&e))?;
         Ok(id)
     }
 
-    /// Opens an attachment's port. The port drops all packets until its policy is in the tables.
+    /// Opens an attachment's port; an open port stays open. The port drops all packets until its policy is in the tables.
     pub(super) fn open_port(&mut self, id: u16, ifname: &str, ifindex: u32) -> Result<(), WorkersError> {
+        if self.attachments.port(id).is_some() {
+            return Ok(());
+        }
         let stage = match self.workers.open_pod(EndpointId(id), ifname, ifindex) {
             Ok(port) => Stage::Open(port),
             Err(e) => {
-                let closed = Stage::Closed(format!("its port cannot be opened: {e}"));
-                self.attachments.set_stage(id, closed);
+                self.attachments
+                    .set_closed(id, format!("its port cannot be opened: {e}"));
                 return Err(e);
             }
         };
@@ -313,7 +319,7 @@ impl Controller {
             publication.compiler.detach(EndpointId(id));
             publication.is_changed = true;
         }
-        self.attachments.set_stage(id, Stage::Closed(why));
+        self.attachments.set_closed(id, why);
     }
 
     /// Answers the *ready* requests whose policy every worker has, and refuses the requests whose deadline has passed.
@@ -404,6 +410,7 @@ impl Controller {
                 pod = record.name(),
                 "{why}; the attachment is kept until DEL"
             );
+            self.view_is_stale = true;
             if let Err(e) = self.close_port(record.id, why) {
                 tracing::error!(attachment = record.id, "cannot close its port: {e}");
             }
@@ -414,16 +421,19 @@ impl Controller {
     /// opened again.
     ///
     /// # Errors
-    /// A worker does not answer, or a queue of the host port could not be opened again.
+    /// A worker does not answer.
     pub(super) fn shrink_silent(&mut self) -> Result<(), WorkersError> {
         for NotReopened { port, error } in self.workers.shrink_silent()? {
             let Some(id) = self.attachments.id_of_port(port) else {
-                // This is a queue of the host port. Without it this node's own traffic to pods stops, so the agent ends.
-                return Err(error);
+                // This is a queue of the host port.
+                tracing::warn!("a queue of the host port could not be opened again: {error}");
+                self.open_host()?;
+                continue;
             };
             let why = format!("its port could not be opened again: {error}");
-            tracing::error!(attachment = id, "{why}");
+            tracing::error!(attachment = id, "{why}; it is tried again");
             self.detach(id, why);
+            self.view_is_stale = true;
         }
         Ok(())
     }

@@ -99,11 +99,13 @@ impl Controller {
             || self.workers.acknowledged() < self.workers.published()
     }
 
-    /// Returns `true` if every worker uses the newest tables and the host task has tried the newest plan.
+    /// Returns `true` if every worker uses the newest tables, the host task has tried the newest plan, and the host port is
+    /// open.
     fn is_ready(&mut self) -> bool {
         self.publication.as_ref().is_some_and(|p| p.has_published)
             && self.workers.acknowledged() >= self.workers.published()
             && self.host.has_tried_newest_plan()
+            && self.closed_host.is_none()
     }
 
     /// Handles queued events and requests, each up to a bound.
@@ -143,12 +145,16 @@ impl Controller {
         }
     }
 
-    /// Runs the checks for states that no event announces: dead workers, vanished interfaces, silent ports.
+    /// Runs the checks for states that no event announces: dead workers, vanished interfaces, silent ports, and tries that are
+    /// due.
     fn tick(&mut self) -> Result<(), ControllerError> {
         if let Some(worker) = self.workers.dead_worker() {
             return Err(ControllerError::WorkerDied(worker));
         }
+        self.workers.reclaim_stranded();
         self.close_vanished();
+        self.retry_closed_ports()?;
+        self.journal.retry(&mut self.attachments.store);
         self.shrink_silent()?;
         self.read_model.sample();
         Ok(())

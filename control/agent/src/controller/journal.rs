@@ -3,6 +3,10 @@
 //! The controller hands over the newest state and continues. The journal reports the sequence number of the newest state
 //! that is on disk; answers to the CNI plugin wait for it. Of the states that queue up while the disk is busy, only the
 //! newest is written, because each contains everything.
+//!
+//! A write that fails (a full disk) is repeated every second. Meanwhile an ADD is refused, because an address must be on disk
+//! before it is handed out. A DEL succeeds: its change has taken effect, and an eviction that waits for it may be what frees
+//! the disk. `heddle status` then says that the state is not kept.
 
 use std::io;
 use std::thread::{self, JoinHandle};
@@ -18,10 +22,12 @@ pub(super) struct Journal {
     thread: Option<JoinHandle<()>>,
     /// The sequence number of the state that was handed over last.
     sent: u64,
+    /// The sequence number of the newest state that was tried.
+    answered: u64,
     /// The sequence number of the newest state on disk.
     durable: u64,
-    /// `true` if the last write failed: then the next save writes again, even if nothing has changed.
-    failed: bool,
+    /// The error, if the last write failed: then the next save writes again, even if nothing has changed.
+    failed: Option<String>,
 }
 
 /// The outcome of a write.
@@ -49,8 +55,9 @@ impl Journal {
             outcomes,
             thread: Some(thread),
             sent: 0,
+            answered: 0,
             durable: 0,
-            failed: false,
+            failed: None,
         })
     }
 
@@ -61,7 +68,8 @@ impl Journal {
 
     /// Hands over the store's state if it has changed, and returns the sequence number that an answer has to wait for.
     pub(super) fn save(&mut self, store: &mut Store) -> u64 {
-        let write = if self.failed {
+        // While a write is under way, its outcome decides whether the state has to be written again.
+        let write = if self.failed.is_some() && self.answered == self.sent {
             Some(store.full_write())
         } else {
             store.unsaved_write()
@@ -70,7 +78,6 @@ impl Journal {
             && let Some(writes) = &self.writes
         {
             self.sent += 1;
-            self.failed = false;
             // The thread ends only after this sender is gone.
             let _ = writes.send((self.sent, write));
         }
@@ -82,13 +89,40 @@ impl Journal {
         sequence <= self.durable
     }
 
-    /// Records an outcome.
-    pub(super) fn record(&mut self, outcome: &Outcome) {
-        match &outcome.result {
-            Ok(()) => self.durable = self.durable.max(outcome.sequence),
-            // A later write that is already under way contains everything too, so its outcome counts.
-            Err(_) => self.failed = outcome.sequence == self.sent,
+    /// Writes the state again if the last write has failed. The controller calls it once a second.
+    pub(super) fn retry(&mut self, store: &mut Store) {
+        if self.failed.is_some() {
+            self.save(store);
         }
+    }
+
+    /// Returns the reason for which the state in memory is not on disk and will be lost if the machine fails; `None` while
+    /// writes succeed.
+    pub(super) fn why_not_kept(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Records an outcome, and logs the first failure and the end of failures. Returns `true` if [`Self::why_not_kept`] has
+    /// changed.
+    pub(super) fn record(&mut self, outcome: &Outcome) -> bool {
+        self.answered = self.answered.max(outcome.sequence);
+        let failed = match &outcome.result {
+            Ok(()) => {
+                self.durable = self.durable.max(outcome.sequence);
+                None
+            }
+            Err(e) => Some(e.to_string()),
+        };
+        match (&self.failed, &failed) {
+            (None, Some(e)) => tracing::error!(
+                "the state is not kept: {e}. It is written again every second; new pods are refused until then"
+            ),
+            (Some(_), None) => tracing::info!("the state is kept again"),
+            _ => {}
+        }
+        let changed = self.failed != failed;
+        self.failed = failed;
+        changed
     }
 
     /// Waits until every state that was handed over is written, and ends the thread.
@@ -107,9 +141,6 @@ fn write_states(writes: &Receiver<(u64, StateWrite)>, outcomes: &Sender<Outcome>
     while let Ok(first) = writes.recv() {
         let (sequence, newest) = writes.try_iter().last().unwrap_or(first);
         let result = newest.perform();
-        if let Err(e) = &result {
-            tracing::error!("cannot write the state file: {e}");
-        }
         if outcomes.send(Outcome { sequence, result }).is_err() {
             return;
         }
@@ -140,11 +171,20 @@ mod tests {
         store.add_node_ids([("n2".to_owned(), 1)]);
         let sequence = journal.save(&mut store);
         assert!(wait(&mut journal).result.is_err() && !journal.is_durable(sequence));
+        assert!(journal.why_not_kept().is_some());
+        journal.retry(&mut store);
+        journal.retry(&mut store);
+        assert!(wait(&mut journal).result.is_err());
+        assert!(
+            journal.outcomes().try_recv().is_err(),
+            "one write at a time is tried again"
+        );
 
         std::fs::remove_file(&state_dir).unwrap();
         let sequence = journal.save(&mut store);
         assert!(!journal.is_durable(sequence));
         assert!(wait(&mut journal).result.is_ok() && journal.is_durable(sequence));
+        assert_eq!(journal.why_not_kept(), None);
         assert_eq!(journal.save(&mut store), sequence, "nothing is left to write");
 
         store.add_node_ids([("n3".to_owned(), 2)]);

@@ -188,8 +188,7 @@ impl Controller {
             && !publication.has_published
         {
             publication.has_published = true;
-            self.workers.open_host(heddle_host::PEER, self.host.link().peer_index)?;
-            self.view_is_stale = true;
+            self.open_host()?;
         }
         Ok(())
     }
@@ -256,8 +255,7 @@ impl Controller {
                 publication.is_changed = true;
                 if publication.has_published {
                     self.workers.close_host()?;
-                    self.workers.open_host(heddle_host::PEER, self.host.link().peer_index)?;
-                    self.view_is_stale = true;
+                    self.open_host()?;
                 }
             }
         }

@@ -11,7 +11,7 @@ use heddle_host::external_aliases::ExternalAliases;
 use heddle_model::Event;
 use tokio::runtime::Handle;
 
-use super::attachments::Attachments;
+use super::attachments::{Attachments, Closed};
 use super::cni_answers::{DeletedStale, HeldAnswer};
 use super::error::ControllerError;
 use super::groups::Groups;
@@ -63,6 +63,8 @@ pub struct Controller {
     /// `None` until every kind of object has synced.
     pub(super) publication: Option<Publication>,
     pub(super) host: HostReconciler,
+    /// The reason for which a queue of the host port is not open, and the next try.
+    pub(super) closed_host: Option<Closed>,
     /// The ports at which the node's processes reach load balancer and external addresses that the node itself holds.
     pub(super) external_aliases: ExternalAliases,
     pub(super) journal: Journal,
@@ -111,6 +113,7 @@ impl Controller {
         let host_status = host.watch_status();
         let mut controller = Self {
             host,
+            closed_host: None,
             settings,
             events,
             requests,
@@ -157,6 +160,7 @@ impl Controller {
             published_at: publication.map(|p| p.published_at),
             compiled: publication.map_or((0, 0), |p| (p.compiler.identity_count(), p.compiler.policy_count())),
             attachments: self.attachments.describe_all(&self.objects.cluster()),
+            state_not_kept: self.journal.why_not_kept().map(str::to_owned),
             ports: self.workers.ports().map(|(port, info)| (port, info.clone())).collect(),
         });
     }

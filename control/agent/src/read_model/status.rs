@@ -61,6 +61,7 @@ impl ReadModel {
             rejections,
             rejections_total,
             attachments: view.attachments.clone(),
+            state_not_kept: view.state_not_kept.clone(),
             denied,
             denied_by_others,
         }

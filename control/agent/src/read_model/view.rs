@@ -24,6 +24,8 @@ pub(crate) struct View {
     pub(crate) compiled: (usize, usize),
     /// The attachments, in the order of their ids.
     pub(crate) attachments: Vec<Attachment>,
+    /// The reason for which the attachments in memory are not on disk.
+    pub(crate) state_not_kept: Option<String>,
     /// The open ports.
     pub(crate) ports: BTreeMap<PortId, PortInfo>,
 }

@@ -31,3 +31,11 @@ pub enum WorkersError {
     #[error("cannot start the workers: {0}")]
     Threads(#[from] io::Error),
 }
+
+impl WorkersError {
+    /// Returns `true` if the worker itself has failed. Then it may still have the port, whose number must not be used again.
+    #[must_use]
+    pub const fn is_of_worker(&self) -> bool {
+        matches!(self, Self::WorkerSilent(_) | Self::WorkerGone(_))
+    }
+}

@@ -13,6 +13,7 @@ mod ports;
 mod rings;
 mod silence;
 mod state;
+mod stranded;
 mod thread;
 
 pub use clock::clock;

@@ -2,30 +2,34 @@
 
 use std::time::Duration;
 
-use heddle_engine::{AddError, PortRole, PortTotals};
+use heddle_engine::{AddError, NotAdded, PortRole, PortTotals};
 use heddle_host::{PortLink, PortLinks};
 use heddle_io::{OpenPort, XdpPort};
-use heddle_port::PortId;
+use heddle_port::{Port, PortId};
 use heddle_tables::{EndpointId, WorkerId};
 
 use super::error::WorkersError;
 use super::port_ids::FIRST_HOST;
 use super::port_table::{PodPort, PortInfo};
 use super::state::Workers;
+use super::stranded::Returned;
 use super::thread::WorkerThread;
 
 /// The longest time in which a worker answers. A worker reads its channel once a turn, so only a dead one takes longer.
 const WORKER_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 impl Workers {
-    /// Opens every queue of the host port, one for each worker.
+    /// Opens every queue of the host port that is not open, one for each worker.
     ///
     /// # Errors
-    /// A socket cannot be opened. Queues that were opened before stay open.
+    /// A socket cannot be opened. Queues that were opened before stay open, so the call may be repeated.
     pub fn open_host(&mut self, ifname: &str, ifindex: u32) -> Result<PortId, WorkersError> {
         for at in 0..self.workers.len() {
             let queue = u16::try_from(at).unwrap_or(u16::MAX);
             let port = PortId(FIRST_HOST.0 + queue);
+            if self.ports.get(port).is_some() {
+                continue;
+            }
             self.open(ifname, ifindex, queue.into(), port, PortRole::Host, at)?;
         }
         Ok(FIRST_HOST)
@@ -48,7 +52,8 @@ impl Workers {
     /// Opens a pod's port at the worker with the fewest pods.
     ///
     /// # Errors
-    /// No number is free, or the socket cannot be opened. Then the number is free again.
+    /// No number is free, or the socket cannot be opened. Then the number is free again, except if the worker is silent: it may
+    /// still take the port, so the number is free when it has answered ([`Self::reclaim_stranded`]).
     pub fn open_pod(&mut self, id: EndpointId, ifname: &str, ifindex: u32) -> Result<PodPort, WorkersError> {
         let max = u16::try_from(self.config().max_pods).unwrap_or(u16::MAX);
         let port = self.port_ids.allocate().ok_or(WorkersError::NoPortNumber { max })?;
@@ -56,9 +61,22 @@ impl Workers {
         match self.open(ifname, ifindex, 0, port, PortRole::Pod(id), at) {
             Ok(worker) => Ok(PodPort { port, worker }),
             Err(e) => {
-                self.port_ids.release(port);
+                if !e.is_of_worker() {
+                    self.port_ids.release(port);
+                }
                 Err(e)
             }
+        }
+    }
+
+    /// Closes the ports whose worker has answered late, and releases their numbers. The controller calls it once a second.
+    pub fn reclaim_stranded(&mut self) {
+        for Returned { number, rings } in self.stranded.take_returned() {
+            if let Some(rings) = rings {
+                self.context.close(rings);
+            }
+            self.port_ids.release(number);
+            tracing::info!(port = number.0, "a worker that was silent has given a port back");
         }
     }
 
@@ -135,9 +153,16 @@ impl Workers {
     ) -> Result<(), WorkersError> {
         let Some(thread) = self.workers.get(at) else {
             self.context.close(rings);
-            return Err(WorkersError::WorkerSilent(worker));
+            return Err(WorkersError::NotAccepted(format!("there is no worker {at}")));
         };
-        let answer = thread.handle().add_port(rings, role)?;
+        let number = rings.id();
+        let answer = match thread.handle().add_port(rings, role) {
+            Ok(answer) => answer,
+            Err(NotAdded { port, gone }) => {
+                self.context.close(port);
+                return Err(gone.into());
+            }
+        };
         match answer.recv_timeout(WORKER_ANSWERS_WITHIN) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(refused)) => {
@@ -146,7 +171,12 @@ impl Workers {
                 self.context.close(port);
                 Err(WorkersError::NotAccepted(message))
             }
-            Err(_) => Err(WorkersError::WorkerSilent(worker)),
+            Err(_) => {
+                // The worker reads its messages in order, so it returns the port if it takes it after all.
+                let removed = thread.handle().remove_port(number)?;
+                self.stranded.add(number, Some(answer), removed);
+                Err(WorkersError::WorkerSilent(worker))
+            }
         }
     }
 
@@ -168,19 +198,21 @@ impl Workers {
     /// Removes a port from its worker; `None` if the worker did not have it.
     ///
     /// # Errors
-    /// The worker does not answer. The caller must not release the number then: the worker may still own the port.
+    /// The worker does not answer. The caller must not release the number then: the worker may still own the port, and
+    /// [`Self::reclaim_stranded`] releases it later.
     pub(super) fn remove_from_worker(
         &mut self,
         port: PortId,
         worker: WorkerId,
     ) -> Result<Option<XdpPort>, WorkersError> {
         let Some(thread) = self.workers.get(worker.index()) else {
-            return Err(WorkersError::WorkerSilent(worker));
+            return Err(WorkersError::NotAccepted(format!("there is no worker {worker}")));
         };
         let answer = thread.handle().remove_port(port)?;
-        let rings = answer
-            .recv_timeout(WORKER_ANSWERS_WITHIN)
-            .map_err(|_| WorkersError::WorkerSilent(worker))?;
+        let Ok(rings) = answer.recv_timeout(WORKER_ANSWERS_WITHIN) else {
+            self.stranded.add(port, None, answer);
+            return Err(WorkersError::WorkerSilent(worker));
+        };
         if rings.is_none() {
             tracing::error!(
                 port = port.0,

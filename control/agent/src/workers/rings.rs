@@ -89,7 +89,10 @@ impl Workers {
                 Ok(worker)
             }
             Err(error) => {
-                self.port_ids.release(port);
+                // A silent worker may still take the port.
+                if !error.is_of_worker() {
+                    self.port_ids.release(port);
+                }
                 Err(error)
             }
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use heddle_config::{FRAME_SIZE, MAX_WORKERS, Settings, working_frames};
 use heddle_engine::{StageConfig, WorkerConfig, mesh};
 use heddle_flow::{FlowTable, Millis};
-use heddle_io::{PortObservers, XdpConfig, XdpContext};
+use heddle_io::{PortObservers, XdpConfig, XdpContext, XdpPort};
 use heddle_port::{PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
 use heddle_tables::{Snapshot, WorkerId};
@@ -16,6 +16,7 @@ use super::error::WorkersError;
 use super::port_ids::PortIds;
 use super::port_table::{PortInfo, PortTable};
 use super::silence::Silence;
+use super::stranded::StrandedPorts;
 use super::thread::WorkerThread;
 
 /// The most packets in the hand-over queue between two workers.
@@ -31,6 +32,8 @@ pub struct Workers {
     pub(super) context: XdpContext,
     pub(super) port_ids: PortIds,
     pub(super) silence: Silence,
+    /// Ports whose workers have not answered yet.
+    pub(super) stranded: StrandedPorts<XdpPort>,
 }
 
 impl Workers {
@@ -94,6 +97,7 @@ impl Workers {
             context,
             port_ids: PortIds::new(settings.max_pods),
             silence: Silence::default(),
+            stranded: StrandedPorts::default(),
         })
     }
 
