@@ -13,6 +13,8 @@ use crate::api::Request;
 const TICK: Duration = Duration::from_secs(1);
 /// The interval of the checks for acknowledgements while something waits for them.
 const WHILE_WAITING: Duration = Duration::from_millis(1);
+/// The time for which one turn applies events before it looks at requests and signals again.
+const EVENTS_FOR: Duration = Duration::from_millis(10);
 /// The most batches of events that one turn takes from the queue before it reconciles.
 const EVENTS_AT_ONCE: usize = 1024;
 /// The most requests that one turn handles. Opening a port takes milliseconds, so more requests would delay the first
@@ -32,7 +34,9 @@ impl Controller {
         let mut next_tick = Instant::now() + TICK;
         loop {
             // Wait for the next event, request, report or outcome; the order of the arms does not matter.
-            let pause = if self.awaits_workers() {
+            let pause = if self.objects.has_queued() {
+                Duration::ZERO
+            } else if self.awaits_workers() {
                 WHILE_WAITING
             } else {
                 next_tick.saturating_duration_since(Instant::now())
@@ -45,7 +49,7 @@ impl Controller {
                 recv(stop) -> _ => return Ok(()),
                 recv(events) -> batch => {
                     let batch = batch.map_err(|_| ControllerError::SourceEnded)?;
-                    self.objects.apply(batch);
+                    self.objects.enqueue(batch);
                 }
                 recv(requests) -> request => {
                     if let Ok(request) = request {
@@ -69,9 +73,13 @@ impl Controller {
                 }
                 recv(timer) -> _ => {}
             }
-            // One reconciliation for everything that has arrived meanwhile: many changes cost one build of the tables.
+            // One reconciliation for everything that has arrived meanwhile: many changes cost one build of the tables. The
+            // tables change between batches only, because a batch is one change of the source; requests are handled within one.
             self.drain_queues();
-            self.reconcile()?;
+            self.objects.apply_for(EVENTS_FOR);
+            if !self.objects.is_in_batch() {
+                self.reconcile()?;
+            }
             // Answers come after reconciliation: it may have published what they wait for.
             self.answer_pending();
             self.sweep_when_due();
@@ -112,7 +120,7 @@ impl Controller {
     fn drain_queues(&mut self) {
         for _ in 0..EVENTS_AT_ONCE {
             let Ok(batch) = self.events.try_recv() else { break };
-            self.objects.apply(batch);
+            self.objects.enqueue(batch);
         }
         for _ in 1..REQUESTS_AT_ONCE {
             let Ok(request) = self.requests.try_recv() else { break };

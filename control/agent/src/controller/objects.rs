@@ -1,9 +1,10 @@
 //! The cluster's objects as this agent has read them, the changes that the tables do not have yet, and the values that
 //! follow from the objects for this node: pod ranges, the plan of the host port, the routes of pods.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
 use heddle_compile::{ReservedAddresses, UplinkMtu};
@@ -29,6 +30,10 @@ pub(super) struct Objects {
     node: String,
     /// Changes that the compiler does not have yet; all changes until every kind has synced.
     pending: Changes,
+    /// Batches of events that are not applied yet; the first one may be applied in part.
+    batches: VecDeque<std::vec::IntoIter<Event>>,
+    /// `true` if the first batch is applied in part.
+    is_in_batch: bool,
     /// The rejections that were logged, so that each is logged once.
     known_rejections: BTreeSet<String>,
 }
@@ -40,6 +45,8 @@ impl Objects {
             cluster: Arc::new(RwLock::new(Cluster::new())),
             node: node.to_owned(),
             pending: Changes::default(),
+            batches: VecDeque::new(),
+            is_in_batch: false,
             known_rejections: BTreeSet::new(),
         }
     }
@@ -54,16 +61,46 @@ impl Objects {
         self.cluster.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Applies events of the source to the model and collects what they change.
-    pub(super) fn apply(&mut self, events: Vec<Event>) {
-        for event in events {
-            let changes = self
-                .cluster
-                .write()
-                .unwrap_or_else(PoisonError::into_inner)
-                .apply(event);
-            self.pending.extend(changes);
+    /// Takes a batch of the source's events. [`Self::apply_for`] applies it.
+    pub(super) fn enqueue(&mut self, batch: Vec<Event>) {
+        if !batch.is_empty() {
+            self.batches.push_back(batch.into_iter());
         }
+    }
+
+    /// Applies queued events to the model, in their order, and collects what they change; stops soon after a time, also in the
+    /// middle of a batch, because a batch of a large folder takes seconds.
+    pub(super) fn apply_for(&mut self, time: Duration) {
+        let start = Instant::now();
+        while let Some(batch) = self.batches.front_mut() {
+            if let Some(event) = batch.next() {
+                let changes = self
+                    .cluster
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .apply(event);
+                self.pending.extend(changes);
+            }
+            if batch.as_slice().is_empty() {
+                self.batches.pop_front();
+                self.is_in_batch = false;
+            } else {
+                self.is_in_batch = true;
+            }
+            if start.elapsed() >= time {
+                return;
+            }
+        }
+    }
+
+    /// Returns `true` while events wait to be applied.
+    pub(super) fn has_queued(&self) -> bool {
+        !self.batches.is_empty()
+    }
+
+    /// Returns `true` if only a part of a batch was applied. What such a model contains is not published.
+    pub(super) const fn is_in_batch(&self) -> bool {
+        self.is_in_batch
     }
 
     /// Returns `true` if every kind of object has been listed once.
@@ -201,4 +238,32 @@ fn service_addresses(cluster: &Cluster) -> BTreeSet<IpAddr> {
 /// Returns `true` if a change can affect the host port. Pods and policies, which change most often, cannot.
 pub(super) const fn concerns_host(change: &Change) -> bool {
     matches!(change, Change::Node(_) | Change::Service(_) | Change::ServiceCidr(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_model::Kind;
+
+    use super::*;
+
+    #[test]
+    fn a_batch_is_applied_in_parts_and_shows_when_it_is_whole() {
+        let mut objects = Objects::new("n1");
+        let batch = || Kind::ALL.iter().copied().map(Event::Synced).collect::<Vec<_>>();
+        objects.enqueue(Vec::new());
+        assert!(!objects.has_queued() && !objects.is_in_batch());
+        objects.enqueue(batch());
+        objects.enqueue(batch());
+        // No time at all: one event a call, so that there is always progress.
+        for applied in 1..=2 * Kind::ALL.len() {
+            objects.apply_for(Duration::ZERO);
+            let in_batch = applied % Kind::ALL.len() != 0;
+            assert_eq!(objects.is_in_batch(), in_batch, "after {applied} events");
+            assert_eq!(objects.is_synced(), applied >= Kind::ALL.len());
+        }
+        assert!(!objects.has_queued());
+        objects.enqueue(batch());
+        objects.apply_for(Duration::from_secs(60));
+        assert!(!objects.has_queued() && !objects.is_in_batch());
+    }
 }
