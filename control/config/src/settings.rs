@@ -351,10 +351,10 @@ mod tests {
             ("connectionsPerPod", |c| c.connections_per_pod = Some(0)),
             ("connectionsPerNamespace", |c| c.connections_per_namespace = Some(0)),
             ("connectionsPerSourcePrefix", |c| {
-                c.connections_per_source_prefix = Some(1 << 30)
+                c.connections_per_source_prefix = Some(1 << 30);
             }),
             ("connectionsReservedForNode", |c| {
-                c.connections_reserved_for_node = Some(1 << 20)
+                c.connections_reserved_for_node = Some(1 << 20);
             }),
             ("timeouts.tcpEstablished", |c| c.timeouts.tcp_established = 0),
             ("timeouts.udpNew", |c| c.timeouts.udp_new = u32::MAX),
