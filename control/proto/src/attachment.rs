@@ -49,7 +49,8 @@ pub struct PrepareRequest {
     /// The pod; `None` for attachments without a Kubernetes object (podman, cnitool).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod: Option<PodRef>,
-    /// The interface MTU in the network configuration. The MTU in the answer is decisive.
+    /// The interface MTU in the network configuration. `None`: the agent's `podMTU`. The agent refuses an MTU above
+    /// `podMTU`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
 }
@@ -78,10 +79,10 @@ pub struct PreparedRoute {
     pub src: Option<IpAddr>,
 }
 
-/// The answer to [`PrepareRequest`]: what the plugin is to set up.
+/// The answer to [`PrepareRequest`]: the interface that the plugin sets up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Prepared {
-    /// The attachment's durable number.
+    /// The attachment's number, which stays the same when the agent restarts.
     pub attachment: u16,
     /// The name of the node's end of the veth.
     pub host_ifname: IfName,
@@ -161,7 +162,7 @@ impl fmt::Display for AttachmentState {
 /// An attachment: the answer to `GET /v1/attachments/{container}/{ifname}`, and a row of the status.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
-    /// The attachment's durable number.
+    /// The attachment's number, which stays the same when the agent restarts.
     pub attachment: u16,
     /// `CNI_CONTAINERID`.
     pub container: ContainerId,
@@ -185,7 +186,7 @@ pub struct Attachment {
     pub addresses: Vec<IpAddr>,
     /// The state.
     pub state: AttachmentState,
-    /// The reason why it does not forward yet, for people; may be empty.
+    /// The reason why it does not forward, for people; may be empty.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub why: String,
 }

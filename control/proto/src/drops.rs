@@ -1,7 +1,8 @@
 //! `POST /v1/drops`: the packets that were dropped last, with reason and policy.
 //!
-//! Each worker numbers its drops. An answer contains the position where it ended ([`DropCursor`]). The next request continues
-//! there, and its answer contains the number of drops that were overwritten meanwhile. The newest are never missed.
+//! Each worker numbers its drops. An answer contains the position where it ended ([`DropCursor`]). The next request
+//! continues there, and its answer contains the number of drops that were overwritten in between. Newer drops overwrite
+//! older ones, so the newest are always in the answer.
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -100,7 +101,7 @@ pub struct DroppedPacket {
     /// The source, with the names that are valid now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<End>,
-    /// The destination before translation: of a Service, its own address.
+    /// The destination before translation; for a Service, the Service's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<End>,
     /// The length of the packet with its Ethernet header.

@@ -17,11 +17,11 @@ impl ErrorCode {
     pub const UNSUPPORTED_FIELD: Self = Self(2);
     /// The container is unknown or does not exist: the runtime need not clean up.
     pub const UNKNOWN_CONTAINER: Self = Self(3);
-    /// A necessary environment variable is missing or wrong; the message has its name.
+    /// A required environment variable is missing or wrong; the message has its name.
     pub const INVALID_ENVIRONMENT: Self = Self(4);
     /// Reading or writing failed, for example reading the network configuration from standard input.
     pub const IO: Self = Self(5);
-    /// Content could not be decoded.
+    /// The input could not be decoded.
     pub const DECODE: Self = Self(6);
     /// The network configuration is not valid.
     pub const INVALID_CONFIG: Self = Self(7);
@@ -38,7 +38,7 @@ impl ErrorCode {
     /// CHECK found a state that differs from the one that ADD left.
     pub const CHECK_FAILED: Self = Self(103);
 
-    /// The HTTP status that carries this code.
+    /// Returns the HTTP status that carries this code.
     #[must_use]
     pub const fn http_status(self) -> u16 {
         match self {

@@ -11,9 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::{CniError, DropsRequest, ErrorCode, FlowsRequest, PrepareRequest, ReadyRequest, path, request};
 
-/// Reads `data` as a request of the agent's sockets, as the server does: `CONTAINER/IFNAME` up to the first newline, then the
-/// body. Asserts that it is decoded or refused with a short error of the right code, and that a decoded request survives
-/// being written and read again.
+/// Reads `data` as a request of the agent's sockets, as the server does: `CONTAINER/IFNAME` up to the first newline,
+/// then the body. Asserts that each part is either decoded, or refused with a short error of the right code, and that a
+/// decoded request equals itself after it is written and read again.
 ///
 /// # Panics
 /// When an invariant is broken.

@@ -8,10 +8,11 @@
 //!   Its errors are [`CniError`]s.
 //! - [`API_SOCKET`] serves the command line ([`status`], [`drops`], [`flows`]). Its errors are [`QueryError`]s.
 //!
-//! [`routes`] lists what each socket serves. Requests refuse unknown fields and bound every string and list at decoding;
-//! answers ignore unknown fields, so that a plugin of the last version understands the agent of the next.
+//! [`routes`] lists the routes of each socket. Requests refuse unknown fields and bound every string and list at
+//! decoding. Answers ignore unknown fields, so that an older plugin or command understands a newer agent.
 //!
-//! The server is in `heddle-agent`. This crate decides nothing.
+//! The server is in `heddle-agent`; the clients are `heddle-cni` and the commands of `heddle-cli`. This crate defines,
+//! checks and transports messages. It decides nothing about attachments, policy or packets.
 //!
 //! # Example: ask a running agent
 //!
@@ -85,8 +86,8 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 /// for each Service.
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
-/// The time that *ready* may wait until the pod is known, its policy is compiled and its port forwards. Afterwards the agent
-/// answers [`ErrorCode::TRY_AGAIN_LATER`].
+/// The default of the agent's `podWaitSeconds`: the time that *ready* may wait until the pod is known, its policy is
+/// compiled and its port forwards. Afterwards the agent answers [`ErrorCode::TRY_AGAIN_LATER`].
 pub const READY_WAIT: Duration = Duration::from_secs(20);
 /// The time that the client waits for any answer: longer than [`READY_WAIT`], so that the agent's own error arrives.
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

@@ -21,7 +21,7 @@ pub trait SocketError: Serialize + DeserializeOwned + Send {
     fn into_client_error(self, what: String) -> ClientError;
 }
 
-/// The message for a path that does not exist.
+/// The message for a path that does not exist, most often because client and agent differ in version.
 const SAME_VERSION: &str = "no such path; are client and agent of the same version?";
 const NO_SUCH_METHOD: &str = "this path does not have this method; are client and agent of the same version?";
 const STOPPING: &str = "the agent is stopping; try again when it runs again";

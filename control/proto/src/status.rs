@@ -59,7 +59,7 @@ pub struct Status {
     pub denied_by_others: u64,
 }
 
-/// Packets that one rule, default or refused policy denied for one pod, since the agent's start.
+/// Packets that one rule, default denial or refused policy denied for one pod, since the agent's start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Denied {
     /// The policy and rule that denied them.
@@ -92,7 +92,7 @@ pub struct AgentStatus {
     pub pid: u32,
     /// Seconds since the process started.
     pub uptime_seconds: u64,
-    /// The number of this start, which each takeover raises. Flow entries of an earlier start are revalidated.
+    /// The number of this start. Each takeover raises it. Flow entries of an earlier start are revalidated.
     pub start: u32,
     /// The AF_XDP mode and other properties of this machine that affect performance, as text.
     #[serde(default)]
@@ -111,7 +111,7 @@ pub struct SourceStatus {
     pub from: String,
     /// Seconds since every kind of object was read for the first time. `None`: not yet, and nothing is published.
     pub synced_seconds: Option<u64>,
-    /// Seconds since the source was known to be current; grows while it cannot be reached.
+    /// Seconds since the source was last known to be current; grows while it cannot be reached.
     pub age_seconds: u64,
     /// Objects in the cluster model, by kind.
     #[serde(default)]
@@ -147,7 +147,8 @@ pub struct HostPortStatus {
 pub struct WorkerStatus {
     /// The worker's number.
     pub worker: u8,
-    /// The core that it is pinned to; `None`: not pinned.
+    /// The core that it was assigned. If the kernel refused to pin it there, it runs on any core and the log has a
+    /// warning.
     pub core: Option<u32>,
     /// Turns of its loop.
     pub turns: u64,
@@ -162,7 +163,7 @@ pub struct WorkerStatus {
     pub busy_ratio: f64,
     /// The number of bursts by size: the key is the largest size of the class (1, 2, 4, … 64).
     pub bursts: BTreeMap<u32, u64>,
-    /// The snapshot version that it reads.
+    /// The snapshot version that all workers have taken. A worker may read a newer one.
     pub snapshot: u64,
     /// The ports that it owns.
     pub ports: u32,
@@ -271,7 +272,8 @@ pub struct FlowStatus {
     pub expired: u64,
     /// New connections refused because the table was full.
     pub refused_full: u64,
-    /// New connections refused because their pod had reached its quota.
+    /// New connections refused because a quota was reached: of the pod, its namespace, the source prefix outside of the
+    /// node, or the masqueraded destination.
     pub refused_quota: u64,
     /// Entries without a complete handshake that new connections displaced because the table was full.
     #[serde(default)]
@@ -282,8 +284,8 @@ pub struct FlowStatus {
     pub discarded: u64,
 }
 
-/// Received fragments of IP datagrams, and the table by which later fragments follow the first one. Dropped fragments are
-/// counted among the ports' drops.
+/// Received fragments of IP datagrams, and the table that connects later fragments with the first one of their
+/// datagram. Dropped fragments are counted among the ports' drops.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FragmentStatus {
     /// First fragments.
