@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
 
-/// Bounds of fragment handling for each worker.
+/// Bounds of fragment handling, for each worker separately.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Fragments {
@@ -99,7 +99,7 @@ pub struct TimeoutSeconds {
     pub icmp: u32,
     /// Protocols without ports.
     pub other: u32,
-    /// TCP connections picked up in mid-stream, while packets of one side only were seen.
+    /// TCP connections that were adopted in mid-stream, until packets of both sides have been seen.
     pub tcp_picked_up: u32,
 }
 

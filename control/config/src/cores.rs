@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CoreList(Vec<usize>);
 
-/// A choice of cores that this machine cannot fulfil.
+/// A list of cores that this process cannot use.
 #[derive(Debug, thiserror::Error)]
 pub enum CoresError {
     /// The cores of this process cannot be read.
@@ -39,7 +39,8 @@ pub fn usable() -> Result<Vec<usize>, nix::Error> {
         .collect())
 }
 
-/// Returns the configured cores, or else all usable ones except the first, which is left to the rest of the node.
+/// Returns the configured cores, or else all usable ones except the first: that one stays free for the node's other
+/// processes. A single usable core is used.
 ///
 /// # Errors
 /// A configured core is not usable, or the usable ones cannot be read.

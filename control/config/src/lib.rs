@@ -1,9 +1,12 @@
 //! The configuration file: every key of the agent with its default, and its checked form.
 //!
-//! [`Config`] contains the keys of the file, and each flag of `heddle run` is one of them; [`Settings`] is the checked form
-//! that the agent uses. `configs/heddle.yaml` lists every key with its default; a test compares the two.
+//! [`Config`] contains the keys of the file as it was read; each flag of `heddle run` sets one of them. [`Settings`] is
+//! the checked form, with every default filled in. `heddle-agent` runs with it, `heddle-cli` declares its flags from
+//! [`Config`], and `heddle-offline` reads the keys that affect verdicts. `configs/heddle.yaml` lists every key with its
+//! default; a test compares the two.
 //!
-//! This crate reads no Kubernetes object. Of the machine it reads the file, the host's name and the process's cores.
+//! This crate reads no Kubernetes object. The only things that it reads from the machine are the file, `$NODE_NAME`,
+//! the host's name and the cores that the process may use.
 
 mod bounds;
 pub mod cores;

@@ -1,4 +1,4 @@
-//! Numbers that the configuration is checked against and that the agent's memory follows from.
+//! Bounds that the configuration is checked against, and sizes that determine the agent's memory.
 
 use heddle_port::{HEADROOM, Packet};
 
@@ -8,11 +8,12 @@ pub const FRAME_SIZE: u32 = 4096;
 pub const MIN_POD_MTU: u16 = 1280;
 // The largest packet that an MTU of 16 bits allows fits the frames that a packet may have, with its Ethernet header.
 const _: () = assert!(Packet::MAX_FRAMES as u32 * (FRAME_SIZE - HEADROOM) >= u16::MAX as u32 + 14);
-/// The maximum number of workers. Each has one queue of the host port, and these queues have the first port numbers.
+/// The maximum number of workers. Each worker has one queue of the host port. The first port numbers belong to these
+/// queues.
 pub const MAX_WORKERS: u16 = 64;
 
-/// Returns the number of frames kept for packets under way: in the workers' pools, and for the fragments that each of
-/// `workers` may hold (`held`, but at least 512).
+/// Returns the number of frames that are kept for packets under way: 1,024, and for each worker as many as it may hold
+/// for fragments (`held`), but at least 512.
 #[must_use]
 pub const fn working_frames(workers: u32, held: u16) -> u32 {
     let held = held as u32;

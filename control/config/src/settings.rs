@@ -37,7 +37,8 @@ pub struct Settings {
     pub pod_mtu: u16,
     /// The capacity of the flow table in connections.
     pub connections: u32,
-    /// The most connections that each payer may have, and the reserve for the node.
+    /// The maximum numbers of connections of a pod, a namespace, a source prefix and a masqueraded destination, and the
+    /// number that is reserved for the node.
     pub quotas: Quotas,
     /// The times after which silent connections expire.
     pub timeouts: Timeouts,
@@ -93,7 +94,7 @@ impl Config {
                 self.connections_per_source_prefix,
                 all / 4,
             )?,
-            // A quarter of the source ports, so that nobody takes all of them to one destination.
+            // A quarter of the source ports: no pod and no source prefix can use all source ports to one destination.
             per_masquerade_destination: Some((ports / 4).max(1)),
             node_reserve: reserve,
         })
