@@ -22,7 +22,7 @@ use crate::{agent, pod, result};
 /// See [`ErrorCode`].
 pub async fn attach_pod(conf: &NetConf, target: &Target, path: &NetnsPath) -> Result<String, CniError> {
     let netns = open_netns(path)?;
-    // The name must be free, and only then is the agent asked for addresses.
+    // Check that the interface's name is free before the agent allocates addresses.
     if pod::find(&netns, &target.ifname)?.is_some() {
         return Err(CniError::new(
             ErrorCode::INVALID_ENVIRONMENT,
@@ -151,7 +151,7 @@ async fn attach(
     let host = host.ok_or_else(|| KernelError::vanished(&format!("{name}, which was just created")))?;
     *made = Some(host.clone());
 
-    // This end is for heddle alone. As long as the agent's XDP program is not attached to it, the node's kernel must neither
+    // This end is for heddle alone. Until the agent's XDP program is attached to it, the node's kernel must neither
     // send here (`arp_ignore` 8: no answers; `addr_gen_mode` 1: no link-local address) nor forward packets from here.
     let quiet = || -> Result<(), LinuxError> {
         write_interface(IpVersion::V4, name, &[("forwarding", "0"), ("arp_ignore", "8")])?;

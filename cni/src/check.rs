@@ -147,7 +147,7 @@ impl Found {
                 link.mtu
             )));
         }
-        // Its addresses, each with a permanent neighbour entry for its gateway.
+        // Its addresses, each with a permanent neighbor entry for its gateway.
         for ip in expected
             .ips
             .iter()

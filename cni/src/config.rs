@@ -15,7 +15,7 @@ const MAX_MTU: u64 = 65_535;
 /// The longest run directory: a unix socket's address has room for 107 bytes.
 const MAX_RUN_DIR: usize = 107 - 1 - CNI_SOCKET.len();
 
-/// Keys that the specification or its library writes into every plugin's configuration and that heddle-cni ignores.
+/// Keys that the specification or libcni may write into any plugin's configuration. heddle-cni ignores them.
 const IGNORED: [&str; 10] = [
     "cniVersions",
     "type",
@@ -32,7 +32,7 @@ const IGNORED: [&str; 10] = [
 /// A valid network configuration.
 #[derive(Clone, Debug)]
 pub struct NetConf {
-    /// `cniVersion`, in which the result is written.
+    /// `cniVersion`: the result has the form of this version.
     pub version: CniVersion,
     /// `name` of the network.
     pub name: String,
@@ -42,7 +42,7 @@ pub struct NetConf {
     pub mtu: Option<u32>,
     /// `txOff`: the pod's kernel computes all checksums itself, for pods that send through tunnels of their own.
     pub tx_off: bool,
-    /// `prevResult`, not decoded yet, because only CHECK needs it and DEL must not fail by it.
+    /// `prevResult`, not decoded: only CHECK needs it, and a bad one must not make DEL fail.
     pub prev_result: Option<Value>,
 }
 
@@ -55,7 +55,8 @@ impl NetConf {
     /// Decodes and validates a configuration. Sets `spoken` to its version as soon as it is known, for error answers.
     ///
     /// # Errors
-    /// Code 1 (version), 2 (a key that is not supported, with its value), 6 (no JSON) or 7 (a value that cannot be).
+    /// Code 1 (version), 2 (a key that is not supported, with its value), 6 (no JSON) or 7 (a value that is not
+    /// allowed).
     pub fn parse(input: &[u8], spoken: &mut CniVersion) -> Result<Self, CniError> {
         let conf = decode_object(input)?;
         let version = CniVersion::of(&conf)?;
@@ -80,7 +81,7 @@ impl NetConf {
             tx_off: false,
             prev_result: None,
         };
-        // Every key must be known: a misspelt key would be ignored otherwise.
+        // An unknown key is refused, so that a misspelt one is noticed.
         for (key, value) in &conf {
             match key.as_str() {
                 "cniVersion" | "name" => {}

@@ -1,10 +1,10 @@
-//! DEL: deletes a pod's interface. A repeated DEL is no error, nor is an interface that is already gone.
+//! DEL: deletes a pod's interface. A repeated DEL succeeds, and so does a DEL of an interface that is already gone.
 //!
 //! The interface is deleted before the attachment is released, so that an address is allocated again only when nobody can
 //! use it.
 //!
-//! If no agent answers, the interface is deleted if it can be found by the pod's namespace, and the call ends with code 11, so
-//! that the runtime repeats it. If DEL succeeded without the agent, nobody would ever release the address.
+//! If no agent answers, the plugin deletes the interface if the pod's namespace still has it, and the call fails with
+//! code 11, so that the runtime repeats it. If DEL succeeded without the agent, nobody would ever release the address.
 
 use heddle_linux::{Netlink, NetnsError};
 use heddle_proto::{CniError, ErrorCode, NetnsPath};

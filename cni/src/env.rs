@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use heddle_proto::{CniError, ContainerId, ErrorCode, IfName, NetnsPath, ObjectName, PodRef, TextError};
 
-/// The most bytes of `CNI_ARGS`.
+/// The maximum length of `CNI_ARGS` in bytes.
 const MAX_ARGS: usize = 16 * 1024;
 
 /// The container and its interface.
@@ -112,7 +112,8 @@ impl Call {
 fn target(variable: Variable<'_>, command: &str) -> Result<Target, CniError> {
     let container = required(variable, "CNI_CONTAINERID", command, ContainerId::new)?;
     let ifname = required(variable, "CNI_IFNAME", command, IfName::new)?;
-    // An interface of these names gets no IPv6 (`sysctl_dev_name_is_allowed`), and its sysctls would be the ones of all interfaces.
+    // The kernel gives an interface of these names no IPv6 (`sysctl_dev_name_is_allowed`), and `/proc/sys/net/.../all`
+    // and `default` are the sysctls of all interfaces.
     if matches!(ifname.as_str(), "all" | "default") {
         return Err(invalid(format!(
             "CNI_IFNAME {ifname} names the sysctls of all interfaces: choose another name, such as eth0"

@@ -1,6 +1,6 @@
 //! The invariants of the plugin's input, asserted by the fuzz target, the replay of its corpus and a property test.
 //!
-//! The function panics when an invariant is broken; nothing but tests and fuzzers calls it.
+//! The function panics when an invariant is broken. Only tests and fuzzers call it.
 
 #![allow(clippy::panic, reason = "an invariant that is broken has to stop the fuzzer")]
 

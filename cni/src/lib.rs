@@ -1,13 +1,15 @@
 //! The CNI plugin of heddle: one call of the runtime, from environment and standard input to standard output.
 //!
-//! The plugin does the work that needs the pod's network namespace: the veth pair, addresses, routes, neighbours and sysctls.
-//! The agent does the rest: it allocates addresses, compiles the policy and opens the AF_XDP port. The plugin calls it through
-//! a unix socket. Supported are ADD, DEL, CHECK, STATUS and VERSION of the CNI versions in [`version::SUPPORTED`]. GC, IPAM
-//! plugins and chaining after another plugin are not supported.
+//! The container runtime executes `heddle-cni` for each command. The plugin does the work that needs the pod's network
+//! namespace: the veth pair, addresses, routes, neighbors and sysctls. The agent does the rest: it allocates addresses,
+//! compiles the policy and opens the AF_XDP port. The plugin calls the agent through a unix socket.
 //!
-//! [`mod@env`] and [`config`] validate the input. [`add`], [`del`], [`check`] and [`status`] each serve one command: they
-//! call the agent ([`agent`]), and change the node's side by `heddle-linux` and the pod's side by [`pod`]. [`result`] makes
-//! the printed result, [`kernel`] has the errors of refused steps.
+//! The plugin supports ADD, DEL, CHECK, STATUS and VERSION of the CNI versions in [`version::SUPPORTED`]. It does not
+//! support GC, IPAM plugins, or chaining after another plugin.
+//!
+//! [`mod@env`] and [`config`] validate the input. [`add`], [`del`], [`check`] and [`status`] each serve one command:
+//! they call the agent ([`agent`]), and change the node's side by `heddle-linux` and the pod's side by [`pod`].
+//! [`result`] makes the result for standard output, and [`kernel`] has the errors of steps that the kernel refused.
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -34,7 +36,8 @@ use config::NetConf;
 use env::Call;
 use version::CniVersion;
 
-/// The most bytes that are read from standard input. They have room for the result of an ADD with [`heddle_proto::attachment::MAX_ROUTES`].
+/// The maximum number of bytes that are read from standard input: enough for `prevResult` of an ADD with
+/// [`heddle_proto::attachment::MAX_ROUTES`] routes.
 pub const MAX_STDIN: u64 = 16 * 1024 * 1024;
 
 /// The outcome of a call.

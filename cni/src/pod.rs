@@ -6,7 +6,8 @@ use heddle_linux::{Link, LinuxError, Neighbor, Netlink, Netns, Route, ethtool};
 use heddle_proto::{IfName, Prepared};
 use ipnet::IpNet;
 
-/// The features that `ethtool -K IF tx off` stands for on a veth: the sender computes its checksums itself.
+/// The features that `ethtool -K IF tx off` switches off on a veth. Without them the pod's kernel computes its
+/// checksums itself.
 const TX_CHECKSUMS: [&str; 2] = ["tx-checksum-ip-generic", "tx-checksum-sctp"];
 
 use crate::kernel::KernelError;
@@ -54,8 +55,9 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
     }
     let link = find()?;
 
-    // Before the interface is up: ignore router advertisements, because the gateway exists only in heddle and the routes are
-    // static. Skip duplicate address detection (RFC 4862, section 5.4), because heddle gives no address twice.
+    // Before the interface is up: ignore router advertisements, because the gateway exists only in heddle and the
+    // plugin sets all routes. Skip duplicate address detection (RFC 4862, section 5.4), because heddle gives no address
+    // twice.
     let quiet = [("accept_ra", "0"), ("autoconf", "0"), ("accept_dad", "0")];
     write_interface(IpVersion::V6, &link.name, &quiet)?;
     if prepared.addresses.iter().any(|a| a.address.is_ipv6()) {
@@ -69,7 +71,7 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
         netlink.add_address(&link, IpNet::from(address.address))?;
     }
 
-    // The gateway before the routes through it, because the kernel refuses a route whose gateway is not reachable.
+    // Set each gateway before the routes through it: the kernel refuses a route whose gateway is not reachable.
     let mut gateways: Vec<_> = prepared.addresses.iter().map(|a| a.gateway).collect();
     gateways.dedup();
     let route = |destination: IpNet| Route {
@@ -97,6 +99,6 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
             source: e.source,
         })?;
     }
-    // Read again, because now it is up.
+    // Read the interface again: now it is up.
     find()
 }

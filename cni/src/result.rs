@@ -13,7 +13,7 @@ use crate::version::CniVersion;
 
 /// Returns the result of ADD as JSON: the node's end is interface 0, the pod's end is interface 1.
 ///
-/// Interfaces and routes carry an MTU from version 1.1.0 on; addresses carry their family's number before 1.0.0.
+/// Interfaces and routes have an MTU from version 1.1.0 on; addresses have the number of their family before 1.0.0.
 #[must_use]
 pub fn added(version: CniVersion, prepared: &Prepared, host_mac: MacAddr, target: &Target, netns: &str) -> String {
     let mut host = json!({"name": prepared.host_ifname, "mac": host_mac.to_string()});
@@ -46,7 +46,8 @@ pub fn added(version: CniVersion, prepared: &Prepared, host_mac: MacAddr, target
     .to_string()
 }
 
-/// The result with which CHECK compares: the result of ADD, perhaps with additions of plugins that ran after this one.
+/// `prevResult`, with which CHECK compares: the result of ADD, perhaps with additions of plugins that ran after this
+/// one.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
 pub struct PrevResult {
     /// The interfaces.

@@ -1,4 +1,4 @@
-//! STATUS: asks the agent if it could serve an ADD now (CNI 1.1, section 4, "STATUS").
+//! STATUS: asks the agent whether it can serve an ADD now (CNI 1.1, section 4, "STATUS").
 
 use heddle_proto::{CniError, ErrorCode};
 
@@ -30,7 +30,7 @@ pub async fn ask_readiness(conf: &NetConf) -> Result<(), CniError> {
     };
     match asked.await {
         Ok(_) => Ok(()),
-        // For STATUS the specification has a code of its own for "not now".
+        // STATUS has its own code for "not now": 50 instead of 11.
         Err(e) if e.code == ErrorCode::TRY_AGAIN_LATER => Err(CniError {
             code: ErrorCode::UNAVAILABLE,
             ..e

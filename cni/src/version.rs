@@ -8,15 +8,15 @@ use crate::json_input::decode_object;
 /// A version of the specification that the plugin speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CniVersion {
-    /// 0.3.0: `ips` carry a version, there is no CHECK.
+    /// 0.3.0: each element of `ips` has a `version`; there is no CHECK.
     V0_3_0,
     /// 0.3.1: the same as 0.3.0.
     V0_3_1,
     /// 0.4.0: adds CHECK.
     V0_4_0,
-    /// 1.0.0: `ips` carry no version.
+    /// 1.0.0: `ips` have no `version` any more.
     V1_0_0,
-    /// 1.1.0: interfaces and routes carry an MTU.
+    /// 1.1.0: interfaces and routes have an MTU, and there is STATUS.
     V1_1_0,
 }
 

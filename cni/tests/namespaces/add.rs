@@ -134,7 +134,8 @@ fn the_pod_gets_what_the_agent_handed_out() {
 fn packets_leave_the_pod_at_once_and_the_node_stays_silent() {
     let scene = Scene::new();
     scene.add();
-    // Nobody answers here. Both packets must leave, to the gateway, without a neighbour request before them.
+    // Nothing answers on the node's end. Both packets must leave for the gateway's MAC address without a neighbor
+    // request before them.
     for to in ["10.1.0.9", "fd00:1::9"] {
         let _ = scene.pod.run("ping", &["-c1", "-W1", to]);
     }
