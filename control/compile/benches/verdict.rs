@@ -1,10 +1,10 @@
-//! The verdict for a first packet by how many rules its endpoint has: the address's identity and the policy's answer, in
-//! bursts of 32.
+//! The time of a verdict on a first packet, by the number of rules of its endpoint: the lookups of the address's
+//! identity and of the policy's answer, in bursts of 32.
 //!
-//! `cargo bench -p heddle-compile --bench verdict`. Of the rules 40 % name an identity and a port, 40 % a block of /8 to /32
-//! with a hole, 20 % an identity and a range of ports. Queries are uniform over the rules; half of them match the rule that
-//! they were made for. Before anything is timed, a search of all rules judges a sample of the queries, and the tables must
-//! say the same. What a change costs among so many rules is timed too.
+//! `cargo bench -p heddle-compile --bench verdict`. 40 % of the rules name an identity and a port, 40 % a block of /8
+//! to /32 with an exception, 20 % an identity and a range of ports. Queries are uniform over the rules; half of them
+//! match the rule that they were made for. Before the measurement, a linear search of all rules judges a sample of the
+//! queries, and the tables must give the same verdicts. The cost of a change among so many rules is measured too.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]
@@ -29,15 +29,15 @@ use rustix::time::{ClockId, clock_gettime};
 
 const BURST: usize = 32;
 const SIZES: [(&str, u32); 3] = [("1k rules", 1_000), ("10k rules", 10_000), ("100k rules", 100_000)];
-/// Queries in rotation.
+/// The number of queries, which are used in turn.
 const QUERIES: usize = 1 << 16;
 /// The number of queries that the naive search answers too.
 const SAMPLE: usize = 2_000;
-/// Rules of one policy.
+/// The number of rules of one policy.
 const EACH: usize = 1_000;
 const ENDPOINT: EndpointId = EndpointId::FIRST_POD;
 
-/// Numbers that look random, repeatable.
+/// Pseudo-random numbers, the same in every run.
 struct Random(u64);
 
 impl Random {
@@ -49,7 +49,7 @@ impl Random {
     }
 }
 
-/// A rule, as it is written.
+/// A rule before it is compiled.
 enum Rule {
     /// Pods of an application, at some ports.
     Pods { app: u32, ports: (u16, u16) },
@@ -85,7 +85,7 @@ fn rules(count: u32, random: &mut Random) -> Vec<Rule> {
                 let len = 8 + random.below(25) as u8;
                 let hole = (len + 1 + random.below(8) as u8).min(32);
                 let addr = Ipv4Addr::from(random.below(u32::MAX));
-                // Pods have 10/8.
+                // 10.0.0.0/8 belongs to the pods.
                 if addr.octets()[0] == 10 || len == 32 && hole == 32 && random.below(2) == 0 {
                     continue;
                 }
@@ -99,18 +99,18 @@ fn rules(count: u32, random: &mut Random) -> Vec<Rule> {
         .collect()
 }
 
-/// The address of the pod of an application.
+/// Returns the address of the pod of an application.
 fn pod_address(app: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a00_0100 + app)
 }
 
-/// An address of a network.
+/// Returns a random address of a network.
 fn within(net: Ipv4Net, random: &mut Random) -> Ipv4Addr {
     let host = u32::MAX.checked_shr(net.prefix_len().into()).unwrap_or(0);
     Ipv4Addr::from(u32::from(net.network()) | random.below(u32::MAX) & host)
 }
 
-/// A query that the rule matches, or one that it does not.
+/// Returns a query that the rule matches, or one that it does not.
 fn query(rule: &Rule, matching: bool, random: &mut Random) -> Query {
     let (from, port) = match rule {
         Rule::Pods {
@@ -141,7 +141,7 @@ fn query(rule: &Rule, matching: bool, random: &mut Random) -> Query {
     Query { from, port }
 }
 
-/// The search of all rules.
+/// Returns the verdict by a linear search of all rules.
 fn naive(rules: &[Rule], query: Query) -> bool {
     let IpAddr::V4(from) = query.from.to_std() else {
         return false;
@@ -155,7 +155,7 @@ fn naive(rules: &[Rule], query: Query) -> bool {
     })
 }
 
-/// The time that this thread has had a core for.
+/// Returns the CPU time of this thread.
 fn cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
@@ -297,7 +297,7 @@ fn queries(rules: &[Rule], random: &mut Random) -> Vec<Query> {
         .collect()
 }
 
-/// Ticks of a query, by bursts.
+/// Returns the median of the clock ticks for one query, measured in bursts.
 fn ticks(criterion: &mut Criterion, clock: &Clock, name: &str, mut burst: impl FnMut(usize)) -> Option<f64> {
     let samples = RefCell::new(Vec::new());
     let mut group = criterion.benchmark_group("verdict");
@@ -348,7 +348,7 @@ fn main() {
         let median = ticks(&mut criterion, &clock, name, |at| {
             black_box(ask(snapshot, endpoint, &bursts[at]));
         });
-        // One rule of one policy changes, and back.
+        // Change one rule of one policy, and change it back.
         let mut changes: Vec<Duration> = (0..10)
             .map(|n| {
                 let at = EACH.min(world.rules.len());

@@ -7,7 +7,7 @@ use heddle_ids::PortId;
 use heddle_tables::{HostPort, Masquerade, NodeId, Prefix};
 use heddle_wire::MacAddr;
 
-/// The MTU of the path that leaves the node by its uplink. 0: unknown, and no limit.
+/// The MTU of paths that leave the node by its uplink. 0: unknown, no limit is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct UplinkMtu {
     /// The MTU of the uplink. The host port has the same.
@@ -57,7 +57,7 @@ pub struct NodeConfig {
     pub service_cidrs: Vec<Prefix>,
     /// Serves `spec.externalIPs` of Services. Whoever may write a Service can take over any address with them.
     pub external_ips: bool,
-    /// The identifiers that other nodes had before a restart. New nodes get others.
+    /// The identifiers that other nodes had before the agent's restart. New nodes get unused ones.
     pub node_ids: BTreeMap<Arc<str>, NodeId>,
 }
 

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use heddle_tables::{EndpointId, Generation, Place};
 
-/// The generations by endpoint. They outlive the endpoint, so that flow entries of an earlier one never match a later one.
+/// The generations by endpoint. They outlive the endpoint, so that flow entries of a removed endpoint never count as
+/// current for a later endpoint with the same id.
 #[derive(Debug, Default)]
 pub(crate) struct Generations {
     current: BTreeMap<EndpointId, Generation>,
@@ -25,7 +26,7 @@ impl Generations {
         }
     }
 
-    /// Raises the generation that covers flows towards a place, because some address is no longer there.
+    /// Raises the generation that flows to a place depend on, because an address is no longer at that place.
     pub(crate) fn raise_for_place(&mut self, from: Place) {
         match from {
             Place::Host | Place::Outside => self.raise(EndpointId::HOST),

@@ -1,11 +1,13 @@
 //! Compiles the cluster, as the model holds it, into the tables that the workers of one node read.
 //!
 //! [`Compiler`] takes the model's [`Changes`](heddle_model::Changes) and the node's [`Attachment`]s, and makes
-//! [`Snapshot`](heddle_tables::Snapshot)s. It is pure: no clock, no file, no socket. The work of a rebuild, and the pages
-//! that it copies, grow with what a change reaches, not with the cluster.
+//! [`Snapshot`](heddle_tables::Snapshot)s. The agent uses it directly; `heddle simulate`, `heddle replay` and tests use
+//! it through [`NodeTables`], which stands in for an agent. It is pure: no clock, no file, no socket. The work of a
+//! rebuild, and the number of pages that it copies, depend on how much a change affects, not on the size of the
+//! cluster.
 //!
-//! The crate has three wings: `policy`, `service` and `node`. `compiler` ties them together; its `rebuild` lists the
-//! steps and the reason for their order.
+//! The crate has three parts, the modules `policy`, `service` and `node`. `compiler` ties them together; its `rebuild`
+//! lists the steps and the reason for their order.
 //!
 //! How policy is compiled:
 //!
@@ -15,8 +17,9 @@
 //! - A **selector** is one peer of a rule, kept once however many rules have it, with the identities that it matches. See
 //!   `policy/selectors`.
 //! - Only policies that select an endpoint of this node are **active**. See `policy/store` and `policy/activate`.
-//! - Endpoints that the same policies select share a **group**: for each direction one cell per identity, recompiled only
-//!   for the identities and groups that a change reaches. See `policy/groups`.
+//! - Endpoints that the same policies select share a **group**. A group has one **cell** for each direction and
+//!   identity: the compiled answer to peers of that identity, by protocol and port. Only the cells of the identities
+//!   and groups that a change affects are recompiled. See `policy/groups`.
 //! - An endpoint's **generation** is raised when its policy refuses something that it allowed before: because a verdict
 //!   changed, or because an address has another identity. See `policy/comparison`.
 //!

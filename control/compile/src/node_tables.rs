@@ -1,5 +1,5 @@
-//! The tables of a node from a cluster alone: the compiler's inputs that the agent derives from objects, and the inputs
-//! that stand in for an agent where there is none.
+//! Compiles the tables of a node from the cluster's objects alone, without an agent: [`NodeTables`] attaches each pod
+//! with the addresses in its status. [`ReservedAddresses`] is shared with the agent.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -34,8 +34,8 @@ impl ReservedAddresses {
         Self::new(host, masquerade.collect())
     }
 
-    /// Returns the addresses of a node in manifests that no agent wrote. Pods may have the reserved addresses there, and
-    /// nodes may have no pod ranges: the node's own address stands in then, so that verdicts can still be given.
+    /// Returns the addresses of a node without an agent. A pod of the manifests may have a reserved address, and the
+    /// node may have no pod ranges. Then the node's own address is used, so that a verdict can still be computed.
     fn assumed(cluster: &Cluster, node: &Node) -> Self {
         let free = |ip: &IpAddr| cluster.pod_at(*ip).is_none();
         let ranges = || node.pod_cidrs.iter().copied();
@@ -67,8 +67,8 @@ pub struct Interfaces {
 
 /// The tables of a node without an agent, kept up to date as objects change.
 ///
-/// Each pod of the node that has addresses of its own is attached with the addresses in its status. The rest is as the
-/// node's agent would compile it.
+/// Each pod of the node that has its own addresses is attached with the addresses in its status. Everything else is
+/// compiled as the node's agent compiles it.
 #[derive(Debug)]
 pub struct NodeTables {
     node: Arc<str>,

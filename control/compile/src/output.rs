@@ -1,4 +1,4 @@
-//! The tables under construction, the tables as they were last built, and the generations of endpoints.
+//! The compiler's output: the tables under construction, the last built tables, and the generations of endpoints.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
-//! Clusters of any size, the same at every call: ten pods a namespace in two deployments, 110 of all pods (a twentieth of few) on this node,
-//! one policy for two namespaces, a fifth of all policies in the namespaces of local pods.
+//! Clusters of any size, the same at every call. Each namespace has ten pods in two deployments. This node has 110 of
+//! the pods, or a twentieth if that is less. There is one policy for two namespaces, and a fifth of the policies are in
+//! the namespaces of local pods.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -14,12 +15,12 @@ use heddle_model::{
 use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
-/// Pods of this node, at most.
+/// The maximum number of pods of this node.
 pub const LOCAL: u32 = 110;
-/// Pods of a namespace.
+/// The number of pods of a namespace.
 const EACH: u32 = 10;
 
-/// How large a cluster is.
+/// The size of a cluster.
 #[derive(Clone, Copy)]
 pub struct Size {
     pub pods: u32,
@@ -39,12 +40,12 @@ impl Size {
         self.pods / self.local()
     }
 
-    /// Returns true if a pod is this node's.
+    /// Returns true if a pod runs on this node.
     pub const fn is_local(self, pod: u32) -> bool {
         pod.is_multiple_of(self.stride()) && pod / self.stride() < self.local()
     }
 
-    /// The namespace of one of the local pods.
+    /// Returns the namespace of the `n`th local pod.
     pub const fn local_namespace(self, n: u32) -> u32 {
         (n % self.local()) * self.stride() / EACH
     }
@@ -86,7 +87,7 @@ pub fn namespace(id: u32, team: u32) -> Namespace {
     }
 }
 
-/// Returns a pod of a Deployment, as a source reports it: it shares no value with others.
+/// Returns a pod of a Deployment as a source reports it, without values that are shared with other pods.
 pub fn pod(size: Size, id: u32, app: &str) -> Pod {
     let (namespace, deployment) = (id / EACH, id / 5);
     let hash = format!("{:010x}", (u64::from(deployment) * 0x9e37_79b9) & 0xff_ffff_ffff);

@@ -1,4 +1,4 @@
-//! The first tables of a cluster, and how long each part of the way to them takes.
+//! The time until the first tables of a cluster are built, in parts.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::report::{Report, cpu_time, median, millis, time};
 
 const PARTS: [&str; 3] = ["model", "taking changes in", "build"];
 
-/// A timed case: its name and size in the report, and the parts that it measures.
+/// A timed case: its name and size in the report, and the word (`whose`) that precedes its parts there.
 pub struct Case<'a> {
     pub name: &'a str,
     pub size: &'a str,
     pub whose: &'a str,
 }
 
-/// Times the way from `objects` to the first tables; `attach` says which pods are local.
+/// Times the work from `objects` to the first tables. `attach` attaches the local pods.
 pub fn run(
     criterion: &mut Criterion,
     report: &mut Report,

@@ -1,10 +1,11 @@
-//! The cost of a cluster for the control thread, in three sizes of ten times each: the first tables, single changes, memory; when
-//! workers answer by a change; and which connections move when the number of endpoints does.
+//! The cost of a cluster for the control thread, for three sizes, each ten times the one before: the first tables,
+//! single changes, memory; the time until workers answer by a change; and the share of new connections that go to
+//! another backend when the number of endpoints changes.
 //!
-//! `cargo bench -p heddle-compile --bench scale`; with `-- policy`, `-- services`, `-- visible` or `-- choice` only what has
-//! that in its name. Each change is timed from the object that the source hands over to the snapshot that could be
-//! published; `visible` goes on to the workers. Where a change reaches nothing local the bench insists that nothing was
-//! copied and no generation raised.
+//! `cargo bench -p heddle-compile --bench scale`; with `-- policy`, `-- services`, `-- visible` or `-- choice` only the
+//! cases with that word in their names. Each change is timed from the object that the source passes on to the snapshot
+//! that could be published; `visible` also includes the workers. If a change affects no local endpoint, the bench
+//! asserts that no page was copied and no generation raised.
 
 #![allow(clippy::print_stdout, reason = "a bench prints its result")]
 #![allow(clippy::expect_used, reason = "a bench that cannot be set up has nothing to say")]

@@ -39,11 +39,11 @@ pub const SIZES: [(&str, Size); 3] = [
 enum Reaches {
     /// Tables differ.
     Something,
-    /// Nothing was copied, nothing raised, there is nothing to publish.
+    /// No page was copied, no generation was raised, and there is nothing to publish.
     Nothing,
 }
 
-/// A change and the one that takes it back.
+/// A change, and the change that reverts it.
 struct Pair {
     case: &'static str,
     there: Event,
@@ -62,7 +62,7 @@ pub fn delete(object: &Object) -> Event {
     Event::Delete(ObjectRef::new(object.kind(), object.key()))
 }
 
-/// An object that comes and goes.
+/// Returns the pair that adds an object and deletes it.
 fn comes(case: &'static str, object: impl Into<Object>, reaches: Reaches) -> Pair {
     let object = object.into();
     let back = delete(&object);
@@ -88,12 +88,12 @@ fn changes(case: &'static str, there: impl Into<Object>, back: impl Into<Object>
     }
 }
 
-/// A policy of a local pod's namespace that selects it.
+/// Returns a policy that selects a local pod.
 fn local_policy(size: Size, port: u16) -> NetworkPolicy {
     policy(size, 0, port)
 }
 
-/// A policy for all pods of a local pod's namespace.
+/// Returns a policy for all pods of a local pod's namespace.
 fn with_peer(size: Size, name: &str, peer: Peer) -> NetworkPolicy {
     NetworkPolicy {
         key: key(size.local_namespace(3), name),
@@ -107,10 +107,11 @@ fn with_peer(size: Size, name: &str, peer: Peer) -> NetworkPolicy {
     }
 }
 
-/// A pod of another node, and the label `app` by which policy 5, of a local pod's namespace, selects it.
+/// A pod of another node, and the value of the label `app` with which policy 5 of a local pod's namespace selects it as
+/// a peer.
 pub const SELECTED: (u32, &str) = (51, "a5");
 
-/// A pod with another label `app` than it is named by.
+/// Returns a pod whose label `app` differs from the one in its name.
 pub fn relabelled(size: Size, id: u32, label: &str) -> Pod {
     Pod {
         key: pod(size, id, &app(id)).key,

@@ -33,13 +33,13 @@ impl Report {
     }
 }
 
-/// The time that this thread has had a core for: other work on the machine adds little to it.
+/// Returns the CPU time of this thread. Other work on the machine adds little to it.
 pub fn cpu_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// Milliseconds, for people.
+/// Returns a time in milliseconds, for people.
 pub fn millis(time: Duration) -> String {
     format!("{:.3} ms", time.as_secs_f64() * 1000.0)
 }

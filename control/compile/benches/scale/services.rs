@@ -22,7 +22,7 @@ fn key(id: u32, name: &str) -> ObjectKey {
     ObjectKey::new(format!("ns{}", id / 30), name)
 }
 
-/// The address of a Service.
+/// Returns the address of a Service.
 pub const fn address(id: u32) -> Ip {
     Ip::from_v4((0x0a60_0000 + id).to_be_bytes())
 }
@@ -55,7 +55,7 @@ fn service(id: u32) -> Service {
     }
 }
 
-/// The slice of a Service; of its first endpoint there are versions.
+/// Returns the slice of a Service. The address of its first endpoint depends on `version`.
 pub fn slice(id: u32, version: u32) -> EndpointSlice {
     let endpoint = |n: u32| {
         let address = IpAddr::from(Ipv4Addr::from(0x0a80_0000 + id * ENDPOINTS + n));

@@ -1,5 +1,6 @@
-//! Which share of new connections moves when a Service gets one endpoint more or less: at the steps of the size of what
-//! chooses, and where one goes. Live connections never move: the flow table has them.
+//! The share of new connections that go to another backend when a Service gains or loses one endpoint. The numbers of
+//! endpoints include those at which the lookup table becomes larger. Live connections never move, because the flow
+//! table keeps their backend.
 
 use std::cell::Cell;
 
@@ -7,9 +8,9 @@ use criterion::{BatchSize, Criterion};
 use heddle_tables::{Backend, Backends, Choice};
 use heddle_wire::Ip;
 
-/// Connections that are asked about.
+/// The number of connections that are evaluated.
 const ASKED: u64 = 1 << 18;
-/// Endpoints that are taken away of each Service, at most.
+/// The maximum number of endpoints that are removed from each Service, one at a time.
 const TAKEN: usize = 65;
 
 fn endpoints(count: u32) -> Vec<Backend> {
@@ -20,7 +21,7 @@ fn endpoints(count: u32) -> Vec<Backend> {
     (0..count).map(endpoint).collect()
 }
 
-/// Well-mixed hashes, the same at every call (Steele, Lea, Flood: SplitMix64, OOPSLA 2014).
+/// Returns well-mixed hashes, the same at every call (Steele, Lea, Flood: SplitMix64, OOPSLA 2014).
 fn hashes() -> impl Iterator<Item = u64> + Clone {
     (1..=ASKED).map(|n| {
         let mut x = n.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -46,7 +47,8 @@ fn table(backends: &Backends) -> String {
     }
 }
 
-/// The share of those that pass `of` which go elsewhere afterwards, in percent.
+/// Returns, for the connections whose backend before passes `of`, the share that have another backend afterwards, in
+/// percent.
 fn moved(before: &[Backend], after: &[Backend], of: impl Fn(&Backend) -> bool) -> f64 {
     let (mut all, mut moved) = (0u64, 0u64);
     for (was, is) in before.iter().zip(after).filter(|(was, _)| of(was)) {
@@ -56,7 +58,7 @@ fn moved(before: &[Backend], after: &[Backend], of: impl Fn(&Backend) -> bool) -
     moved as f64 * 100.0 / all as f64
 }
 
-/// Times a choice, and prints the shares if criterion's filter leaves that in.
+/// Times the choice of a backend, and prints the shares unless criterion's filter excludes them.
 pub fn run(criterion: &mut Criterion) {
     let wanted = Cell::new(false);
     for count in [4, 64, 65] {

@@ -1,5 +1,6 @@
-//! One change, from the event that a source hands over to the packets that every worker answers by it: in time of day, with
-//! two workers that poll. The rest of the machine is in it too, so medians count; on two cores three threads take turns.
+//! The wall-clock time from an event of a source to the first packets that every worker handles by the changed tables,
+//! with two workers that poll. Other work on the machine is included, so compare medians. On two cores three threads
+//! share the time.
 
 use std::cell::RefCell;
 use std::net::IpAddr;
@@ -72,7 +73,7 @@ impl Node {
         }
     }
 
-    /// Follows a change to what each client's question becomes.
+    /// Applies a change, and waits until the packet of each client has left by the new tables.
     fn follow(&mut self, event: Event, asked: &[Vec<u8>]) -> (Duration, Vec<Parsed>) {
         let (began, cpu) = (Instant::now(), cpu_time());
         let changes = self.world.cluster.apply(event);
@@ -88,7 +89,7 @@ impl Node {
     }
 }
 
-/// Calls `once` as often as criterion wants, each time with the number of the call, and notes what all of them took.
+/// Calls `once` as often as criterion wants, each time with the number of the call, and records the times of all calls.
 fn calls(
     criterion: &mut Criterion,
     report: &mut Report,
@@ -115,7 +116,7 @@ fn calls(
     }
 }
 
-/// Pods of nobody's, one for each worker.
+/// Returns pods without a Kubernetes object, one for each worker.
 fn strangers() -> [Client; WORKERS as usize] {
     std::array::from_fn(|n| Client {
         id: EndpointId(EndpointId::FIRST_POD.0 + n as u16),
@@ -125,7 +126,7 @@ fn strangers() -> [Client; WORKERS as usize] {
     })
 }
 
-/// One endpoint of one Service is another one: a connection that the new one is chosen for reaches it.
+/// Replaces one endpoint of one Service. A connection for which the new endpoint is chosen must reach it.
 fn endpoint(criterion: &mut Criterion, report: &mut Report) {
     for (name, count) in services::SIZES {
         let clients = strangers();
@@ -144,7 +145,8 @@ fn endpoint(criterion: &mut Criterion, report: &mut Report) {
             }
             Node::new(world, &clients)
         };
-        // A question is a new connection, so Services take turns: each has ports of its own to be asked from.
+        // Each packet opens a new connection. The Services take turns, so that the source ports suffice: each Service
+        // has its own count.
         let mut sports = vec![1024u16; count as usize];
         calls(
             criterion,
@@ -187,10 +189,10 @@ fn endpoint(criterion: &mut Criterion, report: &mut Report) {
     }
 }
 
-/// The port of addresses outside that is always open.
+/// The destination port outside that policy always allows.
 const OPEN: u16 = 9000;
 
-/// A policy that lets the pods of a local pod's namespace out to these ports.
+/// Returns a policy that allows egress from the pods of a local pod's namespace to these ports.
 fn outwards(size: Size, local: u32, ports: &[u16]) -> NetworkPolicy {
     let net = "203.0.113.0/24".parse().expect("a network");
     NetworkPolicy {
@@ -205,7 +207,7 @@ fn outwards(size: Size, local: u32, ports: &[u16]) -> NetworkPolicy {
     }
 }
 
-/// The first two local pods, which different workers have, may go out to one port.
+/// Returns a cluster in which the first two local pods, which different workers own, may connect to one port outside.
 fn policed(size: Size) -> (World, [Client; WORKERS as usize]) {
     let mut world = World::of(size);
     let both = [0, 1].map(|local| outwards(size, local, &[OPEN]).into());
@@ -235,7 +237,7 @@ fn of_policy(criterion: &mut Criterion, report: &mut Report) {
             *clients.borrow_mut() = locals;
             Node::new(world, &locals)
         };
-        // Each question is a new connection.
+        // Each packet opens a new connection.
         let mut number = 0u32;
         let mut ask = |ports: [u16; 2]| {
             number += 1;

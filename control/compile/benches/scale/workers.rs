@@ -1,5 +1,5 @@
-//! Workers on threads of their own that poll ports in memory, so that a change can be followed to where it counts: to the
-//! first packets that each of them answers by it.
+//! Workers on their own threads that poll ports in memory, to measure the time from a change to the first packet that
+//! each worker handles by it.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -14,13 +14,13 @@ use heddle_tables::{EndpointId, Snapshot, WorkerId};
 use heddle_wire::testing::Packet;
 use heddle_wire::{Ip, MacAddr, Parsed, TcpFlags, parse};
 
-/// How many there are, each with one pod's port; the first has the host's too.
+/// The number of workers. Each owns the port of one pod; the first also owns the host port.
 pub const WORKERS: u8 = 2;
-/// More than any answer takes on a busy machine.
+/// The time limit for all packets: more than they take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The time after which an idle worker sleeps: the agent's default.
 const IDLE_AFTER: Duration = Duration::from_millis(2);
-/// With what the kernel adds to it, a look at what the workers have done every 60 µs or so.
+/// The pause between two looks at the workers' progress. The kernel's timer slack makes it about 60 µs.
 const LOOK_AGAIN: Duration = Duration::from_micros(5);
 
 /// A pod whose port a worker polls.
@@ -33,7 +33,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A first segment of a connection of this pod.
+    /// Returns the first segment of a connection of this pod.
     pub fn syn(&self, to: Ip, sport: u16, dport: u16) -> Vec<u8> {
         Packet::new(self.mac, MacAddr::GATEWAY, self.ip, to).tcp(sport, dport, TcpFlags::SYN, 1, 0, b"")
     }
@@ -41,9 +41,9 @@ impl Client {
 
 /// The times until a change was visible.
 pub struct Seen {
-    /// Until every worker said that it has the tables.
+    /// Until every worker has acknowledged the tables.
     pub taken: Duration,
-    /// Until every worker had sent what it was asked for.
+    /// Until every worker has forwarded its client's packet.
     pub answered: Duration,
 }
 
@@ -56,7 +56,7 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts them with these tables; client `n` belongs to worker `n`.
+    /// Starts the workers with these tables. Each client's port belongs to `Client::worker`.
     pub fn start(tables: Arc<Snapshot>, clients: &[Client]) -> Self {
         let ports = clients.iter().map(|client| client.id.0).max().unwrap_or_default() + 1;
         let Parts {
@@ -108,8 +108,8 @@ impl Workers {
         }
     }
 
-    /// Gives them new tables, and what each client asks by them: `asked[n]` is a frame of client `n` that leaves by the host
-    /// port. Says when, from `began` on, and gives out what left.
+    /// Publishes new tables and sends a frame from each client: `asked[n]` is a frame of client `n` that leaves by the
+    /// host port. Returns the times since `began`, and the packets that left.
     pub fn publish(&mut self, tables: Arc<Snapshot>, asked: &[Vec<u8>], began: Instant) -> (Seen, Vec<Parsed>) {
         let version = tables.version();
         self.publisher.publish(tables);
@@ -134,7 +134,7 @@ impl Workers {
             if taken.is_none() && self.publisher.acknowledged() >= version {
                 taken = Some(began.elapsed());
             }
-            // As the control thread waits: with two cores it would stand in the workers' way.
+            // Sleep as the control thread does: on two cores a busy wait would take time from the workers.
             thread::sleep(LOOK_AGAIN);
         }
         let seen = Seen {

@@ -1,4 +1,5 @@
-//! Takes the model's changes in: records what they reach, for the next rebuild to work off.
+//! Records the model's changes and marks what they affect for the next rebuild. Tables that do not depend on policy,
+//! such as Services and pod ranges, are written at once.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::service::frontends::services_at_same_addresses;
 impl Compiler {
     /// Records changes. `cluster` is the state after them.
     pub fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes) {
-        // Services are compiled at the end, each once, when this node's own changes are known.
+        // Services are compiled at the end: each once, and with this node's addresses and zone after the changes.
         let mut services = BTreeSet::new();
         let mut service_cidrs = false;
         for change in &changes.objects {
@@ -27,7 +28,7 @@ impl Compiler {
                 Change::ServiceCidr(_) => service_cidrs = true,
                 Change::Namespace(delta) => self.apply_namespace(cluster, &delta.key.name),
                 Change::Pod(delta) => {
-                    // The namespace's labels are needed before its first pod is classified.
+                    // The labels of the namespace must be set before its first pod is classified.
                     if delta.after.is_some() && self.policy.namespace(&delta.key.namespace).is_none() {
                         self.apply_namespace(cluster, &delta.key.namespace);
                     }

@@ -1,4 +1,4 @@
-//! The compiler's interface. `apply` takes changes in, `rebuild` works them off.
+//! The compiler's interface. `apply` records changes, `rebuild` makes new tables from them.
 
 mod apply;
 mod rebuild;
@@ -20,8 +20,8 @@ use crate::service::state::{RemovedBackend, ServiceState};
 
 /// Makes the tables of one node.
 ///
-/// Changes are recorded as they come and worked off by [`rebuild`](Self::rebuild), so many at once cost less than one by
-/// one.
+/// Changes are recorded when they arrive and compiled by [`rebuild`](Self::rebuild), so a batch costs less than the
+/// same changes with a rebuild after each.
 #[derive(Debug)]
 pub struct Compiler {
     config: NodeConfig,
@@ -36,19 +36,21 @@ pub struct Compiler {
 pub struct BuildResult {
     /// The tables to publish.
     pub snapshot: Arc<Snapshot>,
-    /// The tables differ from the tables of the rebuild before. If not, there is nothing to publish.
+    /// True if the tables differ from the tables of the previous rebuild. If not, there is nothing to publish.
     pub changed: bool,
-    /// The number of pages that were copied for them.
+    /// The number of pages that were copied for the tables.
     pub pages_copied: u64,
     /// The attachments whose policy is compiled in this snapshot.
     pub ready: Vec<EndpointId>,
     /// The endpoints whose generation was raised.
     pub raised: Vec<EndpointId>,
-    /// The backends that frontends lost since the rebuild before.
+    /// The backends that frontends lost since the previous rebuild.
     pub removed_backends: Vec<RemovedBackend>,
-    /// An address and port became a frontend since the rebuild before: earlier connections to it go elsewhere.
+    /// True if an address and port became a frontend since the previous rebuild. Connections that were opened to it
+    /// before still go to another destination.
     pub new_frontends: bool,
-    /// The identifiers that were assigned to nodes since the rebuild before, to be kept in the state directory.
+    /// The identifiers that were assigned to nodes since the previous rebuild. The agent keeps them in its state
+    /// directory.
     pub node_ids: Vec<(Arc<str>, NodeId)>,
 }
 
@@ -67,7 +69,8 @@ impl Compiler {
         compiler
     }
 
-    /// Adds an attachment, or replaces the one with its identifier. The generation of the replaced one continues.
+    /// Adds an attachment, or replaces the one that has the same identifier. The new one continues the generation of
+    /// the replaced one.
     pub fn attach(&mut self, attachment: Attachment) {
         self.detach(attachment.id);
         self.node.attach(attachment, &mut self.policy, &mut self.output);
@@ -111,8 +114,8 @@ impl Compiler {
         self.node.write_own_node(&self.config, &mut self.output);
     }
 
-    /// Sets the aliases of frontends, whichever Services have them; `None` removes an alias. An alias is an address and
-    /// port that is treated as the frontend itself. Each Service is compiled once for all of them.
+    /// Sets the aliases of frontends; `None` removes an alias. An alias is another address and port that is treated as
+    /// the frontend itself. The Services of these frontends are compiled again, each once.
     pub fn set_aliases(
         &mut self,
         cluster: &Cluster,

@@ -1,16 +1,18 @@
 //! The rebuild: from recorded changes to new tables.
 //!
-//! Policies decide which selectors exist, selectors decide which pods are equal for policy, and that decides the
-//! identities of addresses. So the steps go in this order, each over what changed since the rebuild before:
+//! Active policies determine the selectors, selectors determine which pods are equal for policy, and this determines
+//! the identities of addresses. So the steps have this order. Each handles only what changed since the previous
+//! rebuild:
 //!
-//! 1. **Groups**: endpoints whose pods other policies select move to other groups. Policies are activated and released;
-//!    selectors, policy CIDRs and referenced port names are added and removed.
+//! 1. **Groups**: endpoints that are now selected by other policies than before move to other groups. Policies are
+//!    activated and deactivated; selectors, policy CIDRs and referenced port names are added and removed.
 //! 2. **Pod classes** are divided or merged by the added and removed selectors.
 //! 3. **Identities**: policy CIDRs and addresses get their identities.
-//! 4. **Selectors** find the identities that they match. Existing groups recompile the cells that this changes.
+//! 4. **Selectors** find the identities that they match. Existing groups recompile the cells of identities that other
+//!    selectors match now.
 //! 5. **New groups** compile their cells, now that selectors have their members.
-//! 6. **Moves** of addresses between identities are recorded. This needs the selectors of both identities, so it comes
-//!    after 4; and it needs the old identities, so it comes before 7.
+//! 6. **Moves** of addresses between identities are recorded, for step 9. A move needs the selectors of both
+//!    identities, so this comes after 4, and the old identity, so it comes before 7.
 //! 7. **Unused identities** leave selectors and cells.
 //! 8. **Policies** are made from the cells.
 //! 9. **Endpoints** are written. Those whose policy refuses more than before get a higher generation.
@@ -77,7 +79,7 @@ impl Compiler {
         (addresses, ranges)
     }
 
-    /// Records which addresses have another identity or place than in the last tables.
+    /// Records the addresses whose identity or place differs from the last tables.
     fn record_moves(&mut self, addresses: &BTreeSet<Ip>, ranges: RangeMoves) {
         for (before, after) in ranges {
             self.policy.record_move(before, after);
@@ -88,7 +90,7 @@ impl Compiler {
             if before.identity != after.identity {
                 self.policy.record_move(before.identity, after.identity);
             }
-            // An address without a known holder had no live connection that must be judged again.
+            // An address that the last tables do not know had no live connection that must be judged again.
             if before.place != after.place && last.knows(*addr) {
                 self.output.generations.raise_for_place(before.place);
             }

@@ -70,7 +70,8 @@ pub(crate) struct KnownAddress {
 #[derive(Debug, Default)]
 pub(crate) struct AddressBook {
     known: BTreeMap<Ip, KnownAddress>,
-    /// Addresses whose claims changed, or whose claimants changed for policy.
+    /// Addresses that may need another identity or place: their claims changed, or a property of a claimant that policy
+    /// can see.
     dirty: BTreeSet<Ip>,
 }
 
@@ -97,21 +98,21 @@ impl AddressBook {
         self.dirty.insert(addr);
     }
 
-    /// Marks an address: its claimant changed.
+    /// Marks an address, because a claimant changed.
     pub(crate) fn mark(&mut self, addr: Ip) {
         if self.known.contains_key(&addr) {
             self.dirty.insert(addr);
         }
     }
 
-    /// Marks the addresses of nodes: policies may select them by other labels now.
+    /// Marks the addresses of nodes, because policies may select nodes by other labels now.
     pub(crate) fn mark_nodes(&mut self) {
         let of_nodes = |known: &KnownAddress| known.claims.host || !known.claims.nodes.is_empty();
         let addresses = self.known.iter().filter(|(_, known)| of_nodes(known));
         self.dirty.extend(addresses.map(|(addr, _)| *addr));
     }
 
-    /// Marks the addresses in a prefix: another policy CIDR may cover them now.
+    /// Marks the addresses in a prefix, because another policy CIDR may be the longest that covers them now.
     pub(crate) fn mark_range(&mut self, prefix: Prefix) {
         let inside = self.known.range(prefix.addr()..=prefix.last()).map(|(addr, _)| *addr);
         let inside = inside.filter(|addr| prefix.contains(*addr));

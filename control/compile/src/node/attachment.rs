@@ -18,7 +18,7 @@ pub struct Attachment {
     pub id: EndpointId,
     /// The attached pod. `None`: it was attached without Kubernetes, and no policy selects it.
     pub pod: Option<ObjectKey>,
-    /// The addresses. Policy and forwarding use these, whatever `status.podIPs` contains.
+    /// The addresses. Policy and forwarding use these and ignore `status.podIPs`.
     pub addresses: ArrayVec<Ip, 4>,
     /// The MAC address of the pod's end.
     pub mac: MacAddr,
@@ -75,7 +75,7 @@ impl AttachmentState {
 pub(crate) struct Attachments {
     by_id: BTreeMap<EndpointId, AttachmentState>,
     by_pod: HashMap<ObjectKey, BTreeSet<EndpointId>>,
-    /// Endpoints that other policies may select now.
+    /// Endpoints whose set of selecting policies may have changed.
     dirty: BTreeSet<EndpointId>,
 }
 
@@ -139,7 +139,7 @@ impl Attachments {
         Some(gone)
     }
 
-    /// Marks an endpoint as one that other policies may select now.
+    /// Marks an endpoint: the set of policies that select it may have changed.
     pub(crate) fn mark(&mut self, id: EndpointId) {
         self.dirty.insert(id);
     }

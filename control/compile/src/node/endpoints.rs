@@ -30,7 +30,7 @@ pub(crate) fn write_endpoints(
         {
             output.generations.raise(id);
         }
-        // Written only if it differs: an unchanged page of endpoints is not copied.
+        // Write it only if it differs, so that an unchanged page of endpoints is not copied.
         let attachment = &attached.attachment;
         let mtu = match attachment.mtu {
             0 => config.local_mtu,

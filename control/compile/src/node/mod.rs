@@ -3,7 +3,7 @@
 //! - `attachment` holds the local endpoints, `nodes` the other nodes, `own_node` this one.
 //! - `addresses` holds the claims on each address; the strongest claim decides its identity and place.
 //! - `endpoints` writes the endpoints.
-//! - `state` ties these together. It uses the policy wing; the policy wing does not know it.
+//! - `state` ties these together. It uses `policy`; `policy` does not use `node`.
 
 pub(crate) mod addresses;
 pub(crate) mod attachment;

@@ -12,7 +12,7 @@ use crate::prefix::to_prefix;
 /// The nodes of the cluster by name.
 #[derive(Debug, Default)]
 pub(crate) struct Nodes {
-    /// The identifiers of all other nodes, the deleted ones included: a node that returns keeps its own.
+    /// The identifiers of all other nodes, also of deleted ones: a node that returns has the same identifier.
     ids: BTreeMap<Arc<str>, NodeId>,
     taken: BTreeSet<NodeId>,
     /// The labels of the other nodes that have an object.
@@ -55,7 +55,7 @@ impl Nodes {
         self.present.remove(name);
     }
 
-    /// Assigns an identifier; when all are taken, that of a node without an object.
+    /// Assigns an identifier. If all are taken, it reuses the identifier of a node without an object.
     fn assign_id(&mut self, name: &Arc<str>) {
         if self.ids.contains_key(name) {
             return;

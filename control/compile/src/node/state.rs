@@ -1,4 +1,4 @@
-//! The node wing's state: pods, attachments, addresses and nodes, and the tables that follow from them.
+//! The state of `node`: pods, attachments, addresses and nodes, and the tables that follow from them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ struct KnownPod {
     class: PodClassId,
 }
 
-/// The holder of an address, as far as policy and forwarding need it.
+/// The properties of an address's holder that policy and forwarding need.
 struct Holder {
     pod_class: Option<PodClassId>,
     /// The labels that policies can select the node by.
@@ -178,10 +178,10 @@ impl NodeState {
         let own = delta.key.name == config.name;
         let name = Arc::clone(&delta.key.name);
         if own && delta.after.is_none() {
-            // The node that this agent runs on exists with or without its object: it keeps what it had.
+            // This node runs, also if its object was deleted. It keeps the properties of the last version.
             return;
         }
-        // The identifier first: the places of ranges and addresses need it.
+        // Assign the identifier first: the places of ranges and addresses refer to it.
         if let Some(after) = delta.after.as_ref().filter(|_| !own) {
             self.nodes.insert(&name, after.labels.clone());
         }
@@ -255,7 +255,7 @@ impl NodeState {
 
 // Rebuild.
 impl NodeState {
-    /// Returns the endpoints whose pods belong to another group now.
+    /// Returns the endpoints that must move to another group.
     pub(crate) fn group_moves(&mut self, policy: &PolicyState) -> Vec<GroupMove> {
         let mut moves = Vec::new();
         for id in self.attachments.take_dirty() {
@@ -264,7 +264,7 @@ impl NodeState {
             };
             let key = match (&attached.attachment.pod, &attached.pod) {
                 (None, _) => GroupKey::default(),
-                // Its policy is unknown until its object is: the endpoint is not ready.
+                // Without the pod's object its policy is unknown: the endpoint is not ready.
                 (Some(_), None) => continue,
                 (Some(_), Some(pod)) => policy.group_key(pod),
             };
@@ -386,7 +386,7 @@ impl NodeState {
 
 // Tables.
 impl NodeState {
-    /// Writes the place of addresses in a pod range that no pod is known to have.
+    /// Writes the place of a pod range: it applies to the addresses in the range that belong to no known pod.
     fn write_pod_range(&self, range: Prefix, config: &NodeConfig, output: &mut Output) {
         let place = |name: &Arc<str>| {
             if *name == config.name {

@@ -1,4 +1,4 @@
-//! Activation: from a policy object to rules with selectors and decision identifiers, and back.
+//! Activates policies: compiles a policy object into rules with selectors and rule ids. Deactivation releases these.
 
 use std::sync::Arc;
 
@@ -19,14 +19,14 @@ use crate::policy::rule::{ActivePolicy, ActiveSide, Effect, EvaluationTier, Rule
 use crate::policy::rule_ids::RuleIds;
 use crate::policy::selectors::Selectors;
 
-/// The parts of the policy wing that activation changes.
+/// The parts of the policy state that activation changes.
 pub(crate) struct Context<'a> {
     pub(crate) selectors: &'a mut Selectors,
     pub(crate) references: &'a mut References,
     pub(crate) cidrs: &'a mut Cidrs,
     pub(crate) identities: &'a mut Identities,
     pub(crate) pod_classes: &'a mut PodClasses,
-    /// Collects the changes that removed selectors make to equivalence classes.
+    /// The changes of equivalence classes that removed selectors cause.
     pub(crate) refinement: &'a mut Refinement,
     pub(crate) rule_ids: &'a mut RuleIds,
     pub(crate) tables: &'a mut SnapshotBuilder,
@@ -134,7 +134,7 @@ pub(crate) fn port_names(ports: &[PolicyPort]) -> impl Iterator<Item = &Arc<str>
     })
 }
 
-/// Counts the references to port names, which the sides do not count themselves.
+/// Makes the active policy, and counts its references to port names: compiling the sides does not count them.
 fn finish(
     tier: EvaluationTier,
     sides: [ActiveSide; 2],
@@ -151,8 +151,8 @@ fn finish(
     }
 }
 
-/// Adds the port names that depend on the peer's named ports (egress rules only) to `collected`; returns true if there
-/// are any.
+/// Adds the port names of an egress rule to `collected`: their numbers depend on the peer's named ports. Returns true
+/// if there are any.
 fn collect_peer_port_names(ports: &[PolicyPort], direction: Direction, collected: &mut Vec<Arc<str>>) -> bool {
     let names = direction == Direction::Egress && port_names(ports).next().is_some();
     if names {

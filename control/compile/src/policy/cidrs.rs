@@ -7,15 +7,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use heddle_tables::{IdentityId, Prefix};
 use heddle_wire::Ip;
 
-/// Policy CIDRs, each with the identity of the addresses in it that no pod and no node has.
+/// Policy CIDRs, each with the identity of its outside addresses: the addresses in it that no pod and no node has.
 ///
 /// A prefix is *wanted* as soon as a policy names it, and *live* once it has an identity. [`take_changed`] returns the
-/// difference for the rebuild to work off.
+/// difference, and the rebuild makes these prefixes live or removes them.
 ///
 /// [`take_changed`]: Self::take_changed
 #[derive(Debug, Default)]
 pub(crate) struct Cidrs {
-    /// How many selectors name a prefix.
+    /// The number of selectors that name each prefix.
     wanted: HashMap<Prefix, u32>,
     live: HashMap<Prefix, IdentityId>,
     /// The number of live prefixes by family (IPv4 is `true`) and length.
@@ -87,7 +87,8 @@ impl Cidrs {
         self.covering(Prefix::host(addr)).next().map(|(prefix, _)| prefix)
     }
 
-    /// Returns the identity of an outside address in `inner` that no longer live prefix covers.
+    /// Returns the identity of outside addresses whose longest live prefix is `inner` or, if `inner` is not live, the
+    /// longest one that covers it.
     pub(crate) fn outside(&self, inner: Prefix) -> IdentityId {
         self.covering(inner)
             .next()

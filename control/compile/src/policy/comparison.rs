@@ -26,7 +26,7 @@ impl IdentityChanges {
         self.different.insert((identity, identity));
     }
 
-    /// Records that addresses moved from one identity to another. To be called after all calls of
+    /// Records that addresses moved from one identity to another. Call it after all calls of
     /// [`record_changed`](Self::record_changed).
     pub(crate) fn record_move(&mut self, before: IdentityId, after: IdentityId, identities: &Identities) {
         let alike = !self.different.contains(&(before, before))
@@ -39,7 +39,7 @@ impl IdentityChanges {
     }
 }
 
-/// Compares policies before and after a rebuild. Many endpoints share a pair of policies, so answers are kept.
+/// Compares policies before and after a rebuild. Many endpoints have the same pair of policies, so answers are cached.
 pub(crate) struct PolicyComparison<'a> {
     changes: &'a IdentityChanges,
     identities: &'a Identities,
@@ -78,7 +78,7 @@ impl<'a> PolicyComparison<'a> {
             let (before, after) = (before.side(*d), after.side(*d));
             let differs = |id: IdentityId| !before.is_kept(id, after, id);
             match before.differing_peers(after) {
-                // Made from one another: only the cells on pages that they do not share can differ.
+                // One was made from the other: only the cells on pages that they do not share can differ.
                 Some(mut peers) => peers.any(|id| self.identities.is_older(id, self.rebuild) && differs(id)),
                 None => self.identities.older_than(self.rebuild).any(differs),
             }

@@ -1,4 +1,5 @@
-//! The difference that replaced policies make to a group, if it can be determined without rebuilding all cells.
+//! Finds the cells of a group that change when some of its policies are replaced, if this is possible without
+//! rebuilding all cells.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Compares the policies of a group before and after. `None`: a changed rule matches everyone, or the default denial
-    /// is another, so every cell may differ.
+    /// Compares the policies of a group before and after. `None`: a changed rule matches everyone, or the default
+    /// denial differs, so every cell may differ.
     pub(crate) fn between(
         direction: Direction,
         before: &[Arc<ActivePolicy>],

@@ -11,7 +11,7 @@ use crate::policy::ids::{NamedPort, PolicyVersion, SelectorId};
 use crate::policy::rule::{ActivePolicy, EvaluationTier, Rule, default_denial};
 use crate::policy::rule_fold::RuleFold;
 
-/// Identities whose cells are compiled already, by the rules that matched them.
+/// For each list of matching rules, an identity whose cell has been compiled from it.
 pub(crate) type CellCache = HashMap<Vec<RuleRank>, IdentityId>;
 
 /// The position of a rule in a group: the slot of its policy, and the rule's index within it.
@@ -37,7 +37,7 @@ pub(crate) struct GroupKey {
 #[derive(Debug)]
 struct GroupSide {
     builder: PolicySideBuilder,
-    /// Some NetworkPolicy isolates the endpoints, so the Baseline tier is never evaluated.
+    /// True if a NetworkPolicy isolates the endpoints, so that the Baseline tier is never evaluated.
     isolates: bool,
     by_selector: HashMap<SelectorId, Vec<RulePosition>>,
     /// Rules that match every peer.
@@ -57,14 +57,14 @@ pub(crate) struct Group {
     sides: [GroupSide; 2],
     /// The number of endpoints.
     pub(crate) uses: u32,
-    /// A cell changed since `policy` was made.
+    /// True if a cell changed since `policy` was made.
     changed: bool,
     /// The policy as it was last published.
     pub(crate) policy: Arc<EndpointPolicy>,
 }
 
 impl Group {
-    /// Makes a group whose cells have the answer for peers that no selector matches.
+    /// Makes a group in which every cell has the answer to peers that no selector matches.
     pub(crate) fn new(key: GroupKey, active: Vec<Arc<ActivePolicy>>) -> Self {
         let policy = Arc::new(EndpointPolicy::open());
         let mut group = Self {
@@ -167,8 +167,8 @@ impl Group {
         Some((active.tier, active.sides[direction.index()].rules.get(rule)?))
     }
 
-    /// Recompiles the cell of an identity; without `identity`, the identity is gone. `cache` has the cells that are
-    /// compiled already: identities that the same rules match share one.
+    /// Recompiles the cell of an identity. `identity` is `None` if the identity was removed. `cache` has the cells that
+    /// are compiled already: identities that the same rules match have equal cells.
     pub(crate) fn rebuild_cell(
         &mut self,
         direction: Direction,
@@ -188,7 +188,7 @@ impl Group {
             return;
         }
         let rules = self.ranked(own.chain(&side.everyone));
-        // The answer of egress rules may depend on the peer's named ports, so it is not shared then.
+        // The answer of egress rules may depend on the peer's named ports. Such a cell is not shared.
         let depends = direction == Direction::Egress && identity.is_some_and(|i| !i.ports.is_empty());
         if !depends && let Some(other) = cache.get(&rules) {
             self.changed |= self.sides[direction.index()].builder.set_like(id, *other);
@@ -201,7 +201,7 @@ impl Group {
         }
     }
 
-    /// Folds rules, in evaluation order, into the answer for a peer.
+    /// Folds rules, in evaluation order, into the answer to a peer.
     fn answer(&self, direction: Direction, rules: &[RuleRank], peer: Option<&Identity>) -> PeerRules {
         // A port is the destination's: the endpoint's own on ingress, the peer's on egress.
         let named: &[NamedPort] = match direction {

@@ -19,7 +19,8 @@ pub(crate) struct Groups {
     slots: Vec<Option<Group>>,
     by_key: HashMap<GroupKey, GroupId>,
     free: Vec<GroupId>,
-    /// Groups whose cells [`fill`](Self::fill) compiles: all cells, or, per direction, those that an exchange names.
+    /// Groups whose cells [`fill`](Self::fill) compiles. For each direction: the cells that the exchange names, or all
+    /// cells without one.
     unfilled: Vec<(GroupId, [Option<Exchange>; 2])>,
     /// Groups with a changed cell.
     changed: BTreeSet<GroupId>,
@@ -73,9 +74,9 @@ impl Groups {
         id
     }
 
-    /// Gives a group another key, for all its endpoints, if only the cells differ that replaced policies name. The cost
-    /// depends on the replaced policies, not on the others. Returns the policies of the old key; `None` if a new group
-    /// must be made.
+    /// Changes the key of a group, with all its endpoints, if only cells that the replaced policies name can differ.
+    /// The cost depends on the replaced policies, not on the other ones. Returns the policies of the old key; `None` if
+    /// a new group must be made.
     pub(crate) fn change_key(
         &mut self,
         id: GroupId,
@@ -162,7 +163,7 @@ impl Groups {
         }
     }
 
-    /// Recompiles one cell in one direction of a group; without `identity`, the identity is gone.
+    /// Recompiles one cell in one direction of a group. `identity` is `None` if the identity was removed.
     pub(crate) fn rebuild_cell(
         &mut self,
         id: GroupId,

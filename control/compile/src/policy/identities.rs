@@ -27,7 +27,7 @@ pub(crate) struct Identity {
     pub(crate) class: IdentityClass,
     /// The selectors that match it, sorted.
     pub(crate) matched: Vec<SelectorId>,
-    /// The named ports of its pods that policies refer to.
+    /// Those named ports of its pods that policies refer to.
     pub(crate) ports: Arc<[NamedPort]>,
     /// The rebuild in which it was made.
     pub(crate) born: u64,
@@ -205,7 +205,7 @@ impl Identities {
             .by_cidr
             .range(prefix..)
             .take_while(move |(cidr, _)| cidr.addr() <= last);
-        // The mapped range of IPv4 lies within `::/0`, but no IPv6 prefix covers it.
+        // IPv4 addresses are stored as IPv4-mapped ones, which lie within `::/0`, but no IPv6 prefix covers them.
         near.filter(move |(cidr, _)| prefix.covers(cidr))
             .flat_map(|(_, set)| set.iter().copied())
     }

@@ -1,4 +1,4 @@
-//! Identifiers that several files of the policy wing share.
+//! Identifiers that several files of `policy` share.
 
 use std::sync::Arc;
 

@@ -1,11 +1,11 @@
 //! Policy: from NetworkPolicies and ClusterNetworkPolicies to one compiled policy per group of endpoints.
 //!
 //! - `store` holds all policies, `activate` compiles those that select an endpoint of this node into `rule`s.
-//! - `pod_classes`, `equivalence` and `references` reduce pods to the properties that active policies can see;
-//!   `identities` reduces addresses to them.
-//! - `selectors` match the `peer`s of rules with identities, `cidrs` finds the policy CIDR of an address.
-//! - `groups` hold the compiled cells, `rule_fold` makes the answer of a cell, `exchange` finds the cells that an edited
-//!   policy changes.
+//! - `pod_classes`, `equivalence` and `references` group pods by the properties that active policies can see;
+//!   `identities` groups addresses in the same way.
+//! - `selectors` finds the identities that each `peer` of a rule matches, `cidrs` finds the policy CIDR of an address.
+//! - `groups` holds the compiled cells of each `group`, `rule_fold` makes the answer of a cell, `exchange` finds the
+//!   cells that an edited policy changes.
 //! - `comparison` finds the policies that refuse more than before.
 //! - `state` ties these together: the steps of a rebuild.
 

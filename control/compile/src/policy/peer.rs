@@ -36,7 +36,7 @@ pub(crate) enum PeerSelector {
 }
 
 impl PeerSelector {
-    /// Returns true if pods with these traits match, by what they are and not by their addresses.
+    /// Returns true if it selects pods with these traits. Blocks select addresses, not pods, so they return false.
     pub(crate) fn matches_pods(&self, traits: &PodTraits, namespaces: &HashMap<Arc<str>, Labels>) -> bool {
         match self {
             Self::Pods { scope, pods } => {
@@ -55,7 +55,7 @@ impl PeerSelector {
         }
     }
 
-    /// Returns true if addresses of a class match, whoever has them.
+    /// Returns true if it selects the addresses of a class as a block or as node addresses, whichever pod has them.
     pub(crate) fn matches_addresses(&self, class: &IdentityClass) -> bool {
         match self {
             Self::Pods { .. } | Self::HavingPort(_) => false,
@@ -72,7 +72,8 @@ impl PeerSelector {
         matches!(self, Self::Pods { .. } | Self::HavingPort(_))
     }
 
-    /// Returns the keys under which the index keeps it. Whatever it matches has at least one of them.
+    /// Returns the keys of its entries in the index. Each pod, node or address that it matches has at least one of
+    /// these properties.
     pub(crate) fn index_keys(&self) -> Vec<IndexKey> {
         match self {
             Self::Block(block) => to_prefix(block.cidr()).map(IndexKey::Cidr).into_iter().collect(),
@@ -98,7 +99,8 @@ impl PeerSelector {
     }
 }
 
-/// Returns a set of labels; every matching object has at least one of them. `None` if the selector has no such requirement.
+/// Returns a set of labels such that every matching object has at least one of them. `None` if the selector has no such
+/// requirement.
 pub(crate) fn required_labels(selector: &LabelSelector) -> Option<impl Iterator<Item = Label>> {
     let requirement = selector.requirements().iter().find(|r| r.operator() == Operator::In)?;
     Some(

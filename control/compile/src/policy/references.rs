@@ -1,7 +1,7 @@
 //! The port names and node labels that active policies refer to.
 //!
-//! Only these count for identities: a port name that no policy uses makes no difference. (The labels of pods count by
-//! the selectors that match them: see `pod_classes`.)
+//! Identities depend on these only: a port name that no policy uses makes no difference. (Labels of pods have an effect
+//! through the selectors that match them: see `pod_classes`.)
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -40,7 +40,7 @@ pub(crate) struct ActivePolicy {
 /// The rules of an active policy in one direction.
 #[derive(Debug, Default)]
 pub(crate) struct ActiveSide {
-    /// The denial of whatever no rule allows, if the policy isolates its endpoints in this direction.
+    /// The denial of traffic that no rule allows, if the policy isolates its endpoints in this direction.
     pub(crate) default: Option<RuleId>,
     pub(crate) rules: Vec<Rule>,
 }
@@ -59,9 +59,9 @@ pub(crate) enum Effect {
 pub(crate) struct Rule {
     pub(crate) id: RuleId,
     pub(crate) effect: Effect,
-    /// The rule matches every peer, in the cluster and outside.
+    /// True if the rule matches every peer, in the cluster and outside.
     pub(crate) everyone: bool,
-    /// The matched peers. With `everyone`: the peers for which the answer differs, because they have named ports.
+    /// The matched peers. With `everyone`: the peers to which the answer differs, because of their named ports.
     pub(crate) peers: Vec<SelectorId>,
     /// The matched ports; empty: all ports of every protocol.
     pub(crate) ports: Vec<PolicyPort>,

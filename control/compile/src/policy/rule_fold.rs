@@ -1,7 +1,7 @@
 //! Folds the rules that match one peer, in evaluation order, into one answer per protocol and port.
 //!
-//! Within a tier the first matching rule decides. A rule with the action "Pass" decides too, but only for the rest of its
-//! tier: the next tier is evaluated there.
+//! Within a tier the first matching rule decides. A rule with the action "Pass" ends its tier for the ports that it
+//! matches, and the next tier is evaluated for them.
 
 use std::mem;
 
@@ -10,11 +10,12 @@ use heddle_tables::{Cell, PeerRules, PortRange, PortRules, PortSet, RuleId, firs
 
 use crate::policy::rule::{Effect, EvaluationTier, Rule};
 
-/// Port ranges by protocol: TCP, UDP, SCTP, and all others. Those have no ports: one range stands for all of them.
+/// Port ranges by protocol: TCP, UDP, SCTP, and all others together. The others have no ports, so their list has one
+/// range.
 type Lists = [Vec<PortRange>; 4];
 const OTHER: usize = 3;
 
-/// Marks ports that the next tier decides. No rule has this cell, because a rule never denies by "no policy".
+/// Marks ports that the next tier decides. No rule makes this value, because a denial always names its rule.
 const PASS: Cell = Cell::deny(RuleId::NO_POLICY);
 
 /// The rules folded so far.
@@ -25,9 +26,9 @@ pub(crate) struct RuleFold {
     /// Ranges of the current tier, passes included.
     current: Lists,
     tier: Option<EvaluationTier>,
-    /// Some rule of the current tier passes.
+    /// True if a rule of the current tier passes.
     passes: bool,
-    /// The current tier has a rule for all ports: its later rules decide nothing.
+    /// True if the current tier has a rule for all ports, so that its later rules decide nothing.
     complete: bool,
 }
 
@@ -85,7 +86,8 @@ impl RuleFold {
         let passes = mem::take(&mut self.passes);
         for (earlier, current) in self.earlier.iter_mut().zip(mem::take(&mut self.current)) {
             if passes {
-                // A pass hides later rules of its own tier, so it is resolved before it is dropped.
+                // A pass hides later rules of its own tier. So the first match is found with the passes included, and
+                // they are removed afterwards.
                 earlier.extend(first_wins(current).into_iter().filter(|range| range.cell != PASS));
             } else {
                 earlier.extend(current);

@@ -1,4 +1,4 @@
-//! Identifiers of decisions (policy rules and default denials).
+//! Assigns rule ids: identifiers of decisions, which are policy rules, default denials and denials by refused policies.
 //!
 //! Equal decisions share one identifier, and an identifier never changes its meaning: the rings of recent drops and the
 //! counters of workers still contain it after the policy changed or was deleted. A decision that can deny keeps its name
@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use heddle_tables::{Provenance, RuleId, SnapshotBuilder};
 
-/// The id of unused identifiers that keep their names.
+/// The maximum number of unused identifiers that keep their names.
 const RETIRED: usize = 4096;
 
 /// The identifiers in use, with their reference counts.
@@ -53,7 +53,8 @@ impl RuleIds {
         id
     }
 
-    /// Returns an identifier without a meaning. After a billion the count wraps around, and skips those with a name.
+    /// Returns an identifier without a name. After a billion the counter wraps around and skips identifiers that have
+    /// one.
     fn next_unused(&mut self, tables: &SnapshotBuilder) -> RuleId {
         loop {
             let id = RuleId(self.next);

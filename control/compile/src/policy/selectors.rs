@@ -1,9 +1,9 @@
-//! Selectors: the peers of rules, each kept once however many rules have it, with the identities that they match.
+//! Selectors: the peers of rules with the identities that they match. Equal peers of several rules are one selector.
 //!
-//! The index works in both directions. A new pod class looks up the selectors that may match it: under its namespace,
-//! each of its labels, each of its namespace's labels, its port names, and the few that require nothing. A new selector
-//! looks up pod classes under the same keys. Blocks and node selectors match identities by CIDR and by node labels
-//! instead.
+//! The index works in both directions. For a new pod class, it returns the selectors that may match it: those under its
+//! namespace, each of its labels, each of its namespace's labels and each of its port names, and the few that require
+//! none of these. For a new selector, pod classes are looked up under the same keys. Blocks and node selectors match
+//! identities by CIDR and by node labels instead.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(crate) struct Selector {
     uses: u32,
     /// The identities that it matches.
     pub(crate) members: BTreeSet<IdentityId>,
-    /// The groups and directions with a rule that has it.
+    /// The groups and directions with a rule that contains it.
     pub(crate) groups: BTreeSet<(GroupId, Direction)>,
 }
 

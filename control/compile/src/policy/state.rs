@@ -1,7 +1,7 @@
-//! The policy wing's state, and the steps of a rebuild that concern it alone.
+//! The state of `policy`, and the steps of a rebuild that concern it alone.
 //!
-//! Where a step reaches beyond policy (addresses, endpoints, tables), the caller passes what is needed and receives what
-//! follows for the rest.
+//! `node` and `compiler` call the steps. Where a step affects addresses or endpoints, it returns the changes for the
+//! caller to apply.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use crate::policy::rule_ids::RuleIds;
 use crate::policy::selectors::Selectors;
 use crate::policy::store::PolicyStore;
 
-/// Everything that compiled policy follows from.
+/// The inputs and intermediate results from which policy is compiled.
 #[derive(Debug)]
 pub(crate) struct PolicyState {
     pub(crate) policies: PolicyStore,
@@ -53,7 +53,7 @@ pub(crate) struct GroupMove {
     pub(crate) key: GroupKey,
 }
 
-/// The identities that outside addresses of a policy CIDR had and have.
+/// Pairs of identities: the identity that outside addresses of a policy CIDR had, and the one that they have now.
 pub(crate) type RangeMoves = Vec<(IdentityId, IdentityId)>;
 
 impl Default for PolicyState {
@@ -177,9 +177,9 @@ impl PolicyState {
 
     /// Moves endpoints to other groups. Returns the group of each endpoint whose group has another identifier now.
     ///
-    /// Where all endpoints of a group move to one new key, the group itself changes its key: then only the cells differ
-    /// that the replaced policies name. Groups and policies are released at the end, so that selectors and rules that old
-    /// and new policies share are never removed and made again.
+    /// If all endpoints of a group move to the same new key, the group changes its key, and only the cells that the
+    /// replaced policies name are recompiled. Groups and policies are released at the end, so that selectors and rules
+    /// that old and new policies share are never removed and made again.
     pub(crate) fn move_to_groups(
         &mut self,
         moves: &[GroupMove],
@@ -279,7 +279,7 @@ impl PolicyState {
     /// Returns the addresses that need another identity, and the equivalence classes whose identities keep their
     /// addresses but may match other selectors.
     pub(crate) fn refine_pod_classes(&mut self) -> (Vec<Ip>, BTreeSet<EquivalenceClassId>) {
-        // Selectors that were removed are gone from their identities already.
+        // Removed selectors are already removed from their identities.
         let mut moved = std::mem::take(&mut self.refinement).moved;
         for id in self.selectors.new_selectors() {
             let classes = self.selectors.pod_classes_of(id, &self.pod_classes, &self.namespaces);
@@ -327,7 +327,7 @@ impl PolicyState {
     }
 }
 
-// Step 3: policy CIDRs. (The identities of addresses are the node wing's.)
+// Step 3: policy CIDRs. (`node` assigns the identities of addresses.)
 impl PolicyState {
     /// Adds and removes policy CIDRs. Calls `mark` for each, because addresses in it need another identity. Returns the
     /// identity changes of outside addresses.
@@ -432,7 +432,7 @@ impl PolicyState {
         self.groups.fill(&self.selectors, &self.identities);
     }
 
-    /// Records that addresses moved from one identity to another. To be called after
+    /// Records that addresses moved from one identity to another. Call it after
     /// [`match_selectors`](Self::match_selectors).
     pub(crate) fn record_move(&mut self, before: IdentityId, after: IdentityId) {
         self.changes.record_move(before, after, &self.identities);

@@ -1,8 +1,10 @@
-//! The endpoints of one port of a Service, from all its slices, and the ones that a traffic policy chooses.
+//! Collects the endpoints of one port of a Service from all its slices, and chooses the ones that a traffic policy
+//! allows.
 //!
-//! As kube-proxy does (`pkg/proxy/topology.go`, `CategorizeEndpoints`): ready endpoints; if none is ready, endpoints that
-//! terminate but still serve. Topology hints count if every ready endpoint has one and one of them names this node or its
-//! zone. `trafficDistribution` needs nothing more: whoever writes the slices turns it into hints.
+//! The choice is kube-proxy's (`pkg/proxy/topology.go`, `CategorizeEndpoints`): ready endpoints; if none is ready,
+//! endpoints that terminate but still serve. Topology hints count if every ready endpoint has one and one of them names
+//! this node or its zone. `trafficDistribution` needs no code here, because the controller that writes the slices turns
+//! it into hints.
 
 use heddle_model::{AddressType, Cluster, Endpoint, Service, ServicePort};
 use heddle_tables::{Backend, Backends};
@@ -85,7 +87,7 @@ impl<'a> PortEndpoints<'a> {
         self.best(|e| e.node.as_deref() == Some(node))
     }
 
-    /// Returns the ready endpoints among some, or else those that terminate but serve.
+    /// Returns the ready endpoints that `among` accepts, or else those that terminate but still serve.
     fn best(&self, among: impl Fn(&Endpoint) -> bool) -> Vec<Backend> {
         let in_condition = |wanted: Condition| -> Vec<Backend> {
             let found = self.0.iter().filter(|(_, e)| Condition::of(e) == wanted && among(e));

@@ -1,8 +1,9 @@
-//! The frontends of one Service, as kube-proxy makes them.
+//! Makes the frontends of one Service, with kube-proxy's behavior.
 //!
 //! A Service has frontends at its cluster addresses, at the load balancer addresses that nodes serve themselves, at its
-//! external addresses (if the configuration allows them), at a node port of every address of this node, and at aliases of
-//! these. `backends` chooses the endpoints behind them. Health check ports, and routes to the addresses, are the agent's.
+//! external addresses (if the configuration allows them), at a node port of every address of this node, and at aliases
+//! of these. `backends` chooses the endpoints behind them. The agent serves health check ports and sets the routes to
+//! the addresses.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,11 +15,11 @@ use heddle_wire::{Ip, Proto};
 use crate::prefix::to_prefix;
 use crate::service::backends::PortEndpoints;
 
-/// Another address and port of a frontend, by the frontend.
+/// The alias of each frontend that has one: another address and port that leads to it.
 ///
-/// A process of the node that connects to an address of the node itself is never seen by heddle, unless the kernel
-/// translates the address to one that only heddle has, with a port for each frontend. The agent chooses this alias;
-/// connections to it are treated as connections to the frontend.
+/// heddle never receives a connection from a process of the node to an address of the node itself, unless the kernel
+/// translates the destination to an address that only heddle has, with a port for each frontend. The agent chooses this
+/// alias. Connections to it are treated as connections to the frontend.
 pub(crate) type Aliases = BTreeMap<FrontendKey, FrontendKey>;
 
 /// The properties of this node on which frontends depend.
@@ -26,7 +27,7 @@ pub(crate) struct NodeScope<'a> {
     pub(crate) name: &'a str,
     pub(crate) zone: Option<&'a str>,
     pub(crate) addresses: &'a BTreeSet<Ip>,
-    /// `spec.externalIPs` of Services are served.
+    /// True if `spec.externalIPs` of Services are served.
     pub(crate) external_ips: bool,
 }
 
@@ -41,8 +42,8 @@ fn addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = (Fro
         .chain(external.map(of(FrontendKind::ExternalIp)))
 }
 
-/// Returns the Services that have an address in common with a changed one, before or after: they may gain or lose a
-/// frontend by its change.
+/// Returns the Services that have an address in common with a changed Service, in its old or new version. They may gain
+/// or lose a frontend.
 pub(crate) fn services_at_same_addresses(cluster: &Cluster, delta: &Delta<Service>) -> BTreeSet<ObjectKey> {
     [&delta.before, &delta.after]
         .into_iter()
@@ -184,7 +185,7 @@ impl PortBackends {
         };
         let local = self.local.as_ref().filter(|_| policy == TrafficPolicy::Local);
         let mut frontend = Frontend::new(key, kind, Arc::clone(name), local.unwrap_or(&self.cluster_wide).clone());
-        // As kube-proxy: from a pod, an external address with the policy `Local` goes to all endpoints.
+        // As in kube-proxy, a pod's connection to an external address with the policy `Local` may go to all endpoints.
         if local.is_some() && kind != FrontendKind::ClusterIp {
             frontend.inside = Some(self.cluster_wide.clone());
         }

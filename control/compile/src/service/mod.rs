@@ -2,7 +2,7 @@
 //!
 //! - `backends` chooses the endpoints of one port, by readiness, traffic policy and topology hints.
 //! - `frontends` makes the frontends of one Service.
-//! - `state` keeps which Service has which frontend, and which backends went away.
+//! - `state` records which Service owns each frontend, and the backends that were removed.
 
 pub(crate) mod backends;
 pub(crate) mod frontends;

@@ -1,4 +1,4 @@
-//! The service wing's state: which Service has which frontend, and the backends that frontends lost.
+//! The state of `service`: the owner of each frontend, and the backends that frontends lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,7 +8,8 @@ use heddle_tables::{Backend, Frontend, FrontendKey, SnapshotBuilder};
 
 use crate::service::frontends::{Aliases, NodeScope, frontends_of};
 
-/// A backend that a frontend no longer has. The agent removes its connections from the flow table.
+/// A backend that a frontend no longer has. The agent removes the connections through the frontend to this backend from
+/// the flow table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RemovedBackend {
     /// The frontend. It may be gone itself.
@@ -61,8 +62,8 @@ impl ServiceState {
         }
     }
 
-    /// Records the endpoints of a frontend that it does not have any more, and whether the frontend is new: connections
-    /// to its address went elsewhere before.
+    /// Records the backends that a frontend no longer has, or that the frontend is new: earlier connections to its
+    /// address have another destination.
     fn record_removed(&mut self, key: FrontendKey, after: Option<&Frontend>, tables: &SnapshotBuilder) {
         let Some(before) = tables.current().frontend_at(key) else {
             self.new_frontends |= after.is_some();

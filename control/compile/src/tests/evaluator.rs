@@ -1,4 +1,5 @@
-//! A naive evaluator of policies, written straight from the API documentation: the twin of the compiled tables.
+//! A naive evaluator of policies, written from the API documentation alone. `oracle` compares the compiled tables with
+//! it.
 
 use super::*;
 use heddle_model::{ClusterNetworkPolicy, ClusterPeer, RuleAction, Tier};

@@ -128,7 +128,7 @@ fn an_alias_has_the_backends_of_its_frontend() {
     let clients = [Client::ThisNode, Client::Outside];
     assert_eq!(clients.map(|c| outcome(&snapshot, ALIAS, 7, c)), ["2", "drop"]);
     assert_eq!(clients.map(|c| outcome(&snapshot, BALANCER, 80, c)), ["2", "drop"]);
-    // Changed endpoints change at the alias too. The alias is removed with its frontend, or alone.
+    // Changed endpoints change at the alias too. The alias is removed with its frontend, or on its own.
     world.put(slice("a/s", "a/web", &[("", 8080)], &[("10.0.1.3", "there", 'r')]));
     let built = world.build();
     assert_eq!(outcome(&built.snapshot, ALIAS, 7, Client::ThisNode), "3");
@@ -184,7 +184,7 @@ fn external_addresses_are_served_if_configured() {
         found(&snapshot, addr, Proto::TCP, port).map(|f| f.name.to_string())
     };
     assert_eq!(name(&mut world, "198.51.100.1", 80).as_deref(), Some("a/web"));
-    // Of two Services with one address, the first by name has it; a cluster address comes first.
+    // If two Services have the same address, the first by name gets it. A cluster address precedes other kinds.
     world.put(second.clone());
     assert_eq!(name(&mut world, "198.51.100.1", 80).as_deref(), Some("a/aaa:web"));
     assert_eq!(name(&mut world, "198.51.100.1", 81).as_deref(), Some("a/aaa:more"));

@@ -111,7 +111,8 @@ fn a_change_raises_the_generations_of_endpoints_that_refuse_more() {
 #[test]
 fn a_new_label_key_or_cidr_raises_no_other_generation() {
     let mut world = world();
-    // Divides the identities of web by `v`, and outside addresses by a CIDR within mail's.
+    // Adds a selector on label `v`, which splits the identities of web, and a CIDR within mail's, which splits outside
+    // addresses.
     let peers = vec![
         Peer::Pods {
             namespaces: None,

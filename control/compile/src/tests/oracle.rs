@@ -1,5 +1,4 @@
-//! Compares the compiled tables with an evaluator that is written straight from the API documentation, over random
-//! clusters that change step by step.
+//! Compares the compiled tables with the naive evaluator (`evaluator`), over random clusters that change step by step.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -32,7 +31,7 @@ enum Step {
 #[derive(Clone, Copy, Debug)]
 enum State {
     Running,
-    /// It has terminated: its addresses are nobody's.
+    /// It has terminated: its addresses belong to no pod.
     Ended,
     /// It uses the host's network: its address is its node's.
     OnTheHost,
@@ -275,7 +274,7 @@ fn apply_step(world: &mut World, step: Step) {
 
 /// Endpoint, direction, peer, protocol and port.
 type Asked = (u16, Direction, IpAddr, Proto, u16);
-/// The verdict and the endpoint's generation, by question.
+/// The verdict and the endpoint's generation, for each question.
 type Verdicts = BTreeMap<Asked, (bool, u32)>;
 
 /// Returns every verdict of every local endpoint.

@@ -226,7 +226,7 @@ fn an_address_may_pass_from_one_service_to_another() {
         world.put(service(from, &["10.96.0.1"], &[("", 80)]));
         world.put(slice("a/s", from, &[("", 80)], &[("10.0.0.1", "x", 'r')]));
         assert_eq!(lookup(&world.build().snapshot, "10.96.0.1", 80), "10.0.0.1:80");
-        // The second Service waits for the address, and gets it within the changes that remove the first.
+        // The second Service waits for the address, and gets it in the same changes that remove the first Service.
         world.put(service(to, &["10.96.0.1"], &[("", 80)]));
         world.put(slice("a/t", to, &[("", 80)], &[("10.0.0.9", "x", 'r')]));
         let name = from.split_once('/').unwrap().1;

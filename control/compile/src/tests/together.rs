@@ -1,5 +1,5 @@
-//! Endpoints whose policies differ only in their rules, so that groups can change their key; several change in one
-//! rebuild.
+//! Endpoints that change to policies with other rules and the same default denial, so that their groups change the key.
+//! Several groups change in one rebuild.
 
 use std::collections::{BTreeMap, BTreeSet};
 
