@@ -1,10 +1,11 @@
-//! `heddle simulate` and `heddle replay` as a library: the tables that an agent would compile and the code that its workers
-//! run, without an agent, a socket or a privilege.
+//! `heddle simulate` and `heddle replay` as a library. It compiles the tables that an agent would compile and runs the
+//! code that its workers run, but needs no agent, no socket and no privilege.
 //!
 //! - [`simulate`]: verdicts for connections, from manifests alone.
 //! - [`replay`]: captured frames through the pipeline of one node, with ports in memory.
 //!
-//! It parses no command line and prints nothing: `heddle-cli` does.
+//! `heddle-cli` and the conformance cases in `tests` use it. It parses no command line and prints nothing: `heddle-cli`
+//! does that.
 
 pub mod replay;
 pub mod simulate;

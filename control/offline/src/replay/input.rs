@@ -97,8 +97,8 @@ impl Inputs {
         (!mac.is_multicast() && mac != MacAddr::default()).then_some(mac)
     }
 
-    /// Takes the earliest frame; of frames with equal times the one of the earlier input. Returns it with the input's
-    /// position.
+    /// Takes the earliest frame. Of frames with equal times it takes the one whose input is named first. Returns the
+    /// frame with the position of its input.
     ///
     /// # Errors
     /// A frame cannot be read, or is longer than the longest that a port receives.

@@ -1,7 +1,8 @@
 //! `heddle replay`: runs captured frames through the real pipeline of a node, with ports in memory.
 //!
-//! Tables are compiled from manifests as in `heddle simulate` ([`crate::simulate::node_tables`]), one worker processes frame by
-//! frame, and time comes from the captures. The result is deterministic: the same input gives the same bytes.
+//! Tables are compiled from manifests as in `heddle simulate` ([`crate::simulate::node_tables`]), one worker processes
+//! one frame after the other, and the captures supply the time. The result is deterministic: the same input gives the
+//! same output, byte by byte.
 //!
 //! - [`input`]: the captures, merged by time.
 //! - [`node`]: the worker, its ports and the captures of frames that leave.

@@ -23,10 +23,10 @@ use crate::simulate::Rules;
 use crate::simulate::node_tables::node_config;
 use heddle_config::{Config, FRAME_SIZE};
 
-/// The number of frames in the pool, besides frames for held fragments: enough for a packet of maximum length and the packets
-/// that follow from it.
+/// The number of frames in the pool, besides frames for held fragments: enough for a packet of maximum length and the
+/// packets that result from it.
 const FRAMES: u32 = 16_384;
-/// The worker's time at the first frame. It is not zero, so that earlier times, such as an expiry, can be expressed.
+/// The worker's time at the first frame. It is not zero, because the pipeline may compute earlier times.
 const BEGIN: Millis = Millis(1_000_000);
 /// The seed of random choices and hash keys: a constant, so that the same input gives the same output. The value is arbitrary.
 const SEED: u64 = 0x6865_6464_6c65;

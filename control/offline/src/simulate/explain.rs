@@ -187,7 +187,7 @@ fn explained_path(cluster: &Cluster, resolved: &ResolvedProbe, to: SocketAddr, p
     let pod = cluster.pod_at(to.ip());
     let answer = |direction| path.policy.iter().find(move |answer| answer.direction == direction);
     let side = |pod: Option<&std::sync::Arc<Pod>>, direction: Direction| {
-        // If no policy was evaluated, the policies that select the pod did not matter.
+        // If no policy was evaluated, the policies that select the pod had no effect.
         let pod = pod.filter(|_| !path.policy.is_empty())?;
         let answer = answer(direction);
         Some(ExplainedSide {

@@ -117,7 +117,8 @@ impl<'a> NamedObject<'a> {
     }
 }
 
-/// Returns the family of the connection: of the first destination address whose family the source has too.
+/// Returns the family of the connection: the family of the first destination address for which the source has an
+/// address too.
 pub(super) fn common_family(
     from: &NamedEnd,
     from_object: &NamedObject<'_>,

@@ -137,7 +137,7 @@ impl Path {
         });
     }
 
-    /// Sets a verdict that is not policy's.
+    /// Sets a verdict that policy did not decide.
     fn set_verdict(&mut self, verdict: Verdict, reason: impl Into<String>) {
         self.verdict = verdict;
         self.reason = Some(reason.into());
@@ -189,7 +189,7 @@ fn step(
 ) -> Option<Step> {
     let snapshot = tables.node_tables(&at.node).snapshot();
     let query = query(snapshot, resolved, at.to, at.port, SOURCE_PORT);
-    // Traffic that never leaves a pod or a node, and traffic that only the kernel routes, meets no policy.
+    // No policy applies to traffic that never leaves a pod or a node, or that only the kernel routes.
     let is_itself = resolved.from == at.to && (query.origin != Origin::HOST || !is_a_service(snapshot, &query));
     if is_itself {
         path.reason = Some(heddle_tables::Provenance::Itself.to_string());
@@ -272,7 +272,8 @@ fn add_denied(snapshot: &Snapshot, query: &Query, aimed: Option<Target>, denial:
             return;
         }
     };
-    // The denial at the ingress contains nothing about the egress before it, so that is evaluated again.
+    // A denial at ingress does not name the egress rule that allowed the connection before, so egress is evaluated
+    // again.
     if direction == Direction::Ingress
         && let (Some(pod), Some(target)) = (query.origin.as_pod().and_then(|no| snapshot.endpoint(no)), aimed)
         && let PolicyVerdict::Allow(rule) = pod.judge(
@@ -292,8 +293,8 @@ fn is_a_service(snapshot: &Snapshot, query: &Query) -> bool {
     snapshot.frontend(t.dst, query.proto, t.dport) != ServiceLookup::NotAService
 }
 
-/// Returns true if a packet that no pod of the node sent is for no pod of the node and no Service. No policy applies to it
-/// there, and the kernel routes it.
+/// Returns true if the destination of a packet is neither a pod of this node nor a Service. Call it for packets that no
+/// pod of the node sent: the kernel routes such a packet, and no policy of this node applies to it.
 pub(super) fn is_routed_by_kernel(snapshot: &Snapshot, query: &Query) -> bool {
     let dst = query.tuple.dst;
     let elsewhere = matches!(

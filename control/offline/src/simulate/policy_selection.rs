@@ -3,7 +3,7 @@
 use heddle_model::{Cluster, ClusterNetworkPolicy, NetworkPolicy, Pod, Tier};
 use heddle_tables::Direction;
 
-/// A policy that selects a pod, ordered by its turn.
+/// A policy that selects a pod, in the order of evaluation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Selecting {
     /// The position in the order of evaluation: Admin tier by priority, then network policies, then Baseline tier.

@@ -1,4 +1,4 @@
-//! A probe and its answer, in the format of the probes' file.
+//! A probe and its answer, in the format of the file that `heddle simulate --probes` reads.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -133,7 +133,7 @@ pub struct Probe {
     pub dst: End,
     /// The protocol.
     pub protocol: Transport,
-    /// The destination port; none for ICMP.
+    /// The destination port; `None` for ICMP.
     #[serde(default)]
     pub port: Option<u16>,
     /// The node where the packet enters. Default: the source pod's node, or else the destination pod's.

@@ -1,4 +1,4 @@
-//! The part of the agents' configuration that affects verdicts.
+//! The part of the agents' configuration that affects the verdicts of `heddle simulate`.
 
 use heddle_config::Config;
 use ipnet::IpNet;

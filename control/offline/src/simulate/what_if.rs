@@ -1,8 +1,8 @@
 //! The pairs of pods whose traffic changes when objects are added, replaced or removed.
 //!
-//! Each pair is compared for every port and for an echo request. Ports between two that some policy or the destination pod
-//! names have the same verdict, so one port of each such range is evaluated. Pairs that no changed policy selects are
-//! skipped. Services are not compared: they lead to the same pods.
+//! Each pair is compared for every port and for an echo request. The ports that policies and the destination pod name
+//! divide all ports into ranges. All ports of a range have the same verdict, so only the first one is evaluated. Pairs
+//! that no changed policy selects are skipped. Services are not compared, because they lead to the same pods.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -56,7 +56,8 @@ pub struct Difference {
     pub after: Verdict,
     /// The rule that decides after the change.
     pub decided_after: String,
-    /// True if the two pods have no other family in common, so that a table need not name it.
+    /// True if the pair has only this family, because one of the two pods has a single address. A table need not name
+    /// the family then.
     #[serde(skip)]
     pub only_family: bool,
 }
@@ -242,7 +243,7 @@ fn add_policies(cluster: &Cluster, pod: &Pod, direction: Direction, starts: &mut
     }
 }
 
-/// Two pods, by addresses of one family.
+/// Two pods, with an address each of one family.
 struct Pair<'a> {
     from: &'a Pod,
     to: &'a Pod,

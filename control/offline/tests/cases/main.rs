@@ -4,8 +4,8 @@
 //! - `answers`: step by step through the code of `heddle simulate`.
 //! - `packets`: as packets in memory, through the pipeline of each node on their path, and back.
 //!
-//! An **exception** is a case that contradicts a sentence of the API documentation: see [`EXCEPTIONS`]. An exception that
-//! passes fails the test, so that the list stays correct. Every other case must pass.
+//! An **exception** is a case that contradicts a sentence of the API documentation: see [`EXCEPTIONS`]. An exception
+//! that passes fails the test, so that the list cannot become outdated. Every other case must pass.
 
 #![allow(
     clippy::expect_used,

@@ -1,8 +1,8 @@
 //! A node in memory: the pipeline with the tables that its agent would have published, packet by packet. etherparse verifies
 //! every frame that leaves, and no frame may be lost.
 //!
-//! It drives the stages itself, because it compares one packet's verdict and gets other tables with each packet, while a node
-//! of `heddle_engine::testing` has workers and counters around the stages.
+//! It calls `process` directly, because each packet has its own tables and its verdict is compared. A node of
+//! `heddle_engine::testing` would add workers and counters.
 
 use heddle_engine::{
     AnswerKind, Batch, DropReason, FragmentConfig, Ingress, PortRole, StageConfig, Stages, Tables, Verdict, process,

@@ -1,14 +1,14 @@
 //! The cases as packets in memory: each probe is the first packet of a connection. It passes through the pipeline of every
 //! node on its path, with the tables that the node's agent would have published, and its answer passes back.
 //!
-//! - Pods send by their own ports, nodes by their host ports. Packets from outside or from another node come in by the host
-//!   port, because there is no uplink port yet. They are counted, and evaluated all the same.
-//! - Connections that no worker sees (of a pod with itself, of a node with another node) are counted.
+//! - Pods send by their own ports, nodes by their host ports. Packets from outside or from another node come in by the
+//!   host port, because there is no uplink port yet. They are counted and evaluated like all others.
+//! - Connections that no worker receives (of a pod with itself, of a node with another node) are only counted.
 //! - A connection that a node masquerades towards another node's pod is followed to the first node only, and counted: the
 //!   second node cannot apply policy to the client without the tunnel.
-//! - The set of backends is observed: further connections from other ports, at least 32, continue until every expected backend
-//!   was reached; none may reach another one. Each backend's answer passes back. If a Service has session affinity, the client
-//!   must stay with one backend.
+//! - The set of backends is observed: further connections from other ports are opened, at least 32, until every
+//!   expected backend was reached. None may reach another backend. Each backend's answer passes back. If a Service has
+//!   session affinity, the client must stay with one backend.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

@@ -245,7 +245,8 @@ fn tuple_of(frame: &[u8]) -> Result<(Parsed, Tuple), String> {
     Ok((parsed, tuple))
 }
 
-/// Returns a packet from the port of an endpoint. A fresh one, as a veth delivers it, has only the sum of its pseudo-header.
+/// Returns a packet from the port of an endpoint. With `fresh` its checksum is unfinished, as on a veth: it covers only
+/// the pseudo-header.
 fn packet(snapshot: &Snapshot, from: EndpointId, tuple: Tuple, fresh: bool) -> Packet {
     let mac = snapshot.endpoint(from).expect("an endpoint that packets came from").mac;
     let packet = Packet::new(mac, MacAddr::GATEWAY, tuple.src, tuple.dst);

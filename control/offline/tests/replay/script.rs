@@ -19,7 +19,7 @@ use super::render::render;
 
 /// A frame that arrives.
 pub struct Step {
-    /// The label: the property that the frame shows.
+    /// The label: the property that the frame tests.
     pub what: &'static str,
     /// The port.
     pub port: &'static str,

@@ -1,5 +1,5 @@
-//! Services reached otherwise than from a pod by ClusterIP: node ports, load balancers, from the node and from outside; and
-//! session affinity.
+//! Services by other ways than a pod's connection to a ClusterIP: node ports, load balancers, clients on the node and
+//! outside; and session affinity.
 
 use heddle_wire::TcpFlags;
 
