@@ -1,7 +1,7 @@
 //! Compares the memory that the configuration needs with the memory that is available, before the agent allocates it.
 //!
-//! Packet memory is mapped and pinned at the start. On a machine with too little memory the kernel's out-of-memory killer
-//! would end the agent or other processes, without a clear error.
+//! Packet memory is mapped and pinned at the start. Without this check, on a machine with too little memory the
+//! kernel's out-of-memory killer would end the agent or other processes, without a clear error.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,9 +21,9 @@ const KERNEL_BYTES_PER_PORT_AND_FRAME: u64 = 128;
 pub struct Demand {
     /// The frames of the UMEM.
     pub frames: u32,
-    /// The bytes of ordinary memory for a flow table that has to be created.
+    /// The bytes of ordinary memory for a flow table that has to be created; 0 if there is one, or on huge pages.
     pub flows: u64,
-    /// The most ports.
+    /// The maximum number of ports.
     pub ports: u32,
 }
 
@@ -62,7 +62,8 @@ pub fn flow_table_bytes(connections: u32) -> u64 {
     config.file_bytes()
 }
 
-/// Returns the bytes of ordinary memory for a flow table: 0 if it fits on free reserved huge pages, or must.
+/// Returns the bytes of ordinary memory for a flow table: 0 if it fits on the free reserved huge pages, or if these are
+/// required.
 #[must_use]
 pub fn ordinary_flow_bytes(connections: u32, wish: HugePages) -> u64 {
     let bytes = flow_table_bytes(connections);
@@ -112,8 +113,8 @@ impl Demand {
     }
 }
 
-/// Returns the memory that is available: the smallest of the machine's and of the limits of this process's control groups.
-/// Returns `None` if neither can be read.
+/// Returns the memory that is available: the smallest of the machine's available memory and of what each control group
+/// of this process may still allocate. Returns `None` if none of these can be read.
 #[must_use]
 pub fn available() -> Option<Available> {
     let machine = fs::read_to_string("/proc/meminfo")

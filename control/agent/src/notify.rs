@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 /// Sends the service manager a state, such as `READY=1`. `run` calls it when the agent is ready and when it stops.
 ///
 /// # Errors
-/// `$NOTIFY_SOCKET` names a socket to which nothing can be sent.
+/// Sending to the socket that `$NOTIFY_SOCKET` names fails.
 pub fn send_state(state: &str) -> io::Result<()> {
     match std::env::var("NOTIFY_SOCKET") {
         Ok(name) if !name.is_empty() => send(&name, state),

@@ -1,9 +1,9 @@
 //! The agent's two sockets: HTTP with JSON over unix sockets in the run directory (`heddle-proto` has messages and routes).
 //!
-//! A request of the CNI socket becomes a [`Request`] to the controller, which owns the attachments and answers by a
-//! channel; requests are served one after the other, so concurrent ones cannot disturb each other. A query of the
-//! operator's socket is answered from the read model, without the controller. This module only decodes, limits
-//! and encodes.
+//! A request of the CNI socket becomes a [`Request`] to the controller, which owns the attachments and answers through
+//! a channel. The controller serves requests one after the other, so concurrent requests cannot disturb each other. The
+//! read model answers queries of the operator's socket, without the controller. This module only decodes, limits and
+//! encodes.
 
 pub mod server;
 mod socket;

@@ -117,7 +117,7 @@ macro_rules! ask_controller {
     };
 }
 
-/// Answers a query from the read model. It runs on a thread for blocking work: a large answer delays no other request.
+/// Answers a query from the read model, on a thread for blocking work, so that a large answer delays no other request.
 macro_rules! ask_read_model {
     ($state:ident, $variant:ident $name:ident, [] [$($request:expr)?]) => {
         answer(
@@ -350,7 +350,7 @@ mod tests {
     #[tokio::test]
     async fn queries_are_answered_while_the_controller_is_busy() {
         let dir = tempfile::tempdir().unwrap();
-        // Nobody receives the requests of the CNI socket.
+        // No controller receives the requests of the CNI socket.
         let (control, _requests) = crossbeam::channel::unbounded();
         let _server = Server::start(dir.path(), &control, Arc::new(EchoQueries)).unwrap();
         let socket = dir.path().join(CNI_SOCKET);

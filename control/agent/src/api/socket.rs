@@ -13,16 +13,16 @@ pub(super) struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // The agent is ending, and the next start replaces a file that cannot be removed.
+        // A failure does no harm: the next start of the agent replaces the file.
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// Listens at `path`, for root only. The caller holds the run directory's lock, so an existing socket is a dead agent's and
-/// is replaced.
+/// Listens at `path`, for root only. The caller holds the run directory's lock, so an existing socket belongs to an
+/// agent that has ended, and is replaced.
 ///
 /// # Errors
-/// The path has a file that is no socket, or the system refuses.
+/// A file that is no socket exists at the path, or a system call fails.
 pub(super) fn listen(path: &Path) -> io::Result<(UnixListener, SocketFile)> {
     match fs::symlink_metadata(path) {
         Ok(found) if found.file_type().is_socket() => fs::remove_file(path)?,

@@ -1,8 +1,8 @@
 //! The packets that policies denied, summed over all workers, by policy and pod.
 //!
-//! A worker counts by rule number in a table of fixed size, and reuses the slot of a rule that has denied nothing for a
-//! while. The sums are updated more often than that. They are kept by the policy's name, so a sum continues when the policy
-//! is compiled again, and stays when the policy is deleted.
+//! A worker counts by rule id in a table of fixed size, and reuses the slot of a rule that has denied nothing for a
+//! while. The sums here are updated more often than slots are reused, so no count is lost. They are kept by the
+//! policy's name, so a sum continues when the policy is compiled again, and stays when the policy is deleted.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use super::meters::WorkerView;
 use super::policies::{describe, is_policy};
 use super::view::View;
 
-/// The most sums. When there is no room, the sum that has not risen for the longest time is added to the others.
+/// The maximum number of sums. If it is reached, the sum that has not risen for the longest time is added to `others`.
 const MAX_SUMS: usize = 4096;
 
 /// The decision of a policy, and the pod for which it denied packets.
@@ -33,7 +33,8 @@ struct Sum {
 /// The sums by policy and pod.
 #[derive(Debug, Default)]
 pub(super) struct DeniedSums {
-    /// For each worker: the tenancy and count of each slot, and the count of its others, as they were last seen.
+    /// For each worker: the last values that were read. These are the tenancy (the number of reuses) and the count of
+    /// each slot, and the count of packets without a slot.
     seen: Vec<(Vec<(u32, u64)>, u64)>,
     sums: BTreeMap<Pair, Sum>,
     /// Packets without a sum of their own.
@@ -80,7 +81,7 @@ impl DeniedSums {
         counters.counts().filter_map(new).collect()
     }
 
-    /// Adds packets to a sum, or to the others if no policy is known.
+    /// Adds packets to a sum, or to `others` if the policy is not known.
     fn add(&mut self, pair: Option<Pair>, packets: u64, now: Instant) {
         let Some(pair) = pair else {
             self.others += packets;

@@ -19,10 +19,10 @@ use crate::workers::clock;
 /// The number of drops in an answer if the request has no limit.
 const DEFAULT_LIMIT: u32 = 100;
 
-/// The policies of the rule numbers of one answer. Each number is looked up once.
+/// A cache for one answer: the policy of each rule id, so that each id is looked up once.
 type Policies = HashMap<RuleId, Option<Policy>>;
 
-/// The conditions of a query, in the form of the records.
+/// The conditions of a query, in the types of the records.
 #[derive(Debug)]
 struct DropFilter<'a> {
     reason: Option<DropReason>,
@@ -77,7 +77,7 @@ impl ReadModel {
         let mut policies = Policies::new();
         let mut found: Vec<(u8, DropRecord)> = Vec::new();
         let (mut next, mut overwritten) = (Vec::new(), 0);
-        // The position after the last record read, for each worker in its order, makes the cursor of the next request.
+        // The cursor for the next request has the position after the last record read, for each worker in order.
         for worker in &self.workers {
             let from = after.and_then(|after| after.next.get(next.len())).copied().unwrap_or(0);
             let reading = worker.counters.recent().read(from, |record| {
@@ -89,7 +89,7 @@ impl ReadModel {
             overwritten += reading.overwritten;
             next.push(reading.next);
         }
-        // Of too many drops, the newest ones are returned.
+        // If there are more than the limit, return the newest ones.
         found.sort_by_key(|(worker, record)| (record.at, *worker, record.number));
         let left_out = found.len().saturating_sub(limit);
         let now = (clock().0, Timestamp::now());

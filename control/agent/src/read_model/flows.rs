@@ -1,5 +1,5 @@
-//! `heddle flows`: a page of the flow table, filtered, with the names of pods and Services. One page reads a bounded number
-//! of records, so that a query takes a bounded time whatever the table's size.
+//! `heddle flows`: a page of the flow table, filtered, with the names of pods and Services. One page reads a bounded
+//! number of records, so that the time of a query does not depend on the table's size.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::names::{PodLocation, service_name, unknown};
 use super::view::View;
 use crate::workers::clock;
 
-/// The most records that one page reads.
+/// The maximum number of records that one page reads.
 const RECORDS_PER_PAGE: u32 = 16_384;
 
 /// The states that a query may name.
@@ -32,7 +32,7 @@ const STATES: [FlowState; 8] = [
 /// The protocols that a query may name; others are given by number.
 const PROTOCOLS: [Proto; 5] = [Proto::TCP, Proto::UDP, Proto::SCTP, Proto::ICMP, Proto::ICMPV6];
 
-/// The conditions of a query, in the form of the flow table.
+/// The conditions of a query, in the types of the flow table.
 #[derive(Debug, Default)]
 struct FlowFilter {
     pod: Option<PodLocation>,

@@ -75,7 +75,7 @@ impl ReadModel {
             acknowledged: AtomicU64::new(0),
             denied: Mutex::default(),
             meters: Mutex::new(Meters::new(workers.threads().len())),
-            // 53 bits, which every JSON reader keeps exactly.
+            // 53 bits: JSON readers that store numbers as 64-bit floats keep it exactly.
             instance: RandomState::new().hash_one(std::process::id()) >> 11,
         }
     }
@@ -90,8 +90,8 @@ impl ReadModel {
         self.acknowledged.store(version, Ordering::Relaxed);
     }
 
-    /// Samples the counters that readers see as rates and sums. The controller calls it once a second, before a worker
-    /// reuses a counter of denied packets for another rule.
+    /// Samples the counters that readers see as rates and sums. The controller calls it once a second: more often than
+    /// a worker may reuse a counter of denied packets for another rule.
     pub(crate) fn sample(&self) {
         lock(&self.meters).sample(&self.workers);
         self.sum_denied(&self.view());
@@ -122,7 +122,7 @@ impl ReadModel {
     }
 }
 
-/// Locks a mutex, also after a reader has panicked: every value behind these mutexes is valid at any time.
+/// Locks a mutex, also after a reader has panicked, because the values behind these mutexes are valid at any time.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Decisions of the tables as the policies that `heddle drops` and `heddle status` print.
+//! Converts decisions of the tables to the policies that `heddle drops` and `heddle status` print.
 
 use heddle_proto::Policy;
 use heddle_tables::{Direction, PolicyKind, Provenance};

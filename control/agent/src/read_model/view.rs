@@ -20,7 +20,7 @@ pub(crate) struct View {
     pub(crate) synced_at: Option<Instant>,
     /// The time of the last publication.
     pub(crate) published_at: Option<Instant>,
-    /// The numbers of identities and of policies in the compiler.
+    /// The numbers of identities and of compiled policies (groups) in the compiler.
     pub(crate) compiled: (usize, usize),
     /// The attachments, in the order of their ids.
     pub(crate) attachments: Vec<Attachment>,

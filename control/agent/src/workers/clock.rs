@@ -2,8 +2,8 @@
 
 use heddle_flow::Millis;
 
-/// Returns the time since the machine was booted, including the time in which it was suspended (`CLOCK_BOOTTIME`). The
-/// times in the flow table therefore stay valid over restarts of the agent.
+/// Returns the time since the machine was booted, including the time in which it was suspended (`CLOCK_BOOTTIME`). So
+/// the times in the flow table stay valid when the agent restarts.
 #[must_use]
 pub fn clock() -> Millis {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);

@@ -24,7 +24,7 @@ pub enum WorkersError {
     /// Every port number for pods is in use.
     #[error("all {max} ports for pods are in use: raise key maxPods")]
     NoPortNumber {
-        /// The most pods (`maxPods`).
+        /// The maximum number of pods (`maxPods`).
         max: u16,
     },
     /// A thread or an eventfd cannot be created.

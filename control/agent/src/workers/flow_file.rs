@@ -1,10 +1,10 @@
 //! The in-memory file system of the flow table's file. The agent mounts it under its run directory, so that the table
 //! outlives the process but not a reboot.
 //!
-//! It is a hugetlbfs if enough pages of 2 MiB are reserved and free, and else a tmpfs for which the kernel assembles such
-//! pages from free memory as far as it can (`huge=within_size`, `Documentation/admin-guide/mm/transhuge.rst`). An existing
-//! mount is an earlier agent's and stays, with the table in it. The mount is in the agent's mount namespace, where the next
-//! agent finds it.
+//! It is a hugetlbfs if enough pages of 2 MiB are reserved and free. Otherwise it is a tmpfs for which the kernel
+//! assembles such pages from free memory as far as it can (`huge=within_size`,
+//! `Documentation/admin-guide/mm/transhuge.rst`). An existing mount was made by an earlier agent and stays, with the
+//! table in it. The mount is in the mount namespace in which the agent was started, so the next agent finds it.
 
 use std::fmt;
 use std::fs;

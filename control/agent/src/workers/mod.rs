@@ -1,8 +1,8 @@
 //! The workers: their threads, their ports, and the tables and the flow table that they read.
 //!
-//! [`Workers`] belongs to the control thread. It opens and closes sockets, which takes milliseconds, and passes the rings to
-//! the workers and back through their channels. Port numbers begin with one for each possible worker's queue of the host
-//! port; pods have the numbers after them.
+//! [`Workers`] belongs to the control thread. It opens and closes sockets, which takes milliseconds, and passes the
+//! rings to the workers and back through their channels. The first `MAX_WORKERS` port numbers are for queues of the
+//! host port, one for each possible worker. The numbers after them are for pods.
 
 mod clock;
 mod error;

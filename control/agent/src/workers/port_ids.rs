@@ -13,7 +13,7 @@ pub const FIRST_HOST: PortId = PortId(0);
 /// The port numbers that are in use by pods.
 #[derive(Debug)]
 pub struct PortIds {
-    /// The most pods.
+    /// The maximum number of pods.
     count: u16,
     /// The number allocated last.
     last: u16,
@@ -41,7 +41,7 @@ impl PortIds {
         Some(PortId(MAX_WORKERS + free))
     }
 
-    /// Releases a number. A number of the host port's queues changes nothing.
+    /// Releases a number. The number of a host queue is ignored.
     pub fn release(&mut self, port: PortId) {
         if let Some(n) = port.0.checked_sub(MAX_WORKERS) {
             self.used.remove(&n);

@@ -15,7 +15,8 @@ use super::state::Workers;
 use super::stranded::Returned;
 use super::thread::WorkerThread;
 
-/// The longest time in which a worker answers. A worker reads its channel once a turn, so only a dead one takes longer.
+/// The longest time in which a worker answers. A worker reads its channel once a turn, so only a worker that has ended
+/// or hangs takes longer.
 const WORKER_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 impl Workers {

@@ -1,9 +1,9 @@
-//! Shrinks the fill rings of ports that have grown and are silent, when other ports need their frames.
+//! Takes frames from the fill rings of silent ports when other ports need them.
 //!
-//! A busy port's fill ring grows, and shrinks again by not being refilled. The kernel returns a fill frame only by receiving
-//! a packet into it, so the ring of a port that has become silent keeps its frames. That harms nobody as long as other
-//! rings can grow. When the frames for growth are used up, silent ports are closed and opened again. That takes some
-//! milliseconds and leaves each with the frames that every idle port has.
+//! A busy port's fill ring grows. It shrinks when the kernel receives packets and the worker does not refill it. The
+//! kernel returns a frame of the fill ring only with a packet in it, so the ring of a port that has become silent keeps
+//! its frames. This does no harm while other rings can still grow. When the frames for growth are used up, silent ports
+//! are closed and opened again. This takes some milliseconds for each, and leaves it the minimum that every port has.
 
 use heddle_port::{FillBudget, Holder, PortId};
 use heddle_tables::WorkerId;
@@ -11,7 +11,7 @@ use heddle_tables::WorkerId;
 use super::error::WorkersError;
 use super::state::Workers;
 
-/// The most ports that one call opens again, because the control thread has other work.
+/// The maximum number of ports that one call reopens, because the control thread has other work too.
 const MAX_REOPENED: usize = 4;
 
 /// A silent port that was closed and could not be opened again.
@@ -40,7 +40,7 @@ impl Workers {
             })
             .collect();
         self.silence.record(packets.into_iter());
-        // Nothing to do while one port can still grow to its ceiling, or if no ring has grown.
+        // Do nothing while one port can still grow to its ceiling, or if no ring has grown.
         let budget = self.context.pool().budget();
         if budget.growth_left() >= FillBudget::CEILING - FillBudget::FLOOR || budget.grown() == 0 {
             return Ok(Vec::new());

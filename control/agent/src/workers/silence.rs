@@ -20,7 +20,7 @@ struct PortSample {
 }
 
 impl Silence {
-    /// Records the packets that each port has received and sent so far. Ports that are not named are removed.
+    /// Records the packets that each port has received and sent so far. Ports that are not in `ports` are forgotten.
     pub(super) fn record(&mut self, ports: impl Iterator<Item = (PortId, u64)>) {
         let before = std::mem::take(&mut self.0);
         self.0 = ports
@@ -34,7 +34,7 @@ impl Silence {
             .collect();
     }
 
-    /// Returns the silent ports that hold more than `rest` frames, the port with the most frames first.
+    /// Returns the silent ports that hold more than `rest` frames, sorted by their number of frames, the largest first.
     pub(super) fn grown(&self, rest: u32, held: impl Fn(PortId) -> u32) -> Vec<PortId> {
         let mut grown: Vec<(u32, PortId)> = self
             .0

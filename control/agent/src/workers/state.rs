@@ -1,4 +1,4 @@
-//! The workers as the control thread sees them: their threads, their ports, and the tables that they read.
+//! The control thread's state of the workers: their threads, their ports, and the tables that they read.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -19,7 +19,7 @@ use super::silence::Silence;
 use super::stranded::StrandedPorts;
 use super::thread::WorkerThread;
 
-/// The most packets in the hand-over queue between two workers.
+/// The capacity of the hand-over queue between two workers, in packets.
 const HANDOVER_QUEUE: usize = 1024;
 
 /// The workers, their ports and the publication of tables. The control thread owns it.
@@ -179,7 +179,8 @@ impl Workers {
         for worker in &self.workers {
             worker.handle().stop();
         }
-        // Only when all workers have ended can each drain its hand-over queues.
+        // Wait until all workers have ended: only then no worker adds to the hand-over queues, and each can drain its
+        // own.
         let ended: Vec<_> = self.workers.drain(..).filter_map(WorkerThread::join).collect();
         for worker in ended {
             for (port, _) in worker.finish() {

@@ -59,7 +59,7 @@ impl WorkerThread {
         &self.handle
     }
 
-    /// Returns the core that it was pinned to at the start, if the kernel allowed it.
+    /// Returns the core that it was assigned. If the kernel did not allow to pin it there, it runs on any core.
     #[must_use]
     pub const fn core(&self) -> usize {
         self.core
