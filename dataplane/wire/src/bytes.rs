@@ -1,4 +1,4 @@
-//! Reads and writes fixed-size fields at an offset without a panic. Out of range is `None` or `false`.
+//! Reads and writes fixed-size fields at an offset without a panic. An offset out of range gives `None` or `false`.
 
 /// Returns the `N` bytes at `at`.
 #[inline(always)]

@@ -31,7 +31,7 @@ pub fn check_parse(data: &[u8]) {
         check_answers(data, &p);
         check_rewrites(data, &p);
     }
-    // As the head of a longer packet: a packet that parses as a whole parses here too.
+    // As the head of a longer packet: if the parser accepts the frame as a whole packet, it accepts it here too.
     let longer = data.len() + 3000;
     match parse(data, longer) {
         Ok(p) => check_parsed(data, longer, &p),
@@ -94,8 +94,8 @@ fn check_inner(head: &[u8], p: &Parsed, i: &Inner) {
     }
 }
 
-/// Cuts the packet at the ends of its headers. If only the head frame ends there, the result is the same or `HeadersSplit`. If the
-/// packet ends there, the result is an error.
+/// Cuts the frame at the ends of its headers, and parses each piece twice. As the head frame of the whole packet, it gives the same
+/// result or `HeadersSplit`. As the whole packet, it gives an error if it ends before the end of the packet.
 fn check_cuts(data: &[u8], p: &Parsed) {
     // The parser reads the first octet of SCTP's first chunk too.
     let chunk = p.proto == Proto::SCTP && !p.is_later_fragment() && p.end() > p.payload();

@@ -22,15 +22,15 @@ pub mod v4 {
     pub const TIME_EXCEEDED: u8 = 11;
     /// Parameter problem.
     pub const PARAMETER_PROBLEM: u8 = 12;
-    /// Code of unreachable: the network.
+    /// Code of destination unreachable: no route to the network.
     pub const CODE_NET: u8 = 0;
-    /// Code of unreachable: the host.
+    /// Code of destination unreachable: the host does not answer.
     pub const CODE_HOST: u8 = 1;
-    /// Code of unreachable: the port.
+    /// Code of destination unreachable: no process listens at the port.
     pub const CODE_PORT: u8 = 3;
-    /// Code of unreachable: fragmentation needed and DF set (RFC 1191).
+    /// Code of destination unreachable: fragmentation needed and DF set (RFC 1191).
     pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
-    /// Code of unreachable: administratively prohibited (RFC 1812 section 5.2.7.1).
+    /// Code of destination unreachable: administratively prohibited (RFC 1812 section 5.2.7.1).
     pub const CODE_PROHIBITED: u8 = 13;
 }
 
@@ -66,13 +66,13 @@ pub mod v6 {
     pub const REDIRECT: u8 = 137;
     /// Multicast listener report, version 2.
     pub const MLD2_REPORT: u8 = 143;
-    /// Code of unreachable: no route.
+    /// Code of destination unreachable: no route.
     pub const CODE_NO_ROUTE: u8 = 0;
-    /// Code of unreachable: administratively prohibited.
+    /// Code of destination unreachable: administratively prohibited.
     pub const CODE_PROHIBITED: u8 = 1;
-    /// Code of unreachable: the address.
+    /// Code of destination unreachable: the address cannot be reached.
     pub const CODE_ADDRESS: u8 = 3;
-    /// Code of unreachable: the port.
+    /// Code of destination unreachable: no process listens at the port.
     pub const CODE_PORT: u8 = 4;
 }
 

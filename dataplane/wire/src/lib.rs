@@ -4,6 +4,8 @@
 //! computed once ([`rewrite::Deltas`]) and applied to each packet ([`rewrite::forward`], [`rewrite::translate`]). [`build`] writes
 //! heddle's local replies into a caller's buffer. No function allocates, keeps state, or panics on any bytes.
 //!
+//! The engine's stages call these functions for each packet. The tables and the flow table use the types of addresses and tuples.
+//!
 //! ```
 //! use heddle_wire::rewrite::{Deltas, Tuple, translate};
 //! use heddle_wire::{Ip, checksum, parse};

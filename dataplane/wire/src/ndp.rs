@@ -34,8 +34,8 @@ impl Solicitation {
 ///
 /// # Errors
 ///
-/// `NeighborInvalid` if RFC 4861 section 7.1.1 requires to discard it, or if the packet is no solicitation; `HeadersSplit` if it
-/// is not whole in the head frame.
+/// `NeighborInvalid` if the solicitation must be discarded (RFC 4861 section 7.1.1), or if the packet is no solicitation;
+/// `HeadersSplit` if it is not whole in the head frame.
 pub fn solicitation(head: &[u8], p: &Parsed) -> Result<Solicitation, ParseError> {
     let invalid = ParseError::NeighborInvalid;
     if p.icmp() != Some(IcmpMessage::NeighborSolicitation) || p.is_fragment() {

@@ -47,7 +47,7 @@ pub fn equal(octets: &[u8; 32], wanted: u8) -> u32 {
     equal_scalar(octets, wanted)
 }
 
-/// The twin that is right everywhere.
+/// The portable version, which the tests compare with the vector version.
 #[cfg(any(test, miri, not(target_arch = "x86_64")))]
 fn equal_scalar(octets: &[u8; 32], wanted: u8) -> u32 {
     octets
@@ -81,7 +81,7 @@ pub fn count_up_to(ordered: &[u16; 16], limit: u16) -> usize {
     count_up_to_scalar(ordered, limit)
 }
 
-/// The twin that is right everywhere.
+/// The portable version, which the tests compare with the vector version.
 #[cfg(any(test, miri, not(target_arch = "x86_64")))]
 fn count_up_to_scalar(ordered: &[u16; 16], limit: u16) -> usize {
     ordered.iter().filter(|number| **number <= limit).count()
@@ -104,7 +104,7 @@ pub(crate) fn words(bytes: &[u8]) -> u64 {
     words_scalar(bytes)
 }
 
-/// The twin that is right everywhere.
+/// The portable version, which the tests compare with the vector version.
 #[inline]
 fn words_scalar(bytes: &[u8]) -> u64 {
     let mut sum: u64 = 0;

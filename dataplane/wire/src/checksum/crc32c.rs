@@ -22,7 +22,7 @@ impl Crc32c {
 
     /// Adds the next octets.
     pub fn push(&mut self, bytes: &[u8]) {
-        // The crate takes and returns a finished CRC, which is the state with all bits inverted.
+        // The `crc32c` crate takes and returns a finished CRC, which is the state with all bits inverted.
         self.0 = !crc32c::crc32c_append(!self.0, bytes);
     }
 

@@ -87,7 +87,8 @@ impl Delta {
         Self(if raw == 0xffff { 0 } else { raw })
     }
 
-    /// Returns the change of a sum. ffff and 0 mean the same change, and 0 is used, because it is compared with.
+    /// Returns the change of a sum. ffff and 0 mean the same change. This function returns 0 for both, so that two changes can be
+    /// compared.
     #[inline]
     const fn normal(sum: Sum) -> Self {
         match sum.fold() {

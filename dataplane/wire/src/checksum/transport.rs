@@ -70,7 +70,7 @@ enum Value {
 }
 
 impl Finished {
-    /// Writes the checksum field. Returns false if the head frame is too short, so it is another packet's.
+    /// Writes the checksum field. Returns false if the head frame is too short: then it belongs to another packet.
     #[inline]
     pub fn store(self, head: &mut [u8]) -> bool {
         match self.value {
@@ -97,7 +97,8 @@ pub fn compute<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> Opt
     let value = if p.proto == Proto::SCTP {
         Value::Crc(crc(p, head, chain, len)?)
     } else {
-        // The field is left out of the sum. To subtract it would give ffff for a message of zeros in one's complement.
+        // Sum the octets before and behind the field. A sum over everything, minus the field, would be ffff and not 0 for a
+        // message of zeros, because one's complement has two zeros.
         let before = super::sum(head.get(p.l4()..at)?);
         let behind = at + 2;
         let total = sum_range(

@@ -117,13 +117,13 @@ pub enum ParseError {
     /// The packet quoted in an ICMP error is too short to name a flow.
     #[error("packet quoted in an ICMP error is truncated")]
     QuoteTruncated,
-    /// The packet quoted in an ICMP error is no packet that could have been sent.
+    /// No host can have sent the packet that is quoted in an ICMP error.
     #[error("packet quoted in an ICMP error is malformed")]
     QuoteMalformed,
     /// An ICMP error about an ICMP error.
     #[error("ICMP error quotes an ICMP error")]
     QuoteOfError,
-    /// A neighbor discovery message that RFC 4861 section 7.1 says to discard.
+    /// A neighbor discovery message that must be discarded (RFC 4861 section 7.1).
     #[error("neighbor discovery message is invalid")]
     NeighborInvalid,
 }

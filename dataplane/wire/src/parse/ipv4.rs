@@ -113,8 +113,7 @@ fn addresses(src: [u8; 4], dst: [u8; 4]) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// Returns the error for a head frame without a whole header.
-/// Returns true if the options have a loose or strict source route (RFC 791 section 3.1): it would lead the packet to another
+/// Returns true if the options have a loose or strict source route (RFC 791 section 3.1). Such a packet would reach another
 /// destination than the one that policy judges.
 #[cold]
 fn is_source_routed(mut options: &[u8]) -> bool {
@@ -137,6 +136,7 @@ fn is_source_routed(mut options: &[u8]) -> bool {
     false
 }
 
+/// Returns the error for a head frame without a whole header.
 #[cold]
 fn short(packet_len: usize) -> ParseError {
     if packet_len < ether::HEADER + HEADER {

@@ -49,7 +49,7 @@ pub struct Parsed {
     pub sport: u16,
     /// Destination port (TCP, UDP, SCTP); for an ICMP echo reply its identifier, else 0.
     pub dport: u16,
-    /// The offset of the transport header; of the payload in a later fragment.
+    /// The offset of the transport header. In a later fragment, which has none, the offset of the payload.
     pub l4_offset: u16,
     /// The offset of the transport payload; equals `l4_offset` for an unknown protocol and for a later fragment.
     pub payload_offset: u16,
@@ -117,28 +117,28 @@ impl Parsed {
         self.end().saturating_sub(self.payload())
     }
 
-    /// Returns whether this is a fragment, first or later.
+    /// Returns true if this is a fragment, first or later.
     #[must_use]
     #[inline]
     pub const fn is_fragment(&self) -> bool {
         !matches!(self.fragment, Fragment::Whole)
     }
 
-    /// Returns whether this is a fragment without a transport header.
+    /// Returns true if this is a fragment without a transport header.
     #[must_use]
     #[inline]
     pub const fn is_later_fragment(&self) -> bool {
         matches!(self.fragment, Fragment::Later)
     }
 
-    /// Returns whether this is a TCP segment with its header.
+    /// Returns true if this is a TCP segment with its header.
     #[must_use]
     #[inline]
     pub fn is_tcp(&self) -> bool {
         self.proto == Proto::TCP && !self.is_later_fragment()
     }
 
-    /// Returns whether the destination is a multicast address or the limited broadcast.
+    /// Returns true if the destination is a multicast address or the limited broadcast.
     #[must_use]
     #[inline]
     pub fn to_multicast(&self) -> bool {
@@ -146,7 +146,7 @@ impl Parsed {
     }
 }
 
-/// Returns whether an address is a multicast address or the limited broadcast.
+/// Returns true if an address is a multicast address or the limited broadcast.
 pub(crate) fn is_group(l3: L3, ip: Ip) -> bool {
     match l3 {
         L3::V6 => ip.octets()[0] == 0xff,

@@ -11,7 +11,7 @@ use crate::parse::{L3, Parsed};
 /// TTL and hop limit of local replies.
 const TTL: u8 = 64;
 
-/// Turns an echo request into the reply of the address that it was sent to, from `mac`. Identifier, sequence number and data stay
+/// Turns an echo request into its reply, sent from the address that the request was sent to and from `mac`. Identifier, sequence number and data stay
 /// (RFC 792, RFC 4443 section 4.2).
 ///
 /// Returns false and changes nothing for anything but a whole echo request to one host.
@@ -26,7 +26,7 @@ pub fn echo_reply_in_place(frame: &mut [u8], p: &Parsed, mac: MacAddr) -> bool {
     let Some(asker) = ether::source(frame) else {
         return false;
     };
-    // To swap two addresses changes no sum.
+    // A swap of the two addresses changes no sum.
     set_addresses(frame, p, p.dst, p.src, Delta::NONE)
         && set_macs(frame, asker, mac)
         && set_ttl(frame, p, TTL)

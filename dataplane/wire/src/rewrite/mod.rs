@@ -131,7 +131,8 @@ const ONE_HOP: u32 = 0xfeff;
 /// Rewrites a packet's headers for forwarding: sets the Ethernet addresses `macs` (destination, source), decrements TTL or hop
 /// limit, and applies the translation `to`, all in one pass over the headers.
 ///
-/// Returns false if the TTL is used up or for the reasons of [`translate`]. The packet may be changed in part and must be dropped.
+/// Returns false if the TTL is used up, or if [`translate`] would return false. The packet may then be changed in part and must be
+/// dropped.
 #[inline(always)]
 pub fn forward(frame: &mut [u8], p: &Parsed, macs: (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
     let sent = match p.l3 {
