@@ -1,8 +1,8 @@
 //! The budget of the ports' fill rings: arithmetic over two counters.
 //!
-//! A number of frames (the floor) is set aside for each port that may be opened, so that every one of them can be. A busy port
-//! grows its fill ring up to the ceiling, out of the frames that remain after all floors and the frames for packets under way
-//! are subtracted.
+//! For each port that may be opened, a number of frames (the floor) is set aside, so that no port fails to open for lack of frames.
+//! A busy port grows its fill ring up to the ceiling. The frames for this growth are those that remain after all floors and the
+//! frames for packets under way are subtracted.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use heddle_ids::PortId;
 
 use crate::sync::{AtomicU32, Ordering};
 
-/// The error of a port beyond the number that frames are set aside for.
+/// The error of opening more ports than frames are set aside for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("port {port} refused: frames are set aside for {max} ports and all are open; raise maxPods")]
 pub struct PortRefused {
@@ -195,8 +195,8 @@ impl FillShare {
         self.target
     }
 
-    /// Lowers the target by up to `by`, not below the floor. Returns the new target. A ring shrinks only because received frames
-    /// are not replaced, so the caller lowers the target by frames that have left the ring.
+    /// Lowers the target by up to `by`, not below the floor. Returns the new target. A ring shrinks only when received frames are
+    /// not replaced. So the caller lowers the target by frames that have already left the ring.
     pub fn shrink(&mut self, by: u32) -> u32 {
         let by = by.min(self.target - self.budget.floor);
         self.budget.grown.fetch_sub(by, Ordering::Relaxed);

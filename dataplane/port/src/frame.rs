@@ -13,7 +13,7 @@ use heddle_ids::{PortId, WorkerId};
 pub struct AreaId(pub u8);
 
 impl AreaId {
-    /// The highest number that fits a frame's number.
+    /// The highest number of an area: a [`Frame`] has four bits for it.
     pub const MAX: u8 = 15;
 }
 
@@ -32,7 +32,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The number of frames above every area's.
+    /// The limit of the frames of an area, which has fewer: a [`Frame`] has 28 bits for the index.
     pub const MAX_FRAMES: u32 = 1 << 28;
 
     /// Makes the handle of frame `index`. The caller must keep the uniqueness described above.

@@ -4,6 +4,9 @@
 //! unique handle of one frame. Free frames are in the [`SharedPool`] and in each worker's [`WorkerPool`]. A [`Packet`] is a head
 //! frame and, rarely, a chain of further frames. A [`Port`] receives and sends packets. The store records the port as the
 //! [`Holder`] of the frames in its rings, so that they are found again when the port is closed.
+//!
+//! `heddle-io` implements the trait with AF_XDP sockets, and [`MemPort`] implements it in memory. `heddle-engine` is generic
+//! over it.
 
 mod budget;
 mod frame;

@@ -122,7 +122,7 @@ impl Packet {
         self.len = self.len - before + len;
     }
 
-    /// Cuts the packet off behind `len` octets. Returns false, and does nothing, if it has several frames or is shorter.
+    /// Cuts the packet off behind `len` octets. Returns false and changes nothing if it has several frames or is shorter.
     pub fn truncate(&mut self, store: &FrameStore, len: u32) -> bool {
         if self.frames > 1 || len > self.len {
             return false;
@@ -132,7 +132,7 @@ impl Packet {
         true
     }
 
-    /// Makes room for `bytes` more at the front of the packet. False, and nothing changed, if there is none.
+    /// Makes room for `bytes` more at the front of the packet. Returns false and changes nothing if the head frame has no such room.
     #[must_use]
     pub fn grow_front(&mut self, store: &FrameStore, bytes: u32) -> bool {
         let (offset, len) = store.range(&self.head);

@@ -1,7 +1,7 @@
 //! Capture files for a [`MemPort`](crate::MemPort): reads the frames to be received, and writes the packets that the port sent. The
 //! format is the classic one of libpcap (draft-ietf-opsawg-pcap); pcapng is refused.
 //!
-//! The caller opens the files, and decides the order of ports and the times.
+//! The caller opens the files. It also chooses the order in which ports receive, and the time of each frame.
 
 use std::io::{Read, Write};
 use std::time::Duration;
@@ -53,7 +53,7 @@ pub struct Captured {
     pub frame: Vec<u8>,
 }
 
-/// A reader of a capture, frame by frame, which always has the next frame at hand.
+/// A reader of a capture, frame by frame. It reads one frame ahead, so that [`peek`](Self::peek) can show it.
 pub struct Capture<R: Read> {
     reader: PcapReader<R>,
     next: Option<Captured>,
@@ -88,7 +88,7 @@ impl<R: Read> Capture<R> {
     /// Takes the next frame.
     ///
     /// # Errors
-    /// The frame after it cannot be read.
+    /// The frame behind the taken one, which is read ahead, cannot be read.
     pub fn take(&mut self) -> Result<Option<Captured>, CaptureError> {
         let taken = self.next.take();
         if taken.is_some() {

@@ -99,8 +99,8 @@ impl SharedPool {
         }
     }
 
-    /// Allocates up to `count` frames for `holder` into `out`, without the frames that are set aside for ports. Returns their
-    /// number. It is less than `count` if there are fewer, and in rare cases if another thread splits a batch at the same time.
+    /// Allocates up to `count` frames for `holder` into `out`, and leaves the frames that are set aside for ports. Returns the number
+    /// of allocated frames. It is less than `count` if fewer are free, and in rare cases if another thread splits a batch meanwhile.
     pub fn alloc(&self, count: u32, holder: Holder, out: &mut impl Extend<Frame>) -> u32 {
         self.alloc_above(self.0.budget.set_aside(), count, holder, out)
     }
@@ -146,7 +146,7 @@ impl SharedPool {
     pub fn open_port(&self, port: PortId, out: &mut Vec<Frame>) -> Result<FillShare, PortRefused> {
         let floor = self.0.budget.floor();
         self.0.budget.check(port)?;
-        // Frames first, admission second: while the port is not counted, its frames are set aside for it.
+        // Take the frames before counting the port as open. Until it is counted, its floor is set aside, so no other port takes it.
         let keep = self.0.budget.set_aside().saturating_sub(floor);
         self.alloc_above(keep, floor, Holder::Control, out);
         FillBudget::open(&self.0.budget, port)

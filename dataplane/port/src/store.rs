@@ -27,7 +27,7 @@ pub(crate) const NIL: u32 = u32::MAX;
 /// Bytes before a received packet (the kernel's XDP_PACKET_HEADROOM): room for an outer header.
 pub const HEADROOM: u32 = 256;
 
-/// The state of one frame. 16 bytes, so that a cache line holds four frames.
+/// The state of one frame, in 16 bytes. A cache line holds the state of four frames.
 struct Side {
     /// The offset of the first byte in the frame (upper half) and the number of bytes (lower half).
     range: AtomicU32,
@@ -82,7 +82,7 @@ impl FrameStore {
     /// accessed through the returned handles, and by the kernel in frames that are lent to a port.
     ///
     /// # Panics
-    /// If the area's number is above [`AreaId::MAX`], there are more frames than [`Frame::MAX_FRAMES`], or the frame
+    /// If the area's number is above [`AreaId::MAX`], if there are [`Frame::MAX_FRAMES`] frames or more, or if the frame
     /// size is not between twice [`HEADROOM`] and [`FrameStore::MAX_FRAME_SIZE`].
     #[must_use]
     pub unsafe fn from_raw(
@@ -123,7 +123,7 @@ impl FrameStore {
             open: Mutex::default(),
             _owner: owner,
         };
-        // Only here are handles made without consuming others. The store is new, so each handle is the first of its index.
+        // This is the only place where handles are made without consuming others. The store is new, so each handle is the first of its index.
         let handles = (0..frames).map(|index| Frame::conjure(id, area, index)).collect();
         (Arc::new(store), handles)
     }

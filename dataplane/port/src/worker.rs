@@ -19,7 +19,7 @@ pub struct WorkerPool {
 }
 
 impl WorkerPool {
-    /// The most frames in a worker's pool. With one more, a batch is released into the shared pool.
+    /// The most frames in a worker's pool. When there are more, a batch is released into the shared pool.
     pub const CAPACITY: usize = 4 * BATCH;
 
     /// Makes the empty pool of a worker.
