@@ -1,15 +1,14 @@
-//! Counters by which old state is recognized.
+//! Counters that show whether a flow entry is older than the current tables or the current start of the agent.
 
 use crate::newtype;
 
 newtype!(
-    /// Counts the changes after which a connection of an endpoint may be refused that was allowed before. A flow entry of another
+    /// A count of those changes to an endpoint's tables after which an allowed connection may be refused. A flow entry of another
     /// generation is revalidated.
     Generation(u32), "generation"
 );
 newtype!(
-    /// Counts the takeovers of the flow table: an entry of another epoch was last evaluated by an earlier start of the
-    /// agent.
+    /// A count of the takeovers of the flow table. An entry of another epoch was last evaluated before the agent's latest start.
     Epoch(u32), "epoch"
 );
 

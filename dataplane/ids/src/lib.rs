@@ -1,5 +1,5 @@
-//! The identifiers that several crates share: ports, endpoints, nodes, workers, rules, identities, next hops, and the counters by
-//! which old state is recognized.
+//! The identifiers that several crates share: ports, endpoints, nodes, workers, rules, identities and next hops. It also
+//! contains the counters that show whether a flow entry is stale.
 //!
 //! Each is a newtype over the integer that tables, flow entries and the frames' records contain. This crate depends on no other one,
 //! so that no crate depends on another one only for an identifier. An identifier that a single crate uses (an area of frames, a slot
