@@ -90,7 +90,7 @@ fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     DefaultNla::new(kind | NLA_F_NESTED, value)
 }
 
-/// The message `ETHTOOL_MSG_FEATURES_SET`. It is only sent, because its reply is switched off.
+/// The message `ETHTOOL_MSG_FEATURES_SET`. It is sent and never received, because the request switches the reply off.
 #[derive(Debug, Clone)]
 struct FeaturesSet(Vec<DefaultNla>);
 

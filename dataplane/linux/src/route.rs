@@ -154,7 +154,7 @@ impl Netlink {
             .map_err(LinuxError::step(format!("adding the route to {route}")))
     }
 
-    /// Removes a route and returns `false` if there is none like it.
+    /// Removes a route and returns `false` if there is no such route.
     ///
     /// # Errors
     /// The kernel refuses.

@@ -12,9 +12,10 @@ use netlink_sys::SocketAddr;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// The time limit of an answer. The kernel answers within the call that sends the request, so a late answer is lost.
+/// The time limit of an answer. The kernel answers within the call that sends the request, so an answer that is not there by then
+/// was lost.
 const ANSWER_SECONDS: i64 = 5;
-/// The attempts of a dump that the kernel marks as inconsistent because of a change during it.
+/// The attempts at a dump. The kernel marks a dump as inconsistent if the table changes during it.
 const DUMP_TRIES: u32 = 8;
 /// Messages are aligned to this many bytes (`NLMSG_ALIGNTO`).
 const ALIGNMENT: usize = 4;
@@ -142,7 +143,7 @@ impl Socket {
     }
 
     /// Receives one datagram and hands each of its messages that answers request `sequence` to `each`. Returns `true` if
-    /// one of them says that a dump is inconsistent.
+    /// one of them marks the dump as inconsistent.
     fn receive<M: NetlinkDeserializable>(
         &self,
         sequence: u32,

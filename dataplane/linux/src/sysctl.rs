@@ -54,7 +54,7 @@ pub fn read(key: &str) -> Result<Option<String>, LinuxError> {
 /// Sets a sysctl.
 ///
 /// # Errors
-/// The kernel has no such key, or it cannot be written and has another value.
+/// The kernel has no such key, or the key cannot be written and does not have this value already.
 pub fn write(key: &str, value: &str) -> Result<(), LinuxError> {
     write_file(&file(key), value).map_err(LinuxError::step(format!("setting sysctl {key} to {value:?}")))
 }
@@ -62,7 +62,7 @@ pub fn write(key: &str, value: &str) -> Result<(), LinuxError> {
 /// Sets a sysctl and returns `false` if the kernel has no such key.
 ///
 /// # Errors
-/// The key cannot be written and has another value.
+/// The key cannot be written and does not have this value already.
 pub fn write_if_present(key: &str, value: &str) -> Result<bool, LinuxError> {
     absent_is_none(write_file(&file(key), value), &[ENOENT])
         .map(|written| written.is_some())
@@ -72,7 +72,7 @@ pub fn write_if_present(key: &str, value: &str) -> Result<bool, LinuxError> {
 /// Sets sysctls of an interface. On a kernel without IPv6 the IPv6 ones are left out.
 ///
 /// # Errors
-/// One cannot be written.
+/// A sysctl cannot be written.
 pub fn write_interface(version: IpVersion, interface: &str, values: &[(&str, &str)]) -> Result<(), LinuxError> {
     if version == IpVersion::V6 && !has_ipv6()? {
         return Ok(());

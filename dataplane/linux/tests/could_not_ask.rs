@@ -1,4 +1,5 @@
-//! Look-ups that could not be made are errors, not absence. This is the only test, because it uses up the process's descriptors.
+//! Look-ups that could not be made are errors, not absence. This test has a process of its own, because it uses up the
+//! process's descriptors.
 
 use heddle_linux::{Netlink, Netns, NetnsError, link_index, sysctl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
