@@ -63,7 +63,8 @@ impl Entry {
 pub(crate) struct ProbeResult(u32);
 
 impl ProbeResult {
-    /// No entry has the tag, and the chain ends here. An entry in an overflow bucket would have kept the link.
+    /// No entry has the tag, and the chain ends here. No check of the version is needed, because an overflow bucket stays linked as
+    /// long as it contains an entry.
     pub(crate) const MISS: Self = Self(u32::MAX);
     /// No entry of this bucket has the tag and the chain continues, or the entry with the tag was removed at that moment.
     pub(crate) const SEARCH: Self = Self(0);

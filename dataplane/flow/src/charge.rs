@@ -1,7 +1,8 @@
-//! The charge of a connection: who pays for it.
+//! The charge of a connection: its payer, whose quota it counts against.
 //!
 //! A connection is charged to the pod that opened it, to the source prefix of a client outside of the node, or to the node
-//! itself. The charge is computed from the connection's entry, so it is found again when the entry goes and after a takeover.
+//! itself. The charge is computed from the connection's entry. So the same charge is found when the entry is removed, and after a
+//! takeover.
 
 use heddle_ids::EndpointId;
 use heddle_wire::{Ip, Proto};
@@ -11,10 +12,11 @@ use crate::hash::ip_from_words;
 use crate::state::ConnState;
 use crate::types::{FlowFlags, NewFlow};
 
-/// Counters for source prefixes; prefixes that share one share its limit.
+/// The number of counters for source prefixes. Prefixes whose hashes select the same counter share its limit.
 pub(crate) const PREFIXES: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 14 };
 
-/// Counters for pairs of a payer and a masqueraded destination; pairs that share one share its limit.
+/// The number of counters for pairs of a payer and a masqueraded destination. Pairs whose hashes select the same counter share
+/// its limit.
 pub(crate) const DESTINATIONS: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 16 };
 
 /// The charge of a connection: its payer, and the counter of its destination if it is masqueraded.
@@ -81,12 +83,13 @@ const fn spread(word: u64) -> u64 {
 pub(crate) enum Payer {
     /// A pod, or the node itself.
     Endpoint(EndpointId),
-    /// A client outside of the cluster, behind an endpoint: the index of its prefix's counter.
+    /// A client outside of this node, which may be a pod of another node: the endpoint that it comes in by, and the index of its
+    /// prefix's counter.
     Outside(EndpointId, usize),
 }
 
 impl Payer {
-    /// Returns the payer outside of the cluster that has an address: all addresses of a /24 (IPv4) or /64 (IPv6) are one.
+    /// Returns the payer for a client outside of this node. All addresses of a /24 (IPv4) or /64 (IPv6) are one payer.
     pub(crate) fn outside(behind: EndpointId, client: Ip) -> Self {
         let octets = client.octets();
         let prefix = if client.is_v4() {

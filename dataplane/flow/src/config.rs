@@ -10,13 +10,13 @@ pub struct Quotas {
     pub per_pod: Option<u32>,
     /// The most connections that the pods of one group (a namespace) may have opened together; `None`: no limit.
     pub per_group: Option<u32>,
-    /// The most connections that clients of one /24 or /64 outside of the cluster may have opened; `None`: no limit.
+    /// The most connections that clients of one /24 or /64 outside of this node may have opened; `None`: no limit.
     pub per_source_prefix: Option<u32>,
     /// The most connections of one payer that are masqueraded to one destination (address, port, protocol), so that nobody
     /// takes all source ports to it; `None`: no limit.
     pub per_masquerade_destination: Option<u32>,
-    /// Records that only connections of the node may use: its probes reach pods also when others have filled the table. An
-    /// eighth of the table at most.
+    /// Records that only connections of the node may use, so that its probes reach pods even when other payers have filled the
+    /// table. At most an eighth of the table.
     pub node_reserve: u32,
 }
 
@@ -25,7 +25,7 @@ pub struct Quotas {
 pub struct Config {
     /// The most connections in the table: 240 B for both directions, fixed for the life of the table.
     pub capacity: u32,
-    /// The connections that each may have opened.
+    /// The limits of each payer's connections.
     pub quotas: Quotas,
     /// The most session affinities: 64 B each.
     pub affinities: u32,

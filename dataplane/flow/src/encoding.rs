@@ -132,7 +132,7 @@ pub(crate) const fn origin_of(ports: u64) -> Origin {
     Origin::from_bits(((ports & ORIGIN) >> 32) as u32)
 }
 
-/// True in the word of ports of an echo reply.
+/// Returns true for the word of ports of an echo reply.
 pub(crate) const fn is_echo_reply(ports: u64) -> bool {
     ports & ECHO_REPLY != 0
 }

@@ -160,7 +160,8 @@ impl FlowTable {
     /// Opens the table in the file at `path`, or makes it. The file stays locked until the table is dropped.
     ///
     /// An existing table is taken over. Its connections keep their translation but are stale, because their epoch is old.
-    /// Half-written connections are removed. `now` and `boot` belong to the clock of all times of this table.
+    /// Half-written connections are removed. `now` is the time by the clock of all times of this table, and
+    /// `boot` is the boot in which that clock runs.
     ///
     /// # Errors
     /// [`OpenError`] with the path. A file that is no table of this layout is replaced, which is no error.

@@ -41,10 +41,10 @@ pub enum InsertError {
     /// The endpoint, or the group that it is a member of, has opened as many connections as it may.
     #[error("endpoint {} or its namespace has used up its quota of connections", .0.0)]
     Quota(EndpointId),
-    /// Clients of this source prefix outside of the cluster have opened as many connections as they may.
-    #[error("the clients of this /24 or /64 outside of the cluster have used up their share of connections")]
+    /// Clients of this source prefix outside of this node have opened as many connections as they may.
+    #[error("the clients of this /24 or /64 outside of this node have used up their share of connections")]
     SourceQuota,
-    /// The opener has its share of the source ports to this masqueraded destination.
+    /// The payer has used up its share of the source ports to this masqueraded destination.
     #[error("the opener has used up its share of the source ports that are masqueraded to this destination")]
     PortShare,
     /// A direction's rewrite is not the other's key reversed, or the protocols differ: a defect of the caller.
@@ -83,7 +83,8 @@ impl FlowTable {
     /// [`FlowFlags::OUTSIDE`] to the source prefix of that side. A tuple is in the table once, whatever its origin.
     ///
     /// # Errors
-    /// [`InsertError`] with the obstacle. The table is then unchanged, except that expired entries may have been removed.
+    /// [`InsertError`] with the obstacle. The table is then unchanged, except that expired entries may have been removed, and
+    /// in a full table one entry displaced.
     pub fn insert(&self, forward: &NewFlow, reverse: &NewFlow, now: Millis) -> Result<(SlotId, SlotId), InsertError> {
         // Prefetch first: in a loop over many connections, the next one's lines are requested while this one waits.
         let ends = (self.end(forward), self.end(reverse));
@@ -141,7 +142,7 @@ impl FlowTable {
     ) -> Result<(SlotId, SlotId), Obstacle> {
         let (forward, reverse) = flows;
         let charge = Charge::of(forward, reverse);
-        // While the buckets are on their way.
+        // Write the record while the buckets' cache lines are loaded.
         let written = self.write_record(forward, reverse, charge, now);
         let linked = self.link(flows, ends, written.as_ref().map_err(|obstacle| *obstacle), now);
         match (linked, written) {

@@ -1,4 +1,4 @@
-//! Iterates over all connections, at once or page by page. It takes no lock, so each connection is read at a moment of its own.
+//! Iterates over all connections, at once or page by page. It takes no lock, so two connections may be read at different moments.
 
 use std::ops::ControlFlow;
 

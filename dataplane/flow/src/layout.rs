@@ -19,7 +19,7 @@ pub(crate) const RECORD_LINES: usize = 3;
 /// Entries of a bucket.
 pub(crate) const BUCKET_ENTRIES: usize = LINE_WORDS - 1;
 
-/// The mean of entries in a bucket of a full table. With four, one bucket in twenty would have an overflow bucket, which costs
+/// The mean number of entries in a bucket of a full table. With four, one bucket in twenty would have an overflow bucket, which costs
 /// lookups and inserts of every tenth connection one more cache miss.
 const LOAD: u32 = 3;
 

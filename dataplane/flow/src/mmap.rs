@@ -80,7 +80,7 @@ pub(crate) struct Mapping {
 }
 
 impl Mapping {
-    /// `None` where atomics are not plain words, as under a model checker.
+    /// Returns `None` under a model checker, where atomics are not plain words.
     pub(crate) fn new(pages: MmapRaw, huge: bool) -> Option<Self> {
         if cfg!(loom) {
             return None;

@@ -2,7 +2,7 @@
 //!
 //! | word  | contents |
 //! |-------|----------|
-//! | 0     | the sequence: odd while a thread writes words 1 to 15, 17 upwards of a free record, or the incarnation |
+//! | 0     | the sequence: odd while a thread writes words 1 to 15 or the incarnation, or fills the words from 17 on of a free record |
 //! | 1, 2  | direction 0: source address |
 //! | 3, 4  | direction 0: destination address |
 //! | 5     | direction 0: source port, destination port, origin, protocol |
@@ -23,14 +23,14 @@
 //! # Ordering
 //!
 //! The ordering of [`crate::seqlock`] holds for the words that the sequence guards. Hits write the last line without the sequence.
-//! Its life word contains the incarnation, which changes only under the sequence, and a life begins only after the sequence is
-//! even again. So a reader gets the incarnation that belongs to the words, and a late worker's change of state fails if the record
-//! has another tenant by then.
+//! Word 16 contains the incarnation, which changes only under the sequence, and the life. A life begins only after the sequence is
+//! even again. So a reader gets the incarnation that belongs to the words. A late worker's change of state fails if the record
+//! belongs to another connection (its tenant) by then.
 //!
-//! Time and counts are plain stores, so a worker that was stopped in the middle of a touch may still write them when the record
-//! has a new tenant. So they contain their incarnation. A late worker's value has another incarnation, is read as "none since
-//! the insert", and the next packet starts again from there. The new tenant can lose the values from before the late store, which
-//! belong to one touch. It never gets another tenant's time or count. (Eight bits of incarnation in a count do not detect a
+//! Time and counts are plain stores. A worker that was stopped in the middle of a touch may write them when the record already has
+//! a new tenant. So each contains the incarnation that it belongs to. A reader takes a value of another incarnation as "none since
+//! the insert", and the next packet counts from there. So the late stores of one touch can make the new tenant lose its
+//! own time or counts. It never gets another tenant's. (Eight bits of incarnation in a count do not detect a
 //! worker that was stopped for exactly a multiple of 256 tenants.)
 
 use heddle_ids::{EndpointId, Epoch, Generation};
@@ -222,7 +222,7 @@ impl<'a> Record<'a> {
     }
 
     /// Does the same as [`Self::find`] without a loop or a branch. Returns false if a writer was active or for any reason for which
-    /// [`Self::find`] finds nothing. The content of `out` is then undefined.
+    /// [`Self::find`] finds nothing. The content of `out` is then unspecified.
     ///
     /// It writes into `out` before it knows that the entry is the wanted one, which saves a copy of the hit.
     #[inline(always)]
@@ -295,7 +295,7 @@ impl<'a> Record<'a> {
         self.sequence().is_odd()
     }
 
-    /// Incarnation and life.
+    /// Returns the incarnation and the life.
     #[inline]
     pub(crate) fn conn_state(&self) -> (u32, ConnState) {
         let word = self.word(STATE_WORD).load(Ordering::Relaxed);
@@ -325,7 +325,7 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// Makes the connection live with which a free record was filled. Both its buckets must be locked.
+    /// Makes the connection live that [`RecordWriter::fill`] wrote into a free record. Both its buckets must be locked.
     pub(crate) fn activate(&self, incarnation: u32, conn: ConnState) {
         self.word(STATE_WORD)
             .store(pair32(conn.to_bits(), incarnation), Ordering::Relaxed);
@@ -427,7 +427,7 @@ impl RecordWriter<'_> {
         })
     }
 
-    /// Fills a free record with all except its life. Returns the incarnation.
+    /// Fills a free record with everything except the life. Returns the incarnation.
     pub(crate) fn fill(&self, forward: &NewFlow, reverse: &NewFlow, epoch: Epoch, now: Millis) -> u32 {
         for (base, flow) in DIRECTION.into_iter().zip([forward, reverse]) {
             let KeyWords { addresses, ports, .. } = KeyWords::key(&flow.key);

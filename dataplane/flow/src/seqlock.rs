@@ -15,7 +15,8 @@ use crate::sync::{AtomicU64, Ordering, fence, relax};
 pub(crate) struct Sequence<'a>(pub(crate) &'a AtomicU64);
 
 impl<'a> Sequence<'a> {
-    /// Returns the result of `load`, loaded entirely between two writers. Waits for a writer; no writer waits while it writes.
+    /// Returns a result of `load` during which no writer was active. Waits while a writer is active. A writer never waits between
+    /// its stores.
     #[inline]
     pub(crate) fn read<T>(&self, load: impl Fn() -> T) -> T {
         let mut round = 0;

@@ -39,14 +39,14 @@ mod vectors {
         vector
     }
 
-    /// Both words, as they stand in memory.
+    /// Returns both words, with their bytes in the order of memory.
     #[inline(always)]
     pub(crate) fn load_pair(words: &[AtomicU64; 2]) -> [u8; 16] {
         // SAFETY: both are sixteen bytes, and any sixteen bytes are valid.
         unsafe { std::mem::transmute::<__m128i, [u8; 16]>(load(words)) }
     }
 
-    /// Returns whether two pairs of words equal `wanted`.
+    /// Returns true if two pairs of words equal `wanted`.
     #[inline(always)]
     pub(crate) fn pairs_equal(pairs: [&[AtomicU64; 2]; 2], wanted: [&[u8; 16]; 2]) -> bool {
         let [a, b] = pairs.map(load);
@@ -58,7 +58,8 @@ mod vectors {
         equal == 0xffff
     }
 
-    /// Which of the words after the first one has `tag` in its upper half; the line's length if none has. And the first word.
+    /// Returns the index of the first word behind word 0 that has `tag` in its upper half (the line's length if there is none), and
+    /// word 0.
     #[inline(always)]
     pub(crate) fn word_with_tag(line: &Line, tag: u32) -> (usize, u64) {
         /// Two bits a word: the upper halves of all words but the first, and one beyond the line.
@@ -68,7 +69,7 @@ mod vectors {
             return (line.0.len(), 0);
         };
         let [a, b, c, d] = pairs.each_ref().map(load);
-        // An acquiring load is any load on x86-64: the compiler must know, the processor does.
+        // On x86-64 every load acquires. The fence costs no instruction and keeps the compiler from moving later loads up.
         fence(Ordering::Acquire);
         // SAFETY: SSE2 is a part of x86-64.
         let (equal, head) = unsafe {
@@ -87,7 +88,7 @@ mod scalar {
     use crate::mmap::Line;
     use crate::sync::{AtomicU64, Ordering};
 
-    /// Both words, as they stand in memory.
+    /// Returns both words, with their bytes in the order of memory.
     pub(crate) fn load_pair(words: &[AtomicU64; 2]) -> [u8; 16] {
         let mut bytes = [0; 16];
         for (bytes, word) in bytes.as_chunks_mut().0.iter_mut().zip(words) {
@@ -96,12 +97,13 @@ mod scalar {
         bytes
     }
 
-    /// Returns whether two pairs of words equal `wanted`.
+    /// Returns true if two pairs of words equal `wanted`.
     pub(crate) fn pairs_equal(pairs: [&[AtomicU64; 2]; 2], wanted: [&[u8; 16]; 2]) -> bool {
         pairs.map(load_pair) == wanted.map(|bytes| *bytes)
     }
 
-    /// Which of the words after the first one has `tag` in its upper half; the line's length if none has. And the first word.
+    /// Returns the index of the first word behind word 0 that has `tag` in its upper half (the line's length if there is none), and
+    /// word 0.
     pub(crate) fn word_with_tag(line: &Line, tag: u32) -> (usize, u64) {
         let [first, rest @ ..] = &line.0;
         let head = first.load(Ordering::Acquire);

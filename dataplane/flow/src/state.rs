@@ -37,8 +37,8 @@ pub struct Timeouts {
     pub icmp: Duration,
     /// `nf_conntrack_generic_timeout`.
     pub other: Duration,
-    /// An adopted TCP connection with packets of one side only. Anybody can send a segment of a connection that there
-    /// is not, so such an entry must not stay as long as a connection does.
+    /// The timeout of an adopted TCP connection with packets of one side only. Anyone can send a segment of a connection that does
+    /// not exist, so such an entry expires earlier than that of a known connection.
     pub tcp_adopted: Duration,
 }
 
@@ -90,7 +90,7 @@ impl Limits {
     const STATES: usize = 8;
     /// A timeout that is never reached.
     const NEVER: u64 = 1 << 60;
-    /// One protocol for each class whose timeouts differ; the number of none of them is the class of all others.
+    /// One protocol for each class of timeouts. `Proto(0)` stands for all protocols that are in no other class.
     const CLASSES: [Proto; 4] = [Proto(0), Proto::UDP, Proto::SCTP, Proto::ICMP];
 
     pub(crate) fn of(timeouts: &Timeouts) -> Self {
@@ -193,8 +193,9 @@ impl ConnState {
         self.0 & Self::ONE_SIDED != 0
     }
 
-    /// Returns true for an entry that a new connection may displace when the table is full: its handshake is not complete,
-    /// or only one side was seen. (Linux's conntrack drops the same entries early.)
+    /// Returns true for an entry that a new connection may displace when the table is full: its TCP handshake is not complete,
+    /// another protocol's packets have no reply yet, or it was adopted and only one side was seen. (Linux's conntrack drops the
+    /// same entries early.)
     pub(crate) const fn is_displaceable(self) -> bool {
         self.is_one_sided()
             || matches!(
@@ -345,7 +346,7 @@ mod tests {
             FlowState::Closed
         );
         assert_eq!(after(&[(1, ACK), (1, ACK)]), FlowState::Closed);
-        // A forged reset does not end a connection whose sides go on.
+        // A forged reset does not end a connection whose sides both continue to send.
         assert_eq!(after(&[(0, ACK), (1, ACK)]), FlowState::Established);
         assert_eq!(after(&[(0, ACK), (1, ACK | FIN)]), FlowState::FinWait);
         // After another reset, both sides have to send again.

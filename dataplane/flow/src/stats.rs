@@ -1,9 +1,8 @@
 //! Counts of a table: the entries in it, the refusals, and the connections that each payer has.
 //!
-//! Each connection is charged to one payer ([`Payer`]): the pod that opened it, the source prefix of a client outside of the
-//! cluster, or the node. Pods have a quota each and one per group (their namespace), prefixes a share each; and neither may
-//! use the last records of the table, which are reserved for the node: a node that reaches no pod any more cannot probe and
-//! repair anything.
+//! Each connection is charged to one payer ([`Payer`]): the pod that opened it, the source prefix of a client outside of this
+//! node, or the node. Each pod has a quota, each group of pods (a namespace) has one, and each source prefix has one. Only the
+//! node may use the last records of the table, because a node that reaches no pod can neither probe nor repair anything.
 
 use heddle_ids::EndpointId;
 
@@ -25,15 +24,16 @@ pub struct Stats {
     pub expired: u64,
     /// New connections refused because the table was full.
     pub refused_full: u64,
-    /// New connections refused because the quota of their pod, namespace or source prefix was used up.
+    /// New connections refused because a quota was used up: of their pod, its namespace, their source prefix, or of one payer's
+    /// source ports to a masqueraded destination.
     pub refused_quota: u64,
-    /// Entries without a complete handshake that new connections displaced because the table was full.
+    /// Entries that new connections displaced because the table was full: their handshake was not complete.
     pub displaced: u64,
     /// The table's memory in bytes.
     pub bytes: u64,
 }
 
-/// The number of endpoints that are counted: all ids, but fewer under checkers, for which every atomic costs time.
+/// The number of endpoints that are counted: all identifiers. Loom and miri get fewer, because every atomic costs them time.
 const ENDPOINTS: usize = if cfg!(loom) {
     4
 } else if cfg!(miri) {
@@ -42,7 +42,7 @@ const ENDPOINTS: usize = if cfg!(loom) {
     1 << 16
 };
 
-/// Groups of endpoints that are counted together.
+/// The number of groups that are counted.
 const GROUPS: usize = if cfg!(any(loom, miri)) { 2 } else { 1 << 16 };
 /// A group of pods with a quota of its own: a namespace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -65,17 +65,17 @@ pub(crate) enum Refusal {
 pub(crate) struct Counts {
     /// Connections that a takeover found.
     kept: AtomicU64,
-    /// Removed connections. The connections in use are computed from these counts.
+    /// Removed connections. `kept` plus `inserted` minus `gone` are in use.
     gone: AtomicU64,
     opened: Box<[AtomicU32]>,
-    /// The group of each endpoint, ...
+    /// The group of each endpoint.
     group_of: Box<[AtomicU32]>,
-    /// ... and the connections of each group's pods.
+    /// The connections of each group's pods.
     groups: Box<[AtomicU32]>,
     prefixes: Box<[AtomicU32]>,
     destinations: Box<[AtomicU32]>,
     quotas: Quotas,
-    /// Records beyond this number are for the node.
+    /// With this many connections in use, the other records are for the node alone.
     open_to_all: u32,
     pub(crate) inserted: AtomicU64,
     pub(crate) expired: AtomicU64,
@@ -122,7 +122,8 @@ impl Counts {
         &self.destinations[index % DESTINATIONS]
     }
 
-    /// Makes an endpoint a member of a group, with the connections that it has. Nobody inserts for it meanwhile.
+    /// Makes an endpoint a member of a group, which then counts the connections that the endpoint has. The caller makes sure that
+    /// no connection of the endpoint is inserted meanwhile.
     pub(crate) fn set_group(&self, endpoint: EndpointId, group: GroupId) {
         let opened = self.opened(endpoint).load(Ordering::Relaxed);
         self.group(endpoint).fetch_sub(opened, Ordering::Relaxed);
@@ -169,21 +170,21 @@ impl Counts {
         }
     }
 
-    /// Undoes a [`Self::charge`] of a connection that was not inserted.
+    /// Undoes a [`Self::charge`].
     pub(crate) fn withdraw(&self, charge: Charge) {
         self.each_of(charge, |count| {
             count.fetch_sub(1, Ordering::Relaxed);
         });
     }
 
-    /// Charges a connection whatever the quotas say.
+    /// Charges a connection regardless of the quotas.
     fn charge_unchecked(&self, charge: Charge) {
         self.each_of(charge, |count| {
             count.fetch_add(1, Ordering::Relaxed);
         });
     }
 
-    /// Shows each counter that a connection counts in to `change`.
+    /// Calls `change` with each counter that includes a connection with this charge.
     fn each_of(&self, charge: Charge, change: impl Fn(&AtomicU32)) {
         change(self.opened(charge.payer.endpoint()));
         match charge.payer {
@@ -196,7 +197,7 @@ impl Counts {
         }
     }
 
-    /// Charges a connection that was taken over, whatever the quotas say.
+    /// Charges a connection that was taken over, regardless of the quotas.
     pub(crate) fn charge_taken_over(&self, charge: Charge) {
         self.charge_unchecked(charge);
         self.kept.fetch_add(1, Ordering::Relaxed);

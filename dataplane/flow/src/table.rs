@@ -91,7 +91,7 @@ impl FlowTable {
         AffinityTable::new(lines.unwrap_or_default(), &self.seed)
     }
 
-    /// The timeouts of idle connections.
+    /// Returns the timeouts of idle connections.
     #[must_use]
     pub fn timeouts(&self) -> &Timeouts {
         &self.timeouts
@@ -230,8 +230,8 @@ impl FlowTable {
         removed
     }
 
-    /// Makes room in a full table: looks at the next `budget` records, removes what has expired, and if nothing has, one
-    /// entry whose handshake is not complete. Entries with a complete handshake stay.
+    /// Makes room in a full table: looks at the next `budget` records and removes the expired ones. If there are none, it removes
+    /// one entry whose handshake is not complete. Entries with a complete handshake stay.
     pub(crate) fn make_room(&self, now: Millis, budget: u32) {
         let mut displaceable = None;
         let mut removed = 0;
@@ -252,7 +252,7 @@ impl FlowTable {
         }
     }
 
-    /// Shows the next `budget` records to `see`, behind those that were shown last.
+    /// Calls `see` with the next `budget` records, which follow the records of the last call.
     fn next_records(&self, budget: u32, mut see: impl FnMut(u32, Record<'_>)) {
         let mark = self.free_records().mark();
         if mark == 0 {
@@ -309,8 +309,8 @@ impl FlowTable {
         removed
     }
 
-    /// Makes a pod a member of a group: its connections count against the group's quota too. To be called before the first
-    /// packet of the pod; an endpoint that no call names is a member of group 0.
+    /// Makes a pod a member of a group: its connections count against the group's quota too. Call it before the pod's first packet.
+    /// An endpoint without a call is a member of group 0.
     pub fn set_group(&self, endpoint: EndpointId, group: GroupId) {
         self.counts.set_group(endpoint, group);
     }

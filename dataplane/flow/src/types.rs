@@ -174,7 +174,7 @@ impl FlowKey {
         }
     }
 
-    /// The key of the packet that opens a connection: of an ICMP echo, the request.
+    /// Returns the key of the packet that opens a connection. For an ICMP echo this is the request.
     #[must_use]
     pub const fn opening(tuple: Tuple, proto: Proto, origin: Origin) -> Self {
         Self {
@@ -185,7 +185,7 @@ impl FlowKey {
         }
     }
 
-    /// The key of the replies to packets that leave with a tuple; the replies come in at `origin`.
+    /// Returns the key of the replies to packets that leave with the tuple `sent`. The replies come in at `origin`.
     #[must_use]
     pub const fn replying(sent: Tuple, proto: Proto, origin: Origin) -> Self {
         Self {
@@ -262,7 +262,7 @@ impl Egress {
         }
     }
 
-    /// Returns the egress of bits from [`Self::to_bits`]. For other bits the result is any egress.
+    /// Decodes bits from [`Self::to_bits`]. Other bits give an arbitrary egress.
     #[inline]
     pub(crate) const fn from_bits(bits: u32) -> Self {
         let id = bits as u16;
@@ -274,7 +274,7 @@ impl Egress {
         }
     }
 
-    /// Returns the egress of bits from [`Self::to_bits`]; `None` for other bits.
+    /// Decodes bits from [`Self::to_bits`]. Other bits give `None`.
     pub(crate) const fn try_from_bits(bits: u32) -> Option<Self> {
         let id = bits as u16;
         match bits >> 16 {
@@ -332,7 +332,7 @@ pub struct NewFlow {
 /// A reference to one direction of a connection, valid for the life of that connection.
 ///
 /// It contains the incarnation: the number of times that the slot was allocated. An operation on a slot that was removed, and
-/// perhaps reused by another worker, changes nothing and returns that.
+/// perhaps reused by another worker, changes nothing and returns false or `None`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct SlotId(u64);
@@ -342,7 +342,7 @@ impl SlotId {
         Self((incarnation as u64) << 32 | (record as u64) << 1 | direction as u64 & 1)
     }
 
-    /// Makes the same as [`Self::new`], with the incarnation in the upper half of a word.
+    /// Makes the same slot as [`Self::new`]. It takes the incarnation from the upper half of `state_word`.
     #[inline]
     pub(crate) const fn from_state_word(state_word: u64, record: u32, direction: usize) -> Self {
         Self(state_word & !(u32::MAX as u64) | (record as u64) << 1 | direction as u64 & 1)
@@ -390,7 +390,7 @@ impl fmt::Debug for SlotId {
 pub struct FlowView {
     /// The rewrite of its packets.
     pub rewrite: Rewrite,
-    /// The origin of its packets. After `find_tuple` it may differ from the packet's.
+    /// The origin of its packets. An entry from `find_tuple` may have another origin than the packet.
     pub origin: Origin,
     /// Their egress.
     pub egress: Egress,

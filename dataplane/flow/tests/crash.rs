@@ -34,7 +34,7 @@ fn config() -> Config {
     }
 }
 
-/// Completes the handshake of a connection. False if it was displaced before.
+/// Completes the handshake of a connection. Returns false if the connection was displaced before.
 fn touch(table: &FlowTable, slot: SlotId) -> bool {
     table.touch(slot.peer(), NOW, 1, TcpFlags::SYN | TcpFlags::ACK) && table.touch(slot, NOW, 1, TcpFlags::ACK)
 }
