@@ -5,8 +5,8 @@ use heddle_wire::MacAddr;
 
 use crate::Endpoint;
 
-/// The port to an endpoint, and the generation that a current flow entry has. It copies fields of the endpoint: three lie
-/// in a cache line, whereas a whole [`Endpoint`] takes several.
+/// The port to an endpoint, and the generation that a current flow entry has. It copies fields of the endpoint: a cache
+/// line has room for three of these, whereas a whole [`Endpoint`] takes several cache lines.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EgressPort {
     /// As [`Endpoint::generation`].

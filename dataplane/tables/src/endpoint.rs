@@ -33,7 +33,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// Returns false for a pod without a compiled policy, which is closed.
+    /// Returns false for a pod without a compiled policy. Such a pod forwards nothing.
     #[must_use]
     pub const fn is_ready(&self) -> bool {
         !self.id.is_pod() || self.policy.is_some()

@@ -5,9 +5,9 @@
 //! order. So every node with the same backends builds the same table. The table has a prime size that grows in steps of four with
 //! the number of backends.
 //!
-//! It is used for more than [`rendezvous::MOST`](crate::rendezvous::MOST) backends. Among few backends, permutations that are in
-//! step by chance move up to 41 % of the other backends' connections when a backend is removed (`bench/RESULTS.md`, choice of
-//! backends). Among many, each backend's part in this is small.
+//! It is used for more than [`rendezvous::MOST`](crate::rendezvous::MOST) backends. Among few backends,
+//! some permutations visit slots in nearly the same order by chance. The removal of such a backend moved up to 41 % of the other
+//! backends' connections (`bench/RESULTS.md`, choice of backends). Among many backends this effect is small.
 
 use std::hash::Hasher;
 use std::net::SocketAddr;

@@ -71,8 +71,8 @@ impl NodeTable {
         addr == Self::GATEWAY_V4 || addr == Self::GATEWAY_V6
     }
 
-    /// Returns true if node ports are reached at an address. These are the node's addresses, and the masquerade address, to which
-    /// the kernel redirects packets of the node's own processes to one of the node's addresses.
+    /// Returns true if node ports are reached at an address: one of the node's, or a masquerade address. The kernel redirects the
+    /// packets that processes of the node send to a node port at one of the node's addresses to the masquerade address.
     #[inline]
     #[must_use]
     pub fn has_node_ports(&self, addr: Ip) -> bool {

@@ -1,9 +1,9 @@
 //! A hash map in `Arc` pages: cheap to clone, and a change copies one page and the root.
 //!
 //! Extendible hashing: the root is a directory indexed by the top bits of the hash, each page holds up to
-//! [`PAGE`] entries, and a full page alone is split (the directory doubles when its depth is used up). A lookup is
-//! the directory, a page's tags (one byte of hash each), and as a rule one entry. Pages do not merge again: a map that
-//! has shrunk keeps its directory.
+//! [`PAGE`] entries. When a page is full, only this page is split. The directory doubles first if it has a single slot for the
+//! page. A lookup reads the directory, a page's tags (one byte of hash each), and as a rule one entry. Pages do not merge again: a
+//! map that has shrunk keeps its directory.
 //!
 //! The hash has no seed, because keys are addresses that the cluster assigned. Keys that collide in all bits up to [`MAX_DEPTH`] are
 //! in the page's overflow list, which is slow and correct.
@@ -151,7 +151,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         FixedState::with_seed(0).hash_one(key)
     }
 
-    /// Hashes a key. The directory uses the top bits, and the tag the lowest ones.
+    /// Returns the tag: the lowest bits of the hash. The directory uses the top bits.
     #[inline]
     const fn tag(hash: u64) -> u8 {
         let tag = hash as u8;
@@ -160,7 +160,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
 
     #[inline]
     const fn bucket(hash: u64, depth: u32) -> usize {
-        // In two steps, because a shift by 64, at depth 0, would be undefined.
+        // In two steps, because at depth 0 a single shift would be by 64 bits, which overflows.
         ((hash >> 1) >> (63 - depth)) as usize
     }
 
@@ -198,7 +198,8 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         if span == 1 {
             return edit(Arc::make_mut(&mut root[first]));
         }
-        // The directory's own slots share the page. It is removed from them, edited, and stored again.
+        // Several slots of the directory share the page. It is removed from all of them, so that `make_mut` copies it only if a
+        // snapshot shares it.
         let blank = Arc::new(Page::new(0));
         let mut page = std::mem::replace(&mut root[first], Arc::clone(&blank));
         root[first + 1..first + span].fill(blank);
@@ -229,7 +230,7 @@ impl<K: Clone + Eq + Hash, V: Clone> PagedMap<K, V> {
         }
     }
 
-    /// Sets the value of `key` and returns whether it changed. Copies nothing if it is equal.
+    /// Sets the value of `key` and returns true if it changed. Copies nothing if it is equal.
     pub fn set(&mut self, key: K, value: V) -> bool
     where
         V: PartialEq,

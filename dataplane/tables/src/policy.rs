@@ -103,11 +103,12 @@ impl PolicySide {
         WITH_PORTS.into_iter().all(ports) && kept(Proto::ICMP, 0)
     }
 
-    /// Returns the peers whose verdicts may differ between two sides with the same default and base; `None` if default or
-    /// base differ, because then any peer's may. If one side was built from the other, the peers are few.
+    /// Returns the peers whose verdicts may differ between two sides with the same default and base. Returns `None` if default or
+    /// base differ, because then the verdict for any peer may. If one side was built from the other, the peers are
+    /// few.
     #[must_use]
     pub fn differing_peers<'a>(&'a self, other: &'a Self) -> Option<impl Iterator<Item = IdentityId> + 'a> {
-        // The number of a row stays the same row, except in cells that were set again.
+        // A row's number means the same row on both sides, except in cells that were set again and are therefore unshared.
         let alike = self.default == other.default && self.base == other.base;
         let apart = move || self.cells.unshared(&other.cells).map(|index| IdentityId(index as u32));
         alike.then(apart)

@@ -12,7 +12,7 @@ use crate::{Cell, PolicySide, PortRules};
 /// The verdicts for one identity.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum PeerRules {
-    /// The verdict for everyone: see [`PolicySideBuilder::set_base`].
+    /// The verdict for identities without verdicts of their own: see [`PolicySideBuilder::set_base`].
     Default,
     /// One verdict for every protocol and port.
     Every(Cell),
@@ -31,13 +31,13 @@ pub struct PolicySideBuilder {
 }
 
 impl PolicySideBuilder {
-    /// Returns a builder without rules: see [`PolicySide::open`].
+    /// Returns a builder of a side that allows everything: see [`PolicySide::open`].
     #[must_use]
     pub fn open() -> Self {
         Self::from(PolicySide::open())
     }
 
-    /// Returns a builder without rules: see [`PolicySide::isolated`].
+    /// Returns a builder of a side that denies everything by `rule`: see [`PolicySide::isolated`].
     #[must_use]
     pub fn isolated(rule: RuleId) -> Self {
         Self::from(PolicySide::isolated(rule))
@@ -52,7 +52,7 @@ impl PolicySideBuilder {
         }
     }
 
-    /// Sets the verdicts for an identity and returns whether they changed.
+    /// Sets the verdicts for an identity and returns true if they changed.
     pub fn set(&mut self, peer: IdentityId, answer: PeerRules) -> bool {
         let before = self.side.cells.get(peer.index()).copied().unwrap_or_default();
         let cell = self.cell(answer);
@@ -64,7 +64,7 @@ impl PolicySideBuilder {
         true
     }
 
-    /// Sets the verdicts for an identity to the ones of another identity, and returns whether they changed.
+    /// Sets the verdicts for an identity to the ones of another identity, and returns true if they changed.
     pub fn set_like(&mut self, peer: IdentityId, other: IdentityId) -> bool {
         let of = |id: IdentityId| self.side.cells.get(id.index()).copied().unwrap_or_default();
         let (before, cell) = (of(peer), of(other));

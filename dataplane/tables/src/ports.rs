@@ -17,7 +17,7 @@ pub struct PortRange {
     pub cell: Cell,
 }
 
-/// Ranges searched one by one before the two-level table is worth its memory.
+/// The most ranges that are searched one by one. More ranges are worth the memory of a two-level table.
 const FEW: usize = 8;
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -73,7 +73,7 @@ impl PortSet {
         }
     }
 
-    /// Returns the ports at which the verdict differs from the one of the port before, 0 aside.
+    /// Returns the ports at which the verdict may differ from the previous port's. Port 0 need not be among them.
     #[must_use]
     pub fn edges(&self) -> Vec<u16> {
         match &self.0 {

@@ -84,7 +84,7 @@ pub enum Provenance {
         /// The rule's own name; may be empty.
         title: Arc<str>,
     },
-    /// No rule matched, and this policy, the first by name that does, selects the pod for that direction.
+    /// No rule matched, and a policy selects the pod for that direction. If several do, this is the first one by name.
     DefaultDeny {
         /// The policy's namespace.
         namespace: Arc<str>,
@@ -93,7 +93,7 @@ pub enum Provenance {
         /// The direction.
         direction: Direction,
     },
-    /// A policy was refused and never was good, so it denies everything to the pods that it selects.
+    /// A policy was refused and no earlier version of it was accepted, so it denies everything to the pods that it selects.
     Refused {
         /// The policy's kind.
         kind: PolicyKind,

@@ -12,7 +12,7 @@
 //! # Ordering
 //!
 //! - The contents of a value: the publisher's swap releases, and the reader's acquires. The reader's relaxed load only decides
-//!   about the swap.
+//!   whether to swap.
 //! - Dropping: the reader drops its old `Arc` and then stores the version with Release. The publisher loads it with Acquire before
 //!   it drops its own. In the wrong order (acknowledge, then drop), the reader's could be the last one.
 //! - Sleeping: [`Reader::wake`] clears the mark that [`Reader::sleep`] set, and only then swaps the mailbox, even if it seems empty.

@@ -75,7 +75,7 @@ impl From<Place> for Client {
 pub struct Backends {
     list: Arc<[Backend]>,
     maglev: Option<Arc<Maglev>>,
-    /// True if the Service has other usable endpoints, which its traffic policy excludes here.
+    /// True if the Service has other usable endpoints, but its traffic policy excludes them on this node.
     elsewhere: bool,
 }
 
@@ -147,13 +147,13 @@ pub struct Frontend {
     pub inside: Option<Backends>,
     /// `spec.loadBalancerSourceRanges`; `None` admits every client.
     pub source_ranges: Option<Arc<[Prefix]>>,
-    /// `spec.sessionAffinity`
+    /// `spec.sessionAffinity`.
     pub affinity: Option<Affinity>,
     /// The choice among backends.
     pub balancing: Balancing,
     /// The kind of its address.
     pub kind: FrontendKind,
-    /// The address, protocol and port that it listens on.
+    /// The address, protocol and port at which the Service is reached.
     pub key: FrontendKey,
     /// `namespace/name` of the Service, with `:port name` if the port has a name.
     pub name: Arc<str>,
@@ -166,7 +166,8 @@ const _: () = assert!(std::mem::offset_of!(Frontend, key) <= 128);
 /// The choice of a backend for a new connection.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub enum Balancing {
-    /// By the connection's hash, equal on every node. A new or removed backend moves little besides its own share.
+    /// By the connection's hash, equal on every node: rendezvous hashing for few backends, a [`Maglev`] table for many. When a
+    /// backend comes or goes, few connections besides its own share change their backend.
     #[default]
     Maglev,
     /// At random.
@@ -178,7 +179,7 @@ pub enum Balancing {
 pub struct Affinity {
     /// The number of the Service's port, equal for all its frontends.
     pub service: u64,
-    /// The time after the client's last new connection, in milliseconds.
+    /// The time for which a client keeps its backend after its last new connection, in seconds.
     pub seconds: u32,
 }
 

@@ -1,7 +1,7 @@
 //! Longest prefix match over addresses of both families.
 //!
-//! Each family has a trie, which is changed. For IPv4 there is also a flat copy of the answers, in which a lookup takes two reads
-//! with addresses that are known early. Everything is in `Arc` pages and nodes, and a change copies the ones that it touches.
+//! Each family has a trie, which the changes are made in. For IPv4 there is also a flat copy of the trie's answers, in which a
+//! lookup takes two reads with addresses that are known early. Everything is in `Arc` pages and nodes, and a change copies the ones that it touches.
 
 mod trie;
 mod v4_flat;

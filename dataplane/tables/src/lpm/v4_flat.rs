@@ -32,10 +32,11 @@ const DEEP: u32 = u32::MAX;
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
 #[repr(C, align(64))]
 struct Block<V> {
-    /// The low halves of the addresses at which the answer changes, in order. The first answer applies from 0 on. Unused ones at the
-    /// end have the greatest value, with the last answer again.
+    /// The low halves of the addresses at which the answer changes, in order. The first answer applies from 0 on. Unused starts at
+    /// the end have the greatest value, and their answers repeat the last one.
     starts: [u16; STARTS],
-    /// For each answer, true if it is a longer prefix's, and false if the entry's answer applies.
+    /// One bit for each answer. It is set if the answer comes from a prefix longer than 16 bits, and clear if the entry's answer
+    /// applies instead.
     covered: u32,
     /// In a free block, the number of the next free one.
     next_free: u32,
@@ -99,7 +100,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         }
     }
 
-    /// Computes the answers within the prefix at `addr` of this length again, after a change of the trie.
+    /// Recomputes the answers within the prefix of `len` bits at `addr`, after a change of the trie.
     pub(super) fn renew(&mut self, trie: &Trie<V>, addr: u32, len: u8) {
         let high = (addr >> 16) as u16;
         if len > 16 {
@@ -143,7 +144,7 @@ impl<V: Copy + PartialEq + Default> V4Flat<V> {
         if block.covered >> count & 1 == 1 {
             block.covered |= u32::MAX << count;
         }
-        // Store the block, or release the old one if the /16 needs none or more than one.
+        // Store the block, or release the old one if the /16 needs no block or does not fit one.
         let entry = self.entry_of(high);
         let number = if !fits {
             self.release(entry.block);
