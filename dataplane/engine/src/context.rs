@@ -42,8 +42,8 @@ impl Default for StageConfig {
 /// The longest local reply that is not made in place: an ICMPv6 error (RFC 4443 section 2.4(c)) with its Ethernet header.
 const SCRATCH: usize = 1280 + 14;
 
-/// The units of slow-path work that one burst may cause: one for each packet and one for each source port that is tried. So a
-/// port cannot keep its worker from the other ports for longer than a few hundred microseconds a turn.
+/// The limit of slow-path work for one burst. A packet costs one unit, and so does each source port that is tried for it after the
+/// first. So no port keeps its worker from the other ports for longer than a few hundred microseconds a turn.
 pub(crate) const SLOW_PATH_UNITS: u32 = 2 * BURST as u32;
 
 /// The state of a worker's stages between bursts.
@@ -56,7 +56,7 @@ pub struct Stages {
     pub(crate) slow_left: u32,
     /// The connections that the flow table refused lately.
     pub(crate) refusals: Refusals,
-    /// Packets that took the slow path since the worker last counted.
+    /// Packets that took the slow path since the worker last read this count.
     pub(crate) slow: u64,
     /// The state of the random number generator.
     pub(crate) chance: u64,

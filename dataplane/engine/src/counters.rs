@@ -83,7 +83,7 @@ impl Default for PortCounters {
 }
 
 impl PortCounters {
-    /// Counts a dropped fragment of a packet that its first fragment counts for.
+    /// Counts a dropped fragment that is not the first one of its packet. The first one counts as the packet.
     #[inline]
     pub(crate) fn lose_fragment(&self) {
         self.fragments_lost.add(1);

@@ -10,7 +10,7 @@ use heddle_port::PortId;
 pub struct ErrorLimits {
     /// Errors per second, in the long run.
     pub per_second: u32,
-    /// Errors at once, after a silence.
+    /// The most errors at once, after a time without errors.
     pub burst: u32,
 }
 
@@ -58,7 +58,7 @@ impl ErrorBudget {
             thousandths: full,
             at: now,
         });
-        // A thousandth of an error per millisecond for each error per second.
+        // One error per second is one thousandth per millisecond.
         let earned = now.since(bucket.at).saturating_mul(u64::from(self.limits.per_second));
         bucket.thousandths = bucket.thousandths.saturating_add(earned).min(full);
         bucket.at = bucket.at.max(now);

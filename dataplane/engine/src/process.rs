@@ -6,7 +6,7 @@
 //!                    └─ flow key: one lookup for the whole burst
 //!                         ├─ hit, current ──────────────────────────────► Replay
 //!                         ├─ hit, stale ─► Revalidate ─┬────────────────► Replay
-//!                         ├─ miss ─► elsewhere known ──┘     ▲
+//!                         ├─ miss, other origin ───────┘     ▲
 //!                         └─ miss ─► Open ───────────────────┘
 //!  Replay ─┬─ forward: verdict            Revalidate, Open ─┬─ Reply
 //!          ├─ Reply (TTL used up, too big)                  └─ verdict
@@ -50,13 +50,13 @@ pub struct Tables<'a> {
 const MAX_STEPS: u32 = 12;
 
 /// Gives each packet of the burst its verdict. Headers of forwarded packets are rewritten, and frames of packets with a local
-/// reply contain the reply. No packet is sent or counted, and no frame is freed except the further frames of a packet whose
-/// first frame got a reply; these go to `pool`.
+/// reply contain the reply. No packet is sent or counted. The only frames that are freed, into `pool`, are the ones behind the
+/// head frame of a packet that got a reply.
 ///
 /// Fragments that wait for the first one of their datagram leave the burst, and `stages` holds them. Held fragments that are
 /// ready or given up get their verdicts in the same call and are in the batch too ([`Batch::drain`]).
 ///
-/// Plan: parse and classify every packet, which sorts out those without a flow; look up all flows at once, so that the
+/// Plan: parse and classify every packet, and give those without a flow their verdicts; look up all flows at once, so that the
 /// burst waits for memory once; then finish packet by packet, because an earlier packet may open the connection of a later
 /// one.
 pub fn process(
@@ -71,7 +71,7 @@ pub fn process(
     batch.begin();
     stages.slow_left = SLOW_PATH_UNITS;
     let Some(endpoint) = tables.snapshot.endpoint(ingress.role.endpoint()) else {
-        // The port exists before or after its endpoint. Fail closed.
+        // The snapshot has no endpoint for the port yet, or no longer. Without a policy to judge by, drop everything.
         batch.verdicts.fill(Verdict::drop(DropReason::PolicyNotReady));
         return;
     };
@@ -156,11 +156,11 @@ pub fn process(
             Kind::IcmpError => finish_icmp_error(&mut cx, packet, parsed, key, hit.as_ref()),
         };
     }
-    // Move the fragments that wait for their first one out of the burst, then give the ready ones their verdicts. In this order,
-    // a fragment whose first one came later in the same burst is ready at once.
+    // Move the fragments that wait for their first one out of the burst. Only then give the ready ones their verdicts, because a
+    // fragment whose first one came later in the same burst is among them.
     if !waiting.is_empty() {
         hold_waiting(&mut cx, packets, verdicts, waiting);
-        // The indices of `pending` do not hold any more.
+        // Packets have left the burst, so the indices in `pending` are not valid any more.
         pending.clear();
     }
     if cx.stages.datagrams.has_finished() {
@@ -195,7 +195,7 @@ fn flow_packet_kind(p: &Parsed) -> Kind {
 /// On the hot path the entry is current and its rewrite is replayed. All other cases take the slow path.
 #[inline(always)]
 fn finish_hit(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, hit: &Hit) -> Verdict {
-    // The common case first, straight from the entry: a `Next` would be copied for each packet.
+    // The common case first. It takes the plan straight from the entry, because a `Next` would copy the rewrite for each packet.
     let next = if flow_hit::is_replayable(cx, p, hit) {
         match replay(cx, packet, p, key, hit.slot, Plan::of(&hit.view)) {
             Next::Done(verdict) => return verdict,
@@ -335,7 +335,7 @@ fn permit(kind: Kind, next: Next) -> Next {
 /// Counts a packet in its flow's entry, applies the entry's rewrite and forwards the packet.
 ///
 /// The TTL comes first, because a packet whose TTL is used up does not count in the flow. If `touch` returns false, the entry was
-/// removed since the lookup, and a successor is looked for.
+/// removed since the lookup, and a new entry of the same tuple is looked for.
 #[inline(always)]
 fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, slot: SlotId, plan: Plan<'_>) -> Next {
     if p.ttl <= 1 {
@@ -384,8 +384,8 @@ fn hold_waiting(
 
 /// Gives the ready fragments their verdicts, as if they came in now.
 ///
-/// They may have come in by other ports than the burst, so each has its own ingress. A fragment whose datagram was removed in
-/// between waits again.
+/// They may have come in by other ports than the burst, so each has its own ingress. A fragment whose datagram was removed
+/// while it was held waits again.
 #[cold]
 fn reenter(cx: &mut Context<'_>, reentered: &mut Vec<Reentered>) {
     while let Some((mut packet, ingress)) = cx.stages.datagrams.take_ready() {

@@ -39,7 +39,7 @@ pub(crate) fn is_link_local(ip: Ip) -> bool {
 /// Returns the endpoint that the connection comes from.
 ///
 /// # Errors
-/// The source address does not belong to that endpoint.
+/// The endpoint does not exist, the source address does not belong to it, or the source is the unspecified address.
 pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial> {
     let from = owner(q.origin);
     let Some(endpoint) = snapshot.endpoint(from) else {

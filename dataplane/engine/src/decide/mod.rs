@@ -1,8 +1,9 @@
 //! Decides new connections, as a pure function of a connection's first packet and a snapshot.
 //!
-//! [`decide`] serves a worker for the first packet of a connection, and `heddle simulate` for a probe. [`judge`] decides a
-//! connection whose translation stands already: policy is newer than its flow entry, or its packets come in elsewhere now.
-//! Neither knows the flow table: the inserting stage decides what depends on other flows, such as a free source port.
+//! A worker calls [`decide_with`] for the first packet of a connection, and `heddle simulate` calls [`decide`]. [`judge`] judges
+//! a connection that has a translation already, because the tables are newer than its flow entry or because its packets now come
+//! in from another origin. None of them reads flow entries. The stage that inserts the connection chooses whatever depends on
+//! other flows, such as a free source port.
 
 mod anti_spoof;
 mod policy;
@@ -24,7 +25,7 @@ pub fn decide(snapshot: &Snapshot, q: &Query) -> Decision {
     decide_with(snapshot, q, BackendSelector::default())
 }
 
-/// Decides a new connection.
+/// Decides a new connection. `selector` has the inputs of the choice among backends.
 #[must_use]
 pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>) -> Decision {
     let from = match anti_spoof::check(snapshot, q) {

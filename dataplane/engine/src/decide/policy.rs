@@ -22,10 +22,10 @@ pub(super) struct PolicyCheck {
 }
 
 impl PolicyCheck {
-    /// Judges the connection by the policies of its ends and finds its way.
+    /// Judges the connection by the policies of its ends, and finds its egress and its source address there.
     ///
     /// # Errors
-    /// The denial of a policy, or the reason why there is no way.
+    /// The denial of a policy, or the reason for which the destination cannot be reached.
     pub(super) fn evaluate(&self, snapshot: &Snapshot) -> Result<Allowed, Denial> {
         let endpoint = |id| {
             let gone = Denial::new(DropReason::UnknownDestination);
@@ -52,7 +52,7 @@ impl PolicyCheck {
         })
     }
 
-    /// Asks one end's policy. Returns the rule that allows the connection.
+    /// Judges the connection by the policy of one end. Returns the rule that allows it.
     fn judge(&self, endpoint: &Endpoint, direction: Direction, peer: AddressInfo) -> Result<RuleId, Denial> {
         match endpoint.judge(direction, peer, self.proto, self.target.dport) {
             PolicyVerdict::Allow(rule) => Ok(rule),

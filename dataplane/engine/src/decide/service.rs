@@ -1,4 +1,4 @@
-//! From a Service's address to a backend's, or the address itself where no Service has it.
+//! Finds the target of a connection: a backend if the destination is a Service, else the destination itself.
 
 use heddle_flow::{AffinityTable, Millis};
 use heddle_tables::{
@@ -12,11 +12,11 @@ use crate::reason::DropReason;
 
 /// The result of looking a destination up in the Service tables.
 pub(super) enum Lookup {
-    /// Go on to there.
+    /// The connection goes to this target.
     Target(Target),
-    /// No such port, or no endpoint at all.
+    /// The Service has no such port, or no endpoint at all.
     Reject,
-    /// There are endpoints, but none that this packet may go to.
+    /// The Service's source ranges do not admit the client, or its traffic policy excludes all endpoints on this node.
     Drop(DropReason),
 }
 
@@ -25,7 +25,7 @@ pub(super) enum Lookup {
 pub struct BackendSelector<'a> {
     /// 64 random bits, for Services that choose at random.
     pub chance: u64,
-    /// The table of session affinities and the time; `None`: no client has one.
+    /// The table of session affinities, and the time. `None` means that no client has an affinity.
     pub memory: Option<(AffinityTable<'a>, Millis)>,
 }
 
@@ -120,11 +120,11 @@ fn client_hash(client: Ip, affinity: Affinity, period: u64) -> u64 {
     connection_hash(&tuple, Proto::TCP)
 }
 
-/// The hash by which a backend is chosen: over the whole tuple, with no seed, so that every node chooses alike, and the
-/// same node after a reboot.
+/// Returns the hash by which a backend is chosen. It covers the whole tuple and has no seed, so that all nodes make the same
+/// choice, also after a reboot.
 ///
-/// Two rounds of a folded 64 x 64 bit multiplication over the halves of the addresses; the constants are the first
-/// digits of pi, as good as any. Nothing secret: who wants to hit one backend may as well try ports.
+/// It takes two rounds of a folded 64 x 64 bit multiplication over the halves of the addresses. The constants are the first digits
+/// of pi; others would do as well. The hash need not be secret: a client can reach a chosen backend by trying source ports anyway.
 #[must_use]
 pub fn connection_hash(t: &Tuple, proto: Proto) -> u64 {
     const K: [u64; 5] = [
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_same_on_every_node_and_in_every_release() {
-        // A constant on purpose: another hash after an upgrade would move connections between nodes of two versions.
+        // A constant: with another hash after an upgrade, nodes of two versions would choose different backends.
         assert_eq!(connection_hash(&tuple(40000), Proto::TCP), HASH);
         assert_ne!(connection_hash(&tuple(40000), Proto::UDP), HASH);
         assert_ne!(connection_hash(&tuple(40000).reversed(), Proto::TCP), HASH);

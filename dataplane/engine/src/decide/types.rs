@@ -1,4 +1,4 @@
-//! The types of a decision: the connection in question, the decision, and the way of a connection that may pass.
+//! The types of a decision: the connection in question, the decision, and the path and translation of an allowed connection.
 
 use heddle_flow::{Egress, FlowKey, Origin};
 use heddle_tables::{EndpointId, RuleId};
@@ -46,14 +46,14 @@ pub enum Decision {
 pub struct Denial {
     /// The reason.
     pub reason: DropReason,
-    /// The deciding rule, where it was policy.
+    /// The rule that denied the connection, if policy did.
     pub rule: RuleId,
-    /// The pod whose policy that is; [`EndpointId::HOST`], which has none, where it was no policy.
+    /// The pod whose policy contains the rule; [`EndpointId::HOST`], which has no policy, if no policy denied the connection.
     pub pod: EndpointId,
 }
 
 impl Denial {
-    /// A denial that no policy made.
+    /// Returns a denial that is not policy's.
     #[must_use]
     pub const fn new(reason: DropReason) -> Self {
         Self {
@@ -64,23 +64,23 @@ impl Denial {
     }
 }
 
-/// Where the connection goes behind the Service, if there is one.
+/// The destination of a connection after DNAT. Without a Service it is the packet's own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Target {
     /// The address that the connection reaches.
     pub dst: Ip,
     /// The port that it reaches.
     pub dport: u16,
-    /// True if a Service led there.
+    /// True if the connection goes through a Service.
     pub service: bool,
-    /// True if the client's next connection to the Service goes there too.
+    /// True if the Service has session affinity: the client's next connection goes to the same backend.
     pub sticky: bool,
     /// True if the source is masqueraded, as kube-proxy would mark the connection.
     pub masquerade: bool,
 }
 
 impl Target {
-    /// Returns a target that no Service led to.
+    /// Returns the target of a connection that goes through no Service.
     #[must_use]
     pub const fn direct(dst: Ip, dport: u16) -> Self {
         Self {
@@ -93,25 +93,25 @@ impl Target {
     }
 }
 
-/// The source that the destination sees.
+/// The source address that the destination sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Source {
-    /// The packet's own.
+    /// The packet's own source address.
     Kept,
-    /// The gateway: a pod reaches itself through its Service.
+    /// The gateway's, because a pod reaches itself through a Service.
     Hairpin(Ip),
-    /// The masquerade address: the reply would not come by heddle otherwise.
+    /// The masquerade address, because the reply would not come back through heddle otherwise.
     Masqueraded(Ip),
 }
 
 /// A connection that may pass.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Allowed {
-    /// Where it comes from.
+    /// The endpoint that it comes from.
     pub from: EndpointId,
-    /// Where it leaves.
+    /// The egress of its opener's packets.
     pub egress: Egress,
-    /// The other end after DNAT.
+    /// The destination after DNAT.
     pub target: Target,
     /// The source after SNAT.
     pub source: Source,

@@ -127,7 +127,7 @@ impl PolicyCounters {
         }
     }
 
-    /// Returns the packets whose pair found no counter.
+    /// Returns the number of packets whose pair found no counter.
     #[must_use]
     pub fn others(&self) -> u64 {
         self.others.load(Ordering::Relaxed)

@@ -233,7 +233,7 @@ mod tests {
         (3..9).for_each(|n| ring.note(&dropped(n), Millis(n.into())));
         assert_eq!(read(3), (reading(9, 2), vec![5, 6, 7, 8]));
         assert_eq!(read(7), (reading(9, 0), vec![7, 8]));
-        // A number from another life of the agent.
+        // A number from an earlier run of the agent.
         assert_eq!(read(1_000_000), (reading(9, 0), vec![]));
     }
 }

@@ -1,5 +1,5 @@
-//! A ring of records of a few words. One writer, which never waits, overwrites the oldest record. Any number of readers get
-//! whole records only. Records are numbered from 0, so that a reader can count the records that it missed.
+//! A ring of records of a few words. One writer, which never waits, overwrites the oldest record. Any number of readers read
+//! records, and never parts of two. Records are numbered from 0, so that a reader can count the records that it missed.
 //!
 //! # Ordering
 //!

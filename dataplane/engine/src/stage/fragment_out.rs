@@ -2,7 +2,7 @@
 //! 3.2).
 //!
 //! `wire` makes the headers ([`Fragmenter`]). This module gives each fragment its frames and its part of the data. Either all
-//! fragments are made or none. The packet is rewritten before: its checksum is finished and its TTL decremented.
+//! fragments are made or none. The packet must be rewritten before: with a finished checksum and a decremented TTL.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! ICMP errors: an error belongs to the flow of the packet that it quotes, and travels back along it, translated like the
-//! flow's replies.
+//! ICMP errors. An error belongs to the flow of the packet that it quotes. It is forwarded to the sender of that packet, translated
+//! like the flow's replies.
 //!
 //! The quote is a packet of the flow as it left, after its translation. So the reversed quote is the key of the flow's replies,
 //! and an error must come in where the replies do. In the quote, the addresses that the packet's sender knows are restored

@@ -1,8 +1,9 @@
-//! ARP and neighbor discovery (RFC 826, RFC 4861, RFC 5227). The gateway replies for every address except the asker's own and
-//! IPv6 link-local ones, because no other address is on the asker's link.
+//! ARP and neighbor discovery (RFC 826, RFC 4861, RFC 5227). The gateway replies for its own address and for every other one except
+//! the asker's own and IPv6 link-local ones, because the gateway is the only neighbor on the asker's link.
 //!
-//! Pods and the host ask for the gateway, for pods and for Services. All of them have the gateway's MAC address. Announcements
-//! of pods are checked against spoofing and then absorbed, because the tables contain the neighbors.
+//! Pods and the host ask for the gateway, for pods and for Services, and the reply is always the gateway's MAC address. ARP
+//! packets and neighbor solicitations of pods are checked for spoofed senders. Announcements are absorbed, because
+//! the tables contain the neighbors.
 
 use heddle_port::Packet;
 use heddle_tables::{NodeTable, Place};
@@ -73,7 +74,7 @@ fn arp(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Next {
     let Some(a) = arp_fields(packet.bytes(cx.store), p) else {
         return Next::drop(DropReason::ArpMalformed);
     };
-    // A probe for a duplicate address has no sender address yet (RFC 5227 section 1.1).
+    // The sender of a probe for a duplicate address has no address yet (RFC 5227 section 1.1).
     let probe = a.sender == NO_ADDRESS;
     if cx.is_from_pod() && (a.sender_mac != cx.endpoint.mac || !(probe || is_own(cx, a.sender))) {
         return Next::drop(DropReason::SpoofedNeighbor);

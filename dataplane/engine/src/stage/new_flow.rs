@@ -85,7 +85,7 @@ fn midstream(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
         Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|pair| pair.forward),
         None => match adopt_as_reply(cx, query) {
             Some((query, allowed)) => {
-                // The sender pays, not the pod that would have opened the connection: nobody knows yet that it did.
+                // Charge the sender and not the supposed opener, which may never have opened the connection.
                 let flags = FlowFlags::ADOPTED | FlowFlags::RESPONDER_PAYS;
                 insert::insert(cx, &query, &allowed, flags).map(|pair| pair.reverse)
             }

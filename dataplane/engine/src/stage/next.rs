@@ -28,7 +28,7 @@ impl Next {
     }
 }
 
-/// One direction of a flow that a packet follows: a copy of what its packets need of the entry.
+/// The direction of a flow that a packet follows: a copy of those fields of the entry that its packets need.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Replay {
     /// The entry, in which the packet is counted.
@@ -78,8 +78,8 @@ impl Replay {
     }
 }
 
-/// The rewrite and egress of each packet of a flow's direction. It borrows the rewrite, because a copy for each packet costs as
-/// much as its use.
+/// The rewrite and the egress for the packets of one direction of a flow. It borrows the rewrite, because copying the rewrite for
+/// each packet costs as much as applying it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) rewrite: &'a Rewrite,
@@ -138,7 +138,7 @@ impl Reply {
                 kind: AnswerKind::Arp, ..
             } => DropReason::ArpMalformed,
             Self::Prepared { .. } => DropReason::NeighborInvalid,
-            // The gateway is no flow's destination, so no fragment and no ICMP error comes as far as this.
+            // No flow has the gateway as its destination, so no later fragment and no ICMP error gets here.
             Self::Gateway => DropReason::NoVerdict,
         }
     }

@@ -3,8 +3,9 @@
 //!
 //! Packets of both directions are judged as packets of the opener. A connection that is allowed keeps its translation. A
 //! connection that policy denies keeps its entry, which stays stale: each of its packets is judged again, until policy allows
-//! it or the entry expires. Without the entry its packets would belong to no connection. While connections are adopted, the
-//! denied connection could then come back by the direction that policy does not restrict.
+//! it or the entry expires. If the entry were removed, the next packet would be a mid-stream segment without a flow. While
+//! connections are adopted, such a segment could bring the denied connection back: judged in the opposite direction, which policy
+//! may not restrict.
 
 use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Route};
 use heddle_tables::EndpointId;

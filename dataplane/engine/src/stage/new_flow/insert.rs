@@ -20,10 +20,10 @@ pub(super) struct Pair {
     pub(super) reverse: Replay,
 }
 
-/// The most source ports that are tried for one connection. Few, because whoever sends the first packets of connections that
-/// find no port makes his worker try them all for each packet.
+/// The most ports of a range that are tried for one connection. Few, because each first packet of a connection that finds no free
+/// port costs the worker all of these tries.
 const TRIES: u32 = 8;
-/// The range of another source port if the source address stays: no system ports (RFC 6335 section 6).
+/// The range of another source port if the source is not masqueraded: all except the system ports (RFC 6335 section 6).
 const UNRESERVED: (u16, u16) = (1024, 65535);
 
 /// Inserts a connection into the table.
@@ -110,13 +110,14 @@ fn compile(
     flags.set(FlowFlags::SERVICE, target.service);
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
-    // Generations and MTU are stored in the entry, so that a hit does not look them up.
+    // The payer is the side whose packet makes the entry. Outside of this node, it pays by its source prefix.
     let (payer, address) = match flags.contains(FlowFlags::RESPONDER_PAYS) {
         false => (from, seen.src),
         true => (to, target.dst),
     };
     let is_outside = payer == EndpointId::HOST && cx.snapshot.address(address).place != Place::Host;
     flags.set(FlowFlags::OUTSIDE, is_outside);
+    // Generations and MTU are stored in the entry, so that a hit does not look them up.
     let generations = cx.generations([from, to])?;
     let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
     let there = FlowKey::opening(seen, query.proto, query.origin);
@@ -149,8 +150,8 @@ fn compile(
     ))
 }
 
-/// The source ports to be tried: the packet's own first, where it may stay, then ports of a range, spread by a secret hash of
-/// the connection, so that nobody can choose connections whose ports are all taken.
+/// The source ports to be tried: first the packet's own, if it may stay, then ports of a range. A secret hash of the connection
+/// chooses them, so that no sender can choose connections whose ports are all taken.
 struct Ports {
     own: Option<u16>,
     first: u16,
@@ -162,7 +163,7 @@ struct Ports {
 
 impl Ports {
     fn within((first, last): (u16, u16), hash: u64, own: Option<u16>) -> Self {
-        // Port 0 stands for a range that nobody configured.
+        // A first port of 0 means that no range is configured.
         let (first, last) = if first == 0 { UNRESERVED } else { (first, last) };
         let count = u32::from(last.saturating_sub(first)) + 1;
         let below = |half: u64, limit: u32| ((half * u64::from(limit)) >> 32) as u32;
@@ -171,7 +172,7 @@ impl Ports {
             first,
             count,
             next: below(hash >> 32, count),
-            // A range of few ports is tried port by port.
+            // A small range is tried port by port, so that each port is tried once.
             stride: if count <= TRIES {
                 1
             } else {

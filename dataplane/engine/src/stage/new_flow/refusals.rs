@@ -1,29 +1,30 @@
 //! The connections that the flow table refused lately.
 //!
-//! A refused connection's sender sends its first packet again, and may do so at any rate. Its packets are dropped without
-//! another search for a source port until a short time has passed.
+//! The sender of a refused connection retransmits the first packet, at a rate that it chooses itself. For a short time these packets
+//! are dropped without another decision and without another search for a source port.
 
 use heddle_flow::{FlowKey, Millis};
 
 use crate::reason::DropReason;
 
-/// Places. A connection that shares its place with another one displaces it, which costs a search and no more.
+/// The number of remembered refusals. Two connections with the same place overwrite each other, which costs one search more.
 const PLACES: usize = 256;
-/// The time for which a refusal is remembered. A client's first retransmission comes after a second (RFC 6298 section 2.1),
-/// so it finds what was freed meanwhile.
+/// The time for which a refusal is remembered, in milliseconds. A TCP client's first retransmission comes after a second (RFC 6298
+/// section 2.1), so it is always tried again.
 const MEMORY_MS: u64 = 200;
 
-/// One worker's memory of refusals.
+/// The refusals that one worker remembers.
 #[derive(Debug)]
 pub(crate) struct Refusals(Box<[Option<(FlowKey, Millis, DropReason)>; PLACES]>);
 
 impl Refusals {
-    /// Makes an empty memory.
+    /// Remembers no refusal yet.
     pub(crate) fn new() -> Self {
         Self(Box::new([None; PLACES]))
     }
 
-    /// Returns the reason for which a connection was refused lately. `hash` is the connection's secret hash.
+    /// Returns the reason for which a connection was refused lately. `hash` is the connection's
+    /// [`secret_hash`](heddle_flow::FlowTable::secret_hash).
     pub(crate) fn find(&self, hash: u64, key: &FlowKey, now: Millis) -> Option<DropReason> {
         match self.0.get(hash as usize % PLACES)? {
             Some((refused, at, reason)) if refused == key && now.since(*at) < MEMORY_MS => Some(*reason),
@@ -64,7 +65,7 @@ mod tests {
         assert_eq!(refusals.find(7, &key(1), Millis(1199)), Some(DropReason::FlowQuota));
         assert_eq!(refusals.find(7, &key(1), Millis(1200)), None);
         assert_eq!(refusals.find(7, &key(2), Millis(1000)), None);
-        // Another connection in the same place displaces it.
+        // Another connection in the same place overwrites it.
         refusals.record(7 + PLACES as u64, &key(2), Millis(1000), DropReason::FlowTableFull);
         assert_eq!(refusals.find(7, &key(1), Millis(1000)), None);
     }
