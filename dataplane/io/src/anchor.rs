@@ -3,9 +3,9 @@
 //! libxdp binds every socket through the UMEM's first one and uses its flags. If the first one were a pod's, no port could be
 //! opened after that pod's deletion. So the first one is bound to a device that has no other use.
 //!
-//! There is one anchor in a network namespace, because there is one agent: whoever makes an [`XdpContext`](crate::XdpContext)
-//! is the only one in the namespace, and the agent holds the namespace's lock. An anchor that is found was left by a crash.
-//! Nothing marks an anchor as in use; a mark by name, such as an abstract socket, could be taken by any process of the node.
+//! A network namespace has one anchor, because it has one agent: an agent takes the namespace's lock before it makes an
+//! [`XdpContext`](crate::XdpContext). So an anchor that exists already was left by a crash. Anchors have no mark of being in use.
+//! Any process of the node could hold a mark that has a name, such as an abstract socket.
 
 use std::io;
 

@@ -18,7 +18,7 @@ pub(crate) enum Part {
     Whole(Packet),
     /// A part that belongs to a packet that is not complete, or to one that was given up.
     Taken,
-    /// The packet had to be given up.
+    /// The packet was given up: a part was invalid, or there were too many parts.
     Spoilt,
 }
 

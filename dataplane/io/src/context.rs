@@ -19,7 +19,7 @@ use crate::socket::{self, Socket};
 /// Sizes that are fixed when the context is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct XdpConfig {
-    /// The frames of the UMEM. For each port, the kernel needs 128 B for each frame.
+    /// The frames of the UMEM. Each open port costs the kernel 128 B for each of them.
     pub frames: u32,
     /// The size of a frame in bytes: 2048 or 4096.
     pub frame_size: u32,
@@ -70,13 +70,13 @@ struct Device {
 
 /// The XDP program, the UMEM and its pools, and the anchor, in the network namespace of the thread that made it.
 ///
-/// There is one in a network namespace at a time; the caller sees to that (the agent by its lock of the namespace). It belongs
-/// to the control thread. Ports must be opened and closed from the same network namespace. Dropping it deletes the
+/// The caller must not make two in one network namespace; the agent takes a lock of the namespace first. A context belongs to the
+/// control thread. Ports must be opened and closed from the same network namespace. Dropping it deletes the
 /// anchor. The program stays attached to the devices and, without sockets, drops all packets.
 #[derive(Debug)]
 pub struct XdpContext {
     config: XdpConfig,
-    /// The observers keep sockets open, so each is removed before its port is closed.
+    /// Each observer keeps a socket open, so it is removed before its port is closed.
     observers: PortObservers,
     program: Program,
     devices: BTreeMap<u32, Device>,
@@ -143,7 +143,8 @@ impl XdpContext {
         &self.pool
     }
 
-    /// Opens a port: socket, fill ring, maps, and last the program on its device. Takes milliseconds.
+    /// Opens a port: socket, fill ring, maps, and last the program on its device. Takes milliseconds; up to three seconds if the
+    /// kernel has not freed the queue of a closed socket yet.
     pub fn open(&mut self, open: OpenPort) -> Result<XdpPort, XdpError> {
         let OpenPort {
             ifname,

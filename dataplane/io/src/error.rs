@@ -28,7 +28,7 @@ pub enum XdpError {
         /// The kernel's release.
         release: String,
     },
-    /// The name of the kernel's release does not contain the stable release, and others of its series panic.
+    /// The name of the kernel's release does not contain its stable release (such as 6.17.11), and some releases of its series panic.
     #[error(
         "kernel {release} may panic when AF_XDP sends into a veth (CVE-2025-40290): its name does not contain its stable \
          release, and some releases of its series panic; run 6.17.11 or later, 6.18 or later, or a 6.12 or 6.6"
@@ -77,7 +77,7 @@ pub enum XdpError {
         ifname: String,
         /// The queue.
         queue: u32,
-        /// How long heddle waited.
+        /// The time that heddle waited, in milliseconds.
         waited_ms: u128,
     },
     /// The device's driver does not support XDP programs.
@@ -100,7 +100,7 @@ pub enum XdpError {
     /// The frames do not suffice for the ports.
     #[error(transparent)]
     TooFewFrames(#[from] TooFewFrames),
-    /// A port beyond the configured number.
+    /// As many ports are open as frames are set aside for.
     #[error(transparent)]
     TooManyPorts(#[from] PortRefused),
     /// A value of the configuration is not valid.

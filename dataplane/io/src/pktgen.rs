@@ -32,10 +32,11 @@ mod skeleton {
 
 /// `BPF_F_TEST_XDP_LIVE_FRAMES`.
 const LIVE_FRAMES: u32 = 1 << 1;
-/// Frames of the first system call. Each call has an overhead of some 20 ms without sending, in which the kernel waits until all
-/// processors see a change of its dispatcher of programs. So there are few calls.
+/// Frames of the first system call. Each call costs some 20 ms in which nothing is sent: the kernel waits until all processors have
+/// seen a change of its dispatcher of BPF programs. So there are few calls.
 const FIRST_CHUNK: u64 = 1 << 16;
-/// The longest duration of one call, estimated by the rate so far. The time and the stop flag are checked between calls.
+/// The longest duration of one call. The number of frames of a call is chosen by the rate so far. Elapsed time and stop flag are
+/// checked between calls.
 const LONGEST_CALL: Duration = Duration::from_secs(1);
 /// The length of Ethernet, IPv4 and UDP headers and two octets of payload.
 const LEAST_FRAME: usize = 44;

@@ -125,7 +125,7 @@ impl XdpPort {
         left
     }
 
-    /// Removes the incomplete packet and the share, which are returned after the socket has been closed.
+    /// Removes the incomplete packet and the share of the fill budget. The caller gives both back after the socket was closed.
     pub(crate) fn take_remains(&mut self) -> (Option<Packet>, Option<FillShare>) {
         (self.assembler.take_incomplete(), self.share.take())
     }
@@ -158,7 +158,7 @@ impl XdpPort {
         Some(frame)
     }
 
-    /// Adapts the size of the fill ring after a burst that took `received` frames out of it, and returns the new target.
+    /// Adapts the size of the fill ring after a burst that used `received` of its frames, and returns the new target.
     ///
     /// The size doubles if a burst took half of it, and is halved if none of [`CALM_BURSTS`] bursts took more than a quarter. The
     /// kernel returns a frame only by receiving into it, so the share shrinks by the frames that are not refilled.

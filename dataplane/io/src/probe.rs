@@ -18,7 +18,7 @@ use crate::anchor::add_veth;
 use crate::context::{OpenPort, XdpConfig, XdpContext};
 use crate::error::XdpError;
 
-/// The time limit for a packet's way through a veth.
+/// The time limit for a packet to pass the veth in one direction.
 const PACKET_WITHIN: Duration = Duration::from_secs(1);
 const DEVICE: &str = "hdprobe";
 const PEER: &str = "hdprobep";
@@ -29,7 +29,7 @@ pub enum ProbeError {
     /// The network namespace for the test cannot be made.
     #[error("cannot make a network namespace to test AF_XDP in: {0} (this needs CAP_SYS_ADMIN)")]
     Namespace(io::Error),
-    /// A system call besides AF_XDP failed.
+    /// A system call of the test failed that is not AF_XDP's.
     #[error("trying AF_XDP: cannot {what}: {source}")]
     System {
         /// The step.
@@ -46,7 +46,7 @@ pub enum ProbeError {
         PACKET_WITHIN.as_millis()
     )]
     Lost {
-        /// The packet's way.
+        /// The direction of the packet, in words.
         way: &'static str,
     },
     /// The test did not end in time.
@@ -66,7 +66,7 @@ pub fn probe(within: Duration) -> Result<Duration, ProbeError> {
     let thread = thread::Builder::new()
         .name("afxdp-probe".to_owned())
         .spawn(move || {
-            // It fails only if `within` is over and the receiver is gone.
+            // Sending fails only if `within` is over and the receiver is gone.
             let _ = done.send(in_own_namespace());
         })
         .map_err(system("start a thread"))?;

@@ -1,7 +1,7 @@
 //! The rings that a socket shares with the kernel (Documentation/networking/af_xdp.rst): a producer's and a consumer's end.
 //!
-//! xsk-rs makes the sockets, but the address in its descriptors cannot be set, so it could not send a packet whose front has
-//! moved. So this module maps the rings a second time, and xsk-rs's mappings are not used.
+//! xsk-rs makes the sockets. But the address in its descriptors cannot be set, so it could not send a packet whose first byte has
+//! moved. This module therefore maps the rings a second time, and xsk-rs's mappings are not used.
 //!
 //! # Ordering
 //!
@@ -199,7 +199,7 @@ impl<T: Slot> Producer<T> {
         }
     }
 
-    /// Returns the number of slots that can be written. Reads the other end's index only if there are fewer than `wanted` without it.
+    /// Returns the number of slots that can be written. Reads the other end's index only if fewer than `wanted` are known to be free.
     pub(crate) fn room(&mut self, wanted: u32) -> u32 {
         let room = |consumed: u32| self.ring.size - self.next.wrapping_sub(consumed).min(self.ring.size);
         if room(self.consumed) < wanted {

@@ -119,11 +119,11 @@ impl Socket {
                     socket.raise_send_budget();
                     return Ok(socket);
                 }
-                // Without rings of its own: this process has another socket on the queue.
+                // The new socket has no fill and completion rings of its own, because this process has another one on the queue.
                 Ok((_, _, None)) => io::Error::from_raw_os_error(libc::EBUSY),
                 Err(error) => cause(&error),
             };
-            // Retry, or say what the error means.
+            // Retry, or translate the error.
             return Err(match error.raw_os_error() {
                 Some(libc::EBUSY) if start.elapsed() < BUSY_FOR => {
                     thread::sleep(BUSY_PAUSE);

@@ -28,7 +28,7 @@ fn when_every_other_device_is_gone_ports_can_still_be_opened() {
             let packet = receive_one(&mut a, &mut pool);
             assert_eq!(packet.bytes(context.store()), frame(round, 90));
             pool.free_packet(packet);
-            // One device goes before its port, the other after it.
+            // One device is deleted before its port is closed, the other one after it.
             ip("link del dev a");
             context.close(a);
             context.close(b);
@@ -250,7 +250,7 @@ fn the_error_of_a_thread_without_capabilities_names_them() {
     });
 }
 
-/// A port moves between threads; its packets' types do too.
+/// A port can be moved to another thread, and so can its packets.
 #[test]
 fn ports_and_packets_can_be_handed_over() {
     fn send<T: Send>() {}

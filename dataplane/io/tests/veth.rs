@@ -270,7 +270,7 @@ fn a_worker_forwards_while_control_opens_and_closes_other_ports() {
     /// The least packets and rounds. The traffic goes on until both are reached, however slow the machine is.
     const PACKETS: u32 = 20_000;
     const ROUNDS: u32 = 4;
-    /// Guards against hanging only.
+    /// Only a test that hangs takes so long.
     const AT_MOST: Duration = Duration::from_secs(300);
     in_namespace(|| {
         for name in ["a", "b", "c"] {
