@@ -1,7 +1,7 @@
-//! The frames of the measurements: UDP over IPv4, of any size. A change of the connection costs almost nothing.
+//! The frames of the measurements: UDP over IPv4, of any size. To change the connection of a frame costs two stores.
 //!
 //! The first two octets of the payload are the complement of the source port. So the checksum is the same for every source
-//! port, and a generator that changes the port leaves it alone.
+//! port, and a generator that changes the port does not change the checksum.
 
 use heddle_wire::{Ip, MacAddr, Parsed, checksum, parse};
 
@@ -34,7 +34,8 @@ pub struct Ends {
     pub ports: (u16, u16),
 }
 
-/// Returns a UDP frame of `size` octets without FCS. `size` is limited to [`MIN_FRAME`] below and to a UDP length above.
+/// Returns a UDP frame of `size` octets without FCS. A `size` outside of [`MIN_FRAME`] to 65,535 is
+/// clamped.
 #[must_use]
 pub fn udp(ends: &Ends, size: usize, sum: Checksum) -> Vec<u8> {
     let size = size.clamp(MIN_FRAME, 65_535);

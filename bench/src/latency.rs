@@ -25,7 +25,7 @@ const WARM_UP: usize = 50;
 pub struct PingPace {
     /// The number of rounds.
     pub rounds: usize,
-    /// The pause before each round. A pause longer than the idle time puts a worker to sleep that may sleep.
+    /// The pause before each round. During a pause that is longer than the idle time, a worker that may sleep falls asleep.
     pub pause: Duration,
 }
 

@@ -52,7 +52,7 @@ pub struct Run {
     pub drops: Vec<(String, u64)>,
 }
 
-/// Lets the server drop every packet in an ingress hook, because the cost of its network stack is not part of the measurement.
+/// Adds an ingress hook that drops every packet to the server, because the cost of its network stack is not part of the measurement.
 ///
 /// # Errors
 /// nft(8) refuses.

@@ -14,7 +14,7 @@ use crate::veth::Scene;
 
 /// The bytes of one read or write.
 const CHUNK: usize = 256 * 1024;
-/// The time before the measurement, in which the window opens.
+/// The time before the measurement, in which the TCP windows grow.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// The longest time without progress.
 const STALL: Duration = Duration::from_secs(5);

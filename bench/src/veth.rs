@@ -2,7 +2,7 @@
 //!
 //! Each pod has two devices. `eth0` is a veth whose other end is in the dataplane's namespace, configured as heddle's CNI plugin
 //! does it: a /32, and a default route by the gateway's address and MAC. `k0` is a veth to a router that forwards by the
-//! kernel. So all paths are compared between the same two pods.
+//! kernel. So the two pods are the same for every path that is compared.
 
 use heddle_lab::{LabError, NetNs, run};
 use heddle_wire::MacAddr;

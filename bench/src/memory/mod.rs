@@ -1,6 +1,6 @@
 //! The pipeline in memory: bursts of prepared frames, without rings and system calls.
 //!
-//! [`Burst`] runs `process` alone, [`turn::Turn`] a whole worker between two ports that cost as little as possible. Both send
+//! [`Burst`] runs `process` alone. [`turn::Turn`] runs a whole worker with stand-in ports that cost as little as possible. Both send
 //! the same packets: UDP from pods through Services. For [`Connections::Established`] each packet is a flow hit, a check of
 //! both endpoints' generations, and a rewrite of destination address and port. For [`Connections::New`] it is a policy
 //! decision, a choice of backend, and an insert of both directions.
@@ -264,7 +264,7 @@ impl Burst {
         Ok(())
     }
 
-    /// Lets every connection expire.
+    /// Moves the clock on until every connection has expired, and removes them all.
     fn expire_all(&mut self) {
         self.now = self.now.plus(24 * 3600 * 1000);
         self.flows.expire(self.now, u32::MAX);

@@ -24,7 +24,7 @@ struct StandInPort {
     /// The client of this port.
     place: usize,
     store: Arc<FrameStore>,
-    /// The source of its packets; none for a server.
+    /// The client and the sequence of its connections; `None` for a server.
     source: Option<(Client, ConnectionSequence)>,
     burst: usize,
     step: u32,
