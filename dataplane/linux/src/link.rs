@@ -157,9 +157,9 @@ impl Netlink {
 
     /// Creates a veth pair; both ends are down.
     ///
-    /// Both ends get their Ethernet address with the request, so that the kernel notes it as set (`NET_ADDR_SET`). An address
-    /// that the kernel chooses is noted as random (`NET_ADDR_RANDOM`), and systemd-udevd replaces it
-    /// (`MACAddressPolicy=persistent`, systemd.link(5)) after others have read it.
+    /// Both ends get their Ethernet address with the request, so that the kernel records it as set (`NET_ADDR_SET`). The kernel
+    /// would record an address that it chooses itself as random (`NET_ADDR_RANDOM`). systemd-udevd would replace such an address
+    /// (`MACAddressPolicy=persistent`, systemd.link(5)), perhaps after other programs have read it.
     ///
     /// # Errors
     /// The kernel refuses, for example because one of the names is taken.

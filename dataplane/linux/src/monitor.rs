@@ -1,7 +1,7 @@
 //! Notifications of the kernel about changes of its network configuration.
 //!
-//! A [`Monitor`] says only that something has changed. Its reader then dumps the state that it cares about, because
-//! notifications can be lost (ENOBUFS), and a dump is always right.
+//! A [`Monitor`] shows only that something has changed. Its reader then dumps the state that it needs, because notifications can
+//! be lost (ENOBUFS) and a dump is always complete.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -26,7 +26,7 @@ const NETWORK: &[u32] = &[
     RTNLGRP_IPV6_ROUTE,
     RTNLGRP_IPV6_NETCONF,
 ];
-/// The bytes of one notification that are read. The rest of a longer one is dropped, since nobody decodes it.
+/// The most bytes that are read of one notification. The rest is discarded, because notifications are not decoded.
 const READ: usize = 64;
 
 /// A socket that receives notifications. Its descriptor is readable when some have arrived.

@@ -30,8 +30,8 @@ fn pair<'a>(name: &'a str, peer: &'a str) -> VethPair<'a> {
     }
 }
 
-/// Returns how an interface of this namespace got its Ethernet address. Only sysfs says it, which belongs to the namespace in
-/// which it is mounted.
+/// Returns the way in which an interface of this namespace got its Ethernet address. Only sysfs contains it, and a sysfs shows the
+/// namespace in which it was mounted.
 fn address_assign_type(name: &str) -> String {
     let script = format!("mount -t sysfs none /sys && cat /sys/class/net/{name}/addr_assign_type");
     let out = std::process::Command::new("unshare")
@@ -63,7 +63,7 @@ fn links_are_created_found_changed_and_deleted() {
         assert_eq!(a1.mac, Some(MacAddr([2, 0, 0, 0, 0, 9])));
         assert_eq!(link_index("a0").unwrap(), Some(a0.index));
         for name in ["a0", "a1"] {
-            // systemd-udevd leaves only addresses alone that were set (NET_ADDR_SET in include/uapi/linux/netdevice.h).
+            // systemd-udevd replaces every address that was not set explicitly (NET_ADDR_SET in include/uapi/linux/netdevice.h).
             assert_eq!(address_assign_type(name), "3", "{name}");
         }
         netlink.set_up(&a0).unwrap();

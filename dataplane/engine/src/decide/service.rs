@@ -67,8 +67,8 @@ fn choose<'a>(frontend: &Frontend, backends: &'a Backends, q: &Query, selector: 
         return Choice::Backend(chosen);
     }
     backends.pick(match frontend.balancing {
-        // By the client, not the connection, so that a client that the table has no room for stays with its backend too. The
-        // period changes the choice: after a silence of the timeout, the client may go elsewhere (as with kube-proxy).
+        // Hash the client and not the connection, so that a client without an entry in the table keeps its backend too. The
+        // choice also depends on the period, so that the client may get another backend after the timeout (as with kube-proxy).
         Balancing::Maglev => client_hash(client, affinity, period(affinity, selector)),
         Balancing::Random => selector.chance,
     })
@@ -100,7 +100,7 @@ pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: 
     }
 }
 
-/// Returns the number of the present period of an affinity's timeout; 0 without a clock.
+/// Returns the number of the current period: time is cut into periods as long as the affinity's timeout. Returns 0 without a clock.
 fn period(affinity: Affinity, selector: BackendSelector<'_>) -> u64 {
     let length = (u64::from(affinity.seconds) * 1000).max(1);
     selector.memory.map_or(0, |(_, now)| now.0 / length)
