@@ -64,8 +64,8 @@ impl Args for RunArgs {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help("Configuration file (YAML); configs/heddle.yaml lists every key");
-        // As for an update: no flag is required, because the file or the default supplies the value. A `default_value` of
-        // clap would override the file, so the defaults are added to the help texts.
+        // Use clap's form for updates: no flag is required, because the file or the default supplies the value. A
+        // `default_value` of clap would override the file, so the defaults are added to the help texts.
         show_defaults(Config::augment_args_for_update(command.arg(file)))
     }
 
@@ -165,7 +165,7 @@ pub struct StatusArgs {
     /// Output format; with --watch, JSON is one object per line.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
-    /// Then print rates every SECONDS, until Ctrl-C [default: 1].
+    /// Print the status, then rates every SECONDS, until Ctrl-C [default: 1].
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "1", value_parser = interval)]
     pub watch: Option<Duration>,
 }
@@ -179,7 +179,7 @@ pub struct DropsArgs {
     /// Output format; with --watch, JSON is one object per line: a drop, or the number of drops that could not be shown.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,
-    /// Then print new drops, polling every SECONDS, until Ctrl-C [default: 0.5].
+    /// Print the newest drops, then new ones, polling every SECONDS, until Ctrl-C [default: 0.5].
     #[arg(short = 'f', long, visible_alias = "follow", value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0.5", value_parser = interval)]
     pub watch: Option<Duration>,
     /// Only drops from or to this pod, or denied by its policy.
@@ -253,9 +253,9 @@ pub struct SimulateArgs {
     /// Explain one connection: its source. NAMESPACE/NAME of a pod, a node's name, or an address.
     #[arg(long, value_name = "END", requires = "to")]
     pub from: Option<NamedEnd>,
-    /// Explain one connection: its destination, with :PORT[/PROTOCOL] or :icmp. NAMESPACE/NAME of a pod or else of a Service
-    /// (pod/NAMESPACE/NAME and service/NAMESPACE/NAME tell them apart), a node's name, or an address. PORT may be a
-    /// name that the pod or Service gives it.
+    /// Explain one connection: its destination, with :PORT[/PROTOCOL] or :icmp. NAMESPACE/NAME of a pod, or of a
+    /// Service if there is no such pod (or explicitly pod/NAMESPACE/NAME, service/NAMESPACE/NAME), a node's name, or an
+    /// address. PORT is a number, or the name of a port of the pod or Service.
     #[arg(long, value_name = "END:PORT", requires = "from")]
     pub to: Option<Destination>,
     /// File of objects to add or to replace: shows each pair of pods whose traffic would change, or
@@ -287,14 +287,15 @@ pub struct ReplayArgs {
     /// The node whose pipeline processes the frames.
     #[arg(long, value_name = "NAME")]
     pub node: String,
-    /// A capture (pcap, Ethernet) of frames that arrive at a port: pod:NAMESPACE/NAME or host. May be given several times; frames
-    /// of all run in the order of their times.
+    /// A capture (pcap, Ethernet) of frames that arrive at a port: pod:NAMESPACE/NAME or host. May be given several
+    /// times; the frames of all captures run in the order of their times.
     #[arg(long = "in", value_name = "PORT=FILE", required = true)]
     pub inputs: Vec<Input>,
     /// Folder for captures of frames that leave: pod_NAMESPACE_NAME.pcap and host.pcap, for ports that send any.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// The agent's configuration file. Without it every key has its default, but external addresses are served, as kube-proxy does.
+    /// The agent's configuration file. Without it every key has its default, except that external addresses are served,
+    /// as by kube-proxy.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Output format.

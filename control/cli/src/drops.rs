@@ -104,8 +104,8 @@ async fn follow(
     }
 }
 
-/// Sets the number of missed drops to 0 if the agent was restarted: its answer begins at its start, so these drops are not ones
-/// that this reader missed.
+/// Sets the number of missed drops to 0 if the agent was restarted. The new agent counts from its own start, so the
+/// number includes drops that this reader did not ask for.
 fn ignore_missed_of_new_agent(before: Option<&DropCursor>, drops: &mut Drops) {
     if before.is_some_and(|before| before.agent != drops.cursor.agent) {
         (drops.overwritten, drops.left_out) = (0, 0);

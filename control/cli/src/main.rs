@@ -1,7 +1,9 @@
-//! The binary `heddle`: parses the command line, calls the crate that does the work, and prints the result.
+//! The binary `heddle`: parses the command line, calls the crate that does the work, and prints the result for people
+//! or as JSON.
 //!
-//! `run` and `check` call `heddle-agent`; `simulate` and `replay` call `heddle-offline`; `status`, `drops` and `flows` ask a
-//! running agent with the client of `heddle-proto`.
+//! `run`, `check` and `cleanup` call `heddle-agent`; `simulate` and `replay` call `heddle-offline`; `status`, `drops`
+//! and `flows` ask a running agent with the client of `heddle-proto`; `demo` uses `heddle-lab`. No command changes a
+//! running agent.
 
 mod args;
 mod check;

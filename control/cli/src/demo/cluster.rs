@@ -59,8 +59,8 @@ pub fn status(shop: &Shop) -> Result<String, DemoError> {
         .join("\n"))
 }
 
-/// Stops pods and agent, and removes everything with `heddle-cni DEL` and `heddle cleanup`. Dropping `shop` removes the
-/// laboratory.
+/// Detaches the pods with `heddle-cni DEL`, stops the agent, and removes the agent's state with `heddle cleanup`.
+/// Dropping `shop` removes the laboratory.
 pub fn clean_up(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     for member in shop.members() {
         shop.node.end_pod(&member.pod)?;

@@ -14,7 +14,8 @@ use super::stage::Stage;
 
 /// The time limit of a probe that should get an answer.
 const BOUND: Duration = Duration::from_secs(3);
-/// The time for which a probe that should get no answer waits: long for a handshake within one machine, short for a person.
+/// The time for which a probe waits that should get no answer: much longer than a handshake within one machine takes,
+/// and short enough for a person who watches.
 const SILENCE: Duration = Duration::from_millis(800);
 /// The number of connections to the Service. With two backends and a fair choice, the probability that all go to one of them is
 /// 2^-31.
@@ -253,7 +254,7 @@ fn expect_refusal(
     })
 }
 
-/// Probes the Service eight times. A backend, any of them, should answer each time.
+/// Probes the Service eight times. Each time one of the backends should answer.
 fn expect_any_backend(
     from: &'static str,
     ns: &NetNs,

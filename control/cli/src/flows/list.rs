@@ -21,7 +21,8 @@ pub(super) async fn run(
         let left = most - printer.shown;
         request.limit = Some(u32::try_from(left).unwrap_or(MAX_FLOWS).clamp(1, MAX_FLOWS));
         let mut page = page(&args.run_dir, &request).await?;
-        // More rows than are left to print, or a further page, mean that there are more connections than the limit.
+        // If the page has more rows than may still be printed, or another page follows, there are more connections than
+        // the limit.
         let more = page.flows.len() as u64 > left;
         page.flows.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         out.write_all(printer.page(&page.flows)?.as_bytes())?;

@@ -1,9 +1,9 @@
 //! `heddle flows --watch`: prints connections that begin, change or end.
 //!
-//! Each poll reads a bounded number of pages and the next poll continues there, so the work of an interval does not depend on
-//! the size of the table; a round through a large table takes several polls. A followed connection that is missing from a page
-//! that covers its record has ended. Memory is bounded too: beyond the maximum number of followed connections, only the number
-//! of the others is printed.
+//! Each poll reads a bounded number of pages, and the next poll continues where it ended, so the work of one interval
+//! does not depend on the size of the table. A round through a large table takes several polls. A followed connection
+//! that is missing from a page that covers its record has ended. Memory is bounded too: beyond the maximum number of
+//! followed connections, only the number of the others is printed.
 
 use std::collections::BTreeMap;
 use std::io::Write;

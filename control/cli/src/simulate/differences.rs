@@ -3,7 +3,7 @@
 use comfy_table::{Table, presets};
 use heddle_offline::simulate::what_if::{Difference, PortSpan};
 
-/// Returns a table of the differences, with one row for differences that a person reads as one.
+/// Returns a table of the differences, with one row for all differences of a pair with the same outcome.
 pub(super) fn table(found: &[Difference]) -> String {
     if found.is_empty() {
         return "no connection between pods would change\n".to_owned();
@@ -31,7 +31,7 @@ struct DifferenceRow<'a> {
     one: &'a Difference,
     /// Protocols, with ports if they have ports.
     traffic: Vec<(&'static str, Option<PortSpan>)>,
-    /// The family; empty if both families differ alike, or if the pair has only one.
+    /// The family; empty if the row applies to both families, or if the pair has only one.
     family: &'static str,
 }
 
