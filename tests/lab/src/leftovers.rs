@@ -17,9 +17,9 @@ pub(crate) const KEPT: &str = "kept";
 /// The leftovers to remove.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leftovers {
-    /// Those that were not kept on purpose: their process was killed.
+    /// Leftovers of killed processes, but not laboratories that were kept on purpose.
     NotKept,
-    /// All, also those that were kept on purpose.
+    /// All, also laboratories that were kept on purpose.
     All,
 }
 
@@ -51,7 +51,7 @@ pub fn remove_leftovers(which: Leftovers) -> Result<Vec<String>, LabError> {
     Ok(removed)
 }
 
-/// Kills the agents whose process ids stand in the nodes' folders. A process id may belong to another process by now:
+/// Kills the agents whose process ids are in the nodes' folders. A process id may belong to another process by now:
 /// only one whose command line names the laboratory's folder is killed.
 fn kill_agents(lab: &Path) {
     for node in fs::read_dir(lab).into_iter().flatten().flatten() {

@@ -1,12 +1,12 @@
 //! A laboratory of real network namespaces: nodes, pods and an outside world on one machine.
 //!
-//! It plays the parts of a cluster that a node agent meets: the container runtime that calls the CNI plugin, the kubelet
-//! that writes Pod objects, the controller that writes EndpointSlices. `heddle demo`, the benches, the CNI plugin's
-//! tests and the end-to-end suites use it. It makes namespaces, runs traffic and reports the outcome; assertions are
-//! its callers' business.
+//! It acts as the parts of a cluster that a node agent deals with: the container runtime that calls the CNI plugin, the
+//! kubelet that writes Pod objects, the controller that writes EndpointSlices. `heddle demo`, the benches, the CNI
+//! plugin's tests and the end-to-end suites use it. It makes namespaces, runs traffic and reports the outcome. It
+//! asserts nothing: its callers do. It needs root.
 //!
-//! - [`Lab`], [`Node`], [`Pod`]: the parts of the laboratory; [`shop`] puts them together to the scenario that the demo
-//!   and most suites use.
+//! - [`Lab`], [`Node`], [`Pod`]: the parts of the laboratory; [`shop`] is the scenario that the demo and most suites
+//!   use.
 //! - [`traffic`] and [`udp`]: servers, clients and long-lived connections inside namespaces.
 //! - [`manifests`]: Kubernetes objects. [`usage`]: the processor time and memory of a process.
 //! - [`NetNs`], [`Process`], [`run`]: namespaces, background processes and commands, each with a guard or a bound.

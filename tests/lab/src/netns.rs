@@ -1,7 +1,7 @@
 //! Network namespaces with names under `/run/netns`, where `ip netns` and `nsenter --net=` find them too.
 //!
-//! A thread enters a namespace by setns(2) alone. `ip netns exec` would also give a child a mount namespace of its own, and
-//! the mounts that an agent makes would vanish with it.
+//! A thread enters a namespace by setns(2) alone. `ip netns exec` would also give the child its own mount namespace,
+//! and the mounts that an agent makes would disappear with it.
 
 use std::fs::{self, File};
 use std::io;

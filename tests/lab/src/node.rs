@@ -184,7 +184,8 @@ impl Node {
         self.write_manifest(&file_name(object), &text)
     }
 
-    /// Writes a file into the manifest folder. The agent never sees half of it, because a rename puts it there.
+    /// Writes a file into the manifest folder. The agent never reads half of a file, because a rename puts it into
+    /// place.
     ///
     /// # Errors
     /// The file cannot be written.
@@ -215,7 +216,7 @@ impl Node {
             _ => {}
         }
         let socket = UnixDatagram::bind(&notify).map_err(LabError::io(format!("binding {}", notify.display())))?;
-        // The timeout only bounds how long the end of the agent stays unnoticed.
+        // With this timeout the loop notices within 100 ms that the agent has ended.
         socket
             .set_read_timeout(Some(Duration::from_millis(100)))
             .map_err(LabError::io("setting a read timeout"))?;
@@ -235,7 +236,8 @@ impl Node {
             command = with_open_files(&command, limit);
         }
         let mut agent = Process::start(&self.ns, "heddle run", &mut command, &self.log())?;
-        // Written before the wait: a run that is killed meanwhile leaves an agent that only this file names.
+        // Write the file before the wait. If this process is killed during the wait, the file is the only record of the
+        // agent that stays behind.
         let pid_file = self.dir.join(PID_FILE);
         fs::write(&pid_file, agent.id().to_string())
             .map_err(LabError::io(format!("writing {}", pid_file.display())))?;

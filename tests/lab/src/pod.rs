@@ -40,7 +40,7 @@ impl Pod {
         self.ns.name()
     }
 
-    /// Returns its uid, which stands in the object and in `CNI_ARGS`.
+    /// Returns its uid, which is in the object and in `CNI_ARGS`.
     #[must_use]
     pub fn uid(&self) -> String {
         format!("uid-{}-{}", self.namespace, self.name)

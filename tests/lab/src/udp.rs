@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::{LabError, NetNs};
 
-/// The longest that a server waits for a datagram before it checks if it has to stop.
+/// The time for which a server waits for a datagram before it checks if it has to stop.
 const STOP_CHECK: Duration = Duration::from_millis(50);
 
 /// A UDP server in a namespace. Dropping it ends it.

@@ -85,8 +85,8 @@ pub fn resident(pid: u32) -> Result<u64, LabError> {
     Ok(field(&read(Path::new(&format!("/proc/{pid}/status")))?, "VmRSS") * 1024)
 }
 
-/// Reads the memory that the kernel itself uses, in bytes: slab, vmalloc, per-CPU memory, page tables, stacks. It is that of
-/// the whole machine, so a difference means something only if nothing else runs.
+/// Reads the memory that the kernel itself uses, in bytes: slab, vmalloc, per-CPU memory, page tables, stacks. The
+/// number is for the whole machine, so a difference is meaningful only if nothing else runs.
 ///
 /// # Errors
 /// `/proc/meminfo` cannot be read.

@@ -39,7 +39,7 @@ pub fn bulk(from: &NetNs, to_ns: &NetNs, to: SocketAddr, listen_port: u16, bytes
         Ok(result) => result.map_err(LabError::io("reading the bulk transfer")),
         Err(panic) => std::panic::resume_unwind(panic),
     };
-    // The sender's failure explains the reader's.
+    // Report the sender's failure first: it explains the reader's.
     sent?;
     let received = received?;
     if received == bytes {

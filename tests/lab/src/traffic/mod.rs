@@ -78,7 +78,7 @@ pub fn ping(from: &NetNs, to: IpAddr, count: u32) -> Result<u32, LabError> {
 /// Connects by TCP, sends `request` (which may be empty) and reads one line.
 ///
 /// # Errors
-/// The attempt ends otherwise than with one of the [`ProbeOutcome`]s.
+/// The attempt fails for a reason that no [`ProbeOutcome`] stands for.
 pub fn tcp_request(from: &NetNs, to: SocketAddr, request: &str, bound: Duration) -> Result<ProbeOutcome, LabError> {
     let request = request.to_owned();
     from.enter(move || {
@@ -104,7 +104,7 @@ pub fn tcp_request(from: &NetNs, to: SocketAddr, request: &str, bound: Duration)
 /// Sends one UDP datagram and waits for one.
 ///
 /// # Errors
-/// The attempt ends otherwise than with one of the [`ProbeOutcome`]s.
+/// The attempt fails for a reason that no [`ProbeOutcome`] stands for.
 pub fn udp_request(from: &NetNs, to: SocketAddr, request: &[u8], bound: Duration) -> Result<ProbeOutcome, LabError> {
     let request = request.to_vec();
     from.enter(move || {
