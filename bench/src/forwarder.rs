@@ -210,7 +210,7 @@ fn pipeline(
         expected: "there is one".to_owned(),
         got: "none".to_owned(),
     };
-    let ends = mesh(1, 64)
+    let ends = mesh(1, 64, 16)
         .ok()
         .and_then(|ends| ends.into_iter().next())
         .ok_or_else(|| missing("a mesh of one"))?;

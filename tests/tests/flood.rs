@@ -1,4 +1,5 @@
-//! A pod that floods costs another pod no more than half of its rate, with small and with large packets.
+//! A pod that floods costs another pod no more than half of its rate, with small and with large packets, and with one, two and
+//! three workers.
 
 mod common;
 
@@ -20,15 +21,35 @@ const HEADERS: u64 = 28;
 
 #[test]
 fn a_flood_of_small_or_large_packets_leaves_others_half_of_their_rate() -> Result<(), LabError> {
+    flood(1)
+}
+
+/// The flooder and the calm pod have one worker, and hand their packets over to the target's.
+#[test]
+fn a_flood_that_is_handed_over_leaves_others_half_of_their_rate() -> Result<(), LabError> {
+    flood(2)
+}
+
+/// Each pod has a worker of its own.
+#[test]
+fn a_flood_at_another_worker_leaves_others_half_of_their_rate() -> Result<(), LabError> {
+    flood(3)
+}
+
+fn flood(workers: usize) -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
-    let mut node = lab.node(NodePlan::new("node", 1))?;
+    let mut plan = NodePlan::new("node", 1);
+    plan.cores = if workers == 1 { "0" } else { "0,1" }.to_owned();
+    plan.flags = ["--workers".to_owned(), workers.to_string()].to_vec();
+    let mut node = lab.node(plan)?;
     node.start_agent()?;
     let pods = ["flooder", "calm", "target"].map(|name| lab.pod("flood", name, &[]));
     let [flooder, calm, target] = pods;
     let (flooder, calm, target) = (flooder?, calm?, target?);
+    // A new port goes to the worker with the fewest, so this order gives the first and the last pod one of two workers.
     let attached = node.start_pod(&flooder)?;
-    node.start_pod(&calm)?;
     let to = node.start_pod(&target)?.ip(false)?;
+    node.start_pod(&calm)?;
     let sink = UdpServer::sink(target.ns(), PORT)?;
     let interfaces = attached.result["interfaces"].as_array().cloned().unwrap_or_default();
     let mtu = interfaces

@@ -79,9 +79,9 @@ impl Demand {
     #[must_use]
     pub fn of(config: &Config) -> Self {
         Self {
-            frames: config.frames,
+            frames: config.frame_count(),
             flows: ordinary_flow_bytes(config.connections, config.huge_pages),
-            ports: u32::from(config.max_pods) + u32::from(config.workers.unwrap_or(1)),
+            ports: u32::from(config.max_pods) + config.worker_count(),
         }
     }
 

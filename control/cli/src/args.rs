@@ -347,7 +347,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             (config.node.as_deref(), config.max_pods, config.frames),
-            (Some("from-flag"), 7, 16_384)
+            (Some("from-flag"), 7, None)
         );
     }
 

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::bounds::{Fragments, TimeoutSeconds};
 use crate::cores::CoreList;
 use crate::error::ConfigError;
+use crate::limits::DEFAULT_MAX_PODS;
 use crate::port_range::PortRange;
 
 /// The default of `stateDir`.
@@ -44,9 +45,9 @@ pub struct Config {
     /// Maximum number of attached pods.
     #[cfg_attr(feature = "clap", arg(long, value_name = "N"))]
     pub max_pods: u16,
-    /// Frames of 4 KiB shared by all ports.
+    /// Frames of 4 KiB shared by all ports; `null`: 16,384, or more if the workers need it.
     #[cfg_attr(feature = "clap", arg(skip))]
-    pub frames: u32,
+    pub frames: Option<u32>,
     /// The NIC that leads to other nodes and to the outside [default: the interface with the node's InternalIP].
     #[cfg_attr(feature = "clap", arg(long, value_name = "IFACE"))]
     pub uplink: Option<String>,
@@ -117,8 +118,8 @@ impl Default for Config {
             state_dir: PathBuf::from(DEFAULT_STATE_DIR),
             cores: None,
             workers: None,
-            max_pods: 128,
-            frames: 16_384,
+            max_pods: DEFAULT_MAX_PODS,
+            frames: None,
             uplink: None,
             pod_mtu: 61_000,
             connections: 262_144,

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use heddle_engine::FragmentConfig;
 use heddle_flow::{Quotas, Timeouts};
-use heddle_port::{FillBudget, Packet};
+use heddle_port::Packet;
 use ipnet::IpNet;
 
 use crate::cores::{CoreList, CoresError, choose};
 use crate::error::ConfigError;
 use crate::file::{Config, HugePages};
-use crate::limits::{MAX_WORKERS, MIN_POD_MTU, working_frames};
+use crate::limits::{MAX_WORKERS, MIN_POD_MTU, default_frames, least_frames, working_frames};
 use crate::port_range::PortRange;
 
 /// The checked form of a [`Config`], with every default filled in.
@@ -63,6 +63,19 @@ pub struct Settings {
 }
 
 impl Config {
+    /// Returns the number of workers; 1 if the configured cores cannot be used.
+    #[must_use]
+    pub fn worker_count(&self) -> u32 {
+        let cores = worker_cores(self.cores.as_ref(), self.workers);
+        cores.map_or(1, |cores| u32::try_from(cores.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Returns the number of frames: the configured one, or the default for the number of workers.
+    #[must_use]
+    pub fn frame_count(&self) -> u32 {
+        self.frames.unwrap_or_else(|| default_frames(self.worker_count()))
+    }
+
     /// Returns the quotas of the flow table.
     ///
     /// # Errors
@@ -128,14 +141,13 @@ impl Config {
         let timeouts = self.timeouts.check()?;
         let fragments = self.fragments.check()?;
         let working = working_frames(workers, fragments.held_frames);
-        // `FillBudget::FLOOR` frames, 64, are set aside for each port: one for each pod, and a queue of the host port for
-        // each worker.
-        let least = FillBudget::FLOOR * (u32::from(self.max_pods) + workers) + working;
-        if self.frames < least || self.frames > 1 << 20 {
+        let least = least_frames(self.max_pods, workers, fragments.held_frames);
+        let frames = self.frames.unwrap_or(default_frames(workers));
+        if frames < least || frames > 1 << 20 {
             let pods = self.max_pods;
             return Err(ConfigError::value(
                 "frames",
-                self.frames,
+                frames,
                 format!(
                     "is not between {least} (64 for each of {pods} pods and {workers} workers, {working} for packets under way) and 1048576"
                 ),
@@ -225,7 +237,7 @@ impl Config {
             state_dir,
             worker_cores,
             max_pods: self.max_pods,
-            frames: self.frames,
+            frames,
             uplink: self.uplink,
             pod_mtu,
             connections: self.connections,
@@ -344,7 +356,7 @@ mod tests {
             ("workers", |c| c.workers = Some(0)),
             ("workers", |c| c.workers = Some(65)),
             ("maxPods", |c| c.max_pods = 0),
-            ("frames", |c| c.frames = 1000),
+            ("frames", |c| c.frames = Some(1000)),
             ("podMTU", |c| c.pod_mtu = 1279),
             ("podMTU", |c| c.pod_mtu = 65_536),
             ("uplink", |c| c.uplink = Some("eth 0".into())),

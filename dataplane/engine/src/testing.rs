@@ -53,7 +53,7 @@ pub enum NodeError {
 pub struct NodeBuilder {
     workers: u8,
     ports: u16,
-    lane: usize,
+    lane: u32,
     frames: u32,
     frame_size: u32,
     flows: heddle_flow::Config,
@@ -114,10 +114,10 @@ impl NodeBuilder {
         self
     }
 
-    /// Sets the number of packets that each hand-over lane holds.
+    /// Sets the number of frames that the hand-over lanes of each worker hold.
     #[must_use]
-    pub fn lane(mut self, packets: usize) -> Self {
-        self.lane = packets;
+    pub fn lane(mut self, frames: u32) -> Self {
+        self.lane = frames;
         self
     }
 
@@ -180,7 +180,7 @@ impl NodeBuilder {
         let (publisher, readers) = channel(tables, usize::from(self.workers));
         let shared = SharedPool::heap(self.frames, self.frame_size);
         let (mut workers, mut handles) = (Vec::new(), Vec::new());
-        for (id, (reader, ends)) in (0..).zip(readers.into_iter().zip(mesh(self.workers, self.lane)?)) {
+        for (id, (reader, ends)) in (0..).zip(readers.into_iter().zip(mesh(self.workers, self.lane, self.ports)?)) {
             let config = WorkerConfig {
                 stages: self.stages,
                 idle_after: self.idle_after,

@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use heddle_config::{FRAME_SIZE, MAX_WORKERS, Settings, working_frames};
+use heddle_config::{FRAME_SIZE, MAX_WORKERS, Settings, handover_frames, working_frames};
 use heddle_engine::{StageConfig, WorkerConfig, mesh};
 use heddle_flow::{FlowTable, Millis};
 use heddle_io::{PortObservers, XdpConfig, XdpContext, XdpPort};
@@ -18,9 +18,6 @@ use super::port_table::{PortInfo, PortTable};
 use super::silence::Silence;
 use super::stranded::StrandedPorts;
 use super::thread::WorkerThread;
-
-/// The capacity of the hand-over queue between two workers, in packets.
-const HANDOVER_QUEUE: usize = 1024;
 
 /// The workers, their ports and the publication of tables. The control thread owns it.
 pub struct Workers {
@@ -65,7 +62,7 @@ impl Workers {
         };
         // One thread for each core, with its ends of the hand-over queues.
         let mut workers = Vec::with_capacity(usize::from(count));
-        for (((ends, reader), id), &core) in mesh(count, HANDOVER_QUEUE)?
+        for (((ends, reader), id), &core) in mesh(count, handover_frames(count.into()), port_numbers)?
             .into_iter()
             .zip(readers)
             .zip(0u8..)

@@ -300,6 +300,7 @@ impl<P: Port> Worker<P> {
                 }
             }
         }
+        self.inbox.settle();
         if taken > 0 {
             self.counters.taken_over.add(taken as u64);
         }

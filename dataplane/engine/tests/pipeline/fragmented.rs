@@ -98,7 +98,7 @@ fn a_way_with_large_packets_gets_fragments_of_several_frames() {
 
 #[test]
 fn fragments_that_find_no_room_are_counted_beside_their_packet() {
-    for (workers, lane, room) in [(1, 64, 0), (2, 64, 0), (2, 2, 64)] {
+    for (workers, lane, room) in [(1, 64, 0), (2, 64, 0), (2, 4, 64)] {
         let mut w = World::new(Options {
             workers,
             lane,

@@ -4,10 +4,10 @@ use heddle_engine::PortRole;
 use heddle_port::PortId;
 use heddle_tables::{Endpoint, WorkerId};
 
-use crate::tables::{A, B, C, HOST};
+use crate::tables::{A, B, C, HOST, worker_of};
 use crate::world::{Options, World};
 
-fn two_workers(lane: usize) -> World {
+fn two_workers(lane: u32) -> World {
     World::new(Options {
         workers: 2,
         lane,
@@ -33,8 +33,9 @@ fn a_packet_for_another_workers_port_is_handed_over() {
 }
 
 #[test]
-fn a_full_lane_drops_with_its_reason_and_keeps_the_order_of_the_rest() {
-    let mut w = two_workers(2);
+fn full_lanes_drop_with_their_reason_and_keep_the_order_of_the_rest() {
+    // One port gets half of the frames.
+    let mut w = two_workers(4);
     for n in 0..5 {
         w.push(&A, &A.to(B.v4()).udp(1000, 53, &[n]));
     }
@@ -46,6 +47,59 @@ fn a_full_lane_drops_with_its_reason_and_keeps_the_order_of_the_rest() {
         assert!(w.pop(&B).ends_with(&[n]));
     }
     w.changed(&["a forwarded 2", "b tx 2"]);
+}
+
+#[test]
+fn a_flood_of_large_packets_to_a_busy_worker_leaves_frames_and_room_to_others() {
+    const LARGE: usize = 60_000;
+    for workers in 2..=3 {
+        let mut w = World::new(Options {
+            workers,
+            lane: 256,
+            ..Options::default()
+        });
+        // Each packet has 16 frames, so a burst of 64 is the whole store, and 56 packets find room beside the lanes.
+        for _ in 0..120 {
+            w.push(&A, &A.to(B.v4()).udp(1000, 53, &[0xaa; LARGE]));
+        }
+        // Worker 1, which owns the port of B, does not come to its turn.
+        w.turn(0);
+        w.turn(0);
+        w.changed(&["a rx 120", "a dropped handover-queue-full 112"]);
+        assert_eq!(
+            w.node.shared().store().outstanding(),
+            128,
+            "eight packets are in the lane"
+        );
+        // The port of A still receives.
+        w.push(&HOST, &HOST.to(A.v4()).udp(1000, 53, b"to a"));
+        w.turn(0);
+        w.collect();
+        assert!(w.pop(&A).ends_with(b"to a"));
+        w.changed(&["host rx 1", "host forwarded 1", "a tx 1"]);
+        // Packets of C find room, small and large.
+        let owner = worker_of(&C, workers).index();
+        w.push(&C, &C.to(B.v4()).udp(1000, 53, b"small"));
+        for _ in 0..4 {
+            w.push(&C, &C.to(B.v4()).udp(1000, 53, &[0xcc; LARGE]));
+        }
+        w.turn(owner);
+        w.changed(&["c rx 5"]);
+        w.step();
+        let arrived: Vec<u8> = (0..13).filter_map(|_| w.pop(&B).last().copied()).collect();
+        for (last, packets) in [(0xaa, 8), (0xcc, 4), (b'l', 1)] {
+            assert_eq!(arrived.iter().filter(|n| **n == last).count(), packets);
+        }
+        w.changed(&["a forwarded 8", "c forwarded 5", "b tx 13"]);
+        // Afterwards the lanes are whole again.
+        for _ in 0..8 {
+            w.push(&A, &A.to(B.v4()).udp(1000, 53, &[0xaa; LARGE]));
+        }
+        w.turn(0);
+        w.step();
+        (0..8).for_each(|_| drop(w.pop(&B)));
+        w.changed(&["a rx 8", "a forwarded 8", "b tx 8"]);
+    }
 }
 
 #[test]
@@ -92,6 +146,7 @@ fn a_long_burst_leaves_whole() {
     for workers in 1..=3 {
         let mut w = World::new(Options {
             workers,
+            lane: 1024,
             ..Options::default()
         });
         for n in 0..200 {

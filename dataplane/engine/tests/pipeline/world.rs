@@ -29,7 +29,8 @@ const SEED: [u64; 8] = [
 #[derive(Clone, Debug)]
 pub struct Options {
     pub workers: u8,
-    pub lane: usize,
+    /// The frames that the hand-over lanes of each worker hold.
+    pub lane: u32,
     pub flows: u32,
     pub quota: Option<u32>,
     pub stages: StageConfig,
