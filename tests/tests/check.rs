@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::binaries;
+use common::{binaries, wait_until};
 use heddle_lab::{Lab, LabError, Node, NodePlan, Output, run_with_input};
 use serde_json::Value;
 
@@ -126,6 +126,7 @@ fn a_good_machine_is_fit_and_stays_unchanged() -> Result<(), LabError> {
         "forwarding of IPv6",
         "rp_filter",
         "FORWARD policy",
+        "INPUT policy",
     ] {
         let found = rows(&report, what);
         assert!(
@@ -187,6 +188,54 @@ fn obstacles_between_pods_and_the_outside_are_warnings() -> Result<(), LabError>
     );
     Ok(())
 }
+
+/// firewalld's chains accept by their policy and reject by their last rule.
+#[test]
+fn a_running_agent_shows_a_firewall_that_others_start_and_stop() -> Result<(), LabError> {
+    let lab = Lab::new(common::binaries()?)?;
+    let mut node = lab.node(NodePlan::new("node", 1))?;
+    node.ns()
+        .run("sh", &["-c", &format!("nft -f - <<'END'\n{FIREWALLD}END")])?;
+    node.start_agent()?;
+    let warned = |status: &Value, what: &str| {
+        let checks = status["checks"].as_array().cloned().unwrap_or_default();
+        checks
+            .iter()
+            .any(|row| row["what"] == what && row["ok"] == Value::Bool(false))
+    };
+    wait_until("both chains are in the status", || {
+        let status = node.status()?;
+        Ok(warned(&status, "FORWARD policy") && warned(&status, "INPUT policy"))
+    })?;
+    let log = std::fs::read_to_string(node.log()).map_err(LabError::io("reading the log"))?;
+    assert!(log.contains("inet firewalld filter_FORWARD"), "{log}");
+    let text = node
+        .ns()
+        .enter(|| run_with_input(&mut node.heddle("status"), ""))?
+        .stdout;
+    assert!(text.contains("warning: INPUT policy"), "{text}");
+    // The rows are evaluated twice a minute.
+    node.ns().run("nft", &["delete", "table", "inet", "firewalld"])?;
+    heddle_lab::wait_until("the warnings go", std::time::Duration::from_secs(60), || {
+        let status = node.status()?;
+        Ok(!warned(&status, "FORWARD policy") && !warned(&status, "INPUT policy"))
+    })
+}
+
+const FIREWALLD: &str = "table inet firewalld {
+    chain filter_INPUT {
+        type filter hook input priority filter + 10; policy accept;
+        ct state { established, related } accept
+        iifname lo accept
+        reject with icmpx admin-prohibited
+    }
+    chain filter_FORWARD {
+        type filter hook forward priority filter + 10; policy accept;
+        ct state { established, related } accept
+        reject with icmpx admin-prohibited
+    }
+}
+";
 
 #[test]
 fn each_missing_capability_is_named() -> Result<(), LabError> {

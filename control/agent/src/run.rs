@@ -21,6 +21,7 @@ use crate::descriptors::{self, TooFew};
 use crate::lock::{DirLock, LockError, NetnsLock};
 use crate::memory::{self, Demand, TooLarge};
 use crate::notify;
+use crate::preflight::Watcher;
 use crate::preflight::scratch::{self, ScratchError};
 use crate::privileges::{self, PrivilegeError};
 use crate::workers::flow_file::{self, FlowFileError, Medium};
@@ -119,6 +120,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
         requests,
         stop,
     })?;
+
+    let _checks = Watcher::start(controller.read_model().checks().clone())?;
 
     // Until a signal or a failure. The parts are stopped in both cases.
     let ended = serve(&runtime, &mut controller, &run_dir, &manifests, events_in, &requests_in);

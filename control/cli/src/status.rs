@@ -104,6 +104,9 @@ fn head(status: &Status, out: &mut String) {
     if let Some(why) = &status.state_not_kept {
         let _ = writeln!(out, "state NOT kept, a reboot would lose its last changes: {why}");
     }
+    for check in status.checks.iter().filter(|check| !check.ok) {
+        let _ = writeln!(out, "warning: {}: {}: {}", check.what, check.value, check.advice);
+    }
 }
 
 /// Writes the table of workers.

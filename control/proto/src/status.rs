@@ -21,6 +21,9 @@ pub struct Status {
     /// The node's kernel state: the host port with its addresses and routes, the nftables table, sysctls, XDP programs.
     #[serde(default)]
     pub host: HostPortStatus,
+    /// The rows of `heddle check` about what others can change, evaluated at the start and twice a minute.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
     /// The worker threads.
     pub workers: Vec<WorkerStatus>,
     /// The ports.
@@ -140,6 +143,20 @@ pub struct HostPortStatus {
     pub differences: Vec<String>,
     /// The number of differences that others have made and that heddle has removed.
     pub repaired: u64,
+}
+
+/// One row of `heddle check`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// The subject.
+    pub what: String,
+    /// `true` if it is as it should be.
+    pub ok: bool,
+    /// The finding.
+    pub value: String,
+    /// The advice; empty if nothing has to be done.
+    #[serde(default)]
+    pub advice: String,
 }
 
 /// One worker thread.
@@ -394,6 +411,12 @@ mod tests {
                 differences: vec!["no nft".into()],
                 repaired: 1,
             },
+            checks: vec![CheckStatus {
+                what: "nft".into(),
+                ok: true,
+                value: "v1".into(),
+                advice: String::new(),
+            }],
             workers: vec![WorkerStatus {
                 worker: 0,
                 core: Some(1),

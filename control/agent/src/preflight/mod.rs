@@ -1,5 +1,7 @@
 //! `heddle check`: examines this machine, and says what to do where it is not fit for heddle.
 //!
+//! The agent asks the questions about what others can change at its start and twice a minute ([`Watcher`]).
+//!
 //! Every row is one question with its answer. The node is not changed: AF_XDP is tried in a network namespace of its own,
 //! and everything else is only read.
 
@@ -8,6 +10,7 @@ pub mod marker;
 mod row;
 mod rows;
 pub mod scratch;
+mod watcher;
 
 use std::path::Path;
 
@@ -15,6 +18,7 @@ use heddle_config::Config;
 use serde::Serialize;
 
 pub use row::{Row, State};
+pub use watcher::{CheckRows, Watcher};
 
 /// The result of `heddle check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -9,7 +9,7 @@ use heddle_io::{KernelFitness, ProbeError, XdpError, kernel_release};
 use heddle_proto::Bytes;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
-use super::firewall;
+use super::firewall::{self, Hook};
 use super::row::{Row, State};
 use super::scratch::{self, Passed, ScratchError};
 use crate::memory::{self, Demand};
@@ -27,10 +27,25 @@ pub(super) fn all(config: &Config, state_dir: &Path) -> Vec<Row> {
     rows.push(memory_row(&demand));
     rows.push(memlock(&demand));
     rows.push(huge(config.huge_pages, memory::flow_table_bytes(config.connections)));
-    rows.push(nft());
+    rows.extend(of_others());
+    rows
+}
+
+/// Returns the rows about what others can change while the agent runs.
+pub(super) fn of_others() -> Vec<Row> {
+    let mut rows = vec![nft()];
     rows.extend(forwarding());
     rows.push(reverse_path());
-    rows.push(forward_policy());
+    rows.push(firewall(
+        "FORWARD policy",
+        Hook::Forward,
+        "accept packets from and to heddle0 there, or pods do not reach the outside",
+    ));
+    rows.push(firewall(
+        "INPUT policy",
+        Hook::Input,
+        "accept packets from heddle0 there, or pods do not reach processes of this node",
+    ));
     rows
 }
 
@@ -320,18 +335,17 @@ fn uplink(routes: &str) -> Option<&str> {
     })
 }
 
-/// Lists the chains of others that drop forwarded packets by default.
-fn forward_policy() -> Row {
-    const WHAT: &str = "FORWARD policy";
-    match firewall::dropping() {
-        Ok(chains) if chains.is_empty() => Row::ok(WHAT, "accept"),
+/// Lists the chains of others at a hook that refuse what no rule accepts.
+fn firewall(what: &str, hook: Hook, advice: &str) -> Row {
+    match firewall::refusing(hook) {
+        Ok(chains) if chains.is_empty() => Row::ok(what, "accept"),
         Ok(chains) => Row::new(
-            WHAT,
+            what,
             State::Warn,
-            format!("drop in {}", chains.join(", ")),
-            "accept packets from and to heddle0 there, or pods do not reach the outside",
+            format!("drop or reject in {}", chains.join(", ")),
+            advice,
         ),
-        Err(e) => Row::new(WHAT, State::Warn, format!("unknown: {e}"), "run as root, with nftables"),
+        Err(e) => Row::new(what, State::Warn, format!("unknown: {e}"), "run as root, with nftables"),
     }
 }
 

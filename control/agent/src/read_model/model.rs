@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::denied::DeniedSums;
 use super::meters::{Meters, WorkerView};
 use super::view::View;
+use crate::preflight::CheckRows;
 use crate::workers::{WorkerThread, Workers};
 
 /// The cluster's objects. The controller writes, the read model reads.
@@ -31,6 +32,8 @@ pub struct ReadModel {
     cluster: SharedCluster,
     /// The host task's last state.
     pub(super) host: watch::Receiver<HostStatus>,
+    /// The newest rows of `heddle check`.
+    pub(super) checks: CheckRows,
     pub(super) flows: Arc<FlowTable>,
     pub(super) pool: SharedPool,
     pub(super) memory: XdpConfig,
@@ -66,6 +69,7 @@ impl ReadModel {
             started: Instant::now(),
             cluster,
             host,
+            checks: CheckRows::default(),
             flows: Arc::clone(workers.flows()),
             pool: workers.pool().clone(),
             memory: *workers.config(),
@@ -78,6 +82,12 @@ impl ReadModel {
             // 53 bits: JSON readers that store numbers as 64-bit floats keep it exactly.
             instance: RandomState::new().hash_one(std::process::id()) >> 11,
         }
+    }
+
+    /// Returns the rows of `heddle check`, which a thread of `run` updates.
+    #[must_use]
+    pub const fn checks(&self) -> &CheckRows {
+        &self.checks
     }
 
     /// Replaces the view. The controller calls it.

@@ -10,13 +10,15 @@ use heddle_model::{Cluster, Kind, ObjectRef, Subject};
 use heddle_port::{Holder, KernelStats, PortId};
 use heddle_proto::Status;
 use heddle_proto::status::{
-    AgentStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, HostPortStatus, PortRole as RoleName,
-    PortStatus, ReasonDrops, RejectionStatus, RingStatus, SnapshotStatus, SourceStatus, WorkerStatus,
+    AgentStatus, CheckStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, HostPortStatus,
+    PortRole as RoleName, PortStatus, ReasonDrops, RejectionStatus, RingStatus, SnapshotStatus, SourceStatus,
+    WorkerStatus,
 };
 
 use super::meters::{TurnSample, WorkerView};
 use super::model::{ReadModel, lock};
 use super::view::View;
+use crate::preflight::{Row, State};
 use crate::workers::PortInfo;
 
 impl ReadModel {
@@ -46,6 +48,7 @@ impl ReadModel {
                 age_seconds: view.published_at.unwrap_or(self.started).elapsed().as_secs(),
             },
             host: self.host_status(),
+            checks: self.check_statuses(),
             workers: self.worker_statuses(&view, acknowledged),
             ports: view
                 .ports
@@ -90,6 +93,17 @@ impl ReadModel {
             differences: host.differences.unwrap_or_else(|| problem.into_iter().collect()),
             repaired: host.repaired,
         }
+    }
+
+    /// Returns the rows of `heddle check` that others can change.
+    fn check_statuses(&self) -> Vec<CheckStatus> {
+        let status = |row: Row| CheckStatus {
+            what: row.what,
+            ok: row.state == State::Ok,
+            value: row.value,
+            advice: row.advice,
+        };
+        self.checks.get().into_iter().map(status).collect()
     }
 
     /// Returns the state of the source of objects.
