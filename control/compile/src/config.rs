@@ -1,11 +1,11 @@
 //! The properties of the node that come from the agent's configuration and state directory, not from objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use heddle_ids::PortId;
 use heddle_tables::{HostPort, Masquerade, NodeId, Prefix};
-use heddle_wire::MacAddr;
+use heddle_wire::{Ip, MacAddr};
 
 /// The MTU of paths that leave the node by its uplink. 0: unknown, no limit is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -41,6 +41,8 @@ pub struct NodeConfig {
     pub name: Arc<str>,
     /// The addresses and the MAC address of the host port.
     pub host: HostPort,
+    /// The addresses that the node's interfaces have. Traffic between a pod and its node is allowed at any of them.
+    pub local_addresses: BTreeSet<Ip>,
     /// The first of the host's ports.
     pub host_port: PortId,
     /// The MAC address of the uplink.
@@ -68,6 +70,7 @@ impl NodeConfig {
         Self {
             name: name.into(),
             host: HostPort::default(),
+            local_addresses: BTreeSet::new(),
             host_port: PortId(0),
             uplink_mac: MacAddr::default(),
             uplink_port: PortId(0),

@@ -7,12 +7,14 @@ use crate::well_known::{INTERFACE, PEER};
 
 /// The sysctls of the host port's node end, with `IFACE` for its name; no other interface is changed.
 ///
-/// Forwarding is on because pods' traffic to the outside comes in here. `rp_filter` is 0; the kernel uses the larger value
-/// of `all` and this one, and 1 and 2 work as well. Redirects are off because they would name routes that pods do not
+/// Forwarding is on because pods' traffic to the outside comes in here. `accept_local` is on because ICMP errors come in here
+/// that have an address of the node as their source. `rp_filter` is 2 (loose), because 1 refuses them whatever `accept_local`
+/// is, and the kernel uses the larger value of `all` and this one. Redirects are off because they would name routes that pods do not
 /// have.
 const HOST_INTERFACE: &[(&str, &str)] = &[
     ("net/ipv4/conf/IFACE/forwarding", "1"),
-    ("net/ipv4/conf/IFACE/rp_filter", "0"),
+    ("net/ipv4/conf/IFACE/accept_local", "1"),
+    ("net/ipv4/conf/IFACE/rp_filter", "2"),
     ("net/ipv4/conf/IFACE/accept_redirects", "0"),
     ("net/ipv4/conf/IFACE/send_redirects", "0"),
     ("net/ipv6/conf/IFACE/disable_ipv6", "0"),
@@ -71,19 +73,6 @@ impl SysctlValue {
     #[must_use]
     pub fn differs(&self) -> bool {
         self.now.as_ref().is_some_and(|now| now != self.planned)
-    }
-}
-
-/// Logs a warning if this node does not forward, because its pods do not reach the outside then. heddle does not change the
-/// switch; that is the administrator's decision.
-pub fn warn_without_forwarding() {
-    for (key, family) in [
-        ("net/ipv4/ip_forward", "IPv4"),
-        ("net/ipv6/conf/all/forwarding", "IPv6"),
-    ] {
-        if sysctl::read(key).is_ok_and(|value| value.as_deref() == Some("0")) {
-            tracing::warn!("sysctl {key} is 0, so pods of this node do not reach the outside by {family}: set it to 1");
-        }
     }
 }
 

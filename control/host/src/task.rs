@@ -19,6 +19,7 @@ use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use heddle_linux::Address;
 use heddle_wire::MacAddr;
 use tokio::sync::{mpsc, watch};
 
@@ -91,6 +92,9 @@ pub enum Report {
     Recreated(HostLink),
     /// Somebody deleted the host port's pair, and it cannot be re-created now. The task tries again every second.
     Lost(HostError),
+    /// The addresses of the node's interfaces, without the ones that only the node itself can use. Sent first after the first
+    /// look, before [`Report::Uplink`], and after each change.
+    Addresses(BTreeSet<IpAddr>),
     /// The uplink, sent after the first search and after each change.
     Uplink(Option<Uplink>),
 }
@@ -306,6 +310,8 @@ struct Task {
     wanted: watch::Receiver<Wanted>,
     uplink: Option<Uplink>,
     uplink_was_reported: bool,
+    /// The addresses that were reported last.
+    addresses: Option<BTreeSet<IpAddr>>,
     /// The plan that was compared last. A difference from the same plan was made by others.
     compared: Option<Arc<Plan>>,
     due: Due,
@@ -377,7 +383,6 @@ impl Task {
         let netlink = netlink::connect()?;
         let port = HostPort::open(netlink.clone(), config.queues, config.mtu, config.nft.clone())?;
         reserved::reserve(&config.state_dir, &config.reserved_ports)?;
-        sysctl::warn_without_forwarding();
         let task = Self {
             config,
             netlink,
@@ -385,6 +390,7 @@ impl Task {
             wanted,
             uplink: None,
             uplink_was_reported: false,
+            addresses: None,
             compared: None,
             due: Due::new(),
             is_lost: false,
@@ -417,7 +423,7 @@ impl Task {
                         return;
                     }
                     // The node's addresses may be new, and the uplink is found by them.
-                    self.observe_uplink();
+                    self.observe_addresses_and_uplink();
                     self.due.retry_after = None;
                     self.reconcile(false).await;
                 }
@@ -425,12 +431,12 @@ impl Task {
                 () = tokio::time::sleep_until(due.into()) => {
                     let is_periodic = due >= self.due.periodic;
                     self.restore_pair().await;
-                    self.observe_uplink();
+                    self.observe_addresses_and_uplink();
                     self.reconcile(is_periodic || self.due.rules_changed).await;
                 }
                 _ = tick.tick() => {
                     self.restore_pair().await;
-                    self.observe_uplink();
+                    self.observe_addresses_and_uplink();
                     if self.has_other_sysctls() {
                         self.reconcile(false).await;
                     }
@@ -568,9 +574,22 @@ impl Task {
         }
     }
 
-    /// Reads the uplink and reports it if it has changed.
-    fn observe_uplink(&mut self) {
-        match self.find_uplink() {
+    /// Reads the node's addresses and the uplink, and reports each of them if it has changed.
+    fn observe_addresses_and_uplink(&mut self) {
+        let held = match self.netlink.addresses() {
+            Ok(held) => held,
+            Err(e) => return tracing::warn!("cannot read the node's addresses from the kernel: {e}"),
+        };
+        let addresses: BTreeSet<IpAddr> = held
+            .iter()
+            .map(|address| address.address.addr())
+            .filter(|address| uplink::can_be_reached(*address))
+            .collect();
+        if self.addresses.as_ref() != Some(&addresses) {
+            self.addresses = Some(addresses.clone());
+            (self.reports)(Report::Addresses(addresses));
+        }
+        match self.find_uplink(&held) {
             Ok(found) if found == self.uplink && self.uplink_was_reported => {}
             Ok(found) => {
                 self.uplink.clone_from(&found);
@@ -584,9 +603,9 @@ impl Task {
 
     /// Finds the uplink: the interface with the configured name or one of the node's addresses. While no interface has one,
     /// for example while a DHCP client renews it, the uplink stays the interface that it was.
-    fn find_uplink(&self) -> Result<Option<Uplink>, HostError> {
+    fn find_uplink(&self, held: &[Address]) -> Result<Option<Uplink>, HostError> {
         let addresses = self.wanted.borrow().node_addresses.clone();
-        let found = uplink::find(&self.netlink, self.config.uplink.as_deref(), &addresses)?;
+        let found = uplink::find(&self.netlink, self.config.uplink.as_deref(), &addresses, held)?;
         match &self.uplink {
             Some(known) if found.is_none() => uplink::read(&self.netlink, known.index),
             _ => Ok(found),

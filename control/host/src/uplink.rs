@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use heddle_linux::{Link, Netlink};
+use heddle_linux::{Address, Link, Netlink};
 
 use crate::error::HostError;
 
@@ -29,15 +29,19 @@ impl From<Link> for Uplink {
 }
 
 /// Finds the interface with this name. Without a name, finds the interface that has one of the addresses; the first address
-/// that any interface has decides.
+/// that any interface has decides. `held` are the addresses of all interfaces.
 ///
 /// # Errors
 /// The kernel could not be asked.
-pub fn find(netlink: &Netlink, name: Option<&str>, addresses: &[IpAddr]) -> Result<Option<Uplink>, HostError> {
+pub fn find(
+    netlink: &Netlink,
+    name: Option<&str>,
+    addresses: &[IpAddr],
+    held: &[Address],
+) -> Result<Option<Uplink>, HostError> {
     if let Some(name) = name {
         return Ok(netlink.link(name)?.map(Uplink::from));
     }
-    let held = netlink.addresses()?;
     let holder = addresses
         .iter()
         .find_map(|wanted| held.iter().find(|address| address.address.addr() == *wanted));
@@ -47,10 +51,32 @@ pub fn find(netlink: &Netlink, name: Option<&str>, addresses: &[IpAddr]) -> Resu
     }
 }
 
+/// Returns `true` if an address of the node can be the end of traffic with a pod. Loopback addresses and IPv6 link-local
+/// addresses cannot. IPv4 link-local addresses can: node-local DNS has 169.254.20.10.
+#[must_use]
+pub fn can_be_reached(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => !address.is_loopback(),
+        IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
+    }
+}
+
 /// Finds the interface of an index.
 ///
 /// # Errors
 /// The kernel could not be asked.
 pub fn read(netlink: &Netlink, index: u32) -> Result<Option<Uplink>, HostError> {
     Ok(netlink.link_at(index)?.map(Uplink::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_only_one_link_or_the_node_itself_can_use_are_left_out() {
+        let reached = |text: &str| can_be_reached(text.parse().unwrap());
+        assert!(reached("192.0.2.1") && reached("169.254.20.10") && reached("2001:db8::1") && reached("fd00::1"));
+        assert!(!reached("127.0.0.1") && !reached("127.1.2.3") && !reached("::1") && !reached("fe80::1"));
+    }
 }

@@ -38,7 +38,7 @@ impl Masquerade {
 pub struct NodeTable {
     /// Its name.
     pub name: Arc<str>,
-    /// Its addresses: the Node object's and the ones of `heddle0`.
+    /// Its addresses: the Node object's in their order, internal ones first, and then the ones of `heddle0`.
     pub addresses: Vec<Ip>,
     /// The ranges that its own pods have their addresses from.
     pub pod_cidrs: Vec<Prefix>,
@@ -69,6 +69,12 @@ impl NodeTable {
     #[must_use]
     pub fn is_gateway(addr: Ip) -> bool {
         addr == Self::GATEWAY_V4 || addr == Self::GATEWAY_V6
+    }
+
+    /// Returns the first address of a family.
+    #[must_use]
+    pub fn address_of_family(&self, is_v4: bool) -> Option<Ip> {
+        self.addresses.iter().find(|a| a.is_v4() == is_v4).copied()
     }
 
     /// Returns true if node ports are reached at an address: one of the node's, or a masquerade address. The kernel redirects the

@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam::channel::{Receiver, unbounded};
 use heddle_host::uplink::Uplink;
 use heddle_host::{HostConfig, HostError, HostHandle, HostLink, HostStatus, Nft, Plan, PortLink, PortLinks, Report};
+use heddle_wire::Ip;
 use tokio::sync::watch;
 
 use heddle_config::Settings;
@@ -24,6 +25,8 @@ pub(super) struct HostReconciler {
     reports: Receiver<Report>,
     link: HostLink,
     uplink: Option<Uplink>,
+    /// The addresses of the node's interfaces.
+    addresses: BTreeSet<IpAddr>,
     plan: Option<Plan>,
     ports: PortLinks,
     /// The revision of `plan`.
@@ -41,6 +44,8 @@ pub(super) enum HostChange {
     Nothing,
     /// The uplink, and with it the MTU of paths, has changed.
     Uplink,
+    /// The addresses of the node's interfaces have changed.
+    Addresses,
     /// The host port has another MAC, which the tables need.
     Link,
     /// Interfaces have lost their XDP program, which is attached again.
@@ -68,6 +73,7 @@ impl HostReconciler {
             reports,
             link,
             uplink: None,
+            addresses: BTreeSet::new(),
             plan: None,
             ports: PortLinks::default(),
             revision: 0,
@@ -89,6 +95,11 @@ impl HostReconciler {
     /// Returns the uplink; `None` while it is unknown.
     pub(super) const fn uplink(&self) -> Option<&Uplink> {
         self.uplink.as_ref()
+    }
+
+    /// Returns the addresses of the node's interfaces.
+    pub(super) fn addresses(&self) -> BTreeSet<Ip> {
+        self.addresses.iter().map(|address| Ip::from(*address)).collect()
     }
 
     /// Returns `true` if the task has tried to apply the newest plan.
@@ -160,6 +171,10 @@ impl HostReconciler {
             Report::Lost(error) => {
                 tracing::error!("the host port cannot be re-created: {error}; heddle tries again every second");
                 HostChange::Nothing
+            }
+            Report::Addresses(addresses) => {
+                self.addresses = addresses;
+                HostChange::Addresses
             }
             Report::Uplink(found) => {
                 match &found {

@@ -69,6 +69,7 @@ impl Controller {
         let settings = &self.settings;
         self.publication = Some(Publication::new(NodeConfig {
             host,
+            local_addresses: self.host.addresses(),
             host_port: heddle_port::PortId(0),
             masquerade,
             local_mtu: settings.pod_mtu,
@@ -236,6 +237,9 @@ impl Controller {
                 let mtu = self.objects.uplink_mtu(self.host.uplink());
                 publication.is_changed |= publication.compiler.set_uplink_mtu(mtu);
                 self.plan_host();
+            }
+            HostChange::Addresses => {
+                publication.is_changed |= publication.compiler.set_local_addresses(self.host.addresses());
             }
             HostChange::Link => publication.is_changed = true,
             HostChange::ProgramsLost(links) => {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use heddle_ids::PortId;
 use heddle_model::{Cluster, ObjectKey};
 use heddle_tables::{EndpointId, FrontendKey, HostPort, Masquerade, NodeId, Snapshot, WorkerId};
+use heddle_wire::Ip;
 
 use crate::config::{NodeConfig, UplinkMtu};
 use crate::node::attachment::{AddressDifference, Attachment};
@@ -94,6 +95,16 @@ impl Compiler {
     pub fn set_host_port(&mut self, host: HostPort) {
         self.config.host = host;
         self.node.write_own_node(&self.config, &mut self.output);
+    }
+
+    /// Sets the addresses that the node's interfaces have. Returns true if they changed.
+    pub fn set_local_addresses(&mut self, addresses: BTreeSet<Ip>) -> bool {
+        if self.config.local_addresses == addresses {
+            return false;
+        }
+        self.config.local_addresses = addresses;
+        self.node.write_own_node(&self.config, &mut self.output);
+        true
     }
 
     /// Sets the MTU of the uplink. Returns true if it changed. Live connections that leave by the uplink are then

@@ -19,8 +19,10 @@ use crate::prefix::to_prefix;
 pub(crate) struct OwnNode {
     /// The last version of its object.
     pub(crate) object: Option<Arc<Node>>,
-    /// Its addresses, the host port's included.
+    /// The Node object's addresses and the host port's, at which node ports are reached.
     pub(crate) addresses: BTreeSet<Ip>,
+    /// All addresses that the node has: `addresses` and the ones that its interfaces have.
+    claimed: BTreeSet<Ip>,
     /// The ranges of Services: the configured ones, else those in ServiceCIDR objects.
     service_cidrs: Vec<Prefix>,
 }
@@ -49,21 +51,23 @@ impl OwnNode {
     /// Writes this node's own table, claims its addresses, and writes the endpoints of the host and the uplink.
     pub(crate) fn write(&mut self, book: &mut AddressBook, config: &NodeConfig, output: &mut Output) {
         let node = self.object.as_deref();
-        let host = config.host.addresses.clone();
-        let addresses: BTreeSet<Ip> = node.into_iter().flat_map(addresses).chain(host).collect();
+        let mut listed: Vec<Ip> = node.into_iter().flat_map(addresses).collect();
+        listed.extend(config.host.addresses.iter().copied());
         let pod_cidrs = node.into_iter().flat_map(pod_ranges).collect();
-        for addr in self.addresses.difference(&addresses) {
+        let addresses = BTreeSet::from_iter(listed.iter().copied());
+        let claimed: BTreeSet<Ip> = addresses.union(&config.local_addresses).copied().collect();
+        for addr in self.claimed.difference(&claimed) {
             book.edit_claims(*addr, |claims| claims.host = false);
         }
-        for addr in addresses.difference(&self.addresses) {
+        for addr in claimed.difference(&self.claimed) {
             book.edit_claims(*addr, |claims| claims.host = true);
         }
-        if addresses != self.addresses {
+        if claimed != self.claimed {
             output.generations.raise(EndpointId::HOST);
         }
         output.tables.set_node(NodeTable {
             name: Arc::clone(&config.name),
-            addresses: addresses.iter().copied().collect(),
+            addresses: listed,
             pod_cidrs,
             service_cidrs: self.service_cidrs.clone(),
             host: config.host.clone(),
@@ -72,7 +76,7 @@ impl OwnNode {
             uplink_mtu: config.uplink.direct,
             overlay_mtu: config.uplink.overlay,
         });
-        self.addresses = addresses;
+        (self.addresses, self.claimed) = (addresses, claimed);
         write_node_endpoints(config, output);
     }
 }

@@ -96,8 +96,12 @@ fn one_tier(
 
 /// Returns true if all policies together allow the connection: a pod is "isolated if any policy selects it for the
 /// direction; then allowed is the union of what they allow".
-pub(super) fn is_allowed(cluster: &Cluster, pod: &Pod, direction: Direction, peer: IpAddr, to: (Proto, u16)) -> bool {
-    let own_node = cluster.node_at(peer).is_some_and(|n| &*n.name == "here");
+pub(super) fn is_allowed(world: &World, pod: &Pod, direction: Direction, peer: IpAddr, to: (Proto, u16)) -> bool {
+    let cluster = &world.cluster;
+    // "Traffic to and from the node where a Pod is running is always allowed, regardless of the IP address of the Pod or the
+    // node."
+    let in_status = cluster.node_at(peer).is_some_and(|n| &*n.name == "here");
+    let own_node = in_status || world.local_addresses.contains(&peer);
     if own_node || pod.ips.contains(&peer) {
         return true;
     }

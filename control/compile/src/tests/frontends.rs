@@ -170,6 +170,7 @@ fn external_addresses_are_served_if_configured() {
     let mut world = World {
         cluster: Cluster::new(),
         compiler: Compiler::new(config),
+        ..World::new()
     };
     let mut external = service("a/web", &["10.96.0.1"], &[("", 80)]);
     external.external_ips = vec![ip("198.51.100.1")];

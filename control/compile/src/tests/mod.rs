@@ -10,6 +10,7 @@ mod policy;
 mod services;
 mod together;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ use crate::{Attachment, BuildResult, Compiler, NodeConfig};
 struct World {
     cluster: Cluster,
     compiler: Compiler,
+    /// The addresses of the node's interfaces.
+    local_addresses: BTreeSet<IpAddr>,
 }
 
 impl World {
@@ -35,7 +38,16 @@ impl World {
         Self {
             cluster: Cluster::new(),
             compiler: Compiler::new(NodeConfig::named("here")),
+            local_addresses: BTreeSet::new(),
         }
+    }
+
+    /// Sets the addresses of the node's interfaces.
+    fn hold(&mut self, addresses: impl IntoIterator<Item = IpAddr>) -> &mut Self {
+        self.local_addresses = addresses.into_iter().collect();
+        let addresses = self.local_addresses.iter().map(|ip| Ip::from(*ip)).collect();
+        self.compiler.set_local_addresses(addresses);
+        self
     }
 
     fn put(&mut self, object: impl Into<Object>) -> &mut Self {

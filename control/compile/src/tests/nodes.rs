@@ -40,7 +40,8 @@ fn every_address_has_the_right_place() {
         assert_eq!(place(&built.snapshot, addr), want, "{addr}");
     }
     let table = built.snapshot.node();
-    assert_eq!(table.addresses, [ip("169.254.7.7"), ip("192.168.0.1")].map(Ip::from));
+    // The Node object's come first: ICMP errors come from the first one of their family.
+    assert_eq!(table.addresses, [ip("192.168.0.1"), ip("169.254.7.7")].map(Ip::from));
     assert_eq!(table.pod_cidrs.len(), 1);
     world.delete(Kind::Node, "", "there");
     let snapshot = world.build().snapshot;
@@ -51,6 +52,44 @@ fn every_address_has_the_right_place() {
     assert_eq!(
         (place(&built.snapshot, "10.9.9.9"), built.node_ids.len()),
         (Place::Node(*there), 0)
+    );
+}
+
+/// A VIP, a second address of the uplink, node-local DNS at 169.254.20.10: whatever the node has is the node's.
+#[test]
+fn every_address_of_the_nodes_interfaces_is_the_nodes() {
+    let mut world = World::new();
+    world
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(node("there", "192.168.0.2", "10.0.2.0/24"))
+        .local(2, &pod("a/near", "here", &["10.0.1.2"], ""));
+    let local = ["192.168.0.99", "169.254.20.10", "192.168.0.2", "10.0.1.2"].map(ip);
+    world.hold(local);
+    assert!(
+        !world.compiler.set_local_addresses(local.map(Ip::from).into()),
+        "nothing has changed"
+    );
+    let snapshot = world.build().snapshot;
+    for addr in ["192.168.0.1", "192.168.0.99", "169.254.20.10", "192.168.0.2"] {
+        assert_eq!(place(&snapshot, addr), Place::Host, "{addr}");
+    }
+    assert_eq!(
+        place(&snapshot, "10.0.1.2"),
+        Place::Local(EndpointId(2)),
+        "a pod's stays the pod's"
+    );
+    assert!(
+        !snapshot.node().has_node_ports(Ip::from(local[0])),
+        "node ports stay at the Node object's addresses"
+    );
+    // An address that goes, for example a VIP that moves to another node, is judged by policy again.
+    world.hold([]);
+    let built = world.build();
+    assert_eq!(place(&built.snapshot, "192.168.0.99"), Place::Outside);
+    assert!(matches!(place(&built.snapshot, "192.168.0.2"), Place::RemoteHost(_)));
+    assert!(
+        built.raised.contains(&EndpointId::HOST),
+        "live connections are revalidated"
     );
 }
 

@@ -18,13 +18,16 @@ pub(crate) fn send(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, reply:
         Reply::Gateway => return gateway_echo(cx, packet, p),
         Reply::Prepared { len, kind } => (Some(usize::from(len)), kind),
         Reply::TimeExceeded => (
-            icmp_error(cx, packet, p, IcmpError::TimeExceeded, gateway(p)),
+            icmp_error(cx, packet, p, IcmpError::TimeExceeded, error_source(cx, p)),
             AnswerKind::TimeExceeded,
         ),
         // RFC 1191 and RFC 8201: the error carries the MTU of the path.
         Reply::TooBig { mtu } => {
             let error = IcmpError::TooBig { mtu: u32::from(mtu) };
-            (icmp_error(cx, packet, p, error, gateway(p)), AnswerKind::TooBig)
+            (
+                icmp_error(cx, packet, p, error, error_source(cx, p)),
+                AnswerKind::TooBig,
+            )
         }
         // As kube-proxy's reject target: from the Service's address.
         Reply::Reject if p.proto == Proto::TCP => (tcp_reset(cx, packet, p), AnswerKind::RejectReset),
@@ -59,13 +62,19 @@ fn copy_reply(cx: &mut Context<'_>, packet: &mut Packet, len: usize) -> bool {
     true
 }
 
-/// Returns the gateway's address of a packet's family.
-fn gateway(p: &Parsed) -> Ip {
-    if p.dst.is_v4() {
+/// Returns the source of an ICMP error: the gateway towards a pod, and this node's own address towards everybody else. The
+/// gateway's addresses are link-local, so routers drop packets from them (RFC 3927 section 2.7, RFC 4291 section 2.5.6).
+fn error_source(cx: &Context<'_>, p: &Parsed) -> Ip {
+    let is_v4 = p.dst.is_v4();
+    let gateway = if is_v4 {
         NodeTable::GATEWAY_V4
     } else {
         NodeTable::GATEWAY_V6
+    };
+    if cx.is_from_pod() {
+        return gateway;
     }
+    cx.snapshot.node().address_of_family(is_v4).unwrap_or(gateway)
 }
 
 /// Builds an ICMP error, as long as the budget of the ingress port lasts.
