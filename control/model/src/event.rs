@@ -59,6 +59,20 @@ impl Object {
         }
     }
 
+    /// Gives a policy of either kind another name; other objects keep theirs.
+    pub fn rename(&mut self, name: &str) {
+        match self {
+            Object::NetworkPolicy(policy) => Arc::make_mut(policy).key.name = name.into(),
+            Object::ClusterNetworkPolicy(policy) => Arc::make_mut(policy).name = name.into(),
+            Object::Node(_)
+            | Object::ServiceCidr(_)
+            | Object::Namespace(_)
+            | Object::Pod(_)
+            | Object::Service(_)
+            | Object::EndpointSlice(_) => {}
+        }
+    }
+
     /// Returns the object's kind and key.
     #[must_use]
     pub fn object_ref(&self) -> ObjectRef {
@@ -120,6 +134,14 @@ pub enum Subject {
     Source,
 }
 
+impl Subject {
+    /// Returns true for an object whose kind and name could be read.
+    #[must_use]
+    pub const fn is_object(&self) -> bool {
+        matches!(self, Subject::Object(_))
+    }
+}
+
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -170,7 +192,8 @@ pub struct Rejection {
     pub value: String,
     /// The fault and the remedy.
     pub message: String,
-    /// For a policy of either kind: a policy that takes its place and denies, unless an earlier version was good.
+    /// For a policy of either kind: a policy that takes its place and denies, unless an earlier version was good. For a
+    /// document or a file that may have policies: one that denies what they may select, as long as this rejection lasts.
     #[serde(skip)]
     pub closes: Option<Object>,
 }

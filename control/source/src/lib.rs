@@ -12,5 +12,6 @@
 pub mod decode;
 pub mod folder;
 pub mod manifest;
+mod yaml;
 
 pub use heddle_model::Event;

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use serde_json::Value;
-use serde_saphyr::Spanned;
 
 use crate::decode::{Decoded, Refusal, decode, unlist};
+use crate::yaml;
 
 /// One object of a file, decoded or refused.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,15 +36,19 @@ pub fn is_manifest(name: &str) -> bool {
     !name.starts_with(['.', '#']) && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
-/// Parses all objects of a file: YAML or, by the file's name, JSON. A file may have several documents and lists.
+/// Parses all objects of a file, YAML or JSON. A file may have several documents and lists.
 ///
 /// # Errors
 /// Refuses the whole file if any document does not parse, because the objects behind a fault are unknown.
 pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ParseError> {
-    let documents = if name.ends_with(".json") {
-        json(text)?
-    } else {
-        yaml(text)?
+    // Some editors begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    // As for kubectl, the content decides. JSON objects that follow each other are no YAML; a YAML flow mapping is no JSON.
+    let begins_as_json = text.trim_start().starts_with(['{', '[']);
+    let documents = match begins_as_json.then(|| json(text)) {
+        Some(Ok(documents)) => documents,
+        Some(Err(error)) if name.ends_with(".json") => return Err(error),
+        _ => yaml::documents(text)?,
     };
     let mut entries = Vec::new();
     for (line, document) in documents {
@@ -60,30 +64,8 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ParseError> {
     Ok(entries)
 }
 
-type Documents = Vec<(Option<u32>, Value)>;
-
-fn yaml(text: &str) -> Result<Documents, ParseError> {
-    // Large limits, because a file may contain a dump of a large cluster. The expansion of a small file stays bounded.
-    let options = serde_saphyr::options! {
-        budget: serde_saphyr::budget! {
-            max_events: 1_000_000_000,
-            max_nodes: 1_000_000_000,
-            max_documents: 10_000_000,
-            max_total_scalar_bytes: usize::MAX,
-            max_depth: 128,
-        },
-        with_snippet: false,
-    };
-    let documents = serde_saphyr::from_multiple_with_options::<Spanned<Value>>(text, options);
-    let documents = documents.map_err(|error| ParseError {
-        line: error.location().and_then(|location| line_number(location.line())),
-        message: first_line(&error.to_string()),
-    })?;
-    Ok(documents
-        .into_iter()
-        .map(|document| (line_number(document.referenced.line()), document.value))
-        .collect())
-}
+/// The documents of a file, with the lines where they begin.
+pub(crate) type Documents = Vec<(Option<u32>, Value)>;
 
 fn json(text: &str) -> Result<Documents, ParseError> {
     let mut documents = Vec::new();
@@ -110,14 +92,6 @@ fn json(text: &str) -> Result<Documents, ParseError> {
         line += text.get(begin..end).unwrap_or_default().matches('\n').count();
         seen = end;
     }
-}
-
-fn line_number(line: u64) -> Option<u32> {
-    u32::try_from(line).ok().filter(|line| *line > 0)
-}
-
-fn first_line(message: &str) -> String {
-    message.lines().next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -181,6 +155,15 @@ items: [{metadata: {name: a}}, {metadata: {}}]
             names("a.json", text),
             expected.map(|(number, line, what)| (number, line, what.to_owned()))
         );
+        // As for kubectl, whatever the file's name is, and behind a byte order mark.
+        for name in ["a.json", "a.yaml"] {
+            let text = format!("\u{feff}{text}");
+            assert_eq!(names(name, &text).len(), 2, "{name}");
+            let yaml = "\u{feff}apiVersion: v1\nkind: Node\nmetadata: {name: a}\n";
+            assert_eq!(names(name, yaml).len(), 1, "{name}");
+        }
+        let flow = "{apiVersion: v1, kind: Node, metadata: {name: a}}\n";
+        assert_eq!(names("a.yaml", flow).len(), 1);
         assert_eq!(
             names(
                 "a.yaml",

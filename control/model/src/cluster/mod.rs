@@ -31,7 +31,7 @@ type Table<T> = BTreeMap<ObjectKey, Arc<T>>;
 /// - A deleted object is gone, with its rejections.
 /// - A refused version leaves the last good one in place. Without a good one the object is absent, except that a
 ///   [`NetworkPolicy`] or a [`ClusterNetworkPolicy`] denies the traffic of the pods that it selects, as far as its
-///   selector could be read ([`Rejection::closes`]).
+///   selector could be read ([`Rejection::closes`]). A refused document or file that may have policies does the same.
 /// - A version that claims something another object has (a running pod's address, a cluster address, a node port)
 ///   waits until it is free, with a rejection that names both objects. A terminated pod frees its addresses, and pods in
 ///   the host's network share the addresses of their node.
@@ -67,7 +67,7 @@ impl Cluster {
             Event::Upsert { origin, object } => self.upsert(&origin, object, &mut changes),
             Event::Delete(object) => self.delete(&object, &mut changes),
             Event::Rejected(rejection) => self.reject(rejection, &mut changes),
-            Event::Restored(key) => changes.rejections |= self.reported.remove(&key).is_some(),
+            Event::Restored(key) => self.restore(&key, &mut changes),
             Event::Synced(kind) => {
                 let before = self.is_synced();
                 if let Some(synced) = self.synced.get_mut(kind as usize) {
@@ -130,11 +130,30 @@ impl Cluster {
         }
     }
 
+    /// Removes a rejection, and the closing policy that lasts as long as it.
+    fn restore(&mut self, key: &RejectionKey, changes: &mut Changes) {
+        let Some(rejection) = self.reported.remove(key) else {
+            return;
+        };
+        changes.rejections = true;
+        if let (false, Some(closed)) = (key.subject.is_object(), rejection.closes) {
+            changes.objects.extend(self.put(closed.kind(), &closed.key(), None));
+        }
+    }
+
     fn reject(&mut self, rejection: Rejection, changes: &mut Changes) {
+        let key = rejection.key();
+        if self
+            .reported
+            .get(&key)
+            .is_some_and(|known| known.closes != rejection.closes)
+            && !key.subject.is_object()
+        {
+            self.restore(&key, changes);
+        }
         if let Some(closed) = rejection.closes.as_ref().and_then(|object| self.closed(object)) {
             self.store(vec![closed], changes);
         }
-        let key = rejection.key();
         if self.reported.get(&key) != Some(&rejection) {
             self.reported.insert(key, rejection);
             self.rejected += 1;

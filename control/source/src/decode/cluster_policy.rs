@@ -7,9 +7,11 @@
 //! `domainNames` is experimental in the API, for Accept rules alone, and needs an implementation that reads DNS answers,
 //! which heddle does not. As the API requires then ("fail closed"), such a rule matches no traffic.
 
+use std::sync::Arc;
+
 use heddle_model::{
-    ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSubject, PolicyPort, PolicyPorts, PortRange, Protocol,
-    RuleAction, Tier,
+    ClusterNetworkPolicy, ClusterPeer, ClusterRule, NetworkPolicy, ObjectKey, PodSubject, PolicyPort, PolicyPorts,
+    PortRange, Protocol, RuleAction, Tier,
 };
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde_json::Value;
@@ -43,7 +45,7 @@ pub(super) fn policy<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNe
 /// Returns a policy that takes the place of a refused one. It has the same tier and priority (first in the Admin
 /// tier if they cannot be read) and denies everything to and from the pods of the subject, as far as that can be read, in
 /// the directions that have rules. If no rules can be found, it denies both directions.
-pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> ClusterNetworkPolicy {
+pub(super) fn closing(root: &Value, key: &ObjectKey) -> ClusterNetworkPolicy {
     let spec = root.get("spec").unwrap_or(&Value::Null);
     let tier = spec
         .get("tier")
@@ -55,27 +57,60 @@ pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> ClusterNetworkPolicy {
         rules.is_some_and(|rules| rules.as_array().is_none_or(|rules| !rules.is_empty()))
     };
     let neither = !speaks("ingress") && !speaks("egress");
-    let everything = |closed: bool| {
-        let rule = || ClusterRule {
-            name: "".into(),
-            action: RuleAction::Deny,
-            peers: vec![
-                ClusterPeer::Network(IpNet::V4(Ipv4Net::default())),
-                ClusterPeer::Network(IpNet::V6(Ipv6Net::default())),
-            ],
-            ports: Vec::new(),
-        };
-        closed.then(rule).into_iter().collect()
-    };
     ClusterNetworkPolicy {
-        name: meta.name(),
+        name: Arc::clone(&key.name),
         tier: tier.unwrap_or(Tier::Admin),
         priority: priority.filter(|_| tier.is_some()).unwrap_or(0),
         subject: readable_subject(spec.get("subject").unwrap_or(&Value::Null)),
-        ingress: everything(neither || speaks("ingress")),
-        egress: everything(neither || speaks("egress")),
+        ingress: closed(neither || speaks("ingress")),
+        egress: closed(neither || speaks("egress")),
         refused: true,
     }
+}
+
+/// Returns a policy that isolates pods of all namespaces as a closing NetworkPolicy isolates them in one. In the Baseline
+/// tier it leaves the decision to NetworkPolicies, where a pod has any.
+pub(super) fn in_all_namespaces(policy: &NetworkPolicy) -> ClusterNetworkPolicy {
+    ClusterNetworkPolicy {
+        name: Arc::clone(&policy.key.name),
+        tier: Tier::Baseline,
+        priority: 0,
+        subject: PodSubject {
+            pods: policy.selector.clone(),
+            ..PodSubject::default()
+        },
+        ingress: closed(policy.ingress.is_some()),
+        egress: closed(policy.egress.is_some()),
+        refused: true,
+    }
+}
+
+/// Returns the policy in place of a file that cannot be read and may have any policy: it denies everything to and from all
+/// pods.
+pub(crate) fn closing_everything(name: &str) -> ClusterNetworkPolicy {
+    ClusterNetworkPolicy {
+        name: name.into(),
+        tier: Tier::Admin,
+        priority: 0,
+        subject: PodSubject::default(),
+        ingress: closed(true),
+        egress: closed(true),
+        refused: true,
+    }
+}
+
+/// Returns a rule that denies everything, or none.
+fn closed(closed: bool) -> Vec<ClusterRule> {
+    let rule = || ClusterRule {
+        name: "".into(),
+        action: RuleAction::Deny,
+        peers: vec![
+            ClusterPeer::Network(IpNet::V4(Ipv4Net::default())),
+            ClusterPeer::Network(IpNet::V6(Ipv6Net::default())),
+        ],
+        ports: Vec::new(),
+    };
+    closed.then(rule).into_iter().collect()
 }
 
 fn priority(node: Node<'_>) -> Found<'_, u16> {
@@ -216,7 +251,7 @@ fn protocol(node: Node<'_>) -> Found<'_, Vec<PolicyPort>> {
             let name = node.need(key)?.parse(check_port_name)?;
             let of = |protocol| PolicyPort {
                 protocol,
-                ports: PolicyPorts::Name(std::sync::Arc::clone(&name)),
+                ports: PolicyPorts::Name(Arc::clone(&name)),
             };
             return Ok([Protocol::Tcp, Protocol::Udp, Protocol::Sctp].map(of).into());
         }

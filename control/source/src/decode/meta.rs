@@ -87,7 +87,7 @@ pub(super) fn labels<'a>(node: Node<'a>, field: &'static str, more: &[(&str, &st
 }
 
 /// Returns `true` if the API server accepts the name of an object (RFC 1123). A label of a name may be as long as the name.
-fn check_name(text: &str, max: usize) -> Result<&str, String> {
+pub(super) fn check_name(text: &str, max: usize) -> Result<&str, String> {
     let alphanumeric = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let label = |label: &str| {
         let bytes = label.as_bytes();

@@ -5,6 +5,7 @@
 //! have not passed an API server. No JSON makes the decoder panic.
 
 mod cluster_policy;
+mod guess;
 mod meta;
 mod net;
 mod node;
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use heddle_model::{Cause, Kind, Object, ObjectRef, Rejection, Subject};
 use serde_json::Value;
 
+pub(crate) use cluster_policy::closing_everything;
 use meta::Meta;
 use node::{Fault, Node};
 
@@ -46,14 +48,20 @@ pub struct Refusal {
     pub value: String,
     /// The fault and the remedy.
     pub message: String,
-    /// A policy that denies, in place of a refused policy of either kind.
+    /// A policy that denies, in place of a refused policy of either kind. Without `object`, its name is empty.
     pub closes: Option<Box<Object>>,
 }
 
 impl Refusal {
     /// Returns the rejection that a source reports. `document` counts from 1 in the file.
     #[must_use]
-    pub fn into_rejection(self, origin: &Arc<str>, document: u32, line: Option<u32>) -> Rejection {
+    pub fn into_rejection(mut self, origin: &Arc<str>, document: u32, line: Option<u32>) -> Rejection {
+        if self.object.is_none()
+            && let Some(closes) = &mut self.closes
+        {
+            // No object can have this name, so the closing policy is never in another one's place.
+            closes.rename(&format!("{origin}#{document}"));
+        }
         Rejection {
             origin: Arc::clone(origin),
             line,
@@ -83,7 +91,7 @@ pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
     let (kind, meta) = match header(root) {
         Ok(Header::Ours(kind, meta)) => (kind, meta),
         Ok(Header::Other(name)) => return Ok(Decoded::Other(name)),
-        Err(fault) => return Err(refuse(None, None, fault)),
+        Err(fault) => return Err(refuse(None, guess::closing(value).map(Box::new), fault)),
     };
     let object = match kind.1 {
         // An unknown version of the API must not be decoded as a known one.
@@ -101,8 +109,8 @@ pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
     };
     object.map(Decoded::Object).map_err(|fault| {
         let closes: Option<Object> = match kind.0 {
-            Kind::NetworkPolicy => Some(policy::closing(value, &meta).into()),
-            Kind::ClusterNetworkPolicy => Some(cluster_policy::closing(value, &meta).into()),
+            Kind::NetworkPolicy => Some(policy::closing(value, &meta.key).into()),
+            Kind::ClusterNetworkPolicy => Some(cluster_policy::closing(value, &meta.key).into()),
             _ => None,
         };
         let closes = closes.map(Box::new);
@@ -129,6 +137,12 @@ fn header(root: Node<'_>) -> Result<Header<'_>, Fault<'_>> {
         ("networking.k8s.io", "NetworkPolicy") => (Kind::NetworkPolicy, &["v1"]),
         ("policy.networking.k8s.io", "ClusterNetworkPolicy") => (Kind::ClusterNetworkPolicy, &["v1alpha2"]),
         ("networking.k8s.io", "ServiceCIDR") => (Kind::ServiceCidr, &["v1", "v1beta1"]),
+        _ if guess::guess(root.0).is_some() => {
+            return Err(root.need("kind")?.fault(format!(
+                "{version} {name} is no kind, and may be meant as a policy, so heddle closes what it may select: write \
+                 networking.k8s.io/v1 NetworkPolicy or policy.networking.k8s.io/v1alpha2 ClusterNetworkPolicy"
+            )));
+        }
         _ => return Ok(Header::Other(format!("{version} {name}"))),
     };
     let unknown = !known.contains(&number);
@@ -160,8 +174,11 @@ fn split_list(mut value: Value) -> Result<Vec<Value>, Value> {
         .map(str::to_owned);
     let Some(of) = of else { return Err(value) };
     let version = value.get("apiVersion").cloned();
-    let Some(Value::Array(items)) = value.get_mut("items").map(Value::take) else {
-        return Err(value);
+    let items = match value.get_mut("items").map(Value::take) {
+        Some(Value::Array(items)) => items,
+        // An empty list, as a client in Go writes it.
+        Some(Value::Null) => Vec::new(),
+        _ => return Err(value),
     };
     let complete = |mut item: Value| {
         if let Value::Object(fields) = &mut item

@@ -3,7 +3,9 @@
 //! Unlike in other objects, an unknown field is an error here. A misspelt `from` would open a rule to everyone, and a field of
 //! a newer API may restrict traffic that heddle would allow.
 
-use heddle_model::{IpBlock, LabelSelector, NetworkPolicy, Peer, PolicyPort, PolicyPorts, PolicyRule, PortRange};
+use heddle_model::{
+    IpBlock, LabelSelector, NetworkPolicy, ObjectKey, Peer, PolicyPort, PolicyPorts, PolicyRule, PortRange,
+};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -51,7 +53,7 @@ pub(super) fn policy<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, NetworkPo
 
 /// Returns a policy that takes the place of a refused one: it denies all traffic of the pods that the refused one selects,
 /// as far as that can be read, in its directions.
-pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> NetworkPolicy {
+pub(super) fn closing(root: &Value, key: &ObjectKey) -> NetworkPolicy {
     let spec = root.get("spec").unwrap_or(&Value::Null);
     let selector = spec
         .get("podSelector")
@@ -72,7 +74,7 @@ pub(super) fn closing(root: &Value, meta: &Meta<'_>) -> NetworkPolicy {
     };
     let closed = |closed: bool| closed.then(Vec::new);
     NetworkPolicy {
-        key: meta.key.clone(),
+        key: key.clone(),
         selector,
         ingress: closed(ingress),
         egress: closed(egress),

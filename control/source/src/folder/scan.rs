@@ -34,18 +34,32 @@ pub(super) fn read_all(folder: &Path, names: BTreeSet<Arc<str>>) -> BTreeMap<Arc
         let content = match read_stable(&folder.join(name.as_ref())) {
             Ok(Some(text)) => match parse(&name, &text) {
                 Ok(entries) => Content::Entries(entries),
-                Err(error) => Content::Unreadable(error),
+                Err(error) => Content::Unreadable {
+                    error,
+                    may_have_policies: may_have_policies(&text),
+                },
             },
             Ok(None) => continue,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Content::Gone,
-            Err(error) => Content::Unreadable(ParseError {
-                line: None,
-                message: format!("cannot be read: {error}"),
-            }),
+            Err(error) => Content::Unreadable {
+                error: ParseError {
+                    line: None,
+                    message: format!("cannot be read: {error}"),
+                },
+                may_have_policies: true,
+            },
         };
         contents.insert(name, content);
     }
     contents
+}
+
+/// Returns `true` if a text that does not parse has a word of policies. Kinds may be misspelt, so parts of words count.
+fn may_have_policies(text: &str) -> bool {
+    let text = text.to_ascii_lowercase();
+    ["polic", "netpol", "podselector"]
+        .iter()
+        .any(|word| text.contains(word))
 }
 
 /// Returns the text of a file; `None` if it changed meanwhile. A path that is no regular file counts as not found.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use heddle_model::{Cause, Event, Object, ObjectRef, Rejection, RejectionKey, Subject};
 
-use crate::decode::{Decoded, Refusal};
+use crate::decode::{Decoded, Refusal, closing_everything};
 use crate::manifest::{Entry, ParseError};
 
 /// The present content of a file.
@@ -17,7 +17,11 @@ pub(super) enum Content {
     /// The file does not exist.
     Gone,
     /// The file cannot be read or parsed.
-    Unreadable(ParseError),
+    Unreadable {
+        error: ParseError,
+        /// The text may have policies, or cannot be read at all.
+        may_have_policies: bool,
+    },
     /// The file has these objects.
     Entries(Vec<Entry>),
 }
@@ -26,6 +30,8 @@ pub(super) enum Content {
 #[derive(Debug, Default)]
 struct File {
     objects: Vec<ObjectRef>,
+    /// The file has been parsed at least once.
+    was_read: bool,
     /// Rejections without an object: of the file itself, and of documents without a name.
     rejections: Rejections,
     /// The number of documents of each kind that heddle does not read.
@@ -82,10 +88,25 @@ impl State {
             let mut rejections = Rejections::new();
             let gone = matches!(content, Content::Gone);
             match content {
-                Content::Unreadable(error) => {
+                Content::Unreadable {
+                    error,
+                    may_have_policies,
+                } => {
                     let file = self.files.entry(Arc::clone(&name)).or_default();
                     rejections.clone_from(&file.rejections);
-                    let rejection = unreadable(&name, &error);
+                    let mut rejection = unreadable(&name, &error);
+                    if !file.was_read {
+                        // Nothing is known of it: refused policies must not leave open what they were to close.
+                        rejection.message = match may_have_policies {
+                            true => format!(
+                                "{}; it never was good and may have policies, so all traffic of pods is denied until it is \
+                                 repaired or removed",
+                                error.message
+                            ),
+                            false => format!("{}; it never was good: its objects are not known", error.message),
+                        };
+                        rejection.closes = may_have_policies.then(|| closing_everything(&format!("{name}#0")).into());
+                    }
                     rejections.insert(rejection.key(), rejection);
                 }
                 Content::Gone => touched.extend(self.remove_objects(&name)),
@@ -134,7 +155,10 @@ impl State {
     /// rejections of documents without a name.
     fn insert_file(&mut self, name: &Arc<str>, entries: Vec<Entry>, touched: &mut Vec<ObjectRef>) -> Rejections {
         let mut rejections = Rejections::new();
-        let mut file = File::default();
+        let mut file = File {
+            was_read: true,
+            ..File::default()
+        };
         // Each entry becomes an object or its refusal at its place, or else a rejection without an object.
         for Entry { number, line, decoded } in entries {
             let (object, decoded) = match decoded {

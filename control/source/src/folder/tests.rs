@@ -210,6 +210,52 @@ fn an_object_that_turns_bad_keeps_its_last_good_version_and_a_new_bad_policy_clo
 }
 
 #[test]
+fn a_policy_without_a_readable_header_closes_until_it_is_repaired() {
+    let misspelt = policy("a", 1).replace("kind: NetworkPolicy", "kind: networkPolicy");
+    let mut followed = Followed::new(&[("a.yaml", "---\n".to_owned() + &misspelt)]);
+    let closing = |cluster: &Cluster| {
+        let names = cluster.policies_in("shop").filter(|policy| policy.refused);
+        names.map(|policy| policy.key.name.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(closing(&followed.cluster), ["a.yaml#1"]);
+    assert_eq!(followed.cluster.rejections().count(), 1);
+    followed.write("a.yaml", &(policy("b", 1) + &misspelt));
+    followed.until(|cluster| closing(cluster) == ["a.yaml#2"]);
+    followed.write("a.yaml", &(policy("b", 1) + &policy("a", 1)));
+    followed.until(|cluster| cluster.rejections().count() == 0);
+    assert!(has(&followed.cluster, "a") && has(&followed.cluster, "b"));
+    assert_eq!(closing(&followed.cluster), [""; 0]);
+}
+
+#[test]
+fn a_file_that_never_parsed_denies_everything_if_it_may_have_policies() {
+    let broken = policy("a", 1) + "kind: [\n";
+    let mut followed = Followed::new(&[("a.yaml", broken), ("b.yaml", "kind: [\n".to_owned())]);
+    let closing = |cluster: &Cluster| {
+        let all = cluster.cluster_policies();
+        all.map(|policy| (policy.name.to_string(), policy.refused))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(closing(&followed.cluster), [("a.yaml#0".to_owned(), true)]);
+    assert_eq!(followed.cluster.rejections().count(), 2);
+    followed.write("a.yaml", &policy("a", 1));
+    followed.until(|cluster| cluster.rejections().count() == 1);
+    assert_eq!(closing(&followed.cluster), []);
+    // Once it was good, its objects stay, and nothing else is closed.
+    followed.write("a.yaml", &(policy("a", 1) + "kind: [\n"));
+    followed.until(|cluster| cluster.rejections().count() == 2);
+    assert!(has(&followed.cluster, "a"));
+    assert_eq!(closing(&followed.cluster), []);
+    // Bytes that are no text may be anything.
+    fs::write(followed.path("c.yaml"), b"\xff\xfe").unwrap();
+    followed.until(|cluster| cluster.rejections().count() == 3);
+    assert_eq!(closing(&followed.cluster), [("c.yaml#0".to_owned(), true)]);
+    fs::remove_file(followed.path("c.yaml")).unwrap();
+    followed.until(|cluster| cluster.rejections().count() == 2);
+    assert_eq!(closing(&followed.cluster), []);
+}
+
+#[test]
 fn the_first_of_two_places_counts_and_the_second_takes_over_when_it_goes() {
     let mut followed = Followed::new(&[("a.yaml", policy("p", 1)), ("b.yaml", policy("p", 2))]);
     assert!(port(&followed.cluster, "p").unwrap().contains('1'));

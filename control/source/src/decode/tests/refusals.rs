@@ -376,3 +376,95 @@ fn other_kinds_are_no_error_and_other_versions_of_ours_are() {
     let namespace = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "namespace": "a.b"}});
     is_refused(&namespace, "metadata.namespace", "\"a.b\"");
 }
+
+/// The policy that a refused document without a readable header closes by: its kind, namespace and selector.
+fn closes_of(value: &Value) -> Option<String> {
+    let refusal = decode(value).err()?;
+    assert_eq!(refusal.object, None, "{value}");
+    Some(match *refusal.closes? {
+        Object::NetworkPolicy(policy) => {
+            assert!(policy.refused && policy.ingress.is_some());
+            format!("{} {}", policy.key.namespace, policy.selector)
+        }
+        Object::ClusterNetworkPolicy(policy) => {
+            assert!(policy.refused && !policy.ingress.is_empty());
+            format!("{} {}", policy.tier, policy.subject.pods)
+        }
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn a_policy_whose_header_cannot_be_read_closes_what_it_may_select() {
+    let good = policy_of(json!({"podSelector": {"matchLabels": {"app": "db"}}}));
+    let with = |path: &str, value: Value| {
+        let mut object = good.clone();
+        *object.pointer_mut(path).unwrap() = value;
+        closes_of(&object)
+    };
+    let here = Some("shop app=db".to_owned());
+    // Without a namespace that can be read it may be any: the Baseline tier isolates as a NetworkPolicy does.
+    let everywhere = Some("Baseline app=db".to_owned());
+    for name in [json!("A_b"), json!(null), json!(7)] {
+        assert_eq!(with("/metadata/name", name), here);
+    }
+    for namespace in [json!("Shop"), json!("a.b"), json!(7)] {
+        assert_eq!(with("/metadata/namespace", namespace), everywhere);
+    }
+    assert_eq!(with("/metadata", json!(null)), everywhere);
+    for version in [
+        json!(null),
+        json!(1),
+        json!("v1"),
+        json!("networking/v1"),
+        json!("extensions/v1beta1"),
+        json!("networking.k8s.oi/v1"),
+        json!("policy.networking.k8s.io/v1alpha2"),
+    ] {
+        assert_eq!(with("/apiVersion", version.clone()), here, "{version}");
+    }
+    for kind in [
+        "networkPolicy",
+        "networkpolicy",
+        "NetworkPolicies",
+        "NetworkPolcy",
+        "Network-Policy",
+        "NetPol",
+    ] {
+        assert_eq!(with("/kind", json!(kind)), here, "{kind}");
+    }
+    for kind in [json!(null), json!(7), json!("Policy")] {
+        assert_eq!(with("/kind", kind.clone()), here, "{kind}");
+    }
+
+    let cluster = json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "A_b"}, "spec": {"tier": "Baseline", "priority": 7,
+        "subject": {"pods": {"podSelector": {"matchLabels": {"app": "db"}}}}, "ingress": [{}]}});
+    assert_eq!(closes_of(&cluster), everywhere);
+    let mut misspelt = cluster;
+    misspelt["kind"] = json!("clusterNetworkPolicy");
+    assert_eq!(closes_of(&misspelt), everywhere);
+
+    // Certainly something else.
+    for (version, kind) in [
+        ("projectcalico.org/v3", "NetworkPolicy"),
+        ("cilium.io/v2", "CiliumNetworkPolicy"),
+        ("networking.k8s.io/v1", "Ingress"),
+        ("policy.networking.k8s.io/v1alpha1", "AdminNetworkPolicy"),
+        ("policy/v1", "PodDisruptionBudget"),
+        ("apps/v1", "Deployment"),
+    ] {
+        let mut other = good.clone();
+        (other["apiVersion"], other["kind"]) = (json!(version), json!(kind));
+        assert!(matches!(decode(&other), Ok(Decoded::Other(_))), "{version} {kind}");
+    }
+    assert_eq!(
+        closes_of(&json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "A_b"}})),
+        None
+    );
+    assert_eq!(closes_of(&json!({"resources": ["a.yaml"]})), None);
+    assert_eq!(
+        unlist(json!({"apiVersion": "v1", "kind": "NetworkPolicyList", "items": null})),
+        [] as [Value; 0]
+    );
+}
