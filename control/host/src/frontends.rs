@@ -50,8 +50,8 @@ impl ExternalFrontend {
 
 /// Returns the load balancer addresses that nodes serve themselves and, if they are served, the external addresses.
 fn external_addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = IpAddr> {
-    let external = service.external_ips.iter().filter(move |_| external_ips);
-    service.served_balancers().chain(external.copied())
+    let external = service.served_external_ips().filter(move |_| external_ips);
+    service.served_balancers().chain(external)
 }
 
 /// The frontends of all Services.

@@ -62,13 +62,24 @@ impl Service {
     }
 
     /// Returns the load balancer addresses that nodes serve themselves. With `ipMode: Proxy` the load balancer has the
-    /// address, and sends to node ports.
+    /// address, and sends to node ports. As kube-proxy, nodes serve only the families of the cluster addresses.
     pub fn served_balancers(&self) -> impl Iterator<Item = IpAddr> {
         let served = self
             .load_balancer_ingress
             .iter()
-            .filter(|ingress| ingress.mode == IngressMode::Vip);
+            .filter(|ingress| ingress.mode == IngressMode::Vip && self.has_family_of(ingress.ip));
         served.map(|ingress| ingress.ip)
+    }
+
+    /// Returns the external addresses in the families of the cluster addresses.
+    pub fn served_external_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let served = self.external_ips.iter().filter(|ip| self.has_family_of(**ip));
+        served.copied()
+    }
+
+    /// Returns true if the Service has a cluster address of an address's family.
+    fn has_family_of(&self, ip: IpAddr) -> bool {
+        self.cluster_ips.get().iter().any(|own| own.is_ipv4() == ip.is_ipv4())
     }
 
     /// Returns every address of the Service: cluster, external and load balancer addresses.

@@ -249,7 +249,8 @@ impl Frontend {
         }
     }
 
-    /// Returns true if connections to this backend may continue: it is one of the Service's endpoints, ready or not.
+    /// Returns true if connections to this backend may continue: it is one of the Service's endpoints, ready or not (for
+    /// UDP: ready or serving, while any endpoint is).
     #[must_use]
     pub fn keeps(&self, backend: &Backend) -> bool {
         let has = |list: &[Backend]| list.binary_search(backend).is_ok();

@@ -6,7 +6,8 @@
 //! - A UDP flow would continue for as long as the client sends, so it is removed. The next packet opens a new one.
 //! - A TCP connection is removed if no slice names its backend and no pod has the backend's address. Its next packet then
 //!   belongs to no connection and is answered with a reset. While the pod is there, the connection may end by itself.
-//! - Connections to endpoints that are not ready or terminating stay.
+//! - Connections to endpoints that are not ready or terminating stay. Only UDP flows leave an endpoint that no longer serves
+//!   while another one can take them; the compiler leaves such an endpoint out of the tables.
 //!
 //! The sweep compares the flow table with the tables instead of reacting to events, so it is also correct after a restart
 //! and when a Service has no endpoint left.

@@ -6,7 +6,7 @@
 //! this node or its zone. `trafficDistribution` needs no code here, because the controller that writes the slices turns
 //! it into hints.
 
-use heddle_model::{AddressType, Cluster, Endpoint, Service, ServicePort};
+use heddle_model::{AddressType, Cluster, Endpoint, Protocol, Service, ServicePort};
 use heddle_tables::{Backend, Backends};
 use heddle_wire::Ip;
 
@@ -101,13 +101,23 @@ impl<'a> PortEndpoints<'a> {
         }
     }
 
-    /// Returns the endpoints that are neither in `cluster_wide` nor in `local`, sorted. They get no new connections.
-    pub(crate) fn draining(&self, cluster_wide: &Backends, local: Option<&Backends>) -> Box<[Backend]> {
+    /// Returns the endpoints that are neither in `cluster_wide` nor in `local` but keep their connections, sorted.
+    ///
+    /// A UDP client never ends by itself. As kube-proxy does, its flow leaves an endpoint that no longer serves as soon as
+    /// another endpoint can take it.
+    pub(crate) fn draining(
+        &self,
+        cluster_wide: &Backends,
+        local: Option<&Backends>,
+        protocol: Protocol,
+    ) -> Box<[Backend]> {
+        let moves = protocol == Protocol::Udp && self.has_usable();
+        let keeps = |e: &Endpoint| !moves || e.ready || e.serving;
         let chosen = |b: &Backend| {
             let among = |backends: &Backends| backends.list().binary_search(b).is_ok();
             among(cluster_wide) || local.is_some_and(among)
         };
-        let others = self.0.iter().map(|(backend, _)| *backend).filter(|b| !chosen(b));
-        others.collect()
+        let others = self.0.iter().filter(|(backend, e)| keeps(e) && !chosen(backend));
+        others.map(|(backend, _)| *backend).collect()
     }
 }

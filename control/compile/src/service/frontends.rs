@@ -34,7 +34,7 @@ pub(crate) struct NodeScope<'a> {
 /// Returns the addresses of a Service at which frontends listen, with the kind of frontend.
 fn addresses(service: &Service, external_ips: bool) -> impl Iterator<Item = (FrontendKind, Ip)> {
     let cluster = service.cluster_ips.get().iter().copied();
-    let external = service.external_ips.iter().filter(move |_| external_ips).copied();
+    let external = service.served_external_ips().filter(move |_| external_ips);
     let of = |kind| move |ip| (kind, Ip::from(ip));
     cluster
         .map(of(FrontendKind::ClusterIp))
@@ -172,7 +172,7 @@ impl PortBackends {
             .contains(&TrafficPolicy::Local)
             .then(|| Backends::new(endpoints.local_to(scope.name), endpoints.has_usable()));
         Self {
-            draining: endpoints.draining(&cluster_wide, local.as_ref()),
+            draining: endpoints.draining(&cluster_wide, local.as_ref(), port.protocol),
             cluster_wide,
             local,
         }

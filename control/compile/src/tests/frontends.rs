@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use heddle_model::{
-    EndpointSlice, IngressMode, LoadBalancerIngress, LoadBalancing, Service, ServiceType, SessionAffinity,
+    ClusterIps, EndpointSlice, IngressMode, LoadBalancerIngress, LoadBalancing, Service, ServiceType, SessionAffinity,
     TrafficDistribution, TrafficPolicy,
 };
 use heddle_tables::{Balancing, Choice, Client, Frontend, FrontendKey, ServiceLookup};
@@ -161,6 +161,72 @@ fn proxied_balancer_addresses_and_forbidden_external_addresses_are_not_served() 
     assert!(found(&snapshot, NODE, Proto::TCP, 30_080).is_some());
     assert!(found(&snapshot, NODE, Proto::UDP, 30_080).is_none());
     assert!(found(&snapshot, NODE, Proto::TCP, 80).is_none());
+}
+
+#[test]
+fn addresses_of_a_family_without_a_cluster_address_are_not_served() {
+    let mut world = World::new();
+    let mut single = balanced("a/web", "10.96.0.1", TrafficPolicy::Cluster);
+    single.external_ips = vec![ip("192.0.2.7"), ip("2001:db8::7")];
+    for address in ["192.0.2.8", "2001:db8::8"] {
+        let mode = IngressMode::Vip;
+        single
+            .load_balancer_ingress
+            .push(LoadBalancerIngress { ip: ip(address), mode });
+    }
+    let mut config = NodeConfig::named("here");
+    config.external_ips = true;
+    world.compiler = Compiler::new(config);
+    world.put(here("z")).put(single.clone());
+    let served = |world: &mut World| {
+        let snapshot = world.build().snapshot;
+        ["192.0.2.7", "2001:db8::7", "192.0.2.8", "2001:db8::8"]
+            .map(|address| found(&snapshot, address, Proto::TCP, 80).is_some())
+    };
+    assert_eq!(served(&mut world), [true, false, true, false]);
+    single.cluster_ips = ClusterIps::Addresses(vec![ip("10.96.0.1"), ip("fd00:96::1")]);
+    world.put(single);
+    assert_eq!(served(&mut world), [true; 4]);
+}
+
+#[test]
+fn a_udp_flow_leaves_an_endpoint_that_no_longer_serves_while_another_is_there() {
+    let states = |first: char, second: char| {
+        let ends = [("10.0.0.1", "here", first), ("10.0.0.2", "here", second)];
+        slice("a/dns-1", "a/dns", &[("", 53)], &ends)
+    };
+    for (protocol, proto) in [(Protocol::Udp, Proto::UDP), (Protocol::Tcp, Proto::TCP)] {
+        let mut world = World::new();
+        let mut dns = service("a/dns", &["10.96.0.53"], &[("", 53)]);
+        dns.ports[0].protocol = protocol;
+        let keeps = |world: &mut World, mut slice: EndpointSlice| {
+            slice.ports[0].protocol = protocol;
+            world.put(slice);
+            let built = world.build();
+            let frontend = found(&built.snapshot, "10.96.0.53", proto, 53).unwrap();
+            let lost = built
+                .removed_backends
+                .iter()
+                .map(|r| r.backend.ip.to_string())
+                .collect::<Vec<_>>();
+            let backend = |address: &str| heddle_tables::Backend {
+                ip: Ip::from(ip(address)),
+                port: 53,
+            };
+            (frontend.keeps(&backend("10.0.0.1")), lost.join(" "))
+        };
+        let udp = protocol == Protocol::Udp;
+        world.put(here("z")).put(dns);
+        assert_eq!(keeps(&mut world, states('r', 'r')).0, true);
+        assert_eq!(
+            keeps(&mut world, states('s', 'r')),
+            (true, String::new()),
+            "it serves to its end"
+        );
+        let lost = if udp { "10.0.0.1" } else { "" };
+        assert_eq!(keeps(&mut world, states('n', 'r')), (!udp, lost.to_owned()));
+        assert_eq!(keeps(&mut world, states('n', 'n')).0, true, "nowhere else to go");
+    }
 }
 
 #[test]
