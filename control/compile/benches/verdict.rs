@@ -193,6 +193,7 @@ fn pod(name: &str, app: u32, address: Ipv4Addr, node: &str) -> Pod {
     Pod {
         key: ObjectKey::new("shop", name),
         uid: "".into(),
+        static_uid: None,
         labels: Labels::new([("app", format!("a{app}"))]).expect("a legal label"),
         node: Some(node.into()),
         ips: vec![address.into()],
@@ -201,6 +202,7 @@ fn pod(name: &str, app: u32, address: Ipv4Addr, node: &str) -> Pod {
         ports: Vec::new(),
         ready: true,
         terminating: false,
+        created: 0,
     }
 }
 

@@ -73,8 +73,8 @@ pub struct Changes {
     /// Objects in the order in which they changed. After [`extend`](Changes::extend) the same object may come twice;
     /// the later `before` is then the earlier `after`.
     ///
-    /// Pods that exchanged their addresses change together. So a table of addresses must first remove the addresses of every
-    /// `before`, or look the holder up with [`Cluster::pod_at`](crate::Cluster::pod_at).
+    /// Several pods may have one address, so a table of addresses looks the holder up with
+    /// [`Cluster::pod_at`](crate::Cluster::pod_at), for each address of `before` and `after`.
     pub objects: Vec<Change>,
     /// The list of rejections changed.
     pub rejections: bool,

@@ -98,6 +98,12 @@ impl PodSubject {
     pub fn matches(&self, namespace: &Labels, pod: &Labels) -> bool {
         self.namespaces.matches(namespace) && self.pods.matches(pod)
     }
+
+    /// Returns true if it selects such a pod, or may select it because labels cannot be read.
+    #[must_use]
+    pub fn may_match(&self, namespace: &Labels, pod: &Labels) -> bool {
+        self.namespaces.may_match(namespace) && self.pods.may_match(pod)
+    }
 }
 
 /// One entry of `spec.ingress[]` or `spec.egress[]`.

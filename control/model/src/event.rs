@@ -105,7 +105,7 @@ object_from!(
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// An object exists in this version. This also ends a rejection of the object, unless it is a
-    /// [duplicate](Cause::Duplicate).
+    /// [duplicate](Cause::Duplicate), or about [a part](Cause::Ignored) of it.
     Upsert {
         /// Where it was read: a file's name, or the API server.
         origin: Arc<str>,
@@ -162,6 +162,8 @@ pub enum Cause {
     Invalid,
     /// The same object stands in another file or document, which counts.
     Duplicate,
+    /// A part of the object has a value that it cannot have. The part is ignored, and the rest is used.
+    Ignored,
     /// It claims an address or a node port that another object has.
     Conflict,
 }

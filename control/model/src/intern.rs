@@ -102,6 +102,7 @@ mod tests {
         Object::from(Pod {
             key: ObjectKey::new("shop", name),
             uid: "".into(),
+            static_uid: None,
             labels: Labels::new([("app", app), ("tier", "db")]).unwrap(),
             node: Some("node-1".into()),
             ips: Vec::new(),
@@ -110,6 +111,7 @@ mod tests {
             ports: Vec::new(),
             ready: true,
             terminating: false,
+            created: 0,
         })
     }
 

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 
 /// `metadata.labels`: sorted, each key once, keys and values of legal syntax. Cheap to clone.
+///
+/// Labels that [cannot be read](Labels::unreadable) are kept as one label without a key, which no object can have.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
 
@@ -28,6 +30,20 @@ impl Labels {
             sorted.insert(key, value);
         }
         Ok(Labels(sorted.into_iter().collect()))
+    }
+
+    /// Returns the labels of an object whose labels cannot be read. What they are is not known: see
+    /// [`LabelSelector::may_match`](crate::LabelSelector::may_match).
+    #[must_use]
+    pub fn unreadable() -> Labels {
+        let empty = || Arc::<str>::from("");
+        Labels(Arc::new([(empty(), empty())]))
+    }
+
+    /// Returns true if the labels cannot be read.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.0.first().is_some_and(|(key, _)| key.is_empty())
     }
 
     /// Returns the value of a key.
@@ -76,6 +92,9 @@ impl Labels {
 
 impl fmt::Display for Labels {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_unreadable() {
+            return f.write_str("(unreadable)");
+        }
         for (n, (key, value)) in self.0.iter().enumerate() {
             let comma = if n == 0 { "" } else { "," };
             write!(f, "{comma}{key}={value}")?;

@@ -1,5 +1,6 @@
 //! Pods.
 
+use std::cmp::{Ordering, Reverse};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -16,6 +17,9 @@ pub struct Pod {
     pub key: ObjectKey,
     /// `metadata.uid`; empty in a manifest that has none.
     pub uid: Arc<str>,
+    /// The UID that the kubelet uses for a static pod, whose object in the API (the mirror pod) has another one: the
+    /// annotation `kubernetes.io/config.hash` of a pod with `kubernetes.io/config.mirror`.
+    pub static_uid: Option<Arc<str>>,
     /// `metadata.labels`
     pub labels: Labels,
     /// `spec.nodeName`; none before the pod is scheduled.
@@ -32,6 +36,8 @@ pub struct Pod {
     pub ready: bool,
     /// `metadata.deletionTimestamp` is set.
     pub terminating: bool,
+    /// `metadata.creationTimestamp` as a number that grows with time (`20240131120000`); 0 if there is none.
+    pub created: u64,
 }
 
 impl Pod {
@@ -49,6 +55,20 @@ impl Pod {
         } else {
             &self.ips
         }
+    }
+
+    /// Returns true if a container runtime that calls a pod by this UID means this one. An object without a UID is any.
+    #[must_use]
+    pub fn is_uid(&self, uid: &str) -> bool {
+        self.uid.is_empty() || &*self.uid == uid || self.static_uid.as_deref() == Some(uid)
+    }
+
+    /// Orders pods that have one address, the one that counts first: one that is not terminating, then the newest. (The name
+    /// decides between equals.) An address passes to a new pod while the old one's object still exists.
+    #[must_use]
+    pub fn cmp_as_holder(&self, other: &Pod) -> Ordering {
+        let rank = |pod: &Pod| (pod.terminating, Reverse(pod.created));
+        rank(self).cmp(&rank(other)).then_with(|| self.key.cmp(&other.key))
     }
 
     /// Returns the container ports with this name and protocol.

@@ -33,10 +33,19 @@ impl LabelSelector {
         }
     }
 
-    /// Returns true if it selects an object with these labels.
+    /// Returns true if it selects an object with these labels. Of objects whose labels cannot be read, it selects those that
+    /// it would select with any labels. This is the reading for what allows.
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
-        self.requirements.iter().all(|requirement| requirement.matches(labels))
+        self.is_everything()
+            || !labels.is_unreadable() && self.requirements.iter().all(|requirement| requirement.matches(labels))
+    }
+
+    /// Returns true if it selects an object with these labels, or may select it because its labels cannot be read. This is the
+    /// reading for what denies.
+    #[must_use]
+    pub fn may_match(&self, labels: &Labels) -> bool {
+        labels.is_unreadable() || self.matches(labels)
     }
 
     /// Returns true if it selects everything.
@@ -212,6 +221,22 @@ mod tests {
         assert!(!both.matches(&labels(&[("a", "1")])));
         assert!(LabelSelector::everything().matches(&Labels::default()));
         assert_eq!(both.to_string(), "a=1,b");
+    }
+
+    #[test]
+    fn unreadable_labels_may_match_everything_and_match_only_what_requires_nothing() {
+        let unknown = Labels::unreadable();
+        assert!(unknown.is_unreadable() && !Labels::default().is_unreadable());
+        assert_eq!(unknown.to_string(), "(unreadable)");
+        for operator in [Operator::Exists, Operator::DoesNotExist] {
+            let selector = LabelSelector::new([Requirement::new("a", operator, [""; 0]).unwrap()]);
+            assert!(!selector.matches(&unknown) && selector.may_match(&unknown));
+            assert_eq!(
+                selector.may_match(&Labels::default()),
+                selector.matches(&Labels::default())
+            );
+        }
+        assert!(LabelSelector::everything().matches(&unknown));
     }
 
     #[test]

@@ -101,7 +101,7 @@ mod tests {
     fn names(name: &str, text: &str) -> Vec<(u32, Option<u32>, String)> {
         let show = |entry: Entry| {
             let what = match entry.decoded {
-                Ok(Decoded::Object(object)) => object.object_ref().to_string(),
+                Ok(Decoded::Object(object) | Decoded::Partial(object, _)) => object.object_ref().to_string(),
                 Ok(Decoded::Other(kind)) => format!("other {kind}"),
                 Err(refusal) => format!("refused {}", refusal.field),
             };

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use heddle_compile::Attachment as Compiled;
 use heddle_host::{HostError, links};
-use heddle_model::{Cluster, ObjectKey};
+use heddle_model::{Cluster, Kind, ObjectKey, Pod};
 use heddle_port::PortId;
 use heddle_proto::{Attachment, AttachmentState, CniError, ErrorCode, Ready};
 use heddle_tables::EndpointId;
@@ -248,7 +248,11 @@ impl Attachments {
             return closed.why.clone();
         }
         match &record.pod {
-            Some(pod) if !is_known(cluster, record) => format!("pod {pod} is not known yet"),
+            Some(pod) if !is_known(cluster, record) => {
+                let has_namespace = key_of(record).is_none_or(|key| has_namespace(cluster, &key));
+                let what = if has_namespace { "" } else { "the namespace of " };
+                format!("{what}pod {pod} is not known yet")
+            }
             _ => "not every worker has taken the tables with its policy yet".to_owned(),
         }
     }
@@ -286,17 +290,20 @@ impl Attachments {
     }
 }
 
-/// Returns `true` if the cluster has the pod that an attachment was made for, and not an earlier pod of the same name.
-/// An attachment without a pod counts as known.
+/// Returns `true` if the cluster has the pod that an attachment was made for, and not an earlier pod of the same name, and
+/// the pod's namespace, whose labels policies select by. An attachment without a pod counts as known.
 fn is_known(cluster: &Cluster, record: &Record) -> bool {
     let (Some(pod), Some(key)) = (&record.pod, key_of(record)) else {
         return true;
     };
-    cluster.pod(&key).is_some_and(|known| {
-        pod.uid
-            .as_ref()
-            .is_none_or(|uid| known.uid.is_empty() || &*known.uid == uid.as_str())
-    })
+    let is_this_pod = |known: &Pod| pod.uid.as_ref().is_none_or(|uid| known.is_uid(uid.as_str()));
+    has_namespace(cluster, &key) && cluster.pod(&key).is_some_and(|known| is_this_pod(known))
+}
+
+/// Returns `true` if the object of a pod's namespace is known. A cluster without any Namespace is a folder that leaves them
+/// out.
+fn has_namespace(cluster: &Cluster, key: &ObjectKey) -> bool {
+    cluster.namespace(&key.namespace).is_some() || cluster.count(Kind::Namespace) == 0
 }
 
 /// Returns the key of an attachment's pod.

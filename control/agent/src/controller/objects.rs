@@ -120,10 +120,10 @@ impl Objects {
         }
         let now: BTreeSet<String> = self.cluster().rejections().map(ToString::to_string).collect();
         for new in now.difference(&self.known_rejections) {
-            tracing::warn!("refused an object: {new}");
+            tracing::warn!("refused an object or a part of it: {new}");
         }
         for gone in self.known_rejections.difference(&now) {
-            tracing::info!("an object is no longer refused: {gone}");
+            tracing::info!("no longer refused: {gone}");
         }
         self.known_rejections = now;
     }

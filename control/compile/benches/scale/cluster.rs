@@ -99,6 +99,7 @@ pub fn pod(size: Size, id: u32, app: &str) -> Pod {
     Pod {
         key: key(namespace, &format!("{app}-{hash}-{id:05x}")),
         uid: format!("{id:08x}-0000-4000-8000-000000000000").into(),
+        static_uid: None,
         labels: labels(&[
             ("app", app),
             ("tier", ["web", "db", "batch"][deployment as usize % 3]),
@@ -116,6 +117,7 @@ pub fn pod(size: Size, id: u32, app: &str) -> Pod {
         }],
         ready: true,
         terminating: false,
+        created: 0,
     }
 }
 

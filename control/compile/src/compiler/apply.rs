@@ -59,7 +59,7 @@ impl Compiler {
     fn apply_policy(&mut self, delta: &Delta<NetworkPolicy>) {
         self.policy.policies.set(&delta.key, delta.after.clone());
         let selects = |policy: &Option<Arc<NetworkPolicy>>, pod: &Pod| {
-            policy.as_ref().is_some_and(|p| p.selector.matches(&pod.labels))
+            policy.as_ref().is_some_and(|p| p.selector.may_match(&pod.labels))
         };
         self.node.attachments.mark_pods(|pod| {
             pod.key.namespace == delta.key.namespace && (selects(&delta.before, pod) || selects(&delta.after, pod))
@@ -75,7 +75,7 @@ impl Compiler {
             [&delta.before, &delta.after]
                 .into_iter()
                 .flatten()
-                .any(|policy| policy.subject.matches(namespace, &pod.labels))
+                .any(|policy| policy.subject.may_match(namespace, &pod.labels))
         });
     }
 }

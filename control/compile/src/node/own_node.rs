@@ -17,6 +17,7 @@ use crate::prefix::to_prefix;
 /// The node on which the agent runs.
 #[derive(Debug, Default)]
 pub(crate) struct OwnNode {
+    pub(crate) name: Arc<str>,
     /// The last version of its object.
     pub(crate) object: Option<Arc<Node>>,
     /// The Node object's addresses and the host port's, at which node ports are reached.
@@ -30,6 +31,7 @@ pub(crate) struct OwnNode {
 impl OwnNode {
     pub(crate) fn new(config: &NodeConfig) -> Self {
         Self {
+            name: Arc::clone(&config.name),
             service_cidrs: config.service_cidrs.clone(),
             ..Self::default()
         }

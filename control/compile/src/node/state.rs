@@ -366,7 +366,10 @@ impl NodeState {
         }
         // The status of a pod with attachments does not count: the attachments' addresses do.
         let unattached = |claim: &&ClaimingPod| !self.attachments.has_pod(&claim.pod.key);
-        if let Some(claim) = claims.pods.iter().find(unattached) {
+        let own = |claim: &ClaimingPod| claim.pod.node.as_deref() == Some(&*self.own.name);
+        // A pod of this node has no address without an attachment, so a pod of another node comes before it.
+        let first = |a: &&ClaimingPod, b: &&ClaimingPod| own(a).cmp(&own(b)).then_with(|| a.pod.cmp_as_holder(&b.pod));
+        if let Some(claim) = claims.pods.iter().filter(unattached).min_by(first) {
             let node = claim.pod.node.as_ref().and_then(|name| self.nodes.id(name));
             return Some(Holder {
                 pod_class: Some(claim.class),

@@ -68,12 +68,17 @@ pub(crate) fn activate(policy: &NetworkPolicy, context: &mut Context<'_>) -> Act
     finish(EvaluationTier::Namespaced, sides, names, context)
 }
 
-/// Compiles a ClusterNetworkPolicy.
-pub(crate) fn activate_cluster(policy: &ClusterNetworkPolicy, context: &mut Context<'_>) -> ActivePolicy {
+/// Compiles a ClusterNetworkPolicy, or its Deny rules alone.
+pub(crate) fn activate_cluster(
+    policy: &ClusterNetworkPolicy,
+    denials_only: bool,
+    context: &mut Context<'_>,
+) -> ActivePolicy {
     let mut names = Vec::new();
     let sides = Direction::BOTH.map(|direction| {
         let mut compiled = Vec::new();
-        for (index, rule) in (0u32..).zip(cluster_rules_of(policy, direction)) {
+        let numbered = (0u32..).zip(cluster_rules_of(policy, direction));
+        for (index, rule) in numbered.filter(|(_, rule)| !denials_only || rule.action == RuleAction::Deny) {
             collect_peer_port_names(&rule.ports, direction, &mut names);
             compiled.push(compile_cluster_rule(policy, direction, index, rule, context));
         }
@@ -185,6 +190,7 @@ fn compile_rule(
                 None => Scope::Namespace(Arc::clone(&policy.key.namespace)),
             },
             pods: pods.clone(),
+            denies: false,
         },
     });
     let depends =
@@ -225,12 +231,17 @@ fn compile_cluster_rule(
             title: Arc::clone(&rule.name),
         }
     };
+    let denies = rule.action == RuleAction::Deny;
     let peers = rule.peers.iter().filter_map(|peer| match peer {
         ClusterPeer::Pods(subject) => Some(PeerSelector::Pods {
             scope: Scope::Labels(subject.namespaces.clone()),
             pods: subject.pods.clone(),
+            denies,
         }),
-        ClusterPeer::Nodes(selector) => Some(PeerSelector::Nodes(selector.clone())),
+        ClusterPeer::Nodes(selector) => Some(PeerSelector::Nodes {
+            nodes: selector.clone(),
+            denies,
+        }),
         // A block without exceptions is always valid.
         ClusterPeer::Network(net) => IpBlock::new(*net, []).ok().map(PeerSelector::Block),
     });

@@ -20,8 +20,9 @@ pub(crate) struct PodClassId(pub(super) u32);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct EquivalenceClassId(pub(super) u32);
 
-/// One version of a policy. A ClusterNetworkPolicy has an empty namespace.
-pub(crate) type PolicyVersion = (ObjectKey, u64);
+/// One version of a policy. A ClusterNetworkPolicy has an empty namespace. `true`: only its Deny rules count, because it is
+/// not known whether it selects the pod, whose labels cannot be read.
+pub(crate) type PolicyVersion = (ObjectKey, u64, bool);
 
 /// A named port of a pod: name, protocol, number.
 pub(crate) type NamedPort = (Arc<str>, Protocol, u16);

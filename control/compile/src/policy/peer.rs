@@ -24,34 +24,47 @@ pub(crate) enum Scope {
 /// One peer of a rule.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum PeerSelector {
-    /// Pods.
-    Pods { scope: Scope, pods: LabelSelector },
+    /// Pods. In a rule that denies, those whose labels, or whose namespace's labels, cannot be read match too.
+    Pods {
+        scope: Scope,
+        pods: LabelSelector,
+        denies: bool,
+    },
     /// Pods that have a port with one of these names. A rule for every peer with named ports has this selector, because
     /// its answer for these pods differs from its answer for everyone.
     HavingPort(BTreeSet<Arc<str>>),
     /// Addresses, of pods too.
     Block(IpBlock),
-    /// The addresses of nodes.
-    Nodes(LabelSelector),
+    /// The addresses of nodes. In a rule that denies, nodes whose labels cannot be read match too.
+    Nodes { nodes: LabelSelector, denies: bool },
+}
+
+/// Returns true if labels match in a rule that denies, or in another rule.
+fn fits(selector: &LabelSelector, labels: &Labels, denies: bool) -> bool {
+    if denies {
+        selector.may_match(labels)
+    } else {
+        selector.matches(labels)
+    }
 }
 
 impl PeerSelector {
     /// Returns true if it selects pods with these traits. Blocks select addresses, not pods, so they return false.
     pub(crate) fn matches_pods(&self, traits: &PodTraits, namespaces: &HashMap<Arc<str>, Labels>) -> bool {
         match self {
-            Self::Pods { scope, pods } => {
+            Self::Pods { scope, pods, denies } => {
                 let in_scope = match scope {
                     Scope::Namespace(name) => *name == traits.namespace,
                     Scope::Labels(selector) if selector.is_everything() => true,
                     Scope::Labels(selector) => match namespaces.get(&traits.namespace) {
-                        Some(labels) => selector.matches(labels),
+                        Some(labels) => fits(selector, labels, *denies),
                         None => selector.matches(&Labels::default()),
                     },
                 };
-                in_scope && pods.matches(&traits.labels)
+                in_scope && fits(pods, &traits.labels, *denies)
             }
             Self::HavingPort(names) => traits.ports.iter().any(|(name, ..)| names.contains(name)),
-            Self::Nodes(_) | Self::Block(_) => false,
+            Self::Nodes { .. } | Self::Block(_) => false,
         }
     }
 
@@ -59,7 +72,7 @@ impl PeerSelector {
     pub(crate) fn matches_addresses(&self, class: &IdentityClass) -> bool {
         match self {
             Self::Pods { .. } | Self::HavingPort(_) => false,
-            Self::Nodes(selector) => class.node.as_ref().is_some_and(|labels| selector.matches(labels)),
+            Self::Nodes { nodes, denies } => class.node.as_ref().is_some_and(|labels| fits(nodes, labels, *denies)),
             Self::Block(block) => class.cidr.is_some_and(|inner| {
                 let covers = |net| to_prefix(net).is_some_and(|p| p.covers(&inner));
                 covers(block.cidr()) && !block.except().iter().any(|net| covers(*net))
@@ -73,15 +86,16 @@ impl PeerSelector {
     }
 
     /// Returns the keys of its entries in the index. Each pod, node or address that it matches has at least one of
-    /// these properties.
+    /// these properties, if the labels of pods and namespaces can be read.
     pub(crate) fn index_keys(&self) -> Vec<IndexKey> {
         match self {
             Self::Block(block) => to_prefix(block.cidr()).map(IndexKey::Cidr).into_iter().collect(),
             Self::HavingPort(names) => names.iter().cloned().map(IndexKey::Port).collect(),
-            Self::Nodes(_) => vec![IndexKey::Node],
+            Self::Nodes { .. } => vec![IndexKey::Node],
             Self::Pods {
                 scope: Scope::Namespace(name),
                 pods,
+                ..
             } => {
                 let within = |label| IndexKey::LabelWithin(Arc::clone(name), label);
                 required_labels(pods)
@@ -91,6 +105,7 @@ impl PeerSelector {
             Self::Pods {
                 scope: Scope::Labels(namespaces),
                 pods,
+                ..
             } => required_labels(pods)
                 .map(|labels| labels.map(IndexKey::PodLabel).collect())
                 .or_else(|| required_labels(namespaces).map(|labels| labels.map(IndexKey::NamespaceLabel).collect()))

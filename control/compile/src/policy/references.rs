@@ -83,6 +83,7 @@ impl References {
         let used = labels.iter().filter(|(key, _)| self.node_labels.contains_key(*key));
         // A subset of valid labels is valid: this never falls back to none.
         let used = || Labels::new(used.map(|(k, v)| (Arc::clone(k), Arc::clone(v)))).unwrap_or_default();
+        let used = || if labels.is_unreadable() { labels.clone() } else { used() };
         (self.node_selectors > 0).then(used)
     }
 }

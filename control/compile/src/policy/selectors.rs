@@ -60,13 +60,13 @@ impl Selectors {
             }
             return id;
         }
-        if let PeerSelector::Nodes(selector) = &peer {
-            references.acquire_nodes(selector);
+        if let PeerSelector::Nodes { nodes, .. } = &peer {
+            references.acquire_nodes(nodes);
         }
         match &peer {
             PeerSelector::HavingPort(names) => names.iter().for_each(|name| references.acquire_port(name)),
             PeerSelector::Block(block) => prefixes(block).for_each(|prefix| cidrs.acquire(prefix)),
-            PeerSelector::Pods { .. } | PeerSelector::Nodes(_) => {}
+            PeerSelector::Pods { .. } | PeerSelector::Nodes { .. } => {}
         }
         let peer = Arc::new(peer);
         let selector = Selector {
@@ -114,7 +114,7 @@ impl Selectors {
             return Refinement::default();
         };
         match &*selector.peer {
-            PeerSelector::Nodes(selector) => references.release_nodes(selector),
+            PeerSelector::Nodes { nodes, .. } => references.release_nodes(nodes),
             PeerSelector::HavingPort(names) => names.iter().for_each(|name| references.release_port(name)),
             PeerSelector::Block(block) => prefixes(block).for_each(|prefix| cidrs.release(prefix)),
             PeerSelector::Pods { .. } => {}
@@ -164,6 +164,13 @@ impl Selectors {
         };
         if self.index.is_empty() {
             return found;
+        }
+        if traits.labels.is_unreadable() || namespaces.get(&traits.namespace).is_some_and(Labels::is_unreadable) {
+            // The index finds selectors by labels, so each one is asked.
+            let all = (0..).map(SelectorId).zip(&self.slots);
+            let matching =
+                |slot: &Option<Selector>| slot.as_ref().is_some_and(|s| s.peer.matches_pods(traits, namespaces));
+            return all.filter(|(_, slot)| matching(slot)).map(|(id, _)| id).collect();
         }
         look(IndexKey::Anywhere);
         look(IndexKey::Namespace(Arc::clone(&traits.namespace)));
@@ -220,7 +227,7 @@ impl Selectors {
                 .is_some_and(|class| peer.matches_pods(&class.traits, namespaces))
         };
         let mut found: Vec<PodClassId> = match peer.as_ref() {
-            PeerSelector::Block(_) | PeerSelector::Nodes(_) => return None,
+            PeerSelector::Block(_) | PeerSelector::Nodes { .. } => return None,
             PeerSelector::HavingPort(names) => names
                 .iter()
                 .flat_map(|name| pod_classes.with_port(name))
@@ -229,6 +236,7 @@ impl Selectors {
             PeerSelector::Pods {
                 scope: Scope::Namespace(name),
                 pods,
+                ..
             } => {
                 let labels: Option<Vec<Label>> = required_labels(pods).map(Iterator::collect);
                 let having =
@@ -244,6 +252,7 @@ impl Selectors {
             PeerSelector::Pods {
                 scope: Scope::Labels(wanted),
                 pods,
+                ..
             } => match required_labels(pods) {
                 Some(labels) => {
                     let labels: Vec<Label> = labels.collect();
@@ -264,6 +273,19 @@ impl Selectors {
                 }
             },
         };
+        if let PeerSelector::Pods { denies: true, .. } = peer.as_ref() {
+            // The index finds pod classes by labels, so it lacks those whose labels cannot be read.
+            let unreadable = Labels::unreadable();
+            let labels = unreadable
+                .iter()
+                .map(|(key, value)| (Arc::clone(key), Arc::clone(value)));
+            for label in labels {
+                found.extend(pod_classes.with_label(&label).filter(selected));
+            }
+            let scopes = namespaces.iter().filter(|(_, labels)| labels.is_unreadable());
+            let within = scopes.flat_map(|(name, _)| pod_classes.in_namespace(name));
+            found.extend(within.filter(selected));
+        }
         found.sort_unstable();
         found.dedup();
         Some(found)
@@ -282,7 +304,7 @@ impl Selectors {
         };
         match peer.as_ref() {
             PeerSelector::Pods { .. } | PeerSelector::HavingPort(_) => BTreeSet::new(),
-            PeerSelector::Nodes(_) => identities.of_nodes().filter(selected).collect(),
+            PeerSelector::Nodes { .. } => identities.of_nodes().filter(selected).collect(),
             PeerSelector::Block(block) => to_prefix(block.cidr())
                 .into_iter()
                 .flat_map(|p| identities.in_cidr(p))

@@ -59,16 +59,18 @@ impl PolicyStore {
     /// by name, the Baseline tier by priority and name.
     pub(crate) fn selecting(&self, pod: &Pod, namespace: Option<&Labels>) -> Vec<PolicyVersion> {
         let names = self.by_namespace.get(&pod.key.namespace).into_iter().flatten();
-        let selecting = names.filter(|(_, (_, policy))| policy.selector.matches(&pod.labels));
+        // A NetworkPolicy isolates, so it counts if it may select the pod.
+        let selecting = names.filter(|(_, (_, policy))| policy.selector.may_match(&pod.labels));
         let mut all: Vec<(EvaluationTier, u16, PolicyVersion)> = selecting
-            .map(|(_, (version, policy))| (EvaluationTier::Namespaced, 0, (policy.key.clone(), *version)))
+            .map(|(_, (version, policy))| (EvaluationTier::Namespaced, 0, (policy.key.clone(), *version, false)))
             .collect();
         let none = Labels::default();
         let labels = namespace.unwrap_or(&none);
         let cluster = self.cluster.values();
-        let selecting = cluster.filter(|(_, policy)| policy.subject.matches(labels, &pod.labels));
+        let selecting = cluster.filter(|(_, policy)| policy.subject.may_match(labels, &pod.labels));
         all.extend(selecting.map(|(version, policy)| {
-            let id = (ObjectKey::cluster(Arc::clone(&policy.name)), *version);
+            let denials_only = !policy.subject.matches(labels, &pod.labels);
+            let id = (ObjectKey::cluster(Arc::clone(&policy.name)), *version, denials_only);
             (policy.tier.into(), policy.priority, id)
         }));
         all.sort();
@@ -86,12 +88,12 @@ impl PolicyStore {
         rules.flat_map(|ports| port_names(ports)).cloned().collect()
     }
 
-    fn get(&self, (key, version): &PolicyVersion) -> Option<&Arc<NetworkPolicy>> {
+    fn get(&self, (key, version, _): &PolicyVersion) -> Option<&Arc<NetworkPolicy>> {
         let (stored, policy) = self.by_namespace.get(&key.namespace)?.get(&key.name)?;
         (stored == version).then_some(policy)
     }
 
-    fn get_cluster(&self, (key, version): &PolicyVersion) -> Option<&Arc<ClusterNetworkPolicy>> {
+    fn get_cluster(&self, (key, version, _): &PolicyVersion) -> Option<&Arc<ClusterNetworkPolicy>> {
         let (stored, policy) = self.cluster.get(&key.name)?;
         (key.namespace.is_empty() && stored == version).then_some(policy)
     }
@@ -104,7 +106,7 @@ impl PolicyStore {
         }
         let active = match self.get(id) {
             Some(policy) => activate(policy, context),
-            None => activate_cluster(self.get_cluster(id)?, context),
+            None => activate_cluster(self.get_cluster(id)?, id.2, context),
         };
         let active = Arc::new(active);
         self.active.insert(id.clone(), (Arc::clone(&active), 1));

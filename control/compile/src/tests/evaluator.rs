@@ -14,7 +14,8 @@ fn one_policy(
     (proto, port): (Proto, u16),
 ) -> Option<bool> {
     // "podSelector selects the pods to which this NetworkPolicy object applies", in its namespace.
-    if policy.key.namespace != pod.key.namespace || !policy.selector.matches(&pod.labels) {
+    let selects = pod.labels.is_unreadable() || policy.selector.matches(&pod.labels);
+    if policy.key.namespace != pod.key.namespace || !selects {
         return None;
     }
     let rules = match direction {
@@ -69,28 +70,45 @@ fn one_tier(
     to: (Proto, u16),
 ) -> Option<RuleAction> {
     let namespace = cluster.namespace_labels(&pod.key.namespace);
-    let selecting = |p: &&Arc<ClusterNetworkPolicy>| p.tier == tier && p.subject.matches(&namespace, &pod.labels);
-    let mut policies: Vec<_> = cluster.cluster_policies().filter(selecting).collect();
+    // Labels that cannot be read match in whatever denies, and in nothing else that has requirements.
+    let fits = |selector: &LabelSelector, labels: &Labels, denies: bool| match labels.is_unreadable() {
+        true => denies || selector.is_everything(),
+        false => selector.matches(labels),
+    };
+    let selects = |p: &ClusterNetworkPolicy, denies: bool| {
+        fits(&p.subject.namespaces, &namespace, denies) && fits(&p.subject.pods, &pod.labels, denies)
+    };
+    let mut policies: Vec<_> = cluster.cluster_policies().filter(|p| p.tier == tier).collect();
     policies.sort_by_key(|p| (p.priority, Arc::clone(&p.name)));
     let peer_pod = cluster.pod_at(peer);
     let destination = match direction {
         Direction::Ingress => Some(pod),
         Direction::Egress => peer_pod.map(|p| &**p),
     };
-    let rules = policies.into_iter().flat_map(|p| match direction {
-        Direction::Ingress => &p.ingress,
-        Direction::Egress => &p.egress,
+    let rules = policies.into_iter().flat_map(|p| {
+        let rules = match direction {
+            Direction::Ingress => &p.ingress,
+            Direction::Egress => &p.egress,
+        };
+        rules.iter().filter(|rule| selects(p, rule.action == RuleAction::Deny))
     });
-    let peer_matches = |p: &ClusterPeer| match p {
-        ClusterPeer::Pods(subject) => peer_pod
-            .is_some_and(|other| subject.matches(&cluster.namespace_labels(&other.key.namespace), &other.labels)),
+    let peer_matches = |p: &ClusterPeer, denies: bool| match p {
+        ClusterPeer::Pods(subject) => peer_pod.is_some_and(|other| {
+            let namespace = cluster.namespace_labels(&other.key.namespace);
+            fits(&subject.namespaces, &namespace, denies) && fits(&subject.pods, &other.labels, denies)
+        }),
         ClusterPeer::Nodes(selector) => {
-            peer_pod.is_none() && cluster.node_at(peer).is_some_and(|node| selector.matches(&node.labels))
+            peer_pod.is_none()
+                && cluster
+                    .node_at(peer)
+                    .is_some_and(|node| fits(selector, &node.labels, denies))
         }
         ClusterPeer::Network(net) => net.contains(&peer),
     };
-    let mut matching =
-        rules.filter(|rule| rule.peers.iter().any(peer_matches) && ports_match(&rule.ports, destination, to));
+    let mut matching = rules.filter(|rule| {
+        let denies = rule.action == RuleAction::Deny;
+        rule.peers.iter().any(|peer| peer_matches(peer, denies)) && ports_match(&rule.ports, destination, to)
+    });
     matching.next().map(|rule| rule.action)
 }
 

@@ -123,6 +123,7 @@ fn pod(name: &str, node: &str, ips: &[&str], its_labels: &str) -> Pod {
     Pod {
         key: key(name),
         uid: "".into(),
+        static_uid: None,
         labels: labels(its_labels),
         node: Some(node.into()),
         ips: ips.iter().map(|i| ip(i)).collect(),
@@ -131,6 +132,7 @@ fn pod(name: &str, node: &str, ips: &[&str], its_labels: &str) -> Pod {
         ports: Vec::new(),
         ready: true,
         terminating: false,
+        created: 0,
     }
 }
 

@@ -94,6 +94,54 @@ fn every_address_of_the_nodes_interfaces_is_the_nodes() {
 }
 
 #[test]
+fn of_pods_with_one_address_an_attachment_counts_then_the_newest_that_is_not_terminating() {
+    let mut world = World::new();
+    world
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(node("there", "192.168.0.2", "10.0.2.0/24"))
+        .put(namespace("a", ""))
+        .put(policy(
+            "a/p",
+            "",
+            Some(vec![rule(vec![pods("app=good")], vec![])]),
+            None,
+        ))
+        .local(2, &pod("a/target", "here", &["10.0.1.2"], "app=target"));
+    let remote = |name: &str, its_labels: &str, created: u64, terminating: bool| Pod {
+        created,
+        terminating,
+        ..pod(name, "there", &["10.0.2.9"], its_labels)
+    };
+    // An address passes from a pod that terminates, or whose object is still there, to a new one.
+    world
+        .put(remote("a/x", "app=good", 1, false))
+        .put(remote("a/y", "app=bad", 2, false));
+    assert!(!admits(&world.build().snapshot, 2, "10.0.2.9", 80), "the newest is bad");
+    world.put(remote("a/y", "app=bad", 2, true));
+    assert!(
+        admits(&world.build().snapshot, 2, "10.0.2.9", 80),
+        "the one that stays is good"
+    );
+    world.put(remote("a/x", "app=good", 1, true));
+    assert!(!admits(&world.build().snapshot, 2, "10.0.2.9", 80));
+    // A pod of this node has no address without an attachment, whatever its status contains.
+    let mut stale = remote("a/stale", "app=good", 9, false);
+    stale.node = Some("here".into());
+    world.put(stale);
+    let snapshot = world.build().snapshot;
+    assert!(!admits(&snapshot, 2, "10.0.2.9", 80));
+    assert!(matches!(place(&snapshot, "10.0.2.9"), Place::Node(_)));
+    // With one, no other pod counts.
+    let mut old = remote("a/old", "app=bad", 99, false);
+    old.ips = vec![ip("10.0.1.3")];
+    let near = pod("a/near", "here", &["10.0.1.3"], "app=good");
+    world.put(old).local(3, &near);
+    let snapshot = world.build().snapshot;
+    assert_eq!(place(&snapshot, "10.0.1.3"), Place::Local(EndpointId(3)));
+    assert!(admits(&snapshot, 2, "10.0.1.3", 80));
+}
+
+#[test]
 fn addresses_of_attachments_override_the_pods_and_differences_are_reported() {
     let mut world = World::new();
     world.put(node("here", "192.168.0.1", "10.0.1.0/24"));

@@ -57,6 +57,11 @@ fn some_labels() -> impl Strategy<Value = Labels> {
     .prop_map(|map| Labels::new(map).unwrap())
 }
 
+/// Labels, of which a tenth cannot be read.
+fn object_labels() -> impl Strategy<Value = Labels> {
+    prop_oneof![9 => some_labels(), 1 => Just(Labels::unreadable())]
+}
+
 fn selector() -> impl Strategy<Value = LabelSelector> {
     let key = || prop::sample::select(vec!["a", "b"]);
     let value = || prop::sample::select(vec!["0", "1"]);
@@ -181,11 +186,11 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => cluster_policy().prop_map(Step::Cluster),
         1 => (0u8..4).prop_map(Step::NoCluster),
-        1 => (any::<bool>(), some_labels()).prop_map(|(here, l)| Step::Node(here, l)),
+        1 => (any::<bool>(), object_labels()).prop_map(|(here, l)| Step::Node(here, l)),
         1 => prop::collection::vec(0..OUTSIDE.len(), 0..=2).prop_map(Step::Hold),
-        5 => (0..PODS, some_labels(), any::<bool>(), state()).prop_map(|(n, l, p, s)| Step::Pod(n, l, p, s)),
+        5 => (0..PODS, object_labels(), any::<bool>(), state()).prop_map(|(n, l, p, s)| Step::Pod(n, l, p, s)),
         1 => (0..PODS).prop_map(Step::NoPod),
-        2 => (0u8..2, some_labels()).prop_map(|(n, l)| Step::Namespace(n, l)),
+        2 => (0u8..2, object_labels()).prop_map(|(n, l)| Step::Namespace(n, l)),
         1 => (0u8..2).prop_map(Step::NoNamespace),
         5 => (0u8..2, 0u8..3, selector(), rules(), rules()).prop_map(|(s, n, sel, i, e)| Step::Policy(s, n, sel, i, e)),
         2 => (0u8..2, 0u8..3).prop_map(|(s, n)| Step::NoPolicy(s, n)),
@@ -233,11 +238,18 @@ fn apply_step(world: &mut World, step: Step) {
         }
         Step::Namespace(n, its_labels) => {
             let name = format!("n{n}");
-            let all = its_labels.iter().map(|(k, v)| (k.to_string(), v.to_string()));
-            let all = all.chain([(NAMESPACE_NAME_LABEL.to_owned(), name.clone())]);
+            let pairs: Vec<_> = its_labels.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect();
+            let all = pairs
+                .into_iter()
+                .chain([(NAMESPACE_NAME_LABEL.to_owned(), name.clone())]);
+            let labels = if its_labels.is_unreadable() {
+                its_labels
+            } else {
+                Labels::new(all).unwrap()
+            };
             world.put(Namespace {
                 name: name.into(),
-                labels: Labels::new(all).unwrap(),
+                labels,
             });
         }
         Step::NoNamespace(n) => {

@@ -1,8 +1,8 @@
-//! Claims on things that only one object can have: a pod's address, a Service's cluster address, a node port.
+//! Claims on things that only one Service can have: a cluster address, a node port.
 //!
 //! A version whose claim another object holds waits until the claim is free; the object's last good version stays.
-//! Objects that wait for each other in a circle (two pods that swapped their addresses while their node rebooted) get
-//! their claims together.
+//! Objects that wait for each other in a circle (two Services that swapped their node ports) get their claims together.
+//! Pods claim nothing: an address passes from one to another while both objects exist ([`crate::Pod::cmp_as_holder`]).
 
 use std::collections::HashMap;
 use std::fmt;
@@ -10,14 +10,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::event::{Cause, Object, Rejection, Subject};
-use crate::key::{Kind, ObjectRef};
+use crate::key::ObjectRef;
 use crate::port::{PortNumber, Protocol};
 
 /// Something that only one object can have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Claim {
-    /// The address of a running pod with a network of its own.
-    PodAddress(IpAddr),
     /// A Service's cluster address.
     ClusterAddress(IpAddr),
     /// A port on every node: a Service's `nodePort` or `healthCheckNodePort`.
@@ -27,7 +25,6 @@ pub(super) enum Claim {
 impl Claim {
     fn field(self, object: &Object) -> String {
         match self {
-            Claim::PodAddress(_) => "status.podIPs".to_owned(),
             Claim::ClusterAddress(_) => "spec.clusterIPs".to_owned(),
             Claim::NodePort(protocol, number) => {
                 let Object::Service(service) = object else {
@@ -46,7 +43,7 @@ impl Claim {
 impl fmt::Display for Claim {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Claim::PodAddress(ip) | Claim::ClusterAddress(ip) => ip.fmt(f),
+            Claim::ClusterAddress(ip) => ip.fmt(f),
             Claim::NodePort(protocol, port) => write!(f, "{port}/{protocol}"),
         }
     }
@@ -55,7 +52,6 @@ impl fmt::Display for Claim {
 /// Returns the claims of a version of an object, without duplicates.
 fn claims_of(object: &Object) -> Box<[Claim]> {
     let mut claims: Vec<Claim> = match object {
-        Object::Pod(pod) => pod.own_ips().iter().copied().map(Claim::PodAddress).collect(),
         Object::Service(service) => {
             let addresses = service.cluster_ips.get().iter().copied().map(Claim::ClusterAddress);
             let ports = service
@@ -70,6 +66,7 @@ fn claims_of(object: &Object) -> Box<[Claim]> {
         Object::Node(_)
         | Object::ServiceCidr(_)
         | Object::Namespace(_)
+        | Object::Pod(_)
         | Object::EndpointSlice(_)
         | Object::NetworkPolicy(_)
         | Object::ClusterNetworkPolicy(_) => Vec::new(),
@@ -143,11 +140,6 @@ impl Claims {
         let mut taken = Vec::new();
         self.serve_queues(freed, &mut taken);
         (taken, was_waiting)
-    }
-
-    /// Returns the holder of a claim.
-    pub(super) fn holder(&self, claim: Claim) -> Option<&ObjectRef> {
-        self.holders.get(&claim)
     }
 
     /// Returns the rejections of all waiting versions.
@@ -271,7 +263,6 @@ impl Claims {
 fn conflict(origin: &Arc<str>, object: &Object, claim: Claim, holder: &ObjectRef) -> Rejection {
     let subject = object.object_ref();
     let what = match claim {
-        Claim::PodAddress(_) => "address",
         Claim::ClusterAddress(_) => "cluster address",
         Claim::NodePort(..) => "node port",
     };
@@ -288,9 +279,4 @@ fn conflict(origin: &Arc<str>, object: &Object, claim: Claim, holder: &ObjectRef
         closes: None,
         subject: Subject::Object(subject),
     }
-}
-
-/// Returns the pod that has an address.
-pub(super) fn pod_of(holder: &ObjectRef) -> Option<&crate::ObjectKey> {
-    (holder.kind == Kind::Pod).then_some(&holder.key)
 }

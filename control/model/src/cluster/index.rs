@@ -20,6 +20,8 @@ type Sets<K> = HashMap<K, Vec<ObjectKey>>;
 pub(super) struct Index {
     /// Pods by `spec.nodeName`.
     pub(super) pods_on: Sets<Arc<str>>,
+    /// Pods by each of their own addresses. Several may have one.
+    pub(super) pods_at: Sets<IpAddr>,
     /// Nodes by each of their addresses.
     pub(super) nodes_at: Sets<IpAddr>,
     /// Services by each of their addresses.
@@ -35,6 +37,8 @@ impl Index {
             Change::Pod(delta) => {
                 let node = |pod: &Pod| pod.node.clone().into_iter().collect();
                 replace(&mut self.pods_on, delta, node);
+                let addresses = |pod: &Pod| pod.own_ips().iter().copied().collect();
+                replace(&mut self.pods_at, delta, addresses);
             }
             Change::Node(delta) => {
                 let addresses = |node: &Node| node.internal_ips.iter().chain(&node.external_ips).copied().collect();

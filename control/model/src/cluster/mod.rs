@@ -32,9 +32,10 @@ type Table<T> = BTreeMap<ObjectKey, Arc<T>>;
 /// - A refused version leaves the last good one in place. Without a good one the object is absent, except that a
 ///   [`NetworkPolicy`] or a [`ClusterNetworkPolicy`] denies the traffic of the pods that it selects, as far as its
 ///   selector could be read ([`Rejection::closes`]). A refused document or file that may have policies does the same.
-/// - A version that claims something another object has (a running pod's address, a cluster address, a node port)
-///   waits until it is free, with a rejection that names both objects. A terminated pod frees its addresses, and pods in
-///   the host's network share the addresses of their node.
+/// - A version that claims something another object has (a cluster address, a node port) waits until it is free, with a
+///   rejection that names both objects.
+/// - Several pods may have one address: [`Cluster::pod_at`] chooses. A terminated pod frees its addresses, and pods in the
+///   host's network share the addresses of their node.
 #[derive(Debug, Default)]
 pub struct Cluster {
     nodes: Table<Node>,
@@ -89,7 +90,7 @@ impl Cluster {
         if self
             .reported
             .get(&key)
-            .is_some_and(|rejection| rejection.cause != Cause::Duplicate)
+            .is_some_and(|rejection| !matches!(rejection.cause, Cause::Duplicate | Cause::Ignored))
         {
             self.reported.remove(&key);
             changes.rejections = true;

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::claims::{Claim, pod_of};
 use super::{Cluster, Table};
 use crate::changes::{Change, Changes, Delta};
 use crate::cluster_policy::ClusterNetworkPolicy;
@@ -147,11 +146,13 @@ impl Cluster {
             .filter_map(|key| self.pods.get(key))
     }
 
-    /// Returns the pod that alone has this address. It is neither terminated nor in the host's network.
+    /// Returns the pod that has this address. It is neither terminated nor in the host's network. If several pods have it,
+    /// the first one by [`Pod::cmp_as_holder`] counts. (On a pod's own node, the attachment decides instead.)
     #[must_use]
     pub fn pod_at(&self, ip: IpAddr) -> Option<&Arc<Pod>> {
-        let holder = self.claims.holder(Claim::PodAddress(ip))?;
-        self.pods.get(pod_of(holder)?)
+        let keys = self.index.pods_at.get(&ip)?;
+        let pods = keys.iter().filter_map(|key| self.pods.get(key));
+        pods.min_by(|a, b| a.cmp_as_holder(b))
     }
 
     /// Returns all Services, by namespace and name.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use heddle_compile::{Interfaces, NodeTables};
-use heddle_model::{Changes, Cluster, Event, ObjectRef};
+use heddle_model::{Changes, Cluster, Event, Object, ObjectRef, RejectionKey, Subject};
 use heddle_source::decode::{Decoded, decode};
 use serde_json::Value;
 
@@ -46,13 +46,25 @@ impl ClusterTables {
     /// cluster; kinds that heddle does not read are ignored.
     pub fn apply(&mut self, origin: &Arc<str>, object: &Value) {
         match decode(object) {
-            Ok(Decoded::Object(object)) => self.apply_event(Event::Upsert {
-                origin: Arc::clone(origin),
-                object,
-            }),
+            Ok(Decoded::Object(object)) => self.put(origin, object),
+            Ok(Decoded::Partial(object, ignored)) => {
+                self.put(origin, object);
+                self.apply_event(Event::Rejected(ignored.into_note(origin, None)));
+            }
             Ok(Decoded::Other(_)) => {}
             Err(refusal) => self.apply_event(Event::Rejected(refusal.into_rejection(origin, 0, None))),
         }
+    }
+
+    fn put(&mut self, origin: &Arc<str>, object: Object) {
+        // A note about an earlier version ends with it.
+        let subject = Subject::Object(object.object_ref());
+        let origin = Arc::clone(origin);
+        self.apply_event(Event::Restored(RejectionKey {
+            subject,
+            origin: Arc::clone(&origin),
+        }));
+        self.apply_event(Event::Upsert { origin, object });
     }
 
     /// Removes an object.

@@ -243,6 +243,7 @@ fn apply_changes(mut tables: ClusterTables, request: &SimulateRequest) -> Result
         for entry in entries {
             let object = match entry.decoded {
                 Ok(Decoded::Object(object)) => object,
+                Ok(Decoded::Partial(_, ignored)) => return Err(wrong(ignored.to_string())),
                 Ok(Decoded::Other(kind)) => return Err(wrong(format!("heddle does not read {kind}"))),
                 Err(refusal) => {
                     let what = refusal

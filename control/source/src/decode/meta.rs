@@ -1,15 +1,20 @@
 //! Decodes `metadata`: names and labels.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use heddle_model::{Kind, LabelError, Labels, ObjectKey, check_label_key, check_label_value};
 
-use super::node::{Found, Node};
+use serde_json::Value;
+
+use super::node::{Fault, Found, Node};
 
 /// The `metadata` of an object, with legal names.
 pub(super) struct Meta<'a> {
     pub(super) key: ObjectKey,
     node: Node<'a>,
+    /// The faults of parts that were ignored.
+    ignored: RefCell<Vec<Fault<'a>>>,
 }
 
 impl<'a> Meta<'a> {
@@ -28,21 +33,34 @@ impl<'a> Meta<'a> {
         Ok(Meta {
             key: ObjectKey::new(namespace, name),
             node,
+            ignored: RefCell::default(),
         })
+    }
+
+    /// Returns a part of the object, or `None` and records its fault: the part is ignored, and the rest of the object is used.
+    pub(super) fn good<T>(&self, part: Found<'a, T>) -> Option<T> {
+        part.map_err(|fault| self.ignored.borrow_mut().push(fault)).ok()
+    }
+
+    /// Returns the first fault of an ignored part, and the number of others.
+    pub(super) fn take_ignored(&self) -> Option<(Fault<'a>, usize)> {
+        let mut all = std::mem::take(&mut *self.ignored.borrow_mut()).into_iter();
+        Some((all.next()?, all.len()))
     }
 
     pub(super) fn name(&self) -> Arc<str> {
         Arc::clone(&self.key.name)
     }
 
-    /// Returns `labels`.
-    pub(super) fn labels(&self) -> Found<'a, Labels> {
-        labels(self.node, "labels", &[])
+    /// Returns `labels`, or unreadable ones.
+    pub(super) fn labels(&self) -> Labels {
+        self.labels_and([])
     }
 
-    /// Returns `labels`, with one more that the API server sets.
-    pub(super) fn labels_and(&self, key: &str, value: &str) -> Found<'a, Labels> {
-        labels(self.node, "labels", &[(key, value)])
+    /// Returns `labels`, or unreadable ones, with more that the API server sets.
+    pub(super) fn labels_and<const N: usize>(&self, more: [(&str, &str); N]) -> Labels {
+        self.good(labels(self.node, "labels", &more))
+            .unwrap_or_else(Labels::unreadable)
     }
 
     /// Returns the value of a label.
@@ -62,6 +80,16 @@ impl<'a> Meta<'a> {
     /// Returns `uid`.
     pub(super) fn uid(&self) -> Found<'a, Arc<str>> {
         Ok(self.node.text_of("uid")?.unwrap_or_default().into())
+    }
+
+    /// Returns `creationTimestamp` (RFC 3339 in UTC, as the API server writes it) as a number that grows with time; 0 if there
+    /// is none or it cannot be read.
+    pub(super) fn created(&self) -> Found<'a, u64> {
+        let Some(Node(Value::String(text))) = self.node.get("creationTimestamp")? else {
+            return Ok(0);
+        };
+        let digits: String = text.chars().take(19).filter(char::is_ascii_digit).collect();
+        Ok(digits.parse().ok().filter(|_| digits.len() == 14).unwrap_or(0))
     }
 
     /// Returns `true` if `deletionTimestamp` is set.

@@ -1,7 +1,8 @@
 //! Decodes a Kubernetes object from JSON into an object of the model, or refuses it.
 //!
 //! Only the fields that heddle uses are read, so that an object stays usable if it has fields of a newer API, or malformed fields
-//! that a dataplane does not need. These fields are checked as the API server checks them, because manifests in a folder
+//! that a dataplane does not need. An entry of a status that the API does not check is ignored with a note if it is bad, and
+//! labels that cannot be read are kept as unreadable. These fields are checked as the API server checks them, because manifests in a folder
 //! have not passed an API server. No JSON makes the decoder panic.
 
 mod cluster_policy;
@@ -32,6 +33,8 @@ use node::{Fault, Node};
 pub enum Decoded {
     /// An object of a kind that heddle reads.
     Object(Object),
+    /// An object of which parts were ignored, because the API does not check them and they have values that they cannot have.
+    Partial(Object, Box<Refusal>),
     /// An object of another kind, such as `apps/v1 Deployment`.
     Other(String),
 }
@@ -53,6 +56,15 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Returns the rejection that a source reports of an ignored part of an object.
+    #[must_use]
+    pub fn into_note(self, origin: &Arc<str>, line: Option<u32>) -> Rejection {
+        Rejection {
+            cause: Cause::Ignored,
+            ..self.into_rejection(origin, 0, line)
+        }
+    }
+
     /// Returns the rejection that a source reports. `document` counts from 1 in the file.
     #[must_use]
     pub fn into_rejection(mut self, origin: &Arc<str>, document: u32, line: Option<u32>) -> Rejection {
@@ -107,14 +119,26 @@ pub fn decode(value: &Value) -> Result<Decoded, Refusal> {
             Kind::ClusterNetworkPolicy => cluster_policy::policy(root, &meta).map(Object::from),
         },
     };
-    object.map(Decoded::Object).map_err(|fault| {
+    let object_ref = || ObjectRef::new(kind.0, meta.key.clone());
+    let ignored = meta.take_ignored();
+    let decoded = object.map(|object| match ignored {
+        None => Decoded::Object(object),
+        Some((mut fault, others)) => {
+            fault.message += ": this part is ignored, and the rest is used";
+            if others > 0 {
+                fault.message += &format!(" ({others} more parts are ignored)");
+            }
+            Decoded::Partial(object, Box::new(refuse(Some(object_ref()), None, fault)))
+        }
+    });
+    decoded.map_err(|fault| {
         let closes: Option<Object> = match kind.0 {
             Kind::NetworkPolicy => Some(policy::closing(value, &meta.key).into()),
             Kind::ClusterNetworkPolicy => Some(cluster_policy::closing(value, &meta.key).into()),
             _ => None,
         };
         let closes = closes.map(Box::new);
-        refuse(Some(ObjectRef::new(kind.0, meta.key.clone())), closes, fault)
+        refuse(Some(object_ref()), closes, fault)
     })
 }
 

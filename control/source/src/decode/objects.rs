@@ -1,5 +1,7 @@
 //! Decodes nodes, namespaces and ServiceCIDRs.
 
+use std::net::IpAddr;
+
 use heddle_model::{NAMESPACE_NAME_LABEL, Namespace, Node as ClusterNode, ServiceCidr};
 use ipnet::IpNet;
 
@@ -30,13 +32,15 @@ pub(super) fn node<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNode
     // From the status: the addresses, each once.
     let (mut internal_ips, mut external_ips) = (Vec::new(), Vec::new());
     if let Some(status) = status {
-        for address in status.items("addresses")? {
-            let list = match address.need("type")?.text()? {
-                "InternalIP" => &mut internal_ips,
-                "ExternalIP" => &mut external_ips,
-                _ => continue,
+        for address in meta.good(status.items("addresses")).into_iter().flatten() {
+            let Some(Some((is_internal, ip))) = meta.good(node_address(address)) else {
+                continue;
             };
-            let ip = address.need("address")?.parse(net::address)?;
+            let list = if is_internal {
+                &mut internal_ips
+            } else {
+                &mut external_ips
+            };
             if !list.contains(&ip) {
                 list.push(ip);
             }
@@ -44,18 +48,30 @@ pub(super) fn node<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNode
     }
     Ok(ClusterNode {
         name: meta.name(),
-        labels: meta.labels()?,
+        labels: meta.labels(),
         internal_ips,
         external_ips,
         pod_cidrs,
-        ready: net::is_ready(status)?,
+        ready: meta.good(net::is_ready(status)).unwrap_or_default(),
         draining,
     })
 }
 
+/// Reads one entry of `status.addresses[]`: `true` and the address for an internal one, `false` for an external one. The API
+/// does not check them, and clouds write names and empty texts.
+fn node_address(node: Node<'_>) -> Found<'_, Option<(bool, IpAddr)>> {
+    let is_internal = match node.need("type")?.text()? {
+        "InternalIP" => true,
+        "ExternalIP" => false,
+        _ => return Ok(None),
+    };
+    let ip = node.need("address")?.parse(net::address)?;
+    Ok(Some((is_internal, ip)))
+}
+
 pub(super) fn namespace<'a>(_: Node<'a>, meta: &Meta<'a>) -> Found<'a, Namespace> {
     let name = meta.name();
-    let labels = meta.labels_and(NAMESPACE_NAME_LABEL, &name)?;
+    let labels = meta.labels_and([(NAMESPACE_NAME_LABEL, &*name)]);
     Ok(Namespace { name, labels })
 }
 

@@ -1,6 +1,7 @@
 //! Decodes pods.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use heddle_model::{ContainerPort, Pod, PodPhase};
 
@@ -9,39 +10,52 @@ use super::net;
 use super::node::{Found, Node};
 
 pub(super) fn pod<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Pod> {
-    let (spec, status) = (root.get("spec")?, root.get("status")?);
+    // No fault refuses a pod: without it, its addresses would be nobody's, and rules that deny its traffic would not match.
+    let part = |key| meta.good(root.get(key)).flatten();
+    let (spec, status) = (part("spec"), part("status"));
     let mut pod = Pod {
         key: meta.key.clone(),
-        uid: meta.uid()?,
-        labels: meta.labels()?,
+        uid: meta.good(meta.uid()).unwrap_or_default(),
+        static_uid: meta.good(static_uid(meta)).flatten(),
+        labels: meta.labels(),
         node: None,
         ips: Vec::new(),
         host_network: false,
         phase: PodPhase::Pending,
         ports: Vec::new(),
-        ready: net::is_ready(status)?,
-        terminating: meta.is_terminating()?,
+        ready: meta.good(net::is_ready(status)).unwrap_or_default(),
+        terminating: meta.good(meta.is_terminating()).unwrap_or_default(),
+        created: meta.good(meta.created()).unwrap_or_default(),
     };
     if let Some(spec) = spec {
-        pod.node = spec
-            .text_of("nodeName")?
-            .filter(|name| !name.is_empty())
-            .map(Into::into);
-        pod.host_network = spec.flag_of("hostNetwork")?;
-        for container in spec.items("containers")? {
-            ports(container, &mut pod.ports)?;
+        let node = meta.good(spec.text_of("nodeName")).flatten();
+        pod.node = node.filter(|name| !name.is_empty()).map(Into::into);
+        pod.host_network = meta.good(spec.flag_of("hostNetwork")).unwrap_or_default();
+        let list = |key| meta.good(spec.items(key)).into_iter().flatten();
+        for container in list("containers") {
+            ports(container, meta, &mut pod.ports);
         }
-        for container in spec.items("initContainers")? {
-            if container.text_of("restartPolicy")? == Some("Always") {
-                ports(container, &mut pod.ports)?;
+        for container in list("initContainers") {
+            if meta.good(container.text_of("restartPolicy")).flatten() == Some("Always") {
+                ports(container, meta, &mut pod.ports);
             }
         }
     }
     if let Some(status) = status {
-        pod.phase = status.parse_of("phase", phase)?.unwrap_or_default();
-        pod.ips = ips(status, pod.host_network)?;
+        // A phase that is not known is none in which addresses are free.
+        let read = meta.good(status.parse_of("phase", phase));
+        pod.phase = read.map_or(PodPhase::Unknown, Option::unwrap_or_default);
+        pod.ips = ips(status, pod.host_network, meta);
     }
     Ok(pod)
+}
+
+fn static_uid<'a>(meta: &Meta<'a>) -> Found<'a, Option<Arc<str>>> {
+    if meta.annotation("kubernetes.io/config.mirror")?.is_none() {
+        return Ok(None);
+    }
+    let hash = meta.annotation("kubernetes.io/config.hash")?;
+    Ok(hash.map(Node::text).transpose()?.map(Into::into))
 }
 
 fn phase(text: &str) -> Result<PodPhase, &'static str> {
@@ -55,34 +69,43 @@ fn phase(text: &str) -> Result<PodPhase, &'static str> {
     }
 }
 
-fn ips(status: Node<'_>, host_network: bool) -> Found<'_, Vec<IpAddr>> {
+fn ips<'a>(status: Node<'a>, host_network: bool, meta: &Meta<'a>) -> Vec<IpAddr> {
     // A pod in the host's network has the addresses of its node.
     let read = if host_network {
         net::address
     } else {
         net::network_address
     };
-    let mut places = Vec::new();
-    for entry in status.items("podIPs")? {
-        places.extend(entry.get("ip")?.filter(|node| node.0 != ""));
-    }
+    let text = |node: Node<'a>, key| meta.good(node.get(key)).flatten().filter(|node| node.0 != "");
+    let entries = meta.good(status.items("podIPs")).into_iter().flatten();
+    let mut places: Vec<Node<'a>> = entries.filter_map(|entry| text(entry, "ip")).collect();
     if places.is_empty() {
-        places.extend(status.get("podIP")?.filter(|node| node.0 != ""));
+        places.extend(text(status, "podIP"));
     }
-    net::one_of_each_family(places.into_iter(), |node| node.parse(read), IpAddr::is_ipv4)
+    let mut ips: Vec<IpAddr> = Vec::new();
+    for place in places {
+        let Some(ip) = meta.good(place.parse(read)) else {
+            continue;
+        };
+        if ips.iter().any(|other| other.is_ipv4() == ip.is_ipv4()) {
+            meta.good::<()>(Err(net::second_of_family(place)));
+        } else {
+            ips.push(ip);
+        }
+    }
+    ips
 }
 
-fn ports<'a>(container: Node<'a>, out: &mut Vec<ContainerPort>) -> Found<'a, ()> {
-    for port in container.items("ports")? {
-        out.push(ContainerPort {
-            name: port
-                .get("name")?
-                .filter(|node| node.0 != "")
-                .map(|node| node.parse(check_port_name))
-                .transpose()?,
-            number: port.need("containerPort")?.port()?,
-            protocol: net::protocol(port)?,
-        });
-    }
-    Ok(())
+fn ports<'a>(container: Node<'a>, meta: &Meta<'a>, out: &mut Vec<ContainerPort>) {
+    let entries = meta.good(container.items("ports")).into_iter().flatten();
+    out.extend(entries.filter_map(|entry| meta.good(port(entry))));
+}
+
+fn port(node: Node<'_>) -> Found<'_, ContainerPort> {
+    let name = node.get("name")?.filter(|name| name.0 != "");
+    Ok(ContainerPort {
+        name: name.map(|name| name.parse(check_port_name)).transpose()?,
+        number: node.need("containerPort")?.port()?,
+        protocol: net::protocol(node)?,
+    })
 }

@@ -51,7 +51,7 @@ pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service>
         ports,
         selector: (!selector.is_empty()).then_some(selector),
         external_ips: external_ips(spec)?,
-        load_balancer_ingress: load_balancer_ingress(root, service_type)?,
+        load_balancer_ingress: load_balancer_ingress(root, meta, service_type),
         source_ranges: source_ranges(spec, meta)?,
         internal_policy: traffic_policy(spec, "internalTrafficPolicy")?,
         external_policy,
@@ -75,7 +75,8 @@ pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service>
 
 fn service_type(text: &str) -> Result<ServiceType, &'static str> {
     match text {
-        "ClusterIP" => Ok(ServiceType::ClusterIp),
+        // Empty texts have the API's default.
+        "ClusterIP" | "" => Ok(ServiceType::ClusterIp),
         "NodePort" => Ok(ServiceType::NodePort),
         "LoadBalancer" => Ok(ServiceType::LoadBalancer),
         "ExternalName" => Ok(ServiceType::ExternalName),
@@ -93,7 +94,7 @@ fn load_balancing(text: &str) -> Result<LoadBalancing, &'static str> {
 
 fn traffic_policy<'a>(spec: Node<'a>, key: &'static str) -> Found<'a, TrafficPolicy> {
     let read = |text: &str| match text {
-        "Cluster" => Ok(TrafficPolicy::Cluster),
+        "Cluster" | "" => Ok(TrafficPolicy::Cluster),
         "Local" => Ok(TrafficPolicy::Local),
         _ => Err("is no traffic policy: use Cluster or Local"),
     };
@@ -176,34 +177,32 @@ fn external_ips(spec: Node<'_>) -> Found<'_, Vec<IpAddr>> {
     Ok(ips)
 }
 
-fn load_balancer_ingress(root: Node<'_>, service_type: ServiceType) -> Found<'_, Vec<LoadBalancerIngress>> {
-    let mut out = Vec::new();
-    let Some(status) = root.get("status")? else {
-        return Ok(out);
-    };
-    let Some(balancer) = status.get("loadBalancer")? else {
-        return Ok(out);
-    };
-    for node in balancer.items("ingress")? {
-        let Some(place) = node.get("ip")?.filter(|node| node.0 != "") else {
-            continue;
-        };
-        let ip = place.parse(net::network_address)?;
-        let mode = node.parse_of("ipMode", |text| match text {
-            "VIP" => Ok(IngressMode::Vip),
-            "Proxy" => Ok(IngressMode::Proxy),
-            _ => Err("is no ipMode: use VIP or Proxy"),
-        })?;
-        out.push(LoadBalancerIngress {
-            ip,
-            mode: mode.unwrap_or_default(),
-        });
-    }
+/// Reads `status.loadBalancer.ingress`. Not everything there is checked by the API, so a bad entry is ignored.
+fn load_balancer_ingress<'a>(root: Node<'a>, meta: &Meta<'a>, service_type: ServiceType) -> Vec<LoadBalancerIngress> {
     // The status of a Service that is no longer a LoadBalancer does not count.
     if service_type != ServiceType::LoadBalancer {
-        out.clear();
+        return Vec::new();
     }
-    Ok(out)
+    let part = |node: Option<Node<'a>>, key| node.and_then(|node| meta.good(node.get(key)).flatten());
+    let balancer = part(part(Some(root), "status"), "loadBalancer");
+    let entries = balancer.and_then(|node| meta.good(node.items("ingress")));
+    let entries = entries.into_iter().flatten();
+    entries.filter_map(|node| meta.good(ingress(node)).flatten()).collect()
+}
+
+fn ingress(node: Node<'_>) -> Found<'_, Option<LoadBalancerIngress>> {
+    let Some(place) = node.get("ip")?.filter(|node| node.0 != "") else {
+        return Ok(None);
+    };
+    let mode = node.parse_of("ipMode", |text| match text {
+        "VIP" | "" => Ok(IngressMode::Vip),
+        "Proxy" => Ok(IngressMode::Proxy),
+        _ => Err("is no ipMode: use VIP or Proxy"),
+    })?;
+    Ok(Some(LoadBalancerIngress {
+        ip: place.parse(net::network_address)?,
+        mode: mode.unwrap_or_default(),
+    }))
 }
 
 fn source_ranges<'a>(spec: Node<'a>, meta: &Meta<'a>) -> Found<'a, Vec<IpNet>> {

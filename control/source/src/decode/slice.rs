@@ -42,7 +42,9 @@ pub(super) fn slice<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, EndpointSl
         });
     }
     for node in root.items("endpoints")? {
-        slice.endpoints.extend(endpoint(node, address_type, meta)?);
+        slice
+            .endpoints
+            .extend(meta.good(endpoint(node, address_type, meta)).flatten());
     }
     Ok(slice)
 }

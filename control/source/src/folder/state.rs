@@ -42,7 +42,9 @@ struct File {
 #[derive(Debug)]
 struct Place {
     line: Option<u32>,
-    decoded: Result<Object, Refusal>,
+    decoded: Result<Object, Box<Refusal>>,
+    /// The fault of a part that was ignored.
+    ignored: Option<Box<Refusal>>,
 }
 
 /// The last report about an object.
@@ -161,36 +163,24 @@ impl State {
         };
         // Each entry becomes an object or its refusal at its place, or else a rejection without an object.
         for Entry { number, line, decoded } in entries {
-            let (object, decoded) = match decoded {
+            let (object, decoded, ignored) = match decoded {
                 Ok(Decoded::Other(kind)) => {
                     *file.others.entry(kind).or_default() += 1;
                     continue;
                 }
-                Ok(Decoded::Object(object)) => (object.object_ref(), Ok(object)),
-                Err(Refusal {
-                    object: Some(object),
-                    field,
-                    value,
-                    message,
-                    closes,
-                }) => (
-                    object.clone(),
-                    Err(Refusal {
-                        object: Some(object),
-                        field,
-                        value,
-                        message,
-                        closes,
-                    }),
-                ),
-                Err(refusal) => {
-                    let rejection = refusal.into_rejection(name, number, line);
-                    rejections.insert(rejection.key(), rejection);
-                    continue;
-                }
+                Ok(Decoded::Object(object)) => (object.object_ref(), Ok(object), None),
+                Ok(Decoded::Partial(object, ignored)) => (object.object_ref(), Ok(object), Some(ignored)),
+                Err(refusal) => match refusal.object.clone() {
+                    Some(object) => (object, Err(Box::new(refusal)), None),
+                    None => {
+                        let rejection = refusal.into_rejection(name, number, line);
+                        rejections.insert(rejection.key(), rejection);
+                        continue;
+                    }
+                },
             };
             let places = self.places.entry(object.clone()).or_default();
-            places.insert((Arc::clone(name), number), Place { line, decoded });
+            places.insert((Arc::clone(name), number), Place { line, decoded, ignored });
             file.objects.push(object.clone());
             touched.push(object);
         }
@@ -250,9 +240,13 @@ impl State {
                 }
             }
             Err(refusal) => {
-                let rejection = refusal.clone().into_rejection(first, 0, winner.line);
+                let rejection = Refusal::clone(refusal).into_rejection(first, 0, winner.line);
                 rejections.insert(rejection.key(), rejection);
             }
+        }
+        if let Some(ignored) = &winner.ignored {
+            let note = Refusal::clone(ignored).into_note(first, winner.line);
+            rejections.insert(note.key(), note);
         }
         differences(&reported.rejections, &rejections, refused);
         reported.rejections = rejections;

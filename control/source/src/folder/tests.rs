@@ -256,6 +256,28 @@ fn a_file_that_never_parsed_denies_everything_if_it_may_have_policies() {
 }
 
 #[test]
+fn an_ignored_part_is_noted_as_long_as_it_is_there_and_the_rest_is_used() {
+    let node = |external: &str, cidr: &str| {
+        format!(
+            "apiVersion: v1\nkind: Node\nmetadata: {{name: node-1}}\nspec: {{podCIDRs: [{cidr}]}}\nstatus: {{addresses: \
+             [{{type: ExternalIP, address: '{external}'}}, {{type: InternalIP, address: 192.0.2.1}}]}}\n"
+        )
+    };
+    let cidr = |cluster: &Cluster| cluster.node("node-1").map(|node| node.pod_cidrs[0].to_string());
+    let mut followed = Followed::new(&[("a.yaml", node("", "10.1.0.0/24"))]);
+    let note = "a.yaml:1: Node node-1: status.addresses[0].address: \"\": is no IP address: this part is ignored, and the rest \
+                is used";
+    assert_eq!(causes(&followed.cluster), [(Cause::Ignored, note.to_owned())]);
+    assert_eq!(cidr(&followed.cluster).as_deref(), Some("10.1.0.0/24"));
+    followed.write("a.yaml", &node("", "10.2.0.0/24"));
+    followed.until(|cluster| cidr(cluster).as_deref() == Some("10.2.0.0/24"));
+    assert_eq!(causes(&followed.cluster).len(), 1);
+    followed.write("a.yaml", &node("192.0.2.2", "10.2.0.0/24"));
+    followed.until(|cluster| cluster.rejections().count() == 0);
+    assert_eq!(followed.cluster.node("node-1").unwrap().external_ips.len(), 1);
+}
+
+#[test]
 fn the_first_of_two_places_counts_and_the_second_takes_over_when_it_goes() {
     let mut followed = Followed::new(&[("a.yaml", policy("p", 1)), ("b.yaml", policy("p", 2))]);
     assert!(port(&followed.cluster, "p").unwrap().contains('1'));

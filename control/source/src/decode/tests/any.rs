@@ -103,7 +103,9 @@ proptest! {
             replace(&mut value, &mut at, &new);
         }
         for value in unlist(value) {
-            if let Err(refusal) = decode(&value) {
+            if let Ok(Decoded::Partial(_, ignored)) = decode(&value) {
+                prop_assert!(!ignored.into_note(&"x.yaml".into(), None).to_string().is_empty());
+            } else if let Err(refusal) = decode(&value) {
                 prop_assert!(!refusal.message.is_empty());
                 prop_assert!(refusal.value.chars().count() <= 83);
                 // The path leads to the value that is shown.

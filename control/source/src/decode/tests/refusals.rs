@@ -54,6 +54,19 @@ fn refused(value: &Value) -> (String, String) {
     (refusal.field, refusal.value)
 }
 
+/// Checks that a part of an object is ignored, and returns the object.
+fn is_ignored(value: &Value, field: &str, shown: &str) -> Object {
+    let Ok(Decoded::Partial(object, ignored)) = decode(value) else {
+        panic!("nothing of {value} is ignored")
+    };
+    assert_eq!(
+        (ignored.field.as_str(), ignored.value.as_str()),
+        (field, shown),
+        "{value}"
+    );
+    object
+}
+
 fn is_refused(value: &Value, field: &str, shown: &str) {
     assert_eq!(refused(value), (field.to_owned(), shown.to_owned()), "{value}");
 }
@@ -295,62 +308,158 @@ fn preferences_and_timeouts_of_services_are_read_as_the_api_spells_them() {
 }
 
 #[test]
-fn impossible_fields_of_slices_and_pods_are_refused_by_name() {
+fn impossible_fields_of_slices_and_pods_are_refused_or_ignored_by_name() {
     let slice = |endpoints: Value| {
         json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
             "addressType": "IPv4", "endpoints": endpoints})
     };
     let mixed = slice(json!([{"addresses": ["10.0.0.1"]}, {"addresses": ["fd00::1"]}]));
-    is_refused(&mixed, "endpoints[1].addresses[0]", "\"fd00::1\"");
-    is_refused(
+    is_ignored(&mixed, "endpoints[1].addresses[0]", "\"fd00::1\"");
+    is_ignored(
         &slice(json!([{"addresses": ["web"]}])),
         "endpoints[0].addresses[0]",
         "\"web\"",
     );
-    is_refused(
+    is_ignored(
         &slice(json!([{"addresses": ["::ffff:1.2.3.4"]}])),
         "endpoints[0].addresses[0]",
         "\"::ffff:1.2.3.4\"",
     );
-    is_refused(&slice(json!([{"addresses": []}])), "endpoints[0].addresses", "");
+    is_ignored(&slice(json!([{"addresses": []}])), "endpoints[0].addresses", "");
     let mut wrong = slice(json!([]));
     wrong["addressType"] = json!("IPv5");
     is_refused(&wrong, "addressType", "\"IPv5\"");
 
     let pod = |spec: Value, status: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": spec, "status": status});
     let port = |port: Value| pod(json!({"containers": [{"ports": [port]}]}), json!({}));
-    is_refused(
+    is_ignored(
         &port(json!({"containerPort": 65537})),
         "spec.containers[0].ports[0].containerPort",
         "65537",
     );
     let name = json!({"containerPort": 1, "name": "Web"});
-    is_refused(&port(name), "spec.containers[0].ports[0].name", "\"Web\"");
-    is_refused(
+    is_ignored(&port(name), "spec.containers[0].ports[0].name", "\"Web\"");
+    is_ignored(
         &pod(json!({"hostNetwork": "yes"}), json!({})),
         "spec.hostNetwork",
         "\"yes\"",
     );
-    is_refused(
+    is_ignored(
         &pod(json!({}), json!({"podIP": "10.0.0.256"})),
         "status.podIP",
         "\"10.0.0.256\"",
     );
-    is_refused(
+    is_ignored(
         &pod(json!({}), json!({"podIP": "0.0.0.0"})),
         "status.podIP",
         "\"0.0.0.0\"",
     );
     let two = json!({"podIPs": [{"ip": "10.0.0.1"}, {"ip": "10.0.0.2"}]});
-    is_refused(&pod(json!({}), two), "status.podIPs[1].ip", "\"10.0.0.2\"");
-    is_refused(
+    is_ignored(&pod(json!({}), two), "status.podIPs[1].ip", "\"10.0.0.2\"");
+    is_ignored(
         &pod(json!({}), json!({"phase": "Walking"})),
         "status.phase",
         "\"Walking\"",
     );
     let mut labels = pod(json!({}), json!({}));
     labels["metadata"]["labels"] = json!({"a": "b c"});
-    is_refused(&labels, "metadata.labels.a", "\"b c\"");
+    is_ignored(&labels, "metadata.labels.a", "\"b c\"");
+}
+
+#[test]
+fn odd_entries_of_a_status_are_ignored_and_the_rest_is_used() {
+    // Private nodes of GCE have an empty ExternalIP; other clouds write names.
+    let address = |kind: &str, address: &str| json!({"type": kind, "address": address});
+    let node = |odd: &str| {
+        let addresses = [
+            address("ExternalIP", odd),
+            address("InternalIP", "010.0.0.08"),
+            address("Hostname", "x"),
+        ];
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": {"podCIDRs": ["010.1.0.0/016"]},
+            "status": {"addresses": addresses}})
+    };
+    for odd in ["", "0.0.0.0", "node-1.example", "::ffff:1.2.3.4"] {
+        let Object::Node(node) = is_ignored(&node(odd), "status.addresses[0].address", &format!("{odd:?}")) else {
+            panic!()
+        };
+        assert_eq!(
+            (node.external_ips.len(), &node.internal_ips[..]),
+            (0, &[ip("10.0.0.8")][..])
+        );
+        assert_eq!(
+            node.pod_cidrs,
+            ["10.1.0.0/16".parse().unwrap()],
+            "leading zeros are decimal"
+        );
+    }
+
+    let service = |ingress: Value| {
+        let mut object = service_of(json!({"type": "LoadBalancer", "clusterIP": "10.96.0.1",
+            "ports": [{"port": 80, "protocol": ""}], "externalTrafficPolicy": "", "internalTrafficPolicy": ""}));
+        object["status"] = json!({"loadBalancer": {"ingress": [ingress, {"ip": "203.0.113.7", "ipMode": ""}]}});
+        object
+    };
+    for odd in ["127.0.0.1", "169.254.1.1", "x"] {
+        let at = "status.loadBalancer.ingress[0].ip";
+        let Object::Service(service) = is_ignored(&service(json!({ "ip": odd })), at, &format!("{odd:?}")) else {
+            panic!()
+        };
+        assert_eq!(service.served_balancers().collect::<Vec<_>>(), [ip("203.0.113.7")]);
+        assert_eq!(
+            (service.cluster_ips.get().len(), service.ports[0].protocol),
+            (1, Protocol::Tcp)
+        );
+        assert_eq!(service.external_policy, TrafficPolicy::Cluster);
+    }
+    let empty = service_of(json!({"type": "", "clusterIP": "10.96.0.1", "ports": [{"port": 80}]}));
+    let Object::Service(service) = object(&empty) else {
+        panic!()
+    };
+    assert_eq!(service.service_type, heddle_model::ServiceType::ClusterIp);
+
+    let ends = json!([{"addresses": ["169.254.0.1"]}, {"addresses": ["010.0.0.1"]}, {"addresses": ["10.0.0.2"], "conditions": 7}]);
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
+        "addressType": "IPv4", "endpoints": ends});
+    let Object::EndpointSlice(slice) = is_ignored(&slice, "endpoints[0].addresses[0]", "\"169.254.0.1\"") else {
+        panic!()
+    };
+    assert_eq!(
+        slice.endpoints.iter().map(|e| e.address).collect::<Vec<_>>(),
+        [ip("10.0.0.1")]
+    );
+
+    // Leading zeros in a policy's ranges, IPv6 and mapped addresses included.
+    let block = policy_of(
+        json!({"ingress": [{"from": [{"ipBlock": {"cidr": "010.000.0.0/08", "except": ["10.01.0.0/16"]}}]}]}),
+    );
+    let Object::NetworkPolicy(policy) = object(&block) else {
+        panic!()
+    };
+    let expected = IpBlock::new("10.0.0.0/8".parse().unwrap(), ["10.1.0.0/16".parse().unwrap()]).unwrap();
+    assert_eq!(policy.ingress.as_ref().unwrap()[0].peers, [Peer::Block(expected)]);
+}
+
+#[test]
+fn labels_that_cannot_be_read_are_kept_as_unreadable() {
+    for (kind, labels) in [
+        ("Pod", json!({"a": "b c"})),
+        ("Namespace", json!({"a": 1})),
+        ("Node", json!(["a"])),
+    ] {
+        let value = json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "x", "labels": labels}});
+        let Ok(Decoded::Partial(object, ignored)) = decode(&value) else {
+            panic!("{value}")
+        };
+        assert!(ignored.field.starts_with("metadata.labels"), "{ignored}");
+        let labels = match object {
+            Object::Pod(pod) => pod.labels.clone(),
+            Object::Namespace(namespace) => namespace.labels.clone(),
+            Object::Node(node) => node.labels.clone(),
+            other => panic!("{other:?}"),
+        };
+        assert!(labels.is_unreadable(), "{kind}");
+    }
 }
 
 #[test]
