@@ -9,7 +9,7 @@ use crate::labels::Labels;
 
 /// The shared copies. Unused copies are dropped whenever their number has doubled since the last time.
 #[derive(Debug, Default)]
-pub(crate) struct Interner {
+pub struct Interner {
     texts: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
     swept_at: usize,
@@ -20,7 +20,7 @@ const FEW: usize = 1024;
 
 impl Interner {
     /// Replaces an object's values with the shared copies. An object that has another holder already stays as it is.
-    pub(crate) fn object(&mut self, object: &mut Object) {
+    pub fn object(&mut self, object: &mut Object) {
         match object {
             Object::Pod(pod) => {
                 let Some(pod) = Arc::get_mut(pod) else { return };

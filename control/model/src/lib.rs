@@ -27,6 +27,7 @@ pub use changes::{Change, Changes, Delta};
 pub use cluster::Cluster;
 pub use cluster_policy::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSubject, RuleAction, Tier, UnknownTier};
 pub use event::{Cause, Event, Object, Rejection, RejectionKey, Subject};
+pub use intern::Interner;
 pub use key::{Kind, ObjectKey, ObjectRef};
 pub use labels::{LabelError, Labels, check_label_key, check_label_value};
 pub use node::{NAMESPACE_NAME_LABEL, Namespace, Node, ServiceCidr};

@@ -12,14 +12,14 @@ use crate::pod::Pod;
 use crate::service::Service;
 use crate::slice::EndpointSlice;
 
-/// A small sorted set.
+/// Small sorted sets.
 type Sets<K> = HashMap<K, Vec<ObjectKey>>;
 
 /// The objects behind a name or an address.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// Pods by `spec.nodeName`.
-    pub(super) pods_on: Sets<Arc<str>>,
+    /// Pods by `spec.nodeName`. A node may have many.
+    pub(super) pods_on: HashMap<Arc<str>, BTreeSet<ObjectKey>>,
     /// Pods by each of their own addresses. Several may have one.
     pub(super) pods_at: Sets<IpAddr>,
     /// Nodes by each of their addresses.
@@ -35,8 +35,7 @@ impl Index {
     pub(super) fn update(&mut self, change: &Change) {
         match change {
             Change::Pod(delta) => {
-                let node = |pod: &Pod| pod.node.clone().into_iter().collect();
-                replace(&mut self.pods_on, delta, node);
+                self.move_pod(delta);
                 let addresses = |pod: &Pod| pod.own_ips().iter().copied().collect();
                 replace(&mut self.pods_at, delta, addresses);
             }
@@ -61,6 +60,28 @@ impl Index {
     }
 }
 
+impl Index {
+    /// Moves a pod to another node.
+    fn move_pod(&mut self, delta: &Delta<Pod>) {
+        let node = |pod: &Option<Arc<Pod>>| pod.as_ref().and_then(|pod| pod.node.clone());
+        let (before, after) = (node(&delta.before), node(&delta.after));
+        if before == after {
+            return;
+        }
+        if let Some(name) = before
+            && let Some(pods) = self.pods_on.get_mut(&name)
+        {
+            pods.remove(&delta.key);
+            if pods.is_empty() {
+                self.pods_on.remove(&name);
+            }
+        }
+        if let Some(name) = after {
+            self.pods_on.entry(name).or_default().insert(delta.key.clone());
+        }
+    }
+}
+
 fn replace<T, K: Eq + Hash + Ord>(sets: &mut Sets<K>, delta: &Delta<T>, names: impl Fn(&T) -> BTreeSet<K>) {
     let before = delta.before.as_deref().map(&names).unwrap_or_default();
     let after = delta.after.as_deref().map(&names).unwrap_or_default();
@@ -76,6 +97,8 @@ fn replace<T, K: Eq + Hash + Ord>(sets: &mut Sets<K>, delta: &Delta<T>, names: i
         if !before.contains(&name) {
             let set = sets.entry(name).or_default();
             if let Err(at) = set.binary_search(&delta.key) {
+                // Nearly all sets have one key.
+                set.reserve_exact(1);
                 set.insert(at, delta.key.clone());
             }
         }

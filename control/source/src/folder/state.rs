@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use heddle_model::{Cause, Event, Object, ObjectRef, Rejection, RejectionKey, Subject};
+use heddle_model::{Cause, Event, Interner, Object, ObjectRef, Rejection, RejectionKey, Subject};
 
 use crate::decode::{Decoded, Refusal, closing_everything};
 use crate::manifest::{Entry, ParseError};
@@ -41,6 +41,9 @@ struct File {
 /// A document that has an object.
 #[derive(Debug)]
 struct Place {
+    file: Arc<str>,
+    /// Its number in the file, from 1.
+    number: u32,
     line: Option<u32>,
     decoded: Result<Object, Box<Refusal>>,
     /// The fault of a part that was ignored.
@@ -60,7 +63,10 @@ type Rejections = BTreeMap<RejectionKey, Rejection>;
 #[derive(Debug, Default)]
 pub(super) struct State {
     files: BTreeMap<Arc<str>, File>,
-    places: HashMap<ObjectRef, BTreeMap<(Arc<str>, u32), Place>>,
+    /// The documents of each object, by file and number. Nearly all objects have one.
+    places: HashMap<ObjectRef, Vec<Place>>,
+    /// Equal values of objects are shared here, before a version has two holders: the folder and the cluster.
+    interner: Interner,
     reported: HashMap<ObjectRef, Reported>,
     /// The ignored kinds that were logged. Each is logged once.
     logged_kinds: HashSet<String>,
@@ -147,7 +153,7 @@ impl State {
             .unwrap_or_default();
         for object in &objects {
             if let Some(places) = self.places.get_mut(object) {
-                places.retain(|(file, _), _| file != name);
+                places.retain(|place| place.file != *name);
             }
         }
         objects
@@ -162,7 +168,15 @@ impl State {
             ..File::default()
         };
         // Each entry becomes an object or its refusal at its place, or else a rejection without an object.
-        for Entry { number, line, decoded } in entries {
+        for Entry {
+            number,
+            line,
+            mut decoded,
+        } in entries
+        {
+            if let Ok(Decoded::Object(object) | Decoded::Partial(object, _)) = &mut decoded {
+                self.interner.object(object);
+            }
             let (object, decoded, ignored) = match decoded {
                 Ok(Decoded::Other(kind)) => {
                     *file.others.entry(kind).or_default() += 1;
@@ -180,7 +194,16 @@ impl State {
                 },
             };
             let places = self.places.entry(object.clone()).or_default();
-            places.insert((Arc::clone(name), number), Place { line, decoded, ignored });
+            let place = Place {
+                file: Arc::clone(name),
+                number,
+                line,
+                decoded,
+                ignored,
+            };
+            let at = places.partition_point(|other| (&other.file, other.number) < (&place.file, number));
+            places.reserve_exact(1);
+            places.insert(at, place);
             file.objects.push(object.clone());
             touched.push(object);
         }
@@ -216,11 +239,12 @@ impl State {
         // The first document counts; the others are duplicates.
         let mut rejections = Rejections::new();
         let mut places = places.iter();
-        let Some(((first, _), winner)) = places.next() else {
+        let Some(winner) = places.next() else {
             return;
         };
-        for ((file, _), place) in places {
-            let rejection = duplicate(object, file, place.line, first, winner.line);
+        let first = &winner.file;
+        for place in places {
+            let rejection = duplicate(object, &place.file, place.line, first, winner.line);
             rejections.insert(rejection.key(), rejection);
         }
         // A new version is reported; a refused one leaves the last good version as it is.
