@@ -78,7 +78,7 @@ impl Stages {
             slow: 0,
             chance: config.seed,
             scratch: Box::new([0; SCRATCH]),
-            datagrams: Datagrams::new(config.fragments),
+            datagrams: Datagrams::new(config.fragments, ports),
         }
     }
 

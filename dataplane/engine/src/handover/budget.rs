@@ -126,7 +126,7 @@ mod tests {
             assert_eq!(flood(&mut budget, A, frames), 256);
             assert_eq!(flood(&mut budget, B, frames), 128);
             assert_eq!(flood(&mut budget, C, frames), 64);
-            // What the receivers pop can be used again.
+            // The frames that the receivers return can be used again.
             budget.returned().add(A, 256);
             assert_eq!(flood(&mut budget, A, frames), 160, "half of the 320 that are free");
         }

@@ -19,7 +19,7 @@ fn fragments_cost_no_allocation() {
     let snapshot = tables(1).build().0;
     let flows = FlowTable::anonymous(&Config::default());
     let (mut stages, mut batch) = (
-        Stages::new(StageConfig::default(), 8),
+        Stages::new(StageConfig::default(), 64),
         Batch::new(&FragmentConfig::default()),
     );
     let [_, a, b] = &PARTIES;

@@ -1,11 +1,32 @@
-//! The entry of one datagram in the table.
+//! The entry of one datagram in the table, a reference to it, and the next steps for its fragments.
 
 use heddle_flow::{FlowKey, Millis};
-use heddle_port::PortId;
 
 use super::held::HeldQueue;
-use super::part::DatagramKey;
+use super::part::{DatagramKey, Part};
 use super::spans::Spans;
+use crate::reason::DropReason;
+
+/// A reference to a datagram's entry, valid until the entry is removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Ticket {
+    pub(super) place: u16,
+    /// The entry's serial number, which changes when the entry is used for another datagram.
+    pub(super) serial: u32,
+    /// The fragment that was registered.
+    pub(super) part: Part,
+}
+
+/// The next step for a later fragment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Later {
+    /// Handle it as a packet of the first fragment's flow.
+    Follow(FlowKey),
+    /// Hold it until the first fragment arrives, by `Datagrams::hold`.
+    Wait(Ticket),
+    /// Drop it.
+    Drop(DropReason),
+}
 
 /// The state of a datagram.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +50,8 @@ pub(super) struct Datagram {
     pub(super) spans: Spans,
     /// The fragments that are held until the first one arrives.
     pub(super) held: HeldQueue,
-    /// The port where the entry's first received fragment came in.
-    pub(super) port: PortId,
-    /// The share that the entry counts against.
-    pub(super) share: u8,
+    /// The number of the port where the entry's first received fragment came in. The entry counts against its share.
+    pub(super) share: u16,
     /// The time at which the entry is removed.
     pub(super) due: Millis,
     /// The time at which a fragment was received last.
@@ -51,7 +70,6 @@ impl Datagram {
             state: State::Waiting,
             spans: Spans::new(),
             held: HeldQueue::EMPTY,
-            port: PortId(0),
             share: 0,
             due: Millis(0),
             seen: Millis(0),

@@ -1,47 +1,36 @@
 //! The table of datagrams with at least one received fragment.
 //!
 //! An entry is found by its [`DatagramKey`] through a hash table with chained buckets. It is removed when its time is over,
-//! when all fragments were received, when its port is closed, or when another datagram needs the room. Entries are linked in
-//! two lists, in the order in which their time ends: datagrams without their first fragment, and all others.
+//! when all fragments were received, when its port is closed, or when another datagram needs the room.
+//!
+//! Each port has a share of the table. An entry is in up to three lists, so that no step searches for it:
+//!
+//! - of two lists for the whole table, in the order in which their time ends: datagrams without their first fragment, and all
+//!   others;
+//! - the list of its share, in the order in which a fragment was received last;
+//! - if it has held fragments, a second list of its share, in the order in which the first one was held.
 
 use std::hash::{BuildHasher, RandomState};
 
 use heddle_flow::{FlowKey, Millis};
 use heddle_port::{BURST, Packet, PortId};
 
-use super::datagram::{Datagram, State};
+use super::datagram::{Datagram, Later, State, Ticket};
 use super::held::{HeldPackets, HeldQueue};
 use super::list::{Links, List, NONE};
 use super::part::{DatagramKey, Part};
+use super::ranking::Ranking;
 use super::spans::Fits;
 use super::{FragmentConfig, FragmentTotals};
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
-
-/// A reference to a datagram's entry, valid until the entry is removed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct Ticket {
-    place: u16,
-    /// The entry's serial number, which changes when the entry is used for another datagram.
-    serial: u32,
-}
-
-/// The next step for a later fragment.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Later {
-    /// Handle it as a packet of the first fragment's flow.
-    Follow(FlowKey),
-    /// Hold it until the first fragment arrives, by [`Datagrams::hold`].
-    Wait(Ticket),
-    /// Drop it.
-    Drop(DropReason),
-}
 
 /// The table of one worker's datagrams.
 #[derive(Debug)]
 pub(crate) struct Datagrams {
     config: FragmentConfig,
     datagrams: Box<[Datagram]>,
+    /// The links of `waiting` and `known`.
     links: Links,
     /// Datagrams without their first fragment, the one with the earliest end first.
     waiting: List,
@@ -51,25 +40,23 @@ pub(crate) struct Datagrams {
     free: u16,
     /// Seeded at random, so that a sender cannot choose keys that share a bucket.
     hasher: RandomState,
-    /// Datagrams of each share.
-    shares: Box<[u16; 256]>,
+    /// The number of datagrams of each share.
+    shares: Ranking,
+    /// The datagrams of each share, the one without a fragment for longest first.
+    by_use: Box<[List]>,
+    use_links: Links,
+    /// The datagrams of each share with held fragments, the one that has held one for longest first.
+    holding: Box<[List]>,
+    holding_links: Links,
     held: HeldPackets,
     totals: FragmentTotals,
     /// True if the totals have not changed since they were read.
     reported: bool,
 }
 
-/// The divisor of a share: one endpoint may use a quarter of the datagrams and of the held frames.
-const SHARE: u16 = 4;
-
-/// Returns the share of an endpoint. Endpoints whose ids differ by a multiple of 256 have one share together.
-const fn share_of(ingress: Ingress) -> u8 {
-    ingress.role.endpoint().0 as u8
-}
-
 impl Datagrams {
-    /// Makes an empty table. Only this function allocates.
-    pub(crate) fn new(config: FragmentConfig) -> Self {
+    /// Makes an empty table for ports with numbers below `ports`. Only this function allocates.
+    pub(crate) fn new(config: FragmentConfig, ports: u16) -> Self {
         let count = config.datagrams.min(NONE - 1);
         let datagrams = (1..=count).map(|next| Datagram::unused(if next == count { NONE } else { next }));
         Self {
@@ -80,9 +67,17 @@ impl Datagrams {
             buckets: vec![NONE; usize::from(count).next_power_of_two() * 2].into(),
             free: if count == 0 { NONE } else { 0 },
             hasher: RandomState::new(),
-            shares: Box::new([0; 256]),
+            shares: Ranking::new(ports, config.datagrams_of_share()),
+            by_use: vec![List::EMPTY; usize::from(ports)].into(),
+            use_links: Links::new(count),
+            holding: vec![List::EMPTY; usize::from(ports)].into(),
+            holding_links: Links::new(count),
             // A burst may add packets while those that were released or given up before are not taken yet.
-            held: HeldPackets::new(config.held_frames.min(NONE - 1 - BURST as u16) + BURST as u16),
+            held: HeldPackets::new(
+                config.held_frames.min(NONE - 1 - BURST as u16) + BURST as u16,
+                ports,
+                config.held_frames_of_share(),
+            ),
             totals: FragmentTotals::default(),
             reported: true,
             config,
@@ -120,30 +115,29 @@ impl Datagrams {
     }
 
     /// Returns the index of a datagram's entry, and makes one in the state `Waiting` if there is none. Makes room first, at the
-    /// cost of the same share if that is at its limit, else of the largest share. Returns `None` if the table has no entries.
+    /// cost of the same share if that is at its limit, else of the share with the most datagrams. Returns `None` if the table has
+    /// no entries.
     fn find_or_add(&mut self, key: &DatagramKey, ingress: Ingress, now: Millis) -> Option<u16> {
         if let Some(place) = self.find(key) {
             return Some(place);
         }
-        let share = share_of(ingress);
-        let most = (self.config.datagrams / SHARE).max(1);
-        if self.shares[usize::from(share)] >= most {
+        let PortId(share) = ingress.port;
+        if self.shares.used(share) >= self.config.datagrams_of_share() {
             self.displace(share);
         } else if self.free == NONE {
-            let greediest = (0_u8..=255).max_by_key(|s| self.shares[usize::from(*s)]);
-            self.displace(greediest.unwrap_or(share));
+            self.displace(self.shares.largest().unwrap_or(share));
         }
         let place = self.free;
         let bucket = self.bucket(key);
-        let (datagram, head) = (
+        let (datagram, head, by_use) = (
             self.datagrams.get_mut(usize::from(place))?,
             self.buckets.get_mut(bucket)?,
+            self.by_use.get_mut(usize::from(share))?,
         );
         self.free = datagram.next;
         datagram.key = *key;
         datagram.state = State::Waiting;
         datagram.spans.clear();
-        datagram.port = ingress.port;
         datagram.share = share;
         datagram.due = now.plus(u64::from(self.config.wait_ms));
         datagram.seen = now;
@@ -151,31 +145,54 @@ impl Datagrams {
         datagram.used = true;
         datagram.next = std::mem::replace(head, place);
         self.waiting.push(&mut self.links, place);
-        self.shares[usize::from(share)] += 1;
+        by_use.push(&mut self.use_links, place);
+        self.shares.add(share, 1);
         self.totals.datagrams += 1;
         self.reported = false;
         Some(place)
     }
 
-    /// Removes a share's oldest datagram: the first in either list, whichever received no fragment for longer.
-    fn displace(&mut self, share: u8) {
-        let datagrams = &self.datagrams;
-        let of_share = |place: u16| datagrams.get(usize::from(place)).is_some_and(|d| d.share == share);
-        let oldest = [&self.waiting, &self.known]
-            .into_iter()
-            .filter_map(|list| list.find(&self.links, of_share))
-            .min_by_key(|place| datagrams.get(usize::from(*place)).map(|d| d.seen));
-        if let Some(place) = oldest {
-            self.remove(place, DropReason::FragmentNoRoom);
+    /// Removes the datagram of a share that received no fragment for longest.
+    fn displace(&mut self, share: u16) {
+        if let Some(by_use) = self.by_use.get(usize::from(share)) {
+            self.remove(by_use.first(), DropReason::FragmentNoRoom);
         }
+    }
+
+    /// Notes that a datagram has received a fragment.
+    fn touch(&mut self, place: u16, now: Millis) {
+        let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
+            return;
+        };
+        datagram.seen = now;
+        if let Some(by_use) = self.by_use.get_mut(usize::from(datagram.share))
+            && by_use.last() != place
+        {
+            by_use.remove(&mut self.use_links, place);
+            by_use.push(&mut self.use_links, place);
+        }
+    }
+
+    /// Takes the held fragments of a datagram.
+    fn take_held(&mut self, place: u16) -> HeldQueue {
+        let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
+            return HeldQueue::EMPTY;
+        };
+        let held = std::mem::replace(&mut datagram.held, HeldQueue::EMPTY);
+        if !held.is_empty()
+            && let Some(holding) = self.holding.get_mut(usize::from(datagram.share))
+        {
+            holding.remove(&mut self.holding_links, place);
+        }
+        held
     }
 
     /// Removes a datagram's entry. Its held fragments are given up with `reason`.
     fn remove(&mut self, place: u16, reason: DropReason) {
+        let held = self.take_held(place);
         let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
             return;
         };
-        let held = std::mem::replace(&mut datagram.held, HeldQueue::EMPTY);
         let (key, share, next) = (datagram.key, datagram.share, datagram.next);
         let list = if matches!(datagram.state, State::Waiting) {
             &mut self.waiting
@@ -186,7 +203,10 @@ impl Datagrams {
         datagram.used = false;
         datagram.next = std::mem::replace(&mut self.free, place);
         self.held.give_up(held, share, reason);
-        self.shares[usize::from(share)] -= 1;
+        if let Some(by_use) = self.by_use.get_mut(usize::from(share)) {
+            by_use.remove(&mut self.use_links, place);
+        }
+        self.shares.subtract(share, 1);
         self.totals.datagrams -= 1;
         self.reported = false;
         self.unlink(&key, place, next);
@@ -232,9 +252,9 @@ impl Datagrams {
     fn mark_overlapped(&mut self, place: u16, now: Millis) -> DropReason {
         let reason = DropReason::FragmentOverlap;
         self.set_state(place, State::Overlapped, now);
+        let held = self.take_held(place);
         if let Some(datagram) = self.datagrams.get_mut(usize::from(place)) {
             datagram.spans.clear();
-            let held = std::mem::replace(&mut datagram.held, HeldQueue::EMPTY);
             self.held.give_up(held, datagram.share, reason);
             self.reported = false;
         }
@@ -257,12 +277,15 @@ impl Datagrams {
         let Some(place) = self.find_or_add(key, ingress, now) else {
             return Ok(None);
         };
-        let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
+        let Some(datagram) = self.datagrams.get(usize::from(place)) else {
             return Ok(None);
         };
         // IPv4 has few identifications. After a silence, a first fragment begins another datagram with the same one.
         let reused = now.since(datagram.seen) >= u64::from(self.config.wait_ms);
-        datagram.seen = now;
+        self.touch(place, now);
+        let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
+            return Ok(None);
+        };
         // A first fragment is either new in a waiting datagram, or an exact duplicate of the known one.
         let fits = datagram.spans.add(part.start, part.end, part.last);
         let same = match datagram.state {
@@ -276,13 +299,15 @@ impl Datagrams {
         let ticket = Ticket {
             place,
             serial: datagram.serial,
+            part,
         };
         if matches!(datagram.state, State::Waiting) || reused {
             // The held fragments re-enter one by one and are added to the spans then.
             datagram.spans.clear();
             datagram.spans.add(part.start, part.end, part.last);
-            let held = std::mem::replace(&mut datagram.held, HeldQueue::EMPTY);
-            self.held.release(held, datagram.share);
+            let share = datagram.share;
+            let held = self.take_held(place);
+            self.held.release(held, share);
             self.set_state(place, State::Passes(flow), now);
         }
         self.totals.first += 1;
@@ -306,14 +331,18 @@ impl Datagrams {
 
     /// Registers a later fragment and returns its next step. Makes the datagram's entry if this is its first received fragment.
     pub(crate) fn later(&mut self, key: &DatagramKey, part: Part, ingress: Ingress, now: Millis) -> Later {
-        let place = self.find_or_add(key, ingress, now);
-        let Some((place, datagram)) = place.and_then(|p| Some((p, self.datagrams.get_mut(usize::from(p))?))) else {
-            return Later::Drop(DropReason::FragmentNoRoom);
+        let no_room = Later::Drop(DropReason::FragmentNoRoom);
+        let Some(place) = self.find_or_add(key, ingress, now) else {
+            return no_room;
         };
-        if matches!(datagram.state, State::Overlapped) {
+        let entry = self.datagrams.get(usize::from(place));
+        if entry.is_some_and(|datagram| matches!(datagram.state, State::Overlapped)) {
             return Later::Drop(DropReason::FragmentOverlap);
         }
-        datagram.seen = now;
+        self.touch(place, now);
+        let Some(datagram) = self.datagrams.get_mut(usize::from(place)) else {
+            return no_room;
+        };
         let again = match datagram.spans.add(part.start, part.end, part.last) {
             Fits::New => false,
             Fits::Again => true,
@@ -326,6 +355,7 @@ impl Datagrams {
                 return Later::Wait(Ticket {
                     place,
                     serial: datagram.serial,
+                    part,
                 });
             }
             State::Passes(flow) => {
@@ -368,39 +398,53 @@ impl Datagrams {
             }
         }
         let share = datagram.share;
-        if !self.make_room(u32::from(packet.frames()), share, ticket.place) {
-            return Err((packet, no_room));
-        }
+        let has_room = self.make_room(u32::from(packet.frames()), share, ticket.place);
         let Some(datagram) = self.datagrams.get_mut(usize::from(ticket.place)) else {
             return Err((packet, no_room));
         };
-        self.held
-            .wait(&mut datagram.held, packet, ingress, share)
-            .map_err(|packet| (packet, no_room))?;
+        let held_before = !datagram.held.is_empty();
+        let held = if has_room {
+            self.held.wait(&mut datagram.held, packet, ingress, share)
+        } else {
+            Err(packet)
+        };
+        if let Err(packet) = held {
+            // No copy is held, so a retransmission must be no duplicate.
+            let Part { start, end, last } = ticket.part;
+            datagram.spans.remove(start, end, last);
+            return Err((packet, no_room));
+        }
+        if !held_before && let Some(holding) = self.holding.get_mut(usize::from(share)) {
+            holding.push(&mut self.holding_links, ticket.place);
+        }
         self.totals.waited += 1;
         self.reported = false;
         Ok(())
     }
 
     /// Makes room for `frames` held frames of a share by removing waiting datagrams other than the one at `place`: of the same
-    /// share if that is at its limit, else of the share with the most held frames. Returns false if that is not possible.
-    fn make_room(&mut self, frames: u32, share: u8, place: u16) -> bool {
+    /// share if that is at its limit, else of the share with the most held frames. Returns false if that is not possible. Each
+    /// removal frees a frame at least, so there are no more than the packet has frames.
+    fn make_room(&mut self, frames: u32, share: u16, place: u16) -> bool {
         let most = u32::from(self.config.held_frames);
-        let most_of_share = most / u32::from(SHARE);
+        let most_of_share = u32::from(self.config.held_frames_of_share());
         loop {
             let from = if self.held.frames_of(share) + frames > most_of_share {
                 share
             } else if self.held.frames() + frames > most {
-                self.held.largest_share()
+                self.held.largest_share().unwrap_or(share)
             } else {
                 return true;
             };
-            let datagrams = &self.datagrams;
-            let victim = self.waiting.find(&self.links, |other| {
-                let holds = |d: &Datagram| d.share == from && !d.held.is_empty();
-                other != place && datagrams.get(usize::from(other)).is_some_and(holds)
-            });
-            let Some(victim) = victim else { return false };
+            let oldest = self.holding.get(usize::from(from)).map_or(NONE, List::first);
+            let victim = if oldest == place {
+                self.holding_links.next(oldest)
+            } else {
+                oldest
+            };
+            if victim == NONE {
+                return false;
+            }
             self.remove(victim, DropReason::FragmentNoRoom);
         }
     }
@@ -427,11 +471,10 @@ impl Datagrams {
 
     /// Removes the datagrams that came in by a port, because it is about to be closed.
     pub(crate) fn close(&mut self, port: PortId) {
-        for place in 0..self.datagrams.len() as u16 {
-            let here = |d: &Datagram| d.used && d.port == port;
-            if self.datagrams.get(usize::from(place)).is_some_and(here) {
-                self.remove(place, DropReason::PortClosed);
-            }
+        while let Some(place) = self.by_use.get(usize::from(port.0)).map(List::first)
+            && place != NONE
+        {
+            self.remove(place, DropReason::PortClosed);
         }
     }
 

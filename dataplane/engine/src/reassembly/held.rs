@@ -4,6 +4,7 @@
 use heddle_port::Packet;
 
 use super::list::NONE;
+use super::ranking::Ranking;
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 
@@ -45,12 +46,12 @@ pub(super) struct HeldPackets {
     /// Frames of the waiting packets.
     frames: u32,
     /// The same by share.
-    shares: Box<[u32; 256]>,
+    shares: Ranking,
 }
 
 impl HeldPackets {
-    /// Allocates room for `places` packets.
-    pub(super) fn new(places: u16) -> Self {
+    /// Allocates room for `places` packets of `shares` shares. Each share may have `frames_of_share` frames waiting.
+    pub(super) fn new(places: u16, shares: u16, frames_of_share: u16) -> Self {
         let places: Box<[_]> = (1..=places)
             .map(|next| (None, if next == places { NONE } else { next }))
             .collect();
@@ -60,7 +61,7 @@ impl HeldPackets {
             ready: HeldQueue::EMPTY,
             given_up: HeldQueue::EMPTY,
             frames: 0,
-            shares: Box::new([0; 256]),
+            shares: Ranking::new(shares, frames_of_share),
         }
     }
 
@@ -70,14 +71,13 @@ impl HeldPackets {
     }
 
     /// Returns the frames of a share's waiting packets.
-    pub(super) fn frames_of(&self, share: u8) -> u32 {
-        self.shares[usize::from(share)]
+    pub(super) fn frames_of(&self, share: u16) -> u32 {
+        self.shares.used(share).into()
     }
 
     /// Returns the share with the most frames.
-    pub(super) fn largest_share(&self) -> u8 {
-        let most = (0_u8..=255).max_by_key(|share| self.frames_of(*share));
-        most.unwrap_or(0)
+    pub(super) fn largest_share(&self) -> Option<u16> {
+        self.shares.largest()
     }
 
     /// Appends a packet to a datagram's queue. Returns the packet as an error if there is no place.
@@ -86,9 +86,9 @@ impl HeldPackets {
         queue: &mut HeldQueue,
         packet: Packet,
         ingress: Ingress,
-        share: u8,
+        share: u16,
     ) -> Result<(), Packet> {
-        let frames = u32::from(packet.frames());
+        let frames = u16::from(packet.frames());
         let place = self.insert(packet, ingress)?;
         self.append(
             queue,
@@ -97,8 +97,8 @@ impl HeldPackets {
                 last: place,
             },
         );
-        self.frames += frames;
-        self.shares[usize::from(share)] += frames;
+        self.frames += u32::from(frames);
+        self.shares.add(share, frames);
         Ok(())
     }
 
@@ -146,7 +146,7 @@ impl HeldPackets {
     }
 
     /// Makes the waiting packets of a queue ready, because the first fragment of their datagram has arrived.
-    pub(super) fn release(&mut self, queue: HeldQueue, share: u8) {
+    pub(super) fn release(&mut self, queue: HeldQueue, share: u16) {
         self.uncount(queue, share);
         let mut ready = self.ready;
         self.append(&mut ready, queue);
@@ -154,7 +154,7 @@ impl HeldPackets {
     }
 
     /// Gives up the waiting packets of a queue: they will be dropped for `reason`.
-    pub(super) fn give_up(&mut self, queue: HeldQueue, share: u8, reason: DropReason) {
+    pub(super) fn give_up(&mut self, queue: HeldQueue, share: u16, reason: DropReason) {
         self.uncount(queue, share);
         let mut place = queue.first;
         while let Some((kept, next)) = self.places.get_mut(usize::from(place)) {
@@ -169,13 +169,15 @@ impl HeldPackets {
     }
 
     /// Subtracts a queue's packets from the waiting frames.
-    fn uncount(&mut self, queue: HeldQueue, share: u8) {
-        let mut place = queue.first;
+    fn uncount(&mut self, queue: HeldQueue, share: u16) {
+        let (mut place, mut sum) = (queue.first, 0);
         while let Some((kept, next)) = self.places.get(usize::from(place)) {
-            let frames = kept.as_ref().map_or(0, |kept| u32::from(kept.packet.frames()));
-            self.frames -= frames;
-            self.shares[usize::from(share)] -= frames;
+            sum += kept.as_ref().map_or(0, |kept| u16::from(kept.packet.frames()));
             place = *next;
+        }
+        if sum > 0 {
+            self.frames -= u32::from(sum);
+            self.shares.subtract(share, sum);
         }
     }
 

@@ -48,6 +48,11 @@ impl List {
         self.first
     }
 
+    /// Returns the newest entry, or `NONE`.
+    pub(super) const fn last(&self) -> u16 {
+        self.last
+    }
+
     /// Appends an entry that is in no list.
     pub(super) fn push(&mut self, links: &mut Links, place: u16) {
         links.set_previous(place, self.last);
@@ -78,6 +83,7 @@ impl List {
     }
 
     /// Returns the oldest entry for which `fits` returns true.
+    #[cfg(test)]
     pub(super) fn find(&self, links: &Links, mut fits: impl FnMut(u16) -> bool) -> Option<u16> {
         let mut place = self.first;
         while place != NONE {
@@ -124,6 +130,7 @@ mod tests {
                 for (list, model) in &lists {
                     prop_assert!(all(list, &links).iter().eq(model));
                     prop_assert_eq!(list.first(), model.front().copied().unwrap_or(NONE));
+                    prop_assert_eq!(list.last(), model.back().copied().unwrap_or(NONE));
                 }
             }
         }

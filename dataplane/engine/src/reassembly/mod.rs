@@ -5,8 +5,10 @@
 //! of that flow. A fragment that arrives before the first one is held until the first one arrives. Each worker has a table
 //! of its own, because all fragments of a datagram arrive at one port.
 //!
-//! Datagrams, held frames and time are limited, and all memory is allocated at the start ([`FragmentConfig`]). An endpoint
-//! above its share loses its own oldest datagram. When the table is full, the endpoint with the most datagrams loses one.
+//! Datagrams, held frames and time are limited, and all memory is allocated at the start ([`FragmentConfig`]). Each port has a
+//! share: an endpoint above it loses the datagram of its own that received no fragment for longest. When the table is full, the
+//! endpoint with the most datagrams loses that one. Neither is searched for: datagrams are linked by share in the order of their
+//! last fragment ([`list`]), and shares are ranked by their use ([`ranking`]).
 //!
 //! A fragment is dropped, with a reason for each case, if
 //!
@@ -25,11 +27,13 @@ mod datagrams;
 mod held;
 mod list;
 mod part;
+mod ranking;
 mod spans;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use datagrams::{Datagrams, Later, Ticket};
+pub(crate) use datagram::{Later, Ticket};
+pub(crate) use datagrams::Datagrams;
 pub(crate) use part::{DatagramKey, Part};
 
 /// The limits of one worker's virtual reassembly.
@@ -43,6 +47,21 @@ pub struct FragmentConfig {
     pub wait_ms: u32,
     /// Milliseconds for which an entry is kept after the first fragment has arrived (Linux: 30 s, `ipfrag_time`).
     pub remember_ms: u32,
+}
+
+impl FragmentConfig {
+    /// The divisor of a share: the fragments of one port may use a quarter of the datagrams and of the held frames.
+    const SHARE: u16 = 4;
+
+    /// Returns the datagrams that one share may have.
+    fn datagrams_of_share(&self) -> u16 {
+        (self.datagrams / Self::SHARE).max(1)
+    }
+
+    /// Returns the held frames that one share may have.
+    const fn held_frames_of_share(&self) -> u16 {
+        self.held_frames / Self::SHARE
+    }
 }
 
 /// Counts of received fragments, and the current use of the table.

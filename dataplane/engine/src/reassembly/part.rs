@@ -27,7 +27,7 @@ impl DatagramKey {
 }
 
 /// The octets of its datagram's payload that a fragment carries, and whether it is the last one.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Part {
     pub(super) start: u16,
     pub(super) end: u16,

@@ -83,6 +83,19 @@ impl Spans {
         Fits::New
     }
 
+    /// Removes a fragment that was added, because it was not kept. Its retransmission is new then.
+    pub(super) fn remove(&mut self, start: u16, end: u16, last: bool) {
+        let at = self.seen.partition_point(|span| span.end <= start);
+        if self.seen.get(at) != Some(&Span { start, end }) {
+            return;
+        }
+        self.seen.remove(at);
+        self.octets -= u32::from(end.saturating_sub(start));
+        if last {
+            self.end = None;
+        }
+    }
+
     /// Returns true if every octet was received.
     pub(super) fn are_all(&self) -> bool {
         self.end.is_some_and(|end| self.octets == u32::from(end))

@@ -11,6 +11,8 @@ use super::{DatagramKey, Datagrams, FragmentConfig, Later, Part, Ticket};
 use crate::ingress::{Ingress, PortRole};
 use crate::reason::DropReason;
 
+/// The port numbers: as many as with the most pods.
+const PORTS: u16 = 1088;
 const CONFIG: FragmentConfig = FragmentConfig {
     datagrams: 16,
     held_frames: 12,
@@ -48,7 +50,7 @@ impl Table {
         Self {
             pool: WorkerPool::new(WorkerId(0), shared.clone()),
             shared,
-            datagrams: Datagrams::new(config),
+            datagrams: Datagrams::new(config, PORTS),
             now: Millis(1000),
         }
     }
@@ -149,6 +151,82 @@ fn a_packet_whose_first_came_meanwhile_is_ready_at_once() {
         assert_eq!(t.hold(2, ticket, 1), Ok(()));
         assert_eq!(t.free_finished(), (0, 1));
     }
+}
+
+#[test]
+fn a_fragment_without_room_is_no_duplicate_when_it_comes_again() {
+    let mut t = Table::new(CONFIG);
+    for last in [false, true] {
+        let p = fragment(1, 64, 64, !last);
+        let Later::Wait(ticket) = t.later(2, &p) else {
+            panic!("it waits")
+        };
+        assert_eq!(t.hold(2, ticket, 4), Err(DropReason::FragmentNoRoom));
+    }
+    let p = fragment(1, 64, 64, true);
+    let Later::Wait(ticket) = t.later(2, &p) else {
+        panic!("it waits again")
+    };
+    assert_eq!(t.hold(2, ticket, 1), Ok(()));
+    assert_eq!(t.later(2, &p), Later::Drop(DropReason::FragmentDuplicate));
+    assert_eq!(t.first(2, &fragment(1, 0, 64, true), true), Ok(()));
+    assert_eq!((t.free_finished(), t.held()), ((0, 1), 0));
+}
+
+/// Asks for the next step of a later fragment in a datagram whose first fragment was forwarded, if the table has it still.
+fn is_known(t: &mut Table, pod: u16, id: u32) -> bool {
+    matches!(t.later(pod, &fragment(id, 64, 64, true)), Later::Follow(_))
+}
+
+#[test]
+fn each_port_has_a_share_of_its_own() {
+    // Endpoint numbers that are equal modulo 256 have shared one.
+    let mut t = Table::new(CONFIG);
+    for id in 0..4 {
+        t.first(1, &fragment(id, 0, 64, true), true).unwrap();
+    }
+    for id in 0..40 {
+        t.first(257, &fragment(id, 0, 64, true), true).unwrap();
+        t.datagrams.check();
+    }
+    assert!((0..4).all(|id| is_known(&mut t, 1, id)), "the other one keeps its own");
+    assert!((36..40).all(|id| is_known(&mut t, 257, id)) && t.datagrams.check() == 0);
+}
+
+#[test]
+fn the_datagram_goes_that_was_silent_for_longest() {
+    let mut t = Table::new(CONFIG);
+    for id in 0..4 {
+        t.now = t.now.plus(1);
+        t.first(2, &fragment(id, 0, 64, true), true).unwrap();
+    }
+    t.now = t.now.plus(1);
+    assert!(is_known(&mut t, 2, 0), "used again");
+    t.first(2, &fragment(4, 0, 64, true), true).unwrap();
+    t.datagrams.check();
+    assert!([0, 2, 3, 4].into_iter().all(|id| is_known(&mut t, 2, id)));
+}
+
+#[test]
+fn a_full_table_takes_room_from_the_endpoint_with_the_most_datagrams() {
+    let mut t = Table::new(CONFIG);
+    // Three have a full share, one has three datagrams, and one has one.
+    for pod in 2..5 {
+        for id in 0..4 {
+            t.first(pod, &fragment(id, 0, 64, true), true).unwrap();
+        }
+    }
+    for id in 0..3 {
+        t.first(5, &fragment(id, 0, 64, true), true).unwrap();
+    }
+    t.first(6, &fragment(0, 0, 64, true), true).unwrap();
+    for n in 1..4 {
+        t.first(7, &fragment(n, 0, 64, true), true).unwrap();
+        t.datagrams.check();
+        assert_eq!(t.datagrams.changed_totals().unwrap().datagrams, 16);
+    }
+    assert!((0..3).all(|id| is_known(&mut t, 5, id)) && is_known(&mut t, 6, 0));
+    assert!((1..4).all(|id| is_known(&mut t, 7, id)));
 }
 
 #[derive(Clone, Debug)]
