@@ -1,4 +1,4 @@
-//! What others remove or change of heddle's kernel state comes back without a restart, and the node is ready only while nothing
+//! Everything that others remove or change of heddle's kernel state comes back without a restart, and the node is ready only while nothing
 //! of it is missing.
 
 mod common;

@@ -15,6 +15,7 @@
 //! This crate and `heddle-cni` alone change the node's kernel state. The node's NICs, its other routes and its forwarding
 //! switches are never changed.
 
+mod due;
 pub mod error;
 pub mod external_aliases;
 pub mod frontends;
@@ -25,6 +26,7 @@ pub mod nft_program;
 pub mod observe;
 pub mod plan;
 pub mod port;
+pub mod report;
 pub mod reserved;
 pub mod state_file;
 pub mod sysctl;
@@ -41,7 +43,8 @@ pub use error::HostError;
 pub use nft_program::Nft;
 pub use plan::Plan;
 pub use port::{Applied, HostPort};
-pub use task::{HostConfig, HostHandle, HostLink, HostStatus, PortLink, PortLinks, Report, start};
+pub use report::{HostLink, HostStatus, PortLink, PortLinks, Report};
+pub use task::{HostConfig, HostHandle, start};
 pub use well_known::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER, gateway_of};
 
 /// Removes everything of a host port from this network namespace, and returns a line for each thing it removed.

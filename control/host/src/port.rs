@@ -185,7 +185,7 @@ impl HostPort {
             self.mac = mac;
         }
         for (seen, known) in [(&observed.peer, &mut self.peer), (&observed.link, &mut self.link)] {
-            // The task re-creates a pair of which an end is gone.
+            // The task re-creates a pair that has lost an end.
             let Some(seen) = seen.as_ref().filter(|seen| seen.index == known.index) else {
                 continue;
             };

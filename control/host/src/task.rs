@@ -6,7 +6,7 @@
 //! both are served while `nft` runs, and stopping kills it.
 //!
 //! Others may change or remove at any time what heddle has put into the kernel. The task therefore compares the kernel's state
-//! with the plan after each notification of the kernel ([`crate::watch`]) and every [`PERIOD`], and repairs and logs each
+//! with the plan after each notification of the kernel ([`crate::watch`]) and every 30 seconds, and repairs and logs each
 //! difference. A difference that cannot be removed is tried again with growing pauses, and [`HostStatus::differences`] shows
 //! it. The XDP programs of ports belong to the control thread, which re-attaches them at [`Report::ProgramsLost`].
 
@@ -20,14 +20,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use heddle_linux::Address;
-use heddle_wire::MacAddr;
 use tokio::sync::{mpsc, watch};
 
+use crate::due::Due;
 use crate::error::HostError;
 use crate::netlink::{self, Handle};
 use crate::nft_program::Nft;
 use crate::plan::Plan;
 use crate::port::{Applied, HostPort};
+use crate::report::{HostLink, HostStatus, PortLink, PortLinks, Report};
 use crate::uplink::{self, Uplink};
 use crate::watch::Watch;
 use crate::well_known::INTERFACE;
@@ -36,15 +37,6 @@ use crate::{links, reserved, sysctl};
 /// The interval at which the task checks the host port's interfaces, the uplink, and the sysctls, whose changes the kernel does
 /// not announce.
 const TICK: Duration = Duration::from_secs(1);
-/// The interval at which everything is compared with the plan, whatever was announced.
-const PERIOD: Duration = Duration::from_secs(30);
-/// The pause between a notification and the comparison, so that one comparison serves the notifications of one change.
-const SETTLE: Duration = Duration::from_millis(50);
-/// A comparison on a notification waits this many times as long as the last one took. So on a node whose routes change all the
-/// time, comparisons take a tenth of a core at most.
-const REST: u32 = 9;
-/// The shortest and the longest pause before differences that remain are tried again. It doubles with each attempt.
-const RETRY_AFTER: (Duration, Duration) = (Duration::from_secs(1), PERIOD);
 
 /// The settings of the host task, fixed while it runs.
 #[derive(Debug, Clone)]
@@ -61,91 +53,6 @@ pub struct HostConfig {
     pub uplink: Option<String>,
     /// The `nft` program.
     pub nft: Nft,
-}
-
-/// The properties of the host port's pair of interfaces that the dataplane needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct HostLink {
-    /// The Ethernet address of the node's end.
-    pub mac: MacAddr,
-    /// The interface index of the node's end.
-    pub index: u32,
-    /// The interface index of the dataplane's end, which the host port's queues are opened on.
-    pub peer_index: u32,
-}
-
-/// An outcome or an observation of the host task.
-#[derive(Debug)]
-pub enum Report {
-    /// A plan was applied.
-    Reconciled {
-        /// The revision that came with the plan.
-        revision: u64,
-        /// The steps that failed. The task tries them again.
-        failures: Vec<HostError>,
-    },
-    /// The host port's node end has another MAC. The tables need the new one.
-    Changed(HostLink),
-    /// Interfaces of ports that lost their XDP program or have another one. The controller attaches it again.
-    ProgramsLost(Vec<PortLink>),
-    /// Somebody deleted the host port's pair, and it was re-created. The controller reopens the queues.
-    Recreated(HostLink),
-    /// Somebody deleted the host port's pair, and it cannot be re-created now. The task tries again every second.
-    Lost(HostError),
-    /// The addresses of the node's interfaces, without the ones that only the node itself can use. Sent first after the first
-    /// look, before [`Report::Uplink`], and after each change.
-    Addresses(BTreeSet<IpAddr>),
-    /// The uplink, sent after the first search and after each change.
-    Uplink(Option<Uplink>),
-}
-
-/// The host task's last state, for `status` and metrics.
-#[derive(Debug, Clone, Default)]
-pub struct HostStatus {
-    /// The pair of interfaces; `None` while it is deleted.
-    pub link: Option<HostLink>,
-    /// The uplink.
-    pub uplink: Option<Uplink>,
-    /// The revision of the plan that was applied last.
-    pub revision: u64,
-    /// The time at which the kernel's state was last compared with the plan and no difference was left.
-    pub verified_at: Option<Instant>,
-    /// The differences that could not be removed. `None` until the first plan was applied.
-    pub differences: Option<Vec<String>>,
-    /// The number of differences that others have made and that heddle has removed.
-    pub repaired: u64,
-}
-
-impl HostStatus {
-    /// Returns the reason why the node's kernel state does not do what it should; `None` if it works.
-    #[must_use]
-    pub fn problem(&self) -> Option<String> {
-        match &self.differences {
-            None => Some("the host port has no plan yet".to_owned()),
-            Some(differences) => differences.first().map(|first| match differences.len() {
-                1 => first.clone(),
-                n => format!("{first} (and {} more)", n - 1),
-            }),
-        }
-    }
-}
-
-/// An interface with an open port.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortLink {
-    /// The interface's index.
-    pub index: u32,
-    /// The interface's name.
-    pub name: String,
-}
-
-/// The interfaces with open ports, and the XDP program that each of them must have.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct PortLinks {
-    /// The program's id.
-    pub program: u32,
-    /// The interfaces.
-    pub links: BTreeSet<PortLink>,
 }
 
 /// The newest state that the control thread asks for.
@@ -319,57 +226,6 @@ struct Task {
     is_lost: bool,
     status: watch::Sender<HostStatus>,
     reports: Box<dyn FnMut(Report) + Send>,
-}
-
-/// The times at which the task compares the kernel's state with the plan.
-struct Due {
-    /// The next comparison that does not need a notification: the periodic one, or the retry of a failed step.
-    periodic: Instant,
-    /// The next comparison because of a notification.
-    notified: Option<Instant>,
-    /// `true` if somebody has changed an nftables table.
-    rules_changed: bool,
-    /// The earliest time of a comparison because of a notification.
-    rest_until: Instant,
-    /// The pause before the next retry; `None` while nothing has failed.
-    retry_after: Option<Duration>,
-}
-
-impl Due {
-    fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            periodic: now,
-            notified: None,
-            rules_changed: false,
-            rest_until: now,
-            retry_after: None,
-        }
-    }
-
-    /// Notes a notification.
-    fn notify(&mut self, rules_changed: bool) {
-        self.rules_changed |= rules_changed;
-        let at = (Instant::now() + SETTLE).max(self.rest_until);
-        self.notified.get_or_insert(at);
-    }
-
-    /// Returns the time of the next comparison.
-    fn next(&self) -> Instant {
-        self.notified.map_or(self.periodic, |at| at.min(self.periodic))
-    }
-
-    /// Notes that a comparison has ended that began at `began`.
-    fn compared(&mut self, began: Instant, failed: bool) {
-        let now = Instant::now();
-        self.rest_until = now + (now - began) * REST;
-        // Notifications that arrived meanwhile, also those of the comparison's own changes, ask for another one.
-        self.notified = None;
-        self.rules_changed = false;
-        let (shortest, longest) = RETRY_AFTER;
-        self.retry_after = failed.then(|| self.retry_after.map_or(shortest, |pause| (pause * 2).min(longest)));
-        self.periodic = now + self.retry_after.unwrap_or(PERIOD);
-    }
 }
 
 impl Task {

@@ -10,6 +10,7 @@
 //! Only this crate knows the JSON and YAML forms of Kubernetes objects.
 
 pub mod decode;
+mod documents;
 pub mod folder;
 pub mod manifest;
 mod yaml;

@@ -5,7 +5,10 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::decode::{Decoded, Refusal, decode, unlist};
+use crate::documents::Documents;
 use crate::yaml;
+
+pub use crate::documents::ParseError;
 
 /// One object of a file, decoded or refused.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,16 +19,6 @@ pub struct Entry {
     pub line: Option<u32>,
     /// The object, or its refusal.
     pub decoded: Result<Decoded, Refusal>,
-}
-
-/// A file that cannot be read as a whole.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct ParseError {
-    /// The line of the fault, from 1, if it is known.
-    pub line: Option<u32>,
-    /// The fault.
-    pub message: String,
 }
 
 /// Returns `true` if a file with this name holds manifests: `.yaml`, `.yml` and `.json`, but no hidden files, and no copies
@@ -63,9 +56,6 @@ pub fn parse(name: &str, text: &str) -> Result<Vec<Entry>, ParseError> {
     }
     Ok(entries)
 }
-
-/// The documents of a file, with the lines where they begin.
-pub(crate) type Documents = Vec<(Option<u32>, Value)>;
 
 fn json(text: &str) -> Result<Documents, ParseError> {
     let mut documents = Vec::new();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Options, Spanned};
 
-use crate::manifest::{Documents, ParseError};
+use crate::documents::{Documents, ParseError};
 
 /// The words that go-yaml reads as booleans, apart from `true` and `false`, each in lower case, capitalised and in capitals.
 const BOOLEANS: [&str; 8] = ["y", "n", "yes", "no", "on", "off", "true", "false"];

@@ -173,7 +173,9 @@ fn knows_host_port(chains: &[Chain<'_>], base: &Chain<'_>, hook: Hook) -> bool {
 fn legacy_refuses(rules: &str, hook: Hook) -> bool {
     let chain = hook.chain();
     let lines = || rules.lines().map(str::trim);
-    let last = lines().filter(|rule| rule.starts_with(&format!("-A {chain} "))).last();
+    let last = lines()
+        .filter(|rule| rule.starts_with(&format!("-A {chain} ")))
+        .next_back();
     let refuses = lines().any(|rule| rule == format!("-P {chain} DROP"))
         || last.is_some_and(|rule| {
             let target = rule.trim_start_matches(&format!("-A {chain} "));
@@ -222,7 +224,7 @@ fn read_all(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> 
     thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(mut pipe) = pipe {
-            // What was read before an error is better than nothing.
+            // The part read before an error is better than nothing.
             let _ = pipe.read_to_end(&mut bytes);
         }
         let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());

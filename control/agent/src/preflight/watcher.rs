@@ -25,10 +25,10 @@ impl CheckRows {
     }
 
     /// Replaces the rows, and logs each that is not as it should be and was not logged before.
-    fn set(&self, rows: Vec<Row>) {
+    fn set(&self, rows: &[Row]) {
         let before = std::mem::replace(
             &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner),
-            rows.clone(),
+            rows.to_vec(),
         );
         for row in rows.iter().filter(|row| !before.contains(row)) {
             let Row {
@@ -64,7 +64,7 @@ impl Watcher {
         let (stop, stopped) = mpsc::channel();
         thread::Builder::new().name("checks".to_owned()).spawn(move || {
             loop {
-                shown.set(rows::of_others());
+                shown.set(&rows::of_others());
                 if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }

@@ -57,7 +57,7 @@ fn some_labels() -> impl Strategy<Value = Labels> {
     .prop_map(|map| Labels::new(map).unwrap())
 }
 
-/// Labels, of which a tenth cannot be read.
+/// Labels; a tenth of them cannot be read.
 fn object_labels() -> impl Strategy<Value = Labels> {
     prop_oneof![9 => some_labels(), 1 => Just(Labels::unreadable())]
 }

@@ -33,7 +33,7 @@ use node::{Fault, Node};
 pub enum Decoded {
     /// An object of a kind that heddle reads.
     Object(Object),
-    /// An object of which parts were ignored, because the API does not check them and they have values that they cannot have.
+    /// An object whose odd parts were ignored, because the API does not check them and they have values that they cannot have.
     Partial(Object, Box<Refusal>),
     /// An object of another kind, such as `apps/v1 Deployment`.
     Other(String),
