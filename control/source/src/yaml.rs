@@ -23,7 +23,11 @@ pub(crate) fn documents(text: &str) -> Result<Documents, ParseError> {
     }
     let documents = serde_saphyr::from_multiple_with_options::<Spanned<Value>>(text, options());
     let pair = |document: Spanned<Value>| (line_number(document.referenced.line()), document.value);
-    Ok(documents.map_err(failure)?.into_iter().map(pair).collect())
+    Ok(documents
+        .map_err(|error| failure(&error))?
+        .into_iter()
+        .map(pair)
+        .collect())
 }
 
 fn exact(text: &str) -> Result<Documents, ParseError> {
@@ -36,7 +40,11 @@ fn exact(text: &str) -> Result<Documents, ParseError> {
             document.value.into_value(&document.defined, text),
         )
     };
-    Ok(documents.map_err(failure)?.into_iter().map(pair).collect())
+    Ok(documents
+        .map_err(|error| failure(&error))?
+        .into_iter()
+        .map(pair)
+        .collect())
 }
 
 /// Returns large limits, because a file may contain a dump of a large cluster. The expansion of a small file stays bounded.
@@ -53,7 +61,7 @@ fn options() -> Options {
     }
 }
 
-fn failure(error: serde_saphyr::Error) -> ParseError {
+fn failure(error: &serde_saphyr::Error) -> ParseError {
     ParseError {
         line: error.location().and_then(|location| line_number(location.line())),
         message: error.to_string().lines().next().unwrap_or_default().to_owned(),

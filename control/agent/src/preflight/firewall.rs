@@ -173,9 +173,7 @@ fn knows_host_port(chains: &[Chain<'_>], base: &Chain<'_>, hook: Hook) -> bool {
 fn legacy_refuses(rules: &str, hook: Hook) -> bool {
     let chain = hook.chain();
     let lines = || rules.lines().map(str::trim);
-    let last = lines()
-        .filter(|rule| rule.starts_with(&format!("-A {chain} ")))
-        .next_back();
+    let last = lines().rfind(|rule| rule.starts_with(&format!("-A {chain} ")));
     let refuses = lines().any(|rule| rule == format!("-P {chain} DROP"))
         || last.is_some_and(|rule| {
             let target = rule.trim_start_matches(&format!("-A {chain} "));
