@@ -87,17 +87,17 @@ fn invalid_fields_are_rejected_by_name() -> Result<(), LabError> {
     shop.node.apply(&node)?;
     wait_for_rejection(&shop.node, &["other", "podCIDR", "10.244.7.0/33"])?;
 
+    // Another node's pod with the address of a pod of this node is no error: the attachment decides whose it is.
     let taken = shop.member("web-1")?.attached.ip(false)?;
     shop.node
         .apply(&manifests::pod("shop", "thief", &[], "elsewhere", &[taken]))?;
-    wait_for_rejection(&shop.node, &["thief", "web-1", &taken.to_string()])?;
 
-    assert_eq!(shop.node.status()?["rejections_total"].as_u64(), Some(4));
+    assert_eq!(shop.node.status()?["rejections_total"].as_u64(), Some(3));
     let out = shop
         .node
         .ns()
         .enter(|| run_with_input(&mut shop.node.heddle("status"), ""))?;
-    for name in ["bad-port", "web-bad", "other", "thief"] {
+    for name in ["bad-port", "web-bad", "other"] {
         assert!(
             out.stdout.contains(name),
             "`heddle status` shows {name}:\n{}",

@@ -46,21 +46,22 @@ fn interfaces_and_routes_have_the_mtu_of_their_paths() -> Result<(), LabError> {
     let link = ip(&ns, "link show eth0")?;
     assert!(link.contains(&format!("mtu {LARGE} ")), "{link}");
     let (v4, v6) = (ip(&ns, "route show")?, ip(&ns, "-6 route show")?);
+    // Where the path takes as much as the interface, the interface's MTU holds: a chained plugin may lower it.
     for (destination, mtu) in [
-        ("10.244.1.0/24", LARGE),
-        ("10.96.0.0/16", LARGE),
-        ("10.244.2.0/24", UPLINK - 50),
-        ("default", UPLINK),
+        ("10.244.1.0/24", None),
+        ("10.96.0.0/16", None),
+        ("10.244.2.0/24", Some(UPLINK - 50)),
+        ("default", Some(UPLINK)),
     ] {
-        assert_eq!(route_mtu(&v4, destination), Some(mtu), "{destination}: {v4}");
+        assert_eq!(route_mtu(&v4, destination), mtu, "{destination}: {v4}");
     }
     for (destination, mtu) in [
-        ("fd00:10:244:1::/64", LARGE),
-        ("fd00:10:96::/112", LARGE),
-        ("fd00:10:244:2::/64", UPLINK - 50),
-        ("default", UPLINK),
+        ("fd00:10:244:1::/64", None),
+        ("fd00:10:96::/112", None),
+        ("fd00:10:244:2::/64", Some(UPLINK - 50)),
+        ("default", Some(UPLINK)),
     ] {
-        assert_eq!(route_mtu(&v6, destination), Some(mtu), "{destination}: {v6}");
+        assert_eq!(route_mtu(&v6, destination), mtu, "{destination}: {v6}");
     }
     for interface in ["heddle0", "hdhost"] {
         let link = ip(shop.node.ns(), &format!("link show {interface}"))?;
