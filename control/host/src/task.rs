@@ -6,7 +6,7 @@
 //! both are served while `nft` runs, and stopping kills it.
 //!
 //! Others may change or remove at any time what heddle has put into the kernel. The task therefore compares the kernel's state
-//! with the plan after each notification of the kernel ([`crate::watch`]) and every 30 seconds, and repairs and logs each
+//! with the plan after each notification of the kernel (`watch`) and every 30 seconds, and repairs and logs each
 //! difference. A difference that cannot be removed is tried again with growing pauses, and [`HostStatus::differences`] shows
 //! it. The XDP programs of ports belong to the control thread, which re-attaches them at [`Report::ProgramsLost`].
 

@@ -79,8 +79,8 @@ impl FlowTable {
     /// Inserts both directions of a connection, or neither. Returns the slots of the forward and the reverse one.
     ///
     /// The connection has `forward`'s endpoints and generations; hits of `reverse` return them swapped. It is charged to its
-    /// opener (the direction without [`FlowFlags::REPLY`]), or to the other side with [`FlowFlags::RESPONDER_PAYS`]; with
-    /// [`FlowFlags::OUTSIDE`] to the source prefix of that side. A tuple is in the table once, whatever its origin.
+    /// opener (the direction without the flag `REPLY`), or to the other side with the flag `RESPONDER_PAYS`; with the flag
+    /// `OUTSIDE` to the source prefix of that side. A tuple is in the table once, whatever its origin.
     ///
     /// # Errors
     /// [`InsertError`] with the obstacle. The table is then unchanged, except that expired entries may have been removed, and
