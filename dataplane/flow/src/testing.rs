@@ -3,8 +3,10 @@
 use std::net::Ipv4Addr;
 
 use heddle_ids::{EndpointId, Generation, NodeId};
+#[cfg(not(loom))]
+use heddle_wire::TcpFlags;
 use heddle_wire::rewrite::Tuple;
-use heddle_wire::{Ip, Proto, TcpFlags};
+use heddle_wire::{Ip, Proto};
 
 use crate::{Config, Egress, FlowFlags, FlowKey, FlowTable, Hit, Millis, NewFlow, Origin, Quotas, Rewrite, SlotId};
 
@@ -126,6 +128,7 @@ pub(crate) fn assert_delivers(hit: Option<Hit>, flow: &NewFlow) {
 }
 
 /// Completes the handshake of a connection.
+#[cfg(not(loom))]
 pub(crate) fn establish(table: &FlowTable, (f, r): (SlotId, SlotId)) {
     for (slot, flags) in [(r, TcpFlags::SYN | TcpFlags::ACK), (f, TcpFlags::ACK)] {
         assert!(table.touch(slot, T0, 1, flags));

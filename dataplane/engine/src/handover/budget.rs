@@ -14,16 +14,12 @@
 //! sender sees as returned have left their queue, and the queue has room for others. A stale read makes the lanes look
 //! fuller than they are, never emptier.
 
-#[cfg(loom)]
-use loom::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::Arc;
 #[cfg(not(loom))]
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
-};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, Ordering};
 
 use heddle_port::PortId;
 
