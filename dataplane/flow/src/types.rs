@@ -6,7 +6,7 @@ use bitflags::bitflags;
 use heddle_ids::{EndpointId, Epoch, Generation, NextHopId, NodeId};
 use heddle_wire::checksum::Delta;
 use heddle_wire::rewrite::{Deltas, Tuple};
-use heddle_wire::{IcmpMessage, Parsed, Proto};
+use heddle_wire::{Parsed, Proto};
 
 /// A time in milliseconds, of a clock that never stops: in the agent `CLOCK_BOOTTIME`, which continues over a restart.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Debug)]
@@ -165,12 +165,12 @@ impl FlowKey {
     /// Returns the key of a packet with this origin.
     #[must_use]
     #[inline]
-    pub fn of(packet: &Parsed, origin: Origin) -> Self {
+    pub const fn of(packet: &Parsed, origin: Origin) -> Self {
         Self {
             tuple: packet.tuple(),
             proto: packet.proto,
             origin,
-            echo_reply: packet.icmp() == Some(IcmpMessage::EchoReply),
+            echo_reply: packet.echo_reply,
         }
     }
 

@@ -97,6 +97,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
         tcp_flags: TcpFlags::NONE,
         icmp_type: a[7],
         icmp_code: 0,
+        echo_reply: false,
         l2_multicast,
     })
 }

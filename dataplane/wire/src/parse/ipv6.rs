@@ -75,6 +75,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
         tcp_flags: t.flags,
         icmp_type: t.icmp_type,
         icmp_code: t.icmp_code,
+        echo_reply: t.echo_reply,
         l2_multicast,
     })
 }

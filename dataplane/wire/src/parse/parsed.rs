@@ -72,6 +72,8 @@ pub struct Parsed {
     pub icmp_type: u8,
     /// The code of an ICMP or ICMPv6 message.
     pub icmp_code: u8,
+    /// The message is an ICMP or ICMPv6 echo reply.
+    pub echo_reply: bool,
     /// The frame was sent to an Ethernet multicast or the broadcast address.
     pub l2_multicast: bool,
 }

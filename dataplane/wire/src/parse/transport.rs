@@ -30,6 +30,7 @@ pub(super) struct Transport {
     pub(super) flags: TcpFlags,
     pub(super) icmp_type: u8,
     pub(super) icmp_code: u8,
+    pub(super) echo_reply: bool,
 }
 
 /// Reads the transport header.
@@ -49,6 +50,7 @@ pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
         flags: TcpFlags::NONE,
         icmp_type: 0,
         icmp_code: 0,
+        echo_reply: false,
     };
     match at.proto {
         Proto::TCP => {
@@ -100,6 +102,7 @@ pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
             let i = header::<{ icmp::HEADER }>(head, at, ParseError::IcmpTruncated)?;
             (out.icmp_type, out.icmp_code) = (i[0], i[1]);
             let message = IcmpMessage::of(at.l3, i[0]);
+            out.echo_reply = message == IcmpMessage::EchoReply;
             (out.sport, out.dport) = icmp::echo_ports(message, u16::from_be_bytes([i[4], i[5]]));
             out.payload = (at.l4 + icmp::HEADER) as u16;
         }
@@ -143,5 +146,6 @@ fn later(at: &At) -> Result<Transport, ParseError> {
         flags: TcpFlags::NONE,
         icmp_type: 0,
         icmp_code: 0,
+        echo_reply: false,
     })
 }
