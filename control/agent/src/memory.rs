@@ -6,13 +6,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use heddle_config::{Config, HugePages};
+use heddle_config::{Config, FRAME_SIZE, HugePages};
 use heddle_proto::Bytes;
 
 use crate::workers::flow_file::{HUGE_PAGE, huge_pages};
 
-/// The bytes of a frame.
-pub const FRAME_SIZE: u64 = 4096;
 /// The bytes that the kernel allocates for each port and each frame of the UMEM.
 const KERNEL_BYTES_PER_PORT_AND_FRAME: u64 = 128;
 
@@ -41,7 +39,7 @@ pub struct Available {
 #[error(
     "frames: {frames} of {} bytes are {} of packet memory, and the flow table needs {}, but only {} are available {}: \
      lower frames or connections",
-    FRAME_SIZE, Bytes(u64::from(*.frames) * FRAME_SIZE), Bytes(*.flows), Bytes(.available.bytes), .available.limit
+    FRAME_SIZE, Bytes(u64::from(*.frames) * u64::from(FRAME_SIZE)), Bytes(*.flows), Bytes(.available.bytes), .available.limit
 )]
 pub struct TooLarge {
     /// The frames of the UMEM.
@@ -88,7 +86,7 @@ impl Demand {
     /// Returns the bytes that the agent allocates at the start.
     #[must_use]
     pub fn at_start(&self) -> u64 {
-        u64::from(self.frames) * FRAME_SIZE + self.flows
+        u64::from(self.frames) * u64::from(FRAME_SIZE) + self.flows
     }
 
     /// Returns the bytes that the kernel allocates in addition when all ports are open.

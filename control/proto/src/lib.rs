@@ -86,8 +86,6 @@ pub const MAX_REQUEST: usize = 64 * 1024;
 /// for each Service.
 pub const MAX_ANSWER: usize = 16 * 1024 * 1024;
 
-/// The default of the agent's `podWaitSeconds`: the time that *ready* may wait until the pod is known, its policy is
-/// compiled and its port forwards. Afterwards the agent answers [`ErrorCode::TRY_AGAIN_LATER`].
-pub const READY_WAIT: Duration = Duration::from_secs(20);
-/// The time that the client waits for any answer: longer than [`READY_WAIT`], so that the agent's own error arrives.
+/// The time that the client waits for any answer: longer than the agent's `podWaitSeconds` may be (25), after which *ready* is
+/// answered with [`ErrorCode::TRY_AGAIN_LATER`].
 pub const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);

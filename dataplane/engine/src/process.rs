@@ -223,7 +223,7 @@ fn finish_miss(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &Flow
     let next = match cx.flows.find_tuple(key, cx.now) {
         None => Next::Open(None),
         Some(hit) if hit.view.origin == key.origin => flow_hit::check(cx, p, &hit),
-        Some(hit) if p.tcp_flags.opens() && !hit.view.admits_syn() => Next::Open(Some(hit.slot)),
+        Some(hit) if p.opens && !hit.view.admits_syn() => Next::Open(Some(hit.slot)),
         Some(hit) => Next::Revalidate(hit),
     };
     slow_path(cx, packet, p, key, Kind::Whole, next)

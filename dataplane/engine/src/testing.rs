@@ -70,26 +70,32 @@ impl Default for NodeBuilder {
             lane: 256,
             frames: 1024,
             frame_size: 4096,
-            flows: heddle_flow::Config {
-                capacity: 1024,
-                quotas: heddle_flow::Quotas::default(),
-                // Fixed, so that a failure repeats: the digits of e.
-                seed: Some([
-                    0xb7e1_5162_8aed_2a6a,
-                    0xbf71_5880_9cf4_f3c7,
-                    0x62e7_160f_38b4_da56,
-                    0xa784_d904_5190_cfef,
-                    0x324e_7738_926c_fbe5,
-                    0xf4bf_8d8d_8c31_d763,
-                    0xda06_c80a_bb11_85eb,
-                    0x4f7c_7b57_57f5_9584,
-                ]),
-                ..heddle_flow::Config::default()
-            },
+            flows: repeatable_flows(1024),
             stages: StageConfig::default(),
             idle_after: Duration::MAX,
             now: Millis(1_000_000),
         }
+    }
+}
+
+/// Returns the configuration of a flow table without quotas, whose hash has a fixed key, so that a failure repeats.
+#[must_use]
+pub fn repeatable_flows(capacity: u32) -> heddle_flow::Config {
+    heddle_flow::Config {
+        capacity,
+        quotas: heddle_flow::Quotas::default(),
+        // The digits of e.
+        seed: Some([
+            0xb7e1_5162_8aed_2a6a,
+            0xbf71_5880_9cf4_f3c7,
+            0x62e7_160f_38b4_da56,
+            0xa784_d904_5190_cfef,
+            0x324e_7738_926c_fbe5,
+            0xf4bf_8d8d_8c31_d763,
+            0xda06_c80a_bb11_85eb,
+            0x4f7c_7b57_57f5_9584,
+        ]),
+        ..heddle_flow::Config::default()
     }
 }
 

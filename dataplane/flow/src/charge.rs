@@ -8,7 +8,7 @@ use heddle_ids::EndpointId;
 use heddle_wire::{Ip, Proto};
 
 use crate::encoding::PORTS;
-use crate::hash::ip_from_words;
+use crate::hash::{ip_from_words, scramble};
 use crate::state::ConnState;
 use crate::types::{FlowFlags, NewFlow};
 
@@ -65,17 +65,12 @@ impl Charge {
             u64::from(port) << 8 | u64::from(proto.0),
             who,
         ];
-        let hash = words.into_iter().fold(0, |hash: u64, word| spread(hash ^ word));
+        let hash = words.into_iter().fold(0, |hash: u64, word| scramble(hash ^ word));
         Self {
             payer,
             destination: Some((hash >> 32) as usize % DESTINATIONS),
         }
     }
-}
-
-/// Spreads a number over 64 bits: Fibonacci hashing (Knuth, The Art of Computer Programming, volume 3, section 6.4).
-const fn spread(word: u64) -> u64 {
-    (word ^ word >> 29).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 /// The payer of a connection.
@@ -97,7 +92,7 @@ impl Payer {
         } else {
             u64::from_be_bytes(*octets.first_chunk().unwrap_or(&[0; 8]))
         };
-        Self::Outside(behind, (spread(prefix) >> 32) as usize % PREFIXES)
+        Self::Outside(behind, (scramble(prefix) >> 32) as usize % PREFIXES)
     }
 
     pub(crate) const fn endpoint(self) -> EndpointId {

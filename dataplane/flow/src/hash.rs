@@ -35,7 +35,7 @@ impl Seed {
 }
 
 /// Does one step of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
-const fn scramble(word: u64) -> u64 {
+pub(crate) const fn scramble(word: u64) -> u64 {
     let z = word.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

@@ -220,7 +220,7 @@ fn memory_row(demand: &Demand) -> Row {
 /// (net/xdp/xdp_umem.c).
 fn memlock(demand: &Demand) -> Row {
     const WHAT: &str = "memlock";
-    let needed = u64::from(demand.frames) * memory::FRAME_SIZE;
+    let needed = u64::from(demand.frames) * u64::from(heddle_config::FRAME_SIZE);
     let exempt = privileges::missing().is_ok_and(|missing| {
         missing
             .iter()

@@ -115,21 +115,21 @@ fn probe_family(shop: &Shop, v6: bool, rows: &mut Vec<ProbeRow>) -> Result<(), D
         DB_PORT,
         "allowed by shop/db-from-web",
     )?);
-    rows.push(expect_silence(
+    rows.push(expect(
         "client",
         client,
         "db",
-        ip("db")?,
-        DB_PORT,
-        "no policy allows it",
+        (ip("db")?, DB_PORT, "no policy allows it"),
+        &ProbeOutcome::NoAnswer,
+        "no answer".to_owned(),
     )?);
-    rows.push(expect_refusal(
+    rows.push(expect(
         "client",
         client,
         "Service shop/web",
-        service,
-        WEB_PORT + 1,
-        "the Service has no such port",
+        (service, WEB_PORT + 1, "the Service has no such port"),
+        &ProbeOutcome::Refused,
+        "refused at once".to_owned(),
     )?);
     rows.push(expect_any_backend(
         "web-1",
@@ -196,61 +196,34 @@ fn expect_answer(
     port: u16,
     note: &str,
 ) -> Result<ProbeRow, LabError> {
+    let wanted = ProbeOutcome::Answered(name.to_owned());
+    expect(from, ns, name, (ip, port, note), &wanted, format!("{name} answers"))
+}
+
+/// Probes a connection that should have this outcome; `expected` says so.
+fn expect(
+    from: &'static str,
+    ns: &NetNs,
+    name: &str,
+    (ip, port, note): (IpAddr, u16, &str),
+    wanted: &ProbeOutcome,
+    expected: String,
+) -> Result<ProbeRow, LabError> {
     let to = SocketAddr::new(ip, port);
-    let reach = traffic::tcp_request(ns, to, "", BOUND)?;
-    let as_expected = reach == ProbeOutcome::Answered(name.to_owned());
-    let expected = format!("{name} answers");
+    // Silence is expected for as long as a handshake and its first retry take; anything else comes sooner.
+    let bound = if *wanted == ProbeOutcome::NoAnswer {
+        SILENCE
+    } else {
+        BOUND
+    };
+    let reach = traffic::tcp_request(ns, to, "", bound)?;
     Ok(ProbeRow {
         from,
         to: name.to_owned(),
         what: tcp(to, note),
         expected,
         observed: outcome(&reach),
-        as_expected,
-    })
-}
-
-/// Probes a connection that should get no answer.
-fn expect_silence(
-    from: &'static str,
-    ns: &NetNs,
-    name: &str,
-    ip: IpAddr,
-    port: u16,
-    note: &str,
-) -> Result<ProbeRow, LabError> {
-    let to = SocketAddr::new(ip, port);
-    let reach = traffic::tcp_request(ns, to, "", SILENCE)?;
-    let as_expected = reach == ProbeOutcome::NoAnswer;
-    Ok(ProbeRow {
-        from,
-        to: name.to_owned(),
-        what: tcp(to, note),
-        expected: "no answer".to_owned(),
-        observed: outcome(&reach),
-        as_expected,
-    })
-}
-
-/// Probes a connection that should be refused at once.
-fn expect_refusal(
-    from: &'static str,
-    ns: &NetNs,
-    name: &str,
-    ip: IpAddr,
-    port: u16,
-    note: &str,
-) -> Result<ProbeRow, LabError> {
-    let to = SocketAddr::new(ip, port);
-    let reach = traffic::tcp_request(ns, to, "", BOUND)?;
-    let as_expected = reach == ProbeOutcome::Refused;
-    Ok(ProbeRow {
-        from,
-        to: name.to_owned(),
-        what: tcp(to, note),
-        expected: "refused at once".to_owned(),
-        observed: outcome(&reach),
-        as_expected,
+        as_expected: reach == *wanted,
     })
 }
 

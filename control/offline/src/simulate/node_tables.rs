@@ -1,10 +1,8 @@
 //! The compiled tables of a node, under the rules of its agent's configuration.
 
-use heddle_compile::NodeConfig;
+use heddle_compile::{NodeConfig, to_prefix};
 use heddle_config::Config;
-use heddle_tables::{Masquerade, Prefix};
-use heddle_wire::Ip;
-use ipnet::IpNet;
+use heddle_tables::Masquerade;
 
 use super::rules::Rules;
 
@@ -14,15 +12,15 @@ pub fn node_config(node: &str, rules: &Rules) -> NodeConfig {
     let ports = Config::default().reserved_ports;
     NodeConfig {
         external_ips: rules.external_ips,
-        service_cidrs: rules.service_cidrs.iter().copied().map(prefix).collect(),
+        service_cidrs: rules
+            .service_cidrs
+            .iter()
+            .filter_map(|&range| to_prefix(range))
+            .collect(),
         masquerade: Masquerade {
             ports: (ports.first, ports.last),
             ..Masquerade::default()
         },
         ..NodeConfig::named(node)
     }
-}
-
-fn prefix(range: IpNet) -> Prefix {
-    Prefix::new(Ip::from(range.network()), range.prefix_len())
 }

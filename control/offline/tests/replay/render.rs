@@ -63,7 +63,7 @@ fn transport(frame: &[u8], p: &Parsed) -> String {
                 (TcpFlags::FIN, "FIN"),
                 (TcpFlags::RST, "RST"),
             ] {
-                if p.proto == Proto::TCP && p.tcp_flags.contains(flag) {
+                if p.tcp_flags.contains(flag) {
                     flags.push(word);
                 }
             }

@@ -13,7 +13,7 @@ use crate::context::Context;
 #[cold]
 #[inline(never)]
 pub(crate) fn check(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> Next {
-    if p.tcp_flags.opens() && !hit.view.admits_syn() {
+    if p.opens && !hit.view.admits_syn() {
         return Next::Open(Some(hit.slot));
     }
     if !cx.is_current(&hit.view) {
@@ -25,7 +25,7 @@ pub(crate) fn check(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> Next {
 /// Returns true if [`check`] would replay the entry. The hot path calls it first, which saves a copy of the entry.
 #[inline(always)]
 pub(crate) fn is_replayable(cx: &Context<'_>, p: &Parsed, hit: &Hit) -> bool {
-    (!p.tcp_flags.opens() || hit.view.admits_syn()) && cx.is_current(&hit.view)
+    (!p.opens || hit.view.admits_syn()) && cx.is_current(&hit.view)
 }
 
 /// Finds the successor of a connection that was removed since the burst's lookup by an earlier packet of the burst or by

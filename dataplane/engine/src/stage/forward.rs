@@ -5,7 +5,7 @@
 //! (RFC 1624).
 
 use heddle_port::Packet;
-use heddle_wire::{MacAddr, Parsed, Proto, TcpFlags, checksum, rewrite};
+use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
 
 use super::next::{Next, Plan, Reply};
 use crate::context::Context;
@@ -72,7 +72,7 @@ fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, mac:
     let partial = unfinished && checksum::is_partial(head, p);
     let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
     let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), to_be);
-    if p.tcp_flags.contains(TcpFlags::SYN) && p.proto == Proto::TCP && plan.fit.mss() != 0 {
+    if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {
         rewrite::clamp_mss(head, p, plan.fit.mss());
     }
     if partial {

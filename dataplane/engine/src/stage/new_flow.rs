@@ -36,7 +36,7 @@ pub(crate) fn open(cx: &mut Context<'_>, p: &Parsed, key: &FlowKey, replaces: Op
             if let Some(old) = replaces {
                 cx.flows.remove(old);
             }
-            match insert::insert(cx, &query, &allowed, FlowFlags::empty()) {
+            match insert::insert(cx, &query, &allowed, FlowFlags::empty(), hash) {
                 Ok(inserted) => Next::Replay(inserted.forward),
                 Err(reason) => {
                     cx.stages.refusals.record(hash, key, cx.now, reason);
@@ -53,7 +53,7 @@ pub(crate) fn open(cx: &mut Context<'_>, p: &Parsed, key: &FlowKey, replaces: Op
 /// Returns true if a packet without a flow entry opens a connection. A mid-stream TCP segment, an echo reply, and a packet whose
 /// TTL ends here do not.
 fn opens(p: &Parsed) -> bool {
-    let midstream = p.proto == Proto::TCP && !p.tcp_flags.opens();
+    let midstream = p.proto == Proto::TCP && !p.opens;
     !midstream && p.ttl > 1 && p.icmp() != Some(IcmpMessage::EchoReply)
 }
 
@@ -81,13 +81,16 @@ fn midstream(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     if cx.now >= cx.stages.config.adopt_until || p.tcp_flags.contains(TcpFlags::RST) {
         return reset;
     }
+    let hash = cx.flows.secret_hash(&query.tuple, query.proto);
     let adopted = match adopt_as_seen(cx, query) {
-        Some((query, allowed)) => insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED).map(|pair| pair.forward),
+        Some((query, allowed)) => {
+            insert::insert(cx, &query, &allowed, FlowFlags::ADOPTED, hash).map(|pair| pair.forward)
+        }
         None => match adopt_as_reply(cx, query) {
             Some((query, allowed)) => {
                 // Charge the sender and not the supposed opener, which may never have opened the connection.
                 let flags = FlowFlags::ADOPTED | FlowFlags::RESPONDER_PAYS;
-                insert::insert(cx, &query, &allowed, flags).map(|pair| pair.reverse)
+                insert::insert(cx, &query, &allowed, flags, hash).map(|pair| pair.reverse)
             }
             None => return reset,
         },

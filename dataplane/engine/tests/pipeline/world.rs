@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use heddle_engine::testing::{Node, NodeBuilder};
+use heddle_engine::testing::{Node, NodeBuilder, repeatable_flows};
 use heddle_engine::{PortRole, PortTotals, StageConfig, WorkerHandle};
 use heddle_flow::{Config, FlowState, FlowTable, Millis};
 use heddle_port::{MemPort, MemWire, PortId};
@@ -14,16 +14,6 @@ use heddle_wire::{MacAddr, Parsed, parse};
 use crate::tables::{self, A, B, C, PODS, PORTS, Party, worker_of};
 
 const FRAMES: u32 = 1024;
-const SEED: [u64; 8] = [
-    0xb7e1_5162_8aed_2a6a,
-    0xbf71_5880_9cf4_f3c7,
-    0x62e7_160f_38b4_da56,
-    0xa784_d904_5190_cfef,
-    0x324e_7738_926c_fbe5,
-    0xf4bf_8d8d_8c31_d763,
-    0xda06_c80a_bb11_85eb,
-    0x4f7c_7b57_57f5_9584,
-];
 
 /// The parameters of a world.
 #[derive(Clone, Debug)]
@@ -62,14 +52,11 @@ pub struct World {
 /// The configuration of the flow table.
 pub fn config(options: &Options) -> Config {
     Config {
-        capacity: options.flows,
         quotas: heddle_flow::Quotas {
             per_pod: options.quota,
             ..heddle_flow::Quotas::default()
         },
-        // Fixed, so that a failure repeats; the digits of e, since a key of small numbers would be none.
-        seed: Some(SEED),
-        ..Config::default()
+        ..repeatable_flows(options.flows)
     }
 }
 

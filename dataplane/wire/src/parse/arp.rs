@@ -95,6 +95,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
         more_fragments: false,
         dont_fragment: false,
         tcp_flags: TcpFlags::NONE,
+        opens: false,
         icmp_type: a[7],
         icmp_code: 0,
         echo_reply: false,

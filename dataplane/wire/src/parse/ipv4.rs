@@ -89,6 +89,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
         more_fragments: fragment.more,
         dont_fragment: word & DONT_FRAGMENT != 0,
         tcp_flags: t.flags,
+        opens: t.opens,
         icmp_type: t.icmp_type,
         icmp_code: t.icmp_code,
         echo_reply: t.echo_reply,

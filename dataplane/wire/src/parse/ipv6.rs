@@ -73,6 +73,7 @@ pub(super) fn parse(head: &[u8], packet_len: usize, l2_multicast: bool) -> Resul
         more_fragments: fragment.more,
         dont_fragment: true,
         tcp_flags: t.flags,
+        opens: t.opens,
         icmp_type: t.icmp_type,
         icmp_code: t.icmp_code,
         echo_reply: t.echo_reply,
@@ -186,9 +187,6 @@ pub(super) fn extensions(head: &[u8], from: Walk, end: usize, complete: bool) ->
         if fragment.kind == Fragment::Later {
             break;
         }
-    }
-    if at > head.len() {
-        return Err(ParseError::HeadersSplit);
     }
     if at > head.len() {
         return Err(ParseError::HeadersSplit);

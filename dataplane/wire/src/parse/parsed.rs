@@ -65,9 +65,10 @@ pub struct Parsed {
     pub more_fragments: bool,
     /// Routers must not fragment the packet: the DF flag of IPv4, always in IPv6.
     pub dont_fragment: bool,
-    /// The flags of a TCP segment. An SCTP packet with an INIT chunk has SYN, because it opens an association as SYN opens a
-    /// connection.
+    /// The flags of a TCP segment.
     pub tcp_flags: TcpFlags,
+    /// The header opens a connection: a TCP segment with SYN and without ACK, RST and FIN, or an SCTP packet with an INIT chunk.
+    pub opens: bool,
     /// The type of an ICMP or ICMPv6 message; for ARP the low octet of the operation.
     pub icmp_type: u8,
     /// The code of an ICMP or ICMPv6 message.

@@ -28,6 +28,7 @@ pub(super) struct Transport {
     pub(super) dport: u16,
     pub(super) payload: u16,
     pub(super) flags: TcpFlags,
+    pub(super) opens: bool,
     pub(super) icmp_type: u8,
     pub(super) icmp_code: u8,
     pub(super) echo_reply: bool,
@@ -48,6 +49,7 @@ pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
         dport: 0,
         payload: at.l4 as u16,
         flags: TcpFlags::NONE,
+        opens: false,
         icmp_type: 0,
         icmp_code: 0,
         echo_reply: false,
@@ -71,6 +73,7 @@ pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
             }
             out.ports([t[0], t[1], t[2], t[3]]);
             out.flags = TcpFlags(t[13]);
+            out.opens = out.flags.opens();
             out.payload = (at.l4 + len) as u16;
         }
         Proto::UDP => {
@@ -90,9 +93,7 @@ pub(super) fn transport(head: &[u8], at: &At) -> Result<Transport, ParseError> {
             // An INIT is alone in its packet and has no verification tag (RFC 9260 sections 6.10 and 8.5.1).
             if at.l4 + SCTP_HEADER < at.end {
                 let chunk = head.get(at.l4 + SCTP_HEADER).ok_or(ParseError::HeadersSplit)?;
-                if *chunk == SCTP_INIT {
-                    out.flags = TcpFlags::SYN;
-                }
+                out.opens = *chunk == SCTP_INIT;
             }
         }
         Proto::ICMP | Proto::ICMPV6 => {
@@ -144,6 +145,7 @@ fn later(at: &At) -> Result<Transport, ParseError> {
         dport: 0,
         payload: at.l4 as u16,
         flags: TcpFlags::NONE,
+        opens: false,
         icmp_type: 0,
         icmp_code: 0,
         echo_reply: false,

@@ -26,7 +26,7 @@ const TRIES: u32 = 8;
 /// The range of another source port if the source is not masqueraded: all except the system ports (RFC 6335 section 6).
 const UNRESERVED: (u16, u16) = (1024, 65535);
 
-/// Inserts a connection into the table.
+/// Inserts a connection into the table. `hash` is the secret hash of its tuple.
 ///
 /// Plan: try source ports in turn, compile both directions for each, insert them together. The table refuses a pair whose
 /// reverse tuple belongs to another connection; then the next port is tried.
@@ -37,10 +37,11 @@ pub(super) fn insert(
     cx: &mut Context<'_>,
     query: &Query,
     allowed: &Allowed,
-    flags: FlowFlags,
+    mut flags: FlowFlags,
+    hash: u64,
 ) -> Result<Pair, DropReason> {
+    flags.set(FlowFlags::OUTSIDE, pays_outside(cx, query, allowed, flags));
     let own = query.tuple.sport;
-    let hash = cx.flows.secret_hash(&query.tuple, query.proto);
     let ports = match allowed.source {
         Source::Masqueraded(_) => Ports::within(cx.snapshot.node().masquerade.ports, hash, None),
         Source::Kept | Source::Hairpin(_) => Ports::within(UNRESERVED, hash, Some(own)),
@@ -77,6 +78,16 @@ pub(super) fn insert(
     Err(DropReason::FlowPortsUsedUp)
 }
 
+/// Returns true if the connection is charged to a source prefix outside of this node. The payer is the side whose packet makes
+/// the entry.
+fn pays_outside(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: FlowFlags) -> bool {
+    let (payer, address) = match flags.contains(FlowFlags::RESPONDER_PAYS) {
+        false => (allowed.from, query.tuple.src),
+        true => (allowed.to(), allowed.target.dst),
+    };
+    payer == EndpointId::HOST && cx.snapshot.address(address).place != Place::Host
+}
+
 /// Compiles the two directions with the source port `sport`. Returns `None` if one of the endpoints is gone.
 fn compile(
     cx: &Context<'_>,
@@ -110,13 +121,6 @@ fn compile(
     flags.set(FlowFlags::SERVICE, target.service);
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
-    // The payer is the side whose packet makes the entry. Outside of this node, it pays by its source prefix.
-    let (payer, address) = match flags.contains(FlowFlags::RESPONDER_PAYS) {
-        false => (from, seen.src),
-        true => (to, target.dst),
-    };
-    let is_outside = payer == EndpointId::HOST && cx.snapshot.address(address).place != Place::Host;
-    flags.set(FlowFlags::OUTSIDE, is_outside);
     // Generations and MTU are stored in the entry, so that a hit does not look them up.
     let generations = cx.generations([from, to])?;
     let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
