@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heddle_lab::LabError;
+use heddle_lab::{LabError, bind_when_free};
 use serde::Serialize;
 
 use crate::BenchError;
@@ -46,7 +46,9 @@ pub struct RoundTrips {
 /// The sockets cannot be made, or a datagram is lost.
 pub fn ping_pong(scene: &Scene, to: SocketAddr, port: u16, pace: PingPace) -> Result<RoundTrips, BenchError> {
     let bind = |port: u16| {
-        UdpSocket::bind(SocketAddr::from(([0, 0, 0, 0], port))).map_err(LabError::io(format!("UDP port {port}")))
+        bind_when_free(&format!("UDP port {port}"), || {
+            UdpSocket::bind(SocketAddr::from(([0, 0, 0, 0], port)))
+        })
     };
     let server = scene.server().ns.enter(|| bind(port))?;
     let client = scene.client().ns.enter(|| {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heddle_lab::LabError;
+use heddle_lab::{LabError, bind_when_free};
 
 use crate::BenchError;
 use crate::veth::Scene;
@@ -26,7 +26,9 @@ const STALL: Duration = Duration::from_secs(5);
 /// The connection cannot be made, or makes no progress.
 pub fn stream(scene: &Scene, to: SocketAddr, port: u16, time: Duration) -> Result<f64, BenchError> {
     let listener = scene.server().ns.enter(|| {
-        TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port))).map_err(LabError::io(format!("listening at {port}")))
+        bind_when_free(&format!("listening at {port}"), || {
+            TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port)))
+        })
     })?;
     let mut sender = scene
         .client()

@@ -13,7 +13,7 @@ use common::{BOUND, ask_json, binaries, wait_until};
 use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
 use heddle_lab::traffic::{Conversation, ServerBehavior, Speaker, TcpServer};
 use heddle_lab::udp::UdpServer;
-use heddle_lab::{Lab, LabError, NetNs, NodePlan, manifests};
+use heddle_lab::{Lab, LabError, NetNs, NodePlan, bind_when_free, manifests};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -122,7 +122,7 @@ fn open_udp(client: &NetNs, to: SocketAddr, openers: &Openers) -> Result<(), Lab
             if !openers.wait_for_turn() {
                 break;
             }
-            let socket = UdpSocket::bind((any, port)).map_err(LabError::io(format!("UDP port {port}")))?;
+            let socket = bind_when_free(&format!("UDP port {port}"), || UdpSocket::bind((any, port)))?;
             if socket.send_to(b"word", to).is_ok() {
                 openers.count();
             }
@@ -267,7 +267,7 @@ fn an_agent_killed_among_thousands_of_new_connections_loses_no_entry() -> Result
     assert_eq!(flow_count(&shop, "capacity")?, 2 * CAPACITY);
     wait_until("the table is full", || {
         filler.enter(|| {
-            let socket = UdpSocket::bind("0.0.0.0:4242").map_err(LabError::io("a socket"))?;
+            let socket = bind_when_free("a socket", || UdpSocket::bind("0.0.0.0:4242"))?;
             for port in 1..CAPACITY as u16 + 100 {
                 // The error, if any, is the ICMP answer to an earlier datagram.
                 let _ = socket.send_to(b"x", (to, port));

@@ -109,7 +109,7 @@ fn many_connections_are_listed_in_pages_up_to_the_limit() -> Result<(), LabError
     // A busy machine drops some datagrams of a burst, so every round sends all of them.
     wait_until("all connections are listed", || {
         client.pod.ns().enter(|| {
-            let socket = std::net::UdpSocket::bind("0.0.0.0:4242").map_err(LabError::io("a socket"))?;
+            let socket = heddle_lab::bind_when_free("a socket", || std::net::UdpSocket::bind("0.0.0.0:4242"))?;
             for port in 1..=many {
                 socket
                     .send_to(b"x", (to, 10_000 + port))

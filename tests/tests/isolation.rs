@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{BOUND, binaries, wait_until};
 use heddle_lab::traffic::{ProbeOutcome, ServerBehavior, TcpServer, tcp_request};
 use heddle_lab::udp::{UdpServer, ping_pong};
-use heddle_lab::{Lab, LabError, NetNs, Node, NodePlan};
+use heddle_lab::{Lab, LabError, NetNs, Node, NodePlan, bind_when_free};
 
 /// The capacity of the flow table in connections, and what one pod may open of it.
 const CONNECTIONS: u64 = 2048;
@@ -71,9 +71,11 @@ fn the_connections_of_a_deleted_pod_go_with_it() -> Result<(), LabError> {
     let mut node = node(&lab, 2)?;
     let server = lab.pod("victims", "server", &[])?;
     let to = SocketAddr::new(node.start_pod(&server)?.ip(false)?, PORT);
-    let listener = server
-        .ns()
-        .enter(|| TcpListener::bind((IpAddr::from([0, 0, 0, 0]), PORT)).map_err(LabError::io("a silent server")))?;
+    let listener = server.ns().enter(|| {
+        bind_when_free("a silent server", || {
+            TcpListener::bind((IpAddr::from([0, 0, 0, 0]), PORT))
+        })
+    })?;
     let greeter = lab.pod("victims", "greeter", &[])?;
     let greets = SocketAddr::new(node.start_pod(&greeter)?.ip(false)?, PORT);
     let _greeter = TcpServer::start(greeter.ns(), PORT, ServerBehavior::Greet("here".to_owned()))?;

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use common::{BOUND, binaries, drops, port, wait_until};
 use heddle_lab::shop::{Shop, WEB_TARGET};
 use heddle_lab::udp::UdpServer;
-use heddle_lab::{LabError, NetNs, NodePlan, manifests, run_with_input, traffic};
+use heddle_lab::{LabError, NetNs, NodePlan, bind_when_free, manifests, run_with_input, traffic};
 
 /// The default of `podMTU`.
 const LARGE: u32 = 61_000;
@@ -77,8 +77,11 @@ fn interfaces_and_routes_have_the_mtu_of_their_paths() -> Result<(), LabError> {
 /// Returns the client's MSS of a new connection. Each listener needs a port of its own: a process that another test of this
 /// executable starts inherits the listening socket until its exec, and keeps the port busy meanwhile.
 fn mss(from: &NetNs, to_ns: &NetNs, to: SocketAddr, listen: u16) -> Result<u32, LabError> {
-    let listener =
-        to_ns.enter(|| TcpListener::bind(SocketAddr::from(([0_u16; 8], listen))).map_err(LabError::io("listening")))?;
+    let listener = to_ns.enter(|| {
+        bind_when_free("listening", || {
+            TcpListener::bind(SocketAddr::from(([0_u16; 8], listen)))
+        })
+    })?;
     let (stream, own) = from.enter(|| {
         let stream = std::net::TcpStream::connect_timeout(&to, BOUND).map_err(LabError::io(format!("to {to}")))?;
         let own = nix::sys::socket::getsockopt(&stream, nix::sys::socket::sockopt::TcpMaxSeg)
@@ -162,7 +165,7 @@ fn a_large_datagram_reaches_a_local_pod_unfragmented() -> Result<(), LabError> {
     let before = dropped()?;
     for v6 in [false, true] {
         let receiver = web.pod.ns().enter(|| {
-            let socket = UdpSocket::bind(SocketAddr::from(([0_u16; 8], 5200))).map_err(LabError::io("binding"))?;
+            let socket = bind_when_free("binding", || UdpSocket::bind(SocketAddr::from(([0_u16; 8], 5200))))?;
             socket
                 .set_read_timeout(Some(BOUND))
                 .map_err(LabError::io("a timeout"))?;

@@ -41,4 +41,4 @@ pub use netns::NetNs;
 pub use node::{Node, NodePlan};
 pub use pod::Pod;
 pub use process::Process;
-pub use wait::{wait_for_exit, wait_until};
+pub use wait::{bind_when_free, wait_for_exit, wait_until};

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::{LabError, NetNs};
+use crate::{LabError, NetNs, bind_when_free};
 
 /// The time for which a server waits for a datagram before it checks if it has to stop.
 const STOP_CHECK: Duration = Duration::from_millis(50);
@@ -58,7 +58,7 @@ impl UdpServer {
     fn start(ns: &NetNs, port: u16, echo: bool) -> Result<Self, LabError> {
         let socket = ns.enter(move || {
             let any = SocketAddr::from(([0u16; 8], port));
-            let socket = UdpSocket::bind(any).map_err(LabError::io(format!("binding UDP port {port}")))?;
+            let socket = bind_when_free(&format!("binding UDP port {port}"), || UdpSocket::bind(any))?;
             socket
                 .set_read_timeout(Some(STOP_CHECK))
                 .map_err(LabError::io("a read timeout"))?;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{Shutdown, shutdown};
 
-use crate::{LabError, NetNs};
+use crate::{LabError, NetNs, bind_when_free};
 
 /// The pause between two rounds of a conversation, so that it outlasts a restart without flooding.
 pub(super) const ROUND_PAUSE: Duration = Duration::from_millis(10);
@@ -96,8 +96,9 @@ impl Drop for TcpServer {
 /// Listens at `port` on all addresses of both families of a namespace.
 pub(super) fn listen(ns: &NetNs, port: u16) -> Result<TcpListener, LabError> {
     ns.enter(move || {
-        TcpListener::bind(SocketAddr::from(([0u16; 8], port)))
-            .map_err(LabError::io(format!("listening at port {port}")))
+        bind_when_free(&format!("listening at port {port}"), || {
+            TcpListener::bind(SocketAddr::from(([0u16; 8], port)))
+        })
     })
 }
 
