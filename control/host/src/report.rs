@@ -34,9 +34,11 @@ pub enum Report {
     Changed(HostLink),
     /// Interfaces of ports that lost their XDP program or have another one. The controller attaches it again.
     ProgramsLost(Vec<PortLink>),
+    /// Interfaces of ports that are gone, because somebody deleted them or the pod's namespace. The controller closes the ports.
+    LinksGone(Vec<PortLink>),
     /// Somebody deleted the host port's pair, and it was re-created. The controller reopens the queues.
     Recreated(HostLink),
-    /// Somebody deleted the host port's pair, and it cannot be re-created now. The task tries again every second.
+    /// Somebody deleted the host port's pair, and it cannot be re-created now. The task tries again with growing pauses, up to 30 s.
     Lost(HostError),
     /// The addresses of the node's interfaces, without the ones that only the node itself can use. Sent first after the first
     /// look, before [`Report::Uplink`], and after each change.

@@ -7,8 +7,9 @@
 //!
 //! Others may change or remove at any time what heddle has put into the kernel. The task therefore compares the kernel's state
 //! with the plan after each notification of the kernel (`watch`) and every 30 seconds, and repairs and logs each
-//! difference. A difference that cannot be removed is tried again with growing pauses, and [`HostStatus::differences`] shows
-//! it. The XDP programs of ports belong to the control thread, which re-attaches them at [`Report::ProgramsLost`].
+//! difference; it reads the sysctls every 5 seconds. Without a notification an idle node does no other work here. A difference that cannot be removed is tried again with growing pauses, and [`HostStatus::differences`] shows
+//! it. The XDP programs of ports belong to the control thread, which re-attaches them at [`Report::ProgramsLost`]. It
+//! closes the ports whose interfaces are gone at [`Report::LinksGone`].
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -34,9 +35,9 @@ use crate::watch::Watch;
 use crate::well_known::INTERFACE;
 use crate::{links, reserved, sysctl};
 
-/// The interval at which the task checks the host port's interfaces, the uplink, and the sysctls, whose changes the kernel does
-/// not announce.
-const TICK: Duration = Duration::from_secs(1);
+/// The interval at which the task reads the sysctls, because the kernel does not announce the changes of most of them. Each
+/// reading costs about a millisecond of an idle node.
+const SYSCTL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The settings of the host task, fixed while it runs.
 #[derive(Debug, Clone)]
@@ -269,8 +270,8 @@ impl Task {
     /// Applies plans and checks the interfaces until the handle is dropped.
     async fn run(mut self) {
         let mut notifications = Watch::start();
-        let mut tick = tokio::time::interval(TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sysctls = tokio::time::interval(SYSCTL_INTERVAL);
+        sysctls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let due = self.due.next();
             tokio::select! {
@@ -290,9 +291,7 @@ impl Task {
                     self.observe_addresses_and_uplink();
                     self.reconcile(is_periodic || self.due.rules_changed).await;
                 }
-                _ = tick.tick() => {
-                    self.restore_pair().await;
-                    self.observe_addresses_and_uplink();
+                _ = sysctls.tick() => {
                     if self.has_other_sysctls() {
                         self.reconcile(false).await;
                     }
@@ -328,7 +327,7 @@ impl Task {
                 "net.ipv4.ip_local_reserved_ports lacked ports that heddle uses: reserved again".to_owned()
             }),
         }
-        let lost = self.check_ports(&ports, &mut applied);
+        let (lost, gone) = self.check_ports(&ports, &mut applied);
         // Differences from the plan that was in force already were made by others.
         let is_repair = self.compared.as_ref().is_some_and(|compared| *compared == plan);
         for line in &applied.changed {
@@ -358,25 +357,29 @@ impl Task {
         if !lost.is_empty() {
             (self.reports)(Report::ProgramsLost(lost));
         }
+        if !gone.is_empty() {
+            (self.reports)(Report::LinksGone(gone));
+        }
         (self.reports)(Report::Reconciled { revision, failures });
     }
 
-    /// Sets interfaces of ports up that are down, and returns those without the XDP program. A missing interface is no
-    /// difference: the controller closes its port.
-    fn check_ports(&self, ports: &PortLinks, applied: &mut Applied) -> Vec<PortLink> {
+    /// Sets interfaces of ports up that are down. Returns those without the XDP program, and those that are gone. A missing
+    /// interface is no difference: the controller closes its port.
+    fn check_ports(&self, ports: &PortLinks, applied: &mut Applied) -> (Vec<PortLink>, Vec<PortLink>) {
         let links = match self.netlink.links() {
             Ok(links) => links,
             Err(e) => {
                 applied.failures.push(e.into());
-                return Vec::new();
+                return (Vec::new(), Vec::new());
             }
         };
-        let mut lost = Vec::new();
+        let (mut lost, mut gone) = (Vec::new(), Vec::new());
         for port in &ports.links {
             let Some(link) = links
                 .iter()
                 .find(|link| link.index == port.index && link.name == port.name)
             else {
+                gone.push(port.clone());
                 continue;
             };
             if !link.up {
@@ -389,7 +392,7 @@ impl Task {
                 lost.push(port.clone());
             }
         }
-        lost
+        (lost, gone)
     }
 
     /// Re-creates the pair of interfaces if somebody has deleted it.

@@ -3,15 +3,14 @@
 //! A thread waits for them in poll(2): tokio has no safe wrapper for a socket of this kind.
 
 use std::future::pending;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 
 use heddle_linux::{LinuxError, Monitor};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::pipe2;
 use tokio::sync::watch;
-
-/// The longest time after the end of the task at which the thread ends.
-const LOOK_UP_MILLIS: u16 = 1000;
 
 /// The number of notifications so far, by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -26,6 +25,8 @@ struct Counts {
 pub(crate) struct Watch {
     counts: watch::Receiver<Counts>,
     seen: Counts,
+    /// The write end of a pipe that nothing is written to: when it closes, the thread ends.
+    _end: Option<OwnedFd>,
 }
 
 impl Watch {
@@ -33,14 +34,15 @@ impl Watch {
     /// calling thread.
     pub(crate) fn start() -> Self {
         let (counts_in, counts) = watch::channel(Counts::default());
-        if let Err(e) = spawn(counts_in) {
+        let end = spawn(counts_in).inspect_err(|e| {
             tracing::warn!(
                 "no notifications of the kernel: {e}; the periodic comparison alone finds changes by others"
             );
-        }
+        });
         Self {
             counts,
             seen: Counts::default(),
+            _end: end.ok(),
         }
     }
 
@@ -56,15 +58,20 @@ impl Watch {
     }
 }
 
-/// Starts the thread. It ends when the receiver is dropped.
-fn spawn(counts: watch::Sender<Counts>) -> Result<(), String> {
+/// Starts the thread and returns the end of a pipe. The thread ends when the caller closes it.
+fn spawn(counts: watch::Sender<Counts>) -> Result<OwnedFd, String> {
     let open = |monitor: Result<Monitor, LinuxError>| monitor.map_err(|e| e.to_string());
     let (network, rules) = (open(Monitor::network())?, open(Monitor::nftables())?);
+    let (ended, end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| e.to_string())?;
     let run = move || {
-        while !counts.is_closed() {
-            let mut fds = [&network, &rules].map(|monitor| PollFd::new(monitor.as_fd(), PollFlags::POLLIN));
+        loop {
+            let watched = [network.as_fd(), rules.as_fd(), ended.as_fd()];
+            let mut fds = watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             // An error other than a signal is not known to happen, and `drain` finds what there is in any case.
-            let _ = poll(&mut fds, PollTimeout::from(LOOK_UP_MILLIS));
+            let _ = poll(&mut fds, PollTimeout::NONE);
+            if fds[2].any() == Some(true) {
+                return;
+            }
             let [network_changed, rules_changed] = [network.drain(), rules.drain()];
             if network_changed || rules_changed {
                 counts.send_modify(|counts| {
@@ -77,6 +84,6 @@ fn spawn(counts: watch::Sender<Counts>) -> Result<(), String> {
     thread::Builder::new()
         .name("host-watch".to_owned())
         .spawn(run)
-        .map(drop)
+        .map(|_| end)
         .map_err(|e| e.to_string())
 }

@@ -9,7 +9,7 @@ use super::error::ControllerError;
 use super::state::Controller;
 use crate::api::Request;
 
-/// The interval of the checks for vanished interfaces, dead workers and silent ports, which no event announces.
+/// The interval of the checks for dead workers and silent ports, which no event announces.
 const TICK: Duration = Duration::from_secs(1);
 /// The interval of the checks for acknowledgements while something waits for them.
 const WHILE_WAITING: Duration = Duration::from_millis(1);
@@ -153,14 +153,12 @@ impl Controller {
         }
     }
 
-    /// Runs the checks for states that no event announces: dead workers, vanished interfaces, silent ports, and tries that are
-    /// due.
+    /// Runs the checks for states that no event announces: dead workers, silent ports, and tries that are due.
     fn tick(&mut self) -> Result<(), ControllerError> {
         if let Some(worker) = self.workers.dead_worker() {
             return Err(ControllerError::WorkerDied(worker));
         }
         self.workers.reclaim_stranded();
-        self.close_vanished();
         self.retry_closed_ports()?;
         self.journal.retry(&mut self.attachments.store);
         self.shrink_silent()?;

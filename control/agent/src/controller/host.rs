@@ -50,6 +50,8 @@ pub(super) enum HostChange {
     Link,
     /// Interfaces have lost their XDP program, which is attached again.
     ProgramsLost(Vec<PortLink>),
+    /// Interfaces of ports are gone.
+    LinksGone,
     /// The host port is another pair of interfaces: its queues are opened again.
     Recreated,
 }
@@ -168,8 +170,9 @@ impl HostReconciler {
                 HostChange::Link
             }
             Report::ProgramsLost(links) => HostChange::ProgramsLost(links),
+            Report::LinksGone(_) => HostChange::LinksGone,
             Report::Lost(error) => {
-                tracing::error!("the host port cannot be re-created: {error}; heddle tries again every second");
+                tracing::error!("the host port cannot be re-created: {error}; heddle tries again, at least every 30 s");
                 HostChange::Nothing
             }
             Report::Addresses(addresses) => {

@@ -254,6 +254,7 @@ impl Controller {
                     }
                 }
             }
+            HostChange::LinksGone => self.close_vanished(),
             HostChange::Recreated => {
                 // The old queues belong to an interface that is gone.
                 publication.is_changed = true;
