@@ -18,7 +18,7 @@ use criterion::{Criterion, Throughput};
 use heddle_compile::{Attachment, Compiler, NodeConfig};
 use heddle_ids::PortId;
 use heddle_model::{
-    Cluster, Event, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, Object, ObjectKey, Peer, Pod,
+    Cluster, Event, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, NodeFacts, Object, ObjectKey, Peer, Pod,
     PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber, PortRange, Protocol, Requirement,
 };
 use heddle_tables::{Direction, Endpoint, EndpointId, PolicyVerdict, Snapshot, WorkerId};
@@ -229,7 +229,8 @@ impl World {
             origin: "api".into(),
             object: object.into(),
         });
-        self.compiler.apply_changes(&self.cluster, &changes);
+        let facts = NodeFacts::new(self.cluster.node("here").cloned(), []);
+        self.compiler.apply_changes(&self.cluster, &changes, &facts);
     }
 
     fn of(rules: Vec<Rule>) -> Self {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use heddle_ids::PortId;
-use heddle_tables::{HostPort, Masquerade, NodeId, Prefix};
+use heddle_tables::{NodeId, Prefix};
 use heddle_wire::{Ip, MacAddr};
 
 /// The MTU of paths that leave the node by its uplink. 0: unknown, no limit is applied.
@@ -39,8 +39,8 @@ impl UplinkMtu {
 pub struct NodeConfig {
     /// `metadata.name` of its Node object.
     pub name: Arc<str>,
-    /// The addresses and the MAC address of the host port.
-    pub host: HostPort,
+    /// The MAC address of the host port.
+    pub host_mac: MacAddr,
     /// The addresses that the node's interfaces have. Traffic between a pod and its node is allowed at any of them.
     pub local_addresses: BTreeSet<Ip>,
     /// The first of the host's ports.
@@ -49,8 +49,8 @@ pub struct NodeConfig {
     pub uplink_mac: MacAddr,
     /// The first of the uplink's ports.
     pub uplink_port: PortId,
-    /// The addresses and ports that heddle masquerades to.
-    pub masquerade: Masquerade,
+    /// The first and the last port that heddle masquerades to.
+    pub masquerade_ports: (u16, u16),
     /// The MTU of attachments that have none of their own; 0: unknown.
     pub local_mtu: u16,
     /// The MTU of the path that leaves the node.
@@ -69,12 +69,12 @@ impl NodeConfig {
     pub fn named(name: impl Into<Arc<str>>) -> Self {
         Self {
             name: name.into(),
-            host: HostPort::default(),
+            host_mac: MacAddr::default(),
             local_addresses: BTreeSet::new(),
             host_port: PortId(0),
             uplink_mac: MacAddr::default(),
             uplink_port: PortId(0),
-            masquerade: Masquerade::default(),
+            masquerade_ports: (0, 0),
             local_mtu: 0,
             uplink: UplinkMtu::default(),
             service_cidrs: Vec::new(),

@@ -107,6 +107,6 @@ mod tests;
 pub use compiler::{BuildResult, Compiler};
 pub use config::{NodeConfig, UplinkMtu};
 pub use node::attachment::{AddressDifference, Attachment};
-pub use node_tables::{Interfaces, NodeTables, ReservedAddresses};
+pub use node_tables::{Interfaces, NodeTables};
 pub use prefix::to_prefix;
 pub use service::state::RemovedBackend;

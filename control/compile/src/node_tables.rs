@@ -1,60 +1,20 @@
-//! Compiles the tables of a node from the cluster's objects alone, without an agent: [`NodeTables`] attaches each pod
-//! with the addresses in its status. [`ReservedAddresses`] is shared with the agent.
+//! Compiles the tables of a node from the cluster's objects alone, without an agent.
+//!
+//! Like an agent, [`NodeTables`] hands the [`Compiler`] the objects and the [`NodeFacts`]. Where an agent attaches the pods that
+//! the CNI plugin has set up, it attaches each pod with the addresses in its status.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use arrayvec::ArrayVec;
 use heddle_ids::PortId;
-use heddle_model::{Changes, Cluster, Node, ObjectKey, pod_range};
-use heddle_tables::{EndpointId, HostPort, Masquerade, Snapshot, WorkerId};
+use heddle_model::{Changes, Cluster, NodeFacts, ObjectKey};
+use heddle_tables::{EndpointId, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr};
-use ipnet::IpNet;
 
 use crate::compiler::Compiler;
 use crate::config::NodeConfig;
 use crate::node::attachment::Attachment;
-
-/// The addresses that heddle takes for itself from the pod ranges of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct ReservedAddresses {
-    /// The addresses of the host port.
-    pub host: ArrayVec<Ip, 4>,
-    /// The addresses that host traffic to Services is masqueraded to, IPv4 first.
-    pub masquerade: ArrayVec<Ip, 2>,
-}
-
-impl ReservedAddresses {
-    /// Returns the addresses of a node with these pod ranges.
-    #[must_use]
-    pub fn of(ranges: &[IpNet]) -> Self {
-        let host = ranges.iter().filter_map(|&range| pod_range::host_address(range));
-        let masquerade = ranges.iter().filter_map(|&range| pod_range::masquerade_address(range));
-        Self::new(host, masquerade.collect())
-    }
-
-    /// Returns the addresses of a node without an agent. A pod of the manifests may have a reserved address, and the
-    /// node may have no pod ranges. Then the node's own address is used, so that a verdict can still be computed.
-    fn assumed(cluster: &Cluster, node: &Node) -> Self {
-        let free = |ip: &IpAddr| cluster.pod_at(*ip).is_none();
-        let ranges = || node.pod_cidrs.iter().copied();
-        let host = ranges().filter_map(pod_range::host_address).filter(free);
-        let masquerade = ranges().filter_map(pod_range::masquerade_address).filter(free);
-        let mut masquerade: Vec<IpAddr> = masquerade.chain(node.internal_ips.iter().copied()).collect();
-        masquerade.sort_by_key(IpAddr::is_ipv6);
-        masquerade.dedup_by_key(|ip| ip.is_ipv6());
-        Self::new(host, masquerade)
-    }
-
-    fn new(host: impl Iterator<Item = IpAddr>, mut masquerade: Vec<IpAddr>) -> Self {
-        masquerade.sort_by_key(IpAddr::is_ipv6);
-        Self {
-            host: host.take(4).map(Ip::from).collect(),
-            masquerade: masquerade.into_iter().take(2).map(Ip::from).collect(),
-        }
-    }
-}
 
 /// The properties of a node's interfaces, which manifests do not contain.
 #[derive(Clone, Debug, Default)]
@@ -76,21 +36,21 @@ pub struct NodeTables {
     compiler: Compiler,
     attached: BTreeMap<ObjectKey, (EndpointId, Vec<IpAddr>)>,
     pod_mtu: u16,
-    masquerade_ports: (u16, u16),
+    facts: NodeFacts,
     snapshot: Arc<Snapshot>,
 }
 
 impl NodeTables {
-    /// Compiles the tables of a node for a cluster. The host port and the addresses that heddle masquerades to follow
-    /// from the cluster, not from `config`.
+    /// Compiles the tables of a node for a cluster.
     #[must_use]
-    pub fn new(cluster: &Cluster, config: NodeConfig, interfaces: Interfaces) -> Self {
+    pub fn new(cluster: &Cluster, mut config: NodeConfig, interfaces: Interfaces) -> Self {
+        config.host_mac = interfaces.host.unwrap_or(UNKNOWN_MAC);
         let mut tables = Self {
             node: Arc::clone(&config.name),
             interfaces,
             attached: BTreeMap::new(),
             pod_mtu: config.local_mtu,
-            masquerade_ports: config.masquerade.ports,
+            facts: NodeFacts::default(),
             compiler: Compiler::new(config),
             snapshot: Arc::default(),
         };
@@ -100,8 +60,8 @@ impl NodeTables {
 
     /// Applies changes. `cluster` is the state after them.
     pub fn apply(&mut self, cluster: &Cluster, changes: &Changes) {
-        self.compiler.apply_changes(cluster, changes);
-        self.set_host(cluster);
+        self.update_facts(cluster);
+        self.compiler.apply_changes(cluster, changes, &self.facts);
         self.attach_pods(cluster);
         self.snapshot = self.compiler.rebuild().snapshot;
     }
@@ -117,17 +77,19 @@ impl NodeTables {
         self.attached.iter().map(|(key, (id, _))| (key, *id))
     }
 
-    fn set_host(&mut self, cluster: &Cluster) {
+    /// Updates the node's facts. As with an agent, a deleted Node object leaves them as they are.
+    ///
+    /// A pod of the manifests may have a reserved address, and the node may have no pod ranges. Then the node's own address is
+    /// masqueraded to, so that a verdict can still be computed.
+    fn update_facts(&mut self, cluster: &Cluster) {
         let Some(node) = cluster.node(&self.node) else { return };
-        let reserved = ReservedAddresses::assumed(cluster, node);
-        self.compiler.set_host_port(HostPort {
-            mac: self.interfaces.host.unwrap_or(UNKNOWN_MAC),
-            addresses: reserved.host,
-        });
-        self.compiler.set_masquerade(Masquerade {
-            addresses: reserved.masquerade,
-            ports: self.masquerade_ports,
-        });
+        let pods = cluster.pods_on(&self.node).flat_map(|pod| pod.own_ips().iter().copied());
+        let mut facts = NodeFacts::new(Some(Arc::clone(node)), pods);
+        let masquerade = &mut facts.masquerade_addresses;
+        masquerade.extend(&node.internal_ips);
+        masquerade.sort_by_key(IpAddr::is_ipv6);
+        masquerade.dedup_by_key(|ip| ip.is_ipv6());
+        self.facts = facts;
     }
 
     /// Detaches pods that are gone or have other addresses, and attaches the new ones.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
-use heddle_model::{Node, pod_range};
+use heddle_model::NodeFacts;
 use ipnet::IpNet;
 
 use crate::external_aliases;
@@ -15,7 +15,7 @@ use crate::nft::Table;
 #[derive(Debug)]
 pub struct Inputs<'a> {
     /// This node.
-    pub node: &'a Node,
+    pub facts: &'a NodeFacts,
     /// The pod ranges of all nodes.
     pub node_ranges: &'a BTreeSet<IpNet>,
     /// `clusterCIDRs` of the configuration.
@@ -71,14 +71,10 @@ pub fn service_ranges(
 /// Computes the plan. The controller calls it whenever a node, a Service or a ServiceCIDR changes.
 #[must_use]
 pub fn compute(inputs: &Inputs<'_>) -> Plan {
-    let addresses: BTreeSet<IpAddr> = inputs
-        .node
-        .pod_cidrs
-        .iter()
-        .filter_map(|&r| pod_range::host_address(r))
-        .collect();
+    let facts = inputs.facts;
+    let addresses: BTreeSet<IpAddr> = facts.host_addresses.iter().copied().collect();
     // The ranges that are routed to heddle: pods and Services of the whole cluster.
-    let mut pods: BTreeSet<IpNet> = inputs.node.pod_cidrs.iter().copied().collect();
+    let mut pods = facts.pod_ranges();
     if inputs.cluster_cidrs.is_empty() {
         pods.extend(inputs.node_ranges);
     } else {
@@ -88,9 +84,8 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
     let cluster_ranges = without_covered(pods.iter().chain(&services).copied().collect());
     let source_of = |range: &IpNet| {
         let same_family = |ip: &&IpAddr| ip.is_ipv4() == range.addr().is_ipv4();
-        inputs
-            .node
-            .internal_ips
+        facts
+            .internal_ips()
             .iter()
             .find(same_family)
             .or_else(|| addresses.iter().find(same_family))
@@ -111,7 +106,7 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .filter_map(|address| Some((address, source_of(&address)?))),
     );
     // The table.
-    let alias_addresses = pod_range::external_alias_addresses(&inputs.node.pod_cidrs);
+    let alias_addresses = facts.alias_addresses;
     let external_aliases = inputs.external_aliases.iter();
     let external = external_aliases.filter_map(|(frontend, port)| {
         Some((
@@ -126,16 +121,11 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .flatten()
             .filter_map(|at| source_of(&IpNet::from(at)))
             .collect(),
-        pod_ranges: inputs.node.pod_cidrs.iter().copied().collect(),
+        pod_ranges: facts.pod_ranges(),
         cluster_ranges,
         reserved: Some(inputs.reserved_ports.clone()),
         node_ports: inputs.frontends.node_ports.clone(),
-        node_port_targets: inputs
-            .node
-            .pod_cidrs
-            .iter()
-            .filter_map(|&range| pod_range::masquerade_address(range))
-            .collect(),
+        node_port_targets: facts.masquerade_addresses.iter().copied().collect(),
     };
     Plan {
         addresses,
@@ -166,6 +156,8 @@ fn without_covered(ranges: BTreeSet<IpNet>) -> BTreeSet<IpNet> {
 mod tests {
     use std::sync::Arc;
 
+    use heddle_model::Node;
+
     use super::*;
 
     fn net(text: &str) -> IpNet {
@@ -184,9 +176,13 @@ mod tests {
         }
     }
 
+    fn facts(node: &Node) -> NodeFacts {
+        NodeFacts::new(Some(Arc::new(node.clone())), [])
+    }
+
     fn plan(node: &Node, cluster: &[IpNet], services: &[IpNet], objects: &[IpNet], addresses: &[&str]) -> Plan {
         compute(&Inputs {
-            node,
+            facts: &facts(node),
             node_ranges: &BTreeSet::from([net("10.0.1.0/24"), net("10.0.2.0/24"), net("fd00:0:0:1::/64")]),
             cluster_cidrs: cluster,
             service_cidrs: services,
@@ -222,6 +218,36 @@ mod tests {
         );
         let addresses: Vec<String> = plan.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.0.1.1", "fd00:0:0:1::1"]);
+    }
+
+    #[test]
+    fn pods_of_an_earlier_range_keep_their_route_and_their_masquerade() {
+        let mut moved = node();
+        moved.pod_cidrs = vec![net("10.0.7.0/24")];
+        let facts = NodeFacts::new(
+            Some(Arc::new(moved)),
+            ["10.0.1.9", "10.0.7.9"].map(|ip| ip.parse().unwrap()),
+        );
+        let plan = compute(&Inputs {
+            facts: &facts,
+            node_ranges: &BTreeSet::from([net("10.0.7.0/24")]),
+            cluster_cidrs: &[],
+            service_cidrs: &[net("10.96.0.0/16")],
+            service_objects: &BTreeSet::new(),
+            service_addresses: &BTreeSet::new(),
+            frontends: &Frontends::default(),
+            external_aliases: &BTreeMap::new(),
+            node_addresses: &BTreeSet::new(),
+            mtu: 1500,
+            reserved_ports: 61_000..=65_535,
+        });
+        assert_eq!(
+            shown(&plan),
+            ["10.0.1.9/32 src 192.0.2.1", "10.0.7.0/24 src 192.0.2.1", "10.96.0.0/16 src 192.0.2.1"]
+        );
+        assert_eq!(plan.table.pod_ranges, BTreeSet::from([net("10.0.1.9/32"), net("10.0.7.0/24")]));
+        let addresses: Vec<String> = plan.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(addresses, ["10.0.7.1"]);
     }
 
     #[test]
@@ -278,7 +304,7 @@ mod tests {
         };
         let external_aliases = BTreeMap::from([(frontend("192.0.2.2", 80), 1), (frontend("2001:db8:1::5", 443), 2)]);
         let plan = compute(&Inputs {
-            node: &node(),
+            facts: &facts(&node()),
             external_aliases: &external_aliases,
             node_ranges: &BTreeSet::new(),
             cluster_cidrs: &[],

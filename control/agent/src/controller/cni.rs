@@ -48,11 +48,11 @@ impl Controller {
         if self.publication.is_none() {
             return Err("the agent has not read all objects yet: try again in a moment".to_owned());
         }
-        let ranges = self.objects.pod_ranges();
+        let ranges = self.objects.facts().pod_cidrs().to_vec();
         if ranges.is_empty() {
             let node = &self.settings.node;
             return Err(format!(
-                "the Node object {node} is missing or has no spec.podCIDRs, so there is no address to allocate: set spec.podCIDRs"
+                "there was no Node object {node} yet, or it has no spec.podCIDRs, so there is no address to allocate: set spec.podCIDRs"
             ));
         }
         Ok(ranges)

@@ -6,15 +6,12 @@ use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
-use heddle_compile::{ReservedAddresses, UplinkMtu};
+use heddle_compile::UplinkMtu;
 use heddle_host::external_aliases::ExternalAliases;
 use heddle_host::frontends::Frontends;
 use heddle_host::plan::{self, Inputs, Plan};
 use heddle_host::uplink::Uplink;
-use heddle_model::{Change, Changes, Cluster, Event};
-use heddle_tables::Masquerade;
-use heddle_wire::Ip;
+use heddle_model::{Change, Changes, Cluster, Event, NodeFacts};
 use ipnet::IpNet;
 
 use super::host::USUAL_MTU;
@@ -28,6 +25,8 @@ pub(super) struct Objects {
     cluster: SharedCluster,
     /// This node's name.
     node: String,
+    /// The node's facts, as [`Self::update_facts`] computed them last.
+    facts: NodeFacts,
     /// Changes that the compiler does not have yet; all changes until every kind has synced.
     pending: Changes,
     /// Batches of events that are not applied yet; the first one may be applied in part.
@@ -44,6 +43,7 @@ impl Objects {
         Self {
             cluster: Arc::new(RwLock::new(Cluster::new())),
             node: node.to_owned(),
+            facts: NodeFacts::default(),
             pending: Changes::default(),
             batches: VecDeque::new(),
             is_in_batch: false,
@@ -128,47 +128,37 @@ impl Objects {
         self.known_rejections = now;
     }
 
-    /// Returns this node's pod ranges.
-    pub(super) fn pod_ranges(&self) -> Vec<IpNet> {
-        self.cluster()
-            .node(&self.node)
-            .map(|node| node.pod_cidrs.clone())
-            .unwrap_or_default()
+    /// Computes the node's facts from its object, or from the last version of a deleted one, and from the addresses of the
+    /// attachments. Returns `true` if they have changed.
+    pub(super) fn update_facts(&mut self, attached: impl IntoIterator<Item = IpAddr>) -> bool {
+        let object = self.cluster().node(&self.node).cloned();
+        let facts = NodeFacts::new(object.or_else(|| self.facts.node.clone()), attached);
+        let is_changed = facts != self.facts;
+        self.facts = facts;
+        is_changed
     }
 
-    /// Returns this node's internal addresses.
-    pub(super) fn internal_ips(&self) -> Vec<IpAddr> {
-        self.cluster()
-            .node(&self.node)
-            .map(|node| node.internal_ips.clone())
-            .unwrap_or_default()
+    /// Returns the node's facts.
+    pub(super) const fn facts(&self) -> &NodeFacts {
+        &self.facts
     }
 
     /// Returns the packet sizes that fit the uplink; Ethernet's MTU is assumed while the uplink is unknown.
     pub(super) fn uplink_mtu(&self, uplink: Option<&Uplink>) -> UplinkMtu {
         // Nodes that have both families reach each other over IPv4, whose header is smaller.
-        let internal_ips = self.internal_ips();
+        let internal_ips = self.facts.internal_ips();
         let over_ipv6 = !internal_ips.is_empty() && internal_ips.iter().all(IpAddr::is_ipv6);
         UplinkMtu::new(uplink.map_or(USUAL_MTU, |u| u.mtu), over_ipv6)
     }
 
-    /// Returns the host port's addresses, and the addresses and ports to which host traffic to Services is masqueraded.
-    pub(super) fn reserved_addresses(&self, settings: &Settings) -> (ArrayVec<Ip, 4>, Masquerade) {
-        let ReservedAddresses { host, masquerade } = ReservedAddresses::of(&self.pod_ranges());
-        let masquerade = Masquerade {
-            addresses: masquerade,
-            ports: (settings.reserved_ports.first, settings.reserved_ports.last),
-        };
-        (host, masquerade)
-    }
-
-    /// Computes the plan of the host port; `None` while this node's object is missing.
+    /// Computes the plan of the host port; `None` until there was an object of this node.
     pub(super) fn host_plan(
         &self,
         settings: &Settings,
         external_aliases: &ExternalAliases,
         uplink: Option<&Uplink>,
     ) -> Option<Plan> {
+        self.facts.node.as_ref()?;
         let mtu = self.uplink_mtu(uplink).direct;
         let cluster = self.cluster();
         let mut frontends = Frontends::default();
@@ -180,7 +170,7 @@ impl Objects {
             .flat_map(|n| n.internal_ips.iter().chain(&n.external_ips).copied())
             .collect();
         Some(plan::compute(&Inputs {
-            node: cluster.node(&self.node)?,
+            facts: &self.facts,
             node_ranges: &node_ranges(&cluster),
             cluster_cidrs: &settings.cluster_cidrs,
             service_cidrs: &settings.service_cidrs,
@@ -196,7 +186,7 @@ impl Objects {
 
     /// Returns the ranges that a pod's routes are computed from.
     pub(super) fn route_ranges(&self, settings: &Settings) -> Ranges {
-        let own = self.pod_ranges().into_iter().collect();
+        let own = self.facts.pod_cidrs().iter().copied().collect();
         let cluster = self.cluster();
         Ranges {
             own,

@@ -8,10 +8,9 @@ use std::time::{Duration, Instant};
 use heddle_compile::{BuildResult, Compiler, NodeConfig};
 use heddle_host::external_aliases::{self, ExternalAliases};
 use heddle_host::frontends::ExternalFrontend;
-use heddle_model::{Changes, Cluster, pod_range};
-use heddle_tables::{FrontendKey, HostPort as HostTable, Masquerade, NodeId};
-use heddle_wire::{Ip, Proto};
-use ipnet::IpNet;
+use heddle_model::{Changes, Cluster, NodeFacts};
+use heddle_tables::{FrontendKey, NodeId};
+use heddle_wire::{Ip, MacAddr, Proto};
 
 /// The longest time for which tables wait for the host port. `nft` takes some 20 ms; a slow one delays tables no longer
 /// than this, and no tables that an ADD waits for.
@@ -41,12 +40,6 @@ pub(super) struct Publication {
     known_differences: BTreeSet<String>,
 }
 
-/// The part of the tables that describes the host port.
-pub(super) struct HostTables {
-    pub(super) host: HostTable,
-    pub(super) masquerade: Masquerade,
-}
-
 impl Publication {
     /// Creates the compiler.
     pub(super) fn new(config: NodeConfig) -> Self {
@@ -64,23 +57,21 @@ impl Publication {
         }
     }
 
-    /// Hands the compiler the changed objects and the host's part of the tables.
-    pub(super) fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes, tables: HostTables) {
-        self.compiler.apply_changes(cluster, changes);
-        self.compiler.set_host_port(tables.host);
-        self.compiler.set_masquerade(tables.masquerade);
+    /// Hands the compiler the changed objects, the node's facts and the host port's MAC address.
+    pub(super) fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes, facts: &NodeFacts, host_mac: MacAddr) {
+        self.compiler.apply_changes(cluster, changes, facts);
+        self.compiler.set_host_mac(host_mac);
         self.is_changed |= !changes.is_empty();
     }
 
-    /// Hands the compiler the changed aliases of external frontends, or all aliases if their addresses have changed.
+    /// Hands the compiler the changed aliases of external frontends, or all aliases if their addresses `at` have changed.
     pub(super) fn set_external_aliases(
         &mut self,
         cluster: &Cluster,
-        pod_ranges: &[IpNet],
+        at: [Option<IpAddr>; 2],
         aliases: &ExternalAliases,
         changed: Vec<(ExternalFrontend, Option<u16>)>,
     ) {
-        let at = pod_range::external_alias_addresses(pod_ranges);
         let changed: Vec<(ExternalFrontend, Option<u16>)> = if at == self.alias_addresses {
             changed
         } else {

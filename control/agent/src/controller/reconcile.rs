@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use heddle_compile::{NodeConfig, to_prefix};
 use heddle_model::Changes;
-use heddle_tables::HostPort as HostTable;
 
 use super::error::ControllerError;
 use super::host::HostChange;
 use super::objects::concerns_host;
-use super::publication::{self, HostTables, Publication};
+use super::publication::{self, Publication};
 use super::state::Controller;
 use crate::health;
 
@@ -37,11 +36,13 @@ impl Controller {
         if is_first && !self.start_publication() {
             return Ok(());
         }
+        let has_other_facts = self.update_facts();
         let changes = self.objects.drain_changes();
-        if changes.is_empty() && !self.publication.as_ref().is_some_and(|p| p.is_changed) {
+        let is_changed = has_other_facts || self.publication.as_ref().is_some_and(|p| p.is_changed);
+        if changes.is_empty() && !is_changed {
             return Ok(());
         }
-        self.feed_compiler_and_host(&changes, is_first);
+        self.feed_compiler_and_host(&changes, is_first || has_other_facts);
         self.attach_known_pods();
         if self.publish() {
             self.open_host_once()?;
@@ -56,7 +57,8 @@ impl Controller {
         if !self.objects.is_synced() {
             return false;
         }
-        self.host.set_node_addresses(self.objects.internal_ips());
+        self.update_facts();
+        self.host.set_node_addresses(self.objects.facts().internal_ips().to_vec());
         let deadline = *self
             .waits_for_uplink_until
             .get_or_insert_with(|| Instant::now() + WAIT_FOR_UPLINK);
@@ -65,13 +67,12 @@ impl Controller {
         }
         self.waits_for_uplink_until = None;
         self.host.warn_without_uplink();
-        let HostTables { host, masquerade } = self.host_tables();
         let settings = &self.settings;
         self.publication = Some(Publication::new(NodeConfig {
-            host,
+            host_mac: self.host.link().mac,
             local_addresses: self.host.addresses(),
             host_port: heddle_port::PortId(0),
-            masquerade,
+            masquerade_ports: (settings.reserved_ports.first, settings.reserved_ports.last),
             local_mtu: settings.pod_mtu,
             uplink: self.objects.uplink_mtu(self.host.uplink()),
             service_cidrs: settings
@@ -88,26 +89,33 @@ impl Controller {
         true
     }
 
-    /// Hands the changed objects to the host task and to the compiler.
-    fn feed_compiler_and_host(&mut self, changes: &Changes, is_first: bool) {
+    /// Computes the node's facts. Returns `true` if they have changed.
+    fn update_facts(&mut self) -> bool {
+        let records = self.attachments.store.all();
+        let attached = records.iter().flat_map(|record| record.addresses.iter().copied());
+        self.objects.update_facts(attached)
+    }
+
+    /// Hands the changed objects to the host task and to the compiler. `plans_anew`: the host task's plan may be another one,
+    /// whatever the changes are.
+    fn feed_compiler_and_host(&mut self, changes: &Changes, plans_anew: bool) {
         let changed_aliases =
             self.external_aliases
                 .apply_changes(&self.objects.cluster(), changes, self.settings.external_ips);
-        if is_first || changes.objects.iter().any(concerns_host) {
+        if plans_anew || changes.objects.iter().any(concerns_host) {
             self.plan_host();
         }
-        let tables = self.host_tables();
-        let pod_ranges = self.objects.pod_ranges();
-        let cluster = self.objects.cluster();
+        let (cluster, facts) = (self.objects.cluster(), self.objects.facts());
         if let Some(publication) = &mut self.publication {
-            publication.apply_changes(&cluster, changes, tables);
-            publication.set_external_aliases(&cluster, &pod_ranges, &self.external_aliases, changed_aliases);
+            publication.apply_changes(&cluster, changes, facts, self.host.link().mac);
+            publication.set_external_aliases(&cluster, facts.alias_addresses, &self.external_aliases, changed_aliases);
+            publication.is_changed |= plans_anew;
         }
     }
 
     /// Hands the host task the plan that follows from the objects. The next tables wait for a plan that is not applied.
     fn plan_host(&mut self) {
-        self.host.set_node_addresses(self.objects.internal_ips());
+        self.host.set_node_addresses(self.objects.facts().internal_ips().to_vec());
         let plan = self
             .objects
             .host_plan(&self.settings, &self.external_aliases, self.host.uplink());
@@ -212,17 +220,6 @@ impl Controller {
         self.health_failures = failed.into_iter().map(|(port, _)| port).collect();
     }
 
-    /// Returns the host's side of the tables.
-    fn host_tables(&self) -> HostTables {
-        let (addresses, masquerade) = self.objects.reserved_addresses(&self.settings);
-        HostTables {
-            host: HostTable {
-                mac: self.host.link().mac,
-                addresses,
-            },
-            masquerade,
-        }
-    }
 
     /// Records a report of the host task and applies its consequence to the tables and the host port's queues.
     pub(super) fn record_host_report(&mut self, report: heddle_host::Report) -> Result<(), ControllerError> {

@@ -9,7 +9,7 @@ use heddle_compile::{Attachment, Compiler, NodeConfig};
 use heddle_ids::PortId;
 use heddle_model::{
     Changes, Cluster, ContainerPort, Event, IpBlock, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
-    NetworkPolicy, Node, Object, ObjectKey, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber,
+    NetworkPolicy, Node, NodeFacts, Object, ObjectKey, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber,
     PortRange, Protocol, Requirement,
 };
 use heddle_tables::{EndpointId, WorkerId};
@@ -227,6 +227,12 @@ impl World {
         }
     }
 
+    /// Hands the compiler changes.
+    pub fn record(&mut self, changes: &Changes) {
+        let facts = NodeFacts::new(self.cluster.node("here").cloned(), []);
+        self.compiler.apply_changes(&self.cluster, changes, &facts);
+    }
+
     /// Applies objects to the model, and returns the changes.
     pub fn apply(&mut self, objects: impl IntoIterator<Item = Object>) -> Changes {
         let mut all = Changes::default();
@@ -260,7 +266,7 @@ impl World {
     pub fn of(size: Size) -> Self {
         let mut world = Self::new();
         let changes = world.apply(objects(size));
-        world.compiler.apply_changes(&world.cluster, &changes);
+        world.record(&changes);
         world.attach(size);
         world.compiler.rebuild();
         world

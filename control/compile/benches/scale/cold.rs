@@ -33,7 +33,7 @@ pub fn run(
         let began = cpu_time();
         let changes = world.apply(objects);
         let applied = cpu_time() - began;
-        world.compiler.apply_changes(&world.cluster, &changes);
+        world.record(&changes);
         drop(changes);
         attach(&mut world);
         let taken = cpu_time() - began;

@@ -205,7 +205,7 @@ fn pairs(size: Size) -> Vec<Pair> {
 fn once(world: &mut World, event: Event, reaches: Reaches, case: &str) -> Duration {
     let began = cpu_time();
     let changes = world.cluster.apply(event);
-    world.compiler.apply_changes(&world.cluster, &changes);
+    world.record(&changes);
     let built = world.compiler.rebuild();
     let took = cpu_time() - began;
     match reaches {

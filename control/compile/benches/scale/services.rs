@@ -95,7 +95,7 @@ fn objects(count: u32) -> impl Iterator<Item = Object> {
 pub fn world(count: u32) -> World {
     let mut world = World::new();
     let changes = world.apply(objects(count));
-    world.compiler.apply_changes(&world.cluster, &changes);
+    world.record(&changes);
     world.compiler.rebuild();
     world
 }
@@ -119,7 +119,7 @@ pub fn run(criterion: &mut Criterion, report: &mut Report) {
             };
             let began = cpu_time();
             let changes = world.cluster.apply(event);
-            world.compiler.apply_changes(&world.cluster, &changes);
+            world.record(&changes);
             let built = world.compiler.rebuild();
             let took = cpu_time() - began;
             assert_eq!(built.pages_copied, 2, "a page of frontends, and their root");

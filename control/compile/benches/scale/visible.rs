@@ -77,7 +77,7 @@ impl Node {
     fn follow(&mut self, event: Event, asked: &[Vec<u8>]) -> (Duration, Vec<Parsed>) {
         let (began, cpu) = (Instant::now(), cpu_time());
         let changes = self.world.cluster.apply(event);
-        self.world.compiler.apply_changes(&self.world.cluster, &changes);
+        self.world.record(&changes);
         let built = self.world.compiler.rebuild();
         let work = cpu_time() - cpu;
         assert!(built.changed, "there is something to publish");
@@ -212,7 +212,7 @@ fn policed(size: Size) -> (World, [Client; WORKERS as usize]) {
     let mut world = World::of(size);
     let both = [0, 1].map(|local| outwards(size, local, &[OPEN]).into());
     let changes = world.apply(both);
-    world.compiler.apply_changes(&world.cluster, &changes);
+    world.record(&changes);
     let mut local = (0..size.pods).filter(|n| size.is_local(*n));
     let clients = std::array::from_fn(|n| {
         let (id, mac, worker) = cluster::attached_as(n as u16);

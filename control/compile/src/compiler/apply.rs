@@ -5,26 +5,24 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use heddle_model::{
-    Change, Changes, Cluster, ClusterNetworkPolicy, Delta, EndpointSlice, Labels, NetworkPolicy, Node, ObjectKey, Pod,
+    Change, Changes, Cluster, ClusterNetworkPolicy, Delta, EndpointSlice, Labels, NetworkPolicy, NodeFacts, ObjectKey, Pod,
 };
 
 use super::Compiler;
 use crate::service::frontends::services_at_same_addresses;
 
 impl Compiler {
-    /// Records changes. `cluster` is the state after them.
-    pub fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes) {
+    /// Records changes. `cluster` is the state after them, and `facts` are what follows from it for this node.
+    pub fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes, facts: &NodeFacts) {
         // Services are compiled at the end: each once, and with this node's addresses and zone after the changes.
         let mut services = BTreeSet::new();
         let mut service_cidrs = false;
+        if self.node.set_own_node(facts, &self.config, &mut self.output) {
+            services.extend(cluster.services().map(|service| service.key.clone()));
+        }
         for change in &changes.objects {
             match change {
-                Change::Node(delta) => {
-                    self.node.apply_node(cluster, delta, &self.config, &mut self.output);
-                    if delta.key.name == self.config.name && changes_service_scope(delta) {
-                        services.extend(cluster.services().map(|service| service.key.clone()));
-                    }
-                }
+                Change::Node(delta) => self.node.apply_node(cluster, delta, &self.config, &mut self.output),
                 Change::ServiceCidr(_) => service_cidrs = true,
                 Change::Namespace(delta) => self.apply_namespace(cluster, &delta.key.name),
                 Change::Pod(delta) => {
@@ -78,16 +76,6 @@ impl Compiler {
                 .any(|policy| policy.subject.may_match(namespace, &pod.labels))
         });
     }
-}
-
-/// Returns true if the zone or the addresses of this node changed: the frontends of all Services depend on them.
-fn changes_service_scope(delta: &Delta<Node>) -> bool {
-    let scope = |node: &Option<Arc<Node>>| {
-        let node = node.as_deref()?;
-        let zone = node.zone().map(str::to_owned);
-        Some((zone, node.internal_ips.clone(), node.external_ips.clone()))
-    };
-    delta.after.is_some() && scope(&delta.before) != scope(&delta.after)
 }
 
 /// Returns the Services that a slice belongs to and belonged to.

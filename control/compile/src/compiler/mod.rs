@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use heddle_ids::PortId;
 use heddle_model::{Cluster, ObjectKey};
-use heddle_tables::{EndpointId, FrontendKey, HostPort, Masquerade, NodeId, Snapshot, WorkerId};
-use heddle_wire::Ip;
+use heddle_tables::{EndpointId, FrontendKey, NodeId, Snapshot, WorkerId};
+use heddle_wire::{Ip, MacAddr};
 
 use crate::config::{NodeConfig, UplinkMtu};
 use crate::node::attachment::{AddressDifference, Attachment};
@@ -91,9 +91,9 @@ impl Compiler {
         }
     }
 
-    /// Sets the addresses and the MAC address of the host port.
-    pub fn set_host_port(&mut self, host: HostPort) {
-        self.config.host = host;
+    /// Sets the MAC address of the host port.
+    pub fn set_host_mac(&mut self, mac: MacAddr) {
+        self.config.host_mac = mac;
         self.node.write_own_node(&self.config, &mut self.output);
     }
 
@@ -117,12 +117,6 @@ impl Compiler {
         self.output.generations.raise(EndpointId::HOST);
         self.node.write_own_node(&self.config, &mut self.output);
         true
-    }
-
-    /// Sets the addresses and ports that heddle masquerades to.
-    pub fn set_masquerade(&mut self, masquerade: Masquerade) {
-        self.config.masquerade = masquerade;
-        self.node.write_own_node(&self.config, &mut self.output);
     }
 
     /// Sets the aliases of frontends; `None` removes an alias. An alias is another address and port that is treated as

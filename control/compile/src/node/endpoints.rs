@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use heddle_tables::{Endpoint, EndpointId, EndpointPolicy, WorkerId};
+use heddle_tables::{Endpoint, EndpointId, EndpointPolicy, HostPort, WorkerId};
 use heddle_wire::MacAddr;
 
 use crate::config::NodeConfig;
@@ -61,11 +61,12 @@ pub(crate) fn write_endpoints(
             });
         }
     }
-    write_node_endpoints(config, output);
+    let host = output.tables.current().node().host.clone();
+    write_node_endpoints(&host, config, output);
 }
 
 /// Writes the endpoints of the host and the uplink.
-pub(crate) fn write_node_endpoints(config: &NodeConfig, output: &mut Output) {
+pub(crate) fn write_node_endpoints(host: &HostPort, config: &NodeConfig, output: &mut Output) {
     let endpoint = |id, addresses, mac: MacAddr, port, name: &str| Endpoint {
         id,
         generation: output.generations.get(id),
@@ -79,8 +80,8 @@ pub(crate) fn write_node_endpoints(config: &NodeConfig, output: &mut Output) {
     };
     let host = endpoint(
         EndpointId::HOST,
-        config.host.addresses.clone(),
-        config.host.mac,
+        host.addresses.clone(),
+        host.mac,
         config.host_port,
         "host",
     );

@@ -1,10 +1,11 @@
 //! This node: its object, its addresses and the ranges of Services.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use heddle_model::{Cluster, Node};
-use heddle_tables::{EndpointId, NodeTable, Prefix};
+use heddle_model::{Cluster, NodeFacts};
+use heddle_tables::{EndpointId, HostPort, Masquerade, NodeTable, Prefix};
 use heddle_wire::Ip;
 
 use crate::config::NodeConfig;
@@ -18,8 +19,8 @@ use crate::prefix::to_prefix;
 #[derive(Debug, Default)]
 pub(crate) struct OwnNode {
     pub(crate) name: Arc<str>,
-    /// The last version of its object.
-    pub(crate) object: Option<Arc<Node>>,
+    /// Its object's last version, and the addresses that heddle keeps for itself.
+    pub(crate) facts: NodeFacts,
     /// The Node object's addresses and the host port's, at which node ports are reached.
     pub(crate) addresses: BTreeSet<Ip>,
     /// All addresses that the node has: `addresses` and the ones that its interfaces have.
@@ -52,9 +53,14 @@ impl OwnNode {
 
     /// Writes this node's own table, claims its addresses, and writes the endpoints of the host and the uplink.
     pub(crate) fn write(&mut self, book: &mut AddressBook, config: &NodeConfig, output: &mut Output) {
-        let node = self.object.as_deref();
+        let node = self.facts.node.as_deref();
+        let reserved = |all: &[IpAddr]| -> Vec<Ip> { all.iter().map(|ip| Ip::from(*ip)).collect() };
+        let host = HostPort {
+            mac: config.host_mac,
+            addresses: reserved(&self.facts.host_addresses).into_iter().take(4).collect(),
+        };
         let mut listed: Vec<Ip> = node.into_iter().flat_map(addresses).collect();
-        listed.extend(config.host.addresses.iter().copied());
+        listed.extend(host.addresses.iter().copied());
         let pod_cidrs = node.into_iter().flat_map(pod_ranges).collect();
         let addresses = BTreeSet::from_iter(listed.iter().copied());
         let claimed: BTreeSet<Ip> = addresses.union(&config.local_addresses).copied().collect();
@@ -72,13 +78,16 @@ impl OwnNode {
             addresses: listed,
             pod_cidrs,
             service_cidrs: self.service_cidrs.clone(),
-            host: config.host.clone(),
-            masquerade: config.masquerade.clone(),
+            host: host.clone(),
+            masquerade: Masquerade {
+                addresses: reserved(&self.facts.masquerade_addresses).into_iter().take(2).collect(),
+                ports: config.masquerade_ports,
+            },
             local_mtu: config.local_mtu,
             uplink_mtu: config.uplink.direct,
             overlay_mtu: config.uplink.overlay,
         });
         (self.addresses, self.claimed) = (addresses, claimed);
-        write_node_endpoints(config, output);
+        write_node_endpoints(&host, config, output);
     }
 }

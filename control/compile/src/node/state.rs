@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use heddle_model::{Cluster, Delta, Labels, Node, ObjectKey, Pod};
+use heddle_model::{Cluster, Delta, Labels, Node, NodeFacts, ObjectKey, Pod};
 use heddle_tables::{AddressInfo, EndpointId, IdentityId, NodeId, Place, Prefix};
 use heddle_wire::Ip;
 
@@ -167,7 +167,7 @@ impl NodeState {
         }
     }
 
-    /// Applies the change of a node.
+    /// Applies the change of a node. This node's own object comes by [`Self::set_own_node`].
     pub(crate) fn apply_node(
         &mut self,
         cluster: &Cluster,
@@ -175,48 +175,26 @@ impl NodeState {
         config: &NodeConfig,
         output: &mut Output,
     ) {
-        let own = delta.key.name == config.name;
-        let name = Arc::clone(&delta.key.name);
-        if own && delta.after.is_none() {
-            // This node runs, also if its object was deleted. It keeps the properties of the last version.
+        if delta.key.name == config.name {
             return;
         }
+        let name = Arc::clone(&delta.key.name);
         // Assign the identifier first: the places of ranges and addresses refer to it.
-        if let Some(after) = delta.after.as_ref().filter(|_| !own) {
+        if let Some(after) = &delta.after {
             self.nodes.insert(&name, after.labels.clone());
         }
-        if let Some(before) = &delta.before {
-            if !own {
-                for addr in addresses(before) {
-                    self.addresses.edit_claims(addr, |claims| claims.remove_node(&name));
-                }
-            }
-            for range in pod_ranges(before) {
-                self.nodes.remove_range(range, &name);
-                self.write_pod_range(range, config, output);
-            }
+        let (before, after) = (delta.before.as_deref(), delta.after.as_deref());
+        for addr in before.into_iter().flat_map(addresses) {
+            self.addresses.edit_claims(addr, |claims| claims.remove_node(&name));
         }
-        if !own && delta.after.is_none() {
+        for addr in after.into_iter().flat_map(addresses) {
+            self.addresses.edit_claims(addr, |claims| claims.add_node(&name));
+        }
+        self.replace_pod_ranges(&name, before, after, config, output);
+        if after.is_none() {
             self.nodes.remove(&name);
         }
-        if let Some(after) = &delta.after {
-            if !own {
-                for addr in addresses(after) {
-                    self.addresses.edit_claims(addr, |claims| claims.add_node(&name));
-                }
-            }
-            for range in pod_ranges(after) {
-                self.nodes.add_range(range, &name);
-                self.write_pod_range(range, config, output);
-            }
-        }
-        if own {
-            self.own.object.clone_from(&delta.after);
-            for addr in delta.after.iter().flat_map(|node| addresses(node)) {
-                self.addresses.mark(addr);
-            }
-            self.update_service_cidrs(cluster, config, output);
-        } else if delta.is_added() || delta.is_removed() {
+        if delta.is_added() || delta.is_removed() {
             // The place of its pods is known now, or unknown again.
             for pod in cluster.pods_on(&name) {
                 for ip in pod.own_ips() {
@@ -224,6 +202,24 @@ impl NodeState {
                 }
             }
         }
+    }
+
+    /// Sets this node's facts. Returns true if its zone or the addresses at which node ports are reached have changed: the
+    /// frontends of all Services depend on them.
+    pub(crate) fn set_own_node(&mut self, facts: &NodeFacts, config: &NodeConfig, output: &mut Output) -> bool {
+        if self.own.facts == *facts {
+            return false;
+        }
+        let before = std::mem::replace(&mut self.own.facts, facts.clone());
+        let addresses_before = self.own.addresses.clone();
+        self.replace_pod_ranges(&config.name, before.node.as_deref(), facts.node.as_deref(), config, output);
+        // Node selectors may match it by other labels.
+        for addr in facts.node.iter().flat_map(|node| addresses(node)) {
+            self.addresses.mark(addr);
+        }
+        self.write_own_node(config, output);
+        let zone = |facts: &NodeFacts| facts.node.as_deref().and_then(Node::zone).map(str::to_owned);
+        zone(&before) != zone(facts) || addresses_before != self.own.addresses
     }
 
     /// Updates the ranges of Services and writes the tables of this node.
@@ -239,7 +235,7 @@ impl NodeState {
 
     /// Returns the zone of this node.
     pub(crate) fn zone(&self) -> Option<&str> {
-        self.own.object.as_deref().and_then(|node| node.zone())
+        self.own.facts.node.as_deref().and_then(Node::zone)
     }
 
     /// Returns the addresses of this node, the host port's included.
@@ -356,7 +352,7 @@ impl NodeState {
         }
         if claims.host {
             // Node selectors match the addresses in the node's status, not the host port's.
-            let own = self.own.object.as_ref();
+            let own = self.own.facts.node.as_ref();
             let own = own.filter(|node| node.has_address(addr.to_std()));
             return Some(Holder {
                 pod_class: None,
@@ -389,6 +385,28 @@ impl NodeState {
 
 // Tables.
 impl NodeState {
+    /// Removes the pod ranges that a node no longer has, and adds its new ones. The others stay as they are, so that connections
+    /// with their addresses are not revalidated.
+    fn replace_pod_ranges(
+        &mut self,
+        name: &Arc<str>,
+        before: Option<&Node>,
+        after: Option<&Node>,
+        config: &NodeConfig,
+        output: &mut Output,
+    ) {
+        let ranges = |node: Option<&Node>| node.into_iter().flat_map(pod_ranges).collect::<BTreeSet<_>>();
+        let (before, after) = (ranges(before), ranges(after));
+        for &range in before.difference(&after) {
+            self.nodes.remove_range(range, name);
+            self.write_pod_range(range, config, output);
+        }
+        for &range in after.difference(&before) {
+            self.nodes.add_range(range, name);
+            self.write_pod_range(range, config, output);
+        }
+    }
+
     /// Writes the place of a pod range: it applies to the addresses in the range that belong to no known pod.
     fn write_pod_range(&self, range: Prefix, config: &NodeConfig, output: &mut Output) {
         let place = |name: &Arc<str>| {

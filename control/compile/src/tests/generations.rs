@@ -127,6 +127,22 @@ fn a_new_label_key_or_cidr_raises_no_other_generation() {
 }
 
 #[test]
+fn a_change_of_a_node_that_keeps_its_addresses_and_ranges_raises_no_generation() {
+    let mut world = world();
+    for (name, addr, range) in [
+        ("here", "192.168.0.1", "10.0.1.0/24"),
+        ("there", "192.168.0.2", "10.0.2.0/24"),
+    ] {
+        let changed = Node {
+            ready: false,
+            ..node(name, addr, range)
+        };
+        world.put(changed);
+        assert_eq!(raised(&mut world), [0; 0], "{name}");
+    }
+}
+
+#[test]
 fn a_reused_endpoint_id_continues_its_generation() {
     let mut world = world();
     let before = generation(world.compiler.snapshot(), 2).unwrap();

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use heddle_ids::PortId;
 use heddle_model::{
-    Cluster, ContainerPort, Event, IpBlock, Kind, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
-    NetworkPolicy, Node, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule,
+    Changes, Cluster, ContainerPort, Event, IpBlock, Kind, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
+    NetworkPolicy, Node, NodeFacts, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule,
     PortNumber, PortRange, Protocol, Requirement,
 };
 use heddle_tables::{Direction, EndpointId, PolicyVerdict, Provenance, Snapshot, WorkerId};
@@ -29,6 +29,8 @@ use crate::{Attachment, BuildResult, Compiler, NodeConfig};
 struct World {
     cluster: Cluster,
     compiler: Compiler,
+    /// The node's facts, with the last version of its object.
+    facts: NodeFacts,
     /// The addresses of the node's interfaces.
     local_addresses: BTreeSet<IpAddr>,
 }
@@ -38,6 +40,7 @@ impl World {
         Self {
             cluster: Cluster::new(),
             compiler: Compiler::new(NodeConfig::named("here")),
+            facts: NodeFacts::default(),
             local_addresses: BTreeSet::new(),
         }
     }
@@ -50,20 +53,28 @@ impl World {
         self
     }
 
+    /// Hands the compiler changes, with the node's facts after them.
+    fn record(&mut self, changes: &Changes) -> &mut Self {
+        if let Some(node) = self.cluster.node("here") {
+            let attached = self.compiler.attachments().flat_map(|a| a.addresses.clone());
+            self.facts = NodeFacts::new(Some(Arc::clone(node)), attached.map(Ip::to_std));
+        }
+        self.compiler.apply_changes(&self.cluster, changes, &self.facts);
+        self
+    }
+
     fn put(&mut self, object: impl Into<Object>) -> &mut Self {
         let changes = self.cluster.apply(Event::Upsert {
             origin: "test".into(),
             object: object.into(),
         });
-        self.compiler.apply_changes(&self.cluster, &changes);
-        self
+        self.record(&changes)
     }
 
     fn delete(&mut self, kind: Kind, namespace: &str, name: &str) -> &mut Self {
         let object = ObjectRef::new(kind, ObjectKey::new(namespace, name));
         let changes = self.cluster.apply(Event::Delete(object));
-        self.compiler.apply_changes(&self.cluster, &changes);
-        self
+        self.record(&changes)
     }
 
     /// Adds a pod of this node, and attaches it.

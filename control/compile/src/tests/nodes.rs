@@ -2,7 +2,7 @@
 
 use super::*;
 use heddle_model::ServiceCidr;
-use heddle_tables::{HostPort, NodeId, Place};
+use heddle_tables::{NodeId, Place};
 
 fn place(snapshot: &Snapshot, addr: &str) -> Place {
     snapshot.address(Ip::from(ip(addr))).place
@@ -17,10 +17,7 @@ fn every_address_has_the_right_place() {
         .put(pod("a/far", "there", &["10.9.9.9"], ""))
         .put(pod("a/lost", "nowhere", &["10.9.9.8"], ""))
         .local(2, &pod("a/near", "here", &["10.0.1.2"], ""));
-    world.compiler.set_host_port(HostPort {
-        mac: MacAddr([2; 6]),
-        addresses: [Ip::from(ip("169.254.7.7"))].into_iter().collect(),
-    });
+    world.compiler.set_host_mac(MacAddr([2; 6]));
     let built = world.build();
     let [(name, there)] = &built.node_ids[..] else {
         panic!("one number is given out")
@@ -28,7 +25,7 @@ fn every_address_has_the_right_place() {
     assert_eq!((&**name, *there), ("there", NodeId(0)));
     for (addr, want) in [
         ("192.168.0.1", Place::Host),
-        ("169.254.7.7", Place::Host),
+        ("10.0.1.1", Place::Host),
         ("192.168.0.2", Place::RemoteHost(*there)),
         ("10.0.1.2", Place::Local(EndpointId(2))),
         ("10.0.1.3", Place::Unreachable),
@@ -41,8 +38,10 @@ fn every_address_has_the_right_place() {
     }
     let table = built.snapshot.node();
     // The Node object's come first: ICMP errors come from the first one of their family.
-    assert_eq!(table.addresses, [ip("192.168.0.1"), ip("169.254.7.7")].map(Ip::from));
+    assert_eq!(table.addresses, [ip("192.168.0.1"), ip("10.0.1.1")].map(Ip::from));
     assert_eq!(table.pod_cidrs.len(), 1);
+    assert_eq!(table.host.mac, MacAddr([2; 6]));
+    assert_eq!(table.masquerade.addresses[..], [Ip::from(ip("10.0.1.2"))]);
     world.delete(Kind::Node, "", "there");
     let snapshot = world.build().snapshot;
     assert_eq!(place(&snapshot, "10.0.2.3"), Place::Outside);
@@ -53,6 +52,38 @@ fn every_address_has_the_right_place() {
         (place(&built.snapshot, "10.9.9.9"), built.node_ids.len()),
         (Place::Node(*there), 0)
     );
+}
+
+/// The node's object is deleted and comes back with another pod range, while its pods run.
+#[test]
+fn a_node_whose_object_goes_keeps_its_properties_and_another_range_replaces_the_earlier_one() {
+    let mut world = World::new();
+    world
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(node("there", "192.168.0.2", "10.0.2.0/24"))
+        .local(2, &pod("a/near", "here", &["10.0.1.9"], ""));
+    let before = world.build().snapshot;
+    world.delete(Kind::Node, "", "here");
+    let gone = world.build();
+    assert_eq!(gone.snapshot.node(), before.node());
+    assert!(!gone.changed, "the node runs with and without its object");
+    world.put(node("here", "192.168.0.1", "10.0.7.0/24"));
+    let snapshot = world.build().snapshot;
+    for (addr, want) in [
+        ("10.0.7.1", Place::Host),
+        ("10.0.7.8", Place::Unreachable),
+        ("10.0.1.9", Place::Local(EndpointId(2))),
+        ("10.0.1.1", Place::Outside),
+        ("10.0.1.8", Place::Outside),
+    ] {
+        assert_eq!(place(&snapshot, addr), want, "{addr}");
+    }
+    assert_eq!(snapshot.node().masquerade.addresses[..], [Ip::from(ip("10.0.7.2"))]);
+    // The earlier range may be another node's by now.
+    world.put(node("other", "192.168.0.3", "10.0.1.0/24"));
+    let snapshot = world.build().snapshot;
+    assert!(matches!(place(&snapshot, "10.0.1.8"), Place::Node(_)));
+    assert_eq!(place(&snapshot, "10.0.1.9"), Place::Local(EndpointId(2)));
 }
 
 /// A VIP, a second address of the uplink, node-local DNS at 169.254.20.10: whatever the node has is the node's.

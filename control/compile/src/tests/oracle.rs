@@ -22,7 +22,10 @@ enum Step {
     NoPolicy(u8, u8),
     Cluster(ClusterNetworkPolicy),
     NoCluster(u8),
-    Node(bool, Labels),
+    /// A node, this one or the other, with these labels and the first or the second of its pod ranges.
+    Node(bool, Labels, bool),
+    /// The object of this node is deleted. The node goes on.
+    NoOwnNode,
     /// The addresses of the node's interfaces, by their places in `OUTSIDE`.
     Hold(Vec<usize>),
     Attach(u8),
@@ -186,7 +189,8 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         4 => cluster_policy().prop_map(Step::Cluster),
         1 => (0u8..4).prop_map(Step::NoCluster),
-        1 => (any::<bool>(), object_labels()).prop_map(|(here, l)| Step::Node(here, l)),
+        1 => (any::<bool>(), object_labels(), any::<bool>()).prop_map(|(here, l, first)| Step::Node(here, l, first)),
+        1 => Just(Step::NoOwnNode),
         1 => prop::collection::vec(0..OUTSIDE.len(), 0..=2).prop_map(Step::Hold),
         5 => (0..PODS, object_labels(), any::<bool>(), state()).prop_map(|(n, l, p, s)| Step::Pod(n, l, p, s)),
         1 => (0..PODS).prop_map(Step::NoPod),
@@ -274,8 +278,16 @@ fn apply_step(world: &mut World, step: Step) {
         Step::NoCluster(n) => {
             world.delete(Kind::ClusterNetworkPolicy, "", &format!("c{n}"));
         }
-        Step::Node(here, labels) => {
-            world.put(Node { labels, ..a_node(here) });
+        Step::Node(here, labels, first) => {
+            let mut node = Node { labels, ..a_node(here) };
+            if !first {
+                // A range of addresses that no pod has, or, of this node, one that pods of the other node have.
+                node.pod_cidrs = vec![if here { "10.0.2.0/24" } else { "10.0.4.0/24" }.parse().unwrap()];
+            }
+            world.put(node);
+        }
+        Step::NoOwnNode => {
+            world.delete(Kind::Node, "", "here");
         }
         Step::Hold(places) => {
             world.hold(places.into_iter().map(|at| ip(OUTSIDE[at])));
@@ -368,6 +380,9 @@ fn anew(world: &World) -> World {
     for object in from.namespaces() {
         fresh.put(Namespace::clone(object));
     }
+    // The node's facts outlive its object.
+    fresh.facts.clone_from(&world.facts);
+    fresh.record(&Changes::default());
     fresh.hold(world.local_addresses.iter().copied());
     for attached in world.compiler.attachments() {
         fresh.compiler.attach(attached.clone());

@@ -46,7 +46,7 @@ fn large(pods: u32) -> World {
             object: made.into(),
         }));
     }
-    world.compiler.apply_changes(&world.cluster, &all);
+    world.record(&all);
     for n in 2..102u16 {
         world.local(
             n,

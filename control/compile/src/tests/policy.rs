@@ -300,7 +300,7 @@ fn a_refused_policy_that_never_was_good_closes_the_pods_it_selects() {
         closes: Some(Object::NetworkPolicy(closes)),
     };
     let changes = world.cluster.apply(Event::Rejected(rejection));
-    world.compiler.apply_changes(&world.cluster, &changes);
+    world.record(&changes);
     let snapshot = world.build().snapshot;
     let (allowed, why) = verdict_of(&snapshot, 2, Direction::Ingress, "10.0.1.3", Proto::TCP, 80);
     assert!(!allowed);

@@ -2,7 +2,6 @@
 
 use heddle_compile::{NodeConfig, to_prefix};
 use heddle_config::Config;
-use heddle_tables::Masquerade;
 
 use super::rules::Rules;
 
@@ -17,10 +16,7 @@ pub fn node_config(node: &str, rules: &Rules) -> NodeConfig {
             .iter()
             .filter_map(|&range| to_prefix(range))
             .collect(),
-        masquerade: Masquerade {
-            ports: (ports.first, ports.last),
-            ..Masquerade::default()
-        },
+        masquerade_ports: (ports.first, ports.last),
         ..NodeConfig::named(node)
     }
 }
