@@ -10,7 +10,7 @@ use std::os::unix::fs::symlink;
 use common::{BOUND, binaries, port, wait_until};
 use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
 use heddle_lab::traffic::{self, ServerBehavior, TcpServer};
-use heddle_lab::{Lab, LabError, Node, NodePlan};
+use heddle_lab::{Lab, LabError, Node, NodePlan, manifests};
 use serde_json::Value;
 
 /// The port of the server outside.
@@ -225,5 +225,52 @@ fn an_nft_that_comes_later_is_used() -> Result<(), LabError> {
     })?;
     wait_until("everything works", || Ok(broken_path(&shop)?.is_none()))?;
     assert!(is_ready(&shop)?);
+    Ok(())
+}
+
+/// `kubectl delete node` while the node runs, and the controller gives the returning node another range.
+#[test]
+fn the_node_works_without_its_object_and_with_other_pod_ranges() -> Result<(), LabError> {
+    let mut shop = Shop::start(binaries()?, NodePlan::new("node", 1))?;
+    let _servers = Servers::start(&shop)?;
+    let object =
+        |ranges: [&str; 2]| manifests::node(shop.node.name(), &shop.node.internal_ips(), &ranges.map(str::to_owned));
+    let moved = object(["10.244.77.0/24", "fd00:10:244:77::/64"]);
+    wait_until("everything works at the start", || Ok(broken_path(&shop)?.is_none()))?;
+
+    // Without the object.
+    let nodes =
+        |shop: &Shop| -> Result<Value, LabError> { Ok(shop.node.status()?["source"]["objects"]["Node"].clone()) };
+    assert_eq!(nodes(&shop)?, Value::from(1));
+    shop.node.delete(&moved)?;
+    wait_until("the agent knows no node", || Ok(nodes(&shop)? == Value::from(0)))?;
+    wait_until("the kernel's state is as planned", || Ok(works(&shop.node.status()?)))?;
+    assert_eq!(broken_path(&shop)?, None, "without the Node object");
+    let added = shop.add_pod("late", "client")?.at(false, WEB_TARGET)?;
+    assert!(added.ip().to_string().starts_with("10.244.1."), "{added}");
+
+    // With other ranges: the pods that run keep their addresses, and new ones get new addresses.
+    shop.node.apply(&moved)?;
+    wait_until("the host port has the new address", || {
+        let shown = shop.node.ns().run("ip", &["-o", "address", "show", "dev", "heddle0"])?;
+        Ok(shown.contains("10.244.77.1/") && shown.contains("fd00:10:244:77::1/"))
+    })?;
+    let mut broken = None;
+    wait_until("everything works with the new ranges", || {
+        broken = broken_path(&shop)?;
+        Ok(broken.is_none())
+    })
+    .inspect_err(|_| eprintln!("{broken:?}"))?;
+    let added = shop.add_pod("new", "web")?;
+    let at = [false, true].map(|v6| added.at(v6, WEB_TARGET));
+    let _server = TcpServer::start(added.pod.ns(), WEB_TARGET, ServerBehavior::Greet("new".to_owned()))?;
+    for (at, range) in at.into_iter().zip(["10.244.77.", "fd00:10:244:77::"]) {
+        let at = at?;
+        assert!(at.ip().to_string().starts_with(range), "{at}");
+        for from in [shop.node.ns(), shop.member("client")?.pod.ns()] {
+            assert!(traffic::tcp_request(from, at, "", BOUND)?.is_answered(), "{at}");
+        }
+    }
+    assert_eq!(broken_path(&shop)?, None, "beside a pod of the new ranges");
     Ok(())
 }

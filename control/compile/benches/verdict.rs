@@ -18,8 +18,8 @@ use criterion::{Criterion, Throughput};
 use heddle_compile::{Attachment, Compiler, NodeConfig};
 use heddle_ids::PortId;
 use heddle_model::{
-    Cluster, Event, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, NodeFacts, Object, ObjectKey, Peer, Pod,
-    PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber, PortRange, Protocol, Requirement,
+    Cluster, Event, IpBlock, LabelSelector, Labels, Namespace, NetworkPolicy, Node, NodeFacts, Object, ObjectKey, Peer,
+    Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber, PortRange, Protocol, Requirement,
 };
 use heddle_tables::{Direction, Endpoint, EndpointId, PolicyVerdict, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};

@@ -83,7 +83,9 @@ impl NodeTables {
     /// masqueraded to, so that a verdict can still be computed.
     fn update_facts(&mut self, cluster: &Cluster) {
         let Some(node) = cluster.node(&self.node) else { return };
-        let pods = cluster.pods_on(&self.node).flat_map(|pod| pod.own_ips().iter().copied());
+        let pods = cluster
+            .pods_on(&self.node)
+            .flat_map(|pod| pod.own_ips().iter().copied());
         let mut facts = NodeFacts::new(Some(Arc::clone(node)), pods);
         let masquerade = &mut facts.masquerade_addresses;
         masquerade.extend(&node.internal_ips);

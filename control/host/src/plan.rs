@@ -243,9 +243,16 @@ mod tests {
         });
         assert_eq!(
             shown(&plan),
-            ["10.0.1.9/32 src 192.0.2.1", "10.0.7.0/24 src 192.0.2.1", "10.96.0.0/16 src 192.0.2.1"]
+            [
+                "10.0.1.9/32 src 192.0.2.1",
+                "10.0.7.0/24 src 192.0.2.1",
+                "10.96.0.0/16 src 192.0.2.1"
+            ]
         );
-        assert_eq!(plan.table.pod_ranges, BTreeSet::from([net("10.0.1.9/32"), net("10.0.7.0/24")]));
+        assert_eq!(
+            plan.table.pod_ranges,
+            BTreeSet::from([net("10.0.1.9/32"), net("10.0.7.0/24")])
+        );
         let addresses: Vec<String> = plan.addresses.iter().map(ToString::to_string).collect();
         assert_eq!(addresses, ["10.0.7.1"]);
     }

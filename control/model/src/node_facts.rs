@@ -103,7 +103,10 @@ mod tests {
         let facts = NodeFacts::new(Some(node(&["fd00:1::/64", "10.0.1.0/24"])), ips(&["10.0.1.9"]));
         assert_eq!(facts.host_addresses, ips(&["10.0.1.1", "fd00:1::1"]));
         assert_eq!(facts.masquerade_addresses, ips(&["10.0.1.2", "fd00:1::2"]));
-        assert_eq!(facts.alias_addresses.map(Option::unwrap).to_vec(), ips(&["10.0.1.3", "fd00:1::3"]));
+        assert_eq!(
+            facts.alias_addresses.map(Option::unwrap).to_vec(),
+            ips(&["10.0.1.3", "fd00:1::3"])
+        );
         assert!(facts.pods_elsewhere.is_empty());
         assert_eq!(facts.pod_ranges().len(), 2);
         let none = NodeFacts::new(None, []);
@@ -114,10 +117,17 @@ mod tests {
     #[test]
     fn pods_of_an_earlier_range_stay_the_nodes() {
         let facts = NodeFacts::new(Some(node(&["10.0.9.0/24"])), ips(&["10.0.1.9", "10.0.9.4", "fd00::9"]));
-        assert_eq!(facts.pods_elsewhere, ips(&["10.0.1.9", "fd00::9"]).into_iter().collect());
+        assert_eq!(
+            facts.pods_elsewhere,
+            ips(&["10.0.1.9", "fd00::9"]).into_iter().collect()
+        );
         let ranges: Vec<String> = facts.pod_ranges().iter().map(ToString::to_string).collect();
         assert_eq!(ranges, ["10.0.1.9/32", "10.0.9.0/24", "fd00::9/128"]);
-        assert_eq!(facts.pod_cidrs().len(), 1, "new pods get no address of the earlier range");
+        assert_eq!(
+            facts.pod_cidrs().len(),
+            1,
+            "new pods get no address of the earlier range"
+        );
     }
 
     #[test]

@@ -58,7 +58,8 @@ impl Controller {
             return false;
         }
         self.update_facts();
-        self.host.set_node_addresses(self.objects.facts().internal_ips().to_vec());
+        self.host
+            .set_node_addresses(self.objects.facts().internal_ips().to_vec());
         let deadline = *self
             .waits_for_uplink_until
             .get_or_insert_with(|| Instant::now() + WAIT_FOR_UPLINK);
@@ -115,7 +116,8 @@ impl Controller {
 
     /// Hands the host task the plan that follows from the objects. The next tables wait for a plan that is not applied.
     fn plan_host(&mut self) {
-        self.host.set_node_addresses(self.objects.facts().internal_ips().to_vec());
+        self.host
+            .set_node_addresses(self.objects.facts().internal_ips().to_vec());
         let plan = self
             .objects
             .host_plan(&self.settings, &self.external_aliases, self.host.uplink());
@@ -219,7 +221,6 @@ impl Controller {
         }
         self.health_failures = failed.into_iter().map(|(port, _)| port).collect();
     }
-
 
     /// Records a report of the host task and applies its consequence to the tables and the host port's queues.
     pub(super) fn record_host_report(&mut self, report: heddle_host::Report) -> Result<(), ControllerError> {

@@ -9,8 +9,8 @@ use heddle_compile::{Attachment, Compiler, NodeConfig};
 use heddle_ids::PortId;
 use heddle_model::{
     Changes, Cluster, ContainerPort, Event, IpBlock, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
-    NetworkPolicy, Node, NodeFacts, Object, ObjectKey, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule, PortNumber,
-    PortRange, Protocol, Requirement,
+    NetworkPolicy, Node, NodeFacts, Object, ObjectKey, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule,
+    PortNumber, PortRange, Protocol, Requirement,
 };
 use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};

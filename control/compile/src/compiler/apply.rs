@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use heddle_model::{
-    Change, Changes, Cluster, ClusterNetworkPolicy, Delta, EndpointSlice, Labels, NetworkPolicy, NodeFacts, ObjectKey, Pod,
+    Change, Changes, Cluster, ClusterNetworkPolicy, Delta, EndpointSlice, Labels, NetworkPolicy, NodeFacts, ObjectKey,
+    Pod,
 };
 
 use super::Compiler;

@@ -212,7 +212,13 @@ impl NodeState {
         }
         let before = std::mem::replace(&mut self.own.facts, facts.clone());
         let addresses_before = self.own.addresses.clone();
-        self.replace_pod_ranges(&config.name, before.node.as_deref(), facts.node.as_deref(), config, output);
+        self.replace_pod_ranges(
+            &config.name,
+            before.node.as_deref(),
+            facts.node.as_deref(),
+            config,
+            output,
+        );
         // Node selectors may match it by other labels.
         for addr in facts.node.iter().flat_map(|node| addresses(node)) {
             self.addresses.mark(addr);

@@ -17,8 +17,8 @@ use std::sync::Arc;
 use heddle_ids::PortId;
 use heddle_model::{
     Changes, Cluster, ContainerPort, Event, IpBlock, Kind, LabelSelector, Labels, NAMESPACE_NAME_LABEL, Namespace,
-    NetworkPolicy, Node, NodeFacts, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts, PolicyRule,
-    PortNumber, PortRange, Protocol, Requirement,
+    NetworkPolicy, Node, NodeFacts, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts,
+    PolicyRule, PortNumber, PortRange, Protocol, Requirement,
 };
 use heddle_tables::{Direction, EndpointId, PolicyVerdict, Provenance, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};
