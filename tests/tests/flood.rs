@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::io::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{binaries, drops, port, wait_until};
+use common::{binaries, delivered, drops, port, report, wait_until};
 use heddle_lab::udp::{Pace, UdpServer, send};
 use heddle_lab::{Lab, LabError, NodePlan};
 
@@ -61,7 +60,7 @@ fn flood(workers: usize) -> Result<(), LabError> {
 
     // The first packets of a pod's kernel (neighbor discovery) may precede the pod's policy, and are dropped then.
     let at_first = drops(&node.status()?, "pod:flood/calm", "");
-    let quiet = rate(|| send(calm.ns(), (to, PORT).into(), CALM_SIZE, CALM, TIME), &sink)?;
+    let quiet = delivered(|| send(calm.ns(), (to, PORT).into(), CALM_SIZE, CALM, TIME), &sink)?;
     report(&format!("without a flood: {quiet:?}"));
     for size in [0, usize::try_from(mtu - HEADERS).unwrap_or(1472)] {
         let flooder_packets = || -> Result<u64, LabError> {
@@ -75,7 +74,7 @@ fn flood(workers: usize) -> Result<(), LabError> {
             wait_until("the flood fills the rings", || {
                 Ok(flooder_packets()? >= flooded_before + WARM_UP)
             })?;
-            let calm = rate(|| send(calm.ns(), (to, PORT).into(), CALM_SIZE, CALM, TIME), &sink);
+            let calm = delivered(|| send(calm.ns(), (to, PORT).into(), CALM_SIZE, CALM, TIME), &sink);
             let flooded = match flood.join() {
                 Ok(result) => result?,
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -101,26 +100,4 @@ fn flood(workers: usize) -> Result<(), LabError> {
         );
     }
     Ok(())
-}
-
-/// Sends, waits until every datagram has arrived or none has for 100 ms, and returns the numbers sent and received.
-fn rate(send: impl FnOnce() -> Result<u64, LabError>, sink: &UdpServer) -> Result<(u64, u64), LabError> {
-    const QUIET: Duration = Duration::from_millis(100);
-    let before = sink.received();
-    let sent = send()?;
-    let (mut last, mut since) = (sink.received(), Instant::now());
-    wait_until("the sink is quiet", || {
-        let now = sink.received();
-        if now != last {
-            (last, since) = (now, Instant::now());
-        }
-        Ok(now - before >= sent || since.elapsed() >= QUIET)
-    })?;
-    Ok((sent, sink.received() - before))
-}
-
-/// Shows a figure beside the test's outcome.
-fn report(line: &str) {
-    // Nobody may read the output.
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

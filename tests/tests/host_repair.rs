@@ -243,7 +243,7 @@ fn the_node_works_without_its_object_and_with_other_pod_ranges() -> Result<(), L
         |shop: &Shop| -> Result<Value, LabError> { Ok(shop.node.status()?["source"]["objects"]["Node"].clone()) };
     assert_eq!(nodes(&shop)?, Value::from(1));
     shop.node.delete(&moved)?;
-    wait_until("the agent knows no node", || Ok(nodes(&shop)? == Value::from(0)))?;
+    wait_until("the agent knows no node", || Ok(nodes(&shop)? == 0))?;
     wait_until("the kernel's state is as planned", || Ok(works(&shop.node.status()?)))?;
     assert_eq!(broken_path(&shop)?, None, "without the Node object");
     let added = shop.add_pod("late", "client")?.at(false, WEB_TARGET)?;

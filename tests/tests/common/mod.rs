@@ -3,12 +3,13 @@
 
 pub mod call;
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use heddle_lab::udp::UdpServer;
 use heddle_lab::{Binaries, LabError, Node, run_with_input, wait_for_exit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -29,6 +30,28 @@ pub fn binaries() -> Result<Binaries, LabError> {
 /// Polls `condition` until it holds, at most for 15 s.
 pub fn wait_until(what: &str, condition: impl FnMut() -> Result<bool, LabError>) -> Result<(), LabError> {
     heddle_lab::wait_until(what, SLOW_BOUND, condition)
+}
+
+/// Shows a figure beside the test's outcome.
+pub fn report(line: &str) {
+    // Nobody may read the output.
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// Sends, waits until every datagram has arrived at a sink or none has for 100 ms, and returns the numbers sent and received.
+pub fn delivered(send: impl FnOnce() -> Result<u64, LabError>, sink: &UdpServer) -> Result<(u64, u64), LabError> {
+    const QUIET: Duration = Duration::from_millis(100);
+    let before = sink.received();
+    let sent = send()?;
+    let (mut last, mut since) = (sink.received(), Instant::now());
+    wait_until("the sink is quiet", || {
+        let now = sink.received();
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        Ok(now - before >= sent || since.elapsed() >= QUIET)
+    })?;
+    Ok((sent, sink.received() - before))
 }
 
 /// Runs a command of `heddle` on a node and returns its JSON output.
