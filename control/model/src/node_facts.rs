@@ -1,4 +1,4 @@
-//! What a node's agent works with that follows from the Node object and the attached pods.
+//! The properties of the own node that follow from its Node object and the attached pods.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,4 +1,4 @@
-//! What a pod without privileges can do to others, one attack for each kind of resource.
+//! The attacks of a pod without privileges, one for each kind of resource.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, UdpSocket};

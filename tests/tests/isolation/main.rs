@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 
 use attacks::{ATTACKS, open, plain_flood, speak};
 use common::{BOUND, binaries, report, wait_until};
-use heddle_lab::traffic::{ProbeOutcome, ServerBehavior, TcpServer, tcp_request};
+use heddle_lab::traffic::{ServerBehavior, TcpServer};
 use heddle_lab::{Lab, LabError, NetNs};
-use scene::{CONNECTIONS, Measured, PER_POD, PORT, Pulse, SILENT_PORT, Scene, SilentServer, node, used};
+use scene::{CONNECTIONS, Measured, PER_POD, PORT, Pulse, SILENT_PORT, Scene, SilentServer, connects, node, used};
 
 /// The part of what arrives beside a plain flood that must arrive beside an attack.
 const LEAST: f64 = 0.9;
@@ -22,13 +22,6 @@ const ROUNDS: usize = 3;
 
 /// Held by each test, because a measurement runs alone.
 static ALONE: Mutex<()> = Mutex::new(());
-
-/// Tries a new connection, which must be answered.
-fn connects(from: &NetNs, to: SocketAddr, who: &str) -> Result<(), LabError> {
-    let outcome = tcp_request(from, to, "", BOUND)?;
-    assert_eq!(outcome, ProbeOutcome::Answered("here".to_owned()), "{who} to {to}");
-    Ok(())
-}
 
 /// Returns the middle one of the parts that arrived.
 fn median(all: &[Measured]) -> f64 {
@@ -76,7 +69,7 @@ fn no_attack_costs_others_more_than_a_plain_flood() -> Result<(), LabError> {
         let mut of_others = 0;
         for (name, attack) in ATTACKS {
             of_others += compare(&scene, name, &|pulse| attack(&scene, pulse))?;
-            // Beside the connections of the others there are those of the calm pod and of the pods' kernels.
+            // The calm pod and the pods' kernels have some connections too.
             let flows = &scene.node.status()?["flows"];
             assert!(
                 used(&scene.node)? <= PER_POD + of_others + 64,
@@ -87,7 +80,7 @@ fn no_attack_costs_others_more_than_a_plain_flood() -> Result<(), LabError> {
     Ok(())
 }
 
-/// The agent restarts with an empty table, and adopts connections for a while. Those of a hostile pod count as the pod's.
+/// The agent restarts with an empty table, and adopts connections for a while. A hostile pod's connections count in its quota.
 #[test]
 fn connections_are_adopted_at_the_cost_of_their_pod() -> Result<(), LabError> {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -106,7 +99,7 @@ fn connections_are_adopted_at_the_cost_of_their_pod() -> Result<(), LabError> {
             (PER_POD / 2..=PER_POD + of_others + 64).contains(&now),
             "{now} connections, {of_others} of them of others"
         );
-        // What the pod has adopted is of its quota: little is left of it.
+        // The adopted connections have used up the pod's quota.
         let to = SocketAddr::new(scene.target, SILENT_PORT);
         let more = scene.hostile.ns().enter_as_nobody(|| {
             let quick = std::time::Duration::from_millis(20);

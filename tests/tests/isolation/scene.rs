@@ -6,13 +6,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{JoinHandle, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
-use heddle_lab::traffic::{ServerBehavior, TcpServer};
+use heddle_lab::traffic::{ProbeOutcome, ServerBehavior, TcpServer, tcp_request};
 use heddle_lab::udp::{Pace, UdpServer, send};
 use heddle_lab::{Lab, LabError, NetNs, Node, NodePlan, Pod, bind_when_free, manifests};
 use serde_json::json;
 
 use crate::common::{BOUND, binaries, delivered, wait_until};
-use crate::connects;
 
 /// The capacity of the flow table in connections, and what one pod may open of it.
 pub const CONNECTIONS: u64 = 2048;
@@ -33,7 +32,7 @@ const CALM_SIZE: usize = 200;
 const TIME: Duration = Duration::from_millis(250);
 /// The new connections of one measurement. A closed connection keeps its entry for a while and counts in its opener's quota.
 const MOST_CONNECTIONS: u64 = 20;
-/// What the hostile pod sends before a measurement begins.
+/// The packets that the hostile pod sends before a measurement begins.
 const WARM_UP: u64 = 50;
 
 /// Makes a node with a small flow table and this number of workers, and starts its agent.
@@ -61,6 +60,13 @@ pub fn node(lab: &Lab, workers: u8) -> Result<Node, LabError> {
 /// Returns the connections in the flow table.
 pub fn used(node: &Node) -> Result<u64, LabError> {
     Ok(node.status()?["flows"]["used"].as_u64().unwrap_or(u64::MAX) / 2)
+}
+
+/// Tries a new connection, which must be answered.
+pub fn connects(from: &NetNs, to: SocketAddr, who: &str) -> Result<(), LabError> {
+    let outcome = tcp_request(from, to, "", BOUND)?;
+    assert_eq!(outcome, ProbeOutcome::Answered("here".to_owned()), "{who} to {to}");
+    Ok(())
 }
 
 /// The node with its pods and servers.
@@ -154,7 +160,7 @@ impl Pulse {
 pub struct Measured {
     /// The part of the calm pod's datagrams that arrived.
     pub arrived: f64,
-    /// What the hostile pod sent.
+    /// The packets or connections of the hostile pod.
     pub sent: u64,
     /// The new connections that were tried meanwhile, and all answered.
     pub connections: u64,
@@ -222,7 +228,7 @@ impl Scene {
     }
 
     /// Measures what arrives of the calm pod's datagrams while `attack` runs as a user without privileges in the hostile pod,
-    /// and while the node and a third pod make new connections to the target, each of which must be answered.
+    /// and while the node and a third pod make new connections to the target, which must all be answered.
     pub fn measure(
         &self,
         what: &str,
