@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::binaries;
 use common::call::{Call, code};
+use common::{binaries, wait_until};
 use heddle_lab::shop::Shop;
 use heddle_lab::traffic;
-use heddle_lab::{LabError, NodePlan, Output, run_with_input};
+use heddle_lab::{Lab, LabError, NodePlan, Output, manifests, run_with_input};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -124,4 +124,49 @@ fn a_second_agent_of_the_same_run_directory_is_refused() -> Result<(), LabError>
     assert!(!out.ok && out.stderr.contains(&pid), "{}", out.stderr);
     shop.node.stop_agent(Signal::SIGTERM)?;
     Ok(())
+}
+
+/// kubelet runs a static pod under its config hash and writes a mirror of it to the API server, which gives it another uid.
+#[test]
+fn a_static_pod_is_attached_by_its_config_hash() -> Result<(), LabError> {
+    let lab = Lab::new(binaries()?)?;
+    let mut node = lab.node(NodePlan::new("node", 1))?;
+    node.start_agent()?;
+    let pod = lab.pod("kube-system", "proxy-node", &[])?;
+    let mut mirror = pod.object(node.name(), &[]);
+    mirror["metadata"]["uid"] = json!("6a7b0c1e-0000-4000-8000-0123456789ab");
+    mirror["metadata"]["annotations"] = json!({
+        "kubernetes.io/config.hash": pod.uid(),
+        "kubernetes.io/config.mirror": pod.uid(),
+        "kubernetes.io/config.source": "file",
+    });
+    node.apply(&mirror)?;
+    let ip = node.attach(&pod)?.ip(false)?;
+    assert_eq!(traffic::ping(node.ns(), ip, 3)?, 3);
+    Ok(())
+}
+
+/// Until the Namespace is known, nobody knows which policies select its pods by the labels of the Namespace.
+#[test]
+fn an_add_waits_for_the_namespace_of_its_pod() -> Result<(), LabError> {
+    let lab = Lab::new(binaries()?)?;
+    let mut node = lab.node(NodePlan::new("node", 1))?;
+    node.apply(&manifests::namespace("default"))?;
+    node.start_agent()?;
+    let pod = lab.pod("late", "pod", &[])?;
+    node.apply(&pod.object(node.name(), &[]))?;
+    std::thread::scope(|scope| {
+        let add = scope.spawn(|| node.attach(&pod));
+        let explained = wait_until("the attachment waits for the namespace", || {
+            let attachment = &node.status()?["attachments"][0];
+            Ok(attachment["state"] == "waiting" && attachment.to_string().contains("the namespace of pod late/pod"))
+        });
+        let has_waited = !add.is_finished();
+        node.apply(&manifests::namespace("late"))?;
+        let added = add.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        explained?;
+        assert!(has_waited, "ADD succeeded without the Namespace");
+        assert_eq!(traffic::ping(node.ns(), added.ip(false)?, 3)?, 3);
+        Ok(())
+    })
 }

@@ -58,7 +58,7 @@ impl NodeFacts {
         }
     }
 
-    /// Returns `spec.podCIDRs`: new pods get addresses of these ranges.
+    /// Returns `spec.podCIDRs`.
     #[must_use]
     pub fn pod_cidrs(&self) -> &[IpNet] {
         self.node.as_deref().map_or(&[], |node| &node.pod_cidrs)
@@ -123,11 +123,7 @@ mod tests {
         );
         let ranges: Vec<String> = facts.pod_ranges().iter().map(ToString::to_string).collect();
         assert_eq!(ranges, ["10.0.1.9/32", "10.0.9.0/24", "fd00::9/128"]);
-        assert_eq!(
-            facts.pod_cidrs().len(),
-            1,
-            "new pods get no address of the earlier range"
-        );
+        assert_eq!(facts.pod_cidrs().len(), 1, "the earlier range is not the node's");
     }
 
     #[test]

@@ -48,11 +48,12 @@ impl Controller {
         if self.publication.is_none() {
             return Err("the agent has not read all objects yet: try again in a moment".to_owned());
         }
-        let ranges = self.objects.facts().pod_cidrs().to_vec();
+        // Without the object its ranges may be another node's soon, so no new pod gets an address of them.
+        let ranges = self.objects.own_pod_cidrs();
         if ranges.is_empty() {
             let node = &self.settings.node;
             return Err(format!(
-                "there was no Node object {node} yet, or it has no spec.podCIDRs, so there is no address to allocate: set spec.podCIDRs"
+                "the Node object {node} is missing or has no spec.podCIDRs, so there is no address to allocate: set spec.podCIDRs"
             ));
         }
         Ok(ranges)

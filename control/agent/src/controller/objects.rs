@@ -138,6 +138,14 @@ impl Objects {
         is_changed
     }
 
+    /// Returns `spec.podCIDRs` of this node's object; empty while the object is missing.
+    pub(super) fn own_pod_cidrs(&self) -> Vec<IpNet> {
+        self.cluster()
+            .node(&self.node)
+            .map(|node| node.pod_cidrs.clone())
+            .unwrap_or_default()
+    }
+
     /// Returns the node's facts.
     pub(super) const fn facts(&self) -> &NodeFacts {
         &self.facts
