@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::labels::Labels;
 use crate::policy::PolicyPort;
@@ -16,7 +16,7 @@ use crate::selector::LabelSelector;
 /// The Admin tier is evaluated first, by priority. NetworkPolicies come next and decide finally for the pods that they
 /// select. The Baseline tier comes last. The first matching rule of a tier ends the tier. A policy without rules for a
 /// direction does not affect that direction.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterNetworkPolicy {
     /// `metadata.name`
     pub name: Arc<str>,
@@ -41,7 +41,7 @@ impl ClusterNetworkPolicy {
 }
 
 /// `spec.tier`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Tier {
     /// `Admin`: evaluated before NetworkPolicies.
     Admin,
@@ -84,7 +84,7 @@ impl FromStr for Tier {
 }
 
 /// Pods by the labels of their namespaces and their own: `subject`, or a peer. Pods in the host's network never match.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PodSubject {
     /// `namespaces`, or `pods.namespaceSelector`
     pub namespaces: LabelSelector,
@@ -107,7 +107,7 @@ impl PodSubject {
 }
 
 /// One entry of `spec.ingress[]` or `spec.egress[]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ClusterRule {
     /// `name`; may be empty.
     pub name: Arc<str>,
@@ -121,7 +121,7 @@ pub struct ClusterRule {
 }
 
 /// `action`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RuleAction {
     /// Allows, regardless of later rules and tiers.
     Accept,
@@ -132,7 +132,7 @@ pub enum RuleAction {
 }
 
 /// One entry of `from[]` or `to[]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ClusterPeer {
     /// `namespaces` or `pods`
     Pods(PodSubject),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::key::{Kind, ObjectKey, ObjectRef};
@@ -14,7 +14,7 @@ use crate::service::Service;
 use crate::slice::EndpointSlice;
 
 /// An object of any kind, validated.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "object")]
 #[expect(missing_docs, reason = "each variant is the kind of its name")]
 pub enum Object {

@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+
+use crate::labels::is_dns_subdomain;
 
 /// The kinds of objects that heddle reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -97,6 +99,18 @@ impl ObjectKey {
     pub fn cluster(name: impl Into<Arc<str>>) -> ObjectKey {
         ObjectKey::new("", name)
     }
+
+    /// Returns true if an object of this kind can have these names: a namespace if the kind has one, both of the syntax of
+    /// the API.
+    #[must_use]
+    pub fn is_legal_for(&self, kind: Kind) -> bool {
+        let has_namespace = !self.namespace.is_empty() && is_dns_subdomain(&self.namespace);
+        is_dns_subdomain(&self.name)
+            && match kind.is_namespaced() {
+                true => has_namespace,
+                false => self.namespace.is_empty(),
+            }
+    }
 }
 
 impl fmt::Display for ObjectKey {
@@ -112,6 +126,16 @@ impl fmt::Display for ObjectKey {
 impl Serialize for ObjectKey {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ObjectKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<ObjectKey, D::Error> {
+        let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
+        Ok(match text.split_once('/') {
+            Some((namespace, name)) => ObjectKey::new(namespace, name),
+            None => ObjectKey::cluster(&*text),
+        })
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// `metadata.labels`: sorted, each key once, keys and values of legal syntax. Cheap to clone.
 ///
@@ -114,6 +115,17 @@ impl fmt::Debug for Labels {
 impl Serialize for Labels {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de> Deserialize<'de> for Labels {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Labels, D::Error> {
+        let pairs = std::collections::BTreeMap::<Arc<str>, Arc<str>>::deserialize(deserializer)?;
+        let unreadable = Labels::unreadable();
+        if pairs.iter().eq(unreadable.iter()) {
+            return Ok(unreadable);
+        }
+        Labels::new(pairs).map_err(D::Error::custom)
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::labels::Labels;
 
@@ -12,7 +12,7 @@ use crate::labels::Labels;
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// `v1` `Node`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Node {
     /// `metadata.name`
     pub name: Arc<str>,
@@ -45,7 +45,7 @@ impl Node {
 }
 
 /// `v1` `Namespace`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     /// `metadata.name`
     pub name: Arc<str>,
@@ -54,7 +54,7 @@ pub struct Namespace {
 }
 
 /// `networking.k8s.io/v1` `ServiceCIDR`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceCidr {
     /// `metadata.name`
     pub name: Arc<str>,

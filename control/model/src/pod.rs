@@ -4,14 +4,14 @@ use std::cmp::{Ordering, Reverse};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
 use crate::labels::Labels;
 use crate::port::{PortNumber, Protocol};
 
 /// `v1` `Pod`, as far as a dataplane is concerned.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pod {
     /// `metadata.namespace` and `metadata.name`
     pub key: ObjectKey,
@@ -79,7 +79,7 @@ impl Pod {
 }
 
 /// `status.phase`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PodPhase {
     /// Not all containers run yet; also the phase of a pod that has no status.
     #[default]
@@ -95,7 +95,7 @@ pub enum PodPhase {
 }
 
 /// One entry of `spec.containers[].ports[]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ContainerPort {
     /// `name`
     pub name: Option<Arc<str>>,

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
 use crate::port::{PortRange, Protocol};
@@ -15,7 +15,7 @@ use crate::selector::LabelSelector;
 /// `spec.policyTypes` with its defaults is in [`ingress`](NetworkPolicy::ingress) and
 /// [`egress`](NetworkPolicy::egress): a direction without policy is `None`. An absent rule list and an empty one mean
 /// the same: `Some` empty list, which allows nothing.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkPolicy {
     /// `metadata.namespace` and `metadata.name`
     pub key: ObjectKey,
@@ -31,7 +31,7 @@ pub struct NetworkPolicy {
 }
 
 /// One entry of `spec.ingress[]` or `spec.egress[]`: it matches traffic with one of the peers and one of the ports.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyRule {
     /// `from` or `to`; empty (or absent): everyone, inside the cluster and outside.
     pub peers: Vec<Peer>,
@@ -40,7 +40,7 @@ pub struct PolicyRule {
 }
 
 /// One entry of `from[]` or `to[]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Peer {
     /// Pods by labels.
     Pods {
@@ -54,10 +54,26 @@ pub enum Peer {
 }
 
 /// `ipBlock`: a range of addresses with exceptions.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "IpBlockFields")]
 pub struct IpBlock {
     cidr: IpNet,
     except: Arc<[IpNet]>,
+}
+
+/// The fields of an [`IpBlock`] as they were written, not yet checked.
+#[derive(Deserialize)]
+struct IpBlockFields {
+    cidr: IpNet,
+    except: Vec<IpNet>,
+}
+
+impl TryFrom<IpBlockFields> for IpBlock {
+    type Error = IpBlockError;
+
+    fn try_from(fields: IpBlockFields) -> Result<IpBlock, IpBlockError> {
+        IpBlock::new(fields.cidr, fields.except)
+    }
 }
 
 /// An `except` that is not inside its `cidr`.
@@ -109,7 +125,7 @@ impl IpBlock {
 }
 
 /// One entry of `ports[]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PolicyPort {
     /// `protocol`
     pub protocol: Protocol,
@@ -118,7 +134,7 @@ pub struct PolicyPort {
 }
 
 /// `ports[].port` with `ports[].endPort`
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum PolicyPorts {
     /// Absent: every port of the protocol.
     Any,

@@ -5,10 +5,10 @@ use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The transport protocols that Services, slices and policies can name.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
     /// `TCP`, the default of every `protocol` field.
@@ -67,7 +67,7 @@ impl FromStr for Protocol {
 }
 
 /// A port, 1 to 65535.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct PortNumber(NonZeroU16);
 
 impl PortNumber {
@@ -99,10 +99,26 @@ impl fmt::Display for PortNumber {
 }
 
 /// A range of ports, both ends included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "PortRangeFields")]
 pub struct PortRange {
     first: PortNumber,
     last: PortNumber,
+}
+
+/// The fields of a [`PortRange`] as they were written, not yet checked.
+#[derive(Deserialize)]
+struct PortRangeFields {
+    first: PortNumber,
+    last: PortNumber,
+}
+
+impl TryFrom<PortRangeFields> for PortRange {
+    type Error = PortRangeError;
+
+    fn try_from(fields: PortRangeFields) -> Result<PortRange, PortRangeError> {
+        PortRange::new(fields.first, fields.last)
+    }
 }
 
 /// A range that ends before it starts.

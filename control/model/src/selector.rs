@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::labels::{LabelError, Labels, check_label_key, check_label_value};
 
@@ -12,9 +12,22 @@ use crate::labels::{LabelError, Labels, check_label_key, check_label_value};
 ///
 /// `matchLabels` are kept as [`Operator::In`] with one value, which means the same. Requirements are sorted,
 /// without duplicates, so that selectors with the same meaning compare equal however they are written.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "LabelSelectorFields")]
 pub struct LabelSelector {
     requirements: Arc<[Requirement]>,
+}
+
+/// The fields of a [`LabelSelector`] as they were written, not yet sorted.
+#[derive(Deserialize)]
+struct LabelSelectorFields {
+    requirements: Vec<Requirement>,
+}
+
+impl From<LabelSelectorFields> for LabelSelector {
+    fn from(fields: LabelSelectorFields) -> LabelSelector {
+        LabelSelector::new(fields.requirements)
+    }
 }
 
 impl LabelSelector {
@@ -72,7 +85,7 @@ impl fmt::Display for LabelSelector {
 }
 
 /// `matchExpressions[].operator`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Operator {
     /// The key exists and has one of the values.
     In,
@@ -85,11 +98,28 @@ pub enum Operator {
 }
 
 /// One `matchExpressions` entry, or one entry of `matchLabels`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "RequirementFields")]
 pub struct Requirement {
     key: Arc<str>,
     operator: Operator,
     values: Arc<[Arc<str>]>,
+}
+
+/// The fields of a [`Requirement`] as they were written, not yet checked.
+#[derive(Deserialize)]
+struct RequirementFields {
+    key: Arc<str>,
+    operator: Operator,
+    values: Vec<Arc<str>>,
+}
+
+impl TryFrom<RequirementFields> for Requirement {
+    type Error = RequirementError;
+
+    fn try_from(fields: RequirementFields) -> Result<Requirement, RequirementError> {
+        Requirement::new(fields.key, fields.operator, fields.values)
+    }
 }
 
 /// A requirement that the API does not allow.

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
 use crate::labels::Labels;
 use crate::port::{PortNumber, Protocol};
 
 /// `v1` `Service`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Service {
     /// `metadata.namespace` and `metadata.name`
     pub key: ObjectKey,
@@ -95,7 +95,7 @@ impl Service {
 }
 
 /// `spec.type`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum ServiceType {
     /// `ClusterIP`
     #[default]
@@ -110,7 +110,7 @@ pub enum ServiceType {
 }
 
 /// `spec.clusterIPs`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ClusterIps {
     /// Not assigned yet, or an `ExternalName`.
     Unassigned,
@@ -132,7 +132,7 @@ impl ClusterIps {
 }
 
 /// One entry of `spec.ports[]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     /// `name`; may be empty if there is only one port. EndpointSlices name their ports alike.
     pub name: Arc<str>,
@@ -147,7 +147,7 @@ pub struct ServicePort {
 }
 
 /// `spec.ports[].targetPort`
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TargetPort {
     /// A number; by default the same as `port`.
     Number(PortNumber),
@@ -156,7 +156,7 @@ pub enum TargetPort {
 }
 
 /// One entry of `status.loadBalancer.ingress[]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoadBalancerIngress {
     /// `ip`
     pub ip: IpAddr,
@@ -165,7 +165,7 @@ pub struct LoadBalancerIngress {
 }
 
 /// `status.loadBalancer.ingress[].ipMode`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum IngressMode {
     /// Packets arrive with the address as their destination: nodes serve it themselves.
     #[default]
@@ -176,7 +176,7 @@ pub enum IngressMode {
 }
 
 /// `internalTrafficPolicy` and `externalTrafficPolicy`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TrafficPolicy {
     /// All endpoints.
     #[default]
@@ -186,7 +186,7 @@ pub enum TrafficPolicy {
 }
 
 /// `spec.sessionAffinity`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum SessionAffinity {
     /// Each connection is balanced alone.
     #[default]
@@ -199,7 +199,7 @@ pub enum SessionAffinity {
 }
 
 /// `spec.trafficDistribution`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum TrafficDistribution {
     /// `PreferSameZone`, and its older name `PreferClose`.
     PreferSameZone,
@@ -208,7 +208,7 @@ pub enum TrafficDistribution {
 }
 
 /// How a backend is chosen for a new connection.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LoadBalancing {
     /// By consistent hashing of the connection (rendezvous among few endpoints, Maglev among many): every node chooses alike.

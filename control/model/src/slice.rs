@@ -3,13 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::key::ObjectKey;
 use crate::port::{PortNumber, Protocol};
 
 /// `discovery.k8s.io/v1` `EndpointSlice`
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointSlice {
     /// `metadata.namespace` and `metadata.name`
     pub key: ObjectKey,
@@ -36,7 +36,7 @@ impl EndpointSlice {
 }
 
 /// `addressType`
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum AddressType {
     /// `IPv4`
     #[serde(rename = "IPv4")]
@@ -50,7 +50,7 @@ pub enum AddressType {
 }
 
 /// One entry of `ports[]`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct EndpointPort {
     /// `name`: the name of the Service's port; empty if it has none.
     pub name: Arc<str>,
@@ -61,7 +61,7 @@ pub struct EndpointPort {
 }
 
 /// One entry of `endpoints[]`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {
     /// `addresses[0]`: the API forbids the use of the others.
     pub address: IpAddr,

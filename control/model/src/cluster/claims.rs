@@ -84,6 +84,16 @@ struct Waiting {
     rejection: Rejection,
 }
 
+/// A version that gets its claims: its object, its origin, the version, the claims.
+type Move = (ObjectRef, Arc<str>, Object, Box<[Claim]>);
+
+impl Waiting {
+    /// Returns the version as one that gets its claims.
+    fn into_move(self, subject: ObjectRef) -> Move {
+        (subject, self.rejection.origin, self.object, self.claims)
+    }
+}
+
 /// The holder of each claim, and the versions that wait.
 #[derive(Debug, Default)]
 pub(super) struct Claims {
@@ -96,8 +106,9 @@ pub(super) struct Claims {
 
 /// The result of an offer.
 pub(super) enum Offer {
-    /// These versions are accepted, in this order: the offered one, and versions that waited for claims it gave up.
-    Taken(Vec<Object>),
+    /// These versions are accepted, in this order, each with its origin: the offered one, and versions that waited for claims
+    /// it gave up.
+    Taken(Vec<(Arc<str>, Object)>),
     /// The version waits, and this was recorded. `true` if the record is new or differs from the one before.
     Waits(bool),
 }
@@ -128,13 +139,18 @@ impl Claims {
             }
         };
         let mut taken = Vec::new();
-        let freed = self.take(subject, object, claims, round, &mut taken);
+        let freed = self.take((subject, Arc::clone(origin), object, claims), round, &mut taken);
         self.serve_queues(freed, &mut taken);
         Offer::Taken(taken)
     }
 
+    /// Returns `true` if a version of an object would be accepted.
+    pub(super) fn are_free_for(&self, object: &Object) -> bool {
+        self.round(&object.object_ref(), &claims_of(object)).is_ok()
+    }
+
     /// Removes an object. Returns the versions that waited for its claims.
-    pub(super) fn remove(&mut self, subject: &ObjectRef) -> (Vec<Object>, bool) {
+    pub(super) fn remove(&mut self, subject: &ObjectRef) -> (Vec<(Arc<str>, Object)>, bool) {
         let was_waiting = self.stop_waiting(subject).is_some();
         let freed = self.drop_held(subject).into_vec();
         let mut taken = Vec::new();
@@ -187,35 +203,28 @@ impl Claims {
     }
 
     /// Gives a version its claims, together with all that move with it. Returns the claims that they gave up.
-    fn take(
-        &mut self,
-        subject: ObjectRef,
-        object: Object,
-        claims: Box<[Claim]>,
-        round: Vec<ObjectRef>,
-        taken: &mut Vec<Object>,
-    ) -> Vec<Claim> {
-        let mut moves = vec![(subject, object, claims)];
+    fn take(&mut self, first: Move, round: Vec<ObjectRef>, taken: &mut Vec<(Arc<str>, Object)>) -> Vec<Claim> {
+        let mut moves = vec![first];
         for other in round {
             if let Some(waiting) = self.stop_waiting(&other) {
-                moves.push((other, waiting.object, waiting.claims));
+                moves.push(waiting.into_move(other));
             }
         }
         let freed = moves.iter().flat_map(|(subject, ..)| self.drop_held(subject)).collect();
-        for (subject, object, claims) in moves {
+        for (subject, origin, object, claims) in moves {
             for claim in &claims {
                 self.holders.insert(*claim, subject.clone());
             }
             if !claims.is_empty() {
                 self.held.insert(subject, claims);
             }
-            taken.push(object);
+            taken.push((origin, object));
         }
         freed
     }
 
     /// Gives free claims to the versions that waited for them, and so on for the claims that these give up.
-    fn serve_queues(&mut self, mut freed: Vec<Claim>, taken: &mut Vec<Object>) {
+    fn serve_queues(&mut self, mut freed: Vec<Claim>, taken: &mut Vec<(Arc<str>, Object)>) {
         while let Some(claim) = freed.pop() {
             for subject in self.queues.get(&claim).cloned().unwrap_or_default() {
                 let Some(waiting) = self.waiting.get(&subject) else {
@@ -224,7 +233,7 @@ impl Claims {
                 match self.round(&subject, &waiting.claims) {
                     Ok(round) => {
                         if let Some(waiting) = self.stop_waiting(&subject) {
-                            freed.extend(self.take(subject, waiting.object, waiting.claims, round, taken));
+                            freed.extend(self.take(waiting.into_move(subject), round, taken));
                         }
                     }
                     Err((claim, holder)) => {

@@ -2,17 +2,20 @@
 
 mod claims;
 mod index;
+mod kept;
 mod query;
+mod table;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::changes::{Change, Changes, Delta};
+use crate::changes::{Change, Changes};
 use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Cause, Event, Object, Rejection, RejectionKey, Subject};
 use crate::intern::Interner;
+use crate::kept::KeptVersion;
 use crate::key::{Kind, ObjectKey, ObjectRef};
 use crate::node::{Namespace, Node, ServiceCidr};
 use crate::pod::Pod;
@@ -22,8 +25,7 @@ use crate::slice::EndpointSlice;
 
 use claims::{Claims, Offer};
 use index::Index;
-
-type Table<T> = BTreeMap<ObjectKey, Arc<T>>;
+use table::Table;
 
 /// The state of all objects.
 ///
@@ -32,6 +34,7 @@ type Table<T> = BTreeMap<ObjectKey, Arc<T>>;
 /// - A refused version leaves the last good one in place. Without a good one the object is absent, except that a
 ///   [`NetworkPolicy`] or a [`ClusterNetworkPolicy`] denies the traffic of the pods that it selects, as far as its
 ///   selector could be read ([`Rejection::closes`]). A refused document or file that may have policies does the same.
+/// - At the start, the version that an earlier process kept counts as the last good one of a refused object ([`Kept`]).
 /// - A version that claims something another object has (a cluster address, a node port) waits until it is free, with a
 ///   rejection that names both objects.
 /// - Several pods may have one address: [`Cluster::pod_at`] chooses. A terminated pod frees its addresses, and pods in the
@@ -52,6 +55,8 @@ pub struct Cluster {
     reported: BTreeMap<RejectionKey, Rejection>,
     rejected: u64,
     synced: [bool; Kind::ALL.len()],
+    /// The last good versions that an earlier process kept and the source has not reported on yet.
+    earlier: BTreeMap<ObjectRef, KeptVersion>,
 }
 
 impl Cluster {
@@ -74,6 +79,7 @@ impl Cluster {
                 if let Some(synced) = self.synced.get_mut(kind as usize) {
                     *synced = true;
                 }
+                self.forget_kept(kind);
                 changes.synced = !before && self.is_synced();
             }
         }
@@ -81,6 +87,7 @@ impl Cluster {
     }
 
     fn upsert(&mut self, origin: &Arc<str>, mut object: Object, changes: &mut Changes) {
+        self.return_kept_before(&object, changes);
         self.interner.object(&mut object);
         let subject = object.object_ref();
         let key = RejectionKey {
@@ -109,7 +116,8 @@ impl Cluster {
     }
 
     fn delete(&mut self, object: &ObjectRef, changes: &mut Changes) {
-        changes.objects.extend(self.put(object.kind, &object.key, None));
+        self.earlier.remove(object);
+        changes.objects.extend(self.remove(object.kind, &object.key));
         let (objects, was_waiting) = self.claims.remove(object);
         changes.rejections |= was_waiting || !objects.is_empty();
         self.store(objects, changes);
@@ -138,7 +146,7 @@ impl Cluster {
         };
         changes.rejections = true;
         if let (false, Some(closed)) = (key.subject.is_object(), rejection.closes) {
-            changes.objects.extend(self.put(closed.kind(), &closed.key(), None));
+            changes.objects.extend(self.remove(closed.kind(), &closed.key()));
         }
     }
 
@@ -152,8 +160,9 @@ impl Cluster {
         {
             self.restore(&key, changes);
         }
+        self.return_kept(&rejection, changes);
         if let Some(closed) = rejection.closes.as_ref().and_then(|object| self.closed(object)) {
-            self.store(vec![closed], changes);
+            self.store(vec![(Arc::clone(&rejection.origin), closed)], changes);
         }
         if self.reported.get(&key) != Some(&rejection) {
             self.reported.insert(key, rejection);
@@ -181,50 +190,42 @@ impl Cluster {
         }
     }
 
-    fn store(&mut self, objects: Vec<Object>, changes: &mut Changes) {
-        for object in objects {
-            let (kind, key) = (object.kind(), object.key());
-            changes.objects.extend(self.put(kind, &key, Some(object)));
+    fn store(&mut self, objects: Vec<(Arc<str>, Object)>, changes: &mut Changes) {
+        for (origin, object) in objects {
+            changes.objects.extend(self.put(&origin, object));
         }
     }
 
-    fn put(&mut self, kind: Kind, key: &ObjectKey, object: Option<Object>) -> Option<Change> {
-        macro_rules! put {
-            ($table:ident, $kind:ident) => {{
-                let after = match object {
-                    Some(Object::$kind(object)) => Some(object),
-                    _ => None,
-                };
-                Change::$kind(replace(&mut self.$table, key, after)?)
-            }};
-        }
-        let change = match kind {
-            Kind::Node => put!(nodes, Node),
-            Kind::ServiceCidr => put!(service_cidrs, ServiceCidr),
-            Kind::Namespace => put!(namespaces, Namespace),
-            Kind::Pod => put!(pods, Pod),
-            Kind::Service => put!(services, Service),
-            Kind::EndpointSlice => put!(slices, EndpointSlice),
-            Kind::NetworkPolicy => put!(policies, NetworkPolicy),
-            Kind::ClusterNetworkPolicy => put!(cluster_policies, ClusterNetworkPolicy),
+    fn put(&mut self, origin: &Arc<str>, object: Object) -> Option<Change> {
+        let key = object.key();
+        let change = match object {
+            Object::Node(node) => Change::Node(self.nodes.set(&key, node, origin)?),
+            Object::ServiceCidr(cidr) => Change::ServiceCidr(self.service_cidrs.set(&key, cidr, origin)?),
+            Object::Namespace(namespace) => Change::Namespace(self.namespaces.set(&key, namespace, origin)?),
+            Object::Pod(pod) => Change::Pod(self.pods.set(&key, pod, origin)?),
+            Object::Service(service) => Change::Service(self.services.set(&key, service, origin)?),
+            Object::EndpointSlice(slice) => Change::EndpointSlice(self.slices.set(&key, slice, origin)?),
+            Object::NetworkPolicy(policy) => Change::NetworkPolicy(self.policies.set(&key, policy, origin)?),
+            Object::ClusterNetworkPolicy(policy) => {
+                Change::ClusterNetworkPolicy(self.cluster_policies.set(&key, policy, origin)?)
+            }
         };
         self.index.update(&change);
         Some(change)
     }
-}
 
-/// Sets or removes an object; returns `None` if that changes nothing.
-fn replace<T: PartialEq>(table: &mut Table<T>, key: &ObjectKey, after: Option<Arc<T>>) -> Option<Delta<T>> {
-    if table.get(key) == after.as_ref() {
-        return None;
+    fn remove(&mut self, kind: Kind, key: &ObjectKey) -> Option<Change> {
+        let change = match kind {
+            Kind::Node => Change::Node(self.nodes.remove(key)?),
+            Kind::ServiceCidr => Change::ServiceCidr(self.service_cidrs.remove(key)?),
+            Kind::Namespace => Change::Namespace(self.namespaces.remove(key)?),
+            Kind::Pod => Change::Pod(self.pods.remove(key)?),
+            Kind::Service => Change::Service(self.services.remove(key)?),
+            Kind::EndpointSlice => Change::EndpointSlice(self.slices.remove(key)?),
+            Kind::NetworkPolicy => Change::NetworkPolicy(self.policies.remove(key)?),
+            Kind::ClusterNetworkPolicy => Change::ClusterNetworkPolicy(self.cluster_policies.remove(key)?),
+        };
+        self.index.update(&change);
+        Some(change)
     }
-    let before = match &after {
-        Some(object) => table.insert(key.clone(), Arc::clone(object)),
-        None => table.remove(key),
-    };
-    Some(Delta {
-        key: key.clone(),
-        before,
-        after,
-    })
 }

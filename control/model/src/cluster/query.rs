@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::{Cluster, Table};
+use super::Cluster;
+use super::table::Table;
 use crate::changes::{Change, Changes, Delta};
 use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Rejection, Subject};
@@ -258,9 +259,12 @@ impl Cluster {
     }
 }
 
-fn in_namespace<'a, T>(table: &'a Table<T>, namespace: &str) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
+fn in_namespace<'a, T: PartialEq>(
+    table: &'a Table<T>,
+    namespace: &str,
+) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
     let first = ObjectKey::new(namespace, "");
     let namespace = Arc::clone(&first.namespace);
     let ours = move |(key, _): &(&ObjectKey, _)| key.namespace == namespace;
-    table.range(first..).take_while(ours).map(|(_, object)| object)
+    table.from(first).take_while(ours).map(|(_, object)| object)
 }
