@@ -6,12 +6,16 @@
 //! - [`decode`](mod@decode) decodes one object from JSON.
 //! - [`manifest`] parses a file of YAML or JSON into its objects.
 //! - [`folder`] reads a folder of such files once, or watches it.
+//! - [`kept`] reads and writes the last good versions of refused objects, which an agent keeps over its restarts.
 //!
 //! Only this crate knows the JSON and YAML forms of Kubernetes objects.
 
 pub mod decode;
 mod documents;
 pub mod folder;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
+pub mod kept;
 pub mod manifest;
 mod yaml;
 

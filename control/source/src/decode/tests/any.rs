@@ -1,10 +1,16 @@
 //! Whatever the JSON, nothing panics.
 
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use heddle_model::{Kept, KeptVersion};
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::refusals::{policy_of, service_of};
 use super::*;
+use crate::kept;
 
 /// Objects with every field that is looked at.
 fn full() -> Vec<Value> {
@@ -37,6 +43,11 @@ fn full() -> Vec<Value> {
         json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "k"},
             "spec": {"cidrs": ["10.96.0.0/12"]}}),
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "n", "labels": {"a": "b"}}}),
+        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy", "metadata": {"name": "c"},
+            "spec": {"tier": "Admin", "priority": 7, "subject": {"namespaces": select},
+                "ingress": [{"name": "in", "action": "Pass", "from": [{"pods": {"namespaceSelector": {}, "podSelector": select}}]}],
+                "egress": [{"action": "Deny", "to": [{"nodes": select}, {"networks": ["10.0.0.0/8", "fd00::/8"]}],
+                    "protocols": [{"tcp": {"destinationPort": {"range": {"start": 1, "end": 9}}}}, {"sctp": {}}]}]}}),
     ]
 }
 
@@ -82,16 +93,39 @@ fn replace(value: &mut Value, at: &mut usize, new: &Value) {
 }
 
 #[test]
-fn the_full_objects_are_good() {
-    for value in full() {
-        object(&value);
-    }
+fn the_full_objects_are_good_and_can_be_kept() {
+    let objects: Vec<Object> = full().iter().map(object).collect();
+    let kinds: BTreeSet<Kind> = objects.iter().map(Object::kind).collect();
+    assert_eq!(kinds, Kind::ALL.into());
+    let text = assert_kept(objects);
+    let known = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/kept/good-every-kind.jsonl");
+    assert!(
+        text == fs::read(known).unwrap(),
+        "the form of kept objects has changed: raise `kept::LAYOUT`, and replace good-every-kind.jsonl by\n{}",
+        String::from_utf8(text).unwrap()
+    );
+}
+
+/// Asserts that objects are the same after they were kept in a file, and returns its text.
+fn assert_kept(objects: impl IntoIterator<Item = Object>) -> Vec<u8> {
+    let version = |object: Object| {
+        let origin = "a.yaml".into();
+        (object.object_ref(), KeptVersion { origin, object })
+    };
+    let kept = Kept {
+        versions: objects.into_iter().map(version).collect(),
+        files: ["a.yaml".into()].into(),
+    };
+    let (text, left_out) = kept::encode(&kept, usize::MAX);
+    let parsed = kept::parse(&text).unwrap();
+    assert_eq!((parsed.kept, parsed.first_fault, left_out), (kept, None, 0));
+    text
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Replaces any field by any value: the result is an object or a refusal that can be printed, and no panic.
+    /// Replaces any field by any value: the result is an object that can be kept or a refusal that can be printed, and no panic.
     #[test]
     fn decoding_never_panics(
         which in any::<prop::sample::Index>(),
@@ -103,6 +137,9 @@ proptest! {
             replace(&mut value, &mut at, &new);
         }
         for value in unlist(value) {
+            if let Ok(Decoded::Object(object) | Decoded::Partial(object, _)) = decode(&value) {
+                assert_kept([object]);
+            }
             if let Ok(Decoded::Partial(_, ignored)) = decode(&value) {
                 prop_assert!(!ignored.into_note(&"x.yaml".into(), None).to_string().is_empty());
             } else if let Err(refusal) = decode(&value) {

@@ -1,0 +1,110 @@
+//! Invariants that hold for any text of kept versions. The fuzz target, the replay of its corpus and a property test assert
+//! them.
+//!
+//! The function panics when an invariant is broken. Only tests and fuzzers call it.
+
+#![allow(clippy::panic, reason = "a broken invariant must stop the fuzzer")]
+
+use crate::kept::{self, Parsed};
+
+/// Parses `data` as the agent parses its file of last good versions. Asserts that every version is legal, that a text of the
+/// versions parses to the same, that no file counts as kept whole if anything was left out, and that messages are short.
+///
+/// # Panics
+/// When an invariant is broken.
+pub fn check_kept(data: &[u8]) {
+    let Parsed { kept, first_fault } = match kept::parse(data) {
+        Ok(parsed) => parsed,
+        Err(message) => return check_message(&message),
+    };
+    if let Some(fault) = first_fault {
+        assert!(kept.files.is_empty(), "{fault}: {:?}", kept.files);
+        check_message(&fault);
+    }
+    for (object, version) in &kept.versions {
+        assert_eq!(*object, version.object.object_ref());
+        assert!(object.key.is_legal_for(object.kind), "{object}");
+    }
+    let (text, left_out) = kept::encode(&kept, usize::MAX);
+    let again = kept::parse(&text);
+    assert_eq!(left_out, 0);
+    assert_eq!(
+        again,
+        Ok(Parsed {
+            kept,
+            first_fault: None
+        })
+    );
+}
+
+fn check_message(message: &str) {
+    assert!(!message.is_empty() && message.chars().count() < 500, "{message}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn corpus() -> Vec<(String, Vec<u8>)> {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/kept");
+        let mut files: Vec<PathBuf> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        let read = |file: &PathBuf| {
+            (
+                file.file_name().unwrap().to_string_lossy().into_owned(),
+                fs::read(file).unwrap(),
+            )
+        };
+        files.iter().map(read).collect()
+    }
+
+    #[test]
+    fn the_corpus_is_replayed() {
+        let corpus = corpus();
+        assert!(corpus.len() >= 10);
+        corpus.iter().for_each(|(_, text)| check_kept(text));
+    }
+
+    /// The names of the corpus say what is used: `good-`, nothing (`none-`), or all lines but one (`part-`).
+    #[test]
+    fn damaged_texts_are_used_as_far_as_they_are_exact() {
+        for (name, text) in corpus() {
+            let parsed = kept::parse(&text);
+            match name.split_once('-').unwrap().0 {
+                "good" => assert_eq!(parsed.unwrap().first_fault, None, "{name}"),
+                "none" => assert!(parsed.is_err(), "{name}"),
+                _ => {
+                    let Parsed { kept, first_fault } = parsed.unwrap();
+                    let lines = text.iter().filter(|byte| **byte == b'\n').count();
+                    assert!(first_fault.is_some() && kept.files.is_empty(), "{name}");
+                    assert!(kept.versions.len() < lines, "{name}: {kept:#?}");
+                    assert!(!kept.versions.is_empty(), "{name}");
+                }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        /// A good text with some bytes changed, cut or repeated.
+        #[test]
+        fn any_damage_is_found_or_harmless(
+            edits in proptest::collection::vec((proptest::prelude::any::<proptest::sample::Index>(), 0..4u8, proptest::prelude::any::<u8>()), 0..4),
+        ) {
+            let (_, mut text) = corpus().into_iter().find(|(name, _)| name == "good-every-kind.jsonl").unwrap();
+            for (at, what, byte) in edits {
+                let at = at.index(text.len() + 1);
+                match what {
+                    0 => text.truncate(at),
+                    1 => text.insert(at, byte),
+                    _ if at == text.len() => {}
+                    2 => drop(text.remove(at)),
+                    _ => text[at] = byte,
+                }
+            }
+            check_kept(&text);
+        }
+    }
+}
