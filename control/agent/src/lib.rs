@@ -10,6 +10,7 @@ pub mod cleanup;
 pub mod controller;
 pub mod descriptors;
 pub mod health;
+pub mod kept;
 pub mod lock;
 pub mod memory;
 pub mod notify;

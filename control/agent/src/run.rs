@@ -3,12 +3,15 @@
 //! The pods' interfaces with their XDP program, the host port, the nftables table, the state directory and the flow table
 //! stay behind. The next start takes them over, and `heddle cleanup` removes them.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crossbeam::channel;
 use heddle_config::{Config, ConfigError, HugePages, Settings};
 use heddle_flow::{BootId, FlowTable, OpenError, Takeover};
+use heddle_model::{Event, Object};
 use heddle_source::folder::{self, FolderError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,6 +21,7 @@ use crate::api::{ApiError, Server};
 use crate::attachments::{Store, StoreError};
 use crate::controller::{Controller, ControllerError, Parts};
 use crate::descriptors::{self, TooFew};
+use crate::kept::KeptFile;
 use crate::lock::{DirLock, LockError, NetnsLock};
 use crate::memory::{self, Demand, TooLarge};
 use crate::notify;
@@ -96,6 +100,8 @@ pub fn run(config: Config) -> Result<(), RunError> {
     settings.max_pods = descriptors::raise(settings.worker_cores.len() as u64, settings.max_pods)?;
     // The state of an earlier agent, and the workers, which need the flow table.
     let store = Store::open(&settings.state_dir)?;
+    let (kept_file, kept) = KeptFile::open(&settings.state_dir);
+    let earlier_files = kept.contents_of_files();
     let (flows, takeover) = open_flows(&settings)?;
     let workers = Workers::start(&settings, flows, takeover.fresh_since)?;
 
@@ -108,11 +114,13 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let stop = stop_on_signal(&runtime)?;
     let (events_in, events) = channel::unbounded();
     let (requests_in, requests) = channel::unbounded();
-    let (run_dir, manifests) = (settings.run_dir.clone(), settings.manifests.clone());
+    let run_dir = settings.run_dir.clone();
+    let folder = (settings.manifests.clone(), earlier_files);
     let runtime_handle = runtime.handle().clone();
     let mut controller = Controller::new(Parts {
         settings,
         store,
+        kept: (kept_file, kept),
         workers,
         takeover,
         runtime: runtime_handle,
@@ -124,7 +132,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let _checks = Watcher::start(controller.read_model().checks().clone())?;
 
     // Until a signal or a failure. The parts are stopped in both cases.
-    let ended = serve(&runtime, &mut controller, &run_dir, &manifests, events_in, &requests_in);
+    let ended = serve(&runtime, &mut controller, &run_dir, &folder, events_in, &requests_in);
     notify_service_manager("STOPPING=1");
     controller.finish();
     if ended.is_ok() {
@@ -179,16 +187,17 @@ fn check_memory(settings: &Settings) -> Result<(), TooLarge> {
     Ok(())
 }
 
-/// Watches the manifests and serves the sockets while the controller runs.
+/// Watches the folder of manifests and serves the sockets while the controller runs. The folder comes with the contents that
+/// an earlier agent kept of files which did not parse.
 fn serve(
     runtime: &Runtime,
     controller: &mut Controller,
     run_dir: &Path,
-    manifests: &Path,
-    events: channel::Sender<Vec<heddle_model::Event>>,
+    (manifests, earlier_files): &(PathBuf, BTreeMap<Arc<str>, Vec<Object>>),
+    events: channel::Sender<Vec<Event>>,
     requests: &channel::Sender<crate::api::Request>,
 ) -> Result<(), RunError> {
-    let _watch = folder::watch_batches(manifests, move |batch| match events.send(batch) {
+    let _watch = folder::watch_batches(manifests, earlier_files, move |batch| match events.send(batch) {
         Ok(()) => std::ops::ControlFlow::Continue(()),
         Err(_) => std::ops::ControlFlow::Break(()),
     })?;

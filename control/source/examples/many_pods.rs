@@ -3,6 +3,7 @@
 //! The pods are in one file for each thousand, on one node, as an unlucky cluster would have them. Prints the resident memory
 //! after the objects are read and applied, and the time that deleting all of them takes.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::fs;
 use std::io::Write as _;
@@ -27,7 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let begin = Instant::now();
     let (sender, batches) = mpsc::channel();
-    let watch = folder::watch_batches(&directory, move |events| match sender.send(events) {
+    let watch = folder::watch_batches(&directory, &BTreeMap::new(), move |events| match sender.send(events) {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
     })?;

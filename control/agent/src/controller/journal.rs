@@ -1,4 +1,4 @@
-//! The journal: writes the state file, with fsync, on a thread of its own.
+//! The journal: writes the state file and the file of last good versions, with fsync, on a thread of its own.
 //!
 //! The controller hands over the newest state and continues. The journal reports the sequence number of the newest state
 //! that is on disk; answers to the CNI plugin wait for it. Of the states that queue up while the disk is busy, only the
@@ -7,17 +7,21 @@
 //! A write that fails (a full disk) is repeated every second. Meanwhile an ADD is refused, because an address must be on disk
 //! before it is handed out. A DEL succeeds: its change has taken effect, and an eviction that waits for it may be what frees
 //! the disk. `heddle status` then says that the state is not kept.
+//!
+//! Nothing waits for the file of last good versions (`crate::kept`), so the thread itself repeats its writes.
 
 use std::io;
 use std::thread::{self, JoinHandle};
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use heddle_model::Kept;
 
 use crate::attachments::{StateWrite, Store, StoreError};
+use crate::kept::{KeptFile, KeptWrite, RETRY, Unwritten};
 
 /// The controller's end of the journal.
 pub(super) struct Journal {
-    writes: Option<Sender<(u64, StateWrite)>>,
+    writes: Option<Sender<Write>>,
     outcomes: Receiver<Outcome>,
     thread: Option<JoinHandle<()>>,
     /// The sequence number of the state that was handed over last.
@@ -28,9 +32,18 @@ pub(super) struct Journal {
     durable: u64,
     /// The error, if the last write failed: then the next save writes again, even if nothing has changed.
     failed: Option<String>,
+    kept_file: KeptFile,
 }
 
-/// The outcome of a write.
+/// A write for the thread.
+enum Write {
+    /// The state, with its sequence number.
+    State(u64, StateWrite),
+    /// The last good versions of refused objects.
+    Kept(KeptWrite),
+}
+
+/// The outcome of a write of the state.
 #[derive(Debug)]
 pub(super) struct Outcome {
     /// The sequence number of the newest state that the write covers.
@@ -44,12 +57,12 @@ impl Journal {
     ///
     /// # Errors
     /// The system refuses another thread.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(kept_file: KeptFile) -> io::Result<Self> {
         let (writes_in, writes) = unbounded();
         let (outcomes_in, outcomes) = unbounded();
         let thread = thread::Builder::new()
             .name("journal".to_owned())
-            .spawn(move || write_states(&writes, &outcomes_in))?;
+            .spawn(move || write_all(&writes, &outcomes_in))?;
         Ok(Self {
             writes: Some(writes_in),
             outcomes,
@@ -58,6 +71,7 @@ impl Journal {
             answered: 0,
             durable: 0,
             failed: None,
+            kept_file,
         })
     }
 
@@ -79,9 +93,18 @@ impl Journal {
         {
             self.sent += 1;
             // The thread ends only after this sender is gone.
-            let _ = writes.send((self.sent, write));
+            let _ = writes.send(Write::State(self.sent, write));
         }
         self.sent
+    }
+
+    /// Hands over the last good versions of refused objects if they have changed.
+    pub(super) fn keep(&mut self, kept: Kept) {
+        if let Some(write) = self.kept_file.set(kept)
+            && let Some(writes) = &self.writes
+        {
+            let _ = writes.send(Write::Kept(write));
+        }
     }
 
     /// Returns whether the state with this sequence number is on disk.
@@ -136,14 +159,33 @@ impl Journal {
     }
 }
 
-/// Writes states until the controller's end of the channel is closed. The thread runs it.
-fn write_states(writes: &Receiver<(u64, StateWrite)>, outcomes: &Sender<Outcome>) {
-    while let Ok(first) = writes.recv() {
-        let (sequence, newest) = writes.try_iter().last().unwrap_or(first);
-        let result = newest.perform();
-        if outcomes.send(Outcome { sequence, result }).is_err() {
-            return;
+/// Writes until the controller's end of the channel is closed. The thread runs it.
+fn write_all(writes: &Receiver<Write>, outcomes: &Sender<Outcome>) {
+    let mut kept = Unwritten::default();
+    let mut is_open = true;
+    while is_open {
+        // Wait for a write, or for the next try of one that failed. When the channel closes, that one has its last try.
+        let first = match kept.is_waiting() {
+            true => writes.recv_timeout(RETRY),
+            false => writes.recv().map_err(RecvTimeoutError::from),
+        };
+        is_open = !matches!(first, Err(RecvTimeoutError::Disconnected));
+        // Of each file, only the newest contents count.
+        let mut state = None;
+        for write in first.into_iter().chain(writes.try_iter()) {
+            match write {
+                Write::State(sequence, newest) => state = Some((sequence, newest)),
+                Write::Kept(newest) => kept.push(newest),
+            }
         }
+        // The state first, because answers wait for it.
+        if let Some((sequence, newest)) = state {
+            let result = newest.perform();
+            if outcomes.send(Outcome { sequence, result }).is_err() {
+                return;
+            }
+        }
+        kept.write();
     }
 }
 
@@ -163,7 +205,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state_dir = dir.path().join("state");
         let mut store = Store::open(&state_dir).unwrap();
-        let mut journal = Journal::start().unwrap();
+        let mut journal = Journal::start(KeptFile::open(&state_dir).0).unwrap();
         assert_eq!(journal.save(&mut store), 0, "an unchanged state is not written");
 
         // A file in the directory's place: the write fails.
@@ -192,5 +234,53 @@ mod tests {
         journal.finish();
         let text = std::fs::read_to_string(state_dir.join(FILE)).unwrap();
         assert!(text.contains("n3"), "finishing writes what was handed over: {text}");
+    }
+
+    #[test]
+    fn last_good_versions_are_written_again_until_they_are_on_disk() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("state");
+        let (file, _) = KeptFile::open(&state_dir);
+        let mut journal = Journal::start(file).unwrap();
+        std::fs::write(&state_dir, "in the way").unwrap();
+        let mut cluster = heddle_model::Cluster::new();
+        let object = heddle_model::Object::from(heddle_model::Namespace {
+            name: "shop".into(),
+            labels: heddle_model::Labels::default(),
+        });
+        let subject = object.object_ref();
+        cluster.apply(heddle_model::Event::Upsert {
+            origin: "a.yaml".into(),
+            object,
+        });
+        cluster.apply(heddle_model::Event::Rejected(heddle_model::Rejection {
+            origin: "a.yaml".into(),
+            line: None,
+            subject: heddle_model::Subject::Object(subject.clone()),
+            cause: heddle_model::Cause::Invalid,
+            field: String::new(),
+            value: String::new(),
+            message: String::new(),
+            closes: None,
+        }));
+        journal.keep(cluster.kept());
+        // The failed write delays no state, and no outcome reports it.
+        let mut store = Store::open(&dir.path().join("other")).unwrap();
+        store.add_node_ids([("n2".to_owned(), 1)]);
+        let sequence = journal.save(&mut store);
+        assert!(wait(&mut journal).result.is_ok() && journal.is_durable(sequence));
+        std::fs::remove_file(&state_dir).unwrap();
+        let deadline = std::time::Instant::now() + 20 * RETRY;
+        while KeptFile::open(&state_dir).1.is_empty() {
+            assert!(std::time::Instant::now() < deadline, "it is not written again");
+            thread::sleep(RETRY / 20);
+        }
+        assert!(KeptFile::open(&state_dir).1.versions.contains_key(&subject));
+        journal.keep(Kept::default());
+        journal.finish();
+        assert!(
+            KeptFile::open(&state_dir).1.is_empty(),
+            "finishing writes what was handed over"
+        );
     }
 }

@@ -11,7 +11,7 @@
 //! - `objects`: the cluster model and the changes that the tables do not have yet.
 //! - `publication`: the compiler, the version published last, and what waits for acknowledgements.
 //! - `host`: the host task, which reconciles the node's kernel state on a thread of its own.
-//! - `journal`: writes the state file on a thread of its own.
+//! - `journal`: writes the state file and the file of last good versions on a thread of its own.
 //! - `crate::read_model`: answers the operator's queries without this thread.
 //!
 //! Opening an AF_XDP socket takes this thread milliseconds; the workers never wait for it.

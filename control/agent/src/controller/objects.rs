@@ -11,7 +11,7 @@ use heddle_host::external_aliases::ExternalAliases;
 use heddle_host::frontends::Frontends;
 use heddle_host::plan::{self, Inputs, Plan};
 use heddle_host::uplink::Uplink;
-use heddle_model::{Change, Changes, Cluster, Event, NodeFacts};
+use heddle_model::{Change, Changes, Cluster, Event, Kept, NodeFacts};
 use ipnet::IpNet;
 
 use super::host::USUAL_MTU;
@@ -38,10 +38,10 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    /// Starts with an empty cluster.
-    pub(super) fn new(node: &str) -> Self {
+    /// Starts with an empty cluster and the last good versions that an earlier agent kept.
+    pub(super) fn new(node: &str, kept: &Kept) -> Self {
         Self {
-            cluster: Arc::new(RwLock::new(Cluster::new())),
+            cluster: Arc::new(RwLock::new(Cluster::with_kept(kept))),
             node: node.to_owned(),
             facts: NodeFacts::default(),
             pending: Changes::default(),
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_applied_in_parts_and_shows_when_it_is_whole() {
-        let mut objects = Objects::new("n1");
+        let mut objects = Objects::new("n1", &Kept::default());
         let batch = || Kind::ALL.iter().copied().map(Event::Synced).collect::<Vec<_>>();
         objects.enqueue(Vec::new());
         assert!(!objects.has_queued() && !objects.is_in_batch());

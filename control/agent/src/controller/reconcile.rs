@@ -20,7 +20,8 @@ impl Controller {
     ///
     /// The steps, with the reasons for their order:
     ///
-    /// 1. Log rejections, even while nothing is published.
+    /// 1. Log rejections, even while nothing is published. The last good versions of refused objects are kept on disk once
+    ///    every kind has synced: what an earlier agent kept counts until then.
     /// 2. The first time: create the compiler, and open the earlier agent's ports before tables are published that name
     ///    them. Packets that arrive in between are dropped.
     /// 3. Hand the host task its plan. It works beside this thread, and the tables wait for it (step 6).
@@ -38,6 +39,9 @@ impl Controller {
         }
         let has_other_facts = self.update_facts();
         let changes = self.objects.drain_changes();
+        if changes.rejections || is_first {
+            self.journal.keep(self.objects.cluster().kept());
+        }
         let is_changed = has_other_facts || self.publication.as_ref().is_some_and(|p| p.is_changed);
         if changes.is_empty() && !is_changed {
             return Ok(());

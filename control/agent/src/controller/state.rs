@@ -8,7 +8,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use heddle_config::Settings;
 use heddle_flow::Takeover;
 use heddle_host::external_aliases::ExternalAliases;
-use heddle_model::Event;
+use heddle_model::{Event, Kept};
 use tokio::runtime::Handle;
 
 use super::attachments::{Attachments, Closed};
@@ -22,6 +22,7 @@ use super::publication::Publication;
 use crate::api::Request;
 use crate::attachments::Store;
 use crate::health::HealthChecks;
+use crate::kept::KeptFile;
 use crate::read_model::{ReadModel, View};
 use crate::workers::Workers;
 
@@ -31,6 +32,8 @@ pub struct Parts {
     pub settings: Settings,
     /// The attachments that the state directory records.
     pub store: Store,
+    /// The file of last good versions in the state directory, and the versions that an earlier agent kept there.
+    pub kept: (KeptFile, Kept),
     /// The workers and their ports.
     pub workers: Workers,
     /// The outcome of the flow table's takeover.
@@ -93,6 +96,7 @@ impl Controller {
         let Parts {
             settings,
             store,
+            kept: (kept_file, kept),
             workers,
             takeover,
             runtime,
@@ -100,7 +104,7 @@ impl Controller {
             requests,
             stop,
         } = parts;
-        let objects = Objects::new(&settings.node);
+        let objects = Objects::new(&settings.node, &kept);
         let (deleted_stale_in, deleted_stale) = unbounded();
         let host = HostReconciler::start(&settings)?;
         let read_model = Arc::new(ReadModel::new(
@@ -125,7 +129,7 @@ impl Controller {
             groups: Groups::default(),
             publication: None,
             external_aliases: ExternalAliases::default(),
-            journal: Journal::start()?,
+            journal: Journal::start(kept_file)?,
             held: Vec::new(),
             deleted_stale_in,
             deleted_stale,

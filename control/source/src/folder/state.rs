@@ -9,7 +9,7 @@ use std::sync::Arc;
 use heddle_model::{Cause, Event, Interner, Object, ObjectRef, Rejection, RejectionKey, Subject};
 
 use crate::decode::{Decoded, Refusal, closing_everything};
-use crate::manifest::{Entry, ParseError};
+use crate::manifest::{Entry, ParseError, is_manifest};
 
 /// The present content of a file.
 #[derive(Debug)]
@@ -73,6 +73,34 @@ pub(super) struct State {
 }
 
 impl State {
+    /// Returns the state of a folder after an earlier process has read these files. They stay as they were if they do not
+    /// parse now.
+    pub(super) fn with_files(files: &BTreeMap<Arc<str>, Vec<Object>>) -> State {
+        let mut state = State::default();
+        for (name, objects) in files {
+            // Only the names of a folder's own files are names that a scan can return.
+            if !is_manifest(name) || name.contains('/') {
+                continue;
+            }
+            let mut file = File {
+                was_read: true,
+                ..File::default()
+            };
+            for (object, number) in objects.iter().zip(1..) {
+                file.objects.push(object.object_ref());
+                state.places.entry(object.object_ref()).or_default().push(Place {
+                    file: Arc::clone(name),
+                    number,
+                    line: None,
+                    decoded: Ok(object.clone()),
+                    ignored: None,
+                });
+            }
+            state.files.insert(Arc::clone(name), file);
+        }
+        state
+    }
+
     /// Returns the known files.
     pub(super) fn files(&self) -> impl Iterator<Item = &Arc<str>> {
         self.files.keys()
@@ -102,6 +130,8 @@ impl State {
                 } => {
                     let file = self.files.entry(Arc::clone(&name)).or_default();
                     rejections.clone_from(&file.rejections);
+                    // They are reported already, unless an earlier process has read the file.
+                    touched.extend(file.objects.iter().cloned());
                     let mut rejection = unreadable(&name, &error);
                     if !file.was_read {
                         // Nothing is known of it: refused policies must not leave open what they were to close.

@@ -1,6 +1,8 @@
 //! Real folders, watched by inotify; and, without files, that the events of any sequence of changes lead
 //! to what the files say.
 
+mod restart;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write as _;

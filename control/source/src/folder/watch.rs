@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use heddle_model::{Event, Kind};
+use heddle_model::{Event, Kind, Object};
 use notify::event::{AccessKind, AccessMode, CreateKind, Flag, ModifyKind};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
@@ -60,7 +60,7 @@ impl Drop for Watch {
 /// Fails if the folder does not exist or cannot be watched.
 pub fn watch(folder: &Path) -> Result<(Watch, Receiver<Event>), FolderError> {
     let (sender, receiver) = mpsc::channel();
-    let watch = watch_batches(folder, move |events| {
+    let watch = watch_batches(folder, &BTreeMap::new(), move |events| {
         let sent = events.into_iter().all(|event| sender.send(event).is_ok());
         if sent {
             ControlFlow::Continue(())
@@ -74,10 +74,14 @@ pub fn watch(folder: &Path) -> Result<(Watch, Receiver<Event>), FolderError> {
 /// Watches a folder like [`watch`], and calls a function on the watch's thread with each batch of events that belong
 /// together. When the function breaks, the watch ends. Dropping the [`Watch`] waits for the function to return.
 ///
+/// `earlier` has the objects of files that an earlier process has read and that did not parse any more when it ended. If such
+/// a file still does not parse, they are reported before its rejection; otherwise they are not used.
+///
 /// # Errors
 /// Fails if the folder does not exist or cannot be watched.
 pub fn watch_batches(
     folder: &Path,
+    earlier: &BTreeMap<Arc<str>, Vec<Object>>,
     sink: impl FnMut(Vec<Event>) -> ControlFlow<()> + Send + 'static,
 ) -> Result<Watch, FolderError> {
     // The kernel's events carry absolute paths.
@@ -101,7 +105,7 @@ pub fn watch_batches(
         is_gone: false,
         is_reported_gone: false,
         ignored: Arc::clone(&ignored),
-        state: State::default(),
+        state: State::with_files(earlier),
         touched: BTreeSet::new(),
         writing: BTreeSet::new(),
         must_rescan: true,
