@@ -132,8 +132,12 @@ fn a_version_that_waits_for_a_claim_leaves_the_kept_one_in_force() {
     upsert(&mut cluster, service("holder", "10.96.0.9", Some(30009)));
     upsert(&mut cluster, service("a", "10.96.0.9", Some(30005)));
     assert_eq!((cluster.count(Kind::Service), cluster.rejections().count()), (2, 1));
+    assert_eq!(cluster.rejected_total(), 1, "the kept version does not wait");
+    let mut cluster = Cluster::with_kept(&kept);
+    upsert(&mut cluster, service("new", "10.96.0.1", Some(30001)));
     reject(&mut cluster, service("a", "10.96.0.9", None));
-    assert_eq!(cluster.count(Kind::Service), 2);
+    assert_eq!(cluster.rejections().count(), 1, "nor does it here");
+    assert_eq!(names(&delete(&mut cluster, service("new", "10.96.0.1", None))), ["new"]);
     let mut cluster = Cluster::with_kept(&kept);
     let changes = upsert(&mut cluster, service("a", "10.96.0.9", Some(30001)));
     assert_eq!((names(&changes).len(), served(&cluster)), (1, 0));
