@@ -71,7 +71,7 @@ impl RuleId {
     pub const NO_POLICY: Self = Self(0);
     /// Traffic between a pod and its own node is always allowed.
     pub const OWN_NODE: Self = Self(1);
-    /// Traffic of a pod with itself is always allowed.
+    /// Traffic of a pod with itself is allowed if no rule of a ClusterNetworkPolicy matches it.
     pub const SELF: Self = Self(2);
     /// The endpoint's policy is not compiled yet: it forwards nothing.
     pub const NOT_READY: Self = Self(3);

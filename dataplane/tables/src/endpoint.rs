@@ -47,8 +47,9 @@ impl Endpoint {
     }
 
     /// Returns the verdict of this endpoint on a connection in `direction` (towards or from it) with `peer`, to `dst_port` of
-    /// the accepting side. A pod denies everything until its policy is compiled, always allows its own node and
-    /// itself, and otherwise follows its policy. The host and the uplink allow everything.
+    /// the accepting side. A pod denies everything until its policy is compiled, always allows its own node, and otherwise
+    /// follows its policy. A NetworkPolicy never blocks a pod from itself; a rule of a ClusterNetworkPolicy does. The host and the
+    /// uplink allow everything. Constant time.
     #[inline]
     #[must_use]
     pub fn judge(&self, direction: Direction, peer: AddressInfo, proto: Proto, dst_port: u16) -> PolicyVerdict {
@@ -60,8 +61,100 @@ impl Endpoint {
         };
         match peer.place {
             Place::Host => PolicyVerdict::Allow(RuleId::OWN_NODE),
-            Place::Local(id) if id == self.id => PolicyVerdict::Allow(RuleId::SELF),
-            _ => policy.verdict(direction, peer.identity, proto, dst_port),
+            place => {
+                let itself = place == Place::Local(self.id);
+                policy
+                    .side(direction)
+                    .verdict_on(peer.identity, itself, proto, dst_port)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_ids::IdentityId;
+
+    use super::*;
+    use crate::{Cell, PeerRules, PolicySide, PolicySideBuilder, PortRange, PortRules, PortSet};
+
+    const OWN: AddressInfo = AddressInfo {
+        identity: IdentityId(5),
+        place: Place::Local(EndpointId(2)),
+    };
+    /// Another pod of the same identity.
+    const TWIN: AddressInfo = AddressInfo {
+        identity: IdentityId(5),
+        place: Place::Local(EndpointId(3)),
+    };
+    const NETWORK_POLICY: RuleId = RuleId(16);
+    const RULE: RuleId = RuleId(17);
+
+    /// Returns the verdicts of a pod with this policy in both directions, on TCP port 80.
+    fn verdicts(side: Option<&PolicySide>, peer: AddressInfo) -> [PolicyVerdict; 2] {
+        let policy = side.map(|side| Arc::new(EndpointPolicy::new(side.clone(), side.clone())));
+        let pod = Endpoint {
+            id: EndpointId(2),
+            generation: Generation(0),
+            addresses: ArrayVec::new(),
+            mac: MacAddr::default(),
+            port: PortId(1),
+            worker: WorkerId(0),
+            mtu: 0,
+            name: "n/p".into(),
+            policy,
+        };
+        Direction::BOTH.map(|direction| pod.judge(direction, peer, Proto::TCP, 80))
+    }
+
+    fn both(verdict: PolicyVerdict) -> [PolicyVerdict; 2] {
+        [verdict; 2]
+    }
+
+    #[test]
+    fn a_network_policy_never_blocks_a_pod_from_itself() {
+        let isolated = PolicySide::isolated(NETWORK_POLICY);
+        let itself = PolicyVerdict::Allow(RuleId::SELF);
+        assert_eq!(verdicts(Some(&isolated), OWN), both(itself));
+        assert_eq!(
+            verdicts(Some(&isolated), TWIN),
+            both(PolicyVerdict::Deny(NETWORK_POLICY))
+        );
+        assert_eq!(verdicts(Some(&PolicySide::open()), OWN), both(itself));
+        assert_eq!(verdicts(None, OWN), both(PolicyVerdict::Deny(RuleId::NOT_READY)));
+    }
+
+    #[test]
+    fn rules_that_match_a_pod_itself_decide_about_it() {
+        for mut side in [PolicySideBuilder::open(), PolicySideBuilder::isolated(NETWORK_POLICY)] {
+            for (cell, verdict) in [
+                (Cell::deny(RULE), PolicyVerdict::Deny(RULE)),
+                (Cell::allow(RULE), PolicyVerdict::Allow(RULE)),
+            ] {
+                side.set(OWN.identity, PeerRules::Every(cell));
+                assert_eq!(verdicts(Some(side.side()), OWN), both(verdict));
+            }
+            // By port.
+            for (port, verdict) in [
+                (80, PolicyVerdict::Deny(RULE)),
+                (81, PolicyVerdict::Allow(RuleId::SELF)),
+            ] {
+                let tcp = PortSet::new([PortRange {
+                    first: port,
+                    last: port,
+                    cell: Cell::deny(RULE),
+                }]);
+                let rules = PortRules {
+                    tcp,
+                    ..PortRules::default()
+                };
+                side.set(OWN.identity, PeerRules::Ports(Box::new(rules)));
+                assert_eq!(verdicts(Some(side.side()), OWN), both(verdict));
+            }
+            // By a rule for every peer.
+            side.set(OWN.identity, PeerRules::Default);
+            side.set_base(PeerRules::Every(Cell::deny(RULE)));
+            assert_eq!(verdicts(Some(side.side()), OWN), both(PolicyVerdict::Deny(RULE)));
         }
     }
 }

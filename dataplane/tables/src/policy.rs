@@ -4,6 +4,8 @@
 //! port, the cell contains the number of a row of port rules, and equal rows are stored once. The cost of a lookup does not depend
 //! on the number of policies and rules.
 
+use std::hint::select_unpredictable;
+
 use heddle_ids::{IdentityId, RuleId};
 use heddle_wire::Proto;
 
@@ -40,17 +42,35 @@ impl PolicySide {
         }
     }
 
-    /// Returns the verdict for (peer, protocol, destination port).
+    /// Returns the verdict for (peer, protocol, destination port). The peer is another endpoint.
     #[inline]
     #[must_use]
     pub fn verdict(&self, peer: IdentityId, proto: Proto, dst_port: u16) -> PolicyVerdict {
+        self.verdict_on(peer, false, proto, dst_port)
+    }
+
+    /// Returns the verdict for (peer, protocol, destination port). `itself` is true if the peer is the endpoint itself.
+    ///
+    /// A pod's packets to itself reach the dataplane only through a Service. The tiers apply to them as follows:
+    ///
+    /// - Admin: as to any other peer. "A Pod connecting to a Service IP that the service proxy load-balances back to the same
+    ///   Pod is subject to ClusterNetworkPolicy" (network-policy-api, API overview, pull request 390).
+    /// - NetworkPolicy: allowed, because "a pod cannot block access to itself" (Kubernetes, concepts, Network Policies). Cilium
+    ///   (pull request 15321) and OVN-Kubernetes (pull request 3500) do the same behind a Service.
+    /// - Baseline: only if no NetworkPolicy selects the pod for this direction, as to any other peer: "v1.NetworkPolicy always makes
+    ///   a final decision for selected pods" (API v1alpha2). The compiler leaves these rules out for selected pods.
+    #[inline]
+    pub(crate) fn verdict_on(&self, peer: IdentityId, itself: bool, proto: Proto, dst_port: u16) -> PolicyVerdict {
         let cell = self.cell(peer);
         let cell = if cell.is_row() {
             self.in_row(cell, proto, dst_port)
         } else {
             cell
         };
-        cell.or(self.default).verdict()
+        // A NetworkPolicy has no rules that deny. It denies by the side's default alone, so every denial in a cell is of a
+        // ClusterNetworkPolicy.
+        let default = select_unpredictable(itself, Cell::allow(RuleId::SELF), self.default);
+        cell.or(default).verdict()
     }
 
     /// Returns the verdict in the row of a cell.
@@ -74,25 +94,29 @@ impl PolicySide {
         self.rows.get(cell.number() as usize)
     }
 
-    /// Returns true if `other` allows `other_peer` everything that this side allows `peer`. Then a change from this side to `other`
-    /// ends no connection. Control uses it.
+    /// Returns true if `other` allows `other_peer` everything that this side allows `peer`, as another endpoint or as the
+    /// endpoint itself. Then a change from this side to `other` ends no connection. Control uses it. Several endpoints share a
+    /// side, so every peer counts as the possible endpoint itself.
     #[must_use]
     pub fn is_kept(&self, peer: IdentityId, other: &Self, other_peer: IdentityId) -> bool {
-        let allows = |side: &Self, proto, port, who| side.verdict(who, proto, port).is_allowed();
+        let allows = |side: &Self, proto, port, who| {
+            [false, true].map(|itself| side.verdict_on(who, itself, proto, port).is_allowed())
+        };
+        let is_subset = |before: [bool; 2], after: [bool; 2]| before.into_iter().zip(after).all(|(b, a)| !b || a);
         let simple = |side: &Self, who| {
             let cell = side.cell(who);
             (!cell.is_row()).then(|| allows(side, Proto(u8::MAX), 0, who))
         };
         match (simple(self, peer), simple(other, other_peer)) {
-            (Some(false), _) | (_, Some(true)) => return true,
-            (Some(true), Some(false)) => return false,
+            (Some([false, false]), _) | (_, Some([true, true])) => return true,
+            (Some(before), Some(after)) => return is_subset(before, after),
             _ => {}
         }
         let (mine, theirs) = (self.row(self.cell(peer)), other.row(other.cell(other_peer)));
         if mine.is_some() && mine == theirs && self.default_allows() == other.default_allows() {
             return true;
         }
-        let kept = |proto, port| !allows(self, proto, port, peer) || allows(other, proto, port, other_peer);
+        let kept = |proto, port| is_subset(allows(self, proto, port, peer), allows(other, proto, port, other_peer));
         let edges = |proto| {
             let rows = [mine, theirs];
             let mut edges: Vec<u16> = rows.into_iter().flatten().flat_map(|row| row.edges(proto)).collect();
@@ -152,14 +176,5 @@ impl EndpointPolicy {
     #[must_use]
     pub const fn side(&self, direction: Direction) -> &PolicySide {
         &self.sides[direction.index()]
-    }
-
-    /// Returns the verdict on a connection in `direction` (towards or from the endpoint) with `peer`, to `dst_port` of the
-    /// side that accepts it. Constant time. [`Endpoint::judge`](crate::Endpoint::judge) adds the verdicts that
-    /// hold for every endpoint: its own node, itself, and "not ready".
-    #[inline]
-    #[must_use]
-    pub fn verdict(&self, direction: Direction, peer: IdentityId, proto: Proto, dst_port: u16) -> PolicyVerdict {
-        self.side(direction).verdict(peer, proto, dst_port)
     }
 }

@@ -162,7 +162,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn tcp(port: u16, rule: u32) -> PortRules {
-        let cell = Cell::allow(RuleId(rule));
+        tcp_cell(port, Cell::allow(RuleId(rule)))
+    }
+
+    fn tcp_cell(port: u16, cell: Cell) -> PortRules {
         PortRules {
             tcp: PortSet::new([PortRange {
                 first: port,
@@ -245,6 +248,26 @@ mod tests {
         assert!(!b.side().is_kept(IdentityId(1), a.side(), IdentityId(1)));
         assert!(!a.side().is_default_kept(b.side()) && b.side().is_default_kept(a.side()));
         assert!(!PolicySide::open().is_default_kept(a.side()) && a.side().is_default_kept(&PolicySide::open()));
+    }
+
+    #[test]
+    fn a_rule_that_denies_ends_the_connections_of_an_isolated_pod_with_itself() {
+        let isolated = PolicySideBuilder::isolated(RuleId(40));
+        let mut denied = isolated.clone();
+        denied.set(IdentityId(1), PeerRules::Every(Cell::deny(RuleId(50))));
+        let mut by_port = isolated.clone();
+        let deny = tcp_cell(80, Cell::deny(RuleId(50)));
+        by_port.set(IdentityId(1), PeerRules::Ports(Box::new(deny)));
+        let kept = |before: &PolicySideBuilder, after: &PolicySideBuilder| {
+            before.side().is_kept(IdentityId(1), after.side(), IdentityId(1))
+        };
+        for side in [&denied, &by_port] {
+            assert!(!kept(&isolated, side) && kept(side, &isolated) && kept(side, side));
+        }
+        assert!(
+            kept(&denied, &by_port) && !kept(&by_port, &denied),
+            "other ports than 80"
+        );
     }
 
     proptest! {

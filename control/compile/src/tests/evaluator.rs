@@ -120,9 +120,12 @@ pub(super) fn is_allowed(world: &World, pod: &Pod, direction: Direction, peer: I
     // node."
     let in_status = world.facts.node.as_ref().is_some_and(|node| node.has_address(peer));
     let own_node = in_status || world.local_addresses.contains(&peer);
-    if own_node || pod.ips.contains(&peer) {
+    if own_node {
         return true;
     }
+    // "A Pod connecting to a Service IP that the service proxy load-balances back to the same Pod is subject to
+    // ClusterNetworkPolicy"; of NetworkPolicies, "a pod cannot block access to itself".
+    let is_itself = pod.ips.contains(&peer);
     let verdicts: Vec<bool> = cluster
         .policies()
         .filter_map(|p| one_policy(cluster, p, pod, direction, peer, to))
@@ -131,7 +134,7 @@ pub(super) fn is_allowed(world: &World, pod: &Pod, direction: Direction, peer: I
     match (tier(Tier::Admin), verdicts.is_empty()) {
         (Some(RuleAction::Accept), _) => true,
         (Some(RuleAction::Deny), _) => false,
-        (Some(RuleAction::Pass) | None, false) => verdicts.contains(&true),
+        (Some(RuleAction::Pass) | None, false) => is_itself || verdicts.contains(&true),
         (Some(RuleAction::Pass) | None, true) => tier(Tier::Baseline) != Some(RuleAction::Deny),
     }
 }

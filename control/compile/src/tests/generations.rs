@@ -2,6 +2,7 @@
 
 use super::services::{service, slice};
 use super::*;
+use heddle_model::{ClusterNetworkPolicy, ClusterPeer, ClusterRule, PodSubject, RuleAction, Tier};
 
 /// Makes three endpoints: 2 (db) allows only web, 3 (web) allows all, 4 (mail) allows only 1.0.0.0/8.
 fn world() -> World {
@@ -106,6 +107,37 @@ fn a_change_raises_the_generations_of_endpoints_that_refuse_more() {
     assert_eq!(raised(&mut world), [0; 0], "selected no more");
     world.delete(Kind::NetworkPolicy, "shop", "db");
     assert_eq!(raised(&mut world), [0; 0], "nobody was selected by it");
+}
+
+/// A NetworkPolicy that lets nobody in does not block the pod from itself, so a ClusterNetworkPolicy takes this away.
+#[test]
+fn an_isolated_pod_that_is_denied_to_itself_refuses_more() {
+    let mut world = world();
+    let databases = || PodSubject {
+        namespaces: LabelSelector::new([]),
+        pods: matching("app=db"),
+    };
+    let admits_itself = |world: &World| admits(world.compiler.snapshot(), 2, "10.0.1.2", 80);
+    assert!(admits_itself(&world));
+    world.put(ClusterNetworkPolicy {
+        name: "apart".into(),
+        tier: Tier::Admin,
+        priority: 1,
+        subject: databases(),
+        ingress: vec![ClusterRule {
+            name: "".into(),
+            action: RuleAction::Deny,
+            peers: vec![ClusterPeer::Pods(databases())],
+            ports: vec![],
+        }],
+        egress: vec![],
+        refused: false,
+    });
+    assert_eq!(raised(&mut world), [2]);
+    assert!(!admits_itself(&world));
+    world.delete(Kind::ClusterNetworkPolicy, "", "apart");
+    assert_eq!(raised(&mut world), [0; 0]);
+    assert!(admits_itself(&world));
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn recent(w: &World) -> Vec<DropRecord> {
 }
 
 /// Returns the counts of denied packets: rule, pod, packets.
-fn denied(w: &World) -> Vec<(RuleId, EndpointId, u64)> {
+pub fn denied(w: &World) -> Vec<(RuleId, EndpointId, u64)> {
     let counts = w
         .node
         .handles()

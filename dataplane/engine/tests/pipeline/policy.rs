@@ -1,13 +1,14 @@
 //! NetworkPolicy on packets: allowed, denied on either side, changed in the middle of a connection, not ready.
 
-use heddle_tables::{Direction, EndpointPolicy};
+use heddle_tables::{Cell, Direction, EndpointPolicy};
 use heddle_wire::TcpFlags;
 use heddle_wire::testing::ip;
 use std::sync::Arc;
 
+use crate::drops::denied;
 use crate::forwarding::addresses;
 use crate::services::serve;
-use crate::tables::{A, B, C, HOST, isolate};
+use crate::tables::{A, B, C, HOST, RULE, isolate, isolate_with};
 use crate::world::worlds;
 
 #[test]
@@ -138,6 +139,40 @@ fn a_reply_is_judged_by_the_direction_of_its_connection() {
         w.dropped(&B, &B.to(A.v4()).udp(53, 1000, b"y"), "policy-denied-egress");
         assert_eq!(w.connections(), 1);
     });
+}
+
+/// A NetworkPolicy cannot block a pod from itself; a rule of a ClusterNetworkPolicy can, behind a Service.
+#[test]
+fn a_pod_is_kept_from_itself_by_a_rule_that_denies_and_by_no_isolation() {
+    for (direction, reason) in [
+        (Direction::Egress, "policy-denied-egress"),
+        (Direction::Ingress, "policy-denied-ingress"),
+    ] {
+        worlds(|w| {
+            serve(w, &[&A]);
+            let (vip, gateway) = (ip("10.96.0.10"), ip("169.254.1.1"));
+            let syn = |sport| A.to(vip).tcp(sport, 80, TcpFlags::SYN, 1, 0, b"");
+            let request = A.to(vip).tcp(1000, 80, TcpFlags::ACK, 2, 2, b"x");
+            let answer = A.to(gateway).tcp(8080, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
+            w.set_policy(&A, Some(isolate(direction, &[])));
+            w.pass(&A, &A, &syn(1000));
+            w.pass(&A, &A, &answer);
+
+            // The rule denies the backend's port. It stops the connection in both directions, and new ones.
+            let denying = |port| Some(isolate_with(direction, Cell::deny(RULE), &[(&A, port)]));
+            w.set_policy(&A, denying(8080));
+            w.dropped(&A, &request, reason);
+            w.dropped(&A, &answer, reason);
+            w.dropped(&A, &syn(1001), reason);
+            assert_eq!(denied(w), [(RULE, A.endpoint, 3)]);
+            assert_eq!(w.connections(), 1);
+
+            // The rule denies the port of the Service, which policy does not see.
+            w.set_policy(&A, denying(80));
+            w.pass(&A, &A, &request);
+            w.pass(&A, &A, &syn(1001));
+        });
+    }
 }
 
 #[test]

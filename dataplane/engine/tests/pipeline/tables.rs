@@ -194,20 +194,26 @@ pub fn list(backends: &[(Ip, u16)], elsewhere: bool) -> Backends {
 
 /// The rule that denies in the tests' policies.
 pub const DEFAULT_DENY: RuleId = RuleId(16);
-/// The rule that allows in the tests' policies.
+/// The rule that matches a peer in the tests' policies.
 pub const RULE: RuleId = RuleId(17);
 
 /// Returns a policy that isolates one direction and allows these pairs of a peer and a TCP port. Port 0 stands for all traffic.
 pub fn isolate(direction: Direction, allowed: &[(&Party, u16)]) -> Arc<EndpointPolicy> {
+    isolate_with(direction, Cell::allow(RULE), allowed)
+}
+
+/// Returns a policy that isolates one direction and has `cell` for these pairs of a peer and a TCP port. Port 0 stands for all
+/// traffic.
+pub fn isolate_with(direction: Direction, cell: Cell, pairs: &[(&Party, u16)]) -> Arc<EndpointPolicy> {
     let mut side = PolicySideBuilder::isolated(DEFAULT_DENY);
-    for (peer, port) in allowed {
+    for (peer, port) in pairs {
         let answer = match *port {
-            0 => PeerRules::Every(Cell::allow(RULE)),
+            0 => PeerRules::Every(cell),
             port => PeerRules::Ports(Box::new(PortRules {
                 tcp: PortSet::new([PortRange {
                     first: port,
                     last: port,
-                    cell: Cell::allow(RULE),
+                    cell,
                 }]),
                 ..PortRules::default()
             })),
