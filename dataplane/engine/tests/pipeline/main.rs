@@ -27,6 +27,7 @@ mod handover;
 mod host;
 mod icmp;
 mod large;
+mod limits;
 mod malformed;
 mod origin;
 mod paths;

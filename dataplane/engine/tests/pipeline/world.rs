@@ -22,7 +22,10 @@ pub struct Options {
     /// The frames that the hand-over lanes of each worker hold.
     pub lane: u32,
     pub flows: u32,
+    /// The most connections of one pod.
     pub quota: Option<u32>,
+    /// The most connections of one payer that are masqueraded to one destination.
+    pub port_share: Option<u32>,
     pub stages: StageConfig,
 }
 
@@ -33,6 +36,7 @@ impl Default for Options {
             lane: 256,
             flows: 1024,
             quota: None,
+            port_share: None,
             stages: StageConfig::default(),
         }
     }
@@ -54,6 +58,7 @@ pub fn config(options: &Options) -> Config {
     Config {
         quotas: heddle_flow::Quotas {
             per_pod: options.quota,
+            per_masquerade_destination: options.port_share,
             ..heddle_flow::Quotas::default()
         },
         ..repeatable_flows(options.flows)
