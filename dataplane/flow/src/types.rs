@@ -198,7 +198,7 @@ impl FlowKey {
 }
 
 /// The compiled header change of one direction: the tuple that packets leave with and the changes of their checksums, in the form
-/// for [`heddle_wire::rewrite::translate`].
+/// for [`heddle_wire::rewrite::forward`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rewrite {
     /// The tuple that packets leave with.

@@ -7,6 +7,7 @@
 use crate::addr::{Ip, MacAddr};
 use crate::build::{self, BuildError, IcmpError, Unreachable};
 use crate::checksum;
+use crate::ether;
 use crate::icmp::IcmpMessage;
 use crate::ndp;
 use crate::parse::{self, Fragment, Inner, L3, ParseError, Parsed, parse, quoted};
@@ -175,17 +176,34 @@ fn check_answer(out: &[u8], built: Result<usize, BuildError>) -> Option<Parsed> 
     }
 }
 
-/// Asserts that `forward` does the same in one pass as its parts do one after the other.
-fn check_forward(data: &[u8], p: &Parsed, new: &Tuple, deltas: Deltas) {
+/// Forwards a packet, with a translation or without one, and asserts that only the MAC addresses, the TTL and the tuple differ, and
+/// that a transport checksum is as right or wrong as before. Returns the packet, or `None` if it may not be forwarded.
+fn check_forward(data: &[u8], p: &Parsed, to: Option<(&Tuple, Deltas)>) -> Option<(Vec<u8>, Parsed)> {
     let macs = (MacAddr([2, 1, 1, 1, 1, 1]), MacAddr::GATEWAY);
-    for to in [None, Some((new, deltas))] {
-        let (mut one, mut parts) = (data.to_vec(), data.to_vec());
-        let expected = rewrite::set_macs(&mut parts, macs.0, macs.1)
-            && rewrite::decrement_ttl(&mut parts, p)
-            && to.is_none_or(|(new, deltas)| rewrite::translate(&mut parts, p, new, deltas));
-        assert_eq!(rewrite::forward(&mut one, p, macs, to), expected, "{p:?}");
-        assert!(!expected || one == parts, "{p:?}");
+    let mut frame = data.to_vec();
+    if !rewrite::forward(&mut frame, p, macs, to) {
+        assert!(to.is_some() || p.ttl <= 1, "refused without a reason: {p:?}");
+        return None;
     }
+    let sent = match parse(&frame, frame.len()) {
+        Ok(sent) => sent,
+        Err(e) => panic!("{e} after forwarding {p:?}"),
+    };
+    let expected = to.map_or(*p, |(new, _)| p.translated(new));
+    assert_eq!(
+        sent,
+        Parsed {
+            ttl: p.ttl - 1,
+            // The destination is now the MAC address of a pod.
+            l2_multicast: false,
+            ..expected
+        }
+    );
+    let of_frame = (ether::destination(&frame), ether::source(&frame));
+    assert_eq!(of_frame, (Some(macs.0), Some(macs.1)));
+    let (was_right, is_right) = (checksum::verify(p, [data]), checksum::verify(&sent, [&frame[..]]));
+    assert_eq!(is_right, was_right, "verdict on the checksum of {p:?}");
+    Some((frame, sent))
 }
 
 /// Applies every rewrite to a packet, and asserts that the result parses as expected and that checksums stay right or wrong.
@@ -203,29 +221,15 @@ fn check_rewrites(data: &[u8], p: &Parsed) {
         sport: if old.sport == 0 { 0 } else { 4242 },
         dport: if old.dport == 0 { 0 } else { 53 },
     };
-    // A translation and its inverse.
+    // Forwarding, and a translation with its inverse.
+    check_forward(data, p, None);
     let deltas = Deltas::between(p.proto, &old, &new);
-    let mut frame = data.to_vec();
-    if rewrite::translate(&mut frame, p, &new, deltas) {
-        let again = match parse(&frame, frame.len()) {
-            Ok(again) => again,
-            Err(e) => panic!("{e} after translating {p:?}"),
-        };
-        assert_eq!(again, p.translated(&new));
-        assert_eq!(
-            checksum::verify(&again, [&frame[..]]),
-            checksum::verify(p, [data]),
-            "verdict on {p:?}"
-        );
-        let back = Deltas {
-            l3: deltas.l3.reverse(),
-            l4: deltas.l4.reverse(),
-        };
-        assert!(rewrite::translate(&mut frame, &again, &old, back));
-        // A checksum field of ffff in place of 0 means the same, and is not restored exactly.
-        if checksum::verify(p, [data]) {
-            assert_eq!(parse(&frame, frame.len()), Ok(*p));
-        }
+    let back = Deltas {
+        l3: deltas.l3.reverse(),
+        l4: deltas.l4.reverse(),
+    };
+    if let Some((frame, sent)) = check_forward(data, p, Some((&new, deltas))) {
+        check_forward(&frame, &sent, Some((&old, back)));
     }
     // The translation of an ICMP error.
     if let Ok(inner) = quoted(data, p) {
@@ -240,14 +244,7 @@ fn check_rewrites(data: &[u8], p: &Parsed) {
             assert_eq!(again, Ok((p.translated(&Tuple { src: a, dst: b, ..old }), Ok(quote))));
         }
     }
-    // Forwarding, TTL, MSS and the computed checksum.
-    check_forward(data, p, &new, deltas);
-    let mut frame = data.to_vec();
-    if rewrite::decrement_ttl(&mut frame, p) {
-        assert_eq!(parse(&frame, frame.len()), Ok(Parsed { ttl: p.ttl - 1, ..*p }));
-    } else {
-        assert!(p.ttl <= 1 && frame == data);
-    }
+    // MSS and the computed checksum.
     let mut frame = data.to_vec();
     if rewrite::clamp_mss(&mut frame, p, 1000) {
         assert_eq!(tcp::mss(&frame, p).map(|m| m.1), Some(1000));

@@ -1,14 +1,14 @@
 //! Parser, header rewriting, packet builders and checksums for heddle's protocols. It uses no table and no socket.
 //!
 //! A packet is parsed once, into offsets and the fields of its flow key ([`parse()`]). The checksum changes of a flow's rewrite are
-//! computed once ([`rewrite::Deltas`]) and applied to each packet ([`rewrite::forward`], [`rewrite::translate`]). [`build`] writes
+//! computed once ([`rewrite::Deltas`]) and applied to each packet ([`rewrite::forward`]). [`build`] writes
 //! heddle's local replies into a caller's buffer. No function allocates, keeps state, or panics on any bytes.
 //!
 //! The engine's stages call these functions for each packet. The tables and the flow table use the types of addresses and tuples.
 //!
 //! ```
-//! use heddle_wire::rewrite::{Deltas, Tuple, translate};
-//! use heddle_wire::{Ip, checksum, parse};
+//! use heddle_wire::rewrite::{Deltas, Tuple, forward};
+//! use heddle_wire::{Ip, MacAddr, checksum, parse};
 //!
 //! # fn main() -> Result<(), heddle_wire::ParseError> {
 //! # let mut frame = [
@@ -22,7 +22,8 @@
 //!
 //! let backend = Tuple { dst: Ip::from_v4([10, 1, 0, 7]), dport: 5353, ..packet.tuple() };
 //! let deltas = Deltas::between(packet.proto, &packet.tuple(), &backend);
-//! assert!(translate(&mut frame, &packet, &backend, deltas));
+//! let macs = (MacAddr([0x02, 0, 0, 0, 0, 7]), MacAddr::GATEWAY);
+//! assert!(forward(&mut frame, &packet, macs, Some((&backend, deltas))));
 //! assert_eq!(parse(&frame, frame.len())?.tuple(), backend);
 //! # Ok(())
 //! # }

@@ -9,7 +9,7 @@ mod transport;
 
 pub use crc32c::Crc32c;
 pub use delta::Delta;
-pub use transport::{Finished, compute, finish_partial, is_partial, verify};
+pub use transport::{Finished, compute, is_partial, verify};
 
 use crate::addr::Ip;
 use crate::proto::Proto;

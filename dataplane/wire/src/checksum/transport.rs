@@ -116,19 +116,6 @@ pub fn compute<'a>(p: &Parsed, chain: impl IntoIterator<Item = &'a [u8]>) -> Opt
     Some(Finished { at: at as u16, value })
 }
 
-/// Finishes a partial checksum. `rest` is the frames behind the head. Returns false if the checksum was not partial or the chain
-/// is too short.
-pub fn finish_partial<'a>(head: &mut [u8], rest: impl IntoIterator<Item = &'a [u8]>, p: &Parsed) -> bool {
-    if !is_partial(head, p) {
-        return false;
-    }
-    let done = compute(
-        p,
-        std::iter::once(&*head).chain(rest.into_iter().map(|r| -> &[u8] { r })),
-    );
-    done.is_some_and(|f| f.store(head))
-}
-
 /// Returns true if the transport checksum is correct. `chain` is the packet's frames, head first.
 ///
 /// Also returns true if there is no checksum to verify: fragments, other protocols, UDP over IPv4 with a field of 0.

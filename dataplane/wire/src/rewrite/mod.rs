@@ -1,8 +1,8 @@
 //! Changes a parsed packet in place: addresses, ports, TTL and MAC addresses, with all checksums (RFC 1624).
 //!
 //! Functions take the head frame's bytes and the [`Parsed`] that was made from them. They return false, without a panic, if the
-//! two do not belong together. A partial transport checksum must be finished first (`checksum::finish_partial`) or computed
-//! afterwards (`checksum::compute`). The `Parsed` is not changed: [`Parsed::translated`] returns the one of the changed packet.
+//! two do not belong together. A partial transport checksum must be computed afterwards
+//! (`checksum::compute`). The `Parsed` is not changed: [`Parsed::translated`] returns the one of the changed packet.
 
 mod echo;
 mod error;
@@ -61,7 +61,7 @@ impl Parsed {
         }
     }
 
-    /// Returns the parsed headers of the packet after [`translate`] with `new`.
+    /// Returns the parsed headers of the packet after [`forward`] with the tuple `new`, but with the TTL from before.
     #[must_use]
     pub const fn translated(mut self, new: &Tuple) -> Self {
         self.src = new.src;
@@ -129,10 +129,11 @@ pub fn set_macs(frame: &mut [u8], dst: MacAddr, src: MacAddr) -> bool {
 const ONE_HOP: u32 = 0xfeff;
 
 /// Rewrites a packet's headers for forwarding: sets the Ethernet addresses `macs` (destination, source), decrements TTL or hop
-/// limit, and applies the translation `to`, all in one pass over the headers.
+/// limit, and applies the translation `to` (the new tuple and the changes of the checksums), all in one pass over the headers.
 ///
-/// Returns false if the TTL is used up, or if [`translate`] would return false. The packet may then be changed in part and must be
-/// dropped.
+/// In a later fragment the ports are not changed. Returns false if the TTL is used up, if the new tuple is of the other family, or
+/// if the ports of a fragmented SCTP packet would change, because its CRC32c covers the other fragments. The packet may then be
+/// changed in part and must be dropped.
 #[inline(always)]
 pub fn forward(frame: &mut [u8], p: &Parsed, macs: (MacAddr, MacAddr), to: Option<(&Tuple, Deltas)>) -> bool {
     let sent = match p.l3 {
@@ -191,16 +192,6 @@ fn forward_v6(frame: &mut [u8], (dst, src): (MacAddr, MacAddr), to: Option<(&Tup
         head[L3 + 24..L3 + 40].copy_from_slice(&new.dst.octets());
     }
     true
-}
-
-/// Sets addresses and ports to `new` and applies `deltas` to the checksums. [`forward`] does the same in its single pass.
-///
-/// In a later fragment only the addresses are changed. Returns false if `new` is of the other family, or if the ports of a
-/// fragmented SCTP packet would change, because its CRC32c covers the other fragments. The packet must then be dropped.
-#[inline]
-pub fn translate(frame: &mut [u8], p: &Parsed, new: &Tuple, deltas: Deltas) -> bool {
-    set_addresses(frame, p, new.src, new.dst, deltas.l3)
-        && (p.is_later_fragment() || set_ports(frame, p, new, deltas.l4))
 }
 
 /// Sets the addresses and applies the change to the checksum of an IPv4 header.
@@ -310,36 +301,6 @@ fn apply_udp(frame: &mut [u8], at: usize, delta: Delta) -> bool {
     match bytes::be16(frame, at) {
         Some(field) => bytes::put16(frame, at, delta.apply_udp(field)),
         None => false,
-    }
-}
-
-/// Decrements TTL or hop limit. Returns false and changes nothing if it would become 0.
-#[inline]
-pub fn decrement_ttl(frame: &mut [u8], p: &Parsed) -> bool {
-    match p.l3 {
-        L3::V4 => {
-            let Some(word) = bytes::read::<2>(frame, L3 + 8).copied() else {
-                return false;
-            };
-            if word[0] <= 1 {
-                return false;
-            }
-            let new = [word[0] - 1, word[1]];
-            bytes::put(frame, L3 + 8, new)
-                && apply(
-                    frame,
-                    V4_CHECKSUM,
-                    Delta::word(u16::from_be_bytes(word), u16::from_be_bytes(new)),
-                )
-        }
-        L3::V6 => match bytes::read_mut::<1>(frame, L3 + 7) {
-            Some(hops) if hops[0] > 1 => {
-                hops[0] -= 1;
-                true
-            }
-            _ => false,
-        },
-        L3::Arp => false,
     }
 }
 
