@@ -61,15 +61,15 @@ impl PolicySide {
     ///   a final decision for selected pods" (API v1alpha2). The compiler leaves these rules out for selected pods.
     #[inline]
     pub(crate) fn verdict_on(&self, peer: IdentityId, itself: bool, proto: Proto, dst_port: u16) -> PolicyVerdict {
+        // A NetworkPolicy has no rules that deny. It denies by the side's default alone, so every denial in a cell is of a
+        // ClusterNetworkPolicy.
+        let default = select_unpredictable(itself, Cell::allow(RuleId::SELF), self.default);
         let cell = self.cell(peer);
         let cell = if cell.is_row() {
             self.in_row(cell, proto, dst_port)
         } else {
             cell
         };
-        // A NetworkPolicy has no rules that deny. It denies by the side's default alone, so every denial in a cell is of a
-        // ClusterNetworkPolicy.
-        let default = select_unpredictable(itself, Cell::allow(RuleId::SELF), self.default);
         cell.or(default).verdict()
     }
 
