@@ -71,14 +71,14 @@ impl RuleId {
     pub const NO_POLICY: Self = Self(0);
     /// Traffic between a pod and its own node is always allowed.
     pub const OWN_NODE: Self = Self(1);
-    /// Traffic of a pod with itself is allowed if no rule of a ClusterNetworkPolicy matches it.
+    /// Traffic of a pod with itself is allowed unless a rule of a ClusterNetworkPolicy of tier Admin denies it.
     pub const SELF: Self = Self(2);
     /// The endpoint's policy is not compiled yet: it forwards nothing.
     pub const NOT_READY: Self = Self(3);
     /// The lowest identifier of a policy's rule. The identifiers below it are the constants above, with a fixed meaning.
     pub const FIRST_POLICY: Self = Self(16);
-    /// The greatest identifier that a policy table can hold: its cells have 30 bits for a rule.
-    pub const MAX: Self = Self((1 << 30) - 1);
+    /// The greatest identifier that a policy table can hold: its cells have 29 bits for a rule.
+    pub const MAX: Self = Self((1 << 29) - 1);
 }
 
 #[cfg(test)]
@@ -119,14 +119,14 @@ mod tests {
     }
 
     #[test]
-    fn constant_rules_lie_below_those_of_policies_and_these_fit_30_bits() {
+    fn constant_rules_lie_below_those_of_policies_and_these_fit_29_bits() {
         for constant in [RuleId::NO_POLICY, RuleId::OWN_NODE, RuleId::SELF, RuleId::NOT_READY] {
             assert!(constant < RuleId::FIRST_POLICY);
         }
         assert!(RuleId::FIRST_POLICY < RuleId::MAX);
         assert_eq!(
             (RuleId::MAX.0.leading_zeros(), (RuleId::MAX.0 + 1).leading_zeros()),
-            (2, 1)
+            (3, 2)
         );
     }
 

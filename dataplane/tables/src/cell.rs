@@ -41,7 +41,10 @@ impl Cell {
     pub(crate) const ALLOW: u32 = 1 << 30;
     pub(crate) const DENY: u32 = 2 << 30;
     pub(crate) const ROW: u32 = 3 << 30;
-    const NUMBER: u32 = (1 << 30) - 1;
+    /// The rule spares the endpoint itself.
+    const SPARES_ITSELF: u32 = 1 << 29;
+    const NUMBER: u32 = (1 << 29) - 1;
+    const KIND: u32 = 3 << 30;
 
     /// Allowed by `rule`.
     #[must_use]
@@ -55,6 +58,12 @@ impl Cell {
         Self(Self::DENY | rule.0 & Self::NUMBER)
     }
 
+    /// Denied by `rule`, unless the peer is the endpoint itself.
+    #[must_use]
+    pub const fn deny_others(rule: RuleId) -> Self {
+        Self(Self::DENY | Self::SPARES_ITSELF | rule.0 & Self::NUMBER)
+    }
+
     pub(crate) const fn row(row: u32) -> Self {
         Self(Self::ROW | row & Self::NUMBER)
     }
@@ -64,7 +73,7 @@ impl Cell {
     }
 
     pub(crate) const fn kind(self) -> u32 {
-        self.0 & !Self::NUMBER
+        self.0 & Self::KIND
     }
 
     pub(crate) const fn bits(self) -> u32 {
@@ -79,7 +88,14 @@ impl Cell {
         self.kind() == Self::ROW
     }
 
-    /// Returns this cell, or `other` if no rule matches. Branch-free, because a branch here would be unpredictable.
+    /// Returns this cell, or `other` if no rule matches, or only a rule that spares the endpoint itself, which the peer is. Branch-free, because a branch here would be unpredictable.
+    #[inline]
+    pub(crate) fn or_unless(self, itself: bool, other: Self) -> Self {
+        let is_spared = itself & (self.0 & Self::SPARES_ITSELF != 0);
+        select_unpredictable((self == Self::DEFAULT) | is_spared, other, self)
+    }
+
+    /// Returns this cell, or `other` if no rule matches. Branch-free as above.
     #[inline]
     pub(crate) fn or(self, other: Self) -> Self {
         select_unpredictable(self == Self::DEFAULT, other, self)
@@ -98,6 +114,7 @@ impl fmt::Debug for Cell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind() {
             Self::ALLOW => write!(f, "allow({})", self.number()),
+            Self::DENY if self.0 & Self::SPARES_ITSELF != 0 => write!(f, "deny_others({})", self.number()),
             Self::DENY => write!(f, "deny({})", self.number()),
             Self::ROW => write!(f, "row({})", self.number()),
             _ => f.write_str("default"),

@@ -48,7 +48,7 @@ impl Endpoint {
 
     /// Returns the verdict of this endpoint on a connection in `direction` (towards or from it) with `peer`, to `dst_port` of
     /// the accepting side. A pod denies everything until its policy is compiled, always allows its own node, and otherwise
-    /// follows its policy. A NetworkPolicy never blocks a pod from itself; a rule of a ClusterNetworkPolicy does. The host and the
+    /// follows its policy. A NetworkPolicy never blocks a pod from itself; a rule of a ClusterNetworkPolicy of tier Admin does. The host and the
     /// uplink allow everything. Constant time.
     #[inline]
     #[must_use]
@@ -122,6 +122,15 @@ mod tests {
         );
         assert_eq!(verdicts(Some(&PolicySide::open()), OWN), both(itself));
         assert_eq!(verdicts(None, OWN), both(PolicyVerdict::Deny(RuleId::NOT_READY)));
+    }
+
+    #[test]
+    fn a_rule_of_the_baseline_tier_spares_the_pod_itself_and_nobody_else() {
+        let mut side = PolicySideBuilder::open();
+        side.set(OWN.identity, PeerRules::Every(Cell::deny_others(RULE)));
+        let itself = PolicyVerdict::Allow(RuleId::SELF);
+        assert_eq!(verdicts(Some(side.side()), OWN), both(itself));
+        assert_eq!(verdicts(Some(side.side()), TWIN), both(PolicyVerdict::Deny(RULE)));
     }
 
     #[test]

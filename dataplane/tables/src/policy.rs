@@ -57,8 +57,8 @@ impl PolicySide {
     ///   Pod is subject to ClusterNetworkPolicy" (network-policy-api, API overview, pull request 390).
     /// - NetworkPolicy: allowed, because "a pod cannot block access to itself" (Kubernetes, concepts, Network Policies). Cilium
     ///   (pull request 15321) and OVN-Kubernetes (pull request 3500) do the same behind a Service.
-    /// - Baseline: only if no NetworkPolicy selects the pod for this direction, as to any other peer: "v1.NetworkPolicy always makes
-    ///   a final decision for selected pods" (API v1alpha2). The compiler leaves these rules out for selected pods.
+    /// - Baseline: never. The NetworkPolicies' answer, that a pod reaches itself, is given before this tier. The conformance case
+    ///   `generated/open-1-004` expects it. The compiler marks these rules ([`Cell::deny_others`]).
     #[inline]
     pub(crate) fn verdict_on(&self, peer: IdentityId, itself: bool, proto: Proto, dst_port: u16) -> PolicyVerdict {
         // A NetworkPolicy has no rules that deny. It denies by the side's default alone, so every denial in a cell is of a
@@ -70,7 +70,7 @@ impl PolicySide {
         } else {
             cell
         };
-        cell.or(default).verdict()
+        cell.or_unless(itself, default).verdict()
     }
 
     /// Returns the verdict in the row of a cell.

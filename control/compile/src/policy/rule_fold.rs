@@ -44,7 +44,7 @@ impl RuleFold {
         if self.complete {
             return;
         }
-        let cell = self.cell(rule);
+        let cell = self.cell(tier, rule);
         for list in &mut self.current {
             list.push(PortRange {
                 first: 0,
@@ -61,13 +61,15 @@ impl RuleFold {
         if self.complete {
             return;
         }
-        let cell = self.cell(rule);
+        let cell = self.cell(tier, rule);
         self.current[slot(protocol)].push(PortRange { first, last, cell });
     }
 
-    fn cell(&mut self, rule: &Rule) -> Cell {
+    fn cell(&mut self, tier: EvaluationTier, rule: &Rule) -> Cell {
         match rule.effect {
             Effect::Allow => Cell::allow(rule.id),
+            // A pod reaches itself whatever this tier says.
+            Effect::Deny if tier == EvaluationTier::Baseline => Cell::deny_others(rule.id),
             Effect::Deny => Cell::deny(rule.id),
             Effect::Pass => {
                 self.passes = true;

@@ -53,7 +53,7 @@ impl RuleIds {
         id
     }
 
-    /// Returns an identifier without a name. After a billion the counter wraps around and skips identifiers that have
+    /// Returns an identifier without a name. After half a billion the counter wraps around and skips identifiers that have
     /// one.
     fn next_unused(&mut self, tables: &SnapshotBuilder) -> RuleId {
         loop {
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_billion_identifiers_the_used_ones_are_skipped() {
+    fn after_half_a_billion_identifiers_the_used_ones_are_skipped() {
         let (mut rules, mut tables) = (RuleIds::default(), SnapshotBuilder::new());
         let kept = rules.acquire(deny("kept"), &mut tables);
         rules.next = RuleId::MAX.0;

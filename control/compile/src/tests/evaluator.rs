@@ -124,7 +124,8 @@ pub(super) fn is_allowed(world: &World, pod: &Pod, direction: Direction, peer: I
         return true;
     }
     // "A Pod connecting to a Service IP that the service proxy load-balances back to the same Pod is subject to
-    // ClusterNetworkPolicy"; of NetworkPolicies, "a pod cannot block access to itself".
+    // ClusterNetworkPolicy"; of NetworkPolicies, "a pod cannot block access to itself". That answer comes before the Baseline
+    // tier.
     let is_itself = pod.ips.contains(&peer);
     let verdicts: Vec<bool> = cluster
         .policies()
@@ -135,6 +136,6 @@ pub(super) fn is_allowed(world: &World, pod: &Pod, direction: Direction, peer: I
         (Some(RuleAction::Accept), _) => true,
         (Some(RuleAction::Deny), _) => false,
         (Some(RuleAction::Pass) | None, false) => is_itself || verdicts.contains(&true),
-        (Some(RuleAction::Pass) | None, true) => tier(Tier::Baseline) != Some(RuleAction::Deny),
+        (Some(RuleAction::Pass) | None, true) => is_itself || tier(Tier::Baseline) != Some(RuleAction::Deny),
     }
 }
