@@ -11,6 +11,7 @@ use common::{BOUND, binaries, port, wait_until};
 use heddle_lab::shop::{Shop, WEB_PORT, WEB_TARGET};
 use heddle_lab::traffic::{self, ServerBehavior, TcpServer};
 use heddle_lab::{Lab, LabError, Node, NodePlan, manifests};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// The port of the server outside.
@@ -246,6 +247,13 @@ fn the_node_works_without_its_object_and_with_other_pod_ranges() -> Result<(), L
     wait_until("the agent knows no node", || Ok(nodes(&shop)? == 0))?;
     wait_until("the kernel's state is as planned", || Ok(works(&shop.node.status()?)))?;
     assert_eq!(broken_path(&shop)?, None, "without the Node object");
+    // An agent that starts without the object remembers it.
+    shop.node.stop_agent(Signal::SIGTERM)?;
+    shop.node.start_agent()?;
+    wait_until("the kernel's state is as planned after a restart", || {
+        Ok(works(&shop.node.status()?))
+    })?;
+    assert_eq!(broken_path(&shop)?, None, "after a restart without the Node object");
     // Its ranges may be another node's soon, so no new pod gets an address.
     assert!(!is_ready(&shop)?);
     let refused = shop.add_pod("late", "client").map(drop);

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use heddle_host::state_file;
-use serde::{Deserialize, Serialize};
+use heddle_model::Node;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::error::StoreError;
 use super::record::{FIRST_ID, LAST_ID, Record};
@@ -35,6 +37,19 @@ pub(super) struct FileContents {
     /// The ids of other nodes in the tables and in the flow table.
     #[serde(default)]
     pub(super) nodes: BTreeMap<String, u16>,
+    /// The last version of this node's object, from which the node's facts follow while the object is missing.
+    #[serde(
+        default,
+        deserialize_with = "readable_or_none",
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub(super) own_node: Option<Arc<Node>>,
+}
+
+/// Reads a node that another version of heddle may have written in another form. Without it, the facts wait for the object.
+fn readable_or_none<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Arc<Node>>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok().map(Arc::new))
 }
 
 impl Default for FileContents {
@@ -46,6 +61,7 @@ impl Default for FileContents {
             freed: VecDeque::new(),
             attachments: Vec::new(),
             nodes: BTreeMap::new(),
+            own_node: None,
         }
     }
 }

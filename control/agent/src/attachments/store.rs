@@ -9,7 +9,9 @@ use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use heddle_model::Node;
 use heddle_proto::{ContainerId, IfName, PrepareRequest};
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
@@ -169,6 +171,19 @@ impl Store {
     pub fn add_node_ids(&mut self, ids: impl IntoIterator<Item = (String, u16)>) {
         let mut next = self.state.clone();
         next.nodes.extend(ids);
+        self.replace(next);
+    }
+
+    /// Returns the last version of this node's object that was recorded.
+    #[must_use]
+    pub const fn own_node(&self) -> Option<&Arc<Node>> {
+        self.state.own_node.as_ref()
+    }
+
+    /// Records a version of this node's object.
+    pub fn set_own_node(&mut self, node: &Arc<Node>) {
+        let mut next = self.state.clone();
+        next.own_node = Some(Arc::clone(node));
         self.replace(next);
     }
 
@@ -344,6 +359,37 @@ mod tests {
         file["attachments"][0]["pod"]["later"] = "x".into();
         fs::write(&path, file.to_string()).unwrap();
         assert_eq!(Store::open(dir.path()).unwrap().state, store.state);
+    }
+
+    #[test]
+    fn the_own_node_is_found_again_and_one_that_cannot_be_read_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        let node = Arc::new(Node {
+            name: "n1".into(),
+            labels: Default::default(),
+            internal_ips: vec!["192.0.2.1".parse().unwrap()],
+            external_ips: Vec::new(),
+            pod_cidrs: ranges().to_vec(),
+            ready: true,
+            draining: false,
+        });
+        store.add(&request("a"), &ranges(), 1500, 8).unwrap();
+        store.set_own_node(&node);
+        save(&mut store);
+        assert_eq!(Store::open(dir.path()).unwrap().own_node(), Some(&node));
+        let path = dir.path().join(FILE);
+        let mut file: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        for unreadable in [
+            serde_json::json!(7),
+            serde_json::json!({"name": "n1"}),
+            serde_json::Value::Null,
+        ] {
+            file["ownNode"] = unreadable;
+            fs::write(&path, file.to_string()).unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            assert_eq!((store.own_node(), store.all().len()), (None, 1));
+        }
     }
 
     #[test]

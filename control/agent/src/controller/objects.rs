@@ -11,7 +11,7 @@ use heddle_host::external_aliases::ExternalAliases;
 use heddle_host::frontends::Frontends;
 use heddle_host::plan::{self, Inputs, Plan};
 use heddle_host::uplink::Uplink;
-use heddle_model::{Change, Changes, Cluster, Event, Kept, NodeFacts};
+use heddle_model::{Change, Changes, Cluster, Event, Kept, Node, NodeFacts};
 use ipnet::IpNet;
 
 use super::host::USUAL_MTU;
@@ -38,12 +38,13 @@ pub(super) struct Objects {
 }
 
 impl Objects {
-    /// Starts with an empty cluster and the last good versions that an earlier agent kept.
-    pub(super) fn new(node: &str, kept: &Kept) -> Self {
+    /// Starts with an empty cluster, the last good versions that an earlier agent kept, and the last version of this node's
+    /// object.
+    pub(super) fn new(node: &str, kept: &Kept, own_node: Option<Arc<Node>>) -> Self {
         Self {
             cluster: Arc::new(RwLock::new(Cluster::with_kept(kept))),
             node: node.to_owned(),
-            facts: NodeFacts::default(),
+            facts: NodeFacts::new(own_node, []),
             pending: Changes::default(),
             batches: VecDeque::new(),
             is_in_batch: false,
@@ -246,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_batch_is_applied_in_parts_and_shows_when_it_is_whole() {
-        let mut objects = Objects::new("n1", &Kept::default());
+        let mut objects = Objects::new("n1", &Kept::default(), None);
         let batch = || Kind::ALL.iter().copied().map(Event::Synced).collect::<Vec<_>>();
         objects.enqueue(Vec::new());
         assert!(!objects.has_queued() && !objects.is_in_batch());

@@ -38,6 +38,7 @@ impl Controller {
             return Ok(());
         }
         let has_other_facts = self.update_facts();
+        self.keep_own_node();
         let changes = self.objects.drain_changes();
         if changes.rejections || is_first {
             self.journal.keep(self.objects.cluster().kept());
@@ -99,6 +100,17 @@ impl Controller {
         let records = self.attachments.store.all();
         let attached = records.iter().flat_map(|record| record.addresses.iter().copied());
         self.objects.update_facts(attached)
+    }
+
+    /// Records the node's object for an agent that starts while it is missing. The journal logs a failed write.
+    fn keep_own_node(&mut self) {
+        let store = &mut self.attachments.store;
+        if let Some(node) = &self.objects.facts().node
+            && store.own_node() != Some(node)
+        {
+            store.set_own_node(node);
+            self.journal.save(store);
+        }
     }
 
     /// Hands the changed objects to the host task and to the compiler. `plans_anew`: the host task's plan may be another one,

@@ -104,7 +104,7 @@ impl Controller {
             requests,
             stop,
         } = parts;
-        let objects = Objects::new(&settings.node, &kept);
+        let objects = Objects::new(&settings.node, &kept, store.own_node().cloned());
         let (deleted_stale_in, deleted_stale) = unbounded();
         let host = HostReconciler::start(&settings)?;
         let read_model = Arc::new(ReadModel::new(
