@@ -34,7 +34,7 @@ use table::Table;
 /// - A refused version leaves the last good one in place. Without a good one the object is absent, except that a
 ///   [`NetworkPolicy`] or a [`ClusterNetworkPolicy`] denies the traffic of the pods that it selects, as far as its
 ///   selector could be read ([`Rejection::closes`]). A refused document or file that may have policies does the same.
-/// - At the start, the version that an earlier process kept counts as the last good one of a refused object ([`Kept`]).
+/// - At the start, the version that an earlier process kept counts as the last good one of a refused object ([`crate::Kept`]).
 /// - A version that claims something another object has (a cluster address, a node port) waits until it is free, with a
 ///   rejection that names both objects.
 /// - Several pods may have one address: [`Cluster::pod_at`] chooses. A terminated pod frees its addresses, and pods in the
