@@ -31,6 +31,8 @@ pub struct Store {
     state: FileContents,
     /// `true` if the state has changed since the last [`StateWrite`].
     is_unsaved: bool,
+    /// The number of changes since the start.
+    revision: u64,
 }
 
 impl Store {
@@ -52,6 +54,7 @@ impl Store {
             path,
             state,
             is_unsaved: false,
+            revision: 0,
         })
     }
 
@@ -59,6 +62,12 @@ impl Store {
     #[must_use]
     pub fn all(&self) -> &[Record] {
         &self.state.attachments
+    }
+
+    /// Returns the number of changes since the start: with the same number, the state is the same.
+    #[must_use]
+    pub const fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Returns the attachment of an interface of a container.
@@ -205,6 +214,7 @@ impl Store {
     fn replace(&mut self, next: FileContents) {
         if next != self.state {
             self.is_unsaved = true;
+            self.revision += 1;
             self.state = next;
         }
     }

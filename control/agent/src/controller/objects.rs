@@ -16,6 +16,7 @@ use ipnet::IpNet;
 
 use super::host::USUAL_MTU;
 use super::pod_routes::Ranges;
+use crate::attachments::Store;
 use crate::read_model::SharedCluster;
 use heddle_config::Settings;
 
@@ -27,6 +28,8 @@ pub(super) struct Objects {
     node: String,
     /// The node's facts, as [`Self::update_facts`] computed them last.
     facts: NodeFacts,
+    /// The revision of the attachments that the facts follow from; `None` before the first time.
+    facts_revision: Option<u64>,
     /// Changes that the compiler does not have yet; all changes until every kind has synced.
     pending: Changes,
     /// Batches of events that are not applied yet; the first one may be applied in part.
@@ -45,6 +48,7 @@ impl Objects {
             cluster: Arc::new(RwLock::new(Cluster::with_kept(kept))),
             node: node.to_owned(),
             facts: NodeFacts::new(own_node, []),
+            facts_revision: None,
             pending: Changes::default(),
             batches: VecDeque::new(),
             is_in_batch: false,
@@ -130,10 +134,16 @@ impl Objects {
     }
 
     /// Computes the node's facts from its object, or from the last version of a deleted one, and from the addresses of the
-    /// attachments. Returns `true` if they have changed.
-    pub(super) fn update_facts(&mut self, attached: impl IntoIterator<Item = IpAddr>) -> bool {
+    /// attachments, if one of them has changed. Returns `true` if the facts have changed.
+    pub(super) fn update_facts(&mut self, store: &Store) -> bool {
         let object = self.cluster().node(&self.node).cloned();
-        let facts = NodeFacts::new(object.or_else(|| self.facts.node.clone()), attached);
+        let node = object.or_else(|| self.facts.node.clone());
+        if self.facts_revision == Some(store.revision()) && node == self.facts.node {
+            return false;
+        }
+        self.facts_revision = Some(store.revision());
+        let records = store.all().iter();
+        let facts = NodeFacts::new(node, records.flat_map(|record| record.addresses.iter().copied()));
         let is_changed = facts != self.facts;
         self.facts = facts;
         is_changed

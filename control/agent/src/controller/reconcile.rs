@@ -34,11 +34,10 @@ impl Controller {
     pub(super) fn reconcile(&mut self) -> Result<(), ControllerError> {
         self.objects.log_rejections();
         let is_first = self.publication.is_none();
+        let has_other_facts = self.update_facts();
         if is_first && !self.start_publication() {
             return Ok(());
         }
-        let has_other_facts = self.update_facts();
-        self.keep_own_node();
         let changes = self.objects.drain_changes();
         if changes.rejections || is_first {
             self.journal.keep(self.objects.cluster().kept());
@@ -62,7 +61,6 @@ impl Controller {
         if !self.objects.is_synced() {
             return false;
         }
-        self.update_facts();
         self.host
             .set_node_addresses(self.objects.facts().internal_ips().to_vec());
         let deadline = *self
@@ -95,22 +93,20 @@ impl Controller {
         true
     }
 
-    /// Computes the node's facts. Returns `true` if they have changed.
+    /// Computes the node's facts. Returns `true` if they have changed. A new version of the node's object is recorded for an agent
+    /// that starts while it is missing; the journal logs a failed write.
     fn update_facts(&mut self) -> bool {
-        let records = self.attachments.store.all();
-        let attached = records.iter().flat_map(|record| record.addresses.iter().copied());
-        self.objects.update_facts(attached)
-    }
-
-    /// Records the node's object for an agent that starts while it is missing. The journal logs a failed write.
-    fn keep_own_node(&mut self) {
         let store = &mut self.attachments.store;
+        if !self.objects.update_facts(store) {
+            return false;
+        }
         if let Some(node) = &self.objects.facts().node
             && store.own_node() != Some(node)
         {
             store.set_own_node(node);
             self.journal.save(store);
         }
+        true
     }
 
     /// Hands the changed objects to the host task and to the compiler. `plans_anew`: the host task's plan may be another one,
