@@ -34,8 +34,9 @@ pub enum Report {
     Changed(HostLink),
     /// Interfaces of ports that lost their XDP program or have another one. The controller attaches it again.
     ProgramsLost(Vec<PortLink>),
-    /// Interfaces of ports that are gone, because somebody deleted them or the pod's namespace. The controller closes the ports.
-    LinksGone(Vec<PortLink>),
+    /// Interfaces of ports are gone, because somebody deleted them or the pod's namespace. The controller looks for them and
+    /// closes the ports.
+    LinksGone,
     /// Somebody deleted the host port's pair, and it was re-created. The controller reopens the queues.
     Recreated(HostLink),
     /// Somebody deleted the host port's pair, and it cannot be re-created now. The task tries again with growing pauses, up to 30 s.

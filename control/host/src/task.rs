@@ -327,7 +327,7 @@ impl Task {
                 "net.ipv4.ip_local_reserved_ports lacked ports that heddle uses: reserved again".to_owned()
             }),
         }
-        let (lost, gone) = self.check_ports(&ports, &mut applied);
+        let (lost, is_one_gone) = self.check_ports(&ports, &mut applied);
         // Differences from the plan that was in force already were made by others.
         let is_repair = self.compared.as_ref().is_some_and(|compared| *compared == plan);
         for line in &applied.changed {
@@ -357,29 +357,29 @@ impl Task {
         if !lost.is_empty() {
             (self.reports)(Report::ProgramsLost(lost));
         }
-        if !gone.is_empty() {
-            (self.reports)(Report::LinksGone(gone));
+        if is_one_gone {
+            (self.reports)(Report::LinksGone);
         }
         (self.reports)(Report::Reconciled { revision, failures });
     }
 
-    /// Sets interfaces of ports up that are down. Returns those without the XDP program, and those that are gone. A missing
+    /// Sets interfaces of ports up that are down. Returns those without the XDP program, and `true` if one is gone. A missing
     /// interface is no difference: the controller closes its port.
-    fn check_ports(&self, ports: &PortLinks, applied: &mut Applied) -> (Vec<PortLink>, Vec<PortLink>) {
+    fn check_ports(&self, ports: &PortLinks, applied: &mut Applied) -> (Vec<PortLink>, bool) {
         let links = match self.netlink.links() {
             Ok(links) => links,
             Err(e) => {
                 applied.failures.push(e.into());
-                return (Vec::new(), Vec::new());
+                return (Vec::new(), false);
             }
         };
-        let (mut lost, mut gone) = (Vec::new(), Vec::new());
+        let (mut lost, mut is_one_gone) = (Vec::new(), false);
         for port in &ports.links {
             let Some(link) = links
                 .iter()
                 .find(|link| link.index == port.index && link.name == port.name)
             else {
-                gone.push(port.clone());
+                is_one_gone = true;
                 continue;
             };
             if !link.up {
@@ -392,7 +392,7 @@ impl Task {
                 lost.push(port.clone());
             }
         }
-        (lost, gone)
+        (lost, is_one_gone)
     }
 
     /// Re-creates the pair of interfaces if somebody has deleted it.

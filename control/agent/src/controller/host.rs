@@ -170,7 +170,7 @@ impl HostReconciler {
                 HostChange::Link
             }
             Report::ProgramsLost(links) => HostChange::ProgramsLost(links),
-            Report::LinksGone(_) => HostChange::LinksGone,
+            Report::LinksGone => HostChange::LinksGone,
             Report::Lost(error) => {
                 tracing::error!("the host port cannot be re-created: {error}; heddle tries again, at least every 30 s");
                 HostChange::Nothing
