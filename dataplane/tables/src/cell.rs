@@ -88,17 +88,18 @@ impl Cell {
         self.kind() == Self::ROW
     }
 
-    /// Returns this cell, or `other` if no rule matches, or only a rule that spares the endpoint itself, which the peer is. Branch-free, because a branch here would be unpredictable.
+    /// Returns this cell, or `other` if no rule matches, or only a rule that spares the endpoint itself, which the peer is.
+    /// Branch-free, because a branch here would be unpredictable.
     #[inline]
     pub(crate) fn or_unless(self, itself: bool, other: Self) -> Self {
         let is_spared = itself & (self.0 & Self::SPARES_ITSELF != 0);
         select_unpredictable((self == Self::DEFAULT) | is_spared, other, self)
     }
 
-    /// Returns this cell, or `other` if no rule matches. Branch-free as above.
+    /// Returns this cell, or `other` if no rule matches.
     #[inline]
     pub(crate) fn or(self, other: Self) -> Self {
-        select_unpredictable(self == Self::DEFAULT, other, self)
+        self.or_unless(false, other)
     }
 
     /// Returns the verdict of a cell that names no row; the default cell denies.

@@ -48,8 +48,8 @@ impl Endpoint {
 
     /// Returns the verdict of this endpoint on a connection in `direction` (towards or from it) with `peer`, to `dst_port` of
     /// the accepting side. A pod denies everything until its policy is compiled, always allows its own node, and otherwise
-    /// follows its policy. A NetworkPolicy never blocks a pod from itself; a rule of a ClusterNetworkPolicy of tier Admin does. The host and the
-    /// uplink allow everything. Constant time.
+    /// follows its policy. A NetworkPolicy never blocks a pod from itself; a rule of a ClusterNetworkPolicy of tier Admin does.
+    /// The host and the uplink allow everything. Constant time.
     #[inline]
     #[must_use]
     pub fn judge(&self, direction: Direction, peer: AddressInfo, proto: Proto, dst_port: u16) -> PolicyVerdict {

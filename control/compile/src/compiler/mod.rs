@@ -93,8 +93,10 @@ impl Compiler {
 
     /// Sets the MAC address of the host port.
     pub fn set_host_mac(&mut self, mac: MacAddr) {
-        self.config.host_mac = mac;
-        self.node.write_own_node(&self.config, &mut self.output);
+        if self.config.host_mac != mac {
+            self.config.host_mac = mac;
+            self.node.write_own_node(&self.config, &mut self.output);
+        }
     }
 
     /// Sets the addresses that the node's interfaces have. Returns true if they changed.

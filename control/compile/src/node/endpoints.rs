@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use heddle_tables::{Endpoint, EndpointId, EndpointPolicy, HostPort, WorkerId};
+use heddle_tables::{Endpoint, EndpointId, EndpointPolicy, WorkerId};
 use heddle_wire::MacAddr;
 
 use crate::config::NodeConfig;
@@ -61,12 +61,12 @@ pub(crate) fn write_endpoints(
             });
         }
     }
-    let host = output.tables.current().node().host.clone();
-    write_node_endpoints(&host, config, output);
+    write_node_endpoints(config, output);
 }
 
-/// Writes the endpoints of the host and the uplink.
-pub(crate) fn write_node_endpoints(host: &HostPort, config: &NodeConfig, output: &mut Output) {
+/// Writes the endpoints of the host and the uplink. The host port is the one of the node's own table.
+pub(crate) fn write_node_endpoints(config: &NodeConfig, output: &mut Output) {
+    let host = output.tables.current().node().host.clone();
     let endpoint = |id, addresses, mac: MacAddr, port, name: &str| Endpoint {
         id,
         generation: output.generations.get(id),
@@ -78,13 +78,7 @@ pub(crate) fn write_node_endpoints(host: &HostPort, config: &NodeConfig, output:
         name: name.into(),
         policy: None,
     };
-    let host = endpoint(
-        EndpointId::HOST,
-        host.addresses.clone(),
-        host.mac,
-        config.host_port,
-        "host",
-    );
+    let host = endpoint(EndpointId::HOST, host.addresses, host.mac, config.host_port, "host");
     let uplink = endpoint(
         EndpointId::UPLINK,
         arrayvec::ArrayVec::new(),

@@ -78,7 +78,7 @@ impl OwnNode {
             addresses: listed,
             pod_cidrs,
             service_cidrs: self.service_cidrs.clone(),
-            host: host.clone(),
+            host,
             masquerade: Masquerade {
                 addresses: reserved(&self.facts.masquerade_addresses).into_iter().take(2).collect(),
                 ports: config.masquerade_ports,
@@ -88,6 +88,6 @@ impl OwnNode {
             overlay_mtu: config.uplink.overlay,
         });
         (self.addresses, self.claimed) = (addresses, claimed);
-        write_node_endpoints(&host, config, output);
+        write_node_endpoints(config, output);
     }
 }

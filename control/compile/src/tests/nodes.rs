@@ -54,14 +54,20 @@ fn every_address_has_the_right_place() {
     );
 }
 
-/// The node's object is deleted and comes back with another pod range, while its pods run.
-#[test]
-fn a_node_whose_object_goes_keeps_its_properties_and_another_range_replaces_the_earlier_one() {
+/// Returns this node and another one, with a pod of this node at an address.
+fn two_nodes_with_a_pod_at(address: &str) -> World {
     let mut world = World::new();
     world
         .put(node("here", "192.168.0.1", "10.0.1.0/24"))
         .put(node("there", "192.168.0.2", "10.0.2.0/24"))
-        .local(2, &pod("a/near", "here", &["10.0.1.9"], ""));
+        .local(2, &pod("a/near", "here", &[address], ""));
+    world
+}
+
+/// The node's object is deleted and comes back with another pod range, while its pods run.
+#[test]
+fn a_node_whose_object_goes_keeps_its_properties_and_another_range_replaces_the_earlier_one() {
+    let mut world = two_nodes_with_a_pod_at("10.0.1.9");
     let before = world.build().snapshot;
     world.delete(Kind::Node, "", "here");
     let gone = world.build();
@@ -89,11 +95,7 @@ fn a_node_whose_object_goes_keeps_its_properties_and_another_range_replaces_the_
 /// A VIP, a second address of the uplink, node-local DNS at 169.254.20.10: whatever the node has is the node's.
 #[test]
 fn every_address_of_the_nodes_interfaces_is_the_nodes() {
-    let mut world = World::new();
-    world
-        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
-        .put(node("there", "192.168.0.2", "10.0.2.0/24"))
-        .local(2, &pod("a/near", "here", &["10.0.1.2"], ""));
+    let mut world = two_nodes_with_a_pod_at("10.0.1.2");
     let local = ["192.168.0.99", "169.254.20.10", "192.168.0.2", "10.0.1.2"].map(ip);
     world.hold(local);
     assert!(
