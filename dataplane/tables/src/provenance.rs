@@ -125,7 +125,7 @@ impl fmt::Display for Provenance {
         match self {
             Self::NoPolicy => f.write_str("no policy selects the pod"),
             Self::OwnNode => f.write_str("traffic between a pod and its own node is always allowed"),
-            Self::Itself => f.write_str("traffic of a pod with itself is always allowed"),
+            Self::Itself => f.write_str("NetworkPolicies never block a pod from itself"),
             Self::NotReady => f.write_str("the pod's policy is not compiled yet"),
             Self::Rule {
                 kind,
