@@ -7,6 +7,7 @@
 //! - [`manifest`] parses a file of YAML or JSON into its objects.
 //! - [`folder`] reads a folder of such files once, or watches it.
 //! - [`kept`] reads and writes the last good versions of refused objects, which an agent keeps over its restarts.
+//! - [`kube`](mod@kube) follows a Kubernetes API server.
 //!
 //! Only this crate knows the JSON and YAML forms of Kubernetes objects.
 
@@ -16,6 +17,7 @@ pub mod folder;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
 pub mod kept;
+pub mod kube;
 pub mod manifest;
 mod yaml;
 

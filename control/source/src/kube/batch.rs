@@ -1,0 +1,87 @@
+//! Joins events into batches: one burst of changes costs one build of the tables.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use heddle_model::Event;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+/// The pause after which a burst ends and becomes one batch. A single change waits as long.
+const QUIET: Duration = Duration::from_millis(2);
+/// The longest time for which a batch collects changes.
+const LONGEST: Duration = Duration::from_millis(100);
+
+/// Hands events on in batches, in their order, until the senders are gone or `sink` breaks.
+pub(super) async fn hand_on(
+    mut events: mpsc::Receiver<Vec<Event>>,
+    mut sink: impl FnMut(Vec<Event>) -> ControlFlow<()>,
+) {
+    while let Some(mut batch) = events.recv().await {
+        let end = Instant::now() + LONGEST;
+        while let Ok(Some(more)) = timeout_at((Instant::now() + QUIET).min(end), events.recv()).await {
+            batch.extend(more);
+            if Instant::now() >= end {
+                break;
+            }
+        }
+        if !batch.is_empty() && sink(batch).is_break() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use heddle_model::Kind;
+
+    use super::*;
+
+    fn event(n: usize) -> Vec<Event> {
+        vec![Event::Synced(Kind::ALL[n % Kind::ALL.len()])]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_burst_is_one_batch_and_a_constant_stream_is_cut() {
+        let (sender, receiver) = mpsc::channel(64);
+        let batches = Arc::new(Mutex::new(Vec::new()));
+        let task = tokio::spawn(hand_on(receiver, {
+            let batches = Arc::clone(&batches);
+            move |batch| {
+                batches.lock().unwrap().push((batch.len(), Instant::now()));
+                ControlFlow::Continue(())
+            }
+        }));
+        let start = Instant::now();
+        for n in 0..10 {
+            sender.send(event(n)).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert_eq!(batches.lock().unwrap().len(), 1);
+        // One event each millisecond: no pause ends a batch.
+        for n in 0..250 {
+            sender.send(event(n)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(sender);
+        task.await.unwrap();
+        let batches = batches.lock().unwrap();
+        assert_eq!(batches[0].0, 10);
+        assert_eq!(batches.iter().map(|(len, _)| len).sum::<usize>(), 260);
+        let mut before = start + Duration::from_millis(10);
+        for (_, at) in &batches[1..] {
+            assert!(*at - before <= LONGEST + QUIET + QUIET, "{:?}", *at - before);
+            before = *at;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_sink_that_breaks_ends_it() {
+        let (sender, receiver) = mpsc::channel(4);
+        sender.send(event(0)).await.unwrap();
+        hand_on(receiver, |_| ControlFlow::Break(())).await;
+        assert!(sender.send(event(1)).await.is_err());
+    }
+}

@@ -1,0 +1,314 @@
+//! Follows one kind: a complete list, and then each change.
+//!
+//! `kube`'s watcher lists, watches from the list's version, reconnects, and lists again when the server no longer has that
+//! version (410 Gone). Here its results become events, and its errors the health of the kind.
+
+use std::ops::ControlFlow;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use heddle_model::{Event, Kind, ObjectKey};
+use kube::Api;
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, DefaultBackoff, InitialListStrategy, watcher};
+use tokio::sync::{mpsc, watch};
+
+use super::connect::Connected;
+use super::health::Health;
+use super::mirror::Mirror;
+use super::raw::Raw;
+use super::resource::Resource;
+
+/// Follows a kind until the receiver of the events is gone.
+pub(super) async fn follow(
+    kind: Kind,
+    origin: Arc<str>,
+    mut clients: watch::Receiver<Option<Connected>>,
+    events: mpsc::Sender<Vec<Event>>,
+    health: Health,
+) {
+    let mut follower = KindFollower {
+        kind,
+        mirror: Mirror::new(kind, origin),
+        events,
+        health,
+        versions: Resource::of(kind),
+        version: 0,
+        may_stream: true,
+        reported: None,
+        absent_backoff: DefaultBackoff::default(),
+    };
+    loop {
+        let connected = clients.borrow_and_update().clone();
+        let Some(connected) = connected else {
+            if clients.changed().await.is_err() {
+                return;
+            }
+            continue;
+        };
+        tokio::select! {
+            changed = clients.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            ended = follower.watch(connected) => {
+                if ended.is_break() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// A kind that is followed.
+struct KindFollower {
+    kind: Kind,
+    mirror: Mirror,
+    events: mpsc::Sender<Vec<Event>>,
+    health: Health,
+    /// The versions in which the kind may be served, and the one that is asked for now.
+    versions: Vec<Resource>,
+    version: usize,
+    /// False once the server has refused to stream a list.
+    may_stream: bool,
+    /// The fault that was logged last, until the kind works again.
+    reported: Option<String>,
+    absent_backoff: DefaultBackoff,
+}
+
+impl KindFollower {
+    fn resource(&self) -> Resource {
+        self.versions[self.version % self.versions.len()]
+    }
+
+    /// Lists and watches with one client. Breaks when nobody wants the events; continues when the watch must begin again.
+    async fn watch(&mut self, connected: Connected) -> ControlFlow<()> {
+        let resource = self.resource();
+        let strategy = if connected.streams_lists && self.may_stream {
+            InitialListStrategy::StreamingList
+        } else {
+            InitialListStrategy::ListWatch
+        };
+        let config = watcher::Config {
+            initial_list_strategy: strategy.clone(),
+            ..watcher::Config::default()
+        };
+        let api: Api<Raw> = Api::all_with(connected.client, &resource);
+        let mut stream = pin!(watcher(api, config).backoff(DefaultBackoff::default()));
+        while let Some(next) = stream.next().await {
+            match next {
+                Ok(event) => {
+                    self.answered();
+                    let events = self.apply(event, &resource);
+                    if !events.is_empty() && self.events.send(events).await.is_err() {
+                        return ControlFlow::Break(());
+                    }
+                }
+                Err(error) => match self.fail(&error, strategy == InitialListStrategy::StreamingList) {
+                    Next::Retry => {}
+                    Next::ListByPages => {
+                        self.may_stream = false;
+                        return ControlFlow::Continue(());
+                    }
+                    Next::Absent => {
+                        let events = self.absent();
+                        if self.events.send(events).await.is_err() {
+                            return ControlFlow::Break(());
+                        }
+                        self.version += 1;
+                        let pause = self.absent_backoff.next().unwrap_or(Duration::from_secs(30));
+                        tokio::time::sleep(pause).await;
+                        return ControlFlow::Continue(());
+                    }
+                },
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Returns the events that follow from one of the watcher.
+    fn apply(&mut self, event: watcher::Event<Raw>, resource: &Resource) -> Vec<Event> {
+        let mut events = Vec::new();
+        match event {
+            watcher::Event::Init => self.mirror.begin_list(),
+            watcher::Event::InitApply(mut raw) | watcher::Event::Apply(mut raw) => {
+                raw.prepare(resource);
+                self.mirror.put(&raw.value, &mut events);
+                self.seen(raw.meta.resource_version);
+            }
+            watcher::Event::InitDone => {
+                self.mirror.end_list(&mut events);
+                self.works();
+            }
+            watcher::Event::Delete(raw) => {
+                if let Some(name) = raw.meta.name {
+                    let key = ObjectKey::new(raw.meta.namespace.unwrap_or_default(), name);
+                    self.mirror.remove(key, &mut events);
+                }
+                self.seen(raw.meta.resource_version);
+            }
+        }
+        events
+    }
+
+    /// Returns the events of a kind that the server does not have: it is complete, and empty.
+    fn absent(&mut self) -> Vec<Event> {
+        let mut events = Vec::new();
+        self.mirror.begin_list();
+        self.mirror.end_list(&mut events);
+        self.health.edit(self.kind, |health| {
+            (health.synced, health.absent, health.error, health.objects) = (true, true, None, 0);
+        });
+        self.answered();
+        events
+    }
+
+    fn answered(&self) {
+        self.health.edit(self.kind, |health| {
+            health.answered_at = Some(Instant::now());
+            health.unreachable_since = None;
+        });
+    }
+
+    /// Records a version that was seen. An object that comes or goes shows that the watch works.
+    fn seen(&mut self, version: Option<String>) {
+        let objects = self.mirror.len();
+        self.health.edit(self.kind, |health| {
+            health.objects = objects;
+            if let Some(version) = version {
+                health.resource_version = version;
+            }
+        });
+        if self.health.all().get(&self.kind).is_some_and(|health| health.synced) {
+            self.works();
+        }
+    }
+
+    fn works(&mut self) {
+        let objects = self.mirror.len();
+        self.health.edit(self.kind, |health| {
+            (health.synced, health.absent, health.error, health.objects) = (true, false, None, objects);
+        });
+        self.absent_backoff = DefaultBackoff::default();
+        if self.reported.take().is_some() {
+            tracing::info!(kind = %self.kind, "is read from the API server again");
+        }
+    }
+
+    /// Records an error and returns what to do.
+    fn fail(&mut self, error: &watcher::Error, was_streaming: bool) -> Next {
+        let resource = self.resource();
+        let fault = Fault::of(error, &resource);
+        if fault.code == 404 {
+            return Next::Absent;
+        }
+        // A server that cannot stream lists says that the request is invalid (400, 422).
+        if was_streaming && matches!(fault.code, 400 | 422) {
+            return Next::ListByPages;
+        }
+        self.health.edit(self.kind, |health| {
+            health.error = Some(fault.text.clone());
+            health.reconnects += 1;
+            if fault.is_unreachable {
+                health.unreachable_since.get_or_insert_with(Instant::now);
+            } else {
+                health.answered_at = Some(Instant::now());
+                health.unreachable_since = None;
+            }
+        });
+        // 410 is the usual end of a watch that was away for long.
+        if fault.code != 410 && self.reported.as_ref() != Some(&fault.text) {
+            tracing::warn!(kind = %self.kind, "{}; its objects stay as they are, and heddle tries again", fault.text);
+            self.reported = Some(fault.text);
+        }
+        Next::Retry
+    }
+}
+
+/// The consequence of an error.
+enum Next {
+    /// The watcher tries again after a pause.
+    Retry,
+    /// The list is read page by page.
+    ListByPages,
+    /// The server does not have the kind.
+    Absent,
+}
+
+/// An error of the watcher, in the words of an operator.
+struct Fault {
+    /// The HTTP status; 0 if there was no answer.
+    code: u16,
+    text: String,
+    /// Another server or newer credentials may help.
+    is_unreachable: bool,
+}
+
+impl Fault {
+    fn of(error: &watcher::Error, resource: &Resource) -> Self {
+        let name = resource.full_name();
+        let (verb, status) = match error {
+            watcher::Error::InitialListFailed(e) => ("list", e),
+            watcher::Error::WatchStartFailed(e) | watcher::Error::WatchFailed(e) => ("watch", e),
+            watcher::Error::WatchError(status) => return Self::of_status("watch", &name, status),
+            watcher::Error::NoResourceVersion => {
+                return Self {
+                    code: 0,
+                    text: format!("cannot watch {name}: the answer has no resourceVersion, so it is no API server's"),
+                    is_unreachable: false,
+                };
+            }
+        };
+        match status {
+            kube::Error::Api(status) => Self::of_status(verb, &name, status),
+            other => Self {
+                code: 0,
+                text: format!("cannot {verb} {name}: {}", first_words(&causes(other))),
+                is_unreachable: !matches!(other, kube::Error::SerdeError(_)),
+            },
+        }
+    }
+
+    fn of_status(verb: &str, name: &str, status: &kube::core::Status) -> Self {
+        let text = match status.code {
+            403 => format!(
+                "the agent's account may not {verb} {name}: give it the verbs list and watch on {name} (403: {})",
+                first_words(&status.message)
+            ),
+            401 => format!("the API server does not accept the credentials for {verb} {name} (401): renew them"),
+            code => format!("cannot {verb} {name} ({code}): {}", first_words(&status.message)),
+        };
+        Self {
+            code: status.code,
+            text,
+            is_unreachable: status.code == 401,
+        }
+    }
+}
+
+/// Returns an error with its causes.
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Returns the beginning of a text that may be a whole page of HTML, in one line.
+fn first_words(text: &str) -> String {
+    const LONGEST: usize = 300;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
+}

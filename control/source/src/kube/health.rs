@@ -1,0 +1,68 @@
+//! The state of each kind that is followed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use heddle_model::Kind;
+
+/// The state of one kind.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KindHealth {
+    /// All objects have been listed once.
+    pub synced: bool,
+    /// Objects that the server has.
+    pub objects: usize,
+    /// The server does not know the kind: its CustomResourceDefinition is not installed, or its API is older.
+    pub absent: bool,
+    /// The last fault, while it lasts: what was asked, and how it failed.
+    pub error: Option<String>,
+    /// How often a connection was made again after a fault.
+    pub reconnects: u64,
+    /// `metadata.resourceVersion` of the last object or list.
+    pub resource_version: String,
+    /// The time of the last answer of the server about this kind.
+    pub answered_at: Option<Instant>,
+    /// The fault is one of the connection or of the credentials, and another server or newer credentials may help.
+    pub(super) unreachable_since: Option<Instant>,
+}
+
+/// The state of all kinds, shared by the tasks and their readers.
+#[derive(Clone, Debug)]
+pub struct Health(Arc<Mutex<BTreeMap<Kind, KindHealth>>>);
+
+impl Health {
+    pub(super) fn new() -> Self {
+        let all = Kind::ALL.map(|kind| (kind, KindHealth::default()));
+        Self(Arc::new(Mutex::new(all.into())))
+    }
+
+    /// Returns the state of every kind.
+    #[must_use]
+    pub fn all(&self) -> BTreeMap<Kind, KindHealth> {
+        self.lock().clone()
+    }
+
+    /// Changes the state of one kind.
+    pub(super) fn edit(&self, kind: Kind, edit: impl FnOnce(&mut KindHealth)) {
+        if let Some(health) = self.lock().get_mut(&kind) {
+            edit(health);
+        }
+    }
+
+    /// Returns the time since which no kind has had an answer; `None` if one has.
+    pub(super) fn unreachable_since(&self) -> Option<Instant> {
+        let all = self.lock();
+        let since: Option<Vec<Instant>> = all.values().map(|kind| kind.unreachable_since).collect();
+        since?.into_iter().max()
+    }
+
+    /// Forgets the faults of the connection, because another one is tried.
+    pub(super) fn retry(&self) {
+        self.lock().values_mut().for_each(|kind| kind.unreachable_since = None);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, KindHealth>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

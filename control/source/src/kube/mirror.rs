@@ -1,0 +1,272 @@
+//! The objects of one kind that were reported, and the events that follow from what the API server sends.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use heddle_model::{Event, Kind, ObjectKey, ObjectRef, RejectionKey, Subject};
+use serde_json::Value;
+
+use crate::decode::{Decoded, decode};
+
+/// The reported objects of a kind.
+///
+/// Lists and watches may show an object several times and in any version. The last one counts, so the state after a complete
+/// list is the list's, whatever came before.
+#[derive(Debug)]
+pub(super) struct Mirror {
+    kind: Kind,
+    origin: Arc<str>,
+    /// Each object, with the number of the list that had it last. Keys share their text with the model's objects.
+    known: HashMap<ObjectKey, u64>,
+    /// The objects that were refused, or have a part that is ignored.
+    noted: HashSet<ObjectKey>,
+    /// The number of the list that is being read, or was read last.
+    list: u64,
+}
+
+impl Mirror {
+    pub(super) fn new(kind: Kind, origin: Arc<str>) -> Self {
+        Self {
+            kind,
+            origin,
+            known: HashMap::new(),
+            noted: HashSet::new(),
+            list: 0,
+        }
+    }
+
+    /// Returns the number of objects.
+    pub(super) fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Begins a complete list.
+    pub(super) fn begin_list(&mut self) {
+        self.list += 1;
+    }
+
+    /// Ends a complete list: what it did not have is gone.
+    pub(super) fn end_list(&mut self, events: &mut Vec<Event>) {
+        let gone: Vec<ObjectKey> = self
+            .known
+            .iter()
+            .filter(|(_, list)| **list != self.list)
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            self.remove(key, events);
+        }
+        events.push(Event::Synced(self.kind));
+    }
+
+    /// Reports an object in the version that was sent.
+    pub(super) fn put(&mut self, value: &Value, events: &mut Vec<Event>) {
+        match decode(value) {
+            Ok(Decoded::Object(object)) => {
+                let key = self.see(object.key());
+                self.restore(&key, events);
+                events.push(self.upsert(object));
+            }
+            Ok(Decoded::Partial(object, ignored)) => {
+                let key = self.see(object.key());
+                self.restore(&key, events);
+                events.push(self.upsert(object));
+                self.noted.insert(key);
+                events.push(Event::Rejected(ignored.into_note(&self.origin, None)));
+            }
+            // The server was asked for this kind alone.
+            Ok(Decoded::Other(what)) => tracing::warn!(kind = %self.kind, "the API server sent {what}: ignored"),
+            Err(refusal) => {
+                match &refusal.object {
+                    Some(object) => {
+                        let key = self.see(object.key.clone());
+                        self.noted.insert(key);
+                    }
+                    None => {
+                        tracing::warn!(kind = %self.kind, "the API server sent an object without a name: {refusal}")
+                    }
+                }
+                events.push(Event::Rejected(refusal.into_rejection(&self.origin, 0, None)));
+            }
+        }
+    }
+
+    /// Reports that an object is gone.
+    pub(super) fn remove(&mut self, key: ObjectKey, events: &mut Vec<Event>) {
+        if self.known.remove(&key).is_some() {
+            self.restore(&key, events);
+            events.push(Event::Delete(ObjectRef::new(self.kind, key)));
+        }
+    }
+
+    fn upsert(&self, object: heddle_model::Object) -> Event {
+        Event::Upsert {
+            origin: Arc::clone(&self.origin),
+            object,
+        }
+    }
+
+    /// Records that an object was seen.
+    fn see(&mut self, key: ObjectKey) -> ObjectKey {
+        self.known.insert(key.clone(), self.list);
+        key
+    }
+
+    /// Ends the rejection or the note about an earlier version.
+    fn restore(&mut self, key: &ObjectKey, events: &mut Vec<Event>) {
+        if self.noted.remove(key) {
+            events.push(Event::Restored(RejectionKey {
+                subject: Subject::Object(ObjectRef::new(self.kind, key.clone())),
+                origin: Arc::clone(&self.origin),
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_model::Cluster;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// A step of what a server sends about one kind: versions may come twice, and lists at any time.
+    #[derive(Clone, Debug)]
+    enum Sent {
+        Put(u8, u8),
+        Gone(u8),
+        /// A complete list of what the server has.
+        List,
+        /// A list that breaks off after so many objects.
+        PartOfList(usize),
+        /// The last object that was sent comes once more.
+        Again,
+    }
+
+    fn sent() -> impl Strategy<Value = Sent> {
+        prop_oneof![
+            6 => (0u8..5, 0u8..4).prop_map(|(name, version)| Sent::Put(name, version)),
+            2 => (0u8..5).prop_map(Sent::Gone),
+            1 => Just(Sent::List),
+            1 => (0usize..5).prop_map(Sent::PartOfList),
+            2 => Just(Sent::Again),
+        ]
+    }
+
+    /// Returns a Service. Version 3 is refused, version 2 has a part that is ignored.
+    fn object(name: u8, version: u8) -> Value {
+        let mut service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "a", "name": format!("s{name}"), "labels": {"v": version.to_string()}},
+            "spec": {"clusterIP": format!("10.96.0.{}", name + 1), "clusterIPs": [format!("10.96.0.{}", name + 1)],
+                "type": "ClusterIP", "ports": [{"port": 80, "protocol": "TCP"}]},
+        });
+        match version {
+            1 => service["spec"]["ports"][0]["port"] = json!(81),
+            2 => {
+                service["spec"]["type"] = json!("LoadBalancer");
+                service["status"] = json!({"loadBalancer": {"ingress": [{"ip": "nowhere"}]}});
+            }
+            3 => service["spec"]["ports"][0]["port"] = json!(70_000),
+            _ => {}
+        }
+        service
+    }
+
+    fn key(name: u8) -> ObjectKey {
+        ObjectKey::new("a", format!("s{name}"))
+    }
+
+    /// Returns what a cluster shows of itself.
+    fn shown(cluster: &Cluster) -> (Vec<String>, Vec<String>) {
+        let services = cluster.services().map(|service| format!("{service:?}")).collect();
+        let mut rejections: Vec<String> = cluster.rejections().map(ToString::to_string).collect();
+        rejections.sort();
+        (services, rejections)
+    }
+
+    proptest! {
+        #[test]
+        fn the_end_is_the_servers_state_whatever_came_before(steps in prop::collection::vec(sent(), 1..40)) {
+            let (mut mirror, mut cluster) = (Mirror::new(Kind::Service, "api".into()), Cluster::new());
+            let mut server = std::collections::BTreeMap::new();
+            // The last good version of each object serves while a bad one is there.
+            let mut last_good = std::collections::BTreeMap::new();
+            let mut last = None;
+            let mut events = Vec::new();
+            for step in steps {
+                match step {
+                    Sent::Put(name, version) => {
+                        server.insert(name, version);
+                        last = Some(name);
+                        mirror.put(&object(name, version), &mut events);
+                    }
+                    Sent::Gone(name) => {
+                        server.remove(&name);
+                        mirror.remove(key(name), &mut events);
+                    }
+                    Sent::List | Sent::PartOfList(_) => {
+                        mirror.begin_list();
+                        let some = if let Sent::PartOfList(some) = step { some } else { usize::MAX };
+                        for (name, version) in server.iter().take(some) {
+                            mirror.put(&object(*name, *version), &mut events);
+                        }
+                        if matches!(step, Sent::List) {
+                            mirror.end_list(&mut events);
+                        }
+                    }
+                    Sent::Again => {
+                        if let Some((name, version)) = last.and_then(|name| server.get_key_value(&name)) {
+                            mirror.put(&object(*name, *version), &mut events);
+                        }
+                    }
+                }
+                last_good.retain(|name, _| server.contains_key(name));
+                last_good.extend(server.iter().filter(|(_, version)| **version != 3).map(|(name, version)| (*name, *version)));
+                for event in events.drain(..) {
+                    cluster.apply(event);
+                }
+                prop_assert_eq!(mirror.len(), server.len());
+            }
+            // What a fresh start would have, with the good versions before the bad ones.
+            let (mut fresh_mirror, mut fresh) = (Mirror::new(Kind::Service, "api".into()), Cluster::new());
+            fresh_mirror.begin_list();
+            for (name, version) in last_good.iter().chain(&server) {
+                fresh_mirror.put(&object(*name, *version), &mut events);
+            }
+            fresh_mirror.end_list(&mut events);
+            for event in events.drain(..) {
+                fresh.apply(event);
+            }
+            prop_assert_eq!(shown(&cluster), shown(&fresh));
+        }
+    }
+
+    #[test]
+    fn a_list_ends_what_it_does_not_have_and_nothing_else() {
+        let mut mirror = Mirror::new(Kind::Service, "api".into());
+        let mut events = Vec::new();
+        mirror.begin_list();
+        mirror.put(&object(1, 0), &mut events);
+        mirror.put(&object(2, 3), &mut events);
+        mirror.end_list(&mut events);
+        assert!(matches!(
+            &events[..],
+            [Event::Upsert { .. }, Event::Rejected(_), Event::Synced(Kind::Service)]
+        ));
+        events.clear();
+        // A watch may name objects that nobody knows.
+        mirror.remove(key(4), &mut events);
+        assert_eq!(events, []);
+        mirror.begin_list();
+        mirror.put(&object(1, 0), &mut events);
+        mirror.end_list(&mut events);
+        let deleted = |event: &Event| matches!(event, Event::Delete(object) if object.key == key(2));
+        assert!(
+            events.iter().any(deleted),
+            "a refused object is deleted too: {events:?}"
+        );
+        assert_eq!(mirror.len(), 1);
+    }
+}
