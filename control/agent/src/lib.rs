@@ -5,6 +5,7 @@
 //! line and all text for people is in `heddle-cli`.
 
 pub mod api;
+mod api_endpoints;
 pub mod attachments;
 pub mod cleanup;
 pub mod controller;
@@ -18,6 +19,7 @@ pub mod preflight;
 pub mod privileges;
 pub mod read_model;
 pub mod run;
+mod source;
 pub mod workers;
 
 /// Returns the names of all drop reasons, as `heddle status` counts them and `heddle drops --reason` takes them.

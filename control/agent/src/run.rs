@@ -11,8 +11,6 @@ use std::sync::Arc;
 use crossbeam::channel;
 use heddle_config::{Config, ConfigError, HugePages, Settings};
 use heddle_flow::{BootId, FlowTable, OpenError, Takeover};
-use heddle_model::{Event, Object};
-use heddle_source::folder::{self, FolderError};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -64,9 +62,9 @@ pub enum RunError {
     /// The workers cannot be started.
     #[error(transparent)]
     Workers(#[from] WorkersError),
-    /// The manifest folder cannot be watched.
+    /// The source of objects cannot be followed.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Source(#[from] SourceError),
     /// A socket cannot be served.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -114,8 +112,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let stop = stop_on_signal(&runtime)?;
     let (events_in, events) = channel::unbounded();
     let (requests_in, requests) = channel::unbounded();
-    let run_dir = settings.run_dir.clone();
-    let folder = (settings.manifests.clone(), earlier_files);
+    let (run_dir, source) = (settings.run_dir.clone(), Source::of(&settings, earlier_files));
     let runtime_handle = runtime.handle().clone();
     let mut controller = Controller::new(Parts {
         settings,
@@ -132,7 +129,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let _checks = Watcher::start(controller.read_model().checks().clone())?;
 
     // Until a signal or a failure. The parts are stopped in both cases.
-    let ended = serve(&runtime, &mut controller, &run_dir, &folder, events_in, &requests_in);
+    let ended = serve(&runtime, &mut controller, &run_dir, source, events_in, &requests_in);
     notify_service_manager("STOPPING=1");
     controller.finish();
     if ended.is_ok() {
@@ -187,23 +184,25 @@ fn check_memory(settings: &Settings) -> Result<(), TooLarge> {
     Ok(())
 }
 
-/// Watches the folder of manifests and serves the sockets while the controller runs. The folder comes with the contents that
-/// an earlier agent kept of files which did not parse.
+/// Follows the source and serves the sockets while the controller runs.
 fn serve(
     runtime: &Runtime,
     controller: &mut Controller,
     run_dir: &Path,
-    (manifests, earlier_files): &(PathBuf, BTreeMap<Arc<str>, Vec<Object>>),
-    events: channel::Sender<Vec<Event>>,
+    source: Source,
+    events: channel::Sender<Vec<heddle_model::Event>>,
     requests: &channel::Sender<crate::api::Request>,
 ) -> Result<(), RunError> {
-    let _watch = folder::watch_batches(manifests, earlier_files, move |batch| match events.send(batch) {
+    let read_model = controller.read_model();
+    let followed = source.follow(move |batch| match events.send(batch) {
         Ok(()) => std::ops::ControlFlow::Continue(()),
         Err(_) => std::ops::ControlFlow::Break(()),
     })?;
-    let read_model = controller.read_model();
+    if let Some(health) = followed.health() {
+        read_model.show_api_server(health.clone());
+    }
     let _server = runtime.block_on(async { Server::start(run_dir, requests, read_model) })?;
-    tracing::info!(run_dir = %run_dir.display(), manifests = %manifests.display(), "the agent serves its sockets");
+    tracing::info!(run_dir = %run_dir.display(), "the agent serves its sockets");
     controller.run(|| {
         tracing::info!("ready");
         notify_service_manager("READY=1");

@@ -27,9 +27,20 @@ pub struct Config {
     /// This node's name in the cluster [default: $NODE_NAME, then the host's name].
     #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
     pub node: Option<String>,
-    /// Folder of the cluster's objects, as `kubectl get -o yaml` prints them; the agent follows its changes.
+    /// Folder of the cluster's objects, in place of an API server, as `kubectl get -o yaml` prints them; the agent follows
+    /// its changes.
     #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub manifests: Option<PathBuf>,
+    /// Kubeconfig of the API server whose objects the agent follows [default: the service account of the agent's pod].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE"))]
+    pub kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: its current-context].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
+    pub context: Option<String>,
+    /// Address of the API server, https://HOST:PORT [default: the kubeconfig's; with a service account its last known
+    /// endpoints, then the address of Service default/kubernetes].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "URL"))]
+    pub api_server: Option<String>,
     /// Directory of sockets, mounts and the lock.
     #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub run_dir: PathBuf,
@@ -114,6 +125,9 @@ impl Default for Config {
         Self {
             node: None,
             manifests: None,
+            kubeconfig: None,
+            context: None,
+            api_server: None,
             run_dir: PathBuf::from(DEFAULT_RUN_DIR),
             state_dir: PathBuf::from(DEFAULT_STATE_DIR),
             cores: None,

@@ -14,13 +14,29 @@ use crate::file::{Config, HugePages};
 use crate::limits::{MAX_WORKERS, MIN_POD_MTU, default_frames, least_frames, working_frames};
 use crate::port_range::PortRange;
 
+/// The source of the cluster's objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ObjectSource {
+    /// A folder of manifests.
+    Manifests(PathBuf),
+    /// A Kubernetes API server.
+    ApiServer {
+        /// The kubeconfig; `None`: the service account of the agent's pod.
+        kubeconfig: Option<PathBuf>,
+        /// The kubeconfig's context; `None`: its `current-context`.
+        context: Option<String>,
+        /// The server's address, if it is configured.
+        address: Option<String>,
+    },
+}
+
 /// The checked form of a [`Config`], with every default filled in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// This node's name.
     pub node: String,
-    /// The folder of manifests.
-    pub manifests: PathBuf,
+    /// The source of objects.
+    pub source: ObjectSource,
     /// The run directory.
     pub run_dir: PathBuf,
     /// The state directory.
@@ -118,13 +134,10 @@ impl Config {
     /// # Errors
     /// The first value that is impossible, by key.
     pub fn check(self) -> Result<Settings, ConfigError> {
-        // Keys without a fixed default: the node's name, the manifests, the cores.
+        // Keys without a fixed default: the node's name, the source of objects, the cores.
         let quotas = self.quotas()?;
         let node = node_name(self.node)?;
-        let manifests = self.manifests.ok_or(ConfigError::Missing {
-            key: "manifests",
-            what: "name the folder of the cluster's objects with --manifests DIR",
-        })?;
+        let source = object_source(self.manifests, self.kubeconfig, self.context, self.api_server)?;
         let run_dir = absolute("runDir", &self.run_dir)?;
         let state_dir = absolute("stateDir", &self.state_dir)?;
         let worker_cores = worker_cores(self.cores.as_ref(), self.workers)?;
@@ -232,7 +245,7 @@ impl Config {
         }
         Ok(Settings {
             node,
-            manifests,
+            source,
             run_dir,
             state_dir,
             worker_cores,
@@ -254,6 +267,55 @@ impl Config {
             reserved_ports: self.reserved_ports,
         })
     }
+}
+
+/// Returns the source of objects: a folder, or an API server.
+fn object_source(
+    manifests: Option<PathBuf>,
+    kubeconfig: Option<PathBuf>,
+    context: Option<String>,
+    address: Option<String>,
+) -> Result<ObjectSource, ConfigError> {
+    let of_api_server = [
+        ("kubeconfig", kubeconfig.as_ref().map(|path| path.display().to_string())),
+        ("context", context.clone()),
+        ("apiServer", address.clone()),
+    ];
+    if let (Some(folder), Some((key, value))) = (
+        &manifests,
+        of_api_server.into_iter().find_map(|(key, value)| Some((key, value?))),
+    ) {
+        return Err(ConfigError::value(
+            key,
+            value,
+            format!(
+                "is of an API server, and manifests is {}: objects come from one of them",
+                folder.display()
+            ),
+        ));
+    }
+    if let (None, Some(context)) = (&kubeconfig, &context) {
+        return Err(ConfigError::value(
+            "context",
+            context,
+            "needs a kubeconfig: add kubeconfig",
+        ));
+    }
+    if let Some(address) = address.as_ref().filter(|address| !address.starts_with("https://")) {
+        return Err(ConfigError::value(
+            "apiServer",
+            address,
+            "is no URL of an API server: write https://HOST:PORT",
+        ));
+    }
+    Ok(match manifests {
+        Some(folder) => ObjectSource::Manifests(folder),
+        None => ObjectSource::ApiServer {
+            kubeconfig,
+            context,
+            address,
+        },
+    })
 }
 
 /// Returns true for a name that the kernel accepts for an interface (`dev_valid_name`).
@@ -350,7 +412,11 @@ mod tests {
         type Spoil = fn(&mut Config);
         let cases: &[(&str, Spoil)] = &[
             ("node", |c| c.node = Some("Node_1".into())),
-            ("manifests", |c| c.manifests = None),
+            ("kubeconfig", |c| c.kubeconfig = Some("/k".into())),
+            ("context", |c| (c.manifests, c.context) = (None, Some("c".into()))),
+            ("apiServer", |c| {
+                (c.manifests, c.api_server) = (None, Some("10.0.0.1:6443".into()))
+            }),
             ("runDir", |c| c.run_dir = PathBuf::new()),
             ("cores", |c| c.cores = Some("1023".parse().unwrap())),
             ("workers", |c| c.workers = Some(0)),

@@ -3,7 +3,7 @@
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use heddle_config::Settings;
@@ -27,6 +27,8 @@ pub type SharedCluster = Arc<RwLock<Cluster>>;
 /// The read model. The controller updates it, and threads of the operator's socket read it.
 pub struct ReadModel {
     pub(super) settings: Settings,
+    /// The state of each kind that is followed at an API server; unset for a folder.
+    pub(super) api_server_health: OnceLock<heddle_source::kube::Health>,
     pub(super) takeover: Takeover,
     pub(super) started: Instant,
     cluster: SharedCluster,
@@ -65,6 +67,7 @@ impl ReadModel {
         };
         Self {
             settings,
+            api_server_health: OnceLock::new(),
             takeover,
             started: Instant::now(),
             cluster,
@@ -88,6 +91,12 @@ impl ReadModel {
     #[must_use]
     pub const fn checks(&self) -> &CheckRows {
         &self.checks
+    }
+
+    /// Sets the state of the kinds that are followed at an API server, which `status` shows.
+    pub(crate) fn show_api_server(&self, health: heddle_source::kube::Health) {
+        // Called once, before the sockets are served.
+        let _ = self.api_server_health.set(health);
     }
 
     /// Replaces the view. The controller calls it.
