@@ -76,6 +76,16 @@ fn head(status: &Status, out: &mut String) {
         None => "NOT synced: nothing is published".to_owned(),
     };
     let _ = writeln!(out, "{} {}: {synced}; {}", source.kind, source.from, objects.join(", "));
+    for (kind, state) in &source.kinds {
+        let age = state.age_seconds.map_or("never".to_owned(), |age| format!("{} ago", duration(age)));
+        if let Some(error) = &state.error {
+            let _ = writeln!(out, "  {kind}: {error}; last answer {age}");
+        } else if state.absent {
+            let _ = writeln!(out, "  {kind}: the API server does not have this kind");
+        } else if !state.synced {
+            let _ = writeln!(out, "  {kind}: not listed yet");
+        }
+    }
     let snapshot = &status.snapshot;
     let behind = match snapshot.version == snapshot.acknowledged {
         true => String::new(),

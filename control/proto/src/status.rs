@@ -419,6 +419,7 @@ mod tests {
                 synced_seconds: Some(1),
                 age_seconds: 0,
                 objects: BTreeMap::from([("Pod".into(), 4)]),
+                kinds: BTreeMap::new(),
             },
             snapshot: SnapshotStatus {
                 version: 9,

@@ -123,7 +123,9 @@ async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<Config,
 }
 
 /// Makes a client whose answers are bounded.
-fn client(config: Config) -> Result<Client, ConnectError> {
+fn client(mut config: Config) -> Result<Client, ConnectError> {
+    // The watcher tries again itself, and `status` says why.
+    config.default_retry = false;
     let server = config.cluster_url.to_string();
     let limit =
         MapResponseLayer::new(|response: Response<Box<DynBody>>| response.map(|body| Limited::new(body, LONGEST_LINE)));

@@ -101,7 +101,10 @@ impl KindFollower {
         while let Some(next) = stream.next().await {
             match next {
                 Ok(event) => {
-                    self.answered();
+                    // The list has not been asked for at its beginning.
+                    if !matches!(event, watcher::Event::Init) {
+                        self.answered();
+                    }
                     let events = self.apply(event, &resource);
                     if !events.is_empty() && self.events.send(events).await.is_err() {
                         return ControlFlow::Break(());

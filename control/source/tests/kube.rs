@@ -1,0 +1,224 @@
+//! Follows a scripted API server, which does what a real one cannot be made to do on demand: streams that break off anywhere,
+//! versions that are gone, missing kinds and rights, answers that are none.
+
+mod scripted;
+
+use std::ops::ControlFlow;
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use heddle_model::{Cluster, Event, Kind};
+use heddle_source::kube::{ApiServer, Credentials, Follower, follow};
+use scripted::{Answer, CLUSTER_POLICIES, PODS, SERVICES, Server};
+use serde_json::{Value, json};
+
+/// The bound of an event that must happen. A pause after a fault is 0.8 s at first.
+const BOUND: Duration = Duration::from_secs(20);
+
+/// A cluster that follows a server.
+struct Followed {
+    follower: Follower,
+    state: Arc<(Mutex<Cluster>, Condvar)>,
+    _kubeconfig: tempfile::TempDir,
+}
+
+impl Followed {
+    fn start(server: &Server) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubeconfig");
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "k", "cluster": {"server": server.url()}}],
+            "users": [{"name": "u", "user": {"token": "secret"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
+        });
+        std::fs::write(&path, kubeconfig.to_string()).unwrap();
+        let state = Arc::new((Mutex::new(Cluster::new()), Condvar::new()));
+        let api = ApiServer {
+            credentials: Credentials::Kubeconfig { path, context: None },
+            address: None,
+            remembered: Vec::new(),
+        };
+        let follower = follow(api, {
+            let state = Arc::clone(&state);
+            move |batch: Vec<Event>| {
+                let mut cluster = state.0.lock().unwrap();
+                for event in batch {
+                    cluster.apply(event);
+                }
+                state.1.notify_all();
+                ControlFlow::Continue(())
+            }
+        })
+        .unwrap();
+        Self {
+            follower,
+            state,
+            _kubeconfig: dir,
+        }
+    }
+
+    /// Waits until the cluster is as described.
+    fn wait(&self, what: &str, holds: impl Fn(&Cluster) -> bool) {
+        let end = Instant::now() + BOUND;
+        let mut cluster = self.state.0.lock().unwrap();
+        while !holds(&cluster) {
+            let left = end.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "{what}: {:?}", self.follower.health().all());
+            // The health of a kind may change without an event.
+            let step = left.min(Duration::from_millis(50));
+            cluster = self.state.1.wait_timeout(cluster, step).unwrap().0;
+        }
+    }
+
+    fn pods(&self) -> Vec<String> {
+        let cluster = self.state.0.lock().unwrap();
+        let mut pods: Vec<String> = cluster.pods().map(|pod| format!("{} {}", pod.key, pod.labels)).collect();
+        pods.sort();
+        pods
+    }
+
+    fn error(&self, kind: Kind) -> Option<String> {
+        self.follower.health().all()[&kind].error.clone()
+    }
+}
+
+fn pod(name: &str, version: &str) -> Value {
+    json!({
+        "metadata": {"namespace": "a", "name": name, "uid": name, "labels": {"v": version},
+            "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:metadata": {}}}]},
+        "spec": {"nodeName": "n1", "containers": [{"name": "main", "image": "x"}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.9"}]},
+    })
+}
+
+fn has(cluster: &Cluster, name: &str, version: &str) -> bool {
+    let key = heddle_model::ObjectKey::new("a", name);
+    cluster.pod(&key).is_some_and(|pod| pod.labels.get("v") == Some(version))
+}
+
+#[test]
+fn objects_are_listed_and_followed_page_by_page_or_as_a_stream() {
+    for minor in ["30", "36"] {
+        let server = Server::start(minor);
+        for n in 0..1200 {
+            server.put(PODS, &pod(&format!("p{n}"), "1"));
+        }
+        let followed = Followed::start(&server);
+        followed.wait("everything is synced", |cluster| cluster.is_synced() && cluster.count(Kind::Pod) == 1200);
+        let asked = server.asked(PODS);
+        let by_pages = asked.iter().filter(|query| query.contains("continue=")).count();
+        assert_eq!(by_pages, if minor == "30" { 2 } else { 0 }, "{asked:?}");
+        server.put(PODS, &pod("p7", "2"));
+        server.put(PODS, &pod("new", "1"));
+        server.delete(PODS, "a", "p8");
+        followed.wait("the changes", |cluster| {
+            has(cluster, "p7", "2") && has(cluster, "new", "1") && cluster.count(Kind::Pod) == 1200
+        });
+        let health = &followed.follower.health().all()[&Kind::Pod];
+        assert_eq!((health.synced, health.objects, &health.error), (true, 1200, &None));
+        assert_eq!(health.resource_version, server.version().to_string());
+    }
+}
+
+#[test]
+fn a_stream_that_breaks_off_anywhere_loses_nothing() {
+    let server = Server::start("36");
+    server.put(PODS, &pod("old", "1"));
+    let followed = Followed::start(&server);
+    followed.wait("everything is synced", Cluster::is_synced);
+    for (n, cut) in [0, 1, 40, 200, 300].into_iter().enumerate() {
+        let version = format!("{}", n + 2);
+        // The next event ends after so many bytes, and the stream with it.
+        server.cut_after(PODS, cut);
+        server.put(PODS, &pod("old", &version));
+        server.put(PODS, &pod(&format!("p{n}"), &version));
+        followed.wait("the changes after the cut", |cluster| {
+            has(cluster, "old", &version) && has(cluster, &format!("p{n}"), &version)
+        });
+    }
+    // What went while the server no longer remembers is found by a new list.
+    server.cut_after(PODS, 0);
+    server.delete_silently(PODS, "a", "p0");
+    server.forget_versions();
+    server.put(PODS, &pod("last", "1"));
+    followed.wait("a new list", |cluster| has(cluster, "last", "1") && !has(cluster, "p0", "2"));
+    assert_eq!(
+        followed.pods().len(),
+        6,
+        "old, last and four of five: {:?}",
+        followed.pods()
+    );
+    assert!(followed.follower.health().all()[&Kind::Pod].error.is_none());
+}
+
+#[test]
+fn a_missing_kind_is_empty_until_it_appears() {
+    let server = Server::start("36");
+    server.answer(CLUSTER_POLICIES, Answer::Status(404, "page not found"));
+    let followed = Followed::start(&server);
+    followed.wait("everything is synced", Cluster::is_synced);
+    let health = &followed.follower.health().all()[&Kind::ClusterNetworkPolicy];
+    assert_eq!((health.absent, health.synced, &health.error), (true, true, &None));
+    let policy = json!({
+        "metadata": {"name": "deny"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+            "ingress": [{"action": "Deny", "from": [{"namespaces": {}}]}]},
+    });
+    server.put(CLUSTER_POLICIES, &policy);
+    server.answer(CLUSTER_POLICIES, Answer::Objects);
+    followed.wait("the policy", |cluster| cluster.cluster_policy("deny").is_some_and(|policy| !policy.refused));
+    assert!(!followed.follower.health().all()[&Kind::ClusterNetworkPolicy].absent);
+    // And goes again, with its objects.
+    server.answer(CLUSTER_POLICIES, Answer::Status(404, "page not found"));
+    server.cut_after(CLUSTER_POLICIES, 0);
+    server.put(CLUSTER_POLICIES, &policy);
+    followed.wait("the kind is gone", |cluster| cluster.cluster_policy("deny").is_none());
+}
+
+#[test]
+fn a_fault_is_said_and_keeps_what_was_read() {
+    for (answer, said) in [
+        (
+            Answer::Status(403, "pods is forbidden: User \"x\" cannot list resource \"pods\""),
+            "may not",
+        ),
+        (Answer::Status(503, "apiserver is shutting down"), "(503)"),
+        (Answer::Status(429, "too many requests"), "(429)"),
+        (Answer::Html, "pods"),
+        (Answer::Endless, "without a line end"),
+    ] {
+        let server = Server::start("30");
+        server.answer(PODS, answer);
+        server.put(SERVICES, &json!({
+            "metadata": {"namespace": "a", "name": "s"},
+            "spec": {"type": "ClusterIP", "clusterIP": "10.96.0.1", "clusterIPs": ["10.96.0.1"], "ports": [{"port": 80}]},
+        }));
+        let followed = Followed::start(&server);
+        followed.wait("the other kinds", |cluster| cluster.count(Kind::Service) == 1);
+        let told = || followed.error(Kind::Pod).is_some_and(|error| error.contains(said) && error.contains("pods"));
+        followed.wait(&format!("{said}: {:?}", followed.error(Kind::Pod)), |_| told());
+        assert!(!followed.state.0.lock().unwrap().is_synced(), "pods are not known");
+        server.put(PODS, &pod("p", "1"));
+        server.answer(PODS, Answer::Objects);
+        followed.wait("the end of the fault", |cluster| cluster.is_synced() && has(cluster, "p", "1"));
+        assert_eq!(followed.error(Kind::Pod), None);
+    }
+}
+
+#[test]
+fn odd_objects_cost_nothing_but_themselves() {
+    let server = Server::start("36");
+    server.put(PODS, &pod("good", "1"));
+    let mut odd = pod("odd", "1");
+    odd["spec"]["containers"] = json!("none");
+    server.put(PODS, &odd);
+    let mut newer = pod("newer", "1");
+    newer["spec"]["field"] = json!({"of": ["a", "newer", {"API": 1}]});
+    newer["status"] = json!({"phase": "Hibernating"});
+    server.put(PODS, &newer);
+    let followed = Followed::start(&server);
+    followed.wait("the good ones", |cluster| {
+        cluster.is_synced() && has(cluster, "good", "1") && has(cluster, "newer", "1")
+    });
+}
