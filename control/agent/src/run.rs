@@ -3,10 +3,8 @@
 //! The pods' interfaces with their XDP program, the host port, the nftables table, the state directory and the flow table
 //! stay behind. The next start takes them over, and `heddle cleanup` removes them.
 
-use std::collections::BTreeMap;
 use std::io;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 
 use crossbeam::channel;
 use heddle_config::{Config, ConfigError, HugePages, Settings};
@@ -26,6 +24,7 @@ use crate::notify;
 use crate::preflight::Watcher;
 use crate::preflight::scratch::{self, ScratchError};
 use crate::privileges::{self, PrivilegeError};
+use crate::source::{SelectedSource, SourceError};
 use crate::workers::flow_file::{self, FlowFileError, Medium};
 use crate::workers::{Workers, WorkersError, clock};
 
@@ -112,7 +111,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let stop = stop_on_signal(&runtime)?;
     let (events_in, events) = channel::unbounded();
     let (requests_in, requests) = channel::unbounded();
-    let (run_dir, source) = (settings.run_dir.clone(), Source::of(&settings, earlier_files));
+    let (run_dir, source) = (settings.run_dir.clone(), SelectedSource::of(&settings, earlier_files));
     let runtime_handle = runtime.handle().clone();
     let mut controller = Controller::new(Parts {
         settings,
@@ -189,7 +188,7 @@ fn serve(
     runtime: &Runtime,
     controller: &mut Controller,
     run_dir: &Path,
-    source: Source,
+    source: SelectedSource,
     events: channel::Sender<Vec<heddle_model::Event>>,
     requests: &channel::Sender<crate::api::Request>,
 ) -> Result<(), RunError> {

@@ -24,7 +24,7 @@ pub enum SourceError {
 }
 
 /// The source to follow.
-pub(crate) enum Source {
+pub(crate) enum SelectedSource {
     /// A folder, with the contents that an earlier agent kept of files which did not parse.
     Folder {
         path: PathBuf,
@@ -40,7 +40,7 @@ pub(crate) enum Followed {
     ApiServer(Follower),
 }
 
-impl Source {
+impl SelectedSource {
     /// Returns the source that the settings name.
     pub(crate) fn of(settings: &Settings, earlier_files: BTreeMap<Arc<str>, Vec<Object>>) -> Self {
         match &settings.source {

@@ -77,7 +77,9 @@ fn head(status: &Status, out: &mut String) {
     };
     let _ = writeln!(out, "{} {}: {synced}; {}", source.kind, source.from, objects.join(", "));
     for (kind, state) in &source.kinds {
-        let age = state.age_seconds.map_or("never".to_owned(), |age| format!("{} ago", duration(age)));
+        let age = state
+            .age_seconds
+            .map_or("never".to_owned(), |age| format!("{} ago", duration(age)));
         if let Some(error) = &state.error {
             let _ = writeln!(out, "  {kind}: {error}; last answer {age}");
         } else if state.absent {

@@ -415,7 +415,7 @@ mod tests {
             ("kubeconfig", |c| c.kubeconfig = Some("/k".into())),
             ("context", |c| (c.manifests, c.context) = (None, Some("c".into()))),
             ("apiServer", |c| {
-                (c.manifests, c.api_server) = (None, Some("10.0.0.1:6443".into()))
+                (c.manifests, c.api_server) = (None, Some("10.0.0.1:6443".into()));
             }),
             ("runDir", |c| c.run_dir = PathBuf::new()),
             ("cores", |c| c.cores = Some("1023".parse().unwrap())),

@@ -3,9 +3,13 @@
 //! Counters count from the start of this agent process. Lists are sorted for printing (ports, attachments and workers by
 //! number). Drop reasons, their classes and table names are text here, because the enums are in the engine.
 
+mod source;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use source::{SourceKindStatus, SourceStatus};
 
 use crate::{Attachment, Named, PodRef, Policy};
 
@@ -103,42 +107,6 @@ pub struct AgentStatus {
     /// The uplink whose packets heddle receives by AF_XDP, if there is one.
     #[serde(default)]
     pub uplink: Option<String>,
-}
-
-/// The source of objects.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceStatus {
-    /// The kind: `manifests` or `kubernetes`.
-    pub kind: String,
-    /// The folder or the API server's address.
-    pub from: String,
-    /// Seconds since every kind of object was read for the first time. `None`: not yet, and nothing is published.
-    pub synced_seconds: Option<u64>,
-    /// Seconds since the source was last known to be current; grows while it cannot be reached.
-    pub age_seconds: u64,
-    /// Objects in the cluster model, by kind.
-    #[serde(default)]
-    pub objects: BTreeMap<String, u64>,
-    /// The state of each kind that is followed at an API server; empty for a folder.
-    #[serde(default)]
-    pub kinds: BTreeMap<String, SourceKindStatus>,
-}
-
-/// A kind of objects that is followed at an API server.
-#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct SourceKindStatus {
-    /// All its objects were listed once.
-    pub synced: bool,
-    /// The API server does not have the kind, for example because its CustomResourceDefinition is not installed.
-    pub absent: bool,
-    /// The fault that keeps it from being read now.
-    pub error: Option<String>,
-    /// The number of times that reading it began again after a fault.
-    pub reconnects: u64,
-    /// `metadata.resourceVersion` of the last object.
-    pub resource_version: String,
-    /// Seconds since the API server answered last; `None`: not yet.
-    pub age_seconds: Option<u64>,
 }
 
 /// The published tables.

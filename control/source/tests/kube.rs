@@ -1,5 +1,6 @@
 //! Follows a scripted API server, which does what a real one cannot be made to do on demand: streams that break off anywhere,
 //! versions that are gone, missing kinds and rights, answers that are none.
+#![allow(clippy::unwrap_used, reason = "helpers of tests: a failure is to end the test")]
 
 mod scripted;
 
@@ -73,7 +74,10 @@ impl Followed {
 
     fn pods(&self) -> Vec<String> {
         let cluster = self.state.0.lock().unwrap();
-        let mut pods: Vec<String> = cluster.pods().map(|pod| format!("{} {}", pod.key, pod.labels)).collect();
+        let mut pods: Vec<String> = cluster
+            .pods()
+            .map(|pod| format!("{} {}", pod.key, pod.labels))
+            .collect();
         pods.sort();
         pods
     }
@@ -94,7 +98,9 @@ fn pod(name: &str, version: &str) -> Value {
 
 fn has(cluster: &Cluster, name: &str, version: &str) -> bool {
     let key = heddle_model::ObjectKey::new("a", name);
-    cluster.pod(&key).is_some_and(|pod| pod.labels.get("v") == Some(version))
+    cluster
+        .pod(&key)
+        .is_some_and(|pod| pod.labels.get("v") == Some(version))
 }
 
 #[test]
@@ -105,7 +111,9 @@ fn objects_are_listed_and_followed_page_by_page_or_as_a_stream() {
             server.put(PODS, &pod(&format!("p{n}"), "1"));
         }
         let followed = Followed::start(&server);
-        followed.wait("everything is synced", |cluster| cluster.is_synced() && cluster.count(Kind::Pod) == 1200);
+        followed.wait("everything is synced", |cluster| {
+            cluster.is_synced() && cluster.count(Kind::Pod) == 1200
+        });
         let asked = server.asked(PODS);
         let by_pages = asked.iter().filter(|query| query.contains("continue=")).count();
         assert_eq!(by_pages, if minor == "30" { 2 } else { 0 }, "{asked:?}");
@@ -137,12 +145,14 @@ fn a_stream_that_breaks_off_anywhere_loses_nothing() {
             has(cluster, "old", &version) && has(cluster, &format!("p{n}"), &version)
         });
     }
-    // What went while the server no longer remembers is found by a new list.
+    // A deletion that the server no longer remembers is found by a new list.
     server.cut_after(PODS, 0);
     server.delete_silently(PODS, "a", "p0");
     server.forget_versions();
     server.put(PODS, &pod("last", "1"));
-    followed.wait("a new list", |cluster| has(cluster, "last", "1") && !has(cluster, "p0", "2"));
+    followed.wait("a new list", |cluster| {
+        has(cluster, "last", "1") && !has(cluster, "p0", "2")
+    });
     assert_eq!(
         followed.pods().len(),
         6,
@@ -167,7 +177,9 @@ fn a_missing_kind_is_empty_until_it_appears() {
     });
     server.put(CLUSTER_POLICIES, &policy);
     server.answer(CLUSTER_POLICIES, Answer::Objects);
-    followed.wait("the policy", |cluster| cluster.cluster_policy("deny").is_some_and(|policy| !policy.refused));
+    followed.wait("the policy", |cluster| {
+        cluster.cluster_policy("deny").is_some_and(|policy| !policy.refused)
+    });
     assert!(!followed.follower.health().all()[&Kind::ClusterNetworkPolicy].absent);
     // And goes again, with its objects.
     server.answer(CLUSTER_POLICIES, Answer::Status(404, "page not found"));
@@ -196,12 +208,18 @@ fn a_fault_is_said_and_keeps_what_was_read() {
         }));
         let followed = Followed::start(&server);
         followed.wait("the other kinds", |cluster| cluster.count(Kind::Service) == 1);
-        let told = || followed.error(Kind::Pod).is_some_and(|error| error.contains(said) && error.contains("pods"));
+        let told = || {
+            followed
+                .error(Kind::Pod)
+                .is_some_and(|error| error.contains(said) && error.contains("pods"))
+        };
         followed.wait(&format!("{said}: {:?}", followed.error(Kind::Pod)), |_| told());
         assert!(!followed.state.0.lock().unwrap().is_synced(), "pods are not known");
         server.put(PODS, &pod("p", "1"));
         server.answer(PODS, Answer::Objects);
-        followed.wait("the end of the fault", |cluster| cluster.is_synced() && has(cluster, "p", "1"));
+        followed.wait("the end of the fault", |cluster| {
+            cluster.is_synced() && has(cluster, "p", "1")
+        });
         assert_eq!(followed.error(Kind::Pod), None);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use heddle_config::ObjectSource;
 use heddle_engine::{PortRole, PortTotals};

@@ -23,7 +23,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The interval at which the connection is looked at.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
-/// The first minor version of Kubernetes 1 that streams lists unless it is told not to (KEP-3157).
+/// The first minor version of Kubernetes 1 that streams lists by default (KEP-3157).
 const STREAMS_LISTS_SINCE: u32 = 32;
 
 /// The source of the credentials.

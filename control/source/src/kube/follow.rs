@@ -204,7 +204,7 @@ impl KindFollower {
     /// Records an error and returns what to do.
     fn fail(&mut self, error: &watcher::Error, was_streaming: bool) -> Next {
         let resource = self.resource();
-        let fault = Fault::of(error, &resource);
+        let fault = WatchFault::of(error, &resource);
         if fault.code == 404 {
             return Next::Absent;
         }
@@ -242,7 +242,7 @@ enum Next {
 }
 
 /// An error of the watcher, in the words of an operator.
-struct Fault {
+struct WatchFault {
     /// The HTTP status; 0 if there was no answer.
     code: u16,
     text: String,
@@ -250,7 +250,7 @@ struct Fault {
     is_unreachable: bool,
 }
 
-impl Fault {
+impl WatchFault {
     fn of(error: &watcher::Error, resource: &Resource) -> Self {
         let name = resource.full_name();
         let (verb, status) = match error {

@@ -83,7 +83,7 @@ impl Mirror {
                         self.noted.insert(key);
                     }
                     None => {
-                        tracing::warn!(kind = %self.kind, "the API server sent an object without a name: {refusal}")
+                        tracing::warn!(kind = %self.kind, "the API server sent an object without a name: {refusal}");
                     }
                 }
                 events.push(Event::Rejected(refusal.into_rejection(&self.origin, 0, None)));
@@ -229,7 +229,7 @@ mod tests {
                 }
                 prop_assert_eq!(mirror.len(), server.len());
             }
-            // What a fresh start would have, with the good versions before the bad ones.
+            // A fresh start, with the good versions before the bad ones.
             let (mut fresh_mirror, mut fresh) = (Mirror::new(Kind::Service, "api".into()), Cluster::new());
             fresh_mirror.begin_list();
             for (name, version) in last_good.iter().chain(&server) {

@@ -1,4 +1,5 @@
-//! An API server of a few kinds that does as it is told.
+//! An API server of a few kinds that follows a script.
+#![allow(clippy::unwrap_used, reason = "a fault of the script ends the test")]
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -32,7 +33,7 @@ pub enum Answer {
     Endless,
 }
 
-/// What the server has of one kind.
+/// The objects of one kind, and the watches.
 struct Kept {
     answer: Answer,
     objects: BTreeMap<String, Value>,
@@ -120,12 +121,18 @@ impl Server {
         let mut state = self.lock();
         let key = key(&object["metadata"]);
         let known = state.kind(path).objects.contains_key(&key);
-        state.change(path, &key, if known { "MODIFIED" } else { "ADDED" }, Some(object.clone()));
+        state.change(
+            path,
+            &key,
+            if known { "MODIFIED" } else { "ADDED" },
+            Some(object.clone()),
+        );
     }
 
     /// Deletes an object.
     pub fn delete(&self, path: &str, namespace: &str, name: &str) {
-        self.lock().change(path, &format!("{namespace}/{name}"), "DELETED", None);
+        self.lock()
+            .change(path, &format!("{namespace}/{name}"), "DELETED", None);
     }
 
     /// Deletes an object without telling anybody.
@@ -250,7 +257,9 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
         }
     }
     let parameter = |name: &str| {
-        let found = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let found = query
+            .split('&')
+            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         found.map(str::to_owned)
     };
     let from: u64 = parameter("resourceVersion").and_then(|v| v.parse().ok()).unwrap_or(0);
@@ -281,7 +290,11 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
     let limit: usize = parameter("limit").and_then(|v| v.parse().ok()).unwrap_or(usize::MAX);
     let items: Vec<&Value> = kind.objects.values().skip(skip).take(limit).collect();
     let more = skip + items.len() < kind.objects.len();
-    let token = if more { (skip + items.len()).to_string() } else { String::new() };
+    let token = if more {
+        (skip + items.len()).to_string()
+    } else {
+        String::new()
+    };
     let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": version.to_string(), "continue": token},
         "items": items});
     Response::new(json_body(&list))
