@@ -129,6 +129,23 @@ fn objects_are_listed_and_followed_page_by_page_or_as_a_stream() {
     }
 }
 
+/// As an API server above an older etcd: its version streams lists, and it does not.
+#[test]
+fn a_server_that_cannot_stream_lists_is_asked_for_pages() {
+    let server = Server::start("36");
+    server.answer(PODS, Answer::NoStreamOfLists);
+    for n in 0..600 {
+        server.put(PODS, &pod(&format!("p{n}"), "1"));
+    }
+    let followed = Followed::start(&server);
+    followed.wait("everything is synced", |cluster| {
+        cluster.is_synced() && cluster.count(Kind::Pod) == 600
+    });
+    assert_eq!(followed.error(Kind::Pod), None);
+    server.put(PODS, &pod("new", "1"));
+    followed.wait("the change", |cluster| has(cluster, "new", "1"));
+}
+
 #[test]
 fn a_stream_that_breaks_off_anywhere_loses_nothing() {
     let server = Server::start("36");

@@ -37,6 +37,7 @@ pub(super) async fn follow(
         versions: Resource::of(kind),
         version: 0,
         may_stream: true,
+        is_listing: true,
         reported: None,
         absent_backoff: DefaultBackoff::default(),
     };
@@ -74,6 +75,8 @@ struct KindFollower {
     version: usize,
     /// False once the server has refused to stream a list.
     may_stream: bool,
+    /// True from the beginning of a list to its end.
+    is_listing: bool,
     /// The fault that was logged last, until the kind works again.
     reported: Option<String>,
     absent_backoff: DefaultBackoff,
@@ -136,7 +139,10 @@ impl KindFollower {
     fn apply(&mut self, event: watcher::Event<Raw>, resource: &Resource) -> Vec<Event> {
         let mut events = Vec::new();
         match event {
-            watcher::Event::Init => self.mirror.begin_list(),
+            watcher::Event::Init => {
+                self.mirror.begin_list();
+                self.is_listing = true;
+            }
             watcher::Event::InitApply(mut raw) | watcher::Event::Apply(mut raw) => {
                 raw.prepare(resource);
                 self.mirror.put(&raw.value, &mut events);
@@ -144,6 +150,7 @@ impl KindFollower {
             }
             watcher::Event::InitDone => {
                 self.mirror.end_list(&mut events);
+                self.is_listing = false;
                 self.works();
             }
             watcher::Event::Delete(raw) => {
@@ -208,8 +215,10 @@ impl KindFollower {
         if fault.code == 404 {
             return Next::Absent;
         }
-        // A server that cannot stream lists says that the request is invalid (400, 422).
-        if was_streaming && matches!(fault.code, 400 | 422) {
+        // A server that cannot stream lists says that the request is invalid (400, 422), or, above an etcd before 3.4.25, that a
+        // feature of its storage is disabled (500).
+        if was_streaming && self.is_listing && matches!(fault.code, 400 | 422 | 500) {
+            tracing::info!(kind = %self.kind, "{}: the list is read by pages", fault.text);
             return Next::ListByPages;
         }
         self.health.edit(self.kind, |health| {

@@ -27,6 +27,8 @@ pub enum Answer {
     Objects,
     /// An HTTP status, with a message.
     Status(u16, &'static str),
+    /// The objects, but not as a stream.
+    NoStreamOfLists,
     /// A page of a proxy.
     Html,
     /// 100 MB without a line end.
@@ -244,7 +246,13 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
     let kind = state.kind(&path);
     kind.asked.push(query.clone());
     match kind.answer {
-        Answer::Objects => {}
+        Answer::NoStreamOfLists if query.contains("sendInitialEvents") => {
+            // The status comes in the stream.
+            let refused = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                "code": 500, "message": "the required storage feature RequestWatchProgress is disabled"}});
+            return Response::new(Full::new(Bytes::from(format!("{refused}\n"))).boxed_unsync());
+        }
+        Answer::Objects | Answer::NoStreamOfLists => {}
         Answer::Status(code, message) => return status(code, message),
         Answer::Html => {
             let page = "<html><body><h1>Sign in</h1></body></html>".repeat(50);
