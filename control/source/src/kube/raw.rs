@@ -40,6 +40,7 @@ impl<'de> Deserialize<'de> for Raw {
             name: text("name"),
             namespace: text("namespace"),
             resource_version: text("resourceVersion"),
+            uid: text("uid"),
             ..ObjectMeta::default()
         };
         Ok(Self { meta, value })
