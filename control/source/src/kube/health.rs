@@ -43,6 +43,11 @@ impl Health {
         self.lock().clone()
     }
 
+    /// Returns true if all objects of a kind have been listed once.
+    pub(super) fn is_synced(&self, kind: Kind) -> bool {
+        self.lock().get(&kind).is_some_and(|health| health.synced)
+    }
+
     /// Changes the state of one kind.
     pub(super) fn edit(&self, kind: Kind, edit: impl FnOnce(&mut KindHealth)) {
         if let Some(health) = self.lock().get_mut(&kind) {
