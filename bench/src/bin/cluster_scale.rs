@@ -57,7 +57,7 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
     match command {
         Command::Stages { plan, rate, seconds } => {
             writeln!(out, "{}\n{plan:?}", Machine::detect())?;
-            write!(out, "{}", stages::measure(&plan, rate, seconds)?)?;
+            stages::measure(&plan, rate, seconds, &mut out)?;
         }
         Command::Serve { plan, listen } => {
             let listener = TcpListener::bind(listen)?;

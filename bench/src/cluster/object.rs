@@ -26,6 +26,15 @@ template!(POLICY, "policy");
 template!(SERVICE_CIDR, "service_cidr");
 
 const TIERS: [&str; 4] = ["web", "db", "batch", "queue"];
+/// The ports of every Service, and of the bench's own.
+const SERVICE_PORTS: [&str; 2] = [
+    r#"[{"name":"http","port":80,"protocol":"TCP","targetPort":"http"},{"name":"metrics","port":9090,"protocol":"TCP","targetPort":"metrics"}]"#,
+    r#"[{"name":"probe","port":7777,"protocol":"UDP","targetPort":7777}]"#,
+];
+const SLICE_PORTS: [&str; 2] = [
+    r#"[{"name":"http","port":8080,"protocol":"TCP"},{"name":"metrics","port":9090,"protocol":"TCP"}]"#,
+    r#"[{"name":"probe","port":7777,"protocol":"UDP"}]"#,
+];
 /// Images of a node: with them its object has about 10 kB.
 const IMAGES: u32 = 40;
 
@@ -71,6 +80,7 @@ pub fn write_revision(state: &State, kind: Kind, index: u32, revision: Revision,
                 "app" => out.push_str(&plan.app_of(deployment)),
                 "ip" => put(out, plan.service_addresses(index)[0]),
                 "ips" => list(out, plan.service_addresses(index)),
+                "ports" => out.push_str(ports(plan, index, SERVICE_PORTS)),
                 "families" => {
                     let family = |ip: IpAddr| if ip.is_ipv4() { "IPv4" } else { "IPv6" };
                     list(out, plan.service_addresses(index).into_iter().map(family));
@@ -87,6 +97,7 @@ pub fn write_revision(state: &State, kind: Kind, index: u32, revision: Revision,
                 "namespace" => out.push_str(&plan.namespace_of(deployment)),
                 "app" => out.push_str(&plan.app_of(deployment)),
                 "family" => out.push_str("IPv4"),
+                "ports" => out.push_str(ports(plan, service, SLICE_PORTS)),
                 "endpoints" if service == plan.services => probe_endpoints(state, out),
                 "endpoints" => endpoints(plan, service, part, revision, out),
                 other => common(other, out),
@@ -219,6 +230,10 @@ fn service_name(plan: &Plan, service: u32) -> String {
     }
     let deployment = Plan::deployment_of(plan.first_pod_of(service));
     format!("{}-{}", plan.app_of(deployment), service / (plan.pods / 5).max(1))
+}
+
+fn ports(plan: &Plan, service: u32, of: [&'static str; 2]) -> &'static str {
+    of[usize::from(service == plan.services)]
 }
 
 fn addresses(plan: &Plan, node: u32, out: &mut String) {

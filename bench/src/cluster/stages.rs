@@ -1,7 +1,7 @@
 //! Source, model and compiler in this process, each stage timed alone.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::io::Write;
 use std::ops::ControlFlow;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -102,15 +102,14 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// Measures a cold start, then a stream of changes, and returns the report.
+/// Measures a cold start, then a stream of changes, and writes the report.
 ///
 /// # Errors
 /// The server or the source fails.
-pub fn measure(plan: &Plan, rate: u64, seconds: u64) -> Result<String, BenchError> {
+pub fn measure(plan: &Plan, rate: u64, seconds: u64, out: &mut impl Write) -> Result<(), BenchError> {
     let server = ServerProcess::start(plan, ([127, 0, 0, 1], 0).into(), None)?;
     let dir = tempfile::tempdir().map_err(BenchError::io("making a folder"))?;
     let kubeconfig = server.write_kubeconfig(dir.path())?;
-    let mut out = String::new();
     let mut node = Node::new(plan.clone());
     let empty = usage::resident(std::process::id())?;
     let (sender, batches) = mpsc::sync_channel(64);
@@ -241,7 +240,7 @@ pub fn measure(plan: &Plan, rate: u64, seconds: u64) -> Result<String, BenchErro
     );
     drop(batches);
     drop(follower);
-    Ok(out)
+    Ok(())
 }
 
 fn is_probe(event: &Event) -> bool {
