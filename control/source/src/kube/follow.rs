@@ -23,6 +23,7 @@ use super::raw::Raw;
 use super::report::Observed;
 use super::resource::Resource;
 use super::saved::Saved;
+use crate::decode::parts::{KindParts, NodeParts, OtherParts, PodParts, SliceParts};
 use crate::source::Batch;
 
 /// The inputs of a follower.
@@ -81,7 +82,7 @@ pub(super) async fn follow(kind: Kind, origin: Arc<str>, inputs: Inputs, outputs
                     return;
                 }
             }
-            ended = follower.watch(connected) => {
+            ended = follower.watch_kind(connected) => {
                 if ended.is_break() {
                     return;
                 }
@@ -124,8 +125,20 @@ impl KindFollower {
         self.versions[self.version % self.versions.len()]
     }
 
+    /// Watches, and reads of each object only what the kind's decoder reads.
+    async fn watch_kind(&mut self, connected: Connected) -> ControlFlow<()> {
+        match self.kind {
+            Kind::Pod => self.watch::<PodParts>(connected).await,
+            Kind::Node => self.watch::<NodeParts>(connected).await,
+            Kind::EndpointSlice => self.watch::<SliceParts>(connected).await,
+            Kind::ServiceCidr | Kind::Namespace | Kind::Service | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
+                self.watch::<OtherParts>(connected).await
+            }
+        }
+    }
+
     /// Lists and watches with one client. Breaks when nobody wants the events; continues when the watch must begin again.
-    async fn watch(&mut self, connected: Connected) -> ControlFlow<()> {
+    async fn watch<P: KindParts>(&mut self, connected: Connected) -> ControlFlow<()> {
         let resource = self.resource();
         let strategy = if connected.streams_lists && self.may_stream {
             InitialListStrategy::StreamingList
@@ -136,7 +149,7 @@ impl KindFollower {
             initial_list_strategy: strategy.clone(),
             ..watcher::Config::default()
         };
-        let api: Api<Raw> = Api::all_with(connected.client, &resource);
+        let api: Api<Raw<P>> = Api::all_with(connected.client, &resource);
         let mut stream = pin!(watcher(api, config).backoff(DefaultBackoff::default()));
         loop {
             let next = tokio::select! {
@@ -203,7 +216,7 @@ impl KindFollower {
     }
 
     /// Returns the events that follow from one of the watcher.
-    fn apply(&mut self, event: watcher::Event<Raw>, resource: &Resource) -> Vec<Event> {
+    fn apply<P>(&mut self, event: watcher::Event<Raw<P>>, resource: &Resource) -> Vec<Event> {
         let mut events = Vec::new();
         match event {
             watcher::Event::Init => {

@@ -59,7 +59,7 @@ impl Observed {
     }
 
     /// Records an object that the server sent.
-    pub(in super::super) fn see(&self, kind: Kind, raw: &Raw) {
+    pub(in super::super) fn see<P>(&self, kind: Kind, raw: &Raw<P>) {
         let Some(name) = &raw.meta.name else { return };
         if kind == Kind::Node && self.node.as_deref() == Some(name) {
             self.set_own_node(Some(own_node(&raw.value)));
