@@ -21,14 +21,19 @@ echo "building Kubernetes $version into $folder: 5 to 10 minutes on two cores, o
 mkdir -p "$folder"
 cd "$module"
 
-# From Go 1.21 on, the command fetches the toolchain by itself. Earlier ones cannot read go.mod, and fetch the toolchain here as
-# the module as which it is published; a module's files are not executable.
+# From Go 1.21 on, the command fetches the toolchain by itself. Earlier ones cannot read go.mod; for them the toolchain is fetched
+# here as the module as which it is published. Such a module's files are not executable, and its go.mod files are renamed.
 case $(go version) in
 *\ go1.1[0-9]* | *\ go1.20*)
-	root=$(cd / && go mod download -json "golang.org/toolchain@v0.0.1-$toolchain.$(go env GOOS)-$(go env GOARCH)" |
+	published=$(cd / && go mod download -json "golang.org/toolchain@v0.0.1-$toolchain.$(go env GOOS)-$(go env GOARCH)" |
 		sed -n 's/^\t"Dir": "\(.*\)",*$/\1/p')
+	root=$folder/../$toolchain
+	rm -rf "$root"
+	cp -R "$published" "$root"
+	chmod -R u+w "$root"
 	chmod -R u+x "$root/bin" "$root/pkg/tool"
-	export GOROOT="$root" PATH="$root/bin:$PATH" GOTOOLCHAIN=local
+	find "$root" -name _go.mod | while read -r file; do mv "$file" "${file%_go.mod}go.mod"; done
+	export GOROOT="$root" PATH="$root/bin:$PATH"
 	;;
 esac
 

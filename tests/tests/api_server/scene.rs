@@ -1,6 +1,8 @@
 //! The scene of the suite: a control plane, nodes whose agents follow it with an account of their own, and pods.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use heddle_lab::control_plane::{Account, ControlPlane, Gate};
 use heddle_lab::traffic::{self, ProbeOutcome, ServerBehavior, TcpServer};
@@ -13,6 +15,12 @@ use crate::common::{BOUND, SILENCE, binaries, wait_until};
 pub const PORT: u16 = 8080;
 /// The port of the Services.
 pub const SERVICE_PORT: u16 = 80;
+
+/// The CustomResourceDefinition of ClusterNetworkPolicy.
+const CLUSTER_NETWORK_POLICIES: &str = include_str!("../../kubernetes/clusternetworkpolicies.yaml");
+
+/// The longest until an agent has tried everything again after an outage: its pauses double up to 30 s, and vary.
+pub const RETRY_BOUND: Duration = Duration::from_secs(60);
 
 /// A control plane with its laboratory.
 pub struct Cluster {
@@ -40,8 +48,18 @@ impl Cluster {
             return Ok(cluster);
         }
         let cluster = Arc::new(Self::start()?);
+        cluster.install_cluster_network_policies()?;
         *shared = Arc::downgrade(&cluster);
         Ok(cluster)
+    }
+
+    /// Installs the CustomResourceDefinition of ClusterNetworkPolicy, and waits until it is served.
+    pub fn install_cluster_network_policies(&self) -> Result<(), LabError> {
+        self.plane
+            .kubectl_with(&["create", "-f", "-"], CLUSTER_NETWORK_POLICIES)?;
+        let wait = ["wait", "--for=condition=Established", "--timeout=30s"];
+        let crd = ["crd", "clusternetworkpolicies.policy.networking.k8s.io"];
+        self.plane.kubectl(&[&wait[..], &crd].concat()).map(drop)
     }
 
     /// Registers a node whose agent has an account of its own and reaches the API server by a gate. No agent runs yet.
@@ -49,10 +67,16 @@ impl Cluster {
         let account = Account::create(&self.plane, &format!("heddle-{name}"))?;
         let gate = Gate::start(self.plane.ns(), self.plane.address())?;
         let mut plan = NodePlan::new(name, number);
-        plan.kubeconfig = Some(account.kubeconfig(&self.plane, gate.address())?);
+        let kubeconfig = account.kubeconfig(&self.plane, gate.address())?;
+        plan.kubeconfig = Some(kubeconfig.clone());
         let node = self.lab.node(plan)?;
         self.plane.register(&node)?;
-        Ok(Member { node, gate, account })
+        Ok(Member {
+            node,
+            gate,
+            account,
+            kubeconfig,
+        })
     }
 
     /// Registers a node and starts its agent.
@@ -105,12 +129,21 @@ pub struct Member {
     pub node: Node,
     pub gate: Gate,
     pub account: Account,
+    /// The agent's kubeconfig.
+    pub kubeconfig: PathBuf,
 }
 
 impl Member {
     /// Returns the status of a kind of objects.
     pub fn kind(&self, kind: &str) -> Result<Value, LabError> {
         Ok(self.node.status()?["source"]["kinds"][kind].take())
+    }
+
+    /// Returns true if the agent has seen this version of an object of a kind, or a newer one. etcd counts the changes of all
+    /// objects, so its versions can be compared.
+    pub fn has_seen(&self, kind: &str, version: u64) -> Result<bool, LabError> {
+        let seen = self.kind(kind)?["resource_version"].as_str().map(str::parse::<u64>);
+        Ok(matches!(seen, Some(Ok(seen)) if seen >= version))
     }
 
     /// Returns the kinds that have a fault.
@@ -123,7 +156,9 @@ impl Member {
 
     /// Waits until no kind has a fault.
     pub fn wait_until_healthy(&self) -> Result<(), LabError> {
-        wait_until("no kind has a fault", || Ok(self.faulty_kinds()?.is_empty()))
+        heddle_lab::wait_until("no kind has a fault", RETRY_BOUND, || {
+            Ok(self.faulty_kinds()?.is_empty())
+        })
     }
 }
 

@@ -24,8 +24,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// Makes the account. The objects are those of `configs/rbac.yaml` under another name, so that each agent of a
-    /// laboratory can have rights of its own.
+    /// Makes the account from the objects of `configs/rbac.yaml`, under another name, so that each agent of a laboratory can
+    /// have rights of its own.
     ///
     /// # Errors
     /// `configs/rbac.yaml` cannot be read, or the API server refuses.

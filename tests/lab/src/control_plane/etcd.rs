@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::ControlPlane;
+use super::processes::{ControlPlane, ETCD};
 use crate::LabError;
 
-/// The address of etcd's clients, in the namespace of the control plane.
-pub(super) const ETCD: &str = "127.0.0.1:2379";
 /// The bound of a request.
 const BOUND: Duration = Duration::from_secs(10);
 

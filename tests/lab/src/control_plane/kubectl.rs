@@ -49,6 +49,20 @@ impl ControlPlane {
         self.kubectl_with(&apply, &documents.join("\n---\n")).map(drop)
     }
 
+    /// Applies one object and returns its resource version.
+    ///
+    /// # Errors
+    /// The API server refuses it.
+    pub fn apply_one(&self, object: &Value) -> Result<u64, LabError> {
+        let version = "--output=jsonpath={.metadata.resourceVersion}";
+        let apply = ["apply", "--server-side", "--force-conflicts", version, "-f", "-"];
+        let text = self.kubectl_with(&apply, &object.to_string())?;
+        text.trim().parse().map_err(|e| LabError::Reply {
+            what: "the resource version of an object".to_owned(),
+            detail: format!("{e}: {text:?}"),
+        })
+    }
+
     /// Deletes objects at once, without grace and without waiting for the end.
     ///
     /// # Errors

@@ -10,16 +10,17 @@ use nix::sys::signal::Signal;
 
 use super::KubernetesBinaries;
 use super::certificates::Authority;
-use super::etcd::ETCD;
 use crate::{Lab, LabError, NetNs, Process, uplink, wait_until};
 
 /// The number of the control plane among the members of the laboratory's network.
 const NUMBER: u8 = 240;
 const PORT: u16 = 6443;
+/// The address of etcd's clients, in the namespace of the control plane.
+pub(super) const ETCD: &str = "127.0.0.1:2379";
 /// The longest that the API server may take until it is ready. Alone on two cores it takes 4 s.
 const READY_BOUND: Duration = Duration::from_secs(60);
 /// The longest that a process may take from a signal to its end.
-const STOP_BOUND: Duration = Duration::from_secs(30);
+const STOP_BOUND: Duration = Duration::from_secs(10);
 /// The ranges of Service addresses and of pods.
 const SERVICES: &str = "10.96.0.0/16,fd00:10:96::/112";
 const PODS: &str = "10.244.0.0/16,fd00:10:244::/56";
@@ -184,12 +185,12 @@ impl ControlPlane {
         Ok(self.kubectl_output(&["get", "--raw", "/readyz"], "")?.ok)
     }
 
-    /// Sends the API server a signal, and waits for its end.
+    /// Kills the API server. After SIGTERM it would wait up to a minute for the watches to end.
     ///
     /// # Errors
-    /// It does not end within 30 s; then it is killed.
-    pub fn stop_api_server(&mut self, signal: Signal) -> Result<(), LabError> {
-        stop(&mut self.api_server, signal)
+    /// The process does not end.
+    pub fn kill_api_server(&mut self) -> Result<(), LabError> {
+        kill(&mut self.api_server)
     }
 
     /// Starts the controllers.
@@ -224,8 +225,8 @@ impl ControlPlane {
     ///
     /// # Errors
     /// The process does not end.
-    pub fn stop_controllers(&mut self) -> Result<(), LabError> {
-        stop(&mut self.controllers, Signal::SIGKILL)
+    pub fn kill_controllers(&mut self) -> Result<(), LabError> {
+        kill(&mut self.controllers)
     }
 
     /// Returns a `kubectl` command with the rights of an administrator.
@@ -248,9 +249,9 @@ impl ControlPlane {
     }
 }
 
-fn stop(process: &mut Option<Process>, signal: Signal) -> Result<(), LabError> {
+fn kill(process: &mut Option<Process>) -> Result<(), LabError> {
     match process.take() {
-        Some(mut process) => process.stop(signal, STOP_BOUND).map(drop),
+        Some(mut process) => process.stop(Signal::SIGKILL, STOP_BOUND).map(drop),
         None => Ok(()),
     }
 }
