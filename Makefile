@@ -7,6 +7,9 @@ SHELL := /bin/bash
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo -E env PATH="$$PATH")
 TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/tools
+# A control plane for the suite `api_server` and `make demo-cluster`, kept outside of git because it takes minutes to build.
+KUBERNETES_VERSION := $(shell sed -nE 's|^(require)?[[:space:]]*k8s.io/kubernetes (v[0-9.]+).*|\2|p' tests/kubernetes/go.mod)
+export HEDDLE_KUBERNETES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/kubernetes/$(KUBERNETES_VERSION)/bin
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/e2e
 DENY_VERSION := 0.20.2
@@ -37,8 +40,15 @@ help: ## what there is
 # Only the instruction budget needs it.
 test instructions: COMMANDS += valgrind:valgrind
 
+# Only what runs an API server needs them.
+test e2e demo-cluster kubernetes: COMMANDS += go:golang-go etcd:etcd-server
+
 demo: deps build ## heddle's main job on real traffic, in namespaces of its own
 	@$(SUDO) $(BIN)/heddle demo $(DEMO_FLAGS)
+
+demo-cluster: deps build kubernetes ## the agent on a real API server: kubectl applies pods, a Service, a policy
+	@cargo build --locked --profile e2e -p heddle-lab --features control-plane --bin heddle-demo-cluster
+	@$(SUDO) $(BIN)/heddle-demo-cluster
 
 check: COMMANDS := $(BUILD_COMMANDS)
 check: deps ## formatting, lints, and every test that needs no root and no network namespace: a few minutes
@@ -88,7 +98,10 @@ unit: deps ## unit, property and in-memory tests, AF_XDP on real veths, the CNI 
 loom: deps ## the lock-free code under every interleaving
 	@RUSTFLAGS="--cfg loom" cargo test --locked --release --target-dir $(TARGET)/loom --lib $(LOOM) loom
 
-e2e: build ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
+kubernetes: deps ## builds kube-apiserver, kube-controller-manager and kubectl, once
+	@scripts/kubernetes.sh $(HEDDLE_KUBERNETES)
+
+e2e: build kubernetes ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
 	@$(SUDO) cargo test --locked --profile e2e -p heddle-tests -- --test-threads=2
 
 bench: deps ## the pipeline in memory; on veths beside a bare forwarder and the kernel, interleaved (bench/README.md)
@@ -111,4 +124,4 @@ fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuz
 		cargo +nightly fuzz run "$$target" "$$found" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-.PHONY: help demo check style test build deps lint unit loom e2e bench instructions fuzz
+.PHONY: help demo demo-cluster kubernetes check style test build deps lint unit loom e2e bench instructions fuzz

@@ -23,7 +23,7 @@ pub enum Leftovers {
     All,
 }
 
-/// Removes the agents, folders, mounts and namespaces of laboratories whose process has ended, and returns their names.
+/// Removes the processes, folders, mounts and namespaces of laboratories whose process has ended, and returns their names.
 ///
 /// # Errors
 /// `/run/netns` or the folder of temporary files cannot be read.
@@ -43,7 +43,7 @@ pub fn remove_leftovers(which: Leftovers) -> Result<Vec<String>, LabError> {
             kept_pids.push(pid);
             continue;
         }
-        kill_agents(&entry.path());
+        kill_processes(&entry.path());
         remove_folder(&entry.path());
         removed.push(entry.path().display().to_string());
     }
@@ -51,17 +51,20 @@ pub fn remove_leftovers(which: Leftovers) -> Result<Vec<String>, LabError> {
     Ok(removed)
 }
 
-/// Kills the agents whose process ids are in the nodes' folders. A process id may belong to another process by now:
-/// only one whose command line names the laboratory's folder is killed.
-fn kill_agents(lab: &Path) {
-    for node in fs::read_dir(lab).into_iter().flatten().flatten() {
-        let Ok(text) = fs::read_to_string(node.path().join(PID_FILE)) else {
-            continue;
-        };
-        let Ok(pid) = text.trim().parse::<i32>() else { continue };
-        let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        if String::from_utf8_lossy(&cmdline).contains(&*lab.to_string_lossy()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+/// Kills the processes whose ids are in `*.pid` of the laboratory's folders. A process id may belong to another process by
+/// now: only one whose command line names the laboratory's folder is killed.
+fn kill_processes(lab: &Path) {
+    for folder in fs::read_dir(lab).into_iter().flatten().flatten() {
+        for file in fs::read_dir(folder.path()).into_iter().flatten().flatten() {
+            if file.path().extension().is_none_or(|extension| extension != "pid") {
+                continue;
+            }
+            let text = fs::read_to_string(file.path()).unwrap_or_default();
+            let Ok(pid) = text.trim().parse::<i32>() else { continue };
+            let cmdline = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            if String::from_utf8_lossy(&cmdline).contains(&*lab.to_string_lossy()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 //!   use.
 //! - [`traffic`] and [`udp`]: servers, clients and long-lived connections inside namespaces.
 //! - [`manifests`]: Kubernetes objects. [`usage`]: the processor time and memory of a process.
+//! - `control_plane` (a feature): a real API server for the agents, where objects otherwise come from a folder.
 //! - [`NetNs`], [`Process`], [`run`]: namespaces, background processes and commands, each with a guard or a bound.
 //!
 //! Every namespace and folder carries the process id in its name and is removed by its guard, also when a test panics.
@@ -16,6 +17,8 @@
 
 mod binaries;
 mod command;
+#[cfg(feature = "control-plane")]
+pub mod control_plane;
 mod error;
 mod kubelet;
 mod lab;
@@ -28,6 +31,7 @@ mod process;
 pub mod shop;
 pub mod traffic;
 pub mod udp;
+mod uplink;
 pub mod usage;
 mod wait;
 

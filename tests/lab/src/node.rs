@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::leftovers::{PID_FILE, unmount_below};
-use crate::{Binaries, LabError, NetNs, Output, Process, manifests, run, run_with_input};
+use crate::{Binaries, LabError, NetNs, Output, Process, manifests, run_with_input, uplink};
 
 /// The longest that an agent may take until it says that it is ready.
 const READY_BOUND: Duration = Duration::from_secs(30);
@@ -27,6 +27,8 @@ pub struct NodePlan {
     pub number: u8,
     /// Its pod ranges.
     pub pod_cidrs: Vec<String>,
+    /// The kubeconfig of the agent; `None`: the agent reads the node's manifest folder.
+    pub kubeconfig: Option<PathBuf>,
     /// The cores of its workers, in the syntax of `--cores`.
     pub cores: String,
     /// Further arguments of `heddle run`.
@@ -45,6 +47,7 @@ impl NodePlan {
             name: name.to_owned(),
             number,
             pod_cidrs: vec![format!("10.244.{number}.0/24"), format!("fd00:10:244:{number}::/64")],
+            kubeconfig: None,
             cores: "0".to_owned(),
             flags: Vec::new(),
             env: Vec::new(),
@@ -61,6 +64,8 @@ pub struct Node {
     dir: PathBuf,
     binaries: Binaries,
     agent: Option<Process>,
+    /// The socket at which the agent says that it is ready.
+    notified: Option<UnixDatagram>,
     kept: bool,
 }
 
@@ -68,36 +73,8 @@ impl Node {
     /// Makes the namespace, connects its uplink to the bridge of `outside`, makes the folders and writes the Node object.
     pub(crate) fn new(plan: NodePlan, dir: PathBuf, binaries: Binaries, outside: &NetNs) -> Result<Self, LabError> {
         let ns = NetNs::create(&plan.name)?;
-        let n = plan.number;
-        let outside_path = outside.path().display().to_string();
-        let bridge_port = format!("to-{}", plan.name);
         ns.forward()?;
-        ns.enter(|| {
-            run(
-                "ip",
-                &[
-                    "link",
-                    "add",
-                    "eth0",
-                    "type",
-                    "veth",
-                    "peer",
-                    "name",
-                    &bridge_port,
-                    "netns",
-                    &outside_path,
-                ],
-            )?;
-            run("ip", &["address", "add", &format!("192.0.2.{n}/24"), "dev", "eth0"])?;
-            run(
-                "ip",
-                &["address", "add", &format!("2001:db8::{n:x}/64"), "dev", "eth0", "nodad"],
-            )?;
-            run("ip", &["link", "set", "eth0", "up"])?;
-            run("ip", &["route", "add", "default", "via", "192.0.2.254"])?;
-            run("ip", &["-6", "route", "add", "default", "via", "2001:db8::fe"]).map(drop)
-        })?;
-        outside.run("ip", &["link", "set", &bridge_port, "master", "br0", "up"])?;
+        uplink::join(&ns, outside, &plan.name, plan.number)?;
         for folder in ["manifests", "run", "state"] {
             let path = dir.join(folder);
             fs::create_dir_all(&path).map_err(LabError::io(format!("creating {}", path.display())))?;
@@ -108,6 +85,7 @@ impl Node {
             dir,
             binaries,
             agent: None,
+            notified: None,
             kept: false,
         };
         node.apply(&manifests::node(
@@ -133,11 +111,7 @@ impl Node {
     /// Returns its addresses, 192.0.2.NUMBER and 2001:db8::NUMBER.
     #[must_use]
     pub fn internal_ips(&self) -> [IpAddr; 2] {
-        let n = self.plan.number;
-        [
-            IpAddr::from([192, 0, 2, n]),
-            IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(n)]),
-        ]
+        uplink::addresses(self.plan.number)
     }
 
     /// Returns the path of the CNI plugin.
@@ -210,22 +184,37 @@ impl Node {
     /// # Errors
     /// The agent ends, or is not ready in time. The error contains the end of its log.
     pub fn start_agent(&mut self) -> Result<(), LabError> {
+        self.launch_agent()?;
+        let ready = self.wait_until_ready();
+        if ready.is_err() {
+            // Dropping it kills it.
+            self.agent = None;
+        }
+        ready
+    }
+
+    /// Starts the agent without waiting for it.
+    ///
+    /// # Errors
+    /// The agent cannot be started.
+    pub fn launch_agent(&mut self) -> Result<(), LabError> {
         let notify = self.dir.join("notify.sock");
         match fs::remove_file(&notify) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(LabError::io("removing notify.sock")(e)),
             _ => {}
         }
         let socket = UnixDatagram::bind(&notify).map_err(LabError::io(format!("binding {}", notify.display())))?;
-        // With this timeout the loop notices within 100 ms that the agent has ended.
+        // With this timeout the wait notices within 100 ms that the agent has ended.
         socket
             .set_read_timeout(Some(Duration::from_millis(100)))
             .map_err(LabError::io("setting a read timeout"))?;
         let mut command = self.heddle("run");
+        command.arg("--node").arg(&self.plan.name);
+        match &self.plan.kubeconfig {
+            Some(kubeconfig) => command.arg("--kubeconfig").arg(kubeconfig),
+            None => command.arg("--manifests").arg(self.manifests()),
+        };
         command
-            .arg("--node")
-            .arg(&self.plan.name)
-            .arg("--manifests")
-            .arg(self.manifests())
             .arg("--state-dir")
             .arg(self.state_dir())
             .args(["--cores", &self.plan.cores])
@@ -235,12 +224,26 @@ impl Node {
         if let Some(limit) = self.plan.open_files {
             command = with_open_files(&command, limit);
         }
-        let mut agent = Process::start(&self.ns, "heddle run", &mut command, &self.log())?;
-        // Write the file before the wait. If this process is killed during the wait, the file is the only record of the
-        // agent that stays behind.
+        let agent = Process::start(&self.ns, "heddle run", &mut command, &self.log())?;
+        // The file is the only record of the agent that stays behind if this process is killed.
         let pid_file = self.dir.join(PID_FILE);
         fs::write(&pid_file, agent.id().to_string())
             .map_err(LabError::io(format!("writing {}", pid_file.display())))?;
+        (self.agent, self.notified) = (Some(agent), Some(socket));
+        Ok(())
+    }
+
+    /// Waits until the agent says that it is ready, at most 30 s.
+    ///
+    /// # Errors
+    /// No agent was launched, it ends, or it is not ready in time. The error contains the end of its log.
+    pub fn wait_until_ready(&mut self) -> Result<(), LabError> {
+        let (Some(agent), Some(socket)) = (&mut self.agent, &self.notified) else {
+            return Err(LabError::Reply {
+                what: format!("the agent of {}", self.plan.name),
+                detail: "it was not launched".to_owned(),
+            });
+        };
         let mut message = [0; 256];
         let start = Instant::now();
         while start.elapsed() < READY_BOUND {
@@ -249,7 +252,6 @@ impl Node {
                     .lines()
                     .any(|line| line == "READY=1")
             {
-                self.agent = Some(agent);
                 return Ok(());
             }
             if let Some(status) = agent.exit_status()? {

@@ -14,6 +14,7 @@ pub struct Pod {
     /// Its name.
     pub name: String,
     labels: Vec<(String, String)>,
+    uid: String,
     ns: NetNs,
 }
 
@@ -24,6 +25,7 @@ impl Pod {
             namespace: namespace.to_owned(),
             name: name.to_owned(),
             labels: owned(labels),
+            uid: format!("uid-{namespace}-{name}"),
             ns: NetNs::create(name)?,
         })
     }
@@ -42,8 +44,13 @@ impl Pod {
 
     /// Returns its uid, which is in the object and in `CNI_ARGS`.
     #[must_use]
-    pub fn uid(&self) -> String {
-        format!("uid-{}-{}", self.namespace, self.name)
+    pub fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    /// Sets its uid to the one that an API server gave it.
+    pub fn set_uid(&mut self, uid: &str) {
+        uid.clone_into(&mut self.uid);
     }
 
     /// Returns its Pod object on a node, with these addresses.

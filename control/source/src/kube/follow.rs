@@ -10,9 +10,12 @@ use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use heddle_model::{Event, Kind, ObjectKey};
-use kube::Api;
+use hyper::Request;
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use kube::client::Body;
 use kube::runtime::WatchStreamExt;
 use kube::runtime::watcher::{self, DefaultBackoff, InitialListStrategy, watcher};
+use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 
 use super::connect::Connected;
@@ -60,7 +63,6 @@ pub(super) async fn follow(kind: Kind, origin: Arc<str>, inputs: Inputs, outputs
         version: 0,
         may_stream: true,
         is_listing: true,
-        reported: None,
         absent_backoff: DefaultBackoff::default(),
     };
     loop {
@@ -75,6 +77,10 @@ pub(super) async fn follow(kind: Kind, origin: Arc<str>, inputs: Inputs, outputs
                 },
             }
             continue;
+        };
+        let connected = Connected {
+            client: reporting_client(connected.client, kind, follower.health.clone()),
+            ..connected
         };
         tokio::select! {
             changed = clients.changed() => {
@@ -99,6 +105,28 @@ async fn next_saved(saved: &mut watch::Receiver<Option<Arc<Saved>>>) -> Option<A
     }
 }
 
+/// Returns a client that ends the fault of a kind when a watch begins.
+///
+/// The watcher reports nothing then. Without this, a kind whose objects rarely change would seem broken long after its watch works
+/// again.
+fn reporting_client(client: Client, kind: Kind, health: Health) -> Client {
+    let send = move |request: Request<Body>| {
+        let (client, health) = (client.clone(), health.clone());
+        let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+        async move {
+            let response = client.send(request).await?;
+            // A proxy may answer with a page of its own.
+            let content = response.headers().get(CONTENT_TYPE).map(HeaderValue::as_bytes);
+            let is_json = content.is_some_and(|content| content.starts_with(b"application/json"));
+            if is_watch && is_json && response.status().is_success() {
+                health.answered(kind);
+            }
+            Ok::<_, kube::Error>(response)
+        }
+    };
+    Client::new(tower::service_fn(send), "default")
+}
+
 /// A kind that is followed.
 struct KindFollower {
     kind: Kind,
@@ -115,8 +143,6 @@ struct KindFollower {
     may_stream: bool,
     /// True from the beginning of a list to its end.
     is_listing: bool,
-    /// The fault that was logged last, until the kind works again.
-    reported: Option<String>,
     absent_backoff: DefaultBackoff,
 }
 
@@ -270,10 +296,7 @@ impl KindFollower {
     }
 
     fn answered(&self) {
-        self.health.edit(self.kind, |health| {
-            health.answered_at = Some(Instant::now());
-            health.unreachable_since = None;
-        });
+        self.health.answered(self.kind);
     }
 
     /// Records a version that was seen. An object that comes or goes shows that the watch works.
@@ -293,13 +316,11 @@ impl KindFollower {
     fn works(&mut self) {
         let objects = self.mirror.len();
         self.health.edit(self.kind, |health| {
-            (health.synced, health.absent, health.error, health.objects) = (true, false, None, objects);
+            (health.synced, health.absent, health.objects) = (true, false, objects);
             health.saved_at = None;
         });
+        self.health.answered(self.kind);
         self.absent_backoff = DefaultBackoff::default();
-        if self.reported.take().is_some() {
-            tracing::info!(kind = %self.kind, "is read from the API server again");
-        }
     }
 
     /// Records an error and returns what to do.
@@ -315,8 +336,8 @@ impl KindFollower {
             tracing::info!(kind = %self.kind, "{}: the list is read by pages", fault.text);
             return Next::ListByPages;
         }
+        let mut is_news = false;
         self.health.edit(self.kind, |health| {
-            health.error = Some(fault.text.clone());
             health.reconnects += 1;
             if fault.is_unreachable {
                 health.unreachable_since.get_or_insert_with(Instant::now);
@@ -324,11 +345,15 @@ impl KindFollower {
                 health.answered_at = Some(Instant::now());
                 health.unreachable_since = None;
             }
+            // 410 is the usual end of a watch that was away for long.
+            is_news = fault.code != 410 && health.reported.as_ref() != Some(&fault.text);
+            if is_news {
+                health.reported = Some(fault.text.clone());
+            }
+            health.error = Some(fault.text.clone());
         });
-        // 410 is the usual end of a watch that was away for long.
-        if fault.code != 410 && self.reported.as_ref() != Some(&fault.text) {
+        if is_news {
             tracing::warn!(kind = %self.kind, "{}; its objects stay as they are, and heddle tries again", fault.text);
-            self.reported = Some(fault.text);
         }
         Next::Retry
     }

@@ -27,6 +27,8 @@ pub struct KindHealth {
     pub saved_at: Option<SystemTime>,
     /// The fault is one of the connection or of the credentials, and another server or newer credentials may help.
     pub(super) unreachable_since: Option<Instant>,
+    /// The fault that was logged last, until the kind works again.
+    pub(super) reported: Option<String>,
 }
 
 /// The state of all kinds, shared by the tasks and their readers.
@@ -89,10 +91,26 @@ impl Health {
         }
     }
 
-    /// Returns the time since which no kind has had an answer; `None` if one has.
+    /// Records an answer that grants what was asked: the fault is over.
+    pub(super) fn answered(&self, kind: Kind) {
+        let mut was_reported = false;
+        self.edit(kind, |health| {
+            health.answered_at = Some(Instant::now());
+            health.unreachable_since = None;
+            health.error = None;
+            was_reported = health.reported.take().is_some();
+        });
+        if was_reported {
+            tracing::info!(%kind, "is read from the API server again");
+        }
+    }
+
+    /// Returns the time since which no kind has had an answer; `None` if one has. A kind that the server does not have is asked
+    /// too rarely to count.
     pub(super) fn unreachable_since(&self) -> Option<Instant> {
         let all = self.lock();
-        let since: Option<Vec<Instant>> = all.kinds.values().map(|kind| kind.unreachable_since).collect();
+        let present = all.kinds.values().filter(|kind| !kind.absent);
+        let since: Option<Vec<Instant>> = present.map(|kind| kind.unreachable_since).collect();
         since?.into_iter().max()
     }
 
@@ -116,5 +134,27 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_server_is_unreachable_when_no_kind_that_it_has_gets_an_answer() {
+        let health = Health::new();
+        assert_eq!(health.unreachable_since(), None);
+        let now = Instant::now();
+        for kind in Kind::ALL {
+            assert_eq!(health.unreachable_since(), None, "before {kind}");
+            health.edit(kind, |health| {
+                health.absent = kind == Kind::ClusterNetworkPolicy;
+                health.unreachable_since = (!health.absent).then_some(now);
+            });
+        }
+        assert_eq!(health.unreachable_since(), Some(now));
+        health.answered(Kind::Pod);
+        assert_eq!(health.unreachable_since(), None);
     }
 }
