@@ -1,10 +1,14 @@
-//! Invariants that hold for any text of kept versions and of a saved cluster. The fuzz targets, the replay of their corpora and
+//! Invariants that hold for any text of kept versions, of a saved cluster and of an API server's object. The fuzz targets, the replay of their corpora and
 //! property tests assert them.
 //!
 //! The function panics when an invariant is broken. Only tests and fuzzers call it.
 
 #![allow(clippy::panic, reason = "a broken invariant must stop the fuzzer")]
 
+use serde::de::DeserializeSeed as _;
+
+use crate::decode::parts::{KindParts as _, NodeParts, OtherParts, PodParts, SliceParts};
+use crate::decode::{Decoded, decode};
 use crate::kept::{self, Parsed};
 use crate::saved::SavedCluster;
 
@@ -57,6 +61,26 @@ pub fn check_saved(data: &[u8]) {
     assert_eq!(again, data);
 }
 
+/// Reads `data` as an object that an API server sends, as each kind, and decodes it. Asserts that a refusal has a message, and
+/// shows a value of bounded length.
+///
+/// # Panics
+/// When an invariant is broken.
+pub fn check_object(data: &[u8]) {
+    for parts in [PodParts::PARTS, NodeParts::PARTS, SliceParts::PARTS, OtherParts::PARTS] {
+        let Ok(value) = parts.deserialize(&mut serde_json::Deserializer::from_slice(data)) else {
+            return;
+        };
+        let refusal = match decode(&value) {
+            Ok(Decoded::Partial(_, refusal)) => *refusal,
+            Err(refusal) => refusal,
+            Ok(Decoded::Object(_) | Decoded::Other(_)) => continue,
+        };
+        assert!(!refusal.message.is_empty(), "{refusal:?}");
+        assert!(refusal.value.chars().count() <= 83, "{refusal:?}");
+    }
+}
+
 fn check_message(message: &str) {
     assert!(!message.is_empty() && message.chars().count() < 500, "{message}");
 }
@@ -85,7 +109,11 @@ mod tests {
 
     #[test]
     fn the_corpus_is_replayed() {
-        for (target, check) in [("kept", check_kept as fn(&[u8])), ("saved", check_saved)] {
+        for (target, check) in [
+            ("kept", check_kept as fn(&[u8])),
+            ("saved", check_saved),
+            ("object", check_object),
+        ] {
             let corpus = corpus(target);
             assert!(corpus.len() >= 10);
             corpus.iter().for_each(|(_, text)| check(text));
