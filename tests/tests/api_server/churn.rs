@@ -1,6 +1,6 @@
 //! Namespaces and labels come and go; policies that select by them follow.
 
-use heddle_lab::LabError;
+use heddle_lab::{LabError, manifests};
 use serde_json::{Value, json};
 
 use crate::scene::{Cluster, PORT, allow_only};
@@ -39,9 +39,13 @@ fn labels_of_namespaces_and_pods_open_and_close() -> Result<(), LabError> {
         client.waits_until_it_reaches(&target, false)?;
     }
     // A burst of changes: the last one counts.
-    for n in 0..20 {
-        label(&["namespace", outside, if n % 2 == 0 { "team=red" } else { "team=blue" }])?;
-    }
+    let with_team = |team: &str| {
+        let mut object = manifests::namespace(outside);
+        object["metadata"]["labels"]["team"] = json!(team);
+        object
+    };
+    let burst: Vec<Value> = ["red", "blue"].into_iter().cycle().take(20).map(with_team).collect();
+    cluster.plane.apply(&burst)?;
     client.waits_until_it_reaches(&target, true)?;
 
     // Another policy selects by the labels of pods.

@@ -49,12 +49,13 @@ fn a_service_and_a_policy_take_effect_and_go() -> Result<(), LabError> {
 
     // Many changes in a steady state cost no connection.
     let before = member.node.status()?;
-    let mut version = 0;
-    for round in 0..30 {
+    let labelled = |round: u32| {
         let mut object = manifests::namespace(namespace);
         object["metadata"]["labels"]["round"] = json!(round.to_string());
-        version = cluster.plane.apply_one(&object)?;
-    }
+        object
+    };
+    cluster.plane.apply(&(0..30).map(labelled).collect::<Vec<_>>())?;
+    let version = cluster.plane.apply_one(&labelled(30))?;
     wait_until("the last label arrives", || member.has_seen("Namespace", version))?;
     let after = member.node.status()?;
     for (kind, status) in after["source"]["kinds"].as_object().into_iter().flatten() {

@@ -1,4 +1,4 @@
-//! Rights: the agent works with exactly the ones of `configs/rbac.yaml`. When one is taken away, `heddle status` names the verb and
+//! Rights: `configs/rbac.yaml` gives the agent all that it needs. When one right is taken away, `heddle status` names the verb and
 //! the resource, and everything else goes on.
 
 use heddle_lab::{LabError, manifests};

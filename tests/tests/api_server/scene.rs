@@ -1,5 +1,6 @@
 //! The scene of the suite: a control plane, nodes whose agents follow it with an account of their own, and pods.
 
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use heddle_lab::traffic::{self, ProbeOutcome, ServerBehavior, TcpServer};
 use heddle_lab::{AddResult, Lab, LabError, NetNs, Node, NodePlan, Pod, manifests};
 use serde_json::{Value, json};
 
-use crate::common::{BOUND, SILENCE, binaries, wait_until};
+use crate::common::{BOUND, binaries, wait_until};
 
 /// The port at which pods answer with their names.
 pub const PORT: u16 = 8080;
@@ -19,6 +20,8 @@ pub const SERVICE_PORT: u16 = 80;
 /// The CustomResourceDefinition of ClusterNetworkPolicy.
 const CLUSTER_NETWORK_POLICIES: &str = include_str!("../../kubernetes/clusternetworkpolicies.yaml");
 
+/// The time after which a server counts as silent: pods of one node answer within a millisecond.
+const NO_ANSWER: Duration = Duration::from_millis(500);
 /// The longest until an agent has tried everything again after an outage: its pauses double up to 30 s, and vary.
 pub const RETRY_BOUND: Duration = Duration::from_secs(60);
 
@@ -105,7 +108,7 @@ impl Cluster {
     }
 
     /// Makes a dual-stack Service for the pods with label `app=NAME`, and returns its addresses.
-    pub fn create_service(&self, namespace: &str, name: &str) -> Result<[std::net::IpAddr; 2], LabError> {
+    pub fn create_service(&self, namespace: &str, name: &str) -> Result<[IpAddr; 2], LabError> {
         let mut service = manifests::service(namespace, name, &[], SERVICE_PORT, PORT);
         service["spec"] = json!({
             "selector": {"app": name}, "ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv4", "IPv6"],
@@ -177,14 +180,14 @@ impl Running {
 
     /// Returns the outcome of a request to another pod's server, which should answer.
     pub fn asks(&self, other: &Self, v6: bool) -> Result<ProbeOutcome, LabError> {
-        let to = std::net::SocketAddr::new(other.attached.ip(v6)?, PORT);
+        let to = SocketAddr::new(other.attached.ip(v6)?, PORT);
         traffic::tcp_request(self.ns(), to, "", BOUND)
     }
 
     /// Returns true if another pod's server answers over IPv4. A policy may silence it, so the wait is short.
     pub fn reaches(&self, other: &Self) -> Result<bool, LabError> {
-        let to = std::net::SocketAddr::new(other.attached.ip(false)?, PORT);
-        Ok(traffic::tcp_request(self.ns(), to, "", SILENCE)?.is_answered())
+        let to = SocketAddr::new(other.attached.ip(false)?, PORT);
+        Ok(traffic::tcp_request(self.ns(), to, "", NO_ANSWER)?.is_answered())
     }
 
     /// Waits until another pod's server answers, or no longer does.
