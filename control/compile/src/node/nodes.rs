@@ -62,9 +62,7 @@ impl Nodes {
         if self.ids.contains_key(name) {
             return;
         }
-        let free = (self.next..=u16::MAX)
-            .map(NodeId)
-            .find(|id| !self.taken.contains(id));
+        let free = (self.next..=u16::MAX).map(NodeId).find(|id| !self.taken.contains(id));
         let gone = || {
             self.ids
                 .iter()
