@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use heddle_bench::Machine;
 use heddle_bench::cluster::process::LISTENS;
-use heddle_bench::cluster::{Plan, server, stages};
+use heddle_bench::cluster::{Plan, agent, server, stages};
 
 /// Measures heddle's control plane with a large cluster.
 #[derive(Parser, Debug)]
@@ -29,6 +29,17 @@ enum Command {
         rate: u64,
         /// Seconds without changes, and seconds with them
         #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+    /// Measures a real agent on a node of the laboratory. Needs root, and heddle and heddle-cni beside this program
+    Agent {
+        #[command(flatten)]
+        plan: Plan,
+        /// Changes a second
+        #[arg(long, default_value_t = 1000)]
+        rate: u64,
+        /// Seconds without changes, and seconds with them
+        #[arg(long, default_value_t = 30)]
         seconds: u64,
     },
     /// Serves the cluster's lists and watches
@@ -58,6 +69,10 @@ fn run(command: Command) -> Result<(), Box<dyn Error>> {
         Command::Stages { plan, rate, seconds } => {
             writeln!(out, "{}\n{plan:?}", Machine::detect())?;
             stages::measure(&plan, rate, seconds, &mut out)?;
+        }
+        Command::Agent { plan, rate, seconds } => {
+            writeln!(out, "{}\n{plan:?}", Machine::detect())?;
+            agent::measure(&plan, rate, seconds, &mut out)?;
         }
         Command::Serve { plan, listen } => {
             let listener = TcpListener::bind(listen)?;

@@ -43,7 +43,7 @@ struct Node {
 impl Node {
     fn new(plan: Plan) -> Self {
         Self {
-            cluster: Cluster::new(),
+            cluster: Cluster::new().for_node(&plan.node),
             compiler: Compiler::new(NodeConfig::named(&*plan.node)),
             plan,
             model: Duration::ZERO,

@@ -55,7 +55,7 @@ impl Objects {
     /// object.
     pub(super) fn new(node: &str, kept: &Kept, own_node: Option<Arc<Node>>) -> Self {
         Self {
-            cluster: Arc::new(RwLock::new(Cluster::with_kept(kept))),
+            cluster: Arc::new(RwLock::new(Cluster::with_kept(kept).for_node(node))),
             node: node.to_owned(),
             facts: NodeFacts::new(own_node, []),
             facts_revision: None,
