@@ -115,6 +115,7 @@ fn a_fault_is_said_and_keeps_what_was_read() {
             Answer::Status(403, "pods is forbidden: User \"x\" cannot list resource \"pods\""),
             "may not",
         ),
+        (Answer::Status(404, "page not found"), "is no API server"),
         (Answer::Status(503, "apiserver is shutting down"), "(503)"),
         (Answer::Status(429, "too many requests"), "(429)"),
         (Answer::Html, "pods"),
