@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The kubeconfig cannot be read, or does not have what is asked for.
-    #[error("kubeconfig {path}: {source}")]
+    #[error("kubeconfig {path}: {}", first_words(&causes(&**source)))]
     Kubeconfig {
         /// Its path.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum ConnectError {
     #[error("the API server's address {0} is no URL: write https://HOST:PORT")]
     Address(String),
     /// The TLS material or the credentials cannot be used.
-    #[error("the credentials for {server} cannot be used: {source}")]
+    #[error("the credentials for {server} cannot be used: {}", first_words(&causes(&**source)))]
     Client {
         /// The server.
         server: String,
