@@ -6,9 +6,12 @@
 //!   between them. `heddle-compare` compares these under the packet generator ([`load`]), with one TCP stream ([`tcp`]) and
 //!   with a ping-pong ([`latency`]). [`report`] prints the results.
 //!
+//! - [`cluster`]: a large cluster from a seed and a server that plays its API, for `heddle-cluster-scale`.
+//!
 //! Every report begins with the [`Machine`], because a number without machine, kernel, driver mode, frame size and batch size
 //! is not a result.
 
+pub mod cluster;
 pub mod error;
 pub mod forwarder;
 pub mod frames;

@@ -107,6 +107,66 @@ fn links(test_node: &TestNode) -> Result<Vec<String>, LabError> {
     Ok(all.lines().filter_map(name).collect())
 }
 
+/// A supervisor can tell a start that needs a change of the configuration from one that may be repeated.
+#[test]
+fn the_exit_status_says_if_a_start_can_be_repeated() -> Result<(), LabError> {
+    let test = TestNode::new()?;
+    let nowhere = test.lab.dir().join("nowhere");
+    let broken = test.file("broken.kubeconfig", "clusters: [")?;
+    let failing = test.file(
+        "exec.kubeconfig",
+        r#"{"kind": "Config", "current-context": "c",
+            "clusters": [{"name": "k", "cluster": {"server": "https://192.0.2.1:6443"}}],
+            "users": [{"name": "u", "user": {"exec": {"apiVersion": "client.authentication.k8s.io/v1",
+                "command": "false", "interactiveMode": "Never"}}}],
+            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}]}"#,
+    )?;
+    for (flags, status, part) in [
+        (
+            vec!["--kubeconfig".to_owned(), nowhere.display().to_string()],
+            "78",
+            "nowhere",
+        ),
+        (
+            vec!["--kubeconfig".to_owned(), broken.display().to_string()],
+            "78",
+            "broken.kubeconfig",
+        ),
+        (
+            vec!["--kubeconfig".to_owned(), failing.display().to_string()],
+            "78",
+            "192.0.2.1",
+        ),
+        (Vec::new(), "78", "service account"),
+        (vec!["--pod-mtu".to_owned(), "7".to_owned()], "78", "podMTU"),
+        (
+            vec!["--manifests".to_owned(), nowhere.display().to_string()],
+            "1",
+            "nowhere",
+        ),
+    ] {
+        let mut command = Command::new(test.heddle());
+        command
+            .arg("run")
+            .arg("--run-dir")
+            .arg(test.node.run_dir())
+            .arg("--state-dir")
+            .arg(test.node.state_dir())
+            .args(["--node", "node"])
+            .args(&flags);
+        let out = test.node.ns().enter(|| run_with_input(&mut command, ""))?;
+        assert_eq!(
+            out.status,
+            format!("exit status: {status}"),
+            "{flags:?}: {}",
+            out.stderr
+        );
+        let last = out.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("heddle: ") && last.contains(part), "{flags:?}: {last}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_good_machine_is_fit_and_stays_unchanged() -> Result<(), LabError> {
     let test_node = TestNode::new()?;

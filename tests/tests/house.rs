@@ -52,7 +52,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("lab", &["wire", "linux"]),
     (
         "bench",
-        &["ids", "wire", "port", "tables", "flow", "engine", "io", "linux", "lab"],
+        &[
+            "ids", "wire", "port", "tables", "flow", "engine", "io", "linux", "lab", "model", "source", "compile",
+        ],
     ),
     ("tests", &["wire", "lab"]),
 ];

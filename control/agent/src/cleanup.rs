@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use crate::api_endpoints;
 use crate::attachments::{self, Store, StoreError};
 use crate::kept;
 use crate::lock::{DirLock, LOCK_FILE, LockError, NetnsLock};
+use crate::saved_cluster;
 use crate::workers::flow_file::{self, FlowFileError};
 use heddle_host::{HostError, links, netlink, reserved, state_file};
 
@@ -100,9 +102,11 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
         (state_dir.join(attachments::FILE), true),
         (state_file::draft(&state_dir.join(attachments::FILE)), true),
         (state_file::draft(&state_dir.join(reserved::FILE)), true),
-        (state_dir.join(kept::FILE), true),
-        (state_file::draft(&state_dir.join(kept::FILE)), true),
     ];
+    for name in [kept::FILE, saved_cluster::FILE, api_endpoints::FILE] {
+        let path = state_dir.join(name);
+        files.extend([(state_file::draft(&path), true), (path, true)]);
+    }
     // The lock files last: no agent may start before everything else is removed.
     files.extend([(run_dir.join(LOCK_FILE), false), (state_dir.join(LOCK_FILE), false)]);
     for (path, is_listed) in files {

@@ -19,6 +19,7 @@ pub mod preflight;
 pub mod privileges;
 pub mod read_model;
 pub mod run;
+mod saved_cluster;
 mod source;
 pub mod workers;
 

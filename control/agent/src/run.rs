@@ -9,6 +9,7 @@ use std::path::Path;
 use crossbeam::channel;
 use heddle_config::{Config, ConfigError, HugePages, Settings};
 use heddle_flow::{BootId, FlowTable, OpenError, Takeover};
+use heddle_source::{Batch, FollowError, Source};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -24,7 +25,7 @@ use crate::notify;
 use crate::preflight::Watcher;
 use crate::preflight::scratch::{self, ScratchError};
 use crate::privileges::{self, PrivilegeError};
-use crate::source::{SelectedSource, SourceError};
+use crate::source;
 use crate::workers::flow_file::{self, FlowFileError, Medium};
 use crate::workers::{Workers, WorkersError, clock};
 
@@ -63,7 +64,7 @@ pub enum RunError {
     Workers(#[from] WorkersError),
     /// The source of objects cannot be followed.
     #[error(transparent)]
-    Source(#[from] SourceError),
+    Source(#[from] FollowError),
     /// A socket cannot be served.
     #[error(transparent)]
     Api(#[from] ApiError),
@@ -73,6 +74,26 @@ pub enum RunError {
     /// The runtime or the signal handlers cannot be started.
     #[error("cannot start the agent: {0}")]
     System(#[from] io::Error),
+}
+
+impl RunError {
+    /// Returns `true` if another start fails too, until someone changes the configuration, the credentials or the machine.
+    #[must_use]
+    pub const fn lasts(&self) -> bool {
+        match self {
+            Self::Config(_) | Self::Privileges(_) | Self::Memory(_) | Self::Descriptors(_) => true,
+            Self::Source(error) => error.lasts(),
+            Self::Lock(_)
+            | Self::Scratch(_)
+            | Self::Store(_)
+            | Self::FlowFile(_)
+            | Self::FlowTable(_)
+            | Self::Workers(_)
+            | Self::Api(_)
+            | Self::Controller(_)
+            | Self::System(_) => false,
+        }
+    }
 }
 
 /// Runs the agent until SIGTERM or SIGINT. The command `heddle run` calls it.
@@ -111,7 +132,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
     let stop = stop_on_signal(&runtime)?;
     let (events_in, events) = channel::unbounded();
     let (requests_in, requests) = channel::unbounded();
-    let (run_dir, source) = (settings.run_dir.clone(), SelectedSource::of(&settings, earlier_files));
+    let (run_dir, source) = (settings.run_dir.clone(), source::selected(&settings, earlier_files));
     let runtime_handle = runtime.handle().clone();
     let mut controller = Controller::new(Parts {
         settings,
@@ -188,17 +209,18 @@ fn serve(
     runtime: &Runtime,
     controller: &mut Controller,
     run_dir: &Path,
-    source: SelectedSource,
-    events: channel::Sender<Vec<heddle_model::Event>>,
+    source: Box<dyn Source>,
+    events: channel::Sender<Batch>,
     requests: &channel::Sender<crate::api::Request>,
 ) -> Result<(), RunError> {
     let read_model = controller.read_model();
-    let followed = source.follow(move |batch| match events.send(batch) {
+    let followed = source.follow(Box::new(move |batch| match events.send(batch) {
         Ok(()) => std::ops::ControlFlow::Continue(()),
         Err(_) => std::ops::ControlFlow::Break(()),
-    })?;
-    if let Some(health) = followed.health() {
-        read_model.show_api_server(health.clone());
+    }))?;
+    if let (Some(health), Some(reporter)) = (followed.health(), followed.reporter()) {
+        read_model.show_api_server(health.clone(), reporter.clone());
+        controller.set_reporter(reporter.clone());
     }
     let _server = runtime.block_on(async { Server::start(run_dir, requests, read_model) })?;
     tracing::info!(run_dir = %run_dir.display(), "the agent serves its sockets");
@@ -266,7 +288,8 @@ fn stop_on_signal(runtime: &Runtime) -> io::Result<channel::Receiver<()>> {
 
 /// Starts logging to standard error.
 fn start_logging(filter: &str) -> Result<(), ConfigError> {
-    let parsed = EnvFilter::try_new(filter).map_err(|e| ConfigError::Value {
+    // kube logs each fault of a watch that heddle logs itself, once and with advice. A directive of the filter overrides this.
+    let parsed = EnvFilter::try_new(format!("kube_runtime=error,{filter}")).map_err(|e| ConfigError::Value {
         key: "log",
         value: format!("{filter:?}"),
         problem: format!("is no filter ({e}): write a level, or directives like info,heddle_engine=debug"),

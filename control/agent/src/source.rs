@@ -1,58 +1,37 @@
 //! The source of objects that the configuration names: a folder, or an API server.
 
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use heddle_config::{ObjectSource, Settings};
-use heddle_model::{Event, Object};
-use heddle_source::folder::{self, FolderError};
-use heddle_source::kube::{self, ApiServer, ConnectError, Credentials, Follower, Health};
+use heddle_model::Object;
+use heddle_source::folder::FolderSource;
+use heddle_source::kube::{ApiServer, ApiServerSource, Credentials};
+use heddle_source::{FollowError, Followed, Sink, Source};
 
 use crate::api_endpoints::ApiEndpoints;
+use crate::saved_cluster;
 
-/// The reason why the source cannot be followed.
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError {
-    /// The folder cannot be watched.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// The API server's credentials cannot be used.
-    #[error(transparent)]
-    ApiServer(#[from] ConnectError),
-}
-
-/// The source to follow.
-pub(crate) enum SelectedSource {
-    /// A folder, with the contents that an earlier agent kept of files which did not parse.
-    Folder {
-        path: PathBuf,
-        earlier_files: BTreeMap<Arc<str>, Vec<Object>>,
-    },
-    /// An API server, whose endpoints are remembered in the state directory.
-    ApiServer { server: ApiServer, state_dir: PathBuf },
-}
-
-/// The source while it is followed. Dropping it ends that.
-pub(crate) enum Followed {
-    Folder { _watch: folder::Watch },
-    ApiServer(Follower),
-}
-
-impl SelectedSource {
-    /// Returns the source that the settings name.
-    pub(crate) fn of(settings: &Settings, earlier_files: BTreeMap<Arc<str>, Vec<Object>>) -> Self {
-        match &settings.source {
-            ObjectSource::Manifests(folder) => Self::Folder {
-                path: folder.clone(),
-                earlier_files,
-            },
-            ObjectSource::ApiServer {
-                kubeconfig,
-                context,
-                address,
-            } => Self::ApiServer {
+/// Returns the source that the settings name. `earlier_files` has the contents that an earlier agent kept of files which did not
+/// parse.
+pub(crate) fn selected(settings: &Settings, earlier_files: BTreeMap<Arc<str>, Vec<Object>>) -> Box<dyn Source> {
+    match &settings.source {
+        ObjectSource::Manifests(folder) => {
+            tracing::info!(folder = %folder.display(), "objects come from a folder");
+            Box::new(FolderSource {
+                folder: folder.clone(),
+                earlier: earlier_files,
+            })
+        }
+        ObjectSource::ApiServer {
+            kubeconfig,
+            context,
+            address,
+            kubelet_kubeconfig,
+        } => {
+            let endpoints = ApiEndpoints::read(&settings.state_dir);
+            let state_dir = settings.state_dir.clone();
+            let source = ApiServerSource {
                 server: ApiServer {
                     credentials: match kubeconfig {
                         Some(path) => Credentials::Kubeconfig {
@@ -62,43 +41,30 @@ impl SelectedSource {
                         None => Credentials::InCluster,
                     },
                     address: address.clone(),
-                    remembered: Vec::new(),
+                    kubelet_kubeconfig: kubelet_kubeconfig.clone(),
+                    remembered: endpoints.all(),
                 },
-                state_dir: settings.state_dir.clone(),
-            },
+                node: Some(settings.node.as_str().into()),
+                load_saved: Box::new(move || saved_cluster::read(&state_dir)),
+            };
+            Box::new(RememberedSource { source, endpoints })
         }
-    }
-
-    /// Follows the source and calls `sink` with each batch of events, on a thread of the source.
-    pub(crate) fn follow(
-        self,
-        mut sink: impl FnMut(Vec<Event>) -> ControlFlow<()> + Send + 'static,
-    ) -> Result<Followed, SourceError> {
-        Ok(match self {
-            Self::Folder { path, earlier_files } => {
-                tracing::info!(folder = %path.display(), "objects come from a folder");
-                Followed::Folder {
-                    _watch: folder::watch_batches(&path, &earlier_files, sink)?,
-                }
-            }
-            Self::ApiServer { mut server, state_dir } => {
-                let mut endpoints = ApiEndpoints::read(&state_dir);
-                server.remembered = endpoints.all();
-                Followed::ApiServer(kube::follow(server, move |batch| {
-                    endpoints.remember(&batch);
-                    sink(batch)
-                })?)
-            }
-        })
     }
 }
 
-impl Followed {
-    /// Returns the state of each kind; `None` for a folder.
-    pub(crate) const fn health(&self) -> Option<&Health> {
-        match self {
-            Self::Folder { .. } => None,
-            Self::ApiServer(follower) => Some(follower.health()),
-        }
+/// An API server whose endpoints are remembered for the next start.
+struct RememberedSource {
+    source: ApiServerSource,
+    endpoints: ApiEndpoints,
+}
+
+impl Source for RememberedSource {
+    fn follow(self: Box<Self>, mut sink: Sink) -> Result<Box<dyn Followed>, FollowError> {
+        let Self { source, mut endpoints } = *self;
+        let remembering: Sink = Box::new(move |batch| {
+            endpoints.remember(&batch.events);
+            sink(batch)
+        });
+        Box::new(source).follow(remembering)
     }
 }

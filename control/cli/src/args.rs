@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::builder::PossibleValuesParser;
 use clap::{Arg, ArgGroup, ArgMatches, Args, FromArgMatches, Parser, Subcommand, ValueEnum, value_parser};
 use heddle_config::{Config, ConfigError, DEFAULT_RUN_DIR, DEFAULT_STATE_DIR};
+use heddle_offline::ClusterSource;
 use heddle_offline::replay::Input;
 use heddle_offline::simulate::end_syntax::{Destination, NamedEnd};
 use heddle_offline::simulate::request::ObjectName;
@@ -39,9 +40,9 @@ pub enum Command {
     Drops(DropsArgs),
     /// List connections: source, Service, destination, state, traffic; --watch shows those that begin, change and end.
     Flows(FlowsArgs),
-    /// Compute the verdict for connections from manifests alone; nothing is sent and no agent is needed.
+    /// Compute the verdict for connections from a folder of manifests or a live cluster; nothing is sent and no agent is needed.
     Simulate(SimulateArgs),
-    /// Run captured frames through the pipeline of a node, from manifests alone, and capture the frames that leave each port.
+    /// Run captured frames through the pipeline of a node, without an agent, and capture the frames that leave each port.
     Replay(ReplayArgs),
     /// Remove everything that an agent created in this network namespace; the agent must have been stopped.
     Cleanup(CleanupArgs),
@@ -239,13 +240,40 @@ fn interval(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The flags that name a cluster.
+#[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("cluster").required(true).args(["manifests", "kubeconfig"])))]
+pub struct ClusterArgs {
+    /// Folder of the cluster's objects, as `kubectl get -o yaml` prints them.
+    #[arg(long, value_name = "DIR")]
+    manifests: Option<PathBuf>,
+    /// Kubeconfig of a live cluster, whose objects are read once.
+    #[arg(long, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig [default: its current-context].
+    #[arg(long, value_name = "NAME", requires = "kubeconfig")]
+    context: Option<String>,
+}
+
+impl From<ClusterArgs> for ClusterSource {
+    fn from(args: ClusterArgs) -> Self {
+        match (args.manifests, args.kubeconfig) {
+            (_, Some(kubeconfig)) => Self::ApiServer {
+                kubeconfig,
+                context: args.context,
+            },
+            (folder, None) => Self::Manifests(folder.unwrap_or_default()),
+        }
+    }
+}
+
 /// Flags of `heddle simulate`.
 #[derive(Debug, Clone, Args)]
 #[command(group(ArgGroup::new("question").required(true).multiple(true).args(["probes", "from", "what_if", "without"])))]
 pub struct SimulateArgs {
-    /// Folder of the cluster's objects, as `kubectl get -o yaml` prints them.
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// The cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// File with connections to check: a JSON array of objects with id, src, dst, protocol, port and node.
     /// Ends are {"pod": "NAMESPACE/NAME"}, {"node": "NAME"} or {"ip": "ADDRESS"}.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["from", "what_if", "without"])]
@@ -281,9 +309,9 @@ pub struct SimulateArgs {
 /// Flags of `heddle replay`.
 #[derive(Debug, Clone, Args)]
 pub struct ReplayArgs {
-    /// Folder of the cluster's objects, as `kubectl get -o yaml` prints them.
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// The cluster.
+    #[command(flatten)]
+    pub cluster: ClusterArgs,
     /// The node whose pipeline processes the frames.
     #[arg(long, value_name = "NAME")]
     pub node: String,
@@ -388,10 +416,10 @@ mod tests {
             message.contains("--cores") && message.contains("occurs twice"),
             "{message}"
         );
-        let message = Cli::try_parse_from(["heddle", "run", "--kubeconfig", "x"])
+        let message = Cli::try_parse_from(["heddle", "run", "--kubeconfg", "x"])
             .unwrap_err()
             .to_string();
-        assert!(message.contains("--kubeconfig"), "{message}");
+        assert!(message.contains("--kubeconfg"), "{message}");
     }
 
     #[test]

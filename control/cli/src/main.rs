@@ -22,15 +22,26 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command, StatusArgs};
+use args::{Cli, Command, RunArgs, StatusArgs};
+
+/// The exit status of an agent that cannot start until someone changes the configuration or the machine (sysexits.h). A
+/// supervisor can give up: `RestartPreventExitStatus=78` of systemd.
+const EX_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Run(args) => args
-            .configuration()
-            .map_err(|e| e.to_string())
-            .and_then(|config| heddle_agent::run::run(config).map_err(|e| e.to_string())),
+        Command::Run(args) => match run_agent(&args) {
+            Ok(()) => Ok(()),
+            Err((message, lasts)) => {
+                let _ = writeln!(io::stderr(), "heddle: {message}");
+                return if lasts {
+                    ExitCode::from(EX_CONFIG)
+                } else {
+                    ExitCode::FAILURE
+                };
+            }
+        },
         Command::Check(args) => match check::run(&args) {
             Ok((text, fit)) => match print(&text) {
                 Ok(()) if !fit => return ExitCode::FAILURE,
@@ -72,6 +83,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Runs the agent. The error has its message, and whether another start fails too.
+fn run_agent(args: &RunArgs) -> Result<(), (String, bool)> {
+    let config = args.configuration().map_err(|e| (e.to_string(), true))?;
+    heddle_agent::run::run(config).map_err(|e| (e.to_string(), e.lasts()))
 }
 
 /// Prints a warning. Standard error may be closed; then only the warning is lost.

@@ -23,7 +23,7 @@ pub enum ReplayCommandError {
 pub fn run(args: ReplayArgs, warn: impl FnMut(&str)) -> Result<String, ReplayCommandError> {
     let output = args.output;
     let request = ReplayRequest {
-        manifests: args.manifests,
+        cluster: args.cluster.into(),
         node: args.node,
         inputs: args.inputs,
         out: args.out,

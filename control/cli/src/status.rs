@@ -1,5 +1,7 @@
 //! `heddle status`: prints the status of the running agent, for people or as JSON.
 
+mod source;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -50,7 +52,7 @@ pub fn text(status: &Status) -> String {
 
 // Writing to a String cannot fail, hence the ignored results below.
 
-/// Writes the agent, the source and the published tables.
+/// Writes the agent, the source, the published tables and the node's own state.
 fn head(status: &Status, out: &mut String) {
     let agent = &status.agent;
     let _ = writeln!(
@@ -64,30 +66,7 @@ fn head(status: &Status, out: &mut String) {
         if agent.mode.is_empty() { "" } else { ", " },
         agent.mode,
     );
-    let source = &status.source;
-    let objects: Vec<String> = source
-        .objects
-        .iter()
-        .filter(|(_, n)| **n > 0)
-        .map(|(kind, n)| format!("{kind} {n}"))
-        .collect();
-    let synced = match source.synced_seconds {
-        Some(seconds) => format!("synced {} ago", duration(seconds)),
-        None => "NOT synced: nothing is published".to_owned(),
-    };
-    let _ = writeln!(out, "{} {}: {synced}; {}", source.kind, source.from, objects.join(", "));
-    for (kind, state) in &source.kinds {
-        let age = state
-            .age_seconds
-            .map_or("never".to_owned(), |age| format!("{} ago", duration(age)));
-        if let Some(error) = &state.error {
-            let _ = writeln!(out, "  {kind}: {error}; last answer {age}");
-        } else if state.absent {
-            let _ = writeln!(out, "  {kind}: the API server does not have this kind");
-        } else if !state.synced {
-            let _ = writeln!(out, "  {kind}: not listed yet");
-        }
-    }
+    source::write(&status.source, out);
     let snapshot = &status.snapshot;
     let behind = match snapshot.version == snapshot.acknowledged {
         true => String::new(),
@@ -99,6 +78,7 @@ fn head(status: &Status, out: &mut String) {
         snapshot.version,
         duration(snapshot.age_seconds)
     );
+    source::write_change_times(&snapshot.change_times, out);
     let host = &status.host;
     let verified = match host.verified_seconds {
         Some(seconds) => format!("verified {} ago", duration(seconds)),

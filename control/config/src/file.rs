@@ -15,6 +15,8 @@ use crate::port_range::PortRange;
 
 /// The default of `stateDir`.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/heddle";
+/// The usual place of the kubelet's kubeconfig (kubeadm).
+const DEFAULT_KUBELET_KUBECONFIG: &str = "/etc/kubernetes/kubelet.conf";
 
 /// The configuration: every key with its default, as the file contains it and as flags override it.
 ///
@@ -41,6 +43,10 @@ pub struct Config {
     /// endpoints, then the address of Service default/kubernetes].
     #[cfg_attr(feature = "clap", arg(long, value_name = "URL"))]
     pub api_server: Option<String>,
+    /// Kubeconfig of the kubelet: with a service account, the address of the API server is taken from it, if the file is there
+    /// [default: /etc/kubernetes/kubelet.conf].
+    #[cfg_attr(feature = "clap", arg(long, value_name = "FILE"))]
+    pub kubelet_kubeconfig: Option<PathBuf>,
     /// Directory of sockets, mounts and the lock.
     #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub run_dir: PathBuf,
@@ -128,6 +134,7 @@ impl Default for Config {
             kubeconfig: None,
             context: None,
             api_server: None,
+            kubelet_kubeconfig: Some(DEFAULT_KUBELET_KUBECONFIG.into()),
             run_dir: PathBuf::from(DEFAULT_RUN_DIR),
             state_dir: PathBuf::from(DEFAULT_STATE_DIR),
             cores: None,

@@ -27,6 +27,8 @@ pub enum ObjectSource {
         context: Option<String>,
         /// The server's address, if it is configured.
         address: Option<String>,
+        /// The kubelet's kubeconfig, whose address is used with a service account if the file is there.
+        kubelet_kubeconfig: Option<PathBuf>,
     },
 }
 
@@ -137,7 +139,13 @@ impl Config {
         // Keys without a fixed default: the node's name, the source of objects, the cores.
         let quotas = self.quotas()?;
         let node = node_name(self.node)?;
-        let source = object_source(self.manifests, self.kubeconfig, self.context, self.api_server)?;
+        let source = object_source(
+            self.manifests,
+            self.kubeconfig,
+            self.context,
+            self.api_server,
+            self.kubelet_kubeconfig,
+        )?;
         let run_dir = absolute("runDir", &self.run_dir)?;
         let state_dir = absolute("stateDir", &self.state_dir)?;
         let worker_cores = worker_cores(self.cores.as_ref(), self.workers)?;
@@ -275,6 +283,7 @@ fn object_source(
     kubeconfig: Option<PathBuf>,
     context: Option<String>,
     address: Option<String>,
+    kubelet_kubeconfig: Option<PathBuf>,
 ) -> Result<ObjectSource, ConfigError> {
     let of_api_server = [
         ("kubeconfig", kubeconfig.as_ref().map(|path| path.display().to_string())),
@@ -314,6 +323,7 @@ fn object_source(
             kubeconfig,
             context,
             address,
+            kubelet_kubeconfig,
         },
     })
 }

@@ -23,10 +23,18 @@ pub fn draft(path: &Path) -> PathBuf {
 /// # Errors
 /// The system refuses. The old file stays as it was.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    replace_with(path, |file| file.write_all(contents))
+}
+
+/// Replaces a file as [`replace`] does, by contents that a function writes.
+///
+/// # Errors
+/// The system or the function refuses. The old file stays as it was.
+pub fn replace_with(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     fs::create_dir_all(dir)?;
     let draft = draft(path);
-    let written = write_new(&draft, contents).and_then(|()| fs::rename(&draft, path));
+    let written = write_new(&draft, write).and_then(|()| fs::rename(&draft, path));
     if let Err(e) = written {
         // An incomplete draft would keep space on a full disk. The first error is the one to report.
         let _ = fs::remove_file(&draft);
@@ -36,13 +44,13 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
 }
 
 /// Writes a new file and syncs it. A file that a crash left in its place is removed first, and a link is never followed.
-fn write_new(path: &Path, contents: &[u8]) -> io::Result<()> {
+fn write_new(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(contents)?;
+    write(&mut file)?;
     file.sync_all()
 }
 

@@ -123,7 +123,7 @@ pub enum Event {
 }
 
 /// The subject of a rejection.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Subject {
     /// An object whose kind and name could be read.
@@ -153,7 +153,7 @@ impl fmt::Display for Subject {
 }
 
 /// The reason of a rejection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Cause {
     /// It could not be read, or is neither YAML nor JSON.
@@ -178,7 +178,7 @@ pub struct RejectionKey {
 }
 
 /// A refused object, document or file, and the reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
     /// Where it was read: a file's name, or the API server.
     pub origin: Arc<str>,

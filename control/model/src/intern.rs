@@ -50,6 +50,8 @@ impl Interner {
             Object::EndpointSlice(slice) => {
                 let Some(slice) = Arc::get_mut(slice) else { return };
                 self.text(&mut slice.key.namespace);
+                slice.endpoints.shrink_to_fit();
+                slice.ports.shrink_to_fit();
                 for endpoint in &mut slice.endpoints {
                     let names = endpoint.node.iter_mut().chain(&mut endpoint.zone);
                     let hints = endpoint.hint_zones.iter_mut().chain(&mut endpoint.hint_nodes);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::labels::is_dns_subdomain;
 
 /// The kinds of objects that heddle reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// `v1` `Node`
     Node,
@@ -140,7 +140,7 @@ impl<'de> Deserialize<'de> for ObjectKey {
 }
 
 /// An object by kind and key: `NetworkPolicy shop/db`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// The object's kind.
     pub kind: Kind,

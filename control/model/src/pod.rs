@@ -2,7 +2,7 @@
 
 use std::cmp::{Ordering, Reverse};
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +41,20 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// Removes what only the pod's own node needs: other nodes need its identity and its addresses. Its uid becomes one that no
+    /// runtime has.
+    pub(crate) fn strip(&mut self) {
+        static ELSEWHERE: LazyLock<Arc<str>> = LazyLock::new(|| "on another node".into());
+        self.uid = Arc::clone(&ELSEWHERE);
+        self.static_uid = None;
+        self.ready = false;
+        if !self.is_terminated() {
+            self.phase = PodPhase::Running;
+        }
+        // Policies find ports by name.
+        self.ports.retain(|port| port.name.is_some());
+    }
+
     /// Returns true if the pod succeeded or failed: its containers will not run again, and its addresses are free.
     #[must_use]
     pub const fn is_terminated(&self) -> bool {

@@ -3,12 +3,14 @@
 //! Counters count from the start of this agent process. Lists are sorted for printing (ports, attachments and workers by
 //! number). Drop reasons, their classes and table names are text here, because the enums are in the engine.
 
+mod change_times;
 mod source;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use change_times::ChangeTimes;
 pub use source::{SourceKindStatus, SourceStatus};
 
 use crate::{Attachment, Named, PodRef, Policy};
@@ -110,7 +112,7 @@ pub struct AgentStatus {
 }
 
 /// The published tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotStatus {
     /// The version published last; 0 if there is none.
     pub version: u64,
@@ -118,6 +120,9 @@ pub struct SnapshotStatus {
     pub acknowledged: u64,
     /// Seconds since the last publication.
     pub age_seconds: u64,
+    /// The time that changes of objects took.
+    #[serde(default)]
+    pub change_times: ChangeTimes,
 }
 
 /// The node's kernel state, compared with what the objects ask for.
@@ -393,6 +398,7 @@ mod tests {
                 version: 9,
                 acknowledged: 9,
                 age_seconds: 1,
+                change_times: ChangeTimes::default(),
             },
             host: HostPortStatus {
                 works: false,

@@ -8,6 +8,9 @@
 //! - [`folder`] reads a folder of such files once, or watches it.
 //! - [`kept`] reads and writes the last good versions of refused objects, which an agent keeps over its restarts.
 //! - [`kube`](mod@kube) follows a Kubernetes API server.
+//! - [`saved`] reads and writes a whole cluster, which an agent keeps for a start without the API server.
+//!
+//! An agent knows a source as a [`Source`].
 //!
 //! Only this crate knows the JSON and YAML forms of Kubernetes objects.
 
@@ -19,6 +22,9 @@ pub mod fuzzing;
 pub mod kept;
 pub mod kube;
 pub mod manifest;
+pub mod saved;
+mod source;
 mod yaml;
 
 pub use heddle_model::Event;
+pub use source::{Batch, FollowError, Followed, Sink, Source};

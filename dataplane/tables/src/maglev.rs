@@ -48,14 +48,18 @@ impl Maglev {
         }
         let size = Self::size_for(backends.len());
         let mut walks: Vec<Walk> = backends.iter().map(|b| Walk::new(b, size)).collect();
-        let mut slots: Vec<Option<u16>> = vec![None; size];
+        // Most steps find a slot that is taken. One bit a slot keeps these look-ups in the first-level cache, which the slots
+        // themselves do not fit into.
+        let mut taken = vec![0u64; size.div_ceil(64)];
+        let mut slots = vec![0u16; size].into_boxed_slice();
         let mut free = size;
         'fill: loop {
             for (backend, walk) in (0u16..=u16::MAX).zip(&mut walks) {
-                while slots[walk.at].is_some() {
+                while taken[walk.at / 64] >> (walk.at % 64) & 1 != 0 {
                     walk.step(size);
                 }
-                slots[walk.at] = Some(backend);
+                taken[walk.at / 64] |= 1 << (walk.at % 64);
+                slots[walk.at] = backend;
                 free -= 1;
                 if free == 0 {
                     break 'fill;
@@ -63,9 +67,7 @@ impl Maglev {
                 walk.step(size);
             }
         }
-        Self {
-            slots: slots.into_iter().map(Option::unwrap_or_default).collect(),
-        }
+        Self { slots }
     }
 
     /// Returns the index of the backend for `hash`. All 64 bits must be well mixed; the high ones have the most effect.

@@ -85,6 +85,14 @@ pub fn resident(pid: u32) -> Result<u64, LabError> {
     Ok(field(&read(Path::new(&format!("/proc/{pid}/status")))?, "VmRSS") * 1024)
 }
 
+/// Reads the largest resident memory that a process has had, in bytes.
+///
+/// # Errors
+/// The process does not exist.
+pub fn peak(pid: u32) -> Result<u64, LabError> {
+    Ok(field(&read(Path::new(&format!("/proc/{pid}/status")))?, "VmHWM") * 1024)
+}
+
 /// Reads the memory that the kernel itself uses, in bytes: slab, vmalloc, per-CPU memory, page tables, stacks. The
 /// number is for the whole machine, so a difference is meaningful only if nothing else runs.
 ///

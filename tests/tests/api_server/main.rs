@@ -15,3 +15,4 @@ mod nodes;
 mod outage;
 mod rights;
 mod scene;
+mod writes;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use heddle_lab::traffic::{Conversation, ServerBehavior, Speaker, TcpServer};
+use heddle_lab::traffic::{self, Conversation, ServerBehavior, Speaker, TcpServer};
 use heddle_lab::{LabError, Process, manifests};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -109,6 +109,53 @@ fn traffic_goes_on_while_the_api_server_is_away() -> Result<(), LabError> {
     assert_eq!(pair.member.node.status()?["source"]["age_seconds"], 0);
     pair.equals_a_fresh_start()?;
     conversation.wait_for_rounds(5, RESUME_BOUND)?;
+    conversation.finish().map(drop)
+}
+
+#[test]
+fn an_agent_that_starts_while_the_api_server_is_away_serves_as_before() -> Result<(), LabError> {
+    let mut cluster = Cluster::start()?;
+    let mut pair = Pair::start(&cluster)?;
+    let _echo = TcpServer::start(pair.server.ns(), ECHO, ServerBehavior::Echo)?;
+    let to = SocketAddr::new(pair.server.attached.ip(false)?, ECHO);
+    let conversation = Conversation::start(pair.client.ns(), to, Speaker::Client)?;
+    cluster.plane.apply(&[closes("nobody")])?;
+    pair.waits(false)?;
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        let saved = pair.member.node.state_dir().join("cluster.jsonl");
+        wait_until("the policy is saved", || {
+            Ok(std::fs::read_to_string(&saved).is_ok_and(|text| text.contains("\"NetworkPolicy\"")))
+        })?;
+        cluster.plane.kill_api_server()?;
+        pair.member.node.stop_agent(signal)?;
+        pair.member.node.start_agent()?;
+
+        // Pods keep addresses and connections, new connections are judged by the policy, and the age is said.
+        conversation.wait_for_rounds(5, RESUME_BOUND)?;
+        assert!(!pair.client.reaches(&pair.server)?, "the policy closes");
+        let asked = traffic::tcp_request(pair.client.ns(), to, "new", BOUND)?;
+        assert!(asked.is_answered(), "the policy allows it: {asked:?}");
+        let status = pair.member.node.status()?;
+        let kinds = status["source"]["kinds"].as_object().into_iter().flatten();
+        for (kind, state) in kinds.filter(|(kind, _)| *kind != "ClusterNetworkPolicy") {
+            assert!(
+                state["saved_seconds"].is_u64() && state["synced"] == false,
+                "{kind}: {state:#}"
+            );
+        }
+        assert!(status["source"]["age_seconds"].is_u64());
+
+        // Changes of the meantime arrive with the server.
+        cluster.plane.start_api_server()?;
+        cluster.plane.remove(&[closes("nobody")])?;
+        pair.waits(true)?;
+        cluster.plane.apply(&[closes("nobody")])?;
+        pair.waits(false)?;
+        pair.member.wait_until_healthy()?;
+        let state = pair.member.kind("NetworkPolicy")?;
+        assert!(state["saved_seconds"].is_null() && state["synced"] == true, "{state:#}");
+    }
+    pair.equals_a_fresh_start()?;
     conversation.finish().map(drop)
 }
 

@@ -82,6 +82,14 @@ fn without_the_right_to_list_a_kind_nothing_is_published() -> Result<(), LabErro
     let mut member = cluster.node("list", 11)?;
     for resource in resources(&member, "list") {
         member.account.take_away(&cluster.plane, &resource, "list")?;
+        // As on a new node: with the cluster that an earlier agent saved, the kind would be served.
+        let saved = member.node.state_dir().join("cluster.jsonl");
+        match std::fs::remove_file(&saved) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(LabError::io(format!("removing {}", saved.display()))(e));
+            }
+            _ => {}
+        }
         member.node.launch_agent()?;
         wait_until(&format!("status names the missing right to list {resource}"), || {
             // Until the agent listens, nobody answers.

@@ -87,6 +87,8 @@ impl Controller {
                 && let Some(ready) = ready.take()
             {
                 ready();
+                self.was_ready = true;
+                self.report_node();
             }
             if Instant::now() >= next_tick {
                 next_tick = Instant::now() + TICK;

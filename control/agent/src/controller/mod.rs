@@ -17,6 +17,7 @@
 //! Opening an AF_XDP socket takes this thread milliseconds; the workers never wait for it.
 
 mod attachments;
+mod change_times;
 mod cni;
 mod cni_answers;
 mod error;
@@ -24,6 +25,7 @@ mod event_loop;
 mod groups;
 mod host;
 mod journal;
+mod node_report;
 mod objects;
 mod pod_routes;
 mod publication;

@@ -12,13 +12,21 @@ use heddle_host::frontends::Frontends;
 use heddle_host::plan::{self, Inputs, Plan};
 use heddle_host::uplink::Uplink;
 use heddle_model::{Change, Changes, Cluster, Event, Kept, Node, NodeFacts};
+use heddle_source::Batch;
 use ipnet::IpNet;
 
+use super::change_times::ChangeTimes;
 use super::host::USUAL_MTU;
 use super::pod_routes::Ranges;
 use crate::attachments::Store;
 use crate::read_model::SharedCluster;
 use heddle_config::Settings;
+
+/// A batch of events that is not applied yet, or in part.
+struct QueuedBatch {
+    events: std::vec::IntoIter<Event>,
+    received_at: Instant,
+}
 
 /// The cluster model and its pending changes.
 pub(super) struct Objects {
@@ -33,11 +41,13 @@ pub(super) struct Objects {
     /// Changes that the compiler does not have yet; all changes until every kind has synced.
     pending: Changes,
     /// Batches of events that are not applied yet; the first one may be applied in part.
-    batches: VecDeque<std::vec::IntoIter<Event>>,
+    batches: VecDeque<QueuedBatch>,
     /// `true` if the first batch is applied in part.
     is_in_batch: bool,
     /// The rejections that were logged, so that each is logged once.
     known_rejections: BTreeSet<String>,
+    /// The way of each batch to the workers.
+    pub(super) change_times: ChangeTimes,
 }
 
 impl Objects {
@@ -45,7 +55,7 @@ impl Objects {
     /// object.
     pub(super) fn new(node: &str, kept: &Kept, own_node: Option<Arc<Node>>) -> Self {
         Self {
-            cluster: Arc::new(RwLock::new(Cluster::with_kept(kept))),
+            cluster: Arc::new(RwLock::new(Cluster::with_kept(kept).for_node(node))),
             node: node.to_owned(),
             facts: NodeFacts::new(own_node, []),
             facts_revision: None,
@@ -53,6 +63,7 @@ impl Objects {
             batches: VecDeque::new(),
             is_in_batch: false,
             known_rejections: BTreeSet::new(),
+            change_times: ChangeTimes::default(),
         }
     }
 
@@ -67,9 +78,12 @@ impl Objects {
     }
 
     /// Takes a batch of the source's events. [`Self::apply_for`] applies it.
-    pub(super) fn enqueue(&mut self, batch: Vec<Event>) {
-        if !batch.is_empty() {
-            self.batches.push_back(batch.into_iter());
+    pub(super) fn enqueue(&mut self, batch: Batch) {
+        if !batch.events.is_empty() {
+            self.batches.push_back(QueuedBatch {
+                events: batch.events.into_iter(),
+                received_at: batch.received_at,
+            });
         }
     }
 
@@ -78,7 +92,7 @@ impl Objects {
     pub(super) fn apply_for(&mut self, time: Duration) {
         let start = Instant::now();
         while let Some(batch) = self.batches.front_mut() {
-            if let Some(event) = batch.next() {
+            if let Some(event) = batch.events.next() {
                 let changes = self
                     .cluster
                     .write()
@@ -86,7 +100,8 @@ impl Objects {
                     .apply(event);
                 self.pending.extend(changes);
             }
-            if batch.as_slice().is_empty() {
+            if batch.events.as_slice().is_empty() {
+                self.change_times.add_applied(batch.received_at);
                 self.batches.pop_front();
                 self.is_in_batch = false;
             } else {
@@ -118,10 +133,10 @@ impl Objects {
         std::mem::take(&mut self.pending)
     }
 
-    /// Logs rejections that are new and rejections that are gone.
-    pub(super) fn log_rejections(&mut self) {
+    /// Logs rejections that are new and rejections that are gone. Returns `true` if there may be any.
+    pub(super) fn log_rejections(&mut self) -> bool {
         if !self.pending.rejections {
-            return;
+            return false;
         }
         let now: BTreeSet<String> = self.cluster().rejections().map(ToString::to_string).collect();
         for new in now.difference(&self.known_rejections) {
@@ -131,6 +146,7 @@ impl Objects {
             tracing::info!("no longer refused: {gone}");
         }
         self.known_rejections = now;
+        true
     }
 
     /// Computes the node's facts from its object, or from the last version of a deleted one, and from the addresses of the
@@ -258,8 +274,8 @@ mod tests {
     #[test]
     fn a_batch_is_applied_in_parts_and_shows_when_it_is_whole() {
         let mut objects = Objects::new("n1", &Kept::default(), None);
-        let batch = || Kind::ALL.iter().copied().map(Event::Synced).collect::<Vec<_>>();
-        objects.enqueue(Vec::new());
+        let batch = || Batch::now(Kind::ALL.iter().copied().map(Event::Synced).collect());
+        objects.enqueue(Batch::now(Vec::new()));
         assert!(!objects.has_queued() && !objects.is_in_batch());
         objects.enqueue(batch());
         objects.enqueue(batch());

@@ -32,7 +32,11 @@ impl Controller {
     /// 7. Open the host port's queues after the first tables, so that no packet arrives by them earlier.
     /// 8. Update the health checks last: a load balancer must see an endpoint only when its traffic is forwarded.
     pub(super) fn reconcile(&mut self) -> Result<(), ControllerError> {
-        self.objects.log_rejections();
+        if self.objects.log_rejections()
+            && let Some(reporter) = &self.reporter
+        {
+            reporter.set_refusals(self.objects.cluster().rejections());
+        }
         let is_first = self.publication.is_none();
         let has_other_facts = self.update_facts();
         if is_first && !self.start_publication() {
@@ -41,6 +45,11 @@ impl Controller {
         let changes = self.objects.drain_changes();
         if changes.rejections || is_first {
             self.journal.keep(self.objects.cluster().kept());
+        }
+        if let Some(saver) = &self.saver
+            && (changes.rejections || !changes.objects.is_empty())
+        {
+            saver.mark_changed();
         }
         let is_changed = has_other_facts || self.publication.as_ref().is_some_and(|p| p.is_changed);
         if changes.is_empty() && !is_changed {
@@ -105,6 +114,9 @@ impl Controller {
         {
             store.set_own_node(node);
             self.journal.save(store);
+        }
+        if self.was_ready {
+            self.report_node();
         }
         true
     }
@@ -194,6 +206,12 @@ impl Controller {
             );
             self.workers.publish(built.snapshot);
             publication.published_at = Instant::now();
+        }
+        // The time of a change counts if the workers needed other tables for it.
+        if built.changed && !is_first {
+            self.objects.change_times.set_published(self.workers.published());
+        } else {
+            self.objects.change_times.forget_applied();
         }
         publication.log_differences();
         // Connections that Services no longer lead to their backends, and connections of attachments that are gone, are swept once

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crossbeam::channel::{Receiver, Sender, unbounded};
-use heddle_config::Settings;
+use heddle_config::{ObjectSource, Settings};
 use heddle_flow::Takeover;
 use heddle_host::external_aliases::ExternalAliases;
-use heddle_model::{Event, Kept};
+use heddle_model::Kept;
+use heddle_source::Batch;
+use heddle_source::kube::Reporter;
 use tokio::runtime::Handle;
 
 use super::attachments::{Attachments, Closed};
@@ -24,6 +26,7 @@ use crate::attachments::Store;
 use crate::health::HealthChecks;
 use crate::kept::KeptFile;
 use crate::read_model::{ReadModel, View};
+use crate::saved_cluster::Saver;
 use crate::workers::Workers;
 
 /// The inputs of [`Controller::new`].
@@ -41,7 +44,7 @@ pub struct Parts {
     /// The runtime that serves the health checks' sockets.
     pub runtime: Handle,
     /// Batches of events from the source of objects.
-    pub events: Receiver<Vec<Event>>,
+    pub events: Receiver<Batch>,
     /// Requests of the CNI socket.
     pub requests: Receiver<Request>,
     /// A message, or the end of the channel, ends the controller.
@@ -53,7 +56,7 @@ pub struct Parts {
 /// One thread owns it. The modules beside this one add the methods, each for one task.
 pub struct Controller {
     pub(super) settings: Settings,
-    pub(super) events: Receiver<Vec<Event>>,
+    pub(super) events: Receiver<Batch>,
     pub(super) requests: Receiver<Request>,
     pub(super) stop: Receiver<()>,
 
@@ -71,6 +74,10 @@ pub struct Controller {
     /// The ports at which the node's processes reach load balancer and external addresses that the node itself holds.
     pub(super) external_aliases: ExternalAliases,
     pub(super) journal: Journal,
+    /// Saves the cluster for the next start; `None` for a folder, which is there at the next start too.
+    pub(super) saver: Option<Saver>,
+    /// Writes to the API server, if the source is one.
+    pub(super) reporter: Option<Reporter>,
     /// Answers that wait until the journal has written their state.
     pub(super) held: Vec<HeldAnswer>,
     pub(super) deleted_stale_in: Sender<DeletedStale>,
@@ -82,6 +89,8 @@ pub struct Controller {
     /// Ports of health checks that could not be opened. Each is logged once.
     pub(super) health_failures: BTreeSet<u16>,
     pub(super) read_model: Arc<ReadModel>,
+    /// `true` since the moment at which the agent was ready.
+    pub(super) was_ready: bool,
     /// `true` if tables or ports have changed since the read model was updated.
     pub(super) view_is_stale: bool,
 }
@@ -115,6 +124,13 @@ impl Controller {
             &workers,
         ));
         let host_status = host.watch_status();
+        let saver = match &settings.source {
+            ObjectSource::Manifests(_) => None,
+            ObjectSource::ApiServer { .. } => Some(Saver::start(&settings.state_dir, {
+                let read_model = Arc::clone(&read_model);
+                move || read_model.saved_cluster()
+            })?),
+        };
         let mut controller = Self {
             host,
             closed_host: None,
@@ -130,6 +146,8 @@ impl Controller {
             publication: None,
             external_aliases: ExternalAliases::default(),
             journal: Journal::start(kept_file)?,
+            saver,
+            reporter: None,
             held: Vec::new(),
             deleted_stale_in,
             deleted_stale,
@@ -137,6 +155,7 @@ impl Controller {
             health: HealthChecks::new(runtime, host_status),
             health_failures: BTreeSet::new(),
             read_model,
+            was_ready: false,
             view_is_stale: true,
         };
         controller.update_read_model();
@@ -151,7 +170,15 @@ impl Controller {
 
     /// Hands the read model the acknowledged version, and a new view if the state that readers see has changed.
     pub(super) fn update_read_model(&mut self) {
-        self.read_model.set_acknowledged(self.workers.acknowledged());
+        let acknowledged = self.workers.acknowledged();
+        self.read_model.set_acknowledged(acknowledged);
+        for time in self
+            .objects
+            .change_times
+            .take_acknowledged(acknowledged, Instant::now())
+        {
+            self.read_model.add_change_time(time);
+        }
         let attachments_changed = std::mem::take(&mut self.attachments.is_changed);
         if !std::mem::take(&mut self.view_is_stale) && !attachments_changed {
             return;

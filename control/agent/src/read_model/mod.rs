@@ -8,6 +8,7 @@
 //! `model` has the state, `queries` the trait that the socket's server calls. One module answers each query:
 //! `status`, `drops`, `flows`.
 
+mod change_times;
 mod denied;
 mod drops;
 mod flows;
@@ -16,6 +17,7 @@ mod model;
 mod names;
 mod policies;
 mod queries;
+mod source_status;
 mod status;
 mod view;
 

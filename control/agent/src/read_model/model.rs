@@ -4,7 +4,7 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
 use heddle_config::Settings;
 use heddle_engine::PortTotals;
@@ -13,8 +13,11 @@ use heddle_host::HostStatus;
 use heddle_io::{PortObservers, XdpConfig};
 use heddle_model::Cluster;
 use heddle_port::{PortId, SharedPool};
+use heddle_source::kube::{Health, Reporter};
+use heddle_source::saved::SavedCluster;
 use tokio::sync::watch;
 
+use super::change_times::Histogram;
 use super::denied::DeniedSums;
 use super::meters::{Meters, WorkerView};
 use super::view::View;
@@ -24,11 +27,19 @@ use crate::workers::{WorkerThread, Workers};
 /// The cluster's objects. The controller writes, the read model reads.
 pub type SharedCluster = Arc<RwLock<Cluster>>;
 
+/// The API server that is followed, as readers see it.
+pub(super) struct ApiServerView {
+    /// The state of each kind.
+    pub(super) health: Health,
+    /// The writes to it.
+    pub(super) reporter: Reporter,
+}
+
 /// The read model. The controller updates it, and threads of the operator's socket read it.
 pub struct ReadModel {
     pub(super) settings: Settings,
-    /// The state of each kind that is followed at an API server; unset for a folder.
-    pub(super) api_server_health: OnceLock<heddle_source::kube::Health>,
+    /// The API server that is followed; unset for a folder.
+    pub(super) api_server: OnceLock<ApiServerView>,
     pub(super) takeover: Takeover,
     pub(super) started: Instant,
     cluster: SharedCluster,
@@ -45,6 +56,7 @@ pub struct ReadModel {
     view: RwLock<Arc<View>>,
     /// The version of the tables that every worker has taken.
     pub(super) acknowledged: AtomicU64,
+    pub(super) change_times: Histogram,
     pub(super) denied: Mutex<DeniedSums>,
     pub(super) meters: Mutex<Meters>,
     /// A random number that identifies this process in cursors.
@@ -67,7 +79,7 @@ impl ReadModel {
         };
         Self {
             settings,
-            api_server_health: OnceLock::new(),
+            api_server: OnceLock::new(),
             takeover,
             started: Instant::now(),
             cluster,
@@ -80,6 +92,7 @@ impl ReadModel {
             workers: workers.threads().iter().map(view).collect(),
             view: RwLock::default(),
             acknowledged: AtomicU64::new(0),
+            change_times: Histogram::default(),
             denied: Mutex::default(),
             meters: Mutex::new(Meters::new(workers.threads().len())),
             // 53 bits: JSON readers that store numbers as 64-bit floats keep it exactly.
@@ -93,10 +106,10 @@ impl ReadModel {
         &self.checks
     }
 
-    /// Sets the state of the kinds that are followed at an API server, which `status` shows.
-    pub(crate) fn show_api_server(&self, health: heddle_source::kube::Health) {
+    /// Sets the API server that is followed, whose state `status` shows.
+    pub(crate) fn show_api_server(&self, health: Health, reporter: Reporter) {
         // Called once, before the sockets are served.
-        let _ = self.api_server_health.set(health);
+        let _ = self.api_server.set(ApiServerView { health, reporter });
     }
 
     /// Replaces the view. The controller calls it.
@@ -107,6 +120,20 @@ impl ReadModel {
     /// Sets the version that every worker has taken. The controller calls it.
     pub(crate) fn set_acknowledged(&self, version: u64) {
         self.acknowledged.store(version, Ordering::Relaxed);
+    }
+
+    /// Adds the time that a change took until every worker had it. The controller calls it.
+    pub(crate) fn add_change_time(&self, time: Duration) {
+        self.change_times.add(time);
+    }
+
+    /// Returns the cluster for the state directory, with the time up to which it is known to be the API server's.
+    pub(crate) fn saved_cluster(&self) -> SavedCluster {
+        let as_of = self
+            .api_server
+            .get()
+            .map(|api_server| api_server.health.current_as_of());
+        SavedCluster::of(&self.cluster(), as_of.unwrap_or_else(SystemTime::now))
     }
 
     /// Samples the counters that readers see as rates and sums. The controller calls it once a second: more often than

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
-use heddle_config::ObjectSource;
 use heddle_engine::{PortRole, PortTotals};
 use heddle_io::RingLevels;
 use heddle_model::{Cluster, Kind, ObjectRef, Subject};
@@ -12,8 +10,7 @@ use heddle_port::{Holder, KernelStats, PortId};
 use heddle_proto::Status;
 use heddle_proto::status::{
     AgentStatus, CheckStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, HostPortStatus,
-    PortRole as RoleName, PortStatus, ReasonDrops, RejectionStatus, RingStatus, SnapshotStatus, SourceKindStatus,
-    SourceStatus, WorkerStatus,
+    PortRole as RoleName, PortStatus, ReasonDrops, RejectionStatus, RingStatus, SnapshotStatus, WorkerStatus,
 };
 
 use super::meters::{TurnSample, WorkerView};
@@ -47,6 +44,7 @@ impl ReadModel {
                 version: view.version(),
                 acknowledged,
                 age_seconds: view.published_at.unwrap_or(self.started).elapsed().as_secs(),
+                change_times: self.change_times.read(),
             },
             host: self.host_status(),
             checks: self.check_statuses(),
@@ -105,59 +103,6 @@ impl ReadModel {
             advice: row.advice,
         };
         self.checks.get().into_iter().map(status).collect()
-    }
-
-    /// Returns the state of the source of objects.
-    fn source_status(&self, view: &View) -> SourceStatus {
-        let seconds = |since: Instant| since.elapsed().as_secs();
-        let cluster = self.cluster();
-        let (kind, from) = match &self.settings.source {
-            ObjectSource::Manifests(folder) => ("manifests", folder.display().to_string()),
-            ObjectSource::ApiServer {
-                address, kubeconfig, ..
-            } => {
-                let from = address
-                    .clone()
-                    .or_else(|| Some(kubeconfig.as_ref()?.display().to_string()));
-                (
-                    "kubernetes",
-                    from.unwrap_or_else(|| "the service account's API server".to_owned()),
-                )
-            }
-        };
-        let kinds: BTreeMap<String, SourceKindStatus> = self
-            .api_server_health
-            .get()
-            .map(|health| health.all())
-            .into_iter()
-            .flatten()
-            .map(|(kind, health)| {
-                let status = SourceKindStatus {
-                    synced: health.synced,
-                    absent: health.absent,
-                    error: health.error,
-                    reconnects: health.reconnects,
-                    resource_version: health.resource_version,
-                    age_seconds: health.answered_at.map(seconds),
-                };
-                (kind.to_string(), status)
-            })
-            .collect();
-        // A kind with a fault is as old as its last answer. A folder has no connection that could be lost, and a removed folder
-        // is reported as a rejection.
-        let faulty = kinds.values().filter(|kind| kind.error.is_some());
-        let age_seconds = faulty.filter_map(|kind| kind.age_seconds).max().unwrap_or(0);
-        SourceStatus {
-            kind: kind.to_owned(),
-            from,
-            synced_seconds: view.synced_at.map(seconds),
-            age_seconds,
-            kinds,
-            objects: Kind::ALL
-                .iter()
-                .map(|kind| (kind.to_string(), cluster.count(*kind) as u64))
-                .collect(),
-        }
     }
 
     /// Returns the state of each worker.

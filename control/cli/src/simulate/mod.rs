@@ -53,7 +53,7 @@ fn request(args: SimulateArgs) -> SimulateRequest {
         _ => Question::Differences,
     };
     SimulateRequest {
-        manifests: args.manifests,
+        cluster: args.cluster.into(),
         question,
         what_if: args.what_if,
         without: args.without,

@@ -15,6 +15,8 @@ pub(crate) struct Nodes {
     /// The identifiers of all other nodes, also of deleted ones: a node that returns has the same identifier.
     ids: BTreeMap<Arc<str>, NodeId>,
     taken: BTreeSet<NodeId>,
+    /// All smaller identifiers are taken. Identifiers are not given back, so the search goes on from here.
+    next: u16,
     /// The labels of the other nodes that have an object.
     present: BTreeMap<Arc<str>, Labels>,
     /// The nodes, this one included, that have each pod range.
@@ -60,7 +62,7 @@ impl Nodes {
         if self.ids.contains_key(name) {
             return;
         }
-        let free = (0..=u16::MAX).map(NodeId).find(|id| !self.taken.contains(id));
+        let free = (self.next..=u16::MAX).map(NodeId).find(|id| !self.taken.contains(id));
         let gone = || {
             self.ids
                 .iter()
@@ -72,6 +74,7 @@ impl Nodes {
             None => gone().and_then(|gone| self.ids.remove(&gone)),
         };
         if let Some(id) = id {
+            self.next = free.map_or(u16::MAX, |free| free.0);
             self.taken.insert(id);
             self.ids.insert(Arc::clone(name), id);
             self.assigned.push((Arc::clone(name), id));

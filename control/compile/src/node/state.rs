@@ -1,6 +1,8 @@
 //! The state of `node`: pods, attachments, addresses and nodes, and the tables that follow from them.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use heddle_model::{Cluster, Delta, Labels, Node, NodeFacts, ObjectKey, Pod};
@@ -17,12 +19,32 @@ use crate::policy::group::GroupKey;
 use crate::policy::ids::{GroupId, PodClassId};
 use crate::policy::state::{GroupMove, PolicyState};
 
-/// A pod of the cluster.
+/// A pod of the cluster, found by the key inside it.
 #[derive(Debug)]
 struct KnownPod {
     pod: Arc<Pod>,
     class: PodClassId,
 }
+
+impl Borrow<ObjectKey> for KnownPod {
+    fn borrow(&self) -> &ObjectKey {
+        &self.pod.key
+    }
+}
+
+impl Hash for KnownPod {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.pod.key.hash(state);
+    }
+}
+
+impl PartialEq for KnownPod {
+    fn eq(&self, other: &Self) -> bool {
+        self.pod.key == other.pod.key
+    }
+}
+
+impl Eq for KnownPod {}
 
 /// The properties of an address's holder that policy and forwarding need.
 struct Holder {
@@ -36,7 +58,7 @@ struct Holder {
 #[derive(Debug)]
 pub(crate) struct NodeState {
     pub(crate) attachments: Attachments,
-    pods: foldhash::HashMap<ObjectKey, KnownPod>,
+    pods: foldhash::HashSet<KnownPod>,
     addresses: AddressBook,
     nodes: Nodes,
     own: OwnNode,
@@ -47,7 +69,7 @@ impl NodeState {
     pub(crate) fn new(config: &NodeConfig) -> Self {
         Self {
             attachments: Attachments::default(),
-            pods: foldhash::HashMap::default(),
+            pods: foldhash::HashSet::default(),
             addresses: AddressBook::default(),
             nodes: Nodes::new(&config.node_ids),
             own: OwnNode::new(config),
@@ -147,9 +169,9 @@ impl NodeState {
                     pod: Arc::clone(pod),
                     class,
                 };
-                self.pods.insert(key.clone(), known)
+                self.pods.replace(known)
             }
-            None => self.pods.remove(key),
+            None => self.pods.take(key),
         };
         if let Some(gone) = gone {
             policy.release_pod_class(gone.class);

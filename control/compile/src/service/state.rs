@@ -21,7 +21,7 @@ pub struct RemovedBackend {
 /// The frontends in the tables.
 #[derive(Debug, Default)]
 pub(crate) struct ServiceState {
-    frontends_of: BTreeMap<ObjectKey, BTreeSet<FrontendKey>>,
+    frontends_of: BTreeMap<ObjectKey, Box<[FrontendKey]>>,
     owners: BTreeMap<FrontendKey, ObjectKey>,
     aliases: Aliases,
     removed_backends: Vec<RemovedBackend>,

@@ -1,9 +1,8 @@
 //! Cross references between objects, updated with every change.
 
 use std::collections::{BTreeSet, HashMap};
-use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::changes::{Change, Delta};
 use crate::key::ObjectKey;
@@ -12,8 +11,27 @@ use crate::pod::Pod;
 use crate::service::Service;
 use crate::slice::EndpointSlice;
 
-/// Small sorted sets.
-type Sets<K> = HashMap<K, Vec<ObjectKey>>;
+/// Sets of keys by name. Nearly all have one key, so one tree of pairs takes less memory than a set for each name.
+#[derive(Debug)]
+pub(super) struct Sets<K>(BTreeSet<(K, ObjectKey)>);
+
+impl<K> Default for Sets<K> {
+    fn default() -> Self {
+        Self(BTreeSet::new())
+    }
+}
+
+impl<K: Clone + Ord> Sets<K> {
+    /// Returns the keys of a name, sorted.
+    pub(super) fn of(&self, name: K) -> impl Iterator<Item = &ObjectKey> {
+        let first = (name, ObjectKey::new(Arc::clone(&EMPTY), Arc::clone(&EMPTY)));
+        let all = self.0.range(first.clone()..);
+        all.take_while(move |(at, _)| *at == first.0).map(|(_, key)| key)
+    }
+}
+
+/// The least text, of the least key.
+static EMPTY: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
 
 /// The objects behind a name or an address.
 #[derive(Debug, Default)]
@@ -82,25 +100,15 @@ impl Index {
     }
 }
 
-fn replace<T, K: Eq + Hash + Ord>(sets: &mut Sets<K>, delta: &Delta<T>, names: impl Fn(&T) -> BTreeSet<K>) {
+fn replace<T, K: Clone + Ord>(sets: &mut Sets<K>, delta: &Delta<T>, names: impl Fn(&T) -> BTreeSet<K>) {
     let before = delta.before.as_deref().map(&names).unwrap_or_default();
     let after = delta.after.as_deref().map(&names).unwrap_or_default();
     for name in before.difference(&after) {
-        if let Some(set) = sets.get_mut(name) {
-            set.retain(|key| *key != delta.key);
-            if set.is_empty() {
-                sets.remove(name);
-            }
-        }
+        sets.0.remove(&(name.clone(), delta.key.clone()));
     }
     for name in after {
         if !before.contains(&name) {
-            let set = sets.entry(name).or_default();
-            if let Err(at) = set.binary_search(&delta.key) {
-                // Nearly all sets have one key.
-                set.reserve_exact(1);
-                set.insert(at, delta.key.clone());
-            }
+            sets.0.insert((name, delta.key.clone()));
         }
     }
 }

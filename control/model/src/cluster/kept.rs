@@ -117,8 +117,8 @@ impl Cluster {
         (!is_refused(&good)).then_some(good)
     }
 
-    /// Calls a function with each good version in force and its origin.
-    fn each_good_version(&self, mut call: impl FnMut(Object, &Arc<str>)) {
+    /// Calls a function with each good version in force and its origin: kind by kind in the order of [`Kind::ALL`].
+    pub fn each_good_version(&self, mut call: impl FnMut(Object, &Arc<str>)) {
         macro_rules! each {
             ($($table:ident: $kind:ident),*) => {$(
                 for (object, origin) in self.$table.with_origins() {

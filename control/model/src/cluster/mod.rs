@@ -57,6 +57,8 @@ pub struct Cluster {
     synced: [bool; Kind::ALL.len()],
     /// The last good versions that an earlier process kept and the source has not reported on yet.
     earlier: BTreeMap<ObjectRef, KeptVersion>,
+    /// The node whose agent uses the cluster: of pods of other nodes only identity and addresses are kept.
+    node: Option<Arc<str>>,
 }
 
 impl Cluster {
@@ -64,6 +66,13 @@ impl Cluster {
     #[must_use]
     pub fn new() -> Cluster {
         Cluster::default()
+    }
+
+    /// Keeps of pods of other nodes only what this node needs: identity and addresses. What else changes of them is no change.
+    #[must_use]
+    pub fn for_node(mut self, node: &str) -> Cluster {
+        self.node = Some(node.into());
+        self
     }
 
     /// Applies an event, and returns the changes that it made.
@@ -88,6 +97,7 @@ impl Cluster {
 
     fn upsert(&mut self, origin: &Arc<str>, mut object: Object, changes: &mut Changes) {
         self.return_kept_before(&object, changes);
+        self.strip(&mut object);
         self.interner.object(&mut object);
         let subject = object.object_ref();
         let key = RejectionKey {
@@ -112,6 +122,15 @@ impl Cluster {
                 self.rejected += u64::from(news);
                 changes.rejections |= news;
             }
+        }
+    }
+
+    /// Removes from a pod of another node what this node does not need.
+    fn strip(&self, object: &mut Object) {
+        if let (Object::Pod(pod), Some(node)) = (object, &self.node)
+            && pod.node.as_ref().is_some_and(|of| of != node)
+        {
+            Arc::make_mut(pod).strip();
         }
     }
 

@@ -86,12 +86,7 @@ impl Cluster {
     /// ready node is preferred, then the first by name.
     #[must_use]
     pub fn node_at(&self, ip: IpAddr) -> Option<&Arc<Node>> {
-        let nodes = self
-            .index
-            .nodes_at
-            .get(&ip)?
-            .iter()
-            .filter_map(|key| self.nodes.get(key));
+        let nodes = self.index.nodes_at.of(ip).filter_map(|key| self.nodes.get(key));
         nodes.min_by_key(|node| !node.ready)
     }
 
@@ -151,8 +146,7 @@ impl Cluster {
     /// the first one by [`Pod::cmp_as_holder`] counts. (On a pod's own node, the attachment decides instead.)
     #[must_use]
     pub fn pod_at(&self, ip: IpAddr) -> Option<&Arc<Pod>> {
-        let keys = self.index.pods_at.get(&ip)?;
-        let pods = keys.iter().filter_map(|key| self.pods.get(key));
+        let pods = self.index.pods_at.of(ip).filter_map(|key| self.pods.get(key));
         pods.min_by(|a, b| a.cmp_as_holder(b))
     }
 
@@ -169,12 +163,7 @@ impl Cluster {
 
     /// Returns the Services that have an address. Several may share an external or a load balancer's address.
     pub fn services_at(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
-        self.index
-            .services_at
-            .get(&ip)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.services.get(key))
+        self.index.services_at.of(ip).filter_map(|key| self.services.get(key))
     }
 
     /// Returns all slices, by namespace and name.
@@ -190,12 +179,8 @@ impl Cluster {
 
     /// Returns the slices of a Service, by name.
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        self.index
-            .slices_of
-            .get(service)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.slices.get(key))
+        let slices = self.index.slices_of.of(service.clone());
+        slices.filter_map(|key| self.slices.get(key))
     }
 
     /// Returns all policies, by namespace and name.

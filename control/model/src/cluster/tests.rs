@@ -409,3 +409,53 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn of_pods_of_other_nodes_only_identity_and_addresses_are_kept() {
+    let pod = |node: Option<&str>, ready| {
+        let port = |name: Option<&str>| crate::ContainerPort {
+            name: name.map(Into::into),
+            number: crate::PortNumber::new(80).unwrap(),
+            protocol: crate::Protocol::Tcp,
+        };
+        Event::Upsert {
+            origin: "api".into(),
+            object: Object::from(Pod {
+                key: ObjectKey::new("shop", "web"),
+                uid: "u".into(),
+                static_uid: Some("s".into()),
+                labels: Labels::new([("app", "web")]).unwrap(),
+                node: node.map(Into::into),
+                ips: vec!["10.0.0.4".parse().unwrap()],
+                host_network: false,
+                phase: crate::PodPhase::Pending,
+                ports: vec![port(None), port(Some("http"))],
+                ready,
+                terminating: false,
+                created: 7,
+            }),
+        }
+    };
+    let mut cluster = Cluster::new().for_node("here");
+    let key = ObjectKey::new("shop", "web");
+    // A pod without a node may become this node's.
+    for node in [None, Some("here")] {
+        cluster.apply(pod(node, false));
+        let known = cluster.pod(&key).unwrap();
+        assert!(
+            known.is_uid("u") && known.is_uid("s") && known.ports.len() == 2,
+            "{known:?}"
+        );
+        assert_eq!(cluster.apply(pod(node, true)).objects.len(), 1);
+    }
+    cluster.apply(pod(Some("there"), false));
+    let known = cluster.pod(&key).unwrap();
+    assert!(!known.is_uid("u") && !known.is_uid("s"), "{known:?}");
+    assert_eq!(known.labels.get("app"), Some("web"));
+    assert_eq!((known.ports.len(), known.created, known.own_ips().len()), (1, 7, 1));
+    assert_eq!(
+        cluster.apply(pod(Some("there"), true)).objects,
+        [],
+        "readiness is no change"
+    );
+}

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use heddle_config::ConfigError;
 use heddle_port::CaptureError;
-use heddle_source::folder;
+
+use crate::cluster_source::ReadError;
 
 /// A replay that failed.
 #[derive(Debug, thiserror::Error)]
@@ -13,15 +14,15 @@ pub enum ReplayError {
     /// The agent's configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The manifests cannot be read.
+    /// The cluster cannot be read.
     #[error(transparent)]
-    Folder(#[from] folder::FolderError),
+    Cluster(#[from] ReadError),
     /// There is no such node.
-    #[error("there is no Node {node} in the manifests; there are: {known}")]
+    #[error("there is no Node {node} in the cluster; there are: {known}")]
     NoNode {
         /// The name on the command line.
         node: String,
-        /// The nodes of the manifests.
+        /// The nodes of the cluster.
         known: String,
     },
     /// There is no such port.

@@ -18,8 +18,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use heddle_config::Config;
-use heddle_source::folder;
 
+use crate::cluster_source::ClusterSource;
 use crate::simulate::{ClusterTables, Rules};
 pub use error::ReplayError;
 pub use input::Input;
@@ -33,8 +33,8 @@ const AFTERWARDS: Duration = Duration::from_secs(60);
 /// A request for a replay: captures to run through the pipeline of one node.
 #[derive(Clone, Debug)]
 pub struct ReplayRequest {
-    /// The folder of manifests.
-    pub manifests: PathBuf,
+    /// The place of the cluster's objects.
+    pub cluster: ClusterSource,
     /// The name of the node.
     pub node: String,
     /// The captures and the ports at which their frames come in.
@@ -60,7 +60,7 @@ pub fn run(request: &ReplayRequest, mut warn: impl FnMut(&str)) -> Result<Report
         None => (Config::default(), Rules::default()),
     };
     let mut tables = ClusterTables::with_rules(rules.clone());
-    for event in folder::read(&request.manifests)? {
+    for event in request.cluster.read()? {
         tables.apply_event(event);
     }
     for rejection in tables.cluster().rejections() {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use heddle_config::{Config, ConfigError};
 use heddle_model::{Event, Kind, ObjectKey, ObjectRef};
 use heddle_source::decode::Decoded;
-use heddle_source::{folder, manifest};
+use heddle_source::manifest;
 use serde::Serialize;
 
 use super::cluster_tables::ClusterTables;
@@ -20,6 +20,7 @@ use super::path;
 use super::probe::{Answer, Probe, ProbeError};
 use super::rules::Rules;
 use super::what_if::{self, Difference};
+use crate::cluster_source::{ClusterSource, ReadError};
 
 /// A request that cannot be answered.
 #[derive(Debug, thiserror::Error)]
@@ -27,9 +28,9 @@ pub enum SimulateError {
     /// The agents' configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The manifests cannot be read.
+    /// The cluster cannot be read.
     #[error(transparent)]
-    Folder(#[from] folder::FolderError),
+    Cluster(#[from] ReadError),
     /// The file of probes cannot be read.
     #[error("cannot read the probes {path:?}: {source}")]
     Read {
@@ -107,11 +108,11 @@ impl FromStr for ObjectName {
     }
 }
 
-/// A request: a question about the cluster of a folder of manifests.
+/// A request: a question about a cluster.
 #[derive(Clone, Debug)]
 pub struct SimulateRequest {
-    /// The folder of manifests.
-    pub manifests: PathBuf,
+    /// The place of the cluster's objects.
+    pub cluster: ClusterSource,
     /// The question.
     pub question: Question,
     /// A file of objects to add or to replace.
@@ -161,7 +162,7 @@ pub enum Outcome {
 /// The same connection, now and with changed objects.
 #[derive(Clone, Debug, Serialize)]
 pub struct Comparison {
-    /// The explanation with the objects of the folder.
+    /// The explanation with the objects as they are.
     pub now: Explanation,
     /// The explanation with the changed objects.
     pub then: Explanation,
@@ -177,7 +178,7 @@ pub fn run(request: &SimulateRequest, mut warn: impl FnMut(&str)) -> Result<Outc
         Some(path) => Rules::from(&Config::read(path)?),
         None => Rules::default(),
     };
-    let events = folder::read(&request.manifests)?;
+    let events = request.cluster.read()?;
     let mut tables = tables_of(&rules, &events);
     for rejection in tables.cluster().rejections() {
         warn(&format!("refused: {rejection}"));

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use heddle_offline::simulate::path;
+use heddle_offline::simulate::{ClusterTables, path};
 
 use crate::every_case;
 use crate::suite::{Case, ExpectedProbe};
 
-/// Returns the differences from the expected answers, one line each.
-fn play(case: &Case) -> Vec<String> {
-    let mut tables = case.tables();
+/// Returns the differences from the expected answers, one line each. `tables` has the objects of the start.
+fn play(case: &Case, mut tables: ClusterTables) -> Vec<String> {
     let mut differences = Vec::new();
     for (number, step) in case.steps.iter().enumerate() {
         step.change(&mut tables);
@@ -49,12 +48,36 @@ fn play(case: &Case) -> Vec<String> {
 
 #[test]
 fn the_cases_are_answered_as_expected() {
-    every_case(play, |suite, good| {
-        println!(
-            "{}: {} cases, {} probes: {good} pass",
-            suite.suite,
-            suite.cases.len(),
-            suite.probes()
-        );
-    });
+    every_case(
+        |case| play(case, case.tables()),
+        |suite, good| {
+            println!(
+                "{}: {} cases, {} probes: {good} pass",
+                suite.suite,
+                suite.cases.len(),
+                suite.probes()
+            );
+        },
+    );
+}
+
+/// Sources send kinds in any order, and objects more than once.
+#[test]
+fn the_order_of_the_objects_changes_no_answer() {
+    let mut played = 0_usize;
+    every_case(
+        |case| {
+            let mut differences = Vec::new();
+            for seed in 1..=3 {
+                if let Some(tables) = case.tables_in_another_order(seed) {
+                    played += 1;
+                    let found = play(case, tables).into_iter();
+                    differences.extend(found.map(|difference| format!("order {seed}: {difference}")));
+                }
+            }
+            differences
+        },
+        |_, _| {},
+    );
+    assert!(played > 100, "{played} orders");
 }

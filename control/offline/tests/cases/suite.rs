@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use heddle_model::{Kind, ObjectKey, ObjectRef};
-use heddle_offline::simulate::{ClusterTables, Probe, Verdict};
+use heddle_model::{Cause, Kind, ObjectKey, ObjectRef, Rejection};
+use heddle_offline::simulate::{ClusterTables, Probe, Verdict, path};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -66,6 +66,47 @@ impl Case {
         }
         tables
     }
+}
+
+impl Case {
+    /// Returns the same tables as [`Self::tables`], after the objects have come in another order, some of them several times or
+    /// with a deletion in between, and with tables that were compiled on the way. `None` if the order decides: two objects claim
+    /// one address.
+    pub fn tables_in_another_order(&self, seed: u64) -> Option<ClusterTables> {
+        let is_conflict = |rejection: &Rejection| rejection.cause == Cause::Conflict;
+        if self.tables().cluster().rejections().any(is_conflict) {
+            return None;
+        }
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut arrivals: Vec<&Value> = self.objects.iter().collect();
+        arrivals.extend(self.objects.iter().filter(|_| random.bool()));
+        random.shuffle(&mut arrivals);
+        let mut tables = ClusterTables::new();
+        let origin: Arc<str> = self.id.as_str().into();
+        let mut absent: Vec<&Value> = Vec::new();
+        let probes = self.steps.iter().flat_map(|step| &step.probes);
+        let mut probes = probes.cycle();
+        for object in arrivals {
+            tables.apply(&origin, object);
+            if random.u8(..) < 40 && is_read(object) {
+                tables.delete(object_ref(object));
+                absent.push(object);
+            }
+            // The answer is one of a cluster on its way; asking for it compiles the tables.
+            if random.u8(..) < 40
+                && let Some(ExpectedProbe { probe, .. }) = probes.next()
+            {
+                drop(path::answer(&mut tables, probe, self.node.as_deref()));
+            }
+        }
+        absent.iter().for_each(|object| tables.apply(&origin, object));
+        Some(tables)
+    }
+}
+
+/// Returns true for an object of a kind that heddle reads.
+fn is_read(object: &Value) -> bool {
+    Kind::ALL.iter().any(|kind| object["kind"] == kind.as_str())
 }
 
 impl Step {

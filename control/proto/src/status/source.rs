@@ -21,6 +21,9 @@ pub struct SourceStatus {
     /// The state of each kind that is followed at an API server; empty for a folder.
     #[serde(default)]
     pub kinds: BTreeMap<String, SourceKindStatus>,
+    /// The writes to the API server that fail, by resource, with the reason and the remedy.
+    #[serde(default)]
+    pub write_faults: BTreeMap<String, String>,
 }
 
 /// A kind of objects that is followed at an API server.
@@ -32,10 +35,19 @@ pub struct SourceKindStatus {
     pub absent: bool,
     /// The fault that keeps it from being read now.
     pub error: Option<String>,
+    /// The objects that the API server has.
+    #[serde(default)]
+    pub objects: u64,
+    /// The objects that are refused, wholly or in part.
+    #[serde(default)]
+    pub rejected: u64,
     /// The number of times that reading it began again after a fault.
     pub reconnects: u64,
     /// `metadata.resourceVersion` of the last object.
     pub resource_version: String,
     /// Seconds since the API server answered last; `None`: not yet.
     pub age_seconds: Option<u64>,
+    /// Seconds since an earlier agent saved the objects that are served, until the API server has listed its own.
+    #[serde(default)]
+    pub saved_seconds: Option<u64>,
 }

@@ -11,6 +11,7 @@ mod meta;
 mod net;
 mod node;
 mod objects;
+pub(crate) mod parts;
 mod pod;
 mod policy;
 mod selector;

@@ -21,7 +21,7 @@ use std::path::Path;
 use heddle_model::{Event, Kind};
 
 pub use error::FolderError;
-pub use watch::{Watch, watch, watch_batches};
+pub use watch::{FolderSource, Watch, watch, watch_batches};
 
 /// Reads a folder once: all its objects and rejections, in the order of file names, then [`Event::Synced`] for every
 /// kind.

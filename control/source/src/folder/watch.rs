@@ -20,6 +20,7 @@ use super::error::FolderError;
 use super::scan;
 use super::state::{Content, State, unreadable};
 use crate::manifest::{ParseError, is_manifest};
+use crate::source::{Batch, FollowError, Followed, Sink, Source};
 
 /// The pause after which a series of changes ends and becomes one batch. A single change waits as long.
 const QUIET: Duration = Duration::from_millis(2);
@@ -51,6 +52,25 @@ impl Drop for Watch {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
+    }
+}
+
+impl Followed for Watch {}
+
+/// A source of objects that watches a folder.
+#[derive(Debug)]
+pub struct FolderSource {
+    /// The folder.
+    pub folder: PathBuf,
+    /// The objects of files that did not parse any more, as [`watch_batches`] takes them.
+    pub earlier: BTreeMap<Arc<str>, Vec<Object>>,
+}
+
+impl Source for FolderSource {
+    fn follow(self: Box<Self>, mut sink: Sink) -> Result<Box<dyn Followed>, FollowError> {
+        watch_batches(&self.folder, &self.earlier, move |events| sink(Batch::now(events)))
+            .map(|watch| Box::new(watch) as Box<dyn Followed>)
+            .map_err(|e| FollowError::new(e, false))
     }
 }
 

@@ -1,11 +1,11 @@
 //! Joins events into batches: one burst of changes costs one build of the tables.
 
-use std::ops::ControlFlow;
 use std::time::Duration;
 
-use heddle_model::Event;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+
+use crate::source::{Batch, Sink};
 
 /// The pause after which a burst ends and becomes one batch. A single change waits as long.
 const QUIET: Duration = Duration::from_millis(2);
@@ -13,19 +13,16 @@ const QUIET: Duration = Duration::from_millis(2);
 const LONGEST: Duration = Duration::from_millis(100);
 
 /// Hands events on in batches, in their order, until the senders are gone or `sink` breaks.
-pub(super) async fn hand_on(
-    mut events: mpsc::Receiver<Vec<Event>>,
-    mut sink: impl FnMut(Vec<Event>) -> ControlFlow<()>,
-) {
-    while let Some(mut batch) = events.recv().await {
+pub(super) async fn hand_on(mut parts: mpsc::Receiver<Batch>, mut sink: Sink) {
+    while let Some(mut batch) = parts.recv().await {
         let end = Instant::now() + LONGEST;
-        while let Ok(Some(more)) = timeout_at((Instant::now() + QUIET).min(end), events.recv()).await {
-            batch.extend(more);
+        while let Ok(Some(more)) = timeout_at((Instant::now() + QUIET).min(end), parts.recv()).await {
+            batch.events.extend(more.events);
             if Instant::now() >= end {
                 break;
             }
         }
-        if !batch.is_empty() && sink(batch).is_break() {
+        if !batch.events.is_empty() && sink(batch).is_break() {
             return;
         }
     }
@@ -33,27 +30,29 @@ pub(super) async fn hand_on(
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::sync::{Arc, Mutex};
 
-    use heddle_model::Kind;
+    use heddle_model::{Event, Kind};
 
     use super::*;
 
-    fn event(n: usize) -> Vec<Event> {
-        vec![Event::Synced(Kind::ALL[n % Kind::ALL.len()])]
+    fn event(n: usize) -> Batch {
+        Batch::now(vec![Event::Synced(Kind::ALL[n % Kind::ALL.len()])])
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_burst_is_one_batch_and_a_constant_stream_is_cut() {
         let (sender, receiver) = mpsc::channel(64);
         let batches = Arc::new(Mutex::new(Vec::new()));
-        let task = tokio::spawn(hand_on(receiver, {
+        let sink: Sink = Box::new({
             let batches = Arc::clone(&batches);
             move |batch| {
-                batches.lock().unwrap().push((batch.len(), Instant::now()));
+                batches.lock().unwrap().push((batch.events.len(), Instant::now()));
                 ControlFlow::Continue(())
             }
-        }));
+        });
+        let task = tokio::spawn(hand_on(receiver, sink));
         let start = Instant::now();
         for n in 0..10 {
             sender.send(event(n)).await.unwrap();
@@ -81,7 +80,7 @@ mod tests {
     async fn a_sink_that_breaks_ends_it() {
         let (sender, receiver) = mpsc::channel(4);
         sender.send(event(0)).await.unwrap();
-        hand_on(receiver, |_| ControlFlow::Break(())).await;
+        hand_on(receiver, Box::new(|_| ControlFlow::Break(()))).await;
         assert!(sender.send(event(1)).await.is_err());
     }
 }

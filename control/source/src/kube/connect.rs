@@ -47,8 +47,10 @@ pub struct ApiServer {
     pub credentials: Credentials,
     /// The address, as `https://HOST:PORT`, if it is configured.
     pub address: Option<String>,
+    /// The kubelet's kubeconfig. With a service account and without a configured address, its server is tried first.
+    pub kubelet_kubeconfig: Option<PathBuf>,
     /// The endpoints of Service `default/kubernetes` as an earlier run has seen them. With a service account and without a
-    /// configured address, they are tried before the Service's address, which the node cannot reach while the agent is down.
+    /// configured address, they are tried next, before the Service's address, which the node cannot reach while the agent is down.
     pub remembered: Vec<SocketAddr>,
 }
 
@@ -97,14 +99,39 @@ impl ApiServer {
             (Some(address), _) => Ok(vec![at(address)?]),
             (None, Credentials::Kubeconfig { .. }) => Ok(vec![config]),
             (None, Credentials::InCluster) => {
-                let remembered = self
-                    .remembered
-                    .iter()
-                    .map(|endpoint| at(&format!("https://{endpoint}")));
-                remembered.chain([Ok(config.clone())]).collect()
+                let kubelets = self.kubelet_kubeconfig.as_deref().and_then(kubelets_server);
+                let remembered = self.remembered.iter().map(|endpoint| format!("https://{endpoint}"));
+                let addresses = kubelets.into_iter().chain(remembered);
+                addresses
+                    .map(|address| at(&address))
+                    .chain([Ok(config.clone())])
+                    .collect()
             }
         }
     }
+}
+
+/// Returns the server of the kubelet's kubeconfig; `None` without such a file, or if it names none.
+fn kubelets_server(path: &Path) -> Option<String> {
+    if !path.exists() {
+        return None;
+    }
+    let server = match Kubeconfig::read_from(path) {
+        Ok(kubeconfig) => {
+            let mut contexts = kubeconfig.contexts.into_iter();
+            let context = contexts.find(|context| Some(&context.name) == kubeconfig.current_context.as_ref());
+            let cluster = context.and_then(|context| Some(context.context?.cluster));
+            let mut clusters = kubeconfig.clusters.into_iter();
+            clusters
+                .find(|named| cluster.as_ref().is_none_or(|cluster| named.name == *cluster))
+                .and_then(|named| named.cluster?.server)
+        }
+        Err(e) => {
+            tracing::warn!("the kubelet's kubeconfig {} is not used: {e}", path.display());
+            None
+        }
+    };
+    server.filter(|server| server.starts_with("https://"))
 }
 
 async fn from_kubeconfig(path: &Path, context: Option<String>) -> Result<Config, ConnectError> {
@@ -137,7 +164,13 @@ fn client(mut config: Config) -> Result<Client, ConnectError> {
 }
 
 /// Finds a server that answers and sends its client; again whenever no kind has had an answer for a while. Never returns.
-pub(super) async fn keep_connected(server: &ApiServer, health: &Health, clients: watch::Sender<Option<Connected>>) {
+/// `unreachable` becomes true when no server has answered.
+pub(super) async fn keep_connected(
+    server: &ApiServer,
+    health: &Health,
+    clients: watch::Sender<Option<Connected>>,
+    unreachable: &watch::Sender<bool>,
+) {
     let mut backoff = DefaultBackoff::default();
     let mut reported = None;
     loop {
@@ -152,6 +185,8 @@ pub(super) async fn keep_connected(server: &ApiServer, health: &Health, clients:
                 wait_until_unreachable(health).await;
             }
             Err(why) => {
+                health.set_connection_fault(&why);
+                unreachable.send_replace(true);
                 if reported.as_ref() != Some(&why) {
                     tracing::warn!(server = %server.origin(), "{why}; the objects stay as they are, and heddle tries again");
                     reported = Some(why);
@@ -223,6 +258,30 @@ fn streams_lists(major: &str, minor: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_kubelets_server_is_the_one_of_its_context() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubelet.conf");
+        assert_eq!(kubelets_server(&path), None);
+        for (text, expected) in [
+            ("nonsense: [", None),
+            ("kind: Config", None),
+            (
+                "{clusters: [{name: a, cluster: {server: 'https://a:1'}}, {name: b, cluster: {server: 'https://b:2'}}], \
+                 contexts: [{name: x, context: {cluster: b, user: u}}], current-context: x}",
+                Some("https://b:2"),
+            ),
+            (
+                "{clusters: [{name: a, cluster: {server: 'https://a:1'}}]}",
+                Some("https://a:1"),
+            ),
+            ("{clusters: [{name: a, cluster: {server: 'http://a:1'}}]}", None),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(kubelets_server(&path).as_deref(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn lists_are_streamed_by_servers_that_do_so() {

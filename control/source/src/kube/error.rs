@@ -1,4 +1,4 @@
-//! Errors of the start.
+//! Errors of the start, and the words of errors in general.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,4 +34,28 @@ pub enum ConnectError {
     /// The thread or its runtime cannot be started.
     #[error("cannot start the thread that follows the API server: {0}")]
     Thread(#[source] io::Error),
+}
+
+/// Returns an error with its causes.
+pub(super) fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let more = inner.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+/// Returns the beginning of a text that may be a whole page of HTML, in one line.
+pub(super) fn first_words(text: &str) -> String {
+    const LONGEST: usize = 300;
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(LONGEST) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
+    }
 }

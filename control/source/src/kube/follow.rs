@@ -19,24 +19,46 @@ use kube::{Api, Client};
 use tokio::sync::{mpsc, watch};
 
 use super::connect::Connected;
+use super::error::{causes, first_words};
 use super::health::Health;
 use super::mirror::Mirror;
 use super::raw::Raw;
+use super::report::Observed;
 use super::resource::Resource;
+use super::saved::Saved;
+use crate::decode::parts::{KindParts, NodeParts, OtherParts, PodParts, SliceParts};
+use crate::source::Batch;
+
+/// The inputs of a follower.
+pub(super) struct Inputs {
+    /// The client to use.
+    pub(super) clients: watch::Receiver<Option<Connected>>,
+    /// The cluster that an earlier agent saved, once it is to be served.
+    pub(super) saved: watch::Receiver<Option<Arc<Saved>>>,
+}
+
+/// The receivers of a follower's findings.
+pub(super) struct Outputs {
+    pub(super) events: mpsc::Sender<Batch>,
+    pub(super) health: Health,
+    pub(super) observed: Arc<Observed>,
+}
 
 /// Follows a kind until the receiver of the events is gone.
-pub(super) async fn follow(
-    kind: Kind,
-    origin: Arc<str>,
-    mut clients: watch::Receiver<Option<Connected>>,
-    events: mpsc::Sender<Vec<Event>>,
-    health: Health,
-) {
+pub(super) async fn follow(kind: Kind, origin: Arc<str>, inputs: Inputs, outputs: Outputs) {
+    let Inputs { mut clients, saved } = inputs;
+    let Outputs {
+        events,
+        health,
+        observed,
+    } = outputs;
     let mut follower = KindFollower {
         kind,
         mirror: Mirror::new(kind, origin),
+        saved,
         events,
         health,
+        observed,
         versions: Resource::of(kind),
         version: 0,
         may_stream: true,
@@ -46,13 +68,18 @@ pub(super) async fn follow(
     loop {
         let connected = clients.borrow_and_update().clone();
         let Some(connected) = connected else {
-            if clients.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = clients.changed() => if changed.is_err() {
+                    return;
+                },
+                Some(saved) = next_saved(&mut follower.saved) => if follower.serve_saved(&saved).await.is_break() {
+                    return;
+                },
             }
             continue;
         };
         let connected = Connected {
-            client: observed(connected.client, kind, follower.health.clone()),
+            client: reporting_client(connected.client, kind, follower.health.clone()),
             ..connected
         };
         tokio::select! {
@@ -61,7 +88,7 @@ pub(super) async fn follow(
                     return;
                 }
             }
-            ended = follower.watch(connected) => {
+            ended = follower.watch_kind(connected) => {
                 if ended.is_break() {
                     return;
                 }
@@ -70,11 +97,19 @@ pub(super) async fn follow(
     }
 }
 
+/// Returns the saved cluster once it is to be served; waits forever after that.
+async fn next_saved(saved: &mut watch::Receiver<Option<Arc<Saved>>>) -> Option<Arc<Saved>> {
+    match saved.changed().await {
+        Ok(()) => saved.borrow_and_update().clone(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Returns a client that ends the fault of a kind when a watch begins.
 ///
 /// The watcher reports nothing then. Without this, a kind whose objects rarely change would seem broken long after its watch works
 /// again.
-fn observed(client: Client, kind: Kind, health: Health) -> Client {
+fn reporting_client(client: Client, kind: Kind, health: Health) -> Client {
     let send = move |request: Request<Body>| {
         let (client, health) = (client.clone(), health.clone());
         let is_watch = request.uri().query().is_some_and(|query| query.contains("watch=true"));
@@ -96,8 +131,11 @@ fn observed(client: Client, kind: Kind, health: Health) -> Client {
 struct KindFollower {
     kind: Kind,
     mirror: Mirror,
-    events: mpsc::Sender<Vec<Event>>,
+    /// The cluster that an earlier agent saved, once it is to be served.
+    saved: watch::Receiver<Option<Arc<Saved>>>,
+    events: mpsc::Sender<Batch>,
     health: Health,
+    observed: Arc<Observed>,
     /// The versions in which the kind may be served, and the one that is asked for now.
     versions: Vec<Resource>,
     version: usize,
@@ -113,8 +151,20 @@ impl KindFollower {
         self.versions[self.version % self.versions.len()]
     }
 
+    /// Watches, and reads of each object only what the kind's decoder reads.
+    async fn watch_kind(&mut self, connected: Connected) -> ControlFlow<()> {
+        match self.kind {
+            Kind::Pod => self.watch::<PodParts>(connected).await,
+            Kind::Node => self.watch::<NodeParts>(connected).await,
+            Kind::EndpointSlice => self.watch::<SliceParts>(connected).await,
+            Kind::ServiceCidr | Kind::Namespace | Kind::Service | Kind::NetworkPolicy | Kind::ClusterNetworkPolicy => {
+                self.watch::<OtherParts>(connected).await
+            }
+        }
+    }
+
     /// Lists and watches with one client. Breaks when nobody wants the events; continues when the watch must begin again.
-    async fn watch(&mut self, connected: Connected) -> ControlFlow<()> {
+    async fn watch<P: KindParts>(&mut self, connected: Connected) -> ControlFlow<()> {
         let resource = self.resource();
         let strategy = if connected.streams_lists && self.may_stream {
             InitialListStrategy::StreamingList
@@ -125,9 +175,21 @@ impl KindFollower {
             initial_list_strategy: strategy.clone(),
             ..watcher::Config::default()
         };
-        let api: Api<Raw> = Api::all_with(connected.client, &resource);
+        let api: Api<Raw<P>> = Api::all_with(connected.client, &resource);
         let mut stream = pin!(watcher(api, config).backoff(DefaultBackoff::default()));
-        while let Some(next) = stream.next().await {
+        loop {
+            let next = tokio::select! {
+                next = stream.next() => next,
+                Some(saved) = next_saved(&mut self.saved) => {
+                    if self.serve_saved(&saved).await.is_break() {
+                        return ControlFlow::Break(());
+                    }
+                    continue;
+                }
+            };
+            let Some(next) = next else {
+                return ControlFlow::Continue(());
+            };
             match next {
                 Ok(event) => {
                     // The list has not been asked for at its beginning.
@@ -135,7 +197,7 @@ impl KindFollower {
                         self.answered();
                     }
                     let events = self.apply(event, &resource);
-                    if !events.is_empty() && self.events.send(events).await.is_err() {
+                    if !events.is_empty() && self.events.send(Batch::now(events)).await.is_err() {
                         return ControlFlow::Break(());
                     }
                 }
@@ -147,7 +209,7 @@ impl KindFollower {
                     }
                     Next::Absent => {
                         let events = self.absent();
-                        if self.events.send(events).await.is_err() {
+                        if self.events.send(Batch::now(events)).await.is_err() {
                             return ControlFlow::Break(());
                         }
                         self.version += 1;
@@ -158,11 +220,29 @@ impl KindFollower {
                 },
             }
         }
-        ControlFlow::Continue(())
+    }
+
+    /// Reports the objects that an earlier agent saved, unless the server has listed them. Breaks when nobody wants the events.
+    async fn serve_saved(&mut self, saved: &Saved) -> ControlFlow<()> {
+        let part = saved.take(self.kind);
+        if self.health.is_kind_synced(self.kind) {
+            return ControlFlow::Continue(());
+        }
+        let mut events = Vec::new();
+        self.mirror.put_saved(part, &mut events);
+        events.push(Event::Synced(self.kind));
+        let objects = self.mirror.len();
+        self.health.edit(self.kind, |health| {
+            (health.objects, health.saved_at) = (objects, Some(saved.saved_at));
+        });
+        match self.events.send(Batch::now(events)).await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
     }
 
     /// Returns the events that follow from one of the watcher.
-    fn apply(&mut self, event: watcher::Event<Raw>, resource: &Resource) -> Vec<Event> {
+    fn apply<P>(&mut self, event: watcher::Event<Raw<P>>, resource: &Resource) -> Vec<Event> {
         let mut events = Vec::new();
         match event {
             watcher::Event::Init => {
@@ -171,11 +251,13 @@ impl KindFollower {
             }
             watcher::Event::InitApply(mut raw) | watcher::Event::Apply(mut raw) => {
                 raw.prepare(resource);
+                self.observed.see(self.kind, &raw);
                 self.mirror.put(&raw.value, &mut events);
                 self.seen(raw.meta.resource_version);
             }
             watcher::Event::InitDone => {
                 self.mirror.end_list(&mut events);
+                self.forget(&events);
                 self.is_listing = false;
                 self.works();
             }
@@ -184,10 +266,20 @@ impl KindFollower {
                     let key = ObjectKey::new(raw.meta.namespace.unwrap_or_default(), name);
                     self.mirror.remove(key, &mut events);
                 }
+                self.forget(&events);
                 self.seen(raw.meta.resource_version);
             }
         }
         events
+    }
+
+    /// Forgets what was observed of deleted objects.
+    fn forget(&self, events: &[Event]) {
+        for event in events {
+            if let Event::Delete(object) = event {
+                self.observed.forget(object);
+            }
+        }
     }
 
     /// Returns the events of a kind that the server does not have: it is complete, and empty.
@@ -197,6 +289,7 @@ impl KindFollower {
         self.mirror.end_list(&mut events);
         self.health.edit(self.kind, |health| {
             (health.synced, health.absent, health.error, health.objects) = (true, true, None, 0);
+            health.saved_at = None;
         });
         self.answered();
         events
@@ -215,7 +308,7 @@ impl KindFollower {
                 health.resource_version = version;
             }
         });
-        if self.health.all().get(&self.kind).is_some_and(|health| health.synced) {
+        if self.health.is_kind_synced(self.kind) {
             self.works();
         }
     }
@@ -224,6 +317,7 @@ impl KindFollower {
         let objects = self.mirror.len();
         self.health.edit(self.kind, |health| {
             (health.synced, health.absent, health.objects) = (true, false, objects);
+            health.saved_at = None;
         });
         self.health.answered(self.kind);
         self.absent_backoff = DefaultBackoff::default();
@@ -323,29 +417,5 @@ impl WatchFault {
             text,
             is_unreachable: status.code == 401,
         }
-    }
-}
-
-/// Returns an error with its causes.
-fn causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = inner.source();
-    }
-    text
-}
-
-/// Returns the beginning of a text that may be a whole page of HTML, in one line.
-fn first_words(text: &str) -> String {
-    const LONGEST: usize = 300;
-    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}...", &line[..end]),
-        None => line,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use heddle_model::Kind;
 
@@ -23,6 +23,8 @@ pub struct KindHealth {
     pub resource_version: String,
     /// The time of the last answer of the server about this kind.
     pub answered_at: Option<Instant>,
+    /// The time at which an earlier agent saved the objects that are served, until the server has listed its own.
+    pub saved_at: Option<SystemTime>,
     /// The fault is one of the connection or of the credentials, and another server or newer credentials may help.
     pub(super) unreachable_since: Option<Instant>,
     /// The fault that was logged last, until the kind works again.
@@ -31,23 +33,60 @@ pub struct KindHealth {
 
 /// The state of all kinds, shared by the tasks and their readers.
 #[derive(Clone, Debug)]
-pub struct Health(Arc<Mutex<BTreeMap<Kind, KindHealth>>>);
+pub struct Health(Arc<Mutex<Shared>>);
+
+#[derive(Debug)]
+struct Shared {
+    kinds: BTreeMap<Kind, KindHealth>,
+    /// The reason for which no server answers, while none does.
+    connection_fault: Option<String>,
+}
 
 impl Health {
     pub(super) fn new() -> Self {
         let all = Kind::ALL.map(|kind| (kind, KindHealth::default()));
-        Self(Arc::new(Mutex::new(all.into())))
+        Self(Arc::new(Mutex::new(Shared {
+            kinds: all.into(),
+            connection_fault: None,
+        })))
     }
 
     /// Returns the state of every kind.
     #[must_use]
     pub fn all(&self) -> BTreeMap<Kind, KindHealth> {
-        self.lock().clone()
+        self.lock().kinds.clone()
+    }
+
+    /// Returns the time up to which the objects are known to be the server's: the present while every kind works.
+    #[must_use]
+    pub fn current_as_of(&self) -> SystemTime {
+        let now = SystemTime::now();
+        let as_of = |kind: &KindHealth| match (kind.saved_at, &kind.error, kind.answered_at) {
+            (Some(saved_at), ..) => saved_at,
+            (None, Some(_), Some(at)) => now.checked_sub(at.elapsed()).unwrap_or(now),
+            _ => now,
+        };
+        self.lock().kinds.values().map(as_of).min().unwrap_or(now)
+    }
+
+    /// Returns true if the server has listed a kind.
+    pub(super) fn is_kind_synced(&self, kind: Kind) -> bool {
+        self.lock().kinds.get(&kind).is_some_and(|health| health.synced)
+    }
+
+    /// Returns true if the server has listed every kind.
+    pub(super) fn is_synced(&self) -> bool {
+        self.lock().kinds.values().all(|health| health.synced)
+    }
+
+    /// Returns the number of objects of a kind.
+    pub(super) fn objects(&self, kind: Kind) -> usize {
+        self.lock().kinds.get(&kind).map_or(0, |health| health.objects)
     }
 
     /// Changes the state of one kind.
     pub(super) fn edit(&self, kind: Kind, edit: impl FnOnce(&mut KindHealth)) {
-        if let Some(health) = self.lock().get_mut(&kind) {
+        if let Some(health) = self.lock().kinds.get_mut(&kind) {
             edit(health);
         }
     }
@@ -70,17 +109,30 @@ impl Health {
     /// too rarely to count.
     pub(super) fn unreachable_since(&self) -> Option<Instant> {
         let all = self.lock();
-        let present = all.values().filter(|kind| !kind.absent);
+        let present = all.kinds.values().filter(|kind| !kind.absent);
         let since: Option<Vec<Instant>> = present.map(|kind| kind.unreachable_since).collect();
         since?.into_iter().max()
     }
 
     /// Forgets the faults of the connection, because another one is tried.
     pub(super) fn retry(&self) {
-        self.lock().values_mut().for_each(|kind| kind.unreachable_since = None);
+        let mut state = self.lock();
+        state.kinds.values_mut().for_each(|kind| kind.unreachable_since = None);
+        state.connection_fault = None;
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<Kind, KindHealth>> {
+    /// Returns the reason for which no server answers; `None` while one does.
+    #[must_use]
+    pub fn connection_fault(&self) -> Option<String> {
+        self.lock().connection_fault.clone()
+    }
+
+    /// Records that no server answers.
+    pub(super) fn set_connection_fault(&self, fault: &str) {
+        self.lock().connection_fault = Some(fault.to_owned());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

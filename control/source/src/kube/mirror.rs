@@ -6,7 +6,11 @@ use std::sync::Arc;
 use heddle_model::{Event, Kind, ObjectKey, ObjectRef, RejectionKey, Subject};
 use serde_json::Value;
 
+use super::saved::SavedPart;
 use crate::decode::{Decoded, decode};
+
+/// The number of no list.
+const NO_LIST: u64 = 0;
 
 /// The reported objects of a kind.
 ///
@@ -16,7 +20,8 @@ use crate::decode::{Decoded, decode};
 pub(super) struct Mirror {
     kind: Kind,
     origin: Arc<str>,
-    /// Each object, with the number of the list that had it last. Keys share their text with the model's objects.
+    /// Each object, with the number of the list that had it last; 0 for an object that only an earlier agent has seen. Keys
+    /// share their text with the model's objects.
     known: HashMap<ObjectKey, u64>,
     /// The objects that were refused, or have a part that is ignored.
     noted: HashSet<ObjectKey>,
@@ -31,13 +36,36 @@ impl Mirror {
             origin,
             known: HashMap::new(),
             noted: HashSet::new(),
-            list: 0,
+            list: NO_LIST,
         }
     }
 
     /// Returns the number of objects.
     pub(super) fn len(&self) -> usize {
         self.known.len()
+    }
+
+    /// Reports the objects that an earlier agent saved and the server has not sent yet. The next complete list ends what it does
+    /// not have.
+    pub(super) fn put_saved(&mut self, part: SavedPart, events: &mut Vec<Event>) {
+        let sent: HashSet<ObjectKey> = self.known.keys().cloned().collect();
+        for object in part.objects {
+            let key = object.key();
+            if !sent.contains(&key) {
+                self.known.insert(key, NO_LIST);
+                events.push(self.upsert(object));
+            }
+        }
+        for rejection in part.rejections {
+            let Subject::Object(subject) = &rejection.subject else {
+                continue;
+            };
+            if !sent.contains(&subject.key) {
+                self.known.insert(subject.key.clone(), NO_LIST);
+                self.noted.insert(subject.key.clone());
+                events.push(Event::Rejected(rejection));
+            }
+        }
     }
 
     /// Begins a complete list.
@@ -129,7 +157,9 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
+    use super::super::saved::Saved;
     use super::*;
+    use crate::saved::SavedCluster;
 
     /// A step of what a server sends about one kind: versions may come twice, and lists at any time.
     #[derive(Clone, Debug)]
@@ -241,6 +271,42 @@ mod tests {
             }
             prop_assert_eq!(shown(&cluster), shown(&fresh));
         }
+    }
+
+    #[test]
+    fn saved_objects_serve_until_a_list_is_complete() {
+        let mut mirror = Mirror::new(Kind::Service, "api".into());
+        let mut events = Vec::new();
+        // The earlier agent knew 1 and 2, and had refused 3.
+        mirror.put(&object(1, 0), &mut events);
+        mirror.put(&object(2, 0), &mut events);
+        mirror.put(&object(3, 3), &mut events);
+        let mut cluster = Cluster::new();
+        for event in events.drain(..) {
+            cluster.apply(event);
+        }
+        let saved = SavedCluster::of(&cluster, std::time::SystemTime::now());
+        assert_eq!((saved.objects.len(), saved.rejections.len()), (2, 1));
+
+        // The new agent has begun to list: 2 has changed.
+        let (mut mirror, mut cluster) = (Mirror::new(Kind::Service, "api".into()), Cluster::new());
+        mirror.begin_list();
+        mirror.put(&object(2, 1), &mut events);
+        mirror.put_saved(Saved::new(saved, &"api".into()).take(Kind::Service), &mut events);
+        for event in events.drain(..) {
+            cluster.apply(event);
+        }
+        let port = |cluster: &Cluster, name| cluster.service(&key(name)).map(|service| service.ports[0].port.get());
+        assert_eq!((port(&cluster, 1), port(&cluster, 2)), (Some(80), Some(81)));
+        assert_eq!(cluster.rejections().count(), 1);
+        // 1 is gone, and 3 has become good.
+        mirror.put(&object(3, 0), &mut events);
+        mirror.end_list(&mut events);
+        for event in events.drain(..) {
+            cluster.apply(event);
+        }
+        assert_eq!([1, 2, 3].map(|name| port(&cluster, name)), [None, Some(81), Some(80)]);
+        assert_eq!(cluster.rejections().count(), 0);
     }
 
     #[test]

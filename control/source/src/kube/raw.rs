@@ -1,30 +1,31 @@
 //! Objects as the API server sends them, before they are decoded.
 
 use std::borrow::Cow;
+use std::marker::PhantomData;
 
 use kube::api::ObjectMeta;
 use kube::core::DynamicResourceScope;
+use serde::de::DeserializeSeed;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::resource::Resource;
+use crate::decode::parts::KindParts;
 
-/// An object as JSON, with the parts of its metadata that the watch needs.
+/// The parts of an object that its decoder reads, as JSON, with the parts of its metadata that the watch needs.
 #[derive(Clone, Debug)]
-pub(super) struct Raw {
+pub(super) struct Raw<P> {
     pub(super) meta: ObjectMeta,
     pub(super) value: Value,
+    parts: PhantomData<P>,
 }
 
-impl Raw {
-    /// Removes what no decoder reads and what makes up most of an object, and adds the kind, which items of lists lack.
+impl<P> Raw<P> {
+    /// Adds the kind, which items of lists lack.
     pub(super) fn prepare(&mut self, resource: &Resource) {
         let Some(object) = self.value.as_object_mut() else {
             return;
         };
-        if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-            meta.remove("managedFields");
-        }
         object
             .entry("apiVersion")
             .or_insert_with(|| resource.api_version().into());
@@ -32,21 +33,26 @@ impl Raw {
     }
 }
 
-impl<'de> Deserialize<'de> for Raw {
+impl<'de, P: KindParts> Deserialize<'de> for Raw<P> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
+        let value = P::PARTS.deserialize(deserializer)?;
         let text = |field: &str| value["metadata"][field].as_str().map(str::to_owned);
         let meta = ObjectMeta {
             name: text("name"),
             namespace: text("namespace"),
             resource_version: text("resourceVersion"),
+            uid: text("uid"),
             ..ObjectMeta::default()
         };
-        Ok(Self { meta, value })
+        Ok(Self {
+            meta,
+            value,
+            parts: PhantomData,
+        })
     }
 }
 
-impl kube::Resource for Raw {
+impl<P> kube::Resource for Raw<P> {
     type DynamicType = Resource;
     type Scope = DynamicResourceScope;
 

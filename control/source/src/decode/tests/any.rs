@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::refusals::{policy_of, service_of};
 use super::*;
+use crate::decode::parts::{KindParts, NodeParts, OtherParts, PodParts, SliceParts};
 use crate::kept;
 
 /// Objects with every field that is looked at.
@@ -155,4 +156,73 @@ proptest! {
             }
         }
     }
+}
+
+/// Reads an object's text as it is read from an API server.
+fn parts(value: &Value, kind: Kind) -> Value {
+    use serde::de::DeserializeSeed as _;
+    let parts = match kind {
+        Kind::Pod => PodParts::PARTS,
+        Kind::Node => NodeParts::PARTS,
+        Kind::EndpointSlice => SliceParts::PARTS,
+        _ => OtherParts::PARTS,
+    };
+    let text = value.to_string();
+    parts
+        .deserialize(&mut serde_json::Deserializer::from_str(&text))
+        .unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// A part that is not read from an API server's text makes no difference, also where it is malformed.
+    #[test]
+    fn the_parts_that_are_read_are_enough(
+        which in 0..full().len(),
+        edits in proptest::collection::vec((any::<prop::sample::Index>(), any_json()), 0..3),
+    ) {
+        let mut value = full().swap_remove(which);
+        let (kind, header) = (object(&value).kind(), [value["apiVersion"].clone(), value["kind"].clone()]);
+        for field in ["managedFields", "ownerReferences"] {
+            value["metadata"][field] = json!([{"a": 1}]);
+        }
+        for (at, new) in edits {
+            let mut at = at.index(places(&value));
+            replace(&mut value, &mut at, &new);
+        }
+        // The server sends the kind that it is asked for.
+        prop_assume!(value.is_object() && [value["apiVersion"].clone(), value["kind"].clone()] == header);
+        match (decode(&value), decode(&parts(&value, kind))) {
+            // A refused value is shown without the fields that were not read.
+            (Err(whole), Err(part)) => prop_assert_eq!(
+                (whole.object, whole.field, whole.message, whole.closes),
+                (part.object, part.field, part.message, part.closes)
+            ),
+            (Ok(Decoded::Partial(whole, why)), Ok(Decoded::Partial(part, why_part))) => {
+                prop_assert_eq!(whole, part);
+                prop_assert_eq!((why.field, why.message), (why_part.field, why_part.message));
+            }
+            (whole, part) => prop_assert_eq!(whole, part),
+        }
+    }
+}
+
+#[test]
+fn most_of_a_pod_is_not_read() {
+    let value = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a", "managedFields": [{"fieldsV1": {}}], "annotations": {"x": "y", "kubernetes.io/config.mirror": "m"}},
+        "spec": {"nodeName": "n", "volumes": [{"name": "v"}], "containers": [{"name": "c", "env": [{}], "ports": [{"containerPort": 1}]}]},
+        "status": {"phase": "Running", "containerStatuses": [{}], "conditions": [{"type": "Ready", "status": "True", "message": "m"}]}});
+    let read = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a", "annotations": {"kubernetes.io/config.mirror": "m"}},
+        "spec": {"nodeName": "n", "containers": [{"ports": [{"containerPort": 1}]}]},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+    assert_eq!(parts(&value, Kind::Pod), read);
+    let mut policy = policy_of(json!({"podSelector": {}, "ingres": []}));
+    policy["metadata"]["managedFields"] = json!([]);
+    assert!(
+        decode(&parts(&policy, Kind::NetworkPolicy)).is_err(),
+        "an unknown field of a policy is read"
+    );
 }

@@ -1,107 +1,10 @@
-//! Follows a scripted API server, which does what a real one cannot be made to do on demand: streams that break off anywhere,
-//! versions that are gone, missing kinds and rights, answers that are none.
-#![allow(clippy::unwrap_used, reason = "helpers of tests: a failure is to end the test")]
+//! Reading: everything arrives, whatever the server does.
 
-mod scripted;
+use heddle_model::{Cluster, Kind};
+use serde_json::json;
 
-use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex};
-use std::time::{Duration, Instant};
-
-use heddle_model::{Cluster, Event, Kind};
-use heddle_source::kube::{ApiServer, Credentials, Follower, follow};
-use scripted::{Answer, CLUSTER_POLICIES, PODS, SERVICES, Server};
-use serde_json::{Value, json};
-
-/// The bound of an event that must happen. A pause after a fault is 0.8 s at first.
-const BOUND: Duration = Duration::from_secs(20);
-
-/// A cluster that follows a server.
-struct Followed {
-    follower: Follower,
-    state: Arc<(Mutex<Cluster>, Condvar)>,
-    _kubeconfig: tempfile::TempDir,
-}
-
-impl Followed {
-    fn start(server: &Server) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("kubeconfig");
-        let kubeconfig = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "c",
-            "clusters": [{"name": "k", "cluster": {"server": server.url()}}],
-            "users": [{"name": "u", "user": {"token": "secret"}}],
-            "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u"}}],
-        });
-        std::fs::write(&path, kubeconfig.to_string()).unwrap();
-        let state = Arc::new((Mutex::new(Cluster::new()), Condvar::new()));
-        let api = ApiServer {
-            credentials: Credentials::Kubeconfig { path, context: None },
-            address: None,
-            remembered: Vec::new(),
-        };
-        let follower = follow(api, {
-            let state = Arc::clone(&state);
-            move |batch: Vec<Event>| {
-                let mut cluster = state.0.lock().unwrap();
-                for event in batch {
-                    cluster.apply(event);
-                }
-                state.1.notify_all();
-                ControlFlow::Continue(())
-            }
-        })
-        .unwrap();
-        Self {
-            follower,
-            state,
-            _kubeconfig: dir,
-        }
-    }
-
-    /// Waits until the cluster is as described.
-    fn wait(&self, what: &str, holds: impl Fn(&Cluster) -> bool) {
-        let end = Instant::now() + BOUND;
-        let mut cluster = self.state.0.lock().unwrap();
-        while !holds(&cluster) {
-            let left = end.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "{what}: {:?}", self.follower.health().all());
-            // The health of a kind may change without an event.
-            let step = left.min(Duration::from_millis(50));
-            cluster = self.state.1.wait_timeout(cluster, step).unwrap().0;
-        }
-    }
-
-    fn pods(&self) -> Vec<String> {
-        let cluster = self.state.0.lock().unwrap();
-        let mut pods: Vec<String> = cluster
-            .pods()
-            .map(|pod| format!("{} {}", pod.key, pod.labels))
-            .collect();
-        pods.sort();
-        pods
-    }
-
-    fn error(&self, kind: Kind) -> Option<String> {
-        self.follower.health().all()[&kind].error.clone()
-    }
-}
-
-fn pod(name: &str, version: &str) -> Value {
-    json!({
-        "metadata": {"namespace": "a", "name": name, "uid": name, "labels": {"v": version},
-            "managedFields": [{"manager": "kubelet", "fieldsV1": {"f:metadata": {}}}]},
-        "spec": {"nodeName": "n1", "containers": [{"name": "main", "image": "x"}]},
-        "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.9"}]},
-    })
-}
-
-fn has(cluster: &Cluster, name: &str, version: &str) -> bool {
-    let key = heddle_model::ObjectKey::new("a", name);
-    cluster
-        .pod(&key)
-        .is_some_and(|pod| pod.labels.get("v") == Some(version))
-}
+use crate::scripted::{Answer, CLUSTER_POLICIES, PODS, SERVICES, Server};
+use crate::{Followed, has, pod};
 
 #[test]
 fn objects_are_listed_and_followed_page_by_page_or_as_a_stream() {
@@ -123,7 +26,7 @@ fn objects_are_listed_and_followed_page_by_page_or_as_a_stream() {
         followed.wait("the changes", |cluster| {
             has(cluster, "p7", "2") && has(cluster, "new", "1") && cluster.count(Kind::Pod) == 1200
         });
-        let health = &followed.follower.health().all()[&Kind::Pod];
+        let health = &followed.health()[&Kind::Pod];
         assert_eq!((health.synced, health.objects, &health.error), (true, 1200, &None));
         assert_eq!(health.resource_version, server.version().to_string());
     }
@@ -176,7 +79,7 @@ fn a_stream_that_breaks_off_anywhere_loses_nothing() {
         "old, last and four of five: {:?}",
         followed.pods()
     );
-    assert!(followed.follower.health().all()[&Kind::Pod].error.is_none());
+    assert!(followed.health()[&Kind::Pod].error.is_none());
 }
 
 #[test]
@@ -185,7 +88,7 @@ fn a_missing_kind_is_empty_until_it_appears() {
     server.answer(CLUSTER_POLICIES, Answer::Status(404, "page not found"));
     let followed = Followed::start(&server);
     followed.wait("everything is synced", Cluster::is_synced);
-    let health = &followed.follower.health().all()[&Kind::ClusterNetworkPolicy];
+    let health = &followed.health()[&Kind::ClusterNetworkPolicy];
     assert_eq!((health.absent, health.synced, &health.error), (true, true, &None));
     let policy = json!({
         "metadata": {"name": "deny"},
@@ -197,7 +100,7 @@ fn a_missing_kind_is_empty_until_it_appears() {
     followed.wait("the policy", |cluster| {
         cluster.cluster_policy("deny").is_some_and(|policy| !policy.refused)
     });
-    assert!(!followed.follower.health().all()[&Kind::ClusterNetworkPolicy].absent);
+    assert!(!followed.health()[&Kind::ClusterNetworkPolicy].absent);
     // And goes again, with its objects.
     server.answer(CLUSTER_POLICIES, Answer::Status(404, "page not found"));
     server.cut_after(CLUSTER_POLICIES, 0);

@@ -10,12 +10,15 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Bytes, Frame, Incoming};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+pub const NODES: &str = "/api/v1/nodes";
+pub const EVENTS: &str = "/api/v1/namespaces/a/events";
+pub const POLICIES: &str = "/apis/networking.k8s.io/v1/networkpolicies";
 pub const PODS: &str = "/api/v1/pods";
 pub const SERVICES: &str = "/api/v1/services";
 pub const CLUSTER_POLICIES: &str = "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies";
@@ -52,6 +55,11 @@ struct State {
     version: u64,
     /// Watches from earlier versions are answered by 410 Gone.
     oldest: u64,
+    /// False: every request is answered by 503.
+    is_available: bool,
+    answer_to_writes: Answer,
+    /// The writes that were answered, also by an error.
+    writes: usize,
     kinds: HashMap<String, Kept>,
 }
 
@@ -71,6 +79,9 @@ impl Server {
             minor: minor.to_owned(),
             version: 100,
             oldest: 0,
+            is_available: true,
+            answer_to_writes: Answer::Objects,
+            writes: 0,
             kinds: HashMap::new(),
         }));
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -86,9 +97,20 @@ impl Server {
                 while let Ok((stream, _)) = listener.accept().await {
                     let state = Arc::clone(&state);
                     tokio::spawn(async move {
-                        let service = service_fn(|request| {
-                            let answer = answer(&state, &request);
-                            async move { Ok::<_, Infallible>(answer) }
+                        let service = service_fn(|request: Request<Incoming>| {
+                            let state = Arc::clone(&state);
+                            async move {
+                                Ok::<_, Infallible>(match *request.method() {
+                                    Method::GET => answer(&state, &request),
+                                    _ => {
+                                        let path = request.uri().path().to_owned();
+                                        let is_patch = request.method() == Method::PATCH;
+                                        let body = request.into_body().collect().await.unwrap().to_bytes();
+                                        let body = serde_json::from_slice(&body).unwrap();
+                                        answer_write(&state, &path, is_patch, body)
+                                    }
+                                })
+                            }
                         });
                         // The client closes connections as it likes.
                         let _ = hyper::server::conn::http1::Builder::new()
@@ -156,6 +178,31 @@ impl Server {
     /// Makes the next line of the kind's watches end after so many bytes, and the watches with it.
     pub fn cut_after(&self, path: &str, bytes: usize) {
         self.lock().kind(path).cut_after = Some(bytes);
+    }
+
+    /// Answers every request by 503, or no longer.
+    pub fn set_available(&self, is_available: bool) {
+        self.lock().is_available = is_available;
+    }
+
+    /// Sets the answer to every write.
+    pub fn answer_writes(&self, answer: Answer) {
+        self.lock().answer_to_writes = answer;
+    }
+
+    /// Returns the number of writes so far.
+    pub fn writes(&self) -> usize {
+        self.lock().writes
+    }
+
+    /// Returns the objects of a kind.
+    pub fn objects(&self, path: &str) -> Vec<Value> {
+        self.lock().kind(path).objects.values().cloned().collect()
+    }
+
+    /// Returns an object.
+    pub fn object(&self, path: &str, namespace: &str, name: &str) -> Value {
+        self.lock().kind(path).objects[&format!("{namespace}/{name}")].clone()
     }
 
     /// Returns the queries that were asked about a kind.
@@ -232,9 +279,47 @@ fn stream(receiver: UnboundedReceiver<Bytes>) -> Body {
     StreamBody::new(frames).boxed_unsync()
 }
 
+/// Answers a write as an API server does: a patch of an object or of its status, or a new object.
+fn answer_write(state: &Mutex<State>, path: &str, is_patch: bool, body: Value) -> Response<Body> {
+    let mut state = state.lock().unwrap();
+    state.writes += 1;
+    if let Answer::Status(code, message) = state.answer_to_writes {
+        return status(code, message);
+    }
+    if !is_patch {
+        let key = key(&body["metadata"]);
+        if state.kind(path).objects.contains_key(&key) {
+            return status(409, "it already exists");
+        }
+        state.change(path, &key, "ADDED", Some(body.clone()));
+        return Response::builder().status(201).body(json_body(&body)).unwrap();
+    }
+    let path = path.trim_end_matches("/status");
+    let (kind, name) = path.rsplit_once('/').unwrap();
+    let key = format!("/{name}");
+    let Some(mut object) = state.kind(kind).objects.get(&key).cloned() else {
+        return status(404, "not found");
+    };
+    let annotations = body["metadata"]["annotations"].as_object().into_iter().flatten();
+    for (key, value) in annotations {
+        object["metadata"]["annotations"][key] = value.clone();
+    }
+    // A strategic merge replaces the condition of the same type.
+    for condition in body["status"]["conditions"].as_array().into_iter().flatten() {
+        let conditions = object["status"]["conditions"].as_array_mut().unwrap();
+        conditions.retain(|other| other["type"] != condition["type"]);
+        conditions.push(condition.clone());
+    }
+    state.change(kind, &key, "MODIFIED", Some(object.clone()));
+    Response::new(json_body(&object))
+}
+
 /// Answers a request as an API server does.
 fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
     let mut state = state.lock().unwrap();
+    if !state.is_available {
+        return status(503, "the server is not available");
+    }
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default().to_owned();
     if path == "/version" {

@@ -1,0 +1,27 @@
+//! The report about this node that its Node object carries.
+
+use heddle_source::kube::{NodeReport, VERSION_ANNOTATION, VTEP_ADDRESS_ANNOTATION, VTEP_ANNOTATION};
+use heddle_wire::MacAddr;
+
+use super::state::Controller;
+
+impl Controller {
+    /// Reports that this node's dataplane is up, where it takes tunnelled packets, and the agent's version.
+    pub(super) fn report_node(&self) {
+        let Some(reporter) = &self.reporter else { return };
+        let addresses = self.objects.facts().internal_ips().iter().map(ToString::to_string);
+        reporter.set_node(NodeReport {
+            annotations: [
+                (VTEP_ANNOTATION, MacAddr::GATEWAY.to_string()),
+                (VTEP_ADDRESS_ANNOTATION, addresses.collect::<Vec<_>>().join(",")),
+                (VERSION_ANNOTATION, env!("CARGO_PKG_VERSION").to_owned()),
+            ]
+            .into(),
+        });
+    }
+
+    /// Sets the way to write to the API server. `run` calls it before [`Controller::run`].
+    pub fn set_reporter(&mut self, reporter: heddle_source::kube::Reporter) {
+        self.reporter = Some(reporter);
+    }
+}
