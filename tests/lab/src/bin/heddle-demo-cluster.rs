@@ -79,9 +79,8 @@ impl Scene {
         stage.chapter("A node, and heddle's agent on it")?;
         // The rights first: the agent reads all objects once before it forwards anything.
         let account = Account::create(&plane, "heddle")?;
-        stage.print(
-            "   kubectl apply -f configs/rbac.yaml      # the agent's account may list and watch, nothing else",
-        )?;
+        stage
+            .print("   kubectl apply -f configs/rbac.yaml      # the agent's account, with the rights that it needs")?;
         let mut plan = NodePlan::new("node-1", 1);
         plan.kubeconfig = Some(account.kubeconfig(&plane, plane.address())?);
         let mut node = lab.node(plan)?;
