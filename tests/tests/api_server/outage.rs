@@ -133,7 +133,7 @@ fn an_agent_that_starts_while_the_api_server_is_away_serves_as_before() -> Resul
         // Pods keep addresses and connections, new connections are judged by the policy, and the age is said.
         conversation.wait_for_rounds(5, RESUME_BOUND)?;
         assert!(!pair.client.reaches(&pair.server)?, "the policy closes");
-        let asked = traffic::tcp_request(pair.client.ns(), to, "new", BOUND)?;
+        let asked = traffic::tcp_request(pair.client.ns(), to, "new\n", BOUND)?;
         assert!(asked.is_answered(), "the policy allows it: {asked:?}");
         let status = pair.member.node.status()?;
         let kinds = status["source"]["kinds"].as_object().into_iter().flatten();
