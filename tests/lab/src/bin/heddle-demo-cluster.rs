@@ -43,7 +43,7 @@ fn show(stage: &mut Stage) -> Result<(), LabError> {
     let service = scene.service(stage, &pods)?;
     scene.policy(stage, &pods, service)?;
     scene.status(stage)?;
-    scene.delete(stage, pods, service)?;
+    scene.delete(stage, &pods, service)?;
     stage.chapter("Removing everything")?;
     scene.node.stop_agent(Signal::SIGTERM)?;
     stage.print("   $ heddle cleanup")?;
@@ -79,9 +79,8 @@ impl Scene {
         stage.chapter("A node, and heddle's agent on it")?;
         // The rights first: the agent reads all objects once before it forwards anything.
         let account = Account::create(&plane, "heddle")?;
-        stage.print(
-            "   kubectl apply -f configs/rbac.yaml      # the agent's account may list and watch, nothing else",
-        )?;
+        stage
+            .print("   kubectl apply -f configs/rbac.yaml      # the agent's account, with the rights that it needs")?;
         let mut plan = NodePlan::new("node-1", 1);
         plan.kubeconfig = Some(account.kubeconfig(&plane, plane.address())?);
         let mut node = lab.node(plan)?;
@@ -209,22 +208,22 @@ impl Scene {
     }
 
     /// Deletes everything as a user would.
-    fn delete(&self, stage: &mut Stage, pods: Vec<Running>, service: IpAddr) -> Result<(), LabError> {
+    fn delete(&self, stage: &mut Stage, pods: &[Running], service: IpAddr) -> Result<(), LabError> {
         stage.chapter("Deleting it all again")?;
         let to = SocketAddr::new(service, SERVICE_PORT);
-        let client = find(&pods, "client")?.ns().clone();
+        let client = find(pods, "client")?.ns();
         self.kubectl(stage, &["delete", "networkpolicy", "only-friends", "-n", NAMESPACE])?;
-        self.watch(stage, &format!("client -> {to}"), &client, to, &answered("web-1"))?;
+        self.watch(stage, &format!("client -> {to}"), client, to, &answered("web-1"))?;
         self.kubectl(stage, &["delete", "service", "web", "-n", NAMESPACE])?;
         self.watch_until(
             stage,
             &format!("client -> {to}"),
-            &client,
+            client,
             to,
             "no longer answers",
             |outcome| !outcome.is_answered(),
         )?;
-        for running in &pods {
+        for running in pods {
             self.plane.end_pod(&self.node, &running.pod)?;
         }
         stage.print(&format!(
