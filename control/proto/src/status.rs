@@ -393,6 +393,7 @@ mod tests {
                 age_seconds: 0,
                 objects: BTreeMap::from([("Pod".into(), 4)]),
                 kinds: BTreeMap::new(),
+                write_faults: [("events".into(), "forbidden".into())].into(),
             },
             snapshot: SnapshotStatus {
                 version: 9,
