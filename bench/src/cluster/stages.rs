@@ -10,7 +10,8 @@ use heddle_compile::{Attachment, Compiler, NodeConfig};
 use heddle_lab::usage;
 use heddle_model::{Changes, Cluster, Event, Kind, NodeFacts, Object};
 use heddle_port::PortId;
-use heddle_source::kube::{self, ApiServer, Credentials};
+use heddle_source::kube::{ApiServer, ApiServerSource, Credentials};
+use heddle_source::{Sink, Source as _};
 use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 use nix::time::{ClockId, clock_gettime};
@@ -114,19 +115,24 @@ pub fn measure(plan: &Plan, rate: u64, seconds: u64, out: &mut impl Write) -> Re
     let empty = usage::resident(std::process::id())?;
     let (sender, batches) = mpsc::sync_channel(64);
     let begin = Instant::now();
-    let api = ApiServer {
-        credentials: Credentials::Kubeconfig {
-            path: kubeconfig,
-            context: None,
+    let source = ApiServerSource {
+        server: ApiServer {
+            credentials: Credentials::Kubeconfig {
+                path: kubeconfig,
+                context: None,
+            },
+            address: None,
+            kubelet_kubeconfig: None,
+            remembered: Vec::new(),
         },
-        address: None,
-        remembered: Vec::new(),
+        node: None,
+        load_saved: Box::new(|| None),
     };
-    let follower = kube::follow(api, move |batch| match sender.send(batch) {
+    let sink: Sink = Box::new(move |batch| match sender.send(batch.events) {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
-    })
-    .map_err(|e| BenchError::Unexpected {
+    });
+    let follower = Box::new(source).follow(sink).map_err(|e| BenchError::Unexpected {
         what: "following the server".to_owned(),
         expected: "a connection".to_owned(),
         got: e.to_string(),

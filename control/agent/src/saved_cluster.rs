@@ -2,7 +2,7 @@
 //!
 //! An agent that follows an API server writes the objects that its tables follow from, so that the next start can serve them
 //! while the API server is away. [`heddle_source::saved`] has the format. A thread of its own writes: a large cluster takes a
-//! second. It writes after a change, but spends at most a twentieth of its time on it, and once more when the agent ends.
+//! second. It writes after a change, but spends at most a fiftieth of its time on it, and once more when the agent ends.
 //!
 //! Nothing depends on the file: without it, a start waits for the API server. So its faults are logged.
 
@@ -23,7 +23,7 @@ const MAX_BYTES: u64 = 512 << 20;
 /// The least pause between two writes.
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// The pause between two writes, in units of the last write's duration.
-const PAUSE_FACTOR: u32 = 20;
+const PAUSE_FACTOR: u32 = 50;
 
 /// Reads the cluster that an earlier agent saved. A missing file, or one that cannot be used, gives `None`.
 pub(crate) fn read(state_dir: &Path) -> Option<SavedCluster> {

@@ -100,3 +100,79 @@ pub(super) fn write_change_times(times: &ChangeTimes, out: &mut String) {
         bound(0.99)
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn text(source: serde_json::Value) -> String {
+        let mut out = String::new();
+        write(&serde_json::from_value(source).unwrap(), &mut out);
+        // Columns are as wide as their widest cell.
+        let lines = out
+            .lines()
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    #[test]
+    fn each_kind_has_a_row_and_faults_follow() {
+        let shown = text(json!({
+            "kind": "kubernetes", "from": "https://192.0.2.1:6443", "synced_seconds": 61, "age_seconds": 5,
+            "objects": {"Pod": 4},
+            "kinds": {
+                "ClusterNetworkPolicy": {"synced": true, "absent": true, "error": null, "reconnects": 0,
+                    "resource_version": "", "age_seconds": 3},
+                "Node": {"synced": false, "absent": false, "error": null, "reconnects": 0, "resource_version": "",
+                    "age_seconds": null},
+                "Pod": {"synced": true, "absent": false, "error": "cannot watch pods (503): away", "objects": 4, "rejected": 1,
+                    "reconnects": 2, "resource_version": "77", "age_seconds": 5},
+                "Service": {"synced": true, "absent": false, "error": null, "objects": 2, "reconnects": 0,
+                    "resource_version": "70", "age_seconds": 0}
+            },
+            "write_faults": {"events": "the agent's account may not create events"}
+        }));
+        for line in [
+            "kubernetes https://192.0.2.1:6443: synced 1 min 1 s ago; Pod 4",
+            "the objects are 5 s old",
+            "events: the agent's account may not create events",
+            "ClusterNetworkPolicy 0 0 not on the server 3 s ago 0",
+            "Node 0 0 not listed yet never 0",
+            "Pod 4 1 not current 5 s ago 2 77",
+            "Service 2 0 current 0 s ago 0 70",
+            "Pod: cannot watch pods (503): away",
+        ] {
+            assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
+        }
+    }
+
+    #[test]
+    fn saved_objects_are_shown_with_their_age() {
+        let shown = text(json!({
+            "kind": "kubernetes", "from": "k", "synced_seconds": 1, "age_seconds": 3600,
+            "kinds": {"Pod": {"synced": false, "absent": false, "error": null, "objects": 4, "reconnects": 0,
+                "resource_version": "", "age_seconds": null, "saved_seconds": 3600}}
+        }));
+        assert!(shown.contains("the ones of 1 h"), "{shown}");
+        assert!(shown.contains("Pod 4 0 as saved 1 h"), "{shown}");
+    }
+
+    #[test]
+    fn the_times_of_changes_are_two_quantiles() {
+        let mut out = String::new();
+        write_change_times(&ChangeTimes::default(), &mut out);
+        assert_eq!(out, "");
+        let times = ChangeTimes {
+            count: 100,
+            sum_micros: 1,
+            up_to_micros: vec![(2500, 60), (110_000, 99)],
+        };
+        write_change_times(&times, &mut out);
+        assert_eq!(
+            out,
+            "changes: 100 reached every worker, half of them within 2.5 ms, 99 % within 110 ms\n"
+        );
+    }
+}

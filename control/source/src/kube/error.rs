@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The kubeconfig cannot be read, or does not have what is asked for.
-    #[error("kubeconfig {path}: {source}")]
+    #[error("kubeconfig {path}: {}", one_line(.source.as_ref()))]
     Kubeconfig {
         /// Its path.
         path: PathBuf,
@@ -24,7 +24,7 @@ pub enum ConnectError {
     #[error("the API server's address {0} is no URL: write https://HOST:PORT")]
     Address(String),
     /// The TLS material or the credentials cannot be used.
-    #[error("the credentials for {server} cannot be used: {source}")]
+    #[error("the credentials for {server} cannot be used: {}", one_line(.source.as_ref()))]
     Client {
         /// The server.
         server: String,
@@ -48,6 +48,11 @@ pub(super) fn causes(error: &dyn std::error::Error) -> String {
         cause = inner.source();
     }
     text
+}
+
+/// Returns an error with its causes in one line.
+fn one_line(error: &dyn std::error::Error) -> String {
+    first_words(&causes(error))
 }
 
 /// Returns the beginning of a text that may be a whole page of HTML, in one line.

@@ -63,6 +63,7 @@ pub(super) async fn follow(kind: Kind, origin: Arc<str>, inputs: Inputs, outputs
         version: 0,
         may_stream: true,
         is_listing: true,
+        not_found: 0,
         absent_backoff: DefaultBackoff::default(),
     };
     loop {
@@ -143,6 +144,8 @@ struct KindFollower {
     may_stream: bool,
     /// True from the beginning of a list to its end.
     is_listing: bool,
+    /// How often in a row the server did not know a version of the kind.
+    not_found: usize,
     absent_backoff: DefaultBackoff,
 }
 
@@ -207,19 +210,31 @@ impl KindFollower {
                         self.may_stream = false;
                         return ControlFlow::Continue(());
                     }
+                    Next::OtherVersion => {
+                        self.version += 1;
+                        if self.not_found.is_multiple_of(self.versions.len()) {
+                            self.pause_for_absent().await;
+                        }
+                        return ControlFlow::Continue(());
+                    }
                     Next::Absent => {
                         let events = self.absent();
                         if self.events.send(Batch::now(events)).await.is_err() {
                             return ControlFlow::Break(());
                         }
                         self.version += 1;
-                        let pause = self.absent_backoff.next().unwrap_or(Duration::from_secs(30));
-                        tokio::time::sleep(pause).await;
+                        self.pause_for_absent().await;
                         return ControlFlow::Continue(());
                     }
                 },
             }
         }
+    }
+
+    /// Waits until a kind that the server does not have is asked for again.
+    async fn pause_for_absent(&mut self) {
+        let pause = self.absent_backoff.next().unwrap_or(Duration::from_secs(30));
+        tokio::time::sleep(pause).await;
     }
 
     /// Reports the objects that an earlier agent saved, unless the server has listed them. Breaks when nobody wants the events.
@@ -320,6 +335,7 @@ impl KindFollower {
             health.saved_at = None;
         });
         self.health.answered(self.kind);
+        self.not_found = 0;
         self.absent_backoff = DefaultBackoff::default();
     }
 
@@ -327,8 +343,15 @@ impl KindFollower {
     fn fail(&mut self, error: &watcher::Error, was_streaming: bool) -> Next {
         let resource = self.resource();
         let fault = WatchFault::of(error, &resource);
-        if fault.code == 404 {
-            return Next::Absent;
+        if fault.code == 404 && may_be_absent(self.kind) {
+            self.not_found += 1;
+            // Every version is asked for, and twice if there are objects: their loss would change policy.
+            let rounds = if self.mirror.len() == 0 { 1 } else { 2 };
+            return if self.not_found >= rounds * self.versions.len() {
+                Next::Absent
+            } else {
+                Next::OtherVersion
+            };
         }
         // A server that cannot stream lists says that the request is invalid (400, 422), or, above an etcd before 3.4.25, that a
         // feature of its storage is disabled (500).
@@ -365,8 +388,16 @@ enum Next {
     Retry,
     /// The list is read page by page.
     ListByPages,
+    /// The server does not have this version of the kind.
+    OtherVersion,
     /// The server does not have the kind.
     Absent,
+}
+
+/// Returns true for the kinds that an API server may lack: the ones of a CustomResourceDefinition or of later versions. A server
+/// without any other kind is none of Kubernetes.
+const fn may_be_absent(kind: Kind) -> bool {
+    matches!(kind, Kind::ServiceCidr | Kind::ClusterNetworkPolicy)
 }
 
 /// An error of the watcher, in the words of an operator.
@@ -408,6 +439,9 @@ impl WatchFault {
             403 => format!(
                 "the agent's account may not {verb} {name}: give it the verbs list and watch on {name} (403: {})",
                 first_words(&status.message)
+            ),
+            404 => format!(
+                "the server does not know {name} (404), so it is no API server of Kubernetes: check its address"
             ),
             401 => format!("the API server does not accept the credentials for {verb} {name} (401): renew them"),
             code => format!("cannot {verb} {name} ({code}): {}", first_words(&status.message)),

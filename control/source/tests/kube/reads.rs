@@ -83,6 +83,95 @@ fn a_stream_that_breaks_off_anywhere_loses_nothing() {
 }
 
 #[test]
+fn a_page_that_has_expired_begins_the_list_again() {
+    let server = Server::start("30");
+    for n in 0..1200 {
+        server.put(PODS, &pod(&format!("p{n}"), "1"));
+    }
+    server.forget_next_page(PODS);
+    let followed = Followed::start(&server);
+    followed.wait("everything is synced", |cluster| {
+        cluster.is_synced() && cluster.count(Kind::Pod) == 1200
+    });
+    let asked = server.asked(PODS);
+    let is_first_page = |query: &&String| query.contains("limit=") && !query.contains("continue=");
+    assert_eq!(asked.iter().filter(is_first_page).count(), 2, "{asked:?}");
+}
+
+/// Half of a list is no list: what it does not have yet is not gone, and nothing is published of it.
+#[test]
+fn a_list_that_stops_in_the_middle_is_not_complete() {
+    let server = Server::start("36");
+    for n in 0..10 {
+        server.put(PODS, &pod(&format!("p{n}"), "1"));
+    }
+    server.hold_lists(PODS, 5);
+    let followed = Followed::start(&server);
+    followed.wait("half of the pods, and the other kinds", |cluster| {
+        let others = Kind::ALL.iter().filter(|kind| **kind != Kind::Pod);
+        cluster.count(Kind::Pod) == 5 && others.into_iter().all(|kind| cluster.is_kind_synced(*kind))
+    });
+    assert!(!followed.health()[&Kind::Pod].synced);
+    server.release_lists(PODS);
+    followed.wait("all pods", |cluster| {
+        cluster.is_synced() && cluster.count(Kind::Pod) == 10
+    });
+
+    // The same for a later list, which begins because the version is gone.
+    server.hold_lists(PODS, 5);
+    server.forget_versions();
+    server.cut(PODS);
+    let held = || {
+        server
+            .asked(PODS)
+            .iter()
+            .filter(|query| query.contains("sendInitialEvents"))
+            .count()
+            == 2
+    };
+    followed.wait("the second list", |_| held());
+    assert_eq!(followed.pods().len(), 10);
+    server.release_lists(PODS);
+    server.put(PODS, &pod("new", "1"));
+    followed.wait("the end of the list", |cluster| cluster.count(Kind::Pod) == 11);
+}
+
+#[test]
+fn changes_that_come_twice_change_nothing_and_bookmarks_spare_a_list() {
+    let server = Server::start("36");
+    server.put(PODS, &pod("a", "1"));
+    let followed = Followed::start(&server);
+    followed.wait("everything is synced", Cluster::is_synced);
+    server.put(PODS, &pod("b", "1"));
+    server.repeat(PODS);
+    server.delete(PODS, "a", "a");
+    server.repeat(PODS);
+    server.put(PODS, &pod("c", "1"));
+    followed.wait("the changes", |cluster| {
+        cluster.count(Kind::Pod) == 2 && has(cluster, "b", "1") && has(cluster, "c", "1")
+    });
+    // Other kinds change, and the server forgets what came before; the bookmark is newer.
+    for n in 0..5 {
+        server.put(SERVICES, &json!({
+            "metadata": {"namespace": "a", "name": format!("s{n}")},
+            "spec": {"type": "ClusterIP", "clusterIP": format!("10.96.0.{n}"), "clusterIPs": [format!("10.96.0.{n}")],
+                "ports": [{"port": 80}]},
+        }));
+    }
+    server.bookmark(PODS);
+    server.forget_older_versions();
+    server.cut(PODS);
+    server.put(PODS, &pod("d", "1"));
+    followed.wait("the change after the bookmark", |cluster| has(cluster, "d", "1"));
+    let lists = server
+        .asked(PODS)
+        .iter()
+        .filter(|query| query.contains("sendInitialEvents"))
+        .count();
+    assert_eq!(lists, 1, "{:?}", server.asked(PODS));
+}
+
+#[test]
 fn a_missing_kind_is_empty_until_it_appears() {
     let server = Server::start("36");
     server.answer(CLUSTER_POLICIES, Answer::Status(404, "page not found"));
@@ -115,6 +204,7 @@ fn a_fault_is_said_and_keeps_what_was_read() {
             Answer::Status(403, "pods is forbidden: User \"x\" cannot list resource \"pods\""),
             "may not",
         ),
+        (Answer::Status(404, "page not found"), "is no API server"),
         (Answer::Status(503, "apiserver is shutting down"), "(503)"),
         (Answer::Status(429, "too many requests"), "(429)"),
         (Answer::Html, "pods"),

@@ -15,6 +15,11 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Ends the fault of a resource to which nothing is to be written.
+    pub(super) fn clear(&self, resource: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(resource);
+    }
+
     /// Records the result of a write, and logs a new fault and its end.
     pub(super) fn record(&self, verb: &str, resource: &'static str, result: Result<(), &kube::Error>) {
         let fault = result.err().map(|error| fault(verb, resource, error));

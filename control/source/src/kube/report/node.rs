@@ -21,6 +21,10 @@ pub const VTEP_ADDRESS_ANNOTATION: &str = "heddle.io/vtep-addresses";
 /// The annotation with the version of the node's agent.
 pub const VERSION_ANNOTATION: &str = "heddle.io/version";
 
+/// The resources, as RBAC rules name them.
+const NODES: &str = "nodes";
+const NODE_STATUS: &str = "nodes/status";
+
 /// `reason` of the condition, by which people see who set it.
 const REASON: &str = "HeddleIsUp";
 
@@ -82,6 +86,13 @@ pub(super) async fn keep_reported(
             (Some(report), Some(node)) => (report.annotations_patch(node), condition_patch(node)),
             _ => (None, None),
         };
+        // Someone else may have written what could not be written here.
+        if annotations.is_none() {
+            faults.clear(NODES);
+        }
+        if condition.is_none() {
+            faults.clear(NODE_STATUS);
+        }
         if annotations.is_none() && condition.is_none() {
             tokio::select! {
                 changed = reports.changed() => if changed.is_err() { return },
@@ -96,11 +107,11 @@ pub(super) async fn keep_reported(
         let params = PatchParams::default();
         if let Some(patch) = annotations {
             let result = api.patch_metadata(name, &params, &Patch::Merge(&patch)).await;
-            faults.record("patch", "nodes", result.as_ref().map(|_| ()));
+            faults.record("patch", NODES, result.as_ref().map(|_| ()));
         }
         if let Some(patch) = condition {
             let result = api.patch_status(name, &params, &Patch::Strategic(&patch)).await;
-            faults.record("patch", "nodes/status", result.as_ref().map(|_| ()));
+            faults.record("patch", NODE_STATUS, result.as_ref().map(|_| ()));
         }
         // The watch shows the new state meanwhile.
         tokio::time::sleep(backoff.next().unwrap_or_default()).await;

@@ -157,6 +157,7 @@ pub(super) async fn keep_reported(
         }
         let first = due.iter().min_by_key(|(_, at)| **at);
         let Some((refusal, at)) = first.map(|(refusal, at)| (refusal.clone(), *at)) else {
+            faults.clear(EVENTS);
             if rejections.changed().await.is_err() {
                 return;
             }

@@ -47,6 +47,12 @@ struct Kept {
     watches: Vec<UnboundedSender<Bytes>>,
     /// The next line of a watch ends after so many bytes, and the watch with it.
     cut_after: Option<usize>,
+    /// The next page that continues a list is answered by 410 Gone.
+    next_page_is_gone: bool,
+    /// A streamed list stops after so many objects.
+    hold_after: Option<usize>,
+    /// The rest of the lists that stopped.
+    held: Vec<(UnboundedSender<Bytes>, Vec<Bytes>)>,
     asked: Vec<String>,
 }
 
@@ -170,6 +176,57 @@ impl Server {
         state.oldest = state.version + 1;
     }
 
+    /// Answers watches from versions before the last one by 410 Gone.
+    pub fn forget_older_versions(&self) {
+        let mut state = self.lock();
+        state.oldest = state.version;
+    }
+
+    /// Sends the last change of a kind once more.
+    pub fn repeat(&self, path: &str) {
+        let mut state = self.lock();
+        let kind = state.kind(path);
+        let (_, line) = kind.changes.last().unwrap();
+        let line = Bytes::from(line.clone());
+        kind.watches.retain(|watch| watch.send(line.clone()).is_ok());
+    }
+
+    /// Tells the kind's watches the version of the present.
+    pub fn bookmark(&self, path: &str) {
+        let mut state = self.lock();
+        let line = bookmark(state.version, &json!({}));
+        state
+            .kind(path)
+            .watches
+            .retain(|watch| watch.send(line.clone()).is_ok());
+    }
+
+    /// Ends the kind's watches.
+    pub fn cut(&self, path: &str) {
+        self.lock().kind(path).watches.clear();
+    }
+
+    /// Answers the next page that continues a list by 410 Gone.
+    pub fn forget_next_page(&self, path: &str) {
+        self.lock().kind(path).next_page_is_gone = true;
+    }
+
+    /// Stops streamed lists after so many objects, until they are released.
+    pub fn hold_lists(&self, path: &str, after: usize) {
+        self.lock().kind(path).hold_after = Some(after);
+    }
+
+    /// Continues the lists that stopped.
+    pub fn release_lists(&self, path: &str) {
+        let mut state = self.lock();
+        let kind = state.kind(path);
+        kind.hold_after = None;
+        for (list, rest) in kind.held.drain(..) {
+            // The client may have gone.
+            let _ = rest.into_iter().try_for_each(|line| list.send(line));
+        }
+    }
+
     /// Sets the answer to questions about a kind.
     pub fn answer(&self, path: &str, answer: Answer) {
         self.lock().kind(path).answer = answer;
@@ -224,6 +281,9 @@ impl State {
             changes: Vec::new(),
             watches: Vec::new(),
             cut_after: None,
+            next_page_is_gone: false,
+            hold_after: None,
+            held: Vec::new(),
             asked: Vec::new(),
         })
     }
@@ -254,6 +314,13 @@ impl State {
         };
         kind.watches.retain(|watch| watch.send(bytes.clone()).is_ok());
     }
+}
+
+/// Returns the line of a bookmark.
+fn bookmark(version: u64, annotations: &Value) -> Bytes {
+    let object = json!({"kind": "X", "apiVersion": "v1", "metadata": {
+        "resourceVersion": version.to_string(), "annotations": annotations}});
+    Bytes::from(format!("{}\n", json!({"type": "BOOKMARK", "object": object})))
 }
 
 fn json_body(value: &Value) -> Body {
@@ -359,13 +426,14 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
     if parameter("watch").is_some() {
         let (sender, receiver) = unbounded_channel();
         if parameter("sendInitialEvents").is_some() {
-            for object in kind.objects.values() {
-                let line = format!("{}\n", json!({"type": "ADDED", "object": object}));
-                sender.send(Bytes::from(line)).unwrap();
+            let added = |object| Bytes::from(format!("{}\n", json!({"type": "ADDED", "object": object})));
+            let mut lines: Vec<Bytes> = kind.objects.values().map(added).collect();
+            lines.push(bookmark(version, &json!({"k8s.io/initial-events-end": "true"})));
+            let rest = lines.split_off(kind.hold_after.unwrap_or(lines.len()));
+            lines.into_iter().for_each(|line| sender.send(line).unwrap());
+            if !rest.is_empty() {
+                kind.held.push((sender.clone(), rest));
             }
-            let end = json!({"type": "BOOKMARK", "object": {"kind": "X", "apiVersion": "v1", "metadata": {
-                "resourceVersion": version.to_string(), "annotations": {"k8s.io/initial-events-end": "true"}}}});
-            sender.send(Bytes::from(format!("{end}\n"))).unwrap();
         } else if from < oldest {
             let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "status": "Failure",
                 "message": "too old resource version", "reason": "Expired", "code": 410}});
@@ -377,6 +445,9 @@ fn answer(state: &Mutex<State>, request: &Request<Incoming>) -> Response<Body> {
         }
         kind.watches.push(sender);
         return Response::new(stream(receiver));
+    }
+    if parameter("continue").is_some() && std::mem::take(&mut kind.next_page_is_gone) {
+        return status(410, "the provided continue parameter is too old");
     }
     // A list, page by page. The token is the number of objects so far.
     let skip: usize = parameter("continue").and_then(|v| v.parse().ok()).unwrap_or(0);
