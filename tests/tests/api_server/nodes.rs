@@ -96,7 +96,7 @@ fn a_node_is_added_removed_and_added_again() -> Result<(), LabError> {
     let client = cluster.start_pod(&member.node, namespace, "client", &[])?;
     client.waits_until_it_reaches(&server, true)?;
 
-    // Another node and its pod come, with addresses that nobody here has, and go.
+    // Another node comes and goes.
     let mut other = manifests::node("elsewhere", &[IpAddr::from([192, 0, 2, 200])], &[]);
     other["spec"] = json!({});
     let version = cluster.plane.apply_one(&other)?;
