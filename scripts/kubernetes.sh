@@ -17,7 +17,7 @@ is_built && exit 0
 
 version=$(sed -n 's|^\(require\)\{0,1\}[[:space:]]*k8s.io/kubernetes v\([0-9.]*\).*|\2|p' "$module/go.mod")
 toolchain=$(sed -n 's|^toolchain ||p' "$module/go.mod")
-echo "building Kubernetes $version into $folder: 5 to 10 minutes on two cores, once"
+echo "building Kubernetes $version into $folder: 5 to 15 minutes on two cores, once"
 mkdir -p "$folder"
 cd "$module"
 

@@ -271,8 +271,11 @@ fn only_the_host_crate_and_the_plugin_change_the_network() {
 
 #[test]
 fn unsafe_stands_only_where_it_may() {
+    // Texts do not count: etcd has a flag of this name.
     let has_unsafe = |code: &str| {
-        code.split(|c: char| !c.is_alphanumeric() && c != '_')
+        let outside_of_texts = code.split('"').step_by(2);
+        outside_of_texts
+            .flat_map(|part| part.split(|c: char| !c.is_alphanumeric() && c != '_'))
             .any(|word| word == "unsafe")
     };
     let broken = places(

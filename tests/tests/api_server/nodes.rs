@@ -96,14 +96,13 @@ fn a_node_is_added_removed_and_added_again() -> Result<(), LabError> {
     let client = cluster.start_pod(&member.node, namespace, "client", &[])?;
     client.waits_until_it_reaches(&server, true)?;
 
-    // Another node and its pod come, with addresses that nobody here has, and go.
-    let other = manifests::node("elsewhere", &[IpAddr::from([192, 0, 2, 200])], &[]);
-    let mut registered = other.clone();
-    registered["spec"] = json!({});
-    let version = cluster.plane.apply_one(&registered)?;
+    // Another node comes and goes.
+    let mut other = manifests::node("elsewhere", &[IpAddr::from([192, 0, 2, 200])], &[]);
+    other["spec"] = json!({});
+    let version = cluster.plane.apply_one(&other)?;
     wait_until("the other node arrives", || member.has_seen("Node", version))?;
     client.waits_until_it_reaches(&server, true)?;
-    cluster.plane.remove(&[registered])?;
+    cluster.plane.remove(&[other])?;
 
     // This node's own object goes. Its pods keep what they have, and the node comes back.
     cluster.plane.kubectl(&["delete", "node", "added"])?;

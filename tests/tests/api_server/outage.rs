@@ -39,10 +39,13 @@ impl Pair {
 
     /// Sends the agent a signal.
     fn signal(&self, signal: Signal) -> Result<(), LabError> {
-        let agent = self.member.node.agent().map(Process::id);
-        let Some(Ok(id)) = agent.map(i32::try_from) else {
-            panic!("no agent runs")
-        };
+        let id = self.member.node.agent().map(Process::id);
+        let id = id
+            .and_then(|id| i32::try_from(id).ok())
+            .ok_or_else(|| LabError::Reply {
+                what: "the agent".to_owned(),
+                detail: "it does not run".to_owned(),
+            })?;
         let pid = Pid::from_raw(id);
         kill(pid, signal).map_err(LabError::nix(format!("sending {signal}")))
     }

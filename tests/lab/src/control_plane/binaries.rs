@@ -61,17 +61,3 @@ fn default_folder() -> PathBuf {
     let version = KubernetesBinaries::version();
     cache.join(format!("heddle/kubernetes/v{version}/bin"))
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_version_is_the_modules() {
-        let version = KubernetesBinaries::version();
-        assert!(
-            version.starts_with("1.") && version.split('.').count() == 3,
-            "{version}"
-        );
-    }
-}
