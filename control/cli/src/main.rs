@@ -24,6 +24,10 @@ use clap::Parser;
 
 use args::{Cli, Command, StatusArgs};
 
+/// The control plane makes and frees many small values on different threads, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
