@@ -16,8 +16,10 @@ use crate::decode::{Decoded, decode};
 pub(super) struct Mirror {
     kind: Kind,
     origin: Arc<str>,
-    /// Each object, with the number of the list that had it last. Keys share their text with the model's objects.
+    /// Each object, with the number of the list that had it last. Keys share their names with the model's objects.
     known: HashMap<ObjectKey, u64>,
+    /// One copy of each namespace's name for the keys above.
+    namespaces: HashSet<Arc<str>>,
     /// The objects that were refused, or have a part that is ignored.
     noted: HashSet<ObjectKey>,
     /// The number of the list that is being read, or was read last.
@@ -30,6 +32,7 @@ impl Mirror {
             kind,
             origin,
             known: HashMap::new(),
+            namespaces: HashSet::new(),
             noted: HashSet::new(),
             list: 0,
         }
@@ -56,6 +59,8 @@ impl Mirror {
         for key in gone {
             self.remove(key, events);
         }
+        // Namespaces without an object; a list is rare enough to look at all.
+        self.namespaces.retain(|namespace| Arc::strong_count(namespace) > 1);
         events.push(Event::Synced(self.kind));
     }
 
@@ -107,7 +112,15 @@ impl Mirror {
     }
 
     /// Records that an object was seen.
-    fn see(&mut self, key: ObjectKey) -> ObjectKey {
+    fn see(&mut self, mut key: ObjectKey) -> ObjectKey {
+        if let Some(list) = self.known.get_mut(&key) {
+            *list = self.list;
+            return key;
+        }
+        match self.namespaces.get(&key.namespace) {
+            Some(shared) => key.namespace = Arc::clone(shared),
+            None => drop(self.namespaces.insert(Arc::clone(&key.namespace))),
+        }
         self.known.insert(key.clone(), self.list);
         key
     }
