@@ -271,7 +271,7 @@ impl Moves {
         let mut round = 0;
         while Instant::now() < end {
             round += 1;
-            let time = self.once(scene, client, service, round)?;
+            let time = self.once(phase, client, service, round)?;
             // The first move is the one from nowhere.
             if round > 1 {
                 times.push(time);
