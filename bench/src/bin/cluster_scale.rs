@@ -10,6 +10,10 @@ use heddle_bench::Machine;
 use heddle_bench::cluster::process::LISTENS;
 use heddle_bench::cluster::{Plan, agent, server, stages};
 
+/// The allocator of `heddle`. The control plane makes and frees many small values on different threads, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Measures heddle's control plane with a large cluster.
 #[derive(Parser, Debug)]
 #[command(version)]

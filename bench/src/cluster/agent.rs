@@ -70,7 +70,7 @@ pub fn measure(plan: &Plan, rate: u64, seconds: u64, out: &mut impl Write) -> Re
     for rate in [0, rate] {
         ask(&lab, || server.set_rate(rate))?;
         thread::sleep(Duration::from_secs(1));
-        let scene = Scene {
+        let phase = Phase {
             lab: &lab,
             node: &node,
             agent: &agent,
@@ -78,7 +78,7 @@ pub fn measure(plan: &Plan, rate: u64, seconds: u64, out: &mut impl Write) -> Re
             pods: &pods,
             service: plan.service_addresses(plan.services).first().copied(),
         };
-        scene.run(Duration::from_secs(seconds), out)?;
+        phase.run(Duration::from_secs(seconds), out)?;
     }
     ask(&lab, || server.set_rate(0))?;
     write_memory(&agent, &node, "after the changes", out)?;
@@ -155,8 +155,8 @@ impl Pods {
     }
 }
 
-/// All that a phase of the measurement needs.
-struct Scene<'a> {
+/// The parts that a phase of the measurement needs.
+struct Phase<'a> {
     lab: &'a Lab,
     node: &'a Node,
     agent: &'a Process,
@@ -165,7 +165,7 @@ struct Scene<'a> {
     service: Option<IpAddr>,
 }
 
-impl Scene<'_> {
+impl Phase<'_> {
     /// Runs the stream and the moves for a time, and writes what the agent used and what was lost.
     fn run(&self, time: Duration, out: &mut impl Write) -> Result<(), BenchError> {
         let (from, to) = (self.pods.get(0)?, self.pods.get(1)?);
@@ -223,11 +223,11 @@ struct Moves {
 }
 
 impl Moves {
-    fn start(scene: &Scene<'_>) -> Result<Self, BenchError> {
+    fn start(phase: &Phase<'_>) -> Result<Self, BenchError> {
         let (sender, arrivals) = mpsc::channel();
         let mut endpoints = Vec::new();
         for which in 0..2 {
-            let (pod, ip) = scene.pods.get(3 + which)?;
+            let (pod, ip) = phase.pods.get(3 + which)?;
             endpoints.push(*ip);
             let sender = sender.clone();
             let socket = pod.ns().enter(|| {
@@ -264,14 +264,14 @@ impl Moves {
     }
 
     /// Moves the endpoint to and fro, and returns the times, sorted.
-    fn repeat(&mut self, scene: &Scene<'_>, end: Instant) -> Result<Vec<Duration>, BenchError> {
-        let service = SocketAddr::new(scene.service.unwrap_or(IpAddr::from([0; 4])), PROBE_PORT);
-        let (client, _) = scene.pods.get(2)?;
+    fn repeat(&mut self, phase: &Phase<'_>, end: Instant) -> Result<Vec<Duration>, BenchError> {
+        let service = SocketAddr::new(phase.service.unwrap_or(IpAddr::from([0; 4])), PROBE_PORT);
+        let (client, _) = phase.pods.get(2)?;
         let mut times = Vec::new();
         let mut round = 0;
         while Instant::now() < end {
             round += 1;
-            let time = self.once(scene, client, service, round)?;
+            let time = self.once(phase, client, service, round)?;
             // The first move is the one from nowhere.
             if round > 1 {
                 times.push(time);
@@ -282,12 +282,12 @@ impl Moves {
         Ok(times)
     }
 
-    fn once(&mut self, scene: &Scene<'_>, client: &Pod, to: SocketAddr, round: u32) -> Result<Duration, BenchError> {
+    fn once(&mut self, phase: &Phase<'_>, client: &Pod, to: SocketAddr, round: u32) -> Result<Duration, BenchError> {
         self.now = 1 - self.now;
         while self.arrivals.try_recv().is_ok() {}
         let path = format!("/bench/probe?endpoints={}", self.endpoints[self.now]);
         let begin = Instant::now();
-        ask(scene.lab, || get(scene.server.address(), &path))?;
+        ask(phase.lab, || get(phase.server.address(), &path))?;
         let arrivals = &self.arrivals;
         let now = self.now;
         let arrived = AtomicBool::new(false);

@@ -289,11 +289,11 @@ impl Plan {
                     self.services.saturating_sub(large + middle),
                 );
                 let left = self.endpoints.saturating_sub(fixed);
-                if others == 0 {
-                    1
-                } else {
-                    left / others + (service % others < left % others) as u32
-                }
+                // The rest is spread evenly.
+                let Some(each) = left.checked_div(others) else {
+                    return 1;
+                };
+                each + (service % others < left % others) as u32
             }
         }
     }

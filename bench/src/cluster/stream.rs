@@ -5,7 +5,7 @@ use heddle_model::Kind;
 use super::plan::{ATTACHED, mix};
 use super::state::{Revision, Stage, State};
 
-/// What a watch says of a change.
+/// The type of a watch event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {
     /// A new object.
@@ -41,7 +41,7 @@ pub struct Event {
     pub verb: Verb,
 }
 
-/// The shares of the changes, in hundredths, and what they are.
+/// The changes with their shares in hundredths.
 const SHARES: [(u64, What); 8] = [
     (35, What::PodStatus),
     (25, What::PodLife),

@@ -54,7 +54,7 @@ mod tests {
         let template = Template::new(r#"{"a": "x-@n@", "b": "@raw:list@", "c": "@n@", "d": ["@n@@n@y"]}"#);
         let mut out = String::new();
         template.write(&mut out, |name, out| {
-            out.push_str(if name == "n" { "1" } else { "[2]" })
+            out.push_str(if name == "n" { "1" } else { "[2]" });
         });
         assert_eq!(out, r#"{"a":"x-1","b":[2],"c":"1","d":["11y"]}"#);
     }

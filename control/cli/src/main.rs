@@ -28,6 +28,10 @@ use args::{Cli, Command, RunArgs, StatusArgs};
 /// supervisor can give up: `RestartPreventExitStatus=78` of systemd.
 const EX_CONFIG: u8 = 78;
 
+/// The control plane makes and frees many small values on different threads, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {

@@ -22,7 +22,15 @@ const SLOTS_EACH: usize = 100;
 /// A lookup table from a hash to the index of a backend in its list.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Maglev {
-    slots: Box<[u16]>,
+    slots: Slots,
+}
+
+/// The backend of each slot.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Slots {
+    /// For up to 256 backends. It takes half of the memory, and large clusters have many such tables.
+    Narrow(Box<[u8]>),
+    Wide(Box<[u16]>),
 }
 
 impl Maglev {
@@ -44,7 +52,9 @@ impl Maglev {
     pub fn new(backends: &[SocketAddr]) -> Self {
         let backends = &backends[..backends.len().min(Self::MAX_BACKENDS)];
         if backends.is_empty() {
-            return Self { slots: Box::new([]) };
+            return Self {
+                slots: Slots::Narrow(Box::new([])),
+            };
         }
         let size = Self::size_for(backends.len());
         let mut walks: Vec<Walk> = backends.iter().map(|b| Walk::new(b, size)).collect();
@@ -67,21 +77,33 @@ impl Maglev {
                 walk.step(size);
             }
         }
-        Self { slots }
+        let narrow = backends.len() <= 1 << u8::BITS;
+        Self {
+            slots: match narrow {
+                true => Slots::Narrow(slots.iter().map(|backend| *backend as u8).collect()),
+                false => Slots::Wide(slots),
+            },
+        }
     }
 
     /// Returns the index of the backend for `hash`. All 64 bits must be well mixed; the high ones have the most effect.
     #[inline]
     #[must_use]
     pub fn pick(&self, hash: u64) -> usize {
-        let slot = (u128::from(hash) * self.slots.len() as u128) >> 64;
-        self.slots.get(slot as usize).copied().map_or(0, usize::from)
+        let slot = ((u128::from(hash) * self.size() as u128) >> 64) as usize;
+        match &self.slots {
+            Slots::Narrow(slots) => slots.get(slot).copied().map_or(0, usize::from),
+            Slots::Wide(slots) => slots.get(slot).copied().map_or(0, usize::from),
+        }
     }
 
     /// Returns the number of slots.
     #[must_use]
     pub const fn size(&self) -> usize {
-        self.slots.len()
+        match &self.slots {
+            Slots::Narrow(slots) => slots.len(),
+            Slots::Wide(slots) => slots.len(),
+        }
     }
 }
 
@@ -125,6 +147,15 @@ mod tests {
 
     use super::*;
 
+    impl Maglev {
+        fn to_vec(&self) -> Vec<u16> {
+            match &self.slots {
+                Slots::Narrow(slots) => slots.iter().copied().map(u16::from).collect(),
+                Slots::Wide(slots) => slots.to_vec(),
+            }
+        }
+    }
+
     fn some_backends(least: usize) -> impl Strategy<Value = Vec<SocketAddr>> {
         prop::collection::btree_set((any::<u32>(), 1_u16..), least..200).prop_map(|set| {
             set.into_iter()
@@ -166,7 +197,7 @@ mod tests {
             let (old, new) = (Maglev::new(&before), Maglev::new(&after));
             assert_eq!(old.size(), new.size());
             let (mut all, mut moved) = (0, 0);
-            for (a, b) in old.slots.iter().zip(&new.slots) {
+            for (a, b) in old.to_vec().iter().zip(&new.to_vec()) {
                 let was = before[usize::from(*a)];
                 if was != gone_addr {
                     all += 1;
@@ -200,7 +231,7 @@ mod tests {
         for n in [65u16, 100, 163, 164, 1000] {
             let table = Maglev::new(&backends(n));
             let mut share = vec![0usize; usize::from(n)];
-            for slot in &table.slots {
+            for slot in &table.to_vec() {
                 share[usize::from(*slot)] += 1;
             }
             let (least, most) = (share.iter().min().unwrap(), share.iter().max().unwrap());

@@ -18,8 +18,8 @@ pub(crate) struct AddressClaims {
     pub(crate) host: bool,
     /// By namespace and name.
     pub(crate) pods: SmallVec<[ClaimingPod; 1]>,
-    /// By name.
-    pub(crate) nodes: SmallVec<[Arc<str>; 1]>,
+    /// By name. Few addresses have any, so it takes little room when it is empty.
+    pub(crate) nodes: Box<[Arc<str>]>,
 }
 
 /// A pod whose status contains the address.
@@ -48,12 +48,18 @@ impl AddressClaims {
 
     pub(crate) fn add_node(&mut self, name: &Arc<str>) {
         if let Err(at) = self.nodes.binary_search(name) {
-            self.nodes.insert(at, Arc::clone(name));
+            let mut nodes = std::mem::take(&mut self.nodes).into_vec();
+            nodes.insert(at, Arc::clone(name));
+            self.nodes = nodes.into();
         }
     }
 
     pub(crate) fn remove_node(&mut self, name: &Arc<str>) {
-        self.nodes.retain(|other| other != name);
+        if let Ok(at) = self.nodes.binary_search(name) {
+            let mut nodes = std::mem::take(&mut self.nodes).into_vec();
+            nodes.remove(at);
+            self.nodes = nodes.into();
+        }
     }
 }
 

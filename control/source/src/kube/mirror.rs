@@ -21,8 +21,10 @@ pub(super) struct Mirror {
     kind: Kind,
     origin: Arc<str>,
     /// Each object, with the number of the list that had it last; 0 for an object that only an earlier agent has seen. Keys
-    /// share their text with the model's objects.
+    /// share their names with the model's objects.
     known: HashMap<ObjectKey, u64>,
+    /// One copy of each namespace's name for the keys above.
+    namespaces: HashSet<Arc<str>>,
     /// The objects that were refused, or have a part that is ignored.
     noted: HashSet<ObjectKey>,
     /// The number of the list that is being read, or was read last.
@@ -35,6 +37,7 @@ impl Mirror {
             kind,
             origin,
             known: HashMap::new(),
+            namespaces: HashSet::new(),
             noted: HashSet::new(),
             list: NO_LIST,
         }
@@ -52,7 +55,7 @@ impl Mirror {
         for object in part.objects {
             let key = object.key();
             if !sent.contains(&key) {
-                self.known.insert(key, NO_LIST);
+                self.record(key, NO_LIST);
                 events.push(self.upsert(object));
             }
         }
@@ -61,8 +64,8 @@ impl Mirror {
                 continue;
             };
             if !sent.contains(&subject.key) {
-                self.known.insert(subject.key.clone(), NO_LIST);
-                self.noted.insert(subject.key.clone());
+                let key = self.record(subject.key.clone(), NO_LIST);
+                self.noted.insert(key);
                 events.push(Event::Rejected(rejection));
             }
         }
@@ -84,6 +87,8 @@ impl Mirror {
         for key in gone {
             self.remove(key, events);
         }
+        // Namespaces without an object; a list is rare enough to look at all.
+        self.namespaces.retain(|namespace| Arc::strong_count(namespace) > 1);
         events.push(Event::Synced(self.kind));
     }
 
@@ -134,9 +139,22 @@ impl Mirror {
         }
     }
 
-    /// Records that an object was seen.
+    /// Records that the server sent an object.
     fn see(&mut self, key: ObjectKey) -> ObjectKey {
-        self.known.insert(key.clone(), self.list);
+        self.record(key, self.list)
+    }
+
+    /// Records the list that had an object.
+    fn record(&mut self, mut key: ObjectKey, list: u64) -> ObjectKey {
+        if let Some(last) = self.known.get_mut(&key) {
+            *last = list;
+            return key;
+        }
+        match self.namespaces.get(&key.namespace) {
+            Some(shared) => key.namespace = Arc::clone(shared),
+            None => drop(self.namespaces.insert(Arc::clone(&key.namespace))),
+        }
+        self.known.insert(key.clone(), list);
         key
     }
 

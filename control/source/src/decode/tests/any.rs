@@ -176,7 +176,7 @@ fn parts(value: &Value, kind: Kind) -> Value {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// A part that is not read from an API server's text makes no difference, also where it is malformed.
+    /// The parts that are not read from an API server's text make no difference, also where they are malformed.
     #[test]
     fn the_parts_that_are_read_are_enough(
         which in 0..full().len(),
