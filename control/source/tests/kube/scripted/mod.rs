@@ -112,8 +112,8 @@ impl Server {
                                         let path = request.uri().path().to_owned();
                                         let is_patch = request.method() == Method::PATCH;
                                         let body = request.into_body().collect().await.unwrap().to_bytes();
-                                        let body = serde_json::from_slice(&body).unwrap();
-                                        answer_write(&state, &path, is_patch, body)
+                                        let body: Value = serde_json::from_slice(&body).unwrap();
+                                        answer_write(&state, &path, is_patch, &body)
                                     }
                                 })
                             }
@@ -347,7 +347,7 @@ fn stream(receiver: UnboundedReceiver<Bytes>) -> Body {
 }
 
 /// Answers a write as an API server does: a patch of an object or of its status, or a new object.
-fn answer_write(state: &Mutex<State>, path: &str, is_patch: bool, body: Value) -> Response<Body> {
+fn answer_write(state: &Mutex<State>, path: &str, is_patch: bool, body: &Value) -> Response<Body> {
     let mut state = state.lock().unwrap();
     state.writes += 1;
     if let Answer::Status(code, message) = state.answer_to_writes {
@@ -359,7 +359,7 @@ fn answer_write(state: &Mutex<State>, path: &str, is_patch: bool, body: Value) -
             return status(409, "it already exists");
         }
         state.change(path, &key, "ADDED", Some(body.clone()));
-        return Response::builder().status(201).body(json_body(&body)).unwrap();
+        return Response::builder().status(201).body(json_body(body)).unwrap();
     }
     let path = path.trim_end_matches("/status");
     let (kind, name) = path.rsplit_once('/').unwrap();
