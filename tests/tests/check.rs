@@ -138,7 +138,7 @@ fn the_exit_status_says_if_a_start_can_be_repeated() -> Result<(), LabError> {
             "192.0.2.1",
         ),
         (Vec::new(), "78", "service account"),
-        (vec!["--pod-mtu".to_owned(), "7".to_owned()], "78", "podMTU"),
+        (vec!["--max-pods".to_owned(), "0".to_owned()], "78", "maxPods"),
         (
             vec!["--manifests".to_owned(), nowhere.display().to_string()],
             "1",
