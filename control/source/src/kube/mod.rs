@@ -1,12 +1,12 @@
 //! Follows the objects of a Kubernetes API server.
 //!
-//! A thread with a runtime of its own lists and watches each kind of object ([`follow`]), decodes what changes, and hands it on in
-//! batches ([`batch`]). [`connect`] finds the API server, [`health`] has the state of each kind, and [`report`] writes what the
+//! A thread with a runtime of its own lists and watches each kind of object (`follow`), decodes what changes, and hands it on in
+//! batches (`batch`). `connect` finds the API server, `health` has the state of each kind, and `report` writes what the
 //! agent tells about its node and about refused objects.
 //!
 //! Whatever happens to the connection, nothing is taken back: objects go when the server says that they are gone, or when a
 //! complete list does not have them. At the start, while there is no such list, the objects that an earlier agent saved serve
-//! ([`saved`]).
+//! (`saved`).
 
 mod batch;
 mod connect;
