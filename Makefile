@@ -114,7 +114,7 @@ bench-cluster: deps ## the control plane with 5,000 nodes and 150,000 pods (benc
 	@$(SUDO) $(TARGET)/release/heddle-cluster-scale agent $(CLUSTER_FLAGS)
 
 instructions: deps $(TOOLS)/bin/gungraun-runner ## instructions a packet against the budget (needs valgrind)
-	@PATH="$(TOOLS)/bin:$$PATH" cargo bench --locked -p heddle-bench --bench instructions
+	@PATH="$(TOOLS)/bin:$$PATH" cargo bench --locked -p heddle-bench --no-default-features --bench instructions
 
 $(TOOLS)/bin/gungraun-runner:
 	@echo "installing gungraun-runner $(GUNGRAUN_VERSION) into $(TOOLS)"

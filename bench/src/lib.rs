@@ -11,6 +11,7 @@
 //! Every report begins with the [`Machine`], because a number without machine, kernel, driver mode, frame size and batch size
 //! is not a result.
 
+#[cfg(feature = "cluster")]
 pub mod cluster;
 pub mod error;
 pub mod forwarder;
