@@ -11,15 +11,12 @@
 use std::sync::Arc;
 
 use heddle_model::{Kept, KeptVersion, Object};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+
+use crate::lines;
 
 /// The version of the format. Texts of another version are refused.
 const LAYOUT: u32 = 1;
-
-/// The most characters of a message about a line.
-const MAX_MESSAGE: usize = 200;
 
 /// The first line.
 #[derive(Serialize, Deserialize)]
@@ -46,11 +43,11 @@ pub fn encode(kept: &Kept, max_bytes: usize) -> (Vec<u8>, usize) {
     let mut lines = Vec::new();
     let mut count = 0;
     for version in kept.versions.values() {
-        let line = line(&Line {
+        let line = lines::write(&Line {
             origin: Arc::clone(&version.origin),
             object: version.object.clone(),
         });
-        if line.is_empty() || longest + lines.len() + line.len() > max_bytes {
+        if longest + lines.len() + line.len() > max_bytes {
             break;
         }
         lines.extend(line);
@@ -66,18 +63,11 @@ pub fn encode(kept: &Kept, max_bytes: usize) -> (Vec<u8>, usize) {
 }
 
 fn header<'a>(versions: usize, files: impl IntoIterator<Item = &'a Arc<str>>) -> Vec<u8> {
-    line(&FirstLine {
+    lines::write(&FirstLine {
         layout: LAYOUT,
         versions,
         files: files.into_iter().cloned().collect(),
     })
-}
-
-/// Returns the line of a value. The types of this module have no value that JSON cannot have.
-fn line(value: &impl Serialize) -> Vec<u8> {
-    let mut line = serde_json::to_vec(value).unwrap_or_default();
-    line.push(b'\n');
-    line
 }
 
 /// The result of parsing a text.
@@ -94,13 +84,13 @@ pub struct Parsed {
 /// # Errors
 /// The text is not of this version, or its header cannot be read.
 pub fn parse(text: &[u8]) -> Result<Parsed, String> {
-    let mut lines = text.split_inclusive(|byte| *byte == b'\n');
-    let first = lines.next().unwrap_or_default();
-    check_layout(first)?;
-    let header: FirstLine = exactly(first)?;
+    let mut rest = text.split_inclusive(|byte| *byte == b'\n');
+    let first = rest.next().unwrap_or_default();
+    lines::check_layout(first, LAYOUT)?;
+    let header: FirstLine = lines::read(first)?;
     let mut kept = Kept::default();
     let mut first_fault = None;
-    for (line, number) in lines.zip(2..) {
+    for (line, number) in rest.zip(2..) {
         let fault = match version(line) {
             Ok(version) => {
                 let subject = version.object.object_ref();
@@ -123,46 +113,9 @@ pub fn parse(text: &[u8]) -> Result<Parsed, String> {
     Ok(Parsed { kept, first_fault })
 }
 
-/// Refuses the header of another version, whose other fields are not known.
-fn check_layout(header: &[u8]) -> Result<(), String> {
-    /// The one field that every version has.
-    #[derive(Deserialize)]
-    struct Layout {
-        layout: u32,
-    }
-    let Layout { layout } = serde_json::from_slice(header).map_err(|e| short(&e))?;
-    match layout {
-        LAYOUT => Ok(()),
-        _ => Err(format!(
-            "its layout has version {layout}; this agent reads version {LAYOUT}"
-        )),
-    }
-}
-
-/// Returns the beginning of a message, which may repeat a long value.
-fn short(error: &serde_json::Error) -> String {
-    error.to_string().chars().take(MAX_MESSAGE).collect()
-}
-
 /// Reads the line of a version.
 fn version(line: &[u8]) -> Result<KeptVersion, String> {
-    let Line { origin, object } = exactly(line)?;
-    let (kind, key) = (object.kind(), object.key());
-    if !key.is_legal_for(kind) {
-        return Err(format!("a {kind} has a name that it cannot have"));
-    }
+    let Line { origin, object } = lines::read(line)?;
+    lines::check_names(&object)?;
     Ok(KeptVersion { origin, object })
-}
-
-/// Reads a line that has exactly the fields of its type, in the form in which they are written.
-fn exactly<T: Serialize + DeserializeOwned>(line: &[u8]) -> Result<T, String> {
-    if !line.ends_with(b"\n") {
-        return Err("the line does not end".to_owned());
-    }
-    let value: Value = serde_json::from_slice(line).map_err(|e| short(&e))?;
-    let read = T::deserialize(&value).map_err(|e| short(&e))?;
-    match serde_json::to_value(&read) {
-        Ok(again) if again == value => Ok(read),
-        _ => Err("a field is missing, unknown, or not in the form in which it is written".to_owned()),
-    }
 }

@@ -21,6 +21,7 @@ pub mod folder;
 pub mod fuzzing;
 pub mod kept;
 pub mod kube;
+mod lines;
 pub mod manifest;
 pub mod saved;
 mod source;

@@ -12,13 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use heddle_model::{Cluster, Kind, Object, Rejection};
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::lines;
 
 /// The version of the format. Texts of another version are refused.
 const LAYOUT: u32 = 1;
-/// The most characters of a message about a line.
-const MAX_MESSAGE: usize = 200;
 
 /// A cluster as an earlier agent knew it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,21 +74,15 @@ impl SavedCluster {
             objects: self.objects.len(),
             rejections: self.rejections.len(),
         };
-        let mut line = Vec::new();
-        let mut write = |text: Vec<u8>| {
-            line = text;
-            line.push(b'\n');
-            to.write_all(&line)
-        };
-        write(serde_json::to_vec(&header)?)?;
+        to.write_all(&lines::write(&header))?;
         for object in &self.objects {
-            write(serde_json::to_vec(object)?)?;
+            to.write_all(&lines::write(object))?;
         }
         for rejection in &self.rejections {
-            write(serde_json::to_vec(&RejectionLine {
+            to.write_all(&lines::write(&RejectionLine {
                 closes: rejection.closes.clone(),
                 rejection: rejection.clone(),
-            })?)?;
+            }))?;
         }
         Ok(())
     }
@@ -99,50 +92,44 @@ impl SavedCluster {
     /// # Errors
     /// The reason why nothing of it is used: it is of another version, damaged, or cannot be read.
     pub fn read(mut from: impl BufRead) -> Result<Self, String> {
-        let mut line = Vec::new();
         let mut number = 0_usize;
-        let mut next = |line: &mut Vec<u8>| -> Result<usize, String> {
+        let mut line = Vec::new();
+        Self::read_lines(|| {
             line.clear();
             number += 1;
-            from.read_until(b'\n', line).map_err(|e| e.to_string())?;
-            Ok(number)
-        };
-        next(&mut line)?;
-        check_layout(&line)?;
-        let header: SavedHeader = exactly(&line, 1)?;
+            from.read_until(b'\n', &mut line).map_err(|e| e.to_string())?;
+            Ok(std::mem::take(&mut line))
+        })
+        .map_err(|fault| format!("line {number}: {fault}"))
+    }
+
+    /// Reads a text line by line. A line behind the end is empty.
+    fn read_lines(mut next: impl FnMut() -> Result<Vec<u8>, String>) -> Result<Self, String> {
+        let first = next()?;
+        lines::check_layout(&first, LAYOUT)?;
+        let header: SavedHeader = lines::read(&first)?;
         let saved_at = UNIX_EPOCH
             .checked_add(Duration::from_secs(header.saved_at))
-            .ok_or_else(|| format!("line 1: {} is no time", header.saved_at))?;
+            .ok_or_else(|| format!("{} is no time", header.saved_at))?;
         // The numbers of a damaged header must not reserve memory.
         let (mut objects, mut rejections) = (Vec::new(), Vec::new());
         for _ in 0..header.objects {
-            let number = next(&mut line)?;
-            let object: Object = exactly(&line, number)?;
-            let subject = object.object_ref();
-            if !subject.key.is_legal_for(subject.kind) {
-                return Err(format!(
-                    "line {number}: a {} has a name that it cannot have",
-                    subject.kind
-                ));
-            }
+            let object = lines::read(&next()?)?;
+            lines::check_names(&object)?;
             objects.push(object);
         }
         for _ in 0..header.rejections {
-            let number = next(&mut line)?;
-            let RejectionLine { mut rejection, closes } = exactly(&line, number)?;
+            let RejectionLine { mut rejection, closes } = lines::read(&next()?)?;
             rejection.closes = closes;
             rejections.push(rejection);
         }
-        let number = next(&mut line)?;
-        match line.is_empty() {
+        match next()?.is_empty() {
             true => Ok(Self {
                 saved_at,
                 objects,
                 rejections,
             }),
-            false => Err(format!(
-                "line {number}: there are more lines than the first one announces"
-            )),
+            false => Err("there are more lines than the first one announces".to_owned()),
         }
     }
 
@@ -152,38 +139,4 @@ impl SavedCluster {
             rejection.origin = Arc::clone(origin);
         }
     }
-}
-
-/// Refuses the header of another version, whose other fields are not known.
-fn check_layout(header: &[u8]) -> Result<(), String> {
-    /// The one field that every version has.
-    #[derive(Deserialize)]
-    struct Layout {
-        layout: u32,
-    }
-    match serde_json::from_slice(header).map_err(|e| short(1, &e))? {
-        Layout { layout: LAYOUT } => Ok(()),
-        Layout { layout } => Err(format!(
-            "its layout has version {layout}; this agent reads version {LAYOUT}"
-        )),
-    }
-}
-
-/// Reads a line, and refuses one that would not be written exactly like this.
-fn exactly<T: Serialize + DeserializeOwned>(line: &[u8], number: usize) -> Result<T, String> {
-    let Some(line) = line.strip_suffix(b"\n") else {
-        return Err(format!("line {number}: the text ends too early"));
-    };
-    let read: T = serde_json::from_slice(line).map_err(|e| short(number, &e))?;
-    match serde_json::to_vec(&read) {
-        Ok(again) if again == line => Ok(read),
-        _ => Err(format!(
-            "line {number}: a field is missing, unknown, or not in the form in which it is written"
-        )),
-    }
-}
-
-/// Returns the beginning of a message, which may repeat a long value.
-fn short(number: usize, error: &serde_json::Error) -> String {
-    format!("line {number}: {error}").chars().take(MAX_MESSAGE).collect()
 }
