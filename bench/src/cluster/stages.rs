@@ -10,7 +10,7 @@ use heddle_compile::{Attachment, Compiler, NodeConfig};
 use heddle_lab::usage;
 use heddle_model::{Changes, Cluster, Event, Kind, NodeFacts, Object};
 use heddle_port::PortId;
-use heddle_source::kube::{ApiServer, ApiServerSource, Credentials};
+use heddle_source::kube::{ApiServer, ApiServerSource};
 use heddle_source::{Sink, Source as _};
 use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
@@ -116,15 +116,7 @@ pub fn measure(plan: &Plan, rate: u64, seconds: u64, out: &mut impl Write) -> Re
     let (sender, batches) = mpsc::sync_channel(64);
     let begin = Instant::now();
     let source = ApiServerSource {
-        server: ApiServer {
-            credentials: Credentials::Kubeconfig {
-                path: kubeconfig,
-                context: None,
-            },
-            address: None,
-            kubelet_kubeconfig: None,
-            remembered: Vec::new(),
-        },
+        server: ApiServer::of_kubeconfig(kubeconfig, None),
         node: None,
         load_saved: Box::new(|| None),
     };

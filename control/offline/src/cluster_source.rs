@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use heddle_model::Event;
 use heddle_source::folder::{self, FolderError};
-use heddle_source::kube::{self, ApiServer, Credentials};
+use heddle_source::kube::{self, ApiServer};
 
 /// The place that a cluster's objects are read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,15 +39,9 @@ impl ClusterSource {
     pub(crate) fn read(&self) -> Result<Vec<Event>, ReadError> {
         Ok(match self {
             Self::Manifests(folder) => folder::read(folder)?,
-            Self::ApiServer { kubeconfig, context } => kube::read(ApiServer {
-                credentials: Credentials::Kubeconfig {
-                    path: kubeconfig.clone(),
-                    context: context.clone(),
-                },
-                address: None,
-                kubelet_kubeconfig: None,
-                remembered: Vec::new(),
-            })?,
+            Self::ApiServer { kubeconfig, context } => {
+                kube::read(ApiServer::of_kubeconfig(kubeconfig.clone(), context.clone()))?
+            }
         })
     }
 }

@@ -13,7 +13,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use heddle_model::{Cluster, Kind};
-use heddle_source::kube::{ApiServer, ApiServerSource, Credentials, KindHealth};
+use heddle_source::kube::{ApiServer, ApiServerSource, KindHealth};
 use heddle_source::saved::SavedCluster;
 use heddle_source::{Batch, Source as _};
 use scripted::Server;
@@ -49,12 +49,7 @@ impl Followed {
         std::fs::write(&path, kubeconfig.to_string()).unwrap();
         let state = Arc::new((Mutex::new(Cluster::new()), Condvar::new()));
         let source = ApiServerSource {
-            server: ApiServer {
-                credentials: Credentials::Kubeconfig { path, context: None },
-                address: None,
-                kubelet_kubeconfig: None,
-                remembered: Vec::new(),
-            },
+            server: ApiServer::of_kubeconfig(path, None),
             node: Some(NODE.into()),
             load_saved: Box::new(|| saved),
         };
