@@ -2,12 +2,17 @@
 
 use std::error::Error;
 use std::ops::ControlFlow;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use heddle_model::Event;
 
 use crate::kube::health::Health;
 use crate::kube::report::Reporter;
+
+/// The pause after which a series of changes ends and becomes one batch. A single change waits as long.
+pub(crate) const QUIET: Duration = Duration::from_millis(2);
+/// The longest time for which a batch collects changes.
+pub(crate) const LONGEST_BATCH: Duration = Duration::from_millis(100);
 
 /// Events that belong together.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,12 +20,8 @@ use super::error::FolderError;
 use super::scan;
 use super::state::{Content, State, unreadable};
 use crate::manifest::{ParseError, is_manifest};
-use crate::source::{Batch, FollowError, Followed, Sink, Source};
+use crate::source::{Batch, FollowError, Followed, LONGEST_BATCH, QUIET, Sink, Source};
 
-/// The pause after which a series of changes ends and becomes one batch. A single change waits as long.
-const QUIET: Duration = Duration::from_millis(2);
-/// The longest time for which a batch collects changes.
-const LONGEST_BATCH: Duration = Duration::from_millis(100);
 /// The interval of checks for a removed folder.
 const GONE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 

@@ -1,21 +1,14 @@
 //! Joins events into batches: one burst of changes costs one build of the tables.
 
-use std::time::Duration;
-
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use crate::source::{Batch, Sink};
-
-/// The pause after which a burst ends and becomes one batch. A single change waits as long.
-const QUIET: Duration = Duration::from_millis(2);
-/// The longest time for which a batch collects changes.
-const LONGEST: Duration = Duration::from_millis(100);
+use crate::source::{Batch, LONGEST_BATCH, QUIET, Sink};
 
 /// Hands events on in batches, in their order, until the senders are gone or `sink` breaks.
 pub(super) async fn hand_on(mut parts: mpsc::Receiver<Batch>, mut sink: Sink) {
     while let Some(mut batch) = parts.recv().await {
-        let end = Instant::now() + LONGEST;
+        let end = Instant::now() + LONGEST_BATCH;
         while let Ok(Some(more)) = timeout_at((Instant::now() + QUIET).min(end), parts.recv()).await {
             batch.events.extend(more.events);
             if Instant::now() >= end {
@@ -32,6 +25,7 @@ pub(super) async fn hand_on(mut parts: mpsc::Receiver<Batch>, mut sink: Sink) {
 mod tests {
     use std::ops::ControlFlow;
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
     use heddle_model::{Event, Kind};
 
@@ -71,7 +65,7 @@ mod tests {
         assert_eq!(batches.iter().map(|(len, _)| len).sum::<usize>(), 260);
         let mut before = start + Duration::from_millis(10);
         for (_, at) in &batches[1..] {
-            assert!(*at - before <= LONGEST + QUIET + QUIET, "{:?}", *at - before);
+            assert!(*at - before <= LONGEST_BATCH + QUIET + QUIET, "{:?}", *at - before);
             before = *at;
         }
     }

@@ -197,7 +197,7 @@ impl KindFollower {
                 Ok(event) => {
                     // The list has not been asked for at its beginning.
                     if !matches!(event, watcher::Event::Init) {
-                        self.answered();
+                        self.health.answered(self.kind);
                     }
                     let events = self.apply(event, &resource);
                     if !events.is_empty() && self.events.send(Batch::now(events)).await.is_err() {
@@ -274,7 +274,7 @@ impl KindFollower {
                 self.mirror.end_list(&mut events);
                 self.forget(&events);
                 self.is_listing = false;
-                self.works();
+                self.listed();
             }
             watcher::Event::Delete(raw) => {
                 if let Some(name) = raw.meta.name {
@@ -303,40 +303,39 @@ impl KindFollower {
         self.mirror.begin_list();
         self.mirror.end_list(&mut events);
         self.health.edit(self.kind, |health| {
-            (health.synced, health.absent, health.error, health.objects) = (true, true, None, 0);
-            health.saved_at = None;
+            (health.synced, health.absent, health.objects, health.saved_at) = (true, true, 0, None);
         });
-        self.answered();
+        self.health.answered(self.kind);
         events
     }
 
-    fn answered(&self) {
-        self.health.answered(self.kind);
-    }
-
-    /// Records a version that was seen. An object that comes or goes shows that the watch works.
+    /// Records the version of an object that came or went.
     fn seen(&mut self, version: Option<String>) {
         let objects = self.mirror.len();
         self.health.edit(self.kind, |health| {
-            health.objects = objects;
+            (health.absent, health.objects) = (false, objects);
             if let Some(version) = version {
                 health.resource_version = version;
             }
         });
-        if self.health.is_kind_synced(self.kind) {
-            self.works();
-        }
+        self.found();
     }
 
-    fn works(&mut self) {
+    /// Records the end of a complete list.
+    fn listed(&mut self) {
         let objects = self.mirror.len();
         self.health.edit(self.kind, |health| {
-            (health.synced, health.absent, health.objects) = (true, false, objects);
-            health.saved_at = None;
+            (health.synced, health.absent, health.objects, health.saved_at) = (true, false, objects, None);
         });
-        self.health.answered(self.kind);
-        self.not_found = 0;
-        self.absent_backoff = DefaultBackoff::default();
+        self.found();
+    }
+
+    /// Forgets that the server did not know the kind.
+    fn found(&mut self) {
+        if self.not_found > 0 {
+            self.not_found = 0;
+            self.absent_backoff = DefaultBackoff::default();
+        }
     }
 
     /// Records an error and returns what to do.

@@ -51,10 +51,9 @@ impl Mirror {
     /// Reports the objects that an earlier agent saved and the server has not sent yet. The next complete list ends what it does
     /// not have.
     pub(super) fn put_saved(&mut self, part: SavedPart, events: &mut Vec<Event>) {
-        let sent: HashSet<ObjectKey> = self.known.keys().cloned().collect();
         for object in part.objects {
             let key = object.key();
-            if !sent.contains(&key) {
+            if !self.is_sent(&key) {
                 self.record(key, NO_LIST);
                 events.push(self.upsert(object));
             }
@@ -63,12 +62,17 @@ impl Mirror {
             let Subject::Object(subject) = &rejection.subject else {
                 continue;
             };
-            if !sent.contains(&subject.key) {
+            if !self.is_sent(&subject.key) {
                 let key = self.record(subject.key.clone(), NO_LIST);
                 self.noted.insert(key);
                 events.push(Event::Rejected(rejection));
             }
         }
+    }
+
+    /// Returns true if a list of the server had the object.
+    fn is_sent(&self, key: &ObjectKey) -> bool {
+        self.known.get(key).is_some_and(|list| *list != NO_LIST)
     }
 
     /// Begins a complete list.

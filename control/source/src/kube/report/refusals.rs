@@ -5,7 +5,7 @@
 //! nodes, so that a refusal does not cost the API server a burst. The server deletes Events after an hour (`--event-ttl`);
 //! while a refusal lasts, its Event is created again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
@@ -142,7 +142,7 @@ pub(super) async fn keep_reported(
     let mut due: BTreeMap<ReportedRefusal, Instant> = BTreeMap::new();
     let mut backoff = DefaultBackoff::default();
     loop {
-        let present: Vec<ReportedRefusal> = {
+        let present: BTreeSet<ReportedRefusal> = {
             let rejections = rejections.borrow_and_update();
             rejections
                 .iter()
