@@ -39,8 +39,8 @@ pub struct Config {
     /// Context of the kubeconfig [default: its current-context].
     #[cfg_attr(feature = "clap", arg(long, value_name = "NAME"))]
     pub context: Option<String>,
-    /// Address of the API server, https://HOST:PORT [default: the kubeconfig's; with a service account its last known
-    /// endpoints, then the address of Service default/kubernetes].
+    /// Address of the API server, https://HOST:PORT [default: the kubeconfig's; with a service account the kubelet's, the last
+    /// known endpoints, then the address of Service default/kubernetes].
     #[cfg_attr(feature = "clap", arg(long, value_name = "URL"))]
     pub api_server: Option<String>,
     /// Kubeconfig of the kubelet: with a service account, the address of the API server is taken from it, if the file is there

@@ -20,8 +20,8 @@ impl Controller {
     ///
     /// The steps, with the reasons for their order:
     ///
-    /// 1. Log rejections, even while nothing is published. The last good versions of refused objects are kept on disk once
-    ///    every kind has synced: what an earlier agent kept counts until then.
+    /// 1. Log and report rejections, even while nothing is published. The last good versions of refused objects are kept on
+    ///    disk once every kind has synced: what an earlier agent kept counts until then. The cluster of an API server is saved then, too.
     /// 2. The first time: create the compiler, and open the earlier agent's ports before tables are published that name
     ///    them. Packets that arrive in between are dropped.
     /// 3. Hand the host task its plan. It works beside this thread, and the tables wait for it (step 6).
