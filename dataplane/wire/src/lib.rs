@@ -49,6 +49,7 @@ pub mod tcp;
 mod tcp_flags;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod vxlan;
 
 pub use addr::{Ip, MacAddr};
 pub use fragment::Fragmenter;
