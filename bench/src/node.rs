@@ -98,6 +98,7 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
         local_mtu: mtu,
         uplink_mtu: 1500,
         overlay_mtu: 1450,
+        ..NodeTable::default()
     });
     b.set_address(
         host,

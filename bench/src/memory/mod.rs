@@ -302,11 +302,7 @@ impl Burst {
         let Some(client) = self.clients.get(self.bursts as usize % self.clients.len()) else {
             return;
         };
-        let ingress = Ingress {
-            port: client.pod.port,
-            role: PortRole::Pod(client.pod.endpoint),
-            capabilities: Capabilities::VETH,
-        };
+        let ingress = Ingress::new(client.pod.port, PortRole::Pod(client.pod.endpoint), Capabilities::VETH);
         let tables = Tables {
             snapshot: &self.snapshot,
             flows: &self.flows,

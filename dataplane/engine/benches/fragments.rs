@@ -85,11 +85,7 @@ impl Node {
             let packet = self.pool.packet(&frame).expect("there are frames");
             self.batch.packets_mut().push(packet);
         }
-        let ingress = Ingress {
-            port: PortId(pod),
-            role: PortRole::Pod(endpoint(pod)),
-            capabilities: Capabilities::VETH,
-        };
+        let ingress = Ingress::new(PortId(pod), PortRole::Pod(endpoint(pod)), Capabilities::VETH);
         let tables = Tables {
             snapshot: &self.snapshot,
             flows: &self.flows,

@@ -1,7 +1,7 @@
 //! A burst of packets and the results of the stages for each of them, in parallel arrays.
 
 use arrayvec::ArrayVec;
-use heddle_flow::{FlowKey, Hit};
+use heddle_flow::{FlowKey, Hit, Origin};
 use heddle_port::{BURST, Packet, PacketVec};
 use heddle_wire::Parsed;
 
@@ -73,8 +73,8 @@ pub struct Batch {
     pub(crate) keys: ArrayVec<FlowKey, BURST>,
     /// The flow table's entries for `keys`.
     pub(crate) hits: [Option<Hit>; BURST],
-    /// The later fragments that must wait for their first one, by their index in the burst, in order.
-    pub(crate) waiting: ArrayVec<(u8, Ticket), BURST>,
+    /// The later fragments that must wait for their first one, by their index in the burst, in order, with their origins.
+    pub(crate) waiting: ArrayVec<(u8, Ticket, Origin), BURST>,
     /// Held fragments that got their verdicts beside the burst.
     pub(crate) reentered: Vec<Reentered>,
 }

@@ -4,6 +4,7 @@ use heddle_flow::{Egress, FlowTable, FlowView, Millis, Origin};
 use heddle_port::{BURST, FrameStore, PortId, WorkerPool};
 use heddle_tables::{Endpoint, EndpointId, Generation, Snapshot};
 use heddle_wire::MacAddr;
+use heddle_wire::vxlan::OuterHeader;
 
 use crate::batch::Batch;
 use crate::decide::BackendSelector;
@@ -111,6 +112,24 @@ impl Stages {
     }
 }
 
+/// The headers that packets need to leave by an egress.
+#[derive(Clone, Copy)]
+pub(crate) struct Link<'a> {
+    /// The Ethernet addresses, destination first.
+    pub(crate) macs: (MacAddr, MacAddr),
+    /// The outer headers, if the packet goes by a tunnel.
+    pub(crate) outer: Option<&'a OuterHeader>,
+}
+
+impl Link<'_> {
+    const fn plain(dst: MacAddr, src: MacAddr) -> Self {
+        Self {
+            macs: (dst, src),
+            outer: None,
+        }
+    }
+}
+
 /// The inputs of the stages for one burst. `pool` takes back the frames that a local reply does not need.
 pub(crate) struct Context<'a> {
     pub(crate) stages: &'a mut Stages,
@@ -122,13 +141,15 @@ pub(crate) struct Context<'a> {
     pub(crate) ingress: Ingress,
     /// The endpoint behind the port, as the snapshot knows it.
     pub(crate) endpoint: &'a Endpoint,
+    /// The neighbor of the uplink that the packet came from; `None` at other ports.
+    pub(crate) neighbor: Option<MacAddr>,
 }
 
 impl<'a> Context<'a> {
-    /// Returns the origin of the burst's packets.
+    /// Returns the origin of the packet.
     #[inline]
     pub(crate) fn origin(&self) -> Origin {
-        self.ingress.origin()
+        self.ingress.origin
     }
 
     /// Returns the inputs of the next choice of a backend.
@@ -142,6 +163,12 @@ impl<'a> Context<'a> {
             chance: z ^ (z >> 31),
             memory: Some((self.flows.affinities(), self.now)),
         }
+    }
+
+    /// Returns true if the burst came in by the uplink.
+    #[inline]
+    pub(crate) fn is_from_uplink(&self) -> bool {
+        self.endpoint.id == EndpointId::UPLINK
     }
 
     /// Returns true if the burst came in from a pod.
@@ -160,18 +187,28 @@ impl<'a> Context<'a> {
         ])
     }
 
-    /// Returns the destination MAC address of a packet that leaves by an egress.
+    /// Returns the headers that packets need to leave by an egress.
     ///
     /// # Errors
-    /// The endpoint's port is closed, or the egress is another node or the uplink, for which there are no ports yet.
+    /// The endpoint's port is closed, or the node or the next hop is gone.
     #[inline(always)]
-    pub(crate) fn next_mac(&self, egress: Egress) -> Result<MacAddr, DropReason> {
+    pub(crate) fn link(&self, egress: Egress) -> Result<Link<'a>, DropReason> {
         match egress {
             Egress::Endpoint(to) => match self.snapshot.egress_port(to) {
-                Some(port) => Ok(port.mac),
+                Some(port) => Ok(Link::plain(port.mac, MacAddr::GATEWAY)),
                 None => Err(DropReason::PortClosed),
             },
-            Egress::Uplink(_) | Egress::Node(_) => Err(DropReason::NoRoute),
+            Egress::Node(node) => match self.snapshot.node_path(node) {
+                Some(path) => Ok(Link {
+                    outer: path.outer.as_ref(),
+                    ..Link::plain(path.next_hop.dst, path.next_hop.src)
+                }),
+                None => Err(DropReason::NodeUnreachable),
+            },
+            Egress::Uplink(id) => match self.snapshot.next_hop(id) {
+                Some(hop) => Ok(Link::plain(hop.dst, hop.src)),
+                None => Err(DropReason::NoRoute),
+            },
         }
     }
 

@@ -11,6 +11,8 @@ pub enum PortRole {
     Pod(EndpointId),
     /// The node itself: this worker's queue of the host port.
     Host,
+    /// A queue of the uplink: other nodes and the outside.
+    Uplink,
 }
 
 impl PortRole {
@@ -20,11 +22,12 @@ impl PortRole {
         match self {
             Self::Pod(id) => id,
             Self::Host => EndpointId::HOST,
+            Self::Uplink => EndpointId::UPLINK,
         }
     }
 }
 
-/// The port where a burst came in.
+/// The port where a packet came in, and its origin in the flow keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ingress {
     /// The port.
@@ -33,15 +36,24 @@ pub struct Ingress {
     pub role: PortRole,
     /// Its capabilities. The stages depend on these and not on the kind of port.
     pub capabilities: Capabilities,
+    /// The origin. Packets of one port have the same one, except at the uplink: each tunnel has its own.
+    pub origin: Origin,
 }
 
 impl Ingress {
-    /// Returns the origin in the flow keys of its packets.
+    /// Returns the ingress of a port's packets. At the uplink, these are the ones outside of tunnels.
     #[must_use]
-    pub const fn origin(&self) -> Origin {
-        match self.role {
+    pub const fn new(port: PortId, role: PortRole, capabilities: Capabilities) -> Self {
+        let origin = match role {
             PortRole::Pod(id) => Origin::pod(id),
             PortRole::Host => Origin::HOST,
+            PortRole::Uplink => Origin::UPLINK,
+        };
+        Self {
+            port,
+            role,
+            capabilities,
+            origin,
         }
     }
 }

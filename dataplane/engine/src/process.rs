@@ -20,10 +20,10 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use heddle_flow::{FlowKey, FlowTable, Hit, Millis, SlotId};
+use heddle_flow::{FlowKey, FlowTable, Hit, Millis, Origin, SlotId};
 use heddle_port::{BURST, FrameStore, Packet, PacketVec, WorkerPool};
 use heddle_tables::Snapshot;
-use heddle_wire::{Fragment, Parsed, parse, simd};
+use heddle_wire::{Fragment, Parsed, ether, parse, simd};
 
 use crate::batch::{Batch, Kind, Pending, Reentered};
 use crate::context::{Context, SLOW_PATH_UNITS, Stages};
@@ -33,7 +33,7 @@ use crate::reassembly::Ticket;
 use crate::stage::classify::{Class, classify};
 use crate::stage::fragment_in::{self, Fate};
 use crate::stage::next::{Next, Plan, Replay, Reply};
-use crate::stage::{flow_hit, forward, icmp_error, local_reply, neighbor, new_flow, revalidate};
+use crate::stage::{flow_hit, forward, icmp_error, local_reply, neighbor, new_flow, revalidate, tunnel};
 use crate::verdict::Verdict;
 
 /// The tables that a burst is looked up in.
@@ -85,6 +85,7 @@ pub fn process(
         now,
         ingress,
         endpoint,
+        neighbor: None,
     };
     let Batch {
         packets,
@@ -97,18 +98,22 @@ pub fn process(
     } = batch;
     // Prefetch all headers, because the parser would wait for each packet's memory in turn.
     packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
+    let from_uplink = cx.is_from_uplink();
     // Parse and classify. A packet either gets its verdict here or is appended to `pending` and `keys`.
     for (at, packet) in packets.iter_mut().enumerate() {
-        let head = packet.bytes(&store);
-        let parsed = parse(head, packet.len() as usize);
+        let parsed = if from_uplink {
+            tunnel::receive(&mut cx, packet)
+        } else {
+            parse(packet.bytes(&store), packet.len() as usize).map_err(DropReason::from)
+        };
         let parsed = match &parsed {
             Ok(parsed) => parsed,
-            Err(e) => {
-                set(verdicts, at, Verdict::drop((*e).into()));
+            Err(reason) => {
+                set(verdicts, at, Verdict::drop(*reason));
                 continue;
             }
         };
-        let (key, kind) = match classify(&cx, head, parsed) {
+        let (key, kind) = match classify(&cx, packet.bytes(&store), parsed) {
             Class::Flow(key) => (key, flow_packet_kind(parsed)),
             Class::IcmpError(key) => (key, Kind::IcmpError),
             Class::Link => {
@@ -139,6 +144,11 @@ pub fn process(
         let (Some(packet), Some(verdict)) = (packets.get_mut(index), verdicts.get_mut(index)) else {
             continue;
         };
+        if from_uplink {
+            // Packets of the uplink differ in both.
+            cx.ingress.origin = key.origin;
+            cx.neighbor = ether::source(packet.bytes(&store));
+        }
         // The common case first: a whole packet that hits.
         *verdict = match kind {
             Kind::Whole => match hit {
@@ -149,7 +159,7 @@ pub fn process(
             Kind::LaterFragment => match finish_later_fragment(&mut cx, packet, parsed) {
                 Ok(verdict) => verdict,
                 Err(ticket) => {
-                    waiting.push((*at, ticket));
+                    waiting.push((*at, ticket, key.origin));
                     continue;
                 }
             },
@@ -360,13 +370,14 @@ fn hold_waiting(
     cx: &mut Context<'_>,
     packets: &mut PacketVec,
     verdicts: &mut [Verdict],
-    waiting: &mut ArrayVec<(u8, Ticket), BURST>,
+    waiting: &mut ArrayVec<(u8, Ticket, Origin), BURST>,
 ) {
     let all = std::mem::take(packets);
     let mut waiting = waiting.drain(..).peekable();
     for (at, mut packet) in all.into_iter().enumerate() {
         let mut verdict = verdicts.get(at).copied();
-        if let Some((_, ticket)) = waiting.next_if(|(place, _)| usize::from(*place) == at) {
+        if let Some((_, ticket, origin)) = waiting.next_if(|(place, ..)| usize::from(*place) == at) {
+            cx.ingress.origin = origin;
             match cx.stages.datagrams.hold(packet, cx.ingress, ticket) {
                 Ok(()) => continue,
                 Err((refused, reason)) => {

@@ -4,6 +4,7 @@
 //! A released name does not change, because users' alerts depend on it.
 
 use heddle_wire::parse::ParseError;
+use heddle_wire::vxlan::VxlanError;
 
 macro_rules! reasons {
     ($(#[$enum_doc:meta])* $name:ident { $($(#[doc = $doc:literal])+ $variant:ident = $text:literal,)+ }) => {
@@ -130,6 +131,20 @@ reasons! {
         /// A neighbor discovery message that RFC 4861 section 7.1 says to discard.
         NeighborInvalid = "neighbor-invalid",
 
+        // The tunnel.
+        /// A packet at the tunnel's port that is no whole VXLAN packet.
+        TunnelTruncated = "tunnel-truncated",
+        /// A VXLAN header without a network identifier, or with reserved bits set.
+        TunnelFlags = "tunnel-flags",
+        /// A VXLAN packet of another network identifier.
+        TunnelNetwork = "tunnel-network",
+        /// A VXLAN packet whose sender is no node of the cluster that packets go to by a tunnel.
+        TunnelUnknownSender = "tunnel-unknown-sender",
+        /// The network has marked the packet for congestion, and its sender does not understand marks (RFC 6040 section 4.2).
+        TunnelCongested = "tunnel-congested",
+        /// The packet cannot be encapsulated: its frame has no room for the outer headers.
+        TunnelNoHeadroom = "tunnel-no-headroom",
+
         // The classifying stage and anti-spoofing.
         /// The frame is not addressed to the gateway.
         NotForGateway = "not-for-gateway",
@@ -169,6 +184,8 @@ reasons! {
         // No path to the destination.
         /// The destination is in a pod range of this node and no pod has it.
         UnknownDestination = "unknown-destination",
+        /// The destination is on another node, and no packets reach that node: `heddle status` says why.
+        NodeUnreachable = "node-unreachable",
         /// The packet would leave where it came in, or by an egress that has no port.
         NoRoute = "no-route",
         /// The TTL or hop limit is used up, and no answer was due or the port's ICMP errors are used up.
@@ -243,6 +260,8 @@ reasons! {
         ToGateway = "to-gateway",
         /// From the host: multicast, broadcast and router messages of the kernel on its own interface.
         HostLink = "host-link",
+        /// From the uplink: ARP, neighbor discovery, multicast and broadcast, which are the kernel's.
+        UplinkLink = "uplink-link",
     }
 }
 
@@ -328,9 +347,13 @@ impl DropReason {
             | Self::IcmpQuoteMalformed
             | Self::IcmpQuoteOfError
             | Self::NeighborInvalid
+            | Self::TunnelTruncated
+            | Self::TunnelFlags
             | Self::TcpFlags
             | Self::FragmentOverlap => DropClass::Malformed,
-            Self::SpoofedMac | Self::SpoofedSource | Self::SpoofedNeighbor => DropClass::Spoofing,
+            Self::SpoofedMac | Self::SpoofedSource | Self::SpoofedNeighbor | Self::TunnelUnknownSender => {
+                DropClass::Spoofing
+            }
             Self::VlanTagged
             | Self::UnknownEtherType
             | Self::HeadersSplit
@@ -341,6 +364,7 @@ impl DropReason {
             | Self::Multicast
             | Self::UnsupportedProtocol
             | Self::UnsupportedIcmp
+            | Self::TunnelNetwork
             | Self::Untranslatable => DropClass::Unsupported,
             Self::ServiceSourceRange | Self::PolicyNotReady | Self::PolicyDeniedEgress | Self::PolicyDeniedIngress => {
                 DropClass::Policy
@@ -348,6 +372,7 @@ impl DropReason {
             Self::NotForGateway
             | Self::Martian
             | Self::UnknownDestination
+            | Self::NodeUnreachable
             | Self::NoRoute
             | Self::TtlExceeded
             | Self::TooBig
@@ -369,6 +394,8 @@ impl DropReason {
             | Self::FlowPortsUsedUp
             | Self::FlowContended
             | Self::SlowPathLimit
+            | Self::TunnelCongested
+            | Self::TunnelNoHeadroom
             | Self::PoolEmpty
             | Self::HandoverQueueFull
             | Self::TxRingFull => DropClass::Capacity,
@@ -383,6 +410,16 @@ impl DropReason {
             self,
             Self::PolicyNotReady | Self::PolicyDeniedEgress | Self::PolicyDeniedIngress
         )
+    }
+}
+
+impl From<VxlanError> for DropReason {
+    fn from(e: VxlanError) -> Self {
+        match e {
+            VxlanError::Truncated => Self::TunnelTruncated,
+            VxlanError::Flags => Self::TunnelFlags,
+            VxlanError::Vni => Self::TunnelNetwork,
+        }
     }
 }
 

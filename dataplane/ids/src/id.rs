@@ -61,6 +61,13 @@ impl EndpointId {
     }
 }
 
+impl NextHopId {
+    /// The kernel: packets leave by the host port and are routed there, although their replies come in by the uplink.
+    pub const KERNEL: Self = Self(0);
+    /// The lowest identifier of a neighbor of the uplink.
+    pub const FIRST_NEIGHBOR: Self = Self(1);
+}
+
 impl IdentityId {
     /// The addresses that no pod has and no CIDR of a policy covers.
     pub const OUTSIDE: Self = Self(0);

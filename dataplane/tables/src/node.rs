@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
+use heddle_ids::{PortId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
 use crate::Prefix;
@@ -33,6 +34,33 @@ impl Masquerade {
     }
 }
 
+/// The network of VXLAN tunnels that the node belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Tunnel {
+    /// The network identifier, of 24 bits.
+    pub vni: u32,
+    /// The UDP port at which nodes receive.
+    pub port: u16,
+}
+
+/// A port on one queue of the uplink.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct UplinkPort {
+    /// The port.
+    pub port: PortId,
+    /// The worker that owns it.
+    pub worker: WorkerId,
+}
+
+/// The uplink: the NIC by which the node reaches other nodes and the outside.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Uplink {
+    /// Its MAC.
+    pub mac: MacAddr,
+    /// Its ports, one for each queue; empty while no port is open.
+    pub ports: Vec<UplinkPort>,
+}
+
 /// This node's configuration and addresses.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct NodeTable {
@@ -48,6 +76,10 @@ pub struct NodeTable {
     pub host: HostPort,
     /// Masquerade.
     pub masquerade: Masquerade,
+    /// The uplink.
+    pub uplink: Uplink,
+    /// The tunnels' network; `None` if the node uses none.
+    pub tunnel: Option<Tunnel>,
     /// The MTU of attachments that name none.
     pub local_mtu: u16,
     /// The MTU of the uplink, which is also that of the host port.

@@ -73,11 +73,7 @@ impl Node {
     /// Receives a packet at an endpoint's port, and processes it.
     pub fn receive(&mut self, snapshot: &Snapshot, at: EndpointId, frame: &[u8]) -> Ended {
         let role = if at.is_pod() { PortRole::Pod(at) } else { PortRole::Host };
-        let ingress = Ingress {
-            port: PortId(at.0),
-            role,
-            capabilities: Capabilities::VETH,
-        };
+        let ingress = Ingress::new(PortId(at.0), role, Capabilities::VETH);
         self.now = Millis(self.now.0 + 1);
         self.stages.begin_turn(&mut self.batch, self.now);
         let packet = self.pool.packet(frame).expect("frames enough for one packet");

@@ -1,23 +1,14 @@
 //! Anti-spoofing: the addresses that may send from an origin. A pod sends from its own addresses, to any destination. The host
-//! sends from every address but the gateway's and those in this node's own pod ranges, which it does not route. The uplink
-//! delivers nothing yet.
+//! sends from every address but the gateway's and those in pod ranges of this node, which it does not route. By a tunnel, a node
+//! sends from its own addresses and its pods'. Everything else at the uplink comes from outside of the cluster, from other nodes,
+//! or from the pods of nodes that are reached without a tunnel.
 
 use heddle_flow::Origin;
-use heddle_tables::{EndpointId, NodeTable, Place, Snapshot};
+use heddle_tables::{EndpointId, NodeId, NodeTable, Place, Snapshot};
 use heddle_wire::Ip;
 
 use super::types::{Denial, Query};
 use crate::reason::DropReason;
-
-/// Returns the origin of the packets that an endpoint sends.
-#[must_use]
-pub(crate) const fn origin_of(endpoint: EndpointId) -> Origin {
-    match endpoint {
-        EndpointId::HOST => Origin::HOST,
-        EndpointId::UPLINK => Origin::UPLINK,
-        pod => Origin::pod(pod),
-    }
-}
 
 /// Returns the endpoint that a packet of this origin comes from.
 #[must_use]
@@ -52,7 +43,7 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial
     } else if from == EndpointId::HOST {
         !matches!(snapshot.address(src).place, Place::Local(_) | Place::Unreachable) && !NodeTable::is_gateway(src)
     } else {
-        false
+        comes_by_uplink(snapshot, q.origin.as_node(), src)
     };
     if !own {
         return Err(Denial::new(DropReason::SpoofedSource));
@@ -61,4 +52,14 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial
         return Err(Denial::new(DropReason::Martian));
     }
     Ok(from)
+}
+
+/// Returns true if packets of a source come in by the uplink: by the tunnel of `node`, or outside of tunnels.
+fn comes_by_uplink(snapshot: &Snapshot, node: Option<NodeId>, src: Ip) -> bool {
+    match (snapshot.address(src).place, node) {
+        (Place::Node(of) | Place::RemoteHost(of), Some(node)) => of == node,
+        (Place::Node(of), None) => snapshot.node_path(of).is_some_and(|path| path.outer.is_none()),
+        (Place::RemoteHost(_) | Place::Outside, None) => !is_link_local(src) && !NodeTable::is_gateway(src),
+        (Place::Local(_) | Place::Host | Place::Unreachable, _) | (Place::Outside, Some(_)) => false,
+    }
 }

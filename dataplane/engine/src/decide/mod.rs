@@ -13,8 +13,9 @@ mod types;
 
 use heddle_tables::{NodeTable, Snapshot};
 
-pub(crate) use anti_spoof::{check as check_source, is_link_local, origin_of, owner};
+pub(crate) use anti_spoof::{check as check_source, is_link_local, owner};
 use policy::PolicyCheck;
+pub(crate) use route::origin_of;
 pub(crate) use service::remember;
 pub use service::{BackendSelector, connection_hash};
 pub use types::{Allowed, Decision, Denial, Query, Source, Target};
@@ -43,6 +44,8 @@ pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>
     };
     let check = PolicyCheck {
         from,
+        origin: q.origin,
+        src_address: q.tuple.src,
         proto: q.proto,
         target,
         src,
@@ -58,6 +61,8 @@ pub fn decide_with(snapshot: &Snapshot, q: &Query, selector: BackendSelector<'_>
 pub fn judge(snapshot: &Snapshot, q: &Query, target: Target) -> Result<Allowed, Denial> {
     let check = PolicyCheck {
         from: anti_spoof::check(snapshot, q)?,
+        origin: q.origin,
+        src_address: q.tuple.src,
         proto: q.proto,
         target,
         src: snapshot.address(q.tuple.src),

@@ -1,10 +1,11 @@
 //! Policy: the egress rules of the source and the ingress rules of a destination on this node. Both see the pods' own
 //! addresses: after DNAT and before any SNAT.
 
+use heddle_flow::Origin;
 use heddle_tables::{AddressInfo, Direction, Endpoint, EndpointId, Place, PolicyVerdict, RuleId, Snapshot};
-use heddle_wire::Proto;
+use heddle_wire::{Ip, Proto};
 
-use super::route;
+use super::route::{self, Opener};
 use super::types::{Allowed, Denial, Target};
 use crate::reason::DropReason;
 
@@ -13,6 +14,10 @@ use crate::reason::DropReason;
 pub(super) struct PolicyCheck {
     /// The endpoint that sends.
     pub(super) from: EndpointId,
+    /// Where its packets come in.
+    pub(super) origin: Origin,
+    /// The address that it sends from.
+    pub(super) src_address: Ip,
     pub(super) proto: Proto,
     pub(super) target: Target,
     /// The source address as the tables know it.
@@ -41,12 +46,21 @@ impl PolicyCheck {
             Some(pod) => self.judge(pod, Direction::Ingress, self.src)?,
             None => RuleId::NO_POLICY,
         };
-        let (egress, source) = route::route(snapshot, self.from, self.target, self.src, self.dst)?;
+        let opener = Opener {
+            origin: self.origin,
+            endpoint: self.from,
+            address: self.src_address,
+            place: self.src.place,
+        };
+        let path = route::route(snapshot, opener, self.target, self.dst.place)?;
         Ok(Allowed {
             from: self.from,
-            egress,
+            egress: path.egress,
+            back: path.back,
+            reply_origin: path.reply_origin,
             target: self.target,
-            source,
+            source: path.source,
+            other_host: matches!(self.dst.place, Place::RemoteHost(_)),
             egress_rule,
             ingress_rule,
         })

@@ -1,63 +1,167 @@
-//! Finds a connection's egress and its source address there.
+//! Finds a connection's egress, the egress of its replies, and its source address at the destination.
 //!
-//! A local pod is reached by its port, and every other destination by the host port: the kernel routes to other nodes and to the
-//! outside, so no connection has a node or the uplink as its egress yet. A connection that would leave where it came in has no
-//! route. The Service determines which connections are masqueraded. A connection of the node itself keeps its source, because
-//! its replies come back through heddle anyway.
+//! A local pod is reached by its port. Another node's pods are reached by that node's path, and so are its own addresses from pods
+//! if it runs heddle. Other destinations are the kernel's: by the host port, for which the kernel masquerades pods. A connection
+//! from the uplink that a Service sends to such a destination keeps the uplink as its end, because its replies come in there.
+//!
+//! A connection that would leave where it came in has no route, unless a Service changed its destination. The Service determines
+//! which connections are masqueraded. A connection of the node itself keeps its source, because its replies come back through
+//! heddle anyway.
 
-use heddle_flow::Egress;
-use heddle_tables::{AddressInfo, EndpointId, NodeTable, Place, Snapshot};
+use heddle_flow::{Egress, Origin};
+use heddle_tables::{EndpointId, NextHopId, NodeId, NodeTable, Place, Snapshot};
+use heddle_wire::Ip;
 
 use super::anti_spoof::is_link_local;
 use super::types::{Denial, Source, Target};
 use crate::reason::DropReason;
 
-/// Returns the egress of a connection and the source that its destination sees.
+/// The opener of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Opener {
+    /// Where its packets come in.
+    pub(super) origin: Origin,
+    /// The endpoint there.
+    pub(super) endpoint: EndpointId,
+    /// Its address.
+    pub(super) address: Ip,
+    /// The place of its address.
+    pub(super) place: Place,
+}
+
+/// The path of a connection.
+#[derive(Clone, Copy)]
+pub(super) struct Path {
+    /// The egress of the opener's packets.
+    pub(super) egress: Egress,
+    /// The egress of the replies.
+    pub(super) back: Egress,
+    /// The origin of the replies.
+    pub(super) reply_origin: Origin,
+    /// The source that the destination sees.
+    pub(super) source: Source,
+}
+
+/// Returns the path of a connection to a target at a place.
 ///
 /// # Errors
 /// The destination cannot be reached.
-pub(super) fn route(
-    snapshot: &Snapshot,
-    from: EndpointId,
-    target: Target,
-    src: AddressInfo,
-    dst: AddressInfo,
-) -> Result<(Egress, Source), Denial> {
-    let node = snapshot.node();
-    let no_route = || Denial::new(DropReason::NoRoute);
-    let to = match dst.place {
-        Place::Local(pod) => pod,
-        // RFC 4291 section 2.5.6. IPv4 link-local addresses go to the kernel: node-local DNS, the cloud's metadata.
-        _ if is_link_local(target.dst) => return Err(Denial::new(DropReason::Martian)),
-        Place::Unreachable => return Err(Denial::new(DropReason::UnknownDestination)),
-        // The kernel's routes for Service ranges lead back to heddle, so the packet would loop.
-        Place::Outside if node.in_service_range(target.dst) => {
-            return Err(Denial::new(DropReason::UnknownDestination));
-        }
-        Place::Host | Place::Node(_) | Place::RemoteHost(_) | Place::Outside => EndpointId::HOST,
-    };
-    if snapshot.endpoint(to).is_none() {
+pub(super) fn route(snapshot: &Snapshot, opener: Opener, target: Target, to: Place) -> Result<Path, Denial> {
+    let egress = egress(snapshot, opener.endpoint, &target, to)?;
+    if let Egress::Endpoint(to) = egress
+        && snapshot.endpoint(to).is_none()
+    {
         return Err(Denial::new(DropReason::UnknownDestination));
     }
-    let source = if to == from {
-        if !target.service {
-            return Err(no_route());
+    Ok(Path {
+        egress,
+        back: back(snapshot, &opener),
+        reply_origin: reply_origin(snapshot, egress),
+        source: source(snapshot, &opener, &target, egress)?,
+    })
+}
+
+/// Returns the egress to a place.
+fn egress(snapshot: &Snapshot, from: EndpointId, target: &Target, place: Place) -> Result<Egress, Denial> {
+    let from_uplink = from == EndpointId::UPLINK;
+    let unknown = Err(Denial::new(DropReason::UnknownDestination));
+    match place {
+        Place::Local(pod) => Ok(Egress::Endpoint(pod)),
+        // RFC 4291 section 2.5.6. IPv4 link-local addresses go to the kernel: node-local DNS, the cloud's metadata.
+        _ if is_link_local(target.dst) => Err(Denial::new(DropReason::Martian)),
+        Place::Unreachable => unknown,
+        // The kernel's routes for Service ranges lead back to heddle, so the packet would loop.
+        Place::Outside if snapshot.node().in_service_range(target.dst) => unknown,
+        Place::Host => Ok(Egress::Endpoint(EndpointId::HOST)),
+        // heddle is no router between others: only a Service sends a connection on.
+        Place::Node(_) | Place::RemoteHost(_) | Place::Outside if from_uplink && !target.service => {
+            Err(Denial::new(DropReason::NoRoute))
         }
-        if to.is_pod() {
-            // The pod would answer its own address inside the pod.
-            Source::Hairpin(if target.dst.is_v4() {
-                NodeTable::GATEWAY_V4
-            } else {
-                NodeTable::GATEWAY_V6
-            })
-        } else {
+        Place::Node(id) => match snapshot.node_path(id) {
+            Some(_) => Ok(Egress::Node(id)),
+            None => Err(Denial::new(DropReason::NodeUnreachable)),
+        },
+        Place::RemoteHost(id) if from.is_pod() && takes_own(snapshot, id) => Ok(Egress::Node(id)),
+        Place::RemoteHost(_) | Place::Outside if from_uplink => Ok(Egress::Uplink(NextHopId::KERNEL)),
+        Place::RemoteHost(_) | Place::Outside => Ok(Egress::Endpoint(EndpointId::HOST)),
+    }
+}
+
+/// Returns true if packets to a node's own addresses go there like packets to its pods.
+fn takes_own(snapshot: &Snapshot, id: NodeId) -> bool {
+    snapshot
+        .remote_node(id)
+        .is_some_and(|node| node.takes_own && node.path.is_ok())
+}
+
+/// Returns the egress of the replies: back to where the connection came in.
+fn back(snapshot: &Snapshot, opener: &Opener) -> Egress {
+    if opener.endpoint != EndpointId::UPLINK {
+        return Egress::Endpoint(opener.endpoint);
+    }
+    match (opener.origin.as_node(), opener.place) {
+        (Some(node), _) => Egress::Node(node),
+        // Its packets come without a tunnel, and so do the replies.
+        (None, Place::Node(node)) if snapshot.node_path(node).is_some() => Egress::Node(node),
+        // The worker that opens the connection knows the neighbor that the packet came from.
+        (None, _) => Egress::Uplink(NextHopId::KERNEL),
+    }
+}
+
+/// Returns the origin of the packets that an address sends; `None` if it cannot be reached.
+pub(crate) fn origin_of(snapshot: &Snapshot, address: Ip) -> Option<Origin> {
+    match snapshot.address(address).place {
+        Place::Local(pod) => Some(Origin::pod(pod)),
+        Place::Unreachable => None,
+        Place::Node(id) => snapshot.node_path(id).map(|_| reply_origin(snapshot, Egress::Node(id))),
+        Place::RemoteHost(id) if takes_own(snapshot, id) => Some(reply_origin(snapshot, Egress::Node(id))),
+        Place::Host | Place::RemoteHost(_) | Place::Outside => Some(Origin::HOST),
+    }
+}
+
+/// Returns the origin of packets that come back from an egress.
+fn reply_origin(snapshot: &Snapshot, egress: Egress) -> Origin {
+    match egress {
+        Egress::Endpoint(EndpointId::HOST) => Origin::HOST,
+        Egress::Endpoint(pod) => Origin::pod(pod),
+        Egress::Node(id) if snapshot.node_path(id).is_some_and(|path| path.outer.is_some()) => Origin::node(id),
+        Egress::Node(_) | Egress::Uplink(_) => Origin::UPLINK,
+    }
+}
+
+/// Returns the source that the destination sees.
+fn source(snapshot: &Snapshot, opener: &Opener, target: &Target, egress: Egress) -> Result<Source, Denial> {
+    let node = snapshot.node();
+    let from = opener.endpoint;
+    let no_route = || Denial::new(DropReason::NoRoute);
+    let masquerade = |address: Option<Ip>| address.map(Source::Masqueraded).ok_or_else(no_route);
+    let v4 = target.dst.is_v4();
+    match egress {
+        // The reply must come back to this node, because the opener does not know the backend, or the other node does not know
+        // the opener's address. Another node knows this node's pods and the addresses of its Node object.
+        Egress::Node(_) | Egress::Uplink(_) if from.is_pod() || node.addresses.contains(&opener.address) => {
+            Ok(Source::Kept)
+        }
+        Egress::Node(_) | Egress::Uplink(_) => masquerade(node.address_of_family(v4)),
+        Egress::Endpoint(to) if to == from => {
+            if !target.service {
+                return Err(no_route());
+            }
+            if to.is_pod() {
+                // The pod would answer its own address inside the pod.
+                let gateway = if v4 {
+                    NodeTable::GATEWAY_V4
+                } else {
+                    NodeTable::GATEWAY_V6
+                };
+                return Ok(Source::Hairpin(gateway));
+            }
             // The kernel would deliver the reply to an address of the node directly, without heddle's translation.
-            Source::Masqueraded(node.masquerade.address_for(target.dst).ok_or_else(no_route)?)
+            masquerade(node.masquerade.address_for(target.dst))
         }
-    } else if target.masquerade && src.place != Place::Host {
-        Source::Masqueraded(node.masquerade.address_for(target.dst).ok_or_else(no_route)?)
-    } else {
-        Source::Kept
-    };
-    Ok((Egress::Endpoint(to), source))
+        Egress::Endpoint(_) if target.masquerade && opener.place != Place::Host => {
+            masquerade(node.masquerade.address_for(target.dst))
+        }
+        Egress::Endpoint(_) => Ok(Source::Kept),
+    }
 }

@@ -111,10 +111,16 @@ pub struct Allowed {
     pub from: EndpointId,
     /// The egress of its opener's packets.
     pub egress: Egress,
+    /// The egress of the replies. A client at the uplink gets the kernel here; the worker knows a better next hop.
+    pub back: Egress,
+    /// The origin of the replies.
+    pub reply_origin: Origin,
     /// The destination after DNAT.
     pub target: Target,
     /// The source after SNAT.
     pub source: Source,
+    /// The destination is another node's own address.
+    pub other_host: bool,
     /// The rule that allowed it to leave its source.
     pub egress_rule: RuleId,
     /// The rule that allowed it to reach its destination.
@@ -129,6 +135,14 @@ impl Allowed {
             Egress::Endpoint(id) => id,
             Egress::Uplink(_) | Egress::Node(_) => EndpointId::UPLINK,
         }
+    }
+
+    /// Returns true if the connection may go on by an egress that it has: by its own, or by the kernel to a node whose own addresses
+    /// were the kernel's when the connection was opened. (The kernel has its translation.)
+    #[must_use]
+    pub(crate) fn admits(&self, egress: Egress) -> bool {
+        let kernel = egress == Egress::Endpoint(EndpointId::HOST);
+        egress == self.egress || kernel && self.other_host && self.source == Source::Kept
     }
 
     /// Returns true if kube-proxy would replace the source address by the node's, even where it already is the node's.

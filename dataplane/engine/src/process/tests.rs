@@ -23,11 +23,7 @@ fn fragments_cost_no_allocation() {
         Batch::new(&FragmentConfig::default()),
     );
     let [_, a, b] = &PARTIES;
-    let ingress = Ingress {
-        port: a.port,
-        role: a.role(),
-        capabilities: Capabilities::VETH,
-    };
+    let ingress = Ingress::new(a.port, a.role(), Capabilities::VETH);
     let base = Build::new(a.mac, MacAddr::GATEWAY, a.ip(true), b.ip(true));
     let whole = base.udp(1000, 53, &[7; 2992]);
     let cut = |id, at: usize, more| {

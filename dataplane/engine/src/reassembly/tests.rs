@@ -21,11 +21,7 @@ const CONFIG: FragmentConfig = FragmentConfig {
 };
 
 fn ingress(pod: u16) -> Ingress {
-    Ingress {
-        port: PortId(pod),
-        role: PortRole::Pod(EndpointId(pod)),
-        capabilities: Capabilities::VETH,
-    }
+    Ingress::new(PortId(pod), PortRole::Pod(EndpointId(pod)), Capabilities::VETH)
 }
 
 fn fragment(id: u32, offset: u16, len: usize, more: bool) -> Parsed {

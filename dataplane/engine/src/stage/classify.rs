@@ -41,15 +41,15 @@ pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
         return Class::drop(DropReason::SpoofedMac);
     }
     if p.l3 == L3::Arp {
-        return Class::Link;
+        return link(cx);
     }
-    if !p.l2_multicast && ether::destination(head) != Some(MacAddr::GATEWAY) {
+    if !p.l2_multicast && ether::destination(head) != Some(MacAddr::GATEWAY) && !is_for_uplink(cx, head) {
         return Class::drop(DropReason::NotForGateway);
     }
     // Neighbor discovery, before multicast: solicitations are multicast.
     let message = p.icmp();
     if message.is_some_and(is_link_message) {
-        return Class::Link;
+        return link(cx);
     }
     // Other multicast is not forwarded. The host's own is normal and not counted as a drop.
     if p.l2_multicast || p.to_multicast() {
@@ -58,7 +58,7 @@ pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
         } else if cx.is_from_pod() {
             Class::drop(DropReason::Multicast)
         } else {
-            Class::Done(Verdict::Absorb(AbsorbReason::HostLink))
+            Class::Done(Verdict::Absorb(kernels_own(cx)))
         };
     }
     // Routed packets: the protocols that have flows.
@@ -85,5 +85,29 @@ pub(crate) fn classify(cx: &Context<'_>, head: &[u8], p: &Parsed) -> Class {
         (IGMP, None) => Class::drop(DropReason::UnsupportedProtocol),
         // ESP, GRE, IP in IP and the rest have no ports: addresses and policy decide.
         (_, None) => Class::Flow(key),
+    }
+}
+
+/// Returns true if a packet came in by the uplink outside of a tunnel, and goes to the uplink's own address.
+fn is_for_uplink(cx: &Context<'_>, head: &[u8]) -> bool {
+    cx.is_from_uplink() && ether::destination(head) == Some(cx.endpoint.mac)
+}
+
+/// Returns the class of ARP and of ICMP messages of the link. The kernel keeps the uplink's neighbors, and tunnels have none.
+#[cold]
+fn link(cx: &Context<'_>) -> Class {
+    if cx.is_from_uplink() {
+        Class::Done(Verdict::Absorb(AbsorbReason::UplinkLink))
+    } else {
+        Class::Link
+    }
+}
+
+/// Returns the reason for which multicast of a kernel is absorbed.
+fn kernels_own(cx: &Context<'_>) -> AbsorbReason {
+    if cx.is_from_uplink() {
+        AbsorbReason::UplinkLink
+    } else {
+        AbsorbReason::HostLink
     }
 }

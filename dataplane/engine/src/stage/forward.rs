@@ -5,21 +5,23 @@
 //! (RFC 1624).
 
 use heddle_port::Packet;
+use heddle_wire::vxlan::OuterHeader;
 use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
 
 use super::next::{Next, Plan, Reply};
+use super::tunnel;
 use crate::context::Context;
 use crate::reason::DropReason;
 use crate::verdict::Verdict;
 
 /// Rewrites the packet for its egress.
 ///
-/// Plan: look up the egress port's MAC address, compare the packet's length with the path's MTU, write the headers. A packet
-/// that is too large is left to [`too_large`], so that the common case stays small.
+/// Plan: look up the link, compare the packet's length with the path's MTU, write the headers, and the outer ones for a tunnel. A
+/// packet that is too large is left to [`too_large`], so that the common case stays small.
 #[inline(always)]
 pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
-    let mac = match cx.next_mac(plan.egress) {
-        Ok(mac) => mac,
+    let link = match cx.link(plan.egress) {
+        Ok(link) => link,
         Err(reason) => return Next::drop(reason),
     };
     if packet.len() as usize > p.end() && !trim(cx, packet, p) {
@@ -30,10 +32,25 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
     {
         return too_large(cx, packet, p, plan, mtu);
     }
-    if write(cx, packet, p, plan, mac) {
+    if !write(cx, packet, p, plan, link.macs) {
+        return Next::drop(DropReason::Untranslatable);
+    }
+    match link.outer {
+        None => Next::Done(Verdict::Forward(plan.egress)),
+        Some(outer) => encapsulate(cx, packet, p, plan, outer),
+    }
+}
+
+/// Puts the outer headers before a packet that is written.
+fn encapsulate(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, outer: &OuterHeader) -> Next {
+    // The entry has the tuple with which packets leave, whether it differs from the packet's own or not. Later fragments, which
+    // have no ports, get the same source port by it.
+    let leaving = if plan.nat { p.translated(&plan.rewrite.to) } else { *p };
+    let port = tunnel::source_port(&plan.rewrite.to);
+    if tunnel::encapsulate(cx.store, packet, &leaving, outer, port) {
         Next::Done(Verdict::Forward(plan.egress))
     } else {
-        Next::drop(DropReason::Untranslatable)
+        Next::drop(DropReason::TunnelNoHeadroom)
     }
 }
 
@@ -52,11 +69,12 @@ fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'
     if p.dont_fragment {
         return Next::Reply(Reply::TooBig { mtu });
     }
-    let mac = match cx.next_mac(plan.egress) {
-        Ok(mac) => mac,
+    let link = match cx.link(plan.egress) {
+        Ok(link) => link,
         Err(reason) => return Next::drop(reason),
     };
-    if write(cx, packet, p, plan, mac) {
+    // Its worker encapsulates each fragment.
+    if write(cx, packet, p, plan, link.macs) {
         Next::Done(Verdict::Fragment { to: plan.egress, mtu })
     } else {
         Next::drop(DropReason::Untranslatable)
@@ -65,13 +83,13 @@ fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'
 
 /// Writes the packet's headers as they leave. Returns false if the flow's translation cannot be applied.
 #[inline(always)]
-fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, mac: MacAddr) -> bool {
+fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, macs: (MacAddr, MacAddr)) -> bool {
     let unfinished = cx.ingress.capabilities.unfinished_checksums;
     let head = packet.bytes_mut(cx.store);
     // Before the rewrite: the test compares the checksum field with the sum of the pseudo header as it came in.
     let partial = unfinished && checksum::is_partial(head, p);
     let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
-    let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), to_be);
+    let mut whole = rewrite::forward(head, p, macs, to_be);
     if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {
         rewrite::clamp_mss(head, p, plan.fit.mss());
     }

@@ -7,11 +7,12 @@
 
 use heddle_flow::{FlowKey, Hit};
 use heddle_port::Packet;
+use heddle_wire::Parsed;
 use heddle_wire::parse::quoted;
 use heddle_wire::rewrite;
-use heddle_wire::{MacAddr, Parsed};
 
 use super::next::{Next, Plan, Replay};
+use super::tunnel;
 use crate::context::Context;
 use crate::decide::{self, Query};
 use crate::reason::DropReason;
@@ -49,8 +50,8 @@ pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: P
     if p.ttl <= 1 {
         return Next::drop(DropReason::TtlExceeded);
     }
-    let mac = match cx.next_mac(plan.egress) {
-        Ok(mac) => mac,
+    let link = match cx.link(plan.egress) {
+        Ok(link) => link,
         Err(reason) => return Next::drop(reason),
     };
     let inner = match quoted(packet.bytes(cx.store), p) {
@@ -59,15 +60,20 @@ pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: P
     };
     let back = plan.rewrite.to;
     let head = packet.bytes_mut(cx.store);
-    let mut whole = rewrite::forward(head, p, (mac, MacAddr::GATEWAY), None);
+    let mut whole = rewrite::forward(head, p, link.macs, None);
     if plan.nat {
         // An error of the destination itself gets the address that the opener knows. A router on the path keeps its own.
         let src = if p.src == inner.dst { back.src } else { p.src };
         whole &= rewrite::translate_error(head, p, &inner, src, back.dst, &back.reversed());
     }
-    if whole {
-        Next::Done(Verdict::Forward(plan.egress))
-    } else {
-        Next::drop(DropReason::Untranslatable)
+    if !whole {
+        return Next::drop(DropReason::Untranslatable);
+    }
+    match link
+        .outer
+        .map(|outer| tunnel::encapsulate_whole(cx.store, packet, outer))
+    {
+        None | Some(Ok(())) => Next::Done(Verdict::Forward(plan.egress)),
+        Some(Err(reason)) => Next::drop(reason),
     }
 }

@@ -4,9 +4,10 @@
 use heddle_port::Packet;
 use heddle_tables::NodeTable;
 use heddle_wire::build::{self, IcmpError, Unreachable};
-use heddle_wire::{Ip, MacAddr, Parsed, Proto, rewrite};
+use heddle_wire::{Ip, MacAddr, Parsed, Proto, ether, rewrite};
 
 use super::next::Reply;
+use super::tunnel;
 use crate::context::Context;
 use crate::reason::{AbsorbReason, AnswerKind};
 use crate::verdict::Verdict;
@@ -38,9 +39,32 @@ pub(crate) fn send(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, reply:
         Reply::Reset(_) => (tcp_reset(cx, packet, p), AnswerKind::TcpReset),
     };
     match built {
-        Some(len) if copy_reply(cx, packet, len) => Verdict::Answer(kind),
+        Some(len) if copy_reply(cx, packet, len) && leave(cx, packet) => Verdict::Answer(kind),
         _ => Verdict::drop(reply.otherwise()),
     }
+}
+
+/// Gives a reply at the uplink the Ethernet addresses of its link, and the outer headers of the tunnel that the packet came by. It
+/// goes to the neighbor that the packet came from. Returns false if it cannot be sent.
+fn leave(cx: &Context<'_>, packet: &mut Packet) -> bool {
+    if !cx.is_from_uplink() {
+        return true;
+    }
+    let head = packet.bytes_mut(cx.store);
+    let Some(neighbor) = ether::destination(head) else {
+        return false;
+    };
+    let Some(node) = cx.origin().as_node() else {
+        return rewrite::set_macs(head, neighbor, cx.endpoint.mac);
+    };
+    let Some(path) = cx.snapshot.node_path(node) else {
+        return false;
+    };
+    let Some(outer) = path.outer.map(|outer| outer.with_macs(neighbor, cx.endpoint.mac)) else {
+        return false;
+    };
+    rewrite::set_macs(head, path.next_hop.dst, path.next_hop.src)
+        && tunnel::encapsulate_whole(cx.store, packet, &outer).is_ok()
 }
 
 /// Copies a reply from the scratch buffer into the packet's frame and frees the packet's other frames. Returns false if the
@@ -92,7 +116,8 @@ fn tcp_reset(cx: &mut Context<'_>, packet: &Packet, p: &Parsed) -> Option<usize>
 
 /// Handles a packet to the gateway address: answers echo requests of any length, and absorbs all other packets.
 fn gateway_echo(cx: &Context<'_>, packet: &mut Packet, p: &Parsed) -> Verdict {
-    if rewrite::echo_reply_in_place(packet.bytes_mut(cx.store), p, MacAddr::GATEWAY) {
+    // The gateway is the pods' and the host's: nobody else knows a way to it.
+    if !cx.is_from_uplink() && rewrite::echo_reply_in_place(packet.bytes_mut(cx.store), p, MacAddr::GATEWAY) {
         Verdict::Answer(AnswerKind::Echo)
     } else {
         Verdict::Absorb(AbsorbReason::ToGateway)

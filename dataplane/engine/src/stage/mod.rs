@@ -11,6 +11,7 @@ pub(crate) mod local_reply;
 pub(crate) mod neighbor;
 pub(crate) mod new_flow;
 pub(crate) mod revalidate;
+pub(crate) mod tunnel;
 // Shared by several stages.
 pub(crate) mod mtu;
 pub(crate) mod next;

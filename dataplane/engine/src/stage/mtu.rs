@@ -5,8 +5,9 @@
 //! sends. A TCP connection gets a smaller MSS option; any other packet that is too large is answered or fragmented by the
 //! forwarding stage.
 
-use heddle_tables::{EndpointId, Place, Snapshot};
-use heddle_wire::{Ip, L3};
+use heddle_flow::Egress;
+use heddle_tables::Snapshot;
+use heddle_wire::L3;
 
 /// Headers of IPv4 and TCP without options (RFC 9293 section 3.7.1).
 const V4_HEADERS: u16 = 20 + 20;
@@ -44,28 +45,21 @@ impl Fit {
     }
 }
 
-/// Returns the MSS that fits the path between two endpoints, each with its address after translation.
-pub(crate) fn fit(snapshot: &Snapshot, ends: [(EndpointId, Ip); 2]) -> Fit {
-    let v4 = ends[0].1.is_v4();
-    let mtu = ends
-        .map(|(id, ip)| path_mtu(snapshot, id, ip))
+/// Returns the MSS that fits the path of a connection of a family, by the egress of each direction.
+pub(crate) fn fit(snapshot: &Snapshot, egresses: [Egress; 2], v4: bool) -> Fit {
+    let mtu = egresses
         .into_iter()
-        .flatten()
+        .filter_map(|egress| path_mtu(snapshot, egress))
         .min();
     mtu.map_or(Fit(0), |mtu| Fit::of(mtu, v4))
 }
 
-/// Returns the MTU of the path to an address behind an endpoint.
-fn path_mtu(snapshot: &Snapshot, id: EndpointId, ip: Ip) -> Option<u16> {
-    let own = snapshot.endpoint(id).map_or(0, |e| e.mtu);
-    // The kernel routes to pods of other nodes for now. Their connections get the tunnel's MTU anyway, which they will need.
-    let mtu = if !id.is_pod() && matches!(snapshot.address(ip).place, Place::Node(_)) {
-        match snapshot.node().overlay_mtu {
-            0 => own,
-            overlay => overlay,
-        }
-    } else {
-        own
+/// Returns the MTU of packets that leave by an egress; `None` if there is no limit.
+fn path_mtu(snapshot: &Snapshot, egress: Egress) -> Option<u16> {
+    let mtu = match egress {
+        Egress::Endpoint(id) => snapshot.endpoint(id)?.mtu,
+        Egress::Node(id) => snapshot.node_path(id)?.mtu,
+        Egress::Uplink(_) => snapshot.node().uplink_mtu,
     };
     (mtu != 0).then_some(mtu)
 }

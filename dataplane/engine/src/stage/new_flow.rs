@@ -7,12 +7,12 @@ mod insert;
 mod refusals;
 
 use heddle_flow::{FlowFlags, FlowKey, SlotId};
-use heddle_tables::{EndpointId, NodeTable, Place};
+use heddle_tables::NodeTable;
 use heddle_wire::{IcmpMessage, Parsed, Proto, TcpFlags};
 
 use super::next::{Next, Reply};
 use crate::context::Context;
-use crate::decide::{self, Allowed, Decision, Query, Target, origin_of, owner};
+use crate::decide::{self, Allowed, Decision, Query, Target};
 use crate::reason::DropReason;
 
 pub(crate) use refusals::Refusals;
@@ -115,17 +115,12 @@ fn adopt_as_reply(cx: &Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
         // No connection is opened from the address of a Service.
         return None;
     }
-    let opener = match cx.snapshot.address(query.tuple.dst).place {
-        Place::Local(pod) => pod,
-        Place::Unreachable => return None,
-        Place::Host | Place::Node(_) | Place::RemoteHost(_) | Place::Outside => EndpointId::HOST,
-    };
     let opened = Query {
-        origin: origin_of(opener),
+        origin: decide::origin_of(cx.snapshot, query.tuple.dst)?,
         tuple: query.tuple.reversed(),
         proto: query.proto,
     };
     let target = Target::direct(query.tuple.src, query.tuple.sport);
     let allowed = decide::judge(cx.snapshot, &opened, target).ok()?;
-    (allowed.to() == owner(query.origin)).then_some((opened, allowed))
+    (allowed.reply_origin == query.origin).then_some((opened, allowed))
 }

@@ -14,12 +14,16 @@ use heddle_wire::{Parsed, Proto};
 use super::mtu;
 use super::next::{Next, Replay, Reply};
 use crate::context::Context;
-use crate::decide::{self, Allowed, Denial, Query, Source, Target, origin_of, owner};
+use crate::decide::{self, Allowed, Denial, Query, Source, Target, owner};
 use crate::reason::DropReason;
 
 /// Judges the entry of a packet, and returns its replay if the connection is allowed.
 #[cold]
 pub(crate) fn revalidate(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit) -> Next {
+    // The tables contain the endpoint or the node that has the sender's address now.
+    if let Err(denial) = decide::check_source(cx.snapshot, &Query::from(key)) {
+        return Next::Done(denial.into());
+    }
     if hit.view.origin == key.origin {
         stale(cx, p, key, hit)
     } else {
@@ -27,17 +31,21 @@ pub(crate) fn revalidate(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit)
     }
 }
 
-/// Returns the connection as its opener started it, from either direction's key and entry.
-fn connection(key: &FlowKey, view: &FlowView) -> (Query, Target) {
+/// Returns the connection as its opener started it, from either direction's key and entry. `other` is the other direction's.
+fn connection(cx: &Context<'_>, key: &FlowKey, view: &FlowView, other: &FlowView) -> (Query, Target) {
     let service = view.flags.contains(FlowFlags::SERVICE);
     let masquerade = view.flags.contains(FlowFlags::MASQUERADED);
     let r = &view.rewrite;
     if view.flags.contains(FlowFlags::REPLY) {
         // The reply's rewrite is the opener's packet reversed, and the reply's source is the backend that the opener reached.
-        let origin = origin_of(view.endpoints[1]);
+        let tuple = r.to.reversed();
+        // The way to the opener's node may be another one than when its last packet came.
+        let by_uplink = decide::origin_of(cx.snapshot, tuple.src).filter(|now| owner(*now) == EndpointId::UPLINK);
         let query = Query {
-            origin,
-            tuple: r.to.reversed(),
+            origin: by_uplink
+                .filter(|_| owner(other.origin) == EndpointId::UPLINK)
+                .unwrap_or(other.origin),
+            tuple,
             proto: key.proto,
         };
         (
@@ -102,38 +110,42 @@ fn stale(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit) -> Next {
     }
 }
 
-/// Judges a stale entry. The entry of an allowed connection becomes current, with the current MTU of its path. If the connection
-/// would now have another path or another translation, the entry is removed and the result is `None`.
+/// Judges a stale entry. The entry of an allowed connection becomes current, with the current path and the current MTU. If the
+/// connection would now have other ends or another translation, the entry is removed and the result is `None`.
 ///
 /// # Errors
 /// The denial. An entry that something other than policy denies is removed.
 fn judge_again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>, Denial> {
-    let (query, target) = connection(key, &hit.view);
+    let Some(other) = cx.flows.view(hit.slot.peer()) else {
+        return Ok(None);
+    };
+    let (query, target) = connection(cx, key, &hit.view, &other);
     let allowed = decide::judge(cx.snapshot, &query, target).inspect_err(|denial| {
         if !denial.reason.is_policy() {
             cx.flows.remove(hit.slot);
         }
     })?;
+    let egress = egresses(cx, &allowed, &hit.view, &other);
     let generations = cx.generations(hit.view.endpoints);
     match generations {
-        Some(generations) if (allowed.from, allowed.to()) == ends(&hit.view) && same_source(&allowed, &hit.view) => {
-            let mss = fit(cx, &query, &allowed);
-            if mss == hit.view.mss_clamp {
+        Some(generations) if has_ends(&allowed, &hit.view, &other) && same_source(&allowed, &hit.view) => {
+            let mss = mtu::fit(cx.snapshot, egress, query.tuple.src.is_v4()).mss();
+            if mss == hit.view.mss_clamp && egress == [hit.view.egress, other.egress] {
                 cx.flows.revalidate(hit.slot, generations);
                 return Ok(Some(*hit));
             }
-            // Only the path's MTU has changed: both directions get the new MSS.
-            let [from, to] = hit.view.endpoints;
+            // The path has changed, or only its MTU: both directions get the new MSS.
             cx.flows.reroute(
                 hit.slot,
                 &Route {
-                    egress: egresses(&allowed, &hit.view),
-                    endpoints: [from, to],
+                    egress,
+                    endpoints: hit.view.endpoints,
                     generations,
                     mss_clamp: [mss, mss],
                 },
             );
             let mut hit = *hit;
+            [hit.view.egress, _] = egress;
             hit.view.mss_clamp = mss;
             Ok(Some(hit))
         }
@@ -144,27 +156,42 @@ fn judge_again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>
     }
 }
 
-/// Returns the egress of the entry's direction and of the other one.
-fn egresses(allowed: &Allowed, view: &FlowView) -> [Egress; 2] {
-    let (there, back) = (allowed.egress, Egress::Endpoint(allowed.from));
-    if view.flags.contains(FlowFlags::REPLY) {
-        [back, there]
+/// Returns true if an allowed connection has the ends that its entry has.
+fn has_ends(allowed: &Allowed, view: &FlowView, other: &FlowView) -> bool {
+    let (from, to) = ends(view);
+    let there = if view.flags.contains(FlowFlags::REPLY) {
+        other
     } else {
-        [there, back]
-    }
+        view
+    };
+    allowed.from == from && (allowed.to() == to || allowed.admits(there.egress))
 }
 
-/// Returns the MSS that fits the connection's path.
-fn fit(cx: &Context<'_>, query: &Query, allowed: &Allowed) -> u16 {
-    let ends = [(allowed.from, query.tuple.src), (allowed.to(), allowed.target.dst)];
-    mtu::fit(cx.snapshot, ends).mss()
+/// Returns the egress of the entry's direction and of the other one.
+///
+/// An egress that the entry has stays if it is as good: the next hop by which a client outside came, and the kernel's way to
+/// another node's own address.
+fn egresses(cx: &Context<'_>, allowed: &Allowed, view: &FlowView, other: &FlowView) -> [Egress; 2] {
+    let reply = view.flags.contains(FlowFlags::REPLY);
+    let (there, back) = if reply { (other, view) } else { (view, other) };
+    let there = match allowed.admits(there.egress) {
+        true => there.egress,
+        false => allowed.egress,
+    };
+    let back = match (allowed.back, back.egress) {
+        (Egress::Uplink(_), Egress::Uplink(hop)) if cx.snapshot.next_hop(hop).is_some() => back.egress,
+        (back, _) => back,
+    };
+    if reply { [back, there] } else { [there, back] }
 }
 
-/// Handles a packet of a known tuple that came in from another origin. Either another pod sent it, and it is dropped without an
-/// effect on the connection. Or the address has moved to another endpoint of this node, and the entry is changed accordingly.
+/// Handles a packet of a known tuple that came in from another origin. Either another sender spoofed it, and it is dropped without
+/// an effect on the connection. Or the address has moved to another endpoint or node, and the entry is changed accordingly.
 fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
-    // The tables contain the endpoint that has the sender's address now.
-    let (query, target) = connection(key, &hit.view);
+    let Some(other) = cx.flows.view(hit.slot.peer()) else {
+        return Next::Open(None);
+    };
+    let (query, target) = connection(cx, key, &hit.view, &other);
     let reply = hit.view.flags.contains(FlowFlags::REPLY);
     let allowed = match decide::judge(cx.snapshot, &query, target) {
         Ok(allowed) => allowed,
@@ -188,10 +215,11 @@ fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
         cx.flows.remove(hit.slot);
         return Next::Open(None);
     }
-    // The same connection from its new endpoint: change path and origin in place.
-    let clamp = fit(cx, &query, &allowed);
+    // The same connection from its new place: change path and origin in place.
+    let egress = egresses(cx, &allowed, &hit.view, &other);
+    let clamp = mtu::fit(cx.snapshot, egress, query.tuple.src.is_v4()).mss();
     let route = Route {
-        egress: egresses(&allowed, &hit.view),
+        egress,
         endpoints: [from, to],
         generations,
         mss_clamp: [clamp, clamp],

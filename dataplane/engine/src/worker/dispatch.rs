@@ -3,7 +3,7 @@
 
 use heddle_flow::Egress;
 use heddle_port::{Packet, Port, PortId, WorkerPool};
-use heddle_tables::{EndpointId, Snapshot, WorkerId};
+use heddle_tables::{EndpointId, Exit, Snapshot, WorkerId};
 
 use super::accounting::{Outcome, discard, record_drop};
 use super::port_table::PortTable;
@@ -14,6 +14,7 @@ use crate::handover::{HandoverItem, Outbox, Refused};
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::stage::fragment_out::{Fragments, split};
+use crate::stage::tunnel;
 use crate::verdict::Verdict;
 
 /// The state with which the packets of one burst are dispatched.
@@ -57,17 +58,36 @@ impl<P: Port> Dispatcher<'_, P> {
             Ok(()) => self.pool.free_packet(packet),
             Err(reason) => return self.drop(place, packet, Denial::new(reason)),
         }
-        for (n, fragment) in fragments.into_iter().enumerate() {
-            self.forward(place, fragment, to, n > 0);
+        for (n, mut fragment) in fragments.into_iter().enumerate() {
+            match self.encapsulate(&mut fragment, to) {
+                Ok(()) => self.forward(place, fragment, to, n > 0),
+                Err(reason) => self.drop_accepted(place, fragment, n > 0, reason),
+            }
+        }
+    }
+
+    /// Puts the outer headers before a fragment that leaves by a tunnel.
+    fn encapsulate(&self, fragment: &mut Packet, to: Egress) -> Result<(), DropReason> {
+        let Egress::Node(node) = to else {
+            return Ok(());
+        };
+        let path = self.snapshot.node_path(node).ok_or(DropReason::NodeUnreachable)?;
+        match &path.outer {
+            Some(outer) => tunnel::encapsulate_whole(self.pool.store(), fragment, outer),
+            None => Ok(()),
         }
     }
 
     /// Sends a packet by an egress. Its port is this worker's or another one's, or there is none, and then the packet is dropped.
     #[inline]
     fn forward(&mut self, place: usize, packet: Packet, egress: Egress, later_fragment: bool) {
-        let Egress::Endpoint(to) = egress else {
-            // No port leads to other nodes or to the uplink yet.
-            return self.drop_accepted(place, packet, later_fragment, DropReason::NoRoute);
+        let to = match egress {
+            Egress::Endpoint(to) => to,
+            Egress::Node(_) | Egress::Uplink(_) => match self.exit(egress) {
+                Ok(Exit::Uplink) => return self.leave_by_uplink(place, packet, later_fragment),
+                Ok(Exit::Kernel) => EndpointId::HOST,
+                Err(reason) => return self.drop_accepted(place, packet, later_fragment, reason),
+            },
         };
         // Each worker has its own queue of the host port, so no packet to the host is handed over.
         if to == EndpointId::HOST
@@ -83,6 +103,38 @@ impl<P: Port> Dispatcher<'_, P> {
         }
         match self.ports.find(exit.port) {
             Some(at) => self.enqueue(place, at, packet, Outcome::of_forwarded(later_fragment)),
+            None => self.drop_accepted(place, packet, later_fragment, DropReason::PortClosed),
+        }
+    }
+
+    /// Returns the interface that packets to another node or a next hop leave by.
+    fn exit(&self, egress: Egress) -> Result<Exit, DropReason> {
+        match egress {
+            Egress::Node(id) => {
+                let path = self.snapshot.node_path(id);
+                path.map(|path| path.next_hop.exit).ok_or(DropReason::NodeUnreachable)
+            }
+            Egress::Uplink(id) => self
+                .snapshot
+                .next_hop(id)
+                .map(|hop| hop.exit)
+                .ok_or(DropReason::NoRoute),
+            Egress::Endpoint(_) => Ok(Exit::Kernel),
+        }
+    }
+
+    /// Sends a packet by the uplink: by this worker's queue, or by another worker's if it has none.
+    fn leave_by_uplink(&mut self, place: usize, packet: Packet, later_fragment: bool) {
+        if let Some(own) = self.ports.uplink() {
+            return self.enqueue(place, own, packet, Outcome::of_forwarded(later_fragment));
+        }
+        let queues = &self.snapshot.node().uplink.ports;
+        let queue = queues.get(self.me.index() % queues.len().max(1)).copied();
+        match queue.filter(|queue| queue.worker != self.me) {
+            Some(queue) => {
+                let exit = (queue.worker, queue.port);
+                self.hand_over(place, packet, EndpointId::UPLINK, later_fragment, exit);
+            }
             None => self.drop_accepted(place, packet, later_fragment, DropReason::PortClosed),
         }
     }

@@ -44,11 +44,7 @@ impl<P: Port> QueuedPort<P> {
 
     /// Returns the ingress of the packets that the port receives.
     pub(super) fn ingress(&self) -> Ingress {
-        Ingress {
-            port: self.number,
-            role: self.role,
-            capabilities: self.port.capabilities(),
-        }
+        Ingress::new(self.number, self.role, self.port.capabilities())
     }
 
     /// Appends a packet to the queue. A full queue is sent first, so the packet always fits.
@@ -147,6 +143,8 @@ pub(super) struct PortTable<P> {
     by_number: Box<[Option<u16>]>,
     /// The index of this worker's queue of the host port.
     host: Option<usize>,
+    /// The index of this worker's first queue of the uplink.
+    uplink: Option<usize>,
 }
 
 impl<P: Port> PortTable<P> {
@@ -156,6 +154,7 @@ impl<P: Port> PortTable<P> {
             ports: Vec::with_capacity(numbers),
             by_number: vec![None; numbers].into(),
             host: None,
+            uplink: None,
         }
     }
 
@@ -197,6 +196,12 @@ impl<P: Port> PortTable<P> {
         self.host
     }
 
+    /// Returns the index of this worker's first queue of the uplink.
+    #[inline]
+    pub(super) fn uplink(&self) -> Option<usize> {
+        self.uplink
+    }
+
     /// Adds a port, whose number must be free and below the limit. `wakes` is true if the port can end the worker's sleep.
     pub(super) fn add(&mut self, port: P, role: PortRole, wakes: bool) {
         self.ports.push(QueuedPort::new(port, role, wakes));
@@ -221,13 +226,15 @@ impl<P: Port> PortTable<P> {
     /// Computes the indices again.
     fn index(&mut self) {
         self.by_number.fill(None);
-        self.host = None;
+        (self.host, self.uplink) = (None, None);
         for (at, port) in self.ports.iter().enumerate() {
             if let Some(entry) = self.by_number.get_mut(usize::from(port.number.0)) {
                 *entry = Some(at as u16);
             }
-            if port.role == PortRole::Host {
-                self.host = Some(at);
+            match port.role {
+                PortRole::Host => self.host = Some(at),
+                PortRole::Uplink => self.uplink = self.uplink.or(Some(at)),
+                PortRole::Pod(_) => {}
             }
         }
     }

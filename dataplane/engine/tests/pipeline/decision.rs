@@ -8,8 +8,9 @@ use heddle_wire::testing::ip;
 use heddle_wire::{Ip, Proto, TcpFlags};
 use proptest::prelude::*;
 
+use crate::nodes::N1;
 use crate::services::serve;
-use crate::tables::{A, B, C, DEFAULT_DENY, HOST, MASQUERADE_V4, Party, RULE, frontend, isolate};
+use crate::tables::{A, B, C, DEFAULT_DENY, HOST, MASQUERADE_V4, Party, RULE, UPLINK, frontend, isolate};
 use crate::world::{Options, World};
 
 fn query(from: &Party, dst: Ip, dport: u16) -> Query {
@@ -93,8 +94,11 @@ proptest! {
         let mut expected = vec![format!("{name} rx 1")];
         match decision {
             Decision::Pass(p) => {
-                let to = [A, B, C, HOST].into_iter().find(|x| x.endpoint == p.to()).unwrap();
-                let out = w.pop(&to);
+                let to = [A, B, C, HOST, UPLINK].into_iter().find(|x| x.endpoint == p.to()).unwrap();
+                let mut out = w.pop(&to);
+                if to.endpoint == UPLINK.endpoint {
+                    out = crate::nodes::opened(&out, &N1).0;
+                }
                 let sent = heddle_wire::parse(&out, out.len()).unwrap();
                 prop_assert_eq!((sent.dst, sent.dport), (p.target.dst, p.target.dport));
                 let src = match p.source {

@@ -7,7 +7,7 @@ use heddle_wire::{Ip, TcpFlags, parse, tcp};
 
 use crate::forwarding::addresses;
 use crate::services::serve;
-use crate::tables::{A, B, HOST, LOCAL_MTU, OVERLAY_MTU, Party, UPLINK_MTU, endpoint};
+use crate::tables::{A, B, HOST, LOCAL_MTU, Party, UPLINK_MTU, endpoint};
 use crate::world::{World, worlds};
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -103,12 +103,6 @@ fn segments_are_clamped_to_what_the_way_takes() {
                 "through a Service"
             );
         }
-        // A pod of another node.
-        let overlay = OVERLAY_MTU - 40;
-        assert_eq!(
-            handshake(w, &A, &HOST, ip("10.0.1.9"), 1006, LOCAL_MTU - 40),
-            [overlay; 2]
-        );
         // Without the option there is nothing to clamp.
         let (out, _) = w.pass(&A, &HOST, &A.to(HOST.v4()).tcp(1007, 80, SYN, 1, 0, b""));
         assert_eq!(mss(&out), None);
@@ -123,7 +117,6 @@ fn packets_that_must_not_be_fragmented_get_an_error_with_the_mtu() {
             (HOST.v6(), UPLINK_MTU),
             (ip("198.51.100.7"), UPLINK_MTU),
             (ip("2001:db8:ffff::7"), UPLINK_MTU),
-            (ip("10.0.1.9"), OVERLAY_MTU),
         ] {
             let fits = usize::from(mtu) - headers(dst);
             w.pass(&A, &HOST, &A.to(dst).udp(1000, 53, &pattern(fits)));

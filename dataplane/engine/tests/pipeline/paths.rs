@@ -140,10 +140,13 @@ fn miss_revalidate_done_for_a_tuple_of_another_origin() {
     });
 }
 
-/// No stage makes such flows yet, and no port serves them. Their packets are dropped: not lost, and not sent elsewhere.
+/// The node or the next hop of a flow is gone. Its packets are dropped: not lost, and not sent elsewhere.
 #[test]
-fn hit_replay_done_for_an_egress_without_a_port() {
-    for egress in [Egress::Node(NodeId(1)), Egress::Uplink(NextHopId(1))] {
+fn hit_replay_done_for_an_egress_that_is_gone() {
+    for (egress, reason) in [
+        (Egress::Node(NodeId(9)), "node-unreachable"),
+        (Egress::Uplink(NextHopId(9)), "no-route"),
+    ] {
         let mut w = World::new(Options::default());
         let frame = A.to(B.v4()).udp(1000, 53, b"x");
         let p = parse(&frame, frame.len()).unwrap();
@@ -166,7 +169,7 @@ fn hit_replay_done_for_an_egress_without_a_port() {
             FlowFlags::REPLY,
         );
         w.node.flows().insert(&there, &back, w.now).unwrap();
-        w.dropped(&A, &frame, "no-route");
+        w.dropped(&A, &frame, reason);
         assert_eq!(w.slow(), 0);
     }
 }

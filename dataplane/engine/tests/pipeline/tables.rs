@@ -5,8 +5,9 @@ use std::sync::Arc;
 use heddle_port::PortId;
 use heddle_tables::{
     AddressInfo, Backend, Backends, Cell, Direction, Endpoint, EndpointId, EndpointPolicy, Frontend, FrontendKey,
-    FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeId, NodeTable, PeerRules, Place, PolicySide,
-    PolicySideBuilder, PortRange, PortRules, PortSet, Prefix, RuleId, SnapshotBuilder, WorkerId,
+    FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeTable, PeerRules, Place, PolicySide,
+    PolicySideBuilder, PortRange, PortRules, PortSet, Prefix, RuleId, SnapshotBuilder, Tunnel, Uplink, UplinkPort,
+    WorkerId,
 };
 use heddle_wire::testing::{Packet, ip, mac};
 use heddle_wire::{Ip, MacAddr, Proto};
@@ -81,6 +82,18 @@ pub const OVERLAY_MTU: u16 = 1450;
 /// The limit of the port numbers.
 pub const PORTS: u16 = 16;
 
+/// The uplink. It has one queue, which the last worker owns.
+pub const UPLINK: Party = Party {
+    name: "uplink",
+    endpoint: EndpointId::UPLINK,
+    identity: IdentityId::OUTSIDE,
+    port: PortId(14),
+    mac: mac(0xe0),
+    v4: "192.0.2.1",
+    v6: "2001:db8::1",
+};
+pub const TUNNEL: Tunnel = Tunnel { vni: 77, port: 4789 };
+
 /// Returns the worker that owns a pod's port.
 pub fn worker_of(pod: &Party, workers: u8) -> WorkerId {
     WorkerId(((pod.endpoint.0 - 2) % u16::from(workers)) as u8)
@@ -105,6 +118,18 @@ pub fn node(workers: u8) -> SnapshotBuilder {
         local_mtu: LOCAL_MTU,
         uplink_mtu: UPLINK_MTU,
         overlay_mtu: OVERLAY_MTU,
+        uplink: Uplink {
+            mac: UPLINK.mac,
+            ports: vec![UplinkPort {
+                port: UPLINK.port,
+                worker: WorkerId(workers - 1),
+            }],
+        },
+        tunnel: Some(TUNNEL),
+    });
+    b.set_endpoint(Endpoint {
+        addresses: [].into_iter().collect(),
+        ..endpoint(&UPLINK, WorkerId(workers - 1), Generation(0), None)
     });
     for pod in &PODS {
         b.set_endpoint(endpoint(
@@ -135,7 +160,7 @@ pub fn node(workers: u8) -> SnapshotBuilder {
     }
     b.set_range(Prefix::new(ip("10.0.0.0"), 24), Place::Unreachable);
     b.set_range(Prefix::new(ip("fd00::"), 64), Place::Unreachable);
-    b.set_range(Prefix::new(ip("10.0.1.0"), 24), Place::Node(NodeId(1)));
+    crate::nodes::set(&mut b);
     b
 }
 

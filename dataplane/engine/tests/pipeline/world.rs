@@ -11,7 +11,7 @@ use heddle_tables::{EndpointPolicy, Generation, SnapshotBuilder};
 use heddle_wire::testing::assert_valid;
 use heddle_wire::{MacAddr, Parsed, parse};
 
-use crate::tables::{self, A, B, C, PODS, PORTS, Party, worker_of};
+use crate::tables::{self, A, B, C, PODS, PORTS, Party, UPLINK, worker_of};
 
 const FRAMES: u32 = 1024;
 
@@ -106,6 +106,7 @@ impl World {
         for w in 0..world.options.workers {
             world.add_port(w, PortId(u16::from(w)), PortRole::Host);
         }
+        world.add_port(world.options.workers - 1, UPLINK.port, PortRole::Uplink);
         for pod in &PODS {
             world.add_port(
                 worker_of(pod, world.options.workers).0,
@@ -232,7 +233,10 @@ impl World {
     pub fn changes(&mut self) -> Vec<String> {
         let mut changes = BTreeMap::<(String, String), u64>::new();
         for (port, what, n) in self.node.changes() {
-            let name = [A, B, C].iter().find(|p| p.port == port).map_or("host", |p| p.name);
+            let name = [A, B, C, UPLINK]
+                .iter()
+                .find(|p| p.port == port)
+                .map_or("host", |p| p.name);
             *changes.entry((name.into(), what)).or_default() += n;
         }
         changes
@@ -249,6 +253,20 @@ impl World {
         let mut changes = self.changes();
         changes.sort();
         assert_eq!(changes, expected);
+    }
+
+    /// Forgets the counters that changed since the last call of [`Self::changes`].
+    pub fn discard_changes(&mut self) {
+        self.changes();
+    }
+
+    /// Raises the generation of the uplink, as after a change of nodes, and publishes.
+    pub fn raise_uplink(&mut self) {
+        self.generation = self.generation.next();
+        let mut uplink = self.tables.current().endpoint(UPLINK.endpoint).unwrap().clone();
+        uplink.generation = self.generation;
+        self.tables.set_endpoint(uplink);
+        self.publish();
     }
 
     /// Publishes the tables.

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use heddle_ids::{EndpointId, IdentityId, RuleId};
-use heddle_wire::Ip;
+use heddle_ids::{EndpointId, IdentityId, NextHopId, NodeId, RuleId};
+use heddle_wire::{Ip, MacAddr};
 
 use super::Snapshot;
 use crate::{
-    AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, NodeTable, Place, Prefix, Provenance,
+    AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, NextHop, NodeTable, Place, Prefix,
+    Provenance, RemoteNode,
 };
 
 /// A builder, which changes the tables and makes snapshots. To set an equal value again copies nothing.
@@ -131,6 +132,36 @@ impl SnapshotBuilder {
         };
     }
 
+    /// Sets or removes another node.
+    pub fn set_remote_node(&mut self, id: NodeId, node: Option<Arc<RemoteNode>>) {
+        if self.next.nodes.get(&id) == node.as_ref() {
+            return;
+        }
+        self.changed = true;
+        let path = node.as_ref().and_then(|node| node.path.ok());
+        self.next.node_paths.set(id.index(), path);
+        match node {
+            Some(node) => self.next.nodes.set(id, node),
+            None => self.next.nodes.remove(&id).is_some(),
+        };
+    }
+
+    /// Sets or removes a next hop of the uplink.
+    pub fn set_next_hop(&mut self, id: NextHopId, hop: Option<NextHop>) {
+        if self.next.next_hop(id).copied() != hop {
+            self.next.next_hops.set(id.index(), hop);
+            self.changed = true;
+        }
+    }
+
+    /// Sets or removes the next hop that is the neighbor of the uplink with this MAC.
+    pub fn set_neighbor(&mut self, mac: MacAddr, id: Option<NextHopId>) {
+        self.changed |= match id {
+            Some(id) => self.next.neighbors.set(mac, id),
+            None => self.next.neighbors.remove(&mac).is_some(),
+        };
+    }
+
     /// Returns true if the tables have changed since the last [`build`](Self::build).
     #[must_use]
     pub const fn is_changed(&self) -> bool {
@@ -149,7 +180,11 @@ impl SnapshotBuilder {
             + next.places.take_copied()
             + next.service_addresses.take_copied()
             + next.frontends.take_copied()
-            + next.provenance.take_copied();
+            + next.provenance.take_copied()
+            + next.nodes.take_copied()
+            + next.node_paths.take_copied()
+            + next.next_hops.take_copied()
+            + next.neighbors.take_copied();
         (Arc::new(next.clone()), copied)
     }
 }

@@ -4,12 +4,12 @@ mod builder;
 
 use std::sync::Arc;
 
-use heddle_ids::{EndpointId, IdentityId, RuleId};
-use heddle_wire::{Ip, Proto};
+use heddle_ids::{EndpointId, IdentityId, NextHopId, NodeId, RuleId};
+use heddle_wire::{Ip, MacAddr, Proto};
 
 use crate::{
-    AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, Lpm, NodeTable, PagedMap, PagedVec, Place,
-    Prefix, Provenance, ServiceLookup,
+    AddressInfo, EgressPort, Endpoint, Frontend, FrontendKey, FrontendKind, Lpm, NextHop, NodePath, NodeTable,
+    PagedMap, PagedVec, Place, Prefix, Provenance, RemoteNode, ServiceLookup,
 };
 
 pub use self::builder::SnapshotBuilder;
@@ -29,6 +29,12 @@ pub struct Snapshot {
     service_addresses: PagedMap<Ip, Frontends>,
     frontends: PagedMap<FrontendKey, Arc<Frontend>>,
     provenance: PagedMap<RuleId, Arc<Provenance>>,
+    nodes: PagedMap<NodeId, Arc<RemoteNode>>,
+    /// A copy of the path of each of `nodes`.
+    node_paths: PagedVec<Option<NodePath>, 16>,
+    next_hops: PagedVec<Option<NextHop>>,
+    /// The neighbors of the uplink by their MAC.
+    neighbors: PagedMap<MacAddr, NextHopId>,
 }
 
 /// The number of frontends of an address.
@@ -174,6 +180,37 @@ impl Snapshot {
             Some(fixed) => Some(Arc::new(fixed)),
             None => self.provenance.get(&rule).cloned(),
         }
+    }
+
+    /// Returns another node.
+    #[must_use]
+    pub fn remote_node(&self, id: NodeId) -> Option<&Arc<RemoteNode>> {
+        self.nodes.get(&id)
+    }
+
+    /// Iterates over the other nodes, in no particular order.
+    pub fn remote_nodes(&self) -> impl Iterator<Item = (NodeId, &Arc<RemoteNode>)> {
+        self.nodes.iter().map(|(id, node)| (*id, node))
+    }
+
+    /// Returns the way of packets to another node; `None` if it cannot be reached.
+    #[inline]
+    #[must_use]
+    pub fn node_path(&self, id: NodeId) -> Option<&NodePath> {
+        self.node_paths.get(id.index())?.as_ref()
+    }
+
+    /// Returns a next hop of the uplink.
+    #[inline]
+    #[must_use]
+    pub fn next_hop(&self, id: NextHopId) -> Option<&NextHop> {
+        self.next_hops.get(id.index())?.as_ref()
+    }
+
+    /// Returns the next hop that is the neighbor of the uplink with this MAC.
+    #[must_use]
+    pub fn neighbor(&self, mac: MacAddr) -> Option<NextHopId> {
+        self.neighbors.get(&mac).copied()
     }
 
     /// Returns the sizes of the tables.

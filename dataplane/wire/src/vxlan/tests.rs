@@ -40,7 +40,12 @@ fn encapsulate(v4: bool, inner: &[u8], source_port: u16) -> Vec<u8> {
 
 fn packet(v4: bool) -> Packet {
     if v4 {
-        Packet::new(A, MacAddr::GATEWAY, Ip::from_v4([10, 0, 0, 1]), Ip::from_v4([10, 0, 1, 2]))
+        Packet::new(
+            A,
+            MacAddr::GATEWAY,
+            Ip::from_v4([10, 0, 0, 1]),
+            Ip::from_v4([10, 0, 1, 2]),
+        )
     } else {
         Packet::new(A, MacAddr::GATEWAY, Ip::from_v6([0xfd; 16]), Ip::from_v6([0xfc; 16]))
     }
@@ -126,7 +131,11 @@ fn marks_are_combined_as_the_table_of_rfc_6040_says() {
     ];
     for (inner, row) in table {
         for (outer, expected) in [0b00, 0b10, 0b01, 0b11].into_iter().zip(row) {
-            assert_eq!(ecn::combine(outer, inner), expected, "outer {outer:02b} inner {inner:02b}");
+            assert_eq!(
+                ecn::combine(outer, inner),
+                expected,
+                "outer {outer:02b} inner {inner:02b}"
+            );
             for v4 in [true, false] {
                 // The DSCP of the inner packet stays, whatever the outer one is.
                 let mut frame = packet(v4).udp(1, 2, b"data");
@@ -159,9 +168,7 @@ fn a_header_that_is_not_of_this_network_is_refused_with_the_reason() {
         let short = between_nodes().udp(9, PORT, &good[at..at + len]);
         assert_eq!(opened(&short, VNI), Err(VxlanError::Truncated), "{len}");
     }
-    let fragment = between_nodes()
-        .fragment(0, true)
-        .udp(9, PORT, &good[at..at + 32]);
+    let fragment = between_nodes().fragment(0, true).udp(9, PORT, &good[at..at + 32]);
     assert_eq!(opened(&fragment, VNI), Err(VxlanError::Truncated));
     let tcp = packet(true).tcp(1, PORT, TcpFlags::ACK, 1, 1, &good[at..]);
     assert_eq!(opened(&tcp, VNI), Err(VxlanError::Truncated));

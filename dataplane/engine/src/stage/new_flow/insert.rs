@@ -9,9 +9,9 @@ use heddle_wire::rewrite::Tuple;
 use super::super::mtu;
 use super::super::next::Replay;
 use crate::context::Context;
-use crate::decide::{Allowed, Query, Source, origin_of};
+use crate::decide::{Allowed, Query, Source};
 use crate::reason::DropReason;
-use heddle_tables::{EndpointId, Place};
+use heddle_tables::{EndpointId, NextHopId, Place};
 
 /// Both directions of a connection in the table.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +85,7 @@ fn pays_outside(cx: &Context<'_>, query: &Query, allowed: &Allowed, flags: FlowF
         false => (allowed.from, query.tuple.src),
         true => (allowed.to(), allowed.target.dst),
     };
-    payer == EndpointId::HOST && cx.snapshot.address(address).place != Place::Host
+    payer == EndpointId::UPLINK || payer == EndpointId::HOST && cx.snapshot.address(address).place != Place::Host
 }
 
 /// Compiles the two directions with the source port `sport`. Returns `None` if one of the endpoints is gone.
@@ -101,9 +101,11 @@ fn compile(
         egress,
         target,
         source,
+        reply_origin,
         ..
     } = *allowed;
     let to = allowed.to();
+    let back = way_back(cx, allowed.back);
     // The tuple as the opener sends it, and as the destination receives it.
     let seen = query.tuple;
     let src = match source {
@@ -123,7 +125,7 @@ fn compile(
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
     // Generations and MTU are stored in the entry, so that a hit does not look them up.
     let generations = cx.generations([from, to])?;
-    let fit = mtu::fit(cx.snapshot, [(from, seen.src), (to, sent.dst)]);
+    let fit = mtu::fit(cx.snapshot, [egress, back], seen.src.is_v4());
     let there = FlowKey::opening(seen, query.proto, query.origin);
     let rewrite = if sent == seen {
         Rewrite::none(&there)
@@ -144,14 +146,23 @@ fn compile(
     Some((
         direction(there, rewrite, egress, [from, to], [g, h], flags),
         direction(
-            FlowKey::replying(sent, query.proto, origin_of(to)),
+            FlowKey::replying(sent, query.proto, reply_origin),
             rewrite.back(&seen),
-            Egress::Endpoint(from),
+            back,
             [to, from],
             [h, g],
             flags | FlowFlags::REPLY,
         ),
     ))
+}
+
+/// Returns the egress of the replies: to the neighbor that the packet came from, if the kernel knows it as one of the uplink's.
+fn way_back(cx: &Context<'_>, back: Egress) -> Egress {
+    if back != Egress::Uplink(NextHopId::KERNEL) {
+        return back;
+    }
+    let neighbor = cx.neighbor.and_then(|mac| cx.snapshot.neighbor(mac));
+    neighbor.map_or(back, Egress::Uplink)
 }
 
 /// The source ports to be tried: first the packet's own, if it may stay, then ports of a range. A secret hash of the connection

@@ -1,0 +1,144 @@
+//! The tunnel (VXLAN, RFC 7348): received packets are decapsulated before they are classified, and packets to other nodes are
+//! encapsulated when their headers are written.
+//!
+//! Only packets of nodes that the tables know are taken, and only of those that packets go to by a tunnel. Anti-spoofing checks that
+//! the inner source belongs to the sender. The source MAC of the outer frame replaces the inner one, so that a packet with a local
+//! reply shows which neighbor it came from, in a tunnel or not.
+
+use heddle_flow::Origin;
+use heddle_port::{FrameStore, Packet};
+use heddle_tables::{NodeId, Place, Snapshot, Tunnel};
+use heddle_wire::checksum::Sum;
+use heddle_wire::rewrite::{Tuple, set_macs};
+use heddle_wire::vxlan::{self, OuterHeader, ecn};
+use heddle_wire::{Ip, Parsed, Proto, ether, parse};
+
+use crate::context::Context;
+use crate::reason::DropReason;
+
+/// The first of the ports that the outer source port is chosen from: the dynamic ones (RFC 6335 section 6).
+const FIRST_PORT: u16 = 49152;
+
+/// Parses a packet that came in by the uplink. A packet of the tunnel loses its outer headers, and its origin becomes the node that
+/// sent it.
+///
+/// # Errors
+/// The reason for which the packet is dropped.
+#[inline]
+pub(crate) fn receive(cx: &mut Context<'_>, packet: &mut Packet) -> Result<Parsed, DropReason> {
+    cx.ingress.origin = Origin::UPLINK;
+    let head = packet.bytes(cx.store);
+    let outer = parse(head, packet.len() as usize)?;
+    match &cx.snapshot.node().tunnel {
+        Some(tunnel) if is_tunnel(cx.snapshot, tunnel, &outer) => decapsulate(cx, packet, &outer, tunnel.vni),
+        _ => Ok(outer),
+    }
+}
+
+/// Returns true if a packet belongs to the tunnel: it goes to its port at an address of this node.
+fn is_tunnel(snapshot: &Snapshot, tunnel: &Tunnel, p: &Parsed) -> bool {
+    p.proto == Proto::UDP && p.dport == tunnel.port && snapshot.address(p.dst).place == Place::Host
+}
+
+/// Removes the outer headers.
+fn decapsulate(cx: &mut Context<'_>, packet: &mut Packet, outer: &Parsed, vni: u32) -> Result<Parsed, DropReason> {
+    let node = sender(cx.snapshot, outer.src).ok_or(DropReason::TunnelUnknownSender)?;
+    let head = packet.bytes_mut(cx.store);
+    let at = vxlan::open(head, outer, vni)?;
+    let class = ecn::traffic_class(head, outer.l3);
+    let neighbor = ether::source(head);
+    let inner = head.get_mut(at..).ok_or(DropReason::TunnelTruncated)?;
+    if !ecn::decapsulate(class, inner) {
+        return Err(DropReason::TunnelCongested);
+    }
+    if let (Some(dst), Some(neighbor)) = (ether::destination(inner), neighbor) {
+        set_macs(inner, dst, neighbor);
+    }
+    // Octets behind the outer packet are padding.
+    if packet.len() as usize > outer.end() && !packet.truncate(cx.store, outer.end() as u32) {
+        return Err(DropReason::TunnelTruncated);
+    }
+    if !packet.shrink_front(cx.store, at as u32) {
+        return Err(DropReason::TunnelTruncated);
+    }
+    cx.ingress.origin = Origin::node(node);
+    Ok(parse(packet.bytes(cx.store), packet.len() as usize)?)
+}
+
+/// Returns the node with this address, if packets go to it by a tunnel.
+fn sender(snapshot: &Snapshot, address: Ip) -> Option<NodeId> {
+    match snapshot.address(address).place {
+        Place::RemoteHost(node) => snapshot.node_path(node)?.outer.map(|_| node),
+        _ => None,
+    }
+}
+
+/// Puts the outer headers before a packet whose own headers are as they leave; `p` are those, and `source_port` the outer source
+/// port. Returns false if the packet does not fit: it is then unchanged.
+#[must_use]
+pub(crate) fn encapsulate(
+    store: &FrameStore,
+    packet: &mut Packet,
+    p: &Parsed,
+    outer: &OuterHeader,
+    source_port: u16,
+) -> bool {
+    let class = ecn::traffic_class(packet.bytes(store), p.l3);
+    let inner = if outer.needs_inner_sum() {
+        match vxlan::inner_sum(p, packet.chunks(store)) {
+            Some(sum) => sum,
+            None => return false,
+        }
+    } else {
+        Sum::ZERO
+    };
+    let len = packet.len();
+    let header = outer.len() as u32;
+    if !packet.grow_front(store, header) {
+        return false;
+    }
+    let written = outer.write(packet.bytes_mut(store), len, class, source_port, inner);
+    if !written {
+        let _ = packet.shrink_front(store, header);
+    }
+    written
+}
+
+/// Returns the outer source port for packets with a tuple: from its hash, so that the network spreads connections over its paths
+/// and keeps the packets of one together (RFC 7348 section 5).
+#[inline]
+pub(crate) fn source_port(t: &Tuple) -> u16 {
+    let word = |ip: Ip| u128::from_be_bytes(ip.octets());
+    let fold = |n: u128| (n >> 64) as u64 ^ n as u64;
+    let ports = u64::from(t.sport) << 16 | u64::from(t.dport);
+    let hash = (fold(word(t.src)).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ fold(word(t.dst)))
+        .wrapping_mul(0xbf58_476d_1ce4_e5b9)
+        .wrapping_add(ports)
+        .wrapping_mul(0x94d0_49bb_1331_11eb);
+    FIRST_PORT | (hash >> 50) as u16
+}
+
+/// Encapsulates a packet whose headers are not parsed: a fragment that was just cut, or a local reply.
+///
+/// # Errors
+/// The reason for which it must be dropped.
+#[cold]
+pub(crate) fn encapsulate_whole(
+    store: &FrameStore,
+    packet: &mut Packet,
+    outer: &OuterHeader,
+) -> Result<(), DropReason> {
+    let p = parse(packet.bytes(store), packet.len() as usize)?;
+    let tuple = Tuple {
+        sport: 0,
+        dport: 0,
+        ..p.tuple()
+    };
+    // Fragments of one datagram have one port, and only the first knows the inner ones.
+    let port = source_port(&if p.is_fragment() { tuple } else { p.tuple() });
+    if encapsulate(store, packet, &p, outer, port) {
+        Ok(())
+    } else {
+        Err(DropReason::TunnelNoHeadroom)
+    }
+}

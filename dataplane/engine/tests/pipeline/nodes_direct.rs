@@ -1,0 +1,101 @@
+//! Nodes that are reached without a tunnel.
+
+use heddle_wire::testing::Packet;
+use heddle_wire::{TcpFlags, ether, parse};
+
+use crate::nodes::{self, N1, N2, ROUTER};
+use crate::tables::{A, B, HOST, Party, UPLINK, UPLINK_MTU};
+use crate::world::{World, worlds};
+
+const SYN: TcpFlags = TcpFlags::SYN;
+const ACK: TcpFlags = TcpFlags::ACK;
+
+/// Pushes a frame, asserts that it leaves by the uplink as it is, and returns it.
+#[track_caller]
+fn sent(w: &mut World, from: &Party, frame: &[u8]) -> Vec<u8> {
+    w.push(from, frame);
+    w.step();
+    let name = from.name;
+    w.changed(&[&format!("{name} rx 1"), &format!("{name} forwarded 1"), "uplink tx 1"]);
+    let out = w.pop(&UPLINK);
+    assert_eq!(
+        (ether::destination(&out), ether::source(&out)),
+        (Some(ROUTER), Some(UPLINK.mac))
+    );
+    out
+}
+
+fn plain(src: heddle_wire::Ip, dst: heddle_wire::Ip) -> Packet {
+    Packet::new(ROUTER, UPLINK.mac, src, dst)
+}
+
+#[test]
+fn pods_and_nodes_reach_each_other_with_their_own_addresses() {
+    worlds(|w| {
+        for own in [A.v4(), A.v6()] {
+            let there = N2.pod(own);
+            let out = sent(w, &A, &A.to(there).partial().tcp(1000, 80, SYN, 1, 0, b""));
+            let p = parse(&out, out.len()).unwrap();
+            assert_eq!((p.src, p.dst, p.ttl), (own, there, 63));
+            w.pass(&UPLINK, &A, &plain(there, own).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+            w.pass(&UPLINK, &B, &plain(there, B.ip(own)).udp(1000, 53, b"x"));
+            sent(w, &B, &B.to(there).udp(53, 1000, b"y"));
+        }
+        // The node's own processes, in both directions.
+        w.pass(&UPLINK, &HOST, &plain(N2.pod(HOST.v4()), HOST.v4()).udp(1000, 53, b"x"));
+        sent(w, &HOST, &HOST.to(N2.pod(HOST.v4())).udp(53, 1000, b"y"));
+        sent(w, &A, &A.to(N2.address()).udp(1000, 53, b"x"));
+        w.pass(&UPLINK, &A, &plain(N2.address(), A.v4()).udp(53, 1000, b"y"));
+    });
+}
+
+#[test]
+fn the_whole_mtu_of_the_uplink_is_used() {
+    worlds(|w| {
+        let largest = usize::from(UPLINK_MTU) - 28;
+        sent(w, &A, &A.to(N2.pod(A.v4())).udp(1000, 53, &vec![7; largest]));
+        let (_, p) = w.answered(
+            &A,
+            &A.to(N2.pod(A.v4())).udp(1000, 53, &vec![7; largest + 1]),
+            "too-big",
+        );
+        assert_eq!(p.icmp_type, 3);
+    });
+}
+
+#[test]
+fn a_connection_survives_the_change_between_tunnel_and_direct_routing() {
+    worlds(|w| {
+        let there = N1.pod(A.v4());
+        w.sent(&A, &N1, &A.to(there).tcp(1000, 80, SYN, 1, 0, b""));
+        w.received(&N1, &B, &N1.from_pod(B.v4()).tcp(2000, 80, SYN, 1, 0, b""));
+        let mut direct = nodes::path(&N2);
+        for path in [direct, nodes::path(&N1)] {
+            let by_tunnel = path.unwrap().outer.is_some();
+            nodes::set_node(&mut w.tables, &N1, path);
+            w.raise_uplink();
+            // Whoever sends first: the pod that answers here, and the pod that asked there.
+            let answer = B.to(there).tcp(80, 2000, SYN | ACK, 1, 2, b"");
+            let request = A.to(there).tcp(1000, 80, ACK, 2, 2, b"");
+            let back = |to: heddle_wire::Ip, sport, dport| {
+                if by_tunnel {
+                    N1.encapsulate(&N1.from_pod(to).tcp(sport, dport, ACK, 1, 2, b"x"))
+                } else {
+                    plain(there, to).tcp(sport, dport, ACK, 1, 2, b"x")
+                }
+            };
+            if by_tunnel {
+                w.sent(&B, &N1, &answer);
+                w.sent(&A, &N1, &request);
+            } else {
+                sent(w, &B, &answer);
+                sent(w, &A, &request);
+            }
+            w.pass(&UPLINK, &A, &back(A.v4(), 80, 1000));
+            w.pass(&UPLINK, &B, &back(B.v4(), 2000, 80));
+            direct = path;
+        }
+        assert!(direct.is_ok());
+        assert_eq!(w.connections(), 2);
+    });
+}
