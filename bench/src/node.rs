@@ -97,7 +97,6 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
         masquerade: Masquerade::default(),
         local_mtu: mtu,
         uplink_mtu: 1500,
-        overlay_mtu: 1450,
         ..NodeTable::default()
     });
     b.set_address(

@@ -30,7 +30,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("model", &["wire"]),
     ("source", &["model"]),
     ("compile", &["ids", "wire", "tables", "model"]),
-    ("config", &["ids", "wire", "port", "flow", "engine", "model", "proto"]),
+    (
+        "config",
+        &["ids", "wire", "port", "tables", "flow", "engine", "model", "proto"],
+    ),
     ("proto", &["ids", "wire"]),
     ("host", &["ids", "wire", "linux", "model", "tables", "config"]),
     (

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use heddle_ids::PortId;
-use heddle_tables::{NodeId, Prefix};
-use heddle_wire::{Ip, MacAddr};
+use heddle_tables::{NodeId, Prefix, Tunnel, TunnelMode};
+use heddle_wire::{Ip, MacAddr, vxlan};
 
 /// The MTU of paths that leave the node by its uplink. 0: unknown, no limit is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -17,19 +17,50 @@ pub struct UplinkMtu {
 }
 
 impl UplinkMtu {
-    /// The bytes that VXLAN adds over IPv4: outer IPv4, UDP and VXLAN headers, and the inner Ethernet header (RFC 7348
-    /// section 5).
-    const OVER_IPV4: u16 = 20 + 8 + 8 + 14;
-    /// The bytes that VXLAN adds over IPv6.
-    const OVER_IPV6: u16 = 40 + 8 + 8 + 14;
-
     /// Returns the MTUs for an uplink with this MTU. `over_ipv6`: nodes reach each other over IPv6.
     #[must_use]
     pub const fn new(mtu: u16, over_ipv6: bool) -> Self {
-        let header = if over_ipv6 { Self::OVER_IPV6 } else { Self::OVER_IPV4 };
+        let header = if over_ipv6 {
+            vxlan::OVERHEAD_V6
+        } else {
+            vxlan::OVERHEAD_V4
+        };
         Self {
             direct: mtu,
             overlay: mtu.saturating_sub(header),
+        }
+    }
+}
+
+/// The tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TunnelConfig {
+    /// The nodes that are reached by one.
+    pub mode: TunnelMode,
+    /// Their network identifier and port.
+    pub network: Tunnel,
+}
+
+impl TunnelConfig {
+    /// Returns the tunnels' network, if the node sends or receives by any.
+    #[must_use]
+    pub const fn network(&self) -> Option<Tunnel> {
+        match self.mode {
+            TunnelMode::Vxlan | TunnelMode::Auto => Some(self.network),
+            TunnelMode::None => None,
+        }
+    }
+}
+
+impl Default for TunnelConfig {
+    /// Returns VXLAN with the identifier 1 and the port of IANA.
+    fn default() -> Self {
+        Self {
+            mode: TunnelMode::Vxlan,
+            network: Tunnel {
+                vni: 1,
+                port: vxlan::PORT,
+            },
         }
     }
 }
@@ -45,16 +76,14 @@ pub struct NodeConfig {
     pub local_addresses: BTreeSet<Ip>,
     /// The first of the host's ports.
     pub host_port: PortId,
-    /// The MAC address of the uplink.
-    pub uplink_mac: MacAddr,
-    /// The first of the uplink's ports.
-    pub uplink_port: PortId,
     /// The first and the last port that heddle masquerades to.
     pub masquerade_ports: (u16, u16),
     /// The MTU of attachments that have none of their own; 0: unknown.
     pub local_mtu: u16,
     /// The MTU of the path that leaves the node.
     pub uplink: UplinkMtu,
+    /// The tunnels to other nodes.
+    pub tunnel: TunnelConfig,
     /// The ranges of Services; empty: the ranges in ServiceCIDR objects.
     pub service_cidrs: Vec<Prefix>,
     /// Serves `spec.externalIPs` of Services. Whoever may write a Service can take over any address with them.
@@ -72,11 +101,10 @@ impl NodeConfig {
             host_mac: MacAddr::default(),
             local_addresses: BTreeSet::new(),
             host_port: PortId(0),
-            uplink_mac: MacAddr::default(),
-            uplink_port: PortId(0),
             masquerade_ports: (0, 0),
             local_mtu: 0,
             uplink: UplinkMtu::default(),
+            tunnel: TunnelConfig::default(),
             service_cidrs: Vec::new(),
             external_ips: false,
             node_ids: BTreeMap::new(),

@@ -29,7 +29,12 @@ impl Generations {
     /// Raises the generation that flows to a place depend on, because an address is no longer at that place.
     pub(crate) fn raise_for_place(&mut self, from: Place) {
         match from {
-            Place::Host | Place::Outside => self.raise(EndpointId::HOST),
+            Place::Host => self.raise(EndpointId::HOST),
+            // Reached by the kernel, and by the uplink's next hops.
+            Place::Outside => {
+                self.raise(EndpointId::HOST);
+                self.raise(EndpointId::UPLINK);
+            }
             Place::Node(_) | Place::RemoteHost(_) => self.raise(EndpointId::UPLINK),
             // A local endpoint's own generation is raised when it is detached; nothing flows to nowhere.
             Place::Local(_) | Place::Unreachable => {}

@@ -103,10 +103,12 @@ mod prefix;
 mod service;
 #[cfg(test)]
 mod tests;
+mod underlay;
 
 pub use compiler::{BuildResult, Compiler};
-pub use config::{NodeConfig, UplinkMtu};
+pub use config::{NodeConfig, TunnelConfig, UplinkMtu};
 pub use node::attachment::{AddressDifference, Attachment};
 pub use node_tables::{Interfaces, NodeTables};
 pub use prefix::to_prefix;
 pub use service::state::RemovedBackend;
+pub use underlay::{Underlay, UnderlayRoute};

@@ -1,7 +1,8 @@
 //! Compiles the tables of a node from the cluster's objects alone, without an agent.
 //!
 //! Like an agent, [`NodeTables`] hands the [`Compiler`] the objects and the [`NodeFacts`]. Where an agent attaches the pods that
-//! the CNI plugin has set up, it attaches each pod with the addresses in its status.
+//! the CNI plugin has set up, it attaches each pod with the addresses in its status, and where an agent follows the kernel's
+//! routes, it takes every other node for a neighbor of the uplink.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -9,12 +10,13 @@ use std::sync::Arc;
 
 use heddle_ids::PortId;
 use heddle_model::{Changes, Cluster, NodeFacts, ObjectKey};
-use heddle_tables::{EndpointId, Snapshot, WorkerId};
+use heddle_tables::{EndpointId, Snapshot, Uplink, UplinkPort, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
 use crate::compiler::Compiler;
 use crate::config::NodeConfig;
 use crate::node::attachment::Attachment;
+use crate::underlay::{Underlay, UnderlayRoute};
 
 /// The properties of a node's interfaces, which manifests do not contain.
 #[derive(Clone, Debug, Default)]
@@ -23,6 +25,11 @@ pub struct Interfaces {
     pub macs: BTreeMap<ObjectKey, MacAddr>,
     /// The MAC address of the host port, if it is known.
     pub host: Option<MacAddr>,
+    /// The MAC address of the uplink. Unless it is known, it is derived from the node's InternalIP.
+    pub uplink: Option<MacAddr>,
+    /// The MAC addresses of neighbors of the uplink. Other nodes are neighbors too, and get one that is derived from their
+    /// InternalIP.
+    pub neighbors: BTreeMap<IpAddr, MacAddr>,
 }
 
 /// The tables of a node without an agent, kept up to date as objects change.
@@ -61,6 +68,8 @@ impl NodeTables {
     /// Applies changes. `cluster` is the state after them.
     pub fn apply(&mut self, cluster: &Cluster, changes: &Changes) {
         self.update_facts(cluster);
+        let underlay = self.underlay(cluster);
+        self.compiler.set_underlay(underlay);
         self.compiler.apply_changes(cluster, changes, &self.facts);
         self.attach_pods(cluster);
         self.snapshot = self.compiler.rebuild().snapshot;
@@ -92,6 +101,43 @@ impl NodeTables {
         masquerade.sort_by_key(IpAddr::is_ipv6);
         masquerade.dedup_by_key(|ip| ip.is_ipv6());
         self.facts = facts;
+    }
+
+    /// Returns the network between the nodes: every node is a neighbor of the uplink.
+    ///
+    /// Agents write to the Node objects of an API server that they run heddle. If none of the objects says so, they are manifests
+    /// that no agent has seen, and every node is taken to run heddle.
+    fn underlay(&self, cluster: &Cluster) -> Underlay {
+        let others = || cluster.nodes().filter(|node| node.name != self.node);
+        let addresses = others().flat_map(|node| &node.internal_ips);
+        let neighbor = |ip: &IpAddr| match self.interfaces.neighbors.get(ip) {
+            Some(mac) => *mac,
+            None => derived_mac(&[*ip]),
+        };
+        Underlay {
+            uplink: Uplink {
+                mac: self
+                    .interfaces
+                    .uplink
+                    .unwrap_or_else(|| derived_mac(self.facts.internal_ips())),
+                ports: vec![UplinkPort {
+                    port: PortId(EndpointId::UPLINK.0),
+                    worker: WorkerId(0),
+                }],
+            },
+            routes: addresses
+                .map(|ip| {
+                    let route = UnderlayRoute {
+                        neighbor: Some(neighbor(ip)),
+                        on_link: true,
+                        mtu: None,
+                    };
+                    (*ip, route)
+                })
+                .collect(),
+            neighbors: self.interfaces.neighbors.clone(),
+            every_node_runs_heddle: cluster.nodes().all(|node| node.vtep.is_none()),
+        }
     }
 
     /// Detaches pods that are gone or have other addresses, and attaches the new ones.

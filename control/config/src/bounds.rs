@@ -1,9 +1,11 @@
-//! The nested keys of the configuration, `fragments` and `timeouts`, and their bounds.
+//! The nested keys of the configuration, `fragments`, `vxlan` and `timeouts`, and their bounds.
 
 use std::time::Duration;
 
 use heddle_engine::FragmentConfig;
 use heddle_flow::Timeouts;
+use heddle_tables::Tunnel;
+use heddle_wire::vxlan;
 use serde::{Deserialize, Serialize};
 
 use crate::error::ConfigError;
@@ -68,6 +70,43 @@ impl Fragments {
             wait_ms: self.wait_millis,
             remember_ms: self.fragment_timeout_seconds * 1000,
         })
+    }
+}
+
+/// The tunnels (VXLAN, RFC 7348).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Vxlan {
+    /// The network identifier, the same on all nodes.
+    pub vni: u32,
+    /// The UDP port at which nodes receive, the same on all nodes.
+    pub port: u16,
+}
+
+impl Default for Vxlan {
+    fn default() -> Self {
+        Self {
+            vni: 1,
+            port: vxlan::PORT,
+        }
+    }
+}
+
+impl Vxlan {
+    /// Checks every value.
+    ///
+    /// # Errors
+    /// The first value that is impossible, by key.
+    pub fn check(self) -> Result<Tunnel, ConfigError> {
+        let Self { vni, port } = self;
+        if vni > vxlan::MAX_VNI {
+            let problem = format!("is not between 0 and {}: it has 24 bits", vxlan::MAX_VNI);
+            return Err(ConfigError::value("vxlan.vni", vni, problem));
+        }
+        if port == 0 {
+            return Err(ConfigError::value("vxlan.port", port, "is not between 1 and 65535"));
+        }
+        Ok(Tunnel { vni, port })
     }
 }
 

@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use heddle_proto::DEFAULT_RUN_DIR;
+use heddle_tables::TunnelMode;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::bounds::{Fragments, TimeoutSeconds};
+use crate::bounds::{Fragments, TimeoutSeconds, Vxlan};
 use crate::cores::CoreList;
 use crate::error::ConfigError;
 use crate::limits::DEFAULT_MAX_PODS;
@@ -68,6 +69,13 @@ pub struct Config {
     /// The NIC that leads to other nodes and to the outside [default: the interface with the node's InternalIP].
     #[cfg_attr(feature = "clap", arg(long, value_name = "IFACE"))]
     pub uplink: Option<String>,
+    /// The way to pods of other nodes: by VXLAN, without a tunnel, or without one to nodes on the same link.
+    #[serde(with = "crate::as_text")]
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub tunnel: TunnelMode,
+    /// The tunnels.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub vxlan: Vxlan,
     /// The MTU of pods' interfaces.
     #[serde(rename = "podMTU")]
     #[cfg_attr(feature = "clap", arg(skip))]
@@ -142,6 +150,8 @@ impl Default for Config {
             max_pods: DEFAULT_MAX_PODS,
             frames: None,
             uplink: None,
+            tunnel: TunnelMode::default(),
+            vxlan: Vxlan::default(),
             pod_mtu: 61_000,
             connections: 262_144,
             connections_per_pod: None,
@@ -249,6 +259,10 @@ mod tests {
             "timeouts: {udp: 30}",
             "fragments: 1024",
             "cores: x",
+            "tunnel: geneve",
+            "tunnel: null",
+            "vxlan: 1",
+            "vxlan: {id: 1}",
         ] {
             assert!(Config::parse(text).is_err(), "{text}");
         }

@@ -8,6 +8,7 @@
 //! This crate reads no Kubernetes object. The only things that it reads from the machine are the file, `$NODE_NAME`,
 //! the host's name and the cores that the process may use.
 
+mod as_text;
 mod bounds;
 pub mod cores;
 mod error;
@@ -16,7 +17,7 @@ mod limits;
 mod port_range;
 mod settings;
 
-pub use bounds::{Fragments, TimeoutSeconds};
+pub use bounds::{Fragments, TimeoutSeconds, Vxlan};
 pub use cores::CoreList;
 pub use error::ConfigError;
 pub use file::{Config, DEFAULT_STATE_DIR, HugePages};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use heddle_engine::FragmentConfig;
 use heddle_flow::{Quotas, Timeouts};
 use heddle_port::Packet;
+use heddle_tables::{Tunnel, TunnelMode};
 use ipnet::IpNet;
 
 use crate::cores::{CoreList, CoresError, choose};
@@ -51,6 +52,10 @@ pub struct Settings {
     pub frames: u32,
     /// The uplink's name, where it is configured.
     pub uplink: Option<String>,
+    /// The way to pods of other nodes.
+    pub tunnel: TunnelMode,
+    /// The tunnels' network.
+    pub vxlan: Tunnel,
     /// The MTU of pods' interfaces.
     pub pod_mtu: u16,
     /// The capacity of the flow table in connections.
@@ -251,6 +256,7 @@ impl Config {
                 ));
             }
         }
+        let vxlan = self.vxlan.check()?;
         Ok(Settings {
             node,
             source,
@@ -260,6 +266,8 @@ impl Config {
             max_pods: self.max_pods,
             frames,
             uplink: self.uplink,
+            tunnel: self.tunnel,
+            vxlan,
             pod_mtu,
             connections: self.connections,
             quotas,

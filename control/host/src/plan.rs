@@ -170,6 +170,7 @@ mod tests {
             labels: Default::default(),
             internal_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             external_ips: Vec::new(),
+            vtep: None,
             pod_cidrs: vec![net("10.0.1.0/24"), net("fd00:0:0:1::/64")],
             ready: true,
             draining: false,

@@ -7,9 +7,14 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::labels::Labels;
+use crate::mac::MacAddress;
 
 /// The label of every namespace that contains its name.
 pub const NAMESPACE_NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// The annotation of a Node by which its agent says that its dataplane is up: the Ethernet address that inner frames for the node
+/// carry.
+pub const VTEP_ANNOTATION: &str = "heddle.io/vtep";
 
 /// `v1` `Node`
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +27,10 @@ pub struct Node {
     pub internal_ips: Vec<IpAddr>,
     /// `status.addresses[]` of type `ExternalIP`
     pub external_ips: Vec<IpAddr>,
+    /// The annotation `heddle.io/vtep`: a dataplane of heddle runs on the node, and inner frames of tunnels to it carry this
+    /// Ethernet address.
+    #[serde(default)]
+    pub vtep: Option<MacAddress>,
     /// `spec.podCIDRs`, or `spec.podCIDR` where there is no list: at most one of each family.
     pub pod_cidrs: Vec<IpNet>,
     /// `status.conditions[]`: `Ready` is `True`.

@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use heddle_ids::{PortId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
-use crate::Prefix;
+use crate::{Prefix, Tunnel};
 
 /// The host port, `heddle0`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -32,15 +32,6 @@ impl Masquerade {
     pub fn address_for(&self, peer: Ip) -> Option<Ip> {
         self.addresses.iter().find(|a| a.is_v4() == peer.is_v4()).copied()
     }
-}
-
-/// The network of VXLAN tunnels that the node belongs to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Tunnel {
-    /// The network identifier, of 24 bits.
-    pub vni: u32,
-    /// The UDP port at which nodes receive.
-    pub port: u16,
 }
 
 /// A port on one queue of the uplink.
@@ -84,8 +75,6 @@ pub struct NodeTable {
     pub local_mtu: u16,
     /// The MTU of the uplink, which is also that of the host port.
     pub uplink_mtu: u16,
-    /// The MTU of packets to pods of other nodes, so that they fit the uplink with a VXLAN header.
-    pub overlay_mtu: u16,
 }
 
 impl NodeTable {

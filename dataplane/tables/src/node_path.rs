@@ -50,6 +50,8 @@ pub enum Unreachable {
     SharedInternalIp,
     /// The kernel has no route to its InternalIP.
     NoRoute,
+    /// The next hop on the way to its InternalIP is not resolved, or not behind the uplink, and no tunnel is used.
+    NoNeighbor,
 }
 
 impl Unreachable {
@@ -61,6 +63,7 @@ impl Unreachable {
             Self::NoAnnotation => "its Node has no annotation heddle.io/vtep: no dataplane is known to run there",
             Self::SharedInternalIp => "another node has the same InternalIP",
             Self::NoRoute => "the kernel has no route to its InternalIP",
+            Self::NoNeighbor => "the uplink has no resolved neighbor on the way to its InternalIP",
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The report about this node that its Node object carries.
 
-use heddle_source::kube::{NodeReport, VERSION_ANNOTATION, VTEP_ADDRESS_ANNOTATION, VTEP_ANNOTATION};
+use heddle_model::VTEP_ANNOTATION;
+use heddle_source::kube::{NodeReport, VERSION_ANNOTATION, VTEP_ADDRESS_ANNOTATION};
 use heddle_wire::MacAddr;
 
 use super::state::Controller;

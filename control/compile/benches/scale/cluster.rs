@@ -202,6 +202,7 @@ pub fn objects(size: Size) -> impl Iterator<Item = Object> {
             labels: Labels::default(),
             internal_ips: vec![addr.into()],
             external_ips: Vec::new(),
+            vtep: None,
             pod_cidrs: Vec::new(),
             ready: true,
             draining: false,

@@ -18,6 +18,7 @@ use crate::output::Output;
 use crate::policy::state::PolicyState;
 use crate::service::frontends::NodeScope;
 use crate::service::state::{RemovedBackend, ServiceState};
+use crate::underlay::Underlay;
 
 /// Makes the tables of one node.
 ///
@@ -67,6 +68,7 @@ impl Compiler {
             config,
         };
         compiler.node.write_own_node(&compiler.config, &mut compiler.output);
+        compiler.node.write_next_hops(&compiler.config, &mut compiler.output);
         compiler
     }
 
@@ -96,6 +98,8 @@ impl Compiler {
         if self.config.host_mac != mac {
             self.config.host_mac = mac;
             self.node.write_own_node(&self.config, &mut self.output);
+            self.node.write_all_remote_nodes(&self.config, &mut self.output);
+            self.node.write_next_hops(&self.config, &mut self.output);
         }
     }
 
@@ -117,8 +121,15 @@ impl Compiler {
         }
         self.config.uplink = uplink;
         self.output.generations.raise(EndpointId::HOST);
+        self.output.generations.raise(EndpointId::UPLINK);
         self.node.write_own_node(&self.config, &mut self.output);
+        self.node.write_all_remote_nodes(&self.config, &mut self.output);
         true
+    }
+
+    /// Sets the network between the nodes.
+    pub fn set_underlay(&mut self, underlay: Underlay) {
+        self.node.set_underlay(underlay, &self.config, &mut self.output);
     }
 
     /// Sets the aliases of frontends; `None` removes an alias. An alias is another address and port that is treated as

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use heddle_ids::PortId;
 use heddle_tables::{Endpoint, EndpointId, EndpointPolicy, WorkerId};
 use heddle_wire::MacAddr;
 
@@ -66,7 +67,11 @@ pub(crate) fn write_endpoints(
 
 /// Writes the endpoints of the host and the uplink. The host port is the one of the node's own table.
 pub(crate) fn write_node_endpoints(config: &NodeConfig, output: &mut Output) {
-    let host = output.tables.current().node().host.clone();
+    let node = output.tables.current().node();
+    let (host, uplink) = (node.host.clone(), node.uplink.clone());
+    // Without an open port the endpoint stays: flows that leave by the kernel refer to it.
+    let first = uplink.ports.first();
+    let uplink_port = first.map_or(PortId(u16::MAX), |queue| queue.port);
     let endpoint = |id, addresses, mac: MacAddr, port, name: &str| Endpoint {
         id,
         generation: output.generations.get(id),
@@ -79,13 +84,17 @@ pub(crate) fn write_node_endpoints(config: &NodeConfig, output: &mut Output) {
         policy: None,
     };
     let host = endpoint(EndpointId::HOST, host.addresses, host.mac, config.host_port, "host");
-    let uplink = endpoint(
+    let uplink_endpoint = endpoint(
         EndpointId::UPLINK,
         arrayvec::ArrayVec::new(),
-        config.uplink_mac,
-        config.uplink_port,
+        uplink.mac,
+        uplink_port,
         "uplink",
     );
+    let uplink = Endpoint {
+        worker: first.map_or(WorkerId(0), |queue| queue.worker),
+        ..uplink_endpoint
+    };
     output.tables.set_endpoint(host);
     output.tables.set_endpoint(uplink);
 }

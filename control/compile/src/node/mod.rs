@@ -2,6 +2,7 @@
 //!
 //! - `attachment` holds the local endpoints, `nodes` the other nodes, `own_node` this one.
 //! - `addresses` holds the claims on each address; the strongest claim decides its identity and place.
+//! - `paths` finds the path to each other node. `remote` writes the other nodes and keeps them up to date.
 //! - `endpoints` writes the endpoints.
 //! - `state` ties these together. It uses `policy`; `policy` does not use `node`.
 
@@ -10,4 +11,6 @@ pub(crate) mod attachment;
 pub(crate) mod endpoints;
 pub(crate) mod nodes;
 pub(crate) mod own_node;
+pub(crate) mod paths;
+mod remote;
 pub(crate) mod state;

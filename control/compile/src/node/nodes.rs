@@ -17,8 +17,8 @@ pub(crate) struct Nodes {
     taken: BTreeSet<NodeId>,
     /// All smaller identifiers are taken. Identifiers are not given back, so the search goes on from here.
     next: u16,
-    /// The labels of the other nodes that have an object.
-    present: BTreeMap<Arc<str>, Labels>,
+    /// The objects of the other nodes.
+    present: BTreeMap<Arc<str>, Arc<Node>>,
     /// The nodes, this one included, that have each pod range.
     ranges: BTreeMap<Prefix, BTreeSet<Arc<str>>>,
     /// Identifiers that were assigned since the last rebuild.
@@ -43,13 +43,24 @@ impl Nodes {
     /// Returns the labels of another node that has an object.
     pub(crate) fn labels(&self, name: &str) -> &Labels {
         static NONE: LazyLock<Labels> = LazyLock::new(Labels::default);
-        self.present.get(name).unwrap_or(&NONE)
+        self.present.get(name).map_or(&NONE, |node| &node.labels)
     }
 
-    /// Adds another node, or sets its labels.
-    pub(crate) fn insert(&mut self, name: &Arc<str>, labels: Labels) {
-        self.assign_id(name);
-        self.present.insert(Arc::clone(name), labels);
+    /// Adds another node, or a new version of it.
+    pub(crate) fn insert(&mut self, node: &Arc<Node>) {
+        self.assign_id(&node.name);
+        self.present.insert(Arc::clone(&node.name), Arc::clone(node));
+    }
+
+    /// Iterates over the other nodes that have an object and an identifier.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (NodeId, &Arc<Node>)> {
+        let identified = |(name, node)| Some((*self.ids.get::<Arc<str>>(name)?, node));
+        self.present.iter().filter_map(identified)
+    }
+
+    /// Returns another node that has an object.
+    pub(crate) fn get(&self, name: &str) -> Option<(NodeId, &Arc<Node>)> {
+        Some((self.id(name)?, self.present.get(name)?))
     }
 
     /// Removes another node.

@@ -14,6 +14,7 @@ use crate::node::endpoints::write_node_endpoints;
 use crate::node::nodes::{addresses, pod_ranges};
 use crate::output::Output;
 use crate::prefix::to_prefix;
+use crate::underlay::Underlay;
 
 /// The node on which the agent runs.
 #[derive(Debug, Default)]
@@ -52,7 +53,13 @@ impl OwnNode {
     }
 
     /// Writes this node's own table, claims its addresses, and writes the endpoints of the host and the uplink.
-    pub(crate) fn write(&mut self, book: &mut AddressBook, config: &NodeConfig, output: &mut Output) {
+    pub(crate) fn write(
+        &mut self,
+        book: &mut AddressBook,
+        underlay: &Underlay,
+        config: &NodeConfig,
+        output: &mut Output,
+    ) {
         let node = self.facts.node.as_deref();
         let reserved = |all: &[IpAddr]| -> Vec<Ip> { all.iter().map(|ip| Ip::from(*ip)).collect() };
         let host = HostPort {
@@ -85,7 +92,8 @@ impl OwnNode {
             },
             local_mtu: config.local_mtu,
             uplink_mtu: config.uplink.direct,
-            overlay_mtu: config.uplink.overlay,
+            uplink: underlay.uplink.clone(),
+            tunnel: config.tunnel.network(),
         });
         (self.addresses, self.claimed) = (addresses, claimed);
         write_node_endpoints(config, output);

@@ -14,10 +14,12 @@ use crate::node::addresses::{AddressBook, AddressClaims, ClaimingPod};
 use crate::node::attachment::{AddressDifference, Attachment, AttachmentState, Attachments};
 use crate::node::nodes::{Nodes, addresses, pod_ranges};
 use crate::node::own_node::OwnNode;
+use crate::node::paths::NextHops;
 use crate::output::Output;
 use crate::policy::group::GroupKey;
 use crate::policy::ids::{GroupId, PodClassId};
 use crate::policy::state::{GroupMove, PolicyState};
+use crate::underlay::Underlay;
 
 /// A pod of the cluster, found by the key inside it.
 #[derive(Debug)]
@@ -59,9 +61,11 @@ struct Holder {
 pub(crate) struct NodeState {
     pub(crate) attachments: Attachments,
     pods: foldhash::HashSet<KnownPod>,
-    addresses: AddressBook,
-    nodes: Nodes,
-    own: OwnNode,
+    pub(super) addresses: AddressBook,
+    pub(super) nodes: Nodes,
+    pub(super) own: OwnNode,
+    pub(super) underlay: Underlay,
+    pub(super) next_hops: NextHops,
 }
 
 // Attachments.
@@ -73,6 +77,8 @@ impl NodeState {
             addresses: AddressBook::default(),
             nodes: Nodes::new(&config.node_ids),
             own: OwnNode::new(config),
+            underlay: Underlay::default(),
+            next_hops: NextHops::default(),
         }
     }
 
@@ -203,7 +209,7 @@ impl NodeState {
         let name = Arc::clone(&delta.key.name);
         // Assign the identifier first: the places of ranges and addresses refer to it.
         if let Some(after) = &delta.after {
-            self.nodes.insert(&name, after.labels.clone());
+            self.nodes.insert(after);
         }
         let (before, after) = (delta.before.as_deref(), delta.after.as_deref());
         for addr in before.into_iter().flat_map(addresses) {
@@ -214,8 +220,18 @@ impl NodeState {
         }
         self.replace_pod_ranges(&name, before, after, config, output);
         if after.is_none() {
+            if let Some(id) = self.nodes.id(&name) {
+                self.remove_remote_node(id, output);
+            }
             self.nodes.remove(&name);
         }
+        let both = before.into_iter().chain(after);
+        let at: BTreeSet<Ip> = both
+            .flat_map(|node| &node.internal_ips)
+            .map(|ip| Ip::from(*ip))
+            .collect();
+        self.write_remote_nodes_at(&at, config, output);
+        self.write_remote_node(&name, config, output);
         if delta.is_added() || delta.is_removed() {
             // The place of its pods is known now, or unknown again.
             for pod in cluster.pods_on(&name) {
@@ -233,6 +249,7 @@ impl NodeState {
             return false;
         }
         let before = std::mem::replace(&mut self.own.facts, facts.clone());
+        let moved = before.internal_ips() != facts.internal_ips();
         let addresses_before = self.own.addresses.clone();
         self.replace_pod_ranges(
             &config.name,
@@ -246,6 +263,9 @@ impl NodeState {
             self.addresses.mark(addr);
         }
         self.write_own_node(config, output);
+        if moved {
+            self.write_all_remote_nodes(config, output);
+        }
         let zone = |facts: &NodeFacts| facts.node.as_deref().and_then(Node::zone).map(str::to_owned);
         zone(&before) != zone(facts) || addresses_before != self.own.addresses
     }
@@ -258,7 +278,7 @@ impl NodeState {
 
     /// Writes the tables of this node, and claims its addresses.
     pub(crate) fn write_own_node(&mut self, config: &NodeConfig, output: &mut Output) {
-        self.own.write(&mut self.addresses, config, output);
+        self.own.write(&mut self.addresses, &self.underlay, config, output);
     }
 
     /// Returns the zone of this node.

@@ -37,9 +37,16 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// Makes a world whose node has another configuration.
+    fn with(change: impl FnOnce(&mut NodeConfig)) -> Self {
+        let mut config = NodeConfig::named("here");
+        change(&mut config);
         Self {
             cluster: Cluster::new(),
-            compiler: Compiler::new(NodeConfig::named("here")),
+            compiler: Compiler::new(config),
             facts: NodeFacts::default(),
             local_addresses: BTreeSet::new(),
         }
@@ -161,6 +168,7 @@ fn node(name: &str, address: &str, pod_cidr: &str) -> Node {
         labels: Labels::default(),
         internal_ips: vec![ip(address)],
         external_ips: Vec::new(),
+        vtep: None,
         pod_cidrs: vec![pod_cidr.parse().unwrap()],
         ready: true,
         draining: false,

@@ -1,8 +1,9 @@
 //! The places of addresses, and the node's own table.
 
 use super::*;
+use crate::{Underlay, UnderlayRoute, UplinkMtu};
 use heddle_model::ServiceCidr;
-use heddle_tables::{NodeId, Place};
+use heddle_tables::{Exit, NextHopId, NodeId, NodePath, Place, TunnelMode, Unreachable, Uplink, UplinkPort};
 
 fn place(snapshot: &Snapshot, addr: &str) -> Place {
     snapshot.address(Ip::from(ip(addr))).place
@@ -215,4 +216,202 @@ fn service_ranges_come_from_objects_unless_configured() {
     let snapshot = configured.build().snapshot;
     assert!(snapshot.node().in_service_range(Ip::from(ip("10.1.0.1"))));
     assert!(!snapshot.node().in_service_range(Ip::from(ip("10.98.0.1"))));
+}
+
+/// Returns a node that runs heddle.
+fn heddle_node(name: &str, address: &str, pod_cidr: &str) -> Node {
+    Node {
+        vtep: Some("02:68:65:64:64:6c".parse().unwrap()),
+        ..node(name, address, pod_cidr)
+    }
+}
+
+const NEIGHBOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+
+/// Returns an underlay in which these addresses are neighbors of the uplink.
+fn underlay(addresses: &[&str]) -> Underlay {
+    let route = UnderlayRoute {
+        neighbor: Some(NEIGHBOR),
+        on_link: true,
+        mtu: None,
+    };
+    Underlay {
+        uplink: Uplink {
+            mac: UPLINK,
+            ports: vec![UplinkPort {
+                port: PortId(9),
+                worker: WorkerId(1),
+            }],
+        },
+        routes: addresses.iter().map(|address| (ip(address), route)).collect(),
+        ..Underlay::default()
+    }
+}
+
+fn path(snapshot: &Snapshot, name: &str) -> Result<NodePath, Unreachable> {
+    let mut nodes = snapshot.remote_nodes();
+    nodes.find(|(_, node)| &*node.name == name).unwrap().1.path
+}
+
+fn headers(snapshot: &Snapshot, name: &str) -> Vec<u8> {
+    let outer = path(snapshot, name).unwrap().outer.unwrap();
+    let mut bytes = vec![0; outer.len()];
+    assert!(outer.write(&mut bytes, 0, 0, 1, heddle_wire::checksum::Sum::ZERO));
+    bytes
+}
+
+#[test]
+fn another_node_is_reached_by_the_tunnel_if_it_runs_heddle_and_the_kernel_knows_a_way() {
+    let mut world = World::new();
+    world
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(heddle_node("there", "192.168.0.2", "10.0.2.0/24"))
+        .put(node("silent", "192.168.0.3", "10.0.3.0/24"))
+        .put(heddle_node("far", "192.168.9.4", "10.0.4.0/24"))
+        .put(heddle_node("six", "fd00::5", "10.0.5.0/24"));
+    world.compiler.set_uplink_mtu(UplinkMtu::new(1500, false));
+    let paths = |snapshot: &Snapshot| {
+        ["there", "silent", "far", "six"].map(|name| path(snapshot, name).map(|path| (path.mtu, path.next_hop.exit)))
+    };
+    // Without an underlay nothing is reached.
+    let none = Err(Unreachable::NoRoute);
+    assert_eq!(
+        paths(&world.build().snapshot),
+        [none, none, none, Err(Unreachable::NoInternalIp)]
+    );
+    world.compiler.set_underlay(underlay(&["192.168.0.2", "192.168.0.3"]));
+    let snapshot = world.build().snapshot;
+    assert_eq!(
+        paths(&snapshot),
+        [
+            Ok((1450, Exit::Uplink)),
+            Err(Unreachable::NoAnnotation),
+            none,
+            Err(Unreachable::NoInternalIp)
+        ]
+    );
+    let outer = headers(&snapshot, "there");
+    assert_eq!((&outer[..6], &outer[6..12]), (&NEIGHBOR.0[..], &UPLINK.0[..]));
+    assert_eq!(
+        (&outer[26..30], &outer[30..34]),
+        (&[192, 168, 0, 1][..], &[192, 168, 0, 2][..])
+    );
+    assert_eq!(
+        (&outer[36..38], &outer[46..49]),
+        (&4789_u16.to_be_bytes()[..], &[0, 0, 1][..])
+    );
+    let there = path(&snapshot, "there").unwrap();
+    assert_eq!(
+        (there.next_hop.dst, there.next_hop.src),
+        (MacAddr::GATEWAY, MacAddr::GATEWAY)
+    );
+    // A route with an MTU of its own, and an unresolved neighbor: the kernel sends the tunnel's packets.
+    let mut changed = underlay(&["192.168.0.2"]);
+    changed.routes.get_mut(&ip("192.168.0.2")).unwrap().mtu = Some(1400);
+    changed.routes.get_mut(&ip("192.168.0.2")).unwrap().neighbor = None;
+    world.compiler.set_host_mac(MacAddr([2; 6]));
+    world.compiler.set_underlay(changed);
+    let built = world.build();
+    assert_eq!(paths(&built.snapshot)[0], Ok((1350, Exit::Kernel)));
+    assert_eq!(headers(&built.snapshot, "there")[..6], [2; 6]);
+    assert_eq!(built.raised, [EndpointId::UPLINK], "flows have the earlier MTU");
+    // An uplink without ports: the kernel sends everything.
+    let mut closed = underlay(&["192.168.0.2"]);
+    closed.uplink.ports.clear();
+    world.compiler.set_underlay(closed);
+    assert_eq!(paths(&world.build().snapshot)[0], Ok((1450, Exit::Kernel)));
+    // The annotation goes, and the node.
+    world.compiler.set_underlay(underlay(&["192.168.0.2"]));
+    world.build();
+    world.put(node("there", "192.168.0.2", "10.0.2.0/24"));
+    let built = world.build();
+    assert_eq!(path(&built.snapshot, "there"), Err(Unreachable::NoAnnotation));
+    assert_eq!(built.raised, [EndpointId::UPLINK]);
+    world.delete(Kind::Node, "", "there");
+    let snapshot = world.build().snapshot;
+    assert!(snapshot.remote_nodes().all(|(_, node)| &*node.name != "there"));
+}
+
+#[test]
+fn a_neighbor_that_changes_is_followed_without_judging_flows_again() {
+    let mut world = World::new();
+    world
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(heddle_node("there", "192.168.0.2", "10.0.2.0/24"));
+    world.compiler.set_underlay(underlay(&["192.168.0.2"]));
+    world.build();
+    let mut moved = underlay(&["192.168.0.2"]);
+    moved.routes.get_mut(&ip("192.168.0.2")).unwrap().neighbor = Some(MacAddr([6; 6]));
+    moved.neighbors.insert(ip("192.168.0.254"), MacAddr([7; 6]));
+    world.compiler.set_underlay(moved.clone());
+    let built = world.build();
+    assert_eq!(headers(&built.snapshot, "there")[..6], [6; 6]);
+    assert!(built.raised.is_empty());
+    // The neighbor is a next hop, and keeps its number when its address changes.
+    let id = built.snapshot.neighbor(MacAddr([7; 6])).unwrap();
+    assert_eq!(built.snapshot.next_hop(id).unwrap().dst, MacAddr([7; 6]));
+    moved.neighbors.insert(ip("192.168.0.254"), MacAddr([8; 6]));
+    world.compiler.set_underlay(moved.clone());
+    let snapshot = world.build().snapshot;
+    assert_eq!(
+        (snapshot.neighbor(MacAddr([8; 6])), snapshot.neighbor(MacAddr([7; 6]))),
+        (Some(id), None)
+    );
+    assert_eq!(snapshot.next_hop(id).unwrap().dst, MacAddr([8; 6]));
+    moved.neighbors.clear();
+    world.compiler.set_underlay(moved);
+    let snapshot = world.build().snapshot;
+    assert_eq!(
+        (snapshot.neighbor(MacAddr([8; 6])), snapshot.next_hop(id)),
+        (None, None)
+    );
+    assert!(snapshot.next_hop(NextHopId::KERNEL).is_some());
+}
+
+#[test]
+fn direct_routing_needs_a_neighbor_and_auto_takes_the_tunnel_elsewhere() {
+    for (mode, near, far, unresolved) in [
+        (TunnelMode::Vxlan, Ok(true), Ok(true), Ok(true)),
+        (TunnelMode::None, Ok(false), Ok(false), Err(Unreachable::NoNeighbor)),
+        (TunnelMode::Auto, Ok(false), Ok(true), Ok(true)),
+    ] {
+        let mut world = World::with(|config| config.tunnel.mode = mode);
+        world
+            .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+            .put(heddle_node("near", "192.168.0.2", "10.0.2.0/24"))
+            .put(heddle_node("far", "192.168.9.3", "10.0.3.0/24"))
+            .put(heddle_node("unresolved", "192.168.0.4", "10.0.4.0/24"));
+        let mut changed = underlay(&["192.168.0.2", "192.168.9.3", "192.168.0.4"]);
+        changed.routes.get_mut(&ip("192.168.9.3")).unwrap().on_link = false;
+        changed.routes.get_mut(&ip("192.168.0.4")).unwrap().neighbor = None;
+        world.compiler.set_underlay(changed);
+        let snapshot = world.build().snapshot;
+        let by_tunnel = |name| path(&snapshot, name).map(|path| path.outer.is_some());
+        assert_eq!(
+            [by_tunnel("near"), by_tunnel("far"), by_tunnel("unresolved")],
+            [near, far, unresolved],
+            "{mode:?}"
+        );
+        assert_eq!(snapshot.node().tunnel.is_some(), mode != TunnelMode::None);
+    }
+}
+
+#[test]
+fn two_nodes_with_one_address_are_not_both_reached() {
+    let mut world = World::new();
+    world
+        .put(node("here", "192.168.0.1", "10.0.1.0/24"))
+        .put(heddle_node("b", "192.168.0.2", "10.0.2.0/24"))
+        .put(heddle_node("own", "192.168.0.1", "10.0.4.0/24"));
+    world.compiler.set_underlay(underlay(&["192.168.0.2", "192.168.0.1"]));
+    let snapshot = world.build().snapshot;
+    assert!(path(&snapshot, "b").is_ok());
+    assert_eq!(path(&snapshot, "own"), Err(Unreachable::SharedInternalIp));
+    world.put(heddle_node("a", "192.168.0.2", "10.0.3.0/24"));
+    let snapshot = world.build().snapshot;
+    assert!(path(&snapshot, "a").is_ok());
+    assert_eq!(path(&snapshot, "b"), Err(Unreachable::SharedInternalIp));
+    world.delete(Kind::Node, "", "a");
+    assert!(path(&world.build().snapshot, "b").is_ok());
 }

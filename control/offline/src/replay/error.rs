@@ -35,9 +35,6 @@ pub enum ReplayError {
         /// The node's ports.
         known: String,
     },
-    /// Frames cannot come in at the uplink yet.
-    #[error("--in uplink: frames from outside reach pods through the kernel and the host port: use --in host=FILE")]
-    Uplink,
     /// A file cannot be opened, made or removed.
     #[error("{}: {source}", path.display())]
     File {

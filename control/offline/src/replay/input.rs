@@ -89,12 +89,21 @@ impl Inputs {
     /// Returns the source MAC of the first frame at a port, if it is an address that an interface can have.
     #[must_use]
     pub fn mac(&self, port: &str) -> Option<MacAddr> {
-        let (_, first) = self
-            .heads()
-            .filter(|(opened, _)| opened.input.port == port)
-            .min_by_key(|(_, head)| head.at)?;
-        let mac = MacAddr(*first.frame.get(6..)?.first_chunk()?);
+        let mac = MacAddr(*self.first(port)?.frame.get(6..)?.first_chunk()?);
         (!mac.is_multicast() && mac != MacAddr::default()).then_some(mac)
+    }
+
+    /// Returns the destination MAC of the first frame at a port, if it is an address that an interface can have.
+    #[must_use]
+    pub fn destination(&self, port: &str) -> Option<MacAddr> {
+        let mac = MacAddr(*self.first(port)?.frame.first_chunk()?);
+        (!mac.is_multicast() && mac != MacAddr::default()).then_some(mac)
+    }
+
+    /// Returns the first frame at a port.
+    fn first(&self, port: &str) -> Option<&Captured> {
+        let of_port = self.heads().filter(|(opened, _)| opened.input.port == port);
+        of_port.map(|(_, head)| head).min_by_key(|head| head.at)
     }
 
     /// Takes the earliest frame. Of frames with equal times it takes the one whose input is named first. Returns the

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,8 +14,9 @@ use heddle_engine::testing::{self, NodeBuilder};
 use heddle_engine::{PortRole, StageConfig};
 use heddle_flow::Millis;
 use heddle_model::{Cluster, ObjectKey};
-use heddle_port::{Captured, MemPort, PortId, Record};
+use heddle_port::{Capabilities, Captured, MemPort, PortId, Record};
 use heddle_tables::EndpointId;
+use heddle_wire::MacAddr;
 
 use super::error::ReplayError;
 use super::input::Inputs;
@@ -113,7 +115,7 @@ impl Node {
         let last = node_tables.attached().map(|(_, no)| no.0).max().unwrap_or_default();
         let adopt = u64::from(shape.config.midstream_pickup_seconds) * 1000;
         let mut node = NodeBuilder::new()
-            .ports(last.saturating_add(1).max(HOST.0 + 1))
+            .ports(last.max(UPLINK.0).saturating_add(1))
             .lane(1)
             .frames(FRAMES + u32::from(fragments.held_frames))
             .frame_size(FRAME_SIZE)
@@ -139,14 +141,20 @@ impl Node {
             let (name, file) = pod_names(key);
             (name, file, PortId(no.0), PortRole::Pod(no))
         });
-        let host = ("host".to_owned(), "host.pcap".to_owned(), HOST, PortRole::Host);
-        for (name, file, number, role) in pods.chain([host]) {
+        let others = [("host", HOST, PortRole::Host), ("uplink", UPLINK, PortRole::Uplink)];
+        let others = others.map(|(name, number, role)| (name.to_owned(), format!("{name}.pcap"), number, role));
+        for (name, file, number, role) in pods.chain(others) {
             let path = shape.out.join(file);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ReplayError::File { path, source: e }),
                 _ => {}
             }
-            let (port, wire) = MemPort::new(number, node.shared().store());
+            // What comes in by the uplink was on a wire.
+            let capabilities = match role {
+                PortRole::Uplink => Capabilities::NIC,
+                PortRole::Pod(_) | PortRole::Host => Capabilities::VETH,
+            };
+            let (port, wire) = MemPort::with_capabilities(number, node.shared().store(), capabilities);
             node.add(0, port, role).map_err(|e| setup(&e))?;
             let file = LazyFile {
                 path: path.clone(),
@@ -174,9 +182,6 @@ impl Node {
     /// # Errors
     /// The node has no such port.
     pub fn find(&self, name: &str) -> Result<usize, ReplayError> {
-        if name == UPLINK {
-            return Err(ReplayError::Uplink);
-        }
         let found = self.ports.iter().position(|port| port.name == name);
         found.ok_or_else(|| ReplayError::NoPort {
             port: name.to_owned(),
@@ -243,20 +248,18 @@ impl Node {
     #[must_use]
     pub fn report(&self) -> Report {
         let counted = |port: &NodePort| PortReport::from(&self.node.totals(port.number));
-        let mut ports: BTreeMap<String, PortReport> = self
+        let ports: BTreeMap<String, PortReport> = self
             .ports
             .iter()
             .map(|port| (port.name.clone(), counted(port)))
             .collect();
-        // There is no uplink port yet: traffic to the outside leaves by the host port.
-        ports.insert(UPLINK.to_owned(), PortReport::default());
         Report { ports }
     }
 }
 
 /// The host's port number; pods have higher ones.
 const HOST: PortId = PortId(EndpointId::HOST.0);
-const UPLINK: &str = "uplink";
+const UPLINK: PortId = PortId(EndpointId::UPLINK.0);
 
 /// Returns the error of a node that cannot be made or does not come to rest.
 fn setup(error: &testing::NodeError) -> ReplayError {
@@ -280,5 +283,14 @@ fn interfaces(shape: &Shape<'_>, inputs: &Inputs) -> Interfaces {
             .filter_map(|pod| Some((pod.key.clone(), inputs.mac(&pod_names(&pod.key).0)?)))
             .collect(),
         host: inputs.mac("host"),
+        // The first frame that came in shows both ends of its link.
+        uplink: inputs.destination("uplink"),
+        neighbors: neighbors(shape.cluster, inputs.mac("uplink")),
     }
+}
+
+/// Returns the neighbors of the uplink: all other nodes are reached by the one that the capture shows, if it shows one.
+fn neighbors(cluster: &Cluster, shown: Option<MacAddr>) -> BTreeMap<IpAddr, MacAddr> {
+    let addresses = cluster.nodes().flat_map(|node| &node.internal_ips);
+    shown.map_or_else(BTreeMap::new, |mac| addresses.map(|ip| (*ip, mac)).collect())
 }

@@ -11,6 +11,7 @@ pub fn node_config(node: &str, rules: &Rules) -> NodeConfig {
     let ports = Config::default().reserved_ports;
     NodeConfig {
         external_ips: rules.external_ips,
+        tunnel: rules.tunnel,
         service_cidrs: rules
             .service_cidrs
             .iter()

@@ -195,7 +195,7 @@ fn step(
         path.reason = Some(heddle_tables::Provenance::Itself.to_string());
         return None;
     }
-    if query.origin == Origin::HOST && is_routed_by_kernel(snapshot, &query) {
+    if is_routed_by_kernel(snapshot, &query) {
         path.reason = Some(
             "traffic that a node sends to another node or outside is not subject to policy at that node".to_owned(),
         );
@@ -236,10 +236,7 @@ fn step(
 pub(super) fn query(snapshot: &Snapshot, resolved: &ResolvedProbe, to: IpAddr, port: u16, source_port: u16) -> Query {
     let src = Ip::from(resolved.from);
     Query {
-        origin: match snapshot.address(src).place {
-            Place::Local(pod) => Origin::pod(pod),
-            _ => Origin::HOST,
-        },
+        origin: origin(snapshot, src, Ip::from(to)),
         tuple: Tuple {
             src,
             dst: Ip::from(to),
@@ -247,6 +244,21 @@ pub(super) fn query(snapshot: &Snapshot, resolved: &ResolvedProbe, to: IpAddr, p
             dport: port,
         },
         proto: resolved.proto,
+    }
+}
+
+/// Returns the place where the first packet of a connection comes in at a node.
+fn origin(snapshot: &Snapshot, src: Ip, dst: Ip) -> Origin {
+    let by_tunnel = |node| snapshot.node_path(node).is_some_and(|path| path.outer.is_some());
+    match snapshot.address(src).place {
+        Place::Local(pod) => Origin::pod(pod),
+        Place::Host => Origin::HOST,
+        Place::Node(node) if by_tunnel(node) => Origin::node(node),
+        // A node's processes send to other nodes' own addresses without heddle.
+        Place::RemoteHost(node) if by_tunnel(node) && matches!(snapshot.address(dst).place, Place::Local(_)) => {
+            Origin::node(node)
+        }
+        Place::Node(_) | Place::RemoteHost(_) | Place::Unreachable | Place::Outside => Origin::UPLINK,
     }
 }
 
@@ -293,15 +305,21 @@ fn is_a_service(snapshot: &Snapshot, query: &Query) -> bool {
     snapshot.frontend(t.dst, query.proto, t.dport) != ServiceLookup::NotAService
 }
 
-/// Returns true if the destination of a packet is neither a pod of this node nor a Service. Call it for packets that no
-/// pod of the node sent: the kernel routes such a packet, and no policy of this node applies to it.
+/// Returns true if the kernel routes a packet without heddle, so that no policy of this node applies to it: no pod of the cluster
+/// sent it, and it is for neither a pod nor a Service.
 pub(super) fn is_routed_by_kernel(snapshot: &Snapshot, query: &Query) -> bool {
     let dst = query.tuple.dst;
-    let elsewhere = matches!(
-        snapshot.address(dst).place,
-        Place::Host | Place::RemoteHost(_) | Place::Node(_) | Place::Outside
-    );
-    elsewhere && !is_a_service(snapshot, query) && !snapshot.node().in_service_range(dst)
+    let place = snapshot.address(dst).place;
+    let without_heddle = match query.origin {
+        Origin::HOST => matches!(place, Place::Host | Place::RemoteHost(_) | Place::Outside),
+        // What is for no pod of the node does not enter heddle there.
+        Origin::UPLINK => matches!(
+            place,
+            Place::Host | Place::RemoteHost(_) | Place::Node(_) | Place::Outside
+        ),
+        _ => false,
+    };
+    without_heddle && !is_a_service(snapshot, query) && !snapshot.node().in_service_range(dst)
 }
 
 /// Returns the node of the pod that has an address, if that is another node.

@@ -1,6 +1,8 @@
 //! The part of the agents' configuration that affects the verdicts of `heddle simulate`.
 
+use heddle_compile::TunnelConfig;
 use heddle_config::Config;
+use heddle_tables::Tunnel;
 use ipnet::IpNet;
 
 /// The keys of the agents' configuration that affect verdicts.
@@ -10,6 +12,8 @@ pub struct Rules {
     pub external_ips: bool,
     /// `serviceCIDRs`: the ranges of Service addresses; empty: the ranges of the ServiceCIDR objects.
     pub service_cidrs: Vec<IpNet>,
+    /// `tunnel` and `vxlan`: the way to pods of other nodes.
+    pub tunnel: TunnelConfig,
 }
 
 impl Default for Rules {
@@ -18,6 +22,7 @@ impl Default for Rules {
         Self {
             external_ips: true,
             service_cidrs: Vec::new(),
+            tunnel: TunnelConfig::default(),
         }
     }
 }
@@ -27,6 +32,13 @@ impl From<&Config> for Rules {
         Self {
             external_ips: config.external_ips,
             service_cidrs: config.service_cidrs.clone(),
+            tunnel: TunnelConfig {
+                mode: config.tunnel,
+                network: Tunnel {
+                    vni: config.vxlan.vni,
+                    port: config.vxlan.port,
+                },
+            },
         }
     }
 }

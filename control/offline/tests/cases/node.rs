@@ -27,8 +27,8 @@ const SEED: [u64; 8] = [
 
 /// The outcome of a packet.
 pub enum Ended {
-    /// It left by the port of that endpoint.
-    Sent(EndpointId, Vec<u8>),
+    /// It left by that egress.
+    Sent(Egress, Vec<u8>),
     /// Heddle answered it itself.
     Answered(AnswerKind, Vec<u8>),
     /// It was dropped.
@@ -70,9 +70,13 @@ impl Node {
         }
     }
 
-    /// Receives a packet at an endpoint's port, and processes it.
+    /// Receives a packet at the port of an endpoint, the uplink's included, and processes it.
     pub fn receive(&mut self, snapshot: &Snapshot, at: EndpointId, frame: &[u8]) -> Ended {
-        let role = if at.is_pod() { PortRole::Pod(at) } else { PortRole::Host };
+        let role = match at {
+            EndpointId::HOST => PortRole::Host,
+            EndpointId::UPLINK => PortRole::Uplink,
+            pod => PortRole::Pod(pod),
+        };
         let ingress = Ingress::new(PortId(at.0), role, Capabilities::VETH);
         self.now = Millis(self.now.0 + 1);
         self.stages.begin_turn(&mut self.batch, self.now);
@@ -97,8 +101,7 @@ impl Node {
             assert_valid(&bytes);
         }
         match verdict {
-            Verdict::Forward(Egress::Endpoint(to)) => Ended::Sent(to, bytes),
-            Verdict::Forward(egress) => panic!("nothing leaves by {egress:?} yet"),
+            Verdict::Forward(egress) => Ended::Sent(egress, bytes),
             Verdict::Answer(kind) => Ended::Answered(kind, bytes),
             Verdict::Drop(denial) => Ended::Dropped(denial.reason),
             Verdict::Fragment { mtu, .. } => panic!("the first packet of a connection is larger than {mtu}"),

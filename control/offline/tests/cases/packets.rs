@@ -1,11 +1,10 @@
 //! The cases as packets in memory: each probe is the first packet of a connection. It passes through the pipeline of every
 //! node on its path, with the tables that the node's agent would have published, and its answer passes back.
 //!
-//! - Pods send by their own ports, nodes by their host ports. Packets from outside or from another node come in by the
-//!   host port, because there is no uplink port yet. They are counted and evaluated like all others.
+//! - Pods send by their own ports, nodes by their host ports. Packets of other nodes and their pods come in by the uplink, in
+//!   those nodes' tunnels, and packets from outside by the uplink as they are. What leaves for another node leaves in the
+//!   tunnel, and goes on at that node.
 //! - Connections that no worker receives (of a pod with itself, of a node with another node) are only counted.
-//! - A connection that a node masquerades towards another node's pod is followed to the first node only, and counted: the
-//!   second node cannot apply policy to the client without the tunnel.
 //! - The set of backends is observed: further connections from other ports are opened, at least 32, until every
 //!   expected backend was reached. None may reach another backend. Each backend's answer passes back. If a Service has
 //!   session affinity, the client must stay with one backend.
@@ -64,8 +63,15 @@ impl Attempt<'_> {
         let entrance = Entrance::of(&snapshot, &self.asked);
         let path = self.travel(SOURCE_PORT)?;
         self.verdict(path.end)?;
-        if entrance == Entrance::Uplink && path.end != End::NeverEnters {
-            self.tally.count("enter by the host port in the place of the uplink");
+        if path.end != End::NeverEnters {
+            match entrance {
+                Entrance::Uplink => self.tally.count("enter by the uplink"),
+                Entrance::Tunnel(_) => self.tally.count("enter by a tunnel"),
+                Entrance::Pod(_) | Entrance::Host => {}
+            }
+        }
+        if path.nodes() > 1 {
+            self.tally.count("cross a tunnel");
         }
         self.masquerade(&path, entrance)?;
         let frontend = match snapshot.frontend(Ip::from(self.asked.to), self.asked.proto, self.asked.port) {
@@ -87,15 +93,6 @@ impl Attempt<'_> {
             End::NeverEnters => (Verdict::Allow, "never reach a worker".to_owned()),
             End::Rejected => (Verdict::Reject, "are rejected".to_owned()),
             End::Dropped(reason) => (Verdict::Deny, format!("are dropped: {reason}")),
-            End::Masqueraded => {
-                self.tally
-                    .count("leave masqueraded for another node's pod, whose policy needs the tunnel");
-                return if self.expect.verdict == Verdict::Reject {
-                    Err("it is masqueraded to another node, but should be rejected".to_owned())
-                } else {
-                    Ok(())
-                };
-            }
         };
         self.tally.count(what);
         if verdict == self.expect.verdict {

@@ -6,15 +6,18 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use heddle_engine::{AnswerKind, DropReason};
+use heddle_flow::Egress;
 use heddle_offline::simulate::ClusterTables;
 use heddle_offline::simulate::resolve::ResolvedProbe;
-use heddle_tables::{EndpointId, Place, ServiceLookup, Snapshot};
-use heddle_wire::rewrite::Tuple;
-use heddle_wire::testing::Packet;
-use heddle_wire::{Ip, MacAddr, Parsed, Proto, TcpFlags, parse};
+use heddle_tables::{EndpointId, NodeId, Place, ServiceLookup, Snapshot};
+use heddle_wire::rewrite::{Tuple, set_macs};
+use heddle_wire::testing::{Packet, assert_valid};
+use heddle_wire::{Ip, MacAddr, Parsed, Proto, TcpFlags, parse, vxlan};
 
 use crate::node::{Ended, Node};
 
+/// The neighbor of every node's uplink.
+const ROUTER: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xfe]);
 /// A chunk INIT of SCTP (RFC 9260 section 3.3.2): tag, window, streams out and in, first TSN.
 const INIT: [u8; 20] = [1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
 /// A chunk INIT ACK (section 3.3.3) without its mandatory cookie, which nothing on the path reads.
@@ -26,7 +29,7 @@ struct Hop {
     node: String,
     entered: EndpointId,
     seen: Tuple,
-    left: EndpointId,
+    left: Egress,
     sent: Tuple,
 }
 
@@ -37,9 +40,6 @@ pub enum End {
     Arrived,
     /// It leaves to the kernel of a node, which is its destination or routes it.
     Left,
-    /// It leaves for another node's pod with the address of this node. Without the tunnel, that node cannot apply policy to the
-    /// client.
-    Masqueraded,
     /// It reaches no worker.
     NeverEnters,
     /// It is answered with a reset or "port unreachable".
@@ -76,28 +76,35 @@ pub enum Entrance {
     Pod(EndpointId),
     /// The host port: the source is the node itself, or a pod of its network.
     Host,
-    /// The host port in place of the uplink: the source is another node, a pod of another node, or outside.
+    /// The uplink, by the tunnel of the node that the source belongs to.
+    Tunnel(NodeId),
+    /// The uplink, outside of tunnels: the source is outside, or a node that sends to this node's own addresses.
     Uplink,
 }
 
 impl Entrance {
     pub fn of(snapshot: &Snapshot, asked: &ResolvedProbe) -> Self {
+        let to = snapshot.address(Ip::from(asked.to)).place;
         match snapshot.address(Ip::from(asked.from)).place {
             Place::Local(pod) => Self::Pod(pod),
             Place::Host => Self::Host,
-            Place::Node(_) | Place::RemoteHost(_) | Place::Unreachable | Place::Outside => Self::Uplink,
+            Place::Node(node) => Self::Tunnel(node),
+            // A node's processes send to other nodes' addresses without heddle.
+            Place::RemoteHost(node) if matches!(to, Place::Local(_)) => Self::Tunnel(node),
+            Place::RemoteHost(_) | Place::Unreachable | Place::Outside => Self::Uplink,
         }
     }
 
     const fn endpoint(self) -> EndpointId {
         match self {
             Self::Pod(pod) => pod,
-            Self::Host | Self::Uplink => EndpointId::HOST,
+            Self::Host => EndpointId::HOST,
+            Self::Tunnel(_) | Self::Uplink => EndpointId::UPLINK,
         }
     }
 }
 
-/// Sends the first packet of a connection on its path.
+/// Sends the first packet of a connection on its path, from node to node by the tunnel.
 pub fn travel(
     tables: &mut ClusterTables,
     nodes: &mut Nodes,
@@ -108,77 +115,131 @@ pub fn travel(
         hops: Vec::new(),
         end: End::NeverEnters,
     };
-    let first = Tuple {
+    let mut seen = Tuple {
         src: Ip::from(asked.from),
         dst: Ip::from(asked.to),
         sport,
         dport: asked.port,
     };
-    let (mut at, mut seen) = (asked.entry.clone(), first);
+    let mut at = asked.entry.clone();
+    let snapshot = Arc::clone(tables.node_tables(&at).snapshot());
+    let entrance = Entrance::of(&snapshot, asked);
+    if bypasses_workers(&snapshot, entrance, seen, asked) {
+        return Ok(path);
+    }
+    let mut entered = entrance.endpoint();
+    let mut frame = first_packet(&snapshot, entered, seen, asked.proto);
+    if let Entrance::Tunnel(node) = entrance {
+        frame = encapsulate(&snapshot, node, frame)?;
+    }
     loop {
         let snapshot = Arc::clone(tables.node_tables(&at).snapshot());
-        let entered = Entrance::of(&snapshot, asked).endpoint();
-        if bypasses_workers(&snapshot, entered, seen, asked) {
-            path.end = if path.hops.is_empty() {
-                End::NeverEnters
-            } else {
-                End::Left
-            };
-        } else {
-            let frame = first_packet(&snapshot, entered, seen, asked.proto, path.hops.is_empty());
-            match nodes.node(&at).receive(&snapshot, entered, &frame) {
-                Ended::Dropped(reason) => {
-                    path.end = End::Dropped(reason);
+        match nodes.node(&at).receive(&snapshot, entered, &frame) {
+            Ended::Dropped(reason) => {
+                path.end = End::Dropped(reason);
+                return Ok(path);
+            }
+            Ended::Answered(kind, answer) => {
+                check_rejection(kind, &innermost(&answer)?, seen, asked.proto)?;
+                path.end = End::Rejected;
+                return Ok(path);
+            }
+            Ended::Sent(left, out) => {
+                let sent = tuple_of(&innermost(&out)?)?.1;
+                path.hops.push(Hop {
+                    node: at.clone(),
+                    entered,
+                    seen,
+                    left,
+                    sent,
+                });
+                let Egress::Node(node) = left else {
+                    path.end = match left {
+                        Egress::Endpoint(to) if to.is_pod() => End::Arrived,
+                        _ => End::Left,
+                    };
                     return Ok(path);
+                };
+                if path.hops.len() > 2 {
+                    return Err("it goes from node to node".to_owned());
                 }
-                Ended::Answered(kind, answer) => {
-                    check_rejection(kind, &answer, seen, asked.proto)?;
-                    path.end = End::Rejected;
-                    return Ok(path);
-                }
-                Ended::Sent(left, frame) => {
-                    let sent = tuple_of(&frame)?.1;
-                    path.hops.push(Hop {
-                        node: at.clone(),
-                        entered,
-                        seen,
-                        left,
-                        sent,
-                    });
-                    path.end = if left.is_pod() { End::Arrived } else { End::Left };
-                    if path.end == End::Arrived {
-                        return Ok(path);
-                    }
-                    seen = sent;
-                }
+                at = name_of(&snapshot, node)?;
+                let there = Arc::clone(tables.node_tables(&at).snapshot());
+                frame = at_uplink(&there, out);
+                (seen, entered) = (sent, EndpointId::UPLINK);
             }
         }
-        // The kernel routes it to the node of the destination pod.
-        let pod = tables.cluster().pod_at(seen.dst.to_std());
-        let there = pod.and_then(|pod| pod.node.as_deref()).filter(|there| *there != at);
-        let Some(there) = there.filter(|_| path.hops.len() < 2) else {
-            return Ok(path);
-        };
-        if seen.src != first.src {
-            path.end = End::Masqueraded;
-            return Ok(path);
-        }
-        at = there.to_owned();
     }
+}
+
+/// Returns the name of another node.
+fn name_of(snapshot: &Snapshot, node: NodeId) -> Result<String, String> {
+    let known = snapshot.remote_node(node);
+    known
+        .map(|node| node.name.to_string())
+        .ok_or_else(|| format!("{node:?} is unknown"))
+}
+
+/// Returns a frame as it arrives at a node's uplink: the network between has changed the Ethernet addresses.
+fn at_uplink(snapshot: &Snapshot, mut frame: Vec<u8>) -> Vec<u8> {
+    set_macs(&mut frame, snapshot.node().uplink.mac, ROUTER);
+    frame
+}
+
+/// Encapsulates a frame as another node does, byte by byte.
+fn encapsulate(snapshot: &Snapshot, node: NodeId, inner: Vec<u8>) -> Result<Vec<u8>, String> {
+    let known = snapshot.remote_node(node).ok_or("the sender is no node")?;
+    let (Some(from), Some(network)) = (known.address, snapshot.node().tunnel) else {
+        return Err("there is no tunnel".to_owned());
+    };
+    let own = snapshot
+        .node()
+        .address_of_family(from.is_v4())
+        .ok_or("the node has no address")?;
+    let [_, a, b, c] = network.vni.to_be_bytes();
+    let datagram = [&[8, 0, 0, 0, a, b, c, 0][..], &inner].concat();
+    Ok(Packet::new(ROUTER, snapshot.node().uplink.mac, from, own).udp(50_000, network.port, &datagram))
+}
+
+/// Returns the frame inside of a tunnel's packet, or the frame itself.
+fn innermost(frame: &[u8]) -> Result<Vec<u8>, String> {
+    let parsed = parse(frame, frame.len()).map_err(|error| error.to_string())?;
+    if (parsed.proto, parsed.dport) != (Proto::UDP, vxlan::PORT) {
+        return Ok(frame.to_vec());
+    }
+    let inner = frame
+        .get(parsed.payload() + vxlan::HEADER..)
+        .unwrap_or_default()
+        .to_vec();
+    assert_valid(&inner);
+    Ok(inner)
 }
 
 /// Returns true if a packet does not reach the workers: traffic of a pod or a node with itself, and traffic that no pod of the
-/// node sends and that is for neither a pod of the node nor a Service.
-fn bypasses_workers(snapshot: &Snapshot, entered: EndpointId, seen: Tuple, asked: &ResolvedProbe) -> bool {
+/// node sends and that is for no pod and no Service.
+fn bypasses_workers(snapshot: &Snapshot, entrance: Entrance, seen: Tuple, asked: &ResolvedProbe) -> bool {
     let service = snapshot.frontend(seen.dst, asked.proto, seen.dport) != ServiceLookup::NotAService;
-    let local = matches!(snapshot.address(seen.dst).place, Place::Local(_) | Place::Unreachable);
-    if entered.is_pod() {
-        return seen.src == seen.dst;
+    match entrance {
+        Entrance::Pod(_) => seen.src == seen.dst,
+        Entrance::Tunnel(_) => false,
+        Entrance::Host => {
+            let pod = matches!(
+                snapshot.address(seen.dst).place,
+                Place::Local(_) | Place::Node(_) | Place::Unreachable
+            );
+            !service && !pod && !snapshot.node().in_service_range(seen.dst)
+        }
+        // The program at the uplink takes what is for a Service, and what is not for the node.
+        Entrance::Uplink => !service && snapshot.address(seen.dst).place == Place::Host,
     }
-    !service && !local && !snapshot.node().in_service_range(seen.dst)
 }
 
 impl PacketPath {
+    /// Returns the number of nodes that the packet passed.
+    pub fn nodes(&self) -> usize {
+        self.hops.len()
+    }
+
     /// Returns the destination of the packet that the last node sent.
     pub fn reached(&self) -> Option<SocketAddr> {
         let sent = self.hops.last()?.sent;
@@ -190,22 +251,35 @@ impl PacketPath {
         Some(self.hops.first()?.sent.src.to_std())
     }
 
-    /// Sends the answer back through every node. At each node it must have the reversed tuple of the packet that came in.
+    /// Sends the answer back through every node. At each node it must leave where the packet came in, with the reversed tuple.
     ///
     /// # Errors
     /// A description of the difference.
     pub fn answer(&self, tables: &mut ClusterTables, nodes: &mut Nodes, proto: Proto) -> Result<(), String> {
-        for hop in self.hops.iter().rev() {
+        let mut frame = Vec::new();
+        for (n, hop) in self.hops.iter().rev().enumerate() {
             let snapshot = Arc::clone(tables.node_tables(&hop.node).snapshot());
-            let reply = hop.sent.reversed();
-            let frame = answer_packet(&snapshot, hop.left, reply, proto);
-            match nodes.node(&hop.node).receive(&snapshot, hop.left, &frame) {
-                Ended::Sent(to, frame) => {
-                    let (parsed, got) = tuple_of(&frame)?;
+            let (enters, arriving) = match hop.left {
+                Egress::Node(_) => (EndpointId::UPLINK, at_uplink(&snapshot, frame)),
+                Egress::Uplink(_) => (EndpointId::UPLINK, Vec::new()),
+                Egress::Endpoint(at) => (at, Vec::new()),
+            };
+            let arriving = if n == 0 {
+                answer_packet(&snapshot, enters, hop.sent.reversed(), proto)
+            } else {
+                arriving
+            };
+            match nodes.node(&hop.node).receive(&snapshot, enters, &arriving) {
+                Ended::Sent(to, out) => {
+                    let (parsed, got) = tuple_of(&innermost(&out)?)?;
                     let wanted = hop.seen.reversed();
-                    if (to, got) != (hop.entered, wanted) {
+                    let back = match to {
+                        Egress::Endpoint(to) => to,
+                        Egress::Node(_) | Egress::Uplink(_) => EndpointId::UPLINK,
+                    };
+                    if (back, got) != (hop.entered, wanted) {
                         return Err(format!(
-                            "the answer leaves {} by port {to} as {}, not by {} as {}",
+                            "the answer leaves {} by {to:?} as {}, not by {} as {}",
                             hop.node,
                             Shown(got),
                             hop.entered,
@@ -215,6 +289,7 @@ impl PacketPath {
                     if parsed.proto != proto {
                         return Err(format!("the answer is {}", parsed.proto));
                     }
+                    frame = out;
                 }
                 Ended::Answered(kind, _) => return Err(format!("the answer is answered with {kind} at {}", hop.node)),
                 Ended::Dropped(reason) => return Err(format!("the answer is dropped at {}: {reason}", hop.node)),
@@ -245,16 +320,25 @@ fn tuple_of(frame: &[u8]) -> Result<(Parsed, Tuple), String> {
     Ok((parsed, tuple))
 }
 
-/// Returns a packet from the port of an endpoint. With `fresh` its checksum is unfinished, as on a veth: it covers only
-/// the pseudo-header.
-fn packet(snapshot: &Snapshot, from: EndpointId, tuple: Tuple, fresh: bool) -> Packet {
+/// Returns a packet as it comes in at the port of an endpoint. On a veth its checksum is unfinished: it covers only the
+/// pseudo-header.
+fn packet(snapshot: &Snapshot, from: EndpointId, tuple: Tuple) -> Packet {
     let mac = snapshot.endpoint(from).expect("an endpoint that packets came from").mac;
-    let packet = Packet::new(mac, MacAddr::GATEWAY, tuple.src, tuple.dst);
-    if fresh { packet.partial() } else { packet }
+    if from != EndpointId::UPLINK {
+        return Packet::new(mac, MacAddr::GATEWAY, tuple.src, tuple.dst).partial();
+    }
+    // Inside of a tunnel the destination is the gateway's address.
+    let inside = matches!(snapshot.address(tuple.src).place, Place::Node(_))
+        || matches!(
+            (snapshot.address(tuple.src).place, snapshot.address(tuple.dst).place),
+            (Place::RemoteHost(_), Place::Local(_))
+        );
+    let to = if inside { MacAddr::GATEWAY } else { mac };
+    Packet::new(ROUTER, to, tuple.src, tuple.dst)
 }
 
-fn first_packet(snapshot: &Snapshot, from: EndpointId, t: Tuple, proto: Proto, fresh: bool) -> Vec<u8> {
-    let packet = packet(snapshot, from, t, fresh);
+fn first_packet(snapshot: &Snapshot, from: EndpointId, t: Tuple, proto: Proto) -> Vec<u8> {
+    let packet = packet(snapshot, from, t);
     match proto {
         Proto::TCP => packet.mss(1460).tcp(t.sport, t.dport, TcpFlags::SYN, 1, 0, b""),
         Proto::UDP => packet.udp(t.sport, t.dport, b"question"),
@@ -264,7 +348,7 @@ fn first_packet(snapshot: &Snapshot, from: EndpointId, t: Tuple, proto: Proto, f
 }
 
 fn answer_packet(snapshot: &Snapshot, from: EndpointId, t: Tuple, proto: Proto) -> Vec<u8> {
-    let packet = packet(snapshot, from, t, from.is_pod());
+    let packet = packet(snapshot, from, t);
     match proto {
         Proto::TCP => packet.tcp(t.sport, t.dport, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b""),
         Proto::UDP => packet.udp(t.sport, t.dport, b"answer"),

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use heddle_model::{NAMESPACE_NAME_LABEL, Namespace, Node as ClusterNode, ServiceCidr};
+use heddle_model::{MacAddress, NAMESPACE_NAME_LABEL, Namespace, Node as ClusterNode, ServiceCidr, VTEP_ANNOTATION};
 use ipnet::IpNet;
 
 use super::meta::Meta;
@@ -51,10 +51,18 @@ pub(super) fn node<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNode
         labels: meta.labels(),
         internal_ips,
         external_ips,
+        vtep: meta.good(vtep(meta)).flatten(),
         pod_cidrs,
         ready: meta.good(net::is_ready(status)).unwrap_or_default(),
         draining,
     })
+}
+
+/// Reads the annotation by which an agent says that its dataplane is up. Anybody who may write the Node can write it, so a value
+/// that cannot be read is ignored with a note.
+fn vtep<'a>(meta: &Meta<'a>) -> Found<'a, Option<MacAddress>> {
+    let annotation = meta.annotation(VTEP_ANNOTATION)?;
+    annotation.map(|node| node.parse(str::parse)).transpose()
 }
 
 /// Reads one entry of `status.addresses[]`: `true` and the address for an internal one, `false` for an external one. The API

@@ -31,7 +31,7 @@ pub use connect::{ApiServer, Credentials};
 pub use error::ConnectError;
 pub use health::{Health, KindHealth};
 pub use read::{ReadError, read};
-pub use report::{NodeReport, Reporter, VERSION_ANNOTATION, VTEP_ADDRESS_ANNOTATION, VTEP_ANNOTATION};
+pub use report::{NodeReport, Reporter, VERSION_ANNOTATION, VTEP_ADDRESS_ANNOTATION};
 pub use saved::Load;
 
 use crate::source::{FollowError, Followed, Sink, Source};

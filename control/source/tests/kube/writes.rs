@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use heddle_model::Cluster;
-use heddle_source::kube::{NodeReport, Reporter, VERSION_ANNOTATION, VTEP_ANNOTATION};
+use heddle_model::VTEP_ANNOTATION;
+use heddle_source::kube::{NodeReport, Reporter, VERSION_ANNOTATION};
 use serde_json::{Value, json};
 
 use crate::scripted::{Answer, EVENTS, NODES, POLICIES, Server};

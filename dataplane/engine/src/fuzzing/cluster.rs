@@ -140,7 +140,6 @@ pub(crate) fn tables(workers: u8) -> SnapshotBuilder {
         },
         local_mtu: 61_000,
         uplink_mtu: 1500,
-        overlay_mtu: 1450,
         ..NodeTable::default()
     });
     // The endpoints and their addresses.

@@ -117,7 +117,6 @@ pub fn node(workers: u8) -> SnapshotBuilder {
         },
         local_mtu: LOCAL_MTU,
         uplink_mtu: UPLINK_MTU,
-        overlay_mtu: OVERLAY_MTU,
         uplink: Uplink {
             mac: UPLINK.mac,
             ports: vec![UplinkPort {

@@ -20,7 +20,7 @@ use super::connect::Connected;
 use super::health::Health;
 use faults::Faults;
 
-pub use node::{NodeReport, VERSION_ANNOTATION, VTEP_ADDRESS_ANNOTATION, VTEP_ANNOTATION};
+pub use node::{NodeReport, VERSION_ANNOTATION, VTEP_ADDRESS_ANNOTATION};
 pub(super) use observed::Observed;
 
 /// The agent's way to report. Cheap to clone.

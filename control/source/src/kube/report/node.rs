@@ -14,8 +14,6 @@ use super::client::client;
 use super::faults::Faults;
 use super::observed::{Observed, OwnNode};
 
-/// The annotation with the MAC address that inner frames for this node carry. A node that has it is reached by the tunnel.
-pub const VTEP_ANNOTATION: &str = "heddle.io/vtep";
 /// The annotation with the addresses at which the node takes tunnelled packets, separated by commas.
 pub const VTEP_ADDRESS_ANNOTATION: &str = "heddle.io/vtep-addresses";
 /// The annotation with the version of the node's agent.
@@ -120,6 +118,8 @@ pub(super) async fn keep_reported(
 
 #[cfg(test)]
 mod tests {
+    use heddle_model::VTEP_ANNOTATION;
+
     use super::*;
 
     fn report() -> NodeReport {
