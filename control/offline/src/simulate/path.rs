@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use heddle_engine::{Allowed, Decision, Denial, DropReason, Query, Target, decide, judge};
-use heddle_flow::Origin;
+use heddle_engine::{Allowed, Decision, Denial, DropReason, Query, Source, Target, decide, judge};
+use heddle_flow::{Egress, Origin};
 use heddle_model::Cluster;
 use heddle_tables::{Client, Direction, Frontend, Place, PolicyVerdict, RuleId, ServiceLookup, Snapshot};
-use heddle_wire::Ip;
 use heddle_wire::rewrite::Tuple;
+use heddle_wire::{Ip, Proto};
 
 use super::cluster_tables::ClusterTables;
 use super::probe::{Answer, Probe, ProbeError, Verdict};
@@ -162,6 +162,7 @@ pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, via: Op
     };
     let entry = Step {
         node: resolved.entry.clone(),
+        from: resolved.from,
         to: resolved.to,
         port: resolved.port,
     };
@@ -172,9 +173,10 @@ pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, via: Op
     path
 }
 
-/// A node on the path, and the destination of the packet that reaches it.
+/// A node on the path, and the source and the destination of the packet that reaches it.
 struct Step {
     node: String,
+    from: IpAddr,
     to: IpAddr,
     port: u16,
 }
@@ -188,7 +190,7 @@ fn step(
     path: &mut Path,
 ) -> Option<Step> {
     let snapshot = tables.node_tables(&at.node).snapshot();
-    let query = query(snapshot, resolved, at.to, at.port, SOURCE_PORT);
+    let query = query(snapshot, (at.from, at.to), resolved.proto, at.port, SOURCE_PORT);
     // No policy applies to traffic that never leaves a pod or a node, or that only the kernel routes.
     let is_itself = resolved.from == at.to && (query.origin != Origin::HOST || !is_a_service(snapshot, &query));
     if is_itself {
@@ -199,7 +201,7 @@ fn step(
         path.reason = Some(
             "traffic that a node sends to another node or outside is not subject to policy at that node".to_owned(),
         );
-        return next(tables.cluster(), &at.node, at.to, at.port);
+        return next(tables.cluster(), &at.node, (at.from, at.to), at.port);
     }
 
     // The decision of the workers.
@@ -215,7 +217,12 @@ fn step(
         Decision::Pass(passage) => {
             add_allowed(snapshot, &passage, path);
             let target = passage.target;
-            next(tables.cluster(), &at.node, target.dst.to_std(), target.dport)
+            // The other node sees the source after this node's translation.
+            let from = match (passage.egress, passage.source) {
+                (Egress::Node(_), Source::Masqueraded(ip)) => ip.to_std(),
+                _ => at.from,
+            };
+            next(tables.cluster(), &at.node, (from, target.dst.to_std()), target.dport)
         }
         Decision::Gateway => {
             path.reason = Some("heddle itself answers at the gateway's address".to_owned());
@@ -233,8 +240,14 @@ fn step(
 }
 
 /// Returns the first packet of a connection as it reaches a node.
-pub(super) fn query(snapshot: &Snapshot, resolved: &ResolvedProbe, to: IpAddr, port: u16, source_port: u16) -> Query {
-    let src = Ip::from(resolved.from);
+pub(super) fn query(
+    snapshot: &Snapshot,
+    (from, to): (IpAddr, IpAddr),
+    proto: Proto,
+    port: u16,
+    source_port: u16,
+) -> Query {
+    let src = Ip::from(from);
     Query {
         origin: origin(snapshot, src, Ip::from(to)),
         tuple: Tuple {
@@ -243,7 +256,7 @@ pub(super) fn query(snapshot: &Snapshot, resolved: &ResolvedProbe, to: IpAddr, p
             sport: source_port,
             dport: port,
         },
-        proto: resolved.proto,
+        proto,
     }
 }
 
@@ -323,10 +336,11 @@ pub(super) fn is_routed_by_kernel(snapshot: &Snapshot, query: &Query) -> bool {
 }
 
 /// Returns the node of the pod that has an address, if that is another node.
-fn next(cluster: &Cluster, node: &str, to: IpAddr, port: u16) -> Option<Step> {
+fn next(cluster: &Cluster, node: &str, (from, to): (IpAddr, IpAddr), port: u16) -> Option<Step> {
     let there = cluster.pod_at(to)?.node.as_deref().filter(|there| *there != node)?;
     Some(Step {
         node: there.to_owned(),
+        from,
         to,
         port,
     })

@@ -229,8 +229,12 @@ fn bypasses_workers(snapshot: &Snapshot, entrance: Entrance, seen: Tuple, asked:
             );
             !service && !pod && !snapshot.node().in_service_range(seen.dst)
         }
-        // The program at the uplink takes what is for a Service, and what is not for the node.
-        Entrance::Uplink => !service && snapshot.address(seen.dst).place == Place::Host,
+        // The program at the uplink takes what is for a Service. The kernel has the rest, and its route to this node's pods
+        // leads to heddle.
+        Entrance::Uplink => {
+            let here = matches!(snapshot.address(seen.dst).place, Place::Local(_) | Place::Unreachable);
+            !service && !here && !snapshot.node().in_service_range(seen.dst)
+        }
     }
 }
 

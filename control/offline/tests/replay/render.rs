@@ -1,6 +1,6 @@
 //! Frames as text for transcripts.
 
-use heddle_wire::{Fragment, IcmpMessage, L3, Parsed, Proto, TcpFlags, parse};
+use heddle_wire::{Fragment, IcmpMessage, L3, Parsed, Proto, TcpFlags, parse, vxlan};
 
 /// Renders a frame as one line.
 pub fn render(frame: &[u8]) -> String {
@@ -10,6 +10,16 @@ pub fn render(frame: &[u8]) -> String {
     };
     if p.l3 == L3::Arp {
         return format!("ARP {} asks for {}", p.src, p.dst);
+    }
+    if (p.proto, p.dport) == (Proto::UDP, vxlan::PORT)
+        && let Ok(at) = vxlan::open(frame, &p, 1)
+    {
+        return format!(
+            "VXLAN {} > {} [{}]",
+            p.src,
+            p.dst,
+            render(frame.get(at..).unwrap_or_default())
+        );
     }
     let mut text = match p.fragment {
         Fragment::Later => format!("{} {} > {}", protocol(&p), p.src, p.dst),

@@ -137,9 +137,11 @@ fn source(snapshot: &Snapshot, opener: &Opener, target: &Target, egress: Egress)
     let masquerade = |address: Option<Ip>| address.map(Source::Masqueraded).ok_or_else(no_route);
     let v4 = target.dst.is_v4();
     match egress {
-        // The reply must come back to this node, because the opener does not know the backend, or the other node does not know
-        // the opener's address. Another node knows this node's pods and the addresses of its Node object.
-        Egress::Node(_) | Egress::Uplink(_) if from.is_pod() || node.addresses.contains(&opener.address) => {
+        // Another node knows this node's pods and the addresses of its Node object. The reply to any other opener must come back
+        // to this node, because the opener does not know the backend, or the other node does not know the opener's address.
+        Egress::Node(_) | Egress::Uplink(_)
+            if from.is_pod() && !target.masquerade || node.addresses.contains(&opener.address) =>
+        {
             Ok(Source::Kept)
         }
         Egress::Node(_) | Egress::Uplink(_) => masquerade(node.address_of_family(v4)),
