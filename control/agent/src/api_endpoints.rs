@@ -124,7 +124,6 @@ mod tests {
             zone: None,
             hint_zones: Vec::new(),
             hint_nodes: Vec::new(),
-            target_pod: None,
         };
         let object = EndpointSlice {
             key: ObjectKey::new("default", name),

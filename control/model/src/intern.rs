@@ -53,9 +53,6 @@ impl Interner {
                 slice.endpoints.shrink_to_fit();
                 slice.ports.shrink_to_fit();
                 for endpoint in &mut slice.endpoints {
-                    if let Some(target) = &mut endpoint.target_pod {
-                        self.text(&mut target.namespace);
-                    }
                     let names = endpoint.node.iter_mut().chain(&mut endpoint.zone);
                     let hints = endpoint.hint_zones.iter_mut().chain(&mut endpoint.hint_nodes);
                     names.chain(hints).for_each(|name| self.text(name));

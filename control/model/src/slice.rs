@@ -80,6 +80,4 @@ pub struct Endpoint {
     pub hint_zones: Vec<Arc<str>>,
     /// `hints.forNodes[].name`
     pub hint_nodes: Vec<Arc<str>>,
-    /// `targetRef`, if it names a pod.
-    pub target_pod: Option<ObjectKey>,
 }

@@ -69,7 +69,6 @@ pub fn slice(id: u32, version: u32) -> EndpointSlice {
             zone: Some("zone-a".into()),
             hint_zones: Vec::new(),
             hint_nodes: Vec::new(),
-            target_pod: Some(key(id, &format!("service-{id}-{n}"))),
         }
     };
     EndpointSlice {

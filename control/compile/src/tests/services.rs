@@ -69,7 +69,6 @@ pub(super) fn slice(name: &str, of: &str, ports: &[(&str, u16)], endpoints: &[(&
                 zone: None,
                 hint_zones: Vec::new(),
                 hint_nodes: Vec::new(),
-                target_pod: None,
             })
             .collect(),
     }

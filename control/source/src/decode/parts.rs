@@ -130,10 +130,6 @@ impl KindParts for SliceParts {
                 ("hints", Whole),
                 ("nodeName", Whole),
                 ("zone", Whole),
-                (
-                    "targetRef",
-                    Only(&[("kind", Whole), ("name", Whole), ("namespace", Whole)]),
-                ),
             ])),
         ),
     ]);

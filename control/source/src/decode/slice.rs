@@ -97,19 +97,5 @@ fn endpoint<'a>(node: Node<'a>, address_type: AddressType, meta: &Meta<'a>) -> F
         zone: node.text_of("zone")?.map(Into::into),
         hint_zones: hints("forZones")?,
         hint_nodes: hints("forNodes")?,
-        target_pod: target_pod(node, meta)?,
     }))
-}
-
-fn target_pod<'a>(node: Node<'a>, meta: &Meta<'a>) -> Found<'a, Option<ObjectKey>> {
-    let Some(target) = node.get("targetRef")? else {
-        return Ok(None);
-    };
-    if target.text_of("kind")? != Some("Pod") {
-        return Ok(None);
-    }
-    let namespace = target
-        .text_of("namespace")?
-        .map_or_else(|| Arc::clone(&meta.key.namespace), Into::into);
-    Ok(target.text_of("name")?.map(|name| ObjectKey::new(namespace, name)))
 }
