@@ -38,8 +38,10 @@ pub(super) struct Objects {
     facts: NodeFacts,
     /// The revision of the attachments that the facts follow from; `None` before the first time.
     facts_revision: Option<u64>,
-    /// Changes that the compiler does not have yet; all changes until every kind has synced.
+    /// Changes that the compiler does not have yet. Until it gets its first ones, they are not collected: these are all objects.
     pending: Changes,
+    /// `true` once the compiler has had its first changes.
+    collects: bool,
     /// Batches of events that are not applied yet; the first one may be applied in part.
     batches: VecDeque<QueuedBatch>,
     /// `true` if the first batch is applied in part.
@@ -60,6 +62,7 @@ impl Objects {
             facts: NodeFacts::new(own_node, []),
             facts_revision: None,
             pending: Changes::default(),
+            collects: false,
             batches: VecDeque::new(),
             is_in_batch: false,
             known_rejections: BTreeSet::new(),
@@ -98,7 +101,11 @@ impl Objects {
                     .write()
                     .unwrap_or_else(PoisonError::into_inner)
                     .apply(event);
-                self.pending.extend(changes);
+                if self.collects {
+                    self.pending.extend(changes);
+                } else {
+                    self.pending.rejections |= changes.rejections;
+                }
             }
             if batch.events.as_slice().is_empty() {
                 self.change_times.add_applied(batch.received_at);
@@ -128,9 +135,16 @@ impl Objects {
         self.cluster().is_synced()
     }
 
-    /// Removes and returns the changes since the last call.
+    /// Removes and returns the changes since the last call; the first time, all objects.
     pub(super) fn drain_changes(&mut self) -> Changes {
-        std::mem::take(&mut self.pending)
+        let changes = std::mem::take(&mut self.pending);
+        if std::mem::replace(&mut self.collects, true) {
+            return changes;
+        }
+        Changes {
+            rejections: changes.rejections,
+            ..self.cluster().to_changes()
+        }
     }
 
     /// Logs rejections that are new and rejections that are gone. Returns `true` if there may be any.

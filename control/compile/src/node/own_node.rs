@@ -72,10 +72,10 @@ impl OwnNode {
         let addresses = BTreeSet::from_iter(listed.iter().copied());
         let claimed: BTreeSet<Ip> = addresses.union(&config.local_addresses).copied().collect();
         for addr in self.claimed.difference(&claimed) {
-            book.edit_claims(*addr, |claims| claims.host = false);
+            book.edit_claims(*addr, |claims| claims.set_host(false));
         }
         for addr in claimed.difference(&self.claimed) {
-            book.edit_claims(*addr, |claims| claims.host = true);
+            book.edit_claims(*addr, |claims| claims.set_host(true));
         }
         if claimed != self.claimed {
             output.generations.raise(EndpointId::HOST);

@@ -86,7 +86,8 @@ impl NodeState {
     pub(crate) fn attach(&mut self, attachment: Attachment, policy: &mut PolicyState, output: &mut Output) {
         let id = attachment.id;
         for addr in &attachment.addresses {
-            self.addresses.edit_claims(*addr, |claims| claims.attachment = Some(id));
+            self.addresses
+                .edit_claims(*addr, |claims| claims.set_attachment(Some(id)));
         }
         let known = attachment.pod.as_ref().and_then(|key| self.pods.get(key));
         let (pod, class) = known.map(|known| (Arc::clone(&known.pod), known.class)).unzip();
@@ -110,8 +111,8 @@ impl NodeState {
         };
         for addr in &gone.attachment.addresses {
             self.addresses.edit_claims(*addr, |claims| {
-                if claims.attachment == Some(id) {
-                    claims.attachment = None;
+                if claims.attachment() == Some(id) {
+                    claims.set_attachment(None);
                 }
             });
         }
@@ -387,7 +388,7 @@ impl NodeState {
 
     /// Returns the holder of an address; `None` if no claim counts.
     fn holder(&self, addr: Ip, claims: &AddressClaims, policy: &PolicyState) -> Option<Holder> {
-        if let Some(id) = claims.attachment {
+        if let Some(id) = claims.attachment() {
             let attached = self.attachments.get(id);
             let runs = attached
                 .and_then(|a| a.pod.as_ref())
@@ -398,7 +399,7 @@ impl NodeState {
                 place: Place::Local(id),
             });
         }
-        if claims.host {
+        if claims.is_host() {
             // Node selectors match the addresses in the node's status, not the host port's.
             let own = self.own.facts.node.as_ref();
             let own = own.filter(|node| node.has_address(addr.to_std()));
@@ -413,7 +414,7 @@ impl NodeState {
         let own = |claim: &ClaimingPod| claim.pod.node.as_deref() == Some(&*self.own.name);
         // A pod of this node has no address without an attachment, so a pod of another node comes before it.
         let first = |a: &&ClaimingPod, b: &&ClaimingPod| own(a).cmp(&own(b)).then_with(|| a.pod.cmp_as_holder(&b.pod));
-        if let Some(claim) = claims.pods.iter().filter(unattached).min_by(first) {
+        if let Some(claim) = claims.pods().filter(unattached).min_by(first) {
             let node = claim.pod.node.as_ref().and_then(|name| self.nodes.id(name));
             return Some(Holder {
                 pod_class: Some(claim.class),
@@ -422,7 +423,7 @@ impl NodeState {
             });
         }
         let identified = |name: &Arc<str>| Some((self.nodes.id(name)?, self.nodes.labels(name)));
-        let (node, labels) = claims.nodes.iter().find_map(identified)?;
+        let (node, labels) = claims.nodes().iter().find_map(identified)?;
         Some(Holder {
             pod_class: None,
             node: policy.references.node_labels(labels),

@@ -14,7 +14,7 @@ pub(crate) struct GroupId(pub(super) u32);
 
 /// A class of pods that no policy could tell apart: see `pod_classes`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(crate) struct PodClassId(pub(super) u32);
+pub(crate) struct PodClassId(pub(crate) u32);
 
 /// A set of pod classes that no active policy tells apart: see `equivalence`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

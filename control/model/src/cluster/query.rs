@@ -4,7 +4,6 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Cluster;
-use super::table::Table;
 use crate::changes::{Change, Changes, Delta};
 use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Rejection, Subject};
@@ -128,8 +127,8 @@ impl Cluster {
     }
 
     /// Returns the pods of a namespace, by name.
-    pub fn pods_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<Pod>> {
-        in_namespace(&self.pods, namespace)
+    pub fn pods_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<Pod>> + use<'a> {
+        self.pods.in_namespace(namespace)
     }
 
     /// Returns the pods of a node, by namespace and name.
@@ -195,8 +194,8 @@ impl Cluster {
     }
 
     /// Returns the policies of a namespace, by name.
-    pub fn policies_in(&self, namespace: &str) -> impl Iterator<Item = &Arc<NetworkPolicy>> {
-        in_namespace(&self.policies, namespace)
+    pub fn policies_in<'a>(&'a self, namespace: &str) -> impl Iterator<Item = &'a Arc<NetworkPolicy>> + use<'a> {
+        self.policies.in_namespace(namespace)
     }
 
     /// Returns all policies of the cluster's administrators, by name.
@@ -242,14 +241,4 @@ impl Cluster {
             ..Changes::default()
         }
     }
-}
-
-fn in_namespace<'a, T: PartialEq>(
-    table: &'a Table<T>,
-    namespace: &str,
-) -> impl Iterator<Item = &'a Arc<T>> + use<'a, T> {
-    let first = ObjectKey::new(namespace, "");
-    let namespace = Arc::clone(&first.namespace);
-    let ours = move |(key, _): &(&ObjectKey, _)| key.namespace == namespace;
-    table.from(first).take_while(ours).map(|(_, object)| object)
 }

@@ -44,12 +44,12 @@ pub(super) fn slice<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, EndpointSl
     for node in root.items("endpoints")? {
         slice
             .endpoints
-            .extend(meta.good(endpoint(node, address_type, meta)).flatten());
+            .extend(meta.good(endpoint(node, address_type)).flatten());
     }
     Ok(slice)
 }
 
-fn endpoint<'a>(node: Node<'a>, address_type: AddressType, meta: &Meta<'a>) -> Found<'a, Option<Endpoint>> {
+fn endpoint<'a>(node: Node<'a>, address_type: AddressType) -> Found<'a, Option<Endpoint>> {
     // All addresses must be valid, but only the first one counts, as for kube-proxy.
     let mut first = None;
     for place in node.items("addresses")? {
