@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Cluster;
+use super::index::ByKey;
 use crate::changes::{Change, Changes, Delta};
 use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Rejection, Subject};
@@ -85,7 +86,7 @@ impl Cluster {
     /// ready node is preferred, then the first by name.
     #[must_use]
     pub fn node_at(&self, ip: IpAddr) -> Option<&Arc<Node>> {
-        let nodes = self.index.nodes_at.of(ip).filter_map(|key| self.nodes.get(key));
+        let nodes = self.index.nodes_at.of(ip.into());
         nodes.min_by_key(|node| !node.ready)
     }
 
@@ -133,19 +134,15 @@ impl Cluster {
 
     /// Returns the pods of a node, by namespace and name.
     pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Arc<Pod>> {
-        self.index
-            .pods_on
-            .get(node)
-            .into_iter()
-            .flatten()
-            .filter_map(|key| self.pods.get(key))
+        let pods = self.index.pods_on.get(node).into_iter().flatten();
+        pods.map(|ByKey(pod)| pod)
     }
 
     /// Returns the pod that has this address. It is neither terminated nor in the host's network. If several pods have it,
     /// the first one by [`Pod::cmp_as_holder`] counts. (On a pod's own node, the attachment decides instead.)
     #[must_use]
     pub fn pod_at(&self, ip: IpAddr) -> Option<&Arc<Pod>> {
-        let pods = self.index.pods_at.of(ip).filter_map(|key| self.pods.get(key));
+        let pods = self.index.pods_at.of(ip.into());
         pods.min_by(|a, b| a.cmp_as_holder(b))
     }
 
@@ -162,7 +159,7 @@ impl Cluster {
 
     /// Returns the Services that have an address. Several may share an external or a load balancer's address.
     pub fn services_at(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<Service>> {
-        self.index.services_at.of(ip).filter_map(|key| self.services.get(key))
+        self.index.services_at.of(ip.into())
     }
 
     /// Returns all slices, by namespace and name.
@@ -178,8 +175,7 @@ impl Cluster {
 
     /// Returns the slices of a Service, by name.
     pub fn slices_of(&self, service: &ObjectKey) -> impl Iterator<Item = &Arc<EndpointSlice>> {
-        let slices = self.index.slices_of.of(service.clone());
-        slices.filter_map(|key| self.slices.get(key))
+        self.index.slices_of.of(service.clone())
     }
 
     /// Returns all policies, by namespace and name.

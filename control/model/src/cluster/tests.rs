@@ -459,3 +459,29 @@ fn of_pods_of_other_nodes_only_identity_and_addresses_are_kept() {
         "readiness is no change"
     );
 }
+
+#[test]
+fn the_indexes_hold_the_versions_in_force() {
+    let mut cluster = Cluster::new();
+    let node = |ready| Node {
+        name: "n1".into(),
+        labels: Labels::default(),
+        internal_ips: vec![ip("192.0.2.1")],
+        external_ips: Vec::new(),
+        pod_cidrs: Vec::new(),
+        ready,
+        draining: false,
+    };
+    for ready in [false, true] {
+        upsert(&mut cluster, node(ready));
+        let mut pod = pod("p", &["10.0.0.1", "fd00::1"]);
+        (pod.node, pod.ready) = (Some("n1".into()), ready);
+        upsert(&mut cluster, pod);
+        assert_eq!(cluster.node_at(ip("192.0.2.1")).map(|node| node.ready), Some(ready));
+        for address in ["10.0.0.1", "fd00::1"] {
+            assert_eq!(cluster.pod_at(ip(address)).map(|pod| pod.ready), Some(ready));
+        }
+        assert!(cluster.pods_on("n1").all(|pod| pod.ready == ready));
+    }
+    assert_eq!(cluster.pod_at(ip("10.0.0.2")), None);
+}
