@@ -52,20 +52,24 @@ impl Node {
         }
     }
 
-    fn apply(&mut self, batch: Vec<Event>, changes: &mut Changes) {
+    fn apply(&mut self, batch: Vec<Event>, mut each: impl FnMut(Changes)) {
         let begin = thread_time();
         for event in batch {
-            changes.extend(self.cluster.apply(event));
+            each(self.cluster.apply(event));
         }
         self.model += thread_time() - begin;
     }
 
-    fn compile(&mut self, changes: &Changes, attaches: bool) {
+    /// Compiles changes; all objects and the local pods, as an agent does at its start, without them.
+    fn compile(&mut self, changes: Option<&Changes>) {
         let begin = thread_time();
         let facts = NodeFacts::new(self.cluster.node(&self.plan.node).cloned(), []);
-        self.compiler.apply_changes(&self.cluster, changes, &facts);
-        if attaches {
-            self.attach();
+        match changes {
+            Some(changes) => self.compiler.apply_changes(&self.cluster, changes, &facts),
+            None => {
+                self.compiler.apply_all(&self.cluster, &facts);
+                self.attach();
+            }
         }
         self.compiler.rebuild();
         self.compile += thread_time() - begin;
@@ -131,14 +135,12 @@ pub fn measure(plan: &Plan, rate: u64, seconds: u64, out: &mut impl Write) -> Re
     })?;
     let gone = |_| BenchError::Thread(SOURCE_THREAD);
     // The cold start.
-    let mut changes = Changes::default();
     while !node.cluster.is_synced() {
-        node.apply(batches.recv().map_err(gone)?, &mut changes);
+        node.apply(batches.recv().map_err(gone)?, drop);
     }
     let listed = begin.elapsed();
     let before_compile = usage::resident(std::process::id())?;
-    node.compile(&changes, true);
-    drop(changes);
+    node.compile(None);
     let source = source_time()?;
     let _ = writeln!(
         out,
@@ -193,8 +195,8 @@ pub fn measure(plan: &Plan, rate: u64, seconds: u64, out: &mut impl Write) -> Re
             let is_probe = batch.iter().any(is_probe);
             let mut changes = Changes::default();
             let build = Instant::now();
-            node.apply(batch, &mut changes);
-            node.compile(&changes, false);
+            node.apply(batch, |more| changes.extend(more));
+            node.compile(Some(&changes));
             builds.push(build.elapsed());
             if is_probe && let Some(at) = sent_at.take() {
                 latencies.push(at.elapsed());

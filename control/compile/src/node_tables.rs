@@ -61,7 +61,9 @@ impl NodeTables {
             compiler: Compiler::new(config),
             snapshot: Arc::default(),
         };
-        tables.apply(cluster, &cluster.to_changes());
+        tables.update_facts(cluster);
+        tables.compiler.apply_all(cluster, &tables.facts);
+        tables.rebuild(cluster);
         tables
     }
 
@@ -71,6 +73,10 @@ impl NodeTables {
         let underlay = self.underlay(cluster);
         self.compiler.set_underlay(underlay);
         self.compiler.apply_changes(cluster, changes, &self.facts);
+        self.rebuild(cluster);
+    }
+
+    fn rebuild(&mut self, cluster: &Cluster) {
         self.attach_pods(cluster);
         self.snapshot = self.compiler.rebuild().snapshot;
     }

@@ -5,11 +5,12 @@
 //! The port is a hash of the frontend, so the next agent assigns the same one. Packets that the kernel still sends by an
 //! older rule then reach the same frontend or none. If two frontends hash to one port, the second one gets the next free port.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
 use std::net::IpAddr;
 
-use heddle_model::{Change, Changes, Cluster};
+use heddle_model::{Change, Cluster};
 use heddle_wire::Ip;
 use siphasher::sip::SipHasher13;
 
@@ -35,12 +36,14 @@ impl ExternalAliases {
     pub fn apply_changes(
         &mut self,
         cluster: &Cluster,
-        changes: &Changes,
+        changes: impl IntoIterator<Item: Borrow<Change>>,
         external_ips: bool,
     ) -> Vec<(ExternalFrontend, Option<u16>)> {
         let mut changed = Vec::new();
-        for change in &changes.objects {
-            let Change::Service(delta) = change else { continue };
+        for change in changes {
+            let Change::Service(delta) = change.borrow() else {
+                continue;
+            };
             let both = [&delta.before, &delta.after].into_iter().flatten();
             let concerned: BTreeSet<ExternalFrontend> = both
                 .flat_map(|service| ExternalFrontend::of(service, external_ips))

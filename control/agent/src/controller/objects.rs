@@ -28,6 +28,40 @@ struct QueuedBatch {
     received_at: Instant,
 }
 
+/// The objects that the compiler does not have yet.
+pub(super) enum NewObjects {
+    /// All objects, the first time. They are not collected as changes, which would take 10 MB in a large cluster.
+    All,
+    /// The objects that have changed since.
+    Changed(Changes),
+}
+
+impl NewObjects {
+    /// Returns `true` if there is nothing new.
+    pub(super) const fn is_empty(&self) -> bool {
+        match self {
+            NewObjects::All => false,
+            NewObjects::Changed(changes) => changes.is_empty(),
+        }
+    }
+
+    /// Returns `true` if a change fulfils a condition; of all objects, that is assumed.
+    pub(super) fn any(&self, condition: impl Fn(&Change) -> bool) -> bool {
+        match self {
+            NewObjects::All => true,
+            NewObjects::Changed(changes) => changes.objects.iter().any(condition),
+        }
+    }
+
+    /// Returns `true` if the list of rejections may have changed.
+    pub(super) const fn may_change_rejections(&self) -> bool {
+        match self {
+            NewObjects::All => true,
+            NewObjects::Changed(changes) => changes.rejections,
+        }
+    }
+}
+
 /// The cluster model and its pending changes.
 pub(super) struct Objects {
     /// The cluster. Only the controller writes; the read model reads. A reader holds the lock for one look-up or one list.
@@ -136,14 +170,11 @@ impl Objects {
     }
 
     /// Removes and returns the changes since the last call; the first time, all objects.
-    pub(super) fn drain_changes(&mut self) -> Changes {
+    pub(super) fn drain_changes(&mut self) -> NewObjects {
         let changes = std::mem::take(&mut self.pending);
-        if std::mem::replace(&mut self.collects, true) {
-            return changes;
-        }
-        Changes {
-            rejections: changes.rejections,
-            ..self.cluster().to_changes()
+        match std::mem::replace(&mut self.collects, true) {
+            true => NewObjects::Changed(changes),
+            false => NewObjects::All,
         }
     }
 

@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use heddle_compile::{BuildResult, Compiler, NodeConfig};
 use heddle_host::external_aliases::{self, ExternalAliases};
 use heddle_host::frontends::ExternalFrontend;
-use heddle_model::{Changes, Cluster, NodeFacts};
+use heddle_model::{Cluster, NodeFacts};
 use heddle_tables::{FrontendKey, NodeId};
 use heddle_wire::{Ip, MacAddr, Proto};
+
+use super::objects::NewObjects;
 
 /// The longest time for which tables wait for the host port. `nft` takes some 20 ms; a slow one delays tables no longer
 /// than this, and no tables that an ADD waits for.
@@ -57,9 +59,18 @@ impl Publication {
         }
     }
 
-    /// Hands the compiler the changed objects, the node's facts and the host port's MAC address.
-    pub(super) fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes, facts: &NodeFacts, host_mac: MacAddr) {
-        self.compiler.apply_changes(cluster, changes, facts);
+    /// Hands the compiler the changed objects, or all objects, the node's facts and the host port's MAC address.
+    pub(super) fn apply_changes(
+        &mut self,
+        cluster: &Cluster,
+        changes: &NewObjects,
+        facts: &NodeFacts,
+        host_mac: MacAddr,
+    ) {
+        match changes {
+            NewObjects::All => self.compiler.apply_all(cluster, facts),
+            NewObjects::Changed(changes) => self.compiler.apply_changes(cluster, changes, facts),
+        }
         self.compiler.set_host_mac(host_mac);
         self.is_changed |= !changes.is_empty();
     }

@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use heddle_compile::{NodeConfig, to_prefix};
-use heddle_model::Changes;
 
 use super::error::ControllerError;
 use super::host::HostChange;
-use super::objects::concerns_host;
+use super::objects::{NewObjects, concerns_host};
 use super::publication::{self, Publication};
 use super::state::Controller;
 use crate::health;
@@ -43,11 +42,11 @@ impl Controller {
             return Ok(());
         }
         let changes = self.objects.drain_changes();
-        if changes.rejections || is_first {
+        if changes.may_change_rejections() {
             self.journal.keep(self.objects.cluster().kept());
         }
         if let Some(saver) = &self.saver
-            && (changes.rejections || !changes.objects.is_empty())
+            && (changes.may_change_rejections() || changes.any(|_| true))
         {
             saver.mark_changed();
         }
@@ -55,12 +54,12 @@ impl Controller {
         if changes.is_empty() && !is_changed {
             return Ok(());
         }
-        self.feed_compiler_and_host(&changes, is_first || has_other_facts);
+        self.feed_compiler_and_host(&changes, has_other_facts);
         self.attach_known_pods();
         if self.publish() {
             self.open_host_once()?;
         }
-        self.serve_health_checks(&changes, is_first);
+        self.serve_health_checks(&changes);
         Ok(())
     }
 
@@ -121,13 +120,19 @@ impl Controller {
         true
     }
 
-    /// Hands the changed objects to the host task and to the compiler. `plans_anew`: the host task's plan may be another one,
-    /// whatever the changes are.
-    fn feed_compiler_and_host(&mut self, changes: &Changes, plans_anew: bool) {
-        let changed_aliases =
-            self.external_aliases
-                .apply_changes(&self.objects.cluster(), changes, self.settings.external_ips);
-        if plans_anew || changes.objects.iter().any(concerns_host) {
+    /// Hands the changed objects to the host task and to the compiler. With other facts of the node, the host task's plan may be
+    /// another one, whatever the changes are.
+    fn feed_compiler_and_host(&mut self, changes: &NewObjects, has_other_facts: bool) {
+        let plans_anew = has_other_facts || matches!(changes, NewObjects::All);
+        let changed_aliases = {
+            let (cluster, external_ips) = (self.objects.cluster(), self.settings.external_ips);
+            let aliases = &mut self.external_aliases;
+            match changes {
+                NewObjects::All => aliases.apply_changes(&cluster, cluster.all_changes(), external_ips),
+                NewObjects::Changed(changes) => aliases.apply_changes(&cluster, &changes.objects, external_ips),
+            }
+        };
+        if plans_anew || changes.any(concerns_host) {
             self.plan_host();
         }
         let (cluster, facts) = (self.objects.cluster(), self.objects.facts());
@@ -235,9 +240,9 @@ impl Controller {
     }
 
     /// Opens and closes the ports of health checks, if a change concerns them.
-    fn serve_health_checks(&mut self, changes: &Changes, is_first: bool) {
+    fn serve_health_checks(&mut self, changes: &NewObjects) {
         let cluster = self.objects.cluster();
-        if !is_first && !changes.objects.iter().any(|change| health::concerns(&cluster, change)) {
+        if !changes.any(|change| health::concerns(&cluster, change)) {
             return;
         }
         let failed = self.health.serve(health::checks_of_node(&cluster, &self.settings.node));

@@ -1,6 +1,7 @@
 //! Records the model's changes and marks what they affect for the next rebuild. Tables that do not depend on policy,
 //! such as Services and pod ranges, are written at once.
 
+use std::borrow::Borrow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -15,14 +16,23 @@ use crate::service::frontends::services_at_same_addresses;
 impl Compiler {
     /// Records changes. `cluster` is the state after them, and `facts` are what follows from it for this node.
     pub fn apply_changes(&mut self, cluster: &Cluster, changes: &Changes, facts: &NodeFacts) {
+        self.apply_each(cluster, &changes.objects, facts);
+    }
+
+    /// Records all objects of a cluster, for a compiler that has none yet.
+    pub fn apply_all(&mut self, cluster: &Cluster, facts: &NodeFacts) {
+        self.apply_each(cluster, cluster.all_changes(), facts);
+    }
+
+    fn apply_each(&mut self, cluster: &Cluster, changes: impl IntoIterator<Item: Borrow<Change>>, facts: &NodeFacts) {
         // Services are compiled at the end: each once, and with this node's addresses and zone after the changes.
         let mut services = BTreeSet::new();
         let mut service_cidrs = false;
         if self.node.set_own_node(facts, &self.config, &mut self.output) {
             services.extend(cluster.services().map(|service| service.key.clone()));
         }
-        for change in &changes.objects {
-            match change {
+        for change in changes {
+            match change.borrow() {
                 Change::Node(delta) => self.node.apply_node(cluster, delta, &self.config, &mut self.output),
                 Change::ServiceCidr(_) => service_cidrs = true,
                 Change::Namespace(delta) => self.apply_namespace(cluster, &delta.key.name),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Cluster;
 use super::index::ByKey;
-use crate::changes::{Change, Changes, Delta};
+use crate::changes::{Change, Delta};
 use crate::cluster_policy::ClusterNetworkPolicy;
 use crate::event::{Rejection, Subject};
 use crate::key::{Kind, ObjectKey, ObjectRef};
@@ -205,9 +205,9 @@ impl Cluster {
         self.cluster_policies.get(&ObjectKey::cluster(name))
     }
 
-    /// Returns the changes that lead to this state from an empty cluster.
-    #[must_use]
-    pub fn to_changes(&self) -> Changes {
+    /// Returns the changes that lead to this state from an empty cluster, one after the other: a list of all would take 60 bytes for
+    /// each object.
+    pub fn all_changes(&self) -> impl Iterator<Item = Change> {
         fn added<T>(key: ObjectKey, object: &Arc<T>) -> Delta<T> {
             Delta {
                 key,
@@ -215,26 +215,25 @@ impl Cluster {
                 after: Some(Arc::clone(object)),
             }
         }
-        let cluster_key = |name: &Arc<str>| ObjectKey::cluster(Arc::clone(name));
-        let mut objects = Vec::new();
-        objects.extend(self.nodes().map(|n| Change::Node(added(cluster_key(&n.name), n))));
-        objects.extend(
-            self.service_cidrs()
-                .map(|c| Change::ServiceCidr(added(cluster_key(&c.name), c))),
-        );
-        objects.extend(
-            self.namespaces()
-                .map(|n| Change::Namespace(added(cluster_key(&n.name), n))),
-        );
-        objects.extend(self.pods().map(|p| Change::Pod(added(p.key.clone(), p))));
-        objects.extend(self.services().map(|s| Change::Service(added(s.key.clone(), s))));
-        objects.extend(self.slices().map(|s| Change::EndpointSlice(added(s.key.clone(), s))));
-        objects.extend(self.policies().map(|p| Change::NetworkPolicy(added(p.key.clone(), p))));
+        let key = |name: &Arc<str>| ObjectKey::cluster(Arc::clone(name));
+        let nodes = self.nodes().map(move |n| Change::Node(added(key(&n.name), n)));
+        let service_cidrs = self.service_cidrs();
+        let service_cidrs = service_cidrs.map(move |c| Change::ServiceCidr(added(key(&c.name), c)));
+        let namespaces = self.namespaces();
+        let namespaces = namespaces.map(move |n| Change::Namespace(added(key(&n.name), n)));
+        let pods = self.pods().map(|p| Change::Pod(added(p.key.clone(), p)));
+        let services = self.services().map(|s| Change::Service(added(s.key.clone(), s)));
+        let slices = self.slices().map(|s| Change::EndpointSlice(added(s.key.clone(), s)));
+        let policies = self.policies().map(|p| Change::NetworkPolicy(added(p.key.clone(), p)));
         let cluster_policies = self.cluster_policies();
-        objects.extend(cluster_policies.map(|p| Change::ClusterNetworkPolicy(added(cluster_key(&p.name), p))));
-        Changes {
-            objects,
-            ..Changes::default()
-        }
+        let cluster_policies = cluster_policies.map(move |p| Change::ClusterNetworkPolicy(added(key(&p.name), p)));
+        nodes
+            .chain(service_cidrs)
+            .chain(namespaces)
+            .chain(pods)
+            .chain(services)
+            .chain(slices)
+            .chain(policies)
+            .chain(cluster_policies)
     }
 }
