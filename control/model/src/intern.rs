@@ -1,17 +1,19 @@
-//! One shared copy of equal values in many objects: the label sets of a Deployment's pods, their keys and values, and the
-//! names of namespaces and nodes.
+//! One shared copy of equal values in many objects: label sets and ports of a Deployment's pods, keys and values of labels, and
+//! the names of ports, namespaces and nodes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use crate::event::Object;
 use crate::labels::Labels;
+use crate::pod::ContainerPort;
 
 /// The shared copies. Unused copies are dropped whenever their number has doubled since the last time.
 #[derive(Debug, Default)]
 pub struct Interner {
     texts: HashSet<Arc<str>>,
     labels: HashSet<Labels>,
+    ports: HashSet<Arc<[ContainerPort]>>,
     swept_at: usize,
 }
 
@@ -27,10 +29,7 @@ impl Interner {
                 self.text(&mut pod.key.namespace);
                 self.labels(&mut pod.labels);
                 pod.node.iter_mut().for_each(|node| self.text(node));
-                let names = pod.ports.iter_mut().filter_map(|port| port.name.as_mut());
-                names.for_each(|name| self.text(name));
-                pod.ips.shrink_to_fit();
-                pod.ports.shrink_to_fit();
+                self.ports(&mut pod.ports);
             }
             Object::Namespace(namespace) => {
                 let Some(namespace) = Arc::get_mut(namespace) else {
@@ -66,7 +65,7 @@ impl Interner {
     }
 
     fn len(&self) -> usize {
-        self.texts.len() + self.labels.len()
+        self.texts.len() + self.labels.len() + self.ports.len()
     }
 
     fn text(&mut self, text: &mut Arc<str>) {
@@ -87,9 +86,22 @@ impl Interner {
         self.labels.insert(labels.clone());
     }
 
+    fn ports(&mut self, ports: &mut Arc<[ContainerPort]>) {
+        if let Some(known) = self.ports.get(ports) {
+            *ports = Arc::clone(known);
+            return;
+        }
+        let names = Arc::get_mut(ports).into_iter().flatten();
+        names
+            .filter_map(|port| port.name.as_mut())
+            .for_each(|name| self.text(name));
+        self.ports.insert(Arc::clone(ports));
+    }
+
     fn sweep(&mut self) {
-        // Sets first: they hold keys and values.
+        // Sets first: they hold keys, values and names.
         self.labels.retain(Labels::is_shared);
+        self.ports.retain(|ports| Arc::strong_count(ports) > 1);
         self.texts.retain(|text| Arc::strong_count(text) > 1);
         self.swept_at = self.len();
     }
@@ -98,7 +110,7 @@ impl Interner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Namespace, ObjectKey, Pod, PodPhase};
+    use crate::{Namespace, ObjectKey, Pod, PodPhase, PortNumber, Protocol};
 
     fn pod(name: &str, app: &str) -> Object {
         Object::from(Pod {
@@ -107,10 +119,15 @@ mod tests {
             static_uid: None,
             labels: Labels::new([("app", app), ("tier", "db")]).unwrap(),
             node: Some("node-1".into()),
-            ips: Vec::new(),
+            ips: Box::default(),
             host_network: false,
             phase: PodPhase::Running,
-            ports: Vec::new(),
+            ports: [ContainerPort {
+                name: Some("http".into()),
+                number: PortNumber::MIN,
+                protocol: Protocol::Tcp,
+            }]
+            .into(),
             ready: true,
             terminating: false,
             created: 0,
@@ -135,6 +152,21 @@ mod tests {
         assert!(a.is_same(b) && !a.is_same(c));
         let keys = [a, c].map(|labels| Arc::as_ptr(labels.iter().next().unwrap().0));
         assert_eq!(keys[0].cast::<u8>(), keys[1].cast::<u8>());
+    }
+
+    #[test]
+    fn equal_ports_are_shared() {
+        let mut interner = Interner::default();
+        let mut pods = [pod("a", "web"), pod("b", "db")];
+        pods.iter_mut().for_each(|pod| interner.object(pod));
+        let ports = pods.each_ref().map(|object| match object {
+            Object::Pod(pod) => &pod.ports,
+            _ => panic!("no pod"),
+        });
+        assert!(Arc::ptr_eq(ports[0], ports[1]));
+        drop(pods);
+        interner.sweep();
+        assert_eq!(interner.len(), 0);
     }
 
     #[test]

@@ -25,13 +25,14 @@ pub struct Pod {
     /// `spec.nodeName`; none before the pod is scheduled.
     pub node: Option<Arc<str>>,
     /// `status.podIPs`, or `status.podIP` where there is no list: at most one of each family.
-    pub ips: Vec<IpAddr>,
+    pub ips: Box<[IpAddr]>,
     /// `spec.hostNetwork`: the pod's addresses are its node's.
     pub host_network: bool,
     /// `status.phase`
     pub phase: PodPhase,
-    /// `spec.containers[].ports[]`, and the ports of `spec.initContainers[]` that keep running (`restartPolicy: Always`).
-    pub ports: Vec<ContainerPort>,
+    /// `spec.containers[].ports[]`, and the ports of `spec.initContainers[]` that keep running (`restartPolicy: Always`). The pods
+    /// of a Deployment share them.
+    pub ports: Arc<[ContainerPort]>,
     /// `status.conditions[]`: `Ready` is `True`.
     pub ready: bool,
     /// `metadata.deletionTimestamp` is set.
@@ -52,7 +53,10 @@ impl Pod {
             self.phase = PodPhase::Running;
         }
         // Policies find ports by name.
-        self.ports.retain(|port| port.name.is_some());
+        if self.ports.iter().any(|port| port.name.is_none()) {
+            let named = self.ports.iter().filter(|port| port.name.is_some());
+            self.ports = named.cloned().collect();
+        }
     }
 
     /// Returns true if the pod succeeded or failed: its containers will not run again, and its addresses are free.

@@ -107,14 +107,15 @@ pub fn pod(size: Size, id: u32, app: &str) -> Pod {
             ("pod-template-hash", &hash),
         ]),
         node: Some(node.into()),
-        ips: vec![address(id)],
+        ips: [address(id)].into(),
         host_network: false,
         phase: PodPhase::Running,
-        ports: vec![ContainerPort {
+        ports: [ContainerPort {
             name: Some("http".into()),
             number: port(8080),
             protocol: Protocol::Tcp,
-        }],
+        }]
+        .into(),
         ready: true,
         terminating: false,
         created: 0,

@@ -131,7 +131,7 @@ fn pairs(size: Size) -> Vec<Pair> {
     let remote = size.pods - 1;
     let new = |number: u32, app: &str| Pod {
         labels: labels(&[("app", app), ("tier", "web"), ("pod-template-hash", "12345")]),
-        ips: vec![cluster::address(size.pods + number)],
+        ips: [cluster::address(size.pods + number)].into(),
         ..pod(size, size.pods + number, app)
     };
     let beside = |app: &str| Pod {

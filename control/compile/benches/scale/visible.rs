@@ -260,7 +260,7 @@ fn of_policy(criterion: &mut Criterion, report: &mut Report) {
             make,
             |node, number| {
                 let new = Pod {
-                    ips: vec![cluster::address(size.pods + 2)],
+                    ips: [cluster::address(size.pods + 2)].into(),
                     ..pod(size, size.pods + 2, &cluster::app(remote))
                 };
                 let event = if number % 2 == 1 {

@@ -147,7 +147,7 @@ fn pod(name: &str, node: &str, ips: &[&str], its_labels: &str) -> Pod {
         ips: ips.iter().map(|i| ip(i)).collect(),
         host_network: false,
         phase: PodPhase::Running,
-        ports: Vec::new(),
+        ports: Arc::default(),
         ready: true,
         terminating: false,
         created: 0,

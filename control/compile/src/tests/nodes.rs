@@ -167,7 +167,7 @@ fn of_pods_with_one_address_an_attachment_counts_then_the_newest_that_is_not_ter
     assert!(matches!(place(&snapshot, "10.0.2.9"), Place::Node(_)));
     // With one, no other pod counts.
     let mut old = remote("a/old", "app=bad", 99, false);
-    old.ips = vec![ip("10.0.1.3")];
+    old.ips = [ip("10.0.1.3")].into();
     let near = pod("a/near", "here", &["10.0.1.3"], "app=good");
     world.put(old).local(3, &near);
     let snapshot = world.build().snapshot;

@@ -214,15 +214,16 @@ fn make_pod(n: u8, its_labels: Labels, other_ports: bool, state: State) -> Pod {
     made.key = pod_key(n);
     made.labels = its_labels;
     let number = if other_ports { 80 } else { 90 };
-    made.ports = vec![
+    made.ports = [
         container_port("http", number, Protocol::Tcp),
         container_port("dns", number, Protocol::Udp),
-    ];
+    ]
+    .into();
     match state {
         State::Ended if n >= 3 => made.phase = PodPhase::Succeeded,
         State::OnTheHost if n >= 3 => {
             made.host_network = true;
-            made.ips = a_node(false).internal_ips;
+            made.ips = a_node(false).internal_ips.into();
         }
         State::Running | State::Ended | State::OnTheHost => {}
     }

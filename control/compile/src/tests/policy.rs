@@ -173,10 +173,11 @@ fn named_ports_are_resolved_for_each_destination_pod() {
     let mut world = shop();
     let with = |name: &str, node: &str, addr: &str, app: &str, number| {
         let mut pod = pod(name, node, &[addr], app);
-        pod.ports = vec![
+        pod.ports = [
             container_port("http", number, Protocol::Tcp),
             container_port("http", 99, Protocol::Udp),
-        ];
+        ]
+        .into();
         pod
     };
     world

@@ -82,7 +82,7 @@ fn pod_named<'a>(cluster: &'a Cluster, name: &str) -> Option<&'a Pod> {
 
 /// Returns the address of an end, of the family that it asks for.
 fn address(cluster: &Cluster, end: &End) -> Result<IpAddr, ProbeError> {
-    let (ips, family) = match end {
+    let (ips, family): (&[IpAddr], _) = match end {
         End::Ip { ip } => return Ok(*ip),
         End::Pod { pod, family } => {
             let found = pod_named(cluster, pod).filter(|pod| !pod.is_terminated());

@@ -177,7 +177,7 @@ impl PortBoundaries {
                     if let Some(pod) = cluster.pod(&pod.key) {
                         add_policies(cluster, pod, direction, &mut starts);
                         if direction == Direction::Ingress {
-                            for port in &pod.ports {
+                            for port in &*pod.ports {
                                 let number = port.number.get();
                                 add(port.protocol.into(), number, number, &mut starts);
                             }

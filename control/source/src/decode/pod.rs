@@ -19,10 +19,10 @@ pub(super) fn pod<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Pod> {
         static_uid: meta.good(static_uid(meta)).flatten(),
         labels: meta.labels(),
         node: None,
-        ips: Vec::new(),
+        ips: Box::default(),
         host_network: false,
         phase: PodPhase::Pending,
-        ports: Vec::new(),
+        ports: Arc::default(),
         ready: meta.good(net::is_ready(status)).unwrap_or_default(),
         terminating: meta.good(meta.is_terminating()).unwrap_or_default(),
         created: meta.good(meta.created()).unwrap_or_default(),
@@ -32,14 +32,16 @@ pub(super) fn pod<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Pod> {
         pod.node = node.filter(|name| !name.is_empty()).map(Into::into);
         pod.host_network = meta.good(spec.flag_of("hostNetwork")).unwrap_or_default();
         let list = |key| meta.good(spec.items(key)).into_iter().flatten();
+        let mut all = Vec::new();
         for container in list("containers") {
-            ports(container, meta, &mut pod.ports);
+            ports(container, meta, &mut all);
         }
         for container in list("initContainers") {
             if meta.good(container.text_of("restartPolicy")).flatten() == Some("Always") {
-                ports(container, meta, &mut pod.ports);
+                ports(container, meta, &mut all);
             }
         }
+        pod.ports = all.into();
     }
     if let Some(status) = status {
         // A phase that is not known is none in which addresses are free.
@@ -69,7 +71,7 @@ fn phase(text: &str) -> Result<PodPhase, &'static str> {
     }
 }
 
-fn ips<'a>(status: Node<'a>, host_network: bool, meta: &Meta<'a>) -> Vec<IpAddr> {
+fn ips<'a>(status: Node<'a>, host_network: bool, meta: &Meta<'a>) -> Box<[IpAddr]> {
     // A pod in the host's network has the addresses of its node.
     let read = if host_network {
         net::address
@@ -93,7 +95,7 @@ fn ips<'a>(status: Node<'a>, host_network: bool, meta: &Meta<'a>) -> Vec<IpAddr>
             ips.push(ip);
         }
     }
-    ips
+    ips.into()
 }
 
 fn ports<'a>(container: Node<'a>, meta: &Meta<'a>, out: &mut Vec<ContainerPort>) {

@@ -109,7 +109,7 @@ fn a_pod_as_the_api_has_it() {
         (Some("web"), PodPhase::Running, true)
     );
     assert_eq!((pod.host_network, pod.terminating), (false, false));
-    assert_eq!(pod.ips, [ip("10.0.0.1"), ip("fd00::1")]);
+    assert_eq!(*pod.ips, [ip("10.0.0.1"), ip("fd00::1")]);
     assert_eq!(pod.named_ports("dns", Protocol::Udp).collect::<Vec<_>>(), [port(53)]);
     assert_eq!(pod.named_ports("dns", Protocol::Tcp).count(), 0);
     let numbers: Vec<_> = pod.ports.iter().map(|port| port.number.get()).collect();
