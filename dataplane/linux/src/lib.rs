@@ -38,4 +38,4 @@ pub use monitor::Monitor;
 pub use neighbor::Neighbor;
 pub use netlink::Netlink;
 pub use netns::{Netns, NetnsError};
-pub use route::Route;
+pub use route::{NextHop, Resolved, Route};

@@ -1,16 +1,17 @@
-//! Unicast routes of the main table.
+//! Unicast routes of the main table, and the kernel's route to an address.
 
 use std::fmt;
+use std::io;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope,
-    RouteType,
+    RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use nix::libc::ESRCH;
+use nix::libc::{EACCES, EAFNOSUPPORT, EHOSTUNREACH, EINVAL, ENETUNREACH, EOPNOTSUPP, ESRCH};
 
 use crate::error::{LinuxError, absent_is_none};
 use crate::netlink::Netlink;
@@ -97,15 +98,7 @@ impl Route {
                 RouteAttribute::Gateway(address) => gateway = ip_of(address),
                 RouteAttribute::Oif(number) => index = Some(*number),
                 RouteAttribute::PrefSource(address) => source = ip_of(address),
-                RouteAttribute::Metrics(metrics) => {
-                    mtu = metrics.iter().find_map(|metric| {
-                        if let RouteMetric::Mtu(mtu) = metric {
-                            Some(*mtu)
-                        } else {
-                            None
-                        }
-                    });
-                }
+                RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
                 _ => {}
             }
         }
@@ -121,8 +114,98 @@ impl Route {
     }
 }
 
+/// The kernel's answer for packets of this node to one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resolved {
+    /// The packets leave by an interface.
+    Unicast(NextHop),
+    /// The address is one of this node's own.
+    Local,
+    /// A route refuses the packets (unreachable, blackhole or prohibit), or the address is a group's (multicast or broadcast).
+    Unreachable,
+}
+
+/// The way that packets to an address leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// The index of the interface.
+    pub index: u32,
+    /// The gateway; `None` if the address is on the link. An IPv4 route may have an IPv6 gateway.
+    pub gateway: Option<IpAddr>,
+    /// The source address that the kernel chooses; `None` if the node has no usable address of the family.
+    pub source: Option<IpAddr>,
+    /// The path MTU in bytes, if the route has one or the kernel has learned one; `None` for the interface's.
+    pub mtu: Option<u32>,
+}
+
+impl Resolved {
+    /// Decodes the kernel's answer; `None` without an interface.
+    fn decode(message: &RouteMessage) -> Option<Self> {
+        match message.header.kind {
+            RouteType::Local | RouteType::Anycast => return Some(Self::Local),
+            RouteType::Unicast => {}
+            _ => return Some(Self::Unreachable),
+        }
+        let (mut index, mut gateway, mut source, mut mtu) = (None, None, None, None);
+        for attribute in &message.attributes {
+            match attribute {
+                RouteAttribute::Oif(number) => index = Some(*number),
+                RouteAttribute::Gateway(address) => gateway = ip_of(address),
+                RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some(IpAddr::V4(*address)),
+                RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some(IpAddr::V6(*address)),
+                RouteAttribute::PrefSource(address) => source = ip_of(address),
+                RouteAttribute::Metrics(metrics) => mtu = mtu_of(metrics),
+                _ => {}
+            }
+        }
+        Some(Self::Unicast(NextHop {
+            index: index?,
+            gateway,
+            source,
+            mtu,
+        }))
+    }
+}
+
 /// Routes.
 impl Netlink {
+    /// Asks the kernel for its route to an address (RTM_GETROUTE), as for a packet that this node sends without a source, a mark
+    /// or ports. The kernel follows its policy rules, and chooses one hop of several (multipath) by the address. `None` means that
+    /// there is no route.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    pub fn route_to(&self, address: IpAddr) -> Result<Option<Resolved>, LinuxError> {
+        let step = || LinuxError::step(format!("asking for the route to {address}"));
+        let mut query = RouteMessage::default();
+        query.header.address_family = family_of(address);
+        query.header.destination_prefix_length = if address.is_ipv4() { 32 } else { 128 };
+        query.attributes.push(RouteAttribute::Destination(address.into()));
+        let answer = self.get(RouteNetlinkMessage::GetRoute(query));
+        // A route that refuses packets is answered by its error (fib_props, fib6_prop): EHOSTUNREACH for an unreachable one, EINVAL
+        // for a blackhole, EACCES for a prohibition.
+        if let Err(e) = &answer
+            && let Some(EHOSTUNREACH | EINVAL | EACCES) = e.raw_os_error()
+        {
+            return Ok(Some(Resolved::Unreachable));
+        }
+        // A kernel without the family's routes has no such request (EOPNOTSUPP).
+        match absent_is_none(answer, &[ENETUNREACH, EOPNOTSUPP, EAFNOSUPPORT]).map_err(|e| step()(e))? {
+            None => Ok(None),
+            Some(RouteNetlinkMessage::NewRoute(route)) => match Resolved::decode(&route) {
+                Some(resolved) => Ok(Some(resolved)),
+                None => Err(step()(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the route has no interface",
+                ))),
+            },
+            Some(_) => Err(step()(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the answer is no route",
+            ))),
+        }
+    }
+
     /// Lists the unicast routes of the main table, of both families.
     ///
     /// # Errors
@@ -164,6 +247,14 @@ impl Netlink {
             .map(|removed| removed.is_some())
             .map_err(LinuxError::step(format!("removing the route to {route}")))
     }
+}
+
+/// Returns the MTU among a route's metrics.
+fn mtu_of(metrics: &[RouteMetric]) -> Option<u32> {
+    metrics.iter().find_map(|metric| match metric {
+        RouteMetric::Mtu(mtu) => Some(*mtu),
+        _ => None,
+    })
 }
 
 const fn family_of(ip: IpAddr) -> AddressFamily {
@@ -222,5 +313,44 @@ mod tests {
         let mut message = route.encode();
         message.header.kind = RouteType::BlackHole;
         assert_eq!(Route::decode(&message), None);
+    }
+
+    fn answer(kind: RouteType, attributes: Vec<RouteAttribute>) -> Option<Resolved> {
+        let mut message = RouteMessage::default();
+        message.header.kind = kind;
+        message.attributes = attributes;
+        Resolved::decode(&message)
+    }
+
+    #[test]
+    fn the_kinds_of_an_answer() {
+        let oif = RouteAttribute::Oif(7);
+        for kind in [RouteType::Local, RouteType::Anycast] {
+            assert_eq!(answer(kind, vec![oif.clone()]), Some(Resolved::Local));
+        }
+        for kind in [
+            RouteType::Unreachable,
+            RouteType::BlackHole,
+            RouteType::Prohibit,
+            RouteType::Multicast,
+            RouteType::Broadcast,
+        ] {
+            assert_eq!(answer(kind, vec![oif.clone()]), Some(Resolved::Unreachable));
+        }
+        assert_eq!(answer(RouteType::Unicast, Vec::new()), None);
+    }
+
+    #[test]
+    fn an_answer_has_the_gateway_of_either_family() {
+        let gateway_of = |attribute| match answer(RouteType::Unicast, vec![RouteAttribute::Oif(7), attribute]) {
+            Some(Resolved::Unicast(hop)) => hop.gateway,
+            other => panic!("{other:?}"),
+        };
+        let (v4, v6) = (IpAddr::from([10, 0, 0, 1]), "fe80::9".parse::<IpAddr>().unwrap());
+        assert_eq!(gateway_of(RouteAttribute::Gateway(v4.into())), Some(v4));
+        assert_eq!(gateway_of(RouteAttribute::Gateway(v6.into())), Some(v6));
+        let via = RouteVia::Inet6("fe80::9".parse().unwrap());
+        assert_eq!(gateway_of(RouteAttribute::Via(via)), Some(v6));
+        assert_eq!(gateway_of(RouteAttribute::PrefSource(v4.into())), None);
     }
 }
