@@ -72,7 +72,7 @@ fn spawn(counts: watch::Sender<Counts>) -> Result<OwnedFd, String> {
             if fds[2].any() == Some(true) {
                 return;
             }
-            let [network_changed, rules_changed] = [network.drain(), rules.drain()];
+            let [network_changed, rules_changed] = [&network, &rules].map(|monitor| !monitor.drain().is_empty());
             if network_changed || rules_changed {
                 counts.send_modify(|counts| {
                     counts.network += u64::from(network_changed);

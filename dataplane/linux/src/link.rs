@@ -30,6 +30,10 @@ pub struct Link {
     pub mtu: u32,
     /// `true` if the interface is administratively up.
     pub up: bool,
+    /// `true` if the interface is up and its driver reports a carrier (`IFF_LOWER_UP`).
+    pub carrier: bool,
+    /// `true` if the interface resolves no neighbors (`IFF_NOARP`), as most tunnels.
+    pub noarp: bool,
     /// `true` if the interface is one end of a veth pair.
     pub veth: bool,
     /// The index of a veth's other end, in the namespace of that end.
@@ -50,6 +54,8 @@ impl Link {
             mac: None,
             mtu: 0,
             up: message.header.flags.contains(LinkFlags::Up),
+            carrier: message.header.flags.contains(LinkFlags::LowerUp),
+            noarp: message.header.flags.contains(LinkFlags::Noarp),
             veth: false,
             peer_index: None,
             tx_queues: 0,
