@@ -9,11 +9,13 @@
 //! - [`plan`] computes from the cluster's objects what the kernel's state should be; [`frontends`] and
 //!   [`external_aliases`] are parts of it. They neither read nor change the kernel.
 //! - [`observe`] reads the kernel's state, and [`port`] applies the differences.
+//! - [`underlay`] is how this node's packets reach the other nodes. The task follows it live and has the kernel keep the next
+//!   hops resolved.
 //! - [`state_file`] writes the files of the state directory.
 //! - [`task`] runs all of it on a thread of its own. The control thread starts it by [`start`] and never waits for it.
 //!
-//! This crate and `heddle-cni` alone change the node's kernel state. The node's NICs, its other routes and its forwarding
-//! switches are never changed.
+//! This crate and `heddle-cni` alone change the node's kernel state. The node's NICs, its other routes, its forwarding switches and
+//! the neighbor entries of others are never changed.
 
 mod due;
 pub mod error;
@@ -31,6 +33,10 @@ pub mod reserved;
 pub mod state_file;
 pub mod sysctl;
 pub mod task;
+pub mod underlay;
+mod underlay_due;
+mod underlay_plan;
+mod underlay_task;
 pub mod uplink;
 mod watch;
 mod well_known;
@@ -45,6 +51,7 @@ pub use plan::Plan;
 pub use port::{Applied, HostPort};
 pub use report::{HostLink, HostStatus, PortLink, PortLinks, Report};
 pub use task::{HostConfig, HostHandle, start};
+pub use underlay::{NoPath, NodePath, Underlay, UplinkFacts};
 pub use well_known::{GATEWAY_V4, GATEWAY_V6, INTERFACE, PEER, gateway_of};
 
 /// Removes everything of a host port from this network namespace, and returns a line for each thing it removed.
@@ -60,6 +67,11 @@ pub async fn remove(handle: &Netlink, state_dir: &Path) -> Result<Vec<String>, H
     }
     if links::delete(handle, PEER)? {
         removed.push(format!("interface {PEER}"));
+    }
+    match underlay_task::remove_entries(handle)? {
+        0 => {}
+        1 => removed.push("the neighbor entry of a path to another node".to_owned()),
+        entries => removed.push(format!("{entries} neighbor entries of paths to other nodes")),
     }
     if let Some(range) = reserved::release(state_dir)? {
         removed.push(format!("{range} of net.ipv4.ip_local_reserved_ports"));

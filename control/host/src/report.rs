@@ -1,12 +1,17 @@
 //! The reports and the state of the host task.
 
+use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::IpAddr;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use heddle_wire::MacAddr;
 
 use crate::error::HostError;
+use crate::underlay::Underlay;
 use crate::uplink::Uplink;
 
 /// The properties of the host port's pair of interfaces that the dataplane needs.
@@ -46,6 +51,29 @@ pub enum Report {
     Addresses(BTreeSet<IpAddr>),
     /// The uplink, sent after the first search and after each change.
     Uplink(Option<Uplink>),
+    /// The uplink's properties, its neighbors and the paths to the other nodes, sent after the first look and after each change.
+    Underlay(Arc<Underlay>),
+}
+
+/// The receiver of reports, which the parts of the host task share. They run on one thread.
+#[derive(Clone)]
+pub(crate) struct Reporter(Rc<RefCell<dyn FnMut(Report)>>);
+
+impl Reporter {
+    pub(crate) fn new(receiver: impl FnMut(Report) + 'static) -> Self {
+        Self(Rc::new(RefCell::new(receiver)))
+    }
+
+    /// Sends a report.
+    pub(crate) fn send(&self, report: Report) {
+        (self.0.borrow_mut())(report);
+    }
+}
+
+impl fmt::Debug for Reporter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reporter").finish_non_exhaustive()
+    }
 }
 
 /// The host task's last state, for `status` and metrics.
@@ -63,6 +91,11 @@ pub struct HostStatus {
     pub differences: Option<Vec<String>>,
     /// The number of differences that others have made and that heddle has removed.
     pub repaired: u64,
+    /// The underlay that was reported last; `None` until the first look.
+    pub underlay: Option<Arc<Underlay>>,
+    /// The reasons why the underlay may be incomplete: questions and steps that failed, one line for each kind of error. The node's
+    /// own state is good all the same, so [`HostStatus::problem`] leaves them out.
+    pub underlay_problems: Vec<String>,
 }
 
 impl HostStatus {

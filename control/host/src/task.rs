@@ -10,6 +10,8 @@
 //! difference; it reads the sysctls every 5 seconds. Without a notification an idle node does no other work here. A difference that cannot be removed is tried again with growing pauses, and [`HostStatus::differences`] shows
 //! it. The XDP programs of ports belong to the control thread, which re-attaches them at [`Report::ProgramsLost`]. It
 //! closes the ports whose interfaces are gone at [`Report::LinksGone`].
+//!
+//! The underlay is followed on the same thread by a future of its own (`underlay_task`), so that a slow `nft` does not delay it either.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,7 +22,6 @@ use std::sync::mpsc as std_mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heddle_linux::Address;
 use tokio::sync::{mpsc, watch};
 
 use crate::due::Due;
@@ -29,8 +30,9 @@ use crate::netlink::{self, Handle};
 use crate::nft_program::Nft;
 use crate::plan::Plan;
 use crate::port::{Applied, HostPort};
-use crate::report::{HostLink, HostStatus, PortLink, PortLinks, Report};
-use crate::uplink::{self, Uplink};
+use crate::report::{HostLink, HostStatus, PortLink, PortLinks, Report, Reporter};
+use crate::underlay_task::{UnderlayInputs, UnderlayTask};
+use crate::uplink::{self, Finder, Uplink};
 use crate::watch::Watch;
 use crate::well_known::INTERFACE;
 use crate::{links, reserved, sysctl};
@@ -77,6 +79,7 @@ struct Deletion {
 #[derive(Debug)]
 pub struct HostHandle {
     wanted: watch::Sender<Wanted>,
+    underlay: watch::Sender<UnderlayInputs>,
     deletions: mpsc::UnboundedSender<Deletion>,
     status: watch::Receiver<HostStatus>,
     stop: watch::Sender<bool>,
@@ -95,9 +98,23 @@ impl HostHandle {
 
     /// Sets the node's addresses, by which the uplink is found if no name is configured.
     pub fn set_node_addresses(&self, addresses: Vec<IpAddr>) {
+        self.underlay.send_if_modified(|inputs| {
+            let changed = inputs.node_addresses != addresses;
+            inputs.node_addresses.clone_from(&addresses);
+            changed
+        });
         self.wanted.send_if_modified(|wanted| {
             let changed = wanted.node_addresses != addresses;
             wanted.node_addresses = addresses;
+            changed
+        });
+    }
+
+    /// Sets the addresses of the other nodes, whose paths come back in [`Report::Underlay`].
+    pub fn set_nodes(&self, nodes: BTreeSet<IpAddr>) {
+        self.underlay.send_if_modified(|inputs| {
+            let changed = inputs.nodes.as_deref() != Some(&nodes);
+            inputs.nodes = Some(Arc::new(nodes));
             changed
         });
     }
@@ -147,8 +164,9 @@ pub fn start(
     config: HostConfig,
     reports: impl FnMut(Report) + Send + 'static,
 ) -> Result<(HostHandle, HostLink), HostError> {
-    // The channels: plans, deletions and the end towards the task; state, start and end towards the caller.
+    // The channels: plans, inputs of the underlay, deletions and the end towards the task; state, start and end towards the caller.
     let (wanted_in, wanted) = watch::channel(Wanted::default());
+    let (underlay_in, underlay) = watch::channel(UnderlayInputs::default());
     let (deletions_in, deletions) = mpsc::unbounded_channel();
     let (status_in, status) = watch::channel(HostStatus::default());
     let (stop_in, stop) = watch::channel(false);
@@ -165,7 +183,9 @@ pub fn start(
             }
         };
         runtime.block_on(async move {
-            let task = match Task::open(config, wanted, status_in, Box::new(reports)) {
+            let uplink_name = config.uplink.clone();
+            let reports = Reporter::new(reports);
+            let task = match Task::open(config, wanted, status_in.clone(), reports.clone()) {
                 Ok(task) => task,
                 Err(e) => {
                     let _ = started_in.send(Err(e));
@@ -174,11 +194,14 @@ pub fn start(
             };
             let _ = started_in.send(Ok(task.link()));
             let handle = task.netlink.clone();
+            let underlay = UnderlayTask::new(handle.clone(), underlay, uplink_name, status_in, reports);
+            let [port_notifications, underlay_notifications] = Watch::start();
             tokio::select! {
                 () = stopped(stop) => {}
-                // Both run on this thread, so a deletion is served while the task waits for `nft`.
+                // All run on this thread, so deletions and the underlay are served while the task waits for `nft`.
                 () = delete(handle, deletions) => {}
-                () = task.run() => {}
+                () = underlay.run(underlay_notifications) => {}
+                () = task.run(port_notifications) => {}
             }
         });
     };
@@ -190,6 +213,7 @@ pub fn start(
     let link = started.recv().unwrap_or(Err(HostError::Ended))?;
     let handle = HostHandle {
         wanted: wanted_in,
+        underlay: underlay_in,
         deletions: deletions_in,
         status,
         stop: stop_in,
@@ -216,6 +240,7 @@ struct Task {
     netlink: Handle,
     port: HostPort,
     wanted: watch::Receiver<Wanted>,
+    uplink_finder: Finder,
     uplink: Option<Uplink>,
     uplink_was_reported: bool,
     /// The addresses that were reported last.
@@ -226,7 +251,7 @@ struct Task {
     /// `true` while the pair is deleted and cannot be re-created.
     is_lost: bool,
     status: watch::Sender<HostStatus>,
-    reports: Box<dyn FnMut(Report) + Send>,
+    reports: Reporter,
 }
 
 impl Task {
@@ -235,12 +260,13 @@ impl Task {
         config: HostConfig,
         wanted: watch::Receiver<Wanted>,
         status: watch::Sender<HostStatus>,
-        reports: Box<dyn FnMut(Report) + Send>,
+        reports: Reporter,
     ) -> Result<Self, HostError> {
         let netlink = netlink::connect()?;
         let port = HostPort::open(netlink.clone(), config.queues, config.mtu, config.nft.clone())?;
         reserved::reserve(&config.state_dir, &config.reserved_ports)?;
         let task = Self {
+            uplink_finder: Finder::new(config.uplink.clone()),
             config,
             netlink,
             port,
@@ -268,8 +294,7 @@ impl Task {
     }
 
     /// Applies plans and checks the interfaces until the handle is dropped.
-    async fn run(mut self) {
-        let mut notifications = Watch::start();
+    async fn run(mut self, mut notifications: Watch) {
         let mut sysctls = tokio::time::interval(SYSCTL_INTERVAL);
         sysctls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -284,7 +309,13 @@ impl Task {
                     self.due.retry_after = None;
                     self.reconcile(false).await;
                 }
-                rules_changed = notifications.changed() => self.due.notify(rules_changed),
+                announced = notifications.changed() => {
+                    // Neighbors on other interfaces are verified all the time.
+                    let mut neighbors = announced.network.neighbors.keys();
+                    if announced.network.others || announced.rules || neighbors.any(|(index, _)| *index == self.port.index()) {
+                        self.due.notify(announced.rules);
+                    }
+                }
                 () = tokio::time::sleep_until(due.into()) => {
                     let is_periodic = due >= self.due.periodic;
                     self.restore_pair().await;
@@ -352,15 +383,15 @@ impl Task {
             status.differences = Some(failures.iter().map(ToString::to_string).collect());
         });
         if now_link != link {
-            (self.reports)(Report::Changed(now_link));
+            self.reports.send(Report::Changed(now_link));
         }
         if !lost.is_empty() {
-            (self.reports)(Report::ProgramsLost(lost));
+            self.reports.send(Report::ProgramsLost(lost));
         }
         if is_one_gone {
-            (self.reports)(Report::LinksGone);
+            self.reports.send(Report::LinksGone);
         }
-        (self.reports)(Report::Reconciled { revision, failures });
+        self.reports.send(Report::Reconciled { revision, failures });
     }
 
     /// Sets interfaces of ports up that are down. Returns those without the XDP program, and `true` if one is gone. A missing
@@ -417,7 +448,7 @@ impl Task {
                 self.is_lost = false;
                 let link = self.link();
                 self.status.send_modify(|status| status.link = Some(link));
-                (self.reports)(Report::Recreated(link));
+                self.reports.send(Report::Recreated(link));
                 self.compared = None;
                 self.reconcile(false).await;
             }
@@ -427,7 +458,7 @@ impl Task {
                     status.differences = Some(vec![e.to_string()]);
                 });
                 if !std::mem::replace(&mut self.is_lost, true) {
-                    (self.reports)(Report::Lost(e));
+                    self.reports.send(Report::Lost(e));
                 }
             }
         }
@@ -446,28 +477,19 @@ impl Task {
             .collect();
         if self.addresses.as_ref() != Some(&addresses) {
             self.addresses = Some(addresses.clone());
-            (self.reports)(Report::Addresses(addresses));
+            self.reports.send(Report::Addresses(addresses));
         }
-        match self.find_uplink(&held) {
+        let node_addresses = self.wanted.borrow().node_addresses.clone();
+        let found = self.uplink_finder.find(&self.netlink, &node_addresses, &held);
+        match found.map(|link| link.map(Uplink::from)) {
             Ok(found) if found == self.uplink && self.uplink_was_reported => {}
             Ok(found) => {
                 self.uplink.clone_from(&found);
                 self.uplink_was_reported = true;
                 self.status.send_modify(|status| status.uplink.clone_from(&found));
-                (self.reports)(Report::Uplink(found));
+                self.reports.send(Report::Uplink(found));
             }
             Err(e) => tracing::warn!("cannot read the uplink from the kernel: {e}"),
-        }
-    }
-
-    /// Finds the uplink: the interface with the configured name or one of the node's addresses. While no interface has one,
-    /// for example while a DHCP client renews it, the uplink stays the interface that it was.
-    fn find_uplink(&self, held: &[Address]) -> Result<Option<Uplink>, HostError> {
-        let addresses = self.wanted.borrow().node_addresses.clone();
-        let found = uplink::find(&self.netlink, self.config.uplink.as_deref(), &addresses, held)?;
-        match &self.uplink {
-            Some(known) if found.is_none() => uplink::read(&self.netlink, known.index),
-            _ => Ok(found),
         }
     }
 }

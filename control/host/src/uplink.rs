@@ -1,5 +1,5 @@
-//! The uplink: the interface with the node's InternalIP. heddle only reads its MTU; it neither changes the interface nor
-//! receives its packets.
+//! The uplink: the interface with the node's InternalIP. heddle only reads it; it neither changes the interface nor receives its
+//! packets.
 
 use std::net::IpAddr;
 
@@ -21,34 +21,66 @@ pub struct Uplink {
 impl From<Link> for Uplink {
     fn from(link: Link) -> Self {
         Self {
+            mtu: mtu_of(&link),
             name: link.name,
             index: link.index,
-            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
         }
     }
 }
 
-/// Finds the interface with this name. Without a name, finds the interface that has one of the addresses; the first address
-/// that any interface has decides. `held` are the addresses of all interfaces.
-///
-/// # Errors
-/// The kernel could not be asked.
-pub fn find(
-    netlink: &Netlink,
-    name: Option<&str>,
-    addresses: &[IpAddr],
-    held: &[Address],
-) -> Result<Option<Uplink>, HostError> {
-    if let Some(name) = name {
-        return Ok(netlink.link(name)?.map(Uplink::from));
+/// Returns an interface's MTU in bytes; 65,535, the longest IPv4 packet, if it is larger.
+pub(crate) fn mtu_of(link: &Link) -> u16 {
+    u16::try_from(link.mtu).unwrap_or(u16::MAX)
+}
+
+/// The search for the uplink.
+#[derive(Debug)]
+pub(crate) struct Finder {
+    /// The configured name.
+    name: Option<String>,
+    /// The index of the interface that was found last.
+    known: Option<u32>,
+}
+
+impl Finder {
+    pub(crate) const fn new(name: Option<String>) -> Self {
+        Self { name, known: None }
     }
-    let holder = addresses
+
+    /// Finds the interface with the configured name. Without a name, finds the interface that has one of the node's addresses; the
+    /// first address that any interface has decides. While no interface has one, for example while a DHCP client renews it, the
+    /// uplink stays the interface that it was. `held` are the addresses of all interfaces.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    pub(crate) fn find(
+        &mut self,
+        netlink: &Netlink,
+        addresses: &[IpAddr],
+        held: &[Address],
+    ) -> Result<Option<Link>, HostError> {
+        let found = match &self.name {
+            Some(name) => netlink.link(name)?,
+            None => match holder_of(addresses, held) {
+                Some(index) => netlink.link_at(index)?,
+                None => None,
+            },
+        };
+        let found = match (found, self.known) {
+            (None, Some(known)) => netlink.link_at(known)?,
+            (found, _) => found,
+        };
+        self.known = found.as_ref().map(|link| link.index);
+        Ok(found)
+    }
+}
+
+/// Returns the index of the interface that has the first of the addresses that any interface has.
+fn holder_of(addresses: &[IpAddr], held: &[Address]) -> Option<u32> {
+    addresses
         .iter()
-        .find_map(|wanted| held.iter().find(|address| address.address.addr() == *wanted));
-    match holder {
-        Some(address) => read(netlink, address.index),
-        None => Ok(None),
-    }
+        .find_map(|wanted| held.iter().find(|address| address.address.addr() == *wanted))
+        .map(|address| address.index)
 }
 
 /// Returns `true` if an address of the node can be the end of traffic with a pod. Loopback addresses and IPv6 link-local
@@ -59,14 +91,6 @@ pub fn can_be_reached(address: IpAddr) -> bool {
         IpAddr::V4(address) => !address.is_loopback(),
         IpAddr::V6(address) => !address.is_loopback() && !address.is_unicast_link_local(),
     }
-}
-
-/// Finds the interface of an index.
-///
-/// # Errors
-/// The kernel could not be asked.
-pub fn read(netlink: &Netlink, index: u32) -> Result<Option<Uplink>, HostError> {
-    Ok(netlink.link_at(index)?.map(Uplink::from))
 }
 
 #[cfg(test)]

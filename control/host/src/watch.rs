@@ -2,64 +2,69 @@
 //!
 //! A thread waits for them in poll(2): tokio has no safe wrapper for a socket of this kind.
 
-use std::future::pending;
+use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use heddle_linux::{LinuxError, Monitor};
+use heddle_linux::{Changes, LinuxError, Monitor};
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
-/// The number of notifications so far, by kind.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Counts {
-    network: u64,
-    rules: u64,
+/// The changes that notifications have announced since the receiver last looked.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Announced {
+    /// Links, addresses, routes, policy rules, neighbors and the sysctls of interfaces.
+    pub(crate) network: Changes,
+    /// `true` if it may have been a table of nftables.
+    pub(crate) rules: bool,
+}
+
+/// The changes that one receiver has not seen yet. Their number is bounded: of each neighbor only the newest one is kept.
+#[derive(Debug, Default)]
+struct Mailbox {
+    announced: Mutex<Announced>,
+    arrived: Notify,
 }
 
 /// The receiving end of the kernel's notifications. Without sockets or a thread it never reports a change, and the periodic
 /// comparison finds changes.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    counts: watch::Receiver<Counts>,
-    seen: Counts,
-    /// The write end of a pipe that nothing is written to: when it closes, the thread ends.
-    _end: Option<OwnedFd>,
+    mailbox: Arc<Mailbox>,
+    /// The write end of a pipe that nothing is written to: when the last receiver closes it, the thread ends.
+    _end: Option<Arc<OwnedFd>>,
 }
 
 impl Watch {
-    /// Watches links, addresses, routes, neighbors, interfaces' sysctls and the tables of nftables, in the namespace of the
-    /// calling thread.
-    pub(crate) fn start() -> Self {
-        let (counts_in, counts) = watch::channel(Counts::default());
-        let end = spawn(counts_in).inspect_err(|e| {
+    /// Watches links, addresses, routes, policy rules, neighbors, interfaces' sysctls and the tables of nftables, in the namespace
+    /// of the calling thread. Each of the two receivers gets every change.
+    pub(crate) fn start() -> [Self; 2] {
+        let mailboxes: [Arc<Mailbox>; 2] = Default::default();
+        let end = spawn(mailboxes.clone()).inspect_err(|e| {
             tracing::warn!(
                 "no notifications of the kernel: {e}; the periodic comparison alone finds changes by others"
             );
         });
-        Self {
-            counts,
-            seen: Counts::default(),
-            _end: end.ok(),
-        }
+        let end = end.ok().map(Arc::new);
+        mailboxes.map(|mailbox| Self {
+            mailbox,
+            _end: end.clone(),
+        })
     }
 
-    /// Waits until something has changed. Returns `true` if it may have been a table of nftables.
-    pub(crate) async fn changed(&mut self) -> bool {
-        if self.counts.changed().await.is_err() {
-            return pending().await;
-        }
-        let now = *self.counts.borrow_and_update();
-        let rules = now.rules != self.seen.rules;
-        self.seen = now;
-        rules
+    /// Waits until something has changed, and returns the changes.
+    pub(crate) async fn changed(&mut self) -> Announced {
+        self.mailbox.arrived.notified().await;
+        let mut announced = self.mailbox.announced.lock().unwrap_or_else(PoisonError::into_inner);
+        mem::take(&mut announced)
     }
 }
 
 /// Starts the thread and returns the end of a pipe. The thread ends when the caller closes it.
-fn spawn(counts: watch::Sender<Counts>) -> Result<OwnedFd, String> {
+fn spawn(mailboxes: [Arc<Mailbox>; 2]) -> Result<OwnedFd, String> {
     let open = |monitor: Result<Monitor, LinuxError>| monitor.map_err(|e| e.to_string());
     let (network, rules) = (open(Monitor::network())?, open(Monitor::nftables())?);
     let (ended, end) = pipe2(OFlag::O_CLOEXEC).map_err(|e| e.to_string())?;
@@ -72,12 +77,16 @@ fn spawn(counts: watch::Sender<Counts>) -> Result<OwnedFd, String> {
             if fds[2].any() == Some(true) {
                 return;
             }
-            let [network_changed, rules_changed] = [&network, &rules].map(|monitor| !monitor.drain().is_empty());
-            if network_changed || rules_changed {
-                counts.send_modify(|counts| {
-                    counts.network += u64::from(network_changed);
-                    counts.rules += u64::from(rules_changed);
-                });
+            let (network_changes, rules_changed) = (network.drain(), !rules.drain().is_empty());
+            if network_changes.is_empty() && !rules_changed {
+                continue;
+            }
+            for mailbox in &mailboxes {
+                let mut announced = mailbox.announced.lock().unwrap_or_else(PoisonError::into_inner);
+                announced.network.merge(network_changes.clone());
+                announced.rules |= rules_changed;
+                drop(announced);
+                mailbox.arrived.notify_one();
             }
         }
     };

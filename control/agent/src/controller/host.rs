@@ -187,6 +187,8 @@ impl HostReconciler {
                 self.uplink = found;
                 HostChange::Uplink
             }
+            // The tables have no other nodes yet.
+            Report::Underlay(_) => HostChange::Nothing,
         }
     }
 
