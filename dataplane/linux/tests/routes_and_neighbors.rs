@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests: a failure is to end the test")]
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -39,15 +40,30 @@ fn address(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
+/// Waits for a notification.
+fn wait_for(monitor: &Monitor, until: Instant) {
+    let left = until.saturating_duration_since(Instant::now());
+    assert!(!left.is_zero(), "no notification of what the test waits for");
+    let mut fds = [PollFd::new(monitor.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
+}
+
 /// Makes the interface `here0` with addresses of both families; its other end, `there0`, is in the same namespace and answers
 /// nothing. Returns the index of `here0`.
 fn link(netlink: &Netlink) -> u32 {
+    let monitor = Monitor::network().unwrap();
     ip("link set lo up");
     ip("link add here0 type veth peer name there0");
     ip("link set here0 up");
     ip("link set there0 up");
     ip("address add 10.0.0.1/16 dev here0");
     ip("address add fd00::1/64 dev here0 nodad");
+    // The kernel uses IPv6 addresses of a link only after it has processed the carrier, which it does in the background.
+    let until = Instant::now() + SOON;
+    while netlink.route_to(address("fd00::1")).unwrap() != Some(Resolved::Local) {
+        wait_for(&monitor, until);
+        let _ = monitor.drain();
+    }
     netlink.link("here0").unwrap().unwrap().index
 }
 
@@ -187,10 +203,7 @@ fn announced(monitor: &Monitor, index: u32, text: &str) -> Option<NeighborEntry>
         if let Some(entry) = changes.neighbors.get(&(index, address(text))) {
             return *entry;
         }
-        let left = until.saturating_duration_since(Instant::now());
-        assert!(!left.is_zero(), "{text} was not announced");
-        let mut fds = [PollFd::new(std::os::fd::AsFd::as_fd(monitor), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
+        wait_for(monitor, until);
     }
 }
 
