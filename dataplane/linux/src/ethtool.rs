@@ -1,14 +1,16 @@
-//! Device features, by the ethtool family of generic netlink (kernel documentation, networking/ethtool-netlink.rst,
-//! section FEATURES_SET).
+//! Device features and channels, by the ethtool family of generic netlink (kernel documentation, networking/ethtool-netlink.rst,
+//! sections FEATURES_SET and CHANNELS_GET).
 
 use std::io;
 
-use netlink_packet_core::{DecodeError, DefaultNla, Emitable, NLA_F_NESTED, ParseableParametrized};
+use netlink_packet_core::{
+    DecodeError, DefaultNla, Emitable, NLA_F_NESTED, Nla, NlasIterator, Parseable, ParseableParametrized,
+};
 use netlink_packet_generic::ctrl::nlas::GenlCtrlAttrs;
 use netlink_packet_generic::ctrl::{GenlCtrl, GenlCtrlCmd};
 use netlink_packet_generic::{GenlFamily, GenlHeader, GenlMessage};
 use netlink_sys::protocols::NETLINK_GENERIC;
-use nix::libc::ENOENT;
+use nix::libc::{ENOENT, EOPNOTSUPP};
 
 use crate::error::{LinuxError, absent_is_none};
 use crate::link::Link;
@@ -16,6 +18,7 @@ use crate::socket::Socket;
 
 // include/uapi/linux/ethtool_netlink.h
 const ETHTOOL_MSG_FEATURES_SET: u8 = 12;
+const ETHTOOL_MSG_CHANNELS_GET: u8 = 17;
 const ETHTOOL_A_FEATURES_HEADER: u16 = 1;
 const ETHTOOL_A_FEATURES_WANTED: u16 = 3;
 const ETHTOOL_A_HEADER_DEV_INDEX: u16 = 1;
@@ -24,6 +27,9 @@ const ETHTOOL_FLAG_OMIT_REPLY: u32 = 2;
 const ETHTOOL_A_BITSET_BITS: u16 = 3;
 const ETHTOOL_A_BITSET_BITS_BIT: u16 = 1;
 const ETHTOOL_A_BITSET_BIT_NAME: u16 = 2;
+const ETHTOOL_A_CHANNELS_HEADER: u16 = 1;
+const ETHTOOL_A_CHANNELS_RX_COUNT: u16 = 6;
+const ETHTOOL_A_CHANNELS_COMBINED_COUNT: u16 = 9;
 
 /// Switches features of a device of the calling thread's network namespace off; other features stay as they are.
 ///
@@ -37,10 +43,64 @@ pub fn switch_off(link: &Link, features: &[&str]) -> Result<(), LinuxError> {
     )))
 }
 
-fn features_off(link: &Link, features: &[&str]) -> io::Result<()> {
+/// Returns the number of receive queues that a device of the calling thread's network namespace uses: its receive channels and
+/// its combined channels. Returns `None` if the driver has no channels.
+///
+/// # Errors
+/// The kernel has no ethtool netlink family, or could not be asked.
+pub fn receive_channels(link: &Link) -> Result<Option<u32>, LinuxError> {
+    channels(link).map_err(LinuxError::step(format!(
+        "reading the channels of interface {}",
+        link.name
+    )))
+}
+
+fn channels(link: &Link) -> io::Result<Option<u32>> {
+    let (socket, family) = open()?;
+    let header = nested(
+        ETHTOOL_A_CHANNELS_HEADER,
+        &[DefaultNla::new(
+            ETHTOOL_A_HEADER_DEV_INDEX,
+            link.index.to_ne_bytes().to_vec(),
+        )],
+    );
+    let mut message = GenlMessage::from_payload(Message {
+        command: ETHTOOL_MSG_CHANNELS_GET,
+        attributes: vec![header],
+    });
+    message.set_resolved_family_id(family);
+    let answer = absent_is_none(socket.get(message), &[EOPNOTSUPP])?;
+    Ok(answer.map(|message| receive_count(&message.payload.attributes)))
+}
+
+/// Adds up the channels that receive. The kernel leaves out the count of a kind that the driver does not have.
+fn receive_count(attributes: &[DefaultNla]) -> u32 {
+    attributes
+        .iter()
+        .filter(|attribute| {
+            matches!(
+                attribute.kind(),
+                ETHTOOL_A_CHANNELS_RX_COUNT | ETHTOOL_A_CHANNELS_COMBINED_COUNT
+            )
+        })
+        .filter_map(|attribute| {
+            let mut value = vec![0; attribute.value_len()];
+            attribute.emit_value(&mut value);
+            value.try_into().ok().map(u32::from_ne_bytes)
+        })
+        .sum()
+}
+
+/// Opens a socket and finds the number of the ethtool family.
+fn open() -> io::Result<(Socket, u16)> {
     let socket = Socket::open(NETLINK_GENERIC)?;
     let family = family_id(&socket)?
         .ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "the kernel has no ethtool netlink family"))?;
+    Ok((socket, family))
+}
+
+fn features_off(link: &Link, features: &[&str]) -> io::Result<()> {
+    let (socket, family) = open()?;
     let header = nested(
         ETHTOOL_A_FEATURES_HEADER,
         &[
@@ -60,7 +120,10 @@ fn features_off(link: &Link, features: &[&str]) -> io::Result<()> {
         })
         .collect();
     let wanted = nested(ETHTOOL_A_FEATURES_WANTED, &[nested(ETHTOOL_A_BITSET_BITS, &bits)]);
-    let mut message = GenlMessage::from_payload(FeaturesSet(vec![header, wanted]));
+    let mut message = GenlMessage::from_payload(Message {
+        command: ETHTOOL_MSG_FEATURES_SET,
+        attributes: vec![header, wanted],
+    });
     message.set_resolved_family_id(family);
     socket.change(message, 0)
 }
@@ -90,11 +153,14 @@ fn nested(kind: u16, attributes: &[DefaultNla]) -> DefaultNla {
     DefaultNla::new(kind | NLA_F_NESTED, value)
 }
 
-/// The message `ETHTOOL_MSG_FEATURES_SET`. It is sent and never received, because the request switches the reply off.
+/// A message of the ethtool family, as its command and its attributes.
 #[derive(Debug, Clone)]
-struct FeaturesSet(Vec<DefaultNla>);
+struct Message {
+    command: u8,
+    attributes: Vec<DefaultNla>,
+}
 
-impl GenlFamily for FeaturesSet {
+impl GenlFamily for Message {
     fn family_name() -> &'static str {
         "ethtool"
     }
@@ -104,23 +170,29 @@ impl GenlFamily for FeaturesSet {
     }
 
     fn command(&self) -> u8 {
-        ETHTOOL_MSG_FEATURES_SET
+        self.command
     }
 }
 
-impl Emitable for FeaturesSet {
+impl Emitable for Message {
     fn buffer_len(&self) -> usize {
-        self.0.as_slice().buffer_len()
+        self.attributes.as_slice().buffer_len()
     }
 
     fn emit(&self, buffer: &mut [u8]) {
-        self.0.as_slice().emit(buffer);
+        self.attributes.as_slice().emit(buffer);
     }
 }
 
-impl ParseableParametrized<[u8], GenlHeader> for FeaturesSet {
-    fn parse_with_param(_: &[u8], _: GenlHeader) -> Result<Self, DecodeError> {
-        Ok(Self(Vec::new()))
+impl ParseableParametrized<[u8], GenlHeader> for Message {
+    fn parse_with_param(payload: &[u8], header: GenlHeader) -> Result<Self, DecodeError> {
+        let attributes = NlasIterator::new(payload)
+            .map(|attribute| DefaultNla::parse(&attribute?))
+            .collect::<Result<_, DecodeError>>()?;
+        Ok(Self {
+            command: header.cmd,
+            attributes,
+        })
     }
 }
 
@@ -138,5 +210,18 @@ mod tests {
         assert_eq!(bytes[..2], 16u16.to_ne_bytes());
         assert_eq!(bytes[2..4], kind);
         assert_eq!(&bytes[8..], b"abcd\0\0\0\0");
+    }
+
+    #[test]
+    fn receive_and_combined_channels_receive() {
+        let count = |kind, n: u32| DefaultNla::new(kind, n.to_ne_bytes().to_vec());
+        let all = [
+            count(ETHTOOL_A_CHANNELS_RX_COUNT, 2),
+            count(7, 16),
+            count(ETHTOOL_A_CHANNELS_COMBINED_COUNT, 3),
+            DefaultNla::new(ETHTOOL_A_CHANNELS_RX_COUNT, vec![1]),
+        ];
+        assert_eq!(receive_count(&all), 5);
+        assert_eq!(receive_count(&[]), 0);
     }
 }

@@ -1,11 +1,12 @@
-//! The wrapper around the kernel's network configuration: rtnetlink, network namespaces, sysctl and ethtool.
+//! The wrapper around the kernel's network configuration: rtnetlink, network namespaces, sysctl, ethtool and bpffs.
 //!
 //! - [`Netlink`]: links, addresses, routes and neighbors of one network namespace ([`link`], [`address`], [`route`],
 //!   [`neighbor`]).
 //! - [`Monitor`]: the kernel's notifications about changes of these.
 //! - [`Netns`]: opens a network namespace and runs code inside it.
 //! - [`sysctl`]: reads and writes the files below `/proc/sys`.
-//! - [`ethtool`]: switches a device's features.
+//! - [`ethtool`]: switches a device's features, and counts its receive queues.
+//! - [`bpffs`]: mounts a BPF file system.
 //!
 //! **Look-ups return `Result<Option<_>>`.** `None` means that the kernel answered "no such device" (or table entry, or file). A
 //! look-up that could not be made, because descriptors or memory ran out, a signal arrived or the hardware failed (EMFILE, ENOMEM,
@@ -20,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod bpffs;
 mod error;
 pub mod ethtool;
 pub mod link;

@@ -9,7 +9,7 @@ use heddle_wire::MacAddr;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
-    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp,
+    InfoData, InfoKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
 };
 use nix::libc::ENODEV;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
@@ -36,6 +36,8 @@ pub struct Link {
     pub noarp: bool,
     /// `true` if the interface is one end of a veth pair.
     pub veth: bool,
+    /// `true` if the interface is a bond, whose packets arrive at other interfaces.
+    pub bond: bool,
     /// The index of a veth's other end, in the namespace of that end.
     pub peer_index: Option<u32>,
     /// The number of transmit queues.
@@ -44,6 +46,8 @@ pub struct Link {
     pub rx_queues: u32,
     /// The id of the XDP program that is attached to the interface.
     pub xdp_program: Option<u32>,
+    /// `true` if that program runs in generic mode (`XDP_ATTACHED_SKB`): in the network stack, not in the driver.
+    pub xdp_generic: bool,
 }
 
 impl Link {
@@ -57,17 +61,22 @@ impl Link {
             carrier: message.header.flags.contains(LinkFlags::LowerUp),
             noarp: message.header.flags.contains(LinkFlags::Noarp),
             veth: false,
+            bond: false,
             peer_index: None,
             tx_queues: 0,
             rx_queues: 0,
             xdp_program: None,
+            xdp_generic: false,
         };
         for attribute in &message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name.clone_from(name),
                 LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
                 LinkAttribute::Address(octets) => link.mac = octets.as_slice().try_into().ok().map(MacAddr),
-                LinkAttribute::LinkInfo(infos) => link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth)),
+                LinkAttribute::LinkInfo(infos) => {
+                    link.veth = infos.contains(&LinkInfo::Kind(InfoKind::Veth));
+                    link.bond = infos.contains(&LinkInfo::Kind(InfoKind::Bond));
+                }
                 LinkAttribute::Link(index) => link.peer_index = Some(*index),
                 LinkAttribute::NumTxQueues(queues) => link.tx_queues = *queues,
                 LinkAttribute::NumRxQueues(queues) => link.rx_queues = *queues,
@@ -76,6 +85,7 @@ impl Link {
                         LinkXdp::ProgId(id) => Some(*id),
                         _ => None,
                     });
+                    link.xdp_generic = attributes.contains(&LinkXdp::Attached(XdpAttached::SocketBuffer));
                 }
                 _ => {}
             }

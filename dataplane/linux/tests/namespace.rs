@@ -5,9 +5,11 @@
 use heddle_linux::netns::unshare_thread;
 use heddle_linux::route::PROTOCOL_BOOT;
 use heddle_linux::sysctl::{self, IpVersion, interface_key};
-use heddle_linux::{Monitor, Neighbor, Netlink, Route, VethPair, ethtool, link_index};
+use heddle_linux::{Monitor, Neighbor, Netlink, Route, VethPair, bpffs, ethtool, link_index};
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 
 /// Runs a test in a network namespace of its own, which is removed with its thread.
 fn in_namespace(f: impl FnOnce() + Send + 'static) {
@@ -148,6 +150,58 @@ fn sysctls_and_features_of_an_interface() {
         }
         ethtool::switch_off(&a0, &["no-such-feature"]).unwrap_err();
     });
+}
+
+#[test]
+fn receive_queues_are_counted() {
+    in_namespace(|| {
+        let netlink = Netlink::open().unwrap();
+        netlink.add_veth(&pair("a0", "a1")).unwrap();
+        let a0 = netlink.link("a0").unwrap().unwrap();
+        assert_eq!(ethtool::receive_channels(&a0).unwrap(), Some(2));
+        // The loopback device has no channels.
+        let lo = netlink.link("lo").unwrap().unwrap();
+        assert_eq!(ethtool::receive_channels(&lo).unwrap(), None);
+        netlink.delete_link(&a0).unwrap();
+        ethtool::receive_channels(&a0).unwrap_err();
+    });
+}
+
+#[test]
+fn a_bpf_file_system_is_mounted_once() {
+    // In a mount namespace of the thread's own, so that nothing of it is left.
+    let test = || {
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(
+            None::<&str>,
+            "/",
+            None::<&str>,
+            MsFlags::MS_REC | MsFlags::MS_PRIVATE,
+            None::<&str>,
+        )
+        .unwrap();
+        let directory = std::env::temp_dir().join(format!("heddle-bpffs-{}", std::process::id()));
+        let place = directory.join("bpf");
+        assert!(!bpffs::is_bpffs(&place).unwrap());
+        bpffs::mount(&place).unwrap_err();
+        std::fs::create_dir(&directory).unwrap();
+        bpffs::mount(&place).unwrap();
+        assert!(bpffs::is_bpffs(&place).unwrap());
+        bpffs::mount(&place).unwrap();
+        assert!(bpffs::unmount(&place).unwrap());
+        assert!(!bpffs::unmount(&place).unwrap());
+
+        // Files would be hidden, and something else than a directory would be mounted over.
+        std::fs::write(place.join("file"), "").unwrap();
+        let refused = bpffs::mount(&place).unwrap_err().to_string();
+        assert!(refused.contains("contains files"), "{refused}");
+        let refused = bpffs::mount(&place.join("file")).unwrap_err().to_string();
+        assert!(refused.contains("else than a directory"), "{refused}");
+        std::fs::remove_dir_all(&directory).unwrap();
+    };
+    std::thread::spawn(test)
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 #[test]
