@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use heddle_linux::Netlink;
-use heddle_port::{AreaId, FillBudget, FrameStore, Port, PortId, SharedPool};
+use heddle_linux::{Link, Netlink};
+use heddle_port::{AreaId, Capabilities, FillBudget, FrameStore, Port, PortId, SharedPool};
 use xsk_rs::Umem;
 
 use crate::anchor::Anchor;
 use crate::error::XdpError;
+use crate::mode::XdpMode;
 use crate::observe::{Observer, PortObservers};
 use crate::port::XdpPort;
 use crate::preflight;
 use crate::program::Program;
 use crate::socket::{self, Socket};
+use crate::uplink::{QueueEntry, Uplink};
 
 /// Sizes that are fixed when the context is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,7 +27,7 @@ pub struct XdpConfig {
     pub frame_size: u32,
     /// The most pods that are attached at the same time.
     pub max_pods: u32,
-    /// The most other ports that are open at the same time: the host port's queues.
+    /// The most other ports that are open at the same time: the queues of the host port and of the uplink.
     pub other_ports: u32,
     /// Frames that are kept for packets under way and in the workers' pools.
     pub working: u32,
@@ -80,6 +82,8 @@ pub struct XdpContext {
     observers: PortObservers,
     program: Program,
     devices: BTreeMap<u32, Device>,
+    /// The open ports of the uplink.
+    uplinks: BTreeMap<PortId, QueueEntry>,
     pool: SharedPool,
     umem: Umem,
     /// Bound before all others and closed after them, because libxdp binds the others through it.
@@ -118,6 +122,7 @@ impl XdpContext {
             observers: PortObservers::default(),
             program,
             devices: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
             pool,
             umem,
             _anchor_socket: anchor_socket,
@@ -153,13 +158,60 @@ impl XdpContext {
             port,
         } = open;
         let base = self.place(&ifname, ifindex, queue, port)?;
-        // The kernel would bind to a device that is down, and no packet would arrive. Such a device is refused here.
-        match Netlink::open().and_then(|netlink| netlink.link(&ifname)) {
-            Ok(Some(link)) if link.index == ifindex && link.up => {}
-            Ok(Some(link)) if link.index == ifindex => return Err(XdpError::DeviceDown { ifname }),
-            Ok(_) => return Err(XdpError::NoSuchDevice { ifname, ifindex }),
-            Err(error) => return Err(XdpError::kernel(format!("look at {ifname}"), error.source)),
+        let link = device(&ifname, ifindex)?;
+        let made = self.bind((&ifname, ifindex, queue), port, capabilities(&link, XdpMode::Native))?;
+        let entered = self
+            .program
+            .set_port(u32::from(port.0), made.fd())
+            .and_then(|()| self.program.set_device(&ifname, ifindex, base))
+            .and_then(|()| self.program.attach(&ifname, ifindex));
+        self.devices
+            .entry(ifindex)
+            .or_insert_with(|| Device {
+                base,
+                open: BTreeSet::new(),
+            })
+            .open
+            .insert(port);
+        match entered {
+            Ok(()) => Ok(made),
+            Err(error) => {
+                self.close(made);
+                Err(error)
+            }
         }
+    }
+
+    /// Opens the port of a receive queue of the uplink: socket, fill ring, and last the entry in the uplink's map. From then on the
+    /// program redirects heddle's packets of this queue to the port. Takes as long as [`XdpContext::open`].
+    ///
+    /// # Errors
+    /// The device is down or gone, the queue does not exist or is in use, or the port's number or the frames do not suffice.
+    pub fn open_uplink(&mut self, uplink: &Uplink, queue: u32, port: PortId) -> Result<XdpPort, XdpError> {
+        let (ifname, ifindex) = (uplink.ifname(), uplink.ifindex());
+        self.check_number(port)?;
+        let link = device(ifname, ifindex)?;
+        let made = self.bind((ifname, ifindex, queue), port, capabilities(&link, uplink.mode()))?;
+        match uplink.enter(queue, made.fd()) {
+            Ok(entry) => {
+                self.uplinks.insert(port, entry);
+                Ok(made)
+            }
+            Err(error) => {
+                self.close(made);
+                Err(error)
+            }
+        }
+    }
+
+    /// Records the port and takes its frames, binds its socket and fills its fill ring. Its observer is there afterwards, and it is in no
+    /// map yet.
+    fn bind(
+        &mut self,
+        (ifname, ifindex, queue): (&str, u32, u32),
+        port: PortId,
+        capabilities: Capabilities,
+    ) -> Result<XdpPort, XdpError> {
         // Record the port and take its frames. Every error from here on undoes both.
         if !self.store().port_opened(port) {
             return Err(XdpError::PortOpen { port });
@@ -170,12 +222,13 @@ impl XdpContext {
             .open_port(port, &mut frames)
             .inspect_err(|_| self.store().port_closed(port))?;
         // The socket and its rings.
-        let made = Socket::bind(&self.umem, &ifname, queue)
+        let made = Socket::bind(&self.umem, ifname, queue)
             .map_err(|error| self.explain(error))
             .and_then(|socket| {
                 XdpPort::new(
                     port,
-                    (ifname.clone(), ifindex, queue),
+                    (ifname.to_owned(), ifindex, queue),
+                    capabilities,
                     Arc::clone(self.store()),
                     share,
                     socket,
@@ -191,30 +244,11 @@ impl XdpContext {
             }
         };
         self.pool.release(made.prime(frames));
-        let entered = self
-            .program
-            .set_port(u32::from(port.0), made.fd())
-            .and_then(|()| self.program.set_device(&ifname, ifindex, base))
-            .and_then(|()| self.program.attach(&ifname, ifindex));
-        self.devices
-            .entry(ifindex)
-            .or_insert_with(|| Device {
-                base,
-                open: BTreeSet::new(),
-            })
-            .open
-            .insert(port);
         match Observer::new(made.fd()) {
             Ok(observer) => self.observers.insert(port, observer),
             Err(error) => tracing::warn!(port = port.0, %error, "the rings of {ifname} will not be seen in the status"),
         }
-        match entered {
-            Ok(()) => Ok(made),
-            Err(error) => {
-                self.close(made);
-                Err(error)
-            }
-        }
+        Ok(made)
     }
 
     /// Returns the id of the program in the kernel. A device with an open port has it attached, unless others remove it.
@@ -237,13 +271,18 @@ impl XdpContext {
                 tracing::warn!(port = number.0, ifindex, %error, "{what} stays in the XDP program's map");
             }
         };
-        quiet("the socket", self.program.clear_port(u32::from(number.0)));
-        if let Some(device) = self.devices.get_mut(&ifindex) {
-            device.open.remove(&number);
-            if device.open.is_empty() {
-                self.devices.remove(&ifindex);
-                quiet("the device", self.program.clear_device(ifindex));
-            }
+        // Remove the socket from the uplink's map, or from the map of the other ports.
+        if let Some(entry) = self.uplinks.remove(&number) {
+            quiet("the uplink's socket", entry.clear());
+        } else {
+            quiet("the socket", self.program.clear_port(u32::from(number.0)));
+        }
+        if let Some(device) = self.devices.get_mut(&ifindex)
+            && device.open.remove(&number)
+            && device.open.is_empty()
+        {
+            self.devices.remove(&ifindex);
+            quiet("the device", self.program.clear_device(ifindex));
         }
         let (pending, share) = port.take_remains();
         drop(port);
@@ -271,14 +310,8 @@ impl XdpContext {
                 ifname: ifname.to_owned(),
             });
         }
-        let number = u32::from(port.0);
-        if number >= self.config.port_numbers {
-            return Err(XdpError::PortNumber {
-                port,
-                max: self.config.port_numbers,
-            });
-        }
-        let base = i64::from(number) - i64::from(queue);
+        self.check_number(port)?;
+        let base = i64::from(port.0) - i64::from(queue);
         let order = |base: i64| XdpError::PortOrder {
             ifname: ifname.to_owned(),
             queue,
@@ -289,6 +322,16 @@ impl XdpContext {
         match self.devices.get(&ifindex) {
             Some(device) if device.base != fits => Err(order(i64::from(device.base))),
             _ => Ok(fits),
+        }
+    }
+
+    /// Checks that the port's number fits the program's map.
+    fn check_number(&self, port: PortId) -> Result<(), XdpError> {
+        let max = self.config.port_numbers;
+        if u32::from(port.0) < max {
+            Ok(())
+        } else {
+            Err(XdpError::PortNumber { port, max })
         }
     }
 
@@ -306,6 +349,27 @@ impl XdpContext {
 
 /// Keeps the UMEM mapped as long as the frame store lives.
 struct UmemOwner(#[expect(dead_code, reason = "kept, not read")] Umem);
+
+/// Finds a device. One that is down is refused: the kernel would bind a socket to it, and no packet would arrive.
+fn device(ifname: &str, ifindex: u32) -> Result<Link, XdpError> {
+    let ifname = ifname.to_owned();
+    match Netlink::open().and_then(|netlink| netlink.link(&ifname)) {
+        Ok(Some(link)) if link.index == ifindex && link.up => Ok(link),
+        Ok(Some(link)) if link.index == ifindex => Err(XdpError::DeviceDown { ifname }),
+        Ok(_) => Err(XdpError::NoSuchDevice { ifname, ifindex }),
+        Err(error) => Err(XdpError::kernel(format!("look at {ifname}"), error.source)),
+    }
+}
+
+/// Returns the capabilities of a device's ports. A veth's peer leaves checksums unfinished, and so does the kernel's receive offload,
+/// behind which programs in generic mode run. In native mode the driver has none of both.
+fn capabilities(link: &Link, mode: XdpMode) -> Capabilities {
+    if link.veth || mode == XdpMode::Generic {
+        Capabilities::VETH
+    } else {
+        Capabilities::NIC
+    }
+}
 
 /// Checks the values of a configuration.
 fn check(config: &XdpConfig) -> Result<(), XdpError> {

@@ -4,6 +4,8 @@ use std::io;
 
 use heddle_port::{PortId, PortRefused, TooFewFrames};
 
+use crate::mode::XdpMode;
+
 /// The reason for which a context or a port could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum XdpError {
@@ -144,6 +146,52 @@ pub enum XdpError {
     AnchorLost {
         /// The anchor's name.
         anchor: String,
+    },
+    /// The uplink has an XDP program of another program.
+    #[error(
+        "device {ifname} has XDP program {id} ({name}), which is not heddle's: remove it (`ip link set dev {ifname} xdp off`, or stop \
+         the program that attached it), or choose another uplink"
+    )]
+    ForeignProgram {
+        /// The device's name.
+        ifname: String,
+        /// The program's id in the kernel.
+        id: u32,
+        /// The program's name.
+        name: String,
+    },
+    /// The uplink accepts no XDP program.
+    #[error("cannot attach the XDP program to {ifname} in {mode} mode: {source} (native mode: {native})")]
+    AttachRefused {
+        /// The device's name.
+        ifname: String,
+        /// The mode that was tried last.
+        mode: XdpMode,
+        /// The kernel's error.
+        source: io::Error,
+        /// The outcome of the native mode, in words.
+        native: String,
+    },
+    /// The directory for the uplink's pins is in no BPF file system.
+    #[error("{path} is in no BPF file system, where the uplink's program is kept: mount one (mount -t bpf bpf {path})")]
+    NoBpffs {
+        /// The directory.
+        path: String,
+    },
+    /// A map of the uplink's program is full.
+    #[error(
+        "the map {map} of the uplink's XDP program is full: it has room for {limit} entries, and {wanted} are needed. The packets \
+         of the others go to the kernel: {remedy}, or raise the limit"
+    )]
+    UplinkMapFull {
+        /// The map.
+        map: &'static str,
+        /// Its size.
+        limit: u32,
+        /// The entries that it should have.
+        wanted: usize,
+        /// A remedy.
+        remedy: &'static str,
     },
     /// Another operation failed in the kernel.
     #[error("cannot {what}: {source}")]

@@ -4,13 +4,15 @@
 //! the pools of its frames, and the anchor, a socket on a device of its own through which libxdp binds all others. It opens and
 //! closes [`XdpPort`]s on the control thread. A port belongs to one worker at a time.
 //!
-//! The engine processes packets, and the agent assigns ports to workers. There is no program for the uplink yet.
+//! An [`uplink::Uplink`] is the program on the node's NIC, whose ports share the context's UMEM. The engine processes packets, and the
+//! agent assigns ports to workers.
 
 mod anchor;
 mod assemble;
 mod context;
 mod error;
 mod kernel;
+mod mode;
 mod observe;
 pub mod pktgen;
 mod port;
@@ -19,10 +21,12 @@ mod probe;
 mod program;
 mod ring;
 mod socket;
+pub mod uplink;
 
 pub use context::{OpenPort, XdpConfig, XdpContext};
 pub use error::XdpError;
 pub use kernel::{KernelFitness, kernel_release};
+pub use mode::XdpMode;
 pub use observe::{PortObservers, PortView, RingLevels};
 pub use port::XdpPort;
 pub use preflight::check as preflight;

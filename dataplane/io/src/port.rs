@@ -27,6 +27,7 @@ pub struct XdpPort {
     ifname: String,
     ifindex: u32,
     queue: u32,
+    capabilities: Capabilities,
     store: Arc<FrameStore>,
     /// `frame_size - 1`, and its number of bits: frames start at multiples of their size, which is a power of two.
     frame_mask: u64,
@@ -58,6 +59,7 @@ impl XdpPort {
     pub(crate) fn new(
         number: PortId,
         device: (String, u32, u32),
+        capabilities: Capabilities,
         store: Arc<FrameStore>,
         share: FillShare,
         socket: Socket,
@@ -69,6 +71,7 @@ impl XdpPort {
             ifname,
             ifindex,
             queue,
+            capabilities,
             frame_mask: u64::from(frame_size - 1),
             frame_shift: frame_size.trailing_zeros(),
             rx: Consumer::map(socket.fd(), Which::Rx, RX_SLOTS)?,
@@ -244,8 +247,7 @@ impl Port for XdpPort {
     }
 
     fn capabilities(&self) -> Capabilities {
-        // So far every port is one end of a veth pair.
-        Capabilities::VETH
+        self.capabilities
     }
 
     fn rx(&mut self, pool: &mut WorkerPool, out: &mut PacketVec) -> usize {
