@@ -207,6 +207,16 @@ impl Uplink {
         self.program_id
     }
 
+    /// Returns the link's id in the kernel. It stays the same when a later agent takes the link over.
+    ///
+    /// # Errors
+    /// The kernel could not be asked.
+    pub fn link_id(&self) -> io::Result<u32> {
+        let info = syscall::link_info(self.link.as_fd())?;
+        info.map(|info| info.id)
+            .ok_or_else(|| io::Error::other("the link is not to an XDP program"))
+    }
+
     /// Returns true while the program is attached to the device. netlink cannot remove it, but the device's deletion does, and so
     /// does `bpftool link detach`.
     ///

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
+pub mod nic;
+
 use std::ffi::CString;
 use std::fs;
 use std::io;
