@@ -398,6 +398,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn only_a_nics_driver_finishes_checksums() {
+        let link = |veth| Link {
+            index: 1,
+            name: "eth0".to_owned(),
+            mac: None,
+            mtu: 1500,
+            up: true,
+            veth,
+            bond: false,
+            peer_index: None,
+            tx_queues: 1,
+            rx_queues: 1,
+            xdp_program: None,
+            xdp_generic: false,
+        };
+        assert_eq!(capabilities(&link(false), XdpMode::Native), Capabilities::NIC);
+        assert_eq!(capabilities(&link(false), XdpMode::Generic), Capabilities::VETH);
+        assert_eq!(capabilities(&link(true), XdpMode::Native), Capabilities::VETH);
+    }
+
+    #[test]
     fn impossible_sizes_are_refused_by_name() {
         check(&XdpConfig::default()).unwrap();
         let error = check(&XdpConfig {

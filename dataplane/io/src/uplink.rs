@@ -108,7 +108,8 @@ impl Uplink {
     ///
     /// `pins` is a directory of a bpffs ([`heddle_linux::bpffs::mount`]). A link that is pinned there is used again if it belongs to the
     /// device, with its program if that is the same. A link of another device is replaced and detached. Maps are used again if they have
-    /// the sizes of `limits`.
+    /// the sizes of `limits`; entries of others are copied to those that replace them, except sockets. So it must be called before the
+    /// uplink's ports are opened.
     ///
     /// # Errors
     /// The device has another program, accepts none, or is not there; `pins` is in no bpffs; the kernel refuses a step.
@@ -228,7 +229,7 @@ impl Uplink {
     }
 
     /// Writes what is to be steered into the maps. The difference is taken against the maps' contents, so this also corrects what
-    /// an earlier agent or somebody else wrote. What was steered and still is to be steered is never missing in between.
+    /// an earlier agent or somebody else wrote. This costs a system call for each entry. What was steered and still is to be steered is never missing in between.
     ///
     /// # Errors
     /// A map is full, or the kernel refuses to write it. The other maps, and what fits, are written; of several errors the first is
