@@ -16,7 +16,9 @@ use crate::kept;
 use crate::lock::{DirLock, LOCK_FILE, LockError, NetnsLock};
 use crate::saved_cluster;
 use crate::workers::flow_file::{self, FlowFileError};
+use crate::workers::uplink::PINS;
 use heddle_host::{HostError, links, netlink, reserved, state_file};
+use heddle_io::uplink::{self, Uplink};
 
 /// The things that were removed.
 #[derive(Debug, Default, Serialize)]
@@ -40,6 +42,14 @@ pub enum CleanupError {
     /// The flow table's mount cannot be removed.
     #[error(transparent)]
     FlowFile(#[from] FlowFileError),
+    /// The uplink's program cannot be detached, or its pins cannot be removed.
+    #[error("cannot remove the uplink's program or its pins at {}: {source}", path.display())]
+    Uplink {
+        /// The directory of the pins.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
     /// A directory cannot be looked at.
     #[error("cannot look at {}: {source}", path.display())]
     Look {
@@ -89,6 +99,7 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
         }
     }
     removed.extend(heddle_host::remove(&handle, state_dir).await?);
+    removed.extend(remove_uplink(run_dir)?);
     if flow_file::remove(run_dir)? {
         removed.push(format!(
             "the flow table under {}",
@@ -135,6 +146,23 @@ fn exists(path: &Path) -> Result<bool, CleanupError> {
         path: path.to_owned(),
         source,
     })
+}
+
+/// Detaches the uplink's program, and removes its pins with their file system.
+fn remove_uplink(run_dir: &Path) -> Result<Vec<String>, CleanupError> {
+    let pins = run_dir.join(PINS);
+    let failed = |source| CleanupError::Uplink {
+        path: pins.clone(),
+        source,
+    };
+    let mut removed = Vec::new();
+    if Uplink::detach_pinned(&pins).map_err(failed)? {
+        removed.push("the XDP program on the uplink".to_owned());
+    }
+    if uplink::remove_pins(&pins).map_err(failed)? {
+        removed.push(format!("the pins of the uplink at {}", pins.display()));
+    }
+    Ok(removed)
 }
 
 /// Removes a file, and returns `false` if there was none.

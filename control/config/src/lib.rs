@@ -22,6 +22,6 @@ pub use cores::CoreList;
 pub use error::ConfigError;
 pub use file::{Config, DEFAULT_STATE_DIR, HugePages};
 pub use heddle_proto::DEFAULT_RUN_DIR;
-pub use limits::{FRAME_SIZE, MAX_WORKERS, MIN_POD_MTU, handover_frames, working_frames};
+pub use limits::{FRAME_SIZE, MAX_WORKERS, MIN_POD_MTU, handover_frames, uplink_queues, working_frames};
 pub use port_range::PortRange;
 pub use settings::{ObjectSource, Settings};

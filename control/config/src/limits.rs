@@ -33,10 +33,20 @@ pub const fn working_frames(workers: u32, held: u16) -> u32 {
     1024 + workers * (handover_frames(workers) + if held > 512 { held } else { 512 })
 }
 
+/// Returns the maximum number of queues of the uplink: twice the number of workers, but at least 16 and at most 64.
+#[must_use]
+pub const fn uplink_queues(workers: u32) -> u16 {
+    match workers {
+        0..=8 => 16,
+        9..=31 => 2 * workers as u16,
+        _ => 64,
+    }
+}
+
 /// Returns the number of frames that `pods` and `workers` need at least: `FillBudget::FLOOR`, 64, for each port (one for each
-/// pod, and a queue of the host port for each worker), and those for packets under way.
+/// pod, a queue of the host port for each worker, and the uplink's queues), and those for packets under way.
 pub(crate) const fn least_frames(pods: u16, workers: u32, held: u16) -> u32 {
-    FillBudget::FLOOR * (pods as u32 + workers) + working_frames(workers, held)
+    FillBudget::FLOOR * (pods as u32 + workers + uplink_queues(workers) as u32) + working_frames(workers, held)
 }
 
 /// Returns the default of `frames`: 16,384, or more if that many workers need it with the other defaults, with 2,048 frames by
@@ -60,7 +70,7 @@ mod tests {
 
     #[test]
     fn the_default_number_of_frames_suffices_for_any_number_of_workers() {
-        assert_eq!([1, 2, 4].map(default_frames), [16_384; 3]);
+        assert_eq!([1, 2, 3].map(default_frames), [16_384; 3]);
         for workers in 1..=u32::from(MAX_WORKERS) {
             assert!(default_frames(workers) >= least_frames(DEFAULT_MAX_PODS, workers, 512) + 2048);
             assert!(default_frames(workers) <= 1 << 17);

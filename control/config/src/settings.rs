@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use crate::cores::{CoreList, CoresError, choose};
 use crate::error::ConfigError;
 use crate::file::{Config, HugePages};
-use crate::limits::{MAX_WORKERS, MIN_POD_MTU, default_frames, least_frames, working_frames};
+use crate::limits::{MAX_WORKERS, MIN_POD_MTU, default_frames, least_frames, uplink_queues, working_frames};
 use crate::port_range::PortRange;
 
 /// The source of the cluster's objects.
@@ -170,12 +170,12 @@ impl Config {
         let least = least_frames(self.max_pods, workers, fragments.held_frames);
         let frames = self.frames.unwrap_or(default_frames(workers));
         if frames < least || frames > 1 << 20 {
-            let pods = self.max_pods;
+            let (pods, queues) = (self.max_pods, uplink_queues(workers));
             return Err(ConfigError::value(
                 "frames",
                 frames,
                 format!(
-                    "is not between {least} (64 for each of {pods} pods and {workers} workers, {working} for packets under way) and 1048576"
+                    "is not between {least} (64 for each of {pods} pods, {workers} workers and {queues} queues of the uplink, {working} for packets under way) and 1048576"
                 ),
             ));
         }

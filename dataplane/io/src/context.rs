@@ -405,6 +405,8 @@ mod tests {
             mac: None,
             mtu: 1500,
             up: true,
+            carrier: true,
+            noarp: false,
             veth,
             bond: false,
             peer_index: None,

@@ -36,7 +36,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use heddle_linux::{Link, Netlink, ethtool};
+use heddle_linux::{Link, Netlink, bpffs, ethtool};
 
 pub use self::object::UplinkLimits;
 use self::object::{Loaded, Maps};
@@ -101,6 +101,29 @@ pub fn receive_queues(ifname: &str) -> Result<u32, XdpError> {
             ifname: ifname.to_owned(),
             ifindex: 0,
         })
+}
+
+/// Makes a directory for pins, with a bpffs in it. One that is there already stays, with its pins.
+///
+/// # Errors
+/// The directory cannot be made, or the file system cannot be mounted.
+pub fn prepare_pins(pins: &Path) -> Result<(), XdpError> {
+    std::fs::create_dir_all(pins)
+        .map_err(|error| XdpError::kernel(format!("make the directory {}", pins.display()), error))?;
+    bpffs::mount(pins).map_err(|error| XdpError::kernel(format!("mount a bpffs at {}", pins.display()), error.source))
+}
+
+/// Removes a directory for pins with its bpffs. Returns false if there is none. [`Uplink::detach_pinned`] comes before it.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn remove_pins(pins: &Path) -> io::Result<bool> {
+    bpffs::unmount(pins).map_err(|error| error.source)?;
+    match std::fs::remove_dir(pins) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 impl Uplink {

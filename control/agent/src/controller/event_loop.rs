@@ -162,6 +162,7 @@ impl Controller {
         }
         self.workers.reclaim_stranded();
         self.retry_closed_ports()?;
+        self.retry_uplink();
         self.journal.retry(&mut self.attachments.store);
         self.shrink_silent()?;
         self.read_model.sample();

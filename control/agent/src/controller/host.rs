@@ -4,9 +4,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::channel::{Receiver, unbounded};
+use heddle_host::underlay::Underlay;
 use heddle_host::uplink::Uplink;
 use heddle_host::{HostConfig, HostError, HostHandle, HostLink, HostStatus, Nft, Plan, PortLink, PortLinks, Report};
 use heddle_wire::Ip;
@@ -25,6 +27,8 @@ pub(super) struct HostReconciler {
     reports: Receiver<Report>,
     link: HostLink,
     uplink: Option<Uplink>,
+    /// The network between the nodes.
+    underlay: Arc<Underlay>,
     /// The addresses of the node's interfaces.
     addresses: BTreeSet<IpAddr>,
     plan: Option<Plan>,
@@ -46,6 +50,8 @@ pub(super) enum HostChange {
     Uplink,
     /// The addresses of the node's interfaces have changed.
     Addresses,
+    /// The routes to other nodes, the uplink's neighbors, or the uplink itself have changed.
+    Underlay,
     /// The host port has another MAC, which the tables need.
     Link,
     /// Interfaces have lost their XDP program, which is attached again.
@@ -75,6 +81,7 @@ impl HostReconciler {
             reports,
             link,
             uplink: None,
+            underlay: Arc::default(),
             addresses: BTreeSet::new(),
             plan: None,
             ports: PortLinks::default(),
@@ -97,6 +104,16 @@ impl HostReconciler {
     /// Returns the uplink; `None` while it is unknown.
     pub(super) const fn uplink(&self) -> Option<&Uplink> {
         self.uplink.as_ref()
+    }
+
+    /// Returns the network between the nodes, as the kernel has it.
+    pub(super) const fn underlay(&self) -> &Arc<Underlay> {
+        &self.underlay
+    }
+
+    /// Sets the InternalIPs of the other nodes, whose routes and neighbors the task follows.
+    pub(super) fn set_nodes(&self, nodes: BTreeSet<IpAddr>) {
+        self.task.set_nodes(nodes);
     }
 
     /// Returns the addresses of the node's interfaces.
@@ -187,8 +204,10 @@ impl HostReconciler {
                 self.uplink = found;
                 HostChange::Uplink
             }
-            // The tables have no other nodes yet.
-            Report::Underlay(_) => HostChange::Nothing,
+            Report::Underlay(underlay) => {
+                self.underlay = underlay;
+                HostChange::Underlay
+            }
         }
     }
 

@@ -11,6 +11,7 @@
 //! - `objects`: the cluster model and the changes that the tables do not have yet.
 //! - `publication`: the compiler, the version published last, and what waits for acknowledgements.
 //! - `host`: the host task, which reconciles the node's kernel state on a thread of its own.
+//! - `uplink`: the ports on the NIC, and the network between the nodes.
 //! - `journal`: writes the state file and the file of last good versions on a thread of its own.
 //! - `crate::read_model`: answers the operator's queries without this thread.
 //!
@@ -33,6 +34,7 @@ mod reconcile;
 mod state;
 mod sweep;
 mod takeover;
+mod uplink;
 
 pub use error::ControllerError;
 pub use state::{Controller, Parts};

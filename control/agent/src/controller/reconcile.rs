@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use heddle_compile::{NodeConfig, to_prefix};
+use heddle_compile::{NodeConfig, TunnelConfig, to_prefix};
 
 use super::error::ControllerError;
 use super::host::HostChange;
@@ -28,7 +28,8 @@ impl Controller {
     /// 5. ... and then the attachments of pods that have become known, so that both are in the same tables.
     /// 6. Publish the tables. They contain the addresses of the host port, so they wait until the host task has set them;
     ///    but only for a bounded time, and not if an ADD waits for the tables.
-    /// 7. Open the host port's queues after the first tables, so that no packet arrives by them earlier.
+    /// 7. Open the host port's queues and the uplink after the first tables, so that no packet arrives by them earlier. Then tell the
+    ///    uplink's program which packets are heddle's: after the tables with which the workers know them.
     /// 8. Update the health checks last: a load balancer must see an endpoint only when its traffic is forwarded.
     pub(super) fn reconcile(&mut self) -> Result<(), ControllerError> {
         if self.objects.log_rejections()
@@ -57,7 +58,8 @@ impl Controller {
         self.feed_compiler_and_host(&changes, has_other_facts);
         self.attach_known_pods();
         if self.publish() {
-            self.open_host_once()?;
+            self.open_ports_once()?;
+            self.steer();
         }
         self.serve_health_checks(&changes);
         Ok(())
@@ -93,6 +95,10 @@ impl Controller {
                 .filter_map(|&range| to_prefix(range))
                 .collect(),
             external_ips: settings.external_ips,
+            tunnel: TunnelConfig {
+                mode: settings.tunnel,
+                network: settings.vxlan,
+            },
             node_ids: publication::node_ids(self.attachments.store.node_ids()),
             ..NodeConfig::named(settings.node.as_str())
         }));
@@ -134,6 +140,8 @@ impl Controller {
         };
         if plans_anew || changes.any(concerns_host) {
             self.plan_host();
+            self.set_host_nodes();
+            self.uplink_ports.is_steering_stale = true;
         }
         let (cluster, facts) = (self.objects.cluster(), self.objects.facts());
         if let Some(publication) = &mut self.publication {
@@ -228,13 +236,14 @@ impl Controller {
         true
     }
 
-    /// Opens the host port's queues after the first tables.
-    fn open_host_once(&mut self) -> Result<(), ControllerError> {
+    /// Opens the host port's queues and the uplink after the first tables.
+    fn open_ports_once(&mut self) -> Result<(), ControllerError> {
         if let Some(publication) = &mut self.publication
             && !publication.has_published
         {
             publication.has_published = true;
             self.open_host()?;
+            self.follow_underlay();
         }
         Ok(())
     }
@@ -273,7 +282,9 @@ impl Controller {
             }
             HostChange::Addresses => {
                 publication.is_changed |= publication.compiler.set_local_addresses(self.host.addresses());
+                self.uplink_ports.is_steering_stale = true;
             }
+            HostChange::Underlay => self.follow_underlay(),
             HostChange::Link => publication.is_changed = true,
             HostChange::ProgramsLost(links) => {
                 for link in &links {

@@ -21,6 +21,7 @@ use super::host::HostReconciler;
 use super::journal::Journal;
 use super::objects::Objects;
 use super::publication::Publication;
+use super::uplink::UplinkPorts;
 use crate::api::Request;
 use crate::attachments::Store;
 use crate::health::HealthChecks;
@@ -71,6 +72,7 @@ pub struct Controller {
     pub(super) host: HostReconciler,
     /// The reason for which a queue of the host port is not open, and the next try.
     pub(super) closed_host: Option<Closed>,
+    pub(super) uplink_ports: UplinkPorts,
     /// The ports at which the node's processes reach load balancer and external addresses that the node itself holds.
     pub(super) external_aliases: ExternalAliases,
     pub(super) journal: Journal,
@@ -134,6 +136,7 @@ impl Controller {
         let mut controller = Self {
             host,
             closed_host: None,
+            uplink_ports: UplinkPorts::default(),
             settings,
             events,
             requests,

@@ -136,7 +136,7 @@ impl ReadModel {
         let totals = info.since_opened(self.totals(port));
         let attachment = match info.role {
             PortRole::Pod(id) => view.attachment(id),
-            PortRole::Host => None,
+            PortRole::Host | PortRole::Uplink => None,
         };
         let observed = self.observers.view(port);
         PortStatus {
@@ -145,6 +145,7 @@ impl ReadModel {
             role: match info.role {
                 PortRole::Pod(_) => RoleName::Pod,
                 PortRole::Host => RoleName::Host,
+                PortRole::Uplink => RoleName::Uplink,
             },
             pod: attachment.and_then(|attachment| attachment.pod.clone()),
             interface: info.ifname.clone(),

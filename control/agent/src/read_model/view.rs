@@ -58,6 +58,7 @@ impl View {
     pub(super) fn port_name(&self, role: PortRole) -> String {
         match role {
             PortRole::Host => "host".to_owned(),
+            PortRole::Uplink => "uplink".to_owned(),
             PortRole::Pod(id) => match self.attachment(id) {
                 Some(attachment) => match &attachment.pod {
                     Some(pod) => format!("pod:{pod}"),

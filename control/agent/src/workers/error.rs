@@ -27,6 +27,19 @@ pub enum WorkersError {
         /// The maximum number of pods (`maxPods`).
         max: u16,
     },
+    /// The uplink has more queues than heddle opens.
+    #[error(
+        "the uplink {ifname} has {queues} receive queues, and heddle opens at most {max} with this number of workers: \
+         ethtool -L {ifname} combined {max}, or give heddle more cores"
+    )]
+    TooManyQueues {
+        /// The device.
+        ifname: String,
+        /// Its receive queues.
+        queues: u32,
+        /// The maximum.
+        max: u32,
+    },
     /// A thread or an eventfd cannot be created.
     #[error("cannot start the workers: {0}")]
     Threads(#[from] io::Error),

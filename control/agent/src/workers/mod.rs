@@ -2,7 +2,7 @@
 //!
 //! [`Workers`] belongs to the control thread. It opens and closes sockets, which takes milliseconds, and passes the
 //! rings to the workers and back through their channels. The first `MAX_WORKERS` port numbers are for queues of the
-//! host port, one for each possible worker. The numbers after them are for pods.
+//! host port, one for each possible worker. The numbers after them are for pods, and the last ones for queues of the uplink.
 
 mod clock;
 mod error;
@@ -15,6 +15,7 @@ mod silence;
 mod state;
 mod stranded;
 mod thread;
+pub mod uplink;
 
 pub use clock::clock;
 pub use error::WorkersError;

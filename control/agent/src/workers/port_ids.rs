@@ -41,7 +41,13 @@ impl PortIds {
         Some(PortId(MAX_WORKERS + free))
     }
 
-    /// Releases a number. The number of a host queue is ignored.
+    /// Returns the number of a queue of the uplink.
+    #[must_use]
+    pub fn of_uplink(&self, queue: u16) -> PortId {
+        PortId(MAX_WORKERS + self.count + queue)
+    }
+
+    /// Releases a number. The number of a queue of the host port or the uplink is ignored.
     pub fn release(&mut self, port: PortId) {
         if let Some(n) = port.0.checked_sub(MAX_WORKERS) {
             self.used.remove(&n);

@@ -9,7 +9,7 @@ use heddle_tables::WorkerId;
 /// An open port.
 #[derive(Debug, Clone)]
 pub struct PortInfo {
-    /// The endpoint behind it: the host or a pod.
+    /// The endpoint behind it: the host, a pod or the uplink.
     pub role: PortRole,
     /// The worker that owns it.
     pub worker: WorkerId,
@@ -81,7 +81,7 @@ impl PortTable {
     /// Returns the index of the worker with the fewest pods; of several, the first.
     pub(super) fn least_loaded(&self, workers: usize) -> usize {
         let mut load = vec![0usize; workers];
-        for info in self.0.values().filter(|info| info.role != PortRole::Host) {
+        for info in self.0.values().filter(|info| matches!(info.role, PortRole::Pod(_))) {
             if let Some(n) = load.get_mut(info.worker.index()) {
                 *n += 1;
             }

@@ -128,7 +128,13 @@ impl Workers {
         };
         PortLinks {
             program: self.context.program_id(),
-            links: self.ports.iter().map(link).collect(),
+            // The uplink's program is another one, and netlink cannot remove it.
+            links: self
+                .ports
+                .iter()
+                .filter(|(_, info)| info.role != PortRole::Uplink)
+                .map(link)
+                .collect(),
         }
     }
 
@@ -145,7 +151,7 @@ impl Workers {
     }
 
     /// Passes a port to a worker and waits until the worker has accepted it. A port that was refused is closed.
-    fn add_to_worker(
+    pub(super) fn add_to_worker(
         &mut self,
         at: usize,
         worker: WorkerId,

@@ -4,9 +4,10 @@ use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
-use heddle_config::{FRAME_SIZE, MAX_WORKERS, Settings, handover_frames, working_frames};
+use heddle_config::{FRAME_SIZE, MAX_WORKERS, Settings, handover_frames, uplink_queues, working_frames};
 use heddle_engine::{StageConfig, WorkerConfig, mesh};
 use heddle_flow::{FlowTable, Millis};
+use heddle_io::uplink::Uplink;
 use heddle_io::{PortObservers, XdpConfig, XdpContext, XdpPort};
 use heddle_port::{PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
@@ -27,6 +28,10 @@ pub struct Workers {
     publisher: Publisher<Snapshot>,
     flows: Arc<FlowTable>,
     pub(super) context: XdpContext,
+    /// The program on the uplink, while its queues are open.
+    pub(super) uplink: Option<Uplink>,
+    /// The maximum number of the uplink's queues.
+    pub(super) uplink_queues: u16,
     pub(super) port_ids: PortIds,
     pub(super) silence: Silence,
     /// Ports whose workers have not answered yet.
@@ -41,13 +46,14 @@ impl Workers {
     /// The AF_XDP memory cannot be created, or a thread cannot be started.
     pub fn start(settings: &Settings, flows: FlowTable, fresh_since: Millis) -> Result<Self, WorkersError> {
         let count = u8::try_from(settings.worker_cores.len()).unwrap_or(u8::MAX);
-        let port_numbers = MAX_WORKERS + settings.max_pods;
+        let uplink_queues = uplink_queues(count.into());
+        let port_numbers = MAX_WORKERS + settings.max_pods + uplink_queues;
         // The memory and the shared parts.
         let context = XdpContext::new(XdpConfig {
             frames: settings.frames,
             frame_size: FRAME_SIZE,
             max_pods: settings.max_pods.into(),
-            other_ports: count.into(),
+            other_ports: u32::from(count) + u32::from(uplink_queues),
             working: working_frames(count.into(), settings.fragments.held_frames),
             port_numbers: port_numbers.into(),
         })?;
@@ -92,6 +98,8 @@ impl Workers {
             publisher,
             flows,
             context,
+            uplink: None,
+            uplink_queues,
             port_ids: PortIds::new(settings.max_pods),
             silence: Silence::default(),
             stranded: StrandedPorts::default(),

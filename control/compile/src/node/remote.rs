@@ -52,7 +52,7 @@ impl NodeState {
     /// Writes the other nodes that have one of these addresses.
     pub(super) fn write_remote_nodes_at(&self, at: &BTreeSet<Ip>, config: &NodeConfig, output: &mut Output) {
         let known = at.iter().filter_map(|ip| self.addresses.get(*ip));
-        let names: BTreeSet<&Arc<str>> = known.flat_map(|known| &known.claims.nodes).collect();
+        let names: BTreeSet<&Arc<str>> = known.flat_map(|known| known.claims.nodes()).collect();
         for name in names {
             self.write_remote_node(name, config, output);
         }
@@ -94,8 +94,8 @@ impl NodeState {
     /// Returns true if a node is the one that an address counts for.
     fn is_first_at(&self, name: &Arc<str>, address: IpAddr) -> bool {
         self.addresses.get(Ip::from(address)).is_some_and(|known| {
-            let mut present = known.claims.nodes.iter().filter(|name| self.nodes.id(name).is_some());
-            !known.claims.host && present.next() == Some(name)
+            let mut present = known.claims.nodes().iter().filter(|name| self.nodes.id(name).is_some());
+            !known.claims.is_host() && present.next() == Some(name)
         })
     }
 }

@@ -1,0 +1,194 @@
+//! The uplink: its ports are opened when the node's interface is known, closed when it is gone, and opened again. The compiler gets
+//! the network between the nodes as the host task sees it, and the uplink's program gets the packets that are heddle's.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use heddle_compile::{Underlay, UnderlayRoute};
+use heddle_host::UplinkFacts;
+use heddle_io::uplink::Steering;
+use heddle_model::Cluster;
+use heddle_tables::{FrontendKind, NodeId, Snapshot, TunnelMode, Uplink};
+use heddle_wire::Ip;
+use ipnet::IpNet;
+
+use super::attachments::Closed;
+use super::state::Controller;
+use heddle_config::Settings;
+
+/// The controller's part that concerns the uplink.
+#[derive(Debug, Default)]
+pub(super) struct UplinkPorts {
+    /// The reason for which the ports are not open, and the next try.
+    pub(super) closed: Option<Closed>,
+    /// The packets that the program was told are heddle's; `None` before the first time, and after an error.
+    steering: Option<Steering>,
+    /// `true` if the steering may differ from the tables.
+    pub(super) is_steering_stale: bool,
+}
+
+impl Controller {
+    /// Opens or closes the uplink's ports, as the host task's newest report says, and hands the compiler the network between the
+    /// nodes. Before the first tables nothing is opened, because packets would arrive.
+    pub(super) fn follow_underlay(&mut self) {
+        if self.publication.as_ref().is_some_and(|p| p.has_published) {
+            self.follow_uplink();
+        }
+        self.write_underlay();
+    }
+
+    fn follow_uplink(&mut self) {
+        let wanted = self.host.underlay().uplink.clone();
+        let open = self.workers.uplink().map(|(_, index, _)| index);
+        if open.is_some() && open != wanted.as_ref().map(|uplink| uplink.index) {
+            tracing::warn!("the uplink is gone: packets to other nodes leave by the kernel until it is back");
+            self.workers.close_uplink();
+            self.view_is_stale = true;
+        }
+        if self.workers.uplink().is_none()
+            && let Some(uplink) = wanted.filter(|uplink| uplink.up)
+            && self
+                .uplink_ports
+                .closed
+                .as_ref()
+                .is_none_or(|closed| closed.next_try <= Instant::now())
+        {
+            self.open_uplink(&uplink);
+        }
+    }
+
+    fn open_uplink(&mut self, uplink: &UplinkFacts) {
+        self.view_is_stale = true;
+        self.uplink_ports.steering = None;
+        self.uplink_ports.is_steering_stale = true;
+        match self
+            .workers
+            .open_uplink(&self.settings.run_dir, &uplink.name, uplink.index)
+        {
+            Ok(()) => {
+                if let Some((name, _, mode)) = self.workers.uplink() {
+                    let queues = self.workers.uplink_ports().len();
+                    tracing::info!(uplink = name, %mode, queues, "opened the uplink");
+                }
+                self.uplink_ports.closed = None;
+                if self.was_ready {
+                    self.report_node();
+                }
+            }
+            Err(error) => {
+                let message = format!("the ports of uplink {} cannot be opened: {error}", uplink.name);
+                let before = self.uplink_ports.closed.take();
+                if before.as_ref().is_none_or(|closed| closed.why != message) {
+                    tracing::error!("{message}. Pods of other nodes are not reached until heddle's next try succeeds");
+                }
+                self.uplink_ports.closed = Some(Closed::after(before.as_ref(), message, Instant::now()));
+            }
+        }
+    }
+
+    /// Tries again to open the uplink, if it is time. The controller calls it once a second.
+    pub(super) fn retry_uplink(&mut self) {
+        let is_due = |closed: &Closed| closed.next_try <= Instant::now();
+        if self.uplink_ports.closed.as_ref().is_some_and(is_due) {
+            self.follow_underlay();
+        }
+    }
+
+    /// Hands the compiler the network between the nodes.
+    fn write_underlay(&mut self) {
+        let underlay = underlay(self.host.underlay(), self.workers.uplink_ports());
+        if let Some(publication) = &mut self.publication {
+            publication.compiler.set_underlay(underlay);
+            publication.is_changed = true;
+        }
+    }
+
+    /// Hands the host task the addresses of the other nodes.
+    pub(super) fn set_host_nodes(&self) {
+        let cluster = self.objects.cluster();
+        let others = cluster.nodes().filter(|node| *node.name != *self.settings.node);
+        self.host
+            .set_nodes(others.flat_map(|node| node.internal_ips.iter().copied()).collect());
+    }
+
+    /// Tells the uplink's program which packets are heddle's, if that has changed. Called after the tables are published, so that the
+    /// workers know the packets that arrive.
+    pub(super) fn steer(&mut self) {
+        if self.workers.uplink().is_none() || !std::mem::take(&mut self.uplink_ports.is_steering_stale) {
+            return;
+        }
+        let Some(snapshot) = self.workers.newest().cloned() else {
+            return;
+        };
+        let facts = self.objects.facts();
+        let mut steering = steering(&snapshot, &self.objects.cluster(), &self.settings);
+        steering
+            .addresses
+            .extend(self.host.addresses().into_iter().map(Ip::to_std));
+        steering.addresses.extend(facts.internal_ips());
+        if self.settings.tunnel != TunnelMode::Vxlan {
+            steering.pods = facts.pod_ranges();
+        }
+        if self.uplink_ports.steering.as_ref() == Some(&steering) {
+            return;
+        }
+        match self.workers.steer(&steering) {
+            Ok(()) => self.uplink_ports.steering = Some(steering),
+            Err(error) => {
+                // The next change of the tables tries again.
+                tracing::error!("the uplink's program does not get all packets that are heddle's: {error}");
+                self.uplink_ports.steering = None;
+            }
+        }
+    }
+}
+
+/// Returns the network between the nodes for the compiler.
+fn underlay(seen: &heddle_host::Underlay, ports: Vec<heddle_tables::UplinkPort>) -> Underlay {
+    let index = seen.uplink.as_ref().map(|uplink| uplink.index);
+    let routes = seen.paths.iter().filter_map(|(node, path)| {
+        let path = path.as_ref().ok()?;
+        let route = UnderlayRoute {
+            neighbor: path.mac.filter(|_| Some(path.index) == index),
+            on_link: path.is_on_link(),
+            mtu: path.mtu,
+        };
+        Some((*node, route))
+    });
+    let mac = seen.uplink.as_ref().and_then(|uplink| uplink.mac);
+    Underlay {
+        uplink: Uplink {
+            mac: mac.unwrap_or_default(),
+            // Without an Ethernet address no frame can leave.
+            ports: if mac.is_some() { ports } else { Vec::new() },
+        },
+        routes: routes.collect(),
+        neighbors: seen.neighbors.clone(),
+        every_node_runs_heddle: false,
+    }
+}
+
+/// Returns the packets that follow from the tables: to the tunnel, to frontends, and from pods of nodes without a tunnel.
+fn steering(snapshot: &Snapshot, cluster: &Cluster, settings: &Settings) -> Steering {
+    let external = snapshot
+        .frontends()
+        .filter(|frontend| frontend.kind != FrontendKind::ClusterIp);
+    let frontends = external.map(|frontend| {
+        let key = frontend.key;
+        (key.ip.to_std(), key.proto.0, key.port)
+    });
+    let is_direct = |id: NodeId| snapshot.node_path(id).is_some_and(|path| path.outer.is_none());
+    let direct = snapshot.remote_nodes().filter(|(id, _)| is_direct(*id));
+    let ranges = direct
+        .filter_map(|(_, node)| cluster.node(&node.name))
+        .flat_map(|node| node.pod_cidrs.iter().copied());
+    Steering {
+        addresses: BTreeSet::<IpAddr>::new(),
+        tunnel_port: snapshot.node().tunnel.map(|tunnel| tunnel.port),
+        masquerade_ports: Some(settings.reserved_ports.ports()),
+        frontends: frontends.collect(),
+        pods: BTreeSet::<IpNet>::new(),
+        peers: ranges.collect(),
+    }
+}
