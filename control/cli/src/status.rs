@@ -1,5 +1,6 @@
 //! `heddle status`: prints the status of the running agent, for people or as JSON.
 
+mod nodes;
 mod source;
 
 use std::fmt::Write as _;
@@ -39,6 +40,7 @@ pub async fn report(run_dir: &Path, format: OutputFormat) -> Result<String, Stat
 pub fn text(status: &Status) -> String {
     let mut out = String::new();
     head(status, &mut out);
+    nodes::write(status, &mut out);
     workers(status, &mut out);
     ports(status, &mut out);
     drops(status, &mut out);
@@ -93,6 +95,7 @@ fn head(status: &Status, out: &mut String) {
     for difference in &host.differences {
         let _ = writeln!(out, "  {difference}");
     }
+    nodes::head(status, out);
     if let Some(why) = &status.state_not_kept {
         let _ = writeln!(out, "state NOT kept, a reboot would lose its last changes: {why}");
     }

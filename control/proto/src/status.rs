@@ -4,6 +4,7 @@
 //! number). Drop reasons, their classes and table names are text here, because the enums are in the engine.
 
 mod change_times;
+mod nodes;
 mod source;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use change_times::ChangeTimes;
+pub use nodes::{NodeStatus, UplinkStatus};
 pub use source::{SourceKindStatus, SourceStatus};
 
 use crate::{Attachment, Named, PodRef, Policy};
@@ -30,6 +32,12 @@ pub struct Status {
     /// The rows of `heddle check` about what others can change, evaluated at the start and twice a minute.
     #[serde(default)]
     pub checks: Vec<CheckStatus>,
+    /// The uplink.
+    #[serde(default)]
+    pub uplink: UplinkStatus,
+    /// The other nodes, by name.
+    #[serde(default)]
+    pub nodes: Vec<NodeStatus>,
     /// The worker threads.
     pub workers: Vec<WorkerStatus>,
     /// The ports.
@@ -106,9 +114,6 @@ pub struct AgentStatus {
     /// The AF_XDP mode and other properties of this machine that affect performance, as text.
     #[serde(default)]
     pub mode: String,
-    /// The uplink whose packets heddle receives by AF_XDP, if there is one.
-    #[serde(default)]
-    pub uplink: Option<String>,
 }
 
 /// The published tables.
@@ -384,7 +389,6 @@ mod tests {
                 uptime_seconds: 2,
                 start: 3,
                 mode: "copy".into(),
-                uplink: None,
             },
             source: SourceStatus {
                 kind: "manifests".into(),
@@ -412,6 +416,20 @@ mod tests {
                 ok: true,
                 value: "v1".into(),
                 advice: String::new(),
+            }],
+            uplink: UplinkStatus {
+                interface: Some("eth0".into()),
+                mode: Some("native".into()),
+                tunnel: "vxlan".into(),
+                problems: Vec::new(),
+            },
+            nodes: vec![NodeStatus {
+                name: "n2".into(),
+                address: Some("192.0.2.2".into()),
+                path: Some("tunnel".into()),
+                via: Some("uplink".into()),
+                mtu: 1450,
+                problem: None,
             }],
             workers: vec![WorkerStatus {
                 worker: 0,

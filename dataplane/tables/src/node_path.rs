@@ -55,6 +55,12 @@ pub enum Unreachable {
 }
 
 impl Unreachable {
+    /// Returns true if the network between the nodes is the reason, and not the Node objects.
+    #[must_use]
+    pub const fn is_of_underlay(self) -> bool {
+        matches!(self, Self::NoRoute | Self::NoNeighbor)
+    }
+
     /// Returns the reason in words.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

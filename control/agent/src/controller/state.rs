@@ -26,7 +26,7 @@ use crate::api::Request;
 use crate::attachments::Store;
 use crate::health::HealthChecks;
 use crate::kept::KeptFile;
-use crate::read_model::{ReadModel, View};
+use crate::read_model::{ReadModel, UplinkView, View};
 use crate::saved_cluster::Saver;
 use crate::workers::Workers;
 
@@ -196,6 +196,10 @@ impl Controller {
             attachments: self.attachments.describe_all(&self.objects.cluster()),
             state_not_kept: self.journal.why_not_kept().map(str::to_owned),
             ports: self.workers.ports().map(|(port, info)| (port, info.clone())).collect(),
+            uplink: UplinkView {
+                mode: self.workers.uplink().map(|(.., mode)| mode),
+                closed: self.uplink_ports.closed.as_ref().map(|closed| closed.why.clone()),
+            },
         });
     }
 }

@@ -15,6 +15,7 @@ mod flows;
 mod meters;
 mod model;
 mod names;
+mod nodes;
 mod policies;
 mod queries;
 mod source_status;
@@ -23,4 +24,4 @@ mod view;
 
 pub use model::{ReadModel, SharedCluster};
 pub use queries::Queries;
-pub(crate) use view::View;
+pub(crate) use view::{UplinkView, View};

@@ -48,6 +48,8 @@ impl ReadModel {
             },
             host: self.host_status(),
             checks: self.check_statuses(),
+            uplink: self.uplink_status(&view),
+            nodes: self.node_statuses(&view),
             workers: self.worker_statuses(&view, acknowledged),
             ports: view
                 .ports
@@ -78,7 +80,6 @@ impl ReadModel {
             uptime_seconds: self.started.elapsed().as_secs(),
             start: self.takeover.epoch.0,
             mode: "AF_XDP copy mode".to_owned(),
-            uplink: None,
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use heddle_engine::PortRole;
+use heddle_io::XdpMode;
 use heddle_port::PortId;
 use heddle_proto::{Attachment, Named};
 use heddle_tables::{EndpointId, Snapshot};
@@ -28,6 +29,17 @@ pub(crate) struct View {
     pub(crate) state_not_kept: Option<String>,
     /// The open ports.
     pub(crate) ports: BTreeMap<PortId, PortInfo>,
+    /// The uplink.
+    pub(crate) uplink: UplinkView,
+}
+
+/// The uplink's ports.
+#[derive(Clone, Default)]
+pub(crate) struct UplinkView {
+    /// The mode of the program, while the ports are open.
+    pub(crate) mode: Option<XdpMode>,
+    /// The reason for which they are closed, if they could not be opened.
+    pub(crate) closed: Option<String>,
 }
 
 impl View {

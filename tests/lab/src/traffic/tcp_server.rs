@@ -20,6 +20,8 @@ pub(super) const ROUND_PAUSE: Duration = Duration::from_millis(10);
 pub enum ServerBehavior {
     /// Sends this line and closes.
     Greet(String),
+    /// Sends this line and the address that the connection comes from, and closes.
+    TellPeer(String),
     /// Sends back every byte until the peer closes.
     Echo,
     /// Counts bytes.
@@ -110,8 +112,14 @@ pub(super) fn interrupt_accept(listener: &TcpListener) {
 fn serve(mut stream: TcpStream, behavior: &ServerBehavior, received: &AtomicU64) {
     let mut buffer = vec![0; 256 * 1024];
     match behavior {
-        ServerBehavior::Greet(line) => {
-            let _ = stream.write_all(format!("{line}\n").as_bytes());
+        ServerBehavior::Greet(_) | ServerBehavior::TellPeer(_) => {
+            let peer = stream.peer_addr().map(|peer| peer.ip().to_canonical().to_string());
+            let line = match behavior {
+                ServerBehavior::TellPeer(name) => format!("{name} {}\n", peer.unwrap_or_default()),
+                ServerBehavior::Greet(line) => format!("{line}\n"),
+                _ => String::new(),
+            };
+            let _ = stream.write_all(line.as_bytes());
             let _ = stream.shutdown(std::net::Shutdown::Write);
             // Closing a socket with unread bytes sends a reset, so the server reads to the peer's end first.
             while matches!(stream.read(&mut buffer), Ok(n) if n > 0) {}

@@ -1,0 +1,8 @@
+//! Several nodes: pods reach each other over the network between the nodes, in tunnels and without.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod outside;
+mod reach;
+mod restart;
+mod scene;
