@@ -232,8 +232,8 @@ fn pods_that_come_and_go_under_traffic_lose_no_frame() -> Result<(), LabError> {
     let status = node.status()?;
     assert_eq!(
         status["ports"].as_array().map(Vec::len),
-        Some(3),
-        "talker, listener, host"
+        Some(4),
+        "talker, listener, host, uplink"
     );
     node.end_pod(&talker)?;
     node.end_pod(&listener)?;
@@ -246,9 +246,9 @@ fn pods_that_come_and_go_under_traffic_lose_no_frame() -> Result<(), LabError> {
 fn fill_rings_grow_and_a_silent_one_shrinks_for_another() -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
     let mut plan = NodePlan::new("node", 1);
-    // 64 for each of 4 pods and the host port, 1024 + 512 for the packets under way of one worker, 192 for one ring to grow.
+    // 64 for each of 4 pods, the host port and 16 queues of the uplink, 1024 + 512 for the packets under way of one worker, 192 for one ring to grow.
     let config = lab.dir().join("small.yaml");
-    let text = format!("maxPods: 4\nframes: {}\n", 64 * 5 + 1024 + 512 + 192);
+    let text = format!("maxPods: 4\nframes: {}\n", 64 * (5 + 16) + 1024 + 512 + 192);
     std::fs::write(&config, text).map_err(LabError::io("writing small.yaml"))?;
     plan.flags = vec!["--config".to_owned(), config.display().to_string()];
     let mut node = lab.node(plan)?;

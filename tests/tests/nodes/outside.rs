@@ -5,7 +5,7 @@ use heddle_lab::traffic::ProbeOutcome;
 use serde_json::json;
 
 use crate::common::wait_until;
-use crate::scene::{Cluster, ask, tells};
+use crate::scene::{Cluster, ask};
 
 const NODE_PORT: u16 = 30_080;
 
@@ -25,23 +25,23 @@ fn a_client_outside_reaches_node_ports_with_each_traffic_policy() -> Result<(), 
         cluster.add_service("web", &addresses, &[1], &spec)?;
         for v6 in [false, true] {
             let [one, two] = [0, 1].map(|n| cluster.nodes[n].internal_ips()[usize::from(v6)]);
-            wait_until("the node port leads to its backend", || {
-                Ok(ask(outside, two, NODE_PORT)?.is_answered())
-            })?;
             let client = clients[usize::from(v6)];
-            let at_two = ask(outside, two, NODE_PORT)?;
+            let answers = |node, peer| {
+                let wanted = ProbeOutcome::Answered(format!("far {peer}"));
+                wait_until("the node port leads to its backend", || {
+                    Ok(ask(outside, node, NODE_PORT)? == wanted)
+                })
+            };
             match policy {
                 "Local" => {
-                    tells(&at_two, "far", client);
+                    answers(two, client)?;
                     // No endpoint is on node 1.
                     wait_until("node 1 drops it", || Ok(!ask(outside, one, NODE_PORT)?.is_answered()))?;
                 }
                 _ => {
-                    wait_until("the node port leads to its backend", || {
-                        Ok(ask(outside, two, NODE_PORT)?.is_answered())
-                    })?;
-                    // Node 1 sends the connection on as its own.
-                    tells(&ask(outside, one, NODE_PORT)?, "far", one);
+                    // Node 1 sends the connection on as its own. The backend's node masquerades as well, as kube-proxy does.
+                    answers(one, one)?;
+                    wait_until("node 2 serves it", || Ok(ask(outside, two, NODE_PORT)?.is_answered()))?;
                 }
             }
         }
