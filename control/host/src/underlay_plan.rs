@@ -219,6 +219,8 @@ mod tests {
             carrier: true,
             noarp: false,
             veth: false,
+            bond: false,
+            xdp_generic: false,
             peer_index: None,
             tx_queues: 1,
             rx_queues: 1,

@@ -31,7 +31,7 @@ pub struct NextHop {
 pub struct NodePath {
     /// The outer headers of the tunnel, Ethernet included; `None` if packets go there as they are.
     pub outer: Option<OuterHeader>,
-    /// The Ethernet addresses of the pod's packet, and the interface. In a tunnel, the addresses are those of the inner frame.
+    /// The Ethernet addresses of the pod's packet, and the interface. In a tunnel, these are the inner frame's addresses.
     pub next_hop: NextHop,
     /// The MTU of a packet to the node's pods, in octets; 0 means no limit.
     pub mtu: u16,

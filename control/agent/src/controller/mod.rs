@@ -35,6 +35,7 @@ mod state;
 mod sweep;
 mod takeover;
 mod uplink;
+mod uplink_ports;
 
 pub use error::ControllerError;
 pub use state::{Controller, Parts};

@@ -21,7 +21,7 @@ use super::host::HostReconciler;
 use super::journal::Journal;
 use super::objects::Objects;
 use super::publication::Publication;
-use super::uplink::UplinkPorts;
+use super::uplink_ports::UplinkPorts;
 use crate::api::Request;
 use crate::attachments::Store;
 use crate::health::HealthChecks;

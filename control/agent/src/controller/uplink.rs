@@ -17,17 +17,6 @@ use super::attachments::Closed;
 use super::state::Controller;
 use heddle_config::Settings;
 
-/// The controller's part that concerns the uplink.
-#[derive(Debug, Default)]
-pub(super) struct UplinkPorts {
-    /// The reason for which the ports are not open, and the next try.
-    pub(super) closed: Option<Closed>,
-    /// The packets that the program was told are heddle's; `None` before the first time, and after an error.
-    steering: Option<Steering>,
-    /// `true` if the steering may differ from the tables.
-    pub(super) is_steering_stale: bool,
-}
-
 impl Controller {
     /// Opens or closes the uplink's ports, as the host task's newest report says, and hands the compiler the network between the
     /// nodes. Before the first tables nothing is opened, because packets would arrive.

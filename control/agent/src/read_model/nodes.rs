@@ -41,7 +41,7 @@ impl ReadModel {
 fn status(node: &RemoteNode, seen: Option<String>) -> NodeStatus {
     let path = node.path.as_ref().ok();
     let by_kernel = path.filter(|path| path.next_hop.exit == Exit::Kernel);
-    // What the kernel says is more exact than that there is no route or no neighbor.
+    // The kernel's reason is more exact than the table's.
     let missing = node
         .path
         .as_ref()

@@ -42,7 +42,7 @@ impl Workers {
         )?);
         for queue in 0..queues {
             if let Err(error) = self.open_uplink_queue(ifname, ifindex, queue) {
-                // What was opened is closed again, so that the next try finds the same state.
+                // Close the queues that were opened, so that the next try finds the same state.
                 self.close_uplink();
                 return Err(error);
             }

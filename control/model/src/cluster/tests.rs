@@ -468,6 +468,7 @@ fn the_indexes_hold_the_versions_in_force() {
         labels: Labels::default(),
         internal_ips: vec![ip("192.0.2.1")],
         external_ips: Vec::new(),
+        vtep: None,
         pod_cidrs: Vec::new(),
         ready,
         draining: false,

@@ -149,7 +149,7 @@ impl Node {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(ReplayError::File { path, source: e }),
                 _ => {}
             }
-            // What comes in by the uplink was on a wire.
+            // Frames of the uplink were on a wire.
             let capabilities = match role {
                 PortRole::Uplink => Capabilities::NIC,
                 PortRole::Pod(_) | PortRole::Host => Capabilities::VETH,

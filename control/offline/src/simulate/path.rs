@@ -325,7 +325,7 @@ pub(super) fn is_routed_by_kernel(snapshot: &Snapshot, query: &Query) -> bool {
     let place = snapshot.address(dst).place;
     let without_heddle = match query.origin {
         Origin::HOST => matches!(place, Place::Host | Place::RemoteHost(_) | Place::Outside),
-        // What is for no pod of the node does not enter heddle there.
+        // Packets for no pod of the node do not enter heddle there.
         Origin::UPLINK => matches!(
             place,
             Place::Host | Place::RemoteHost(_) | Place::Node(_) | Place::Outside

@@ -130,7 +130,7 @@ pub fn travel(
     let mut entered = entrance.endpoint();
     let mut frame = first_packet(&snapshot, entered, seen, asked.proto);
     if let Entrance::Tunnel(node) = entrance {
-        frame = encapsulate(&snapshot, node, frame)?;
+        frame = encapsulate(&snapshot, node, &frame)?;
     }
     loop {
         let snapshot = Arc::clone(tables.node_tables(&at).snapshot());
@@ -187,7 +187,7 @@ fn at_uplink(snapshot: &Snapshot, mut frame: Vec<u8>) -> Vec<u8> {
 }
 
 /// Encapsulates a frame as another node does, byte by byte.
-fn encapsulate(snapshot: &Snapshot, node: NodeId, inner: Vec<u8>) -> Result<Vec<u8>, String> {
+fn encapsulate(snapshot: &Snapshot, node: NodeId, inner: &[u8]) -> Result<Vec<u8>, String> {
     let known = snapshot.remote_node(node).ok_or("the sender is no node")?;
     let (Some(from), Some(network)) = (known.address, snapshot.node().tunnel) else {
         return Err("there is no tunnel".to_owned());
@@ -197,7 +197,7 @@ fn encapsulate(snapshot: &Snapshot, node: NodeId, inner: Vec<u8>) -> Result<Vec<
         .address_of_family(from.is_v4())
         .ok_or("the node has no address")?;
     let [_, a, b, c] = network.vni.to_be_bytes();
-    let datagram = [&[8, 0, 0, 0, a, b, c, 0][..], &inner].concat();
+    let datagram = [&[8, 0, 0, 0, a, b, c, 0], inner].concat();
     Ok(Packet::new(ROUTER, snapshot.node().uplink.mac, from, own).udp(50_000, network.port, &datagram))
 }
 

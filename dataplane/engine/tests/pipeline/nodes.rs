@@ -11,7 +11,6 @@ use heddle_wire::vxlan::{OuterHeader, PORT};
 use heddle_wire::{Ip, MacAddr, Parsed, ether, parse};
 
 use crate::tables::{HOST, OVERLAY_MTU, TUNNEL, UPLINK, UPLINK_MTU};
-use crate::world::World;
 
 /// Another node.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +65,7 @@ impl Other {
     }
 
     /// Returns a packet of the node's pod inside of a tunnel.
-    pub fn from_pod(&self, dst: Ip) -> Packet {
+    pub fn pod_to(&self, dst: Ip) -> Packet {
         self.inside(self.pod(dst), dst)
     }
 
@@ -202,23 +201,4 @@ pub fn opened(frame: &[u8], to: &Other) -> (Vec<u8>, Parsed) {
     assert_eq!(ether::source(&inner), Some(MacAddr::GATEWAY));
     let p = parse(&inner, inner.len()).unwrap();
     (inner, p)
-}
-
-impl World {
-    /// Pushes a frame at a party, asserts that it leaves by the uplink in the tunnel to a node, and returns the inner frame.
-    #[track_caller]
-    pub fn sent(&mut self, from: &crate::tables::Party, to: &Other, frame: &[u8]) -> (Vec<u8>, Parsed) {
-        self.push(from, frame);
-        self.step();
-        let name = from.name;
-        self.changed(&[&format!("{name} rx 1"), &format!("{name} forwarded 1"), "uplink tx 1"]);
-        let frame = self.pop(&UPLINK);
-        opened(&frame, to)
-    }
-
-    /// Pushes an inner frame at the uplink, in the tunnel from a node, asserts that it reaches a party, and returns it.
-    #[track_caller]
-    pub fn received(&mut self, from: &Other, to: &crate::tables::Party, inner: &[u8]) -> (Vec<u8>, Parsed) {
-        self.pass(&UPLINK, to, &from.encapsulate(inner))
-    }
 }

@@ -22,13 +22,13 @@ fn the_node_s_processes_reach_pods_of_other_nodes() {
             (HOST.v4(), 1000),
             "the other node knows this node's address"
         );
-        w.received(&N1, &HOST, &N1.from_pod(HOST.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+        w.received(&N1, &HOST, &N1.pod_to(HOST.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
         // An address that only this node knows, as a bridge has, is replaced.
         let bridge = Packet::new(HOST.mac, heddle_wire::MacAddr::GATEWAY, ip("172.17.0.1"), there);
         let (_, p) = w.sent(&HOST, &N1, &bridge.tcp(1000, 80, SYN, 1, 0, b""));
         assert_eq!(p.src, HOST.v4());
         assert!(in_range(p.sport), "{}", p.sport);
-        let answer = N1.from_pod(HOST.v4()).tcp(80, p.sport, SYN | ACK, 1, 2, b"");
+        let answer = N1.pod_to(HOST.v4()).tcp(80, p.sport, SYN | ACK, 1, 2, b"");
         let (_, p) = w.received(&N1, &HOST, &answer);
         assert_eq!((p.dst, p.dport), (ip("172.17.0.1"), 1000));
     });
@@ -52,7 +52,7 @@ fn pods_and_nodes_reach_each_other_without_translation() {
         );
         w.sent(&B, &N1, &B.to(N1.address()).tcp(8080, 2000, SYN | ACK, 1, 2, b""));
         // A pod of another node and this node's processes.
-        w.received(&N3, &HOST, &N3.from_pod(HOST.v4()).udp(1000, 53, b"x"));
+        w.received(&N3, &HOST, &N3.pod_to(HOST.v4()).udp(1000, 53, b"x"));
         w.sent(&HOST, &N3, &HOST.to(N3.pod(HOST.v4())).udp(53, 1000, b"y"));
     });
 }
@@ -174,7 +174,7 @@ fn a_client_outside_reaches_a_backend_on_another_node_as_this_node() {
             assert_eq!((p.src, p.dst, p.dport), (own, backend, 8080));
             assert!(in_range(p.sport), "{}", p.sport);
             // The answer comes by the tunnel and leaves the way that the request came.
-            let answer = node.from_pod(own).tcp(8080, p.sport, SYN | ACK, 1, 2, b"");
+            let answer = node.pod_to(own).tcp(8080, p.sport, SYN | ACK, 1, 2, b"");
             w.push(&UPLINK, &node.encapsulate(&answer));
             w.step();
             w.changed(&["uplink rx 1", "uplink forwarded 1", "uplink tx 1"]);
@@ -217,7 +217,7 @@ fn heddle_is_no_router_for_the_outside() {
         w.dropped(&UPLINK, &from("203.0.113.9"), "no-route");
         w.dropped(&UPLINK, &from("10.96.9.9"), "unknown-destination");
         // The tunnel is for the pods of this node, and its own addresses.
-        let by_tunnel = |dst: &str| N1.encapsulate(&N1.from_pod(ip(dst)).udp(1000, 53, b"x"));
+        let by_tunnel = |dst: &str| N1.encapsulate(&N1.pod_to(ip(dst)).udp(1000, 53, b"x"));
         w.dropped(&UPLINK, &by_tunnel(N3.pod), "no-route");
         w.dropped(&UPLINK, &by_tunnel("203.0.113.9"), "no-route");
         // A pod's or the node's address from outside is spoofed.

@@ -68,7 +68,7 @@ fn a_connection_survives_the_change_between_tunnel_and_direct_routing() {
     worlds(|w| {
         let there = N1.pod(A.v4());
         w.sent(&A, &N1, &A.to(there).tcp(1000, 80, SYN, 1, 0, b""));
-        w.received(&N1, &B, &N1.from_pod(B.v4()).tcp(2000, 80, SYN, 1, 0, b""));
+        w.received(&N1, &B, &N1.pod_to(B.v4()).tcp(2000, 80, SYN, 1, 0, b""));
         let mut direct = nodes::path(&N2);
         for path in [direct, nodes::path(&N1)] {
             let by_tunnel = path.unwrap().outer.is_some();
@@ -79,7 +79,7 @@ fn a_connection_survives_the_change_between_tunnel_and_direct_routing() {
             let request = A.to(there).tcp(1000, 80, ACK, 2, 2, b"");
             let back = |to: heddle_wire::Ip, sport, dport| {
                 if by_tunnel {
-                    N1.encapsulate(&N1.from_pod(to).tcp(sport, dport, ACK, 1, 2, b"x"))
+                    N1.encapsulate(&N1.pod_to(to).tcp(sport, dport, ACK, 1, 2, b"x"))
                 } else {
                     plain(there, to).tcp(sport, dport, ACK, 1, 2, b"x")
                 }

@@ -25,7 +25,7 @@ fn segments_are_clamped_to_the_tunnel() {
             let (out, p) = w.sent(&A, &node, &syn);
             assert_eq!(tcp::mss(&out, &p).unwrap().1, mss);
             let answer = node
-                .from_pod(own)
+                .pod_to(own)
                 .mss(60_000)
                 .tcp(80, 1000, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b"");
             let (out, p) = w.received(&node, &A, &answer);
@@ -68,7 +68,7 @@ fn a_pod_behind_a_smaller_path_answers_the_other_node_by_the_tunnel() {
         w.tables.set_endpoint(small);
         w.publish();
         for (node, own) in [(N1, B.v4()), (N3, B.v6())] {
-            let frame = node.encapsulate(&node.from_pod(own).udp(1000, 53, &pattern(1350)));
+            let frame = node.encapsulate(&node.pod_to(own).udp(1000, 53, &pattern(1350)));
             w.push(&UPLINK, &frame);
             w.step();
             w.changed(&["uplink rx 1", "uplink answered too-big 1", "uplink tx 1"]);
@@ -112,7 +112,7 @@ fn a_datagram_that_may_be_fragmented_crosses_the_tunnel_in_fragments_that_fit() 
             let whole = reassemble(&inner).unwrap();
             assert!(whole.ends_with(&data));
             // They come back as they went: in the order in which they were sent, and in the reverse one.
-            let answer = node.from_pod(A.v4()).dont_fragment(false);
+            let answer = node.pod_to(A.v4()).dont_fragment(false);
             for reversed in [false, true] {
                 let mut parts = cut(&answer.clone().identification(if reversed { 8 } else { 7 }), &data);
                 if reversed {
@@ -167,7 +167,7 @@ fn fragments_from_another_node_follow_the_translation_of_their_flow() {
         w.publish();
         let data = pattern(3000);
         // To a node port of this node, by the tunnel of another node's pod.
-        let request = N1.from_pod(HOST.v4()).dont_fragment(false);
+        let request = N1.pod_to(HOST.v4()).dont_fragment(false);
         let whole = request.udp(1000, 30053, &data);
         let parts: Vec<_> = whole[34..].chunks(1400).collect();
         for (n, part) in parts.iter().enumerate() {
@@ -204,7 +204,7 @@ fn packets_of_several_frames_cross_the_tunnel() {
             let out = w.pop(&UPLINK);
             let (inner, _) = nodes::opened(&out, &node);
             assert!(inner.ends_with(&data));
-            let back = node.encapsulate(&node.from_pod(A.v4()).udp(53, 1000, &data));
+            let back = node.encapsulate(&node.pod_to(A.v4()).udp(53, 1000, &data));
             w.pushed_split(&UPLINK, &back, 3000);
             w.step();
             assert!(w.pop(&A).ends_with(&data));

@@ -20,7 +20,7 @@ fn a_pod_reaches_a_pod_of_another_node_and_is_answered() {
             let there = node.pod(own);
             let (_, p) = w.sent(&A, &node, &A.to(there).partial().tcp(1000, 80, SYN, 1, 0, b""));
             assert_eq!((p.src, p.dst, p.sport, p.dport, p.ttl), (own, there, 1000, 80, 63));
-            let (_, p) = w.received(&node, &A, &node.from_pod(own).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+            let (_, p) = w.received(&node, &A, &node.pod_to(own).tcp(80, 1000, SYN | ACK, 1, 2, b""));
             assert_eq!((p.src, p.dst, p.ttl), (there, own, 63));
             let (inner, _) = w.sent(&A, &node, &A.to(there).partial().tcp(1000, 80, ACK, 2, 2, b"request"));
             assert!(inner.ends_with(b"request"));
@@ -56,21 +56,21 @@ fn a_pod_of_another_node_reaches_a_pod_as_its_policy_says() {
         let mut peer = B;
         peer.identity = N1.identity;
         w.set_policy(&A, Some(isolate(Direction::Ingress, &[(&peer, 80)])));
-        w.received(&N1, &A, &N1.from_pod(A.v4()).tcp(1000, 80, SYN, 1, 0, b""));
+        w.received(&N1, &A, &N1.pod_to(A.v4()).tcp(1000, 80, SYN, 1, 0, b""));
         w.sent(&A, &N1, &A.to(N1.pod(A.v4())).tcp(80, 1000, SYN | ACK, 1, 2, b""));
         let denied = "policy-denied-ingress";
-        let to_other_port = N1.from_pod(A.v4()).tcp(1000, 81, SYN, 1, 0, b"");
+        let to_other_port = N1.pod_to(A.v4()).tcp(1000, 81, SYN, 1, 0, b"");
         w.dropped(&UPLINK, &N1.encapsulate(&to_other_port), denied);
         // A pod of another identity, and an address of the node's range that no known pod has.
         w.dropped(
             &UPLINK,
-            &N3.encapsulate(&N3.from_pod(A.v4()).tcp(1, 80, SYN, 1, 0, b"")),
+            &N3.encapsulate(&N3.pod_to(A.v4()).tcp(1, 80, SYN, 1, 0, b"")),
             denied,
         );
         let unknown = N1.inside(ip("10.0.1.99"), A.v4()).tcp(1, 80, SYN, 1, 0, b"");
         w.dropped(&UPLINK, &N1.encapsulate(&unknown), denied);
         // To the own node and without a policy, everything passes.
-        w.received(&N1, &HOST, &N1.from_pod(HOST.v4()).tcp(1000, 10250, SYN, 1, 0, b""));
+        w.received(&N1, &HOST, &N1.pod_to(HOST.v4()).tcp(1000, 10250, SYN, 1, 0, b""));
         w.received(&N3, &B, &N3.inside(ip("10.0.3.99"), B.v4()).udp(1, 2, b"x"));
     });
 }
@@ -98,7 +98,7 @@ fn a_sender_speaks_for_itself_and_its_pods_only() {
             N4.outer(),
             Packet::new(ROUTER, UPLINK.mac, ip(CLIENT), HOST.v4()),
         ] {
-            let inner = N1.from_pod(B.v4()).udp(1000, 53, b"x");
+            let inner = N1.pod_to(B.v4()).udp(1000, 53, b"x");
             let frame = outer.udp(1, PORT, &[&header(TUNNEL.vni)[..], &inner].concat());
             w.dropped(&UPLINK, &frame, "tunnel-unknown-sender");
         }
@@ -108,12 +108,12 @@ fn a_sender_speaks_for_itself_and_its_pods_only() {
 #[test]
 fn a_connection_is_the_node_s_that_opened_it() {
     worlds(|w| {
-        w.received(&N1, &B, &N1.from_pod(B.v4()).udp(1000, 53, b"x"));
-        let stolen = N1.from_pod(B.v4()).udp(1000, 53, b"x");
+        w.received(&N1, &B, &N1.pod_to(B.v4()).udp(1000, 53, b"x"));
+        let stolen = N1.pod_to(B.v4()).udp(1000, 53, b"x");
         w.dropped(&UPLINK, &N3.encapsulate(&stolen), "spoofed-source");
         let plain = Packet::new(ROUTER, UPLINK.mac, N1.pod(B.v4()), B.v4()).udp(1000, 53, b"x");
         w.dropped(&UPLINK, &plain, "spoofed-source");
-        w.received(&N1, &B, &N1.from_pod(B.v4()).udp(1000, 53, b"x"));
+        w.received(&N1, &B, &N1.pod_to(B.v4()).udp(1000, 53, b"x"));
         w.sent(&B, &N1, &B.to(N1.pod(B.v4())).udp(53, 1000, b"y"));
     });
 }
@@ -149,7 +149,7 @@ fn a_pod_that_moves_to_another_node_keeps_its_connections() {
 #[test]
 fn what_is_no_packet_of_this_tunnel_is_dropped_with_the_reason() {
     worlds(|w| {
-        let inner = N1.from_pod(B.v4()).udp(1000, 53, b"x");
+        let inner = N1.pod_to(B.v4()).udp(1000, 53, b"x");
         let outer = |payload: &[u8]| N1.outer().udp(9, PORT, payload);
         let with = |header: [u8; 8], inner: &[u8]| outer(&[&header[..], inner].concat());
         w.dropped(&UPLINK, &with(header(78), &inner), "tunnel-network");
@@ -206,7 +206,7 @@ fn congestion_marks_cross_the_tunnel() {
         assert_eq!(ecn::traffic_class(&out, parse(&out, out.len()).unwrap().l3), 0xb9);
         w.discard_changes();
         for (outer, inner, expected) in [(0b11, 0b01, Some(0b11)), (0b11, 0b00, None), (0b01, 0b10, Some(0b01))] {
-            let mut packet = N1.from_pod(B.v4()).udp(1000, 53, b"x");
+            let mut packet = N1.pod_to(B.v4()).udp(1000, 53, b"x");
             set_class(&mut packet, inner);
             let mut outside = N1.encapsulate(&packet);
             set_class(&mut outside, outer);
@@ -257,8 +257,8 @@ fn the_kernel_sends_what_has_no_resolved_next_hop() {
         let frame = w.pop(&HOST);
         let (_, p) = nodes::opened(&frame, &N5);
         assert_eq!((p.src, p.dst), (A.v4(), there));
-        // What comes back by the uplink belongs to the same connection. When the neighbor is known, the uplink is used.
-        w.received(&N5, &A, &N5.from_pod(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
+        // An answer that comes by the uplink belongs to the same connection. When the neighbor is known, the uplink is used.
+        w.received(&N5, &A, &N5.pod_to(A.v4()).tcp(80, 1000, SYN | ACK, 1, 2, b""));
         let mut path = nodes::path(&N5).unwrap();
         path.outer = path.outer.map(|outer| outer.with_macs(ROUTER, UPLINK.mac));
         path.next_hop.exit = heddle_tables::Exit::Uplink;
@@ -276,7 +276,7 @@ fn what_the_tunnel_delivers_too_late_is_answered_by_the_tunnel() {
     worlds(|w| {
         for (node, own) in [(N1, B.v4()), (N3, B.v6())] {
             // By a neighbor that the kernel does not know: the answer goes where the packet came from.
-            let mut frame = node.encapsulate(&node.from_pod(own).ttl(1).udp(1000, 53, b"x"));
+            let mut frame = node.encapsulate(&node.pod_to(own).ttl(1).udp(1000, 53, b"x"));
             frame[6..12].copy_from_slice(&STRANGER.0);
             w.push(&UPLINK, &frame);
             w.step();
@@ -287,7 +287,7 @@ fn what_the_tunnel_delivers_too_late_is_answered_by_the_tunnel() {
             let (_, p) = nodes::opened(&out, &node);
             assert_eq!((p.src, p.dst), (HOST.ip(own), node.pod(own)));
             // A segment of no connection.
-            let reset = node.encapsulate(&node.from_pod(own).tcp(1000, 80, ACK, 5, 6, b"x"));
+            let reset = node.encapsulate(&node.pod_to(own).tcp(1000, 80, ACK, 5, 6, b"x"));
             w.push(&UPLINK, &reset);
             w.step();
             w.changed(&["uplink rx 1", "uplink answered tcp-reset 1", "uplink tx 1"]);
@@ -296,7 +296,7 @@ fn what_the_tunnel_delivers_too_late_is_answered_by_the_tunnel() {
             assert_eq!((p.src, p.dst, p.tcp_flags), (own, node.pod(own), TcpFlags::RST));
         }
         // The gateway is nobody's on other nodes.
-        let to_gateway = N1.from_pod(ip("169.254.1.1")).echo_request(1, 1, b"x");
+        let to_gateway = N1.pod_to(ip("169.254.1.1")).echo_request(1, 1, b"x");
         w.absorbed(&UPLINK, &N1.encapsulate(&to_gateway), "to-gateway");
     });
 }

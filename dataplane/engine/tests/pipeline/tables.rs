@@ -159,7 +159,6 @@ pub fn node(workers: u8) -> SnapshotBuilder {
     }
     b.set_range(Prefix::new(ip("10.0.0.0"), 24), Place::Unreachable);
     b.set_range(Prefix::new(ip("fd00::"), 64), Place::Unreachable);
-    crate::nodes::set(&mut b);
     b
 }
 

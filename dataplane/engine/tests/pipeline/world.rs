@@ -11,6 +11,7 @@ use heddle_tables::{EndpointPolicy, Generation, SnapshotBuilder};
 use heddle_wire::testing::assert_valid;
 use heddle_wire::{MacAddr, Parsed, parse};
 
+use crate::nodes;
 use crate::tables::{self, A, B, C, PODS, PORTS, Party, UPLINK, worker_of};
 
 const FRAMES: u32 = 1024;
@@ -85,6 +86,7 @@ impl World {
     /// Makes a node over an existing flow table.
     pub fn over(options: Options, flows: FlowTable) -> Self {
         let mut tables = tables::node(options.workers);
+        nodes::set(&mut tables);
         let node = NodeBuilder::new()
             .workers(options.workers)
             .ports(PORTS)
@@ -350,6 +352,25 @@ impl World {
             dropped,
             "a drop was not remembered, or twice"
         );
+    }
+}
+
+impl World {
+    /// Pushes a frame at a party, asserts that it leaves by the uplink in the tunnel to a node, and returns the inner frame.
+    #[track_caller]
+    pub fn sent(&mut self, from: &Party, to: &nodes::Other, frame: &[u8]) -> (Vec<u8>, Parsed) {
+        self.push(from, frame);
+        self.step();
+        let name = from.name;
+        self.changed(&[&format!("{name} rx 1"), &format!("{name} forwarded 1"), "uplink tx 1"]);
+        let frame = self.pop(&UPLINK);
+        nodes::opened(&frame, to)
+    }
+
+    /// Pushes an inner frame at the uplink, in the tunnel from a node, asserts that it reaches a party, and returns it.
+    #[track_caller]
+    pub fn received(&mut self, from: &nodes::Other, to: &Party, inner: &[u8]) -> (Vec<u8>, Parsed) {
+        self.pass(&UPLINK, to, &from.encapsulate(inner))
     }
 }
 
