@@ -134,9 +134,8 @@ fn inputs_that_cannot_be_replayed_name_the_cause() {
         (
             "pod:shop/nobody",
             &client,
-            "it has: pod:shop/client, pod:shop/closed, pod:shop/web, pod:shop/web-2, host",
+            "it has: pod:shop/client, pod:shop/closed, pod:shop/web, pod:shop/web-2, host, uplink",
         ),
-        ("uplink", &client, "use --in host=FILE"),
         ("pod:shop/client", &absent, "absent.pcap: No such file"),
         ("pod:shop/client", &garbage, "garbage.pcap: frame 0: "),
     ] {

@@ -191,7 +191,6 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     /// The endpoint's port is closed, or the node or the next hop is gone.
-    #[inline(always)]
     pub(crate) fn link(&self, egress: Egress) -> Result<Link<'a>, DropReason> {
         match egress {
             Egress::Endpoint(to) => match self.snapshot.egress_port(to) {

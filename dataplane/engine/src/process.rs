@@ -101,19 +101,20 @@ pub fn process(
     let from_uplink = cx.is_from_uplink();
     // Parse and classify. A packet either gets its verdict here or is appended to `pending` and `keys`.
     for (at, packet) in packets.iter_mut().enumerate() {
-        let parsed = if from_uplink {
-            tunnel::receive(&mut cx, packet)
-        } else {
-            parse(packet.bytes(&store), packet.len() as usize).map_err(DropReason::from)
-        };
+        if from_uplink && let Err(reason) = tunnel::receive(&mut cx, packet) {
+            set(verdicts, at, Verdict::drop(reason));
+            continue;
+        }
+        let head = packet.bytes(&store);
+        let parsed = parse(head, packet.len() as usize);
         let parsed = match &parsed {
             Ok(parsed) => parsed,
-            Err(reason) => {
-                set(verdicts, at, Verdict::drop(*reason));
+            Err(e) => {
+                set(verdicts, at, Verdict::drop((*e).into()));
                 continue;
             }
         };
-        let (key, kind) = match classify(&cx, packet.bytes(&store), parsed) {
+        let (key, kind) = match classify(&cx, head, parsed) {
             Class::Flow(key) => (key, flow_packet_kind(parsed)),
             Class::IcmpError(key) => (key, Kind::IcmpError),
             Class::Link => {

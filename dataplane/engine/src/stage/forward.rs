@@ -4,6 +4,7 @@
 //! finished one. Only an unfinished checksum needs a sum over the payload; all other packets get the flow's prepared delta
 //! (RFC 1624).
 
+use heddle_flow::Egress;
 use heddle_port::Packet;
 use heddle_wire::vxlan::OuterHeader;
 use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
@@ -16,10 +17,38 @@ use crate::verdict::Verdict;
 
 /// Rewrites the packet for its egress.
 ///
-/// Plan: look up the link, compare the packet's length with the path's MTU, write the headers, and the outer ones for a tunnel. A
-/// packet that is too large is left to [`too_large`], so that the common case stays small.
+/// Plan: look up the egress port's MAC address, compare the packet's length with the path's MTU, write the headers. A packet
+/// that is too large is left to [`too_large`], and one that leaves the node to [`forward_away`], so that the common case stays
+/// small.
 #[inline(always)]
 pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
+    let Egress::Endpoint(to) = plan.egress else {
+        return forward_away(cx, packet, p, plan);
+    };
+    let Some(port) = cx.snapshot.egress_port(to) else {
+        return Next::drop(DropReason::PortClosed);
+    };
+    let mac = port.mac;
+    if packet.len() as usize > p.end() && !trim(cx, packet, p) {
+        return Next::drop(DropReason::Untranslatable);
+    }
+    if let Some(mtu) = plan.fit.mtu(p.l3)
+        && p.l3_len > u32::from(mtu)
+    {
+        return too_large(cx, packet, p, plan, mtu);
+    }
+    if write(cx, packet, p, plan, (mac, MacAddr::GATEWAY)) {
+        Next::Done(Verdict::Forward(plan.egress))
+    } else {
+        Next::drop(DropReason::Untranslatable)
+    }
+}
+
+/// Rewrites a packet that leaves the node, and puts the outer headers before it if it leaves by a tunnel. It is not rare, but marked
+/// so, because the compiler then keeps its registers out of the packets that stay on the node.
+#[cold]
+#[inline(never)]
+fn forward_away(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
     let link = match cx.link(plan.egress) {
         Ok(link) => link,
         Err(reason) => return Next::drop(reason),

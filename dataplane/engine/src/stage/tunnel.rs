@@ -19,19 +19,19 @@ use crate::reason::DropReason;
 /// The first of the ports that the outer source port is chosen from: the dynamic ones (RFC 6335 section 6).
 const FIRST_PORT: u16 = 49152;
 
-/// Parses a packet that came in by the uplink. A packet of the tunnel loses its outer headers, and its origin becomes the node that
-/// sent it.
+/// Prepares a packet that came in by the uplink. A packet of the tunnel loses its outer headers, and its origin becomes the node
+/// that sent it.
 ///
 /// # Errors
 /// The reason for which the packet is dropped.
-#[inline]
-pub(crate) fn receive(cx: &mut Context<'_>, packet: &mut Packet) -> Result<Parsed, DropReason> {
+#[inline(never)]
+pub(crate) fn receive(cx: &mut Context<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     cx.ingress.origin = Origin::UPLINK;
     let head = packet.bytes(cx.store);
     let outer = parse(head, packet.len() as usize)?;
     match &cx.snapshot.node().tunnel {
         Some(tunnel) if is_tunnel(cx.snapshot, tunnel, &outer) => decapsulate(cx, packet, &outer, tunnel.vni),
-        _ => Ok(outer),
+        _ => Ok(()),
     }
 }
 
@@ -41,7 +41,7 @@ fn is_tunnel(snapshot: &Snapshot, tunnel: &Tunnel, p: &Parsed) -> bool {
 }
 
 /// Removes the outer headers.
-fn decapsulate(cx: &mut Context<'_>, packet: &mut Packet, outer: &Parsed, vni: u32) -> Result<Parsed, DropReason> {
+fn decapsulate(cx: &mut Context<'_>, packet: &mut Packet, outer: &Parsed, vni: u32) -> Result<(), DropReason> {
     let node = sender(cx.snapshot, outer.src).ok_or(DropReason::TunnelUnknownSender)?;
     let head = packet.bytes_mut(cx.store);
     let at = vxlan::open(head, outer, vni)?;
@@ -62,7 +62,7 @@ fn decapsulate(cx: &mut Context<'_>, packet: &mut Packet, outer: &Parsed, vni: u
         return Err(DropReason::TunnelTruncated);
     }
     cx.ingress.origin = Origin::node(node);
-    Ok(parse(packet.bytes(cx.store), packet.len() as usize)?)
+    Ok(())
 }
 
 /// Returns the node with this address, if packets go to it by a tunnel.
