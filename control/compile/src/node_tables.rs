@@ -62,6 +62,8 @@ impl NodeTables {
             snapshot: Arc::default(),
         };
         tables.update_facts(cluster);
+        let underlay = tables.underlay(cluster);
+        tables.compiler.set_underlay(underlay);
         tables.compiler.apply_all(cluster, &tables.facts);
         tables.rebuild(cluster);
         tables

@@ -3,6 +3,7 @@
 mod errors;
 mod fragments;
 mod frontends;
+mod nodes;
 
 use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{Ip, MacAddr, TcpFlags};
@@ -12,6 +13,7 @@ use super::script::{Step, step, transcript};
 const CLIENT: &str = "pod:shop/client";
 const WEB: &str = "pod:shop/web";
 const HOST: &str = "host";
+const UPLINK: &str = "uplink";
 
 /// Addresses of one family.
 struct Family {
@@ -31,8 +33,13 @@ struct Family {
     plain: Ip,
     /// A Service with `internalTrafficPolicy: Local` and an endpoint on another node.
     elsewhere: Ip,
+    /// A Service of type NodePort whose backend is `remote`.
+    far: Ip,
     node: Ip,
     other_node: Ip,
+    /// The pods of node-2 and node-3.
+    remote: Ip,
+    remote_3: Ip,
     outside: Ip,
     gateway: Ip,
     masquerade: Ip,
@@ -52,8 +59,11 @@ fn families() -> [Family; 2] {
             sticky: ip("10.96.0.84"),
             plain: ip("10.96.0.85"),
             elsewhere: ip("10.96.0.86"),
+            far: ip("10.96.0.87"),
             node: ip("192.0.2.1"),
             other_node: ip("192.0.2.2"),
+            remote: ip("10.2.0.20"),
+            remote_3: ip("10.3.0.20"),
             outside: ip("203.0.113.7"),
             gateway: ip("169.254.1.1"),
             masquerade: ip("10.1.0.2"),
@@ -70,8 +80,11 @@ fn families() -> [Family; 2] {
             sticky: ip("fd00:96::84"),
             plain: ip("fd00:96::85"),
             elsewhere: ip("fd00:96::86"),
+            far: ip("fd00:96::87"),
             node: ip("2001:db8::1"),
             other_node: ip("2001:db8::2"),
+            remote: ip("fd00:2::20"),
+            remote_3: ip("fd00:3::20"),
             outside: ip("2001:db8:ffff::7"),
             gateway: ip("fe80::1"),
             masquerade: ip("fd00:1::2"),

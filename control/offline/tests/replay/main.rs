@@ -8,3 +8,4 @@
 mod golden;
 mod render;
 mod script;
+mod tunnel;

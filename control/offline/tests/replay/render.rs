@@ -1,6 +1,8 @@
 //! Frames as text for transcripts.
 
-use heddle_wire::{Fragment, IcmpMessage, L3, Parsed, Proto, TcpFlags, parse, vxlan};
+use heddle_wire::{Fragment, IcmpMessage, L3, Parsed, Proto, TcpFlags, parse};
+
+use super::tunnel;
 
 /// Renders a frame as one line.
 pub fn render(frame: &[u8]) -> String {
@@ -11,15 +13,8 @@ pub fn render(frame: &[u8]) -> String {
     if p.l3 == L3::Arp {
         return format!("ARP {} asks for {}", p.src, p.dst);
     }
-    if (p.proto, p.dport) == (Proto::UDP, vxlan::PORT)
-        && let Ok(at) = vxlan::open(frame, &p, 1)
-    {
-        return format!(
-            "VXLAN {} > {} [{}]",
-            p.src,
-            p.dst,
-            render(frame.get(at..).unwrap_or_default())
-        );
+    if let Some(inner) = tunnel::inner(frame) {
+        return format!("VXLAN {}:{} > {} [{}]", p.src, p.sport, p.dst, render(inner));
     }
     let mut text = match p.fragment {
         Fragment::Later => format!("{} {} > {}", protocol(&p), p.src, p.dst),
@@ -45,6 +40,12 @@ fn protocol(p: &Parsed) -> String {
     }
 }
 
+/// Returns the MTU in an ICMP error: the second half of a word of ICMP (RFC 1191), a whole word of `ICMPv6` (RFC 4443).
+fn mtu(frame: &[u8], p: &Parsed) -> u32 {
+    let word = frame.get(p.l4() + 4..).and_then(|rest| rest.first_chunk());
+    word.map_or(0, |word| u32::from_be_bytes(*word))
+}
+
 /// Renders the transport header of a packet, or the message of ICMP.
 fn transport(frame: &[u8], p: &Parsed) -> String {
     let name = protocol(p);
@@ -59,8 +60,12 @@ fn transport(frame: &[u8], p: &Parsed) -> String {
                     format!("{}:{} > {}:{}", tuple.src, tuple.sport, tuple.dst, tuple.dport)
                 },
             );
+            let mtu = match (p.l3, p.icmp_type, p.icmp_code) {
+                (L3::V4, 3, 4) | (L3::V6, 2, 0) => format!(" with MTU {}", mtu(frame, p)),
+                _ => String::new(),
+            };
             format!(
-                "{name} error {}/{} of {} to {} about {about}",
+                "{name} error {}/{}{mtu} of {} to {} about {about}",
                 p.icmp_type, p.icmp_code, p.src, p.dst
             )
         }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use heddle_config::Config;
-use heddle_offline::replay::input::Inputs;
+use heddle_offline::replay::input::{Input, Inputs};
 use heddle_offline::replay::node::{Node, Shape};
 use heddle_offline::replay::report::{PortReport, Report};
 use heddle_offline::simulate::{ClusterTables, Rules};
@@ -16,6 +16,7 @@ use heddle_wire::parse;
 use heddle_wire::testing::{assert_valid, reassemble};
 
 use super::render::render;
+use super::tunnel::inner;
 
 /// A frame that arrives.
 pub struct Step {
@@ -69,7 +70,8 @@ pub fn transcript(steps: &[Step]) -> String {
         config: &Config::default(),
         out: out.path(),
     };
-    let mut node = Node::new(&shape, &Inputs::open(&[]).unwrap()).unwrap();
+    let shown = tempfile::tempdir().unwrap();
+    let mut node = Node::new(&shape, &show_uplink(steps, shown.path())).unwrap();
     let mut ends = Vec::new();
     let mut at = Duration::ZERO;
     for step in steps {
@@ -90,22 +92,43 @@ pub fn transcript(steps: &[Step]) -> String {
         transcript += &format!("# {}\n{}: {}\n  {end}\n", step.what, step.port, render(&step.frame));
         for (port, captured) in left.iter().filter(|(_, captured)| captured.at == at) {
             assert_valid(&captured.frame);
+            if let Some(inner) = inner(&captured.frame) {
+                assert_valid(inner);
+            }
             transcript += &format!("  {port}: {}\n", render(&captured.frame));
         }
     }
     transcript
 }
 
-/// Reassembles the fragments that left by one port for one datagram, and verifies the checksum of the datagram. Skips datagrams
+/// Returns the captures that `Node::new` reads the Ethernet addresses of the uplink's link from: the first frame at the uplink, if
+/// there is one.
+fn show_uplink(steps: &[Step], folder: &Path) -> Inputs {
+    let Some(step) = steps.iter().find(|step| step.port == "uplink") else {
+        return Inputs::open(&[]).unwrap();
+    };
+    let file = folder.join("uplink.pcap");
+    let len = u32::try_from(step.frame.len()).unwrap();
+    // The header of the file and of the one record (draft-ietf-opsawg-pcap), in the byte order of the magic number.
+    let words = [0xa1b2_c3d4, 0x0002_0004, 0, 0, 65_535, 1, 0, 0, len, len];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word: &u32| word.to_be_bytes()).collect();
+    bytes.extend_from_slice(&step.frame);
+    fs::write(&file, bytes).unwrap();
+    let port = step.port.to_owned();
+    Inputs::open(&[Input { port, file }]).unwrap()
+}
+
+/// Reassembles the fragments that left by one port for one datagram, in a tunnel or not, and verifies the checksum of the datagram. Skips datagrams
 /// whose last fragment did not leave.
 fn verify_datagrams(left: &[(String, Captured)]) {
     let mut datagrams = BTreeMap::<_, (Vec<Vec<u8>>, bool)>::new();
     for (port, captured) in left {
-        let p = parse(&captured.frame, captured.frame.len()).unwrap();
+        let frame = inner(&captured.frame).unwrap_or(&captured.frame);
+        let p = parse(frame, frame.len()).unwrap();
         if p.is_fragment() {
             let datagram = (port, p.src, p.dst, p.fragment_id);
             let (fragments, ended) = datagrams.entry(datagram).or_default();
-            fragments.push(captured.frame.clone());
+            fragments.push(frame.to_vec());
             *ended |= !p.more_fragments;
         }
     }

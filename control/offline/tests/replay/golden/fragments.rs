@@ -7,7 +7,7 @@ use super::{CLIENT, WEB, from, play};
 use crate::script::step;
 
 /// Cuts the packet that `packet` makes into two fragments, the first with 32 octets.
-fn halves(base: &Packet, id: u32, packet: impl Fn(&Packet) -> Vec<u8>) -> [Vec<u8>; 2] {
+pub(super) fn halves(base: &Packet, id: u32, packet: impl Fn(&Packet) -> Vec<u8>) -> [Vec<u8>; 2] {
     let whole = packet(base);
     let (headers, protocol) = if base.is_v4() { (34, 23) } else { (54, 20) };
     let (first, second) = whole[headers..].split_at(32);
@@ -19,7 +19,7 @@ fn halves(base: &Packet, id: u32, packet: impl Fn(&Packet) -> Vec<u8>) -> [Vec<u
     ]
 }
 
-const DATA: &[u8; 48] = &[7; 48];
+pub(super) const DATA: &[u8; 48] = &[7; 48];
 
 #[test]
 fn fragments_through_a_cluster_ip() {
