@@ -12,7 +12,7 @@ use heddle_wire::{IcmpMessage, Parsed, Proto, TcpFlags};
 
 use super::next::{Next, Reply};
 use crate::context::Context;
-use crate::decide::{self, Allowed, Decision, Query, Target};
+use crate::decide::{self, Allowed, Decision, Query, Source, Target};
 use crate::reason::DropReason;
 
 pub(crate) use refusals::Refusals;
@@ -122,5 +122,6 @@ fn adopt_as_reply(cx: &Context<'_>, query: &Query) -> Option<(Query, Allowed)> {
     };
     let target = Target::direct(query.tuple.src, query.tuple.sport);
     let allowed = decide::judge(cx.snapshot, &opened, target).ok()?;
-    (allowed.reply_origin == query.origin).then_some((opened, allowed))
+    // The reply of a masqueraded connection goes to this node's own address, so this segment is none.
+    (allowed.reply_origin == query.origin && allowed.source == Source::Kept).then_some((opened, allowed))
 }
