@@ -14,6 +14,18 @@ const SERVICE: u8 = 3;
 const NO_SERVICE: u8 = 4;
 const OUTSIDE: u8 = 6;
 const GATEWAY: u8 = 7;
+/// Pods of other nodes, reached by a tunnel over IPv4, over IPv6 and without one; and the first one's own address.
+const POD_1: u8 = 8;
+const POD_2: u8 = 9;
+const POD_3: u8 = 10;
+const NODE_1: u8 = 11;
+/// Senders at the uplink: those pods, the first node itself, a packet of the first tunnel from outside, and the outside.
+const BY_POD_1: u8 = 0x80;
+const BY_POD_2: u8 = 0x81;
+const BY_POD_3: u8 = 0x82;
+const BY_NODE_1: u8 = 0x86;
+const SPOOFED: u8 = 0x89;
+const BY_OUTSIDE: u8 = 0x8b;
 const V6: u8 = 0x80;
 /// Kinds of packets, and bits for their options.
 const UDP: u8 = 0;
@@ -30,6 +42,8 @@ const LONG: u8 = 8;
 const WEB: u8 = 0;
 const TARGET: u8 = 1;
 const CLIENT: u8 = 2;
+/// Port 1001, the Service's node port.
+const NODE_PORT: u8 = 3;
 const SYN: u8 = 2;
 const ACK: u8 = 16;
 const FIN: u8 = 17;
@@ -227,6 +241,110 @@ fn seeds() -> Vec<(&'static str, Vec<Step>)> {
                 ]
                 .concat()
             }),
+        ),
+        (
+            "tunnels",
+            both(|v6| {
+                [(POD_1, BY_POD_1), (POD_2, BY_POD_2), (POD_3, BY_POD_3)]
+                    .into_iter()
+                    .flat_map(|(pod, by)| {
+                        [
+                            packet(A, pod | v6, TCP, CLIENT, WEB, SYN, 0, PARTIAL),
+                            packet(by, A | v6, TCP, WEB, CLIENT, SYN | ACK, 0, 0),
+                            packet(by, B | v6, UDP, CLIENT, TARGET, 0, 9, 0),
+                            packet(B, pod | v6, UDP, TARGET, CLIENT, 0, 9, PARTIAL),
+                            packet(A, pod | v6, ECHO, CLIENT, 0, 0, 9, 0),
+                            packet(by, A | v6, REPLY, 0, CLIENT, 0, 9, 0),
+                            packet(A, pod | v6, SCTP, CLIENT, WEB, 0, 40, PARTIAL),
+                            packet(by, HOST | v6, TCP, CLIENT, TARGET, SYN, 0, 0),
+                        ]
+                        .concat()
+                    })
+                    .collect()
+            }),
+        ),
+        (
+            "tunnel-own-addresses",
+            both(|v6| {
+                [
+                    packet(A, NODE_1 | v6, TCP, CLIENT, WEB, SYN, 0, PARTIAL),
+                    packet(BY_NODE_1, A | v6, TCP, WEB, CLIENT, SYN | ACK, 0, 0),
+                    packet(SPOOFED, A | v6, UDP, CLIENT, WEB, 0, 9, 0),
+                    packet(BY_POD_1, OUTSIDE | v6, UDP, CLIENT, WEB, 0, 9, 0),
+                ]
+                .concat()
+            }),
+        ),
+        (
+            "tunnel-sizes",
+            both(|v6| {
+                [
+                    packet(A, POD_1 | v6, UDP, CLIENT, WEB, 0, 20, LONG),
+                    packet(A, POD_1 | v6, UDP, CLIENT, WEB, 0, 20, LONG | MAY_FRAGMENT | PARTIAL),
+                    packet(A, POD_2 | v6, UDP, CLIENT, WEB, 0, 100, LONG | MAY_FRAGMENT | OPTIONS),
+                    vec![op::POLICY, 0, 7],
+                    packet(BY_POD_1, A | v6, UDP, CLIENT, WEB, 0, 8, LONG),
+                    vec![op::PACKET, BY_POD_2, A | v6, UDP, CLIENT, WEB, 0, 15, 9, 0, op::TURN],
+                ]
+                .concat()
+            }),
+        ),
+        (
+            "tunnel-datagrams",
+            both(|v6| {
+                [(POD_1, BY_POD_1), (POD_2, BY_POD_2), (POD_3, BY_POD_3)]
+                    .into_iter()
+                    .flat_map(|(pod, by)| {
+                        [
+                            datagram(A, pod | v6, 0, WEB, 60, 9, 0),
+                            datagram(by, A | v6, 0, CLIENT, 30, 77, 0),
+                            datagram(by, B | v6, 3, CLIENT, 30, 5, 2),
+                            fragment(by, B | v6, 1, 8, 8, 1),
+                        ]
+                        .concat()
+                    })
+                    .collect()
+            }),
+        ),
+        (
+            "tunnel-services",
+            both(|v6| {
+                [
+                    vec![op::SERVE, 0b1000],
+                    packet(A, SERVICE | v6, TCP, CLIENT, WEB, SYN, 0, PARTIAL),
+                    packet(BY_POD_1, A | v6, TCP, TARGET, CLIENT, SYN | ACK, 0, 0),
+                    packet(BY_OUTSIDE, HOST | v6, TCP, CLIENT, NODE_PORT, SYN, 0, 0),
+                    vec![op::SERVE, 0b1_0000],
+                    packet(BY_OUTSIDE, HOST | v6, UDP, TARGET, NODE_PORT, 0, 9, 0),
+                    packet(BY_POD_1, HOST | v6, UDP, CLIENT, NODE_PORT, 0, 9, 0),
+                    vec![op::SERVE, 0b10],
+                    packet(BY_OUTSIDE, HOST | v6, TCP, WEB, NODE_PORT, SYN, 0, 0),
+                ]
+                .concat()
+            }),
+        ),
+        (
+            "tunnel-paths",
+            both(|v6| {
+                (0..4)
+                    .flat_map(|way| {
+                        [
+                            vec![op::PATH, 0, way],
+                            packet(A, POD_1 | v6, UDP, CLIENT, WEB, 0, 9, PARTIAL),
+                            packet(A, POD_1 | v6, UDP, CLIENT, WEB, 0, 8, LONG | MAY_FRAGMENT),
+                            packet(BY_POD_1, A | v6, UDP, WEB, CLIENT, 0, 9, 0),
+                            packet(HOST, POD_1 | v6, TCP, CLIENT, WEB, SYN, 0, 0),
+                        ]
+                        .concat()
+                    })
+                    .collect()
+            }),
+        ),
+        (
+            "tunnel-broken",
+            (0..100)
+                .map(|at| vec![op::BROKEN, BY_POD_1, A, UDP, CLIENT, WEB, 0, 0, 9, 0, at, 3, op::TURN])
+                .collect(),
         ),
         (
             "broken",

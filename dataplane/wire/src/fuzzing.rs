@@ -4,6 +4,10 @@
 
 #![allow(clippy::panic, reason = "an invariant that is broken has to stop the fuzzer")]
 
+mod tunnel;
+
+pub use tunnel::check_tunnel;
+
 use crate::addr::{Ip, MacAddr};
 use crate::build::{self, BuildError, IcmpError, Unreachable};
 use crate::checksum;

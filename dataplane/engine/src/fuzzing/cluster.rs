@@ -1,69 +1,34 @@
-//! The tables of the fuzzers' node: two pods and the host, a Service, and policies that the steps change.
+//! The tables of the fuzzers' node: two pods, the host and the uplink, a Service, and policies that the steps change. [`super::others`]
+//! has the other nodes.
 
 use std::sync::Arc;
 
-use heddle_port::PortId;
 use heddle_tables::{
-    AddressInfo, Backend, Backends, Cell, Direction, Endpoint, EndpointId, EndpointPolicy, Frontend, FrontendKey,
-    FrontendKind, Generation, HostPort, IdentityId, Masquerade, NodeTable, PeerRules, Place, PolicySide,
-    PolicySideBuilder, Prefix, RuleId, SnapshotBuilder, WorkerId,
+    AddressInfo, Backend, Backends, Cell, Direction, Endpoint, EndpointPolicy, Frontend, FrontendKey, FrontendKind,
+    Generation, HostPort, IdentityId, Masquerade, NodeTable, PeerRules, Place, PolicySide, PolicySideBuilder, Prefix,
+    RuleId, SnapshotBuilder, Uplink, UplinkPort, WorkerId,
 };
-use heddle_wire::testing::{ip, mac};
-use heddle_wire::{Ip, MacAddr, Proto};
+use heddle_wire::Proto;
+use heddle_wire::testing::ip;
 
-use crate::ingress::PortRole;
+use super::others::{self, OTHERS, TUNNEL};
+use super::parties::{PARTIES, Party, UPLINK};
 
-/// An endpoint of the node, which sends and receives packets at its port.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Party {
-    pub(crate) endpoint: EndpointId,
-    pub(crate) port: PortId,
-    pub(crate) mac: MacAddr,
-    v4: &'static str,
-    v6: &'static str,
-}
-
-impl Party {
-    /// Returns the party's address of a family.
-    pub(crate) fn ip(&self, v4: bool) -> Ip {
-        ip(if v4 { self.v4 } else { self.v6 })
-    }
-
-    pub(crate) fn role(&self) -> PortRole {
-        if self.endpoint.is_pod() {
-            PortRole::Pod(self.endpoint)
-        } else {
-            PortRole::Host
-        }
-    }
-}
-
-const fn party(id: u16, port: u16, v4: &'static str, v6: &'static str) -> Party {
-    Party {
-        endpoint: EndpointId(id),
-        port: PortId(port),
-        mac: mac(port as u8),
-        v4,
-        v6,
-    }
-}
-
-/// The host and two pods.
-pub(crate) const PARTIES: [Party; 3] = [
-    party(EndpointId::HOST.0, 0, "192.0.2.1", "2001:db8::1"),
-    party(2, 10, "10.0.0.2", "fd00::2"),
-    party(3, 11, "10.0.0.3", "fd00::3"),
-];
 /// The limit of the port numbers.
 pub(crate) const PORTS: u16 = 16;
 /// Destinations that are no parties: the Service, an address in the Service range without a Service, an address in the pod range
-/// without a pod, an address outside of the cluster, the gateway.
-pub(crate) const ELSEWHERE: [[&str; 2]; 5] = [
+/// without a pod, an address outside of the cluster, the gateway, and the pods and own addresses of other nodes.
+pub(crate) const ELSEWHERE: [[&str; 2]; 10] = [
     ["10.96.0.10", "fd96::10"],
     ["10.96.0.11", "fd96::11"],
     ["10.0.0.99", "fd00::99"],
     ["198.51.100.7", "2001:db8:ffff::7"],
     ["169.254.1.1", "fe80::1"],
+    OTHERS[0].pod,
+    OTHERS[1].pod,
+    OTHERS[2].pod,
+    OTHERS[0].own,
+    OTHERS[1].own,
 ];
 
 /// Returns the worker that owns a party's port.
@@ -102,29 +67,56 @@ fn identity(party: &Party) -> IdentityId {
     IdentityId(u32::from(party.endpoint.0) + 1)
 }
 
-/// Sets the Service's backends.
-pub(crate) fn serve(tables: &mut SnapshotBuilder, backends: &[&Party]) {
-    for vip in ELSEWHERE[0].map(ip) {
-        for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
-            let key = FrontendKey {
-                ip: vip,
-                proto,
-                port: 80,
-            };
-            let list = backends.iter().map(|party| Backend {
-                ip: party.ip(vip.is_v4()),
-                port: 8080,
-            });
-            let frontend = Frontend::new(key, FrontendKind::ClusterIp, "shop/web", Backends::new(list, false));
-            tables.set_frontend(Arc::new(frontend));
+/// The addresses of the Service's backends that can be chosen, IPv4 and IPv6: the parties and the pods of other nodes.
+pub(crate) const BACKENDS: [[&str; 2]; 6] = [
+    [PARTIES[0].v4, PARTIES[0].v6],
+    [PARTIES[1].v4, PARTIES[1].v6],
+    [PARTIES[2].v4, PARTIES[2].v6],
+    OTHERS[0].pod,
+    OTHERS[1].pod,
+    OTHERS[2].pod,
+];
+
+/// Sets the Service's backends: the ones of [`BACKENDS`] whose bits are set in `which`. The Service has a cluster IP and a node port.
+pub(crate) fn serve(tables: &mut SnapshotBuilder, which: u8) {
+    for (kind, addresses, port) in [
+        (FrontendKind::ClusterIp, ELSEWHERE[0], 80),
+        (FrontendKind::NodePort, ["0.0.0.0", "::"], 1001),
+    ] {
+        for (family, address) in addresses.map(ip).into_iter().enumerate() {
+            for proto in [Proto::TCP, Proto::UDP, Proto::SCTP] {
+                let key = FrontendKey {
+                    ip: address,
+                    proto,
+                    port,
+                };
+                let chosen = BACKENDS.iter().enumerate().filter(|(n, _)| which >> n & 1 == 1);
+                let list = chosen.filter_map(|(_, backend)| {
+                    Some(Backend {
+                        ip: ip(backend.get(family)?),
+                        port: 8080,
+                    })
+                });
+                let frontend = Frontend::new(key, kind, "shop/web", Backends::new(list, false));
+                tables.set_frontend(Arc::new(frontend));
+            }
         }
     }
+}
+
+/// Sets the uplink's generation.
+pub(crate) fn raise_uplink(tables: &mut SnapshotBuilder, workers: u8, generation: u32) {
+    tables.set_endpoint(Endpoint {
+        addresses: [].into_iter().collect(),
+        policy: None,
+        ..endpoint(&UPLINK, workers, generation, 1500, EndpointPolicy::open())
+    });
 }
 
 /// Returns tables without policies, in which both pods are the Service's backends.
 pub(crate) fn tables(workers: u8) -> SnapshotBuilder {
     let mut b = SnapshotBuilder::new();
-    let [host, pods @ ..] = &PARTIES;
+    let host = &PARTIES[0];
     b.set_node(NodeTable {
         name: "node".into(),
         addresses: vec![host.ip(true), host.ip(false)],
@@ -140,8 +132,17 @@ pub(crate) fn tables(workers: u8) -> SnapshotBuilder {
         },
         local_mtu: 61_000,
         uplink_mtu: 1500,
-        ..NodeTable::default()
+        uplink: Uplink {
+            mac: UPLINK.mac,
+            ports: vec![UplinkPort {
+                port: UPLINK.port,
+                worker: worker_of(&UPLINK, workers),
+            }],
+        },
+        tunnel: Some(TUNNEL),
     });
+    raise_uplink(&mut b, workers, 0);
+    others::set_all(&mut b);
     // The endpoints and their addresses.
     for party in &PARTIES {
         let mtu = if party.endpoint.is_pod() { 61_000 } else { 1500 };
@@ -162,6 +163,6 @@ pub(crate) fn tables(workers: u8) -> SnapshotBuilder {
     // All other addresses of the pod ranges have no pod.
     b.set_range(Prefix::new(ip("10.0.0.0"), 24), Place::Unreachable);
     b.set_range(Prefix::new(ip("fd00::"), 64), Place::Unreachable);
-    serve(&mut b, &[&pods[0], &pods[1]]);
+    serve(&mut b, 0b110);
     b
 }

@@ -7,7 +7,9 @@ use heddle_tables::{Direction, EndpointPolicy, SnapshotBuilder};
 use heddle_wire::testing::{VerifyError, assert_valid, reassemble, verify};
 use heddle_wire::{Ip, checksum, parse};
 
-use super::cluster::{self, PARTIES, PORTS};
+use super::cluster::{self, PORTS};
+use super::others;
+use super::parties::{LINKS, PARTIES, UPLINK};
 use crate::context::StageConfig;
 use crate::counters::PortTotals;
 use crate::reassembly::FragmentConfig;
@@ -58,7 +60,7 @@ impl CheckedNode {
             })
             .build(tables.build().0)
             .unwrap();
-        for party in &PARTIES {
+        for party in &LINKS {
             let worker = cluster::worker_of(party, workers).0;
             node.open(worker, party.port, party.role()).unwrap();
         }
@@ -72,15 +74,10 @@ impl CheckedNode {
         }
     }
 
-    /// Puts a frame into a party's port.
-    pub(super) fn push(&mut self, party: usize, frame: &[u8]) {
-        if let Ok(p) = parse(frame, frame.len())
-            && !checksum::verify(&p, [frame])
-            && !checksum::is_partial(frame, &p)
-        {
-            self.tainted = true;
-        }
-        self.node.push(PARTIES[party].port, frame);
+    /// Puts a frame into the port of one of the [`LINKS`].
+    pub(super) fn push(&mut self, link: usize, frame: &[u8]) {
+        self.tainted |= is_wrong(frame) || others::opened(frame).is_some_and(is_wrong);
+        self.node.push(LINKS[link].port, frame);
     }
 
     /// Lets every worker turn until none has work, and verifies the packets that left.
@@ -89,21 +86,40 @@ impl CheckedNode {
         self.collect();
     }
 
-    /// Takes the packets that left, verifies each, and keeps the fragments for [`Self::check_datagrams`].
+    /// Takes the packets that left, verifies each, and keeps the fragments for [`Self::check_datagrams`]. Of a packet in this node's
+    /// tunnel, the inner frame is verified too, and its fragments count.
     fn collect(&mut self) {
-        for party in &PARTIES {
-            while let Some(frame) = self.node.pop(party.port) {
-                match verify(&frame) {
-                    Ok(()) => {}
-                    Err(VerifyError::Checksum { what, .. }) if self.tainted && what != "IPv4 header" => {}
-                    Err(_) => assert_valid(&frame),
-                }
-                let p = parse(&frame, frame.len()).unwrap_or_else(|e| panic!("{e} of what left: {frame:02x?}"));
+        for link in &LINKS {
+            while let Some(frame) = self.node.pop(link.port) {
+                self.check(&frame);
+                // An Ethernet header, and the MTU.
+                assert!(
+                    link.port != UPLINK.port || frame.len() <= 14 + 1500,
+                    "{} octets at the uplink",
+                    frame.len()
+                );
+                let inner = if others::is_own_tunnel(&frame) {
+                    let inner = others::opened(&frame).unwrap_or_else(|| panic!("no inner frame: {frame:02x?}"));
+                    self.check(inner);
+                    inner.to_vec()
+                } else {
+                    frame
+                };
+                let p = parse(&inner, inner.len()).unwrap_or_else(|e| panic!("{e} of what left: {inner:02x?}"));
                 if p.is_fragment() {
-                    let left = (party.port.0, p.src, p.dst, p.fragment_id, p.proto.0);
-                    self.fragments.entry(left).or_default().push(frame);
+                    let left = (link.port.0, p.src, p.dst, p.fragment_id, p.proto.0);
+                    self.fragments.entry(left).or_default().push(inner);
                 }
             }
+        }
+    }
+
+    /// Asserts that a frame that left is valid, except for a transport checksum that may have come in wrong.
+    fn check(&self, frame: &[u8]) {
+        match verify(frame) {
+            Ok(()) => {}
+            Err(VerifyError::Checksum { what, .. }) if self.tainted && what != "IPv4 header" => {}
+            Err(_) => assert_valid(frame),
         }
     }
 
@@ -139,11 +155,17 @@ impl CheckedNode {
         self.publish();
     }
 
-    /// Changes the Service's backends: the parties whose bits are set in `which`.
+    /// Changes the Service's backends, as [`cluster::serve`] does.
     pub(super) fn serve(&mut self, which: u8) {
-        let chosen = PARTIES.iter().enumerate().filter(|(n, _)| which >> n & 1 == 1);
-        let backends: Vec<_> = chosen.map(|(_, party)| party).collect();
-        cluster::serve(&mut self.tables, &backends);
+        cluster::serve(&mut self.tables, which);
+        self.publish();
+    }
+
+    /// Changes the way to another node, as [`others::set`] does.
+    pub(super) fn set_path(&mut self, node: usize, what: u8) {
+        others::set(&mut self.tables, node, what);
+        self.generation += 1;
+        cluster::raise_uplink(&mut self.tables, self.workers, self.generation);
         self.publish();
     }
 
@@ -152,9 +174,9 @@ impl CheckedNode {
         self.node.publish(snapshot);
     }
 
-    /// Limits the TX ring of a party's port to `frames` frames.
-    pub(super) fn set_room(&self, party: usize, frames: usize) {
-        self.node.wire(PARTIES[party].port).unwrap().set_tx_room(frames);
+    /// Limits the TX ring of a port to `frames` frames.
+    pub(super) fn set_room(&self, link: usize, frames: usize) {
+        self.node.wire(LINKS[link].port).unwrap().set_tx_room(frames);
     }
 
     /// Ends the node and asserts that no frame is missing and that every packet has ended once.
@@ -163,12 +185,17 @@ impl CheckedNode {
         // Before the counters are read, because this drops and counts the fragments that are still held.
         assert_eq!(self.node.finish(), 0, "frames were lost");
         let mut all = PortTotals::default();
-        for party in &PARTIES {
-            let totals = self.node.totals(party.port);
+        for link in &LINKS {
+            let totals = self.node.totals(link.port);
             assert_eq!(totals.rx_packets, totals.ended(), "a packet ended twice or never");
             assert_eq!(totals.dropped[crate::DropReason::NoVerdict as usize], 0);
             all += &totals;
         }
         all
     }
+}
+
+/// Returns true if a frame has a wrong checksum that is not an unfinished one.
+fn is_wrong(frame: &[u8]) -> bool {
+    parse(frame, frame.len()).is_ok_and(|p| !checksum::verify(&p, [frame]) && !checksum::is_partial(frame, &p))
 }

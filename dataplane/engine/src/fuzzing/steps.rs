@@ -4,10 +4,12 @@
 use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{Ip, MacAddr, Proto, TcpFlags, parse};
 
-use super::cluster::{ELSEWHERE, PARTIES};
+use super::cluster::ELSEWHERE;
 use super::node::CheckedNode;
+use super::others::{self, OTHERS, ROUTER, Sender};
+use super::parties::{LINKS, PARTIES, UPLINK};
 
-/// The operations, each with the arguments that follow it.
+/// The operations, each with the arguments that follow it. A `from` with its high bit set comes in by the uplink.
 pub mod op {
     /// The modulus of an operation's octet. Numbers without an operation of their own mean [`TURN`].
     pub const COUNT: u8 = 12;
@@ -27,10 +29,12 @@ pub mod op {
     pub const WAIT: u8 = 6;
     /// Changes a pod's policy and MTU: the pod, the policy.
     pub const POLICY: u8 = 7;
-    /// Sets the Service's backends: one bit for each party.
+    /// Sets the Service's backends: one bit for each party, then one for the pod of each other node.
     pub const SERVE: u8 = 8;
-    /// Limits the room in a TX ring: the party, the frames.
+    /// Limits the room in a TX ring: the port, the frames.
     pub const ROOM: u8 = 9;
+    /// Changes the way to another node: the node, the way.
+    pub const PATH: u8 = 10;
 }
 
 /// A decoder of steps.
@@ -71,24 +75,30 @@ impl<'a> Decoder<'a> {
         self.next_id
     }
 
-    /// Decodes the sender and the destination, whose high bit is the family. Returns the sender's index and a packet builder.
-    fn ends(&mut self) -> (usize, Packet) {
-        let (party, packet, _) = self.between();
-        (party, packet)
+    /// Decodes the sender and the destination, whose high bit is the family. Returns the sender and a packet builder.
+    fn ends(&mut self) -> (Sender, Packet) {
+        let (sender, packet, _) = self.between();
+        (sender, packet)
     }
 
     /// Does the same as [`Self::ends`], and returns the two addresses too.
-    fn between(&mut self) -> (usize, Packet, (Ip, Ip)) {
-        let party = usize::from(self.octet()) % PARTIES.len();
+    fn between(&mut self) -> (Sender, Packet, (Ip, Ip)) {
+        let from = usize::from(self.octet());
         let to = self.octet();
         let v4 = to & 0x80 == 0;
-        let from = &PARTIES[party];
+        let family = usize::from(!v4);
         let dst: Ip = match usize::from(to & 0x7f) % (PARTIES.len() + ELSEWHERE.len()) {
             n if n < PARTIES.len() => PARTIES[n].ip(v4),
-            n => ip(ELSEWHERE[n - PARTIES.len()][usize::from(!v4)]),
+            n => ip(ELSEWHERE[n - PARTIES.len()][family]),
         };
-        let src = from.ip(v4);
-        (party, Packet::new(from.mac, MacAddr::GATEWAY, src, dst), (src, dst))
+        let (sender, macs, src) = if from & 0x80 == 0 {
+            let party = from % PARTIES.len();
+            let macs = (PARTIES[party].mac, MacAddr::GATEWAY);
+            (Sender::Party(party), macs, PARTIES[party].ip(v4))
+        } else {
+            remote_sender(from & 0x7f, family)
+        };
+        (sender, Packet::new(macs.0, macs.1, src, dst), (src, dst))
     }
 
     /// Decodes a port. There are few, so that packets often belong to one flow.
@@ -96,9 +106,9 @@ impl<'a> Decoder<'a> {
         [80, 8080, 1000, 1001, 61000, 53][usize::from(self.octet()) % 6]
     }
 
-    /// Decodes a packet, and returns the sender's index and the frame.
-    fn packet(&mut self) -> (usize, Vec<u8>) {
-        let (party, packet, (src, dst)) = self.between();
+    /// Decodes a packet, and returns the sender and the frame.
+    fn packet(&mut self) -> (Sender, Vec<u8>) {
+        let (sender, packet, (src, dst)) = self.between();
         let (kind, sport, dport, flags) = (self.octet(), self.port(), self.port(), self.octet());
         let ttl = self.octet();
         let len = usize::from(self.octet());
@@ -128,12 +138,12 @@ impl<'a> Decoder<'a> {
                 packet.icmp_error(kind, code, 0, &quoted.udp(dport, sport, &data[..len.min(500)]))
             }
         };
-        (party, frame)
+        (sender, frame)
     }
 
     /// Sends a datagram in fragments.
     fn datagram(&mut self, node: &mut CheckedNode) {
-        let (party, packet) = self.ends();
+        let (sender, packet) = self.ends();
         let (kind, port) = (self.octet(), self.port());
         let (len, size, mut order, lost) = (self.octet(), self.octet(), self.octet(), self.octet());
         // The whole datagram, with an identification of its own.
@@ -173,15 +183,17 @@ impl<'a> Decoder<'a> {
             order = order.rotate_left(3);
             let fragment = fragments.remove(n);
             if lost == 0 || usize::from(lost) % (fragments.len() + 1) != 0 {
-                node.push(party, &fragment);
+                node.push(sender.link(), &sender.wrap(fragment));
             }
         }
-        fragments.iter().for_each(|fragment| node.push(party, fragment));
+        for fragment in fragments {
+            node.push(sender.link(), &sender.wrap(fragment));
+        }
     }
 
     /// Sends a fragment with arbitrary fields.
     fn fragment(&mut self, node: &mut CheckedNode) {
-        let (party, packet) = self.ends();
+        let (sender, packet) = self.ends();
         let proto = [Proto::UDP, Proto::TCP, Proto::SCTP, Proto::ICMP, Proto(47)][usize::from(self.octet()) % 5];
         let (id, place, len, more) = (self.octet() % 8, self.octet(), self.octet(), self.octet());
         let port = self.port();
@@ -191,38 +203,42 @@ impl<'a> Decoder<'a> {
         }
         let packet = packet.identification(u32::from(id));
         let offset = if place == 255 { 65_528 } else { u16::from(place) * 8 };
-        node.push(party, &packet.fragment(offset, more & 1 == 1).raw(proto, &data));
+        let frame = packet.fragment(offset, more & 1 == 1).raw(proto, &data);
+        node.push(sender.link(), &sender.wrap(frame));
     }
 
     /// Sends arbitrary octets. An identification in them is no longer used only once.
-    fn raw(&mut self, node: &mut CheckedNode, party: usize, frame: &[u8]) {
-        if let Ok(p) = parse(frame, frame.len()) {
-            self.ids.retain(|id| *id != p.fragment_id);
+    fn raw(&mut self, node: &mut CheckedNode, link: usize, frame: &[u8]) {
+        for frame in [Some(frame), others::opened(frame)].into_iter().flatten() {
+            if let Ok(p) = parse(frame, frame.len()) {
+                self.ids.retain(|id| *id != p.fragment_id);
+            }
         }
-        node.push(party, frame);
+        node.push(link, frame);
     }
 
     /// Decodes and runs the next step.
     pub(super) fn play(&mut self, node: &mut CheckedNode) {
         match self.octet() % op::COUNT {
             op::PACKET => {
-                let (party, frame) = self.packet();
-                node.push(party, &frame);
+                let (sender, frame) = self.packet();
+                node.push(sender.link(), &sender.wrap(frame));
             }
             op::DATAGRAM => self.datagram(node),
             op::FRAGMENT => self.fragment(node),
             op::RAW => {
-                let (party, len) = (usize::from(self.octet()) % PARTIES.len(), usize::from(self.octet()));
+                let (link, len) = (usize::from(self.octet()) % LINKS.len(), usize::from(self.octet()));
                 let (frame, rest) = self.left.split_at(len.min(self.left.len()));
                 self.left = rest;
-                self.raw(node, party, frame);
+                self.raw(node, link, frame);
             }
             op::BROKEN => {
-                let (party, mut frame) = self.packet();
+                let (sender, frame) = self.packet();
+                let mut frame = sender.wrap(frame);
                 let (at, to) = (usize::from(self.octet()), self.octet());
                 let at = at % frame.len();
                 frame[at] = to;
-                self.raw(node, party, &frame);
+                self.raw(node, sender.link(), &frame);
             }
             op::WAIT => {
                 node.wait(u64::from(self.octet()) * 10);
@@ -234,12 +250,33 @@ impl<'a> Decoder<'a> {
             }
             op::SERVE => node.serve(self.octet()),
             op::ROOM => {
-                let (party, frames) = (self.octet(), self.octet());
+                let (link, frames) = (self.octet(), self.octet());
                 let frames = if frames > 100 { usize::MAX } else { usize::from(frames) };
-                node.set_room(usize::from(party) % PARTIES.len(), frames);
+                node.set_room(usize::from(link) % LINKS.len(), frames);
+            }
+            op::PATH => {
+                let (other, what) = (self.octet(), self.octet());
+                node.set_path(usize::from(other) % OTHERS.len(), what);
             }
             _ => node.turn(),
         }
         node.check_datagrams(&self.ids);
+    }
+}
+
+/// Returns the sender, the Ethernet addresses and the source of a packet that comes in by the uplink: by a tunnel or without one, from
+/// a pod of another node, from that node itself, or from outside. Not all of them may send so.
+fn remote_sender(choice: usize, family: usize) -> (Sender, (MacAddr, MacAddr), Ip) {
+    let (node, source) = (choice % OTHERS.len(), choice / OTHERS.len() % 4);
+    let src = match source {
+        0 | 1 => OTHERS[node].pod[family],
+        2 => OTHERS[node].own[family],
+        _ => ELSEWHERE[3][family],
+    };
+    // The last node has no tunnel.
+    if node + 1 == OTHERS.len() {
+        (Sender::Plain, (ROUTER, UPLINK.mac), ip(src))
+    } else {
+        (Sender::Tunnel(node), (MacAddr::GATEWAY, MacAddr::GATEWAY), ip(src))
     }
 }

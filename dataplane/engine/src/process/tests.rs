@@ -7,7 +7,8 @@ use heddle_wire::{MacAddr, Proto};
 
 use super::*;
 use crate::StageConfig;
-use crate::fuzzing::cluster::{PARTIES, tables};
+use crate::fuzzing::cluster::tables;
+use crate::fuzzing::parties::PARTIES;
 use crate::reassembly::FragmentConfig;
 
 /// Sends a datagram of three fragments, the first one last, and others without a first fragment, so that fragments are held,
