@@ -149,12 +149,10 @@ impl UdpConversation {
         let thread = from.spawn({
             let (stop, rounds) = (Arc::clone(&stop), Arc::clone(&rounds));
             move || {
-                let mut buffer = [0; 8];
                 let mut number = 0u64;
                 while !stop.load(Ordering::Acquire) {
-                    let word = number.to_be_bytes();
                     // Failed sends and missing answers are not errors: the caller compares the count.
-                    if socket.send(&word).is_ok() && matches!(socket.recv(&mut buffer), Ok(8)) && buffer == word {
+                    if is_answered(&socket, number) {
                         rounds.fetch_add(1, Ordering::AcqRel);
                     }
                     number += 1;
@@ -184,6 +182,22 @@ impl Drop for UdpConversation {
             let _ = thread.join();
         }
     }
+}
+
+/// Sends a number to an echo, and returns true if it comes back in time. Answers to earlier numbers, which came too late for their
+/// own round, are discarded: one that stays in the socket would be taken for the answer of every later round.
+fn is_answered(socket: &UdpSocket, number: u64) -> bool {
+    let word = number.to_be_bytes();
+    let mut buffer = [0; 8];
+    if socket.send(&word).is_err() {
+        return false;
+    }
+    while socket.recv(&mut buffer).is_ok() {
+        if buffer == word {
+            return true;
+        }
+    }
+    false
 }
 
 /// Returns the unspecified address of the family of `to`, with port 0.
@@ -275,4 +289,28 @@ pub fn send(from: &NetNs, to: SocketAddr, size: usize, pace: Pace, time: Duratio
         }
         Ok(sent)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_answer_does_not_hide_the_next_one() {
+        let echo = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let client = connected(echo.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(STOP_CHECK)).unwrap();
+        echo.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let answer = || {
+            let mut buffer = [0; 8];
+            let (n, from) = echo.recv_from(&mut buffer).unwrap();
+            echo.send_to(&buffer[..n], from).unwrap();
+        };
+        assert!(!is_answered(&client, 1), "nobody answers in time");
+        answer();
+        std::thread::scope(|scope| {
+            scope.spawn(answer);
+            assert!(is_answered(&client, 2));
+        });
+    }
 }
