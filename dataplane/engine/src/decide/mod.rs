@@ -15,7 +15,7 @@ use heddle_tables::{NodeTable, Snapshot};
 
 pub(crate) use anti_spoof::{check as check_source, is_link_local, owner};
 use policy::PolicyCheck;
-pub(crate) use route::origin_of;
+pub(crate) use route::{is_for_others, origin_of};
 pub(crate) use service::remember;
 pub use service::{BackendSelector, connection_hash};
 pub use types::{Allowed, Decision, Denial, Query, Source, Target};

@@ -9,11 +9,11 @@
 //! heddle anyway.
 
 use heddle_flow::{Egress, Origin};
-use heddle_tables::{EndpointId, NextHopId, NodeId, NodeTable, Place, Snapshot};
+use heddle_tables::{EndpointId, FrontendKey, NextHopId, NodeId, NodeTable, Place, Snapshot};
 use heddle_wire::Ip;
 
-use super::anti_spoof::is_link_local;
-use super::types::{Denial, Source, Target};
+use super::anti_spoof::{is_link_local, owner};
+use super::types::{Denial, Query, Source, Target};
 use crate::reason::DropReason;
 
 /// The opener of a connection.
@@ -85,6 +85,22 @@ fn egress(snapshot: &Snapshot, from: EndpointId, target: &Target, place: Place) 
         Place::RemoteHost(_) | Place::Outside if from_uplink => Ok(Egress::Uplink(NextHopId::KERNEL)),
         Place::RemoteHost(_) | Place::Outside => Ok(Egress::Endpoint(EndpointId::HOST)),
     }
+}
+
+/// Returns true if a packet came in by the uplink, but is for another node or its pods, and no frontend has its destination. The
+/// sender's route is wrong then: it is old, for example.
+pub(crate) fn is_for_others(snapshot: &Snapshot, q: &Query) -> bool {
+    let is_elsewhere = match snapshot.address(q.tuple.dst).place {
+        Place::Node(_) | Place::RemoteHost(_) => true,
+        Place::Outside => q.origin.as_node().is_some(),
+        Place::Local(_) | Place::Host | Place::Unreachable => false,
+    };
+    let key = FrontendKey {
+        ip: q.tuple.dst,
+        proto: q.proto,
+        port: q.tuple.dport,
+    };
+    owner(q.origin) == EndpointId::UPLINK && is_elsewhere && snapshot.frontend_at(key).is_none()
 }
 
 /// Returns true if packets to a node's own addresses go there like packets to its pods.

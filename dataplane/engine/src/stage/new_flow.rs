@@ -65,6 +65,10 @@ fn opens_nothing(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     if NodeTable::is_gateway(p.dst) {
         return Next::Reply(Reply::Gateway);
     }
+    // heddle is no router between others, and does not answer in their place: a reset would end their connection.
+    if decide::is_for_others(cx.snapshot, query) {
+        return Next::drop(DropReason::NoRoute);
+    }
     if p.ttl <= 1 {
         return Next::Reply(Reply::TimeExceeded);
     }

@@ -220,6 +220,15 @@ fn heddle_is_no_router_for_the_outside() {
         let by_tunnel = |dst: &str| N1.encapsulate(&N1.pod_to(ip(dst)).udp(1000, 53, b"x"));
         w.dropped(&UPLINK, &by_tunnel(N3.pod), "no-route");
         w.dropped(&UPLINK, &by_tunnel("203.0.113.9"), "no-route");
+        // It does not answer in place of others either.
+        for dst in ["10.0.3.5", N4.address] {
+            let segment = N1.pod_to(ip(dst)).tcp(1000, 80, ACK, 5, 6, b"x");
+            w.dropped(&UPLINK, &N1.encapsulate(&segment), "no-route");
+            let last_hop = N1.pod_to(ip(dst)).ttl(1).udp(1000, 53, b"x");
+            w.dropped(&UPLINK, &N1.encapsulate(&last_hop), "no-route");
+            let segment = outside(ROUTER, ip(dst)).tcp(1000, 80, ACK, 5, 6, b"x");
+            w.dropped(&UPLINK, &segment, "no-route");
+        }
         // A pod's or the node's address from outside is spoofed.
         for src in ["10.0.0.2", "192.0.2.1", "10.0.0.99", N1.pod] {
             let spoofed = Packet::new(ROUTER, UPLINK.mac, ip(src), HOST.v4());
