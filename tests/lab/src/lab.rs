@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::leftovers::{KEPT, remove_folder};
 use crate::netns::PREFIX;
-use crate::{Binaries, LabError, Leftovers, NetNs, Node, NodePlan, Pod, remove_leftovers, run};
+use crate::{Binaries, LabError, Leftovers, NetNs, Node, NodePlan, Pod, remove_leftovers, run, uplink};
 
 /// A laboratory: a folder for all files, and a namespace outside of all nodes. Both are removed with it.
 #[derive(Debug)]
@@ -91,6 +91,18 @@ impl Lab {
     pub fn node(&self, plan: NodePlan) -> Result<Node, LabError> {
         let dir = self.dir.join(&plan.name);
         Node::new(plan, dir, self.binaries.clone(), &self.outside)
+    }
+
+    /// Makes a machine in the network of the nodes, with addresses 192.0.2.NUMBER and 2001:db8::NUMBER. It forwards packets and runs
+    /// no agent.
+    ///
+    /// # Errors
+    /// A command failed.
+    pub fn machine(&self, name: &str, number: u8) -> Result<NetNs, LabError> {
+        let ns = NetNs::create(name)?;
+        ns.forward()?;
+        uplink::join(&ns, &self.outside, name, number)?;
+        Ok(ns)
     }
 
     /// Makes a pod's namespace; [`Node::start_pod`] attaches it.

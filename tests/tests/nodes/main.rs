@@ -2,6 +2,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod kernel;
 mod outside;
 mod reach;
 mod restart;

@@ -154,8 +154,13 @@ impl Cluster {
 
 /// Returns the Node object of a node whose agent has said that its dataplane is up.
 pub fn node_object(number: u8) -> Value {
+    node_object_with(number, &node_addresses(number))
+}
+
+/// Returns the Node object of a node with these addresses of type InternalIP.
+pub fn node_object_with(number: u8, internal_ips: &[IpAddr]) -> Value {
     let plan = NodePlan::new(&format!("node-{number}"), number);
-    let mut object = manifests::node(&plan.name, &node_addresses(number), &plan.pod_cidrs);
+    let mut object = manifests::node(&plan.name, internal_ips, &plan.pod_cidrs);
     object["metadata"]["annotations"] = json!({"heddle.io/vtep": "02:68:65:64:64:6c"});
     object
 }
@@ -166,6 +171,19 @@ pub fn node_addresses(number: u8) -> [IpAddr; 2] {
         IpAddr::from([192, 0, 2, number]),
         IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number)]),
     ]
+}
+
+/// Runs `ip` in a namespace and returns its output.
+pub fn ip(ns: &NetNs, arguments: &str) -> Result<String, LabError> {
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    ns.run("ip", &arguments)
+}
+
+/// Returns the status of another node, as this node sees it; null if it does not know the node.
+pub fn seen(node: &Node, other: &str) -> Result<Value, LabError> {
+    let status = node.status()?;
+    let mut nodes = status["nodes"].as_array().into_iter().flatten();
+    Ok(nodes.find(|seen| seen["name"] == other).cloned().unwrap_or_default())
 }
 
 /// Asks a server, and returns what it tells: its name, and the address that it sees.
