@@ -4,7 +4,9 @@ mod changes;
 #[path = "../common/mod.rs"]
 mod common;
 mod kernel;
+mod mtu;
 mod outside;
 mod reach;
 mod restart;
 mod scene;
+mod wire;
