@@ -9,4 +9,5 @@ mod outside;
 mod reach;
 mod restart;
 mod scene;
+mod spoofing;
 mod wire;
