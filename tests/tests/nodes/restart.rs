@@ -6,7 +6,7 @@ use heddle_lab::LabError;
 use heddle_lab::traffic::{Conversation, ServerBehavior, Speaker, TcpServer};
 use nix::sys::signal::Signal;
 
-use crate::common::BOUND;
+use crate::common::{BOUND, wait_until};
 use crate::scene::{Cluster, PORT, ask, tells};
 
 const ECHO: u16 = 7777;
@@ -53,7 +53,8 @@ fn cleanup_takes_the_program_off_the_uplink() -> Result<(), LabError> {
             .run("ip", &["link", "show", "eth0"])
             .map(|text| text.contains("prog/xdp"))
     };
-    assert!(program(node)?, "the uplink has the program");
+    // An agent is ready also while its uplink is not open yet.
+    wait_until("the uplink has the program", || program(node))?;
     node.stop_agent(Signal::SIGKILL)?;
     assert!(program(node)?, "it stays without an agent");
     let out = node.cleanup()?;
