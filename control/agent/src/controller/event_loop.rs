@@ -109,13 +109,14 @@ impl Controller {
             || self.workers.acknowledged() < self.workers.published()
     }
 
-    /// Returns `true` if every worker uses the newest tables, the host task has tried the newest plan, and the host port is
-    /// open.
+    /// Returns `true` if every worker uses the newest tables, the host task has tried the newest plan, the host port is open, and
+    /// the uplink is open or cannot be.
     fn is_ready(&mut self) -> bool {
         self.publication.as_ref().is_some_and(|p| p.has_published)
             && self.workers.acknowledged() >= self.workers.published()
             && self.host.has_tried_newest_plan()
             && self.closed_host.is_none()
+            && self.is_uplink_settled()
     }
 
     /// Handles queued events and requests, each up to a bound.

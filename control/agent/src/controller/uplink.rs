@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use heddle_compile::{Underlay, UnderlayRoute};
 use heddle_host::UplinkFacts;
@@ -17,11 +17,15 @@ use super::attachments::Closed;
 use super::state::Controller;
 use heddle_config::Settings;
 
+/// The longest time for which an agent that is ready otherwise waits for the uplink.
+const WAIT_FOR_UPLINK: Duration = Duration::from_millis(500);
+
 impl Controller {
     /// Opens or closes the uplink's ports, as the host task's newest report says, and hands the compiler the network between the
     /// nodes. Before the first tables nothing is opened, because packets would arrive.
     pub(super) fn follow_underlay(&mut self) {
         if self.publication.as_ref().is_some_and(|p| p.has_published) {
+            self.uplink_ports.due_since.get_or_insert_with(Instant::now);
             self.follow_uplink();
         }
         self.write_underlay();
@@ -74,6 +78,18 @@ impl Controller {
                 self.uplink_ports.closed = Some(Closed::after(before.as_ref(), message, Instant::now()));
             }
         }
+    }
+
+    /// Returns `true` if the uplink is open, or was tried, or is not there. The host task's first report may be late; it is waited for
+    /// a bounded time.
+    pub(super) fn is_uplink_settled(&self) -> bool {
+        let is_tried = self.workers.uplink().is_some() || self.uplink_ports.closed.is_some();
+        let is_known = self.host.underlay().uplink.as_ref();
+        let waited = self
+            .uplink_ports
+            .due_since
+            .is_some_and(|since| since.elapsed() >= WAIT_FOR_UPLINK);
+        is_tried || waited || is_known.is_some_and(|uplink| !uplink.up)
     }
 
     /// Tries again to open the uplink, if it is time. The controller calls it once a second.
