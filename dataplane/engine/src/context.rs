@@ -2,7 +2,7 @@
 
 use heddle_flow::{Egress, FlowTable, FlowView, Millis, Origin};
 use heddle_port::{BURST, FrameStore, PortId, WorkerPool};
-use heddle_tables::{Endpoint, EndpointId, Generation, Snapshot};
+use heddle_tables::{Endpoint, EndpointId, Generation, NextHopId, Snapshot};
 use heddle_wire::MacAddr;
 use heddle_wire::vxlan::OuterHeader;
 
@@ -209,6 +209,16 @@ impl<'a> Context<'a> {
                 None => Err(DropReason::NoRoute),
             },
         }
+    }
+
+    /// Returns the egress of the replies to the packet: to the neighbor that it came from, if the kernel knows it as one of the
+    /// uplink's. `back` is the decision's egress.
+    pub(crate) fn way_back(&self, back: Egress) -> Egress {
+        if back != Egress::Uplink(NextHopId::KERNEL) {
+            return back;
+        }
+        let neighbor = self.neighbor.and_then(|mac| self.snapshot.neighbor(mac));
+        neighbor.map_or(back, Egress::Uplink)
     }
 
     /// Returns true if an entry was evaluated against the current tables and since the start of the agent.

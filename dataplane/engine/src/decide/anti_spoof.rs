@@ -1,5 +1,6 @@
 //! Anti-spoofing: the addresses that may send from an origin. A pod sends from its own addresses, to any destination. The host
-//! sends from every address but the gateway's and those in pod ranges of this node, which it does not route. By a tunnel, a node
+//! sends from every address but the gateway's, the ones in pod ranges of this node, which it does not route, and the ones of pods
+//! that come by the uplink. By a tunnel, a node
 //! sends from its own addresses and its pods'. Everything else at the uplink comes from outside of the cluster, from other nodes,
 //! or from the pods of nodes that are reached without a tunnel.
 
@@ -41,7 +42,7 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial
         // A pod's link-local address is valid on its link only, where the gateway is the only other end.
         endpoint.has_address(src) || (NodeTable::is_gateway(q.tuple.dst) && is_link_local(src))
     } else if from == EndpointId::HOST {
-        !matches!(snapshot.address(src).place, Place::Local(_) | Place::Unreachable) && !NodeTable::is_gateway(src)
+        comes_by_kernel(snapshot, src) && !NodeTable::is_gateway(src)
     } else {
         comes_by_uplink(snapshot, q.origin.as_node(), src)
     };
@@ -52,6 +53,16 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial
         return Err(Denial::new(DropReason::Martian));
     }
     Ok(from)
+}
+
+/// Returns true if packets of a source come in by the host port. Pods of a node that packets go to by heddle come by the uplink: by
+/// the kernel, anybody on the network between the nodes could speak for them.
+fn comes_by_kernel(snapshot: &Snapshot, src: Ip) -> bool {
+    match snapshot.address(src).place {
+        Place::Local(_) | Place::Unreachable => false,
+        Place::Node(node) => snapshot.node_path(node).is_none(),
+        Place::Host | Place::RemoteHost(_) | Place::Outside => true,
+    }
 }
 
 /// Returns true if packets of a source come in by the uplink: by the tunnel of `node`, or outside of tunnels.

@@ -170,7 +170,8 @@ fn has_ends(allowed: &Allowed, view: &FlowView, other: &FlowView) -> bool {
 /// Returns the egress of the entry's direction and of the other one.
 ///
 /// An egress that the entry has stays if it is as good: the next hop by which a client outside came, and the kernel's way to
-/// another node's own address.
+/// another node's own address. The numbers of next hops do not outlive an agent: after a start a client's packet shows its next hop
+/// again, and until then the kernel routes the replies.
 fn egresses(cx: &Context<'_>, allowed: &Allowed, view: &FlowView, other: &FlowView) -> [Egress; 2] {
     let reply = view.flags.contains(FlowFlags::REPLY);
     let (there, back) = if reply { (other, view) } else { (view, other) };
@@ -179,8 +180,13 @@ fn egresses(cx: &Context<'_>, allowed: &Allowed, view: &FlowView, other: &FlowVi
         false => allowed.egress,
     };
     let back = match (allowed.back, back.egress) {
-        (Egress::Uplink(_), Egress::Uplink(hop)) if cx.snapshot.next_hop(hop).is_some() => back.egress,
-        (back, _) => back,
+        (Egress::Uplink(_), Egress::Uplink(hop))
+            if view.epoch == cx.flows.epoch() && cx.snapshot.next_hop(hop).is_some() =>
+        {
+            back.egress
+        }
+        (back, _) if reply => back,
+        (back, _) => cx.way_back(back),
     };
     if reply { [back, there] } else { [there, back] }
 }

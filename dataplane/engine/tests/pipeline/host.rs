@@ -36,7 +36,8 @@ fn packets_that_the_kernel_routes_from_outside_meet_ingress_policy() {
         w.pass(&HOST, &B, &syn);
         w.set_policy(&B, Some(isolate(Direction::Ingress, &[(&A, 0)])));
         w.dropped(&HOST, &syn, "policy-denied-ingress");
-        let from_other_node = Packet::new(HOST.mac, MacAddr::GATEWAY, ip("10.0.1.9"), B.v4());
+        // Of a node that runs no heddle, whose pods the kernel routes.
+        let from_other_node = Packet::new(HOST.mac, MacAddr::GATEWAY, ip("10.0.4.9"), B.v4());
         w.dropped(&HOST, &from_other_node.udp(1, 2, b"x"), "policy-denied-ingress");
     });
 }

@@ -74,13 +74,13 @@ fn in_range(port: u16) -> bool {
 }
 
 /// Returns a packet of a client outside, as it comes in by the uplink.
-fn outside(neighbor: heddle_wire::MacAddr, dst: Ip) -> Packet {
+pub fn outside(neighbor: heddle_wire::MacAddr, dst: Ip) -> Packet {
     let client = if dst.is_v4() { ip(CLIENT) } else { ip(CLIENT_V6) };
     Packet::new(neighbor, UPLINK.mac, client, dst)
 }
 
 /// Makes the node port 30080 with these backends.
-fn node_port(w: &mut World, backends: &[Ip], local_only: bool) {
+pub fn node_port(w: &mut World, backends: &[Ip], local_only: bool) {
     for address in ["0.0.0.0", "::"] {
         let of_family: Vec<(Ip, u16)> = backends
             .iter()

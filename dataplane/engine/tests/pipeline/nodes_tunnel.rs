@@ -106,6 +106,19 @@ fn a_sender_speaks_for_itself_and_its_pods_only() {
 }
 
 #[test]
+fn the_kernel_delivers_no_packets_of_pods_that_come_by_the_uplink() {
+    worlds(|w| {
+        let by_kernel = |src| Packet::new(HOST.mac, heddle_wire::MacAddr::GATEWAY, src, B.v4()).udp(1000, 53, b"x");
+        for node in [N1, N2, N5] {
+            w.dropped(&HOST, &by_kernel(node.pod(B.v4())), "spoofed-source");
+        }
+        // A node without heddle has its own way to this node.
+        w.pass(&HOST, &B, &by_kernel(N4.pod(B.v4())));
+        w.pass(&HOST, &B, &by_kernel(N4.address()));
+    });
+}
+
+#[test]
 fn a_connection_is_the_node_s_that_opened_it() {
     worlds(|w| {
         w.received(&N1, &B, &N1.pod_to(B.v4()).udp(1000, 53, b"x"));

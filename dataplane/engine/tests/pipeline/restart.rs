@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use heddle_flow::{BootId, FlowTable, Millis};
-use heddle_tables::{Balancing, Direction};
+use heddle_tables::{Balancing, Direction, NextHopId};
 use heddle_wire::TcpFlags;
 use heddle_wire::testing::ip;
 
 use crate::affinity::{open, sticky};
+use crate::nodes::{CLIENT, ROUTER, ROUTER_HOP, STRANGER};
+use crate::nodes_addresses::{node_port, outside};
 use crate::services::serve;
-use crate::tables::{A, B, C, HOST, isolate};
+use crate::tables::{A, B, C, HOST, UPLINK, isolate};
 use crate::world::{Options, World, config};
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -109,4 +111,48 @@ fn a_ping_goes_on() {
             w.pass(&B, &A, &B.to(A.v6()).echo_reply(7, 2, b"x"));
         },
     );
+}
+
+/// The numbers of next hops are another agent's, so a client's next hop is learned again from its packets.
+#[test]
+fn answers_to_a_client_outside_go_to_its_own_neighbor_after_a_restart() {
+    for client_first in [false, true] {
+        restarted(
+            |w| {
+                node_port(w, &[A.v4()], true);
+                w.pass(
+                    &UPLINK,
+                    &A,
+                    &outside(ROUTER, HOST.v4()).tcp(1000, 30080, SYN, 1, 0, b""),
+                );
+            },
+            |w| {
+                node_port(w, &[A.v4()], true);
+                // The number that the router had is another neighbor's now.
+                let mut hop = *w.tables.current().next_hop(ROUTER_HOP).unwrap();
+                w.tables.set_next_hop(NextHopId(2), Some(hop));
+                w.tables.set_neighbor(ROUTER, Some(NextHopId(2)));
+                hop.dst = STRANGER;
+                w.tables.set_next_hop(ROUTER_HOP, Some(hop));
+                w.publish();
+                if client_first {
+                    w.pass(
+                        &UPLINK,
+                        &A,
+                        &outside(ROUTER, HOST.v4()).tcp(1000, 30080, SYN, 1, 0, b""),
+                    );
+                }
+                let answer = A.to(ip(CLIENT)).tcp(8080, 1000, SYN | ACK, 1, 2, b"");
+                if !client_first {
+                    // The kernel's routes lead to the client in any case.
+                    w.pass(&A, &HOST, &answer);
+                    return;
+                }
+                w.push(&A, &answer);
+                w.step();
+                w.changed(&["a rx 1", "a forwarded 1", "uplink tx 1"]);
+                assert_eq!(heddle_wire::ether::destination(&w.pop(&UPLINK)), Some(ROUTER));
+            },
+        );
+    }
 }

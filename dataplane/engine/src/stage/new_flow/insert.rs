@@ -3,7 +3,7 @@
 //! Tries another source port if the reply's tuple already belongs to another connection, as with one client port and the same
 //! backend behind two Services. A masqueraded connection always gets a source port of the masquerade range.
 
-use heddle_flow::{Egress, FlowFlags, FlowKey, InsertError, NewFlow, Rewrite};
+use heddle_flow::{FlowFlags, FlowKey, InsertError, NewFlow, Rewrite};
 use heddle_wire::rewrite::Tuple;
 
 use super::super::mtu;
@@ -11,7 +11,7 @@ use super::super::next::Replay;
 use crate::context::Context;
 use crate::decide::{Allowed, Query, Source};
 use crate::reason::DropReason;
-use heddle_tables::{EndpointId, NextHopId, Place};
+use heddle_tables::{EndpointId, Place};
 
 /// Both directions of a connection in the table.
 #[derive(Clone, Copy, Debug)]
@@ -105,7 +105,7 @@ fn compile(
         ..
     } = *allowed;
     let to = allowed.to();
-    let back = way_back(cx, allowed.back);
+    let back = cx.way_back(allowed.back);
     // The tuple as the opener sends it, and as the destination receives it.
     let seen = query.tuple;
     let src = match source {
@@ -154,15 +154,6 @@ fn compile(
             flags | FlowFlags::REPLY,
         ),
     ))
-}
-
-/// Returns the egress of the replies: to the neighbor that the packet came from, if the kernel knows it as one of the uplink's.
-fn way_back(cx: &Context<'_>, back: Egress) -> Egress {
-    if back != Egress::Uplink(NextHopId::KERNEL) {
-        return back;
-    }
-    let neighbor = cx.neighbor.and_then(|mac| cx.snapshot.neighbor(mac));
-    neighbor.map_or(back, Egress::Uplink)
 }
 
 /// The source ports to be tried: first the packet's own, if it may stay, then ports of a range. A secret hash of the connection
