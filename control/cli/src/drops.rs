@@ -8,9 +8,9 @@ use std::time::Duration;
 use heddle_proto::drops::MAX_DROPS;
 use heddle_proto::{API_SOCKET, Client, ClientError, DropCursor, DroppedPacket, Drops, DropsRequest};
 use serde::Serialize;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::{DropsArgs, OutputFormat};
+use crate::polling::Polling;
 
 /// Drops that cannot be read from the agent or printed.
 #[derive(Debug, thiserror::Error)]
@@ -86,18 +86,18 @@ async fn follow(
         left_out: 0,
         ..first
     };
-    let mut timer = interval(every);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    timer.tick().await;
+    let mut polling = Polling::start(every)?;
+    if !polling.next().await {
+        return Ok(());
+    }
     request.limit = Some(MAX_DROPS);
     loop {
         if !print(out, &lines(&drops, args.output)?)? {
             return Ok(());
         }
         request.after = Some(drops.cursor);
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
-            _ = timer.tick() => {}
+        if !polling.next().await {
+            return Ok(());
         }
         drops = poll(&args.run_dir, request).await?;
         ignore_missed_of_new_agent(request.after.as_ref(), &mut drops);

@@ -11,6 +11,7 @@ mod cleanup;
 mod demo;
 mod drops;
 mod flows;
+mod polling;
 mod replay;
 mod simulate;
 mod status;

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use heddle_proto::status::Status;
 use heddle_proto::{API_SOCKET, Client};
 use serde::Serialize;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::args::OutputFormat;
+use crate::polling::Polling;
 use crate::status::{StatusError, text};
 use crate::table::{finish, left, table};
 
@@ -95,13 +95,11 @@ pub async fn run(
     every: Duration,
     out: &mut (impl Write + Send),
 ) -> Result<(), WatchError> {
-    let mut timer = interval(every);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut polling = Polling::start(every)?;
     let mut before: Option<(Status, Instant)> = None;
     loop {
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
-            _ = timer.tick() => {}
+        if !polling.next().await {
+            return Ok(());
         }
         let status = poll(run_dir).await?;
         let now = Instant::now();

@@ -12,11 +12,11 @@ use std::time::Duration;
 use heddle_proto::flows::MAX_FLOWS;
 use heddle_proto::{Flow, Flows, FlowsRequest};
 use serde::Serialize;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::line::line;
 use super::page::{FlowsError, page};
 use crate::args::{FlowsArgs, OutputFormat};
+use crate::polling::Polling;
 
 /// The maximum number of pages in one poll.
 const PAGES: usize = 64;
@@ -155,13 +155,11 @@ pub(super) async fn run(
     let most = args.limit.unwrap_or(FOLLOWED);
     let mut watch = Watch::new(usize::try_from(most).unwrap_or(usize::MAX));
     let mut beyond = 0;
-    let mut timer = interval(every);
-    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut polling = Polling::start(every)?;
     request.limit = Some(MAX_FLOWS);
     loop {
-        tokio::select! {
-            interrupted = tokio::signal::ctrl_c() => return Ok(interrupted?),
-            _ = timer.tick() => {}
+        if !polling.next().await {
+            return Ok(());
         }
         for _ in 0..PAGES {
             request.from = watch.from;
