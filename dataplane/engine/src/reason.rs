@@ -184,7 +184,8 @@ reasons! {
         // No path to the destination.
         /// The destination is in a pod range of this node and no pod has it.
         UnknownDestination = "unknown-destination",
-        /// The destination is on another node, and no packets reach that node: `heddle status` says why.
+        /// The destination, or the pod that sent the packet, is on another node, and no packets reach that node: `heddle status` says
+        /// why.
         NodeUnreachable = "node-unreachable",
         /// The packet would leave where it came in, or by an egress that has no port.
         NoRoute = "no-route",
@@ -410,6 +411,13 @@ impl DropReason {
             self,
             Self::PolicyNotReady | Self::PolicyDeniedEgress | Self::PolicyDeniedIngress
         )
+    }
+
+    /// Returns true if an established connection that is denied for this reason may go on later: policy is changed, or the other
+    /// node is reached again.
+    #[must_use]
+    pub const fn may_pass(self) -> bool {
+        self.is_policy() || matches!(self, Self::NodeUnreachable)
     }
 }
 

@@ -87,7 +87,7 @@ pub struct RemoteNode {
     pub name: Arc<str>,
     /// The InternalIP that packets to it go to, if there is one.
     pub address: Option<Ip>,
-    /// Its own addresses are reached like its pods, because it runs heddle. Otherwise the kernel sends to them.
+    /// Its own addresses are reached like its pods while it has a path, because it runs heddle. Otherwise the kernel sends to them.
     pub takes_own: bool,
     /// The way of packets to its pods.
     pub path: Result<NodePath, Unreachable>,

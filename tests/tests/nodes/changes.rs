@@ -77,9 +77,9 @@ impl Traffic {
     }
 }
 
-/// Starts nodes with one pod each.
-fn cluster(nodes: u8) -> Result<Cluster, LabError> {
-    let mut cluster = Cluster::start(nodes, "")?;
+/// Starts nodes with this configuration of the way between them, and one pod each.
+fn cluster(nodes: u8, config: &str) -> Result<Cluster, LabError> {
+    let mut cluster = Cluster::start(nodes, config)?;
     for (node, name) in (0..usize::from(nodes)).zip(["a", "b", "c"]) {
         cluster.add_pod(node, name, name)?;
     }
@@ -88,7 +88,7 @@ fn cluster(nodes: u8) -> Result<Cluster, LabError> {
 
 #[test]
 fn a_node_is_removed_and_added_under_traffic() -> Result<(), LabError> {
-    let cluster = cluster(3)?;
+    let cluster = cluster(3, "")?;
     let to_c = Traffic::start(&cluster, 0, 2)?;
     let object = node_object(2);
     for _ in 0..2 {
@@ -113,10 +113,7 @@ fn a_node_is_removed_and_added_under_traffic() -> Result<(), LabError> {
 #[test]
 fn traffic_follows_a_new_ethernet_address() -> Result<(), LabError> {
     for config in ["", "tunnel: none\n"] {
-        let mut cluster = Cluster::start(2, config)?;
-        for (node, name) in [(0, "a"), (1, "b")] {
-            cluster.add_pod(node, name, name)?;
-        }
+        let cluster = cluster(2, config)?;
         let there = Traffic::start(&cluster, 0, 1)?;
         for (node, mac) in [(1, "02:00:00:00:01:02"), (0, "02:00:00:00:01:01")] {
             ip(cluster.nodes[node].ns(), &format!("link set eth0 address {mac}"))?;
@@ -127,9 +124,9 @@ fn traffic_follows_a_new_ethernet_address() -> Result<(), LabError> {
     Ok(())
 }
 
-#[test]
-fn traffic_goes_on_after_the_uplink_was_down() -> Result<(), LabError> {
-    let cluster = cluster(2)?;
+/// The uplink of one node is down and up again. Without a tunnel, the other node is a next hop only while its neighbor is resolved.
+fn traffic_goes_on_after_the_uplink_was_down(config: &str) -> Result<(), LabError> {
+    let cluster = cluster(2, config)?;
     let there = Traffic::start(&cluster, 0, 1)?;
     let ns = cluster.nodes[1].ns();
     // Otherwise the kernel removes the IPv6 addresses, and somebody would have to add them again.
@@ -148,8 +145,20 @@ fn traffic_goes_on_after_the_uplink_was_down() -> Result<(), LabError> {
 }
 
 #[test]
+fn tunnels_go_on_after_the_uplink_was_down() -> Result<(), LabError> {
+    traffic_goes_on_after_the_uplink_was_down("")
+}
+
+#[test]
+fn direct_traffic_goes_on_after_the_uplink_was_down() -> Result<(), LabError> {
+    ["tunnel: none\n", "tunnel: auto\n"]
+        .into_iter()
+        .try_for_each(traffic_goes_on_after_the_uplink_was_down)
+}
+
+#[test]
 fn an_added_address_is_the_nodes() -> Result<(), LabError> {
-    let cluster = cluster(2)?;
+    let cluster = cluster(2, "")?;
     let there = Traffic::start(&cluster, 0, 1)?;
     let (a, b) = (&cluster.pods[0], &cluster.pods[1]);
     let added = [
@@ -184,7 +193,7 @@ fn an_added_address_is_the_nodes() -> Result<(), LabError> {
 
 #[test]
 fn the_pod_ranges_of_a_node_change() -> Result<(), LabError> {
-    let mut cluster = cluster(2)?;
+    let mut cluster = cluster(2, "")?;
     let mut object = node_object(2);
     let second = ["10.245.2.0/24", "fd00:10:245:2::/64"];
     object["spec"] = json!({"podCIDR": second[0], "podCIDRs": second});
@@ -227,7 +236,7 @@ fn absent(name: &str, number: u8, internal_ip: Option<IpAddr>) -> Value {
 
 #[test]
 fn a_node_that_cannot_be_reached_says_why() -> Result<(), LabError> {
-    let cluster = cluster(2)?;
+    let cluster = cluster(2, "")?;
     let there = Traffic::start(&cluster, 0, 1)?;
     let first = &cluster.nodes[0];
     let shared = IpAddr::from([192, 0, 2, 60]);

@@ -72,6 +72,11 @@ fn everybody_reaches_everybody_without_a_tunnel() -> Result<(), LabError> {
 }
 
 #[test]
+fn everybody_reaches_everybody_with_tunnels_where_needed() -> Result<(), LabError> {
+    everybody_reaches_everybody("tunnel: auto\n")
+}
+
+#[test]
 fn a_policy_selects_pods_of_other_nodes() -> Result<(), LabError> {
     let mut cluster = Cluster::start(2, "")?;
     for (node, name, app) in [(0, "db", "db"), (1, "web", "web"), (1, "other", "other")] {

@@ -36,7 +36,7 @@ impl PathInputs<'_> {
         RemoteNode {
             name: node.name.clone(),
             address: pair.map(|(_, address)| Ip::from(address)),
-            takes_own: self.vtep(node).is_some() && path.is_ok(),
+            takes_own: self.vtep(node).is_some(),
             path,
         }
     }

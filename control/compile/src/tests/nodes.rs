@@ -316,6 +316,13 @@ fn another_node_is_reached_by_the_tunnel_if_it_runs_heddle_and_the_kernel_knows_
     assert_eq!(paths(&built.snapshot)[0], Ok((1350, Exit::Kernel)));
     assert_eq!(headers(&built.snapshot, "there")[..6], [2; 6]);
     assert_eq!(built.raised, [EndpointId::UPLINK], "flows have the earlier MTU");
+    // Without a route packets are dropped, and flows are judged when there is one again.
+    world.compiler.set_underlay(underlay(&[]));
+    let built = world.build();
+    assert_eq!(paths(&built.snapshot)[0], none);
+    assert!(built.raised.is_empty(), "{:?}", built.raised);
+    world.compiler.set_underlay(underlay(&["192.168.0.2"]));
+    assert_eq!(world.build().raised, [EndpointId::UPLINK]);
     // An uplink without ports: the kernel sends everything.
     let mut closed = underlay(&["192.168.0.2"]);
     closed.uplink.ports.clear();

@@ -1,8 +1,8 @@
 //! Anti-spoofing: the addresses that may send from an origin. A pod sends from its own addresses, to any destination. The host
 //! sends from every address but the gateway's, the ones in pod ranges of this node, which it does not route, and the ones of pods
-//! that come by the uplink. By a tunnel, a node
-//! sends from its own addresses and its pods'. Everything else at the uplink comes from outside of the cluster, from other nodes,
-//! or from the pods of nodes that are reached without a tunnel.
+//! that come by the uplink. By a tunnel, a node sends from its own addresses and its pods'. Everything else at the uplink comes from
+//! outside of the cluster, from other nodes, or from the pods of nodes that are reached without a tunnel. If a node is not reached,
+//! nobody knows by which way its pods' packets should come.
 
 use heddle_flow::Origin;
 use heddle_tables::{EndpointId, NodeId, NodeTable, Place, Snapshot};
@@ -31,7 +31,8 @@ pub(crate) fn is_link_local(ip: Ip) -> bool {
 /// Returns the endpoint that the connection comes from.
 ///
 /// # Errors
-/// The endpoint does not exist, the source address does not belong to it, or the source is the unspecified address.
+/// The endpoint does not exist, the source address does not belong to it, the source is the unspecified address, or it is a pod's of
+/// a node that is not reached.
 pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial> {
     let from = owner(q.origin);
     let Some(endpoint) = snapshot.endpoint(from) else {
@@ -44,7 +45,7 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial
     } else if from == EndpointId::HOST {
         comes_by_kernel(snapshot, src) && !NodeTable::is_gateway(src)
     } else {
-        comes_by_uplink(snapshot, q.origin.as_node(), src)
+        comes_by_uplink(snapshot, q.origin.as_node(), src)?
     };
     if !own {
         return Err(Denial::new(DropReason::SpoofedSource));
@@ -66,11 +67,17 @@ fn comes_by_kernel(snapshot: &Snapshot, src: Ip) -> bool {
 }
 
 /// Returns true if packets of a source come in by the uplink: by the tunnel of `node`, or outside of tunnels.
-fn comes_by_uplink(snapshot: &Snapshot, node: Option<NodeId>, src: Ip) -> bool {
-    match (snapshot.address(src).place, node) {
+///
+/// # Errors
+/// The packet came outside of tunnels from a pod of a node that is not reached.
+fn comes_by_uplink(snapshot: &Snapshot, node: Option<NodeId>, src: Ip) -> Result<bool, Denial> {
+    Ok(match (snapshot.address(src).place, node) {
         (Place::Node(of) | Place::RemoteHost(of), Some(node)) => of == node,
-        (Place::Node(of), None) => snapshot.node_path(of).is_some_and(|path| path.outer.is_none()),
+        (Place::Node(of), None) => match snapshot.node_path(of) {
+            Some(path) => path.outer.is_none(),
+            None => return Err(Denial::new(DropReason::NodeUnreachable)),
+        },
         (Place::RemoteHost(_) | Place::Outside, None) => !is_link_local(src) && !NodeTable::is_gateway(src),
         (Place::Local(_) | Place::Host | Place::Unreachable, _) | (Place::Outside, Some(_)) => false,
-    }
+    })
 }

@@ -55,7 +55,7 @@ pub(super) fn route(snapshot: &Snapshot, opener: Opener, target: Target, to: Pla
     }
     Ok(Path {
         egress,
-        back: back(snapshot, &opener),
+        back: back(&opener),
         reply_origin: reply_origin(snapshot, egress),
         source: source(snapshot, &opener, &target, egress)?,
     })
@@ -111,14 +111,13 @@ fn takes_own(snapshot: &Snapshot, id: NodeId) -> bool {
 }
 
 /// Returns the egress of the replies: back to where the connection came in.
-fn back(snapshot: &Snapshot, opener: &Opener) -> Egress {
+fn back(opener: &Opener) -> Egress {
     if opener.endpoint != EndpointId::UPLINK {
         return Egress::Endpoint(opener.endpoint);
     }
     match (opener.origin.as_node(), opener.place) {
-        (Some(node), _) => Egress::Node(node),
-        // Its packets come without a tunnel, and so do the replies.
-        (None, Place::Node(node)) if snapshot.node_path(node).is_some() => Egress::Node(node),
+        // The packets of a node's pods that come without a tunnel are replied to without one.
+        (Some(node), _) | (None, Place::Node(node)) => Egress::Node(node),
         // The worker that opens the connection knows the neighbor that the packet came from.
         (None, _) => Egress::Uplink(NextHopId::KERNEL),
     }

@@ -5,7 +5,8 @@
 //! connection that policy denies keeps its entry, which stays stale: each of its packets is judged again, until policy allows
 //! it or the entry expires. If the entry were removed, the next packet would be a mid-stream segment without a flow. While
 //! connections are adopted, such a segment could bring the denied connection back: judged in the opposite direction, which policy
-//! may not restrict.
+//! may not restrict. The same holds for a connection with a node that cannot be reached at the moment: it goes on when the node is
+//! back.
 
 use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Route};
 use heddle_tables::EndpointId;
@@ -114,14 +115,14 @@ fn stale(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit) -> Next {
 /// connection would now have other ends or another translation, the entry is removed and the result is `None`.
 ///
 /// # Errors
-/// The denial. An entry that something other than policy denies is removed.
+/// The denial. The entry is removed, unless the denial may pass: see [`DropReason::may_pass`].
 fn judge_again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>, Denial> {
     let Some(other) = cx.flows.view(hit.slot.peer()) else {
         return Ok(None);
     };
     let (query, target) = connection(cx, key, &hit.view, &other);
     let allowed = decide::judge(cx.snapshot, &query, target).inspect_err(|denial| {
-        if !denial.reason.is_policy() {
+        if !denial.reason.may_pass() {
             cx.flows.remove(hit.slot);
         }
     })?;

@@ -1,5 +1,6 @@
 //! Nodes that are reached without a tunnel.
 
+use heddle_tables::Unreachable;
 use heddle_wire::testing::Packet;
 use heddle_wire::{TcpFlags, ether, parse};
 
@@ -98,4 +99,55 @@ fn a_connection_survives_the_change_between_tunnel_and_direct_routing() {
         assert!(direct.is_ok());
         assert_eq!(w.connections(), 2);
     });
+}
+
+#[test]
+fn connections_outlast_the_time_in_which_a_node_is_not_reached() {
+    for node in [N1, N2] {
+        worlds(|w| {
+            let there = node.pod(A.v4());
+            let by_tunnel = nodes::path(&node).unwrap().outer.is_some();
+            let from_there = |to: heddle_wire::Ip, sport, dport, flags| {
+                if by_tunnel {
+                    node.encapsulate(&node.pod_to(to).tcp(sport, dport, flags, 1, 2, b""))
+                } else {
+                    plain(there, to).tcp(sport, dport, flags, 1, 2, b"")
+                }
+            };
+            let here = |w: &mut World, from: &Party, frame: &[u8]| {
+                if by_tunnel {
+                    w.sent(from, &node, frame);
+                } else {
+                    sent(w, from, frame);
+                }
+            };
+            // One connection is opened here, and one there.
+            let request = |flags| A.to(there).tcp(1000, 80, flags, 1, 2, b"");
+            let answer = |flags| B.to(there).tcp(80, 2000, flags, 1, 2, b"");
+            here(w, &A, &request(SYN));
+            w.pass(&UPLINK, &B, &from_there(B.v4(), 2000, 80, SYN));
+            for path in [Err(Unreachable::NoRoute), nodes::path(&node)] {
+                nodes::set_node(&mut w.tables, &node, path);
+                // Something else changes too, so that every connection is judged while the node is not reached.
+                w.raise_uplink();
+                for _ in 0..2 {
+                    if path.is_err() {
+                        w.dropped(&A, &request(ACK), "node-unreachable");
+                        w.dropped(&B, &answer(SYN | ACK), "node-unreachable");
+                    } else {
+                        here(w, &B, &answer(SYN | ACK));
+                        here(w, &A, &request(ACK));
+                    }
+                }
+                if path.is_err() && !by_tunnel {
+                    w.dropped(&UPLINK, &from_there(A.v4(), 80, 1000, ACK), "node-unreachable");
+                    w.dropped(&UPLINK, &from_there(B.v4(), 2000, 80, ACK), "node-unreachable");
+                } else if path.is_ok() {
+                    w.pass(&UPLINK, &A, &from_there(A.v4(), 80, 1000, ACK));
+                    w.pass(&UPLINK, &B, &from_there(B.v4(), 2000, 80, ACK));
+                }
+            }
+            assert_eq!(w.connections(), 2);
+        });
+    }
 }
