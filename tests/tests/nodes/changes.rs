@@ -8,7 +8,7 @@ use heddle_lab::udp::{UdpConversation, UdpServer};
 use heddle_lab::{LabError, Node, manifests};
 use serde_json::{Value, json};
 
-use crate::common::{BOUND, SILENCE, wait_until};
+use crate::common::{BOUND, SILENCE, ask_json, wait_until};
 use crate::scene::{Cluster, PORT, ask, ip, node_object, seen, tells};
 
 const ECHO: u16 = 7777;
@@ -154,6 +154,37 @@ fn direct_traffic_goes_on_after_the_uplink_was_down() -> Result<(), LabError> {
     ["tunnel: none\n", "tunnel: auto\n"]
         .into_iter()
         .try_for_each(traffic_goes_on_after_the_uplink_was_down)
+}
+
+#[test]
+fn a_node_that_comes_up_later_is_reached() -> Result<(), LabError> {
+    for config in ["", "tunnel: none\n", "tunnel: auto\n"] {
+        let mut cluster = Cluster::prepare(2, config)?;
+        let ns = cluster.nodes[1].ns();
+        ns.sysctl("net/ipv6/conf/eth0/keep_addr_on_down", "1")?;
+        ip(ns, "link set eth0 down")?;
+        for node in &mut cluster.nodes {
+            node.start_agent()?;
+        }
+        for (node, name) in [(0, "a"), (1, "b")] {
+            cluster.add_pod(node, name, name)?;
+        }
+        // No object changes from here on: only the network between the nodes does.
+        ip(cluster.nodes[1].ns(), "link set eth0 up")?;
+        cluster.wait_for_paths()?;
+        for (from, to) in [(0, 1), (1, 0)] {
+            let (from, to, node) = (&cluster.pods[from], &cluster.pods[to], &cluster.nodes[to]);
+            for v6 in [false, true] {
+                tells(&ask(from.ns(), to.ip(v6)?, PORT)?, &to.pod.name, from.ip(v6)?);
+                let own = node.internal_ips()[usize::from(v6)];
+                tells(&ask(from.ns(), own, PORT)?, node.name(), from.ip(v6)?);
+                // The question came to heddle, and not past it to the kernel: then heddle would only see the answer.
+                let flows = ask_json(node, "flows", &["--address", &own.to_string()])?;
+                assert_eq!(flows["flows"][0]["client"]["address"], json!(from.ip(v6)?), "{flows:#}");
+            }
+        }
+    }
+    Ok(())
 }
 
 #[test]

@@ -106,6 +106,8 @@ impl Controller {
         if let Some(publication) = &mut self.publication {
             publication.compiler.set_underlay(underlay);
             publication.is_changed = true;
+            // The nodes that are reached without a tunnel may be others.
+            self.uplink_ports.is_steering_stale |= self.settings.tunnel != TunnelMode::Vxlan;
         }
     }
 
