@@ -14,7 +14,7 @@ use heddle_proto::{Client, ClientError, CniError, ErrorCode, NetnsPath, PrepareR
 use crate::config::NetConf;
 use crate::env::Target;
 use crate::kernel::{KernelError, open_netns};
-use crate::{agent, pod, result};
+use crate::{agent, pod, port_mappings, result};
 
 /// Attaches the pod and returns the result as JSON.
 ///
@@ -39,6 +39,7 @@ pub async fn attach_pod(conf: &NetConf, target: &Target, path: &NetnsPath) -> Re
         netns: path.clone(),
         pod: target.pod.clone(),
         mtu: conf.mtu,
+        port_mappings: port_mappings::of(conf)?,
     };
     let prepared = match agent.prepare(&request).await {
         Ok(prepared) => prepared,

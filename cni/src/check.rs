@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use heddle_linux::{Link, Neighbor, Netlink, Netns, Route};
-use heddle_proto::{AttachmentState, CniError, ErrorCode, NetnsPath};
+use heddle_proto::{AttachmentState, CniError, ErrorCode, NetnsPath, PortMapping};
 
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
@@ -12,6 +12,7 @@ use crate::agent;
 use crate::config::NetConf;
 use crate::env::Target;
 use crate::kernel::{KernelError, open_netns};
+use crate::port_mappings;
 use crate::result::{PrevInterface, PrevResult};
 use crate::version::CniVersion;
 
@@ -69,6 +70,15 @@ pub async fn check_pod(conf: &NetConf, target: &Target, path: &NetnsPath) -> Res
             target.ifname, known.state
         ))
         .with_details(known.why));
+    }
+    let mappings = port_mappings::of(conf)?;
+    if known.port_mappings != mappings {
+        let shown = |mappings: &[PortMapping]| mappings.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        return Err(differs(format!(
+            "the agent maps the node's ports [{}], and runtimeConfig.portMappings has [{}]",
+            shown(&known.port_mappings),
+            shown(&mappings)
+        )));
     }
     let host = Netlink::open()
         .and_then(|netlink| netlink.link(known.host_ifname.as_str()))

@@ -16,12 +16,11 @@ const MAX_MTU: u64 = 65_535;
 const MAX_RUN_DIR: usize = 107 - 1 - CNI_SOCKET.len();
 
 /// Keys that the specification or libcni may write into any plugin's configuration. heddle-cni ignores them.
-const IGNORED: [&str; 10] = [
+const IGNORED: [&str; 9] = [
     "cniVersions",
     "type",
     "args",
     "capabilities",
-    "runtimeConfig",
     "dns",
     "disableCheck",
     "disableGC",
@@ -44,10 +43,12 @@ pub struct NetConf {
     pub tx_off: bool,
     /// `prevResult`, not decoded: only CHECK needs it, and a bad one must not make DEL fail.
     pub prev_result: Option<Value>,
+    /// `runtimeConfig`, not decoded for the same reason: only ADD and CHECK need it.
+    pub runtime_config: Option<Value>,
 }
 
 /// Makes the error for an invalid value (code 7).
-fn invalid(msg: impl Into<String>) -> CniError {
+pub(crate) fn invalid(msg: impl Into<String>) -> CniError {
     CniError::new(ErrorCode::INVALID_CONFIG, msg)
 }
 
@@ -80,6 +81,7 @@ impl NetConf {
             mtu: None,
             tx_off: false,
             prev_result: None,
+            runtime_config: None,
         };
         // An unknown key is refused, so that a misspelt one is noticed.
         for (key, value) in &conf {
@@ -93,6 +95,7 @@ impl NetConf {
                         .ok_or_else(|| invalid(format!("txOff is {}: give true or false", shown(value))))?;
                 }
                 "prevResult" => parsed.prev_result = Some(value.clone()),
+                "runtimeConfig" => parsed.runtime_config = Some(value.clone()),
                 "ipMasq" if value != &Value::Bool(false) => {
                     return Err(unsupported(key, value, "the agent decides about masquerading"));
                 }

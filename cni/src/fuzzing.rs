@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use crate::env::Call;
+use crate::port_mappings;
 use crate::version::CniVersion;
 use crate::{Input, error_json, input};
 
@@ -47,6 +48,10 @@ pub fn check_input(data: &[u8]) {
             let (call, conf) = *valid;
             assert_eq!(conf.version, spoken);
             assert!(conf.socket().is_absolute() && conf.socket().as_os_str().len() < 108);
+            match port_mappings::of(&conf) {
+                Ok(mappings) => assert!(mappings.iter().all(|m| m.host_port > 0 && m.container_port > 0)),
+                Err(e) => assert!(e.code.0 == 7 && e.msg.len() < 2000, "{} bytes: {e}", e.msg.len()),
+            }
             assert!(conf.mtu.is_none_or(|mtu| (1280..=65_535).contains(&mtu)));
             if let Call::Add(target, _) | Call::Del(target, _) | Call::Check(target, _) = call {
                 assert!((1..=15).contains(&target.ifname.as_str().len()));

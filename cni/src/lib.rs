@@ -28,6 +28,7 @@ pub mod fuzzing;
 mod json_input;
 pub mod kernel;
 pub mod pod;
+mod port_mappings;
 pub mod result;
 pub mod status;
 pub mod version;

@@ -88,6 +88,7 @@ impl Node {
                 port: PortId(id.0),
                 worker: WorkerId(0),
                 mtu: 0,
+                host_ports: Box::default(),
             });
         }
     }

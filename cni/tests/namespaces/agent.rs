@@ -172,6 +172,7 @@ fn attachment(request: &PrepareRequest, prepared: &Prepared) -> Attachment {
         host_ifindex: None,
         mac: prepared.mac,
         addresses: prepared.addresses.iter().map(|a| a.address).collect(),
+        port_mappings: request.port_mappings.clone(),
         state: AttachmentState::Prepared,
         why: String::new(),
     }

@@ -276,6 +276,7 @@ impl World {
             port: PortId(2),
             worker: WorkerId(0),
             mtu: 0,
+            host_ports: Box::default(),
         });
         world.snapshot = world.compiler.rebuild().snapshot;
         world.rules = rules;

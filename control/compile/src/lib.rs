@@ -108,6 +108,7 @@ mod underlay;
 pub use compiler::{BuildResult, Compiler};
 pub use config::{NodeConfig, TunnelConfig, UplinkMtu};
 pub use node::attachment::{AddressDifference, Attachment};
+pub use node::pod_host_port::PodHostPort;
 pub use node_tables::{Interfaces, NodeTables};
 pub use prefix::to_prefix;
 pub use service::state::RemovedBackend;

@@ -9,13 +9,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use heddle_ids::PortId;
-use heddle_model::{Changes, Cluster, NodeFacts, ObjectKey};
+use heddle_model::{Changes, Cluster, NodeFacts, ObjectKey, Pod};
 use heddle_tables::{EndpointId, Snapshot, Uplink, UplinkPort, WorkerId};
-use heddle_wire::{Ip, MacAddr};
+use heddle_wire::{Ip, MacAddr, Proto};
 
 use crate::compiler::Compiler;
 use crate::config::NodeConfig;
 use crate::node::attachment::Attachment;
+use crate::node::pod_host_port::PodHostPort;
 use crate::underlay::{Underlay, UnderlayRoute};
 
 /// The properties of a node's interfaces, which manifests do not contain.
@@ -181,10 +182,21 @@ impl NodeTables {
                 port: PortId(id.0),
                 worker: WorkerId(0),
                 mtu: if self.pod_mtu == 0 { ANY_MTU } else { self.pod_mtu },
+                host_ports: cluster.pod(key).map(|pod| host_ports(pod)).unwrap_or_default(),
             });
             self.attached.insert(key.clone(), (id, ips.to_vec()));
         }
     }
+}
+
+/// Returns the host ports of a pod, as the CNI plugin gets them from the container runtime.
+fn host_ports(pod: &Pod) -> Box<[PodHostPort]> {
+    let mapped = pod.ports.iter().filter_map(|port| Some((port, port.host?)));
+    let all = mapped.flat_map(|(port, host)| {
+        let proto = Proto(port.protocol.number());
+        PodHostPort::of(host.ip, proto, host.number.get(), port.number.get())
+    });
+    all.collect()
 }
 
 /// The MAC address of the host port, if it is unknown.

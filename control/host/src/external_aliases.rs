@@ -1,5 +1,5 @@
-//! The alias ports of external frontends. If the node itself holds a load balancer or external address, the kernel delivers
-//! packets to it locally. The nftables table therefore maps each frontend at the address to its alias: an address that only
+//! The alias ports of external frontends. If the node itself holds a load balancer or external address, or the `hostIP` of a pod's host
+//! port, the kernel delivers packets to it locally. The nftables table therefore maps each frontend at the address to its alias: an address that only
 //! heddle has, and a port for each frontend.
 //!
 //! The port is a hash of the frontend, so the next agent assigns the same one. Packets that the kernel still sends by an
@@ -22,6 +22,8 @@ pub struct ExternalAliases {
     ports: BTreeMap<ExternalFrontend, u16>,
     /// The ports in use.
     used: BTreeSet<u16>,
+    /// The frontends of pods' host ports.
+    host_ports: BTreeSet<ExternalFrontend>,
 }
 
 impl ExternalAliases {
@@ -48,19 +50,43 @@ impl ExternalAliases {
             let concerned: BTreeSet<ExternalFrontend> = both
                 .flat_map(|service| ExternalFrontend::of(service, external_ips))
                 .collect();
-            for frontend in concerned {
-                // Another Service may still have the frontend.
-                let mut services = cluster.services_at(frontend.ip);
-                let exists =
-                    services.any(|service| ExternalFrontend::of(service, external_ips).any(|other| other == frontend));
-                match (exists, self.ports.contains_key(&frontend)) {
-                    (true, false) => changed.extend(self.assign(frontend).map(|port| (frontend, Some(port)))),
-                    (false, true) => {
-                        self.release(&frontend);
-                        changed.push((frontend, None));
-                    }
-                    (true, true) | (false, false) => {}
+            changed.extend(self.update(cluster, concerned, external_ips));
+        }
+        changed
+    }
+
+    /// Sets the frontends of pods' host ports at single addresses, and returns the frontends as [`Self::apply_changes`] does.
+    pub fn set_host_ports(
+        &mut self,
+        cluster: &Cluster,
+        host_ports: &BTreeSet<ExternalFrontend>,
+        external_ips: bool,
+    ) -> Vec<(ExternalFrontend, Option<u16>)> {
+        let before = std::mem::replace(&mut self.host_ports, host_ports.clone());
+        let concerned: BTreeSet<ExternalFrontend> = before.symmetric_difference(host_ports).copied().collect();
+        self.update(cluster, concerned, external_ips)
+    }
+
+    /// Assigns a port to each of these frontends that exists, and releases the ports of the others.
+    fn update(
+        &mut self,
+        cluster: &Cluster,
+        concerned: BTreeSet<ExternalFrontend>,
+        external_ips: bool,
+    ) -> Vec<(ExternalFrontend, Option<u16>)> {
+        let mut changed = Vec::new();
+        for frontend in concerned {
+            // A pod or another Service may still have the frontend.
+            let mut services = cluster.services_at(frontend.ip);
+            let exists = self.host_ports.contains(&frontend)
+                || services.any(|service| ExternalFrontend::of(service, external_ips).any(|other| other == frontend));
+            match (exists, self.ports.contains_key(&frontend)) {
+                (true, false) => changed.extend(self.assign(frontend).map(|port| (frontend, Some(port)))),
+                (false, true) => {
+                    self.release(&frontend);
+                    changed.push((frontend, None));
                 }
+                (true, true) | (false, false) => {}
             }
         }
         changed

@@ -1,5 +1,5 @@
-//! The frontends of Services that the node's own processes reach through the host port: node ports, and load balancer and
-//! external addresses. They are computed from the Services alone.
+//! The frontends that the node's own processes reach through the host port: node ports, load balancer and external addresses of Services,
+//! and host ports of pods.
 //!
 //! The kernel delivers a packet to an address of the node locally. The agent's nftables table ([`crate::nft`]) therefore
 //! sends packets for node ports to an address that only heddle has and that is routed to `heddle0`; the port stays the same.
@@ -12,18 +12,18 @@ use std::net::IpAddr;
 
 use heddle_model::{Protocol, Service, ServiceType};
 
-/// A node port of one family.
+/// A node port of a Service, or a host port of a pod, at every address of the node of one family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodePort {
     /// `true` for IPv4, `false` for IPv6.
     pub v4: bool,
     /// The protocol.
     pub protocol: Protocol,
-    /// The port: `spec.ports[].nodePort`.
+    /// The port: `spec.ports[].nodePort` or `spec.containers[].ports[].hostPort`.
     pub port: u16,
 }
 
-/// A frontend at a load balancer's address or at an external address.
+/// A frontend at a load balancer's address, at an external address, or at the `hostIP` of a pod's host port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ExternalFrontend {
     /// The address.
@@ -54,11 +54,13 @@ fn external_addresses(service: &Service, external_ips: bool) -> impl Iterator<It
     service.served_balancers().chain(external)
 }
 
-/// The frontends of all Services.
+/// The frontends of all Services, and the host ports without an address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontends {
     /// The node ports.
     pub node_ports: BTreeSet<NodePort>,
+    /// The host ports of local pods at every address of the node.
+    pub host_ports: BTreeSet<NodePort>,
     /// The load balancer addresses that nodes serve themselves (`ipMode: VIP`) and, if they are served, the external addresses.
     pub addresses: BTreeSet<IpAddr>,
 }

@@ -1,6 +1,6 @@
 //! The agent's only nftables table. It masquerades the pods' traffic that leaves the node by one of the kernel's interfaces.
-//! It also sends packets of the node's own processes to heddle, if their destination is a node port at one of the node's
-//! addresses, or a load balancer or external address that the node holds.
+//! It also sends packets of the node's own processes to heddle, if their destination is a node port or a pod's host port at one of the
+//! node's addresses, or a load balancer or external address that the node holds.
 //!
 //! This module writes the table's text; [`crate::nft_program`] hands it to `nft`, which replaces the whole table in one
 //! transaction. It reads no rules of others.
@@ -17,6 +17,8 @@ use crate::well_known::INTERFACE;
 
 /// The table's family and name.
 pub const NAME: &str = "inet heddle";
+/// IPv4's loopback addresses (RFC 1122, section 3.2.1.3).
+const LOOPBACK: &str = "127.0.0.0/8";
 
 /// The contents of the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -27,15 +29,20 @@ pub struct Table {
     pub cluster_ranges: BTreeSet<IpNet>,
     /// The source ports that the kernel must not choose, because heddle uses them.
     pub reserved: Option<RangeInclusive<u16>>,
-    /// The node ports, which the node's processes reach at the node's own addresses.
+    /// The node ports and host ports, which the node's processes reach at the node's own addresses.
     pub node_ports: BTreeSet<NodePort>,
+    /// The ports among them that the node's processes also reach at IPv4's loopback addresses: host ports. (At `::1` the kernel
+    /// lets no packet leave its interface.)
+    pub loopback_ports: BTreeSet<NodePort>,
     /// The addresses, one of each family, to which packets for node ports are sent. Only heddle has them.
     pub node_port_targets: BTreeSet<IpAddr>,
-    /// The frontends at load balancer and external addresses, each with the address and port to which packets of the node's
+    /// The frontends at load balancer and external addresses, and host ports at single addresses, each with the address and port to which packets of the node's
     /// processes are sent if the node holds the frontend's address. Only the kernel knows which addresses the node holds.
     pub external: BTreeMap<ExternalFrontend, (IpAddr, u16)>,
-    /// One address of the node of each family. Packets to an external frontend get it as their source: the kernel has chosen
-    /// the frontend's address as their source, to which a pod's answer would not come back.
+    /// The load balancer and external addresses. If the node holds one, the kernel chooses it as the source of packets to itself, to
+    /// which a pod's answer would not come back. Such packets get an address of `node_addresses` as their source.
+    pub external_addresses: BTreeSet<IpAddr>,
+    /// One address of the node of each family.
     pub node_addresses: BTreeSet<IpAddr>,
 }
 
@@ -102,22 +109,39 @@ fn external(table: &Table, v4: bool) -> impl Iterator<Item = (&ExternalFrontend,
     table.external.iter().filter(of_family)
 }
 
-/// Adds the rules that replace the source of packets to heddle by the node's address, if the source is an external address.
+/// Returns the load balancer and external addresses of a family.
+fn external_addresses(table: &Table, v4: bool) -> impl Iterator<Item = &IpAddr> {
+    table.external_addresses.iter().filter(move |ip| ip.is_ipv4() == v4)
+}
+
+/// Returns true if the node's processes reach a frontend at a loopback address.
+fn serves_loopback(table: &Table) -> bool {
+    let mut external = external(table, true);
+    !table.loopback_ports.is_empty() || external.any(|(frontend, _)| frontend.ip.is_loopback())
+}
+
+/// Adds the rules that replace the source of packets to heddle by the node's address, if the source is an external or a loopback
+/// address.
 fn source_rules(table: &Table, ports: &str, text: &mut String) {
     for address in &table.node_addresses {
-        let (family, name) = family(address.is_ipv4());
-        if external(table, address.is_ipv4()).next().is_none() {
-            continue;
-        }
-        let address = if address.is_ipv4() || ports.is_empty() {
+        let v4 = address.is_ipv4();
+        let (family, name) = family(v4);
+        let to = if v4 || ports.is_empty() {
             address.to_string()
         } else {
             format!("[{address}]")
         };
-        let _ = writeln!(
-            text,
-            "    oifname \"{INTERFACE}\" {family} saddr @outer{name} meta l4proto {{ tcp, udp, sctp }} snat {family} to {address}{ports}"
-        );
+        let mut sources = Vec::new();
+        if external_addresses(table, v4).next().is_some() {
+            sources.push(format!("@outer{name}"));
+        }
+        if v4 && serves_loopback(table) {
+            sources.push(LOOPBACK.to_owned());
+        }
+        for source in sources {
+            let from = format!("oifname \"{INTERFACE}\" {family} saddr {source} meta l4proto {{ tcp, udp, sctp }}");
+            let _ = writeln!(text, "    {from} snat {family} to {to}{ports}");
+        }
     }
 }
 
@@ -125,31 +149,34 @@ fn source_rules(table: &Table, ports: &str, text: &mut String) {
 fn external_sets(table: &Table, text: &mut String) {
     for v4 in [true, false] {
         let (_, name) = family(v4);
-        let addresses: BTreeSet<String> = external(table, v4)
-            .map(|(frontend, _)| frontend.ip.to_string())
-            .collect();
-        if addresses.is_empty() {
-            continue;
+        let addresses: Vec<String> = external_addresses(table, v4).map(ToString::to_string).collect();
+        if !addresses.is_empty() {
+            let addresses = addresses.join(", ");
+            let _ = writeln!(
+                text,
+                "  set outer{name} {{ type ipv{name}_addr; elements = {{ {addresses} }} }}"
+            );
         }
-        let addresses: Vec<String> = addresses.into_iter().collect();
         let ports: Vec<String> = external(table, v4)
             .map(|(frontend, (ip, port))| {
                 let protocol = frontend.protocol.as_str().to_ascii_lowercase();
                 format!("{} . {protocol} . {} : {ip} . {port}", frontend.ip, frontend.port)
             })
             .collect();
-        let _ = write!(
+        if ports.is_empty() {
+            continue;
+        }
+        let _ = writeln!(
             text,
-            "  set outer{name} {{ type ipv{name}_addr; elements = {{ {} }} }}\n  map outerports{name} {{ type \
-             ipv{name}_addr . inet_proto . inet_service : ipv{name}_addr . inet_service; elements = {{ {} }} }}\n",
-            addresses.join(", "),
+            "  map outerports{name} {{ type \
+             ipv{name}_addr . inet_proto . inet_service : ipv{name}_addr . inet_service; elements = {{ {} }} }}",
             ports.join(", ")
         );
     }
 }
 
-/// Adds the chain for packets of the node's own processes to addresses that the node holds. Node ports are not served at
-/// loopback addresses, as in kube-proxy's nftables mode, because an answer to them could not come back.
+/// Adds the chain for packets of the node's own processes to addresses that the node holds. As in kube-proxy's nftables mode, node
+/// ports are not served at loopback addresses. Host ports are, as with the reference plugin `portmap`.
 fn output_chain(table: &Table, text: &mut String) {
     let mut chain = String::new();
     for v4 in [true, false] {
@@ -163,25 +190,30 @@ fn output_chain(table: &Table, text: &mut String) {
     }
     for to in &table.node_port_targets {
         let (family, name) = family(to.is_ipv4());
-        let loopback = if to.is_ipv4() { "127.0.0.0/8" } else { "::1" };
-        let ports: Vec<String> = table
-            .node_ports
-            .iter()
-            .filter(|port| port.v4 == to.is_ipv4())
-            .map(|port| format!("{} . {}", port.protocol.as_str().to_ascii_lowercase(), port.port))
-            .collect();
-        if ports.is_empty() {
-            continue;
+        let loopback = if to.is_ipv4() { LOOPBACK } else { "::1" };
+        let sets = [
+            ("loopbackports", &table.loopback_ports, format!("daddr {loopback}")),
+            ("nodeports", &table.node_ports, format!("daddr != {loopback}")),
+        ];
+        for (set, ports, at) in sets {
+            let ports: Vec<String> = ports
+                .iter()
+                .filter(|port| port.v4 == to.is_ipv4())
+                .map(|port| format!("{} . {}", port.protocol.as_str().to_ascii_lowercase(), port.port))
+                .collect();
+            if ports.is_empty() {
+                continue;
+            }
+            let _ = writeln!(
+                text,
+                "  set {set}{name} {{ type inet_proto . inet_service; elements = {{ {} }} }}",
+                ports.join(", ")
+            );
+            let _ = writeln!(
+                chain,
+                "    {family} {at} fib daddr type local meta l4proto . th dport @{set}{name} dnat {family} to {to}"
+            );
         }
-        let _ = writeln!(
-            text,
-            "  set nodeports{name} {{ type inet_proto . inet_service; elements = {{ {} }} }}",
-            ports.join(", ")
-        );
-        let _ = writeln!(
-            chain,
-            "    {family} daddr != {loopback} fib daddr type local meta l4proto . th dport @nodeports{name} dnat {family} to {to}"
-        );
     }
     if !chain.is_empty() {
         let _ = write!(
@@ -211,6 +243,11 @@ mod tests {
             .into_iter()
             .map(|(v4, protocol, port)| NodePort { v4, protocol, port })
             .collect(),
+            loopback_ports: BTreeSet::from([NodePort {
+                v4: true,
+                protocol: Protocol::Tcp,
+                port: 30_080,
+            }]),
             node_port_targets: BTreeSet::from(["10.0.1.2".parse().unwrap(), "fd00::2".parse().unwrap()]),
             external: [
                 ("203.0.113.5", Protocol::Tcp, 80, "10.0.1.3", 1),
@@ -223,6 +260,7 @@ mod tests {
                 (ExternalFrontend { ip, protocol, port }, (to.parse().unwrap(), at))
             })
             .collect(),
+            external_addresses: ["203.0.113.5", "2001:db8:5::5"].map(|ip| ip.parse().unwrap()).into(),
             node_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()]),
         };
         let expected = r#"add table inet heddle
@@ -243,14 +281,17 @@ table inet heddle {
     oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @inside6 meta l4proto { tcp, udp, sctp } masquerade to :1024-60999
     oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @inside6 masquerade
     oifname "heddle0" ip saddr @outer4 meta l4proto { tcp, udp, sctp } snat ip to 192.0.2.1:1024-60999
+    oifname "heddle0" ip saddr 127.0.0.0/8 meta l4proto { tcp, udp, sctp } snat ip to 192.0.2.1:1024-60999
     oifname "heddle0" ip6 saddr @outer6 meta l4proto { tcp, udp, sctp } snat ip6 to [2001:db8::1]:1024-60999
   }
+  set loopbackports4 { type inet_proto . inet_service; elements = { tcp . 30080 } }
   set nodeports4 { type inet_proto . inet_service; elements = { tcp . 30080, sctp . 30099 } }
   set nodeports6 { type inet_proto . inet_service; elements = { udp . 30053 } }
   chain output {
     type nat hook output priority -100; policy accept;
     fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @outerports4
     fib daddr type local dnat ip6 to ip6 daddr . meta l4proto . th dport map @outerports6
+    ip daddr 127.0.0.0/8 fib daddr type local meta l4proto . th dport @loopbackports4 dnat ip to 10.0.1.2
     ip daddr != 127.0.0.0/8 fib daddr type local meta l4proto . th dport @nodeports4 dnat ip to 10.0.1.2
     ip6 daddr != ::1 fib daddr type local meta l4proto . th dport @nodeports6 dnat ip6 to fd00::2
   }

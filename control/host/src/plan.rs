@@ -116,6 +116,7 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
     });
     let table = Table {
         external: external.collect(),
+        external_addresses: inputs.frontends.addresses.clone(),
         node_addresses: alias_addresses
             .into_iter()
             .flatten()
@@ -124,7 +125,14 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
         pod_ranges: facts.pod_ranges(),
         cluster_ranges,
         reserved: Some(inputs.reserved_ports.clone()),
-        node_ports: inputs.frontends.node_ports.clone(),
+        node_ports: &inputs.frontends.node_ports | &inputs.frontends.host_ports,
+        loopback_ports: inputs
+            .frontends
+            .host_ports
+            .iter()
+            .filter(|port| port.v4)
+            .copied()
+            .collect(),
         node_port_targets: facts.masquerade_addresses.iter().copied().collect(),
     };
     Plan {

@@ -9,12 +9,14 @@ use crate::well_known::{INTERFACE, PEER};
 ///
 /// Forwarding is on because pods' traffic to the outside comes in here. `accept_local` is on because ICMP errors come in here
 /// that have an address of the node as their source. `rp_filter` is 2 (loose), because 1 refuses them whatever `accept_local`
-/// is, and the kernel uses the larger value of `all` and this one. Redirects are off because they would name routes that pods do not
+/// is, and the kernel uses the larger value of `all` and this one. `route_localnet` is on because processes of the node reach host ports at
+/// 127.0.0.1, and the kernel translates these packets only here; heddle sends no packet with such an address. Redirects are off because they would name routes that pods do not
 /// have.
 const HOST_INTERFACE: &[(&str, &str)] = &[
     ("net/ipv4/conf/IFACE/forwarding", "1"),
     ("net/ipv4/conf/IFACE/accept_local", "1"),
     ("net/ipv4/conf/IFACE/rp_filter", "2"),
+    ("net/ipv4/conf/IFACE/route_localnet", "1"),
     ("net/ipv4/conf/IFACE/accept_redirects", "0"),
     ("net/ipv4/conf/IFACE/send_redirects", "0"),
     ("net/ipv6/conf/IFACE/disable_ipv6", "0"),

@@ -71,6 +71,11 @@ fn plan() -> Plan {
                     port: 30_080,
                 },
             ]),
+            loopback_ports: BTreeSet::from([NodePort {
+                v4: true,
+                protocol: Protocol::Sctp,
+                port: 30_099,
+            }]),
             node_port_targets: BTreeSet::from([ip("10.0.1.2"), ip("fd00:1::2")]),
             external: [("203.0.113.5", "10.0.1.3"), ("2001:db8:5::5", "fd00:1::3")]
                 .map(|(outer, at)| {
@@ -82,6 +87,7 @@ fn plan() -> Plan {
                     (outer, (ip(at), 1))
                 })
                 .into(),
+            external_addresses: BTreeSet::from([ip("203.0.113.5"), ip("2001:db8:5::5")]),
             node_addresses: BTreeSet::from([ip("192.0.2.1"), ip("2001:db8::1")]),
         },
     }

@@ -126,6 +126,7 @@ mod tests {
                 name: Some("http".into()),
                 number: PortNumber::MIN,
                 protocol: Protocol::Tcp,
+                host: None,
             }]
             .into(),
             ready: true,

@@ -37,7 +37,7 @@ pub use labels::{LabelError, Labels, check_label_key, check_label_value};
 pub use mac::{MacAddress, MacAddressError};
 pub use node::{NAMESPACE_NAME_LABEL, Namespace, Node, ServiceCidr, VTEP_ANNOTATION};
 pub use node_facts::NodeFacts;
-pub use pod::{ContainerPort, Pod, PodPhase};
+pub use pod::{ContainerPort, Pod, PodPhase, PortOfHost};
 pub use policy::{IpBlock, IpBlockError, NetworkPolicy, Peer, PolicyPort, PolicyPorts, PolicyRule};
 pub use port::{PortNumber, PortRange, PortRangeError, Protocol, UnknownProtocol};
 pub use selector::{LabelSelector, Operator, Requirement, RequirementError};

@@ -53,9 +53,14 @@ impl Pod {
             self.phase = PodPhase::Running;
         }
         // Policies find ports by name.
-        if self.ports.iter().any(|port| port.name.is_none()) {
+        if self.ports.iter().any(|port| port.name.is_none() || port.host.is_some()) {
             let named = self.ports.iter().filter(|port| port.name.is_some());
-            self.ports = named.cloned().collect();
+            self.ports = named
+                .map(|port| ContainerPort {
+                    host: None,
+                    ..port.clone()
+                })
+                .collect();
         }
     }
 
@@ -121,4 +126,16 @@ pub struct ContainerPort {
     pub number: PortNumber,
     /// `protocol`
     pub protocol: Protocol,
+    /// `hostPort` with `hostIP`, unless the pod uses its node's network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<PortOfHost>,
+}
+
+/// A port of the node that leads to a container port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PortOfHost {
+    /// `hostPort`
+    pub number: PortNumber,
+    /// `hostIP`; none if it is empty.
+    pub ip: Option<IpAddr>,
 }

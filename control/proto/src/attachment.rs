@@ -10,7 +10,7 @@ use heddle_wire::MacAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-use crate::{ContainerId, IfName, NetnsPath, ObjectName, serde_mac};
+use crate::{ContainerId, IfName, MAX_PORT_MAPPINGS, NetnsPath, ObjectName, PortMapping, serde_mac};
 
 /// The maximum number of addresses of an attachment.
 pub const MAX_ADDRESSES: usize = 4;
@@ -53,6 +53,13 @@ pub struct PrepareRequest {
     /// `podMTU`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
+    /// The ports of the node that lead to the pod (`runtimeConfig.portMappings`).
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "at_most::<_, _, MAX_PORT_MAPPINGS>"
+    )]
+    pub port_mappings: Vec<PortMapping>,
 }
 
 /// One address of a prepared attachment; in the pod it has the full prefix (`/32`, `/128`).
@@ -184,6 +191,13 @@ pub struct Attachment {
     /// The pod's addresses.
     #[serde(deserialize_with = "at_most::<_, _, MAX_ADDRESSES>")]
     pub addresses: Vec<IpAddr>,
+    /// The ports of the node that lead to the pod.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "at_most::<_, _, MAX_PORT_MAPPINGS>"
+    )]
+    pub port_mappings: Vec<PortMapping>,
     /// The state.
     pub state: AttachmentState,
     /// The reason why it does not forward, for people; may be empty.

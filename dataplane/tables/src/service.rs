@@ -47,6 +47,9 @@ pub enum FrontendKind {
     ExternalIp,
     /// `spec.ports[].nodePort`, at [`FrontendKey::node_port`].
     NodePort,
+    /// `spec.containers[].ports[].hostPort` of a local pod, which is the only backend; without `hostIP` at
+    /// [`FrontendKey::node_port`].
+    HostPort,
 }
 
 /// The client of a Service, as traffic policies distinguish clients.
@@ -155,7 +158,7 @@ pub struct Frontend {
     pub kind: FrontendKind,
     /// The address, protocol and port at which the Service is reached.
     pub key: FrontendKey,
-    /// `namespace/name` of the Service, with `:port name` if the port has a name.
+    /// `namespace/name` of the Service, with `:port name` if the port has a name. For a host port, `namespace/name` of the pod.
     pub name: Arc<str>,
     /// Backends that get no new connection but keep their existing ones.
     pub draining: Box<[Backend]>,
@@ -239,10 +242,13 @@ impl Frontend {
 
     /// Returns true if the client's address is replaced by the node's, as in kube-proxy with a cluster CIDR
     /// (`writeServiceToEndpointRules` and the `KUBE-EXT` chains). At a cluster address this holds for all clients except pods. At an
-    /// external one it holds for all clients with the traffic policy `Cluster`, and only for the node itself with `Local`.
+    /// external one it holds for all clients with the traffic policy `Cluster`, and only for the node itself with `Local`. At a pod's
+    /// host port it holds for none.
     #[must_use]
     pub const fn masquerades(&self, client: Client) -> bool {
         match (self.kind, &self.inside) {
+            // The pod is local, so its answers come back whatever the client's address is.
+            (FrontendKind::HostPort, _) => false,
             (FrontendKind::ClusterIp, _) => !matches!(client, Client::Pod),
             (_, None) => true,
             (_, Some(_)) => matches!(client, Client::ThisNode),
@@ -293,6 +299,7 @@ mod tests {
         let clients = [Client::Pod, Client::ThisNode, Client::Outside];
         let asked = |frontend: Frontend| clients.map(|client| frontend.masquerades(client));
         assert_eq!(asked(frontend(FrontendKind::ClusterIp, None)), [false, true, true]);
+        assert_eq!(asked(frontend(FrontendKind::HostPort, None)), [false; 3]);
         for kind in [
             FrontendKind::LoadBalancer,
             FrontendKind::ExternalIp,

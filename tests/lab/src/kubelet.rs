@@ -61,6 +61,10 @@ impl Node {
     pub fn cni(&self, command: &str, pod: &Pod, prev_result: Option<&Value>) -> Result<Output, LabError> {
         let mut config =
             json!({"cniVersion": "1.1.0", "name": "heddle", "type": "heddle-cni", "runDir": self.run_dir()});
+        if !pod.port_mappings().is_null() {
+            config["capabilities"] = json!({"portMappings": true});
+            config["runtimeConfig"] = json!({"portMappings": pod.port_mappings()});
+        }
         if let Some(prev) = prev_result {
             config["prevResult"] = prev.clone();
         }

@@ -15,6 +15,8 @@ pub struct Pod {
     pub name: String,
     labels: Vec<(String, String)>,
     uid: String,
+    /// `runtimeConfig.portMappings`
+    port_mappings: Value,
     ns: NetNs,
 }
 
@@ -26,6 +28,7 @@ impl Pod {
             name: name.to_owned(),
             labels: owned(labels),
             uid: format!("uid-{namespace}-{name}"),
+            port_mappings: Value::Null,
             ns: NetNs::create(name)?,
         })
     }
@@ -51,6 +54,17 @@ impl Pod {
     /// Sets its uid to the one that an API server gave it.
     pub fn set_uid(&mut self, uid: &str) {
         uid.clone_into(&mut self.uid);
+    }
+
+    /// Returns its port mappings as the container runtime passes them to the CNI plugin; null if it has none.
+    #[must_use]
+    pub const fn port_mappings(&self) -> &Value {
+        &self.port_mappings
+    }
+
+    /// Sets its port mappings, in the form of the CNI capability `portMappings`.
+    pub fn map_ports(&mut self, mappings: Value) {
+        self.port_mappings = mappings;
     }
 
     /// Returns its Pod object on a node, with these addresses.

@@ -3,6 +3,7 @@
 mod changes;
 #[path = "../common/mod.rs"]
 mod common;
+mod host_ports;
 mod kernel;
 mod mtu;
 mod outside;

@@ -104,11 +104,22 @@ impl Cluster {
     /// Starts a pod with a label `app` on a node.
     pub fn add_pod(&mut self, node: usize, name: &str, app: &str) -> Result<&Running, LabError> {
         let pod = self.lab.pod("shop", name, &[("app", app)])?;
+        self.run_pod(node, pod)
+    }
+
+    /// Starts a pod on a node, and lets ports of the node lead to it.
+    pub fn add_pod_with_ports(&mut self, node: usize, name: &str, mappings: Value) -> Result<&Running, LabError> {
+        let mut pod = self.lab.pod("shop", name, &[("app", name)])?;
+        pod.map_ports(mappings);
+        self.run_pod(node, pod)
+    }
+
+    fn run_pod(&mut self, node: usize, pod: Pod) -> Result<&Running, LabError> {
         let home = self.nodes[node].name().to_owned();
         self.apply(&pod.object(&home, &[]))?;
         let attached = self.nodes[node].attach(&pod)?;
         self.apply(&pod.object(&home, &attached.ips))?;
-        let server = TcpServer::start(pod.ns(), PORT, ServerBehavior::TellPeer(name.to_owned()))?;
+        let server = TcpServer::start(pod.ns(), PORT, ServerBehavior::TellPeer(pod.name.clone()))?;
         let known = attached.ips.clone();
         self.pods.push(Running {
             node,

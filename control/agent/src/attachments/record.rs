@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use heddle_proto::{ContainerId, IfName, NetnsPath, PodRef, serde_mac};
+use heddle_proto::{ContainerId, IfName, NetnsPath, PodRef, PortMapping, serde_mac};
 use heddle_wire::MacAddr;
 use serde::{Deserialize, Serialize};
 
@@ -39,6 +39,9 @@ pub struct Record {
     pub mtu: u32,
     /// The pod's addresses, at most one of each family.
     pub addresses: Vec<IpAddr>,
+    /// The ports of the node that lead to the pod.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub port_mappings: Vec<PortMapping>,
     /// `true` once the plugin has sent *ready*: the interface exists and is configured.
     pub ready: bool,
 }

@@ -140,6 +140,7 @@ impl Store {
             mac: pod_mac(id, &addresses),
             mtu,
             addresses,
+            port_mappings: request.port_mappings.clone(),
             ready: false,
         };
         let at = next.attachments.partition_point(|a| a.id < id);

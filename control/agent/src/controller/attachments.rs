@@ -11,6 +11,7 @@ use heddle_proto::{Attachment, AttachmentState, CniError, ErrorCode, Ready};
 use heddle_tables::EndpointId;
 use heddle_wire::Ip;
 
+use super::host_ports;
 use crate::api::Reply;
 use crate::attachments::{Record, Store};
 use crate::workers::PodPort;
@@ -168,6 +169,13 @@ impl Attachments {
             .collect()
     }
 
+    /// Returns `true` if ports of the node lead to an attachment's pod.
+    pub(super) fn has_host_ports(&self, id: u16) -> bool {
+        self.store
+            .by_id(id)
+            .is_some_and(|record| !record.port_mappings.is_empty())
+    }
+
     /// Removes an attachment's stage and record, and returns the requests that waited for it.
     pub(super) fn remove(&mut self, id: u16) -> Vec<PendingReady> {
         self.stages.remove(&id);
@@ -218,6 +226,7 @@ impl Attachments {
                 port: port.port,
                 worker: port.worker,
                 mtu: u16::try_from(record.mtu).unwrap_or(u16::MAX),
+                host_ports: host_ports::of(record),
             });
             *stage = Stage::Compiled(port);
             self.is_changed = true;
@@ -284,6 +293,7 @@ impl Attachments {
             host_ifindex: record.host_ifindex,
             mac: record.mac,
             addresses: record.addresses.clone(),
+            port_mappings: record.port_mappings.clone(),
             state,
             why,
         }

@@ -21,6 +21,7 @@ use super::attachments::{PendingReady, Stage, index_of};
 use super::cni_answers::{Answer, DeletedStale, HeldAnswer};
 use super::journal::Outcome;
 use super::pod_routes;
+use super::publication::WAIT_FOR_HOST;
 use super::state::Controller;
 use crate::api::Reply;
 use crate::attachments::{Record, StoreError};
@@ -335,7 +336,11 @@ impl Controller {
             if pending.version.is_none() && is_published {
                 pending.version = Some(published);
             }
-            let forwards = pending.version.is_some_and(|version| acknowledged >= version);
+            // The node's own processes reach a host port through the nftables table.
+            let waits_for_host = self.attachments.has_host_ports(pending.id)
+                && !self.host.has_tried_newest_plan()
+                && pending.since.elapsed() < WAIT_FOR_HOST;
+            let forwards = !waits_for_host && pending.version.is_some_and(|version| acknowledged >= version);
             if forwards && self.journal.is_durable(pending.sequence) {
                 let took_ms = u64::try_from(pending.since.elapsed().as_millis()).unwrap_or(u64::MAX);
                 tracing::info!(attachment = pending.id, took_ms, "the attachment forwards");

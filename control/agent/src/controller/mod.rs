@@ -25,6 +25,7 @@ mod error;
 mod event_loop;
 mod groups;
 mod host;
+mod host_ports;
 mod journal;
 mod node_report;
 mod objects;

@@ -17,6 +17,7 @@ use ipnet::IpNet;
 
 use super::change_times::ChangeTimes;
 use super::host::USUAL_MTU;
+use super::host_ports::HostPorts;
 use super::pod_routes::Ranges;
 use crate::attachments::Store;
 use crate::read_model::SharedCluster;
@@ -236,12 +237,16 @@ impl Objects {
         &self,
         settings: &Settings,
         external_aliases: &ExternalAliases,
+        host_ports: &HostPorts,
         uplink: Option<&Uplink>,
     ) -> Option<Plan> {
         self.facts.node.as_ref()?;
         let mtu = self.uplink_mtu(uplink).direct;
         let cluster = self.cluster();
-        let mut frontends = Frontends::default();
+        let mut frontends = Frontends {
+            host_ports: host_ports.everywhere.clone(),
+            ..Frontends::default()
+        };
         cluster
             .services()
             .for_each(|service| frontends.add(service, settings.external_ips));

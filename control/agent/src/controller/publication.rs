@@ -16,7 +16,7 @@ use super::objects::NewObjects;
 
 /// The longest time for which tables wait for the host port. `nft` takes some 20 ms; a slow one delays tables no longer
 /// than this, and no tables that an ADD waits for.
-const WAIT_FOR_HOST: Duration = Duration::from_millis(500);
+pub(super) const WAIT_FOR_HOST: Duration = Duration::from_millis(500);
 
 /// The compiler and the state of publication. It exists once every kind of object has synced.
 pub(super) struct Publication {

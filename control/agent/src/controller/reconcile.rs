@@ -51,11 +51,13 @@ impl Controller {
         {
             saver.mark_changed();
         }
-        let is_changed = has_other_facts || self.publication.as_ref().is_some_and(|p| p.is_changed);
+        let has_other_host_ports = self.host_ports.update(&self.attachments.store);
+        let is_changed =
+            has_other_facts || has_other_host_ports || self.publication.as_ref().is_some_and(|p| p.is_changed);
         if changes.is_empty() && !is_changed {
             return Ok(());
         }
-        self.feed_compiler_and_host(&changes, has_other_facts);
+        self.feed_compiler_and_host(&changes, has_other_facts || has_other_host_ports);
         self.attach_known_pods();
         if self.publish() {
             self.open_ports_once()?;
@@ -126,17 +128,19 @@ impl Controller {
         true
     }
 
-    /// Hands the changed objects to the host task and to the compiler. With other facts of the node, the host task's plan may be
-    /// another one, whatever the changes are.
-    fn feed_compiler_and_host(&mut self, changes: &NewObjects, has_other_facts: bool) {
-        let plans_anew = has_other_facts || matches!(changes, NewObjects::All);
+    /// Hands the changed objects to the host task and to the compiler. With other facts of the node or other host ports, the host
+    /// task's plan may be another one, whatever the changes are.
+    fn feed_compiler_and_host(&mut self, changes: &NewObjects, is_node_changed: bool) {
+        let plans_anew = is_node_changed || matches!(changes, NewObjects::All);
         let changed_aliases = {
             let (cluster, external_ips) = (self.objects.cluster(), self.settings.external_ips);
             let aliases = &mut self.external_aliases;
-            match changes {
+            let mut changed = aliases.set_host_ports(&cluster, &self.host_ports.at_addresses, external_ips);
+            changed.extend(match changes {
                 NewObjects::All => aliases.apply_changes(&cluster, cluster.all_changes(), external_ips),
                 NewObjects::Changed(changes) => aliases.apply_changes(&cluster, &changes.objects, external_ips),
-            }
+            });
+            changed
         };
         if plans_anew || changes.any(concerns_host) {
             self.plan_host();
@@ -155,9 +159,12 @@ impl Controller {
     fn plan_host(&mut self) {
         self.host
             .set_node_addresses(self.objects.facts().internal_ips().to_vec());
-        let plan = self
-            .objects
-            .host_plan(&self.settings, &self.external_aliases, self.host.uplink());
+        let plan = self.objects.host_plan(
+            &self.settings,
+            &self.external_aliases,
+            &self.host_ports,
+            self.host.uplink(),
+        );
         if let Some(plan) = plan {
             self.host.set_plan(plan);
         }

@@ -18,6 +18,7 @@ use super::cni_answers::{DeletedStale, HeldAnswer};
 use super::error::ControllerError;
 use super::groups::Groups;
 use super::host::HostReconciler;
+use super::host_ports::HostPorts;
 use super::journal::Journal;
 use super::objects::Objects;
 use super::publication::Publication;
@@ -75,6 +76,8 @@ pub struct Controller {
     pub(super) uplink_ports: UplinkPorts,
     /// The ports at which the node's processes reach load balancer and external addresses that the node itself holds.
     pub(super) external_aliases: ExternalAliases,
+    /// The ports of the node that lead to attached pods.
+    pub(super) host_ports: HostPorts,
     pub(super) journal: Journal,
     /// Saves the cluster for the next start; `None` for a folder, which is there at the next start too.
     pub(super) saver: Option<Saver>,
@@ -148,6 +151,7 @@ impl Controller {
             groups: Groups::default(),
             publication: None,
             external_aliases: ExternalAliases::default(),
+            host_ports: HostPorts::default(),
             journal: Journal::start(kept_file)?,
             saver,
             reporter: None,

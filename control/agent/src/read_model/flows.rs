@@ -83,7 +83,7 @@ impl FlowFilter {
             && self.service.as_deref().is_none_or(|service| {
                 let lookup = || snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport);
                 view.flags.contains(FlowFlags::SERVICE)
-                    && matches!(lookup(), ServiceLookup::Frontend(f) if service_name(&f.name) == service)
+                    && matches!(lookup(), ServiceLookup::Frontend(f) if service_name(f) == Some(service))
             })
     }
 }

@@ -2,7 +2,7 @@
 
 use heddle_model::{Cluster, ObjectKey};
 use heddle_proto::{End, Named, QueryError};
-use heddle_tables::{EndpointId, Place, ServiceLookup, Snapshot};
+use heddle_tables::{EndpointId, Frontend, FrontendKind, Place, ServiceLookup, Snapshot};
 use heddle_wire::{Ip, Proto};
 
 use super::model::ReadModel;
@@ -71,7 +71,7 @@ impl ReadModel {
 /// Returns the Service that owns an address and port, or the first Service at the address if none has the port.
 fn service_at(cluster: &Cluster, snapshot: &Snapshot, ip: Ip, port: u16, proto: Proto) -> Option<Named> {
     match snapshot.frontend(ip, proto, port) {
-        ServiceLookup::Frontend(frontend) => service_of(&frontend.name),
+        ServiceLookup::Frontend(frontend) => service_of(frontend),
         ServiceLookup::NoSuchPort => {
             let first = cluster.services_at(ip.to_std()).next();
             first.and_then(|service| named(&service.key))
@@ -97,25 +97,35 @@ fn named(key: &ObjectKey) -> Option<Named> {
     Named::new(&key.namespace, &key.name)
 }
 
-/// Returns the Service's part of a frontend's name, which is `namespace/name` or `namespace/name:port`.
-pub(super) fn service_name(frontend: &str) -> &str {
-    frontend.split_once(':').map_or(frontend, |(service, _)| service)
+/// Returns the name of a frontend's Service; `None` for a host port, which belongs to a pod. The name of a Service's frontend is
+/// `namespace/name` or `namespace/name:port`.
+pub(super) fn service_name(frontend: &Frontend) -> Option<&str> {
+    let name = &*frontend.name;
+    let is_service = frontend.kind != FrontendKind::HostPort;
+    is_service.then(|| name.split_once(':').map_or(name, |(service, _)| service))
 }
 
 /// Returns the Service of a frontend as namespace and name.
-pub(super) fn service_of(frontend: &str) -> Option<Named> {
-    service_name(frontend).parse().ok()
+pub(super) fn service_of(frontend: &Frontend) -> Option<Named> {
+    service_name(frontend)?.parse().ok()
 }
 
 #[cfg(test)]
 mod tests {
+    use heddle_tables::{Backends, FrontendKey};
+
     use super::*;
 
     #[test]
     fn frontends_are_ports_of_services() {
-        let name = |frontend| service_of(frontend).map(|service| service.to_string());
-        assert_eq!(name("shop/web"), Some("shop/web".to_owned()));
-        assert_eq!(name("shop/web:http"), Some("shop/web".to_owned()));
-        assert_eq!(name("web"), None);
+        let name = |kind, frontend: &str| {
+            let key = FrontendKey::node_port(true, Proto::TCP, 80);
+            service_of(&Frontend::new(key, kind, frontend, Backends::new([], false))).map(|service| service.to_string())
+        };
+        let node_port = FrontendKind::NodePort;
+        assert_eq!(name(node_port, "shop/web"), Some("shop/web".to_owned()));
+        assert_eq!(name(node_port, "shop/web:http"), Some("shop/web".to_owned()));
+        assert_eq!(name(node_port, "web"), None);
+        assert_eq!(name(FrontendKind::HostPort, "shop/web-1"), None);
     }
 }

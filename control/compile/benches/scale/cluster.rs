@@ -114,6 +114,7 @@ pub fn pod(size: Size, id: u32, app: &str) -> Pod {
             name: Some("http".into()),
             number: port(8080),
             protocol: Protocol::Tcp,
+            host: None,
         }]
         .into(),
         ready: true,
@@ -260,6 +261,7 @@ impl World {
                 port: PortId(id.0),
                 worker,
                 mtu: 0,
+                host_ports: Box::default(),
             });
         }
     }

@@ -141,6 +141,7 @@ fn endpoint(criterion: &mut Criterion, report: &mut Report) {
                     port: PortId(client.id.0),
                     worker: client.worker,
                     mtu: 0,
+                    host_ports: Box::default(),
                 });
             }
             Node::new(world, &clients)

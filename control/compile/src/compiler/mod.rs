@@ -76,11 +76,13 @@ impl Compiler {
     /// the replaced one.
     pub fn attach(&mut self, attachment: Attachment) {
         self.detach(attachment.id);
+        self.services.attach(&attachment, &mut self.output.tables);
         self.node.attach(attachment, &mut self.policy, &mut self.output);
     }
 
     /// Removes an attachment.
     pub fn detach(&mut self, id: EndpointId) {
+        self.services.detach(id, &mut self.output.tables);
         self.node.detach(id, &mut self.policy, &mut self.output);
     }
 
@@ -141,7 +143,7 @@ impl Compiler {
     ) {
         let mut affected: BTreeSet<ObjectKey> = BTreeSet::new();
         for (frontend, alias) in aliases {
-            if self.services.set_alias(frontend, alias) {
+            if self.services.set_alias(frontend, alias, &mut self.output.tables) {
                 let services = cluster.services_at(frontend.ip.to_std());
                 affected.extend(services.map(|service| service.key.clone()));
             }

@@ -9,6 +9,7 @@ use heddle_model::{ObjectKey, Pod};
 use heddle_tables::{EndpointId, WorkerId};
 use heddle_wire::{Ip, MacAddr};
 
+use crate::node::pod_host_port::PodHostPort;
 use crate::policy::ids::{GroupId, PodClassId};
 
 /// One attachment of this node, as the agent made it.
@@ -28,6 +29,8 @@ pub struct Attachment {
     pub worker: WorkerId,
     /// The MTU of the pod's interface; 0: [`NodeConfig::local_mtu`](crate::NodeConfig::local_mtu).
     pub mtu: u16,
+    /// The ports of the node that lead to the pod.
+    pub host_ports: Box<[PodHostPort]>,
 }
 
 /// A local pod whose `status.podIPs` differ from the addresses of its attachments.

@@ -181,7 +181,9 @@ impl PortBackends {
     fn frontend(&self, kind: FrontendKind, key: FrontendKey, name: &Arc<str>, service: &Service) -> Frontend {
         let policy = match kind {
             FrontendKind::ClusterIp => service.internal_policy,
-            FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort => service.external_policy,
+            FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort | FrontendKind::HostPort => {
+                service.external_policy
+            }
         };
         let local = self.local.as_ref().filter(|_| policy == TrafficPolicy::Local);
         let mut frontend = Frontend::new(key, kind, Arc::clone(name), local.unwrap_or(&self.cluster_wide).clone());

@@ -2,8 +2,10 @@
 //!
 //! - `backends` chooses the endpoints of one port, by readiness, traffic policy and topology hints.
 //! - `frontends` makes the frontends of one Service.
-//! - `state` records which Service owns each frontend, and the backends that were removed.
+//! - `host_ports` makes the frontends of pods' host ports.
+//! - `state` records which Service or pod owns each frontend, and the backends that were removed.
 
 pub(crate) mod backends;
 pub(crate) mod frontends;
+pub(crate) mod host_ports;
 pub(crate) mod state;

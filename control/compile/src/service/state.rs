@@ -1,12 +1,15 @@
-//! The state of `service`: the owner of each frontend, and the backends that frontends lost.
+//! The state of `service`: the owner of each frontend, and the backends that frontends lost. A Service has precedence over a pod's host
+//! port.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use heddle_model::{Cluster, ObjectKey};
-use heddle_tables::{Backend, Frontend, FrontendKey, SnapshotBuilder};
+use heddle_tables::{Backend, EndpointId, Frontend, FrontendKey, SnapshotBuilder};
 
+use crate::node::attachment::Attachment;
 use crate::service::frontends::{Aliases, NodeScope, frontends_of};
+use crate::service::host_ports::HostPorts;
 
 /// A backend that a frontend no longer has. The agent removes the connections through the frontend to this backend from
 /// the flow table.
@@ -23,6 +26,7 @@ pub struct RemovedBackend {
 pub(crate) struct ServiceState {
     frontends_of: BTreeMap<ObjectKey, Box<[FrontendKey]>>,
     owners: BTreeMap<FrontendKey, ObjectKey>,
+    host_ports: HostPorts,
     aliases: Aliases,
     removed_backends: Vec<RemovedBackend>,
     new_frontends: bool,
@@ -45,9 +49,8 @@ impl ServiceState {
         for gone in before.iter().filter(|key| !compiled.contains_key(*key)) {
             // Another Service may have taken the address over within the same changes.
             if self.owners.get(gone) == Some(key) {
-                self.record_removed(*gone, None, tables);
-                tables.remove_frontend(*gone);
                 self.owners.remove(gone);
+                self.write_host_ports(std::iter::once(*gone), tables);
             }
         }
         if compiled.is_empty() {
@@ -59,6 +62,33 @@ impl ServiceState {
             self.record_removed(at, Some(&frontend), tables);
             tables.set_frontend(Arc::new(frontend));
             self.owners.insert(at, key.clone());
+        }
+    }
+
+    /// Adds the host ports of an attachment.
+    pub(crate) fn attach(&mut self, attachment: &Attachment, tables: &mut SnapshotBuilder) {
+        let changed = self.host_ports.attach(attachment, &self.aliases);
+        self.write_host_ports(changed, tables);
+    }
+
+    /// Removes the host ports of an attachment.
+    pub(crate) fn detach(&mut self, id: EndpointId, tables: &mut SnapshotBuilder) {
+        let changed = self.host_ports.detach(id);
+        self.write_host_ports(changed, tables);
+    }
+
+    /// Writes the frontends of host ports at keys that no Service has.
+    fn write_host_ports(&mut self, keys: impl IntoIterator<Item = FrontendKey>, tables: &mut SnapshotBuilder) {
+        for key in keys {
+            if self.owners.contains_key(&key) {
+                continue;
+            }
+            let frontend = self.host_ports.at(key).cloned();
+            self.record_removed(key, frontend.as_deref(), tables);
+            match frontend {
+                Some(frontend) => tables.set_frontend(frontend),
+                None => tables.remove_frontend(key),
+            }
         }
     }
 
@@ -81,13 +111,23 @@ impl ServiceState {
         self.removed_backends.extend(gone);
     }
 
-    /// Sets or removes the alias of a frontend. Returns true if it changed.
-    pub(crate) fn set_alias(&mut self, frontend: FrontendKey, alias: Option<FrontendKey>) -> bool {
+    /// Sets or removes the alias of a frontend, and writes the host ports that have it. Returns true if it changed.
+    pub(crate) fn set_alias(
+        &mut self,
+        frontend: FrontendKey,
+        alias: Option<FrontendKey>,
+        tables: &mut SnapshotBuilder,
+    ) -> bool {
         let before = match alias {
             Some(alias) => self.aliases.insert(frontend, alias),
             None => self.aliases.remove(&frontend),
         };
-        before != alias
+        if before == alias {
+            return false;
+        }
+        let changed = self.host_ports.set_alias(frontend, &self.aliases);
+        self.write_host_ports(changed, tables);
+        true
     }
 
     /// Returns the backends that frontends lost since the last call.

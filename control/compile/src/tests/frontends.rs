@@ -6,7 +6,7 @@ use heddle_model::{
     ClusterIps, EndpointSlice, IngressMode, LoadBalancerIngress, LoadBalancing, Service, ServiceType, SessionAffinity,
     TrafficDistribution, TrafficPolicy,
 };
-use heddle_tables::{Balancing, Choice, Client, Frontend, FrontendKey, ServiceLookup};
+use heddle_tables::{Balancing, Choice, Client, Frontend, ServiceLookup};
 
 use super::services::{lookup, service, slice};
 use super::*;
@@ -33,7 +33,7 @@ fn here(zone: &str) -> Node {
     node
 }
 
-fn found(snapshot: &Snapshot, addr: &str, proto: Proto, port: u16) -> Option<Arc<Frontend>> {
+pub(super) fn found(snapshot: &Snapshot, addr: &str, proto: Proto, port: u16) -> Option<Arc<Frontend>> {
     match snapshot.frontend(Ip::from(ip(addr)), proto, port) {
         ServiceLookup::Frontend(frontend) => Some(Arc::clone(frontend)),
         ServiceLookup::NoSuchPort | ServiceLookup::NotAService => None,
@@ -41,7 +41,7 @@ fn found(snapshot: &Snapshot, addr: &str, proto: Proto, port: u16) -> Option<Arc
 }
 
 /// Returns the fate of a client's connection to a frontend: `drop`, `reject`, or the last parts of backend addresses.
-fn outcome(snapshot: &Snapshot, addr: &str, port: u16, client: Client) -> String {
+pub(super) fn outcome(snapshot: &Snapshot, addr: &str, port: u16, client: Client) -> String {
     let frontend = found(snapshot, addr, Proto::TCP, port).unwrap();
     let backends = frontend.backends_for(client);
     match backends.pick(0) {

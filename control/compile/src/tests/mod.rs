@@ -3,6 +3,7 @@
 mod evaluator;
 mod frontends;
 mod generations;
+mod host_ports;
 mod nodes;
 mod oracle;
 mod pages;
@@ -20,7 +21,7 @@ use heddle_model::{
     NetworkPolicy, Node, NodeFacts, Object, ObjectKey, ObjectRef, Peer, Pod, PodPhase, PolicyPort, PolicyPorts,
     PolicyRule, PortNumber, PortRange, Protocol, Requirement,
 };
-use heddle_tables::{Direction, EndpointId, PolicyVerdict, Provenance, Snapshot, WorkerId};
+use heddle_tables::{Direction, EndpointId, FrontendKey, PolicyVerdict, Provenance, Snapshot, WorkerId};
 use heddle_wire::{Ip, MacAddr, Proto};
 
 use crate::{Attachment, BuildResult, Compiler, NodeConfig};
@@ -159,6 +160,7 @@ fn container_port(name: &str, number: u16, protocol: Protocol) -> ContainerPort 
         name: Some(name.into()),
         number: port(number),
         protocol,
+        host: None,
     }
 }
 
@@ -184,6 +186,7 @@ fn attachment(id: u16, pod: Option<&ObjectKey>, ips: &[IpAddr]) -> Attachment {
         port: PortId(id),
         worker: WorkerId(0),
         mtu: 0,
+        host_ports: Box::default(),
     }
 }
 

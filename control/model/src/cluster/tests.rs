@@ -417,6 +417,10 @@ fn of_pods_of_other_nodes_only_identity_and_addresses_are_kept() {
             name: name.map(Into::into),
             number: crate::PortNumber::new(80).unwrap(),
             protocol: crate::Protocol::Tcp,
+            host: name.is_none().then_some(crate::PortOfHost {
+                number: crate::PortNumber::new(8080).unwrap(),
+                ip: None,
+            }),
         };
         Event::Upsert {
             origin: "api".into(),

@@ -158,6 +158,7 @@ pub fn explain(
                 FrontendKind::LoadBalancer => "load balancer's address",
                 FrontendKind::ExternalIp => "external address",
                 FrontendKind::NodePort => "node port",
+                FrontendKind::HostPort => "host port",
             },
             admitted,
         }),

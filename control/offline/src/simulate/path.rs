@@ -1,4 +1,5 @@
-//! The path of one connection: egress policy and Service at the entry node, ingress policy at the destination's node.
+//! The path of one connection: egress policy and Service at the entry node, a Service at the node whose address the connection goes to,
+//! ingress policy at the destination's node.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -6,7 +7,7 @@ use std::sync::Arc;
 use heddle_engine::{Allowed, Decision, Denial, DropReason, Query, Source, Target, decide, judge};
 use heddle_flow::{Egress, Origin};
 use heddle_model::Cluster;
-use heddle_tables::{Client, Direction, Frontend, Place, PolicyVerdict, RuleId, ServiceLookup, Snapshot};
+use heddle_tables::{Client, Direction, EndpointId, Frontend, Place, PolicyVerdict, RuleId, ServiceLookup, Snapshot};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
@@ -16,6 +17,8 @@ use super::resolve::{ResolvedProbe, resolve};
 
 /// The source port of a probe, and the identifier of its echo request.
 pub const SOURCE_PORT: u16 = 49_152;
+/// The most nodes on a path: the source's, one whose node port or host port it goes to, and the backend's.
+const MAX_NODES: usize = 3;
 
 /// Answers a probe. `node` is the entry node for probes that name none.
 ///
@@ -34,7 +37,7 @@ pub fn answer(tables: &mut ClusterTables, probe: &Probe, node: Option<&str>) -> 
     })
 }
 
-/// The Service at the destination address of a connection, as its entry node has it.
+/// The Service or host port at the destination address of a connection, as the entry node has it, or else the node with that address.
 #[derive(Clone, Debug)]
 pub(super) struct Service {
     /// The frontend.
@@ -46,7 +49,15 @@ pub(super) struct Service {
 impl Service {
     /// Returns the Service at the destination of a connection, if there is one.
     pub(super) fn at(tables: &mut ClusterTables, resolved: &ResolvedProbe) -> Option<Self> {
-        let snapshot = tables.node_tables(&resolved.entry).snapshot();
+        let owner = tables.cluster().node_at(resolved.to).map(|node| node.name.to_string());
+        let nodes = std::iter::once(resolved.entry.clone()).chain(owner);
+        nodes
+            .into_iter()
+            .find_map(|node| Self::at_node(tables, &node, resolved))
+    }
+
+    fn at_node(tables: &mut ClusterTables, node: &str, resolved: &ResolvedProbe) -> Option<Self> {
+        let snapshot = tables.node_tables(node).snapshot();
         match snapshot.frontend(Ip::from(resolved.to), resolved.proto, resolved.port) {
             ServiceLookup::Frontend(frontend) => Some(Self {
                 frontend: Arc::clone(frontend),
@@ -153,7 +164,7 @@ fn rule_text(snapshot: &Snapshot, rule: RuleId) -> String {
 }
 
 /// Follows the connection from node to node. `via` replaces the backend that the Service would choose.
-pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, via: Option<Target>) -> Path {
+pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, mut via: Option<Target>) -> Path {
     let mut path = Path {
         verdict: Verdict::Allow,
         masquerade: false,
@@ -166,9 +177,10 @@ pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, via: Op
         to: resolved.to,
         port: resolved.port,
     };
-    if let Some(next) = step(tables, resolved, &entry, via, &mut path) {
-        // The destination's node evaluates the ingress policy of its pod.
-        step(tables, resolved, &next, None, &mut path);
+    let mut at = Some(entry);
+    for _ in 0..MAX_NODES {
+        let Some(here) = at else { break };
+        at = step(tables, resolved, &here, &mut via, &mut path);
     }
     path
 }
@@ -181,12 +193,12 @@ struct Step {
     port: u16,
 }
 
-/// Evaluates the path at one node. Returns the next node, if the path continues there.
+/// Evaluates the path at one node. Returns the next node, if the path continues there. The node that has the Service takes `via`.
 fn step(
     tables: &mut ClusterTables,
     resolved: &ResolvedProbe,
     at: &Step,
-    via: Option<Target>,
+    via: &mut Option<Target>,
     path: &mut Path,
 ) -> Option<Step> {
     let snapshot = tables.node_tables(&at.node).snapshot();
@@ -205,7 +217,9 @@ fn step(
     }
 
     // The decision of the workers.
-    let aimed = via.or_else(|| (!is_a_service(snapshot, &query)).then(|| Target::direct(query.tuple.dst, at.port)));
+    let is_a_service = is_a_service(snapshot, &query);
+    let via = if is_a_service { via.take() } else { None };
+    let aimed = via.or_else(|| (!is_a_service).then(|| Target::direct(query.tuple.dst, at.port)));
     let decision = match via {
         Some(target) => match judge(snapshot, &query, target) {
             Ok(passage) => Decision::Pass(passage),
@@ -217,9 +231,13 @@ fn step(
         Decision::Pass(passage) => {
             add_allowed(snapshot, &passage, path);
             let target = passage.target;
-            // The other node sees the source after this node's translation.
+            // The other node sees the source after this node's translation, or after the kernel's.
             let from = match (passage.egress, passage.source) {
-                (Egress::Node(_), Source::Masqueraded(ip)) => ip.to_std(),
+                (Egress::Node(_) | Egress::Uplink(_), Source::Masqueraded(ip)) => ip.to_std(),
+                (Egress::Endpoint(EndpointId::HOST), _) if query.origin.as_pod().is_some() => {
+                    let node = snapshot.node().address_of_family(at.from.is_ipv4());
+                    node.map_or(at.from, Ip::to_std)
+                }
                 _ => at.from,
             };
             next(tables.cluster(), &at.node, (from, target.dst.to_std()), target.dport)
@@ -335,9 +353,11 @@ pub(super) fn is_routed_by_kernel(snapshot: &Snapshot, query: &Query) -> bool {
     without_heddle && !is_a_service(snapshot, query) && !snapshot.node().in_service_range(dst)
 }
 
-/// Returns the node of the pod that has an address, if that is another node.
+/// Returns the node that has an address, or the node of the pod that has it, if that is another node.
 fn next(cluster: &Cluster, node: &str, (from, to): (IpAddr, IpAddr), port: u16) -> Option<Step> {
-    let there = cluster.pod_at(to)?.node.as_deref().filter(|there| *there != node)?;
+    let owner = cluster.node_at(to).map(|node| &*node.name);
+    let there = owner.or_else(|| cluster.pod_at(to)?.node.as_deref());
+    let there = there.filter(|there| *there != node)?;
     Some(Step {
         node: there.to_owned(),
         from,

@@ -74,11 +74,27 @@ impl Attempt<'_> {
             self.tally.count("cross a tunnel");
         }
         self.masquerade(&path, entrance)?;
-        let frontend = match snapshot.frontend(Ip::from(self.asked.to), self.asked.proto, self.asked.port) {
-            ServiceLookup::Frontend(frontend) if self.expect.verdict == Verdict::Allow => Arc::clone(frontend),
-            _ => return self.arrive(&path),
-        };
-        self.backends(&frontend, path)
+        match self.frontend() {
+            Some(frontend) if self.expect.verdict == Verdict::Allow => self.backends(&frontend, path),
+            _ => self.arrive(&path),
+        }
+    }
+
+    /// Returns the frontend at the destination, of the entry node or else of the node with that address.
+    fn frontend(&mut self) -> Option<Arc<Frontend>> {
+        let owner = self
+            .tables
+            .cluster()
+            .node_at(self.asked.to)
+            .map(|node| node.name.to_string());
+        let nodes = std::iter::once(self.asked.entry.clone()).chain(owner);
+        let (to, proto, port) = (Ip::from(self.asked.to), self.asked.proto, self.asked.port);
+        nodes.into_iter().find_map(
+            |node| match self.tables.node_tables(&node).snapshot().frontend(to, proto, port) {
+                ServiceLookup::Frontend(frontend) => Some(Arc::clone(frontend)),
+                ServiceLookup::NoSuchPort | ServiceLookup::NotAService => None,
+            },
+        )
     }
 
     fn travel(&mut self, sport: u16) -> Result<PacketPath, String> {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use heddle_model::{ContainerPort, Pod, PodPhase};
+use heddle_model::{ContainerPort, Pod, PodPhase, PortOfHost};
 
 use super::meta::{Meta, check_port_name};
 use super::net;
@@ -34,11 +34,11 @@ pub(super) fn pod<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Pod> {
         let list = |key| meta.good(spec.items(key)).into_iter().flatten();
         let mut all = Vec::new();
         for container in list("containers") {
-            ports(container, meta, &mut all);
+            ports(container, pod.host_network, meta, &mut all);
         }
         for container in list("initContainers") {
             if meta.good(container.text_of("restartPolicy")).flatten() == Some("Always") {
-                ports(container, meta, &mut all);
+                ports(container, pod.host_network, meta, &mut all);
             }
         }
         pod.ports = all.into();
@@ -98,9 +98,32 @@ fn ips<'a>(status: Node<'a>, host_network: bool, meta: &Meta<'a>) -> Box<[IpAddr
     ips.into()
 }
 
-fn ports<'a>(container: Node<'a>, meta: &Meta<'a>, out: &mut Vec<ContainerPort>) {
+fn ports<'a>(container: Node<'a>, host_network: bool, meta: &Meta<'a>, out: &mut Vec<ContainerPort>) {
     let entries = meta.good(container.items("ports")).into_iter().flatten();
-    out.extend(entries.filter_map(|entry| meta.good(port(entry))));
+    out.extend(entries.filter_map(|entry| {
+        let mut port = meta.good(port(entry))?;
+        if !host_network {
+            port.host = meta.good(port_of_host(entry)).flatten();
+        }
+        Some(port)
+    }));
+}
+
+fn port_of_host(node: Node<'_>) -> Found<'_, Option<PortOfHost>> {
+    let Some(number) = node.get("hostPort")?.filter(|number| *number.0 != 0) else {
+        return Ok(None);
+    };
+    let ip = node.get("hostIP")?.filter(|ip| ip.0 != "");
+    Ok(Some(PortOfHost {
+        number: number.port()?,
+        ip: ip.map(|ip| ip.parse(host_ip)).transpose()?,
+    }))
+}
+
+/// Reads `hostIP`, which may be unspecified: the port is then open at every address of the family.
+fn host_ip(text: &str) -> Result<IpAddr, &'static str> {
+    let unspecified = text.parse().ok().filter(IpAddr::is_unspecified);
+    unspecified.map_or_else(|| net::address(text), Ok)
 }
 
 fn port(node: Node<'_>) -> Found<'_, ContainerPort> {
@@ -109,5 +132,6 @@ fn port(node: Node<'_>) -> Found<'_, ContainerPort> {
         name: name.map(|name| name.parse(check_port_name)).transpose()?,
         number: node.need("containerPort")?.port()?,
         protocol: net::protocol(node)?,
+        host: None,
     })
 }

@@ -53,7 +53,8 @@ fn a_pod_as_the_api_has_it() {
             name: text(name),
             container_port: number,
             protocol: protocol.map(str::to_owned),
-            ..Default::default()
+            host_port: (name == "http").then_some(18_080),
+            host_ip: (name == "http").then(|| "0.0.0.0".to_owned()),
         }])
     };
     let container = |ports, restart: Option<&str>| core::Container {
@@ -114,6 +115,12 @@ fn a_pod_as_the_api_has_it() {
     assert_eq!(pod.named_ports("dns", Protocol::Tcp).count(), 0);
     let numbers: Vec<_> = pod.ports.iter().map(|port| port.number.get()).collect();
     assert_eq!(numbers, [8080, 53, 9], "init containers that end have no ports");
+    let of_host: Vec<_> = pod.ports.iter().map(|port| port.host).collect();
+    let http = heddle_model::PortOfHost {
+        number: port(18_080),
+        ip: Some(ip("0.0.0.0")),
+    };
+    assert_eq!(of_host, [Some(http), None, None]);
 }
 
 #[test]

@@ -149,10 +149,12 @@ impl Snapshot {
             return ServiceLookup::NoSuchPort;
         }
         let node_port = FrontendKey::node_port(key.ip.is_v4(), key.proto, key.port);
-        let frontend = match self.node.has_node_ports(key.ip) {
-            true => self.frontends.get(&node_port),
-            false => None,
+        // Node ports are open at the addresses of the Node object, host ports at every address that an interface of the node has.
+        let is_open = |frontend: &&Arc<Frontend>| {
+            self.node.has_node_ports(key.ip)
+                || frontend.kind == FrontendKind::HostPort && self.address(key.ip).place == Place::Host
         };
+        let frontend = self.frontends.get(&node_port).filter(is_open);
         frontend.map_or(ServiceLookup::NotAService, ServiceLookup::Frontend)
     }
 

@@ -337,6 +337,16 @@ fn impossible_fields_of_slices_and_pods_are_refused_or_ignored_by_name() {
         "spec.containers[0].ports[0].containerPort",
         "65537",
     );
+    is_ignored(
+        &port(json!({"containerPort": 1, "hostPort": 70000})),
+        "spec.containers[0].ports[0].hostPort",
+        "70000",
+    );
+    is_ignored(
+        &port(json!({"containerPort": 1, "hostPort": 1, "hostIP": "node-1"})),
+        "spec.containers[0].ports[0].hostIP",
+        "\"node-1\"",
+    );
     let name = json!({"containerPort": 1, "name": "Web"});
     is_ignored(&port(name), "spec.containers[0].ports[0].name", "\"Web\"");
     is_ignored(
