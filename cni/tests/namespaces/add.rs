@@ -43,8 +43,9 @@ fn the_pod_gets_what_the_agent_handed_out() {
             ("fd00:1::7/128".to_owned(), json!(true))
         ]
     );
+    // The link-local address is tentative until a thread of the kernel has run, although `accept_dad` is 0.
     assert_eq!(
-        ip(&scene.pod, "addr show tentative"),
+        ip(&scene.pod, "addr show tentative scope global"),
         json!([]),
         "no address waits for duplicate address detection"
     );
