@@ -84,6 +84,8 @@ pub struct NodeConfig {
     pub uplink: UplinkMtu,
     /// The tunnels to other nodes.
     pub tunnel: TunnelConfig,
+    /// The Ethernet address of inner frames to this node.
+    pub vtep: MacAddr,
     /// The ranges of Services; empty: the ranges in ServiceCIDR objects.
     pub service_cidrs: Vec<Prefix>,
     /// Serves `spec.externalIPs` of Services. Whoever may write a Service can take over any address with them.
@@ -96,8 +98,10 @@ impl NodeConfig {
     /// Returns the configuration of a node with this name, and with defaults for the rest.
     #[must_use]
     pub fn named(name: impl Into<Arc<str>>) -> Self {
+        let name = name.into();
         Self {
-            name: name.into(),
+            vtep: MacAddr::of_vtep(&name),
+            name,
             host_mac: MacAddr::default(),
             local_addresses: BTreeSet::new(),
             host_port: PortId(0),

@@ -71,6 +71,8 @@ pub struct NodeTable {
     pub uplink: Uplink,
     /// The tunnels' network; `None` if the node uses none.
     pub tunnel: Option<Tunnel>,
+    /// The Ethernet address of inner frames to this node, beside the gateway's.
+    pub vtep: Option<MacAddr>,
     /// The MTU of attachments that name none.
     pub local_mtu: u16,
     /// The MTU of the uplink, which is also that of the host port.

@@ -15,6 +15,23 @@ impl MacAddr {
     /// The address of heddle's gateway, the same for every pod on every node.
     pub const GATEWAY: Self = Self([0x02, 0x68, 0x65, 0x64, 0x64, 0x6c]);
 
+    /// Returns the address of a node's tunnel end: locally administered (IEEE 802c), and always the same for one name.
+    ///
+    /// 46 bits are a hash of the name, FNV-1a with the finalizer of MurmurHash3. In a cluster of 5,000 nodes, two have one address
+    /// with a probability of 2e-7.
+    #[must_use]
+    pub fn of_vtep(node: &str) -> Self {
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        for octet in node.bytes() {
+            hash = (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3);
+        }
+        hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        hash ^= hash >> 33;
+        let [first, b, c, d, e, g, _, _] = hash.to_be_bytes();
+        Self([first & 0xfc | 0x02, b, c, d, e, g])
+    }
+
     /// Returns true if the group bit is set, as in the broadcast address.
     #[must_use]
     pub const fn is_multicast(self) -> bool {
@@ -141,6 +158,19 @@ mod tests {
         assert_eq!(MacAddr::GATEWAY.to_string(), "02:68:65:64:64:6c");
         assert!(MacAddr::BROADCAST.is_multicast() && MacAddr([0x33, 0x33, 0, 0, 0, 1]).is_multicast());
         assert!(!MacAddr::GATEWAY.is_multicast());
+    }
+
+    #[test]
+    fn tunnel_ends_follow_from_the_names_of_their_nodes() {
+        // A node that is upgraded keeps its address: other nodes and kernels know it.
+        assert_eq!(MacAddr::of_vtep("node-1").to_string(), "92:dd:3f:4c:04:e1");
+        let all: std::collections::BTreeSet<MacAddr> =
+            (0..10_000).map(|n| MacAddr::of_vtep(&format!("node-{n}"))).collect();
+        assert_eq!(all.len(), 10_000);
+        for mac in all.into_iter().chain([MacAddr::of_vtep("")]) {
+            assert_eq!(mac.0[0] & 3, 2, "{mac} is locally administered, and no group");
+            assert_ne!(mac, MacAddr::GATEWAY);
+        }
     }
 
     #[test]

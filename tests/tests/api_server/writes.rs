@@ -13,7 +13,8 @@ fn shows_dataplane(cluster: &Cluster, member: &Member) -> Result<bool, LabError>
     let annotations = &node["metadata"]["annotations"];
     let addresses = member.node.internal_ips().map(|ip| ip.to_string()).join(",");
     let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-    Ok(annotations["heddle.io/vtep"] == "02:68:65:64:64:6c"
+    let vtep = &member.node.status()?["uplink"]["vtep"];
+    Ok(annotations["heddle.io/vtep"] == *vtep
         && annotations["heddle.io/vtep-addresses"] == addresses
         && annotations["heddle.io/version"] == env!("CARGO_PKG_VERSION")
         && conditions.any(|condition| condition["type"] == "NetworkUnavailable" && condition["status"] == "False"))

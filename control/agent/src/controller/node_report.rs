@@ -16,7 +16,7 @@ impl Controller {
         // Other nodes send by the uplink as soon as they see it.
         if self.workers.uplink().is_some() {
             let addresses = self.objects.facts().internal_ips().iter().map(ToString::to_string);
-            annotations.insert(VTEP_ANNOTATION, MacAddr::GATEWAY.to_string());
+            annotations.insert(VTEP_ANNOTATION, MacAddr::of_vtep(&self.settings.node).to_string());
             annotations.insert(VTEP_ADDRESS_ANNOTATION, addresses.collect::<Vec<_>>().join(","));
         }
         reporter.set_node(NodeReport { annotations });

@@ -2,6 +2,7 @@
 
 use heddle_proto::status::{NodeStatus, UplinkStatus};
 use heddle_tables::{Exit, RemoteNode};
+use heddle_wire::MacAddr;
 
 use super::model::ReadModel;
 use super::view::View;
@@ -16,6 +17,7 @@ impl ReadModel {
             interface: seen.map(|uplink| uplink.name.clone()),
             mode: view.uplink.mode.map(|mode| mode.to_string()),
             tunnel: self.settings.tunnel.to_string(),
+            vtep: MacAddr::of_vtep(&self.settings.node).to_string(),
             problems: closed.chain(host.underlay_problems.iter().cloned()).collect(),
         }
     }

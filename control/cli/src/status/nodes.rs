@@ -17,7 +17,11 @@ pub(super) fn head(status: &Status, out: &mut String) {
         Some(mode) => format!("XDP in {mode} mode"),
         None => "NOT open".to_owned(),
     };
-    let _ = writeln!(out, "uplink: {name}, {mode}, tunnel {}", uplink.tunnel);
+    let _ = writeln!(
+        out,
+        "uplink: {name}, {mode}, tunnel {}, VTEP {}",
+        uplink.tunnel, uplink.vtep
+    );
     for problem in &uplink.problems {
         let _ = writeln!(out, "  {problem}");
     }

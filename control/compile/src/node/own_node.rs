@@ -94,6 +94,7 @@ impl OwnNode {
             uplink_mtu: config.uplink.direct,
             uplink: underlay.uplink.clone(),
             tunnel: config.tunnel.network(),
+            vtep: Some(config.vtep),
         });
         (self.addresses, self.claimed) = (addresses, claimed);
         write_node_endpoints(config, output);

@@ -11,6 +11,9 @@ pub struct UplinkStatus {
     pub mode: Option<String>,
     /// The way to pods of other nodes: `vxlan`, `none` or `auto`, as configured.
     pub tunnel: String,
+    /// The Ethernet address of inner frames to this node, as the annotation `heddle.io/vtep` of its Node has it.
+    #[serde(default)]
+    pub vtep: String,
     /// The reason for which its ports are closed, or for which its neighbors cannot be kept.
     pub problems: Vec<String>,
 }

@@ -44,6 +44,7 @@ fn a_status_survives_json() {
             interface: Some("eth0".into()),
             mode: Some("native".into()),
             tunnel: "vxlan".into(),
+            vtep: "02:00:00:00:00:07".into(),
             problems: Vec::new(),
         },
         nodes: vec![NodeStatus {

@@ -140,6 +140,7 @@ pub(crate) fn tables(workers: u8) -> SnapshotBuilder {
             }],
         },
         tunnel: Some(TUNNEL),
+        vtep: None,
     });
     raise_uplink(&mut b, workers, 0);
     others::set_all(&mut b);

@@ -11,7 +11,7 @@ use heddle_tables::{NodeId, Place, Snapshot, Tunnel};
 use heddle_wire::checksum::Sum;
 use heddle_wire::rewrite::{Tuple, set_macs};
 use heddle_wire::vxlan::{self, OuterHeader, ecn};
-use heddle_wire::{Ip, Parsed, Proto, ether, parse};
+use heddle_wire::{Ip, MacAddr, Parsed, Proto, ether, parse};
 
 use crate::context::Context;
 use crate::reason::DropReason;
@@ -51,8 +51,11 @@ fn decapsulate(cx: &mut Context<'_>, packet: &mut Packet, outer: &Parsed, vni: u
     if !ecn::decapsulate(class, inner) {
         return Err(DropReason::TunnelCongested);
     }
+    // Packets to this node's own tunnel end are routed like packets to the gateway. Nodes with an earlier version of heddle, and
+    // manifests, have the gateway's address for all nodes.
     if let (Some(dst), Some(neighbor)) = (ether::destination(inner), neighbor) {
-        set_macs(inner, dst, neighbor);
+        let is_own = cx.snapshot.node().vtep == Some(dst);
+        set_macs(inner, if is_own { MacAddr::GATEWAY } else { dst }, neighbor);
     }
     // Octets behind the outer packet are padding.
     if packet.len() as usize > outer.end() && !packet.truncate(cx.store, outer.end() as u32) {

@@ -7,7 +7,7 @@ use heddle_wire::vxlan::{PORT, ecn};
 use heddle_wire::{TcpFlags, parse};
 
 use crate::nodes::{self, CLIENT, N1, N2, N3, N4, N5, ROUTER, STRANGER, header};
-use crate::tables::{A, B, HOST, TUNNEL, UPLINK, isolate};
+use crate::tables::{A, B, HOST, OWN_VTEP, TUNNEL, UPLINK, isolate};
 use crate::world::worlds;
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -205,6 +205,26 @@ fn what_is_no_packet_of_this_tunnel_is_dropped_with_the_reason() {
             &heddle_wire::testing::arp_request(ROUTER, N1.address(), HOST.v4()),
             "uplink-link",
         );
+    });
+}
+
+/// Kernels find a node by the MAC of the inner frame, so each node has one of its own; earlier versions of heddle use the gateway's.
+#[test]
+fn inner_frames_carry_this_nodes_mac_or_the_gateways() {
+    worlds(|w| {
+        for own in [A.v4(), A.v6()] {
+            let to = |mac| Packet::new(N1.vtep, mac, N1.pod(own), own);
+            for (port, mac) in [(1000, OWN_VTEP), (1001, heddle_wire::MacAddr::GATEWAY)] {
+                let (_, p) = w.received(&N1, &A, &to(mac).tcp(port, 80, SYN, 1, 0, b""));
+                assert_eq!((p.src, p.dst, p.sport), (N1.pod(own), own, port));
+                // The reply finds the flow.
+                w.sent(
+                    &A,
+                    &N1,
+                    &A.to(N1.pod(own)).partial().tcp(80, port, SYN | ACK, 1, 2, b""),
+                );
+            }
+        }
     });
 }
 

@@ -93,6 +93,8 @@ pub const UPLINK: Party = Party {
     v6: "2001:db8::1",
 };
 pub const TUNNEL: Tunnel = Tunnel { vni: 77, port: 4789 };
+/// The MAC of inner frames to the node of the tests.
+pub const OWN_VTEP: MacAddr = mac(0xd0);
 
 /// Returns the worker that owns a pod's port.
 pub fn worker_of(pod: &Party, workers: u8) -> WorkerId {
@@ -125,6 +127,7 @@ pub fn node(workers: u8) -> SnapshotBuilder {
             }],
         },
         tunnel: Some(TUNNEL),
+        vtep: Some(OWN_VTEP),
     });
     b.set_endpoint(Endpoint {
         addresses: [].into_iter().collect(),
