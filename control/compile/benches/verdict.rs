@@ -251,6 +251,7 @@ impl World {
                 internal_ips: vec![Ipv4Addr::new(192, 168, 0, last).into()],
                 external_ips: Vec::new(),
                 vtep: None,
+                flannel: None,
                 pod_cidrs: vec![IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 254, last, 0), 24))],
                 ready: true,
                 draining: false,

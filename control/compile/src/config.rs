@@ -86,6 +86,8 @@ pub struct NodeConfig {
     pub tunnel: TunnelConfig,
     /// The Ethernet address of inner frames to this node.
     pub vtep: MacAddr,
+    /// Nodes without heddle are reached as Flannel's annotations say.
+    pub flannel: bool,
     /// The ranges of Services; empty: the ranges in ServiceCIDR objects.
     pub service_cidrs: Vec<Prefix>,
     /// Serves `spec.externalIPs` of Services. Whoever may write a Service can take over any address with them.
@@ -109,6 +111,7 @@ impl NodeConfig {
             local_mtu: 0,
             uplink: UplinkMtu::default(),
             tunnel: TunnelConfig::default(),
+            flannel: false,
             service_cidrs: Vec::new(),
             external_ips: false,
             node_ids: BTreeMap::new(),

@@ -1,10 +1,10 @@
-//! The nested keys of the configuration, `fragments`, `vxlan` and `timeouts`, and their bounds.
+//! The nested keys of the configuration, `fragments`, `vxlan` and `timeouts`, and their bounds; and the form of interface names.
 
 use std::time::Duration;
 
 use heddle_engine::FragmentConfig;
 use heddle_flow::Timeouts;
-use heddle_tables::Tunnel;
+use heddle_tables::{Tunnel, TunnelMode};
 use heddle_wire::vxlan;
 use serde::{Deserialize, Serialize};
 
@@ -93,11 +93,11 @@ impl Default for Vxlan {
 }
 
 impl Vxlan {
-    /// Checks every value.
+    /// Checks every value, and that nodes with Flannel can be reached if `flannelAnnotations` is true.
     ///
     /// # Errors
     /// The first value that is impossible, by key.
-    pub fn check(self) -> Result<Tunnel, ConfigError> {
+    pub fn check(self, mode: TunnelMode, flannel_annotations: bool) -> Result<Tunnel, ConfigError> {
         let Self { vni, port } = self;
         if vni > vxlan::MAX_VNI {
             let problem = format!("is not between 0 and {}: it has 24 bits", vxlan::MAX_VNI);
@@ -105,6 +105,13 @@ impl Vxlan {
         }
         if port == 0 {
             return Err(ConfigError::value("vxlan.port", port, "is not between 1 and 65535"));
+        }
+        let of_flannel = |problem| Err(ConfigError::value("flannelAnnotations", true, problem));
+        if flannel_annotations && mode == TunnelMode::None {
+            return of_flannel("needs tunnels: set tunnel to vxlan or auto");
+        }
+        if flannel_annotations && vni > u32::from(u16::MAX) {
+            return of_flannel("needs a vxlan.vni of at most 65535, the largest that Flannel has");
         }
         Ok(Tunnel { vni, port })
     }
@@ -196,4 +203,12 @@ impl TimeoutSeconds {
             tcp_adopted: time("timeouts.tcpPickedUp", self.tcp_picked_up)?,
         })
     }
+}
+
+/// Returns true for a name that the kernel accepts for an interface (`dev_valid_name`).
+pub(crate) fn is_interface_name(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace())
 }

@@ -76,6 +76,9 @@ pub struct Config {
     /// The tunnels.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub vxlan: Vxlan,
+    /// Exchanges packets with nodes on which Flannel runs: reads and writes Flannel's annotations of Nodes.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub flannel_annotations: bool,
     /// The MTU of pods' interfaces.
     #[serde(rename = "podMTU")]
     #[cfg_attr(feature = "clap", arg(skip))]
@@ -152,6 +155,7 @@ impl Default for Config {
             uplink: None,
             tunnel: TunnelMode::default(),
             vxlan: Vxlan::default(),
+            flannel_annotations: false,
             pod_mtu: 61_000,
             connections: 262_144,
             connections_per_pod: None,

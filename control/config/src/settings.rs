@@ -9,6 +9,7 @@ use heddle_port::Packet;
 use heddle_tables::{Tunnel, TunnelMode};
 use ipnet::IpNet;
 
+use crate::bounds::is_interface_name;
 use crate::cores::{CoreList, CoresError, choose};
 use crate::error::ConfigError;
 use crate::file::{Config, HugePages};
@@ -56,6 +57,8 @@ pub struct Settings {
     pub tunnel: TunnelMode,
     /// The tunnels' network.
     pub vxlan: Tunnel,
+    /// Reads and writes Flannel's annotations of Nodes.
+    pub flannel_annotations: bool,
     /// The MTU of pods' interfaces.
     pub pod_mtu: u16,
     /// The capacity of the flow table in connections.
@@ -256,7 +259,7 @@ impl Config {
                 ));
             }
         }
-        let vxlan = self.vxlan.check()?;
+        let vxlan = self.vxlan.check(self.tunnel, self.flannel_annotations)?;
         Ok(Settings {
             node,
             source,
@@ -268,6 +271,7 @@ impl Config {
             uplink: self.uplink,
             tunnel: self.tunnel,
             vxlan,
+            flannel_annotations: self.flannel_annotations,
             pod_mtu,
             connections: self.connections,
             quotas,
@@ -334,14 +338,6 @@ fn object_source(
             kubelet_kubeconfig,
         },
     })
-}
-
-/// Returns true for a name that the kernel accepts for an interface (`dev_valid_name`).
-fn is_interface_name(name: &str) -> bool {
-    (1..=15).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && !name.bytes().any(|b| b == b'/' || b == b':' || b.is_ascii_whitespace())
 }
 
 /// Returns this node's name: the configured one, or else `$NODE_NAME`, or else the host's name in lower case.
@@ -455,6 +451,12 @@ mod tests {
             }),
             ("timeouts.tcpEstablished", |c| c.timeouts.tcp_established = 0),
             ("timeouts.udpNew", |c| c.timeouts.udp_new = u32::MAX),
+            ("flannelAnnotations", |c| {
+                (c.flannel_annotations, c.tunnel) = (true, TunnelMode::None);
+            }),
+            ("flannelAnnotations", |c| {
+                (c.flannel_annotations, c.vxlan.vni) = (true, 65_536);
+            }),
             ("fragments.datagrams", |c| c.fragments.datagrams = 3),
             ("fragments.heldFrames", |c| c.fragments.held_frames = 63),
             ("frames", |c| c.fragments.held_frames = 1 << 15),

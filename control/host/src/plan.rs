@@ -18,6 +18,8 @@ pub struct Inputs<'a> {
     pub facts: &'a NodeFacts,
     /// The pod ranges of all nodes.
     pub node_ranges: &'a BTreeSet<IpNet>,
+    /// The pod ranges of nodes on which Flannel runs.
+    pub flannel_ranges: &'a BTreeSet<IpNet>,
     /// `clusterCIDRs` of the configuration.
     pub cluster_cidrs: &'a [IpNet],
     /// `serviceCIDRs` of the configuration.
@@ -96,6 +98,12 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
         .iter()
         .filter_map(|range| Some((*range, source_of(range)?)))
         .collect();
+    // A node with Flannel answers by its tunnel only if the reply goes to a pod range. So the node itself uses the host port's
+    // address there, as Flannel does.
+    routes.extend(inputs.flannel_ranges.iter().filter_map(|range| {
+        let same_family = |ip: &&IpAddr| ip.is_ipv4() == range.addr().is_ipv4();
+        Some((*range, *addresses.iter().find(same_family)?))
+    }));
     // Load balancer and external addresses are routed to heddle too, except for the addresses of nodes: a route to heddle
     // would cut that node off.
     let without_nodes = inputs.frontends.addresses.difference(inputs.node_addresses);
@@ -179,6 +187,7 @@ mod tests {
             internal_ips: vec!["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()],
             external_ips: Vec::new(),
             vtep: None,
+            flannel: None,
             pod_cidrs: vec![net("10.0.1.0/24"), net("fd00:0:0:1::/64")],
             ready: true,
             draining: false,
@@ -193,6 +202,7 @@ mod tests {
         compute(&Inputs {
             facts: &facts(node),
             node_ranges: &BTreeSet::from([net("10.0.1.0/24"), net("10.0.2.0/24"), net("fd00:0:0:1::/64")]),
+            flannel_ranges: &BTreeSet::new(),
             cluster_cidrs: cluster,
             service_cidrs: services,
             service_objects: &objects.iter().copied().collect(),
@@ -230,6 +240,40 @@ mod tests {
     }
 
     #[test]
+    fn the_node_reaches_pods_of_flannels_nodes_with_the_host_ports_address() {
+        let flannel_ranges = BTreeSet::from([net("10.0.2.0/24"), net("fd00:0:0:2::/64")]);
+        let plan = |cluster_cidrs: &[IpNet]| {
+            compute(&Inputs {
+                facts: &facts(&node()),
+                node_ranges: &BTreeSet::from([net("10.0.1.0/24"), net("10.0.2.0/24"), net("10.0.3.0/24")]),
+                flannel_ranges: &flannel_ranges,
+                cluster_cidrs,
+                service_cidrs: &[net("10.96.0.0/16")],
+                service_objects: &BTreeSet::new(),
+                service_addresses: &BTreeSet::new(),
+                frontends: &Frontends::default(),
+                external_aliases: &BTreeMap::new(),
+                node_addresses: &BTreeSet::new(),
+                mtu: 1500,
+                reserved_ports: 61_000..=65_535,
+            })
+        };
+        let routes = [
+            "10.0.1.0/24 src 192.0.2.1",
+            "10.0.2.0/24 src 10.0.1.1",
+            "10.0.3.0/24 src 192.0.2.1",
+            "10.96.0.0/16 src 192.0.2.1",
+            "fd00:0:0:1::/64 src 2001:db8::1",
+            "fd00:0:0:2::/64 src fd00:0:0:1::1",
+        ];
+        assert_eq!(shown(&plan(&[])), routes);
+        // A range in a configured one has a route of its own too.
+        let configured = shown(&plan(&[net("10.0.0.0/16")]));
+        assert!(configured.contains(&"10.0.0.0/16 src 192.0.2.1".to_owned()));
+        assert!(configured.contains(&routes[1].to_owned()), "{configured:?}");
+    }
+
+    #[test]
     fn pods_of_an_earlier_range_keep_their_route_and_their_masquerade() {
         let mut moved = node();
         moved.pod_cidrs = vec![net("10.0.7.0/24")];
@@ -240,6 +284,7 @@ mod tests {
         let plan = compute(&Inputs {
             facts: &facts,
             node_ranges: &BTreeSet::from([net("10.0.7.0/24")]),
+            flannel_ranges: &BTreeSet::new(),
             cluster_cidrs: &[],
             service_cidrs: &[net("10.96.0.0/16")],
             service_objects: &BTreeSet::new(),
@@ -323,6 +368,7 @@ mod tests {
             facts: &facts(&node()),
             external_aliases: &external_aliases,
             node_ranges: &BTreeSet::new(),
+            flannel_ranges: &BTreeSet::new(),
             cluster_cidrs: &[],
             service_cidrs: &[net("10.96.0.0/16")],
             service_objects: &BTreeSet::new(),

@@ -11,6 +11,7 @@ mod changes;
 mod cluster;
 mod cluster_policy;
 mod event;
+pub mod flannel;
 mod intern;
 mod kept;
 mod key;

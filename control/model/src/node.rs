@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::flannel::FlannelNode;
 use crate::labels::Labels;
 use crate::mac::MacAddress;
 
@@ -31,6 +32,9 @@ pub struct Node {
     /// Ethernet address.
     #[serde(default)]
     pub vtep: Option<MacAddress>,
+    /// Flannel's annotations, if flanneld or heddle in its place manages the Node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub flannel: Option<FlannelNode>,
     /// `spec.podCIDRs`, or `spec.podCIDR` where there is no list: at most one of each family.
     pub pod_cidrs: Vec<IpNet>,
     /// `status.conditions[]`: `Ready` is `True`.

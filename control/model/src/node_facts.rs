@@ -89,6 +89,7 @@ mod tests {
             internal_ips: vec!["192.0.2.1".parse().unwrap()],
             external_ips: Vec::new(),
             vtep: None,
+            flannel: None,
             pod_cidrs: ranges.iter().map(|range| range.parse().unwrap()).collect(),
             ready: true,
             draining: false,

@@ -187,17 +187,17 @@ impl<'a> Context<'a> {
         ])
     }
 
-    /// Returns the headers that packets need to leave by an egress.
+    /// Returns the headers that packets of a family need to leave by an egress.
     ///
     /// # Errors
     /// The endpoint's port is closed, or the node or the next hop is gone.
-    pub(crate) fn link(&self, egress: Egress) -> Result<Link<'a>, DropReason> {
+    pub(crate) fn link(&self, egress: Egress, is_v4: bool) -> Result<Link<'a>, DropReason> {
         match egress {
             Egress::Endpoint(to) => match self.snapshot.egress_port(to) {
                 Some(port) => Ok(Link::plain(port.mac, MacAddr::GATEWAY)),
                 None => Err(DropReason::PortClosed),
             },
-            Egress::Node(node) => match self.snapshot.node_path(node) {
+            Egress::Node(node) => match self.snapshot.node_path_for(node, is_v4) {
                 Some(path) => Ok(Link {
                     outer: path.outer.as_ref(),
                     ..Link::plain(path.next_hop.dst, path.next_hop.src)

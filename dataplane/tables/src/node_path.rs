@@ -52,6 +52,14 @@ pub enum Unreachable {
     NoRoute,
     /// The next hop on the way to its InternalIP is not resolved, or not behind the uplink, and no tunnel is used.
     NoNeighbor,
+    /// Its Node object lacks that annotation and has Flannel's, which do not count by the configuration.
+    Flannel,
+    /// Flannel runs there with another backend than `vxlan`.
+    FlannelBackend,
+    /// Flannel runs there with another network identifier than the configured one.
+    FlannelVni,
+    /// Flannel's annotations name no end of a tunnel of a family that this node has an address of.
+    FlannelWithoutVtep,
 }
 
 impl Unreachable {
@@ -70,6 +78,14 @@ impl Unreachable {
             Self::SharedInternalIp => "another node has the same InternalIP",
             Self::NoRoute => "the kernel has no route to its InternalIP",
             Self::NoNeighbor => "the uplink has no resolved neighbor on the way to its InternalIP",
+            Self::Flannel => {
+                "its Node has no annotation heddle.io/vtep, but Flannel's, and flannelAnnotations is false"
+            }
+            Self::FlannelBackend => "its Flannel has another backend than vxlan (annotation backend-type)",
+            Self::FlannelVni => "its Flannel has another VNI than vxlan.vni (annotation backend-data)",
+            Self::FlannelWithoutVtep => {
+                "its Flannel has no tunnel of a family that this node has an InternalIP of (annotation backend-data)"
+            }
         }
     }
 }
@@ -91,4 +107,7 @@ pub struct RemoteNode {
     pub takes_own: bool,
     /// The way of packets to its pods.
     pub path: Result<NodePath, Unreachable>,
+    /// The way of packets to its IPv6 pods, if it is another one. Then both ways are tunnels: `path` is one over IPv4, and this is
+    /// one over IPv6.
+    pub path_v6: Option<NodePath>,
 }

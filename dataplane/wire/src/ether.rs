@@ -18,6 +18,13 @@ pub const fn is_vlan(ethertype: u16) -> bool {
     matches!(ethertype, 0x8100 | 0x88a8 | 0x9100)
 }
 
+/// Returns true if an untagged frame has an IPv6 packet.
+#[must_use]
+#[inline]
+pub fn is_ipv6(head: &[u8]) -> bool {
+    bytes::read::<2>(head, 12).is_some_and(|kind| u16::from_be_bytes(*kind) == IPV6)
+}
+
 /// Returns the destination address of a frame; `None` if the frame is too short.
 #[must_use]
 #[inline]

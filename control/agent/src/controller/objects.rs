@@ -257,6 +257,7 @@ impl Objects {
         Some(plan::compute(&Inputs {
             facts: &self.facts,
             node_ranges: &node_ranges(&cluster),
+            flannel_ranges: &flannel_ranges(&cluster, &self.node, settings),
             cluster_cidrs: &settings.cluster_cidrs,
             service_cidrs: &settings.service_cidrs,
             service_objects: &service_cidr_ranges(&cluster),
@@ -294,6 +295,14 @@ fn node_ranges(cluster: &Cluster) -> BTreeSet<IpNet> {
         .nodes()
         .flat_map(|node| node.pod_cidrs.iter().copied())
         .collect()
+}
+
+/// Returns the pod ranges of the other nodes that are reached as Flannel's annotations say.
+fn flannel_ranges(cluster: &Cluster, own: &str, settings: &Settings) -> BTreeSet<IpNet> {
+    let others = cluster.nodes().filter(|node| *node.name != *own);
+    let by_flannel =
+        others.filter(|node| settings.flannel_annotations && node.vtep.is_none() && node.flannel.is_some());
+    by_flannel.flat_map(|node| node.pod_cidrs.iter().copied()).collect()
 }
 
 /// Returns the ranges of ServiceCIDR objects.

@@ -101,6 +101,7 @@ impl Controller {
                 mode: settings.tunnel,
                 network: settings.vxlan,
             },
+            flannel: settings.flannel_annotations,
             node_ids: publication::node_ids(self.attachments.store.node_ids()),
             ..NodeConfig::named(settings.node.as_str())
         }));

@@ -9,6 +9,7 @@ use heddle_compile::{Underlay, UnderlayRoute};
 use heddle_host::UplinkFacts;
 use heddle_io::uplink::Steering;
 use heddle_model::Cluster;
+use heddle_model::flannel::FlannelNode;
 use heddle_tables::{FrontendKind, NodeId, Snapshot, TunnelMode, Uplink};
 use heddle_wire::Ip;
 use ipnet::IpNet;
@@ -115,8 +116,13 @@ impl Controller {
     pub(super) fn set_host_nodes(&self) {
         let cluster = self.objects.cluster();
         let others = cluster.nodes().filter(|node| *node.name != *self.settings.node);
-        self.host
-            .set_nodes(others.flat_map(|node| node.internal_ips.iter().copied()).collect());
+        let reads_flannel = self.settings.flannel_annotations;
+        let addresses = others.flat_map(|node| {
+            let flannel = node.flannel.as_ref().filter(|_| reads_flannel);
+            let ends = flannel.into_iter().flat_map(FlannelNode::addresses);
+            node.internal_ips.iter().copied().chain(ends)
+        });
+        self.host.set_nodes(addresses.collect());
     }
 
     /// Tells the uplink's program which packets are heddle's, if that has changed. Called after the tables are published, so that the

@@ -205,6 +205,7 @@ pub fn objects(size: Size) -> impl Iterator<Item = Object> {
             internal_ips: vec![addr.into()],
             external_ips: Vec::new(),
             vtep: None,
+            flannel: None,
             pod_cidrs: Vec::new(),
             ready: true,
             draining: false,

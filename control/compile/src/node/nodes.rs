@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, LazyLock};
 
+use heddle_model::flannel::FlannelNode;
 use heddle_model::{Labels, Node};
 use heddle_tables::{NodeId, Prefix};
 use heddle_wire::Ip;
 
+use crate::config::NodeConfig;
 use crate::prefix::to_prefix;
 
 /// The nodes of the cluster by name.
@@ -124,6 +126,23 @@ pub(crate) fn addresses(node: &Node) -> impl Iterator<Item = Ip> {
         .iter()
         .chain(&node.external_ips)
         .map(|ip| Ip::from(*ip))
+}
+
+/// Returns the addresses of another node: internal and external ones, and the ends of Flannel's tunnels if they count.
+pub(crate) fn addresses_of_other<'a>(node: &'a Node, config: &NodeConfig) -> impl Iterator<Item = Ip> + use<'a> {
+    addresses(node).chain(flannel_addresses(node, config))
+}
+
+/// Returns the addresses of the ends of Flannel's tunnels, if they count.
+pub(crate) fn flannel_addresses<'a>(node: &'a Node, config: &NodeConfig) -> impl Iterator<Item = Ip> + use<'a> {
+    let flannel = flannel_of(node, config).into_iter();
+    flannel.flat_map(FlannelNode::addresses).map(Ip::from)
+}
+
+/// Returns Flannel's annotations of a node, if packets go there as they say: it does not run heddle, and tunnels are used.
+pub(crate) fn flannel_of<'a>(node: &'a Node, config: &NodeConfig) -> Option<&'a FlannelNode> {
+    let counts = config.flannel && node.vtep.is_none() && config.tunnel.network().is_some();
+    node.flannel.as_ref().filter(|_| counts)
 }
 
 /// Returns the pod ranges of a node.

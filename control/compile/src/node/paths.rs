@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use heddle_model::Node;
+use heddle_model::flannel::{self, FlannelNode, FlannelVtep};
 use heddle_tables::{Exit, NextHop, NextHopId, NodePath, RemoteNode, SnapshotBuilder, TunnelMode, Unreachable};
 use heddle_wire::vxlan::{OVERHEAD_V4, OVERHEAD_V6, OuterHeader};
 use heddle_wire::{Ip, MacAddr};
 
 use crate::config::NodeConfig;
+use crate::node::nodes::flannel_of;
 use crate::underlay::{Underlay, UnderlayRoute};
 
 /// The inputs of a path besides the other node.
@@ -23,6 +25,9 @@ pub(crate) struct PathInputs<'a> {
 impl PathInputs<'_> {
     /// Returns another node with its path. `is_first` says if no other node before it, by name, has an address.
     pub(crate) fn remote_node(&self, node: &Node, is_first: impl Fn(IpAddr) -> bool) -> RemoteNode {
+        if let Some(flannel) = flannel_of(node, self.config) {
+            return self.flannel_node(node, flannel, is_first);
+        }
         // The family of this node's first address comes first, as the API has it for clusters with both.
         let pair = self.own.iter().find_map(|own| {
             let same = |ip: &&IpAddr| ip.is_ipv4() == own.is_ipv4();
@@ -38,6 +43,42 @@ impl PathInputs<'_> {
             address: pair.map(|(_, address)| Ip::from(address)),
             takes_own: self.vtep(node).is_some(),
             path,
+            path_v6: None,
+        }
+    }
+
+    /// Returns a node on which Flannel runs, with a path for each family that both nodes have. Its own addresses are the kernel's:
+    /// it masquerades pods, and Flannel's node answers as it answers everybody.
+    fn flannel_node(&self, node: &Node, flannel: &FlannelNode, is_first: impl Fn(IpAddr) -> bool) -> RemoteNode {
+        // The ends of a family's tunnel, and the Ethernet address of inner frames.
+        let ends = |vtep: &Option<FlannelVtep>, is_right: fn(&IpAddr) -> bool| {
+            let vtep = vtep.as_ref()?;
+            let of_family = |all: &[IpAddr]| all.iter().copied().find(is_right);
+            let address = vtep.address.or_else(|| of_family(&node.internal_ips))?;
+            Some((of_family(self.own)?, address, vtep.clone()))
+        };
+        let path = |(own, address, vtep): &(IpAddr, IpAddr, FlannelVtep)| {
+            if vtep.vni != self.config.tunnel.network.vni {
+                Err(Unreachable::FlannelVni)
+            } else if !is_first(*address) {
+                Err(Unreachable::SharedInternalIp)
+            } else {
+                self.tunnel(*own, *address, MacAddr(vtep.mac.octets()))
+            }
+        };
+        let (v4, v6) = (ends(&flannel.v4, IpAddr::is_ipv4), ends(&flannel.v6, IpAddr::is_ipv6));
+        let first = v4.as_ref().or(v6.as_ref());
+        RemoteNode {
+            name: node.name.clone(),
+            address: first.map(|(_, address, _)| Ip::from(*address)),
+            takes_own: false,
+            path: match first {
+                _ if *flannel.backend != *flannel::VXLAN_BACKEND => Err(Unreachable::FlannelBackend),
+                None => Err(Unreachable::FlannelWithoutVtep),
+                Some(ends) => path(ends),
+            },
+            // Without a path of its own, IPv6 takes the one over IPv4: a kernel's device takes both families.
+            path_v6: v4.as_ref().and(v6.as_ref()).and_then(|ends| path(ends).ok()),
         }
     }
 
@@ -61,7 +102,16 @@ impl PathInputs<'_> {
         if direct {
             return self.direct(route);
         }
-        let vtep = self.vtep(node).ok_or(Unreachable::NoAnnotation)?;
+        let vtep = self.vtep(node).ok_or(match node.flannel {
+            Some(_) => Unreachable::Flannel,
+            None => Unreachable::NoAnnotation,
+        })?;
+        self.tunnel(own, address, vtep)
+    }
+
+    /// Returns a path by a tunnel.
+    fn tunnel(&self, own: IpAddr, address: IpAddr, vtep: MacAddr) -> Result<NodePath, Unreachable> {
+        let route = self.underlay.routes.get(&address).ok_or(Unreachable::NoRoute)?;
         let network = self.config.tunnel.network;
         let hop = self.hop(route);
         let outer = OuterHeader::new(Ip::from(own), Ip::from(address), network.port, network.vni);

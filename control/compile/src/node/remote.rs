@@ -104,7 +104,13 @@ impl NodeState {
 /// reached by it. They read everything else of the path for each packet.
 fn changes_flows(before: &RemoteNode, after: &RemoteNode) -> bool {
     let compiled = |path: &NodePath| (path.mtu, path.outer.is_some());
-    let of = |node: &RemoteNode| (node.takes_own, node.path.as_ref().map(compiled).ok());
+    let of = |node: &RemoteNode| {
+        let path = node.path.as_ref().map(compiled).ok();
+        (
+            node.takes_own,
+            path.map(|path| (path, node.path_v6.as_ref().map(compiled))),
+        )
+    };
     match (of(before), of(after)) {
         // Packets of a node that cannot be reached are dropped, and its flows are judged when it can be again.
         ((own, Some(_)), (also, None)) => own != also,

@@ -12,7 +12,7 @@ use heddle_wire::Ip;
 use crate::config::NodeConfig;
 use crate::node::addresses::{AddressBook, AddressClaims, ClaimingPod};
 use crate::node::attachment::{AddressDifference, Attachment, AttachmentState, Attachments};
-use crate::node::nodes::{Nodes, addresses, pod_ranges};
+use crate::node::nodes::{Nodes, addresses, addresses_of_other, flannel_addresses, pod_ranges};
 use crate::node::own_node::OwnNode;
 use crate::node::paths::NextHops;
 use crate::output::Output;
@@ -213,10 +213,11 @@ impl NodeState {
             self.nodes.insert(after);
         }
         let (before, after) = (delta.before.as_deref(), delta.after.as_deref());
-        for addr in before.into_iter().flat_map(addresses) {
+        let own = |node| addresses_of_other(node, config);
+        for addr in before.into_iter().flat_map(own) {
             self.addresses.edit_claims(addr, |claims| claims.remove_node(&name));
         }
-        for addr in after.into_iter().flat_map(addresses) {
+        for addr in after.into_iter().flat_map(own) {
             self.addresses.edit_claims(addr, |claims| claims.add_node(&name));
         }
         self.replace_pod_ranges(&name, before, after, config, output);
@@ -228,8 +229,10 @@ impl NodeState {
         }
         let both = before.into_iter().chain(after);
         let at: BTreeSet<Ip> = both
-            .flat_map(|node| &node.internal_ips)
-            .map(|ip| Ip::from(*ip))
+            .flat_map(|node| {
+                let internal = node.internal_ips.iter().map(|ip| Ip::from(*ip));
+                internal.chain(flannel_addresses(node, config))
+            })
             .collect();
         self.write_remote_nodes_at(&at, config, output);
         self.write_remote_node(&name, config, output);

@@ -1,6 +1,7 @@
 //! From model objects to verdicts, Services, generations and pages.
 
 mod evaluator;
+mod flannel;
 mod frontends;
 mod generations;
 mod host_ports;
@@ -171,6 +172,7 @@ fn node(name: &str, address: &str, pod_cidr: &str) -> Node {
         internal_ips: vec![ip(address)],
         external_ips: Vec::new(),
         vtep: None,
+        flannel: None,
         pod_cidrs: vec![pod_cidr.parse().unwrap()],
         ready: true,
         draining: false,

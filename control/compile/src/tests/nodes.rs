@@ -219,18 +219,18 @@ fn service_ranges_come_from_objects_unless_configured() {
 }
 
 /// Returns a node that runs heddle.
-fn heddle_node(name: &str, address: &str, pod_cidr: &str) -> Node {
+pub(super) fn heddle_node(name: &str, address: &str, pod_cidr: &str) -> Node {
     Node {
         vtep: Some("02:68:65:64:64:6c".parse().unwrap()),
         ..node(name, address, pod_cidr)
     }
 }
 
-const NEIGHBOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
-const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+pub(super) const NEIGHBOR: MacAddr = MacAddr([2, 0, 0, 0, 0, 9]);
+pub(super) const UPLINK: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
 /// Returns an underlay in which these addresses are neighbors of the uplink.
-fn underlay(addresses: &[&str]) -> Underlay {
+pub(super) fn underlay(addresses: &[&str]) -> Underlay {
     let route = UnderlayRoute {
         neighbor: Some(NEIGHBOR),
         on_link: true,
@@ -249,12 +249,12 @@ fn underlay(addresses: &[&str]) -> Underlay {
     }
 }
 
-fn path(snapshot: &Snapshot, name: &str) -> Result<NodePath, Unreachable> {
+pub(super) fn path(snapshot: &Snapshot, name: &str) -> Result<NodePath, Unreachable> {
     let mut nodes = snapshot.remote_nodes();
     nodes.find(|(_, node)| &*node.name == name).unwrap().1.path
 }
 
-fn headers(snapshot: &Snapshot, name: &str) -> Vec<u8> {
+pub(super) fn headers(snapshot: &Snapshot, name: &str) -> Vec<u8> {
     let outer = path(snapshot, name).unwrap().outer.unwrap();
     let mut bytes = vec![0; outer.len()];
     assert!(outer.write(&mut bytes, 0, 0, 1, heddle_wire::checksum::Sum::ZERO));

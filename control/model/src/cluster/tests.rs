@@ -473,6 +473,7 @@ fn the_indexes_hold_the_versions_in_force() {
         internal_ips: vec![ip("192.0.2.1")],
         external_ips: Vec::new(),
         vtep: None,
+        flannel: None,
         pod_cidrs: Vec::new(),
         ready,
         draining: false,

@@ -12,6 +12,7 @@ pub fn node_config(node: &str, rules: &Rules) -> NodeConfig {
     NodeConfig {
         external_ips: rules.external_ips,
         tunnel: rules.tunnel,
+        flannel: rules.flannel,
         service_cidrs: rules
             .service_cidrs
             .iter()

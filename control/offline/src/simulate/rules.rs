@@ -14,6 +14,8 @@ pub struct Rules {
     pub service_cidrs: Vec<IpNet>,
     /// `tunnel` and `vxlan`: the way to pods of other nodes.
     pub tunnel: TunnelConfig,
+    /// `flannelAnnotations`: nodes without heddle are reached as Flannel's annotations say.
+    pub flannel: bool,
 }
 
 impl Default for Rules {
@@ -23,6 +25,7 @@ impl Default for Rules {
             external_ips: true,
             service_cidrs: Vec::new(),
             tunnel: TunnelConfig::default(),
+            flannel: false,
         }
     }
 }
@@ -39,6 +42,7 @@ impl From<&Config> for Rules {
                     port: config.vxlan.port,
                 },
             },
+            flannel: config.flannel_annotations,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! have not passed an API server. No JSON makes the decoder panic.
 
 mod cluster_policy;
+mod flannel;
 mod guess;
 mod meta;
 mod net;

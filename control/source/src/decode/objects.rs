@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use heddle_model::{MacAddress, NAMESPACE_NAME_LABEL, Namespace, Node as ClusterNode, ServiceCidr, VTEP_ANNOTATION};
 use ipnet::IpNet;
 
+use super::flannel;
 use super::meta::Meta;
 use super::net;
 use super::node::{Found, Node};
@@ -52,6 +53,7 @@ pub(super) fn node<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, ClusterNode
         internal_ips,
         external_ips,
         vtep: meta.good(vtep(meta)).flatten(),
+        flannel: flannel::annotations(meta),
         pod_cidrs,
         ready: meta.good(net::is_ready(status)).unwrap_or_default(),
         draining,

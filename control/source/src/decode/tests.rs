@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 mod any;
+mod flannel;
 mod odd;
 mod refusals;
 

@@ -25,6 +25,7 @@ fn report(version: &str) -> NodeReport {
             (VERSION_ANNOTATION, version.to_owned()),
         ]
         .into(),
+        withdrawn: Default::default(),
     }
 }
 

@@ -110,6 +110,13 @@ fn takes_own(snapshot: &Snapshot, id: NodeId) -> bool {
         .is_some_and(|node| node.takes_own && node.path.is_ok())
 }
 
+/// Returns true if a node is reached by a tunnel, but does not run heddle.
+fn is_without_heddle(snapshot: &Snapshot, id: NodeId) -> bool {
+    snapshot
+        .remote_node(id)
+        .is_some_and(|node| !node.takes_own && node.path.is_ok_and(|path| path.outer.is_some()))
+}
+
 /// Returns the egress of the replies: back to where the connection came in.
 fn back(opener: &Opener) -> Egress {
     if opener.endpoint != EndpointId::UPLINK {
@@ -152,6 +159,14 @@ fn source(snapshot: &Snapshot, opener: &Opener, target: &Target, egress: Egress)
     let masquerade = |address: Option<Ip>| address.map(Source::Masqueraded).ok_or_else(no_route);
     let v4 = target.dst.is_v4();
     match egress {
+        // A node without heddle, behind a tunnel: its kernel sends replies into the tunnel only if they go to a pod range. They must
+        // come back by the tunnel, so the node itself and clients of Services have an address of this node's range.
+        Egress::Node(id) if is_without_heddle(snapshot, id) => {
+            if from.is_pod() && !target.masquerade || node.host.addresses.contains(&opener.address) {
+                return Ok(Source::Kept);
+            }
+            masquerade(node.masquerade.address_for(target.dst))
+        }
         // Another node knows this node's pods and the addresses of its Node object. The reply to any other opener must come back
         // to this node, because the opener does not know the backend, or the other node does not know the opener's address.
         Egress::Node(_) | Egress::Uplink(_)

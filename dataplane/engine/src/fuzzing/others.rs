@@ -155,6 +155,7 @@ pub(crate) fn set(b: &mut SnapshotBuilder, node: usize, what: u8) {
         address: Some(address),
         takes_own: path.is_ok(),
         path,
+        path_v6: None,
     };
     b.set_remote_node(id(node), Some(Arc::new(remote)));
 }

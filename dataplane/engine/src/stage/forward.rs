@@ -49,7 +49,7 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
 #[cold]
 #[inline(never)]
 fn forward_away(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
-    let link = match cx.link(plan.egress) {
+    let link = match cx.link(plan.egress, p.src.is_v4()) {
         Ok(link) => link,
         Err(reason) => return Next::drop(reason),
     };
@@ -98,7 +98,7 @@ fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'
     if p.dont_fragment {
         return Next::Reply(Reply::TooBig { mtu });
     }
-    let link = match cx.link(plan.egress) {
+    let link = match cx.link(plan.egress, p.src.is_v4()) {
         Ok(link) => link,
         Err(reason) => return Next::drop(reason),
     };

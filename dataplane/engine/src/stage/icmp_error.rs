@@ -50,7 +50,7 @@ pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: P
     if p.ttl <= 1 {
         return Next::drop(DropReason::TtlExceeded);
     }
-    let link = match cx.link(plan.egress) {
+    let link = match cx.link(plan.egress, p.src.is_v4()) {
         Ok(link) => link,
         Err(reason) => return Next::drop(reason),
     };

@@ -57,7 +57,7 @@ fn leave(cx: &Context<'_>, packet: &mut Packet) -> bool {
     let Some(node) = cx.origin().as_node() else {
         return rewrite::set_macs(head, neighbor, cx.endpoint.mac);
     };
-    let Some(path) = cx.snapshot.node_path(node) else {
+    let Some(path) = cx.snapshot.node_path_for(node, !ether::is_ipv6(head)) else {
         return false;
     };
     let Some(outer) = path.outer.map(|outer| outer.with_macs(neighbor, cx.endpoint.mac)) else {

@@ -49,16 +49,16 @@ impl Fit {
 pub(crate) fn fit(snapshot: &Snapshot, egresses: [Egress; 2], v4: bool) -> Fit {
     let mtu = egresses
         .into_iter()
-        .filter_map(|egress| path_mtu(snapshot, egress))
+        .filter_map(|egress| path_mtu(snapshot, egress, v4))
         .min();
     mtu.map_or(Fit(0), |mtu| Fit::of(mtu, v4))
 }
 
-/// Returns the MTU of packets that leave by an egress; `None` if there is no limit.
-fn path_mtu(snapshot: &Snapshot, egress: Egress) -> Option<u16> {
+/// Returns the MTU of packets of a family that leave by an egress; `None` if there is no limit.
+fn path_mtu(snapshot: &Snapshot, egress: Egress, is_v4: bool) -> Option<u16> {
     let mtu = match egress {
         Egress::Endpoint(id) => snapshot.endpoint(id)?.mtu,
-        Egress::Node(id) => snapshot.node_path(id)?.mtu,
+        Egress::Node(id) => snapshot.node_path_for(id, is_v4)?.mtu,
         Egress::Uplink(_) => snapshot.node().uplink_mtu,
     };
     (mtu != 0).then_some(mtu)

@@ -3,7 +3,8 @@
 
 use heddle_flow::Egress;
 use heddle_port::{Packet, Port, PortId, WorkerPool};
-use heddle_tables::{EndpointId, Exit, Snapshot, WorkerId};
+use heddle_tables::{EndpointId, Exit, NodeId, NodePath, Snapshot, WorkerId};
+use heddle_wire::ether;
 
 use super::accounting::{Outcome, discard, record_drop};
 use super::port_table::PortTable;
@@ -71,7 +72,7 @@ impl<P: Port> Dispatcher<'_, P> {
         let Egress::Node(node) = to else {
             return Ok(());
         };
-        let path = self.snapshot.node_path(node).ok_or(DropReason::NodeUnreachable)?;
+        let path = self.node_path(node, fragment).ok_or(DropReason::NodeUnreachable)?;
         match &path.outer {
             Some(outer) => tunnel::encapsulate_whole(self.pool.store(), fragment, outer),
             None => Ok(()),
@@ -83,7 +84,7 @@ impl<P: Port> Dispatcher<'_, P> {
     fn forward(&mut self, place: usize, packet: Packet, egress: Egress, later_fragment: bool) {
         let to = match egress {
             Egress::Endpoint(to) => to,
-            Egress::Node(_) | Egress::Uplink(_) => match self.exit(egress) {
+            Egress::Node(_) | Egress::Uplink(_) => match self.exit(egress, &packet) {
                 Ok(Exit::Uplink) => return self.leave_by_uplink(place, packet, later_fragment),
                 Ok(Exit::Kernel) => EndpointId::HOST,
                 Err(reason) => return self.drop_accepted(place, packet, later_fragment, reason),
@@ -107,11 +108,18 @@ impl<P: Port> Dispatcher<'_, P> {
         }
     }
 
-    /// Returns the interface that packets to another node or a next hop leave by.
-    fn exit(&self, egress: Egress) -> Result<Exit, DropReason> {
+    /// Returns the way of a packet to another node. The family of an outer packet is the one of the inner packet, if the node has a
+    /// way for each.
+    fn node_path(&self, id: NodeId, packet: &Packet) -> Option<&NodePath> {
+        let is_v4 = !ether::is_ipv6(packet.bytes(self.pool.store()));
+        self.snapshot.node_path_for(id, is_v4)
+    }
+
+    /// Returns the interface that a packet to another node or a next hop leaves by.
+    fn exit(&self, egress: Egress, packet: &Packet) -> Result<Exit, DropReason> {
         match egress {
             Egress::Node(id) => {
-                let path = self.snapshot.node_path(id);
+                let path = self.node_path(id, packet);
                 path.map(|path| path.next_hop.exit).ok_or(DropReason::NodeUnreachable)
             }
             Egress::Uplink(id) => self

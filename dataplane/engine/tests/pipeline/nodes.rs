@@ -173,6 +173,7 @@ pub fn set_node(b: &mut SnapshotBuilder, other: &Other, path: Result<NodePath, U
         address: Some(other.address()),
         takes_own: path.is_ok(),
         path,
+        path_v6: None,
     };
     b.set_remote_node(other.id, Some(Arc::new(node)));
 }

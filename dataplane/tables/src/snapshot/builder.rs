@@ -140,6 +140,8 @@ impl SnapshotBuilder {
         self.changed = true;
         let path = node.as_ref().and_then(|node| node.path.ok());
         self.next.node_paths.set(id.index(), path);
+        let path_v6 = node.as_ref().and_then(|node| node.path_v6);
+        self.next.node_paths_v6.set(id.index(), path_v6);
         match node {
             Some(node) => self.next.nodes.set(id, node),
             None => self.next.nodes.remove(&id).is_some(),
@@ -183,6 +185,7 @@ impl SnapshotBuilder {
             + next.provenance.take_copied()
             + next.nodes.take_copied()
             + next.node_paths.take_copied()
+            + next.node_paths_v6.take_copied()
             + next.next_hops.take_copied()
             + next.neighbors.take_copied();
         (Arc::new(next.clone()), copied)

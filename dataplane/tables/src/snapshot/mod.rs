@@ -32,6 +32,8 @@ pub struct Snapshot {
     nodes: PagedMap<NodeId, Arc<RemoteNode>>,
     /// A copy of the path of each of `nodes`.
     node_paths: PagedVec<Option<NodePath>, 16>,
+    /// The same for nodes whose IPv6 pods are reached by another path.
+    node_paths_v6: PagedVec<Option<NodePath>, 16>,
     next_hops: PagedVec<Option<NextHop>>,
     /// The neighbors of the uplink by their MAC.
     neighbors: PagedMap<MacAddr, NextHopId>,
@@ -195,11 +197,23 @@ impl Snapshot {
         self.nodes.iter().map(|(id, node)| (*id, node))
     }
 
-    /// Returns the way of packets to another node; `None` if it cannot be reached.
+    /// Returns the way of packets to another node; `None` if it cannot be reached. The way of IPv6 packets may be another one
+    /// ([`node_path_for`](Self::node_path_for)); it is a tunnel if this one is.
     #[inline]
     #[must_use]
     pub fn node_path(&self, id: NodeId) -> Option<&NodePath> {
         self.node_paths.get(id.index())?.as_ref()
+    }
+
+    /// Returns the way of packets of one family to another node.
+    #[inline]
+    #[must_use]
+    pub fn node_path_for(&self, id: NodeId, is_v4: bool) -> Option<&NodePath> {
+        // Few clusters have nodes with two paths, so the table is empty in most.
+        if !is_v4 && let Some(Some(path)) = self.node_paths_v6.get(id.index()) {
+            return Some(path);
+        }
+        self.node_path(id)
     }
 
     /// Returns a next hop of the uplink.

@@ -31,18 +31,22 @@ const REASON: &str = "HeddleIsUp";
 pub struct NodeReport {
     /// The annotations, by name.
     pub annotations: BTreeMap<&'static str, String>,
+    /// Annotations that an earlier agent may have written. They are removed if the Node has every one of them with this value: then
+    /// nobody else wrote them.
+    pub withdrawn: BTreeMap<&'static str, String>,
 }
 
 impl NodeReport {
-    /// Returns the annotations that a Node does not have, as a JSON merge patch (RFC 7386).
+    /// Returns the annotations that a Node does not have, and `null` for the ones to remove, as a JSON merge patch (RFC 7386). It is
+    /// one patch for all: flanneld notices a change of one family's annotations only if the other family's change with it.
     fn annotations_patch(&self, node: &OwnNode) -> Option<Value> {
-        let missing: BTreeMap<&str, &String> = self
-            .annotations
-            .iter()
-            .filter(|(name, value)| node.annotations.get(**name) != Some(value))
-            .map(|(name, value)| (*name, value))
-            .collect();
-        (!missing.is_empty()).then(|| json!({"metadata": {"annotations": missing}}))
+        let has = |name: &str, value: &String| node.annotations.get(name) == Some(value);
+        let missing = self.annotations.iter().filter(|(name, value)| !has(name, value));
+        let mut changes: BTreeMap<&str, Option<&String>> = missing.map(|(name, value)| (*name, Some(value))).collect();
+        if self.withdrawn.iter().all(|(name, value)| has(name, value)) {
+            changes.extend(self.withdrawn.keys().map(|name| (*name, None)));
+        }
+        (!changes.is_empty()).then(|| json!({"metadata": {"annotations": changes}}))
     }
 }
 
@@ -129,6 +133,27 @@ mod tests {
                 (VERSION_ANNOTATION, "1".to_owned()),
             ]
             .into(),
+            withdrawn: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn annotations_are_withdrawn_if_nobody_else_wrote_them() {
+        let report = NodeReport {
+            annotations: BTreeMap::new(),
+            withdrawn: [("type", "vxlan".to_owned()), ("data", "mine".to_owned())].into(),
+        };
+        let node = |all: &[(&str, &str)]| OwnNode {
+            annotations: all.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(),
+            ..OwnNode::default()
+        };
+        let patch = report.annotations_patch(&node(&[("data", "mine"), ("type", "vxlan"), ("other", "x")]));
+        assert_eq!(
+            patch,
+            Some(json!({"metadata": {"annotations": {"data": null, "type": null}}}))
+        );
+        for others in [&[("data", "theirs"), ("type", "vxlan")][..], &[("data", "mine")], &[]] {
+            assert_eq!(report.annotations_patch(&node(others)), None, "{others:?}");
         }
     }
 
