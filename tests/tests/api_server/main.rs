@@ -10,6 +10,8 @@ mod common;
 mod churn;
 mod cluster_policy;
 mod credentials;
+mod flannel;
+mod flanneld;
 mod follow;
 mod nodes;
 mod outage;

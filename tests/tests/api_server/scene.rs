@@ -67,11 +67,17 @@ impl Cluster {
 
     /// Registers a node whose agent has an account of its own and reaches the API server by a gate. No agent runs yet.
     pub fn node(&self, name: &str, number: u8) -> Result<Member, LabError> {
+        self.node_with(name, number, Vec::new())
+    }
+
+    /// Registers a node whose agent gets further arguments of `heddle run`.
+    pub fn node_with(&self, name: &str, number: u8, flags: Vec<String>) -> Result<Member, LabError> {
         let account = Account::create(&self.plane, &format!("heddle-{name}"))?;
         let gate = Gate::start(self.plane.ns(), self.plane.address())?;
         let mut plan = NodePlan::new(name, number);
         let kubeconfig = account.kubeconfig(&self.plane, gate.address())?;
         plan.kubeconfig = Some(kubeconfig.clone());
+        plan.flags = flags;
         let node = self.lab.node(plan)?;
         self.plane.register(&node)?;
         Ok(Member {

@@ -70,6 +70,14 @@ fn a_node_shows_its_dataplane_again_after_someone_removed_it() -> Result<(), Lab
     waits_until_it_shows_dataplane(&cluster, &member)?;
     let status = member.node.status()?;
     assert_eq!(status["source"]["write_faults"], json!({}));
+    // Flannel's annotations are written only if configured.
+    let node = cluster.plane.get(&["node", "shows"])?;
+    let mut names = node["metadata"]["annotations"].as_object().into_iter().flatten();
+    assert!(
+        names.all(|(name, _)| !name.contains("flannel")),
+        "{:#}",
+        node["metadata"]
+    );
     Ok(())
 }
 
