@@ -90,6 +90,8 @@ pub struct NodeConfig {
     pub flannel: bool,
     /// The ranges of Services; empty: the ranges in ServiceCIDR objects.
     pub service_cidrs: Vec<Prefix>,
+    /// The ranges outside of the cluster for which the kernel does not masquerade pods.
+    pub unmasqueraded: Vec<Prefix>,
     /// Serves `spec.externalIPs` of Services. Whoever may write a Service can take over any address with them.
     pub external_ips: bool,
     /// The identifiers that other nodes had before the agent's restart. New nodes get unused ones.
@@ -113,6 +115,7 @@ impl NodeConfig {
             tunnel: TunnelConfig::default(),
             flannel: false,
             service_cidrs: Vec::new(),
+            unmasqueraded: Vec::new(),
             external_ips: false,
             node_ids: BTreeMap::new(),
         }

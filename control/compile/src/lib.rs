@@ -110,6 +110,6 @@ pub use config::{NodeConfig, TunnelConfig, UplinkMtu};
 pub use node::attachment::{AddressDifference, Attachment};
 pub use node::pod_host_port::PodHostPort;
 pub use node_tables::{Interfaces, NodeTables};
-pub use prefix::to_prefix;
+pub use prefix::prefixes;
 pub use service::state::RemovedBackend;
 pub use underlay::{Underlay, UnderlayRoute};

@@ -125,6 +125,10 @@ pub struct Config {
     #[serde(rename = "serviceCIDRs")]
     #[cfg_attr(feature = "clap", arg(skip))]
     pub service_cidrs: Vec<IpNet>,
+    /// The ranges outside of the cluster that see the pods' own addresses; empty: none.
+    #[serde(rename = "nonMasqueradeCIDRs")]
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub non_masquerade_cidrs: Vec<IpNet>,
     /// Serves the externalIPs of Services.
     #[serde(rename = "externalIPs")]
     #[cfg_attr(feature = "clap", arg(skip))]
@@ -170,6 +174,7 @@ impl Default for Config {
             pod_wait_seconds: 20,
             cluster_cidrs: Vec::new(),
             service_cidrs: Vec::new(),
+            non_masquerade_cidrs: Vec::new(),
             external_ips: false,
             reserved_ports: PortRange::default(),
             log: "info".to_owned(),
@@ -259,6 +264,8 @@ mod tests {
             "maxPods: many",
             "reservedPorts: 65000-61000",
             "clusterCIDRs: [10.0.0.0]",
+            "nonMasqueradeCIDRs: [10.0.0.0/33]",
+            "nonMasqueradeCIDRs: 10.0.0.0/8",
             "hugePages: maybe",
             "timeouts: {udp: 30}",
             "fragments: 1024",

@@ -82,6 +82,8 @@ pub struct Settings {
     pub cluster_cidrs: Vec<IpNet>,
     /// The configured ranges of Service addresses; may be empty.
     pub service_cidrs: Vec<IpNet>,
+    /// The ranges outside of the cluster that see the pods' own addresses; may be empty.
+    pub non_masquerade_cidrs: Vec<IpNet>,
     /// Serves the externalIPs of Services.
     pub external_ips: bool,
     /// Source ports that are reserved for traffic masqueraded to the node's address.
@@ -250,6 +252,7 @@ impl Config {
         for (key, cidrs) in [
             ("clusterCIDRs", &self.cluster_cidrs),
             ("serviceCIDRs", &self.service_cidrs),
+            ("nonMasqueradeCIDRs", &self.non_masquerade_cidrs),
         ] {
             if let Some(cidr) = cidrs.iter().find(|c| c.trunc() != **c) {
                 return Err(ConfigError::value(
@@ -283,6 +286,7 @@ impl Config {
             pod_wait: Duration::from_secs(self.pod_wait_seconds.into()),
             cluster_cidrs: self.cluster_cidrs,
             service_cidrs: self.service_cidrs,
+            non_masquerade_cidrs: self.non_masquerade_cidrs,
             external_ips: self.external_ips,
             reserved_ports: self.reserved_ports,
         })
@@ -467,17 +471,15 @@ mod tests {
             ("idleAfterMillis", |c| c.idle_after_millis = u32::MAX),
             ("midstreamPickupSeconds", |c| c.midstream_pickup_seconds = u32::MAX),
             ("podWaitSeconds", |c| c.pod_wait_seconds = 0),
-            ("reservedPorts", |c| {
-                c.reserved_ports = PortRange {
-                    first: 65_500,
-                    last: 65_535,
-                }
-            }),
+            ("reservedPorts", |c| c.reserved_ports = "65500-65535".parse().unwrap()),
             ("clusterCIDRs", |c| {
                 c.cluster_cidrs = vec!["10.0.0.1/8".parse().unwrap()];
             }),
             ("serviceCIDRs", |c| {
                 c.service_cidrs = vec!["fd00::1/64".parse().unwrap()];
+            }),
+            ("nonMasqueradeCIDRs", |c| {
+                c.non_masquerade_cidrs = vec!["192.168.0.1/16".parse().unwrap()];
             }),
         ];
         assert!(good().check().is_ok());

@@ -25,8 +25,9 @@ const LOOPBACK: &str = "127.0.0.0/8";
 pub struct Table {
     /// The node's pod ranges, whose traffic is masqueraded.
     pub pod_ranges: BTreeSet<IpNet>,
-    /// The cluster's pod and Service ranges. Traffic to them keeps its source.
-    pub cluster_ranges: BTreeSet<IpNet>,
+    /// The destinations to which pods' traffic keeps its source: the cluster's pod and Service ranges, and the configured ranges
+    /// outside of the cluster.
+    pub unmasqueraded: BTreeSet<IpNet>,
     /// The source ports that the kernel must not choose, because heddle uses them.
     pub reserved: Option<RangeInclusive<u16>>,
     /// The node ports and host ports, which the node's processes reach at the node's own addresses.
@@ -54,7 +55,7 @@ pub fn ruleset(table: &Table) -> String {
     let _ = write!(text, "add table {NAME}\ndelete table {NAME}\ntable {NAME} {{\n");
     // The sets of ranges.
     for (name, v4) in [("4", true), ("6", false)] {
-        for (set, ranges) in [("pods", &table.pod_ranges), ("inside", &table.cluster_ranges)] {
+        for (set, ranges) in [("pods", &table.pod_ranges), ("unmasqueraded", &table.unmasqueraded)] {
             let of_family: Vec<String> = ranges
                 .iter()
                 .filter(|range| range.addr().is_ipv4() == v4)
@@ -84,7 +85,7 @@ pub fn ruleset(table: &Table) -> String {
     };
     for (family, name) in [("ip", "4"), ("ip6", "6")] {
         let leaves = format!(
-            "oifname != {{ \"{INTERFACE}\", \"lo\" }} {family} saddr @pods{name} {family} daddr != @inside{name}"
+            "oifname != {{ \"{INTERFACE}\", \"lo\" }} {family} saddr @pods{name} {family} daddr != @unmasqueraded{name}"
         );
         let _ = writeln!(text, "    {leaves} meta l4proto {{ tcp, udp, sctp }} {masquerade}");
         let _ = writeln!(text, "    {leaves} masquerade");
@@ -233,7 +234,7 @@ mod tests {
     fn the_table_for_both_families() {
         let table = Table {
             pod_ranges: BTreeSet::from(["10.0.1.0/24".parse().unwrap()]),
-            cluster_ranges: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()]),
+            unmasqueraded: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "fd00::/48".parse().unwrap()]),
             reserved: Some(61_000..=65_535),
             node_ports: [
                 (true, Protocol::Tcp, 30_080),
@@ -267,19 +268,19 @@ mod tests {
 delete table inet heddle
 table inet heddle {
   set pods4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.0.1.0/24 } }
-  set inside4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.0.0.0/16 } }
+  set unmasqueraded4 { type ipv4_addr; flags interval; auto-merge; elements = { 10.0.0.0/16 } }
   set pods6 { type ipv6_addr; flags interval; auto-merge; }
-  set inside6 { type ipv6_addr; flags interval; auto-merge; elements = { fd00::/48 } }
+  set unmasqueraded6 { type ipv6_addr; flags interval; auto-merge; elements = { fd00::/48 } }
   set outer4 { type ipv4_addr; elements = { 203.0.113.5 } }
   map outerports4 { type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service; elements = { 203.0.113.5 . tcp . 80 : 10.0.1.3 . 1, 203.0.113.5 . udp . 53 : 10.0.1.3 . 2 } }
   set outer6 { type ipv6_addr; elements = { 2001:db8:5::5 } }
   map outerports6 { type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; elements = { 2001:db8:5::5 . sctp . 99 : fd00::3 . 3 } }
   chain postrouting {
     type nat hook postrouting priority srcnat; policy accept;
-    oifname != { "heddle0", "lo" } ip saddr @pods4 ip daddr != @inside4 meta l4proto { tcp, udp, sctp } masquerade to :1024-60999
-    oifname != { "heddle0", "lo" } ip saddr @pods4 ip daddr != @inside4 masquerade
-    oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @inside6 meta l4proto { tcp, udp, sctp } masquerade to :1024-60999
-    oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @inside6 masquerade
+    oifname != { "heddle0", "lo" } ip saddr @pods4 ip daddr != @unmasqueraded4 meta l4proto { tcp, udp, sctp } masquerade to :1024-60999
+    oifname != { "heddle0", "lo" } ip saddr @pods4 ip daddr != @unmasqueraded4 masquerade
+    oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @unmasqueraded6 meta l4proto { tcp, udp, sctp } masquerade to :1024-60999
+    oifname != { "heddle0", "lo" } ip6 saddr @pods6 ip6 daddr != @unmasqueraded6 masquerade
     oifname "heddle0" ip saddr @outer4 meta l4proto { tcp, udp, sctp } snat ip to 192.0.2.1:1024-60999
     oifname "heddle0" ip saddr 127.0.0.0/8 meta l4proto { tcp, udp, sctp } snat ip to 192.0.2.1:1024-60999
     oifname "heddle0" ip6 saddr @outer6 meta l4proto { tcp, udp, sctp } snat ip6 to [2001:db8::1]:1024-60999

@@ -24,6 +24,8 @@ pub struct Inputs<'a> {
     pub cluster_cidrs: &'a [IpNet],
     /// `serviceCIDRs` of the configuration.
     pub service_cidrs: &'a [IpNet],
+    /// `nonMasqueradeCIDRs` of the configuration.
+    pub non_masquerade_cidrs: &'a [IpNet],
     /// The ranges of ServiceCIDR objects.
     pub service_objects: &'a BTreeSet<IpNet>,
     /// The cluster addresses of all Services.
@@ -131,7 +133,12 @@ pub fn compute(inputs: &Inputs<'_>) -> Plan {
             .filter_map(|at| source_of(&IpNet::from(at)))
             .collect(),
         pod_ranges: facts.pod_ranges(),
-        cluster_ranges,
+        unmasqueraded: without_covered(
+            cluster_ranges
+                .into_iter()
+                .chain(inputs.non_masquerade_cidrs.iter().copied())
+                .collect(),
+        ),
         reserved: Some(inputs.reserved_ports.clone()),
         node_ports: &inputs.frontends.node_ports | &inputs.frontends.host_ports,
         loopback_ports: inputs
@@ -205,6 +212,7 @@ mod tests {
             flannel_ranges: &BTreeSet::new(),
             cluster_cidrs: cluster,
             service_cidrs: services,
+            non_masquerade_cidrs: &[],
             service_objects: &objects.iter().copied().collect(),
             service_addresses: &addresses.iter().map(|a| a.parse().unwrap()).collect(),
             frontends: &Frontends::default(),
@@ -287,6 +295,7 @@ mod tests {
             flannel_ranges: &BTreeSet::new(),
             cluster_cidrs: &[],
             service_cidrs: &[net("10.96.0.0/16")],
+            non_masquerade_cidrs: &[],
             service_objects: &BTreeSet::new(),
             service_addresses: &BTreeSet::new(),
             frontends: &Frontends::default(),
@@ -333,6 +342,42 @@ mod tests {
     }
 
     #[test]
+    fn ranges_without_masquerade_join_the_clusters_and_get_no_route() {
+        let node = node();
+        let facts = facts(&node);
+        let of = |ranges: &[IpNet]| {
+            compute(&Inputs {
+                facts: &facts,
+                node_ranges: &BTreeSet::new(),
+                cluster_cidrs: &[net("10.0.0.0/16")],
+                service_cidrs: &[net("10.96.0.0/16")],
+                non_masquerade_cidrs: ranges,
+                service_objects: &BTreeSet::new(),
+                service_addresses: &BTreeSet::new(),
+                frontends: &Frontends::default(),
+                external_aliases: &BTreeMap::new(),
+                node_addresses: &BTreeSet::new(),
+                mtu: 1500,
+                reserved_ports: 61_000..=65_535,
+            })
+        };
+        let without = of(&[]);
+        let inside = ["10.0.0.0/16", "10.96.0.0/16", "fd00:0:0:1::/64"].map(net);
+        assert_eq!(without.table.unmasqueraded, BTreeSet::from(inside));
+        let with = of(&["172.16.0.0/12", "10.0.0.0/8", "2001:db8:64::/48"].map(net));
+        let all = ["10.0.0.0/8", "172.16.0.0/12", "2001:db8:64::/48", "fd00:0:0:1::/64"].map(net);
+        assert_eq!(with.table.unmasqueraded, BTreeSet::from(all));
+        assert_eq!(shown(&with), shown(&without));
+        // Another value is another plan, so the host task writes the table again.
+        assert_ne!(with, without);
+        let everything = of(&["0.0.0.0/0", "::/0"].map(net));
+        assert_eq!(
+            everything.table.unmasqueraded,
+            BTreeSet::from(["0.0.0.0/0", "::/0"].map(net))
+        );
+    }
+
+    #[test]
     fn a_family_without_address_of_the_node_uses_the_host_ports_or_has_no_route() {
         let mut v4_only = node();
         v4_only.internal_ips.truncate(1);
@@ -371,6 +416,7 @@ mod tests {
             flannel_ranges: &BTreeSet::new(),
             cluster_cidrs: &[],
             service_cidrs: &[net("10.96.0.0/16")],
+            non_masquerade_cidrs: &[],
             service_objects: &BTreeSet::new(),
             service_addresses: &BTreeSet::new(),
             frontends: &frontends,

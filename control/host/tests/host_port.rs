@@ -57,7 +57,7 @@ fn plan() -> Plan {
         mtu: 1400,
         table: Table {
             pod_ranges: BTreeSet::from(["10.0.1.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()]),
-            cluster_ranges: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "10.96.0.1/32".parse().unwrap()]),
+            unmasqueraded: BTreeSet::from(["10.0.0.0/16".parse().unwrap(), "10.96.0.1/32".parse().unwrap()]),
             reserved: Some(61_000..=65_535),
             node_ports: BTreeSet::from([
                 NodePort {

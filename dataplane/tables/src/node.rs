@@ -63,6 +63,8 @@ pub struct NodeTable {
     pub pod_cidrs: Vec<Prefix>,
     /// The ranges of the Services' addresses; empty if neither a ServiceCIDR object nor the configuration names one.
     pub service_cidrs: Vec<Prefix>,
+    /// The ranges outside of the cluster for which the kernel does not masquerade pods.
+    pub unmasqueraded: Vec<Prefix>,
     /// The host port.
     pub host: HostPort,
     /// Masquerade.
@@ -106,6 +108,12 @@ impl NodeTable {
     #[must_use]
     pub fn has_node_ports(&self, addr: Ip) -> bool {
         self.addresses.contains(&addr) || self.masquerade.addresses.contains(&addr)
+    }
+
+    /// Returns true if an address lies in a range for which the kernel does not masquerade pods.
+    #[must_use]
+    pub fn is_unmasqueraded(&self, addr: Ip) -> bool {
+        self.unmasqueraded.iter().any(|c| c.contains(addr))
     }
 
     /// Returns true if an address lies in a range of Services.

@@ -260,6 +260,7 @@ impl Objects {
             flannel_ranges: &flannel_ranges(&cluster, &self.node, settings),
             cluster_cidrs: &settings.cluster_cidrs,
             service_cidrs: &settings.service_cidrs,
+            non_masquerade_cidrs: &settings.non_masquerade_cidrs,
             service_objects: &service_cidr_ranges(&cluster),
             service_addresses: &service_addresses(&cluster),
             frontends: &frontends,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use heddle_compile::{NodeConfig, TunnelConfig, to_prefix};
+use heddle_compile::{NodeConfig, TunnelConfig, prefixes};
 
 use super::error::ControllerError;
 use super::host::HostChange;
@@ -91,11 +91,8 @@ impl Controller {
             masquerade_ports: (settings.reserved_ports.first, settings.reserved_ports.last),
             local_mtu: settings.pod_mtu,
             uplink: self.objects.uplink_mtu(self.host.uplink()),
-            service_cidrs: settings
-                .service_cidrs
-                .iter()
-                .filter_map(|&range| to_prefix(range))
-                .collect(),
+            service_cidrs: prefixes(&settings.service_cidrs),
+            unmasqueraded: prefixes(&settings.non_masquerade_cidrs),
             external_ips: settings.external_ips,
             tunnel: TunnelConfig {
                 mode: settings.tunnel,

@@ -85,6 +85,7 @@ impl OwnNode {
             addresses: listed,
             pod_cidrs,
             service_cidrs: self.service_cidrs.clone(),
+            unmasqueraded: config.unmasqueraded.clone(),
             host,
             masquerade: Masquerade {
                 addresses: reserved(&self.facts.masquerade_addresses).into_iter().take(2).collect(),

@@ -1,6 +1,6 @@
 //! The compiled tables of a node, under the rules of its agent's configuration.
 
-use heddle_compile::{NodeConfig, to_prefix};
+use heddle_compile::{NodeConfig, prefixes};
 use heddle_config::Config;
 
 use super::rules::Rules;
@@ -13,11 +13,8 @@ pub fn node_config(node: &str, rules: &Rules) -> NodeConfig {
         external_ips: rules.external_ips,
         tunnel: rules.tunnel,
         flannel: rules.flannel,
-        service_cidrs: rules
-            .service_cidrs
-            .iter()
-            .filter_map(|&range| to_prefix(range))
-            .collect(),
+        service_cidrs: prefixes(&rules.service_cidrs),
+        unmasqueraded: prefixes(&rules.non_masquerade_cidrs),
         masquerade_ports: (ports.first, ports.last),
         ..NodeConfig::named(node)
     }

@@ -12,6 +12,8 @@ pub struct Rules {
     pub external_ips: bool,
     /// `serviceCIDRs`: the ranges of Service addresses; empty: the ranges of the ServiceCIDR objects.
     pub service_cidrs: Vec<IpNet>,
+    /// `nonMasqueradeCIDRs`: the ranges outside of the cluster that see the pods' own addresses.
+    pub non_masquerade_cidrs: Vec<IpNet>,
     /// `tunnel` and `vxlan`: the way to pods of other nodes.
     pub tunnel: TunnelConfig,
     /// `flannelAnnotations`: nodes without heddle are reached as Flannel's annotations say.
@@ -24,6 +26,7 @@ impl Default for Rules {
         Self {
             external_ips: true,
             service_cidrs: Vec::new(),
+            non_masquerade_cidrs: Vec::new(),
             tunnel: TunnelConfig::default(),
             flannel: false,
         }
@@ -35,6 +38,7 @@ impl From<&Config> for Rules {
         Self {
             external_ips: config.external_ips,
             service_cidrs: config.service_cidrs.clone(),
+            non_masquerade_cidrs: config.non_masquerade_cidrs.clone(),
             tunnel: TunnelConfig {
                 mode: config.tunnel,
                 network: Tunnel {

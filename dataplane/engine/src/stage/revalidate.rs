@@ -8,7 +8,7 @@
 //! may not restrict. The same holds for a connection with a node that cannot be reached at the moment: it goes on when the node is
 //! back.
 
-use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Route};
+use heddle_flow::{Egress, FlowFlags, FlowKey, FlowView, Hit, Origin, Route};
 use heddle_tables::EndpointId;
 use heddle_wire::{Parsed, Proto};
 
@@ -192,6 +192,17 @@ fn egresses(cx: &Context<'_>, allowed: &Allowed, view: &FlowView, other: &FlowVi
     if reply { [back, there] } else { [there, back] }
 }
 
+/// Returns true if the answers to a connection may come in by the uplink, although its packets leave by the kernel. The destination
+/// sees the pod's own address then, and packets to pods of this node come by the uplink if any node is reached without a tunnel. The
+/// entry keeps the host as its end, because the kernel still routes the pod's packets.
+fn comes_by_uplink_too(cx: &Context<'_>, key: &FlowKey, allowed: &Allowed) -> bool {
+    key.origin == Origin::UPLINK
+        && allowed.egress == Egress::Endpoint(EndpointId::HOST)
+        && allowed.source == Source::Kept
+        && allowed.from.is_pod()
+        && cx.snapshot.node().is_unmasqueraded(key.tuple.src)
+}
+
 /// Handles a packet of a known tuple that came in from another origin. Either another sender spoofed it, and it is dropped without
 /// an effect on the connection. Or the address has moved to another endpoint or node, and the entry is changed accordingly.
 fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
@@ -211,7 +222,7 @@ fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
         (allowed.from, allowed.to())
     };
     // Nothing of the entry may change before this check.
-    if from != here {
+    if from != here && !(reply && comes_by_uplink_too(cx, key, &allowed)) {
         return Next::drop(DropReason::SpoofedSource);
     }
     let Some(generations) = cx.generations([from, to]) else {

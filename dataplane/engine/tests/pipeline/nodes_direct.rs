@@ -1,7 +1,7 @@
 //! Nodes that are reached without a tunnel.
 
 use heddle_tables::Unreachable;
-use heddle_wire::testing::Packet;
+use heddle_wire::testing::{Packet, ip};
 use heddle_wire::{TcpFlags, ether, parse};
 
 use crate::nodes::{self, N1, N2, ROUTER};
@@ -150,4 +150,48 @@ fn connections_outlast_the_time_in_which_a_node_is_not_reached() {
             assert_eq!(w.connections(), 2);
         });
     }
+}
+
+#[test]
+fn answers_from_a_range_without_masquerade_come_by_the_uplink() {
+    worlds(|w| {
+        for outside in ["203.0.113.200", "2001:db8:aa::7"].map(ip) {
+            let own = A.ip(outside);
+            let request = |flags| A.to(outside).tcp(1000, 80, flags, 1, 2, b"");
+            let answer = |flags| plain(outside, own).tcp(80, 1000, flags, 1, 2, b"");
+            // The kernel routes the request. Nothing but the answer shows that the kernel's network answers by the uplink.
+            w.pass(&A, &HOST, &request(SYN));
+            w.pass(&UPLINK, &A, &answer(SYN | ACK));
+            w.pass(&A, &HOST, &request(ACK));
+            let before = w.slow();
+            w.pass(&UPLINK, &A, &answer(ACK));
+            w.pass(&A, &HOST, &request(ACK));
+            assert_eq!(w.slow(), before, "both directions are hits");
+            // A change of the tables leaves both directions as they are.
+            w.raise_uplink();
+            w.set_policy(&A, None);
+            w.dropped(&UPLINK, &answer(ACK), "policy-not-ready");
+            w.set_policy(&A, Some(std::sync::Arc::new(heddle_tables::EndpointPolicy::open())));
+            w.pass(&UPLINK, &A, &answer(ACK));
+            w.pass(&A, &HOST, &request(ACK));
+            // The answers may come by the kernel again.
+            let by_kernel = |flags| {
+                Packet::new(HOST.mac, heddle_wire::MacAddr::GATEWAY, outside, own).tcp(80, 1000, flags, 1, 2, b"")
+            };
+            w.pass(&HOST, &A, &by_kernel(ACK));
+            w.pass(&UPLINK, &A, &answer(ACK));
+            w.dropped(
+                &B,
+                &Packet::new(B.mac, heddle_wire::MacAddr::GATEWAY, outside, own).tcp(80, 1000, ACK, 1, 2, b""),
+                "spoofed-source",
+            );
+        }
+        assert_eq!(w.connections(), 2);
+        // Other destinations get the node's address, so no answer to a pod's own comes by the uplink.
+        for outside in ["203.0.113.20", "2001:db8:ab::7"].map(ip) {
+            w.pass(&A, &HOST, &A.to(outside).tcp(1000, 80, SYN, 1, 0, b""));
+            let answer = plain(outside, A.ip(outside)).tcp(80, 1000, SYN | ACK, 1, 2, b"");
+            w.dropped(&UPLINK, &answer, "spoofed-source");
+        }
+    });
 }

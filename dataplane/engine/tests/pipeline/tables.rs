@@ -109,6 +109,10 @@ pub fn node(workers: u8) -> SnapshotBuilder {
         addresses: vec![HOST.v4(), HOST.v6(), ip("10.0.255.1")],
         pod_cidrs: vec![Prefix::new(ip("10.0.0.0"), 24), Prefix::new(ip("fd00::"), 64)],
         service_cidrs: vec![Prefix::new(ip("10.96.0.0"), 16), Prefix::new(ip("fd96::"), 64)],
+        unmasqueraded: vec![
+            Prefix::new(ip("203.0.113.128"), 25),
+            Prefix::new(ip("2001:db8:aa::"), 48),
+        ],
         host: HostPort {
             mac: HOST.mac,
             addresses: [ip("10.0.255.1")].into_iter().collect(),
