@@ -69,6 +69,17 @@ fn seeds() -> Vec<(String, Vec<u8>)> {
             "unknown-sender",
             unknown.udp(50_000, vxlan::PORT, &[&HEADER[..], &datagram].concat()),
         );
+        // Errors of a router about packets of this node, as Linux quotes them, and as short as RFC 792 allows.
+        let sent = Packet::new(MacAddr::GATEWAY, MacAddr::GATEWAY, ip(local), ip(pod)).udp(53, 1000, &[7; 64]);
+        let back = Packet::new(ROUTER, UPLINK, ip(host), ip(own));
+        let quoted = back.udp(50_000, vxlan::PORT, &[&HEADER[..], &sent].concat());
+        let router = Packet::new(ROUTER, UPLINK, ip(stranger), ip(host));
+        let (too_big, code, host_unreachable) = if outer.is_v4() { (3, 4, (3, 1)) } else { (2, 0, (1, 3)) };
+        add("too-big", router.icmp_error(too_big, code, 1400, &quoted));
+        let short = &quoted[..quoted.len() - sent.len() - 8];
+        add("too-big-short", router.icmp_error(too_big, code, 1400, short));
+        let (kind, code) = host_unreachable;
+        add("unreachable", router.icmp_error(kind, code, 0, &quoted));
         // Congestion experienced, around a packet that does not understand it.
         let mut congested = by(HEADER, &datagram);
         congested[15] |= if outer.is_v4() { 3 } else { 0x30 };

@@ -1,7 +1,7 @@
 //! The state that the stages share: a worker's own between bursts, and the context of one burst.
 
 use heddle_flow::{Egress, FlowTable, FlowView, Millis, Origin};
-use heddle_port::{BURST, FrameStore, PortId, WorkerPool};
+use heddle_port::{BURST, FrameStore, Packet, PortId, WorkerPool};
 use heddle_tables::{Endpoint, EndpointId, Generation, NextHopId, Snapshot};
 use heddle_wire::MacAddr;
 use heddle_wire::vxlan::OuterHeader;
@@ -61,7 +61,7 @@ pub struct Stages {
     pub(crate) slow: u64,
     /// The state of the random number generator.
     pub(crate) chance: u64,
-    /// The buffer in which local replies are built.
+    /// The buffer in which local replies and errors about packets of the tunnel are built.
     pub(crate) scratch: Box<[u8; SCRATCH]>,
     /// The datagrams with at least one received fragment, and the held fragments.
     pub(crate) datagrams: Datagrams,
@@ -219,6 +219,25 @@ impl<'a> Context<'a> {
         }
         let neighbor = self.neighbor.and_then(|mac| self.snapshot.neighbor(mac));
         neighbor.map_or(back, Egress::Uplink)
+    }
+
+    /// Replaces a packet by the first octets of the scratch buffer, and frees the packet's other frames. Returns false if they do not
+    /// fit a frame.
+    pub(crate) fn copy_scratch(&mut self, packet: &mut Packet, len: usize) -> bool {
+        if len > self.store.room() as usize {
+            return false;
+        }
+        let Some(built) = self.stages.scratch.get(..len) else {
+            return false;
+        };
+        if packet.frames() > 1 {
+            for frame in packet.split_following(self.store) {
+                self.pool.free(frame);
+            }
+        }
+        packet.set_head_range(self.store, self.ingress.capabilities.headroom, len as u32);
+        packet.bytes_mut(self.store).copy_from_slice(built);
+        true
     }
 
     /// Returns true if an entry was evaluated against the current tables and since the start of the agent.

@@ -144,6 +144,8 @@ reasons! {
         TunnelCongested = "tunnel-congested",
         /// The packet cannot be encapsulated: its frame has no room for the outer headers.
         TunnelNoHeadroom = "tunnel-no-headroom",
+        /// An ICMP error about a packet of the tunnel with a kind, an MTU or a checksum that no error to a pod can follow from.
+        TunnelErrorRefused = "tunnel-error-refused",
 
         // The classifying stage and anti-spoofing.
         /// The frame is not addressed to the gateway.
@@ -366,6 +368,7 @@ impl DropReason {
             | Self::UnsupportedProtocol
             | Self::UnsupportedIcmp
             | Self::TunnelNetwork
+            | Self::TunnelErrorRefused
             | Self::Untranslatable => DropClass::Unsupported,
             Self::ServiceSourceRange | Self::PolicyNotReady | Self::PolicyDeniedEgress | Self::PolicyDeniedIngress => {
                 DropClass::Policy
@@ -477,9 +480,7 @@ mod tests {
 
     #[test]
     fn numbers_follow_the_list() {
-        for (n, r) in DropReason::ALL.iter().enumerate() {
-            assert_eq!(*r as usize, n);
-        }
+        assert!((0..).zip(DropReason::ALL).all(|(n, r)| *r as usize == n));
     }
 
     #[test]

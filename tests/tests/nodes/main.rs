@@ -9,6 +9,7 @@ mod mtu;
 mod outside;
 mod reach;
 mod restart;
+mod router;
 mod scene;
 mod spoofing;
 mod wire;

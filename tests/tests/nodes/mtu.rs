@@ -13,7 +13,7 @@ use crate::scene::{Cluster, PORT, ask, ip, seen, tells};
 use crate::wire::{mac_of, send_frame, udp_frame, vxlan};
 
 const UDP_PORT: u16 = 5353;
-const ECHO: u16 = 7777;
+pub const ECHO: u16 = 7777;
 /// The headers that the tunnel adds over IPv4 (RFC 7348: outer IPv4, UDP, VXLAN, inner Ethernet).
 const OVERHEAD: u16 = 20 + 8 + 8 + 14;
 
@@ -67,7 +67,7 @@ fn forget_mtu(pod: &NetNs) -> Result<(), LabError> {
 }
 
 /// Sends one echo request that no router may fragment, in an IP packet of this size, and returns what ping prints.
-fn ping_whole(from: &NetNs, to: SocketAddr, size: u16) -> Result<String, LabError> {
+pub fn ping_whole(from: &NetNs, to: SocketAddr, size: u16) -> Result<String, LabError> {
     let headers = if to.is_ipv6() { 40 + 8 } else { 20 + 8 };
     let (size, to) = ((size - headers).to_string(), to.ip().to_string());
     let mut ping = Command::new("ping");
@@ -115,10 +115,10 @@ fn the_largest_packets_pass_and_larger_ones_are_answered() -> Result<(), LabErro
 }
 
 /// A connection to an echo.
-struct Stream(TcpStream);
+pub struct Stream(TcpStream);
 
 impl Stream {
-    fn start(from: &NetNs, to: SocketAddr) -> Result<Self, LabError> {
+    pub fn start(from: &NetNs, to: SocketAddr) -> Result<Self, LabError> {
         from.enter(|| {
             let failed = || LabError::io(format!("TCP to {to}"));
             let stream = TcpStream::connect_timeout(&to, BOUND).map_err(failed())?;
@@ -128,7 +128,7 @@ impl Stream {
     }
 
     /// Sends many packets, and compares what comes back.
-    fn exchange(&mut self) -> Result<(), LabError> {
+    pub fn exchange(&mut self) -> Result<(), LabError> {
         let sent: Vec<u8> = (0..100_000_u32).map(|n| (n * 7 + n / 256) as u8).collect();
         let mut received = vec![0; sent.len()];
         for _ in 0..10 {

@@ -39,7 +39,7 @@ pub(crate) fn send(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, reply:
         Reply::Reset(_) => (tcp_reset(cx, packet, p), AnswerKind::TcpReset),
     };
     match built {
-        Some(len) if copy_reply(cx, packet, len) && leave(cx, packet) => Verdict::Answer(kind),
+        Some(len) if cx.copy_scratch(packet, len) && leave(cx, packet) => Verdict::Answer(kind),
         _ => Verdict::drop(reply.otherwise()),
     }
 }
@@ -65,25 +65,6 @@ fn leave(cx: &Context<'_>, packet: &mut Packet) -> bool {
     };
     rewrite::set_macs(head, path.next_hop.dst, path.next_hop.src)
         && tunnel::encapsulate_whole(cx.store, packet, &outer).is_ok()
-}
-
-/// Copies a reply from the scratch buffer into the packet's frame and frees the packet's other frames. Returns false if the
-/// reply does not fit a frame.
-fn copy_reply(cx: &mut Context<'_>, packet: &mut Packet, len: usize) -> bool {
-    if len > cx.store.room() as usize {
-        return false;
-    }
-    let Some(reply) = cx.stages.scratch.get(..len) else {
-        return false;
-    };
-    if packet.frames() > 1 {
-        for frame in packet.split_following(cx.store) {
-            cx.pool.free(frame);
-        }
-    }
-    packet.set_head_range(cx.store, cx.ingress.capabilities.headroom, len as u32);
-    packet.bytes_mut(cx.store).copy_from_slice(reply);
-    true
 }
 
 /// Returns the source of an ICMP error: the gateway towards a pod, and this node's own address towards everybody else. The

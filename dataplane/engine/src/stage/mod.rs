@@ -12,6 +12,7 @@ pub(crate) mod neighbor;
 pub(crate) mod new_flow;
 pub(crate) mod revalidate;
 pub(crate) mod tunnel;
+
 // Shared by several stages.
 pub(crate) mod mtu;
 pub(crate) mod next;

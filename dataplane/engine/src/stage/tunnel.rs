@@ -5,13 +5,15 @@
 //! the inner source belongs to the sender. The source MAC of the outer frame replaces the inner one, so that a packet with a local
 //! reply shows which neighbor it came from, in a tunnel or not.
 
+mod underlay_error;
+
 use heddle_flow::Origin;
 use heddle_port::{FrameStore, Packet};
 use heddle_tables::{NodeId, Place, Snapshot, Tunnel};
 use heddle_wire::checksum::Sum;
 use heddle_wire::rewrite::{Tuple, set_macs};
 use heddle_wire::vxlan::{self, OuterHeader, ecn};
-use heddle_wire::{Ip, MacAddr, Parsed, Proto, ether, parse};
+use heddle_wire::{IcmpMessage, Ip, MacAddr, Parsed, Proto, ether, parse};
 
 use crate::context::Context;
 use crate::reason::DropReason;
@@ -20,7 +22,7 @@ use crate::reason::DropReason;
 const FIRST_PORT: u16 = 49152;
 
 /// Prepares a packet that came in by the uplink. A packet of the tunnel loses its outer headers, and its origin becomes the node
-/// that sent it.
+/// that sent it. An ICMP error about a packet that this node sent by the tunnel becomes one about the inner packet.
 ///
 /// # Errors
 /// The reason for which the packet is dropped.
@@ -31,6 +33,7 @@ pub(crate) fn receive(cx: &mut Context<'_>, packet: &mut Packet) -> Result<(), D
     let outer = parse(head, packet.len() as usize)?;
     match &cx.snapshot.node().tunnel {
         Some(tunnel) if is_tunnel(cx.snapshot, tunnel, &outer) => decapsulate(cx, packet, &outer, tunnel.vni),
+        Some(tunnel) if outer.icmp() == Some(IcmpMessage::Error) => underlay_error::replace(cx, packet, &outer, tunnel),
         _ => Ok(()),
     }
 }

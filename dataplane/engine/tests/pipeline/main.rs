@@ -32,6 +32,7 @@ mod malformed;
 mod nodes;
 mod nodes_addresses;
 mod nodes_direct;
+mod nodes_errors;
 mod nodes_flannel;
 mod nodes_sizes;
 mod nodes_tunnel;

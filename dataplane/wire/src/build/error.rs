@@ -7,6 +7,7 @@ use crate::ether;
 use crate::icmp::{self, IcmpMessage, v4, v6};
 use crate::parse::{L3, Parsed};
 use crate::proto::Proto;
+use crate::vxlan::QuotedInner;
 
 /// The longest datagram of an error, in octets (RFC 1812 section 4.3.2.3).
 const V4_LIMIT: usize = 576;
@@ -117,22 +118,56 @@ pub fn icmp_error(
     if !may_answer_with_error(p, error) || from.is_v4() != (p.l3 == L3::V4) {
         return Err(BuildError::NotAnswerable);
     }
-    let (proto, class, limit) = match p.l3 {
-        L3::V4 => (Proto::ICMP, V4_CLASS, V4_LIMIT - super::IPV4_HEADER - icmp::HEADER),
-        _ => (Proto::ICMPV6, 0, V6_LIMIT - super::IPV6_HEADER - icmp::HEADER),
-    };
     let packet = head
         .get(..p.end())
         .unwrap_or(head)
         .get(Parsed::L3_OFFSET..)
         .ok_or(BuildError::NotAnswerable)?;
+    let dst_mac = ether::source(head).ok_or(BuildError::NotAnswerable)?;
+    write(packet, error, (dst_mac, mac), (from, p.src), out)
+}
+
+/// Builds the ICMP error about the inner packet of a tunnel that follows from an error about the outer one; `head` is the frame
+/// with the error, and `macs` are the destination and the source. The error goes to the sender of the inner packet. Its source is
+/// that packet's destination: the router may have no address of this family, and none that the sender could know.
+///
+/// # Errors
+///
+/// `NotAnswerable` if the quote does not lie in the frame; `NoRoom`.
+pub fn icmp_error_inside(
+    head: &[u8],
+    inner: &QuotedInner,
+    error: IcmpError,
+    macs: (MacAddr, MacAddr),
+    out: &mut [u8],
+) -> Result<usize, BuildError> {
+    let packet = inner.bytes(head).ok_or(BuildError::NotAnswerable)?;
+    write(packet, error, macs, (inner.dst, inner.src), out)
+}
+
+/// Writes an error that quotes as much of `packet` as the family's limit allows. `macs` are the destination and the source, `ends`
+/// the source and the destination.
+fn write(
+    packet: &[u8],
+    error: IcmpError,
+    macs: (MacAddr, MacAddr),
+    ends: (Ip, Ip),
+    out: &mut [u8],
+) -> Result<usize, BuildError> {
+    let (l3, proto, class, limit) = if ends.1.is_v4() {
+        let limit = V4_LIMIT - super::IPV4_HEADER - icmp::HEADER;
+        (L3::V4, Proto::ICMP, V4_CLASS, limit)
+    } else {
+        let limit = V6_LIMIT - super::IPV6_HEADER - icmp::HEADER;
+        (L3::V6, Proto::ICMPV6, 0, limit)
+    };
     let quote = packet.get(..limit).unwrap_or(packet);
-    let (kind, code, word) = error.header(p.l3);
+    let (kind, code, word) = error.header(l3);
     let envelope = Envelope {
-        src_mac: mac,
-        dst_mac: ether::source(head).ok_or(BuildError::NotAnswerable)?,
-        src: from,
-        dst: p.src,
+        src_mac: macs.1,
+        dst_mac: macs.0,
+        src: ends.0,
+        dst: ends.1,
         proto,
         class,
         ttl: super::TTL,

@@ -12,7 +12,7 @@ mod reset;
 
 pub use arp::{arp_reply, arp_request};
 pub use echo::echo_reply;
-pub use error::{IcmpError, Unreachable, icmp_error, may_answer_with_error};
+pub use error::{IcmpError, Unreachable, icmp_error, icmp_error_inside, may_answer_with_error};
 pub use ndp::neighbor_advertisement;
 pub use reset::tcp_reset;
 

@@ -1,15 +1,16 @@
 //! The invariants of tunnels for any bytes: as a packet that comes in, and as a frame that leaves.
 
 use crate::addr::{Ip, MacAddr};
+use crate::build::{self, IcmpError, Unreachable};
 use crate::bytes;
 use crate::checksum::{self, Sum};
-use crate::parse::{L3, Parsed, parse};
+use crate::parse::{L3, ParseError, Parsed, parse, quoted};
 use crate::vxlan::{self, OuterHeader, VxlanError, ecn};
 
 const VNI: u32 = 77;
 
 /// Reads `data` as a packet of a tunnel and decapsulates it, and encapsulates it as a frame for other nodes. Asserts that the inner
-/// frame lies in the packet, that the congestion marks change nothing else, and that an encapsulated frame is valid and comes out
+/// frame lies in the packet, that errors about an inner packet in a quote are valid, that the congestion marks change nothing else, and that an encapsulated frame is valid and comes out
 /// as it went in.
 ///
 /// # Panics
@@ -18,6 +19,7 @@ const VNI: u32 = 77;
 pub fn check_tunnel(data: &[u8]) {
     let Ok(p) = parse(data, data.len()) else { return };
     check_open(data, &p);
+    check_quote(data, &p);
     if p.l3 != L3::Arp {
         for v4 in [true, false] {
             check_round_trip(data, &p, v4);
@@ -38,6 +40,40 @@ fn check_open(data: &[u8], outer: &Parsed) {
     };
     for class in 0..4 {
         check_marks(class, inner);
+    }
+}
+
+/// Reads the inner packet in the quote of an ICMP error, and builds the errors about it. Asserts that each is valid, quotes that
+/// packet, and goes to its sender.
+fn check_quote(data: &[u8], p: &Parsed) {
+    let Ok(outer) = quoted(data, p) else { return };
+    let at = usize::from(outer.l4_offset) + 12;
+    let vni = bytes::read::<4>(data, at).map_or(VNI, |word| u32::from_be_bytes(*word) >> 8);
+    let Ok(inner) = vxlan::quoted_inner(data, p, &outer, vni) else {
+        return;
+    };
+    let other = vxlan::quoted_inner(data, p, &outer, vni ^ 1);
+    assert_eq!(other, Err(ParseError::QuoteMalformed), "another identifier");
+    let mut out = [0; 2048];
+    let macs = (MacAddr::GATEWAY, MacAddr([2, 1, 1, 1, 1, 1]));
+    for error in [
+        IcmpError::TooBig { mtu: 1300 },
+        IcmpError::Unreachable(Unreachable::Host),
+    ] {
+        let Some(frame) = build::icmp_error_inside(data, &inner, error, macs, &mut out)
+            .ok()
+            .and_then(|len| out.get(..len))
+        else {
+            panic!("no error about {inner:?}");
+        };
+        // The ends of the inner packet may be any addresses, and the engine parses the error as one that comes in.
+        let Ok(built) = parse(frame, frame.len()) else { continue };
+        assert_eq!((built.src, built.dst, built.end()), (inner.dst, inner.src, frame.len()));
+        assert!(built.l3_len <= if built.l3 == L3::V4 { 576 } else { 1280 });
+        assert!(checksum::verify(&built, [frame]), "checksum of {built:?}");
+        if let Ok(again) = quoted(frame, &built) {
+            assert_eq!((again.src, again.dst), (inner.src, inner.dst));
+        }
     }
 }
 
@@ -150,6 +186,28 @@ mod tests {
                 }
                 check_tunnel(&frame);
                 check_tunnel(frame.get(..cut).unwrap_or(&frame));
+            }
+        }
+
+        #[test]
+        fn any_change_of_an_error(at in 14_usize..200, to: u8, cut in 40_usize..240, data: [u8; 60], kind in 1_u8..13) {
+            use crate::testing::{Packet, ip, mac};
+            for (src, dst) in [("10.0.0.1", "10.0.1.1"), ("fd00::1", "fd00::2")] {
+                let inner = Packet::new(mac(1), mac(2), ip(src), ip(dst)).udp(1000, 53, &data);
+                let payload = [&[8, 0, 0, 0, 0, 0, 77, 0][..], &inner].concat();
+                let outer = Packet::new(mac(1), mac(2), ip(src), ip(dst)).udp(50_000, vxlan::PORT, &payload);
+                let router = Packet::new(mac(1), mac(2), ip(dst), ip(src));
+                // The quote is cut, and changed before and after the error gets its checksum.
+                let mut quote = outer.get(..cut).unwrap_or(&outer).to_vec();
+                if let Some(octet) = quote.get_mut(at) {
+                    *octet = to;
+                }
+                let mut frame = router.icmp_error(kind, 4, 1400, &quote);
+                check_tunnel(&frame);
+                if let Some(octet) = frame.get_mut(at) {
+                    *octet = to;
+                }
+                check_tunnel(&frame);
             }
         }
     }

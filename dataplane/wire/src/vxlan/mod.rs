@@ -2,14 +2,17 @@
 //!
 //! [`OuterHeader`] has the bytes before the inner frame, built once for each peer and completed for each packet. [`open`] reads the
 //! header of a received packet. [`ecn`] combines the congestion marks of both headers, and [`inner_sum`] finds the sum of the
-//! inner frame, which a UDP checksum over IPv6 needs, without reading the payload where it can.
+//! inner frame, which a UDP checksum over IPv6 needs, without reading the payload where it can. [`quoted_inner`] finds the inner
+//! packet in an ICMP error about a packet of the tunnel.
 
 pub mod ecn;
 mod inner;
 mod outer;
+mod quote;
 
 pub use inner::inner_sum;
 pub use outer::OuterHeader;
+pub use quote::{QuotedInner, quoted_inner};
 
 use thiserror::Error;
 
