@@ -59,6 +59,9 @@ pub struct Stages {
     pub(crate) refusals: Refusals,
     /// Packets that took the slow path since the worker last read this count.
     pub(crate) slow: u64,
+    /// Packets that were encapsulated and decapsulated since the worker last read these counts.
+    pub(crate) encapsulated: u64,
+    pub(crate) decapsulated: u64,
     /// The state of the random number generator.
     pub(crate) chance: u64,
     /// The buffer in which local replies and errors about packets of the tunnel are built.
@@ -77,6 +80,8 @@ impl Stages {
             slow_left: 0,
             refusals: Refusals::new(),
             slow: 0,
+            encapsulated: 0,
+            decapsulated: 0,
             chance: config.seed,
             scratch: Box::new([0; SCRATCH]),
             datagrams: Datagrams::new(config.fragments, ports),

@@ -156,6 +156,8 @@ pub struct WorkerCounters {
     pub(crate) taken_over: Counter,
     pub(crate) expired: Counter,
     pub(crate) slow_path: Counter,
+    pub(crate) encapsulated: Counter,
+    pub(crate) decapsulated: Counter,
     pub(crate) fragments: FragmentCounters,
     /// The time at which the turn began, in milliseconds.
     pub(crate) now: Counter,
@@ -212,6 +214,8 @@ impl WorkerCounters {
             taken_over: Counter::default(),
             expired: Counter::default(),
             slow_path: Counter::default(),
+            encapsulated: Counter::default(),
+            decapsulated: Counter::default(),
             fragments: FragmentCounters::default(),
             now: Counter::default(),
             recent: DropRing::new(RECENT_DROPS),
@@ -256,6 +260,8 @@ impl WorkerCounters {
             taken_over: self.taken_over.get(),
             expired: self.expired.get(),
             slow_path: self.slow_path.get(),
+            encapsulated: self.encapsulated.get(),
+            decapsulated: self.decapsulated.get(),
             fragments: self.fragments.get(),
         }
     }
@@ -284,6 +290,10 @@ pub struct WorkerTotals {
     pub expired: u64,
     /// Packets that took the slow path, because no current flow entry matched.
     pub slow_path: u64,
+    /// Packets that were put into a tunnel, each fragment by itself. Some may have been dropped afterwards, at a full ring.
+    pub encapsulated: u64,
+    /// Packets of other nodes that were taken out of a tunnel. Some may have been dropped afterwards, by policy for example.
+    pub decapsulated: u64,
     /// The counters of received fragments.
     pub fragments: FragmentTotals,
 }

@@ -33,6 +33,13 @@ fn everybody_reaches_everybody(config: &str) -> Result<(), LabError> {
             }
         }
     }
+    for node in &cluster.nodes {
+        let uplink = &node.status()?["uplink"];
+        let counts = ["encapsulated", "decapsulated"].map(|count| uplink[count].as_u64().unwrap_or_default());
+        // Nodes on one link need none where the mode is `auto`.
+        let has_tunnels = !config.starts_with("tunnel: ");
+        assert_eq!(counts.map(|count| count > 0), [has_tunnels; 2], "{uplink}");
+    }
     for (from, to) in [(0, 2), (3, 1)] {
         let (from, to) = (&cluster.pods[from], &cluster.pods[to]);
         for v6 in [false, true] {

@@ -13,11 +13,17 @@ impl ReadModel {
         let host = self.host.borrow();
         let seen = host.underlay.as_ref().and_then(|underlay| underlay.uplink.as_ref());
         let closed = view.uplink.closed.iter().cloned();
+        let workers = self.workers.iter().map(|worker| worker.counters.totals());
+        let (encapsulated, decapsulated) = workers.fold((0, 0), |(out, back), worker| {
+            (out + worker.encapsulated, back + worker.decapsulated)
+        });
         UplinkStatus {
             interface: seen.map(|uplink| uplink.name.clone()),
             mode: view.uplink.mode.map(|mode| mode.to_string()),
             tunnel: self.settings.tunnel.to_string(),
             vtep: MacAddr::of_vtep(&self.settings.node).to_string(),
+            encapsulated,
+            decapsulated,
             problems: closed.chain(host.underlay_problems.iter().cloned()).collect(),
         }
     }

@@ -22,6 +22,13 @@ pub(super) fn head(status: &Status, out: &mut String) {
         "uplink: {name}, {mode}, tunnel {}, VTEP {}",
         uplink.tunnel, uplink.vtep
     );
+    if (uplink.encapsulated, uplink.decapsulated) != (0, 0) {
+        let _ = writeln!(
+            out,
+            "tunnels: {} packets encapsulated, {} decapsulated",
+            uplink.encapsulated, uplink.decapsulated
+        );
+    }
     for problem in &uplink.problems {
         let _ = writeln!(out, "  {problem}");
     }

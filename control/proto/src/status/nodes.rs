@@ -14,6 +14,12 @@ pub struct UplinkStatus {
     /// The Ethernet address of inner frames to this node, as the annotation `heddle.io/vtep` of its Node has it.
     #[serde(default)]
     pub vtep: String,
+    /// Packets that were put into tunnels to other nodes, each fragment by itself.
+    #[serde(default)]
+    pub encapsulated: u64,
+    /// Packets of other nodes that were taken out of tunnels.
+    #[serde(default)]
+    pub decapsulated: u64,
     /// The reason for which its ports are closed, or for which its neighbors cannot be kept.
     pub problems: Vec<String>,
 }

@@ -45,6 +45,8 @@ fn a_status_survives_json() {
             mode: Some("native".into()),
             tunnel: "vxlan".into(),
             vtep: "02:00:00:00:00:07".into(),
+            encapsulated: 7,
+            decapsulated: 8,
             problems: Vec::new(),
         },
         nodes: vec![NodeStatus {

@@ -71,12 +71,13 @@ fn forward_away(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Pla
 }
 
 /// Puts the outer headers before a packet that is written.
-fn encapsulate(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, outer: &OuterHeader) -> Next {
+fn encapsulate(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, outer: &OuterHeader) -> Next {
     // The entry has the tuple with which packets leave, whether it differs from the packet's own or not. Later fragments, which
     // have no ports, get the same source port by it.
     let leaving = if plan.nat { p.translated(&plan.rewrite.to) } else { *p };
     let port = tunnel::source_port(&plan.rewrite.to);
     if tunnel::encapsulate(cx.store, packet, &leaving, outer, port) {
+        cx.stages.encapsulated += 1;
         Next::Done(Verdict::Forward(plan.egress))
     } else {
         Next::drop(DropReason::TunnelNoHeadroom)

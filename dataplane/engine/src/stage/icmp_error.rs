@@ -45,7 +45,7 @@ pub(crate) fn check(cx: &Context<'_>, packet: &Packet, p: &Parsed, key: &FlowKey
 
 /// Translates an ICMP error and forwards it. The error does not count as a packet of its flow.
 #[cold]
-pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
+pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
     // No error answers an error (RFC 1122 section 3.2.2).
     if p.ttl <= 1 {
         return Next::drop(DropReason::TtlExceeded);
@@ -69,11 +69,11 @@ pub(crate) fn forward(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: P
     if !whole {
         return Next::drop(DropReason::Untranslatable);
     }
-    match link
-        .outer
-        .map(|outer| tunnel::encapsulate_whole(cx.store, packet, outer))
-    {
-        None | Some(Ok(())) => Next::Done(Verdict::Forward(plan.egress)),
-        Some(Err(reason)) => Next::drop(reason),
+    if let Some(outer) = link.outer {
+        if let Err(reason) = tunnel::encapsulate_whole(cx.store, packet, outer) {
+            return Next::drop(reason);
+        }
+        cx.stages.encapsulated += 1;
     }
+    Next::Done(Verdict::Forward(plan.egress))
 }

@@ -46,7 +46,7 @@ pub(crate) fn send(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, reply:
 
 /// Gives a reply at the uplink the Ethernet addresses of its link, and the outer headers of the tunnel that the packet came by. It
 /// goes to the neighbor that the packet came from. Returns false if it cannot be sent.
-fn leave(cx: &Context<'_>, packet: &mut Packet) -> bool {
+fn leave(cx: &mut Context<'_>, packet: &mut Packet) -> bool {
     if !cx.is_from_uplink() {
         return true;
     }
@@ -63,8 +63,10 @@ fn leave(cx: &Context<'_>, packet: &mut Packet) -> bool {
     let Some(outer) = path.outer.map(|outer| outer.with_macs(neighbor, cx.endpoint.mac)) else {
         return false;
     };
-    rewrite::set_macs(head, path.next_hop.dst, path.next_hop.src)
-        && tunnel::encapsulate_whole(cx.store, packet, &outer).is_ok()
+    let sent = rewrite::set_macs(head, path.next_hop.dst, path.next_hop.src)
+        && tunnel::encapsulate_whole(cx.store, packet, &outer).is_ok();
+    cx.stages.encapsulated += u64::from(sent);
+    sent
 }
 
 /// Returns the source of an ICMP error: the gateway towards a pod, and this node's own address towards everybody else. The

@@ -68,6 +68,7 @@ fn decapsulate(cx: &mut Context<'_>, packet: &mut Packet, outer: &Parsed, vni: u
         return Err(DropReason::TunnelTruncated);
     }
     cx.ingress.origin = Origin::node(node);
+    cx.stages.decapsulated += 1;
     Ok(())
 }
 

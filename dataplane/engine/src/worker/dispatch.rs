@@ -74,7 +74,8 @@ impl<P: Port> Dispatcher<'_, P> {
         };
         let path = self.node_path(node, fragment).ok_or(DropReason::NodeUnreachable)?;
         match &path.outer {
-            Some(outer) => tunnel::encapsulate_whole(self.pool.store(), fragment, outer),
+            Some(outer) => tunnel::encapsulate_whole(self.pool.store(), fragment, outer)
+                .inspect(|()| self.counters.encapsulated.add(1)),
             None => Ok(()),
         }
     }

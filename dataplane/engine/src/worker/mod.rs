@@ -166,6 +166,8 @@ impl<P: Port> Worker<P> {
         if stats.is_busy() {
             c.busy_turns.add(1);
             c.slow_path.add(std::mem::take(&mut self.stages.slow));
+            c.encapsulated.add(std::mem::take(&mut self.stages.encapsulated));
+            c.decapsulated.add(std::mem::take(&mut self.stages.decapsulated));
         }
         if expired > 0 {
             c.expired.add(u64::from(expired));

@@ -91,9 +91,11 @@ fn a_datagram_that_may_be_fragmented_crosses_the_tunnel_in_fragments_that_fit() 
                 .dont_fragment(false)
                 .partial()
                 .udp(1000, 53, &data);
+            let (before, _) = w.tunnelled();
             w.push(&A, &frame);
             w.step();
             let count = (9008 / usize::from(mtu - 20)) + 1;
+            assert_eq!(w.tunnelled().0 - before, count as u64);
             w.changed(&[
                 "a rx 1",
                 "a forwarded 1",

@@ -28,6 +28,15 @@ fn a_pod_reaches_a_pod_of_another_node_and_is_answered() {
         assert_eq!(w.states(), [FlowState::Established; 4]);
         // The hits did not take the slow path: one packet for each connection did, and its answer found the entry.
         assert_eq!(w.slow(), 4);
+        assert_eq!(w.tunnelled(), (8, 4));
+        // A packet that stays on the node, one that no tunnel takes, and one from a tunnel that is refused.
+        w.pass(&A, &B, &A.to(B.v4()).udp(1000, 53, b"x"));
+        w.dropped(
+            &UPLINK,
+            &N1.outer().udp(50_000, TUNNEL.port, b"short"),
+            "tunnel-truncated",
+        );
+        assert_eq!(w.tunnelled(), (8, 4));
     });
 }
 
@@ -321,8 +330,10 @@ fn what_the_tunnel_delivers_too_late_is_answered_by_the_tunnel() {
             assert_eq!((p.src, p.dst), (HOST.ip(own), node.pod(own)));
             // A segment of no connection.
             let reset = node.encapsulate(&node.pod_to(own).tcp(1000, 80, ACK, 5, 6, b"x"));
+            let before = w.tunnelled();
             w.push(&UPLINK, &reset);
             w.step();
+            assert_eq!(w.tunnelled(), (before.0 + 1, before.1 + 1));
             w.changed(&["uplink rx 1", "uplink answered tcp-reset 1", "uplink tx 1"]);
             let out = w.pop(&UPLINK);
             let (_, p) = nodes::opened(&out, &node);

@@ -291,6 +291,13 @@ impl World {
         self.node.worker_totals().iter().map(|totals| totals.slow_path).sum()
     }
 
+    /// Returns the numbers of packets that were encapsulated and decapsulated so far.
+    pub fn tunnelled(&self) -> (u64, u64) {
+        let totals = self.node.worker_totals();
+        let sum = |of: fn(&heddle_engine::WorkerTotals) -> u64| totals.iter().map(of).sum();
+        (sum(|totals| totals.encapsulated), sum(|totals| totals.decapsulated))
+    }
+
     /// Returns the number of connections in the flow table.
     pub fn connections(&self) -> usize {
         self.states().len()
