@@ -14,6 +14,7 @@ pub mod cores;
 mod error;
 mod file;
 mod limits;
+mod object_source;
 mod port_range;
 mod settings;
 
@@ -23,5 +24,6 @@ pub use error::ConfigError;
 pub use file::{Config, DEFAULT_STATE_DIR, HugePages};
 pub use heddle_proto::DEFAULT_RUN_DIR;
 pub use limits::{FRAME_SIZE, MAX_WORKERS, MIN_POD_MTU, handover_frames, uplink_queues, working_frames};
+pub use object_source::ObjectSource;
 pub use port_range::PortRange;
-pub use settings::{ObjectSource, Settings};
+pub use settings::Settings;

@@ -257,6 +257,7 @@ mod tests {
                 flannel_ranges: &flannel_ranges,
                 cluster_cidrs,
                 service_cidrs: &[net("10.96.0.0/16")],
+                non_masquerade_cidrs: &[],
                 service_objects: &BTreeSet::new(),
                 service_addresses: &BTreeSet::new(),
                 frontends: &Frontends::default(),
@@ -349,6 +350,7 @@ mod tests {
             compute(&Inputs {
                 facts: &facts,
                 node_ranges: &BTreeSet::new(),
+                flannel_ranges: &BTreeSet::new(),
                 cluster_cidrs: &[net("10.0.0.0/16")],
                 service_cidrs: &[net("10.96.0.0/16")],
                 non_masquerade_cidrs: ranges,

@@ -75,7 +75,10 @@ fn destination<'a>(
     let Place::RemoteHost(node) = snapshot.address(outer.dst).place else {
         return None;
     };
-    let path = snapshot.node_path(node).filter(|path| path.outer.is_some())?;
+    // A node that is reached over both families has a path for each.
+    let path = snapshot
+        .node_path_for(node, outer.dst.is_v4())
+        .filter(|path| path.outer.is_some())?;
     Some((node, path))
 }
 
