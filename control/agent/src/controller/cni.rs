@@ -153,7 +153,7 @@ impl Controller {
             &self.objects.route_ranges(&self.settings),
             &record.addresses,
             record.mtu,
-            self.objects.uplink_mtu(self.host.uplink()),
+            self.objects.uplink_mtu(&self.settings, self.host.uplink()),
         );
         Ok(prepared(&record, routes))
     }

@@ -225,10 +225,13 @@ impl Objects {
     }
 
     /// Returns the packet sizes that fit the uplink; Ethernet's MTU is assumed while the uplink is unknown.
-    pub(super) fn uplink_mtu(&self, uplink: Option<&Uplink>) -> UplinkMtu {
-        // Nodes that have both families reach each other over IPv4, whose header is smaller.
+    pub(super) fn uplink_mtu(&self, settings: &Settings, uplink: Option<&Uplink>) -> UplinkMtu {
+        // Nodes reach each other over the family of the first address. A node with Flannel is reached over both families, and a pod
+        // may be of either.
         let internal_ips = self.facts.internal_ips();
-        let over_ipv6 = !internal_ips.is_empty() && internal_ips.iter().all(IpAddr::is_ipv6);
+        let of_nodes = internal_ips.first().is_some_and(IpAddr::is_ipv6);
+        let of_flannel = settings.flannel_annotations && internal_ips.iter().any(IpAddr::is_ipv6);
+        let over_ipv6 = of_nodes || of_flannel;
         UplinkMtu::new(uplink.map_or(USUAL_MTU, |u| u.mtu), over_ipv6)
     }
 
@@ -241,7 +244,7 @@ impl Objects {
         uplink: Option<&Uplink>,
     ) -> Option<Plan> {
         self.facts.node.as_ref()?;
-        let mtu = self.uplink_mtu(uplink).direct;
+        let mtu = self.uplink_mtu(settings, uplink).direct;
         let cluster = self.cluster();
         let mut frontends = Frontends {
             host_ports: host_ports.everywhere.clone(),

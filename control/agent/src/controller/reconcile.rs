@@ -90,7 +90,7 @@ impl Controller {
             host_port: heddle_port::PortId(0),
             masquerade_ports: (settings.reserved_ports.first, settings.reserved_ports.last),
             local_mtu: settings.pod_mtu,
-            uplink: self.objects.uplink_mtu(self.host.uplink()),
+            uplink: self.objects.uplink_mtu(&self.settings, self.host.uplink()),
             service_cidrs: prefixes(&settings.service_cidrs),
             unmasqueraded: prefixes(&settings.non_masquerade_cidrs),
             external_ips: settings.external_ips,
@@ -145,8 +145,10 @@ impl Controller {
             self.set_host_nodes();
             self.uplink_ports.is_steering_stale = true;
         }
+        let mtu = self.objects.uplink_mtu(&self.settings, self.host.uplink());
         let (cluster, facts) = (self.objects.cluster(), self.objects.facts());
         if let Some(publication) = &mut self.publication {
+            publication.compiler.set_uplink_mtu(mtu);
             publication.apply_changes(&cluster, changes, facts, self.host.link().mac);
             publication.set_external_aliases(&cluster, facts.alias_addresses, &self.external_aliases, changed_aliases);
             publication.is_changed |= plans_anew;
@@ -281,7 +283,7 @@ impl Controller {
         match change {
             HostChange::Nothing => {}
             HostChange::Uplink => {
-                let mtu = self.objects.uplink_mtu(self.host.uplink());
+                let mtu = self.objects.uplink_mtu(&self.settings, self.host.uplink());
                 publication.is_changed |= publication.compiler.set_uplink_mtu(mtu);
                 self.plan_host();
             }
