@@ -43,6 +43,9 @@ test instructions: COMMANDS += valgrind:valgrind
 # Only what runs an API server needs them.
 test e2e demo-cluster kubernetes: COMMANDS += go:golang-go etcd:etcd-server
 
+# Only the suite `nodes` dissects captures.
+test e2e: COMMANDS += tshark:tshark dumpcap:wireshark-common
+
 demo: deps build ## heddle's main job on real traffic, in namespaces of its own
 	@$(SUDO) $(BIN)/heddle demo $(DEMO_FLAGS)
 

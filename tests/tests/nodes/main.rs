@@ -1,5 +1,6 @@
 //! Several nodes: pods reach each other over the network between the nodes, in tunnels and without.
 
+mod capture;
 mod changes;
 #[path = "../common/mod.rs"]
 mod common;

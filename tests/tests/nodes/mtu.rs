@@ -18,7 +18,7 @@ pub const ECHO: u16 = 7777;
 const OVERHEAD: u16 = 20 + 8 + 8 + 14;
 
 /// Sets the MTU of all uplinks, and of the network between them.
-fn set_mtu(cluster: &Cluster, mtu: u16) -> Result<(), LabError> {
+pub fn set_mtu(cluster: &Cluster, mtu: u16) -> Result<(), LabError> {
     for node in &cluster.nodes {
         let outside = cluster.lab.outside();
         ip(outside, &format!("link set to-{} mtu {mtu}", node.name()))?;
