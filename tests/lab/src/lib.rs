@@ -6,7 +6,7 @@
 //! asserts nothing: its callers do. It needs root.
 //!
 //! - [`Lab`], [`Node`], [`Pod`]: the parts of the laboratory; [`shop`] is the scenario that the demo and most suites
-//!   use.
+//!   use, [`node_group`] the one with several nodes.
 //! - [`traffic`] and [`udp`]: servers, clients and long-lived connections inside namespaces.
 //! - [`manifests`]: Kubernetes objects. [`usage`]: the processor time and memory of a process.
 //! - `control_plane` (a feature): a real API server for the agents, where objects otherwise come from a folder.
@@ -26,6 +26,7 @@ mod leftovers;
 pub mod manifests;
 mod netns;
 mod node;
+pub mod node_group;
 mod pod;
 mod process;
 pub mod shop;

@@ -88,12 +88,14 @@ impl Node {
             notified: None,
             kept: false,
         };
-        node.apply(&manifests::node(
-            &node.plan.name,
-            &node.internal_ips(),
-            &node.plan.pod_cidrs,
-        ))?;
+        node.apply(&node.object())?;
         Ok(node)
+    }
+
+    /// Returns its Node object, without annotations.
+    #[must_use]
+    pub fn object(&self) -> Value {
+        manifests::node(&self.plan.name, &self.internal_ips(), &self.plan.pod_cidrs)
     }
 
     /// Returns its network namespace.
