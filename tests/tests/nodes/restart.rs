@@ -3,11 +3,12 @@
 use std::net::SocketAddr;
 
 use heddle_lab::LabError;
-use heddle_lab::traffic::{Conversation, ServerBehavior, Speaker, TcpServer};
+use heddle_lab::traffic::{self, Conversation, ServerBehavior, Speaker, TcpServer};
 use nix::sys::signal::Signal;
+use serde_json::json;
 
-use crate::common::{BOUND, wait_until};
-use crate::scene::{Cluster, PORT, ask, tells};
+use crate::common::{BOUND, SILENCE, wait_until};
+use crate::scene::{Cluster, PORT, SERVICE_PORT, ask, tells};
 
 const ECHO: u16 = 7777;
 
@@ -39,6 +40,35 @@ fn connections_across_nodes_survive_agents() -> Result<(), LabError> {
                 "b",
                 cluster.pods[0].ip(true)?,
             );
+        }
+    }
+    Ok(())
+}
+
+/// The replies of the pod come from a node without a tunnel to this node's own address. They are heddle's from the moment at which
+/// the agent is ready: the kernel knows nothing of the connection's other address, the Service's, and would reset it.
+#[test]
+fn a_node_reaches_services_without_a_tunnel_as_soon_as_its_agent_is_back() -> Result<(), LabError> {
+    const DIRECT: &str = "tunnel: none\n";
+    let mut cluster = Cluster::start(2, DIRECT)?;
+    cluster.add_pod(1, "web", "web")?;
+    let addresses = ["10.96.0.80".parse().unwrap(), "fd00:10:96::80".parse().unwrap()];
+    cluster.add_service("web", &addresses, &[0], &json!({}))?;
+    let answer = |cluster: &Cluster, v6: bool| {
+        let to = SocketAddr::new(addresses[usize::from(v6)], SERVICE_PORT);
+        traffic::tcp_request(cluster.nodes[0].ns(), to, "", SILENCE)
+    };
+    for v6 in [false, true] {
+        wait_until(
+            "the Service has its backend",
+            || Ok(answer(&cluster, v6)?.is_answered()),
+        )?;
+    }
+    for _ in 0..3 {
+        cluster.restart_agents(DIRECT)?;
+        for v6 in [false, true] {
+            let own = cluster.nodes[0].internal_ips()[usize::from(v6)];
+            tells(&answer(&cluster, v6)?, "web", own);
         }
     }
     Ok(())

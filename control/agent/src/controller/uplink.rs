@@ -128,9 +128,12 @@ impl Controller {
     /// Tells the uplink's program which packets are heddle's, if that has changed. Called after the tables are published, so that the
     /// workers know the packets that arrive.
     pub(super) fn steer(&mut self) {
-        if self.workers.uplink().is_none() || !std::mem::take(&mut self.uplink_ports.is_steering_stale) {
+        if self.workers.uplink().is_none() || !self.uplink_ports.is_steering_stale {
             return;
         }
+        // Opening the uplink changes the paths to other nodes, after the tables were compiled. The steering follows from the next
+        // tables too.
+        self.uplink_ports.is_steering_stale = self.publication.as_ref().is_some_and(|p| p.is_changed);
         let Some(snapshot) = self.workers.newest().cloned() else {
             return;
         };
