@@ -46,7 +46,7 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Remove everything that an agent created in this network namespace; the agent must have been stopped.
     Cleanup(CleanupArgs),
-    /// Demonstrate heddle: a node and four pods in network namespaces of their own, with real traffic.
+    /// Demonstrate heddle in network namespaces of their own, with real traffic: a node with four pods, then two nodes.
     Demo(DemoArgs),
 }
 

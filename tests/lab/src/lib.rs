@@ -8,6 +8,7 @@
 //! - [`Lab`], [`Node`], [`Pod`]: the parts of the laboratory; [`shop`] is the scenario that the demo and most suites
 //!   use, [`node_group`] the one with several nodes.
 //! - [`traffic`] and [`udp`]: servers, clients and long-lived connections inside namespaces.
+//! - [`WireCounter`]: packets between nodes, in tunnels and without.
 //! - [`manifests`]: Kubernetes objects. [`usage`]: the processor time and memory of a process.
 //! - `control_plane` (a feature): a real API server for the agents, where objects otherwise come from a folder.
 //! - [`NetNs`], [`Process`], [`run`]: namespaces, background processes and commands, each with a guard or a bound.
@@ -35,6 +36,7 @@ pub mod udp;
 mod uplink;
 pub mod usage;
 mod wait;
+mod wire_count;
 
 pub use binaries::Binaries;
 pub use command::{Output, run, run_with_input};
@@ -47,3 +49,4 @@ pub use node::{Node, NodePlan};
 pub use pod::Pod;
 pub use process::Process;
 pub use wait::{bind_when_free, wait_for_exit, wait_until};
+pub use wire_count::{WireCount, WireCounter};

@@ -1,4 +1,4 @@
-//! The demo's node and pods: creation, status and removal.
+//! The node and the pods of the demo's first part: creation, status and removal.
 
 use heddle_lab::shop::{Shop, WEB_PORT};
 use heddle_lab::{Binaries, NodePlan, run_with_input};
@@ -74,9 +74,9 @@ pub fn clean_up(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// Keeps everything, and prints commands to explore it.
+/// Keeps the node and its pods, and prints commands to explore them.
 pub fn keep(mut shop: Shop, stage: &mut Stage) -> Result<(), DemoError> {
-    stage.chapter("Everything is kept. Commands to explore it:")?;
+    stage.chapter("The first node and its pods are kept. Commands to explore them:")?;
     let heddle = shop.node.heddle("status").get_program().display().to_string();
     stage.print(&format!(
         "   {heddle} status --run-dir {}",

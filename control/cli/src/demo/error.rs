@@ -12,7 +12,7 @@ pub enum DemoError {
     #[error("interrupted; everything that the demo created is removed")]
     Interrupted,
     /// A probe had another result than expected.
-    #[error("a result differs from the expected one: see the rows marked `NO`")]
+    #[error("a result differs from the expected one: see what is marked `NO`")]
     Different,
     /// The signal handler cannot be installed.
     #[error("cannot install a signal handler: {0}")]

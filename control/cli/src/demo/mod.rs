@@ -1,11 +1,14 @@
-//! `heddle demo`: a node and four pods in network namespaces of their own, attached by the real CNI plugin to a real
-//! agent, with real traffic between them.
+//! `heddle demo`: nodes and pods in network namespaces of their own, attached by the real CNI plugin to real agents, with real
+//! traffic between them. The first part is one node with four pods ([`cluster`], [`probes`]), the second part two nodes with
+//! three pods each and a client outside of the cluster ([`nodes`]).
 //!
-//! The demo acts as container runtime, kubelet and endpoint controller; to heddle it looks like a node of a cluster. It removes
+//! The demo acts as container runtime, kubelet and endpoint controller; to heddle it looks like a cluster. It removes
 //! everything that it created, on Ctrl-C too.
 
 mod cluster;
 mod error;
+mod matrix;
+mod nodes;
 mod probes;
 mod stage;
 
@@ -17,7 +20,7 @@ use stage::Stage;
 /// The arguments of `heddle demo`.
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
-    /// Keep everything at the end, and print commands to explore it
+    /// Keep the first part's node and pods at the end, and print commands to explore them
     #[arg(long, conflicts_with = "remove")]
     keep: bool,
     /// Only remove what an earlier demo left (after --keep, or a kill -9)
@@ -56,14 +59,15 @@ fn remove(stage: &mut Stage) -> Result<(), DemoError> {
     Ok(())
 }
 
-/// Runs the demo's chapters: build, probe, status, removal.
+/// Runs the demo's chapters: one node with its probes and status, two nodes, removal.
 fn show(stage: &mut Stage, keep: bool) -> Result<(), DemoError> {
     stage.print("heddle is a userspace packet dataplane for Kubernetes nodes: every packet of a pod passes through AF_XDP sockets")?;
-    stage.print("and one pipeline of policy, Service NAT and forwarding. This demo is one node of a cluster, with real traffic.")?;
+    stage.print("and one pipeline of policy, Service NAT and forwarding. This demo is one node of a cluster, then two, with real traffic.")?;
     let shop = cluster::build(stage, Binaries::beside_current_exe()?)?;
-    let as_expected = probes::run(stage, &shop)?;
+    let mut as_expected = probes::run(stage, &shop)?;
     stage.chapter("The agent's counters (heddle status)")?;
     stage.print(&cluster::status(&shop)?)?;
+    as_expected &= nodes::run(stage)?;
     if keep {
         cluster::keep(shop, stage)?;
     } else {

@@ -14,7 +14,7 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// Makes the output. SIGINT and SIGTERM interrupt the demo at its next line of output.
+    /// Makes the output. SIGINT and SIGTERM interrupt the demo at its next line of output or its next [`Self::check`].
     pub(super) fn new() -> Result<Self, DemoError> {
         let interrupted = Arc::new(AtomicBool::new(false));
         for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
@@ -39,11 +39,17 @@ impl Stage {
         self.print(&format!("\n{chapter}. {title}"))
     }
 
-    /// Prints a line. Fails after a signal.
-    pub(super) fn print(&mut self, line: &str) -> Result<(), DemoError> {
+    /// Fails after a signal.
+    pub(super) fn check(&self) -> Result<(), DemoError> {
         if self.is_interrupted() {
             return Err(DemoError::Interrupted);
         }
+        Ok(())
+    }
+
+    /// Prints a line. Fails after a signal.
+    pub(super) fn print(&mut self, line: &str) -> Result<(), DemoError> {
+        self.check()?;
         writeln!(self.out, "{line}")?;
         self.out.flush()?;
         Ok(())

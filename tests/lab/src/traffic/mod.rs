@@ -6,6 +6,7 @@ mod conversation;
 mod http;
 mod tcp_server;
 
+use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
@@ -46,6 +47,17 @@ impl ProbeOutcome {
             ErrorKind::TimedOut | ErrorKind::WouldBlock => Some(Self::NoAnswer),
             ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => Some(Self::Unreachable),
             _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ProbeOutcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Answered(text) => write!(f, "{text} answered"),
+            Self::Refused => f.write_str("refused at once"),
+            Self::Unreachable => f.write_str("unreachable"),
+            Self::NoAnswer => f.write_str("no answer"),
         }
     }
 }
