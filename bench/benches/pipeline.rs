@@ -12,7 +12,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput};
 use heddle_bench::frames::Checksum;
 use heddle_bench::memory::turn::Turn;
-use heddle_bench::memory::{Burst, Connections, FRAME_SIZE, Load, ROTATION};
+use heddle_bench::memory::{Burst, Connections, FRAME_SIZE, Load, ROTATION, Way};
 use heddle_bench::ticks::Ticks;
 use heddle_bench::{Machine, stats};
 
@@ -20,6 +20,8 @@ use heddle_bench::{Machine, stats};
 const COUNTED: u64 = 1000;
 /// The most bursts whose times are kept.
 const SAMPLES: usize = 1 << 20;
+/// The rounds of the comparison of tunnels: each round times one burst of each way.
+const ROUNDS: usize = 20_000;
 
 struct Row {
     name: String,
@@ -151,6 +153,54 @@ impl Suite {
     }
 }
 
+/// Times flow hits through Services to servers of this node, to servers behind a tunnel, and of their answers, burst by burst in turn,
+/// and prints the ticks of a packet and their ratio to the first.
+fn compare_tunnels(ticks: &Ticks) -> Result<(), heddle_bench::BenchError> {
+    println!(
+        "\nflow hits with and without a VXLAN tunnel over IPv4, one burst of each in turn, {ROUNDS} rounds; medians"
+    );
+    println!(
+        "{:<32} {:>7} {:>10} {:>10} {:>7}",
+        "", "ticks", "ticks p10", "ticks p90", "ratio"
+    );
+    for flows in [1000, 100_000] {
+        let ways = [
+            ("local", Way::Local),
+            ("encapsulated", Way::Encapsulated),
+            ("decapsulated", Way::Decapsulated),
+        ];
+        let mut bursts = Vec::new();
+        for (_, way) in ways {
+            let connections = Connections::Established(flows);
+            let burst = Burst::new(Load {
+                way,
+                ..Load::new(connections)
+            })?;
+            bursts.push((burst, Vec::with_capacity(ROUNDS)));
+        }
+        for _ in 0..ROUNDS {
+            for (burst, samples) in &mut bursts {
+                burst.prepare();
+                let before = ticks.now();
+                burst.process();
+                let after = ticks.now();
+                burst.finish_burst()?;
+                samples.push(after.wrapping_sub(before) as u32);
+            }
+        }
+        let mut first = None;
+        for ((name, _), (burst, samples)) in ways.into_iter().zip(&mut bursts) {
+            samples.sort_unstable();
+            let [low, median, high] =
+                [0.1, 0.5, 0.9].map(|p| f64::from(stats::percentile::<u32>(samples, p)) / burst.burst() as f64);
+            let ratio = median / *first.get_or_insert(median);
+            let name = format!("{flows} flows, {name}");
+            println!("{name:<32} {median:>7.1} {low:>10.1} {high:>10.1} {ratio:>7.2}");
+        }
+    }
+    Ok(())
+}
+
 fn main() {
     let criterion = Criterion::default()
         .sample_size(40)
@@ -185,5 +235,9 @@ fn main() {
     suite.turn("1k flows", Load::new(Connections::Established(1000)));
     suite.turn("1M flows", Load::new(Connections::Established(1_000_000)));
     suite.print();
+    // With a filter, criterion's cases are wanted alone.
+    if std::env::args().skip(1).all(|argument| argument.starts_with("--")) {
+        compare_tunnels(&suite.ticks).expect("the pipeline in memory");
+    }
     suite.criterion.final_summary();
 }

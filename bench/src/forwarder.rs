@@ -202,7 +202,7 @@ fn pipeline(
     ready: &mpsc::Sender<Stop>,
 ) -> Result<ForwarderStats, BenchError> {
     let mut context = XdpContext::new(XdpConfig::default())?;
-    let snapshot = node::tables(pods, 1, u16::try_from(mtu).unwrap_or(u16::MAX));
+    let snapshot = node::tables(pods, 1, u16::try_from(mtu).unwrap_or(u16::MAX), None);
     let (_publisher, readers) = channel(snapshot, 1);
     let flows = Arc::new(FlowTable::anonymous(&Config::default()));
     let missing = |what: &str| BenchError::Unexpected {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use heddle_port::PortId;
 use heddle_tables::{
     AddressInfo, Backend, Backends, Cell, Endpoint, EndpointId, EndpointPolicy, Frontend, FrontendKey, FrontendKind,
-    Generation, HostPort, IdentityId, Masquerade, NodeTable, PeerRules, Place, PolicySide, PolicySideBuilder,
-    PortRange, PortRules, PortSet, Prefix, RuleId, Snapshot, SnapshotBuilder, WorkerId,
+    Generation, HostPort, IdentityId, Masquerade, NodeId, NodeTable, PeerRules, Place, PolicySide, PolicySideBuilder,
+    PortRange, PortRules, PortSet, Prefix, RemoteNode, RuleId, Snapshot, SnapshotBuilder, Tunnel, Uplink, WorkerId,
 };
 use heddle_wire::{Ip, MacAddr, Proto};
 
@@ -80,14 +80,26 @@ pub const fn service_ip(n: u16) -> Ip {
     Ip::from_v4([10, 96, high, low])
 }
 
+/// The tunnel's network.
+pub const NETWORK: Tunnel = Tunnel { vni: 1, port: 4789 };
+/// The other node.
+pub const OTHER: NodeId = NodeId(1);
+/// The MAC of this node's uplink.
+pub const UPLINK_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0xff, 1]);
+/// The port of the uplink.
+pub const UPLINK_PORT: PortId = PortId(100);
+/// The node's address.
+pub const HOST: Ip = Ip::from_v4([192, 0, 2, 1]);
+
 /// The number of backends of a Service.
 const BACKENDS: usize = 4;
 
-/// Builds the tables of a node with these pods and this number of Services, for UDP and TCP. Worker 0 owns all ports.
+/// Builds the tables of a node with these pods and this number of Services, for UDP and TCP. Worker 0 owns all ports. With `other`, the
+/// servers are on that node, and are reached by its path.
 #[must_use]
-pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
+pub fn tables(pods: &[Pod], services: u16, mtu: u16, other: Option<RemoteNode>) -> Arc<Snapshot> {
     let mut b = SnapshotBuilder::new();
-    let host = Ip::from_v4([192, 0, 2, 1]);
+    let host = HOST;
     b.set_node(NodeTable {
         name: "bench".into(),
         addresses: vec![host],
@@ -97,6 +109,11 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
         masquerade: Masquerade::default(),
         local_mtu: mtu,
         uplink_mtu: 1500,
+        uplink: Uplink {
+            mac: UPLINK_MAC,
+            ports: Vec::new(),
+        },
+        tunnel: other.is_some().then_some(NETWORK),
         ..NodeTable::default()
     });
     b.set_address(
@@ -114,6 +131,11 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
             Side::Client => (&client, CLIENTS),
             Side::Server => (&server, SERVERS),
         };
+        if other.is_some() && pod.side == Side::Server {
+            let place = Place::Node(OTHER);
+            b.set_address(pod.ip, AddressInfo { identity, place });
+            continue;
+        }
         b.set_endpoint(Endpoint {
             id: pod.endpoint,
             generation: Generation(1),
@@ -133,6 +155,27 @@ pub fn tables(pods: &[Pod], services: u16, mtu: u16) -> Arc<Snapshot> {
             },
         );
     }
+    if let Some(address) = other.as_ref().and_then(|other| other.address) {
+        b.set_endpoint(Endpoint {
+            id: EndpointId::UPLINK,
+            generation: Generation(1),
+            addresses: [].into_iter().collect(),
+            mac: UPLINK_MAC,
+            port: UPLINK_PORT,
+            worker: WorkerId(0),
+            mtu: 1500,
+            name: "uplink".into(),
+            policy: None,
+        });
+        b.set_address(
+            address,
+            AddressInfo {
+                identity: IdentityId::OUTSIDE,
+                place: Place::RemoteHost(OTHER),
+            },
+        );
+    }
+    b.set_remote_node(OTHER, other.map(Arc::new));
     let servers: Vec<&Pod> = pods.iter().filter(|pod| pod.side == Side::Server).collect();
     for n in 0..services {
         let others = servers.iter().cycle().skip(usize::from(n) % servers.len().max(1));

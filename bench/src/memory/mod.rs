@@ -7,6 +7,7 @@
 //!
 //! `Burst` drives the stages itself, because a node of `heddle_engine::testing` always has a worker around them.
 
+mod tunnel;
 pub mod turn;
 
 use std::collections::VecDeque;
@@ -21,6 +22,8 @@ use heddle_wire::MacAddr;
 use crate::BenchError;
 use crate::frames::{self, Checksum, Ends};
 use crate::node::{self, Pod, Side};
+
+pub use tunnel::Way;
 
 /// The number of pods that open connections, and of pods that accept them.
 pub const PODS: (u16, u16) = (16, 16);
@@ -57,6 +60,8 @@ pub struct Load {
     pub frame: usize,
     /// The state of the UDP checksum.
     pub checksum: Checksum,
+    /// The way of the packets.
+    pub way: Way,
 }
 
 impl Load {
@@ -69,6 +74,7 @@ impl Load {
             burst: BURST,
             frame: 64,
             checksum: Checksum::Finished,
+            way: Way::Local,
         }
     }
 
@@ -89,6 +95,9 @@ impl Load {
         }
         if !(1..=BURST).contains(&self.burst) {
             return bad("burst", self.burst, "between 1 and 64");
+        }
+        if self.way == Way::Decapsulated && !matches!(self.connections, Connections::Established(_)) {
+            return bad("new connections", 0, "established ones, for answers");
         }
         if !(frames::MIN_FRAME..=1514).contains(&self.frame) {
             return bad("frame", self.frame, "between 44 and 1514 octets");
@@ -158,7 +167,11 @@ impl Client {
 /// Returns the clients of a load, and the tables of their node.
 fn scene(load: &Load) -> (Vec<Client>, Arc<Snapshot>) {
     let pods = Pod::all(PODS.0, PODS.1);
-    let snapshot = node::tables(&pods, load.services, 1500);
+    let other = match load.way {
+        Way::Local => None,
+        Way::Encapsulated | Way::Decapsulated => tunnel::other_node(),
+    };
+    let snapshot = node::tables(&pods, load.services, 1500, other);
     let clients = pods
         .into_iter()
         .filter(|pod| pod.side == Side::Client)
@@ -214,6 +227,10 @@ pub struct Burst {
     now: Millis,
     /// The number of bursts so far.
     bursts: u32,
+    /// True once the packets are answers that come by the tunnel.
+    receives: bool,
+    /// The answers that each client gets by the tunnel, one for each connection.
+    answers: Vec<Vec<Vec<u8>>>,
 }
 
 impl Burst {
@@ -245,8 +262,11 @@ impl Burst {
             },
             now: Millis(1_000_000),
             bursts: 0,
+            receives: false,
+            answers: vec![Vec::new(); PODS.0.into()],
         };
         made.open_all()?;
+        made.receives = load.way == Way::Decapsulated;
         made.sequence = ConnectionSequence::new(&load);
         if matches!(load.connections, Connections::New(_)) {
             made.expire_all();
@@ -283,14 +303,22 @@ impl Burst {
             self.expire_all();
             step = 0;
         }
-        let Some(client) = self.clients.get((self.bursts % clients) as usize) else {
+        let number = (self.bursts % clients) as usize;
+        let (Some(client), Some(answers)) = (self.clients.get(number), self.answers.get(number)) else {
             return;
         };
         for _ in 0..self.load.burst {
             let Some(mut packet) = self.waiting.pop_front() else {
                 break;
             };
-            client.write(packet.bytes_mut(&self.store), self.sequence.next(step));
+            let connection = self.sequence.next(step);
+            match answers.get(connection as usize).filter(|_| self.receives) {
+                Some(answer) => {
+                    packet.set_head_range(&self.store, Capabilities::NIC.headroom, answer.len() as u32);
+                    frames::copy_frame(packet.bytes_mut(&self.store), answer);
+                }
+                None => client.write(packet.bytes_mut(&self.store), connection),
+            }
             step += 1;
             self.batch.packets_mut().push(packet);
         }
@@ -302,7 +330,10 @@ impl Burst {
         let Some(client) = self.clients.get(self.bursts as usize % self.clients.len()) else {
             return;
         };
-        let ingress = Ingress::new(client.pod.port, PortRole::Pod(client.pod.endpoint), Capabilities::VETH);
+        let ingress = match self.receives {
+            true => Ingress::new(node::UPLINK_PORT, PortRole::Uplink, Capabilities::NIC),
+            false => Ingress::new(client.pod.port, PortRole::Pod(client.pod.endpoint), Capabilities::VETH),
+        };
         let tables = Tables {
             snapshot: &self.snapshot,
             flows: &self.flows,
@@ -323,9 +354,20 @@ impl Burst {
     /// A packet was not forwarded, so the measured time has no meaning.
     pub fn finish_burst(&mut self) -> Result<(), BenchError> {
         let mut other = None;
-        for (packet, verdict) in self.batch.drain() {
+        let number = self.bursts as usize % self.clients.len();
+        let opens = self.load.way == Way::Decapsulated && !self.receives;
+        for (mut packet, verdict) in self.batch.drain() {
             if !matches!(verdict, Verdict::Forward(_)) {
                 other = Some(verdict);
+            }
+            if opens
+                && let Some(answers) = self.answers.get_mut(number)
+                && answers.len() < self.load.connections_per_client() as usize
+            {
+                answers.extend(tunnel::answer(packet.bytes(&self.store), self.load.frame));
+            }
+            if self.load.way != Way::Local {
+                packet.set_head_range(&self.store, Capabilities::VETH.headroom, self.load.frame as u32);
             }
             self.waiting.push_back(packet);
         }
@@ -380,6 +422,40 @@ mod tests {
             }
             burst.finish_burst().unwrap();
             assert_eq!(burst.connections(), 992);
+        }
+    }
+
+    #[test]
+    fn packets_leave_by_the_tunnel_and_answers_come_by_it() {
+        for way in [Way::Encapsulated, Way::Decapsulated] {
+            let load = Load {
+                way,
+                ..Load::new(Connections::Established(1000))
+            };
+            let mut burst = Burst::new(load).unwrap();
+            for _ in 0..40 {
+                burst.prepare();
+                burst.process();
+                for packet in burst.batch.packets() {
+                    let bytes = packet.bytes(&burst.store);
+                    let p = parse(bytes, bytes.len()).unwrap();
+                    assert!(checksum::verify(&p, [bytes]));
+                    match way {
+                        Way::Decapsulated => {
+                            // The client sees the Service.
+                            assert_eq!((bytes.len(), p.sport), (64, node::SERVICE_PORT));
+                        }
+                        _ => {
+                            assert_eq!((bytes.len(), p.dport), (64 + tunnel::OVERHEAD, node::NETWORK.port));
+                            let inner = &bytes[tunnel::OVERHEAD..];
+                            let p = parse(inner, inner.len()).unwrap();
+                            assert!((8000..8016).contains(&p.dport) && checksum::verify(&p, [inner]));
+                        }
+                    }
+                }
+                burst.finish_burst().unwrap();
+            }
+            assert_eq!(burst.connections(), 992, "no answer opens a connection");
         }
     }
 
