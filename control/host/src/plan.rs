@@ -205,22 +205,51 @@ mod tests {
         NodeFacts::new(Some(Arc::new(node.clone())), [])
     }
 
+    /// The inputs of a plan besides the facts of the node.
+    #[derive(Default)]
+    struct Given {
+        node_ranges: BTreeSet<IpNet>,
+        flannel_ranges: BTreeSet<IpNet>,
+        cluster_cidrs: Vec<IpNet>,
+        service_cidrs: Vec<IpNet>,
+        non_masquerade_cidrs: Vec<IpNet>,
+        service_objects: BTreeSet<IpNet>,
+        service_addresses: BTreeSet<IpAddr>,
+        frontends: Frontends,
+        external_aliases: BTreeMap<ExternalFrontend, u16>,
+        node_addresses: BTreeSet<IpAddr>,
+    }
+
+    impl Given {
+        fn plan(&self, facts: &NodeFacts) -> Plan {
+            compute(&Inputs {
+                facts,
+                node_ranges: &self.node_ranges,
+                flannel_ranges: &self.flannel_ranges,
+                cluster_cidrs: &self.cluster_cidrs,
+                service_cidrs: &self.service_cidrs,
+                non_masquerade_cidrs: &self.non_masquerade_cidrs,
+                service_objects: &self.service_objects,
+                service_addresses: &self.service_addresses,
+                frontends: &self.frontends,
+                external_aliases: &self.external_aliases,
+                node_addresses: &self.node_addresses,
+                mtu: 1500,
+                reserved_ports: 61_000..=65_535,
+            })
+        }
+    }
+
     fn plan(node: &Node, cluster: &[IpNet], services: &[IpNet], objects: &[IpNet], addresses: &[&str]) -> Plan {
-        compute(&Inputs {
-            facts: &facts(node),
-            node_ranges: &BTreeSet::from([net("10.0.1.0/24"), net("10.0.2.0/24"), net("fd00:0:0:1::/64")]),
-            flannel_ranges: &BTreeSet::new(),
-            cluster_cidrs: cluster,
-            service_cidrs: services,
-            non_masquerade_cidrs: &[],
-            service_objects: &objects.iter().copied().collect(),
-            service_addresses: &addresses.iter().map(|a| a.parse().unwrap()).collect(),
-            frontends: &Frontends::default(),
-            external_aliases: &BTreeMap::new(),
-            node_addresses: &BTreeSet::new(),
-            mtu: 1500,
-            reserved_ports: 61_000..=65_535,
-        })
+        let given = Given {
+            node_ranges: BTreeSet::from([net("10.0.1.0/24"), net("10.0.2.0/24"), net("fd00:0:0:1::/64")]),
+            cluster_cidrs: cluster.to_vec(),
+            service_cidrs: services.to_vec(),
+            service_objects: objects.iter().copied().collect(),
+            service_addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            ..Given::default()
+        };
+        given.plan(&facts(node))
     }
 
     fn shown(plan: &Plan) -> Vec<String> {
@@ -251,21 +280,14 @@ mod tests {
     fn the_node_reaches_pods_of_flannels_nodes_with_the_host_ports_address() {
         let flannel_ranges = BTreeSet::from([net("10.0.2.0/24"), net("fd00:0:0:2::/64")]);
         let plan = |cluster_cidrs: &[IpNet]| {
-            compute(&Inputs {
-                facts: &facts(&node()),
-                node_ranges: &BTreeSet::from([net("10.0.1.0/24"), net("10.0.2.0/24"), net("10.0.3.0/24")]),
-                flannel_ranges: &flannel_ranges,
-                cluster_cidrs,
-                service_cidrs: &[net("10.96.0.0/16")],
-                non_masquerade_cidrs: &[],
-                service_objects: &BTreeSet::new(),
-                service_addresses: &BTreeSet::new(),
-                frontends: &Frontends::default(),
-                external_aliases: &BTreeMap::new(),
-                node_addresses: &BTreeSet::new(),
-                mtu: 1500,
-                reserved_ports: 61_000..=65_535,
-            })
+            Given {
+                node_ranges: BTreeSet::from([net("10.0.1.0/24"), net("10.0.2.0/24"), net("10.0.3.0/24")]),
+                flannel_ranges: flannel_ranges.clone(),
+                cluster_cidrs: cluster_cidrs.to_vec(),
+                service_cidrs: vec![net("10.96.0.0/16")],
+                ..Given::default()
+            }
+            .plan(&facts(&node()))
         };
         let routes = [
             "10.0.1.0/24 src 192.0.2.1",
@@ -290,21 +312,12 @@ mod tests {
             Some(Arc::new(moved)),
             ["10.0.1.9", "10.0.7.9"].map(|ip| ip.parse().unwrap()),
         );
-        let plan = compute(&Inputs {
-            facts: &facts,
-            node_ranges: &BTreeSet::from([net("10.0.7.0/24")]),
-            flannel_ranges: &BTreeSet::new(),
-            cluster_cidrs: &[],
-            service_cidrs: &[net("10.96.0.0/16")],
-            non_masquerade_cidrs: &[],
-            service_objects: &BTreeSet::new(),
-            service_addresses: &BTreeSet::new(),
-            frontends: &Frontends::default(),
-            external_aliases: &BTreeMap::new(),
-            node_addresses: &BTreeSet::new(),
-            mtu: 1500,
-            reserved_ports: 61_000..=65_535,
-        });
+        let plan = Given {
+            node_ranges: BTreeSet::from([net("10.0.7.0/24")]),
+            service_cidrs: vec![net("10.96.0.0/16")],
+            ..Given::default()
+        }
+        .plan(&facts);
         assert_eq!(
             shown(&plan),
             [
@@ -344,24 +357,15 @@ mod tests {
 
     #[test]
     fn ranges_without_masquerade_join_the_clusters_and_get_no_route() {
-        let node = node();
-        let facts = facts(&node);
+        let facts = facts(&node());
         let of = |ranges: &[IpNet]| {
-            compute(&Inputs {
-                facts: &facts,
-                node_ranges: &BTreeSet::new(),
-                flannel_ranges: &BTreeSet::new(),
-                cluster_cidrs: &[net("10.0.0.0/16")],
-                service_cidrs: &[net("10.96.0.0/16")],
-                non_masquerade_cidrs: ranges,
-                service_objects: &BTreeSet::new(),
-                service_addresses: &BTreeSet::new(),
-                frontends: &Frontends::default(),
-                external_aliases: &BTreeMap::new(),
-                node_addresses: &BTreeSet::new(),
-                mtu: 1500,
-                reserved_ports: 61_000..=65_535,
-            })
+            Given {
+                cluster_cidrs: vec![net("10.0.0.0/16")],
+                service_cidrs: vec![net("10.96.0.0/16")],
+                non_masquerade_cidrs: ranges.to_vec(),
+                ..Given::default()
+            }
+            .plan(&facts)
         };
         let without = of(&[]);
         let inside = ["10.0.0.0/16", "10.96.0.0/16", "fd00:0:0:1::/64"].map(net);
@@ -411,21 +415,14 @@ mod tests {
             port,
         };
         let external_aliases = BTreeMap::from([(frontend("192.0.2.2", 80), 1), (frontend("2001:db8:1::5", 443), 2)]);
-        let plan = compute(&Inputs {
-            facts: &facts(&node()),
-            external_aliases: &external_aliases,
-            node_ranges: &BTreeSet::new(),
-            flannel_ranges: &BTreeSet::new(),
-            cluster_cidrs: &[],
-            service_cidrs: &[net("10.96.0.0/16")],
-            non_masquerade_cidrs: &[],
-            service_objects: &BTreeSet::new(),
-            service_addresses: &BTreeSet::new(),
-            frontends: &frontends,
-            node_addresses: &BTreeSet::from(["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()]),
-            mtu: 1500,
-            reserved_ports: 61_000..=65_535,
-        });
+        let plan = Given {
+            external_aliases,
+            service_cidrs: vec![net("10.96.0.0/16")],
+            frontends,
+            node_addresses: BTreeSet::from(["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()]),
+            ..Given::default()
+        }
+        .plan(&facts(&node()));
         assert_eq!(
             shown(&plan),
             [
