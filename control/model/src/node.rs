@@ -50,6 +50,13 @@ impl Node {
         self.labels.get("topology.kubernetes.io/zone")
     }
 
+    /// Returns Flannel's annotations, if Flannel runs there and no dataplane of heddle: a node that moves from one to the other may have
+    /// the annotations of both.
+    #[must_use]
+    pub fn flannel_alone(&self) -> Option<&FlannelNode> {
+        self.flannel.as_ref().filter(|_| self.vtep.is_none())
+    }
+
     /// Returns true if the node has this address.
     #[must_use]
     pub fn has_address(&self, ip: IpAddr) -> bool {

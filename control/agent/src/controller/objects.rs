@@ -304,8 +304,7 @@ fn node_ranges(cluster: &Cluster) -> BTreeSet<IpNet> {
 /// Returns the pod ranges of the other nodes that are reached as Flannel's annotations say.
 fn flannel_ranges(cluster: &Cluster, own: &str, settings: &Settings) -> BTreeSet<IpNet> {
     let others = cluster.nodes().filter(|node| *node.name != *own);
-    let by_flannel =
-        others.filter(|node| settings.flannel_annotations && node.vtep.is_none() && node.flannel.is_some());
+    let by_flannel = others.filter(|node| settings.flannel_annotations && node.flannel_alone().is_some());
     by_flannel.flat_map(|node| node.pod_cidrs.iter().copied()).collect()
 }
 

@@ -14,8 +14,8 @@ use heddle_wire::{Ip, MacAddr, Proto};
 
 use super::objects::NewObjects;
 
-/// The longest time for which tables wait for the host port. `nft` takes some 20 ms; a slow one delays tables no longer
-/// than this, and no tables that an ADD waits for.
+/// The longest time for which tables wait for the host port, and an ADD with host ports for its answer. `nft` takes some 20 ms; a slow
+/// one delays them no longer than this, and no tables that an ADD waits for.
 pub(super) const WAIT_FOR_HOST: Duration = Duration::from_millis(500);
 
 /// The compiler and the state of publication. It exists once every kind of object has synced.

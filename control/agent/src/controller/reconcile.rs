@@ -133,7 +133,11 @@ impl Controller {
         let changed_aliases = {
             let (cluster, external_ips) = (self.objects.cluster(), self.settings.external_ips);
             let aliases = &mut self.external_aliases;
-            let mut changed = aliases.set_host_ports(&cluster, &self.host_ports.at_addresses, external_ips);
+            let mut changed = if is_node_changed {
+                aliases.set_host_ports(&cluster, &self.host_ports.at_addresses, external_ips)
+            } else {
+                Vec::new()
+            };
             changed.extend(match changes {
                 NewObjects::All => aliases.apply_changes(&cluster, cluster.all_changes(), external_ips),
                 NewObjects::Changed(changes) => aliases.apply_changes(&cluster, &changes.objects, external_ips),
@@ -145,10 +149,12 @@ impl Controller {
             self.set_host_nodes();
             self.uplink_ports.is_steering_stale = true;
         }
-        let mtu = self.objects.uplink_mtu(&self.settings, self.host.uplink());
         let (cluster, facts) = (self.objects.cluster(), self.objects.facts());
         if let Some(publication) = &mut self.publication {
-            publication.compiler.set_uplink_mtu(mtu);
+            if is_node_changed {
+                let mtu = self.objects.uplink_mtu(&self.settings, self.host.uplink());
+                publication.compiler.set_uplink_mtu(mtu);
+            }
             publication.apply_changes(&cluster, changes, facts, self.host.link().mac);
             publication.set_external_aliases(&cluster, facts.alias_addresses, &self.external_aliases, changed_aliases);
             publication.is_changed |= plans_anew;

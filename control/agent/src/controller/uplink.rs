@@ -16,7 +16,6 @@ use ipnet::IpNet;
 
 use super::attachments::Closed;
 use super::state::Controller;
-use heddle_config::Settings;
 
 /// The longest time for which an agent that is ready otherwise waits for the uplink.
 const WAIT_FOR_UPLINK: Duration = Duration::from_millis(500);
@@ -118,7 +117,7 @@ impl Controller {
         let others = cluster.nodes().filter(|node| *node.name != *self.settings.node);
         let reads_flannel = self.settings.flannel_annotations;
         let addresses = others.flat_map(|node| {
-            let flannel = node.flannel.as_ref().filter(|_| reads_flannel);
+            let flannel = node.flannel_alone().filter(|_| reads_flannel);
             let ends = flannel.into_iter().flat_map(FlannelNode::addresses);
             node.internal_ips.iter().copied().chain(ends)
         });
@@ -138,14 +137,19 @@ impl Controller {
             return;
         };
         let facts = self.objects.facts();
-        let mut steering = steering(&snapshot, &self.objects.cluster(), &self.settings);
-        steering
-            .addresses
-            .extend(self.host.addresses().into_iter().map(Ip::to_std));
-        steering.addresses.extend(facts.internal_ips());
-        if self.settings.tunnel != TunnelMode::Vxlan {
-            steering.pods = facts.pod_ranges();
-        }
+        let interfaces = self.host.addresses().into_iter().map(Ip::to_std);
+        let own = interfaces.chain(facts.internal_ips().iter().copied());
+        let steering = Steering {
+            addresses: own.collect(),
+            pods: match self.settings.tunnel {
+                TunnelMode::Vxlan => BTreeSet::new(),
+                TunnelMode::None | TunnelMode::Auto => facts.pod_ranges(),
+            },
+            tunnel_port: snapshot.node().tunnel.map(|tunnel| tunnel.port),
+            masquerade_ports: Some(self.settings.reserved_ports.ports()),
+            frontends: frontends(&snapshot),
+            peers: direct_ranges(&snapshot, &self.objects.cluster()),
+        };
         if self.uplink_ports.steering.as_ref() == Some(&steering) {
             return;
         }
@@ -185,26 +189,19 @@ fn underlay(seen: &heddle_host::Underlay, ports: Vec<heddle_tables::UplinkPort>)
     }
 }
 
-/// Returns the packets that follow from the tables: to the tunnel, to frontends, and from pods of nodes without a tunnel.
-fn steering(snapshot: &Snapshot, cluster: &Cluster, settings: &Settings) -> Steering {
+/// Returns the frontends that clients outside of the node reach: address, protocol and port.
+fn frontends(snapshot: &Snapshot) -> BTreeSet<(IpAddr, u8, u16)> {
     let external = snapshot
         .frontends()
         .filter(|frontend| frontend.kind != FrontendKind::ClusterIp);
-    let frontends = external.map(|frontend| {
-        let key = frontend.key;
-        (key.ip.to_std(), key.proto.0, key.port)
-    });
+    let keys = external.map(|frontend| frontend.key);
+    keys.map(|key| (key.ip.to_std(), key.proto.0, key.port)).collect()
+}
+
+/// Returns the pod ranges of the nodes that are reached without a tunnel.
+fn direct_ranges(snapshot: &Snapshot, cluster: &Cluster) -> BTreeSet<IpNet> {
     let is_direct = |id: NodeId| snapshot.node_path(id).is_some_and(|path| path.outer.is_none());
     let direct = snapshot.remote_nodes().filter(|(id, _)| is_direct(*id));
-    let ranges = direct
-        .filter_map(|(_, node)| cluster.node(&node.name))
-        .flat_map(|node| node.pod_cidrs.iter().copied());
-    Steering {
-        addresses: BTreeSet::<IpAddr>::new(),
-        tunnel_port: snapshot.node().tunnel.map(|tunnel| tunnel.port),
-        masquerade_ports: Some(settings.reserved_ports.ports()),
-        frontends: frontends.collect(),
-        pods: BTreeSet::<IpNet>::new(),
-        peers: ranges.collect(),
-    }
+    let nodes = direct.filter_map(|(_, node)| cluster.node(&node.name));
+    nodes.flat_map(|node| node.pod_cidrs.iter().copied()).collect()
 }

@@ -141,8 +141,8 @@ pub(crate) fn flannel_addresses<'a>(node: &'a Node, config: &NodeConfig) -> impl
 
 /// Returns Flannel's annotations of a node, if packets go there as they say: it does not run heddle, and tunnels are used.
 pub(crate) fn flannel_of<'a>(node: &'a Node, config: &NodeConfig) -> Option<&'a FlannelNode> {
-    let counts = config.flannel && node.vtep.is_none() && config.tunnel.network().is_some();
-    node.flannel.as_ref().filter(|_| counts)
+    let counts = config.flannel && config.tunnel.network().is_some();
+    node.flannel_alone().filter(|_| counts)
 }
 
 /// Returns the pod ranges of a node.

@@ -179,11 +179,10 @@ impl PortBackends {
     }
 
     fn frontend(&self, kind: FrontendKind, key: FrontendKey, name: &Arc<str>, service: &Service) -> Frontend {
-        let policy = match kind {
-            FrontendKind::ClusterIp => service.internal_policy,
-            FrontendKind::LoadBalancer | FrontendKind::ExternalIp | FrontendKind::NodePort | FrontendKind::HostPort => {
-                service.external_policy
-            }
+        let policy = if kind == FrontendKind::ClusterIp {
+            service.internal_policy
+        } else {
+            service.external_policy
         };
         let local = self.local.as_ref().filter(|_| policy == TrafficPolicy::Local);
         let mut frontend = Frontend::new(key, kind, Arc::clone(name), local.unwrap_or(&self.cluster_wide).clone());
