@@ -6,8 +6,7 @@
 
 use std::net::IpAddr;
 
-use heddle_model::Protocol;
-use heddle_proto::{CniError, MAX_PORT_MAPPINGS, PortMapping};
+use heddle_proto::{CniError, MAX_PORT_MAPPINGS, MappedProtocol, PortMapping};
 use serde_json::{Map, Value};
 
 use crate::config::{NetConf, invalid};
@@ -64,7 +63,7 @@ fn decode(value: &Value) -> Result<Vec<PortMapping>, CniError> {
 }
 
 /// Returns what one mapping takes of the node.
-fn at(mapping: &PortMapping) -> (u16, Protocol, Option<IpAddr>) {
+fn at(mapping: &PortMapping) -> (u16, MappedProtocol, Option<IpAddr>) {
     (mapping.host_port, mapping.protocol, mapping.host_ip)
 }
 
@@ -97,15 +96,18 @@ fn port(fields: &Map<String, Value>, key: &str) -> Result<u16, String> {
 }
 
 /// Decodes `protocol`; without one it is TCP, as in Kubernetes.
-fn protocol(fields: &Map<String, Value>) -> Result<Protocol, String> {
+fn protocol(fields: &Map<String, Value>) -> Result<MappedProtocol, String> {
     let value = field(fields, "protocol");
-    let named = match value {
-        Value::Null => Some(Protocol::default()),
-        Value::String(name) if name.is_empty() => Some(Protocol::default()),
-        Value::String(name) => name.to_ascii_uppercase().parse().ok(),
+    let all = [MappedProtocol::Tcp, MappedProtocol::Udp, MappedProtocol::Sctp];
+    match value {
+        Value::Null => Some(MappedProtocol::Tcp),
+        Value::String(name) if name.is_empty() => Some(MappedProtocol::Tcp),
+        Value::String(name) => all
+            .into_iter()
+            .find(|protocol| protocol.as_str().eq_ignore_ascii_case(name)),
         _ => None,
-    };
-    named.ok_or_else(|| format!("protocol is {}: give tcp, udp or sctp", shown(value)))
+    }
+    .ok_or_else(|| format!("protocol is {}: give tcp, udp or sctp", shown(value)))
 }
 
 /// Decodes `hostIP`; an empty one is none.
@@ -145,10 +147,10 @@ mod tests {
         assert_eq!(
             shown,
             [
-                "[2001:db8::1]:53->5353/UDP",
-                "80->8080/TCP",
-                "127.0.0.1:80->8081/TCP",
-                "8443->443/TCP"
+                "[2001:db8::1]:53->5353/udp",
+                "80->8080/tcp",
+                "127.0.0.1:80->8081/tcp",
+                "8443->443/tcp"
             ]
         );
         assert_eq!(decode(&Value::Null).unwrap(), []);
@@ -175,7 +177,7 @@ mod tests {
             ),
             (with("hostIP", json!("node-1")), "hostIP is \"node-1\""),
             (with("hostIP", json!(1)), "hostIP is 1"),
-            (with("containerPort", json!(81)), "80->81/TCP and 80->8080/TCP"),
+            (with("containerPort", json!(81)), "80->81/tcp and 80->8080/tcp"),
             (json!(vec![good.clone(); 4097]), "4097 elements: at most 4096"),
         ];
         for (value, part) in table {

@@ -67,7 +67,7 @@ pub use drops::{DropCursor, DroppedPacket, Drops, DropsRequest};
 pub use error::{CniError, ErrorCode, QueryError, QueryErrorKind};
 pub use flows::{Flow, Flows, FlowsRequest};
 pub use object::{End, Named, Policy, PolicyName};
-pub use port_mapping::{MAX_PORT_MAPPINGS, PortMapping};
+pub use port_mapping::{MAX_PORT_MAPPINGS, MappedProtocol, PortMapping};
 pub use socket_error::SocketError;
 pub use status::Status;
 pub use text::{ContainerId, IfName, NetnsPath, ObjectName, TextError};

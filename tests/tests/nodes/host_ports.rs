@@ -132,7 +132,7 @@ fn a_host_port_lives_as_long_as_its_pod() -> Result<(), LabError> {
     cluster.pods[0].pod.map_ports(json!([]));
     let checked = cluster.nodes[0].cni("CHECK", &cluster.pods[0].pod, Some(&prev))?;
     assert!(
-        !checked.ok && checked.stdout.contains("8088->8080/TCP"),
+        !checked.ok && checked.stdout.contains("8088->8080/tcp"),
         "{}",
         checked.stdout
     );

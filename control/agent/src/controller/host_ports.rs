@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use heddle_compile::PodHostPort;
 use heddle_host::frontends::{ExternalFrontend, NodePort};
-use heddle_proto::PortMapping;
-use heddle_wire::Proto;
+use heddle_model::Protocol;
+use heddle_proto::{MappedProtocol, PortMapping};
 
 use crate::attachments::{Record, Store};
 
@@ -29,7 +29,7 @@ impl HostPorts {
         let (mut everywhere, mut at_addresses) = (BTreeSet::new(), BTreeSet::new());
         let attached = store.all().iter().filter(|record| record.ready);
         for mapping in attached.flat_map(|record| &record.port_mappings) {
-            let protocol = mapping.protocol;
+            let protocol = model_protocol(mapping.protocol);
             for PodHostPort { at, .. } in compiled(mapping) {
                 let (ip, port) = (at.ip.to_std(), at.port);
                 if ip.is_unspecified() {
@@ -55,8 +55,17 @@ pub(super) fn of(record: &Record) -> Box<[PodHostPort]> {
 fn compiled(mapping: &PortMapping) -> impl Iterator<Item = PodHostPort> {
     PodHostPort::of(
         mapping.host_ip,
-        Proto(mapping.protocol.number()),
+        mapping.protocol.proto(),
         mapping.host_port,
         mapping.container_port,
     )
+}
+
+/// Converts a protocol of the CNI plugin to one of the objects.
+const fn model_protocol(protocol: MappedProtocol) -> Protocol {
+    match protocol {
+        MappedProtocol::Tcp => Protocol::Tcp,
+        MappedProtocol::Udp => Protocol::Udp,
+        MappedProtocol::Sctp => Protocol::Sctp,
+    }
 }
