@@ -66,7 +66,7 @@ pub fn measure(plan: &Plan, rate: u64, seconds: u64, out: &mut impl Write) -> Re
     );
     write_memory(&agent, &node, "after the start", out)?;
     let pods = Pods::attach(&lab, &node, plan)?;
-    write_memory(&agent, &node, "with five pods", out)?;
+    write_memory(&agent, &node, "with the attached pods", out)?;
     for rate in [0, rate] {
         ask(&lab, || server.set_rate(rate))?;
         thread::sleep(Duration::from_secs(1));
@@ -140,7 +140,7 @@ struct Pods {
 impl Pods {
     fn attach(lab: &Lab, node: &Node, plan: &Plan) -> Result<Self, BenchError> {
         let mut all = Vec::new();
-        for number in 0..super::plan::ATTACHED {
+        for number in 0..plan.attached.min(plan.local) {
             let index = plan.local_pod(number);
             let namespace = plan.namespace_of(Plan::deployment_of(index));
             let pod = lab.pod(&namespace, &plan.pod_name(index, 0), &[])?;

@@ -125,10 +125,7 @@ fn pod(plan: &Plan, index: u32, revision: Revision, name: &str, out: &mut String
     let deployment = Plan::deployment_of(index);
     let is_running = matches!(revision.stage, Stage::Running | Stage::Terminating);
     // The kubelet of the local node has not started the attached pods.
-    let has_address = is_running
-        && plan
-            .local_number(index)
-            .is_none_or(|number| number >= super::plan::ATTACHED);
+    let has_address = is_running && !plan.is_attached(index);
     match name {
         "name" => out.push_str(&plan.pod_name(index, revision.life)),
         "namespace" => out.push_str(&plan.namespace_of(deployment)),
@@ -303,6 +300,7 @@ mod tests {
             nodes: 40,
             pods: 1000,
             local: 20,
+            attached: 5,
             services: 210,
             endpoints: 3000,
             policies: 50,

@@ -9,8 +9,6 @@ use heddle_model::Kind;
 const REPLICAS: u32 = 5;
 /// The most endpoints of a slice, as the EndpointSlice controller has it.
 const PER_SLICE: u32 = 100;
-/// The pods at the start of the local ones that the bench attaches: they are never deleted by the stream of changes.
-pub const ATTACHED: u32 = REPLICAS;
 /// The port at which the bench's pods listen.
 pub const PROBE_PORT: u16 = 7777;
 
@@ -26,6 +24,9 @@ pub struct Plan {
     /// Pods of the node whose agent is measured; a multiple of 5
     #[arg(long, default_value_t = 110)]
     pub local: u32,
+    /// Pods of the node that the bench attaches; at least 5, at most all of the node's
+    #[arg(long, default_value_t = 110, value_parser = clap::value_parser!(u32).range(5..))]
+    pub attached: u32,
     /// Services
     #[arg(long, default_value_t = 10_000)]
     pub services: u32,
@@ -57,6 +58,7 @@ impl Plan {
             ("nodes", self.nodes),
             ("pods", self.pods),
             ("local", self.local),
+            ("attached", self.attached),
             ("services", self.services),
             ("endpoints", self.endpoints),
             ("policies", self.policies),
@@ -266,10 +268,16 @@ impl Plan {
         format!("{}-{}-{suffix:05x}", self.app_of(deployment), self.hash_of(deployment))
     }
 
+    /// Returns true for the first `attached` pods of the node whose agent is measured.
+    #[must_use]
+    pub fn is_attached(&self, pod: u32) -> bool {
+        self.local_number(pod).is_some_and(|number| number < self.attached)
+    }
+
     /// Returns a pod's uid. Attached pods have the uids of the laboratory.
     #[must_use]
     pub fn pod_uid(&self, pod: u32, life: u32) -> String {
-        if self.local_number(pod).is_some_and(|number| number < ATTACHED) {
+        if self.is_attached(pod) {
             let namespace = self.namespace_of(Self::deployment_of(pod));
             return format!("uid-{namespace}-{}", self.pod_name(pod, life));
         }

@@ -2,7 +2,7 @@
 
 use heddle_model::Kind;
 
-use super::plan::{ATTACHED, mix};
+use super::plan::mix;
 use super::state::{Revision, Stage, State};
 
 /// The type of a watch event.
@@ -192,7 +192,7 @@ impl Stream {
         loop {
             let pod = self.below(state.plan.pods);
             let runs = state.revision(Kind::Pod, pod).stage == Stage::Running;
-            if pod >= ATTACHED && runs && state.plan.local_number(pod).is_none() {
+            if runs && state.plan.local_number(pod).is_none() {
                 return pod;
             }
         }
@@ -222,6 +222,7 @@ mod tests {
             nodes: 40,
             pods: 3000,
             local: 20,
+            attached: 5,
             services: 210,
             endpoints: 3000,
             policies: 50,
