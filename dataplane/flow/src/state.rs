@@ -134,6 +134,8 @@ impl ConnState {
     const BOTH_SEEN: u32 = Self::SEEN[0] | Self::SEEN[1];
     const BOTH_FINS: u32 = Self::FIN[0] | Self::FIN[1];
     const PROTO_SHIFT: u32 = 8;
+    /// The connection is forwarded ([`FlowFlags::FORWARDED`]): only the opener's packets are ever seen.
+    const FORWARDED: u32 = 1 << 20;
 
     /// The state of a slot without a connection.
     pub(crate) const NONE: Self = Self(0);
@@ -150,7 +152,13 @@ impl ConnState {
         } else {
             0
         };
+        let forwarded = if forward.contains(FlowFlags::FORWARDED) {
+            Self::FORWARDED
+        } else {
+            0
+        };
         let class = Limits::class(proto) << Self::CLASS_SHIFT;
+        let opener = opener | forwarded;
         Self(Self::LIVE | state as u32 | one_sided | opener | u32::from(proto.0) << Self::PROTO_SHIFT | class)
     }
 
@@ -193,11 +201,17 @@ impl ConnState {
         self.0 & Self::ONE_SIDED != 0
     }
 
+    /// Returns true if only the opener's packets are ever seen, because the replies take another way.
+    pub(crate) const fn is_forwarded(self) -> bool {
+        self.0 & Self::FORWARDED != 0
+    }
+
     /// Returns true for an entry that a new connection may displace when the table is full: its TCP handshake is not complete,
-    /// another protocol's packets have no reply yet, or it was adopted and only one side was seen. (Linux's conntrack drops the
-    /// same entries early.)
+    /// another protocol's packets have no reply yet, or it was adopted or is forwarded, and only one side was seen. (Linux's
+    /// conntrack drops the same entries early.) The next packet of a displaced connection that is forwarded enters it again.
     pub(crate) const fn is_displaceable(self) -> bool {
         self.is_one_sided()
+            || self.is_forwarded()
             || matches!(
                 self.state(),
                 FlowState::New | FlowState::SynSent | FlowState::SynReceived
@@ -218,7 +232,8 @@ impl ConnState {
         let from_opener = self.opener() == direction & 1;
         let state = self.state();
         if self.proto() != Proto::TCP {
-            return if !from_opener && state == FlowState::New {
+            // Nobody can tell whether a connection that is forwarded has replies, so the opener's packets count.
+            return if (!from_opener || self.is_forwarded()) && state == FlowState::New {
                 self.with(FlowState::Replied)
             } else {
                 self
@@ -240,6 +255,10 @@ impl ConnState {
         match state {
             FlowState::SynSent if !from_opener && syn && ack => self.with(FlowState::SynReceived),
             FlowState::SynReceived if from_opener && !syn && ack => self.with(FlowState::Established),
+            // The SYN-ACK takes another way.
+            FlowState::SynSent if self.is_forwarded() && from_opener && !syn && ack => {
+                self.with(FlowState::Established)
+            }
             _ => self,
         }
     }
@@ -324,6 +343,25 @@ mod tests {
             walk(Proto::TCP, FlowFlags::empty(), &only_other),
             FlowState::SynReceived
         );
+    }
+
+    #[test]
+    fn a_forwarded_connection_is_established_by_its_opener_and_gives_way_in_a_full_table() {
+        let forwarded = FlowFlags::FORWARDED;
+        for (packets, state) in [
+            (vec![(0, SYN), (0, SYN)], FlowState::SynSent),
+            (vec![(0, SYN), (0, ACK)], FlowState::Established),
+            (vec![(0, SYN), (0, ACK), (0, FIN | ACK)], FlowState::FinWait),
+            (vec![(0, SYN), (0, ACK), (0, RST)], FlowState::Closed),
+        ] {
+            assert_eq!(walk(Proto::TCP, forwarded, &packets), state, "after {packets:?}");
+        }
+        assert_eq!(walk(Proto::UDP, forwarded, &[(0, TcpFlags::NONE)]), FlowState::Replied);
+        let established = [(0, SYN), (0, ACK)].iter();
+        let end = established.fold(ConnState::opening(Proto::TCP, forwarded), |state, &(d, f)| {
+            state.after(d, f)
+        });
+        assert!(end.is_displaceable() && !end.is_one_sided());
     }
 
     #[test]

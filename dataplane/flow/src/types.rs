@@ -307,6 +307,9 @@ bitflags! {
         /// The connection is charged to the side that did not open it, because that side's packet made the entry. Both
         /// directions have it.
         const RESPONDER_PAYS = 1 << 7;
+        /// The connection is forwarded to the backend's node without translation, and answered from there directly: no reply
+        /// comes by this node. The rewrite has the backend that this node chose, and is not applied. Both directions have it.
+        const FORWARDED = 1 << 8;
     }
 }
 
