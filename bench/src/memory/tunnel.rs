@@ -38,6 +38,7 @@ pub(crate) fn other_node() -> Option<RemoteNode> {
         name: Arc::from("other"),
         address: Some(OTHER_IP),
         takes_own: true,
+        takes_forwarded: true,
         path: Ok(NodePath {
             outer: Some(outer.with_macs(OTHER_MAC, UPLINK_MAC)),
             next_hop: NextHop {

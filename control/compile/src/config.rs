@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use heddle_ids::PortId;
+use heddle_model::ExternalForwarding;
 use heddle_tables::{NodeId, Prefix, Tunnel, TunnelMode};
 use heddle_wire::{Ip, MacAddr, vxlan};
 
@@ -94,6 +95,8 @@ pub struct NodeConfig {
     pub unmasqueraded: Vec<Prefix>,
     /// Serves `spec.externalIPs` of Services. Whoever may write a Service can take over any address with them.
     pub external_ips: bool,
+    /// The way of connections from outside to backends on other nodes, for Services without an annotation.
+    pub external_forwarding: ExternalForwarding,
     /// The identifiers that other nodes had before the agent's restart. New nodes get unused ones.
     pub node_ids: BTreeMap<Arc<str>, NodeId>,
 }
@@ -117,6 +120,7 @@ impl NodeConfig {
             service_cidrs: Vec::new(),
             unmasqueraded: Vec::new(),
             external_ips: false,
+            external_forwarding: ExternalForwarding::default(),
             node_ids: BTreeMap::new(),
         }
     }

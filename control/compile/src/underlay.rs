@@ -19,6 +19,13 @@ pub struct Underlay {
     pub every_node_runs_heddle: bool,
 }
 
+impl Underlay {
+    /// Returns true if a node's address is on the same link.
+    pub(crate) fn is_on_link(&self, address: IpAddr) -> bool {
+        self.routes.get(&address).is_some_and(|route| route.on_link)
+    }
+}
+
 /// The kernel's route to another node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnderlayRoute {

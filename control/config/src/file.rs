@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use heddle_model::ExternalForwarding;
 use heddle_proto::DEFAULT_RUN_DIR;
 use heddle_tables::TunnelMode;
 use ipnet::IpNet;
@@ -133,6 +134,10 @@ pub struct Config {
     #[serde(rename = "externalIPs")]
     #[cfg_attr(feature = "clap", arg(skip))]
     pub external_ips: bool,
+    /// The way of connections from outside to backends on other nodes, for Services without an annotation.
+    #[serde(with = "crate::as_text")]
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub external_forwarding: ExternalForwarding,
     /// Source ports that are reserved for traffic masqueraded to the node's address.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub reserved_ports: PortRange,
@@ -176,6 +181,7 @@ impl Default for Config {
             service_cidrs: Vec::new(),
             non_masquerade_cidrs: Vec::new(),
             external_ips: false,
+            external_forwarding: ExternalForwarding::default(),
             reserved_ports: PortRange::default(),
             log: "info".to_owned(),
         }

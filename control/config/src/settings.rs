@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use heddle_engine::FragmentConfig;
 use heddle_flow::{Quotas, Timeouts};
+use heddle_model::ExternalForwarding;
 use heddle_port::Packet;
 use heddle_tables::{Tunnel, TunnelMode};
 use ipnet::IpNet;
@@ -69,6 +70,8 @@ pub struct Settings {
     pub non_masquerade_cidrs: Vec<IpNet>,
     /// Serves the externalIPs of Services.
     pub external_ips: bool,
+    /// The way of connections from outside to backends on other nodes, for Services without an annotation.
+    pub external_forwarding: ExternalForwarding,
     /// Source ports that are reserved for traffic masqueraded to the node's address.
     pub reserved_ports: PortRange,
 }
@@ -271,6 +274,7 @@ impl Config {
             service_cidrs: self.service_cidrs,
             non_masquerade_cidrs: self.non_masquerade_cidrs,
             external_ips: self.external_ips,
+            external_forwarding: self.external_forwarding,
             reserved_ports: self.reserved_ports,
         })
     }

@@ -43,7 +43,7 @@ pub use policy::{IpBlock, IpBlockError, NetworkPolicy, Peer, PolicyPort, PolicyP
 pub use port::{PortNumber, PortRange, PortRangeError, Protocol, UnknownProtocol};
 pub use selector::{LabelSelector, Operator, Requirement, RequirementError};
 pub use service::{
-    ClusterIps, IngressMode, LoadBalancerIngress, LoadBalancing, Service, ServicePort, ServiceType, SessionAffinity,
-    TargetPort, TrafficDistribution, TrafficPolicy,
+    ClusterIps, ExternalForwarding, IngressMode, LoadBalancerIngress, LoadBalancing, Service, ServicePort, ServiceType,
+    SessionAffinity, TargetPort, TrafficDistribution, TrafficPolicy, UnknownExternalForwarding,
 };
 pub use slice::{AddressType, Endpoint, EndpointPort, EndpointSlice};

@@ -1,10 +1,13 @@
 //! Services.
 
+use std::fmt;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::key::ObjectKey;
 use crate::labels::Labels;
@@ -48,6 +51,9 @@ pub struct Service {
     pub headless_label: bool,
     /// The annotation `heddle.io/load-balancing`
     pub load_balancing: LoadBalancing,
+    /// The annotation `heddle.io/external-forwarding`; `None`: as the configuration has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_forwarding: Option<ExternalForwarding>,
 }
 
 impl Service {
@@ -216,4 +222,47 @@ pub enum LoadBalancing {
     Maglev,
     /// At random.
     Random,
+}
+
+/// The way of a connection from outside of the cluster to a backend on another node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ExternalForwarding {
+    /// As this node's address: the answers come back by this node.
+    #[default]
+    Masquerade,
+    /// With the client's address: the backend's node answers the client directly (direct server return).
+    Dsr,
+}
+
+/// A text that is no [`ExternalForwarding`].
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0:?} is not masquerade or dsr")]
+pub struct UnknownExternalForwarding(String);
+
+impl ExternalForwarding {
+    /// Returns the name in the configuration and in the annotation.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Masquerade => "masquerade",
+            Self::Dsr => "dsr",
+        }
+    }
+}
+
+impl FromStr for ExternalForwarding {
+    type Err = UnknownExternalForwarding;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let all = [Self::Masquerade, Self::Dsr];
+        let found = all.into_iter().find(|forwarding| forwarding.as_str() == text);
+        found.ok_or_else(|| UnknownExternalForwarding(text.to_owned()))
+    }
+}
+
+impl fmt::Display for ExternalForwarding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
 }

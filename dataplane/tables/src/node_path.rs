@@ -105,9 +105,24 @@ pub struct RemoteNode {
     pub address: Option<Ip>,
     /// Its own addresses are reached like its pods while it has a path, because it runs heddle. Otherwise the kernel sends to them.
     pub takes_own: bool,
+    /// Connections of clients outside may be forwarded to it without translation, because it runs heddle: by a tunnel, or as
+    /// its neighbor. A router would send them back.
+    pub takes_forwarded: bool,
     /// The way of packets to its pods.
     pub path: Result<NodePath, Unreachable>,
     /// The way of packets to its IPv6 pods, if it is another one. Then both ways are tunnels: `path` is one over IPv4, and this is
     /// one over IPv6.
     pub path_v6: Option<NodePath>,
+}
+
+impl RemoteNode {
+    /// Returns the source MAC of the packets that the node forwards to this one without a tunnel; `None` if it forwards none so.
+    #[must_use]
+    pub fn forwarder_mac(&self) -> Option<MacAddr> {
+        let path = self
+            .path
+            .ok()
+            .filter(|path| self.takes_forwarded && path.outer.is_none())?;
+        Some(path.next_hop.dst)
+    }
 }

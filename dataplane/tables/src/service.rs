@@ -52,6 +52,14 @@ pub enum FrontendKind {
     HostPort,
 }
 
+impl FrontendKind {
+    /// Returns true for the addresses at which clients outside of the cluster reach a Service.
+    #[must_use]
+    pub const fn is_external(self) -> bool {
+        matches!(self, Self::LoadBalancer | Self::ExternalIp | Self::NodePort)
+    }
+}
+
 /// The client of a Service, as traffic policies distinguish clients.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Client {
@@ -154,6 +162,8 @@ pub struct Frontend {
     pub affinity: Option<Affinity>,
     /// The choice among backends.
     pub balancing: Balancing,
+    /// True if a backend on another node answers clients outside directly ([`returns_directly`](Self::returns_directly)).
+    pub direct_return: bool,
     /// The kind of its address.
     pub kind: FrontendKind,
     /// The address, protocol and port at which the Service is reached.
@@ -162,6 +172,8 @@ pub struct Frontend {
     pub name: Arc<str>,
     /// Backends that get no new connection but keep their existing ones.
     pub draining: Box<[Backend]>,
+    /// The backends that are pods of this node, for connections that another node forwards here; `None` if there are none.
+    pub here: Option<Arc<Backends>>,
 }
 
 const _: () = assert!(std::mem::offset_of!(Frontend, key) <= 128);
@@ -208,6 +220,8 @@ impl Frontend {
             name: name.into(),
             backends,
             inside: None,
+            direct_return: false,
+            here: None,
             draining: Box::new([]),
             source_ranges: None,
             balancing: Balancing::Maglev,
@@ -230,6 +244,13 @@ impl Frontend {
             (Some(inside), Client::Pod | Client::ThisNode) => inside,
             _ => &self.backends,
         }
+    }
+
+    /// Returns true if connections of clients outside keep their source address, and a backend on another node answers them
+    /// without this node (direct server return). With the traffic policy `Local` no backend is on another node.
+    #[must_use]
+    pub const fn returns_directly(&self) -> bool {
+        self.direct_return && self.kind.is_external() && self.inside.is_none()
     }
 
     /// Returns true if the source ranges admit this address.

@@ -94,6 +94,7 @@ impl Controller {
             service_cidrs: prefixes(&settings.service_cidrs),
             unmasqueraded: prefixes(&settings.non_masquerade_cidrs),
             external_ips: settings.external_ips,
+            external_forwarding: settings.external_forwarding,
             tunnel: TunnelConfig {
                 mode: settings.tunnel,
                 network: settings.vxlan,

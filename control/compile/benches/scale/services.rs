@@ -52,6 +52,7 @@ fn service(id: u32) -> Service {
         proxy_name: None,
         headless_label: false,
         load_balancing: LoadBalancing::Maglev,
+        external_forwarding: None,
     }
 }
 

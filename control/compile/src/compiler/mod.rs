@@ -157,6 +157,7 @@ impl Compiler {
             zone: self.node.zone(),
             addresses: self.node.own_addresses(),
             external_ips: self.config.external_ips,
+            external_forwarding: self.config.external_forwarding,
         };
         for key in keys {
             self.services.compile(cluster, key, &scope, &mut self.output.tables);

@@ -38,10 +38,14 @@ impl PathInputs<'_> {
             Some((_, address)) if !is_first(address) => Err(Unreachable::SharedInternalIp),
             Some((own, address)) => self.path(node, own, address),
         };
+        let takes_own = self.vtep(node).is_some();
+        // Without a tunnel, a router on the way would send a forwarded packet back, because its destination is this node's address.
+        let is_neighbor = || pair.is_some_and(|(_, address)| self.underlay.is_on_link(address));
         RemoteNode {
             name: node.name.clone(),
             address: pair.map(|(_, address)| Ip::from(address)),
-            takes_own: self.vtep(node).is_some(),
+            takes_own,
+            takes_forwarded: takes_own && path.is_ok_and(|path| path.outer.is_some() || is_neighbor()),
             path,
             path_v6: None,
         }
@@ -72,6 +76,7 @@ impl PathInputs<'_> {
             name: node.name.clone(),
             address: first.map(|(_, address, _)| Ip::from(*address)),
             takes_own: false,
+            takes_forwarded: false,
             path: match first {
                 _ if *flannel.backend != *flannel::VXLAN_BACKEND => Err(Unreachable::FlannelBackend),
                 None => Err(Unreachable::FlannelWithoutVtep),

@@ -100,15 +100,15 @@ impl NodeState {
     }
 }
 
-/// Returns true if flows have compiled something that differs: the path's MTU, its kind, or whether the node's own addresses are
-/// reached by it. They read everything else of the path for each packet.
+/// Returns true if flows have compiled something that differs: the path's MTU, its kind, whether the node's own addresses are
+/// reached by it, or whether connections are forwarded to it. They read everything else of the path for each packet.
 fn changes_flows(before: &RemoteNode, after: &RemoteNode) -> bool {
     let compiled = |path: &NodePath| (path.mtu, path.outer.is_some());
     let of = |node: &RemoteNode| {
         let path = node.path.as_ref().map(compiled).ok();
         (
             node.takes_own,
-            path.map(|path| (path, node.path_v6.as_ref().map(compiled))),
+            path.map(|path| (path, node.takes_forwarded, node.path_v6.as_ref().map(compiled))),
         )
     };
     match (of(before), of(after)) {

@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use heddle_model::{Cluster, Delta, LoadBalancing, ObjectKey, Service, ServicePort, SessionAffinity, TrafficPolicy};
+use heddle_model::{
+    Cluster, Delta, ExternalForwarding, LoadBalancing, ObjectKey, Service, ServicePort, SessionAffinity, TrafficPolicy,
+};
 use heddle_tables::{Affinity, Backend, Backends, Balancing, Frontend, FrontendKey, FrontendKind, Prefix};
 use heddle_wire::{Ip, Proto};
 
@@ -29,6 +31,8 @@ pub(crate) struct NodeScope<'a> {
     pub(crate) addresses: &'a BTreeSet<Ip>,
     /// True if `spec.externalIPs` of Services are served.
     pub(crate) external_ips: bool,
+    /// The way of connections from outside to backends on other nodes, for Services without an annotation.
+    pub(crate) external_forwarding: ExternalForwarding,
 }
 
 /// Returns the addresses of a Service at which frontends listen, with the kind of frontend.
@@ -89,7 +93,7 @@ fn compile_port(
         let family = families.get_mut(usize::from(!key.ip.is_v4()));
         let Some(family) = family else { return };
         let backends = family.get_or_insert_with(|| PortBackends::new(cluster, service, port, key.ip.is_v4(), scope));
-        let frontend = backends.frontend(kind, key, &name, service);
+        let frontend = backends.frontend(kind, key, &name, service, scope);
         compiled.entry(key).or_insert(frontend);
     };
     for (kind, ip) in addresses(service, scope.external_ips) {
@@ -160,6 +164,8 @@ struct PortBackends {
     cluster_wide: Backends,
     /// The backends on this node, if a traffic policy of the Service is `Local`.
     local: Option<Backends>,
+    /// The backends that are pods of this node, if there are any and the Service is reached from outside.
+    here: Option<Arc<Backends>>,
     draining: Box<[Backend]>,
 }
 
@@ -171,14 +177,29 @@ impl PortBackends {
         let local = policies
             .contains(&TrafficPolicy::Local)
             .then(|| Backends::new(endpoints.local_to(scope.name), endpoints.has_usable()));
+        // An endpoint with the node's own address is a process of the node, which answers without heddle.
+        let here = endpoints.local_to(scope.name);
+        let mut here = here.into_iter().filter(|b| !scope.addresses.contains(&b.ip)).peekable();
+        let is_external = addresses(service, scope.external_ips).any(|(kind, _)| kind.is_external());
+        let is_forwarded = (is_external || port.node_port.is_some())
+            && service.external_policy == TrafficPolicy::Cluster
+            && here.peek().is_some();
         Self {
+            here: is_forwarded.then(|| Arc::new(Backends::new(here, true))),
             draining: endpoints.draining(&cluster_wide, local.as_ref(), port.protocol),
             cluster_wide,
             local,
         }
     }
 
-    fn frontend(&self, kind: FrontendKind, key: FrontendKey, name: &Arc<str>, service: &Service) -> Frontend {
+    fn frontend(
+        &self,
+        kind: FrontendKind,
+        key: FrontendKey,
+        name: &Arc<str>,
+        service: &Service,
+        scope: &NodeScope<'_>,
+    ) -> Frontend {
         let policy = if kind == FrontendKind::ClusterIp {
             service.internal_policy
         } else {
@@ -189,6 +210,11 @@ impl PortBackends {
         // As in kube-proxy, a pod's connection to an external address with the policy `Local` may go to all endpoints.
         if local.is_some() && kind != FrontendKind::ClusterIp {
             frontend.inside = Some(self.cluster_wide.clone());
+        }
+        if kind.is_external() {
+            let forwarding = service.external_forwarding.unwrap_or(scope.external_forwarding);
+            frontend.direct_return = forwarding == ExternalForwarding::Dsr;
+            frontend.here.clone_from(&self.here);
         }
         frontend.draining.clone_from(&self.draining);
         frontend.balancing = match service.load_balancing {

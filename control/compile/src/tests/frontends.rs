@@ -11,11 +11,11 @@ use heddle_tables::{Balancing, Choice, Client, Frontend, ServiceLookup};
 use super::services::{lookup, service, slice};
 use super::*;
 
-const NODE: &str = "192.0.2.1";
-const BALANCER: &str = "203.0.113.10";
+pub(super) const NODE: &str = "192.0.2.1";
+pub(super) const BALANCER: &str = "203.0.113.10";
 
 /// Makes a LoadBalancer Service on port 80 with a node port.
-fn balanced(name: &str, cluster_ip: &str, policy: TrafficPolicy) -> Service {
+pub(super) fn balanced(name: &str, cluster_ip: &str, policy: TrafficPolicy) -> Service {
     let mut service = service(name, &[cluster_ip], &[("", 80)]);
     service.service_type = ServiceType::LoadBalancer;
     service.ports[0].node_port = PortNumber::new(30_080);
@@ -27,7 +27,7 @@ fn balanced(name: &str, cluster_ip: &str, policy: TrafficPolicy) -> Service {
     service
 }
 
-fn here(zone: &str) -> Node {
+pub(super) fn here(zone: &str) -> Node {
     let mut node = node("here", NODE, "10.0.0.0/24");
     node.labels = labels(&format!("topology.kubernetes.io/zone={zone}"));
     node

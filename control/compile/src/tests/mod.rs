@@ -1,6 +1,7 @@
 //! From model objects to verdicts, Services, generations and pages.
 
 mod evaluator;
+mod external_forwarding;
 mod flannel;
 mod frontends;
 mod generations;

@@ -401,6 +401,17 @@ fn direct_routing_needs_a_neighbor_and_auto_takes_the_tunnel_elsewhere() {
             "{mode:?}"
         );
         assert_eq!(snapshot.node().tunnel.is_some(), mode != TunnelMode::None);
+        // A router without a tunnel would send a forwarded packet back.
+        let takes_forwarded = |name: &str| {
+            let mut nodes = snapshot.remote_nodes();
+            nodes.any(|(_, node)| *node.name == *name && node.takes_forwarded)
+        };
+        let by_router = far.is_ok() && mode != TunnelMode::None;
+        assert_eq!(
+            ["near", "far", "unresolved"].map(takes_forwarded),
+            [near.is_ok(), by_router, unresolved.is_ok()],
+            "{mode:?}"
+        );
     }
 }
 

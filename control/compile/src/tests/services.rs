@@ -35,6 +35,7 @@ pub(super) fn service(name: &str, ips: &[&str], ports: &[(&str, u16)]) -> Servic
         proxy_name: None,
         headless_label: false,
         load_balancing: LoadBalancing::Maglev,
+        external_forwarding: None,
     }
 }
 

@@ -59,6 +59,7 @@ fn service(name: &str, cluster_ip: &str, node_port: Option<u16>) -> Service {
         proxy_name: None,
         headless_label: false,
         load_balancing: LoadBalancing::Maglev,
+        external_forwarding: None,
     }
 }
 

@@ -11,6 +11,7 @@ pub fn node_config(node: &str, rules: &Rules) -> NodeConfig {
     let ports = Config::default().reserved_ports;
     NodeConfig {
         external_ips: rules.external_ips,
+        external_forwarding: rules.external_forwarding,
         tunnel: rules.tunnel,
         flannel: rules.flannel,
         service_cidrs: prefixes(&rules.service_cidrs),

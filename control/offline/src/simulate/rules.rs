@@ -2,6 +2,7 @@
 
 use heddle_compile::TunnelConfig;
 use heddle_config::Config;
+use heddle_model::ExternalForwarding;
 use heddle_tables::Tunnel;
 use ipnet::IpNet;
 
@@ -10,6 +11,8 @@ use ipnet::IpNet;
 pub struct Rules {
     /// `externalIPs`: serves the externalIPs of Services.
     pub external_ips: bool,
+    /// `externalForwarding`: the way of connections from outside to backends on other nodes.
+    pub external_forwarding: ExternalForwarding,
     /// `serviceCIDRs`: the ranges of Service addresses; empty: the ranges of the ServiceCIDR objects.
     pub service_cidrs: Vec<IpNet>,
     /// `nonMasqueradeCIDRs`: the ranges outside of the cluster that see the pods' own addresses.
@@ -25,6 +28,7 @@ impl Default for Rules {
     fn default() -> Self {
         Self {
             external_ips: true,
+            external_forwarding: ExternalForwarding::default(),
             service_cidrs: Vec::new(),
             non_masquerade_cidrs: Vec::new(),
             tunnel: TunnelConfig::default(),
@@ -37,6 +41,7 @@ impl From<&Config> for Rules {
     fn from(config: &Config) -> Self {
         Self {
             external_ips: config.external_ips,
+            external_forwarding: config.external_forwarding,
             service_cidrs: config.service_cidrs.clone(),
             non_masquerade_cidrs: config.non_masquerade_cidrs.clone(),
             tunnel: TunnelConfig {

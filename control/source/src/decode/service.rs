@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use heddle_model::{
-    ClusterIps, IngressMode, LoadBalancerIngress, LoadBalancing, Service, ServicePort, ServiceType, SessionAffinity,
-    TargetPort, TrafficDistribution, TrafficPolicy,
+    ClusterIps, ExternalForwarding, IngressMode, LoadBalancerIngress, LoadBalancing, Service, ServicePort, ServiceType,
+    SessionAffinity, TargetPort, TrafficDistribution, TrafficPolicy,
 };
 use ipnet::IpNet;
 use serde_json::Value;
@@ -16,6 +16,7 @@ use super::node::{Found, Node};
 
 const SOURCE_RANGES_ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const LOAD_BALANCING_ANNOTATION: &str = "heddle.io/load-balancing";
+const EXTERNAL_FORWARDING_ANNOTATION: &str = "heddle.io/external-forwarding";
 /// The label of Services that kube-proxy ignores, whatever addresses they have.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 /// The default of `sessionAffinityConfig.clientIP.timeoutSeconds`: three hours.
@@ -70,6 +71,10 @@ pub(super) fn service<'a>(root: Node<'a>, meta: &Meta<'a>) -> Found<'a, Service>
             Some(node) => node.parse(load_balancing)?,
             None => LoadBalancing::default(),
         },
+        external_forwarding: match meta.annotation(EXTERNAL_FORWARDING_ANNOTATION)? {
+            Some(node) => Some(node.parse(external_forwarding)?),
+            None => None,
+        },
     })
 }
 
@@ -90,6 +95,11 @@ fn load_balancing(text: &str) -> Result<LoadBalancing, &'static str> {
         "random" => Ok(LoadBalancing::Random),
         _ => Err("is no way to choose a backend: use maglev or random"),
     }
+}
+
+fn external_forwarding(text: &str) -> Result<ExternalForwarding, &'static str> {
+    let unknown = "is no way to forward connections from outside: use masquerade or dsr";
+    text.parse().map_err(|_| unknown)
 }
 
 fn traffic_policy<'a>(spec: Node<'a>, key: &'static str) -> Found<'a, TrafficPolicy> {

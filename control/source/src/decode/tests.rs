@@ -1,8 +1,9 @@
 //! Decodes each kind from the API's own types, so that a wrong field name does not compile.
 
 use heddle_model::{
-    AddressType, ClusterIps, IngressMode, IpBlock, LabelSelector, LoadBalancing, ObjectKey, Peer, PodPhase,
-    PolicyPorts, PortNumber, Protocol, Requirement, SessionAffinity, TargetPort, TrafficDistribution, TrafficPolicy,
+    AddressType, ClusterIps, ExternalForwarding, IngressMode, IpBlock, LabelSelector, LoadBalancing, ObjectKey, Peer,
+    PodPhase, PolicyPorts, PortNumber, Protocol, Requirement, SessionAffinity, TargetPort, TrafficDistribution,
+    TrafficPolicy,
 };
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
@@ -192,7 +193,9 @@ fn a_node_a_namespace_and_a_service_cidr_as_the_api_has_them() {
 #[test]
 fn a_service_as_the_api_has_it() {
     let mut metadata = metadata("web", &[("service.kubernetes.io/service-proxy-name", "other")]);
-    metadata.annotations = Some([("heddle.io/load-balancing".to_owned(), "random".to_owned())].into());
+    let annotations = [("load-balancing", "random"), ("external-forwarding", "dsr")];
+    let annotations = annotations.map(|(name, value)| (format!("heddle.io/{name}"), value.to_owned()));
+    metadata.annotations = Some(annotations.into());
     let port_of = |name: &str, number, target, node_port| core::ServicePort {
         name: text(name),
         port: number,
@@ -277,6 +280,7 @@ fn a_service_as_the_api_has_it() {
         (service.proxy_name.as_deref(), service.load_balancing),
         (Some("other"), LoadBalancing::Random)
     );
+    assert_eq!(service.external_forwarding, Some(ExternalForwarding::Dsr));
     assert_eq!(service.addresses().count(), 4);
     assert!(!service.is_proxied());
 }

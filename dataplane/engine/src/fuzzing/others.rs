@@ -154,6 +154,8 @@ pub(crate) fn set(b: &mut SnapshotBuilder, node: usize, what: u8) {
         name: format!("node-{node}").into(),
         address: Some(address),
         takes_own: path.is_ok(),
+        // A router leads to the nodes without a tunnel.
+        takes_forwarded: path.is_ok_and(|path| path.outer.is_some()),
         path,
         path_v6: None,
     };

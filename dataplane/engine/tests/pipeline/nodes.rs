@@ -172,6 +172,8 @@ pub fn set_node(b: &mut SnapshotBuilder, other: &Other, path: Result<NodePath, U
         name: format!("node-{}", other.id).into(),
         address: Some(other.address()),
         takes_own: path.is_ok(),
+        // A router leads to the nodes without a tunnel.
+        takes_forwarded: path.is_ok_and(|path| path.outer.is_some()),
         path,
         path_v6: None,
     };

@@ -32,6 +32,7 @@ fn set_flannel(w: &mut World) {
         name: "flannel".into(),
         address: Some(N1.address()),
         takes_own: false,
+        takes_forwarded: false,
         path: nodes::path(&N1),
         path_v6: Some(as_v6),
     };

@@ -142,6 +142,16 @@ impl SnapshotBuilder {
         self.next.node_paths.set(id.index(), path);
         let path_v6 = node.as_ref().and_then(|node| node.path_v6);
         self.next.node_paths_v6.set(id.index(), path_v6);
+        let before = self.next.nodes.get(&id).and_then(|node| node.forwarder_mac());
+        let after = node.as_deref().and_then(RemoteNode::forwarder_mac);
+        if before != after {
+            if let Some(mac) = before.filter(|mac| self.next.forwarder(*mac) == Some(id)) {
+                self.next.forwarders.remove(&mac);
+            }
+            if let Some(mac) = after {
+                self.next.forwarders.set(mac, id);
+            }
+        }
         match node {
             Some(node) => self.next.nodes.set(id, node),
             None => self.next.nodes.remove(&id).is_some(),
@@ -187,7 +197,8 @@ impl SnapshotBuilder {
             + next.node_paths.take_copied()
             + next.node_paths_v6.take_copied()
             + next.next_hops.take_copied()
-            + next.neighbors.take_copied();
+            + next.neighbors.take_copied()
+            + next.forwarders.take_copied();
         (Arc::new(next.clone()), copied)
     }
 }

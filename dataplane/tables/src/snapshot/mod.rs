@@ -37,6 +37,8 @@ pub struct Snapshot {
     next_hops: PagedVec<Option<NextHop>>,
     /// The neighbors of the uplink by their MAC.
     neighbors: PagedMap<MacAddr, NextHopId>,
+    /// The nodes that forward connections to this node without a tunnel, by their MAC.
+    forwarders: PagedMap<MacAddr, NodeId>,
 }
 
 /// The number of frontends of an address.
@@ -158,6 +160,41 @@ impl Snapshot {
         };
         let frontend = self.frontends.get(&node_port).filter(is_open);
         frontend.map_or(ServiceLookup::NotAService, ServiceLookup::Frontend)
+    }
+
+    /// Returns the frontend of a packet that another node forwarded to this one without translation (direct server return): a
+    /// frontend of an external address, or a node port at an address of that node.
+    #[must_use]
+    pub fn forwarded_frontend(&self, node: NodeId, key: FrontendKey) -> Option<&Arc<Frontend>> {
+        if let Some(frontend) = self.frontends.get(&key) {
+            return Some(frontend).filter(|frontend| frontend.kind.is_external());
+        }
+        let node_port = FrontendKey::node_port(key.ip.is_v4(), key.proto, key.port);
+        let frontend = self.frontends.get(&node_port)?;
+        let is_node_port = frontend.kind == FrontendKind::NodePort;
+        (is_node_port && self.address(key.ip).place == Place::RemoteHost(node)).then_some(frontend)
+    }
+
+    /// Returns true if packets to an address may have been forwarded by another node: the address is that node's, or external
+    /// frontends have it.
+    #[must_use]
+    pub fn may_be_forwarded(&self, node: NodeId, ip: Ip) -> bool {
+        let external = |known: &Frontends| known.all > known.cluster;
+        self.service_addresses.get(&ip).is_some_and(external) || self.address(ip).place == Place::RemoteHost(node)
+    }
+
+    /// Returns the node that forwards connections without a tunnel and has this MAC.
+    #[inline]
+    #[must_use]
+    pub fn forwarder(&self, mac: MacAddr) -> Option<NodeId> {
+        self.forwarders.get(&mac).copied()
+    }
+
+    /// Returns true if any node forwards connections without a tunnel.
+    #[inline]
+    #[must_use]
+    pub fn has_forwarders(&self) -> bool {
+        !self.forwarders.is_empty()
     }
 
     /// Returns true if an address is the cluster address of a Service.
