@@ -106,6 +106,9 @@ pub struct Flow {
     /// True if the client's address is masqueraded.
     #[serde(default)]
     pub masquerade: bool,
+    /// True if it is forwarded to the server's node without translation, and answered from there directly.
+    #[serde(default)]
+    pub forwarded: bool,
     /// True if it was judged by the current tables. If not, its next packet is judged by them.
     #[serde(default)]
     pub current: bool,
@@ -118,6 +121,7 @@ impl Flow {
             (self.adopted, "adopted"),
             (self.hairpin, "hairpin"),
             (self.masquerade, "masquerade"),
+            (self.forwarded, "forwarded"),
             (!self.current, "stale"),
         ]
         .into_iter()

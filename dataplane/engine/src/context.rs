@@ -217,9 +217,9 @@ impl<'a> Context<'a> {
     }
 
     /// Returns the egress of the replies to the packet: to the neighbor that it came from, if the kernel knows it as one of the
-    /// uplink's. `back` is the decision's egress.
+    /// uplink's. `back` is the decision's egress. A packet that a node forwarded shows no way to its client.
     pub(crate) fn way_back(&self, back: Egress) -> Egress {
-        if back != Egress::Uplink(NextHopId::KERNEL) {
+        if back != Egress::Uplink(NextHopId::KERNEL) || self.origin().as_node().is_some() {
             return back;
         }
         let neighbor = self.neighbor.and_then(|mac| self.snapshot.neighbor(mac));

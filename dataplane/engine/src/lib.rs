@@ -96,6 +96,7 @@ pub use control::{AddError, NotAdded, WorkerGone, WorkerHandle};
 pub use counters::{Counter, PortCounters, PortTotals, WorkerCounters, WorkerTotals};
 pub use decide::{
     Allowed, BackendSelector, Decision, Denial, Query, Source, Target, connection_hash, decide, decide_with, judge,
+    service_at, target_of,
 };
 pub use drops::{DropRecord, DropRing, PolicyCount, PolicyCounters, Reading};
 pub use error_budget::ErrorLimits;

@@ -15,6 +15,7 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
+use heddle_engine::{Query, service_at};
 use heddle_flow::{Connection, FlowFlags};
 use heddle_tables::{Backend, ServiceLookup, Snapshot};
 use heddle_wire::Proto;
@@ -80,7 +81,7 @@ fn is_orphaned(attached: &BTreeSet<u16>, connection: &Connection) -> bool {
 /// Returns `true` if a connection has to be removed, by the rules in the module's documentation.
 fn is_lost(snapshot: &Snapshot, connection: &Connection) -> bool {
     let ([key, _], [view, _]) = (&connection.keys, &connection.views);
-    let lookup = snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport);
+    let lookup = service_at(snapshot, &Query::from(key));
     if !view.flags.contains(FlowFlags::SERVICE) {
         return key.proto == Proto::UDP && matches!(lookup, ServiceLookup::Frontend(_));
     }
@@ -101,7 +102,8 @@ mod tests {
 
     use heddle_flow::{Config, Egress, FlowKey, FlowTable, Millis, NewFlow, Origin, Rewrite};
     use heddle_tables::{
-        AddressInfo, Backends, EndpointId, Frontend, FrontendKey, FrontendKind, Generation, SnapshotBuilder,
+        AddressInfo, Backends, EndpointId, Frontend, FrontendKey, FrontendKind, Generation, NodeId, Place,
+        SnapshotBuilder,
     };
     use heddle_wire::Ip;
     use heddle_wire::rewrite::Tuple;
@@ -267,5 +269,64 @@ mod tests {
             [1001, 1002, 1003],
             "the Service is gone"
         );
+    }
+
+    /// A connection that another node forwarded goes to that node's node port.
+    #[test]
+    fn what_another_node_forwarded_stays_while_the_node_port_leads_to_its_backend() {
+        let flows = FlowTable::anonymous(&Config {
+            capacity: 64,
+            ..Config::default()
+        });
+        let node = NodeId(4);
+        let (client, asked_at) = (Ip::from_v4([198, 51, 100, 7]), Ip::from_v4([192, 0, 2, 4]));
+        let asked = Tuple {
+            src: client,
+            dst: asked_at,
+            sport: 1001,
+            dport: 30_053,
+        };
+        let sent = Tuple {
+            dst: pod(1),
+            dport: 5353,
+            ..asked
+        };
+        let flow = |key: FlowKey, to, flags| NewFlow {
+            rewrite: Rewrite::between(&key, to),
+            key,
+            egress: Egress::Endpoint(EndpointId(3)),
+            endpoints: [EndpointId(1), EndpointId(3)],
+            generations: [Generation(0); 2],
+            mss_clamp: 0,
+            flags,
+        };
+        let there = FlowKey::opening(asked, Proto::UDP, Origin::node(node));
+        let back = FlowKey::opening(sent.reversed(), Proto::UDP, Origin::pod(EndpointId(3)));
+        let forward = flow(there, sent, FlowFlags::SERVICE);
+        let reverse = flow(back, asked.reversed(), FlowFlags::SERVICE | FlowFlags::REPLY);
+        flows.insert(&forward, &reverse, Millis(1)).unwrap();
+        let tables = |backend: Ip| {
+            let mut builder = SnapshotBuilder::new();
+            let place = Place::RemoteHost(node);
+            builder.set_address(
+                asked_at,
+                AddressInfo {
+                    place,
+                    ..AddressInfo::default()
+                },
+            );
+            let key = FrontendKey::node_port(true, Proto::UDP, 30_053);
+            let list = Backends::new(
+                [Backend {
+                    ip: backend,
+                    port: 5353,
+                }],
+                false,
+            );
+            builder.set_frontend(Arc::new(Frontend::new(key, FrontendKind::NodePort, "a/dns", list)));
+            builder.build().0
+        };
+        assert_eq!(lost(&tables(pod(1)), &flows), [0u16; 0]);
+        assert_eq!(lost(&tables(pod(2)), &flows), [1001]);
     }
 }

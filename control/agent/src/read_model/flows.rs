@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use heddle_engine::{Query, service_at};
 use heddle_flow::{Connection, FlowFlags, FlowState, FlowTable, Millis};
 use heddle_proto::flows::MAX_FLOWS;
 use heddle_proto::{Flow, Flows, FlowsRequest, QueryError};
@@ -81,7 +82,7 @@ impl FlowFilter {
                         .any(|end| pod.addresses.contains(end))
             })
             && self.service.as_deref().is_none_or(|service| {
-                let lookup = || snapshot.frontend(key.tuple.dst, key.proto, key.tuple.dport);
+                let lookup = || service_at(snapshot, &Query::from(key));
                 view.flags.contains(FlowFlags::SERVICE)
                     && matches!(lookup(), ServiceLookup::Frontend(f) if service_name(f) == Some(service))
             })
@@ -212,6 +213,7 @@ impl ReadModel {
             adopted: flags.contains(FlowFlags::ADOPTED),
             hairpin: flags.contains(FlowFlags::HAIRPIN),
             masquerade: flags.contains(FlowFlags::MASQUERADED),
+            forwarded: flags.contains(FlowFlags::FORWARDED),
             current,
         }
     }

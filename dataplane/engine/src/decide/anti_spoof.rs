@@ -3,6 +3,9 @@
 //! that come by the uplink. By a tunnel, a node sends from its own addresses and its pods'. Everything else at the uplink comes from
 //! outside of the cluster, from other nodes, or from the pods of nodes that are reached without a tunnel. If a node is not reached,
 //! nobody knows by which way its pods' packets should come.
+//!
+//! A node that runs heddle also forwards connections from outside to Services (direct server return). Their sources are those
+//! that anybody outside may use at this node's own uplink, so this admits nobody new.
 
 use heddle_flow::Origin;
 use heddle_tables::{EndpointId, NodeId, NodeTable, Place, Snapshot};
@@ -45,7 +48,7 @@ pub(crate) fn check(snapshot: &Snapshot, q: &Query) -> Result<EndpointId, Denial
     } else if from == EndpointId::HOST {
         comes_by_kernel(snapshot, src) && !NodeTable::is_gateway(src)
     } else {
-        comes_by_uplink(snapshot, q.origin.as_node(), src)?
+        comes_by_uplink(snapshot, q)?
     };
     if !own {
         return Err(Denial::new(DropReason::SpoofedSource));
@@ -66,18 +69,40 @@ fn comes_by_kernel(snapshot: &Snapshot, src: Ip) -> bool {
     }
 }
 
-/// Returns true if packets of a source come in by the uplink: by the tunnel of `node`, or outside of tunnels.
+/// Returns true if a packet comes in by the uplink: from a node, or else outside of tunnels.
 ///
 /// # Errors
-/// The packet came outside of tunnels from a pod of a node that is not reached.
-fn comes_by_uplink(snapshot: &Snapshot, node: Option<NodeId>, src: Ip) -> Result<bool, Denial> {
-    Ok(match (snapshot.address(src).place, node) {
+/// The packet came outside of tunnels from a pod of a node that is not reached, or from a node that forwarded it and is not.
+fn comes_by_uplink(snapshot: &Snapshot, q: &Query) -> Result<bool, Denial> {
+    let src = q.tuple.src;
+    let is_outside = !is_link_local(src) && !NodeTable::is_gateway(src);
+    Ok(match (snapshot.address(src).place, q.origin.as_node()) {
         (Place::Node(of) | Place::RemoteHost(of), Some(node)) => of == node,
         (Place::Node(of), None) => match snapshot.node_path(of) {
             Some(path) => path.outer.is_none(),
             None => return Err(Denial::new(DropReason::NodeUnreachable)),
         },
-        (Place::RemoteHost(_) | Place::Outside, None) => !is_link_local(src) && !NodeTable::is_gateway(src),
-        (Place::Local(_) | Place::Host | Place::Unreachable, _) | (Place::Outside, Some(_)) => false,
+        (Place::RemoteHost(_) | Place::Outside, None) => is_outside,
+        (Place::Outside, Some(node)) => is_outside && forwards(snapshot, node, q.tuple.dst)?,
+        (Place::Local(_) | Place::Host | Place::Unreachable, _) => false,
     })
+}
+
+/// Returns true if a node may forward packets to an address.
+///
+/// # Errors
+/// The node cannot be reached.
+fn forwards(snapshot: &Snapshot, node: NodeId, dst: Ip) -> Result<bool, Denial> {
+    match snapshot.remote_node(node) {
+        Some(known) if known.takes_own && known.path.is_err() => Err(Denial::new(DropReason::NodeUnreachable)),
+        Some(known) => Ok(known.takes_forwarded && snapshot.may_be_forwarded(node, dst)),
+        None => Ok(false),
+    }
+}
+
+/// Returns the node that forwarded a connection of a client outside, if one did. The source must have been checked.
+#[must_use]
+pub(crate) fn forwarder(snapshot: &Snapshot, q: &Query) -> Option<NodeId> {
+    let node = q.origin.as_node()?;
+    (snapshot.address(q.tuple.src).place == Place::Outside).then_some(node)
 }

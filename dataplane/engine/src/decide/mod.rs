@@ -13,11 +13,11 @@ mod types;
 
 use heddle_tables::{NodeTable, Snapshot};
 
-pub(crate) use anti_spoof::{check as check_source, is_link_local, owner};
+pub(crate) use anti_spoof::{check as check_source, forwarder, is_link_local, owner};
 use policy::PolicyCheck;
 pub(crate) use route::{is_for_others, origin_of};
 pub(crate) use service::remember;
-pub use service::{BackendSelector, connection_hash};
+pub use service::{BackendSelector, connection_hash, service_at, target_of};
 pub use types::{Allowed, Decision, Denial, Query, Source, Target};
 
 /// Decides a new connection of a client without session affinity.

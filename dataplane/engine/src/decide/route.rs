@@ -4,6 +4,9 @@
 //! if it runs heddle. Other destinations are the kernel's: by the host port, for which the kernel masquerades pods. A connection
 //! from the uplink that a Service sends to such a destination keeps the uplink as its end, because its replies come in there.
 //!
+//! A connection that is forwarded without translation goes to its backend's node, which answers the client by the kernel's routes:
+//! the way that it came by leads to the node that forwarded it.
+//!
 //! A connection that would leave where it came in has no route, unless a Service changed its destination. The Service determines
 //! which connections are masqueraded. A connection of the node itself keeps its source, because its replies come back through
 //! heddle anyway.
@@ -12,7 +15,8 @@ use heddle_flow::{Egress, Origin};
 use heddle_tables::{EndpointId, FrontendKey, NextHopId, NodeId, NodeTable, Place, Snapshot};
 use heddle_wire::Ip;
 
-use super::anti_spoof::{is_link_local, owner};
+use super::anti_spoof::{forwarder, is_link_local, owner};
+use super::service::takes_forwarded;
 use super::types::{Denial, Query, Source, Target};
 use crate::reason::DropReason;
 
@@ -66,10 +70,15 @@ fn egress(snapshot: &Snapshot, from: EndpointId, target: &Target, place: Place) 
     let from_uplink = from == EndpointId::UPLINK;
     let unknown = Err(Denial::new(DropReason::UnknownDestination));
     match place {
+        // The pod that the connection went to is gone. Another one has its address.
+        _ if target.forwarded && !matches!(place, Place::Node(_)) => unknown,
         Place::Local(pod) => Ok(Egress::Endpoint(pod)),
         // RFC 4291 section 2.5.6. IPv4 link-local addresses go to the kernel: node-local DNS, the cloud's metadata.
         _ if is_link_local(target.dst) => Err(Denial::new(DropReason::Martian)),
         Place::Unreachable => unknown,
+        Place::Node(_) if target.forwarded && !takes_forwarded(snapshot, place) => {
+            Err(Denial::new(DropReason::NodeUnreachable))
+        }
         // The kernel's routes for Service ranges lead back to heddle, so the packet would loop.
         Place::Outside if snapshot.node().in_service_range(target.dst) => unknown,
         Place::Host => Ok(Egress::Endpoint(EndpointId::HOST)),
@@ -100,7 +109,11 @@ pub(crate) fn is_for_others(snapshot: &Snapshot, q: &Query) -> bool {
         proto: q.proto,
         port: q.tuple.dport,
     };
-    owner(q.origin) == EndpointId::UPLINK && is_elsewhere && snapshot.frontend_at(key).is_none()
+    let frontend = match forwarder(snapshot, q) {
+        Some(node) => snapshot.forwarded_frontend(node, key),
+        None => snapshot.frontend_at(key),
+    };
+    owner(q.origin) == EndpointId::UPLINK && is_elsewhere && frontend.is_none()
 }
 
 /// Returns true if packets to a node's own addresses go there like packets to its pods.
@@ -123,6 +136,8 @@ fn back(opener: &Opener) -> Egress {
         return Egress::Endpoint(opener.endpoint);
     }
     match (opener.origin.as_node(), opener.place) {
+        // A client outside, whose connection another node forwarded.
+        (Some(_), Place::Outside) => Egress::Uplink(NextHopId::KERNEL),
         // The packets of a node's pods that come without a tunnel are replied to without one.
         (Some(node), _) | (None, Place::Node(node)) => Egress::Node(node),
         // The worker that opens the connection knows the neighbor that the packet came from.
@@ -159,6 +174,7 @@ fn source(snapshot: &Snapshot, opener: &Opener, target: &Target, egress: Egress)
     let masquerade = |address: Option<Ip>| address.map(Source::Masqueraded).ok_or_else(no_route);
     let v4 = target.dst.is_v4();
     match egress {
+        _ if target.forwarded => Ok(Source::Kept),
         // A node without heddle, behind a tunnel: its kernel sends replies into the tunnel only if they go to a pod range. They must
         // come back by the tunnel, so the node itself and clients of Services have an address of this node's range.
         Egress::Node(id) if is_without_heddle(snapshot, id) => {

@@ -1,12 +1,18 @@
 //! Finds the target of a connection: a backend if the destination is a Service, else the destination itself.
+//!
+//! With direct server return, a connection of a client outside keeps its source address. If its backend is on another node, this
+//! node forwards it there without translation. That node finds the same Service, makes the same choice, and takes one of its own
+//! backends if its tables differ.
 
-use heddle_flow::{AffinityTable, Millis};
+use heddle_flow::{AffinityTable, Millis, Origin};
 use heddle_tables::{
-    AddressInfo, Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, ServiceLookup, Snapshot,
+    AddressInfo, Affinity, Backend, Backends, Balancing, Choice, Client, Frontend, FrontendKey, NodeId, Place,
+    ServiceLookup, Snapshot,
 };
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
+use super::anti_spoof::forwarder;
 use super::types::{Query, Target};
 use crate::reason::DropReason;
 
@@ -32,7 +38,10 @@ pub struct BackendSelector<'a> {
 /// Finds the endpoint that a connection goes to behind its destination address.
 pub(super) fn target(snapshot: &Snapshot, q: &Query, src: AddressInfo, selector: BackendSelector<'_>) -> Lookup {
     let t = &q.tuple;
-    let frontend = match snapshot.frontend(t.dst, q.proto, t.dport) {
+    let forwarded_by = forwarder(snapshot, q);
+    let frontend = match frontend_of(snapshot, q, forwarded_by) {
+        // Forwarded packets are for Services alone.
+        ServiceLookup::NotAService if forwarded_by.is_some() => return Lookup::Drop(DropReason::NoRoute),
         ServiceLookup::NotAService => return Lookup::Target(Target::direct(t.dst, t.dport)),
         ServiceLookup::NoSuchPort => return Lookup::Reject,
         ServiceLookup::Frontend(frontend) => frontend,
@@ -40,24 +49,101 @@ pub(super) fn target(snapshot: &Snapshot, q: &Query, src: AddressInfo, selector:
     if !frontend.admits(t.src) {
         return Lookup::Drop(DropReason::ServiceSourceRange);
     }
-    let client = Client::from(src.place);
-    let backends = frontend.backends_for(client);
-    match choose(frontend, backends, q, selector) {
+    if forwarded_by.is_some() {
+        let chosen = choose_here(frontend, q, selector).map(|backend| target_of(snapshot, q, frontend, *backend));
+        return chosen.map_or(Lookup::Drop(DropReason::ServiceNoLocalEndpoint), Lookup::Target);
+    }
+    // Both nodes of a connection that is forwarded must choose alike.
+    let balancing = match returns_directly(frontend, q, src.place) {
+        true => Balancing::Maglev,
+        false => frontend.balancing,
+    };
+    let backends = frontend.backends_for(Client::from(src.place));
+    match choose(frontend, backends, q, selector, balancing) {
         Choice::Reject => Lookup::Reject,
         Choice::Drop => Lookup::Drop(DropReason::ServiceNoLocalEndpoint),
-        Choice::Backend(b) => Lookup::Target(Target {
-            dst: b.ip,
-            dport: b.port,
-            service: true,
-            sticky: frontend.affinity.is_some(),
-            masquerade: frontend.masquerades(client),
-        }),
+        Choice::Backend(backend) => Lookup::Target(target_of(snapshot, q, frontend, *backend)),
     }
 }
 
-fn choose<'a>(frontend: &Frontend, backends: &'a Backends, q: &Query, selector: BackendSelector<'_>) -> Choice<'a> {
+/// Returns the target of a connection to a frontend whose backend is chosen.
+#[must_use]
+pub fn target_of(snapshot: &Snapshot, q: &Query, frontend: &Frontend, backend: Backend) -> Target {
+    let client = snapshot.address(q.tuple.src).place;
+    let place = snapshot.address(backend.ip).place;
+    let direct = returns_directly(frontend, q, client);
+    let forwarded = direct && takes_forwarded(snapshot, place);
+    // A node that a connection was forwarded to answers the client directly too.
+    let keeps_source = forwarded || direct && matches!(place, Place::Local(_)) || forwarder(snapshot, q).is_some();
+    Target {
+        dst: backend.ip,
+        dport: backend.port,
+        service: true,
+        sticky: frontend.affinity.is_some(),
+        masquerade: frontend.masquerades(Client::from(client)) && !keeps_source,
+        forwarded,
+    }
+}
+
+/// Returns true if the backends of a frontend answer the client of a connection directly. A client whose packets come in by the uplink
+/// is behind it, so the answers of other nodes reach it too.
+fn returns_directly(frontend: &Frontend, q: &Query, client: Place) -> bool {
+    frontend.returns_directly() && q.origin == Origin::UPLINK && client == Place::Outside
+}
+
+/// Returns the Service at a connection's destination. A connection that another node forwarded goes to a Service of that node.
+#[must_use]
+pub fn service_at<'a>(snapshot: &'a Snapshot, q: &Query) -> ServiceLookup<'a> {
+    frontend_of(snapshot, q, forwarder(snapshot, q))
+}
+
+/// Returns the frontend that a connection goes to. `forwarded_by` is the node that forwarded it.
+fn frontend_of<'a>(snapshot: &'a Snapshot, q: &Query, forwarded_by: Option<NodeId>) -> ServiceLookup<'a> {
+    let t = &q.tuple;
+    let Some(node) = forwarded_by else {
+        return snapshot.frontend(t.dst, q.proto, t.dport);
+    };
+    let key = FrontendKey {
+        ip: t.dst,
+        proto: q.proto,
+        port: t.dport,
+    };
+    let found = snapshot.forwarded_frontend(node, key);
+    found.map_or(ServiceLookup::NotAService, ServiceLookup::Frontend)
+}
+
+/// Returns true if connections may be forwarded without translation to an address at this place.
+pub(super) fn takes_forwarded(snapshot: &Snapshot, place: Place) -> bool {
+    let Place::Node(id) = place else {
+        return false;
+    };
+    snapshot
+        .remote_node(id)
+        .is_some_and(|node| node.takes_forwarded && node.path.is_ok())
+}
+
+/// Chooses a backend of this node for a connection that another node forwarded. That node chose among all backends; its choice is
+/// this node's too, unless the two nodes have different tables.
+fn choose_here<'a>(frontend: &'a Frontend, q: &Query, selector: BackendSelector<'_>) -> Option<&'a Backend> {
+    let here = frontend.here.as_deref()?;
+    let among = |backends: &'a Backends| match choose(frontend, backends, q, selector, Balancing::Maglev) {
+        Choice::Backend(backend) => Some(backend),
+        Choice::Reject | Choice::Drop => None,
+    };
+    among(&frontend.backends)
+        .filter(|backend| here.list().binary_search(backend).is_ok())
+        .or_else(|| among(here))
+}
+
+fn choose<'a>(
+    frontend: &Frontend,
+    backends: &'a Backends,
+    q: &Query,
+    selector: BackendSelector<'_>,
+    balancing: Balancing,
+) -> Choice<'a> {
     let Some(affinity) = frontend.affinity else {
-        return backends.pick(match frontend.balancing {
+        return backends.pick(match balancing {
             Balancing::Maglev => connection_hash(&q.tuple, q.proto),
             Balancing::Random => selector.chance,
         });
@@ -66,7 +152,7 @@ fn choose<'a>(frontend: &Frontend, backends: &'a Backends, q: &Query, selector: 
     if let Some(chosen) = remembered(backends, affinity, client, selector) {
         return Choice::Backend(chosen);
     }
-    backends.pick(match frontend.balancing {
+    backends.pick(match balancing {
         // Hash the client and not the connection, so that a client without an entry in the table keeps its backend too. The
         // choice also depends on the period, so that the client may get another backend after the timeout (as with kube-proxy).
         Balancing::Maglev => client_hash(client, affinity, period(affinity, selector)),
@@ -92,11 +178,10 @@ pub(crate) fn remember(snapshot: &Snapshot, q: &Query, target: &Target, memory: 
     if !target.sticky {
         return;
     }
-    let t = &q.tuple;
-    if let ServiceLookup::Frontend(frontend) = snapshot.frontend(t.dst, q.proto, t.dport)
+    if let ServiceLookup::Frontend(frontend) = service_at(snapshot, q)
         && let Some(affinity) = frontend.affinity
     {
-        memory.record(t.src, affinity.service, (target.dst, target.dport), now);
+        memory.record(q.tuple.src, affinity.service, (target.dst, target.dport), now);
     }
 }
 

@@ -77,6 +77,8 @@ pub struct Target {
     pub sticky: bool,
     /// True if the source is masqueraded, as kube-proxy would mark the connection.
     pub masquerade: bool,
+    /// True if the packets go to the backend's node without translation: it translates them and answers the client directly.
+    pub forwarded: bool,
 }
 
 impl Target {
@@ -89,6 +91,7 @@ impl Target {
             service: false,
             sticky: false,
             masquerade: false,
+            forwarded: false,
         }
     }
 }

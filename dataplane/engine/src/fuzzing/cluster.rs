@@ -77,7 +77,8 @@ pub(crate) const BACKENDS: [[&str; 2]; 6] = [
     OTHERS[2].pod,
 ];
 
-/// Sets the Service's backends: the ones of [`BACKENDS`] whose bits are set in `which`. The Service has a cluster IP and a node port.
+/// Sets the Service's backends: the ones of [`BACKENDS`] whose bits are set in `which`. The Service has a cluster IP and a node port,
+/// the latter with direct server return if the next bit is set.
 pub(crate) fn serve(tables: &mut SnapshotBuilder, which: u8) {
     for (kind, addresses, port) in [
         (FrontendKind::ClusterIp, ELSEWHERE[0], 80),
@@ -97,7 +98,18 @@ pub(crate) fn serve(tables: &mut SnapshotBuilder, which: u8) {
                         port: 8080,
                     })
                 });
-                let frontend = Frontend::new(key, kind, "shop/web", Backends::new(list, false));
+                let mut frontend = Frontend::new(key, kind, "shop/web", Backends::new(list, false));
+                if kind == FrontendKind::NodePort {
+                    let pods = PARTIES[1..].iter().map(|pod| pod.ip(family == 0));
+                    let here = frontend
+                        .backends
+                        .list()
+                        .iter()
+                        .filter(|b| pods.clone().any(|pod| pod == b.ip));
+                    let here: Vec<Backend> = here.copied().collect();
+                    frontend.here = (!here.is_empty()).then(|| Arc::new(Backends::new(here, true)));
+                    frontend.direct_return = which >> BACKENDS.len() & 1 == 1;
+                }
                 tables.set_frontend(Arc::new(frontend));
             }
         }

@@ -1,14 +1,17 @@
 //! heddle's local replies. A reply is written into the frame of the packet that it answers, and leaves by the port where that
-//! packet came in.
+//! packet came in. Only the reply to a packet that another node forwarded (direct server return) leaves by the kernel's route to the
+//! client, like the answers of that connection.
 
+use heddle_flow::Egress;
 use heddle_port::Packet;
-use heddle_tables::NodeTable;
+use heddle_tables::{NextHopId, NodeTable};
 use heddle_wire::build::{self, IcmpError, Unreachable};
 use heddle_wire::{Ip, MacAddr, Parsed, Proto, ether, rewrite};
 
 use super::next::Reply;
 use super::tunnel;
 use crate::context::Context;
+use crate::decide::{self, Query};
 use crate::reason::{AbsorbReason, AnswerKind};
 use crate::verdict::Verdict;
 
@@ -39,9 +42,30 @@ pub(crate) fn send(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, reply:
         Reply::Reset(_) => (tcp_reset(cx, packet, p), AnswerKind::TcpReset),
     };
     match built {
+        Some(len) if is_forwarded(cx, p) && cx.copy_scratch(packet, len) && leave_by_kernel(cx, packet) => {
+            Verdict::Forward(Egress::Uplink(NextHopId::KERNEL))
+        }
+        Some(_) if is_forwarded(cx, p) => Verdict::drop(reply.otherwise()),
         Some(len) if cx.copy_scratch(packet, len) && leave(cx, packet) => Verdict::Answer(kind),
         _ => Verdict::drop(reply.otherwise()),
     }
+}
+
+/// Returns true if another node forwarded the packet for a client outside. The way back leads to the client and not to that node.
+fn is_forwarded(cx: &Context<'_>, p: &Parsed) -> bool {
+    let query = Query {
+        origin: cx.origin(),
+        tuple: p.tuple(),
+        proto: p.proto,
+    };
+    decide::forwarder(cx.snapshot, &query).is_some()
+}
+
+/// Gives a reply the Ethernet addresses with which the kernel takes it and routes it. Returns false if it cannot be sent.
+fn leave_by_kernel(cx: &Context<'_>, packet: &mut Packet) -> bool {
+    let head = packet.bytes_mut(cx.store);
+    let link = cx.link(Egress::Uplink(NextHopId::KERNEL), !ether::is_ipv6(head));
+    link.is_ok_and(|link| rewrite::set_macs(head, link.macs.0, link.macs.1))
 }
 
 /// Gives a reply at the uplink the Ethernet addresses of its link, and the outer headers of the tunnel that the packet came by. It

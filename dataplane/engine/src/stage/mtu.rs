@@ -5,7 +5,7 @@
 //! sends. A TCP connection gets a smaller MSS option; any other packet that is too large is answered or fragmented by the
 //! forwarding stage.
 
-use heddle_flow::Egress;
+use heddle_flow::{Egress, Origin};
 use heddle_tables::Snapshot;
 use heddle_wire::L3;
 
@@ -45,10 +45,12 @@ impl Fit {
     }
 }
 
-/// Returns the MSS that fits the path of a connection of a family, by the egress of each direction.
-pub(crate) fn fit(snapshot: &Snapshot, egresses: [Egress; 2], v4: bool) -> Fit {
+/// Returns the MSS that fits the path of a connection of a family, by the egress of each direction. `origin` is the origin of the
+/// opener's packets: those that come from a node must fit its path, although the replies may take another way.
+pub(crate) fn fit(snapshot: &Snapshot, origin: Origin, egresses: [Egress; 2], v4: bool) -> Fit {
     let mtu = egresses
         .into_iter()
+        .chain(origin.as_node().map(Egress::Node))
         .filter_map(|egress| path_mtu(snapshot, egress, v4))
         .min();
     mtu.map_or(Fit(0), |mtu| Fit::of(mtu, v4))

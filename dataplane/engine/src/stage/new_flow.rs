@@ -6,7 +6,7 @@
 mod insert;
 mod refusals;
 
-use heddle_flow::{FlowFlags, FlowKey, SlotId};
+use heddle_flow::{FlowFlags, FlowKey, Origin, SlotId};
 use heddle_tables::NodeTable;
 use heddle_wire::{IcmpMessage, Parsed, Proto, TcpFlags};
 
@@ -78,10 +78,14 @@ fn opens_nothing(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     Next::drop(DropReason::IcmpWithoutFlow)
 }
 
-/// Handles a mid-stream TCP segment without a flow entry. For a configured time after a start without a flow table, its connection
-/// is adopted if policy allows either direction. Otherwise the segment gets a reset, so that its sender connects again at once.
+/// Handles a mid-stream TCP segment without a flow entry. If its connection is one that this node forwards, the backend's node knows
+/// it. For a configured time after a start without a flow table, its connection is adopted if policy allows either direction.
+/// Otherwise the segment gets a reset, so that its sender connects again at once.
 fn midstream(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
     let reset = Next::Reply(Reply::Reset(DropReason::TcpWithoutFlow));
+    if let Some(next) = forward_midstream(cx, query) {
+        return next;
+    }
     if cx.now >= cx.stages.config.adopt_until || p.tcp_flags.contains(TcpFlags::RST) {
         return reset;
     }
@@ -103,6 +107,23 @@ fn midstream(cx: &mut Context<'_>, p: &Parsed, query: &Query) -> Next {
         Ok(direction) => Next::Replay(direction),
         Err(reason) => Next::drop(reason),
     }
+}
+
+/// Forwards a mid-stream segment to the node that the choice of a backend gives, if its connection is answered from there directly.
+/// The entry was displaced, or the connection came in by another node before. That node resets a connection that it does not know.
+fn forward_midstream(cx: &mut Context<'_>, query: &Query) -> Option<Next> {
+    if query.origin != Origin::UPLINK {
+        return None;
+    }
+    let (query, allowed) = adopt_as_seen(cx, query)?;
+    if !allowed.target.forwarded {
+        return None;
+    }
+    let hash = cx.flows.secret_hash(&query.tuple, query.proto);
+    Some(match insert::insert(cx, &query, &allowed, FlowFlags::empty(), hash) {
+        Ok(pair) => Next::Replay(pair.forward),
+        Err(reason) => Next::drop(reason),
+    })
 }
 
 /// Judges the segment as one of the connection's opener, like a new connection. A Service's backend is chosen again.

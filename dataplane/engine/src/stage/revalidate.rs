@@ -34,9 +34,15 @@ pub(crate) fn revalidate(cx: &Context<'_>, p: &Parsed, key: &FlowKey, hit: &Hit)
 
 /// Returns the connection as its opener started it, from either direction's key and entry. `other` is the other direction's.
 fn connection(cx: &Context<'_>, key: &FlowKey, view: &FlowView, other: &FlowView) -> (Query, Target) {
-    let service = view.flags.contains(FlowFlags::SERVICE);
-    let masquerade = view.flags.contains(FlowFlags::MASQUERADED);
     let r = &view.rewrite;
+    let target = |dst, dport| Target {
+        dst,
+        dport,
+        service: view.flags.contains(FlowFlags::SERVICE),
+        sticky: false,
+        masquerade: view.flags.contains(FlowFlags::MASQUERADED),
+        forwarded: view.flags.contains(FlowFlags::FORWARDED),
+    };
     if view.flags.contains(FlowFlags::REPLY) {
         // The reply's rewrite is the opener's packet reversed, and the reply's source is the backend that the opener reached.
         let tuple = r.to.reversed();
@@ -49,27 +55,9 @@ fn connection(cx: &Context<'_>, key: &FlowKey, view: &FlowView, other: &FlowView
             tuple,
             proto: key.proto,
         };
-        (
-            query,
-            Target {
-                dst: key.tuple.src,
-                dport: key.tuple.sport,
-                service,
-                sticky: false,
-                masquerade,
-            },
-        )
+        (query, target(key.tuple.src, key.tuple.sport))
     } else {
-        (
-            Query::from(key),
-            Target {
-                dst: r.to.dst,
-                dport: r.to.dport,
-                service,
-                sticky: false,
-                masquerade,
-            },
-        )
+        (Query::from(key), target(r.to.dst, r.to.dport))
     }
 }
 
@@ -130,7 +118,7 @@ fn judge_again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>
     let generations = cx.generations(hit.view.endpoints);
     match generations {
         Some(generations) if has_ends(&allowed, &hit.view, &other) && same_source(&allowed, &hit.view) => {
-            let mss = mtu::fit(cx.snapshot, egress, query.tuple.src.is_v4()).mss();
+            let mss = mtu::fit(cx.snapshot, query.origin, egress, query.tuple.src.is_v4()).mss();
             if mss == hit.view.mss_clamp && egress == [hit.view.egress, other.egress] {
                 cx.flows.revalidate(hit.slot, generations);
                 return Ok(Some(*hit));
@@ -235,7 +223,7 @@ fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
     }
     // The same connection from its new place: change path and origin in place.
     let egress = egresses(cx, &allowed, &hit.view, &other);
-    let clamp = mtu::fit(cx.snapshot, egress, query.tuple.src.is_v4()).mss();
+    let clamp = mtu::fit(cx.snapshot, query.origin, egress, query.tuple.src.is_v4()).mss();
     let route = Route {
         egress,
         endpoints: [from, to],

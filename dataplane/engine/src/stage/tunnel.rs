@@ -22,7 +22,7 @@ use crate::reason::DropReason;
 const FIRST_PORT: u16 = 49152;
 
 /// Prepares a packet that came in by the uplink. A packet of the tunnel loses its outer headers, and its origin becomes the node
-/// that sent it. An ICMP error about a packet that this node sent by the tunnel becomes one about the inner packet.
+/// that sent it. So does that of a packet that a node forwarded without a tunnel. An ICMP error about a packet that this node sent by the tunnel becomes one about the inner packet.
 ///
 /// # Errors
 /// The reason for which the packet is dropped.
@@ -32,10 +32,28 @@ pub(crate) fn receive(cx: &mut Context<'_>, packet: &mut Packet) -> Result<(), D
     let head = packet.bytes(cx.store);
     let outer = parse(head, packet.len() as usize)?;
     match &cx.snapshot.node().tunnel {
-        Some(tunnel) if is_tunnel(cx.snapshot, tunnel, &outer) => decapsulate(cx, packet, &outer, tunnel.vni),
-        Some(tunnel) if outer.icmp() == Some(IcmpMessage::Error) => underlay_error::replace(cx, packet, &outer, tunnel),
-        _ => Ok(()),
+        Some(tunnel) if is_tunnel(cx.snapshot, tunnel, &outer) => {
+            return decapsulate(cx, packet, &outer, tunnel.vni);
+        }
+        Some(tunnel) if outer.icmp() == Some(IcmpMessage::Error) => {
+            underlay_error::replace(cx, packet, &outer, tunnel)?;
+        }
+        _ => {}
     }
+    if cx.snapshot.has_forwarders()
+        && let Some(node) = forwarder(cx.snapshot, packet.bytes(cx.store), &outer)
+    {
+        cx.ingress.origin = Origin::node(node);
+    }
+    Ok(())
+}
+
+/// Returns the node that forwarded a packet of a client outside without a tunnel. The source MAC shows it.
+#[cold]
+fn forwarder(snapshot: &Snapshot, head: &[u8], p: &Parsed) -> Option<NodeId> {
+    let node = snapshot.forwarder(ether::source(head)?)?;
+    let is_forwarded = snapshot.address(p.src).place == Place::Outside && snapshot.may_be_forwarded(node, p.dst);
+    is_forwarded.then_some(node)
 }
 
 /// Returns true if a packet belongs to the tunnel: it goes to its port at an address of this node.

@@ -34,6 +34,7 @@ mod nodes_addresses;
 mod nodes_direct;
 mod nodes_errors;
 mod nodes_flannel;
+mod nodes_forwarded;
 mod nodes_sizes;
 mod nodes_tunnel;
 mod origin;

@@ -1,11 +1,15 @@
 //! Nodes that are reached without a tunnel.
 
-use heddle_tables::Unreachable;
-use heddle_wire::testing::{Packet, ip};
-use heddle_wire::{TcpFlags, ether, parse};
+use std::sync::Arc;
 
-use crate::nodes::{self, N1, N2, ROUTER};
-use crate::tables::{A, B, HOST, Party, UPLINK, UPLINK_MTU};
+use heddle_tables::{FrontendKind, RemoteNode, Unreachable};
+use heddle_wire::testing::{Packet, ip, mac};
+use heddle_wire::{Ip, MacAddr, TcpFlags, ether, parse};
+
+use crate::nodes::{self, N1, N2, N3, ROUTER};
+use crate::nodes_addresses::outside;
+use crate::nodes_forwarded::{ANY, BALANCER, client, ends, forget, serve};
+use crate::tables::{A, B, C, HOST, Party, UPLINK, UPLINK_MTU};
 use crate::world::{World, worlds};
 
 const SYN: TcpFlags = TcpFlags::SYN;
@@ -193,5 +197,62 @@ fn answers_from_a_range_without_masquerade_come_by_the_uplink() {
             let answer = plain(outside, A.ip(outside)).tcp(80, 1000, SYN | ACK, 1, 2, b"");
             w.dropped(&UPLINK, &answer, "spoofed-source");
         }
+    });
+}
+
+#[test]
+fn without_a_tunnel_the_neighbor_s_mac_shows_who_forwarded_a_packet() {
+    const NEIGHBOR: MacAddr = mac(0xd7);
+    worlds(|w| {
+        let mut path = nodes::path(&N2).unwrap();
+        path.next_hop.dst = NEIGHBOR;
+        let mut direct = RemoteNode::clone(w.tables.current().remote_node(N2.id).unwrap());
+        (direct.path, direct.takes_forwarded) = (Ok(path), true);
+        w.tables.set_remote_node(N2.id, Some(Arc::new(direct)));
+        let vip = ip(BALANCER[0]);
+        // To the node.
+        serve(
+            w,
+            FrontendKind::LoadBalancer,
+            BALANCER,
+            &|family| vec![N2.pod(family)],
+            &[],
+        );
+        w.push(&UPLINK, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
+        w.step();
+        w.changed(&["uplink rx 1", "uplink forwarded 1", "uplink tx 1"]);
+        let frame = w.pop(&UPLINK);
+        let p = parse(&frame, frame.len()).unwrap();
+        assert_eq!(ends(&p), (client(vip), 1000, vip, 80));
+        assert_eq!(
+            (ether::destination(&frame), ether::source(&frame)),
+            (Some(NEIGHBOR), Some(UPLINK.mac))
+        );
+        // From the node, to a balancer's address and to a node port of its own.
+        forget(w, BALANCER);
+        let none = |family: Ip| vec![N3.pod(family), A.ip(family)];
+        serve(w, FrontendKind::LoadBalancer, BALANCER, &none, &[&A]);
+        serve(w, FrontendKind::NodePort, ANY, &none, &[&A]);
+        for (vip, sport) in (1000..1020).map(|n| (if n % 2 == 0 { vip } else { N2.address() }, n)) {
+            let syn = outside(NEIGHBOR, vip).mss(9000).tcp(sport, 80, SYN, 1, 0, b"");
+            let (frame, p) = w.pass(&UPLINK, &A, &syn);
+            assert_eq!(ends(&p), (client(vip), sport, A.v4(), 8080));
+            assert_eq!(frame[p.l4() + 22..p.l4() + 24], (UPLINK_MTU - 40).to_be_bytes());
+            let (_, p) = w.pass(&A, &HOST, &A.to(client(vip)).tcp(8080, sport, SYN | ACK, 1, 2, b""));
+            assert_eq!(ends(&p), (vip, 80, client(vip), sport));
+        }
+        // The same from a router is no node's: this node chooses among all.
+        let mut elsewhere = 0;
+        for sport in 2000..2030 {
+            w.push(&UPLINK, &outside(ROUTER, vip).tcp(sport, 80, SYN, 1, 0, b""));
+            w.step();
+            elsewhere += usize::from(w.has_reached(&UPLINK));
+            w.discard_changes();
+            w.discard_outputs();
+        }
+        assert!(elsewhere > 5, "{elsewhere}");
+        // The node's own packets are its own.
+        let own = Packet::new(NEIGHBOR, UPLINK.mac, N2.pod(vip), C.v4());
+        w.pass(&UPLINK, &C, &own.tcp(1000, 80, SYN, 1, 0, b""));
     });
 }

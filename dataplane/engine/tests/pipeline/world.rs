@@ -179,6 +179,11 @@ impl World {
         frame
     }
 
+    /// Returns true if a frame that no test has taken reached `party`.
+    pub fn has_reached(&self, party: &Party) -> bool {
+        self.outputs.get(&party.port.0).is_some_and(|frames| !frames.is_empty())
+    }
+
     /// Pushes a frame at `from`, asserts that it reaches `to`, and returns it as it arrived.
     #[track_caller]
     pub fn pass(&mut self, from: &Party, to: &Party, frame: &[u8]) -> (Vec<u8>, Parsed) {

@@ -120,18 +120,22 @@ fn compile(
     };
     // The flags with which a later revalidation compares the connection.
     flags.set(FlowFlags::NAT, sent != seen);
+    flags.set(FlowFlags::FORWARDED, target.forwarded);
     flags.set(FlowFlags::SERVICE, target.service);
     flags.set(FlowFlags::HAIRPIN, matches!(source, Source::Hairpin(_)));
     flags.set(FlowFlags::MASQUERADED, matches!(source, Source::Masqueraded(_)));
     // Generations and MTU are stored in the entry, so that a hit does not look them up.
     let generations = cx.generations([from, to])?;
-    let fit = mtu::fit(cx.snapshot, [egress, back], seen.src.is_v4());
+    let fit = mtu::fit(cx.snapshot, query.origin, [egress, back], seen.src.is_v4());
     let there = FlowKey::opening(seen, query.proto, query.origin);
     let rewrite = if sent == seen {
         Rewrite::none(&there)
     } else {
         Rewrite::between(&there, sent)
     };
+    // The backend's node translates the packets of a connection that is forwarded. The entry keeps the choice of the backend.
+    let mut there_flags = flags;
+    there_flags.set(FlowFlags::NAT, sent != seen && !target.forwarded);
     let direction = |key: FlowKey, rewrite: Rewrite, egress, endpoints, generations, flags| NewFlow {
         key,
         rewrite,
@@ -144,7 +148,7 @@ fn compile(
     // The reply's direction: the sent tuple reversed, back to the opener's own addresses.
     let [g, h] = generations;
     Some((
-        direction(there, rewrite, egress, [from, to], [g, h], flags),
+        direction(there, rewrite, egress, [from, to], [g, h], there_flags),
         direction(
             FlowKey::replying(sent, query.proto, reply_origin),
             rewrite.back(&seen),
