@@ -11,7 +11,7 @@ use heddle_io::uplink::Steering;
 use heddle_model::Cluster;
 use heddle_model::flannel::FlannelNode;
 use heddle_tables::{FrontendKind, NodeId, Snapshot, TunnelMode, Uplink};
-use heddle_wire::Ip;
+use heddle_wire::{Ip, MacAddr};
 use ipnet::IpNet;
 
 use super::attachments::Closed;
@@ -149,6 +149,7 @@ impl Controller {
             masquerade_ports: Some(self.settings.reserved_ports.ports()),
             frontends: frontends(&snapshot),
             peers: direct_ranges(&snapshot, &self.objects.cluster()),
+            forwarders: forwarders(&snapshot, &self.objects.cluster()),
         };
         if self.uplink_ports.steering.as_ref() == Some(&steering) {
             return;
@@ -204,4 +205,18 @@ fn direct_ranges(snapshot: &Snapshot, cluster: &Cluster) -> BTreeSet<IpNet> {
     let direct = snapshot.remote_nodes().filter(|(id, _)| is_direct(*id));
     let nodes = direct.filter_map(|(_, node)| cluster.node(&node.name));
     nodes.flat_map(|node| node.pod_cidrs.iter().copied()).collect()
+}
+
+/// Returns the own addresses of the nodes that forward connections to this node without a tunnel, with the MAC of their packets.
+fn forwarders(snapshot: &Snapshot, cluster: &Cluster) -> BTreeSet<(IpAddr, MacAddr)> {
+    let known = snapshot.remote_nodes().filter_map(|(_, remote)| {
+        let mac = remote.forwarder_mac()?;
+        Some((mac, cluster.node(&remote.name)?))
+    });
+    known
+        .flat_map(|(mac, node)| {
+            let own = node.internal_ips.iter().chain(&node.external_ips);
+            own.map(move |ip| (*ip, mac))
+        })
+        .collect()
 }

@@ -6,7 +6,8 @@
  * The maps decide. `src/uplink/steering.rs` fills them, and `src/uplink/model.rs` contains the same decision in Rust, which a
  * test compares with this program. Both must change together.
  *
- * A packet is heddle's if its destination is a pod of this node. Otherwise it must be parsable and not multicast, and
+ * A packet is heddle's if its destination is a pod of this node, or if another node sent it to an address of its own: it
+ * forwards connections to this node. Otherwise it must be parsable and not multicast, and
  * - come to an address of this node: tunnel packets, node ports, replies to masqueraded connections, packets from pods of
  *   nodes that are routed directly, ICMP errors about packets that heddle sent, or
  * - come to a frontend, or be an ICMP error about a packet of a frontend, or
@@ -47,6 +48,13 @@ struct frontend {
 	__u8 proto;
 	__u8 zero;
 	__be16 port;
+};
+
+/* A node that forwards connections without a tunnel: an address of its own, and its Ethernet address. */
+struct forwarder {
+	struct address address;
+	__u8 mac[ETH_ALEN];
+	__u8 zero[2];
 };
 
 struct datagram {
@@ -108,6 +116,13 @@ struct {
 	__type(key, struct network);
 	__type(value, __u8);
 } peers SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct forwarder);
+	__type(value, __u8);
+} forwarders SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
@@ -172,6 +187,15 @@ static __always_inline int is_peer(const struct address *address)
 	struct network key = { .bits = ADDRESS_BITS, .address = *address };
 
 	return bpf_map_lookup_elem(&peers, &key) != NULL;
+}
+
+/* Returns true if the packet goes to an address of the node that sent it. No node's kernel sends such a packet. */
+static __always_inline int is_forwarded(const struct address *dst, const __u8 *source)
+{
+	struct forwarder key = { .address = *dst };
+
+	__builtin_memcpy(key.mac, source, ETH_ALEN);
+	return bpf_map_lookup_elem(&forwarders, &key) != NULL;
 }
 
 static __always_inline int is_frontend(const struct address *address, __u8 proto, __be16 port)
@@ -405,7 +429,7 @@ static __always_inline int steer(struct xdp_md *ctx)
 	struct datagram key;
 	int own, ours;
 
-	/* Pods of this node, before anything else is parsed: a malformed packet for a pod is heddle's to drop. */
+	/* Destinations before anything else is parsed: a malformed packet for a pod is heddle's to drop. */
 	if (bpf_xdp_load_bytes(ctx, 0, &ethernet, sizeof(ethernet)) || ethernet.h_dest[0] & 1)
 		return 0;
 	if (ethernet.h_proto == bpf_htons(ETH_P_IP)) {
@@ -413,7 +437,7 @@ static __always_inline int steer(struct xdp_md *ctx)
 
 		if (load_v4(ctx, at, &packet, &ip) || !is_unicast(&packet.dst))
 			return 0;
-		if (is_pod(&packet.dst))
+		if (is_pod(&packet.dst) || is_forwarded(&packet.dst, ethernet.h_source))
 			return 1;
 		if (parse_v4(at, 0, &ip, &packet))
 			return 0;
@@ -422,7 +446,7 @@ static __always_inline int steer(struct xdp_md *ctx)
 
 		if (load_v6(ctx, at, &packet, &ip) || !is_unicast(&packet.dst))
 			return 0;
-		if (is_pod(&packet.dst))
+		if (is_pod(&packet.dst) || is_forwarded(&packet.dst, ethernet.h_source))
 			return 1;
 		if (parse_v6(ctx, at, 0, &ip, &packet))
 			return 0;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use heddle_wire::MacAddr;
 use ipnet::IpNet;
 
 /// The bits of an address that contain its family, before the octets.
@@ -39,6 +40,11 @@ pub(super) fn network_key(network: IpNet) -> Vec<u8> {
 /// Returns the key of a frontend, a `struct frontend`.
 pub(super) fn frontend_key((ip, protocol, port): (IpAddr, u8, u16)) -> Vec<u8> {
     [&address(ip)[..], &[protocol, 0], &port.to_be_bytes()].concat()
+}
+
+/// Returns the key of a node that forwards connections, a `struct forwarder`.
+pub(super) fn forwarder_key((ip, mac): (IpAddr, MacAddr)) -> Vec<u8> {
+    [&address(ip)[..], &mac.0, &[0, 0]].concat()
 }
 
 /// Returns the entry of `config`, a `struct config`. A range that contains no port but 0 is no range.
@@ -91,6 +97,13 @@ mod tests {
         let key = frontend_key(("10.0.0.1".parse().unwrap(), 6, 0x1234));
         assert_eq!(key.len(), 24);
         assert_eq!(key[20..], [6, 0, 0x12, 0x34]);
+    }
+
+    #[test]
+    fn a_forwarder_has_its_mac_behind_its_address() {
+        let key = forwarder_key(("10.0.0.1".parse().unwrap(), MacAddr([2, 0, 0, 0, 0, 9])));
+        assert_eq!(key[..20], address_key("10.0.0.1".parse().unwrap()));
+        assert_eq!(key[20..], [2, 0, 0, 0, 0, 9, 0, 0]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use heddle_wire::MacAddr;
+
 use super::steering::Steering;
 
 const TCP: u8 = 6;
@@ -144,6 +146,10 @@ impl Model {
             return None;
         }
         if self.steering.pods.iter().any(|network| network.contains(&dst)) {
+            return Some(true);
+        }
+        let source = MacAddr(frame[6..12].try_into().ok()?);
+        if self.steering.forwarders.contains(&(dst, source)) {
             return Some(true);
         }
         let packet = parse(ip, v6, false)?;
@@ -311,6 +317,12 @@ mod tests {
             select(PORTS.to_vec()),
         )
             .prop_map(|(text, proto, port)| (text.parse().unwrap(), proto, port));
+        // Packets have the first MAC as their source.
+        let forwarder = (
+            select(V4.into_iter().chain(V6).collect::<Vec<_>>()),
+            select(vec![mac(1), mac(3)]),
+        )
+            .prop_map(|(text, mac)| (text.parse().unwrap(), mac));
         (
             addresses(),
             select(vec![None, Some(4789), Some(53)]),
@@ -318,9 +330,11 @@ mod tests {
             btree_set(frontend, 0..12),
             networks(),
             networks(),
+            btree_set(forwarder, 0..3),
         )
             .prop_map(
-                |(addresses, tunnel_port, masquerade_ports, frontends, pods, peers)| Steering {
+                |(addresses, tunnel_port, masquerade_ports, frontends, pods, peers, forwarders)| Steering {
+                    forwarders,
                     addresses: addresses.into_iter().collect(),
                     tunnel_port,
                     masquerade_ports,

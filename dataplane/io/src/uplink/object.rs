@@ -28,13 +28,14 @@ mod skeleton {
 }
 
 /// The names of the maps, in the order of [`Maps`].
-pub(super) const NAMES: [&str; 8] = [
+pub(super) const NAMES: [&str; 9] = [
     "queues",
     "config",
     "addresses",
     "frontends",
     "pods",
     "peers",
+    "forwarders",
     "fragments",
     "counters",
 ];
@@ -52,6 +53,8 @@ pub struct UplinkLimits {
     pub pods: u32,
     /// Pod ranges of nodes that are routed directly.
     pub peers: u32,
+    /// Own addresses of nodes that forward connections without a tunnel.
+    pub forwarders: u32,
     /// Fragmented datagrams under way. When there are more, the one that was silent for longest is forgotten.
     pub fragments: u32,
 }
@@ -64,6 +67,7 @@ impl Default for UplinkLimits {
             frontends: 65_536,
             pods: 64,
             peers: 16_384,
+            forwarders: 16_384,
             fragments: 8192,
         }
     }
@@ -78,6 +82,7 @@ impl UplinkLimits {
             "frontends" => Some(self.frontends),
             "pods" => Some(self.pods),
             "peers" => Some(self.peers),
+            "forwarders" => Some(self.forwarders),
             "fragments" => Some(self.fragments),
             _ => None,
         }
@@ -85,7 +90,15 @@ impl UplinkLimits {
 
     /// Refuses a map without entries, which the kernel cannot make, and one that is larger than any node needs.
     fn check(&self) -> Result<(), XdpError> {
-        let keys = ["queues", "addresses", "frontends", "pods", "peers", "fragments"];
+        let keys = [
+            "queues",
+            "addresses",
+            "frontends",
+            "pods",
+            "peers",
+            "forwarders",
+            "fragments",
+        ];
         let bad = keys
             .into_iter()
             .filter_map(|key| Some((key, self.of(key)?)))
@@ -109,14 +122,25 @@ pub(super) struct Maps {
     pub(super) frontends: Map,
     pub(super) pods: Map,
     pub(super) peers: Map,
+    pub(super) forwarders: Map,
     pub(super) fragments: Map,
     pub(super) counters: Map,
 }
 
 impl Maps {
     /// Returns the maps with their names.
-    pub(super) fn named(&self) -> [(&'static str, &Map); 8] {
-        let [queues, config, addresses, frontends, pods, peers, fragments, counters] = NAMES;
+    pub(super) fn named(&self) -> [(&'static str, &Map); 9] {
+        let [
+            queues,
+            config,
+            addresses,
+            frontends,
+            pods,
+            peers,
+            forwarders,
+            fragments,
+            counters,
+        ] = NAMES;
         [
             (queues, &self.queues),
             (config, &self.config),
@@ -124,6 +148,7 @@ impl Maps {
             (frontends, &self.frontends),
             (pods, &self.pods),
             (peers, &self.peers),
+            (forwarders, &self.forwarders),
             (fragments, &self.fragments),
             (counters, &self.counters),
         ]
@@ -193,6 +218,7 @@ pub(super) fn load(
         frontends: map("frontends", &from.frontends)?,
         pods: map("pods", &from.pods)?,
         peers: map("peers", &from.peers)?,
+        forwarders: map("forwarders", &from.forwarders)?,
         fragments: map("fragments", &from.fragments)?,
         counters: map("counters", &from.counters)?,
     };

@@ -5,6 +5,7 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use heddle_wire::MacAddr;
 use ipnet::IpNet;
 
 use super::keys;
@@ -28,6 +29,8 @@ pub struct Steering {
     pub pods: BTreeSet<IpNet>,
     /// The pod ranges of nodes that are routed directly. Their packets to this node's addresses are heddle's.
     pub peers: BTreeSet<IpNet>,
+    /// The own addresses of nodes that forward connections to this node without a tunnel, with the node's Ethernet address.
+    pub forwarders: BTreeSet<(IpAddr, MacAddr)>,
 }
 
 /// The difference between a map and the keys that it should have.
@@ -144,7 +147,7 @@ fn write_config(map: &Map, steering: &Steering) -> io::Result<()> {
     map.update(&key, &value)
 }
 
-fn tables<'a>(maps: &'a Maps, steering: &Steering) -> [Table<'a>; 4] {
+fn tables<'a>(maps: &'a Maps, steering: &Steering) -> [Table<'a>; 5] {
     [
         Table {
             name: "addresses",
@@ -168,6 +171,12 @@ fn tables<'a>(maps: &'a Maps, steering: &Steering) -> [Table<'a>; 4] {
             name: "peers",
             map: &maps.peers,
             wanted: steering.peers.iter().copied().map(keys::network_key).collect(),
+            remedy: "route fewer nodes directly (use the tunnel)",
+        },
+        Table {
+            name: "forwarders",
+            map: &maps.forwarders,
+            wanted: steering.forwarders.iter().copied().map(keys::forwarder_key).collect(),
             remedy: "route fewer nodes directly (use the tunnel)",
         },
     ]

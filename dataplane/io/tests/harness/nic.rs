@@ -76,6 +76,7 @@ pub fn limits() -> UplinkLimits {
         frontends: 16,
         pods: 4,
         peers: 4,
+        forwarders: 4,
         fragments: 1024,
     }
 }
