@@ -124,10 +124,9 @@ pub fn explain(
     // One path for each endpoint that the Service may choose.
     let service = Service::at(tables, &resolved);
     let mut paths = Vec::new();
-    for target in service.iter().flat_map(Service::targets) {
-        let to = SocketAddr::new(target.dst.to_std(), target.dport);
-        let path = path::walk(tables, &resolved, Some(target));
-        paths.push(explained_path(tables.cluster(), &resolved, to, &path));
+    for backend in service.iter().flat_map(Service::backends) {
+        let path = path::walk(tables, &resolved, Some(backend));
+        paths.push(explained_path(tables.cluster(), &resolved, backend.socket(), &path));
     }
 
     // Without an endpoint, without a Service, or if the Service's source ranges refuse the client, there is one path.

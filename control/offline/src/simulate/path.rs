@@ -1,13 +1,17 @@
 //! The path of one connection: egress policy and Service at the entry node, a Service at the node whose address the connection goes to,
 //! ingress policy at the destination's node.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use heddle_engine::{Allowed, Decision, Denial, DropReason, Query, Source, Target, decide, judge};
+use heddle_engine::{
+    Allowed, Decision, Denial, DropReason, Query, Source, Target, decide, judge, service_at, target_of,
+};
 use heddle_flow::{Egress, Origin};
 use heddle_model::Cluster;
-use heddle_tables::{Client, Direction, EndpointId, Frontend, Place, PolicyVerdict, RuleId, ServiceLookup, Snapshot};
+use heddle_tables::{
+    Backend, Client, Direction, EndpointId, Frontend, NodeId, Place, PolicyVerdict, RuleId, ServiceLookup, Snapshot,
+};
 use heddle_wire::rewrite::Tuple;
 use heddle_wire::{Ip, Proto};
 
@@ -68,24 +72,13 @@ impl Service {
     }
 
     /// Returns the backends to which this client may be sent.
-    pub(super) fn targets(&self) -> impl Iterator<Item = Target> + '_ {
-        let masquerade = self.frontend.masquerades(self.client);
-        let all = self.frontend.backends_for(self.client).list().iter();
-        all.map(move |backend| Target {
-            dst: backend.ip,
-            dport: backend.port,
-            service: true,
-            sticky: false,
-            masquerade,
-        })
+    pub(super) fn backends(&self) -> impl Iterator<Item = Backend> + '_ {
+        self.frontend.backends_for(self.client).list().iter().copied()
     }
 
     /// Returns the backends in the form of the answer, sorted by text.
     fn backend_texts(&self) -> Vec<String> {
-        let all = self.targets();
-        let mut all: Vec<String> = all
-            .map(|target| SocketAddr::new(target.dst.to_std(), target.dport).to_string())
-            .collect();
+        let mut all: Vec<String> = self.backends().map(|backend| backend.socket().to_string()).collect();
         all.sort();
         all
     }
@@ -164,7 +157,7 @@ fn rule_text(snapshot: &Snapshot, rule: RuleId) -> String {
 }
 
 /// Follows the connection from node to node. `via` replaces the backend that the Service would choose.
-pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, mut via: Option<Target>) -> Path {
+pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, mut via: Option<Backend>) -> Path {
     let mut path = Path {
         verdict: Verdict::Allow,
         masquerade: false,
@@ -176,6 +169,7 @@ pub(super) fn walk(tables: &mut ClusterTables, resolved: &ResolvedProbe, mut via
         from: resolved.from,
         to: resolved.to,
         port: resolved.port,
+        forwarded_by: None,
     };
     let mut at = Some(entry);
     for _ in 0..MAX_NODES {
@@ -191,18 +185,24 @@ struct Step {
     from: IpAddr,
     to: IpAddr,
     port: u16,
+    /// The node that forwarded the packet without translation.
+    forwarded_by: Option<String>,
 }
 
-/// Evaluates the path at one node. Returns the next node, if the path continues there. The node that has the Service takes `via`.
+/// Evaluates the path at one node. Returns the next node, if the path continues there. The node that translates the destination takes
+/// `via`.
 fn step(
     tables: &mut ClusterTables,
     resolved: &ResolvedProbe,
     at: &Step,
-    via: &mut Option<Target>,
+    via: &mut Option<Backend>,
     path: &mut Path,
 ) -> Option<Step> {
     let snapshot = tables.node_tables(&at.node).snapshot();
-    let query = query(snapshot, (at.from, at.to), resolved.proto, at.port, SOURCE_PORT);
+    let mut query = query(snapshot, (at.from, at.to), resolved.proto, at.port, SOURCE_PORT);
+    if let Some(forwarder) = at.forwarded_by.as_deref().and_then(|name| node_id(snapshot, name)) {
+        query.origin = Origin::node(forwarder);
+    }
     // No policy applies to traffic that never leaves a pod or a node, or that only the kernel routes.
     let is_itself = resolved.from == at.to && (query.origin != Origin::HOST || !is_a_service(snapshot, &query));
     if is_itself {
@@ -217,10 +217,14 @@ fn step(
     }
 
     // The decision of the workers.
-    let is_a_service = is_a_service(snapshot, &query);
-    let via = if is_a_service { via.take() } else { None };
-    let aimed = via.or_else(|| (!is_a_service).then(|| Target::direct(query.tuple.dst, at.port)));
-    let decision = match via {
+    let service = service_at(snapshot, &query);
+    let target = match (service, *via) {
+        (ServiceLookup::Frontend(frontend), Some(backend)) => Some(target_of(snapshot, &query, frontend, backend)),
+        _ => None,
+    };
+    let is_direct = service == ServiceLookup::NotAService;
+    let aimed = target.or_else(|| is_direct.then(|| Target::direct(query.tuple.dst, at.port)));
+    let decision = match target {
         Some(target) => match judge(snapshot, &query, target) {
             Ok(passage) => Decision::Pass(passage),
             Err(denial) => Decision::Drop(denial),
@@ -231,6 +235,18 @@ fn step(
         Decision::Pass(passage) => {
             add_allowed(snapshot, &passage, path);
             let target = passage.target;
+            if let (true, Egress::Node(id)) = (target.forwarded, passage.egress) {
+                return Some(Step {
+                    node: snapshot.remote_node(id)?.name.to_string(),
+                    from: at.from,
+                    to: at.to,
+                    port: at.port,
+                    forwarded_by: Some(at.node.clone()),
+                });
+            }
+            if !is_direct {
+                *via = None;
+            }
             // The other node sees the source after this node's translation, or after the kernel's.
             let from = match (passage.egress, passage.source) {
                 (Egress::Node(_) | Egress::Uplink(_), Source::Masqueraded(ip)) => ip.to_std(),
@@ -332,8 +348,13 @@ fn add_denied(snapshot: &Snapshot, query: &Query, aimed: Option<Target>, denial:
 }
 
 fn is_a_service(snapshot: &Snapshot, query: &Query) -> bool {
-    let t = &query.tuple;
-    snapshot.frontend(t.dst, query.proto, t.dport) != ServiceLookup::NotAService
+    service_at(snapshot, query) != ServiceLookup::NotAService
+}
+
+/// Returns the identifier of another node.
+fn node_id(snapshot: &Snapshot, name: &str) -> Option<NodeId> {
+    let mut nodes = snapshot.remote_nodes();
+    nodes.find(|(_, node)| *node.name == *name).map(|(id, _)| id)
 }
 
 /// Returns true if the kernel routes a packet without heddle, so that no policy of this node applies to it: no pod of the cluster
@@ -363,6 +384,7 @@ fn next(cluster: &Cluster, node: &str, (from, to): (IpAddr, IpAddr), port: u16) 
         from,
         to,
         port,
+        forwarded_by: None,
     })
 }
 

@@ -255,6 +255,22 @@ impl PacketPath {
         Some(self.hops.first()?.sent.src.to_std())
     }
 
+    fn first_node(&self) -> &str {
+        self.hops.first().map_or("", |hop| &hop.node)
+    }
+
+    /// Checks that all nodes before one passed the packet on as it was.
+    fn is_forwarded_to(&self, node: &str) -> Result<(), String> {
+        let before = self.hops.iter().take_while(|hop| hop.node != node);
+        match before.into_iter().find(|hop| hop.sent != hop.seen) {
+            Some(hop) => Err(format!(
+                "{node} answers directly, but {} has translated the packet",
+                hop.node
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Sends the answer back through every node. At each node it must leave where the packet came in, with the reversed tuple.
     ///
     /// # Errors
@@ -292,6 +308,10 @@ impl PacketPath {
                     }
                     if parsed.proto != proto {
                         return Err(format!("the answer is {}", parsed.proto));
+                    }
+                    // A node that a connection was forwarded to answers the client itself.
+                    if matches!(to, Egress::Uplink(_)) && hop.node != self.first_node() {
+                        return self.is_forwarded_to(&hop.node);
                     }
                     frame = out;
                 }

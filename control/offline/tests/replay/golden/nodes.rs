@@ -17,6 +17,8 @@ const UPLINK_MAC: MacAddr = MacAddr([2, 0, 192, 0, 2, 1]);
 const NODE_2: &str = "192.0.2.2";
 const NODE_3: &str = "2001:db8::3";
 const NODE_1: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
+/// A router outside.
+const ROUTERS: [&str; 2] = ["203.0.113.1", "2001:db8:ffff::1"];
 /// Flags of VXLAN: there is a network identifier.
 const HAS_VNI: u8 = 8;
 
@@ -386,5 +388,74 @@ fn what_the_tunnel_does_not_take() {
             ]
         });
         both.collect()
+    });
+}
+
+#[test]
+fn direct_server_return() {
+    play("direct_server_return", |f| {
+        let here = plain(f.outside, f.node);
+        // Node-2 forwards a connection that came to its own node port.
+        let there = || inside(f.outside, f.other_node);
+        let answer = from(20, f.web, f.outside).tcp(8080, 40_051, SYN_ACK, 1, 2, b"");
+        let error = if f.node.is_v4() { (3, 4) } else { (2, 0) };
+        vec![
+            step(
+                "a client outside to a node port: its packet goes to the backend's node as it is",
+                UPLINK,
+                here.tcp(40_050, 30_083, TcpFlags::SYN, 1, 0, b""),
+            ),
+            step(
+                "the client has seen the SYN-ACK, which took another way",
+                UPLINK,
+                here.tcp(40_050, 30_083, TcpFlags::ACK, 2, 2, b"GET /"),
+            ),
+            step(
+                "a connection that is not known any more goes there too",
+                UPLINK,
+                here.tcp(40_052, 30_083, TcpFlags::ACK, 2, 2, b"GET /"),
+            ),
+            step(
+                "node-2 forwards a client's packet: the backend sees the client",
+                UPLINK,
+                by(NODE_2, &there().mss(9000).tcp(40_051, 30_084, TcpFlags::SYN, 1, 0, b"")),
+            ),
+            step(
+                "its answer leaves by the kernel, from the address that the client asked",
+                WEB,
+                answer,
+            ),
+            step(
+                "node-2 forwards a segment of a connection from before the start: it is adopted",
+                UPLINK,
+                by(NODE_2, &there().tcp(40_053, 30_084, TcpFlags::ACK, 2, 2, b"GET /")),
+            ),
+            step(
+                "a router's error about an answer comes by the node that the client asked",
+                UPLINK,
+                by(
+                    NODE_2,
+                    &inside(ip(ROUTERS[usize::from(!f.node.is_v4())]), f.other_node).icmp_error(
+                        error.0,
+                        error.1,
+                        1400,
+                        &by_host(f.other_node, f.outside).tcp(30_084, 40_051, SYN_ACK, 1, 2, b""),
+                    ),
+                ),
+            ),
+            step(
+                "node-2 forwards a client's packet to a pod: it may not",
+                UPLINK,
+                by(
+                    NODE_2,
+                    &inside(f.outside, f.web).tcp(40_054, 8080, TcpFlags::SYN, 1, 0, b""),
+                ),
+            ),
+            step(
+                "node-2 forwards a client's packet to a port that is no Service's",
+                UPLINK,
+                by(NODE_2, &there().tcp(40_055, 22, TcpFlags::SYN, 1, 0, b"")),
+            ),
+        ]
     });
 }
