@@ -210,16 +210,20 @@ impl NodeGroup {
         Ok(&self.pods[self.pods.len() - 1])
     }
 
-    /// Makes a Service with these pods (indices of [`Self::pods`]) as its backends, of the type and traffic policy in `spec`. The
-    /// agents read it later.
+    /// Makes a Service with these pods (indices of [`Self::pods`]) as its backends, of the type and traffic policy in `spec`. Its keys
+    /// `annotations`, `nodePort` and `targetPort` (default [`TELL_PORT`]) go where the API has them. The agents read it later.
     ///
     /// # Errors
     /// A pod lacks an address, or a file cannot be written.
     pub fn add_service(&self, name: &str, addresses: &[IpAddr], app: &[usize], spec: &Value) -> Result<(), LabError> {
-        let mut service = manifests::service("shop", name, addresses, SERVICE_PORT, TELL_PORT);
+        let target = spec["targetPort"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let target = target.unwrap_or(TELL_PORT);
+        let mut service = manifests::service("shop", name, addresses, SERVICE_PORT, target);
         for (key, value) in spec.as_object().into_iter().flatten() {
             match key.as_str() {
                 "nodePort" => service["spec"]["ports"][0]["nodePort"] = value.clone(),
+                "annotations" => service["metadata"]["annotations"] = value.clone(),
+                "targetPort" => {}
                 _ => service["spec"][key] = value.clone(),
             }
         }
@@ -230,7 +234,7 @@ impl NodeGroup {
                 Ok((pod.ip(v6)?, pod.pod.name.as_str()))
             });
             let backends = backends.collect::<Result<Vec<_>, LabError>>()?;
-            let mut slice = manifests::endpoint_slice("shop", name, v6, TELL_PORT, &backends);
+            let mut slice = manifests::endpoint_slice("shop", name, v6, target, &backends);
             for (endpoint, index) in slice["endpoints"].as_array_mut().into_iter().flatten().zip(app) {
                 endpoint["nodeName"] = json!(self.nodes[self.pods[*index].node].name());
             }

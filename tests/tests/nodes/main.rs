@@ -4,6 +4,7 @@ mod capture;
 mod changes;
 #[path = "../common/mod.rs"]
 mod common;
+mod direct_return;
 mod host_ports;
 mod kernel;
 mod mtu;
