@@ -51,6 +51,9 @@ pub(super) struct Path {
 /// # Errors
 /// The destination cannot be reached.
 pub(super) fn route(snapshot: &Snapshot, opener: Opener, target: Target, to: Place) -> Result<Path, Denial> {
+    if target.forwarded {
+        return forwarded(snapshot, &opener, to);
+    }
     let egress = egress(snapshot, opener.endpoint, &target, to)?;
     if let Egress::Endpoint(to) = egress
         && snapshot.endpoint(to).is_none()
@@ -65,20 +68,34 @@ pub(super) fn route(snapshot: &Snapshot, opener: Opener, target: Target, to: Pla
     })
 }
 
+/// Returns the path of a connection that is forwarded without translation to the node of its backend, which is at a place.
+#[cold]
+fn forwarded(snapshot: &Snapshot, opener: &Opener, to: Place) -> Result<Path, Denial> {
+    // Elsewhere, the pod that the connection went to is gone, and another one has its address.
+    let Place::Node(node) = to else {
+        return Err(Denial::new(DropReason::UnknownDestination));
+    };
+    if !takes_forwarded(snapshot, to) {
+        return Err(Denial::new(DropReason::NodeUnreachable));
+    }
+    let egress = Egress::Node(node);
+    Ok(Path {
+        egress,
+        back: back(opener),
+        reply_origin: reply_origin(snapshot, egress),
+        source: Source::Kept,
+    })
+}
+
 /// Returns the egress to a place.
 fn egress(snapshot: &Snapshot, from: EndpointId, target: &Target, place: Place) -> Result<Egress, Denial> {
     let from_uplink = from == EndpointId::UPLINK;
     let unknown = Err(Denial::new(DropReason::UnknownDestination));
     match place {
-        // The pod that the connection went to is gone. Another one has its address.
-        _ if target.forwarded && !matches!(place, Place::Node(_)) => unknown,
         Place::Local(pod) => Ok(Egress::Endpoint(pod)),
         // RFC 4291 section 2.5.6. IPv4 link-local addresses go to the kernel: node-local DNS, the cloud's metadata.
         _ if is_link_local(target.dst) => Err(Denial::new(DropReason::Martian)),
         Place::Unreachable => unknown,
-        Place::Node(_) if target.forwarded && !takes_forwarded(snapshot, place) => {
-            Err(Denial::new(DropReason::NodeUnreachable))
-        }
         // The kernel's routes for Service ranges lead back to heddle, so the packet would loop.
         Place::Outside if snapshot.node().in_service_range(target.dst) => unknown,
         Place::Host => Ok(Egress::Endpoint(EndpointId::HOST)),
@@ -174,7 +191,6 @@ fn source(snapshot: &Snapshot, opener: &Opener, target: &Target, egress: Egress)
     let masquerade = |address: Option<Ip>| address.map(Source::Masqueraded).ok_or_else(no_route);
     let v4 = target.dst.is_v4();
     match egress {
-        _ if target.forwarded => Ok(Source::Kept),
         // A node without heddle, behind a tunnel: its kernel sends replies into the tunnel only if they go to a pod range. They must
         // come back by the tunnel, so the node itself and clients of Services have an address of this node's range.
         Egress::Node(id) if is_without_heddle(snapshot, id) => {

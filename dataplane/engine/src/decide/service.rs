@@ -50,8 +50,10 @@ pub(super) fn target(snapshot: &Snapshot, q: &Query, src: AddressInfo, selector:
         return Lookup::Drop(DropReason::ServiceSourceRange);
     }
     if forwarded_by.is_some() {
-        let chosen = choose_here(frontend, q, selector).map(|backend| target_of(snapshot, q, frontend, *backend));
-        return chosen.map_or(Lookup::Drop(DropReason::ServiceNoLocalEndpoint), Lookup::Target);
+        return match choose_here(frontend, q, selector) {
+            Some(backend) => Lookup::Target(target_here(frontend, *backend)),
+            None => Lookup::Drop(DropReason::ServiceNoLocalEndpoint),
+        };
     }
     // Both nodes of a connection that is forwarded must choose alike.
     let balancing = match returns_directly(frontend, q, src.place) {
@@ -62,27 +64,43 @@ pub(super) fn target(snapshot: &Snapshot, q: &Query, src: AddressInfo, selector:
     match choose(frontend, backends, q, selector, balancing) {
         Choice::Reject => Lookup::Reject,
         Choice::Drop => Lookup::Drop(DropReason::ServiceNoLocalEndpoint),
-        Choice::Backend(backend) => Lookup::Target(target_of(snapshot, q, frontend, *backend)),
+        Choice::Backend(backend) => Lookup::Target(target_for(snapshot, q, frontend, *backend, src.place)),
     }
 }
 
 /// Returns the target of a connection to a frontend whose backend is chosen.
 #[must_use]
 pub fn target_of(snapshot: &Snapshot, q: &Query, frontend: &Frontend, backend: Backend) -> Target {
-    let client = snapshot.address(q.tuple.src).place;
-    let place = snapshot.address(backend.ip).place;
-    let direct = returns_directly(frontend, q, client);
-    let forwarded = direct && takes_forwarded(snapshot, place);
-    // A node that a connection was forwarded to answers the client directly too.
-    let keeps_source = forwarded || direct && matches!(place, Place::Local(_)) || forwarder(snapshot, q).is_some();
+    match forwarder(snapshot, q) {
+        Some(_) => target_here(frontend, backend),
+        None => target_for(snapshot, q, frontend, backend, snapshot.address(q.tuple.src).place),
+    }
+}
+
+/// Returns the target at the node that a connection was forwarded to: it answers the client directly.
+const fn target_here(frontend: &Frontend, backend: Backend) -> Target {
     Target {
         dst: backend.ip,
         dport: backend.port,
         service: true,
         sticky: frontend.affinity.is_some(),
-        masquerade: frontend.masquerades(Client::from(client)) && !keeps_source,
-        forwarded,
+        masquerade: false,
+        forwarded: false,
     }
+}
+
+/// Returns the target of a client's connection at the node that it comes to.
+fn target_for(snapshot: &Snapshot, q: &Query, frontend: &Frontend, backend: Backend, client: Place) -> Target {
+    let mut target = Target {
+        masquerade: frontend.masquerades(Client::from(client)),
+        ..target_here(frontend, backend)
+    };
+    if returns_directly(frontend, q, client) {
+        let place = snapshot.address(backend.ip).place;
+        target.forwarded = takes_forwarded(snapshot, place);
+        target.masquerade &= !target.forwarded && !matches!(place, Place::Local(_));
+    }
+    target
 }
 
 /// Returns true if the backends of a frontend answer the client of a connection directly. A client whose packets come in by the uplink
