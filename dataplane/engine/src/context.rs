@@ -2,9 +2,9 @@
 
 use heddle_flow::{Egress, FlowTable, FlowView, Millis, Origin};
 use heddle_port::{BURST, FrameStore, Packet, PortId, WorkerPool};
-use heddle_tables::{Endpoint, EndpointId, Generation, NextHopId, Snapshot};
+use heddle_tables::{Endpoint, EndpointId, Generation, NextHopId, NodeId, Snapshot};
 use heddle_wire::MacAddr;
-use heddle_wire::vxlan::OuterHeader;
+use heddle_wire::vxlan::{OuterHeader, SeenHeader};
 
 use crate::batch::Batch;
 use crate::decide::BackendSelector;
@@ -146,8 +146,10 @@ pub(crate) struct Context<'a> {
     pub(crate) ingress: Ingress,
     /// The endpoint behind the port, as the snapshot knows it.
     pub(crate) endpoint: &'a Endpoint,
-    /// The neighbor of the uplink that the packet came from; `None` at other ports.
+    /// The neighbor of the uplink that the packet came from; `None` at other ports, and before the slow path.
     pub(crate) neighbor: Option<MacAddr>,
+    /// The outer headers of the burst's last packet that came by a tunnel, and the node that sent it.
+    pub(crate) last_sender: Option<(SeenHeader, NodeId)>,
 }
 
 impl<'a> Context<'a> {
@@ -196,6 +198,7 @@ impl<'a> Context<'a> {
     ///
     /// # Errors
     /// The endpoint's port is closed, or the node or the next hop is gone.
+    #[inline]
     pub(crate) fn link(&self, egress: Egress, is_v4: bool) -> Result<Link<'a>, DropReason> {
         match egress {
             Egress::Endpoint(to) => match self.snapshot.egress_port(to) {

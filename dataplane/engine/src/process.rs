@@ -20,7 +20,7 @@
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use heddle_flow::{FlowKey, FlowTable, Hit, Millis, Origin, SlotId};
+use heddle_flow::{Egress, FlowKey, FlowTable, Hit, Millis, Origin, SlotId};
 use heddle_port::{BURST, FrameStore, Packet, PacketVec, WorkerPool};
 use heddle_tables::Snapshot;
 use heddle_wire::{Fragment, Parsed, ether, parse, simd};
@@ -86,6 +86,7 @@ pub fn process(
         ingress,
         endpoint,
         neighbor: None,
+        last_sender: None,
     };
     let Batch {
         packets,
@@ -97,8 +98,15 @@ pub fn process(
         reentered,
     } = batch;
     // Prefetch all headers, because the parser would wait for each packet's memory in turn.
-    packets.iter().for_each(|packet| simd::prefetch(packet.bytes(&store)));
     let from_uplink = cx.is_from_uplink();
+    for packet in packets.iter() {
+        let head = packet.bytes(&store);
+        simd::prefetch(head);
+        // The inner headers of a tunnel are behind the first cache line.
+        if from_uplink {
+            simd::prefetch(head.get(64..).unwrap_or_default());
+        }
+    }
     // Parse and classify. A packet either gets its verdict here or is appended to `pending` and `keys`.
     for (at, packet) in packets.iter_mut().enumerate() {
         if from_uplink && let Err(reason) = tunnel::receive(&mut cx, packet) {
@@ -139,6 +147,9 @@ pub fn process(
     }
     // Look up all keys together, so that their cache misses overlap.
     cx.flows.lookup(keys, now, hits);
+    if cx.snapshot.node().tunnel.is_some() {
+        prefetch_headroom(packets, pending, hits, &store);
+    }
     // Finish packet by packet, in order: an earlier packet may open the connection of a later one.
     for ((Pending { at, parsed, kind }, key), hit) in pending.iter().zip(keys.iter()).zip(hits.iter()) {
         let index = usize::from(*at);
@@ -146,9 +157,8 @@ pub fn process(
             continue;
         };
         if from_uplink {
-            // Packets of the uplink differ in both.
+            // Packets of the uplink have different ones.
             cx.ingress.origin = key.origin;
-            cx.neighbor = ether::source(packet.bytes(&store));
         }
         // The common case first: a whole packet that hits.
         *verdict = match kind {
@@ -186,6 +196,19 @@ pub fn process(
 fn set(verdicts: &mut [Verdict; BURST], at: usize, verdict: Verdict) {
     if let Some(place) = verdicts.get_mut(at) {
         *place = verdict;
+    }
+}
+
+/// Prefetches the memory of the outer headers of packets that leave for other nodes. Nothing has read it, so their writes would wait.
+#[inline(never)]
+fn prefetch_headroom(packets: &PacketVec, pending: &[Pending], hits: &[Option<Hit>], store: &FrameStore) {
+    for (Pending { at, .. }, hit) in pending.iter().zip(hits) {
+        if let Some(hit) = hit
+            && matches!(hit.view.egress, Egress::Node(_))
+            && let Some(packet) = packets.get(usize::from(*at))
+        {
+            simd::prefetch_before(packet.bytes(store));
+        }
     }
 }
 
@@ -315,6 +338,10 @@ fn slow_path(
         return Verdict::drop(DropReason::SlowPathLimit);
     };
     cx.stages.slow_left = left;
+    cx.neighbor = match cx.is_from_uplink() {
+        true => ether::source(packet.bytes(cx.store)),
+        false => None,
+    };
     for _ in 0..MAX_STEPS {
         next = match permit(kind, next) {
             Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, direction.plan()),

@@ -134,24 +134,20 @@ impl Packet {
 
     /// Makes room for `bytes` more at the front of the packet. Returns false and changes nothing if the head frame has no such room.
     #[must_use]
+    #[inline]
     pub fn grow_front(&mut self, store: &FrameStore, bytes: u32) -> bool {
-        let (offset, len) = store.range(&self.head);
-        if bytes > offset {
-            return false;
-        }
-        self.set_head_range(store, offset - bytes, len + bytes);
-        true
+        let grown = store.grow_front(&mut self.head, bytes);
+        self.len += if grown { bytes } else { 0 };
+        grown
     }
 
     /// Removes `bytes` from the front. Returns false and changes nothing if the head frame is shorter.
     #[must_use]
+    #[inline]
     pub fn shrink_front(&mut self, store: &FrameStore, bytes: u32) -> bool {
-        let (offset, len) = store.range(&self.head);
-        if bytes > len {
-            return false;
-        }
-        self.set_head_range(store, offset + bytes, len - bytes);
-        true
+        let shrunk = store.shrink_front(&mut self.head, bytes);
+        self.len -= if shrunk { bytes } else { 0 };
+        shrunk
     }
 
     /// Splits the packet into its frames, in order.

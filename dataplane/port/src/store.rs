@@ -195,6 +195,31 @@ impl FrameStore {
         self.side(frame).range.store(offset << 16 | len, Ordering::Relaxed);
     }
 
+    /// Moves the start of the packet's part `bytes` towards the front. Returns false and changes nothing if there is no such room.
+    #[inline]
+    pub(crate) fn grow_front(&self, frame: &mut Frame, bytes: u32) -> bool {
+        let range = &self.side(frame).range;
+        let word = range.load(Ordering::Relaxed);
+        if bytes > word >> 16 {
+            return false;
+        }
+        // The end stays, so the part still lies in the frame, and its length fits the lower half.
+        range.store(word - (bytes << 16) + bytes, Ordering::Relaxed);
+        true
+    }
+
+    /// Moves the start of the packet's part `bytes` towards the end. Returns false and changes nothing if the part is shorter.
+    #[inline]
+    pub(crate) fn shrink_front(&self, frame: &mut Frame, bytes: u32) -> bool {
+        let range = &self.side(frame).range;
+        let word = range.load(Ordering::Relaxed);
+        if bytes > word & 0xffff {
+            return false;
+        }
+        range.store(word + (bytes << 16) - bytes, Ordering::Relaxed);
+        true
+    }
+
     /// Returns the free bytes before the packet's part.
     #[must_use]
     pub fn headroom(&self, frame: &Frame) -> u32 {

@@ -71,12 +71,12 @@ fn forward_away(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Pla
 }
 
 /// Puts the outer headers before a packet that is written.
+#[inline(always)]
 fn encapsulate(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, outer: &OuterHeader) -> Next {
     // The entry has the tuple with which packets leave, whether it differs from the packet's own or not. Later fragments, which
     // have no ports, get the same source port by it.
-    let leaving = if plan.nat { p.translated(&plan.rewrite.to) } else { *p };
     let port = tunnel::source_port(&plan.rewrite.to);
-    if tunnel::encapsulate(cx.store, packet, &leaving, outer, port) {
+    if tunnel::encapsulate(cx.store, packet, outer, port, p.l3, || as_it_leaves(p, plan)) {
         cx.stages.encapsulated += 1;
         Next::Done(Verdict::Forward(plan.egress))
     } else {
@@ -131,6 +131,11 @@ fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, macs
 
 /// Computes the whole transport checksum of the packet as it leaves.
 fn finish(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> bool {
-    let leaving = if plan.nat { p.translated(&plan.rewrite.to) } else { *p };
+    let leaving = as_it_leaves(p, plan);
     checksum::compute(&leaving, packet.chunks(cx.store)).is_some_and(|sum| sum.store(packet.bytes_mut(cx.store)))
+}
+
+/// Returns the parsed headers of the packet as it leaves.
+fn as_it_leaves(p: &Parsed, plan: Plan<'_>) -> Parsed {
+    if plan.nat { p.translated(&plan.rewrite.to) } else { *p }
 }

@@ -7,13 +7,15 @@
 
 mod underlay_error;
 
+use std::ops::Range;
+
 use heddle_flow::Origin;
 use heddle_port::{FrameStore, Packet};
 use heddle_tables::{NodeId, Place, Snapshot, Tunnel};
 use heddle_wire::checksum::Sum;
 use heddle_wire::rewrite::{Tuple, set_macs};
-use heddle_wire::vxlan::{self, OuterHeader, ecn};
-use heddle_wire::{IcmpMessage, Ip, MacAddr, Parsed, Proto, ether, parse};
+use heddle_wire::vxlan::{self, OuterHeader, SeenHeader, ecn};
+use heddle_wire::{IcmpMessage, Ip, L3, MacAddr, Parsed, Proto, ether, parse};
 
 use crate::context::Context;
 use crate::reason::DropReason;
@@ -30,6 +32,12 @@ const FIRST_PORT: u16 = 49152;
 pub(crate) fn receive(cx: &mut Context<'_>, packet: &mut Packet) -> Result<(), DropReason> {
     cx.ingress.origin = Origin::UPLINK;
     let head = packet.bytes(cx.store);
+    if let Some((seen, node)) = &cx.last_sender
+        && seen.is_repeated(head, packet.len() as usize)
+    {
+        let (node, l3, frame) = (*node, seen.l3(), seen.inner()..packet.len() as usize);
+        return take_inner(cx, packet, node, l3, frame);
+    }
     let outer = parse(head, packet.len() as usize)?;
     match &cx.snapshot.node().tunnel {
         Some(tunnel) if is_tunnel(cx.snapshot, tunnel, &outer) => {
@@ -61,14 +69,29 @@ fn is_tunnel(snapshot: &Snapshot, tunnel: &Tunnel, p: &Parsed) -> bool {
     p.proto == Proto::UDP && p.dport == tunnel.port && snapshot.address(p.dst).place == Place::Host
 }
 
-/// Removes the outer headers.
+/// Removes the outer headers, and remembers them for the next packet.
+#[inline(never)]
 fn decapsulate(cx: &mut Context<'_>, packet: &mut Packet, outer: &Parsed, vni: u32) -> Result<(), DropReason> {
     let node = sender(cx.snapshot, outer.src).ok_or(DropReason::TunnelUnknownSender)?;
-    let head = packet.bytes_mut(cx.store);
+    let head = packet.bytes(cx.store);
     let at = vxlan::open(head, outer, vni)?;
-    let class = ecn::traffic_class(head, outer.l3);
+    cx.last_sender = SeenHeader::of(head, outer).map(|seen| (seen, node));
+    take_inner(cx, packet, node, outer.l3, at..outer.end())
+}
+
+/// Takes the inner frame out of a packet that a node sent, whose outer headers are of the family `l3`.
+#[inline(always)]
+fn take_inner(
+    cx: &mut Context<'_>,
+    packet: &mut Packet,
+    node: NodeId,
+    l3: L3,
+    frame: Range<usize>,
+) -> Result<(), DropReason> {
+    let head = packet.bytes_mut(cx.store);
+    let class = ecn::traffic_class(head, l3);
     let neighbor = ether::source(head);
-    let inner = head.get_mut(at..).ok_or(DropReason::TunnelTruncated)?;
+    let inner = head.get_mut(frame.start..).ok_or(DropReason::TunnelTruncated)?;
     if !ecn::decapsulate(class, inner) {
         return Err(DropReason::TunnelCongested);
     }
@@ -79,10 +102,10 @@ fn decapsulate(cx: &mut Context<'_>, packet: &mut Packet, outer: &Parsed, vni: u
         set_macs(inner, if is_own { MacAddr::GATEWAY } else { dst }, neighbor);
     }
     // Octets behind the outer packet are padding.
-    if packet.len() as usize > outer.end() && !packet.truncate(cx.store, outer.end() as u32) {
+    if packet.len() as usize > frame.end && !packet.truncate(cx.store, frame.end as u32) {
         return Err(DropReason::TunnelTruncated);
     }
-    if !packet.shrink_front(cx.store, at as u32) {
+    if !packet.shrink_front(cx.store, frame.start as u32) {
         return Err(DropReason::TunnelTruncated);
     }
     cx.ingress.origin = Origin::node(node);
@@ -98,19 +121,21 @@ fn sender(snapshot: &Snapshot, address: Ip) -> Option<NodeId> {
     }
 }
 
-/// Puts the outer headers before a packet whose own headers are as they leave; `p` are those, and `source_port` the outer source
-/// port. Returns false if the packet does not fit: it is then unchanged.
+/// Puts the outer headers before a packet of the family `l3` whose own headers are as they leave. `source_port` is the outer source
+/// port, and `leaving` returns those headers parsed, which only a tunnel over IPv6 needs. Returns false if the packet does not fit: it
+/// is then unchanged.
 #[must_use]
+#[inline(always)]
 pub(crate) fn encapsulate(
     store: &FrameStore,
     packet: &mut Packet,
-    p: &Parsed,
     outer: &OuterHeader,
     source_port: u16,
+    l3: L3,
+    leaving: impl FnOnce() -> Parsed,
 ) -> bool {
-    let class = ecn::traffic_class(packet.bytes(store), p.l3);
     let inner = if outer.needs_inner_sum() {
-        match vxlan::inner_sum(p, packet.chunks(store)) {
+        match inner_sum(store, packet, &leaving()) {
             Some(sum) => sum,
             None => return false,
         }
@@ -118,15 +143,23 @@ pub(crate) fn encapsulate(
         Sum::ZERO
     };
     let len = packet.len();
-    let header = outer.len() as u32;
-    if !packet.grow_front(store, header) {
+    let header = outer.len();
+    if !packet.grow_front(store, header as u32) {
         return false;
     }
-    let written = outer.write(packet.bytes_mut(store), len, class, source_port, inner);
+    let head = packet.bytes_mut(store);
+    let class = ecn::traffic_class(head.get(header..).unwrap_or_default(), l3);
+    let written = outer.write(head, len, class, source_port, inner);
     if !written {
-        let _ = packet.shrink_front(store, header);
+        let _ = packet.shrink_front(store, header as u32);
     }
     written
+}
+
+/// Returns the sum of a packet as the inner frame of a tunnel.
+#[inline(never)]
+fn inner_sum(store: &FrameStore, packet: &Packet, leaving: &Parsed) -> Option<Sum> {
+    vxlan::inner_sum(leaving, packet.chunks(store))
 }
 
 /// Returns the outer source port for packets with a tuple: from its hash, so that the network spreads connections over its paths
@@ -161,7 +194,7 @@ pub(crate) fn encapsulate_whole(
     };
     // Fragments of one datagram have one port, and only the first knows the inner ones.
     let port = source_port(&if p.is_fragment() { tuple } else { p.tuple() });
-    if encapsulate(store, packet, &p, outer, port) {
+    if encapsulate(store, packet, outer, port, p.l3, || p) {
         Ok(())
     } else {
         Err(DropReason::TunnelNoHeadroom)

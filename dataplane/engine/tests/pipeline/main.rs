@@ -31,6 +31,7 @@ mod limits;
 mod malformed;
 mod nodes;
 mod nodes_addresses;
+mod nodes_bursts;
 mod nodes_direct;
 mod nodes_errors;
 mod nodes_flannel;

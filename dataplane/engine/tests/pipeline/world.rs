@@ -325,6 +325,14 @@ impl World {
         *self.popped.entry(party.port.0).or_default() += len as u64;
     }
 
+    /// Removes the frames that left, each with its port's number, in the order of the ports and then of their leaving.
+    pub fn take_outputs(&mut self) -> Vec<(u16, Vec<u8>)> {
+        let outputs = std::mem::take(&mut self.outputs).into_iter();
+        outputs
+            .flat_map(|(port, frames)| frames.into_iter().map(move |frame| (port, frame)))
+            .collect()
+    }
+
     /// Discards the frames that left. They were verified.
     pub fn discard_outputs(&mut self) {
         self.outputs.clear();

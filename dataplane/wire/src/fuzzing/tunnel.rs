@@ -5,7 +5,8 @@ use crate::build::{self, IcmpError, Unreachable};
 use crate::bytes;
 use crate::checksum::{self, Sum};
 use crate::parse::{L3, ParseError, Parsed, parse, quoted};
-use crate::vxlan::{self, OuterHeader, VxlanError, ecn};
+use crate::rewrite;
+use crate::vxlan::{self, OuterHeader, SeenHeader, VxlanError, ecn};
 
 const VNI: u32 = 77;
 
@@ -40,6 +41,56 @@ fn check_open(data: &[u8], outer: &Parsed) {
     };
     for class in 0..4 {
         check_marks(class, inner);
+    }
+    check_seen(data, outer, vni);
+}
+
+/// Changes each octet of the outer headers of an opened packet, and its length. Asserts that only packets that are parsed and opened
+/// alike are recognized by its headers, and that it is recognized itself.
+fn check_seen(data: &[u8], outer: &Parsed, vni: u32) {
+    let Some(seen) = SeenHeader::of(data, outer) else {
+        return;
+    };
+    assert_eq!(
+        seen.is_repeated(data, data.len()),
+        outer.end() == data.len(),
+        "{outer:?}"
+    );
+    let check = |head: &[u8], len: usize| {
+        if !seen.is_repeated(head, len) {
+            return;
+        }
+        let p = match parse(head, len) {
+            Ok(p) => p,
+            Err(e) => panic!("{e} of a packet that is recognized"),
+        };
+        let ends = |p: &Parsed| (p.l3, p.src, p.dst, p.proto, p.dport);
+        assert_eq!(ends(&p), ends(outer));
+        assert_eq!((p.end(), p.l3), (len, seen.l3()));
+        assert_eq!(vxlan::open(head, &p, vni), Ok(seen.inner()));
+    };
+    for at in 0..seen.inner().min(data.len()) {
+        for bits in [0x01, 0x40, 0xff] {
+            let mut changed = data.to_vec();
+            if let Some(octet) = changed.get_mut(at) {
+                *octet ^= bits;
+            }
+            check(&changed, changed.len());
+            if outer.l3 == L3::V4 && rewrite::finish_ipv4_header(&mut changed, Parsed::L3_OFFSET) {
+                check(&changed, changed.len());
+            }
+        }
+    }
+    for len in [data.len() - 1, data.len(), data.len() + 1] {
+        for head in [
+            seen.inner(),
+            seen.inner() + 13,
+            seen.inner() + 14,
+            data.len() - 1,
+            data.len(),
+        ] {
+            check(data.get(..head).unwrap_or(data), len);
+        }
     }
 }
 

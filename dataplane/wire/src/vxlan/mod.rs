@@ -1,7 +1,7 @@
 //! VXLAN (RFC 7348): an Ethernet frame in a UDP datagram, over IPv4 or IPv6.
 //!
 //! [`OuterHeader`] has the bytes before the inner frame, built once for each peer and completed for each packet. [`open`] reads the
-//! header of a received packet. [`ecn`] combines the congestion marks of both headers, and [`inner_sum`] finds the sum of the
+//! header of a received packet, and [`SeenHeader`] recognizes the next one of the same sender. [`ecn`] combines the congestion marks of both headers, and [`inner_sum`] finds the sum of the
 //! inner frame, which a UDP checksum over IPv6 needs, without reading the payload where it can. [`quoted_inner`] finds the inner
 //! packet in an ICMP error about a packet of the tunnel.
 
@@ -9,10 +9,12 @@ pub mod ecn;
 mod inner;
 mod outer;
 mod quote;
+mod seen;
 
 pub use inner::inner_sum;
 pub use outer::OuterHeader;
 pub use quote::{QuotedInner, quoted_inner};
+pub use seen::SeenHeader;
 
 use thiserror::Error;
 

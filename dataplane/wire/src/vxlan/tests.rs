@@ -175,6 +175,49 @@ fn a_header_that_is_not_of_this_network_is_refused_with_the_reason() {
 }
 
 #[test]
+fn the_next_packet_of_a_sender_is_recognized() {
+    for v4 in [true, false] {
+        let first = encapsulate(v4, &packet(true).udp(1, 2, b"data"), 1);
+        let p = parse(&first, first.len()).unwrap();
+        let seen = SeenHeader::of(&first, &p).unwrap();
+        assert_eq!((seen.l3(), seen.inner()), (p.l3, open(&first, &p, VNI).unwrap()));
+        // Other connections, sizes, marks and neighbors.
+        for inner in inner_frames(false, &[7; 90]) {
+            let mut inner = inner;
+            set_class(&mut inner, 0xb9);
+            let mut next = encapsulate(v4, &inner, 50_000);
+            next[..12].fill(0x22);
+            assert!(seen.is_repeated(&next, next.len()));
+            // The first frame of a chain.
+            assert!(seen.is_repeated(&next[..seen.inner() + 14], next.len()));
+            assert!(!seen.is_repeated(&next[..seen.inner() + 13], next.len()));
+            assert!(!seen.is_repeated(&next, next.len() + 1), "octets behind the packet");
+        }
+        // Every octet of what is compared.
+        let compared: Vec<usize> = if v4 {
+            [12..15, 20..22, 23..24, 26..34, 36..38, 42..50]
+                .into_iter()
+                .flatten()
+                .collect()
+        } else {
+            [12..15, 20..21, 22..54, 56..58, 62..70].into_iter().flatten().collect()
+        };
+        for at in compared {
+            let mut other = first.clone();
+            other[at] ^= 0x80;
+            if v4 {
+                other[24..26].fill(0);
+                let sum = checksum_of(&other[14..34]);
+                other[24..26].copy_from_slice(&sum.to_be_bytes());
+            }
+            assert!(!seen.is_repeated(&other, other.len()), "octet {at}");
+        }
+        let other_family = encapsulate(!v4, &packet(true).udp(1, 2, b"data"), 1);
+        assert!(!seen.is_repeated(&other_family, other_family.len()));
+    }
+}
+
+#[test]
 fn headers_that_cannot_be_are_not_built() {
     let (v4, v6) = (Ip::from_v4([192, 0, 2, 1]), Ip::from_v6([0x20; 16]));
     assert_eq!(OuterHeader::new(v4, v6, PORT, 1), None);
