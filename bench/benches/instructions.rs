@@ -10,7 +10,7 @@
 use gungraun::prelude::*;
 use gungraun::{Callgrind, EventKind};
 use heddle_bench::frames::Checksum;
-use heddle_bench::memory::{Burst, Connections, Load};
+use heddle_bench::memory::{Burst, Connections, Load, Way};
 use serde::Deserialize;
 
 const BUDGET: &str = include_str!("../budget.toml");
@@ -58,6 +58,21 @@ fn partial() -> Box<Burst> {
     })
 }
 
+fn tunnelled(way: Way) -> Box<Burst> {
+    ready(Load {
+        way,
+        ..Load::new(Connections::Established(1000))
+    })
+}
+
+fn leaving() -> Box<Burst> {
+    tunnelled(Way::Encapsulated)
+}
+
+fn answers() -> Box<Burst> {
+    tunnelled(Way::Decapsulated)
+}
+
 fn fresh() -> Box<Burst> {
     ready(Load::new(Connections::New(8192)))
 }
@@ -76,6 +91,20 @@ fn hit_partial(mut burst: Box<Burst>) -> Box<Burst> {
     burst
 }
 
+#[library_benchmark(config = limit("encapsulated"))]
+#[bench::burst_of_64(setup = leaving)]
+fn encapsulated(mut burst: Box<Burst>) -> Box<Burst> {
+    burst.process();
+    burst
+}
+
+#[library_benchmark(config = limit("decapsulated"))]
+#[bench::burst_of_64(setup = answers)]
+fn decapsulated(mut burst: Box<Burst>) -> Box<Burst> {
+    burst.process();
+    burst
+}
+
 #[library_benchmark(config = limit("new"))]
 #[bench::burst_of_64(setup = fresh)]
 fn new(mut burst: Box<Burst>) -> Box<Burst> {
@@ -83,5 +112,8 @@ fn new(mut burst: Box<Burst>) -> Box<Burst> {
     burst
 }
 
-library_benchmark_group!(name = pipeline, benchmarks = [hit, hit_partial, new]);
+library_benchmark_group!(
+    name = pipeline,
+    benchmarks = [hit, hit_partial, encapsulated, decapsulated, new]
+);
 gungraun::main!(library_benchmark_groups = pipeline);
