@@ -111,6 +111,10 @@ bench: deps ## the pipeline in memory; on veths beside a bare forwarder and the 
 	@cargo bench --locked -p heddle-bench --bench pipeline
 	@$(SUDO) cargo run --locked --release -p heddle-bench --bin heddle-compare -- $(BENCH_FLAGS)
 
+bench-nodes: deps ## pods of two nodes over VXLAN, beside the kernel's VXLAN device (bench/README.md)
+	@cargo build --locked --release -p heddle-bench -p heddle-cli -p heddle-cni
+	@$(SUDO) $(TARGET)/release/heddle-compare --only nodes $(BENCH_FLAGS)
+
 bench-cluster: deps ## the control plane with 5,000 nodes and 150,000 pods (bench/README.md): a few minutes
 	@cargo build --locked --release -p heddle-bench -p heddle-cli -p heddle-cni
 	@$(TARGET)/release/heddle-cluster-scale stages $(CLUSTER_FLAGS)
@@ -132,4 +136,4 @@ fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuz
 		cargo +nightly fuzz run "$$target" "$$found" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-.PHONY: help demo demo-cluster kubernetes check style test build deps lint unit loom e2e bench bench-cluster instructions fuzz
+.PHONY: help demo demo-cluster kubernetes check style test build deps lint unit loom e2e bench bench-nodes bench-cluster instructions fuzz

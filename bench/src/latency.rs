@@ -1,4 +1,4 @@
-//! The round-trip time of UDP between the pods, with blocking ends.
+//! The round-trip time of UDP between two namespaces, with blocking ends.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -6,12 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heddle_lab::{LabError, bind_when_free};
+use heddle_lab::{LabError, NetNs, bind_when_free};
 use serde::Serialize;
 
 use crate::BenchError;
 use crate::stats;
-use crate::veth::Scene;
 
 /// The octets of a datagram.
 const SIZE: usize = 32;
@@ -40,18 +39,23 @@ pub struct RoundTrips {
     pub p999: f64,
 }
 
-/// Exchanges datagrams between the client and a server at `port`. `to` is the address that the client sends to.
+/// Exchanges datagrams between the first namespace and a server at `port` in the second. `to` is the address that the client sends to.
 ///
 /// # Errors
 /// The sockets cannot be made, or a datagram is lost.
-pub fn ping_pong(scene: &Scene, to: SocketAddr, port: u16, pace: PingPace) -> Result<RoundTrips, BenchError> {
+pub fn ping_pong(
+    [client, server]: [&NetNs; 2],
+    to: SocketAddr,
+    port: u16,
+    pace: PingPace,
+) -> Result<RoundTrips, BenchError> {
     let bind = |port: u16| {
         bind_when_free(&format!("UDP port {port}"), || {
             UdpSocket::bind(SocketAddr::from(([0, 0, 0, 0], port)))
         })
     };
-    let server = scene.server().ns.enter(|| bind(port))?;
-    let client = scene.client().ns.enter(|| {
+    let server = server.enter(|| bind(port))?;
+    let client = client.enter(|| {
         let socket = bind(0)?;
         socket.connect(to).map_err(LabError::io(format!("UDP to {to}")))?;
         Ok(socket)

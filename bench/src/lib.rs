@@ -6,6 +6,9 @@
 //!   between them. `heddle-compare` compares these under the packet generator ([`load`]), with one TCP stream ([`tcp`]) and
 //!   with a ping-pong ([`latency`]). [`report`] prints the results.
 //!
+//! - [`two_nodes`]: pods of two nodes, with VXLAN by heddle's agents and by the kernel; also a part of `heddle-compare`.
+//!   [`datagrams`] sends by sockets, and [`cpu`] reads the processor time.
+//!
 //! - [`cluster`]: a large cluster from a seed and a server that plays its API, for `heddle-cluster-scale`.
 //!
 //! Every report begins with the [`Machine`], because a number without machine, kernel, driver mode, frame size and batch size
@@ -13,6 +16,8 @@
 
 #[cfg(feature = "cluster")]
 pub mod cluster;
+pub mod cpu;
+pub mod datagrams;
 pub mod error;
 pub mod forwarder;
 pub mod frames;
@@ -25,6 +30,7 @@ pub mod report;
 pub mod stats;
 pub mod tcp;
 pub mod ticks;
+pub mod two_nodes;
 pub mod veth;
 
 pub use error::BenchError;

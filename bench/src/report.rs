@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::latency::RoundTrips;
 use crate::load::{Cores, Packets, Run};
+use crate::two_nodes::NodesReport;
 use crate::{Machine, stats};
 
 /// The results of one path.
@@ -51,6 +52,8 @@ pub struct Report {
     pub tcp: Vec<Series<f64>>,
     /// Round-trip times.
     pub latency: Vec<Series<RoundTrips>>,
+    /// Two nodes, if they were measured.
+    pub nodes: Option<NodesReport>,
 }
 
 impl Report {
@@ -75,7 +78,11 @@ impl fmt::Display for Report {
         )?;
         self.write_load(f)?;
         self.write_tcp(f)?;
-        self.write_latency(f)
+        self.write_latency(f)?;
+        match &self.nodes {
+            Some(nodes) => nodes.fmt(f),
+            None => Ok(()),
+        }
     }
 }
 

@@ -103,6 +103,12 @@ impl Scene {
         &self.pods[1]
     }
 
+    /// Returns the namespaces of the client and the server.
+    #[must_use]
+    pub fn ends(&self) -> [&NetNs; 2] {
+        self.pods.each_ref().map(|pod| &pod.ns)
+    }
+
     /// Returns both pods as the tables contain them.
     #[must_use]
     pub fn tables(&self) -> [Pod; 2] {

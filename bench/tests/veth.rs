@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use heddle_bench::cpu::CpuMeter;
+use heddle_bench::datagrams::{self, Datagrams};
 use heddle_bench::forwarder::{Forwarder, ForwarderKind};
 use heddle_bench::latency::{self, PingPace};
 use heddle_bench::load::{self, Cores, Packets};
@@ -50,6 +52,12 @@ fn generated_frames_pass_both_forwarders() {
 fn streams_and_datagrams_pass_every_forwarder() {
     let scene = Scene::new(1500).unwrap();
     let service = SocketAddr::new(node::service_ip(0).to_std(), node::SERVICE_PORT);
+    let meter = CpuMeter::new([]).unwrap();
+    let datagrams = Datagrams {
+        connections: 4,
+        rate: Some(1000),
+        time: SHORT,
+    };
     let pace = PingPace {
         rounds: 20,
         pause: Duration::from_millis(3),
@@ -61,14 +69,21 @@ fn streams_and_datagrams_pass_every_forwarder() {
     ] {
         scene.offload(offload).unwrap();
         let forwarder = Forwarder::start(&scene, kind, CORE).unwrap();
-        let rate = tcp::stream(&scene, to, node::TARGET_PORT, SHORT).unwrap();
-        let times = latency::ping_pong(&scene, to, node::TARGET_PORT, pace).unwrap();
+        let run = tcp::stream(scene.ends(), to, node::TARGET_PORT, SHORT, &meter).unwrap();
+        let times = latency::ping_pong(scene.ends(), to, node::TARGET_PORT, pace).unwrap();
+        let arrivals = datagrams::send(scene.ends(), to, node::TARGET_PORT, datagrams, &meter).unwrap();
         let seen = forwarder.finish().unwrap();
-        assert!(rate > 0.0 && times.p50 > 0.0, "{kind:?}: {rate} {times:?}");
+        assert!((500.0..1100.0).contains(&arrivals.offered), "{kind:?}: {arrivals:?}");
+        assert!(
+            arrivals.received > 0.0 && (0.0..1.0).contains(&arrivals.loss),
+            "{kind:?}: {arrivals:?}"
+        );
+        assert!(run.rate > 0.0 && times.p50 > 0.0, "{kind:?}: {run:?} {times:?}");
         assert!(seen.ports.iter().all(|port| port.rx_packets > 0), "{kind:?}: {seen:?}");
     }
     let kernel = SocketAddr::new(scene.server().kernel_ip.parse().unwrap(), node::TARGET_PORT);
-    assert!(tcp::stream(&scene, kernel, node::TARGET_PORT, SHORT).unwrap() > 0.0);
+    let run = tcp::stream(scene.ends(), kernel, node::TARGET_PORT, SHORT, &meter).unwrap();
+    assert!(run.rate > 0.0 && !run.cpu.is_zero(), "{run:?}");
 }
 
 #[test]

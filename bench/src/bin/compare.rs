@@ -1,5 +1,5 @@
-//! `heddle-compare`: compares the pipeline on veths with a bare AF_XDP forwarder and with the kernel, in interleaved rounds. It makes
-//! and removes its own namespaces.
+//! `heddle-compare`: compares the pipeline on veths with a bare AF_XDP forwarder and with the kernel, and two nodes with VXLAN between
+//! them with two nodes of the kernel, in interleaved rounds. It makes and removes its own namespaces.
 
 use std::error::Error;
 use std::fs;
@@ -10,10 +10,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
+use heddle_bench::cpu::CpuMeter;
 use heddle_bench::forwarder::{Forwarder, ForwarderKind};
 use heddle_bench::latency::{self, PingPace};
 use heddle_bench::load::{self, Cores, Packets};
 use heddle_bench::report::{Report, Series};
+use heddle_bench::two_nodes::{self, NodesPlan};
 use heddle_bench::veth::{Offload, Scene};
 use heddle_bench::{BenchError, Machine, node, tcp};
 use heddle_io::XdpConfig;
@@ -32,7 +34,7 @@ struct Arguments {
     /// Seconds for each run
     #[arg(long, default_value_t = 2.0, value_parser = seconds)]
     seconds: f64,
-    /// MTU of the veths
+    /// MTU of the veths, and of the network between two nodes
     #[arg(long, default_value_t = 1500)]
     mtu: u32,
     /// Octets of a generated frame, without FCS
@@ -41,10 +43,10 @@ struct Arguments {
     /// Connections that the generator's frames belong to
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..=60_000))]
     flows: u16,
-    /// Core of the worker and of the bare forwarder
+    /// Core of the worker and of the bare forwarder; of the first node's worker
     #[arg(long, default_value_t = 0)]
     core: usize,
-    /// Core of the generator
+    /// Core of the generator; of the second node's worker
     #[arg(long, default_value_t = 1)]
     generator_core: usize,
     /// Also write the report as JSON to this file
@@ -57,6 +59,8 @@ enum Part {
     Packets,
     Tcp,
     Latency,
+    /// Two nodes; needs `heddle` and `heddle-cni` in the folder of this binary
+    Nodes,
 }
 
 impl std::fmt::Display for Part {
@@ -65,6 +69,7 @@ impl std::fmt::Display for Part {
             Self::Packets => "packets",
             Self::Tcp => "tcp",
             Self::Latency => "latency",
+            Self::Nodes => "nodes",
         })
     }
 }
@@ -109,6 +114,13 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         load: Vec::new(),
         tcp: Vec::new(),
         latency: Vec::new(),
+        nodes: None,
+    };
+    let nodes = NodesPlan {
+        cores: [arguments.core, arguments.generator_core],
+        mtu: arguments.mtu,
+        rounds: arguments.rounds,
+        time,
     };
     for part in &arguments.only {
         print_progress(&format!("{part} ..."));
@@ -116,6 +128,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             Part::Packets => packets(&scene, &mut report, arguments.rounds)?,
             Part::Tcp => streams(&scene, &mut report, arguments.rounds, time)?,
             Part::Latency => ping_pong(&scene, &mut report, arguments.rounds, time)?,
+            Part::Nodes => report.nodes = Some(two_nodes::measure(&nodes, &print_progress)?),
         }
     }
     if let Some(path) = &arguments.json {
@@ -239,11 +252,12 @@ fn streams(scene: &Scene, report: &mut Report, rounds: u32, time: Duration) -> R
         &[("bare", ForwarderKind::Bare), ("pipeline", ForwarderKind::Polling)],
         true,
     )?;
+    let meter = CpuMeter::new([])?;
     report.tcp = series(&paths.iter().map(|path| path.name).collect::<Vec<_>>());
     for _ in 0..rounds {
         for path in &paths {
-            let measure = || tcp::stream(scene, path.to, node::TARGET_PORT, time);
-            let rate = with_forwarder(scene, path, report.cores.forwarder, measure)?;
+            let measure = || tcp::stream(scene.ends(), path.to, node::TARGET_PORT, time, &meter);
+            let rate = with_forwarder(scene, path, report.cores.forwarder, measure)?.rate;
             print_progress(&format!("  {}: {:.2} Gbit/s", path.name, rate / 1e9));
             push(&mut report.tcp, path.name, rate);
         }
@@ -278,7 +292,7 @@ fn ping_pong(scene: &Scene, report: &mut Report, rounds: u32, time: Duration) ->
     for _ in 0..rounds {
         for path in &paths {
             for (name, pace) in [(path.name.to_owned(), rapid), (paced(path), slow)] {
-                let measure = || latency::ping_pong(scene, path.to, node::TARGET_PORT, pace);
+                let measure = || latency::ping_pong(scene.ends(), path.to, node::TARGET_PORT, pace);
                 let times = with_forwarder(scene, path, report.cores.forwarder, measure)?;
                 print_progress(&format!("  {name}: p50 {:.1} us, p99 {:.1} us", times.p50, times.p99));
                 push(&mut report.latency, &name, times);
