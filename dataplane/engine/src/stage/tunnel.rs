@@ -24,7 +24,8 @@ use crate::reason::DropReason;
 const FIRST_PORT: u16 = 49152;
 
 /// Prepares a packet that came in by the uplink. A packet of the tunnel loses its outer headers, and its origin becomes the node
-/// that sent it. So does that of a packet that a node forwarded without a tunnel. An ICMP error about a packet that this node sent by the tunnel becomes one about the inner packet.
+/// that sent it. The origin of a packet that a node forwarded without a tunnel becomes that node too. An ICMP error about a packet
+/// that this node sent by the tunnel becomes one about the inner packet.
 ///
 /// # Errors
 /// The reason for which the packet is dropped.
