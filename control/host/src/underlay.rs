@@ -55,6 +55,9 @@ pub struct UplinkFacts {
     pub up: bool,
     /// The addresses with their prefixes, link-local ones too.
     pub addresses: BTreeSet<IpNet>,
+    /// The receive queues in use; `None` if the kernel could not be asked. The kernel announces no change of them, so it is seen by the
+    /// next whole look, at most 30 s later.
+    pub queues: Option<u32>,
 }
 
 /// The path of this node's packets to an address of another node.
@@ -143,6 +146,7 @@ mod tests {
                 mtu: 1500,
                 up: true,
                 addresses: BTreeSet::new(),
+                queues: Some(1),
             }),
             paths: BTreeMap::from([
                 (ip("10.0.0.2"), Ok(path)),

@@ -390,6 +390,7 @@ mod tests {
             mtu: 1500,
             up: true,
             addresses: BTreeSet::<IpNet>::new(),
+            queues: Some(1),
         };
         let interfaces = Interfaces::new(&[link(3), link(4)]);
         let routes = Routes::from([

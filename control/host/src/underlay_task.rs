@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use heddle_linux::{Address, Link, LinuxError, Netlink, sysctl};
+use heddle_linux::{Address, Link, LinuxError, Netlink, ethtool, sysctl};
 use ipnet::IpNet;
 use nix::libc::{EEXIST, ENOBUFS};
 use tokio::sync::watch;
@@ -271,6 +271,7 @@ fn facts_of(link: Link, held: &[Address]) -> UplinkFacts {
         mtu: uplink::mtu_of(&link),
         up: link.up && link.carrier,
         addresses,
+        queues: ethtool::receive_queues(&link).ok(),
         name: link.name,
     }
 }

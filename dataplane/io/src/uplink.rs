@@ -90,8 +90,7 @@ pub fn receive_queues(ifname: &str) -> Result<u32, XdpError> {
         let Some(link) = Netlink::open()?.link(ifname)? else {
             return Ok(None);
         };
-        let channels = ethtool::receive_channels(&link)?.filter(|count| *count > 0);
-        Ok(Some(channels.unwrap_or(link.rx_queues.max(1))))
+        ethtool::receive_queues(&link).map(Some)
     };
     ask()
         .map_err(|error: heddle_linux::LinuxError| {

@@ -55,6 +55,16 @@ pub fn receive_channels(link: &Link) -> Result<Option<u32>, LinuxError> {
     )))
 }
 
+/// Returns the number of receive queues of a device of the calling thread's network namespace: those of [`receive_channels`], or all
+/// that it has if its driver has no channels.
+///
+/// # Errors
+/// Those of [`receive_channels`].
+pub fn receive_queues(link: &Link) -> Result<u32, LinuxError> {
+    let channels = receive_channels(link)?.filter(|count| *count > 0);
+    Ok(channels.unwrap_or(link.rx_queues.max(1)))
+}
+
 fn channels(link: &Link) -> io::Result<Option<u32>> {
     let (socket, family) = open()?;
     let header = nested(

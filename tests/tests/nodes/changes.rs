@@ -157,6 +157,29 @@ fn direct_traffic_goes_on_after_the_uplink_was_down() -> Result<(), LabError> {
 }
 
 #[test]
+fn more_queues_of_the_uplink_get_ports() -> Result<(), LabError> {
+    let cluster = cluster(2, "")?;
+    let node = &cluster.nodes[1];
+    let ports = || {
+        let status = node.status()?;
+        let ports = status["ports"].as_array().into_iter().flatten();
+        Ok(ports.filter(|port| port["role"] == "uplink").count())
+    };
+    assert_eq!(ports()?, 1);
+    node.ns().run("ethtool", &["-L", "eth0", "rx", "2"])?;
+    // The kernel does not announce it. Another change makes the agent look at once and not within half a minute.
+    ip(node.ns(), "link set dev eth0 alias two-queues")?;
+    wait_until("the uplink has a port on each queue", || Ok(ports()? == 2))?;
+    wait_until("pods reach each other again", || {
+        let to = cluster.pods[1].ip(false)?;
+        Ok(ask(cluster.pods[0].ns(), to, PORT)?.is_answered())
+    })?;
+    // The kernel takes no queue away from a socket.
+    assert!(node.ns().run("ethtool", &["-L", "eth0", "rx", "1"]).is_err());
+    Ok(())
+}
+
+#[test]
 fn a_node_that_comes_up_later_is_reached() -> Result<(), LabError> {
     for config in ["", "tunnel: none\n", "tunnel: auto\n"] {
         let mut cluster = Cluster::prepare(2, config)?;

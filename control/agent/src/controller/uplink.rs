@@ -39,6 +39,15 @@ impl Controller {
             self.workers.close_uplink();
             self.view_is_stale = true;
         }
+        let ports = self.workers.uplink_ports().len();
+        if let Some(queues) = wanted.as_ref().and_then(|uplink| uplink.queues)
+            && self.workers.uplink().is_some()
+            && usize::try_from(queues) != Ok(ports)
+        {
+            tracing::warn!("the uplink has {queues} receive queues and not {ports}: its ports are opened again");
+            self.workers.close_uplink();
+            self.view_is_stale = true;
+        }
         if self.workers.uplink().is_none()
             && let Some(uplink) = wanted.filter(|uplink| uplink.up)
             && self
