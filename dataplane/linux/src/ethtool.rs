@@ -59,7 +59,7 @@ pub fn receive_channels(link: &Link) -> Result<Option<u32>, LinuxError> {
 /// that it has if its driver has no channels.
 ///
 /// # Errors
-/// Those of [`receive_channels`].
+/// The kernel has no ethtool netlink family, or could not be asked.
 pub fn receive_queues(link: &Link) -> Result<u32, LinuxError> {
     let channels = receive_channels(link)?.filter(|count| *count > 0);
     Ok(channels.unwrap_or(link.rx_queues.max(1)))
