@@ -55,7 +55,7 @@ pub fn receive_channels(link: &Link) -> Result<Option<u32>, LinuxError> {
     )))
 }
 
-/// Returns the number of receive queues of a device of the calling thread's network namespace: those of [`receive_channels`], or all
+/// Returns the number of receive queues of a device of the calling thread's network namespace: as [`receive_channels`], or all
 /// that it has if its driver has no channels.
 ///
 /// # Errors
