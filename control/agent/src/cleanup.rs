@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use crate::api_endpoints;
 use crate::attachments::{self, Store, StoreError};
+use crate::cni_files::{self, RecordError};
 use crate::kept;
 use crate::lock::{DirLock, LOCK_FILE, LockError, NetnsLock};
 use crate::saved_cluster;
@@ -36,6 +37,9 @@ pub enum CleanupError {
     /// The file of the attachments cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The record of the CNI plugin's files cannot be read.
+    #[error(transparent)]
+    Record(#[from] RecordError),
     /// The kernel or `nft` refuses.
     #[error(transparent)]
     Host(#[from] HostError),
@@ -84,6 +88,13 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
         }
     }
 
+    // The CNI plugin's files first: without its configuration the container runtime starts no further pod here.
+    for path in cni_files::recorded(state_dir)? {
+        if remove_file(&path)? {
+            removed.push(format!("file {}", path.display()));
+        }
+    }
+
     // The interfaces: pods first, then the anchors of the UMEM, then the host port with its table and sysctl.
     let handle = netlink::connect()?;
     for record in Store::open(state_dir)?.all() {
@@ -114,7 +125,12 @@ pub async fn run(run_dir: &Path, state_dir: &Path) -> Result<Removed, CleanupErr
         (state_file::draft(&state_dir.join(attachments::FILE)), true),
         (state_file::draft(&state_dir.join(reserved::FILE)), true),
     ];
-    for name in [kept::FILE, saved_cluster::FILE, api_endpoints::FILE] {
+    for name in [
+        kept::FILE,
+        saved_cluster::FILE,
+        api_endpoints::FILE,
+        cni_files::RECORD_FILE,
+    ] {
         let path = state_dir.join(name);
         files.extend([(state_file::draft(&path), true), (path, true)]);
     }

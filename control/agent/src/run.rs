@@ -11,11 +11,11 @@ use heddle_config::{Config, ConfigError, HugePages, Settings};
 use heddle_flow::{BootId, FlowTable, OpenError, Takeover};
 use heddle_source::{Batch, FollowError, Source};
 use tokio::runtime::{Builder, Runtime};
-use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use crate::api::{ApiError, Server};
 use crate::attachments::{Store, StoreError};
+use crate::cni_files::CniFiles;
 use crate::controller::{Controller, ControllerError, Parts};
 use crate::descriptors::{self, TooFew};
 use crate::kept::KeptFile;
@@ -25,6 +25,9 @@ use crate::notify;
 use crate::preflight::Watcher;
 use crate::preflight::scratch::{self, ScratchError};
 use crate::privileges::{self, PrivilegeError};
+use crate::probes::ProbeServer;
+use crate::reaper::Reaper;
+use crate::signals::Signals;
 use crate::source;
 use crate::workers::flow_file::{self, FlowFileError, Medium};
 use crate::workers::{Workers, WorkersError, clock};
@@ -96,15 +99,16 @@ impl RunError {
     }
 }
 
-/// Runs the agent until SIGTERM or SIGINT. The command `heddle run` calls it.
+/// Runs the agent until SIGTERM or SIGINT. The command `heddle run` calls it, and installs the handlers before anything else.
 ///
 /// # Errors
 /// The agent cannot start, or the controller has failed.
-pub fn run(config: Config) -> Result<(), RunError> {
+pub fn run(config: Config, signals: Signals) -> Result<(), RunError> {
     // Checks that change nothing on the node.
     start_logging(&config.log)?;
     let mut settings = config.check()?;
     privileges::check()?;
+    let _reaper = Reaper::start()?;
 
     // The locks are held until this function returns. Everything after them relies on being the only agent.
     let holder = format!("the agent of {}", settings.node);
@@ -129,9 +133,10 @@ pub fn run(config: Config) -> Result<(), RunError> {
         .thread_name("io")
         .enable_all()
         .build()?;
-    let stop = stop_on_signal(&runtime)?;
     let (events_in, events) = channel::unbounded();
     let (requests_in, requests) = channel::unbounded();
+    let (probe_port, for_cni, cni_config_dir) =
+        (settings.probe_port, settings.clone(), settings.cni.config_dir.clone());
     let (run_dir, source) = (settings.run_dir.clone(), source::selected(&settings, earlier_files));
     let runtime_handle = runtime.handle().clone();
     let mut controller = Controller::new(Parts {
@@ -143,10 +148,16 @@ pub fn run(config: Config) -> Result<(), RunError> {
         runtime: runtime_handle,
         events,
         requests,
-        stop,
+        stop: signals.into_stop(),
     })?;
 
-    let _checks = Watcher::start(controller.read_model().checks().clone())?;
+    let _probes = probe_port.map(|port| ProbeServer::start(runtime.handle(), port, controller.read_model()));
+    let read_model = controller.read_model();
+    let cni_files = CniFiles::start(runtime.handle(), &for_cni, read_model.watch_can_add())?;
+    if let Some(files) = &cni_files {
+        read_model.show_cni_files(files.state());
+    }
+    let _checks = Watcher::start(read_model.checks().clone(), cni_config_dir)?;
 
     // Until a signal or a failure. The parts are stopped in both cases.
     let ended = serve(&runtime, &mut controller, &run_dir, source, events_in, &requests_in);
@@ -264,26 +275,6 @@ fn open_flows(settings: &Settings) -> Result<(FlowTable, Takeover), RunError> {
         ..heddle_flow::Config::default()
     };
     Ok(FlowTable::open(&file, &config, BootId::current()?, clock())?)
-}
-
-/// Returns a channel that receives a message at SIGTERM or SIGINT.
-fn stop_on_signal(runtime: &Runtime) -> io::Result<channel::Receiver<()>> {
-    let (sender, stop) = channel::bounded(1);
-    let _context = runtime.enter();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    runtime.spawn(async move {
-        let name = tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
-        };
-        tracing::info!("received {name}: the agent stops");
-        // The controller may have ended before.
-        let _ = sender.send(());
-        // Keeps the sender, because the controller takes a closed channel for a message.
-        std::future::pending::<()>().await;
-    });
-    Ok(stop)
 }
 
 /// Starts logging to standard error.

@@ -152,6 +152,9 @@ pub struct CheckArgs {
     /// The agent's state directory, for the marker of the AF_XDP test [default: stateDir of the configuration].
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
+    /// File for the problems, if there are any: /dev/termination-log in an init container.
+    #[arg(long, value_name = "FILE")]
+    pub termination_log: Option<PathBuf>,
     /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "text")]
     pub output: OutputFormat,

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command, RunArgs, StatusArgs};
+use heddle_agent::signals::Signals;
 
 /// The exit status of an agent that cannot start until someone changes the configuration or the machine (sysexits.h). A
 /// supervisor can give up: `RestartPreventExitStatus=78` of systemd.
@@ -34,9 +35,11 @@ const EX_CONFIG: u8 = 78;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    // Process 1 of a container never receives a signal without a handler, not even while it reads its arguments.
+    let signals = (std::process::id() == 1).then(Signals::handle);
     let cli = Cli::parse();
     let done = match cli.command {
-        Command::Run(args) => match run_agent(&args) {
+        Command::Run(args) => match run_agent(&args, signals) {
             Ok(()) => Ok(()),
             Err((message, lasts)) => {
                 let _ = writeln!(io::stderr(), "heddle: {message}");
@@ -52,7 +55,7 @@ fn main() -> ExitCode {
                 Ok(()) if !fit => return ExitCode::FAILURE,
                 other => other,
             },
-            Err(e) => Err(e.to_string()),
+            Err(e) => Err(check::terminated(&args, e.to_string())),
         },
         Command::Status(StatusArgs {
             run_dir,
@@ -91,9 +94,11 @@ fn main() -> ExitCode {
 }
 
 /// Runs the agent. The error has its message, and whether another start fails too.
-fn run_agent(args: &RunArgs) -> Result<(), (String, bool)> {
+fn run_agent(args: &RunArgs, signals: Option<io::Result<Signals>>) -> Result<(), (String, bool)> {
+    let signals = signals.unwrap_or_else(Signals::handle);
+    let signals = signals.map_err(|e| (format!("cannot handle signals: {e}"), false))?;
     let config = args.configuration().map_err(|e| (e.to_string(), true))?;
-    heddle_agent::run::run(config).map_err(|e| (e.to_string(), e.lasts()))
+    heddle_agent::run::run(config, signals).map_err(|e| (e.to_string(), e.lasts()))
 }
 
 /// Prints a warning. Standard error may be closed; then only the warning is lost.

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::{Fragments, TimeoutSeconds, Vxlan};
+use crate::cni::CniDirs;
 use crate::cores::CoreList;
 use crate::error::ConfigError;
 use crate::limits::DEFAULT_MAX_PODS;
@@ -55,6 +56,12 @@ pub struct Config {
     /// Directory of files that outlive a reboot.
     #[cfg_attr(feature = "clap", arg(long, value_name = "DIR"))]
     pub state_dir: PathBuf,
+    /// Port of 127.0.0.1 for the probes of the agent's pod; `null`: none.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub probe_port: Option<u16>,
+    /// The directories into which the agent installs the CNI plugin.
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub cni: CniDirs,
     /// Cores to pin workers to, such as 1,3 or 2-5 [default: all but the first].
     #[cfg_attr(feature = "clap", arg(long, value_name = "LIST"))]
     pub cores: Option<CoreList>,
@@ -157,6 +164,8 @@ impl Default for Config {
             kubelet_kubeconfig: Some(DEFAULT_KUBELET_KUBECONFIG.into()),
             run_dir: PathBuf::from(DEFAULT_RUN_DIR),
             state_dir: PathBuf::from(DEFAULT_STATE_DIR),
+            probe_port: None,
+            cni: CniDirs::default(),
             cores: None,
             workers: None,
             max_pods: DEFAULT_MAX_PODS,
@@ -280,6 +289,8 @@ mod tests {
             "tunnel: null",
             "vxlan: 1",
             "vxlan: {id: 1}",
+            "probePort: 70000",
+            "cni: {confDir: /etc/cni/net.d}",
         ] {
             assert!(Config::parse(text).is_err(), "{text}");
         }

@@ -10,6 +10,7 @@
 
 mod as_text;
 mod bounds;
+mod cni;
 pub mod cores;
 mod error;
 mod file;
@@ -19,6 +20,7 @@ mod port_range;
 mod settings;
 
 pub use bounds::{Fragments, TimeoutSeconds, Vxlan};
+pub use cni::CniDirs;
 pub use cores::CoreList;
 pub use error::ConfigError;
 pub use file::{Config, DEFAULT_STATE_DIR, HugePages};

@@ -11,6 +11,7 @@ use heddle_tables::{Tunnel, TunnelMode};
 use ipnet::IpNet;
 
 use crate::bounds::is_interface_name;
+use crate::cni::CniDirs;
 use crate::cores::{CoreList, CoresError, choose};
 use crate::error::ConfigError;
 use crate::file::{Config, HugePages};
@@ -29,6 +30,10 @@ pub struct Settings {
     pub run_dir: PathBuf,
     /// The state directory.
     pub state_dir: PathBuf,
+    /// The port of the probes.
+    pub probe_port: Option<u16>,
+    /// The directories into which the CNI plugin is installed.
+    pub cni: CniDirs,
     /// The core of each worker.
     pub worker_cores: Vec<usize>,
     /// The most pods at one time.
@@ -144,6 +149,10 @@ impl Config {
         )?;
         let run_dir = absolute("runDir", &self.run_dir)?;
         let state_dir = absolute("stateDir", &self.state_dir)?;
+        if self.probe_port == Some(0) {
+            return Err(ConfigError::value("probePort", 0, "is not between 1 and 65535"));
+        }
+        let cni = self.cni.check()?;
         let worker_cores = worker_cores(self.cores.as_ref(), self.workers)?;
 
         // Sizes of memory: pods, fragments and frames.
@@ -254,6 +263,8 @@ impl Config {
             source,
             run_dir,
             state_dir,
+            probe_port: self.probe_port,
+            cni,
             worker_cores,
             max_pods: self.max_pods,
             frames,
@@ -372,6 +383,9 @@ mod tests {
                 (c.manifests, c.api_server) = (None, Some("10.0.0.1:6443".into()));
             }),
             ("runDir", |c| c.run_dir = PathBuf::new()),
+            ("probePort", |c| c.probe_port = Some(0)),
+            ("cni.configDir", |c| c.cni.config_dir = Some("etc/cni/net.d".into())),
+            ("cni.binDir", |c| c.cni.bin_dir = Some(PathBuf::new())),
             ("cores", |c| c.cores = Some("1023".parse().unwrap())),
             ("workers", |c| c.workers = Some(0)),
             ("workers", |c| c.workers = Some(65)),

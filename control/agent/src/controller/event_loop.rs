@@ -88,6 +88,7 @@ impl Controller {
             {
                 ready();
                 self.was_ready = true;
+                self.show_can_add();
                 self.report_node();
             }
             if Instant::now() >= next_tick {
@@ -167,6 +168,7 @@ impl Controller {
         self.journal.retry(&mut self.attachments.store);
         self.shrink_silent()?;
         self.read_model.sample();
+        self.show_can_add();
         Ok(())
     }
 

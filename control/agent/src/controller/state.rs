@@ -175,6 +175,16 @@ impl Controller {
         Arc::clone(&self.read_model)
     }
 
+    /// Shows readers whether an ADD can be served: the agent was ready once, and CNI STATUS succeeds.
+    pub(super) fn show_can_add(&self) {
+        let can_add = match self.readiness() {
+            Ok(_) if !self.was_ready => Err("not every worker has the first tables yet".to_owned()),
+            Ok(_) => Ok(()),
+            Err(e) => Err(e.msg),
+        };
+        self.read_model.set_can_add(can_add);
+    }
+
     /// Hands the read model the acknowledged version, and a new view if the state that readers see has changed.
     pub(super) fn update_read_model(&mut self) {
         let acknowledged = self.workers.acknowledged();

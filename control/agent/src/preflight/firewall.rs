@@ -188,7 +188,7 @@ const TIME_LIMIT: Duration = Duration::from_secs(20);
 
 /// Runs a program and returns its standard output; the error contains the first line of its standard error. A program that
 /// exceeds the time limit is killed.
-fn run(program: &str, args: &[&str]) -> io::Result<String> {
+pub(super) fn run(program: &str, args: &[&str]) -> io::Result<String> {
     let name = format!("{program} {}", args.join(" "));
     let mut child = Command::new(program)
         .args(args)

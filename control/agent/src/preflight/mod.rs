@@ -6,6 +6,7 @@
 //! and everything else is only read.
 
 pub mod firewall;
+pub mod kube_proxy;
 pub mod marker;
 mod row;
 mod rows;

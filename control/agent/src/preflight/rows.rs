@@ -1,6 +1,7 @@
 //! The questions of `heddle check`, one function each.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use heddle_config::{Config, HugePages, cores};
@@ -10,8 +11,10 @@ use heddle_proto::Bytes;
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use super::firewall::{self, Hook};
+use super::kube_proxy::{self, Traces};
 use super::row::{Row, State};
 use super::scratch::{self, Passed, ScratchError};
+use crate::cni_files;
 use crate::memory::{self, Demand};
 use crate::privileges;
 use crate::workers::flow_file::{HUGE_PAGE, allows_transparent, huge_pages, reservation};
@@ -27,12 +30,13 @@ pub(super) fn all(config: &Config, state_dir: &Path) -> Vec<Row> {
     rows.push(memory_row(&demand));
     rows.push(memlock(&demand));
     rows.push(huge(config.huge_pages, memory::flow_table_bytes(config.connections)));
-    rows.extend(of_others());
+    rows.extend(of_others(config.cni.config_dir.as_deref()));
     rows
 }
 
-/// Returns the rows about what others can change while the agent runs.
-pub(super) fn of_others() -> Vec<Row> {
+/// Returns the rows about what others can change while the agent runs. `cni_config_dir` is the directory in which the agent writes
+/// the network configuration.
+pub(super) fn of_others(cni_config_dir: Option<&Path>) -> Vec<Row> {
     let mut rows = vec![nft()];
     rows.extend(forwarding());
     rows.push(reverse_path());
@@ -46,6 +50,8 @@ pub(super) fn of_others() -> Vec<Row> {
         Hook::Input,
         "accept packets from heddle0 there, or pods do not reach processes of this node",
     ));
+    rows.push(kube_proxy_row(kube_proxy::traces()));
+    rows.extend(cni_config_dir.map(network_configs));
     rows
 }
 
@@ -349,6 +355,50 @@ fn firewall(what: &str, hook: Hook, advice: &str) -> Row {
     }
 }
 
+/// Judges the traces of kube-proxy.
+fn kube_proxy_row(traces: io::Result<Traces>) -> Row {
+    const WHAT: &str = "kube-proxy";
+    const ADVICE: &str =
+        "heddle serves Services itself: delete DaemonSet kube-proxy, then run `kube-proxy --cleanup` on each node";
+    match traces {
+        Ok(Traces { rules, is_running }) if rules.is_empty() && !is_running => Row::ok(WHAT, "none"),
+        Ok(Traces { rules, is_running }) => {
+            let state = if is_running { "it runs" } else { "it does not run" };
+            let rules = match rules.is_empty() {
+                true => "it has no rules here".to_owned(),
+                false => format!("it has rules here: {}", rules.join(", ")),
+            };
+            Row::new(WHAT, State::Warn, format!("{state}, and {rules}"), ADVICE)
+        }
+        Err(e) => Row::new(WHAT, State::Warn, format!("unknown: {e}"), "run as root, with nftables"),
+    }
+}
+
+/// Lists the network configurations that the container runtime prefers to heddle's.
+fn network_configs(dir: &Path) -> Row {
+    const WHAT: &str = "CNI configuration";
+    match cni_files::before_ours(dir) {
+        Ok(names) if names.is_empty() => Row::ok(WHAT, format!("none in {} is before heddle's", dir.display())),
+        Ok(names) => Row::new(
+            WHAT,
+            State::Warn,
+            format!(
+                "{} in {} sorts before {}, so new pods are not heddle's",
+                names.join(", "),
+                dir.display(),
+                cni_files::CONFIG_FILE
+            ),
+            "drain the node and move it away",
+        ),
+        Err(e) => Row::new(
+            WHAT,
+            State::Warn,
+            format!("{} cannot be read: {e}", dir.display()),
+            "correct cni.configDir",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,6 +410,36 @@ mod tests {
             eth0\t00000000\tFE0200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
         assert_eq!(uplink(routes), Some("eth0"));
         assert_eq!(uplink("Iface\tDestination\n"), None);
+    }
+
+    #[test]
+    fn kube_proxy_is_a_warning_and_no_obstacle() {
+        let none = kube_proxy_row(Ok(Traces::default()));
+        assert_eq!((none.state, &*none.value), (State::Ok, "none"));
+        let left = Traces {
+            rules: vec!["table ip kube-proxy".to_owned()],
+            is_running: false,
+        };
+        let row = kube_proxy_row(Ok(left.clone()));
+        assert_eq!(row.state, State::Warn);
+        assert_eq!(row.value, "it does not run, and it has rules here: table ip kube-proxy");
+        let both = kube_proxy_row(Ok(Traces {
+            is_running: true,
+            ..left
+        }));
+        assert!(both.value.starts_with("it runs, and"), "{}", both.value);
+    }
+
+    #[test]
+    fn a_network_configuration_before_heddles_is_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(network_configs(dir.path()).state, State::Ok);
+        fs::write(dir.path().join("10-flannel.conflist"), "{}").unwrap();
+        let row = network_configs(dir.path());
+        assert!(
+            row.state == State::Warn && row.value.starts_with("10-flannel.conflist in "),
+            "{row:?}"
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! change the answers at any time.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -56,15 +57,16 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Starts the thread in the calling thread's network namespace.
+    /// Starts the thread in the calling thread's network namespace. `cni_config_dir` is the directory in which the agent writes the
+    /// network configuration.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(shown: CheckRows) -> io::Result<Self> {
+    pub fn start(shown: CheckRows, cni_config_dir: Option<PathBuf>) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel();
         thread::Builder::new().name("checks".to_owned()).spawn(move || {
             loop {
-                shown.set(&rows::of_others());
+                shown.set(&rows::of_others(cni_config_dir.as_deref()));
                 if stopped.recv_timeout(INTERVAL) != Err(RecvTimeoutError::Timeout) {
                     return;
                 }

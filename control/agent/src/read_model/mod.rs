@@ -6,7 +6,7 @@
 //! that forwarding depends on.
 //!
 //! `model` has the state, `queries` the trait that the socket's server calls. One module answers each query:
-//! `status`, `drops`, `flows`.
+//! `status`, `drops`, `flows`. `probes` answers the kubelet's probes.
 
 mod change_times;
 mod denied;
@@ -17,6 +17,7 @@ mod model;
 mod names;
 mod nodes;
 mod policies;
+mod probes;
 mod queries;
 mod source_status;
 mod status;

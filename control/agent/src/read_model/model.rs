@@ -21,6 +21,7 @@ use super::change_times::Histogram;
 use super::denied::DeniedSums;
 use super::meters::{Meters, WorkerView};
 use super::view::View;
+use crate::cni_files::FilesState;
 use crate::preflight::CheckRows;
 use crate::workers::{WorkerThread, Workers};
 
@@ -45,6 +46,10 @@ pub struct ReadModel {
     cluster: SharedCluster,
     /// The host task's last state.
     pub(super) host: watch::Receiver<HostStatus>,
+    /// The reason for which ADD cannot be served now.
+    pub(super) can_add: watch::Sender<Result<(), String>>,
+    /// The state of the CNI plugin's files; unset if the administrator installs them.
+    pub(super) cni_files: OnceLock<watch::Receiver<FilesState>>,
     /// The newest rows of `heddle check`.
     pub(super) checks: CheckRows,
     pub(super) flows: Arc<FlowTable>,
@@ -84,6 +89,8 @@ impl ReadModel {
             started: Instant::now(),
             cluster,
             host,
+            can_add: watch::Sender::new(Err("the agent has just started".to_owned())),
+            cni_files: OnceLock::new(),
             checks: CheckRows::default(),
             flows: Arc::clone(workers.flows()),
             pool: workers.pool().clone(),
@@ -110,6 +117,26 @@ impl ReadModel {
     pub(crate) fn show_api_server(&self, health: Health, reporter: Reporter) {
         // Called once, before the sockets are served.
         let _ = self.api_server.set(ApiServerView { health, reporter });
+    }
+
+    /// Sets the reason for which ADD cannot be served. The controller calls it once a second and when the agent is ready.
+    pub(crate) fn set_can_add(&self, can_add: Result<(), String>) {
+        self.can_add.send_if_modified(|now| {
+            let is_changed = *now != can_add;
+            *now = can_add;
+            is_changed
+        });
+    }
+
+    /// Returns the reason for which ADD cannot be served, to wait for its end.
+    pub(crate) fn watch_can_add(&self) -> watch::Receiver<Result<(), String>> {
+        self.can_add.subscribe()
+    }
+
+    /// Sets the state of the CNI plugin's files, which `status` and `/readyz` show.
+    pub(crate) fn show_cni_files(&self, state: watch::Receiver<FilesState>) {
+        // Called once, before the sockets are served.
+        let _ = self.cni_files.set(state);
     }
 
     /// Replaces the view. The controller calls it.

@@ -16,6 +16,7 @@ use heddle_proto::status::{
 use super::meters::{TurnSample, WorkerView};
 use super::model::{ReadModel, lock};
 use super::view::View;
+use crate::cni_files::FilesState;
 use crate::preflight::{Row, State};
 use crate::workers::PortInfo;
 
@@ -103,7 +104,21 @@ impl ReadModel {
             value: row.value,
             advice: row.advice,
         };
-        self.checks.get().into_iter().map(status).collect()
+        let mut rows: Vec<CheckStatus> = self.checks.get().into_iter().map(status).collect();
+        if let Some(files) = self.cni_files.get() {
+            let (ok, value) = match &*files.borrow() {
+                FilesState::Waiting => (true, "wait until ADD can be served".to_owned()),
+                FilesState::Installed => (true, "installed".to_owned()),
+                FilesState::Failed(why) => (false, why.clone()),
+            };
+            rows.push(CheckStatus {
+                what: "CNI files".to_owned(),
+                ok,
+                value,
+                advice: String::new(),
+            });
+        }
+        rows
     }
 
     /// Returns the state of each worker.
