@@ -10,6 +10,9 @@ TOOLS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/tools
 # A control plane for the suite `api_server` and `make demo-cluster`, kept outside of git because it takes minutes to build.
 KUBERNETES_VERSION := $(shell sed -nE 's|^(require)?[[:space:]]*k8s.io/kubernetes (v[0-9.]+).*|\2|p' tests/kubernetes/go.mod)
 export HEDDLE_KUBERNETES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/kubernetes/$(KUBERNETES_VERSION)/bin
+# Helm, for the test of the chart.
+HELM_VERSION := $(shell sed -nE 's|^require helm.sh/helm/v3 (v[0-9.]+).*|\1|p' tests/helm/go.mod)
+export HEDDLE_HELM := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/helm/$(HELM_VERSION)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/e2e
 DENY_VERSION := 0.20.2
@@ -41,7 +44,7 @@ help: ## what there is
 test instructions: COMMANDS += valgrind:valgrind
 
 # Only what runs an API server needs them.
-test e2e demo-cluster kubernetes: COMMANDS += go:golang-go etcd:etcd-server
+test e2e demo-cluster kubernetes helm manifests: COMMANDS += go:golang-go etcd:etcd-server
 
 # Only the suite `nodes` dissects captures.
 test e2e: COMMANDS += tshark:tshark dumpcap:wireshark-common
@@ -104,7 +107,13 @@ loom: deps ## the lock-free code under every interleaving
 kubernetes: deps ## builds kube-apiserver, kube-controller-manager and kubectl, once
 	@scripts/kubernetes.sh $(HEDDLE_KUBERNETES)
 
-e2e: build kubernetes ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
+helm: deps ## builds Helm, once
+	@scripts/helm.sh $(HEDDLE_HELM)
+
+manifests: helm ## renders the Helm chart into configs/kubernetes.yaml
+	@scripts/manifests.sh $(HEDDLE_HELM)/helm
+
+e2e: build kubernetes helm ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
 	@$(SUDO) cargo test --locked --profile e2e -p heddle-tests -- --test-threads=2
 
 bench: deps ## the pipeline in memory; on veths beside a bare forwarder and the kernel, interleaved (bench/README.md)
@@ -136,4 +145,4 @@ fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuz
 		cargo +nightly fuzz run "$$target" "$$found" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-.PHONY: help demo demo-cluster kubernetes check style test build deps lint unit loom e2e bench bench-nodes bench-cluster instructions fuzz
+.PHONY: help demo demo-cluster kubernetes helm manifests check style test build deps lint unit loom e2e bench bench-nodes bench-cluster instructions fuzz

@@ -13,6 +13,7 @@ mod credentials;
 mod flannel;
 mod flanneld;
 mod follow;
+mod manifests;
 mod nodes;
 mod outage;
 mod rights;

@@ -154,6 +154,8 @@ impl ControlPlane {
             ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
             ("service-cluster-ip-range", SERVICES.to_owned()),
             ("authorization-mode", "RBAC".to_owned()),
+            // As kubeadm sets it: the manifests' containers are privileged.
+            ("allow-privileged", "true".to_owned()),
             ("profiling", "false".to_owned()),
         ];
         let mut server = Command::new(self.binaries.path("kube-apiserver"));

@@ -1,0 +1,27 @@
+//! The API server accepts the manifests to which the Helm chart renders.
+
+use std::path::Path;
+
+use heddle_lab::LabError;
+
+use crate::scene::Cluster;
+
+#[test]
+fn the_server_accepts_every_object_of_the_manifests() -> Result<(), LabError> {
+    let cluster = Cluster::shared()?;
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/kubernetes.yaml");
+    let path = path.display().to_string();
+    // Server-side, with strict validation: an unknown or misspelt field is an error.
+    let apply = ["apply", "--server-side", "--dry-run=server", "--validate=strict"];
+    let out = cluster.plane.kubectl(&[&apply[..], &["-f", &path]].concat())?;
+    for object in [
+        "serviceaccount/heddle",
+        "configmap/heddle",
+        "clusterrole.rbac.authorization.k8s.io/heddle",
+        "clusterrolebinding.rbac.authorization.k8s.io/heddle",
+        "daemonset.apps/heddle",
+    ] {
+        assert!(out.lines().any(|line| line.starts_with(object)), "{object}: {out}");
+    }
+    Ok(())
+}
