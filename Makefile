@@ -28,7 +28,7 @@ UNIT_TESTS_WITH_ROOT := probe::tests::it_works_here probe::tests::its_time flow_
 ROOTLESS := --workspace --exclude heddle-tests $(NEED_ROOT:%=--exclude heddle-%)
 
 # command:package, for a build and for running; then packages without a command of their own
-BUILD_COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool python3:python3
+BUILD_COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config bpftool:bpftool python3:python3 strip:binutils
 COMMANDS := $(BUILD_COMMANDS) ip:iproute2 ping:iputils-ping ethtool:ethtool iperf3:iperf3 nft:nftables
 HEADERS := /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
 
@@ -113,6 +113,10 @@ helm: deps ## builds Helm, once
 manifests: helm ## renders the Helm chart into configs/kubernetes.yaml
 	@scripts/manifests.sh $(HEDDLE_HELM)/helm
 
+image: deps ## the agent's container image as an OCI archive, from Debian's packages and a release build
+	@cargo build --locked --release -p heddle-cli -p heddle-cni
+	@scripts/image.sh $(TARGET)/release/heddle $(TARGET)/release/heddle-cni $(TARGET)/heddle-image.tar
+
 e2e: build kubernetes helm ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
 	@$(SUDO) cargo test --locked --profile e2e -p heddle-tests -- --test-threads=2
 
@@ -145,4 +149,4 @@ fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuz
 		cargo +nightly fuzz run "$$target" "$$found" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-.PHONY: help demo demo-cluster kubernetes helm manifests check style test build deps lint unit loom e2e bench bench-nodes bench-cluster instructions fuzz
+.PHONY: help demo demo-cluster kubernetes helm manifests image check style test build deps lint unit loom e2e bench bench-nodes bench-cluster instructions fuzz
