@@ -27,6 +27,8 @@ use heddle_config::Settings;
 struct QueuedBatch {
     events: std::vec::IntoIter<Event>,
     received_at: Instant,
+    /// `true` if one of its events has changed an object of the model.
+    is_news: bool,
 }
 
 /// The objects that the compiler does not have yet.
@@ -121,6 +123,7 @@ impl Objects {
             self.batches.push_back(QueuedBatch {
                 events: batch.events.into_iter(),
                 received_at: batch.received_at,
+                is_news: false,
             });
         }
     }
@@ -136,6 +139,7 @@ impl Objects {
                     .write()
                     .unwrap_or_else(PoisonError::into_inner)
                     .apply(event);
+                batch.is_news |= !changes.objects.is_empty();
                 if self.collects {
                     self.pending.extend(changes);
                 } else {
@@ -143,7 +147,10 @@ impl Objects {
                 }
             }
             if batch.events.as_slice().is_empty() {
-                self.change_times.add_applied(batch.received_at);
+                // Nothing is compiled for a batch without news. It would count from here to some later change.
+                if batch.is_news {
+                    self.change_times.add_applied(batch.received_at);
+                }
                 self.batches.pop_front();
                 self.is_in_batch = false;
             } else {
@@ -329,7 +336,7 @@ pub(super) const fn concerns_host(change: &Change) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use heddle_model::Kind;
+    use heddle_model::{Kind, Labels, Namespace, Object};
 
     use super::*;
 
@@ -352,5 +359,24 @@ mod tests {
         objects.enqueue(batch());
         objects.apply_for(Duration::from_secs(60));
         assert!(!objects.has_queued() && !objects.is_in_batch());
+    }
+
+    #[test]
+    fn only_a_batch_with_news_counts_until_its_tables_are_published() {
+        let mut objects = Objects::new("n1", &Kept::default(), None);
+        let namespace = || Event::Upsert {
+            origin: "test".into(),
+            object: Object::Namespace(Arc::new(Namespace {
+                name: "shop".into(),
+                labels: Labels::default(),
+            })),
+        };
+        for (version, news) in [(1, 1), (2, 0)] {
+            objects.enqueue(Batch::now(vec![namespace()]));
+            objects.apply_for(Duration::from_secs(60));
+            objects.change_times.set_published(version);
+            let counted = objects.change_times.take_acknowledged(version, Instant::now()).count();
+            assert_eq!(counted, news, "the same object a second time is no news");
+        }
     }
 }
