@@ -2,7 +2,7 @@
 //!
 //! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4. A backend's permutation
 //! depends on its address and port alone, by a constant hash (SipHash-2-4 with a constant key), and backends are in canonical
-//! order. So every node with the same backends builds the same table. The table has a prime size that grows in steps of four with
+//! order. (`Backends` leaves the ports out where it can, so that the ports of a Service share a table.) So every node with the same backends builds the same table. The table has a prime size that grows in steps of four with
 //! the number of backends.
 //!
 //! It is used for more than [`rendezvous::MOST`](crate::rendezvous::MOST) backends. Among few backends,

@@ -95,12 +95,29 @@ impl Backends {
     /// others.
     #[must_use]
     pub fn new(backends: impl IntoIterator<Item = Backend>, elsewhere: bool) -> Self {
+        Self::sharing(backends, elsewhere, &[])
+    }
+
+    /// Does the same as [`Self::new`], and takes the table of one of `others` that has the same addresses, as another port of the
+    /// Service has. A table of many backends has up to 2 MiB, and takes milliseconds to fill.
+    #[must_use]
+    pub fn sharing(backends: impl IntoIterator<Item = Backend>, elsewhere: bool, others: &[Self]) -> Self {
         let mut list: Vec<Backend> = backends.into_iter().collect();
         list.sort_unstable();
         list.dedup();
         let table = || {
-            let sockets: Vec<_> = list.iter().map(Backend::socket).collect();
-            Arc::new(Maglev::new(&sockets))
+            let has_same_addresses = |other: &&Self| other.list.iter().map(|b| b.ip).eq(list.iter().map(|b| b.ip));
+            let other = others.iter().find(has_same_addresses);
+            let shared = other.and_then(|other| other.maglev.clone());
+            // Without regard to ports, if no address has two: then the table is the same for each port of the Service.
+            let is_by_address = list.windows(2).all(|pair| matches!(pair, [a, b] if a.ip != b.ip));
+            let keys = list.iter().map(|backend| match is_by_address {
+                true => Backend { port: 0, ..*backend }.socket(),
+                false => backend.socket(),
+            });
+            shared
+                .filter(|_| is_by_address)
+                .unwrap_or_else(|| Arc::new(Maglev::new(&keys.collect::<Vec<_>>())))
         };
         Self {
             maglev: (list.len() > rendezvous::MOST).then(table),
@@ -386,6 +403,35 @@ mod tests {
         assert_eq!([4, most].map(moved), [0, 0]);
         assert!(moved(100) <= 5);
         assert!(moved(most + 1) >= 90);
+    }
+
+    #[test]
+    fn ports_of_the_same_addresses_share_a_table_and_choose_alike() {
+        let of = |port: u16| (0..100).map(move |last| b(last, port));
+        let (web, metrics) = (Backends::new(of(80), false), Backends::new(of(90), false));
+        assert_eq!(web.maglev, metrics.maglev, "a table depends on addresses alone");
+        let others = [Backends::new(of(70).take(99), false), web.clone()];
+        let shared = Backends::sharing(of(90), true, &others);
+        assert!(Arc::ptr_eq(
+            shared.maglev.as_ref().unwrap(),
+            web.maglev.as_ref().unwrap()
+        ));
+        assert_eq!(shared.list, metrics.list);
+        // An address with two ports is two backends.
+        let both = || of(80).chain([b(1, 81)]);
+        let two = Backends::sharing(both(), false, &[Backends::new(both(), false)]);
+        assert_eq!(two, Backends::new(both(), false));
+        let hashes = (1..=100_000_u64).map(|i| i.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let chosen = |wanted: Backend| {
+            hashes
+                .clone()
+                .filter(|h| two.pick(*h) == Choice::Backend(&wanted))
+                .count()
+        };
+        for wanted in [b(1, 80), b(1, 81), b(2, 80)] {
+            let count = chosen(wanted);
+            assert!((850..1150).contains(&count), "{wanted:?}: {count}");
+        }
     }
 
     #[test]

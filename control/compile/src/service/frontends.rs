@@ -66,19 +66,21 @@ pub(crate) fn frontends_of(
     scope: &NodeScope<'_>,
 ) -> BTreeMap<FrontendKey, Frontend> {
     let mut compiled = BTreeMap::new();
+    let mut tables = Vec::new();
     for port in &service.ports {
-        compile_port(cluster, service, port, aliases, scope, &mut compiled);
+        compile_port(cluster, service, port, aliases, scope, &mut tables, &mut compiled);
     }
     compiled
 }
 
-/// Compiles the frontends of one port.
+/// Compiles the frontends of one port. `tables` has the backends of other ports, whose tables this one may share.
 fn compile_port(
     cluster: &Cluster,
     service: &Service,
     port: &ServicePort,
     aliases: &Aliases,
     scope: &NodeScope<'_>,
+    tables: &mut Vec<Backends>,
     compiled: &mut BTreeMap<FrontendKey, Frontend>,
 ) {
     let name: Arc<str> = if port.name.is_empty() {
@@ -92,7 +94,10 @@ fn compile_port(
     let mut add = |kind, key: FrontendKey| {
         let family = families.get_mut(usize::from(!key.ip.is_v4()));
         let Some(family) = family else { return };
-        let backends = family.get_or_insert_with(|| PortBackends::new(cluster, service, port, key.ip.is_v4(), scope));
+        let backends = family.get_or_insert_with(|| {
+            let endpoints = PortEndpoints::of(cluster, service, port, key.ip.is_v4());
+            PortBackends::new(&endpoints, service, port, scope, tables)
+        });
         let frontend = backends.frontend(kind, key, &name, service, scope);
         compiled.entry(key).or_insert(frontend);
     };
@@ -170,9 +175,17 @@ struct PortBackends {
 }
 
 impl PortBackends {
-    fn new(cluster: &Cluster, service: &Service, port: &ServicePort, v4: bool, scope: &NodeScope<'_>) -> Self {
-        let endpoints = PortEndpoints::of(cluster, service, port, v4);
-        let cluster_wide = Backends::new(endpoints.cluster_wide(scope.name, scope.zone), false);
+    fn new(
+        endpoints: &PortEndpoints<'_>,
+        service: &Service,
+        port: &ServicePort,
+        scope: &NodeScope<'_>,
+        tables: &mut Vec<Backends>,
+    ) -> Self {
+        let cluster_wide = Backends::sharing(endpoints.cluster_wide(scope.name, scope.zone), false, tables);
+        if cluster_wide.table_size() > 0 {
+            tables.push(cluster_wide.clone());
+        }
         let policies = [service.internal_policy, service.external_policy];
         let local = policies
             .contains(&TrafficPolicy::Local)
