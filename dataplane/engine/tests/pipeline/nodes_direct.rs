@@ -8,7 +8,7 @@ use heddle_wire::{Ip, MacAddr, TcpFlags, ether, parse};
 
 use crate::nodes::{self, N1, N2, N3, ROUTER};
 use crate::nodes_addresses::outside;
-use crate::nodes_forwarded::{ANY, BALANCER, client, ends, forget, serve};
+use crate::nodes_forwarded::{ANY, BALANCER, balance, client, ends, forget, serve};
 use crate::tables::{A, B, C, HOST, Party, UPLINK, UPLINK_MTU};
 use crate::world::{World, worlds};
 
@@ -211,13 +211,7 @@ fn without_a_tunnel_the_neighbor_s_mac_shows_who_forwarded_a_packet() {
         w.tables.set_remote_node(N2.id, Some(Arc::new(direct)));
         let vip = ip(BALANCER[0]);
         // To the node.
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N2.pod(family)],
-            &[],
-        );
+        balance(w, &N2);
         w.push(&UPLINK, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
         w.step();
         w.changed(&["uplink rx 1", "uplink forwarded 1", "uplink tx 1"]);

@@ -40,6 +40,28 @@ pub fn serve(w: &mut World, kind: FrontendKind, at: [&str; 2], to: &dyn Fn(Ip) -
     w.publish();
 }
 
+/// Serves the load balancer's address, with a pod of another node as the only backend.
+pub fn balance(w: &mut World, node: &Other) {
+    serve(
+        w,
+        FrontendKind::LoadBalancer,
+        BALANCER,
+        &|family| vec![node.pod(family)],
+        &[],
+    );
+}
+
+/// Serves the load balancer's address, with a pod of this node as the only backend.
+fn balance_here(w: &mut World, pod: &Party) {
+    serve(
+        w,
+        FrontendKind::LoadBalancer,
+        BALANCER,
+        &|family| vec![pod.ip(family)],
+        &[pod],
+    );
+}
+
 fn edit(w: &mut World, kind: FrontendKind, at: &str, change: impl FnOnce(&mut Frontend)) {
     let key = external(kind, at, Proto::TCP, 80, &[], false).key;
     let mut frontend = Frontend::clone(w.tables.current().frontend_at(key).unwrap());
@@ -179,13 +201,7 @@ fn nodes_that_cannot_take_it_get_a_masqueraded_connection() {
     worlds(|w| {
         let vip = ip(BALANCER[0]);
         // A router leads to the node, which would get the packet back.
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N2.pod(family)],
-            &[],
-        );
+        balance(w, &N2);
         w.push(&UPLINK, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
         w.step();
         w.changed(&["uplink rx 1", "uplink forwarded 1", "uplink tx 1"]);
@@ -196,35 +212,17 @@ fn nodes_that_cannot_take_it_get_a_masqueraded_connection() {
         let mut flannel = RemoteNode::clone(w.tables.current().remote_node(N1.id).unwrap());
         (flannel.takes_own, flannel.takes_forwarded) = (false, false);
         w.tables.set_remote_node(N1.id, Some(Arc::new(flannel)));
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N1.pod(family)],
-            &[],
-        );
+        balance(w, &N1);
         let (_, p) = w.sent(&UPLINK, &N1, &outside(ROUTER, vip).tcp(1001, 80, SYN, 1, 0, b""));
         assert_eq!((p.src, p.dst), (ip("169.254.2.2"), N1.pod(vip)));
         // A node that is not reached, and without the option.
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N4.pod(family)],
-            &[],
-        );
+        balance(w, &N4);
         w.dropped(
             &UPLINK,
             &outside(ROUTER, vip).tcp(1002, 80, SYN, 1, 0, b""),
             "node-unreachable",
         );
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N3.pod(family)],
-            &[],
-        );
+        balance(w, &N3);
         edit(w, FrontendKind::LoadBalancer, BALANCER[0], |f| f.direct_return = false);
         let (_, p) = w.sent(&UPLINK, &N3, &outside(ROUTER, vip).tcp(1003, 80, SYN, 1, 0, b""));
         assert_eq!((p.src, p.dst), (HOST.v4(), N3.pod(vip)));
@@ -235,13 +233,7 @@ fn nodes_that_cannot_take_it_get_a_masqueraded_connection() {
 fn clients_that_are_not_outside_are_masqueraded_as_ever() {
     worlds(|w| {
         let vip = ip(BALANCER[0]);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N1.pod(family)],
-            &[],
-        );
+        balance(w, &N1);
         let (_, p) = w.sent(&A, &N1, &A.to(vip).tcp(1000, 80, SYN, 1, 0, b""));
         assert_eq!((p.src, p.dst), (HOST.v4(), N1.pod(vip)), "a pod");
         let (_, p) = w.sent(&HOST, &N1, &HOST.to(vip).tcp(1000, 80, SYN, 1, 0, b""));
@@ -259,26 +251,14 @@ fn clients_that_are_not_outside_are_masqueraded_as_ever() {
 fn a_displaced_connection_goes_on_and_an_unknown_one_is_reset_by_the_backend_s_node() {
     worlds(|w| {
         let vip = ip(BALANCER[0]);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N1.pod(family)],
-            &[],
-        );
+        balance(w, &N1);
         let data = outside(ROUTER, vip).tcp(1000, 80, ACK, 5, 5, b"x");
         let (_, p) = w.sent(&UPLINK, &N1, &data);
         assert_eq!(ends(&p), (client(vip), 1000, vip, 80));
         assert_eq!(w.states(), [FlowState::Established]);
         // At the backend's node: the reset goes to the client, not to the node that forwarded the segment.
         forget(w, BALANCER);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![A.ip(family)],
-            &[&A],
-        );
+        balance_here(w, &A);
         let (_, p) = w.received(&N1, &HOST, &forwarded(&N1, vip).tcp(1001, 80, ACK, 5, 5, b"x"));
         assert_eq!((ends(&p), p.tcp_flags), ((vip, 80, client(vip), 1001), RST));
         // The same at a node port of the other node.
@@ -292,13 +272,7 @@ fn a_displaced_connection_goes_on_and_an_unknown_one_is_reset_by_the_backend_s_n
 fn a_node_forwards_nothing_but_clients_outside_to_external_frontends() {
     worlds(|w| {
         let vip = ip(BALANCER[0]);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![A.ip(family)],
-            &[&A],
-        );
+        balance_here(w, &A);
         crate::services::serve(w, &[&A]);
         let mut spoofed = |by: &Other, src: Ip, dst: Ip| {
             let inner = by.inside(src, dst).tcp(1000, 80, SYN, 1, 0, b"");
@@ -330,13 +304,7 @@ fn a_node_forwards_nothing_but_clients_outside_to_external_frontends() {
 fn the_backend_s_policy_and_the_source_ranges_see_the_client() {
     worlds(|w| {
         let vip = ip(BALANCER[0]);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![A.ip(family)],
-            &[&A],
-        );
+        balance_here(w, &A);
         w.set_policy(&A, Some(isolate(heddle_tables::Direction::Ingress, &[])));
         let inner = forwarded(&N1, vip).tcp(1000, 80, SYN, 1, 0, b"");
         w.dropped(&UPLINK, &N1.encapsulate(&inner), "policy-denied-ingress");
@@ -361,13 +329,7 @@ fn the_backend_s_policy_and_the_source_ranges_see_the_client() {
 fn a_change_of_the_tables_keeps_the_connection_at_both_nodes() {
     worlds(|w| {
         let vip = ip(BALANCER[0]);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N1.pod(family)],
-            &[],
-        );
+        balance(w, &N1);
         w.sent(&UPLINK, &N1, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
         w.raise_uplink();
         let (_, p) = w.sent(&UPLINK, &N1, &outside(ROUTER, vip).tcp(1000, 80, ACK, 2, 2, b"x"));
@@ -383,13 +345,7 @@ fn a_change_of_the_tables_keeps_the_connection_at_both_nodes() {
         w.sent(&UPLINK, &N1, &data);
         // The backend's node.
         forget(w, BALANCER);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![A.ip(family)],
-            &[&A],
-        );
+        balance_here(w, &A);
         w.received(&N1, &A, &forwarded(&N1, vip).tcp(1000, 80, SYN, 1, 0, b""));
         for _ in 0..2 {
             w.raise_uplink();
@@ -409,13 +365,7 @@ fn a_change_of_the_tables_keeps_the_connection_at_both_nodes() {
 fn errors_about_answers_reach_the_pod_by_the_node_that_the_client_asked() {
     worlds(|w| {
         let vip = ip(BALANCER[0]);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![A.ip(family)],
-            &[&A],
-        );
+        balance_here(w, &A);
         w.received(&N1, &A, &forwarded(&N1, vip).udp(1000, 80, b"x"));
         let (answer, _) = w.pass(&A, &HOST, &A.to(client(vip)).udp(8080, 1000, b"answer"));
         // A router's error goes to the frontend's address, and so to the node that attracts it. Here as it forwards it.
@@ -429,13 +379,7 @@ fn errors_about_answers_reach_the_pod_by_the_node_that_the_client_asked() {
         );
         // At that node: the error is of the connection that it forwards.
         forget(w, BALANCER);
-        serve(
-            w,
-            FrontendKind::LoadBalancer,
-            BALANCER,
-            &|family| vec![N1.pod(family)],
-            &[],
-        );
+        balance(w, &N1);
         w.sent(&UPLINK, &N1, &outside(ROUTER, vip).udp(1000, 80, b"x"));
         let error = Packet::new(ROUTER, UPLINK.mac, ip("203.0.113.1"), vip).icmp_error(3, 4, 1400, &answer);
         let (frame, p) = w.sent(&UPLINK, &N1, &error);
