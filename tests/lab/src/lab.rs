@@ -37,7 +37,9 @@ impl Lab {
         outside.forward()?;
         // A bridge, so that the uplinks of all nodes are in one network.
         outside.enter(|| {
-            run("ip", &["link", "add", "br0", "type", "bridge"])?;
+            // A bridge without an address of its own takes the lowest one of its ports, so it would change when a machine joins.
+            let bridge = ["link", "add", "br0", "address", "02:00:00:00:00:fe", "type", "bridge"];
+            run("ip", &bridge)?;
             run("ip", &["address", "add", "192.0.2.254/24", "dev", "br0"])?;
             run("ip", &["address", "add", "2001:db8::fe/64", "dev", "br0", "nodad"])?;
             run("ip", &["link", "set", "br0", "up"]).map(drop)
