@@ -12,6 +12,7 @@ pub mod cni_files;
 pub mod controller;
 pub mod descriptors;
 pub mod health;
+mod http;
 pub mod kept;
 pub mod lock;
 pub mod memory;

@@ -7,11 +7,9 @@
 //! reported only at kube-proxy's own health port, not here. When the agent ends, the ports are closed, so that load balancers
 //! see a node without endpoints.
 //!
-//! `listener` serves a port, and `connections` bounds what clients can take from the agent.
+//! [`crate::http`] serves the ports, and bounds what clients can take from the agent.
 
 mod answer;
-mod connections;
-mod listener;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -26,8 +24,16 @@ use tokio::task::JoinHandle;
 
 pub use answer::Health;
 use answer::Sources;
-use connections::{Connections, LIMITS};
-use listener::Shared;
+
+use crate::http::connections::{Connections, Limits};
+use crate::http::listener::{self, Shared};
+
+/// The most connections. The descriptors that the agent needs contain them (`crate::descriptors`).
+const LIMITS: Limits = Limits {
+    total: 256,
+    per_port: 96,
+    per_source: 32,
+};
 
 /// The most descriptors that the connections of all health checks take.
 pub const MOST_CONNECTIONS: usize = LIMITS.total;
@@ -145,9 +151,10 @@ impl HealthChecks {
                         host: self.host.clone(),
                     };
                     let connections = Arc::clone(&self.connections);
-                    let task = self
-                        .runtime
-                        .spawn(listener::serve(socket, port, sources, Arc::clone(&connections)));
+                    let answer = move |_path: &str| sources.answer();
+                    let shared = Arc::clone(&connections);
+                    let serving = listener::serve(socket, port, "a health check", answer, shared);
+                    let task = self.runtime.spawn(serving);
                     let served = Served {
                         port,
                         health,

@@ -1,31 +1,27 @@
-//! The HTTP server of the probes.
-//!
-//! Each connection answers one request and is closed, within a time limit. At most [`CONNECTIONS`] are open; a further one waits
-//! in the kernel's queue.
+//! The port of the probes.
 
-use std::convert::Infallible;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hyper::header::{CONTENT_TYPE, HeaderValue};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::report::ProbeReport;
+use crate::http::connections::{Connections, Limits};
+use crate::http::listener;
 
-/// The most open connections. They are among the descriptors that [`crate::descriptors`] leaves to everything but ports.
-const CONNECTIONS: usize = 8;
-/// The longest time of a connection. The kubelet waits one second by default.
-const CLOSED_WITHIN: Duration = Duration::from_secs(5);
-/// The pause after the port could not be opened, or a connection could not be accepted.
+/// The most open connections. They are among the descriptors that [`crate::descriptors`] leaves to everything but ports. Processes of
+/// the node that hold some do not keep the kubelet from an answer: a new connection takes the place of the oldest one.
+const LIMITS: Limits = Limits {
+    total: 8,
+    per_port: 8,
+    per_source: 8,
+};
+/// The pause after the port could not be opened.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The source of the probes' answers.
@@ -77,45 +73,9 @@ async fn serve(port: u16, probed: Arc<dyn Probed>) {
         }
     };
     tracing::info!("serving /livez and /readyz at 127.0.0.1:{port}");
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
-    loop {
-        // The semaphore is never closed.
-        let Ok(slot) = Arc::clone(&slots).acquire_owned().await else {
-            return;
-        };
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let probed = Arc::clone(&probed);
-                tokio::spawn(async move {
-                    // A client that breaks off or is too slow concerns nobody else.
-                    let _ = tokio::time::timeout(CLOSED_WITHIN, answer_one(stream, &*probed)).await;
-                    drop(slot);
-                });
-            }
-            Err(e) => {
-                accept_failed(&e);
-                tokio::time::sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
-/// Logs that a connection could not be accepted, for example because no descriptor is left.
-fn accept_failed(error: &io::Error) {
-    tracing::warn!(%error, "cannot accept a connection of a probe");
-}
-
-/// Answers one request.
-async fn answer_one(stream: TcpStream, probed: &dyn Probed) -> hyper::Result<()> {
-    let service = service_fn(|request: hyper::Request<_>| {
-        let answer = answer(request.uri().path(), probed);
-        async { Ok::<_, Infallible>(answer) }
-    });
-    http1::Builder::new()
-        .timer(TokioTimer::new())
-        .keep_alive(false)
-        .serve_connection(TokioIo::new(stream), service)
-        .await
+    let connections = Arc::new(Mutex::new(Connections::new(LIMITS)));
+    let answer = move |path: &str| answer(path, &*probed);
+    listener::serve(listener, port, "a probe", answer, connections).await;
 }
 
 /// Returns the answer for a path.
@@ -146,6 +106,9 @@ fn of_report(report: &ProbeReport) -> (StatusCode, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
     use super::super::report::Check;
     use super::*;
 
@@ -185,5 +148,38 @@ mod tests {
             )
         );
         assert_eq!(of("/metrics").0, 404);
+    }
+
+    #[test]
+    fn clients_that_only_hold_connections_keep_the_kubelet_from_no_answer() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        // A port that was free a moment ago.
+        let free = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let _server = ProbeServer::start(runtime.handle(), port, Arc::new(Alive));
+        let connect = || loop {
+            if let Ok(stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) {
+                break stream;
+            }
+        };
+        let idle: Vec<TcpStream> = (0..3 * LIMITS.total).map(|_| connect()).collect();
+        let mut asked = connect();
+        asked.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        asked.read_to_string(&mut answer).unwrap();
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("livez check passed\n"),
+            "{answer}"
+        );
+        // The newest connection still waits: the answer did not wait for the time limit of others.
+        let newest = idle.last().unwrap();
+        newest.set_nonblocking(true).unwrap();
+        let waits = (&*newest).read(&mut [0]).unwrap_err();
+        assert_eq!(waits.kind(), std::io::ErrorKind::WouldBlock);
     }
 }

@@ -1,37 +1,30 @@
-//! The bounds of the health checks' connections.
+//! The bounds of the connections to a server's ports.
 //!
-//! Anyone who reaches the node can open connections to these ports and keep them open. So their number is bounded for each
+//! Anyone who reaches a port can open connections to it and keep them open. So their number is bounded for each
 //! port, for each source and in total, and each has a time limit. A new connection above a bound is not refused: it takes the
 //! place of the oldest one that the bound applies to. A client that sends its request at once is answered within
 //! milliseconds, while a connection that only waits is the one to be closed.
 
 use std::net::IpAddr;
 
-/// The most connections. The descriptors that the agent needs contain them (`crate::descriptors`).
-pub(super) const LIMITS: Limits = Limits {
-    total: 256,
-    per_port: 96,
-    per_source: 32,
-};
-
 /// The bounds. All are at least 1.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
+pub(crate) struct Limits {
     /// The most connections of all ports.
-    pub(super) total: usize,
+    pub(crate) total: usize,
     /// The most connections of one port.
-    pub(super) per_port: usize,
+    pub(crate) per_port: usize,
     /// The most connections of one source to all ports.
-    pub(super) per_source: usize,
+    pub(crate) per_source: usize,
 }
 
 /// A source of connections: an IPv4 address, or the /64 of an IPv6 address, which one host can use as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Source(u64);
+pub(crate) struct Source(u64);
 
 impl Source {
     /// Returns the source of an address. An IPv4 address in IPv6 form is the same source as the IPv4 address.
-    pub(super) fn of(address: IpAddr) -> Self {
+    pub(crate) fn of(address: IpAddr) -> Self {
         match address.to_canonical() {
             IpAddr::V4(v4) => Self(u32::from(v4).into()),
             // The upper half of an IPv6 address is greater than any IPv4 address, except for ::/32, which no host has.
@@ -51,7 +44,7 @@ struct Connection<T> {
 
 /// The open connections of all ports, the oldest first.
 #[derive(Debug)]
-pub(super) struct Connections<T> {
+pub(crate) struct Connections<T> {
     limits: Limits,
     next_id: u64,
     open: Vec<Connection<T>>,
@@ -59,7 +52,7 @@ pub(super) struct Connections<T> {
 
 impl<T> Connections<T> {
     /// Starts without connections.
-    pub(super) const fn new(limits: Limits) -> Self {
+    pub(crate) const fn new(limits: Limits) -> Self {
         Self {
             limits,
             next_id: 0,
@@ -69,7 +62,7 @@ impl<T> Connections<T> {
 
     /// Adds a connection, whose task `start` makes from the connection's id. Returns the tasks of the connections that it
     /// displaces; the caller ends them.
-    pub(super) fn add(&mut self, port: u16, source: Source, start: impl FnOnce(u64) -> T) -> Vec<T> {
+    pub(crate) fn add(&mut self, port: u16, source: Source, start: impl FnOnce(u64) -> T) -> Vec<T> {
         let Limits {
             total,
             per_port,
@@ -96,12 +89,12 @@ impl<T> Connections<T> {
     }
 
     /// Removes a connection that has ended.
-    pub(super) fn remove(&mut self, id: u64) {
+    pub(crate) fn remove(&mut self, id: u64) {
         self.open.retain(|open| open.id != id);
     }
 
     /// Removes the connections of a port that is closed, and returns their tasks.
-    pub(super) fn remove_port(&mut self, port: u16) -> Vec<T> {
+    pub(crate) fn remove_port(&mut self, port: u16) -> Vec<T> {
         self.open
             .extract_if(.., |open| open.port == port)
             .map(|open| open.task)
