@@ -1,20 +1,7 @@
 //! Finds rules of others that drop packets of pods: the kernel forwards their traffic with the outside, and delivers their
 //! traffic with the node's own processes.
 
-use std::fs;
-use std::io::{self, Read};
-use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::Duration;
-
-/// Returns the output of `nft --version`.
-///
-/// # Errors
-/// `nft` cannot be started, or fails.
-pub fn nft_version() -> io::Result<String> {
-    run("nft", &["--version"])
-}
+use super::program::{legacy_with_table, run};
 
 /// A hook of the kernel at which rules of others can keep pods from working.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,28 +30,19 @@ impl Hook {
     }
 }
 
-/// Returns the base chains at a hook, of nftables and of iptables, that drop or reject by their policy or by their last rule,
-/// and that have no rule for `heddle0`.
-///
-/// # Errors
-/// The chains of nftables cannot be listed.
-pub fn refusing(hook: Hook) -> io::Result<Vec<String>> {
-    // `-t` leaves out the elements of sets, which may be millions.
-    let mut found = refusing_chains(&run("nft", &["-t", "list", "ruleset"])?, hook);
-    for (names, program) in [
-        ("/proc/net/ip_tables_names", "iptables-legacy"),
-        ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
-    ] {
-        // iptables creates a table when it lists it, so only an existing table is listed.
-        let filters = fs::read_to_string(names).is_ok_and(|tables| tables.lines().any(|table| table == "filter"));
-        if filters
-            && let Ok(rules) = run(program, &["-S"])
+/// Returns the base chains at a hook, of nftables (`ruleset` is the output of `nft list ruleset`) and of iptables, that drop or reject
+/// by their policy or by their last rule, and that have no rule for `heddle0`.
+#[must_use]
+pub fn refusing(ruleset: &str, hook: Hook) -> Vec<String> {
+    let mut found = refusing_chains(ruleset, hook);
+    for program in legacy_with_table("filter") {
+        if let Ok(rules) = run(program, &["-S"])
             && legacy_refuses(&rules, hook)
         {
             found.push(format!("{program} {}", hook.chain()));
         }
     }
-    Ok(found)
+    found
 }
 
 /// A chain in the output of `nft list ruleset`.
@@ -181,53 +159,6 @@ fn legacy_refuses(rules: &str, hook: Hook) -> bool {
         });
     let has = |flag: &str| lines().any(|rule| rule.contains(&format!("{flag} {}", heddle_host::INTERFACE)));
     refuses && !(has("-i") && (hook == Hook::Input || has("-o")))
-}
-
-/// The time limit of one program.
-const TIME_LIMIT: Duration = Duration::from_secs(20);
-
-/// Runs a program and returns its standard output; the error contains the first line of its standard error. A program that
-/// exceeds the time limit is killed.
-pub(super) fn run(program: &str, args: &[&str]) -> io::Result<String> {
-    let name = format!("{program} {}", args.join(" "));
-    let mut child = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    // Threads read the pipes, because reads have no time limit.
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
-    let output = read_all(stdout);
-    let message = read_all(stderr);
-    let Ok(output) = output.recv_timeout(TIME_LIMIT) else {
-        child.kill()?;
-        child.wait()?;
-        return Err(io::Error::other(format!(
-            "{name}: did not end within {} s and was killed",
-            TIME_LIMIT.as_secs()
-        )));
-    };
-    if child.wait()?.success() {
-        return Ok(output);
-    }
-    let message = message.recv().unwrap_or_default();
-    let first = message.lines().next().unwrap_or("it failed");
-    Err(io::Error::other(format!("{name}: {first}")))
-}
-
-/// Reads a pipe to its end on a thread of its own.
-fn read_all(pipe: Option<impl Read + Send + 'static>) -> mpsc::Receiver<String> {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let mut bytes = Vec::new();
-        if let Some(mut pipe) = pipe {
-            // The part read before an error is better than nothing.
-            let _ = pipe.read_to_end(&mut bytes);
-        }
-        let _ = sender.send(String::from_utf8_lossy(&bytes).into_owned());
-    });
-    receiver
 }
 
 #[cfg(test)]

@@ -2,11 +2,10 @@
 //! that a stopped kube-proxy has left behind lead the node's own connections to endpoints that may be gone.
 
 use std::fs;
-use std::io;
 
 use heddle_host::sysctl;
 
-use super::firewall::run;
+use super::program::{legacy_with_table, run};
 
 /// kube-proxy's ports for metrics and for its own health.
 const PORTS: [u16; 2] = [10249, 10256];
@@ -22,19 +21,12 @@ pub struct Traces {
     pub is_running: bool,
 }
 
-/// Looks for kube-proxy in this network namespace.
-///
-/// # Errors
-/// The chains of nftables cannot be listed.
-pub fn traces() -> io::Result<Traces> {
-    let mut rules = rules_in(&run("nft", &["-t", "list", "chains"])?);
-    for (names, program) in [
-        ("/proc/net/ip_tables_names", "iptables-legacy"),
-        ("/proc/net/ip6_tables_names", "ip6tables-legacy"),
-    ] {
-        // iptables creates a table when it lists it, so only an existing table is listed.
-        let has_nat = fs::read_to_string(names).is_ok_and(|tables| tables.lines().any(|table| table == "nat"));
-        if has_nat && run(program, &["-t", "nat", "-S", "KUBE-SERVICES"]).is_ok() {
+/// Looks for kube-proxy in this network namespace. `ruleset` is the output of `nft list ruleset`.
+#[must_use]
+pub fn traces(ruleset: &str) -> Traces {
+    let mut rules = rules_in(ruleset);
+    for program in legacy_with_table("nat") {
+        if run(program, &["-t", "nat", "-S", "KUBE-SERVICES"]).is_ok() {
             rules.push(format!("{program} KUBE-SERVICES"));
         }
     }
@@ -42,13 +34,13 @@ pub fn traces() -> io::Result<Traces> {
         rules.push("interface kube-ipvs0".to_owned());
     }
     let listens = |file| fs::read_to_string(file).is_ok_and(|sockets| listens_at(&sockets, &PORTS));
-    Ok(Traces {
+    Traces {
         rules,
         is_running: listens("/proc/net/tcp") || listens("/proc/net/tcp6"),
-    })
+    }
 }
 
-/// Returns kube-proxy's rules in the output of `nft list chains`: its tables in the mode `nftables`, and its chain KUBE-SERVICES in
+/// Returns kube-proxy's rules in the output of `nft list ruleset`: its tables in the mode `nftables`, and its chain KUBE-SERVICES in
 /// the table `nat` of iptables-nft. Other chains named KUBE-... are the kubelet's.
 fn rules_in(listing: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -8,6 +8,7 @@
 pub mod firewall;
 pub mod kube_proxy;
 pub mod marker;
+pub mod program;
 mod row;
 mod rows;
 pub mod scratch;

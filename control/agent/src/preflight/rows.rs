@@ -12,6 +12,7 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
 
 use super::firewall::{self, Hook};
 use super::kube_proxy::{self, Traces};
+use super::program;
 use super::row::{Row, State};
 use super::scratch::{self, Passed, ScratchError};
 use crate::cni_files;
@@ -40,17 +41,21 @@ pub(super) fn of_others(cni_config_dir: Option<&Path>) -> Vec<Row> {
     let mut rows = vec![nft()];
     rows.extend(forwarding());
     rows.push(reverse_path());
+    let ruleset = program::nft_ruleset();
+    let ruleset = ruleset.as_deref();
     rows.push(firewall(
         "FORWARD policy",
+        ruleset,
         Hook::Forward,
         "accept packets from and to heddle0 there, or pods do not reach the outside",
     ));
     rows.push(firewall(
         "INPUT policy",
+        ruleset,
         Hook::Input,
         "accept packets from heddle0 there, or pods do not reach processes of this node",
     ));
-    rows.push(kube_proxy_row(kube_proxy::traces()));
+    rows.push(kube_proxy_row(ruleset.map(kube_proxy::traces)));
     rows.extend(cni_config_dir.map(network_configs));
     rows
 }
@@ -286,7 +291,7 @@ fn huge_of(wish: HugePages, needed: u64, reserved: u64, free: u64, transparent: 
 
 /// Runs `nft --version`.
 fn nft() -> Row {
-    match firewall::nft_version() {
+    match program::nft_version() {
         Ok(version) => Row::ok("nft", version.trim()),
         Err(e) => Row::new(
             "nft",
@@ -341,9 +346,9 @@ fn uplink(routes: &str) -> Option<&str> {
     })
 }
 
-/// Lists the chains of others at a hook that refuse what no rule accepts.
-fn firewall(what: &str, hook: Hook, advice: &str) -> Row {
-    match firewall::refusing(hook) {
+/// Lists the chains of others at a hook that refuse what no rule accepts. `ruleset` is the output of `nft list ruleset`.
+fn firewall(what: &str, ruleset: Result<&str, &io::Error>, hook: Hook, advice: &str) -> Row {
+    match ruleset.map(|ruleset| firewall::refusing(ruleset, hook)) {
         Ok(chains) if chains.is_empty() => Row::ok(what, "accept"),
         Ok(chains) => Row::new(
             what,
@@ -356,7 +361,7 @@ fn firewall(what: &str, hook: Hook, advice: &str) -> Row {
 }
 
 /// Judges the traces of kube-proxy.
-fn kube_proxy_row(traces: io::Result<Traces>) -> Row {
+fn kube_proxy_row(traces: Result<Traces, &io::Error>) -> Row {
     const WHAT: &str = "kube-proxy";
     const ADVICE: &str =
         "heddle serves Services itself: delete DaemonSet kube-proxy, then run `kube-proxy --cleanup` on each node";
