@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use heddle_config::CniDirs;
@@ -59,25 +59,50 @@ pub(super) struct Plan {
     pub(super) state_dir: PathBuf,
     /// The run directory, which the plugin must know.
     pub(super) run_dir: PathBuf,
-    /// The binary to copy.
+    /// The binary to copy. It stays the same for as long as the agent runs.
     pub(super) binary: PathBuf,
+    /// The installed binary when it was last compared; `None` at the start.
+    pub(super) compared: Option<Stamp>,
+}
+
+/// The state of a file that changes with each change of its contents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stamp {
+    device: u64,
+    inode: u64,
+    length: u64,
+    mode: u32,
+    /// The time of the last change of the contents or of the mode, in seconds and nanoseconds. No program can set it.
+    changed_at: (i64, i64),
+}
+
+impl Stamp {
+    /// Returns the stamp of a file; `None` if it cannot be looked at.
+    fn of(path: &Path) -> Option<Self> {
+        let file = fs::metadata(path).ok()?;
+        Some(Self {
+            device: file.dev(),
+            inode: file.ino(),
+            length: file.size(),
+            mode: file.mode(),
+            changed_at: (file.ctime(), file.ctime_nsec()),
+        })
+    }
 }
 
 impl Plan {
     /// Installs the files that are missing or differ, the binary first: a configuration without its plugin would fail every ADD.
     /// Returns the paths that were written.
-    pub(super) fn install(&self) -> Result<Vec<PathBuf>, InstallError> {
+    pub(super) fn install(&mut self) -> Result<Vec<PathBuf>, InstallError> {
         let mut written = Vec::new();
-        if let Some(dir) = &self.dirs.bin_dir {
-            let path = dir.join(PLUGIN);
-            let contents = read(&self.binary)?.ok_or_else(|| InstallError::Read {
-                path: self.binary.clone(),
-                source: io::ErrorKind::NotFound.into(),
-            })?;
-            let is_executable = fs::metadata(&path).is_ok_and(|file| file.permissions().mode() & 0o111 == 0o111);
-            if !is_executable || read(&path)?.as_ref() != Some(&contents) {
-                self.write(&path, &contents, 0o755)?;
-                written.push(path);
+        if let Some(path) = self.dirs.bin_dir.as_ref().map(|dir| dir.join(PLUGIN)) {
+            // Megabytes are not read again every 30 seconds while nothing has changed.
+            let stamp = Stamp::of(&path);
+            if stamp.is_none() || stamp != self.compared {
+                if self.install_binary(&path, stamp)? {
+                    written.push(path.clone());
+                }
+                self.compared = Stamp::of(&path);
             }
         }
         if let Some(dir) = &self.dirs.config_dir {
@@ -93,6 +118,20 @@ impl Plan {
             }
         }
         Ok(written)
+    }
+
+    /// Installs the binary, unless it is in place. Returns `true` if it was written.
+    fn install_binary(&self, path: &Path, present: Option<Stamp>) -> Result<bool, InstallError> {
+        let contents = read(&self.binary)?.ok_or_else(|| InstallError::Read {
+            path: self.binary.clone(),
+            source: io::ErrorKind::NotFound.into(),
+        })?;
+        let is_executable = present.is_some_and(|file| file.mode & 0o111 == 0o111);
+        if is_executable && read(path)?.as_ref() == Some(&contents) {
+            return Ok(false);
+        }
+        self.write(path, &contents, 0o755)?;
+        Ok(true)
     }
 
     /// Returns `true` if an agent has written a configuration: it is recorded, or it has the form of an agent's with another
@@ -165,6 +204,7 @@ mod tests {
             state_dir: dir.join("state"),
             run_dir: dir.join("run"),
             binary,
+            compared: None,
         }
     }
 
@@ -175,7 +215,7 @@ mod tests {
     #[test]
     fn missing_and_changed_files_are_written_and_others_stay() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = plan(dir.path());
+        let mut plan = plan(dir.path());
         let (binary, config) = (
             dir.path().join("bin/heddle-cni"),
             dir.path().join("net.d/10-heddle.conflist"),
@@ -190,8 +230,11 @@ mod tests {
         );
         // Nothing has changed.
         assert!(plan.install().unwrap().is_empty());
-        // A newer binary, and a file that somebody has removed or changed.
+        // A newer agent's binary, and a file that somebody has removed or changed, also with the same length.
         fs::write(&plan.binary, "a newer plugin").unwrap();
+        plan.compared = None;
+        assert_eq!(plan.install().unwrap(), std::slice::from_ref(&binary));
+        fs::write(&binary, "another plugin").unwrap();
         assert_eq!(plan.install().unwrap(), std::slice::from_ref(&binary));
         fs::write(&config, "{}").unwrap();
         fs::set_permissions(&binary, Permissions::from_mode(0o644)).unwrap();
@@ -202,7 +245,7 @@ mod tests {
     #[test]
     fn a_configuration_of_others_stays_and_an_earlier_agents_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
-        let plan = plan(dir.path());
+        let mut plan = plan(dir.path());
         let config = dir.path().join("net.d").join(CONFIG_FILE);
         fs::create_dir_all(dir.path().join("net.d")).unwrap();
         let mut edited = config_value(Path::new(DEFAULT_RUN_DIR));
@@ -225,7 +268,7 @@ mod tests {
             None
         );
         let dir = tempfile::tempdir().unwrap();
-        let plan = Plan {
+        let mut plan = Plan {
             dirs: CniDirs::default(),
             ..plan(dir.path())
         };

@@ -53,6 +53,7 @@ impl CniFiles {
             state_dir: settings.state_dir.clone(),
             run_dir: settings.run_dir.clone(),
             binary: env::current_exe()?.with_file_name("heddle-cni"),
+            compared: None,
         };
         let (shown, state) = watch::channel(FilesState::Waiting);
         let task = runtime.spawn(keep_installed(plan, can_add, shown));
@@ -74,7 +75,7 @@ impl Drop for CniFiles {
 
 /// Waits until ADD can be served, installs the files, and then looks at them again for as long as the agent runs.
 async fn keep_installed(
-    plan: Plan,
+    mut plan: Plan,
     mut can_add: watch::Receiver<Result<(), String>>,
     shown: watch::Sender<FilesState>,
 ) {
@@ -84,9 +85,14 @@ async fn keep_installed(
         if can_add.wait_for(Result::is_ok).await.is_err() {
             return;
         }
-        let plan = plan.clone();
-        let outcome = match spawn_blocking(move || plan.install()).await {
-            Ok(outcome) => outcome,
+        let outcome;
+        (plan, outcome) = match spawn_blocking(move || {
+            let outcome = plan.install();
+            (plan, outcome)
+        })
+        .await
+        {
+            Ok(done) => done,
             // The runtime ends.
             Err(_) => return,
         };
