@@ -38,7 +38,8 @@ pub struct Table {
     /// The addresses, one of each family, to which packets for node ports are sent. Only heddle has them.
     pub node_port_targets: BTreeSet<IpAddr>,
     /// The frontends at load balancer and external addresses, and host ports at single addresses, each with the address and port to
-    /// which packets of the node's processes are sent if the node holds the frontend's address. Only the kernel knows which addresses the node holds.
+    /// which packets of the node's processes are sent if the node holds the frontend's address. Only the kernel knows which addresses
+    /// the node holds.
     pub external: BTreeMap<ExternalFrontend, (IpAddr, u16)>,
     /// The load balancer and external addresses. If the node holds one, the kernel chooses it as the source of packets to itself, to
     /// which a pod's answer would not come back. Such packets get an address of `node_addresses` as their source.

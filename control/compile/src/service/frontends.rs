@@ -190,15 +190,11 @@ impl PortBackends {
         let local = policies
             .contains(&TrafficPolicy::Local)
             .then(|| Backends::new(endpoints.local_to(scope.name), endpoints.has_usable()));
-        // An endpoint with the node's own address is a process of the node, which answers without heddle.
-        let here = endpoints.local_to(scope.name);
-        let mut here = here.into_iter().filter(|b| !scope.addresses.contains(&b.ip)).peekable();
-        let is_external = addresses(service, scope.external_ips).any(|(kind, _)| kind.is_external());
-        let is_forwarded = (is_external || port.node_port.is_some())
-            && service.external_policy == TrafficPolicy::Cluster
-            && here.peek().is_some();
+        let has_address = || addresses(service, scope.external_ips).any(|(kind, _)| kind.is_external());
+        let is_external = port.node_port.is_some() || has_address();
+        let is_forwarded = is_external && service.external_policy == TrafficPolicy::Cluster;
         Self {
-            here: is_forwarded.then(|| Arc::new(Backends::new(here, true))),
+            here: is_forwarded.then(|| pods_here(endpoints, scope)).flatten(),
             draining: endpoints.draining(&cluster_wide, local.as_ref(), port.protocol),
             cluster_wide,
             local,
@@ -240,4 +236,12 @@ impl PortBackends {
         };
         frontend
     }
+}
+
+/// Returns the backends that are pods of this node; `None` if there are none. An endpoint with the node's own address is a process of
+/// the node, which answers without heddle.
+fn pods_here(endpoints: &PortEndpoints<'_>, scope: &NodeScope<'_>) -> Option<Arc<Backends>> {
+    let mut pods = endpoints.local_to(scope.name);
+    pods.retain(|backend| !scope.addresses.contains(&backend.ip));
+    (!pods.is_empty()).then(|| Arc::new(Backends::new(pods, true)))
 }
