@@ -90,16 +90,7 @@ impl UplinkLimits {
 
     /// Refuses a map without entries, which the kernel cannot make, and one that is larger than any node needs.
     fn check(&self) -> Result<(), XdpError> {
-        let keys = [
-            "queues",
-            "addresses",
-            "frontends",
-            "pods",
-            "peers",
-            "forwarders",
-            "fragments",
-        ];
-        let bad = keys
+        let bad = NAMES
             .into_iter()
             .filter_map(|key| Some((key, self.of(key)?)))
             .find(|(_, value)| !(1..=1 << 22).contains(value));
