@@ -6,7 +6,7 @@
 //! forwarding stage.
 
 use heddle_flow::{Egress, Origin};
-use heddle_tables::{NodeId, Snapshot};
+use heddle_tables::Snapshot;
 use heddle_wire::L3;
 
 /// Headers of IPv4 and TCP without options (RFC 9293 section 3.7.1).
@@ -50,22 +50,10 @@ impl Fit {
 pub(crate) fn fit(snapshot: &Snapshot, origin: Origin, egresses: [Egress; 2], v4: bool) -> Fit {
     let mtu = egresses
         .into_iter()
+        .chain(origin.as_node().map(Egress::Node))
         .filter_map(|egress| path_mtu(snapshot, egress, v4))
         .min();
-    let mtu = match origin.as_node() {
-        Some(node) => with_way_in(snapshot, node, mtu, v4),
-        None => mtu,
-    };
     mtu.map_or(Fit(0), |mtu| Fit::of(mtu, v4))
-}
-
-/// Returns the smaller one of an MTU and that of the path from a node.
-#[cold]
-fn with_way_in(snapshot: &Snapshot, node: NodeId, mtu: Option<u16>, v4: bool) -> Option<u16> {
-    match (mtu, path_mtu(snapshot, Egress::Node(node), v4)) {
-        (Some(mtu), Some(way_in)) => Some(mtu.min(way_in)),
-        (mtu, way_in) => mtu.or(way_in),
-    }
 }
 
 /// Returns the MTU of packets of a family that leave by an egress; `None` if there is no limit.
