@@ -163,9 +163,7 @@ fn by_chance_one_connection_again_and_again_reaches_all() {
             for (pod, count) in open(w, &A, VIP, 80, 1000..1001) {
                 *reached.entry(pod).or_insert(0) += count;
             }
-            w.node.flows().for_each(|connection| {
-                w.node.flows().remove(connection.slot);
-            });
+            w.forget_connections();
         }
         assert!(reached.values().all(|n| *n > 5) && reached.len() == 2, "{reached:?}");
     });

@@ -93,9 +93,7 @@ fn with_policy_cluster_everybody_is_masqueraded_but_the_node_itself() {
                 let key = external(kind, addr, Proto::TCP, 80, &[], false).key;
                 w.tables.remove_frontend(key);
             }
-            w.node.flows().for_each(|connection| {
-                w.node.flows().remove(connection.slot);
-            });
+            w.forget_connections();
         }
     });
 }
@@ -118,9 +116,7 @@ fn with_policy_local_the_source_stays_and_pods_reach_all() {
             let other = outside(ip(OTHER_NODE), ip(asked[0]), 1000);
             let (_, p) = w.pass(&HOST, &B, &other);
             assert_eq!(p.src, ip(OTHER_NODE), "another node is outside");
-            w.node.flows().for_each(|connection| {
-                w.node.flows().remove(connection.slot);
-            });
+            w.forget_connections();
             for addr in at {
                 let key = external(kind, addr, Proto::TCP, 80, &[], false).key;
                 w.tables.remove_frontend(key);
@@ -140,9 +136,7 @@ fn with_policy_local_endpoints_elsewhere_drop_and_none_at_all_rejects() {
             local(w, kind, at, &[], &[]);
             w.answered(&HOST, &outside(far, vip, 1001), "reject-reset");
             w.answered(&A, &A.to(vip).tcp(1001, 80, TcpFlags::SYN, 1, 0, b""), "reject-reset");
-            w.node.flows().for_each(|connection| {
-                w.node.flows().remove(connection.slot);
-            });
+            w.forget_connections();
         }
     });
 }

@@ -9,6 +9,7 @@ use heddle_wire::{Ip, MacAddr, Parsed, Proto, TcpFlags, parse};
 
 use crate::nodes::{self, CLIENT, N1, N2, N3, N4, Other, ROUTER};
 use crate::nodes_addresses::outside;
+use crate::nodes_direct::sent;
 use crate::tables::{A, B, HOST, OVERLAY_MTU, Party, UPLINK, external, isolate, list};
 use crate::world::{World, worlds};
 
@@ -62,6 +63,13 @@ fn balance_here(w: &mut World, pod: &Party) {
     );
 }
 
+/// Makes a node that is reached by a tunnel one of Flannel, which does not run heddle.
+fn without_heddle(w: &mut World, node: &Other) {
+    let mut flannel = RemoteNode::clone(w.tables.current().remote_node(node.id).unwrap());
+    (flannel.takes_own, flannel.takes_forwarded) = (false, false);
+    w.tables.set_remote_node(node.id, Some(Arc::new(flannel)));
+}
+
 fn edit(w: &mut World, kind: FrontendKind, at: &str, change: impl FnOnce(&mut Frontend)) {
     let key = external(kind, at, Proto::TCP, 80, &[], false).key;
     let mut frontend = Frontend::clone(w.tables.current().frontend_at(key).unwrap());
@@ -75,9 +83,7 @@ pub fn forget(w: &mut World, at: [&str; 2]) {
         let (ip, port) = (ip(addr), 80);
         w.tables.remove_frontend(FrontendKey { ip, proto, port });
     }
-    w.node.flows().for_each(|connection| {
-        w.node.flows().remove(connection.slot);
-    });
+    w.forget_connections();
 }
 
 /// The client outside, of the family of an address.
@@ -112,9 +118,7 @@ fn a_client_s_packets_go_to_the_backend_s_node_as_they_are() {
                 assert_eq!((w.slow(), w.states()), (slow, vec![FlowState::Established]));
                 let (_, p) = w.sent(&UPLINK, &N1, &outside(ROUTER, vip).udp(1000, 80, b"x"));
                 assert_eq!(ends(&p), seen);
-                w.node.flows().for_each(|connection| {
-                    w.node.flows().remove(connection.slot);
-                });
+                w.forget_connections();
             }
             forget(w, at);
         }
@@ -185,9 +189,7 @@ fn both_nodes_choose_the_same_backend() {
                 (client(vip), sport),
                 "a local backend sees the client too"
             );
-            w.node.flows().for_each(|connection| {
-                w.node.flows().remove(connection.slot);
-            });
+            w.forget_connections();
             // The same connection, forwarded by another node.
             w.received(&N1, pod, &forwarded(&N1, vip).tcp(sport, 80, SYN, 1, 0, b""));
             here += 1;
@@ -202,16 +204,11 @@ fn nodes_that_cannot_take_it_get_a_masqueraded_connection() {
         let vip = ip(BALANCER[0]);
         // A router leads to the node, which would get the packet back.
         balance(w, &N2);
-        w.push(&UPLINK, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
-        w.step();
-        w.changed(&["uplink rx 1", "uplink forwarded 1", "uplink tx 1"]);
-        let frame = w.pop(&UPLINK);
+        let frame = sent(w, &UPLINK, ROUTER, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
         let p = parse(&frame, frame.len()).unwrap();
         assert_eq!((p.src, p.dst, p.dport), (HOST.v4(), N2.pod(vip), 8080));
         // Flannel's node, behind a tunnel: it does not run heddle.
-        let mut flannel = RemoteNode::clone(w.tables.current().remote_node(N1.id).unwrap());
-        (flannel.takes_own, flannel.takes_forwarded) = (false, false);
-        w.tables.set_remote_node(N1.id, Some(Arc::new(flannel)));
+        without_heddle(w, &N1);
         balance(w, &N1);
         let (_, p) = w.sent(&UPLINK, &N1, &outside(ROUTER, vip).tcp(1001, 80, SYN, 1, 0, b""));
         assert_eq!((p.src, p.dst), (ip("169.254.2.2"), N1.pod(vip)));
@@ -291,9 +288,7 @@ fn a_node_forwards_nothing_but_clients_outside_to_external_frontends() {
         let inner = forwarded(&N1, N1.address()).tcp(1000, 80, SYN, 1, 0, b"");
         w.dropped(&UPLINK, &N1.encapsulate(&inner), "no-route");
         // The node is known, but does not run heddle.
-        let mut flannel = RemoteNode::clone(w.tables.current().remote_node(N1.id).unwrap());
-        (flannel.takes_own, flannel.takes_forwarded) = (false, false);
-        w.tables.set_remote_node(N1.id, Some(Arc::new(flannel)));
+        without_heddle(w, &N1);
         w.publish();
         let inner = forwarded(&N1, vip).tcp(1000, 80, SYN, 1, 0, b"");
         w.dropped(&UPLINK, &N1.encapsulate(&inner), "spoofed-source");

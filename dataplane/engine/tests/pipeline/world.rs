@@ -315,6 +315,14 @@ impl World {
         states
     }
 
+    /// Removes all connections.
+    pub fn forget_connections(&self) {
+        let flows = self.node.flows();
+        flows.for_each(|connection| {
+            flows.remove(connection.slot);
+        });
+    }
+
     /// Accounts for a frame that the test itself put into a wire.
     pub fn pushed_elsewhere(&mut self, party: &Party, len: usize) {
         *self.pushed.entry(party.port.0).or_default() += len as u64;
