@@ -29,9 +29,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const HEADER_BYTES: usize = 8192;
 
 /// A function that returns the answer for a path.
-pub(crate) trait Answer: Fn(&str) -> Response<String> + Clone + Send + Sync + 'static {}
+pub(crate) trait Respond: Fn(&str) -> Response<String> + Clone + Send + Sync + 'static {}
 
-impl<F: Fn(&str) -> Response<String> + Clone + Send + Sync + 'static> Answer for F {}
+impl<F: Fn(&str) -> Response<String> + Clone + Send + Sync + 'static> Respond for F {}
 
 /// The connections of all ports of a server.
 pub(crate) type Shared = Arc<Mutex<Connections<AbortHandle>>>;
@@ -57,7 +57,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     port: u16,
     what: &'static str,
-    answer: impl Answer,
+    answer: impl Respond,
     connections: Shared,
 ) {
     let mut was_refused = false;
@@ -78,7 +78,7 @@ pub(crate) async fn serve(
 }
 
 /// Starts the task of a connection and ends the tasks of the connections that it displaces.
-fn start(stream: TcpStream, port: u16, source: Source, answer: impl Answer, connections: &Shared) {
+fn start(stream: TcpStream, port: u16, source: Source, answer: impl Respond, connections: &Shared) {
     let displaced = lock(connections).add(port, source, |id| {
         let entry = Entry {
             id,
@@ -110,7 +110,7 @@ impl Drop for Entry {
 }
 
 /// Answers one request of any method.
-async fn answer_one(stream: TcpStream, answer: impl Answer) -> hyper::Result<()> {
+async fn answer_one(stream: TcpStream, answer: impl Respond) -> hyper::Result<()> {
     let service = service_fn(|request: hyper::Request<Incoming>| {
         let answer = answer(request.uri().path());
         async { Ok::<_, Infallible>(answer) }

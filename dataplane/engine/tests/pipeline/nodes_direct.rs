@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use heddle_tables::{FrontendKind, RemoteNode, Unreachable};
 use heddle_wire::testing::{Packet, ip, mac};
-use heddle_wire::{Ip, MacAddr, TcpFlags, ether, parse};
+use heddle_wire::{Ip, MacAddr, TcpFlags, parse};
 
 use crate::nodes::{self, N1, N2, N3, ROUTER};
 use crate::nodes_addresses::outside;
@@ -15,21 +15,6 @@ use crate::world::{World, worlds};
 const SYN: TcpFlags = TcpFlags::SYN;
 const ACK: TcpFlags = TcpFlags::ACK;
 
-/// Pushes a frame, asserts that it leaves by the uplink as it is, to a neighbor, and returns it.
-#[track_caller]
-pub fn sent(w: &mut World, from: &Party, neighbor: MacAddr, frame: &[u8]) -> Vec<u8> {
-    w.push(from, frame);
-    w.step();
-    let name = from.name;
-    w.changed(&[&format!("{name} rx 1"), &format!("{name} forwarded 1"), "uplink tx 1"]);
-    let out = w.pop(&UPLINK);
-    assert_eq!(
-        (ether::destination(&out), ether::source(&out)),
-        (Some(neighbor), Some(UPLINK.mac))
-    );
-    out
-}
-
 fn plain(src: heddle_wire::Ip, dst: heddle_wire::Ip) -> Packet {
     Packet::new(ROUTER, UPLINK.mac, src, dst)
 }
@@ -39,17 +24,17 @@ fn pods_and_nodes_reach_each_other_with_their_own_addresses() {
     worlds(|w| {
         for own in [A.v4(), A.v6()] {
             let there = N2.pod(own);
-            let out = sent(w, &A, ROUTER, &A.to(there).partial().tcp(1000, 80, SYN, 1, 0, b""));
+            let out = w.sent_plain(&A, ROUTER, &A.to(there).partial().tcp(1000, 80, SYN, 1, 0, b""));
             let p = parse(&out, out.len()).unwrap();
             assert_eq!((p.src, p.dst, p.ttl), (own, there, 63));
             w.pass(&UPLINK, &A, &plain(there, own).tcp(80, 1000, SYN | ACK, 1, 2, b""));
             w.pass(&UPLINK, &B, &plain(there, B.ip(own)).udp(1000, 53, b"x"));
-            sent(w, &B, ROUTER, &B.to(there).udp(53, 1000, b"y"));
+            w.sent_plain(&B, ROUTER, &B.to(there).udp(53, 1000, b"y"));
         }
         // The node's own processes, in both directions.
         w.pass(&UPLINK, &HOST, &plain(N2.pod(HOST.v4()), HOST.v4()).udp(1000, 53, b"x"));
-        sent(w, &HOST, ROUTER, &HOST.to(N2.pod(HOST.v4())).udp(53, 1000, b"y"));
-        sent(w, &A, ROUTER, &A.to(N2.address()).udp(1000, 53, b"x"));
+        w.sent_plain(&HOST, ROUTER, &HOST.to(N2.pod(HOST.v4())).udp(53, 1000, b"y"));
+        w.sent_plain(&A, ROUTER, &A.to(N2.address()).udp(1000, 53, b"x"));
         w.pass(&UPLINK, &A, &plain(N2.address(), A.v4()).udp(53, 1000, b"y"));
     });
 }
@@ -58,7 +43,7 @@ fn pods_and_nodes_reach_each_other_with_their_own_addresses() {
 fn the_whole_mtu_of_the_uplink_is_used() {
     worlds(|w| {
         let largest = usize::from(UPLINK_MTU) - 28;
-        sent(w, &A, ROUTER, &A.to(N2.pod(A.v4())).udp(1000, 53, &vec![7; largest]));
+        w.sent_plain(&A, ROUTER, &A.to(N2.pod(A.v4())).udp(1000, 53, &vec![7; largest]));
         let (_, p) = w.answered(
             &A,
             &A.to(N2.pod(A.v4())).udp(1000, 53, &vec![7; largest + 1]),
@@ -93,8 +78,8 @@ fn a_connection_survives_the_change_between_tunnel_and_direct_routing() {
                 w.sent(&B, &N1, &answer);
                 w.sent(&A, &N1, &request);
             } else {
-                sent(w, &B, ROUTER, &answer);
-                sent(w, &A, ROUTER, &request);
+                w.sent_plain(&B, ROUTER, &answer);
+                w.sent_plain(&A, ROUTER, &request);
             }
             w.pass(&UPLINK, &A, &back(A.v4(), 80, 1000));
             w.pass(&UPLINK, &B, &back(B.v4(), 2000, 80));
@@ -122,7 +107,7 @@ fn connections_outlast_the_time_in_which_a_node_is_not_reached() {
                 if by_tunnel {
                     w.sent(from, &node, frame);
                 } else {
-                    sent(w, from, ROUTER, frame);
+                    w.sent_plain(from, ROUTER, frame);
                 }
             };
             // One connection is opened here, and one there.
@@ -212,12 +197,7 @@ fn without_a_tunnel_the_neighbor_s_mac_shows_who_forwarded_a_packet() {
         let vip = ip(BALANCER[0]);
         // To the node.
         balance(w, &N2);
-        let frame = sent(
-            w,
-            &UPLINK,
-            NEIGHBOR,
-            &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""),
-        );
+        let frame = w.sent_plain(&UPLINK, NEIGHBOR, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
         let p = parse(&frame, frame.len()).unwrap();
         assert_eq!(ends(&p), (client(vip), 1000, vip, 80));
         // From the node, to a balancer's address and to a node port of its own.

@@ -9,7 +9,6 @@ use heddle_wire::{Ip, MacAddr, Parsed, Proto, TcpFlags, parse};
 
 use crate::nodes::{self, CLIENT, N1, N2, N3, N4, Other, ROUTER};
 use crate::nodes_addresses::outside;
-use crate::nodes_direct::sent;
 use crate::tables::{A, B, HOST, OVERLAY_MTU, Party, UPLINK, external, isolate, list};
 use crate::world::{World, worlds};
 
@@ -204,7 +203,7 @@ fn nodes_that_cannot_take_it_get_a_masqueraded_connection() {
         let vip = ip(BALANCER[0]);
         // A router leads to the node, which would get the packet back.
         balance(w, &N2);
-        let frame = sent(w, &UPLINK, ROUTER, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
+        let frame = w.sent_plain(&UPLINK, ROUTER, &outside(ROUTER, vip).tcp(1000, 80, SYN, 1, 0, b""));
         let p = parse(&frame, frame.len()).unwrap();
         assert_eq!((p.src, p.dst, p.dport), (HOST.v4(), N2.pod(vip), 8080));
         // Flannel's node, behind a tunnel: it does not run heddle.

@@ -387,12 +387,29 @@ impl World {
     /// Pushes a frame at a party, asserts that it leaves by the uplink in the tunnel to a node, and returns the inner frame.
     #[track_caller]
     pub fn sent(&mut self, from: &Party, to: &nodes::Other, frame: &[u8]) -> (Vec<u8>, Parsed) {
+        let frame = self.leaves(from, frame);
+        nodes::opened(&frame, to)
+    }
+
+    /// Pushes a frame at a party, asserts that it leaves by the uplink as it is, to a neighbor, and returns it.
+    #[track_caller]
+    pub fn sent_plain(&mut self, from: &Party, neighbor: MacAddr, frame: &[u8]) -> Vec<u8> {
+        let out = self.leaves(from, frame);
+        assert_eq!(
+            (heddle_wire::ether::destination(&out), heddle_wire::ether::source(&out)),
+            (Some(neighbor), Some(UPLINK.mac))
+        );
+        out
+    }
+
+    /// Pushes a frame at a party, asserts that it leaves by the uplink, and returns it as it left.
+    #[track_caller]
+    fn leaves(&mut self, from: &Party, frame: &[u8]) -> Vec<u8> {
         self.push(from, frame);
         self.step();
         let name = from.name;
         self.changed(&[&format!("{name} rx 1"), &format!("{name} forwarded 1"), "uplink tx 1"]);
-        let frame = self.pop(&UPLINK);
-        nodes::opened(&frame, to)
+        self.pop(&UPLINK)
     }
 
     /// Pushes an inner frame at the uplink, in the tunnel from a node, asserts that it reaches a party, and returns it.
