@@ -7,7 +7,7 @@
 //! reported only at kube-proxy's own health port, not here. When the agent ends, the ports are closed, so that load balancers
 //! see a node without endpoints.
 //!
-//! [`crate::http`] serves the ports, and bounds what clients can take from the agent.
+//! `crate::http` serves the ports, and bounds what clients can take from the agent.
 
 mod answer;
 
