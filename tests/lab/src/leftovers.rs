@@ -7,7 +7,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::{LabError, netns};
+use crate::{LabError, cgroup, netns};
 
 /// The file in a node's folder that contains the agent's process id.
 pub(crate) const PID_FILE: &str = "agent.pid";
@@ -23,7 +23,7 @@ pub enum Leftovers {
     All,
 }
 
-/// Removes the processes, folders, mounts and namespaces of laboratories whose process has ended, and returns their names.
+/// Removes the processes, folders, mounts, namespaces and cgroups of laboratories whose process has ended, and returns their names.
 ///
 /// # Errors
 /// `/run/netns` or the folder of temporary files cannot be read.
@@ -48,6 +48,7 @@ pub fn remove_leftovers(which: Leftovers) -> Result<Vec<String>, LabError> {
         removed.push(entry.path().display().to_string());
     }
     removed.extend(netns::remove_dead(&kept_pids)?);
+    cgroup::remove_dead();
     Ok(removed)
 }
 

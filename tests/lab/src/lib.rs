@@ -17,6 +17,7 @@
 //! [`Lab::new`] removes what killed processes left behind.
 
 mod binaries;
+mod cgroup;
 mod command;
 #[cfg(feature = "control-plane")]
 pub mod control_plane;
@@ -39,6 +40,7 @@ mod wait;
 mod wire_count;
 
 pub use binaries::Binaries;
+pub use cgroup::remove_cgroups;
 pub use command::{Output, run, run_with_input};
 pub use error::LabError;
 pub use kubelet::AddResult;

@@ -76,6 +76,20 @@ impl NetNs {
         }
     }
 
+    /// Opens a namespace that others made and remove, by the path of its file. `name` is for messages.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    pub fn open(path: &Path, name: &str) -> Result<Self, LabError> {
+        let file = File::open(path).map_err(LabError::io(format!("opening {}", path.display())))?;
+        Ok(Self(Arc::new(Inner {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            file,
+            keep: true.into(),
+        })))
+    }
+
     /// Returns the name under `/run/netns`.
     #[must_use]
     pub fn name(&self) -> &str {

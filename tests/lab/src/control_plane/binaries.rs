@@ -37,7 +37,8 @@ impl KubernetesBinaries {
     }
 
     /// Returns the path of a program.
-    pub(super) fn path(&self, name: &str) -> PathBuf {
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
         self.folder.join(name)
     }
 

@@ -28,6 +28,8 @@ impl Authority {
             issuer,
         };
         authority.write("ca.crt", &authority.issuer.pem())?;
+        // The controllers sign requests for certificates with it.
+        authority.write("ca.key", &authority.issuer.key().serialize_pem())?;
         let tokens = KeyPair::generate().map_err(failed("the key of the tokens"))?;
         authority.write("sa.key", &tokens.serialize_pem())?;
         authority.write("sa.pub", &tokens.public_key_pem())?;

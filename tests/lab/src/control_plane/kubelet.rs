@@ -8,6 +8,18 @@ use super::ControlPlane;
 use crate::{AddResult, LabError, Node, Pod, manifests};
 
 impl ControlPlane {
+    /// Makes what the kubelet of a node needs: `NAME.kubeconfig` of the user `system:node:NAME`, and the certificate of its server for
+    /// these addresses, `NAME-server.crt` and `NAME-server.key`. They are in [`ControlPlane::dir`].
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn issue_node_credentials(&self, name: &str, addresses: &[IpAddr]) -> Result<(), LabError> {
+        let user = format!("system:node:{name}");
+        self.authority()
+            .client(name, &user, Some("system:nodes"), &self.url())?;
+        self.authority().serve(&format!("{name}-server"), addresses)
+    }
+
     /// Registers a node, as kubelet does, and waits until the controllers have given it its pod ranges.
     ///
     /// # Errors

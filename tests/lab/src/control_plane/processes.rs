@@ -24,18 +24,31 @@ const STOP_BOUND: Duration = Duration::from_secs(10);
 /// The ranges of Service addresses and of pods.
 const SERVICES: &str = "10.96.0.0/16,fd00:10:96::/112";
 const PODS: &str = "10.244.0.0/16,fd00:10:244::/56";
-/// The controllers that run. The lifecycle of nodes is left out: no kubelet renews a lease here.
-const CONTROLLERS: &str = "endpointslice-controller,node-ipam-controller,namespace-controller,serviceaccount-controller,\
+/// The controllers of [`Extent::Api`]. The lifecycle of nodes is left out: no kubelet renews a lease there.
+const API_CONTROLLERS: &str = "endpointslice-controller,node-ipam-controller,namespace-controller,serviceaccount-controller,\
                            serviceaccount-token-controller,root-ca-certificate-publisher-controller,\
                            garbage-collector-controller";
 
-/// etcd, kube-apiserver and kube-controller-manager in a namespace beside the nodes. Dropping it ends them.
+/// The part of a control plane that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// The API server, and the controllers of EndpointSlices, pod ranges, namespaces and service accounts. The laboratory acts as
+    /// scheduler and kubelet.
+    Api,
+    /// All controllers and the scheduler, for nodes with a kubelet.
+    Complete,
+}
+
+/// etcd, kube-apiserver, kube-controller-manager and, with [`Extent::Complete`], kube-scheduler in a namespace beside the nodes.
+/// Dropping it ends them.
 #[derive(Debug)]
 pub struct ControlPlane {
     // The order in which they end: the API server would wait for etcd.
+    scheduler: Option<Process>,
     controllers: Option<Process>,
     api_server: Option<Process>,
     etcd: Option<Process>,
+    extent: Extent,
     authority: Authority,
     binaries: KubernetesBinaries,
     dir: PathBuf,
@@ -43,11 +56,19 @@ pub struct ControlPlane {
 }
 
 impl ControlPlane {
-    /// Starts all processes, and waits until the API server is ready.
+    /// Starts a control plane of [`Extent::Api`], and waits until the API server is ready.
     ///
     /// # Errors
     /// A process cannot be started, or the API server is not ready within a minute. The error contains the end of its log.
     pub fn start(lab: &Lab) -> Result<Self, LabError> {
+        Self::start_with(lab, Extent::Api)
+    }
+
+    /// Starts a control plane of this extent, and waits until the API server is ready.
+    ///
+    /// # Errors
+    /// As for [`ControlPlane::start`].
+    pub fn start_with(lab: &Lab, extent: Extent) -> Result<Self, LabError> {
         let binaries = KubernetesBinaries::find()?;
         let ns = NetNs::create("control-plane")?;
         uplink::join(&ns, lab.outside(), "api", NUMBER)?;
@@ -55,9 +76,11 @@ impl ControlPlane {
         fs::create_dir(&dir).map_err(LabError::io(format!("creating {}", dir.display())))?;
         let authority = Authority::new(&dir)?;
         let mut plane = Self {
+            scheduler: None,
             controllers: None,
             api_server: None,
             etcd: None,
+            extent,
             authority,
             binaries,
             dir,
@@ -71,9 +94,15 @@ impl ControlPlane {
         plane
             .authority
             .client("controllers", "system:kube-controller-manager", None, &server)?;
+        plane
+            .authority
+            .client("scheduler", "system:kube-scheduler", None, &server)?;
         plane.start_etcd()?;
         plane.start_api_server()?;
         plane.start_controllers()?;
+        if extent == Extent::Complete {
+            plane.start_scheduler()?;
+        }
         Ok(plane)
     }
 
@@ -153,7 +182,13 @@ impl ControlPlane {
             ("service-account-signing-key-file", file("sa.key")),
             ("service-account-issuer", "https://kubernetes.default.svc".to_owned()),
             ("service-cluster-ip-range", SERVICES.to_owned()),
-            ("authorization-mode", "RBAC".to_owned()),
+            ("authorization-mode", "Node,RBAC".to_owned()),
+            ("enable-admission-plugins", "NodeRestriction".to_owned()),
+            // For logs, exec and port-forward; names of nodes have no addresses here.
+            ("kubelet-client-certificate", file("admin.crt")),
+            ("kubelet-client-key", file("admin.key")),
+            ("kubelet-certificate-authority", file("ca.crt")),
+            ("kubelet-preferred-address-types", "InternalIP".to_owned()),
             // As kubeadm sets it: the manifests' containers are privileged.
             ("allow-privileged", "true".to_owned()),
             ("profiling", "false".to_owned()),
@@ -202,6 +237,10 @@ impl ControlPlane {
     pub fn start_controllers(&mut self) -> Result<(), LabError> {
         let own = self.authority.path("");
         let file = |name: &str| format!("{own}{name}");
+        let controllers = match self.extent {
+            Extent::Api => API_CONTROLLERS,
+            Extent::Complete => "*",
+        };
         let flags = [
             ("kubeconfig", file("controllers.kubeconfig")),
             ("root-ca-file", file("ca.crt")),
@@ -212,7 +251,9 @@ impl ControlPlane {
             ("service-cluster-ip-range", SERVICES.to_owned()),
             ("node-cidr-mask-size-ipv4", "24".to_owned()),
             ("node-cidr-mask-size-ipv6", "64".to_owned()),
-            ("controllers", CONTROLLERS.to_owned()),
+            ("controllers", controllers.to_owned()),
+            ("cluster-signing-cert-file", file("ca.crt")),
+            ("cluster-signing-key-file", file("ca.key")),
             ("leader-elect", "false".to_owned()),
             ("bind-address", "127.0.0.1".to_owned()),
             ("profiling", "false".to_owned()),
@@ -220,6 +261,19 @@ impl ControlPlane {
         let mut manager = Command::new(self.binaries.path("kube-controller-manager"));
         manager.args(flags.map(|(flag, value)| format!("--{flag}={value}")));
         self.controllers = Some(self.process("kube-controller-manager", &mut manager)?);
+        Ok(())
+    }
+
+    fn start_scheduler(&mut self) -> Result<(), LabError> {
+        let flags = [
+            ("kubeconfig", self.authority.path("scheduler.kubeconfig")),
+            ("leader-elect", "false".to_owned()),
+            ("bind-address", "127.0.0.1".to_owned()),
+            ("profiling", "false".to_owned()),
+        ];
+        let mut scheduler = Command::new(self.binaries.path("kube-scheduler"));
+        scheduler.args(flags.map(|(flag, value)| format!("--{flag}={value}")));
+        self.scheduler = Some(self.process("kube-scheduler", &mut scheduler)?);
         Ok(())
     }
 

@@ -92,6 +92,36 @@ pub fn ping(from: &NetNs, to: IpAddr, count: u32) -> Result<u32, LabError> {
 /// # Errors
 /// The attempt fails for a reason that no [`ProbeOutcome`] stands for.
 pub fn tcp_request(from: &NetNs, to: SocketAddr, request: &str, bound: Duration) -> Result<ProbeOutcome, LabError> {
+    exchange(from, to, request, bound, |stream| {
+        let mut line = Vec::new();
+        let mut byte = [0];
+        while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
+            line.push(byte[0]);
+        }
+        Ok(line)
+    })
+}
+
+/// Connects by TCP, sends `request` and reads until the peer closes the connection.
+///
+/// # Errors
+/// The attempt fails for a reason that no [`ProbeOutcome`] stands for.
+pub fn tcp_exchange(from: &NetNs, to: SocketAddr, request: &str, bound: Duration) -> Result<ProbeOutcome, LabError> {
+    exchange(from, to, request, bound, |stream| {
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer)?;
+        Ok(answer)
+    })
+}
+
+/// Connects by TCP, sends `request` and returns what `read` reads.
+fn exchange(
+    from: &NetNs,
+    to: SocketAddr,
+    request: &str,
+    bound: Duration,
+    read: impl FnOnce(&mut TcpStream) -> io::Result<Vec<u8>> + Send,
+) -> Result<ProbeOutcome, LabError> {
     let request = request.to_owned();
     from.enter(move || {
         let attempt = || -> io::Result<String> {
@@ -99,15 +129,10 @@ pub fn tcp_request(from: &NetNs, to: SocketAddr, request: &str, bound: Duration)
             stream.set_read_timeout(Some(bound))?;
             stream.set_write_timeout(Some(bound))?;
             stream.write_all(request.as_bytes())?;
-            let mut line = Vec::new();
-            let mut byte = [0];
-            while stream.read(&mut byte)? == 1 && byte[0] != b'\n' {
-                line.push(byte[0]);
-            }
-            Ok(String::from_utf8_lossy(&line).into_owned())
+            Ok(String::from_utf8_lossy(&read(&mut stream)?).into_owned())
         };
         match attempt() {
-            Ok(line) => Ok(ProbeOutcome::Answered(line)),
+            Ok(answer) => Ok(ProbeOutcome::Answered(answer)),
             Err(e) => ProbeOutcome::from_error(&e).ok_or_else(|| LabError::io(format!("TCP to {to}"))(e)),
         }
     })
