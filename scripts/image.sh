@@ -12,18 +12,10 @@ umask 022
 heddle=$1 plugin=$2 archive=$3
 name=${4:-heddle:$("$heddle" --version | cut -d' ' -f2)}
 nft=$(PATH=$PATH:/usr/sbin command -v nft) || { echo "image.sh: nft is missing: apt-get install nftables" >&2; exit 1; }
-case $(uname -m) in
-x86_64) architecture=amd64 ;;
-aarch64) architecture=arm64 ;;
-*) echo "image.sh: $(uname -m) is not supported: build on x86_64 or aarch64" >&2; exit 1 ;;
-esac
-# The time of everything in the image, in seconds since 1970.
-epoch=${SOURCE_DATE_EPOCH:-0}
-
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-root=$work/root layout=$work/layout
-mkdir -p "$root/usr/bin" "$root/usr/sbin" "$root/usr/lib64" "$root/usr/share/heddle" "$root/etc" "$root/tmp" "$layout/blobs/sha256"
+root=$work/root
+mkdir -p "$root/usr/bin" "$root/usr/sbin" "$root/usr/lib64" "$root/usr/share/heddle" "$root/etc" "$root/tmp"
 for link in bin sbin lib lib64; do ln -s "usr/$link" "$root/$link"; done
 
 # The binaries, without symbols for debuggers, which are nine tenths of them.
@@ -52,34 +44,5 @@ done | sort -u >"$root/usr/share/heddle/packages"
 chmod -R u=rwX,go=rX "$root"
 chmod 1777 "$root/tmp"
 
-# Prints a file's digest.
-digest() { sha256sum "$1" | cut -d' ' -f1; }
-# Moves a file to the blobs and prints its descriptor's digest and size as JSON members.
-blob() {
-	sum=$(digest "$1") size=$(stat -c %s "$1")
-	mv "$1" "$layout/blobs/sha256/$sum"
-	printf '"digest":"sha256:%s","size":%s' "$sum" "$size"
-}
-# Packs a folder: names sorted, one time, owner root.
-pack() { tar --create --directory "$1" --sort=name --mtime="@$epoch" --owner=0 --group=0 --numeric-owner --format=ustar --file "$2" .; }
-
-pack "$root" "$work/layer.tar"
-diff=$(digest "$work/layer.tar")
-gzip -n -9 "$work/layer.tar"
-layer=$(blob "$work/layer.tar.gz")
-created=$(date -u -d "@$epoch" +%Y-%m-%dT%H:%M:%SZ)
-printf '{"created":"%s","architecture":"%s","os":"linux","config":{"Entrypoint":["/usr/bin/heddle"],"Env":["PATH=/usr/sbin:/usr/bin"]},"rootfs":{"type":"layers","diff_ids":["sha256:%s"]}}' \
-	"$created" "$architecture" "$diff" >"$work/config"
-config=$(blob "$work/config")
-type=application/vnd.oci.image
-printf '{"schemaVersion":2,"mediaType":"%s.manifest.v1+json","config":{"mediaType":"%s.config.v1+json",%s},"layers":[{"mediaType":"%s.layer.v1.tar+gzip",%s}]}' \
-	"$type" "$type" "$config" "$type" "$layer" >"$work/manifest"
-manifest=$(blob "$work/manifest")
-# containerd takes the whole name from its own annotation, other programs the tag from the standard one.
-case $name in */*) full=$name ;; *) full=docker.io/library/$name ;; esac
-printf '{"schemaVersion":2,"mediaType":"%s.index.v1+json","manifests":[{"mediaType":"%s.manifest.v1+json",%s,"platform":{"architecture":"%s","os":"linux"},"annotations":{"io.containerd.image.name":"%s","org.opencontainers.image.ref.name":"%s"}}]}' \
-	"$type" "$type" "$manifest" "$architecture" "$full" "${name##*:}" >"$layout/index.json"
-printf '{"imageLayoutVersion":"1.0.0"}' >"$layout/oci-layout"
-pack "$layout" "$work/archive"
-mv "$work/archive" "$archive"
-echo "$archive: $full, $(stat -c %s "$archive") bytes, unpacked $(du -sb "$root" | cut -f1) bytes, ${manifest%%,*}" | tr -d '"'
+command='"Entrypoint":["/usr/bin/heddle"],"Env":["PATH=/usr/sbin:/usr/bin"]'
+"$(dirname "$0")/oci.sh" "$root" "$archive" "$command" "$name"
