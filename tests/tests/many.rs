@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use common::{binaries, port, wait_until};
 use heddle_lab::udp::{Pace, UdpServer, send};
 use heddle_lab::{AddResult, Lab, LabError, Node, NodePlan, Pod, traffic, usage};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 /// The default of kubelet's `--max-pods`.
@@ -90,7 +91,7 @@ fn mebibytes(bytes: u64) -> f64 {
 }
 
 #[test]
-fn a_full_node_attaches_concurrently_and_again_after_all_pods_have_gone() -> Result<(), LabError> {
+fn a_full_node_attaches_concurrently_restarts_and_attaches_again_after_all_pods_have_gone() -> Result<(), LabError> {
     let lab = Lab::new(binaries()?)?;
     let mut node = lab.node(NodePlan::new("node", 1))?;
     node.start_agent()?;
@@ -127,13 +128,23 @@ fn a_full_node_attaches_concurrently_and_again_after_all_pods_have_gone() -> Res
     assert_eq!(attached.len(), PODS);
 
     // Every pod sends one ping and answers one. The families alternate.
-    let answered = AtomicUsize::new(0);
-    concurrently(PODS, |n| {
-        let to = attached[(n * 37 + 11) % PODS].ip(n % 2 == 0)?;
-        answered.fetch_add(usize::from(traffic::ping(pods[n].ns(), to, 1)? == 1), Ordering::Relaxed);
+    let all_answer = || -> Result<(), LabError> {
+        let answered = AtomicUsize::new(0);
+        concurrently(PODS, |n| {
+            let to = attached[(n * 37 + 11) % PODS].ip(n % 2 == 0)?;
+            answered.fetch_add(usize::from(traffic::ping(pods[n].ns(), to, 1)? == 1), Ordering::Relaxed);
+            Ok(())
+        })?;
+        assert_eq!(answered.into_inner(), PODS, "each pair answers");
         Ok(())
-    })?;
-    assert_eq!(answered.into_inner(), PODS, "each pair answers");
+    };
+    all_answer()?;
+    wait_for_frames_at_rest(&node)?;
+
+    // An agent that ends closes all ports within 10 s, the bound of `stop_agent`: the DaemonSet gives it 60. The next one opens them.
+    node.stop_agent(Signal::SIGTERM)?;
+    node.start_agent()?;
+    all_answer()?;
     wait_for_frames_at_rest(&node)?;
 
     let start = Instant::now();
