@@ -13,6 +13,8 @@ export HEDDLE_KUBERNETES := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/kubern
 # Helm, for the test of the chart.
 HELM_VERSION := $(shell sed -nE 's|^require helm.sh/helm/v3 (v[0-9.]+).*|\1|p' tests/helm/go.mod)
 export HEDDLE_HELM := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/helm/$(HELM_VERSION)
+# The programs and images of `make e2e-cluster`.
+export HEDDLE_CLUSTER := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/heddle/cluster/$(KUBERNETES_VERSION)
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 BIN := $(TARGET)/e2e
 DENY_VERSION := 0.20.2
@@ -32,6 +34,10 @@ BUILD_COMMANDS := cc:gcc clang:clang llvm-strip:llvm m4:m4 pkg-config:pkg-config
 COMMANDS := $(BUILD_COMMANDS) ip:iproute2 ping:iputils-ping ethtool:ethtool iperf3:iperf3 nft:nftables
 HEADERS := /usr/include/libelf.h:libelf-dev /usr/include/zlib.h:zlib1g-dev
 
+# Runs the cluster of tests/cluster, with heddle's image made of the binaries that the other suites use.
+CLUSTER_COMMAND = scripts/image.sh $(BIN)/heddle $(BIN)/heddle-cni $(HEDDLE_CLUSTER)/images/heddle.tar && \
+	cargo build --locked --profile e2e -p heddle-cluster && $(SUDO) $(BIN)/heddle-e2e-cluster
+
 # The fuzz targets are a workspace of their own. They compile on a stable toolchain; libFuzzer, which is C++, is named here
 # and not built, because nothing is linked.
 CLIPPY_FUZZ := CUSTOM_LIBFUZZER_PATH=/nowhere/libfuzzer.a cargo clippy --locked --manifest-path fuzz/Cargo.toml \
@@ -45,6 +51,9 @@ test instructions: COMMANDS += valgrind:valgrind
 
 # Only what runs an API server needs them.
 test e2e demo-cluster kubernetes helm manifests: COMMANDS += go:golang-go etcd:etcd-server
+
+# Only a cluster with kubelets needs them.
+test e2e-quick e2e-cluster: COMMANDS += go:golang-go etcd:etcd-server runc:runc mmdebstrap:mmdebstrap nsenter:util-linux curl:curl
 
 # Only the suite `nodes` dissects captures.
 test e2e: COMMANDS += tshark:tshark dumpcap:wireshark-common
@@ -69,7 +78,7 @@ check: deps ## formatting, lints, and every test that needs no root and no netwo
 style: ## counts what CONTRIBUTING.md forbids in prose and layout
 	@scripts/style.sh
 
-test: deps lint unit loom e2e instructions ## the whole suite
+test: deps lint unit loom e2e e2e-quick instructions ## the whole suite
 	@echo "make test: all of it passed"
 
 build: deps ## both binaries, as the demo and the end-to-end suites use them
@@ -120,6 +129,14 @@ image: deps ## the agent's container image as an OCI archive, from Debian's pack
 e2e: build kubernetes helm ## real namespaces, veths, sockets: the agent and the CNI plugin as binaries
 	@$(SUDO) cargo test --locked --profile e2e -p heddle-tests -- --test-threads=2
 
+e2e-quick: build kubernetes helm ## a real cluster of two nodes with kubelet and containerd, heddle installed by its chart: the quick part
+	@scripts/cluster.sh $(HEDDLE_CLUSTER) $(HEDDLE_KUBERNETES)
+	@$(CLUSTER_COMMAND) --quick --nodes 2
+
+e2e-cluster: build kubernetes helm ## the same with three nodes: all scenarios, and Kubernetes' own e2e suite: an hour (CLUSTER_FLAGS=--list)
+	@scripts/cluster.sh $(HEDDLE_CLUSTER) $(HEDDLE_KUBERNETES) suite
+	@$(CLUSTER_COMMAND) $(CLUSTER_FLAGS)
+
 bench: deps ## the pipeline in memory; on veths beside a bare forwarder and the kernel, interleaved (bench/README.md)
 	@cargo bench --locked -p heddle-bench --bench pipeline
 	@$(SUDO) cargo run --locked --release -p heddle-bench --bin heddle-compare -- $(BENCH_FLAGS)
@@ -130,8 +147,8 @@ bench-nodes: deps ## pods of two nodes over VXLAN, beside the kernel's VXLAN dev
 
 bench-cluster: deps ## the control plane with 5,000 nodes and 150,000 pods (bench/README.md): a few minutes
 	@cargo build --locked --release -p heddle-bench -p heddle-cli -p heddle-cni
-	@$(TARGET)/release/heddle-cluster-scale stages $(CLUSTER_FLAGS)
-	@$(SUDO) $(TARGET)/release/heddle-cluster-scale agent $(CLUSTER_FLAGS)
+	@$(TARGET)/release/heddle-cluster-scale stages $(BENCH_FLAGS)
+	@$(SUDO) $(TARGET)/release/heddle-cluster-scale agent $(BENCH_FLAGS)
 
 instructions: deps $(TOOLS)/bin/gungraun-runner ## instructions a packet against the budget (needs valgrind)
 	@PATH="$(TOOLS)/bin:$$PATH" cargo bench --locked -p heddle-bench --no-default-features --bench instructions
@@ -149,4 +166,4 @@ fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuz
 		cargo +nightly fuzz run "$$target" "$$found" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-.PHONY: help demo demo-cluster kubernetes helm manifests image check style test build deps lint unit loom e2e bench bench-nodes bench-cluster instructions fuzz
+.PHONY: help demo demo-cluster kubernetes helm manifests image check style test build deps lint unit loom e2e e2e-quick e2e-cluster bench bench-nodes bench-cluster instructions fuzz

@@ -60,6 +60,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("tests", &["wire", "lab"]),
+    ("cluster", &["lab"]),
 ];
 
 /// Crates that another crate must not reach, over however many others.
@@ -78,7 +79,7 @@ const ONLY_IN: &[(&str, &[&str])] = &[
     ("libbpf-rs", &["io"]),
     ("libxdp-sys", &["io"]),
     ("libbpf-sys", &["io"]),
-    ("clap", &["config", "cli", "bench"]),
+    ("clap", &["config", "cli", "bench", "cluster"]),
     ("comfy-table", &["cli"]),
 ];
 

@@ -1,0 +1,3 @@
+module heddle.test/pause
+
+go 1.21
