@@ -156,6 +156,35 @@ fn direct_traffic_goes_on_after_the_uplink_was_down() -> Result<(), LabError> {
         .try_for_each(traffic_goes_on_after_the_uplink_was_down)
 }
 
+/// As an administrator or a DHCP client restarts a network: the addresses and routes of the uplink go with it and come back later.
+#[test]
+fn traffic_goes_on_after_the_uplink_lost_its_addresses() -> Result<(), LabError> {
+    for config in ["", "tunnel: none\n"] {
+        let cluster = cluster(2, config)?;
+        let there = Traffic::start(&cluster, 0, 1)?;
+        let node = &cluster.nodes[1];
+        let ns = node.ns();
+        for _ in 0..2 {
+            ip(ns, "link set eth0 down")?;
+            ip(ns, "address flush dev eth0")?;
+            wait_until("the node has no path", || {
+                Ok(!seen(node, "node-1")?["problem"].is_null())
+            })?;
+            there.stands()?;
+            ip(ns, "link set eth0 up")?;
+            for (address, prefix) in node.internal_ips().into_iter().zip(["/24", "/64 nodad"]) {
+                ip(ns, &format!("address add {address}{prefix} dev eth0"))?;
+            }
+            ip(ns, "route add default via 192.0.2.254")?;
+            ip(ns, "-6 route add default via 2001:db8::fe")?;
+            cluster.wait_for_paths()?;
+            there.goes_on(RECOVERY)?;
+        }
+        there.finish()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn more_queues_of_the_uplink_get_ports() -> Result<(), LabError> {
     let cluster = cluster(2, "")?;
