@@ -145,6 +145,10 @@ bench-nodes: deps ## pods of two nodes over VXLAN, beside the kernel's VXLAN dev
 	@cargo build --locked --release -p heddle-bench -p heddle-cli -p heddle-cni
 	@$(SUDO) $(TARGET)/release/heddle-compare --only nodes $(BENCH_FLAGS)
 
+bench-streams: deps ## TCP of one node's pods, with each other and with the outside, beside the kernel (bench/README.md)
+	@cargo build --locked --release -p heddle-bench -p heddle-cli -p heddle-cni
+	@$(SUDO) $(TARGET)/release/heddle-compare --only streams $(BENCH_FLAGS)
+
 bench-cluster: deps ## the control plane with 5,000 nodes and 150,000 pods (bench/README.md): a few minutes
 	@cargo build --locked --release -p heddle-bench -p heddle-cli -p heddle-cni
 	@$(TARGET)/release/heddle-cluster-scale stages $(BENCH_FLAGS)
@@ -166,4 +170,4 @@ fuzz: ## one minute of each fuzz target (needs a nightly toolchain and cargo-fuz
 		cargo +nightly fuzz run "$$target" "$$found" "fuzz/corpus/$$target" -- -max_total_time=$(FUZZ_SECONDS); \
 	done
 
-.PHONY: help demo demo-cluster kubernetes helm manifests image check style test build deps lint unit loom e2e e2e-quick e2e-cluster bench bench-nodes bench-cluster instructions fuzz
+.PHONY: help demo demo-cluster kubernetes helm manifests image check style test build deps lint unit loom e2e e2e-quick e2e-cluster bench bench-nodes bench-streams bench-cluster instructions fuzz

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::latency::RoundTrips;
 use crate::load::{Cores, Packets, Run};
+use crate::one_node::NodeReport;
 use crate::two_nodes::NodesReport;
 use crate::{Machine, stats};
 
@@ -54,6 +55,8 @@ pub struct Report {
     pub latency: Vec<Series<RoundTrips>>,
     /// Two nodes, if they were measured.
     pub nodes: Option<NodesReport>,
+    /// TCP streams of one node's pods, if they were measured.
+    pub streams: Option<NodeReport>,
 }
 
 impl Report {
@@ -79,10 +82,13 @@ impl fmt::Display for Report {
         self.write_load(f)?;
         self.write_tcp(f)?;
         self.write_latency(f)?;
-        match &self.nodes {
-            Some(nodes) => nodes.fmt(f),
-            None => Ok(()),
+        if let Some(nodes) = &self.nodes {
+            nodes.fmt(f)?;
         }
+        if let Some(streams) = &self.streams {
+            streams.fmt(f)?;
+        }
+        Ok(())
     }
 }
 

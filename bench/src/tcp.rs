@@ -1,4 +1,4 @@
-//! The rate of one TCP stream between two namespaces, and its processor time.
+//! The rate of TCP streams between two namespaces, and their processor time.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -39,14 +39,39 @@ impl StreamRun {
     }
 }
 
+/// The direction of the data on connections that the first end opens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From the end that opens.
+    Up,
+    /// To the end that opens.
+    Down,
+}
+
 /// Sends from the first namespace to a server at `port` in the second, for `time`. `to` is the address that the client connects to.
 ///
 /// # Errors
 /// The connection cannot be made, or makes no progress.
 pub fn stream(
+    ends: [&NetNs; 2],
+    to: SocketAddr,
+    port: u16,
+    time: Duration,
+    meter: &CpuMeter,
+) -> Result<StreamRun, BenchError> {
+    streams(ends, to, port, (Direction::Up, 1), time, meter)
+}
+
+/// Opens connections from the first namespace to a server at `port` in the second, and sends on all of them in this direction for
+/// `time`. `to` is the address that the client connects to. The result is the sum of all connections.
+///
+/// # Errors
+/// A connection cannot be made, or makes no progress.
+pub fn streams(
     [client, server]: [&NetNs; 2],
     to: SocketAddr,
     port: u16,
+    (direction, count): (Direction, usize),
     time: Duration,
     meter: &CpuMeter,
 ) -> Result<StreamRun, BenchError> {
@@ -55,46 +80,53 @@ pub fn stream(
             TcpListener::bind(SocketAddr::from(([0, 0, 0, 0], port)))
         })
     })?;
-    let mut sender =
-        client.enter(|| TcpStream::connect_timeout(&to, STALL).map_err(LabError::io(format!("connecting to {to}"))))?;
-    let io = BenchError::io(format!("the stream to {to}"));
-    let (mut receiver, _) = match listener.accept() {
-        Ok(accepted) => accepted,
-        Err(error) => return Err(io(error)),
-    };
-    let limits = [
-        sender.set_write_timeout(Some(STALL)),
-        receiver.set_read_timeout(Some(STALL)),
-    ];
-    if let Some(error) = limits.into_iter().find_map(Result::err) {
-        return Err(io(error));
+    let io = |error| BenchError::io(format!("the stream to {to}"))(error);
+    let mut pairs = Vec::new();
+    for _ in 0..count {
+        let opened = client
+            .enter(|| TcpStream::connect_timeout(&to, STALL).map_err(LabError::io(format!("connecting to {to}"))))?;
+        let (accepted, _) = listener.accept().map_err(io)?;
+        let (sender, receiver) = match direction {
+            Direction::Up => (opened, accepted),
+            Direction::Down => (accepted, opened),
+        };
+        sender.set_write_timeout(Some(STALL)).map_err(io)?;
+        receiver.set_read_timeout(Some(STALL)).map_err(io)?;
+        pairs.push((sender, receiver));
     }
     let received = Arc::new(AtomicU64::new(0));
     let (result, measured) = thread::scope(|scope| {
-        let reading = scope.spawn(|| {
-            let mut buffer = vec![0; CHUNK];
-            loop {
-                match receiver.read(&mut buffer) {
-                    Ok(0) => return Ok(()),
-                    Ok(n) => received.fetch_add(n as u64, Ordering::Relaxed),
-                    Err(error) => return Err(error),
-                };
-            }
-        });
-        let written = write_for(&mut sender, WARM_UP);
+        let until = Instant::now() + WARM_UP + time;
+        let mut ends = Vec::new();
+        for (mut sender, mut receiver) in pairs {
+            let received = Arc::clone(&received);
+            ends.push(scope.spawn(move || {
+                let mut buffer = vec![0; CHUNK];
+                loop {
+                    match receiver.read(&mut buffer) {
+                        Ok(0) => return Ok(()),
+                        Ok(n) => received.fetch_add(n as u64, Ordering::Relaxed),
+                        Err(error) => return Err(error),
+                    };
+                }
+            }));
+            ends.push(scope.spawn(move || write_until(&mut sender, until)));
+        }
+        thread::sleep(WARM_UP);
         let cpu_before = meter.read();
         let (before, began) = (received.load(Ordering::Relaxed), Instant::now());
-        let written = written.and_then(|()| write_for(&mut sender, time));
+        thread::sleep(until.saturating_duration_since(began));
         let (after, took) = (received.load(Ordering::Relaxed), began.elapsed());
         let cpu_after = meter.read();
-        drop(sender);
-        let read = reading
-            .join()
-            .unwrap_or_else(|_| Err(std::io::Error::other("the reader died")));
+        let done = ends.into_iter().map(|end| {
+            end.join()
+                .unwrap_or_else(|_| Err(std::io::Error::other("a thread of the stream died")))
+        });
+        let result: std::io::Result<()> = done.collect();
         let bytes = after - before;
         let rate = bytes as f64 * 8.0 / took.as_secs_f64();
         let cpu = cpu_before.and_then(|before| Ok(cpu_after?.saturating_sub(before)));
-        (written.and(read), cpu.map(|cpu| StreamRun { rate, bytes, cpu }))
+        (result, cpu.map(|cpu| StreamRun { rate, bytes, cpu }))
     });
     match result {
         Ok(()) => measured,
@@ -102,10 +134,9 @@ pub fn stream(
     }
 }
 
-fn write_for(stream: &mut TcpStream, time: Duration) -> std::io::Result<()> {
+fn write_until(stream: &mut TcpStream, until: Instant) -> std::io::Result<()> {
     let chunk = vec![0x5a; CHUNK];
-    let began = Instant::now();
-    while began.elapsed() < time {
+    while Instant::now() < until {
         stream.write_all(&chunk)?;
     }
     Ok(())

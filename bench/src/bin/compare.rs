@@ -14,6 +14,7 @@ use heddle_bench::cpu::CpuMeter;
 use heddle_bench::forwarder::{Forwarder, ForwarderKind};
 use heddle_bench::latency::{self, PingPace};
 use heddle_bench::load::{self, Cores, Packets};
+use heddle_bench::one_node::{self, NodePathsPlan};
 use heddle_bench::report::{Report, Series};
 use heddle_bench::two_nodes::{self, NodesPlan};
 use heddle_bench::veth::{Offload, Scene};
@@ -49,6 +50,12 @@ struct Arguments {
     /// Core of the generator; of the second node's worker
     #[arg(long, default_value_t = 1)]
     generator_core: usize,
+    /// Numbers of TCP streams side by side (part `streams`)
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 8])]
+    streams: Vec<usize>,
+    /// Keys of the agents' configuration, as KEY: VALUE (parts `streams` and `nodes`)
+    #[arg(long)]
+    set: Vec<String>,
     /// Also write the report as JSON to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -61,6 +68,8 @@ enum Part {
     Latency,
     /// Two nodes; needs `heddle` and `heddle-cni` in the folder of this binary
     Nodes,
+    /// TCP streams of one node's pods, with each other and with the outside; needs the same
+    Streams,
 }
 
 impl std::fmt::Display for Part {
@@ -70,6 +79,7 @@ impl std::fmt::Display for Part {
             Self::Tcp => "tcp",
             Self::Latency => "latency",
             Self::Nodes => "nodes",
+            Self::Streams => "streams",
         })
     }
 }
@@ -115,6 +125,15 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         tcp: Vec::new(),
         latency: Vec::new(),
         nodes: None,
+        streams: None,
+    };
+    let config: String = arguments.set.iter().map(|key| format!("{key}\n")).collect();
+    let paths = NodePathsPlan {
+        core: arguments.core,
+        config: config.clone(),
+        rounds: arguments.rounds,
+        time,
+        streams: arguments.streams.clone(),
     };
     let nodes = NodesPlan {
         cores: [arguments.core, arguments.generator_core],
@@ -128,7 +147,8 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             Part::Packets => packets(&scene, &mut report, arguments.rounds)?,
             Part::Tcp => streams(&scene, &mut report, arguments.rounds, time)?,
             Part::Latency => ping_pong(&scene, &mut report, arguments.rounds, time)?,
-            Part::Nodes => report.nodes = Some(two_nodes::measure(&nodes, &print_progress)?),
+            Part::Nodes => report.nodes = Some(two_nodes::measure(&nodes, &config, &print_progress)?),
+            Part::Streams => report.streams = Some(one_node::measure(&paths, &print_progress)?),
         }
     }
     if let Some(path) = &arguments.json {

@@ -54,12 +54,13 @@ struct PodPath<'a> {
     only_tcp: bool,
 }
 
-/// Makes the nodes and measures every path in each round. `progress` gets a line for each run.
+/// Makes the nodes and measures every path in each round. `config` has keys of the agents' configuration besides the tunnel.
+/// `progress` gets a line for each run.
 ///
 /// # Errors
 /// A step of the laboratory failed, the binaries are not beside this one, or no packet arrives on a path.
-pub fn measure(plan: &NodesPlan, progress: &dyn Fn(&str)) -> Result<NodesReport, BenchError> {
-    let nodes = TwoNodes::new(plan)?;
+pub fn measure(plan: &NodesPlan, config: &str, progress: &dyn Fn(&str)) -> Result<NodesReport, BenchError> {
+    let nodes = TwoNodes::new(plan, config)?;
     let agents = nodes.group.nodes.iter().filter_map(|node| node.agent());
     let meter = CpuMeter::new(agents.map(heddle_lab::Process::id))?;
     let paths = nodes.paths()?;
@@ -112,12 +113,12 @@ pub fn measure(plan: &NodesPlan, progress: &dyn Fn(&str)) -> Result<NodesReport,
 }
 
 impl TwoNodes {
-    fn new(plan: &NodesPlan) -> Result<Self, BenchError> {
+    fn new(plan: &NodesPlan, config: &str) -> Result<Self, BenchError> {
         let plans = [(1, plan.cores[0]), (2, plan.cores[1])].map(|(number, core)| NodePlan {
             cores: core.to_string(),
             ..NodePlan::new(&format!("node-{number}"), number)
         });
-        let mut group = NodeGroup::prepare_plans(plans.into(), "tunnel: vxlan\n")?;
+        let mut group = NodeGroup::prepare_plans(plans.into(), &format!("tunnel: vxlan\n{config}"))?;
         for node in &group.nodes {
             set_mtu(&group.lab, node.ns(), node.name(), plan.mtu)?;
         }
