@@ -63,8 +63,10 @@ impl FrontendKind {
 /// The client of a Service, as traffic policies distinguish clients.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Client {
-    /// A pod of the cluster, on any node.
+    /// A pod of this node.
     Pod,
+    /// A pod of another node.
+    ForeignPod,
     /// This node itself, or a pod of its network.
     ThisNode,
     /// Any other client, including other nodes.
@@ -74,7 +76,8 @@ pub enum Client {
 impl From<Place> for Client {
     fn from(place: Place) -> Self {
         match place {
-            Place::Local(_) | Place::Node(_) | Place::Unreachable => Self::Pod,
+            Place::Local(_) => Self::Pod,
+            Place::Node(_) | Place::Unreachable => Self::ForeignPod,
             Place::Host => Self::ThisNode,
             Place::RemoteHost(_) | Place::Outside => Self::Outside,
         }
@@ -253,7 +256,8 @@ impl Frontend {
         self.backends.pick(hash)
     }
 
-    /// Returns the backends for this client.
+    /// Returns the backends for this client. The traffic policy `Local` is for clients that come from another machine: a pod of another
+    /// node at a node port of this one, too (Kubernetes' e2e suite, "should fallback to local terminating endpoints").
     #[inline]
     #[must_use]
     pub fn backends_for(&self, client: Client) -> &Backends {
@@ -287,7 +291,7 @@ impl Frontend {
         match (self.kind, &self.inside) {
             // The pod is local, so its answers come back whatever the client's address is.
             (FrontendKind::HostPort, _) => false,
-            (FrontendKind::ClusterIp, _) => !matches!(client, Client::Pod),
+            (FrontendKind::ClusterIp, _) => !matches!(client, Client::Pod | Client::ForeignPod),
             (_, None) => true,
             (_, Some(_)) => matches!(client, Client::ThisNode),
         }
@@ -334,21 +338,25 @@ mod tests {
 
     #[test]
     fn masquerade_depends_on_address_policy_and_client() {
-        let clients = [Client::Pod, Client::ThisNode, Client::Outside];
+        let clients = [Client::Pod, Client::ForeignPod, Client::ThisNode, Client::Outside];
         let asked = |frontend: Frontend| clients.map(|client| frontend.masquerades(client));
-        assert_eq!(asked(frontend(FrontendKind::ClusterIp, None)), [false, true, true]);
-        assert_eq!(asked(frontend(FrontendKind::HostPort, None)), [false; 3]);
+        assert_eq!(
+            asked(frontend(FrontendKind::ClusterIp, None)),
+            [false, false, true, true]
+        );
+        assert_eq!(asked(frontend(FrontendKind::HostPort, None)), [false; 4]);
         for kind in [
             FrontendKind::LoadBalancer,
             FrontendKind::ExternalIp,
             FrontendKind::NodePort,
         ] {
-            assert_eq!(asked(frontend(kind, None)), [true, true, true]);
+            assert_eq!(asked(frontend(kind, None)), [true; 4]);
             let local = frontend(kind, Some(Backends::new([b(1, 80), b(2, 80)], false)));
             assert_eq!(local.backends_for(Client::Pod).list().len(), 2);
             assert_eq!(local.backends_for(Client::ThisNode).list().len(), 2);
+            assert_eq!(local.backends_for(Client::ForeignPod).list().len(), 1);
             assert_eq!(local.backends_for(Client::Outside).list().len(), 1);
-            assert_eq!(asked(local), [false, true, false]);
+            assert_eq!(asked(local), [false, false, true, false]);
         }
     }
 
