@@ -3,13 +3,15 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use common::{BOUND, SILENCE, binaries, drops, wait_until};
 use heddle_lab::shop::{DB_PORT, Shop, WEB_PORT, WEB_TARGET};
 use heddle_lab::traffic::{self, Conversation, ProbeOutcome, ServerBehavior, Speaker, TcpServer};
+use heddle_lab::udp::UdpServer;
 use heddle_lab::{LabError, NodePlan, manifests};
+use serde_json::json;
 
 fn shop(workers: &str) -> Result<Shop, LabError> {
     let mut plan = NodePlan::new("node", 1);
@@ -84,6 +86,34 @@ fn check_reachability(shop: &Shop) -> Result<(), LabError> {
     }
     traffic::bulk(client.pod.ns(), web.pod.ns(), web.at(false, 5001)?, 5001, 64 << 20)?;
     traffic::bulk(web.pod.ns(), client.pod.ns(), client.at(true, 5001)?, 5001, 64 << 20)?;
+    Ok(())
+}
+
+/// A UDP server that is bound to no address answers from the one that the kernel chooses for the client's address.
+#[test]
+fn a_pod_reaches_its_own_udp_service() -> Result<(), LabError> {
+    let shop = shop("0")?;
+    let web = shop.member("web-1")?;
+    let _server = UdpServer::echo(web.pod.ns(), WEB_TARGET)?;
+    let addresses = [
+        IpAddr::from([10, 96, 0, 90]),
+        IpAddr::from([0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x90]),
+    ];
+    let mut service = manifests::service("shop", "own", &addresses, WEB_PORT, WEB_TARGET);
+    service["spec"]["ports"][0]["protocol"] = json!("UDP");
+    for v6 in [false, true] {
+        let mut slice = manifests::endpoint_slice("shop", "own", v6, WEB_TARGET, &[(web.attached.ip(v6)?, "web-1")]);
+        slice["ports"][0]["protocol"] = json!("UDP");
+        shop.node.apply(&slice)?;
+    }
+    shop.node.apply(&service)?;
+    for address in addresses {
+        let to = SocketAddr::new(address, WEB_PORT);
+        wait_until("the pod's own Service answers", || {
+            let answer = traffic::udp_request(web.pod.ns(), to, b"hello", SILENCE)?;
+            Ok(answer == ProbeOutcome::Answered("hello".to_owned()))
+        })?;
+    }
     Ok(())
 }
 

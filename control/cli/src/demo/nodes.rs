@@ -24,11 +24,15 @@ const BACKENDS: [usize; 2] = [2, 5];
 /// The fewest and the most connections to a Service. If two backends are chosen fairly, all of 64 connections go to one of
 /// them with a probability of 2^-63.
 const CONNECTIONS: std::ops::RangeInclusive<usize> = 8..=64;
-/// The sources that a pod sees when it reaches itself through a Service.
-const GATEWAYS: [IpAddr; 2] = [
-    IpAddr::V4(std::net::Ipv4Addr::new(169, 254, 1, 1)),
-    IpAddr::V6(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1)),
-];
+/// Returns the source that a pod of a node sees when it reaches itself through a Service: the gateway's address, or with IPv6 the second
+/// one of the node's range.
+fn source_of_itself(node: usize, v6: bool) -> IpAddr {
+    if v6 {
+        let number = u16::try_from(node + 1).unwrap_or(u16::MAX);
+        return IpAddr::from([0xfd00, 0x10, 0x244, number, 0, 0, 0, 2]);
+    }
+    IpAddr::from([169, 254, 1, 1])
+}
 
 /// Builds the nodes, probes them over VXLAN and over direct routing, and removes them. Returns true if all results are as
 /// expected.
@@ -146,7 +150,7 @@ fn probe(stage: &Stage, group: &NodeGroup, v6: bool) -> Result<Matrix, DemoError
         let mut cells = probes.servers(pod.ns(), &pod.pod.name, own)?;
         let source = |backend: &RunningPod| {
             if backend.pod.name == pod.pod.name {
-                GATEWAYS[family]
+                source_of_itself(pod.node, v6)
             } else {
                 own
             }

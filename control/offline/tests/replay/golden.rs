@@ -42,6 +42,8 @@ struct Family {
     remote_3: Ip,
     outside: Ip,
     gateway: Ip,
+    /// The source that a pod sees when it reaches itself through a Service.
+    hairpin: Ip,
     masquerade: Ip,
 }
 
@@ -66,6 +68,7 @@ fn families() -> [Family; 2] {
             remote_3: ip("10.3.0.20"),
             outside: ip("203.0.113.7"),
             gateway: ip("169.254.1.1"),
+            hairpin: ip("169.254.1.1"),
             masquerade: ip("10.1.0.2"),
         },
         Family {
@@ -87,6 +90,7 @@ fn families() -> [Family; 2] {
             remote_3: ip("fd00:3::20"),
             outside: ip("2001:db8:ffff::7"),
             gateway: ip("fe80::1"),
+            hairpin: ip("fd00:1::2"),
             masquerade: ip("fd00:1::2"),
         },
     ]
@@ -247,14 +251,14 @@ fn a_pod_through_its_own_service() {
     play("a_pod_through_its_own_service", |f| {
         vec![
             step(
-                "to itself: the source becomes the gateway, so that the answer comes back through heddle",
+                "to itself: it sees another source, so that the answer comes back through heddle",
                 CLIENT,
                 from(10, f.client, f.own_service).tcp(40_003, 80, TcpFlags::SYN, 1, 0, b""),
             ),
             step(
                 "back to the client",
                 CLIENT,
-                from(10, f.client, f.gateway).tcp(8080, 40_003, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b""),
+                from(10, f.client, f.hairpin).tcp(8080, 40_003, TcpFlags::SYN | TcpFlags::ACK, 1, 2, b""),
             ),
         ]
     });

@@ -183,6 +183,19 @@ fn reply_origin(snapshot: &Snapshot, egress: Egress) -> Origin {
     }
 }
 
+/// Returns the source that a pod sees when it reaches itself through a Service. It would answer its own address inside the pod.
+///
+/// With IPv6 the gateway's address will not do: to a link-local address, a UDP server that is not bound to one of the pod's addresses
+/// answers from the pod's link-local one (RFC 6724 section 5, rule 2).
+fn hairpin_address(node: &NodeTable, v4: bool) -> Ip {
+    if v4 {
+        return NodeTable::GATEWAY_V4;
+    }
+    node.masquerade
+        .address_for(NodeTable::GATEWAY_V6)
+        .unwrap_or(NodeTable::GATEWAY_V6)
+}
+
 /// Returns the source that the destination sees.
 fn source(snapshot: &Snapshot, opener: &Opener, target: &Target, egress: Egress) -> Result<Source, Denial> {
     let node = snapshot.node();
@@ -212,13 +225,7 @@ fn source(snapshot: &Snapshot, opener: &Opener, target: &Target, egress: Egress)
                 return Err(no_route());
             }
             if to.is_pod() {
-                // The pod would answer its own address inside the pod.
-                let gateway = if v4 {
-                    NodeTable::GATEWAY_V4
-                } else {
-                    NodeTable::GATEWAY_V6
-                };
-                return Ok(Source::Hairpin(gateway));
+                return Ok(Source::Hairpin(hairpin_address(node, v4)));
             }
             // The kernel would deliver the reply to an address of the node directly, without heddle's translation.
             masquerade(node.masquerade.address_for(target.dst))

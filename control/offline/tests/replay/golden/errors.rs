@@ -156,7 +156,7 @@ fn errors_of_routers_and_about_pings() {
 fn errors_of_a_pod_through_its_own_service() {
     play("errors_of_a_pod_through_its_own_service", |f| {
         let own = from(10, f.client, f.own_service);
-        let seen = from(10, f.gateway, f.client)
+        let seen = from(10, f.hairpin, f.client)
             .ttl(63)
             .tcp(40_024, 8080, TcpFlags::SYN, 1, 0, b"");
         vec![
@@ -164,7 +164,7 @@ fn errors_of_a_pod_through_its_own_service() {
             step(
                 "the server, which is the same pod, reports that the segment was too large",
                 CLIENT,
-                too_big(f, &from(10, f.client, f.gateway), &seen),
+                too_big(f, &from(10, f.client, f.hairpin), &seen),
             ),
         ]
     });
