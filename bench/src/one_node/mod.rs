@@ -4,6 +4,7 @@
 //! Sender, receiver, the worker and the network outside share the machine's processors, so the figures compare paths on this machine.
 
 mod kernel;
+mod plan;
 mod report;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -14,6 +15,7 @@ use heddle_lab::{LabError, NetNs, NodePlan, manifests, wait_until};
 use serde_json::json;
 
 use self::kernel::KernelNode;
+pub use self::plan::NodePathsPlan;
 pub use self::report::{NodeReport, PathStreams};
 use crate::cpu::CpuMeter;
 use crate::tcp::{self, Direction};
@@ -29,21 +31,6 @@ const KERNEL: u8 = 101;
 const SMALL_MTU: u16 = 1500;
 /// The bound of an event that needs several steps of the agent, also on a busy machine.
 const BOUND: Duration = Duration::from_secs(15);
-
-/// The parameters of a measurement.
-#[derive(Clone, Debug)]
-pub struct NodePathsPlan {
-    /// The core of the worker.
-    pub core: usize,
-    /// The configuration of the agent, in its file's format.
-    pub config: String,
-    /// Rounds; every path has a turn in each.
-    pub rounds: u32,
-    /// The duration of each run.
-    pub time: Duration,
-    /// The numbers of streams side by side.
-    pub streams: Vec<usize>,
-}
 
 /// A path between two ends.
 struct StreamPath<'a> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::NodePathsPlan;
+use super::plan::NodePathsPlan;
 use crate::stats;
 use crate::tcp::StreamRun;
 

@@ -14,12 +14,14 @@ use crate::programs::project;
 const HELM: &str = "HEDDLE_HELM";
 
 impl Cluster {
-    /// Installs heddle by its chart with default values, and waits until all nodes are ready.
+    /// Installs heddle by its chart, and waits until all nodes are ready. All values are the defaults, except that external addresses
+    /// of Services are served, because Kubernetes' e2e suite asks for them.
     ///
     /// # Errors
     /// Helm fails, or a node is not ready in time.
     pub fn install_heddle(&self) -> Result<(), LabError> {
-        self.helm(&["install", "heddle", "configs/helm/heddle", "--namespace", SYSTEM])?;
+        let install = ["install", "heddle", "configs/helm/heddle", "--namespace", SYSTEM];
+        self.helm(&[&install[..], &["--set", "config.externalIPs=true"]].concat())?;
         self.wait_for_rollout(SYSTEM, "daemonset/heddle")?;
         self.wait(SYSTEM, &["--for=condition=Ready", "node", "--all"])
     }
