@@ -41,7 +41,6 @@ struct Family {
     remote: Ip,
     remote_3: Ip,
     outside: Ip,
-    gateway: Ip,
     /// The source that a pod sees when it reaches itself through a Service.
     hairpin: Ip,
     masquerade: Ip,
@@ -67,7 +66,6 @@ fn families() -> [Family; 2] {
             remote: ip("10.2.0.20"),
             remote_3: ip("10.3.0.20"),
             outside: ip("203.0.113.7"),
-            gateway: ip("169.254.1.1"),
             hairpin: ip("169.254.1.1"),
             masquerade: ip("10.1.0.2"),
         },
@@ -89,7 +87,6 @@ fn families() -> [Family; 2] {
             remote: ip("fd00:2::20"),
             remote_3: ip("fd00:3::20"),
             outside: ip("2001:db8:ffff::7"),
-            gateway: ip("fe80::1"),
             hairpin: ip("fd00:1::2"),
             masquerade: ip("fd00:1::2"),
         },
