@@ -30,8 +30,8 @@ impl KernelNode {
             "add table ip bench".to_owned(),
             "add chain ip bench services { type nat hook prerouting priority dstnat; }".to_owned(),
             format!("add rule ip bench services ip daddr {address} tcp dport {at} dnat to {target}"),
-            "add chain ip bench masquerade { type nat hook postrouting priority srcnat; }".to_owned(),
-            format!("add rule ip bench masquerade ip saddr 10.245.{number}.0/24 oifname eth0 masquerade"),
+            "add chain ip bench outbound { type nat hook postrouting priority srcnat; }".to_owned(),
+            format!("add rule ip bench outbound ip saddr 10.245.{number}.0/24 oifname eth0 masquerade"),
         ] {
             node.run("nft", &[&command])?;
         }
