@@ -15,6 +15,7 @@ pub struct Packet {
     head: Frame,
     len: u32,
     frames: u8,
+    segment_size: u16,
 }
 
 impl Packet {
@@ -27,7 +28,12 @@ impl Packet {
         let index = store.index_of(&head);
         store.set_next_of(index, NIL);
         store.set_link_of(index, index);
-        Self { head, len, frames: 1 }
+        Self {
+            head,
+            len,
+            frames: 1,
+            segment_size: 0,
+        }
     }
 
     /// Appends a frame.
@@ -74,6 +80,20 @@ impl Packet {
     #[inline]
     pub fn frames(&self) -> u8 {
         self.frames
+    }
+
+    /// Returns the octets of TCP payload in each segment of this packet on its path; 0 if the packet is sent as it is.
+    #[must_use]
+    #[inline]
+    pub fn segment_size(&self) -> u16 {
+        self.segment_size
+    }
+
+    /// Sets the octets of TCP payload in each segment of this packet, which a port with
+    /// [`Capabilities::tx_large_segments`](crate::Capabilities::tx_large_segments) sends as one large segment of that size.
+    #[inline]
+    pub fn set_segment_size(&mut self, octets: u16) {
+        self.segment_size = octets;
     }
 
     /// Returns the head frame's bytes.
@@ -231,6 +251,16 @@ mod tests {
         assert_eq!(packet.to_vec(&store), [0, 0, 0, 1, 1, 2]);
         let indices: Vec<u32> = packet.into_frames(&store).map(|f| f.index()).collect();
         assert_eq!(indices, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_segment_size_stays_with_the_packet() {
+        let (store, mut packet) = chain(&[100, 100, 100]);
+        assert_eq!(packet.segment_size(), 0);
+        packet.set_segment_size(u16::MAX);
+        packet.set_head_range(&store, HEADROOM, 50);
+        let moved = packet;
+        assert_eq!((moved.segment_size(), moved.len()), (u16::MAX, 250));
     }
 
     #[test]

@@ -54,6 +54,12 @@ pub struct Capabilities {
     pub unfinished_checksums: bool,
     /// Octets before a received packet and before a packet to be sent: room for an outer header.
     pub headroom: u32,
+    /// Received TCP packets may be larger than their path: the sender's kernel leaves it to the device to cut them into segments
+    /// (TSO).
+    pub rx_large_segments: bool,
+    /// The port can send a TCP packet that is larger than its segments, and keeps their size
+    /// ([`Packet::segment_size`](crate::Packet::segment_size)).
+    pub tx_large_segments: bool,
 }
 
 impl Capabilities {
@@ -61,6 +67,8 @@ impl Capabilities {
     pub const VETH: Self = Self {
         unfinished_checksums: true,
         headroom: HEADROOM,
+        rx_large_segments: false,
+        tx_large_segments: false,
     };
     /// A NIC. Its packets were on a wire, so their checksums are finished.
     pub const NIC: Self = Self {
