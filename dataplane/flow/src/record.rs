@@ -479,6 +479,16 @@ impl RecordWriter<'_> {
         self.set(META, self.get(META) & u64::from(u32::MAX) | u64::from(epoch.0) << 32);
     }
 
+    pub(crate) fn limit_mss(&self, direction: usize, announced: u16) {
+        let ends = self.get(ENDS);
+        let shift = 32 + 16 * (direction & 1);
+        let limited = match (ends >> shift) as u16 {
+            0 => announced,
+            mss => mss.min(announced),
+        };
+        self.set(ENDS, ends & !(0xffff << shift) | u64::from(limited) << shift);
+    }
+
     pub(crate) fn set_route(&self, direction: usize, route: &Route, epoch: Epoch) {
         for (base, egress) in DIRECTION.into_iter().zip(oriented(direction, route.egress)) {
             let word = base + LEAVING;

@@ -186,6 +186,12 @@ impl FlowTable {
         moved.is_some()
     }
 
+    /// Lowers the MSS of this direction to the one that its receiver has announced. Returns false if the connection was removed.
+    pub fn limit_mss(&self, slot: SlotId, announced: u16) -> bool {
+        self.change(slot, |w| w.limit_mss(slot.direction(), announced))
+            .is_some()
+    }
+
     /// Sets the origin of this direction's packets. Returns false if the connection was removed.
     pub fn move_origin(&self, slot: SlotId, origin: Origin) -> bool {
         self.change(slot, |w| w.set_origin(slot.direction(), origin)).is_some()

@@ -326,7 +326,8 @@ pub struct NewFlow {
     pub endpoints: [EndpointId; 2],
     /// Their generations when it was evaluated.
     pub generations: [Generation; 2],
-    /// The limit of the MSS option in a SYN or SYN-ACK; 0 means no limit.
+    /// The largest MSS on the path of this direction, lowered to the one that its receiver announced; 0 means no limit. It limits the
+    /// MSS option in a SYN or SYN-ACK, and is the size of segments.
     pub mss_clamp: u16,
     /// Its flags.
     pub flags: FlowFlags,
@@ -403,7 +404,7 @@ pub struct FlowView {
     pub generations: [Generation; 2],
     /// The start of the agent in which it was last evaluated.
     pub epoch: Epoch,
-    /// The limit of the MSS option in a SYN or SYN-ACK of this direction; 0 means no limit.
+    /// The largest MSS on the path of this direction, lowered to the one that its receiver announced; 0 means no limit.
     pub mss_clamp: u16,
     /// The flags that the caller inserted.
     pub flags: FlowFlags,

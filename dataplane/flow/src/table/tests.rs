@@ -225,6 +225,28 @@ fn a_new_route_keeps_the_translation_and_moves_the_quota() {
 }
 
 #[test]
+fn an_announced_mss_lowers_one_direction() {
+    let table = FlowTable::anonymous(&config(16));
+    let (mut forward, mut reverse) = nth(0);
+    (forward.mss_clamp, reverse.mss_clamp) = (1460, 0);
+    let (f, r) = put(&table, (forward, reverse), T0);
+    let both = || [f, r].map(|slot| table.view(slot).unwrap().mss_clamp);
+    for (slot, announced, expected) in [
+        (f, 1500, [1460, 0]),
+        (f, 536, [536, 0]),
+        (r, u16::MAX, [536, u16::MAX]),
+        (r, 1, [536, 1]),
+        (f, 1460, [536, 1]),
+    ] {
+        assert!(table.limit_mss(slot, announced));
+        assert_eq!(both(), expected);
+    }
+    assert_eq!(table.view(f).unwrap().endpoints, forward.endpoints);
+    table.remove(f);
+    assert!(!table.limit_mss(f, 1));
+}
+
+#[test]
 fn packets_move_the_state_and_are_counted_by_direction() {
     let table = FlowTable::anonymous(&config(16));
     let (f, r) = put(&table, nth(0), T0);
