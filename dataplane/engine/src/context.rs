@@ -148,6 +148,8 @@ pub(crate) struct Context<'a> {
     pub(crate) endpoint: &'a Endpoint,
     /// The neighbor of the uplink that the packet came from; `None` at other ports, and before the slow path.
     pub(crate) neighbor: Option<MacAddr>,
+    /// The limit of the MSS option of the SYN or SYN-ACK that is in work; 0 means no limit.
+    pub(crate) mss_option: u16,
     /// The outer headers of the burst's last packet that came by a tunnel, and the node that sent it.
     pub(crate) last_sender: Option<(SeenHeader, NodeId)>,
 }

@@ -23,7 +23,7 @@ use arrayvec::ArrayVec;
 use heddle_flow::{Egress, FlowKey, FlowTable, Hit, Millis, Origin, SlotId};
 use heddle_port::{BURST, FrameStore, Packet, PacketVec, WorkerPool};
 use heddle_tables::Snapshot;
-use heddle_wire::{Fragment, Parsed, ether, parse, simd};
+use heddle_wire::{Fragment, Parsed, TcpFlags, ether, parse, simd};
 
 use crate::batch::{Batch, Kind, Pending, Reentered};
 use crate::context::{Context, SLOW_PATH_UNITS, Stages};
@@ -33,7 +33,7 @@ use crate::reassembly::Ticket;
 use crate::stage::classify::{Class, classify};
 use crate::stage::fragment_in::{self, Fate};
 use crate::stage::next::{Next, Plan, Replay, Reply};
-use crate::stage::{flow_hit, forward, icmp_error, local_reply, neighbor, new_flow, revalidate, tunnel};
+use crate::stage::{flow_hit, forward, icmp_error, local_reply, mtu, neighbor, new_flow, revalidate, tunnel};
 use crate::verdict::Verdict;
 
 /// The tables that a burst is looked up in.
@@ -86,6 +86,7 @@ pub fn process(
         ingress,
         endpoint,
         neighbor: None,
+        mss_option: 0,
         last_sender: None,
     };
     let Batch {
@@ -380,6 +381,9 @@ fn replay(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, key: &FlowKey, 
         return Next::Reply(Reply::TimeExceeded);
     }
     if cx.flows.touch(slot, cx.now, packet.len(), p.tcp_flags) {
+        if p.tcp_flags.contains(TcpFlags::SYN) {
+            mtu::note_announced(cx, packet, p, slot);
+        }
         forward::forward(cx, packet, p, plan)
     } else {
         flow_hit::find_successor(cx, key)

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heddle_flow::{FlowTable, Millis};
-use heddle_port::{MemPort, MemWire, Port, PortId, SharedPool, WorkerPool};
+use heddle_port::{Capabilities, MemPort, MemWire, Port, PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{Publisher, channel};
 use heddle_tables::{Snapshot, WorkerId};
 
@@ -245,7 +245,21 @@ impl Node<MemPort> {
     /// # Errors
     /// The worker does not take it: the id is taken or beyond those that the node was made for.
     pub fn open(&mut self, worker: u8, id: PortId, role: PortRole) -> Result<(), NodeError> {
-        let (port, wire) = MemPort::new(id, self.shared.store());
+        self.open_with(worker, id, role, Capabilities::VETH)
+    }
+
+    /// Opens a port in memory with these capabilities and gives it to a worker.
+    ///
+    /// # Errors
+    /// As for [`Node::open`].
+    pub fn open_with(
+        &mut self,
+        worker: u8,
+        id: PortId,
+        role: PortRole,
+        capabilities: Capabilities,
+    ) -> Result<(), NodeError> {
+        let (port, wire) = MemPort::with_capabilities(id, self.shared.store(), capabilities);
         self.add(worker, port, role)?;
         self.wires.insert(id, wire);
         Ok(())

@@ -17,6 +17,14 @@ pub enum Verdict {
         /// The MTU of the path, in octets.
         mtu: u16,
     },
+    /// The TCP packet leaves by this egress, but it is larger than the path takes, because its sender's kernel leaves segmentation to the
+    /// device: its worker cuts it into segments, or sends it whole by a port that keeps their size.
+    Segment {
+        /// The egress.
+        to: Egress,
+        /// The octets of data in a segment.
+        size: u16,
+    },
     /// The packet's frame contains a local reply, which leaves by the port where the packet came in.
     Answer(AnswerKind),
     /// The packet ends here although nothing was wrong with it: it was meant for heddle.

@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use heddle_ids::PortId;
+use heddle_wire::{checksum, parse};
 
 use crate::frame::Holder;
 use crate::packet::Packet;
@@ -22,6 +23,8 @@ struct Wire {
     incoming: VecDeque<Vec<Vec<u8>>>,
     /// Packets from the port.
     outgoing: VecDeque<Vec<u8>>,
+    /// The segment sizes of large segments from the port.
+    segment_sizes: Vec<u16>,
     /// The size of the TX ring in frames.
     tx_room: usize,
 }
@@ -184,7 +187,12 @@ impl Port for MemPort {
         while let Some(packet) = self.ring.pop_front() {
             self.stats.tx_packets += 1;
             self.stats.tx_bytes += u64::from(packet.len());
-            wire.outgoing.push_back(packet.to_vec(&self.store));
+            let mut bytes = packet.to_vec(&self.store);
+            if packet.segment_size() > 0 {
+                finish_checksum(&mut bytes);
+                wire.segment_sizes.push(packet.segment_size());
+            }
+            wire.outgoing.push_back(bytes);
             pool.free_packet(packet);
         }
         (self.stats.tx_pending, self.stats.held) = (0, 0);
@@ -200,6 +208,15 @@ impl Port for MemPort {
 
     fn stats(&self) -> PortStats {
         self.stats
+    }
+}
+
+/// Finishes the checksum of a large segment, which the device of a real port does.
+fn finish_checksum(frame: &mut [u8]) {
+    if let Ok(parsed) = parse(frame, frame.len())
+        && let Some(sum) = checksum::compute(&parsed, [&*frame])
+    {
+        sum.store(frame);
     }
 }
 
@@ -236,6 +253,12 @@ impl MemWire {
     #[must_use]
     pub fn pop(&self) -> Option<Vec<u8>> {
         lock(&self.0).outgoing.pop_front()
+    }
+
+    /// Takes the segment sizes of the large segments that the port sent since the last call, in order.
+    #[must_use]
+    pub fn take_segment_sizes(&self) -> Vec<u16> {
+        std::mem::take(&mut lock(&self.0).segment_sizes)
     }
 
     /// Returns the number of packets that were sent to the port and not received yet.

@@ -104,6 +104,7 @@ impl Node {
             Verdict::Forward(egress) => Ended::Sent(egress, bytes),
             Verdict::Answer(kind) => Ended::Answered(kind, bytes),
             Verdict::Drop(denial) => Ended::Dropped(denial.reason),
+            Verdict::Segment { size, .. } => panic!("the first packet of a connection is cut into segments of {size}"),
             Verdict::Fragment { mtu, .. } => panic!("the first packet of a connection is larger than {mtu}"),
             Verdict::Absorb(reason) => panic!("the first packet of a connection is absorbed: {reason}"),
         }

@@ -7,10 +7,10 @@
 use heddle_flow::Egress;
 use heddle_port::Packet;
 use heddle_wire::vxlan::OuterHeader;
-use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, rewrite};
+use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, is_divisible, rewrite};
 
 use super::next::{Next, Plan, Reply};
-use super::tunnel;
+use super::{mtu, segment_out, tunnel};
 use crate::context::Context;
 use crate::reason::DropReason;
 use crate::verdict::Verdict;
@@ -92,10 +92,14 @@ fn trim(cx: &Context<'_>, packet: &mut Packet, p: &Parsed) -> bool {
     packet.truncate(cx.store, p.end() as u32)
 }
 
-/// Handles a packet that is larger than its path takes: its sender gets an ICMP error, or it is fragmented when it leaves.
+/// Handles a packet that is larger than its path takes: a large segment leaves in parts. Of another packet the sender gets an ICMP error, or
+/// it is fragmented when it leaves.
 #[cold]
 #[inline(never)]
 fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, mtu: u16) -> Next {
+    if is_large_segment(cx, packet, p) {
+        return segment(cx, packet, p, plan);
+    }
     if p.dont_fragment {
         return Next::Reply(Reply::TooBig { mtu });
     }
@@ -111,6 +115,26 @@ fn too_large(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'
     }
 }
 
+/// Returns true if a packet is larger than its path because its sender's kernel leaves segmentation to the device. Such a packet has an
+/// unfinished checksum; a finished one is a packet that its sender has made so large by itself.
+fn is_large_segment(cx: &Context<'_>, packet: &Packet, p: &Parsed) -> bool {
+    cx.ingress.capabilities.rx_large_segments && is_divisible(p) && checksum::is_partial(packet.bytes(cx.store), p)
+}
+
+/// Rewrites a large segment. Its checksum stays as it is: its segments get their own, or the port that sends it whole writes it.
+fn segment(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
+    let link = match cx.link(plan.egress, p.src.is_v4()) {
+        Ok(link) => link,
+        Err(reason) => return Next::drop(reason),
+    };
+    let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
+    if !rewrite::forward(packet.bytes_mut(cx.store), p, link.macs, to_be) {
+        return Next::drop(DropReason::Untranslatable);
+    }
+    let size = segment_out::size_of(plan.fit.mss(), p.l3, mtu::options(p));
+    Next::Done(Verdict::Segment { to: plan.egress, size })
+}
+
 /// Writes the packet's headers as they leave. Returns false if the flow's translation cannot be applied.
 #[inline(always)]
 fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, macs: (MacAddr, MacAddr)) -> bool {
@@ -120,8 +144,8 @@ fn write(cx: &Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>, macs
     let partial = unfinished && checksum::is_partial(head, p);
     let to_be = plan.nat.then_some((&plan.rewrite.to, plan.rewrite.deltas));
     let mut whole = rewrite::forward(head, p, macs, to_be);
-    if p.tcp_flags.contains(TcpFlags::SYN) && plan.fit.mss() != 0 {
-        rewrite::clamp_mss(head, p, plan.fit.mss());
+    if p.tcp_flags.contains(TcpFlags::SYN) && cx.mss_option != 0 {
+        rewrite::clamp_mss(head, p, cx.mss_option);
     }
     if partial {
         whole &= finish(cx, packet, p, plan);

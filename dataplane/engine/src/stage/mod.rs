@@ -11,8 +11,10 @@ pub(crate) mod local_reply;
 pub(crate) mod neighbor;
 pub(crate) mod new_flow;
 pub(crate) mod revalidate;
+pub(crate) mod segment_out;
 pub(crate) mod tunnel;
 
 // Shared by several stages.
+mod data;
 pub(crate) mod mtu;
 pub(crate) mod next;

@@ -1,18 +1,26 @@
 //! The path MTU of a connection. It is looked up when the flow is compiled, and stored in the flow's entry as the largest MSS
 //! that fits.
 //!
-//! Both directions have the same size, the smaller one of both ends, because an end's MSS option limits what the other end
-//! sends. A TCP connection gets a smaller MSS option; any other packet that is too large is answered or fragmented by the
-//! forwarding stage.
+//! Both directions have the same path MTU, the smaller one of both ends, because an end's MSS option limits what the other end
+//! sends. A TCP connection gets a smaller MSS option. Each end's own option lowers the limit of the direction towards it
+//! ([`note_announced`]), because it is the size of the segments that a large packet is cut into. Any other packet that is too large is
+//! answered or fragmented by the forwarding stage.
 
-use heddle_flow::{Egress, Origin};
+use heddle_flow::{Egress, Origin, SlotId};
+use heddle_port::Packet;
 use heddle_tables::Snapshot;
-use heddle_wire::L3;
+use heddle_wire::{L3, Parsed, Proto, tcp};
+
+use crate::context::Context;
 
 /// Headers of IPv4 and TCP without options (RFC 9293 section 3.7.1).
 const V4_HEADERS: u16 = 20 + 20;
 /// Headers of IPv6 and TCP without options.
 const V6_HEADERS: u16 = 40 + 20;
+/// The MSS of a connection whose ends announce none, which every host accepts (RFC 9293 section 3.7.1). A smaller one is not taken, because
+/// it would make one packet into thousands.
+const DEFAULT_V4: u16 = 536;
+const DEFAULT_V6: u16 = 1220;
 
 /// The MSS that fits the path of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,6 +35,17 @@ impl Fit {
     /// Returns the limit of an MSS option; 0 means no limit.
     pub(crate) const fn mss(self) -> u16 {
         self.0
+    }
+
+    /// Returns the limit for a direction of a connection that has `current` now. A receiver's announcement has lowered it perhaps, and it
+    /// counts for the life of the connection, so a limit of TCP never rises.
+    pub(crate) fn limit(self, current: u16, proto: Proto) -> u16 {
+        match (self.0, current) {
+            (path, 0) => path,
+            (0, current) if proto == Proto::TCP => current,
+            (path, current) if proto == Proto::TCP => path.min(current),
+            (path, _) => path,
+        }
     }
 
     /// Returns the MSS for packets of at most `mtu` octets.
@@ -64,4 +83,22 @@ fn path_mtu(snapshot: &Snapshot, egress: Egress, is_v4: bool) -> Option<u16> {
         Egress::Uplink(_) => snapshot.node().uplink_mtu,
     };
     (mtu != 0).then_some(mtu)
+}
+
+/// Notes the MSS that the sender of a SYN or SYN-ACK announces, or the default if it announces none (RFC 9293 section 3.7.1): the limit of
+/// the direction towards it gets lower. The option itself is clamped to the limit that this direction had, which is the path's.
+#[cold]
+#[inline(never)]
+pub(crate) fn note_announced(cx: &mut Context<'_>, packet: &Packet, p: &Parsed, slot: SlotId) {
+    let towards = slot.peer();
+    cx.mss_option = cx.flows.view(towards).map_or(0, |view| view.mss_clamp);
+    let default = if p.l3 == L3::V6 { DEFAULT_V6 } else { DEFAULT_V4 };
+    let announced = tcp::mss(packet.bytes(cx.store), p).map_or(default, |(_, mss)| mss);
+    cx.flows.limit_mss(towards, announced.max(default));
+}
+
+/// Returns the octets of a TCP packet's options and extension headers, which an MSS does not count.
+pub(crate) fn options(p: &Parsed) -> u16 {
+    let headers = if p.l3 == L3::V6 { V6_HEADERS } else { V4_HEADERS };
+    p.payload_offset.saturating_sub(headers + Parsed::L3_OFFSET as u16)
 }

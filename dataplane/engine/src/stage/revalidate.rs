@@ -118,8 +118,10 @@ fn judge_again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>
     let generations = cx.generations(hit.view.endpoints);
     match generations {
         Some(generations) if has_ends(&allowed, &hit.view, &other) && same_source(&allowed, &hit.view) => {
-            let mss = mtu::fit(cx.snapshot, query.origin, egress, query.tuple.src.is_v4()).mss();
-            if mss == hit.view.mss_clamp && egress == [hit.view.egress, other.egress] {
+            let path = mtu::fit(cx.snapshot, query.origin, egress, query.tuple.src.is_v4());
+            let before = [hit.view.mss_clamp, other.mss_clamp];
+            let mss = before.map(|mss| path.limit(mss, query.proto));
+            if mss == before && egress == [hit.view.egress, other.egress] {
                 cx.flows.revalidate(hit.slot, generations);
                 return Ok(Some(*hit));
             }
@@ -130,12 +132,12 @@ fn judge_again(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Result<Option<Hit>
                     egress,
                     endpoints: hit.view.endpoints,
                     generations,
-                    mss_clamp: [mss, mss],
+                    mss_clamp: mss,
                 },
             );
             let mut hit = *hit;
             [hit.view.egress, _] = egress;
-            hit.view.mss_clamp = mss;
+            [hit.view.mss_clamp, _] = mss;
             Ok(Some(hit))
         }
         _ => {
@@ -223,17 +225,18 @@ fn moved(cx: &Context<'_>, key: &FlowKey, hit: &Hit) -> Next {
     }
     // The same connection from its new place: change path and origin in place.
     let egress = egresses(cx, &allowed, &hit.view, &other);
-    let clamp = mtu::fit(cx.snapshot, query.origin, egress, query.tuple.src.is_v4()).mss();
+    let path = mtu::fit(cx.snapshot, query.origin, egress, query.tuple.src.is_v4());
+    let clamp = [hit.view.mss_clamp, other.mss_clamp].map(|mss| path.limit(mss, query.proto));
     let route = Route {
         egress,
         endpoints: [from, to],
         generations,
-        mss_clamp: [clamp, clamp],
+        mss_clamp: clamp,
     };
     cx.flows.reroute(hit.slot, &route);
     cx.flows.move_origin(hit.slot, key.origin);
     let mut moved = *hit;
     [moved.view.egress, _] = route.egress;
-    moved.view.mss_clamp = clamp;
+    [moved.view.mss_clamp, _] = clamp;
     Next::Replay(Replay::of(&moved))
 }

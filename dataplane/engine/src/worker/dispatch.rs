@@ -15,6 +15,7 @@ use crate::handover::{HandoverItem, Outbox, Refused};
 use crate::ingress::Ingress;
 use crate::reason::DropReason;
 use crate::stage::fragment_out::{Fragments, split};
+use crate::stage::segment_out::{Segments, segment};
 use crate::stage::tunnel;
 use crate::verdict::Verdict;
 
@@ -40,6 +41,7 @@ impl<P: Port> Dispatcher<'_, P> {
         match verdict {
             Verdict::Forward(to) => self.forward(place, packet, to, false),
             Verdict::Fragment { to, mtu } => self.fragment(place, packet, to, mtu),
+            Verdict::Segment { to, size } => self.segment(place, packet, to, size),
             Verdict::Answer(kind) => self.enqueue(place, self.at, packet, Outcome::Answered(kind)),
             Verdict::Absorb(reason) => {
                 self.pool.free_packet(packet);
@@ -59,15 +61,45 @@ impl<P: Port> Dispatcher<'_, P> {
             Ok(()) => self.pool.free_packet(packet),
             Err(reason) => return self.drop(place, packet, Denial::new(reason)),
         }
-        for (n, mut fragment) in fragments.into_iter().enumerate() {
-            match self.encapsulate(&mut fragment, to) {
-                Ok(()) => self.forward(place, fragment, to, n > 0),
-                Err(reason) => self.drop_accepted(place, fragment, n > 0, reason),
+        self.forward_parts(place, fragments, to);
+    }
+
+    /// Sends a large segment: whole to a port that keeps the size of its segments, in segments by the uplink. The first segment counts as
+    /// the packet.
+    #[cold]
+    fn segment(&mut self, place: usize, mut packet: Packet, to: Egress, size: u16) {
+        if self.ingress.capabilities.tx_large_segments && !self.leaves_node(to, &packet) {
+            packet.set_segment_size(size);
+            return self.forward(place, packet, to, false);
+        }
+        let mut segments = Segments::new();
+        match segment(self.pool, &packet, size, &mut segments) {
+            Ok(()) => self.pool.free_packet(packet),
+            Err(reason) => return self.drop(place, packet, Denial::new(reason)),
+        }
+        self.forward_parts(place, segments, to);
+    }
+
+    /// Returns true if a packet leaves by the uplink's ports. All other ports of a node are alike: what the ingress port can, the egress
+    /// port can too.
+    fn leaves_node(&self, to: Egress, packet: &Packet) -> bool {
+        match to {
+            Egress::Endpoint(_) => false,
+            Egress::Node(_) | Egress::Uplink(_) => !matches!(self.exit(to, packet), Ok(Exit::Kernel)),
+        }
+    }
+
+    /// Sends the parts of a packet that has been cut.
+    fn forward_parts(&mut self, place: usize, parts: impl IntoIterator<Item = Packet>, to: Egress) {
+        for (n, mut part) in parts.into_iter().enumerate() {
+            match self.encapsulate(&mut part, to) {
+                Ok(()) => self.forward(place, part, to, n > 0),
+                Err(reason) => self.drop_accepted(place, part, n > 0, reason),
             }
         }
     }
 
-    /// Puts the outer headers before a fragment that leaves by a tunnel.
+    /// Puts the outer headers before a part of a packet that leaves by a tunnel.
     fn encapsulate(&self, fragment: &mut Packet, to: Egress) -> Result<(), DropReason> {
         let Egress::Node(node) = to else {
             return Ok(());

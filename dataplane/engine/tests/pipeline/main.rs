@@ -43,6 +43,7 @@ mod paths;
 mod policy;
 mod properties;
 mod restart;
+mod segments;
 mod services;
 mod spoofing;
 mod tables;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use heddle_engine::testing::{Node, NodeBuilder, repeatable_flows};
 use heddle_engine::{PortRole, PortTotals, StageConfig, WorkerHandle};
 use heddle_flow::{Config, FlowState, FlowTable, Millis};
-use heddle_port::{MemPort, MemWire, PortId};
+use heddle_port::{Capabilities, MemPort, MemWire, PortId};
 use heddle_tables::{EndpointPolicy, Generation, SnapshotBuilder};
 use heddle_wire::testing::assert_valid;
 use heddle_wire::{MacAddr, Parsed, parse};
@@ -27,6 +27,8 @@ pub struct Options {
     pub quota: Option<u32>,
     /// The most connections of one payer that are masqueraded to one destination.
     pub port_share: Option<u32>,
+    /// True if the kernels at the ports of pods and of the host leave segmentation to the device.
+    pub large_segments: bool,
     pub stages: StageConfig,
 }
 
@@ -38,6 +40,7 @@ impl Default for Options {
             flows: 1024,
             quota: None,
             port_share: None,
+            large_segments: false,
             stages: StageConfig::default(),
         }
     }
@@ -121,7 +124,13 @@ impl World {
 
     pub fn add_port(&mut self, worker: u8, port: PortId, role: PortRole) {
         self.node.set_now(self.now);
-        self.node.open(worker, port, role).unwrap();
+        let large = self.options.large_segments && role != PortRole::Uplink;
+        let capabilities = Capabilities {
+            rx_large_segments: large,
+            tx_large_segments: large,
+            ..Capabilities::VETH
+        };
+        self.node.open_with(worker, port, role, capabilities).unwrap();
     }
 
     pub fn wire(&self, party: &Party) -> &MemWire {

@@ -1,0 +1,182 @@
+//! Cuts a TCP packet that is larger than its path takes into segments in frames of the pool. The sender's kernel left this to the device
+//! (TSO), so the packet is no error.
+//!
+//! `wire` makes the headers ([`Segmenter`]). This module gives each segment its frames and its part of the data, and sums the data while
+//! it is in the cache. Either all segments are made or none. The packet must be rewritten before, with a decremented TTL; its checksum
+//! does not matter, because each segment gets its own.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use heddle_port::{FrameStore, HEADROOM, Packet, WorkerPool};
+use heddle_wire::checksum::Chain;
+use heddle_wire::{L3, Segmenter, parse};
+
+use super::data::Data;
+use crate::reason::DropReason;
+
+/// The most segments of a packet: a packet of 65,535 octets in segments of the least size has 123.
+pub(crate) const MAX_SEGMENTS: usize = 124;
+
+/// The least sizes of a segment's data: the default MSS of each family, which every host accepts (RFC 9293 section 3.7.1). A receiver that
+/// announces less would otherwise make one packet into thousands.
+const LEAST_V4: u16 = 536;
+const LEAST_V6: u16 = 1220;
+
+/// The segments of a packet, in order.
+pub(crate) type Segments = ArrayVec<Packet, MAX_SEGMENTS>;
+
+/// Returns the octets of data in a segment of a connection with this MSS. An MSS counts headers without options (RFC 6691); `options` are
+/// the octets of the packet's options and extension headers.
+pub(crate) fn size_of(mss: u16, l3: L3, options: u16) -> u16 {
+    let least = if l3 == L3::V6 { LEAST_V6 } else { LEAST_V4 };
+    mss.max(least).saturating_sub(options).max(1)
+}
+
+/// Cuts a packet into segments with at most `size` octets of data, appended to `out`. The packet itself stays as it is.
+///
+/// # Errors
+/// `PoolEmpty` if there are not enough frames; `TooBig` if the packet is not divisible or would need more than [`MAX_SEGMENTS`]. `out` is
+/// then empty.
+#[cold]
+pub(crate) fn segment(pool: &mut WorkerPool, packet: &Packet, size: u16, out: &mut Segments) -> Result<(), DropReason> {
+    let store = Arc::clone(pool.store_arc());
+    let done = cut(pool, &store, packet, size, out);
+    if done.is_err() {
+        out.drain(..).for_each(|segment| pool.free_packet(segment));
+    }
+    done
+}
+
+/// Does the work of [`segment`]. On an error, `out` contains the segments made so far.
+fn cut(
+    pool: &mut WorkerPool,
+    store: &FrameStore,
+    packet: &Packet,
+    size: u16,
+    out: &mut Segments,
+) -> Result<(), DropReason> {
+    let head = packet.bytes(store);
+    let p = parse(head, packet.len() as usize).map_err(DropReason::from)?;
+    let mut segmenter = Segmenter::new(head, &p, size).ok_or(DropReason::TooBig)?;
+    let mut data = Data::new(packet.chunks(store), p.payload());
+    while let Some(len) = segmenter.advance() {
+        if out.is_full() {
+            return Err(DropReason::TooBig);
+        }
+        out.push(write(pool, store, &segmenter, &mut data, len).ok_or(DropReason::PoolEmpty)?);
+    }
+    Ok(())
+}
+
+/// Writes one segment with `len` octets of data, into as many frames as it needs. Returns `None` if the pool is empty.
+fn write<'a, I: Iterator<Item = &'a [u8]>>(
+    pool: &mut WorkerPool,
+    store: &FrameStore,
+    segmenter: &Segmenter,
+    data: &mut Data<'a, I>,
+    len: usize,
+) -> Option<Packet> {
+    let headers = segmenter.headers_len();
+    let total = headers + len;
+    let room = store.room() as usize;
+    let mut sum = Chain::default();
+    let mut fill = |frame: &mut [u8]| {
+        data.read(frame);
+        sum.push(frame);
+    };
+    let mut frame = pool.alloc()?;
+    store.set_range(&mut frame, HEADROOM, total.min(room) as u32);
+    if let Some((_, rest)) = store.bytes_mut(&mut frame).split_at_mut_checked(headers) {
+        fill(rest);
+    }
+    let mut packet = Packet::new(store, frame);
+    let mut left = total.saturating_sub(room);
+    while left > 0 {
+        let Some(mut frame) = pool.alloc() else {
+            pool.free_packet(packet);
+            return None;
+        };
+        store.set_range(&mut frame, HEADROOM, left.min(room) as u32);
+        fill(store.bytes_mut(&mut frame));
+        left = left.saturating_sub(room);
+        if let Err(frame) = packet.append(store, frame) {
+            pool.free(frame);
+            pool.free_packet(packet);
+            return None;
+        }
+    }
+    if segmenter.write(packet.bytes_mut(store), sum.sum(), len) {
+        return Some(packet);
+    }
+    pool.free_packet(packet);
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use heddle_port::{SharedPool, WorkerId};
+    use heddle_wire::TcpFlags;
+    use heddle_wire::testing::{Packet as Build, assert_valid, ip, mac};
+
+    use super::*;
+
+    fn pattern(len: usize) -> Vec<u8> {
+        (0..len).map(|n| (n * 31 + n / 251) as u8).collect()
+    }
+
+    fn tcp(len: usize) -> Vec<u8> {
+        Build::new(mac(1), mac(2), ip("10.0.0.1"), ip("10.0.0.2"))
+            .partial()
+            .tcp(1000, 80, TcpFlags::ACK | TcpFlags::PSH, 7, 9, &pattern(len))
+    }
+
+    fn segment_all(frames: u32, frame: &[u8], size: u16) -> (Result<Vec<Vec<u8>>, DropReason>, u32) {
+        let shared = SharedPool::heap(frames, 4096);
+        let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
+        let packet = pool.packet(frame).unwrap();
+        let mut made = Segments::new();
+        let done = segment(&mut pool, &packet, size, &mut made);
+        let bytes = made.iter().map(|segment| segment.to_vec(pool.store())).collect();
+        let used = made.iter().map(|segment| u32::from(segment.frames())).sum();
+        made.into_iter().chain([packet]).for_each(|p| pool.free_packet(p));
+        assert_eq!(shared.store().outstanding(), 0);
+        (done.map(|()| bytes), used)
+    }
+
+    #[test]
+    fn a_chain_of_frames_is_cut_across_their_borders() {
+        for (len, size, count, frames) in [(60_000, 1460, 42, 42), (20_000, 8961, 3, 7), (5000, 4999, 2, 3)] {
+            let frame = tcp(len);
+            let (made, used) = segment_all(128, &frame, size);
+            let made = made.unwrap();
+            assert_eq!((made.len(), used), (count, frames), "{len} octets by {size}");
+            let mut data = Vec::new();
+            for segment in &made {
+                assert_valid(segment);
+                data.extend_from_slice(&segment[54..]);
+            }
+            assert!(data == frame[54..]);
+        }
+    }
+
+    #[test]
+    fn either_all_segments_are_made_or_none() {
+        let frame = tcp(20_000);
+        // The packet itself takes six frames, its segments fourteen.
+        assert!(segment_all(20, &frame, 1460).0.is_ok());
+        for frames in 6..20 {
+            assert_eq!(segment_all(frames, &frame, 1460), (Err(DropReason::PoolEmpty), 0));
+        }
+        assert_eq!(segment_all(400, &tcp(60_000), 100), (Err(DropReason::TooBig), 0));
+    }
+
+    #[test]
+    fn a_tiny_mss_makes_no_tiny_segments() {
+        assert_eq!([1, 48, 536].map(|mss| size_of(mss, L3::V4, 0)), [536; 3]);
+        assert_eq!([1, 1220].map(|mss| size_of(mss, L3::V6, 12)), [1208; 2]);
+        assert_eq!(size_of(u16::MAX, L3::V4, 40), u16::MAX - 40);
+        let most = usize::from(u16::MAX).div_ceil(usize::from(size_of(1, L3::V4, 0)));
+        assert!(most <= MAX_SEGMENTS);
+    }
+}
