@@ -220,6 +220,26 @@ impl Netlink {
             .map_err(LinuxError::step(format!("setting interface {} up", link.name)))
     }
 
+    /// Limits the segments that the kernel passes to an interface in one piece, and the packets that it joins there, to `bytes`, from
+    /// the Ethernet header on.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn limit_segments(&self, link: &Link, bytes: u32) -> Result<(), LinuxError> {
+        let mut message = message_for(link.index);
+        message.attributes = vec![
+            LinkAttribute::GsoMaxSize(bytes),
+            LinkAttribute::GsoIpv4MaxSize(bytes),
+            LinkAttribute::GroMaxSize(bytes),
+            LinkAttribute::GroIpv4MaxSize(bytes),
+        ];
+        self.change(RouteNetlinkMessage::NewLink(message), 0)
+            .map_err(LinuxError::step(format!(
+                "limiting the segments of interface {} to {bytes} bytes",
+                link.name
+            )))
+    }
+
     /// Sets an interface's MTU.
     ///
     /// # Errors
