@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use heddle_engine::{PortRole, PortTotals, Worker, WorkerConfig, WorkerCounters, WorkerHandle, mesh};
 use heddle_flow::{Config, FlowTable, Millis};
-use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpPort};
+use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpMode, XdpPort};
 use heddle_port::{PacketVec, Port, PortId, PortStats, WorkerPool};
 use heddle_tables::WorkerId;
 use heddle_tables::publish::channel;
@@ -148,6 +148,7 @@ fn open(context: &mut XdpContext, name: &str, port: PortId) -> Result<XdpPort, B
         ifindex,
         queue: 0,
         port,
+        mode: XdpMode::Native,
     })?)
 }
 

@@ -11,10 +11,12 @@ use xsk_rs::Umem;
 use crate::anchor::Anchor;
 use crate::error::XdpError;
 use crate::mode::XdpMode;
+use crate::mode_change;
 use crate::observe::{Observer, PortObservers};
 use crate::port::XdpPort;
 use crate::preflight;
 use crate::program::Program;
+use crate::segment_socket::SegmentSocket;
 use crate::socket::{self, Socket};
 use crate::uplink::{QueueEntry, Uplink};
 
@@ -59,6 +61,9 @@ pub struct OpenPort {
     pub queue: u32,
     /// The port's number.
     pub port: PortId,
+    /// The mode of the program. Further queues of a device have the mode of the first one. In generic mode all packets from a veth
+    /// arrive at queue 0.
+    pub mode: XdpMode,
 }
 
 /// A device with open ports.
@@ -66,6 +71,8 @@ pub struct OpenPort {
 struct Device {
     /// The number of the port on queue 0.
     base: u32,
+    /// The mode of the program.
+    mode: XdpMode,
     /// The open ports.
     open: BTreeSet<PortId>,
 }
@@ -156,19 +163,23 @@ impl XdpContext {
             ifindex,
             queue,
             port,
+            mode,
         } = open;
         let base = self.place(&ifname, ifindex, queue, port)?;
-        let link = device(&ifname, ifindex)?;
-        let made = self.bind((&ifname, ifindex, queue), port, capabilities(&link, XdpMode::Native))?;
+        let mode = self.devices.get(&ifindex).map_or(mode, |device| device.mode);
+        let link = find_up(&ifname, ifindex)?;
+        let made = self.bind((&ifname, ifindex, queue), port, capabilities(&link, mode))?;
         let entered = self
             .program
             .set_port(u32::from(port.0), made.fd())
             .and_then(|()| self.program.set_device(&ifname, ifindex, base))
-            .and_then(|()| self.program.attach(&ifname, ifindex));
+            .and_then(|()| mode_change::make_way(&self.program, &link, mode))
+            .and_then(|()| self.program.attach(&ifname, ifindex, mode));
         self.devices
             .entry(ifindex)
             .or_insert_with(|| Device {
                 base,
+                mode,
                 open: BTreeSet::new(),
             })
             .open
@@ -190,7 +201,7 @@ impl XdpContext {
     pub fn open_uplink(&mut self, uplink: &Uplink, queue: u32, port: PortId) -> Result<XdpPort, XdpError> {
         let (ifname, ifindex) = (uplink.ifname(), uplink.ifindex());
         self.check_number(port)?;
-        let link = device(ifname, ifindex)?;
+        let link = find_up(ifname, ifindex)?;
         let made = self.bind((ifname, ifindex, queue), port, capabilities(&link, uplink.mode()))?;
         match uplink.enter(queue, made.fd()) {
             Ok(entry) => {
@@ -221,10 +232,12 @@ impl XdpContext {
             .pool
             .open_port(port, &mut frames)
             .inspect_err(|_| self.store().port_closed(port))?;
-        // The socket and its rings.
+        // The socket and its rings, and the socket for large segments.
         let made = Socket::bind(&self.umem, ifname, queue)
             .map_err(|error| self.explain(error))
             .and_then(|socket| {
+                let sends = capabilities.tx_large_segments;
+                let segments = sends.then(|| SegmentSocket::bind(ifname, ifindex)).transpose()?;
                 XdpPort::new(
                     port,
                     (ifname.to_owned(), ifindex, queue),
@@ -232,6 +245,7 @@ impl XdpContext {
                     Arc::clone(self.store()),
                     share,
                     socket,
+                    segments,
                 )
                 .map_err(|error| XdpError::kernel(format!("map the rings of {ifname}"), error))
             });
@@ -244,7 +258,7 @@ impl XdpContext {
             }
         };
         self.pool.release(made.prime(frames));
-        match Observer::new(made.fd()) {
+        match Observer::new(made.fd(), made.segment_counters().cloned()) {
             Ok(observer) => self.observers.insert(port, observer),
             Err(error) => tracing::warn!(port = port.0, %error, "the rings of {ifname} will not be seen in the status"),
         }
@@ -257,9 +271,15 @@ impl XdpContext {
         self.program.id()
     }
 
-    /// Attaches the program again to a device from which it was removed. Sockets and maps are not affected by the removal.
+    /// Attaches the program again to a device with open ports from which it was removed. Sockets and maps are not affected by the
+    /// removal.
     pub fn attach_again(&self, ifname: &str, ifindex: u32) -> Result<(), XdpError> {
-        self.program.attach(ifname, ifindex)
+        let Some(device) = self.devices.get(&ifindex) else {
+            return Ok(());
+        };
+        let link = find(ifname, ifindex)?;
+        mode_change::make_way(&self.program, &link, device.mode)?;
+        self.program.attach(ifname, ifindex, device.mode)
     }
 
     /// Closes a port and puts its frames back into the pool. The program stays on the device and drops what comes.
@@ -350,24 +370,40 @@ impl XdpContext {
 /// Keeps the UMEM mapped as long as the frame store lives.
 struct UmemOwner(#[expect(dead_code, reason = "kept, not read")] Umem);
 
-/// Finds a device. One that is down is refused: the kernel would bind a socket to it, and no packet would arrive.
-fn device(ifname: &str, ifindex: u32) -> Result<Link, XdpError> {
-    let ifname = ifname.to_owned();
-    match Netlink::open().and_then(|netlink| netlink.link(&ifname)) {
-        Ok(Some(link)) if link.index == ifindex && link.up => Ok(link),
-        Ok(Some(link)) if link.index == ifindex => Err(XdpError::DeviceDown { ifname }),
-        Ok(_) => Err(XdpError::NoSuchDevice { ifname, ifindex }),
+/// Finds a device.
+fn find(ifname: &str, ifindex: u32) -> Result<Link, XdpError> {
+    match Netlink::open().and_then(|netlink| netlink.link(ifname)) {
+        Ok(Some(link)) if link.index == ifindex => Ok(link),
+        Ok(_) => Err(XdpError::NoSuchDevice {
+            ifname: ifname.to_owned(),
+            ifindex,
+        }),
         Err(error) => Err(XdpError::kernel(format!("look at {ifname}"), error.source)),
     }
 }
 
+/// Finds a device. One that is down is refused: the kernel would bind a socket to it, and no packet would arrive.
+fn find_up(ifname: &str, ifindex: u32) -> Result<Link, XdpError> {
+    let link = find(ifname, ifindex)?;
+    match link.up {
+        true => Ok(link),
+        false => Err(XdpError::DeviceDown { ifname: link.name }),
+    }
+}
+
 /// Returns the capabilities of a device's ports. A veth's peer leaves checksums unfinished, and so does the kernel's receive offload,
-/// behind which programs in generic mode run. In native mode the driver has none of both.
+/// behind which programs in generic mode run. In native mode the driver has none of both. Behind a veth in generic mode, the
+/// sender's kernel does not cut large segments. A veth's peer also takes them.
 fn capabilities(link: &Link, mode: XdpMode) -> Capabilities {
-    if link.veth || mode == XdpMode::Generic {
+    let base = if link.veth || mode == XdpMode::Generic {
         Capabilities::VETH
     } else {
         Capabilities::NIC
+    };
+    Capabilities {
+        rx_large_segments: link.veth && mode == XdpMode::Generic,
+        tx_large_segments: link.veth,
+        ..base
     }
 }
 
@@ -417,7 +453,14 @@ mod tests {
         };
         assert_eq!(capabilities(&link(false), XdpMode::Native), Capabilities::NIC);
         assert_eq!(capabilities(&link(false), XdpMode::Generic), Capabilities::VETH);
-        assert_eq!(capabilities(&link(true), XdpMode::Native), Capabilities::VETH);
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            let expected = Capabilities {
+                rx_large_segments: mode == XdpMode::Generic,
+                tx_large_segments: true,
+                ..Capabilities::VETH
+            };
+            assert_eq!(capabilities(&link(true), mode), expected);
+        }
     }
 
     #[test]

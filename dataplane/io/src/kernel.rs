@@ -53,6 +53,15 @@ impl KernelFitness {
     }
 }
 
+/// The first kernel with multi-buffer XDP in generic mode.
+const LEAST_GENERIC: (u32, u32) = (6, 9);
+
+/// Returns true if a kernel passes large packets to programs in generic mode in several buffers. Earlier ones copy each into one
+/// buffer, for which they often lack memory. A release that cannot be parsed counts as one that does.
+pub(crate) fn has_generic_multi_buffer(release: &str) -> bool {
+    Release::parse(release).is_none_or(|Release { major, minor, .. }| (major, minor) >= LEAST_GENERIC)
+}
+
 /// A parsed release: `MAJOR.MINOR[.PATCH]` and the rest.
 struct Release<'a> {
     major: u32,
@@ -96,6 +105,20 @@ pub fn kernel_release() -> io::Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn generic_mode_takes_several_buffers_from_6_9_on() {
+        for (release, expected) in [
+            ("6.6.87", false),
+            ("6.8.0-31-generic", false),
+            ("6.9", true),
+            ("6.12.57+deb13-amd64", true),
+            ("7.0.0", true),
+            ("odd", true),
+        ] {
+            assert_eq!(has_generic_multi_buffer(release), expected, "{release:?}");
+        }
+    }
 
     #[test]
     fn kernels_by_their_release() {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use heddle_port::{KernelStats, PortId};
 
 use crate::ring::{Desc, Gauge, Which};
+use crate::segment_socket::{SegmentCounters, SegmentCounts};
 use crate::socket::{RX_SLOTS, TX_SLOTS};
 
 /// The levels of a port's rings: entries that the other side has not taken yet.
@@ -32,6 +33,8 @@ pub struct PortView {
     pub kernel: Option<KernelStats>,
     /// The ring levels.
     pub rings: RingLevels,
+    /// The large segments that the port sent, if it does so.
+    pub segments: Option<SegmentCounts>,
 }
 
 /// The observers of all open ports, shared with threads that read them. The lock is held for one port at a time.
@@ -65,16 +68,18 @@ pub(crate) struct Observer {
     fill: Gauge<u64>,
     tx: Gauge<Desc>,
     completion: Gauge<u64>,
+    segments: Option<Arc<SegmentCounters>>,
     socket: OwnedFd,
 }
 
 impl Observer {
-    pub(crate) fn new(socket: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(crate) fn new(socket: BorrowedFd<'_>, segments: Option<Arc<SegmentCounters>>) -> io::Result<Self> {
         Ok(Self {
             rx: Gauge::map(socket, Which::Rx, RX_SLOTS)?,
             fill: Gauge::map(socket, Which::Fill, RX_SLOTS)?,
             tx: Gauge::map(socket, Which::Tx, TX_SLOTS)?,
             completion: Gauge::map(socket, Which::Completion, TX_SLOTS)?,
+            segments,
             socket: socket.try_clone_to_owned()?,
         })
     }
@@ -88,6 +93,7 @@ impl Observer {
                 tx: self.tx.level(),
                 completion: self.completion.level(),
             },
+            segments: self.segments.as_deref().map(SegmentCounters::read),
         }
     }
 

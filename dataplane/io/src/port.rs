@@ -12,6 +12,7 @@ use heddle_port::{
 
 use crate::assemble::{Assembler, Part};
 use crate::ring::{Consumer, Desc, Producer, Which};
+use crate::segment_socket::{SegmentCounters, SegmentSocket, Sending};
 use crate::socket::{RX_SLOTS, Socket, TX_SLOTS};
 
 /// `XDP_PKT_CONTD`: the packet continues in the next descriptor.
@@ -51,6 +52,8 @@ pub struct XdpPort {
     refused: bool,
     assembler: Assembler,
     stats: PortStats,
+    /// Sends packets with a segment size, if the port does.
+    segments: Option<SegmentSocket>,
     /// The last field, so that the rings are unmapped before the socket is closed.
     socket: Socket,
 }
@@ -63,6 +66,7 @@ impl XdpPort {
         store: Arc<FrameStore>,
         share: FillShare,
         socket: Socket,
+        segments: Option<SegmentSocket>,
     ) -> io::Result<Self> {
         let (ifname, ifindex, queue) = device;
         let frame_size = store.frame_size();
@@ -88,6 +92,7 @@ impl XdpPort {
             assembler: Assembler::default(),
             stats: PortStats::default(),
             store,
+            segments,
             socket,
         })
     }
@@ -112,6 +117,11 @@ impl XdpPort {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.fd()
+    }
+
+    /// Returns the counters of large segments, if the port sends them.
+    pub(crate) fn segment_counters(&self) -> Option<&Arc<SegmentCounters>> {
+        self.segments.as_ref().map(SegmentSocket::counters)
     }
 
     /// Fills the fill ring for the first time. Returns the frames that do not fit.
@@ -214,6 +224,90 @@ impl XdpPort {
         self.completion.release();
     }
 
+    /// Takes packets from the front into the TX ring, as many as fit.
+    fn fill_tx(&mut self, packets: &mut PacketVec) {
+        let mut count = 0;
+        let frames: u32 = packets.iter().map(|packet| u32::from(packet.frames())).sum();
+        let mut room = self.tx.room(frames);
+        for packet in packets.iter() {
+            let Some(left) = room.checked_sub(u32::from(packet.frames())) else {
+                break;
+            };
+            room = left;
+            count += 1;
+        }
+        for packet in packets.drain(..count) {
+            self.stats.tx_packets += 1;
+            self.stats.tx_bytes += u64::from(packet.len());
+            let mut left = u32::from(packet.frames());
+            for frame in packet.into_frames(&self.store) {
+                left -= 1;
+                let (offset, len) = self.store.range(&frame);
+                let options = if left > 0 { CONTINUED } else { 0 };
+                let index = self.store.lend(frame, self.number);
+                let addr = (u64::from(index) << self.frame_shift) + u64::from(offset);
+                let pushed = self.tx.push(Desc { addr, len, options });
+                debug_assert!(pushed, "the room was counted");
+                self.in_flight += 1;
+            }
+        }
+        self.tx.submit();
+    }
+
+    /// Takes packets from the front, of which some have a segment size, in their order: small ones into the TX ring, and the
+    /// others to the segment socket once the ring is empty. Stops at the first packet that the kernel does not take.
+    fn send_mixed(&mut self, pool: &mut WorkerPool, packets: &mut PacketVec) {
+        let mut rest = std::mem::take(packets).into_iter().peekable();
+        while let Some(packet) = rest.peek() {
+            if packet.segment_size() == 0 {
+                // A run of small packets.
+                let mut run = PacketVec::new();
+                while let Some(packet) = rest.next_if(|packet| packet.segment_size() == 0) {
+                    run.push(packet);
+                }
+                self.fill_tx(&mut run);
+                if !run.is_empty() {
+                    packets.extend(run);
+                    break;
+                }
+            } else {
+                // Earlier packets first.
+                if self.tx.waiting_now() > 0 {
+                    self.kick(pool);
+                    if self.tx.waiting_now() > 0 {
+                        break;
+                    }
+                }
+                let Some(packet) = rest.next() else { break };
+                if let Some(packet) = self.send_segments(packet, pool) {
+                    packets.push(packet);
+                    break;
+                }
+            }
+        }
+        packets.extend(rest);
+    }
+
+    /// Sends a packet with its segment size. Returns it if the kernel does not take it now.
+    fn send_segments(&mut self, mut packet: Packet, pool: &mut WorkerPool) -> Option<Packet> {
+        let sending = self.segments.as_mut()?.send(&self.store, &mut packet);
+        match sending {
+            Sending::Sent => {
+                self.stats.tx_packets += 1;
+                self.stats.tx_bytes += u64::from(packet.len());
+            }
+            // It can never be sent, so it must not stand in the way of others.
+            Sending::Invalid => {}
+            Sending::Refused | Sending::Down => {
+                self.stats.tx_stalls += 1;
+                self.refused |= sending == Sending::Down;
+                return Some(packet);
+            }
+        }
+        pool.free_packet(packet);
+        None
+    }
+
     /// Lets the kernel send until the TX ring is empty or there is no more progress.
     fn kick(&mut self, pool: &mut WorkerPool) {
         let mut futile = 0;
@@ -276,32 +370,11 @@ impl Port for XdpPort {
 
     fn tx(&mut self, pool: &mut WorkerPool, packets: &mut PacketVec) {
         self.reap(pool);
-        let mut count = 0;
-        let frames: u32 = packets.iter().map(|packet| u32::from(packet.frames())).sum();
-        let mut room = self.tx.room(frames);
-        for packet in packets.iter() {
-            let Some(left) = room.checked_sub(u32::from(packet.frames())) else {
-                break;
-            };
-            room = left;
-            count += 1;
+        if self.segments.is_some() && packets.iter().any(|packet| packet.segment_size() > 0) {
+            self.send_mixed(pool, packets);
+        } else {
+            self.fill_tx(packets);
         }
-        for packet in packets.drain(..count) {
-            self.stats.tx_packets += 1;
-            self.stats.tx_bytes += u64::from(packet.len());
-            let mut left = u32::from(packet.frames());
-            for frame in packet.into_frames(&self.store) {
-                left -= 1;
-                let (offset, len) = self.store.range(&frame);
-                let options = if left > 0 { CONTINUED } else { 0 };
-                let index = self.store.lend(frame, self.number);
-                let addr = (u64::from(index) << self.frame_shift) + u64::from(offset);
-                let pushed = self.tx.push(Desc { addr, len, options });
-                debug_assert!(pushed, "the room was counted");
-                self.in_flight += 1;
-            }
-        }
-        self.tx.submit();
     }
 
     fn flush(&mut self, pool: &mut WorkerPool) {

@@ -6,9 +6,10 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use heddle_linux::link_index;
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, PrintLevel, Xdp, XdpFlags};
+use libbpf_rs::{ErrorKind, MapCore, MapFlags, MapHandle, PrintLevel, TC_INGRESS, TcHookBuilder, Xdp, XdpFlags};
 
 use crate::error::{XdpError, bpf_io};
+use crate::mode::XdpMode;
 
 mod skeleton {
     #![allow(
@@ -27,11 +28,15 @@ mod skeleton {
     include!(concat!(env!("OUT_DIR"), "/ports.skel.rs"));
 }
 
+/// The handle and the priority of the filter of a closed device: before all others.
+const FILTER: u32 = 1;
+
 /// The loaded program. It stays attached to devices when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Program {
     program: OwnedFd,
     id: u32,
+    closed: OwnedFd,
     ports: MapHandle,
     devices: MapHandle,
 }
@@ -65,10 +70,12 @@ impl Program {
         open.maps.devices.set_max_entries(ports).map_err(failed)?;
         let loaded = open.load().map_err(failed)?;
         let program = loaded.progs.heddle_port.as_fd().try_clone_to_owned();
+        let closed = loaded.progs.heddle_closed.as_fd().try_clone_to_owned();
         let id = libbpf_rs::Program::id_from_fd(loaded.progs.heddle_port.as_fd()).map_err(failed)?;
         Ok(Self {
             id,
             program: program.map_err(|error| XdpError::kernel("keep the XDP program", error))?,
+            closed: closed.map_err(|error| XdpError::kernel("keep the filter of a closed device", error))?,
             ports: MapHandle::try_from(&loaded.maps.ports).map_err(failed)?,
             devices: MapHandle::try_from(&loaded.maps.devices).map_err(failed)?,
         })
@@ -79,21 +86,51 @@ impl Program {
         self.id
     }
 
-    /// Attaches the program to a device. It replaces the program that an earlier agent left there.
-    pub(crate) fn attach(&self, ifname: &str, ifindex: u32) -> Result<(), XdpError> {
+    /// Attaches the program to a device. It replaces the program that an earlier agent left there in the same mode. The kernel
+    /// refuses it beside a program in the other mode; [`crate::mode_change`] removes that one first.
+    pub(crate) fn attach(&self, ifname: &str, ifindex: u32, mode: XdpMode) -> Result<(), XdpError> {
         let index = i32::try_from(ifindex).unwrap_or(i32::MAX);
         Xdp::new(self.program.as_fd())
-            .attach(index, XdpFlags::DRV_MODE)
+            .attach(index, flag_of(mode))
             .map_err(|error| {
                 let (kind, source, ifname) = (error.kind(), bpf_io(&error), ifname.to_owned());
-                if kind == ErrorKind::Unsupported {
+                if kind == ErrorKind::Unsupported && mode == XdpMode::Native {
                     XdpError::NoNativeXdp { ifname, source }
                 } else if link_index(&ifname).is_ok_and(|index| index != Some(ifindex)) {
                     XdpError::NoSuchDevice { ifname, ifindex }
                 } else {
-                    XdpError::kernel(format!("attach the XDP program to {ifname}"), source)
+                    XdpError::kernel(format!("attach the XDP program to {ifname} in {mode} mode"), source)
                 }
             })
+    }
+
+    /// Drops every packet of a device that the XDP program does not take, by a filter at the device's ingress (clsact). The filter
+    /// stays when this process ends, and until the device is deleted.
+    pub(crate) fn keep_from_kernel(&self, ifname: &str, ifindex: u32) -> Result<(), XdpError> {
+        let failed = |error: libbpf_rs::Error| {
+            XdpError::bpf(
+                format!("close {ifname} with a filter (clsact, cls_bpf) while the mode of its XDP program changes"),
+                &error,
+            )
+        };
+        let mut hook = TcHookBuilder::new(self.closed.as_fd())
+            .ifindex(i32::try_from(ifindex).unwrap_or(i32::MAX))
+            .replace(true)
+            .handle(FILTER)
+            .priority(FILTER)
+            .hook(TC_INGRESS);
+        hook.create()
+            .and_then(|mut hook| hook.attach())
+            .map(drop)
+            .map_err(failed)
+    }
+
+    /// Removes whatever program a device has in a mode.
+    pub(crate) fn detach(&self, ifname: &str, ifindex: u32, mode: XdpMode) -> Result<(), XdpError> {
+        let index = i32::try_from(ifindex).unwrap_or(i32::MAX);
+        Xdp::new(self.program.as_fd())
+            .detach(index, flag_of(mode))
+            .map_err(|error| XdpError::bpf(format!("remove the XDP program of {ifname} in {mode} mode"), &error))
     }
 
     /// Sets the socket to which the program redirects packets of port `number`.
@@ -118,6 +155,14 @@ impl Program {
     /// Removes the device, so that the program drops its packets.
     pub(crate) fn clear_device(&self, ifindex: u32) -> io::Result<()> {
         absent_is_fine(self.devices.delete(&ifindex.to_ne_bytes()))
+    }
+}
+
+/// Returns the flag that attaches a program in a mode.
+fn flag_of(mode: XdpMode) -> XdpFlags {
+    match mode {
+        XdpMode::Native => XdpFlags::DRV_MODE,
+        XdpMode::Generic => XdpFlags::SKB_MODE,
     }
 }
 

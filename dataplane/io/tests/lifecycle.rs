@@ -7,22 +7,25 @@ mod harness;
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::*;
-use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpError, XdpPort};
+use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpError, XdpMode, XdpPort};
+use heddle_linux::Netlink;
 use heddle_port::{Packet, PacketVec, Port, PortId, WorkerId, WorkerPool};
 
 #[test]
 fn when_every_other_device_is_gone_ports_can_still_be_opened() {
-    in_namespace(|| {
+    in_each_mode(|mode| {
         let mut context = context();
         let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
         for round in 0..3 {
             veth("a", 1500, 1);
             veth("b", 1500, 1);
-            let mut a = context.open(on("a", 0)).unwrap();
-            let b = context.open(on("b", 1)).unwrap();
+            let mut a = context.open(on_in(mode, "a", 0)).unwrap();
+            let b = context.open(on_in(mode, "b", 1)).unwrap();
             let near = Tap::new("ap", ETHERTYPE);
             near.send(&frame(round, 90));
             let packet = receive_one(&mut a, &mut pool);
@@ -46,7 +49,7 @@ fn attaching_and_detaching_under_traffic_loses_no_frame() {
         .ok()
         .and_then(|n| n.parse().ok())
         .unwrap_or(120);
-    in_namespace(move || {
+    in_each_mode(move |mode| {
         veth("a", 1500, 1);
         veth("b", 1500, 1);
         let mut context = context();
@@ -55,8 +58,8 @@ fn attaching_and_detaching_under_traffic_loses_no_frame() {
         let (mut opening, mut closing, mut received) = (Duration::ZERO, Duration::ZERO, 0);
         for round in 0..rounds {
             let start = Instant::now();
-            let mut a = context.open(on("a", 0)).unwrap();
-            let mut b = context.open(on("b", 1)).unwrap();
+            let mut a = context.open(on_in(mode, "a", 0)).unwrap();
+            let mut b = context.open(on_in(mode, "b", 1)).unwrap();
             opening += start.elapsed();
             for i in 0..100 {
                 near.send(&frame(round + i, 200));
@@ -92,24 +95,47 @@ fn attaching_and_detaching_under_traffic_loses_no_frame() {
     });
 }
 
-#[test]
-fn a_later_context_takes_the_devices_over() {
-    in_namespace(|| {
+/// Asserts that a context takes over a device that an earlier one left, each in its mode. A sender floods the device all the time,
+/// and none of its frames may reach the kernel.
+fn takes_over(before: XdpMode, after: XdpMode) {
+    in_namespace(move || {
         veth("a", 1500, 1);
-        let near = Tap::new("ap", ETHERTYPE);
+        let host = Tap::new("a", ETHERTYPE);
         let mut first = context();
-        let old = first.open(on("a", 0)).unwrap();
+        let old = first.open(on_in(before, "a", 0)).unwrap();
         // The first agent ends without closing anything.
         drop(old);
         drop(first);
         assert_eq!(index("hdanchor0"), 0, "the anchor went with its context");
+        // The flood belongs to this namespace, and the thread stays in it.
+        let near = Tap::new("ap", ETHERTYPE);
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let flood = std::thread::spawn({
+            let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
+            move || {
+                while !stop.load(Ordering::Relaxed) {
+                    near.try_send(&frame(3, 100));
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        });
         let mut second = context();
-        let mut port = second.open(on("a", 5)).unwrap();
+        let mut port = second.open(on_in(after, "a", 5)).unwrap();
         let mut pool = WorkerPool::new(WorkerId(0), second.pool().clone());
-        near.send(&frame(3, 100));
-        let packet = receive_one(&mut port, &mut pool);
-        assert_eq!(packet.bytes(second.store()), frame(3, 100));
-        pool.free_packet(packet);
+        for packet in receive(&mut port, &mut pool, SOON) {
+            assert_eq!(packet.bytes(second.store()), frame(3, 100));
+            pool.free_packet(packet);
+        }
+        assert!(port.stats().rx_packets > 0);
+        stop.store(true, Ordering::Relaxed);
+        flood.join().unwrap();
+        assert!(sent.load(Ordering::Relaxed) > 0);
+        assert_eq!(host.receive(NEVER), None, "the kernel got a frame");
+        let link = Netlink::open().unwrap().link("a").unwrap().unwrap();
+        assert_eq!(
+            (link.xdp_generic, link.xdp_program),
+            (after == XdpMode::Generic, Some(second.program_id()))
+        );
         second.close(port);
         drop(pool);
         assert_all_frames(&second);
@@ -120,14 +146,79 @@ fn a_later_context_takes_the_devices_over() {
 }
 
 #[test]
-fn a_dead_agent_leaves_devices_closed_and_its_anchor_is_removed() {
+fn a_later_context_takes_the_devices_over() {
+    for mode in MODES {
+        takes_over(mode, mode);
+    }
+}
+
+#[test]
+fn a_later_context_changes_the_mode_and_no_packet_passes() {
+    takes_over(XdpMode::Native, XdpMode::Generic);
+    takes_over(XdpMode::Generic, XdpMode::Native);
+}
+
+/// A device without a program, as an agent leaves it that is killed in the middle of the change.
+#[test]
+fn between_two_programs_a_device_stays_closed() {
     in_namespace(|| {
+        veth("a", 1500, 1);
+        let (near, host) = (Tap::new("ap", ETHERTYPE), Tap::new("a", ETHERTYPE));
+        let mut context = context();
+        for mode in [XdpMode::Native, XdpMode::Generic] {
+            let port = context.open(on_in(mode, "a", 0)).unwrap();
+            context.close(port);
+        }
+        ip("link set dev a xdpgeneric off");
+        near.send(&frame(1, 100));
+        assert_eq!(host.receive(NEVER), None);
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
+        let mut port = context.open(on("a", 0)).unwrap();
+        near.send(&frame(2, 100));
+        let packet = receive_one(&mut port, &mut pool);
+        assert_eq!(packet.bytes(context.store()), frame(2, 100));
+        pool.free_packet(packet);
+        context.close(port);
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn a_program_that_was_removed_comes_back_in_the_ports_mode() {
+    in_each_mode(|mode| {
+        veth("a", 1500, 1);
+        let mut context = context();
+        let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
+        let mut port = context.open(on_in(mode, "a", 0)).unwrap();
+        ip("link set dev a xdp off");
+        ip("link set dev a xdpgeneric off");
+        context.attach_again("a", index("a")).unwrap();
+        let link = Netlink::open().unwrap().link("a").unwrap().unwrap();
+        assert_eq!(
+            (link.xdp_program, link.xdp_generic),
+            (Some(context.program_id()), mode == XdpMode::Generic)
+        );
+        let near = Tap::new("ap", ETHERTYPE);
+        near.send(&frame(1, 100));
+        let packet = receive_one(&mut port, &mut pool);
+        assert_eq!(packet.bytes(context.store()), frame(1, 100));
+        pool.free_packet(packet);
+        context.close(port);
+        drop(pool);
+        assert_all_frames(&context);
+    });
+}
+
+#[test]
+fn a_dead_agent_leaves_devices_closed_and_its_anchor_is_removed() {
+    in_each_mode(|mode| {
         veth("a", 1500, 1);
         let (near, host) = (Tap::new("ap", ETHERTYPE), Tap::new("a", ETHERTYPE));
         near.send(&frame(0, 100));
         assert!(host.receive(SOON).is_some(), "without heddle the kernel gets it");
         let mut first = context();
-        let port = first.open(on("a", 0)).unwrap();
+        let port = first.open(on_in(mode, "a", 0)).unwrap();
         drop(port);
         drop(first);
         near.send(&frame(1, 100));
@@ -140,7 +231,7 @@ fn a_dead_agent_leaves_devices_closed_and_its_anchor_is_removed() {
         let left = index("hdanchor0");
         let mut next = context();
         assert!(index("hdanchor0") != left);
-        let mut port = next.open(on("a", 0)).unwrap();
+        let mut port = next.open(on_in(mode, "a", 0)).unwrap();
         let mut pool = WorkerPool::new(WorkerId(0), next.pool().clone());
         near.send(&frame(2, 100));
         let packet = receive_one(&mut port, &mut pool);

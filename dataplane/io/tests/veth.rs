@@ -19,13 +19,13 @@ fn forward(from: &mut XdpPort, to: &mut XdpPort, pool: &mut WorkerPool) {
 
 #[test]
 fn a_frame_goes_from_one_veth_to_another() {
-    in_namespace(|| {
+    in_each_mode(|mode| {
         veth("a", 1500, 1);
         veth("b", 1500, 1);
         let mut context = context();
         let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
-        let mut a = context.open(on("a", 3)).unwrap();
-        let mut b = context.open(on("b", 4)).unwrap();
+        let mut a = context.open(on_in(mode, "a", 3)).unwrap();
+        let mut b = context.open(on_in(mode, "b", 4)).unwrap();
         let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
         for len in [60, 1514] {
             near.send(&frame(7, len));
@@ -49,11 +49,11 @@ fn a_frame_goes_from_one_veth_to_another() {
 
 #[test]
 fn a_packet_whose_front_has_moved_is_sent_from_there() {
-    in_namespace(|| {
+    in_each_mode(|mode| {
         veth("a", 1500, 1);
         let mut context = context();
         let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
-        let mut a = context.open(on("a", 0)).unwrap();
+        let mut a = context.open(on_in(mode, "a", 0)).unwrap();
         let far = Tap::new("ap", ETHERTYPE);
         far.send(&frame(1, 500));
         let mut packet = receive_one(&mut a, &mut pool);
@@ -95,13 +95,13 @@ fn more_packets_than_one_sendto_takes_all_leave() {
 
 #[test]
 fn large_packets_come_and_go_over_many_frames() {
-    in_namespace(|| {
+    in_each_mode(|mode| {
         veth("a", 61_000, 1);
         veth("b", 61_000, 1);
         let mut context = context();
         let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
-        let mut a = context.open(on("a", 0)).unwrap();
-        let mut b = context.open(on("b", 1)).unwrap();
+        let mut a = context.open(on_in(mode, "a", 0)).unwrap();
+        let mut b = context.open(on_in(mode, "b", 1)).unwrap();
         let (near, far) = (Tap::new("ap", ETHERTYPE), Tap::new("bp", ETHERTYPE));
         for (len, frames) in [(3840, 1), (3841, 2), (61_014, 16)] {
             near.send(&frame(len, len as usize));
@@ -195,11 +195,11 @@ fn two_queues_are_two_ports() {
 
 #[test]
 fn a_slow_receiver_leaves_packets_with_their_sender() {
-    in_namespace(|| {
+    in_each_mode(|mode| {
         veth("a", 1500, 1);
         let mut context = context();
         let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
-        let mut a = context.open(on("a", 0)).unwrap();
+        let mut a = context.open(on_in(mode, "a", 0)).unwrap();
         // More packets than the TX ring has room for, without a flush in between.
         let mut taken = 0;
         let left = loop {
@@ -223,11 +223,11 @@ fn a_slow_receiver_leaves_packets_with_their_sender() {
 
 #[test]
 fn a_port_whose_device_is_gone_neither_spins_nor_keeps_its_frames() {
-    in_namespace(|| {
+    in_each_mode(|mode| {
         veth("a", 1500, 1);
         let mut context = context();
         let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
-        let mut a = context.open(on("a", 0)).unwrap();
+        let mut a = context.open(on_in(mode, "a", 0)).unwrap();
         ip("link set dev a down");
         let mut packets: PacketVec = (0..10).map(|i| pool.packet(&frame(i, 60)).unwrap()).collect();
         a.tx(&mut pool, &mut packets);
@@ -272,12 +272,15 @@ fn a_worker_forwards_while_control_opens_and_closes_other_ports() {
     const ROUNDS: u32 = 4;
     /// Only a test that hangs takes so long.
     const AT_MOST: Duration = Duration::from_secs(300);
-    in_namespace(|| {
+    in_each_mode(|mode| {
         for name in ["a", "b", "c"] {
             veth(name, 1500, 1);
         }
         let mut context = context();
-        let (mut a, mut b) = (context.open(on("a", 0)).unwrap(), context.open(on("b", 1)).unwrap());
+        let (mut a, mut b) = (
+            context.open(on_in(mode, "a", 0)).unwrap(),
+            context.open(on_in(mode, "b", 1)).unwrap(),
+        );
         let (near, far, third) = (
             Tap::new("ap", ETHERTYPE),
             Tap::new("bp", ETHERTYPE),
@@ -312,7 +315,7 @@ fn a_worker_forwards_while_control_opens_and_closes_other_ports() {
             sent
         });
         while !traffic.is_finished() {
-            let c = context.open(on("c", 2)).unwrap();
+            let c = context.open(on_in(mode, "c", 2)).unwrap();
             (0..20).for_each(|i| third.send(&frame(i, 100)));
             context.close(c);
             rounds.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -6,6 +6,7 @@
  * entry is missing, the packet is dropped: pods fail closed. After the agent's death its sockets are gone from the map.
  */
 #include <linux/bpf.h>
+#include <linux/pkt_cls.h>
 #include <bpf/bpf_helpers.h>
 
 struct {
@@ -31,6 +32,15 @@ int heddle_port(struct xdp_md *ctx)
 	if (!base)
 		return XDP_DROP;
 	return bpf_redirect_map(&ports, *base + ctx->rx_queue_index, XDP_DROP);
+}
+
+/*
+ * The filter behind the XDP program while the program's mode is changed: it keeps every packet from the kernel.
+ */
+SEC("tc")
+int heddle_closed(struct __sk_buff *skb)
+{
+	return TC_ACT_SHOT;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

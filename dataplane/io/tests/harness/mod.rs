@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each suite uses a part of it")]
 
 pub mod nic;
+pub mod segments;
 
 use std::ffi::CString;
 use std::fs;
@@ -11,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use heddle_io::{OpenPort, XdpConfig, XdpContext};
+use heddle_io::{OpenPort, XdpConfig, XdpContext, XdpMode};
 use heddle_port::{Packet, PacketVec, Port, PortId, WorkerPool};
 
 pub const SOON: Duration = Duration::from_secs(2);
@@ -72,12 +73,27 @@ pub fn veth(name: &str, mtu: u32, queues: u32) {
     ip(&format!("link set dev {name}p up"));
 }
 
+/// Both modes of the XDP program.
+pub const MODES: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
+
 pub fn on(name: &str, port: u16) -> OpenPort {
+    on_in(XdpMode::Native, name, port)
+}
+
+pub fn on_in(mode: XdpMode, name: &str, port: u16) -> OpenPort {
     OpenPort {
         ifname: name.to_owned(),
         ifindex: index(name),
         queue: 0,
         port: PortId(port),
+        mode,
+    }
+}
+
+/// Runs a test in each mode.
+pub fn in_each_mode(test: impl Fn(XdpMode) + Send + Copy + 'static) {
+    for mode in MODES {
+        in_namespace(move || test(mode));
     }
 }
 
@@ -106,6 +122,12 @@ impl Tap {
         // SAFETY: the buffer is valid for its length.
         let sent = unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
         assert_eq!(sent, frame.len() as isize, "{}", io::Error::last_os_error());
+    }
+
+    /// Sends a frame, or not: the device may be down or busy.
+    pub fn try_send(&self, frame: &[u8]) {
+        // SAFETY: the buffer is valid for its length.
+        unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), 0) };
     }
 
     /// Receives the next frame, if one arrives in time.
