@@ -98,6 +98,12 @@ fn validate(prepared: &Prepared) -> Result<(), CniError> {
             r.dst, r.via
         ));
     }
+    if let Some(max) = prepared.max_segment.filter(|max| *max < prepared.mtu) {
+        return wrong(format!(
+            "segments of at most {max} bytes are smaller than the MTU {}",
+            prepared.mtu
+        ));
+    }
     let has = |src: IpAddr| prepared.addresses.iter().any(|a| a.address == src);
     if let Some(src) = prepared.routes.iter().filter_map(|r| r.src).find(|src| !has(*src)) {
         return wrong(format!("a route has source {src}, which is not the pod's"));
@@ -168,7 +174,8 @@ async fn attach(
         attachment: prepared.attachment,
         host_ifindex: host.index,
         host_mac: host.mac.unwrap_or_default(),
-        pod_mac: pod_end.mac.unwrap_or_default(),
+        pod_mac: pod_end.link.mac.unwrap_or_default(),
+        tcp_segments_only: pod_end.tcp_segments_only,
     };
     agent
         .ready(&target.container, &target.ifname, &request)

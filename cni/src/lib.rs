@@ -27,6 +27,7 @@ pub mod env;
 pub mod fuzzing;
 mod json_input;
 pub mod kernel;
+mod offloads;
 pub mod pod;
 mod port_mappings;
 pub mod result;

@@ -2,15 +2,21 @@
 
 use heddle_linux::route::PROTOCOL_BOOT;
 use heddle_linux::sysctl::{IpVersion, write_interface};
-use heddle_linux::{Link, LinuxError, Neighbor, Netlink, Netns, Route, ethtool};
+use heddle_linux::{Link, LinuxError, Neighbor, Netlink, Netns, Route};
 use heddle_proto::{IfName, Prepared};
 use ipnet::IpNet;
 
-/// The features that `ethtool -K IF tx off` switches off on a veth. Without them the pod's kernel computes its
-/// checksums itself.
-const TX_CHECKSUMS: [&str; 2] = ["tx-checksum-ip-generic", "tx-checksum-sctp"];
-
 use crate::kernel::KernelError;
+use crate::offloads;
+
+/// The pod's end of an attachment after its configuration.
+#[derive(Debug)]
+pub struct PodEnd {
+    /// The interface.
+    pub link: Link,
+    /// True if the pod's kernel passes on nothing larger than the MTU but TCP segments.
+    pub tcp_segments_only: bool,
+}
 
 /// Finds an interface in the pod's namespace.
 ///
@@ -34,16 +40,16 @@ pub fn delete(netns: &Netns, ifname: &IfName) -> Result<(), KernelError> {
     })
 }
 
-/// Sets the interface's addresses, its gateway and its routes, and switches it and `lo` on. Returns the interface.
+/// Sets the interface's offloads, addresses, gateway and routes, and switches it and `lo` on.
 ///
 /// # Errors
 /// The namespace cannot be entered, or the kernel refuses.
-pub fn configure(netns: &Netns, ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<Link, KernelError> {
+pub fn configure(netns: &Netns, ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<PodEnd, KernelError> {
     netns.enter(|| configure_here(ifname, prepared, tx_off))
 }
 
 /// Configures the interface in the calling thread's namespace.
-fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<Link, KernelError> {
+fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<PodEnd, KernelError> {
     let netlink = Netlink::open()?;
     let find = || {
         netlink
@@ -63,8 +69,13 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
     if prepared.addresses.iter().any(|a| a.address.is_ipv6()) {
         write_interface(IpVersion::V6, &link.name, &[("disable_ipv6", "0")])?;
     }
+    // Now, because the driver refuses changes of segmentation while the agent's program runs in native mode.
+    let tcp_segments_only = match prepared.max_segment {
+        Some(max) => offloads::tcp_segments_only(&netlink, &link, max)?,
+        None => false,
+    };
     if tx_off {
-        ethtool::switch_off(&link, &TX_CHECKSUMS)?;
+        offloads::no_checksums(&link)?;
     }
     netlink.set_up(&link)?;
     for address in &prepared.addresses {
@@ -100,5 +111,8 @@ fn configure_here(ifname: &IfName, prepared: &Prepared, tx_off: bool) -> Result<
         })?;
     }
     // Read the interface again: now it is up.
-    find()
+    Ok(PodEnd {
+        link: find()?,
+        tcp_segments_only,
+    })
 }

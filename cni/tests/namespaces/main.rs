@@ -10,4 +10,5 @@ mod add;
 mod agent;
 mod check;
 mod del;
+mod offloads;
 mod scene;

@@ -153,6 +153,7 @@ pub fn prepared() -> Prepared {
             },
         ],
         gateway_mac: MacAddr::GATEWAY,
+        max_segment: Some(65_536),
         routes: vec![
             route("10.1.0.0/16", gw4, None),
             PreparedRoute {

@@ -7,8 +7,9 @@ use std::io;
 use std::path::Path;
 
 use crossbeam::channel;
-use heddle_config::{Config, ConfigError, HugePages, Settings};
+use heddle_config::{Config, ConfigError, HugePages, PodXdpMode, Settings};
 use heddle_flow::{BootId, FlowTable, OpenError, Takeover};
+use heddle_io::{ProbeError, XdpMode};
 use heddle_source::{Batch, FollowError, Source};
 use tokio::runtime::{Builder, Runtime};
 use tracing_subscriber::EnvFilter;
@@ -32,6 +33,13 @@ use crate::source;
 use crate::workers::flow_file::{self, FlowFileError, Medium};
 use crate::workers::{Workers, WorkersError, clock};
 
+/// Generic mode is configured, and does not work here.
+#[derive(Debug, thiserror::Error)]
+#[error("podXDPMode: generic does not work here: {source}: set it to auto or native")]
+pub struct NoGenericMode {
+    source: ProbeError,
+}
+
 /// A failure to start the agent, or a failure that ended it.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -47,6 +55,9 @@ pub enum RunError {
     /// The test of AF_XDP failed or is forbidden.
     #[error(transparent)]
     Scratch(#[from] ScratchError),
+    /// The configured XDP mode does not work.
+    #[error(transparent)]
+    NoGenericMode(#[from] NoGenericMode),
     /// The memory is too small.
     #[error(transparent)]
     Memory(#[from] TooLarge),
@@ -84,7 +95,9 @@ impl RunError {
     #[must_use]
     pub const fn lasts(&self) -> bool {
         match self {
-            Self::Config(_) | Self::Privileges(_) | Self::Memory(_) | Self::Descriptors(_) => true,
+            Self::Config(_) | Self::Privileges(_) | Self::NoGenericMode(_) | Self::Memory(_) | Self::Descriptors(_) => {
+                true
+            }
             Self::Source(error) => error.lasts(),
             Self::Lock(_)
             | Self::Scratch(_)
@@ -117,7 +130,7 @@ pub fn run(config: Config, signals: Signals) -> Result<(), RunError> {
         DirLock::acquire(&settings.run_dir, &holder)?,
         DirLock::acquire(&settings.state_dir, &holder)?,
     );
-    try_afxdp(&settings.state_dir)?;
+    let pod_mode = pod_mode(settings.pod_xdp_mode, try_afxdp(&settings.state_dir)?)?;
     check_memory(&settings)?;
     settings.max_pods = descriptors::raise(settings.worker_cores.len() as u64, settings.max_pods)?;
     // The state of an earlier agent, and the workers, which need the flow table.
@@ -125,7 +138,7 @@ pub fn run(config: Config, signals: Signals) -> Result<(), RunError> {
     let (kept_file, kept) = KeptFile::open(&settings.state_dir);
     let earlier_files = kept.contents_of_files();
     let (flows, takeover) = open_flows(&settings)?;
-    let workers = Workers::start(&settings, flows, takeover.fresh_since)?;
+    let workers = Workers::start(&settings, flows, takeover.fresh_since, pod_mode)?;
 
     // The runtime of the sockets, and the channels to the controller, which runs on this thread.
     let runtime = Builder::new_multi_thread()
@@ -169,8 +182,8 @@ pub fn run(config: Config, signals: Signals) -> Result<(), RunError> {
     ended
 }
 
-/// Tests AF_XDP in a scratch namespace, before anything on the node is changed.
-fn try_afxdp(state_dir: &Path) -> Result<(), ScratchError> {
+/// Tests AF_XDP in a scratch namespace, before anything on the node is changed. Returns the outcome in generic mode.
+fn try_afxdp(state_dir: &Path) -> Result<Result<(), ProbeError>, ScratchError> {
     let passed = scratch::test(state_dir)?;
     if passed.repeated {
         tracing::warn!("an earlier test of AF_XDP was interrupted, so it was repeated");
@@ -179,7 +192,16 @@ fn try_afxdp(state_dir: &Path) -> Result<(), ScratchError> {
         millis = passed.took.as_millis(),
         "AF_XDP works: a packet went through a scratch namespace and back"
     );
-    Ok(())
+    Ok(passed.segments)
+}
+
+/// Returns the mode of the XDP program on pods' interfaces. `segments` is the outcome of the test in generic mode.
+fn pod_mode(wish: PodXdpMode, segments: Result<(), ProbeError>) -> Result<XdpMode, NoGenericMode> {
+    match (wish, segments) {
+        (PodXdpMode::Auto | PodXdpMode::Native, _) => Ok(XdpMode::Native),
+        (PodXdpMode::Generic, Ok(())) => Ok(XdpMode::Generic),
+        (PodXdpMode::Generic, Err(source)) => Err(NoGenericMode { source }),
+    }
 }
 
 /// Refuses a configuration that does not fit into memory. An existing flow table has its memory already.

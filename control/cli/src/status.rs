@@ -154,6 +154,7 @@ fn ports(status: &Status, out: &mut String) {
             "port",
             "name",
             "interface",
+            "XDP",
             "worker",
             "received",
             "bytes",
@@ -176,6 +177,7 @@ fn ports(status: &Status, out: &mut String) {
             port.port.to_string(),
             port.name.clone(),
             interface,
+            if port.xdp_mode.is_empty() { "-" } else { &port.xdp_mode }.to_owned(),
             port.worker.to_string(),
             port.rx_packets.to_string(),
             Bytes(port.rx_bytes).to_string(),
@@ -188,7 +190,7 @@ fn ports(status: &Status, out: &mut String) {
             port.frames.to_string(),
         ]);
     }
-    for column in [1, 2] {
+    for column in [1, 2, 3] {
         left(&mut table, column);
     }
     finish(&table, 0, out);
@@ -283,7 +285,19 @@ fn rings(status: &Status, out: &mut String) {
     );
     for port in &status.ports {
         let rings = &port.rings;
-        let kernel: Vec<String> = port.xsk.iter().map(|(name, n)| format!("{name} {n}")).collect();
+        let segments = &port.segments;
+        let kernel: Vec<String> = port
+            .xsk
+            .iter()
+            .map(|(name, n)| (&**name, *n))
+            .chain([
+                ("segments_sent", segments.sent),
+                ("segments_refused", segments.refused),
+                ("segments_invalid", segments.invalid),
+            ])
+            .filter(|(_, n)| *n > 0)
+            .map(|(name, n)| format!("{name} {n}"))
+            .collect();
         let mut row = vec![port.name.clone()];
         row.extend([rings.rx, rings.fill, rings.tx, rings.completion].map(|n| n.to_string()));
         row.push(if kernel.is_empty() {
@@ -423,7 +437,8 @@ mod tests {
             "snapshot": {"version": 9, "acknowledged": 8, "age_seconds": 1},
             "workers": [{"worker": 0, "core": 1, "turns": 10, "busy_turns": 5, "sleeps": 1, "busy_ratio": 0.5,
                 "bursts": {"1": 2}, "snapshot": 9, "ports": 2, "handed_over": 0}],
-            "ports": [{"port": 64, "name": "pod:a/b", "role": "pod", "interface": "hd2-x", "queue": 0, "worker": 0, "rx_packets": 4,
+            "ports": [{"port": 64, "name": "pod:a/b", "role": "pod", "interface": "hd2-x", "queue": 0, "xdp_mode": "generic", "worker": 0, "rx_packets": 4,
+                "segments": {"sent": 9, "refused": 0, "invalid": 1},
                 "rx_bytes": 4096, "tx_packets": 2, "tx_bytes": 200, "forwarded": 1, "answered": 1, "absorbed": 0,
                 "dropped": {"spoofed-source": 2}, "xsk": {"rx_ring_full": 3}, "frames": 64}],
             "drops": [{"reason": "spoofed-source", "class": "spoofing", "packets": 2}, {"reason": "no-route", "class": "unreachable", "packets": 5}],
@@ -460,7 +475,8 @@ drops by class, closed ports included: spoofing 2, unreachable 5
             // The ten rules that denied least, and the rules without a counter of their own.
             "  -      others ",
             " 1052\n",
-            "rx_ring_full 3",
+            "rx_ring_full 3, segments_sent 9, segments_invalid 1",
+            " hd2-x      generic ",
             "waiting: no pod",
             "flows: 2 of 4 (50.0 %)",
             "fragments: 3 first, 5 followed, 2 held; 1 of 1024 datagrams tracked, 0 of 512 frames held now\n",

@@ -91,6 +91,10 @@ pub struct Config {
     #[serde(rename = "podMTU")]
     #[cfg_attr(feature = "clap", arg(skip))]
     pub pod_mtu: u32,
+    /// The mode of the XDP program on pods' interfaces.
+    #[serde(rename = "podXDPMode")]
+    #[cfg_attr(feature = "clap", arg(skip))]
+    pub pod_xdp_mode: PodXdpMode,
     /// The capacity of the flow table in connections.
     #[cfg_attr(feature = "clap", arg(skip))]
     pub connections: u32,
@@ -175,6 +179,7 @@ impl Default for Config {
             vxlan: Vxlan::default(),
             flannel_annotations: false,
             pod_mtu: 61_000,
+            pod_xdp_mode: PodXdpMode::default(),
             connections: 262_144,
             connections_per_pod: None,
             connections_per_namespace: None,
@@ -208,6 +213,19 @@ pub enum HugePages {
     Never,
     /// Always: the agent does not start without them.
     Require,
+}
+
+/// The mode of the XDP program on pods' interfaces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PodXdpMode {
+    /// heddle's choice.
+    #[default]
+    Auto,
+    /// In the veth's driver. Pods' kernels cut TCP segments themselves.
+    Native,
+    /// In the network stack. Pods' kernels pass large TCP segments on in one piece.
+    Generic,
 }
 
 impl Config {
@@ -282,6 +300,8 @@ mod tests {
             "nonMasqueradeCIDRs: [10.0.0.0/33]",
             "nonMasqueradeCIDRs: 10.0.0.0/8",
             "hugePages: maybe",
+            "podXDPMode: driver",
+            "podXDPMode: null",
             "timeouts: {udp: 30}",
             "fragments: 1024",
             "cores: x",

@@ -8,6 +8,9 @@ pub const FRAME_SIZE: u32 = 4096;
 pub const MIN_POD_MTU: u16 = 1280;
 // The largest packet that an MTU of 16 bits allows fits the frames that a packet may have, with its Ethernet header.
 const _: () = assert!(Packet::MAX_FRAMES as u32 * (FRAME_SIZE - HEADROOM) >= u16::MAX as u32 + 14);
+/// The limit of the TCP segments that a pod's kernel passes on in one piece (`gso_max_size`): Linux's default, `GSO_LEGACY_MAX_SIZE`.
+pub const MAX_SEGMENT: u32 = 65_536;
+const _: () = assert!(MAX_SEGMENT <= Packet::MAX_FRAMES as u32 * (FRAME_SIZE - HEADROOM));
 /// The default of `maxPods`.
 pub(crate) const DEFAULT_MAX_PODS: u16 = 128;
 /// The maximum number of workers. Each has one queue of the host port, and these queues have the first port numbers.

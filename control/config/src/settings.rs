@@ -14,7 +14,7 @@ use crate::bounds::is_interface_name;
 use crate::cni::CniDirs;
 use crate::cores::{CoreList, CoresError, choose};
 use crate::error::ConfigError;
-use crate::file::{Config, HugePages};
+use crate::file::{Config, HugePages, PodXdpMode};
 use crate::limits::{MAX_WORKERS, MIN_POD_MTU, default_frames, least_frames, uplink_queues, working_frames};
 use crate::object_source::{ObjectSource, object_source};
 use crate::port_range::PortRange;
@@ -50,6 +50,8 @@ pub struct Settings {
     pub flannel_annotations: bool,
     /// The MTU of pods' interfaces.
     pub pod_mtu: u16,
+    /// The mode of the XDP program on pods' interfaces.
+    pub pod_xdp_mode: PodXdpMode,
     /// The capacity of the flow table in connections.
     pub connections: u32,
     /// The maximum numbers of connections of a pod, a namespace, a source prefix and a masqueraded destination, and the
@@ -273,6 +275,7 @@ impl Config {
             vxlan,
             flannel_annotations: self.flannel_annotations,
             pod_mtu,
+            pod_xdp_mode: self.pod_xdp_mode,
             connections: self.connections,
             quotas,
             timeouts,

@@ -104,6 +104,10 @@ pub struct Prepared {
     /// The gateway's Ethernet address.
     #[serde(with = "serde_mac")]
     pub gateway_mac: MacAddr,
+    /// The largest TCP segment that the pod's kernel may pass on in one piece (`gso_max_size`); it may do so with nothing else.
+    /// `None`: an agent of an earlier version, which takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_segment: Option<u32>,
     /// The pod's routes. The plugin adds the routes to the gateways itself.
     #[serde(deserialize_with = "at_most::<_, _, MAX_ROUTES>")]
     pub routes: Vec<PreparedRoute>,
@@ -123,6 +127,9 @@ pub struct ReadyRequest {
     /// The Ethernet address of the pod's end.
     #[serde(with = "serde_mac")]
     pub pod_mac: MacAddr,
+    /// True if the pod's kernel passes on nothing larger than the MTU but TCP segments, up to [`Prepared::max_segment`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tcp_segments_only: bool,
 }
 
 /// The answer to [`ReadyRequest`]: the pod's packets are forwarded under its policy from now on.

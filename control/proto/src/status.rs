@@ -227,6 +227,9 @@ pub struct PortStatus {
     pub interface: String,
     /// The interface's queue.
     pub queue: u32,
+    /// The mode of its XDP program, `native` or `generic`; empty: an agent of an earlier version.
+    #[serde(default)]
+    pub xdp_mode: String,
     /// The worker that owns it.
     pub worker: u8,
     /// Packets received.
@@ -254,11 +257,26 @@ pub struct PortStatus {
     /// The kernel's statistics of the socket that are not zero (`rx_dropped`, `rx_ring_full`, `rx_fill_ring_empty_descs`, …).
     #[serde(default)]
     pub xsk: BTreeMap<String, u64>,
+    /// Large TCP segments that were sent with their segment size.
+    #[serde(default)]
+    pub segments: SegmentStatus,
     /// The number of entries in its rings now.
     #[serde(default)]
     pub rings: RingStatus,
     /// Frames in its rings.
     pub frames: u32,
+}
+
+/// Large TCP segments of a port, which it sends with their segment size by a socket of their own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SegmentStatus {
+    /// Segments that the kernel has taken.
+    pub sent: u64,
+    /// Attempts that the kernel refused for lack of memory, or because the interface was down. A packet that is refused twice is
+    /// dropped as `tx-ring-full`.
+    pub refused: u64,
+    /// Packets that could not be sent this way, and were dropped.
+    pub invalid: u64,
 }
 
 /// The number of entries in a port's rings that the other side has not taken yet.

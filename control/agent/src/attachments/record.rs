@@ -44,6 +44,10 @@ pub struct Record {
     pub port_mappings: Vec<PortMapping>,
     /// `true` once the plugin has sent *ready*: the interface exists and is configured.
     pub ready: bool,
+    /// `true` if the pod's kernel passes on nothing larger than the MTU but TCP segments. Plugins of earlier versions did not see
+    /// to it, so their pods' ports are never in generic mode.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tcp_segments_only: bool,
 }
 
 impl Record {

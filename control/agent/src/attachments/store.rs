@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use heddle_model::Node;
-use heddle_proto::{ContainerId, IfName, PrepareRequest};
+use heddle_proto::{ContainerId, IfName, PrepareRequest, ReadyRequest};
 use heddle_wire::MacAddr;
 use ipnet::IpNet;
 
@@ -142,6 +142,7 @@ impl Store {
             addresses,
             port_mappings: request.port_mappings.clone(),
             ready: false,
+            tcp_segments_only: false,
         };
         let at = next.attachments.partition_point(|a| a.id < id);
         next.attachments.insert(at, record.clone());
@@ -149,11 +150,12 @@ impl Store {
         Ok(record)
     }
 
-    /// Records that the interface of an attachment is configured, with its index and the pod's MAC address.
-    pub fn set_ready(&mut self, id: u16, host_ifindex: u32, mac: MacAddr) {
+    /// Records that the interface of an attachment is configured, as the plugin has reported it.
+    pub fn set_ready(&mut self, id: u16, reported: &ReadyRequest) {
         let mut next = self.state.clone();
         if let Some(record) = next.attachments.iter_mut().find(|a| a.id == id) {
-            (record.ready, record.host_ifindex, record.mac) = (true, Some(host_ifindex), mac);
+            (record.ready, record.host_ifindex) = (true, Some(reported.host_ifindex));
+            (record.mac, record.tcp_segments_only) = (reported.pod_mac, reported.tcp_segments_only);
         }
         self.replace(next);
     }
@@ -293,14 +295,22 @@ mod tests {
             ["10.0.1.4".parse::<IpAddr>().unwrap(), "fd00:1::4".parse().unwrap()]
         );
         assert_eq!(a.host_ifname.as_str(), "hd2-a");
-        store.set_ready(2, 77, a.mac);
+        let reported = ReadyRequest {
+            attachment: 2,
+            host_ifindex: 77,
+            host_mac: a.mac,
+            pod_mac: a.mac,
+            tcp_segments_only: true,
+        };
+        store.set_ready(2, &reported);
         store.remove(3);
         store.add_node_ids([("n2".to_owned(), 1)]);
         save(&mut store);
         let mut again = Store::open(dir.path()).unwrap();
         assert_eq!(again.node_ids()["n2"], 1);
         assert_eq!(again.all().len(), 1);
-        assert_eq!(again.by_id(2).unwrap().host_ifindex, Some(77));
+        let record = again.by_id(2).unwrap();
+        assert_eq!((record.host_ifindex, record.tcp_segments_only), (Some(77), true));
         assert!(again.get(&request("a").container, &request("a").ifname).unwrap().ready);
         let c = again.add(&request("c"), &ranges(), 1500, 8).unwrap();
         assert_eq!(c.id, 4, "a freed id is not the next one");

@@ -8,6 +8,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
+use heddle_config::MAX_SEGMENT;
 use heddle_host::gateway_of;
 use heddle_proto::{
     Attachment, CniError, ContainerId, ErrorCode, IfName, PrepareRequest, Prepared, PreparedAddress, PreparedRoute,
@@ -274,20 +275,27 @@ impl Controller {
             self.close_port(id, "its interface was replaced".to_owned())
                 .map_err(|e| workers_error(&e))?;
         }
-        self.attachments
-            .store
-            .set_ready(id, request.host_ifindex, request.pod_mac);
-        self.open_port(id, record.host_ifname.as_str(), request.host_ifindex)
+        self.attachments.store.set_ready(id, request);
+        let tcp_segments_only = request.tcp_segments_only;
+        let record = Record {
+            tcp_segments_only,
+            ..record
+        };
+        self.open_port(&record, request.host_ifindex)
             .map_err(|e| workers_error(&e))?;
         Ok(id)
     }
 
     /// Opens an attachment's port; an open port stays open. The port drops all packets until its policy is in the tables.
-    pub(super) fn open_port(&mut self, id: u16, ifname: &str, ifindex: u32) -> Result<(), WorkersError> {
+    pub(super) fn open_port(&mut self, record: &Record, ifindex: u32) -> Result<(), WorkersError> {
+        let (id, ifname) = (record.id, record.host_ifname.as_str());
         if self.attachments.port(id).is_some() {
             return Ok(());
         }
-        let stage = match self.workers.open_pod(EndpointId(id), ifname, ifindex) {
+        let opened = self
+            .workers
+            .open_pod(EndpointId(id), ifname, ifindex, record.tcp_segments_only);
+        let stage = match opened {
             Ok(port) => Stage::Open(port),
             Err(e) => {
                 self.attachments
@@ -458,6 +466,7 @@ fn prepared(record: &Record, routes: Vec<PreparedRoute>) -> Prepared {
         mtu: record.mtu,
         addresses: record.addresses.iter().map(address).collect(),
         gateway_mac: MacAddr::GATEWAY,
+        max_segment: Some(MAX_SEGMENT),
         routes,
     }
 }

@@ -98,7 +98,7 @@ impl Controller {
             Ok(Some(index)) if Some(index) == record.host_ifindex => {
                 // Opening records a failure by itself; the reason before it tells whether it is new.
                 let before = self.why_closed(id);
-                match self.open_port(id, record.host_ifname.as_str(), index) {
+                match self.open_port(record, index) {
                     Ok(()) => return true,
                     Err(_) => {
                         let why = self.why_closed(id);

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-use heddle_io::{ProbeError, XdpError, kernel_release};
+use heddle_io::{ProbeError, Probed, XdpError, kernel_release};
 
 use super::marker::{EarlierTest, Marker, MarkerError};
 
@@ -30,15 +30,17 @@ pub enum ScratchError {
 }
 
 /// A test that has passed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Passed {
     /// The duration of the test.
     pub took: Duration,
     /// `true` if an earlier test was interrupted, so that this one repeats it.
     pub repeated: bool,
+    /// The outcome of the test in generic mode with a large TCP segment.
+    pub segments: Result<(), ProbeError>,
 }
 
-/// Sends a packet through AF_XDP in a network namespace of its own, unless the kernel or an earlier test forbid it.
+/// Sends packets through AF_XDP in a network namespace of its own, unless the kernel or an earlier test forbid it.
 ///
 /// # Errors
 /// The test is forbidden, or AF_XDP does not work.
@@ -54,8 +56,10 @@ pub fn test(state_dir: &Path) -> Result<Passed, ScratchError> {
     } else {
         marker.remove()?;
     }
+    let Probed { took, segments } = outcome?;
     Ok(Passed {
-        took: outcome?,
+        took,
         repeated: earlier == EarlierTest::Interrupted,
+        segments,
     })
 }

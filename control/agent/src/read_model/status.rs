@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use heddle_engine::{PortRole, PortTotals};
-use heddle_io::RingLevels;
+use heddle_io::{RingLevels, SegmentCounts};
 use heddle_model::{Cluster, Kind, ObjectRef, Subject};
 use heddle_port::{Holder, KernelStats, PortId};
 use heddle_proto::Status;
 use heddle_proto::status::{
     AgentStatus, CheckStatus, FlowStatus, FragmentStatus, FrameHolder, FrameStatus, HostPortStatus,
-    PortRole as RoleName, PortStatus, ReasonDrops, RejectionStatus, RingStatus, SnapshotStatus, WorkerStatus,
+    PortRole as RoleName, PortStatus, ReasonDrops, RejectionStatus, RingStatus, SegmentStatus, SnapshotStatus,
+    WorkerStatus,
 };
 
 use super::meters::{TurnSample, WorkerView};
@@ -166,6 +167,7 @@ impl ReadModel {
             pod: attachment.and_then(|attachment| attachment.pod.clone()),
             interface: info.ifname.clone(),
             queue: info.queue,
+            xdp_mode: info.mode.to_string(),
             worker: info.worker.0,
             rx_packets: totals.rx_packets,
             rx_bytes: totals.rx_bytes,
@@ -183,6 +185,10 @@ impl ReadModel {
             xsk: observed
                 .and_then(|port| port.kernel)
                 .map(kernel_counters)
+                .unwrap_or_default(),
+            segments: observed
+                .and_then(|port| port.segments)
+                .map(segments)
                 .unwrap_or_default(),
             rings: observed.map(|port| rings(port.rings)).unwrap_or_default(),
             frames: holders.get(&Holder::Port(port)).copied().unwrap_or(0),
@@ -308,6 +314,15 @@ fn rings(levels: RingLevels) -> RingStatus {
         fill: levels.fill,
         tx: levels.tx,
         completion: levels.completion,
+    }
+}
+
+/// Converts the counts of large segments.
+fn segments(counts: SegmentCounts) -> SegmentStatus {
+    SegmentStatus {
+        sent: counts.sent,
+        refused: counts.refused,
+        invalid: counts.invalid,
     }
 }
 

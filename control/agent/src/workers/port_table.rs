@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use heddle_engine::{PortRole, PortTotals};
+use heddle_io::XdpMode;
 use heddle_port::PortId;
 use heddle_tables::WorkerId;
 
@@ -19,6 +20,8 @@ pub struct PortInfo {
     pub ifindex: u32,
     /// The interface's queue.
     pub queue: u32,
+    /// The mode of its XDP program.
+    pub mode: XdpMode,
     /// The counters of the port number when this port was opened. Workers never reset them.
     pub(super) before: PortTotals,
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use heddle_engine::{AddError, NotAdded, PortRole, PortTotals};
 use heddle_host::{PortLink, PortLinks};
-use heddle_io::{OpenPort, XdpPort};
+use heddle_io::{OpenPort, XdpMode, XdpPort};
 use heddle_port::{Port, PortId};
 use heddle_tables::{EndpointId, WorkerId};
 
@@ -19,6 +19,14 @@ use super::thread::WorkerThread;
 /// or hangs takes longer.
 const WORKER_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
+/// A queue of an interface at which a port is opened.
+struct Place<'a> {
+    ifname: &'a str,
+    ifindex: u32,
+    queue: u32,
+    mode: XdpMode,
+}
+
 impl Workers {
     /// Opens every queue of the host port that is not open, one for each worker.
     ///
@@ -31,7 +39,14 @@ impl Workers {
             if self.ports.get(port).is_some() {
                 continue;
             }
-            self.open(ifname, ifindex, queue.into(), port, PortRole::Host, at)?;
+            let place = Place {
+                ifname,
+                ifindex,
+                queue: queue.into(),
+                // In generic mode, all packets from a veth arrive at queue 0.
+                mode: XdpMode::Native,
+            };
+            self.open(place, port, PortRole::Host, at)?;
         }
         Ok(FIRST_HOST)
     }
@@ -50,16 +65,33 @@ impl Workers {
         queues.into_iter().try_for_each(|port| self.close(port))
     }
 
-    /// Opens a pod's port at the worker with the fewest pods.
+    /// Opens a pod's port at the worker with the fewest pods. The program has the pods' mode if the pod's kernel passes on nothing
+    /// larger than the MTU but TCP segments (`tcp_segments_only`), and native mode otherwise.
     ///
     /// # Errors
     /// No number is free, or the socket cannot be opened. Then the number is free again, except if the worker is silent: it may
     /// still take the port, so the number is free when it has answered ([`Self::reclaim_stranded`]).
-    pub fn open_pod(&mut self, id: EndpointId, ifname: &str, ifindex: u32) -> Result<PodPort, WorkersError> {
+    pub fn open_pod(
+        &mut self,
+        id: EndpointId,
+        ifname: &str,
+        ifindex: u32,
+        tcp_segments_only: bool,
+    ) -> Result<PodPort, WorkersError> {
         let max = u16::try_from(self.config().max_pods).unwrap_or(u16::MAX);
         let port = self.port_ids.allocate().ok_or(WorkersError::NoPortNumber { max })?;
         let at = self.ports.least_loaded(self.workers.len());
-        match self.open(ifname, ifindex, 0, port, PortRole::Pod(id), at) {
+        let place = Place {
+            ifname,
+            ifindex,
+            queue: 0,
+            mode: if tcp_segments_only {
+                self.pod_mode
+            } else {
+                XdpMode::Native
+            },
+        };
+        match self.open(place, port, PortRole::Pod(id), at) {
             Ok(worker) => Ok(PodPort { port, worker }),
             Err(e) => {
                 if !e.is_of_worker() {
@@ -82,27 +114,20 @@ impl Workers {
     }
 
     /// Opens a port at the worker of index `at` and adds it to the table.
-    fn open(
-        &mut self,
-        ifname: &str,
-        ifindex: u32,
-        queue: u32,
-        port: PortId,
-        role: PortRole,
-        at: usize,
-    ) -> Result<WorkerId, WorkersError> {
+    fn open(&mut self, place: Place<'_>, port: PortId, role: PortRole, at: usize) -> Result<WorkerId, WorkersError> {
         let Some(worker) = self.workers.get(at).map(WorkerThread::id) else {
             return Err(WorkersError::NotAccepted(format!("there is no worker {at}")));
         };
         let info = PortInfo {
             role,
             worker,
-            ifname: ifname.to_owned(),
-            ifindex,
-            queue,
+            ifname: place.ifname.to_owned(),
+            ifindex: place.ifindex,
+            queue: place.queue,
+            mode: place.mode,
             before: self.totals(port),
         };
-        self.open_rings(&info, ifindex, port)?;
+        self.open_rings(&info, place.ifindex, port)?;
         self.ports.insert(port, info);
         Ok(worker)
     }
@@ -114,6 +139,7 @@ impl Workers {
             ifindex,
             queue: info.queue,
             port,
+            mode: info.mode,
         })?;
         self.add_to_worker(info.worker.index(), info.worker, rings, info.role)?;
         Ok(info.worker)

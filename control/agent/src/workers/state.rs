@@ -8,7 +8,7 @@ use heddle_config::{FRAME_SIZE, MAX_WORKERS, Settings, handover_frames, uplink_q
 use heddle_engine::{StageConfig, WorkerConfig, mesh};
 use heddle_flow::{FlowTable, Millis};
 use heddle_io::uplink::Uplink;
-use heddle_io::{PortObservers, XdpConfig, XdpContext, XdpPort};
+use heddle_io::{PortObservers, XdpConfig, XdpContext, XdpMode, XdpPort};
 use heddle_port::{PortId, SharedPool, WorkerPool};
 use heddle_tables::publish::{self, Publisher};
 use heddle_tables::{Snapshot, WorkerId};
@@ -28,6 +28,8 @@ pub struct Workers {
     publisher: Publisher<Snapshot>,
     flows: Arc<FlowTable>,
     pub(super) context: XdpContext,
+    /// The mode of the XDP program on pods' interfaces.
+    pub(super) pod_mode: XdpMode,
     /// The program on the uplink, while its queues are open.
     pub(super) uplink: Option<Uplink>,
     /// The maximum number of the uplink's queues.
@@ -40,11 +42,17 @@ pub struct Workers {
 
 impl Workers {
     /// Starts the workers without ports, with empty tables. `fresh_since` is the time at which the flow table was created;
-    /// for the configured time after it, mid-stream connections are adopted.
+    /// for the configured time after it, mid-stream connections are adopted. `pod_mode` is the mode of the XDP program on pods'
+    /// interfaces.
     ///
     /// # Errors
     /// The AF_XDP memory cannot be created, or a thread cannot be started.
-    pub fn start(settings: &Settings, flows: FlowTable, fresh_since: Millis) -> Result<Self, WorkersError> {
+    pub fn start(
+        settings: &Settings,
+        flows: FlowTable,
+        fresh_since: Millis,
+        pod_mode: XdpMode,
+    ) -> Result<Self, WorkersError> {
         let count = u8::try_from(settings.worker_cores.len()).unwrap_or(u8::MAX);
         let uplink_queues = uplink_queues(count.into());
         let port_numbers = MAX_WORKERS + settings.max_pods + uplink_queues;
@@ -98,6 +106,7 @@ impl Workers {
             publisher,
             flows,
             context,
+            pod_mode,
             uplink: None,
             uplink_queues,
             port_ids: PortIds::new(settings.max_pods),

@@ -66,6 +66,7 @@ impl Workers {
             ifname: ifname.to_owned(),
             ifindex,
             queue,
+            mode: program.mode(),
             before: self.totals(port),
         };
         let rings = self.context.open_uplink(program, queue, port)?;

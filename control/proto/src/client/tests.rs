@@ -59,6 +59,7 @@ async fn a_call_sends_json_and_reads_json() {
     let (container, ifname) = (ContainerId::new("c1").unwrap(), IfName::new("eth0").unwrap());
     let mac = heddle_wire::MacAddr::GATEWAY;
     let request = ReadyRequest {
+        tcp_segments_only: false,
         attachment: 3,
         host_ifindex: 9,
         host_mac: mac,
