@@ -254,8 +254,8 @@ impl XdpPort {
         self.tx.submit();
     }
 
-    /// Takes packets from the front, of which some have a segment size, in their order: small ones into the TX ring, and the
-    /// others to the segment socket once the ring is empty. Stops at the first packet that the kernel does not take.
+    /// Takes packets from the front in their order: the ones without a segment size into the TX ring, and the others to the segment
+    /// socket once the ring is empty. Stops at the first packet that the kernel does not take.
     fn send_mixed(&mut self, pool: &mut WorkerPool, packets: &mut PacketVec) {
         let mut rest = std::mem::take(packets).into_iter().peekable();
         while let Some(packet) = rest.peek() {

@@ -5,6 +5,7 @@
 //! Every row is one question with its answer. The node is not changed: AF_XDP is tried in a network namespace of its own,
 //! and everything else is only read.
 
+mod afxdp_rows;
 pub mod firewall;
 pub mod kube_proxy;
 pub mod marker;
