@@ -76,14 +76,14 @@ impl Forwarder {
     pub fn start(scene: &Scene, kind: ForwarderKind, core: usize) -> Result<Self, BenchError> {
         let (ready, started) = mpsc::channel();
         let names = scene.pods.each_ref().map(|pod| pod.host_end.clone());
-        let (pods, mtu) = (scene.tables(), scene.mtu);
+        let (pods, mtu, mode) = (scene.tables(), scene.mtu, scene.mode);
         let thread = scene.dataplane.spawn(move || {
             Ok(pin_to_core(core).and_then(|()| match kind {
-                ForwarderKind::Bare => bare(&names, &pods, &ready),
-                ForwarderKind::Polling => pipeline(&names, &pods, mtu, Duration::MAX, &ready),
+                ForwarderKind::Bare => bare(&names, &pods, mode, &ready),
+                ForwarderKind::Polling => pipeline(&names, &pods, (mtu, mode), Duration::MAX, &ready),
                 ForwarderKind::Sleeping => {
                     let idle = WorkerConfig::new(WorkerId(0), 0).idle_after;
-                    pipeline(&names, &pods, mtu, idle, &ready)
+                    pipeline(&names, &pods, (mtu, mode), idle, &ready)
                 }
             }))
         })?;
@@ -141,24 +141,29 @@ pub fn pin_to_core(core: usize) -> Result<(), BenchError> {
     })
 }
 
-fn open(context: &mut XdpContext, name: &str, port: PortId) -> Result<XdpPort, BenchError> {
+fn open(context: &mut XdpContext, name: &str, port: PortId, mode: XdpMode) -> Result<XdpPort, BenchError> {
     let ifindex = veth::index(name)?;
     Ok(context.open(OpenPort {
         ifname: name.to_owned(),
         ifindex,
         queue: 0,
         port,
-        mode: XdpMode::Native,
+        mode,
     })?)
 }
 
-fn bare(names: &[String; 2], pods: &[Pod; 2], ready: &mpsc::Sender<Stop>) -> Result<ForwarderStats, BenchError> {
+fn bare(
+    names: &[String; 2],
+    pods: &[Pod; 2],
+    mode: XdpMode,
+    ready: &mpsc::Sender<Stop>,
+) -> Result<ForwarderStats, BenchError> {
     let mut context = XdpContext::new(XdpConfig::default())?;
     let mut pool = WorkerPool::new(WorkerId(0), context.pool().clone());
     let [a, b] = names;
     let mut ports = [
-        open(&mut context, a, pods[0].port)?,
-        open(&mut context, b, pods[1].port)?,
+        open(&mut context, a, pods[0].port, mode)?,
+        open(&mut context, b, pods[1].port, mode)?,
     ];
     let stop = Arc::new(AtomicBool::new(false));
     let _ = ready.send(Stop::Bare(Arc::clone(&stop)));
@@ -198,7 +203,7 @@ fn forward_burst(from: &mut XdpPort, to: &mut XdpPort, mac: MacAddr, packets: &m
 fn pipeline(
     names: &[String; 2],
     pods: &[Pod; 2],
-    mtu: u32,
+    (mtu, mode): (u32, XdpMode),
     idle_after: Duration,
     ready: &mpsc::Sender<Stop>,
 ) -> Result<ForwarderStats, BenchError> {
@@ -225,7 +230,7 @@ fn pipeline(
     let start = Instant::now();
     let clock = move || Millis(1_000_000 + start.elapsed().as_millis() as u64);
     for (name, pod) in names.iter().zip(pods) {
-        let port = open(&mut context, name, pod.port)?;
+        let port = open(&mut context, name, pod.port, mode)?;
         let added = handle
             .add_port(port, PortRole::Pod(pod.endpoint))
             .map_err(|_| missing("a worker"))?;

@@ -25,6 +25,7 @@ pub mod latency;
 pub mod load;
 pub mod machine;
 pub mod memory;
+pub mod modes;
 pub mod node;
 pub mod one_node;
 pub mod report;

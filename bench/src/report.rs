@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::latency::RoundTrips;
 use crate::load::{Cores, Packets, Run};
+use crate::modes::ModesReport;
 use crate::one_node::NodeReport;
 use crate::two_nodes::NodesReport;
 use crate::{Machine, stats};
@@ -57,6 +58,8 @@ pub struct Report {
     pub nodes: Option<NodesReport>,
     /// TCP streams of one node's pods, if they were measured.
     pub streams: Option<NodeReport>,
+    /// Both modes of the pods' ports, if they were measured.
+    pub modes: Option<ModesReport>,
 }
 
 impl Report {
@@ -82,6 +85,9 @@ impl fmt::Display for Report {
         self.write_load(f)?;
         self.write_tcp(f)?;
         self.write_latency(f)?;
+        if let Some(modes) = &self.modes {
+            modes.fmt(f)?;
+        }
         if let Some(nodes) = &self.nodes {
             nodes.fmt(f)?;
         }

@@ -4,6 +4,7 @@
 //! does it: a /32, and a default route by the gateway's address and MAC. `k0` is a veth to a router that forwards by the
 //! kernel. So the two pods are the same for every path that is compared.
 
+use heddle_io::XdpMode;
 use heddle_lab::{LabError, NetNs, run};
 use heddle_wire::MacAddr;
 
@@ -37,6 +38,8 @@ pub struct Scene {
     pub pods: [PodNs; 2],
     /// The MTU of all devices.
     pub mtu: u32,
+    /// The mode of the forwarder's XDP program.
+    pub mode: XdpMode,
     /// The router of the path through the kernel.
     _router: NetNs,
 }
@@ -76,6 +79,7 @@ impl Scene {
             dataplane,
             pods: [client, server],
             mtu,
+            mode: XdpMode::Native,
             _router: router,
         };
         scene.kernel_route(0, 1)?;

@@ -18,7 +18,7 @@ use heddle_bench::one_node::{self, NodePathsPlan};
 use heddle_bench::report::{Report, Series};
 use heddle_bench::two_nodes::{self, NodesPlan};
 use heddle_bench::veth::{Offload, Scene};
-use heddle_bench::{BenchError, Machine, node, tcp};
+use heddle_bench::{BenchError, Machine, modes, node, tcp};
 use heddle_io::XdpConfig;
 use heddle_port::BURST;
 
@@ -66,6 +66,8 @@ enum Part {
     Packets,
     Tcp,
     Latency,
+    /// Pods' ports in native and in generic mode, small packets
+    Modes,
     /// Two nodes; needs `heddle` and `heddle-cni` in the folder of this binary
     Nodes,
     /// TCP streams of one node's pods, with each other and with the outside; needs the same
@@ -78,6 +80,7 @@ impl std::fmt::Display for Part {
             Self::Packets => "packets",
             Self::Tcp => "tcp",
             Self::Latency => "latency",
+            Self::Modes => "modes",
             Self::Nodes => "nodes",
             Self::Streams => "streams",
         })
@@ -103,7 +106,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let scene = Scene::new(arguments.mtu)?;
+    let mut scene = Scene::new(arguments.mtu)?;
     let config = XdpConfig::default();
     let time = Duration::from_secs_f64(arguments.seconds);
     let mut report = Report {
@@ -126,6 +129,7 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         latency: Vec::new(),
         nodes: None,
         streams: None,
+        modes: None,
     };
     let config: String = arguments.set.iter().map(|key| format!("{key}\n")).collect();
     let paths = NodePathsPlan {
@@ -147,6 +151,10 @@ fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             Part::Packets => packets(&scene, &mut report, arguments.rounds)?,
             Part::Tcp => streams(&scene, &mut report, arguments.rounds, time)?,
             Part::Latency => ping_pong(&scene, &mut report, arguments.rounds, time)?,
+            Part::Modes => {
+                let (rounds, core) = (arguments.rounds, arguments.core);
+                report.modes = Some(modes::measure(&mut scene, rounds, time, core, &print_progress)?);
+            }
             Part::Nodes => report.nodes = Some(two_nodes::measure(&nodes, &config, &print_progress)?),
             Part::Streams => report.streams = Some(one_node::measure(&paths, &print_progress)?),
         }
