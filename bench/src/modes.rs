@@ -15,9 +15,8 @@ use serde::Serialize;
 
 use crate::forwarder::{Forwarder, ForwarderKind};
 use crate::latency::{self, PingPace, RoundTrips};
-use crate::report::Series;
 use crate::veth::{Offload, Scene};
-use crate::{BenchError, load, node};
+use crate::{BenchError, load, node, stats};
 
 /// The modes in their turn.
 const MODES: [XdpMode; 2] = [XdpMode::Native, XdpMode::Generic];
@@ -43,7 +42,20 @@ pub struct ModeRun {
 
 /// The results of both modes.
 #[derive(Clone, Debug, Serialize)]
-pub struct ModesReport(Vec<Series<ModeRun>>);
+pub struct ModesReport(Vec<ModeRuns>);
+
+/// The runs of one mode.
+#[derive(Clone, Debug, Serialize)]
+struct ModeRuns {
+    mode: String,
+    runs: Vec<ModeRun>,
+}
+
+impl ModeRuns {
+    fn median(&self, number: impl Fn(&ModeRun) -> f64) -> f64 {
+        stats::median(&self.runs.iter().map(number).collect::<Vec<f64>>())
+    }
+}
 
 /// Measures the pipeline between the scene's pods in both modes, in turn.
 ///
@@ -57,15 +69,15 @@ pub fn measure(
     progress: &dyn Fn(&str),
 ) -> Result<ModesReport, BenchError> {
     scene.offload(Offload::On)?;
-    let mut all: Vec<Series<ModeRun>> = MODES
+    let mut all: Vec<ModeRuns> = MODES
         .iter()
-        .map(|mode| Series {
-            path: mode.to_string(),
+        .map(|mode| ModeRuns {
+            mode: mode.to_string(),
             runs: Vec::new(),
         })
         .collect();
     for _ in 0..rounds {
-        for (mode, series) in MODES.into_iter().zip(&mut all) {
+        for (mode, all) in MODES.into_iter().zip(&mut all) {
             scene.mode = mode;
             let run = one_run(scene, time, core)?;
             progress(&format!(
@@ -75,7 +87,7 @@ pub fn measure(
                 run.offered / 1e6,
                 run.trips.p50
             ));
-            series.runs.push(run);
+            all.runs.push(run);
         }
     }
     scene.mode = XdpMode::Native;
@@ -156,16 +168,16 @@ impl fmt::Display for ModesReport {
             "  {:<10} {sender:>16} {offered:>13} {received:>13} {p50:>8} {p99:>8}",
             ""
         )?;
-        for series in &self.0 {
+        for mode in &self.0 {
             writeln!(
                 f,
                 "  {:<10} {:>16.0} {:>13.3} {:>13.3} {:>8.1} {:>8.1}",
-                series.path,
-                series.median(|run| run.sender),
-                series.median(|run| run.offered) / 1e6,
-                series.median(|run| run.received) / 1e6,
-                series.median(|run| run.trips.p50),
-                series.median(|run| run.trips.p99),
+                mode.mode,
+                mode.median(|run| run.sender),
+                mode.median(|run| run.offered) / 1e6,
+                mode.median(|run| run.received) / 1e6,
+                mode.median(|run| run.trips.p50),
+                mode.median(|run| run.trips.p99),
             )?;
         }
         Ok(())

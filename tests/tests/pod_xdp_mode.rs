@@ -193,7 +193,7 @@ fn received(shop: &Shop, pod: &str) -> Result<(u64, u64), LabError> {
     Ok((of("rx_packets"), of("rx_bytes")))
 }
 
-/// The tunnels compute their inner checksums themselves (`tx off`): heddle finishes those of outer headers only.
+/// The tunnels compute their inner checksums themselves (`tx off`): heddle finishes outer checksums only.
 #[test]
 fn a_tunnel_inside_pods_works() -> Result<(), LabError> {
     const BYTES: u64 = 32 << 20;
