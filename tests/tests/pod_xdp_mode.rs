@@ -146,6 +146,32 @@ fn connections_outlive_a_change_of_mode() -> Result<(), LabError> {
     no_frame_is_lost(&shop)
 }
 
+/// Pods that an earlier version of the plugin has attached, whose kernels leave all segmentation to the interface.
+#[test]
+fn pods_of_an_earlier_plugin_stay_in_native_mode() -> Result<(), LabError> {
+    let (mut shop, _config) = shop("generic")?;
+    assert_mode(&shop, "generic")?;
+    shop.node.stop_agent(Signal::SIGTERM)?;
+    let path = shop.node.state_dir().join("attachments.json");
+    let io = |error| LabError::io(format!("changing {}", path.display()))(error);
+    let text = fs::read_to_string(&path).map_err(io)?;
+    let mut state: Value = serde_json::from_str(&text).map_err(|e| io(e.into()))?;
+    let attachments = state["attachments"].as_array_mut();
+    assert_eq!(attachments.as_ref().map(|all| all.len()), Some(PODS.len()));
+    for attachment in attachments.into_iter().flatten() {
+        let removed = attachment
+            .as_object_mut()
+            .and_then(|record| record.remove("tcpSegmentsOnly"));
+        assert_eq!(removed, Some(Value::Bool(true)));
+    }
+    fs::write(&path, state.to_string()).map_err(io)?;
+    shop.node.start_agent()?;
+    assert_mode(&shop, "native")?;
+    let web = shop.member("web-1")?.attached.ip(true)?;
+    assert_eq!(traffic::ping(shop.member("client")?.pod.ns(), web, 3)?, 3);
+    Ok(())
+}
+
 #[test]
 fn the_program_comes_back_in_its_mode() -> Result<(), LabError> {
     let (shop, _config) = shop("generic")?;

@@ -202,7 +202,12 @@ impl XdpContext {
         let (ifname, ifindex) = (uplink.ifname(), uplink.ifindex());
         self.check_number(port)?;
         let link = find_up(ifname, ifindex)?;
-        let made = self.bind((ifname, ifindex, queue), port, capabilities(&link, uplink.mode()))?;
+        // The worker cuts packets for other machines, whatever the device is.
+        let capabilities = Capabilities {
+            tx_large_segments: false,
+            ..capabilities(&link, uplink.mode())
+        };
+        let made = self.bind((ifname, ifindex, queue), port, capabilities)?;
         match uplink.enter(queue, made.fd()) {
             Ok(entry) => {
                 self.uplinks.insert(port, entry);
@@ -392,8 +397,8 @@ fn find_up(ifname: &str, ifindex: u32) -> Result<Link, XdpError> {
 }
 
 /// Returns the capabilities of a device's ports. A veth's peer leaves checksums unfinished, and so does the kernel's receive offload,
-/// behind which programs in generic mode run. In native mode the driver has none of both. Behind a veth in generic mode, the
-/// sender's kernel does not cut large segments. A veth's peer also takes them.
+/// behind which programs in generic mode run. In native mode the driver has none of both. In generic mode, packets may be large
+/// segments: a veth's sender has not cut them, or the receive offload has joined them. A veth's peer takes them with their size.
 fn capabilities(link: &Link, mode: XdpMode) -> Capabilities {
     let base = if link.veth || mode == XdpMode::Generic {
         Capabilities::VETH
@@ -401,7 +406,7 @@ fn capabilities(link: &Link, mode: XdpMode) -> Capabilities {
         Capabilities::NIC
     };
     Capabilities {
-        rx_large_segments: link.veth && mode == XdpMode::Generic,
+        rx_large_segments: mode == XdpMode::Generic,
         tx_large_segments: link.veth,
         ..base
     }
@@ -452,7 +457,11 @@ mod tests {
             xdp_generic: false,
         };
         assert_eq!(capabilities(&link(false), XdpMode::Native), Capabilities::NIC);
-        assert_eq!(capabilities(&link(false), XdpMode::Generic), Capabilities::VETH);
+        let generic = Capabilities {
+            rx_large_segments: true,
+            ..Capabilities::VETH
+        };
+        assert_eq!(capabilities(&link(false), XdpMode::Generic), generic);
         for mode in [XdpMode::Native, XdpMode::Generic] {
             let expected = Capabilities {
                 rx_large_segments: mode == XdpMode::Generic,
