@@ -4,6 +4,7 @@
 
 #![allow(clippy::panic, reason = "an invariant that is broken has to stop the fuzzer")]
 
+mod segments;
 mod tunnel;
 
 pub use tunnel::check_tunnel;
@@ -35,6 +36,7 @@ pub fn check_parse(data: &[u8]) {
         check_cuts(data, &p);
         check_answers(data, &p);
         check_rewrites(data, &p);
+        segments::check(data, &p);
     }
     // As the head of a longer packet: if the parser accepts the frame as a whole packet, it accepts it here too.
     let longer = data.len() + 3000;

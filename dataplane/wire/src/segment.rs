@@ -286,7 +286,7 @@ mod tests {
             let mut packet = packet(v6);
             if options {
                 packet = packet.tcp_options(&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8]);
-                packet = if v6 { packet.extension(60, &[1, 4, 0, 0, 0, 0]) } else { packet.ip_options(&[1, 1, 1, 0]) };
+                packet = if v6 { packet.extension(60, &[0, 1, 4, 0, 0, 0, 0]) } else { packet.ip_options(&[1, 1, 1, 0]) };
             }
             let frame = packet.tcp(40_000, 80, flags, sequence, 5, &pattern(len));
             let segments = cut(&frame, size);
