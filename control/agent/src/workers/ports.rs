@@ -20,6 +20,7 @@ use super::thread::WorkerThread;
 const WORKER_ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A queue of an interface at which a port is opened.
+#[derive(Clone, Copy)]
 struct Place<'a> {
     ifname: &'a str,
     ifindex: u32,
