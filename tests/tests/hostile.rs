@@ -154,8 +154,8 @@ fn a_port_takes_as_many_descriptors_as_the_agent_plans_for() -> Result<(), LabEr
         shop.add_pod(&format!("more-{n}"), "any")?;
     }
     // The answer to the last ADD may still hold its connection to the socket.
-    wait_until("two descriptors for each new port", || {
-        Ok(descriptors(&shop)? <= before + 8)
+    wait_until("three descriptors for each new port", || {
+        Ok(descriptors(&shop)? <= before + 12)
     })?;
     assert!(before < 64, "an agent with four pods has {before} descriptors");
     Ok(())

@@ -7,8 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::health::MOST_CONNECTIONS;
 
-/// The descriptors of a port: its socket, and a copy by which its rings are observed.
-const PER_PORT: u64 = 2;
+/// The descriptors of a port: its socket, a copy by which its rings are observed, and its packet socket for large segments.
+const PER_PORT: u64 = 3;
 /// The descriptors of a worker beside its queue of the host port: its epoll instance and its eventfd.
 const PER_WORKER: u64 = 2;
 /// The descriptors that every agent has: the XDP program and its maps, the UMEM's anchor, the files of the flow table, of the
@@ -129,7 +129,7 @@ mod tests {
             workers: 1,
         };
         let text = error.to_string();
-        for part in ["256", "110", "LimitNOFILE=864"] {
+        for part in ["256", "110", "LimitNOFILE=975"] {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
