@@ -173,6 +173,16 @@ pub(crate) const fn quad16(a: u16, b: u16, c: u16, d: u16) -> u64 {
     a as u64 | (b as u64) << 16 | (c as u64) << 32 | (d as u64) << 48
 }
 
+/// Returns the word of the ends with a lower MSS for a direction; 0 is no limit.
+pub(crate) fn with_lower_mss(ends: u64, direction: usize, announced: u16) -> u64 {
+    let shift = 32 + 16 * (direction & 1);
+    let lower = match (ends >> shift) as u16 {
+        0 => announced,
+        mss => mss.min(announced),
+    };
+    ends & !(0xffff << shift) | u64::from(lower) << shift
+}
+
 pub(crate) const fn leaving(l3: u16, l4: u16, egress: Egress) -> u64 {
     l3 as u64 | (l4 as u64) << 16 | (egress.to_bits() as u64) << 32
 }

@@ -41,7 +41,7 @@ use crate::bucket::ProbeResult;
 use crate::charge::{Charge, of_words};
 use crate::encoding::{
     COUNT_BITS, DirectionWords, KeyWords, LEAVING, PORTS, TIME_BITS, count_word, is_echo_reply, leaving, meta,
-    origin_of, pair32, port_word, proto_of, quad16, time_word, tuple, with_origin,
+    origin_of, pair32, port_word, proto_of, quad16, time_word, tuple, with_lower_mss, with_origin,
 };
 use crate::hash::ip_from_words;
 use crate::layout::RECORD_LINES;
@@ -461,11 +461,9 @@ impl RecordWriter<'_> {
     /// Ends the connection. Its slot ids are invalid from now on.
     pub(crate) fn clear(&self) {
         let (incarnation, _) = self.conn_state();
+        let ended = pair32(ConnState::NONE.to_bits(), incarnation.wrapping_add(1));
         // A swap and not a store: it comes after every change that a touch has made to the word, for the model checker too.
-        self.record.word(STATE_WORD).swap(
-            pair32(ConnState::NONE.to_bits(), incarnation.wrapping_add(1)),
-            Ordering::Relaxed,
-        );
+        self.record.word(STATE_WORD).swap(ended, Ordering::Relaxed);
     }
 
     pub(crate) fn set_origin(&self, direction: usize, origin: Origin) {
@@ -480,13 +478,7 @@ impl RecordWriter<'_> {
     }
 
     pub(crate) fn limit_mss(&self, direction: usize, announced: u16) {
-        let ends = self.get(ENDS);
-        let shift = 32 + 16 * (direction & 1);
-        let limited = match (ends >> shift) as u16 {
-            0 => announced,
-            mss => mss.min(announced),
-        };
-        self.set(ENDS, ends & !(0xffff << shift) | u64::from(limited) << shift);
+        self.set(ENDS, with_lower_mss(self.get(ENDS), direction, announced));
     }
 
     pub(crate) fn set_route(&self, direction: usize, route: &Route, epoch: Epoch) {

@@ -175,7 +175,7 @@ impl Cluster {
     pub fn wait_for_rollout(&self, namespace: &str, what: &str) -> Result<(), LabError> {
         let timeout = format!("--timeout={}s", READY_BOUND.as_secs());
         let out = self.kubectl_bounded(&["rollout", "status", what, "--namespace", namespace, &timeout])?;
-        self.explain(namespace, what, out)
+        self.explain(namespace, what, &out)
     }
 
     /// Waits for a condition, as `kubectl wait`: `--for=condition=Ready`, `pod`, `--selector=app=web`.
@@ -186,7 +186,7 @@ impl Cluster {
         let timeout = format!("--timeout={}s", READY_BOUND.as_secs());
         let wait = ["wait", "--namespace", namespace, &timeout];
         let out = self.kubectl_bounded(&[&wait, what].concat())?;
-        self.explain(namespace, &what.join(" "), out)
+        self.explain(namespace, &what.join(" "), &out)
     }
 
     /// Runs a `kubectl` that may wait for longer than other commands.
@@ -200,7 +200,7 @@ impl Cluster {
         }
     }
 
-    fn explain(&self, namespace: &str, what: &str, out: Output) -> Result<(), LabError> {
+    fn explain(&self, namespace: &str, what: &str, out: &Output) -> Result<(), LabError> {
         if out.ok {
             return Ok(());
         }
