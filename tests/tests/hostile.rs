@@ -157,7 +157,7 @@ fn a_port_takes_as_many_descriptors_as_the_agent_plans_for() -> Result<(), LabEr
     wait_until("three descriptors for each new port", || {
         Ok(descriptors(&shop)? <= before + 12)
     })?;
-    assert!(before < 64, "an agent with four pods has {before} descriptors");
+    assert!(before < 72, "an agent with four pods has {before} descriptors");
     Ok(())
 }
 
