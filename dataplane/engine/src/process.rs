@@ -345,7 +345,7 @@ fn slow_path(
     };
     for _ in 0..MAX_STEPS {
         next = match permit(kind, next) {
-            Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, direction.plan()),
+            Next::Replay(direction) if kind == Kind::IcmpError => icmp_error::forward(cx, packet, p, &direction),
             Next::Replay(direction) => replay_outlined(cx, packet, p, key, &direction),
             Next::Revalidate(hit) => revalidate::revalidate(cx, p, key, &hit),
             Next::Open(replaces) => new_flow::open(cx, p, key, replaces),

@@ -1,5 +1,6 @@
 //! The message types of ICMP (RFC 792) and ICMPv6 (RFC 4443). `parse::quoted` reads quoted packets, and `build` writes messages.
 
+use crate::bytes;
 use crate::parse::{L3, Parsed};
 use crate::proto::Proto;
 
@@ -159,5 +160,17 @@ impl Parsed {
         } else {
             None
         }
+    }
+}
+
+/// Returns the MTU in an error about a packet that is too big for its path: fragmentation needed (RFC 1191 section 4) or packet too big
+/// (RFC 4443 section 3.2). Returns `None` for another message.
+#[must_use]
+pub fn too_big_mtu(head: &[u8], p: &Parsed) -> Option<u32> {
+    match (p.l3, p.icmp_type, p.icmp_code) {
+        _ if p.icmp() != Some(IcmpMessage::Error) => None,
+        (L3::V4, v4::UNREACHABLE, v4::CODE_FRAGMENTATION_NEEDED) => bytes::be16(head, p.l4() + 6).map(u32::from),
+        (L3::V6, v6::TOO_BIG, _) => bytes::be32(head, p.l4() + 4),
+        _ => None,
     }
 }

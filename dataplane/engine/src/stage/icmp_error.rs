@@ -7,12 +7,11 @@
 
 use heddle_flow::{FlowKey, Hit};
 use heddle_port::Packet;
-use heddle_wire::Parsed;
-use heddle_wire::parse::quoted;
-use heddle_wire::rewrite;
+use heddle_wire::parse::{Inner, quoted};
+use heddle_wire::{Parsed, Proto, icmp, rewrite};
 
-use super::next::{Next, Plan, Replay};
-use super::tunnel;
+use super::next::{Next, Replay};
+use super::{mtu, tunnel};
 use crate::context::Context;
 use crate::decide::{self, Query};
 use crate::reason::DropReason;
@@ -45,7 +44,8 @@ pub(crate) fn check(cx: &Context<'_>, packet: &Packet, p: &Parsed, key: &FlowKey
 
 /// Translates an ICMP error and forwards it. The error does not count as a packet of its flow.
 #[cold]
-pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>) -> Next {
+pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, direction: &Replay) -> Next {
+    let plan = direction.plan();
     // No error answers an error (RFC 1122 section 3.2.2).
     if p.ttl <= 1 {
         return Next::drop(DropReason::TtlExceeded);
@@ -58,6 +58,7 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
         Ok(inner) => inner,
         Err(e) => return Next::drop(e.into()),
     };
+    note_path_mtu(cx, packet, p, &inner, direction);
     let back = plan.rewrite.to;
     let head = packet.bytes_mut(cx.store);
     let mut whole = rewrite::forward(head, p, link.macs, None);
@@ -76,4 +77,14 @@ pub(crate) fn forward(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, pla
         cx.stages.encapsulated += 1;
     }
     Next::Done(Verdict::Forward(plan.egress))
+}
+
+/// Lowers the size of the segments that a connection's large packets are cut into, if an error reports a smaller path. The sender does not
+/// know the size that they are cut at: it lowers its own, and its packets stay large.
+fn note_path_mtu(cx: &Context<'_>, packet: &Packet, p: &Parsed, inner: &Inner, direction: &Replay) {
+    if inner.proto == Proto::TCP
+        && let Some(mtu) = icmp::too_big_mtu(packet.bytes(cx.store), p)
+    {
+        cx.flows.limit_mss(direction.slot.peer(), mtu::mss_of(mtu, p.l3));
+    }
 }

@@ -102,3 +102,13 @@ pub(crate) fn options(p: &Parsed) -> u16 {
     let headers = if p.l3 == L3::V6 { V6_HEADERS } else { V4_HEADERS };
     p.payload_offset.saturating_sub(headers + Parsed::L3_OFFSET as u16)
 }
+
+/// Returns the MSS of a path whose MTU a router has reported, at least the default.
+pub(crate) fn mss_of(mtu: u32, l3: L3) -> u16 {
+    let (headers, default) = match l3 {
+        L3::V6 => (V6_HEADERS, DEFAULT_V6),
+        L3::V4 | L3::Arp => (V4_HEADERS, DEFAULT_V4),
+    };
+    let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+    mtu.saturating_sub(headers).max(default)
+}

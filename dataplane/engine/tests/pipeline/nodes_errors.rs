@@ -10,7 +10,7 @@ use crate::tables::{A, B, HOST, Party, UPLINK, external};
 use crate::world::{World, worlds};
 
 const SYN: TcpFlags = TcpFlags::SYN;
-const TOO_BIG: [(u8, u8); 2] = [(3, 4), (2, 0)];
+pub const TOO_BIG: [(u8, u8); 2] = [(3, 4), (2, 0)];
 
 /// Pushes a frame, and returns the packet of the tunnel that leaves by the uplink.
 fn tunnelled(w: &mut World, from: &Party, frame: &[u8]) -> Vec<u8> {
@@ -41,7 +41,7 @@ fn router(outer: &[u8]) -> Packet {
 }
 
 /// Returns the router's error about a packet of the tunnel.
-fn error(outer: &[u8], [v4, v6]: [(u8, u8); 2], word: u32) -> Vec<u8> {
+pub fn error(outer: &[u8], [v4, v6]: [(u8, u8); 2], word: u32) -> Vec<u8> {
     let (kind, code) = if is_v4(outer) { v4 } else { v6 };
     router(outer).icmp_error(kind, code, word, quote(outer))
 }

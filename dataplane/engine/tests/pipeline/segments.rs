@@ -10,6 +10,7 @@ use heddle_wire::{Ip, L3, TcpFlags, parse, tcp};
 
 use crate::large::pattern;
 use crate::nodes::{self, N1, N3};
+use crate::nodes_errors::{TOO_BIG, error};
 use crate::services::serve;
 use crate::tables::{A, B, HOST, OVERLAY_MTU, Party, UPLINK, endpoint, worker_of};
 use crate::world::{Options, World};
@@ -188,6 +189,41 @@ fn a_path_that_shrinks_under_a_connection_shrinks_its_segments() {
             w.publish();
             w.pass(&A, &B, &A.to(B.v4()).partial().tcp(1000, 80, ACK | PSH, 2, 9, &data));
             assert_eq!(w.wire(&B).take_segment_sizes(), sizes);
+        }
+    });
+}
+
+#[test]
+fn a_smaller_path_that_a_router_reports_makes_the_segments_smaller() {
+    worlds(|w| {
+        for own in [A.v4(), A.v6()] {
+            let there = N1.pod(own);
+            let headers = if own.is_v4() { 40 } else { 60 };
+            w.sent(&A, &N1, &A.to(there).mss(60_000).tcp(1000, 80, SYN, 1, 0, b""));
+            let answer = N1.pod_to(own).mss(60_000);
+            w.received(&N1, &A, &answer.tcp(80, 1000, SYN | ACK, 8, 2, b""));
+            let data = pattern(20_000);
+            let frame = A.to(there).partial().tcp(1000, 80, ACK | PSH, 2, 9, &data);
+            // The MTU of the network between the nodes, and the size of an inner packet then. What is no news changes nothing.
+            for (mtu, size) in [(0, OVERLAY_MTU), (1400, 1350), (1450, 1350), (1340, 1290)] {
+                if mtu > 0 {
+                    w.push(&A, &frame);
+                    w.step();
+                    let outer = w.pop(&UPLINK);
+                    w.discard_outputs();
+                    w.push(&UPLINK, &error(&outer, TOO_BIG, mtu));
+                    w.step();
+                    w.discard_outputs();
+                    w.discard_changes();
+                }
+                w.push(&A, &frame);
+                w.step();
+                let size = usize::from(size) - headers;
+                let outer = popped(w, &UPLINK, data.len().div_ceil(size));
+                let inner: Vec<Vec<u8>> = outer.iter().map(|frame| nodes::opened(frame, &N1).0).collect();
+                assert!(joined(&inner, size, 2) == data);
+                w.discard_changes();
+            }
         }
     });
 }
