@@ -177,7 +177,11 @@ fn another_programs_device_is_refused() {
         // A pod port's program is not the uplink's.
         let mut context = context();
         let port = context.open(harness::on("nic", 0)).unwrap();
-        assert_eq!(port.capabilities(), Capabilities::VETH);
+        let segments = Capabilities {
+            tx_large_segments: true,
+            ..Capabilities::VETH
+        };
+        assert_eq!(port.capabilities(), segments);
         let error = attach(pins).unwrap_err();
         let XdpError::ForeignProgram { id, .. } = &error else {
             panic!("{error}");
