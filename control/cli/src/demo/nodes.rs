@@ -29,7 +29,7 @@ const CONNECTIONS: std::ops::RangeInclusive<usize> = 8..=64;
 fn source_of_itself(node: usize, v6: bool) -> IpAddr {
     if v6 {
         let number = u16::try_from(node + 1).unwrap_or(u16::MAX);
-        return IpAddr::from([0xfd00, 0x10, 0x244, number, 0, 0, 0, 2]);
+        return IpAddr::from([0xfd00, number, 0, 0, 0, 0, 0, 2]);
     }
     IpAddr::from([169, 254, 1, 1])
 }
