@@ -26,7 +26,7 @@ LOOM := -p heddle-port -p heddle-tables -p heddle-flow -p heddle-engine
 # the ones named here.
 NEED_ROOT := linux io host agent cni lab bench
 UNIT_TESTS_WITH_ROOT := probe::tests::it_works_here probe::tests::its_time flow_file::tests::without_reserved \
-	flow_file::tests::mounted_once
+	flow_file::tests::mounted_once netns::tests::a_namespace_goes
 ROOTLESS := --workspace --exclude heddle-tests $(NEED_ROOT:%=--exclude heddle-%)
 
 # command:package, for a build and for running; then packages without a command of their own

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
 use rustix::process::{Gid, Uid};
@@ -45,7 +47,7 @@ impl NetNs {
             NEXT.fetch_add(1, Ordering::Relaxed)
         );
         let path = Path::new(DIR).join(&name);
-        fs::create_dir_all(DIR).map_err(LabError::io(format!("creating {DIR}")))?;
+        share_folder()?;
         File::create_new(&path).map_err(LabError::io(format!("creating {}", path.display())))?;
         // unshare(2) moves the calling thread: a thread of its own keeps the caller where it is.
         let made = in_thread(|| {
@@ -191,6 +193,28 @@ impl Drop for Inner {
     }
 }
 
+/// Makes the folder of the names a shared mount of itself, unless it is one, as `ip netns add` does before anything is mounted in it.
+/// Otherwise that command would mount the folder over the namespaces that are in it: each is then mounted twice, and the one below
+/// cannot be unmounted.
+fn share_folder() -> Result<(), LabError> {
+    let failed = || LabError::nix(format!("making {DIR} a shared mount (needs CAP_SYS_ADMIN)"));
+    let none = None::<&str>;
+    fs::create_dir_all(DIR).map_err(LabError::io(format!("creating {DIR}")))?;
+    // The lock of `ip netns add`: two processes must not do this at a time.
+    let folder = File::open(DIR).map_err(LabError::io(format!("opening {DIR}")))?;
+    let _lock = Flock::lock(folder, FlockArg::LockExclusive)
+        .map_err(|(_, e)| LabError::io(format!("locking {DIR}"))(e.into()))?;
+    let share = || mount(none, DIR, none, MsFlags::MS_SHARED | MsFlags::MS_REC, none);
+    match share() {
+        // It is no mount point (mount(2)).
+        Err(Errno::EINVAL) => {
+            mount(Some(DIR), DIR, none, MsFlags::MS_BIND | MsFlags::MS_REC, none).map_err(failed())?;
+            share().map_err(failed())
+        }
+        done => done.map_err(failed()),
+    }
+}
+
 fn remove(path: &Path) {
     // Either may already be gone, and a guard has nobody to report a failure to.
     let _ = umount2(path, MntFlags::MNT_DETACH);
@@ -227,4 +251,38 @@ pub(crate) fn remove_dead(kept_pids: &[u32]) -> Result<Vec<String>, LabError> {
         }
     }
     Ok(removed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `f` in a mount namespace of its own, whose `/run` is empty.
+    fn with_empty_run(f: impl FnOnce() -> Result<(), LabError> + Send) {
+        let done = in_thread(|| {
+            unshare(CloneFlags::CLONE_NEWNS).map_err(LabError::nix("making a mount namespace"))?;
+            let change = |source, target, kind, flags| {
+                mount(source, target, kind, flags, None::<&str>).map_err(LabError::nix(format!("mounting {target}")))
+            };
+            change(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE)?;
+            change(Some("tmpfs"), "/run", Some("tmpfs"), MsFlags::empty())?;
+            f()
+        });
+        done.unwrap();
+    }
+
+    /// `ip netns add` mounts the folder over itself if nobody has. What was mounted in it before is then mounted twice.
+    #[test]
+    fn a_namespace_goes_whoever_makes_one_beside_it() {
+        with_empty_run(|| {
+            let ns = NetNs::create("first")?;
+            run("ip", &["netns", "add", "beside"])?;
+            let later = NetNs::create("later")?;
+            run("ip", &["netns", "delete", "beside"])?;
+            drop((ns, later));
+            let left: Vec<_> = fs::read_dir(DIR).map_err(LabError::io(DIR))?.flatten().collect();
+            assert!(left.is_empty(), "{left:?}");
+            Ok(())
+        });
+    }
 }
