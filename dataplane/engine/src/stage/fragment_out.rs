@@ -4,13 +4,11 @@
 //! `wire` makes the headers ([`Fragmenter`]). This module gives each fragment its frames and its part of the data. Either all
 //! fragments are made or none. The packet must be rewritten before: with a finished checksum and a decremented TTL.
 
-use std::sync::Arc;
-
 use arrayvec::ArrayVec;
-use heddle_port::{FrameStore, HEADROOM, Packet, WorkerPool};
+use heddle_port::{FrameStore, Packet, WorkerPool};
 use heddle_wire::{Fragmenter, parse};
 
-use super::data::Data;
+use super::parts::{self, Data};
 use crate::reason::DropReason;
 
 /// The most fragments of a packet. Cut for an MTU of 576, which every host accepts (RFC 791), the largest one makes 119.
@@ -26,12 +24,7 @@ pub(crate) type Fragments = ArrayVec<Packet, MAX_FRAGMENTS>;
 /// [`MAX_FRAGMENTS`]. `out` is then empty.
 #[cold]
 pub(crate) fn split(pool: &mut WorkerPool, packet: &Packet, mtu: u16, out: &mut Fragments) -> Result<(), DropReason> {
-    let store = Arc::clone(pool.store_arc());
-    let done = cut(pool, &store, packet, mtu, out);
-    if done.is_err() {
-        out.drain(..).for_each(|fragment| pool.free_packet(fragment));
-    }
-    done
+    parts::all_or_none(pool, out, |pool, store, out| cut(pool, store, packet, mtu, out))
 }
 
 /// Does the work of [`split`]. On an error, `out` contains the fragments made so far.
@@ -50,56 +43,23 @@ fn cut(
         if out.is_full() {
             return Err(DropReason::TooBig);
         }
-        out.push(write(pool, store, fragmenter.headers(), &mut data, len).ok_or(DropReason::PoolEmpty)?);
+        let headers = fragmenter.headers();
+        let made = parts::packet(pool, store, headers.len(), len, |frame| data.read(frame));
+        let mut fragment = made.ok_or(DropReason::PoolEmpty)?;
+        if let Some(front) = fragment.bytes_mut(store).get_mut(..headers.len()) {
+            front.copy_from_slice(headers);
+        }
+        out.push(fragment);
     }
     Ok(())
 }
 
-/// Writes one fragment of `headers` and `len` octets of data, into as many frames as it needs. Returns `None` if the pool is empty.
-fn write<'a, I: Iterator<Item = &'a [u8]>>(
-    pool: &mut WorkerPool,
-    store: &FrameStore,
-    headers: &[u8],
-    data: &mut Data<'a, I>,
-    len: usize,
-) -> Option<Packet> {
-    let total = headers.len() + len;
-    let room = store.room() as usize;
-    let mut frame = pool.alloc()?;
-    store.set_range(&mut frame, HEADROOM, total.min(room) as u32);
-    if let Some((front, rest)) = store.bytes_mut(&mut frame).split_at_mut_checked(headers.len()) {
-        front.copy_from_slice(headers);
-        data.read(rest);
-    }
-    let mut packet = Packet::new(store, frame);
-    let mut left = total.saturating_sub(room);
-    while left > 0 {
-        let Some(mut frame) = pool.alloc() else {
-            pool.free_packet(packet);
-            return None;
-        };
-        store.set_range(&mut frame, HEADROOM, left.min(room) as u32);
-        data.read(store.bytes_mut(&mut frame));
-        left = left.saturating_sub(room);
-        if let Err(frame) = packet.append(store, frame) {
-            pool.free(frame);
-            pool.free_packet(packet);
-            return None;
-        }
-    }
-    Some(packet)
-}
-
 #[cfg(test)]
 mod tests {
-    use heddle_port::{SharedPool, WorkerId};
     use heddle_wire::testing::{Packet as Build, assert_valid, ip, mac};
 
+    use super::parts::tests::{cut_all, pattern};
     use super::*;
-
-    fn pattern(len: usize) -> Vec<u8> {
-        (0..len).map(|n| (n * 31 + n / 251) as u8).collect()
-    }
 
     fn udp(len: usize) -> Vec<u8> {
         Build::new(mac(1), mac(2), ip("10.0.0.1"), ip("10.0.0.2"))
@@ -108,16 +68,7 @@ mod tests {
     }
 
     fn split_all(frames: u32, frame: &[u8], mtu: u16) -> (Result<Vec<Vec<u8>>, DropReason>, u32) {
-        let shared = SharedPool::heap(frames, 4096);
-        let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
-        let packet = pool.packet(frame).unwrap();
-        let mut made = Fragments::new();
-        let done = split(&mut pool, &packet, mtu, &mut made);
-        let bytes = made.iter().map(|fragment| fragment.to_vec(pool.store())).collect();
-        let used = made.iter().map(|fragment| u32::from(fragment.frames())).sum();
-        made.into_iter().chain([packet]).for_each(|p| pool.free_packet(p));
-        assert_eq!(shared.store().outstanding(), 0);
-        (done.map(|()| bytes), used)
+        cut_all(frames, frame, |pool, packet, made| split(pool, packet, mtu, made))
     }
 
     #[test]

@@ -15,6 +15,6 @@ pub(crate) mod segment_out;
 pub(crate) mod tunnel;
 
 // Shared by several stages.
-mod data;
 pub(crate) mod mtu;
 pub(crate) mod next;
+mod parts;

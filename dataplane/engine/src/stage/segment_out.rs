@@ -5,14 +5,12 @@
 //! it is in the cache. Either all segments are made or none. The packet must be rewritten before, with a decremented TTL; its checksum
 //! does not matter, because each segment gets its own.
 
-use std::sync::Arc;
-
 use arrayvec::ArrayVec;
-use heddle_port::{FrameStore, HEADROOM, Packet, WorkerPool};
+use heddle_port::{FrameStore, Packet, WorkerPool};
 use heddle_wire::checksum::Chain;
 use heddle_wire::{L3, Segmenter, parse};
 
-use super::data::Data;
+use super::parts::{self, Data};
 use crate::reason::DropReason;
 
 /// The most segments of a packet: a packet of 65,535 octets in segments of the least size has 123.
@@ -40,12 +38,7 @@ pub(crate) fn size_of(mss: u16, l3: L3, options: u16) -> u16 {
 /// then empty.
 #[cold]
 pub(crate) fn segment(pool: &mut WorkerPool, packet: &Packet, size: u16, out: &mut Segments) -> Result<(), DropReason> {
-    let store = Arc::clone(pool.store_arc());
-    let done = cut(pool, &store, packet, size, out);
-    if done.is_err() {
-        out.drain(..).for_each(|segment| pool.free_packet(segment));
-    }
-    done
+    parts::all_or_none(pool, out, |pool, store, out| cut(pool, store, packet, size, out))
 }
 
 /// Does the work of [`segment`]. On an error, `out` contains the segments made so far.
@@ -64,66 +57,27 @@ fn cut(
         if out.is_full() {
             return Err(DropReason::TooBig);
         }
-        out.push(write(pool, store, &segmenter, &mut data, len).ok_or(DropReason::PoolEmpty)?);
+        let mut sum = Chain::default();
+        let made = parts::packet(pool, store, segmenter.headers_len(), len, |frame| {
+            data.read(frame);
+            sum.push(frame);
+        });
+        let mut segment = made.ok_or(DropReason::PoolEmpty)?;
+        // There is room: a frame is longer than the longest headers.
+        let written = segmenter.write(segment.bytes_mut(store), sum.sum(), len);
+        debug_assert!(written, "the headers fit");
+        out.push(segment);
     }
     Ok(())
 }
 
-/// Writes one segment with `len` octets of data, into as many frames as it needs. Returns `None` if the pool is empty.
-fn write<'a, I: Iterator<Item = &'a [u8]>>(
-    pool: &mut WorkerPool,
-    store: &FrameStore,
-    segmenter: &Segmenter,
-    data: &mut Data<'a, I>,
-    len: usize,
-) -> Option<Packet> {
-    let headers = segmenter.headers_len();
-    let total = headers + len;
-    let room = store.room() as usize;
-    let mut sum = Chain::default();
-    let mut fill = |frame: &mut [u8]| {
-        data.read(frame);
-        sum.push(frame);
-    };
-    let mut frame = pool.alloc()?;
-    store.set_range(&mut frame, HEADROOM, total.min(room) as u32);
-    if let Some((_, rest)) = store.bytes_mut(&mut frame).split_at_mut_checked(headers) {
-        fill(rest);
-    }
-    let mut packet = Packet::new(store, frame);
-    let mut left = total.saturating_sub(room);
-    while left > 0 {
-        let Some(mut frame) = pool.alloc() else {
-            pool.free_packet(packet);
-            return None;
-        };
-        store.set_range(&mut frame, HEADROOM, left.min(room) as u32);
-        fill(store.bytes_mut(&mut frame));
-        left = left.saturating_sub(room);
-        if let Err(frame) = packet.append(store, frame) {
-            pool.free(frame);
-            pool.free_packet(packet);
-            return None;
-        }
-    }
-    if segmenter.write(packet.bytes_mut(store), sum.sum(), len) {
-        return Some(packet);
-    }
-    pool.free_packet(packet);
-    None
-}
-
 #[cfg(test)]
 mod tests {
-    use heddle_port::{SharedPool, WorkerId};
     use heddle_wire::TcpFlags;
     use heddle_wire::testing::{Packet as Build, assert_valid, ip, mac};
 
+    use super::parts::tests::{cut_all, pattern};
     use super::*;
-
-    fn pattern(len: usize) -> Vec<u8> {
-        (0..len).map(|n| (n * 31 + n / 251) as u8).collect()
-    }
 
     fn tcp(len: usize) -> Vec<u8> {
         Build::new(mac(1), mac(2), ip("10.0.0.1"), ip("10.0.0.2"))
@@ -132,16 +86,7 @@ mod tests {
     }
 
     fn segment_all(frames: u32, frame: &[u8], size: u16) -> (Result<Vec<Vec<u8>>, DropReason>, u32) {
-        let shared = SharedPool::heap(frames, 4096);
-        let mut pool = WorkerPool::new(WorkerId(0), shared.clone());
-        let packet = pool.packet(frame).unwrap();
-        let mut made = Segments::new();
-        let done = segment(&mut pool, &packet, size, &mut made);
-        let bytes = made.iter().map(|segment| segment.to_vec(pool.store())).collect();
-        let used = made.iter().map(|segment| u32::from(segment.frames())).sum();
-        made.into_iter().chain([packet]).for_each(|p| pool.free_packet(p));
-        assert_eq!(shared.store().outstanding(), 0);
-        (done.map(|()| bytes), used)
+        cut_all(frames, frame, |pool, packet, made| segment(pool, packet, size, made))
     }
 
     #[test]
