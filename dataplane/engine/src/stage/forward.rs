@@ -10,7 +10,7 @@ use heddle_wire::vxlan::OuterHeader;
 use heddle_wire::{MacAddr, Parsed, TcpFlags, checksum, is_divisible, rewrite};
 
 use super::next::{Next, Plan, Reply};
-use super::{mtu, segment_out, tunnel};
+use super::{mtu, tunnel};
 use crate::context::Context;
 use crate::reason::DropReason;
 use crate::verdict::Verdict;
@@ -131,7 +131,7 @@ fn segment(cx: &mut Context<'_>, packet: &mut Packet, p: &Parsed, plan: Plan<'_>
     if !rewrite::forward(packet.bytes_mut(cx.store), p, link.macs, to_be) {
         return Next::drop(DropReason::Untranslatable);
     }
-    let size = segment_out::size_of(plan.fit.mss(), p.l3, mtu::options(p));
+    let size = mtu::segment_size(plan.fit, p);
     Next::Done(Verdict::Segment { to: plan.egress, size })
 }
 

@@ -85,6 +85,6 @@ fn note_path_mtu(cx: &Context<'_>, packet: &Packet, p: &Parsed, inner: &Inner, d
     if inner.proto == Proto::TCP
         && let Some(mtu) = icmp::too_big_mtu(packet.bytes(cx.store), p)
     {
-        cx.flows.limit_mss(direction.slot.peer(), mtu::mss_of(mtu, p.l3));
+        mtu::note_reported(cx, mtu, p.l3, direction.slot.peer());
     }
 }

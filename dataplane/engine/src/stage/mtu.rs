@@ -13,14 +13,16 @@ use heddle_wire::{L3, Parsed, Proto, tcp};
 
 use crate::context::Context;
 
-/// Headers of IPv4 and TCP without options (RFC 9293 section 3.7.1).
-const V4_HEADERS: u16 = 20 + 20;
-/// Headers of IPv6 and TCP without options.
-const V6_HEADERS: u16 = 40 + 20;
-/// The MSS of a connection whose ends announce none, which every host accepts (RFC 9293 section 3.7.1). A smaller one is not taken, because
-/// it would make one packet into thousands.
-const DEFAULT_V4: u16 = 536;
-const DEFAULT_V6: u16 = 1220;
+/// Returns the octets of the headers of IP and TCP without options (RFC 9293 section 3.7.1).
+const fn headers(l3: L3) -> u16 {
+    if matches!(l3, L3::V6) { 40 + 20 } else { 20 + 20 }
+}
+
+/// Returns the MSS of a connection whose ends announce none, which every host accepts (RFC 9293 section 3.7.1). A smaller one is not taken,
+/// from a receiver or from a router: it would make one packet into thousands.
+const fn default_mss(l3: L3) -> u16 {
+    if matches!(l3, L3::V6) { 1220 } else { 536 }
+}
 
 /// The MSS that fits the path of a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,7 +52,7 @@ impl Fit {
 
     /// Returns the MSS for packets of at most `mtu` octets.
     fn of(mtu: u16, v4: bool) -> Self {
-        Self(mtu.saturating_sub(if v4 { V4_HEADERS } else { V6_HEADERS }))
+        Self(mtu.saturating_sub(headers(if v4 { L3::V4 } else { L3::V6 })))
     }
 
     /// Returns the MTU for a packet of this family; `None` if it is unknown, which means no limit.
@@ -59,8 +61,7 @@ impl Fit {
         if self.0 == 0 {
             return None;
         }
-        let headers = if matches!(l3, L3::V6) { V6_HEADERS } else { V4_HEADERS };
-        Some(self.0.saturating_add(headers))
+        Some(self.0.saturating_add(headers(l3)))
     }
 }
 
@@ -92,23 +93,23 @@ fn path_mtu(snapshot: &Snapshot, egress: Egress, is_v4: bool) -> Option<u16> {
 pub(crate) fn note_announced(cx: &mut Context<'_>, packet: &Packet, p: &Parsed, slot: SlotId) {
     let towards = slot.peer();
     cx.mss_option = cx.flows.view(towards).map_or(0, |view| view.mss_clamp);
-    let default = if p.l3 == L3::V6 { DEFAULT_V6 } else { DEFAULT_V4 };
-    let announced = tcp::mss(packet.bytes(cx.store), p).map_or(default, |(_, mss)| mss);
-    cx.flows.limit_mss(towards, announced.max(default));
+    let least = default_mss(p.l3);
+    let announced = tcp::mss(packet.bytes(cx.store), p).map_or(least, |(_, mss)| mss);
+    cx.flows.limit_mss(towards, announced.max(least));
 }
 
-/// Returns the octets of a TCP packet's options and extension headers, which an MSS does not count.
-pub(crate) fn options(p: &Parsed) -> u16 {
-    let headers = if p.l3 == L3::V6 { V6_HEADERS } else { V4_HEADERS };
-    p.payload_offset.saturating_sub(headers + Parsed::L3_OFFSET as u16)
-}
-
-/// Returns the MSS of a path whose MTU a router has reported, at least the default.
-pub(crate) fn mss_of(mtu: u32, l3: L3) -> u16 {
-    let (headers, default) = match l3 {
-        L3::V6 => (V6_HEADERS, DEFAULT_V6),
-        L3::V4 | L3::Arp => (V4_HEADERS, DEFAULT_V4),
-    };
+/// Lowers the limit of a direction to the MSS of a path whose MTU a router has reported.
+pub(crate) fn note_reported(cx: &Context<'_>, mtu: u32, l3: L3, direction: SlotId) {
     let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-    mtu.saturating_sub(headers).max(default)
+    let mss = mtu.saturating_sub(headers(l3)).max(default_mss(l3));
+    cx.flows.limit_mss(direction, mss);
+}
+
+/// Returns the octets of data in a segment of a TCP packet whose connection has this limit. An MSS counts headers without options and
+/// extension headers (RFC 6691).
+pub(crate) fn segment_size(fit: Fit, p: &Parsed) -> u16 {
+    let options = p
+        .payload_offset
+        .saturating_sub(headers(p.l3) + Parsed::L3_OFFSET as u16);
+    fit.mss().saturating_sub(options).max(1)
 }

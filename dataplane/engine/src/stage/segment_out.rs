@@ -8,28 +8,16 @@
 use arrayvec::ArrayVec;
 use heddle_port::{FrameStore, Packet, WorkerPool};
 use heddle_wire::checksum::Chain;
-use heddle_wire::{L3, Segmenter, parse};
+use heddle_wire::{Segmenter, parse};
 
 use super::parts::{self, Data};
 use crate::reason::DropReason;
 
-/// The most segments of a packet: a packet of 65,535 octets in segments of the least size has 123.
+/// The most segments of a packet: one of 65,535 octets has 123 of the default MSS, the least that receivers and routers may ask for.
 pub(crate) const MAX_SEGMENTS: usize = 124;
-
-/// The least sizes of a segment's data: the default MSS of each family, which every host accepts (RFC 9293 section 3.7.1). A receiver that
-/// announces less would otherwise make one packet into thousands.
-const LEAST_V4: u16 = 536;
-const LEAST_V6: u16 = 1220;
 
 /// The segments of a packet, in order.
 pub(crate) type Segments = ArrayVec<Packet, MAX_SEGMENTS>;
-
-/// Returns the octets of data in a segment of a connection with this MSS. An MSS counts headers without options (RFC 6691); `options` are
-/// the octets of the packet's options and extension headers.
-pub(crate) fn size_of(mss: u16, l3: L3, options: u16) -> u16 {
-    let least = if l3 == L3::V6 { LEAST_V6 } else { LEAST_V4 };
-    mss.max(least).saturating_sub(options).max(1)
-}
 
 /// Cuts a packet into segments with at most `size` octets of data, appended to `out`. The packet itself stays as it is.
 ///
@@ -114,14 +102,5 @@ mod tests {
             assert_eq!(segment_all(frames, &frame, 1460), (Err(DropReason::PoolEmpty), 0));
         }
         assert_eq!(segment_all(400, &tcp(60_000), 100), (Err(DropReason::TooBig), 0));
-    }
-
-    #[test]
-    fn a_tiny_mss_makes_no_tiny_segments() {
-        assert_eq!([1, 48, 536].map(|mss| size_of(mss, L3::V4, 0)), [536; 3]);
-        assert_eq!([1, 1220].map(|mss| size_of(mss, L3::V6, 12)), [1208; 2]);
-        assert_eq!(size_of(u16::MAX, L3::V4, 40), u16::MAX - 40);
-        let most = usize::from(u16::MAX).div_ceil(usize::from(size_of(1, L3::V4, 0)));
-        assert!(most <= MAX_SEGMENTS);
     }
 }

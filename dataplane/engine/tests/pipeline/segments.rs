@@ -9,7 +9,7 @@ use heddle_wire::testing::ip;
 use heddle_wire::{Ip, L3, TcpFlags, parse, tcp};
 
 use crate::large::pattern;
-use crate::nodes::{self, N1, N3};
+use crate::nodes::{self, N1, N3, Other};
 use crate::nodes_errors::{TOO_BIG, error};
 use crate::services::serve;
 use crate::tables::{A, B, HOST, OVERLAY_MTU, Party, UPLINK, endpoint, worker_of};
@@ -40,6 +40,26 @@ fn open(w: &mut World, to: Ip, there: &Party, answers: Ip, mss: [u16; 2]) {
     let packet = if mss[1] == 0 { packet } else { packet.mss(mss[1]) };
     let sport = if answers == to { 80 } else { 8080 };
     w.pass(there, &A, &packet.tcp(sport, 1000, SYN | ACK, 8, 2, b""));
+}
+
+/// Opens a connection from A to port 80 of a node's pod, by the tunnel. Both ends announce an MSS; the pod none if it is 0.
+fn open_by_tunnel(w: &mut World, node: &Other, own: Ip, mss: u16) {
+    let syn = A.to(node.pod(own)).mss(60_000).tcp(1000, 80, SYN, 1, 0, b"");
+    w.sent(&A, node, &syn);
+    let answer = node.pod_to(own);
+    let answer = if mss == 0 { answer } else { answer.mss(mss) };
+    w.received(node, &A, &answer.tcp(80, 1000, SYN | ACK, 8, 2, b""));
+}
+
+/// Lets the workers turn, and asserts that this data leaves in the tunnel to a node, in segments with `size` octets each. Returns their
+/// number.
+fn leaves_in_segments(w: &mut World, node: &Other, data: &[u8], size: usize) -> usize {
+    w.step();
+    let count = data.len().div_ceil(size);
+    let outer = popped(w, &UPLINK, count);
+    let inner: Vec<Vec<u8>> = outer.iter().map(|frame| nodes::opened(frame, node).0).collect();
+    assert!(joined(&inner, size, 2) == data);
+    count
 }
 
 /// Puts the data of segments together. Asserts that they follow each other and are not larger than `size` octets of data.
@@ -120,21 +140,10 @@ fn by_a_tunnel_it_leaves_in_segments_that_fill_the_path() {
             let outer = if node.address() == N3.address() { 20 } else { 0 };
             let headers = if own.is_v4() { 40 } else { 60 };
             let size = usize::from(OVERLAY_MTU) - outer - headers;
-            w.sent(&A, &node, &A.to(there).mss(60_000).tcp(1000, 80, SYN, 1, 0, b""));
-            w.received(
-                &node,
-                &A,
-                &node.pod_to(own).mss(60_000).tcp(80, 1000, SYN | ACK, 8, 2, b""),
-            );
+            open_by_tunnel(w, &node, own, 60_000);
             let data = pattern(30_000);
             w.pushed_split(&A, &A.to(there).partial().tcp(1000, 80, ACK | PSH, 2, 9, &data), 3000);
-            w.step();
-            let count = data.len().div_ceil(size);
-            let inner: Vec<Vec<u8>> = popped(w, &UPLINK, count)
-                .iter()
-                .map(|frame| nodes::opened(frame, &node).0)
-                .collect();
-            assert!(joined(&inner, size, 2) == data);
+            let count = leaves_in_segments(w, &node, &data, size);
             w.changed(&[
                 "a rx 1",
                 "a forwarded 1",
@@ -152,22 +161,12 @@ fn options_count_and_the_receivers_mss_is_obeyed_within_bounds() {
         let path = OVERLAY_MTU - 40;
         // The receiver's MSS, and the size without options. Without an option it is the default, and a smaller one is not taken.
         for (mss, size) in [(1000, 1000), (u16::MAX, path), (48, 536), (1, 536), (0, 536)] {
-            w.sent(&A, &N1, &A.to(there).mss(60_000).tcp(1000, 80, SYN, 1, 0, b""));
-            let answer = N1.pod_to(A.v4());
-            let answer = if mss == 0 { answer } else { answer.mss(mss) };
-            w.received(&N1, &A, &answer.tcp(80, 1000, SYN | ACK, 8, 2, b""));
+            open_by_tunnel(w, &N1, A.v4(), mss);
             for (options, less) in [(&[][..], 0), (&[1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8][..], 12)] {
                 let data = pattern(20_000);
                 let packet = A.to(there).partial().tcp_options(options);
                 w.push(&A, &packet.tcp(1000, 80, ACK | PSH, 2, 9, &data));
-                w.step();
-                let size = usize::from(size - less);
-                let count = data.len().div_ceil(size);
-                let inner: Vec<Vec<u8>> = popped(w, &UPLINK, count)
-                    .iter()
-                    .map(|frame| nodes::opened(frame, &N1).0)
-                    .collect();
-                assert!(joined(&inner, size, 2) == data);
+                leaves_in_segments(w, &N1, &data, usize::from(size - less));
                 w.discard_changes();
             }
             w.forget_connections();
@@ -199,9 +198,7 @@ fn a_smaller_path_that_a_router_reports_makes_the_segments_smaller() {
         for own in [A.v4(), A.v6()] {
             let there = N1.pod(own);
             let headers = if own.is_v4() { 40 } else { 60 };
-            w.sent(&A, &N1, &A.to(there).mss(60_000).tcp(1000, 80, SYN, 1, 0, b""));
-            let answer = N1.pod_to(own).mss(60_000);
-            w.received(&N1, &A, &answer.tcp(80, 1000, SYN | ACK, 8, 2, b""));
+            open_by_tunnel(w, &N1, own, 60_000);
             let data = pattern(20_000);
             let frame = A.to(there).partial().tcp(1000, 80, ACK | PSH, 2, 9, &data);
             // The MTU of the network between the nodes, and the size of an inner packet then. What is no news changes nothing.
@@ -217,11 +214,7 @@ fn a_smaller_path_that_a_router_reports_makes_the_segments_smaller() {
                     w.discard_changes();
                 }
                 w.push(&A, &frame);
-                w.step();
-                let size = usize::from(size) - headers;
-                let outer = popped(w, &UPLINK, data.len().div_ceil(size));
-                let inner: Vec<Vec<u8>> = outer.iter().map(|frame| nodes::opened(frame, &N1).0).collect();
-                assert!(joined(&inner, size, 2) == data);
+                leaves_in_segments(w, &N1, &data, usize::from(size) - headers);
                 w.discard_changes();
             }
         }
@@ -232,12 +225,7 @@ fn a_smaller_path_that_a_router_reports_makes_the_segments_smaller() {
 fn what_is_no_large_segment_is_too_big() {
     worlds(|w| {
         let there = N1.pod(A.v4());
-        w.sent(&A, &N1, &A.to(there).mss(60_000).tcp(1000, 80, SYN, 1, 0, b""));
-        w.received(
-            &N1,
-            &A,
-            &N1.pod_to(A.v4()).mss(60_000).tcp(80, 1000, SYN | ACK, 8, 2, b""),
-        );
+        open_by_tunnel(w, &N1, A.v4(), 60_000);
         let data = pattern(3000);
         for frame in [
             // Its checksum is finished: the sender has made it so large itself.
@@ -264,12 +252,7 @@ fn what_is_no_large_segment_is_too_big() {
 fn bad_large_segments_are_dropped_and_no_frame_is_lost() {
     worlds(|w| {
         let there = N1.pod(A.v4());
-        w.sent(&A, &N1, &A.to(there).mss(60_000).tcp(1000, 80, SYN, 1, 0, b""));
-        w.received(
-            &N1,
-            &A,
-            &N1.pod_to(A.v4()).mss(60_000).tcp(80, 1000, SYN | ACK, 8, 2, b""),
-        );
+        open_by_tunnel(w, &N1, A.v4(), 60_000);
         let frame = A.to(there).partial().tcp(1000, 80, ACK, 2, 9, &pattern(20_000));
         // The length in the IP header is longer than the frame.
         let mut forged = frame.clone();
